@@ -1,0 +1,135 @@
+//! The byte budget: how much may be held from the socket to the batch.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes are counted in these, so that a budget of terabytes fits the semaphore's 32 bits a call.
+const UNIT: u64 = 1024;
+
+/// Bytes that may be held at once. Waiters are served in the order in which they asked, so that no later group can
+/// take the bytes that an earlier one waits for.
+///
+/// What alone is more than the whole budget is held beside it, one such thing at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    units: u32,
+    shared: Arc<Semaphore>,
+    oversize: Arc<Semaphore>,
+}
+
+/// Bytes taken from a [`Budget`]; dropping it gives them back.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    #[expect(dead_code, reason = "held for its drop")]
+    permit: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
+        Self { units, shared: Arc::new(Semaphore::new(units as usize)), oversize: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Whether `bytes` alone are more than the whole budget.
+    pub(crate) fn is_oversize(&self, bytes: u64) -> bool {
+        bytes.div_ceil(UNIT) > u64::from(self.units)
+    }
+
+    /// Waits for `bytes`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up its place and takes nothing.
+    pub(crate) async fn take(&self, bytes: u64) -> Permit {
+        let (semaphore, units) = match u32::try_from(bytes.div_ceil(UNIT)) {
+            Ok(units) if units <= self.units => (&self.shared, units),
+            _ => (&self.oversize, 1),
+        };
+        let permit = Arc::clone(semaphore).acquire_many_owned(units).await;
+        Permit { permit: permit.expect("the semaphores are never closed") }
+    }
+
+    /// Bytes of the budget now held, rounded up to the unit, without what is held beside it.
+    pub(crate) fn held(&self) -> u64 {
+        (u64::from(self.units) - self.shared.available_permits() as u64) * UNIT
+    }
+
+    /// Checks, before any of it is taken, that the parts of one batch can ever be held together: a list of bytes that
+    /// are kept until the batch is delivered, and bytes that are given back before.
+    ///
+    /// Without this a batch could wait for bytes that it holds itself. The error is the most bytes it would hold.
+    pub(crate) fn check(&self, parts: impl Iterator<Item = (u64, u64)>) -> Result<(), u64> {
+        let (mut kept, mut kept_oversize, mut bytes) = (0, false, 0);
+        for (keeps, passing) in parts {
+            bytes += keeps;
+            for (part, stays) in [(keeps, true), (passing, false)] {
+                let fits = if self.is_oversize(part) {
+                    let free = !kept_oversize;
+                    kept_oversize |= stays;
+                    free
+                } else {
+                    let held = kept + part.div_ceil(UNIT);
+                    kept = if stays { held } else { kept };
+                    held <= u64::from(self.units)
+                };
+                if !fits {
+                    return Err(bytes + passing);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn pending<F: Future>(future: &mut Pin<Box<F>>) -> bool {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    #[tokio::test]
+    async fn first_come_first_served_and_all_given_back() {
+        let budget = Budget::new(10 * UNIT);
+        let first = budget.take(9 * UNIT).await;
+        let mut large = Box::pin(budget.take(8 * UNIT));
+        assert!(pending(&mut large));
+        let mut small = Box::pin(budget.take(UNIT));
+        assert!(pending(&mut small), "a later one must not overtake");
+        drop(first);
+        let large = large.await;
+        let small = small.await;
+        assert_eq!(budget.held(), 9 * UNIT);
+        drop((large, small));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn oversize_one_at_a_time_beside_the_budget() {
+        let budget = Budget::new(4 * UNIT);
+        let all = budget.take(4 * UNIT).await;
+        let huge = budget.take(1 << 50).await;
+        let mut other = Box::pin(budget.take(5 * UNIT));
+        assert!(pending(&mut other));
+        drop(huge);
+        drop((other.await, all));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_batch_that_could_never_be_held_is_seen_before() {
+        let budget = Budget::new(10 * UNIT);
+        let check = |parts: &[(u64, u64)]| budget.check(parts.iter().map(|&(keeps, gives)| (keeps * UNIT, gives * UNIT)));
+        assert_eq!(check(&[(5, 0), (5, 0)]), Ok(()));
+        assert_eq!(check(&[(5, 0), (6, 0)]), Err(11 * UNIT));
+        assert_eq!(check(&[(2, 8), (2, 6)]), Ok(()));
+        assert_eq!(check(&[(2, 8), (2, 7)]), Err(11 * UNIT));
+        assert_eq!(check(&[(10, 0), (11, 0)]), Ok(()));
+        assert!(check(&[(11, 0), (11, 0)]).is_err());
+        assert_eq!(check(&[(1, 11), (1, 11)]), Ok(()));
+    }
+}

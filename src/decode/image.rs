@@ -1,0 +1,165 @@
+//! Folders of images: PNG and JPEG to `f32` planes, and the label from the folder.
+
+use anyhow::{Context, bail};
+use fast_image_resize::images::{Image as Pixels, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{ColorType, DynamicImage, ImageReader};
+
+use super::Decode;
+use crate::collate::StackImages;
+use crate::split::RawSample;
+
+/// Decodes images whose label is the folder they are in: `train/cat/1.png` of prefix `train/` is of class `cat`.
+///
+/// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Pixels are
+/// `f32` in `0.0..=1.0`, three channels (RGB) or one, then normalised if asked for.
+///
+/// ```
+/// use dataflux::ImageFolder;
+///
+/// let imagenet = ImageFolder::new().resize(224, 224).normalize(&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);
+/// let digits = ImageFolder::new().grayscale();
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageFolder {
+    size: Option<(u32, u32)>,
+    grayscale: bool,
+    /// Mean and one over the standard deviation, by channel.
+    normal: Vec<(f32, f32)>,
+}
+
+impl ImageFolder {
+    /// RGB at the size that each image has.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Resizes every image to `height` by `width` pixels, bilinear with antialiasing, whatever its aspect ratio.
+    #[must_use]
+    pub fn resize(mut self, height: u32, width: u32) -> Self {
+        self.size = Some((height, width));
+        self
+    }
+
+    /// One channel of luminance instead of three of colour.
+    #[must_use]
+    pub fn grayscale(mut self) -> Self {
+        self.grayscale = true;
+        self
+    }
+
+    /// Maps each channel's value `v` to `(v - mean) / std`. As many values as there are channels; a decode fails
+    /// otherwise.
+    #[must_use]
+    pub fn normalize(mut self, mean: &[f32], std: &[f32]) -> Self {
+        // Lengths that differ are kept as they are, to be told of with an object's name by `decode`.
+        let scale = std.iter().copied().chain(std::iter::repeat(f32::NAN));
+        self.normal = mean.iter().copied().zip(scale.map(f32::recip)).collect();
+        self.normal.extend(std.iter().skip(mean.len()).map(|_| (f32::NAN, f32::NAN)));
+        self
+    }
+
+    fn channels(&self) -> usize {
+        if self.grayscale { 1 } else { 3 }
+    }
+}
+
+/// One image and its label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    /// `channels * height * width` values: plane after plane, row after row.
+    pub pixels: Vec<f32>,
+    /// Channels, height, width.
+    pub shape: [usize; 3],
+    /// Index in [`Manifest::labels`](crate::Manifest::labels).
+    pub label: i64,
+    /// The object's whole name.
+    pub name: String,
+}
+
+impl Decode for ImageFolder {
+    type Item = Image;
+    type Collate = StackImages;
+
+    fn decode(&self, sample: RawSample) -> anyhow::Result<Image> {
+        let Some(label) = sample.entry().label else {
+            bail!(
+                "it is in no folder below {}, so it has no label; move it into the folder of its class, or decode with \
+                 a closure",
+                sample.manifest().prefix()
+            );
+        };
+        let channels = self.channels();
+        if !self.normal.is_empty()
+            && (self.normal.len() != channels || self.normal.iter().any(|(mean, scale)| !(mean * scale).is_finite()))
+        {
+            bail!("normalize() wants {channels} means and as many standard deviations, none of them 0");
+        }
+        let name = sample.name().to_owned();
+        let image = ImageReader::new(std::io::Cursor::new(sample.bytes()))
+            .with_guessed_format()
+            .context("its first bytes can't be read")?
+            .decode()
+            .with_context(|| {
+                let bytes = sample.bytes().len();
+                format!("its {bytes} bytes are no whole PNG or JPEG image; upload it again, or leave it out")
+            })?;
+        drop(sample);
+        let image = self.to_channels(image);
+        let (source_height, source_width) = (image.height(), image.width());
+        let (height, width) = self.size.unwrap_or((source_height, source_width));
+        let bytes = if (height, width) == (source_height, source_width) {
+            image.into_bytes()
+        } else {
+            self.resized(&image, height, width)
+                .with_context(|| format!("it can't be resized from {source_height}x{source_width} to {height}x{width}"))?
+        };
+        let shape = [channels, height as usize, width as usize];
+        Ok(Image { pixels: self.planes(&bytes, shape), shape, label: label.into(), name })
+    }
+
+    fn collate(&self) -> StackImages {
+        StackImages
+    }
+
+    fn item_bytes(&self, size: u64) -> Option<u64> {
+        let values = match self.size {
+            Some((height, width)) => u64::from(height) * u64::from(width) * self.channels() as u64,
+            // Of an image of unknown size: lossy formats hold about one bit a value.
+            None => size * 8,
+        };
+        // Twice, since the images and the batch made of them are there at the same time.
+        Some(values * 4 * 2)
+    }
+}
+
+impl ImageFolder {
+    fn to_channels(&self, image: DynamicImage) -> DynamicImage {
+        match (self.grayscale, image.color()) {
+            (true, ColorType::L8) | (false, ColorType::Rgb8) => image,
+            (true, _) => image.into_luma8().into(),
+            (false, _) => image.into_rgb8().into(),
+        }
+    }
+
+    fn resized(&self, image: &DynamicImage, height: u32, width: u32) -> anyhow::Result<Vec<u8>> {
+        let kind = if self.grayscale { PixelType::U8 } else { PixelType::U8x3 };
+        let source = ImageRef::new(image.width(), image.height(), image.as_bytes(), kind)?;
+        let mut target = Pixels::new(width, height, kind);
+        let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        Resizer::new().resize(&source, &mut target, &bilinear)?;
+        Ok(target.into_vec())
+    }
+
+    /// Interleaved bytes to planes of floats.
+    fn planes(&self, bytes: &[u8], [channels, height, width]: [usize; 3]) -> Vec<f32> {
+        let plane = height * width;
+        let mut pixels = Vec::with_capacity(channels * plane);
+        for channel in 0..channels {
+            let (mean, scale) = self.normal.get(channel).copied().unwrap_or((0.0, 1.0));
+            let (factor, offset) = (scale / 255.0, -mean * scale);
+            pixels.extend(bytes.iter().skip(channel).step_by(channels).map(|&byte| f32::from(byte) * factor + offset));
+        }
+        pixels
+    }
+}

@@ -1,0 +1,208 @@
+//! The iterator over an epoch.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use futures_util::Stream;
+use tokio::sync::{mpsc, watch};
+
+use super::pipeline::Ticket;
+use crate::collate::Batch;
+use crate::fetch::Run;
+use crate::sample::State;
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// How long the end of an epoch waits for temporary objects that are still being deleted.
+const AT_END: Duration = Duration::from_secs(30);
+
+/// What an epoch has come to so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct EpochStats {
+    /// Batches delivered.
+    pub batches: u64,
+    /// Samples delivered.
+    pub samples: u64,
+    /// Bytes of those, as stored.
+    pub bytes: u64,
+    /// Samples delivered whose bytes were proved by a CRC.
+    pub verified: u64,
+    /// From the start of the epoch to its first batch.
+    pub first_batch: Duration,
+    /// Time that the training loop waited for the batches after the first.
+    pub waited: Duration,
+    /// From the first batch to the last.
+    pub running: Duration,
+    /// Temporary objects not yet known to be deleted when the epoch ended.
+    pub temporaries_left: u64,
+}
+
+impl EpochStats {
+    /// Share of the time since the first batch that the training loop waited for data: 0 is perfect.
+    pub fn wait_fraction(&self) -> f64 {
+        if self.running.is_zero() { 0.0 } else { self.waited.as_secs_f64() / self.running.as_secs_f64() }
+    }
+}
+
+/// The batches of one epoch, in order.
+///
+/// After an error the epoch is over. Dropping it returns at once; what is under way is called off, and temporary
+/// objects are deleted behind it.
+#[derive(Debug)]
+pub struct Batches<B> {
+    tickets: Receiver<Ticket<B>>,
+    cancel: Arc<watch::Sender<bool>>,
+    run: Arc<Run>,
+    state: State,
+    stats: EpochStats,
+    started: Instant,
+    first: Option<Instant>,
+    over: bool,
+}
+
+impl<B> Batches<B> {
+    pub(super) fn new(
+        tickets: Receiver<Ticket<B>>,
+        cancel: watch::Sender<bool>,
+        run: Arc<Run>,
+        state: State,
+    ) -> Self {
+        Self {
+            tickets,
+            cancel: Arc::new(cancel),
+            run,
+            state,
+            stats: EpochStats::default(),
+            started: Instant::now(),
+            first: None,
+            over: false,
+        }
+    }
+
+    /// Where to go on after what was delivered so far; see [`DataLoaderBuilder::resume`](super::DataLoaderBuilder).
+    pub fn state(&self) -> State {
+        self.state.clone()
+    }
+
+    /// What the epoch has come to so far.
+    pub fn stats(&self) -> EpochStats {
+        self.stats
+    }
+
+    fn receive(&mut self) -> Result<Option<Batch<B>>> {
+        let lost = || {
+            Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
+                .stage(Stage::Deliver)
+                .hint("its panic message is on stderr; please report it")
+        };
+        let (promise, end) = match self.tickets.recv().map_err(|_| lost())? {
+            Ticket::End => return Ok(None),
+            Ticket::Batch(promise, end) => (promise, end),
+        };
+        let ready = promise.recv().map_err(|_| lost())??;
+        drop(ready.kept);
+        self.state.position = end;
+        self.stats.batches += 1;
+        self.stats.samples += ready.batch.len() as u64;
+        self.stats.bytes += ready.bytes;
+        self.stats.verified += ready.verified;
+        Ok(Some(ready.batch))
+    }
+}
+
+impl<B> Iterator for Batches<B> {
+    type Item = Result<Batch<B>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let asked = Instant::now();
+        let received = self.receive();
+        let now = Instant::now();
+        match self.first {
+            Some(first) => {
+                self.stats.waited += now - asked;
+                self.stats.running = now - first;
+            }
+            None => {
+                self.first = Some(now);
+                self.stats.first_batch = now - self.started;
+            }
+        }
+        match received {
+            Ok(Some(batch)) => Some(Ok(batch)),
+            Ok(None) => {
+                self.over = true;
+                self.stats.temporaries_left = self.run.wait(AT_END);
+                if self.stats.temporaries_left > 0 {
+                    tracing::warn!(
+                        count = self.stats.temporaries_left,
+                        "temporary objects are still being deleted at the end of the epoch"
+                    );
+                }
+                None
+            }
+            Err(error) => {
+                self.over = true;
+                self.cancel.send_replace(true);
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl<B> std::iter::FusedIterator for Batches<B> {}
+
+impl<B> Drop for Batches<B> {
+    fn drop(&mut self) {
+        self.cancel.send_replace(true);
+    }
+}
+
+/// The batches of one epoch, in order, for asynchronous code.
+#[derive(Debug)]
+pub struct BatchStream<B> {
+    batches: mpsc::Receiver<Result<Batch<B>>>,
+    cancel: Arc<watch::Sender<bool>>,
+}
+
+impl<B: Send + 'static> BatchStream<B> {
+    pub(super) fn new(batches: Batches<B>) -> Result<Self> {
+        let cancel = Arc::clone(&batches.cancel);
+        let (sender, receiver) = mpsc::channel(1);
+        std::thread::Builder::new()
+            .name("dataflux-stream".into())
+            .spawn(move || {
+                for batch in batches {
+                    if sender.blocking_send(batch).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| {
+                Error::new(ErrorKind::Io, "the thread of a stream could not be started")
+                    .stage(Stage::Deliver)
+                    .hint("raise the limit on threads (ulimit -u)")
+                    .with_source(error)
+            })?;
+        Ok(Self { batches: receiver, cancel })
+    }
+}
+
+impl<B> Stream for BatchStream<B> {
+    type Item = Result<Batch<B>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.batches.poll_recv(context)
+    }
+}
+
+impl<B> Drop for BatchStream<B> {
+    fn drop(&mut self) {
+        self.cancel.send_replace(true);
+    }
+}

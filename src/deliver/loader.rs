@@ -1,0 +1,352 @@
+//! The loader: settings, and what epochs share.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::batches::{BatchStream, Batches};
+use super::dataset::DatafluxDataset;
+use super::pipeline::Engine;
+use super::pool::{self, Code};
+use crate::budget::Budget;
+use crate::collate::Collate;
+use crate::decode::{Decode, Raw};
+use crate::fetch::Fetcher;
+use crate::io::Io;
+use crate::plan::{Bill, Planner, Strategy, never_compose};
+use crate::sample::{Order, Sharding, State};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// Bytes from socket to batch unless told otherwise: enough for 100 MB composites to overlap, little beside what a
+/// training process takes.
+const MEMORY_BUDGET: u64 = 1 << 30;
+
+/// Reads at once unless told otherwise. At 80 ms to the first byte this is 800 small objects a second, and it is what a
+/// bucket's 5,000 reads a second allow five ranks of one machine.
+const CONCURRENCY: usize = 64;
+
+/// Samples to have ahead, where the budget has room for them: batches of a few samples need many of them in the making
+/// to cover a compose of nearly a second.
+const SAMPLES_AHEAD: usize = 8_192;
+
+/// Feeds a training loop. Made by [`DataLoader::builder`]; used for any number of epochs.
+///
+/// ```no_run
+/// use dataflux::{DataLoader, DatafluxDataset};
+///
+/// let dataset = DatafluxDataset::open("gs://my-bucket/train/")?;
+/// let loader = DataLoader::builder(dataset).batch_size(256).shuffle(42).drop_last(true).build()?;
+/// for epoch in 0..90 {
+///     for batch in loader.epoch(epoch)? {
+///         println!("{} samples", batch?.len());
+///     }
+/// }
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as Decode>::Collate> {
+    engine: Arc<Engine<D, C>>,
+    dataset: DatafluxDataset<D>,
+    sharding: Sharding,
+    settings: Settings,
+    /// Epoch and position to go on from.
+    resumed: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    batch_size: Option<usize>,
+    seed: Option<u64>,
+    drop_last: Option<bool>,
+    /// Rank and world size, or why they could not be had.
+    shard: Result<(usize, usize), String>,
+    memory_budget: u64,
+    strategy: Strategy,
+    io_threads: Option<usize>,
+    decode_threads: Option<usize>,
+    prefetch: Option<usize>,
+    concurrency: usize,
+}
+
+/// Settings of a [`DataLoader`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until build() is called"]
+pub struct DataLoaderBuilder<D: Decode, C: Collate<D::Item> = <D as Decode>::Collate> {
+    dataset: DatafluxDataset<D>,
+    collate: C,
+    settings: Settings,
+}
+
+impl<D: Decode> DataLoader<D> {
+    /// A loader of `dataset`: batches of one sample, in order of names, for one rank, unless told otherwise.
+    pub fn builder(dataset: DatafluxDataset<D>) -> DataLoaderBuilder<D> {
+        let collate = dataset.decode.collate();
+        let settings = Settings {
+            batch_size: None,
+            seed: None,
+            drop_last: None,
+            shard: Ok((0, 1)),
+            memory_budget: MEMORY_BUDGET,
+            strategy: Strategy::default(),
+            io_threads: None,
+            decode_threads: None,
+            prefetch: None,
+            concurrency: CONCURRENCY,
+        };
+        DataLoaderBuilder { dataset, collate, settings }
+    }
+}
+
+impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
+    /// Samples in a batch of one rank; 1 by default.
+    pub fn batch_size(mut self, samples: usize) -> Self {
+        self.settings.batch_size = Some(samples);
+        self
+    }
+
+    /// Shuffles each epoch, all of it, by `seed` and the epoch's number. Without this, samples come in order of names.
+    pub fn shuffle(mut self, seed: u64) -> Self {
+        self.settings.seed = Some(seed);
+        self
+    }
+
+    /// Whether the samples that fill no whole batch on all ranks are left out, as some training loops want; by default
+    /// the last batch is just smaller.
+    pub fn drop_last(mut self, drop: bool) -> Self {
+        self.settings.drop_last = Some(drop);
+        self
+    }
+
+    /// This process is `rank` (from 0) of `world_size` that train together: it gets its slice of each global batch,
+    /// and as many batches as every other.
+    pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
+        self.settings.shard = Ok((rank, world_size));
+        self
+    }
+
+    /// Takes rank and world size from what a launcher sets: `RANK` and `WORLD_SIZE` (torchrun), `SLURM_PROCID` and
+    /// `SLURM_NTASKS`, or `OMPI_COMM_WORLD_RANK` and `OMPI_COMM_WORLD_SIZE`, the first pair that is there.
+    pub fn shard_from_env(mut self) -> Self {
+        const PAIRS: [(&str, &str); 3] = [
+            ("RANK", "WORLD_SIZE"),
+            ("SLURM_PROCID", "SLURM_NTASKS"),
+            ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ];
+        let number = |name: &str, value: &str| {
+            value.trim().parse::<usize>().map_err(|_| format!("{name} is '{value}', which is no number"))
+        };
+        let found = PAIRS.iter().find_map(|(rank, world_size)| {
+            let (own, all) = (std::env::var(rank).ok()?, std::env::var(world_size).ok()?);
+            Some(number(rank, &own).and_then(|own| Ok((own, number(world_size, &all)?))))
+        });
+        self.settings.shard = found.unwrap_or_else(|| {
+            Err("no launcher has set RANK and WORLD_SIZE, SLURM_PROCID and SLURM_NTASKS, or OMPI_COMM_WORLD_RANK and \
+                 OMPI_COMM_WORLD_SIZE"
+                .to_owned())
+        });
+        self
+    }
+
+    /// Bytes to hold at most, from the socket to the batch that is handed over; 1 GiB by default. An object that alone
+    /// is larger is held beside it, one at a time.
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.settings.memory_budget = bytes;
+        self
+    }
+
+    /// How small objects are read; [`Strategy::Auto`] by default.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.settings.strategy = strategy;
+        self
+    }
+
+    /// Threads of its own for the network; by default all loaders share one for each core, four at most.
+    pub fn io_threads(mut self, threads: usize) -> Self {
+        self.settings.io_threads = Some(threads);
+        self
+    }
+
+    /// Threads that decode and collate; by default one for each core.
+    pub fn decode_threads(mut self, threads: usize) -> Self {
+        self.settings.decode_threads = Some(threads);
+        self
+    }
+
+    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 8,192
+    /// samples, 4 at least and 1,024 at most.
+    pub fn prefetch(mut self, batches: usize) -> Self {
+        self.settings.prefetch = Some(batches);
+        self
+    }
+
+    /// Reads at once, a composed one counting as one; 64 by default.
+    pub fn concurrency(mut self, reads: usize) -> Self {
+        self.settings.concurrency = reads;
+        self
+    }
+
+    /// Makes batches with `collate` instead of the decoder's own way.
+    pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
+        DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
+    }
+
+    /// Builds a loader that goes on where `state` was taken: its epoch begins with the first sample not delivered then.
+    /// Batch size, seed and drop_last are the state's, unless set here to the same. Rank and world size may be others.
+    ///
+    /// # Errors
+    /// A state of other data, another seed or batch size than those set here, and all that [`build`](Self::build)
+    /// refuses.
+    pub fn resume(mut self, state: State) -> Result<DataLoader<D, C>> {
+        let manifest = self.dataset.manifest();
+        state.check(manifest.digest(), manifest.len())?;
+        let differs = |what: &str, here: String, there: String| {
+            Error::new(ErrorKind::Config, format!("the state was taken with another {what}"))
+                .stage(Stage::Sample)
+                .mismatch(format_args!("{what} {there}"), here)
+                .hint(format!("leave {what} to the state, or begin the epoch anew"))
+        };
+        let Settings { batch_size, seed, drop_last, .. } = &mut self.settings;
+        if seed.is_some_and(|seed| state.seed != Some(seed)) {
+            return Err(differs("seed", format!("{seed:?}"), format!("{:?}", state.seed)));
+        }
+        if drop_last.is_some_and(|drop_last| state.drop_last != drop_last) {
+            return Err(differs("drop_last", format!("{drop_last:?}"), state.drop_last.to_string()));
+        }
+        *seed = state.seed;
+        *drop_last = Some(state.drop_last);
+        // A batch size of one's own is no danger: the position counts samples.
+        batch_size.get_or_insert(state.batch_size);
+        let mut loader = self.build()?;
+        loader.resumed = Some((state.epoch, state.position));
+        Ok(loader)
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// A setting that can't work, named with what would; threads that the system refuses.
+    pub fn build(self) -> Result<DataLoader<D, C>> {
+        let Self { dataset, collate, settings } = self;
+        let wrong = |what: &str, got: usize, hint: &str| {
+            Err(Error::new(ErrorKind::Config, format!("{what} can't be 0")).mismatch("at least 1", got).hint(hint))
+        };
+        let (rank, world_size) = settings.shard.clone().map_err(|reason| {
+            Error::new(ErrorKind::Config, "this process's rank can't be told")
+                .mismatch("a launcher's variables", reason)
+                .hint("start it with torchrun, srun or mpirun, or call .shard(rank, world_size)")
+        })?;
+        let drop_last = settings.drop_last.unwrap_or(false);
+        let sharding = Sharding::new(settings.batch_size.unwrap_or(1), rank, world_size, drop_last)?;
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let decode_threads = settings.decode_threads.unwrap_or(cores);
+        for (what, value) in [
+            ("io_threads", settings.io_threads.unwrap_or(1)),
+            ("decode_threads", decode_threads),
+            ("prefetch", settings.prefetch.unwrap_or(1)),
+            ("concurrency", settings.concurrency),
+        ] {
+            if value == 0 {
+                return wrong(what, value, "leave it out for a value that suits this machine");
+            }
+        }
+        if settings.memory_budget == 0 {
+            return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
+        }
+        let io = settings.io_threads.map_or_else(Io::shared, Io::new)?;
+        let source = &dataset.source;
+        let manifest = Arc::clone(&source.manifest);
+        if let Strategy::Compose { .. } = settings.strategy
+            && let Some(reason) = never_compose(&source.bucket)
+        {
+            tracing::warn!(prefix = %manifest.prefix(), reason, "not composing here; reading every object by itself");
+        }
+        let engine = Engine {
+            // A composed download is one allocation: a few must fit at once, or reading would stop for each.
+            planner: Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket),
+            fetcher: Arc::new(Fetcher::new(source.client.clone(), Arc::clone(&manifest), Arc::clone(&io))),
+            budget: Budget::new(settings.memory_budget),
+            reads: Arc::new(Semaphore::new(settings.concurrency)),
+            code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
+            jobs: pool::start(decode_threads)?,
+            manifest,
+            io,
+        };
+        Ok(DataLoader { engine: Arc::new(engine), dataset, sharding, settings, resumed: None })
+    }
+}
+
+impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
+    /// Starts `epoch`, counted from 0: its order depends on the data, the seed and this number alone.
+    ///
+    /// # Errors
+    /// A thread that the system refuses.
+    pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
+        let manifest = self.dataset.manifest();
+        let samples = manifest.len();
+        let position = match self.resumed {
+            Some((resumed, position)) if resumed == epoch => position,
+            _ => 0,
+        };
+        let state = State {
+            version: State::VERSION,
+            manifest: manifest.digest().to_string(),
+            seed: self.settings.seed,
+            epoch,
+            position,
+            batch_size: self.sharding.batch_size() as usize,
+            drop_last: self.settings.drop_last.unwrap_or(false),
+        };
+        let order = Order::new(manifest.digest(), samples, self.settings.seed, epoch);
+        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 1_024);
+        let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead));
+        let (cancel, cancelled) = watch::channel(false);
+        let engine = Arc::clone(&self.engine);
+        let spans = self.sharding.batches(samples, position);
+        std::thread::Builder::new()
+            .name("dataflux-plan".into())
+            .spawn(move || engine.run(&order, spans, &tickets, &cancelled))
+            .map_err(|error| {
+                Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
+                    .stage(Stage::Deliver)
+                    .hint("raise the limit on threads (ulimit -u)")
+                    .with_source(error)
+            })?;
+        Ok(Batches::new(receiver, cancel, Arc::clone(self.engine.fetcher.run()), state))
+    }
+
+    /// As [`epoch`](Self::epoch), for asynchronous code.
+    ///
+    /// # Errors
+    /// As for [`epoch`](Self::epoch).
+    pub fn stream(&self, epoch: u64) -> Result<BatchStream<C::Output>> {
+        BatchStream::new(self.epoch(epoch)?)
+    }
+
+    /// Batches that a whole epoch has, equally on every rank.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.sharding.batch_count(self.dataset.len(), 0)
+    }
+
+    /// The data set this loads.
+    pub fn dataset(&self) -> &DatafluxDataset<D> {
+        &self.dataset
+    }
+
+    /// What the calls made so far through this data set's client cost by the public price list, the listing included.
+    pub fn bill(&self) -> Bill {
+        self.engine.planner.prices().bill(&self.dataset.client().metrics().snapshot())
+    }
+
+    /// Bytes of the memory budget that are held now.
+    pub fn bytes_held(&self) -> u64 {
+        self.engine.budget.held()
+    }
+}
+
+impl<D: Decode, C: Collate<D::Item>> std::fmt::Debug for DataLoader<D, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataLoader")
+            .field("prefix", self.dataset.manifest().prefix())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,198 @@
+//! One epoch's way from order to promises.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{Semaphore, watch};
+
+use super::pool::{Assembly, Code, Job, Promise};
+use crate::budget::{Budget, Permit};
+use crate::collate::Collate;
+use crate::decode::Decode;
+use crate::fetch::Fetcher;
+use crate::io::Io;
+use crate::manifest::Manifest;
+use crate::plan::{Group, Method, Planner};
+use crate::sample::{BatchSpan, Order, SampleId};
+use crate::split::{RawSample, split};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// How often an object whose bytes don't match is read again: transport damages a few bytes in a while, and another
+/// read is cheap beside a lost epoch; damage that stays is not in the transport.
+const READS: usize = 3;
+
+/// What all epochs of a loader share.
+pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
+    pub(super) io: Arc<Io>,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) planner: Planner,
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) budget: Budget,
+    /// Groups being read at once.
+    pub(super) reads: Arc<Semaphore>,
+    pub(super) code: Arc<Code<D, C>>,
+    pub(super) jobs: Sender<Job<D, C>>,
+}
+
+/// What the iterator is handed, in order.
+pub(super) enum Ticket<B> {
+    /// A batch to come, and where in the global order it ends.
+    Batch(Promise<B>, u64),
+    /// All batches have been handed out.
+    End,
+}
+
+impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
+    /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Blocks.
+    pub(super) fn run(
+        self: Arc<Self>,
+        order: &Order,
+        spans: impl Iterator<Item = BatchSpan>,
+        tickets: &Sender<Ticket<C::Output>>,
+        cancel: &watch::Receiver<bool>,
+    ) {
+        for span in spans {
+            let ids: Vec<SampleId> = span.positions.map(|position| order.at(position)).collect();
+            let mut groups = self.planner.plan(&ids);
+            if !self.fetcher.may_compose() {
+                groups = groups.iter().flat_map(Group::split_up).collect();
+            }
+            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), Arc::clone(&self.manifest), ids);
+            // Full: the training loop has enough batches ahead. Closed: it wants no more.
+            if tickets.send(Ticket::Batch(promise, span.end)).is_err() {
+                return;
+            }
+            if groups.is_empty() {
+                assembly.finish_empty();
+            }
+            if let Err(bytes) = self.budget.check(groups.iter().map(|group| self.bytes(group))) {
+                assembly.fail(self.too_large(&groups, bytes));
+                return;
+            }
+            for group in groups {
+                let (keeps, passes) = self.bytes(&group);
+                // Taken in the order of delivery, by this one thread: the batch that the loop waits for is never
+                // behind a later one, and by the check above it never waits for itself.
+                let Some(kept) = self.take(keeps, cancel) else { return };
+                let Some(passing) = self.take(passes, cancel) else { return };
+                if let Some(kept) = kept {
+                    assembly.keep(kept);
+                }
+                let (engine, assembly, mut cancel) = (Arc::clone(&self), Arc::clone(&assembly), cancel.clone());
+                self.io.handle().spawn(async move {
+                    tokio::select! {
+                        () = engine.bring(group, assembly, passing) => {}
+                        // Also when the iterator is gone without a word.
+                        _ = cancel.wait_for(|&cancelled| cancelled) => {}
+                    }
+                });
+            }
+        }
+        // Closed: it wants no more.
+        let _ = tickets.send(Ticket::End);
+    }
+
+    /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
+    fn bytes(&self, group: &Group) -> (u64, u64) {
+        let size = |range: &std::ops::Range<u64>| range.end - range.start;
+        let items = group.slices.iter().map(|slice| self.code.decode.item_bytes(size(&slice.range)));
+        match items.sum::<Option<u64>>() {
+            None => (group.bytes(), 0),
+            Some(items) => (items, group.bytes()),
+        }
+    }
+
+    /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
+    #[expect(clippy::option_option, reason = "cancelled, or nothing to hold, or something")]
+    fn take(&self, bytes: u64, cancel: &watch::Receiver<bool>) -> Option<Option<Permit>> {
+        if *cancel.borrow() || cancel.has_changed().is_err() {
+            return None;
+        }
+        if bytes == 0 {
+            return Some(None);
+        }
+        let mut cancel = cancel.clone();
+        self.io.handle().block_on(async {
+            tokio::select! {
+                permit = self.budget.take(bytes) => Some(Some(permit)),
+                _ = cancel.wait_for(|&cancelled| cancelled) => None,
+            }
+        })
+    }
+
+    fn too_large(&self, groups: &[Group], bytes: u64) -> Error {
+        let samples: usize = groups.iter().map(|group| group.slices.len()).sum();
+        let largest = groups.iter().flat_map(|group| &group.slices).max_by_key(|slice| slice.range.end - slice.range.start);
+        let mut error = Error::new(ErrorKind::Config, format!("a batch of {samples} samples is over the memory budget"))
+            .stage(Stage::Plan)
+            .mismatch(format_args!("a memory_budget of at least {bytes} bytes"), "less")
+            .hint("raise .memory_budget(bytes) or lower .batch_size(n)");
+        if let Some(entry) = largest.and_then(|slice| self.manifest.get(slice.id.0)) {
+            error = error.object(format_args!("{} (the largest, {} bytes)", self.manifest.id(&entry), entry.size));
+        }
+        error
+    }
+
+    async fn bring(&self, group: Group, assembly: Arc<Assembly<D, C>>, passing: Option<Permit>) {
+        let outcome = {
+            let _read = self.reads.acquire().await;
+            self.read(group).await
+        };
+        match outcome {
+            Err(error) => assembly.fail(error),
+            Ok(samples) => {
+                let passing = passing.map(Arc::new);
+                for (slot, sample) in samples {
+                    let job = Job { assembly: Arc::clone(&assembly), slot, sample, passing: passing.clone() };
+                    if self.jobs.send(job).is_err() {
+                        assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads a group's samples, each proved; whatever goes wrong with a composed read, each object by itself, which
+    /// works or finds out which one is to blame.
+    pub(super) async fn read(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
+        if group.method != Method::Composed {
+            return self.read_alone(group).await;
+        }
+        let outcome = match self.fetcher.fetch(group.clone()).await {
+            Ok(payload) => split(&self.manifest, payload),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if !error.is_cancelled() => {
+                tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
+                let alone: Vec<_> = group.split_up().collect();
+                stream::iter(alone)
+                    .map(|group| self.read_alone(group))
+                    .buffered(8)
+                    .try_fold(Vec::new(), async |mut all, mut some| {
+                        all.append(&mut some);
+                        Ok(all)
+                    })
+                    .await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn read_alone(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
+        let mut reads = 1;
+        loop {
+            match split(&self.manifest, self.fetcher.fetch(group.clone()).await?) {
+                Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
+                    reads += 1;
+                    tracing::warn!(%error, "reading again");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The decode threads, and the batches they put together.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::budget::Permit;
+use crate::collate::{Batch, Collate};
+use crate::decode::Decode;
+use crate::manifest::Manifest;
+use crate::sample::SampleId;
+use crate::split::RawSample;
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// What decode threads do with a sample.
+pub(super) struct Job<D: Decode, C: Collate<D::Item>> {
+    pub(super) assembly: Arc<Assembly<D, C>>,
+    pub(super) slot: usize,
+    pub(super) sample: RawSample,
+    /// Bytes of the payload the sample is part of, where they are given back once all of it is decoded.
+    pub(super) passing: Option<Arc<Permit>>,
+}
+
+/// Starts the decode threads; they end when the last sender is dropped.
+pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Sender<Job<D, C>>> {
+    // Unbounded in jobs, since each holds its share of the byte budget.
+    let (jobs, work) = crossbeam_channel::unbounded::<Job<D, C>>();
+    for index in 0..threads {
+        let work: Receiver<Job<D, C>> = work.clone();
+        std::thread::Builder::new()
+            .name(format!("dataflux-decode-{index}"))
+            .spawn(move || {
+                for job in work {
+                    let Job { assembly, slot, sample, passing } = job;
+                    assembly.decode(slot, sample);
+                    drop(passing);
+                }
+            })
+            .map_err(|error| {
+                Error::new(ErrorKind::Io, "a decode thread could not be started")
+                    .stage(Stage::Decode)
+                    .mismatch(format_args!("{threads} threads"), index)
+                    .hint("lower decode_threads, or raise the limit on threads (ulimit -u)")
+                    .with_source(error)
+            })?;
+    }
+    Ok(jobs)
+}
+
+/// What user code a loader runs.
+#[derive(Debug)]
+pub(super) struct Code<D, C> {
+    pub(super) decode: Arc<D>,
+    pub(super) collate: C,
+}
+
+/// A batch, done.
+pub(super) struct Ready<B> {
+    pub(super) batch: Batch<B>,
+    pub(super) bytes: u64,
+    pub(super) verified: u64,
+    /// Given back when the batch is handed over.
+    pub(super) kept: Vec<Permit>,
+}
+
+/// The promise of one batch; broken, and so an error at the other end, when all that could keep it are gone.
+pub(super) type Promise<B> = Receiver<Result<Ready<B>>>;
+
+/// A batch in the making.
+pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
+    code: Arc<Code<D, C>>,
+    manifest: Arc<Manifest>,
+    ids: Vec<SampleId>,
+    parts: Mutex<Parts<D::Item>>,
+    promise: Sender<Result<Ready<C::Output>>>,
+}
+
+struct Parts<T> {
+    items: Vec<Option<T>>,
+    missing: usize,
+    bytes: u64,
+    verified: u64,
+    kept: Vec<Permit>,
+}
+
+impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
+    pub(super) fn new(
+        code: Arc<Code<D, C>>,
+        manifest: Arc<Manifest>,
+        ids: Vec<SampleId>,
+    ) -> (Arc<Self>, Promise<C::Output>) {
+        let (promise, receiver) = crossbeam_channel::bounded(1);
+        let items: Vec<_> = ids.iter().map(|_| None).collect();
+        let parts = Mutex::new(Parts { missing: items.len(), items, bytes: 0, verified: 0, kept: Vec::new() });
+        (Arc::new(Self { code, manifest, ids, parts, promise }), receiver)
+    }
+
+    /// Holds bytes until the batch is delivered.
+    pub(super) fn keep(&self, permit: Permit) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).kept.push(permit);
+    }
+
+    /// Ends the batch with an error; of several the first counts.
+    pub(super) fn fail(&self, error: Error) {
+        // Full if an error is there already; closed if nobody waits.
+        let _ = self.promise.try_send(Err(error));
+    }
+
+    fn decode(&self, slot: usize, sample: RawSample) {
+        let (bytes, verified) = (sample.bytes().len() as u64, sample.verified());
+        let id = self.manifest.get(sample.id().0).map(|entry| self.manifest.id(&entry));
+        match guarded(|| self.code.decode.decode(sample)) {
+            Ok(item) => self.fill(slot, item, bytes, verified),
+            Err(cause) => {
+                let mut error = Error::new(ErrorKind::Decode, format!("the decoder refused it: {cause}"));
+                if let Some(id) = id {
+                    error = error.object(id);
+                }
+                self.fail(error.stage(Stage::Decode));
+            }
+        }
+    }
+
+    fn fill(&self, slot: usize, item: D::Item, bytes: u64, verified: bool) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.items[slot].replace(item).is_none() {
+            parts.missing -= 1;
+            parts.bytes += bytes;
+            parts.verified += u64::from(verified);
+        }
+        if parts.missing == 0 {
+            let items = std::mem::take(&mut parts.items).into_iter().flatten().collect();
+            let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
+            drop(parts);
+            self.finish(items, bytes, verified, kept);
+        }
+    }
+
+    /// A batch without samples is done from the start.
+    pub(super) fn finish_empty(&self) {
+        self.finish(Vec::new(), 0, 0, Vec::new());
+    }
+
+    fn finish(&self, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Permit>) {
+        match guarded(|| self.code.collate.collate(items)) {
+            Ok(data) => {
+                let batch = Batch::new(Arc::clone(&self.manifest), self.ids.clone(), data);
+                // As in `fail`: then an error is there first, or nobody waits.
+                let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
+            }
+            Err(cause) => self.fail(
+                Error::new(ErrorKind::Collate, format!("the samples make no batch: {cause}")).stage(Stage::Collate),
+            ),
+        }
+    }
+}
+
+/// Runs the user's code. What it returns as an error, with all its causes, or says in a panic, comes back in one line.
+pub(super) fn guarded<T>(run: impl FnOnce() -> anyhow::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
+        Err(panic) => Err(format!("it panicked: {}", message(&*panic))),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}

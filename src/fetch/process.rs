@@ -1,0 +1,145 @@
+//! The process around it: its identity, its end, and the signals that ask for it.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::temporary;
+use crate::{Error, ErrorKind, Result};
+
+/// What tells this process from every other, on this machine and on others: boot, PID namespace, PID and start time.
+/// Two of them with the same first part can see whether the other lives.
+pub(super) fn identity() -> &'static str {
+    static IDENTITY: LazyLock<String> = LazyLock::new(|| {
+        let pid = std::process::id();
+        format!("{}/{pid}/{}", place(), started(pid).unwrap_or_default())
+    });
+    &IDENTITY
+}
+
+/// Where PIDs mean the same: one boot of one machine, one PID namespace. Empty where the system doesn't tell.
+fn place() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    match (boot.trim(), namespace.to_string_lossy()) {
+        ("", _) => String::new(),
+        (boot, namespace) => format!("{boot}+{namespace}"),
+    }
+}
+
+/// When a process began, in ticks since the boot; `None` if there is none of that number.
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from its end: state is the first, start the twentieth.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Whether the process of that identity lives; `None` if that can't be seen from here.
+pub(super) fn lives(identity: &str) -> Option<bool> {
+    let mut parts = identity.rsplitn(3, '/');
+    let (start, pid, there) = (parts.next()?, parts.next()?, parts.next()?);
+    if there.is_empty() || there != place() {
+        return None;
+    }
+    let pid = pid.parse().ok()?;
+    let start: u64 = start.parse().ok()?;
+    Some(started(pid) == Some(start))
+}
+
+/// How long a signal waits for temporaries to be deleted before it ends the process all the same.
+const ON_SIGNAL: Duration = Duration::from_secs(20);
+
+/// On SIGINT and SIGTERM: deletes every temporary object of this process (20 seconds at most), then ends it with code
+/// 130 or 143. A second signal ends it at once. Programs with a handler of their own call
+/// [`wait_for_temporaries`](super::wait_for_temporaries) after dropping their loaders instead.
+///
+/// # Errors
+/// The system lets no handler be set, or no thread be started.
+pub fn clean_up_on_signals() -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::new(ErrorKind::Io, "the handler of SIGINT and SIGTERM could not be set up").with_source(error)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+    let (interrupt, terminate) = {
+        use tokio::signal::unix::{SignalKind, signal};
+        let _context = runtime.enter();
+        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?)
+    };
+    let watch = async move |mut interrupt: tokio::signal::unix::Signal, mut terminate: tokio::signal::unix::Signal| {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            }
+        };
+        let code = next().await;
+        tracing::info!("ending on a signal: deleting temporary objects");
+        std::thread::spawn(move || {
+            let left = temporary::close(ON_SIGNAL).objects;
+            if !left.is_empty() {
+                tracing::error!(count = left.len(), "temporary objects are left: run `dataflux clean` on the bucket");
+            }
+            end(code);
+        });
+        end(next().await)
+    };
+    std::thread::Builder::new()
+        .name("dataflux-signals".into())
+        .spawn(move || runtime.block_on(watch(interrupt, terminate)))
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Ends the process without the clean-up of C libraries, which other threads may still be using: libtorch is known to
+/// crash in it, and a crash would hide the exit code. Everything of this crate is done by then.
+#[allow(unsafe_code, reason = "no safe function ends a process without running exit handlers")]
+fn end(code: i32) -> ! {
+    use std::io::Write;
+    let _ = std::io::stdout().flush();
+    let _ = std::io::stderr().flush();
+    // SAFETY: takes no pointer, has no precondition and doesn't return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Has `run` called when the process ends normally: main returns, or `exit` is called.
+#[allow(unsafe_code, reason = "Rust runs nothing at the end of a process; only the C library can be asked to")]
+pub(super) fn at_exit(run: fn()) {
+    static RUN: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
+    extern "C" fn call() {
+        if let Some(run) = RUN.get() {
+            // A panic must not cross into C.
+            let _ = std::panic::catch_unwind(run);
+        }
+    }
+    if RUN.set(run).is_ok() {
+        // SAFETY: `call` is a function of the right type that lives as long as the program and doesn't unwind. It uses
+        // statics alone, which Rust never destroys, and threads, which run on while exit handlers do.
+        let refused = unsafe { libc::atexit(call) } != 0;
+        if refused {
+            tracing::warn!("the end of the process will not wait for temporary objects to be deleted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sees_itself_alive_and_a_past_process_dead() {
+        assert_eq!(lives(identity()), Some(true));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let then = started(pid).unwrap_or(1);
+        child.wait().unwrap();
+        assert_eq!(lives(&format!("{}/{pid}/{then}", place())), Some(false));
+        // The number may have gone to another process: then the start time differs.
+        assert_eq!(lives(&format!("{}/{}/1", place(), std::process::id())), Some(false));
+        assert_eq!(lives("another-boot+pid:[1]/1/1"), None);
+        assert_eq!(lives("nonsense"), None);
+        assert_eq!(lives("/1/1"), None);
+    }
+}

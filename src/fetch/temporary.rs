@@ -1,0 +1,283 @@
+//! Temporary objects: recorded before they exist, deleted behind the reader's back, struck off when they are gone.
+//!
+//! A name is in the ledger from before the call that may create it until its deletion is confirmed. The call itself
+//! runs in a task of its own, so that nobody's cancellation can cut it off between "created" and "known": when it ends
+//! and nobody waits for it any more, its object goes straight to the reaper.
+//!
+//! The ledger is one for the process, because a signal and the end of the process concern all loaders in it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+use super::process;
+use crate::io::Io;
+use crate::list::TEMPORARY_PREFIX;
+use crate::store::{Client, ComposeRequest, ObjectId};
+use crate::{Error, ErrorKind, Result};
+
+/// Metadata keys of a temporary object.
+pub(super) mod key {
+    /// The run that made it.
+    pub(in crate::fetch) const RUN: &str = "dataflux-run";
+    /// The process that made it: see [`process_identity`](super::process::identity).
+    pub(in crate::fetch) const PROCESS: &str = "dataflux-process";
+    /// Until when the run is taken to be alive by those who can't see its process; RFC 3339.
+    pub(in crate::fetch) const LEASE: &str = "dataflux-lease-until";
+}
+
+/// How long after its creation a temporary may still be in use: a compose and a read, each retried for as long as the
+/// usual policy allows (300 s), and as much again for the queue between them.
+const LEASE: Duration = Duration::from_secs(900);
+
+static LEDGER: LazyLock<Ledger> = LazyLock::new(|| {
+    process::at_exit(|| drop(close(AT_EXIT)));
+    Ledger::default()
+});
+
+/// How long the end of the process waits for temporaries that are still being deleted.
+const AT_EXIT: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Ledger {
+    entries: Mutex<HashMap<Arc<str>, Entry>>,
+    changed: Condvar,
+    closing: AtomicBool,
+    /// Deletions that failed for good, since the process began.
+    failed: Mutex<Vec<String>>,
+}
+
+struct Entry {
+    client: Client,
+    io: Arc<Io>,
+    run: Arc<Run>,
+    bucket: Arc<str>,
+    condition: Condition,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    /// The call that creates it is under way.
+    Composing,
+    /// It exists at this generation, and somebody reads it.
+    InUse(i64),
+    /// Its deletion is under way.
+    Reaping,
+}
+
+impl Ledger {
+    fn entries(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
+        // No code that can panic runs under the lock.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, name: &Arc<str>, entry: Entry) -> Result<()> {
+        let mut entries = self.entries();
+        // Under the lock, so that none is recorded after the closing one has looked.
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(closing());
+        }
+        entry.run.outstanding.fetch_add(1, Ordering::SeqCst);
+        entries.insert(Arc::clone(name), entry);
+        Ok(())
+    }
+
+    /// Notes that the object exists. False when the ledger closes, so that it has to be deleted unread.
+    fn exists(&self, name: &Arc<str>, generation: i64) -> bool {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get_mut(name) {
+            entry.condition = Condition::InUse(generation);
+        }
+        !self.closing.load(Ordering::SeqCst)
+    }
+
+    fn strike_off(&self, name: &Arc<str>) {
+        let entry = self.entries().remove(name);
+        if let Some(entry) = entry {
+            entry.run.outstanding.fetch_sub(1, Ordering::SeqCst);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Starts the deletion of an object, unless that has been done.
+    fn reap(&'static self, name: &Arc<str>) {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(name) else { return };
+        let generation = match entry.condition {
+            Condition::Reaping => return,
+            Condition::Composing => None,
+            Condition::InUse(generation) => Some(generation),
+        };
+        entry.condition = Condition::Reaping;
+        // Without a generation when the answer to the compose never came: the name is random and nobody else's.
+        let id = ObjectId::new(Arc::clone(&entry.bucket), Arc::clone(name), generation);
+        let (client, io, name) = (entry.client.clone(), Arc::clone(&entry.io), Arc::clone(name));
+        drop(entries);
+        let handle = io.handle().clone();
+        handle.spawn(async move {
+            match client.delete(&id).await {
+                Ok(()) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` will");
+                    LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_string());
+                }
+            }
+            LEDGER.strike_off(&name);
+            // The last to hold the runtime may be this very task.
+            drop(io);
+        });
+    }
+
+    fn wait(&self, deadline: Instant, done: impl Fn(&HashMap<Arc<str>, Entry>) -> bool) -> bool {
+        let mut entries = self.entries();
+        loop {
+            if done(&entries) {
+                return true;
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                return false;
+            };
+            entries = self.changed.wait_timeout(entries, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// What waiting for temporaries came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leftover {
+    /// Temporaries that are still there or whose deletion isn't confirmed, as far as this process knows.
+    pub objects: Vec<String>,
+}
+
+/// Waits until every temporary object of this process is deleted, `timeout` at most, and tells what is left.
+///
+/// Objects that a batch in the making still reads are waited for, too. The end of the process does this by itself, with
+/// a bound of 20 seconds, and then waits for no reader.
+pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
+    let deadline = Instant::now() + timeout;
+    LEDGER.wait(deadline, HashMap::is_empty);
+    let mut objects: Vec<_> =
+        LEDGER.entries().iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
+    objects.extend(LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+    Leftover { objects }
+}
+
+/// Lets no temporary begin any more and deletes those there are, in use or not.
+pub(super) fn close(timeout: Duration) -> Leftover {
+    let names: Vec<_> = {
+        let entries = LEDGER.entries();
+        LEDGER.closing.store(true, Ordering::SeqCst);
+        entries.iter().filter(|(_, entry)| entry.condition != Condition::Composing).map(|(name, _)| Arc::clone(name)).collect()
+    };
+    names.iter().for_each(|name| LEDGER.reap(name));
+    wait_for_temporaries(timeout)
+}
+
+/// The temporaries of one loader.
+#[derive(Debug)]
+pub(crate) struct Run {
+    id: String,
+    outstanding: AtomicU64,
+}
+
+impl Run {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { id: format!("{:016x}", rand::random::<u64>()), outstanding: AtomicU64::new(0) })
+    }
+
+    /// A name that nobody else makes. The random part comes first, so that writes spread over the service's index.
+    pub(super) fn temporary_name(&self) -> Arc<str> {
+        format!("{TEMPORARY_PREFIX}{:016x}/{}", rand::random::<u64>(), self.id).into()
+    }
+
+    /// Composes a temporary object.
+    ///
+    /// # Cancel safety
+    /// The call goes on behind a dropped future, and what it makes is deleted.
+    pub(super) async fn compose(
+        self: &Arc<Self>,
+        client: &Client,
+        io: &Arc<Io>,
+        mut request: ComposeRequest,
+    ) -> Result<Temporary> {
+        request.metadata = BTreeMap::from([
+            (key::RUN.to_owned(), self.id.clone()),
+            (key::PROCESS.to_owned(), process::identity().to_owned()),
+            (key::LEASE.to_owned(), humantime::format_rfc3339_seconds(SystemTime::now() + LEASE).to_string()),
+        ]);
+        let name = Arc::clone(&request.destination);
+        let entry = Entry {
+            client: client.clone(),
+            io: Arc::clone(io),
+            run: Arc::clone(self),
+            bucket: Arc::clone(&request.bucket),
+            condition: Condition::Composing,
+        };
+        LEDGER.record(&name, entry)?;
+        // From here on the guard sees to it that the name is reaped or struck off, panic or not.
+        let guard = Temporary { id: ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None) };
+        let (done, wait) = oneshot::channel();
+        let client = client.clone();
+        io.handle().spawn(async move {
+            let mut guard = guard;
+            let outcome = match client.compose(&request).await {
+                Ok(meta) if LEDGER.exists(&name, meta.generation) => {
+                    guard.id.generation = Some(meta.generation);
+                    Ok(guard)
+                }
+                Ok(_) => Err(closing()),
+                Err(error) => {
+                    // A clear refusal made nothing. After any other end the object may be there, or come yet.
+                    if refused(&error) {
+                        LEDGER.strike_off(&name);
+                    }
+                    drop(guard);
+                    Err(error)
+                }
+            };
+            // If nobody waits any more, the guard comes back in the error and is dropped here.
+            drop(done.send(outcome));
+        });
+        wait.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Cancelled, "the loader was dropped")))
+    }
+
+    /// Waits until none of this run's temporaries is left, `timeout` at most; tells how many are.
+    pub(crate) fn wait(&self, timeout: Duration) -> u64 {
+        let outstanding = || self.outstanding.load(Ordering::SeqCst);
+        LEDGER.wait(Instant::now() + timeout, |_| outstanding() == 0);
+        outstanding()
+    }
+}
+
+/// Whether the service said in so many words that it made nothing. "Not found" and "precondition" are no such words:
+/// they may be the answer to a second try whose first was done.
+fn refused(error: &Error) -> bool {
+    matches!(error.http_status(), Some(400 | 401 | 403))
+}
+
+fn closing() -> Error {
+    Error::new(ErrorKind::Cancelled, "the process is shutting down")
+}
+
+/// A temporary object that exists; dropping it has it deleted behind the caller's back.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    id: ObjectId,
+}
+
+impl Temporary {
+    pub(super) fn id(&self) -> &ObjectId {
+        &self.id
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        LEDGER.reap(&self.id.name);
+    }
+}

@@ -1,0 +1,66 @@
+//! Threads that do the network's work, for callers that are not asynchronous.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A runtime of its own. Dropping it never waits: tasks still on it are dropped at their next await.
+#[derive(Debug)]
+pub(crate) struct Io {
+    runtime: Option<Runtime>,
+}
+
+impl Io {
+    /// A runtime of `threads` threads.
+    pub(crate) fn new(threads: usize) -> Result<Arc<Self>> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("dataflux-io")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Error::new(ErrorKind::Io, "no threads for the network could be started")
+                    .mismatch(format_args!("{threads} threads"), "a refusal by the system")
+                    .hint("lower io_threads, or raise the limit on threads (ulimit -u)")
+                    .with_source(error)
+            })?;
+        Ok(Arc::new(Self { runtime: Some(runtime) }))
+    }
+
+    /// The runtime that everything without one of its own shares; it lives as long as the process.
+    pub(crate) fn shared() -> Result<Arc<Self>> {
+        static SHARED: OnceLock<Arc<Io>> = OnceLock::new();
+        if let Some(shared) = SHARED.get() {
+            return Ok(Arc::clone(shared));
+        }
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
+        let io = Self::new(threads)?;
+        Ok(Arc::clone(SHARED.get_or_init(|| io)))
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        self.runtime.as_ref().expect("the runtime is taken in drop alone").handle()
+    }
+
+    /// Runs `future` on the runtime and blocks this thread until it is done. Unlike a runtime's own `block_on`, this
+    /// may be called from anywhere, even from within another runtime.
+    pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let (done, wait) = crossbeam_channel::bounded(1);
+        self.handle().spawn(async move {
+            // Nobody waits any more only if this thread is gone.
+            let _ = done.send(future.await);
+        });
+        wait.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a task of the network threads panicked")))
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

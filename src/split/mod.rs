@@ -1,0 +1,106 @@
+//! Payloads cut into samples, each proved against the CRC that was listed. Nothing is copied.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::fetch::Payload;
+use crate::manifest::{Entry, Manifest};
+use crate::sample::SampleId;
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// One object's bytes as stored, before decoding.
+///
+/// Cheap to clone. Of a composed download all samples share one buffer, which lives as long as any of them: to keep a
+/// few samples of many for long, copy their bytes.
+#[derive(Clone)]
+pub struct RawSample {
+    manifest: Arc<Manifest>,
+    id: SampleId,
+    bytes: Bytes,
+    verified: bool,
+}
+
+impl RawSample {
+    /// The sample's index in the manifest.
+    pub fn id(&self) -> SampleId {
+        self.id
+    }
+
+    /// The object's whole name.
+    pub fn name(&self) -> &str {
+        self.entry().name
+    }
+
+    /// What the listing told of the object.
+    pub fn entry(&self) -> Entry<'_> {
+        self.manifest.get(self.id.0).expect("the sample was made from this manifest")
+    }
+
+    /// The manifest this is a sample of.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    /// The bytes as stored; an object with a `Content-Encoding` is still encoded.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The bytes, without a copy.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// Whether the bytes were proved by a CRC; not so only where the server tells none at all.
+    pub fn verified(&self) -> bool {
+        self.verified
+    }
+}
+
+impl fmt::Debug for RawSample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawSample")
+            .field("id", &self.id)
+            .field("name", &self.name())
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Cuts a payload into its samples, with the slot of each.
+///
+/// # Errors
+/// [`ErrorKind::Integrity`] for the first sample whose bytes don't have the CRC that was listed.
+pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, RawSample)>> {
+    let Payload { group, bytes, crc32c } = payload;
+    if bytes.len() as u64 != group.bytes() {
+        return Err(Error::new(ErrorKind::Integrity, "the download has the wrong length")
+            .stage(Stage::Split)
+            .mismatch(format_args!("{} bytes", group.bytes()), bytes.len()));
+    }
+    // The server's word for the CRC of a whole object serves where the listing had none, but never instead of it.
+    let told = if group.slices.len() == 1 { crc32c } else { None };
+    group
+        .slices
+        .into_iter()
+        .map(|slice| {
+            let entry = manifest.get(slice.id.0).expect("the plan was made from this manifest");
+            let bytes = bytes.slice(slice.range.start as usize..slice.range.end as usize);
+            let wanted = entry.crc32c.or(told);
+            if let Some(wanted) = wanted {
+                let got = crc32c::crc32c(&bytes);
+                if wanted != got {
+                    return Err(Error::new(ErrorKind::Integrity, "the bytes read are not those that were listed")
+                        .stage(Stage::Split)
+                        .object(manifest.id(&entry))
+                        .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("{got:08x}"))
+                        .hint("something between here and the bucket damages data, or the listing is not of this bucket"));
+                }
+            }
+            let sample = RawSample { manifest: Arc::clone(manifest), id: slice.id, bytes, verified: wanted.is_some() };
+            Ok((slice.slot, sample))
+        })
+        .collect()
+}

@@ -1,0 +1,34 @@
+use ndarray::{Array1, Array2, Array4};
+
+use crate::collate::Batch;
+use crate::split::RawSample;
+use crate::{Error, ErrorKind, Result, Stage};
+
+fn shape_error(error: ndarray::ShapeError) -> Error {
+    Error::new(ErrorKind::Internal, "a batch doesn't have the shape it says").stage(Stage::Tensor).with_source(error)
+}
+
+#[cfg(feature = "image")]
+impl Batch<crate::collate::Images> {
+    /// Images as `f32` of shape (images, channels, height, width), without a copy, and labels of shape (images).
+    ///
+    /// # Errors
+    /// None for a batch that a loader made.
+    pub fn into_ndarray(self) -> Result<(Array4<f32>, Array1<i64>)> {
+        let images = self.into_inner();
+        let pixels = Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?;
+        Ok((pixels, Array1::from_vec(images.labels)))
+    }
+}
+
+impl Batch<Vec<RawSample>> {
+    /// Stored bytes as `u8` of shape (samples, bytes of one).
+    ///
+    /// # Errors
+    /// Samples differ in length.
+    pub fn into_ndarray(self) -> Result<Array2<u8>> {
+        let samples = self.len();
+        let (bytes, length) = super::rows(&self)?;
+        Array2::from_shape_vec((samples, length), bytes).map_err(shape_error)
+    }
+}

@@ -1,0 +1,37 @@
+use candle_core::{Device, Tensor};
+
+use super::library_error;
+use crate::Result;
+use crate::collate::Batch;
+use crate::split::RawSample;
+
+// `to_candle` takes the batch: on the CPU its memory becomes the tensor's. The name is the one that users look for.
+#[allow(clippy::wrong_self_convention)]
+#[cfg(feature = "image")]
+impl Batch<crate::collate::Images> {
+    /// Images as `f32` of shape (images, channels, height, width) and labels as `i64` of shape (images), on `device`.
+    /// On the CPU nothing is copied.
+    ///
+    /// # Errors
+    /// The device is not there or has no memory left.
+    pub fn to_candle(self, device: &Device) -> Result<(Tensor, Tensor)> {
+        let images = self.into_inner();
+        let count = images.labels.len();
+        let pixels = Tensor::from_vec(images.pixels, &images.shape, device);
+        let labels = Tensor::from_vec(images.labels, count, device);
+        pixels.and_then(|pixels| Ok((pixels, labels?))).map_err(|error| library_error("candle", error))
+    }
+}
+
+#[allow(clippy::wrong_self_convention)]
+impl Batch<Vec<RawSample>> {
+    /// Stored bytes as `u8` of shape (samples, bytes of one), on `device`.
+    ///
+    /// # Errors
+    /// Samples differ in length; the device is not there or has no memory left.
+    pub fn to_candle(self, device: &Device) -> Result<Tensor> {
+        let samples = self.len();
+        let (bytes, length) = super::rows(&self)?;
+        Tensor::from_vec(bytes, (samples, length), device).map_err(|error| library_error("candle", error))
+    }
+}

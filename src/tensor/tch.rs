@@ -1,0 +1,39 @@
+use tch::{Device, Tensor};
+
+use super::library_error;
+use crate::Result;
+use crate::collate::Batch;
+use crate::split::RawSample;
+
+#[allow(clippy::wrong_self_convention)]
+#[cfg(feature = "image")]
+impl Batch<crate::collate::Images> {
+    /// Images as `f32` of shape (images, channels, height, width) and labels as `i64` of shape (images), on `device`.
+    /// libtorch copies once.
+    ///
+    /// # Errors
+    /// The device is not there or has no memory left.
+    pub fn to_tch(self, device: Device) -> Result<(Tensor, Tensor)> {
+        let images = self.into_inner();
+        let shape = images.shape.map(|size| size as i64);
+        let pixels = on_device(Tensor::f_from_slice(&images.pixels).and_then(|flat| flat.f_view(shape)), device)?;
+        Ok((pixels, on_device(Tensor::f_from_slice(&images.labels), device)?))
+    }
+}
+
+#[allow(clippy::wrong_self_convention)]
+impl Batch<Vec<RawSample>> {
+    /// Stored bytes as `u8` of shape (samples, bytes of one), on `device`.
+    ///
+    /// # Errors
+    /// Samples differ in length; the device is not there or has no memory left.
+    pub fn to_tch(self, device: Device) -> Result<Tensor> {
+        let samples = self.len() as i64;
+        let (bytes, length) = super::rows(&self)?;
+        on_device(Tensor::f_from_slice(&bytes).and_then(|flat| flat.f_view([samples, length as i64])), device)
+    }
+}
+
+fn on_device(tensor: Result<Tensor, tch::TchError>, device: Device) -> Result<Tensor> {
+    tensor.and_then(|tensor| tensor.f_to_device(device)).map_err(|error| library_error("tch", error))
+}
