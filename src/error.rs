@@ -176,6 +176,13 @@ impl Error {
         self
     }
 
+    /// Adds to what happened, when a caller knows more of it: how often it was tried, say.
+    #[must_use]
+    pub(crate) fn append(mut self, more: &str) -> Self {
+        self.0.message.push_str(more);
+        self
+    }
+
     /// The error underneath.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {

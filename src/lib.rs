@@ -4,9 +4,7 @@
 mod budget;
 mod crc;
 mod error;
-mod io;
 pub mod metrics;
-
 pub mod store;
 
 pub mod list;

@@ -3,6 +3,12 @@
 //! A [`Store`] makes exactly one attempt per call and keeps no policy. A [`Client`] adds what every caller needs: retry
 //! with full jitter, resume of a body cut short, adoption of a compose whose answer was lost, and the count of calls.
 
+mod client;
+mod faults;
+pub mod gcs;
+mod memory;
+mod retry;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -14,6 +20,12 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::Result;
+
+pub use client::{Client, Payload};
+pub use faults::{Call, Fault, FaultStore};
+pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
+pub use memory::MemoryStore;
+pub use retry::RetryPolicy;
 
 /// An object: its bucket, its name **and its generation**.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,7 +116,11 @@ pub struct ObjectMeta {
     pub encoded: bool,
     /// The last change.
     pub updated: Option<SystemTime>,
-    /// The user's key-value pairs; only filled where [`ListRequest::details`] asks, and by [`Store::stat`].
+    /// When this generation was written; only filled where [`ListRequest::details`] asks, and by [`Store::stat`].
+    pub created: Option<SystemTime>,
+    /// `customTime`, for lifecycle rules; filled like [`created`](Self::created).
+    pub custom_time: Option<SystemTime>,
+    /// The user's key-value pairs; filled like [`created`](Self::created).
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -126,8 +142,16 @@ pub struct ListRequest {
     pub page_size: Option<u32>,
     /// Where the last page ended.
     pub page_token: Option<String>,
-    /// Also ask for [`ObjectMeta::metadata`].
+    /// Also ask for [`ObjectMeta::metadata`], [`created`](ObjectMeta::created) and
+    /// [`custom_time`](ObjectMeta::custom_time).
     pub details: bool,
+}
+
+impl ListRequest {
+    /// The first page of the names of `bucket` that begin with `prefix`.
+    pub fn new(bucket: impl Into<Arc<str>>, prefix: impl Into<String>) -> Self {
+        Self { bucket: bucket.into(), prefix: prefix.into(), ..Self::default() }
+    }
 }
 
 /// One page of a listing. Empty pages with a token occur; only a missing token ends a listing.

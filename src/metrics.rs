@@ -1,0 +1,98 @@
+//! Counts of what was asked of the service: what an epoch cost is read from here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Running counts of one [`Client`](crate::store::Client) and its clones. They only grow; read them with
+        /// [`snapshot`](Self::snapshot).
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $(pub(crate) $name: AtomicU64,)+
+        }
+
+        /// The counts of a [`Metrics`] at one moment. Calls are counted once for each attempt that was sent, since
+        /// that is what is billed.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        #[non_exhaustive]
+        pub struct Counts {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Metrics {
+            /// The counts now. Each is exact; they are not read at one instant.
+            pub fn snapshot(&self) -> Counts {
+                Counts { $($name: self.$name.load(Ordering::Relaxed),)+ }
+            }
+        }
+
+        impl Counts {
+            /// What was counted after `earlier` was taken from the same [`Metrics`].
+            #[must_use]
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self { $($name: self.$name.saturating_sub(earlier.$name),)+ }
+            }
+
+            /// The sum of both, as for the epochs of a run.
+            #[must_use]
+            pub fn plus(&self, other: &Self) -> Self {
+                Self { $($name: self.$name.saturating_add(other.$name),)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Listing calls (class A).
+    list,
+    /// Those of them that answered with neither objects nor prefixes.
+    empty_list,
+    /// Media calls, resumed ones included (class B).
+    get,
+    /// Compose calls (class A).
+    compose,
+    /// Delete calls (free).
+    delete,
+    /// Uploads (class A); a resumable one counts once.
+    put,
+    /// Look-ups of one object's metadata (class B).
+    stat,
+    /// Look-ups of a bucket's facts and permissions (class B).
+    bucket,
+    /// Attempts beyond the first of their call; also counted by their kind above.
+    retries,
+    /// Bytes of bodies received, those thrown away included; headers and listings are not.
+    bytes_received,
+    /// Bytes of objects sent in uploads.
+    bytes_sent,
+}
+
+/// Adds one.
+pub(crate) fn count(counter: &AtomicU64) {
+    add(counter, 1);
+}
+
+/// Adds `n`.
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_what_came_between() {
+        let metrics = Metrics::default();
+        count(&metrics.get);
+        let earlier = metrics.snapshot();
+        count(&metrics.get);
+        add(&metrics.bytes_received, 7);
+        let between = metrics.snapshot().since(&earlier);
+        assert_eq!(between, Counts { get: 1, bytes_received: 7, ..Counts::default() });
+        assert_eq!(earlier.plus(&between), metrics.snapshot());
+    }
+}

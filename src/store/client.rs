@@ -1,0 +1,568 @@
+//! What every caller needs on top of a [`Store`]: retry, resume, adoption, counting.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use super::retry::{Decision, Failure};
+use super::{
+    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy,
+    Store,
+};
+use crate::metrics::{Metrics, add, count};
+use crate::{Error, ErrorKind, Result};
+
+/// Longest wait for the head of an answer, or for the next bytes of a body. The service answers within seconds or not
+/// at all; shorter would cut slow composes, longer would hold a batch for a dead connection.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Slowest transfer still waited for, bytes a second: 64 streams that share 4 MiB/s. A read or an upload may take
+/// the policy's deadline and its size at this rate, so that a large one on a slow line isn't cut while it gets on.
+const SLOWEST: u64 = 64 << 10;
+
+/// Longest wait for the end of a body whose bytes are all there: only its end mark can be missing.
+const END_MARK: Duration = Duration::from_secs(1);
+
+/// Smallest body kept as the one chunk it came in. A smaller one is copied, since the chunk may hold on to a read
+/// buffer many times its size, which no memory budget would count.
+const KEEP: usize = 16 << 10;
+
+/// The bytes of an object, or of a range of it, all of them and from one generation.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Payload {
+    /// The bytes as stored. Their length is what was asked for; whether they are right is for a CRC to say.
+    pub bytes: Bytes,
+    /// The generation they are of.
+    pub generation: i64,
+    /// Stored length of the whole object, if told.
+    pub stored_size: Option<u64>,
+    /// CRC of the whole stored object, if told: by the service, not computed from `bytes`.
+    pub crc32c: Option<u32>,
+}
+
+/// A [`Store`] with retry, resume and counting: what the rest of the crate reads and writes through.
+///
+/// Clones share the store and the counts.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use dataflux::store::{Client, MemoryStore, ObjectId};
+///
+/// let store = MemoryStore::new().with_bucket("cats");
+/// let generation = store.insert("cats", "tom.txt", "meow");
+/// let client = Client::new(Arc::new(store));
+/// let payload = client.read(&ObjectId::new("cats", "tom.txt", generation), None, 4).await?;
+/// assert_eq!(&payload.bytes[..], b"meow");
+/// assert_eq!(client.metrics().snapshot().get, 1);
+/// # Ok::<_, dataflux::Error>(()) })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    retry: RetryPolicy,
+    stall: Duration,
+}
+
+impl Client {
+    /// A client of `store` with the default [`RetryPolicy`] and a stall timeout of 30 s.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, metrics: Arc::default(), retry: RetryPolicy::default(), stall: STALL }
+    }
+
+    /// Sets how failed calls are made again.
+    #[must_use]
+    pub fn with_retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Sets the longest wait for the head of an answer and for the next bytes of a body.
+    #[must_use]
+    pub fn with_stall_timeout(mut self, wait: Duration) -> Self {
+        self.stall = wait;
+        self
+    }
+
+    /// What was asked of the store through this client and its clones.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// One page of a listing.
+    ///
+    /// # Errors
+    /// When the bucket isn't there or not open to the caller, or the policy gives up.
+    pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        let mut call = Call::new(self, true, 0);
+        loop {
+            count(&self.metrics.list);
+            match call.within(self.store.list(request, &call.attempt)).await {
+                Ok(page) => {
+                    if page.objects.is_empty() && page.prefixes.is_empty() {
+                        count(&self.metrics.empty_list);
+                    }
+                    return Ok(page);
+                }
+                Err(error) => call.recover(error, &BucketUri(&request.bucket)).await?,
+            }
+        }
+    }
+
+    /// Facts of the bucket; all unknown where the caller may not see them.
+    ///
+    /// # Errors
+    /// When the bucket isn't there, or the policy gives up.
+    pub async fn bucket_info(&self, bucket: &str) -> Result<BucketInfo> {
+        let mut call = Call::new(self, true, 0);
+        loop {
+            count(&self.metrics.bucket);
+            match call.within(self.store.bucket_info(bucket, &call.attempt)).await {
+                Ok(info) => return Ok(info),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(BucketInfo::default()),
+                Err(error) => call.recover(error, &BucketUri(bucket)).await?,
+            }
+        }
+    }
+
+    /// Which of `permissions`, such as `storage.objects.create`, the caller holds on the bucket.
+    ///
+    /// # Errors
+    /// When the bucket isn't there, or the policy gives up. Some emulators answer every such call with "not found".
+    pub async fn test_permissions(&self, bucket: &str, permissions: &[&str]) -> Result<Vec<String>> {
+        let mut call = Call::new(self, true, 0);
+        loop {
+            count(&self.metrics.bucket);
+            match call.within(self.store.test_permissions(bucket, permissions, &call.attempt)).await {
+                Ok(held) => return Ok(held),
+                Err(error) => call.recover(error, &BucketUri(bucket)).await?,
+            }
+        }
+    }
+
+    /// What is known of one object.
+    ///
+    /// # Errors
+    /// When the object, or the generation named, isn't there, or the policy gives up.
+    pub async fn stat(&self, id: &ObjectId) -> Result<ObjectMeta> {
+        let mut call = Call::new(self, true, 0);
+        loop {
+            count(&self.metrics.stat);
+            match call.within(self.store.stat(id, &call.attempt)).await {
+                Ok(meta) => return Ok(meta),
+                Err(error) => call.recover(error, id).await?,
+            }
+        }
+    }
+
+    /// The stored bytes of an object, or those of `range` (end exclusive): `size` of them, which the caller knows
+    /// from the listing.
+    ///
+    /// A body that breaks off, with an error or silently, is resumed from the bytes received, out of the same
+    /// generation. The call may take the policy's deadline and `size` at 64 KiB/s. Whether the bytes are right is not
+    /// checked here.
+    ///
+    /// # Errors
+    /// [`Changed`](ErrorKind::Changed) when the generation is gone, [`Integrity`](ErrorKind::Integrity) when the
+    /// object is of another length than `size`, and whatever the policy gave up on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the bytes and the connection, and leaves nothing behind.
+    pub async fn read(&self, id: &ObjectId, range: Option<Range<u64>>, size: u64) -> Result<Payload> {
+        if let Some(range) = &range
+            && (range.is_empty() || range.end - range.start != size)
+        {
+            return Err(Error::new(ErrorKind::Config, "a range that is empty or of another length than its size")
+                .object(id)
+                .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
+        }
+        let mut call = Call::new(self, true, size);
+        let mut reading = Reading { id: id.clone(), range, size, sink: Sink::new(size), head: None };
+        loop {
+            let before = reading.sink.len();
+            let error = match self.read_on(&call, &mut reading).await {
+                Ok(()) => return Ok(reading.finish()),
+                Err(error) => error,
+            };
+            if error.is_not_found()
+                && let Some(generation) = reading.id.generation
+            {
+                return Err(self.changed(&reading.id, generation, error).await);
+            }
+            if reading.sink.len() > before {
+                call.progress();
+            }
+            call.recover(error, id).await?;
+        }
+    }
+
+    /// One try at what is still missing.
+    async fn read_on(&self, call: &Call<'_>, reading: &mut Reading) -> Result<()> {
+        count(&self.metrics.get);
+        let body = call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await?;
+        let mut chunks = reading.check(body)?;
+        loop {
+            let full = reading.sink.len() as u64 == reading.size;
+            let patience = if full { call.patience().min(END_MARK) } else { call.patience() };
+            let chunk = match timeout(patience, chunks.next()).await {
+                Ok(Some(Ok(chunk))) => chunk,
+                _ if full => return Ok(()),
+                Ok(Some(Err(error))) => return Err(error),
+                Ok(None) => {
+                    return Err(Error::new(ErrorKind::Unavailable, "the body ended early")
+                        .mismatch(Amount(reading.size), Amount(reading.sink.len() as u64)));
+                }
+                Err(_) => {
+                    return Err(Error::new(ErrorKind::Timeout, format!("no bytes for {patience:.1?}"))
+                        .mismatch(Amount(reading.size), Amount(reading.sink.len() as u64)));
+                }
+            };
+            add(&self.metrics.bytes_received, chunk.len() as u64);
+            reading.sink.push(chunk).map_err(|error| error.object(&reading.id))?;
+        }
+    }
+
+    /// The error for a generation that is gone; asks once what is there instead.
+    async fn changed(&self, id: &ObjectId, wanted: i64, cause: Error) -> Error {
+        let call = Call::new(self, true, 0);
+        let live = ObjectId { generation: None, ..id.clone() };
+        count(&self.metrics.stat);
+        let now = match call.within(self.store.stat(&live, &call.attempt)).await {
+            // It is there: then something else answered "not found", and only the cause tells what.
+            Ok(meta) if meta.generation == wanted => return cause,
+            Ok(meta) => format!("generation {}", meta.generation),
+            Err(error) if error.is_not_found() => "nothing: it was deleted".to_owned(),
+            Err(_) => "no such generation".to_owned(),
+        };
+        let error = Error::new(ErrorKind::Changed, "the object was overwritten or deleted after it was listed")
+            .object(id)
+            .mismatch(format!("generation {wanted}"), now)
+            .hint("list the prefix again, and keep writers off it while it is read");
+        match cause.http_status() {
+            Some(status) => error.status(status).with_source(cause),
+            None => error.with_source(cause),
+        }
+    }
+
+    /// Joins objects on the server into a new one.
+    ///
+    /// A compose whose answer was lost is found out on the retry, and its result adopted if length and CRC are right.
+    ///
+    /// # Errors
+    /// [`Precondition`](ErrorKind::Precondition) when something else has the destination's name,
+    /// [`NotFound`](ErrorKind::NotFound) when a source is gone, [`Integrity`](ErrorKind::Integrity) when the result
+    /// isn't what was asked for (**then it exists and is the caller's to delete**, as after any error that leaves it
+    /// open), [`PermissionDenied`](ErrorKind::PermissionDenied) for a read-only caller.
+    pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
+        let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
+        let mut call = Call::new(self, true, 0);
+        loop {
+            count(&self.metrics.compose);
+            match call.within(self.store.compose(request, &call.attempt)).await {
+                Ok(meta) => return same(&id, meta, request.size, request.crc32c),
+                Err(error) if call.may_be_own(&error) => {
+                    return self.adopt(&id, request.size, request.crc32c, error).await;
+                }
+                Err(error) => call.recover(error, &id).await?,
+            }
+        }
+    }
+
+    /// Writes a whole object. Made again after a failure only with
+    /// [`if_generation_match`](PutRequest::if_generation_match), since without it a late try could overwrite what
+    /// another writer put there in between.
+    ///
+    /// # Errors
+    /// [`Precondition`](ErrorKind::Precondition) when another generation is live than the one named, and whatever the
+    /// policy gave up on.
+    pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
+        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+        let (size, crc) = (request.data.len() as u64, crc32c::crc32c(&request.data));
+        let mut call = Call::new(self, request.if_generation_match.is_some(), size);
+        loop {
+            count(&self.metrics.put);
+            add(&self.metrics.bytes_sent, size);
+            match call.within(self.store.put(request, &call.attempt)).await {
+                Ok(meta) => return same(&id, meta, size, crc),
+                Err(error) if call.may_be_own(&error) => return self.adopt(&id, size, crc, error).await,
+                Err(error) => call.recover(error, &id).await?,
+            }
+        }
+    }
+
+    /// Takes what has the destination's name for the result of an earlier try, if it can be.
+    async fn adopt(&self, id: &ObjectId, size: u64, crc: u32, refusal: Error) -> Result<ObjectMeta> {
+        let found = self.stat(id).await?;
+        if found.size == size && found.crc32c.is_none_or(|told| told == crc) {
+            debug!(object = %id, generation = found.generation, "adopted the result of a try whose answer was lost");
+            return Ok(found);
+        }
+        Err(refusal
+            .object(id)
+            .mismatch(Told(size, Some(crc)), Told(found.size, found.crc32c))
+            .hint("another writer uses this name: choose another"))
+    }
+
+    /// Removes an object: the generation named, or whatever has the name, which then must be one that nobody else
+    /// writes to, since the call may be made more than once.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success.
+    pub async fn delete(&self, id: &ObjectId) -> Result<()> {
+        let mut call = Call::new(self, true, 0);
+        loop {
+            count(&self.metrics.delete);
+            match call.within(self.store.delete(id, &call.attempt)).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_not_found() && call.attempt.number > 1 => return Ok(()),
+                Err(error) => call.recover(error, id).await?,
+            }
+        }
+    }
+}
+
+/// One call: its tries and its time.
+struct Call<'a> {
+    client: &'a Client,
+    attempt: Attempt,
+    idempotent: bool,
+    /// Failed tries since the last progress, the present one included.
+    tries: u32,
+    /// Tries whose token was refused.
+    refusals: u32,
+    started: Instant,
+    limit: Duration,
+    /// Longest wait for the head of an answer.
+    head: Duration,
+}
+
+impl<'a> Call<'a> {
+    /// A call that moves `bytes` of an object.
+    fn new(client: &'a Client, idempotent: bool, bytes: u64) -> Self {
+        let transfer = Duration::from_secs(bytes / SLOWEST);
+        Self {
+            client,
+            attempt: Attempt::first(),
+            idempotent,
+            tries: 1,
+            refusals: 0,
+            started: Instant::now(),
+            limit: client.retry.deadline.saturating_add(transfer),
+            head: client.stall.saturating_add(transfer),
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.started.elapsed())
+    }
+
+    /// Longest wait for the next sign of life. The first try always has one, even where nothing is to be retried.
+    fn patience(&self) -> Duration {
+        if self.attempt.number == 1 { self.client.stall } else { self.client.stall.min(self.left()) }
+    }
+
+    /// One try, within its time.
+    async fn within<T>(&self, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        let patience = if self.attempt.number == 1 { self.head } else { self.head.min(self.left()) };
+        timeout(patience, attempt)
+            .await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, format!("no answer for {patience:.1?}"))))
+    }
+
+    /// Whether an earlier try of this call may be what the precondition met.
+    fn may_be_own(&self, error: &Error) -> bool {
+        error.kind() == ErrorKind::Precondition && self.attempt.number > 1
+    }
+
+    /// Something was gained: the back-off begins anew.
+    fn progress(&mut self) {
+        self.tries = 1;
+    }
+
+    /// Waits until the next try, or returns the error.
+    async fn recover(&mut self, error: Error, about: &(dyn fmt::Display + Sync)) -> Result<()> {
+        let error = error.object(about);
+        let failure = Failure::of(&error, self.idempotent);
+        self.refusals += u32::from(failure.token_refused);
+        match self.client.retry.decide(&failure, self.tries, self.refusals, self.left(), rand::random()) {
+            Decision::Wait(wait) => {
+                debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
+                sleep(wait).await;
+                self.attempt = self.attempt.next();
+                self.tries += 1;
+                count(&self.client.metrics.retries);
+                Ok(())
+            }
+            Decision::GiveUp if self.attempt.number == 1 => Err(error),
+            Decision::GiveUp => {
+                Err(error.append(&format!(", on try {} after {:.1?}", self.attempt.number, self.started.elapsed())))
+            }
+        }
+    }
+}
+
+/// A read under way.
+struct Reading {
+    /// The generation is filled in by the first answer.
+    id: ObjectId,
+    range: Option<Range<u64>>,
+    size: u64,
+    sink: Sink,
+    head: Option<Head>,
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    generation: i64,
+    stored_size: Option<u64>,
+    crc32c: Option<u32>,
+}
+
+impl Reading {
+    /// The range to ask for.
+    fn missing(&self) -> Option<Range<u64>> {
+        let received = self.sink.len() as u64;
+        match &self.range {
+            None if received == 0 => None,
+            None => Some(received..self.size),
+            Some(range) => Some(range.start + received..range.end),
+        }
+    }
+
+    /// Holds an answer's head against what is wanted.
+    fn check(&mut self, body: Body) -> Result<futures_util::stream::BoxStream<'static, Result<Bytes>>> {
+        if let Some(wanted) = self.id.generation
+            && body.generation != wanted
+        {
+            return Err(Error::new(ErrorKind::Changed, "the object was overwritten after it was listed")
+                .object(&self.id)
+                .mismatch(format!("generation {wanted}"), format!("generation {}", body.generation))
+                .hint("list the prefix again, and keep writers off it while it is read"));
+        }
+        let fits = match (&self.range, body.stored_size) {
+            (_, None) => true,
+            (None, Some(stored)) => stored == self.size,
+            (Some(range), Some(stored)) => range.end <= stored,
+        };
+        if !fits {
+            let wanted = match &self.range {
+                None => Amount(self.size).to_string(),
+                Some(range) => format!("bytes {}..{}", range.start, range.end),
+            };
+            return Err(Error::new(ErrorKind::Integrity, "the object is of another length than listed")
+                .object(&self.id)
+                .mismatch(wanted, Amount(body.stored_size.unwrap_or_default()))
+                .hint("list the prefix again"));
+        }
+        self.id.generation = Some(body.generation);
+        let head = Head { generation: body.generation, stored_size: body.stored_size, crc32c: body.crc32c };
+        self.head.get_or_insert(head);
+        Ok(body.chunks)
+    }
+
+    fn finish(self) -> Payload {
+        let head = self.head.unwrap_or(Head { generation: 0, stored_size: None, crc32c: None });
+        Payload {
+            bytes: self.sink.into_bytes(),
+            generation: head.generation,
+            stored_size: head.stored_size,
+            crc32c: head.crc32c,
+        }
+    }
+}
+
+/// Where the bytes of a body are put together: one buffer of the known size, or the one chunk that is all.
+struct Sink {
+    size: u64,
+    whole: Option<Bytes>,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    fn new(size: u64) -> Self {
+        Self { size, whole: None, buffer: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.whole.as_ref().map_or(self.buffer.len(), Bytes::len)
+    }
+
+    /// Adds a chunk, or refuses one that is too many.
+    fn push(&mut self, chunk: Bytes) -> Result<()> {
+        let total = self.len() as u64 + chunk.len() as u64;
+        if total > self.size {
+            return Err(Error::new(ErrorKind::Integrity, "more bytes came than were asked for")
+                .mismatch(Amount(self.size), format!("at least {}", Amount(total))));
+        }
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        if self.len() == 0 && total == self.size && chunk.len() >= KEEP {
+            self.whole = Some(chunk);
+            return Ok(());
+        }
+        if self.buffer.capacity() == 0 {
+            // The size is what a listing said, which may be anything.
+            usize::try_from(self.size)
+                .map_or(Err(()), |size| self.buffer.try_reserve_exact(size).map_err(|_| ()))
+                .map_err(|()| {
+                    Error::new(ErrorKind::Config, format!("no memory for {}", Amount(self.size)))
+                        .hint("read it in ranges")
+                })?;
+        }
+        self.buffer.extend_from_slice(&chunk);
+        Ok(())
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.whole.unwrap_or_else(|| self.buffer.into())
+    }
+}
+
+/// The object written, if it is what was to be written.
+fn same(id: &ObjectId, meta: ObjectMeta, size: u64, crc: u32) -> Result<ObjectMeta> {
+    if meta.size == size && meta.crc32c.is_none_or(|told| told == crc) {
+        return Ok(meta);
+    }
+    Err(Error::new(ErrorKind::Integrity, "the object written is not what was to be written")
+        .object(ObjectId { generation: Some(meta.generation), ..id.clone() })
+        .mismatch(Told(size, Some(crc)), Told(meta.size, meta.crc32c))
+        .hint("a source changed after it was listed, or bytes changed on the way: delete the object, list again"))
+}
+
+struct BucketUri<'a>(&'a str);
+
+impl fmt::Display for BucketUri<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gs://{}", self.0)
+    }
+}
+
+struct Amount(u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} byte{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// Length and CRC.
+struct Told(u64, Option<u32>);
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(size, crc) = self;
+        write!(f, "{}", Amount(*size))?;
+        crc.map_or(Ok(()), |crc| write!(f, " of crc32c {crc:08x}"))
+    }
+}

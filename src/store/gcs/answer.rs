@@ -1,0 +1,286 @@
+//! What statuses and headers mean. No I/O.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, RETRY_AFTER};
+use serde::Deserialize;
+
+use super::wire::crc_of;
+use crate::{Error, ErrorKind, Result};
+
+/// Most characters of a service's own words in an error.
+const WORDS: usize = 300;
+
+/// What the head of a media answer tells.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct MediaHead {
+    pub(super) generation: Option<i64>,
+    pub(super) stored_size: Option<u64>,
+    pub(super) crc32c: Option<u32>,
+    /// First byte of a partial answer.
+    pub(super) start: Option<u64>,
+}
+
+/// Reads the head of a media answer, `part` telling whether it is a partial one.
+pub(super) fn media_head(headers: &HeaderMap, part: bool) -> Result<MediaHead> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let mut head = MediaHead {
+        generation: text("x-goog-generation").and_then(|value| value.parse().ok()),
+        stored_size: text("x-goog-stored-content-length").and_then(|value| value.parse().ok()),
+        ..MediaHead::default()
+    };
+    // One header with commas, or one header for each hash.
+    head.crc32c = headers
+        .get_all("x-goog-hash")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|hash| hash.trim().strip_prefix("crc32c="))
+        .and_then(crc_of);
+    if part {
+        let Some((start, total)) = text(CONTENT_RANGE.as_str()).and_then(content_range) else {
+            return Err(Error::new(ErrorKind::Protocol, "a partial answer doesn't say which part it is"));
+        };
+        head.start = Some(start);
+        head.stored_size = head.stored_size.or(total);
+    } else {
+        head.stored_size =
+            head.stored_size.or_else(|| text(CONTENT_LENGTH.as_str()).and_then(|value| value.parse().ok()));
+    }
+    Ok(head)
+}
+
+/// First byte and whole length of `bytes 5-9/20`.
+fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    Some((start.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+/// How long `Retry-After` asks to wait, in seconds or until a date.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    http_date(value).map(|date| date.duration_since(now).unwrap_or_default())
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that servers may write.
+fn http_date(value: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut words = value.split_once(", ")?.1.split(' ');
+    let day: u64 = words.next()?.parse().ok()?;
+    let word = words.next()?;
+    let month = MONTHS.iter().position(|month| *month == word)? as u64 + 1;
+    let year: u64 = words.next()?.parse().ok().filter(|year| (1970..10_000).contains(year))?;
+    let mut clock = words.next()?.splitn(3, ':').map(|part| part.parse::<u64>().ok().filter(|n| *n < 62));
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    if words.next() != Some("GMT") || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days since 1970, with years that begin in March so that the leap day is the last.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719_468;
+    UNIX_EPOCH.checked_add(Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second))
+}
+
+/// The error that a status stands for.
+pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
+    let words = Words::of(body);
+    let slow_down = ["rateLimitExceeded", "userRateLimitExceeded"];
+    let kind = match status.as_u16() {
+        401 => ErrorKind::Unauthenticated,
+        403 if slow_down.contains(&words.reason.as_str()) => ErrorKind::RateLimited,
+        403 => ErrorKind::PermissionDenied,
+        404 | 410 => ErrorKind::NotFound,
+        304 | 412 => ErrorKind::Precondition,
+        416 => ErrorKind::Integrity,
+        429 => ErrorKind::RateLimited,
+        // Not implemented, and never will be: trying again is in vain.
+        501 | 505 => ErrorKind::Protocol,
+        408 | 500..=599 => ErrorKind::Unavailable,
+        400 if words.message.to_ascii_lowercase().contains("crc32c") => ErrorKind::Integrity,
+        _ => ErrorKind::Protocol,
+    };
+    let mut message = format!("the service answered {status}");
+    if !words.reason.is_empty() {
+        message = format!("{message}, {}", words.reason);
+    }
+    if !words.message.is_empty() {
+        message = format!("{message}: {}", words.message);
+    }
+    let error = Error::new(kind, message).status(status.as_u16()).retry_after(retry_after(headers, SystemTime::now()));
+    match kind {
+        _ if words.message.contains("requester pays") => {
+            error.hint("name the project that pays in GcsConfig::user_project")
+        }
+        ErrorKind::NotFound if words.message.to_ascii_lowercase().contains("bucket") => {
+            error.hint("check the bucket's name: `gcloud storage ls` shows those you can see")
+        }
+        ErrorKind::NotFound => error.hint("check the name, or list the prefix again if it was there"),
+        ErrorKind::RateLimited => error.hint("have fewer calls in flight, or ramp up more slowly"),
+        _ => error,
+    }
+}
+
+/// What the service says for itself.
+#[derive(Debug, Default, PartialEq)]
+struct Words {
+    reason: String,
+    message: String,
+}
+
+impl Words {
+    /// Of `{"error":{"message","errors":[{"reason"}]}}`, of an XML error, of anything.
+    fn of(body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Answer {
+            error: ServiceError,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum ServiceError {
+            Full {
+                #[serde(default)]
+                message: String,
+                #[serde(default)]
+                errors: Vec<Detail>,
+            },
+            Word(String),
+        }
+        #[derive(Deserialize)]
+        struct Detail {
+            #[serde(default)]
+            reason: String,
+        }
+        let text = String::from_utf8_lossy(body);
+        let (reason, message) = match serde_json::from_str(&text) {
+            Ok(Answer { error: ServiceError::Full { message, errors } }) => {
+                (errors.into_iter().next().map(|detail| detail.reason).unwrap_or_default(), message)
+            }
+            Ok(Answer { error: ServiceError::Word(word) }) => (String::new(), word),
+            Err(_) => {
+                let element = |name: &str| {
+                    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+                    Some(rest.split_once("</")?.0.to_owned())
+                };
+                let message = element("Details").or_else(|| element("Message")).or_else(|| element("title"));
+                let plain = || if text.trim_start().starts_with('<') { String::new() } else { text.to_string() };
+                (element("Code").unwrap_or_default(), message.unwrap_or_else(plain))
+            }
+        };
+        Self { reason: bounded(&reason), message: bounded(&message) }
+    }
+}
+
+/// One line, of bounded length, without control characters.
+fn bounded(words: &str) -> String {
+    let mut line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.retain(|c| !c.is_control());
+    if let Some((cut, _)) = line.char_indices().nth(WORDS) {
+        line.truncate(cut);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn kind(status: u16, body: &str) -> ErrorKind {
+        refusal(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes()).kind()
+    }
+
+    #[test]
+    fn statuses_have_their_kinds() {
+        for (status, wanted) in [
+            (304, ErrorKind::Precondition),
+            (307, ErrorKind::Protocol),
+            (400, ErrorKind::Protocol),
+            (401, ErrorKind::Unauthenticated),
+            (403, ErrorKind::PermissionDenied),
+            (404, ErrorKind::NotFound),
+            (408, ErrorKind::Unavailable),
+            (412, ErrorKind::Precondition),
+            (416, ErrorKind::Integrity),
+            (429, ErrorKind::RateLimited),
+            (500, ErrorKind::Unavailable),
+            (501, ErrorKind::Protocol),
+            (503, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(kind(status, ""), wanted, "{status}");
+        }
+        let body =
+            r#"{"error":{"code":403,"message":"slow","errors":[{"domain":"d","reason":"userRateLimitExceeded"}]}}"#;
+        assert_eq!(kind(403, body), ErrorKind::RateLimited);
+        let body = r#"{"error":{"message":"Provided CRC32C \"a\" doesn't match calculated CRC32C \"b\"."}}"#;
+        assert_eq!(kind(400, body), ErrorKind::Integrity);
+    }
+
+    #[test]
+    fn words_are_found_in_any_body_and_bounded() {
+        let words = |body: &str| Words::of(body.as_bytes());
+        let both = |reason: &str, message: &str| Words { reason: reason.into(), message: message.into() };
+        assert_eq!(
+            words(r#"{"error":{"code":404,"message":"No such object","errors":[{"reason":"notFound"}]}}"#),
+            both("notFound", "No such object")
+        );
+        assert_eq!(words(r#"{"error":"invalid_grant"}"#), both("", "invalid_grant"));
+        assert_eq!(
+            words("<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>gone</Message></Error>"),
+            both("NoSuchKey", "gone")
+        );
+        assert_eq!(words("<html><title>502 Bad Gateway</title>"), both("", "502 Bad Gateway"));
+        assert_eq!(words("<html><body>"), both("", ""));
+        assert_eq!(words("not\u{7} found\r\n"), both("", "not found"));
+        assert_eq!(words(&"ä".repeat(10_000)).message.chars().count(), WORDS + 1);
+        assert_eq!(Words::of(&[0xff, 0xfe]).message, "\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let wait = |value: &str, now: u64| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]);
+            retry_after(&headers, UNIX_EPOCH + Duration::from_secs(now)).map(|wait| wait.as_secs())
+        };
+        assert_eq!(wait("120", 0), Some(120));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777 - 5), Some(5));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777 + 5), Some(0));
+        assert_eq!(wait("Thu, 29 Feb 2024 00:00:00 GMT", 1_709_164_800 - 1), Some(1));
+        assert_eq!(wait("Thu, 01 Jan 1970 00:00:00 GMT", 0), Some(0));
+        for nonsense in ["", "soon", "-1", "Sun, 06 Foo 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49 GMT"] {
+            assert_eq!(wait(nonsense, 0), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn media_heads() {
+        let head = |pairs: &[(&'static str, &str)], part| {
+            let mut map = HeaderMap::new();
+            for (name, value) in pairs {
+                map.append(*name, HeaderValue::from_str(value).unwrap());
+            }
+            media_head(&map, part)
+        };
+        let joined = head(
+            &[
+                ("x-goog-generation", "7"),
+                ("x-goog-hash", "crc32c=4waSgw==,md5=CY9rzUYh03PK3k6DJie09g=="),
+                ("content-range", "bytes 5-9/20"),
+            ],
+            true,
+        );
+        let wanted =
+            MediaHead { generation: Some(7), stored_size: Some(20), crc32c: Some(0xE306_9283), start: Some(5) };
+        assert_eq!(joined.unwrap(), wanted);
+        let apart = head(&[("x-goog-hash", "md5=CY9rzUYh03PK3k6DJie09g=="), ("x-goog-hash", "crc32c=4waSgw==")], false);
+        assert_eq!(apart.unwrap().crc32c, Some(0xE306_9283));
+        assert_eq!(head(&[], false).unwrap(), MediaHead::default());
+        assert_eq!(head(&[], true).unwrap_err().kind(), ErrorKind::Protocol);
+    }
+}

@@ -1,0 +1,309 @@
+//! One request: headers, token, status.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
+
+use super::answer;
+use super::auth::{Adc, Bearer, LOGIN, Tokens};
+use super::config::{Credentials, GcsConfig};
+use crate::store::Attempt;
+use crate::{Error, ErrorKind, Result};
+
+/// Longest wait for a connection. A data centre's takes milliseconds, one across the world half a second.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Most of an error's body that is read.
+const ERROR_BODY: usize = 64 << 10;
+
+/// What a request is for, as far as an error has to tell.
+pub(super) struct Task<'a> {
+    /// The permission that it takes.
+    pub(super) needs: &'static str,
+    /// A role that has it.
+    pub(super) role: &'static str,
+    /// The object or bucket.
+    pub(super) about: &'a (dyn fmt::Display + Sync),
+}
+
+impl Task<'_> {
+    /// An answer that can't be read.
+    pub(super) fn nonsense(&self, error: Error) -> Error {
+        error.object(self.about).hint("is this a Google Cloud Storage endpoint, and nothing in between rewrites it?")
+    }
+}
+
+pub(super) struct Http {
+    client: reqwest::Client,
+    /// Without a slash at its end.
+    base: String,
+    origin: Url,
+    tokens: Option<Tokens>,
+    user_project: Option<HeaderValue>,
+}
+
+static PROVIDER: Once = Once::new();
+
+impl Http {
+    pub(super) fn new(config: &GcsConfig) -> Result<Self> {
+        let refuse = |what: &str| Error::new(ErrorKind::Config, what).object(&config.endpoint);
+        let origin = Url::parse(&config.endpoint)
+            .map_err(|error| refuse("the endpoint is no URL").with_source(error))
+            .and_then(|url| match url.scheme() {
+                "http" | "https" if url.has_host() && url.query().is_none() && url.fragment().is_none() => Ok(url),
+                _ => Err(refuse("the endpoint is no URL of a server")),
+            })
+            .map_err(|error| error.hint("give it like https://storage.googleapis.com or http://127.0.0.1:9000"))?;
+        if !origin.username().is_empty() || origin.password().is_some() {
+            return Err(Error::new(ErrorKind::Config, "the endpoint holds a user name or password")
+                .hint("hand credentials over in GcsConfig::credentials"));
+        }
+        let encrypted = origin.scheme() == "https";
+        let tokens = match config.credentials.clone() {
+            Credentials::Anonymous => None,
+            _ if !encrypted && !is_loopback(&origin) => {
+                return Err(
+                    refuse("a token would go over an unencrypted line").hint("use https, or anonymous credentials")
+                );
+            }
+            Credentials::Default => Some(Tokens::new(Arc::new(Adc), config.scope())),
+            Credentials::Source(source) => Some(Tokens::new(source, config.scope())),
+        };
+        let user_project = config.user_project.as_ref().map(HeaderValue::try_from).transpose();
+        let user_project =
+            user_project.map_err(|error| refuse("the user project can't be sent in a header").with_source(error))?;
+
+        // With two providers compiled in, rustls takes neither by itself; one the program installed is as good.
+        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let mut builder = reqwest::Client::builder()
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT)
+            .referer(false)
+            // The service sends none, but a 308 in uploads that isn't one; a token shouldn't follow a stranger's.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("dataflux-rs/", env!("CARGO_PKG_VERSION")));
+        if !config.system_proxy {
+            builder = builder.no_proxy();
+        }
+        if !encrypted {
+            // Spares loading the system's certificates.
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build().map_err(|error| {
+            Error::new(ErrorKind::Config, "no HTTPS client can be set up")
+                .hint("install the system's CA certificates (package ca-certificates)")
+                .with_source(error)
+        })?;
+        let base = origin.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { client, base, origin, tokens, user_project })
+    }
+
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(super) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// Whether a URL is of the server that tokens are for.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.origin.origin()
+    }
+
+    /// A request that changes nothing.
+    pub(super) fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}/storage/v1{path}", self.base))
+    }
+
+    /// A request that changes something, once however often it is made.
+    pub(super) fn mutate(&self, method: Method, path: &str, attempt: &Attempt) -> RequestBuilder {
+        self.ask(method, path).header("x-goog-gcs-idempotency-token", uuid(attempt.call))
+    }
+
+    /// Makes a request and hands over the answer if it is a success.
+    pub(super) async fn send(&self, request: RequestBuilder, attempt: &Attempt, task: &Task<'_>) -> Result<Response> {
+        let (response, bearer) = self.send_any(request, attempt, task).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response, bearer, task).await) }
+    }
+
+    /// Makes a request and reads its answer, a JSON text.
+    pub(super) async fn json(&self, request: RequestBuilder, attempt: &Attempt, task: &Task<'_>) -> Result<String> {
+        let response = self.send(request, attempt, task).await?;
+        text(response).await.map_err(|error| error.object(task.about))
+    }
+
+    /// Makes a request and hands over the answer, whatever it is, and the token it was made with.
+    pub(super) async fn send_any(
+        &self,
+        request: RequestBuilder,
+        attempt: &Attempt,
+        task: &Task<'_>,
+    ) -> Result<(Response, Option<Bearer>)> {
+        let mut request = request.build().map_err(|error| {
+            Error::new(ErrorKind::Config, "no request can be made of this")
+                .object(task.about)
+                .with_source(error.without_url())
+        })?;
+        let bearer = match &self.tokens {
+            Some(tokens) if self.is_own(request.url()) => {
+                Some(tokens.bearer().await.map_err(|error| error.object(task.about))?)
+            }
+            _ => None,
+        };
+        self.dress(&mut request, attempt, bearer.as_ref());
+        let response = self.client.execute(request).await.map_err(|error| broken(error).object(task.about))?;
+        Ok((response, bearer))
+    }
+
+    fn dress(&self, request: &mut Request, attempt: &Attempt, bearer: Option<&Bearer>) {
+        let headers = request.headers_mut();
+        let client = format!("gccl-invocation-id/{} gccl-attempt-count/{}", uuid(attempt.call), attempt.number);
+        if let Ok(client) = HeaderValue::try_from(client) {
+            headers.insert("x-goog-api-client", client);
+        }
+        if let Some(project) = &self.user_project {
+            headers.insert("x-goog-user-project", project.clone());
+        }
+        if let Some(bearer) = bearer {
+            headers.insert(AUTHORIZATION, bearer.header.clone());
+        }
+    }
+
+    /// The error of an answer that is no success. Drops the token where it was that.
+    pub(super) async fn refused(&self, mut response: Response, bearer: Option<Bearer>, task: &Task<'_>) -> Error {
+        let status = response.status();
+        let anonymous = bearer.is_none();
+        if status == StatusCode::UNAUTHORIZED
+            && let (Some(tokens), Some(bearer)) = (&self.tokens, bearer)
+        {
+            tokens.refused(&bearer);
+        }
+        let mut body = Vec::new();
+        while body.len() < ERROR_BODY {
+            // What came before a break is as good as the whole: the status has told already.
+            let Ok(Some(chunk)) = response.chunk().await else { break };
+            body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BODY - body.len())]);
+        }
+        let error = answer::refusal(status, response.headers(), &body).object(task.about);
+        match error.kind() {
+            ErrorKind::PermissionDenied => error.hint(format!("this takes {}: ask for {}", task.needs, task.role)),
+            ErrorKind::Unauthenticated if anonymous => {
+                error.hint("the bucket isn't public: use credentials, not anonymous access")
+            }
+            ErrorKind::Unauthenticated => error.hint(format!("the token is expired or revoked: {LOGIN}")),
+            _ => error,
+        }
+    }
+}
+
+/// The whole of a body, as text.
+pub(super) async fn text(response: Response) -> Result<String> {
+    let bytes: Bytes = response.bytes().await.map_err(broken)?;
+    String::from_utf8(bytes.into()).map_err(|error| {
+        Error::new(ErrorKind::Protocol, "the answer is no text, perhaps compressed unasked")
+            .with_source(error.utf8_error())
+    })
+}
+
+/// The error of a request or body that broke off.
+pub(super) fn broken(error: reqwest::Error) -> Error {
+    // The URL of an upload is as good as a token.
+    let error = error.without_url();
+    let kind = match &error {
+        error if error.is_timeout() => ErrorKind::Timeout,
+        error if error.is_builder() => ErrorKind::Config,
+        _ => ErrorKind::Unavailable,
+    };
+    if let Some(certificate) = certificate_error(&error) {
+        return Error::new(ErrorKind::Config, format!("the server's certificate isn't trusted: {certificate}"))
+            .hint("install the CA that signed it, and check the clock")
+            .with_source(error);
+    }
+    let what = if error.is_connect() { "the server can't be reached" } else { "the connection broke off" };
+    let cause = root(&error);
+    Error::new(kind, format!("{what}: {cause}")).with_source(error)
+}
+
+/// The error at the bottom, which alone says what happened: "connection refused".
+fn root(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// What is wrong with the server's certificate, if that is what broke the connection. Trying again won't mend it.
+fn certificate_error(error: &reqwest::Error) -> Option<String> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>())
+        });
+        if let Some(rustls::Error::InvalidCertificate(what)) = tls {
+            return Some(what.to_string());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The value as a random (version 4) UUID is written.
+pub(super) fn uuid(call: u128) -> String {
+    let bits = call & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{GcsStore, Token, TokenSource};
+
+    #[test]
+    fn a_call_is_written_as_a_uuid() {
+        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+
+    struct Secret;
+
+    #[async_trait::async_trait]
+    impl TokenSource for Secret {
+        async fn token(&self, _: &[&str]) -> Result<Token> {
+            Ok(Token::new("hunter2", Duration::from_secs(60)))
+        }
+    }
+
+    #[test]
+    fn a_token_stays_on_encrypted_lines_or_on_this_machine() {
+        let config = |url| GcsConfig::new().endpoint(url).credentials(Credentials::Source(Arc::new(Secret)));
+        for url in ["http://127.0.0.1:1", "http://localhost", "http://[::1]:8080"] {
+            GcsStore::new(config(url)).unwrap();
+        }
+        let error = GcsStore::new(config("http://storage.test")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        GcsStore::new(GcsConfig::new().endpoint("storage.test").credentials(Credentials::Anonymous)).unwrap();
+    }
+
+    #[test]
+    fn endpoints_that_are_none_are_refused() {
+        for url in ["", "ftp://host", "http://", "http://host/?a=b", "http://user:hunter2@host"] {
+            let error = GcsStore::new(GcsConfig::new().endpoint(url).credentials(Credentials::Anonymous)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+            assert!(!error.to_string().contains("hunter2"));
+        }
+    }
+}

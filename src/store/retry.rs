@@ -1,0 +1,210 @@
+//! When to try again: a pure value. Clock and randomness are handed in.
+
+use std::time::Duration;
+
+use crate::{Error, ErrorKind};
+
+/// How often and how long a failed call is made again: exponential back-off with full jitter.
+///
+/// Before try `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`, and
+/// at least what the service asked for in `Retry-After`. A wait that would end past `deadline`, counted from the start
+/// of the call, isn't begun: the last error is returned instead.
+///
+/// ```
+/// use std::time::Duration;
+/// use dataflux::store::RetryPolicy;
+///
+/// let impatient = RetryPolicy::default().deadline(Duration::from_secs(20));
+/// assert_eq!(impatient.initial, Duration::from_secs(1));
+/// assert_eq!(RetryPolicy::never().deadline, Duration::ZERO);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// Longest wait before the second try: 1 s, as the service's own clients have it.
+    pub initial: Duration,
+    /// Growth of the longest wait from try to try: 2.
+    pub multiplier: f64,
+    /// What the longest wait grows to: 60 s.
+    pub max: Duration,
+    /// How long a call may take in all, tries and waits together: 300 s. Zero for one try only. A read or an upload
+    /// gets more time in proportion to its size (see [`Client::read`](crate::store::Client::read)).
+    pub deadline: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_secs(1),
+            multiplier: 2.0,
+            max: Duration::from_secs(60),
+            deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What is to be done about a failed try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Try again after this long.
+    Wait(Duration),
+    /// Return the error.
+    GiveUp,
+}
+
+/// What a failed try tells, and what is known of its call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: ErrorKind,
+    /// The service refused the token itself, which a new one may mend.
+    pub(crate) token_refused: bool,
+    pub(crate) retry_after: Option<Duration>,
+    /// Whether making the call twice does what making it once does.
+    pub(crate) idempotent: bool,
+}
+
+impl Failure {
+    pub(crate) fn of(error: &Error, idempotent: bool) -> Self {
+        Self {
+            kind: error.kind(),
+            token_refused: error.http_status() == Some(401),
+            retry_after: error.wait_asked(),
+            idempotent,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// One try, whatever comes.
+    pub fn never() -> Self {
+        Self { deadline: Duration::ZERO, ..Self::default() }
+    }
+
+    /// Sets the longest wait before the second try.
+    #[must_use]
+    pub fn initial(mut self, wait: Duration) -> Self {
+        self.initial = wait;
+        self
+    }
+
+    /// Sets how the longest wait grows; below 1 counts as 1.
+    #[must_use]
+    pub fn multiplier(mut self, factor: f64) -> Self {
+        self.multiplier = factor;
+        self
+    }
+
+    /// Sets the longest wait there ever is.
+    #[must_use]
+    pub fn max(mut self, wait: Duration) -> Self {
+        self.max = wait;
+        self
+    }
+
+    /// Sets how long a call may take in all; zero for one try only.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Longest jittered wait after `tries` failed tries (1 is the first).
+    fn ceiling(&self, tries: u32) -> Duration {
+        let exponent = i32::try_from(tries.saturating_sub(1)).unwrap_or(i32::MAX);
+        let factor = self.multiplier.max(1.0).powi(exponent);
+        // Infinite and NaN factors end up at `max` too.
+        Duration::try_from_secs_f64(self.initial.as_secs_f64() * factor).map_or(self.max, |wait| wait.min(self.max))
+    }
+
+    /// What to do after `tries` failed tries (since the last progress), `refusals` of them for a refused token
+    /// (in all), with `left` of the call's time; `random` in `[0, 1)`.
+    pub(crate) fn decide(&self, failure: &Failure, tries: u32, refusals: u32, left: Duration, random: f64) -> Decision {
+        if failure.token_refused {
+            // Refused before anything was done, so that it is safe for any call. The store has dropped the token.
+            return if refusals <= 1 && !left.is_zero() { Decision::Wait(Duration::ZERO) } else { Decision::GiveUp };
+        }
+        let retryable = matches!(failure.kind, ErrorKind::RateLimited | ErrorKind::Unavailable | ErrorKind::Timeout);
+        if !retryable || !failure.idempotent {
+            return Decision::GiveUp;
+        }
+        let jittered = self.ceiling(tries).mul_f64(random.clamp(0.0, 1.0));
+        let wait = failure.retry_after.map_or(jittered, |asked| jittered.max(asked));
+        if wait < left { Decision::Wait(wait) } else { Decision::GiveUp }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(300);
+
+    fn failure(kind: ErrorKind) -> Failure {
+        Failure { kind, token_refused: false, retry_after: None, idempotent: true }
+    }
+
+    #[test]
+    fn waits_double_to_the_maximum() {
+        let policy = RetryPolicy::default();
+        let ceilings: Vec<u64> = (1..=9).map(|tries| policy.ceiling(tries).as_secs()).collect();
+        assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(policy.ceiling(u32::MAX), policy.max);
+        assert_eq!(policy.multiplier(f64::NAN).ceiling(3), Duration::from_secs(1));
+        assert_eq!(policy.multiplier(f64::INFINITY).ceiling(3), policy.max);
+    }
+
+    #[test]
+    fn jitter_is_full() {
+        let policy = RetryPolicy::default();
+        let busy = failure(ErrorKind::Unavailable);
+        assert_eq!(policy.decide(&busy, 3, 0, LONG, 0.0), Decision::Wait(Duration::ZERO));
+        assert_eq!(policy.decide(&busy, 3, 0, LONG, 0.5), Decision::Wait(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let policy = RetryPolicy::default();
+        for kind in [ErrorKind::RateLimited, ErrorKind::Unavailable, ErrorKind::Timeout] {
+            assert!(matches!(policy.decide(&failure(kind), 1, 0, LONG, 0.5), Decision::Wait(_)), "{kind:?}");
+            let once = Failure { idempotent: false, ..failure(kind) };
+            assert_eq!(policy.decide(&once, 1, 0, LONG, 0.5), Decision::GiveUp, "{kind:?}");
+        }
+        for kind in [
+            ErrorKind::Config,
+            ErrorKind::NotFound,
+            ErrorKind::Changed,
+            ErrorKind::Precondition,
+            ErrorKind::PermissionDenied,
+            ErrorKind::Unauthenticated,
+            ErrorKind::Integrity,
+            ErrorKind::Protocol,
+        ] {
+            assert_eq!(policy.decide(&failure(kind), 1, 0, LONG, 0.5), Decision::GiveUp, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_token_is_replaced_once() {
+        let policy = RetryPolicy::default();
+        let refused = Failure { token_refused: true, idempotent: false, ..failure(ErrorKind::Unauthenticated) };
+        assert_eq!(policy.decide(&refused, 1, 1, LONG, 0.9), Decision::Wait(Duration::ZERO));
+        assert_eq!(policy.decide(&refused, 2, 2, LONG, 0.9), Decision::GiveUp);
+    }
+
+    #[test]
+    fn retry_after_is_honoured_within_the_deadline() {
+        let policy = RetryPolicy::default();
+        let asked = |secs| Failure { retry_after: Some(Duration::from_secs(secs)), ..failure(ErrorKind::RateLimited) };
+        assert_eq!(policy.decide(&asked(7), 1, 0, LONG, 0.5), Decision::Wait(Duration::from_secs(7)));
+        assert_eq!(policy.decide(&asked(1), 6, 0, LONG, 0.5), Decision::Wait(Duration::from_secs(16)));
+        assert_eq!(policy.decide(&asked(301), 1, 0, LONG, 0.5), Decision::GiveUp);
+    }
+
+    #[test]
+    fn no_wait_begins_that_would_end_past_the_deadline() {
+        let policy = RetryPolicy::default();
+        let busy = failure(ErrorKind::Unavailable);
+        assert_eq!(policy.decide(&busy, 7, 0, Duration::from_secs(10), 0.9), Decision::GiveUp);
+        assert_eq!(policy.decide(&busy, 1, 0, Duration::ZERO, 0.0), Decision::GiveUp);
+    }
+}
