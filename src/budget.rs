@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn a_batch_that_could_never_be_held_is_seen_before() {
         let budget = Budget::new(10 * UNIT);
-        let check = |parts: &[(u64, u64)]| budget.check(parts.iter().map(|&(keeps, gives)| (keeps * UNIT, gives * UNIT)));
+        let check =
+            |parts: &[(u64, u64)]| budget.check(parts.iter().map(|&(keeps, gives)| (keeps * UNIT, gives * UNIT)));
         assert_eq!(check(&[(5, 0), (5, 0)]), Ok(()));
         assert_eq!(check(&[(5, 0), (6, 0)]), Err(11 * UNIT));
         assert_eq!(check(&[(2, 8), (2, 6)]), Ok(()));

@@ -4,7 +4,9 @@
 mod budget;
 mod crc;
 mod error;
+mod io;
 pub mod metrics;
+
 pub mod store;
 
 pub mod list;

@@ -54,6 +54,8 @@ counters! {
     get,
     /// Compose calls (class A).
     compose,
+    /// Bytes of the objects that composing made.
+    bytes_composed,
     /// Delete calls (free).
     delete,
     /// Uploads (class A); a resumable one counts once.

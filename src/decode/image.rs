@@ -111,8 +111,9 @@ impl Decode for ImageFolder {
         let bytes = if (height, width) == (source_height, source_width) {
             image.into_bytes()
         } else {
-            self.resized(&image, height, width)
-                .with_context(|| format!("it can't be resized from {source_height}x{source_width} to {height}x{width}"))?
+            self.resized(&image, height, width).with_context(|| {
+                format!("it can't be resized from {source_height}x{source_width} to {height}x{width}")
+            })?
         };
         let shape = [channels, height as usize, width as usize];
         Ok(Image { pixels: self.planes(&bytes, shape), shape, label: label.into(), name })

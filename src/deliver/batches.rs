@@ -64,12 +64,7 @@ pub struct Batches<B> {
 }
 
 impl<B> Batches<B> {
-    pub(super) fn new(
-        tickets: Receiver<Ticket<B>>,
-        cancel: watch::Sender<bool>,
-        run: Arc<Run>,
-        state: State,
-    ) -> Self {
+    pub(super) fn new(tickets: Receiver<Ticket<B>>, cancel: watch::Sender<bool>, run: Arc<Run>, state: State) -> Self {
         Self {
             tickets,
             cancel: Arc::new(cancel),

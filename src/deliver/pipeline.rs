@@ -124,11 +124,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     fn too_large(&self, groups: &[Group], bytes: u64) -> Error {
         let samples: usize = groups.iter().map(|group| group.slices.len()).sum();
-        let largest = groups.iter().flat_map(|group| &group.slices).max_by_key(|slice| slice.range.end - slice.range.start);
-        let mut error = Error::new(ErrorKind::Config, format!("a batch of {samples} samples is over the memory budget"))
-            .stage(Stage::Plan)
-            .mismatch(format_args!("a memory_budget of at least {bytes} bytes"), "less")
-            .hint("raise .memory_budget(bytes) or lower .batch_size(n)");
+        let largest =
+            groups.iter().flat_map(|group| &group.slices).max_by_key(|slice| slice.range.end - slice.range.start);
+        let mut error =
+            Error::new(ErrorKind::Config, format!("a batch of {samples} samples is over the memory budget"))
+                .stage(Stage::Plan)
+                .mismatch(format_args!("a memory_budget of at least {bytes} bytes"), "less")
+                .hint("raise .memory_budget(bytes) or lower .batch_size(n)");
         if let Some(entry) = largest.and_then(|slice| self.manifest.get(slice.id.0)) {
             error = error.object(format_args!("{} (the largest, {} bytes)", self.manifest.id(&entry), entry.size));
         }

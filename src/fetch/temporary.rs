@@ -172,7 +172,11 @@ pub(super) fn close(timeout: Duration) -> Leftover {
     let names: Vec<_> = {
         let entries = LEDGER.entries();
         LEDGER.closing.store(true, Ordering::SeqCst);
-        entries.iter().filter(|(_, entry)| entry.condition != Condition::Composing).map(|(name, _)| Arc::clone(name)).collect()
+        entries
+            .iter()
+            .filter(|(_, entry)| entry.condition != Condition::Composing)
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
     };
     names.iter().for_each(|name| LEDGER.reap(name));
     wait_for_temporaries(timeout)

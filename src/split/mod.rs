@@ -96,7 +96,9 @@ pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, R
                         .stage(Stage::Split)
                         .object(manifest.id(&entry))
                         .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("{got:08x}"))
-                        .hint("something between here and the bucket damages data, or the listing is not of this bucket"));
+                        .hint(
+                            "something between here and the bucket damages data, or the listing is not of this bucket",
+                        ));
                 }
             }
             let sample = RawSample { manifest: Arc::clone(manifest), id: slice.id, bytes, verified: wanted.is_some() };
