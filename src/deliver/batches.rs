@@ -144,6 +144,8 @@ impl<B> Iterator for Batches<B> {
             Err(error) => {
                 self.over = true;
                 self.cancel.send_replace(true);
+                // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
+                self.tickets = crossbeam_channel::never();
                 Some(Err(error))
             }
         }

@@ -1,0 +1,563 @@
+//! The whole path, on a store in memory: order, bytes, resume, ranks, faults, ends.
+
+mod support;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dataflux::store::{BucketInfo, Call, Fault, FaultStore, MemoryStore};
+use dataflux::{DataLoader, DatafluxDataset, ErrorKind, RawSample, State, Strategy};
+use futures_util::StreamExt;
+use support::{STRATEGIES, all_given_back, bucket, client, content, names_of, until, without_hanging};
+
+fn dataset(store: &MemoryStore) -> DatafluxDataset {
+    DatafluxDataset::open_with(client(store.clone()), "gs://data/p/").unwrap()
+}
+
+#[test]
+fn one_order_whatever_the_strategy_and_the_threads() {
+    without_hanging(|| {
+        let (store, contents) = bucket(500);
+        let mut orders = BTreeSet::new();
+        for strategy in STRATEGIES {
+            for threads in [1, 8] {
+                let loader = DataLoader::builder(dataset(&store))
+                    .batch_size(64)
+                    .shuffle(42)
+                    .strategy(strategy)
+                    .io_threads(threads)
+                    .decode_threads(threads)
+                    .build()
+                    .unwrap();
+                let mut batches = loader.epoch(3).unwrap();
+                let names = names_of(&mut batches, &contents).unwrap();
+                assert_eq!(names.len(), 500);
+                let stats = batches.stats();
+                assert_eq!((stats.samples, stats.verified, stats.temporaries_left), (500, 500, 0));
+                assert_eq!(stats.bytes, contents.values().map(|bytes| bytes.len() as u64).sum::<u64>());
+                orders.insert(names);
+                all_given_back(&loader);
+            }
+        }
+        assert_eq!(orders.len(), 1);
+        assert_eq!(store.names("data").len(), 500, "a temporary object is left");
+    });
+}
+
+#[test]
+fn composing_takes_few_calls_and_leaves_nothing() {
+    let store = MemoryStore::new().with_bucket("data");
+    (0..128).for_each(|index| drop(store.insert("data", &format!("p/{index}"), vec![1; 100])));
+    let dataset = dataset(&store);
+    let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+    assert_eq!(loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 128);
+    let counts = loader.dataset().client().metrics().snapshot();
+    assert_eq!((counts.list, counts.compose, counts.get, counts.delete), (1, 4, 4, 4));
+    assert_eq!(counts.bytes_composed, 12_800);
+    // 1 list and 4 composes of class A, 4 reads and a look at the bucket of class B, 12,800 bytes for a week.
+    let wanted = 5.0 * 0.005e-3 + 5.0 * 0.0004e-3 + 12_800.0 / f64::from(1 << 30) * 0.02 * 7.0 / 30.0;
+    assert!((loader.bill().total() - wanted).abs() < 1e-12, "{:?}", loader.bill());
+    assert_eq!(store.names("data").len(), 128);
+}
+
+#[test]
+fn every_epoch_has_its_own_order_and_all_samples() {
+    let (store, contents) = bucket(100);
+    let loader = DataLoader::builder(dataset(&store)).batch_size(7).shuffle(1).build().unwrap();
+    let orders: BTreeSet<_> =
+        (0..4).map(|epoch| names_of(&mut loader.epoch(epoch).unwrap(), &contents).unwrap()).collect();
+    assert_eq!(orders.len(), 4);
+    for order in orders {
+        assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), 100);
+    }
+    let in_order = DataLoader::builder(dataset(&store)).batch_size(7).build().unwrap();
+    assert!(names_of(&mut in_order.epoch(9).unwrap(), &contents).unwrap().is_sorted());
+}
+
+#[test]
+fn ranks_share_each_global_batch() {
+    let (store, contents) = bucket(103);
+    let rank = |rank, world| {
+        let loader = DataLoader::builder(dataset(&store)).batch_size(8).shuffle(5).shard(rank, world).build().unwrap();
+        let batches: Vec<_> = loader.epoch(0).unwrap().map(|batch| batch.unwrap().names().map(str::to_owned).collect()).collect();
+        assert_eq!(batches.len() as u64, loader.batches_per_epoch());
+        batches
+    };
+    let whole: Vec<Vec<String>> = rank(0, 1);
+    let thirds: Vec<Vec<Vec<String>>> = (0..3).map(|index| rank(index, 3)).collect();
+    let joined: Vec<_> = (0..thirds[0].len()).flat_map(|step| thirds.iter().flat_map(move |rank| rank[step].clone())).collect();
+    assert_eq!(joined, whole.concat());
+    assert_eq!(joined.len(), contents.len());
+}
+
+/// Stop anywhere, resume with another number of ranks and another strategy: the rest of the epoch, exactly.
+#[test]
+fn resume_is_exact() {
+    without_hanging(|| {
+        let (store, contents) = bucket(211);
+        let straight = {
+            let loader = DataLoader::builder(dataset(&store)).batch_size(10).shuffle(8).build().unwrap();
+            names_of(&mut loader.epoch(2).unwrap(), &contents).unwrap()
+        };
+        for taken in [0, 1, 5, 21, 22] {
+            let first = DataLoader::builder(dataset(&store)).batch_size(10).shuffle(8).build().unwrap();
+            let mut batches = first.epoch(2).unwrap();
+            let mut names: Vec<String> = Vec::new();
+            for batch in batches.by_ref().take(taken) {
+                names.extend(batch.unwrap().names().map(str::to_owned));
+            }
+            let saved = serde_json::to_string(&batches.state()).unwrap();
+            assert!(saved.len() < 256, "{saved}");
+            let state: State = serde_json::from_str(&saved).unwrap();
+            let ranks: Vec<Vec<Vec<String>>> = (0..2)
+                .map(|rank| {
+                    let loader = DataLoader::builder(dataset(&store))
+                        .shard(rank, 2)
+                        .strategy(Strategy::compose())
+                        .resume(state.clone())
+                        .unwrap();
+                    let rest = loader.epoch(2).unwrap();
+                    rest.map(|batch| batch.unwrap().names().map(str::to_owned).collect()).collect()
+                })
+                .collect();
+            for step in 0..ranks[0].len() {
+                ranks.iter().for_each(|rank| names.extend(rank[step].iter().cloned()));
+            }
+            assert_eq!(names, straight, "after {taken} batches");
+        }
+    });
+}
+
+#[test]
+fn a_state_of_other_data_or_settings_is_refused() {
+    let (store, _) = bucket(10);
+    let loader = DataLoader::builder(dataset(&store)).shuffle(1).build().unwrap();
+    let state = loader.epoch(0).unwrap().state();
+    let error = DataLoader::builder(dataset(&store)).shuffle(2).resume(state.clone()).unwrap_err();
+    assert!(error.to_string().contains("seed"), "{error}");
+    store.insert("data", "p/new", "x");
+    let error = DataLoader::builder(dataset(&store)).resume(state).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("other data"), "{error}");
+}
+
+/// Dataflux delivers three wrong samples of six here, and says so in a log line only.
+#[test]
+fn a_source_overwritten_or_deleted_after_listing_is_an_error_and_never_a_wrong_byte() {
+    without_hanging(|| {
+        for strategy in STRATEGIES {
+            for change in ["same size", "other size", "deleted"] {
+                let store = MemoryStore::new().with_bucket("data");
+                let mut contents = HashMap::new();
+                for index in 0..40 {
+                    let name = format!("p/{index:02}");
+                    let bytes = content(&name, 100);
+                    store.insert("data", &name, bytes.clone());
+                    contents.insert(name, bytes);
+                }
+                let dataset = dataset(&store);
+                let old = dataset.manifest().get(17).unwrap().generation;
+                let wanted = format!("gs://data/p/17#{old}");
+                let now = match change {
+                    "same size" => store.insert("data", "p/17", content("another", 100)).to_string(),
+                    "other size" => store.insert("data", "p/17", content("another", 61)).to_string(),
+                    _ => {
+                        let attempt = dataflux::store::Attempt::first();
+                        let id = dataflux::store::ObjectId::new("data", "p/17", None);
+                        let delete = dataflux::store::Store::delete(&store, &id, &attempt);
+                        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(delete).unwrap();
+                        "deleted".to_owned()
+                    }
+                };
+                let loader = DataLoader::builder(dataset).batch_size(8).strategy(strategy).build().unwrap();
+                let mut batches = loader.epoch(0).unwrap();
+                // What is delivered before is checked in here, byte for byte.
+                let error = names_of(&mut batches, &contents).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+                assert_eq!(error.about(), Some(&*wanted), "{error}");
+                let said = error.to_string();
+                assert!(said.contains(&format!("generation {old}")) && said.contains(&now), "{said}");
+                assert_eq!(batches.stats().samples, 16, "two batches come before the one with the change");
+                assert!(batches.next().is_none(), "the epoch is over");
+                all_given_back(&loader);
+                assert!(store.names("data").iter().all(|name| name.starts_with("p/")));
+            }
+        }
+    });
+}
+
+/// Dataflux lists STANDARD objects alone, and none where the class is absent; it composes empty ones.
+#[test]
+fn every_class_odd_names_and_empty_objects_are_samples() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        let mut contents = HashMap::new();
+        let odd = ["p/a/", "p//b", "p/ ", "p/..", "p/%2F?#&+", "p/日本語/ü", "p/😀", "p/\u{202e}x", "p/.", "p/a/\u{7f}"];
+        for (index, name) in odd.iter().enumerate() {
+            let bytes = content(name, 50 + index);
+            store.insert("data", name, bytes.clone());
+            contents.insert((*name).to_owned(), bytes);
+        }
+        for index in 0..20 {
+            let name = format!("p/empty/{index}");
+            store.insert("data", &name, "");
+            contents.insert(name, Vec::new());
+        }
+        let put = |name: &str, class| {
+            let mut request = dataflux::store::PutRequest::new("data", name, content(name, 80));
+            request.storage_class = Some(class);
+            let attempt = dataflux::store::Attempt::first();
+            let put = dataflux::store::Store::put(&store, &request, &attempt);
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
+        };
+        use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
+        for (index, class) in [Nearline, Coldline, Archive, Nearline, Coldline, Archive].into_iter().enumerate() {
+            let name = format!("p/cold/{index}");
+            put(&name, class);
+            contents.insert(name.clone(), content(&name, 80));
+        }
+        store.insert("data", "p/marker/", "");
+        for strategy in STRATEGIES {
+            let dataset = dataset(&store);
+            assert_eq!(dataset.manifest().left_out().directory_markers, 1);
+            let loader = DataLoader::builder(dataset).batch_size(36).strategy(strategy).build().unwrap();
+            let names = names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap();
+            assert_eq!(names.iter().collect::<BTreeSet<_>>(), contents.keys().collect::<BTreeSet<_>>());
+            all_given_back(&loader);
+            let counts = loader.dataset().client().metrics().snapshot();
+            assert_eq!(counts.retries, 0, "something that could not work was tried");
+        }
+    });
+}
+
+#[test]
+fn damaged_bytes_are_read_again_and_then_refused() {
+    without_hanging(|| {
+        let (store, contents) = bucket(40);
+        for strategy in [Strategy::Direct, Strategy::compose()] {
+            let faults = FaultStore::new(Arc::new(store.clone()));
+            let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
+            let loader = DataLoader::builder(dataset).batch_size(20).strategy(strategy).build().unwrap();
+            faults.fail_next(Call::Get, Fault::FlipAt(11), 1);
+            faults.fail_next(Call::Get, Fault::EndAt(5), 1);
+            assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 40);
+            faults.fail_next(Call::Get, Fault::FlipAt(0), 1_000);
+            let error = names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+            assert!(error.about().unwrap().starts_with("gs://data/p/"), "{error}");
+            assert!(error.to_string().contains("crc32c"), "{error}");
+            all_given_back(&loader);
+        }
+    });
+}
+
+#[test]
+fn a_stall_ends_in_another_try_or_an_error() {
+    without_hanging(|| {
+        let (store, contents) = bucket(20);
+        let faults = FaultStore::new(Arc::new(store));
+        let patient = client(faults.clone());
+        let dataset = DatafluxDataset::open_with(patient, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(20).build().unwrap();
+        faults.fail_next(Call::Get, Fault::Stall, 2);
+        assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 20);
+        assert!(loader.dataset().client().metrics().snapshot().retries >= 1);
+
+        let impatient = client(faults.clone()).with_retry(dataflux::store::RetryPolicy::never());
+        let dataset = DatafluxDataset::open_with(impatient, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(20).strategy(Strategy::Direct).build().unwrap();
+        faults.fail_next(Call::Get, Fault::Stall, 1);
+        let error = names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        assert!(error.about().is_some(), "{error}");
+    });
+}
+
+#[test]
+fn a_lost_answer_to_a_compose_is_found_again() {
+    without_hanging(|| {
+        let (store, contents) = bucket(64);
+        let faults = FaultStore::new(Arc::new(store.clone()));
+        let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
+        faults.fail_next(Call::Compose, Fault::LostResponse(ErrorKind::Unavailable), 1);
+        assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 64);
+        assert_eq!(faults.calls(Call::Compose), 3, "one was tried twice");
+        assert_eq!(faults.calls(Call::Get), 2, "and adopted, not read object by object");
+        assert_eq!(faults.faults_left(), 0);
+        all_given_back(&loader);
+        assert_eq!(store.names("data").len(), 64);
+    });
+}
+
+#[test]
+fn a_compose_that_never_succeeds_is_read_object_by_object() {
+    without_hanging(|| {
+        let (store, contents) = bucket(64);
+        let faults = FaultStore::new(Arc::new(store.clone()));
+        let client = client(faults.clone()).with_retry(dataflux::store::RetryPolicy::never());
+        let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
+        faults.fail_next(Call::Compose, Fault::LostResponse(ErrorKind::Unavailable), 100);
+        assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 64);
+        all_given_back(&loader);
+        assert_eq!(store.names("data").len(), 64, "what a lost compose made must be deleted, too");
+    });
+}
+
+#[test]
+fn dropping_the_iterator_anywhere_leaves_nothing() {
+    without_hanging(|| {
+        let (store, _) = bucket(300);
+        let store = store.with_chunk_size(100);
+        for taken in 0..12 {
+            let loader = DataLoader::builder(dataset(&store))
+                .batch_size(16)
+                .strategy(Strategy::compose())
+                .io_threads(2)
+                .build()
+                .unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            for batch in batches.by_ref().take(taken) {
+                batch.unwrap();
+            }
+            if taken % 2 == 0 {
+                drop(batches);
+                all_given_back(&loader);
+            } else {
+                drop(loader);
+                drop(batches);
+                assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, Vec::<String>::new());
+            }
+            assert_eq!(store.names("data").len(), 300);
+        }
+        until("the threads of dropped loaders have ended", || {
+            let own = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
+                let name = std::fs::read_to_string(task.unwrap().path().join("comm")).ok()?;
+                (name.starts_with("dataflux-plan") || name.starts_with("dataflux-decode")).then_some(())
+            });
+            // Tests that run beside this one have loaders, too, but not so many as twelve leaked ones would.
+            own.count() < 30
+        });
+    });
+}
+
+#[test]
+fn the_training_loop_panicking_leaves_nothing() {
+    without_hanging(|| {
+        let (store, _) = bucket(200);
+        let of_the_loop = store.clone();
+        let loop_thread = std::thread::spawn(move || {
+            let loader =
+                DataLoader::builder(dataset(&of_the_loop)).batch_size(16).strategy(Strategy::compose()).build().unwrap();
+            for batch in loader.epoch(0).unwrap() {
+                assert!(batch.unwrap().ids()[0].0 < 40, "the loss is not a number");
+            }
+        });
+        assert!(loop_thread.join().is_err());
+        assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, Vec::<String>::new());
+        assert_eq!(store.names("data").len(), 200);
+    });
+}
+
+#[test]
+fn what_user_code_says_reaches_the_loop_with_the_object() {
+    without_hanging(|| {
+        let (store, _) = bucket(30);
+        let refuse = |sample: RawSample| -> anyhow::Result<usize> {
+            anyhow::ensure!(sample.id().0 != 12, "not a number: {:?}", &sample.bytes()[..2]);
+            Ok(sample.bytes().len())
+        };
+        let loader = DataLoader::builder(dataset(&store).decode(refuse)).batch_size(5).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        assert_eq!(batches.by_ref().take(2).map(|batch| batch.unwrap().len()).sum::<usize>(), 10);
+        let error = batches.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Decode);
+        let name = loader.dataset().manifest().get(12).unwrap().name.to_owned();
+        assert!(error.about().unwrap().contains(&name) && error.to_string().contains("not a number"), "{error}");
+        assert!(batches.next().is_none());
+        assert_eq!(batches.state().position, 10, "what was delivered");
+
+        let explode = |sample: RawSample| -> anyhow::Result<()> {
+            assert!(sample.id().0 != 3, "boom");
+            Ok(())
+        };
+        let loader = DataLoader::builder(dataset(&store).decode(explode)).batch_size(5).build().unwrap();
+        let error = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
+        assert!(error.to_string().contains("boom") && error.kind() == ErrorKind::Decode, "{error}");
+
+        let collate = |samples: Vec<RawSample>| -> anyhow::Result<usize> {
+            anyhow::ensure!(samples.len() == 7, "{} samples", samples.len());
+            Ok(samples.iter().map(|sample| sample.bytes().len()).sum())
+        };
+        let loader = DataLoader::builder(dataset(&store)).batch_size(7).collate(collate).build().unwrap();
+        let outcomes: Vec<_> = loader.epoch(0).unwrap().collect();
+        assert_eq!(outcomes.len(), 5);
+        let error = outcomes.last().unwrap().as_ref().unwrap_err();
+        assert!(error.kind() == ErrorKind::Collate && error.to_string().contains("2 samples"), "{error}");
+    });
+}
+
+/// A closure may hold on to the bytes for as long as it likes; the budget only counts what is on the way.
+#[test]
+fn keeping_every_batch_does_not_stop_the_loader() {
+    without_hanging(|| {
+        let (store, contents) = bucket(400);
+        let total: usize = contents.values().map(Vec::len).sum();
+        let loader = DataLoader::builder(dataset(&store)).batch_size(4).memory_budget(64 << 10).build().unwrap();
+        assert!(total > 4 * (64 << 10), "else this proves nothing");
+        let all: Vec<_> = loader.epoch(0).unwrap().map(|batch| batch.unwrap()).collect();
+        assert_eq!(all.iter().map(|batch| batch.len()).sum::<usize>(), 400);
+        all_given_back(&loader);
+    });
+}
+
+#[test]
+fn the_budget_bounds_what_is_on_the_way() {
+    without_hanging(|| {
+        let (store, _) = bucket(400);
+        for strategy in STRATEGIES {
+            let in_flight = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+            let counting = Arc::clone(&in_flight);
+            let decode = move |sample: RawSample| -> anyhow::Result<Held> { Ok(Held::new(sample, &counting)) };
+            let budget = 40 << 10;
+            let loader = DataLoader::builder(dataset(&store).decode(decode))
+                .batch_size(4)
+                .memory_budget(budget)
+                .strategy(strategy)
+                .build()
+                .unwrap();
+            for batch in loader.epoch(0).unwrap() {
+                batch.unwrap();
+            }
+            let most = in_flight.1.load(Ordering::SeqCst);
+            // And one batch more, which has been handed over and not yet been dropped.
+            assert!(most as u64 <= budget + 4 * 3_000, "{most} bytes of {budget}");
+        }
+    });
+}
+
+/// Counts the bytes alive between decoder and training loop.
+struct Held(RawSample, Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Held {
+    fn new(sample: RawSample, counter: &Arc<(AtomicUsize, AtomicUsize)>) -> Self {
+        let size = sample.bytes().len();
+        let now = counter.0.fetch_add(size, Ordering::SeqCst) + size;
+        counter.1.fetch_max(now, Ordering::SeqCst);
+        Self(sample, Arc::clone(counter))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.1.0.fetch_sub(self.0.bytes().len(), Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_batch_larger_than_the_budget_is_told_and_one_object_larger_is_read() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        for index in 0..4 {
+            store.insert("data", &format!("p/{index}"), vec![7; 100_000]);
+        }
+        let loader = DataLoader::builder(dataset(&store)).batch_size(2).memory_budget(150_000).build().unwrap();
+        let error = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("200000") && error.to_string().contains("memory_budget"), "{error}");
+        let loader = DataLoader::builder(dataset(&store)).batch_size(1).memory_budget(50_000).build().unwrap();
+        assert_eq!(loader.epoch(0).unwrap().map(|batch| batch.unwrap()[0].bytes().len()).sum::<usize>(), 400_000);
+        all_given_back(&loader);
+    });
+}
+
+#[test]
+fn never_composes_where_nothing_can_be_deleted() {
+    let mut info = BucketInfo::default();
+    info.retention = Some(Duration::from_secs(86_400));
+    let store = MemoryStore::new().with_bucket_info("data", info);
+    (0..64).for_each(|index| drop(store.insert("data", &format!("p/{index}"), "abc")));
+    let loader = DataLoader::builder(dataset(&store)).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+    assert_eq!(loader.epoch(0).unwrap().next().unwrap().unwrap().len(), 64);
+    assert_eq!(loader.dataset().client().metrics().snapshot().compose, 0);
+}
+
+#[test]
+fn settings_that_cannot_work_are_told() {
+    let (store, _) = bucket(3);
+    let said = |error: dataflux::Error| {
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        error.to_string()
+    };
+    let builder = || DataLoader::builder(dataset(&store));
+    assert!(said(builder().batch_size(0).build().unwrap_err()).contains("batch_size"));
+    assert!(said(builder().shard(2, 2).build().unwrap_err()).contains("rank"));
+    assert!(said(builder().shard(0, 0).build().unwrap_err()).contains("world size"));
+    assert!(said(builder().memory_budget(0).build().unwrap_err()).contains("memory_budget"));
+    assert!(said(builder().decode_threads(0).build().unwrap_err()).contains("decode_threads"));
+    assert!(said(builder().io_threads(0).build().unwrap_err()).contains("io_threads"));
+    assert!(said(builder().prefetch(0).build().unwrap_err()).contains("prefetch"));
+    assert!(said(builder().concurrency(0).build().unwrap_err()).contains("concurrency"));
+    let error = dataset(&store).get(3).unwrap_err();
+    assert!(said(error).contains("below 3"));
+    let error = DatafluxDataset::open("data/p/").unwrap_err();
+    assert!(said(error).contains("gs://data/p/"));
+}
+
+#[test]
+fn no_bucket_and_nothing_below_the_prefix() {
+    let (store, _) = bucket(3);
+    let error = DatafluxDataset::open_with(client(store.clone()), "gs://nowhere/p/").unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains("nowhere"), "{error}");
+    let error = DatafluxDataset::open_with(client(store), "gs://data/q/").unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains("gs://data/q/"), "{error}");
+}
+
+#[test]
+fn map_style() {
+    let (store, contents) = bucket(9);
+    let dataset = dataset(&store);
+    assert_eq!(dataset.len(), 9);
+    for index in 0..9 {
+        let sample = dataset.get(index).unwrap();
+        assert_eq!(sample.bytes(), &contents[sample.name()]);
+        assert_eq!(sample.name(), dataset.manifest().get(index).unwrap().name);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_for_asynchronous_code() {
+    let (store, contents) = bucket(50);
+    // Blocking calls may be made from here, too, if one must.
+    let dataset = dataset(&store);
+    let loader = DataLoader::builder(dataset).batch_size(8).shuffle(3).build().unwrap();
+    let mut stream = loader.stream(0).unwrap();
+    let mut names = Vec::new();
+    while let Some(batch) = stream.next().await {
+        names.extend(batch.unwrap().names().map(str::to_owned));
+    }
+    assert_eq!(names, names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap());
+    let mut dropped = loader.stream(1).unwrap();
+    dropped.next().await.unwrap().unwrap();
+    drop(dropped);
+    all_given_back(&loader);
+}
+
+#[test]
+fn arrays_of_raw_samples() {
+    let store = MemoryStore::new().with_bucket("data");
+    store.insert("data", "p/a", [1, 2, 3].as_slice());
+    store.insert("data", "p/b", [4, 5, 6].as_slice());
+    store.insert("data", "p/c", [7].as_slice());
+    let loader = DataLoader::builder(dataset(&store)).batch_size(2).build().unwrap();
+    let batch = loader.epoch(0).unwrap().next().unwrap().unwrap();
+    assert_eq!(batch.clone().into_ndarray().unwrap(), ndarray::array![[1, 2, 3], [4, 5, 6]]);
+    let tensor = batch.to_candle(&candle_core::Device::Cpu).unwrap();
+    assert_eq!(tensor.to_vec2::<u8>().unwrap(), [[1, 2, 3], [4, 5, 6]]);
+    let loader = DataLoader::builder(dataset(&store)).batch_size(3).build().unwrap();
+    let error = loader.epoch(0).unwrap().next().unwrap().unwrap().into_ndarray().unwrap_err();
+    assert!(error.to_string().contains("p/c") && error.to_string().contains("p/a"), "{error}");
+}

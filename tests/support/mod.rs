@@ -1,0 +1,96 @@
+//! What several test programs share.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use dataflux::store::{Client, MemoryStore, RetryPolicy, Store};
+use dataflux::{Batches, DataLoader, RawSample, Result, Strategy};
+
+/// Longer than anything here takes on a busy machine; only a hang lasts that long.
+pub const HANG: Duration = Duration::from_secs(120);
+
+/// Runs `body` on a thread of its own and fails if it hangs.
+pub fn without_hanging<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let value = body();
+        let _ = done.send(());
+        value
+    });
+    if let Err(mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(HANG) {
+        panic!("still running after {HANG:?}");
+    }
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Bytes that show whose they are and where: the name and the offset, over and over.
+pub fn content(name: &str, size: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size + name.len() + 24);
+    while bytes.len() < size {
+        bytes.extend_from_slice(format!("{name}@{};", bytes.len()).as_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+/// A client that doesn't wait long between tries.
+pub fn client(store: impl Store) -> Client {
+    let policy = RetryPolicy::default()
+        .initial(Duration::from_millis(1))
+        .max(Duration::from_millis(10))
+        .deadline(Duration::from_secs(20));
+    Client::new(Arc::new(store)).with_retry(policy).with_stall_timeout(Duration::from_millis(500))
+}
+
+/// A bucket `data` of `count` objects below `p/`, of sizes from 0 to some thousand bytes.
+pub fn bucket(count: usize) -> (MemoryStore, HashMap<String, Vec<u8>>) {
+    let store = MemoryStore::new().with_bucket("data");
+    let contents = (0..count).map(|index| {
+        let name = format!("p/{}/{index:05}.bin", ["ant", "bee", "été", "😀"][index % 4]);
+        let bytes = content(&name, (index * 7919) % 3_000);
+        store.insert("data", &name, bytes.clone());
+        (name, bytes)
+    });
+    let contents = contents.collect();
+    (store, contents)
+}
+
+/// Names in the order delivered, each with the right bytes, all proved.
+pub fn names_of(batches: &mut Batches<Vec<RawSample>>, contents: &HashMap<String, Vec<u8>>) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for batch in batches {
+        let batch = batch?;
+        assert_eq!(batch.names().collect::<Vec<_>>(), batch.iter().map(RawSample::name).collect::<Vec<_>>());
+        for sample in batch.iter() {
+            assert!(sample.verified());
+            assert_eq!(sample.bytes(), &contents[sample.name()], "{}", sample.name());
+            names.push(sample.name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// All ways to read.
+pub const STRATEGIES: [Strategy; 4] =
+    [Strategy::Direct, Strategy::compose(), Strategy::Compose { max_bytes: 5_000 }, Strategy::Auto];
+
+/// Waits until nothing is held any more: bytes of the budget, and temporary objects of this process.
+pub fn all_given_back(loader: &DataLoader) {
+    assert_eq!(dataflux::wait_for_temporaries(HANG).objects, Vec::<String>::new());
+    until("the budget is given back", || loader.bytes_held() == 0);
+}
+
+/// Waits for something that comes about by itself.
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let patience = HANG.as_millis() / 5;
+    for _ in 0..patience {
+        if is() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("waited in vain until {what}");
+}
