@@ -25,10 +25,6 @@ die() {
     exit 1
 }
 
-# passed / failed WORD...: the words, in green or red.
-passed() { printf '%s%s%s' "$green" "$*" "$plain"; }
-failed() { printf '%s%s%s' "$red" "$*" "$plain"; }
-
 # need PACKAGE COMMAND...: makes sure that the command succeeds, by installing a Debian package where it does not.
 need() {
     local package="$1"
@@ -52,6 +48,13 @@ need_python() {
     need python3-venv python3 -c 'import ensurepip, venv'
 }
 
+# need_cargo: a Rust tool chain; which one is in Cargo.toml.
+need_cargo() {
+    command -v cargo >/dev/null || PATH="$PATH:$HOME/.cargo/bin"
+    command -v cargo >/dev/null ||
+        die 'there is no cargo' "Install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer: rustup.rs"
+}
+
 # work_in NAME: makes a temporary folder `$work` beside `$cache/NAME`, so that a finished one can be renamed into place,
 # and has it removed when the script ends, however it ends.
 work_in() {
@@ -63,4 +66,45 @@ work_in() {
 # keep FOLDER NAME: renames the finished folder to `$cache/NAME`. Where another run was faster, its folder stays.
 keep() {
     mv -T "$1" "$cache/$2" 2>/dev/null || [[ -d "$cache/$2" ]] || die "cannot rename $1 to $cache/$2"
+}
+
+# stage NAME COMMAND...: runs one step with its output in a log, and prints one line on stdout with its time. A failure
+# shows what of the log matters, and is noted in `outcome`, not fatal.
+logs="${CARGO_TARGET_DIR:-target}/logs"
+stages=()
+declare -A outcome=() seconds=() log=()
+stage() {
+    local name="$1" started="${EPOCHREALTIME/[.,]/}" colour="$green" tenths
+    shift
+    stages+=("$name")
+    mkdir -p "$logs"
+    log[$name]="$logs/${name//[^A-Za-z0-9]/-}.log"
+    outcome[$name]=ok
+    if [[ -t 1 ]]; then printf '...     %s' "$name"; fi
+    "$@" >"${log[$name]}" 2>&1 </dev/null || outcome[$name]=FAILED
+    tenths=$(((${EPOCHREALTIME/[.,]/} - started) / 100000))
+    seconds[$name]="$((tenths / 10)).$((tenths % 10))"
+    if [[ -t 1 ]]; then printf '\r'; fi
+    if [[ ${outcome[$name]} != ok ]]; then colour="$red"; fi
+    printf '%s%-6s%s  %-42s %8s s\n' "$colour" "${outcome[$name]}" "$plain" "$name" "${seconds[$name]}"
+    if [[ ${outcome[$name]} != ok ]]; then
+        # What failed first may be far from the end.
+        printf '%s\n' "        from ${log[$name]}:"
+        if (($(wc -l <"${log[$name]}") <= 60)); then
+            cat "${log[$name]}"
+        else
+            grep --extended-regexp --after-context=12 --max-count=6 \
+                '^(error|warning)(:|\[)|^(FAIL|ERROR):|panicked at' "${log[$name]}" | head -n 80
+            echo ...
+            tail -n 20 "${log[$name]}"
+        fi | sed 's/^/        | /' || true
+    fi
+}
+
+# provide SCRIPT: runs scripts/libtorch or scripts/foreign and takes on the variables that it prints.
+provide() {
+    local exports
+    exports="$("$1")" || return
+    printf '%s\n' "$exports"
+    eval "$exports"
 }
