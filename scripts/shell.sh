@@ -69,7 +69,9 @@ keep() {
 }
 
 # stage NAME COMMAND...: runs one step with its output in a log, and prints one line on stdout with its time. A failure
-# shows what of the log matters, and is noted in `outcome`, not fatal.
+# shows what of the log matters, and is noted in `outcome`, not fatal. A COMMAND that is a function runs here, without
+# `set -e`; one that may `die` needs a subshell as its body, or its message stays in the log; and its variables must be
+# its own (bash shows it this function's).
 logs="${CARGO_TARGET_DIR:-target}/logs"
 stages=()
 declare -A outcome=() seconds=() log=()
