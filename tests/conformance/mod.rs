@@ -92,6 +92,7 @@ cases! {
     }
 }
 
+#[allow(clippy::print_stdout, reason = "what deviates is to be seen")]
 /// Runs every case against `store`. `deviations` are the cases known to fail, each with its reason.
 pub(crate) async fn run(store: Arc<dyn Store>, bucket: &str, deviations: &[(&str, &str)]) {
     let retry = RetryPolicy::default().initial(Duration::from_millis(1)).deadline(Duration::from_secs(20));
