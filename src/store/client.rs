@@ -1,7 +1,6 @@
 //! What every caller needs on top of a [`Store`]: retry, resume, adoption, counting.
 
 use std::fmt;
-use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +10,10 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
+use super::reading::{Amount, Reading};
 use super::retry::{Decision, Failure};
 use super::{
-    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy,
-    Store,
+    Attempt, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
 };
 use crate::metrics::{Metrics, add, count};
 use crate::{Error, ErrorKind, Result};
@@ -29,10 +28,6 @@ const SLOWEST: u64 = 64 << 10;
 
 /// Longest wait for the end of a body whose bytes are all there: only its end mark can be missing.
 const END_MARK: Duration = Duration::from_secs(1);
-
-/// Smallest body kept as the one chunk it came in. A smaller one is copied, since the chunk may hold on to a read
-/// buffer many times its size, which no memory budget would count.
-const KEEP: usize = 16 << 10;
 
 /// The bytes of an object, or of a range of it, all of them and from one generation.
 #[derive(Clone, Debug)]
@@ -187,9 +182,9 @@ impl Client {
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
         let mut call = Call::new(self, true, size);
-        let mut reading = Reading { id: id.clone(), range, size, sink: Sink::new(size), head: None };
+        let mut reading = Reading::new(id.clone(), range, size);
         loop {
-            let before = reading.sink.len();
+            let before = reading.received();
             let error = match self.read_on(&call, &mut reading).await {
                 Ok(()) => return Ok(reading.finish()),
                 Err(error) => error,
@@ -199,7 +194,7 @@ impl Client {
             {
                 return Err(self.changed(&reading.id, generation, error).await);
             }
-            if reading.sink.len() > before {
+            if reading.received() > before {
                 call.progress();
             }
             call.recover(error, id).await?;
@@ -212,7 +207,7 @@ impl Client {
         let body = call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await?;
         let mut chunks = reading.check(body)?;
         loop {
-            let full = reading.sink.len() as u64 == reading.size;
+            let full = reading.received() == reading.size;
             let patience = if full { call.patience().min(END_MARK) } else { call.patience() };
             let chunk = match timeout(patience, chunks.next()).await {
                 Ok(Some(Ok(chunk))) => chunk,
@@ -220,15 +215,15 @@ impl Client {
                 Ok(Some(Err(error))) => return Err(error),
                 Ok(None) => {
                     return Err(Error::new(ErrorKind::Unavailable, "the body ended early")
-                        .mismatch(Amount(reading.size), Amount(reading.sink.len() as u64)));
+                        .mismatch(Amount(reading.size), Amount(reading.received())));
                 }
                 Err(_) => {
                     return Err(Error::new(ErrorKind::Timeout, format!("no bytes for {patience:.1?}"))
-                        .mismatch(Amount(reading.size), Amount(reading.sink.len() as u64)));
+                        .mismatch(Amount(reading.size), Amount(reading.received())));
                 }
             };
             add(&self.metrics.bytes_received, chunk.len() as u64);
-            reading.sink.push(chunk).map_err(|error| error.object(&reading.id))?;
+            reading.push(chunk)?;
         }
     }
 
@@ -289,6 +284,8 @@ impl Client {
         let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
         let (size, crc) = (request.data.len() as u64, crc32c::crc32c(&request.data));
         let mut call = Call::new(self, request.if_generation_match.is_some(), size);
+        // No sign of life comes before the last byte went.
+        call.head = call.head.saturating_add(transfer(size));
         loop {
             count(&self.metrics.put);
             add(&self.metrics.bytes_sent, size);
@@ -331,6 +328,11 @@ impl Client {
     }
 }
 
+/// Longest that so many bytes may take.
+fn transfer(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST)
+}
+
 /// One call: its tries and its time.
 struct Call<'a> {
     client: &'a Client,
@@ -349,7 +351,6 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     /// A call that moves `bytes` of an object.
     fn new(client: &'a Client, idempotent: bool, bytes: u64) -> Self {
-        let transfer = Duration::from_secs(bytes / SLOWEST);
         Self {
             client,
             attempt: Attempt::first(),
@@ -357,8 +358,8 @@ impl<'a> Call<'a> {
             tries: 1,
             refusals: 0,
             started: Instant::now(),
-            limit: client.retry.deadline.saturating_add(transfer),
-            head: client.stall.saturating_add(transfer),
+            limit: client.retry.deadline.saturating_add(transfer(bytes)),
+            head: client.stall,
         }
     }
 
@@ -411,124 +412,6 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A read under way.
-struct Reading {
-    /// The generation is filled in by the first answer.
-    id: ObjectId,
-    range: Option<Range<u64>>,
-    size: u64,
-    sink: Sink,
-    head: Option<Head>,
-}
-
-#[derive(Clone, Copy)]
-struct Head {
-    generation: i64,
-    stored_size: Option<u64>,
-    crc32c: Option<u32>,
-}
-
-impl Reading {
-    /// The range to ask for.
-    fn missing(&self) -> Option<Range<u64>> {
-        let received = self.sink.len() as u64;
-        match &self.range {
-            None if received == 0 => None,
-            None => Some(received..self.size),
-            Some(range) => Some(range.start + received..range.end),
-        }
-    }
-
-    /// Holds an answer's head against what is wanted.
-    fn check(&mut self, body: Body) -> Result<futures_util::stream::BoxStream<'static, Result<Bytes>>> {
-        if let Some(wanted) = self.id.generation
-            && body.generation != wanted
-        {
-            return Err(Error::new(ErrorKind::Changed, "the object was overwritten after it was listed")
-                .object(&self.id)
-                .mismatch(format!("generation {wanted}"), format!("generation {}", body.generation))
-                .hint("list the prefix again, and keep writers off it while it is read"));
-        }
-        let fits = match (&self.range, body.stored_size) {
-            (_, None) => true,
-            (None, Some(stored)) => stored == self.size,
-            (Some(range), Some(stored)) => range.end <= stored,
-        };
-        if !fits {
-            let wanted = match &self.range {
-                None => Amount(self.size).to_string(),
-                Some(range) => format!("bytes {}..{}", range.start, range.end),
-            };
-            return Err(Error::new(ErrorKind::Integrity, "the object is of another length than listed")
-                .object(&self.id)
-                .mismatch(wanted, Amount(body.stored_size.unwrap_or_default()))
-                .hint("list the prefix again"));
-        }
-        self.id.generation = Some(body.generation);
-        let head = Head { generation: body.generation, stored_size: body.stored_size, crc32c: body.crc32c };
-        self.head.get_or_insert(head);
-        Ok(body.chunks)
-    }
-
-    fn finish(self) -> Payload {
-        let head = self.head.unwrap_or(Head { generation: 0, stored_size: None, crc32c: None });
-        Payload {
-            bytes: self.sink.into_bytes(),
-            generation: head.generation,
-            stored_size: head.stored_size,
-            crc32c: head.crc32c,
-        }
-    }
-}
-
-/// Where the bytes of a body are put together: one buffer of the known size, or the one chunk that is all.
-struct Sink {
-    size: u64,
-    whole: Option<Bytes>,
-    buffer: Vec<u8>,
-}
-
-impl Sink {
-    fn new(size: u64) -> Self {
-        Self { size, whole: None, buffer: Vec::new() }
-    }
-
-    fn len(&self) -> usize {
-        self.whole.as_ref().map_or(self.buffer.len(), Bytes::len)
-    }
-
-    /// Adds a chunk, or refuses one that is too many.
-    fn push(&mut self, chunk: Bytes) -> Result<()> {
-        let total = self.len() as u64 + chunk.len() as u64;
-        if total > self.size {
-            return Err(Error::new(ErrorKind::Integrity, "more bytes came than were asked for")
-                .mismatch(Amount(self.size), format!("at least {}", Amount(total))));
-        }
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        if self.len() == 0 && total == self.size && chunk.len() >= KEEP {
-            self.whole = Some(chunk);
-            return Ok(());
-        }
-        if self.buffer.capacity() == 0 {
-            // The size is what a listing said, which may be anything.
-            usize::try_from(self.size)
-                .map_or(Err(()), |size| self.buffer.try_reserve_exact(size).map_err(|_| ()))
-                .map_err(|()| {
-                    Error::new(ErrorKind::Config, format!("no memory for {}", Amount(self.size)))
-                        .hint("read it in ranges")
-                })?;
-        }
-        self.buffer.extend_from_slice(&chunk);
-        Ok(())
-    }
-
-    fn into_bytes(self) -> Bytes {
-        self.whole.unwrap_or_else(|| self.buffer.into())
-    }
-}
-
 /// The object written, if it is what was to be written.
 fn same(id: &ObjectId, meta: ObjectMeta, size: u64, crc: u32) -> Result<ObjectMeta> {
     if meta.size == size && meta.crc32c.is_none_or(|told| told == crc) {
@@ -545,14 +428,6 @@ struct BucketUri<'a>(&'a str);
 impl fmt::Display for BucketUri<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "gs://{}", self.0)
-    }
-}
-
-struct Amount(u64);
-
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} byte{}", self.0, if self.0 == 1 { "" } else { "s" })
     }
 }
 

@@ -7,6 +7,7 @@ mod client;
 mod faults;
 pub mod gcs;
 mod memory;
+mod reading;
 mod retry;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::header::HeaderValue;
@@ -60,31 +60,7 @@ pub trait TokenSource: Send + Sync + 'static {
     async fn token(&self, scopes: &[&str]) -> Result<Token>;
 }
 
-/// Application default credentials.
-pub(super) struct Adc;
-
-#[async_trait]
-impl TokenSource for Adc {
-    async fn token(&self, scopes: &[&str]) -> Result<Token> {
-        // A provider keeps its token until 20 s before the end and can't drop it: each token takes a new provider.
-        let provider = gcp_auth::provider().await.map_err(unauthenticated)?;
-        let token = provider.token(scopes).await.map_err(unauthenticated)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let end = u64::try_from(token.expires_at().timestamp()).unwrap_or(0);
-        Ok(Token::new(token.as_str(), Duration::from_secs(end.saturating_sub(now))))
-    }
-}
-
-fn unauthenticated(error: gcp_auth::Error) -> Error {
-    let error = match error {
-        gcp_auth::Error::Http(..) => Error::new(ErrorKind::Unavailable, "the token server can't be reached"),
-        gcp_auth::Error::NoAuthMethod(..) => Error::new(ErrorKind::Unauthenticated, "no credentials were found"),
-        _ => Error::new(ErrorKind::Unauthenticated, "no token could be had"),
-    }
-    .with_source(error);
-    error.hint(LOGIN)
-}
-
+/// What to do without a token that works.
 pub(super) const LOGIN: &str = "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS to a \
      service-account key, or read anonymously if the bucket is public";
 

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 
+use super::adc::Adc;
 use super::answer;
-use super::auth::{Adc, Bearer, LOGIN, Tokens};
+use super::auth::{Bearer, LOGIN, Tokens};
 use super::config::{Credentials, GcsConfig};
 use crate::store::Attempt;
 use crate::{Error, ErrorKind, Result};
@@ -71,7 +72,7 @@ impl Http {
                     refuse("a token would go over an unencrypted line").hint("use https, or anonymous credentials")
                 );
             }
-            Credentials::Default => Some(Tokens::new(Arc::new(Adc), config.scope())),
+            Credentials::Default => Some(Tokens::new(Arc::new(Adc::default()), config.scope())),
             Credentials::Source(source) => Some(Tokens::new(source, config.scope())),
         };
         let user_project = config.user_project.as_ref().map(HeaderValue::try_from).transpose();

@@ -1,5 +1,6 @@
 //! Google Cloud Storage over its JSON API.
 
+mod adc;
 mod answer;
 mod auth;
 mod config;

@@ -1,0 +1,180 @@
+//! A read under way: what is wanted, what is there, and what an answer must be to go on with it. No I/O.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use super::{Body, ObjectId, Payload};
+use crate::{Error, ErrorKind, Result};
+
+/// Smallest body kept as the one chunk it came in. A smaller one is copied, since the chunk may hold on to a read
+/// buffer many times its size, which no memory budget would count.
+const KEEP: usize = 16 << 10;
+
+/// A read under way.
+pub(super) struct Reading {
+    /// The generation is filled in by the first answer.
+    pub(super) id: ObjectId,
+    range: Option<Range<u64>>,
+    pub(super) size: u64,
+    sink: Sink,
+    head: Option<Head>,
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    generation: i64,
+    stored_size: Option<u64>,
+    crc32c: Option<u32>,
+}
+
+impl Reading {
+    /// All of `id`, or `range` of it: `size` bytes.
+    pub(super) fn new(id: ObjectId, range: Option<Range<u64>>, size: u64) -> Self {
+        Self { id, range, size, sink: Sink::new(size), head: None }
+    }
+
+    /// Bytes that are there.
+    pub(super) fn received(&self) -> u64 {
+        self.sink.len() as u64
+    }
+
+    /// Adds a chunk, or refuses one that is too many.
+    pub(super) fn push(&mut self, chunk: Bytes) -> Result<()> {
+        self.sink.push(chunk).map_err(|error| error.object(&self.id))
+    }
+
+    /// The range to ask for.
+    pub(super) fn missing(&self) -> Option<Range<u64>> {
+        let received = self.sink.len() as u64;
+        match &self.range {
+            None if received == 0 => None,
+            None => Some(received..self.size),
+            Some(range) => Some(range.start + received..range.end),
+        }
+    }
+
+    /// Holds an answer's head against what is wanted.
+    pub(super) fn check(&mut self, body: Body) -> Result<BoxStream<'static, Result<Bytes>>> {
+        if let Some(wanted) = self.id.generation
+            && body.generation != wanted
+        {
+            return Err(Error::new(ErrorKind::Changed, "the object was overwritten after it was listed")
+                .object(&self.id)
+                .mismatch(format!("generation {wanted}"), format!("generation {}", body.generation))
+                .hint("list the prefix again, and keep writers off it while it is read"));
+        }
+        let fits = match (&self.range, body.stored_size) {
+            (_, None) => true,
+            (None, Some(stored)) => stored == self.size,
+            (Some(range), Some(stored)) => range.end <= stored,
+        };
+        if !fits {
+            let wanted = match &self.range {
+                None => Amount(self.size).to_string(),
+                Some(range) => format!("bytes {}..{}", range.start, range.end),
+            };
+            return Err(Error::new(ErrorKind::Integrity, "the object is of another length than listed")
+                .object(&self.id)
+                .mismatch(wanted, Amount(body.stored_size.unwrap_or_default()))
+                .hint("list the prefix again"));
+        }
+        self.id.generation = Some(body.generation);
+        let head = Head { generation: body.generation, stored_size: body.stored_size, crc32c: body.crc32c };
+        self.head.get_or_insert(head);
+        Ok(body.chunks)
+    }
+
+    pub(super) fn finish(self) -> Payload {
+        let head = self.head.unwrap_or(Head { generation: 0, stored_size: None, crc32c: None });
+        Payload {
+            bytes: self.sink.into_bytes(),
+            generation: head.generation,
+            stored_size: head.stored_size,
+            crc32c: head.crc32c,
+        }
+    }
+}
+
+/// Where the bytes of a body are put together: one buffer of the known size, or the one chunk that is all.
+struct Sink {
+    size: u64,
+    whole: Option<Bytes>,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    fn new(size: u64) -> Self {
+        Self { size, whole: None, buffer: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.whole.as_ref().map_or(self.buffer.len(), Bytes::len)
+    }
+
+    /// Adds a chunk, or refuses one that is too many.
+    fn push(&mut self, chunk: Bytes) -> Result<()> {
+        let total = self.len() as u64 + chunk.len() as u64;
+        if total > self.size {
+            return Err(Error::new(ErrorKind::Integrity, "more bytes came than were asked for")
+                .mismatch(Amount(self.size), format!("at least {}", Amount(total))));
+        }
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        if self.len() == 0 && total == self.size && chunk.len() >= KEEP {
+            self.whole = Some(chunk);
+            return Ok(());
+        }
+        if self.buffer.capacity() == 0 {
+            // The size is what a listing said, which may be anything.
+            usize::try_from(self.size)
+                .map_or(Err(()), |size| self.buffer.try_reserve_exact(size).map_err(|_| ()))
+                .map_err(|()| {
+                    Error::new(ErrorKind::Config, format!("no memory for {}", Amount(self.size)))
+                        .hint("read it in ranges")
+                })?;
+        }
+        self.buffer.extend_from_slice(&chunk);
+        Ok(())
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.whole.unwrap_or_else(|| self.buffer.into())
+    }
+}
+
+/// A number of bytes.
+pub(super) struct Amount(pub(super) u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} byte{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_no_memory_holds_is_an_error() {
+        for size in [u64::MAX, 1 << 62] {
+            let error = Sink::new(size).push(Bytes::from_static(b"x")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_put_together_in_one_buffer() {
+        let mut sink = Sink::new(6);
+        for chunk in ["ab", "", "c", "def"] {
+            sink.push(Bytes::from_static(chunk.as_bytes())).unwrap();
+        }
+        assert_eq!(sink.buffer.capacity(), 6);
+        assert_eq!(sink.push(Bytes::from_static(b"g")).unwrap_err().kind(), ErrorKind::Integrity);
+        assert_eq!(sink.into_bytes(), "abcdef");
+    }
+}

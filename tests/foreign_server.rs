@@ -1,0 +1,109 @@
+//! The client against a server that somebody else wrote, and that shares none of our mistakes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod conformance;
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dataflux::ErrorKind;
+use dataflux::store::{Client, ComposeRequest, Credentials, GcsConfig, GcsStore, PutRequest};
+
+/// What `fake-gcs-server` 1.54 does otherwise than the service; each was seen, and none is our doing.
+const DEVIATIONS: &[(&str, &str)] = &[
+    ("a_delimiter_rolls_up", "it takes the first character of a delimiter for the whole"),
+    ("permissions_held", "it has no testIamPermissions and answers 404"),
+    ("delete_of_another_generation_is_refused", "it ignores the generation and deletes the live object"),
+    ("compose_keeps_metadata_and_custom_time", "it drops customTime"),
+    ("compose_of_a_missing_source_is_refused", "it answers 500"),
+    ("compose_of_another_generation_is_refused", "it ignores the generations of sources"),
+    ("compose_of_another_crc_is_refused", "it ignores destination.crc32c"),
+    ("compose_onto_something_is_refused", "it ignores preconditions of a compose"),
+    ("compose_of_two_classes_is_refused", "it ignores storage classes"),
+];
+
+/// A running server; killed when dropped.
+struct Server {
+    child: Child,
+    endpoint: String,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let binary = std::env::var_os("FAKE_GCS_SERVER")
+            .expect("FAKE_GCS_SERVER must name the fake-gcs-server binary: run scripts/test, which fetches it");
+        // The server can't choose a port by itself, and the one found may be taken before it starts: try a few.
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let address = format!("127.0.0.1:{port}");
+            let endpoint = format!("http://{address}");
+            let child = Command::new(&binary)
+                .args(["-scheme", "http", "-host", "127.0.0.1", "-port", &port.to_string(), "-backend", "memory"])
+                .args(["-public-host", &address, "-external-url", &endpoint])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("FAKE_GCS_SERVER names no program that runs");
+            let mut server = Self { child, endpoint };
+            if server.is_up().await {
+                return server;
+            }
+        }
+        panic!("fake-gcs-server does not start");
+    }
+
+    fn store(&self) -> GcsStore {
+        GcsStore::new(GcsConfig::new().endpoint(&self.endpoint).credentials(Credentials::Anonymous)).unwrap()
+    }
+
+    /// Whether it answers, and makes our bucket.
+    async fn is_up(&mut self) -> bool {
+        let url = format!("{}/storage/v1/b?project=p", self.endpoint);
+        // Also installs the TLS provider that any reqwest client asks for.
+        drop(self.store());
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        for _ in 0..200 {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            let request = client.post(&url).header("content-type", "application/json").body(r#"{"name":"bucket"}"#);
+            if request.send().await.is_ok_and(|answer| answer.status().is_success()) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs fake-gcs-server: run scripts/test"]
+async fn a_source_overwritten_before_the_compose_is_noticed_all_the_same() {
+    // The server joins whatever is there and says that all is well; the CRC of what was listed tells.
+    let server = Server::start().await;
+    let client = Client::new(Arc::new(server.store()));
+    let old = client.put(&PutRequest::new("bucket", "source", "meow")).await.unwrap();
+    client.put(&PutRequest::new("bucket", "source", "purr")).await.unwrap();
+    let sources = vec![("source".into(), old.generation)];
+    let request =
+        ComposeRequest::new("bucket".into(), "joined".into(), sources, 4, crc32c::crc32c(b"meow"), SystemTime::now());
+    let error = client.compose(&request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs fake-gcs-server: run scripts/test"]
+async fn fake_gcs_server_conforms_but_for_its_own_faults() {
+    let server = Server::start().await;
+    conformance::run(Arc::new(server.store()), "bucket", DEVIATIONS).await;
+}

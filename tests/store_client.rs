@@ -1,0 +1,339 @@
+//! The client over a store that fails by script, on virtual time.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use dataflux::ErrorKind;
+use dataflux::store::{
+    BucketInfo, Call, Client, ComposeRequest, Fault, FaultStore, ListRequest, MemoryStore, ObjectId, PutRequest,
+    RetryPolicy,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+/// Bytes that show where they are.
+fn telling(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at ^ at >> 8) as u8).collect()
+}
+
+fn faulty(store: &MemoryStore) -> (FaultStore, Client) {
+    let faults = FaultStore::new(Arc::new(store.clone()));
+    let client = Client::new(Arc::new(faults.clone()));
+    (faults, client)
+}
+
+/// One object `o` of bucket `b`, of `len` bytes.
+fn one(len: usize) -> (MemoryStore, ObjectId, FaultStore, Client) {
+    let store = MemoryStore::new().with_chunk_size(7);
+    let generation = store.insert("b", "o", telling(len));
+    let (faults, client) = faulty(&store);
+    (store, ObjectId::new("b", "o", generation), faults, client)
+}
+
+fn ranges(faults: &FaultStore) -> Vec<Option<std::ops::Range<u64>>> {
+    faults.gets().into_iter().map(|(_, range)| range).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_pass_is_tried_again_and_counted() {
+    let (_, _, faults, client) = one(1);
+    for fault in [ErrorKind::Unavailable, ErrorKind::Timeout, ErrorKind::RateLimited] {
+        faults.fail_next(Call::List, Fault::Error(fault), 1);
+        client.list(&ListRequest::new("b", "")).await.unwrap();
+    }
+    client.list(&ListRequest::new("b", "nothing")).await.unwrap();
+    let counts = client.clone().metrics().snapshot();
+    assert_eq!((counts.list, counts.empty_list, counts.retries), (7, 1, 3));
+    assert_eq!(faults.calls(Call::List), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_will_not_pass_is_tried_once() {
+    let (_, _, faults, client) = one(1);
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::NotFound, ErrorKind::Protocol, ErrorKind::Precondition] {
+        faults.fail_next(Call::List, Fault::Error(kind), 1);
+        let error = client.list(&ListRequest::new("b", "")).await.unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert_eq!(error.about(), Some("gs://b"), "the error names what it is about");
+    }
+    assert_eq!(faults.calls(Call::List), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_gives_up_within_its_deadline() {
+    let (_, id, faults, client) = one(1);
+    faults.fail_next(Call::Stat, Fault::Error(ErrorKind::Unavailable), 10_000);
+    let start = Instant::now();
+    let error = client.stat(&id).await.unwrap_err();
+    assert!(start.elapsed() <= Duration::from_secs(300), "{:?}", start.elapsed());
+    assert!(faults.calls(Call::Stat) > 5, "{} tries", faults.calls(Call::Stat));
+    assert!(error.to_string().contains(" on try "), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_ends_within_the_deadline() {
+    let (_, id, faults, client) = one(1);
+    for (call, fault) in [(Call::Get, Fault::Stall), (Call::Get, Fault::StallAt(0)), (Call::Delete, Fault::Stall)] {
+        faults.fail_next(call, fault, 10_000);
+        let start = Instant::now();
+        let error = match call {
+            Call::Get => client.read(&id, None, 1).await.unwrap_err(),
+            _ => client.delete(&id).await.unwrap_err(),
+        };
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{fault:?}: {error}");
+        assert!(start.elapsed() <= Duration::from_secs(301), "{fault:?}: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_retry_there_is_one_try() {
+    let (_, id, faults, client) = one(3);
+    let client = client.with_retry(RetryPolicy::never());
+    faults.fail_next(Call::Get, Fault::EndAt(1), 1);
+    assert_eq!(client.read(&id, None, 3).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(faults.calls(Call::Get), 1);
+    assert_eq!(client.read(&id, None, 3).await.unwrap().bytes, telling(3), "the one try has its time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_honoured() {
+    let (_, id, faults, client) = one(1);
+    faults.fail_next(Call::Stat, Fault::RetryAfter(Duration::from_secs(77)), 1);
+    let start = Instant::now();
+    client.stat(&id).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(77));
+    // Longer than there is time: no use in waiting.
+    faults.fail_next(Call::Stat, Fault::RetryAfter(Duration::from_secs(301)), 1);
+    let start = Instant::now();
+    assert_eq!(client.stat(&id).await.unwrap_err().kind(), ErrorKind::RateLimited);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_replaced_once() {
+    let (_, id, faults, client) = one(1);
+    faults.fail_next(Call::Stat, Fault::Unauthenticated, 1);
+    client.stat(&id).await.unwrap();
+    faults.fail_next(Call::Stat, Fault::Unauthenticated, 2);
+    assert_eq!(client.stat(&id).await.unwrap_err().kind(), ErrorKind::Unauthenticated);
+    // Nothing was done, so that this holds for calls that can't be made twice, too.
+    faults.fail_next(Call::Put, Fault::Unauthenticated, 1);
+    client.put(&PutRequest::new("b", "p", "x")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_body_is_resumed_from_the_bytes_received() {
+    for fault in [Fault::BreakAt(20), Fault::EndAt(20), Fault::StallAt(20)] {
+        let (_, id, faults, client) = one(50);
+        faults.fail_next(Call::Get, fault, 1);
+        let payload = client.read(&id, None, 50).await.unwrap();
+        assert_eq!(payload.bytes, telling(50), "{fault:?}");
+        assert_eq!(ranges(&faults), [None, Some(20..50)], "{fault:?}");
+
+        faults.fail_next(Call::Get, fault, 1);
+        let payload = client.read(&id, Some(10..45), 35).await.unwrap();
+        assert_eq!(payload.bytes, telling(50)[10..45], "{fault:?}");
+        assert_eq!(ranges(&faults)[2..], [Some(10..45), Some(30..45)], "{fault:?}");
+        assert_eq!(client.metrics().snapshot().bytes_received, 85, "no byte twice: {fault:?}");
+        assert_eq!(faults.faults_left(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_gets_on_is_not_given_up() {
+    // More breaks than any back-off that never begins anew has tries for.
+    let (_, id, faults, client) = one(100);
+    let client = client.with_retry(RetryPolicy::default().deadline(Duration::from_secs(120)));
+    faults.fail_next(Call::Get, Fault::BreakAt(1), 99);
+    assert_eq!(client.read(&id, None, 100).await.unwrap().bytes, telling(100));
+    assert_eq!(faults.calls(Call::Get), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_mixture_of_faults_ends_in_the_right_bytes() {
+    for seed in 0..300 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let len = random.random_range(1..60_000);
+        let store = MemoryStore::new().with_chunk_size(random.random_range(1..20_000));
+        let generation = store.insert("b", "o", telling(len));
+        let (faults, client) = faulty(&store);
+        let mut script = faults.clone();
+        for nth in 1..random.random_range(1..6) {
+            let at = random.random_range(0..len as u64 + 10);
+            let fault = [
+                Fault::Error(ErrorKind::Unavailable),
+                Fault::Stall,
+                Fault::LostResponse(ErrorKind::Timeout),
+                Fault::BreakAt(at),
+                Fault::EndAt(at),
+                Fault::StallAt(at),
+            ][random.random_range(0..6)];
+            script = script.fail(Call::Get, nth, fault);
+        }
+        let start = random.random_range(0..len as u64);
+        let range = random.random_bool(0.5).then(|| start..random.random_range(start..len as u64) + 1);
+        let wanted = range.clone().map_or(0..len, |range| range.start as usize..range.end as usize);
+        let payload = client
+            .read(&ObjectId::new("b", "o", generation), range.clone(), wanted.len() as u64)
+            .await
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(payload.bytes == telling(len)[wanted], "seed {seed}: other bytes for {range:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_pins_the_generation() {
+    let (store, id, faults, client) = one(50);
+    faults.fail_next(Call::Get, Fault::StallAt(20), 1);
+    let live = ObjectId { generation: None, ..id.clone() };
+    let reading = tokio::spawn(async move { client.read(&live, None, 50).await });
+    while faults.calls(Call::Get) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // While the body stalls another writer comes by: bytes of the two must not be joined.
+    let new = store.insert("b", "o", vec![0; 50]);
+    let error = reading.await.unwrap().unwrap_err();
+    assert!(error.is_changed(), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&id.generation.unwrap().to_string()) && text.contains(&new.to_string()), "{text}");
+    assert_eq!(faults.gets()[1].0, id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_generation_is_refused() {
+    let (_, id, faults, client) = one(5);
+    faults.fail_next(Call::Get, Fault::Generation(7), 1);
+    let error = client.read(&id, None, 5).await.unwrap_err();
+    assert!(error.is_changed() && error.to_string().contains("got generation 7"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lying_not_found_is_not_called_a_change() {
+    let (_, id, faults, client) = one(5);
+    faults.fail_next(Call::Get, Fault::Error(ErrorKind::NotFound), 1);
+    assert!(client.read(&id, None, 5).await.unwrap_err().is_not_found());
+}
+
+#[tokio::test(start_paused = true)]
+async fn surplus_bytes_are_refused() {
+    let (_, id, faults, client) = one(5);
+    faults.fail_next(Call::Get, Fault::Surplus(3), 1);
+    let error = client.read(&id, None, 5).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    assert!(error.to_string().contains("gs://b/o#"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_of_another_length_than_listed_are_refused() {
+    let (_, id, _, client) = one(5);
+    for (range, size) in [(None, 4), (None, 6), (None, u64::MAX), (Some(3..6), 3)] {
+        let error = client.read(&id, range, size).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity, "{size}: {error}");
+    }
+    for (range, size) in [(Some(2..2), 0), (Some(0..3), 4)] {
+        assert_eq!(client.read(&id, range, size).await.unwrap_err().kind(), ErrorKind::Config);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flipped_bit_shows_in_the_crc() {
+    let (_, id, faults, client) = one(50);
+    faults.fail_next(Call::Get, Fault::FlipAt(33), 1);
+    let payload = client.read(&id, None, 50).await.unwrap();
+    assert_ne!(crc32c::crc32c(&payload.bytes), payload.crc32c.unwrap());
+    let payload = client.read(&id, None, 50).await.unwrap();
+    assert_eq!(crc32c::crc32c(&payload.bytes), payload.crc32c.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_one_chunk_is_not_copied_unless_small() {
+    let store = MemoryStore::new();
+    for (len, kept) in [(100_000, true), (100, false)] {
+        let data = Bytes::from(telling(len));
+        let generation = store.insert("b", "o", data.clone());
+        let client = Client::new(Arc::new(store.clone()));
+        let payload = client.read(&ObjectId::new("b", "o", generation), None, len as u64).await.unwrap();
+        assert_eq!(payload.bytes, data);
+        assert_eq!(payload.bytes.as_ptr() == data.as_ptr(), kept, "{len} bytes");
+    }
+}
+
+fn compose(store: &MemoryStore) -> ComposeRequest {
+    let sources = ["x", "y"].map(|name| (Arc::from(name), store.insert("b", name, name)));
+    ComposeRequest::new("b".into(), "joined".into(), sources.into(), 2, crc32c::crc32c(b"xy"), SystemTime::now())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compose_whose_answer_was_lost_is_adopted() {
+    let store = MemoryStore::new();
+    let (faults, client) = faulty(&store);
+    faults.fail_next(Call::Compose, Fault::LostResponse(ErrorKind::Unavailable), 1);
+    let meta = client.compose(&compose(&store)).await.unwrap();
+    let payload = client.read(&ObjectId::new("b", "joined", meta.generation), None, 2).await.unwrap();
+    assert_eq!(&payload.bytes[..], b"xy");
+    let counts = client.metrics().snapshot();
+    assert_eq!((counts.compose, counts.stat, counts.retries), (2, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_wrote_is_not_adopted() {
+    for other in ["zz", "z"] {
+        let store = MemoryStore::new();
+        let (faults, client) = faulty(&store);
+        let request = compose(&store);
+        let theirs = store.insert("b", "joined", other);
+        faults.fail_next(Call::Compose, Fault::Error(ErrorKind::Unavailable), 1);
+        let error = client.compose(&request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+        assert_eq!(client.stat(&ObjectId::new("b", "joined", None)).await.unwrap().generation, theirs);
+        // On the first try there is nothing to adopt, and nothing to ask.
+        let stats = faults.calls(Call::Stat);
+        assert_eq!(client.compose(&request).await.unwrap_err().kind(), ErrorKind::Precondition);
+        assert_eq!(faults.calls(Call::Stat), stats);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_only_caller_is_told_at_once() {
+    let store = MemoryStore::new();
+    let (faults, client) = faulty(&store);
+    faults.fail_next(Call::Compose, Fault::Error(ErrorKind::PermissionDenied), 1);
+    assert!(client.compose(&compose(&store)).await.unwrap_err().is_permission());
+    assert_eq!(faults.calls(Call::Compose), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_is_made_again_only_with_a_precondition() {
+    let store = MemoryStore::new().with_bucket("b");
+    let (faults, client) = faulty(&store);
+    let mut put = PutRequest::new("b", "o", "meow");
+    faults.fail_next(Call::Put, Fault::Error(ErrorKind::Unavailable), 1);
+    assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(faults.calls(Call::Put), 1);
+
+    put.if_generation_match = Some(0);
+    faults.fail_next(Call::Put, Fault::LostResponse(ErrorKind::Timeout), 1);
+    let meta = client.put(&put).await.unwrap();
+    assert_eq!(meta.generation, client.stat(&ObjectId::new("b", "o", None)).await.unwrap().generation);
+    assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Precondition);
+    assert_eq!(client.metrics().snapshot().bytes_sent, 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_whose_answer_was_lost_is_done() {
+    let (store, id, faults, client) = one(1);
+    faults.fail_next(Call::Delete, Fault::LostResponse(ErrorKind::Unavailable), 1);
+    client.delete(&id).await.unwrap();
+    assert!(!store.contains("b", "o"));
+    assert!(client.delete(&id).await.unwrap_err().is_not_found(), "on the first try it says so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn facts_that_may_not_be_seen_are_unknown() {
+    let (_, _, faults, client) = one(1);
+    faults.fail_next(Call::BucketInfo, Fault::Error(ErrorKind::PermissionDenied), 1);
+    assert_eq!(client.bucket_info("b").await.unwrap(), BucketInfo::default());
+    assert!(client.bucket_info("none").await.unwrap_err().is_not_found());
+}
