@@ -1,0 +1,91 @@
+//! The options of a command that runs an emulator.
+
+use std::{io::Write, path::PathBuf};
+
+use crate::{BucketConfig, Emulator, Error, Faults, Profile, VirtualSpec};
+
+/// Command-line options that set up an emulator; `dataflux emulate` and the `dataflux-emulator` binary share them.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EmulatorArgs {
+    /// Port to listen on; 0 takes any free one
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Delays and limits: `fast` or `gcs`, with settings such as `gcs,list_ms=20,limits=off,scale=0.2`
+    #[arg(long, default_value = "fast", value_name = "PROFILE")]
+    pub profile: Profile,
+    /// Bucket of computed objects: `BUCKET:n=N[,pattern=P][,size=S][,class=C][,prefix=TEXT][,seed=X]`
+    #[arg(long = "virtual", value_name = "SPEC")]
+    pub virtuals: Vec<VirtualSpec>,
+    /// Bucket of the files of a directory, which is never written to: `BUCKET=DIR`
+    #[arg(long = "folder", value_name = "BUCKET=DIR", value_parser = folder)]
+    pub folders: Vec<(String, PathBuf)>,
+    /// Empty bucket
+    #[arg(long = "bucket", value_name = "NAME")]
+    pub buckets: Vec<String>,
+    /// Faults, as probabilities: `error=0.05,429=0.02,reset=0.02,stall=0.01,stall_ms=30000,short=0.02,cut=0.02,flip=0.01,lost=0.05`
+    #[arg(long, default_value = "", value_name = "SPEC")]
+    pub faults: Faults,
+    /// Seed of faults and jitter
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Threads that serve
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// First line on stdout is `{"endpoint":"http://127.0.0.1:PORT"}`
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn folder(text: &str) -> Result<(String, PathBuf), Error> {
+    let (bucket, directory) = text
+        .split_once('=')
+        .filter(|(bucket, directory)| !bucket.is_empty() && !directory.is_empty())
+        .ok_or_else(|| Error::spec("folder", text, "wanted BUCKET=DIR"))?;
+    Ok((bucket.to_owned(), directory.into()))
+}
+
+impl EmulatorArgs {
+    /// Starts the emulator that the options describe.
+    ///
+    /// # Errors
+    /// As [`Builder::start`](crate::Builder::start).
+    pub fn start(self) -> Result<Emulator, Error> {
+        let mut builder = Emulator::builder()
+            .host(self.host)
+            .port(self.port)
+            .threads(self.threads)
+            .profile(self.profile)
+            .faults(self.faults)
+            .seed(self.seed);
+        for spec in self.virtuals {
+            builder = builder.virtual_namespace(spec);
+        }
+        for (bucket, directory) in self.folders {
+            builder = builder.folder(bucket, directory);
+        }
+        for bucket in self.buckets {
+            builder = builder.bucket_with(bucket, BucketConfig::default());
+        }
+        builder.start()
+    }
+
+    /// Starts it, says where on `out`, and serves until SIGINT or SIGTERM.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and when `out` cannot be written or signals not be watched.
+    pub fn run(self, out: &mut dyn Write) -> Result<(), Error> {
+        let json = self.json;
+        let emulator = self.start()?;
+        let endpoint = emulator.endpoint();
+        let line = if json {
+            serde_json::json!({ "endpoint": endpoint }).to_string()
+        } else {
+            format!("Serving at {endpoint}\nUse it with: export STORAGE_EMULATOR_HOST={endpoint}\nInterrupt to stop.")
+        };
+        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::Runtime)?;
+        emulator.wait()
+    }
+}

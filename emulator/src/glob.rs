@@ -1,0 +1,141 @@
+//! The `matchGlob` parameter.
+
+/// A pattern with `*` (not across `/`), `**` (across), `?`, `[a-z]`, `[!a]` and `{one,two}`.
+#[derive(Debug)]
+pub(crate) struct Glob {
+    /// The alternatives that the braces stand for.
+    patterns: Vec<Vec<char>>,
+}
+
+/// More alternatives than this are refused: nested braces multiply.
+const ALTERNATIVES: usize = 1_000;
+
+impl Glob {
+    /// None when the pattern is malformed.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut patterns = Vec::new();
+        expand(text, &mut patterns)?;
+        Some(Self { patterns: patterns.iter().map(|pattern| pattern.chars().collect()).collect() })
+    }
+
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        let name: Vec<char> = name.chars().collect();
+        self.patterns.iter().any(|pattern| matches(pattern, &name))
+    }
+}
+
+fn expand(text: &str, out: &mut Vec<String>) -> Option<()> {
+    let Some(open) = text.find('{') else {
+        if text.contains('}') || out.len() == ALTERNATIVES {
+            return None;
+        }
+        out.push(text.to_owned());
+        return Some(());
+    };
+    let (mut depth, mut starts, mut close) = (0, vec![open + 1], None);
+    for (at, character) in text[open..].char_indices().map(|(at, character)| (at + open, character)) {
+        match character {
+            '{' => depth += 1,
+            '}' => {
+                depth -= 1;
+                if depth == 0 {
+                    close = Some(at);
+                    break;
+                }
+            }
+            ',' if depth == 1 => starts.push(at + 1),
+            _ => {}
+        }
+    }
+    let close = close?;
+    let ends = starts.iter().skip(1).map(|start| start - 1).chain([close]).collect::<Vec<_>>();
+    for (start, end) in starts.iter().zip(ends) {
+        expand(&format!("{}{}{}", &text[..open], &text[*start..end], &text[close + 1..]), out)?;
+    }
+    Some(())
+}
+
+/// Which prefixes of the name the pattern so far can match, one row per element of the pattern: no backtracking, so no
+/// pattern is slow.
+fn matches(mut pattern: &[char], name: &[char]) -> bool {
+    let mut row = vec![false; name.len() + 1];
+    row[0] = true;
+    while let [head, tail @ ..] = pattern {
+        let mut next = vec![false; name.len() + 1];
+        pattern = tail;
+        match head {
+            '*' => {
+                let crosses = tail.first() == Some(&'*');
+                if crosses {
+                    pattern = &tail[1..];
+                }
+                let mut open = false;
+                for at in 0..=name.len() {
+                    open = row[at] || open && (crosses || name[at - 1] != '/');
+                    next[at] = open;
+                }
+            }
+            '[' => {
+                let Some(length) = tail.iter().skip(1).position(|c| *c == ']').map(|at| at + 1) else { return false };
+                let (set, rest) = (&tail[..length], &tail[length + 1..]);
+                pattern = rest;
+                for at in 0..name.len() {
+                    next[at + 1] = row[at] && name[at] != '/' && in_set(set, name[at]);
+                }
+            }
+            literal => {
+                for at in 0..name.len() {
+                    next[at + 1] = row[at] && (if *literal == '?' { name[at] != '/' } else { name[at] == *literal });
+                }
+            }
+        }
+        row = next;
+    }
+    row[name.len()]
+}
+
+fn in_set(set: &[char], wanted: char) -> bool {
+    let (negated, mut set) = match set {
+        ['!' | '^', rest @ ..] => (true, rest),
+        set => (false, set),
+    };
+    let mut found = false;
+    while let [first, rest @ ..] = set {
+        if let ['-', last, rest @ ..] = rest {
+            found |= (*first..=*last).contains(&wanted);
+            set = rest;
+        } else {
+            found |= *first == wanted;
+            set = rest;
+        }
+    }
+    found != negated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, expected) in [
+            ("*.jpg", "a.jpg", true),
+            ("*.jpg", "d/a.jpg", false),
+            ("**.jpg", "d/a.jpg", true),
+            ("**/a?.jpg", "x/y/ab.jpg", true),
+            ("d/*/z", "d/e/z", true),
+            ("d/*/z", "d/e/f/z", false),
+            ("[a-c]x", "bx", true),
+            ("[!a-c]x", "bx", false),
+            ("{a,b}/{c,d}.png", "b/c.png", true),
+            ("{a,b}/{c,d}.png", "c/c.png", false),
+            ("é?", "éü", true),
+            ("", "", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(Glob::parse(pattern).unwrap().matches(name), expected, "{pattern} on {name}");
+        }
+        assert!(Glob::parse("{a").is_none());
+        assert!(Glob::parse("a}").is_none());
+    }
+}

@@ -1,0 +1,384 @@
+//! Virtual namespaces: names, contents and checksums of any number of objects, computed on demand.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use crate::{
+    checksum::RepeatedWord,
+    error::Error,
+    random::mix,
+    virtual_names::{Names, Pattern},
+};
+
+/// The generation of the object with index 0; index `i` has this plus `i`. (November 2023, in microseconds.)
+const FIRST_GENERATION: i64 = 1_700_000_000_000_000;
+/// Distinct sizes that a range of sizes is drawn from: each needs tables of one kilobyte.
+const SIZES: u64 = 256;
+
+/// A bucket of `n` objects that cost no memory.
+///
+/// Written as `BUCKET:n=N[,pattern=P][,size=S][,class=C][,prefix=TEXT][,seed=X]`, where `P` is one of `sequence`
+/// (the default), `unpadded`, `hex`, `folders`, `dates` and `pairs`, and `S` is a size in bytes (4096 by default) or
+/// an inclusive range of them such as `1024..65536`, from which at most 256 evenly spaced sizes are drawn.
+///
+/// Objects are numbered from 0 in the byte order of their names. Byte `o` of object `i` depends on both: the 64-bit
+/// little-endian word at offset `8k` is `t(k) ^ w(i)` with two pseudo-random functions, so that a byte from another
+/// object or another place shows.
+///
+/// ```
+/// let spec: dataflux_emulator::VirtualSpec = "bucket:n=1000,pattern=sequence,size=4096".parse()?;
+/// assert_eq!(spec.name(41), "00000041");
+/// assert_eq!(spec.content(41).len(), 4096);
+/// # Ok::<(), dataflux_emulator::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct VirtualSpec {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    bucket: String,
+    n: u64,
+    pattern: Pattern,
+    low: u64,
+    high: u64,
+    class: String,
+    prefix: String,
+    seed: u64,
+    names: Names,
+    sizes: Vec<Size>,
+}
+
+struct Size {
+    bytes: u64,
+    template_crc: u32,
+    stamp: RepeatedWord,
+}
+
+impl VirtualSpec {
+    /// The bucket's name.
+    pub fn bucket(&self) -> &str {
+        &self.inner.bucket
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> u64 {
+        self.inner.n
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.inner.n == 0
+    }
+
+    /// How the names look.
+    pub fn pattern(&self) -> Pattern {
+        self.inner.pattern
+    }
+
+    /// The storage class of every object.
+    pub fn class(&self) -> &str {
+        &self.inner.class
+    }
+
+    /// The name of object `i`.
+    ///
+    /// # Panics
+    /// When `i` is not below [`len`](Self::len), as all methods that take an index.
+    pub fn name(&self, i: u64) -> String {
+        let mut name = Vec::with_capacity(self.inner.prefix.len() + 32);
+        self.write_name(i, &mut name);
+        // Patterns are ASCII and the prefix is a string.
+        String::from_utf8_lossy(&name).into_owned()
+    }
+
+    pub(crate) fn write_name(&self, i: u64, out: &mut Vec<u8>) {
+        assert!(i < self.inner.n, "object {i} of a namespace of {}", self.inner.n);
+        out.extend_from_slice(self.inner.prefix.as_bytes());
+        self.inner.names.write(i, out);
+    }
+
+    /// The first index whose name is not below `bound` in byte order; [`len`](Self::len) when there is none.
+    pub fn lower_bound(&self, bound: &[u8]) -> u64 {
+        let (mut low, mut high) = (0, self.inner.n);
+        let mut name = Vec::with_capacity(self.inner.prefix.len() + 32);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            name.clear();
+            self.write_name(middle, &mut name);
+            if name.as_slice() < bound {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The index of a name.
+    pub fn index_of(&self, name: &str) -> Option<u64> {
+        let index = self.lower_bound(name.as_bytes());
+        (index < self.inner.n && self.name(index) == name).then_some(index)
+    }
+
+    /// The generation of object `i`.
+    pub fn generation(&self, i: u64) -> i64 {
+        FIRST_GENERATION + i as i64
+    }
+
+    /// When every object was made, in microseconds since 1970.
+    pub(crate) fn created(&self) -> i64 {
+        FIRST_GENERATION
+    }
+
+    fn size_class(&self, i: u64) -> &Size {
+        assert!(i < self.inner.n, "object {i} of a namespace of {}", self.inner.n);
+        let sizes = &self.inner.sizes;
+        if sizes.len() == 1 { &sizes[0] } else { &sizes[(mix(self.inner.seed ^ !i) % sizes.len() as u64) as usize] }
+    }
+
+    /// The size of object `i` in bytes.
+    pub fn size(&self, i: u64) -> u64 {
+        self.size_class(i).bytes
+    }
+
+    /// Size and CRC32C of object `i`, from tables.
+    pub(crate) fn size_and_crc32c(&self, i: u64) -> (u64, u32) {
+        let size = self.size_class(i);
+        (size.bytes, size.template_crc ^ size.stamp.difference(self.stamp(i)))
+    }
+
+    /// The CRC32C of object `i`, from tables: nanoseconds, whatever the size.
+    pub fn crc32c(&self, i: u64) -> u32 {
+        self.size_and_crc32c(i).1
+    }
+
+    /// The whole content of object `i`.
+    pub fn content(&self, i: u64) -> Vec<u8> {
+        self.content_range(i, 0, self.size(i))
+    }
+
+    /// Bytes `start` (inclusive) to `end` (exclusive) of object `i`.
+    ///
+    /// # Panics
+    /// When the range does not lie within the object.
+    pub fn content_range(&self, i: u64, start: u64, end: u64) -> Vec<u8> {
+        assert!(start <= end && end <= self.size(i), "bytes {start}..{end} of an object of {} bytes", self.size(i));
+        words(self.inner.seed, self.stamp(i), start, end)
+    }
+
+    fn stamp(&self, i: u64) -> u64 {
+        // A bijection of `i`: no two objects of one namespace carry the same stamp.
+        mix(mix(self.inner.seed) ^ i)
+    }
+}
+
+/// Bytes `start..end` of the endless sequence of words `mix(k) ^ stamp`.
+fn words(seed: u64, stamp: u64, start: u64, end: u64) -> Vec<u8> {
+    let first = start / 8;
+    let mut bytes = Vec::with_capacity((end - start) as usize + 16);
+    for word in first..end.div_ceil(8) {
+        bytes.extend_from_slice(&(mix(seed.wrapping_add(word)) ^ stamp).to_le_bytes());
+    }
+    bytes.truncate((end - first * 8) as usize);
+    bytes.drain(..(start - first * 8) as usize);
+    bytes
+}
+
+/// The size classes of a range, with their tables. One pass over a template of the largest size.
+fn sizes(seed: u64, low: u64, high: u64) -> Vec<Size> {
+    let count = (high - low + 1).min(SIZES);
+    let mut classes = Vec::with_capacity(count as usize);
+    let (mut crc, mut done) = (0, 0);
+    for k in 0..count {
+        let bytes = if count == 1 {
+            low
+        } else {
+            low + (u128::from(high - low) * u128::from(k) / u128::from(count - 1)) as u64
+        };
+        while done < bytes {
+            let end = bytes.min(done + (1 << 20));
+            crc = crc32c::crc32c_append(crc, &words(seed, 0, done, end));
+            done = end;
+        }
+        classes.push(Size { bytes, template_crc: crc, stamp: RepeatedWord::new(bytes) });
+    }
+    classes
+}
+
+impl FromStr for VirtualSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = |why: String| Error::spec("virtual namespace", text, why);
+        let (bucket, options) =
+            text.split_once(':').ok_or_else(|| bad("wanted BUCKET:n=N,pattern=P,size=S".to_owned()))?;
+        crate::buckets::check_name(bucket).map_err(bad)?;
+        let (mut n, mut pattern, mut range, mut seed) = (None, Pattern::Sequence, (4_096, 4_096), 0);
+        let (mut class, mut prefix) = ("STANDARD".to_owned(), String::new());
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            let (key, value) = option.split_once('=').ok_or_else(|| bad(format!("`{option}` is not KEY=VALUE")))?;
+            let number = |value: &str| {
+                value.replace('_', "").parse::<u64>().map_err(|_| bad(format!("`{key}` wants a number, got `{value}`")))
+            };
+            match key {
+                "n" => n = Some(number(value)?),
+                "seed" => seed = number(value)?,
+                "class" => value.clone_into(&mut class),
+                "prefix" => value.clone_into(&mut prefix),
+                "size" => {
+                    range = match value.split_once("..") {
+                        Some((low, high)) => (number(low)?, number(high)?),
+                        None => (number(value)?, number(value)?),
+                    };
+                }
+                "pattern" => {
+                    pattern =
+                        Pattern::ALL.iter().find(|(name, _)| *name == value).map(|(_, pattern)| *pattern).ok_or_else(
+                            || {
+                                let known: Vec<_> = Pattern::ALL.iter().map(|(name, _)| *name).collect();
+                                bad(format!("no pattern `{value}`; there are {}", known.join(", ")))
+                            },
+                        )?;
+                }
+                _ => {
+                    return Err(bad(format!("no option `{key}`; there are n, pattern, size, class, prefix, seed")));
+                }
+            }
+        }
+        let n = n.ok_or_else(|| bad("`n`, the number of objects, is missing".to_owned()))?;
+        // Generations are signed 64-bit numbers, and the largest name must not run out of digits.
+        if n > 1 << 40 {
+            return Err(bad(format!("`n` is at most 2^40, got {n}")));
+        }
+        let (low, high) = range;
+        if low > high {
+            return Err(bad(format!("the sizes {low}..{high} are no range")));
+        }
+        if high > 1 << 34 {
+            return Err(bad(format!("sizes are at most 2^34 bytes, got {high}")));
+        }
+        if !crate::object::is_storage_class(&class) {
+            return Err(bad(format!("no storage class `{class}`")));
+        }
+        if prefix.len() > 900 || prefix.contains(['\r', '\n']) {
+            return Err(bad("a prefix has at most 900 bytes and no line breaks".to_owned()));
+        }
+        let (names, sizes) = (Names::new(pattern, n, seed), sizes(seed, low, high));
+        let bucket = bucket.to_owned();
+        Ok(Self { inner: Arc::new(Inner { bucket, n, pattern, low, high, class, prefix, seed, names, sizes }) })
+    }
+}
+
+impl fmt::Display for VirtualSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { bucket, n, pattern, low, high, class, prefix, seed, .. } = &*self.inner;
+        write!(f, "{bucket}:n={n},pattern={},size={low}", pattern.as_str())?;
+        if low != high {
+            write!(f, "..{high}")?;
+        }
+        write!(f, ",class={class},prefix={prefix},seed={seed}")
+    }
+}
+
+impl fmt::Debug for VirtualSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VirtualSpec({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn specs() -> Vec<VirtualSpec> {
+        let mut specs = Vec::new();
+        for (pattern, _) in Pattern::ALL {
+            for n in [0_u64, 1, 2, 1_003, 2_345] {
+                let text = format!("bucket:n={n},pattern={pattern},size=3..300,prefix=p/,seed=5");
+                specs.push(text.parse().unwrap());
+            }
+        }
+        specs
+    }
+
+    static CASES: LazyLock<Vec<(VirtualSpec, Vec<String>)>> = LazyLock::new(|| {
+        let named = |spec: VirtualSpec| {
+            let names = (0..spec.len()).map(|i| spec.name(i)).collect();
+            (spec, names)
+        };
+        specs().into_iter().map(named).collect()
+    });
+
+    #[test]
+    fn crc_from_tables_is_the_crc_of_the_content() {
+        for spec in specs() {
+            for i in (0..spec.len()).step_by(37) {
+                let content = spec.content(i);
+                assert_eq!(spec.size(i), content.len() as u64);
+                assert_eq!(spec.crc32c(i), crc32c::crc32c(&content), "{spec} object {i}");
+            }
+        }
+        let large: VirtualSpec = "bucket:n=3,size=3000001".parse().unwrap();
+        assert_eq!(large.crc32c(2), crc32c::crc32c(&large.content(2)));
+    }
+
+    #[test]
+    fn ranges_are_parts_of_the_whole_and_objects_differ() {
+        let spec: VirtualSpec = "bucket:n=10,size=100".parse().unwrap();
+        let whole = spec.content(4);
+        for (start, end) in [(0, 100), (0, 0), (1, 9), (7, 8), (8, 16), (13, 99), (100, 100)] {
+            assert_eq!(spec.content_range(4, start, end), whole[start as usize..end as usize]);
+        }
+        assert_ne!(spec.content(3), whole);
+    }
+
+    #[test]
+    fn seeks_agree_with_the_sorted_names() {
+        for spec in specs() {
+            let names: Vec<String> = (0..spec.len()).map(|i| spec.name(i)).collect();
+            for (i, name) in names.iter().enumerate() {
+                assert_eq!(spec.lower_bound(name.as_bytes()), i as u64);
+                assert_eq!(spec.index_of(name), Some(i as u64));
+                assert_eq!(spec.index_of(&format!("{name}x")), None);
+            }
+        }
+    }
+
+    #[test]
+    fn bad_specs_say_why() {
+        for (text, why) in [
+            ("bucket", "wanted BUCKET"),
+            ("bucket:", "`n`"),
+            ("bucket:n=x", "wants a number"),
+            ("bucket:n=1,pattern=spiral", "spiral"),
+            ("bucket:n=1,colour=red", "colour"),
+            ("bucket:n=1,size=9..3", "no range"),
+            ("bucket:n=1,class=GOLD", "GOLD"),
+            ("B:n=1", "bucket"),
+        ] {
+            let message = text.parse::<VirtualSpec>().unwrap_err().to_string();
+            assert!(message.contains(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn display_parses_back() {
+        for spec in specs() {
+            let again: VirtualSpec = spec.to_string().parse().unwrap();
+            assert_eq!(again.to_string(), spec.to_string());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lower_bound_of_any_string(which in 0..30_usize, bound in "(p/)?[0-9a-fn/_.]{0,12}") {
+            let (spec, names) = &CASES[which];
+            let expected = names.partition_point(|name| name.as_bytes() < bound.as_bytes());
+            prop_assert_eq!(spec.lower_bound(bound.as_bytes()), expected as u64);
+        }
+    }
+}
