@@ -81,13 +81,15 @@ fn ranks_share_each_global_batch() {
     let (store, contents) = bucket(103);
     let rank = |rank, world| {
         let loader = DataLoader::builder(dataset(&store)).batch_size(8).shuffle(5).shard(rank, world).build().unwrap();
-        let batches: Vec<_> = loader.epoch(0).unwrap().map(|batch| batch.unwrap().names().map(str::to_owned).collect()).collect();
+        let batches: Vec<_> =
+            loader.epoch(0).unwrap().map(|batch| batch.unwrap().names().map(str::to_owned).collect()).collect();
         assert_eq!(batches.len() as u64, loader.batches_per_epoch());
         batches
     };
     let whole: Vec<Vec<String>> = rank(0, 1);
     let thirds: Vec<Vec<Vec<String>>> = (0..3).map(|index| rank(index, 3)).collect();
-    let joined: Vec<_> = (0..thirds[0].len()).flat_map(|step| thirds.iter().flat_map(move |rank| rank[step].clone())).collect();
+    let joined: Vec<_> =
+        (0..thirds[0].len()).flat_map(|step| thirds.iter().flat_map(move |rank| rank[step].clone())).collect();
     assert_eq!(joined, whole.concat());
     assert_eq!(joined.len(), contents.len());
 }
@@ -194,7 +196,8 @@ fn every_class_odd_names_and_empty_objects_are_samples() {
     without_hanging(|| {
         let store = MemoryStore::new().with_bucket("data");
         let mut contents = HashMap::new();
-        let odd = ["p/a/", "p//b", "p/ ", "p/..", "p/%2F?#&+", "p/日本語/ü", "p/😀", "p/\u{202e}x", "p/.", "p/a/\u{7f}"];
+        let odd =
+            ["p/a/", "p//b", "p/ ", "p/..", "p/%2F?#&+", "p/日本語/ü", "p/😀", "p/\u{202e}x", "p/.", "p/a/\u{7f}"];
         for (index, name) in odd.iter().enumerate() {
             let bytes = content(name, 50 + index);
             store.insert("data", name, bytes.clone());
@@ -350,8 +353,11 @@ fn the_training_loop_panicking_leaves_nothing() {
         let (store, _) = bucket(200);
         let of_the_loop = store.clone();
         let loop_thread = std::thread::spawn(move || {
-            let loader =
-                DataLoader::builder(dataset(&of_the_loop)).batch_size(16).strategy(Strategy::compose()).build().unwrap();
+            let loader = DataLoader::builder(dataset(&of_the_loop))
+                .batch_size(16)
+                .strategy(Strategy::compose())
+                .build()
+                .unwrap();
             for batch in loader.epoch(0).unwrap() {
                 assert!(batch.unwrap().ids()[0].0 < 40, "the loss is not a number");
             }
