@@ -49,7 +49,9 @@ fn one_order_whatever_the_strategy_and_the_threads() {
 #[test]
 fn composing_takes_few_calls_and_leaves_nothing() {
     let store = MemoryStore::new().with_bucket("data");
-    (0..128).for_each(|index| drop(store.insert("data", &format!("p/{index}"), vec![1; 100])));
+    for index in 0..128 {
+        store.insert("data", &format!("p/{index}"), vec![1; 100]);
+    }
     let dataset = dataset(&store);
     let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
     assert_eq!(loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 128);
@@ -485,7 +487,9 @@ fn never_composes_where_nothing_can_be_deleted() {
     let mut info = BucketInfo::default();
     info.retention = Some(Duration::from_secs(86_400));
     let store = MemoryStore::new().with_bucket_info("data", info);
-    (0..64).for_each(|index| drop(store.insert("data", &format!("p/{index}"), "abc")));
+    for index in 0..64 {
+        store.insert("data", &format!("p/{index}"), "abc");
+    }
     let loader = DataLoader::builder(dataset(&store)).batch_size(64).strategy(Strategy::compose()).build().unwrap();
     assert_eq!(loader.epoch(0).unwrap().next().unwrap().unwrap().len(), 64);
     assert_eq!(loader.dataset().client().metrics().snapshot().compose, 0);
