@@ -1,2 +1,89 @@
-//! cli
-fn main() {}
+//! `dataflux`: look at, measure and tidy buckets of training data.
+
+mod bench;
+mod clean;
+mod emulate;
+mod failure;
+mod ls;
+mod output;
+mod progress;
+mod value;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::{ReaderGone, Usage};
+
+/// Look at, measure and tidy training data in Google Cloud Storage
+///
+/// Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 bad usage.
+#[derive(Parser)]
+#[command(name = "dataflux", version, max_term_width = 120, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Print the result as one JSON object on one line
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Log more to standard error: -v what is done, -vv every retry, -vvv everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+const AFTER_HELP: &str = "\
+Environment:
+  STORAGE_EMULATOR_HOST  an emulator to talk to instead of Google, such as http://127.0.0.1:4443
+  DATAFLUX_LOG           what to log, such as warn or dataflux=debug,hyper=info; -v overrides it
+  NO_COLOR               no colours, whatever its value
+
+Credentials are those that gcloud and other Google tools find; an emulator gets none.";
+
+#[derive(Subcommand)]
+enum Command {
+    Ls(ls::Args),
+    Bench(bench::Args),
+    Clean(clean::Args),
+    Emulate(emulate::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = start_logging(cli.verbose).and_then(|()| match cli.command {
+        Command::Ls(args) => ls::run(&args, cli.json),
+        Command::Bench(args) => bench::run(&args, cli.json),
+        Command::Clean(args) => clean::run(&args, cli.json),
+        Command::Emulate(args) => emulate::run(args, cli.json),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // As in `dataflux ls | head`: whoever read has seen enough.
+        Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(usage) = error.downcast_ref::<Usage>() {
+                Cli::command().error(clap::error::ErrorKind::ValueValidation, usage).exit();
+            }
+            progress::aside(&format!("error: {}\n", failure::line(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(verbose: u8) -> anyhow::Result<()> {
+    let wanted = match verbose {
+        0 => std::env::var("DATAFLUX_LOG").unwrap_or_default(),
+        1 => "warn,dataflux=info".to_owned(),
+        2 => "info,dataflux=debug".to_owned(),
+        _ => "trace".to_owned(),
+    };
+    let wanted = if wanted.trim().is_empty() { "warn" } else { &wanted };
+    let filter = EnvFilter::try_new(wanted)
+        .map_err(|error| Usage(format!("DATAFLUX_LOG is '{wanted}', which is no log filter: {error}")))?;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| progress::Aside).init();
+    Ok(())
+}

@@ -1,0 +1,342 @@
+//! `dataflux bench`: epochs over a data set, and what they took.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use dataflux::list::Prefix;
+use dataflux::manifest::NamesDigest;
+use dataflux::store::{Client, GcsConfig, GcsStore};
+use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, Strategy, fetch};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use serde::Serialize;
+
+use crate::failure::Usage;
+use crate::value::Decoding;
+use crate::{output, progress, value};
+
+/// Run epochs over a data set as a training loop would, and measure them
+///
+/// Lists the prefix, then reads, proves and decodes every sample. `order_digest` is a hash of the delivered names in
+/// order: equal whatever the threads and the strategy, and without --shuffle equal to the digest of `ls --summary`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  dataflux bench gs://bucket/train/
+  dataflux bench gs://bucket/train/ --batch-size 256 --shuffle 42 --decode image:224x224 --step-ms 100
+  dataflux bench gs://bucket/train/ --strategy direct --limit 10000 --json
+
+What is measured:
+  seconds        the epochs, from the first batch asked for to the last temporary object deleted; the listing is not in it
+  wait_fraction  share of the time after an epoch's first batch that was spent waiting for data: 0 is perfect
+  cpu_seconds    user and system time of this process, the listing included
+  peak_rss_bytes most memory this process had resident; unknown where there is no /proc
+  ops, retries   attempts sent to the service by kind, the listing included; retries count among them
+  cost_usd       those by the public price list; traffic that leaves the region is not in it
+  verified       samples whose bytes were proved by the CRC that was listed
+
+SIGINT and SIGTERM delete what is temporary, then end it with exit code 130 or 143.")]
+pub(crate) struct Args {
+    /// What names of samples begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
+    uri: Prefix,
+
+    /// Samples in a batch
+    #[arg(long, value_name = "N", default_value = "256", value_parser = value::at_least_one)]
+    batch_size: usize,
+
+    /// Epochs to run
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    epochs: u64,
+
+    /// Shuffle each epoch by this seed; without, samples come in order of names
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
+
+    /// How small objects are read
+    #[arg(long, value_enum, default_value_t)]
+    strategy: Reading,
+
+    /// What samples become: raw, or image:HxW for PNG and JPEG in folders, resized to H by W pixels
+    #[arg(long, value_name = "HOW", default_value = "raw")]
+    decode: Decoding,
+
+    /// Threads for the network [default: one for each core, 4 at most]
+    #[arg(long, value_name = "N", value_parser = value::at_least_one)]
+    io_threads: Option<usize>,
+
+    /// Threads that decode [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = value::at_least_one)]
+    decode_threads: Option<usize>,
+
+    /// Most bytes of samples to hold, such as 512MiB, 2GB or 1073741824 [default: 1GiB]
+    #[arg(long, value_name = "BYTES", value_parser = value::bytes)]
+    memory_budget: Option<u64>,
+
+    /// Milliseconds to sleep on each batch, as a training step would take
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    step_ms: u64,
+
+    /// Stop with the batch that brings the samples of all epochs to this many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+
+    /// Which of --world-size processes this is, from 0
+    #[arg(long, value_name = "R", requires = "world_size")]
+    rank: Option<usize>,
+
+    /// Processes that share each epoch; each gets its part of every batch of --batch-size times this
+    #[arg(long, value_name = "W", requires = "rank", value_parser = value::at_least_one)]
+    world_size: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Reading {
+    /// Whichever costs less, group by group
+    #[default]
+    Auto,
+    /// One read an object
+    Direct,
+    /// Join up to 32 objects in the bucket, read the result, delete it
+    Compose,
+}
+
+impl From<Reading> for Strategy {
+    fn from(reading: Reading) -> Self {
+        match reading {
+            Reading::Auto => Self::Auto,
+            Reading::Direct => Self::Direct,
+            Reading::Compose => Self::compose(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    samples: u64,
+    bytes: u64,
+    seconds: f64,
+    samples_per_second: f64,
+    bytes_per_second: f64,
+    first_batch_seconds: f64,
+    wait_fraction: f64,
+    cpu_seconds: f64,
+    peak_rss_bytes: Option<u64>,
+    order_digest: String,
+    verified: u64,
+    retries: u64,
+    ops: Ops,
+    cost_usd: f64,
+    leftover_temporaries: u64,
+}
+
+#[derive(Serialize)]
+struct Ops {
+    list: u64,
+    get: u64,
+    compose: u64,
+    delete: u64,
+    put: u64,
+}
+
+/// How long the end waits for temporary objects that are still being deleted.
+const AT_END: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    if let (Some(rank), Some(world_size)) = (args.rank, args.world_size)
+        && rank >= world_size
+    {
+        let message = format!("--rank {rank} must be below --world-size {world_size}: ranks count from 0");
+        return Err(Usage(message).into());
+    }
+    dataflux::clean_up_on_signals()?;
+    tracing::info!(prefix = %args.uri, "listing");
+    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
+    let spinner = progress::spinner("listing");
+    let dataset = DatafluxDataset::open_with(client.clone(), &args.uri.to_string())?;
+    drop(spinner);
+    match args.decode {
+        Decoding::Raw => measure(args, &client, dataset.decode(Raw), json),
+        Decoding::Image { height, width } => {
+            measure(args, &client, dataset.decode(ImageFolder::new().resize(height, width)), json)
+        }
+    }
+}
+
+fn loader<D: Decode>(args: &Args, dataset: DatafluxDataset<D>) -> dataflux::Result<DataLoader<D>> {
+    let mut builder = DataLoader::builder(dataset).batch_size(args.batch_size).strategy(args.strategy.into());
+    if let Some(seed) = args.shuffle {
+        builder = builder.shuffle(seed);
+    }
+    if let Some(threads) = args.io_threads {
+        builder = builder.io_threads(threads);
+    }
+    if let Some(threads) = args.decode_threads {
+        builder = builder.decode_threads(threads);
+    }
+    if let Some(bytes) = args.memory_budget {
+        builder = builder.memory_budget(bytes);
+    }
+    if let (Some(rank), Some(world_size)) = (args.rank, args.world_size) {
+        builder = builder.shard(rank, world_size);
+    }
+    builder.build()
+}
+
+fn measure<D: Decode>(args: &Args, client: &Client, dataset: DatafluxDataset<D>, json: bool) -> Result<()> {
+    let loader = loader(args, dataset)?;
+    let started = Instant::now();
+    let epochs = Epochs::run(args, &loader)?;
+    let left = dataflux::wait_for_temporaries(AT_END).objects;
+    let seconds = started.elapsed().as_secs_f64();
+    let counts = client.metrics().snapshot();
+    let report = Report {
+        samples: epochs.samples,
+        bytes: epochs.bytes,
+        seconds,
+        samples_per_second: per_second(epochs.samples, seconds),
+        bytes_per_second: per_second(epochs.bytes, seconds),
+        first_batch_seconds: epochs.first_batch.unwrap_or_default().as_secs_f64(),
+        wait_fraction: epochs.wait_fraction(),
+        cpu_seconds: cpu_seconds()?,
+        peak_rss_bytes: peak_rss_bytes(),
+        order_digest: epochs.digest.finish(),
+        verified: epochs.verified,
+        retries: counts.retries,
+        ops: Ops {
+            list: counts.list,
+            get: counts.get,
+            compose: counts.compose,
+            delete: counts.delete,
+            put: counts.put,
+        },
+        cost_usd: loader.bill().total(),
+        // Last, so that this look is no part of what is measured.
+        leftover_temporaries: leftover(client, &args.uri, left.len() as u64)?,
+    };
+    if json { output::json(&report) } else { output::table(&report.rows()) }
+}
+
+/// What the epochs came to together.
+#[derive(Default)]
+struct Epochs {
+    samples: u64,
+    bytes: u64,
+    verified: u64,
+    first_batch: Option<Duration>,
+    waited: Duration,
+    running: Duration,
+    digest: NamesDigest,
+}
+
+impl Epochs {
+    fn run<D: Decode, C: Collate<D::Item>>(args: &Args, loader: &DataLoader<D, C>) -> Result<Self> {
+        let per_epoch = loader.dataset().len() / args.world_size.unwrap_or(1) as u64;
+        let total = per_epoch.saturating_mul(args.epochs).min(args.limit.unwrap_or(u64::MAX));
+        let bar = progress::bar("epochs", total);
+        let step = Duration::from_millis(args.step_ms);
+        let mut all = Self::default();
+        for epoch in 0..args.epochs {
+            let mut batches = loader.epoch(epoch)?;
+            let before = all.samples;
+            for batch in &mut batches {
+                let batch = batch?;
+                batch.names().for_each(|name| all.digest.push(name));
+                all.samples += batch.len() as u64;
+                bar.set_position(all.samples);
+                drop(batch);
+                std::thread::sleep(step);
+                if args.limit.is_some_and(|limit| all.samples >= limit) {
+                    break;
+                }
+            }
+            let stats = batches.stats();
+            debug_assert_eq!(stats.samples, all.samples - before, "what is counted here and there is the same");
+            all.bytes += stats.bytes;
+            all.verified += stats.verified;
+            all.first_batch.get_or_insert(stats.first_batch);
+            all.waited += stats.waited;
+            all.running += stats.running;
+            if args.limit.is_some_and(|limit| all.samples >= limit) {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn wait_fraction(&self) -> f64 {
+        if self.running.is_zero() { 0.0 } else { self.waited.as_secs_f64() / self.running.as_secs_f64() }
+    }
+}
+
+/// Temporary objects of this process that are in the bucket; what the library knows where they can't be listed.
+fn leftover(client: &Client, prefix: &Prefix, known: u64) -> Result<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let counted = runtime.block_on(fetch::count_own_temporaries(client, &prefix.bucket));
+    Ok(counted.unwrap_or_else(|error| {
+        tracing::warn!(%error, "what is left of temporary objects could not be listed");
+        known
+    }))
+}
+
+fn per_second(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+/// User and system time of this process, threads that ended included.
+fn cpu_seconds() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
+}
+
+/// The most memory this process had resident. Not `ru_maxrss`, which begins with that of the process it was forked
+/// from.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1_024)
+}
+
+impl Report {
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let Ops { list, get, compose, delete, put } = self.ops;
+        vec![
+            (
+                "samples",
+                format!("{} ({:.0}/s), {} of them verified", self.samples, self.samples_per_second, self.verified),
+            ),
+            (
+                "bytes",
+                format!("{} ({}/s)", output::bytes(self.bytes), indicatif::HumanBytes(self.bytes_per_second as u64)),
+            ),
+            ("seconds", format!("{:.3}, {:.3} to the first batch", self.seconds, self.first_batch_seconds)),
+            ("waited for data", format!("{:.1}% of the time after the first batch", 100.0 * self.wait_fraction)),
+            ("cpu seconds", format!("{:.3}", self.cpu_seconds)),
+            ("peak memory", self.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), output::bytes)),
+            (
+                "calls",
+                format!(
+                    "{list} list, {get} get, {compose} compose, {delete} delete, {put} put; {} retries",
+                    self.retries
+                ),
+            ),
+            ("cost", format!("{:.6} USD", self.cost_usd)),
+            ("leftover temporaries", self.leftover_temporaries.to_string()),
+            ("order digest", self.order_digest.clone()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_taken_time_and_memory() {
+        assert!(cpu_seconds().unwrap() >= 0.0);
+        if cfg!(target_os = "linux") {
+            assert!(peak_rss_bytes().unwrap() > 1 << 20);
+        }
+    }
+}

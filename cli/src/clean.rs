@@ -1,0 +1,95 @@
+//! `dataflux clean`: temporary objects of dead runs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use dataflux::list::Prefix;
+use dataflux::store::{Client, GcsConfig, GcsStore};
+use serde::Serialize;
+
+use crate::{failure, output, progress, value};
+
+/// Remove temporary objects that dead data loaders left in a bucket
+///
+/// Data loaders join small objects into temporary ones at the root of the bucket, below dataflux-composed-objects/, and
+/// remove them again; one that is killed leaves some. Never removes those of a living run: on this machine its process
+/// is looked for, and one elsewhere is taken to live until 15 minutes after it made the object.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  dataflux clean gs://bucket --dry-run
+  dataflux clean gs://bucket --older-than 1h")]
+pub(crate) struct Args {
+    /// The bucket, as gs://BUCKET; anything after it is ignored, since temporary objects live at the bucket's root
+    uri: Prefix,
+
+    /// Leave alone what is younger than this, such as 30s, 10m, 1h or 2days
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = value::duration)]
+    older_than: Duration,
+
+    /// Only tell what would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    found: u64,
+    removed: u64,
+    removed_bytes: u64,
+    living: u64,
+    young: u64,
+    foreign: u64,
+    seconds: f64,
+    dry_run: bool,
+    objects: Vec<String>,
+}
+
+/// Names shown to humans: a screenful.
+const SHOWN: usize = 20;
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    dataflux::clean_up_on_signals()?;
+    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let spinner = progress::spinner("cleaning");
+    let started = Instant::now();
+    let cleaned = runtime.block_on(dataflux::clean(&client, &args.uri.bucket, args.older_than, args.dry_run))?;
+    drop(spinner);
+    let report = Report {
+        found: cleaned.found,
+        removed: cleaned.removed.len() as u64,
+        removed_bytes: cleaned.removed_bytes,
+        living: cleaned.living,
+        young: cleaned.young,
+        foreign: cleaned.foreign,
+        seconds: started.elapsed().as_secs_f64(),
+        dry_run: args.dry_run,
+        objects: cleaned.removed,
+    };
+    if json {
+        return output::json(&report);
+    }
+    output::write(|out| {
+        let removed = if args.dry_run { "would remove" } else { "removed" };
+        for object in report.objects.iter().take(SHOWN) {
+            writeln!(out, "{removed} {}", failure::printable(object))?;
+        }
+        if let Some(more) = report.objects.len().checked_sub(SHOWN).filter(|&more| more > 0) {
+            writeln!(out, "... and {more} more; --json tells them all")?;
+        }
+        Ok(())
+    })?;
+    output::table(&[
+        ("found", format!("{} temporary objects in gs://{}", report.found, args.uri.bucket)),
+        (
+            if args.dry_run { "to remove" } else { "removed" },
+            format!("{}, {}", report.removed, output::bytes(report.removed_bytes)),
+        ),
+        ("living", format!("{} of runs that live, or can't be told to be dead yet", report.living)),
+        ("young", format!("{} younger than {}", report.young, humantime::format_duration(args.older_than))),
+        ("foreign", format!("{} that no data loader made", report.foreign)),
+        ("seconds", format!("{:.3}", report.seconds)),
+    ])
+}

@@ -1,0 +1,195 @@
+//! `dataflux ls`: what is below a prefix.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use dataflux::list::{PAGE_SIZE, Prefix, list};
+use dataflux::manifest::NamesDigest;
+use dataflux::store::{Client, GcsConfig, GcsStore, ObjectMeta, StorageClass};
+use serde::Serialize;
+
+use crate::{failure, output, progress, value};
+
+/// List the objects below a prefix, in byte order of names
+///
+/// Lists everything whose name begins with the prefix: marks of folders, and temporary objects of running data loaders,
+/// too. Nothing there is a failure (exit code 1).
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  dataflux ls gs://bucket/train/
+  dataflux ls -l gs://bucket/train/ --storage-class nearline --storage-class archive
+  dataflux ls --summary --json gs://bucket")]
+pub(crate) struct Args {
+    /// What names begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
+    uri: Prefix,
+
+    /// Print size (bytes), storage class, last change (UTC), generation and CRC32C (hex) before each name
+    #[arg(short, long, conflicts_with = "summary")]
+    long: bool,
+
+    /// Print totals and a digest of the names instead of the names
+    #[arg(long)]
+    summary: bool,
+
+    /// Most list calls at once; for now the listing is one call after another, whatever this says
+    #[arg(long, value_name = "N", default_value = "1", value_parser = value::at_least_one)]
+    concurrency: usize,
+
+    /// Objects to ask for in a call; the service gives 5000 at most
+    #[arg(long, value_name = "N", default_value_t = PAGE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
+    page_size: u32,
+
+    /// Only objects of this storage class: standard, nearline, coldline or archive; may be given more than once
+    #[arg(long, value_name = "CLASS", value_parser = value::storage_class)]
+    storage_class: Vec<StorageClass>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    objects: u64,
+    bytes: u64,
+    list_calls: u64,
+    empty_calls: u64,
+    seconds: f64,
+    digest: String,
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    name: &'a str,
+    size: u64,
+    storage_class: Option<&'a str>,
+    updated: Option<String>,
+    generation: i64,
+    crc32c: Option<String>,
+}
+
+impl<'a> Object<'a> {
+    fn of(meta: &'a ObjectMeta) -> Self {
+        Self {
+            name: &meta.name,
+            size: meta.size,
+            storage_class: Some(meta.storage_class.as_str()).filter(|class| !class.is_empty()),
+            updated: meta.updated.map(output::time),
+            generation: meta.generation,
+            crc32c: meta.crc32c.map(|crc| format!("{crc:08x}")),
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    tracing::debug!(concurrency = args.concurrency, "listing is one call after another");
+    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let spinner = progress::spinner("listing");
+    let started = Instant::now();
+    let mut objects = runtime
+        .block_on(list(&client, &args.uri, Some(args.page_size), false, |listed| spinner.set_position(listed)))?;
+    let seconds = started.elapsed().as_secs_f64();
+    drop(spinner);
+    let listed = objects.len();
+    if !args.storage_class.is_empty() {
+        let there: BTreeSet<_> = objects.iter().map(|object| object.storage_class.as_str()).collect();
+        objects.retain(|object| args.storage_class.contains(&object.storage_class));
+        if objects.is_empty() && listed > 0 {
+            let there: Vec<_> = there.into_iter().map(|class| if class.is_empty() { "none" } else { class }).collect();
+            bail!(
+                "none of the {listed} objects below {} is of that storage class; there: {}",
+                args.uri,
+                there.join(", ")
+            );
+        }
+    }
+    if objects.is_empty() {
+        let bucket = &args.uri.bucket;
+        let hint = if args.uri.prefix.is_empty() {
+            format!("the bucket {bucket} is empty: upload data, or name another")
+        } else {
+            format!("check its spelling; `dataflux ls gs://{bucket}` shows all that the bucket holds")
+        };
+        bail!("no object's name begins with {}; {hint}", args.uri);
+    }
+    if args.summary {
+        return summary(&client, &objects, seconds, json);
+    }
+    match (json, args.long) {
+        (true, _) => output::write(|out| write_json(out, &objects)),
+        (false, true) => output::write(|out| write_long(out, &objects)),
+        (false, false) => {
+            output::write(|out| objects.iter().try_for_each(|object| writeln!(out, "{}", shown(&object.name))))
+        }
+    }
+}
+
+fn summary(client: &Client, objects: &[ObjectMeta], seconds: f64, json: bool) -> Result<()> {
+    let mut digest = NamesDigest::default();
+    for object in objects {
+        digest.push(&object.name);
+    }
+    let counts = client.metrics().snapshot();
+    let summary = Summary {
+        objects: objects.len() as u64,
+        bytes: objects.iter().map(|object| object.size).sum(),
+        list_calls: counts.list,
+        empty_calls: counts.empty_list,
+        seconds,
+        digest: digest.finish(),
+    };
+    if json {
+        return output::json(&summary);
+    }
+    output::table(&[
+        ("objects", summary.objects.to_string()),
+        ("bytes", output::bytes(summary.bytes)),
+        ("list calls", format!("{}, {} of them empty", summary.list_calls, summary.empty_calls)),
+        ("seconds", format!("{seconds:.3}")),
+        ("digest", summary.digest),
+    ])
+}
+
+/// One object of one array, written as it goes: millions of names are no second copy in memory.
+fn write_json(out: &mut dyn Write, objects: &[ObjectMeta]) -> io::Result<()> {
+    out.write_all(b"{\"objects\":[")?;
+    for (index, object) in objects.iter().enumerate() {
+        if index > 0 {
+            out.write_all(b",")?;
+        }
+        serde_json::to_writer(&mut *out, &Object::of(object))?;
+    }
+    out.write_all(b"]}\n")
+}
+
+fn write_long(out: &mut dyn Write, objects: &[ObjectMeta]) -> io::Result<()> {
+    let widest = |width: fn(&ObjectMeta) -> usize| objects.iter().map(width).max().unwrap_or_default();
+    let digits = |number: u64| number.checked_ilog10().unwrap_or_default() as usize + 1;
+    let size = digits(objects.iter().map(|object| object.size).max().unwrap_or_default());
+    let generation = digits(objects.iter().map(|object| object.generation.unsigned_abs()).max().unwrap_or_default());
+    let class = widest(|object| object.storage_class.as_str().len().max(1));
+    for object in objects {
+        let row = Object::of(object);
+        writeln!(
+            out,
+            "{:>size$}  {:class$}  {:24}  {:>generation$}  {:8}  {}",
+            row.size,
+            row.storage_class.unwrap_or("-"),
+            row.updated.as_deref().unwrap_or("-"),
+            row.generation,
+            row.crc32c.as_deref().unwrap_or("-"),
+            shown(row.name),
+        )?;
+    }
+    Ok(())
+}
+
+/// A name as it is, or for a terminal without the control characters that it may hold.
+fn shown(name: &str) -> std::borrow::Cow<'_, str> {
+    if name.contains(char::is_control) && io::stdout().is_terminal() {
+        failure::printable(name).into()
+    } else {
+        name.into()
+    }
+}

@@ -1,0 +1,135 @@
+//! Values of options.
+
+use std::time::Duration;
+
+use dataflux::store::StorageClass;
+
+/// A count that can't be 0.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Bytes: `512MiB`, `1.5GiB`, `2GB`, or a plain number.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("", 1.0),
+        ("b", 1.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("kib", 1_024.0),
+        ("mib", 1_048_576.0),
+        ("gib", 1_073_741_824.0),
+        ("tib", 1_099_511_627_776.0),
+    ];
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (&text[..end], text[end..].trim().to_ascii_lowercase());
+    let wanted = || "it must be bytes, such as 1073741824, 512MiB, 1GiB or 2GB".to_owned();
+    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wanted)?;
+    let bytes = match number.parse::<u64>() {
+        // Whole numbers exactly, however large.
+        Ok(number) => number.checked_mul(*factor as u64).ok_or_else(wanted)?,
+        Err(_) => (number.parse::<f64>().map_err(|_| wanted())? * factor) as u64,
+    };
+    if bytes == 0 { Err("it must be at least 1 byte".to_owned()) } else { Ok(bytes) }
+}
+
+/// A time, such as `10m`, `1h 30m` or `0s`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    if text.trim() == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 30s, 10m, 1h or 2days"))
+}
+
+/// A storage class, in upper or lower case.
+pub(crate) fn storage_class(text: &str) -> Result<StorageClass, String> {
+    match StorageClass::parse(&text.to_ascii_uppercase()) {
+        StorageClass::Unspecified | StorageClass::Other => {
+            Err("there are standard, nearline, coldline and archive".to_owned())
+        }
+        class => Ok(class),
+    }
+}
+
+/// How `bench` decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decoding {
+    /// Not at all.
+    Raw,
+    /// PNG and JPEG, resized.
+    Image {
+        /// Pixels.
+        height: u32,
+        /// Pixels.
+        width: u32,
+    },
+}
+
+impl std::str::FromStr for Decoding {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "raw" {
+            return Ok(Self::Raw);
+        }
+        let size = || {
+            let (height, width) = text.strip_prefix("image:")?.split_once(['x', 'X'])?;
+            let (height, width) = (height.parse().ok()?, width.parse().ok()?);
+            // Beyond this a batch of one would be gigabytes.
+            (1..=16_384).contains(&height).then_some(())?;
+            (1..=16_384).contains(&width).then_some(Self::Image { height, width })
+        };
+        size().ok_or_else(|| {
+            "it must be raw, or image:HxW with a height and a width of 1 to 16384 pixels, such as image:224x224"
+                .to_owned()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_sizes() {
+        for (text, wanted) in [
+            ("1", 1),
+            ("512MiB", 512 << 20),
+            ("1GiB", 1 << 30),
+            ("1 gib", 1 << 30),
+            ("1.5kib", 1_536),
+            ("2GB", 2_000_000_000),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(bytes(text), Ok(wanted), "{text}");
+        }
+        for text in ["", "0", "-1", "1 GiB!", "MiB", "1e9", "..", "1M", "0.1", "18446744073709551615KiB", "٣"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn decodings() {
+        assert_eq!("raw".parse(), Ok(Decoding::Raw));
+        assert_eq!("image:8x16".parse(), Ok(Decoding::Image { height: 8, width: 16 }));
+        for text in ["", "image", "image:", "image:8", "image:0x8", "image:8x-1", "image:8x99999", "jpeg:8x8"] {
+            assert!(text.parse::<Decoding>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_and_classes() {
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert!(duration("10").unwrap_err().contains("10m"));
+        assert_eq!(storage_class("Nearline"), Ok(StorageClass::Nearline));
+        assert!(storage_class("other").is_err());
+        assert_eq!(at_least_one("0"), Err("it must be at least 1".into()));
+    }
+}
