@@ -32,6 +32,7 @@
 //! - `image` (default): [`ImageFolder`], PNG and JPEG.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod budget;
 mod crc;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
 use dataflux::store::{BucketInfo, Call, Fault, FaultStore, MemoryStore};
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, RawSample, State, Strategy};
 use futures_util::StreamExt;
@@ -127,7 +128,9 @@ fn resume_is_exact() {
                 })
                 .collect();
             for step in 0..ranks[0].len() {
-                ranks.iter().for_each(|rank| names.extend(rank[step].iter().cloned()));
+                for rank in &ranks {
+                    names.extend(rank[step].iter().cloned());
+                }
             }
             assert_eq!(names, straight, "after {taken} batches");
         }
@@ -217,7 +220,6 @@ fn every_class_odd_names_and_empty_objects_are_samples() {
             let put = dataflux::store::Store::put(&store, &request, &attempt);
             tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
         };
-        use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
         for (index, class) in [Nearline, Coldline, Archive, Nearline, Coldline, Archive].into_iter().enumerate() {
             let name = format!("p/cold/{index}");
             put(&name, class);
@@ -416,7 +418,7 @@ fn keeping_every_batch_does_not_stop_the_loader() {
         let total: usize = contents.values().map(Vec::len).sum();
         let loader = DataLoader::builder(dataset(&store)).batch_size(4).memory_budget(64 << 10).build().unwrap();
         assert!(total > 4 * (64 << 10), "else this proves nothing");
-        let all: Vec<_> = loader.epoch(0).unwrap().map(|batch| batch.unwrap()).collect();
+        let all: Vec<_> = loader.epoch(0).unwrap().map(Result::unwrap).collect();
         assert_eq!(all.iter().map(|batch| batch.len()).sum::<usize>(), 400);
         all_given_back(&loader);
     });
