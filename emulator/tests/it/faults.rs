@@ -125,3 +125,25 @@ fn paced_bodies_arrive_whole() {
     assert!(get(&emulator, "/storage/v1/b/bucket/o/big?alt=media").broken.is_some());
     assert_eq!(compose(&emulator).unwrap(), 200);
 }
+
+#[test]
+fn a_change_happens_though_its_client_is_gone() {
+    use std::io::Write;
+    let emulator = emulator();
+    emulator.set_profile("fast,compose_ms=300".parse::<Profile>().unwrap());
+    let body = json!({ "sourceObjects": [{ "name": "x" }] }).to_string();
+    let mut stream = std::net::TcpStream::connect(&emulator.endpoint()["http://".len()..]).unwrap();
+    let head = "POST /storage/v1/b/bucket/o/out/compose HTTP/1.1\r\nHost: x\r\nContent-Length";
+    write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let wait_until = |done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(std::time::Instant::now() < deadline, "it never happened");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
+    wait_until(&|| emulator.stats().compose == 1);
+    drop(stream);
+    wait_until(&|| emulator.stats().in_flight == 0);
+    wait_until(&|| emulator.names("bucket") == ["out", "x"]);
+}
