@@ -79,6 +79,8 @@ impl EmulatorArgs {
     pub fn run(self, out: &mut dyn Write) -> Result<(), Error> {
         let json = self.json;
         let emulator = self.start()?;
+        // Whoever reads the line may stop us at once.
+        let signals = emulator.watch_signals()?;
         let endpoint = emulator.endpoint();
         let line = if json {
             serde_json::json!({ "endpoint": endpoint }).to_string()
@@ -86,6 +88,7 @@ impl EmulatorArgs {
             format!("Serving at {endpoint}\nUse it with: export STORAGE_EMULATOR_HOST={endpoint}\nInterrupt to stop.")
         };
         writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::Runtime)?;
-        emulator.wait()
+        signals.wait();
+        Ok(())
     }
 }

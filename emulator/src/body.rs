@@ -47,6 +47,8 @@ pub(crate) struct Answer {
     pace: Option<(Instant, f64)>,
     /// How far the pace has let it go.
     released: u64,
+    /// What ends the body at the next poll.
+    failure: Option<io::Error>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -62,11 +64,19 @@ impl Answer {
     ) -> Self {
         let pace = rate.filter(|_| end - start >= SMALL).map(|rate| (Instant::now(), rate));
         let released = if pace.is_some() { start } else { end };
-        Self { state, content, at: start, end, first: start, damage, pace, released, sleep: None }
+        Self { state, content, at: start, end, first: start, damage, pace, released, failure: None, sleep: None }
     }
 
     fn sent(&self) -> u64 {
         self.at - self.first
+    }
+
+    /// Ends the body with an error, after the transport had its chance to send what was handed over: the client sees a
+    /// part of the answer, and at least its head.
+    fn fail(&mut self, context: &Context<'_>, error: io::Error) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.failure = Some(error);
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// The next bytes.
@@ -97,13 +107,16 @@ impl Body for Answer {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
+        if let Some(failure) = this.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
         if let Some(sleep) = &mut this.sleep {
             ready!(sleep.as_mut().poll(context));
             this.sleep = None;
         }
         if this.damage.end_at.is_some_and(|end_at| this.sent() >= end_at) {
             if this.damage.abort {
-                return Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())));
+                return this.fail(context, io::ErrorKind::ConnectionReset.into());
             }
             return Poll::Ready(None);
         }
@@ -124,10 +137,11 @@ impl Body for Answer {
             this.sleep = Some(Box::pin(sleep_until(due)));
             return self.poll_frame(context);
         }
-        let bytes = this.next()?;
-        if bytes.is_empty() {
-            return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
-        }
+        let bytes = match this.next() {
+            Ok(bytes) if !bytes.is_empty() => bytes,
+            Ok(_) => return this.fail(context, io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => return this.fail(context, error),
+        };
         this.at += bytes.len() as u64;
         this.state.stats.bytes_sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(bytes))))

@@ -100,12 +100,12 @@ fn apply(settings: &mut Settings, resource: &serde_json::Map<String, Value>) -> 
         match key.as_str() {
             "location" => {
                 config.location = text(key, value)?.to_ascii_uppercase();
-                config.location_type = match config.location.as_str() {
+                let location_type = match config.location.as_str() {
                     "US" | "EU" | "ASIA" => "multi-region",
                     "NAM4" | "EUR4" | "EUR5" | "EUR7" | "EUR8" | "ASIA1" => "dual-region",
                     _ => "region",
-                }
-                .to_owned();
+                };
+                location_type.clone_into(&mut config.location_type);
             }
             "storageClass" => {
                 let class = text(key, value)?;

@@ -387,17 +387,31 @@ impl Emulator {
         }
     }
 
-    /// Blocks until the process gets SIGINT or SIGTERM.
+    /// Blocks until the process gets SIGINT or SIGTERM. Signals are watched from here on; where one may come earlier,
+    /// call [`watch_signals`](Self::watch_signals) first.
     ///
     /// # Errors
     /// When the signals cannot be watched.
     pub fn wait(&self) -> Result<(), Error> {
-        let Some(runtime) = &self.runtime else { return Ok(()) };
+        self.watch_signals()?.wait();
+        Ok(())
+    }
+
+    /// Watches SIGINT and SIGTERM from now on: they no longer kill the process, not even before it waits for them.
+    ///
+    /// # Errors
+    /// When the signals cannot be watched.
+    pub fn watch_signals(&self) -> Result<Signals, Error> {
         let (sender, receiver) = mpsc::channel();
-        runtime.spawn(async move {
-            let _ = sender.send(interrupted().await);
-        });
-        receiver.recv().unwrap_or(Ok(())).map_err(Error::Runtime)
+        if let Some(runtime) = &self.runtime {
+            let _context = runtime.enter();
+            let interrupted = interrupted().map_err(Error::Runtime)?;
+            runtime.spawn(async move {
+                interrupted.await;
+                let _ = sender.send(());
+            });
+        }
+        Ok(Signals { receiver })
     }
 
     fn bucket_or_new(&self, name: &str) -> Arc<Bucket> {
@@ -410,19 +424,38 @@ impl Emulator {
     }
 }
 
-#[cfg(unix)]
-async fn interrupted() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result,
-        _ = terminate.recv() => Ok(()),
+/// Signals that are being watched.
+#[derive(Debug)]
+pub struct Signals {
+    receiver: mpsc::Receiver<()>,
+}
+
+impl Signals {
+    /// Blocks until the first of them, or until the emulator is gone.
+    pub fn wait(self) {
+        let _ = self.receiver.recv();
     }
 }
 
-#[cfg(not(unix))]
-async fn interrupted() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+/// Registers at once; the future ends with the first signal.
+#[cfg(unix)]
+fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+#[cfg(windows)]
+fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
 }
 
 impl Drop for Emulator {

@@ -33,7 +33,7 @@ pub enum Fault {
     /// The body ends early and says so in no way: no length is announced, and the end is a proper one. Only for calls
     /// that read.
     Short,
-    /// The connection is reset in the middle of a body whose length was announced. Only for calls that read.
+    /// The connection is closed in the middle of a body whose length was announced. Only for calls that read.
     Cut,
     /// One bit of the contents is flipped; the headers tell the right hashes. Only for contents.
     Flip,

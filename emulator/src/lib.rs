@@ -60,7 +60,7 @@ mod virtual_ns;
 #[cfg(feature = "cli")]
 pub use args::EmulatorArgs;
 pub use bucket::BucketConfig;
-pub use emulator::{Builder, Emulator, ObjectOptions};
+pub use emulator::{Builder, Emulator, ObjectOptions, Signals};
 pub use error::Error;
 pub use fault::{Fault, Faults};
 pub use profile::Profile;

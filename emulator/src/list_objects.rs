@@ -165,7 +165,7 @@ impl<'a> CheapWriter<'a> {
         }
         if wanted.has(field::UPDATED) {
             tail.extend_from_slice(b",\"updated\":");
-            push_string(&mut tail, &timestamp::rfc3339(spec.created()));
+            push_string(&mut tail, &timestamp::rfc3339(VirtualSpec::CREATED));
         }
         tail.push(b'}');
         Self { spec, wanted, tail }

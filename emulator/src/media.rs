@@ -31,17 +31,13 @@ pub(crate) fn get(state: &State, (bucket, name): &Target, request: &Request) -> 
         return Ok(reply.with("warning", "214 UploadServer gunzipped").with("vary", "Accept-Encoding"));
     }
     let size = object.size();
-    let (status, start, end) = match request.header("range").and_then(parse_range) {
-        None => (200, 0, size),
-        Some(range) => match range.resolve(size) {
-            Some((start, end)) => (206, start, end),
-            None => {
-                let message = format!("Request range not satisfiable: the object has {size} bytes.");
-                let refusal = Refusal::new(416, "requestedRangeNotSatisfiable", message);
-                return Ok(Reply::from(refusal).with("content-range", format!("bytes */{size}")));
-            }
-        },
+    let range = request.header("range").and_then(parse_range);
+    let Some((start, end)) = range.map_or(Some((0, size)), |range| range.resolve(size)) else {
+        let message = format!("Request range not satisfiable: the object has {size} bytes.");
+        let refusal = Refusal::new(416, "requestedRangeNotSatisfiable", message);
+        return Ok(Reply::from(refusal).with("content-range", format!("bytes */{size}")));
     };
+    let status = if range.is_some() { 206 } else { 200 };
     let reply = Reply { status, start, end, content: object.content.clone(), ..Reply::default() };
     let reply = with_headers(reply, &object, false).with("accept-ranges", "bytes");
     Ok(if status == 206 { reply.with("content-range", format!("bytes {start}-{}/{size}", end - 1)) } else { reply })

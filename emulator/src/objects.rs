@@ -14,7 +14,8 @@ use crate::{
     timestamp,
 };
 
-/// Conditions on the version that a call meets.
+/// Conditions on the version that a call meets, named as the parameters are.
+#[allow(clippy::struct_field_names)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Preconditions {
     pub(crate) generation_match: Option<i64>,

@@ -140,9 +140,6 @@ async fn answer(
     state.stats.status(reply.status);
     let (damage, wait) = damage(&state, call, fault, reply.end - reply.start);
     sleep(wait).await;
-    if damage.abort {
-        reset.store(true, Ordering::Relaxed);
-    }
     let rate = if call == Call::GetMedia { read(&state.profile).bytes_per_second() } else { None };
     flight.0 = None;
     Ok(response(state, reply, damage, rate))
@@ -171,7 +168,9 @@ async fn receive(request: hyper::Request<Incoming>, query: Query, state: &State)
         pieces.swap_remove(0)
     } else {
         let mut whole = Vec::with_capacity(size);
-        pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+        for piece in &pieces {
+            whole.extend_from_slice(piece);
+        }
         Bytes::from(whole)
     };
     Request { query, headers: parts.headers, body, complete }

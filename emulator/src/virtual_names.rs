@@ -127,7 +127,7 @@ impl Names {
             }
             Shape::Pairs { width } => {
                 push_padded(out, i / 2, *width);
-                out.extend_from_slice(if i % 2 == 0 { b"/image" } else { b"/label" });
+                out.extend_from_slice(if i.is_multiple_of(2) { b"/image" } else { b"/label" });
             }
         }
     }

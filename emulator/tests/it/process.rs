@@ -1,0 +1,123 @@
+use std::net::TcpStream;
+
+use dataflux_emulator::{Emulator, Error, Stats};
+
+use crate::http::{delete, get, post, send};
+
+#[test]
+fn counters() {
+    let emulator = Emulator::builder().bucket("bucket").start().unwrap();
+    emulator.put("bucket", "x", "12345");
+    get(&emulator, "/storage/v1/b/bucket/o");
+    get(&emulator, "/storage/v1/b/bucket/o?prefix=none");
+    get(&emulator, "/storage/v1/b/bucket/o/x?alt=media");
+    get(&emulator, "/storage/v1/b/bucket/o/x");
+    get(&emulator, "/storage/v1/b/bucket");
+    get(&emulator, "/storage/v1/b/bucket/iam/testPermissions?permissions=a.b.c");
+    send(&emulator, "POST", "/upload/storage/v1/b/bucket/o?uploadType=media&name=y", &[], b"abc");
+    delete(&emulator, "/storage/v1/b/bucket/o/y");
+    delete(&emulator, "/storage/v1/b/bucket/o/y");
+    get(&emulator, "/nowhere");
+    let stats: Stats = serde_json::from_slice(&get(&emulator, "/_emulator/stats").body).unwrap();
+    assert_eq!((stats.list, stats.empty_list_pages, stats.listed), (2, 1, 1));
+    assert_eq!((stats.get_media, stats.get_metadata, stats.bucket_get, stats.test_permissions), (1, 1, 1, 1));
+    assert_eq!((stats.insert, stats.delete, stats.other, stats.calls()), (1, 2, 1, 10));
+    assert_eq!((stats.errors["404"], stats.bytes_received), (2, 3));
+    assert!(stats.bytes_sent > 5 && stats.in_flight_peak >= 1, "{stats:?}");
+    assert_eq!(post(&emulator, "/_emulator/reset-stats", &serde_json::json!({})).status, 204);
+    assert_eq!((emulator.stats().calls(), emulator.stats().errors.len()), (0, 0));
+}
+
+#[test]
+fn folders() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, content) in [("b/one.jpg", "1"), ("b/c/two", "22"), ("a b", ""), ("b0", "x")] {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    let emulator = Emulator::builder().folder("files", directory.path()).start().unwrap();
+    assert_eq!(emulator.names("files"), ["a b", "b/c/two", "b/one.jpg", "b0"]);
+    let object = get(&emulator, "/storage/v1/b/files/o/b%2Fone.jpg").json();
+    assert_eq!((&object["size"], &object["contentType"]), (&"1".into(), &"image/jpeg".into()));
+    let media = get(&emulator, "/storage/v1/b/files/o/b%2Fc%2Ftwo?alt=media");
+    assert_eq!(media.text(), "22");
+    assert!(media.header("x-goog-hash").unwrap().ends_with(",md5=ttdn0vjtXSGkSw5YhmgMuQ=="));
+    assert_eq!(get(&emulator, "/storage/v1/b/files/o/a%20b?alt=media").body, b"");
+    let prefixes = get(&emulator, "/storage/v1/b/files/o?delimiter=%2F&fields=prefixes").json();
+    assert_eq!(prefixes, serde_json::json!({ "prefixes": ["b/"] }));
+    emulator.put("files", "new/file", "in memory");
+    assert_eq!(delete(&emulator, "/storage/v1/b/files/o/b0").status, 204);
+    assert_eq!(emulator.names("files"), ["a b", "b/c/two", "b/one.jpg", "new/file"]);
+    assert!(
+        directory.path().join("b0").exists() && !directory.path().join("new").exists(),
+        "the directory stays as it was"
+    );
+    std::fs::write(directory.path().join("b/c/two"), "").unwrap();
+    let changed = get(&emulator, "/storage/v1/b/files/o/b%2Fc%2Ftwo?alt=media");
+    assert!(changed.broken.is_some(), "a file that changed is an error and not another object");
+}
+
+#[test]
+fn it_stops_when_dropped() {
+    let emulator = Emulator::builder().start().unwrap();
+    let address = emulator.endpoint().strip_prefix("http://").unwrap().to_owned();
+    let _open = TcpStream::connect(&address).unwrap();
+    drop(emulator);
+    assert!(TcpStream::connect(&address).is_err());
+}
+
+#[test]
+fn it_starts_and_stops_inside_another_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let emulator = Emulator::builder().bucket("bucket").start().unwrap();
+        assert_eq!(emulator.put("bucket", "x", "x"), emulator.generation("bucket", "x").unwrap());
+    });
+}
+
+#[test]
+fn bad_setups_are_refused() {
+    let error = Emulator::builder().bucket("bucket").bucket("bucket").start().unwrap_err();
+    assert!(matches!(error, Error::DuplicateBucket(name) if name == "bucket"));
+    assert!(matches!(Emulator::builder().bucket("B").start(), Err(Error::Spec { .. })));
+    assert!(matches!(Emulator::builder().folder("bucket", "no/such/folder").start(), Err(Error::Folder { .. })));
+    let first = Emulator::builder().start().unwrap();
+    let port = first.endpoint().rsplit(':').next().unwrap().parse().unwrap();
+    assert!(matches!(Emulator::builder().port(port).start(), Err(Error::Bind { .. })));
+}
+
+#[test]
+fn names_of_every_sort() {
+    let emulator = Emulator::builder().bucket("bucket").start().unwrap();
+    for name in ["/", "//a", "a/../b", "%2F", "a+b c", "🦀", "\u{1}\"\\", "...", "x?y#z&w=1", &"n".repeat(1_024)] {
+        emulator.put("bucket", name, name.as_bytes().to_vec());
+        let encoded = name.bytes().fold(String::new(), |encoded, byte| encoded + &format!("%{byte:02X}"));
+        let target = format!("/storage/v1/b/bucket/o/{encoded}");
+        assert_eq!(get(&emulator, &target).json()["name"], name);
+        assert_eq!(get(&emulator, &format!("{target}?alt=media")).body, name.as_bytes());
+        assert_eq!(delete(&emulator, &target).status, 204);
+    }
+    assert!(emulator.names("bucket").is_empty());
+}
+
+#[cfg(all(unix, feature = "cli"))]
+#[test]
+fn the_binary_says_where_and_stops_at_a_signal() {
+    use std::io::{BufRead, BufReader};
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_dataflux-emulator"))
+        .args(["--json", "--bucket", "bucket", "--virtual", "virt:n=3,size=2", "--profile", "gcs,scale=0"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let endpoint = serde_json::from_str::<serde_json::Value>(&line).unwrap()["endpoint"].as_str().unwrap().to_owned();
+    assert!(TcpStream::connect(endpoint.strip_prefix("http://").unwrap()).is_ok());
+    let killed = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let bad =
+        std::process::Command::new(env!("CARGO_BIN_EXE_dataflux-emulator")).args(["--virtual", "x"]).output().unwrap();
+    assert_eq!(bad.status.code(), Some(2));
+}
