@@ -67,6 +67,11 @@ fn main() -> ExitCode {
             if let Some(usage) = error.downcast_ref::<Usage>() {
                 Cli::command().error(clap::error::ErrorKind::ValueValidation, usage).exit();
             }
+            if error.downcast_ref::<dataflux::Error>().is_some_and(dataflux::Error::is_cancelled) {
+                // By a signal: the library ends the process with the signal's code.
+                tracing::info!(%error, "called off");
+                return ExitCode::FAILURE;
+            }
             progress::aside(&format!("error: {}\n", failure::line(&error)));
             ExitCode::FAILURE
         }
