@@ -17,7 +17,7 @@ struct Network {
 }
 
 impl Network {
-    fn new(vars: VarBuilder) -> candle_core::Result<Self> {
+    fn new(vars: &VarBuilder) -> candle_core::Result<Self> {
         let same = Conv2dConfig { padding: 1, ..Conv2dConfig::default() };
         Ok(Self {
             first: candle_nn::conv2d(1, 16, 3, same, vars.pp("first"))?,
@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     let digits = support::Digits::open(&args)?;
     let device = Device::cuda_if_available(0)?;
     let vars = VarMap::new();
-    let network = Network::new(VarBuilder::from_varmap(&vars, DType::F32, &device))?;
+    let network = Network::new(&VarBuilder::from_varmap(&vars, DType::F32, &device))?;
     let mut optimizer = AdamW::new(vars.all_vars(), ParamsAdamW::default())?;
     for epoch in 0..args.epochs {
         // From 0.004 down to a tenth of it, along a cosine.

@@ -1,5 +1,38 @@
 //! A training data loader for Rust on Google Cloud Storage.
+//!
+//! [`DatafluxDataset`] lists a prefix once. [`DataLoader`] shuffles it, groups the objects of each batch into few
+//! server-side composed reads, proves each sample against its listed CRC32C, decodes, and delivers batches in an order
+//! that is a pure function of data, seed and epoch.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use dataflux::store::{Client, MemoryStore};
+//! use dataflux::{DataLoader, DatafluxDataset};
+//!
+//! // A bucket in memory; `DatafluxDataset::open("gs://my-bucket/train/")` reads a real one.
+//! let store = MemoryStore::new();
+//! for index in 0..100 {
+//!     store.insert("my-bucket", &format!("train/{index:03}.txt"), format!("sample {index}"));
+//! }
+//! let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+//! let loader = DataLoader::builder(dataset).batch_size(32).shuffle(42).build()?;
+//! let sizes: Vec<usize> = loader.epoch(0)?.map(|batch| Ok(batch?.len())).collect::<dataflux::Result<_>>()?;
+//! assert_eq!(sizes, [32, 32, 32, 4]);
+//! # Ok::<(), dataflux::Error>(())
+//! ```
+//!
+//! # What it does not do
+//! It doesn't transform data sets into another format, doesn't read other clouds, doesn't augment images, and doesn't
+//! decompress: an object with a `Content-Encoding` is delivered as stored. It doesn't cache on disk, and it lists with
+//! one call after another. Temporary objects live in the bucket for the time of a read when it composes;
+//! [`Strategy::Direct`] never writes.
+//!
+//! # Features
+//! - `image` (default): [`ImageFolder`], PNG and JPEG.
+//! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod budget;
 mod crc;
@@ -42,3 +75,8 @@ pub use manifest::Manifest;
 pub use plan::Strategy;
 pub use sample::{SampleId, State};
 pub use split::RawSample;
+
+/// The README's code is compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

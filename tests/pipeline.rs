@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
 use dataflux::store::{BucketInfo, Call, Fault, FaultStore, MemoryStore};
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, RawSample, State, Strategy};
 use futures_util::StreamExt;
@@ -49,7 +50,9 @@ fn one_order_whatever_the_strategy_and_the_threads() {
 #[test]
 fn composing_takes_few_calls_and_leaves_nothing() {
     let store = MemoryStore::new().with_bucket("data");
-    (0..128).for_each(|index| drop(store.insert("data", &format!("p/{index}"), vec![1; 100])));
+    for index in 0..128 {
+        store.insert("data", &format!("p/{index}"), vec![1; 100]);
+    }
     let dataset = dataset(&store);
     let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
     assert_eq!(loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 128);
@@ -125,7 +128,9 @@ fn resume_is_exact() {
                 })
                 .collect();
             for step in 0..ranks[0].len() {
-                ranks.iter().for_each(|rank| names.extend(rank[step].iter().cloned()));
+                for rank in &ranks {
+                    names.extend(rank[step].iter().cloned());
+                }
             }
             assert_eq!(names, straight, "after {taken} batches");
         }
@@ -215,7 +220,6 @@ fn every_class_odd_names_and_empty_objects_are_samples() {
             let put = dataflux::store::Store::put(&store, &request, &attempt);
             tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
         };
-        use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
         for (index, class) in [Nearline, Coldline, Archive, Nearline, Coldline, Archive].into_iter().enumerate() {
             let name = format!("p/cold/{index}");
             put(&name, class);
@@ -414,7 +418,7 @@ fn keeping_every_batch_does_not_stop_the_loader() {
         let total: usize = contents.values().map(Vec::len).sum();
         let loader = DataLoader::builder(dataset(&store)).batch_size(4).memory_budget(64 << 10).build().unwrap();
         assert!(total > 4 * (64 << 10), "else this proves nothing");
-        let all: Vec<_> = loader.epoch(0).unwrap().map(|batch| batch.unwrap()).collect();
+        let all: Vec<_> = loader.epoch(0).unwrap().map(Result::unwrap).collect();
         assert_eq!(all.iter().map(|batch| batch.len()).sum::<usize>(), 400);
         all_given_back(&loader);
     });
@@ -485,7 +489,9 @@ fn never_composes_where_nothing_can_be_deleted() {
     let mut info = BucketInfo::default();
     info.retention = Some(Duration::from_secs(86_400));
     let store = MemoryStore::new().with_bucket_info("data", info);
-    (0..64).for_each(|index| drop(store.insert("data", &format!("p/{index}"), "abc")));
+    for index in 0..64 {
+        store.insert("data", &format!("p/{index}"), "abc");
+    }
     let loader = DataLoader::builder(dataset(&store)).batch_size(64).strategy(Strategy::compose()).build().unwrap();
     assert_eq!(loader.epoch(0).unwrap().next().unwrap().unwrap().len(), 64);
     assert_eq!(loader.dataset().client().metrics().snapshot().compose, 0);

@@ -82,8 +82,8 @@ fn call(state: &State, outer: &Request, part: &Bytes) -> (Reply, Duration) {
 fn parse(outer: &Request, part: &Bytes) -> Result<(Route, Request), Refusal> {
     let malformed = || Refusal::new(400, "badRequest", "Malformed call in a batch.");
     let (head, body) = multipart::split_head(part).ok_or_else(malformed)?;
-    let (line, rest) = head.split_once("\r\n").unwrap_or((head, ""));
-    let mut words = line.split(' ');
+    let (line, rest) = head.split_once('\n').unwrap_or((head, ""));
+    let mut words = line.split_whitespace();
     let (method, target) = (words.next().unwrap_or_default(), words.next().ok_or_else(malformed)?);
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| malformed())?;
     // Some clients write the whole URL.

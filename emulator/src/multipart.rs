@@ -1,4 +1,6 @@
 //! Multipart bodies, as uploads (`multipart/related`) and batches (`multipart/mixed`) use them.
+//!
+//! Lines may end in LF alone: Google's Python client writes its batches so.
 
 use bytes::Bytes;
 
@@ -27,20 +29,25 @@ pub(crate) fn boundary(content_type: &str) -> Option<String> {
 
 /// The parts of `body`, none of which is copied; None when it is malformed or has no end.
 pub(crate) fn parse(body: &Bytes, boundary: &str) -> Option<Vec<Part>> {
-    let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
-    // The first delimiter has no line before it.
+    let delimiter = [b"\n--", boundary.as_bytes()].concat();
+    // The first delimiter may have no line before it.
     let mut at =
-        if body.starts_with(&delimiter[2..]) { delimiter.len() - 2 } else { find(body, &delimiter)? + delimiter.len() };
+        if body.starts_with(&delimiter[1..]) { delimiter.len() - 1 } else { find(body, &delimiter)? + delimiter.len() };
     let mut parts = Vec::new();
     loop {
         if body[at..].starts_with(b"--") {
             return Some(parts);
         }
-        // Blanks may follow a delimiter.
-        at += find(&body[at..], b"\r\n")? + 2;
-        let length = find(&body[at..], &delimiter)?;
-        parts.push(part(&body.slice(at..at + length))?);
-        at += length + delimiter.len();
+        // Blanks may follow a delimiter. The line's end is kept: it may be all that a part without a body has.
+        at += find(&body[at..], b"\n")?;
+        let length = find(&body[at + 1..], &delimiter).map(|length| length + 1).or_else(|| {
+            // An empty part: its delimiter's line end is that of the next one.
+            body[at..].starts_with(&delimiter).then_some(0)
+        })?;
+        let end = at + length;
+        let trimmed = if end > at + 1 && body[end - 1] == b'\r' { end - 1 } else { end };
+        parts.push(part(&body.slice((at + 1).min(trimmed)..trimmed))?);
+        at = end + delimiter.len();
     }
 }
 
@@ -49,19 +56,22 @@ fn part(whole: &Bytes) -> Option<Part> {
     Some(Part { headers: headers(head)?, body })
 }
 
-/// Splits at the empty line, which may come first.
+/// Splits at the empty line, which may come first. Without one everything is head.
 pub(crate) fn split_head(whole: &Bytes) -> Option<(&str, Bytes)> {
-    if whole.starts_with(b"\r\n") {
-        return Some(("", whole.slice(2..)));
+    let mut line = 0;
+    while let Some(length) = find(&whole[line..], b"\n") {
+        let next = line + length + 1;
+        if matches!(&whole[line..next], b"\n" | b"\r\n") {
+            return Some((std::str::from_utf8(&whole[..line]).ok()?, whole.slice(next..)));
+        }
+        line = next;
     }
-    let end = find(whole, b"\r\n\r\n").unwrap_or(whole.len());
-    let body = whole.slice((end + 4).min(whole.len())..);
-    Some((std::str::from_utf8(&whole[..end]).ok()?, body))
+    Some((std::str::from_utf8(whole).ok()?, Bytes::new()))
 }
 
 /// Header lines, names in lower case.
 pub(crate) fn headers(head: &str) -> Option<Vec<(String, String)>> {
-    head.split("\r\n")
+    head.lines()
         .filter(|line| !line.is_empty())
         .map(|line| {
             let (name, value) = line.split_once(':')?;
@@ -70,7 +80,7 @@ pub(crate) fn headers(head: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
-/// Where `needle` starts. Looks for its first byte, which is a carriage return here and rare.
+/// Where `needle` starts. Looks for its first byte, which is a line feed here and rare.
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let mut from = 0;
     while let Some(at) = haystack[from..].iter().position(|byte| *byte == needle[0]) {
@@ -102,6 +112,9 @@ mod tests {
         assert_eq!(parts.iter().map(|part| &part.body[..]).collect::<Vec<_>>(), [&b"{}"[..], b"x\r\n--y", b""]);
         assert_eq!(parts[0].header("content-type"), Some("application/json"));
         assert_eq!(parts[2].header("a"), Some("b"));
+        let unix = Bytes::from_static(b"--b\nA: b\nC: d\n\nDELETE /x HTTP/1.1\n\n--b--");
+        let parts = parse(&unix, "b").unwrap();
+        assert_eq!((parts[0].header("c"), &parts[0].body[..]), (Some("d"), &b"DELETE /x HTTP/1.1\n"[..]));
         assert!(parse(&Bytes::from_static(b"--b\r\n\r\nno end"), "b").is_none());
         assert!(parse(&Bytes::from_static(b""), "b").is_none());
     }

@@ -47,13 +47,12 @@ impl Digits {
         // On Ctrl-C: delete what composing has made, then end.
         dataflux::clean_up_on_signals()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let (emulator, config, uri) = match &args.uri {
-            Some(uri) => (None, GcsConfig::from_env(), format!("{}/", uri.trim_end_matches('/'))),
-            None => {
-                let emulator = Emulator::builder().bucket("digits").start().context("starting the emulator")?;
-                let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-                (Some(emulator), config, "gs://digits/".to_owned())
-            }
+        let (emulator, config, uri) = if let Some(uri) = &args.uri {
+            (None, GcsConfig::from_env(), format!("{}/", uri.trim_end_matches('/')))
+        } else {
+            let emulator = Emulator::builder().bucket("digits").start().context("starting the emulator")?;
+            let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
+            (Some(emulator), config, "gs://digits/".to_owned())
         };
         let client = Client::new(Arc::new(GcsStore::new(config)?));
         if let Some(emulator) = &emulator {

@@ -118,15 +118,12 @@ impl<B> Iterator for Batches<B> {
         let asked = Instant::now();
         let received = self.receive();
         let now = Instant::now();
-        match self.first {
-            Some(first) => {
-                self.stats.waited += now - asked;
-                self.stats.running = now - first;
-            }
-            None => {
-                self.first = Some(now);
-                self.stats.first_batch = now - self.started;
-            }
+        if let Some(first) = self.first {
+            self.stats.waited += now - asked;
+            self.stats.running = now - first;
+        } else {
+            self.first = Some(now);
+            self.stats.first_batch = now - self.started;
         }
         match received {
             Ok(Some(batch)) => Some(Ok(batch)),

@@ -190,15 +190,17 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Builds a loader that goes on where `state` was taken: its epoch begins with the first sample not delivered then.
-    /// Batch size, seed and drop_last are the state's, unless set here to the same. Rank and world size may be others.
+    /// Seed and drop_last are the state's; so is the batch size, unless another is set here. Rank and world size may be
+    /// others.
     ///
     /// # Errors
-    /// A state of other data, another seed or batch size than those set here, and all that [`build`](Self::build)
+    /// A state of other data, another seed or drop_last than the state's set here, and all that [`build`](Self::build)
     /// refuses.
+    #[expect(clippy::needless_pass_by_value, reason = "a state is used up: it holds for one point of one run")]
     pub fn resume(mut self, state: State) -> Result<DataLoader<D, C>> {
         let manifest = self.dataset.manifest();
         state.check(manifest.digest(), manifest.len())?;
-        let differs = |what: &str, here: String, there: String| {
+        let differs = |what: &str, here: String, there: &str| {
             Error::new(ErrorKind::Config, format!("the state was taken with another {what}"))
                 .stage(Stage::Sample)
                 .mismatch(format_args!("{what} {there}"), here)
@@ -206,10 +208,10 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         };
         let Settings { batch_size, seed, drop_last, .. } = &mut self.settings;
         if seed.is_some_and(|seed| state.seed != Some(seed)) {
-            return Err(differs("seed", format!("{seed:?}"), format!("{:?}", state.seed)));
+            return Err(differs("seed", format!("{seed:?}"), &format!("{:?}", state.seed)));
         }
         if drop_last.is_some_and(|drop_last| state.drop_last != drop_last) {
-            return Err(differs("drop_last", format!("{drop_last:?}"), state.drop_last.to_string()));
+            return Err(differs("drop_last", format!("{drop_last:?}"), &state.drop_last.to_string()));
         }
         *seed = state.seed;
         *drop_last = Some(state.drop_last);

@@ -88,12 +88,8 @@ fn judge(object: &ObjectMeta, now: SystemTime, older_than: Duration) -> Verdict 
     // A lease that can't be read is as good as none: then only its age speaks, and that was asked above.
     let expired = humantime::parse_rfc3339(lease).map_or(true, |lease| lease < now);
     let lives = object.metadata.get(key::PROCESS).and_then(|identity| process::lives(identity));
-    match lives {
-        Some(true) => Verdict::Living,
-        Some(false) => Verdict::Dead,
-        None if expired => Verdict::Dead,
-        None => Verdict::Living,
-    }
+    // Seeing the process beats the lease, which is for those who can't.
+    if lives.unwrap_or(!expired) { Verdict::Living } else { Verdict::Dead }
 }
 
 /// Counts the temporary objects of this process that are in `bucket` now, by listing it.

@@ -54,7 +54,7 @@ impl Fetcher {
         &self.run
     }
 
-    /// Reads a group as planned. What can't be composed after all is an error that [`is_composed`] knows.
+    /// Reads a group as planned. A composed read that fails may still be read object by object.
     ///
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.

@@ -178,7 +178,9 @@ pub(super) fn close(timeout: Duration) -> Leftover {
             .map(|(name, _)| Arc::clone(name))
             .collect()
     };
-    names.iter().for_each(|name| LEDGER.reap(name));
+    for name in &names {
+        LEDGER.reap(name);
+    }
     wait_for_temporaries(timeout)
 }
 

@@ -75,9 +75,7 @@ pub async fn list(
     details: bool,
     mut progress: impl FnMut(u64) + Send,
 ) -> Result<Vec<ObjectMeta>> {
-    let mut request = ListRequest::default();
-    request.bucket = Arc::clone(&prefix.bucket);
-    request.prefix.clone_from(&prefix.prefix);
+    let mut request = ListRequest::new(Arc::clone(&prefix.bucket), &*prefix.prefix);
     request.page_size = Some(page_size.unwrap_or(PAGE_SIZE));
     request.details = details;
     let mut objects: Vec<ObjectMeta> = Vec::new();

@@ -216,7 +216,7 @@ mod tests {
                         span.positions.clone().for_each(|position| seen[position as usize] += 1);
                     }
                 }
-                from = ranks[0].iter().take(steps).last().map_or(from, |span| span.end);
+                from = ranks[0].iter().take(steps).next_back().map_or(from, |span| span.end);
             }
             prop_assert!(seen.iter().all(|&times| times == 1), "{:?}", seen);
         }

@@ -540,7 +540,8 @@ class Compose(ServerTest):
 
     def test_a_source_may_come_twice_or_be_the_target(self):
         first, second = self.put("a", b"1"), self.put("b", b"2")
-        first.compose([first, second, first])
+        # Not `first.compose`: that sends along the checksum that it knows of itself, which the service then insists on.
+        self.bucket.blob("a").compose([first, second, first])
         self.assertEqual(self.bucket.blob("a").download_as_bytes(), b"121")
 
     def test_of_composites_and_empties(self):

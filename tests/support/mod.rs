@@ -1,5 +1,5 @@
 //! What several test programs share.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -93,4 +93,12 @@ pub fn until(what: &str, mut is: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
     panic!("waited in vain until {what}");
+}
+
+/// A greyscale PNG.
+pub fn png(height: u32, width: u32, pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let image = image::GrayImage::from_raw(width, height, pixels.to_vec()).unwrap();
+    image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    bytes
 }

@@ -288,6 +288,18 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn the_url_of_a_broken_request_is_not_shown() {
+        // The URL of an upload session is as good as a token.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let http = Http::new(&GcsConfig::new().endpoint("127.0.0.1").credentials(Credentials::Anonymous)).unwrap();
+        let error = http.client().get(format!("http://127.0.0.1:{port}/?upload_id=hunter2")).send().await.unwrap_err();
+        assert!(format!("{error:?}").contains("hunter2"), "what this is about");
+        let error = broken(error);
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    }
+
     #[test]
     fn a_token_stays_on_encrypted_lines_or_on_this_machine() {
         let config = |url| GcsConfig::new().endpoint(url).credentials(Credentials::Source(Arc::new(Secret)));

@@ -1,0 +1,110 @@
+//! Image folders: pixels, labels, and images that can't be decoded or stacked.
+
+mod support;
+
+use candle_core::{DType, Device};
+use dataflux::store::MemoryStore;
+use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, ImageFolder, Images};
+use support::{client, png, without_hanging};
+
+fn first(store: &MemoryStore, decode: ImageFolder, batch_size: usize) -> Result<dataflux::Batch<Images>, Error> {
+    let (store, decode) = (store.clone(), decode);
+    without_hanging(move || {
+        let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/")?.decode(decode);
+        DataLoader::builder(dataset).batch_size(batch_size).build()?.epoch(0)?.next().unwrap()
+    })
+}
+
+fn two_classes() -> MemoryStore {
+    let store = MemoryStore::new().with_bucket("data");
+    store.insert("data", "p/cat/1.png", png(2, 2, &[0, 51, 102, 255]));
+    store.insert("data", "p/dog/1.png", png(2, 2, &[255, 102, 51, 0]));
+    store
+}
+
+#[test]
+fn pixels_and_labels() {
+    let batch = first(&two_classes(), ImageFolder::new().grayscale(), 2).unwrap();
+    assert_eq!((batch.shape, &batch.labels[..]), ([2, 1, 2, 2], [0, 1].as_slice()));
+    let wanted = [0.0, 0.2, 0.4, 1.0, 1.0, 0.4, 0.2, 0.0];
+    assert!(batch.pixels.iter().zip(wanted).all(|(got, wanted)| (got - wanted).abs() < 1e-6), "{:?}", batch.pixels);
+    let (pixels, labels) = batch.clone().into_ndarray().unwrap();
+    assert_eq!((pixels.shape(), labels.to_vec()), ([2, 1, 2, 2].as_slice(), vec![0, 1]));
+    let (images, labels) = batch.to_candle(&Device::Cpu).unwrap();
+    assert_eq!((images.dims(), images.dtype()), ([2, 1, 2, 2].as_slice(), DType::F32));
+    assert_eq!(labels.to_vec1::<i64>().unwrap(), [0, 1]);
+    assert_eq!(images.flatten_all().unwrap().to_vec1::<f32>().unwrap(), pixels.into_raw_vec_and_offset().0);
+}
+
+#[test]
+fn colours_are_planes_and_are_normalised_by_channel() {
+    let store = MemoryStore::new().with_bucket("data");
+    let mut bytes = Vec::new();
+    let image = image::RgbImage::from_raw(2, 1, vec![255, 0, 51, 0, 255, 102]).unwrap();
+    image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    store.insert("data", "p/x/1.png", bytes);
+    let decode = ImageFolder::new().normalize(&[0.0, 0.5, 0.2], &[1.0, 0.5, 0.1]);
+    let batch = first(&store, decode, 1).unwrap();
+    assert_eq!(batch.shape, [1, 3, 1, 2]);
+    let wanted = [1.0, 0.0, -1.0, 1.0, 0.0, 2.0];
+    assert!(batch.pixels.iter().zip(wanted).all(|(got, wanted)| (got - wanted).abs() < 1e-5), "{:?}", batch.pixels);
+}
+
+#[test]
+fn jpeg_and_png_of_many_sizes_become_one() {
+    let store = MemoryStore::new().with_bucket("data");
+    for (index, (height, width)) in [(8, 8), (16, 12), (5, 30)].into_iter().enumerate() {
+        let image = image::RgbImage::from_fn(width, height, |_, _| image::Rgb([200, 100, 50]));
+        for (ending, format) in [("png", image::ImageFormat::Png), ("jpg", image::ImageFormat::Jpeg)] {
+            let mut bytes = Vec::new();
+            image.write_to(&mut std::io::Cursor::new(&mut bytes), format).unwrap();
+            store.insert("data", &format!("p/x/{index}.{ending}"), bytes);
+        }
+    }
+    let batch = first(&store, ImageFolder::new().resize(7, 9), 6).unwrap();
+    assert_eq!(batch.shape, [6, 3, 7, 9]);
+    for (index, value) in batch.pixels.iter().enumerate() {
+        let wanted = [200.0, 100.0, 50.0][index / 63 % 3] / 255.0;
+        assert!((value - wanted).abs() < 0.02, "pixel {index}: {value} for {wanted}");
+    }
+}
+
+#[test]
+fn a_png_cut_short_names_the_object() {
+    let store = two_classes();
+    let whole = png(8, 8, &[7; 64]);
+    store.insert("data", "p/dog/2.png", whole[..whole.len() - 20].to_vec());
+    let error = first(&store, ImageFolder::new().grayscale().resize(2, 2), 3).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Decode);
+    assert!(error.about().unwrap().starts_with("gs://data/p/dog/2.png#"), "{error}");
+    assert!(error.to_string().contains("upload it again"), "{error}");
+}
+
+#[test]
+fn two_sizes_in_a_batch_without_resize() {
+    let store = two_classes();
+    store.insert("data", "p/dog/2.png", png(3, 2, &[1; 6]));
+    let error = first(&store, ImageFolder::new().grayscale(), 3).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Collate);
+    let said = error.to_string();
+    for part in ["p/cat/1.png", "1x2x2", "p/dog/2.png", "1x3x2", ".resize(height, width)"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
+
+#[test]
+fn an_image_outside_every_folder_has_no_label() {
+    let store = MemoryStore::new().with_bucket("data");
+    store.insert("data", "p/1.png", png(1, 1, &[0]));
+    let error = first(&store, ImageFolder::new(), 1).unwrap_err();
+    assert!(error.to_string().contains("no label") && error.about().unwrap().contains("p/1.png"), "{error}");
+}
+
+#[test]
+fn as_many_means_as_channels() {
+    let decode = ImageFolder::new().normalize(&[0.5], &[0.5]);
+    let error = first(&two_classes(), decode, 1).unwrap_err();
+    assert!(error.to_string().contains("3 means"), "{error}");
+    let decode = ImageFolder::new().grayscale().normalize(&[0.5], &[0.0]);
+    assert!(first(&two_classes(), decode, 1).is_err());
+}

@@ -1,0 +1,60 @@
+//! A principal who may read and not write: said once, and read all the same. In a program of its own, since it listens
+//! to the whole process's log.
+
+mod support;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
+use dataflux::{DataLoader, DatafluxDataset, Strategy};
+use dataflux_emulator::Emulator;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Dataflux returns no sample of six here, and no error.
+#[test]
+fn a_compose_refused_falls_back_to_direct_reads_with_one_warning() {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+    let emulator = Emulator::builder().bucket("data").start().unwrap();
+    for index in 0..200 {
+        emulator.put("data", &format!("p/{index:03}"), support::content(&index.to_string(), 300));
+    }
+    emulator.deny("data", "storage.objects.create");
+    emulator.deny("data", "storage.objects.delete");
+    emulator.deny("data", "storage.buckets.get");
+    let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
+    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+    assert_eq!(dataset.bucket_info(), &dataflux::store::BucketInfo::default(), "unknown, for want of rights");
+    let loader = DataLoader::builder(dataset).batch_size(50).strategy(Strategy::compose()).build().unwrap();
+    for epoch in 0..2 {
+        let mut seen = 0;
+        for batch in loader.epoch(epoch).unwrap() {
+            for sample in batch.unwrap().iter() {
+                assert_eq!(sample.bytes(), &support::content(&sample.id().0.to_string(), 300));
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 200);
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let warnings: Vec<_> = text.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), 1, "{text}");
+    assert!(warnings[0].contains("storage.objects.create") && warnings[0].contains("data"), "{}", warnings[0]);
+    let composes = loader.dataset().client().metrics().snapshot().compose;
+    assert!(composes <= 8, "{composes} composes were tried after the first was refused");
+}
