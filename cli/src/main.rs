@@ -27,11 +27,11 @@ struct Cli {
     command: Command,
 
     /// Print the result as one JSON object on one line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
 
     /// Log more to standard error: -v what is done, -vv every retry, -vvv everything
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 901, action = ArgAction::Count)]
     verbose: u8,
 }
 
