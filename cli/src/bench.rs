@@ -19,22 +19,25 @@ use crate::{output, progress, value};
 /// Run epochs over a data set as a training loop would, and measure them
 ///
 /// Lists the prefix, then reads, proves and decodes every sample. `order_digest` is a hash of the delivered names in
-/// order: equal whatever the threads and the strategy, and without --shuffle equal to the digest of `ls --summary`.
+/// order: equal whatever the threads and the strategy, and of one epoch without --shuffle equal to the digest of
+/// `ls --summary`, where that finds nothing but samples.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   dataflux bench gs://bucket/train/
-  dataflux bench gs://bucket/train/ --batch-size 256 --shuffle 42 --decode image:224x224 --step-ms 100
+  dataflux bench gs://bucket/train/ --shuffle 42 --decode image:224x224 --step-ms 100
   dataflux bench gs://bucket/train/ --strategy direct --limit 10000 --json
 
 What is measured:
-  seconds        the epochs, from the first batch asked for to the last temporary object deleted; the listing is not in it
-  wait_fraction  share of the time after an epoch's first batch that was spent waiting for data: 0 is perfect
-  cpu_seconds    user and system time of this process, the listing included
-  peak_rss_bytes most memory this process had resident; unknown where there is no /proc
-  ops, retries   attempts sent to the service by kind, the listing included; retries count among them
-  cost_usd       those by the public price list; traffic that leaves the region is not in it
-  verified       samples whose bytes were proved by the CRC that was listed
+  seconds               the epochs, without the listing, until nothing temporary is left
+  first_batch_seconds   from the start of the first epoch to its first batch
+  wait_fraction         of the time after the first batch, spent waiting for data; best is 0
+  cpu_seconds           user and system time of this process, the listing included
+  peak_rss_bytes        most memory resident; unknown where there is no /proc
+  verified              samples whose bytes were proved by the CRC that was listed
+  ops, retries          attempts sent to the service, the listing and retries included
+  cost_usd              those by the public price list, without traffic that leaves the region
+  leftover_temporaries  temporary objects of this run that are in the bucket at the end
 
 SIGINT and SIGTERM delete what is temporary, then end it with exit code 130 or 143.")]
 pub(crate) struct Args {
@@ -152,7 +155,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     dataflux::clean_up_on_signals()?;
     tracing::info!(prefix = %args.uri, "listing");
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
-    let spinner = progress::spinner("listing");
+    let spinner = progress::wait("listing");
     let dataset = DatafluxDataset::open_with(client.clone(), &args.uri.to_string())?;
     drop(spinner);
     match args.decode {
@@ -233,7 +236,7 @@ impl Epochs {
     fn run<D: Decode, C: Collate<D::Item>>(args: &Args, loader: &DataLoader<D, C>) -> Result<Self> {
         let per_epoch = loader.dataset().len() / args.world_size.unwrap_or(1) as u64;
         let total = per_epoch.saturating_mul(args.epochs).min(args.limit.unwrap_or(u64::MAX));
-        let bar = progress::bar("epochs", total);
+        let bar = progress::samples("epochs", total);
         let step = Duration::from_millis(args.step_ms);
         let mut all = Self::default();
         for epoch in 0..args.epochs {

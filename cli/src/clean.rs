@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     dataflux::clean_up_on_signals()?;
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spinner = progress::spinner("cleaning");
+    let spinner = progress::wait("cleaning");
     let started = Instant::now();
     let cleaned = runtime.block_on(dataflux::clean(&client, &args.uri.bucket, args.older_than, args.dry_run))?;
     drop(spinner);

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     tracing::debug!(concurrency = args.concurrency, "listing is one call after another");
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spinner = progress::spinner("listing");
+    let spinner = progress::objects("listing");
     let started = Instant::now();
     let mut objects = runtime
         .block_on(list(&client, &args.uri, Some(args.page_size), false, |listed| spinner.set_position(listed)))?;

@@ -27,11 +27,11 @@ struct Cli {
     command: Command,
 
     /// Print the result as one JSON object on one line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
 
     /// Log more to standard error: -v what is done, -vv every retry, -vvv everything
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 901, action = ArgAction::Count)]
     verbose: u8,
 }
 
@@ -66,6 +66,11 @@ fn main() -> ExitCode {
         Err(error) => {
             if let Some(usage) = error.downcast_ref::<Usage>() {
                 Cli::command().error(clap::error::ErrorKind::ValueValidation, usage).exit();
+            }
+            if error.downcast_ref::<dataflux::Error>().is_some_and(dataflux::Error::is_cancelled) {
+                // By a signal: the library ends the process with the signal's code.
+                tracing::info!(%error, "called off");
+                return ExitCode::FAILURE;
             }
             progress::aside(&format!("error: {}\n", failure::line(&error)));
             ExitCode::FAILURE

@@ -1,6 +1,7 @@
 //! The process around it: its identity, its end, and the signals that ask for it.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::temporary;
@@ -49,6 +50,9 @@ pub(super) fn lives(identity: &str) -> Option<bool> {
     Some(started(pid) == Some(start))
 }
 
+/// Whether a signal is about to end the process.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 /// How long a signal waits for temporaries to be deleted before it ends the process all the same.
 const ON_SIGNAL: Duration = Duration::from_secs(20);
 
@@ -76,6 +80,7 @@ pub fn clean_up_on_signals() -> Result<()> {
             }
         };
         let code = next().await;
+        ENDING.store(true, Ordering::SeqCst);
         tracing::info!("ending on a signal: deleting temporary objects");
         std::thread::spawn(move || {
             let left = temporary::close(ON_SIGNAL).objects;
@@ -112,6 +117,10 @@ pub(super) fn at_exit(run: fn()) {
         if let Some(run) = RUN.get() {
             // A panic must not cross into C.
             let _ = std::panic::catch_unwind(run);
+        }
+        if ENDING.load(Ordering::SeqCst) {
+            // Main ended first, of the error that closing made of its next batch. The code is the signal's to choose.
+            std::thread::sleep(ON_SIGNAL);
         }
     }
     if RUN.set(run).is_ok() {

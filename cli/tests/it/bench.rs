@@ -1,0 +1,158 @@
+use dataflux_emulator::{Emulator, Faults};
+use serde_json::Value;
+
+use crate::harness::{dataflux, temporaries, virtuals};
+
+const KEYS: [&str; 15] = [
+    "samples",
+    "bytes",
+    "seconds",
+    "samples_per_second",
+    "bytes_per_second",
+    "first_batch_seconds",
+    "wait_fraction",
+    "cpu_seconds",
+    "peak_rss_bytes",
+    "order_digest",
+    "verified",
+    "retries",
+    "ops",
+    "cost_usd",
+    "leftover_temporaries",
+];
+
+fn emulator() -> Emulator {
+    Emulator::builder().virtual_namespace(virtuals("train:n=1000,pattern=folders,size=100..3000")).start().unwrap()
+}
+
+/// A report of which every sample was proved and nothing was left.
+#[track_caller]
+fn bench(emulator: &Emulator, more: &[&str]) -> Value {
+    let args = [&["bench", "gs://train", "--json", "--batch-size", "64"], more].concat();
+    let report = dataflux(emulator, &args).json();
+    let keys: Vec<_> = report.as_object().unwrap().keys().collect();
+    assert_eq!(keys.len(), KEYS.len(), "{keys:?}");
+    assert!(KEYS.iter().all(|key| report.get(key).is_some()), "{keys:?}");
+    assert_eq!(report["verified"], report["samples"], "{report}");
+    assert_eq!(report["leftover_temporaries"], 0, "{report}");
+    assert_eq!(temporaries(emulator, "train"), [""; 0]);
+    report
+}
+
+fn op(report: &Value, name: &str) -> u64 {
+    report["ops"][name].as_u64().unwrap()
+}
+
+#[test]
+fn the_order_is_one_whatever_the_strategy_and_the_threads() {
+    let emulator = emulator();
+    let mut digests = Vec::new();
+    for strategy in ["direct", "compose", "auto"] {
+        for threads in ["1", "8"] {
+            emulator.reset_stats();
+            let args = ["--shuffle", "7", "--epochs", "2", "--strategy", strategy, "--decode-threads", threads];
+            let report = bench(&emulator, &[&args[..], &["--io-threads", threads]].concat());
+            assert_eq!(report["samples"], 2000);
+            digests.push(report["order_digest"].as_str().unwrap().to_owned());
+            let stats = emulator.stats();
+            assert_eq!((op(&report, "get"), op(&report, "compose")), (stats.get_media, stats.compose), "{report}");
+            assert_eq!((op(&report, "delete"), op(&report, "put")), (stats.delete, 0), "{report}");
+            // One listing more is the look at what is left, which is no part of the measurement.
+            assert_eq!(op(&report, "list") + 1, stats.list, "{report}");
+            match strategy {
+                "direct" => assert_eq!((op(&report, "get"), op(&report, "compose")), (2000, 0)),
+                // In an epoch 15 batches of 64 and one of 40: two groups each, of at most 32.
+                "compose" => {
+                    assert_eq!((op(&report, "compose"), op(&report, "delete"), op(&report, "get")), (64, 64, 64));
+                }
+                _ => assert!(op(&report, "get") <= 2000),
+            }
+            assert!(report["cost_usd"].as_f64().unwrap() > 0.0);
+        }
+    }
+    digests.dedup();
+    assert_eq!(digests.len(), 1, "{digests:?}");
+    let other = bench(&emulator, &["--shuffle", "8", "--epochs", "2"]);
+    assert_ne!(other["order_digest"], digests[0]);
+}
+
+#[test]
+fn unshuffled_the_order_is_that_of_ls() {
+    let emulator = emulator();
+    let summary = dataflux(&emulator, &["ls", "--summary", "--json", "gs://train"]).json();
+    let report = bench(&emulator, &[]);
+    assert_eq!(report["order_digest"], summary["digest"]);
+    assert_eq!((&report["samples"], &report["bytes"]), (&summary["objects"], &summary["bytes"]));
+    let seconds = report["seconds"].as_f64().unwrap();
+    assert!(seconds > 0.0 && report["cpu_seconds"].as_f64().unwrap() > 0.0, "{report}");
+    assert!((0.0..=1.0).contains(&report["wait_fraction"].as_f64().unwrap()), "{report}");
+    assert!(report["first_batch_seconds"].as_f64().unwrap() <= seconds, "{report}");
+    if cfg!(target_os = "linux") {
+        assert!(report["peak_rss_bytes"].as_u64().unwrap() > 1 << 20, "{report}");
+    }
+}
+
+#[test]
+fn a_limit_stops_with_a_whole_batch_and_leaves_nothing() {
+    let emulator = emulator();
+    for (limit, epochs, samples) in [("1", "1", 64), ("64", "1", 64), ("65", "3", 128), ("1001", "2", 1064)] {
+        let report = bench(&emulator, &["--limit", limit, "--epochs", epochs, "--strategy", "compose"]);
+        assert_eq!(report["samples"], samples, "--limit {limit}");
+    }
+}
+
+#[test]
+fn ranks_share_an_epoch() {
+    let emulator = emulator();
+    let reports =
+        ["0", "1", "2"].map(|rank| bench(&emulator, &["--shuffle", "1", "--rank", rank, "--world-size", "3"]));
+    assert_eq!(reports.iter().map(|report| report["samples"].as_u64().unwrap()).sum::<u64>(), 1000);
+    assert_ne!(reports[0]["order_digest"], reports[1]["order_digest"]);
+    assert_ne!(reports[1]["order_digest"], reports[2]["order_digest"]);
+    let alone = bench(&emulator, &["--shuffle", "1", "--rank", "0", "--world-size", "1"]);
+    assert_eq!(alone["order_digest"], bench(&emulator, &["--shuffle", "1"])["order_digest"]);
+}
+
+#[test]
+fn a_bad_service_changes_neither_order_nor_proof() {
+    let emulator = emulator();
+    let calm = bench(&emulator, &["--shuffle", "3", "--strategy", "compose"]);
+    emulator.set_faults("error=0.05,short=0.05,cut=0.05,flip=0.05,lost=0.05".parse::<Faults>().unwrap());
+    let stormy = bench(&emulator, &["--shuffle", "3", "--strategy", "compose"]);
+    assert_eq!((&stormy["order_digest"], &stormy["verified"]), (&calm["order_digest"], &calm["samples"]));
+    assert!(stormy["retries"].as_u64().unwrap() > 0, "{stormy}");
+}
+
+#[test]
+fn images_are_decoded() {
+    let emulator = Emulator::builder().bucket("images").start().unwrap();
+    for class in ["cat", "dog"] {
+        for index in 0..20 {
+            emulator.put("images", &format!("train/{class}/{index}.png"), png(16 + index, 16));
+        }
+    }
+    let args = ["bench", "gs://images/train/", "--json", "--decode", "image:8x8", "--batch-size", "7"];
+    let report = dataflux(&emulator, &args).json();
+    assert_eq!((&report["samples"], &report["verified"]), (&40.into(), &40.into()));
+}
+
+#[test]
+fn folder_marks_are_no_samples() {
+    let emulator = emulator();
+    emulator.put("train", "n0/", "");
+    assert_eq!(bench(&emulator, &[])["samples"], 1000);
+}
+
+#[test]
+fn humans_get_a_table() {
+    let emulator = emulator();
+    let done = dataflux(&emulator, &["bench", "gs://train", "--step-ms", "1", "--memory-budget", "64MiB"]).expect(0);
+    assert!(done.stdout.contains("1000 of them verified") && done.stderr.is_empty(), "{}{}", done.stdout, done.stderr);
+}
+
+pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let image = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 7]));
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}

@@ -1,0 +1,10 @@
+//! The real binary against an emulator in this process.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
+
+mod bench;
+mod clean;
+mod emulate;
+mod harness;
+mod ls;
+mod refusals;
+mod signals;

@@ -1,0 +1,140 @@
+//! Bad input: what it says, and with which code.
+
+use dataflux_emulator::Emulator;
+
+use crate::bench::png;
+use crate::harness::{command, dataflux, start, temporaries, virtuals};
+
+fn emulator() -> Emulator {
+    Emulator::builder().virtual_namespace(virtuals("train:n=100,pattern=sequence,size=10")).start().unwrap()
+}
+
+#[track_caller]
+fn contains(text: &str, wanted: &[&str]) {
+    assert!(wanted.iter().all(|wanted| text.contains(wanted)), "wanted {wanted:?} in: {text}");
+}
+
+#[test]
+fn no_such_bucket() {
+    let emulator = emulator();
+    for command in ["ls", "bench", "clean"] {
+        contains(&dataflux(&emulator, &[command, "gs://nowhere/x", "--json"]).error(), &["gs://nowhere", "bucket"]);
+    }
+}
+
+#[test]
+fn nothing_below_the_prefix() {
+    let emulator = emulator();
+    let uri = "gs://train/nothing/";
+    for args in [&["ls", uri][..], &["ls", "--summary", uri], &["bench", uri]] {
+        for json in [&[][..], &["--json"]] {
+            let told = dataflux(&emulator, &[args, json].concat()).error();
+            contains(&told, &[uri, "check its spelling", "dataflux ls"]);
+        }
+    }
+    let empty = Emulator::builder().bucket("empty").start().unwrap();
+    contains(&dataflux(&empty, &["ls", "gs://empty"]).error(), &["the bucket empty is empty"]);
+}
+
+#[test]
+fn missing_permissions_are_named() {
+    let emulator = emulator();
+    emulator.deny("train", "storage.objects.list");
+    for command in ["ls", "bench", "clean"] {
+        contains(&dataflux(&emulator, &[command, "gs://train"]).error(), &["gs://train", "storage.objects.list"]);
+    }
+    emulator.allow("train", "storage.objects.list");
+    emulator.deny("train", "storage.objects.get");
+    contains(&dataflux(&emulator, &["bench", "gs://train", "--strategy", "direct"]).error(), &["storage.objects.get"]);
+    assert_eq!(temporaries(&emulator, "train"), [""; 0]);
+}
+
+#[test]
+fn a_reader_who_may_not_write_is_warned_and_served() {
+    let emulator = emulator();
+    emulator.deny("train", "storage.objects.create");
+    let done = dataflux(&emulator, &["bench", "gs://train", "--strategy", "compose", "--json"]).expect(0);
+    contains(&done.stderr, &["WARN", "storage.objects.create"]);
+    assert_eq!(done.json()["verified"], 100);
+}
+
+#[test]
+fn an_image_cut_short_is_named() {
+    let emulator = Emulator::builder().bucket("images").start().unwrap();
+    let whole = png(16, 16);
+    emulator.put("images", "train/cat/0.png", whole.clone());
+    emulator.put("images", "train/cat/cut.png", whole[..whole.len() / 2].to_vec());
+    for strategy in ["direct", "compose"] {
+        let args = ["bench", "gs://images/train/", "--decode", "image:8x8", "--strategy", strategy];
+        contains(&dataflux(&emulator, &args).error(), &["gs://images/train/cat/cut.png"]);
+        assert_eq!(temporaries(&emulator, "images"), [""; 0]);
+    }
+}
+
+#[test]
+fn no_service_at_all_is_told_of() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut running = start(&format!("127.0.0.1:{port}"), &["ls", "gs://train", "-vv"]);
+    // It goes on trying for minutes, as the service's own clients do.
+    running.says("trying again");
+    assert!(!running.over());
+}
+
+#[test]
+fn bad_usage_is_2_and_says_what_to_write() {
+    let emulator = emulator();
+    for (args, wanted) in [
+        (&["ls", "train/x"][..], "write gs://train/x"),
+        (&["bench", "s3://train/x"], "write gs://train/x"),
+        (&["clean", "train"], "write gs://train"),
+        (&["ls", "gs://UPPER/x"], "bucket's name"),
+        (&["ls"], "<URI>"),
+        (&["ls", "gs://train", "--page-size", "0"], "--page-size"),
+        (&["ls", "gs://train", "--concurrency", "0"], "at least 1"),
+        (&["ls", "gs://train", "-l", "--summary"], "--summary"),
+        (&["bench", "gs://train", "--batch-size", "0"], "at least 1"),
+        (&["bench", "gs://train", "--batch-size", "-1"], "-1"),
+        (&["bench", "gs://train", "--epochs", "0"], "--epochs"),
+        (&["bench", "gs://train", "--limit", "0"], "--limit"),
+        (&["bench", "gs://train", "--decode-threads", "0"], "at least 1"),
+        (&["bench", "gs://train", "--io-threads", "0"], "at least 1"),
+        (&["bench", "gs://train", "--memory-budget", "0"], "at least 1 byte"),
+        (&["bench", "gs://train", "--memory-budget", "1M"], "512MiB"),
+        (&["bench", "gs://train", "--decode", "image:0x8"], "image:HxW"),
+        (&["bench", "gs://train", "--strategy", "fast"], "compose"),
+        (&["bench", "gs://train", "--rank", "2", "--world-size", "2"], "below --world-size 2"),
+        (&["bench", "gs://train", "--rank", "0"], "--world-size"),
+        (&["bench", "gs://train", "--rank", "0", "--world-size", "0"], "at least 1"),
+        (&["clean", "gs://train", "--older-than", "10"], "10m"),
+        (&["emulate", "--profile", "slow"], "slow"),
+        (&["emulate", "--virtual", "train"], "train"),
+        (&["emulate", "--faults", "error=2"], "error"),
+        (&["nonsense"], "nonsense"),
+        (&[], "Usage"),
+    ] {
+        let told = dataflux(&emulator, args).expect(2);
+        assert_eq!(told.stdout, "", "{args:?}");
+        contains(&told.stderr, &[wanted]);
+        assert!(!told.stderr.contains('\u{1b}'), "no colours but on a terminal: {}", told.stderr);
+    }
+    assert_eq!(emulator.stats().calls(), 0, "nothing was tried");
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_bad_usage() {
+    let emulator = emulator();
+    let told = command(emulator.endpoint(), &["ls", "gs://train"]).env("DATAFLUX_LOG", "a=b=c").output().unwrap();
+    assert_eq!(told.status.code(), Some(2));
+    contains(&String::from_utf8_lossy(&told.stderr), &["DATAFLUX_LOG"]);
+}
+
+#[test]
+fn help_tells_examples() {
+    let emulator = emulator();
+    for command in ["ls", "bench", "clean", "emulate"] {
+        let help = dataflux(&emulator, &[command, "--help"]).expect(0).stdout;
+        contains(&help, &["Examples:", "--json", "Usage: dataflux"]);
+    }
+    assert!(dataflux(&emulator, &["--version"]).expect(0).stdout.starts_with("dataflux "));
+}
