@@ -31,6 +31,8 @@ pub(crate) fn run(args: Args, json: bool) -> Result<()> {
     let buckets = buckets.chain(args.emulator.folders.iter().map(|(bucket, _)| bucket.clone()));
     let bucket = buckets.chain(args.emulator.buckets.iter().cloned()).next();
     let emulator = args.emulator.start().context("the emulator can't start")?;
+    // Watched before the endpoint is told, so that a signal right after the line ends this in good order.
+    let signals = emulator.watch_signals().context("the emulator can't watch for signals")?;
     let endpoint = emulator.endpoint();
     if json {
         output::json(&Ready { endpoint })?;
@@ -45,5 +47,6 @@ pub(crate) fn run(args: Args, json: bool) -> Result<()> {
             writeln!(out, "\nInterrupt (Ctrl-C) to stop; what it holds is then gone.")
         })?;
     }
-    emulator.wait().context("the emulator failed")
+    signals.wait();
+    Ok(())
 }
