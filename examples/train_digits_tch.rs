@@ -6,17 +6,17 @@ mod support;
 
 use clap::Parser;
 use tch::nn::{ConvConfig, Module, ModuleT, OptimizerConfig, VarStore};
-use tch::{Device, Kind, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 fn network(vars: &tch::nn::Path) -> impl Module + use<> {
     let same = ConvConfig { padding: 1, ..ConvConfig::default() };
     tch::nn::seq()
         .add(tch::nn::conv2d(vars / "first", 1, 16, 3, same))
-        .add_fn(|maps| maps.relu())
+        .add_fn(Tensor::relu)
         .add(tch::nn::conv2d(vars / "second", 16, 32, 3, same))
         .add_fn(|maps| maps.relu().max_pool2d_default(2).flatten(1, -1))
         .add(tch::nn::linear(vars / "hidden", 32 * 4 * 4, 64, tch::nn::LinearConfig::default()))
-        .add_fn(|hidden| hidden.relu())
+        .add_fn(Tensor::relu)
         .add(tch::nn::linear(vars / "last", 64, 10, tch::nn::LinearConfig::default()))
 }
 

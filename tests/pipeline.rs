@@ -419,7 +419,7 @@ fn keeping_every_batch_does_not_stop_the_loader() {
         let loader = DataLoader::builder(dataset(&store)).batch_size(4).memory_budget(64 << 10).build().unwrap();
         assert!(total > 4 * (64 << 10), "else this proves nothing");
         let all: Vec<_> = loader.epoch(0).unwrap().map(Result::unwrap).collect();
-        assert_eq!(all.iter().map(|batch| batch.len()).sum::<usize>(), 400);
+        assert_eq!(all.iter().map(dataflux::Batch::len).sum::<usize>(), 400);
         all_given_back(&loader);
     });
 }

@@ -1,4 +1,6 @@
-use ndarray::{Array1, Array2, Array4};
+use ndarray::Array2;
+#[cfg(feature = "image")]
+use ndarray::{Array1, Array4};
 
 use crate::collate::Batch;
 use crate::split::RawSample;
