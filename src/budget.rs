@@ -1,6 +1,7 @@
 //! The byte budget: how much may be held from the socket to the batch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -16,6 +17,17 @@ pub(crate) struct Budget {
     units: u32,
     shared: Arc<Semaphore>,
     oversize: Arc<Semaphore>,
+    held: Gauge,
+}
+
+/// Bytes held of all budgets that were made with it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gauge(Arc<AtomicU64>);
+
+impl Gauge {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// Bytes taken from a [`Budget`]; dropping it gives them back.
@@ -23,16 +35,29 @@ pub(crate) struct Budget {
 pub(crate) struct Permit {
     #[expect(dead_code, reason = "held for its drop")]
     permit: OwnedSemaphorePermit,
+    bytes: u64,
+    held: Gauge,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
 }
 
 impl Budget {
-    pub(crate) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64, held: Gauge) -> Self {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
-        Self { units, shared: Arc::new(Semaphore::new(units as usize)), oversize: Arc::new(Semaphore::new(1)) }
+        Self { units, shared: Arc::new(Semaphore::new(units as usize)), oversize: Arc::new(Semaphore::new(1)), held }
+    }
+
+    /// Bytes of the whole budget.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.units) * UNIT
     }
 
     /// Whether `bytes` alone are more than the whole budget.
-    pub(crate) fn is_oversize(&self, bytes: u64) -> bool {
+    fn is_oversize(&self, bytes: u64) -> bool {
         bytes.div_ceil(UNIT) > u64::from(self.units)
     }
 
@@ -45,39 +70,33 @@ impl Budget {
             Ok(units) if units <= self.units => (&self.shared, units),
             _ => (&self.oversize, 1),
         };
-        let permit = Arc::clone(semaphore).acquire_many_owned(units).await;
-        Permit { permit: permit.expect("the semaphores are never closed") }
-    }
-
-    /// Bytes of the budget now held, rounded up to the unit, without what is held beside it.
-    pub(crate) fn held(&self) -> u64 {
-        (u64::from(self.units) - self.shared.available_permits() as u64) * UNIT
+        let permit = Arc::clone(semaphore).acquire_many_owned(units).await.expect("the semaphores are never closed");
+        self.held.0.fetch_add(bytes, Ordering::SeqCst);
+        Permit { permit, bytes, held: self.held.clone() }
     }
 
     /// Checks, before any of it is taken, that the parts of one batch can ever be held together: a list of bytes that
     /// are kept until the batch is delivered, and bytes that are given back before.
     ///
-    /// Without this a batch could wait for bytes that it holds itself. The error is the most bytes it would hold.
+    /// Without this a batch could wait for bytes that it holds itself. The error is the least budget that would do.
     pub(crate) fn check(&self, parts: impl Iterator<Item = (u64, u64)>) -> Result<(), u64> {
-        let (mut kept, mut kept_oversize, mut bytes) = (0, false, 0);
+        let (mut kept, mut kept_oversize, mut needed, mut fits) = (0u64, false, 0, true);
+        let mut all_kept = 0u64;
         for (keeps, passing) in parts {
-            bytes += keeps;
             for (part, stays) in [(keeps, true), (passing, false)] {
-                let fits = if self.is_oversize(part) {
-                    let free = !kept_oversize;
+                let units = part.div_ceil(UNIT);
+                needed = needed.max(all_kept.saturating_add(units));
+                all_kept = if stays { all_kept.saturating_add(units) } else { all_kept };
+                if self.is_oversize(part) {
+                    fits &= !kept_oversize;
                     kept_oversize |= stays;
-                    free
                 } else {
-                    let held = kept + part.div_ceil(UNIT);
-                    kept = if stays { held } else { kept };
-                    held <= u64::from(self.units)
-                };
-                if !fits {
-                    return Err(bytes + passing);
+                    fits &= kept + units <= u64::from(self.units);
+                    kept += if stays { units } else { 0 };
                 }
             }
         }
-        Ok(())
+        if fits { Ok(()) } else { Err(needed.saturating_mul(UNIT)) }
     }
 }
 
@@ -94,7 +113,8 @@ mod tests {
 
     #[tokio::test]
     async fn first_come_first_served_and_all_given_back() {
-        let budget = Budget::new(10 * UNIT);
+        let held = Gauge::default();
+        let budget = Budget::new(10 * UNIT, held.clone());
         let first = budget.take(9 * UNIT).await;
         let mut large = Box::pin(budget.take(8 * UNIT));
         assert!(pending(&mut large));
@@ -103,26 +123,27 @@ mod tests {
         drop(first);
         let large = large.await;
         let small = small.await;
-        assert_eq!(budget.held(), 9 * UNIT);
+        assert_eq!(held.bytes(), 9 * UNIT);
         drop((large, small));
-        assert_eq!(budget.held(), 0);
+        assert_eq!(held.bytes(), 0);
     }
 
     #[tokio::test]
     async fn oversize_one_at_a_time_beside_the_budget() {
-        let budget = Budget::new(4 * UNIT);
+        let held = Gauge::default();
+        let budget = Budget::new(4 * UNIT, held.clone());
         let all = budget.take(4 * UNIT).await;
         let huge = budget.take(1 << 50).await;
         let mut other = Box::pin(budget.take(5 * UNIT));
         assert!(pending(&mut other));
         drop(huge);
         drop((other.await, all));
-        assert_eq!(budget.held(), 0);
+        assert_eq!(held.bytes(), 0);
     }
 
     #[test]
     fn a_batch_that_could_never_be_held_is_seen_before() {
-        let budget = Budget::new(10 * UNIT);
+        let budget = Budget::new(10 * UNIT, Gauge::default());
         let check =
             |parts: &[(u64, u64)]| budget.check(parts.iter().map(|&(keeps, gives)| (keeps * UNIT, gives * UNIT)));
         assert_eq!(check(&[(5, 0), (5, 0)]), Ok(()));
@@ -130,7 +151,7 @@ mod tests {
         assert_eq!(check(&[(2, 8), (2, 6)]), Ok(()));
         assert_eq!(check(&[(2, 8), (2, 7)]), Err(11 * UNIT));
         assert_eq!(check(&[(10, 0), (11, 0)]), Ok(()));
-        assert!(check(&[(11, 0), (11, 0)]).is_err());
+        assert_eq!(check(&[(11, 0), (11, 0)]), Err(22 * UNIT));
         assert_eq!(check(&[(1, 11), (1, 11)]), Ok(()));
     }
 }

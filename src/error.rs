@@ -113,6 +113,7 @@ struct Inner {
     hint: Option<String>,
     status: Option<u16>,
     retry_after: Option<Duration>,
+    tries: u32,
     source: Option<Source>,
 }
 
@@ -129,6 +130,7 @@ impl Error {
             hint: None,
             status: None,
             retry_after: None,
+            tries: 1,
             source: None,
         }))
     }
@@ -181,6 +183,18 @@ impl Error {
     pub(crate) fn append(mut self, more: &str) -> Self {
         self.0.message.push_str(more);
         self
+    }
+
+    /// How often the call was tried in all.
+    #[must_use]
+    pub(crate) fn tried(mut self, tries: u32) -> Self {
+        self.0.tries = tries;
+        self
+    }
+
+    /// Whether this is the answer to the only try of a call, so that no earlier one can have done something.
+    pub(crate) fn is_of_first_try(&self) -> bool {
+        self.0.tries == 1
     }
 
     /// The error underneath.

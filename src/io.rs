@@ -45,6 +45,17 @@ impl Io {
         self.runtime.as_ref().expect("the runtime is taken in drop alone").handle()
     }
 
+    /// Runs `future` on the runtime.
+    ///
+    /// # Cancel safety
+    /// The future runs on when this one is dropped.
+    pub(crate) async fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.handle().spawn(future).await.unwrap_or_else(|_| Err(panicked()))
+    }
+
     /// Runs `future` on the runtime and blocks this thread until it is done. Unlike a runtime's own `block_on`, this
     /// may be called from anywhere, even from within another runtime.
     pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
@@ -53,8 +64,12 @@ impl Io {
             // Nobody waits any more only if this thread is gone.
             let _ = done.send(future.await);
         });
-        wait.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a task of the network threads panicked")))
+        wait.recv().unwrap_or_else(|_| Err(panicked()))
     }
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, "a task of the network threads panicked")
 }
 
 impl Drop for Io {

@@ -62,7 +62,8 @@ pub trait Collate<T>: Send + Sync + 'static {
     /// The batch.
     type Output: Send + 'static;
 
-    /// Makes a batch of `samples`, which are in order.
+    /// Makes a batch of `samples`, which are in order. There are none where the last global batch has fewer samples than
+    /// there are ranks; see [`DataLoaderBuilder::drop_last`](https://docs.rs/dataflux).
     ///
     /// # Errors
     /// They don't fit together.

@@ -127,10 +127,10 @@ impl Decode for ImageFolder {
         let values = match self.size {
             Some((height, width)) => u64::from(height) * u64::from(width) * self.channels() as u64,
             // Of an image of unknown size: lossy formats hold about one bit a value.
-            None => size * 8,
+            None => size.saturating_mul(8),
         };
         // Twice, since the images and the batch made of them are there at the same time.
-        Some(values * 4 * 2)
+        Some(values.saturating_mul(4 * 2))
     }
 }
 

@@ -160,19 +160,26 @@ impl<B> Drop for Batches<B> {
 /// The batches of one epoch, in order, for asynchronous code.
 #[derive(Debug)]
 pub struct BatchStream<B> {
-    batches: mpsc::Receiver<Result<Batch<B>>>,
+    batches: mpsc::Receiver<Step<B>>,
+    state: State,
+    stats: EpochStats,
     cancel: Arc<watch::Sender<bool>>,
 }
 
+/// What the iterator gave, and where it stood then.
+type Step<B> = (Option<Result<Batch<B>>>, State, EpochStats);
+
 impl<B: Send + 'static> BatchStream<B> {
-    pub(super) fn new(batches: Batches<B>) -> Result<Self> {
-        let cancel = Arc::clone(&batches.cancel);
+    pub(super) fn new(mut batches: Batches<B>) -> Result<Self> {
+        let (cancel, state) = (Arc::clone(&batches.cancel), batches.state());
         let (sender, receiver) = mpsc::channel(1);
         std::thread::Builder::new()
             .name("dataflux-stream".into())
             .spawn(move || {
-                for batch in batches {
-                    if sender.blocking_send(batch).is_err() {
+                loop {
+                    let batch = batches.next();
+                    let last = batch.is_none();
+                    if sender.blocking_send((batch, batches.state(), batches.stats())).is_err() || last {
                         return;
                     }
                 }
@@ -183,7 +190,19 @@ impl<B: Send + 'static> BatchStream<B> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Self { batches: receiver, cancel })
+        Ok(Self { batches: receiver, state, stats: EpochStats::default(), cancel })
+    }
+}
+
+impl<B> BatchStream<B> {
+    /// Where to go on after what was delivered so far; as [`Batches::state`].
+    pub fn state(&self) -> State {
+        self.state.clone()
+    }
+
+    /// What the epoch has come to so far; as [`Batches::stats`].
+    pub fn stats(&self) -> EpochStats {
+        self.stats
     }
 }
 
@@ -191,7 +210,11 @@ impl<B> Stream for BatchStream<B> {
     type Item = Result<Batch<B>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.batches.poll_recv(context)
+        self.batches.poll_recv(context).map(|step| {
+            let (batch, state, stats) = step?;
+            (self.state, self.stats) = (state, stats);
+            batch
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::pipeline::read_alone;
 use super::pool::guarded;
 use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
@@ -10,7 +11,6 @@ use crate::list::{Prefix, list};
 use crate::manifest::Manifest;
 use crate::plan::{Group, Method, Slice};
 use crate::sample::SampleId;
-use crate::split::split;
 use crate::store::{BucketInfo, Client, GcsConfig, GcsStore};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -61,7 +61,9 @@ impl DatafluxDataset<Raw> {
     /// # Errors
     /// As for [`open`](Self::open).
     pub async fn open_async(uri: &str) -> Result<Self> {
-        Self::list(client_of_environment()?, uri.parse()?).await
+        let (client, prefix) = (client_of_environment()?, uri.parse()?);
+        // Not on the caller's runtime: connections live and die with the one that opened them.
+        Io::shared()?.spawn(Self::list(client, prefix)).await
     }
 
     /// As [`open`](Self::open), through a client of one's own: another store, endpoint, credential or retry policy.
@@ -144,10 +146,10 @@ impl<D: Decode> DatafluxDataset<D> {
         let method = if entry.size == 0 { Method::Empty } else { Method::Direct };
         let group = Group { method, slices: vec![Slice { slot: 0, id: SampleId(index), range: 0..entry.size }] };
         let io = Io::shared()?;
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(manifest), Arc::clone(&io));
+        let fetcher = Fetcher::new(client.clone(), Arc::clone(manifest), Arc::clone(&io), &self.source.bucket);
         let manifest = Arc::clone(manifest);
         let sample = io.run(async move {
-            let mut samples = split(&manifest, fetcher.fetch(group).await?)?;
+            let mut samples = read_alone(&fetcher, &manifest, group).await?;
             samples.pop().map(|(_, sample)| sample).ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was read"))
         })?;
         guarded(|| self.decode.decode(sample)).map_err(|cause| {

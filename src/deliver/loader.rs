@@ -8,7 +8,7 @@ use super::batches::{BatchStream, Batches};
 use super::dataset::DatafluxDataset;
 use super::pipeline::Engine;
 use super::pool::{self, Code};
-use crate::budget::Budget;
+use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
@@ -29,6 +29,12 @@ const CONCURRENCY: usize = 64;
 /// to cover a compose of nearly a second.
 const SAMPLES_AHEAD: usize = 8_192;
 
+/// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
+const MOST_AHEAD: usize = 65_536;
+
+/// What composing needs beyond reading.
+const COMPOSING: [&str; 2] = ["storage.objects.create", "storage.objects.delete"];
+
 /// Feeds a training loop. Made by [`DataLoader::builder`]; used for any number of epochs.
 ///
 /// ```no_run
@@ -44,7 +50,8 @@ const SAMPLES_AHEAD: usize = 8_192;
 /// # Ok::<(), dataflux::Error>(())
 /// ```
 pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as Decode>::Collate> {
-    engine: Arc<Engine<D, C>>,
+    engine: Engine<D, C>,
+    held: Gauge,
     dataset: DatafluxDataset<D>,
     sharding: Sharding,
     settings: Settings,
@@ -147,7 +154,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Bytes to hold at most, from the socket to the batch that is handed over; 1 GiB by default. An object that alone
-    /// is larger is held beside it, one at a time.
+    /// is larger is held beside it, one at a time. Of several epochs that live at once each has this much. What a
+    /// decoder holds for itself while it runs isn't counted, nor what a closure's items weigh beyond their objects'
+    /// bytes; see [`Decode::item_bytes`].
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.settings.memory_budget = bytes;
         self
@@ -253,26 +262,41 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         if settings.memory_budget == 0 {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
         }
-        let io = settings.io_threads.map_or_else(Io::shared, Io::new)?;
         let source = &dataset.source;
         let manifest = Arc::clone(&source.manifest);
+        let (io, client) = match settings.io_threads {
+            None => (Io::shared()?, source.client.clone()),
+            Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
+        };
+        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
             tracing::warn!(prefix = %manifest.prefix(), reason, "not composing here; reading every object by itself");
         }
+        if settings.strategy != Strategy::Direct && never_compose(&source.bucket).is_none() {
+            let bucket = Arc::clone(&manifest.prefix().bucket);
+            let held = io.run(async move { client.test_permissions(&bucket, &COMPOSING).await });
+            // Where the question has no answer, the first compose gives it.
+            if let Some(lacking) =
+                held.ok().and_then(|held| COMPOSING.iter().find(|one| !held.iter().any(|h| h == *one)))
+            {
+                fetcher.stop_composing(&format!("{lacking} is not granted"));
+            }
+        }
+        let held = Gauge::default();
         let engine = Engine {
             // A composed download is one allocation: a few must fit at once, or reading would stop for each.
             planner: Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket),
-            fetcher: Arc::new(Fetcher::new(source.client.clone(), Arc::clone(&manifest), Arc::clone(&io))),
-            budget: Budget::new(settings.memory_budget),
-            reads: Arc::new(Semaphore::new(settings.concurrency)),
+            fetcher,
+            budget: Budget::new(settings.memory_budget, held.clone()),
+            reads: Arc::new(Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS))),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
             manifest,
             io,
         };
-        Ok(DataLoader { engine: Arc::new(engine), dataset, sharding, settings, resumed: None })
+        Ok(DataLoader { engine, held, dataset, sharding, settings, resumed: None })
     }
 }
 
@@ -299,9 +323,10 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         };
         let order = Order::new(manifest.digest(), samples, self.settings.seed, epoch);
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 1_024);
-        let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead));
+        let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
         let (cancel, cancelled) = watch::channel(false);
-        let engine = Arc::clone(&self.engine);
+        let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
+        let run = Arc::clone(engine.fetcher.run());
         let spans = self.sharding.batches(samples, position);
         std::thread::Builder::new()
             .name("dataflux-plan".into())
@@ -312,7 +337,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, Arc::clone(self.engine.fetcher.run()), state))
+        Ok(Batches::new(receiver, cancel, run, state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -338,9 +363,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         self.engine.planner.prices().bill(&self.dataset.client().metrics().snapshot())
     }
 
-    /// Bytes of the memory budget that are held now.
+    /// Bytes that all live epochs of this loader hold now.
     pub fn bytes_held(&self) -> u64 {
-        self.engine.budget.held()
+        self.held.bytes()
     }
 }
 

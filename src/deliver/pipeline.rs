@@ -14,7 +14,7 @@ use crate::decode::Decode;
 use crate::fetch::Fetcher;
 use crate::io::Io;
 use crate::manifest::Manifest;
-use crate::plan::{Group, Method, Planner};
+use crate::plan::{Group, MAX_SOURCES, Method, Planner};
 use crate::sample::{BatchSpan, Order, SampleId};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -28,7 +28,7 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     pub(super) io: Arc<Io>,
     pub(super) manifest: Arc<Manifest>,
     pub(super) planner: Planner,
-    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) fetcher: Fetcher,
     pub(super) budget: Budget,
     /// Groups being read at once.
     pub(super) reads: Arc<Semaphore>,
@@ -45,6 +45,20 @@ pub(super) enum Ticket<B> {
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
+    /// The engine of one epoch: its bytes and its temporaries are its own, so that no epoch waits for another's.
+    pub(super) fn for_epoch(&self, budget: Budget) -> Arc<Self> {
+        Arc::new(Self {
+            io: Arc::clone(&self.io),
+            manifest: Arc::clone(&self.manifest),
+            planner: self.planner.clone(),
+            fetcher: self.fetcher.for_epoch(),
+            budget,
+            reads: Arc::clone(&self.reads),
+            code: Arc::clone(&self.code),
+            jobs: self.jobs.clone(),
+        })
+    }
+
     /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Blocks.
     pub(super) fn run(
         self: Arc<Self>,
@@ -59,7 +73,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             if !self.fetcher.may_compose() {
                 groups = groups.iter().flat_map(Group::split_up).collect();
             }
-            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), Arc::clone(&self.manifest), ids);
+            let (assembly, promise) =
+                Assembly::new(Arc::clone(&self.code), Arc::clone(&self.manifest), ids, cancel.clone());
             // Full: the training loop has enough batches ahead. Closed: it wants no more.
             if tickets.send(Ticket::Batch(promise, span.end)).is_err() {
                 return;
@@ -97,8 +112,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
     fn bytes(&self, group: &Group) -> (u64, u64) {
         let size = |range: &std::ops::Range<u64>| range.end - range.start;
-        let items = group.slices.iter().map(|slice| self.code.decode.item_bytes(size(&slice.range)));
-        match items.sum::<Option<u64>>() {
+        let mut items = group.slices.iter().map(|slice| self.code.decode.item_bytes(size(&slice.range)));
+        match items.try_fold(0u64, |sum, item| Some(sum.saturating_add(item?))) {
             None => (group.bytes(), 0),
             Some(items) => (items, group.bytes()),
         }
@@ -129,7 +144,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let mut error =
             Error::new(ErrorKind::Config, format!("a batch of {samples} samples is over the memory budget"))
                 .stage(Stage::Plan)
-                .mismatch(format_args!("a memory_budget of at least {bytes} bytes"), "less")
+                .mismatch(format_args!("a memory_budget of at least {bytes} bytes"), self.budget.bytes())
                 .hint("raise .memory_budget(bytes) or lower .batch_size(n)");
         if let Some(entry) = largest.and_then(|slice| self.manifest.get(slice.id.0)) {
             error = error.object(format_args!("{} (the largest, {} bytes)", self.manifest.id(&entry), entry.size));
@@ -138,11 +153,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     }
 
     async fn bring(&self, group: Group, assembly: Arc<Assembly<D, C>>, passing: Option<Permit>) {
-        let outcome = {
-            let _read = self.reads.acquire().await;
-            self.read(group).await
-        };
-        match outcome {
+        match self.read(group).await {
             Err(error) => assembly.fail(error),
             Ok(samples) => {
                 let passing = passing.map(Arc::new);
@@ -159,21 +170,21 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Reads a group's samples, each proved; whatever goes wrong with a composed read, each object by itself, which
     /// works or finds out which one is to blame.
-    pub(super) async fn read(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
+    async fn read(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
         if group.method != Method::Composed {
             return self.read_alone(group).await;
         }
-        let outcome = match self.fetcher.fetch(group.clone()).await {
-            Ok(payload) => split(&self.manifest, payload),
-            Err(error) => Err(error),
+        let payload = {
+            let _read = self.reads.acquire().await;
+            self.fetcher.fetch(group.clone()).await
         };
-        match outcome {
+        match payload.and_then(|payload| split(&self.manifest, payload)) {
             Err(error) if !error.is_cancelled() => {
                 tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
                 let alone: Vec<_> = group.split_up().collect();
                 stream::iter(alone)
                     .map(|group| self.read_alone(group))
-                    .buffered(8)
+                    .buffered(MAX_SOURCES)
                     .try_fold(Vec::new(), async |mut all, mut some| {
                         all.append(&mut some);
                         Ok(all)
@@ -185,16 +196,26 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     }
 
     async fn read_alone(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
-        let mut reads = 1;
-        loop {
-            match split(&self.manifest, self.fetcher.fetch(group.clone()).await?) {
-                Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
-                    reads += 1;
-                    tracing::warn!(%error, "reading again");
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                outcome => return outcome,
+        let _read = self.reads.acquire().await;
+        read_alone(&self.fetcher, &self.manifest, group).await
+    }
+}
+
+/// Reads one object, again if its bytes don't match.
+pub(super) async fn read_alone(
+    fetcher: &Fetcher,
+    manifest: &Arc<Manifest>,
+    group: Group,
+) -> Result<Vec<(usize, RawSample)>> {
+    let mut reads = 1;
+    loop {
+        match split(manifest, fetcher.fetch(group.clone()).await?) {
+            Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
+                reads += 1;
+                tracing::warn!(%error, "reading again");
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            outcome => return outcome,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::watch;
 
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate};
@@ -74,6 +75,7 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     manifest: Arc<Manifest>,
     ids: Vec<SampleId>,
     parts: Mutex<Parts<D::Item>>,
+    cancel: watch::Receiver<bool>,
     promise: Sender<Result<Ready<C::Output>>>,
 }
 
@@ -90,11 +92,12 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         code: Arc<Code<D, C>>,
         manifest: Arc<Manifest>,
         ids: Vec<SampleId>,
+        cancel: watch::Receiver<bool>,
     ) -> (Arc<Self>, Promise<C::Output>) {
         let (promise, receiver) = crossbeam_channel::bounded(1);
         let items: Vec<_> = ids.iter().map(|_| None).collect();
         let parts = Mutex::new(Parts { missing: items.len(), items, bytes: 0, verified: 0, kept: Vec::new() });
-        (Arc::new(Self { code, manifest, ids, parts, promise }), receiver)
+        (Arc::new(Self { code, manifest, ids, parts, cancel, promise }), receiver)
     }
 
     /// Holds bytes until the batch is delivered.
@@ -109,6 +112,10 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     fn decode(&self, slot: usize, sample: RawSample) {
+        // Nobody waits for it any more.
+        if *self.cancel.borrow() || self.cancel.has_changed().is_err() {
+            return;
+        }
         let (bytes, verified) = (sample.bytes().len() as u64, sample.verified());
         let id = self.manifest.get(sample.id().0).map(|entry| self.manifest.id(&entry));
         match guarded(|| self.code.decode.decode(sample)) {

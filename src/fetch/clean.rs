@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 
 use super::process;
 use super::temporary::key;
+use crate::Result;
 use crate::list::{Prefix, TEMPORARY_PREFIX, list};
 use crate::store::{Client, ObjectId, ObjectMeta};
-use crate::{ErrorKind, Result};
 
 /// What [`clean`] found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Cleaned {
     pub young: u64,
     /// Objects below the prefix of temporaries that this crate didn't make, and so leaves alone.
     pub foreign: u64,
+    /// Those that could not be removed, and why.
+    pub failed: Vec<String>,
 }
 
 /// Deletions under way at once; the service takes about 1,000 writes a second for a bucket, at some 80 ms each.
@@ -33,11 +35,13 @@ const CONCURRENCY: usize = 64;
 
 /// Removes the temporary objects of dead runs from `bucket`, never those of a living one.
 ///
-/// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells:
-/// it ends 15 minutes after the object was made. With `older_than`, objects younger than that stay as well.
+/// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells: it
+/// outlasts the calls that the run may still make, some 20 minutes by the usual policy, from when the service made the
+/// object. This machine's clock must not be ahead by ten minutes or more. With `older_than`, objects younger than that
+/// stay as well.
 ///
 /// # Errors
-/// Whatever listing or deleting answers when retrying has not helped. What was deleted by then stays deleted.
+/// Whatever listing answers when retrying has not helped; what can't be deleted is told in [`Cleaned::failed`].
 pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run: bool) -> Result<Cleaned> {
     let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
     let objects = list(client, &prefix, None, true, |_| ()).await?;
@@ -49,24 +53,27 @@ pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run:
             Verdict::Foreign => cleaned.foreign += 1,
             Verdict::Living => cleaned.living += 1,
             Verdict::Young => cleaned.young += 1,
-            Verdict::Dead => {
-                cleaned.removed_bytes += object.size;
-                let id = ObjectId::new(bucket, &*object.name, object.generation);
+            Verdict::Dead => dead.push((ObjectId::new(bucket, &*object.name, object.generation), object.size)),
+        }
+    }
+    let delete = async |(id, size): (ObjectId, u64)| {
+        let outcome = if dry_run { Ok(()) } else { client.delete(&id).await };
+        (id, size, outcome)
+    };
+    let mut outcomes = stream::iter(dead).map(delete).buffer_unordered(CONCURRENCY);
+    while let Some((id, size, outcome)) = outcomes.next().await {
+        match outcome {
+            Err(error) if !error.is_not_found() => {
+                let hint = "deleting needs storage.objects.delete (role Storage Object User), and no hold or retention";
+                cleaned.failed.push(error.hint(hint).to_string());
+            }
+            _ => {
+                cleaned.removed_bytes += size;
                 cleaned.removed.push(id.to_string());
-                dead.push(id);
             }
         }
     }
-    if !dry_run {
-        let delete = async |id: ObjectId| match client.delete(&id).await {
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                Err(error.hint("deleting needs storage.objects.delete: role Storage Object User on the bucket"))
-            }
-            other => other,
-        };
-        stream::iter(dead).map(delete).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
-    }
+    cleaned.removed.sort();
     Ok(cleaned)
 }
 
@@ -80,13 +87,13 @@ enum Verdict {
 
 fn judge(object: &ObjectMeta, now: SystemTime, older_than: Duration) -> Verdict {
     let Some(lease) = object.metadata.get(key::LEASE) else { return Verdict::Foreign };
-    // A clock of the service's that is ahead of ours makes an age of 0.
-    let age = object.updated.map(|updated| now.duration_since(updated).unwrap_or_default());
-    if age.is_some_and(|age| age < older_than) {
+    // A clock of the service's that is ahead of ours makes an age of 0. What tells no age is taken to be new.
+    let age = object.updated.map_or(Duration::ZERO, |updated| now.duration_since(updated).unwrap_or_default());
+    if age < older_than {
         return Verdict::Young;
     }
     // A lease that can't be read is as good as none: then only its age speaks, and that was asked above.
-    let expired = humantime::parse_rfc3339(lease).map_or(true, |lease| lease < now);
+    let expired = lease.parse().map_or(true, |seconds| age > Duration::from_secs(seconds));
     let lives = object.metadata.get(key::PROCESS).and_then(|identity| process::lives(identity));
     // Seeing the process beats the lease, which is for those who can't.
     if lives.unwrap_or(!expired) { Verdict::Living } else { Verdict::Dead }
@@ -111,7 +118,7 @@ mod tests {
         let mut object = ObjectMeta { name: format!("{TEMPORARY_PREFIX}1/2"), generation: 1, ..ObjectMeta::default() };
         object.metadata.insert(key::PROCESS.into(), process.into());
         object.metadata.insert(key::LEASE.into(), lease.into());
-        object.updated = Some(SystemTime::now());
+        object.updated = Some(SystemTime::now() - Duration::from_secs(100));
         object
     }
 
@@ -119,7 +126,7 @@ mod tests {
     fn the_dead_and_the_living() {
         let now = SystemTime::now();
         let judge = |object: &ObjectMeta| judge(object, now, Duration::ZERO);
-        let (past, future) = ("2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z");
+        let (past, future) = ("99", "9999");
         assert_eq!(judge(&temporary(process::identity(), future)), Verdict::Living);
         assert_eq!(judge(&temporary(process::identity(), past)), Verdict::Living);
         let reborn = process::identity().rsplit_once('/').unwrap().0.to_owned() + "/1";
@@ -127,7 +134,7 @@ mod tests {
         assert_eq!(judge(&temporary("elsewhere/1/1", future)), Verdict::Living);
         assert_eq!(judge(&temporary("elsewhere/1/1", past)), Verdict::Dead);
         assert_eq!(judge(&ObjectMeta::default()), Verdict::Foreign);
-        let young = super::judge(&temporary("elsewhere/1/1", past), now, Duration::from_secs(60));
+        let young = super::judge(&temporary("elsewhere/1/1", past), now, Duration::from_secs(160));
         assert_eq!(young, Verdict::Young);
     }
 }

@@ -5,21 +5,23 @@ mod process;
 mod temporary;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::Mutex;
 
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::Manifest;
 use crate::plan::{Group, Method};
-use crate::store::{Client, ComposeRequest};
+use crate::store::{BucketInfo, Client, ComposeRequest};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
 pub use process::clean_up_on_signals;
 pub(crate) use temporary::Run;
+use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
 
 /// The bytes of a group, in the order of its slices.
@@ -33,6 +35,12 @@ pub struct Payload {
     pub crc32c: Option<u32>,
 }
 
+/// How many composes in a row may fail, of whatever, before no more are tried.
+const FAILURES: u32 = 32;
+
+/// How long the first deletion in a bucket that tells nothing of itself may take.
+const FIRST_DELETION: Duration = Duration::from_secs(60);
+
 /// Reads groups of one data set.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
@@ -40,13 +48,45 @@ pub(crate) struct Fetcher {
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
-    /// Set when the bucket refuses a compose for want of rights; said once, and then no more are tried.
-    refused: AtomicBool,
+    compose: Arc<Composing>,
+}
+
+/// What is known of composing in this bucket; epochs share it.
+#[derive(Debug)]
+struct Composing {
+    /// Set for good when it doesn't work here; that is said once.
+    off: AtomicBool,
+    /// Composes that failed since the last that worked.
+    failures: AtomicU32,
+    /// Whether folders are real here.
+    real_folders: bool,
+    /// Whether a temporary is known to be deletable. Until then composes go one by one, each deleted before the next:
+    /// what a retention policy keeps would be billed for as long as that lasts.
+    deletable: AtomicBool,
+    proving: Mutex<()>,
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: Client, manifest: Arc<Manifest>, io: Arc<Io>) -> Self {
-        Self { client, manifest, io, run: Run::new(), refused: AtomicBool::new(false) }
+    pub(crate) fn new(client: Client, manifest: Arc<Manifest>, io: Arc<Io>, bucket: &BucketInfo) -> Self {
+        let compose = Composing {
+            off: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            real_folders: bucket.hierarchical_namespace,
+            deletable: AtomicBool::new(bucket.retention.is_some()),
+            proving: Mutex::new(()),
+        };
+        Self { client, manifest, io, run: Run::new(), compose: Arc::new(compose) }
+    }
+
+    /// The same for another epoch, with temporaries of its own.
+    pub(crate) fn for_epoch(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            manifest: Arc::clone(&self.manifest),
+            io: Arc::clone(&self.io),
+            run: Run::new(),
+            compose: Arc::clone(&self.compose),
+        }
     }
 
     /// The run that temporaries of this fetcher belong to.
@@ -60,7 +100,8 @@ impl Fetcher {
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
     pub(crate) async fn fetch(&self, group: Group) -> Result<Payload> {
         match group.method {
-            Method::Empty => Ok(Payload { group, bytes: Bytes::new(), crc32c: Some(0) }),
+            // What the listing says of an empty object is all there is to prove.
+            Method::Empty => Ok(Payload { group, bytes: Bytes::new(), crc32c: None }),
             Method::Direct => self.direct(group).await,
             Method::Composed => self.composed(group).await,
         }
@@ -69,7 +110,19 @@ impl Fetcher {
 
     /// Whether composing is still worth a try.
     pub(crate) fn may_compose(&self) -> bool {
-        !self.refused.load(Ordering::Relaxed)
+        !self.compose.off.load(Ordering::Relaxed) && !self.run.has_failed()
+    }
+
+    /// Composes no more, and says why, once.
+    pub(crate) fn stop_composing(&self, why: &str) {
+        if !self.compose.off.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                bucket = &*self.manifest.prefix().bucket,
+                "{why}, so every object is read by itself: slower and dearer for small objects; grant \
+                 storage.objects.create and storage.objects.delete (role Storage Object User), or choose \
+                 Strategy::Direct to silence this"
+            );
+        }
     }
 
     async fn direct(&self, group: Group) -> Result<Payload> {
@@ -79,7 +132,46 @@ impl Fetcher {
     }
 
     async fn composed(&self, group: Group) -> Result<Payload> {
-        let prefix = self.manifest.prefix();
+        if self.compose.deletable.load(Ordering::Acquire) {
+            return self.compose_and_read(group).await;
+        }
+        let proving = self.compose.proving.lock().await;
+        if self.compose.deletable.load(Ordering::Acquire) {
+            drop(proving);
+            return self.compose_and_read(group).await;
+        }
+        let read = self.compose_and_read(group).await;
+        if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
+            self.compose.deletable.store(true, Ordering::Release);
+        }
+        read
+    }
+
+    async fn compose_and_read(&self, group: Group) -> Result<Payload> {
+        if self.run.has_failed() {
+            self.stop_composing("a temporary object could not be deleted");
+        }
+        if !self.may_compose() {
+            return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
+        }
+        let temporary = match self.compose(&group).await {
+            Ok(temporary) => temporary,
+            Err(error) => {
+                if error.kind() == ErrorKind::PermissionDenied {
+                    self.stop_composing(&format!("composing is refused ({error})"));
+                } else if self.compose.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
+                    self.stop_composing(&format!("composing failed {FAILURES} times in a row, last with: {error}"));
+                }
+                return Err(error);
+            }
+        };
+        self.compose.failures.store(0, Ordering::Relaxed);
+        self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
+        let read = self.client.read(temporary.id(), None, group.bytes()).await?;
+        Ok(Payload { group, bytes: read.bytes, crc32c: read.crc32c })
+    }
+
+    async fn compose(&self, group: &Group) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(group.slices.len());
         let mut crc32c = 0;
         for slice in &group.slices {
@@ -92,26 +184,13 @@ impl Fetcher {
             sources.push((Arc::from(entry.name), entry.generation));
         }
         let request = ComposeRequest::new(
-            Arc::clone(&prefix.bucket),
-            self.run.temporary_name(),
+            Arc::clone(&self.manifest.prefix().bucket),
+            self.run.temporary_name(self.compose.real_folders),
             sources,
             group.bytes(),
             crc32c,
             SystemTime::now(),
         );
-        let temporary = self.run.compose(&self.client, &self.io, request).await.inspect_err(|error| {
-            if error.is_permission() && !self.refused.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    bucket = &*prefix.bucket,
-                    %error,
-                    "composing is refused, so every object is read by itself: slower and dearer for small objects; \
-                     grant storage.objects.create and storage.objects.delete (role Storage Object User), or choose \
-                     Strategy::Direct to silence this"
-                );
-            }
-        })?;
-        self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        let read = self.client.read(temporary.id(), None, group.bytes()).await?;
-        Ok(Payload { group, bytes: read.bytes, crc32c: read.crc32c })
+        self.run.compose(&self.client, &self.io, request).await
     }
 }

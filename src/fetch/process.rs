@@ -8,11 +8,15 @@ use super::temporary;
 use crate::{Error, ErrorKind, Result};
 
 /// What tells this process from every other, on this machine and on others: boot, PID namespace, PID and start time.
-/// Two of them with the same first part can see whether the other lives.
+/// Two of them with the same first part can see whether the other lives. Of a process whose place or start the system
+/// doesn't tell, nobody can.
 pub(super) fn identity() -> &'static str {
     static IDENTITY: LazyLock<String> = LazyLock::new(|| {
         let pid = std::process::id();
-        format!("{}/{pid}/{}", place(), started(pid).unwrap_or_default())
+        match started(pid) {
+            Ok(Some(start)) => format!("{}/{pid}/{start}", place()),
+            _ => format!("/{pid}/{:016x}", rand::random::<u64>()),
+        }
     });
     &IDENTITY
 }
@@ -23,19 +27,28 @@ fn place() -> String {
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     match (boot.trim(), namespace.to_string_lossy()) {
         ("", _) => String::new(),
+        (_, namespace) if namespace.is_empty() => String::new(),
         (boot, namespace) => format!("{boot}+{namespace}"),
     }
 }
 
-/// When a process began, in ticks since the boot; `None` if there is none of that number.
-fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// When a process began, in ticks since the boot; `None` if there surely is none of that number.
+fn started(pid: u32) -> std::io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // Systems that hide other users' processes say the same of those, and hide the first of all then, too.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return std::fs::read_to_string("/proc/1/stat").map(|_| None);
+        }
+        Err(error) => return Err(error),
+    };
     // The name in parentheses may hold anything, so count from its end: state is the first, start the twentieth.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    if fields.next()? == "Z" {
-        return None;
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
+    if fields.next() == Some("Z") {
+        return Ok(None);
     }
-    fields.nth(18)?.parse().ok()
+    let start = fields.nth(18).and_then(|start| start.parse().ok());
+    start.map(Some).ok_or_else(|| std::io::Error::other("no start time in the process's stat"))
 }
 
 /// Whether the process of that identity lives; `None` if that can't be seen from here.
@@ -45,9 +58,8 @@ pub(super) fn lives(identity: &str) -> Option<bool> {
     if there.is_empty() || there != place() {
         return None;
     }
-    let pid = pid.parse().ok()?;
-    let start: u64 = start.parse().ok()?;
-    Some(started(pid) == Some(start))
+    let (pid, start): (u32, u64) = (pid.parse().ok()?, start.parse().ok()?);
+    Some(started(pid).ok()? == Some(start))
 }
 
 /// Whether a signal is about to end the process.
@@ -82,13 +94,17 @@ pub fn clean_up_on_signals() -> Result<()> {
         let code = next().await;
         ENDING.store(true, Ordering::SeqCst);
         tracing::info!("ending on a signal: deleting temporary objects");
-        std::thread::spawn(move || {
+        let close = move || {
             let left = temporary::close(ON_SIGNAL).objects;
             if !left.is_empty() {
                 tracing::error!(count = left.len(), "temporary objects are left: run `dataflux clean` on the bucket");
             }
+            flush();
             end(code);
-        });
+        };
+        if std::thread::Builder::new().name("dataflux-closing".into()).spawn(close).is_err() {
+            end(code);
+        }
         end(next().await)
     };
     std::thread::Builder::new()
@@ -98,13 +114,23 @@ pub fn clean_up_on_signals() -> Result<()> {
     Ok(())
 }
 
+/// Writes out what standard output holds, unless somebody else holds that: no signal waits for a lock.
+fn flush() {
+    let (done, wait) = std::sync::mpsc::channel();
+    let flush = move || {
+        use std::io::Write;
+        let _ = std::io::stdout().flush();
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(flush).is_ok() {
+        let _ = wait.recv_timeout(Duration::from_millis(100));
+    }
+}
+
 /// Ends the process without the clean-up of C libraries, which other threads may still be using: libtorch is known to
 /// crash in it, and a crash would hide the exit code. Everything of this crate is done by then.
 #[allow(unsafe_code, reason = "no safe function ends a process without running exit handlers")]
 fn end(code: i32) -> ! {
-    use std::io::Write;
-    let _ = std::io::stdout().flush();
-    let _ = std::io::stderr().flush();
     // SAFETY: takes no pointer, has no precondition and doesn't return.
     unsafe { libc::_exit(code) }
 }
@@ -112,9 +138,13 @@ fn end(code: i32) -> ! {
 /// Has `run` called when the process ends normally: main returns, or `exit` is called.
 #[allow(unsafe_code, reason = "Rust runs nothing at the end of a process; only the C library can be asked to")]
 pub(super) fn at_exit(run: fn()) {
-    static RUN: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
+    static RUN: std::sync::OnceLock<(fn(), u32)> = std::sync::OnceLock::new();
     extern "C" fn call() {
-        if let Some(run) = RUN.get() {
+        if let Some((run, pid)) = RUN.get() {
+            // A fork inherits the handler and none of the threads that could do the work.
+            if *pid != std::process::id() {
+                return;
+            }
             // A panic must not cross into C.
             let _ = std::panic::catch_unwind(run);
         }
@@ -123,7 +153,7 @@ pub(super) fn at_exit(run: fn()) {
             std::thread::sleep(ON_SIGNAL);
         }
     }
-    if RUN.set(run).is_ok() {
+    if RUN.set((run, std::process::id())).is_ok() {
         // SAFETY: `call` is a function of the right type that lives as long as the program and doesn't unwind. It uses
         // statics alone, which Rust never destroys, and threads, which run on while exit handlers do.
         let refused = unsafe { libc::atexit(call) } != 0;
@@ -142,7 +172,7 @@ mod tests {
         assert_eq!(lives(identity()), Some(true));
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
-        let then = started(pid).unwrap_or(1);
+        let then = started(pid).unwrap().unwrap_or(1);
         child.wait().unwrap();
         assert_eq!(lives(&format!("{}/{pid}/{then}", place())), Some(false));
         // The number may have gone to another process: then the start time differs.

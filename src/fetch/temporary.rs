@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -25,13 +25,21 @@ pub(super) mod key {
     pub(in crate::fetch) const RUN: &str = "dataflux-run";
     /// The process that made it: see [`process_identity`](super::process::identity).
     pub(in crate::fetch) const PROCESS: &str = "dataflux-process";
-    /// Until when the run is taken to be alive by those who can't see its process; RFC 3339.
-    pub(in crate::fetch) const LEASE: &str = "dataflux-lease-until";
+    /// How long after its creation, by the service's clock, the object may be in use, in seconds: what those go by who
+    /// can't see the process.
+    pub(in crate::fetch) const LEASE: &str = "dataflux-lease-seconds";
 }
 
-/// How long after its creation a temporary may still be in use: a compose and a read, each retried for as long as the
-/// usual policy allows (300 s), and as much again for the queue between them.
-const LEASE: Duration = Duration::from_secs(900);
+/// What a lease has beyond the time that calls may take: for the queue between them, and clocks that differ.
+const LEASE_SLACK: Duration = Duration::from_secs(600);
+
+/// The slowest transfer that a call's deadline allows for, in bytes a second; see [`Client::read`].
+const SLOWEST: u64 = 64 << 10;
+
+/// When to delete once more what wasn't there, but whose compose may still be under way: an answer that never came says
+/// nothing of what the service does. Composes take about a second.
+const AGAIN: [Duration; 4] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
 static LEDGER: LazyLock<Ledger> = LazyLock::new(|| {
     process::at_exit(|| drop(close(AT_EXIT)));
@@ -95,10 +103,14 @@ impl Ledger {
     }
 
     fn strike_off(&self, name: &Arc<str>) {
-        let entry = self.entries().remove(name);
-        if let Some(entry) = entry {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.remove(name) {
+            // Under the lock, or a waiter could look in between and then sleep through the call below.
             entry.run.outstanding.fetch_sub(1, Ordering::SeqCst);
             self.changed.notify_all();
+            drop(entries);
+            // The last to hold a runtime may be the entry, so that goes without the lock.
+            drop(entry);
         }
     }
 
@@ -114,17 +126,14 @@ impl Ledger {
         entry.condition = Condition::Reaping;
         // Without a generation when the answer to the compose never came: the name is random and nobody else's.
         let id = ObjectId::new(Arc::clone(&entry.bucket), Arc::clone(name), generation);
-        let (client, io, name) = (entry.client.clone(), Arc::clone(&entry.io), Arc::clone(name));
+        let (client, io, run) = (entry.client.clone(), Arc::clone(&entry.io), Arc::clone(&entry.run));
         drop(entries);
-        let handle = io.handle().clone();
+        let (handle, name) = (io.handle().clone(), Arc::clone(name));
         handle.spawn(async move {
-            match client.delete(&id).await {
-                Ok(()) => {}
-                Err(error) if error.is_not_found() => {}
-                Err(error) => {
-                    tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` will");
-                    LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_string());
-                }
+            if let Err(error) = delete(&client, &id).await {
+                tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
+                run.failed.fetch_add(1, Ordering::SeqCst);
+                LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_string());
             }
             LEDGER.strike_off(&name);
             // The last to hold the runtime may be this very task.
@@ -146,6 +155,20 @@ impl Ledger {
     }
 }
 
+/// Deletes an object that exists, or, without a generation, one that may come to exist.
+async fn delete(client: &Client, id: &ObjectId) -> Result<()> {
+    let mut again = AGAIN.iter();
+    loop {
+        match client.delete(id).await {
+            Err(error) if error.is_not_found() => match again.next() {
+                Some(wait) if id.generation.is_none() => tokio::time::sleep(*wait).await,
+                _ => return Ok(()),
+            },
+            outcome => return outcome,
+        }
+    }
+}
+
 /// What waiting for temporaries came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -159,12 +182,17 @@ pub struct Leftover {
 /// Objects that a batch in the making still reads are waited for, too. The end of the process does this by itself, with
 /// a bound of 20 seconds, and then waits for no reader.
 pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
-    let deadline = Instant::now() + timeout;
-    LEDGER.wait(deadline, HashMap::is_empty);
+    LEDGER.wait(after(timeout), HashMap::is_empty);
     let mut objects: Vec<_> =
         LEDGER.entries().iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
     objects.extend(LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
     Leftover { objects }
+}
+
+/// A moment from now, however far; 30 years if it is further than clocks go.
+fn after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400))
 }
 
 /// Lets no temporary begin any more and deletes those there are, in use or not.
@@ -184,21 +212,44 @@ pub(super) fn close(timeout: Duration) -> Leftover {
     wait_for_temporaries(timeout)
 }
 
-/// The temporaries of one loader.
+/// The temporaries of one epoch.
 #[derive(Debug)]
 pub(crate) struct Run {
     id: String,
     outstanding: AtomicU64,
+    /// Deletions that failed for good.
+    failed: AtomicU64,
 }
 
 impl Run {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { id: format!("{:016x}", rand::random::<u64>()), outstanding: AtomicU64::new(0) })
+        Arc::new(Self {
+            id: format!("{:016x}", rand::random::<u64>()),
+            outstanding: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        })
     }
 
     /// A name that nobody else makes. The random part comes first, so that writes spread over the service's index.
-    pub(super) fn temporary_name(&self) -> Arc<str> {
-        format!("{TEMPORARY_PREFIX}{:016x}/{}", rand::random::<u64>(), self.id).into()
+    /// Where folders are real, one would be left behind for every name, so there it has none.
+    pub(super) fn temporary_name(&self, real_folders: bool) -> Arc<str> {
+        let separator = if real_folders { '-' } else { '/' };
+        format!("{TEMPORARY_PREFIX}{:016x}{separator}{}", rand::random::<u64>(), self.id).into()
+    }
+
+    /// Whether a temporary of this run could not be deleted.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until none of this run's temporaries is left; false if some still are after `timeout`.
+    pub(super) async fn settled(&self, timeout: Duration) -> bool {
+        let settled = async {
+            while self.outstanding.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(timeout, settled).await.is_ok()
     }
 
     /// Composes a temporary object.
@@ -211,10 +262,11 @@ impl Run {
         io: &Arc<Io>,
         mut request: ComposeRequest,
     ) -> Result<Temporary> {
+        let lease = client.deadline() * 2 + Duration::from_secs(request.size / SLOWEST) + LEASE_SLACK;
         request.metadata = BTreeMap::from([
             (key::RUN.to_owned(), self.id.clone()),
             (key::PROCESS.to_owned(), process::identity().to_owned()),
-            (key::LEASE.to_owned(), humantime::format_rfc3339_seconds(SystemTime::now() + LEASE).to_string()),
+            (key::LEASE.to_owned(), lease.as_secs().to_string()),
         ]);
         let name = Arc::clone(&request.destination);
         let entry = Entry {
@@ -252,18 +304,19 @@ impl Run {
         wait.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Cancelled, "the loader was dropped")))
     }
 
-    /// Waits until none of this run's temporaries is left, `timeout` at most; tells how many are.
+    /// Waits until none of this run's temporaries is left, `timeout` at most; tells how many are, those that could not
+    /// be deleted among them.
     pub(crate) fn wait(&self, timeout: Duration) -> u64 {
         let outstanding = || self.outstanding.load(Ordering::SeqCst);
-        LEDGER.wait(Instant::now() + timeout, |_| outstanding() == 0);
-        outstanding()
+        LEDGER.wait(after(timeout), |_| outstanding() == 0);
+        outstanding() + self.failed.load(Ordering::SeqCst)
     }
 }
 
-/// Whether the service said in so many words that it made nothing. "Not found" and "precondition" are no such words:
-/// they may be the answer to a second try whose first was done.
+/// Whether the service said in so many words that it made nothing. What it says to a second try is no such word, since
+/// the first may have been done.
 fn refused(error: &Error) -> bool {
-    matches!(error.http_status(), Some(400 | 401 | 403))
+    error.is_of_first_try() && matches!(error.http_status(), Some(400 | 401 | 403 | 404))
 }
 
 fn closing() -> Error {

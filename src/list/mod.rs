@@ -18,6 +18,10 @@ pub(crate) const TEMPORARY_PREFIX: &str = "dataflux-composed-objects/";
 /// it; a server with a lower cap just gives less.
 pub const PAGE_SIZE: u32 = 5_000;
 
+/// Empty pages in a row after which a listing is taken to lead nowhere. The service sends a few where many objects were
+/// deleted or filtered out.
+const MOST_EMPTY: u32 = 10_000;
+
 /// A bucket, and the beginning that names in it must have: `gs://bucket/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
@@ -80,16 +84,21 @@ pub async fn list(
     request.details = details;
     let mut objects: Vec<ObjectMeta> = Vec::new();
     let mut tokens = HashSet::new();
+    let mut empty = 0;
     loop {
         let page = client.list(&request).await.map_err(|error| error.stage(Stage::List))?;
+        empty = if page.objects.is_empty() { empty + 1 } else { 0 };
         objects.extend(page.objects.into_iter().filter(|object| object.name.starts_with(&prefix.prefix)));
         progress(objects.len() as u64);
         let Some(token) = page.next_page_token else { break };
-        if !tokens.insert(token.clone()) {
-            return Err(Error::new(ErrorKind::Protocol, "the server hands out the same page token twice")
+        if !tokens.insert(token.clone()) || empty > MOST_EMPTY {
+            return Err(Error::new(ErrorKind::Protocol, "the server's pages lead nowhere")
                 .stage(Stage::List)
                 .object(prefix)
-                .mismatch("a listing that ends", format!("token {token:?} again after {} objects", objects.len()))
+                .mismatch(
+                    "a listing that ends",
+                    format!("{empty} empty pages and token {token:?} after {} objects", objects.len()),
+                )
                 .hint("a server that doesn't page can't be listed; see what stands between here and the bucket"));
         }
         request.page_token = Some(token);

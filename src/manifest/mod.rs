@@ -140,7 +140,13 @@ impl Manifest {
                     .object(format_args!("gs://{}/{}", manifest.prefix.bucket, object.name)));
             }
             last = Some(&object.name);
-            manifest.push(object, &mut context);
+            let Some(below) = object.name.strip_prefix(&manifest.prefix.prefix) else {
+                return Err(Error::new(ErrorKind::Internal, "an object of a listing is not below its prefix")
+                    .stage(Stage::Manifest)
+                    .object(format_args!("gs://{}/{}", manifest.prefix.bucket, object.name))
+                    .mismatch(&manifest.prefix, "another name"));
+            };
+            manifest.push(object, below, &mut context);
         }
         manifest.sort_labels();
         manifest.digest = Digest(sha256(context));
@@ -150,7 +156,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn push(&mut self, object: &ObjectMeta, context: &mut Context) {
+    fn push(&mut self, object: &ObjectMeta, below: &str, context: &mut Context) {
         let ours = self.prefix.prefix.starts_with(TEMPORARY_PREFIX);
         if object.name.starts_with(TEMPORARY_PREFIX) && !ours {
             self.left_out.temporaries += 1;
@@ -160,7 +166,7 @@ impl Manifest {
             self.left_out.directory_markers += 1;
             return;
         }
-        let label = match object.name[self.prefix.prefix.len()..].trim_start_matches('/').split_once('/') {
+        let label = match below.trim_start_matches('/').split_once('/') {
             None => UNLABELLED,
             // Those of one folder stand together, so the last label is nearly always the one.
             Some((folder, _)) => match self.labels.last() {
@@ -172,7 +178,7 @@ impl Manifest {
             },
         };
         self.names.push_str(&object.name);
-        self.bytes += object.size;
+        self.bytes = self.bytes.saturating_add(object.size);
         context.update(object.name.as_bytes());
         context.update(b"\n");
         context.update(&object.size.to_le_bytes());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::manifest::{Entry, Manifest};
 use crate::sample::SampleId;
-use crate::store::BucketInfo;
+use crate::store::{BucketInfo, StorageClass};
 pub use price::{Bill, Prices};
 
 /// The most sources that one compose call takes.
@@ -127,11 +127,10 @@ impl Planner {
     pub fn plan(&self, batch: &[SampleId]) -> Vec<Group> {
         let mut groups = Vec::new();
         // One open group for each storage class: sources of a compose must share it.
-        let mut open: Vec<(crate::store::StorageClass, Group)> = Vec::new();
+        let mut open: Vec<(StorageClass, Group)> = Vec::new();
         for (slot, &id) in batch.iter().enumerate() {
             let entry = self.manifest.get(id.0).expect("the order holds ids of this manifest alone");
-            // What has no CRC can't be proved before it is joined.
-            if entry.size == 0 || entry.size >= self.max_bytes || entry.crc32c.is_none() {
+            if !self.may_join(&entry) {
                 groups.push(Group::alone(slot, id, &entry));
                 continue;
             }
@@ -140,7 +139,7 @@ impl Planner {
                 open.len() - 1
             });
             let group = &mut open[at].1;
-            if group.slices.len() == MAX_SOURCES || group.bytes() + entry.size > self.max_bytes {
+            if group.slices.len() == MAX_SOURCES || group.bytes().saturating_add(entry.size) > self.max_bytes {
                 let full = std::mem::replace(group, Group { method: Method::Composed, slices: Vec::new() });
                 self.close(full, &mut groups);
             }
@@ -153,6 +152,18 @@ impl Planner {
         // The sample that the batch waits for longest should not be asked for last.
         groups.sort_by_key(|group| group.slices[0].slot);
         groups
+    }
+
+    /// Whether an object can be a source. What has no CRC can't be proved before it is joined, and "another class" may
+    /// be several. Temporaries of the cold classes are billed for a month and more however soon they are deleted, so only
+    /// an explicit strategy makes them.
+    fn may_join(&self, entry: &Entry<'_>) -> bool {
+        let class = match entry.storage_class {
+            StorageClass::Standard | StorageClass::Unspecified => true,
+            StorageClass::Other => false,
+            _ => self.strategy != Strategy::Auto,
+        };
+        class && entry.size > 0 && entry.size < self.max_bytes && entry.crc32c.is_some()
     }
 
     fn close(&self, group: Group, groups: &mut Vec<Group>) {
@@ -187,7 +198,6 @@ mod tests {
     use super::Strategy;
     use super::*;
     use crate::manifest::tests::{manifest, object};
-    use crate::store::StorageClass;
 
     fn planner(sizes: &[(u64, StorageClass, bool)], strategy: Strategy, bucket: &BucketInfo) -> Planner {
         let objects: Vec<_> = sizes

@@ -37,7 +37,8 @@ pub struct Prices {
     class: StorageClass,
 }
 
-/// What a run has cost, in US dollars, by the public price list. Traffic that leaves the region is not in it.
+/// What a run has cost, in US dollars, by the public price list, at the price of the bucket's own class. Traffic that
+/// leaves the region is not in it, nor what objects of another class than the bucket's cost beyond that.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Bill {
@@ -47,12 +48,14 @@ pub struct Bill {
     pub class_b: f64,
     /// Temporary objects that are billed on after their deletion, and their replication.
     pub temporaries: f64,
+    /// Retrieval of bytes, where the bucket's class is a cold one.
+    pub retrieval: f64,
 }
 
 impl Bill {
     /// All of it.
     pub fn total(&self) -> f64 {
-        self.class_a + self.class_b + self.temporaries
+        self.class_a + self.class_b + self.temporaries + self.retrieval
     }
 }
 
@@ -87,8 +90,9 @@ impl Prices {
 
     /// Dollars for calls that were made.
     pub fn bill(&self, counts: &Counts) -> Bill {
-        let (class_a, class_b, _) = table(self.class);
+        let (class_a, class_b, retrieval) = table(self.class);
         Bill {
+            retrieval: retrieval * counts.bytes_received as f64 / GIB,
             class_a: class_a * self.class_a_factor * (counts.list + counts.compose + counts.put) as f64,
             class_b: class_b * (counts.get + counts.stat + counts.bucket) as f64,
             temporaries: self.temporary(counts.bytes_composed),

@@ -32,9 +32,13 @@ impl Order {
         Self { samples, shuffled }
     }
 
-    /// The sample at `position`, which must be below the number of samples.
+    /// The sample at `position`.
+    ///
+    /// # Panics
+    /// When `position` isn't below the number of samples.
     pub fn at(&self, position: u64) -> SampleId {
-        debug_assert!(position < self.samples, "position {position} of {}", self.samples);
+        // Beyond it the walk of the permutation might never end.
+        assert!(position < self.samples, "position {position} of {}", self.samples);
         SampleId(self.shuffled.as_ref().map_or(position, |permutation| permutation.at(position)))
     }
 }
@@ -151,7 +155,7 @@ impl State {
         if self.manifest != digest.to_string() {
             return Err(wrong("this state belongs to other data")
                 .mismatch(format_args!("a manifest of digest {}", self.manifest), digest)
-                .hint("objects were added, removed or overwritten since; resume on the manifest of that run"));
+                .hint("objects were added, removed or overwritten since: begin the epoch anew"));
         }
         if self.position > samples {
             return Err(wrong("this state is beyond the end of its epoch")

@@ -89,6 +89,20 @@ impl Client {
         self
     }
 
+    /// The same client, counts included, with connections of its own: for use on another runtime.
+    ///
+    /// # Errors
+    /// As for opening the store.
+    pub fn reconnected(&self) -> Result<Self> {
+        let store = self.store.reconnected().transpose()?;
+        Ok(Self { store: store.unwrap_or_else(|| Arc::clone(&self.store)), ..self.clone() })
+    }
+
+    /// How long a call may take in all, before what its bytes add.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.retry.deadline
+    }
+
     /// What was asked of the store through this client and its clones.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -406,7 +420,8 @@ impl<'a> Call<'a> {
             }
             Decision::GiveUp if self.attempt.number == 1 => Err(error),
             Decision::GiveUp => {
-                Err(error.append(&format!(", on try {} after {:.1?}", self.attempt.number, self.started.elapsed())))
+                let tries = format!(", on try {} after {:.1?}", self.attempt.number, self.started.elapsed());
+                Err(error.append(&tries).tried(self.attempt.number))
             }
         }
     }

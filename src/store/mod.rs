@@ -306,6 +306,12 @@ impl Attempt {
 /// Dropping the future of a read leaves nothing behind. Dropping that of a write leaves it open whether it happened.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The same store with connections of its own, where it has connections: they live and die with the runtime that
+    /// opened them, so two runtimes better share none.
+    fn reconnected(&self) -> Option<Result<Arc<dyn Store>>> {
+        None
+    }
+
     /// Facts of the bucket.
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo>;
 

@@ -44,11 +44,37 @@ pub(super) struct Http {
     /// Without a slash at its end.
     base: String,
     origin: Url,
-    tokens: Option<Tokens>,
+    tokens: Option<Arc<Tokens>>,
     user_project: Option<HeaderValue>,
 }
 
 static PROVIDER: Once = Once::new();
+
+/// A pool of connections. Those it opens live on the runtime of the task that first needs them.
+fn connections(config: &GcsConfig, encrypted: bool) -> Result<reqwest::Client> {
+    // With two providers compiled in, rustls takes neither by itself; one the program installed is as good.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let mut builder = reqwest::Client::builder()
+        .http1_only()
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT)
+        .referer(false)
+        // The service sends none, but a 308 in uploads that isn't one; a token shouldn't follow a stranger's.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("dataflux-rs/", env!("CARGO_PKG_VERSION")));
+    if !config.system_proxy {
+        builder = builder.no_proxy();
+    }
+    if !encrypted {
+        // Spares loading the system's certificates.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|error| {
+        Error::new(ErrorKind::Config, "no HTTPS client can be set up")
+            .hint("install the system's CA certificates (package ca-certificates)")
+            .with_source(error)
+    })
+}
 
 impl Http {
     pub(super) fn new(config: &GcsConfig) -> Result<Self> {
@@ -72,37 +98,27 @@ impl Http {
                     refuse("a token would go over an unencrypted line").hint("use https, or anonymous credentials")
                 );
             }
-            Credentials::Default => Some(Tokens::new(Arc::new(Adc::default()), config.scope())),
-            Credentials::Source(source) => Some(Tokens::new(source, config.scope())),
+            Credentials::Default => Some(Arc::new(Tokens::new(Arc::new(Adc::default()), config.scope()))),
+            Credentials::Source(source) => Some(Arc::new(Tokens::new(source, config.scope()))),
         };
         let user_project = config.user_project.as_ref().map(HeaderValue::try_from).transpose();
         let user_project =
             user_project.map_err(|error| refuse("the user project can't be sent in a header").with_source(error))?;
 
-        // With two providers compiled in, rustls takes neither by itself; one the program installed is as good.
-        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let mut builder = reqwest::Client::builder()
-            .http1_only()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT)
-            .referer(false)
-            // The service sends none, but a 308 in uploads that isn't one; a token shouldn't follow a stranger's.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("dataflux-rs/", env!("CARGO_PKG_VERSION")));
-        if !config.system_proxy {
-            builder = builder.no_proxy();
-        }
-        if !encrypted {
-            // Spares loading the system's certificates.
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(|error| {
-            Error::new(ErrorKind::Config, "no HTTPS client can be set up")
-                .hint("install the system's CA certificates (package ca-certificates)")
-                .with_source(error)
-        })?;
+        let client = connections(config, encrypted)?;
         let base = origin.as_str().trim_end_matches('/').to_owned();
         Ok(Self { client, base, origin, tokens, user_project })
+    }
+
+    /// The same, tokens included, with connections of its own.
+    pub(super) fn reconnected(&self, config: &GcsConfig) -> Result<Self> {
+        Ok(Self {
+            client: connections(config, self.origin.scheme() == "https")?,
+            base: self.base.clone(),
+            origin: self.origin.clone(),
+            tokens: self.tokens.clone(),
+            user_project: self.user_project.clone(),
+        })
     }
 
     pub(super) fn base(&self) -> &str {

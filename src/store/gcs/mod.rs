@@ -53,6 +53,7 @@ const BUCKET_FIELDS: &str = "location,locationType,storageClass,softDeletePolicy
 #[derive(Clone)]
 pub struct GcsStore {
     http: std::sync::Arc<Http>,
+    config: GcsConfig,
 }
 
 impl fmt::Debug for GcsStore {
@@ -67,9 +68,8 @@ impl GcsStore {
     /// # Errors
     /// When the endpoint is no URL, when a token would go over an unencrypted line that leaves this machine, or when
     /// the certificates that the system trusts can't be read.
-    #[allow(clippy::needless_pass_by_value, reason = "a configuration is made for one store")]
     pub fn new(config: GcsConfig) -> Result<Self> {
-        Ok(Self { http: std::sync::Arc::new(Http::new(&config)?) })
+        Ok(Self { http: std::sync::Arc::new(Http::new(&config)?), config })
     }
 }
 
@@ -110,6 +110,13 @@ fn generation_query(id: &ObjectId) -> String {
 
 #[async_trait]
 impl Store for GcsStore {
+    fn reconnected(&self) -> Option<Result<std::sync::Arc<dyn Store>>> {
+        let http = self.http.reconnected(&self.config);
+        Some(http.map(|http| {
+            std::sync::Arc::new(Self { http: std::sync::Arc::new(http), config: self.config.clone() }) as _
+        }))
+    }
+
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
         let path = format!("{}?prettyPrint=false&fields={BUCKET_FIELDS}", bucket_path(bucket)?);
         let about = format!("gs://{bucket}");
