@@ -34,7 +34,7 @@ impl Gauge {
 #[derive(Debug)]
 pub(crate) struct Permit {
     #[expect(dead_code, reason = "held for its drop")]
-    permit: OwnedSemaphorePermit,
+    units: OwnedSemaphorePermit,
     bytes: u64,
     held: Gauge,
 }
@@ -66,13 +66,13 @@ impl Budget {
     /// # Cancel safety
     /// Dropping the future gives up its place and takes nothing.
     pub(crate) async fn take(&self, bytes: u64) -> Permit {
-        let (semaphore, units) = match u32::try_from(bytes.div_ceil(UNIT)) {
+        let (semaphore, wanted) = match u32::try_from(bytes.div_ceil(UNIT)) {
             Ok(units) if units <= self.units => (&self.shared, units),
             _ => (&self.oversize, 1),
         };
-        let permit = Arc::clone(semaphore).acquire_many_owned(units).await.expect("the semaphores are never closed");
+        let units = Arc::clone(semaphore).acquire_many_owned(wanted).await.expect("the semaphores are never closed");
         self.held.0.fetch_add(bytes, Ordering::SeqCst);
-        Permit { permit, bytes, held: self.held.clone() }
+        Permit { units, bytes, held: self.held.clone() }
     }
 
     /// Checks, before any of it is taken, that the parts of one batch can ever be held together: a list of bytes that

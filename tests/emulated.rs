@@ -138,6 +138,65 @@ fn no_bucket_no_objects_no_right() {
     });
 }
 
+/// Whoever may create and not delete would leave one object behind for every group, for ever.
+#[test]
+fn what_cannot_be_deleted_is_not_made() {
+    without_hanging(|| {
+        for told in [true, false] {
+            let emulator = filled(320);
+            emulator.deny("data", "storage.objects.delete");
+            let dataset = if told {
+                open(&emulator, "gs://data/p/").unwrap()
+            } else {
+                // A retention policy that the caller may not know of refuses deletions, which no right tells of.
+                emulator.allow("data", "storage.objects.delete");
+                emulator.configure("data", |config| config.retention_seconds = Some(3_600));
+                emulator.deny("data", "storage.buckets.get");
+                open(&emulator, "gs://data/p/").unwrap()
+            };
+            let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+            for epoch in 0..3 {
+                assert_eq!(check(&loader, epoch).unwrap().len(), 320);
+            }
+            let left = emulator.names("data").iter().filter(|name| name.starts_with("dataflux-")).count();
+            assert_eq!(left, usize::from(!told), "at most the one that showed it");
+        }
+    });
+}
+
+/// Connections of the listing lived on a runtime that nobody ran any more: the first batch took 30 s.
+#[test]
+fn opened_on_a_runtime_that_then_stands_still() {
+    without_hanging(|| {
+        let emulator = filled(50);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = client(&emulator, Credentials::Anonymous);
+        let dataset = runtime.block_on(DatafluxDataset::open_async_with(client, "gs://data/p/")).unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(10).build().unwrap();
+        assert_eq!(check(&loader, 0).unwrap().len(), 50);
+        assert_eq!(loader.dataset().client().metrics().snapshot().retries, 0);
+    });
+}
+
+#[test]
+fn loaders_with_threads_of_their_own_share_no_connection() {
+    without_hanging(|| {
+        let emulator = filled(300);
+        let dataset = open(&emulator, "gs://data/p/").unwrap();
+        let loader =
+            || DataLoader::builder(dataset.clone()).batch_size(10).io_threads(1).strategy(Strategy::Direct).build();
+        for _ in 0..5 {
+            let (stays, goes) = (loader().unwrap(), loader().unwrap());
+            let mut batches = stays.epoch(0).unwrap();
+            batches.next().unwrap().unwrap();
+            goes.epoch(0).unwrap().next().unwrap().unwrap();
+            drop(goes);
+            assert_eq!(batches.map(|batch| batch.unwrap().len()).sum::<usize>(), 290);
+        }
+        assert_eq!(dataset.client().metrics().snapshot().retries, 0);
+    });
+}
+
 #[derive(Debug)]
 struct Always(&'static str);
 

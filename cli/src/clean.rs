@@ -68,6 +68,14 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         dry_run: args.dry_run,
         objects: cleaned.removed,
     };
+    if let Some(first) = cleaned.failed.first() {
+        anyhow::bail!(
+            "{} of {} temporary objects could not be removed; {} were; the first of them: {first}",
+            cleaned.failed.len(),
+            report.found,
+            report.removed
+        );
+    }
     if json {
         return output::json(&report);
     }

@@ -61,7 +61,15 @@ impl DatafluxDataset<Raw> {
     /// # Errors
     /// As for [`open`](Self::open).
     pub async fn open_async(uri: &str) -> Result<Self> {
-        let (client, prefix) = (client_of_environment()?, uri.parse()?);
+        Self::open_async_with(client_of_environment()?, uri).await
+    }
+
+    /// As [`open_with`](Self::open_with), without blocking.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn open_async_with(client: Client, uri: &str) -> Result<Self> {
+        let prefix = uri.parse()?;
         // Not on the caller's runtime: connections live and die with the one that opened them.
         Io::shared()?.spawn(Self::list(client, prefix)).await
     }

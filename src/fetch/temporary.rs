@@ -316,7 +316,9 @@ impl Run {
 /// Whether the service said in so many words that it made nothing. What it says to a second try is no such word, since
 /// the first may have been done.
 fn refused(error: &Error) -> bool {
-    error.is_of_first_try() && matches!(error.http_status(), Some(400 | 401 | 403 | 404))
+    use ErrorKind::{NotFound, PermissionDenied, Precondition, RateLimited, Unauthenticated};
+    let said = matches!(error.kind(), NotFound | Precondition | PermissionDenied | Unauthenticated | RateLimited);
+    error.is_of_first_try() && (said || error.http_status() == Some(400))
 }
 
 fn closing() -> Error {

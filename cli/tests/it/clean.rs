@@ -81,15 +81,16 @@ fn all_of_the_dead_and_none_of_the_living() {
 fn the_young_and_the_foreign_stay_and_the_prefix_does_not_matter() {
     let emulator = Emulator::builder().bucket("train").start().unwrap();
     let temporary = |name: &str, lease: &str| {
-        let metadata = [("dataflux-process", "elsewhere/1/1"), ("dataflux-lease-until", lease), ("dataflux-run", "1")];
+        let metadata =
+            [("dataflux-process", "elsewhere/1/1"), ("dataflux-lease-seconds", lease), ("dataflux-run", "1")];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let options = ObjectOptions { metadata, ..ObjectOptions::default() };
         emulator.put_with("train", &format!("dataflux-composed-objects/{name}"), "12345", options);
     };
     for index in 0..25 {
-        temporary(&format!("dead{index}"), "2020-01-01T00:00:00Z");
+        temporary(&format!("dead{index}"), "0");
     }
-    temporary("leased", "2999-01-01T00:00:00Z");
+    temporary("leased", "9999999");
     emulator.put("train", "dataflux-composed-objects/mine", "keep");
     emulator.put("train", "data/1", "keep");
 
@@ -104,7 +105,7 @@ fn the_young_and_the_foreign_stay_and_the_prefix_does_not_matter() {
     assert_eq!((count("living"), count("foreign"), count("young")), (1, 1, 0));
     assert_eq!((&report["dry_run"], emulator.names("train").len()), (&false.into(), 3));
 
-    temporary("dead", "2020-01-01T00:00:00Z");
+    temporary("dead", "0");
     emulator.deny("train", "storage.objects.delete");
     let refused = dataflux(&emulator, &["clean", "gs://train", "--json"]).error();
     assert!(refused.contains("storage.objects.delete"), "{refused}");
