@@ -63,11 +63,9 @@ pub mod deliver;
 mod tensor;
 
 pub use collate::{Batch, Collate, Samples};
-#[cfg(feature = "image")]
-pub use collate::{Images, StackImages};
 pub use decode::{Decode, Raw};
 #[cfg(feature = "image")]
-pub use decode::{Image, ImageFolder};
+pub use decode::{Image, ImageFolder, Images, StackImages};
 pub use deliver::{BatchStream, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, EpochStats};
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use fetch::{clean, clean_up_on_signals, wait_for_temporaries};

@@ -6,7 +6,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::{ColorType, DynamicImage, ImageReader};
 
 use super::Decode;
-use crate::collate::StackImages;
+use crate::collate::Collate;
 use crate::split::RawSample;
 
 /// Decodes images whose label is the folder they are in: `train/cat/1.png` of prefix `train/` is of class `cat`.
@@ -162,5 +162,43 @@ impl ImageFolder {
             pixels.extend(bytes.iter().skip(channel).step_by(channels).map(|&byte| f32::from(byte) * factor + offset));
         }
         pixels
+    }
+}
+
+/// Images of one size, stacked, and their labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Images {
+    /// Image after image, each plane after plane, row after row.
+    pub pixels: Vec<f32>,
+    /// Images, channels, height, width: NCHW.
+    pub shape: [usize; 4],
+    /// One for each image: index in [`Manifest::labels`](crate::Manifest::labels).
+    pub labels: Vec<i64>,
+}
+
+/// Stacks images into one array.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StackImages;
+
+impl Collate<Image> for StackImages {
+    type Output = Images;
+
+    fn collate(&self, samples: Vec<Image>) -> anyhow::Result<Images> {
+        let [channels, height, width] = samples.first().map_or([0; 3], |first| first.shape);
+        let mut pixels = Vec::with_capacity(samples.iter().map(|image| image.pixels.len()).sum());
+        let mut labels = Vec::with_capacity(samples.len());
+        for image in &samples {
+            let [other_channels, other_height, other_width] = image.shape;
+            anyhow::ensure!(
+                image.shape == [channels, height, width],
+                "images of two sizes don't stack: {} has {channels}x{height}x{width} (channels, height, width) and {} \
+                 has {other_channels}x{other_height}x{other_width}; bring all to one size with .resize(height, width)",
+                samples[0].name,
+                image.name,
+            );
+            pixels.extend_from_slice(&image.pixels);
+            labels.push(image.label);
+        }
+        Ok(Images { pixels, shape: [samples.len(), channels, height, width], labels })
     }
 }

@@ -7,7 +7,7 @@ use crate::collate::{Collate, Samples};
 use crate::split::RawSample;
 
 #[cfg(feature = "image")]
-pub use image::{Image, ImageFolder};
+pub use image::{Image, ImageFolder, Images, StackImages};
 
 /// Turns one object's bytes into one training sample. Runs on the decode threads, several at once.
 ///

@@ -11,7 +11,7 @@ fn shape_error(error: ndarray::ShapeError) -> Error {
 }
 
 #[cfg(feature = "image")]
-impl Batch<crate::collate::Images> {
+impl Batch<crate::decode::Images> {
     /// Images as `f32` of shape (images, channels, height, width), without a copy, and labels of shape (images).
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::split::RawSample;
 // `to_candle` takes the batch: on the CPU its memory becomes the tensor's. The name is the one that users look for.
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]
-impl Batch<crate::collate::Images> {
+impl Batch<crate::decode::Images> {
     /// Images as `f32` of shape (images, channels, height, width) and labels as `i64` of shape (images), on `device`.
     /// On the CPU nothing is copied.
     ///

@@ -7,7 +7,7 @@ use crate::split::RawSample;
 
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]
-impl Batch<crate::collate::Images> {
+impl Batch<crate::decode::Images> {
     /// Images as `f32` of shape (images, channels, height, width) and labels as `i64` of shape (images), on `device`.
     /// libtorch copies once.
     ///
