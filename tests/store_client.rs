@@ -88,6 +88,18 @@ async fn a_store_that_never_answers_ends_within_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_drips_ends_within_the_deadline() {
+    // 72 chunks, each just before the wait for it would end.
+    let (_, id, faults, client) = one(500);
+    faults.fail_next(Call::Get, Fault::Drip(Duration::from_secs(29)), 10_000);
+    let start = Instant::now();
+    let error = client.read(&id, None, 500).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.to_string().contains("after 300"), "{error}");
+    assert!(start.elapsed() <= Duration::from_secs(301), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_retry_there_is_one_try() {
     let (_, id, faults, client) = one(3);
     let client = client.with_retry(RetryPolicy::never());

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use dataflux::ErrorKind;
 use dataflux::store::{
-    Attempt, Client, ComposeRequest, Credentials, GcsConfig, GcsStore, ListRequest, ObjectId, PutRequest, RetryPolicy,
-    Store, Token, TokenSource,
+    Attempt, BucketInfo, Client, ComposeRequest, Credentials, GcsConfig, GcsStore, ListRequest, ObjectId, PutRequest,
+    RetryPolicy, Store, Token, TokenSource,
 };
 use futures_util::future::join_all;
 use wire::{Answer, Request, Wire};
@@ -119,7 +119,6 @@ async fn errors_say_what_was_said_and_what_to_do() {
         Answer::of("404 Not Found", "", bucket),
         Answer::of("400 Bad Request", "", "Bucket is a requester pays bucket but no user project provided."),
         Answer::of("401 Unauthorized", "", ""),
-        Answer::of("401 Unauthorized", "", ""),
         Answer::of("307 Temporary Redirect", "location: http://127.0.0.1:1/\r\n", ""),
         Answer::json("<html>"),
     ])
@@ -129,7 +128,7 @@ async fn errors_say_what_was_said_and_what_to_do() {
         (ErrorKind::PermissionDenied, &["gs://b/p", "x@y does not have", "roles/storage.objectViewer"][..]),
         (ErrorKind::NotFound, &["gs://b/p", "does not exist", "gcloud storage ls"]),
         (ErrorKind::Protocol, &["requester pays", "user_project"]),
-        (ErrorKind::Unauthenticated, &["isn't public"]),
+        (ErrorKind::PermissionDenied, &["anonymous callers may not", "is the bucket public?"]),
         (ErrorKind::Protocol, &["307"]),
         (ErrorKind::Protocol, &["can't be read"]),
     ] {
@@ -139,6 +138,18 @@ async fn errors_say_what_was_said_and_what_to_do() {
             assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_public_bucket_whose_facts_are_not_public_is_read_without_a_token() {
+    let required = r#"{"error":{"code":401,"message":"Anonymous caller does not have storage.buckets.get access","errors":[{"reason":"required"}]}}"#;
+    let wire = Wire::script([Answer::of("401 Unauthorized", "", required), Answer::json("{}")]).await;
+    let client = client(&wire);
+    assert_eq!(client.bucket_info("b").await.unwrap(), BucketInfo::default());
+    client.list(&ListRequest::new("b", "")).await.unwrap();
+    let asked: Vec<_> = wire.requests().into_iter().map(|asked| asked.line).collect();
+    assert!(asked[0].starts_with("GET /storage/v1/b/b?"), "{asked:?}");
+    assert!(asked[1].starts_with("GET /storage/v1/b/b/o?"), "no second try at the facts: {asked:?}");
 }
 
 #[tokio::test]

@@ -232,8 +232,14 @@ impl Client {
                         .mismatch(Amount(reading.size), Amount(reading.received())));
                 }
                 Err(_) => {
-                    return Err(Error::new(ErrorKind::Timeout, format!("no bytes for {patience:.1?}"))
-                        .mismatch(Amount(reading.size), Amount(reading.received())));
+                    let what = if patience < self.stall {
+                        format!("the body was not there after {:.1?}", call.started.elapsed())
+                    } else {
+                        format!("no bytes for {patience:.1?}")
+                    };
+                    return Err(
+                        Error::new(ErrorKind::Timeout, what).mismatch(Amount(reading.size), Amount(reading.received()))
+                    );
                 }
             };
             add(&self.metrics.bytes_received, chunk.len() as u64);
@@ -381,9 +387,11 @@ impl<'a> Call<'a> {
         self.limit.saturating_sub(self.started.elapsed())
     }
 
-    /// Longest wait for the next sign of life. The first try always has one, even where nothing is to be retried.
+    /// Longest wait for the next bytes: none ends after the call's time, however slowly a body drips. The first try
+    /// has time for one sign of life, even where nothing is to be retried.
     fn patience(&self) -> Duration {
-        if self.attempt.number == 1 { self.client.stall } else { self.client.stall.min(self.left()) }
+        let limit = if self.attempt.number == 1 { self.limit.max(self.client.stall) } else { self.limit };
+        self.client.stall.min(limit.saturating_sub(self.started.elapsed()))
     }
 
     /// One try, within its time.

@@ -57,6 +57,8 @@ pub enum Fault {
     EndAt(u64),
     /// The body never goes on from this byte.
     StallAt(u64),
+    /// Each chunk of the body comes this long after the one before.
+    Drip(Duration),
     /// The lowest bit of this byte is flipped.
     FlipAt(u64),
     /// This many bytes too many come at the end.
@@ -191,6 +193,12 @@ fn spoil(mut body: Body, fault: Fault) -> Body {
             let surplus = Bytes::from(vec![0x55; bytes as usize]);
             chunks.chain(stream::iter([Ok(surplus)])).boxed()
         }
+        Fault::Drip(wait) => chunks
+            .then(move |chunk| async move {
+                tokio::time::sleep(wait).await;
+                chunk
+            })
+            .boxed(),
         Fault::FlipAt(at) => chunks
             .scan(0, move |start, chunk| {
                 future::ready(Some(chunk.map(|chunk| {

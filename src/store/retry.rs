@@ -67,7 +67,8 @@ impl Failure {
     pub(crate) fn of(error: &Error, idempotent: bool) -> Self {
         Self {
             kind: error.kind(),
-            token_refused: error.http_status() == Some(401),
+            // Where none was sent a 401 is a lack of permission, and says so.
+            token_refused: error.http_status() == Some(401) && error.kind() == ErrorKind::Unauthenticated,
             retry_after: error.wait_asked(),
             idempotent,
         }

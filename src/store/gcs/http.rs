@@ -211,9 +211,11 @@ impl Http {
         let error = answer::refusal(status, response.headers(), &body).object(task.about);
         match error.kind() {
             ErrorKind::PermissionDenied => error.hint(format!("this takes {}: ask for {}", task.needs, task.role)),
-            ErrorKind::Unauthenticated if anonymous => {
-                error.hint("the bucket isn't public: use credentials, not anonymous access")
-            }
+            // Without a token the service says 401 where it says 403 with one.
+            ErrorKind::Unauthenticated if anonymous => error.with_kind(ErrorKind::PermissionDenied).hint(format!(
+                "anonymous callers may not do this, which takes {}; is the bucket public? use credentials",
+                task.needs
+            )),
             ErrorKind::Unauthenticated => error.hint(format!("the token is expired or revoked: {LOGIN}")),
             _ => error,
         }
