@@ -23,6 +23,7 @@ use crate::{
     limits::Limits,
     lock::{read, write},
     object::{Attributes, Object},
+    service::Request,
     timestamp,
     virtual_ns::VirtualSpec,
 };
@@ -53,8 +54,12 @@ pub struct BucketConfig {
     pub hierarchical_namespace: bool,
     /// Refuse requests that name no project to bill.
     pub requester_pays: bool,
-    /// Permissions that the caller lacks, such as `storage.objects.create`.
+    /// Permissions that no caller has, such as `storage.objects.create`. Every caller counts as a known principal, also
+    /// one without credentials, and gets 403.
     pub denied: BTreeSet<String>,
+    /// Permissions that anonymous callers lack: requests without an `Authorization` header get 401, as in the service.
+    /// Goes before `denied`; callers with credentials, which are not looked at, lack only what `denied` has.
+    pub denied_anonymous: BTreeSet<String>,
 }
 
 impl Default for BucketConfig {
@@ -69,6 +74,7 @@ impl Default for BucketConfig {
             hierarchical_namespace: false,
             requester_pays: false,
             denied: BTreeSet::new(),
+            denied_anonymous: BTreeSet::new(),
         }
     }
 }
@@ -177,8 +183,12 @@ impl Bucket {
     }
 
     /// Refuses when the caller lacks a permission.
-    pub(crate) fn allows(&self, permission: &str) -> Result<(), Refusal> {
-        if read(&self.settings).config.denied.contains(permission) {
+    pub(crate) fn allows(&self, permission: &str, request: &Request) -> Result<(), Refusal> {
+        let config = &read(&self.settings).config;
+        if request.is_anonymous() && config.denied_anonymous.contains(permission) {
+            return Err(Refusal::denied_anonymous(permission));
+        }
+        if config.denied.contains(permission) {
             return Err(Refusal::denied(permission));
         }
         Ok(())

@@ -17,8 +17,8 @@ const MOST_SOURCES: usize = 32;
 
 pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.objects.create")?;
-    bucket.allows("storage.objects.get")?;
+    bucket.allows("storage.objects.create", request)?;
+    bucket.allows("storage.objects.get", request)?;
     let body = request.json()?;
     let sources = body.get("sourceObjects").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if sources.is_empty() {
@@ -69,10 +69,10 @@ pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request)
     attributes.storage_class = Some(class);
     let delete_sources = body.get("deleteSourceObjects").and_then(Value::as_bool).unwrap_or(false);
     if delete_sources {
-        bucket.allows("storage.objects.delete")?;
+        bucket.allows("storage.objects.delete", request)?;
     }
     let content = Content::new(objects.iter().flat_map(|object| object.content.segments().cloned()));
-    let composite = store(state, &bucket, name, Preconditions::parse(&request.query)?, |generation| Object {
+    let composite = store(state, request, &bucket, name, Preconditions::parse(&request.query)?, |generation| Object {
         name: name.clone(),
         generation,
         metageneration: 1,

@@ -35,7 +35,7 @@ const ITEM_BYTES: usize = 192;
 
 pub(crate) fn list(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.objects.list")?;
+    bucket.allows("storage.objects.list", request)?;
     let query = ListQuery::parse(&request.query)?;
     let (selector, wanted) = selection(request.query.get("fields"))?;
     let page = page(&bucket, &query);

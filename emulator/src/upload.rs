@@ -56,7 +56,7 @@ impl Draft {
             check_hash_header(value.to_str().unwrap_or_default(), crc, md5)?;
         }
         let Self { name, attributes, conditions, query, .. } = self;
-        let object = store(state, &bucket, &name.clone(), conditions, |generation| Object {
+        let object = store(state, request, &bucket, &name.clone(), conditions, |generation| Object {
             name,
             generation,
             metageneration: 1,
@@ -103,7 +103,7 @@ fn check_hash_header(header: &str, crc: u32, md5: [u8; 16]) -> Result<(), Refusa
 /// A POST that starts an upload, and ends it too unless it is resumable.
 pub(crate) fn upload(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusal> {
     let found = state.bucket_for(bucket, request)?;
-    found.allows("storage.objects.create")?;
+    found.allows("storage.objects.create", request)?;
     if !request.complete {
         return Err(Refusal::invalid("The request body ended early."));
     }

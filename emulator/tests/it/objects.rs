@@ -281,6 +281,39 @@ fn permissions() {
 }
 
 #[test]
+fn anonymous_callers_are_asked_for_credentials() {
+    let emulator = emulator();
+    emulator.put("bucket", "a", "a");
+    let bucket = "/storage/v1/b/bucket";
+    let known = |target: &str| send(&emulator, "GET", target, &[("authorization", "Bearer x")], b"");
+    emulator.deny_anonymous("bucket", "storage.buckets.get");
+    emulator.deny_anonymous("bucket", "storage.objects.get");
+    let refused = get(&emulator, bucket);
+    let message = "Anonymous caller does not have storage.buckets.get access to the Google Cloud Storage bucket. \
+                   Permission 'storage.buckets.get' denied on resource (or it may not exist).";
+    let detail = json!({
+        "message": message,
+        "domain": "global",
+        "reason": "required",
+        "locationType": "header",
+        "location": "Authorization",
+    });
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.json(), json!({ "error": { "code": 401, "message": message, "errors": [detail] } }));
+    assert_eq!(refused.header("www-authenticate"), Some("Bearer realm=\"https://accounts.google.com/\""));
+    let object = format!("{bucket}/o/a?alt=media");
+    assert_eq!(get(&emulator, &object).refusal(), (401, "required".to_owned()));
+    assert_eq!((known(bucket).status, known(&object).status), (200, 200));
+    let test = format!("{bucket}/iam/testPermissions?permissions=storage.buckets.get");
+    assert_eq!(get(&emulator, &test).json().get("permissions"), None);
+    assert_eq!(known(&test).json()["permissions"], json!(["storage.buckets.get"]));
+    emulator.deny("bucket", "storage.buckets.get");
+    assert_eq!((get(&emulator, bucket).status, known(bucket).status), (401, 403), "who is known lacks it, too");
+    emulator.allow("bucket", "storage.buckets.get");
+    assert_eq!(get(&emulator, bucket).status, 200);
+}
+
+#[test]
 fn retention_holds_and_billing() {
     let config = BucketConfig { retention_seconds: Some(3_600), requester_pays: true, ..BucketConfig::default() };
     let emulator = Emulator::builder().bucket_with("bucket", config).start().unwrap();
