@@ -220,7 +220,9 @@ fn parse_content_range(text: &str) -> Option<ContentRange> {
         let (first, last) = bytes.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()?))
     };
-    let ordered = bytes.is_none_or(|(first, last): (u64, u64)| first <= last && total.is_none_or(|total| last < total));
+    // Without a total the range still has a length.
+    let end = total.unwrap_or(u64::MAX);
+    let ordered = bytes.is_none_or(|(first, last): (u64, u64)| first <= last && last < end);
     ordered.then_some(ContentRange { bytes, total })
 }
 
@@ -310,6 +312,9 @@ mod tests {
             ("bytes */*", range(None, None)),
             ("bytes */10", range(None, Some(10))),
             ("bytes 0-10/10", None),
+            ("bytes 0-18446744073709551614/*", range(Some((0, u64::MAX - 1)), None)),
+            ("bytes 0-18446744073709551615/*", None),
+            ("bytes 0-18446744073709551616/*", None),
             ("bytes 9-0/10", None),
             ("0-9/10", None),
         ] {

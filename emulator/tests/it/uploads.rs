@@ -156,6 +156,16 @@ fn in_one_put_and_of_unknown_length() {
 }
 
 #[test]
+fn ranges_without_end_are_refused() {
+    let emulator = emulator();
+    let session = start(&emulator, "&name=x", &[]);
+    for range in ["bytes 0-18446744073709551615/*", "bytes 18446744073709551615-18446744073709551615/*"] {
+        assert_eq!(put(&emulator, &session, range, b"x").refusal(), (400, "invalid".to_owned()), "{range}");
+    }
+    assert_eq!(put(&emulator, &session, "", b"x").status, 200);
+}
+
+#[test]
 fn sessions_end() {
     let emulator = emulator();
     let session = start(&emulator, "&name=x", &[]);
