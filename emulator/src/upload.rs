@@ -254,6 +254,12 @@ pub(crate) fn session(state: &State, request: &Request) -> Result<Reply, Refusal
         return Err(Refusal::invalid(format!("The upload has {known} bytes in all and not {total}.")));
     }
     let final_size = range.total.or(session.total);
+    let reached = (*stored).max(range.bytes.map_or(0, |(_, last)| last + 1));
+    if let Some(size) = final_size
+        && reached > size
+    {
+        return Err(Refusal::invalid(format!("The upload has {size} bytes in all and not {reached} or more.")));
+    }
     if let Some((first, last)) = range.bytes {
         let announced = last - first + 1;
         if request.complete && length != announced {
