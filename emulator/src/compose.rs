@@ -14,6 +14,8 @@ use crate::{
 
 /// What the service takes.
 const MOST_SOURCES: usize = 32;
+/// What the emulator takes: composites of composites of themselves multiply, and each keeps a list of its parts.
+const MOST_SEGMENTS: usize = 1_000_000;
 
 pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
@@ -51,10 +53,15 @@ pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request)
         );
         return Err(Refusal::invalid(message));
     }
-    let (mut crc, mut components) = (0, 0);
+    let segments: usize = objects.iter().map(|object| object.content.segments().len()).sum();
+    if segments > MOST_SEGMENTS {
+        let message = format!("The composite has {segments} parts and the emulator keeps at most {MOST_SEGMENTS}.");
+        return Err(Refusal::invalid(message));
+    }
+    let (mut crc, mut components) = (0, 0_u32);
     for object in &objects {
         crc = checksum::combine(crc, object.crc32c, object.size());
-        components += object.component_count.unwrap_or(1);
+        components = components.saturating_add(object.component_count.unwrap_or(1));
     }
     let mut attributes = Attributes::default();
     if let Some(destination) = body.get("destination").and_then(Value::as_object) {

@@ -58,7 +58,7 @@ impl Content {
         Self { segments: Arc::new(placed.collect()) }
     }
 
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
+    pub(crate) fn segments(&self) -> impl ExactSizeIterator<Item = &Segment> {
         self.segments.iter().map(|(_, segment)| segment)
     }
 

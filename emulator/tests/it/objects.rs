@@ -195,6 +195,22 @@ fn compositions_refused() {
 }
 
 #[test]
+fn composites_of_themselves_are_bounded() {
+    let emulator = emulator();
+    let itself = |name: &'static str| compose(&emulator, name, "", &json!({ "sourceObjects": named(&[name; 32]) }));
+    // Of nothing there are no parts to keep, and the components are only counted.
+    emulator.put("bucket", "empty", "");
+    let counts: Vec<Value> = (0..8).map(|_| itself("empty").json()["componentCount"].clone()).collect();
+    assert_eq!((&counts[5], &counts[6], &counts[7]), (&json!(1 << 30), &json!(u32::MAX), &json!(u32::MAX)));
+    emulator.put("bucket", "byte", "x");
+    for _ in 0..3 {
+        assert_eq!(itself("byte").status, 200);
+    }
+    assert_eq!(itself("byte").refusal(), (400, "invalid".to_owned()));
+    assert_eq!(emulator.get("bucket", "byte").unwrap().len(), 32 * 32 * 32, "as before");
+}
+
+#[test]
 fn composing_can_delete_its_sources() {
     let emulator = emulator();
     emulator.put("bucket", "a", "a");
