@@ -300,15 +300,15 @@ impl Emulator {
         existed
     }
 
-    /// The contents of an object.
+    /// The contents of an object; None, too, for a file that has changed since the start.
     pub fn get(&self, bucket: &str, name: &str) -> Option<Bytes> {
-        let object = self.state.namespace.bucket(bucket)?.get(name)?;
+        let object = self.state.namespace.bucket(bucket)?.get(name).ok()??;
         object.content.read(0, object.size()).ok()
     }
 
     /// The generation of an object.
     pub fn generation(&self, bucket: &str, name: &str) -> Option<i64> {
-        Some(self.state.namespace.bucket(bucket)?.get(name)?.generation)
+        Some(self.state.namespace.bucket(bucket)?.get(name).ok()??.generation)
     }
 
     /// All names of a bucket in byte order; none when there is no such bucket.

@@ -112,6 +112,11 @@ impl Refusal {
         Self::new(503, "backendError", "We encountered an internal error. Please try again.")
     }
 
+    /// A file that is served is not what it was at the start.
+    pub(crate) fn file(name: &str, why: &io::Error) -> Self {
+        Self::new(500, "internalError", format!("The file behind '{name}' cannot be served as it was found: {why}."))
+    }
+
     pub(crate) fn body(&self) -> Vec<u8> {
         if self.status == 304 {
             return Vec::new();

@@ -164,7 +164,7 @@ fn start(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusa
         *content_type = request.header("x-upload-content-type").map(str::to_owned);
     }
     // Known to fail at the end: the service says so at once.
-    draft.conditions.check(state.bucket(bucket)?.get(&draft.name).as_deref())?;
+    draft.conditions.check(state.bucket(bucket)?.get(&draft.name)?.as_deref())?;
     let total = match request.header("x-upload-content-length") {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| Refusal::invalid("Invalid X-Upload-Content-Length."))?),
