@@ -23,6 +23,7 @@ use crate::{
     limits::Limits,
     lock::{read, write},
     object::{Attributes, Object},
+    service::Request,
     timestamp,
     virtual_ns::VirtualSpec,
 };
@@ -53,8 +54,12 @@ pub struct BucketConfig {
     pub hierarchical_namespace: bool,
     /// Refuse requests that name no project to bill.
     pub requester_pays: bool,
-    /// Permissions that the caller lacks, such as `storage.objects.create`.
+    /// Permissions that no caller has, such as `storage.objects.create`. Every caller counts as a known principal, also
+    /// one without credentials, and gets 403.
     pub denied: BTreeSet<String>,
+    /// Permissions that anonymous callers lack: requests without an `Authorization` header get 401, as in the service.
+    /// Goes before `denied`; callers with credentials, which are not looked at, lack only what `denied` has.
+    pub denied_anonymous: BTreeSet<String>,
 }
 
 impl Default for BucketConfig {
@@ -69,6 +74,7 @@ impl Default for BucketConfig {
             hierarchical_namespace: false,
             requester_pays: false,
             denied: BTreeSet::new(),
+            denied_anonymous: BTreeSet::new(),
         }
     }
 }
@@ -108,8 +114,9 @@ impl Base {
         }
     }
 
-    pub(crate) fn object(&self, i: u64) -> Option<Arc<Object>> {
-        match self {
+    /// The object of index `i`, which there must be. Refuses for a file that is not what it was.
+    pub(crate) fn object(&self, i: u64) -> Result<Option<Arc<Object>>, Refusal> {
+        Ok(match self {
             Self::Empty => None,
             Self::Virtual(spec) => Some(Arc::new(Object {
                 name: spec.name(i),
@@ -123,18 +130,18 @@ impl Base {
                 attributes: Attributes { storage_class: Some(spec.class().to_owned()), ..Attributes::default() },
                 content: Content::new([Segment::Virtual { spec: spec.clone(), index: i }]),
             })),
-            Self::Folder(folder) => folder.object(i),
-        }
+            Self::Folder(folder) => Some(folder.object(i).map_err(|why| Refusal::file(folder.name(i), &why))?),
+        })
     }
 
-    fn find(&self, name: &str) -> Option<Arc<Object>> {
+    fn find(&self, name: &str) -> Result<Option<Arc<Object>>, Refusal> {
         let index = self.lower_bound(name.as_bytes());
         if index == self.len() {
-            return None;
+            return Ok(None);
         }
         let mut found = Vec::new();
         self.name(index, &mut found);
-        if found == name.as_bytes() { self.object(index) } else { None }
+        if found == name.as_bytes() { self.object(index) } else { Ok(None) }
     }
 }
 
@@ -177,22 +184,26 @@ impl Bucket {
     }
 
     /// Refuses when the caller lacks a permission.
-    pub(crate) fn allows(&self, permission: &str) -> Result<(), Refusal> {
-        if read(&self.settings).config.denied.contains(permission) {
+    pub(crate) fn allows(&self, permission: &str, request: &Request) -> Result<(), Refusal> {
+        let config = &read(&self.settings).config;
+        if request.is_anonymous() && config.denied_anonymous.contains(permission) {
+            return Err(Refusal::denied_anonymous(permission));
+        }
+        if config.denied.contains(permission) {
             return Err(Refusal::denied(permission));
         }
         Ok(())
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<Arc<Object>> {
+    pub(crate) fn get(&self, name: &str) -> Result<Option<Arc<Object>>, Refusal> {
         if let Some(entry) = read(&self.overlay).get(name.as_bytes()) {
-            return entry.clone();
+            return Ok(entry.clone());
         }
         self.base.find(name)
     }
 
     pub(crate) fn require(&self, name: &str) -> Result<Arc<Object>, Refusal> {
-        self.get(name).ok_or_else(|| Refusal::no_object(&self.name, name))
+        self.get(name)?.ok_or_else(|| Refusal::no_object(&self.name, name))
     }
 
     /// Replaces the version under `name` by what `change` makes of it: None removes it. Atomic.
@@ -203,14 +214,16 @@ impl Bucket {
     ) -> Result<(), Refusal> {
         // Looked up before the lock is taken: the first look at a file reads all of it. The base never changes.
         let beneath = self.base.find(name);
+        let covers = !matches!(beneath, Ok(None));
         let mut overlay = write(&self.overlay);
+        // Below an entry of the overlay the file may be what it likes.
         let current = match overlay.get(name.as_bytes()) {
-            Some(entry) => entry.as_ref(),
-            None => beneath.as_ref(),
+            Some(entry) => entry.clone(),
+            None => beneath?,
         };
-        match change(current)? {
+        match change(current.as_ref())? {
             Some(object) => drop(overlay.insert(name.as_bytes().to_vec(), Some(object))),
-            None if beneath.is_some() => drop(overlay.insert(name.as_bytes().to_vec(), None)),
+            None if covers => drop(overlay.insert(name.as_bytes().to_vec(), None)),
             None => drop(overlay.remove(name.as_bytes())),
         }
         Ok(())

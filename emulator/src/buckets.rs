@@ -163,7 +163,7 @@ pub(crate) fn insert(state: &State, request: &Request) -> Result<Reply, Refusal>
 
 pub(crate) fn get(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.buckets.get")?;
+    bucket.allows("storage.buckets.get", request)?;
     reply(&bucket, state, request)
 }
 
@@ -187,7 +187,7 @@ pub(crate) fn list(state: &State, request: &Request) -> Result<Reply, Refusal> {
 
 pub(crate) fn patch(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.buckets.update")?;
+    bucket.allows("storage.buckets.update", request)?;
     {
         let mut settings = write(&bucket.settings);
         let wanted = request.query.integer("ifMetagenerationMatch")?;
@@ -206,17 +206,16 @@ pub(crate) fn patch(state: &State, bucket: &str, request: &Request) -> Result<Re
     reply(&bucket, state, request)
 }
 
-pub(crate) fn delete(state: &State, bucket: &str) -> Result<Reply, Refusal> {
-    state.bucket(bucket)?.allows("storage.buckets.delete")?;
+pub(crate) fn delete(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusal> {
+    state.bucket(bucket)?.allows("storage.buckets.delete", request)?;
     state.namespace.remove(bucket)?;
     Ok(Reply::empty(204))
 }
 
 pub(crate) fn test_permissions(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    let config = bucket.config();
     let held: Vec<&str> =
-        request.query.all("permissions").filter(|permission| !config.denied.contains(*permission)).collect();
+        request.query.all("permissions").filter(|permission| bucket.allows(permission, request).is_ok()).collect();
     let mut value = json!({ "kind": "storage#testIamPermissionsResponse" });
     if !held.is_empty() {
         value["permissions"] = held.into();

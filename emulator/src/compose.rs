@@ -14,11 +14,13 @@ use crate::{
 
 /// What the service takes.
 const MOST_SOURCES: usize = 32;
+/// What the emulator takes: composites of composites of themselves multiply, and each keeps a list of its parts.
+const MOST_SEGMENTS: usize = 1_000_000;
 
 pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.objects.create")?;
-    bucket.allows("storage.objects.get")?;
+    bucket.allows("storage.objects.create", request)?;
+    bucket.allows("storage.objects.get", request)?;
     let body = request.json()?;
     let sources = body.get("sourceObjects").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if sources.is_empty() {
@@ -51,10 +53,15 @@ pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request)
         );
         return Err(Refusal::invalid(message));
     }
-    let (mut crc, mut components) = (0, 0);
+    let segments: usize = objects.iter().map(|object| object.content.segments().len()).sum();
+    if segments > MOST_SEGMENTS {
+        let message = format!("The composite has {segments} parts and the emulator keeps at most {MOST_SEGMENTS}.");
+        return Err(Refusal::invalid(message));
+    }
+    let (mut crc, mut components) = (0, 0_u32);
     for object in &objects {
         crc = checksum::combine(crc, object.crc32c, object.size());
-        components += object.component_count.unwrap_or(1);
+        components = components.saturating_add(object.component_count.unwrap_or(1));
     }
     let mut attributes = Attributes::default();
     if let Some(destination) = body.get("destination").and_then(Value::as_object) {
@@ -69,10 +76,10 @@ pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request)
     attributes.storage_class = Some(class);
     let delete_sources = body.get("deleteSourceObjects").and_then(Value::as_bool).unwrap_or(false);
     if delete_sources {
-        bucket.allows("storage.objects.delete")?;
+        bucket.allows("storage.objects.delete", request)?;
     }
     let content = Content::new(objects.iter().flat_map(|object| object.content.segments().cloned()));
-    let composite = store(state, &bucket, name, Preconditions::parse(&request.query)?, |generation| Object {
+    let composite = store(state, request, &bucket, name, Preconditions::parse(&request.query)?, |generation| Object {
         name: name.clone(),
         generation,
         metageneration: 1,

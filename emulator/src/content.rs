@@ -1,10 +1,11 @@
 //! Stored bytes as a list of segments, so that a composition copies nothing.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Read, Seek, SeekFrom},
     path::PathBuf,
     sync::Arc,
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -14,8 +15,32 @@ use crate::{checksum, virtual_ns::VirtualSpec};
 #[derive(Clone)]
 pub(crate) enum Segment {
     Bytes(Bytes),
-    Virtual { spec: VirtualSpec, index: u64 },
-    File { path: Arc<PathBuf>, size: u64 },
+    Virtual {
+        spec: VirtualSpec,
+        index: u64,
+    },
+    /// A file as it was found: bytes of another state of it are never handed out.
+    File {
+        path: Arc<PathBuf>,
+        state: FileState,
+    },
+}
+
+/// What tells that a file has changed, as far as the resolution of the file system's clock goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct FileState {
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileState {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self { size: metadata.len(), modified: metadata.modified().ok() }
+    }
+
+    pub(crate) fn check(&self, metadata: &Metadata) -> io::Result<()> {
+        if *self == Self::of(metadata) { Ok(()) } else { Err(io::Error::other("the file has changed")) }
+    }
 }
 
 impl Segment {
@@ -23,7 +48,7 @@ impl Segment {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Virtual { spec, index } => spec.size(*index),
-            Self::File { size, .. } => *size,
+            Self::File { state, .. } => state.size,
         }
     }
 
@@ -31,11 +56,13 @@ impl Segment {
         match self {
             Self::Bytes(bytes) => Ok(bytes.slice(start as usize..end as usize)),
             Self::Virtual { spec, index } => Ok(spec.content_range(*index, start, end).into()),
-            Self::File { path, .. } => {
+            Self::File { path, state } => {
                 let mut file = File::open(path.as_path())?;
                 file.seek(SeekFrom::Start(start))?;
                 let mut bytes = vec![0; (end - start) as usize];
                 file.read_exact(&mut bytes)?;
+                // Looked at after the bytes were read, so that it holds for them.
+                state.check(&file.metadata()?)?;
                 Ok(bytes.into())
             }
         }
@@ -58,7 +85,7 @@ impl Content {
         Self { segments: Arc::new(placed.collect()) }
     }
 
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
+    pub(crate) fn segments(&self) -> impl ExactSizeIterator<Item = &Segment> {
         self.segments.iter().map(|(_, segment)| segment)
     }
 
@@ -70,7 +97,7 @@ impl Content {
     /// segment has, so that nothing is copied.
     ///
     /// # Errors
-    /// When a file behind the segment is gone or shorter than it was.
+    /// When a file behind the segment is gone or is no longer what it was.
     pub(crate) fn read_some(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let at = self.segments.partition_point(|(segment_end, _)| *segment_end <= start);
         let Some((segment_end, segment)) = self.segments.get(at).filter(|_| start < end) else {

@@ -300,15 +300,15 @@ impl Emulator {
         existed
     }
 
-    /// The contents of an object.
+    /// The contents of an object; None, too, for a file that has changed since the start.
     pub fn get(&self, bucket: &str, name: &str) -> Option<Bytes> {
-        let object = self.state.namespace.bucket(bucket)?.get(name)?;
+        let object = self.state.namespace.bucket(bucket)?.get(name).ok()??;
         object.content.read(0, object.size()).ok()
     }
 
     /// The generation of an object.
     pub fn generation(&self, bucket: &str, name: &str) -> Option<i64> {
-        Some(self.state.namespace.bucket(bucket)?.get(name)?.generation)
+        Some(self.state.namespace.bucket(bucket)?.get(name).ok()??.generation)
     }
 
     /// All names of a bucket in byte order; none when there is no such bucket.
@@ -341,14 +341,25 @@ impl Emulator {
         }
     }
 
-    /// Takes a permission away, such as `storage.objects.create`.
+    /// Takes a permission away, such as `storage.objects.create`. Every caller counts as a known principal, also one
+    /// without credentials, and gets 403; see [`deny_anonymous`](Self::deny_anonymous) for what the service tells the
+    /// latter.
     pub fn deny(&self, bucket: &str, permission: &str) {
         write(&self.bucket_or_new(bucket).settings).config.denied.insert(permission.to_owned());
     }
 
-    /// Gives a permission back.
+    /// Takes a permission away from anonymous callers: requests without an `Authorization` header get 401. Those with
+    /// one, whatever it says, keep the permission unless it is [denied](Self::deny), too.
+    pub fn deny_anonymous(&self, bucket: &str, permission: &str) {
+        write(&self.bucket_or_new(bucket).settings).config.denied_anonymous.insert(permission.to_owned());
+    }
+
+    /// Gives a permission back, to anonymous callers, too.
     pub fn allow(&self, bucket: &str, permission: &str) {
-        write(&self.bucket_or_new(bucket).settings).config.denied.remove(permission);
+        let bucket = self.bucket_or_new(bucket);
+        let config = &mut write(&bucket.settings).config;
+        config.denied.remove(permission);
+        config.denied_anonymous.remove(permission);
     }
 
     /// Changes a bucket's configuration, and makes the bucket where it is missing.

@@ -93,16 +93,15 @@ impl Refusal {
         Self::new(304, "notModified", "Not Modified")
     }
 
+    /// What a caller with credentials is told.
     pub(crate) fn denied(permission: &str) -> Self {
-        let thing = if permission.starts_with("storage.buckets") { "bucket" } else { "object" };
-        Self::new(
-            403,
-            "forbidden",
-            format!(
-                "emulator@dataflux.iam.gserviceaccount.com does not have {permission} access to the Google Cloud \
-                 Storage {thing}. Permission '{permission}' denied on resource (or it may not exist)."
-            ),
-        )
+        Self::new(403, "forbidden", lacks("emulator@dataflux.iam.gserviceaccount.com", permission))
+    }
+
+    /// What a caller without credentials is told.
+    pub(crate) fn denied_anonymous(permission: &str) -> Self {
+        let refusal = Self::new(401, "required", lacks("Anonymous caller", permission));
+        Self { location: Some(("header", "Authorization")), ..refusal }
     }
 
     pub(crate) fn rate_limited(message: impl Into<String>) -> Self {
@@ -111,6 +110,11 @@ impl Refusal {
 
     pub(crate) fn unavailable() -> Self {
         Self::new(503, "backendError", "We encountered an internal error. Please try again.")
+    }
+
+    /// A file that is served is not what it was at the start.
+    pub(crate) fn file(name: &str, why: &io::Error) -> Self {
+        Self::new(500, "internalError", format!("The file behind '{name}' cannot be served as it was found: {why}."))
     }
 
     pub(crate) fn body(&self) -> Vec<u8> {
@@ -126,4 +130,12 @@ impl Refusal {
             .to_string()
             .into_bytes()
     }
+}
+
+fn lacks(caller: &str, permission: &str) -> String {
+    let thing = if permission.starts_with("storage.buckets") { "bucket" } else { "object" };
+    format!(
+        "{caller} does not have {permission} access to the Google Cloud Storage {thing}. Permission '{permission}' denied \
+         on resource (or it may not exist)."
+    )
 }

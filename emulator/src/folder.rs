@@ -8,14 +8,15 @@ use std::{
 
 use crate::{
     checksum,
-    content::{Content, Segment},
+    content::{Content, FileState, Segment},
     error::Error,
     object::{self, Attributes, Object},
     timestamp,
 };
 
 /// The files of a directory, in the byte order of their names. Found once, at the start; contents are read when asked
-/// for, and a file that changes later is served as an error, not as another object.
+/// for, and a file that changes later is served as an error, not as another object: its length and the time of its last
+/// modification must stay what they were.
 pub(crate) struct Folder {
     files: Vec<FileEntry>,
 }
@@ -23,10 +24,10 @@ pub(crate) struct Folder {
 struct FileEntry {
     name: String,
     path: Arc<PathBuf>,
-    size: u64,
+    state: FileState,
     modified: i64,
     /// Made when first asked for, because its checksums cost a pass over the file.
-    object: OnceLock<Option<Arc<Object>>>,
+    object: OnceLock<Arc<Object>>,
 }
 
 impl Folder {
@@ -51,10 +52,18 @@ impl Folder {
         self.files.partition_point(|file| file.name.as_bytes() < bound) as u64
     }
 
-    /// The object of file `i`; None when the file cannot be read or is no longer what it was.
-    pub(crate) fn object(&self, i: u64) -> Option<Arc<Object>> {
+    /// The object of file `i`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no longer what it was.
+    pub(crate) fn object(&self, i: u64) -> io::Result<Arc<Object>> {
         let file = &self.files[i as usize];
-        file.object.get_or_init(|| file.load().ok().map(Arc::new)).clone()
+        file.state.check(&fs::metadata(file.path.as_path())?)?;
+        if let Some(object) = file.object.get() {
+            return Ok(Arc::clone(object));
+        }
+        let object = Arc::new(file.load()?);
+        Ok(Arc::clone(file.object.get_or_init(|| object)))
     }
 }
 
@@ -79,7 +88,7 @@ fn walk(directory: &Path, prefix: &str, files: &mut Vec<FileEntry>) -> Result<()
             files.push(FileEntry {
                 name,
                 path: Arc::new(path),
-                size: metadata.len(),
+                state: FileState::of(&metadata),
                 modified,
                 object: OnceLock::new(),
             });
@@ -90,11 +99,11 @@ fn walk(directory: &Path, prefix: &str, files: &mut Vec<FileEntry>) -> Result<()
 
 impl FileEntry {
     fn load(&self) -> io::Result<Object> {
-        let content = Content::new([Segment::File { path: Arc::clone(&self.path), size: self.size }]);
+        let content = Content::new([Segment::File { path: Arc::clone(&self.path), state: self.state }]);
         // One mebibyte at a time: files may be larger than memory.
         let (mut crc, mut md5, mut at) = (0, checksum::Md5Stream::default(), 0);
-        while at < self.size {
-            let piece = content.read_some(at, self.size.min(at + (1 << 20)))?;
+        while at < content.len() {
+            let piece = content.read_some(at, content.len().min(at + (1 << 20)))?;
             crc = crc32c::crc32c_append(crc, &piece);
             md5.update(&piece);
             at += piece.len() as u64;

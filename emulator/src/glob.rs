@@ -9,12 +9,18 @@ pub(crate) struct Glob {
 
 /// More alternatives than this are refused: nested braces multiply.
 const ALTERNATIVES: usize = 1_000;
+/// Deeper braces are refused.
+const DEPTH: usize = 32;
+/// Longer patterns are refused; no name has more bytes.
+const LENGTH: usize = 1_024;
 
 impl Glob {
-    /// None when the pattern is malformed.
+    /// None when the pattern is malformed or beyond a limit.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut patterns = Vec::new();
-        expand(text, &mut patterns)?;
+        if text.len() > LENGTH {
+            return None;
+        }
+        let patterns = expand(text)?;
         Some(Self { patterns: patterns.iter().map(|pattern| pattern.chars().collect()).collect() })
     }
 
@@ -24,17 +30,28 @@ impl Glob {
     }
 }
 
-fn expand(text: &str, out: &mut Vec<String>) -> Option<()> {
-    let Some(open) = text.find('{') else {
-        if text.contains('}') || out.len() == ALTERNATIVES {
+/// Writes out the alternatives of all braces. Without recursion: how deep it went would be the client's to say.
+fn expand(text: &str) -> Option<Vec<String>> {
+    let (mut out, mut open) = (Vec::new(), vec![text.to_owned()]);
+    while let Some(text) = open.pop() {
+        if text.contains('{') {
+            open.extend(first_braces(&text)?);
+        } else if text.contains('}') || out.len() == ALTERNATIVES {
             return None;
+        } else {
+            out.push(text);
         }
-        out.push(text.to_owned());
-        return Some(());
-    };
+    }
+    Some(out)
+}
+
+/// The text with its first pair of braces replaced by each of the alternatives; None without such a pair.
+fn first_braces(text: &str) -> Option<Vec<String>> {
+    let open = text.find('{')?;
     let (mut depth, mut starts, mut close) = (0, vec![open + 1], None);
     for (at, character) in text[open..].char_indices().map(|(at, character)| (at + open, character)) {
         match character {
+            '{' if depth == DEPTH => return None,
             '{' => depth += 1,
             '}' => {
                 depth -= 1;
@@ -48,11 +65,10 @@ fn expand(text: &str, out: &mut Vec<String>) -> Option<()> {
         }
     }
     let close = close?;
-    let ends = starts.iter().skip(1).map(|start| start - 1).chain([close]).collect::<Vec<_>>();
-    for (start, end) in starts.iter().zip(ends) {
-        expand(&format!("{}{}{}", &text[..open], &text[*start..end], &text[close + 1..]), out)?;
-    }
-    Some(())
+    let ends = starts.iter().skip(1).map(|start| start - 1).chain([close]);
+    let whole =
+        |(start, end): (&usize, usize)| format!("{}{}{}", &text[..open], &text[*start..end], &text[close + 1..]);
+    Some(starts.iter().zip(ends).map(whole).collect())
 }
 
 /// Which prefixes of the name the pattern so far can match, one row per element of the pattern: no backtracking, so no
@@ -137,5 +153,21 @@ mod tests {
         }
         assert!(Glob::parse("{a").is_none());
         assert!(Glob::parse("a}").is_none());
+        assert!(Glob::parse("{a}}").is_none());
+    }
+
+    #[test]
+    fn limits() {
+        let nested = |depth| format!("{}a,b{}", "{".repeat(depth), "}".repeat(depth));
+        assert!(Glob::parse(&nested(DEPTH)).unwrap().matches("b"));
+        for depth in [DEPTH + 1, 500, 1_000_000] {
+            assert!(Glob::parse(&nested(depth)).is_none(), "{depth} deep");
+        }
+        assert!(Glob::parse(&"a".repeat(LENGTH)).is_some());
+        assert!(Glob::parse(&"a".repeat(LENGTH + 1)).is_none());
+        // Side by side they are not deep.
+        assert!(Glob::parse(&"{}".repeat(LENGTH / 2)).unwrap().matches(""));
+        assert!(Glob::parse(&"{a,b}".repeat(10)).is_none(), "1,024 alternatives");
+        assert_eq!(Glob::parse(&format!("{{{}}}", ",".repeat(ALTERNATIVES - 1))).unwrap().patterns.len(), ALTERNATIVES);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 pub(crate) fn get(state: &State, (bucket, name): &Target, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.objects.get")?;
+    bucket.allows("storage.objects.get", request)?;
     let object = find(&bucket, name, request.query.integer("generation")?)?;
     Preconditions::parse(&request.query)?.check_read(&object)?;
     if object.attributes.content_encoding.as_deref() == Some("gzip")

@@ -96,7 +96,7 @@ pub(crate) fn reply(state: &State, bucket: &str, object: &Object, query: &Query)
 
 pub(crate) fn get(state: &State, (bucket, name): &Target, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.objects.get")?;
+    bucket.allows("storage.objects.get", request)?;
     let object = find(&bucket, name, request.query.integer("generation")?)?;
     Preconditions::parse(&request.query)?.check_read(&object)?;
     reply(state, &bucket.name, &object, &request.query)
@@ -109,7 +109,7 @@ pub(crate) fn patch(
     replace: bool,
 ) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.objects.update")?;
+    bucket.allows("storage.objects.update", request)?;
     let resource = request.json()?;
     let (generation, conditions) = (request.query.integer("generation")?, Preconditions::parse(&request.query)?);
     let mut patched = None;
@@ -140,7 +140,7 @@ pub(crate) fn patch(
 
 pub(crate) fn delete(state: &State, (bucket, name): &Target, request: &Request) -> Result<Reply, Refusal> {
     let bucket = state.bucket_for(bucket, request)?;
-    bucket.allows("storage.objects.delete")?;
+    bucket.allows("storage.objects.delete", request)?;
     let (generation, conditions) = (request.query.integer("generation")?, Preconditions::parse(&request.query)?);
     bucket.change(name, |current| {
         let current = current
@@ -156,12 +156,13 @@ pub(crate) fn delete(state: &State, (bucket, name): &Target, request: &Request) 
 /// Stores a new version under `name` and returns it. `make` gets its generation.
 pub(crate) fn store(
     state: &State,
+    request: &Request,
     bucket: &Bucket,
     name: &str,
     conditions: Preconditions,
     make: impl FnOnce(i64) -> Object,
 ) -> Result<Arc<Object>, Refusal> {
-    let may_delete = bucket.allows("storage.objects.delete");
+    let may_delete = bucket.allows("storage.objects.delete", request);
     let mut stored = None;
     bucket.change(name, |current| {
         conditions.check(current.map(|current| &**current))?;
@@ -190,8 +191,8 @@ pub(crate) fn copy(
 ) -> Result<Reply, Refusal> {
     let query = &request.query;
     let (from, to) = (state.bucket_for(from_bucket, request)?, state.bucket_for(to_bucket, request)?);
-    from.allows("storage.objects.get")?;
-    to.allows("storage.objects.create")?;
+    from.allows("storage.objects.get", request)?;
+    to.allows("storage.objects.create", request)?;
     let source = find(&from, from_name, query.integer("sourceGeneration")?)?;
     Preconditions::parse_source(query)?.check(Some(&source))?;
     let resource: Map<String, Value> = request.json()?;
@@ -200,7 +201,7 @@ pub(crate) fn copy(
     attributes.temporary_hold = false;
     attributes.event_based_hold = false;
     attributes.patch(&resource)?;
-    let copy = store(state, &to, to_name, Preconditions::parse(query)?, |generation| Object {
+    let copy = store(state, request, &to, to_name, Preconditions::parse(query)?, |generation| Object {
         name: to_name.clone(),
         generation,
         metageneration: 1,

@@ -179,7 +179,7 @@ async fn receive(request: hyper::Request<Incoming>, query: Query, state: &State)
 /// Refusals that come before anything is done.
 fn refuse_early(state: &State, route: Option<&Route>, request: &Request, fault: Option<Fault>) -> Option<Reply> {
     if let Err(refusal) = state.authorize(request) {
-        return Some(Reply::from(refusal).with("www-authenticate", "Bearer realm=\"https://accounts.google.com/\""));
+        return Some(refusal.into());
     }
     if let Some(refusal) = fault.and_then(status_fault) {
         let reply = Reply::from(refusal);

@@ -56,6 +56,11 @@ impl Request {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// Whether it comes without credentials.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        !self.headers.contains_key("authorization")
+    }
+
     /// The JSON object in the body; an empty one when there is no body.
     pub(crate) fn json(&self) -> Result<Map<String, Value>, Refusal> {
         parse_json(&self.body)
@@ -117,7 +122,11 @@ impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
         let status = refusal.status;
         let body = refusal.body();
-        if body.is_empty() { Self::empty(status) } else { Self { status, ..Self::json(body) } }
+        let reply = if body.is_empty() { Self::empty(status) } else { Self { status, ..Self::json(body) } };
+        if refusal.location == Some(("header", "Authorization")) {
+            return reply.with("www-authenticate", "Bearer realm=\"https://accounts.google.com/\"");
+        }
+        reply
     }
 }
 
@@ -203,7 +212,7 @@ impl State {
             Route::InsertBucket => buckets::insert(self, request),
             Route::GetBucket(bucket) => buckets::get(self, bucket, request),
             Route::PatchBucket(bucket) => buckets::patch(self, bucket, request),
-            Route::DeleteBucket(bucket) => buckets::delete(self, bucket),
+            Route::DeleteBucket(bucket) => buckets::delete(self, bucket, request),
             Route::TestPermissions(bucket) => buckets::test_permissions(self, bucket, request),
             Route::ListObjects(bucket) => crate::list_objects::list(self, bucket, request),
             Route::GetObject(target) => objects::get(self, target, request),

@@ -56,7 +56,7 @@ impl Draft {
             check_hash_header(value.to_str().unwrap_or_default(), crc, md5)?;
         }
         let Self { name, attributes, conditions, query, .. } = self;
-        let object = store(state, &bucket, &name.clone(), conditions, |generation| Object {
+        let object = store(state, request, &bucket, &name.clone(), conditions, |generation| Object {
             name,
             generation,
             metageneration: 1,
@@ -103,7 +103,7 @@ fn check_hash_header(header: &str, crc: u32, md5: [u8; 16]) -> Result<(), Refusa
 /// A POST that starts an upload, and ends it too unless it is resumable.
 pub(crate) fn upload(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusal> {
     let found = state.bucket_for(bucket, request)?;
-    found.allows("storage.objects.create")?;
+    found.allows("storage.objects.create", request)?;
     if !request.complete {
         return Err(Refusal::invalid("The request body ended early."));
     }
@@ -164,7 +164,7 @@ fn start(state: &State, bucket: &str, request: &Request) -> Result<Reply, Refusa
         *content_type = request.header("x-upload-content-type").map(str::to_owned);
     }
     // Known to fail at the end: the service says so at once.
-    draft.conditions.check(state.bucket(bucket)?.get(&draft.name).as_deref())?;
+    draft.conditions.check(state.bucket(bucket)?.get(&draft.name)?.as_deref())?;
     let total = match request.header("x-upload-content-length") {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| Refusal::invalid("Invalid X-Upload-Content-Length."))?),
@@ -220,7 +220,9 @@ fn parse_content_range(text: &str) -> Option<ContentRange> {
         let (first, last) = bytes.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()?))
     };
-    let ordered = bytes.is_none_or(|(first, last): (u64, u64)| first <= last && total.is_none_or(|total| last < total));
+    // Without a total the range still has a length.
+    let end = total.unwrap_or(u64::MAX);
+    let ordered = bytes.is_none_or(|(first, last): (u64, u64)| first <= last && last < end);
     ordered.then_some(ContentRange { bytes, total })
 }
 
@@ -252,6 +254,12 @@ pub(crate) fn session(state: &State, request: &Request) -> Result<Reply, Refusal
         return Err(Refusal::invalid(format!("The upload has {known} bytes in all and not {total}.")));
     }
     let final_size = range.total.or(session.total);
+    let reached = (*stored).max(range.bytes.map_or(0, |(_, last)| last + 1));
+    if let Some(size) = final_size
+        && reached > size
+    {
+        return Err(Refusal::invalid(format!("The upload has {size} bytes in all and not {reached} or more.")));
+    }
     if let Some((first, last)) = range.bytes {
         let announced = last - first + 1;
         if request.complete && length != announced {
@@ -310,6 +318,9 @@ mod tests {
             ("bytes */*", range(None, None)),
             ("bytes */10", range(None, Some(10))),
             ("bytes 0-10/10", None),
+            ("bytes 0-18446744073709551614/*", range(Some((0, u64::MAX - 1)), None)),
+            ("bytes 0-18446744073709551615/*", None),
+            ("bytes 0-18446744073709551616/*", None),
             ("bytes 9-0/10", None),
             ("0-9/10", None),
         ] {

@@ -135,6 +135,10 @@ fn bad_parameters_are_refused() {
         let (status, reason) = get(&emulator, &format!("/storage/v1/b/tree/o?{query}")).refusal();
         assert_eq!((status, reason.as_str()), (400, "invalidParameter"), "{query}");
     }
+    for pattern in ["a".repeat(1_025), format!("{}{}", "%7B".repeat(10_000), "%7D".repeat(10_000))] {
+        let refused = get(&emulator, &format!("/storage/v1/b/tree/o?matchGlob={pattern}"));
+        assert_eq!(refused.refusal(), (400, "invalidParameter".to_owned()));
+    }
     assert_eq!(get(&emulator, "/storage/v1/b/absent/o").refusal(), (404, "notFound".to_owned()));
 }
 

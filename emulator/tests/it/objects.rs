@@ -195,6 +195,22 @@ fn compositions_refused() {
 }
 
 #[test]
+fn composites_of_themselves_are_bounded() {
+    let emulator = emulator();
+    let itself = |name: &'static str| compose(&emulator, name, "", &json!({ "sourceObjects": named(&[name; 32]) }));
+    // Of nothing there are no parts to keep, and the components are only counted.
+    emulator.put("bucket", "empty", "");
+    let counts: Vec<Value> = (0..8).map(|_| itself("empty").json()["componentCount"].clone()).collect();
+    assert_eq!((&counts[5], &counts[6], &counts[7]), (&json!(1 << 30), &json!(u32::MAX), &json!(u32::MAX)));
+    emulator.put("bucket", "byte", "x");
+    for _ in 0..3 {
+        assert_eq!(itself("byte").status, 200);
+    }
+    assert_eq!(itself("byte").refusal(), (400, "invalid".to_owned()));
+    assert_eq!(emulator.get("bucket", "byte").unwrap().len(), 32 * 32 * 32, "as before");
+}
+
+#[test]
 fn composing_can_delete_its_sources() {
     let emulator = emulator();
     emulator.put("bucket", "a", "a");
@@ -278,6 +294,39 @@ fn permissions() {
     assert_eq!(get(&emulator, "/storage/v1/b/bucket/o/a?alt=media").status, 403);
     emulator.allow("bucket", "storage.objects.list");
     assert_eq!(get(&emulator, "/storage/v1/b/bucket/o").status, 200);
+}
+
+#[test]
+fn anonymous_callers_are_asked_for_credentials() {
+    let emulator = emulator();
+    emulator.put("bucket", "a", "a");
+    let bucket = "/storage/v1/b/bucket";
+    let known = |target: &str| send(&emulator, "GET", target, &[("authorization", "Bearer x")], b"");
+    emulator.deny_anonymous("bucket", "storage.buckets.get");
+    emulator.deny_anonymous("bucket", "storage.objects.get");
+    let refused = get(&emulator, bucket);
+    let message = "Anonymous caller does not have storage.buckets.get access to the Google Cloud Storage bucket. \
+                   Permission 'storage.buckets.get' denied on resource (or it may not exist).";
+    let detail = json!({
+        "message": message,
+        "domain": "global",
+        "reason": "required",
+        "locationType": "header",
+        "location": "Authorization",
+    });
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.json(), json!({ "error": { "code": 401, "message": message, "errors": [detail] } }));
+    assert_eq!(refused.header("www-authenticate"), Some("Bearer realm=\"https://accounts.google.com/\""));
+    let object = format!("{bucket}/o/a?alt=media");
+    assert_eq!(get(&emulator, &object).refusal(), (401, "required".to_owned()));
+    assert_eq!((known(bucket).status, known(&object).status), (200, 200));
+    let test = format!("{bucket}/iam/testPermissions?permissions=storage.buckets.get");
+    assert_eq!(get(&emulator, &test).json().get("permissions"), None);
+    assert_eq!(known(&test).json()["permissions"], json!(["storage.buckets.get"]));
+    emulator.deny("bucket", "storage.buckets.get");
+    assert_eq!((get(&emulator, bucket).status, known(bucket).status), (401, 403), "who is known lacks it, too");
+    emulator.allow("bucket", "storage.buckets.get");
+    assert_eq!(get(&emulator, bucket).status, 200);
 }
 
 #[test]

@@ -53,9 +53,43 @@ fn folders() {
         directory.path().join("b0").exists() && !directory.path().join("new").exists(),
         "the directory stays as it was"
     );
-    std::fs::write(directory.path().join("b/c/two"), "").unwrap();
-    let changed = get(&emulator, "/storage/v1/b/files/o/b%2Fc%2Ftwo?alt=media");
-    assert!(changed.broken.is_some(), "a file that changed is an error and not another object");
+}
+
+#[test]
+fn a_file_that_changed_is_an_error_and_not_another_object() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(1_000);
+    let write = |name: &str, content: &str| std::fs::write(path(name), content).unwrap();
+    let names = ["empty", "gone", "longer", "same", "shorter", "touched", "unseen"];
+    for name in names {
+        write(name, if name == "empty" { "" } else { "before" });
+        std::fs::File::options().append(true).open(path(name)).unwrap().set_modified(old).unwrap();
+    }
+    let emulator = Emulator::builder().folder("files", directory.path()).start().unwrap();
+    let object = |name: &str| format!("/storage/v1/b/files/o/{name}");
+    for name in names.iter().filter(|name| **name != "unseen") {
+        assert_eq!(get(&emulator, &object(name)).status, 200, "{name}");
+    }
+    // A copy shares the file, and is not looked at before its bytes are.
+    let copy = post(&emulator, &format!("{}/copyTo/b/files/o/copy", object("same")), &serde_json::json!({}));
+    assert_eq!(copy.status, 200);
+    write("empty", "after");
+    std::fs::remove_file(path("gone")).unwrap();
+    write("longer", "before and after");
+    write("same", "after!");
+    write("shorter", "");
+    write("touched", "before");
+    write("unseen", "after!");
+    for name in names {
+        for target in [object(name), format!("{}?alt=media", object(name))] {
+            assert_eq!(get(&emulator, &target).refusal(), (500, "internalError".to_owned()), "{target}");
+        }
+        assert_eq!(emulator.get("files", name), None);
+    }
+    assert_eq!(get(&emulator, "/storage/v1/b/files/o").status, 500, "a listing without them would pass for the whole");
+    let media = get(&emulator, &format!("{}?alt=media", object("copy")));
+    assert!(media.broken.is_some() && media.body.is_empty(), "{}", media.text());
 }
 
 #[test]

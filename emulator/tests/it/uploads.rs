@@ -156,6 +156,44 @@ fn in_one_put_and_of_unknown_length() {
 }
 
 #[test]
+fn ranges_without_end_are_refused() {
+    let emulator = emulator();
+    let session = start(&emulator, "&name=x", &[]);
+    for range in ["bytes 0-18446744073709551615/*", "bytes 18446744073709551615-18446744073709551615/*"] {
+        assert_eq!(put(&emulator, &session, range, b"x").refusal(), (400, "invalid".to_owned()), "{range}");
+    }
+    assert_eq!(put(&emulator, &session, "", b"x").status, 200);
+}
+
+#[test]
+fn more_bytes_than_announced_are_refused() {
+    let emulator = emulator();
+    let bytes = vec![1; 2 * CHUNK];
+    let announced = CHUNK + 1_000;
+    let session = start(&emulator, "&name=x", &[("x-upload-content-length", &announced.to_string())]);
+    let whole = format!("bytes 0-{}/*", 2 * CHUNK - 1);
+    assert_eq!(put(&emulator, &session, &whole, &bytes).refusal(), (400, "invalid".to_owned()));
+    assert_eq!(put(&emulator, &session, "", &bytes).status, 400);
+    let first = put(&emulator, &session, &format!("bytes 0-{}/*", CHUNK - 1), &bytes[..CHUNK]);
+    assert_eq!((first.status, first.header("range")), (308, Some("bytes=0-262143")), "nothing of them was kept");
+    let rest = format!("bytes {CHUNK}-{}/*", 2 * CHUNK - 1);
+    assert_eq!(put(&emulator, &session, &rest, &bytes[CHUNK..]).status, 400);
+    let rest = format!("bytes {CHUNK}-{}/*", announced - 1);
+    assert_eq!(put(&emulator, &session, &rest, &bytes[CHUNK..announced]).status, 200);
+    assert_eq!(emulator.get("bucket", "x").unwrap().len(), announced);
+    // A size announced late cannot be below what is there.
+    let session = start(&emulator, "&name=y", &[]);
+    assert_eq!(put(&emulator, &session, &format!("bytes 0-{}/*", CHUNK - 1), &bytes[..CHUNK]).status, 308);
+    for range in ["bytes */1000", "bytes 0-999/1000"] {
+        assert_eq!(
+            put(&emulator, &session, range, if range.contains('-') { &bytes[..1_000] } else { b"" }).status,
+            400
+        );
+    }
+    assert_eq!(put(&emulator, &session, &format!("bytes */{CHUNK}"), b"").status, 200);
+}
+
+#[test]
 fn sessions_end() {
     let emulator = emulator();
     let session = start(&emulator, "&name=x", &[]);
