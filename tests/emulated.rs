@@ -138,32 +138,6 @@ fn no_bucket_no_objects_no_right() {
     });
 }
 
-/// Whoever may create and not delete would leave one object behind for every group, for ever.
-#[test]
-fn what_cannot_be_deleted_is_not_made() {
-    without_hanging(|| {
-        for told in [true, false] {
-            let emulator = filled(320);
-            emulator.deny("data", "storage.objects.delete");
-            let dataset = if told {
-                open(&emulator, "gs://data/p/").unwrap()
-            } else {
-                // A retention policy that the caller may not know of refuses deletions, which no right tells of.
-                emulator.allow("data", "storage.objects.delete");
-                emulator.configure("data", |config| config.retention_seconds = Some(3_600));
-                emulator.deny("data", "storage.buckets.get");
-                open(&emulator, "gs://data/p/").unwrap()
-            };
-            let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
-            for epoch in 0..3 {
-                assert_eq!(check(&loader, epoch).unwrap().len(), 320);
-            }
-            let left = emulator.names("data").iter().filter(|name| name.starts_with("dataflux-")).count();
-            assert_eq!(left, usize::from(!told), "at most the one that showed it");
-        }
-    });
-}
-
 /// Connections of the listing lived on a runtime that nobody ran any more: the first batch took 30 s.
 #[test]
 fn opened_on_a_runtime_that_then_stands_still() {
@@ -222,5 +196,21 @@ fn a_token_that_expires_for_good_is_told_without_showing_it() {
         let said = format!("{error} {error:?} {:?}", loader.dataset().client());
         assert!(!said.contains("token-one") && !said.contains("token-two"), "{said}");
         assert!(error.to_string().contains("gcloud auth"), "{error}");
+    });
+}
+
+/// A public bucket tells anonymous callers neither its facts nor their rights, and that with a 401.
+#[test]
+fn a_public_bucket_is_read_anonymously() {
+    without_hanging(|| {
+        let emulator = filled(100);
+        for permission in ["storage.buckets.get", "storage.objects.create", "storage.objects.delete"] {
+            emulator.deny_anonymous("data", permission);
+        }
+        let dataset = open(&emulator, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(50).strategy(Strategy::compose()).build().unwrap();
+        assert_eq!(check(&loader, 0).unwrap().len(), 100);
+        assert_eq!(loader.dataset().client().metrics().snapshot().retries, 0);
+        no_temporary(&emulator);
     });
 }
