@@ -101,12 +101,24 @@ async fn a_body_that_drips_ends_within_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn without_retry_there_is_one_try() {
-    let (_, id, faults, client) = one(3);
+    // Large enough that its size would add seconds to a deadline.
+    const SIZE: usize = 500_000;
+    let (_, id, faults, client) = one(SIZE);
     let client = client.with_retry(RetryPolicy::never());
     faults.fail_next(Call::Get, Fault::EndAt(1), 1);
-    assert_eq!(client.read(&id, None, 3).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(client.read(&id, None, SIZE as u64).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(faults.calls(Call::Get), 1);
-    assert_eq!(client.read(&id, None, 3).await.unwrap().bytes, telling(3), "the one try has its time");
+    faults.fail_next(Call::Get, Fault::Unauthenticated, 1);
+    assert_eq!(client.read(&id, None, SIZE as u64).await.unwrap_err().kind(), ErrorKind::Unauthenticated);
+    assert_eq!(faults.calls(Call::Get), 2);
+    let payload = client.read(&id, None, SIZE as u64).await.unwrap();
+    assert!(payload.bytes == telling(SIZE), "the one try has its time");
+
+    let mut put = PutRequest::new("b", "p", telling(SIZE));
+    put.if_generation_match = Some(0);
+    faults.fail_next(Call::Put, Fault::Error(ErrorKind::Unavailable), 1);
+    assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(faults.calls(Call::Put), 1);
 }
 
 #[tokio::test(start_paused = true)]

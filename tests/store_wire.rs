@@ -352,6 +352,40 @@ async fn a_broken_piece_is_resumed_from_what_was_kept() {
     assert_eq!(client.metrics().snapshot().retries, 0);
 }
 
+/// Lets time pass once the server has seen so many requests.
+async fn pass_time_at(wire: &Wire, requests: usize, time: Duration) {
+    while wire.requests().len() < requests {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_piece_without_an_answer_is_resumed() {
+    // One of no answer to a piece, one of half an answer to the question that follows.
+    let trouble = |nth: usize, _: &Request| match nth {
+        2 => Some(Answer::Stall(String::new())),
+        3 => Some(Answer::Stall("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".into())),
+        _ => None,
+    };
+    let wire = Wire::serve(session(trouble, 20_000_000)).await;
+    let client = client(&wire);
+    let put = tokio::spawn({
+        let client = client.clone();
+        async move { client.put(&large()).await }
+    });
+    // 30 s, and 8 MiB at 64 KiB/s.
+    pass_time_at(&wire, 3, Duration::from_secs(30 + 128 + 1)).await;
+    pass_time_at(&wire, 4, Duration::from_secs(30 + 1)).await;
+    put.await.unwrap().unwrap();
+    let asked = wire.requests();
+    assert_eq!(asked.iter().filter(|asked| asked.line.starts_with("POST")).count(), 1);
+    assert_eq!(asked.iter().filter(|asked| asked.header("content-range") == Some("bytes */20000000")).count(), 2);
+    assert_eq!(client.metrics().snapshot().retries, 0);
+}
+
 #[tokio::test]
 async fn a_session_that_is_gone_is_opened_anew() {
     let wire = Wire::serve(session(|nth, _| (nth == 2).then(|| Answer::status("410 Gone")), 20_000_000)).await;

@@ -20,7 +20,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Longest wait for the head of an answer, or for the next bytes of a body. The service answers within seconds or not
 /// at all; shorter would cut slow composes, longer would hold a batch for a dead connection.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
 
 /// Slowest transfer still waited for, bytes a second: 64 streams that share 4 MiB/s. A read or an upload may take
 /// the policy's deadline and its size at this rate, so that a large one on a slow line isn't cut while it gets on.
@@ -349,7 +349,7 @@ impl Client {
 }
 
 /// Longest that so many bytes may take.
-fn transfer(bytes: u64) -> Duration {
+pub(super) fn transfer(bytes: u64) -> Duration {
     Duration::from_secs(bytes / SLOWEST)
 }
 
@@ -363,7 +363,10 @@ struct Call<'a> {
     /// Tries whose token was refused.
     refusals: u32,
     started: Instant,
+    /// Longest time in all; zero for one try only.
     limit: Duration,
+    /// Longest time of the first try, which has some even where nothing is to be retried.
+    first: Duration,
     /// Longest wait for the head of an answer.
     head: Duration,
 }
@@ -371,6 +374,7 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     /// A call that moves `bytes` of an object.
     fn new(client: &'a Client, idempotent: bool, bytes: u64) -> Self {
+        let deadline = client.retry.deadline;
         Self {
             client,
             attempt: Attempt::first(),
@@ -378,7 +382,8 @@ impl<'a> Call<'a> {
             tries: 1,
             refusals: 0,
             started: Instant::now(),
-            limit: client.retry.deadline.saturating_add(transfer(bytes)),
+            limit: if deadline.is_zero() { deadline } else { deadline.saturating_add(transfer(bytes)) },
+            first: deadline.max(client.stall).saturating_add(transfer(bytes)),
             head: client.stall,
         }
     }
@@ -387,10 +392,9 @@ impl<'a> Call<'a> {
         self.limit.saturating_sub(self.started.elapsed())
     }
 
-    /// Longest wait for the next bytes: none ends after the call's time, however slowly a body drips. The first try
-    /// has time for one sign of life, even where nothing is to be retried.
+    /// Longest wait for the next bytes: none ends after the call's time, however slowly a body drips.
     fn patience(&self) -> Duration {
-        let limit = if self.attempt.number == 1 { self.limit.max(self.client.stall) } else { self.limit };
+        let limit = if self.attempt.number == 1 { self.first } else { self.limit };
         self.client.stall.min(limit.saturating_sub(self.started.elapsed()))
     }
 

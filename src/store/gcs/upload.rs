@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::http::{Http, Task, text, uuid};
 use super::{OBJECT_FIELDS, bucket_path, check_name, encoded, wire};
+use crate::store::client::{STALL, transfer};
 use crate::store::{Attempt, ObjectId, ObjectMeta, PutRequest};
 use crate::{Error, ErrorKind, Result};
 
@@ -105,7 +106,7 @@ impl Upload<'_> {
             .header("x-upload-content-type", wire::content_type(self.request))
             .header("x-upload-content-length", self.request.data.len())
             .body(wire::put(self.request));
-        let response = self.http.send(ask, self.attempt, &self.task).await?;
+        let response = self.in_time(0, self.http.send(ask, self.attempt, &self.task)).await?;
         let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
         let session = location.and_then(|location| Url::parse(self.http.base()).ok()?.join(location).ok());
         session.ok_or_else(|| {
@@ -173,7 +174,20 @@ impl Upload<'_> {
         self.step(session, &format!("bytes */{}", self.request.data.len()), Bytes::new()).await
     }
 
+    /// Makes a request that sends so many bytes and reads its answer, as long as may be waited for it.
+    async fn in_time<T>(&self, bytes: usize, made: impl Future<Output = Result<T>>) -> Result<T> {
+        let patience = STALL.saturating_add(transfer(bytes as u64));
+        timeout(patience, made).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, format!("no answer to a part of an upload for {patience:.1?}"))
+                .object(self.task.about))
+        })
+    }
+
     async fn step(&self, session: &Url, range: &str, bytes: Bytes) -> Result<Standing> {
+        self.in_time(bytes.len(), self.send(session, range, bytes)).await
+    }
+
+    async fn send(&self, session: &Url, range: &str, bytes: Bytes) -> Result<Standing> {
         let ask = self.http.client().put(session.clone());
         let ask = ask.header(CONTENT_RANGE, range).header(CONTENT_LENGTH, bytes.len()).body(bytes);
         let (response, bearer) = self.http.send_any(ask, self.attempt, &self.task).await?;
