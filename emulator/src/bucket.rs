@@ -134,14 +134,15 @@ impl Base {
         })
     }
 
-    fn find(&self, name: &str) -> Result<Option<Arc<Object>>, Refusal> {
-        let index = self.lower_bound(name.as_bytes());
-        if index == self.len() {
-            return Ok(None);
-        }
+    fn index(&self, name: &str) -> Option<u64> {
+        let index = Some(self.lower_bound(name.as_bytes())).filter(|index| *index < self.len())?;
         let mut found = Vec::new();
         self.name(index, &mut found);
-        if found == name.as_bytes() { self.object(index) } else { Ok(None) }
+        (found == name.as_bytes()).then_some(index)
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Arc<Object>>, Refusal> {
+        self.index(name).map_or(Ok(None), |index| self.object(index))
     }
 }
 
@@ -221,12 +222,17 @@ impl Bucket {
             Some(entry) => entry.clone(),
             None => beneath?,
         };
-        match change(current.as_ref())? {
-            Some(object) => drop(overlay.insert(name.as_bytes().to_vec(), Some(object))),
-            None if covers => drop(overlay.insert(name.as_bytes().to_vec(), None)),
-            None => drop(overlay.remove(name.as_bytes())),
-        }
+        lay(&mut overlay, name, change(current.as_ref())?, covers);
         Ok(())
+    }
+
+    /// Puts `object`, or nothing, under `name` whatever is there, a file that changed included; whether anything was.
+    pub(crate) fn replace(&self, name: &str, object: Option<Arc<Object>>) -> bool {
+        let covers = self.base.index(name).is_some();
+        let mut overlay = write(&self.overlay);
+        let existed = overlay.get(name.as_bytes()).map_or(covers, Option::is_some);
+        lay(&mut overlay, name, object, covers);
+        existed
     }
 
     /// Whether there is no live object.
@@ -260,6 +266,15 @@ impl Bucket {
             return Err(Refusal::new(403, "retentionPolicyNotMet", message));
         }
         Ok(())
+    }
+}
+
+/// Replaces an entry; `covers` tells whether the base has one of that name.
+fn lay(overlay: &mut Overlay, name: &str, object: Option<Arc<Object>>, covers: bool) {
+    if object.is_some() || covers {
+        overlay.insert(name.as_bytes().to_vec(), object);
+    } else {
+        overlay.remove(name.as_bytes());
     }
 }
 

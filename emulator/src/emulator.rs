@@ -283,21 +283,13 @@ impl Emulator {
             },
             content: Content::new([Segment::Bytes(bytes)]),
         };
-        // Nothing here refuses.
-        let _ = bucket.change(name, |_| Ok(Some(Arc::new(object))));
+        bucket.replace(name, Some(Arc::new(object)));
         generation
     }
 
     /// Removes an object; false when there was none. Permissions and holds do not apply.
     pub fn delete(&self, bucket: &str, name: &str) -> bool {
-        let mut existed = false;
-        if let Some(bucket) = self.state.namespace.bucket(bucket) {
-            let _ = bucket.change(name, |current| {
-                existed = current.is_some();
-                Ok(None)
-            });
-        }
-        existed
+        self.state.namespace.bucket(bucket).is_some_and(|bucket| bucket.replace(name, None))
     }
 
     /// The contents of an object; None, too, for a file that has changed since the start.

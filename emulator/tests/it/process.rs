@@ -90,6 +90,11 @@ fn a_file_that_changed_is_an_error_and_not_another_object() {
     assert_eq!(get(&emulator, "/storage/v1/b/files/o").status, 500, "a listing without them would pass for the whole");
     let media = get(&emulator, &format!("{}?alt=media", object("copy")));
     assert!(media.broken.is_some() && media.body.is_empty(), "{}", media.text());
+    // The process can write over such files and remove them.
+    emulator.put("files", "same", "anew");
+    assert_eq!(get(&emulator, &format!("{}?alt=media", object("same"))).text(), "anew");
+    assert!(names.iter().all(|name| emulator.delete("files", name)) && !emulator.delete("files", "same"));
+    assert_eq!(emulator.names("files"), ["copy"]);
 }
 
 #[test]
