@@ -1,4 +1,4 @@
-//! Counts of what was asked of the service: what an epoch cost is read from here.
+//! Counts of what was asked of the service: what an epoch cost at most is read from here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,8 +13,9 @@ macro_rules! counters {
             $(pub(crate) $name: AtomicU64,)+
         }
 
-        /// The counts of a [`Metrics`] at one moment. Calls are counted once for each attempt that was sent, since
-        /// that is what is billed.
+        /// The counts of a [`Metrics`] at one moment. Calls are counted once for each attempt that was sent. Those
+        /// that the service answers with an error are generally not billed, so that the bill may be lower than what
+        /// these counts come to, not higher.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         #[non_exhaustive]
@@ -68,7 +69,7 @@ counters! {
     retries,
     /// Bytes of bodies received, those thrown away included; headers and listings are not.
     bytes_received,
-    /// Bytes of objects sent in uploads.
+    /// Bytes of the objects uploaded, once for each attempt, whether or not it sent them all.
     bytes_sent,
 }
 

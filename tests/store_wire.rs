@@ -226,6 +226,17 @@ async fn media_answers_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
+async fn a_part_in_place_of_the_whole_is_refused() {
+    let part = |range: &str, body| media("206 Partial Content", &format!("content-range: bytes {range}/10\r\n"), body);
+    let wire = Wire::script([part("3-9", "3456789"), part("0-9", DIGITS)]).await;
+    let client = client(&wire);
+    let error = client.read(&id(), None, 10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    assert!(error.to_string().contains("bytes from 3"), "{error}");
+    assert_eq!(&client.read(&id(), None, 10).await.unwrap().bytes[..], DIGITS.as_bytes(), "a part that is the whole");
+}
+
+#[tokio::test]
 async fn a_compose_is_one_call_however_often_it_is_made() {
     let wire = Wire::script([
         Answer::Close,
@@ -392,6 +403,29 @@ async fn a_session_that_is_gone_is_opened_anew() {
     client(&wire).put(&large()).await.unwrap();
     let posts: Vec<_> = wire.requests().iter().map(|asked| asked.line.starts_with("POST")).collect();
     assert_eq!(posts, [true, false, false, true, false, false, false]);
+}
+
+#[tokio::test]
+async fn what_a_session_wrote_before_it_was_gone_is_adopted() {
+    let mut put = large();
+    put.if_generation_match = Some(0);
+    let crc = wire::base64(&crc32c::crc32c(&put.data).to_be_bytes());
+    let kept = |last: usize| Answer::of("308 Resume Incomplete", &format!("range: bytes=0-{last}\r\n"), "");
+    let wire = Wire::script([
+        Answer::of("200 OK", "location: /upload/session?upload_id=hunter2\r\n", ""),
+        kept(8_388_607),
+        kept(16_777_215),
+        // The last piece is stored, and the answer lost.
+        Answer::Close,
+        Answer::status("410 Gone"),
+        Answer::status("412 Precondition Failed"),
+        Answer::json(&format!(r#"{{"name":"o","generation":"7","size":"20000000","crc32c":"{crc}"}}"#)),
+    ])
+    .await;
+    let client = client(&wire);
+    assert_eq!(client.put(&put).await.unwrap().generation, 7);
+    assert_eq!(client.metrics().snapshot().retries, 1);
+    assert_eq!(wire.requests().len(), 7);
 }
 
 #[tokio::test]

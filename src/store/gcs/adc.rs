@@ -25,6 +25,9 @@ enum Place {
     Gcloud,
 }
 
+/// Longest wait for the metadata server, for which `gcp_auth` has no limit. It is on the same machine or nowhere.
+const METADATA: Duration = Duration::from_secs(5);
+
 const PLACES: [Place; 4] = [Place::KeyFile, Place::UserFile, Place::Metadata, Place::Gcloud];
 
 impl Place {
@@ -43,7 +46,7 @@ impl Place {
         Ok(match self {
             Self::KeyFile => CustomServiceAccount::from_env()?.map(|found| Arc::new(found) as _),
             Self::UserFile => Some(Arc::new(ConfigDefaultCredentials::new().await?)),
-            Self::Metadata => Some(Arc::new(MetadataServiceAccount::new().await?)),
+            Self::Metadata => Some(Arc::new(in_time(MetadataServiceAccount::new()).await?)),
             Self::Gcloud => {
                 // It waits for the command without letting go of its thread.
                 let runtime = tokio::runtime::Handle::current();
@@ -63,9 +66,30 @@ impl Place {
                 AuthError::Str(what) => *what != "token request failed",
                 _ => false,
             },
-            Self::Metadata | Self::Gcloud => true,
+            // A server that is there may be better the next time.
+            Self::Metadata => matches!(error, AuthError::Other(_, cause) if is_absence(&**cause)),
+            Self::Gcloud => true,
         }
     }
+}
+
+/// Waits for the metadata server.
+async fn in_time<T>(made: impl Future<Output = Result<T, AuthError>>) -> Result<T, AuthError> {
+    let waited = tokio::time::timeout(METADATA, made).await;
+    waited.unwrap_or_else(|elapsed| Err(AuthError::Other("no answer within 5 s", elapsed.into())))
+}
+
+/// Whether a request failed since there is no server: its name doesn't resolve, or nothing answers at its address.
+fn is_absence(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        error.is::<tokio::time::error::Elapsed>()
+            || error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut)
+            })
+            // What the connector says of a name; its type is private, and what the system says has no kind.
+            || error.to_string() == "dns error"
+    })
 }
 
 /// Looks through the places once and stays with the one that had something.
@@ -130,6 +154,8 @@ fn said(error: &AuthError) -> &'static str {
 fn failed(place: Place, error: AuthError) -> Error {
     let what = format!("no token could be had from {}: {}", place.name(), said(&error));
     match error {
+        // It answered: it has no credentials of the caller's that could be wrong.
+        AuthError::Str(_) | AuthError::Json(..) if place == Place::Metadata => Error::new(ErrorKind::Unavailable, what),
         // The way to the token server, which may be better the next time.
         AuthError::Http(_, cause) => Error::new(ErrorKind::Unavailable, what).with_source(cause),
         AuthError::Other(_, cause) => Error::new(ErrorKind::Unavailable, what).with_source(cause),
@@ -157,7 +183,56 @@ mod tests {
         assert!(!Place::UserFile.is_empty(&AuthError::Str("token request failed")));
         assert!(!Place::UserFile.is_empty(&json_error()));
         assert!(!Place::KeyFile.is_empty(&missing()), "a file that was named has to be there");
-        assert!(Place::Metadata.is_empty(&AuthError::Str("token request failed")));
+    }
+
+    fn broken(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AuthError {
+        AuthError::Other("HTTP request failed", cause.into())
+    }
+
+    #[test]
+    fn a_metadata_server_that_answers_is_there() {
+        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+        for kind in [ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut] {
+            assert!(Place::Metadata.is_empty(&broken(std::io::Error::from(kind))), "{kind:?}");
+        }
+        assert!(Place::Metadata.is_empty(&broken("dns error")));
+        let reset = || broken(std::io::Error::from(ConnectionReset));
+        for answered in [|| AuthError::Str("token request failed"), json_error, reset] {
+            assert!(!Place::Metadata.is_empty(&answered()));
+            let error = failed(Place::Metadata, answered());
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_metadata_server_is_waited_for_5_s() {
+        let start = tokio::time::Instant::now();
+        let error = in_time(std::future::pending::<Result<(), _>>()).await.unwrap_err();
+        assert_eq!(start.elapsed(), METADATA);
+        assert!(Place::Metadata.is_empty(&error), "there is none");
+        assert!(failed(Place::Metadata, error).is_retryable(), "where there was one before");
+    }
+
+    struct Nameless;
+
+    impl reqwest::dns::Resolve for Nameless {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(async { Err("no such name".into()) })
+        }
+    }
+
+    /// By way of reqwest, whose connector is that of `gcp_auth`: no token is asked for here.
+    #[tokio::test]
+    async fn what_the_connector_says_of_no_server_is_understood() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).dns_resolver(Arc::new(Nameless));
+        let client = client.build().unwrap();
+        for url in ["http://name.invalid/".to_owned(), format!("http://127.0.0.1:{port}/")] {
+            let error = client.get(&url).send().await.unwrap_err();
+            assert!(is_absence(&error), "{error:?}");
+        }
     }
 
     #[test]

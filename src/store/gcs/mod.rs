@@ -199,10 +199,11 @@ impl Store for GcsStore {
         let owner = id.clone();
         let chunks = response.bytes_stream().map_err(move |error| http::broken(error).object(&owner));
         let chunks = match (range, head.start) {
-            (Some(range), Some(start)) if start != range.start => {
+            (range, Some(start)) if start != range.as_ref().map_or(0, |range| range.start) => {
+                let wanted = range.map_or(0, |range| range.start);
                 return Err(Error::new(ErrorKind::Protocol, "the answer is another range than was asked for")
                     .object(id)
-                    .mismatch(format!("bytes from {}", range.start), format!("bytes from {start}")));
+                    .mismatch(format!("bytes from {wanted}"), format!("bytes from {start}")));
             }
             // The server took no notice of the range.
             (Some(range), None) => window(chunks, range).boxed(),

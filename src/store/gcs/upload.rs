@@ -118,10 +118,19 @@ impl Upload<'_> {
     async fn fill(&self, session: &Url) -> Result<Option<String>> {
         let (mut stored, mut failures) = (0, 0);
         let mut known = true;
+        // Whether the last piece went, after which the object may be written whatever the session says.
+        let mut complete = false;
         loop {
+            complete |= known && self.request.data.len() - stored <= PIECE;
             let step = if known { self.piece(session, stored).await } else { self.standing(session).await };
             match step {
                 Ok(Standing::Done(answer)) => return Ok(Some(answer)),
+                // A new session would overwrite, or be refused for, what this one may have written: the caller's next
+                // try looks at what is there.
+                Ok(Standing::Gone) if complete => {
+                    let what = "the upload session is gone, and the answer to its last piece with it";
+                    return Err(Error::new(ErrorKind::Unavailable, what).object(self.task.about));
+                }
                 Ok(Standing::Gone) => return Ok(None),
                 Ok(Standing::At(at)) if at < stored || at > self.request.data.len() => {
                     return Err(Error::new(ErrorKind::Protocol, "the service miscounts an upload")
