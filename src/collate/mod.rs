@@ -8,7 +8,8 @@ use crate::sample::SampleId;
 
 /// Samples that one training step takes, and what was made of them.
 ///
-/// Derefs to what was made: of raw samples a `Vec` of them, of an [`ImageFolder`](crate::ImageFolder) an [`Images`].
+/// Derefs to what was made: of raw samples a `Vec` of them, of an [`ImageFolder`](crate::ImageFolder) an
+/// [`Images`](crate::Images).
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
     manifest: Arc<Manifest>,
