@@ -64,7 +64,8 @@ pub trait Collate<T>: Send + Sync + 'static {
     type Output: Send + 'static;
 
     /// Makes a batch of `samples`, which are in order. There are none where the last global batch has fewer samples than
-    /// there are ranks; see [`DataLoaderBuilder::drop_last`](https://docs.rs/dataflux).
+    /// there are ranks; see
+    /// [`drop_last`](crate::DataLoaderBuilder::drop_last).
     ///
     /// # Errors
     /// They don't fit together.
