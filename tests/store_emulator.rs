@@ -181,7 +181,7 @@ async fn everything_comes_right_on_a_bad_day() {
     request.page_size = Some(30);
     loop {
         let page = client.list(&request).await.unwrap();
-        names.extend(page.objects.into_iter().map(|object| object.name));
+        names.extend(page.objects.iter().map(|object| object.name.to_owned()));
         request.page_token = page.next_page_token;
         if request.page_token.is_none() {
             break;

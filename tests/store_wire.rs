@@ -52,7 +52,7 @@ async fn a_listing_asks_for_what_it_needs_and_says_who_asks() {
     assert_eq!(
         asked.line,
         "GET /storage/v1/b/b/o?prettyPrint=false&fields=items(name,size,generation,crc32c,storageClass,\
-         contentEncoding,updated),prefixes,nextPageToken&prefix=a%20b%2F%C3%BC%26&delimiter=%2F&startOffset=x%2By\
+         contentEncoding),prefixes,nextPageToken&prefix=a%20b%2F%C3%BC%26&delimiter=%2F&startOffset=x%2By\
          &endOffset=z&pageToken=t%3D1&maxResults=5000 HTTP/1.1"
     );
     assert_eq!(asked.header("user-agent"), Some(concat!("dataflux-rs/", env!("CARGO_PKG_VERSION"))));

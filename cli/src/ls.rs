@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use dataflux::list::{PAGE_SIZE, Prefix, list};
 use dataflux::manifest::NamesDigest;
-use dataflux::store::{Client, GcsConfig, GcsStore, ObjectMeta, StorageClass};
+use dataflux::store::{Client, Fields, GcsConfig, GcsStore, ObjectRef, Objects, StorageClass};
 use serde::Serialize;
 
 use crate::{failure, output, progress, value};
@@ -69,9 +69,9 @@ struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    fn of(meta: &'a ObjectMeta) -> Self {
+    fn of(meta: ObjectRef<'a>) -> Self {
         Self {
-            name: &meta.name,
+            name: meta.name,
             size: meta.size,
             storage_class: Some(meta.storage_class.as_str()).filter(|class| !class.is_empty()),
             updated: meta.updated.map(output::time),
@@ -87,14 +87,15 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spinner = progress::objects("listing");
     let started = Instant::now();
-    let mut objects = runtime
-        .block_on(list(&client, &args.uri, Some(args.page_size), false, |listed| spinner.set_position(listed)))?;
+    let mut objects = runtime.block_on(list(&client, &args.uri, Some(args.page_size), Fields::Times, |listed| {
+        spinner.set_position(listed);
+    }))?;
     let seconds = started.elapsed().as_secs_f64();
     drop(spinner);
     let listed = objects.len();
     if !args.storage_class.is_empty() {
         let there: BTreeSet<_> = objects.iter().map(|object| object.storage_class.as_str()).collect();
-        objects.retain(|object| args.storage_class.contains(&object.storage_class));
+        objects = objects.iter().filter(|object| args.storage_class.contains(&object.storage_class)).collect();
         if objects.is_empty() && listed > 0 {
             let there: Vec<_> = there.into_iter().map(|class| if class.is_empty() { "none" } else { class }).collect();
             bail!(
@@ -120,15 +121,15 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         (true, _) => output::write(|out| write_json(out, &objects)),
         (false, true) => output::write(|out| write_long(out, &objects)),
         (false, false) => {
-            output::write(|out| objects.iter().try_for_each(|object| writeln!(out, "{}", shown(&object.name))))
+            output::write(|out| objects.iter().try_for_each(|object| writeln!(out, "{}", shown(object.name))))
         }
     }
 }
 
-fn summary(client: &Client, objects: &[ObjectMeta], seconds: f64, json: bool) -> Result<()> {
+fn summary(client: &Client, objects: &Objects, seconds: f64, json: bool) -> Result<()> {
     let mut digest = NamesDigest::default();
-    for object in objects {
-        digest.push(&object.name);
+    for object in objects.iter() {
+        digest.push(object.name);
     }
     let counts = client.metrics().snapshot();
     let summary = Summary {
@@ -152,7 +153,7 @@ fn summary(client: &Client, objects: &[ObjectMeta], seconds: f64, json: bool) ->
 }
 
 /// One object of one array, written as it goes: millions of names are no second copy in memory.
-fn write_json(out: &mut dyn Write, objects: &[ObjectMeta]) -> io::Result<()> {
+fn write_json(out: &mut dyn Write, objects: &Objects) -> io::Result<()> {
     out.write_all(b"{\"objects\":[")?;
     for (index, object) in objects.iter().enumerate() {
         if index > 0 {
@@ -163,13 +164,13 @@ fn write_json(out: &mut dyn Write, objects: &[ObjectMeta]) -> io::Result<()> {
     out.write_all(b"]}\n")
 }
 
-fn write_long(out: &mut dyn Write, objects: &[ObjectMeta]) -> io::Result<()> {
-    let widest = |width: fn(&ObjectMeta) -> usize| objects.iter().map(width).max().unwrap_or_default();
+fn write_long(out: &mut dyn Write, objects: &Objects) -> io::Result<()> {
+    let widest = |width: fn(ObjectRef<'_>) -> usize| objects.iter().map(width).max().unwrap_or_default();
     let digits = |number: u64| number.checked_ilog10().unwrap_or_default() as usize + 1;
     let size = digits(objects.iter().map(|object| object.size).max().unwrap_or_default());
     let generation = digits(objects.iter().map(|object| object.generation.unsigned_abs()).max().unwrap_or_default());
     let class = widest(|object| object.storage_class.as_str().len().max(1));
-    for object in objects {
+    for object in objects.iter() {
         let row = Object::of(object);
         writeln!(
             out,

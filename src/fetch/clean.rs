@@ -8,7 +8,7 @@ use super::process;
 use super::temporary::key;
 use crate::Result;
 use crate::list::{Prefix, TEMPORARY_PREFIX, list};
-use crate::store::{Client, ObjectId, ObjectMeta};
+use crate::store::{Client, Fields, ObjectId, ObjectRef};
 
 /// What [`clean`] found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,16 +44,16 @@ const CONCURRENCY: usize = 64;
 /// Whatever listing answers when retrying has not helped; what can't be deleted is told in [`Cleaned::failed`].
 pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run: bool) -> Result<Cleaned> {
     let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
-    let objects = list(client, &prefix, None, true, |_| ()).await?;
+    let objects = list(client, &prefix, None, Fields::All, |_| ()).await?;
     let now = SystemTime::now();
     let mut cleaned = Cleaned { found: objects.len() as u64, ..Cleaned::default() };
     let mut dead = Vec::new();
-    for object in objects {
-        match judge(&object, now, older_than) {
+    for object in objects.iter() {
+        match judge(object, now, older_than) {
             Verdict::Foreign => cleaned.foreign += 1,
             Verdict::Living => cleaned.living += 1,
             Verdict::Young => cleaned.young += 1,
-            Verdict::Dead => dead.push((ObjectId::new(bucket, &*object.name, object.generation), object.size)),
+            Verdict::Dead => dead.push((ObjectId::new(bucket, object.name, object.generation), object.size)),
         }
     }
     let delete = async |(id, size): (ObjectId, u64)| {
@@ -85,8 +85,11 @@ enum Verdict {
     Dead,
 }
 
-fn judge(object: &ObjectMeta, now: SystemTime, older_than: Duration) -> Verdict {
-    let Some(lease) = object.metadata.get(key::LEASE) else { return Verdict::Foreign };
+fn judge(object: ObjectRef<'_>, now: SystemTime, older_than: Duration) -> Verdict {
+    let metadata = object.details.map(|details| &details.metadata);
+    let Some((metadata, lease)) = metadata.and_then(|metadata| Some((metadata, metadata.get(key::LEASE)?))) else {
+        return Verdict::Foreign;
+    };
     // A clock of the service's that is ahead of ours makes an age of 0. What tells no age is taken to be new.
     let age = object.updated.map_or(Duration::ZERO, |updated| now.duration_since(updated).unwrap_or_default());
     if age < older_than {
@@ -94,7 +97,7 @@ fn judge(object: &ObjectMeta, now: SystemTime, older_than: Duration) -> Verdict 
     }
     // A lease that can't be read is as good as none: then only its age speaks, and that was asked above.
     let expired = lease.parse().map_or(true, |seconds| age > Duration::from_secs(seconds));
-    let lives = object.metadata.get(key::PROCESS).and_then(|identity| process::lives(identity));
+    let lives = metadata.get(key::PROCESS).and_then(|identity| process::lives(identity));
     // Seeing the process beats the lease, which is for those who can't.
     if lives.unwrap_or(!expired) { Verdict::Living } else { Verdict::Dead }
 }
@@ -105,19 +108,25 @@ fn judge(object: &ObjectMeta, now: SystemTime, older_than: Duration) -> Verdict 
 /// Whatever listing answers when retrying has not helped.
 pub async fn count_own_temporaries(client: &Client, bucket: &str) -> Result<u64> {
     let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
-    let objects = list(client, &prefix, None, true, |_| ()).await?;
-    let ours = |object: &&ObjectMeta| object.metadata.get(key::PROCESS).is_some_and(|is| is == process::identity());
+    let objects = list(client, &prefix, None, Fields::All, |_| ()).await?;
+    let ours = |object: &ObjectRef<'_>| {
+        object
+            .details
+            .and_then(|details| details.metadata.get(key::PROCESS))
+            .is_some_and(|is| is == process::identity())
+    };
     Ok(objects.iter().filter(ours).count() as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ObjectMeta;
 
     fn temporary(process: &str, lease: &str) -> ObjectMeta {
         let mut object = ObjectMeta { name: format!("{TEMPORARY_PREFIX}1/2"), generation: 1, ..ObjectMeta::default() };
-        object.metadata.insert(key::PROCESS.into(), process.into());
-        object.metadata.insert(key::LEASE.into(), lease.into());
+        object.details.metadata.insert(key::PROCESS.into(), process.into());
+        object.details.metadata.insert(key::LEASE.into(), lease.into());
         object.updated = Some(SystemTime::now() - Duration::from_secs(100));
         object
     }
@@ -125,7 +134,7 @@ mod tests {
     #[test]
     fn the_dead_and_the_living() {
         let now = SystemTime::now();
-        let judge = |object: &ObjectMeta| judge(object, now, Duration::ZERO);
+        let judge = |object: &ObjectMeta| judge(object.to_ref(), now, Duration::ZERO);
         let (past, future) = ("99", "9999");
         assert_eq!(judge(&temporary(process::identity(), future)), Verdict::Living);
         assert_eq!(judge(&temporary(process::identity(), past)), Verdict::Living);
@@ -134,7 +143,7 @@ mod tests {
         assert_eq!(judge(&temporary("elsewhere/1/1", future)), Verdict::Living);
         assert_eq!(judge(&temporary("elsewhere/1/1", past)), Verdict::Dead);
         assert_eq!(judge(&ObjectMeta::default()), Verdict::Foreign);
-        let young = super::judge(&temporary("elsewhere/1/1", past), now, Duration::from_secs(160));
+        let young = super::judge(temporary("elsewhere/1/1", past).to_ref(), now, Duration::from_secs(160));
         assert_eq!(young, Verdict::Young);
     }
 }

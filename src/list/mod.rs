@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::store::{Client, ListRequest, ObjectMeta};
+use crate::store::{Client, Fields, ListRequest, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Objects that composing makes live below this; a listing of samples leaves them out.
@@ -76,19 +76,19 @@ pub async fn list(
     client: &Client,
     prefix: &Prefix,
     page_size: Option<u32>,
-    details: bool,
+    fields: Fields,
     mut progress: impl FnMut(u64) + Send,
-) -> Result<Vec<ObjectMeta>> {
+) -> Result<Objects> {
     let mut request = ListRequest::new(Arc::clone(&prefix.bucket), &*prefix.prefix);
     request.page_size = Some(page_size.unwrap_or(PAGE_SIZE));
-    request.details = details;
-    let mut objects: Vec<ObjectMeta> = Vec::new();
+    request.fields = fields;
+    let mut objects = Objects::default();
     let mut tokens = HashSet::new();
     let mut empty = 0;
     loop {
         let page = client.list(&request).await.map_err(|error| error.stage(Stage::List))?;
         empty = if page.objects.is_empty() { empty + 1 } else { 0 };
-        objects.extend(page.objects.into_iter().filter(|object| object.name.starts_with(&prefix.prefix)));
+        objects.extend(page.objects.iter().filter(|object| object.name.starts_with(&prefix.prefix)));
         progress(objects.len() as u64);
         let Some(token) = page.next_page_token else { break };
         if !tokens.insert(token.clone()) || empty > MOST_EMPTY {
@@ -103,13 +103,7 @@ pub async fn list(
         }
         request.page_token = Some(token);
     }
-    if !objects.is_sorted_by(|a, b| a.name < b.name) {
-        // The stable sort keeps the order of arrival among equal names: the last to come is the newest.
-        objects.sort_by(|a, b| a.name.cmp(&b.name));
-        objects.reverse();
-        objects.dedup_by(|later, earlier| later.name == earlier.name);
-        objects.reverse();
-    }
+    objects.sort();
     Ok(objects)
 }
 

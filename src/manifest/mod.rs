@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ring::digest::{Context, SHA256};
 
 use crate::list::{Prefix, TEMPORARY_PREFIX};
-use crate::store::{ObjectId, ObjectMeta, StorageClass};
+use crate::store::{ObjectId, ObjectRef, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order.
@@ -121,9 +121,9 @@ impl Manifest {
     ///
     /// # Errors
     /// An empty listing; a name that comes twice or out of order.
-    pub fn new(prefix: Prefix, objects: &[ObjectMeta]) -> Result<Self> {
+    pub fn new(prefix: Prefix, objects: &Objects) -> Result<Self> {
         let mut manifest = Self {
-            names: String::with_capacity(objects.iter().map(|object| object.name.len()).sum()),
+            names: String::with_capacity(objects.name_bytes()),
             records: Vec::with_capacity(objects.len()),
             labels: Vec::new(),
             left_out: LeftOut::default(),
@@ -133,20 +133,20 @@ impl Manifest {
         };
         let mut context = Context::new(&SHA256);
         let mut last: Option<&str> = None;
-        for object in objects {
-            if last.is_some_and(|last| last >= object.name.as_str()) {
+        for object in objects.iter() {
+            if last.is_some_and(|last| last >= object.name) {
                 return Err(Error::new(ErrorKind::Internal, "a listing must be sorted, and hold each name once")
                     .stage(Stage::Manifest)
                     .object(format_args!("gs://{}/{}", manifest.prefix.bucket, object.name)));
             }
-            last = Some(&object.name);
+            last = Some(object.name);
             let Some(below) = object.name.strip_prefix(&manifest.prefix.prefix) else {
                 return Err(Error::new(ErrorKind::Internal, "an object of a listing is not below its prefix")
                     .stage(Stage::Manifest)
                     .object(format_args!("gs://{}/{}", manifest.prefix.bucket, object.name))
                     .mismatch(&manifest.prefix, "another name"));
             };
-            manifest.push(object, below, &mut context);
+            manifest.push(&object, below, &mut context);
         }
         manifest.sort_labels();
         manifest.digest = Digest(sha256(context));
@@ -156,7 +156,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn push(&mut self, object: &ObjectMeta, below: &str, context: &mut Context) {
+    fn push(&mut self, object: &ObjectRef<'_>, below: &str, context: &mut Context) {
         let ours = self.prefix.prefix.starts_with(TEMPORARY_PREFIX);
         if object.name.starts_with(TEMPORARY_PREFIX) && !ours {
             self.left_out.temporaries += 1;
@@ -177,7 +177,7 @@ impl Manifest {
                 }
             },
         };
-        self.names.push_str(&object.name);
+        self.names.push_str(object.name);
         self.bytes = self.bytes.saturating_add(object.size);
         context.update(object.name.as_bytes());
         context.update(b"\n");
@@ -285,6 +285,7 @@ impl Manifest {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::store::ObjectMeta;
 
     pub(crate) fn object(name: &str, size: u64) -> ObjectMeta {
         ObjectMeta {
@@ -297,8 +298,12 @@ pub(crate) mod tests {
         }
     }
 
+    fn listed(objects: &[ObjectMeta]) -> Objects {
+        objects.iter().map(ObjectMeta::to_ref).collect()
+    }
+
     pub(crate) fn manifest(objects: &[ObjectMeta]) -> Manifest {
-        Manifest::new("gs://bucket/p/".parse().unwrap(), objects).unwrap()
+        Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(objects)).unwrap()
     }
 
     #[test]
@@ -332,7 +337,7 @@ pub(crate) mod tests {
     #[test]
     fn temporaries_are_no_samples() {
         let objects = [object("dataflux-composed-objects/1/2", 9), object("z", 1)];
-        let manifest = Manifest::new("gs://bucket/".parse().unwrap(), &objects).unwrap();
+        let manifest = Manifest::new("gs://bucket/".parse().unwrap(), &listed(&objects)).unwrap();
         assert_eq!((manifest.len(), manifest.left_out().temporaries), (1, 1));
     }
 
@@ -349,7 +354,7 @@ pub(crate) mod tests {
 
     #[test]
     fn nothing_to_read_is_an_error_that_names_the_prefix() {
-        let error = Manifest::new("gs://bucket/p/".parse().unwrap(), &[]).unwrap_err();
+        let error = Manifest::new("gs://bucket/p/".parse().unwrap(), &Objects::default()).unwrap_err();
         assert!(error.is_not_found());
         assert!(error.to_string().contains("gs://bucket/p/"), "{error}");
     }
@@ -357,6 +362,6 @@ pub(crate) mod tests {
     #[test]
     fn unsorted_listings_are_refused() {
         let objects = [object("p/b", 1), object("p/a", 1)];
-        assert!(Manifest::new("gs://bucket/p/".parse().unwrap(), &objects).is_err());
+        assert!(Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(&objects)).is_err());
     }
 }

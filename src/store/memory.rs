@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass,
-    Store,
+    Attempt, Body, BucketInfo, ComposeRequest, Details, Fields, ListPage, ListRequest, ObjectId, ObjectMeta,
+    PutRequest, StorageClass, Store,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -156,9 +156,7 @@ fn stored(request: &PutRequest, generation: i64, class: StorageClass) -> Stored 
         storage_class: request.storage_class.unwrap_or(class),
         encoded: request.content_encoding.as_ref().is_some_and(|encoding| !encoding.is_empty()),
         updated: Some(now),
-        created: Some(now),
-        custom_time: None,
-        metadata: request.metadata.clone(),
+        details: Details { created: Some(now), custom_time: None, metadata: request.metadata.clone() },
     };
     Stored { meta, data: request.data.clone() }
 }
@@ -225,12 +223,14 @@ impl Store for MemoryStore {
                 page.prefixes.push(rolled.to_owned());
                 last = Some(format!("p {rolled}"));
             } else {
-                let mut meta = stored.meta.clone();
-                if !request.details {
-                    meta.metadata.clear();
-                    (meta.created, meta.custom_time) = (None, None);
+                let mut object = stored.meta.to_ref();
+                if request.fields != Fields::All {
+                    object.details = None;
                 }
-                page.objects.push(meta);
+                if request.fields == Fields::Sample {
+                    object.updated = None;
+                }
+                page.objects.push(object);
                 last = Some(format!("o {name}"));
             }
         }
@@ -296,7 +296,7 @@ impl Store for MemoryStore {
         put.metadata.clone_from(&request.metadata);
         let generation = buckets.next_generation();
         let mut stored = stored(&put, generation, class.unwrap_or_default());
-        stored.meta.custom_time = Some(request.custom_time);
+        stored.meta.details.custom_time = Some(request.custom_time);
         let meta = stored.meta.clone();
         buckets.bucket(&request.bucket)?.objects.insert(put.name.to_string(), stored);
         Ok(meta)

@@ -7,6 +7,7 @@ mod client;
 mod faults;
 pub mod gcs;
 mod memory;
+mod objects;
 mod reading;
 mod retry;
 
@@ -26,6 +27,7 @@ pub use client::{Client, Payload};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use memory::MemoryStore;
+pub use objects::{Details, ObjectRef, Objects};
 pub use retry::RetryPolicy;
 
 /// An object: its bucket, its name **and its generation**.
@@ -99,7 +101,7 @@ impl StorageClass {
     }
 }
 
-/// What a listing or a look-up tells of one object.
+/// What a look-up or a write tells of one object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ObjectMeta {
@@ -117,12 +119,21 @@ pub struct ObjectMeta {
     pub encoded: bool,
     /// The last change.
     pub updated: Option<SystemTime>,
-    /// When this generation was written; only filled where [`ListRequest::details`] asks, and by [`Store::stat`].
-    pub created: Option<SystemTime>,
-    /// `customTime`, for lifecycle rules; filled like [`created`](Self::created).
-    pub custom_time: Option<SystemTime>,
-    /// The user's key-value pairs; filled like [`created`](Self::created).
-    pub metadata: BTreeMap<String, String>,
+    /// What few callers want to know.
+    pub details: Details,
+}
+
+/// What a listing tells of each object: less is sent, parsed and kept the less is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fields {
+    /// What a sample needs: name, size, generation, CRC, class, and whether it is encoded.
+    #[default]
+    Sample,
+    /// [`updated`](ObjectRef::updated) too.
+    Times,
+    /// [`Details`] too.
+    All,
 }
 
 /// One page of a listing, as asked for. Servers may ignore any of it.
@@ -143,9 +154,8 @@ pub struct ListRequest {
     pub page_size: Option<u32>,
     /// Where the last page ended.
     pub page_token: Option<String>,
-    /// Also ask for [`ObjectMeta::metadata`], [`created`](ObjectMeta::created) and
-    /// [`custom_time`](ObjectMeta::custom_time).
-    pub details: bool,
+    /// What to tell of each object.
+    pub fields: Fields,
 }
 
 impl ListRequest {
@@ -160,7 +170,7 @@ impl ListRequest {
 #[non_exhaustive]
 pub struct ListPage {
     /// Objects in the server's order.
-    pub objects: Vec<ObjectMeta>,
+    pub objects: Objects,
     /// Names rolled up by the delimiter.
     pub prefixes: Vec<String>,
     /// Where to go on.

@@ -159,8 +159,8 @@ impl Target {
         };
         for _ in 0..1000 {
             let page = self.client.list(&request).await?;
-            for object in &page.objects {
-                names.push(strip(&object.name)?);
+            for object in page.objects.iter() {
+                names.push(strip(object.name)?);
             }
             for prefix in &page.prefixes {
                 prefixes.push(strip(prefix)?);

@@ -47,7 +47,7 @@ pub(super) async fn empty_objects(t: Target) -> Result<()> {
     let meta = t.put("empty", "").await?;
     ensure!(meta.size == 0 && meta.crc32c.unwrap_or(0) == 0, "{meta:?}");
     let page = t.client.list(&t.list_request("")).await?;
-    ensure!(page.objects.len() == 1 && page.objects[0].size == 0, "{page:?}");
+    ensure!(page.objects.iter().map(|object| object.size).eq([0]), "{page:?}");
     let payload = t.client.read(&t.id("empty", meta.generation), None, 0).await?;
     ensure!(payload.bytes.is_empty() && payload.generation == meta.generation, "{payload:?}");
     Ok(())
@@ -87,7 +87,7 @@ pub(super) async fn encoded_objects_come_as_stored(t: Target) -> Result<()> {
     let meta = t.client.put(&put).await?;
     ensure!(meta.encoded && meta.size == GZIP.len() as u64, "{meta:?}");
     let page = t.client.list(&t.list_request("")).await?;
-    ensure!(page.objects[0].encoded, "{page:?}");
+    ensure!(page.objects.iter().map(|object| object.encoded).eq([true]), "{page:?}");
     let payload = t.client.read(&t.id("o.gz", meta.generation), None, meta.size).await?;
     ensure!(payload.bytes == GZIP, "{payload:?}");
     Ok(())

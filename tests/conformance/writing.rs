@@ -103,7 +103,7 @@ pub(super) async fn large_objects(t: Target) -> Result<()> {
         put.metadata.insert("k".into(), "v".into());
         let meta = t.client.put(&put).await?;
         ensure!(meta.size == len as u64 && meta.crc32c == Some(crc32c::crc32c(&data)), "{meta:?}");
-        ensure!(t.client.stat(&t.id("large", None)).await?.metadata == put.metadata, "metadata is lost");
+        ensure!(t.client.stat(&t.id("large", None)).await?.details.metadata == put.metadata, "metadata is lost");
         ensure!(t.read("large").await? == data, "other bytes");
     }
     Ok(())
@@ -115,9 +115,9 @@ pub(super) async fn metadata_and_class_are_kept(t: Target) -> Result<()> {
     put.storage_class = Some(StorageClass::Nearline);
     t.client.put(&put).await?;
     let stat = t.client.stat(&t.id("o", None)).await?;
-    ensure!(stat.metadata == put.metadata && stat.storage_class == StorageClass::Nearline, "{stat:?}");
+    ensure!(stat.details.metadata == put.metadata && stat.storage_class == StorageClass::Nearline, "{stat:?}");
     let page = t.client.list(&t.list_request("")).await?;
-    ensure!(page.objects[0].storage_class == StorageClass::Nearline, "{page:?}");
+    ensure!(page.objects.iter().map(|object| object.storage_class).eq([StorageClass::Nearline]), "{page:?}");
     Ok(())
 }
 
@@ -221,7 +221,10 @@ pub(super) async fn compose_keeps_metadata_and_custom_time(t: Target) -> Result<
     request.custom_time = UNIX_EPOCH + Duration::from_millis(1_793_491_200_250);
     t.client.compose(&request).await?;
     let stat = t.client.stat(&t.id("joined", None)).await?;
-    ensure!(stat.metadata == request.metadata && stat.custom_time == Some(request.custom_time), "{stat:?}");
+    ensure!(
+        stat.details.metadata == request.metadata && stat.details.custom_time == Some(request.custom_time),
+        "{stat:?}"
+    );
     Ok(())
 }
 

@@ -20,7 +20,7 @@ pub use auth::{Token, TokenSource};
 pub use config::{Credentials, GcsConfig};
 
 use super::{
-    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
+    Attempt, Body, BucketInfo, ComposeRequest, Fields, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
 };
 use crate::{Error, ErrorKind, Result};
 use http::{Http, Task};
@@ -28,11 +28,20 @@ use http::{Http, Task};
 /// What stays itself in a path segment or a query value; `/` does not.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What a listing needs of each object; more fields cost time to send and to parse.
-const LIST_FIELDS: &str =
-    "items(name,size,generation,crc32c,storageClass,contentEncoding,updated),prefixes,nextPageToken";
-const LIST_FIELDS_DETAILED: &str = "items(name,size,generation,crc32c,storageClass,contentEncoding,updated,metadata,\
-     timeCreated,customTime),prefixes,nextPageToken";
+/// What a listing tells of each object; more fields cost time to send and to parse.
+const fn list_fields(fields: Fields) -> &'static str {
+    match fields {
+        Fields::Sample => "items(name,size,generation,crc32c,storageClass,contentEncoding),prefixes,nextPageToken",
+        Fields::Times => {
+            "items(name,size,generation,crc32c,storageClass,contentEncoding,updated),prefixes,nextPageToken"
+        }
+        Fields::All => {
+            "items(name,size,generation,crc32c,storageClass,contentEncoding,updated,metadata,timeCreated,customTime),\
+             prefixes,nextPageToken"
+        }
+    }
+}
+
 const OBJECT_FIELDS: &str =
     "name,size,generation,crc32c,storageClass,contentEncoding,updated,metadata,timeCreated,customTime";
 const BUCKET_FIELDS: &str = "location,locationType,storageClass,softDeletePolicy,retentionPolicy,\
@@ -138,8 +147,8 @@ impl Store for GcsStore {
     }
 
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
-        let fields = if request.details { LIST_FIELDS_DETAILED } else { LIST_FIELDS };
-        let mut path = format!("{}/o?prettyPrint=false&fields={fields}", bucket_path(&request.bucket)?);
+        let (path, fields) = (bucket_path(&request.bucket)?, list_fields(request.fields));
+        let mut path = format!("{path}/o?prettyPrint=false&fields={fields}");
         let mut add = |key: &str, value: &str| {
             path.push('&');
             path.push_str(key);
@@ -165,7 +174,7 @@ impl Store for GcsStore {
         let about = format!("gs://{}/{}", request.bucket, request.prefix);
         let task = Task { needs: "storage.objects.list", role: "roles/storage.objectViewer", about: &about };
         let text = self.http.json(self.http.ask(Method::GET, &path), attempt, &task).await?;
-        wire::page(&text).map_err(|error| task.nonsense(error))
+        wire::page(&text, request.fields == Fields::All).map_err(|error| task.nonsense(error))
     }
 
     async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {

@@ -1,5 +1,6 @@
 //! JSON in and out. Lenient: whatever a server leaves out is taken for its default, and numbers may be strings.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,7 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{BucketInfo, ComposeRequest, ListPage, ObjectMeta, PutRequest, StorageClass};
+use crate::store::{
+    BucketInfo, ComposeRequest, Details, ListPage, ObjectMeta, ObjectRef, Objects, PutRequest, StorageClass,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// The CRC of four big-endian bytes in base64.
@@ -139,8 +142,9 @@ fn lenient<'de, T: Lenient, D: Deserializer<'de>>(deserializer: D) -> Result<T, 
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Object {
-    name: String,
+struct Object<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
     #[serde(default, deserialize_with = "lenient")]
     size: u64,
     #[serde(default, deserialize_with = "lenient")]
@@ -160,24 +164,68 @@ struct Object {
     metadata: Option<BTreeMap<String, String>>,
 }
 
-impl Object {
-    fn check(self) -> Result<ObjectMeta> {
-        if self.name.is_empty() || self.generation <= 0 {
-            return Err(Error::new(ErrorKind::Protocol, "the answer tells of an object without a name or generation")
-                .mismatch("both", format!("name {:?}, generation {}", self.name, self.generation)));
+impl Object<'_> {
+    /// What makes no sense of it, if anything.
+    fn nonsense(&self) -> Option<String> {
+        (self.name.is_empty() || self.generation <= 0)
+            .then(|| format!("an object without a name or generation: {:?}, {}", self.name, self.generation))
+    }
+
+    fn details(&mut self) -> Details {
+        Details {
+            created: self.time_created.0,
+            custom_time: self.custom_time.0,
+            metadata: self.metadata.take().unwrap_or_default(),
         }
-        Ok(ObjectMeta {
-            name: self.name,
+    }
+
+    fn to_ref<'a>(&'a self, details: Option<&'a Details>) -> ObjectRef<'a> {
+        ObjectRef {
+            name: &self.name,
             size: self.size,
             generation: self.generation,
             crc32c: self.crc32c.0,
             storage_class: self.storage_class,
             encoded: self.content_encoding.0,
             updated: self.updated.0,
-            created: self.time_created.0,
-            custom_time: self.custom_time.0,
-            metadata: self.metadata.unwrap_or_default(),
-        })
+            details,
+        }
+    }
+}
+
+/// The objects of a page, which go from the text into one buffer: a page has thousands of them.
+#[derive(Default)]
+struct Items<const DETAILS: bool>(Objects);
+
+impl<'de, const DETAILS: bool> Deserialize<'de> for Items<DETAILS> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array<const DETAILS: bool>;
+
+        impl<'de, const DETAILS: bool> Visitor<'de> for Array<DETAILS> {
+            type Value = Items<DETAILS>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of objects")
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+                let mut objects = Objects::default();
+                while let Some(mut object) = items.next_element::<Object<'de>>()? {
+                    if let Some(nonsense) = object.nonsense() {
+                        return Err(de::Error::custom(nonsense));
+                    }
+                    let details = DETAILS.then(|| object.details());
+                    objects.push(object.to_ref(details.as_ref()));
+                }
+                Ok(Items(objects))
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(Items::default())
+            }
+        }
+
+        deserializer.deserialize_any(Array)
     }
 }
 
@@ -193,18 +241,23 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
     })
 }
 
-/// A page of a listing.
-pub(super) fn page(text: &str) -> Result<ListPage> {
+/// A page of a listing, with details or without.
+pub(super) fn page(text: &str, details: bool) -> Result<ListPage> {
+    if details { page_of::<true>(text) } else { page_of::<false>(text) }
+}
+
+fn page_of<const DETAILS: bool>(text: &str) -> Result<ListPage> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Page {
-        items: Option<Vec<Object>>,
+    struct Page<const DETAILS: bool> {
+        #[serde(default)]
+        items: Items<DETAILS>,
         prefixes: Option<Vec<String>>,
         next_page_token: Option<String>,
     }
-    let page: Page = parse(text)?;
+    let page: Page<DETAILS> = parse(text)?;
     Ok(ListPage {
-        objects: page.items.unwrap_or_default().into_iter().map(Object::check).collect::<Result<_>>()?,
+        objects: page.items.0,
         prefixes: page.prefixes.unwrap_or_default(),
         next_page_token: page.next_page_token.filter(|token| !token.is_empty()),
     })
@@ -212,7 +265,21 @@ pub(super) fn page(text: &str) -> Result<ListPage> {
 
 /// One object.
 pub(super) fn object(text: &str) -> Result<ObjectMeta> {
-    parse::<Object>(text)?.check()
+    let mut object: Object<'_> = parse(text)?;
+    if let Some(nonsense) = object.nonsense() {
+        return Err(Error::new(ErrorKind::Protocol, format!("the answer tells of {nonsense}")));
+    }
+    let details = object.details();
+    Ok(ObjectMeta {
+        name: object.name.into_owned(),
+        size: object.size,
+        generation: object.generation,
+        crc32c: object.crc32c.0,
+        storage_class: object.storage_class,
+        encoded: object.content_encoding.0,
+        updated: object.updated.0,
+        details,
+    })
 }
 
 /// A bucket.
@@ -371,8 +438,8 @@ mod tests {
         assert_eq!((meta.crc32c, meta.storage_class, meta.encoded), (Some(0xE306_9283), StorageClass::Nearline, true));
         let midnight = UNIX_EPOCH + Duration::from_secs(1_793_491_200);
         assert_eq!(meta.updated, Some(midnight + Duration::from_millis(500)));
-        assert_eq!(meta.created, Some(midnight));
-        assert_eq!(meta.metadata["k"], "v");
+        assert_eq!(meta.details.created, Some(midnight));
+        assert_eq!(meta.details.metadata["k"], "v");
     }
 
     #[test]
@@ -384,11 +451,11 @@ mod tests {
 
     #[test]
     fn pages_without_items() {
-        let empty = page("{}").unwrap();
+        let empty = page("{}", false).unwrap();
         assert!(empty.objects.is_empty() && empty.prefixes.is_empty() && empty.next_page_token.is_none());
-        let more = page(r#"{"kind":"storage#objects","items":null,"nextPageToken":"t"}"#).unwrap();
+        let more = page(r#"{"kind":"storage#objects","items":null,"nextPageToken":"t"}"#, false).unwrap();
         assert_eq!(more.next_page_token.as_deref(), Some("t"));
-        assert_eq!(page(r#"{"prefixes":["a/"],"nextPageToken":""}"#).unwrap().next_page_token, None);
+        assert_eq!(page(r#"{"prefixes":["a/"],"nextPageToken":""}"#, false).unwrap().next_page_token, None);
     }
 
     #[test]
@@ -403,10 +470,10 @@ mod tests {
             r#"{"items":[{"name":"o","generation":"1","crc32c":"!"}]}"#,
             r#"{"items":[{"name":"o","generation":"1","size":1.5}]}"#,
         ] {
-            assert_eq!(page(text).unwrap_err().kind(), ErrorKind::Protocol, "{text}");
+            assert_eq!(page(text, false).unwrap_err().kind(), ErrorKind::Protocol, "{text}");
         }
         for text in ["", r#"{"items":[{"name":"o""#] {
-            assert_eq!(page(text).unwrap_err().kind(), ErrorKind::Unavailable, "{text}");
+            assert_eq!(page(text, false).unwrap_err().kind(), ErrorKind::Unavailable, "{text}");
         }
     }
 

@@ -1,0 +1,228 @@
+//! Many objects as a listing tells of them: in one piece, not in one each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::SystemTime;
+
+use super::{ObjectMeta, StorageClass};
+
+/// Objects of a listing, in the order in which they were pushed: their names in one buffer, and 48 bytes each beside it.
+///
+/// ```
+/// use dataflux::store::{ObjectRef, Objects};
+///
+/// let mut objects = Objects::default();
+/// objects.push(ObjectRef { name: "cats/tom.png", size: 9, generation: 1, ..ObjectRef::default() });
+/// assert_eq!(objects.iter().map(|object| object.size).sum::<u64>(), 9);
+/// assert_eq!(objects.get(0).map(|object| object.name), Some("cats/tom.png"));
+/// ```
+#[derive(Clone, Default)]
+pub struct Objects {
+    names: String,
+    records: Vec<Record>,
+    /// Of all records or of none.
+    details: Vec<Details>,
+}
+
+#[derive(Clone)]
+struct Record {
+    name_end: usize,
+    size: u64,
+    generation: i64,
+    updated: Option<SystemTime>,
+    crc32c: u32,
+    has_crc: bool,
+    encoded: bool,
+    class: StorageClass,
+}
+
+/// One object of [`Objects`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObjectRef<'a> {
+    /// The whole name.
+    pub name: &'a str,
+    /// Bytes as stored; 0 where the server leaves it out, as some do for empty objects.
+    pub size: u64,
+    /// The version, greater than 0.
+    pub generation: i64,
+    /// Castagnoli CRC of the bytes as stored; `None` where the server doesn't say.
+    pub crc32c: Option<u32>,
+    /// The storage class.
+    pub storage_class: StorageClass,
+    /// Whether there is a `Content-Encoding`, such as gzip.
+    pub encoded: bool,
+    /// The last change; only where [`Fields::Times`] or [`Fields::All`] was asked for.
+    pub updated: Option<SystemTime>,
+    /// What only [`Fields::All`] asks for.
+    ///
+    /// [`Fields::Times`]: super::Fields::Times
+    /// [`Fields::All`]: super::Fields::All
+    pub details: Option<&'a Details>,
+}
+
+/// What few callers want to know of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Details {
+    /// When this generation was written.
+    pub created: Option<SystemTime>,
+    /// `customTime`, for lifecycle rules.
+    pub custom_time: Option<SystemTime>,
+    /// The user's key-value pairs.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Objects {
+    /// Appends an object. Its details are kept if all objects before it had some.
+    pub fn push(&mut self, object: ObjectRef<'_>) {
+        if let Some(details) = object.details
+            && self.details.len() == self.records.len()
+        {
+            self.details.push(details.clone());
+        }
+        self.names.push_str(object.name);
+        self.records.push(Record {
+            name_end: self.names.len(),
+            size: object.size,
+            generation: object.generation,
+            updated: object.updated,
+            crc32c: object.crc32c.unwrap_or_default(),
+            has_crc: object.crc32c.is_some(),
+            encoded: object.encoded,
+            class: object.storage_class,
+        });
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Bytes of all names together.
+    pub fn name_bytes(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The name of the object at `index`, counted from 0.
+    pub fn name(&self, index: usize) -> Option<&str> {
+        let end = self.records.get(index)?.name_end;
+        let start = index.checked_sub(1).map_or(0, |before| self.records[before].name_end);
+        Some(&self.names[start..end])
+    }
+
+    /// The object at `index`, counted from 0.
+    pub fn get(&self, index: usize) -> Option<ObjectRef<'_>> {
+        let record = self.records.get(index)?;
+        Some(ObjectRef {
+            name: self.name(index)?,
+            size: record.size,
+            generation: record.generation,
+            crc32c: record.has_crc.then_some(record.crc32c),
+            storage_class: record.class,
+            encoded: record.encoded,
+            updated: record.updated,
+            details: self.details.get(index),
+        })
+    }
+
+    /// Puts the objects in byte order of their names and keeps of each name the last to come, which is the newest.
+    pub fn sort(&mut self) {
+        if (1..self.len()).all(|index| self.name(index - 1) < self.name(index)) {
+            return;
+        }
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        // Stable, so that of equal names the last to come is the last here.
+        order.sort_by_key(|&index| self.name(index));
+        let last = |pair: &[usize]| pair.get(1).is_none_or(|&next| self.name(pair[0]) != self.name(next));
+        let kept = (0..order.len()).filter(|&at| last(&order[at..order.len().min(at + 2)])).map(|at| order[at]);
+        *self = kept.filter_map(|index| self.get(index)).collect();
+    }
+
+    /// All objects, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = ObjectRef<'_>> {
+        (0..self.len()).map(|index| self.get(index).expect("the index is below the length"))
+    }
+}
+
+impl<'a> Extend<ObjectRef<'a>> for Objects {
+    fn extend<I: IntoIterator<Item = ObjectRef<'a>>>(&mut self, objects: I) {
+        objects.into_iter().for_each(|object| self.push(object));
+    }
+}
+
+impl<'a> FromIterator<ObjectRef<'a>> for Objects {
+    fn from_iter<I: IntoIterator<Item = ObjectRef<'a>>>(objects: I) -> Self {
+        let mut all = Self::default();
+        all.extend(objects);
+        all
+    }
+}
+
+impl PartialEq for Objects {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Objects {}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl ObjectMeta {
+    /// The same object, as listings tell of it.
+    pub fn to_ref(&self) -> ObjectRef<'_> {
+        ObjectRef {
+            name: &self.name,
+            size: self.size,
+            generation: self.generation,
+            crc32c: self.crc32c,
+            storage_class: self.storage_class,
+            encoded: self.encoded,
+            updated: self.updated,
+            details: Some(&self.details),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorting_keeps_the_newest_of_a_name() {
+        let object = |name, generation| ObjectRef { name, generation, ..ObjectRef::default() };
+        let mut objects: Objects =
+            [object("b", 1), object("a", 2), object("b", 3), object("", 4), object("b", 2)].into_iter().collect();
+        objects.sort();
+        assert!(objects.iter().eq([object("", 4), object("a", 2), object("b", 2)]), "{objects:?}");
+    }
+
+    #[test]
+    fn what_is_pushed_comes_back() {
+        let details = Details { created: Some(SystemTime::UNIX_EPOCH), ..Details::default() };
+        let full = ObjectRef {
+            name: "ü/1",
+            size: 3,
+            generation: 7,
+            crc32c: Some(0),
+            storage_class: StorageClass::Archive,
+            encoded: true,
+            updated: Some(SystemTime::UNIX_EPOCH),
+            details: Some(&details),
+        };
+        let bare = ObjectRef { name: "z", generation: 8, ..ObjectRef::default() };
+        let objects: Objects = [full, bare].into_iter().collect();
+        assert_eq!(objects.iter().collect::<Vec<_>>(), [full, bare]);
+        assert_eq!((objects.name(1), objects.name(2), objects.name_bytes()), (Some("z"), None, 5));
+        assert_ne!(objects, [bare, full].into_iter().collect());
+    }
+}
