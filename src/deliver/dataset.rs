@@ -7,11 +7,11 @@ use super::pool::guarded;
 use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
 use crate::io::Io;
-use crate::list::{Prefix, list};
+use crate::list::{Lister, Prefix};
 use crate::manifest::Manifest;
 use crate::plan::{Group, Method, Slice};
 use crate::sample::SampleId;
-use crate::store::{BucketInfo, Client, Fields, GcsConfig, GcsStore};
+use crate::store::{BucketInfo, Client, GcsConfig, GcsStore};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// The objects below a prefix, listed once, as samples by index.
@@ -86,7 +86,7 @@ impl DatafluxDataset<Raw> {
     async fn list(client: Client, prefix: Prefix) -> Result<Self> {
         let bucket = Arc::clone(&prefix.bucket);
         let (objects, info) =
-            tokio::try_join!(list(&client, &prefix, None, Fields::Sample, |_| ()), client.bucket_info(&bucket))?;
+            tokio::try_join!(Lister::new(&client, prefix.clone()).objects(), client.bucket_info(&bucket))?;
         let manifest = Arc::new(Manifest::new(prefix, &objects)?);
         drop(objects);
         let left_out = manifest.left_out();

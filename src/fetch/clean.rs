@@ -7,8 +7,8 @@ use futures_util::{StreamExt, stream};
 use super::process;
 use super::temporary::key;
 use crate::Result;
-use crate::list::{Prefix, TEMPORARY_PREFIX, list};
-use crate::store::{Client, Fields, ObjectId, ObjectRef};
+use crate::list::{Lister, Prefix, TEMPORARY_PREFIX};
+use crate::store::{Client, Fields, ObjectId, ObjectRef, Objects};
 
 /// What [`clean`] found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +43,7 @@ const CONCURRENCY: usize = 64;
 /// # Errors
 /// Whatever listing answers when retrying has not helped; what can't be deleted is told in [`Cleaned::failed`].
 pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run: bool) -> Result<Cleaned> {
-    let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
-    let objects = list(client, &prefix, None, Fields::All, |_| ()).await?;
+    let objects = temporaries(client, bucket).await?;
     let now = SystemTime::now();
     let mut cleaned = Cleaned { found: objects.len() as u64, ..Cleaned::default() };
     let mut dead = Vec::new();
@@ -77,6 +76,11 @@ pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run:
     Ok(cleaned)
 }
 
+async fn temporaries(client: &Client, bucket: &str) -> Result<Objects> {
+    let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
+    Lister::new(client, prefix).fields(Fields::All).objects().await
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Foreign,
@@ -107,8 +111,7 @@ fn judge(object: ObjectRef<'_>, now: SystemTime, older_than: Duration) -> Verdic
 /// # Errors
 /// Whatever listing answers when retrying has not helped.
 pub async fn count_own_temporaries(client: &Client, bucket: &str) -> Result<u64> {
-    let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
-    let objects = list(client, &prefix, None, Fields::All, |_| ()).await?;
+    let objects = temporaries(client, bucket).await?;
     let ours = |object: &ObjectRef<'_>| {
         object
             .details

@@ -3,13 +3,21 @@
 //! One listing, page after page. What other servers than the real one do is survived: pages that are empty, short or
 //! unsorted, offsets and page sizes that are ignored, a token that never ends.
 
-use std::collections::HashSet;
+mod in_order;
+#[cfg(test)]
+mod interleavings;
+mod keyspace;
+mod lister;
+mod ranges;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::store::{Client, Fields, ListRequest, Objects};
-use crate::{Error, ErrorKind, Result, Stage};
+use crate::{Error, ErrorKind, Result};
+
+pub(crate) use in_order::InOrder;
+pub use lister::{CONCURRENCY, Lister, Page, Pages, Progress};
 
 /// Objects that composing makes live below this; a listing of samples leaves them out.
 pub(crate) const TEMPORARY_PREFIX: &str = "dataflux-composed-objects/";
@@ -17,10 +25,6 @@ pub(crate) const TEMPORARY_PREFIX: &str = "dataflux-composed-objects/";
 /// What to ask for in a page. The documented most is 1,000, the service gives 5,000 and Google's own clients ask for
 /// it; a server with a lower cap just gives less.
 pub const PAGE_SIZE: u32 = 5_000;
-
-/// Empty pages in a row after which a listing is taken to lead nowhere. The service sends a few where many objects were
-/// deleted or filtered out.
-const MOST_EMPTY: u32 = 10_000;
 
 /// A bucket, and the beginning that names in it must have: `gs://bucket/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,49 +66,6 @@ impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "gs://{}/{}", self.bucket, self.prefix)
     }
-}
-
-/// Lists `prefix`, whatever is there, in byte order of names and each name once. `progress` hears the count of objects
-/// after each page.
-///
-/// # Errors
-/// Whatever the store answers when retrying has not helped, and a listing that never ends.
-///
-/// # Cancel safety
-/// Reads only: dropping the future stops it.
-pub async fn list(
-    client: &Client,
-    prefix: &Prefix,
-    page_size: Option<u32>,
-    fields: Fields,
-    mut progress: impl FnMut(u64) + Send,
-) -> Result<Objects> {
-    let mut request = ListRequest::new(Arc::clone(&prefix.bucket), &*prefix.prefix);
-    request.page_size = Some(page_size.unwrap_or(PAGE_SIZE));
-    request.fields = fields;
-    let mut objects = Objects::default();
-    let mut tokens = HashSet::new();
-    let mut empty = 0;
-    loop {
-        let page = client.list(&request).await.map_err(|error| error.stage(Stage::List))?;
-        empty = if page.objects.is_empty() { empty + 1 } else { 0 };
-        objects.extend(page.objects.iter().filter(|object| object.name.starts_with(&prefix.prefix)));
-        progress(objects.len() as u64);
-        let Some(token) = page.next_page_token else { break };
-        if !tokens.insert(token.clone()) || empty > MOST_EMPTY {
-            return Err(Error::new(ErrorKind::Protocol, "the server's pages lead nowhere")
-                .stage(Stage::List)
-                .object(prefix)
-                .mismatch(
-                    "a listing that ends",
-                    format!("{empty} empty pages and token {token:?} after {} objects", objects.len()),
-                )
-                .hint("a server that doesn't page can't be listed; see what stands between here and the bucket"));
-        }
-        request.page_token = Some(token);
-    }
-    objects.sort();
-    Ok(objects)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod faults;
 pub mod gcs;
 mod memory;
 mod objects;
+mod pace;
 mod reading;
 mod retry;
 
@@ -28,6 +29,7 @@ pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use memory::MemoryStore;
 pub use objects::{Details, ObjectRef, Objects};
+pub(crate) use pace::Pace;
 pub use retry::RetryPolicy;
 
 /// An object: its bucket, its name **and its generation**.

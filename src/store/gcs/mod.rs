@@ -82,6 +82,15 @@ impl GcsStore {
     }
 }
 
+/// Reads a page of a listing. For `benches/list.rs`, and no part of the API.
+///
+/// # Errors
+/// As for listing.
+#[doc(hidden)]
+pub fn parse_page(text: &str) -> Result<ListPage> {
+    wire::page(text, false)
+}
+
 fn encoded(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, ENCODED)
 }
