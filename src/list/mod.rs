@@ -3,6 +3,8 @@
 //! One listing, page after page. What other servers than the real one do is survived: pages that are empty, short or
 //! unsorted, offsets and page sizes that are ignored, a token that never ends.
 
+mod filter;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 
 use crate::store::{Client, Fields, ListRequest, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
+
+pub use filter::{Filter, LeftOut, Reason};
 
 /// Objects that composing makes live below this; a listing of samples leaves them out.
 pub(crate) const TEMPORARY_PREFIX: &str = "dataflux-composed-objects/";
