@@ -22,9 +22,9 @@ use crate::{Error, ErrorKind, Result, Stage};
 ///   `cat/*.png`. A `/` at its beginning stands for nothing else: `/*.png` is for names right below the prefix.
 /// - A glob that ends in `/` is for all that is in such a folder: `raw/` in whatever folder that is, `/raw/` and
 ///   `2026/raw/` in one place.
-/// - `*` stands for any characters but `/`, `?` for one byte but `/`, `[a-z]` for one byte in the range and `[!a-z]` for
-///   one that isn't (even `/`), `{jpg,png}` for either. So a character beyond ASCII is written as it is, or matched by
-///   `*` or `{é,è}`, and is refused in brackets.
+/// - `*` stands for any characters but `/`, `?` for one byte but `/`, `[a-z]` for one byte of a range and `[!a-z]` for any
+///   other (even `/`), `{jpg,png}` for either. So a character beyond ASCII is written as it is, or matched by `*` or
+///   `{é,è}`, and is refused in brackets.
 /// - `**` as a whole part stands for any number of parts: `cat/**`, `**/thumbs/*`, `2026/**/*.png`.
 /// - `\` takes from the next character what it stands for: `\[1\].png`.
 ///
@@ -186,7 +186,8 @@ impl Globs {
         if has_class_beyond_ascii(glob) {
             return refused(&"brackets hold single bytes", "write characters beyond ASCII as {é,è} or match them by *");
         }
-        let hint = r"write it as *.{jpg,png}, train/**/[0-9]*.png or raw/, and a *, ?, [ or { of a name as \*, \?, \[ or \{";
+        let hint =
+            r"write it as *.{jpg,png}, train/**/[0-9]*.png or raw/, and a *, ?, [ or { of a name as \*, \?, \[ or \{";
         let built = GlobBuilder::new(&anchored(glob))
             .literal_separator(true)
             .backslash_escape(true)
