@@ -18,7 +18,7 @@ use crate::{failure, output, progress, value};
 /// List the objects below a prefix, in byte order of names
 ///
 /// Lists everything whose name begins with the prefix: marks of folders, and temporary objects of running data loaders,
-/// too, but for --samples. What filters leave out is counted. Nothing there, or nothing left, is a failure (exit code 1).
+/// too, but for --samples. What filters leave out is counted. Nothing there or nothing left is a failure (exit code 1).
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -69,15 +69,21 @@ pub(crate) fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> 
     }
     let (day, clock) = text.split_at_checked(10).ok_or_else(wanted)?;
     let (clock, offset) = match clock.find(['+', '-']) {
-        Some(sign) => (format!("{}Z", &clock[..sign]), Some(&clock[sign..])),
+        Some(sign) => (format!("{}Z", &clock[..sign]).to_ascii_uppercase(), Some(&clock[sign..])),
         None => (if clock.is_empty() { "T00:00:00Z".to_owned() } else { clock.to_ascii_uppercase() }, None),
     };
+    // The parser overlooks what stands between two.
+    if clock.matches('Z').count() != 1 {
+        return Err(wanted());
+    }
     let time = humantime::parse_rfc3339(&format!("{day}{clock}")).map_err(|_| wanted())?;
     let Some(offset) = offset else { return Ok(time) };
     let (hours, minutes) = offset[1..].split_once(':').ok_or_else(wanted)?;
     let part = |text: &str, below: u64| {
-        let number = (text.len() == 2).then(|| text.parse::<u8>().ok()).flatten().map(u64::from);
-        number.filter(|number| *number < below).ok_or_else(wanted)
+        // A number may have a sign of its own, and these may not.
+        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse::<u64>().ok().filter(|number| digits && *number < below);
+        number.ok_or_else(wanted)
     };
     let ahead = Duration::from_secs(part(hours, 24)? * 3_600 + part(minutes, 60)? * 60);
     let utc = if offset.starts_with('+') { time.checked_sub(ahead) } else { time.checked_add(ahead) };
@@ -204,6 +210,7 @@ mod tests {
             "2026-01-31T12:00:00++1:00",
             "2026-01-31T12:00:00+",
             "2026-01-31T12:00:00Z+01:00",
+            "2026-01-31T12:00:00ZaZ",
             "2026-01-3é",
             "日本-",
             "99999999999999999999y",

@@ -22,9 +22,9 @@ use crate::{Error, ErrorKind, Result, Stage};
 ///   `cat/*.png`. A `/` at its beginning stands for nothing else: `/*.png` is for names right below the prefix.
 /// - A glob that ends in `/` is for all that is in such a folder: `raw/` in whatever folder that is, `/raw/` and
 ///   `2026/raw/` in one place.
-/// - `*` stands for any characters but `/`, `?` for one byte but `/`, `[a-z]` for one byte of a range and `[!a-z]` for any
-///   other (even `/`), `{jpg,png}` for either. So a character beyond ASCII is written as it is, or matched by `*` or
-///   `{é,è}`, and is refused in brackets.
+/// - `*` stands for any characters but `/`, `?` for one byte but `/`, `[a-z]` for one byte of a range and `[!a-z]` for
+///   any other (even `/`), `{jpg,png}` for either. So a character beyond ASCII is written as it is, or matched by `*`
+///   or `{é,è}`, and is refused in brackets.
 /// - `**` as a whole part stands for any number of parts: `cat/**`, `**/thumbs/*`, `2026/**/*.png`.
 /// - `\` takes from the next character what it stands for: `\[1\].png`.
 ///
@@ -590,7 +590,7 @@ mod tests {
     proptest! {
         #[test]
         fn globs_match_as_documented(
-            glob in prop::collection::vec(prop_oneof![1 => Just("**".to_owned()), 3 => "[abé]{0,2}[*?]?[.]?[ab*]"], 1..5),
+            glob in prop::collection::vec(prop_oneof![1 => "[*]{2}", 3 => "[abé]{0,2}[*?]?[.]?[ab*]"], 1..5),
             name in prop::collection::vec("[abé]{0,2}([.][ab])?", 1..5),
         ) {
             prop_assume!(glob.iter().all(|part| part == "**" || !part.contains("**")));

@@ -100,8 +100,8 @@ impl Prices {
     }
 }
 
-/// One line on what it costs to read objects of cold storage classes, and what to do about it; `None` if there are none.
-/// `classes` holds class, number of objects and bytes; what isn't Nearline, Coldline or Archive is passed over.
+/// One line on what it costs to read objects of cold storage classes, and what to do about it; `None` where there are
+/// none. `classes` holds class, number of objects and bytes; what isn't Nearline, Coldline or Archive is passed over.
 ///
 /// The calls are one read an object; composing makes fewer.
 ///
@@ -112,8 +112,8 @@ impl Prices {
 /// let line = cold_notice(&[(StorageClass::Standard, 9, 9), (StorageClass::Coldline, 200_000, 50 << 30)]);
 /// assert_eq!(
 ///     line.unwrap(),
-///     "200000 objects are in cold storage (200000 COLDLINE, 50.0 GiB): each epoch costs $1.00 for their retrieval and, \
-///      read one by one, $2.00 for the calls ($0.08 in Standard storage); leave them out with \
+///     "200000 objects are in cold storage (200000 COLDLINE, 50.0 GiB): each epoch costs $1.00 for their retrieval \
+///      and, read one by one, $2.00 for the calls ($0.08 in Standard storage); leave them out with \
 ///      `--storage-class standard` (`Filter::storage_class`), or rewrite them to Standard storage"
 /// );
 /// assert_eq!(cold_notice(&[(StorageClass::Standard, 9, 9)]), None);
@@ -140,9 +140,9 @@ pub fn cold_notice(classes: &[(StorageClass, u64, u64)]) -> Option<String> {
     }
     let are = if objects == 1 { "object is" } else { "objects are" };
     Some(format!(
-        "{objects} {are} in cold storage ({}): each epoch costs {} for their retrieval and, read one by one, {} for the \
-         calls ({} in Standard storage); leave them out with `--storage-class standard` (`Filter::storage_class`), or \
-         rewrite them to Standard storage",
+        "{objects} {are} in cold storage ({}): each epoch costs {} for their retrieval and, read one by one, {} \
+         for the calls ({} in Standard storage); leave them out with `--storage-class standard` \
+         (`Filter::storage_class`), or rewrite them to Standard storage",
         held.join("; "),
         dollars(retrieval),
         dollars(calls),
