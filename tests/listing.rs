@@ -15,7 +15,7 @@ use dataflux::store::{
     ObjectId, ObjectMeta, ObjectRef, PutRequest, RetryPolicy, Store,
 };
 use dataflux::{Error, ErrorKind, Result};
-use dataflux_emulator::{Emulator, Pattern, VirtualSpec};
+use dataflux_emulator::{Emulator, VirtualSpec};
 use proptest::prelude::*;
 
 /// A server of names alone, right but for its oddities.
@@ -230,8 +230,11 @@ fn a_server_that_leads_nowhere_is_left() {
     assert!(error.to_string().contains("gs://bucket/") && error.to_string().contains("lead nowhere"), "{error}");
 }
 
-const PATTERNS: [Pattern; 6] =
-    [Pattern::Sequence, Pattern::Unpadded, Pattern::Hex, Pattern::Folders, Pattern::Dates, Pattern::Pairs];
+const PATTERNS: [&str; 6] = ["sequence", "unpadded", "hex", "folders", "dates", "pairs"];
+
+fn spec(objects: u64, pattern: &str) -> VirtualSpec {
+    format!("data:n={objects},pattern={pattern},size=1").parse().unwrap()
+}
 
 fn client_of(emulator: &Emulator) -> Client {
     let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
@@ -242,7 +245,7 @@ fn client_of(emulator: &Emulator) -> Client {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_when_calls_fail_in_every_way() {
     for (nth, pattern) in PATTERNS.into_iter().enumerate() {
-        let spec = VirtualSpec::new("data", 20_000).pattern(pattern);
+        let spec = spec(20_000, pattern);
         let emulator = Emulator::builder().virtual_namespace(spec).start().unwrap();
         let faults = format!("error=0.05,429=0.05,reset=0.05,stall=0.05,stall_ms=300,short=0.05,cut=0.05,seed={nth}");
         emulator.set_faults(faults.parse().unwrap());
@@ -259,7 +262,7 @@ async fn exact_when_calls_fail_in_every_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_page_is_one_call() {
-    let emulator = Emulator::builder().virtual_namespace(VirtualSpec::new("data", 5_000)).start().unwrap();
+    let emulator = Emulator::builder().virtual_namespace(spec(5_000, "sequence")).start().unwrap();
     let client = client_of(&emulator);
     let objects = Lister::new(&client, "gs://data/".parse().unwrap()).objects().await.unwrap();
     assert_eq!((objects.len(), emulator.stats().list), (5_000, 1));
@@ -267,7 +270,7 @@ async fn one_page_is_one_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_listing_makes_no_more_calls() {
-    let emulator = Emulator::builder().virtual_namespace(VirtualSpec::new("data", 1_000_000)).start().unwrap();
+    let emulator = Emulator::builder().virtual_namespace(spec(1_000_000, "sequence")).start().unwrap();
     let client = client_of(&emulator);
     let mut pages = Lister::new(&client, "gs://data/".parse().unwrap()).page_size(10).pages();
     for _ in 0..20 {

@@ -4,6 +4,7 @@ mod bench;
 mod clean;
 mod emulate;
 mod failure;
+mod filter;
 mod ls;
 mod output;
 mod progress;

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::LazyLock;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressState, ProgressStyle};
+use dataflux::list::Progress;
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressFinish, ProgressState, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
@@ -17,9 +18,17 @@ pub(crate) fn wait(what: &'static str) -> ProgressBar {
     show(ProgressBar::new_spinner(), "{spinner} {prefix} ({elapsed})", what)
 }
 
-/// Objects of a number that isn't known yet. Not shown unless standard error is a terminal.
-pub(crate) fn objects(what: &'static str) -> ProgressBar {
-    show(ProgressBar::new_spinner(), "{spinner} {prefix}: {human_pos} objects, {rate} ({elapsed})", what)
+/// A listing. Not shown unless standard error is a terminal.
+pub(crate) fn listing(progress: Arc<Progress>) -> ProgressBar {
+    let started = Instant::now();
+    let listed = move |_: &ProgressState, out: &mut dyn fmt::Write| {
+        let (objects, calls) = (progress.objects(), progress.in_flight());
+        let rate = objects as f64 / started.elapsed().as_secs_f64().max(1e-3);
+        let _ = write!(out, "{} objects, {rate:.0}/s, {calls} calls in flight", HumanCount(objects));
+    };
+    let style = ProgressStyle::with_template("{spinner} {prefix}: {listed} ({elapsed})");
+    let style = style.expect("the template is a constant and tested").with_key("listed", listed);
+    add(ProgressBar::new_spinner().with_style(style), "listing")
 }
 
 /// Samples out of `total`. Not shown unless standard error is a terminal.
@@ -34,8 +43,11 @@ fn show(bar: ProgressBar, template: &str, what: &'static str) -> ProgressBar {
         let _ = write!(out, "{:.0}/s", state.per_sec());
     };
     let style = ProgressStyle::with_template(template).expect("the template is a constant and tested");
-    let bar = bar.with_finish(ProgressFinish::AndClear).with_style(style.with_key("rate", rate)).with_prefix(what);
-    let bar = BARS.add(bar);
+    add(bar.with_style(style.with_key("rate", rate)), what)
+}
+
+fn add(bar: ProgressBar, what: &'static str) -> ProgressBar {
+    let bar = BARS.add(bar.with_finish(ProgressFinish::AndClear).with_prefix(what));
     bar.enable_steady_tick(TICK);
     bar
 }
@@ -65,7 +77,7 @@ mod tests {
     #[test]
     fn templates_are_well_formed() {
         wait("cleaning").finish();
-        objects("listing").finish();
+        listing(Arc::default()).finish();
         samples("epochs", 3).finish();
     }
 }

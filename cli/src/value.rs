@@ -1,7 +1,8 @@
 //! Values of options.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use dataflux::list::Filter;
 use dataflux::store::StorageClass;
 
 /// A count that can't be 0.
@@ -13,8 +14,16 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Bytes: `512MiB`, `1.5GiB`, `2GB`, or a plain number.
+/// Bytes, at least one: `512MiB`, `1.5GiB`, `2GB`, or a plain number.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("it must be at least 1 byte".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Bytes: as [`bytes`], and also none.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 9] = [
         ("", 1.0),
         ("b", 1.0),
@@ -31,12 +40,11 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = (&text[..end], text[end..].trim().to_ascii_lowercase());
     let wanted = || "it must be bytes, such as 1073741824, 512MiB, 1GiB or 2GB".to_owned();
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wanted)?;
-    let bytes = match number.parse::<u64>() {
+    match number.parse::<u64>() {
         // Whole numbers exactly, however large.
-        Ok(number) => number.checked_mul(*factor as u64).ok_or_else(wanted)?,
-        Err(_) => (number.parse::<f64>().map_err(|_| wanted())? * factor) as u64,
-    };
-    if bytes == 0 { Err("it must be at least 1 byte".to_owned()) } else { Ok(bytes) }
+        Ok(number) => number.checked_mul(*factor as u64).ok_or_else(wanted),
+        Err(_) => Ok((number.parse::<f64>().map_err(|_| wanted())? * factor) as u64),
+    }
 }
 
 /// A time, such as `10m`, `1h 30m` or `0s`.
@@ -45,6 +53,51 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::ZERO);
     }
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 30s, 10m, 1h or 2days"))
+}
+
+/// A moment, as RFC 3339 has it or shortened to a day in UTC, or how long before `now` it was.
+pub(crate) fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> {
+    let wanted = || {
+        "it must be a time such as 2026-01-31, 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+01:00, or an age such as \
+         12h or 7d"
+            .to_owned()
+    };
+    let text = text.trim();
+    if !text.get(..5).is_some_and(|year| year.ends_with('-')) {
+        let age = humantime::parse_duration(text).map_err(|_| wanted())?;
+        return now.checked_sub(age).ok_or_else(wanted);
+    }
+    let (day, clock) = text.split_at_checked(10).ok_or_else(wanted)?;
+    let (clock, offset) = match clock.find(['+', '-']) {
+        Some(sign) => (format!("{}Z", &clock[..sign]).to_ascii_uppercase(), Some(&clock[sign..])),
+        None => (if clock.is_empty() { "T00:00:00Z".to_owned() } else { clock.to_ascii_uppercase() }, None),
+    };
+    // The parser overlooks what stands between two.
+    if clock.matches('Z').count() != 1 {
+        return Err(wanted());
+    }
+    let time = humantime::parse_rfc3339(&format!("{day}{clock}")).map_err(|_| wanted())?;
+    let Some(offset) = offset else { return Ok(time) };
+    let (hours, minutes) = offset[1..].split_once(':').ok_or_else(wanted)?;
+    let part = |text: &str, below: u64| {
+        // A number may have a sign of its own, and these may not.
+        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse::<u64>().ok().filter(|number| digits && *number < below);
+        number.ok_or_else(wanted)
+    };
+    let ahead = Duration::from_secs(part(hours, 24)? * 3_600 + part(minutes, 60)? * 60);
+    let utc = if offset.starts_with('+') { time.checked_sub(ahead) } else { time.checked_add(ahead) };
+    utc.ok_or_else(wanted)
+}
+
+/// As [`moment`], before now.
+pub(crate) fn moment_before_now(text: &str) -> Result<SystemTime, String> {
+    moment(text, SystemTime::now())
+}
+
+/// What the library takes for a glob.
+pub(crate) fn glob(text: &str) -> Result<String, String> {
+    Filter::everything().include(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// A storage class, in upper or lower case.
@@ -112,6 +165,64 @@ mod tests {
         for text in ["", "0", "-1", "1 GiB!", "MiB", "1e9", "..", "1M", "0.1", "18446744073709551615KiB", "٣"] {
             assert!(bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn none_is_a_size_and_no_amount() {
+        assert_eq!(size("0"), Ok(0));
+        assert_eq!(size("0.5 KiB"), Ok(512));
+        assert!(bytes("0").unwrap_err().contains("at least 1 byte"));
+        assert!(size("1M").unwrap_err().contains("512MiB"));
+    }
+
+    #[test]
+    fn moments() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_860_800);
+        for (text, back) in [
+            ("2026-01-31T12:00:00Z", 0),
+            (" 2026-01-31t11:59:59z", 1),
+            ("2026-01-31T13:00:00+01:00", 0),
+            ("2026-01-30T22:29:00-12:30", 3_660),
+            ("2026-01-31", 43_200),
+            ("0s", 0),
+            ("12h", 43_200),
+            ("7d", 604_800),
+            ("1h 30m", 5_400),
+        ] {
+            assert_eq!(moment(text, now), Ok(now - Duration::from_secs(back)), "{text}");
+        }
+        let half = moment("2026-01-31T11:59:59.5Z", now).unwrap();
+        assert_eq!(half, now - Duration::from_millis(500));
+        for text in [
+            "",
+            "7",
+            "now",
+            "-7d",
+            "2026",
+            "2026-01",
+            "2026-02-30",
+            "2026-1-31",
+            "2026-01-31T12:00",
+            "2026-01-31 noon",
+            "2026-01-31T12:00:00",
+            "2026-01-31T12:00:00+1:00",
+            "2026-01-31T12:00:00+01:60",
+            "2026-01-31T12:00:00++1:00",
+            "2026-01-31T12:00:00+",
+            "2026-01-31T12:00:00Z+01:00",
+            "2026-01-31T12:00:00ZaZ",
+            "2026-01-3é",
+            "日本-",
+            "99999999999999999999y",
+        ] {
+            assert!(moment(text, now).unwrap_err().contains("2026-01-31T12:00:00Z"), "{text}");
+        }
+    }
+
+    #[test]
+    fn globs_are_the_librarys() {
+        assert_eq!(glob("*.png"), Ok("*.png".to_owned()));
+        assert!(glob("[a").unwrap_err().contains("missing ']'"));
     }
 
     #[test]

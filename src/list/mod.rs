@@ -3,6 +3,7 @@
 //! One listing, page after page. What other servers than the real one do is survived: pages that are empty, short or
 //! unsorted, offsets and page sizes that are ignored, a token that never ends.
 
+mod filter;
 mod in_order;
 #[cfg(test)]
 mod interleavings;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Result};
 
+pub use filter::{Filter, LeftOut, Reason};
 pub(crate) use in_order::InOrder;
 pub use lister::{CONCURRENCY, Lister, Page, Pages, Progress};
 

@@ -9,6 +9,8 @@ use crate::list::{Prefix, TEMPORARY_PREFIX};
 use crate::store::{ObjectId, ObjectRef, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
+pub use crate::list::LeftOut;
+
 /// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub(crate) [u8; 32]);
@@ -58,16 +60,6 @@ fn sha256(context: Context) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
     bytes
-}
-
-/// Objects of a listing that are no samples, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LeftOut {
-    /// Empty objects whose name ends in `/`: the marks that tools leave for folders.
-    pub directory_markers: u64,
-    /// What composing has made and not yet removed, of this run or of others.
-    pub temporaries: u64,
 }
 
 /// A frozen snapshot of a listing: objects in byte order of names, each at one generation.
@@ -216,7 +208,7 @@ impl Manifest {
         let error = Error::new(ErrorKind::NotFound, "there is no sample below this prefix")
             .stage(Stage::Manifest)
             .object(&self.prefix);
-        let LeftOut { directory_markers, temporaries } = self.left_out;
+        let LeftOut { directory_markers, temporaries, .. } = self.left_out;
         if directory_markers + temporaries > 0 {
             return error.hint(format!(
                 "only {directory_markers} folder marks and {temporaries} temporary objects are there: name another prefix"
@@ -315,7 +307,7 @@ pub(crate) mod tests {
         objects[3].size = 0;
         let manifest = manifest(&objects);
         assert_eq!(manifest.labels(), ["a", "b"]);
-        assert_eq!(manifest.left_out(), LeftOut { directory_markers: 2, temporaries: 0 });
+        assert_eq!(manifest.left_out(), LeftOut { directory_markers: 2, ..LeftOut::default() });
         let got: Vec<_> = manifest.iter().map(|entry| (entry.name, entry.label)).collect();
         assert_eq!(got, [("p/a/1", Some(0)), ("p/a/2", Some(0)), ("p/b/c/3", Some(1)), ("p/top", None)]);
         assert!(manifest.get(4).is_none());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::manifest::{Entry, Manifest};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, StorageClass};
-pub use price::{Bill, Prices};
+pub use price::{Bill, Prices, cold_notice};
 
 /// The most sources that one compose call takes.
 pub const MAX_SOURCES: usize = 32;

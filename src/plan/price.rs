@@ -100,9 +100,119 @@ impl Prices {
     }
 }
 
+/// One line on what it costs to read objects of cold storage classes, and what to do about it; `None` where there are
+/// none. `classes` holds class, number of objects and bytes; what isn't Nearline, Coldline or Archive is passed over.
+///
+/// The calls are one read an object; composing makes fewer.
+///
+/// ```
+/// use dataflux::plan::cold_notice;
+/// use dataflux::store::StorageClass;
+///
+/// let line = cold_notice(&[(StorageClass::Standard, 9, 9), (StorageClass::Coldline, 200_000, 50 << 30)]);
+/// assert_eq!(
+///     line.unwrap(),
+///     "200000 objects are in cold storage (200000 COLDLINE, 50.0 GiB): each epoch costs $1.00 for their retrieval \
+///      and, read one by one, $2.00 for the calls ($0.08 in Standard storage); leave them out with \
+///      `--storage-class standard` (`Filter::storage_class`), or rewrite them to Standard storage"
+/// );
+/// assert_eq!(cold_notice(&[(StorageClass::Standard, 9, 9)]), None);
+/// ```
+pub fn cold_notice(classes: &[(StorageClass, u64, u64)]) -> Option<String> {
+    let cold = [StorageClass::Nearline, StorageClass::Coldline, StorageClass::Archive];
+    let (mut objects, mut retrieval, mut calls, mut held) = (0u64, 0.0, 0.0, Vec::new());
+    for class in cold {
+        let of_class = classes.iter().filter(|(other, ..)| *other == class);
+        let (count, bytes) = of_class.fold((0u64, 0u64), |(count, bytes), (_, more, size)| {
+            (count.saturating_add(*more), bytes.saturating_add(*size))
+        });
+        if count == 0 {
+            continue;
+        }
+        let (_, class_b, gib) = table(class);
+        objects = objects.saturating_add(count);
+        retrieval += gib * bytes as f64 / GIB;
+        calls += class_b * count as f64;
+        held.push(format!("{count} {}, {}", class.as_str(), size(bytes)));
+    }
+    if held.is_empty() {
+        return None;
+    }
+    let are = if objects == 1 { "object is" } else { "objects are" };
+    Some(format!(
+        "{objects} {are} in cold storage ({}): each epoch costs {} for their retrieval and, read one by one, {} \
+         for the calls ({} in Standard storage); leave them out with `--storage-class standard` \
+         (`Filter::storage_class`), or rewrite them to Standard storage",
+        held.join("; "),
+        dollars(retrieval),
+        dollars(calls),
+        dollars(table(StorageClass::Standard).1 * objects as f64),
+    ))
+}
+
+/// To the cent.
+fn dollars(amount: f64) -> String {
+    if amount > 0.0 && amount < 0.01 { "under $0.01".to_owned() } else { format!("${amount:.2}") }
+}
+
+fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    // By what would be shown: 1,048,575 bytes are 1.0 MiB and not 1024.0 KiB.
+    let unit = (0..units.len()).rev().find(|unit| bytes as f64 / 1024f64.powi(*unit as i32 + 1) >= 0.99995);
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |unit| format!("{:.1} {}", bytes as f64 / 1024f64.powi(unit as i32 + 1), units[unit]),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cold_objects_are_told_of_by_class() {
+        let notice = |classes: &[_]| cold_notice(classes).unwrap();
+        let line = notice(&[
+            (StorageClass::Archive, 1_000_000, 10 << 30),
+            (StorageClass::Unspecified, 5, 5),
+            (StorageClass::Nearline, 1_000, 3 << 20),
+            (StorageClass::Archive, 0, 0),
+            (StorageClass::Nearline, 1_000, 1 << 20),
+        ]);
+        assert!(
+            line.starts_with("1002000 objects are in cold storage (2000 NEARLINE, 4.0 MiB; 1000000 ARCHIVE, 10.0 GiB)")
+        );
+        // 10 GiB at 0.05 and next to nothing; a million calls at 0.05 a thousand, and 2,000 at 0.001 a thousand.
+        assert!(
+            line.contains("$0.50 for their retrieval and, read one by one, $50.00 for the calls ($0.40 in"),
+            "{line}"
+        );
+        let one = notice(&[(StorageClass::Coldline, 1, 1_000)]);
+        assert!(
+            one.starts_with("1 object is in cold storage (1 COLDLINE, 1000 B): each epoch costs under $0.01"),
+            "{one}"
+        );
+        for none in [&[][..], &[(StorageClass::Archive, 0, 0)], &[(StorageClass::Other, 1, 1 << 40)]] {
+            assert_eq!(cold_notice(none), None);
+        }
+    }
+
+    #[test]
+    fn sizes_and_dollars_as_people_write_them() {
+        for (bytes, told) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_536, "1.5 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (1 << 40, "1.0 TiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(size(bytes), told);
+        }
+        let told = [0.0, 0.000_1, 0.01, 12.344].map(dollars);
+        assert_eq!(told, ["$0.00", "under $0.01", "$0.01", "$12.34"]);
+    }
 
     /// The worked example of the price list: a million objects.
     #[test]

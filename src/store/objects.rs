@@ -52,6 +52,9 @@ pub struct ObjectRef<'a> {
     /// Whether there is a `Content-Encoding`, such as gzip.
     pub encoded: bool,
     /// The last change; only where [`Fields::Times`] or [`Fields::All`] was asked for.
+    ///
+    /// [`Fields::Times`]: super::Fields::Times
+    /// [`Fields::All`]: super::Fields::All
     pub updated: Option<SystemTime>,
     /// What only [`Fields::All`] asks for.
     ///

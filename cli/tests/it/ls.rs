@@ -2,6 +2,7 @@ use std::io::{BufRead, BufReader};
 
 use dataflux::manifest::NamesDigest;
 use dataflux_emulator::{Emulator, ObjectOptions};
+use serde_json::json;
 
 use crate::harness::{command, dataflux, virtuals};
 
@@ -73,14 +74,15 @@ fn summary_counts_calls_and_digests_names() {
         Emulator::builder().virtual_namespace(virtuals("many:n=2500,pattern=sequence,size=7")).start().unwrap();
     let summary = dataflux(&emulator, &["ls", "--summary", "--json", "--page-size", "1000", "gs://many"]).json();
     let keys: Vec<_> = summary.as_object().unwrap().keys().cloned().collect();
-    for key in ["objects", "bytes", "list_calls", "empty_calls", "seconds", "digest"] {
+    for key in ["objects", "bytes", "list_calls", "empty_calls", "seconds", "digest", "left_out"] {
         assert!(keys.iter().any(|have| have == key), "{key} of {keys:?}");
     }
-    assert_eq!(keys.len(), 6, "{keys:?}");
+    assert_eq!(keys.len(), 7, "{keys:?}");
     assert_eq!((summary["objects"].as_u64(), summary["bytes"].as_u64()), (Some(2500), Some(17_500)));
     assert_eq!((summary["list_calls"].as_u64(), summary["empty_calls"].as_u64()), (Some(3), Some(0)));
     assert_eq!(emulator.stats().list, 3);
     assert_eq!(summary["digest"], digest(&emulator.names("many")));
+    assert_eq!(summary["left_out"], json!({}));
     let table = dataflux(&emulator, &["ls", "--summary", "gs://many"]).expect(0).stdout;
     assert!(table.contains("2500") && table.contains(summary["digest"].as_str().unwrap()), "{table}");
 }
@@ -95,6 +97,79 @@ fn storage_classes_are_filtered_and_those_there_are_told() {
     let none = dataflux(&emulator, &["ls", "gs://mixed", "--storage-class", "archive"]).error();
     assert!(none.contains("COLDLINE, STANDARD"), "{none}");
     dataflux(&emulator, &["ls", "gs://mixed", "--storage-class", "hot"]).expect(2);
+}
+
+#[test]
+fn samples_leave_out_marks_and_temporaries() {
+    let emulator = mixed();
+    let listed = dataflux(&emulator, &["ls", "gs://mixed", "--samples"]).expect(0);
+    let names = emulator.names("mixed");
+    let wanted: Vec<_> = names.iter().filter(|name| *name != "a/" && !name.contains("composed")).collect();
+    assert_eq!(listed.stdout.lines().collect::<Vec<_>>(), wanted);
+    assert_eq!(listed.stderr, "left out: 1 temporary object, 1 folder mark\n");
+    let none = dataflux(&emulator, &["ls", "gs://mixed/a/", "--samples", "--max-size", "0"]).error();
+    assert!(none.contains("1 folder mark, 1 too large") && none.contains("loosen --max-size 0;"), "{none}");
+    assert!(none.contains("without --samples"), "{none}");
+}
+
+#[test]
+fn names_and_sizes_are_filtered_and_what_is_left_out_is_counted() {
+    let emulator = mixed();
+    for (uri, options, wanted, left) in [
+        ("gs://mixed", &["--include", "a*"][..], "a\na\u{1b}[31m\na-b\n", "8 not included"),
+        ("gs://mixed/a/", &["--include", "/b"], "a/b\n", "1 not included"),
+        ("gs://mixed", &["--include", "a/", "--include", "日*"], "a/\na/b\n日本\n", "8 not included"),
+        ("gs://mixed/a", &["--exclude", "a/", "--exclude", "*b"], "a\na\u{1b}[31m\n", "3 excluded"),
+        ("gs://mixed", &["--min-size", "5"], "cold\n", "10 too small"),
+        ("gs://mixed/a", &["--max-size", "0"], "a/\n", "4 too large"),
+        ("gs://mixed", &["--max-size", "3B", "--include", "*/"], "a/\n", "8 not included, 2 too large"),
+    ] {
+        let listed = dataflux(&emulator, &[&["ls", uri], options].concat()).expect(0);
+        assert_eq!(listed.stdout, wanted, "{options:?}");
+        assert_eq!(listed.stderr, format!("left out: {left}\n"), "{options:?}");
+    }
+    let options = ["--json", "--include", "?", "--include", "cold", "--max-size", "7", "--storage-class", "standard"];
+    let left = json!({"storage_class": 1, "not_included": 5});
+    let summary = dataflux(&emulator, &[&["ls", "gs://mixed", "--summary"][..], &options].concat()).expect(0);
+    assert_eq!(summary.stderr, "");
+    let summary = summary.json();
+    assert_eq!(summary["left_out"], left);
+    let listed = dataflux(&emulator, &[&["ls", "gs://mixed"][..], &options].concat()).json();
+    assert_eq!((&listed["left_out"], listed["objects"].as_array().map(Vec::len)), (&left, Some(5)));
+    assert_eq!(summary["digest"], digest(&["B", "a", "a/b", "dataflux-composed-objects/0/1", "z"].map(str::to_owned)));
+}
+
+#[test]
+fn what_changed_lately_is_found() {
+    let emulator = mixed();
+    // The emulator's objects are of now, whatever now is.
+    assert_eq!(
+        dataflux(&emulator, &["ls", "gs://mixed", "--modified-since", "1h"]).expect(0).stdout.lines().count(),
+        11
+    );
+    let listed = dataflux(&emulator, &["ls", "gs://mixed", "--modified-since", "2001-01-01"]).expect(0);
+    assert_eq!(listed.stderr, "");
+    for json in [&[][..], &["--summary"], &["--json"]] {
+        let args = [&["ls", "gs://mixed", "--modified-since", "2199-01-01T00:00:00+02:00"][..], json].concat();
+        let none = dataflux(&emulator, &args).error();
+        assert!(none.contains("11 too old"), "{none}");
+        assert!(none.contains("--modified-since 2198-12-31T22:00:00.000Z"), "{none}");
+    }
+}
+
+#[test]
+fn filters_that_leave_nothing_are_named() {
+    let emulator = mixed();
+    let options = ["--include", "*.png", "--include", "a", "--exclude", "a", "--min-size", "1KiB"];
+    let none = dataflux(&emulator, &[&["ls", "gs://mixed"][..], &options].concat()).error();
+    for wanted in
+        ["gs://mixed", "11 objects", "10 not included, 1 excluded", "--include '*.png' --include 'a' --exclude 'a'"]
+    {
+        assert!(none.contains(wanted), "{wanted} in {none}");
+    }
+    assert!(!none.contains("--min-size"), "it left out nothing: {none}");
+    let nothing = dataflux(&emulator, &["ls", "gs://mixed/nothing", "--include", "*.png"]).error();
+    assert!(nothing.contains("no object's name begins"), "{nothing}");
 }
 
 #[test]
