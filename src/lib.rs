@@ -39,6 +39,7 @@ mod crc;
 mod error;
 mod io;
 pub mod metrics;
+mod os;
 
 pub mod store;
 

@@ -470,8 +470,8 @@ fn what_user_code_says_reaches_the_loop_with_the_object() {
         assert_eq!(batches.by_ref().take(2).map(|batch| batch.unwrap().len()).sum::<usize>(), 10);
         let error = batches.next().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Decode);
-        let name = loader.dataset().manifest().get(12).unwrap().name.to_owned();
-        assert!(error.about().unwrap().contains(&name) && error.to_string().contains("not a number"), "{error}");
+        let name = loader.dataset().manifest().get(12).unwrap().name;
+        assert!(error.about().unwrap().contains(&*name) && error.to_string().contains("not a number"), "{error}");
         assert!(batches.next().is_none());
         assert_eq!(batches.state().position, 10, "what was delivered");
 
@@ -621,7 +621,7 @@ fn map_style() {
     for index in 0..9 {
         let sample = dataset.get(index).unwrap();
         assert_eq!(sample.bytes(), &contents[sample.name()]);
-        assert_eq!(sample.name(), dataset.manifest().get(index).unwrap().name);
+        assert_eq!(sample.name(), &*dataset.manifest().get(index).unwrap().name);
     }
 }
 

@@ -3,7 +3,6 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::manifest::Manifest;
 use crate::sample::SampleId;
 
 /// Samples that one training step takes, and what was made of them.
@@ -12,14 +11,14 @@ use crate::sample::SampleId;
 /// [`Images`](crate::Images).
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
-    manifest: Arc<Manifest>,
     ids: Vec<SampleId>,
+    names: Vec<Arc<str>>,
     data: T,
 }
 
 impl<T> Batch<T> {
-    pub(crate) fn new(manifest: Arc<Manifest>, ids: Vec<SampleId>, data: T) -> Self {
-        Self { manifest, ids, data }
+    pub(crate) fn new(ids: Vec<SampleId>, names: Vec<Arc<str>>, data: T) -> Self {
+        Self { ids, names, data }
     }
 
     /// Which samples these are, in order.
@@ -29,7 +28,7 @@ impl<T> Batch<T> {
 
     /// Their objects' names, in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.ids.iter().map(|id| self.manifest.get(id.0).expect("ids are of this manifest").name)
+        self.names.iter().map(|name| &**name)
     }
 
     /// Number of samples. 0 only where the last global batch has fewer samples than there are ranks.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::pipeline::read_alone;
-use super::pool::guarded;
+use super::pool::{guarded, refused};
 use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
 use crate::io::Io;
@@ -144,15 +144,15 @@ impl<D: Decode> DatafluxDataset<D> {
     /// refuses.
     pub fn get(&self, index: u64) -> Result<D::Item> {
         let Source { client, manifest, .. } = &*self.source;
-        let entry = manifest.get(index).ok_or_else(|| {
-            Error::new(ErrorKind::Config, "there is no sample of that index")
+        if index >= manifest.len() {
+            return Err(Error::new(ErrorKind::Config, "there is no sample of that index")
                 .stage(Stage::Sample)
                 .object(manifest.prefix())
-                .mismatch(format_args!("an index below {}", manifest.len()), index)
-        })?;
-        let id = manifest.id(&entry);
-        let method = if entry.size == 0 { Method::Empty } else { Method::Direct };
-        let group = Group { method, slices: vec![Slice { slot: 0, id: SampleId(index), range: 0..entry.size }] };
+                .mismatch(format_args!("an index below {}", manifest.len()), index));
+        }
+        let size = manifest.facts_at(index)?.size;
+        let method = if size == 0 { Method::Empty } else { Method::Direct };
+        let group = Group { method, slices: vec![Slice { slot: 0, id: SampleId(index), range: 0..size }] };
         let io = Io::shared()?;
         let fetcher = Fetcher::new(client.clone(), Arc::clone(manifest), Arc::clone(&io), &self.source.bucket);
         let manifest = Arc::clone(manifest);
@@ -160,8 +160,7 @@ impl<D: Decode> DatafluxDataset<D> {
             let mut samples = read_alone(&fetcher, &manifest, group).await?;
             samples.pop().map(|(_, sample)| sample).ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was read"))
         })?;
-        guarded(|| self.decode.decode(sample)).map_err(|cause| {
-            Error::new(ErrorKind::Decode, format!("the decoder refused it: {cause}")).stage(Stage::Decode).object(id)
-        })
+        let id = sample.manifest().id(sample.entry());
+        guarded(|| self.decode.decode(sample)).map_err(|cause| refused(id, &cause))
     }
 }

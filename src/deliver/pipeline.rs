@@ -69,15 +69,18 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     ) {
         for span in spans {
             let ids: Vec<SampleId> = span.positions.map(|position| order.at(position)).collect();
-            let mut groups = self.planner.plan(&ids);
-            if !self.fetcher.may_compose() {
-                groups = groups.iter().flat_map(Group::split_up).collect();
-            }
-            let (assembly, promise) =
-                Assembly::new(Arc::clone(&self.code), Arc::clone(&self.manifest), ids, cancel.clone());
+            let planned = self.planner.plan(&ids);
+            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, cancel.clone());
             // Full: the training loop has enough batches ahead. Closed: it wants no more.
             if tickets.send(Ticket::Batch(promise, span.end)).is_err() {
                 return;
+            }
+            let mut groups = match planned {
+                Ok(groups) => groups,
+                Err(error) => return assembly.fail(error),
+            };
+            if !self.fetcher.may_compose() {
+                groups = groups.iter().flat_map(Group::split_up).collect();
             }
             if groups.is_empty() {
                 assembly.finish_empty();

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
-use crate::manifest::Manifest;
 use crate::sample::SampleId;
 use crate::split::RawSample;
+use crate::store::ObjectId;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// What decode threads do with a sample.
@@ -72,7 +72,6 @@ pub(super) type Promise<B> = Receiver<Result<Ready<B>>>;
 /// A batch in the making.
 pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     code: Arc<Code<D, C>>,
-    manifest: Arc<Manifest>,
     ids: Vec<SampleId>,
     parts: Mutex<Parts<D::Item>>,
     cancel: watch::Receiver<bool>,
@@ -80,7 +79,8 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
 }
 
 struct Parts<T> {
-    items: Vec<Option<T>>,
+    /// With the name of each.
+    items: Vec<Option<(Arc<str>, T)>>,
     missing: usize,
     bytes: u64,
     verified: u64,
@@ -90,14 +90,13 @@ struct Parts<T> {
 impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     pub(super) fn new(
         code: Arc<Code<D, C>>,
-        manifest: Arc<Manifest>,
         ids: Vec<SampleId>,
         cancel: watch::Receiver<bool>,
     ) -> (Arc<Self>, Promise<C::Output>) {
         let (promise, receiver) = crossbeam_channel::bounded(1);
         let items: Vec<_> = ids.iter().map(|_| None).collect();
         let parts = Mutex::new(Parts { missing: items.len(), items, bytes: 0, verified: 0, kept: Vec::new() });
-        (Arc::new(Self { code, manifest, ids, parts, cancel, promise }), receiver)
+        (Arc::new(Self { code, ids, parts, cancel, promise }), receiver)
     }
 
     /// Holds bytes until the batch is delivered.
@@ -117,20 +116,14 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             return;
         }
         let (bytes, verified) = (sample.bytes().len() as u64, sample.verified());
-        let id = self.manifest.get(sample.id().0).map(|entry| self.manifest.id(&entry));
+        let id = sample.manifest().id(sample.entry());
         match guarded(|| self.code.decode.decode(sample)) {
-            Ok(item) => self.fill(slot, item, bytes, verified),
-            Err(cause) => {
-                let mut error = Error::new(ErrorKind::Decode, format!("the decoder refused it: {cause}"));
-                if let Some(id) = id {
-                    error = error.object(id);
-                }
-                self.fail(error.stage(Stage::Decode));
-            }
+            Ok(item) => self.fill(slot, (id.name, item), bytes, verified),
+            Err(cause) => self.fail(refused(id, &cause)),
         }
     }
 
-    fn fill(&self, slot: usize, item: D::Item, bytes: u64, verified: bool) {
+    fn fill(&self, slot: usize, item: (Arc<str>, D::Item), bytes: u64, verified: bool) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if parts.items[slot].replace(item).is_none() {
             parts.missing -= 1;
@@ -138,22 +131,22 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             parts.verified += u64::from(verified);
         }
         if parts.missing == 0 {
-            let items = std::mem::take(&mut parts.items).into_iter().flatten().collect();
+            let (names, items) = std::mem::take(&mut parts.items).into_iter().flatten().unzip();
             let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
             drop(parts);
-            self.finish(items, bytes, verified, kept);
+            self.finish(names, items, bytes, verified, kept);
         }
     }
 
     /// A batch without samples is done from the start.
     pub(super) fn finish_empty(&self) {
-        self.finish(Vec::new(), 0, 0, Vec::new());
+        self.finish(Vec::new(), Vec::new(), 0, 0, Vec::new());
     }
 
-    fn finish(&self, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Permit>) {
+    fn finish(&self, names: Vec<Arc<str>>, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Permit>) {
         match guarded(|| self.code.collate.collate(items)) {
             Ok(data) => {
-                let batch = Batch::new(Arc::clone(&self.manifest), self.ids.clone(), data);
+                let batch = Batch::new(self.ids.clone(), names, data);
                 // As in `fail`: then an error is there first, or nobody waits.
                 let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
             }
@@ -162,6 +155,11 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             ),
         }
     }
+}
+
+/// The error of a sample that the user's decoder refuses.
+pub(super) fn refused(id: ObjectId, cause: &str) -> Error {
+    Error::new(ErrorKind::Decode, format!("the decoder refused it: {cause}")).stage(Stage::Decode).object(id)
 }
 
 /// Runs the user's code. What it returns as an error, with all its causes, or says in a panic, comes back in one line.

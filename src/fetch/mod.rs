@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::crc;
 use crate::io::Io;
-use crate::manifest::Manifest;
+use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, Method};
 use crate::store::{BucketInfo, Client, ComposeRequest};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -29,11 +29,16 @@ pub use temporary::{Leftover, wait_for_temporaries};
 pub struct Payload {
     /// What was asked for.
     pub group: Group,
+    /// The objects of the group's slices, in their order.
+    pub entries: Vec<Entry>,
     /// All its bytes.
     pub bytes: Bytes,
     /// CRC of the whole payload, where the server told it.
     pub crc32c: Option<u32>,
 }
+
+/// Bytes, and their CRC where the server told it.
+type Read = (Bytes, Option<u32>);
 
 /// How many composes in a row may fail, of whatever, before no more are tried.
 const FAILURES: u32 = 32;
@@ -99,13 +104,15 @@ impl Fetcher {
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
     pub(crate) async fn fetch(&self, group: Group) -> Result<Payload> {
-        match group.method {
+        let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
+        let (bytes, crc32c) = match group.method {
             // What the listing says of an empty object is all there is to prove.
-            Method::Empty => Ok(Payload { group, bytes: Bytes::new(), crc32c: None }),
-            Method::Direct => self.direct(group).await,
-            Method::Composed => self.composed(group).await,
+            Method::Empty => Ok((Bytes::new(), None)),
+            Method::Direct => self.direct(&entries[0]).await,
+            Method::Composed => self.composed(&group, &entries).await,
         }
-        .map_err(|error| error.stage(Stage::Fetch))
+        .map_err(|error| error.stage(Stage::Fetch))?;
+        Ok(Payload { group, entries, bytes, crc32c })
     }
 
     /// Whether composing is still worth a try.
@@ -125,36 +132,35 @@ impl Fetcher {
         }
     }
 
-    async fn direct(&self, group: Group) -> Result<Payload> {
-        let entry = self.manifest.get(group.slices[0].id.0).expect("the plan was made from this manifest");
-        let read = self.client.read(&self.manifest.id(&entry), None, entry.size).await?;
-        Ok(Payload { group, bytes: read.bytes, crc32c: read.crc32c })
+    async fn direct(&self, entry: &Entry) -> Result<Read> {
+        let read = self.client.read(&self.manifest.id(entry), None, entry.size).await?;
+        Ok((read.bytes, read.crc32c))
     }
 
-    async fn composed(&self, group: Group) -> Result<Payload> {
+    async fn composed(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
         if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group).await;
+            return self.compose_and_read(group, entries).await;
         }
         let proving = self.compose.proving.lock().await;
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
-            return self.compose_and_read(group).await;
+            return self.compose_and_read(group, entries).await;
         }
-        let read = self.compose_and_read(group).await;
+        let read = self.compose_and_read(group, entries).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
         }
         read
     }
 
-    async fn compose_and_read(&self, group: Group) -> Result<Payload> {
+    async fn compose_and_read(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
         if !self.may_compose() {
             return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
         }
-        let temporary = match self.compose(&group).await {
+        let temporary = match self.compose(group, entries).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
@@ -168,20 +174,19 @@ impl Fetcher {
         self.compose.failures.store(0, Ordering::Relaxed);
         self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
         let read = self.client.read(temporary.id(), None, group.bytes()).await?;
-        Ok(Payload { group, bytes: read.bytes, crc32c: read.crc32c })
+        Ok((read.bytes, read.crc32c))
     }
 
-    async fn compose(&self, group: &Group) -> Result<Temporary> {
-        let mut sources = Vec::with_capacity(group.slices.len());
+    async fn compose(&self, group: &Group, entries: &[Entry]) -> Result<Temporary> {
+        let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
-        for slice in &group.slices {
-            let entry = self.manifest.get(slice.id.0).expect("the plan was made from this manifest");
+        for entry in entries {
             let listed = entry.crc32c.ok_or_else(|| {
                 Error::new(ErrorKind::Internal, "an object without a listed CRC was planned into a composed read")
-                    .object(self.manifest.id(&entry))
+                    .object(self.manifest.id(entry))
             })?;
             crc32c = crc::combine(crc32c, listed, entry.size);
-            sources.push((Arc::from(entry.name), entry.generation));
+            sources.push((Arc::clone(&entry.name), entry.generation));
         }
         let request = ComposeRequest::new(
             Arc::clone(&self.manifest.prefix().bucket),

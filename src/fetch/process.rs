@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::temporary;
+use crate::os;
 use crate::{Error, ErrorKind, Result};
 
 /// What tells this process from every other, on this machine and on others: boot, PID namespace, PID and start time.
@@ -129,16 +130,14 @@ fn flush() {
 
 /// Ends the process without the clean-up of C libraries, which other threads may still be using: libtorch is known to
 /// crash in it, and a crash would hide the exit code. Everything of this crate is done by then.
-#[allow(unsafe_code, reason = "no safe function ends a process without running exit handlers")]
 fn end(code: i32) -> ! {
-    // SAFETY: takes no pointer, has no precondition and doesn't return.
-    unsafe { libc::_exit(code) }
+    os::exit_now(code)
 }
 
 /// Has `run` called when the process ends normally: main returns, or `exit` is called.
-#[allow(unsafe_code, reason = "Rust runs nothing at the end of a process; only the C library can be asked to")]
 pub(super) fn at_exit(run: fn()) {
     static RUN: std::sync::OnceLock<(fn(), u32)> = std::sync::OnceLock::new();
+    /// Uses statics alone, which Rust never destroys, and threads, which run on while exit handlers do.
     extern "C" fn call() {
         if let Some((run, pid)) = RUN.get() {
             // A fork inherits the handler and none of the threads that could do the work.
@@ -153,13 +152,10 @@ pub(super) fn at_exit(run: fn()) {
             std::thread::sleep(ON_SIGNAL);
         }
     }
-    if RUN.set((run, std::process::id())).is_ok() {
-        // SAFETY: `call` is a function of the right type that lives as long as the program and doesn't unwind. It uses
-        // statics alone, which Rust never destroys, and threads, which run on while exit handlers do.
-        let refused = unsafe { libc::atexit(call) } != 0;
-        if refused {
-            tracing::warn!("the end of the process will not wait for temporary objects to be deleted");
-        }
+    if RUN.set((run, std::process::id())).is_ok()
+        && let Err(error) = os::at_exit(call)
+    {
+        tracing::warn!(%error, "the end of the process will not wait for temporary objects to be deleted");
     }
 }
 

@@ -132,6 +132,22 @@ impl Filter {
         if self.modified_since.is_some() { Fields::Times } else { Fields::Sample }
     }
 
+    /// Those of `objects` that are wanted of `prefix`; what is left out is counted.
+    pub fn keep<'a>(
+        &self,
+        prefix: &Prefix,
+        objects: impl IntoIterator<Item = ObjectRef<'a>>,
+        left_out: &mut LeftOut,
+    ) -> impl Iterator<Item = ObjectRef<'a>> {
+        objects.into_iter().filter(move |object| match self.reason(prefix, object) {
+            Some(reason) => {
+                left_out.add(reason);
+                false
+            }
+            None => true,
+        })
+    }
+
     /// Why an object listed below `prefix` isn't wanted, by the first reason in the order of [`Reason`]; `None` if it
     /// is wanted.
     pub fn reason(&self, prefix: &Prefix, object: &ObjectRef<'_>) -> Option<Reason> {

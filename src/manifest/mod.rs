@@ -1,101 +1,45 @@
 //! The listing, frozen: what an epoch is made of.
+//!
+//! In memory a manifest is what it is in a file; see [`Manifest::save`]. Objects stand in chunks of 4,096, and an object
+//! is found by its index in constant time. With names such as `n01440764/n01440764_10026.JPEG` it takes about 20 bytes
+//! an object.
 
-use std::fmt;
+mod build;
+mod chunk;
+mod digest;
+
+mod table;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use ring::digest::{Context, SHA256};
-
-use crate::list::{Prefix, TEMPORARY_PREFIX};
+use crate::list::{Filter, Prefix};
 use crate::store::{ObjectId, ObjectRef, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use crate::list::LeftOut;
+pub use build::{ManifestBuilder, Segment};
+use chunk::CLASSES;
+pub use digest::{Digest, NamesDigest};
+use table::{Cursor, Labels, Table};
 
-/// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(pub(crate) [u8; 32]);
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+/// The error of a listing that has no sample.
+fn of_nothing(prefix: &Prefix, left_out: &LeftOut) -> Error {
+    let error =
+        Error::new(ErrorKind::NotFound, "there is no sample below this prefix").stage(Stage::Manifest).object(prefix);
+    if left_out.total() > 0 {
+        return error.hint(format!("all that is there was left out: {left_out}; name another prefix, or filter less"));
     }
+    error.hint("check its spelling, and that the data was uploaded: `dataflux ls` shows what a prefix holds")
 }
 
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
-    }
-}
-
-/// A running SHA-256 over names in order, each ended by a line feed, which no name can hold. The digest of `ls` and the
-/// `order_digest` of `bench` are made so: of an epoch without shuffling they are equal.
-pub struct NamesDigest(Context);
-
-impl Default for NamesDigest {
-    fn default() -> Self {
-        Self(Context::new(&SHA256))
-    }
-}
-
-impl NamesDigest {
-    /// Takes in the next name.
-    pub fn push(&mut self, name: &str) {
-        self.0.update(name.as_bytes());
-        self.0.update(b"\n");
-    }
-
-    /// The digest of the names so far, in hex.
-    pub fn finish(&self) -> String {
-        Digest(sha256(self.0.clone())).to_string()
-    }
-}
-
-impl fmt::Debug for NamesDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NamesDigest({})", self.finish())
-    }
-}
-
-fn sha256(context: Context) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(context.finish().as_ref());
-    bytes
-}
-
-/// A frozen snapshot of a listing: objects in byte order of names, each at one generation.
-///
-/// Memory: the bytes of the names, and 40 bytes an object.
-#[derive(Debug)]
-pub struct Manifest {
-    prefix: Prefix,
-    names: String,
-    records: Vec<Record>,
-    labels: Vec<String>,
-    left_out: LeftOut,
-    bytes: u64,
-    digest: Digest,
-}
-
-#[derive(Debug)]
-struct Record {
-    name_end: u64,
-    size: u64,
-    generation: i64,
-    crc32c: u32,
-    label: u32,
-    class: StorageClass,
-    has_crc: bool,
-}
-
-/// No label: the object is in no folder below the prefix.
-const UNLABELLED: u32 = u32::MAX;
-
-/// One object of a [`Manifest`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One object of a [`Manifest`]. `N` is how its name is held: [`Arc<str>`], borrowed ([`EntryRef`]), or not at all
+/// ([`Facts`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Entry<'a> {
+pub struct Entry<N = Arc<str>> {
     /// The whole name.
-    pub name: &'a str,
+    pub name: N,
     /// Bytes as stored.
     pub size: u64,
     /// The version that was listed.
@@ -108,124 +52,76 @@ pub struct Entry<'a> {
     pub label: Option<u32>,
 }
 
+/// An object whose name is borrowed.
+pub type EntryRef<'a> = Entry<&'a str>;
+
+/// All of an object but its name, which is found faster than the name is.
+pub type Facts = Entry<()>;
+
+impl<N> Entry<N> {
+    fn named<M>(self, name: M) -> Entry<M> {
+        let Self { name: _, size, generation, crc32c, storage_class, label } = self;
+        Entry { name, size, generation, crc32c, storage_class, label }
+    }
+
+    /// With the label that users know instead of the one that is written down; `None` where there is no such label.
+    fn labelled(mut self, labels: &Labels) -> Option<Self> {
+        if let Some(label) = &mut self.label {
+            *label = labels.place(*label)?;
+        }
+        Some(self)
+    }
+}
+
+/// How much of a manifest is of one storage class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassTotal {
+    /// The class.
+    pub storage_class: StorageClass,
+    /// Objects of it, at least 1.
+    pub objects: u64,
+    /// Their bytes, as stored.
+    pub bytes: u64,
+}
+
+/// A frozen snapshot of a listing: objects in byte order of names, each at one generation.
+#[derive(Debug)]
+pub struct Manifest {
+    prefix: Prefix,
+    objects: Table,
+    labels: Labels,
+    left_out: LeftOut,
+    /// Objects and bytes by class, in the order of [`CLASSES`].
+    classes: [(u64, u64); CLASSES.len()],
+    digest: Digest,
+    /// Where it was loaded from.
+    file: Option<PathBuf>,
+}
+
 impl Manifest {
     /// Freezes a listing of `prefix`: leaves out what is no sample, and counts it.
     ///
     /// # Errors
     /// An empty listing; a name that comes twice or out of order.
     pub fn new(prefix: Prefix, objects: &Objects) -> Result<Self> {
-        let mut manifest = Self {
-            names: String::with_capacity(objects.name_bytes()),
-            records: Vec::with_capacity(objects.len()),
-            labels: Vec::new(),
-            left_out: LeftOut::default(),
-            bytes: 0,
-            digest: Digest([0; 32]),
-            prefix,
-        };
-        let mut context = Context::new(&SHA256);
-        let mut last: Option<&str> = None;
-        for object in objects.iter() {
-            if last.is_some_and(|last| last >= object.name) {
-                return Err(Error::new(ErrorKind::Internal, "a listing must be sorted, and hold each name once")
-                    .stage(Stage::Manifest)
-                    .object(format_args!("gs://{}/{}", manifest.prefix.bucket, object.name)));
-            }
-            last = Some(object.name);
-            let Some(below) = object.name.strip_prefix(&manifest.prefix.prefix) else {
-                return Err(Error::new(ErrorKind::Internal, "an object of a listing is not below its prefix")
-                    .stage(Stage::Manifest)
-                    .object(format_args!("gs://{}/{}", manifest.prefix.bucket, object.name))
-                    .mismatch(&manifest.prefix, "another name"));
-            };
-            manifest.push(&object, below, &mut context);
-        }
-        manifest.sort_labels();
-        manifest.digest = Digest(sha256(context));
-        if manifest.records.is_empty() {
-            return Err(manifest.empty());
-        }
-        Ok(manifest)
-    }
-
-    fn push(&mut self, object: &ObjectRef<'_>, below: &str, context: &mut Context) {
-        let ours = self.prefix.prefix.starts_with(TEMPORARY_PREFIX);
-        if object.name.starts_with(TEMPORARY_PREFIX) && !ours {
-            self.left_out.temporaries += 1;
-            return;
-        }
-        if object.size == 0 && object.name.ends_with('/') {
-            self.left_out.directory_markers += 1;
-            return;
-        }
-        let label = match below.trim_start_matches('/').split_once('/') {
-            None => UNLABELLED,
-            // Those of one folder stand together, so the last label is nearly always the one.
-            Some((folder, _)) => match self.labels.last() {
-                Some(last) if last == folder => self.labels.len() as u32 - 1,
-                _ => {
-                    self.labels.push(folder.to_owned());
-                    self.labels.len() as u32 - 1
-                }
-            },
-        };
-        self.names.push_str(object.name);
-        self.bytes = self.bytes.saturating_add(object.size);
-        context.update(object.name.as_bytes());
-        context.update(b"\n");
-        context.update(&object.size.to_le_bytes());
-        context.update(&object.generation.to_le_bytes());
-        context.update(&object.crc32c.unwrap_or(0).to_le_bytes());
-        self.records.push(Record {
-            name_end: self.names.len() as u64,
-            size: object.size,
-            generation: object.generation,
-            crc32c: object.crc32c.unwrap_or(0),
-            label,
-            class: object.storage_class,
-            has_crc: object.crc32c.is_some(),
-        });
-    }
-
-    /// Labels in byte order, each once. The order of the listing is nearly that, but for a folder whose name goes on
-    /// from another's with a character below `/`, and for doubled slashes.
-    fn sort_labels(&mut self) {
-        let mut sorted = self.labels.clone();
-        sorted.sort();
-        sorted.dedup();
-        if sorted == self.labels {
-            return;
-        }
-        let place = |label: &String| sorted.binary_search(label).expect("the label is among them") as u32;
-        let places: Vec<u32> = self.labels.iter().map(place).collect();
-        for record in self.records.iter_mut().filter(|record| record.label != UNLABELLED) {
-            record.label = places[record.label as usize];
-        }
-        self.labels = sorted;
-    }
-
-    fn empty(&self) -> Error {
-        let error = Error::new(ErrorKind::NotFound, "there is no sample below this prefix")
-            .stage(Stage::Manifest)
-            .object(&self.prefix);
-        let LeftOut { directory_markers, temporaries, .. } = self.left_out;
-        if directory_markers + temporaries > 0 {
-            return error.hint(format!(
-                "only {directory_markers} folder marks and {temporaries} temporary objects are there: name another prefix"
-            ));
-        }
-        error.hint("check its spelling, and that the data was uploaded: `dataflux ls` shows what a prefix holds")
+        let mut left_out = LeftOut::default();
+        let segment = Segment::new(Filter::new().keep(&prefix, objects.iter(), &mut left_out));
+        let mut builder = ManifestBuilder::new(prefix);
+        builder.push(segment);
+        builder.left_out(left_out);
+        builder.finish()
     }
 
     /// Number of samples, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a manifest is never empty")]
     pub fn len(&self) -> u64 {
-        self.records.len() as u64
+        self.objects.rows()
     }
 
     /// Bytes of all samples together, as stored.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.classes.iter().fold(0, |sum, &(_, bytes)| sum.saturating_add(bytes))
     }
 
     /// What was listed.
@@ -233,9 +129,20 @@ impl Manifest {
         &self.prefix
     }
 
-    /// Folders right below the prefix that hold samples, in byte order: the labels of an image folder.
+    /// Folders right below the prefix that hold samples, in byte order: the labels of an image folder. Made when they
+    /// are first asked for.
     pub fn labels(&self) -> &[String] {
-        &self.labels
+        self.labels.all()
+    }
+
+    /// Objects and bytes of each storage class that occurs.
+    pub fn classes(&self) -> impl Iterator<Item = ClassTotal> {
+        let totals = CLASSES.into_iter().zip(self.classes);
+        totals.filter(|&(_, (objects, _))| objects > 0).map(|(storage_class, (objects, bytes))| ClassTotal {
+            storage_class,
+            objects,
+            bytes,
+        })
     }
 
     /// What was listed and is no sample.
@@ -248,112 +155,110 @@ impl Manifest {
         self.digest
     }
 
-    /// The object at `index`, counted from 0 in byte order of names.
-    pub fn get(&self, index: u64) -> Option<Entry<'_>> {
-        let index = usize::try_from(index).ok()?;
-        let record = self.records.get(index)?;
-        let start = index.checked_sub(1).map_or(0, |before| self.records[before].name_end);
-        Some(Entry {
-            name: &self.names[start as usize..record.name_end as usize],
-            size: record.size,
-            generation: record.generation,
-            crc32c: record.has_crc.then_some(record.crc32c),
-            storage_class: record.class,
-            label: (record.label != UNLABELLED).then_some(record.label),
-        })
+    /// Bytes that the objects and the labels take, in memory or in the file that is mapped.
+    pub fn memory_bytes(&self) -> u64 {
+        let places = size_of_val(self.labels.places()) as u64;
+        self.objects.bytes() + self.labels.names().bytes() + places
+    }
+
+    /// The object at `index`, counted from 0 in byte order of names; `None` where there is none. `None` of an index below
+    /// [`len`](Self::len) says that the file this was loaded from was written to since.
+    pub fn get(&self, index: u64) -> Option<Entry> {
+        self.objects.entry(index)?.labelled(&self.labels)
+    }
+
+    /// As [`get`](Self::get), without the name.
+    pub fn facts(&self, index: u64) -> Option<Facts> {
+        self.objects.record(index)?.labelled(&self.labels)
     }
 
     /// All objects in byte order of names.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
-        (0..self.records.len()).map(|index| self.get(index as u64).expect("the index is below the length"))
+    pub fn entries(&self) -> Entries<'_> {
+        self.entries_from(0)
+    }
+
+    /// The objects from `index` on.
+    pub fn entries_from(&self, index: u64) -> Entries<'_> {
+        Entries { manifest: self, cursor: Cursor::new(&self.objects, index) }
+    }
+
+    /// Names that cut the manifest into pieces of `objects` each, and how many there are from each name to the next: the
+    /// first name of all, and each `objects`-th from it. At 0 every object is a piece.
+    ///
+    /// # Errors
+    /// The file this was loaded from was written to since.
+    pub fn cuts(&self, objects: u64) -> Result<Vec<(String, u64)>> {
+        let objects = objects.max(1);
+        let piece = |number| {
+            let first = number * objects;
+            Ok((String::from(&*self.at(first)?.name), objects.min(self.len() - first)))
+        };
+        (0..self.len().div_ceil(objects)).map(piece).collect()
+    }
+
+    /// The object of an index that is known to be below the length.
+    pub(crate) fn at(&self, index: u64) -> Result<Entry> {
+        self.get(index).ok_or_else(|| self.damaged(index))
+    }
+
+    /// As [`at`](Self::at), without the name.
+    pub(crate) fn facts_at(&self, index: u64) -> Result<Facts> {
+        self.facts(index).ok_or_else(|| self.damaged(index))
     }
 
     /// The object's identity, for a request.
-    pub(crate) fn id(&self, entry: &Entry<'_>) -> ObjectId {
-        ObjectId::new(Arc::clone(&self.prefix.bucket), entry.name, entry.generation)
+    pub(crate) fn id(&self, entry: &Entry) -> ObjectId {
+        ObjectId::new(Arc::clone(&self.prefix.bucket), Arc::clone(&entry.name), entry.generation)
+    }
+
+    fn damaged(&self, index: u64) -> Error {
+        let error = match &self.file {
+            Some(file) => Error::new(ErrorKind::Integrity, "the manifest changed while it was open")
+                .object(file.display())
+                .hint("make another with `dataflux ls --save`, which replaces a file and never writes into one"),
+            None => Error::new(ErrorKind::Internal, "the manifest can't be read")
+                .object(&self.prefix)
+                .hint("this is a defect of dataflux: please report it"),
+        };
+        let wanted = format_args!("object {index} of {}", self.len()).to_string();
+        error.stage(Stage::Manifest).mismatch(wanted, "bytes that are none")
+    }
+}
+
+/// Objects of a [`Manifest`], one after another. Each is borrowed until the next is asked for, so that none is
+/// allocated.
+///
+/// ```
+/// # use dataflux::{Manifest, store::{ObjectRef, Objects}};
+/// # let names = ["train/1.png", "train/2.png"].map(|name| ObjectRef { name, size: 9, ..ObjectRef::default() });
+/// # let manifest = Manifest::new("gs://my-bucket/train/".parse()?, &Objects::from_iter(names))?;
+/// let mut entries = manifest.entries();
+/// while let Some(entry) = entries.next()? {
+///     println!("{}: {} bytes", entry.name, entry.size);
+/// }
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Entries<'a> {
+    manifest: &'a Manifest,
+    cursor: Cursor<'a>,
+}
+
+impl Entries<'_> {
+    /// The next object; `None` at the end.
+    ///
+    /// # Errors
+    /// The file that the manifest was loaded from was written to since.
+    #[expect(clippy::should_implement_trait, reason = "what it gives borrows from it, as no iterator allows")]
+    pub fn next(&mut self) -> Result<Option<EntryRef<'_>>> {
+        if self.cursor.is_at_end() {
+            return Ok(None);
+        }
+        let (manifest, index) = (self.manifest, self.cursor.index());
+        let entry = self.cursor.next().and_then(|entry| entry.labelled(&manifest.labels));
+        entry.map(Some).ok_or_else(|| manifest.damaged(index))
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::store::ObjectMeta;
-
-    pub(crate) fn object(name: &str, size: u64) -> ObjectMeta {
-        ObjectMeta {
-            name: name.into(),
-            size,
-            generation: 7,
-            crc32c: Some(size as u32),
-            storage_class: StorageClass::Standard,
-            ..ObjectMeta::default()
-        }
-    }
-
-    fn listed(objects: &[ObjectMeta]) -> Objects {
-        objects.iter().map(ObjectMeta::to_ref).collect()
-    }
-
-    pub(crate) fn manifest(objects: &[ObjectMeta]) -> Manifest {
-        Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(objects)).unwrap()
-    }
-
-    #[test]
-    fn entries_labels_and_what_is_left_out() {
-        let objects =
-            ["p/", "p/a/1", "p/a/2", "p/b/", "p/b/c/3", "p/top"].map(|name| object(name, name.len() as u64 % 5));
-        let mut objects = objects.to_vec();
-        objects[0].size = 0;
-        objects[3].size = 0;
-        let manifest = manifest(&objects);
-        assert_eq!(manifest.labels(), ["a", "b"]);
-        assert_eq!(manifest.left_out(), LeftOut { directory_markers: 2, ..LeftOut::default() });
-        let got: Vec<_> = manifest.iter().map(|entry| (entry.name, entry.label)).collect();
-        assert_eq!(got, [("p/a/1", Some(0)), ("p/a/2", Some(0)), ("p/b/c/3", Some(1)), ("p/top", None)]);
-        assert!(manifest.get(4).is_none());
-    }
-
-    #[test]
-    fn labels_are_sorted_as_folders_are_and_not_as_paths() {
-        let manifest = manifest(&["p//b/0", "p/a-b/1", "p/a/2", "p/b/3"].map(|name| object(name, 1)));
-        assert_eq!(manifest.labels(), ["a", "a-b", "b"]);
-        let got: Vec<_> = manifest.iter().map(|entry| entry.label.unwrap()).collect();
-        assert_eq!(got, [2, 1, 0, 2]);
-    }
-
-    #[test]
-    fn a_name_that_ends_in_a_slash_and_holds_bytes_is_a_sample() {
-        assert_eq!(manifest(&[object("p/x/", 3)]).len(), 1);
-    }
-
-    #[test]
-    fn temporaries_are_no_samples() {
-        let objects = [object("dataflux-composed-objects/1/2", 9), object("z", 1)];
-        let manifest = Manifest::new("gs://bucket/".parse().unwrap(), &listed(&objects)).unwrap();
-        assert_eq!((manifest.len(), manifest.left_out().temporaries), (1, 1));
-    }
-
-    #[test]
-    fn the_digest_tells_every_field_apart() {
-        let base = manifest(&[object("p/a", 1)]).digest();
-        assert_eq!(base, manifest(&[object("p/a", 1)]).digest());
-        let mut other = object("p/a", 1);
-        other.generation = 8;
-        assert_ne!(base, manifest(&[other]).digest());
-        assert_ne!(base, manifest(&[object("p/b", 1)]).digest());
-        assert_ne!(base, manifest(&[object("p/a", 2)]).digest());
-    }
-
-    #[test]
-    fn nothing_to_read_is_an_error_that_names_the_prefix() {
-        let error = Manifest::new("gs://bucket/p/".parse().unwrap(), &Objects::default()).unwrap_err();
-        assert!(error.is_not_found());
-        assert!(error.to_string().contains("gs://bucket/p/"), "{error}");
-    }
-
-    #[test]
-    fn unsorted_listings_are_refused() {
-        let objects = [object("p/b", 1), object("p/a", 1)];
-        assert!(Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(&objects)).is_err());
-    }
-}
+pub(crate) mod tests;

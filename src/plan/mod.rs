@@ -5,7 +5,8 @@ mod price;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::manifest::{Entry, Manifest};
+use crate::Result;
+use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, StorageClass};
 pub use price::{Bill, Prices, cold_notice};
@@ -81,9 +82,9 @@ pub struct Group {
 }
 
 impl Group {
-    fn alone(slot: usize, id: SampleId, entry: &Entry<'_>) -> Self {
-        let method = if entry.size == 0 { Method::Empty } else { Method::Direct };
-        Self { method, slices: vec![Slice { slot, id, range: 0..entry.size }] }
+    fn alone(slot: usize, id: SampleId, size: u64) -> Self {
+        let method = if size == 0 { Method::Empty } else { Method::Direct };
+        Self { method, slices: vec![Slice { slot, id, range: 0..size }] }
     }
 
     /// Bytes of the payload.
@@ -124,58 +125,60 @@ impl Planner {
     }
 
     /// Cuts a batch into groups. Each sample is in exactly one.
-    pub fn plan(&self, batch: &[SampleId]) -> Vec<Group> {
+    ///
+    /// # Errors
+    /// A manifest that no longer holds what it did.
+    pub fn plan(&self, batch: &[SampleId]) -> Result<Vec<Group>> {
         let mut groups = Vec::new();
         // One open group for each storage class: sources of a compose must share it.
         let mut open: Vec<(StorageClass, Group)> = Vec::new();
         for (slot, &id) in batch.iter().enumerate() {
-            let entry = self.manifest.get(id.0).expect("the order holds ids of this manifest alone");
-            if !self.may_join(&entry) {
-                groups.push(Group::alone(slot, id, &entry));
+            let object = self.manifest.facts_at(id.0)?;
+            if !self.may_join(&object) {
+                groups.push(Group::alone(slot, id, object.size));
                 continue;
             }
-            let at = open.iter().position(|(class, _)| *class == entry.storage_class).unwrap_or_else(|| {
-                open.push((entry.storage_class, Group { method: Method::Composed, slices: Vec::new() }));
+            let class = object.storage_class;
+            let at = open.iter().position(|(of, _)| *of == class).unwrap_or_else(|| {
+                open.push((class, Group { method: Method::Composed, slices: Vec::new() }));
                 open.len() - 1
             });
             let group = &mut open[at].1;
-            if group.slices.len() == MAX_SOURCES || group.bytes().saturating_add(entry.size) > self.max_bytes {
+            if group.slices.len() == MAX_SOURCES || group.bytes().saturating_add(object.size) > self.max_bytes {
                 let full = std::mem::replace(group, Group { method: Method::Composed, slices: Vec::new() });
-                self.close(full, &mut groups);
+                self.close(class, full, &mut groups);
             }
             let start = group.bytes();
-            group.slices.push(Slice { slot, id, range: start..start + entry.size });
+            group.slices.push(Slice { slot, id, range: start..start + object.size });
         }
-        for (_, group) in open {
-            self.close(group, &mut groups);
+        for (class, group) in open {
+            self.close(class, group, &mut groups);
         }
         // The sample that the batch waits for longest should not be asked for last.
         groups.sort_by_key(|group| group.slices[0].slot);
-        groups
+        Ok(groups)
     }
 
     /// Whether an object can be a source. What has no CRC can't be proved before it is joined, and "another class" may
     /// be several. Temporaries of the cold classes are billed for a month and more however soon they are deleted, so only
     /// an explicit strategy makes them.
-    fn may_join(&self, entry: &Entry<'_>) -> bool {
-        let class = match entry.storage_class {
+    fn may_join(&self, object: &Facts) -> bool {
+        let class = match object.storage_class {
             StorageClass::Standard | StorageClass::Unspecified => true,
             StorageClass::Other => false,
             _ => self.strategy != Strategy::Auto,
         };
-        class && entry.size > 0 && entry.size < self.max_bytes && entry.crc32c.is_some()
+        class && object.size > 0 && object.size < self.max_bytes && object.crc32c.is_some()
     }
 
-    fn close(&self, group: Group, groups: &mut Vec<Group>) {
+    fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
         let worth = group.slices.len() > 1
             && match self.strategy {
                 Strategy::Direct => false,
                 Strategy::Compose { .. } => true,
                 Strategy::Auto => {
-                    let first = self.manifest.get(group.slices[0].id.0).expect("the id was planned from this manifest");
                     let sources = group.slices.len() as u64;
-                    let bytes = group.bytes();
-                    self.prices.composed(first.storage_class, bytes) < self.prices.direct(first.storage_class, sources)
+                    self.prices.composed(class, group.bytes()) < self.prices.direct(class, sources)
                 }
             };
         if worth {
@@ -230,7 +233,7 @@ mod tests {
         ) {
             let planner = planner(&sizes, Strategy::Compose { max_bytes }, &BucketInfo::default());
             let batch = all(&planner);
-            let groups = planner.plan(&batch);
+            let groups = planner.plan(&batch).unwrap();
             let mut seen = vec![0; batch.len()];
             for group in &groups {
                 let mut at = 0;
@@ -263,7 +266,7 @@ mod tests {
         let hard = BucketInfo { soft_delete: Some(std::time::Duration::ZERO), ..BucketInfo::default() };
         let composed = |count: usize, size, bucket: &BucketInfo| {
             let planner = planner(&vec![(size, StorageClass::Standard, true); count], Strategy::Auto, bucket);
-            planner.plan(&all(&planner)).iter().filter(|group| group.method == Method::Composed).count()
+            planner.plan(&all(&planner)).unwrap().iter().filter(|group| group.method == Method::Composed).count()
         };
         // The figures are those of the price table: 13.5 sources to break even, and 53 kB under soft delete.
         assert_eq!(composed(32, 1_000, &hard), 1);
@@ -283,7 +286,7 @@ mod tests {
             BucketInfo { default_hold: true, ..BucketInfo::default() },
         ] {
             let planner = planner(&[(10, StorageClass::Standard, true); 64], Strategy::compose(), &bucket);
-            assert!(planner.plan(&all(&planner)).iter().all(|group| group.method == Method::Direct));
+            assert!(planner.plan(&all(&planner)).unwrap().iter().all(|group| group.method == Method::Direct));
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub struct RawSample {
     manifest: Arc<Manifest>,
     id: SampleId,
+    entry: Entry,
     bytes: Bytes,
     verified: bool,
 }
@@ -30,12 +31,12 @@ impl RawSample {
 
     /// The object's whole name.
     pub fn name(&self) -> &str {
-        self.entry().name
+        &self.entry.name
     }
 
     /// What the listing told of the object.
-    pub fn entry(&self) -> Entry<'_> {
-        self.manifest.get(self.id.0).expect("the sample was made from this manifest")
+    pub fn entry(&self) -> &Entry {
+        &self.entry
     }
 
     /// The manifest this is a sample of.
@@ -74,7 +75,7 @@ impl fmt::Debug for RawSample {
 /// # Errors
 /// [`ErrorKind::Integrity`] for the first sample whose bytes don't have the CRC that was listed.
 pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, RawSample)>> {
-    let Payload { group, bytes, crc32c } = payload;
+    let Payload { group, entries, bytes, crc32c } = payload;
     if bytes.len() as u64 != group.bytes() {
         return Err(Error::new(ErrorKind::Integrity, "the download has the wrong length")
             .stage(Stage::Split)
@@ -85,8 +86,8 @@ pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, R
     group
         .slices
         .into_iter()
-        .map(|slice| {
-            let entry = manifest.get(slice.id.0).expect("the plan was made from this manifest");
+        .zip(entries)
+        .map(|(slice, entry)| {
             let bytes = bytes.slice(slice.range.start as usize..slice.range.end as usize);
             let wanted = entry.crc32c.or(told);
             if let Some(wanted) = wanted {
@@ -101,8 +102,8 @@ pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, R
                         ));
                 }
             }
-            let sample = RawSample { manifest: Arc::clone(manifest), id: slice.id, bytes, verified: wanted.is_some() };
-            Ok((slice.slot, sample))
+            let (manifest, verified) = (Arc::clone(manifest), wanted.is_some());
+            Ok((slice.slot, RawSample { manifest, id: slice.id, entry, bytes, verified }))
         })
         .collect()
 }

@@ -1,0 +1,331 @@
+//! From the pages of a listing, in whatever order they come, to a manifest.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use super::chunk::{CLASSES, Reader, Writer};
+use super::digest::ObjectsDigest;
+use super::table::{LabelsWriter, Table};
+use super::{Entry, LeftOut, Manifest, of_nothing};
+use crate::list::Prefix;
+use crate::store::{ObjectRef, Objects};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// Some of the objects of a listing, such as a page of it, packed as tightly as in a [`Manifest`].
+///
+/// Any thread can make one: what is left for [`ManifestBuilder::finish`] is little.
+#[derive(Debug, Default)]
+pub struct Segment {
+    chunks: Vec<Box<[u8]>>,
+    objects: u64,
+    first: Box<[u8]>,
+    last: Box<[u8]>,
+}
+
+impl Segment {
+    /// Packs objects, which come in byte order of their names.
+    pub fn new<'a>(objects: impl IntoIterator<Item = ObjectRef<'a>>) -> Self {
+        let mut writer = Writer::default();
+        let mut segment = Self::default();
+        let mut last = "";
+        for object in objects {
+            last = object.name;
+            if segment.objects == 0 {
+                segment.first = last.as_bytes().into();
+            }
+            segment.objects += 1;
+            let record = Entry {
+                name: (),
+                size: object.size,
+                generation: object.generation,
+                crc32c: object.crc32c,
+                storage_class: object.storage_class,
+                label: None,
+            };
+            segment.chunks.extend(writer.push(last.as_bytes(), record));
+        }
+        segment.chunks.extend(writer.flush());
+        segment.last = last.as_bytes().into();
+        segment
+    }
+
+    /// Packs objects in whatever order, of which some may have one name. The more go into a segment, the fewer are
+    /// merged later.
+    pub fn of_unsorted(objects: &Objects) -> Self {
+        let mut order: Vec<usize> = (0..objects.len()).collect();
+        order.sort_by_key(|&index| objects.name(index));
+        Self::new(order.into_iter().filter_map(|index| objects.get(index)))
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> u64 {
+        self.objects
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.objects == 0
+    }
+}
+
+/// Makes a [`Manifest`] of [`Segment`]s.
+///
+/// ```
+/// use dataflux::manifest::{ManifestBuilder, Segment};
+/// use dataflux::store::ObjectRef;
+///
+/// let page = |names: [&'static str; 2]| Segment::new(names.map(|name| ObjectRef { name, ..ObjectRef::default() }));
+/// let mut builder = ManifestBuilder::new("gs://my-bucket/train/".parse()?);
+/// builder.push(page(["train/dog/1.png", "train/dog/2.png"]));
+/// builder.push(page(["train/cat/1.png", "train/cat/2.png"]));
+/// let manifest = builder.finish()?;
+/// assert_eq!(&*manifest.get(0).unwrap().name, "train/cat/1.png");
+/// assert_eq!(manifest.labels(), ["cat", "dog"]);
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ManifestBuilder {
+    prefix: Prefix,
+    segments: Vec<Segment>,
+    newest_wins: bool,
+    left_out: LeftOut,
+}
+
+impl ManifestBuilder {
+    /// A manifest of what is below `prefix`.
+    pub fn new(prefix: Prefix) -> Self {
+        Self { prefix, segments: Vec::new(), newest_wins: false, left_out: LeftOut::default() }
+    }
+
+    /// Of objects of one name keeps that of the highest generation, as is right for reports of the past. Otherwise a
+    /// name that comes twice is an error: a listing tells each once.
+    #[must_use]
+    pub fn newest_wins(mut self) -> Self {
+        self.newest_wins = true;
+        self
+    }
+
+    /// Adds objects. Segments come in any order and may overlap, which costs more the more of them do.
+    pub fn push(&mut self, segment: Segment) {
+        if !segment.is_empty() {
+            self.segments.push(segment);
+        }
+    }
+
+    /// Counts what was listed and is in no segment.
+    pub fn left_out(&mut self, left_out: LeftOut) {
+        self.left_out.merge(&left_out);
+    }
+
+    /// Puts all in order, and gives each segment's memory back as soon as it is through.
+    ///
+    /// # Errors
+    /// No object at all; a name that comes twice, is out of order in its segment, or isn't below the prefix.
+    pub fn finish(self) -> Result<Manifest> {
+        let Self { prefix, mut segments, newest_wins, left_out } = self;
+        let mut sink = Sink::new(prefix, newest_wins);
+        segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
+        // Those that have begun. Segments that don't overlap are here one at a time.
+        let mut open: BinaryHeap<Box<Run>> = BinaryHeap::new();
+        loop {
+            while let Some(next) = segments.last()
+                && open.peek().is_none_or(|run| *next.first <= *run.reader.name())
+            {
+                open.extend(segments.pop().map(Run::open));
+            }
+            let Some(mut run) = open.pop() else { break };
+            // Where another segment has its next name, if this one gets there.
+            let there = [open.peek().map(|run| run.reader.name()), segments.last().map(|segment| &*segment.first)];
+            let bound = there.into_iter().flatten().min().filter(|bound| **bound <= *run.last);
+            let goes_on = loop {
+                sink.push(run.reader.name(), run.record)?;
+                if !run.advance() {
+                    break false;
+                }
+                if bound.is_some_and(|bound| *bound <= *run.reader.name()) {
+                    break true;
+                }
+            };
+            if goes_on {
+                open.push(run);
+            }
+        }
+        sink.finish(left_out)
+    }
+}
+
+const WRITTEN_HERE: &str = "a segment's chunks are written by this process, and by nobody else";
+
+/// A segment that is being read.
+struct Run {
+    chunks: std::vec::IntoIter<Box<[u8]>>,
+    chunk: Box<[u8]>,
+    reader: Reader,
+    record: Entry<()>,
+    last: Box<[u8]>,
+}
+
+impl Run {
+    /// Goes to the first object; there is one.
+    fn open(segment: Segment) -> Box<Self> {
+        let mut chunks = segment.chunks.into_iter();
+        let chunk = chunks.next().expect("no empty segment was kept");
+        let mut reader = Reader::new(&chunk, 0, Vec::new()).expect(WRITTEN_HERE);
+        let record = reader.next(&chunk).expect(WRITTEN_HERE);
+        Box::new(Self { chunks, chunk, reader, record, last: segment.last })
+    }
+
+    /// Goes to the next object, if there is one.
+    fn advance(&mut self) -> bool {
+        if self.reader.is_at_end() {
+            let Some(chunk) = self.chunks.next() else { return false };
+            self.chunk = chunk;
+            let name = self.reader.take_buffer();
+            self.reader = Reader::new(&self.chunk, 0, name).expect(WRITTEN_HERE);
+        }
+        self.record = self.reader.next(&self.chunk).expect(WRITTEN_HERE);
+        true
+    }
+}
+
+impl Ord for Run {
+    /// The greatest is that with the smallest name.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.reader.name().cmp(self.reader.name())
+    }
+}
+
+impl PartialOrd for Run {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Run {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Run {}
+
+/// Takes objects in order.
+struct Sink {
+    prefix: Prefix,
+    newest_wins: bool,
+    /// The last object, which a newer one of its name may yet replace.
+    held: Option<Entry<()>>,
+    name: Vec<u8>,
+    writer: Writer,
+    chunks: Vec<Box<[u8]>>,
+    objects: u64,
+    labels: LabelsWriter,
+    /// The last label, and what names that have it begin with.
+    label: Option<u32>,
+    folder: Vec<u8>,
+    classes: [(u64, u64); CLASSES.len()],
+    digest: ObjectsDigest,
+}
+
+impl Sink {
+    fn new(prefix: Prefix, newest_wins: bool) -> Self {
+        Self {
+            prefix,
+            newest_wins,
+            held: None,
+            name: Vec::new(),
+            writer: Writer::default(),
+            chunks: Vec::new(),
+            objects: 0,
+            labels: LabelsWriter::default(),
+            label: None,
+            folder: Vec::new(),
+            classes: [(0, 0); CLASSES.len()],
+            digest: ObjectsDigest::default(),
+        }
+    }
+
+    fn push(&mut self, name: &[u8], record: Entry<()>) -> Result<()> {
+        if let Some(held) = &mut self.held {
+            match self.name[..].cmp(name) {
+                Ordering::Less => self.write()?,
+                Ordering::Equal if self.newest_wins => {
+                    if held.generation < record.generation {
+                        *held = record;
+                    }
+                    return Ok(());
+                }
+                _ => return Err(self.wrong("a listing must be sorted, and hold each name once", name)),
+            }
+        }
+        self.held = Some(record);
+        self.name.clear();
+        self.name.extend_from_slice(name);
+        Ok(())
+    }
+
+    /// Writes down the object that is held, if there is one.
+    fn write(&mut self) -> Result<()> {
+        let Some(mut record) = self.held.take() else { return Ok(()) };
+        record.label = self.label_of_name()?;
+        self.digest.push(&self.name, &record);
+        let class = &mut self.classes[record.storage_class as usize];
+        class.0 += 1;
+        class.1 = class.1.saturating_add(record.size);
+        self.objects += 1;
+        self.chunks.extend(self.writer.push(&self.name, record));
+        Ok(())
+    }
+
+    /// The number of the folder that the object held is in.
+    fn label_of_name(&mut self) -> Result<Option<u32>> {
+        if self.label.is_some() && self.name.starts_with(&self.folder) {
+            return Ok(self.label);
+        }
+        let Some(below) = self.name.strip_prefix(self.prefix.prefix.as_bytes()) else {
+            let error = self.wrong("an object of a listing is not below its prefix", &self.name);
+            return Err(error.mismatch(&self.prefix, "another name"));
+        };
+        let folder = below.iter().position(|&byte| byte != b'/').map_or(below, |start| &below[start..]);
+        self.label = match folder.iter().position(|&byte| byte == b'/') {
+            None => None,
+            Some(end) => {
+                let begins = self.name.len() - folder.len() + end + 1;
+                let number = u32::try_from(self.labels.number(&folder[..end])).ok().filter(|&number| number < u32::MAX);
+                if number.is_none() {
+                    return Err(self.wrong("there are more folders than labels can tell apart", &self.name));
+                }
+                self.folder.clear();
+                self.folder.extend_from_slice(&self.name[..begins]);
+                number
+            }
+        };
+        Ok(self.label)
+    }
+
+    fn wrong(&self, message: &str, name: &[u8]) -> Error {
+        Error::new(ErrorKind::Internal, message).stage(Stage::Manifest).object(format_args!(
+            "gs://{}/{}",
+            self.prefix.bucket,
+            String::from_utf8_lossy(name)
+        ))
+    }
+
+    fn finish(mut self, left_out: LeftOut) -> Result<Manifest> {
+        self.write()?;
+        let Self { prefix, mut writer, mut chunks, objects, labels, classes, digest, .. } = self;
+        if objects == 0 {
+            return Err(of_nothing(&prefix, &left_out));
+        }
+        chunks.extend(writer.flush());
+        Ok(Manifest {
+            prefix,
+            objects: Table::owned(objects, chunks),
+            labels: labels.finish(),
+            left_out,
+            classes,
+            digest: digest.finish(),
+            file: None,
+        })
+    }
+}

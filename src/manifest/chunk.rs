@@ -1,0 +1,411 @@
+//! How objects are written down: in chunks, of records that have one width throughout a chunk, and of names of which
+//! only the part is kept that differs from the name before.
+//!
+//! All numbers are little-endian. A chunk is
+//!
+//! | at | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | smallest size |
+//! | 8 | 8 | smallest generation, 2^63 added |
+//! | 16 | 4 | smallest label; 0 is none, and label `n` is `n + 1` |
+//! | 20 | 2 | records, 1 to 4,096 |
+//! | 22 | 1 | width of a size in bytes, 0 to 8; each is kept as what it has beyond the smallest |
+//! | 23 | 1 | width of a generation, 0 to 8, likewise |
+//! | 24 | 1 | width of a CRC32C: 0 where no object has one, 4 where all have, 5 where a byte says whether (1 or 0) |
+//! | 25 | 1 | width of a storage class: 0 where all have one, else 1 |
+//! | 26 | 1 | the storage class of all, by the numbers of [`StorageClass`] |
+//! | 27 | 1 | width of a label, 0 to 4, as that of a size |
+//! | 28 | 1 | width of an offset, 0 to 8 |
+//! | 29 | 1 | length of the tail |
+//! | 30 | | the tail: what all names of the chunk end with, 255 bytes at most; of names, only what is before it follows |
+//! | | | the records: size, generation, CRC, class, label |
+//! | | | for each block of 16 names the offset of the first, from the beginning of names |
+//! | | | the names; the first of a block is its length and itself, each other the length that it shares with the one before, the length of the rest, and the rest; lengths in LEB128 |
+
+use super::Entry;
+use crate::store::StorageClass;
+
+/// Records in a chunk. More bring nearly nothing: at this number what a chunk has once is 0.02 bytes an object.
+pub(super) const CHUNK: usize = 4_096;
+
+/// Names in a block: of a random one 7.5 are read before it, and the first, which is whole, costs 2 bytes a name.
+const BLOCK: usize = 16;
+
+/// Bytes before the tail.
+const HEAD: usize = 30;
+
+/// By their number in the file, which is that of the enum.
+pub(super) const CLASSES: [StorageClass; 6] = [
+    StorageClass::Unspecified,
+    StorageClass::Standard,
+    StorageClass::Nearline,
+    StorageClass::Coldline,
+    StorageClass::Archive,
+    StorageClass::Other,
+];
+
+/// Numbers kept as what they have beyond the smallest of them.
+#[derive(Clone, Copy, Debug)]
+struct Column {
+    base: u64,
+    width: usize,
+}
+
+impl Column {
+    fn of(values: impl Iterator<Item = u64>) -> Self {
+        let (least, most) = values.fold((u64::MAX, 0), |(least, most), value| (least.min(value), most.max(value)));
+        Self { base: least, width: width(most.saturating_sub(least)) }
+    }
+
+    /// Reads the value at `at`, and goes behind it.
+    fn read(self, bytes: &[u8], at: &mut usize) -> Option<u64> {
+        let value = number(bytes, *at, self.width)?;
+        *at += self.width;
+        // Wraps only in a file that nobody wrote so.
+        Some(self.base.wrapping_add(value))
+    }
+}
+
+/// Bytes that a number takes.
+fn width(number: u64) -> usize {
+    (u64::BITS - number.leading_zeros()).div_ceil(8) as usize
+}
+
+/// The number of `width` bytes, 8 at most, at `at`.
+fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
+    if let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        // Of the word only the first bytes count; a shift by all of it would not be one.
+        return Some(if width == 0 { 0 } else { u64::from_le_bytes(*word) << (64 - 8 * width) >> (64 - 8 * width) });
+    }
+    let mut word = [0; 8];
+    word.get_mut(..width)?.copy_from_slice(bytes.get(at..at.checked_add(width)?)?);
+    Some(u64::from_le_bytes(word))
+}
+
+/// Generations as numbers that have the same order and no sign.
+const SIGN: u64 = 1 << 63;
+
+/// Where things are in a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    rows: usize,
+    size: Column,
+    generation: Column,
+    label: Column,
+    crc: usize,
+    /// The one of all, where it is one.
+    class: Option<StorageClass>,
+    stride: usize,
+    offset: usize,
+    records: usize,
+    blocks: usize,
+    names: usize,
+}
+
+impl Layout {
+    /// Reads the head of a chunk; `None` where it is none.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.first_chunk::<HEAD>()?;
+        let column = |base, width: u8, most| {
+            let width = usize::from(width);
+            (width <= most).then_some(Column { base, width })
+        };
+        let size = column(number(head, 0, 8)?, head[22], 8)?;
+        let generation = column(number(head, 8, 8)?, head[23], 8)?;
+        let label = column(number(head, 16, 4)?, head[27], 4)?;
+        let rows = number(head, 20, 2)? as usize;
+        let crc = usize::from(head[24]);
+        let class = match head[25] {
+            0 => Some(*CLASSES.get(usize::from(head[26]))?),
+            1 => None,
+            _ => return None,
+        };
+        let offset = usize::from(head[28]);
+        if !(1..=CHUNK).contains(&rows) || !matches!(crc, 0 | 4 | 5) || offset > 8 {
+            return None;
+        }
+        let stride = size.width + generation.width + crc + usize::from(class.is_none()) + label.width;
+        let records = HEAD + usize::from(head[29]);
+        let blocks = records + rows * stride;
+        let names = blocks + rows.div_ceil(BLOCK) * offset;
+        (names <= bytes.len()).then_some(Self {
+            rows,
+            size,
+            generation,
+            label,
+            crc,
+            class,
+            stride,
+            offset,
+            records,
+            blocks,
+            names,
+        })
+    }
+
+    /// All of an object but its name.
+    pub(super) fn record(&self, bytes: &[u8], row: usize) -> Option<Entry<()>> {
+        if row >= self.rows {
+            return None;
+        }
+        let mut at = self.records + row * self.stride;
+        let size = self.size.read(bytes, &mut at)?;
+        let generation = self.generation.read(bytes, &mut at)?;
+        let crc32c = match self.crc {
+            0 => None,
+            4 => Some(number(bytes, at, 4)? as u32),
+            _ => match bytes.get(at + 4)? {
+                0 => None,
+                1 => Some(number(bytes, at, 4)? as u32),
+                _ => return None,
+            },
+        };
+        at += self.crc;
+        let storage_class = if let Some(class) = self.class {
+            class
+        } else {
+            at += 1;
+            *CLASSES.get(usize::from(*bytes.get(at - 1)?))?
+        };
+        let label = u32::try_from(self.label.read(bytes, &mut at)?).ok()?.checked_sub(1);
+        Some(Entry { name: (), size, generation: (generation ^ SIGN) as i64, crc32c, storage_class, label })
+    }
+
+    fn tail<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        bytes.get(HEAD..self.records)
+    }
+
+    /// Where the names of a block begin.
+    fn block(&self, bytes: &[u8], block: usize) -> Option<usize> {
+        let offset = number(bytes, self.blocks + block * self.offset, self.offset)?;
+        self.names.checked_add(usize::try_from(offset).ok()?)
+    }
+
+    /// Makes of the name before, without its tail, the one at `row`, which is written at `at`.
+    fn step(bytes: &[u8], row: usize, at: &mut usize, stem: &mut Vec<u8>) -> Option<()> {
+        let shared = if row.is_multiple_of(BLOCK) { 0 } else { length(bytes, at)? };
+        if shared > stem.len() {
+            return None;
+        }
+        let rest = length(bytes, at)?;
+        let end = at.checked_add(rest)?;
+        stem.truncate(shared);
+        stem.extend_from_slice(bytes.get(*at..end)?);
+        *at = end;
+        Some(())
+    }
+
+    /// Writes the name at `row` into `name`.
+    pub(super) fn name(&self, bytes: &[u8], row: usize, name: &mut Vec<u8>) -> Option<()> {
+        if row >= self.rows {
+            return None;
+        }
+        let mut at = self.block(bytes, row / BLOCK)?;
+        for row in row - row % BLOCK..=row {
+            Self::step(bytes, row, &mut at, name)?;
+        }
+        name.extend_from_slice(self.tail(bytes)?);
+        Some(())
+    }
+}
+
+/// Reads a length in LEB128, of 32 bits at most.
+fn length(bytes: &[u8], at: &mut usize) -> Option<usize> {
+    let mut value = 0;
+    for shift in (0..35).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte < 0x80 {
+            return usize::try_from(value).ok();
+        }
+    }
+    None
+}
+
+fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
+    while length >= 0x80 {
+        bytes.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+}
+
+/// Reads the objects of a chunk one after another. The chunk's bytes are handed in each time, whoever holds them.
+#[derive(Debug)]
+pub(super) struct Reader {
+    layout: Layout,
+    /// The one to come.
+    row: usize,
+    at: usize,
+    name: Vec<u8>,
+    /// Length of the name without the tail.
+    stem: usize,
+}
+
+impl Reader {
+    /// A reader of the chunk's objects from `row` on, with a buffer that had another use before.
+    pub(super) fn new(bytes: &[u8], row: usize, name: Vec<u8>) -> Option<Self> {
+        let layout = Layout::of(bytes)?;
+        if row >= layout.rows {
+            return None;
+        }
+        let mut reader = Self { layout, row: row - row % BLOCK, at: layout.block(bytes, row / BLOCK)?, name, stem: 0 };
+        reader.name.clear();
+        while reader.row < row {
+            reader.step(bytes)?;
+        }
+        Some(reader)
+    }
+
+    fn step(&mut self, bytes: &[u8]) -> Option<()> {
+        self.name.truncate(self.stem);
+        Layout::step(bytes, self.row, &mut self.at, &mut self.name)?;
+        self.stem = self.name.len();
+        self.name.extend_from_slice(self.layout.tail(bytes)?);
+        self.row += 1;
+        Some(())
+    }
+
+    /// Whether all of the chunk was read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.row >= self.layout.rows
+    }
+
+    /// The next object; `None` at the end, and where the bytes are none.
+    pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Entry<()>> {
+        let record = self.layout.record(bytes, self.row)?;
+        self.step(bytes)?;
+        Some(record)
+    }
+
+    /// The name of the object that [`next`](Self::next) gave last.
+    pub(super) fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The buffer, for the next reader.
+    pub(super) fn take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.name)
+    }
+}
+
+/// Gathers objects and makes a chunk of them.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    names: Vec<u8>,
+    ends: Vec<usize>,
+    records: Vec<Entry<()>>,
+    /// Length of what all names end with.
+    tail: usize,
+    /// What the last chunk took, for the next.
+    coded: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
+impl Writer {
+    /// Takes an object in, and gives a chunk where it is full. Names come in order.
+    pub(super) fn push(&mut self, name: &[u8], record: Entry<()>) -> Option<Box<[u8]>> {
+        let tail = &self.names[self.names.len() - self.tail..];
+        if self.records.is_empty() {
+            self.tail = name.len().min(usize::from(u8::MAX));
+        } else if !name.ends_with(tail) {
+            self.tail = tail.iter().rev().zip(name.iter().rev()).take_while(|(a, b)| a == b).count();
+        }
+        self.names.extend_from_slice(name);
+        self.ends.push(self.names.len());
+        self.records.push(record);
+        if self.records.len() == CHUNK { self.flush() } else { None }
+    }
+
+    /// A chunk of what there is, if there is something.
+    pub(super) fn flush(&mut self) -> Option<Box<[u8]>> {
+        let records = &self.records[..];
+        let first = records.first()?;
+        let size = Column::of(records.iter().map(|record| record.size));
+        let generation = Column::of(records.iter().map(|record| record.generation as u64 ^ SIGN));
+        let number_of = |label: Option<u32>| label.map_or(0, |label| u64::from(label) + 1);
+        let label = Column::of(records.iter().map(|record| number_of(record.label)));
+        let crc = match records.iter().filter(|record| record.crc32c.is_some()).count() {
+            0 => 0,
+            some if some == records.len() => 4,
+            _ => 5,
+        };
+        let class = usize::from(records.iter().any(|record| record.storage_class != first.storage_class));
+        let stride = size.width + generation.width + crc + class + label.width;
+
+        self.coded.clear();
+        let mut offsets = [0; CHUNK / BLOCK];
+        let mut before: &[u8] = &[];
+        let mut start = 0;
+        for (row, &end) in self.ends.iter().enumerate() {
+            let stem = &self.names[start..end - self.tail];
+            start = end;
+            let shared = if row.is_multiple_of(BLOCK) {
+                offsets[row / BLOCK] = self.coded.len() as u64;
+                0
+            } else {
+                let shared = shared(before, stem);
+                push_length(&mut self.coded, shared);
+                shared
+            };
+            push_length(&mut self.coded, stem.len() - shared);
+            self.coded.extend_from_slice(&stem[shared..]);
+            before = stem;
+        }
+        let offsets = &offsets[..records.len().div_ceil(BLOCK)];
+        let offset = width(offsets.last().copied().unwrap_or(0));
+
+        let chunk = &mut self.chunk;
+        chunk.clear();
+        chunk.extend_from_slice(&size.base.to_le_bytes());
+        chunk.extend_from_slice(&generation.base.to_le_bytes());
+        chunk.extend_from_slice(&label.base.to_le_bytes()[..4]);
+        chunk.extend_from_slice(&(records.len() as u16).to_le_bytes());
+        let widths = [size.width, generation.width, crc, class];
+        chunk.extend(widths.map(|width| width as u8));
+        chunk.push(if class == 0 { first.storage_class as u8 } else { 0 });
+        chunk.extend([label.width, offset, self.tail].map(|width| width as u8));
+        chunk.extend_from_slice(&self.names[self.names.len() - self.tail..]);
+
+        // Whole words, each over the surplus of the one before: a copy of a known length is a single instruction.
+        let mut at = chunk.len();
+        let end = at + stride * records.len() + offset * offsets.len();
+        chunk.resize(end + 8, 0);
+        let mut put = |value: u64, width: usize| {
+            chunk[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            at += width;
+        };
+        for record in records {
+            put(record.size - size.base, size.width);
+            put((record.generation as u64 ^ SIGN) - generation.base, generation.width);
+            put(u64::from(record.crc32c.unwrap_or(0)) | u64::from(record.crc32c.is_some()) << 32, crc);
+            put(record.storage_class as u64, class);
+            put(number_of(record.label) - label.base, label.width);
+        }
+        for &value in offsets {
+            put(value, offset);
+        }
+        chunk.truncate(end);
+        chunk.extend_from_slice(&self.coded);
+        let chunk = Box::from(&chunk[..]);
+        self.names.clear();
+        self.ends.clear();
+        self.records.clear();
+        self.tail = 0;
+        Some(chunk)
+    }
+}
+
+/// How many bytes two names have in common at their beginning.
+fn shared(a: &[u8], b: &[u8]) -> usize {
+    let mut same = 0;
+    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+        let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if differ != 0 {
+            return same + differ.trailing_zeros() as usize / 8;
+        }
+        same += 8;
+    }
+    same + a[same..].iter().zip(&b[same..]).take_while(|(a, b)| a == b).count()
+}

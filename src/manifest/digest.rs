@@ -1,0 +1,94 @@
+//! Digests of what was listed.
+
+use std::fmt;
+
+use ring::digest::{Context, SHA256};
+
+use super::Entry;
+
+/// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub(crate) [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// A running SHA-256 over names in order, each ended by a line feed, which no name can hold. The digest of `ls` and the
+/// `order_digest` of `bench` are made so: of an epoch without shuffling they are equal.
+pub struct NamesDigest(Context);
+
+impl Default for NamesDigest {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
+}
+
+impl NamesDigest {
+    /// Takes in the next name.
+    pub fn push(&mut self, name: &str) {
+        self.0.update(name.as_bytes());
+        self.0.update(b"\n");
+    }
+
+    /// The digest of the names so far, in hex.
+    pub fn finish(&self) -> String {
+        sha256(self.0.clone()).to_string()
+    }
+}
+
+impl fmt::Debug for NamesDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NamesDigest({})", self.finish())
+    }
+}
+
+fn sha256(context: Context) -> Digest {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    Digest(bytes)
+}
+
+/// Bytes to gather before they are hashed: a call of the hash costs as much as a short name does.
+const GATHERED: usize = 16 << 10;
+
+/// The running [`Digest`] of a manifest. What it takes in is frozen: states that users hold name its result.
+pub(super) struct ObjectsDigest {
+    context: Context,
+    gathered: Vec<u8>,
+}
+
+impl Default for ObjectsDigest {
+    fn default() -> Self {
+        Self { context: Context::new(&SHA256), gathered: Vec::with_capacity(2 * GATHERED) }
+    }
+}
+
+impl ObjectsDigest {
+    pub(super) fn push<N>(&mut self, name: &[u8], entry: &Entry<N>) {
+        self.gathered.extend_from_slice(name);
+        let mut fields = [0; 21];
+        fields[0] = b'\n';
+        fields[1..9].copy_from_slice(&entry.size.to_le_bytes());
+        fields[9..17].copy_from_slice(&entry.generation.to_le_bytes());
+        fields[17..].copy_from_slice(&entry.crc32c.unwrap_or(0).to_le_bytes());
+        self.gathered.extend_from_slice(&fields);
+        if self.gathered.len() >= GATHERED {
+            self.context.update(&self.gathered);
+            self.gathered.clear();
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Digest {
+        self.context.update(&self.gathered);
+        sha256(self.context)
+    }
+}

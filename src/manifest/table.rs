@@ -1,0 +1,225 @@
+//! Chunks in a row, in memory of their own or in a mapped file, and the way to any object in them.
+
+use std::cell::RefCell;
+use std::sync::{Arc, OnceLock};
+
+use memmap2::Mmap;
+
+use super::Entry;
+use super::chunk::{CHUNK, Layout, Reader, Writer};
+
+/// All chunks but the last are full, so that an index tells its chunk.
+#[derive(Debug)]
+pub(super) struct Table {
+    rows: u64,
+    chunks: Chunks,
+}
+
+#[derive(Debug)]
+enum Chunks {
+    /// Each for itself: while a manifest is made, what is given back in small pieces is taken again in small pieces.
+    Owned(Vec<Box<[u8]>>),
+    Mapped {
+        map: Arc<Mmap>,
+        /// Where each chunk ends in the file, after where the first begins.
+        bounds: Vec<usize>,
+    },
+}
+
+thread_local! {
+    /// Where a name is put together before it is allocated at its length.
+    static NAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Table {
+    pub(super) fn owned(rows: u64, chunks: Vec<Box<[u8]>>) -> Self {
+        Self { rows, chunks: Chunks::Owned(chunks) }
+    }
+
+    /// `bounds` are within the map and don't descend.
+    pub(super) fn mapped(rows: u64, map: Arc<Mmap>, bounds: Vec<usize>) -> Self {
+        Self { rows, chunks: Chunks::Mapped { map, bounds } }
+    }
+
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(super) fn chunk(&self, chunk: usize) -> Option<&[u8]> {
+        match &self.chunks {
+            Chunks::Owned(chunks) => chunks.get(chunk).map(|chunk| &**chunk),
+            Chunks::Mapped { map, bounds } => map.get(*bounds.get(chunk)?..*bounds.get(chunk + 1)?),
+        }
+    }
+
+    /// All chunks, in order.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).map_while(|chunk| self.chunk(chunk))
+    }
+
+    /// Bytes that the chunks take.
+    pub(super) fn bytes(&self) -> u64 {
+        let per_chunk = size_of::<Box<[u8]>>();
+        self.chunks().map(|chunk| (chunk.len() + per_chunk) as u64).sum()
+    }
+
+    fn find(&self, index: u64) -> Option<(&[u8], usize)> {
+        let index = usize::try_from(index).ok().filter(|_| index < self.rows)?;
+        Some((self.chunk(index / CHUNK)?, index % CHUNK))
+    }
+
+    pub(super) fn record(&self, index: u64) -> Option<Entry<()>> {
+        let (chunk, row) = self.find(index)?;
+        Layout::of(chunk)?.record(chunk, row)
+    }
+
+    pub(super) fn entry(&self, index: u64) -> Option<Entry> {
+        let (chunk, row) = self.find(index)?;
+        let layout = Layout::of(chunk)?;
+        let record = layout.record(chunk, row)?;
+        NAME.with_borrow_mut(|name| {
+            layout.name(chunk, row, name)?;
+            Some(record.named(Arc::from(std::str::from_utf8(name).ok()?)))
+        })
+    }
+}
+
+/// Goes through a table from one index on.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    table: &'a Table,
+    /// Of the object to come.
+    index: u64,
+    chunk: &'a [u8],
+    reader: Option<Reader>,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(table: &'a Table, index: u64) -> Self {
+        Self { table, index, chunk: &[], reader: None }
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.index >= self.table.rows
+    }
+
+    /// Of the object to come.
+    pub(super) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The next object; `None` at the end, and where the bytes are none.
+    pub(super) fn next(&mut self) -> Option<Entry<&str>> {
+        if self.reader.as_ref().is_none_or(Reader::is_at_end) {
+            let (chunk, row) = self.table.find(self.index)?;
+            let name = self.reader.as_mut().map(Reader::take_buffer).unwrap_or_default();
+            self.chunk = chunk;
+            self.reader = Some(Reader::new(chunk, row, name)?);
+        }
+        let reader = self.reader.as_mut()?;
+        let record = reader.next(self.chunk)?;
+        let name = std::str::from_utf8(reader.name()).ok()?;
+        self.index += 1;
+        Some(record.named(name))
+    }
+}
+
+/// The folders right below the prefix, in byte order, and what the records of objects say of them.
+#[derive(Debug)]
+pub(super) struct Labels {
+    names: Table,
+    /// Records number folders as the listing comes to them. Here is the place of each in the order of names, where that
+    /// isn't the same.
+    places: Vec<u32>,
+    decoded: OnceLock<Vec<String>>,
+}
+
+impl Labels {
+    /// Labels of a file; `None` where they are none. Read once, so that nothing can be wrong with them later: `names`
+    /// is of memory that only this process can write to.
+    pub(super) fn new(names: Table, places: Vec<u32>) -> Option<Self> {
+        let mut cursor = Cursor::new(&names, 0);
+        while !cursor.is_at_end() {
+            cursor.next()?;
+        }
+        let there = places.iter().all(|&place| u64::from(place) < names.rows());
+        there.then(|| Self { names, places, decoded: OnceLock::new() })
+    }
+
+    pub(super) fn names(&self) -> &Table {
+        &self.names
+    }
+
+    pub(super) fn places(&self) -> &[u32] {
+        &self.places
+    }
+
+    /// The label's place in the order of names; `None` where there is no such label.
+    pub(super) fn place(&self, number: u32) -> Option<u32> {
+        if self.places.is_empty() {
+            return Some(number).filter(|&number| u64::from(number) < self.names.rows());
+        }
+        self.places.get(number as usize).copied()
+    }
+
+    pub(super) fn all(&self) -> &[String] {
+        self.decoded.get_or_init(|| {
+            let mut labels = Vec::with_capacity(self.names.rows() as usize);
+            let mut cursor = Cursor::new(&self.names, 0);
+            while let Some(label) = cursor.next() {
+                labels.push(label.name.to_owned());
+            }
+            labels
+        })
+    }
+}
+
+/// Gathers folders in the order of the listing.
+#[derive(Debug, Default)]
+pub(super) struct LabelsWriter {
+    names: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl LabelsWriter {
+    fn get(&self, number: usize) -> &[u8] {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.names[start..self.ends[number]]
+    }
+
+    /// The number of a folder. Objects of one stand together, so the last is nearly always the one.
+    pub(super) fn number(&mut self, folder: &[u8]) -> usize {
+        match self.ends.len().checked_sub(1) {
+            Some(last) if self.get(last) == folder => last,
+            _ => {
+                self.names.extend_from_slice(folder);
+                self.ends.push(self.names.len());
+                self.ends.len() - 1
+            }
+        }
+    }
+
+    /// Labels in byte order, each once. The order of the listing is nearly that, but for a folder whose name goes on
+    /// from another's with a character below `/`, and for doubled slashes.
+    pub(super) fn finish(self) -> Labels {
+        let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
+        let sorted = (1..self.ends.len()).all(|number| self.get(number - 1) < self.get(number));
+        let mut places = Vec::new();
+        if !sorted {
+            order.sort_by_key(|&number| self.get(number as usize));
+            places.resize(order.len(), 0);
+            let mut place = 0;
+            for at in 0..order.len() {
+                let differs = at > 0 && self.get(order[at - 1] as usize) != self.get(order[at] as usize);
+                place += u32::from(differs);
+                places[order[at] as usize] = place;
+            }
+            order.dedup_by_key(|number| self.get(*number as usize));
+        }
+        let mut writer = Writer::default();
+        let mut chunks: Vec<_> =
+            order.iter().filter_map(|&number| writer.push(self.get(number as usize), Entry::default())).collect();
+        chunks.extend(writer.flush());
+        Labels { names: Table::owned(order.len() as u64, chunks), places, decoded: OnceLock::new() }
+    }
+}

@@ -1,0 +1,42 @@
+//! What only the operating system can do, and no safe function of the standard library asks it to: the one module that
+//! may hold `unsafe` code.
+#![allow(unsafe_code, reason = "each block says why nothing safe does it, and why it is sound")]
+
+use std::fs::File;
+use std::io;
+
+use memmap2::Mmap;
+
+/// Has `call` called when the process ends normally: main returns, or `exit` is called.
+///
+/// # Errors
+/// The C library has no room for another.
+pub(crate) fn at_exit(call: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: Rust runs nothing at the end of a process; only the C library can be asked to. `call` is a function of the
+    // right type that lives as long as the program; a panic in it aborts and doesn't unwind into C.
+    match unsafe { libc::atexit(call) } {
+        0 => Ok(()),
+        _ => Err(io::Error::other("atexit() has no room for another function")),
+    }
+}
+
+/// Ends the process without running exit handlers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: no safe function ends a process so. It takes no pointer, has no precondition and doesn't return.
+    unsafe { libc::_exit(code) }
+}
+
+/// The bytes of a file as memory that all processes share which map it, read when they are touched.
+///
+/// Whoever writes into the file while it is mapped changes what is read here, and whoever cuts it short has the system
+/// end this process with SIGBUS where it reads beyond the end. So map only files that are replaced and never written
+/// into, and read what is mapped as bytes that may be anything at any time.
+///
+/// # Errors
+/// The system refuses.
+pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: sharing pages with other processes is what no safe function does. The map is read-only, and stays valid
+    // when the file is removed or replaced. That nobody writes into it is for its owner to keep; what readers do with
+    // bytes that change all the same is bounded, since none of them trusts a value that it has read before.
+    unsafe { Mmap::map(file) }
+}
