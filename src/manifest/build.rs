@@ -286,7 +286,7 @@ impl Sink {
             let error = self.wrong("an object of a listing is not below its prefix", &self.name);
             return Err(error.mismatch(&self.prefix, "another name"));
         };
-        let folder = below.iter().position(|&byte| byte != b'/').map_or(below, |start| &below[start..]);
+        let folder = below.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &below[start..]);
         self.label = match folder.iter().position(|&byte| byte == b'/') {
             None => None,
             Some(end) => {

@@ -7,7 +7,7 @@
 mod build;
 mod chunk;
 mod digest;
-
+mod file;
 mod table;
 
 use std::path::PathBuf;

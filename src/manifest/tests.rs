@@ -1,3 +1,7 @@
+use std::fs;
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::store::ObjectMeta;
 
@@ -117,4 +121,334 @@ fn a_thousand() -> Vec<ObjectMeta> {
             }
         })
         .collect()
+}
+
+/// A folder of its own for a test, gone with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("dataflux-manifest-{:016x}", rand::random::<u64>()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("objects.dfm")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Made by [`of_the_golden_file`], once. A new version of the format gets a file of its own: those of the old one are in
+/// users' hands.
+fn golden() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/manifest/v1.dfm"))
+}
+
+/// A thousand objects, a mark of a folder, and folders whose order is another than that of names.
+fn of_the_golden_file() -> Manifest {
+    let mut objects = a_thousand();
+    objects.extend(["p//odd/1", "p/a-b/1", "p/a/", "p/a/1", "p/alone", "p/largest"].map(|name| object(name, 0)));
+    objects.sort_by(|a, b| a.name.cmp(&b.name));
+    let largest = objects.iter_mut().find(|object| object.name == "p/largest").unwrap();
+    (largest.size, largest.generation) = (u64::MAX, i64::MAX);
+    manifest(&objects)
+}
+
+#[test]
+fn a_file_of_version_1_stays_what_it_is() {
+    let (loaded, made) = (Manifest::load(golden()).unwrap(), of_the_golden_file());
+    same(&loaded, &made);
+    assert_eq!(loaded.left_out(), LeftOut { directory_markers: 1, temporaries: 0 });
+    assert_eq!(loaded.labels(), ["a", "a-b", "ant", "bee", "odd", "été", "😀"]);
+    let scratch = Scratch::new();
+    for manifest in [&loaded, &made] {
+        manifest.save(scratch.file()).unwrap();
+        assert!(fs::read(scratch.file()).unwrap() == fs::read(golden()).unwrap(), "not the same bytes");
+        // Nothing stays beside it.
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
+    }
+}
+
+/// Whether two manifests are equal in all that can be asked of them.
+fn same(a: &Manifest, b: &Manifest) {
+    assert_eq!((a.prefix(), a.len(), a.bytes(), a.digest()), (b.prefix(), b.len(), b.bytes(), b.digest()));
+    assert_eq!((a.labels(), a.left_out()), (b.labels(), b.left_out()));
+    assert!(a.classes().eq(b.classes()));
+    assert_eq!(all(a), all(b));
+}
+
+/// Asks a manifest for all that it has. Its answers may be wrong, but they come.
+fn ask(manifest: &Manifest) -> Result<()> {
+    let labels = manifest.labels().len();
+    let mut last = Ok(());
+    for index in (0..manifest.len().min(10_000)).chain([manifest.len() - 1, manifest.len(), u64::MAX]) {
+        let facts = manifest.facts(index);
+        assert!(facts.and_then(|facts| facts.label).is_none_or(|label| (label as usize) < labels));
+        let entry = manifest.get(index);
+        assert!(entry.is_none() || facts.is_some());
+        last = last.and(if index < manifest.len() { manifest.at(index).map(drop) } else { Ok(()) });
+    }
+    let mut entries = manifest.entries();
+    while entries.next()?.is_some() {}
+    manifest.cuts(manifest.len().div_ceil(10))?;
+    last
+}
+
+#[test]
+fn a_file_that_is_damaged_in_any_way_is_refused_with_what_to_do() {
+    let scratch = Scratch::new();
+    let objects: Vec<_> = (0..20).map(|index| object(&format!("p/{}/{index:02}", index / 9), index)).collect();
+    manifest(&objects).save(scratch.file()).unwrap();
+    let whole = fs::read(scratch.file()).unwrap();
+    let refused = |bytes: &[u8], said: &str, kind: ErrorKind| {
+        fs::write(scratch.file(), bytes).unwrap();
+        let error = Manifest::load(scratch.file()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(said) && text.contains("objects.dfm") && text.contains("dataflux ls --save"), "{text}");
+        assert_eq!(error.kind(), kind, "{text}");
+    };
+    for at in 0..whole.len() {
+        refused(&whole[..at], "cut short", ErrorKind::Integrity);
+        for bit in 0..8 {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            match at {
+                0..8 => refused(&bytes, "no manifest", ErrorKind::Config),
+                8..12 => refused(&bytes, "another version", ErrorKind::Config),
+                // A length may point beyond the end as well as before it.
+                12..16 => refused(&bytes, "this manifest ", ErrorKind::Integrity),
+                _ => refused(&bytes, "damaged", ErrorKind::Integrity),
+            }
+        }
+    }
+    refused(&[&whole[..], b"x"].concat(), "damaged", ErrorKind::Integrity);
+    refused(b"{\"objects\":[]}", "no manifest", ErrorKind::Config);
+    let missing = Manifest::load(scratch.0.join("no")).unwrap_err();
+    assert!(missing.kind() == ErrorKind::Io && std::error::Error::source(&missing).is_some());
+    assert_eq!(Manifest::load(&scratch.0).unwrap_err().kind(), ErrorKind::Io);
+    let nowhere = manifest(&objects).save(scratch.0.join("no/such/folder")).unwrap_err();
+    assert!(nowhere.to_string().contains("no/such/folder"), "{nowhere}");
+}
+
+/// Gives a file CRCs that are right, whatever else isn't.
+fn with_crcs(mut bytes: Vec<u8>) -> Vec<u8> {
+    let head = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    if let Some(body) = bytes.get(head..) {
+        let crc = crc32c::crc32c(body);
+        bytes[80..84].copy_from_slice(&crc.to_le_bytes());
+    }
+    if let Some(place) = head.checked_sub(4).filter(|place| place + 4 <= bytes.len()) {
+        let crc = crc32c::crc32c(&bytes[..place]);
+        bytes[place..place + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn a_file_that_somebody_made_up_with_the_right_crcs_does_no_harm() {
+    let scratch = Scratch::new();
+    let mut objects: Vec<_> = (0..70).map(|index| object(&format!("p/{}/{index:02}", index / 9), index)).collect();
+    objects[7].crc32c = None;
+    objects[8].storage_class = StorageClass::Archive;
+    objects.push(object("p/0-/x", 1));
+    objects.sort_by(|a, b| a.name.cmp(&b.name));
+    manifest(&objects).save(scratch.file()).unwrap();
+    let whole = fs::read(scratch.file()).unwrap();
+    let (mut opened, mut read) = (0, 0);
+    let mut look = |bytes: Vec<u8>| {
+        // A new file each time: the last one is still mapped.
+        fs::remove_file(scratch.file()).unwrap();
+        fs::write(scratch.file(), with_crcs(bytes)).unwrap();
+        if let Ok(manifest) = Manifest::load(scratch.file()) {
+            opened += 1;
+            match ask(&manifest) {
+                Ok(()) => read += 1,
+                Err(error) => assert!(error.to_string().contains("objects.dfm"), "{error}"),
+            }
+        }
+    };
+    for at in 16..whole.len() {
+        for value in [0, 1, 0x80, 0xFF, whole[at] ^ 1] {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            look(bytes);
+        }
+    }
+    // Counts and lengths, whole.
+    for at in (16..48).step_by(8).chain([84, 88, 92, 96]) {
+        for value in [0, 1, 4_095, 4_096, 4_097, u64::from(u32::MAX), 1 << 40, 1 << 61, u64::MAX] {
+            let mut bytes = whole.clone();
+            let width = if at < 84 { 8 } else { 4 };
+            bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+            look(bytes);
+        }
+    }
+    assert!(opened > 1_000 && read > 1_000 && read < opened, "the test tests nothing: {read} of {opened}");
+}
+
+/// A version that comes later may count more reasons.
+#[test]
+fn reasons_that_are_not_known_are_passed_over() {
+    let scratch = Scratch::new();
+    let made = manifest(&[object("p/a", 1), object("p/b/", 0)]);
+    made.save(scratch.file()).unwrap();
+    let mut bytes = fs::read(scratch.file()).unwrap();
+    let after = 100 + "bucket".len() + "p/".len() + 16;
+    bytes.splice(after..after, 5u64.to_le_bytes());
+    for (at, width, more) in [(12, 4, 8), (16, 8, 8), (92, 4, 1)] {
+        let mut word = [0; 8];
+        word[..width].copy_from_slice(&bytes[at..at + width]);
+        let word = (u64::from_le_bytes(word) + more).to_le_bytes();
+        bytes[at..at + width].copy_from_slice(&word[..width]);
+    }
+    fs::write(scratch.file(), with_crcs(bytes)).unwrap();
+    same(&Manifest::load(scratch.file()).unwrap(), &made);
+}
+
+#[test]
+fn segments_come_in_any_order_and_are_told_apart() {
+    let builder = |names: &[&[&str]]| {
+        let mut builder = ManifestBuilder::new("gs://bucket/p/".parse().unwrap());
+        for (generation, names) in (1..).zip(names) {
+            builder.push(Segment::new(names.iter().map(|name| ObjectRef { name, generation, ..ObjectRef::default() })));
+        }
+        builder
+    };
+    let names = |manifest: &Manifest| {
+        let all = all(manifest);
+        all.iter().map(|entry| format!("{}#{}", entry.name, entry.generation)).collect::<Vec<_>>().join(" ")
+    };
+    let apart = builder(&[&["p/c", "p/d"], &[], &["p/a", "p/b"], &["p/e"]]).finish().unwrap();
+    assert_eq!(names(&apart), "p/a#3 p/b#3 p/c#1 p/d#1 p/e#4");
+    let woven = builder(&[&["p/a", "p/d", "p/g"], &["p/b", "p/e"], &["p/c", "p/f"]]).finish().unwrap();
+    assert_eq!(names(&woven), "p/a#1 p/b#2 p/c#3 p/d#1 p/e#2 p/f#3 p/g#1");
+    for twice in [&[&["p/a", "p/b"][..], &["p/b"]][..], &[&["p/b", "p/b"]], &[&["p/c", "p/b"]]] {
+        let error = builder(twice).finish().unwrap_err();
+        assert!(error.kind() == ErrorKind::Internal && error.to_string().contains("gs://bucket/p/b:"), "{error}");
+    }
+    let newest: &[&[&str]] = &[&["p/a", "p/c"], &["p/a", "p/b"], &["p/b", "p/b"]];
+    assert_eq!(names(&builder(newest).newest_wins().finish().unwrap()), "p/a#2 p/b#3 p/c#1");
+    assert!(builder(&[&["q/a"]]).finish().unwrap_err().to_string().contains("not below its prefix"));
+    assert!(builder(&[&[]]).finish().unwrap_err().is_not_found());
+}
+
+#[test]
+fn totals_and_cuts() {
+    let manifest = manifest(&a_thousand());
+    let classes: Vec<_> = manifest.classes().map(|class| (class.storage_class, class.objects)).collect();
+    let wanted = [(StorageClass::Unspecified, 333), (StorageClass::Standard, 334), (StorageClass::Nearline, 333)];
+    assert_eq!(classes, wanted);
+    assert_eq!(manifest.classes().map(|class| class.bytes).sum::<u64>(), manifest.bytes());
+    let cuts = manifest.cuts(400).unwrap();
+    let wanted = [("p/ant/00000.bin", 400), ("p/bee/00400.bin", 400), ("p/😀/00800.bin", 200)];
+    assert_eq!(cuts, wanted.map(|(name, objects)| (name.to_owned(), objects)));
+    assert_eq!(manifest.cuts(u64::MAX).unwrap().len(), 1);
+    assert_eq!(manifest.cuts(0).unwrap().len(), 1_000);
+}
+
+/// Names below `p/` that share much, nothing, or all but the end, in order and each once.
+fn names() -> impl Strategy<Value = Vec<String>> {
+    let part = prop_oneof![
+        4 => "[ab/]{0,3}",
+        2 => "[0-9]{1,4}",
+        1 => "\\PC{0,8}",
+        1 => (0usize..300).prop_map(|length| "é".repeat(length)),
+        1 => Just(".JPEG".to_owned()),
+    ];
+    let name = prop::collection::vec(part, 0..6).prop_map(|parts| {
+        let mut name = format!("p/{}", parts.concat());
+        name.truncate((0..=1_024).rev().find(|&end| name.is_char_boundary(end)).unwrap());
+        name
+    });
+    prop::collection::btree_set(name, 1..60).prop_map(|names| names.into_iter().collect())
+}
+
+fn class() -> impl Strategy<Value = StorageClass> {
+    prop_oneof![3 => Just(StorageClass::Standard), 1 => prop::sample::select(&chunk::CLASSES[..])]
+}
+
+fn size() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => 1u64..100_000, 1 => any::<u64>(), 1 => Just(u64::MAX), 1 => Just(1)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is put in comes out, by index, by cursor, and of a file; `repeat` makes chunks full.
+    #[test]
+    fn agrees_with_a_plain_list(
+        names in names(),
+        fields in prop::collection::vec((size(), any::<i64>(), prop::option::weighted(0.9, any::<u32>()), class()), 1..60),
+        repeat in prop_oneof![9 => 1usize..4, 1 => 80usize..300],
+        shares in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let names: std::collections::BTreeSet<String> =
+            names.iter().flat_map(|name| (0..repeat).map(move |n| if n == 0 { name.clone() } else { format!("{name}{n:03}") })).collect();
+        let objects: Vec<ObjectMeta> = names
+            .into_iter()
+            .zip(fields.iter().cycle())
+            .map(|(name, &(size, generation, crc32c, storage_class))| ObjectMeta {
+                name, size, generation, crc32c, storage_class, ..ObjectMeta::default()
+            })
+            .collect();
+        let plain = manifest(&objects);
+        let mut folders: Vec<&str> = objects.iter().filter_map(|object| folder(&object.name)).collect();
+        folders.sort_unstable();
+        folders.dedup();
+        prop_assert_eq!(plain.labels(), &folders);
+
+        // Segments that are cut anywhere, and come in another order.
+        let mut cuts: Vec<usize> = shares.iter().map(|share| share.index(objects.len())).chain([0, objects.len()]).collect();
+        cuts.sort_unstable();
+        let mut builder = ManifestBuilder::new(plain.prefix().clone());
+        for cut in cuts.windows(2).rev() {
+            builder.push(Segment::new(objects[cut[0]..cut[1]].iter().map(ObjectMeta::to_ref)));
+        }
+        let of_segments = builder.finish().unwrap();
+        // Segments of every third object, not in order.
+        let mut builder = ManifestBuilder::new(plain.prefix().clone()).newest_wins();
+        for third in 0..3 {
+            let objects = objects.iter().rev().skip(third).step_by(3).map(ObjectMeta::to_ref);
+            builder.push(Segment::of_unsorted(&objects.collect()));
+        }
+        let merged = builder.finish().unwrap();
+        let scratch = Scratch::new();
+        merged.save(scratch.file()).unwrap();
+        let loaded = Manifest::load(scratch.file()).unwrap();
+
+        for manifest in [&plain, &of_segments, &merged, &loaded] {
+            same(manifest, &plain);
+            prop_assert_eq!(manifest.len(), objects.len() as u64);
+            prop_assert!(manifest.get(manifest.len()).is_none() && manifest.facts(u64::MAX).is_none());
+            for (index, object) in objects.iter().enumerate() {
+                let entry = manifest.get(index as u64).unwrap();
+                prop_assert_eq!(&*entry.name, &object.name);
+                let label = entry.label.map(|label| &*manifest.labels()[label as usize]);
+                prop_assert_eq!(label, folder(&object.name));
+                prop_assert_eq!(
+                    (entry.size, entry.generation, entry.crc32c, entry.storage_class),
+                    (object.size, object.generation, object.crc32c, object.storage_class)
+                );
+                prop_assert_eq!(manifest.facts(index as u64), Some(entry.named(())));
+            }
+            for share in &shares {
+                let from = share.index(objects.len() + 1);
+                let mut entries = manifest.entries_from(from as u64);
+                for object in objects[from..].iter().take(40) {
+                    prop_assert_eq!(entries.next().unwrap().unwrap().name, &object.name);
+                }
+            }
+        }
+    }
+}
+
+/// The folder that an object below `p/` is in.
+fn folder(name: &str) -> Option<&str> {
+    name.strip_prefix("p/")?.trim_start_matches('/').split_once('/').map(|(folder, _)| folder)
 }

@@ -1,0 +1,333 @@
+//! Manifests as files, read where they lie.
+//!
+//! All numbers are little-endian. A file of version 1 is
+//!
+//! | at | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `89 44 46 4D 0D 0A 1A 0A`: not ASCII, "DFM", and line ends, which a transfer as text would change |
+//! | 8 | 4 | version: 1 |
+//! | 12 | 4 | bytes of the head, its CRC32C included |
+//! | 16 | 8 | bytes of the file |
+//! | 24 | 8 | objects, at least 1 |
+//! | 32 | 8 | labels |
+//! | 40 | 8 | places of labels |
+//! | 48 | 32 | digest |
+//! | 80 | 4 | CRC32C of all that follows the head |
+//! | 84 | 4, 4 | bytes of the bucket's name and of the prefix |
+//! | 92 | 4, 4 | reasons for which objects were left out, and storage classes |
+//! | 100 | | the bucket's name; the prefix |
+//! | | 8 each | objects left out: folder marks, temporaries |
+//! | | 8, 8 each | objects and bytes by class: unspecified, standard, nearline, coldline, archive, other |
+//! | | 4 | CRC32C of the head up to here |
+//! | | 8 each | for each chunk of objects, where it ends, counted from the first |
+//! | | 8 each | the same for chunks of labels |
+//! | | 4 each | for each label in the order of the listing its place in the order of names; none where that is the same |
+//! | | | the chunks of objects, as `chunk.rs` describes them: all of 4,096 records but the last |
+//! | | | the chunks of labels: of these only the names count |
+//!
+//! The head is small, and what follows it is read once when a file is opened, for its CRC. Whatever the numbers say, a
+//! file that somebody made up leads to an error and to nothing else.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::chunk::{CHUNK, CLASSES};
+use super::table::{Labels, Table};
+use super::{Digest, LeftOut, Manifest};
+use crate::list::Prefix;
+use crate::{Error, ErrorKind, Result, Stage, os};
+
+const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
+const VERSION: u32 = 1;
+/// Bytes of the head before the bucket's name.
+const FIXED: usize = 100;
+/// Bytes at the beginning that say what the rest is.
+const OPENING: usize = 16;
+
+impl Manifest {
+    /// Writes the manifest into a file, whole or not at all: beside it first, then in its place. Two manifests of the
+    /// same listing make the same file, byte for byte.
+    ///
+    /// # Errors
+    /// The system refuses to write.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let beside = path.with_file_name(format!(".{name}.{:016x}.new", rand::random::<u64>()));
+        let written = self.write(&beside).and_then(|()| fs::rename(&beside, path));
+        // The name is a part of its folder, and lasts as long where folders can be told to write.
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        written.map_err(|error| {
+            // What is in the way of the one is often in the way of the other, and the first is what counts.
+            let _ = fs::remove_file(&beside);
+            Error::new(ErrorKind::Io, "the manifest can't be written")
+                .stage(Stage::Manifest)
+                .object(path.display())
+                .hint("name a file in a folder that exists, that you may write to, and that has room")
+                .with_source(error)
+        })
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
+        out.write_all(&self.head())?;
+        self.body(|bytes| out.write_all(bytes))?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    }
+
+    fn head(&self) -> Vec<u8> {
+        let (mut crc, mut length) = (0, 0);
+        let counted: Result<(), std::convert::Infallible> = self.body(|bytes| {
+            crc = crc32c::crc32c_append(crc, bytes);
+            length += bytes.len();
+            Ok(())
+        });
+        let Ok(()) = counted;
+        let mut left_out = self.left_out;
+        let left_out = left_out.counts_mut();
+        let Prefix { bucket, prefix } = &self.prefix;
+        let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * self.classes.len() + 4;
+
+        let mut head = Vec::with_capacity(head_bytes);
+        head.extend(MAGIC);
+        head.extend(VERSION.to_le_bytes());
+        head.extend((head_bytes as u32).to_le_bytes());
+        head.extend(((head_bytes + length) as u64).to_le_bytes());
+        head.extend(self.objects.rows().to_le_bytes());
+        head.extend(self.labels.names().rows().to_le_bytes());
+        head.extend((self.labels.places().len() as u64).to_le_bytes());
+        head.extend(self.digest.0);
+        head.extend(crc.to_le_bytes());
+        for length in [bucket.len(), prefix.len(), left_out.len(), self.classes.len()] {
+            head.extend((length as u32).to_le_bytes());
+        }
+        head.extend(bucket.as_bytes());
+        head.extend(prefix.as_bytes());
+        head.extend(left_out.into_iter().flat_map(|count| count.to_le_bytes()));
+        head.extend(
+            self.classes.iter().flat_map(|(objects, bytes)| [objects.to_le_bytes(), bytes.to_le_bytes()]).flatten(),
+        );
+        head.extend(crc32c::crc32c(&head).to_le_bytes());
+        head
+    }
+
+    /// Hands out all that follows the head.
+    fn body<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let tables = [&self.objects, self.labels.names()];
+        for table in tables {
+            let mut end = 0;
+            for chunk in table.chunks() {
+                end += chunk.len() as u64;
+                write(&end.to_le_bytes())?;
+            }
+        }
+        for place in self.labels.places() {
+            write(&place.to_le_bytes())?;
+        }
+        tables.into_iter().flat_map(Table::chunks).try_for_each(write)
+    }
+
+    /// Opens a file that [`save`](Self::save) has written. It is mapped into memory: 18 million objects open in a moment,
+    /// and the processes of a machine that open the same file share its memory.
+    ///
+    /// Replace the file, by `save` or by renaming another, and never write into it while it is open: what is read then
+    /// is an error at best, and the end of the process with SIGBUS if the file has become shorter.
+    ///
+    /// # Errors
+    /// The file can't be read, is no manifest, or one of another version; it was cut short or damaged.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |error: io::Error| {
+            Error::new(ErrorKind::Io, "the manifest can't be read")
+                .stage(Stage::Manifest)
+                .object(path.display())
+                .hint("check the path; `dataflux ls --save` makes a manifest")
+                .with_source(error)
+        };
+        // Before it is opened, since to open a pipe is to wait for whoever writes into it.
+        if !fs::metadata(path).map_err(io)?.is_file() {
+            return Err(io(io::Error::other("it is no file")));
+        }
+        let file = File::open(path).map_err(io)?;
+        let map = os::map_file(&file).map_err(io)?;
+        Self::read(Arc::new(map), path).map_err(|fault| fault.about(path))
+    }
+
+    fn read(map: Arc<Mmap>, path: &Path) -> Result<Self, Fault> {
+        let bytes = &map[..];
+        if !bytes.starts_with(&MAGIC) {
+            // The beginning of one, or nothing at all.
+            let cut = MAGIC.starts_with(bytes);
+            return Err(if cut { Fault::Short { wanted: OPENING as u64, got: bytes.len() } } else { Fault::Foreign });
+        }
+        let short = |wanted| Fault::Short { wanted, got: bytes.len() };
+        let mut opening = Fields(bytes.get(MAGIC.len()..OPENING).ok_or(short(OPENING as u64))?);
+        let (version, head_bytes) = (opening.u32()?, opening.u32()? as usize);
+        if version != VERSION {
+            return Err(Fault::Version(version));
+        }
+        let head = bytes.get(..head_bytes).ok_or(short(head_bytes as u64))?;
+        let (head, crc) = head.split_last_chunk::<4>().ok_or(Fault::Damaged("a head"))?;
+        if crc32c::crc32c(head) != u32::from_le_bytes(*crc) {
+            return Err(Fault::Damaged("a head of its CRC32C"));
+        }
+        let head = Head::of(head)?;
+        if head.file_bytes > bytes.len() as u64 {
+            return Err(short(head.file_bytes));
+        }
+        if head.file_bytes < bytes.len() as u64 {
+            return Err(Fault::Damaged("no byte after its end"));
+        }
+        let body = &bytes[head_bytes..];
+        if crc32c::crc32c(body) != head.crc {
+            return Err(Fault::Damaged("contents of their CRC32C"));
+        }
+        let mut fields = Fields(body);
+        let objects = fields.ends(head.objects)?;
+        let labels = fields.ends(head.labels)?;
+        let places = fields.take(head.places.checked_mul(4))?;
+        let places = places.as_chunks().0.iter().map(|place| u32::from_le_bytes(*place)).collect();
+        let start = bytes.len() - fields.0.len();
+        let chunks_of_objects = fields.take(objects.last().map(|&end| end as u64))?;
+        let chunks_of_labels = fields.take(labels.last().map(|&end| end as u64))?;
+        if !fields.0.is_empty() || chunks_of_objects.is_empty() {
+            return Err(Fault::Damaged("sections that fill it"));
+        }
+        // Copied, since they are handed out as they are, without a second look.
+        let names = labels.windows(2).map(|bounds| Box::from(&chunks_of_labels[bounds[0]..bounds[1]])).collect();
+        let labels = Labels::new(Table::owned(head.labels, names), places).ok_or(Fault::Damaged("labels"))?;
+        let bounds = objects.iter().map(|end| start + end).collect();
+        Ok(Self {
+            prefix: head.prefix,
+            objects: Table::mapped(head.objects, Arc::clone(&map), bounds),
+            labels,
+            left_out: head.left_out,
+            classes: head.classes,
+            digest: head.digest,
+            file: Some(path.to_owned()),
+        })
+    }
+}
+
+/// What the head tells.
+struct Head {
+    file_bytes: u64,
+    objects: u64,
+    labels: u64,
+    places: u64,
+    digest: Digest,
+    crc: u32,
+    prefix: Prefix,
+    left_out: LeftOut,
+    classes: [(u64, u64); CLASSES.len()],
+}
+
+impl Head {
+    fn of(head: &[u8]) -> Result<Self, Fault> {
+        let mut fields = Fields(head);
+        fields.take(Some(OPENING as u64))?;
+        let [file_bytes, objects, labels, places] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+        let digest = Digest(*fields.array()?);
+        let crc = fields.u32()?;
+        let lengths = [fields.u32()?, fields.u32()?];
+        let [reasons, of_classes] = [fields.u32()?, fields.u32()?];
+        let [bucket, prefix] = lengths.map(|length| fields.take(Some(length.into())).map(std::str::from_utf8));
+        let (Ok(bucket), Ok(prefix)) = (bucket?, prefix?) else { return Err(Fault::Damaged("a prefix in UTF-8")) };
+        // As strict as with what a user writes.
+        let prefix: Prefix = format!("gs://{bucket}/{prefix}")
+            .parse()
+            .ok()
+            .filter(|parsed: &Prefix| *parsed.bucket == *bucket)
+            .ok_or(Fault::Damaged("a bucket and a prefix"))?;
+        let mut left_out = LeftOut::default();
+        for reason in 0..reasons as usize {
+            let count = fields.u64()?;
+            // Of reasons that this version doesn't know there is nothing to say.
+            if let Some(known) = left_out.counts_mut().into_iter().nth(reason) {
+                *known = count;
+            }
+        }
+        let mut classes = [(0, 0); CLASSES.len()];
+        if of_classes as usize != classes.len() {
+            return Err(Fault::Damaged("as many storage classes as there are"));
+        }
+        for class in &mut classes {
+            *class = (fields.u64()?, fields.u64()?);
+        }
+        let sum = classes.iter().try_fold(0u64, |sum, &(objects, _)| sum.checked_add(objects));
+        if objects == 0 || sum != Some(objects) || !fields.0.is_empty() {
+            return Err(Fault::Damaged("counts that fit together"));
+        }
+        Ok(Self { file_bytes, objects, labels, places, digest, crc, prefix, left_out, classes })
+    }
+}
+
+/// Bytes that are read one field after another.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, bytes: Option<u64>) -> Result<&'a [u8], Fault> {
+        let taken = bytes.and_then(|bytes| self.0.split_at_checked(usize::try_from(bytes).ok()?));
+        let (taken, rest) = taken.ok_or(Fault::Damaged("sections that are in it"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], Fault> {
+        self.take(Some(N as u64))?.first_chunk().ok_or(Fault::Damaged("fields"))
+    }
+
+    fn u32(&mut self) -> Result<u32, Fault> {
+        self.array().map(|bytes| u32::from_le_bytes(*bytes))
+    }
+
+    fn u64(&mut self) -> Result<u64, Fault> {
+        self.array().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+
+    /// 0, and where each chunk of a table ends that has `rows`.
+    fn ends(&mut self, rows: u64) -> Result<Vec<usize>, Fault> {
+        let ends = self.take(rows.div_ceil(CHUNK as u64).checked_mul(8))?;
+        let ends = ends.as_chunks().0.iter().map(|end| usize::try_from(u64::from_le_bytes(*end)).unwrap_or(usize::MAX));
+        let ends: Vec<usize> = std::iter::once(0).chain(ends).collect();
+        if ends.is_sorted() { Ok(ends) } else { Err(Fault::Damaged("chunks in order")) }
+    }
+}
+
+/// What is wrong with a file.
+enum Fault {
+    Foreign,
+    Version(u32),
+    Short {
+        wanted: u64,
+        got: usize,
+    },
+    /// What the file doesn't have.
+    Damaged(&'static str),
+}
+
+impl Fault {
+    fn about(self, path: &Path) -> Error {
+        const AGAIN: &str = "list again with `dataflux ls --save`";
+        let error = match self {
+            Self::Foreign => Error::new(ErrorKind::Config, "this is no manifest")
+                .mismatch("a file that `dataflux ls --save` has made", "one that begins otherwise")
+                .hint(format!("name another file, or {AGAIN}")),
+            Self::Version(version) => Error::new(ErrorKind::Config, "this manifest is of another version of dataflux")
+                .mismatch(format_args!("format {VERSION}"), format_args!("format {version}"))
+                .hint(format!("open it with the version that made it, or {AGAIN}")),
+            Self::Short { wanted, got } => Error::new(ErrorKind::Integrity, "this manifest was cut short")
+                .mismatch(format_args!("at least {wanted} bytes"), got)
+                .hint(format!("copy it again, or {AGAIN}")),
+            Self::Damaged(wanted) => Error::new(ErrorKind::Integrity, "this manifest is damaged")
+                .mismatch(wanted, "something else")
+                .hint(format!("copy it again, or {AGAIN}")),
+        };
+        error.stage(Stage::Manifest).object(path.display())
+    }
+}
