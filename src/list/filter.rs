@@ -366,6 +366,21 @@ impl LeftOut {
         Reason::ALL.into_iter().map(move |reason| (reason, *all.of(reason))).filter(|(_, count)| *count > 0)
     }
 
+    /// All counts, in the order in which files have them: that of [`Reason::ALL`]. A reason that is new goes to the end.
+    pub(crate) fn counts_mut(&mut self) -> [&mut u64; 8] {
+        let Self {
+            temporaries,
+            directory_markers,
+            storage_class,
+            not_included,
+            excluded,
+            too_small,
+            too_large,
+            not_modified,
+        } = self;
+        [temporaries, directory_markers, storage_class, not_included, excluded, too_small, too_large, not_modified]
+    }
+
     fn of(&mut self, reason: Reason) -> &mut u64 {
         match reason {
             Reason::Temporary => &mut self.temporaries,

@@ -16,7 +16,7 @@
 //! | 84 | 4, 4 | bytes of the bucket's name and of the prefix |
 //! | 92 | 4, 4 | reasons for which objects were left out, and storage classes |
 //! | 100 | | the bucket's name; the prefix |
-//! | | 8 each | objects left out: folder marks, temporaries |
+//! | | 8 each | objects left out, by reason in the order of [`Reason::ALL`](crate::list::Reason::ALL) |
 //! | | 8, 8 each | objects and bytes by class: unspecified, standard, nearline, coldline, archive, other |
 //! | | 4 | CRC32C of the head up to here |
 //! | | 8 each | for each chunk of objects, where it ends, counted from the first |
