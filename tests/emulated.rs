@@ -145,7 +145,7 @@ fn opened_on_a_runtime_that_then_stands_still() {
         let emulator = filled(50);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = client(&emulator, Credentials::Anonymous);
-        let dataset = runtime.block_on(DatafluxDataset::open_async_with(client, "gs://data/p/")).unwrap();
+        let dataset = runtime.block_on(DatafluxDataset::builder().client(client).open_async("gs://data/p/")).unwrap();
         let loader = DataLoader::builder(dataset).batch_size(10).build().unwrap();
         assert_eq!(check(&loader, 0).unwrap().len(), 50);
         assert_eq!(loader.dataset().client().metrics().snapshot().retries, 0);

@@ -1,5 +1,6 @@
 //! The data set: a listing, the way to read it, and the way to decode it.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use super::pipeline::read_alone;
@@ -7,9 +8,9 @@ use super::pool::{guarded, refused};
 use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
 use crate::io::Io;
-use crate::list::{Lister, Prefix};
-use crate::manifest::Manifest;
-use crate::plan::{Group, Method, Slice};
+use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
+use crate::manifest::{Manifest, ManifestBuilder};
+use crate::plan::{Group, Method, Slice, cold_notice};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, Client, GcsConfig, GcsStore};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -52,8 +53,7 @@ impl DatafluxDataset<Raw> {
     /// # Errors
     /// A URI that isn't one; no such bucket; nothing below the prefix; no credentials or no right to list.
     pub fn open(uri: &str) -> Result<Self> {
-        let (client, prefix) = (client_of_environment()?, uri.parse()?);
-        Io::shared()?.run(Self::list(client, prefix))
+        Self::builder().open(uri)
     }
 
     /// As [`open`](Self::open), without blocking.
@@ -61,17 +61,7 @@ impl DatafluxDataset<Raw> {
     /// # Errors
     /// As for [`open`](Self::open).
     pub async fn open_async(uri: &str) -> Result<Self> {
-        Self::open_async_with(client_of_environment()?, uri).await
-    }
-
-    /// As [`open_with`](Self::open_with), without blocking.
-    ///
-    /// # Errors
-    /// As for [`open`](Self::open).
-    pub async fn open_async_with(client: Client, uri: &str) -> Result<Self> {
-        let prefix = uri.parse()?;
-        // Not on the caller's runtime: connections live and die with the one that opened them.
-        Io::shared()?.spawn(Self::list(client, prefix)).await
+        Self::builder().open_async(uri).await
     }
 
     /// As [`open`](Self::open), through a client of one's own: another store, endpoint, credential or retry policy.
@@ -79,27 +69,149 @@ impl DatafluxDataset<Raw> {
     /// # Errors
     /// As for [`open`](Self::open).
     pub fn open_with(client: Client, uri: &str) -> Result<Self> {
-        let prefix = uri.parse()?;
-        Io::shared()?.run(Self::list(client, prefix))
+        Self::builder().client(client).open(uri)
     }
 
-    async fn list(client: Client, prefix: Prefix) -> Result<Self> {
-        let bucket = Arc::clone(&prefix.bucket);
-        let (objects, info) =
-            tokio::try_join!(Lister::new(&client, prefix.clone()).objects(), client.bucket_info(&bucket))?;
-        let manifest = Arc::new(Manifest::new(prefix, &objects)?);
-        drop(objects);
-        let left_out = manifest.left_out();
-        tracing::info!(
-            prefix = %manifest.prefix(),
-            samples = manifest.len(),
-            bytes = manifest.bytes(),
-            directory_markers = left_out.directory_markers,
-            temporaries = left_out.temporaries,
-            "listed"
-        );
-        Ok(Self { source: Arc::new(Source { client, manifest, bucket: info }), decode: Arc::new(Raw) })
+    /// The objects of a manifest, which nobody lists again, with the credentials of the environment. Objects that were
+    /// overwritten or deleted since are errors when they are read; those that were added aren't there.
+    ///
+    /// # Errors
+    /// No such bucket, or no credentials.
+    pub fn from_manifest(manifest: impl Into<Arc<Manifest>>) -> Result<Self> {
+        Self::builder().from_manifest(manifest)
     }
+
+    /// Other ways to open: with filters, with a client of one's own, seeing progress.
+    pub fn builder() -> DatasetBuilder {
+        DatasetBuilder::default()
+    }
+}
+
+/// How to open a [`DatafluxDataset`].
+///
+/// ```no_run
+/// use dataflux::list::Filter;
+/// use dataflux::{DatafluxDataset, Manifest};
+///
+/// let photos = Filter::new().include("*.jpg")?.exclude("thumbs/")?.min_size(1 << 10);
+/// let yesterday = Manifest::load("train.dfm")?;
+/// let dataset = DatafluxDataset::builder().filter(photos).refresh(&yesterday)?.open("gs://my-bucket/train/")?;
+/// println!("{} photos; left out: {}", dataset.len(), dataset.manifest().left_out());
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until open() is called"]
+pub struct DatasetBuilder {
+    client: Option<Client>,
+    filter: Filter,
+    concurrency: Option<usize>,
+    known: Vec<(String, u64)>,
+    progress: Arc<Progress>,
+}
+
+impl DatasetBuilder {
+    /// Another client than that of the environment: another store, endpoint, credential or retry policy.
+    pub fn client(mut self, client: Client) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    /// Which objects are samples; all but folder marks and this crate's temporaries by default.
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Most list calls at once, below which as many are made as help; [`CONCURRENCY`](crate::list::CONCURRENCY) by
+    /// default.
+    pub fn list_concurrency(mut self, calls: usize) -> Self {
+        self.concurrency = Some(calls);
+        self
+    }
+
+    /// Divides the work of listing by an earlier listing of the same prefix or of one above it, which is faster than by
+    /// guesses. What is listed is what is there now.
+    ///
+    /// # Errors
+    /// The manifest's file was written to since it was opened.
+    pub fn refresh(mut self, earlier: &Manifest) -> Result<Self> {
+        self.known = earlier.cuts((earlier.len() / MOST_CUTS).max(u64::from(PAGE_SIZE)))?;
+        Ok(self)
+    }
+
+    /// Tells `progress` how far the listing is.
+    pub fn progress(mut self, progress: Arc<Progress>) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Lists `uri`. Blocks; may be called from anywhere.
+    ///
+    /// # Errors
+    /// As for [`DatafluxDataset::open`].
+    pub fn open(self, uri: &str) -> Result<DatafluxDataset> {
+        Io::shared()?.run(self.list(uri)?)
+    }
+
+    /// As [`open`](Self::open), without blocking.
+    ///
+    /// # Errors
+    /// As for [`DatafluxDataset::open`].
+    pub async fn open_async(self, uri: &str) -> Result<DatafluxDataset> {
+        // Not on the caller's runtime: connections live and die with the one that opened them.
+        Io::shared()?.spawn(self.list(uri)?).await
+    }
+
+    /// The objects of a manifest; filter and progress have nothing to do there. Blocks; may be called from anywhere.
+    ///
+    /// # Errors
+    /// No such bucket, or no credentials.
+    pub fn from_manifest(self, manifest: impl Into<Arc<Manifest>>) -> Result<DatafluxDataset> {
+        let client = self.client.map_or_else(client_of_environment, Ok)?;
+        let manifest = manifest.into();
+        Io::shared()?.run(async move {
+            let bucket = client.bucket_info(&manifest.prefix().bucket).await?;
+            Ok(dataset(client, manifest, bucket))
+        })
+    }
+
+    fn list(self, uri: &str) -> Result<impl Future<Output = Result<DatafluxDataset>> + Send + use<>> {
+        let prefix: Prefix = uri.parse()?;
+        let client = self.client.map_or_else(client_of_environment, Ok)?;
+        let bucket = Arc::clone(&prefix.bucket);
+        let mut lister = Lister::new(&client, prefix).known(self.known).watched(self.progress);
+        if let Some(calls) = self.concurrency {
+            lister = lister.concurrency(calls);
+        }
+        Ok(async move {
+            let (builder, bucket) =
+                tokio::try_join!(ManifestBuilder::list(lister, self.filter), client.bucket_info(&bucket))?;
+            let manifest = tokio::task::spawn_blocking(|| builder.finish()).await.map_err(|error| {
+                Error::new(ErrorKind::Internal, "building the manifest panicked")
+                    .stage(Stage::Manifest)
+                    .with_source(error)
+            })??;
+            tracing::info!(
+                prefix = %manifest.prefix(),
+                samples = manifest.len(),
+                bytes = manifest.bytes(),
+                left_out = %manifest.left_out(),
+                "listed"
+            );
+            Ok(dataset(client, Arc::new(manifest), bucket))
+        })
+    }
+}
+
+/// Names of an earlier listing by which the work of another is divided: many times the calls at once, and few to keep.
+const MOST_CUTS: u64 = 4_096;
+
+fn dataset(client: Client, manifest: Arc<Manifest>, bucket: BucketInfo) -> DatafluxDataset {
+    let classes: Vec<_> = manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect();
+    if let Some(notice) = cold_notice(&classes) {
+        tracing::warn!(prefix = %manifest.prefix(), "{notice}");
+    }
+    DatafluxDataset { source: Arc::new(Source { client, manifest, bucket }), decode: Arc::new(Raw) }
 }
 
 /// A client for what the environment names; see [`GcsConfig::from_env`].

@@ -12,5 +12,5 @@ mod pipeline;
 mod pool;
 
 pub use batches::{BatchStream, Batches, EpochStats};
-pub use dataset::DatafluxDataset;
+pub use dataset::{DatafluxDataset, DatasetBuilder};
 pub use loader::{DataLoader, DataLoaderBuilder};

@@ -154,6 +154,17 @@ impl Lister {
         self
     }
 
+    /// What is listed.
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// Tells `progress` how far it is, instead of one of its own.
+    pub fn watched(mut self, progress: Arc<Progress>) -> Self {
+        self.progress = progress;
+        self
+    }
+
     /// Where to see how far it is.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)

@@ -7,7 +7,7 @@ use super::chunk::{CLASSES, Reader, Writer};
 use super::digest::ObjectsDigest;
 use super::table::{LabelsWriter, Table};
 use super::{Entry, LeftOut, Manifest, of_nothing};
-use crate::list::Prefix;
+use crate::list::{Filter, Lister, Page, Prefix};
 use crate::store::{ObjectRef, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -113,8 +113,38 @@ impl ManifestBuilder {
     }
 
     /// Counts what was listed and is in no segment.
-    pub fn left_out(&mut self, left_out: LeftOut) {
-        self.left_out.merge(&left_out);
+    pub fn leave_out(&mut self, left_out: &LeftOut) {
+        self.left_out.merge(left_out);
+    }
+
+    /// What `lister` lists and `filter` wants, packed on all threads of the runtime this is used on.
+    ///
+    /// # Errors
+    /// As for [`Lister::collect`].
+    pub async fn list(lister: Lister, filter: Filter) -> Result<Self> {
+        let mut builder = Self::new(lister.prefix().clone());
+        let lister = lister.fields(filter.fields());
+        let prefix = builder.prefix.clone();
+        let pack = move |page: &Page| {
+            let mut left_out = LeftOut::default();
+            let segment = Segment::new(filter.keep(&prefix, page.iter(), &mut left_out));
+            (segment, left_out)
+        };
+        for (segment, left_out) in lister.collect(pack).await? {
+            builder.push(segment);
+            builder.leave_out(&left_out);
+        }
+        Ok(builder)
+    }
+
+    /// Number of objects so far, those counted twice that come twice.
+    pub fn objects(&self) -> u64 {
+        self.segments.iter().map(Segment::len).sum()
+    }
+
+    /// What was left out so far.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out
     }
 
     /// Puts all in order, and gives each segment's memory back as soon as it is through.

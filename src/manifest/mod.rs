@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::list::{Filter, Prefix};
-use crate::store::{ObjectId, ObjectRef, Objects, StorageClass};
+use crate::store::{ObjectId, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use crate::list::LeftOut;
@@ -109,7 +109,7 @@ impl Manifest {
         let segment = Segment::new(Filter::new().keep(&prefix, objects.iter(), &mut left_out));
         let mut builder = ManifestBuilder::new(prefix);
         builder.push(segment);
-        builder.left_out(left_out);
+        builder.leave_out(&left_out);
         builder.finish()
     }
 

@@ -3,7 +3,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::ObjectMeta;
+use crate::store::{ObjectMeta, ObjectRef};
 
 pub(crate) fn object(name: &str, size: u64) -> ObjectMeta {
     ObjectMeta {
