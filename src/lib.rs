@@ -31,6 +31,7 @@
 //! # Features
 //! - `image` (default): [`ImageFolder`], PNG and JPEG.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
+//! - `parquet`: inventory reports in Parquet, beside those in CSV; see [`list::inventory`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 

@@ -7,6 +7,7 @@ mod filter;
 mod in_order;
 #[cfg(test)]
 mod interleavings;
+pub mod inventory;
 mod keyspace;
 mod lister;
 mod ranges;

@@ -1,0 +1,272 @@
+//! Shards in CSV: RFC 4180, with any one-byte delimiter, found in the header.
+//!
+//! Files are read from front to back in pieces, the next one while the last is parsed. Rows are parsed in place: none
+//! becomes a `String`.
+
+use std::fmt;
+
+use bytes::Bytes;
+use csv_core::ReadRecordResult;
+use futures_util::future::join;
+use futures_util::stream::{self, Stream};
+
+use super::row::{Batch, Cell, Columns, FIELDS, Sieve};
+use super::shard::{Place, Shard, off_thread};
+use crate::store::Client;
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// Bytes of a piece. At 80 ms to the first byte and 60 MB/s a stream, smaller ones would wait more than they read; two of
+/// them are held for each shard that is being read.
+const PIECE: u64 = 8 << 20;
+
+/// Longest row. Names have at most 1,024 bytes and no other field is longer, so this means a quote that never closes.
+const LONGEST_ROW: usize = 1 << 20;
+
+/// The rows of `shard` that are wanted, a batch a piece. `counted` is whether the report's manifest says how many rows
+/// there are, which shows a shard that is cut short between two of them.
+pub(super) fn batches<'a>(
+    shard: &'a Shard,
+    client: &'a Client,
+    sieve: Sieve,
+    counted: bool,
+) -> impl Stream<Item = Result<Batch>> + Send + 'a {
+    let reading = Reading { shard, client, counted, parser: Some(Parser::new(sieve)), piece: None, next: 0, crc: 0 };
+    stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
+}
+
+/// A shard on its way.
+struct Reading<'a> {
+    shard: &'a Shard,
+    client: &'a Client,
+    counted: bool,
+    /// `None` once the end was parsed.
+    parser: Option<Parser>,
+    /// Read and not yet parsed.
+    piece: Option<Bytes>,
+    /// Where to read on.
+    next: u64,
+    /// Of all that was parsed.
+    crc: u32,
+}
+
+impl Reading<'_> {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        let Some(mut parser) = self.parser.take() else { return Ok(None) };
+        let place = &self.shard.place;
+        let piece = match self.piece.take() {
+            Some(piece) => piece,
+            None => self.read().await?,
+        };
+        self.next += piece.len() as u64;
+        let last = self.next == self.shard.size;
+        let crc = self.crc;
+        let parse = off_thread(place, move || {
+            let mut batch = Batch::default();
+            let crc = crc32c::crc32c_append(crc, &piece);
+            let parsed = parser.push(&piece, &mut batch);
+            let ended = parsed.and_then(|()| if last { parser.finish(&mut batch).map(Some) } else { Ok(None) });
+            (parser, batch, crc, ended)
+        });
+        let (parsed, piece) = join(parse, self.read()).await;
+        let (parser, batch, crc, ended) = parsed?;
+        let ended = ended.map_err(|error| place.blame(error))?;
+        (self.crc, self.piece) = (crc, Some(piece?));
+        match ended {
+            None => self.parser = Some(parser),
+            Some(ending) => self.check(ending)?,
+        }
+        Ok(Some(batch))
+    }
+
+    async fn read(&self) -> Result<Bytes> {
+        let end = self.shard.size.min(self.next + PIECE);
+        self.shard.place.read(self.client, self.next..end).await
+    }
+
+    /// Whether all of the file was there.
+    fn check(&self, ending: Ending) -> Result<()> {
+        let proved = match self.shard.place {
+            Place::Object(_, Some(crc)) if crc != self.crc => {
+                return Err(self.shard.place.blame(
+                    Error::new(ErrorKind::Integrity, "the shard's bytes don't match its checksum")
+                        .mismatch(format_args!("crc32c {crc:08x}"), format_args!("crc32c {:08x}", self.crc))
+                        .hint("read it again"),
+                ));
+            }
+            Place::Object(_, Some(_)) => true,
+            _ => self.counted && ending != Ending::InField,
+        };
+        if ending == Ending::Whole || (proved && ending != Ending::InQuotes) {
+            return Ok(());
+        }
+        Err(self.shard.place.blame(
+            Error::new(ErrorKind::Integrity, "the shard may be cut short: its last row doesn't end")
+                .mismatch("a line end after the last row", "the end of the file")
+                .hint("copy the shard again and read it by the report's ..._manifest.json; if it is whole, add a line end"),
+        ))
+    }
+}
+
+/// How a file ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// With a line end.
+    Whole,
+    /// After a row of all columns, the last of which isn't used.
+    AfterRow,
+    /// In the last column of a row, which is used.
+    InField,
+    /// In quotes.
+    InQuotes,
+}
+
+/// Rows out of bytes, piece by piece.
+pub(super) struct Parser {
+    sieve: Sieve,
+    core: csv_core::Reader,
+    /// `None` before the header.
+    columns: Option<Columns>,
+    /// The row so far, without quotes and delimiters, and where its fields end.
+    row: Vec<u8>,
+    row_length: usize,
+    ends: Vec<usize>,
+    ends_length: usize,
+    /// Whether a byte of the row has been seen.
+    begun: bool,
+    /// Line on which the row begins, from 1.
+    line: u64,
+    /// Line ends before rows, which the parser doesn't see: it takes the CR of a CRLF as the end of a row.
+    passed: u64,
+    /// Last byte of all.
+    last: u8,
+    quotes: usize,
+}
+
+impl Parser {
+    pub(super) fn new(sieve: Sieve) -> Self {
+        Self {
+            sieve,
+            core: csv_core::Reader::new(),
+            columns: None,
+            row: vec![0; 4 << 10],
+            row_length: 0,
+            ends: vec![0; 32],
+            ends_length: 0,
+            begun: false,
+            line: 1,
+            passed: 0,
+            last: b'\n',
+            quotes: 0,
+        }
+    }
+
+    /// Parses the next bytes. The first ones must hold the header.
+    pub(super) fn push(&mut self, mut bytes: &[u8], batch: &mut Batch) -> Result<()> {
+        if self.columns.is_none() && self.row_length == 0 {
+            bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+            self.core = csv_core::ReaderBuilder::new().delimiter(delimiter(bytes)).build();
+        }
+        if let Some(last) = bytes.last() {
+            self.last = *last;
+            self.quotes += bytes.iter().map(|byte| usize::from(*byte == b'"')).sum::<usize>();
+        }
+        loop {
+            while let [end @ (b'\r' | b'\n'), rest @ ..] = bytes
+                && !self.begun
+            {
+                self.passed += u64::from(*end == b'\n');
+                bytes = rest;
+            }
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            if !self.begun {
+                (self.begun, self.line) = (true, self.core.line() + self.passed);
+            }
+            bytes = &bytes[self.advance(bytes, batch)?.0..];
+        }
+    }
+
+    /// Parses what has no line end, and tells how the file ends.
+    pub(super) fn finish(&mut self, batch: &mut Batch) -> Result<Ending> {
+        let used = |columns: &Columns| columns.iter().any(|(_, at)| at + 1 == columns.width);
+        let ending = match &self.columns {
+            _ if matches!(self.last, b'\n' | b'\r') && self.quotes.is_multiple_of(2) => Ending::Whole,
+            _ if !self.quotes.is_multiple_of(2) => Ending::InQuotes,
+            Some(columns) if !used(columns) => Ending::AfterRow,
+            _ => Ending::InField,
+        };
+        // Without input the parser takes the input as ended.
+        while !self.advance(&[], batch)?.1 {}
+        match self.columns {
+            Some(_) => Ok(ending),
+            None => Columns::of(std::iter::empty()).map(|_| ending),
+        }
+    }
+
+    /// One step: how many bytes it took, and whether that was the end.
+    fn advance(&mut self, bytes: &[u8], batch: &mut Batch) -> Result<(usize, bool)> {
+        let (result, taken, written, ended) =
+            self.core.read_record(bytes, &mut self.row[self.row_length..], &mut self.ends[self.ends_length..]);
+        self.row_length += written;
+        self.ends_length += ended;
+        match result {
+            ReadRecordResult::InputEmpty => {}
+            ReadRecordResult::OutputFull if self.row.len() < LONGEST_ROW => self.row.resize(self.row.len() * 2, 0),
+            ReadRecordResult::OutputEndsFull if self.ends.len() < LONGEST_ROW => {
+                self.ends.resize(self.ends.len() * 2, 0);
+            }
+            ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                return Err(Error::new(ErrorKind::Protocol, format!("{}: the row doesn't end", Line(self.line)))
+                    .mismatch("a row of an inventory report", format_args!("more than {LONGEST_ROW} bytes"))
+                    .hint("a quote that never closes does that: copy the shard again"));
+            }
+            ReadRecordResult::Record => {
+                self.end_row(batch)?;
+                (self.row_length, self.ends_length) = (0, 0);
+                self.begun = false;
+            }
+            ReadRecordResult::End => return Ok((taken, true)),
+        }
+        Ok((taken, false))
+    }
+
+    fn end_row(&mut self, batch: &mut Batch) -> Result<()> {
+        let ends = &self.ends[..self.ends_length];
+        let field = |at: usize| &self.row[at.checked_sub(1).map_or(0, |before| ends[before])..ends[at]];
+        let Some(columns) = &self.columns else {
+            let names: Vec<_> = (0..ends.len()).map(|at| String::from_utf8_lossy(field(at)).into_owned()).collect();
+            self.columns = Some(Columns::of(names.iter().map(|name| &**name))?);
+            return Ok(());
+        };
+        if ends.len() != columns.width {
+            return Err(Error::new(
+                ErrorKind::Integrity,
+                format!("{}: the row has another number of columns than the header", Line(self.line)),
+            )
+            .stage(Stage::List)
+            .mismatch(format_args!("{} columns", columns.width), format_args!("{}", ends.len()))
+            .hint("the shard is cut short, or was changed after the service wrote it: copy it again"));
+        }
+        let mut row = [Cell::Null; FIELDS];
+        for (name, at) in columns.iter() {
+            row[name as usize] = Cell::text(field(at));
+        }
+        self.sieve.sift(&row, batch).map_err(|misfit| misfit.at(Line(self.line)))
+    }
+}
+
+/// The first byte that can't be of a column's name: those are letters and digits.
+fn delimiter(header: &[u8]) -> u8 {
+    let of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'"');
+    let first = header.iter().copied().find(|byte| !of_name(byte));
+    first.filter(|byte| byte.is_ascii() && !matches!(byte, b'\r' | b'\n')).unwrap_or(b',')
+}
+
+struct Line(u64);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}", self.0)
+    }
+}

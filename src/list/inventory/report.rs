@@ -1,0 +1,180 @@
+//! Which files are a report: their names and its manifest. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// The format of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Format {
+    Csv,
+    Parquet,
+}
+
+impl Format {
+    /// The format that a name ends in.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        match name.rsplit_once('.')?.1 {
+            "csv" => Some(Self::Csv),
+            "parquet" => Some(Self::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// What a report's `..._manifest.json` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ReportManifest {
+    /// The shards, by the last part of their names: they lie beside the manifest.
+    pub(super) shards: Vec<String>,
+    /// Rows in all shards together.
+    pub(super) records: Option<u64>,
+    /// When the snapshot was taken, as written.
+    pub(super) snapshot_time: Option<String>,
+}
+
+/// The fields as the service writes them, under either spelling.
+#[derive(Deserialize)]
+struct Json {
+    #[serde(alias = "reportShardsFileNames", alias = "reportNames")]
+    report_shards_file_names: Vec<String>,
+    #[serde(alias = "recordsProcessed")]
+    records_processed: Option<Number>,
+    #[serde(alias = "shardCount")]
+    shard_count: Option<Number>,
+    #[serde(alias = "snapshotTime")]
+    snapshot_time: Option<serde_json::Value>,
+}
+
+/// JSON of protocol buffers has 64-bit integers as texts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Number(u64),
+    Text(String),
+}
+
+impl Number {
+    fn get(self) -> Result<u64> {
+        match self {
+            Self::Number(number) => Ok(number),
+            Self::Text(text) => text.parse().map_err(|_| {
+                Error::new(ErrorKind::Protocol, "the report's manifest has a count that is none")
+                    .mismatch("a whole number", format!("{text:?}"))
+            }),
+        }
+    }
+}
+
+impl ReportManifest {
+    /// Reads the JSON; the error doesn't name the file.
+    pub(super) fn parse(json: &[u8]) -> Result<Self> {
+        let json: Json = serde_json::from_slice(json).map_err(|error| {
+            Error::new(ErrorKind::Protocol, "this isn't the manifest of an inventory report")
+                .stage(Stage::List)
+                .mismatch("JSON with report_shards_file_names", &error)
+                .hint("name the report's ..._manifest.json, one of its shards, or the folder with all of them")
+        })?;
+        let last_part = |name: String| name.rsplit_once('/').map(|(_, last)| last.to_owned()).unwrap_or(name);
+        let shards: Vec<String> = json.report_shards_file_names.into_iter().map(last_part).collect();
+        let distinct: BTreeSet<&String> = shards.iter().collect();
+        let count = json.shard_count.map(Number::get).transpose()?.unwrap_or(shards.len() as u64);
+        if distinct.len() as u64 != count || distinct.len() != shards.len() {
+            return Err(Error::new(ErrorKind::Protocol, "the report's manifest contradicts itself")
+                .stage(Stage::List)
+                .mismatch(
+                    format_args!("{count} shards"),
+                    format_args!("{} names of which {} differ", shards.len(), distinct.len()),
+                )
+                .hint("take the manifest that the service wrote"));
+        }
+        let snapshot_time = json.snapshot_time.map(|time| match time {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        });
+        Ok(Self { shards, records: json.records_processed.map(Number::get).transpose()?, snapshot_time })
+    }
+}
+
+/// What a folder's names are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A report's manifest, and the shards that lie around it.
+    Manifest { manifest: String, shards: Vec<String> },
+    /// Shards of one snapshot without a manifest.
+    Shards(Vec<String>),
+}
+
+/// A name, cut up: `KEY_manifest.json` or `KEY_3.parquet`.
+enum Part<'a> {
+    Manifest(&'a str),
+    Shard(&'a str, Option<u64>),
+}
+
+fn part(name: &str) -> Option<Part<'_>> {
+    if let Some(key) = name.strip_suffix("manifest.json") {
+        let key = key.strip_suffix('_').unwrap_or(key);
+        return Some(Part::Manifest(key));
+    }
+    Format::of(name)?;
+    let (stem, _) = name.rsplit_once('.')?;
+    let numbered = stem.rsplit_once('_').and_then(|(key, index)| Some((key, index.parse().ok()?)));
+    Some(numbered.map_or(Part::Shard(stem, None), |(key, index)| Part::Shard(key, Some(index))))
+}
+
+/// The one report among `names`: full names or paths; files of other kinds are passed over. The error names no place.
+pub(super) fn find(names: impl IntoIterator<Item = String>) -> Result<Found> {
+    let (mut manifests, mut shards) = (Vec::new(), BTreeMap::<String, Vec<(Option<u64>, String)>>::new());
+    for name in names {
+        match part(&name) {
+            Some(Part::Manifest(key)) => manifests.push((key.to_owned(), name)),
+            Some(Part::Shard(key, index)) => shards.entry(key.to_owned()).or_default().push((index, name)),
+            None => {}
+        }
+    }
+    let keys: BTreeSet<&str> = manifests.iter().map(|(key, _)| &**key).chain(shards.keys().map(|key| &**key)).collect();
+    if keys.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "there is no inventory report")
+            .stage(Stage::List)
+            .mismatch("a ..._manifest.json, or shards that end in .csv or .parquet", "none")
+            .hint("the first report comes up to a day after its configuration was made"));
+    }
+    // A plain `manifest.json` has no key of its own: what it names decides.
+    let plain = |key: &str| key.is_empty() || key.ends_with('/');
+    match &*manifests {
+        [(key, manifest)] if keys.len() == 1 || plain(key) => {
+            let manifest = manifest.clone();
+            let shards = shards.into_values().flatten().map(|(_, name)| name).collect();
+            return Ok(Found::Manifest { manifest, shards });
+        }
+        [] if keys.len() == 1 => {
+            let mut shards: Vec<_> = shards.into_values().flatten().collect();
+            shards.sort();
+            whole(&shards)?;
+            return Ok(Found::Shards(shards.into_iter().map(|(_, name)| name).collect()));
+        }
+        _ => {}
+    }
+    let more = if keys.len() > 4 { ", ..." } else { "" };
+    let some: Vec<&str> = keys.iter().copied().take(4).collect();
+    Err(Error::new(ErrorKind::Config, "there is more than one inventory report")
+        .stage(Stage::List)
+        .mismatch("one snapshot", format_args!("{}: {}{more}", keys.len(), some.join(", ")))
+        .hint("name the ..._manifest.json of the one to read"))
+}
+
+/// Whether numbered shards, in order, are all there as far as their numbers tell.
+fn whole(shards: &[(Option<u64>, String)]) -> Result<()> {
+    let first = shards.first().and_then(|(index, _)| *index).unwrap_or_default();
+    let gap = shards.iter().enumerate().find(|(at, (index, _))| index.is_some_and(|index| index != first + *at as u64));
+    if first > 1 || gap.is_some() || (shards.len() > 1 && shards.iter().any(|(index, _)| index.is_none())) {
+        let name = gap.map_or(&shards[0].1, |(_, (_, name))| name);
+        return Err(Error::new(ErrorKind::NotFound, "a shard of the report is missing, or there twice")
+            .stage(Stage::List)
+            .mismatch("shards numbered one after another", format_args!("{name} out of turn"))
+            .hint("copy the whole report, with its ..._manifest.json"));
+    }
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! A row of a report, whatever format it came in: its columns, whether it is wanted, and what its cells say.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::InventoryCounts;
+use crate::store::{ObjectRef, Objects, StorageClass};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// A metadata field of a report that is of use here. The service has a dozen more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Name,
+    Size,
+    Generation,
+    Bucket,
+    Crc32c,
+    StorageClass,
+    ContentEncoding,
+    Updated,
+    TimeDeleted,
+    SoftDeleteTime,
+}
+
+/// Number of [`Field`]s.
+pub(super) const FIELDS: usize = 10;
+
+impl Field {
+    pub(super) const ALL: [Self; FIELDS] = [
+        Self::Name,
+        Self::Size,
+        Self::Generation,
+        Self::Bucket,
+        Self::Crc32c,
+        Self::StorageClass,
+        Self::ContentEncoding,
+        Self::Updated,
+        Self::TimeDeleted,
+        Self::SoftDeleteTime,
+    ];
+    const NEEDED: [Self; 3] = [Self::Name, Self::Size, Self::Generation];
+
+    /// The service's word for it, as it stands in `metadataFields` of a report's configuration.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Size => "size",
+            Self::Generation => "generation",
+            Self::Bucket => "bucket",
+            Self::Crc32c => "crc32c",
+            Self::StorageClass => "storageClass",
+            Self::ContentEncoding => "contentEncoding",
+            Self::Updated => "updated",
+            Self::TimeDeleted => "timeDeleted",
+            Self::SoftDeleteTime => "softDeleteTime",
+        }
+    }
+}
+
+/// Where in a shard the fields are.
+#[derive(Clone, Debug)]
+pub(super) struct Columns {
+    at: [Option<usize>; FIELDS],
+    /// Number of columns in all.
+    pub(super) width: usize,
+}
+
+impl Columns {
+    /// The columns of these names, in any order; the error names no shard.
+    pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let mut columns = Self { at: [None; FIELDS], width: 0 };
+        let mut seen = String::new();
+        for name in names {
+            for field in Field::ALL.into_iter().filter(|field| field.as_str().eq_ignore_ascii_case(name)) {
+                if columns.at[field as usize].replace(columns.width).is_some() {
+                    return Err(Error::new(ErrorKind::Config, "a column comes twice")
+                        .mismatch("each column once", format_args!("two of the name {name}"))
+                        .stage(Stage::List));
+                }
+            }
+            columns.width += 1;
+            if seen.len() < 200 {
+                seen.push_str(if seen.is_empty() { "" } else { ", " });
+                seen.extend(name.chars().take(40).filter(|c| !c.is_control()));
+            }
+        }
+        if columns.at.iter().all(Option::is_none) {
+            return Err(Error::new(ErrorKind::Config, "the shard has no header")
+                .stage(Stage::List)
+                .mismatch("a first row with name, size and generation in it", format_args!("{seen:?}"))
+                .hint(
+                    "turn on the header in the report's configuration (--csv-header) or choose Parquet, and take the \
+                     next report",
+                ));
+        }
+        let missing: Vec<_> =
+            Field::NEEDED.into_iter().filter(|field| columns.get(*field).is_none()).map(Field::as_str).collect();
+        if missing.is_empty() {
+            return Ok(columns);
+        }
+        let missing = missing.join(" and ");
+        Err(Error::new(ErrorKind::Config, format!("the report has no column {missing}"))
+            .stage(Stage::List)
+            .mismatch("name, size and generation", format_args!("the columns {seen}"))
+            .hint(format!(
+                "add {missing} to the metadata fields of the report's configuration (gcloud storage insights \
+                 inventory-reports update, --add-metadata-fields), and take the next report"
+            )))
+    }
+
+    /// The place of a field, counted from 0.
+    pub(super) fn get(&self, field: Field) -> Option<usize> {
+        self.at[field as usize]
+    }
+
+    /// The fields that are there, with their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Field, usize)> {
+        Field::ALL.into_iter().filter_map(|field| Some((field, self.get(field)?)))
+    }
+}
+
+/// What stands in a row under a column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Cell<'a> {
+    /// Nothing, or no such column.
+    #[default]
+    Null,
+    /// The bytes of a text; not empty.
+    Text(&'a [u8]),
+    /// A whole number; of times, microseconds since 1970.
+    #[cfg_attr(not(feature = "parquet"), allow(dead_code, reason = "CSV is all texts"))]
+    Int(i64),
+}
+
+impl<'a> Cell<'a> {
+    pub(super) fn text(text: &'a [u8]) -> Self {
+        if text.is_empty() { Self::Null } else { Self::Text(text) }
+    }
+}
+
+impl fmt::Display for Cell<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("nothing"),
+            Self::Int(number) => number.fmt(f),
+            Self::Text(text) => {
+                let (start, more) = if text.len() > 80 { (&text[..80], "...") } else { (*text, "") };
+                write!(f, "{:?}{more}", String::from_utf8_lossy(start))
+            }
+        }
+    }
+}
+
+/// The cells of a row, by `Field as usize`.
+pub(super) type Row<'a> = [Cell<'a>; FIELDS];
+
+/// A cell that isn't what its column says.
+#[derive(Debug)]
+pub(super) struct Misfit {
+    field: Field,
+    wanted: &'static str,
+    got: String,
+}
+
+impl Misfit {
+    /// The error, `place` being the row or line.
+    pub(super) fn at(self, place: impl fmt::Display) -> Error {
+        Error::new(ErrorKind::Protocol, format!("{place}, column {}: a value that can't be", self.field.as_str()))
+            .stage(Stage::List)
+            .mismatch(self.wanted, self.got)
+            .hint("the shard is damaged, or was changed after the service wrote it: take the original")
+    }
+}
+
+/// What came of a piece of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) objects: Objects,
+    pub(super) counts: InventoryCounts,
+    /// Another bucket that a row is of, for the error where none is of the one that is wanted.
+    pub(super) other_bucket: Option<String>,
+}
+
+/// Which rows are wanted.
+#[derive(Clone, Debug)]
+pub(super) struct Sieve {
+    pub(super) bucket: Arc<str>,
+    pub(super) prefix: String,
+}
+
+impl Sieve {
+    /// Adds the row's object to the batch if it is wanted, and counts it in any case.
+    pub(super) fn sift(&self, row: &Row<'_>, batch: &mut Batch) -> Result<(), Misfit> {
+        let cell = |field: Field| row[field as usize];
+        let misfit = |field, wanted| Misfit { field, wanted, got: cell(field).to_string() };
+        batch.counts.rows += 1;
+        if let Cell::Text(bucket) = cell(Field::Bucket)
+            && bucket != self.bucket.as_bytes()
+        {
+            batch.counts.other_buckets += 1;
+            batch.other_bucket.get_or_insert_with(|| String::from_utf8_lossy(bucket).into_owned());
+            return Ok(());
+        }
+        if is_time(cell(Field::TimeDeleted)) || is_time(cell(Field::SoftDeleteTime)) {
+            batch.counts.deleted += 1;
+            return Ok(());
+        }
+        let name = match cell(Field::Name) {
+            Cell::Text(name) if name.len() <= 1_024 => name,
+            _ => return Err(misfit(Field::Name, "a name of 1 to 1,024 bytes")),
+        };
+        if !name.starts_with(self.prefix.as_bytes()) {
+            batch.counts.other_names += 1;
+            return Ok(());
+        }
+        let name = std::str::from_utf8(name)
+            .ok()
+            .filter(|name| !name.contains(['\r', '\n']))
+            .ok_or_else(|| misfit(Field::Name, "a name in UTF-8 without CR and LF"))?;
+        let crc32c = match cell(Field::Crc32c) {
+            Cell::Null => None,
+            told => Some(crc(told).ok_or_else(|| misfit(Field::Crc32c, "base64 of four bytes"))?),
+        };
+        let size = match cell(Field::Size) {
+            // Where a writer leaves out a zero; the CRC of no bytes is 0.
+            Cell::Null if crc32c == Some(0) => 0,
+            told => number(told).ok_or_else(|| misfit(Field::Size, "a number of bytes"))?,
+        };
+        let generation = number(cell(Field::Generation))
+            .and_then(|generation| i64::try_from(generation).ok())
+            .filter(|generation| *generation > 0)
+            .ok_or_else(|| misfit(Field::Generation, "a generation, greater than 0"))?;
+        let storage_class = match cell(Field::StorageClass) {
+            Cell::Text(class) => StorageClass::parse(std::str::from_utf8(class).unwrap_or("?")),
+            _ => StorageClass::Unspecified,
+        };
+        batch.objects.push(ObjectRef {
+            name,
+            size,
+            generation,
+            crc32c,
+            storage_class,
+            encoded: matches!(cell(Field::ContentEncoding), Cell::Text(encoding) if encoding != b"identity"),
+            updated: time(cell(Field::Updated)),
+            details: None,
+        });
+        batch.counts.objects += 1;
+        Ok(())
+    }
+}
+
+/// Whether a time is there: 1970 is what writers without a null put for "never".
+fn is_time(cell: Cell<'_>) -> bool {
+    match cell {
+        Cell::Null => false,
+        Cell::Int(micros) => micros != 0,
+        Cell::Text(text) => !text.starts_with(b"1970-01-01"),
+    }
+}
+
+/// A whole number that isn't negative.
+fn number(cell: Cell<'_>) -> Option<u64> {
+    match cell {
+        Cell::Null => None,
+        Cell::Int(number) => u64::try_from(number).ok(),
+        Cell::Text(digits) => digits.iter().try_fold(0u64, |number, digit| {
+            digit.is_ascii_digit().then(|| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?
+        }),
+    }
+}
+
+/// A CRC: base64 of four big-endian bytes, always 8 characters of which the last two are `=`. The service's other
+/// exports have it as a number, which can't be mistaken for that.
+fn crc(cell: Cell<'_>) -> Option<u32> {
+    let Cell::Text(text) = cell else { return number(cell).and_then(|number| number.try_into().ok()) };
+    let mut bytes = [0; 6];
+    match STANDARD.decode_slice(text, &mut bytes) {
+        Ok(4) if text.len() == 8 => Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+        _ if text.ends_with(b"=") => None,
+        _ => number(cell)?.try_into().ok(),
+    }
+}
+
+/// A time: microseconds, or a text like `2024-05-20T06:35:00.123Z`, with a space for the `T`, and with ` UTC`, `+00:00` or
+/// nothing for the `Z`. `None` for anything else: no sample depends on it.
+fn time(cell: Cell<'_>) -> Option<SystemTime> {
+    let text = match cell {
+        Cell::Null => return None,
+        Cell::Int(micros) => return SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros.try_into().ok()?)),
+        Cell::Text(text) => text,
+    };
+    let (moment, rest) = text.split_at_checked(19)?;
+    let part = |from: usize, to: usize| number(Cell::Text(&moment[from..to]));
+    let separators = [moment[4], moment[7], moment[13], moment[16]];
+    if separators != *b"--::" || !matches!(moment[10], b'T' | b' ') {
+        return None;
+    }
+    let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
+    let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60
+    {
+        return None;
+    }
+    let fraction = rest.strip_prefix(b".").map_or(0, |rest| rest.iter().take_while(|c| c.is_ascii_digit()).count());
+    let (nanos, zone) = match fraction {
+        0 => (0, rest),
+        1..=9 => (number(Cell::Text(&rest[1..=fraction]))? * 10u64.pow(9 - fraction as u32), &rest[1 + fraction..]),
+        _ => return None,
+    };
+    if !matches!(zone, b"Z" | b"" | b" UTC" | b"+00:00" | b"+00") {
+        return None;
+    }
+    // Days since 1970 by years that begin in March, so that the leap day is the last of its year.
+    let shifted = if month > 2 { year } else { year - 1 };
+    let month_days = (153 * ((month + 9) % 12) + 2) / 5;
+    let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + month_days + day - 1 - 719_468;
+    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos as u32))
+}
