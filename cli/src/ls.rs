@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Error, Result, anyhow};
+use dataflux::list::inventory::Inventory;
 use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, PAGE_SIZE, Page, Prefix};
 use dataflux::manifest::{Manifest, ManifestBuilder, NamesDigest};
 use dataflux::plan::cold_notice;
@@ -47,6 +48,11 @@ pub(crate) struct Args {
     /// Divide the work of listing by this manifest, saved by an earlier --save of the same prefix or one above it
     #[arg(long, value_name = "FILE")]
     refresh: Option<PathBuf>,
+
+    /// Read a Storage Insights inventory report instead of listing: a folder, a manifest.json or a shard, as a path or as
+    /// gs://BUCKET/PATH
+    #[arg(long, value_name = "REPORT", conflicts_with_all = ["long", "refresh"])]
+    inventory: Option<String>,
 
     /// Most list calls at once; fewer are made where more don't help
     #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = value::at_least_one)]
@@ -122,7 +128,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let spinner = progress::listing(lister.progress());
     let started = Instant::now();
     // What only these two show, manifests don't have.
-    if args.long || (json && !args.summary && args.save.is_none()) {
+    if args.long || (json && !args.summary && args.save.is_none() && args.inventory.is_none()) {
         let (objects, left_out) = runtime.block_on(details(lister, filter))?;
         drop(spinner);
         if objects.iter().all(Objects::is_empty) {
@@ -134,7 +140,11 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             |out| if json { write_json(out, objects(), &left_out) } else { write_long(out, objects) },
         );
     }
-    let builder = runtime.block_on(ManifestBuilder::list(lister, filter))?;
+    let builder = runtime.block_on(async {
+        let Some(location) = &args.inventory else { return ManifestBuilder::list(lister, filter).await };
+        let inventory = Inventory::open(&client, location).await?;
+        ManifestBuilder::inventory(&client, &inventory, args.uri.clone(), &filter).await
+    })?;
     if builder.objects() == 0 {
         drop(spinner);
         return Err(nothing(args, &builder.left_out()));

@@ -8,6 +8,7 @@ use super::pool::{guarded, refused};
 use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
 use crate::io::Io;
+use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
 use crate::manifest::{Manifest, ManifestBuilder};
 use crate::plan::{Group, Method, Slice, cold_notice};
@@ -106,6 +107,7 @@ pub struct DatasetBuilder {
     filter: Filter,
     concurrency: Option<usize>,
     known: Vec<(String, u64)>,
+    inventory: Option<String>,
     progress: Arc<Progress>,
 }
 
@@ -137,6 +139,14 @@ impl DatasetBuilder {
     pub fn refresh(mut self, earlier: &Manifest) -> Result<Self> {
         self.known = earlier.cuts((earlier.len() / MOST_CUTS).max(u64::from(PAGE_SIZE)))?;
         Ok(self)
+    }
+
+    /// Takes the objects from a Storage Insights inventory report instead of listing them: `location` is a path or a
+    /// `gs://` URI, as for [`Inventory::open`]. Objects that were overwritten or deleted since the report was made are
+    /// errors when they are read.
+    pub fn inventory(mut self, location: impl Into<String>) -> Self {
+        self.inventory = Some(location.into());
+        self
     }
 
     /// Tells `progress` how far the listing is.
@@ -179,13 +189,17 @@ impl DatasetBuilder {
         let prefix: Prefix = uri.parse()?;
         let client = self.client.map_or_else(client_of_environment, Ok)?;
         let bucket = Arc::clone(&prefix.bucket);
-        let mut lister = Lister::new(&client, prefix).known(self.known).watched(self.progress);
+        let mut lister = Lister::new(&client, prefix.clone()).known(self.known).watched(self.progress);
         if let Some(calls) = self.concurrency {
             lister = lister.concurrency(calls);
         }
         Ok(async move {
-            let (builder, bucket) =
-                tokio::try_join!(ManifestBuilder::list(lister, self.filter), client.bucket_info(&bucket))?;
+            let objects = async {
+                let Some(location) = self.inventory else { return ManifestBuilder::list(lister, self.filter).await };
+                let inventory = Inventory::open(&client, &location).await?;
+                ManifestBuilder::inventory(&client, &inventory, prefix, &self.filter).await
+            };
+            let (builder, bucket) = tokio::try_join!(objects, client.bucket_info(&bucket))?;
             let manifest = tokio::task::spawn_blocking(|| builder.finish()).await.map_err(|error| {
                 Error::new(ErrorKind::Internal, "building the manifest panicked")
                     .stage(Stage::Manifest)

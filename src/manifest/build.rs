@@ -7,8 +7,9 @@ use super::chunk::{CLASSES, Reader, Writer};
 use super::digest::ObjectsDigest;
 use super::table::{LabelsWriter, Table};
 use super::{Entry, LeftOut, Manifest, of_nothing};
+use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, Page, Prefix};
-use crate::store::{ObjectRef, Objects};
+use crate::store::{Client, ObjectRef, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Some of the objects of a listing, such as a page of it, packed as tightly as in a [`Manifest`].
@@ -134,6 +135,23 @@ impl ManifestBuilder {
             builder.push(segment);
             builder.leave_out(&left_out);
         }
+        Ok(builder)
+    }
+
+    /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest.
+    ///
+    /// # Errors
+    /// As for [`Inventory::objects`].
+    pub async fn inventory(client: &Client, inventory: &Inventory, prefix: Prefix, filter: &Filter) -> Result<Self> {
+        let mut builder = Self::new(prefix.clone()).newest_wins();
+        let mut left_out = LeftOut::default();
+        let pack = |objects: Objects| {
+            let kept: Objects = filter.keep(&prefix, objects.iter(), &mut left_out).collect();
+            builder.push(Segment::of_unsorted(&kept));
+            Ok(())
+        };
+        inventory.objects(client, &prefix, pack).await?;
+        builder.leave_out(&left_out);
         Ok(builder)
     }
 

@@ -224,9 +224,8 @@ impl Inventory {
         mut sink: impl FnMut(Objects) -> Result<()> + Send,
     ) -> Result<InventoryCounts> {
         let sieve = Sieve { bucket: Arc::clone(&prefix.bucket), prefix: prefix.prefix.clone() };
-        let mut batches = stream::iter(&self.shards)
-            .map(|shard| self.batches(shard, client, sieve.clone()))
-            .flatten_unordered(AT_ONCE);
+        let shards: Vec<_> = self.shards.iter().map(|shard| self.batches(shard, client, sieve.clone())).collect();
+        let mut batches = stream::iter(shards).flatten_unordered(AT_ONCE);
         let (mut counts, mut other) = (InventoryCounts::default(), None);
         while let Some(batch) = batches.next().await {
             let batch = batch?;
