@@ -71,7 +71,7 @@ fn serve(names: &BTreeSet<String>, request: &ListRequest) -> ListPage {
 fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> usize {
     let prefix = Prefix { bucket: "bucket".into(), prefix: String::new() };
     let calls = Threads { names: Arc::clone(names), answers: channel(), under_way: 0, most: 0 };
-    let ranges = Ranges::new("", page_size);
+    let ranges = Ranges::new("", page_size, Vec::new());
     let mut driver = Driver {
         ranges,
         pace: Pace::new(concurrency, Duration::ZERO),

@@ -176,7 +176,7 @@ impl Lister {
         request.fields = self.fields;
         let started = Instant::now();
         Pages(Driver {
-            ranges: Ranges::new(&self.prefix.prefix, self.page_size),
+            ranges: Ranges::new(&self.prefix.prefix, self.page_size, self.known),
             pace: Pace::new(self.concurrency, Duration::ZERO),
             calls: Tasks { client: self.client.clone(), under_way: JoinSet::new() },
             metrics: Arc::clone(self.client.metrics()),
@@ -351,7 +351,7 @@ impl<C: Calls> Driver<C> {
             let in_flight = self.calls.under_way() + 1;
             self.pace.done(self.started.elapsed(), page.objects.len() as u64, in_flight);
             self.progress.calls.fetch_add(1, Ordering::Relaxed);
-            let Kept { objects: kept, from, to } = match self.ranges.answered(id, None, &page) {
+            let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
                 Ok(kept) => kept,
                 Err(Lie::Nowhere { token }) => return Err(Stop::Failed(leads_nowhere(&self.prefix, &token))),
                 Err(lie) => return Err(Stop::OutOfOrder(format!("{lie:?}"))),
