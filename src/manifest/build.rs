@@ -9,7 +9,11 @@ use super::table::{LabelsWriter, Table};
 use super::{Entry, LeftOut, Manifest};
 use crate::list::Prefix;
 use crate::store::{ObjectRef, Objects};
-use crate::{Error, ErrorKind, Result, Stage};
+use crate::{Error, ErrorKind, Result, Stage, os};
+
+/// Freed bytes that the allocator may keep while a manifest is made. Less would ask it more often for what is not worth
+/// asking.
+const KEPT: usize = 32 << 20;
 
 /// Some of the objects of a listing, such as a page of it, packed as tightly as in a [`Manifest`].
 ///
@@ -131,6 +135,7 @@ impl ManifestBuilder {
         segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
         // Those that have begun. Segments that don't overlap are here one at a time.
         let mut open: BinaryHeap<Box<Run>> = BinaryHeap::new();
+        let mut kept = 0;
         loop {
             while let Some(next) = segments.last()
                 && open.peek().is_none_or(|run| *next.first <= *run.reader.name())
@@ -152,6 +157,13 @@ impl ManifestBuilder {
             };
             if goes_on {
                 open.push(run);
+                continue;
+            }
+            kept += run.bytes;
+            drop(run);
+            if kept > KEPT {
+                os::give_back_memory();
+                kept = 0;
             }
         }
         sink.finish(left_out)
@@ -165,16 +177,19 @@ struct Run {
     reader: Reader,
     record: Entry<()>,
     last: Box<[u8]>,
+    /// Of the whole segment.
+    bytes: usize,
 }
 
 impl Run {
     /// Goes to the first object; there is one.
     fn open(segment: Segment) -> Box<Self> {
+        let bytes = segment.chunks.iter().map(|chunk| chunk.len()).sum();
         let mut chunks = segment.chunks.into_iter();
         let chunk = chunks.next().expect("no empty segment was kept");
         let mut reader = Self::reader(&chunk, Vec::new());
         let record = reader.next(&chunk).expect(WRITTEN_HERE);
-        Box::new(Self { chunks, chunk, reader, record, last: segment.last })
+        Box::new(Self { chunks, chunk, reader, record, last: segment.last, bytes })
     }
 
     fn reader(chunk: &[u8], buffer: Vec<u8>) -> Reader {
