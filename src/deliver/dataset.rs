@@ -83,6 +83,27 @@ impl DatafluxDataset<Raw> {
         Io::shared()?.run(Self::list(client, prefix))
     }
 
+    /// The data set of a manifest, such as one that [`Manifest::load`] has opened: nothing is listed, and what has been
+    /// overwritten or deleted since is an error when it is read. With the credentials of the environment; blocks while
+    /// the bucket is asked for what it tells of itself.
+    ///
+    /// # Errors
+    /// No such bucket; no credentials.
+    pub fn from_manifest(manifest: impl Into<Arc<Manifest>>) -> Result<Self> {
+        Self::from_manifest_with(client_of_environment()?, manifest)
+    }
+
+    /// As [`from_manifest`](Self::from_manifest), through a client of one's own.
+    ///
+    /// # Errors
+    /// As for [`from_manifest`](Self::from_manifest).
+    pub fn from_manifest_with(client: Client, manifest: impl Into<Arc<Manifest>>) -> Result<Self> {
+        let manifest = manifest.into();
+        let (asking, bucket) = (client.clone(), Arc::clone(&manifest.prefix().bucket));
+        let bucket = Io::shared()?.run(async move { asking.bucket_info(&bucket).await })?;
+        Ok(Self { source: Arc::new(Source { client, manifest, bucket }), decode: Arc::new(Raw) })
+    }
+
     async fn list(client: Client, prefix: Prefix) -> Result<Self> {
         let bucket = Arc::clone(&prefix.bucket);
         let (objects, info) =
