@@ -13,7 +13,7 @@ use dataflux::store::{
     Attempt, Body, BucketInfo, Call, ComposeRequest, Fault, FaultStore, ListPage, ListRequest, MemoryStore, ObjectId,
     ObjectMeta, PutRequest,
 };
-use dataflux::{DataLoader, DatafluxDataset, ErrorKind, RawSample, State, Strategy};
+use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Manifest, RawSample, State, Strategy};
 use futures_util::StreamExt;
 use support::{STRATEGIES, all_given_back, bucket, client, content, names_of, until, without_hanging};
 
@@ -657,4 +657,25 @@ fn arrays_of_raw_samples() {
     let loader = DataLoader::builder(dataset(&store)).batch_size(3).build().unwrap();
     let error = loader.epoch(0).unwrap().next().unwrap().unwrap().into_ndarray().unwrap_err();
     assert!(error.to_string().contains("p/c") && error.to_string().contains("p/a"), "{error}");
+}
+
+#[test]
+fn a_saved_manifest_gives_the_same_epoch_without_a_listing() {
+    without_hanging(|| {
+        let (store, contents) = bucket(100);
+        let client = client(store);
+        let listed = DatafluxDataset::open_with(client.clone(), "gs://data/p/").unwrap();
+        let path = std::env::temp_dir().join(format!("dataflux-pipeline-{:016x}.dfm", rand::random::<u64>()));
+        listed.manifest().save(&path).unwrap();
+        let lists = client.metrics().snapshot().list;
+        let loaded =
+            DatafluxDataset::builder().client(client.clone()).from_manifest(Manifest::load(&path).unwrap()).unwrap();
+        let names = |dataset| {
+            let loader = DataLoader::builder(dataset).batch_size(8).shuffle(3).build().unwrap();
+            names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap()
+        };
+        assert_eq!(names(loaded), names(listed));
+        assert_eq!(client.metrics().snapshot().list, lists);
+        std::fs::remove_file(&path).unwrap();
+    });
 }

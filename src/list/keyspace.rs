@@ -9,45 +9,86 @@ type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Mix>>;
 #[derive(Default)]
 struct Mix(u64);
 impl Hasher for Mix {
-    fn finish(&self) -> u64 { self.0 }
-    fn write(&mut self, bytes: &[u8]) { for b in bytes { self.write_u32(u32::from(*b)); } }
-    fn write_u8(&mut self, n: u8) { self.write_u32(u32::from(n)); }
-    fn write_u32(&mut self, n: u32) { self.0 = (self.0.rotate_left(5) ^ u64::from(n)).wrapping_mul(0x517c_c1b7_2722_0a95); }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u32(u32::from(*b));
+        }
+    }
+    fn write_u8(&mut self, n: u8) {
+        self.write_u32(u32::from(n));
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.0 = (self.0.rotate_left(5) ^ u64::from(n)).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
 }
 
 /// Where in a name a character stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
-pub(crate) struct Place { pub slash: u8, pub token: u8, pub offset: u8, before: u32, plain: bool }
+pub(crate) struct Place {
+    pub slash: u8,
+    pub token: u8,
+    pub offset: u8,
+    before: u32,
+    plain: bool,
+}
 
 const BLOCK: u32 = 0x20_0000;
 const ANY: u32 = 0x30_0000;
 
-fn separates(c: char) -> bool { c.is_ascii() && !c.is_ascii_alphanumeric() }
+fn separates(c: char) -> bool {
+    c.is_ascii() && !c.is_ascii_alphanumeric()
+}
 
 impl Place {
     pub(crate) fn after(self, c: char) -> Self {
         let before = c as u32;
-        if c == '/' { Self { slash: self.slash.saturating_add(1), token: 0, offset: 0, before, ..self } }
-        else if !self.plain && separates(c) { Self { token: self.token.saturating_add(1), offset: 0, before, ..self } }
-        else { Self { offset: self.offset.saturating_add(1), before, ..self } }
+        if c == '/' {
+            Self { slash: self.slash.saturating_add(1), token: 0, offset: 0, before, ..self }
+        } else if !self.plain && separates(c) {
+            Self { token: self.token.saturating_add(1), offset: 0, before, ..self }
+        } else {
+            Self { offset: self.offset.saturating_add(1), before, ..self }
+        }
     }
-    fn same_token(self, o: Self) -> bool { self.slash == o.slash && self.token == o.token }
+    fn same_token(self, o: Self) -> bool {
+        self.slash == o.slash && self.token == o.token
+    }
     /// From the most to the least particular.
     fn keys(self) -> [Self; 3] {
-        let block = match char::from_u32(self.before) { Some(c) if c.is_ascii() => class(c) as u32, _ => 16 + (self.before >> 8) };
+        let block = match char::from_u32(self.before) {
+            Some(c) if c.is_ascii() => class(c) as u32,
+            _ => 16 + (self.before >> 8),
+        };
         [self, Self { before: BLOCK + block, ..self }, Self { before: ANY, ..self }]
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Class { Digit, Lower, Upper, Other }
+enum Class {
+    Digit,
+    Lower,
+    Upper,
+    Other,
+}
 fn class(c: char) -> Class {
-    match c { '0'..='9' => Class::Digit, 'a'..='z' => Class::Lower, 'A'..='Z' => Class::Upper, _ => Class::Other }
+    match c {
+        '0'..='9' => Class::Digit,
+        'a'..='z' => Class::Lower,
+        'A'..='Z' => Class::Upper,
+        _ => Class::Other,
+    }
 }
 
 /// Characters `low..=high`, their weight together.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Span { low: char, high: char, weight: f64 }
+pub(crate) struct Span {
+    low: char,
+    high: char,
+    weight: f64,
+}
 
 /// Weight of all never-seen characters together, where they are only guessed at.
 const EXTRA: f64 = 1.35;
@@ -65,7 +106,10 @@ struct Alphabet {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Trust { Sure, Guess(f64) }
+enum Trust {
+    Sure,
+    Guess(f64),
+}
 
 fn next_char(c: char) -> Option<char> {
     let n = c as u32 + 1;
@@ -79,26 +123,51 @@ fn prev_char(c: char) -> Option<char> {
 impl Alphabet {
     fn learn(&mut self, c: char) {
         self.count += 1;
-        if let Err(at) = self.seen.binary_search(&c) && self.seen.len() < MOST_SEEN { self.seen.insert(at, c); }
+        if let Err(at) = self.seen.binary_search(&c)
+            && self.seen.len() < MOST_SEEN
+        {
+            self.seen.insert(at, c);
+        }
     }
     /// Spans of the whole alphabet in order. `also`: characters which must be taken as seen.
     fn spans(&self, also: Option<char>, letters: bool, plain: bool, trust: Trust, out: &mut Vec<Span>) {
         out.clear();
         let mut seen = std::borrow::Cow::Borrowed(&self.seen);
-        if let Some(c) = also && let Err(at) = seen.binary_search(&c) { seen.to_mut().insert(at, c); }
+        if let Some(c) = also
+            && let Err(at) = seen.binary_search(&c)
+        {
+            seen.to_mut().insert(at, c);
+        }
         let (mut digit, mut upper, mut lower) = (false, false, false);
         let mut beyond_f = false;
         for &c in seen.iter() {
-            match class(c) { Class::Digit => digit = true, Class::Lower => { lower = true; beyond_f |= c > 'f' } Class::Upper => upper = true, Class::Other => {} }
+            match class(c) {
+                Class::Digit => digit = true,
+                Class::Lower => {
+                    lower = true;
+                    beyond_f |= c > 'f'
+                }
+                Class::Upper => upper = true,
+                Class::Other => {}
+            }
         }
-        let unsure_letters = letters || trust != Trust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
+        let unsure_letters =
+            letters || trust != Trust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
         let mut whole: Vec<(char, char)> = vec![];
-        if digit { whole.push(('0', '9')); }
-        if upper && unsure_letters { whole.push(('A', 'Z')); }
-        if lower && unsure_letters { whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' })); }
+        if digit {
+            whole.push(('0', '9'));
+        }
+        if upper && unsure_letters {
+            whole.push(('A', 'Z'));
+        }
+        if lower && unsure_letters {
+            whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' }));
+        }
         let mut extras: u32 = 0;
         let mut extra = |low: Option<char>, high: Option<char>, out: &mut Vec<Span>| {
-            if let (Some(low), Some(high)) = (low, high) && low <= high {
+            if let (Some(low), Some(high)) = (low, high)
+                && low <= high
+            {
                 let n = high as u32 - low as u32 + 1;
                 extras += n;
                 out.push(Span { low, high, weight: -f64::from(n) });
@@ -107,7 +176,11 @@ impl Alphabet {
         for (i, &c) in seen.iter().enumerate() {
             let k = class(c);
             let first = i == 0 || class(seen[i - 1]) != k;
-            if !plain && k != Class::Other && first && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1) {
+            if !plain
+                && k != Class::Other
+                && first
+                && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
+            {
                 extra(Some(low), prev_char(c), out);
             }
             out.push(Span { low: c, high: c, weight: 1.0 });
@@ -115,34 +188,71 @@ impl Alphabet {
             if plain && c.is_ascii() {
                 // Any character may come: no class ends before the next seen.
                 extra(next_char(c), next.map_or(Some('~'), prev_char).min(Some('~')), out);
-            } else if let Some(n) = next && class(n) == k && (k != Class::Other || (!c.is_ascii() && !n.is_ascii())) {
-                if let (Some(low), Some(high)) = (next_char(c), prev_char(n)) && low <= high {
+            } else if let Some(n) = next
+                && class(n) == k
+                && (k != Class::Other || (!c.is_ascii() && !n.is_ascii()))
+            {
+                if let (Some(low), Some(high)) = (next_char(c), prev_char(n))
+                    && low <= high
+                {
                     let count = f64::from(high as u32 - low as u32 + 1);
-                    out.push(Span { low, high, weight: if k == Class::Other && count > 1024.0 { 2.0 } else if self.count > 300 && c.is_ascii_alphabetic() { count * 0.05 } else { count } });
+                    out.push(Span {
+                        low,
+                        high,
+                        weight: if k == Class::Other && count > 1024.0 {
+                            2.0
+                        } else if self.count > 300 && c.is_ascii_alphabetic() {
+                            count * 0.05
+                        } else {
+                            count
+                        },
+                    });
                 }
-            } else if k != Class::Other && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1) {
+            } else if k != Class::Other
+                && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
+            {
                 extra(next_char(c), Some(high), out);
             }
         }
-        if let Some(&last) = seen.last() && !last.is_ascii() {
-            let end = match last as u32 { 0x4E00..=0x9FFF => 0x9FFF, 0xAC00..=0xD7A3 => 0xD7A3, other => other | 0x7f };
+        if let Some(&last) = seen.last()
+            && !last.is_ascii()
+        {
+            let end = match last as u32 {
+                0x4E00..=0x9FFF => 0x9FFF,
+                0xAC00..=0xD7A3 => 0xD7A3,
+                other => other | 0x7f,
+            };
             extra(next_char(last), char::from_u32(end), out);
         }
         let _ = extras;
-        let each = match trust { Trust::Sure if self.off >= 3.0 || self.count > 300 && self.seen.len() > 2 => 0.05, Trust::Sure => 1.0, Trust::Guess(each) => each };
-        for s in out { if s.weight < 0.0 { s.weight *= -each; } }
+        let each = match trust {
+            Trust::Sure if self.off >= 3.0 || self.count > 300 && self.seen.len() > 2 => 0.05,
+            Trust::Sure => 1.0,
+            Trust::Guess(each) => each,
+        };
+        for s in out {
+            if s.weight < 0.0 {
+                s.weight *= -each;
+            }
+        }
     }
 }
 
 pub(crate) fn lcp(a: &str, b: &str) -> usize {
     let mut n = a.as_bytes().iter().zip(b.as_bytes()).take_while(|(x, y)| x == y).count();
-    while !a.is_char_boundary(n) { n -= 1; }
+    while !a.is_char_boundary(n) {
+        n -= 1;
+    }
     n
 }
 
 /// The page at the edge of a gap.
 #[derive(Clone, Debug)]
-pub(crate) struct Density { pub first: String, pub last: String, pub items: f64 }
+pub(crate) struct Density {
+    pub first: String,
+    pub last: String,
+    pub items: f64,
+}
 
 pub(crate) struct Gap<'a> {
     pub low: &'a str,
@@ -156,12 +266,30 @@ pub(crate) struct Gap<'a> {
 
 /// Part of a gap.
 #[derive(Debug)]
-pub(crate) struct Segment { pub mass: f64, pub sure: bool, kind: Kind }
+pub(crate) struct Segment {
+    pub mass: f64,
+    pub sure: bool,
+    kind: Kind,
+}
 impl Segment {
-    pub(crate) fn mark(&self) -> Option<&str> { match &self.kind { Kind::Mark(m) => Some(m), Kind::Node { .. } => None } }
- pub(crate) fn below(&self, parent: &str) -> bool { match &self.kind { Kind::Node { prefix, .. } => prefix.starts_with(parent), Kind::Mark(m) => m.starts_with(parent) } } }
+    pub(crate) fn mark(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Mark(m) => Some(m),
+            Kind::Node { .. } => None,
+        }
+    }
+    pub(crate) fn below(&self, parent: &str) -> bool {
+        match &self.kind {
+            Kind::Node { prefix, .. } => prefix.starts_with(parent),
+            Kind::Mark(m) => m.starts_with(parent),
+        }
+    }
+}
 #[derive(Debug)]
-enum Kind { Node { prefix: String, place: Place, spans: Vec<Span> }, Mark(String) }
+enum Kind {
+    Node { prefix: String, place: Place, spans: Vec<Span> },
+    Mark(String),
+}
 
 #[derive(Debug)]
 pub(crate) struct KeySpace {
@@ -188,34 +316,68 @@ pub(crate) struct KeySpace {
     pub page: f64,
 }
 
-fn tail_char(s: &str, at: usize) -> Option<char> { s[at..].chars().next() }
+fn tail_char(s: &str, at: usize) -> Option<char> {
+    s[at..].chars().next()
+}
 
 impl KeySpace {
     pub(crate) fn new(prefix: &str, page: f64) -> Self {
-        Self { prefix: prefix.into(), alphabets: HashMap::default(), random: HashMap::default(), letters: HashMap::default(), tokens: HashMap::default(), spread: BTreeSet::new(), origin: Place { before: ANY, ..Place::default() }, separators: BTreeSet::new(), eager: false, items: 0.0, borders: vec![0.0; 32], marks: BTreeMap::new(), known: HashMap::default(), firsts: BTreeSet::new(), earlier: vec![], page }
+        Self {
+            prefix: prefix.into(),
+            alphabets: HashMap::default(),
+            random: HashMap::default(),
+            letters: HashMap::default(),
+            tokens: HashMap::default(),
+            spread: BTreeSet::new(),
+            origin: Place { before: ANY, ..Place::default() },
+            separators: BTreeSet::new(),
+            eager: false,
+            items: 0.0,
+            borders: vec![0.0; 32],
+            marks: BTreeMap::new(),
+            known: HashMap::default(),
+            firsts: BTreeSet::new(),
+            earlier: vec![],
+            page,
+        }
     }
-    fn place_from(place: Place, s: &str, from: usize, at: usize) -> Place { s[from..at].chars().fold(place, Place::after) }
-    fn place(&self, s: &str, at: usize) -> Place { s[self.prefix.len()..at].chars().fold(self.origin, Place::after) }
+    fn place_from(place: Place, s: &str, from: usize, at: usize) -> Place {
+        s[from..at].chars().fold(place, Place::after)
+    }
+    fn place(&self, s: &str, at: usize) -> Place {
+        s[self.prefix.len()..at].chars().fold(self.origin, Place::after)
+    }
 
     /// A first name of a range.
-    pub(crate) fn real(&mut self, name: &str) { self.firsts.insert(name.into()); }
+    pub(crate) fn real(&mut self, name: &str) {
+        self.firsts.insert(name.into());
+    }
 
     pub(crate) fn learn<'a>(&mut self, len: usize, name: &dyn Fn(usize) -> &'a str) {
-        if len == 0 { return; }
+        if len == 0 {
+            return;
+        }
         let (first, last) = (name(0), name(len - 1));
         let common = lcp(first, last);
         self.items += len as f64;
         let base = self.place(first, common);
         let mut place = self.origin;
-        for c in first[self.prefix.len()..common].chars() { self.note(place, c); place = place.after(c); }
+        for c in first[self.prefix.len()..common].chars() {
+            self.note(place, c);
+            place = place.after(c);
+        }
         let step = (len / 40).max(1);
         let mut i = 0;
         while i < len {
             let mut place = base;
             for c in name(i)[common..].chars().take(40) {
                 self.note(place, c);
-                if c != '/' && (place.same_token(base) && place.after(c).same_token(base)) { self.tokens.entry((place.slash, place.token)).or_default().learn(c); }
-                if c.is_ascii_alphabetic() && place.same_token(base) { self.letters.insert((place.slash, place.token), true); }
+                if c != '/' && (place.same_token(base) && place.after(c).same_token(base)) {
+                    self.tokens.entry((place.slash, place.token)).or_default().learn(c);
+                }
+                if c.is_ascii_alphabetic() && place.same_token(base) {
+                    self.letters.insert((place.slash, place.token), true);
+                }
                 place = place.after(c);
             }
             i += step;
@@ -231,7 +393,9 @@ impl KeySpace {
             let slashes = tail.iter().filter(|b| **b == b'/').count();
             if slashes > 0 {
                 let at = before.as_bytes()[self.prefix.len().min(l)..l].iter().filter(|b| **b == b'/').count();
-                for level in at..at + slashes { self.borders[level.min(31)] += 1.0; }
+                for level in at..at + slashes {
+                    self.borders[level.min(31)] += 1.0;
+                }
             }
             before = n;
         }
@@ -265,13 +429,23 @@ impl KeySpace {
         }
         for i in 1..len {
             let l = agree[i - 1];
-            let weight = if l <= shallow { 1.0 } else if i % stride == 0 { stride as f64 } else { continue };
+            let weight = if l <= shallow {
+                1.0
+            } else if i % stride == 0 {
+                stride as f64
+            } else {
+                continue;
+            };
             self.turn_at(name(i - 1), usize::from(l), Self::place_from(base, name(i), common, usize::from(l)), weight);
             let n = name(i);
             let l = usize::from(l);
             if i % stride == 0 && Self::place_from(base, n, common, l).same_token(base) {
                 let plain = self.origin.plain;
-                agreed += n[l..].chars().take_while(|c| *c != '/' && (plain || !separates(*c))).map(|c| if c.is_ascii() { 1 } else { 3 }).sum::<usize>();
+                agreed += n[l..]
+                    .chars()
+                    .take_while(|c| *c != '/' && (plain || !separates(*c)))
+                    .map(|c| if c.is_ascii() { 1 } else { 3 })
+                    .sum::<usize>();
                 pairs += 1;
             }
         }
@@ -280,14 +454,20 @@ impl KeySpace {
             let token = (base.slash, base.token);
             let start = common - first[self.prefix.len()..common].bytes().rev().take_while(u8::is_ascii_digit).count();
             let place = self.place(first, start);
-            if place.same_token(base) && self.tokens.get(&token).is_some_and(|t| t.seen.iter().all(char::is_ascii_digit)) {
+            if place.same_token(base)
+                && self.tokens.get(&token).is_some_and(|t| t.seen.iter().all(char::is_ascii_digit))
+            {
                 self.random.insert(token, 1);
                 let (from, to) = (self.fraction(first, start, place, 12), self.fraction(last, start, place, 12));
                 self.random.remove(&token);
-                if from > 0.1 * (to - from) { self.spread.insert(token); }
+                if from > 0.1 * (to - from) {
+                    self.spread.insert(token);
+                }
             }
         }
-        if pairs > 0 && agreed >= 4 * pairs && !self.spread.contains(&(base.slash, base.token)) { *self.random.entry((base.slash, base.token)).or_default() += 1; }
+        if pairs > 0 && agreed >= 4 * pairs && !self.spread.contains(&(base.slash, base.token)) {
+            *self.random.entry((base.slash, base.token)).or_default() += 1;
+        }
     }
 
     /// `b` comes right after `a`.
@@ -312,12 +492,16 @@ impl KeySpace {
         let l = lcp(low, cut).max(self.prefix.len());
         let place = self.place(cut, l.min(cut.len()));
         for key in place.keys() {
-            if let Some(a) = self.alphabet_mut(key) { a.off += 1.0; }
+            if let Some(a) = self.alphabet_mut(key) {
+                a.off += 1.0;
+            }
         }
     }
 
     /// How many children follow at a place on average.
-    fn proven(&self, place: Place) -> bool { self.alphabet(place).is_some_and(|a| a.on >= 2.0) }
+    fn proven(&self, place: Place) -> bool {
+        self.alphabet(place).is_some_and(|a| a.on >= 2.0)
+    }
 
     fn further(&self, place: Place) -> f64 {
         let (s, f) = self.alphabet(place).map_or((0.0, 0.0), |a| (a.on, a.off));
@@ -325,35 +509,57 @@ impl KeySpace {
     }
 
     fn alphabet_mut(&mut self, key: Place) -> Option<&mut Alphabet> {
-        if self.alphabets.len() >= MOST_PLACES { return self.alphabets.get_mut(&key); }
+        if self.alphabets.len() >= MOST_PLACES {
+            return self.alphabets.get_mut(&key);
+        }
         Some(self.alphabets.entry(key).or_default())
     }
 
     fn note(&mut self, place: Place, c: char) {
         for key in place.keys() {
-            if let Some(a) = self.alphabet_mut(key) { a.learn(c); }
+            if let Some(a) = self.alphabet_mut(key) {
+                a.learn(c);
+            }
         }
     }
 
     fn alphabet(&self, place: Place) -> Option<&Alphabet> {
         let [exact, block, any] = place.keys();
-        self.alphabets.get(&exact).filter(|a| a.count >= 12 && a.on + a.off >= 4.0)
+        self.alphabets
+            .get(&exact)
+            .filter(|a| a.count >= 12 && a.on + a.off >= 4.0)
             .or_else(|| self.alphabets.get(&block).filter(|a| a.count >= 12))
             .or_else(|| self.alphabets.get(&any))
     }
 
     /// Sub-folders as a delimiter listing gave them; `whole`: nothing but these lies between the first and the last.
-    pub(crate) fn folders<'a>(&mut self, parent: &str, start: &str, prefixes: impl Iterator<Item = &'a str>, whole: bool, done: bool) -> bool {
+    pub(crate) fn folders<'a>(
+        &mut self,
+        parent: &str,
+        start: &str,
+        prefixes: impl Iterator<Item = &'a str>,
+        whole: bool,
+        done: bool,
+    ) -> bool {
         let mut any = None;
         let before = self.marks.len();
-        for (i, p) in prefixes.filter(|p| p.starts_with(parent) && p.len() > parent.len() + 1 && p.ends_with('/')).enumerate() {
+        for (i, p) in
+            prefixes.filter(|p| p.starts_with(parent) && p.len() > parent.len() + 1 && p.ends_with('/')).enumerate()
+        {
             self.marks.entry(p.into()).or_insert(whole && i > 0);
             let mut place = self.origin;
-            for c in p[self.prefix.len()..].chars() { self.note(place, c); place = place.after(c); }
-            if let Some(before) = any { self.turn(before, p, 1.0); }
+            for c in p[self.prefix.len()..].chars() {
+                self.note(place, c);
+                place = place.after(c);
+            }
+            if let Some(before) = any {
+                self.turn(before, p, 1.0);
+            }
             any = Some(p);
         }
-        if whole { self.known.insert(parent.into(), (start.into(), if done { None } else { any.map(Into::into) })); }
+        if whole {
+            self.known.insert(parent.into(), (start.into(), if done { None } else { any.map(Into::into) }));
+        }
         self.marks.len() > before
     }
 
@@ -372,17 +578,24 @@ impl KeySpace {
         let letters = self.letters.get(&(place.slash, place.token)).copied().unwrap_or(false);
         let plain = self.origin.plain || self.eager;
         let token = (place.slash, place.token);
-        if self.random.contains_key(&token) && let Some(all) = self.tokens.get(&token) {
+        if self.random.contains_key(&token)
+            && let Some(all) = self.tokens.get(&token)
+        {
             let merged = match self.alphabet(place) {
                 Some(a) if a.count > 300 && a.on > 20.0 && a.off >= 3.0 => None,
                 Some(a) => {
                     let mut m = Alphabet { seen: a.seen.clone(), ..all.clone() };
-                    for c in &all.seen { m.learn(*c); }
+                    for c in &all.seen {
+                        m.learn(*c);
+                    }
                     Some(m)
                 }
                 None => Some(all.clone()),
             };
-            if let Some(m) = merged { m.spans(also, letters, plain, trust, out); return out.iter().map(|s| s.weight).sum(); }
+            if let Some(m) = merged {
+                m.spans(also, letters, plain, trust, out);
+                return out.iter().map(|s| s.weight).sum();
+            }
         }
         match self.alphabet(place) {
             Some(a) => a.spans(also, letters, plain, trust, out),
@@ -404,7 +617,9 @@ impl KeySpace {
     pub(crate) fn remember(&mut self, known: impl IntoIterator<Item = (String, u64)>) -> f64 {
         let mut sum = 0.0;
         for (name, objects) in known {
-            if name.starts_with(&self.prefix) && self.earlier.last().is_none_or(|last| last.0 < name) { self.earlier.push((name, sum)); }
+            if name.starts_with(&self.prefix) && self.earlier.last().is_none_or(|last| last.0 < name) {
+                self.earlier.push((name, sum));
+            }
             sum += objects as f64;
         }
         sum
@@ -413,10 +628,14 @@ impl KeySpace {
     fn from_earlier(&self, gap: &Gap, out: &mut Vec<Segment>) {
         let a = self.earlier.partition_point(|e| e.0.as_str() <= gap.low);
         let b = gap.end.map_or(self.earlier.len(), |end| self.earlier.partition_point(|e| e.0.as_str() < end));
-        if a >= b { return; }
+        if a >= b {
+            return;
+        }
         let step = ((b - a) / 256).max(1);
         let start = self.earlier[a].1 - a.checked_sub(1).map_or(0.0, |i| self.earlier[i].1);
-        if a > 0 { out.push(Segment { mass: start * 0.5, sure: false, kind: Kind::Mark(gap.low.into()) }); }
+        if a > 0 {
+            out.push(Segment { mass: start * 0.5, sure: false, kind: Kind::Mark(gap.low.into()) });
+        }
         for i in (a..b).step_by(step) {
             let next = (i + step).min(b - 1);
             let mass = if next > i { self.earlier[next].1 - self.earlier[i].1 } else { start.max(1.0) };
@@ -428,15 +647,25 @@ impl KeySpace {
     pub(crate) fn segments(&self, gap: &Gap) -> Vec<Segment> {
         let mut out = vec![];
         self.from_earlier(gap, &mut out);
-        if !out.is_empty() { return out; }
+        if !out.is_empty() {
+            return out;
+        }
         let upper = gap.end.map_or(Bound::Unbounded, |e| Bound::Excluded(e.to_string()));
         let mut marks = self.marks.range((Bound::Excluded(gap.low.to_string()), upper));
-        let Some((first, whole)) = marks.next() else { self.flat(gap, &mut out); return out };
+        let Some((first, whole)) = marks.next() else {
+            self.flat(gap, &mut out);
+            return out;
+        };
         let mut end = first.clone();
         let parent = first[..first.len() - 1].rfind('/').map_or(self.prefix.len(), |i| i + 1).max(self.prefix.len());
-        if *whole && gap.low.starts_with(&first[..parent]) && let Some(n) = gap.low[parent..].find('/') {
+        if *whole
+            && gap.low.starts_with(&first[..parent])
+            && let Some(n) = gap.low[parent..].find('/')
+        {
             let folder_end = format!("{}0", &gap.low[..parent + n]);
-            if folder_end < end { end = folder_end; }
+            if folder_end < end {
+                end = folder_end;
+            }
         }
         self.flat(&Gap { end: Some(&end), ..*gap }, &mut out);
         let mut all = vec![first];
@@ -459,23 +688,36 @@ impl KeySpace {
         // Depth by character: byte offsets and places of x.
         let mut at: Vec<(usize, char, Place)> = vec![];
         let mut place = self.origin;
-        for (i, c) in x[base.min(x.len())..].char_indices() { at.push((base + i, c, place)); place = place.after(c); }
+        for (i, c) in x[base.min(x.len())..].char_indices() {
+            at.push((base + i, c, place));
+            place = place.after(c);
+        }
         let depth_of = |byte: usize| at.partition_point(|a| a.0 < byte);
         let d = gap.end.map(|e| depth_of(lcp(x, e)));
         let y = gap.end.and_then(|e| self.firsts.range::<str, _>((Bound::Included(e), Bound::Unbounded)).next());
-        let y_mark = gap.end.and_then(|e| self.marks.range::<str, _>((Bound::Included(e), Bound::Unbounded)).next()).map(|m| m.0);
-        let y = match (y, y_mark) { (Some(a), Some(b)) => Some(a.min(b)), (a, b) => a.or(b) };
+        let y_mark = gap
+            .end
+            .and_then(|e| self.marks.range::<str, _>((Bound::Included(e), Bound::Unbounded)).next())
+            .map(|m| m.0);
+        let y = match (y, y_mark) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
         let dy = y.map(|y| depth_of(lcp(x, y)));
         let j = if dense.is_some() { depth_of(lcp(first, last)) } else { d.unwrap_or(0) };
-        if at.is_empty() { return; }
+        if at.is_empty() {
+            return;
+        }
         let j = j.min(at.len() - 1);
         let low_depth = d.map_or(0, |d| d + 1);
-        let random = |p: Place| self.random.contains_key(&(p.slash, p.token)) && at.get(j).is_some_and(|a| a.2.same_token(p));
+        let random =
+            |p: Place| self.random.contains_key(&(p.slash, p.token)) && at.get(j).is_some_and(|a| a.2.same_token(p));
         let start = out.len();
         let slash = x[base..].rfind('/').map(|i| base + i);
         let mut spans = vec![];
         let sure_at = |k: usize| -> bool {
-            (k > low_depth || gap.doubt == 0) && (random(at[k].2) || dy.is_some_and(|dy| dy < at.len() && k >= dy && at[k].2.same_token(at[dy].2)))
+            (k > low_depth || gap.doubt == 0)
+                && (random(at[k].2) || dy.is_some_and(|dy| dy < at.len() && k >= dy && at[k].2.same_token(at[dy].2)))
         };
         let doubt = 0.4f64.powi(gap.doubt as i32);
         // Mass of one unit of weight among the children at each depth.
@@ -500,30 +742,50 @@ impl KeySpace {
         let mut unproven = 0;
         let mut prior = vec![1.0; unit.len()];
         for k in (0..j).rev() {
-            if !self.proven(at[k + 1].2) { unproven += 1; }
+            if !self.proven(at[k + 1].2) {
+                unproven += 1;
+            }
             prior[k] = if self.eager { 1.0 } else { 0.75f64.powi(unproven) };
             let sure = sure_at(k + 1) && unit[k + 1] < 1e8;
-            let mut total = self.spans(at[k + 1].2, Some(at[k + 1].1), if sure { Trust::Sure } else { Trust::Guess(0.3) }, &mut spans);
+            let mut total = self.spans(
+                at[k + 1].2,
+                Some(at[k + 1].1),
+                if sure { Trust::Sure } else { Trust::Guess(0.3) },
+                &mut spans,
+            );
             if !sure {
                 let (left, own) = position(&spans, at[k + 1].1);
-                total = total.min(1.0 + self.further(at[k + 1].2) * prior[k]).max(if at[k + 1].2.same_token(at[j].2) { left + own } else { 0.0 });
+                total = total.min(1.0 + self.further(at[k + 1].2) * prior[k]).max(if at[k + 1].2.same_token(at[j].2) {
+                    left + own
+                } else {
+                    0.0
+                });
             }
             unit[k] = (unit[k + 1] * total.max(1.0)).min(1e10);
-            if at[k].1 == '/' { unit[k] = self.level_mass(at[k].2.slash as usize); }
+            if at[k].1 == '/' {
+                unit[k] = self.level_mass(at[k].2.slash as usize);
+            }
         }
         let tiny = if self.eager { 0.0 } else { self.page * 0.01 };
-        let covers: Vec<(usize, usize)> = x.match_indices('/').filter_map(|(slash, _)| {
-            let parent = x[..slash].rfind('/').map_or(base, |i| i + 1).max(base);
-            let (from, to) = self.known.get(&x[..parent])?;
-            (x[..slash] >= from[..from.len().saturating_sub(1)] && to.as_ref().is_none_or(|to| x[..=slash] < **to)).then_some((parent, slash))
-        }).collect();
+        let covers: Vec<(usize, usize)> = x
+            .match_indices('/')
+            .filter_map(|(slash, _)| {
+                let parent = x[..slash].rfind('/').map_or(base, |i| i + 1).max(base);
+                let (from, to) = self.known.get(&x[..parent])?;
+                (x[..slash] >= from[..from.len().saturating_sub(1)] && to.as_ref().is_none_or(|to| x[..=slash] < **to))
+                    .then_some((parent, slash))
+            })
+            .collect();
         let covered = |byte: usize| covers.iter().any(|c| c.0 <= byte && byte <= c.1);
         // A run of numbers that has come so far is likely to go on as far again.
         let (mut passed, mut ahead) = (0.0, 0.0);
         let ec = gap.end.zip(d).and_then(|(e, d)| at.get(d).and_then(|a| tail_char(e, a.0)));
         let mut in_folder = slash.is_some();
         for k in (low_depth.saturating_sub(1)..unit.len()).rev() {
-            if in_folder && slash.is_some_and(|s| at[k].0 <= s) { in_folder = false; self.settle(&mut out[start..], gap.folder, at[k].2.slash as usize); }
+            if in_folder && slash.is_some_and(|s| at[k].0 <= s) {
+                in_folder = false;
+                self.settle(&mut out[start..], gap.folder, at[k].2.slash as usize);
+            }
             let middle = d == Some(k);
             let known = covered(at[k].0);
             let sure = !known && (sure_at(k) && unit[k] < 1e8 || middle && gap.doubt == 0 && dy == Some(k));
@@ -534,7 +796,9 @@ impl KeySpace {
             if !sure {
                 likely = self.further(at[k].2) * if self.proven(at[k].2) { 1.0 } else { prior[k] };
                 strong = self.proven(at[k].2);
-                if middle { likely *= doubt; }
+                if middle {
+                    likely *= doubt;
+                }
                 if at[k].2.same_token(at[j].2) && dense.is_some() {
                     passed += unit[k] * position(&spans, at[k].1).0;
                     let lindy = (passed - ahead) / unit[k];
@@ -544,14 +808,18 @@ impl KeySpace {
                 let mut all = vec![];
                 self.spans(at[k].2, Some(at[k].1), Trust::Sure, &mut all);
                 room = clip(&all, Some(at[k].1), if middle { ec } else { None }).iter().map(|s| s.weight).sum();
-                if known { likely = 0.0; }
+                if known {
+                    likely = 0.0;
+                }
                 likely = likely.min(room);
                 scale(&mut part, likely);
                 ahead += unit[k] * likely.min(room);
             }
             push(out, unit[k], &x[..at[k].0], at[k].2, part, sure || !known && strong && likely >= 0.5 * room, tiny);
         }
-        if let (Some(d), Some(e)) = (d, gap.end) && d < unit.len() {
+        if let (Some(d), Some(e)) = (d, gap.end)
+            && d < unit.len()
+        {
             let sure = gap.doubt == 0 && (sure_at(d) || dy == Some(d));
             // The left side of the end.
             let mut u = unit[d];
@@ -562,12 +830,16 @@ impl KeySpace {
                     let total = self.spans(place, Some(c), Trust::Guess(0.3), &mut spans);
                     u /= total.max(1.0);
                     let mut part = clip(&spans, None, Some(c));
-                    if !sure { most(&mut part, self.further(place)); }
+                    if !sure {
+                        most(&mut part, self.further(place));
+                    }
                     push(out, u, &e[..pos], place, part, sure, tiny);
                 }
                 pos += c.len_utf8();
                 place = place.after(c);
-                if n > 8 || u < tiny { break; }
+                if n > 8 || u < tiny {
+                    break;
+                }
             }
         }
     }
@@ -578,7 +850,11 @@ impl KeySpace {
         let mean = if borders >= 3.0 { self.items / borders } else { 0.0 };
         let most = if mean > seen { mean - seen } else { 2.0 * seen };
         let sum: f64 = rest.iter().map(|s| s.mass).sum();
-        if sum > most { for s in rest { s.mass *= most / sum; } }
+        if sum > most {
+            for s in rest {
+                s.mass *= most / sum;
+            }
+        }
     }
 
     /// The name at which `mass` of the segment lies to the left.
@@ -587,17 +863,19 @@ impl KeySpace {
             Kind::Mark(m) => m.clone(),
             Kind::Node { prefix, place, spans } => {
                 let mut out = prefix.clone();
-                
+
                 let (mut spans, mut place, segment_place) = (spans.clone(), *place, *place);
                 let mut left = mass;
                 let mut own = segment.mass;
                 for _ in 0..8 {
                     let total: f64 = spans.iter().map(|s| s.weight).sum();
-                    if total <= 0.0 { break; }
+                    if total <= 0.0 {
+                        break;
+                    }
                     let mut want = left / own * total;
                     let mut chosen = None;
                     for s in &spans {
-                        if want < s.weight { 
+                        if want < s.weight {
                             let n = f64::from(s.high as u32 - s.low as u32 + 1);
                             let each = s.weight / n;
                             let step = (want / each).floor().min(n - 1.0);
@@ -613,9 +891,13 @@ impl KeySpace {
                     place = place.after(c);
                     own *= each / total;
                     left = (rest / each).min(1.0) * own;
-                    if !segment.sure || own < fine || left < fine * 0.5 && own < 2.0 * fine { break; }
+                    if !segment.sure || own < fine || left < fine * 0.5 && own < 2.0 * fine {
+                        break;
+                    }
                     let Some(alphabet) = self.alphabet(place) else { break };
-                    if alphabet.seen.len() > 1 && self.further(place) < 0.3 { break; }
+                    if alphabet.seen.len() > 1 && self.further(place) < 0.3 {
+                        break;
+                    }
                     let trust = if place.same_token(segment_place) { Trust::Sure } else { Trust::Guess(0.0) };
                     self.spans(place, None, trust, &mut spans);
                 }
@@ -627,19 +909,29 @@ impl KeySpace {
 
 fn scale(spans: &mut [Span], total: f64) {
     let sum: f64 = spans.iter().map(|s| s.weight).sum();
-    if sum > 0.0 { for s in spans { s.weight *= total / sum; } }
+    if sum > 0.0 {
+        for s in spans {
+            s.weight *= total / sum;
+        }
+    }
 }
 
 /// Scales the weights so that they are `total` at most together.
 fn most(spans: &mut [Span], total: f64) {
     let sum: f64 = spans.iter().map(|s| s.weight).sum();
-    if sum > total { for s in spans { s.weight *= total / sum; } }
+    if sum > total {
+        for s in spans {
+            s.weight *= total / sum;
+        }
+    }
 }
 
 fn position(spans: &[Span], c: char) -> (f64, f64) {
     let mut before = 0.0;
     for s in spans {
-        if c < s.low { return (before, 0.0); }
+        if c < s.low {
+            return (before, 0.0);
+        }
         if c <= s.high {
             let n = f64::from(s.high as u32 - s.low as u32 + 1);
             return (before + s.weight * f64::from(c as u32 - s.low as u32) / n, s.weight / n);
@@ -653,9 +945,23 @@ fn position(spans: &[Span], c: char) -> (f64, f64) {
 fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> Vec<Span> {
     let mut out = vec![];
     for s in spans {
-        let low = match above { Some(a) if a >= s.low => match next_char(a) { Some(n) => n, None => continue }, _ => s.low };
-        let high = match below { Some(b) if b <= s.high => match prev_char(b) { Some(n) => n, None => continue }, _ => s.high };
-        if low > high { continue; }
+        let low = match above {
+            Some(a) if a >= s.low => match next_char(a) {
+                Some(n) => n,
+                None => continue,
+            },
+            _ => s.low,
+        };
+        let high = match below {
+            Some(b) if b <= s.high => match prev_char(b) {
+                Some(n) => n,
+                None => continue,
+            },
+            _ => s.high,
+        };
+        if low > high {
+            continue;
+        }
         let n = f64::from(s.high as u32 - s.low as u32 + 1);
         out.push(Span { low, high, weight: s.weight * f64::from(high as u32 - low as u32 + 1) / n });
     }
@@ -664,5 +970,7 @@ fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> Vec<Span> {
 
 fn push(out: &mut Vec<Segment>, unit: f64, prefix: &str, place: Place, spans: Vec<Span>, sure: bool, tiny: f64) {
     let mass = unit * spans.iter().map(|s| s.weight).sum::<f64>();
-    if mass > tiny { out.push(Segment { mass, sure, kind: Kind::Node { prefix: prefix.into(), place, spans } }); }
+    if mass > tiny {
+        out.push(Segment { mass, sure, kind: Kind::Node { prefix: prefix.into(), place, spans } });
+    }
 }

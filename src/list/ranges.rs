@@ -32,7 +32,11 @@ pub(crate) struct Kept {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Lie { Unsorted { before: String, name: String }, Offset { start: String, name: String }, Nowhere { token: String } }
+pub(crate) enum Lie {
+    Unsorted { before: String, name: String },
+    Offset { start: String, name: String },
+    Nowhere { token: String },
+}
 
 const MOST_EMPTY: u32 = 10_000;
 const LEAST: f64 = 1.6;
@@ -60,7 +64,10 @@ struct Range {
 }
 
 #[derive(Debug)]
-enum Asked { Range { id: u64, token: Option<String> }, Folders { parent: String, start: String } }
+enum Asked {
+    Range { id: u64, token: Option<String> },
+    Folders { parent: String, start: String },
+}
 
 #[derive(Debug)]
 pub(crate) struct Ranges {
@@ -89,7 +96,25 @@ pub(crate) struct Ranges {
 impl Ranges {
     pub(crate) fn new(prefix: &str, page_size: u32, known: impl IntoIterator<Item = (String, u64)>) -> Self {
         let page = f64::from(page_size);
-        let mut new = Self { prefix: prefix.into(), page_size, page, space: KeySpace::new(prefix, page), ranges: BTreeMap::new(), order: BTreeMap::new(), calls: BTreeMap::new(), ids: 0, delims: vec![], pages: 0, full: 0, nothing: 0, cuts: 0, started: false, known: false, calls_made: 0, sum: 0.0 };
+        let mut new = Self {
+            prefix: prefix.into(),
+            page_size,
+            page,
+            space: KeySpace::new(prefix, page),
+            ranges: BTreeMap::new(),
+            order: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            ids: 0,
+            delims: vec![],
+            pages: 0,
+            full: 0,
+            nothing: 0,
+            cuts: 0,
+            started: false,
+            known: false,
+            calls_made: 0,
+            sum: 0.0,
+        };
         let share = new.space.remember(known);
         new.known = share > page;
         new.insert(prefix.into(), None, if share > 0.0 { share } else { f64::INFINITY }, 0);
@@ -100,27 +125,62 @@ impl Ranges {
         let id = self.ids;
         self.ids += 1;
         self.order.insert(low.clone(), id);
-        self.ranges.insert(id, Range { low, last: None, end, token: None, asked: (None, None), in_flight: false, density: None, estimate: share, doubt, empty: 0, stuck: false, answered: false, folder: 0.0, pages: 0 });
+        self.ranges.insert(
+            id,
+            Range {
+                low,
+                last: None,
+                end,
+                token: None,
+                asked: (None, None),
+                in_flight: false,
+                density: None,
+                estimate: share,
+                doubt,
+                empty: 0,
+                stuck: false,
+                answered: false,
+                folder: 0.0,
+                pages: 0,
+            },
+        );
         id
     }
 
-    pub(crate) fn is_done(&self) -> bool { self.ranges.is_empty() }
+    pub(crate) fn is_done(&self) -> bool {
+        self.ranges.is_empty()
+    }
     /// Objects that are likely not listed yet.
-    pub(crate) fn left(&self) -> f64 { self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum() }
-    pub(crate) fn in_flight(&self) -> usize { self.calls.len() }
+    pub(crate) fn left(&self) -> f64 {
+        self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
+    }
+    pub(crate) fn in_flight(&self) -> usize {
+        self.calls.len()
+    }
 
     pub(crate) fn next(&mut self, limit: usize) -> Option<Call> {
         let idle = limit.saturating_sub(self.calls.len());
-        if idle == 0 || self.is_done() { return None; }
-        if self.pages == 1 && !self.started && !self.known && limit > 1 { self.started = true; self.start(idle); }
+        if idle == 0 || self.is_done() {
+            return None;
+        }
+        if self.pages == 1 && !self.started && !self.known && limit > 1 {
+            self.started = true;
+            self.start(idle);
+        }
         let mut waiting = self.waiting();
         // Pieces for the workers that would else have nothing to do.
         let free = idle.saturating_sub(self.ranges.values().filter(|r| !r.in_flight).count() + self.delims.len());
-        if free > 0 && (self.pages > 0 || self.known) { self.steal(free, limit); waiting = self.waiting(); }
+        if free > 0 && (self.pages > 0 || self.known) {
+            self.steal(free, limit);
+            waiting = self.waiting();
+        }
         if let Some(mut call) = self.delims.pop() {
             call.id = self.ids;
             self.ids += 1;
-            self.calls.insert(call.id, Asked::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() });
+            self.calls.insert(
+                call.id,
+                Asked::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() },
+            );
             self.calls_made += 1;
             return Some(call);
         }
@@ -128,7 +188,11 @@ impl Ranges {
     }
 
     fn waiting(&self) -> Option<u64> {
-        self.ranges.iter().filter(|(_, r)| !r.in_flight).max_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate)).map(|(id, _)| *id)
+        self.ranges
+            .iter()
+            .filter(|(_, r)| !r.in_flight)
+            .max_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate))
+            .map(|(id, _)| *id)
     }
 
     fn issue(&mut self, id: u64) -> Call {
@@ -140,45 +204,85 @@ impl Ranges {
         let token = range.token.take().filter(|_| uncut);
         if token.is_none() {
             let whole = range.low == self.prefix && range.last.is_none();
-            range.asked = ((!whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone())), range.end.clone());
+            range.asked =
+                ((!whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone())), range.end.clone());
         }
         self.calls.insert(call_id, Asked::Range { id, token: token.clone() });
         self.calls_made += 1;
-        Call { id: call_id, prefix: self.prefix.clone(), start: range.asked.0.clone(), end: range.asked.1.clone(), token, delimiter: false, page_size: self.page_size }
+        Call {
+            id: call_id,
+            prefix: self.prefix.clone(),
+            start: range.asked.0.clone(),
+            end: range.asked.1.clone(),
+            token,
+            delimiter: false,
+            page_size: self.page_size,
+        }
     }
 
     pub(crate) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<Kept, Lie> {
         let asked = self.calls.remove(&call);
         if let Some(Asked::Folders { parent, start }) = &asked {
             let whole = page.len() == 0;
-            let news = self.space.folders(parent, start, page.prefixes().iter().map(String::as_str), whole, page.token().is_none());
+            let news = self.space.folders(
+                parent,
+                start,
+                page.prefixes().iter().map(String::as_str),
+                whole,
+                page.token().is_none(),
+            );
             // Many objects hide behind a page of folders: the next page of them pays.
             if let (Some(token), Some(first)) = (page.token(), page.prefixes().first())
-                && news && self.space.folder_mass(first) * page.prefixes().len() as f64 > 30.0 * self.page
+                && news
+                && self.space.folder_mass(first) * page.prefixes().len() as f64 > 30.0 * self.page
             {
-                self.delims.push(Call { id: 0, prefix: parent.clone(), start: Some(start.clone()), end: None, token: Some(token.into()), delimiter: true, page_size: self.page_size });
+                self.delims.push(Call {
+                    id: 0,
+                    prefix: parent.clone(),
+                    start: Some(start.clone()),
+                    end: None,
+                    token: Some(token.into()),
+                    delimiter: true,
+                    page_size: self.page_size,
+                });
             }
             let estimates: Vec<u64> = self.ranges.keys().copied().collect();
-            for id in estimates { self.estimate(id); }
+            for id in estimates {
+                self.estimate(id);
+            }
             return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
         }
-        let Some(Asked::Range { id, token: used }) = asked else { return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) }) };
+        let Some(Asked::Range { id, token: used }) = asked else {
+            return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
+        };
         let range = self.ranges.get_mut(&id).expect("a range with a call in flight");
         range.in_flight = false;
         let from = range.low.clone();
         let n = page.len();
         for i in 1..n {
-            if page.name(i - 1) >= page.name(i) { return Err(Lie::Unsorted { before: page.name(i - 1).into(), name: page.name(i).into() }); }
+            if page.name(i - 1) >= page.name(i) {
+                return Err(Lie::Unsorted { before: page.name(i - 1).into(), name: page.name(i).into() });
+            }
         }
         let mut keep = 0..n;
         if n > 0 {
             let least = range.last.as_deref().unwrap_or(&range.low);
-            if page.name(0) < least { return Err(Lie::Offset { start: least.into(), name: page.name(0).into() }); }
-            if range.last.as_deref() == Some(page.name(0)) { keep.start = 1; }
+            if page.name(0) < least {
+                return Err(Lie::Offset { start: least.into(), name: page.name(0).into() });
+            }
+            if range.last.as_deref() == Some(page.name(0)) {
+                keep.start = 1;
+            }
             // Past the end: what a cut gave away, or a server that ignores the end.
-            let beyond = |name: &str| match &range.end { Some(end) => name >= end.as_str(), None => !name.starts_with(&self.prefix) };
+            let beyond = |name: &str| match &range.end {
+                Some(end) => name >= end.as_str(),
+                None => !name.starts_with(&self.prefix),
+            };
             let (mut a, mut b) = (keep.start, n);
-            while a < b { let m = (a + b) / 2; if beyond(page.name(m)) { b = m } else { a = m + 1 } }
+            while a < b {
+                let m = (a + b) / 2;
+                if beyond(page.name(m)) { b = m } else { a = m + 1 }
+            }
             keep.end = a;
         }
         let over = keep.end < n;
@@ -186,7 +290,9 @@ impl Ranges {
         let done = over || token.is_none();
         if keep.is_empty() {
             range.empty += 1;
-            if !done && (range.empty > MOST_EMPTY || used.is_some() && used.as_deref() == token) { return Err(Lie::Nowhere { token: token.unwrap_or_default().into() }); }
+            if !done && (range.empty > MOST_EMPTY || used.is_some() && used.as_deref() == token) {
+                return Err(Lie::Nowhere { token: token.unwrap_or_default().into() });
+            }
         } else {
             range.empty = 0;
             let last = page.name(keep.end - 1);
@@ -200,7 +306,11 @@ impl Ranges {
         let to = if done { range.end.clone() } else { Some(range.low.clone()) };
         if token.is_some() && n > 0 {
             // The first full page shows what the server gives.
-            if self.pages == 0 { self.page = n as f64; } else { self.page = self.page.max(n as f64); }
+            if self.pages == 0 {
+                self.page = n as f64;
+            } else {
+                self.page = self.page.max(n as f64);
+            }
             self.space.page = self.page;
         }
         self.pages += u64::from(n > 0);
@@ -208,13 +318,22 @@ impl Ranges {
         self.nothing += u64::from(n == 0 && done);
         if !keep.is_empty() {
             let first = page.name(keep.start);
-            if first_answer { self.space.real(first); }
-            if let Some(d) = &range.density { let last = d.last.clone(); self.space.turn(&last, first, 1.0); }
-            range.density = Some(Density { first: first.into(), last: page.name(keep.end - 1).into(), items: keep.len() as f64 });
+            if first_answer {
+                self.space.real(first);
+            }
+            if let Some(d) = &range.density {
+                let last = d.last.clone();
+                self.space.turn(&last, first, 1.0);
+            }
+            range.density =
+                Some(Density { first: first.into(), last: page.name(keep.end - 1).into(), items: keep.len() as f64 });
             let last = page.name(keep.end - 1);
             let parent = last.rfind('/').map_or("", |i| &last[..=i]);
             let (mut a, mut b) = (keep.start, keep.end);
-            while a < b { let m = (a + b) / 2; if page.name(m) >= parent { b = m } else { a = m + 1 } }
+            while a < b {
+                let m = (a + b) / 2;
+                if page.name(m) >= parent { b = m } else { a = m + 1 }
+            }
             range.folder = (keep.end - a) as f64 + if a == keep.start { range.folder } else { 0.0 };
             self.space.learn(keep.len(), &|i| page.name(keep.start + i));
         }
@@ -225,7 +344,9 @@ impl Ranges {
             let gone = self.ranges.remove(&id).expect("just seen");
             if nothing && let Some((_, left)) = self.order.range(..from.clone()).next_back() {
                 let left = *left;
-                if let Some(l) = self.ranges.get_mut(&left) && l.end.as_deref() == Some(from.as_str()) {
+                if let Some(l) = self.ranges.get_mut(&left)
+                    && l.end.as_deref() == Some(from.as_str())
+                {
                     let low = l.last.clone().unwrap_or_else(|| l.low.clone());
                     self.space.tried(&low, &from);
                     let l = self.ranges.get_mut(&left).expect("seen");
@@ -245,12 +366,21 @@ impl Ranges {
 
     fn gap_segments(&self, r: &Range) -> Vec<Segment> {
         let low = r.last.as_deref().unwrap_or(&r.low);
-        self.space.segments(&Gap { low, end: r.end.as_deref(), density: r.density.as_ref(), share: r.estimate, doubt: r.doubt, folder: r.folder })
+        self.space.segments(&Gap {
+            low,
+            end: r.end.as_deref(),
+            density: r.density.as_ref(),
+            share: r.estimate,
+            doubt: r.doubt,
+            folder: r.folder,
+        })
     }
 
     fn estimate(&mut self, id: u64) {
         let r = &self.ranges[&id];
-        if !r.answered { return; }
+        if !r.answered {
+            return;
+        }
         let mass: f64 = self.gap_segments(r).iter().map(|s| s.mass).sum();
         let r = self.ranges.get_mut(&id).expect("seen");
         r.estimate = if mass.is_finite() { mass.clamp(self.page * 0.5, 1e12) } else { self.page };
@@ -269,7 +399,15 @@ impl Ranges {
         while let Some(n) = last[at..].find('/') {
             let slash = at + n;
             if slash < common || self.space.folder_mass(&last[..=slash]) > 50.0 {
-                delims.push(Call { id: 0, prefix: parent.clone(), start: Some(format!("{}0", &last[..slash])), end: None, token: None, delimiter: true, page_size: self.page_size });
+                delims.push(Call {
+                    id: 0,
+                    prefix: parent.clone(),
+                    start: Some(format!("{}0", &last[..slash])),
+                    end: None,
+                    token: None,
+                    delimiter: true,
+                    page_size: self.page_size,
+                });
             }
             parent = last[..=slash].to_string();
             at = slash + 1;
@@ -285,8 +423,12 @@ impl Ranges {
             let total: f64 = segments.iter().map(|s| s.mass).sum();
             let mut upto = 0.0;
             let sure: f64 = segments.iter().filter(|s| s.sure).map(|s| s.mass).sum();
-            for s in &mut segments { s.sure |= upto < self.page * 0.9; upto += s.mass; }
-            let mut targets: Vec<f64> = (1..=pieces).map(|i| (self.page * i as f64 / pieces as f64).min(total * 0.98)).collect();
+            for s in &mut segments {
+                s.sure |= upto < self.page * 0.9;
+                upto += s.mass;
+            }
+            let mut targets: Vec<f64> =
+                (1..=pieces).map(|i| (self.page * i as f64 / pieces as f64).min(total * 0.98)).collect();
             targets.dedup();
             // Many pages are likely there: the usual shares.
             if sure > 3.0 * self.page {
@@ -297,7 +439,10 @@ impl Ranges {
             let mut left = room.saturating_sub(targets.len());
             let mut sum = 0.0;
             for s in &segments {
-                if sum > self.page * 1.2 && !s.sure && left > 0 && s.below(&parent) { targets.push(sum + 1e-6); left -= 1; }
+                if sum > self.page * 1.2 && !s.sure && left > 0 && s.below(&parent) {
+                    targets.push(sum + 1e-6);
+                    left -= 1;
+                }
                 sum += s.mass;
             }
             self.cut(id, &segments, &targets, self.page / pieces as f64 / 4.0, 0.0);
@@ -305,7 +450,9 @@ impl Ranges {
     }
 
     /// How many more cuts what has been seen is worth: pages that go on pay for guesses, empty answers take them back.
-    fn allowance(&self) -> usize { (6 + 6 * self.full).saturating_sub(3 * self.nothing + self.cuts) as usize }
+    fn allowance(&self) -> usize {
+        (6 + 6 * self.full).saturating_sub(3 * self.nothing + self.cuts) as usize
+    }
 
     fn steal(&mut self, free: usize, limit: usize) {
         let mut free = free;
@@ -313,13 +460,22 @@ impl Ranges {
         let fair = (total / limit as f64).max(self.page * 0.92);
         while free > 0 {
             let flying = |r: &Range| if r.in_flight { self.page } else { 0.0 };
-            let Some((&id, r)) = self.ranges.iter().filter(|(_, r)| !r.stuck && r.empty == 0 && (r.answered || self.known)).max_by(|a, b| (a.1.estimate - flying(a.1)).total_cmp(&(b.1.estimate - flying(b.1)))) else { return };
+            let Some((&id, r)) = self
+                .ranges
+                .iter()
+                .filter(|(_, r)| !r.stuck && r.empty == 0 && (r.answered || self.known))
+                .max_by(|a, b| (a.1.estimate - flying(a.1)).total_cmp(&(b.1.estimate - flying(b.1))))
+            else {
+                return;
+            };
             let skip = if r.answered { self.page * 0.97 } else { 0.0 };
             let rest = r.estimate - skip;
             let mut eager = false;
             if r.estimate - flying(r) < self.page * LEAST {
                 // Most workers idle, and this goes on: what is known of the names is not worth much.
-                if free * 4 < limit * 3 || limit < 4 || self.calls.len() > 8 || r.pages < 3 || r.in_flight { return; }
+                if free * 4 < limit * 3 || limit < 4 || self.calls.len() > 8 || r.pages < 3 || r.in_flight {
+                    return;
+                }
                 eager = true;
             }
             let n = ((rest / fair).ceil() as usize).clamp(1, free);
@@ -336,7 +492,9 @@ impl Ranges {
             let made = self.cut(id, &segments, &targets, self.page * 0.3, self.page * 0.5);
             self.space.eager = false;
             let r = self.ranges.get_mut(&id).expect("seen");
-            if made == 0 { r.stuck = true; }
+            if made == 0 {
+                r.stuck = true;
+            }
             free = free.saturating_sub(made);
         }
     }
@@ -350,43 +508,81 @@ impl Ranges {
         let mut borders = vec![];
         let mut upto = 0.0;
         for s in segments {
-            if let Some(m) = s.mark() { borders.push((upto, m)); }
+            if let Some(m) = s.mark() {
+                borders.push((upto, m));
+            }
             upto += s.mass;
         }
-        let piece = if targets.len() > 1 { targets[1] - targets[0] } else { upto - targets.first().copied().unwrap_or(0.0) };
+        let piece =
+            if targets.len() > 1 { targets[1] - targets[0] } else { upto - targets.first().copied().unwrap_or(0.0) };
         let (mut at, mut sum, mut guesses) = (0, 0.0, (usize::MAX, 0));
         let mut all_guesses = 0;
         for &t in targets {
             // A folder's begin is a real name: better than a guess nearby.
             let near = borders.partition_point(|b| b.0 < t);
-            let snap = [near.checked_sub(1), Some(near)].into_iter().flatten().filter_map(|i| borders.get(i)).filter(|b| (b.0 - t).abs() < piece * 0.5).min_by(|a, b| (a.0 - t).abs().total_cmp(&(b.0 - t).abs()));
+            let snap = [near.checked_sub(1), Some(near)]
+                .into_iter()
+                .flatten()
+                .filter_map(|i| borders.get(i))
+                .filter(|b| (b.0 - t).abs() < piece * 0.5)
+                .min_by(|a, b| (a.0 - t).abs().total_cmp(&(b.0 - t).abs()));
             let (t, mark) = snap.map_or((t, None), |b| (b.0, Some(b.1)));
             if let Some(m) = mark {
-                let fits = m > cuts.last().map_or(low.as_str(), |l| l.0.as_str()) && end.as_deref().is_none_or(|e| m < e);
-                if fits && !m.contains(char::is_control) && !self.order.contains_key(m) { cuts.push((m.to_string(), t)); }
+                let fits =
+                    m > cuts.last().map_or(low.as_str(), |l| l.0.as_str()) && end.as_deref().is_none_or(|e| m < e);
+                if fits && !m.contains(char::is_control) && !self.order.contains_key(m) {
+                    cuts.push((m.to_string(), t));
+                }
                 continue;
             }
-            while at < segments.len() && sum + segments[at].mass < t { sum += segments[at].mass; at += 1; }
+            while at < segments.len() && sum + segments[at].mass < t {
+                sum += segments[at].mass;
+                at += 1;
+            }
             let Some(s) = segments.get(at) else { break };
             if !s.sure {
-                if guesses.0 != at { guesses = (at, 0); }
+                if guesses.0 != at {
+                    guesses = (at, 0);
+                }
                 guesses.1 += 1;
-                if guesses.1 > 2 || all_guesses >= 12 { continue; }
+                if guesses.1 > 2 || all_guesses >= 12 {
+                    continue;
+                }
                 all_guesses += 1;
             }
-            let c = self.space.cut(s, if s.sure { t - sum } else if guesses.1 == 1 && sum > least { 0.0 } else { (t - sum).max(least - sum).min(s.mass * 0.999) }, fine);
+            let c = self.space.cut(
+                s,
+                if s.sure {
+                    t - sum
+                } else if guesses.1 == 1 && sum > least {
+                    0.0
+                } else {
+                    (t - sum).max(least - sum).min(s.mass * 0.999)
+                },
+                fine,
+            );
             let mass = t;
-            let fits = c.as_str() > cuts.last().map_or(low.as_str(), |l| l.0.as_str()) && end.as_deref().is_none_or(|e| c.as_str() < e) && c.len() <= 1024 && c.starts_with(&self.prefix) && !c.contains(char::is_control);
-            if fits && !self.order.contains_key(&c) { cuts.push((c, mass)); }
+            let fits = c.as_str() > cuts.last().map_or(low.as_str(), |l| l.0.as_str())
+                && end.as_deref().is_none_or(|e| c.as_str() < e)
+                && c.len() <= 1024
+                && c.starts_with(&self.prefix)
+                && !c.contains(char::is_control);
+            if fits && !self.order.contains_key(&c) {
+                cuts.push((c, mass));
+            }
         }
-        if cuts.is_empty() { return 0; }
+        if cuts.is_empty() {
+            return 0;
+        }
         let total: f64 = segments.iter().map(|s| s.mass).sum();
         let doubt = r.doubt;
         let r = self.ranges.get_mut(&id).expect("seen");
         r.end = Some(cuts[0].0.clone());
         r.estimate = cuts[0].1.max(self.page * 0.3);
         r.doubt = 0;
-        if r.end.is_none() || r.doubt > 0 { self.cuts += cuts.iter().filter(|c| !c.0.ends_with('/')).count() as u64; }
+        if r.end.is_none() || r.doubt > 0 {
+            self.cuts += cuts.iter().filter(|c| !c.0.ends_with('/')).count() as u64;
+        }
         for i in 0..cuts.len() {
             let (to, mass) = cuts.get(i + 1).map_or((end.clone(), total), |c| (Some(c.0.clone()), c.1));
             let last = i + 1 == cuts.len();

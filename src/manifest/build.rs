@@ -3,14 +3,18 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::chunk::{CLASSES, Reader, Writer};
+use super::chunk::{CLASSES, Layout, Reader, WRITTEN_HERE, Writer};
 use super::digest::ObjectsDigest;
 use super::table::{LabelsWriter, Table};
 use super::{Entry, LeftOut, Manifest, of_nothing};
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, Page, Prefix};
 use crate::store::{Client, ObjectRef, Objects};
-use crate::{Error, ErrorKind, Result, Stage};
+use crate::{Error, ErrorKind, Result, Stage, os};
+
+/// Freed bytes that the allocator may keep while a manifest is made. Less would ask it more often for what is not worth
+/// asking.
+const KEPT: usize = 32 << 20;
 
 /// Some of the objects of a listing, such as a page of it, packed as tightly as in a [`Manifest`].
 ///
@@ -43,7 +47,11 @@ impl Segment {
                 storage_class: object.storage_class,
                 label: None,
             };
-            segment.chunks.extend(writer.push(last.as_bytes(), record));
+            if writer.is_full() {
+                segment.chunks.extend(writer.flush());
+            }
+            let (_, shared) = writer.compare(last.as_bytes());
+            writer.push(last.as_bytes(), shared, record);
         }
         segment.chunks.extend(writer.flush());
         segment.last = last.as_bytes().into();
@@ -175,6 +183,7 @@ impl ManifestBuilder {
         segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
         // Those that have begun. Segments that don't overlap are here one at a time.
         let mut open: BinaryHeap<Box<Run>> = BinaryHeap::new();
+        let mut kept = 0;
         loop {
             while let Some(next) = segments.last()
                 && open.peek().is_none_or(|run| *next.first <= *run.reader.name())
@@ -196,13 +205,18 @@ impl ManifestBuilder {
             };
             if goes_on {
                 open.push(run);
+                continue;
+            }
+            kept += run.bytes;
+            drop(run);
+            if kept > KEPT {
+                os::give_back_memory();
+                kept = 0;
             }
         }
         sink.finish(left_out)
     }
 }
-
-const WRITTEN_HERE: &str = "a segment's chunks are written by this process, and by nobody else";
 
 /// A segment that is being read.
 struct Run {
@@ -211,16 +225,23 @@ struct Run {
     reader: Reader,
     record: Entry<()>,
     last: Box<[u8]>,
+    /// Of the whole segment.
+    bytes: usize,
 }
 
 impl Run {
     /// Goes to the first object; there is one.
     fn open(segment: Segment) -> Box<Self> {
+        let bytes = segment.chunks.iter().map(|chunk| chunk.len()).sum();
         let mut chunks = segment.chunks.into_iter();
         let chunk = chunks.next().expect("no empty segment was kept");
-        let mut reader = Reader::new(&chunk, 0, Vec::new()).expect(WRITTEN_HERE);
+        let mut reader = Self::reader(&chunk, Vec::new());
         let record = reader.next(&chunk).expect(WRITTEN_HERE);
-        Box::new(Self { chunks, chunk, reader, record, last: segment.last })
+        Box::new(Self { chunks, chunk, reader, record, last: segment.last, bytes })
+    }
+
+    fn reader(chunk: &[u8], buffer: Vec<u8>) -> Reader {
+        Layout::of(chunk).and_then(|layout| Reader::new(layout, chunk, 0, buffer)).expect(WRITTEN_HERE)
     }
 
     /// Goes to the next object, if there is one.
@@ -228,8 +249,7 @@ impl Run {
         if self.reader.is_at_end() {
             let Some(chunk) = self.chunks.next() else { return false };
             self.chunk = chunk;
-            let name = self.reader.take_buffer();
-            self.reader = Reader::new(&self.chunk, 0, name).expect(WRITTEN_HERE);
+            self.reader = Self::reader(&self.chunk, self.reader.take_buffer());
         }
         self.record = self.reader.next(&self.chunk).expect(WRITTEN_HERE);
         true
@@ -261,16 +281,10 @@ impl Eq for Run {}
 struct Sink {
     prefix: Prefix,
     newest_wins: bool,
-    /// The last object, which a newer one of its name may yet replace.
-    held: Option<Entry<()>>,
-    name: Vec<u8>,
     writer: Writer,
     chunks: Vec<Box<[u8]>>,
     objects: u64,
-    labels: LabelsWriter,
-    /// The last label, and what names that have it begin with.
-    label: Option<u32>,
-    folder: Vec<u8>,
+    labeller: Labeller,
     classes: [(u64, u64); CLASSES.len()],
     digest: ObjectsDigest,
 }
@@ -280,100 +294,108 @@ impl Sink {
         Self {
             prefix,
             newest_wins,
-            held: None,
-            name: Vec::new(),
             writer: Writer::default(),
             chunks: Vec::new(),
             objects: 0,
-            labels: LabelsWriter::default(),
-            label: None,
-            folder: Vec::new(),
+            labeller: Labeller::default(),
             classes: [(0, 0); CLASSES.len()],
             digest: ObjectsDigest::default(),
         }
     }
 
     fn push(&mut self, name: &[u8], record: Entry<()>) -> Result<()> {
-        if let Some(held) = &mut self.held {
-            match self.name[..].cmp(name) {
-                Ordering::Less => self.write()?,
-                Ordering::Equal if self.newest_wins => {
-                    if held.generation < record.generation {
-                        *held = record;
-                    }
-                    return Ok(());
-                }
-                _ => return Err(self.wrong("a listing must be sorted, and hold each name once", name)),
+        let (last, shared) = self.writer.compare(name);
+        if let Some(before) = self.writer.last_record()
+            && last.is_ge()
+        {
+            if last.is_gt() || !self.newest_wins {
+                return Err(wrong(&self.prefix, name, "a listing must be sorted, and hold each name once"));
             }
+            if before.generation < record.generation {
+                *before = record;
+            }
+            return Ok(());
         }
-        self.held = Some(record);
-        self.name.clear();
-        self.name.extend_from_slice(name);
+        // Not as soon as it is full: the last object may have been replaced.
+        if self.writer.is_full() {
+            self.flush()?;
+        }
+        self.writer.push(name, shared, record);
         Ok(())
     }
 
-    /// Writes down the object that is held, if there is one.
-    fn write(&mut self) -> Result<()> {
-        let Some(mut record) = self.held.take() else { return Ok(()) };
-        record.label = self.label_of_name()?;
-        self.digest.push(&self.name, &record);
-        let class = &mut self.classes[record.storage_class as usize];
-        class.0 += 1;
-        class.1 = class.1.saturating_add(record.size);
-        self.objects += 1;
-        self.chunks.extend(self.writer.push(&self.name, record));
-        Ok(())
-    }
-
-    /// The number of the folder that the object held is in.
-    fn label_of_name(&mut self) -> Result<Option<u32>> {
-        if self.label.is_some() && self.name.starts_with(&self.folder) {
-            return Ok(self.label);
+    /// Takes a chunk's objects into account and makes a chunk of them.
+    fn flush(&mut self) -> Result<()> {
+        for (name, record) in self.writer.objects() {
+            record.label = self.labeller.label(&self.prefix, name)?;
+            self.digest.push(name, record);
+            let class = &mut self.classes[record.storage_class as usize];
+            class.0 += 1;
+            class.1 = class.1.saturating_add(record.size);
+            self.objects += 1;
         }
-        let Some(below) = self.name.strip_prefix(self.prefix.prefix.as_bytes()) else {
-            let error = self.wrong("an object of a listing is not below its prefix", &self.name);
-            return Err(error.mismatch(&self.prefix, "another name"));
-        };
-        let folder = below.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &below[start..]);
-        self.label = match folder.iter().position(|&byte| byte == b'/') {
-            None => None,
-            Some(end) => {
-                let begins = self.name.len() - folder.len() + end + 1;
-                let number = u32::try_from(self.labels.number(&folder[..end])).ok().filter(|&number| number < u32::MAX);
-                if number.is_none() {
-                    return Err(self.wrong("there are more folders than labels can tell apart", &self.name));
-                }
-                self.folder.clear();
-                self.folder.extend_from_slice(&self.name[..begins]);
-                number
-            }
-        };
-        Ok(self.label)
-    }
-
-    fn wrong(&self, message: &str, name: &[u8]) -> Error {
-        Error::new(ErrorKind::Internal, message).stage(Stage::Manifest).object(format_args!(
-            "gs://{}/{}",
-            self.prefix.bucket,
-            String::from_utf8_lossy(name)
-        ))
+        self.chunks.extend(self.writer.flush());
+        Ok(())
     }
 
     fn finish(mut self, left_out: LeftOut) -> Result<Manifest> {
-        self.write()?;
-        let Self { prefix, mut writer, mut chunks, objects, labels, classes, digest, .. } = self;
+        self.flush()?;
+        let Self { prefix, chunks, objects, labeller, classes, digest, .. } = self;
         if objects == 0 {
             return Err(of_nothing(&prefix, &left_out));
         }
-        chunks.extend(writer.flush());
         Ok(Manifest {
             prefix,
-            objects: Table::owned(objects, chunks),
-            labels: labels.finish(),
+            objects: Table::owned(objects, chunks).expect(WRITTEN_HERE),
+            labels: labeller.labels.finish(),
             left_out,
             classes,
             digest: digest.finish(),
             file: None,
         })
+    }
+}
+
+fn wrong(prefix: &Prefix, name: &[u8], message: &str) -> Error {
+    Error::new(ErrorKind::Internal, message).stage(Stage::Manifest).object(format_args!(
+        "gs://{}/{}",
+        prefix.bucket,
+        String::from_utf8_lossy(name)
+    ))
+}
+
+/// Finds the folder that an object is in.
+#[derive(Default)]
+struct Labeller {
+    labels: LabelsWriter,
+    /// The last label, and what names that have it begin with.
+    last: Option<u32>,
+    folder: Vec<u8>,
+}
+
+impl Labeller {
+    fn label(&mut self, prefix: &Prefix, name: &[u8]) -> Result<Option<u32>> {
+        if self.last.is_some() && name.starts_with(&self.folder) {
+            return Ok(self.last);
+        }
+        let Some(below) = name.strip_prefix(prefix.prefix.as_bytes()) else {
+            let error = wrong(prefix, name, "an object of a listing is not below its prefix");
+            return Err(error.mismatch(prefix, "another name"));
+        };
+        let folder = below.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &below[start..]);
+        self.last = match folder.iter().position(|&byte| byte == b'/') {
+            None => None,
+            Some(end) => {
+                let number = u32::try_from(self.labels.number(&folder[..end])).ok().filter(|&number| number < u32::MAX);
+                if number.is_none() {
+                    return Err(wrong(prefix, name, "there are more folders than labels can tell apart"));
+                }
+                let slash = name.len() - folder.len() + end;
+                self.folder.clear();
+                self.folder.extend_from_slice(&name[..=slash]);
+                number
+            }
+        };
+        Ok(self.last)
     }
 }

@@ -22,11 +22,16 @@
 //! | | | for each block of 16 names the offset of the first, from the beginning of names |
 //! | | | the names; the first of a block is its length and itself, each other the length that it shares with the one before, the length of the rest, and the rest; lengths in LEB128 |
 
+use std::cmp::Ordering;
+
 use super::Entry;
 use crate::store::StorageClass;
 
 /// Records in a chunk. More bring nearly nothing: at this number what a chunk has once is 0.02 bytes an object.
 pub(super) const CHUNK: usize = 4_096;
+
+/// Why a chunk may be relied on that doesn't come out of a file.
+pub(super) const WRITTEN_HERE: &str = "this process has written the chunk, and nobody else can write into it";
 
 /// Names in a block: of a random one 7.5 are read before it, and the first, which is whole, costs 2 bytes a name.
 const BLOCK: usize = 16;
@@ -143,6 +148,11 @@ impl Layout {
         })
     }
 
+    /// Records in the chunk.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// All of an object but its name.
     pub(super) fn record(&self, bytes: &[u8], row: usize) -> Option<Entry<()>> {
         if row >= self.rows {
@@ -245,8 +255,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// A reader of the chunk's objects from `row` on, with a buffer that had another use before.
-    pub(super) fn new(bytes: &[u8], row: usize, name: Vec<u8>) -> Option<Self> {
-        let layout = Layout::of(bytes)?;
+    pub(super) fn new(layout: Layout, bytes: &[u8], row: usize, name: Vec<u8>) -> Option<Self> {
         if row >= layout.rows {
             return None;
         }
@@ -290,22 +299,49 @@ impl Reader {
     }
 }
 
-/// Gathers objects and makes a chunk of them.
+/// Gathers objects and makes chunks of them.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
+    /// The name before the chunk, then those of the chunk.
     names: Vec<u8>,
-    ends: Vec<usize>,
+    /// Where the name before the chunk ends.
+    start: usize,
+    rows: Vec<Row>,
     records: Vec<Entry<()>>,
     /// Length of what all names end with.
     tail: usize,
-    /// What the last chunk took, for the next.
+    /// Buffers that the last chunk was made in.
     coded: Vec<u8>,
     chunk: Vec<u8>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    end: usize,
+    /// What the name has in common with the one before.
+    shared: usize,
+}
+
 impl Writer {
-    /// Takes an object in, and gives a chunk where it is full. Names come in order.
-    pub(super) fn push(&mut self, name: &[u8], record: Entry<()>) -> Option<Box<[u8]>> {
+    /// Whether a chunk is full, and must be flushed before the next object.
+    pub(super) fn is_full(&self) -> bool {
+        self.records.len() == CHUNK
+    }
+
+    fn last(&self) -> &[u8] {
+        let before_last = self.rows.len().checked_sub(2).map_or(self.start, |row| self.rows[row].end);
+        &self.names[if self.rows.is_empty() { 0 } else { before_last }..]
+    }
+
+    /// How the last name stands to `name`, and the bytes that they have in common.
+    pub(super) fn compare(&self, name: &[u8]) -> (Ordering, usize) {
+        let last = self.last();
+        let shared = shared(last, name);
+        (last.get(shared).cmp(&name.get(shared)), shared)
+    }
+
+    /// Takes an object in, with what its name has in common with the last one.
+    pub(super) fn push(&mut self, name: &[u8], shared: usize, record: Entry<()>) {
         let tail = &self.names[self.names.len() - self.tail..];
         if self.records.is_empty() {
             self.tail = name.len().min(usize::from(u8::MAX));
@@ -313,9 +349,20 @@ impl Writer {
             self.tail = tail.iter().rev().zip(name.iter().rev()).take_while(|(a, b)| a == b).count();
         }
         self.names.extend_from_slice(name);
-        self.ends.push(self.names.len());
+        self.rows.push(Row { end: self.names.len(), shared });
         self.records.push(record);
-        if self.records.len() == CHUNK { self.flush() } else { None }
+    }
+
+    /// The record of the object that was pushed last since the last flush.
+    pub(super) fn last_record(&mut self) -> Option<&mut Entry<()>> {
+        self.records.last_mut()
+    }
+
+    /// Names and records since the last flush.
+    pub(super) fn objects(&mut self) -> impl Iterator<Item = (&[u8], &mut Entry<()>)> {
+        let starts = std::iter::once(self.start).chain(self.rows.iter().map(|row| row.end));
+        let names = starts.zip(&self.rows).map(|(start, row)| &self.names[start..row.end]);
+        names.zip(&mut self.records)
     }
 
     /// A chunk of what there is, if there is something.
@@ -336,22 +383,21 @@ impl Writer {
 
         self.coded.clear();
         let mut offsets = [0; CHUNK / BLOCK];
-        let mut before: &[u8] = &[];
-        let mut start = 0;
-        for (row, &end) in self.ends.iter().enumerate() {
-            let stem = &self.names[start..end - self.tail];
-            start = end;
-            let shared = if row.is_multiple_of(BLOCK) {
-                offsets[row / BLOCK] = self.coded.len() as u64;
+        let (mut start, mut before) = (self.start, 0);
+        for (index, row) in self.rows.iter().enumerate() {
+            let stem = &self.names[start..row.end - self.tail];
+            start = row.end;
+            let shared = if index.is_multiple_of(BLOCK) {
+                offsets[index / BLOCK] = self.coded.len() as u64;
                 0
             } else {
-                let shared = shared(before, stem);
+                let shared = row.shared.min(before).min(stem.len());
                 push_length(&mut self.coded, shared);
                 shared
             };
+            before = stem.len();
             push_length(&mut self.coded, stem.len() - shared);
             self.coded.extend_from_slice(&stem[shared..]);
-            before = stem;
         }
         let offsets = &offsets[..records.len().div_ceil(BLOCK)];
         let offset = width(offsets.last().copied().unwrap_or(0));
@@ -389,8 +435,10 @@ impl Writer {
         chunk.truncate(end);
         chunk.extend_from_slice(&self.coded);
         let chunk = Box::from(&chunk[..]);
-        self.names.clear();
-        self.ends.clear();
+        let last = self.names.len() - self.last().len();
+        self.names.drain(..last);
+        self.start = self.names.len();
+        self.rows.clear();
         self.records.clear();
         self.tail = 0;
         Some(chunk)

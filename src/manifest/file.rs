@@ -31,7 +31,6 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -154,11 +153,15 @@ impl Manifest {
             return Err(io(io::Error::other("it is no file")));
         }
         let file = File::open(path).map_err(io)?;
-        let map = os::map_file(&file).map_err(io)?;
-        Self::read(Arc::new(map), path).map_err(|fault| fault.about(path))
+        Self::of_bytes(os::map_file(&file).map_err(io)?, path)
     }
 
-    fn read(map: Arc<Mmap>, path: &Path) -> Result<Self, Fault> {
+    /// Reads the bytes of the file at `path`.
+    pub(super) fn of_bytes(map: Mmap, path: &Path) -> Result<Self> {
+        Self::read(map, path).map_err(|fault| fault.about(path))
+    }
+
+    fn read(map: Mmap, path: &Path) -> Result<Self, Fault> {
         let bytes = &map[..];
         if !bytes.starts_with(&MAGIC) {
             // The beginning of one, or nothing at all.
@@ -200,12 +203,12 @@ impl Manifest {
         }
         // Copied, since they are handed out as they are, without a second look.
         let names = labels.windows(2).map(|bounds| Box::from(&chunks_of_labels[bounds[0]..bounds[1]])).collect();
-        let labels = Labels::new(Table::owned(head.labels, names), places).ok_or(Fault::Damaged("labels"))?;
+        let labels = Table::owned(head.labels, names).and_then(|names| Labels::new(names, places));
         let bounds = objects.iter().map(|end| start + end).collect();
         Ok(Self {
             prefix: head.prefix,
-            objects: Table::mapped(head.objects, Arc::clone(&map), bounds),
-            labels,
+            objects: Table::mapped(head.objects, map, bounds).ok_or(Fault::Damaged("chunks of objects"))?,
+            labels: labels.ok_or(Fault::Damaged("labels"))?,
             left_out: head.left_out,
             classes: head.classes,
             digest: head.digest,

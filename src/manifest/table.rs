@@ -6,12 +6,14 @@ use std::sync::{Arc, OnceLock};
 use memmap2::Mmap;
 
 use super::Entry;
-use super::chunk::{CHUNK, Layout, Reader, Writer};
+use super::chunk::{CHUNK, Layout, Reader, WRITTEN_HERE, Writer};
 
 /// All chunks but the last are full, so that an index tells its chunk.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: u64,
+    /// Of each chunk, so that an object is found without a look at its chunk's head.
+    layouts: Vec<Layout>,
     chunks: Chunks,
 }
 
@@ -20,10 +22,23 @@ enum Chunks {
     /// Each for itself: while a manifest is made, what is given back in small pieces is taken again in small pieces.
     Owned(Vec<Box<[u8]>>),
     Mapped {
-        map: Arc<Mmap>,
+        map: Mmap,
         /// Where each chunk ends in the file, after where the first begins.
         bounds: Vec<usize>,
     },
+}
+
+impl Chunks {
+    fn get(&self, chunk: usize) -> Option<&[u8]> {
+        match self {
+            Self::Owned(chunks) => chunks.get(chunk).map(|chunk| &**chunk),
+            Self::Mapped { map, bounds } => map.get(*bounds.get(chunk)?..*bounds.get(chunk + 1)?),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).map_while(|chunk| self.get(chunk))
+    }
 }
 
 thread_local! {
@@ -32,50 +47,51 @@ thread_local! {
 }
 
 impl Table {
-    pub(super) fn owned(rows: u64, chunks: Vec<Box<[u8]>>) -> Self {
-        Self { rows, chunks: Chunks::Owned(chunks) }
+    /// `None` where a chunk is none.
+    pub(super) fn owned(rows: u64, chunks: Vec<Box<[u8]>>) -> Option<Self> {
+        Self::new(rows, Chunks::Owned(chunks))
     }
 
-    /// `bounds` are within the map and don't descend.
-    pub(super) fn mapped(rows: u64, map: Arc<Mmap>, bounds: Vec<usize>) -> Self {
-        Self { rows, chunks: Chunks::Mapped { map, bounds } }
+    /// As [`owned`](Self::owned). `bounds` are within the map and don't descend.
+    pub(super) fn mapped(rows: u64, map: Mmap, bounds: Vec<usize>) -> Option<Self> {
+        Self::new(rows, Chunks::Mapped { map, bounds })
+    }
+
+    fn new(rows: u64, chunks: Chunks) -> Option<Self> {
+        let layouts = chunks.iter().map(Layout::of).collect::<Option<Vec<_>>>()?;
+        let counted = layouts.iter().map(|layout| layout.rows() as u64).sum::<u64>();
+        let full = layouts.iter().rev().skip(1).all(|layout| layout.rows() == CHUNK);
+        (full && counted == rows).then_some(Self { rows, layouts, chunks })
     }
 
     pub(super) fn rows(&self) -> u64 {
         self.rows
     }
 
-    pub(super) fn chunk(&self, chunk: usize) -> Option<&[u8]> {
-        match &self.chunks {
-            Chunks::Owned(chunks) => chunks.get(chunk).map(|chunk| &**chunk),
-            Chunks::Mapped { map, bounds } => map.get(*bounds.get(chunk)?..*bounds.get(chunk + 1)?),
-        }
-    }
-
     /// All chunks, in order.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        (0..).map_while(|chunk| self.chunk(chunk))
+        self.chunks.iter()
     }
 
-    /// Bytes that the chunks take.
+    /// Bytes that the table takes.
     pub(super) fn bytes(&self) -> u64 {
-        let per_chunk = size_of::<Box<[u8]>>();
+        let per_chunk = size_of::<Layout>() + size_of::<Box<[u8]>>();
         self.chunks().map(|chunk| (chunk.len() + per_chunk) as u64).sum()
     }
 
-    fn find(&self, index: u64) -> Option<(&[u8], usize)> {
+    fn find(&self, index: u64) -> Option<(&Layout, &[u8], usize)> {
         let index = usize::try_from(index).ok().filter(|_| index < self.rows)?;
-        Some((self.chunk(index / CHUNK)?, index % CHUNK))
+        let chunk = index / CHUNK;
+        Some((self.layouts.get(chunk)?, self.chunks.get(chunk)?, index % CHUNK))
     }
 
     pub(super) fn record(&self, index: u64) -> Option<Entry<()>> {
-        let (chunk, row) = self.find(index)?;
-        Layout::of(chunk)?.record(chunk, row)
+        let (layout, chunk, row) = self.find(index)?;
+        layout.record(chunk, row)
     }
 
     pub(super) fn entry(&self, index: u64) -> Option<Entry> {
-        let (chunk, row) = self.find(index)?;
-        let layout = Layout::of(chunk)?;
+        let (layout, chunk, row) = self.find(index)?;
         let record = layout.record(chunk, row)?;
         NAME.with_borrow_mut(|name| {
             layout.name(chunk, row, name)?;
@@ -111,10 +127,10 @@ impl<'a> Cursor<'a> {
     /// The next object; `None` at the end, and where the bytes are none.
     pub(super) fn next(&mut self) -> Option<Entry<&str>> {
         if self.reader.as_ref().is_none_or(Reader::is_at_end) {
-            let (chunk, row) = self.table.find(self.index)?;
+            let (layout, chunk, row) = self.table.find(self.index)?;
             let name = self.reader.as_mut().map(Reader::take_buffer).unwrap_or_default();
             self.chunk = chunk;
-            self.reader = Some(Reader::new(chunk, row, name)?);
+            self.reader = Some(Reader::new(*layout, chunk, row, name)?);
         }
         let reader = self.reader.as_mut()?;
         let record = reader.next(self.chunk)?;
@@ -217,9 +233,17 @@ impl LabelsWriter {
             order.dedup_by_key(|number| self.get(*number as usize));
         }
         let mut writer = Writer::default();
-        let mut chunks: Vec<_> =
-            order.iter().filter_map(|&number| writer.push(self.get(number as usize), Entry::default())).collect();
+        let mut chunks = Vec::new();
+        for &number in &order {
+            if writer.is_full() {
+                chunks.extend(writer.flush());
+            }
+            let name = self.get(number as usize);
+            let (_, shared) = writer.compare(name);
+            writer.push(name, shared, Entry::default());
+        }
         chunks.extend(writer.flush());
-        Labels { names: Table::owned(order.len() as u64, chunks), places, decoded: OnceLock::new() }
+        let names = Table::owned(order.len() as u64, chunks).expect(WRITTEN_HERE);
+        Labels { names, places, decoded: OnceLock::new() }
     }
 }

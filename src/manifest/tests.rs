@@ -175,6 +175,13 @@ fn a_file_of_version_1_stays_what_it_is() {
     }
 }
 
+/// Opens a file of these bytes, without a file.
+fn opened(bytes: &[u8], scratch: &Scratch) -> Result<Manifest> {
+    let mut map = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
+    map.copy_from_slice(bytes);
+    Manifest::of_bytes(map.make_read_only().unwrap(), &scratch.file())
+}
+
 /// Whether two manifests are equal in all that can be asked of them.
 fn same(a: &Manifest, b: &Manifest) {
     assert_eq!((a.prefix(), a.len(), a.bytes(), a.digest()), (b.prefix(), b.len(), b.bytes(), b.digest()));
@@ -207,8 +214,7 @@ fn a_file_that_is_damaged_in_any_way_is_refused_with_what_to_do() {
     manifest(&objects).save(scratch.file()).unwrap();
     let whole = fs::read(scratch.file()).unwrap();
     let refused = |bytes: &[u8], said: &str, kind: ErrorKind| {
-        fs::write(scratch.file(), bytes).unwrap();
-        let error = Manifest::load(scratch.file()).unwrap_err();
+        let error = opened(bytes, &scratch).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(said) && text.contains("objects.dfm") && text.contains("dataflux ls --save"), "{text}");
         assert_eq!(error.kind(), kind, "{text}");
@@ -232,6 +238,13 @@ fn a_file_that_is_damaged_in_any_way_is_refused_with_what_to_do() {
     let missing = Manifest::load(scratch.0.join("no")).unwrap_err();
     assert!(missing.kind() == ErrorKind::Io && std::error::Error::source(&missing).is_some());
     assert_eq!(Manifest::load(&scratch.0).unwrap_err().kind(), ErrorKind::Io);
+    for bytes in [&b""[..], b"x", &whole[..whole.len() - 1]] {
+        fs::write(scratch.file(), bytes).unwrap();
+        assert_eq!(
+            Manifest::load(scratch.file()).unwrap_err().to_string(),
+            opened(bytes, &scratch).unwrap_err().to_string()
+        );
+    }
     let nowhere = manifest(&objects).save(scratch.0.join("no/such/folder")).unwrap_err();
     assert!(nowhere.to_string().contains("no/such/folder"), "{nowhere}");
 }
@@ -262,10 +275,7 @@ fn a_file_that_somebody_made_up_with_the_right_crcs_does_no_harm() {
     let whole = fs::read(scratch.file()).unwrap();
     let (mut opened, mut read) = (0, 0);
     let mut look = |bytes: Vec<u8>| {
-        // A new file each time: the last one is still mapped.
-        fs::remove_file(scratch.file()).unwrap();
-        fs::write(scratch.file(), with_crcs(bytes)).unwrap();
-        if let Ok(manifest) = Manifest::load(scratch.file()) {
+        if let Ok(manifest) = self::opened(&with_crcs(bytes), &scratch) {
             opened += 1;
             match ask(&manifest) {
                 Ok(()) => read += 1,
