@@ -47,7 +47,7 @@ pub struct LeftOut {
 
 impl LeftOut {
     /// Counts `object` if it is no sample of `prefix`, and says whether it is one.
-    fn keeps(&mut self, prefix: &Prefix, object: &ObjectRef<'_>) -> bool {
+    pub(crate) fn keeps(&mut self, prefix: &Prefix, object: &ObjectRef<'_>) -> bool {
         let ours = prefix.prefix.starts_with(TEMPORARY_PREFIX);
         if object.name.starts_with(TEMPORARY_PREFIX) && !ours {
             self.temporaries += 1;
