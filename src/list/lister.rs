@@ -353,8 +353,16 @@ impl<C: Calls> Driver<C> {
             self.progress.calls.fetch_add(1, Ordering::Relaxed);
             let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
                 Ok(kept) => kept,
-                Err(Lie::Nowhere { token }) => return Err(Stop::Failed(leads_nowhere(&self.prefix, &token))),
-                Err(lie) => return Err(Stop::OutOfOrder(format!("{lie:?}"))),
+                Err(Lie::Nowhere { token }) => {
+                    let what = format!("nothing but empty pages, the last with token {token:?}");
+                    return Err(Stop::Failed(leads_nowhere(&self.prefix, &what)));
+                }
+                Err(Lie::Unsorted { before, name }) => {
+                    return Err(Stop::OutOfOrder(format!("{name:?} after {before:?}")));
+                }
+                Err(Lie::Offset { start, name }) => {
+                    return Err(Stop::OutOfOrder(format!("{name:?} of names from {start:?} on")));
+                }
             };
             self.progress.objects.fetch_add(kept.len() as u64, Ordering::Relaxed);
             return Ok(Some(Page { objects: page.objects, kept, part: (from, to) }));
