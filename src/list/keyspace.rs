@@ -1,0 +1,733 @@
+//! What is known of the names under a prefix, and guesses at the rest: how many lie in a gap, and where to cut it.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
+pub(crate) struct Place {
+    pub slash: u8,
+    pub token: u8,
+    pub offset: u8,
+}
+
+impl Place {
+    pub(crate) fn after(self, c: char) -> Self {
+        if c == '/' {
+            Self { slash: self.slash.saturating_add(1), token: 0, offset: 0 }
+        } else if c.is_ascii() && !c.is_ascii_alphanumeric() {
+            Self { token: self.token.saturating_add(1), offset: 0, ..self }
+        } else {
+            Self { offset: self.offset.saturating_add(1), ..self }
+        }
+    }
+    fn same_token(self, o: Self) -> bool {
+        self.slash == o.slash && self.token == o.token
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Digit,
+    Lower,
+    Upper,
+    Other,
+}
+fn class(c: char) -> Class {
+    match c {
+        '0'..='9' => Class::Digit,
+        'a'..='z' => Class::Lower,
+        'A'..='Z' => Class::Upper,
+        _ => Class::Other,
+    }
+}
+
+/// Characters `low..=high`, their weight together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    low: char,
+    high: char,
+    weight: f64,
+}
+
+/// Weight of all never-seen characters together, where they are only guessed at.
+const EXTRA: f64 = 1.35;
+const MOST_SEEN: usize = 200;
+
+#[derive(Default, Debug, Clone)]
+struct Alphabet {
+    seen: Vec<char>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trust {
+    Sure,
+    Guess(f64),
+}
+
+fn next_char(c: char) -> Option<char> {
+    let n = c as u32 + 1;
+    char::from_u32(if n == 0xD800 { 0xE000 } else { n })
+}
+fn prev_char(c: char) -> Option<char> {
+    let n = (c as u32).checked_sub(1)?;
+    char::from_u32(if n == 0xDFFF { 0xD7FF } else { n })
+}
+
+impl Alphabet {
+    fn learn(&mut self, c: char) {
+        if let Err(at) = self.seen.binary_search(&c)
+            && self.seen.len() < MOST_SEEN
+        {
+            self.seen.insert(at, c);
+        }
+    }
+    /// Spans of the whole alphabet in order. `also`: characters which must be taken as seen.
+    fn spans(&self, also: Option<char>, letters: bool, trust: Trust, out: &mut Vec<Span>) {
+        out.clear();
+        let mut seen = std::borrow::Cow::Borrowed(&self.seen);
+        if let Some(c) = also
+            && let Err(at) = seen.binary_search(&c)
+        {
+            seen.to_mut().insert(at, c);
+        }
+        let (mut digit, mut upper, mut lower) = (false, false, false);
+        let mut beyond_f = false;
+        for &c in seen.iter() {
+            match class(c) {
+                Class::Digit => digit = true,
+                Class::Lower => {
+                    lower = true;
+                    beyond_f |= c > 'f'
+                }
+                Class::Upper => upper = true,
+                Class::Other => {}
+            }
+        }
+        let unsure_letters =
+            letters || trust != Trust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
+        let mut whole: Vec<(char, char)> = vec![];
+        if digit {
+            whole.push(('0', '9'));
+        }
+        if upper && unsure_letters {
+            whole.push(('A', 'Z'));
+        }
+        if lower && unsure_letters {
+            whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' }));
+        }
+        let mut extras: u32 = 0;
+        let mut extra = |low: Option<char>, high: Option<char>, out: &mut Vec<Span>| {
+            if let (Some(low), Some(high)) = (low, high)
+                && low <= high
+            {
+                let n = high as u32 - low as u32 + 1;
+                extras += n;
+                out.push(Span { low, high, weight: -f64::from(n) });
+            }
+        };
+        for (i, &c) in seen.iter().enumerate() {
+            let k = class(c);
+            let first = i == 0 || class(seen[i - 1]) != k;
+            if k != Class::Other
+                && first
+                && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
+            {
+                extra(Some(low), prev_char(c), out);
+            }
+            out.push(Span { low: c, high: c, weight: 1.0 });
+            let next = seen.get(i + 1).copied();
+            if let Some(n) = next
+                && class(n) == k
+                && (k != Class::Other || (!c.is_ascii() && !n.is_ascii()))
+            {
+                if let (Some(low), Some(high)) = (next_char(c), prev_char(n))
+                    && low <= high
+                {
+                    let count = f64::from(high as u32 - low as u32 + 1);
+                    out.push(Span { low, high, weight: if k == Class::Other { count.min(2.0) } else { count } });
+                }
+            } else if k != Class::Other
+                && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
+            {
+                extra(next_char(c), Some(high), out);
+            }
+        }
+        if let Some(&last) = seen.last()
+            && !last.is_ascii()
+        {
+            let low = seen.iter().find(|c| !c.is_ascii()).copied().unwrap_or(last);
+            let span = (last as u32 - low as u32).max(63);
+            if let (Some(a), Some(b)) = (next_char(last), char::from_u32(last as u32 + span)) {
+                out.push(Span { low: a, high: b, weight: if seen.len() > 1 { -2.0 } else { -1.0 } });
+                extras += 2;
+            }
+        }
+        let _ = extras;
+        let each = match trust {
+            Trust::Sure => 1.0,
+            Trust::Guess(each) => each,
+        };
+        for s in out {
+            if s.weight < 0.0 {
+                s.weight *= -each;
+            }
+        }
+    }
+}
+
+pub(crate) fn lcp(a: &str, b: &str) -> usize {
+    let mut n = a.as_bytes().iter().zip(b.as_bytes()).take_while(|(x, y)| x == y).count();
+    while !a.is_char_boundary(n) {
+        n -= 1;
+    }
+    n
+}
+
+/// The page at the edge of a gap.
+#[derive(Clone, Debug)]
+pub(crate) struct Density {
+    pub first: String,
+    pub last: String,
+    pub items: f64,
+}
+
+pub(crate) struct Gap<'a> {
+    pub low: &'a str,
+    pub end: Option<&'a str>,
+    pub density: Option<&'a Density>,
+    pub share: f64,
+    pub doubt: u32,
+    /// Objects of the folder of `low` so far.
+    pub folder: f64,
+}
+
+/// Part of a gap.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub mass: f64,
+    pub sure: bool,
+    kind: Kind,
+}
+impl Segment {
+    pub(crate) fn mark(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Mark(m) => Some(m),
+            Kind::Node { .. } => None,
+        }
+    }
+    pub(crate) fn below(&self, parent: &str) -> bool {
+        match &self.kind {
+            Kind::Node { prefix, .. } => prefix.starts_with(parent),
+            Kind::Mark(m) => m.starts_with(parent),
+        }
+    }
+}
+#[derive(Debug)]
+enum Kind {
+    Node { prefix: String, place: Place, spans: Vec<Span>, letters: bool },
+    Mark(String),
+}
+
+#[derive(Debug)]
+pub(crate) struct KeySpace {
+    prefix: String,
+    alphabets: HashMap<Place, Alphabet>,
+    /// Tokens whose digits look like those of hashes.
+    random: HashMap<(u8, u8), u32>,
+    letters: HashMap<(u8, u8), bool>,
+    /// At each place: how often another child followed, and how often none did.
+    turns: HashMap<Place, (f64, f64)>,
+    items: f64,
+    borders: Vec<f64>,
+    marks: BTreeMap<String, bool>,
+    /// Folders whose sub-folders are known from the one on to the other.
+    known: HashMap<String, (String, Option<String>)>,
+    firsts: BTreeSet<String>,
+    pub page: f64,
+}
+
+fn tail_char(s: &str, at: usize) -> Option<char> {
+    s[at..].chars().next()
+}
+
+impl KeySpace {
+    pub(crate) fn new(prefix: &str, page: f64) -> Self {
+        Self {
+            prefix: prefix.into(),
+            alphabets: HashMap::new(),
+            random: HashMap::new(),
+            letters: HashMap::new(),
+            turns: HashMap::new(),
+            items: 0.0,
+            borders: vec![0.0; 32],
+            marks: BTreeMap::new(),
+            known: HashMap::new(),
+            firsts: BTreeSet::new(),
+            page,
+        }
+    }
+    fn place(&self, s: &str, at: usize) -> Place {
+        s[self.prefix.len()..at].chars().fold(Place::default(), Place::after)
+    }
+
+    /// A first name of a range.
+    pub(crate) fn real(&mut self, name: &str) {
+        self.firsts.insert(name.into());
+    }
+
+    pub(crate) fn learn<'a>(&mut self, len: usize, name: impl Fn(usize) -> &'a str) {
+        if len == 0 {
+            return;
+        }
+        let (first, last) = (name(0), name(len - 1));
+        let common = lcp(first, last);
+        self.items += len as f64;
+        let base = self.place(first, common);
+        let mut place = Place::default();
+        for c in first[self.prefix.len()..common].chars() {
+            self.alphabets.entry(place).or_default().learn(c);
+            place = place.after(c);
+        }
+        let step = (len / 40).max(1);
+        let mut i = 0;
+        while i < len {
+            let mut place = base;
+            for c in name(i)[common..].chars().take(40) {
+                self.alphabets.entry(place).or_default().learn(c);
+                if c.is_ascii_alphabetic() && place.same_token(base) {
+                    self.letters.insert((place.slash, place.token), true);
+                }
+                place = place.after(c);
+            }
+            i += step;
+        }
+        // Borders of folders, and how far neighbours agree.
+        let mut agree: Vec<u16> = Vec::with_capacity(len);
+        let mut before = first;
+        for i in 1..len {
+            let n = name(i);
+            let l = lcp(before, n);
+            agree.push(l as u16);
+            let tail = &before.as_bytes()[l..];
+            let slashes = tail.iter().filter(|b| **b == b'/').count();
+            if slashes > 0 {
+                let at = before.as_bytes()[self.prefix.len().min(l)..l].iter().filter(|b| **b == b'/').count();
+                for level in at..at + slashes {
+                    self.borders[level.min(31)] += 1.0;
+                }
+            }
+            before = n;
+        }
+        let mut sorted = agree.clone();
+        sorted.sort_unstable();
+        let shallow = if sorted.len() > 128 { sorted[128].wrapping_sub(1) } else { u16::MAX };
+        let stride = (len / 64).max(1);
+        let (mut agreed, mut pairs) = (0usize, 0usize);
+        for i in 1..len {
+            let l = agree[i - 1];
+            let weight = if l <= shallow {
+                1.0
+            } else if i % stride == 0 {
+                stride as f64
+            } else {
+                continue;
+            };
+            self.turn(name(i - 1), name(i), weight);
+            let n = name(i);
+            let l = usize::from(l);
+            if i % stride == 0 && self.place(n, l).same_token(base) {
+                agreed += n[l..].find(|c: char| c.is_ascii() && !c.is_ascii_alphanumeric()).unwrap_or(n.len() - l);
+                pairs += 1;
+            }
+        }
+        if pairs > 0 && agreed >= 4 * pairs {
+            *self.random.entry((base.slash, base.token)).or_default() += 1;
+        }
+    }
+
+    /// `b` comes right after `a`.
+    pub(crate) fn turn(&mut self, a: &str, b: &str, weight: f64) {
+        let l = lcp(a, b).max(self.prefix.len());
+        let mut place = self.place(a, l);
+        for (i, c) in a[l..].chars().take(40).enumerate() {
+            let t = self.turns.entry(place).or_default();
+            if i == 0 {
+                t.0 += weight
+            } else {
+                t.1 += weight
+            }
+            place = place.after(c);
+        }
+    }
+
+    /// A cut was tried right after the child of `low` where it and `cut` part.
+    pub(crate) fn tried(&mut self, low: &str, cut: &str, found: bool) {
+        let l = lcp(low, cut).max(self.prefix.len());
+        let place = self.place(cut, l.min(cut.len()));
+        let t = self.turns.entry(place).or_default();
+        if found { t.0 += 1.0 } else { t.1 += 1.0 }
+    }
+
+    /// How many children follow at a place on average.
+    fn further(&self, place: Place) -> f64 {
+        let (s, f) = self.turns.get(&place).copied().unwrap_or_default();
+        (s + EXTRA) / (f + 1.0)
+    }
+
+    /// Sub-folders as a delimiter listing gave them; `whole`: nothing but these lies between the first and the last.
+    pub(crate) fn folders<'a>(
+        &mut self,
+        parent: &str,
+        start: &str,
+        prefixes: impl Iterator<Item = &'a str>,
+        whole: bool,
+        done: bool,
+    ) {
+        let mut any = None;
+        for (i, p) in prefixes.enumerate() {
+            self.marks.entry(p.into()).or_insert(whole && i > 0);
+            let mut place = Place::default();
+            for c in p[self.prefix.len()..].chars() {
+                self.alphabets.entry(place).or_default().learn(c);
+                place = place.after(c);
+            }
+            if let Some(before) = any {
+                self.turn(before, p, 1.0);
+            }
+            any = Some(p);
+        }
+        if whole {
+            self.known.insert(parent.into(), (start.into(), if done { None } else { any.map(Into::into) }));
+        }
+    }
+
+    pub(crate) fn level_mass(&self, level: usize) -> f64 {
+        let b = self.borders[level.min(31)];
+        if b >= 1.0 { self.items / b } else { self.items.max(2.0 * self.page) * 1.5 }
+    }
+
+    fn spans(&self, place: Place, also: Option<char>, trust: Trust, out: &mut Vec<Span>) -> f64 {
+        let letters = self.letters.get(&(place.slash, place.token)).copied().unwrap_or(false);
+        match self.alphabets.get(&place) {
+            Some(a) => a.spans(also, letters, trust, out),
+            None => Alphabet::default().spans(also, letters, trust, out),
+        }
+        out.iter().map(|s| s.weight).sum()
+    }
+
+    fn fraction(&self, s: &str, at: usize, place: Place, depth: u32) -> f64 {
+        let Some(c) = tail_char(s, at) else { return 0.0 };
+        let mut spans = vec![];
+        let total = self.spans(place, Some(c), Trust::Guess(0.3), &mut spans);
+        let (before, own) = position(&spans, c);
+        let inner = if depth == 0 { 0.5 } else { self.fraction(s, at + c.len_utf8(), place.after(c), depth - 1) };
+        (before + own * inner) / total.max(1e-9)
+    }
+
+    /// The gap's segments in order.
+    pub(crate) fn segments(&self, gap: &Gap) -> Vec<Segment> {
+        let mut out = vec![];
+        let upper = gap.end.map_or(Bound::Unbounded, |e| Bound::Excluded(e.to_string()));
+        let mut marks = self.marks.range((Bound::Excluded(gap.low.to_string()), upper));
+        let Some((first, whole)) = marks.next() else {
+            self.flat(gap, &mut out);
+            return out;
+        };
+        let mut end = first.clone();
+        let parent = first[..first.len() - 1].rfind('/').map_or(self.prefix.len(), |i| i + 1).max(self.prefix.len());
+        if *whole
+            && gap.low.starts_with(&first[..parent])
+            && let Some(n) = gap.low[parent..].find('/')
+        {
+            let folder_end = format!("{}0", &gap.low[..parent + n]);
+            if folder_end < end {
+                end = folder_end;
+            }
+        }
+        self.flat(&Gap { end: Some(&end), ..*gap }, &mut out);
+        let mut all = vec![first];
+        all.extend(marks.map(|(m, _)| m));
+        for (i, m) in all.iter().enumerate() {
+            // A folder whose sub-folders follow is counted by them.
+            let nested = all.get(i + 1).is_some_and(|n| n.starts_with(m.as_str()));
+            let level = m[self.prefix.len()..].bytes().filter(|b| *b == b'/').count() - 1;
+            let mass = if nested { 1.0 } else { self.level_mass(level) };
+            out.push(Segment { mass, sure: true, kind: Kind::Mark((*m).clone()) });
+        }
+        out
+    }
+
+    fn flat(&self, gap: &Gap, out: &mut Vec<Segment>) {
+        let base = self.prefix.len();
+        let x = gap.low;
+        let dense = gap.density.filter(|d| d.first < d.last && d.items > 1.0);
+        let (first, last) = dense.map_or((x, x), |d| (d.first.as_str(), d.last.as_str()));
+        // Depth by character: byte offsets and places of x.
+        let mut at: Vec<(usize, char, Place)> = vec![];
+        let mut place = Place::default();
+        for (i, c) in x[base.min(x.len())..].char_indices() {
+            at.push((base + i, c, place));
+            place = place.after(c);
+        }
+        let depth_of = |byte: usize| at.partition_point(|a| a.0 < byte);
+        let d = gap.end.map(|e| depth_of(lcp(x, e)));
+        let y = gap.end.and_then(|e| self.firsts.range::<str, _>((Bound::Included(e), Bound::Unbounded)).next());
+        let y_mark = gap
+            .end
+            .and_then(|e| self.marks.range::<str, _>((Bound::Included(e), Bound::Unbounded)).next())
+            .map(|m| m.0);
+        let y = match (y, y_mark) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let dy = y.map(|y| depth_of(lcp(x, y)));
+        let j = if dense.is_some() { depth_of(lcp(first, last)) } else { d.unwrap_or(0) };
+        if at.is_empty() {
+            return;
+        }
+        let j = j.min(at.len() - 1);
+        let low_depth = d.map_or(0, |d| d + 1);
+        let random =
+            |p: Place| self.random.contains_key(&(p.slash, p.token)) && at.get(j).is_some_and(|a| a.2.same_token(p));
+        let start = out.len();
+        let slash = x[base..].rfind('/').map(|i| base + i);
+        let mut spans = vec![];
+        let sure_at = |k: usize| -> bool {
+            (k > low_depth || gap.doubt == 0)
+                && (random(at[k].2) || dy.is_some_and(|dy| dy < at.len() && k >= dy && at[k].2.same_token(at[dy].2)))
+        };
+        let doubt = 0.4f64.powi(gap.doubt as i32);
+        // Mass of one unit of weight among the children at each depth.
+        let deepest = at.len().min(j + 10).max(d.map_or(0, |d| (d + 1).min(at.len())));
+        let mut unit = vec![0.0; deepest.max(j + 1)];
+        unit[j] = match dense {
+            Some(dn) => {
+                let total = self.spans(at[j].2, Some(at[j].1), Trust::Guess(0.3), &mut spans);
+                let jb = at[j].0;
+                let delta = (self.fraction(last, jb, at[j].2, 6) - self.fraction(first, jb, at[j].2, 6)) * total;
+                dn.items / delta.max(1e-12)
+            }
+            None => {
+                let total = self.spans(at[j].2, Some(at[j].1), Trust::Guess(0.3), &mut spans);
+                gap.share / total.max(1.0)
+            }
+        };
+        for k in j + 1..unit.len() {
+            let total = self.spans(at[k].2, Some(at[k].1), Trust::Guess(0.3), &mut spans);
+            unit[k] = unit[k - 1] / total.max(1.0);
+        }
+        for k in (0..j).rev() {
+            let sure = sure_at(k + 1) && unit[k + 1] < 1e8;
+            let mut total = self.spans(
+                at[k + 1].2,
+                Some(at[k + 1].1),
+                if sure { Trust::Sure } else { Trust::Guess(0.3) },
+                &mut spans,
+            );
+            if !sure {
+                let (left, own) = position(&spans, at[k + 1].1);
+                total = total.min(1.0 + self.further(at[k + 1].2)).max(if at[k + 1].2.same_token(at[j].2) {
+                    left + own
+                } else {
+                    0.0
+                });
+            }
+            unit[k] = unit[k + 1] * total.max(1.0);
+            if at[k].1 == '/' {
+                unit[k] = self.level_mass(at[k].2.slash as usize);
+            }
+        }
+        let tiny = self.page * 0.01;
+        let covers: Vec<(usize, usize)> = x
+            .match_indices('/')
+            .filter_map(|(slash, _)| {
+                let parent = x[..slash].rfind('/').map_or(base, |i| i + 1).max(base);
+                let (from, to) = self.known.get(&x[..parent])?;
+                (x[..slash] >= from[..from.len().saturating_sub(1)] && to.as_ref().is_none_or(|to| x[..=slash] < **to))
+                    .then_some((parent, slash))
+            })
+            .collect();
+        let covered = |byte: usize| covers.iter().any(|c| c.0 <= byte && byte <= c.1);
+        // A run of numbers that has come so far is likely to go on as far again.
+        let (mut passed, mut ahead) = (0.0, 0.0);
+        let ec = gap.end.zip(d).and_then(|(e, d)| at.get(d).and_then(|a| tail_char(e, a.0)));
+        let mut in_folder = slash.is_some();
+        for k in (low_depth.saturating_sub(1)..unit.len()).rev() {
+            if in_folder && slash.is_some_and(|s| at[k].0 <= s) {
+                in_folder = false;
+                self.settle(&mut out[start..], gap.folder, at[k].2.slash as usize);
+            }
+            let middle = d == Some(k);
+            let known = covered(at[k].0);
+            let sure = !known && (sure_at(k) && unit[k] < 1e8 || middle && gap.doubt == 0 && dy == Some(k));
+            self.spans(at[k].2, Some(at[k].1), if sure { Trust::Sure } else { Trust::Guess(0.3) }, &mut spans);
+            let mut part = clip(&spans, Some(at[k].1), if middle { ec } else { None });
+            let mut room: f64 = part.iter().map(|s| s.weight).sum();
+            let mut likely = room;
+            if !sure {
+                likely = self.further(at[k].2);
+                if middle {
+                    likely *= doubt;
+                }
+                if at[k].2.same_token(at[j].2) && dense.is_some() {
+                    passed += unit[k] * position(&spans, at[k].1).0;
+                    likely = likely.max((passed - ahead) / unit[k]);
+                }
+                let mut all = vec![];
+                self.spans(at[k].2, Some(at[k].1), Trust::Sure, &mut all);
+                room = clip(&all, Some(at[k].1), if middle { ec } else { None }).iter().map(|s| s.weight).sum();
+                if known {
+                    likely = 0.0;
+                }
+                most(&mut part, likely);
+                ahead += unit[k] * likely.min(room);
+            }
+            push(out, unit[k], &x[..at[k].0], at[k].2, part, sure || !known && likely >= 0.5 * room, tiny);
+        }
+        if let (Some(d), Some(e)) = (d, gap.end)
+            && d < unit.len()
+        {
+            let sure = gap.doubt == 0 && (sure_at(d) || dy == Some(d));
+            // The left side of the end.
+            let mut u = unit[d];
+            let mut place = at[d].2;
+            let mut pos = at[d].0;
+            for (n, c) in e[pos..].chars().enumerate() {
+                if n > 0 && !covers.iter().any(|c| c.0 <= at[d].0 && at[d].0 <= c.1 && !e[c.0..pos].contains('/')) {
+                    let total = self.spans(place, Some(c), Trust::Guess(0.3), &mut spans);
+                    u /= total.max(1.0);
+                    let mut part = clip(&spans, None, Some(c));
+                    if !sure {
+                        most(&mut part, self.further(place));
+                    }
+                    push(out, u, &e[..pos], place, part, sure, tiny);
+                }
+                pos += c.len_utf8();
+                place = place.after(c);
+                if n > 8 || u < tiny {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The rest of a folder is what folders hold on average; past that, or before any has ended, about what it held so far.
+    fn settle(&self, rest: &mut [Segment], seen: f64, level: usize) {
+        let borders = self.borders[level.min(31)];
+        let mean = if borders >= 3.0 { self.items / borders } else { 0.0 };
+        let most = if mean > seen { mean - seen } else { 2.0 * seen };
+        let sum: f64 = rest.iter().map(|s| s.mass).sum();
+        if sum > most {
+            for s in rest {
+                s.mass *= most / sum;
+            }
+        }
+    }
+
+    /// The name at which `mass` of the segment lies to the left.
+    pub(crate) fn cut(&self, segment: &Segment, mass: f64, fine: f64) -> String {
+        match &segment.kind {
+            Kind::Mark(m) => m.clone(),
+            Kind::Node { prefix, place, spans, .. } => {
+                let mut out = prefix.clone();
+
+                let (mut spans, mut place, segment_place) = (spans.clone(), *place, *place);
+                let mut left = mass;
+                let mut own = segment.mass;
+                for _ in 0..8 {
+                    let total: f64 = spans.iter().map(|s| s.weight).sum();
+                    if total <= 0.0 {
+                        break;
+                    }
+                    let mut want = left / own * total;
+                    let mut chosen = None;
+                    for s in &spans {
+                        if want < s.weight {
+                            let n = f64::from(s.high as u32 - s.low as u32 + 1);
+                            let each = s.weight / n;
+                            let step = (want / each).floor().min(n - 1.0);
+                            let code = s.low as u32 + step as u32;
+                            let c = char::from_u32(code).unwrap_or('\u{E000}');
+                            chosen = Some((c, (want - step * each).max(0.0), each));
+                            break;
+                        }
+                        want -= s.weight;
+                    }
+                    let Some((c, rest, each)) = chosen else { break };
+                    out.push(c);
+                    place = place.after(c);
+                    own *= each / total;
+                    left = (rest / each).min(1.0) * own;
+                    if !segment.sure || own < fine || left < fine * 0.5 && own < 2.0 * fine {
+                        break;
+                    }
+                    let Some(alphabet) = self.alphabets.get(&place) else { break };
+                    if alphabet.seen.len() > 1 && self.further(place) < 0.3 {
+                        break;
+                    }
+                    let trust = if place.same_token(segment_place) { Trust::Sure } else { Trust::Guess(0.0) };
+                    self.spans(place, None, trust, &mut spans);
+                }
+                out
+            }
+        }
+    }
+}
+
+/// Scales the weights so that they are `total` at most together.
+fn most(spans: &mut [Span], total: f64) {
+    let sum: f64 = spans.iter().map(|s| s.weight).sum();
+    if sum > total {
+        for s in spans {
+            s.weight *= total / sum;
+        }
+    }
+}
+
+fn position(spans: &[Span], c: char) -> (f64, f64) {
+    let mut before = 0.0;
+    for s in spans {
+        if c < s.low {
+            return (before, 0.0);
+        }
+        if c <= s.high {
+            let n = f64::from(s.high as u32 - s.low as u32 + 1);
+            return (before + s.weight * f64::from(c as u32 - s.low as u32) / n, s.weight / n);
+        }
+        before += s.weight;
+    }
+    (before, 0.0)
+}
+
+/// The spans strictly between.
+fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> Vec<Span> {
+    let mut out = vec![];
+    for s in spans {
+        let low = match above {
+            Some(a) if a >= s.low => match next_char(a) {
+                Some(n) => n,
+                None => continue,
+            },
+            _ => s.low,
+        };
+        let high = match below {
+            Some(b) if b <= s.high => match prev_char(b) {
+                Some(n) => n,
+                None => continue,
+            },
+            _ => s.high,
+        };
+        if low > high {
+            continue;
+        }
+        let n = f64::from(s.high as u32 - s.low as u32 + 1);
+        out.push(Span { low, high, weight: s.weight * f64::from(high as u32 - low as u32 + 1) / n });
+    }
+    out
+}
+
+fn push(out: &mut Vec<Segment>, unit: f64, prefix: &str, place: Place, spans: Vec<Span>, sure: bool, tiny: f64) {
+    let mass = unit * spans.iter().map(|s| s.weight).sum::<f64>();
+    if mass > tiny {
+        out.push(Segment { mass, sure, kind: Kind::Node { prefix: prefix.into(), place, spans, letters: false } });
+    }
+}

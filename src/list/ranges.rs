@@ -1,0 +1,523 @@
+//! Which list calls to make, and what to keep of their answers.
+use std::collections::BTreeMap;
+use std::ops::Range as Span;
+
+use crate::keyspace::{Density, Gap, KeySpace};
+
+pub(crate) type CallId = u64;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub id: CallId,
+    pub prefix: String,
+    pub start: Option<String>,
+    pub end: Option<String>,
+    pub token: Option<String>,
+    pub delimiter: bool,
+    pub page_size: u32,
+}
+
+pub(crate) trait Page {
+    fn len(&self) -> usize;
+    fn name(&self, index: usize) -> &str;
+    fn prefixes(&self) -> &[String];
+    fn token(&self) -> Option<&str>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub objects: Span<usize>,
+    pub from: String,
+    pub to: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    Unsorted { before: String, name: String },
+    Offset { start: String, name: String },
+    Nowhere { token: String },
+}
+
+const MOST_EMPTY: u32 = 10_000;
+const LEAST: f64 = 1.6;
+
+#[derive(Debug)]
+struct Range {
+    /// Everything below is listed.
+    low: String,
+    /// `low` is a name that was listed and may come again.
+    last: Option<String>,
+    end: Option<String>,
+    token: Option<String>,
+    /// Start and end of the request that the token is of.
+    asked: (Option<String>, Option<String>),
+    in_flight: bool,
+    density: Option<Density>,
+    estimate: f64,
+    doubt: u32,
+    empty: u32,
+    stuck: bool,
+    answered: bool,
+    /// Objects of the last one's folder so far.
+    folder: f64,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Range(u64),
+    Folders { parent: String, start: String },
+}
+
+pub(crate) struct Ranges {
+    prefix: String,
+    page_size: u32,
+    page: f64,
+    space: KeySpace,
+    ranges: BTreeMap<u64, Range>,
+    /// By low end.
+    order: BTreeMap<String, u64>,
+    calls: BTreeMap<CallId, Asked>,
+    ids: u64,
+    delims: Vec<Call>,
+    pages: u64,
+    started: bool,
+    pub calls_made: u64,
+    sum: f64,
+}
+
+impl Ranges {
+    pub(crate) fn new(prefix: &str, page_size: u32) -> Self {
+        let page = f64::from(page_size);
+        let mut new = Self {
+            prefix: prefix.into(),
+            page_size,
+            page,
+            space: KeySpace::new(prefix, page),
+            ranges: BTreeMap::new(),
+            order: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            ids: 0,
+            delims: vec![],
+            pages: 0,
+            started: false,
+            calls_made: 0,
+            sum: 0.0,
+        };
+        new.insert(prefix.into(), None, f64::INFINITY, 0);
+        new
+    }
+
+    fn insert(&mut self, low: String, end: Option<String>, share: f64, doubt: u32) -> u64 {
+        let id = self.ids;
+        self.ids += 1;
+        self.order.insert(low.clone(), id);
+        self.ranges.insert(
+            id,
+            Range {
+                low,
+                last: None,
+                end,
+                token: None,
+                asked: (None, None),
+                in_flight: false,
+                density: None,
+                estimate: share,
+                doubt,
+                empty: 0,
+                stuck: false,
+                answered: false,
+                folder: 0.0,
+            },
+        );
+        id
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.ranges.is_empty()
+    }
+    pub(crate) fn in_flight(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(crate) fn next(&mut self, limit: usize) -> Option<Call> {
+        let idle = limit.saturating_sub(self.calls.len());
+        if idle == 0 || self.is_done() {
+            return None;
+        }
+        if self.pages == 1 && !self.started && limit > 1 {
+            self.started = true;
+            self.start(idle);
+        }
+        let mut waiting = self.waiting();
+        // Pieces for the workers that would else have nothing to do.
+        let free = idle.saturating_sub(self.ranges.values().filter(|r| !r.in_flight).count() + self.delims.len());
+        if free > 0 && self.pages > 0 {
+            self.steal(free, limit);
+            waiting = self.waiting();
+        }
+        if let Some(mut call) = self.delims.pop() {
+            call.id = self.ids;
+            self.ids += 1;
+            self.calls.insert(
+                call.id,
+                Asked::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() },
+            );
+            self.calls_made += 1;
+            return Some(call);
+        }
+        waiting.map(|id| self.issue(id))
+    }
+
+    fn waiting(&self) -> Option<u64> {
+        self.ranges
+            .iter()
+            .filter(|(_, r)| !r.in_flight)
+            .max_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate))
+            .map(|(id, _)| *id)
+    }
+
+    fn issue(&mut self, id: u64) -> Call {
+        let range = self.ranges.get_mut(&id).expect("a waiting range");
+        let call_id = self.ids;
+        self.ids += 1;
+        range.in_flight = true;
+        let uncut = range.asked.1 == range.end;
+        let token = range.token.take().filter(|_| uncut);
+        if token.is_none() {
+            let whole = range.low == self.prefix && range.last.is_none();
+            range.asked =
+                ((!whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone())), range.end.clone());
+        }
+        self.calls.insert(call_id, Asked::Range(id));
+        self.calls_made += 1;
+        Call {
+            id: call_id,
+            prefix: self.prefix.clone(),
+            start: range.asked.0.clone(),
+            end: range.asked.1.clone(),
+            token,
+            delimiter: false,
+            page_size: self.page_size,
+        }
+    }
+
+    pub(crate) fn answered(&mut self, call: CallId, used_token: Option<&str>, page: &dyn Page) -> Result<Kept, Lie> {
+        let asked = self.calls.remove(&call);
+        if let Some(Asked::Folders { parent, start }) = &asked {
+            let whole = page.len() == 0;
+            self.space.folders(
+                parent,
+                start,
+                page.prefixes().iter().map(String::as_str),
+                whole,
+                page.token().is_none(),
+            );
+            let estimates: Vec<u64> = self.ranges.keys().copied().collect();
+            for id in estimates {
+                self.estimate(id);
+            }
+            return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
+        }
+        let Some(Asked::Range(id)) = asked else { panic!("a call that was made") };
+        let range = self.ranges.get_mut(&id).expect("a range with a call in flight");
+        range.in_flight = false;
+        let from = range.low.clone();
+        let n = page.len();
+        for i in 1..n {
+            if page.name(i - 1) >= page.name(i) {
+                return Err(Lie::Unsorted { before: page.name(i - 1).into(), name: page.name(i).into() });
+            }
+        }
+        let mut keep = 0..n;
+        if n > 0 {
+            let least = range.last.as_deref().unwrap_or(&range.low);
+            if page.name(0) < least {
+                return Err(Lie::Offset { start: least.into(), name: page.name(0).into() });
+            }
+            if range.last.as_deref() == Some(page.name(0)) {
+                keep.start = 1;
+            }
+            // Past the end: what a cut gave away, or a server that ignores the end.
+            let beyond = |name: &str| match &range.end {
+                Some(end) => name >= end.as_str(),
+                None => !name.starts_with(&self.prefix),
+            };
+            let (mut a, mut b) = (keep.start, n);
+            while a < b {
+                let m = (a + b) / 2;
+                if beyond(page.name(m)) { b = m } else { a = m + 1 }
+            }
+            keep.end = a;
+        }
+        let over = keep.end < n;
+        let token = page.token();
+        let done = over || token.is_none();
+        if keep.is_empty() {
+            range.empty += 1;
+            if !done && (range.empty > MOST_EMPTY || used_token == token) {
+                return Err(Lie::Nowhere { token: token.unwrap_or_default().into() });
+            }
+        } else {
+            range.empty = 0;
+            let last = page.name(keep.end - 1);
+            range.last = Some(last.into());
+            range.low = format!("{last}\0");
+        }
+        let first_answer = !range.answered;
+        range.answered = true;
+        range.stuck = false;
+        let to = if done { range.end.clone() } else { Some(range.low.clone()) };
+        if token.is_some() && n > 0 {
+            // The first full page shows what the server gives.
+            if self.pages == 0 {
+                self.page = n as f64;
+            } else {
+                self.page = self.page.max(n as f64);
+            }
+            self.space.page = self.page;
+        }
+        self.pages += u64::from(n > 0);
+        if !keep.is_empty() {
+            let first = page.name(keep.start);
+            if first_answer {
+                self.space.real(first);
+            }
+            if let Some(d) = &range.density {
+                let last = d.last.clone();
+                self.space.turn(&last, first, 1.0);
+            }
+            range.density =
+                Some(Density { first: first.into(), last: page.name(keep.end - 1).into(), items: keep.len() as f64 });
+            let last = page.name(keep.end - 1);
+            let parent = last.rfind('/').map_or("", |i| &last[..=i]);
+            let (mut a, mut b) = (keep.start, keep.end);
+            while a < b {
+                let m = (a + b) / 2;
+                if page.name(m) >= parent { b = m } else { a = m + 1 }
+            }
+            range.folder = (keep.end - a) as f64 + if a == keep.start { range.folder } else { 0.0 };
+            self.space.learn(keep.len(), |i| page.name(keep.start + i));
+        }
+        self.order.remove(&from);
+        if done {
+            let nothing = first_answer && keep.is_empty();
+            let doubt = range.doubt;
+            let gone = self.ranges.remove(&id).expect("just seen");
+            if nothing && let Some((_, left)) = self.order.range(..from.clone()).next_back() {
+                let left = *left;
+                if let Some(l) = self.ranges.get_mut(&left)
+                    && l.end.as_deref() == Some(from.as_str())
+                {
+                    let low = l.last.clone().unwrap_or_else(|| l.low.clone());
+                    self.space.tried(&low, &from, false);
+                    let l = self.ranges.get_mut(&left).expect("seen");
+                    l.doubt = l.doubt.max(doubt) + 1;
+                    self.estimate(left);
+                }
+            }
+            drop(gone);
+        } else {
+            range.token = token.map(Into::into);
+            let low = range.low.clone();
+            self.order.insert(low, id);
+            self.estimate(id);
+        }
+        Ok(Kept { objects: keep, from, to })
+    }
+
+    fn gap_segments(&self, r: &Range) -> Vec<crate::keyspace::Segment> {
+        let low = r.last.as_deref().unwrap_or(&r.low);
+        self.space.segments(&Gap {
+            low,
+            end: r.end.as_deref(),
+            density: r.density.as_ref(),
+            share: r.estimate,
+            doubt: r.doubt,
+            folder: r.folder,
+        })
+    }
+
+    fn estimate(&mut self, id: u64) {
+        let r = &self.ranges[&id];
+        if !r.answered {
+            return;
+        }
+        let mass: f64 = self.gap_segments(r).iter().map(|s| s.mass).sum();
+        let r = self.ranges.get_mut(&id).expect("seen");
+        r.estimate = mass.clamp(self.page * 0.5, 1e12);
+    }
+
+    /// After the first page: the next page's worth in small pieces, where the limit leaves room for them.
+    fn start(&mut self, idle: usize) {
+        let Some((&id, r)) = self.ranges.first_key_value() else { return };
+        let Some(last) = r.last.clone() else { return };
+        // Folders along the last name.
+        let first = r.density.as_ref().map(|d| d.first.clone()).unwrap_or_default();
+        let common = crate::keyspace::lcp(&first, &last);
+        let mut at = self.prefix.len();
+        let mut parent = self.prefix.clone();
+        let mut delims = vec![];
+        while let Some(n) = last[at..].find('/') {
+            let slash = at + n;
+            if slash < common
+                || self.space.level_mass(last[self.prefix.len()..slash].bytes().filter(|b| *b == b'/').count()) > 50.0
+            {
+                delims.push(Call {
+                    id: 0,
+                    prefix: parent.clone(),
+                    start: Some(format!("{}0", &last[..slash])),
+                    end: None,
+                    token: None,
+                    delimiter: true,
+                    page_size: self.page_size,
+                });
+            }
+            parent = last[..=slash].to_string();
+            at = slash + 1;
+        }
+        delims.reverse();
+        delims.truncate(6);
+        delims.reverse();
+        let room = idle.saturating_sub(delims.len());
+        self.delims = delims;
+        let pieces = room.min(6);
+        if pieces >= 2 {
+            let segments = self.gap_segments(&self.ranges[&id]);
+            let total: f64 = segments.iter().map(|s| s.mass).sum();
+            let mut targets: Vec<f64> =
+                (1..=pieces).map(|i| (self.page * i as f64 / pieces as f64).min(total * 0.98)).collect();
+            targets.dedup();
+            let mut left = room - pieces;
+            let mut sum = 0.0;
+            for s in &segments {
+                if sum > self.page * 1.2 && !s.sure && left > 0 && s.below(&parent) {
+                    targets.push(sum + 1e-6);
+                    left -= 1;
+                }
+                sum += s.mass;
+            }
+            self.cut(id, &segments, &targets, self.page / pieces as f64);
+        }
+    }
+
+    fn steal(&mut self, free: usize, limit: usize) {
+        let mut free = free;
+        let total: f64 = self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum();
+        let fair = (total / limit as f64).max(self.page * 0.92);
+        while free > 0 {
+            let flying = |r: &Range| if r.in_flight { self.page } else { 0.0 };
+            let Some((&id, r)) = self
+                .ranges
+                .iter()
+                .filter(|(_, r)| !r.stuck && r.answered)
+                .max_by(|a, b| (a.1.estimate - flying(a.1)).total_cmp(&(b.1.estimate - flying(b.1))))
+            else {
+                return;
+            };
+            let skip = self.page * 0.97;
+            let rest = r.estimate - skip;
+            if r.estimate - flying(r) < self.page * LEAST {
+                return;
+            }
+            let n = ((rest / fair).ceil() as usize).clamp(1, free);
+            // The owner takes the page that it is at, and a share of the rest where there are many.
+            let skip = if n == free && rest > fair * (n as f64 + 1.0) { skip + rest / (n as f64 + 1.0) } else { skip };
+            let segments = self.gap_segments(r);
+            let total: f64 = segments.iter().map(|s| s.mass).sum();
+            let skip = skip.min(total * 0.5);
+            let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
+            let made = self.cut(id, &segments, &targets, self.page * 0.3);
+            let r = self.ranges.get_mut(&id).expect("seen");
+            if made == 0 {
+                r.stuck = true;
+            }
+            free = free.saturating_sub(made);
+        }
+    }
+
+    /// Cuts a range at up to the given masses from its low end. Answers how many pieces that made.
+    fn cut(&mut self, id: u64, segments: &[crate::keyspace::Segment], targets: &[f64], fine: f64) -> usize {
+        let r = &self.ranges[&id];
+        let low = r.last.clone().unwrap_or_else(|| r.low.clone());
+        let end = r.end.clone();
+        let mut cuts: Vec<(String, f64)> = vec![];
+        let mut borders = vec![];
+        let mut upto = 0.0;
+        for s in segments {
+            if let Some(m) = s.mark() {
+                borders.push((upto, m));
+            }
+            upto += s.mass;
+        }
+        let piece =
+            if targets.len() > 1 { targets[1] - targets[0] } else { upto - targets.first().copied().unwrap_or(0.0) };
+        let (mut at, mut sum, mut guesses) = (0, 0.0, (usize::MAX, 0));
+        for &t in targets {
+            // A folder's begin is a real name: better than a guess nearby.
+            let near = borders.partition_point(|b| b.0 < t);
+            let snap = [near.checked_sub(1), Some(near)]
+                .into_iter()
+                .flatten()
+                .filter_map(|i| borders.get(i))
+                .filter(|b| (b.0 - t).abs() < piece * 0.5)
+                .min_by(|a, b| (a.0 - t).abs().total_cmp(&(b.0 - t).abs()));
+            let (t, mark) = snap.map_or((t, None), |b| (b.0, Some(b.1)));
+            if let Some(m) = mark {
+                let fits =
+                    m > cuts.last().map_or(low.as_str(), |l| l.0.as_str()) && end.as_deref().is_none_or(|e| m < e);
+                if fits {
+                    cuts.push((m.to_string(), t));
+                }
+                continue;
+            }
+            while at < segments.len() && sum + segments[at].mass < t {
+                sum += segments[at].mass;
+                at += 1;
+            }
+            let Some(s) = segments.get(at) else { break };
+            if !s.sure {
+                if guesses.0 != at {
+                    guesses = (at, 0);
+                }
+                guesses.1 += 1;
+                if guesses.1 > 2 {
+                    continue;
+                }
+            }
+            let c = self.space.cut(
+                s,
+                if s.sure {
+                    t - sum
+                } else if guesses.1 == 1 {
+                    0.0
+                } else {
+                    t - sum
+                },
+                fine,
+            );
+            let mass = t;
+            let fits = c.as_str() > cuts.last().map_or(low.as_str(), |l| l.0.as_str())
+                && end.as_deref().is_none_or(|e| c.as_str() < e)
+                && c.len() <= 1024
+                && c.starts_with(&self.prefix);
+            if fits && !self.order.contains_key(&c) {
+                cuts.push((c, mass));
+            }
+        }
+        if cuts.is_empty() {
+            return 0;
+        }
+        let total: f64 = segments.iter().map(|s| s.mass).sum();
+        let doubt = r.doubt;
+        let r = self.ranges.get_mut(&id).expect("seen");
+        r.end = Some(cuts[0].0.clone());
+        r.estimate = cuts[0].1.max(self.page * 0.3);
+        r.doubt = 0;
+        for i in 0..cuts.len() {
+            let (to, mass) = cuts.get(i + 1).map_or((end.clone(), total), |c| (Some(c.0.clone()), c.1));
+            let last = i + 1 == cuts.len();
+            self.insert(cuts[i].0.clone(), to, (mass - cuts[i].1).max(1.0), if last { doubt } else { 0 });
+        }
+        cuts.len()
+    }
+}
