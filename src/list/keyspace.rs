@@ -1,26 +1,68 @@
 //! What is known of the names under a prefix, and guesses at the rest: how many lie in a gap, and where to cut it.
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Bound;
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
+type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Mix>>;
+
+/// Keys are small and made here: no defence against chosen ones is wanted.
+#[derive(Default)]
+struct Mix(u64);
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u32(u32::from(*b));
+        }
+    }
+    fn write_u8(&mut self, n: u8) {
+        self.write_u32(u32::from(n));
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.0 = (self.0.rotate_left(5) ^ u64::from(n)).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+}
+
+/// Where in a name a character stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub(crate) struct Place {
     pub slash: u8,
     pub token: u8,
     pub offset: u8,
+    before: u32,
+    plain: bool,
+}
+
+const BLOCK: u32 = 0x20_0000;
+const ANY: u32 = 0x30_0000;
+
+fn separates(c: char) -> bool {
+    c.is_ascii() && !c.is_ascii_alphanumeric()
 }
 
 impl Place {
     pub(crate) fn after(self, c: char) -> Self {
+        let before = c as u32;
         if c == '/' {
-            Self { slash: self.slash.saturating_add(1), token: 0, offset: 0 }
-        } else if c.is_ascii() && !c.is_ascii_alphanumeric() {
-            Self { token: self.token.saturating_add(1), offset: 0, ..self }
+            Self { slash: self.slash.saturating_add(1), token: 0, offset: 0, before, ..self }
+        } else if !self.plain && separates(c) {
+            Self { token: self.token.saturating_add(1), offset: 0, before, ..self }
         } else {
-            Self { offset: self.offset.saturating_add(1), ..self }
+            Self { offset: self.offset.saturating_add(1), before, ..self }
         }
     }
     fn same_token(self, o: Self) -> bool {
         self.slash == o.slash && self.token == o.token
+    }
+    /// From the most to the least particular.
+    fn keys(self) -> [Self; 3] {
+        let block = match char::from_u32(self.before) {
+            Some(c) if c.is_ascii() => class(c) as u32,
+            _ => 16 + (self.before >> 8),
+        };
+        [self, Self { before: BLOCK + block, ..self }, Self { before: ANY, ..self }]
     }
 }
 
@@ -55,6 +97,10 @@ const MOST_SEEN: usize = 200;
 #[derive(Default, Debug, Clone)]
 struct Alphabet {
     seen: Vec<char>,
+    count: u32,
+    /// How often another child followed, and how often none did.
+    on: f64,
+    off: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,6 +120,7 @@ fn prev_char(c: char) -> Option<char> {
 
 impl Alphabet {
     fn learn(&mut self, c: char) {
+        self.count += 1;
         if let Err(at) = self.seen.binary_search(&c)
             && self.seen.len() < MOST_SEEN
         {
@@ -81,7 +128,7 @@ impl Alphabet {
         }
     }
     /// Spans of the whole alphabet in order. `also`: characters which must be taken as seen.
-    fn spans(&self, also: Option<char>, letters: bool, trust: Trust, out: &mut Vec<Span>) {
+    fn spans(&self, also: Option<char>, letters: bool, plain: bool, trust: Trust, out: &mut Vec<Span>) {
         out.clear();
         let mut seen = std::borrow::Cow::Borrowed(&self.seen);
         if let Some(c) = also
@@ -127,7 +174,8 @@ impl Alphabet {
         for (i, &c) in seen.iter().enumerate() {
             let k = class(c);
             let first = i == 0 || class(seen[i - 1]) != k;
-            if k != Class::Other
+            if !plain
+                && k != Class::Other
                 && first
                 && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
             {
@@ -135,7 +183,10 @@ impl Alphabet {
             }
             out.push(Span { low: c, high: c, weight: 1.0 });
             let next = seen.get(i + 1).copied();
-            if let Some(n) = next
+            if plain && c.is_ascii() {
+                // Any character may come: no class ends before the next seen.
+                extra(next_char(c), next.map_or(Some('~'), prev_char).min(Some('~')), out);
+            } else if let Some(n) = next
                 && class(n) == k
                 && (k != Class::Other || (!c.is_ascii() && !n.is_ascii()))
             {
@@ -143,7 +194,17 @@ impl Alphabet {
                     && low <= high
                 {
                     let count = f64::from(high as u32 - low as u32 + 1);
-                    out.push(Span { low, high, weight: if k == Class::Other { count.min(2.0) } else { count } });
+                    out.push(Span {
+                        low,
+                        high,
+                        weight: if k == Class::Other && count > 1024.0 {
+                            2.0
+                        } else if self.count > 300 && c.is_ascii_alphabetic() {
+                            count * 0.05
+                        } else {
+                            count
+                        },
+                    });
                 }
             } else if k != Class::Other
                 && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
@@ -154,15 +215,16 @@ impl Alphabet {
         if let Some(&last) = seen.last()
             && !last.is_ascii()
         {
-            let low = seen.iter().find(|c| !c.is_ascii()).copied().unwrap_or(last);
-            let span = (last as u32 - low as u32).max(63);
-            if let (Some(a), Some(b)) = (next_char(last), char::from_u32(last as u32 + span)) {
-                out.push(Span { low: a, high: b, weight: if seen.len() > 1 { -2.0 } else { -1.0 } });
-                extras += 2;
-            }
+            let end = match last as u32 {
+                0x4E00..=0x9FFF => 0x9FFF,
+                0xAC00..=0xD7A3 => 0xD7A3,
+                other => other | 0x7f,
+            };
+            extra(next_char(last), char::from_u32(end), out);
         }
         let _ = extras;
         let each = match trust {
+            Trust::Sure if self.off >= 3.0 || self.count > 300 && self.seen.len() > 2 => 0.05,
             Trust::Sure => 1.0,
             Trust::Guess(each) => each,
         };
@@ -234,8 +296,10 @@ pub(crate) struct KeySpace {
     /// Tokens whose digits look like those of hashes.
     random: HashMap<(u8, u8), u32>,
     letters: HashMap<(u8, u8), bool>,
-    /// At each place: how often another child followed, and how often none did.
-    turns: HashMap<Place, (f64, f64)>,
+    origin: Place,
+    separators: BTreeSet<char>,
+    /// Nothing better is known: any character may follow anywhere.
+    pub eager: bool,
     items: f64,
     borders: Vec<f64>,
     marks: BTreeMap<String, bool>,
@@ -253,20 +317,22 @@ impl KeySpace {
     pub(crate) fn new(prefix: &str, page: f64) -> Self {
         Self {
             prefix: prefix.into(),
-            alphabets: HashMap::new(),
-            random: HashMap::new(),
-            letters: HashMap::new(),
-            turns: HashMap::new(),
+            alphabets: HashMap::default(),
+            random: HashMap::default(),
+            letters: HashMap::default(),
+            origin: Place { before: ANY, ..Place::default() },
+            separators: BTreeSet::new(),
+            eager: false,
             items: 0.0,
             borders: vec![0.0; 32],
             marks: BTreeMap::new(),
-            known: HashMap::new(),
+            known: HashMap::default(),
             firsts: BTreeSet::new(),
             page,
         }
     }
     fn place(&self, s: &str, at: usize) -> Place {
-        s[self.prefix.len()..at].chars().fold(Place::default(), Place::after)
+        s[self.prefix.len()..at].chars().fold(self.origin, Place::after)
     }
 
     /// A first name of a range.
@@ -274,7 +340,7 @@ impl KeySpace {
         self.firsts.insert(name.into());
     }
 
-    pub(crate) fn learn<'a>(&mut self, len: usize, name: impl Fn(usize) -> &'a str) {
+    pub(crate) fn learn<'a>(&mut self, len: usize, name: &dyn Fn(usize) -> &'a str) {
         if len == 0 {
             return;
         }
@@ -282,9 +348,9 @@ impl KeySpace {
         let common = lcp(first, last);
         self.items += len as f64;
         let base = self.place(first, common);
-        let mut place = Place::default();
+        let mut place = self.origin;
         for c in first[self.prefix.len()..common].chars() {
-            self.alphabets.entry(place).or_default().learn(c);
+            self.note(place, c);
             place = place.after(c);
         }
         let step = (len / 40).max(1);
@@ -292,7 +358,7 @@ impl KeySpace {
         while i < len {
             let mut place = base;
             for c in name(i)[common..].chars().take(40) {
-                self.alphabets.entry(place).or_default().learn(c);
+                self.note(place, c);
                 if c.is_ascii_alphabetic() && place.same_token(base) {
                     self.letters.insert((place.slash, place.token), true);
                 }
@@ -322,6 +388,25 @@ impl KeySpace {
         let shallow = if sorted.len() > 128 { sorted[128].wrapping_sub(1) } else { u16::MAX };
         let stride = (len / 64).max(1);
         let (mut agreed, mut pairs) = (0usize, 0usize);
+        if !self.origin.plain {
+            for i in (1..len).step_by(stride) {
+                let l = usize::from(agree[i - 1]);
+                for c in [tail_char(name(i - 1), l), tail_char(name(i), l)].into_iter().flatten() {
+                    if c != '/' && separates(c) {
+                        self.separators.insert(c);
+                    }
+                }
+            }
+            if self.separators.len() > 3 {
+                self.origin.plain = true;
+                self.alphabets.clear();
+                self.random.clear();
+                self.letters.clear();
+                self.borders.fill(0.0);
+                self.items = 0.0;
+                return self.learn(len, name);
+            }
+        }
         for i in 1..len {
             let l = agree[i - 1];
             let weight = if l <= shallow {
@@ -335,7 +420,12 @@ impl KeySpace {
             let n = name(i);
             let l = usize::from(l);
             if i % stride == 0 && self.place(n, l).same_token(base) {
-                agreed += n[l..].find(|c: char| c.is_ascii() && !c.is_ascii_alphanumeric()).unwrap_or(n.len() - l);
+                let plain = self.origin.plain;
+                agreed += n[l..]
+                    .chars()
+                    .take_while(|c| *c != '/' && (plain || !separates(*c)))
+                    .map(|c| if c.is_ascii() { 1 } else { 3 })
+                    .sum::<usize>();
                 pairs += 1;
             }
         }
@@ -349,11 +439,9 @@ impl KeySpace {
         let l = lcp(a, b).max(self.prefix.len());
         let mut place = self.place(a, l);
         for (i, c) in a[l..].chars().take(40).enumerate() {
-            let t = self.turns.entry(place).or_default();
-            if i == 0 {
-                t.0 += weight
-            } else {
-                t.1 += weight
+            for key in place.keys() {
+                let t = self.alphabets.entry(key).or_default();
+                if i == 0 { t.on += weight } else { t.off += weight }
             }
             place = place.after(c);
         }
@@ -363,14 +451,35 @@ impl KeySpace {
     pub(crate) fn tried(&mut self, low: &str, cut: &str, found: bool) {
         let l = lcp(low, cut).max(self.prefix.len());
         let place = self.place(cut, l.min(cut.len()));
-        let t = self.turns.entry(place).or_default();
-        if found { t.0 += 1.0 } else { t.1 += 1.0 }
+        for key in place.keys() {
+            let t = self.alphabets.entry(key).or_default();
+            if found { t.on += 1.0 } else { t.off += 1.0 }
+        }
     }
 
     /// How many children follow at a place on average.
+    fn proven(&self, place: Place) -> bool {
+        self.alphabet(place).is_some_and(|a| a.on >= 2.0)
+    }
+
     fn further(&self, place: Place) -> f64 {
-        let (s, f) = self.turns.get(&place).copied().unwrap_or_default();
+        let (s, f) = self.alphabet(place).map_or((0.0, 0.0), |a| (a.on, a.off));
         (s + EXTRA) / (f + 1.0)
+    }
+
+    fn note(&mut self, place: Place, c: char) {
+        for key in place.keys() {
+            self.alphabets.entry(key).or_default().learn(c);
+        }
+    }
+
+    fn alphabet(&self, place: Place) -> Option<&Alphabet> {
+        let [exact, block, any] = place.keys();
+        self.alphabets
+            .get(&exact)
+            .filter(|a| a.count >= 12 && a.on + a.off >= 4.0)
+            .or_else(|| self.alphabets.get(&block).filter(|a| a.count >= 12))
+            .or_else(|| self.alphabets.get(&any))
     }
 
     /// Sub-folders as a delimiter listing gave them; `whole`: nothing but these lies between the first and the last.
@@ -385,9 +494,9 @@ impl KeySpace {
         let mut any = None;
         for (i, p) in prefixes.enumerate() {
             self.marks.entry(p.into()).or_insert(whole && i > 0);
-            let mut place = Place::default();
+            let mut place = self.origin;
             for c in p[self.prefix.len()..].chars() {
-                self.alphabets.entry(place).or_default().learn(c);
+                self.note(place, c);
                 place = place.after(c);
             }
             if let Some(before) = any {
@@ -407,9 +516,10 @@ impl KeySpace {
 
     fn spans(&self, place: Place, also: Option<char>, trust: Trust, out: &mut Vec<Span>) -> f64 {
         let letters = self.letters.get(&(place.slash, place.token)).copied().unwrap_or(false);
-        match self.alphabets.get(&place) {
-            Some(a) => a.spans(also, letters, trust, out),
-            None => Alphabet::default().spans(also, letters, trust, out),
+        let plain = self.origin.plain || self.eager;
+        match self.alphabet(place) {
+            Some(a) => a.spans(also, letters, plain, trust, out),
+            None => Alphabet::default().spans(also, letters, plain, trust, out),
         }
         out.iter().map(|s| s.weight).sum()
     }
@@ -463,7 +573,7 @@ impl KeySpace {
         let (first, last) = dense.map_or((x, x), |d| (d.first.as_str(), d.last.as_str()));
         // Depth by character: byte offsets and places of x.
         let mut at: Vec<(usize, char, Place)> = vec![];
-        let mut place = Place::default();
+        let mut place = self.origin;
         for (i, c) in x[base.min(x.len())..].char_indices() {
             at.push((base + i, c, place));
             place = place.after(c);
@@ -515,7 +625,13 @@ impl KeySpace {
             let total = self.spans(at[k].2, Some(at[k].1), Trust::Guess(0.3), &mut spans);
             unit[k] = unit[k - 1] / total.max(1.0);
         }
+        let mut unproven = 0;
+        let mut prior = vec![1.0; unit.len()];
         for k in (0..j).rev() {
+            if !self.proven(at[k + 1].2) {
+                unproven += 1;
+            }
+            prior[k] = if self.eager { 1.0 } else { 0.75f64.powi(unproven) };
             let sure = sure_at(k + 1) && unit[k + 1] < 1e8;
             let mut total = self.spans(
                 at[k + 1].2,
@@ -525,18 +641,18 @@ impl KeySpace {
             );
             if !sure {
                 let (left, own) = position(&spans, at[k + 1].1);
-                total = total.min(1.0 + self.further(at[k + 1].2)).max(if at[k + 1].2.same_token(at[j].2) {
+                total = total.min(1.0 + self.further(at[k + 1].2) * prior[k]).max(if at[k + 1].2.same_token(at[j].2) {
                     left + own
                 } else {
                     0.0
                 });
             }
-            unit[k] = unit[k + 1] * total.max(1.0);
+            unit[k] = (unit[k + 1] * total.max(1.0)).min(1e10);
             if at[k].1 == '/' {
                 unit[k] = self.level_mass(at[k].2.slash as usize);
             }
         }
-        let tiny = self.page * 0.01;
+        let tiny = if self.eager { 0.0 } else { self.page * 0.01 };
         let covers: Vec<(usize, usize)> = x
             .match_indices('/')
             .filter_map(|(slash, _)| {
@@ -562,15 +678,18 @@ impl KeySpace {
             self.spans(at[k].2, Some(at[k].1), if sure { Trust::Sure } else { Trust::Guess(0.3) }, &mut spans);
             let mut part = clip(&spans, Some(at[k].1), if middle { ec } else { None });
             let mut room: f64 = part.iter().map(|s| s.weight).sum();
-            let mut likely = room;
+            let (mut likely, mut strong) = (room, true);
             if !sure {
-                likely = self.further(at[k].2);
+                likely = self.further(at[k].2) * if self.proven(at[k].2) { 1.0 } else { prior[k] };
+                strong = self.proven(at[k].2);
                 if middle {
                     likely *= doubt;
                 }
                 if at[k].2.same_token(at[j].2) && dense.is_some() {
                     passed += unit[k] * position(&spans, at[k].1).0;
-                    likely = likely.max((passed - ahead) / unit[k]);
+                    let lindy = (passed - ahead) / unit[k];
+                    strong |= lindy >= likely;
+                    likely = likely.max(lindy);
                 }
                 let mut all = vec![];
                 self.spans(at[k].2, Some(at[k].1), Trust::Sure, &mut all);
@@ -581,7 +700,7 @@ impl KeySpace {
                 most(&mut part, likely);
                 ahead += unit[k] * likely.min(room);
             }
-            push(out, unit[k], &x[..at[k].0], at[k].2, part, sure || !known && likely >= 0.5 * room, tiny);
+            push(out, unit[k], &x[..at[k].0], at[k].2, part, sure || !known && strong && likely >= 0.5 * room, tiny);
         }
         if let (Some(d), Some(e)) = (d, gap.end)
             && d < unit.len()
@@ -660,7 +779,7 @@ impl KeySpace {
                     if !segment.sure || own < fine || left < fine * 0.5 && own < 2.0 * fine {
                         break;
                     }
-                    let Some(alphabet) = self.alphabets.get(&place) else { break };
+                    let Some(alphabet) = self.alphabet(place) else { break };
                     if alphabet.seen.len() > 1 && self.further(place) < 0.3 {
                         break;
                     }

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
-use crate::keyspace::{Density, Gap, KeySpace};
+use super::keyspace::{Density, Gap, KeySpace, Segment, lcp};
 
 pub(crate) type CallId = u64;
 
@@ -60,6 +60,7 @@ struct Range {
     answered: bool,
     /// Objects of the last one's folder so far.
     folder: f64,
+    pages: u32,
 }
 
 #[derive(Debug)]
@@ -127,6 +128,7 @@ impl Ranges {
                 stuck: false,
                 answered: false,
                 folder: 0.0,
+                pages: 0,
             },
         );
         id
@@ -212,6 +214,21 @@ impl Ranges {
                 whole,
                 page.token().is_none(),
             );
+            let n = page.prefixes().len();
+            if let (Some(token), Some(first)) = (page.token(), page.prefixes().first()) {
+                let level = first[self.prefix.len()..].bytes().filter(|b| *b == b'/').count().saturating_sub(1);
+                if self.space.level_mass(level) * n as f64 > 30.0 * self.page {
+                    self.delims.push(Call {
+                        id: 0,
+                        prefix: parent.clone(),
+                        start: Some(start.clone()),
+                        end: None,
+                        token: Some(token.into()),
+                        delimiter: true,
+                        page_size: self.page_size,
+                    });
+                }
+            }
             let estimates: Vec<u64> = self.ranges.keys().copied().collect();
             for id in estimates {
                 self.estimate(id);
@@ -265,6 +282,7 @@ impl Ranges {
         }
         let first_answer = !range.answered;
         range.answered = true;
+        range.pages += 1;
         range.stuck = false;
         let to = if done { range.end.clone() } else { Some(range.low.clone()) };
         if token.is_some() && n > 0 {
@@ -296,7 +314,7 @@ impl Ranges {
                 if page.name(m) >= parent { b = m } else { a = m + 1 }
             }
             range.folder = (keep.end - a) as f64 + if a == keep.start { range.folder } else { 0.0 };
-            self.space.learn(keep.len(), |i| page.name(keep.start + i));
+            self.space.learn(keep.len(), &|i| page.name(keep.start + i));
         }
         self.order.remove(&from);
         if done {
@@ -325,7 +343,7 @@ impl Ranges {
         Ok(Kept { objects: keep, from, to })
     }
 
-    fn gap_segments(&self, r: &Range) -> Vec<crate::keyspace::Segment> {
+    fn gap_segments(&self, r: &Range) -> Vec<Segment> {
         let low = r.last.as_deref().unwrap_or(&r.low);
         self.space.segments(&Gap {
             low,
@@ -353,7 +371,7 @@ impl Ranges {
         let Some(last) = r.last.clone() else { return };
         // Folders along the last name.
         let first = r.density.as_ref().map(|d| d.first.clone()).unwrap_or_default();
-        let common = crate::keyspace::lcp(&first, &last);
+        let common = lcp(&first, &last);
         let mut at = self.prefix.len();
         let mut parent = self.prefix.clone();
         let mut delims = vec![];
@@ -396,7 +414,7 @@ impl Ranges {
                 }
                 sum += s.mass;
             }
-            self.cut(id, &segments, &targets, self.page / pieces as f64);
+            self.cut(id, &segments, &targets, self.page / pieces as f64, 0.0);
         }
     }
 
@@ -416,17 +434,25 @@ impl Ranges {
             };
             let skip = self.page * 0.97;
             let rest = r.estimate - skip;
+            let mut eager = false;
             if r.estimate - flying(r) < self.page * LEAST {
-                return;
+                // Most workers idle, and this goes on: what is known of the names is not worth much.
+                if free * 4 < limit * 3 || limit < 4 || self.calls.len() > 8 || r.pages < 3 || r.in_flight {
+                    return;
+                }
+                eager = true;
             }
             let n = ((rest / fair).ceil() as usize).clamp(1, free);
             // The owner takes the page that it is at, and a share of the rest where there are many.
             let skip = if n == free && rest > fair * (n as f64 + 1.0) { skip + rest / (n as f64 + 1.0) } else { skip };
+            self.space.eager = eager;
             let segments = self.gap_segments(r);
+            let n = if eager { free.min(12) } else { n };
             let total: f64 = segments.iter().map(|s| s.mass).sum();
             let skip = skip.min(total * 0.5);
             let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
-            let made = self.cut(id, &segments, &targets, self.page * 0.3);
+            let made = self.cut(id, &segments, &targets, self.page * 0.3, self.page * 0.5);
+            self.space.eager = false;
             let r = self.ranges.get_mut(&id).expect("seen");
             if made == 0 {
                 r.stuck = true;
@@ -436,7 +462,7 @@ impl Ranges {
     }
 
     /// Cuts a range at up to the given masses from its low end. Answers how many pieces that made.
-    fn cut(&mut self, id: u64, segments: &[crate::keyspace::Segment], targets: &[f64], fine: f64) -> usize {
+    fn cut(&mut self, id: u64, segments: &[Segment], targets: &[f64], fine: f64, least: f64) -> usize {
         let r = &self.ranges[&id];
         let low = r.last.clone().unwrap_or_else(|| r.low.clone());
         let end = r.end.clone();
@@ -452,6 +478,7 @@ impl Ranges {
         let piece =
             if targets.len() > 1 { targets[1] - targets[0] } else { upto - targets.first().copied().unwrap_or(0.0) };
         let (mut at, mut sum, mut guesses) = (0, 0.0, (usize::MAX, 0));
+        let mut all_guesses = 0;
         for &t in targets {
             // A folder's begin is a real name: better than a guess nearby.
             let near = borders.partition_point(|b| b.0 < t);
@@ -480,18 +507,19 @@ impl Ranges {
                     guesses = (at, 0);
                 }
                 guesses.1 += 1;
-                if guesses.1 > 2 {
+                if guesses.1 > 2 || all_guesses >= 12 {
                     continue;
                 }
+                all_guesses += 1;
             }
             let c = self.space.cut(
                 s,
                 if s.sure {
                     t - sum
-                } else if guesses.1 == 1 {
+                } else if guesses.1 == 1 && sum > least {
                     0.0
                 } else {
-                    t - sum
+                    (t - sum).max(least - sum).min(s.mass * 0.999)
                 },
                 fine,
             );
