@@ -1,242 +1,15 @@
 //! What is known of the names under a prefix, and guesses at the rest: how many lie in a gap, and where to cut it.
+//!
+//! Nothing here has to be right: a wrong guess costs a call, never an object.
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Bound;
 
-type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Mix>>;
+use super::alphabet::{
+    ANY, Alphabet, EXTRA, HashMap, MOST_PLACES, Place, Span, Trust, clip, most, position, scale, separates,
+};
 
-/// Keys are small and made here: no defence against chosen ones is wanted.
-#[derive(Default)]
-struct Mix(u64);
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.write_u32(u32::from(*b));
-        }
-    }
-    fn write_u8(&mut self, n: u8) {
-        self.write_u32(u32::from(n));
-    }
-    fn write_u32(&mut self, n: u32) {
-        self.0 = (self.0.rotate_left(5) ^ u64::from(n)).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-}
-
-/// Where in a name a character stands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
-pub(crate) struct Place {
-    pub slash: u8,
-    pub token: u8,
-    pub offset: u8,
-    before: u32,
-    plain: bool,
-}
-
-const BLOCK: u32 = 0x20_0000;
-const ANY: u32 = 0x30_0000;
-
-fn separates(c: char) -> bool {
-    c.is_ascii() && !c.is_ascii_alphanumeric()
-}
-
-impl Place {
-    pub(crate) fn after(self, c: char) -> Self {
-        let before = c as u32;
-        if c == '/' {
-            Self { slash: self.slash.saturating_add(1), token: 0, offset: 0, before, ..self }
-        } else if !self.plain && separates(c) {
-            Self { token: self.token.saturating_add(1), offset: 0, before, ..self }
-        } else {
-            Self { offset: self.offset.saturating_add(1), before, ..self }
-        }
-    }
-    fn same_token(self, o: Self) -> bool {
-        self.slash == o.slash && self.token == o.token
-    }
-    /// From the most to the least particular.
-    fn keys(self) -> [Self; 3] {
-        let block = match char::from_u32(self.before) {
-            Some(c) if c.is_ascii() => class(c) as u32,
-            _ => 16 + (self.before >> 8),
-        };
-        [self, Self { before: BLOCK + block, ..self }, Self { before: ANY, ..self }]
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Class {
-    Digit,
-    Lower,
-    Upper,
-    Other,
-}
-fn class(c: char) -> Class {
-    match c {
-        '0'..='9' => Class::Digit,
-        'a'..='z' => Class::Lower,
-        'A'..='Z' => Class::Upper,
-        _ => Class::Other,
-    }
-}
-
-/// Characters `low..=high`, their weight together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
-    low: char,
-    high: char,
-    weight: f64,
-}
-
-/// Weight of all never-seen characters together, where they are only guessed at.
-const EXTRA: f64 = 1.35;
-const MOST_SEEN: usize = 200;
-
-#[derive(Default, Debug, Clone)]
-struct Alphabet {
-    seen: Vec<char>,
-    count: u32,
-    /// How often another child followed, and how often none did.
-    on: f64,
-    off: f64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Trust {
-    Sure,
-    Guess(f64),
-}
-
-fn next_char(c: char) -> Option<char> {
-    let n = c as u32 + 1;
-    char::from_u32(if n == 0xD800 { 0xE000 } else { n })
-}
-fn prev_char(c: char) -> Option<char> {
-    let n = (c as u32).checked_sub(1)?;
-    char::from_u32(if n == 0xDFFF { 0xD7FF } else { n })
-}
-
-impl Alphabet {
-    fn learn(&mut self, c: char) {
-        self.count += 1;
-        if let Err(at) = self.seen.binary_search(&c)
-            && self.seen.len() < MOST_SEEN
-        {
-            self.seen.insert(at, c);
-        }
-    }
-    /// Spans of the whole alphabet in order. `also`: characters which must be taken as seen.
-    fn spans(&self, also: Option<char>, letters: bool, plain: bool, trust: Trust, out: &mut Vec<Span>) {
-        out.clear();
-        let mut seen = std::borrow::Cow::Borrowed(&self.seen);
-        if let Some(c) = also
-            && let Err(at) = seen.binary_search(&c)
-        {
-            seen.to_mut().insert(at, c);
-        }
-        let (mut digit, mut upper, mut lower) = (false, false, false);
-        let mut beyond_f = false;
-        for &c in seen.iter() {
-            match class(c) {
-                Class::Digit => digit = true,
-                Class::Lower => {
-                    lower = true;
-                    beyond_f |= c > 'f'
-                }
-                Class::Upper => upper = true,
-                Class::Other => {}
-            }
-        }
-        let unsure_letters =
-            letters || trust != Trust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
-        let mut whole: Vec<(char, char)> = vec![];
-        if digit {
-            whole.push(('0', '9'));
-        }
-        if upper && unsure_letters {
-            whole.push(('A', 'Z'));
-        }
-        if lower && unsure_letters {
-            whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' }));
-        }
-        let mut extras: u32 = 0;
-        let mut extra = |low: Option<char>, high: Option<char>, out: &mut Vec<Span>| {
-            if let (Some(low), Some(high)) = (low, high)
-                && low <= high
-            {
-                let n = high as u32 - low as u32 + 1;
-                extras += n;
-                out.push(Span { low, high, weight: -f64::from(n) });
-            }
-        };
-        for (i, &c) in seen.iter().enumerate() {
-            let k = class(c);
-            let first = i == 0 || class(seen[i - 1]) != k;
-            if !plain
-                && k != Class::Other
-                && first
-                && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
-            {
-                extra(Some(low), prev_char(c), out);
-            }
-            out.push(Span { low: c, high: c, weight: 1.0 });
-            let next = seen.get(i + 1).copied();
-            if plain && c.is_ascii() {
-                // Any character may come: no class ends before the next seen.
-                extra(next_char(c), next.map_or(Some('~'), prev_char).min(Some('~')), out);
-            } else if let Some(n) = next
-                && class(n) == k
-                && (k != Class::Other || (!c.is_ascii() && !n.is_ascii()))
-            {
-                if let (Some(low), Some(high)) = (next_char(c), prev_char(n))
-                    && low <= high
-                {
-                    let count = f64::from(high as u32 - low as u32 + 1);
-                    out.push(Span {
-                        low,
-                        high,
-                        weight: if k == Class::Other && count > 1024.0 {
-                            2.0
-                        } else if self.count > 300 && c.is_ascii_alphabetic() {
-                            count * 0.05
-                        } else {
-                            count
-                        },
-                    });
-                }
-            } else if k != Class::Other
-                && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
-            {
-                extra(next_char(c), Some(high), out);
-            }
-        }
-        if let Some(&last) = seen.last()
-            && !last.is_ascii()
-        {
-            let end = match last as u32 {
-                0x4E00..=0x9FFF => 0x9FFF,
-                0xAC00..=0xD7A3 => 0xD7A3,
-                other => other | 0x7f,
-            };
-            extra(next_char(last), char::from_u32(end), out);
-        }
-        let _ = extras;
-        let each = match trust {
-            Trust::Sure if self.off >= 3.0 || self.count > 300 && self.seen.len() > 2 => 0.05,
-            Trust::Sure => 1.0,
-            Trust::Guess(each) => each,
-        };
-        for s in out {
-            if s.weight < 0.0 {
-                s.weight *= -each;
-            }
-        }
-    }
-}
-
-pub(crate) fn lcp(a: &str, b: &str) -> usize {
+pub(super) fn lcp(a: &str, b: &str) -> usize {
     let mut n = a.as_bytes().iter().zip(b.as_bytes()).take_while(|(x, y)| x == y).count();
     while !a.is_char_boundary(n) {
         n -= 1;
@@ -246,13 +19,13 @@ pub(crate) fn lcp(a: &str, b: &str) -> usize {
 
 /// The page at the edge of a gap.
 #[derive(Clone, Debug)]
-pub(crate) struct Density {
+pub(super) struct Density {
     pub first: String,
     pub last: String,
     pub items: f64,
 }
 
-pub(crate) struct Gap<'a> {
+pub(super) struct Gap<'a> {
     pub low: &'a str,
     pub end: Option<&'a str>,
     pub density: Option<&'a Density>,
@@ -264,19 +37,19 @@ pub(crate) struct Gap<'a> {
 
 /// Part of a gap.
 #[derive(Debug)]
-pub(crate) struct Segment {
+pub(super) struct Segment {
     pub mass: f64,
     pub sure: bool,
     kind: Kind,
 }
 impl Segment {
-    pub(crate) fn mark(&self) -> Option<&str> {
+    pub(super) fn mark(&self) -> Option<&str> {
         match &self.kind {
             Kind::Mark(m) => Some(m),
             Kind::Node { .. } => None,
         }
     }
-    pub(crate) fn below(&self, parent: &str) -> bool {
+    pub(super) fn below(&self, parent: &str) -> bool {
         match &self.kind {
             Kind::Node { prefix, .. } => prefix.starts_with(parent),
             Kind::Mark(m) => m.starts_with(parent),
@@ -285,19 +58,22 @@ impl Segment {
 }
 #[derive(Debug)]
 enum Kind {
-    Node { prefix: String, place: Place, spans: Vec<Span>, letters: bool },
+    Node { prefix: String, place: Place, spans: Vec<Span> },
     Mark(String),
 }
 
 #[derive(Debug)]
-pub(crate) struct KeySpace {
+pub(super) struct KeySpace {
     prefix: String,
     alphabets: HashMap<Place, Alphabet>,
     /// Tokens whose digits look like those of hashes.
     random: HashMap<(u8, u8), u32>,
     letters: HashMap<(u8, u8), bool>,
+    /// What a token is made of, wherever in it.
+    tokens: HashMap<(u8, u8), Alphabet>,
     origin: Place,
-    separators: BTreeSet<char>,
+    spread: BTreeSet<(u8, u8)>,
+    separators: BTreeSet<(char, u8, u8)>,
     /// Nothing better is known: any character may follow anywhere.
     pub eager: bool,
     items: f64,
@@ -306,6 +82,8 @@ pub(crate) struct KeySpace {
     /// Folders whose sub-folders are known from the one on to the other.
     known: HashMap<String, (String, Option<String>)>,
     firsts: BTreeSet<String>,
+    /// Names of an earlier listing and how many objects came before each.
+    earlier: Vec<(String, f64)>,
     pub page: f64,
 }
 
@@ -314,12 +92,14 @@ fn tail_char(s: &str, at: usize) -> Option<char> {
 }
 
 impl KeySpace {
-    pub(crate) fn new(prefix: &str, page: f64) -> Self {
+    pub(super) fn new(prefix: &str, page: f64) -> Self {
         Self {
             prefix: prefix.into(),
             alphabets: HashMap::default(),
             random: HashMap::default(),
             letters: HashMap::default(),
+            tokens: HashMap::default(),
+            spread: BTreeSet::new(),
             origin: Place { before: ANY, ..Place::default() },
             separators: BTreeSet::new(),
             eager: false,
@@ -328,19 +108,23 @@ impl KeySpace {
             marks: BTreeMap::new(),
             known: HashMap::default(),
             firsts: BTreeSet::new(),
+            earlier: vec![],
             page,
         }
+    }
+    fn place_from(place: Place, s: &str, from: usize, at: usize) -> Place {
+        s[from..at].chars().fold(place, Place::after)
     }
     fn place(&self, s: &str, at: usize) -> Place {
         s[self.prefix.len()..at].chars().fold(self.origin, Place::after)
     }
 
     /// A first name of a range.
-    pub(crate) fn real(&mut self, name: &str) {
+    pub(super) fn real(&mut self, name: &str) {
         self.firsts.insert(name.into());
     }
 
-    pub(crate) fn learn<'a>(&mut self, len: usize, name: &dyn Fn(usize) -> &'a str) {
+    pub(super) fn learn<'a>(&mut self, len: usize, name: &dyn Fn(usize) -> &'a str) {
         if len == 0 {
             return;
         }
@@ -359,6 +143,9 @@ impl KeySpace {
             let mut place = base;
             for c in name(i)[common..].chars().take(40) {
                 self.note(place, c);
+                if c != '/' && (place.same_token(base) && place.after(c).same_token(base)) {
+                    self.tokens.entry((place.slash, place.token)).or_default().learn(c);
+                }
                 if c.is_ascii_alphabetic() && place.same_token(base) {
                     self.letters.insert((place.slash, place.token), true);
                 }
@@ -392,15 +179,19 @@ impl KeySpace {
             for i in (1..len).step_by(stride) {
                 let l = usize::from(agree[i - 1]);
                 for c in [tail_char(name(i - 1), l), tail_char(name(i), l)].into_iter().flatten() {
-                    if c != '/' && separates(c) {
-                        self.separators.insert(c);
+                    if c != '/' && separates(c) && self.separators.len() < 64 {
+                        let place = Self::place_from(base, name(i), common, l);
+                        self.separators.insert((c, place.token, place.offset));
                     }
                 }
             }
-            if self.separators.len() > 3 {
+            let kinds: BTreeSet<char> = self.separators.iter().map(|s| s.0).collect();
+            let places: BTreeSet<(u8, u8)> = self.separators.iter().map(|s| (s.1, s.2)).collect();
+            if kinds.len() >= 2 && places.len() >= 3 {
                 self.origin.plain = true;
                 self.alphabets.clear();
                 self.random.clear();
+                self.tokens.clear();
                 self.letters.clear();
                 self.borders.fill(0.0);
                 self.items = 0.0;
@@ -416,10 +207,10 @@ impl KeySpace {
             } else {
                 continue;
             };
-            self.turn(name(i - 1), name(i), weight);
+            self.turn_at(name(i - 1), usize::from(l), Self::place_from(base, name(i), common, usize::from(l)), weight);
             let n = name(i);
             let l = usize::from(l);
-            if i % stride == 0 && self.place(n, l).same_token(base) {
+            if i % stride == 0 && Self::place_from(base, n, common, l).same_token(base) {
                 let plain = self.origin.plain;
                 agreed += n[l..]
                     .chars()
@@ -429,18 +220,38 @@ impl KeySpace {
                 pairs += 1;
             }
         }
-        if pairs > 0 && agreed >= 4 * pairs {
+        // Names spread evenly begin where their alphabet does.
+        if self.items <= len as f64 && pairs > 0 && agreed >= 4 * pairs {
+            let token = (base.slash, base.token);
+            let start = common - first[self.prefix.len()..common].bytes().rev().take_while(u8::is_ascii_digit).count();
+            let place = self.place(first, start);
+            if place.same_token(base)
+                && self.tokens.get(&token).is_some_and(|t| t.seen.iter().all(char::is_ascii_digit))
+            {
+                self.random.insert(token, 1);
+                let (from, to) = (self.fraction(first, start, place, 12), self.fraction(last, start, place, 12));
+                self.random.remove(&token);
+                if from > 0.1 * (to - from) {
+                    self.spread.insert(token);
+                }
+            }
+        }
+        if pairs > 0 && agreed >= 4 * pairs && !self.spread.contains(&(base.slash, base.token)) {
             *self.random.entry((base.slash, base.token)).or_default() += 1;
         }
     }
 
     /// `b` comes right after `a`.
-    pub(crate) fn turn(&mut self, a: &str, b: &str, weight: f64) {
+    pub(super) fn turn(&mut self, a: &str, b: &str, weight: f64) {
         let l = lcp(a, b).max(self.prefix.len());
-        let mut place = self.place(a, l);
+        self.turn_at(a, l, self.place(a, l), weight);
+    }
+
+    fn turn_at(&mut self, a: &str, l: usize, place: Place, weight: f64) {
+        let mut place = place;
         for (i, c) in a[l..].chars().take(40).enumerate() {
             for key in place.keys() {
-                let t = self.alphabets.entry(key).or_default();
+                let Some(t) = self.alphabet_mut(key) else { continue };
                 if i == 0 { t.on += weight } else { t.off += weight }
             }
             place = place.after(c);
@@ -448,12 +259,13 @@ impl KeySpace {
     }
 
     /// A cut was tried right after the child of `low` where it and `cut` part.
-    pub(crate) fn tried(&mut self, low: &str, cut: &str, found: bool) {
+    pub(super) fn tried(&mut self, low: &str, cut: &str) {
         let l = lcp(low, cut).max(self.prefix.len());
         let place = self.place(cut, l.min(cut.len()));
         for key in place.keys() {
-            let t = self.alphabets.entry(key).or_default();
-            if found { t.on += 1.0 } else { t.off += 1.0 }
+            if let Some(a) = self.alphabet_mut(key) {
+                a.off += 1.0;
+            }
         }
     }
 
@@ -467,9 +279,18 @@ impl KeySpace {
         (s + EXTRA) / (f + 1.0)
     }
 
+    fn alphabet_mut(&mut self, key: Place) -> Option<&mut Alphabet> {
+        if self.alphabets.len() >= MOST_PLACES {
+            return self.alphabets.get_mut(&key);
+        }
+        Some(self.alphabets.entry(key).or_default())
+    }
+
     fn note(&mut self, place: Place, c: char) {
         for key in place.keys() {
-            self.alphabets.entry(key).or_default().learn(c);
+            if let Some(a) = self.alphabet_mut(key) {
+                a.learn(c);
+            }
         }
     }
 
@@ -483,16 +304,19 @@ impl KeySpace {
     }
 
     /// Sub-folders as a delimiter listing gave them; `whole`: nothing but these lies between the first and the last.
-    pub(crate) fn folders<'a>(
+    pub(super) fn folders<'a>(
         &mut self,
         parent: &str,
         start: &str,
         prefixes: impl Iterator<Item = &'a str>,
         whole: bool,
         done: bool,
-    ) {
+    ) -> bool {
         let mut any = None;
-        for (i, p) in prefixes.enumerate() {
+        let before = self.marks.len();
+        for (i, p) in
+            prefixes.filter(|p| p.starts_with(parent) && p.len() > parent.len() + 1 && p.ends_with('/')).enumerate()
+        {
             self.marks.entry(p.into()).or_insert(whole && i > 0);
             let mut place = self.origin;
             for c in p[self.prefix.len()..].chars() {
@@ -507,9 +331,16 @@ impl KeySpace {
         if whole {
             self.known.insert(parent.into(), (start.into(), if done { None } else { any.map(Into::into) }));
         }
+        self.marks.len() > before
     }
 
-    pub(crate) fn level_mass(&self, level: usize) -> f64 {
+    /// Objects that a sub-folder holds on average, as far as is known.
+    pub(super) fn folder_mass(&self, folder: &str) -> f64 {
+        let inner = folder.get(self.prefix.len()..).unwrap_or_default();
+        self.level_mass(inner.bytes().filter(|b| *b == b'/').count().saturating_sub(1))
+    }
+
+    fn level_mass(&self, level: usize) -> f64 {
         let b = self.borders[level.min(31)];
         if b >= 1.0 { self.items / b } else { self.items.max(2.0 * self.page) * 1.5 }
     }
@@ -517,6 +348,26 @@ impl KeySpace {
     fn spans(&self, place: Place, also: Option<char>, trust: Trust, out: &mut Vec<Span>) -> f64 {
         let letters = self.letters.get(&(place.slash, place.token)).copied().unwrap_or(false);
         let plain = self.origin.plain || self.eager;
+        let token = (place.slash, place.token);
+        if self.random.contains_key(&token)
+            && let Some(all) = self.tokens.get(&token)
+        {
+            let merged = match self.alphabet(place) {
+                Some(a) if a.count > 300 && a.on > 20.0 && a.off >= 3.0 => None,
+                Some(a) => {
+                    let mut m = Alphabet { seen: a.seen.clone(), ..all.clone() };
+                    for c in &all.seen {
+                        m.learn(*c);
+                    }
+                    Some(m)
+                }
+                None => Some(all.clone()),
+            };
+            if let Some(m) = merged {
+                m.spans(also, letters, plain, trust, out);
+                return out.iter().map(|s| s.weight).sum();
+            }
+        }
         match self.alphabet(place) {
             Some(a) => a.spans(also, letters, plain, trust, out),
             None => Alphabet::default().spans(also, letters, plain, trust, out),
@@ -533,9 +384,43 @@ impl KeySpace {
         (before + own * inner) / total.max(1e-9)
     }
 
+    /// Takes the cut points of an earlier listing, with the number of objects from each to the next.
+    pub(super) fn remember(&mut self, known: impl IntoIterator<Item = (String, u64)>) -> f64 {
+        let mut sum = 0.0;
+        for (name, objects) in known {
+            if name.starts_with(&self.prefix) && self.earlier.last().is_none_or(|last| last.0 < name) {
+                self.earlier.push((name, sum));
+            }
+            sum += objects as f64;
+        }
+        sum
+    }
+
+    fn from_earlier(&self, gap: &Gap, out: &mut Vec<Segment>) {
+        let a = self.earlier.partition_point(|e| e.0.as_str() <= gap.low);
+        let b = gap.end.map_or(self.earlier.len(), |end| self.earlier.partition_point(|e| e.0.as_str() < end));
+        if a >= b {
+            return;
+        }
+        let step = ((b - a) / 256).max(1);
+        let start = self.earlier[a].1 - a.checked_sub(1).map_or(0.0, |i| self.earlier[i].1);
+        if a > 0 {
+            out.push(Segment { mass: start * 0.5, sure: false, kind: Kind::Mark(gap.low.into()) });
+        }
+        for i in (a..b).step_by(step) {
+            let next = (i + step).min(b - 1);
+            let mass = if next > i { self.earlier[next].1 - self.earlier[i].1 } else { start.max(1.0) };
+            out.push(Segment { mass, sure: true, kind: Kind::Mark(self.earlier[i].0.clone()) });
+        }
+    }
+
     /// The gap's segments in order.
-    pub(crate) fn segments(&self, gap: &Gap) -> Vec<Segment> {
+    pub(super) fn segments(&self, gap: &Gap) -> Vec<Segment> {
         let mut out = vec![];
+        self.from_earlier(gap, &mut out);
+        if !out.is_empty() {
+            return out;
+        }
         let upper = gap.end.map_or(Bound::Unbounded, |e| Bound::Excluded(e.to_string()));
         let mut marks = self.marks.range((Bound::Excluded(gap.low.to_string()), upper));
         let Some((first, whole)) = marks.next() else {
@@ -618,7 +503,7 @@ impl KeySpace {
             }
             None => {
                 let total = self.spans(at[j].2, Some(at[j].1), Trust::Guess(0.3), &mut spans);
-                gap.share / total.max(1.0)
+                gap.share.min(1e10) / total.max(1.0)
             }
         };
         for k in j + 1..unit.len() {
@@ -697,7 +582,8 @@ impl KeySpace {
                 if known {
                     likely = 0.0;
                 }
-                most(&mut part, likely);
+                likely = likely.min(room);
+                scale(&mut part, likely);
                 ahead += unit[k] * likely.min(room);
             }
             push(out, unit[k], &x[..at[k].0], at[k].2, part, sure || !known && strong && likely >= 0.5 * room, tiny);
@@ -743,10 +629,10 @@ impl KeySpace {
     }
 
     /// The name at which `mass` of the segment lies to the left.
-    pub(crate) fn cut(&self, segment: &Segment, mass: f64, fine: f64) -> String {
+    pub(super) fn cut(&self, segment: &Segment, mass: f64, fine: f64) -> String {
         match &segment.kind {
             Kind::Mark(m) => m.clone(),
-            Kind::Node { prefix, place, spans, .. } => {
+            Kind::Node { prefix, place, spans } => {
                 let mut out = prefix.clone();
 
                 let (mut spans, mut place, segment_place) = (spans.clone(), *place, *place);
@@ -792,61 +678,9 @@ impl KeySpace {
     }
 }
 
-/// Scales the weights so that they are `total` at most together.
-fn most(spans: &mut [Span], total: f64) {
-    let sum: f64 = spans.iter().map(|s| s.weight).sum();
-    if sum > total {
-        for s in spans {
-            s.weight *= total / sum;
-        }
-    }
-}
-
-fn position(spans: &[Span], c: char) -> (f64, f64) {
-    let mut before = 0.0;
-    for s in spans {
-        if c < s.low {
-            return (before, 0.0);
-        }
-        if c <= s.high {
-            let n = f64::from(s.high as u32 - s.low as u32 + 1);
-            return (before + s.weight * f64::from(c as u32 - s.low as u32) / n, s.weight / n);
-        }
-        before += s.weight;
-    }
-    (before, 0.0)
-}
-
-/// The spans strictly between.
-fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> Vec<Span> {
-    let mut out = vec![];
-    for s in spans {
-        let low = match above {
-            Some(a) if a >= s.low => match next_char(a) {
-                Some(n) => n,
-                None => continue,
-            },
-            _ => s.low,
-        };
-        let high = match below {
-            Some(b) if b <= s.high => match prev_char(b) {
-                Some(n) => n,
-                None => continue,
-            },
-            _ => s.high,
-        };
-        if low > high {
-            continue;
-        }
-        let n = f64::from(s.high as u32 - s.low as u32 + 1);
-        out.push(Span { low, high, weight: s.weight * f64::from(high as u32 - low as u32 + 1) / n });
-    }
-    out
-}
-
 fn push(out: &mut Vec<Segment>, unit: f64, prefix: &str, place: Place, spans: Vec<Span>, sure: bool, tiny: f64) {
     let mass = unit * spans.iter().map(|s| s.weight).sum::<f64>();
     if mass > tiny {
-        out.push(Segment { mass, sure, kind: Kind::Node { prefix: prefix.into(), place, spans, letters: false } });
+        out.push(Segment { mass, sure, kind: Kind::Node { prefix: prefix.into(), place, spans } });
     }
 }

@@ -4,10 +4,10 @@ use std::ops::Range as Span;
 
 use super::keyspace::{Density, Gap, KeySpace, Segment, lcp};
 
-pub(crate) type CallId = u64;
+pub(super) type CallId = u64;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(super) struct Call {
     pub id: CallId,
     pub prefix: String,
     pub start: Option<String>,
@@ -17,7 +17,7 @@ pub(crate) struct Call {
     pub page_size: u32,
 }
 
-pub(crate) trait Page {
+pub(super) trait Page {
     fn len(&self) -> usize;
     fn name(&self, index: usize) -> &str;
     fn prefixes(&self) -> &[String];
@@ -25,14 +25,14 @@ pub(crate) trait Page {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(super) struct Kept {
     pub objects: Span<usize>,
     pub from: String,
     pub to: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Lie {
+pub(super) enum Lie {
     Unsorted { before: String, name: String },
     Offset { start: String, name: String },
     Nowhere { token: String },
@@ -65,11 +65,11 @@ struct Range {
 
 #[derive(Debug)]
 enum Asked {
-    Range(u64),
+    Range { id: u64, token: Option<String> },
     Folders { parent: String, start: String },
 }
 
-pub(crate) struct Ranges {
+pub(super) struct Ranges {
     prefix: String,
     page_size: u32,
     page: f64,
@@ -81,13 +81,17 @@ pub(crate) struct Ranges {
     ids: u64,
     delims: Vec<Call>,
     pages: u64,
+    /// Pages that go on, empty ends, cuts made.
+    full: u64,
+    nothing: u64,
+    cuts: u64,
     started: bool,
-    pub calls_made: u64,
-    sum: f64,
+    /// There are cut points of an earlier listing.
+    known: bool,
 }
 
 impl Ranges {
-    pub(crate) fn new(prefix: &str, page_size: u32) -> Self {
+    pub(super) fn new(prefix: &str, page_size: u32, known: impl IntoIterator<Item = (String, u64)>) -> Self {
         let page = f64::from(page_size);
         let mut new = Self {
             prefix: prefix.into(),
@@ -100,11 +104,15 @@ impl Ranges {
             ids: 0,
             delims: vec![],
             pages: 0,
+            full: 0,
+            nothing: 0,
+            cuts: 0,
             started: false,
-            calls_made: 0,
-            sum: 0.0,
+            known: false,
         };
-        new.insert(prefix.into(), None, f64::INFINITY, 0);
+        let share = new.space.remember(known);
+        new.known = share > page;
+        new.insert(prefix.into(), None, if share > 0.0 { share } else { f64::INFINITY }, 0);
         new
     }
 
@@ -134,26 +142,30 @@ impl Ranges {
         id
     }
 
-    pub(crate) fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.ranges.is_empty()
     }
-    pub(crate) fn in_flight(&self) -> usize {
+    /// Objects that are likely not listed yet.
+    pub(super) fn left(&self) -> f64 {
+        self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
+    }
+    pub(super) fn in_flight(&self) -> usize {
         self.calls.len()
     }
 
-    pub(crate) fn next(&mut self, limit: usize) -> Option<Call> {
+    pub(super) fn next(&mut self, limit: usize) -> Option<Call> {
         let idle = limit.saturating_sub(self.calls.len());
         if idle == 0 || self.is_done() {
             return None;
         }
-        if self.pages == 1 && !self.started && limit > 1 {
+        if self.pages == 1 && !self.started && !self.known && limit > 1 {
             self.started = true;
             self.start(idle);
         }
         let mut waiting = self.waiting();
         // Pieces for the workers that would else have nothing to do.
         let free = idle.saturating_sub(self.ranges.values().filter(|r| !r.in_flight).count() + self.delims.len());
-        if free > 0 && self.pages > 0 {
+        if free > 0 && (self.pages > 0 || self.known) {
             self.steal(free, limit);
             waiting = self.waiting();
         }
@@ -164,7 +176,6 @@ impl Ranges {
                 call.id,
                 Asked::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() },
             );
-            self.calls_made += 1;
             return Some(call);
         }
         waiting.map(|id| self.issue(id))
@@ -190,8 +201,7 @@ impl Ranges {
             range.asked =
                 ((!whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone())), range.end.clone());
         }
-        self.calls.insert(call_id, Asked::Range(id));
-        self.calls_made += 1;
+        self.calls.insert(call_id, Asked::Range { id, token: token.clone() });
         Call {
             id: call_id,
             prefix: self.prefix.clone(),
@@ -203,31 +213,31 @@ impl Ranges {
         }
     }
 
-    pub(crate) fn answered(&mut self, call: CallId, used_token: Option<&str>, page: &dyn Page) -> Result<Kept, Lie> {
+    pub(super) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<Kept, Lie> {
         let asked = self.calls.remove(&call);
         if let Some(Asked::Folders { parent, start }) = &asked {
             let whole = page.len() == 0;
-            self.space.folders(
+            let news = self.space.folders(
                 parent,
                 start,
                 page.prefixes().iter().map(String::as_str),
                 whole,
                 page.token().is_none(),
             );
-            let n = page.prefixes().len();
-            if let (Some(token), Some(first)) = (page.token(), page.prefixes().first()) {
-                let level = first[self.prefix.len()..].bytes().filter(|b| *b == b'/').count().saturating_sub(1);
-                if self.space.level_mass(level) * n as f64 > 30.0 * self.page {
-                    self.delims.push(Call {
-                        id: 0,
-                        prefix: parent.clone(),
-                        start: Some(start.clone()),
-                        end: None,
-                        token: Some(token.into()),
-                        delimiter: true,
-                        page_size: self.page_size,
-                    });
-                }
+            // Many objects hide behind a page of folders: the next page of them pays.
+            if let (Some(token), Some(first)) = (page.token(), page.prefixes().first())
+                && news
+                && self.space.folder_mass(first) * page.prefixes().len() as f64 > 30.0 * self.page
+            {
+                self.delims.push(Call {
+                    id: 0,
+                    prefix: parent.clone(),
+                    start: Some(start.clone()),
+                    end: None,
+                    token: Some(token.into()),
+                    delimiter: true,
+                    page_size: self.page_size,
+                });
             }
             let estimates: Vec<u64> = self.ranges.keys().copied().collect();
             for id in estimates {
@@ -235,7 +245,9 @@ impl Ranges {
             }
             return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
         }
-        let Some(Asked::Range(id)) = asked else { panic!("a call that was made") };
+        let Some(Asked::Range { id, token: used }) = asked else {
+            return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
+        };
         let range = self.ranges.get_mut(&id).expect("a range with a call in flight");
         range.in_flight = false;
         let from = range.low.clone();
@@ -271,7 +283,7 @@ impl Ranges {
         let done = over || token.is_none();
         if keep.is_empty() {
             range.empty += 1;
-            if !done && (range.empty > MOST_EMPTY || used_token == token) {
+            if !done && (range.empty > MOST_EMPTY || used.is_some() && used.as_deref() == token) {
                 return Err(Lie::Nowhere { token: token.unwrap_or_default().into() });
             }
         } else {
@@ -295,6 +307,8 @@ impl Ranges {
             self.space.page = self.page;
         }
         self.pages += u64::from(n > 0);
+        self.full += u64::from(token.is_some() && n > 0);
+        self.nothing += u64::from(n == 0 && done);
         if !keep.is_empty() {
             let first = page.name(keep.start);
             if first_answer {
@@ -327,7 +341,7 @@ impl Ranges {
                     && l.end.as_deref() == Some(from.as_str())
                 {
                     let low = l.last.clone().unwrap_or_else(|| l.low.clone());
-                    self.space.tried(&low, &from, false);
+                    self.space.tried(&low, &from);
                     let l = self.ranges.get_mut(&left).expect("seen");
                     l.doubt = l.doubt.max(doubt) + 1;
                     self.estimate(left);
@@ -362,7 +376,7 @@ impl Ranges {
         }
         let mass: f64 = self.gap_segments(r).iter().map(|s| s.mass).sum();
         let r = self.ranges.get_mut(&id).expect("seen");
-        r.estimate = mass.clamp(self.page * 0.5, 1e12);
+        r.estimate = if mass.is_finite() { mass.clamp(self.page * 0.5, 1e12) } else { self.page };
     }
 
     /// After the first page: the next page's worth in small pieces, where the limit leaves room for them.
@@ -377,9 +391,7 @@ impl Ranges {
         let mut delims = vec![];
         while let Some(n) = last[at..].find('/') {
             let slash = at + n;
-            if slash < common
-                || self.space.level_mass(last[self.prefix.len()..slash].bytes().filter(|b| *b == b'/').count()) > 50.0
-            {
+            if slash < common || self.space.folder_mass(&last[..=slash]) > 50.0 {
                 delims.push(Call {
                     id: 0,
                     prefix: parent.clone(),
@@ -396,16 +408,28 @@ impl Ranges {
         delims.reverse();
         delims.truncate(6);
         delims.reverse();
-        let room = idle.saturating_sub(delims.len());
+        let room = idle.saturating_sub(delims.len()).min(self.allowance());
         self.delims = delims;
-        let pieces = room.min(6);
+        let pieces = room.min(7);
         if pieces >= 2 {
-            let segments = self.gap_segments(&self.ranges[&id]);
+            let mut segments = self.gap_segments(&self.ranges[&id]);
             let total: f64 = segments.iter().map(|s| s.mass).sum();
+            let mut upto = 0.0;
+            let sure: f64 = segments.iter().filter(|s| s.sure).map(|s| s.mass).sum();
+            for s in &mut segments {
+                s.sure |= upto < self.page * 0.9;
+                upto += s.mass;
+            }
             let mut targets: Vec<f64> =
                 (1..=pieces).map(|i| (self.page * i as f64 / pieces as f64).min(total * 0.98)).collect();
             targets.dedup();
-            let mut left = room - pieces;
+            // Many pages are likely there: the usual shares.
+            if sure > 3.0 * self.page {
+                let n = ((sure / self.page) as usize).min(room);
+                let (first, share) = (self.page * 0.97, (total - self.page * 0.97) / (n as f64 + 1.0));
+                targets = (0..n).map(|i| first + share * (i as f64 + if n == room { 1.0 } else { 0.0 })).collect();
+            }
+            let mut left = room.saturating_sub(targets.len());
             let mut sum = 0.0;
             for s in &segments {
                 if sum > self.page * 1.2 && !s.sure && left > 0 && s.below(&parent) {
@@ -414,8 +438,13 @@ impl Ranges {
                 }
                 sum += s.mass;
             }
-            self.cut(id, &segments, &targets, self.page / pieces as f64, 0.0);
+            self.cut(id, &segments, &targets, self.page / pieces as f64 / 4.0, 0.0);
         }
+    }
+
+    /// How many more cuts what has been seen is worth: pages that go on pay for guesses, empty answers take them back.
+    fn allowance(&self) -> usize {
+        (6 + 6 * self.full).saturating_sub(3 * self.nothing + self.cuts) as usize
     }
 
     fn steal(&mut self, free: usize, limit: usize) {
@@ -427,12 +456,12 @@ impl Ranges {
             let Some((&id, r)) = self
                 .ranges
                 .iter()
-                .filter(|(_, r)| !r.stuck && r.answered)
+                .filter(|(_, r)| !r.stuck && r.empty == 0 && (r.answered || self.known))
                 .max_by(|a, b| (a.1.estimate - flying(a.1)).total_cmp(&(b.1.estimate - flying(b.1))))
             else {
                 return;
             };
-            let skip = self.page * 0.97;
+            let skip = if r.answered { self.page * 0.97 } else { 0.0 };
             let rest = r.estimate - skip;
             let mut eager = false;
             if r.estimate - flying(r) < self.page * LEAST {
@@ -448,6 +477,8 @@ impl Ranges {
             self.space.eager = eager;
             let segments = self.gap_segments(r);
             let n = if eager { free.min(12) } else { n };
+            let open = !self.known && (r.end.is_none() || r.doubt > 0) && segments.iter().all(|s| s.mark().is_none());
+            let n = if open && !eager { n.min(self.allowance().max(1)) } else { n };
             let total: f64 = segments.iter().map(|s| s.mass).sum();
             let skip = skip.min(total * 0.5);
             let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
@@ -492,7 +523,7 @@ impl Ranges {
             if let Some(m) = mark {
                 let fits =
                     m > cuts.last().map_or(low.as_str(), |l| l.0.as_str()) && end.as_deref().is_none_or(|e| m < e);
-                if fits {
+                if fits && !m.contains(char::is_control) && !self.order.contains_key(m) {
                     cuts.push((m.to_string(), t));
                 }
                 continue;
@@ -527,7 +558,8 @@ impl Ranges {
             let fits = c.as_str() > cuts.last().map_or(low.as_str(), |l| l.0.as_str())
                 && end.as_deref().is_none_or(|e| c.as_str() < e)
                 && c.len() <= 1024
-                && c.starts_with(&self.prefix);
+                && c.starts_with(&self.prefix)
+                && !c.contains(char::is_control);
             if fits && !self.order.contains_key(&c) {
                 cuts.push((c, mass));
             }
@@ -541,6 +573,9 @@ impl Ranges {
         r.end = Some(cuts[0].0.clone());
         r.estimate = cuts[0].1.max(self.page * 0.3);
         r.doubt = 0;
+        if r.end.is_none() || r.doubt > 0 {
+            self.cuts += cuts.iter().filter(|c| !c.0.ends_with('/')).count() as u64;
+        }
         for i in 0..cuts.len() {
             let (to, mass) = cuts.get(i + 1).map_or((end.clone(), total), |c| (Some(c.0.clone()), c.1));
             let last = i + 1 == cuts.len();
