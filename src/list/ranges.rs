@@ -1,4 +1,9 @@
 //! Which list calls to make, and what to keep of their answers.
+//!
+//! The key space is cut into ranges that tile it; each has at most one call in flight. A range may be cut anywhere past
+//! the last name it has listed, even while its call is in flight: it then drops what the answer brings from the cut on.
+//! So guesses may be wrong without an object being lost or coming twice. No clock, no I/O, no locks: one owner drives
+//! this.
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
@@ -6,17 +11,23 @@ use super::keyspace::{Density, Gap, KeySpace, Segment, lcp};
 
 pub(super) type CallId = u64;
 
+/// One `objects.list` to make.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub id: CallId,
+    /// The request's prefix: the listing's own, or a folder below it where `delimiter` is set.
     pub prefix: String,
+    /// `startOffset`, inclusive.
     pub start: Option<String>,
+    /// `endOffset`, exclusive.
     pub end: Option<String>,
     pub token: Option<String>,
+    /// Whether to ask with the delimiter `/`: for the sub-folders, whose objects are listed by other calls.
     pub delimiter: bool,
     pub page_size: u32,
 }
 
+/// An answer.
 pub(super) trait Page {
     fn len(&self) -> usize;
     fn name(&self, index: usize) -> &str;
@@ -24,13 +35,19 @@ pub(super) trait Page {
     fn token(&self) -> Option<&str>;
 }
 
+/// What an answer brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
+    /// Which of the page's objects to keep, by index; none of a call with a delimiter.
     pub objects: Span<usize>,
+    /// From here, inclusive, all names are now listed ...
     pub from: String,
+    /// ... to here, exclusive; none: to the end of the prefix. The intervals of all answers tile the prefix, and one that
+    /// follows on another has that one's `to` as its `from`.
     pub to: Option<String>,
 }
 
+/// An answer that can't be: list with tokens alone, from the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Lie {
     Unsorted { before: String, name: String },
@@ -38,8 +55,12 @@ pub(super) enum Lie {
     Nowhere { token: String },
 }
 
+/// Empty pages in a row after which a range is taken to lead nowhere.
 const MOST_EMPTY: u32 = 10_000;
+/// Pages below which no range is cut: both halves would take a call each, as the whole does.
 const LEAST: f64 = 1.6;
+/// Pages left before a cut from which on a token is followed past it.
+const WORTH_TOKEN: f64 = 0.95;
 
 #[derive(Debug)]
 struct Range {
@@ -91,6 +112,8 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
+    /// Lists what begins with `prefix`. `page_size`: objects to ask for in a call. `known`: names of an earlier listing, in
+    /// order, each with the number of objects from it to the next; none where there is no such listing.
     pub(super) fn new(prefix: &str, page_size: u32, known: impl IntoIterator<Item = (String, u64)>) -> Self {
         let page = f64::from(page_size);
         let mut new = Self {
@@ -142,6 +165,7 @@ impl Ranges {
         id
     }
 
+    /// Whether everything is listed. Calls for folders that are then still in flight may be dropped.
     pub(super) fn is_done(&self) -> bool {
         self.ranges.is_empty()
     }
@@ -153,6 +177,7 @@ impl Ranges {
         self.calls.len()
     }
 
+    /// The next call to make, while fewer than `limit` are in flight; none: nothing useful to do before an answer comes.
     pub(super) fn next(&mut self, limit: usize) -> Option<Call> {
         let idle = limit.saturating_sub(self.calls.len());
         if idle == 0 || self.is_done() {
@@ -194,8 +219,10 @@ impl Ranges {
         let call_id = self.ids;
         self.ids += 1;
         range.in_flight = true;
-        let uncut = range.asked.1 == range.end;
-        let token = range.token.take().filter(|_| uncut);
+        // After a cut the token's request goes on past the end, and what it brings from there is dropped. That costs
+        // less than asking anew with the last name, which comes again, unless little is left before the cut.
+        let goes_on = range.asked.1 == range.end || range.estimate >= WORTH_TOKEN * self.page;
+        let token = range.token.take().filter(|_| goes_on);
         if token.is_none() {
             let whole = range.low == self.prefix && range.last.is_none();
             range.asked =
@@ -213,6 +240,10 @@ impl Ranges {
         }
     }
 
+    /// Takes in the answer to `call`.
+    ///
+    /// # Errors
+    /// When the answer can't be one to what was asked.
     pub(super) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<Kept, Lie> {
         let asked = self.calls.remove(&call);
         if let Some(Asked::Folders { parent, start }) = &asked {

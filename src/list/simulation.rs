@@ -178,8 +178,9 @@ fn small_ones_gain_time_for_few_calls() {
     for kind in KINDS {
         for n in [1_001, 2_000, 3_500, 7_000, 20_000] {
             let outcome = simulate(&make(kind, n), USUAL, vec![]);
-            // Empty guesses beside the calls of a sequential listing take no time of their own.
-            assert!(outcome.sequential <= 1.1, "{kind} of {n}: {}", outcome.sequential);
+            // A listing of two pages exactly may end with a call for the one object that asking anew brought again.
+            let plain = (outcome.micros as f64 / outcome.sequential) as u64;
+            assert!(outcome.micros <= plain + 51_000, "{kind} of {n}: {} us, not {plain}", outcome.micros);
             assert!(outcome.calls <= 6 * n.div_ceil(1_000) + 12, "{kind} of {n}: {} calls", outcome.calls);
         }
     }
@@ -546,7 +547,10 @@ fn make(kind: &str, n: u64) -> Names {
     let g = |f: &dyn Fn(u64) -> String| Names::new((0..n).map(f).collect());
     match kind {
         "hex" => g(&|i| {
-            hexs(((u128::from(i) << 64) / u128::from(n)) as u64 + mix(i) % ((1u128 << 64) / u128::from(n)) as u64)
+            hexs(
+                ((u128::from(i) << 64) / u128::from(n)) as u64
+                    + mix(i) % (((1u128 << 64) / u128::from(n)) as u64).max(1),
+            )
         }),
         "sequence" => g(&|i| format!("{i:08}")),
         "unpadded" => g(&|i| format!("{i}")),
@@ -621,7 +625,7 @@ fn make(kind: &str, n: u64) -> Names {
             format!("user-{f:05}/rec-{i}.json")
         }),
         "hive" => g(&|i| {
-            let files = n.div_ceil(366 * 2);
+            let files = n.div_ceil(366 * 2).max(1);
             let day = i / files;
             let (y, m, d) = date(day);
             format!(
