@@ -143,7 +143,7 @@ impl Alphabet {
                 Class::Digit => digit = true,
                 Class::Lower => {
                     lower = true;
-                    beyond_f |= c > 'f'
+                    beyond_f |= c > 'f';
                 }
                 Class::Upper => upper = true,
                 Class::Other => {}

@@ -161,10 +161,10 @@ impl KeySpace {
             let l = lcp(before, n);
             agree.push(l as u16);
             let tail = &before.as_bytes()[l..];
-            let slashes = tail.iter().filter(|b| **b == b'/').count();
-            if slashes > 0 {
-                let at = before.as_bytes()[self.prefix.len().min(l)..l].iter().filter(|b| **b == b'/').count();
-                for level in at..at + slashes {
+            let ended = slashes(tail);
+            if ended > 0 {
+                let at = slashes(&before.as_bytes()[self.prefix.len().min(l)..l]);
+                for level in at..at + ended {
                     self.borders[level.min(31)] += 1.0;
                 }
             }
@@ -396,7 +396,7 @@ impl KeySpace {
         sum
     }
 
-    fn from_earlier(&self, gap: &Gap, out: &mut Vec<Segment>) {
+    fn earlier_segments(&self, gap: &Gap, out: &mut Vec<Segment>) {
         let a = self.earlier.partition_point(|e| e.0.as_str() <= gap.low);
         let b = gap.end.map_or(self.earlier.len(), |end| self.earlier.partition_point(|e| e.0.as_str() < end));
         if a >= b {
@@ -417,7 +417,7 @@ impl KeySpace {
     /// The gap's segments in order.
     pub(super) fn segments(&self, gap: &Gap) -> Vec<Segment> {
         let mut out = vec![];
-        self.from_earlier(gap, &mut out);
+        self.earlier_segments(gap, &mut out);
         if !out.is_empty() {
             return out;
         }
@@ -451,6 +451,7 @@ impl KeySpace {
         out
     }
 
+    #[expect(clippy::many_single_char_names, reason = "depths along names")]
     fn flat(&self, gap: &Gap, out: &mut Vec<Segment>) {
         let base = self.prefix.len();
         let x = gap.low;
@@ -676,6 +677,12 @@ impl KeySpace {
             }
         }
     }
+}
+
+/// How many folders end here.
+#[expect(clippy::naive_bytecount, reason = "the slices are short")]
+fn slashes(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|b| **b == b'/').count()
 }
 
 fn push(out: &mut Vec<Segment>, unit: f64, prefix: &str, place: Place, spans: Vec<Span>, sure: bool, tiny: f64) {

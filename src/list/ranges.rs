@@ -95,7 +95,7 @@ pub(super) struct Ranges {
     page_size: u32,
     page: f64,
     space: KeySpace,
-    ranges: BTreeMap<u64, Range>,
+    parts: BTreeMap<u64, Range>,
     /// By low end.
     order: BTreeMap<String, u64>,
     calls: BTreeMap<CallId, Asked>,
@@ -121,7 +121,7 @@ impl Ranges {
             page_size,
             page,
             space: KeySpace::new(prefix, page),
-            ranges: BTreeMap::new(),
+            parts: BTreeMap::new(),
             order: BTreeMap::new(),
             calls: BTreeMap::new(),
             ids: 0,
@@ -143,7 +143,7 @@ impl Ranges {
         let id = self.ids;
         self.ids += 1;
         self.order.insert(low.clone(), id);
-        self.ranges.insert(
+        self.parts.insert(
             id,
             Range {
                 low,
@@ -167,11 +167,11 @@ impl Ranges {
 
     /// Whether everything is listed. Calls for folders that are then still in flight may be dropped.
     pub(super) fn is_done(&self) -> bool {
-        self.ranges.is_empty()
+        self.parts.is_empty()
     }
     /// Objects that are likely not listed yet.
     pub(super) fn left(&self) -> f64 {
-        self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
+        self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
     }
     pub(super) fn in_flight(&self) -> usize {
         self.calls.len()
@@ -189,7 +189,7 @@ impl Ranges {
         }
         let mut waiting = self.waiting();
         // Pieces for the workers that would else have nothing to do.
-        let free = idle.saturating_sub(self.ranges.values().filter(|r| !r.in_flight).count() + self.delims.len());
+        let free = idle.saturating_sub(self.parts.values().filter(|r| !r.in_flight).count() + self.delims.len());
         if free > 0 && (self.pages > 0 || self.known) {
             self.steal(free, limit);
             waiting = self.waiting();
@@ -207,7 +207,7 @@ impl Ranges {
     }
 
     fn waiting(&self) -> Option<u64> {
-        self.ranges
+        self.parts
             .iter()
             .filter(|(_, r)| !r.in_flight)
             .max_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate))
@@ -215,7 +215,7 @@ impl Ranges {
     }
 
     fn issue(&mut self, id: u64) -> Call {
-        let range = self.ranges.get_mut(&id).expect("a waiting range");
+        let range = self.parts.get_mut(&id).expect("a waiting range");
         let call_id = self.ids;
         self.ids += 1;
         range.in_flight = true;
@@ -270,7 +270,7 @@ impl Ranges {
                     page_size: self.page_size,
                 });
             }
-            let estimates: Vec<u64> = self.ranges.keys().copied().collect();
+            let estimates: Vec<u64> = self.parts.keys().copied().collect();
             for id in estimates {
                 self.estimate(id);
             }
@@ -279,7 +279,7 @@ impl Ranges {
         let Some(Asked::Range { id, token: used }) = asked else {
             return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
         };
-        let range = self.ranges.get_mut(&id).expect("a range with a call in flight");
+        let range = self.parts.get_mut(&id).expect("a range with a call in flight");
         range.in_flight = false;
         let from = range.low.clone();
         let n = page.len();
@@ -304,7 +304,7 @@ impl Ranges {
             };
             let (mut a, mut b) = (keep.start, n);
             while a < b {
-                let m = (a + b) / 2;
+                let m = usize::midpoint(a, b);
                 if beyond(page.name(m)) { b = m } else { a = m + 1 }
             }
             keep.end = a;
@@ -355,7 +355,7 @@ impl Ranges {
             let parent = last.rfind('/').map_or("", |i| &last[..=i]);
             let (mut a, mut b) = (keep.start, keep.end);
             while a < b {
-                let m = (a + b) / 2;
+                let m = usize::midpoint(a, b);
                 if page.name(m) >= parent { b = m } else { a = m + 1 }
             }
             range.folder = (keep.end - a) as f64 + if a == keep.start { range.folder } else { 0.0 };
@@ -365,15 +365,15 @@ impl Ranges {
         if done {
             let nothing = first_answer && keep.is_empty();
             let doubt = range.doubt;
-            let gone = self.ranges.remove(&id).expect("just seen");
+            let gone = self.parts.remove(&id).expect("just seen");
             if nothing && let Some((_, left)) = self.order.range(..from.clone()).next_back() {
                 let left = *left;
-                if let Some(l) = self.ranges.get_mut(&left)
+                if let Some(l) = self.parts.get_mut(&left)
                     && l.end.as_deref() == Some(from.as_str())
                 {
                     let low = l.last.clone().unwrap_or_else(|| l.low.clone());
                     self.space.tried(&low, &from);
-                    let l = self.ranges.get_mut(&left).expect("seen");
+                    let l = self.parts.get_mut(&left).expect("seen");
                     l.doubt = l.doubt.max(doubt) + 1;
                     self.estimate(left);
                 }
@@ -401,18 +401,18 @@ impl Ranges {
     }
 
     fn estimate(&mut self, id: u64) {
-        let r = &self.ranges[&id];
+        let r = &self.parts[&id];
         if !r.answered {
             return;
         }
         let mass: f64 = self.gap_segments(r).iter().map(|s| s.mass).sum();
-        let r = self.ranges.get_mut(&id).expect("seen");
+        let r = self.parts.get_mut(&id).expect("seen");
         r.estimate = if mass.is_finite() { mass.clamp(self.page * 0.5, 1e12) } else { self.page };
     }
 
     /// After the first page: the next page's worth in small pieces, where the limit leaves room for them.
     fn start(&mut self, idle: usize) {
-        let Some((&id, r)) = self.ranges.first_key_value() else { return };
+        let Some((&id, r)) = self.parts.first_key_value() else { return };
         let Some(last) = r.last.clone() else { return };
         // Folders along the last name.
         let first = r.density.as_ref().map(|d| d.first.clone()).unwrap_or_default();
@@ -443,7 +443,7 @@ impl Ranges {
         self.delims = delims;
         let pieces = room.min(7);
         if pieces >= 2 {
-            let mut segments = self.gap_segments(&self.ranges[&id]);
+            let mut segments = self.gap_segments(&self.parts[&id]);
             let total: f64 = segments.iter().map(|s| s.mass).sum();
             let mut upto = 0.0;
             let sure: f64 = segments.iter().filter(|s| s.sure).map(|s| s.mass).sum();
@@ -480,7 +480,7 @@ impl Ranges {
 
     fn steal(&mut self, free: usize, limit: usize) {
         let mut free = free;
-        let total: f64 = self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum();
+        let total: f64 = self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum();
         let fair = (total / limit as f64).max(self.page * 0.92);
         while free > 0 {
             let flying = |r: &Range| if r.in_flight { self.page } else { 0.0 };
@@ -515,7 +515,7 @@ impl Ranges {
             let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
             let made = self.cut(id, &segments, &targets, self.page * 0.3, self.page * 0.5);
             self.space.eager = false;
-            let r = self.ranges.get_mut(&id).expect("seen");
+            let r = self.parts.get_mut(&id).expect("seen");
             if made == 0 {
                 r.stuck = true;
             }
@@ -525,7 +525,7 @@ impl Ranges {
 
     /// Cuts a range at up to the given masses from its low end. Answers how many pieces that made.
     fn cut(&mut self, id: u64, segments: &[Segment], targets: &[f64], fine: f64, least: f64) -> usize {
-        let r = &self.ranges[&id];
+        let r = &self.parts[&id];
         let low = r.last.clone().unwrap_or_else(|| r.low.clone());
         let end = r.end.clone();
         let mut cuts: Vec<(String, f64)> = vec![];
@@ -541,6 +541,8 @@ impl Ranges {
             if targets.len() > 1 { targets[1] - targets[0] } else { upto - targets.first().copied().unwrap_or(0.0) };
         let (mut at, mut sum, mut guesses) = (0, 0.0, (usize::MAX, 0));
         let mut all_guesses = 0;
+        // Few pages are no ground for many guesses.
+        let most_guesses = (4 + self.full).min(12);
         for &t in targets {
             // A folder's begin is a real name: better than a guess nearby.
             let near = borders.partition_point(|b| b.0 < t);
@@ -569,7 +571,7 @@ impl Ranges {
                     guesses = (at, 0);
                 }
                 guesses.1 += 1;
-                if guesses.1 > 2 || all_guesses >= 12 {
+                if guesses.1 > 2 || all_guesses >= most_guesses {
                     continue;
                 }
                 all_guesses += 1;
@@ -600,7 +602,7 @@ impl Ranges {
         }
         let total: f64 = segments.iter().map(|s| s.mass).sum();
         let doubt = r.doubt;
-        let r = self.ranges.get_mut(&id).expect("seen");
+        let r = self.parts.get_mut(&id).expect("seen");
         r.end = Some(cuts[0].0.clone());
         r.estimate = cuts[0].1.max(self.page * 0.3);
         r.doubt = 0;
