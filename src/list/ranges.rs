@@ -485,7 +485,7 @@ impl Ranges {
         while free > 0 {
             let flying = |r: &Range| if r.in_flight { self.page } else { 0.0 };
             let Some((&id, r)) = self
-                .ranges
+                .parts
                 .iter()
                 .filter(|(_, r)| !r.stuck && r.empty == 0 && (r.answered || self.known))
                 .max_by(|a, b| (a.1.estimate - flying(a.1)).total_cmp(&(b.1.estimate - flying(b.1))))
