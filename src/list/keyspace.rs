@@ -451,7 +451,7 @@ impl KeySpace {
         out
     }
 
-    #[expect(clippy::many_single_char_names, reason = "depths along names")]
+    #[expect(clippy::many_single_char_names, clippy::single_match_else, reason = "depths along names")]
     fn flat(&self, gap: &Gap, out: &mut Vec<Segment>) {
         let base = self.prefix.len();
         let x = gap.low;

@@ -542,7 +542,7 @@ impl Ranges {
         let (mut at, mut sum, mut guesses) = (0, 0.0, (usize::MAX, 0));
         let mut all_guesses = 0;
         // Few pages are no ground for many guesses.
-        let most_guesses = (4 + self.full).min(12);
+        let most_guesses = (4 + self.full).min(12).min(self.allowance().max(1) as u64);
         for &t in targets {
             // A folder's begin is a real name: better than a guess nearby.
             let near = borders.partition_point(|b| b.0 < t);
