@@ -4,6 +4,7 @@
 //! is survived: pages that are empty, short or unsorted, offsets and page sizes that are ignored, a token that never ends.
 //! [`Filter`] says which objects are wanted. [`inventory`] reads reports instead of listing.
 
+mod alphabet;
 mod filter;
 mod in_order;
 #[cfg(test)]
@@ -12,6 +13,8 @@ pub mod inventory;
 mod keyspace;
 mod lister;
 mod ranges;
+#[cfg(test)]
+mod simulation;
 
 use std::fmt;
 use std::str::FromStr;
