@@ -348,8 +348,11 @@ impl<C: Calls> Driver<C> {
                 return Err(Stop::Failed(error.stage(Stage::List).object(&self.prefix)));
             };
             let page = answer.map_err(|error| Stop::Failed(error.stage(Stage::List)))?;
-            let in_flight = self.calls.under_way() + 1;
+            let (in_flight, limit) = (self.calls.under_way() + 1, self.pace.limit());
             self.pace.done(self.started.elapsed(), page.objects.len() as u64, in_flight);
+            if self.pace.limit() != limit {
+                tracing::debug!(before = limit, now = self.pace.limit(), "list calls at once");
+            }
             self.progress.calls.fetch_add(1, Ordering::Relaxed);
             let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
                 Ok(kept) => kept,
