@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use dataflux::Manifest;
-use dataflux::list::Prefix;
+use dataflux::list::{Lister, Page, Prefix};
 use dataflux::manifest::{ManifestBuilder, Segment};
 use dataflux::store::gcs::parse_page;
-use dataflux::store::{ObjectRef, Objects, StorageClass};
+use dataflux::store::{Client, MemoryStore, ObjectRef, Objects, StorageClass};
 
 /// Objects in a page, as the service gives them.
 const PAGE: u64 = 5_000;
@@ -52,6 +53,32 @@ fn objects(count: u64) -> Objects {
         objects.push(ObjectRef { name: &name, size, generation, crc32c, storage_class, ..ObjectRef::default() });
     }
     objects
+}
+
+/// A whole listing of a bucket in memory: what dividing the names and driving the calls costs, with the copies of a page.
+fn listing(criterion: &mut Criterion) {
+    const LISTED: u64 = 200_000;
+    let store = MemoryStore::new().with_bucket("bench");
+    for object in objects(LISTED).iter() {
+        store.insert("bench", object.name, "");
+    }
+    let client = Client::new(Arc::new(store));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+    let runtime = runtime.expect("two threads can be had");
+    let mut group = criterion.benchmark_group("list");
+    group.throughput(Throughput::Elements(LISTED));
+    group.sample_size(10);
+    for (name, concurrency) in [("one call after another", 1), ("64 at once", 64)] {
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                let prefix = "gs://bench/".parse().expect("the URI is one");
+                let lister = Lister::new(&client, prefix).page_size(1_000).concurrency(concurrency);
+                let listed = runtime.block_on(lister.collect(Page::len)).expect("memory doesn't fail");
+                assert_eq!(listed.into_iter().sum::<usize>() as u64, LISTED);
+            });
+        });
+    }
+    group.finish();
 }
 
 /// Objects of the manifest that is looked into: many times what a processor's caches hold.
@@ -100,5 +127,5 @@ fn manifest(criterion: &mut Criterion) {
     let _ = std::fs::remove_file(file);
 }
 
-criterion_group!(benches, parsing, manifest);
+criterion_group!(benches, parsing, listing, manifest);
 criterion_main!(benches);
