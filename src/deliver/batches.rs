@@ -89,7 +89,7 @@ impl<B> Batches<B> {
 
     /// Where to go on after what was delivered so far; see [`DataLoaderBuilder::resume`](super::DataLoaderBuilder). It names
     /// the data by its digest: of a data set that is [streaming](crate::DatasetBuilder::streaming) this blocks until the
-    /// listing has ended.
+    /// listing has ended, and after one that failed no run can go on from it.
     pub fn state(&self) -> State {
         of_manifest(&self.state, &self.manifest)
     }

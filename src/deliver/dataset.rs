@@ -321,8 +321,8 @@ impl<D: Decode> DatafluxDataset<D> {
     /// Reads, proves and decodes the sample at `index`, counted from 0 in byte order of names. Blocks.
     ///
     /// # Errors
-    /// An index beyond the end; a listing that failed before it came to the index; an object that is another than the one listed; bytes that its CRC or the decoder
-    /// refuses.
+    /// An index beyond the end; a listing that failed before it came to the index; an object that is another than the one
+    /// listed; bytes that its CRC or the decoder refuses.
     pub fn get(&self, index: u64) -> Result<D::Item> {
         let Source { client, manifest, .. } = &*self.source;
         if !manifest.reaches(index)? {

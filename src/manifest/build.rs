@@ -160,7 +160,7 @@ impl ManifestBuilder {
             |listing| Manifest { prefix: prefix.clone(), growth: Arc::clone(&growth), _listing: listing, file: None };
         let whole = manifest(None);
         let (begun, first) = oneshot::channel();
-        let mut streamed = Streamed { sink: Some(sink), left_out: LeftOut::default(), begun: Some(begun) };
+        let mut streamed = Streamed { sink: Some(sink), left_out: LeftOut::default(), kept: 0, begun: Some(begun) };
         let pack = pack(prefix.clone(), filter);
         let task = tokio::spawn(async move {
             let outcome = lister.in_order(pack, |(segment, left_out)| streamed.take(segment, &left_out)).await;
@@ -262,6 +262,8 @@ fn pack(prefix: Prefix, filter: Filter) -> impl Fn(&Page) -> (Segment, LeftOut) 
 struct Streamed {
     sink: Option<Sink>,
     left_out: LeftOut,
+    /// Freed bytes that the allocator may have kept.
+    kept: usize,
     /// Last, so that whoever waits for it in vain finds the end.
     begun: Option<oneshot::Sender<()>>,
 }
@@ -277,6 +279,12 @@ impl Streamed {
         sink.push(run.reader.name(), run.record)?;
         while run.advance() {
             sink.push(run.reader.name(), run.record)?;
+        }
+        self.kept += run.bytes;
+        drop(run);
+        if self.kept > KEPT {
+            os::give_back_memory();
+            self.kept = 0;
         }
         if let Some(begun) = self.begun.take() {
             // Nobody waits if the manifest is gone, and then this task ends, too.

@@ -162,7 +162,7 @@ impl Manifest {
         self.growth.wait()
     }
 
-    /// Number of samples, at least 1. Blocks until the listing has ended, as do all that name no object.
+    /// Number of samples, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a manifest is never empty")]
     pub fn len(&self) -> u64 {
         self.growth.wait();
