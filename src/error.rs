@@ -1,6 +1,7 @@
 //! The one error of this crate.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -100,9 +101,10 @@ impl fmt::Display for Stage {
 /// assert_eq!(error.kind(), ErrorKind::Config);
 /// assert!(error.to_string().contains("gs://my-bucket/train/"));
 /// ```
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: ErrorKind,
     stage: Option<Stage>,
@@ -114,7 +116,8 @@ struct Inner {
     status: Option<u16>,
     retry_after: Option<Duration>,
     tries: u32,
-    source: Option<Source>,
+    /// Shared, since a listing that failed tells everyone who asks.
+    source: Option<Arc<dyn std::error::Error + Send + Sync + 'static>>,
 }
 
 impl Error {
@@ -200,7 +203,7 @@ impl Error {
     /// The error underneath.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::pipeline::Ticket;
 use crate::collate::Batch;
 use crate::fetch::Run;
+use crate::manifest::Manifest;
 use crate::sample::State;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -56,6 +57,8 @@ pub struct Batches<B> {
     tickets: Receiver<Ticket<B>>,
     cancel: Arc<watch::Sender<bool>>,
     run: Arc<Run>,
+    manifest: Arc<Manifest>,
+    /// Without the digest, which may not be known yet.
     state: State,
     stats: EpochStats,
     started: Instant,
@@ -64,11 +67,18 @@ pub struct Batches<B> {
 }
 
 impl<B> Batches<B> {
-    pub(super) fn new(tickets: Receiver<Ticket<B>>, cancel: watch::Sender<bool>, run: Arc<Run>, state: State) -> Self {
+    pub(super) fn new(
+        tickets: Receiver<Ticket<B>>,
+        cancel: watch::Sender<bool>,
+        run: Arc<Run>,
+        manifest: Arc<Manifest>,
+        state: State,
+    ) -> Self {
         Self {
             tickets,
             cancel: Arc::new(cancel),
             run,
+            manifest,
             state,
             stats: EpochStats::default(),
             started: Instant::now(),
@@ -77,9 +87,11 @@ impl<B> Batches<B> {
         }
     }
 
-    /// Where to go on after what was delivered so far; see [`DataLoaderBuilder::resume`](super::DataLoaderBuilder).
+    /// Where to go on after what was delivered so far; see [`DataLoaderBuilder::resume`](super::DataLoaderBuilder). It names
+    /// the data by its digest: of a data set that is [streaming](crate::DatasetBuilder::streaming) this blocks until the
+    /// listing has ended, and after one that failed no run can go on from it.
     pub fn state(&self) -> State {
-        self.state.clone()
+        of_manifest(&self.state, &self.manifest)
     }
 
     /// What the epoch has come to so far.
@@ -95,6 +107,7 @@ impl<B> Batches<B> {
         };
         let (promise, end) = match self.tickets.recv().map_err(|_| lost())? {
             Ticket::End => return Ok(None),
+            Ticket::Failed(error) => return Err(error),
             Ticket::Batch(promise, end) => (promise, end),
         };
         let ready = promise.recv().map_err(|_| lost())??;
@@ -157,21 +170,28 @@ impl<B> Drop for Batches<B> {
     }
 }
 
+fn of_manifest(state: &State, manifest: &Manifest) -> State {
+    State { manifest: manifest.digest().to_string(), ..state.clone() }
+}
+
 /// The batches of one epoch, in order, for asynchronous code.
 #[derive(Debug)]
 pub struct BatchStream<B> {
     batches: mpsc::Receiver<Step<B>>,
+    manifest: Arc<Manifest>,
+    /// As in [`Batches`].
     state: State,
     stats: EpochStats,
     cancel: Arc<watch::Sender<bool>>,
 }
 
 /// What the iterator gave, and where it stood then.
-type Step<B> = (Option<Result<Batch<B>>>, State, EpochStats);
+type Step<B> = (Option<Result<Batch<B>>>, u64, EpochStats);
 
 impl<B: Send + 'static> BatchStream<B> {
     pub(super) fn new(mut batches: Batches<B>) -> Result<Self> {
-        let (cancel, state) = (Arc::clone(&batches.cancel), batches.state());
+        let (cancel, state) = (Arc::clone(&batches.cancel), batches.state.clone());
+        let manifest = Arc::clone(&batches.manifest);
         let (sender, receiver) = mpsc::channel(1);
         std::thread::Builder::new()
             .name("dataflux-stream".into())
@@ -179,7 +199,7 @@ impl<B: Send + 'static> BatchStream<B> {
                 loop {
                     let batch = batches.next();
                     let last = batch.is_none();
-                    if sender.blocking_send((batch, batches.state(), batches.stats())).is_err() || last {
+                    if sender.blocking_send((batch, batches.state.position, batches.stats())).is_err() || last {
                         return;
                     }
                 }
@@ -190,14 +210,14 @@ impl<B: Send + 'static> BatchStream<B> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Self { batches: receiver, state, stats: EpochStats::default(), cancel })
+        Ok(Self { batches: receiver, manifest, state, stats: EpochStats::default(), cancel })
     }
 }
 
 impl<B> BatchStream<B> {
-    /// Where to go on after what was delivered so far; as [`Batches::state`].
+    /// Where to go on after what was delivered so far; as [`Batches::state`], and blocks where that does.
     pub fn state(&self) -> State {
-        self.state.clone()
+        of_manifest(&self.state, &self.manifest)
     }
 
     /// What the epoch has come to so far; as [`Batches::stats`].
@@ -211,8 +231,8 @@ impl<B> Stream for BatchStream<B> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.batches.poll_recv(context).map(|step| {
-            let (batch, state, stats) = step?;
-            (self.state, self.stats) = (state, stats);
+            let (batch, position, stats) = step?;
+            (self.state.position, self.stats) = (position, stats);
             batch
         })
     }

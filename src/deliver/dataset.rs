@@ -108,6 +108,7 @@ pub struct DatasetBuilder {
     concurrency: Option<usize>,
     known: Vec<(String, u64)>,
     inventory: Option<String>,
+    streaming: bool,
     progress: Arc<Progress>,
 }
 
@@ -149,6 +150,38 @@ impl DatasetBuilder {
         self
     }
 
+    /// Whether to go on listing while the data set is in use: [`open`](Self::open) returns with the first page, and a loader
+    /// delivers as far as is listed. Worth it where listing takes minutes; what is delivered is the same. A loader needs
+    /// an order that can begin before all is known: by name, or
+    /// [`shuffle_window`](super::DataLoaderBuilder::shuffle_window).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let client = Client::new(Arc::new(store));
+    ///
+    /// let dataset = DatafluxDataset::builder().client(client).streaming(true).open("gs://my-bucket/train/")?;
+    /// let loader = DataLoader::builder(dataset).batch_size(32).shuffle_window(42, 100_000).build()?;
+    /// for batch in loader.epoch(0)? {
+    ///     println!("{} samples", batch?.len());
+    /// }
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// What only the end of the listing tells blocks until then: the length, the labels and the digest of the
+    /// [manifest](DatafluxDataset::manifest), and the [state](super::Batches::state) of an epoch. A listing that fails is
+    /// the error of an epoch that comes so far, and of [`Manifest::complete`]; so is a server that doesn't keep to the
+    /// order of names, or a prefix whose folders don't come in theirs, as `a-b/` and `a/`, of which each is known by its
+    /// number at once. The listing stops when the last handle of the data set, its loaders and its manifest is gone.
+    /// Not with an [`inventory`](Self::inventory).
+    pub fn streaming(mut self, streaming: bool) -> Self {
+        self.streaming = streaming;
+        self
+    }
+
     /// Tells `progress` how far the listing is.
     pub fn progress(mut self, progress: Arc<Progress>) -> Self {
         self.progress = progress;
@@ -181,6 +214,7 @@ impl DatasetBuilder {
         let manifest = manifest.into();
         Io::shared()?.run(async move {
             let bucket = client.bucket_info(&manifest.prefix().bucket).await?;
+            notice_cold(&manifest);
             Ok(dataset(client, manifest, bucket))
         })
     }
@@ -193,7 +227,19 @@ impl DatasetBuilder {
         if let Some(calls) = self.concurrency {
             lister = lister.concurrency(calls);
         }
+        if self.streaming && self.inventory.is_some() {
+            return Err(Error::new(ErrorKind::Config, "an inventory report can't be streamed")
+                .stage(Stage::List)
+                .object(&prefix)
+                .mismatch("streaming or inventory", "both")
+                .hint("leave out streaming(true)"));
+        }
         Ok(async move {
+            if self.streaming {
+                let objects = ManifestBuilder::stream(lister, self.filter, listed);
+                let (manifest, bucket) = tokio::try_join!(objects, client.bucket_info(&bucket))?;
+                return Ok(dataset(client, Arc::new(manifest), bucket));
+            }
             let objects = async {
                 let Some(location) = self.inventory else { return ManifestBuilder::list(lister, self.filter).await };
                 let inventory = Inventory::open(&client, &location).await?;
@@ -205,13 +251,7 @@ impl DatasetBuilder {
                     .stage(Stage::Manifest)
                     .with_source(error)
             })??;
-            tracing::info!(
-                prefix = %manifest.prefix(),
-                samples = manifest.len(),
-                bytes = manifest.bytes(),
-                left_out = %manifest.left_out(),
-                "listed"
-            );
+            listed(&manifest);
             Ok(dataset(client, Arc::new(manifest), bucket))
         })
     }
@@ -220,11 +260,26 @@ impl DatasetBuilder {
 /// Names of an earlier listing by which the work of another is divided: many times the calls at once, and few to keep.
 const MOST_CUTS: u64 = 4_096;
 
-fn dataset(client: Client, manifest: Arc<Manifest>, bucket: BucketInfo) -> DatafluxDataset {
+/// Tells of a listing that has ended.
+fn listed(manifest: &Manifest) {
+    tracing::info!(
+        prefix = %manifest.prefix(),
+        samples = manifest.len(),
+        bytes = manifest.bytes(),
+        left_out = %manifest.left_out(),
+        "listed"
+    );
+    notice_cold(manifest);
+}
+
+fn notice_cold(manifest: &Manifest) {
     let classes: Vec<_> = manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect();
     if let Some(notice) = cold_notice(&classes) {
         tracing::warn!(prefix = %manifest.prefix(), "{notice}");
     }
+}
+
+fn dataset(client: Client, manifest: Arc<Manifest>, bucket: BucketInfo) -> DatafluxDataset {
     DatafluxDataset { source: Arc::new(Source { client, manifest, bucket }), decode: Arc::new(Raw) }
 }
 
@@ -240,7 +295,7 @@ impl<D> DatafluxDataset<D> {
         DatafluxDataset { source: self.source, decode: Arc::new(decode) }
     }
 
-    /// Number of samples, at least 1.
+    /// Number of samples, at least 1. Waits for the end of the listing.
     #[expect(clippy::len_without_is_empty, reason = "a data set is never empty")]
     pub fn len(&self) -> u64 {
         self.source.manifest.len()
@@ -266,11 +321,11 @@ impl<D: Decode> DatafluxDataset<D> {
     /// Reads, proves and decodes the sample at `index`, counted from 0 in byte order of names. Blocks.
     ///
     /// # Errors
-    /// An index beyond the end; an object that is another than the one listed; bytes that its CRC or the decoder
-    /// refuses.
+    /// An index beyond the end; a listing that failed before it came to the index; an object that is another than the one
+    /// listed; bytes that its CRC or the decoder refuses.
     pub fn get(&self, index: u64) -> Result<D::Item> {
         let Source { client, manifest, .. } = &*self.source;
-        if index >= manifest.len() {
+        if !manifest.reaches(index)? {
             return Err(Error::new(ErrorKind::Config, "there is no sample of that index")
                 .stage(Stage::Sample)
                 .object(manifest.prefix())

@@ -6,7 +6,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::batches::{BatchStream, Batches};
 use super::dataset::DatafluxDataset;
-use super::pipeline::Engine;
+use super::pipeline::{Course, Engine};
 use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
@@ -14,7 +14,7 @@ use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
 use crate::io::Io;
 use crate::plan::{Bill, Planner, Strategy, never_compose};
-use crate::sample::{Order, Sharding, State};
+use crate::sample::{Sharding, Shuffle, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Bytes from socket to batch unless told otherwise: enough for 100 MB composites to overlap, little beside what a
@@ -55,6 +55,7 @@ pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as D
     dataset: DatafluxDataset<D>,
     sharding: Sharding,
     settings: Settings,
+    shuffle: Shuffle,
     /// Epoch and position to go on from.
     resumed: Option<(u64, u64)>,
 }
@@ -63,6 +64,8 @@ pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as D
 struct Settings {
     batch_size: Option<usize>,
     seed: Option<u64>,
+    /// Seed and samples in a window.
+    windows: Option<(u64, u64)>,
     drop_last: Option<bool>,
     /// Rank and world size, or why they could not be had.
     shard: Result<(usize, usize), String>,
@@ -72,6 +75,23 @@ struct Settings {
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
     concurrency: usize,
+}
+
+impl Settings {
+    fn shuffle(&self) -> Result<Shuffle> {
+        let wrong = |message| Error::new(ErrorKind::Config, message).stage(Stage::Sample);
+        match (self.seed, self.windows) {
+            (None, None) => Ok(Shuffle::ByName),
+            (Some(seed), None) => Ok(Shuffle::Full { seed }),
+            (None, Some((_, 0))) => Err(wrong("a window can't be of no samples")
+                .mismatch("at least 1", 0)
+                .hint("give shuffle_window many times the samples of a class")),
+            (None, Some((seed, window))) => Ok(Shuffle::Windows { seed, window }),
+            (Some(_), Some(_)) => Err(wrong("an epoch can't be shuffled in two ways")
+                .mismatch("shuffle or shuffle_window", "both")
+                .hint("leave out shuffle_window, unless the loader has to start before the listing ends")),
+        }
+    }
 }
 
 /// Settings of a [`DataLoader`].
@@ -90,6 +110,7 @@ impl<D: Decode> DataLoader<D> {
         let settings = Settings {
             batch_size: None,
             seed: None,
+            windows: None,
             drop_last: None,
             shard: Ok((0, 1)),
             memory_budget: MEMORY_BUDGET,
@@ -113,6 +134,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// Shuffles each epoch, all of it, by `seed` and the epoch's number. Without this, samples come in order of names.
     pub fn shuffle(mut self, seed: u64) -> Self {
         self.settings.seed = Some(seed);
+        self
+    }
+
+    /// Shuffles each window of `samples` within itself, by `seed` and the epoch's number, instead of all of an epoch: what
+    /// makes a data set that is [streaming](super::DatasetBuilder::streaming) start before it is listed. Windows are cut in
+    /// byte order of names, and the order is the same whether the data set is streaming or not.
+    ///
+    /// Samples of a window stay near each other: with windows smaller than a class, data sorted by class comes nearly
+    /// class by class, which is bad to train on. Choose windows much larger than a class, or list first and use
+    /// [`shuffle`](Self::shuffle).
+    pub fn shuffle_window(mut self, seed: u64, samples: u64) -> Self {
+        self.settings.windows = Some((seed, samples));
         self
     }
 
@@ -199,15 +232,16 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Builds a loader that goes on where `state` was taken: its epoch begins with the first sample not delivered then.
-    /// Seed and drop_last are the state's; so is the batch size, unless another is set here. Rank and world size may be
-    /// others.
+    /// Seed, window and drop_last are the state's; so is the batch size, unless another is set here. Rank and world size
+    /// may be others. Waits for the end of the listing, since only that tells whether the data are the same.
     ///
     /// # Errors
-    /// A state of other data, another seed or drop_last than the state's set here, and all that [`build`](Self::build)
-    /// refuses.
+    /// A state of other data; another seed, window or drop_last than the state's set here; a listing that failed; all that
+    /// [`build`](Self::build) refuses.
     #[expect(clippy::needless_pass_by_value, reason = "a state is used up: it holds for one point of one run")]
     pub fn resume(mut self, state: State) -> Result<DataLoader<D, C>> {
         let manifest = self.dataset.manifest();
+        manifest.complete()?;
         state.check(manifest.digest(), manifest.len())?;
         let differs = |what: &str, here: String, there: &str| {
             Error::new(ErrorKind::Config, format!("the state was taken with another {what}"))
@@ -215,14 +249,19 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 .mismatch(format_args!("{what} {there}"), here)
                 .hint(format!("leave {what} to the state, or begin the epoch anew"))
         };
-        let Settings { batch_size, seed, drop_last, .. } = &mut self.settings;
-        if seed.is_some_and(|seed| state.seed != Some(seed)) {
-            return Err(differs("seed", format!("{seed:?}"), &format!("{:?}", state.seed)));
+        let (here, there) = (self.settings.shuffle()?, state.shuffle());
+        let Settings { batch_size, seed, windows, drop_last, .. } = &mut self.settings;
+        if here != Shuffle::ByName && here.seed() != there.seed() {
+            return Err(differs("seed", format!("{:?}", here.seed()), &format!("{:?}", there.seed())));
+        }
+        if here != Shuffle::ByName && here.window() != there.window() {
+            return Err(differs("window", format!("{:?}", here.window()), &format!("{:?}", there.window())));
         }
         if drop_last.is_some_and(|drop_last| state.drop_last != drop_last) {
             return Err(differs("drop_last", format!("{drop_last:?}"), &state.drop_last.to_string()));
         }
-        *seed = state.seed;
+        *windows = there.seed().zip(there.window());
+        *seed = there.seed().filter(|_| windows.is_none());
         *drop_last = Some(state.drop_last);
         // A batch size of one's own is no danger: the position counts samples.
         batch_size.get_or_insert(state.batch_size);
@@ -262,6 +301,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         if settings.memory_budget == 0 {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
         }
+        let shuffle = settings.shuffle()?;
         let source = &dataset.source;
         let manifest = Arc::clone(&source.manifest);
         let (io, client) = match settings.io_threads {
@@ -296,48 +336,50 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             manifest,
             io,
         };
-        Ok(DataLoader { engine, held, dataset, sharding, settings, resumed: None })
+        Ok(DataLoader { engine, held, dataset, sharding, settings, shuffle, resumed: None })
     }
 }
 
 impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// Starts `epoch`, counted from 0: its order depends on the data, the seed and this number alone.
     ///
+    /// Of a data set that is [streaming](super::DatasetBuilder::streaming) each batch comes as soon as its samples are
+    /// listed, where the order is by name or shuffled by windows; a full shuffle begins when all is listed. A listing that
+    /// fails is an error in the place of the first batch that isn't known.
+    ///
     /// # Errors
     /// A thread that the system refuses.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
-        let manifest = self.dataset.manifest();
-        let samples = manifest.len();
         let position = match self.resumed {
             Some((resumed, position)) if resumed == epoch => position,
             _ => 0,
         };
         let state = State {
             version: State::VERSION,
-            manifest: manifest.digest().to_string(),
-            seed: self.settings.seed,
+            manifest: String::new(),
+            seed: self.shuffle.seed(),
+            window: self.shuffle.window(),
             epoch,
             position,
             batch_size: self.sharding.batch_size() as usize,
             drop_last: self.settings.drop_last.unwrap_or(false),
         };
-        let order = Order::new(manifest.digest(), samples, self.settings.seed, epoch);
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 1_024);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
         let (cancel, cancelled) = watch::channel(false);
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
-        let spans = self.sharding.batches(samples, position);
+        let course = Course { shuffle: self.shuffle, epoch, spans: self.sharding.spans(position) };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
-            .spawn(move || engine.run(&order, spans, &tickets, &cancelled))
+            .spawn(move || engine.run(course, &tickets, &cancelled))
             .map_err(|error| {
                 Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
                     .stage(Stage::Deliver)
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, run, state))
+        Ok(Batches::new(receiver, cancel, run, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -348,7 +390,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         BatchStream::new(self.epoch(epoch)?)
     }
 
-    /// Batches that a whole epoch has, equally on every rank.
+    /// Batches that a whole epoch has, equally on every rank. Waits for the end of the listing.
     pub fn batches_per_epoch(&self) -> u64 {
         self.sharding.batch_count(self.dataset.len(), 0)
     }

@@ -13,9 +13,9 @@ use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::fetch::Fetcher;
 use crate::io::Io;
-use crate::manifest::Manifest;
+use crate::manifest::{Known, Manifest};
 use crate::plan::{Group, MAX_SOURCES, Method, Planner};
-use crate::sample::{BatchSpan, Order, SampleId};
+use crate::sample::{SampleId, Shuffle, Spans};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -40,8 +40,41 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
 pub(super) enum Ticket<B> {
     /// A batch to come, and where in the global order it ends.
     Batch(Promise<B>, u64),
+    /// No batch can follow.
+    Failed(Error),
     /// All batches have been handed out.
     End,
+}
+
+/// The way of an epoch through the samples, those that aren't listed yet included.
+pub(super) struct Course {
+    pub(super) shuffle: Shuffle,
+    pub(super) epoch: u64,
+    pub(super) spans: Spans,
+}
+
+impl Course {
+    /// The samples of the next batch and where in the global order it ends, once they are known; `None` at the end of the
+    /// epoch, or when it was called off. Blocks.
+    ///
+    /// # Errors
+    /// The listing failed, and the batches before this were all that can be told of it.
+    fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<(Vec<SampleId>, u64)>> {
+        loop {
+            let known = manifest.known();
+            let positions = self.shuffle.positions(known);
+            if let Some(span) = self.spans.next(positions) {
+                let (Known::AtLeast(positions) | Known::All(positions)) = positions;
+                let order = self.shuffle.order(manifest, positions, self.epoch);
+                return Ok(Some((order.ids(span.positions).collect(), span.end)));
+            }
+            match known {
+                Known::All(_) => return Ok(None),
+                Known::AtLeast(samples) if manifest.wait_beyond(samples, &called_off)? => {}
+                Known::AtLeast(_) => return Ok(None),
+            }
+        }
+    }
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
@@ -62,17 +95,25 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Blocks.
     pub(super) fn run(
         self: Arc<Self>,
-        order: &Order,
-        spans: impl Iterator<Item = BatchSpan>,
+        mut course: Course,
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
     ) {
-        for span in spans {
-            let ids: Vec<SampleId> = span.positions.map(|position| order.at(position)).collect();
+        loop {
+            let (ids, end) = match course.next(&self.manifest, || is_cancelled(cancel)) {
+                Ok(Some(batch)) => batch,
+                Ok(None) if is_cancelled(cancel) => return,
+                Ok(None) => break,
+                Err(error) => {
+                    // Closed: it wants no more.
+                    let _ = tickets.send(Ticket::Failed(error));
+                    return;
+                }
+            };
             let planned = self.planner.plan(&ids);
             let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, cancel.clone());
             // Full: the training loop has enough batches ahead. Closed: it wants no more.
-            if tickets.send(Ticket::Batch(promise, span.end)).is_err() {
+            if tickets.send(Ticket::Batch(promise, end)).is_err() {
                 return;
             }
             let mut groups = match planned {
@@ -125,7 +166,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
     #[expect(clippy::option_option, reason = "cancelled, or nothing to hold, or something")]
     fn take(&self, bytes: u64, cancel: &watch::Receiver<bool>) -> Option<Option<Permit>> {
-        if *cancel.borrow() || cancel.has_changed().is_err() {
+        if is_cancelled(cancel) {
             return None;
         }
         if bytes == 0 {
@@ -202,6 +243,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let _read = self.reads.acquire().await;
         read_alone(&self.fetcher, &self.manifest, group).await
     }
+}
+
+/// Also when the iterator is gone without a word.
+fn is_cancelled(cancel: &watch::Receiver<bool>) -> bool {
+    *cancel.borrow() || cancel.has_changed().is_err()
 }
 
 /// Reads one object, again if its bytes don't match.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::in_order::InOrder;
 use super::ranges::{CallId, Kept, Lie, Ranges};
 use super::{PAGE_SIZE, Prefix};
 use crate::metrics::Metrics;
@@ -95,7 +96,7 @@ pub struct Page {
     kept: Range<usize>,
     /// First name of the part, inclusive, and first beyond it; `None` is the end of the listing. The parts of all pages
     /// are the whole without a gap or an overlap.
-    pub(crate) part: (String, Option<String>),
+    part: (String, Option<String>),
 }
 
 impl Page {
@@ -232,6 +233,55 @@ impl Lister {
             made.push(done.map_err(panicked)?);
         }
         Ok(made)
+    }
+
+    /// As [`collect`](Self::collect), and hands what was made to `take`, in byte order of names, as soon as nothing before
+    /// it is missing. What came before an error is handed over, too.
+    ///
+    /// # Errors
+    /// As for [`collect`](Self::collect), a server that doesn't keep to the order of names, and what `take` refuses.
+    ///
+    /// # Cancel safety
+    /// Reads only: dropping the future stops all calls.
+    pub(crate) async fn in_order<T: Send + 'static>(
+        self,
+        make: impl Fn(&Page) -> T + Send + Sync + 'static,
+        mut take: impl FnMut(T) -> Result<()> + Send,
+    ) -> Result<()> {
+        let make = Arc::new(make);
+        let prefix = self.prefix.clone();
+        let most = WAITING * tokio::runtime::Handle::current().metrics().num_workers();
+        let mut parts = InOrder::new(&prefix.prefix);
+        let mut pages = self.pages();
+        let (mut making, mut listed) = (JoinSet::new(), None);
+        loop {
+            tokio::select! {
+                Some(done) = making.join_next() => {
+                    let (part, made) = done.map_err(panicked)?;
+                    parts.push(part, made);
+                    while let Some(made) = parts.next() {
+                        take(made)?;
+                    }
+                }
+                page = pages.next(), if listed.is_none() && making.len() < most => match page {
+                    Ok(Some(page)) => {
+                        let make = Arc::clone(&make);
+                        making.spawn(async move {
+                            let made = make(&page);
+                            (page.part, made)
+                        });
+                    }
+                    end => listed = Some(end.map(drop)),
+                },
+                else => break,
+            }
+        }
+        listed.unwrap_or(Ok(()))?;
+        if parts.is_complete() {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Internal, "a listing has ended and a part of it is missing");
+        Err(error.stage(Stage::List).object(prefix))
     }
 
     /// All objects, in byte order of names.

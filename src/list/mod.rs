@@ -23,7 +23,6 @@ use std::sync::Arc;
 use crate::{Error, ErrorKind, Result};
 
 pub use filter::{Filter, LeftOut, Reason};
-pub(crate) use in_order::InOrder;
 pub use lister::{CONCURRENCY, Lister, Page, Pages, Progress};
 
 /// Objects that composing makes live below this; a listing of samples leaves them out.

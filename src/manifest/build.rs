@@ -2,11 +2,15 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use super::chunk::{CLASSES, Layout, Reader, WRITTEN_HERE, Writer};
 use super::digest::ObjectsDigest;
-use super::table::{LabelsWriter, Table};
-use super::{Entry, LeftOut, Manifest, of_nothing};
+use super::growth::{End, Growth};
+use super::table::LabelsWriter;
+use super::{Entry, LeftOut, Listing, Manifest, of_nothing};
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, Page, Prefix};
 use crate::store::{Client, ObjectRef, Objects};
@@ -133,17 +137,44 @@ impl ManifestBuilder {
     pub async fn list(lister: Lister, filter: Filter) -> Result<Self> {
         let mut builder = Self::new(lister.prefix().clone());
         let lister = lister.fields(filter.fields());
-        let prefix = builder.prefix.clone();
-        let pack = move |page: &Page| {
-            let mut left_out = LeftOut::default();
-            let segment = Segment::new(filter.keep(&prefix, page.iter(), &mut left_out));
-            (segment, left_out)
-        };
-        for (segment, left_out) in lister.collect(pack).await? {
+        for (segment, left_out) in lister.collect(pack(builder.prefix.clone(), filter)).await? {
             builder.push(segment);
             builder.leave_out(&left_out);
         }
         Ok(builder)
+    }
+
+    /// As [`list`](Self::list), and there as soon as the first object is, while a task of the runtime this is used on lists
+    /// on; dropping the manifest stops it. `ended` is called with the whole manifest.
+    pub(crate) async fn stream(
+        lister: Lister,
+        filter: Filter,
+        ended: impl FnOnce(&Manifest) + Send + 'static,
+    ) -> Result<Manifest> {
+        let prefix = lister.prefix().clone();
+        let lister = lister.fields(filter.fields());
+        let mut sink = Sink::new(prefix.clone(), false);
+        sink.labeller.in_order = true;
+        let growth = Arc::clone(&sink.growth);
+        let manifest =
+            |listing| Manifest { prefix: prefix.clone(), growth: Arc::clone(&growth), _listing: listing, file: None };
+        let whole = manifest(None);
+        let (begun, first) = oneshot::channel();
+        let mut streamed = Streamed { sink: Some(sink), left_out: LeftOut::default(), kept: 0, begun: Some(begun) };
+        let pack = pack(prefix.clone(), filter);
+        let task = tokio::spawn(async move {
+            let outcome = lister.in_order(pack, |(segment, left_out)| streamed.take(segment, &left_out)).await;
+            streamed.end(outcome.err());
+            if whole.complete().is_ok() {
+                ended(&whole);
+            }
+        });
+        let manifest = manifest(Some(Listing(task.abort_handle())));
+        // Nothing was sent where it has ended without an object.
+        if first.await.is_err() {
+            manifest.complete()?;
+        }
+        Ok(manifest)
     }
 
     /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest.
@@ -218,6 +249,65 @@ impl ManifestBuilder {
     }
 }
 
+/// What is made of each page.
+fn pack(prefix: Prefix, filter: Filter) -> impl Fn(&Page) -> (Segment, LeftOut) {
+    move |page| {
+        let mut left_out = LeftOut::default();
+        let segment = Segment::new(filter.keep(&prefix, page.iter(), &mut left_out));
+        (segment, left_out)
+    }
+}
+
+/// A listing on its way into a manifest that is in use already. It ends however its task does.
+struct Streamed {
+    sink: Option<Sink>,
+    left_out: LeftOut,
+    /// Freed bytes that the allocator may have kept.
+    kept: usize,
+    /// Last, so that whoever waits for it in vain finds the end.
+    begun: Option<oneshot::Sender<()>>,
+}
+
+impl Streamed {
+    fn take(&mut self, segment: Segment, left_out: &LeftOut) -> Result<()> {
+        self.left_out.merge(left_out);
+        let Some(sink) = &mut self.sink else { return Ok(()) };
+        if segment.is_empty() {
+            return Ok(());
+        }
+        let mut run = Run::open(segment);
+        sink.push(run.reader.name(), run.record)?;
+        while run.advance() {
+            sink.push(run.reader.name(), run.record)?;
+        }
+        self.kept += run.bytes;
+        drop(run);
+        if self.kept > KEPT {
+            os::give_back_memory();
+            self.kept = 0;
+        }
+        if let Some(begun) = self.begun.take() {
+            // Nobody waits if the manifest is gone, and then this task ends, too.
+            let _ = begun.send(());
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, failed: Option<Error>) {
+        let Some(mut sink) = self.sink.take() else { return };
+        let flushed = sink.flush();
+        let nothing = (sink.objects == 0).then(|| of_nothing(&sink.prefix, &self.left_out));
+        sink.end(self.left_out, failed.or(flushed.err()).or(nothing));
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let message = "the task that lists ended before the listing did";
+        self.end(Some(Error::new(ErrorKind::Internal, message).stage(Stage::List)));
+    }
+}
+
 /// A segment that is being read.
 struct Run {
     chunks: std::vec::IntoIter<Box<[u8]>>,
@@ -282,7 +372,7 @@ struct Sink {
     prefix: Prefix,
     newest_wins: bool,
     writer: Writer,
-    chunks: Vec<Box<[u8]>>,
+    growth: Arc<Growth>,
     objects: u64,
     labeller: Labeller,
     classes: [(u64, u64); CLASSES.len()],
@@ -295,7 +385,7 @@ impl Sink {
             prefix,
             newest_wins,
             writer: Writer::default(),
-            chunks: Vec::new(),
+            growth: Arc::new(Growth::new()),
             objects: 0,
             labeller: Labeller::default(),
             classes: [(0, 0); CLASSES.len()],
@@ -326,33 +416,37 @@ impl Sink {
 
     /// Takes a chunk's objects into account and makes a chunk of them.
     fn flush(&mut self) -> Result<()> {
+        // All of them first: where one fails, none of the chunk counts.
         for (name, record) in self.writer.objects() {
             record.label = self.labeller.label(&self.prefix, name)?;
+        }
+        for (name, record) in self.writer.objects() {
             self.digest.push(name, record);
             let class = &mut self.classes[record.storage_class as usize];
             class.0 += 1;
             class.1 = class.1.saturating_add(record.size);
             self.objects += 1;
         }
-        self.chunks.extend(self.writer.flush());
+        if let Some(chunk) = self.writer.flush() {
+            self.growth.push(chunk);
+        }
         Ok(())
     }
 
     fn finish(mut self, left_out: LeftOut) -> Result<Manifest> {
         self.flush()?;
-        let Self { prefix, chunks, objects, labeller, classes, digest, .. } = self;
-        if objects == 0 {
-            return Err(of_nothing(&prefix, &left_out));
+        if self.objects == 0 {
+            return Err(of_nothing(&self.prefix, &left_out));
         }
-        Ok(Manifest {
-            prefix,
-            objects: Table::owned(objects, chunks).expect(WRITTEN_HERE),
-            labels: labeller.labels.finish(),
-            left_out,
-            classes,
-            digest: digest.finish(),
-            file: None,
-        })
+        let (prefix, growth) = (self.prefix.clone(), Arc::clone(&self.growth));
+        self.end(left_out, None);
+        Ok(Manifest { prefix, growth, _listing: None, file: None })
+    }
+
+    /// Says what only the end tells.
+    fn end(self, left_out: LeftOut, failed: Option<Error>) {
+        let Self { growth, labeller, classes, digest, .. } = self;
+        growth.end(End { labels: labeller.labels.finish(), left_out, classes, digest: digest.finish(), failed });
     }
 }
 
@@ -364,6 +458,17 @@ fn wrong(prefix: &Prefix, name: &[u8], message: &str) -> Error {
     ))
 }
 
+fn out_of_order(prefix: &Prefix, name: &[u8]) -> Error {
+    wrong(
+        prefix,
+        name,
+        "the labels of this prefix don't come in their order, so that none is sure before the last is known",
+    )
+    .with_kind(ErrorKind::Config)
+    .mismatch("folders in the order of their names", "one that belongs before another that came first")
+    .hint("open the data set without streaming(true)")
+}
+
 /// Finds the folder that an object is in.
 #[derive(Default)]
 struct Labeller {
@@ -371,6 +476,8 @@ struct Labeller {
     /// The last label, and what names that have it begin with.
     last: Option<u32>,
     folder: Vec<u8>,
+    /// Whether labels are in use as soon as they are given, so that none may come late.
+    in_order: bool,
 }
 
 impl Labeller {
@@ -386,6 +493,9 @@ impl Labeller {
         self.last = match folder.iter().position(|&byte| byte == b'/') {
             None => None,
             Some(end) => {
+                if self.in_order && !self.labels.is_in_order(&folder[..end]) {
+                    return Err(out_of_order(prefix, name));
+                }
                 let number = u32::try_from(self.labels.number(&folder[..end])).ok().filter(|&number| number < u32::MAX);
                 if number.is_none() {
                     return Err(wrong(prefix, name, "there are more folders than labels can tell apart"));

@@ -31,10 +31,12 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use super::chunk::{CHUNK, CLASSES};
+use super::growth::{End, Growth};
 use super::table::{Labels, Table};
 use super::{Digest, LeftOut, Manifest};
 use crate::list::Prefix;
@@ -52,8 +54,9 @@ impl Manifest {
     /// same listing make the same file, byte for byte.
     ///
     /// # Errors
-    /// The system refuses to write.
+    /// The system refuses to write; the listing failed.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.complete()?;
         let path = path.as_ref();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let beside = path.with_file_name(format!(".{name}.{:016x}.new", rand::random::<u64>()));
@@ -87,29 +90,30 @@ impl Manifest {
             Ok(())
         });
         let Ok(()) = counted;
-        let mut left_out = self.left_out;
+        let end = self.end();
+        let mut left_out = end.left_out;
         let left_out = left_out.counts_mut();
         let Prefix { bucket, prefix } = &self.prefix;
-        let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * self.classes.len() + 4;
+        let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * end.classes.len() + 4;
 
         let mut head = Vec::with_capacity(head_bytes);
         head.extend(MAGIC);
         head.extend(VERSION.to_le_bytes());
         head.extend((head_bytes as u32).to_le_bytes());
         head.extend(((head_bytes + length) as u64).to_le_bytes());
-        head.extend(self.objects.rows().to_le_bytes());
-        head.extend(self.labels.names().rows().to_le_bytes());
-        head.extend((self.labels.places().len() as u64).to_le_bytes());
-        head.extend(self.digest.0);
+        head.extend(self.growth.objects.rows().to_le_bytes());
+        head.extend(end.labels.names().rows().to_le_bytes());
+        head.extend((end.labels.places().len() as u64).to_le_bytes());
+        head.extend(end.digest.0);
         head.extend(crc.to_le_bytes());
-        for length in [bucket.len(), prefix.len(), left_out.len(), self.classes.len()] {
+        for length in [bucket.len(), prefix.len(), left_out.len(), end.classes.len()] {
             head.extend((length as u32).to_le_bytes());
         }
         head.extend(bucket.as_bytes());
         head.extend(prefix.as_bytes());
         head.extend(left_out.into_iter().flat_map(|count| count.to_le_bytes()));
         head.extend(
-            self.classes.iter().flat_map(|(objects, bytes)| [objects.to_le_bytes(), bytes.to_le_bytes()]).flatten(),
+            end.classes.iter().flat_map(|(objects, bytes)| [objects.to_le_bytes(), bytes.to_le_bytes()]).flatten(),
         );
         head.extend(crc32c::crc32c(&head).to_le_bytes());
         head
@@ -117,7 +121,8 @@ impl Manifest {
 
     /// Hands out all that follows the head.
     fn body<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let tables = [&self.objects, self.labels.names()];
+        let labels = &self.end().labels;
+        let tables = [&self.growth.objects, labels.names()];
         for table in tables {
             let mut end = 0;
             for chunk in table.chunks() {
@@ -125,7 +130,7 @@ impl Manifest {
                 write(&end.to_le_bytes())?;
             }
         }
-        for place in self.labels.places() {
+        for place in labels.places() {
             write(&place.to_le_bytes())?;
         }
         tables.into_iter().flat_map(Table::chunks).try_for_each(write)
@@ -205,15 +210,16 @@ impl Manifest {
         let names = labels.windows(2).map(|bounds| Box::from(&chunks_of_labels[bounds[0]..bounds[1]])).collect();
         let labels = Table::owned(head.labels, names).and_then(|names| Labels::new(names, places));
         let bounds = objects.iter().map(|end| start + end).collect();
-        Ok(Self {
-            prefix: head.prefix,
-            objects: Table::mapped(head.objects, map, bounds).ok_or(Fault::Damaged("chunks of objects"))?,
+        let objects = Table::mapped(head.objects, map, bounds).ok_or(Fault::Damaged("chunks of objects"))?;
+        let end = End {
             labels: labels.ok_or(Fault::Damaged("labels"))?,
             left_out: head.left_out,
             classes: head.classes,
             digest: head.digest,
-            file: Some(path.to_owned()),
-        })
+            failed: None,
+        };
+        let growth = Arc::new(Growth::whole(objects, end));
+        Ok(Self { prefix: head.prefix, growth, _listing: None, file: Some(path.to_owned()) })
     }
 }
 

@@ -21,6 +21,7 @@ mod build;
 mod chunk;
 mod digest;
 mod file;
+mod growth;
 mod table;
 
 use std::path::PathBuf;
@@ -34,7 +35,9 @@ pub use crate::list::LeftOut;
 pub use build::{ManifestBuilder, Segment};
 use chunk::CLASSES;
 pub use digest::{Digest, NamesDigest};
-use table::{Cursor, Labels, Table};
+pub use growth::Known;
+use growth::{End, Growth};
+use table::Cursor;
 
 /// The error of a listing that has no sample.
 fn of_nothing(prefix: &Prefix, left_out: &LeftOut) -> Error {
@@ -78,9 +81,10 @@ impl<N> Entry<N> {
     }
 
     /// With the label that users know instead of the one that is written down; `None` where there is no such label.
-    fn labelled(mut self, labels: &Labels) -> Option<Self> {
-        if let Some(label) = &mut self.label {
-            *label = labels.place(*label)?;
+    fn labelled(mut self, growth: &Growth) -> Option<Self> {
+        // Labels that are in use while they come are in order.
+        if let (Some(label), Some(end)) = (&mut self.label, growth.ended()) {
+            *label = end.labels.place(*label)?;
         }
         Some(self)
     }
@@ -99,17 +103,27 @@ pub struct ClassTotal {
 }
 
 /// A frozen snapshot of a listing: objects in byte order of names, each at one generation.
+///
+/// That of a data set that is [streaming](crate::DatasetBuilder::streaming) grows until the listing ends. What only the
+/// end tells, such as [`len`](Self::len), [`digest`](Self::digest) and [`labels`](Self::labels), blocks until then. Of a
+/// listing that failed all this tells what came before it did, and [`complete`](Self::complete) says why.
 #[derive(Debug)]
 pub struct Manifest {
     prefix: Prefix,
-    objects: Table,
-    labels: Labels,
-    left_out: LeftOut,
-    /// Objects and bytes by class, in the order of [`CLASSES`].
-    classes: [(u64, u64); CLASSES.len()],
-    digest: Digest,
+    growth: Arc<Growth>,
+    _listing: Option<Listing>,
     /// Where it was loaded from.
     file: Option<PathBuf>,
+}
+
+/// A listing under way, which dropping this stops.
+#[derive(Debug)]
+struct Listing(tokio::task::AbortHandle);
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Manifest {
@@ -126,15 +140,38 @@ impl Manifest {
         builder.finish()
     }
 
+    /// Waits until the listing has ended, for those that are [streaming](crate::DatasetBuilder::streaming).
+    ///
+    /// # Errors
+    /// Why the listing failed.
+    pub fn complete(&self) -> Result<()> {
+        self.growth.wait().failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// How many samples there are, as far as is known by now. Doesn't wait.
+    pub fn known(&self) -> Known {
+        self.growth.known()
+    }
+
+    /// Waits until more than `samples` are known, or that there are no more; false where it was called off.
+    pub(crate) fn wait_beyond(&self, samples: u64, called_off: impl Fn() -> bool) -> Result<bool> {
+        self.growth.wait_beyond(samples, called_off)
+    }
+
+    fn end(&self) -> &End {
+        self.growth.wait()
+    }
+
     /// Number of samples, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a manifest is never empty")]
     pub fn len(&self) -> u64 {
-        self.objects.rows()
+        self.growth.wait();
+        self.growth.objects.rows()
     }
 
     /// Bytes of all samples together, as stored.
     pub fn bytes(&self) -> u64 {
-        self.classes.iter().fold(0, |sum, &(_, bytes)| sum.saturating_add(bytes))
+        self.end().classes.iter().fold(0, |sum, &(_, bytes)| sum.saturating_add(bytes))
     }
 
     /// What was listed.
@@ -145,12 +182,12 @@ impl Manifest {
     /// Folders right below the prefix that hold samples, in byte order: the labels of an image folder. Made when they
     /// are first asked for.
     pub fn labels(&self) -> &[String] {
-        self.labels.all()
+        self.end().labels.all()
     }
 
     /// Objects and bytes of each storage class that occurs.
     pub fn classes(&self) -> impl Iterator<Item = ClassTotal> {
-        let totals = CLASSES.into_iter().zip(self.classes);
+        let totals = CLASSES.into_iter().zip(self.end().classes);
         totals.filter(|&(_, (objects, _))| objects > 0).map(|(storage_class, (objects, bytes))| ClassTotal {
             storage_class,
             objects,
@@ -160,29 +197,42 @@ impl Manifest {
 
     /// What was listed and is no sample.
     pub fn left_out(&self) -> LeftOut {
-        self.left_out
+        self.end().left_out
     }
 
     /// What the order of every epoch, and the right to resume, hang on.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.end().digest
     }
 
     /// Bytes that the objects and the labels take, in memory or in the file that is mapped.
     pub fn memory_bytes(&self) -> u64 {
-        let places = size_of_val(self.labels.places()) as u64;
-        self.objects.bytes() + self.labels.names().bytes() + places
+        let labels = &self.end().labels;
+        self.growth.objects.bytes() + labels.names().bytes() + size_of_val(labels.places()) as u64
     }
 
     /// The object at `index`, counted from 0 in byte order of names; `None` where there is none. `None` of an index below
-    /// [`len`](Self::len) says that the file this was loaded from was written to since.
+    /// [`len`](Self::len) says that the file this was loaded from was written to since. Blocks until the listing has come
+    /// to this object, or to its end.
     pub fn get(&self, index: u64) -> Option<Entry> {
-        self.objects.entry(index)?.labelled(&self.labels)
+        // Why there is none is not what was asked.
+        let _ = self.reaches(index);
+        self.growth.objects.entry(index)?.labelled(&self.growth)
     }
 
     /// As [`get`](Self::get), without the name.
     pub fn facts(&self, index: u64) -> Option<Facts> {
-        self.objects.record(index)?.labelled(&self.labels)
+        let _ = self.reaches(index);
+        self.growth.objects.record(index)?.labelled(&self.growth)
+    }
+
+    /// Whether there is an object of that index. Waits until it is there, or the listing has ended.
+    ///
+    /// # Errors
+    /// The listing failed before it came to it.
+    pub(crate) fn reaches(&self, index: u64) -> Result<bool> {
+        let is_there = || index < self.growth.objects.rows();
+        Ok(is_there() || (self.growth.wait_beyond(index, || false)? && is_there()))
     }
 
     /// All objects in byte order of names.
@@ -192,15 +242,17 @@ impl Manifest {
 
     /// The objects from `index` on.
     pub fn entries_from(&self, index: u64) -> Entries<'_> {
-        Entries { manifest: self, cursor: Cursor::new(&self.objects, index) }
+        self.growth.wait();
+        Entries { manifest: self, cursor: Cursor::new(&self.growth.objects, index) }
     }
 
     /// Names that cut the manifest into pieces of `objects` each, and how many there are from each name to the next: the
     /// first name of all, and each `objects`-th from it. At 0 every object is a piece.
     ///
     /// # Errors
-    /// The file this was loaded from was written to since.
+    /// The file this was loaded from was written to since; the listing failed.
     pub fn cuts(&self, objects: u64) -> Result<Vec<(String, u64)>> {
+        self.complete()?;
         let objects = objects.max(1);
         let piece = |number| {
             let first = number * objects;
@@ -233,7 +285,7 @@ impl Manifest {
                 .object(&self.prefix)
                 .hint("this is a defect of dataflux: please report it"),
         };
-        let wanted = format_args!("object {index} of {}", self.len()).to_string();
+        let wanted = format_args!("object {index} of {}", self.growth.objects.rows()).to_string();
         error.stage(Stage::Manifest).mismatch(wanted, "bytes that are none")
     }
 }
@@ -268,7 +320,7 @@ impl Entries<'_> {
             return Ok(None);
         }
         let (manifest, index) = (self.manifest, self.cursor.index());
-        let entry = self.cursor.next().and_then(|entry| entry.labelled(&manifest.labels));
+        let entry = self.cursor.next().and_then(|entry| entry.labelled(&manifest.growth));
         entry.map(Some).ok_or_else(|| manifest.damaged(index))
     }
 }

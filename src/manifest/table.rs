@@ -1,6 +1,7 @@
 //! Chunks in a row, in memory of their own or in a mapped file, and the way to any object in them.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use memmap2::Mmap;
@@ -11,17 +12,18 @@ use super::chunk::{CHUNK, Layout, Reader, WRITTEN_HERE, Writer};
 /// All chunks but the last are full, so that an index tells its chunk.
 #[derive(Debug)]
 pub(super) struct Table {
-    rows: u64,
-    /// Of each chunk, so that an object is found without a look at its chunk's head.
-    layouts: Vec<Layout>,
+    /// Told after the chunk that holds them is there.
+    rows: AtomicU64,
     chunks: Chunks,
 }
 
+/// With the layout of each chunk, so that an object is found without a look at its chunk's head.
 #[derive(Debug)]
 enum Chunks {
     /// Each for itself: while a manifest is made, what is given back in small pieces is taken again in small pieces.
-    Owned(Vec<Box<[u8]>>),
+    Owned(Grown),
     Mapped {
+        layouts: Vec<Layout>,
         map: Mmap,
         /// Where each chunk ends in the file, after where the first begins.
         bounds: Vec<usize>,
@@ -29,15 +31,42 @@ enum Chunks {
 }
 
 impl Chunks {
-    fn get(&self, chunk: usize) -> Option<&[u8]> {
+    fn get(&self, chunk: usize) -> Option<(&Layout, &[u8])> {
         match self {
-            Self::Owned(chunks) => chunks.get(chunk).map(|chunk| &**chunk),
-            Self::Mapped { map, bounds } => map.get(*bounds.get(chunk)?..*bounds.get(chunk + 1)?),
+            Self::Owned(grown) => grown.slot(chunk)?.get().map(|(layout, chunk)| (layout, &**chunk)),
+            Self::Mapped { layouts, map, bounds } => {
+                Some((layouts.get(chunk)?, map.get(*bounds.get(chunk)?..*bounds.get(chunk + 1)?)?))
+            }
         }
     }
+}
 
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        (0..).map_while(|chunk| self.get(chunk))
+type Slot = OnceLock<(Layout, Box<[u8]>)>;
+
+/// Buckets, each with twice the slots of the one before: more chunks than memory can hold.
+const BUCKETS: usize = 40;
+
+/// Chunks that are only ever added. None is moved for another, so that readers need no lock while it grows.
+#[derive(Debug)]
+struct Grown([OnceLock<Box<[Slot]>>; BUCKETS]);
+
+impl Grown {
+    /// Bucket and place in it.
+    fn place(chunk: usize) -> (usize, usize) {
+        let bucket = (chunk + 1).ilog2() as usize;
+        (bucket, chunk + 1 - (1 << bucket))
+    }
+
+    fn slot(&self, chunk: usize) -> Option<&Slot> {
+        let (bucket, place) = Self::place(chunk);
+        self.0.get(bucket)?.get()?.get(place)
+    }
+
+    /// `None` where the slot is taken.
+    fn set(&self, chunk: usize, layout: Layout, bytes: Box<[u8]>) -> Option<()> {
+        let (bucket, place) = Self::place(chunk);
+        let slots = self.0.get(bucket)?.get_or_init(|| (0..1 << bucket).map(|_| Slot::new()).collect());
+        slots.get(place)?.set((layout, bytes)).ok()
     }
 }
 
@@ -47,30 +76,47 @@ thread_local! {
 }
 
 impl Table {
+    /// A table without a row, to be added to.
+    pub(super) fn empty() -> Self {
+        Self { rows: AtomicU64::new(0), chunks: Chunks::Owned(Grown([const { OnceLock::new() }; BUCKETS])) }
+    }
+
     /// `None` where a chunk is none.
     pub(super) fn owned(rows: u64, chunks: Vec<Box<[u8]>>) -> Option<Self> {
-        Self::new(rows, Chunks::Owned(chunks))
+        let table = Self::empty();
+        chunks.into_iter().try_for_each(|chunk| table.push(chunk))?;
+        (table.rows() == rows).then_some(table)
     }
 
     /// As [`owned`](Self::owned). `bounds` are within the map and don't descend.
     pub(super) fn mapped(rows: u64, map: Mmap, bounds: Vec<usize>) -> Option<Self> {
-        Self::new(rows, Chunks::Mapped { map, bounds })
-    }
-
-    fn new(rows: u64, chunks: Chunks) -> Option<Self> {
-        let layouts = chunks.iter().map(Layout::of).collect::<Option<Vec<_>>>()?;
+        let chunks = bounds.windows(2).map(|bounds| Layout::of(map.get(bounds[0]..bounds[1])?));
+        let layouts = chunks.collect::<Option<Vec<_>>>()?;
         let counted = layouts.iter().map(|layout| layout.rows() as u64).sum::<u64>();
         let full = layouts.iter().rev().skip(1).all(|layout| layout.rows() == CHUNK);
-        (full && counted == rows).then_some(Self { rows, layouts, chunks })
+        let chunks = Chunks::Mapped { layouts, map, bounds };
+        (full && counted == rows).then_some(Self { rows: AtomicU64::new(rows), chunks })
     }
 
+    /// Adds a chunk, one thread at a time; `None` where it is none, or the one before it isn't full.
+    pub(super) fn push(&self, chunk: Box<[u8]>) -> Option<()> {
+        let Chunks::Owned(grown) = &self.chunks else { return None };
+        let rows = self.rows();
+        let number = usize::try_from(rows).ok().filter(|rows| rows.is_multiple_of(CHUNK))? / CHUNK;
+        let layout = Layout::of(&chunk)?;
+        grown.set(number, layout, chunk)?;
+        self.rows.store(rows + layout.rows() as u64, Ordering::Release);
+        Some(())
+    }
+
+    /// Rows so far.
     pub(super) fn rows(&self) -> u64 {
-        self.rows
+        self.rows.load(Ordering::Acquire)
     }
 
     /// All chunks, in order.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        self.chunks.iter()
+        (0..).map_while(|chunk| self.chunks.get(chunk).map(|(_, bytes)| bytes))
     }
 
     /// Bytes that the table takes.
@@ -80,9 +126,9 @@ impl Table {
     }
 
     fn find(&self, index: u64) -> Option<(&Layout, &[u8], usize)> {
-        let index = usize::try_from(index).ok().filter(|_| index < self.rows)?;
-        let chunk = index / CHUNK;
-        Some((self.layouts.get(chunk)?, self.chunks.get(chunk)?, index % CHUNK))
+        let index = usize::try_from(index).ok().filter(|_| index < self.rows())?;
+        let (layout, chunk) = self.chunks.get(index / CHUNK)?;
+        Some((layout, chunk, index % CHUNK))
     }
 
     pub(super) fn record(&self, index: u64) -> Option<Entry<()>> {
@@ -116,7 +162,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn is_at_end(&self) -> bool {
-        self.index >= self.table.rows
+        self.index >= self.table.rows()
     }
 
     /// Of the object to come.
@@ -198,6 +244,11 @@ pub(super) struct LabelsWriter {
 }
 
 impl LabelsWriter {
+    /// Whether a folder may come next without any of those before having to make way for it.
+    pub(super) fn is_in_order(&self, folder: &[u8]) -> bool {
+        self.ends.len().checked_sub(1).is_none_or(|last| self.get(last) <= folder)
+    }
+
     fn get(&self, number: usize) -> &[u8] {
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.names[start..self.ends[number]]

@@ -99,6 +99,39 @@ fn unsorted_listings_are_refused() {
     assert!(Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(&objects)).is_err());
 }
 
+/// Whoever sees that rows are there can read them, and those before them stay what they were.
+#[test]
+fn chunks_are_read_while_others_are_added() {
+    let chunks: Vec<_> = (0..40u64)
+        .map(|chunk| {
+            let mut writer = chunk::Writer::default();
+            for row in chunk * 4_096..chunk * 4_096 + if chunk == 39 { 5 } else { 4_096 } {
+                let name = format!("{row:08}");
+                let (_, shared) = writer.compare(name.as_bytes());
+                writer.push(name.as_bytes(), shared, Entry { size: row, ..Entry::default() });
+            }
+            writer.flush().unwrap()
+        })
+        .collect();
+    let table = table::Table::empty();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while table.rows() < 39 * 4_096 + 5 {
+                    let rows = table.rows();
+                    for row in (rows.saturating_sub(3)..rows).chain([rows / 2].into_iter().filter(|_| rows > 0)) {
+                        let entry = table.entry(row).unwrap();
+                        assert_eq!((&*entry.name, entry.size), (&*format!("{row:08}"), row));
+                    }
+                }
+            });
+        }
+        scope.spawn(|| chunks.iter().for_each(|chunk| table.push(chunk.clone()).unwrap()));
+    });
+    assert!(table.push(chunks[0].clone()).is_none(), "the last chunk isn't full");
+    assert_eq!(table.chunks().count(), 40);
+}
+
 /// What states of users name. The values are those of the code before this one was written.
 #[test]
 fn the_digest_is_what_it_always_was() {

@@ -1,6 +1,7 @@
 //! In which order an epoch delivers its samples, which rank gets which, and where to go on after a stop.
 //!
-//! The global order is a pure function of the manifest's digest, the seed and the epoch. Threads, strategy, retries and
+//! The global order is a pure function of the manifest's digest, the seed and the epoch; where it is shuffled by windows,
+//! of the window's size instead of the digest, so that it can begin before the manifest is whole. Threads, strategy, retries and
 //! the number of ranks have no say in it: rank r of w takes its slice of each global batch.
 
 mod permutation;
@@ -9,7 +10,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::Digest;
+use crate::manifest::{Digest, Known, Manifest};
 use crate::{Error, ErrorKind, Result, Stage};
 use permutation::Permutation;
 
@@ -22,14 +23,27 @@ pub struct SampleId(pub u64);
 #[derive(Clone, Debug)]
 pub struct Order {
     samples: u64,
-    shuffled: Option<Permutation>,
+    way: Way,
+}
+
+#[derive(Clone, Debug)]
+enum Way {
+    ByName,
+    Shuffled(Permutation),
+    Windows { window: u64, seed: u64, epoch: u64 },
 }
 
 impl Order {
     /// The order of `epoch` over `samples` samples: by name without a seed, shuffled by it otherwise.
     pub fn new(digest: Digest, samples: u64, seed: Option<u64>, epoch: u64) -> Self {
-        let shuffled = seed.map(|seed| Permutation::new(samples, &digest.0, seed, epoch));
-        Self { samples, shuffled }
+        let way = seed.map_or(Way::ByName, |seed| Way::Shuffled(Permutation::new(samples, &digest.0, seed, epoch)));
+        Self { samples, way }
+    }
+
+    /// The order of `epoch` over `samples` samples, shuffled within each `window` of them in order of names: a sample stays
+    /// where its window is. A window of 0 counts as 1.
+    pub fn windows(samples: u64, window: u64, seed: u64, epoch: u64) -> Self {
+        Self { samples, way: Way::Windows { window: window.max(1), seed, epoch } }
     }
 
     /// The sample at `position`.
@@ -39,7 +53,74 @@ impl Order {
     pub fn at(&self, position: u64) -> SampleId {
         // Beyond it the walk of the permutation might never end.
         assert!(position < self.samples, "position {position} of {}", self.samples);
-        SampleId(self.shuffled.as_ref().map_or(position, |permutation| permutation.at(position)))
+        self.ids(position..position + 1).next().expect("a range of one position")
+    }
+
+    /// The samples at `positions`, which is cheaper than one by one.
+    ///
+    /// # Panics
+    /// When `positions` end beyond the number of samples.
+    pub fn ids(&self, positions: Range<u64>) -> impl Iterator<Item = SampleId> {
+        assert!(positions.end <= self.samples, "positions {positions:?} of {}", self.samples);
+        // The window that the last position was in: where it begins, and its permutation.
+        let mut last: Option<(u64, Permutation)> = None;
+        positions.map(move |position| {
+            SampleId(match &self.way {
+                Way::ByName => position,
+                Way::Shuffled(permutation) => permutation.at(position),
+                &Way::Windows { window, seed, epoch } => {
+                    let start = position - position % window;
+                    if last.as_ref().is_none_or(|(of, _)| *of != start) {
+                        let size = window.min(self.samples - start);
+                        last = Some((start, Permutation::of_window(size, start / window, seed, epoch)));
+                    }
+                    start + last.as_ref().map_or(0, |(_, permutation)| permutation.at(position - start))
+                }
+            })
+        })
+    }
+}
+
+/// How epochs are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shuffle {
+    ByName,
+    Full { seed: u64 },
+    Windows { seed: u64, window: u64 },
+}
+
+impl Shuffle {
+    pub(crate) fn seed(self) -> Option<u64> {
+        match self {
+            Self::ByName => None,
+            Self::Full { seed } | Self::Windows { seed, .. } => Some(seed),
+        }
+    }
+
+    pub(crate) fn window(self) -> Option<u64> {
+        match self {
+            Self::ByName | Self::Full { .. } => None,
+            Self::Windows { window, .. } => Some(window),
+        }
+    }
+
+    /// Of how many positions the sample is known, where this many samples are.
+    pub(crate) fn positions(self, known: Known) -> Known {
+        match (self, known) {
+            (Self::ByName, _) | (_, Known::All(_)) => known,
+            (Self::Full { .. }, Known::AtLeast(_)) => Known::AtLeast(0),
+            // Of a window that isn't full, the order hangs on how full it gets.
+            (Self::Windows { window, .. }, Known::AtLeast(samples)) => Known::AtLeast(samples - samples % window),
+        }
+    }
+
+    /// The order of the first `positions`, which must be known.
+    pub(crate) fn order(self, manifest: &Manifest, positions: u64, epoch: u64) -> Order {
+        match self {
+            Self::ByName => Order { samples: positions, way: Way::ByName },
+            Self::Full { seed } => Order::new(manifest.digest(), positions, Some(seed), epoch),
+            Self::Windows { seed, window } => Order::windows(positions, window, seed, epoch),
+        }
     }
 }
 
@@ -94,20 +175,13 @@ impl Sharding {
     /// This rank's batches from `position` of the global order on. All ranks get the same number of them. The last
     /// global batch, if it isn't full, is dropped, or cut so that ranks differ by one sample at most.
     pub fn batches(self, samples: u64, position: u64) -> impl Iterator<Item = BatchSpan> {
-        let global = self.batch_size.saturating_mul(self.world_size);
-        let mut start = position;
-        std::iter::from_fn(move || {
-            let left = samples.saturating_sub(start);
-            if left == 0 || (left < global && self.drop_last) {
-                return None;
-            }
-            let taken = left.min(global);
-            // In 128 bits, since a rank times a count may not fit 64.
-            let cut = |rank: u64| start + (u128::from(taken) * u128::from(rank) / u128::from(self.world_size)) as u64;
-            let span = BatchSpan { positions: cut(self.rank)..cut(self.rank + 1), end: start + taken };
-            start = span.end;
-            Some(span)
-        })
+        let mut spans = self.spans(position);
+        std::iter::from_fn(move || spans.next(Known::All(samples)))
+    }
+
+    /// As [`batches`](Self::batches), for a number of samples that is told little by little.
+    pub fn spans(self, position: u64) -> Spans {
+        Spans { sharding: self, start: position }
     }
 
     /// How many batches that is.
@@ -115,6 +189,34 @@ impl Sharding {
         let left = samples.saturating_sub(position);
         let global = self.batch_size.saturating_mul(self.world_size);
         if self.drop_last { left / global } else { left.div_ceil(global) }
+    }
+}
+
+/// Batches of one rank, as far as the number of samples is known.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    sharding: Sharding,
+    /// Where the next global batch begins.
+    start: u64,
+}
+
+impl Spans {
+    /// The next batch. `None` where more must be known for it; where all is known, at the end.
+    pub fn next(&mut self, known: Known) -> Option<BatchSpan> {
+        let Sharding { batch_size, rank, world_size, drop_last } = self.sharding;
+        let global = batch_size.saturating_mul(world_size);
+        let (Known::AtLeast(samples) | Known::All(samples)) = known;
+        let left = samples.saturating_sub(self.start);
+        let whole_only = drop_last || matches!(known, Known::AtLeast(_));
+        if left == 0 || (left < global && whole_only) {
+            return None;
+        }
+        let taken = left.min(global);
+        // In 128 bits, since a rank times a count may not fit 64.
+        let cut = |rank: u64| self.start + (u128::from(taken) * u128::from(rank) / u128::from(world_size)) as u64;
+        let span = BatchSpan { positions: cut(rank)..cut(rank + 1), end: self.start + taken };
+        self.start = span.end;
+        Some(span)
     }
 }
 
@@ -130,6 +232,9 @@ pub struct State {
     pub manifest: String,
     /// The seed, where the order is shuffled.
     pub seed: Option<u64>,
+    /// Samples in a window, where each is shuffled within itself; since version 2.
+    #[serde(default)]
+    pub window: Option<u64>,
     /// The epoch this is in.
     pub epoch: u64,
     /// Samples of this epoch delivered, over all ranks.
@@ -141,15 +246,15 @@ pub struct State {
 }
 
 impl State {
-    /// The version this crate writes and reads.
-    pub const VERSION: u32 = 1;
+    /// The version this crate writes. It reads version 1, too.
+    pub const VERSION: u32 = 2;
 
     /// Refuses a state of another format, another manifest, or a place that isn't there.
     pub(crate) fn check(&self, digest: Digest, samples: u64) -> Result<()> {
         let wrong = |message: &str| Error::new(ErrorKind::Config, message).stage(Stage::Sample);
-        if self.version != Self::VERSION {
+        if !(1..=Self::VERSION).contains(&self.version) {
             return Err(wrong("this state was saved by another version of the crate")
-                .mismatch(format_args!("version {}", Self::VERSION), format_args!("version {}", self.version))
+                .mismatch(format_args!("version 1 to {}", Self::VERSION), format_args!("version {}", self.version))
                 .hint("resume with the version that saved it"));
         }
         if self.manifest != digest.to_string() {
@@ -162,7 +267,21 @@ impl State {
                 .mismatch(format_args!("a position of at most {samples}"), self.position)
                 .hint("the state is damaged; take an earlier one"));
         }
+        if self.window == Some(0) || (self.window.is_some() && self.seed.is_none()) {
+            return Err(wrong("this state has a window that can't be")
+                .mismatch("a window of at least 1, and a seed", format_args!("{:?} and {:?}", self.window, self.seed))
+                .hint("the state is damaged; take an earlier one"));
+        }
         Ok(())
+    }
+
+    /// How its epoch is ordered.
+    pub(crate) fn shuffle(&self) -> Shuffle {
+        match (self.seed, self.window) {
+            (None, _) => Shuffle::ByName,
+            (Some(seed), None) => Shuffle::Full { seed },
+            (Some(seed), Some(window)) => Shuffle::Windows { seed, window },
+        }
     }
 }
 
@@ -187,6 +306,15 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Config);
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+
+    /// Never to be changed: a saved state means this order.
+    #[test]
+    fn golden_windows() {
+        let order = Order::windows(10, 4, 42, 1);
+        assert_eq!(order.ids(0..10).map(|id| id.0).collect::<Vec<_>>(), [3, 0, 2, 1, 4, 5, 7, 6, 9, 8]);
+        let order = Order::windows(1_000_000, 100_000, 42, 0);
+        assert_eq!([0, 1, 99_999, 100_000, 999_999].map(|position| order.at(position).0), [19_512, 14_732, 20_499, 189_176, 984_524]);
     }
 
     #[test]
@@ -225,6 +353,49 @@ mod tests {
             prop_assert!(seen.iter().all(|&times| times == 1), "{:?}", seen);
         }
 
+        /// Each window holds what it held in order of names, whoever asks for which positions; and what is known of the
+        /// order before all samples are is what it turns out to be.
+        #[test]
+        fn windows_are_shuffled_each_within_itself(
+            samples in 1u64..500, window in 1u64..200, seed: u64, epoch in 0u64..3, known in 0u64..500, from in 0u64..500,
+        ) {
+            let order = Order::windows(samples, window, seed, epoch);
+            let ids: Vec<_> = order.ids(0..samples).map(|id| id.0).collect();
+            for (number, ids) in (0..).zip(ids.chunks(window as usize)) {
+                let mut ids = ids.to_vec();
+                ids.sort_unstable();
+                prop_assert!(ids.into_iter().eq(number * window..samples.min((number + 1) * window)));
+            }
+            let from = from.min(samples);
+            prop_assert!(order.ids(from..samples).map(|id| id.0).eq(ids[from as usize..].iter().copied()));
+            prop_assert!((from..samples).all(|position| order.at(position).0 == ids[position as usize]));
+            let shuffle = Shuffle::Windows { seed, window };
+            let Known::AtLeast(positions) = shuffle.positions(Known::AtLeast(known.min(samples))) else { panic!() };
+            let early = Order::windows(positions, window, seed, epoch);
+            prop_assert!(early.ids(0..positions).map(|id| id.0).eq(ids[..positions as usize].iter().copied()));
+        }
+
+        /// Told little by little or at once, the batches are the same; and none is told before it is known.
+        #[test]
+        fn batches_are_the_same_however_samples_become_known(
+            mut told in prop::collection::vec(0u64..300, 1..8), batch in 1usize..20, world in 1usize..5, drop_last: bool,
+        ) {
+            told.sort_unstable();
+            let samples = told.last().copied().unwrap_or(0);
+            for rank in 0..world {
+                let sharding = Sharding::new(batch, rank, world, drop_last).unwrap();
+                let (mut spans, mut early) = (sharding.spans(0), Vec::new());
+                for &known in &told {
+                    while let Some(span) = spans.next(Known::AtLeast(known)) {
+                        prop_assert!(span.end <= known);
+                        early.push(span);
+                    }
+                }
+                early.extend(std::iter::from_fn(|| spans.next(Known::All(samples))));
+                prop_assert_eq!(early, positions(sharding, samples, 0));
+            }
+        }
+
         #[test]
         fn drop_last_gives_full_batches_alone(samples in 0u64..500, batch in 1usize..20, world in 1usize..6) {
             for rank in 0..world {
@@ -236,11 +407,26 @@ mod tests {
     }
 
     #[test]
+    fn states_of_the_first_version_are_read() {
+        let json = r#"{"version":1,"manifest":"0101010101010101010101010101010101010101010101010101010101010101",
+            "seed":42,"epoch":3,"position":512,"batch_size":256,"drop_last":true}"#;
+        let state: State = serde_json::from_str(json).unwrap();
+        state.check(Digest([1; 32]), 512).unwrap();
+        assert_eq!(state.shuffle(), Shuffle::Full { seed: 42 });
+        assert_eq!((state.epoch, state.position, state.batch_size, state.drop_last), (3, 512, 256, true));
+        for (version, window, seed) in [(0, None, None), (3, None, None), (2, Some(0), Some(1)), (2, Some(9), None)] {
+            let state = State { version, window, seed, ..state.clone() };
+            assert_eq!(state.check(Digest([1; 32]), 512).unwrap_err().kind(), ErrorKind::Config);
+        }
+    }
+
+    #[test]
     fn a_state_for_other_data_is_refused_with_both_digests() {
         let state = State {
             version: State::VERSION,
             manifest: Digest([1; 32]).to_string(),
             seed: None,
+            window: None,
             epoch: 0,
             position: 4,
             batch_size: 2,

@@ -24,13 +24,21 @@ pub(super) struct Permutation {
 impl Permutation {
     /// The permutation of `0..samples` that belongs to this manifest, seed and epoch.
     pub(super) fn new(samples: u64, digest: &[u8; 32], seed: u64, epoch: u64) -> Self {
+        Self::of_keys(samples, &[b"dataflux shuffle 1", digest], seed, epoch)
+    }
+
+    /// The permutation of `0..samples` that belongs to this window, seed and epoch, whatever the manifest.
+    pub(super) fn of_window(samples: u64, window: u64, seed: u64, epoch: u64) -> Self {
+        Self::of_keys(samples, &[b"dataflux window 1", &window.to_le_bytes()], seed, epoch)
+    }
+
+    fn of_keys(samples: u64, keyed_by: &[&[u8]], seed: u64, epoch: u64) -> Self {
         let bits = u64::BITS - samples.saturating_sub(1).leading_zeros();
         let half = bits.div_ceil(2).max(1);
         let mut keys = [0; ROUNDS];
         for (block, keys) in keys.chunks_mut(4).enumerate() {
             let mut context = Context::new(&SHA256);
-            context.update(b"dataflux shuffle 1");
-            context.update(digest);
+            keyed_by.iter().for_each(|bytes| context.update(bytes));
             context.update(&seed.to_le_bytes());
             context.update(&epoch.to_le_bytes());
             context.update(&[block as u8]);
