@@ -314,7 +314,10 @@ mod tests {
         let order = Order::windows(10, 4, 42, 1);
         assert_eq!(order.ids(0..10).map(|id| id.0).collect::<Vec<_>>(), [3, 0, 2, 1, 4, 5, 7, 6, 9, 8]);
         let order = Order::windows(1_000_000, 100_000, 42, 0);
-        assert_eq!([0, 1, 99_999, 100_000, 999_999].map(|position| order.at(position).0), [19_512, 14_732, 20_499, 189_176, 984_524]);
+        assert_eq!(
+            [0, 1, 99_999, 100_000, 999_999].map(|position| order.at(position).0),
+            [19_512, 14_732, 20_499, 189_176, 984_524]
+        );
     }
 
     #[test]
