@@ -24,9 +24,8 @@
 //!
 //! # What it does not do
 //! It doesn't transform data sets into another format, doesn't read other clouds, doesn't augment images, and doesn't
-//! decompress: an object with a `Content-Encoding` is delivered as stored. It doesn't cache on disk, and it lists with
-//! one call after another. Temporary objects live in the bucket for the time of a read when it composes;
-//! [`Strategy::Direct`] never writes.
+//! decompress: an object with a `Content-Encoding` is delivered as stored. It doesn't cache on disk. Temporary objects live in
+//! the bucket for the time of a read when it composes; [`Strategy::Direct`] never writes.
 //!
 //! # Features
 //! - `image` (default): [`ImageFolder`], PNG and JPEG.

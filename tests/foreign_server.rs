@@ -4,13 +4,16 @@
 
 mod conformance;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dataflux::ErrorKind;
+use dataflux::list::Lister;
 use dataflux::store::{Client, ComposeRequest, Credentials, GcsConfig, GcsStore, PutRequest};
+use futures_util::{StreamExt, stream};
 
 /// What `fake-gcs-server` 1.54 does otherwise than the service; each was seen, and none is our doing.
 const DEVIATIONS: &[(&str, &str)] = &[
@@ -106,4 +109,27 @@ async fn a_source_overwritten_before_the_compose_is_noticed_all_the_same() {
 async fn fake_gcs_server_conforms_but_for_its_own_faults() {
     let server = Server::start().await;
     conformance::run(Arc::new(server.store()), "bucket", DEVIATIONS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs fake-gcs-server: run scripts/test"]
+async fn a_parallel_listing_of_it_is_exact() {
+    // It repeats prefixes on every page, and takes no notice of `fields`.
+    let server = Server::start().await;
+    let client = Client::new(Arc::new(server.store()));
+    let names: BTreeSet<String> =
+        (0..600).map(|n| if n % 3 == 0 { format!("p/flat-{n:03}") } else { format!("p/{}/ü {n}", n % 7) }).collect();
+    stream::iter(&names)
+        .for_each_concurrent(16, async |name| {
+            client.put(&PutRequest::new("bucket", name.as_str(), "meow")).await.unwrap();
+        })
+        .await;
+    client.put(&PutRequest::new("bucket", "q", "meow")).await.unwrap();
+    for (page_size, concurrency) in [(7, 16), (100, 4), (1_000, 64), (10, 1)] {
+        let lister = Lister::new(&client, "gs://bucket/p/".parse().unwrap());
+        let objects = lister.page_size(page_size).concurrency(concurrency).objects().await.unwrap();
+        let listed = objects.iter().map(|object| object.name);
+        assert!(listed.eq(names.iter().map(String::as_str)), "{page_size} {concurrency}: {}", objects.len());
+        assert!(objects.iter().all(|object| object.size == 4 && object.crc32c == Some(crc32c::crc32c(b"meow"))));
+    }
 }

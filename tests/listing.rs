@@ -15,7 +15,7 @@ use dataflux::store::{
     ObjectId, ObjectMeta, ObjectRef, PutRequest, RetryPolicy, Store,
 };
 use dataflux::{Error, ErrorKind, Result};
-use dataflux_emulator::{Emulator, VirtualSpec};
+use dataflux_emulator::{Call, Emulator, Fault, VirtualSpec};
 use proptest::prelude::*;
 
 /// A server of names alone, right but for its oddities.
@@ -258,6 +258,27 @@ async fn exact_when_calls_fail_in_every_way() {
         }
         assert!(client.metrics().snapshot().retries > 20, "the day was not bad");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_call_is_made_again_and_not_the_listing() {
+    let emulator = Emulator::builder().virtual_namespace(spec(1_000, "sequence")).start().unwrap();
+    emulator.fault_next(Call::List, Fault::Error, 3);
+    let lister = Lister::new(&client_of(&emulator), "gs://data/".parse().unwrap()).page_size(100).concurrency(1);
+    assert_eq!(lister.objects().await.unwrap().len(), 1_000);
+    assert_eq!(emulator.stats().list, 10 + 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_listed_is_an_error_that_says_so() {
+    let emulator = Emulator::builder().virtual_namespace(spec(1_000, "sequence")).start().unwrap();
+    let lister = |uri: &str| Lister::new(&client_of(&emulator), uri.parse().unwrap()).page_size(10);
+    let error = lister("gs://nobody/").objects().await.unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains("gs://nobody"), "{error}");
+    assert_eq!(lister("gs://data/nothing").objects().await.unwrap().len(), 0);
+    emulator.deny("data", "storage.objects.list");
+    let error = lister("gs://data/").objects().await.unwrap_err();
+    assert!(error.is_permission() && error.to_string().contains("storage.objects.list"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,12 @@
 //! `dataflux bench`: epochs over a data set, and what they took.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use dataflux::list::Prefix;
-use dataflux::manifest::NamesDigest;
+use dataflux::list::{Filter, Prefix, Progress};
+use dataflux::manifest::{Manifest, NamesDigest};
 use dataflux::store::{Client, GcsConfig, GcsStore};
 use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, Strategy, fetch};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -13,6 +14,7 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 use crate::failure::Usage;
+use crate::filter::FilterArgs;
 use crate::value::Decoding;
 use crate::{output, progress, value};
 
@@ -43,6 +45,10 @@ SIGINT and SIGTERM delete what is temporary, then end it with exit code 130 or 1
 pub(crate) struct Args {
     /// What names of samples begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
     uri: Prefix,
+
+    /// Take the samples from this manifest, saved by `dataflux ls --samples --save`, instead of listing
+    #[arg(long, value_name = "FILE", conflicts_with = "FilterArgs")]
+    manifest: Option<PathBuf>,
 
     /// Samples in a batch
     #[arg(long, value_name = "N", default_value = "256", value_parser = value::at_least_one)]
@@ -91,6 +97,9 @@ pub(crate) struct Args {
     /// Processes that share each epoch; each gets its part of every batch of --batch-size times this
     #[arg(long, value_name = "W", requires = "rank", value_parser = value::at_least_one)]
     world_size: Option<usize>,
+
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -155,15 +164,29 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     dataflux::clean_up_on_signals()?;
     tracing::info!(prefix = %args.uri, "listing");
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
-    let spinner = progress::wait("listing");
-    let dataset = DatafluxDataset::open_with(client.clone(), &args.uri.to_string())?;
-    drop(spinner);
+    let builder = DatafluxDataset::builder().client(client.clone());
+    let dataset = if let Some(file) = &args.manifest {
+        builder.from_manifest(of_prefix(Manifest::load(file)?, file, &args.uri)?)?
+    } else {
+        let listing = Arc::new(Progress::default());
+        let _spinner = progress::listing(Arc::clone(&listing));
+        builder.filter(args.filter.of(Filter::new())?).progress(listing).open(&args.uri.to_string())?
+    };
     match args.decode {
         Decoding::Raw => measure(args, &client, dataset.decode(Raw), json),
         Decoding::Image { height, width } => {
             measure(args, &client, dataset.decode(ImageFolder::new().resize(height, width)), json)
         }
     }
+}
+
+/// The manifest, if it is of this prefix.
+fn of_prefix(manifest: Manifest, file: &Path, prefix: &Prefix) -> Result<Manifest> {
+    if manifest.prefix() == prefix {
+        return Ok(manifest);
+    }
+    let (file, of) = (file.display(), manifest.prefix());
+    Err(Usage(format!("{file} is a manifest of {of}, not of {prefix}: name {of}, or save another")).into())
 }
 
 fn loader<D: Decode>(args: &Args, dataset: DatafluxDataset<D>) -> dataflux::Result<DataLoader<D>> {

@@ -1,244 +1,15 @@
 //! What is known of the names under a prefix, and guesses at the rest: how many lie in a gap, and where to cut it.
+//!
+//! Nothing here has to be right: a wrong guess costs a call, never an object.
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Bound;
 
-type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Mix>>;
+use super::alphabet::{
+    ANY, Alphabet, EXTRA, HashMap, MOST_PLACES, Place, Span, Trust, clip, most, position, scale, separates,
+};
 
-/// Keys are small and made here: no defence against chosen ones is wanted.
-#[derive(Default)]
-struct Mix(u64);
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.write_u32(u32::from(*b));
-        }
-    }
-    fn write_u8(&mut self, n: u8) {
-        self.write_u32(u32::from(n));
-    }
-    fn write_u32(&mut self, n: u32) {
-        self.0 = (self.0.rotate_left(5) ^ u64::from(n)).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-}
-
-/// Where in a name a character stands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
-pub(crate) struct Place {
-    pub slash: u8,
-    pub token: u8,
-    pub offset: u8,
-    before: u32,
-    plain: bool,
-}
-
-const BLOCK: u32 = 0x20_0000;
-const ANY: u32 = 0x30_0000;
-
-fn separates(c: char) -> bool {
-    c.is_ascii() && !c.is_ascii_alphanumeric()
-}
-
-impl Place {
-    pub(crate) fn after(self, c: char) -> Self {
-        let before = c as u32;
-        if c == '/' {
-            Self { slash: self.slash.saturating_add(1), token: 0, offset: 0, before, ..self }
-        } else if !self.plain && separates(c) {
-            Self { token: self.token.saturating_add(1), offset: 0, before, ..self }
-        } else {
-            Self { offset: self.offset.saturating_add(1), before, ..self }
-        }
-    }
-    fn same_token(self, o: Self) -> bool {
-        self.slash == o.slash && self.token == o.token
-    }
-    /// From the most to the least particular.
-    fn keys(self) -> [Self; 3] {
-        let block = match char::from_u32(self.before) {
-            Some(c) if c.is_ascii() => class(c) as u32,
-            _ => 16 + (self.before >> 8),
-        };
-        [self, Self { before: BLOCK + block, ..self }, Self { before: ANY, ..self }]
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Class {
-    Digit,
-    Lower,
-    Upper,
-    Other,
-}
-fn class(c: char) -> Class {
-    match c {
-        '0'..='9' => Class::Digit,
-        'a'..='z' => Class::Lower,
-        'A'..='Z' => Class::Upper,
-        _ => Class::Other,
-    }
-}
-
-/// Characters `low..=high`, their weight together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
-    low: char,
-    high: char,
-    weight: f64,
-}
-
-/// Weight of all never-seen characters together, where they are only guessed at.
-const EXTRA: f64 = 1.35;
-/// Places that are remembered: names that look like nothing at all must not fill the memory.
-const MOST_PLACES: usize = 50_000;
-const MOST_SEEN: usize = 200;
-
-#[derive(Default, Debug, Clone)]
-struct Alphabet {
-    seen: Vec<char>,
-    count: u32,
-    /// How often another child followed, and how often none did.
-    on: f64,
-    off: f64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Trust {
-    Sure,
-    Guess(f64),
-}
-
-fn next_char(c: char) -> Option<char> {
-    let n = c as u32 + 1;
-    char::from_u32(if n == 0xD800 { 0xE000 } else { n })
-}
-fn prev_char(c: char) -> Option<char> {
-    let n = (c as u32).checked_sub(1)?;
-    char::from_u32(if n == 0xDFFF { 0xD7FF } else { n })
-}
-
-impl Alphabet {
-    fn learn(&mut self, c: char) {
-        self.count += 1;
-        if let Err(at) = self.seen.binary_search(&c)
-            && self.seen.len() < MOST_SEEN
-        {
-            self.seen.insert(at, c);
-        }
-    }
-    /// Spans of the whole alphabet in order. `also`: characters which must be taken as seen.
-    fn spans(&self, also: Option<char>, letters: bool, plain: bool, trust: Trust, out: &mut Vec<Span>) {
-        out.clear();
-        let mut seen = std::borrow::Cow::Borrowed(&self.seen);
-        if let Some(c) = also
-            && let Err(at) = seen.binary_search(&c)
-        {
-            seen.to_mut().insert(at, c);
-        }
-        let (mut digit, mut upper, mut lower) = (false, false, false);
-        let mut beyond_f = false;
-        for &c in seen.iter() {
-            match class(c) {
-                Class::Digit => digit = true,
-                Class::Lower => {
-                    lower = true;
-                    beyond_f |= c > 'f'
-                }
-                Class::Upper => upper = true,
-                Class::Other => {}
-            }
-        }
-        let unsure_letters =
-            letters || trust != Trust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
-        let mut whole: Vec<(char, char)> = vec![];
-        if digit {
-            whole.push(('0', '9'));
-        }
-        if upper && unsure_letters {
-            whole.push(('A', 'Z'));
-        }
-        if lower && unsure_letters {
-            whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' }));
-        }
-        let mut extras: u32 = 0;
-        let mut extra = |low: Option<char>, high: Option<char>, out: &mut Vec<Span>| {
-            if let (Some(low), Some(high)) = (low, high)
-                && low <= high
-            {
-                let n = high as u32 - low as u32 + 1;
-                extras += n;
-                out.push(Span { low, high, weight: -f64::from(n) });
-            }
-        };
-        for (i, &c) in seen.iter().enumerate() {
-            let k = class(c);
-            let first = i == 0 || class(seen[i - 1]) != k;
-            if !plain
-                && k != Class::Other
-                && first
-                && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
-            {
-                extra(Some(low), prev_char(c), out);
-            }
-            out.push(Span { low: c, high: c, weight: 1.0 });
-            let next = seen.get(i + 1).copied();
-            if plain && c.is_ascii() {
-                // Any character may come: no class ends before the next seen.
-                extra(next_char(c), next.map_or(Some('~'), prev_char).min(Some('~')), out);
-            } else if let Some(n) = next
-                && class(n) == k
-                && (k != Class::Other || (!c.is_ascii() && !n.is_ascii()))
-            {
-                if let (Some(low), Some(high)) = (next_char(c), prev_char(n))
-                    && low <= high
-                {
-                    let count = f64::from(high as u32 - low as u32 + 1);
-                    out.push(Span {
-                        low,
-                        high,
-                        weight: if k == Class::Other && count > 1024.0 {
-                            2.0
-                        } else if self.count > 300 && c.is_ascii_alphabetic() {
-                            count * 0.05
-                        } else {
-                            count
-                        },
-                    });
-                }
-            } else if k != Class::Other
-                && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
-            {
-                extra(next_char(c), Some(high), out);
-            }
-        }
-        if let Some(&last) = seen.last()
-            && !last.is_ascii()
-        {
-            let end = match last as u32 {
-                0x4E00..=0x9FFF => 0x9FFF,
-                0xAC00..=0xD7A3 => 0xD7A3,
-                other => other | 0x7f,
-            };
-            extra(next_char(last), char::from_u32(end), out);
-        }
-        let _ = extras;
-        let each = match trust {
-            Trust::Sure if self.off >= 3.0 || self.count > 300 && self.seen.len() > 2 => 0.05,
-            Trust::Sure => 1.0,
-            Trust::Guess(each) => each,
-        };
-        for s in out {
-            if s.weight < 0.0 {
-                s.weight *= -each;
-            }
-        }
-    }
-}
-
-pub(crate) fn lcp(a: &str, b: &str) -> usize {
+pub(super) fn lcp(a: &str, b: &str) -> usize {
     let mut n = a.as_bytes().iter().zip(b.as_bytes()).take_while(|(x, y)| x == y).count();
     while !a.is_char_boundary(n) {
         n -= 1;
@@ -248,13 +19,14 @@ pub(crate) fn lcp(a: &str, b: &str) -> usize {
 
 /// The page at the edge of a gap.
 #[derive(Clone, Debug)]
-pub(crate) struct Density {
+pub(super) struct Density {
     pub first: String,
     pub last: String,
     pub items: f64,
 }
 
-pub(crate) struct Gap<'a> {
+#[derive(Debug)]
+pub(super) struct Gap<'a> {
     pub low: &'a str,
     pub end: Option<&'a str>,
     pub density: Option<&'a Density>,
@@ -266,19 +38,19 @@ pub(crate) struct Gap<'a> {
 
 /// Part of a gap.
 #[derive(Debug)]
-pub(crate) struct Segment {
+pub(super) struct Segment {
     pub mass: f64,
     pub sure: bool,
     kind: Kind,
 }
 impl Segment {
-    pub(crate) fn mark(&self) -> Option<&str> {
+    pub(super) fn mark(&self) -> Option<&str> {
         match &self.kind {
             Kind::Mark(m) => Some(m),
             Kind::Node { .. } => None,
         }
     }
-    pub(crate) fn below(&self, parent: &str) -> bool {
+    pub(super) fn below(&self, parent: &str) -> bool {
         match &self.kind {
             Kind::Node { prefix, .. } => prefix.starts_with(parent),
             Kind::Mark(m) => m.starts_with(parent),
@@ -292,7 +64,7 @@ enum Kind {
 }
 
 #[derive(Debug)]
-pub(crate) struct KeySpace {
+pub(super) struct KeySpace {
     prefix: String,
     alphabets: HashMap<Place, Alphabet>,
     /// Tokens whose digits look like those of hashes.
@@ -321,7 +93,7 @@ fn tail_char(s: &str, at: usize) -> Option<char> {
 }
 
 impl KeySpace {
-    pub(crate) fn new(prefix: &str, page: f64) -> Self {
+    pub(super) fn new(prefix: &str, page: f64) -> Self {
         Self {
             prefix: prefix.into(),
             alphabets: HashMap::default(),
@@ -349,11 +121,11 @@ impl KeySpace {
     }
 
     /// A first name of a range.
-    pub(crate) fn real(&mut self, name: &str) {
+    pub(super) fn real(&mut self, name: &str) {
         self.firsts.insert(name.into());
     }
 
-    pub(crate) fn learn<'a>(&mut self, len: usize, name: &dyn Fn(usize) -> &'a str) {
+    pub(super) fn learn<'a>(&mut self, len: usize, name: &dyn Fn(usize) -> &'a str) {
         if len == 0 {
             return;
         }
@@ -390,10 +162,10 @@ impl KeySpace {
             let l = lcp(before, n);
             agree.push(l as u16);
             let tail = &before.as_bytes()[l..];
-            let slashes = tail.iter().filter(|b| **b == b'/').count();
-            if slashes > 0 {
-                let at = before.as_bytes()[self.prefix.len().min(l)..l].iter().filter(|b| **b == b'/').count();
-                for level in at..at + slashes {
+            let ended = slashes(tail);
+            if ended > 0 {
+                let at = slashes(&before.as_bytes()[self.prefix.len().min(l)..l]);
+                for level in at..at + ended {
                     self.borders[level.min(31)] += 1.0;
                 }
             }
@@ -471,7 +243,7 @@ impl KeySpace {
     }
 
     /// `b` comes right after `a`.
-    pub(crate) fn turn(&mut self, a: &str, b: &str, weight: f64) {
+    pub(super) fn turn(&mut self, a: &str, b: &str, weight: f64) {
         let l = lcp(a, b).max(self.prefix.len());
         self.turn_at(a, l, self.place(a, l), weight);
     }
@@ -488,7 +260,7 @@ impl KeySpace {
     }
 
     /// A cut was tried right after the child of `low` where it and `cut` part.
-    pub(crate) fn tried(&mut self, low: &str, cut: &str) {
+    pub(super) fn tried(&mut self, low: &str, cut: &str) {
         let l = lcp(low, cut).max(self.prefix.len());
         let place = self.place(cut, l.min(cut.len()));
         for key in place.keys() {
@@ -533,7 +305,7 @@ impl KeySpace {
     }
 
     /// Sub-folders as a delimiter listing gave them; `whole`: nothing but these lies between the first and the last.
-    pub(crate) fn folders<'a>(
+    pub(super) fn folders<'a>(
         &mut self,
         parent: &str,
         start: &str,
@@ -564,7 +336,7 @@ impl KeySpace {
     }
 
     /// Objects that a sub-folder holds on average, as far as is known.
-    pub(crate) fn folder_mass(&self, folder: &str) -> f64 {
+    pub(super) fn folder_mass(&self, folder: &str) -> f64 {
         let inner = folder.get(self.prefix.len()..).unwrap_or_default();
         self.level_mass(inner.bytes().filter(|b| *b == b'/').count().saturating_sub(1))
     }
@@ -614,7 +386,7 @@ impl KeySpace {
     }
 
     /// Takes the cut points of an earlier listing, with the number of objects from each to the next.
-    pub(crate) fn remember(&mut self, known: impl IntoIterator<Item = (String, u64)>) -> f64 {
+    pub(super) fn remember(&mut self, known: impl IntoIterator<Item = (String, u64)>) -> f64 {
         let mut sum = 0.0;
         for (name, objects) in known {
             if name.starts_with(&self.prefix) && self.earlier.last().is_none_or(|last| last.0 < name) {
@@ -625,7 +397,7 @@ impl KeySpace {
         sum
     }
 
-    fn from_earlier(&self, gap: &Gap, out: &mut Vec<Segment>) {
+    fn earlier_segments(&self, gap: &Gap, out: &mut Vec<Segment>) {
         let a = self.earlier.partition_point(|e| e.0.as_str() <= gap.low);
         let b = gap.end.map_or(self.earlier.len(), |end| self.earlier.partition_point(|e| e.0.as_str() < end));
         if a >= b {
@@ -644,9 +416,9 @@ impl KeySpace {
     }
 
     /// The gap's segments in order.
-    pub(crate) fn segments(&self, gap: &Gap) -> Vec<Segment> {
+    pub(super) fn segments(&self, gap: &Gap) -> Vec<Segment> {
         let mut out = vec![];
-        self.from_earlier(gap, &mut out);
+        self.earlier_segments(gap, &mut out);
         if !out.is_empty() {
             return out;
         }
@@ -680,6 +452,7 @@ impl KeySpace {
         out
     }
 
+    #[expect(clippy::many_single_char_names, clippy::single_match_else, reason = "depths along names")]
     fn flat(&self, gap: &Gap, out: &mut Vec<Segment>) {
         let base = self.prefix.len();
         let x = gap.low;
@@ -858,7 +631,7 @@ impl KeySpace {
     }
 
     /// The name at which `mass` of the segment lies to the left.
-    pub(crate) fn cut(&self, segment: &Segment, mass: f64, fine: f64) -> String {
+    pub(super) fn cut(&self, segment: &Segment, mass: f64, fine: f64) -> String {
         match &segment.kind {
             Kind::Mark(m) => m.clone(),
             Kind::Node { prefix, place, spans } => {
@@ -907,65 +680,10 @@ impl KeySpace {
     }
 }
 
-fn scale(spans: &mut [Span], total: f64) {
-    let sum: f64 = spans.iter().map(|s| s.weight).sum();
-    if sum > 0.0 {
-        for s in spans {
-            s.weight *= total / sum;
-        }
-    }
-}
-
-/// Scales the weights so that they are `total` at most together.
-fn most(spans: &mut [Span], total: f64) {
-    let sum: f64 = spans.iter().map(|s| s.weight).sum();
-    if sum > total {
-        for s in spans {
-            s.weight *= total / sum;
-        }
-    }
-}
-
-fn position(spans: &[Span], c: char) -> (f64, f64) {
-    let mut before = 0.0;
-    for s in spans {
-        if c < s.low {
-            return (before, 0.0);
-        }
-        if c <= s.high {
-            let n = f64::from(s.high as u32 - s.low as u32 + 1);
-            return (before + s.weight * f64::from(c as u32 - s.low as u32) / n, s.weight / n);
-        }
-        before += s.weight;
-    }
-    (before, 0.0)
-}
-
-/// The spans strictly between.
-fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> Vec<Span> {
-    let mut out = vec![];
-    for s in spans {
-        let low = match above {
-            Some(a) if a >= s.low => match next_char(a) {
-                Some(n) => n,
-                None => continue,
-            },
-            _ => s.low,
-        };
-        let high = match below {
-            Some(b) if b <= s.high => match prev_char(b) {
-                Some(n) => n,
-                None => continue,
-            },
-            _ => s.high,
-        };
-        if low > high {
-            continue;
-        }
-        let n = f64::from(s.high as u32 - s.low as u32 + 1);
-        out.push(Span { low, high, weight: s.weight * f64::from(high as u32 - low as u32 + 1) / n });
-    }
-    out
+/// How many folders end here.
+#[expect(clippy::naive_bytecount, reason = "the slices are short")]
+fn slashes(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|b| **b == b'/').count()
 }
 
 fn push(out: &mut Vec<Segment>, unit: f64, prefix: &str, place: Place, spans: Vec<Span>, sure: bool, tiny: f64) {

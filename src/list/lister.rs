@@ -398,13 +398,24 @@ impl<C: Calls> Driver<C> {
                 return Err(Stop::Failed(error.stage(Stage::List).object(&self.prefix)));
             };
             let page = answer.map_err(|error| Stop::Failed(error.stage(Stage::List)))?;
-            let in_flight = self.calls.under_way() + 1;
+            let (in_flight, limit) = (self.calls.under_way() + 1, self.pace.limit());
             self.pace.done(self.started.elapsed(), page.objects.len() as u64, in_flight);
+            if self.pace.limit() != limit {
+                tracing::debug!(before = limit, now = self.pace.limit(), "list calls at once");
+            }
             self.progress.calls.fetch_add(1, Ordering::Relaxed);
             let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
                 Ok(kept) => kept,
-                Err(Lie::Nowhere { token }) => return Err(Stop::Failed(leads_nowhere(&self.prefix, &token))),
-                Err(lie) => return Err(Stop::OutOfOrder(format!("{lie:?}"))),
+                Err(Lie::Nowhere { token }) => {
+                    let what = format!("nothing but empty pages, the last with token {token:?}");
+                    return Err(Stop::Failed(leads_nowhere(&self.prefix, &what)));
+                }
+                Err(Lie::Unsorted { before, name }) => {
+                    return Err(Stop::OutOfOrder(format!("{name:?} after {before:?}")));
+                }
+                Err(Lie::Offset { start, name }) => {
+                    return Err(Stop::OutOfOrder(format!("{name:?} of names from {start:?} on")));
+                }
             };
             self.progress.objects.fetch_add(kept.len() as u64, Ordering::Relaxed);
             return Ok(Some(Page { objects: page.objects, kept, part: (from, to) }));

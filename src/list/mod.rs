@@ -1,8 +1,10 @@
 //! From a prefix to the objects below it.
 //!
-//! One listing, page after page. What other servers than the real one do is survived: pages that are empty, short or
-//! unsorted, offsets and page sizes that are ignored, a token that never ends.
+//! [`Lister`] makes many calls at once, which divide the names among themselves. What other servers than the real one do
+//! is survived: pages that are empty, short or unsorted, offsets and page sizes that are ignored, a token that never ends.
+//! [`Filter`] says which objects are wanted. [`inventory`] reads reports instead of listing.
 
+mod alphabet;
 mod filter;
 mod in_order;
 #[cfg(test)]
@@ -11,6 +13,8 @@ pub mod inventory;
 mod keyspace;
 mod lister;
 mod ranges;
+#[cfg(test)]
+mod simulation;
 
 use std::fmt;
 use std::str::FromStr;

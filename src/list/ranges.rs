@@ -1,45 +1,66 @@
 //! Which list calls to make, and what to keep of their answers.
+//!
+//! The key space is cut into ranges that tile it; each has at most one call in flight. A range may be cut anywhere past
+//! the last name it has listed, even while its call is in flight: it then drops what the answer brings from the cut on.
+//! So guesses may be wrong without an object being lost or coming twice. No clock, no I/O, no locks: one owner drives
+//! this.
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
 use super::keyspace::{Density, Gap, KeySpace, Segment, lcp};
 
-pub(crate) type CallId = u64;
+pub(super) type CallId = u64;
 
+/// One `objects.list` to make.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(super) struct Call {
     pub id: CallId,
+    /// The request's prefix: the listing's own, or a folder below it where `delimiter` is set.
     pub prefix: String,
+    /// `startOffset`, inclusive.
     pub start: Option<String>,
+    /// `endOffset`, exclusive.
     pub end: Option<String>,
     pub token: Option<String>,
+    /// Whether to ask with the delimiter `/`: for the sub-folders, whose objects are listed by other calls.
     pub delimiter: bool,
     pub page_size: u32,
 }
 
-pub(crate) trait Page {
+/// An answer.
+pub(super) trait Page {
     fn len(&self) -> usize;
     fn name(&self, index: usize) -> &str;
     fn prefixes(&self) -> &[String];
     fn token(&self) -> Option<&str>;
 }
 
+/// What an answer brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(super) struct Kept {
+    /// Which of the page's objects to keep, by index; none of a call with a delimiter.
     pub objects: Span<usize>,
+    /// From here, inclusive, all names are now listed ...
     pub from: String,
+    /// ... to here, exclusive; none: to the end of the prefix. The intervals of all answers tile the prefix, and one that
+    /// follows on another has that one's `to` as its `from`.
     pub to: Option<String>,
 }
 
+/// An answer that can't be: list with tokens alone, from the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Lie {
+pub(super) enum Lie {
     Unsorted { before: String, name: String },
     Offset { start: String, name: String },
     Nowhere { token: String },
 }
 
+/// Empty pages in a row after which a range is taken to lead nowhere.
 const MOST_EMPTY: u32 = 10_000;
+/// Pages below which no range is cut: both halves would take a call each, as the whole does.
 const LEAST: f64 = 1.6;
+/// Pages left before a cut from which on a token is followed past it.
+const WORTH_TOKEN: f64 = 0.95;
 
 #[derive(Debug)]
 struct Range {
@@ -70,12 +91,12 @@ enum Asked {
 }
 
 #[derive(Debug)]
-pub(crate) struct Ranges {
+pub(super) struct Ranges {
     prefix: String,
     page_size: u32,
     page: f64,
     space: KeySpace,
-    ranges: BTreeMap<u64, Range>,
+    parts: BTreeMap<u64, Range>,
     /// By low end.
     order: BTreeMap<String, u64>,
     calls: BTreeMap<CallId, Asked>,
@@ -89,19 +110,19 @@ pub(crate) struct Ranges {
     started: bool,
     /// There are cut points of an earlier listing.
     known: bool,
-    pub calls_made: u64,
-    sum: f64,
 }
 
 impl Ranges {
-    pub(crate) fn new(prefix: &str, page_size: u32, known: impl IntoIterator<Item = (String, u64)>) -> Self {
+    /// Lists what begins with `prefix`. `page_size`: objects to ask for in a call. `known`: names of an earlier listing, in
+    /// order, each with the number of objects from it to the next; none where there is no such listing.
+    pub(super) fn new(prefix: &str, page_size: u32, known: impl IntoIterator<Item = (String, u64)>) -> Self {
         let page = f64::from(page_size);
         let mut new = Self {
             prefix: prefix.into(),
             page_size,
             page,
             space: KeySpace::new(prefix, page),
-            ranges: BTreeMap::new(),
+            parts: BTreeMap::new(),
             order: BTreeMap::new(),
             calls: BTreeMap::new(),
             ids: 0,
@@ -112,8 +133,6 @@ impl Ranges {
             cuts: 0,
             started: false,
             known: false,
-            calls_made: 0,
-            sum: 0.0,
         };
         let share = new.space.remember(known);
         new.known = share > page;
@@ -125,7 +144,7 @@ impl Ranges {
         let id = self.ids;
         self.ids += 1;
         self.order.insert(low.clone(), id);
-        self.ranges.insert(
+        self.parts.insert(
             id,
             Range {
                 low,
@@ -147,18 +166,20 @@ impl Ranges {
         id
     }
 
-    pub(crate) fn is_done(&self) -> bool {
-        self.ranges.is_empty()
+    /// Whether everything is listed. Calls for folders that are then still in flight may be dropped.
+    pub(super) fn is_done(&self) -> bool {
+        self.parts.is_empty()
     }
     /// Objects that are likely not listed yet.
-    pub(crate) fn left(&self) -> f64 {
-        self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
+    pub(super) fn left(&self) -> f64 {
+        self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
     }
-    pub(crate) fn in_flight(&self) -> usize {
+    pub(super) fn in_flight(&self) -> usize {
         self.calls.len()
     }
 
-    pub(crate) fn next(&mut self, limit: usize) -> Option<Call> {
+    /// The next call to make, while fewer than `limit` are in flight; none: nothing useful to do before an answer comes.
+    pub(super) fn next(&mut self, limit: usize) -> Option<Call> {
         let idle = limit.saturating_sub(self.calls.len());
         if idle == 0 || self.is_done() {
             return None;
@@ -169,7 +190,7 @@ impl Ranges {
         }
         let mut waiting = self.waiting();
         // Pieces for the workers that would else have nothing to do.
-        let free = idle.saturating_sub(self.ranges.values().filter(|r| !r.in_flight).count() + self.delims.len());
+        let free = idle.saturating_sub(self.parts.values().filter(|r| !r.in_flight).count() + self.delims.len());
         if free > 0 && (self.pages > 0 || self.known) {
             self.steal(free, limit);
             waiting = self.waiting();
@@ -181,14 +202,13 @@ impl Ranges {
                 call.id,
                 Asked::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() },
             );
-            self.calls_made += 1;
             return Some(call);
         }
         waiting.map(|id| self.issue(id))
     }
 
     fn waiting(&self) -> Option<u64> {
-        self.ranges
+        self.parts
             .iter()
             .filter(|(_, r)| !r.in_flight)
             .max_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate))
@@ -196,19 +216,20 @@ impl Ranges {
     }
 
     fn issue(&mut self, id: u64) -> Call {
-        let range = self.ranges.get_mut(&id).expect("a waiting range");
+        let range = self.parts.get_mut(&id).expect("a waiting range");
         let call_id = self.ids;
         self.ids += 1;
         range.in_flight = true;
-        let uncut = range.asked.1 == range.end;
-        let token = range.token.take().filter(|_| uncut);
+        // After a cut the token's request goes on past the end, and what it brings from there is dropped. That costs
+        // less than asking anew with the last name, which comes again, unless little is left before the cut.
+        let goes_on = range.asked.1 == range.end || range.estimate >= WORTH_TOKEN * self.page;
+        let token = range.token.take().filter(|_| goes_on);
         if token.is_none() {
             let whole = range.low == self.prefix && range.last.is_none();
             range.asked =
                 ((!whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone())), range.end.clone());
         }
         self.calls.insert(call_id, Asked::Range { id, token: token.clone() });
-        self.calls_made += 1;
         Call {
             id: call_id,
             prefix: self.prefix.clone(),
@@ -220,7 +241,11 @@ impl Ranges {
         }
     }
 
-    pub(crate) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<Kept, Lie> {
+    /// Takes in the answer to `call`.
+    ///
+    /// # Errors
+    /// When the answer can't be one to what was asked.
+    pub(super) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<Kept, Lie> {
         let asked = self.calls.remove(&call);
         if let Some(Asked::Folders { parent, start }) = &asked {
             let whole = page.len() == 0;
@@ -246,7 +271,7 @@ impl Ranges {
                     page_size: self.page_size,
                 });
             }
-            let estimates: Vec<u64> = self.ranges.keys().copied().collect();
+            let estimates: Vec<u64> = self.parts.keys().copied().collect();
             for id in estimates {
                 self.estimate(id);
             }
@@ -255,7 +280,7 @@ impl Ranges {
         let Some(Asked::Range { id, token: used }) = asked else {
             return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
         };
-        let range = self.ranges.get_mut(&id).expect("a range with a call in flight");
+        let range = self.parts.get_mut(&id).expect("a range with a call in flight");
         range.in_flight = false;
         let from = range.low.clone();
         let n = page.len();
@@ -280,7 +305,7 @@ impl Ranges {
             };
             let (mut a, mut b) = (keep.start, n);
             while a < b {
-                let m = (a + b) / 2;
+                let m = usize::midpoint(a, b);
                 if beyond(page.name(m)) { b = m } else { a = m + 1 }
             }
             keep.end = a;
@@ -331,7 +356,7 @@ impl Ranges {
             let parent = last.rfind('/').map_or("", |i| &last[..=i]);
             let (mut a, mut b) = (keep.start, keep.end);
             while a < b {
-                let m = (a + b) / 2;
+                let m = usize::midpoint(a, b);
                 if page.name(m) >= parent { b = m } else { a = m + 1 }
             }
             range.folder = (keep.end - a) as f64 + if a == keep.start { range.folder } else { 0.0 };
@@ -341,15 +366,15 @@ impl Ranges {
         if done {
             let nothing = first_answer && keep.is_empty();
             let doubt = range.doubt;
-            let gone = self.ranges.remove(&id).expect("just seen");
+            let gone = self.parts.remove(&id).expect("just seen");
             if nothing && let Some((_, left)) = self.order.range(..from.clone()).next_back() {
                 let left = *left;
-                if let Some(l) = self.ranges.get_mut(&left)
+                if let Some(l) = self.parts.get_mut(&left)
                     && l.end.as_deref() == Some(from.as_str())
                 {
                     let low = l.last.clone().unwrap_or_else(|| l.low.clone());
                     self.space.tried(&low, &from);
-                    let l = self.ranges.get_mut(&left).expect("seen");
+                    let l = self.parts.get_mut(&left).expect("seen");
                     l.doubt = l.doubt.max(doubt) + 1;
                     self.estimate(left);
                 }
@@ -377,18 +402,18 @@ impl Ranges {
     }
 
     fn estimate(&mut self, id: u64) {
-        let r = &self.ranges[&id];
+        let r = &self.parts[&id];
         if !r.answered {
             return;
         }
         let mass: f64 = self.gap_segments(r).iter().map(|s| s.mass).sum();
-        let r = self.ranges.get_mut(&id).expect("seen");
+        let r = self.parts.get_mut(&id).expect("seen");
         r.estimate = if mass.is_finite() { mass.clamp(self.page * 0.5, 1e12) } else { self.page };
     }
 
     /// After the first page: the next page's worth in small pieces, where the limit leaves room for them.
     fn start(&mut self, idle: usize) {
-        let Some((&id, r)) = self.ranges.first_key_value() else { return };
+        let Some((&id, r)) = self.parts.first_key_value() else { return };
         let Some(last) = r.last.clone() else { return };
         // Folders along the last name.
         let first = r.density.as_ref().map(|d| d.first.clone()).unwrap_or_default();
@@ -419,7 +444,7 @@ impl Ranges {
         self.delims = delims;
         let pieces = room.min(7);
         if pieces >= 2 {
-            let mut segments = self.gap_segments(&self.ranges[&id]);
+            let mut segments = self.gap_segments(&self.parts[&id]);
             let total: f64 = segments.iter().map(|s| s.mass).sum();
             let mut upto = 0.0;
             let sure: f64 = segments.iter().filter(|s| s.sure).map(|s| s.mass).sum();
@@ -456,12 +481,12 @@ impl Ranges {
 
     fn steal(&mut self, free: usize, limit: usize) {
         let mut free = free;
-        let total: f64 = self.ranges.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum();
+        let total: f64 = self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum();
         let fair = (total / limit as f64).max(self.page * 0.92);
         while free > 0 {
             let flying = |r: &Range| if r.in_flight { self.page } else { 0.0 };
             let Some((&id, r)) = self
-                .ranges
+                .parts
                 .iter()
                 .filter(|(_, r)| !r.stuck && r.empty == 0 && (r.answered || self.known))
                 .max_by(|a, b| (a.1.estimate - flying(a.1)).total_cmp(&(b.1.estimate - flying(b.1))))
@@ -491,7 +516,7 @@ impl Ranges {
             let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
             let made = self.cut(id, &segments, &targets, self.page * 0.3, self.page * 0.5);
             self.space.eager = false;
-            let r = self.ranges.get_mut(&id).expect("seen");
+            let r = self.parts.get_mut(&id).expect("seen");
             if made == 0 {
                 r.stuck = true;
             }
@@ -501,7 +526,7 @@ impl Ranges {
 
     /// Cuts a range at up to the given masses from its low end. Answers how many pieces that made.
     fn cut(&mut self, id: u64, segments: &[Segment], targets: &[f64], fine: f64, least: f64) -> usize {
-        let r = &self.ranges[&id];
+        let r = &self.parts[&id];
         let low = r.last.clone().unwrap_or_else(|| r.low.clone());
         let end = r.end.clone();
         let mut cuts: Vec<(String, f64)> = vec![];
@@ -517,6 +542,8 @@ impl Ranges {
             if targets.len() > 1 { targets[1] - targets[0] } else { upto - targets.first().copied().unwrap_or(0.0) };
         let (mut at, mut sum, mut guesses) = (0, 0.0, (usize::MAX, 0));
         let mut all_guesses = 0;
+        // Few pages are no ground for many guesses.
+        let most_guesses = (4 + self.full).min(12).min(self.allowance().max(1) as u64);
         for &t in targets {
             // A folder's begin is a real name: better than a guess nearby.
             let near = borders.partition_point(|b| b.0 < t);
@@ -545,7 +572,7 @@ impl Ranges {
                     guesses = (at, 0);
                 }
                 guesses.1 += 1;
-                if guesses.1 > 2 || all_guesses >= 12 {
+                if guesses.1 > 2 || all_guesses >= most_guesses {
                     continue;
                 }
                 all_guesses += 1;
@@ -576,7 +603,7 @@ impl Ranges {
         }
         let total: f64 = segments.iter().map(|s| s.mass).sum();
         let doubt = r.doubt;
-        let r = self.ranges.get_mut(&id).expect("seen");
+        let r = self.parts.get_mut(&id).expect("seen");
         r.end = Some(cuts[0].0.clone());
         r.estimate = cuts[0].1.max(self.page * 0.3);
         r.doubt = 0;

@@ -27,7 +27,7 @@ use std::cmp::Ordering;
 use super::Entry;
 use crate::store::StorageClass;
 
-/// Records in a chunk. More bring nearly nothing: at this number what a chunk has once is 0.02 bytes an object.
+/// Records in a chunk. More bring nearly nothing: at this number what a chunk has once is 0.04 bytes an object.
 pub(super) const CHUNK: usize = 4_096;
 
 /// Why a chunk may be relied on that doesn't come out of a file.

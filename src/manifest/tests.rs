@@ -58,6 +58,12 @@ fn labels_are_sorted_as_folders_are_and_not_as_paths() {
 }
 
 #[test]
+fn slashes_alone_are_no_folder() {
+    let manifest = manifest(&["p//", "p///"].map(|name| object(name, 1)));
+    assert!(manifest.labels().is_empty() && all(&manifest).iter().all(|entry| entry.label.is_none()));
+}
+
+#[test]
 fn a_name_that_ends_in_a_slash_and_holds_bytes_is_a_sample() {
     assert_eq!(manifest(&[object("p/x/", 3)]).len(), 1);
 }

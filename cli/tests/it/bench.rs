@@ -156,3 +156,30 @@ pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     bytes.into_inner()
 }
+
+#[test]
+fn a_saved_manifest_takes_the_place_of_a_listing() {
+    let emulator = Emulator::builder().virtual_namespace(virtuals("many:n=500,pattern=hex,size=70")).start().unwrap();
+    let file = std::env::temp_dir().join(format!("dataflux-bench-{}.dfm", std::process::id()));
+    let path = file.to_str().unwrap();
+    dataflux(&emulator, &["ls", "gs://many", "--samples", "--save", path]).expect(0);
+    let listed = dataflux(&emulator, &["bench", "gs://many", "--json", "--strategy", "direct"]).json();
+    let before = emulator.stats().list;
+    let options = ["bench", "gs://many", "--json", "--strategy", "direct", "--manifest", path];
+    let loaded = dataflux(&emulator, &options).json();
+    assert_eq!(loaded["order_digest"], listed["order_digest"]);
+    assert_eq!((loaded["verified"].as_u64(), loaded["ops"]["list"].as_u64()), (Some(500), Some(0)));
+    assert!(emulator.stats().list <= before + 1, "only temporaries are looked for at the end");
+    let other = dataflux(&emulator, &["bench", "gs://many/a", "--manifest", path]).expect(2);
+    assert!(other.stderr.contains("gs://many/") && other.stderr.contains(path), "{}", other.stderr);
+    dataflux(&emulator, &["bench", "gs://many", "--manifest", path, "--include", "*"]).expect(2);
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn filters_choose_the_samples() {
+    let emulator = Emulator::builder().virtual_namespace(virtuals("many:n=500,pattern=hex,size=70")).start().unwrap();
+    let left = dataflux(&emulator, &["bench", "gs://many", "--json", "--include", "[0-7]*", "--strategy", "direct"]);
+    let samples = left.json()["samples"].as_u64().unwrap();
+    assert_eq!(samples, emulator.names("many").iter().filter(|name| name.as_bytes()[0] < b'8').count() as u64);
+}

@@ -1,0 +1,295 @@
+//! Where in a name a character stands, and which characters come there.
+use std::hash::{BuildHasherDefault, Hasher};
+
+pub(super) type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Mix>>;
+
+/// Keys are small and made here: no defence against chosen ones is wanted.
+#[derive(Default, Debug)]
+pub(super) struct Mix(u64);
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u32(u32::from(*b));
+        }
+    }
+    fn write_u8(&mut self, n: u8) {
+        self.write_u32(u32::from(n));
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.0 = (self.0.rotate_left(5) ^ u64::from(n)).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+}
+
+/// Where in a name a character stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub(super) struct Place {
+    pub slash: u8,
+    pub token: u8,
+    pub offset: u8,
+    pub before: u32,
+    pub plain: bool,
+}
+
+const BLOCK: u32 = 0x20_0000;
+pub(super) const ANY: u32 = 0x30_0000;
+
+pub(super) fn separates(c: char) -> bool {
+    c.is_ascii() && !c.is_ascii_alphanumeric()
+}
+
+impl Place {
+    pub(super) fn after(self, c: char) -> Self {
+        let before = c as u32;
+        if c == '/' {
+            Self { slash: self.slash.saturating_add(1), token: 0, offset: 0, before, ..self }
+        } else if !self.plain && separates(c) {
+            Self { token: self.token.saturating_add(1), offset: 0, before, ..self }
+        } else {
+            Self { offset: self.offset.saturating_add(1), before, ..self }
+        }
+    }
+    pub(super) fn same_token(self, o: Self) -> bool {
+        self.slash == o.slash && self.token == o.token
+    }
+    /// From the most to the least particular.
+    pub(super) fn keys(self) -> [Self; 3] {
+        let block = match char::from_u32(self.before) {
+            Some(c) if c.is_ascii() => class(c) as u32,
+            _ => 16 + (self.before >> 8),
+        };
+        [self, Self { before: BLOCK + block, ..self }, Self { before: ANY, ..self }]
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Digit,
+    Lower,
+    Upper,
+    Other,
+}
+fn class(c: char) -> Class {
+    match c {
+        '0'..='9' => Class::Digit,
+        'a'..='z' => Class::Lower,
+        'A'..='Z' => Class::Upper,
+        _ => Class::Other,
+    }
+}
+
+/// Characters `low..=high`, their weight together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub low: char,
+    pub high: char,
+    pub weight: f64,
+}
+
+/// Weight of all never-seen characters together, where they are only guessed at.
+pub(super) const EXTRA: f64 = 1.35;
+/// Places that are remembered: names that look like nothing at all must not fill the memory.
+pub(super) const MOST_PLACES: usize = 50_000;
+const MOST_SEEN: usize = 200;
+
+#[derive(Default, Debug, Clone)]
+pub(super) struct Alphabet {
+    pub seen: Vec<char>,
+    pub count: u32,
+    /// How often another child followed, and how often none did.
+    pub on: f64,
+    pub off: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Trust {
+    Sure,
+    Guess(f64),
+}
+
+fn next_char(c: char) -> Option<char> {
+    let n = c as u32 + 1;
+    char::from_u32(if n == 0xD800 { 0xE000 } else { n })
+}
+fn prev_char(c: char) -> Option<char> {
+    let n = (c as u32).checked_sub(1)?;
+    char::from_u32(if n == 0xDFFF { 0xD7FF } else { n })
+}
+
+impl Alphabet {
+    pub(super) fn learn(&mut self, c: char) {
+        self.count += 1;
+        if let Err(at) = self.seen.binary_search(&c)
+            && self.seen.len() < MOST_SEEN
+        {
+            self.seen.insert(at, c);
+        }
+    }
+    /// Spans of the whole alphabet in order. `also`: characters which must be taken as seen.
+    pub(super) fn spans(&self, also: Option<char>, letters: bool, plain: bool, trust: Trust, out: &mut Vec<Span>) {
+        out.clear();
+        let mut seen = std::borrow::Cow::Borrowed(&self.seen);
+        if let Some(c) = also
+            && let Err(at) = seen.binary_search(&c)
+        {
+            seen.to_mut().insert(at, c);
+        }
+        let (mut digit, mut upper, mut lower) = (false, false, false);
+        let mut beyond_f = false;
+        for &c in seen.iter() {
+            match class(c) {
+                Class::Digit => digit = true,
+                Class::Lower => {
+                    lower = true;
+                    beyond_f |= c > 'f';
+                }
+                Class::Upper => upper = true,
+                Class::Other => {}
+            }
+        }
+        let unsure_letters =
+            letters || trust != Trust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
+        let mut whole: Vec<(char, char)> = vec![];
+        if digit {
+            whole.push(('0', '9'));
+        }
+        if upper && unsure_letters {
+            whole.push(('A', 'Z'));
+        }
+        if lower && unsure_letters {
+            whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' }));
+        }
+        let extra = |low: Option<char>, high: Option<char>, out: &mut Vec<Span>| {
+            if let (Some(low), Some(high)) = (low, high)
+                && low <= high
+            {
+                let n = high as u32 - low as u32 + 1;
+                out.push(Span { low, high, weight: -f64::from(n) });
+            }
+        };
+        for (i, &c) in seen.iter().enumerate() {
+            let k = class(c);
+            let first = i == 0 || class(seen[i - 1]) != k;
+            if !plain
+                && k != Class::Other
+                && first
+                && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
+            {
+                extra(Some(low), prev_char(c), out);
+            }
+            out.push(Span { low: c, high: c, weight: 1.0 });
+            let next = seen.get(i + 1).copied();
+            if plain && c.is_ascii() {
+                // Any character may come: no class ends before the next seen.
+                extra(next_char(c), next.map_or(Some('~'), prev_char).min(Some('~')), out);
+            } else if let Some(n) = next
+                && class(n) == k
+                && (k != Class::Other || (!c.is_ascii() && !n.is_ascii()))
+            {
+                if let (Some(low), Some(high)) = (next_char(c), prev_char(n))
+                    && low <= high
+                {
+                    let count = f64::from(high as u32 - low as u32 + 1);
+                    out.push(Span {
+                        low,
+                        high,
+                        weight: if k == Class::Other && count > 1024.0 {
+                            2.0
+                        } else if self.count > 300 && c.is_ascii_alphabetic() {
+                            count * 0.05
+                        } else {
+                            count
+                        },
+                    });
+                }
+            } else if k != Class::Other
+                && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
+            {
+                extra(next_char(c), Some(high), out);
+            }
+        }
+        if let Some(&last) = seen.last()
+            && !last.is_ascii()
+        {
+            let end = match last as u32 {
+                0x4E00..=0x9FFF => 0x9FFF,
+                0xAC00..=0xD7A3 => 0xD7A3,
+                other => other | 0x7f,
+            };
+            extra(next_char(last), char::from_u32(end), out);
+        }
+        let each = match trust {
+            Trust::Sure if self.off >= 3.0 || self.count > 300 && self.seen.len() > 2 => 0.05,
+            Trust::Sure => 1.0,
+            Trust::Guess(each) => each,
+        };
+        for s in out {
+            if s.weight < 0.0 {
+                s.weight *= -each;
+            }
+        }
+    }
+}
+
+pub(super) fn scale(spans: &mut [Span], total: f64) {
+    let sum: f64 = spans.iter().map(|s| s.weight).sum();
+    if sum > 0.0 {
+        for s in spans {
+            s.weight *= total / sum;
+        }
+    }
+}
+
+/// Scales the weights so that they are `total` at most together.
+pub(super) fn most(spans: &mut [Span], total: f64) {
+    let sum: f64 = spans.iter().map(|s| s.weight).sum();
+    if sum > total {
+        for s in spans {
+            s.weight *= total / sum;
+        }
+    }
+}
+
+pub(super) fn position(spans: &[Span], c: char) -> (f64, f64) {
+    let mut before = 0.0;
+    for s in spans {
+        if c < s.low {
+            return (before, 0.0);
+        }
+        if c <= s.high {
+            let n = f64::from(s.high as u32 - s.low as u32 + 1);
+            return (before + s.weight * f64::from(c as u32 - s.low as u32) / n, s.weight / n);
+        }
+        before += s.weight;
+    }
+    (before, 0.0)
+}
+
+/// The spans strictly between.
+pub(super) fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> Vec<Span> {
+    let mut out = vec![];
+    for s in spans {
+        let low = match above {
+            Some(a) if a >= s.low => match next_char(a) {
+                Some(n) => n,
+                None => continue,
+            },
+            _ => s.low,
+        };
+        let high = match below {
+            Some(b) if b <= s.high => match prev_char(b) {
+                Some(n) => n,
+                None => continue,
+            },
+            _ => s.high,
+        };
+        if low > high {
+            continue;
+        }
+        let n = f64::from(s.high as u32 - s.low as u32 + 1);
+        out.push(Span { low, high, weight: s.weight * f64::from(high as u32 - low as u32 + 1) / n });
+    }
+    out
+}
