@@ -3,7 +3,7 @@
 //! A call is a task of the runtime, so that pages are parsed on all its threads. What a page means is decided by the one
 //! who polls [`Pages::next`]: no lock, no shared state.
 //!
-//! **Why it ends.** Each turn of the loop in [`Driver::next`] waits for a call that is under way, and each answer either
+//! **Why it ends.** Each call of [`Driver::next`] waits for a call that is under way, and each answer either
 //! moves its range forward, which happens once for each name at most, or is empty, of which only so many in a row are
 //! borne. [`Ranges::next`] gives a call whenever none is under way and names are left; if it ever didn't, that is an
 //! error and no wait.
@@ -293,7 +293,9 @@ impl Lister {
         let mut all = Objects::default();
         let mut pages: Vec<_> = pages.into_iter().filter(|page| !page.is_empty()).collect();
         pages.sort_by(|a, b| a.name(0).cmp(&b.name(0)));
-        pages.iter().for_each(|page| all.extend(page.iter()));
+        for page in &pages {
+            all.extend(page.iter());
+        }
         Ok(all)
     }
 }
@@ -388,38 +390,36 @@ pub(super) struct Driver<C> {
 
 impl<C: Calls> Driver<C> {
     pub(super) async fn next(&mut self) -> Result<Option<Page>, Stop> {
-        loop {
-            self.start();
-            if self.ranges.is_done() {
-                return Ok(None);
-            }
-            let Some((id, answer)) = self.calls.next().await else {
-                let error = Error::new(ErrorKind::Internal, "a listing has names left and nothing to ask for");
-                return Err(Stop::Failed(error.stage(Stage::List).object(&self.prefix)));
-            };
-            let page = answer.map_err(|error| Stop::Failed(error.stage(Stage::List)))?;
-            let (in_flight, limit) = (self.calls.under_way() + 1, self.pace.limit());
-            self.pace.done(self.started.elapsed(), page.objects.len() as u64, in_flight);
-            if self.pace.limit() != limit {
-                tracing::debug!(before = limit, now = self.pace.limit(), "list calls at once");
-            }
-            self.progress.calls.fetch_add(1, Ordering::Relaxed);
-            let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
-                Ok(kept) => kept,
-                Err(Lie::Nowhere { token }) => {
-                    let what = format!("nothing but empty pages, the last with token {token:?}");
-                    return Err(Stop::Failed(leads_nowhere(&self.prefix, &what)));
-                }
-                Err(Lie::Unsorted { before, name }) => {
-                    return Err(Stop::OutOfOrder(format!("{name:?} after {before:?}")));
-                }
-                Err(Lie::Offset { start, name }) => {
-                    return Err(Stop::OutOfOrder(format!("{name:?} of names from {start:?} on")));
-                }
-            };
-            self.progress.objects.fetch_add(kept.len() as u64, Ordering::Relaxed);
-            return Ok(Some(Page { objects: page.objects, kept, part: (from, to) }));
+        self.start();
+        if self.ranges.is_done() {
+            return Ok(None);
         }
+        let Some((id, answer)) = self.calls.next().await else {
+            let error = Error::new(ErrorKind::Internal, "a listing has names left and nothing to ask for");
+            return Err(Stop::Failed(error.stage(Stage::List).object(&self.prefix)));
+        };
+        let page = answer.map_err(|error| Stop::Failed(error.stage(Stage::List)))?;
+        let (in_flight, limit) = (self.calls.under_way() + 1, self.pace.limit());
+        self.pace.done(self.started.elapsed(), page.objects.len() as u64, in_flight);
+        if self.pace.limit() != limit {
+            tracing::debug!(before = limit, now = self.pace.limit(), "list calls at once");
+        }
+        self.progress.calls.fetch_add(1, Ordering::Relaxed);
+        let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
+            Ok(kept) => kept,
+            Err(Lie::Nowhere { token }) => {
+                let what = format!("nothing but empty pages, the last with token {token:?}");
+                return Err(Stop::Failed(leads_nowhere(&self.prefix, &what)));
+            }
+            Err(Lie::Unsorted { before, name }) => {
+                return Err(Stop::OutOfOrder(format!("{name:?} after {before:?}")));
+            }
+            Err(Lie::Offset { start, name }) => {
+                return Err(Stop::OutOfOrder(format!("{name:?} of names from {start:?} on")));
+            }
+        };
+        self.progress.objects.fetch_add(kept.len() as u64, Ordering::Relaxed);
+        Ok(Some(Page { objects: page.objects, kept, part: (from, to) }))
     }
 
     /// Starts the calls that may be under way now and are not.
