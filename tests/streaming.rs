@@ -25,11 +25,13 @@ use tokio::sync::Semaphore;
 struct Gated {
     inner: MemoryStore,
     gate: Arc<Semaphore>,
+    /// Whether pages come last name first.
+    backwards: bool,
 }
 
 impl Gated {
     fn new(inner: MemoryStore, calls: usize) -> Self {
-        Self { inner, gate: Arc::new(Semaphore::new(calls)) }
+        Self { inner, gate: Arc::new(Semaphore::new(calls)), backwards: false }
     }
 
     /// Whether a client, a call or a task still holds a clone.
@@ -42,7 +44,12 @@ impl Gated {
 impl Store for Gated {
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
         self.gate.acquire().await.unwrap().forget();
-        self.inner.list(request, attempt).await
+        let mut page = self.inner.list(request, attempt).await?;
+        if self.backwards {
+            let objects: Vec<_> = page.objects.iter().collect();
+            page.objects = objects.into_iter().rev().collect();
+        }
+        Ok(page)
     }
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
         self.inner.bucket_info(bucket, attempt).await
@@ -349,6 +356,17 @@ fn labels_out_of_order_are_an_error() {
 }
 
 #[test]
+fn a_server_without_an_order_is_an_error() {
+    without_hanging(|| {
+        let store = Gated { backwards: true, ..Gated::new(filled(100), 1_000) };
+        assert_eq!(open(store.clone(), false).unwrap().len(), 100);
+        let error = open(store, true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert!(error.to_string().contains("without streaming"), "{error}");
+    });
+}
+
+#[test]
 fn a_state_holds_whether_it_was_taken_while_listing_or_not() {
     without_hanging(|| {
         let store = filled(5_000);
@@ -359,7 +377,9 @@ fn a_state_holds_whether_it_was_taken_while_listing_or_not() {
         let straight = whole(&loader(false).build().unwrap(), 2);
         for streaming in [false, true] {
             let mut epoch = loader(streaming).build().unwrap().epoch(2).unwrap();
-            assert_eq!(epoch.by_ref().take(7).filter(Result::is_ok).count(), 7);
+            for _ in 0..7 {
+                epoch.next().unwrap().unwrap();
+            }
             let state = epoch.state();
             assert_eq!((state.window, state.seed, state.position), (Some(1_000), Some(9), 2_100));
             let json = serde_json::to_string(&state).unwrap();

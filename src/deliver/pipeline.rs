@@ -68,10 +68,9 @@ impl Course {
                 let order = self.shuffle.order(manifest, positions, self.epoch);
                 return Ok(Some((order.ids(span.positions).collect(), span.end)));
             }
-            match known {
-                Known::All(_) => return Ok(None),
-                Known::AtLeast(samples) if manifest.wait_beyond(samples, &called_off)? => {}
-                Known::AtLeast(_) => return Ok(None),
+            let Known::AtLeast(samples) = known else { return Ok(None) };
+            if !manifest.wait_beyond(samples, &called_off)? {
+                return Ok(None);
             }
         }
     }

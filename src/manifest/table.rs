@@ -48,7 +48,7 @@ const BUCKETS: usize = 40;
 
 /// Chunks that are only ever added. None is moved for another, so that readers need no lock while it grows.
 #[derive(Debug)]
-struct Grown([OnceLock<Box<[Slot]>>; BUCKETS]);
+struct Grown(Box<[OnceLock<Box<[Slot]>>]>);
 
 impl Grown {
     /// Bucket and place in it.
@@ -78,7 +78,7 @@ thread_local! {
 impl Table {
     /// A table without a row, to be added to.
     pub(super) fn empty() -> Self {
-        Self { rows: AtomicU64::new(0), chunks: Chunks::Owned(Grown([const { OnceLock::new() }; BUCKETS])) }
+        Self { rows: AtomicU64::new(0), chunks: Chunks::Owned(Grown((0..BUCKETS).map(|_| OnceLock::new()).collect())) }
     }
 
     /// `None` where a chunk is none.

@@ -38,7 +38,9 @@ impl Permutation {
         let mut keys = [0; ROUNDS];
         for (block, keys) in keys.chunks_mut(4).enumerate() {
             let mut context = Context::new(&SHA256);
-            keyed_by.iter().for_each(|bytes| context.update(bytes));
+            for bytes in keyed_by {
+                context.update(bytes);
+            }
             context.update(&seed.to_le_bytes());
             context.update(&epoch.to_le_bytes());
             context.update(&[block as u8]);
