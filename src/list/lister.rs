@@ -3,7 +3,7 @@
 //! A call is a task of the runtime, so that pages are parsed on all its threads. What a page means is decided by the one
 //! who polls [`Pages::next`]: no lock, no shared state.
 //!
-//! **Why it ends.** Each call of [`Driver::next`] waits for a call that is under way, and each answer either
+//! **Why it ends.** Each [`Driver::next`] waits for a call that is under way, and each answer either
 //! moves its range forward, which happens once for each name at most, or is empty, of which only so many in a row are
 //! borne. [`Ranges::next`] gives a call whenever none is under way and names are left; if it ever didn't, that is an
 //! error and no wait.
@@ -392,6 +392,8 @@ impl<C: Calls> Driver<C> {
     pub(super) async fn next(&mut self) -> Result<Option<Page>, Stop> {
         self.start();
         if self.ranges.is_done() {
+            // What is still under way is about folders, of which nobody needs to know any more.
+            self.progress.in_flight.store(0, Ordering::Relaxed);
             return Ok(None);
         }
         let Some((id, answer)) = self.calls.next().await else {
