@@ -171,7 +171,10 @@ impl<B> Drop for Batches<B> {
 }
 
 fn of_manifest(state: &State, manifest: &Manifest) -> State {
-    State { manifest: manifest.digest().to_string(), ..state.clone() }
+    // The digest of what came before a failure would look like that of other data.
+    let digest =
+        manifest.complete().map_or_else(|_| "none: its listing failed".to_owned(), |()| manifest.digest().to_string());
+    State { manifest: digest, ..state.clone() }
 }
 
 /// The batches of one epoch, in order, for asynchronous code.

@@ -10,7 +10,7 @@ use crate::fetch::Fetcher;
 use crate::io::Io;
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
-use crate::manifest::{Manifest, ManifestBuilder};
+use crate::manifest::{Known, Manifest, ManifestBuilder};
 use crate::plan::{Group, Method, Slice, cold_notice};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, Client, GcsConfig, GcsStore};
@@ -175,8 +175,11 @@ impl DatasetBuilder {
     /// [manifest](DatafluxDataset::manifest), and the [state](super::Batches::state) of an epoch. A listing that fails is
     /// the error of an epoch that comes so far, and of [`Manifest::complete`]; so is a server that doesn't keep to the
     /// order of names, or a prefix whose folders don't come in theirs, as `a-b/` and `a/`, of which each is known by its
-    /// number at once. The listing stops when the last handle of the data set, its loaders and its manifest is gone.
-    /// Not with an [`inventory`](Self::inventory).
+    /// number at once. The listing stops when the last handle of the data set, its loaders, its manifest and its samples
+    /// is gone. Not with an [`inventory`](Self::inventory).
+    ///
+    /// Samples become known 4,096 at a time, and a window when all of it is. Ranks that each list for themselves may see
+    /// different data where somebody writes meanwhile: give those of one run one saved manifest instead.
     pub fn streaming(mut self, streaming: bool) -> Self {
         self.streaming = streaming;
         self
@@ -214,7 +217,10 @@ impl DatasetBuilder {
         let manifest = manifest.into();
         Io::shared()?.run(async move {
             let bucket = client.bucket_info(&manifest.prefix().bucket).await?;
-            notice_cold(&manifest);
+            // One that is still growing tells when it is whole, and to wait for that here would hold up the listing.
+            if let Known::All(_) = manifest.known() {
+                notice_cold(&manifest);
+            }
             Ok(dataset(client, manifest, bucket))
         })
     }
@@ -295,7 +301,8 @@ impl<D> DatafluxDataset<D> {
         DatafluxDataset { source: self.source, decode: Arc::new(decode) }
     }
 
-    /// Number of samples, at least 1. Waits for the end of the listing.
+    /// Number of samples, at least 1. Waits for the end of the listing; of one that failed, how many it came to, so ask
+    /// [`Manifest::complete`] where that matters.
     #[expect(clippy::len_without_is_empty, reason = "a data set is never empty")]
     pub fn len(&self) -> u64 {
         self.source.manifest.len()

@@ -181,7 +181,7 @@ impl Lister {
             pace: Pace::new(self.concurrency, Duration::ZERO),
             calls: Tasks { client: self.client.clone(), under_way: JoinSet::new() },
             metrics: Arc::clone(self.client.metrics()),
-            refused: self.client.metrics().refused.load(Ordering::Relaxed),
+            refused: self.client.metrics().list_refused.load(Ordering::Relaxed),
             progress: self.progress,
             prefix: self.prefix,
             request,
@@ -261,6 +261,8 @@ impl Lister {
                     parts.push(part, made);
                     while let Some(made) = parts.next() {
                         take(made)?;
+                        // Much may have waited for this one part; others want this thread, too.
+                        tokio::task::yield_now().await;
                     }
                 }
                 page = pages.next(), if listed.is_none() && making.len() < most => match page {
@@ -323,7 +325,7 @@ impl Pages {
                 .stage(Stage::List)
                 .object(&self.0.prefix)
                 .mismatch("names in byte order, from startOffset on", lie)
-                .hint("list it as a whole: without streaming"),
+                .hint("Lister::collect lists it one page after another; so does a data set without streaming"),
         })
     }
 }
@@ -373,6 +375,12 @@ impl Calls for Tasks {
     }
 }
 
+impl<C> Drop for Driver<C> {
+    fn drop(&mut self) {
+        self.progress.in_flight.store(0, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Driver<C> {
     pub(super) ranges: Ranges,
@@ -393,7 +401,6 @@ impl<C: Calls> Driver<C> {
         self.start();
         if self.ranges.is_done() {
             // What is still under way is about folders, of which nobody needs to know any more.
-            self.progress.in_flight.store(0, Ordering::Relaxed);
             return Ok(None);
         }
         let Some((id, answer)) = self.calls.next().await else {
@@ -426,7 +433,7 @@ impl<C: Calls> Driver<C> {
 
     /// Starts the calls that may be under way now and are not.
     fn start(&mut self) {
-        let refused = self.metrics.refused.load(Ordering::Relaxed);
+        let refused = self.metrics.list_refused.load(Ordering::Relaxed);
         if refused > self.refused {
             self.pace.refused(self.started.elapsed(), (refused - self.refused) as usize);
             self.refused = refused;

@@ -295,6 +295,11 @@ impl Streamed {
 
     fn end(&mut self, failed: Option<Error>) {
         let Some(mut sink) = self.sink.take() else { return };
+        // Should one of the next lines panic, those who wait for the end must hear of it all the same.
+        let _last = LastWord(Arc::clone(&sink.growth));
+        if std::thread::panicking() {
+            return;
+        }
         let flushed = sink.flush();
         let nothing = (sink.objects == 0).then(|| of_nothing(&sink.prefix, &self.left_out));
         sink.end(self.left_out, failed.or(flushed.err()).or(nothing));
@@ -305,6 +310,24 @@ impl Drop for Streamed {
     fn drop(&mut self) {
         let message = "the task that lists ended before the listing did";
         self.end(Some(Error::new(ErrorKind::Internal, message).stage(Stage::List)));
+    }
+}
+
+/// Ends what nobody has ended.
+struct LastWord(Arc<Growth>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if self.0.ended().is_none() {
+            let error = Error::new(ErrorKind::Internal, "a task that makes a manifest panicked").stage(Stage::Manifest);
+            self.0.end(End {
+                labels: LabelsWriter::default().finish(),
+                left_out: LeftOut::default(),
+                classes: [(0, 0); CLASSES.len()],
+                digest: ObjectsDigest::default().finish(),
+                failed: Some(error.hint("its panic message is on stderr; please report it")),
+            });
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod file;
 mod growth;
 mod table;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -107,13 +108,19 @@ pub struct ClassTotal {
 /// That of a data set that is [streaming](crate::DatasetBuilder::streaming) grows until the listing ends. What only the
 /// end tells, such as [`len`](Self::len), [`digest`](Self::digest) and [`labels`](Self::labels), blocks until then. Of a
 /// listing that failed all this tells what came before it did, and [`complete`](Self::complete) says why.
-#[derive(Debug)]
 pub struct Manifest {
     prefix: Prefix,
     growth: Arc<Growth>,
     _listing: Option<Listing>,
     /// Where it was loaded from.
     file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { prefix, file, .. } = self;
+        f.debug_struct("Manifest").field("prefix", prefix).field("known", &self.known()).field("file", file).finish()
+    }
 }
 
 /// A listing under way, which dropping this stops.
@@ -235,7 +242,8 @@ impl Manifest {
         Ok(is_there() || (self.growth.wait_beyond(index, || false)? && is_there()))
     }
 
-    /// All objects in byte order of names.
+    /// All objects in byte order of names. Waits for the end of the listing; where that failed, its error comes after the
+    /// last object that was listed.
     pub fn entries(&self) -> Entries<'_> {
         self.entries_from(0)
     }
@@ -317,6 +325,7 @@ impl Entries<'_> {
     #[expect(clippy::should_implement_trait, reason = "what it gives borrows from it, as no iterator allows")]
     pub fn next(&mut self) -> Result<Option<EntryRef<'_>>> {
         if self.cursor.is_at_end() {
+            self.manifest.complete()?;
             return Ok(None);
         }
         let (manifest, index) = (self.manifest, self.cursor.index());

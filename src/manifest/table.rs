@@ -65,7 +65,7 @@ impl Grown {
     /// `None` where the slot is taken.
     fn set(&self, chunk: usize, layout: Layout, bytes: Box<[u8]>) -> Option<()> {
         let (bucket, place) = Self::place(chunk);
-        let slots = self.0.get(bucket)?.get_or_init(|| (0..1 << bucket).map(|_| Slot::new()).collect());
+        let slots = self.0.get(bucket)?.get_or_init(|| (0..1_usize << bucket).map(|_| Slot::new()).collect());
         slots.get(place)?.set((layout, bytes)).ok()
     }
 }

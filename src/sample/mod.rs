@@ -232,9 +232,6 @@ pub struct State {
     pub manifest: String,
     /// The seed, where the order is shuffled.
     pub seed: Option<u64>,
-    /// Samples in a window, where each is shuffled within itself; since version 2.
-    #[serde(default)]
-    pub window: Option<u64>,
     /// The epoch this is in.
     pub epoch: u64,
     /// Samples of this epoch delivered, over all ranks.
@@ -243,10 +240,13 @@ pub struct State {
     pub batch_size: usize,
     /// Whether a last batch that isn't full is dropped.
     pub drop_last: bool,
+    /// Samples in a window, where each is shuffled within itself; since version 2.
+    #[serde(default)]
+    pub window: Option<u64>,
 }
 
 impl State {
-    /// The version this crate writes. It reads version 1, too.
+    /// The version this crate writes. It reads version 1, too, in formats that name their fields, such as JSON.
     pub const VERSION: u32 = 2;
 
     /// Refuses a state of another format, another manifest, or a place that isn't there.

@@ -123,7 +123,12 @@ impl Client {
                     }
                     return Ok(page);
                 }
-                Err(error) => call.recover(error, &BucketUri(&request.bucket)).await?,
+                Err(error) => {
+                    if error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503) {
+                        count(&self.metrics.list_refused);
+                    }
+                    call.recover(error, &BucketUri(&request.bucket)).await?;
+                }
             }
         }
     }
@@ -420,9 +425,6 @@ impl<'a> Call<'a> {
     async fn recover(&mut self, error: Error, about: &(dyn fmt::Display + Sync)) -> Result<()> {
         let error = error.object(about);
         let failure = Failure::of(&error, self.idempotent);
-        if error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503) {
-            count(&self.client.metrics.refused);
-        }
         self.refusals += u32::from(failure.token_refused);
         match self.client.retry.decide(&failure, self.tries, self.refusals, self.left(), rand::random()) {
             Decision::Wait(wait) => {
