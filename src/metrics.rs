@@ -67,7 +67,8 @@ counters! {
     bucket,
     /// Attempts beyond the first of their call; also counted by their kind above.
     retries,
-    /// Listing attempts that the service refused because there were too many (429), or could not serve for now (503).
+    /// Listing calls whose first attempt the service refused because there were too many (429), or could not serve for now
+    /// (503).
     list_refused,
     /// Bytes of bodies received, those thrown away included; headers and listings are not.
     bytes_received,

@@ -32,11 +32,38 @@ struct Odd {
     ignores_start: bool,
     ignores_end: bool,
     ignores_delimiter: bool,
+    ignores_prefix: bool,
+    /// Refuses the delimiter.
+    no_delimiter: bool,
+    /// One token in so many is refused; 0 for none.
+    expires: u64,
+    /// Each page begins with the last name of the one before, under tokens that are always new.
+    repeats: bool,
     backwards: bool,
+    /// Answers so many calls and then none; 0 for no end.
+    silent_after: u64,
+    /// Calls under way.
+    live: Arc<AtomicU64>,
     /// One try in so many fails; 0 for none.
     fails: u64,
     seed: u64,
     calls: Arc<AtomicU64>,
+}
+
+/// A call under way.
+struct Live(Arc<AtomicU64>);
+
+impl Live {
+    fn new(live: &Arc<AtomicU64>) -> Self {
+        live.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(live))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// SplitMix64: the same oddities for the same seed.
@@ -47,6 +74,10 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+fn object(name: &String) -> ObjectRef<'_> {
+    ObjectRef { name, generation: 1, ..ObjectRef::default() }
+}
+
 fn unused() -> Error {
     Error::new(ErrorKind::Internal, "a listing has no need of this")
 }
@@ -55,13 +86,26 @@ fn unused() -> Error {
 impl Store for Odd {
     async fn list(&self, request: &ListRequest, _: &Attempt) -> Result<ListPage> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let _live = Live::new(&self.live);
+        if self.silent_after > 0 && call >= self.silent_after {
+            std::future::pending::<()>().await;
+        }
         let random = |what: u64| mix(self.seed ^ mix(call ^ mix(what)));
         tokio::time::sleep(Duration::from_millis(random(0) % 100)).await;
         if self.fails > 0 && random(1).is_multiple_of(self.fails) {
             let kind = if random(2) & 1 == 0 { ErrorKind::Unavailable } else { ErrorKind::RateLimited };
             return Err(Error::new(kind, "a bad day"));
         }
-        let prefix = &*request.prefix;
+        if request.page_token.is_some() && self.expires > 0 && random(5).is_multiple_of(self.expires) {
+            return Err(Error::new(ErrorKind::Protocol, "the token has expired").status(400));
+        }
+        if request.delimiter.is_some() && self.no_delimiter {
+            return Err(Error::new(ErrorKind::Protocol, "what is a delimiter?").status(400));
+        }
+        for text in [&request.start_offset, &request.end_offset].into_iter().flatten() {
+            assert!(text.len() <= 1_024 && !text.contains(['\r', '\n']), "no name can be {text:?}");
+        }
+        let prefix = if self.ignores_prefix { "" } else { &*request.prefix };
         let start = request.start_offset.as_deref().filter(|_| !self.ignores_start).unwrap_or_default().max(prefix);
         let end = request.end_offset.as_deref().filter(|_| !self.ignores_end);
         let after = request.page_token.as_deref();
@@ -81,6 +125,11 @@ impl Store for Odd {
             page.next_page_token = Some(after.map_or_else(|| " ".to_owned(), str::to_owned));
             // A token that has been there twice would be a server that leads nowhere.
             page.next_page_token.as_mut().unwrap().push('\r');
+            return Ok(page);
+        }
+        if self.repeats {
+            page.objects = self.names[..cap].iter().map(|name| object(name)).collect();
+            page.next_page_token = Some(call.to_string());
             return Ok(page);
         }
         let after = after.map(|token| token.trim_end_matches('\r')).filter(|token| *token != " ");
@@ -117,7 +166,7 @@ impl Store for Odd {
         if self.backwards {
             listed.reverse();
         }
-        page.objects = listed.iter().map(|name| ObjectRef { name, generation: 1, ..ObjectRef::default() }).collect();
+        page.objects = listed.into_iter().map(object).collect();
         Ok(page)
     }
 
@@ -202,7 +251,7 @@ proptest! {
         prefix in prop_oneof![6 => Just(String::new()), 1 => "[ab]", 1 => Just("n0".to_owned()), 1 => Just("x/x/".to_owned())],
         (page_size, concurrency) in (prop_oneof![1u32..5, 5u32..60, Just(5_000)], 1usize..70),
         (cap, short, empty, fails) in (prop_oneof![3 => Just(0usize), 1 => 1usize..20], any::<bool>(), prop_oneof![Just(0u64), 2u64..9], prop_oneof![Just(0u64), Just(20)]),
-        odd in prop_oneof![8 => Just(0), 1 => 1..6],
+        odd in prop_oneof![8 => Just(0), 2 => 1..9],
         (known, seed) in (any::<bool>(), any::<u64>()),
     ) {
         let mut server = Odd { cap, short, empty, fails, seed, ..Odd::new(names) };
@@ -212,6 +261,9 @@ proptest! {
             3 => server.ignores_end = true,
             4 => server.ignores_delimiter = true,
             5 => server.backwards = true,
+            6 => server.ignores_prefix = true,
+            7 => server.no_delimiter = true,
+            8 => server.expires = 20,
             _ => {}
         }
         let cuts: Vec<_> = server.names.iter().step_by(7).map(|name| (name.clone(), 7)).collect();
@@ -228,6 +280,30 @@ fn a_server_that_leads_nowhere_is_left() {
     let error = server.listed("", 10, 8, Vec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);
     assert!(error.to_string().contains("gs://bucket/") && error.to_string().contains("lead nowhere"), "{error}");
+}
+
+#[test]
+fn pages_that_repeat_under_new_tokens_end() {
+    let names = (0..50).map(|n| format!("{n:03}"));
+    let server = Odd { repeats: true, ..Odd::new(names) };
+    let error = server.listed("", 10, 8, Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("lead nowhere"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dropped_listing_drops_its_calls() {
+    let server = Odd { silent_after: 4, ..Odd::new((0..10_000).map(|n| format!("{n:05}"))) };
+    let live = Arc::clone(&server.live);
+    let mut pages = Lister::new(&Client::new(Arc::new(server)), "gs://bucket/".parse().unwrap()).page_size(10).pages();
+    for _ in 0..4 {
+        pages.next().await.unwrap();
+    }
+    let waiting = tokio::time::timeout(Duration::from_millis(50), pages.next()).await;
+    assert!(waiting.is_err() && live.load(Ordering::SeqCst) > 1, "calls are under way");
+    drop(pages);
+    while live.load(Ordering::SeqCst) > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 const PATTERNS: [&str; 6] = ["sequence", "unpadded", "hex", "folders", "dates", "pairs"];

@@ -39,10 +39,10 @@ impl Calls for Threads {
         self.under_way
     }
 
-    fn next(&mut self) -> impl Future<Output = Option<(CallId, Result<ListPage>)>> {
+    fn next(&mut self) -> impl Future<Output = Option<Result<(CallId, Result<ListPage>)>>> {
         let answer = (self.under_way > 0).then(|| self.answers.1.recv().expect("the driver has a sender, too"));
         self.under_way -= usize::from(answer.is_some());
-        std::future::ready(answer)
+        std::future::ready(answer.map(Ok))
     }
 }
 

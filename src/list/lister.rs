@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::in_order::InOrder;
-use super::ranges::{CallId, Kept, Lie, Ranges};
+use super::ranges::{CallId, Kept, Lie, MOST_EMPTY, Ranges};
 use super::{PAGE_SIZE, Prefix};
 use crate::metrics::Metrics;
 use crate::store::{Client, Fields, ListPage, ListRequest, ObjectRef, Objects, Pace};
@@ -32,9 +32,8 @@ pub const CONCURRENCY: usize = 256;
 /// Pages that wait to be worked on, for each thread that does it: enough to keep it busy, few megabytes.
 const WAITING: usize = 4;
 
-/// Empty pages in a row after which a listing is taken to lead nowhere. The service sends a few where many objects were
-/// deleted or filtered out.
-pub(super) const MOST_EMPTY: u32 = 10_000;
+/// Pages in a row that bring nothing but names that were there before, after which a listing is taken to lead nowhere.
+const MOST_STALE: u32 = 100;
 
 /// Lists the objects below a prefix by many calls at once, each name once, whatever the server does about pages.
 ///
@@ -347,7 +346,7 @@ pub(super) trait Calls {
     fn under_way(&self) -> usize;
 
     /// The next answer, in any order; `None` if no call is under way.
-    fn next(&mut self) -> impl Future<Output = Option<(CallId, Result<ListPage>)>> + Send;
+    fn next(&mut self) -> impl Future<Output = Option<Result<(CallId, Result<ListPage>)>>> + Send;
 }
 
 /// Calls as tasks, which dropping this stops.
@@ -367,11 +366,8 @@ impl Calls for Tasks {
         self.under_way.len()
     }
 
-    async fn next(&mut self) -> Option<(CallId, Result<ListPage>)> {
-        match self.under_way.join_next().await? {
-            Ok(answer) => Some(answer),
-            Err(error) => Some((CallId::default(), Err(panicked(error)))),
-        }
+    async fn next(&mut self) -> Option<Result<(CallId, Result<ListPage>)>> {
+        Some(self.under_way.join_next().await?.map_err(panicked))
     }
 }
 
@@ -403,11 +399,22 @@ impl<C: Calls> Driver<C> {
             // What is still under way is about folders, of which nobody needs to know any more.
             return Ok(None);
         }
-        let Some((id, answer)) = self.calls.next().await else {
-            let error = Error::new(ErrorKind::Internal, "a listing has names left and nothing to ask for");
-            return Err(Stop::Failed(error.stage(Stage::List).object(&self.prefix)));
+        let (id, page) = loop {
+            let Some(answer) = self.calls.next().await else {
+                let error = Error::new(ErrorKind::Internal, "a listing has names left and nothing to ask for");
+                return Err(Stop::Failed(error.stage(Stage::List).object(&self.prefix)));
+            };
+            let (id, answer) = answer.map_err(Stop::Failed)?;
+            match answer {
+                Ok(page) => break (id, page),
+                // A token may have expired, or be of a server that has been replaced; 410 says so, and 400.
+                Err(error) if self.ranges.failed(id, matches!(error.http_status(), Some(400 | 404 | 410))) => {
+                    tracing::debug!(%error, "listing on without this call");
+                    self.start();
+                }
+                Err(error) => return Err(Stop::Failed(error.stage(Stage::List))),
+            }
         };
-        let page = answer.map_err(|error| Stop::Failed(error.stage(Stage::List)))?;
         let (in_flight, limit) = (self.calls.under_way() + 1, self.pace.limit());
         self.pace.done(self.started.elapsed(), page.objects.len() as u64, in_flight);
         if self.pace.limit() != limit {
@@ -474,17 +481,29 @@ async fn one_by_one(
     let mut request = ListRequest::new(Arc::clone(&prefix.bucket), &*prefix.prefix);
     (request.page_size, request.fields) = (Some(page_size), fields);
     let mut objects = Objects::default();
+    let mut names = HashSet::new();
     let mut tokens = HashSet::new();
-    let mut empty = 0;
+    let (mut empty, mut stale) = (0, 0);
     loop {
         let page = client.list(&request).await.map_err(|error| error.stage(Stage::List))?;
-        empty = if page.objects.is_empty() { empty + 1 } else { 0 };
-        objects.extend(page.objects.iter().filter(|object| object.name.starts_with(&prefix.prefix)));
+        let before = names.len();
+        for object in page.objects.iter() {
+            names.insert(object.name.to_owned());
+            if object.name.starts_with(&prefix.prefix) {
+                objects.push(object);
+            }
+        }
+        (empty, stale) = match (page.objects.is_empty(), names.len() > before) {
+            (true, _) => (empty + 1, stale),
+            (false, true) => (0, 0),
+            (false, false) => (0, stale + 1),
+        };
         progress.calls.fetch_add(1, Ordering::Relaxed);
-        progress.objects.fetch_max(objects.len() as u64, Ordering::Relaxed);
+        progress.objects.fetch_max(names.len() as u64, Ordering::Relaxed);
         let Some(token) = page.next_page_token else { break };
-        if !tokens.insert(token.clone()) || empty > MOST_EMPTY {
-            let what = format!("{empty} empty pages and token {token:?} after {} objects", objects.len());
+        if !tokens.insert(token.clone()) || empty > MOST_EMPTY || stale > MOST_STALE {
+            let what =
+                format!("{empty} empty and {stale} known pages, and token {token:?}, after {} objects", names.len());
             return Err(leads_nowhere(prefix, &what));
         }
         request.page_token = Some(token);

@@ -7,14 +7,10 @@
 mod alphabet;
 mod filter;
 mod in_order;
-#[cfg(test)]
-mod interleavings;
 pub mod inventory;
 mod keyspace;
 mod lister;
 mod ranges;
-#[cfg(test)]
-mod simulation;
 
 use std::fmt;
 use std::str::FromStr;
@@ -73,6 +69,11 @@ impl fmt::Display for Prefix {
         write!(f, "gs://{}/{}", self.bucket, self.prefix)
     }
 }
+
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod simulation;
 
 #[cfg(test)]
 mod tests {

@@ -56,7 +56,9 @@ pub(super) enum Lie {
 }
 
 /// Empty pages in a row after which a range is taken to lead nowhere.
-const MOST_EMPTY: u32 = 10_000;
+pub(super) const MOST_EMPTY: u32 = 10_000;
+/// Tokens refused in a row after which a range is given up: where pages have one name, only a token leads past it.
+const MOST_REFUSED: u32 = 10;
 /// Pages below which no range is cut: both halves would take a call each, as the whole does.
 const LEAST: f64 = 1.6;
 /// Pages left before a cut from which on a token is followed past it.
@@ -73,6 +75,8 @@ struct Range {
     /// Start and end of the request that the token is of.
     asked: (Option<String>, Option<String>),
     in_flight: bool,
+    /// Tokens refused since the last object came.
+    refused: u32,
     density: Option<Density>,
     estimate: f64,
     doubt: u32,
@@ -153,6 +157,7 @@ impl Ranges {
                 token: None,
                 asked: (None, None),
                 in_flight: false,
+                refused: 0,
                 density: None,
                 estimate: share,
                 doubt,
@@ -245,6 +250,23 @@ impl Ranges {
     ///
     /// # Errors
     /// When the answer can't be one to what was asked.
+    /// Takes back a call that failed, `token_refused` where that may be its token's fault. Tells whether the listing goes on:
+    /// folders are hints, and what a token stands for can be asked for by name.
+    pub(super) fn failed(&mut self, call: CallId, token_refused: bool) -> bool {
+        match self.calls.remove(&call) {
+            Some(Asked::Folders { .. }) => true,
+            Some(Asked::Range { id, token: Some(_) }) if token_refused => {
+                let Some(range) = self.parts.get_mut(&id).filter(|range| range.refused < MOST_REFUSED) else {
+                    return false;
+                };
+                (range.in_flight, range.token) = (false, None);
+                range.refused += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<Kept, Lie> {
         let asked = self.calls.remove(&call);
         if let Some(Asked::Folders { parent, start }) = &asked {
@@ -320,6 +342,7 @@ impl Ranges {
             }
         } else {
             range.empty = 0;
+            range.refused = 0;
             let last = page.name(keep.end - 1);
             range.last = Some(last.into());
             range.low = format!("{last}\0");

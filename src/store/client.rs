@@ -124,8 +124,13 @@ impl Client {
                     return Ok(page);
                 }
                 Err(error) => {
-                    if error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503) {
+                    let refused = error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503);
+                    if refused && call.attempt.number == 1 {
                         count(&self.metrics.list_refused);
+                    }
+                    // A server that knows no pages may need longer for all there is.
+                    if error.kind() == ErrorKind::Timeout {
+                        call.head *= 2;
                     }
                     call.recover(error, &BucketUri(&request.bucket)).await?;
                 }

@@ -2,7 +2,7 @@
 //!
 //! Pure: the clock is handed in. Calls are looked at in *windows* of as many as may be in flight, about one round trip.
 //! While each wider limit brings more work a second, the limit doubles; once it doesn't, it goes back to the last that
-//! did and from there on tries a little more now and then. A window with more than a few refusals halves it.
+//! did and from there on tries a little more now and then. A window with many refusals halves it.
 
 use std::time::Duration;
 
@@ -14,8 +14,14 @@ const START: usize = 64;
 /// windows is some 10%.
 const HELPS: f64 = 1.15;
 
-/// One refusal in so many calls is a fault of one server, more are a service that asks to slow down.
-const FEW: usize = 8;
+/// One refusal in so many calls is a bad day, more are a service that asks to slow down.
+const FEW: usize = 4;
+
+/// What refusals leave of the limit at least: calls that are refused wait by themselves before they are made again.
+const LEAST: usize = 4;
+
+/// Clean windows after refusals until more is tried again.
+const RECOVERY: u32 = 2;
 
 /// Windows to stay with a limit before more is tried again, since the service's ceilings rise over minutes.
 const SETTLED: u32 = 16;
@@ -65,13 +71,13 @@ impl Pace {
         }
     }
 
-    /// Tries of calls were refused: 429, or 503.
-    pub(crate) fn refused(&mut self, now: Duration, tries: usize) {
-        self.window.refusals += tries;
+    /// Calls were refused at their first try: 429, or 503.
+    pub(crate) fn refused(&mut self, now: Duration, calls: usize) {
+        self.window.refusals += calls;
         // Waiting for the window to fill would mean waiting for calls that sleep.
         if self.window.refusals > (self.limit / FEW).max(1) {
-            self.limit = (self.limit / 2).max(1);
-            (self.before, self.settled) = (None, Some(0));
+            self.limit = (self.limit / 2).max(LEAST.min(self.ceiling));
+            (self.before, self.settled) = (None, Some(SETTLED - RECOVERY));
             self.window = Window { began: now, ..Window::default() };
         }
     }
@@ -162,18 +168,22 @@ mod tests {
         for _ in 0..100 {
             pace.refused(Duration::from_secs(9), 3);
         }
-        assert_eq!(pace.limit(), 1);
+        assert_eq!(pace.limit(), 3, "the least is no more than the ceiling");
     }
 
     #[test]
     fn refusals_halve_it_and_a_few_faults_do_not() {
         let mut pace = Pace::new(64, Duration::ZERO);
-        pace.refused(Duration::from_secs(1), 5);
+        pace.refused(Duration::from_secs(1), 9);
         assert_eq!(pace.limit(), 64);
-        pace.refused(Duration::from_secs(1), 5);
+        pace.refused(Duration::from_secs(1), 9);
         assert_eq!(pace.limit(), 32);
+        for _ in 0..100 {
+            pace.refused(Duration::from_secs(1), 9);
+        }
+        assert_eq!(pace.limit(), LEAST);
         // It finds its way back when they end.
-        run(&mut pace, 1e9, 200);
+        run(&mut pace, 1e9, 12);
         assert_eq!(pace.limit(), 64);
     }
 
