@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use dataflux::list::{Filter, Progress};
@@ -131,7 +130,7 @@ fn an_inventory_report_takes_the_place_of_a_listing() {
         rows.push("data,p/ant/00000.bin,1,1,AAAAAA==,\n".to_owned());
         rows.push("data,p/gone,1,5,AAAAAA==,2024-05-20T00:00:00Z\n".to_owned());
         rows.push("data,q/other,1,5,AAAAAA==,\n".to_owned());
-        rows.iter().for_each(|row| write!(report, "{row}").unwrap());
+        report.extend(rows);
         let file = scratch.0.join("1a34_2024-05-20T06-35_0.csv");
         std::fs::write(&file, report).unwrap();
         let before = client.metrics().snapshot();

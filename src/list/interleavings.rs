@@ -16,10 +16,12 @@ use crate::Result;
 use crate::metrics::Metrics;
 use crate::store::{ListPage, ListRequest, ObjectRef, Pace};
 
+type Answer = (CallId, Result<ListPage>);
+
 /// Calls as threads.
 struct Threads {
     names: Arc<BTreeSet<String>>,
-    answers: (Sender<(CallId, Result<ListPage>)>, Receiver<(CallId, Result<ListPage>)>),
+    answers: (Sender<Answer>, Receiver<Answer>),
     under_way: usize,
     most: usize,
 }
@@ -39,7 +41,7 @@ impl Calls for Threads {
         self.under_way
     }
 
-    fn next(&mut self) -> impl Future<Output = Option<Result<(CallId, Result<ListPage>)>>> {
+    fn next(&mut self) -> impl Future<Output = Option<Result<Answer>>> {
         let answer = (self.under_way > 0).then(|| self.answers.1.recv().expect("the driver has a sender, too"));
         self.under_way -= usize::from(answer.is_some());
         std::future::ready(answer.map(Ok))
