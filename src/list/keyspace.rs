@@ -85,6 +85,8 @@ pub(super) struct KeySpace {
     firsts: BTreeSet<String>,
     /// Names of an earlier listing and how many objects came before each.
     earlier: Vec<(String, f64)>,
+    /// Objects of folders that take more than a page, so far.
+    large: HashMap<String, f64>,
     pub page: f64,
 }
 
@@ -110,6 +112,7 @@ impl KeySpace {
             known: HashMap::default(),
             firsts: BTreeSet::new(),
             earlier: vec![],
+            large: HashMap::default(),
             page,
         }
     }
@@ -118,6 +121,18 @@ impl KeySpace {
     }
     fn place(&self, s: &str, at: usize) -> Place {
         s[self.prefix.len()..at].chars().fold(self.origin, Place::after)
+    }
+
+    /// Counts objects of a folder: how many there have been, of all ranges.
+    pub(super) fn in_folder(&mut self, folder: &str, objects: f64) -> f64 {
+        if let Some(count) = self.large.get_mut(folder) {
+            *count += objects;
+            return *count;
+        }
+        if objects >= 0.5 * self.page && self.large.len() < MOST_PLACES {
+            self.large.insert(folder.into(), objects);
+        }
+        objects
     }
 
     /// A first name of a range.

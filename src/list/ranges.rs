@@ -79,7 +79,7 @@ struct Range {
     empty: u32,
     stuck: bool,
     answered: bool,
-    /// Objects of the last one's folder so far.
+    /// Objects of the last one's folder so far, wherever they were listed.
     folder: f64,
     pages: u32,
 }
@@ -359,7 +359,7 @@ impl Ranges {
                 let m = usize::midpoint(a, b);
                 if page.name(m) >= parent { b = m } else { a = m + 1 }
             }
-            range.folder = (keep.end - a) as f64 + if a == keep.start { range.folder } else { 0.0 };
+            range.folder = self.space.in_folder(parent, (keep.end - a) as f64);
             self.space.learn(keep.len(), &|i| page.name(keep.start + i));
         }
         self.order.remove(&from);
