@@ -495,27 +495,19 @@ impl Ranges {
             };
             let skip = if r.answered { self.page * 0.97 } else { 0.0 };
             let rest = r.estimate - skip;
-            let mut eager = false;
             if r.estimate - flying(r) < self.page * LEAST {
-                // Most workers idle, and this goes on: what is known of the names is not worth much.
-                if free * 4 < limit * 3 || limit < 4 || self.calls.len() > 8 || r.pages < 3 || r.in_flight {
-                    return;
-                }
-                eager = true;
+                return;
             }
             let n = ((rest / fair).ceil() as usize).clamp(1, free);
             // The owner takes the page that it is at, and a share of the rest where there are many.
             let skip = if n == free && rest > fair * (n as f64 + 1.0) { skip + rest / (n as f64 + 1.0) } else { skip };
-            self.space.eager = eager;
             let segments = self.gap_segments(r);
-            let n = if eager { free.min(12) } else { n };
             let open = !self.known && (r.end.is_none() || r.doubt > 0) && segments.iter().all(|s| s.mark().is_none());
-            let n = if open && !eager { n.min(self.allowance().max(1)) } else { n };
+            let n = if open { n.min(self.allowance().max(1)) } else { n };
             let total: f64 = segments.iter().map(|s| s.mass).sum();
             let skip = skip.min(total * 0.5);
             let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
             let made = self.cut(id, &segments, &targets, self.page * 0.3, self.page * 0.5);
-            self.space.eager = false;
             let r = self.parts.get_mut(&id).expect("seen");
             if made == 0 {
                 r.stuck = true;
