@@ -81,7 +81,6 @@ struct Range {
     answered: bool,
     /// Objects of the last one's folder so far, wherever they were listed.
     folder: f64,
-    pages: u32,
 }
 
 #[derive(Debug)]
@@ -160,7 +159,6 @@ impl Ranges {
                 stuck: false,
                 answered: false,
                 folder: 0.0,
-                pages: 0,
             },
         );
         id
@@ -170,14 +168,6 @@ impl Ranges {
     pub(super) fn is_done(&self) -> bool {
         self.parts.is_empty()
     }
-    /// Objects that are likely not listed yet.
-    pub(super) fn left(&self) -> f64 {
-        self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
-    }
-    pub(super) fn in_flight(&self) -> usize {
-        self.calls.len()
-    }
-
     /// The next call to make, while fewer than `limit` are in flight; none: nothing useful to do before an answer comes.
     pub(super) fn next(&mut self, limit: usize) -> Option<Call> {
         let idle = limit.saturating_sub(self.calls.len());
@@ -326,7 +316,6 @@ impl Ranges {
         }
         let first_answer = !range.answered;
         range.answered = true;
-        range.pages += 1;
         range.stuck = false;
         let to = if done { range.end.clone() } else { Some(range.low.clone()) };
         if token.is_some() && n > 0 {
