@@ -9,6 +9,9 @@ use super::alphabet::{
     ANY, Alphabet, EXTRA, HashMap, MOST_PLACES, Place, Span, Trust, clip, most, position, scale, separates,
 };
 
+/// Of the objects a folder of numbers has held so far, how many more are likely.
+const RUN_AGAIN: f64 = 0.5;
+
 pub(super) fn lcp(a: &str, b: &str) -> usize {
     let mut n = a.as_bytes().iter().zip(b.as_bytes()).take_while(|(x, y)| x == y).count();
     while !a.is_char_boundary(n) {
@@ -75,8 +78,6 @@ pub(super) struct KeySpace {
     origin: Place,
     spread: BTreeSet<(u8, u8)>,
     separators: BTreeSet<(char, u8, u8)>,
-    /// Nothing better is known: any character may follow anywhere.
-    pub eager: bool,
     items: f64,
     borders: Vec<f64>,
     marks: BTreeMap<String, bool>,
@@ -85,6 +86,8 @@ pub(super) struct KeySpace {
     firsts: BTreeSet<String>,
     /// Names of an earlier listing and how many objects came before each.
     earlier: Vec<(String, f64)>,
+    /// Objects of folders that take more than a page, so far.
+    large: HashMap<String, f64>,
     pub page: f64,
 }
 
@@ -103,13 +106,13 @@ impl KeySpace {
             spread: BTreeSet::new(),
             origin: Place { before: ANY, ..Place::default() },
             separators: BTreeSet::new(),
-            eager: false,
             items: 0.0,
             borders: vec![0.0; 32],
             marks: BTreeMap::new(),
             known: HashMap::default(),
             firsts: BTreeSet::new(),
             earlier: vec![],
+            large: HashMap::default(),
             page,
         }
     }
@@ -118,6 +121,18 @@ impl KeySpace {
     }
     fn place(&self, s: &str, at: usize) -> Place {
         s[self.prefix.len()..at].chars().fold(self.origin, Place::after)
+    }
+
+    /// Counts objects of a folder: how many there have been, of all ranges.
+    pub(super) fn in_folder(&mut self, folder: &str, objects: f64) -> f64 {
+        if let Some(count) = self.large.get_mut(folder) {
+            *count += objects;
+            return *count;
+        }
+        if objects >= 0.5 * self.page && self.large.len() < MOST_PLACES {
+            self.large.insert(folder.into(), objects);
+        }
+        objects
     }
 
     /// A first name of a range.
@@ -348,7 +363,7 @@ impl KeySpace {
 
     fn spans(&self, place: Place, also: Option<char>, trust: Trust, out: &mut Vec<Span>) -> f64 {
         let letters = self.letters.get(&(place.slash, place.token)).copied().unwrap_or(false);
-        let plain = self.origin.plain || self.eager;
+        let plain = self.origin.plain;
         let token = (place.slash, place.token);
         if self.random.contains_key(&token)
             && let Some(all) = self.tokens.get(&token)
@@ -518,7 +533,7 @@ impl KeySpace {
             if !self.proven(at[k + 1].2) {
                 unproven += 1;
             }
-            prior[k] = if self.eager { 1.0 } else { 0.75f64.powi(unproven) };
+            prior[k] = 0.75f64.powi(unproven);
             let sure = sure_at(k + 1) && unit[k + 1] < 1e8;
             let mut total = self.spans(
                 at[k + 1].2,
@@ -539,7 +554,7 @@ impl KeySpace {
                 unit[k] = self.level_mass(at[k].2.slash as usize);
             }
         }
-        let tiny = if self.eager { 0.0 } else { self.page * 0.01 };
+        let tiny = self.page * 0.01;
         let covers: Vec<(usize, usize)> = x
             .match_indices('/')
             .filter_map(|(slash, _)| {
@@ -552,6 +567,12 @@ impl KeySpace {
         let covered = |byte: usize| covers.iter().any(|c| c.0 <= byte && byte <= c.1);
         // A run of numbers that has come so far is likely to go on as far again.
         let (mut passed, mut ahead) = (0.0, 0.0);
+        let digits = slash.is_some()
+            && self
+                .tokens
+                .get(&(at[j].2.slash, at[j].2.token))
+                .is_some_and(|t| t.seen.iter().all(char::is_ascii_digit));
+        let run = if digits { RUN_AGAIN * gap.folder } else { 0.0 };
         let ec = gap.end.zip(d).and_then(|(e, d)| at.get(d).and_then(|a| tail_char(e, a.0)));
         let mut in_folder = slash.is_some();
         for k in (low_depth.saturating_sub(1)..unit.len()).rev() {
@@ -574,7 +595,7 @@ impl KeySpace {
                 }
                 if at[k].2.same_token(at[j].2) && dense.is_some() {
                     passed += unit[k] * position(&spans, at[k].1).0;
-                    let lindy = (passed - ahead) / unit[k];
+                    let lindy = (passed.max(run) - ahead) / unit[k];
                     strong |= lindy >= likely;
                     likely = likely.max(lindy);
                 }

@@ -83,9 +83,8 @@ struct Range {
     empty: u32,
     stuck: bool,
     answered: bool,
-    /// Objects of the last one's folder so far.
+    /// Objects of the last one's folder so far, wherever they were listed.
     folder: f64,
-    pages: u32,
 }
 
 #[derive(Debug)]
@@ -165,7 +164,6 @@ impl Ranges {
                 stuck: false,
                 answered: false,
                 folder: 0.0,
-                pages: 0,
             },
         );
         id
@@ -175,14 +173,6 @@ impl Ranges {
     pub(super) fn is_done(&self) -> bool {
         self.parts.is_empty()
     }
-    /// Objects that are likely not listed yet.
-    pub(super) fn left(&self) -> f64 {
-        self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum()
-    }
-    pub(super) fn in_flight(&self) -> usize {
-        self.calls.len()
-    }
-
     /// The next call to make, while fewer than `limit` are in flight; none: nothing useful to do before an answer comes.
     pub(super) fn next(&mut self, limit: usize) -> Option<Call> {
         let idle = limit.saturating_sub(self.calls.len());
@@ -349,7 +339,6 @@ impl Ranges {
         }
         let first_answer = !range.answered;
         range.answered = true;
-        range.pages += 1;
         range.stuck = false;
         let to = if done { range.end.clone() } else { Some(range.low.clone()) };
         if token.is_some() && n > 0 {
@@ -382,7 +371,7 @@ impl Ranges {
                 let m = usize::midpoint(a, b);
                 if page.name(m) >= parent { b = m } else { a = m + 1 }
             }
-            range.folder = (keep.end - a) as f64 + if a == keep.start { range.folder } else { 0.0 };
+            range.folder = self.space.in_folder(parent, (keep.end - a) as f64);
             self.space.learn(keep.len(), &|i| page.name(keep.start + i));
         }
         self.order.remove(&from);
@@ -518,27 +507,19 @@ impl Ranges {
             };
             let skip = if r.answered { self.page * 0.97 } else { 0.0 };
             let rest = r.estimate - skip;
-            let mut eager = false;
             if r.estimate - flying(r) < self.page * LEAST {
-                // Most workers idle, and this goes on: what is known of the names is not worth much.
-                if free * 4 < limit * 3 || limit < 4 || self.calls.len() > 8 || r.pages < 3 || r.in_flight {
-                    return;
-                }
-                eager = true;
+                return;
             }
             let n = ((rest / fair).ceil() as usize).clamp(1, free);
             // The owner takes the page that it is at, and a share of the rest where there are many.
             let skip = if n == free && rest > fair * (n as f64 + 1.0) { skip + rest / (n as f64 + 1.0) } else { skip };
-            self.space.eager = eager;
             let segments = self.gap_segments(r);
-            let n = if eager { free.min(12) } else { n };
             let open = !self.known && (r.end.is_none() || r.doubt > 0) && segments.iter().all(|s| s.mark().is_none());
-            let n = if open && !eager { n.min(self.allowance().max(1)) } else { n };
+            let n = if open { n.min(self.allowance().max(1)) } else { n };
             let total: f64 = segments.iter().map(|s| s.mass).sum();
             let skip = skip.min(total * 0.5);
             let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
             let made = self.cut(id, &segments, &targets, self.page * 0.3, self.page * 0.5);
-            self.space.eager = false;
             let r = self.parts.get_mut(&id).expect("seen");
             if made == 0 {
                 r.stuck = true;
