@@ -561,7 +561,7 @@ impl Ranges {
             if let Some(m) = mark {
                 let fits =
                     m > cuts.last().map_or(low.as_str(), |l| l.0.as_str()) && end.as_deref().is_none_or(|e| m < e);
-                if fits && !m.contains(char::is_control) && !self.order.contains_key(m) {
+                if fits && !m.contains(['\r', '\n']) && !self.order.contains_key(m) {
                     cuts.push((m.to_string(), t));
                 }
                 continue;
@@ -597,7 +597,8 @@ impl Ranges {
                 && end.as_deref().is_none_or(|e| c.as_str() < e)
                 && c.len() <= 1024
                 && c.starts_with(&self.prefix)
-                && !c.contains(char::is_control);
+                // What real names begin with is legal; what is added to it should be harmless.
+                && !c[lcp(&c, &low)..].contains(char::is_control);
             if fits && !self.order.contains_key(&c) {
                 cuts.push((c, mass));
             }
@@ -611,7 +612,7 @@ impl Ranges {
         r.end = Some(cuts[0].0.clone());
         r.estimate = cuts[0].1.max(self.page * 0.3);
         r.doubt = 0;
-        if r.end.is_none() || r.doubt > 0 {
+        if end.is_none() || doubt > 0 {
             self.cuts += cuts.iter().filter(|c| !c.0.ends_with('/')).count() as u64;
         }
         for i in 0..cuts.len() {
