@@ -175,6 +175,20 @@ fn a_manifest_of_something_else_divides_no_listing() {
 }
 
 #[test]
+fn what_a_manifest_tells_of_other_folders_costs_no_calls() {
+    let emulator =
+        Emulator::builder().virtual_namespace(virtuals("many:n=9000,pattern=sequence,size=7")).start().unwrap();
+    let scratch = Scratch::new("cuts");
+    let whole = scratch.path("whole");
+    dataflux(&emulator, &["ls", "gs://many", "--save", &whole]).expect(0);
+    let names = emulator.names("many");
+    let some = format!("gs://many/{}", &names[4_510][..names[4_510].len() - 2]);
+    let options = ["--refresh", &whole, "--page-size", "100", "--summary", "--json"];
+    let listed = dataflux(&emulator, &[&["ls", &some], &options[..]].concat()).json();
+    assert_eq!((listed["objects"].as_u64(), listed["list_calls"].as_u64()), (Some(100), Some(1)), "{listed}");
+}
+
+#[test]
 fn what_is_cold_is_told_by_every_ls_that_shows_or_saves_it() {
     let emulator = mixed();
     let scratch = Scratch::new("cold");
