@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 BUCKET = "bench"
@@ -26,12 +27,28 @@ def dataflux(workers: int) -> dict:
     return {"objects": len(listed), "seconds": time.perf_counter() - started}
 
 
+def tail(file) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")[-2000:].strip() or "nothing on standard error"
+
+
 class Emulator:
     def __init__(self, program: str, size: int, profile: str):
         virtual = f"{BUCKET}:n={size},pattern=sequence,size=4096"
         command = [program, "emulate", "--json", "--profile", profile, "--virtual", virtual]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.endpoint = json.loads(self.process.stdout.readline())["endpoint"]
+        # A file, since nobody would empty a pipe while it runs.
+        self.errors = tempfile.TemporaryFile()
+        try:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors)
+        except OSError as error:
+            sys.exit(f"{program} can't be started: {error}; scripts/bench-list builds it, --program names another")
+        line = self.process.stdout.readline()
+        try:
+            self.endpoint = json.loads(line)["endpoint"]
+        except (ValueError, KeyError):
+            self.process.kill()
+            self.process.wait()
+            sys.exit(f"{' '.join(command)} said {line.decode()!r} instead of its endpoint: {tail(self.errors)}")
 
     def cpu(self) -> float:
         with open(f"/proc/{self.process.pid}/stat") as stat:
@@ -44,19 +61,26 @@ class Emulator:
     def __exit__(self, *_):
         self.process.terminate()
         self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
 
 
 def measure(emulator: Emulator, command: list) -> dict:
     environment = os.environ | {"STORAGE_EMULATOR_HOST": emulator.endpoint, "RUST_BACKTRACE": "0"}
     before = emulator.cpu()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out = process.stdout.read()
-    error = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}: {error.decode()[-2000:]}")
-    answer = json.loads(out.splitlines()[-1])
+    # Files take any amount, where of two pipes one would fill up while the other is read.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=errors)
+        # Unlike `communicate` this tells what it took.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)}: {tail(errors)}")
+        out.seek(0)
+        lines = out.read().splitlines()
+    if not lines:
+        sys.exit(f"{' '.join(command)} printed nothing")
+    answer = json.loads(lines[-1])
     return {
         "objects": answer["objects"],
         "calls": answer.get("list_calls"),

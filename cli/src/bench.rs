@@ -46,8 +46,8 @@ pub(crate) struct Args {
     /// What names of samples begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
     uri: Prefix,
 
-    /// Take the samples from this manifest, saved by `dataflux ls --samples --save`, instead of listing
-    #[arg(long, value_name = "FILE", conflicts_with = "FilterArgs")]
+    /// Take the samples from this manifest, saved by `dataflux ls --save`, instead of listing
+    #[arg(long, value_name = "FILE", conflicts_with_all = FilterArgs::OPTIONS)]
     manifest: Option<PathBuf>,
 
     /// Samples in a batch

@@ -39,6 +39,10 @@ pub(crate) struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// All of them. Their group would do for a conflict, but clap would name its first option instead of the one given.
+    pub(crate) const OPTIONS: [&str; 6] =
+        ["storage_class", "include", "exclude", "min_size", "max_size", "modified_since"];
+
     /// What `base` wants, where the options want it, too.
     pub(crate) fn of(&self, base: Filter) -> anyhow::Result<Filter> {
         if let (Some(min), Some(max)) = (self.min_size, self.max_size)
@@ -88,5 +92,18 @@ impl FilterArgs {
             _ => Vec::new(),
         });
         options.collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Args;
+
+    use super::*;
+
+    #[test]
+    fn no_option_is_forgotten_where_they_are_named() {
+        let command = FilterArgs::augment_args(clap::Command::new("filter"));
+        assert!(command.get_arguments().map(|option| option.get_id().as_str()).eq(FilterArgs::OPTIONS));
     }
 }

@@ -1,26 +1,29 @@
 //! `dataflux ls`: what is below a prefix.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Error, Result, anyhow};
 use dataflux::list::inventory::Inventory;
 use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, PAGE_SIZE, Page, Prefix};
-use dataflux::manifest::{Manifest, ManifestBuilder, NamesDigest};
+use dataflux::manifest::{ClassTotal, EntryRef, Manifest, ManifestBuilder, NamesDigest};
 use dataflux::plan::cold_notice;
 use dataflux::store::{Client, Fields, GcsConfig, GcsStore, ObjectRef, Objects, StorageClass};
 use serde::{Serialize, Serializer};
 
+use crate::failure::Usage;
 use crate::filter::FilterArgs;
 use crate::{failure, output, progress, value};
 
 /// List the objects below a prefix, in byte order of names
 ///
 /// Lists everything whose name begins with the prefix: marks of folders, and temporary objects of running data loaders,
-/// too, but for --samples. What filters leave out is counted. Nothing there or nothing left is a failure (exit code 1).
+/// too, but for --samples and --save. What filters leave out is counted. Nothing there or nothing left is a failure (exit
+/// code 1).
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +31,11 @@ Examples:
   dataflux ls -l gs://bucket/train/ --storage-class nearline --storage-class archive
   dataflux ls gs://bucket/train/ --samples --include '*.jpg' --exclude thumbs/ --min-size 1KiB --modified-since 7d
   dataflux ls --summary --json gs://bucket
-  dataflux ls --samples gs://bucket/train/ --save train.dfm")]
+  dataflux ls gs://bucket/train/ --save train.dfm
+
+With --json come the objects; with --summary their totals, and with --save, which shows no objects, the totals as well.
+Of an inventory report `updated` is null.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Args {
     /// What names begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
     uri: Prefix,
@@ -41,11 +48,13 @@ pub(crate) struct Args {
     #[arg(long)]
     summary: bool,
 
-    /// Save the listing as a manifest into this file, which data sets open without listing again
+    /// Save the listing as a manifest into this file, which data sets open without listing again. Saves what a data set
+    /// takes for samples, as --samples has it, but for --everything
     #[arg(long, value_name = "FILE", conflicts_with = "long")]
     save: Option<PathBuf>,
 
-    /// Divide the work of listing by this manifest, saved by an earlier --save of the same prefix or one above it
+    /// Divide the work of listing by this manifest, saved by an earlier --save of the same prefix, or of one above or below
+    /// it
     #[arg(long, value_name = "FILE")]
     refresh: Option<PathBuf>,
 
@@ -66,14 +75,28 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Filters")]
     samples: bool,
 
+    /// Folder marks and temporary objects as well, which is what --save leaves out otherwise: an inventory of all objects,
+    /// and no data set
+    #[arg(long, help_heading = "Filters", conflicts_with = "samples")]
+    everything: bool,
+
     #[command(flatten)]
     filter: FilterArgs,
+}
+
+impl Args {
+    /// Whether only what data sets take is wanted.
+    fn only_samples(&self) -> bool {
+        self.samples || (self.save.is_some() && !self.everything)
+    }
 }
 
 #[derive(Serialize)]
 struct Summary {
     objects: u64,
     bytes: u64,
+    #[serde(serialize_with = "by_class")]
+    classes: Vec<ClassTotal>,
     list_calls: u64,
     empty_calls: u64,
     seconds: f64,
@@ -88,6 +111,21 @@ struct Summary {
 
 fn by_reason<S: Serializer>(left: &LeftOut, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(left.counts().map(|(reason, count)| (reason.as_str(), count)))
+}
+
+fn by_class<S: Serializer>(classes: &[ClassTotal], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Total {
+        objects: u64,
+        bytes: u64,
+    }
+    let total = |class: &ClassTotal| Total { objects: class.objects, bytes: class.bytes };
+    serializer.collect_map(classes.iter().map(|class| (word(class.storage_class), total(class))))
+}
+
+/// A storage class, also where the listing didn't say which.
+fn word(class: StorageClass) -> &'static str {
+    if class == StorageClass::Unspecified { "UNSPECIFIED" } else { class.as_str() }
 }
 
 #[derive(Serialize)]
@@ -111,21 +149,33 @@ impl<'a> Object<'a> {
             crc32c: meta.crc32c.map(|crc| format!("{crc:08x}")),
         }
     }
+
+    /// Without the last change, which manifests don't have.
+    fn of_entry(entry: EntryRef<'a>) -> Self {
+        let EntryRef { name, size, generation, crc32c, storage_class, .. } = entry;
+        Self::of(ObjectRef { name, size, generation, crc32c, storage_class, ..ObjectRef::default() })
+    }
 }
 
 /// Names of an earlier listing by which the work of another is divided.
 const MOST_CUTS: u64 = 4_096;
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let filter = args.filter.of(if args.samples { Filter::new() } else { Filter::everything() })?;
-    let known = args.refresh.as_deref().map(Manifest::load).transpose()?;
+    let filter = args.filter.of(if args.only_samples() { Filter::new() } else { Filter::everything() })?;
+    let cuts = args.refresh.as_deref().map(|file| cuts(args, file)).transpose()?;
+    if let Some(file) = &args.save {
+        Manifest::try_save(file)?;
+    }
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut lister = Lister::new(&client, args.uri.clone()).page_size(args.page_size).concurrency(args.concurrency);
-    if let Some(manifest) = known {
-        lister = lister.known(manifest.cuts((manifest.len() / MOST_CUTS).max(args.page_size.into()))?);
+    if let Some(cuts) = cuts {
+        lister = lister.known(cuts);
     }
-    let spinner = progress::listing(lister.progress());
+    let spinner = match &args.inventory {
+        Some(_) => progress::wait("reading the report"),
+        None => progress::listing(lister.progress()),
+    };
     let started = Instant::now();
     // What only these two show, manifests don't have.
     if args.long || (json && !args.summary && args.save.is_none() && args.inventory.is_none()) {
@@ -134,11 +184,16 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         if objects.iter().all(Objects::is_empty) {
             return Err(nothing(args, &left_out));
         }
-        say_left_out(&left_out, json);
         let objects = || objects.iter().flat_map(Objects::iter);
-        return output::write(
-            |out| if json { write_json(out, objects(), &left_out) } else { write_long(out, objects) },
-        );
+        say_left_out(&left_out, json);
+        say_cold(objects().map(|object| (object.storage_class, 1, object.size)));
+        return output::write(|out| {
+            if json {
+                write_json(out, &left_out, |array| objects().try_for_each(|object| array.push(&Object::of(object))))
+            } else {
+                write_long(out, objects)
+            }
+        });
     }
     let builder = runtime.block_on(async {
         let Some(location) = &args.inventory else { return ManifestBuilder::list(lister, filter).await };
@@ -153,9 +208,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     drop(spinner);
     say_left_out(&manifest.left_out(), json);
-    if let Some(notice) = cold_notice(&classes(&manifest)).filter(|_| args.samples && !json) {
-        progress::aside(&format!("{notice}\n"));
-    }
+    say_cold(manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)));
     if let Some(file) = &args.save {
         manifest.save(file)?;
         if !json {
@@ -163,19 +216,45 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             progress::aside(&format!("saved {objects} objects in {}: {bytes}\n", file.display()));
         }
     }
-    if args.summary || json {
+    if args.summary || (json && args.save.is_some()) {
         return summary(args, &client, &manifest, seconds, json);
     }
     if args.save.is_some() {
         return Ok(());
     }
     output::write(|out| {
-        let mut entries = manifest.entries();
-        while let Some(entry) = entries.next().map_err(io::Error::other)? {
-            writeln!(out, "{}", shown(entry.name))?;
+        if json {
+            return write_json(out, &manifest.left_out(), |array| {
+                each(&manifest, |entry| array.push(&Object::of_entry(entry)))
+            });
         }
-        Ok(())
+        each(&manifest, |entry| writeln!(out, "{}", shown(entry.name)))
     })
+}
+
+/// What an earlier listing tells of this one.
+fn cuts(args: &Args, file: &Path) -> Result<Vec<(String, u64)>> {
+    let manifest = Manifest::load(file)?;
+    let (of, prefix) = (manifest.prefix(), &args.uri);
+    if of.bucket != prefix.bucket || !(of.prefix.starts_with(&prefix.prefix) || prefix.prefix.starts_with(&of.prefix)) {
+        let file = file.display();
+        let message = format!(
+            "{file} is a manifest of {of}, which tells nothing of {prefix}: name one that was saved of {prefix}, or list \
+             without --refresh"
+        );
+        return Err(Usage(message).into());
+    }
+    let mut cuts = manifest.cuts((manifest.len() / MOST_CUTS).max(args.page_size.into()))?;
+    cuts.retain(|(name, _)| name.starts_with(&prefix.prefix));
+    Ok(cuts)
+}
+
+fn each(manifest: &Manifest, mut show: impl FnMut(EntryRef<'_>) -> io::Result<()>) -> io::Result<()> {
+    let mut entries = manifest.entries();
+    while let Some(entry) = entries.next().map_err(io::Error::other)? {
+        show(entry)?;
+    }
+    Ok(())
 }
 
 /// All that listings tell of each object: parts in byte order of names.
@@ -195,13 +274,22 @@ async fn details(lister: Lister, filter: Filter) -> dataflux::Result<(Vec<Object
     Ok((parts, left_out))
 }
 
-fn classes(manifest: &Manifest) -> Vec<(StorageClass, u64, u64)> {
-    manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect()
-}
-
 fn say_left_out(left_out: &LeftOut, json: bool) {
     if !json && left_out.total() > 0 {
         progress::aside(&format!("left out: {left_out}\n"));
+    }
+}
+
+/// On standard error even with --json: it is for who pays.
+fn say_cold(all: impl Iterator<Item = (StorageClass, u64, u64)>) {
+    let mut classes = BTreeMap::<StorageClass, (u64, u64)>::new();
+    for (class, objects, bytes) in all {
+        let total = classes.entry(class).or_default();
+        *total = (total.0 + objects, total.1.saturating_add(bytes));
+    }
+    let classes: Vec<_> = classes.into_iter().map(|(class, (objects, bytes))| (class, objects, bytes)).collect();
+    if let Some(notice) = cold_notice(&classes) {
+        progress::aside(&format!("{notice}\n"));
     }
 }
 
@@ -209,6 +297,12 @@ fn say_left_out(left_out: &LeftOut, json: bool) {
 fn nothing(args: &Args, left_out: &LeftOut) -> Error {
     if left_out.total() > 0 {
         return nothing_left(args, left_out);
+    }
+    if let Some(report) = &args.inventory {
+        let uri = &args.uri;
+        return anyhow!(
+            "the report {report} tells of no object whose name begins with {uri}; check the spelling of both"
+        );
     }
     let bucket = &args.uri.bucket;
     let hint = if args.uri.prefix.is_empty() {
@@ -233,7 +327,11 @@ fn nothing_left(args: &Args, left_out: &LeftOut) -> Error {
         let _ = write!(message, "; `dataflux ls -l {}` shows which storage classes are there", args.uri);
     }
     if left_out.temporaries + left_out.directory_markers > 0 {
-        message += "; without --samples folder marks and temporary objects are shown";
+        message += if args.samples {
+            "; without --samples folder marks and temporary objects are shown"
+        } else {
+            "; --everything saves folder marks and temporary objects, too"
+        };
     }
     anyhow!(message)
 }
@@ -248,6 +346,7 @@ fn summary(args: &Args, client: &Client, manifest: &Manifest, seconds: f64, json
     let summary = Summary {
         objects: manifest.len(),
         bytes: manifest.bytes(),
+        classes: manifest.classes().collect(),
         list_calls: counts.list,
         empty_calls: counts.empty_list,
         seconds,
@@ -259,10 +358,15 @@ fn summary(args: &Args, client: &Client, manifest: &Manifest, seconds: f64, json
     if json {
         return output::json(&summary);
     }
+    let of_class = |class: &ClassTotal| {
+        format!("{} {} ({})", class.objects, word(class.storage_class), output::bytes(class.bytes))
+    };
+    let classes: Vec<_> = summary.classes.iter().map(of_class).collect();
     let each = summary.manifest_bytes as f64 / summary.objects as f64;
     output::table(&[
         ("objects", summary.objects.to_string()),
         ("bytes", output::bytes(summary.bytes)),
+        ("storage classes", classes.join(", ")),
         ("list calls", format!("{}, {} of them empty", summary.list_calls, summary.empty_calls)),
         ("seconds", format!("{seconds:.3}")),
         ("digest", summary.digest),
@@ -270,19 +374,28 @@ fn summary(args: &Args, client: &Client, manifest: &Manifest, seconds: f64, json
     ])
 }
 
-/// One object of one array, written as it goes: millions of names are no second copy in memory.
-fn write_json<'a>(
+/// An array of JSON, written as it goes: millions of names are no second copy in memory.
+struct Array<'a> {
+    out: &'a mut dyn Write,
+    empty: bool,
+}
+
+impl Array<'_> {
+    fn push(&mut self, object: &Object<'_>) -> io::Result<()> {
+        if !std::mem::take(&mut self.empty) {
+            self.out.write_all(b",")?;
+        }
+        Ok(serde_json::to_writer(&mut *self.out, object)?)
+    }
+}
+
+fn write_json(
     out: &mut dyn Write,
-    objects: impl Iterator<Item = ObjectRef<'a>>,
     left_out: &LeftOut,
+    objects: impl FnOnce(&mut Array<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     out.write_all(b"{\"objects\":[")?;
-    for (index, object) in objects.enumerate() {
-        if index > 0 {
-            out.write_all(b",")?;
-        }
-        serde_json::to_writer(&mut *out, &Object::of(object))?;
-    }
+    objects(&mut Array { out, empty: true })?;
     out.write_all(b"],\"left_out\":")?;
     by_reason(left_out, &mut serde_json::Serializer::new(&mut *out))?;
     out.write_all(b"}\n")

@@ -38,13 +38,18 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = (&text[..end], text[end..].trim().to_ascii_lowercase());
-    let wanted = || "it must be bytes, such as 1073741824, 512MiB, 1GiB or 2GB".to_owned();
+    let wanted = || {
+        let most = u64::MAX;
+        format!("it must be whole bytes, such as 1073741824, 512MiB, 1GiB or 2GB, and at most {most}")
+    };
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wanted)?;
-    match number.parse::<u64>() {
-        // Whole numbers exactly, however large.
-        Ok(number) => number.checked_mul(*factor as u64).ok_or_else(wanted),
-        Err(_) => Ok((number.parse::<f64>().map_err(|_| wanted())? * factor) as u64),
+    if number.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Exactly, however large.
+        return number.parse().ok().and_then(|number: u64| number.checked_mul(*factor as u64)).ok_or_else(wanted);
     }
+    let bytes = number.parse::<f64>().map_err(|_| wanted())? * factor;
+    // A part of a byte is a slip of the pen; that of a unit may come to one.
+    if *factor > 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wanted()) }
 }
 
 /// A time, such as `10m`, `1h 30m` or `0s`.
@@ -165,6 +170,17 @@ mod tests {
         for text in ["", "0", "-1", "1 GiB!", "MiB", "1e9", "..", "1M", "0.1", "18446744073709551615KiB", "٣"] {
             assert!(bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn neither_a_part_of_a_byte_nor_more_than_there_can_be_is_taken_for_a_size() {
+        for text in
+            ["1.5", "1.5B", "0.0", "99999999999999999999", "99999999999999999999.5KiB", "16777216.5TiB", "1.2.3kib"]
+        {
+            let told = size(text).unwrap_err();
+            assert!(told.contains("whole bytes") && told.contains("512MiB"), "{text}: {told}");
+        }
+        assert_eq!(size("1.5 GB"), Ok(1_500_000_000));
     }
 
     #[test]

@@ -28,9 +28,9 @@
 //! The head is small, and what follows it is read once when a file is opened, for its CRC. Whatever the numbers say, a
 //! file that somebody made up leads to an error and to nothing else.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -51,32 +51,37 @@ const OPENING: usize = 16;
 
 impl Manifest {
     /// Writes the manifest into a file, whole or not at all: beside it first, then in its place. Two manifests of the
-    /// same listing make the same file, byte for byte.
+    /// same listing make the same file, byte for byte. Symbolic links are followed, and a file that is replaced leaves its
+    /// permissions to the new one.
     ///
     /// # Errors
-    /// The system refuses to write; the listing failed.
+    /// What [`try_save`](Self::try_save) finds; the disk is full; the listing failed.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.complete()?;
         let path = path.as_ref();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let beside = path.with_file_name(format!(".{name}.{:016x}.new", rand::random::<u64>()));
-        let written = self.write(&beside).and_then(|()| fs::rename(&beside, path));
-        // The name is a part of its folder, and lasts as long where folders can be told to write.
-        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        let target = Target::of(path)?;
+        let written = target.create().and_then(|file| self.write(file)).and_then(|()| target.replace());
         written.map_err(|error| {
             // What is in the way of the one is often in the way of the other, and the first is what counts.
-            let _ = fs::remove_file(&beside);
-            Error::new(ErrorKind::Io, "the manifest can't be written")
-                .stage(Stage::Manifest)
-                .object(path.display())
-                .hint("name a file in a folder that exists, that you may write to, and that has room")
-                .with_source(error)
+            let _ = fs::remove_file(&target.beside);
+            unwritable(path, error)
         })
     }
 
-    fn write(&self, path: &Path) -> io::Result<()> {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
+    /// Finds out whether [`save`](Self::save) may write there, before a listing that takes long: makes a file beside the
+    /// one that is named, and removes it.
+    ///
+    /// # Errors
+    /// The folder isn't there or can't be written to; what has this name is no file.
+    pub fn try_save(path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let target = Target::of(path)?;
+        let made = target.create().map(drop);
+        made.and(fs::remove_file(&target.beside)).map_err(|error| unwritable(path, error))
+    }
+
+    fn write(&self, file: File) -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(&self.head())?;
         self.body(|bytes| out.write_all(bytes))?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
@@ -221,6 +226,76 @@ impl Manifest {
         let growth = Arc::new(Growth::whole(objects, end));
         Ok(Self { prefix: head.prefix, growth, _listing: None, file: Some(path.to_owned()) })
     }
+}
+
+/// Where a manifest is saved.
+struct Target {
+    /// Behind all symbolic links.
+    path: PathBuf,
+    /// In the same folder, since files are renamed within one file system only. Its name doesn't grow with that of the
+    /// file, which may be as long as names can be.
+    beside: PathBuf,
+    /// Of the file that is replaced.
+    permissions: Option<Permissions>,
+}
+
+impl Target {
+    fn of(path: &Path) -> Result<Self> {
+        let there = match fs::metadata(path) {
+            Ok(there) => Some(there),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(unwritable(path, error)),
+        };
+        if let Some(there) = there.as_ref().filter(|there| !there.is_file()) {
+            let got = if there.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
+            return Err(Error::new(ErrorKind::Config, "the manifest can't be written over what is no file")
+                .stage(Stage::Manifest)
+                .object(path.display())
+                .mismatch("a file, or a name that nothing has", got)
+                .hint("name another file"));
+        }
+        let path = followed(path).map_err(|error| unwritable(path, error))?;
+        let beside = path.with_file_name(format!(".dataflux-{:016x}.new", rand::random::<u64>()));
+        Ok(Self { path, beside, permissions: there.map(|there| there.permissions()) })
+    }
+
+    fn create(&self) -> io::Result<File> {
+        let file = File::create_new(&self.beside)?;
+        // Before anything is in it, which may be for the eyes of few.
+        if let Some(permissions) = &self.permissions {
+            file.set_permissions(permissions.clone())?;
+        }
+        Ok(file)
+    }
+
+    fn replace(&self) -> io::Result<()> {
+        fs::rename(&self.beside, &self.path)?;
+        // The name is a part of its folder, and lasts as long where folders can be told to write.
+        let folder = self.path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+}
+
+/// What a path leads to, where that needs not be there yet.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    /// As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        // That it can't be read says that it is no link.
+        let Ok(link) = fs::read_link(&path) else { return Ok(path) };
+        path = path.parent().unwrap_or(Path::new("")).join(link);
+    }
+    Err(io::Error::other("its symbolic links lead to each other"))
+}
+
+fn unwritable(path: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, "the manifest can't be written")
+        .stage(Stage::Manifest)
+        .object(path.display())
+        .hint("name a file in a folder that exists, that you may write to, and that has room")
+        .with_source(error)
 }
 
 /// What the head tells.

@@ -162,7 +162,7 @@ fn a_saved_manifest_takes_the_place_of_a_listing() {
     let emulator = Emulator::builder().virtual_namespace(virtuals("many:n=500,pattern=hex,size=70")).start().unwrap();
     let file = std::env::temp_dir().join(format!("dataflux-bench-{}.dfm", std::process::id()));
     let path = file.to_str().unwrap();
-    dataflux(&emulator, &["ls", "gs://many", "--samples", "--save", path]).expect(0);
+    dataflux(&emulator, &["ls", "gs://many", "--save", path]).expect(0);
     let listed = dataflux(&emulator, &["bench", "gs://many", "--json", "--strategy", "direct"]).json();
     let before = emulator.stats().list;
     let options = ["bench", "gs://many", "--json", "--strategy", "direct", "--manifest", path];

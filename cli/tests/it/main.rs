@@ -7,4 +7,5 @@ mod emulate;
 mod harness;
 mod ls;
 mod refusals;
+mod save;
 mod signals;
