@@ -20,6 +20,7 @@ use proptest::prelude::*;
 
 /// A server of names alone, right but for its oddities.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an oddity that a server has or hasn't")]
 struct Odd {
     names: Vec<String>,
     /// Most items in a page; 0 for no cap.
@@ -146,7 +147,7 @@ impl Store for Odd {
             }
             let rolled = delimiter.and_then(|delimiter| {
                 let at = name[prefix.len()..].find(delimiter)?;
-                Some(&name[..prefix.len() + at + 1])
+                Some(&name[..=(prefix.len() + at)])
             });
             if rolled.is_some_and(|rolled| page.prefixes.last().is_some_and(|last| last == rolled)) {
                 continue;

@@ -1,6 +1,6 @@
 //! Drives [`Ranges`] in virtual time against servers made up here: how many calls and how much time a listing takes, and
 //! that it is exact whatever the server does.
-#![allow(clippy::many_single_char_names, reason = "generators of names are formulas")]
+#![allow(clippy::many_single_char_names, clippy::single_match_else, reason = "generators of names are formulas")]
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -41,16 +41,13 @@ fn serve<'a>(names: &'a Names, call: &Call, cap: usize) -> Answer<'a> {
     let mut answer = Answer { names: vec![], prefixes: vec![], token: None };
     while at < end && answer.names.len() + answer.prefixes.len() < cap {
         let name = names.get(at);
-        match name[call.prefix.len()..].find('/').filter(|_| call.delimiter) {
-            Some(slash) => {
-                let folder = &name[..=call.prefix.len() + slash];
-                at = names.past(folder).min(end);
-                answer.prefixes.push(folder.into());
-            }
-            None => {
-                answer.names.push(name);
-                at += 1;
-            }
+        if let Some(slash) = name[call.prefix.len()..].find('/').filter(|_| call.delimiter) {
+            let folder = &name[..=call.prefix.len() + slash];
+            at = names.past(folder).min(end);
+            answer.prefixes.push(folder.into());
+        } else {
+            answer.names.push(name);
+            at += 1;
         }
     }
     answer.token = (at < end).then(|| at.to_string());
@@ -91,7 +88,7 @@ fn simulate(names: &Names, setting: Setting, known: Vec<(String, u64)>) -> Outco
             let answer = serve(names, &call, setting.cap);
             let items = (answer.names.len() + answer.prefixes.len()) as u64;
             let micros = 50_000 + 70 * items;
-            let noise = 100 - setting.noise + mix(calls ^ 99) % (2 * setting.noise + 1);
+            let noise = 100 - setting.noise + mix(calls ^ 0x63) % (2 * setting.noise + 1);
             empty += u64::from(items == 0);
             came += answer.names.len();
             flying.push(Reverse((now + micros * noise / 100, call.id)));
@@ -308,7 +305,7 @@ fn exact(names: &Names, prefix: &str, seed: u64, known: Vec<(String, u64)>) {
         let limit = 1 + roll(top) as usize;
         while let Some(c) = r.next(limit) {
             calls += 1;
-            assert!(calls < 40 * (all.len() + 10), "endless: {} calls", calls);
+            assert!(calls < 40 * (all.len() + 10), "endless: {calls} calls");
             let mut from = all.partition_point(|n| *n < c.start.as_deref().unwrap_or(""));
             let under: Vec<&str> = all.iter().copied().filter(|n| n.starts_with(&c.prefix)).collect();
             let all = if c.delimiter { &under } else { &all };
@@ -422,7 +419,7 @@ impl Names {
     fn lower(&self, key: &str) -> usize {
         let (mut a, mut b) = (0, self.len());
         while a < b {
-            let m = (a + b) / 2;
+            let m = usize::midpoint(a, b);
             if self.get(m) < key { a = m + 1 } else { b = m }
         }
         a
@@ -477,7 +474,7 @@ fn base(i: u64, len: usize, alphabet: &[u8]) -> String {
     let mut s = String::new();
     for k in 0..len {
         if k % 8 == 7 {
-            h = mix(h ^ i)
+            h = mix(h ^ i);
         }
         s.push(alphabet[(h % alphabet.len() as u64) as usize] as char);
         h /= alphabet.len() as u64;
@@ -489,7 +486,7 @@ const SYL: [&str; 20] = [
     "un", "vi",
 ];
 fn word(i: u64) -> String {
-    let mut h = mix(i ^ 77);
+    let mut h = mix(i ^ 0x4d);
     let n = 2 + h % 3;
     h /= 3;
     let mut s = String::new();

@@ -418,7 +418,7 @@ mod tests {
         assert_eq!(state.shuffle(), Shuffle::Full { seed: 42 });
         assert_eq!((state.epoch, state.position, state.batch_size, state.drop_last), (3, 512, 256, true));
         for (version, window, seed) in [(0, None, None), (3, None, None), (2, Some(0), Some(1)), (2, Some(9), None)] {
-            let state = State { version, window, seed, ..state.clone() };
+            let state = State { version, seed, window, ..state.clone() };
             assert_eq!(state.check(Digest([1; 32]), 512).unwrap_err().kind(), ErrorKind::Config);
         }
     }
