@@ -11,8 +11,8 @@ use super::digest::ObjectsDigest;
 use super::growth::{End, Growth};
 use super::table::LabelsWriter;
 use super::{Entry, LeftOut, Listing, Manifest, of_nothing};
-use crate::list::inventory::Inventory;
-use crate::list::{Filter, Lister, Page, Prefix};
+use crate::list::inventory::{Inventory, InventoryCounts};
+use crate::list::{Filter, Lister, Page, Prefix, Reason};
 use crate::store::{Client, ObjectRef, Objects};
 use crate::{Error, ErrorKind, Result, Stage, os};
 
@@ -34,10 +34,16 @@ pub struct Segment {
 impl Segment {
     /// Packs objects, which come in byte order of their names.
     pub fn new<'a>(objects: impl IntoIterator<Item = ObjectRef<'a>>) -> Self {
+        Self::judged(objects.into_iter().map(|object| (object, None)))
+    }
+
+    /// As [`new`](Self::new), with the reason for which an object isn't wanted: it stands for its name until it is known
+    /// whether a newer one of that name does.
+    fn judged<'a>(objects: impl Iterator<Item = (ObjectRef<'a>, Option<Reason>)>) -> Self {
         let mut writer = Writer::default();
         let mut segment = Self::default();
         let mut last = "";
-        for object in objects {
+        for (object, against) in objects {
             last = object.name;
             if segment.objects == 0 {
                 segment.first = last.as_bytes().into();
@@ -49,7 +55,8 @@ impl Segment {
                 generation: object.generation,
                 crc32c: object.crc32c,
                 storage_class: object.storage_class,
-                label: None,
+                // Free until all are in order.
+                label: against.map(|reason| reason as u32),
             };
             if writer.is_full() {
                 segment.chunks.extend(writer.flush());
@@ -65,9 +72,7 @@ impl Segment {
     /// Packs objects in whatever order, of which some may have one name. The more go into a segment, the fewer are
     /// merged later.
     pub fn of_unsorted(objects: &Objects) -> Self {
-        let mut order: Vec<usize> = (0..objects.len()).collect();
-        order.sort_by_key(|&index| objects.name(index));
-        Self::new(order.into_iter().filter_map(|index| objects.get(index)))
+        Self::new(in_order(objects))
     }
 
     /// Number of objects.
@@ -79,6 +84,13 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.objects == 0
     }
+}
+
+/// The objects in byte order of names.
+fn in_order(objects: &Objects) -> impl Iterator<Item = ObjectRef<'_>> {
+    let mut order: Vec<usize> = (0..objects.len()).collect();
+    order.sort_by_key(|&index| objects.name(index));
+    order.into_iter().filter_map(|index| objects.get(index))
 }
 
 /// Makes a [`Manifest`] of [`Segment`]s.
@@ -102,12 +114,29 @@ pub struct ManifestBuilder {
     segments: Vec<Segment>,
     newest_wins: bool,
     left_out: LeftOut,
+    /// Rows in the segments that aren't wanted.
+    set_aside: LeftOut,
+    report: Option<Report>,
+}
+
+/// What an inventory report had.
+#[derive(Debug)]
+struct Report {
+    counts: InventoryCounts,
+    snapshot_time: Option<String>,
 }
 
 impl ManifestBuilder {
     /// A manifest of what is below `prefix`.
     pub fn new(prefix: Prefix) -> Self {
-        Self { prefix, segments: Vec::new(), newest_wins: false, left_out: LeftOut::default() }
+        Self {
+            prefix,
+            segments: Vec::new(),
+            newest_wins: false,
+            left_out: LeftOut::default(),
+            set_aside: LeftOut::default(),
+            report: None,
+        }
     }
 
     /// Of objects of one name keeps that of the highest generation, as is right for reports of the past. Otherwise a
@@ -177,31 +206,61 @@ impl ManifestBuilder {
         Ok(manifest)
     }
 
-    /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest.
+    /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest, if that is wanted.
     ///
     /// # Errors
     /// As for [`Inventory::objects`].
     pub async fn inventory(client: &Client, inventory: &Inventory, prefix: Prefix, filter: &Filter) -> Result<Self> {
         let mut builder = Self::new(prefix.clone()).newest_wins();
-        let mut left_out = LeftOut::default();
         let pack = |objects: Objects| {
-            let kept: Objects = filter.keep(&prefix, objects.iter(), &mut left_out).collect();
-            builder.push(Segment::of_unsorted(&kept));
+            let judged = in_order(&objects).map(|object| {
+                let against = filter.reason(&prefix, &object);
+                if let Some(reason) = against {
+                    builder.set_aside.add(reason);
+                }
+                (object, against)
+            });
+            let segment = Segment::judged(judged);
+            builder.push(segment);
             Ok(())
         };
-        inventory.objects(client, &prefix, pack).await?;
-        builder.leave_out(&left_out);
+        let counts = inventory.objects(client, &prefix, pack).await?;
+        let snapshot_time = inventory.snapshot_time().map(str::to_owned);
+        tracing::info!(
+            %prefix,
+            rows = counts.rows,
+            objects = counts.objects,
+            deleted = counts.deleted,
+            other_names = counts.other_names,
+            other_buckets = counts.other_buckets,
+            snapshot_time = snapshot_time.as_deref().unwrap_or("not told"),
+            "read an inventory report"
+        );
+        builder.report = Some(Report { counts, snapshot_time });
         Ok(builder)
     }
 
-    /// Number of objects so far, those counted twice that come twice.
-    pub fn objects(&self) -> u64 {
-        self.segments.iter().map(Segment::len).sum()
+    /// What the rows of the inventory report were; `None` of a listing.
+    pub fn inventory_counts(&self) -> Option<InventoryCounts> {
+        self.report.as_ref().map(|report| report.counts)
     }
 
-    /// What was left out so far.
+    /// When the snapshot of the inventory report was taken, if there is one and its manifest tells.
+    pub fn snapshot_time(&self) -> Option<&str> {
+        self.report.as_ref()?.snapshot_time.as_deref()
+    }
+
+    /// Number of objects that are wanted so far, those counted twice that come twice.
+    pub fn objects(&self) -> u64 {
+        self.segments.iter().map(Segment::len).sum::<u64>() - self.set_aside.total()
+    }
+
+    /// What was left out so far; of an inventory report, whose versions of one object are told apart by
+    /// [`finish`](Self::finish), by rows.
     pub fn left_out(&self) -> LeftOut {
-        self.left_out
+        let mut left_out = self.left_out;
+        left_out.merge(&self.set_aside);
+        left_out
     }
 
     /// Puts all in order, and gives each segment's memory back as soon as it is through.
@@ -209,7 +268,7 @@ impl ManifestBuilder {
     /// # Errors
     /// No object at all; a name that comes twice, is out of order in its segment, or isn't below the prefix.
     pub fn finish(self) -> Result<Manifest> {
-        let Self { prefix, mut segments, newest_wins, left_out } = self;
+        let Self { prefix, mut segments, newest_wins, left_out, set_aside: _, report } = self;
         let mut sink = Sink::new(prefix, newest_wins);
         segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
         // Those that have begun. Segments that don't overlap are here one at a time.
@@ -245,7 +304,25 @@ impl ManifestBuilder {
                 kept = 0;
             }
         }
-        sink.finish(left_out)
+        sink.finish(left_out).map_err(|error| match &report {
+            Some(report) if error.is_not_found() => report.of_nothing(error),
+            _ => error,
+        })
+    }
+}
+
+impl Report {
+    /// The error of a report that has no sample: it says nothing of what is in the bucket now.
+    fn of_nothing(&self, error: Error) -> Error {
+        let error = error.append(" in the inventory report").mismatch("an object to take", self.counts);
+        let time = self.snapshot_time.as_ref().map_or_else(String::new, |time| format!(" of {time}"));
+        if self.counts.objects > 0 {
+            // What was left out, and why, is told already.
+            return error;
+        }
+        error.hint(format!(
+            "check the prefix's spelling; what was written after the report{time} is in a later one, or in a listing"
+        ))
     }
 }
 
@@ -393,7 +470,11 @@ impl Eq for Run {}
 /// Takes objects in order.
 struct Sink {
     prefix: Prefix,
+    /// The object whose name may come again, where the newest wins.
+    pending: Option<(Vec<u8>, Entry<()>)>,
     newest_wins: bool,
+    /// Those whose newest isn't wanted.
+    left_out: LeftOut,
     writer: Writer,
     growth: Arc<Growth>,
     objects: u64,
@@ -406,7 +487,9 @@ impl Sink {
     fn new(prefix: Prefix, newest_wins: bool) -> Self {
         Self {
             prefix,
+            pending: None,
             newest_wins,
+            left_out: LeftOut::default(),
             writer: Writer::default(),
             growth: Arc::new(Growth::new()),
             objects: 0,
@@ -417,19 +500,40 @@ impl Sink {
     }
 
     fn push(&mut self, name: &[u8], record: Entry<()>) -> Result<()> {
-        let (last, shared) = self.writer.compare(name);
-        if let Some(before) = self.writer.last_record()
-            && last.is_ge()
+        if !self.newest_wins {
+            return self.add(name, record);
+        }
+        if let Some((pending, newest)) = &mut self.pending
+            && pending == name
         {
-            if last.is_gt() || !self.newest_wins {
-                return Err(wrong(&self.prefix, name, "a listing must be sorted, and hold each name once"));
-            }
-            if before.generation < record.generation {
-                *before = record;
+            if newest.generation < record.generation {
+                *newest = record;
             }
             return Ok(());
         }
-        // Not as soon as it is full: the last object may have been replaced.
+        let mut buffer = self.settle()?;
+        buffer.clear();
+        buffer.extend_from_slice(name);
+        self.pending = Some((buffer, record));
+        Ok(())
+    }
+
+    /// Takes in the newest of its name, if it is wanted, and gives back the buffer of the name.
+    fn settle(&mut self) -> Result<Vec<u8>> {
+        let Some((name, newest)) = self.pending.take() else { return Ok(Vec::new()) };
+        match newest.label.and_then(|against| Reason::ALL.get(against as usize)) {
+            Some(reason) => self.left_out.add(*reason),
+            None => self.add(&name, newest)?,
+        }
+        Ok(name)
+    }
+
+    /// Takes in an object that is wanted.
+    fn add(&mut self, name: &[u8], record: Entry<()>) -> Result<()> {
+        let (last, shared) = self.writer.compare(name);
+        if last.is_ge() && (self.objects > 0 || !self.writer.is_empty()) {
+            return Err(wrong(&self.prefix, name, "a listing must be sorted, and hold each name once"));
+        }
         if self.writer.is_full() {
             self.flush()?;
         }
@@ -456,8 +560,10 @@ impl Sink {
         Ok(())
     }
 
-    fn finish(mut self, left_out: LeftOut) -> Result<Manifest> {
+    fn finish(mut self, mut left_out: LeftOut) -> Result<Manifest> {
+        self.settle()?;
         self.flush()?;
+        left_out.merge(&self.left_out);
         if self.objects == 0 {
             return Err(of_nothing(&self.prefix, &left_out));
         }
@@ -508,10 +614,12 @@ impl Labeller {
         if self.last.is_some() && name.starts_with(&self.folder) {
             return Ok(self.last);
         }
-        let Some(below) = name.strip_prefix(prefix.prefix.as_bytes()) else {
+        if !name.starts_with(prefix.prefix.as_bytes()) {
             let error = wrong(prefix, name, "an object of a listing is not below its prefix");
             return Err(error.mismatch(prefix, "another name"));
-        };
+        }
+        // A prefix may end within the name of a folder; globs begin there, too.
+        let below = &name[prefix.prefix.rfind('/').map_or(0, |slash| slash + 1)..];
         let folder = below.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &below[start..]);
         self.last = match folder.iter().position(|&byte| byte == b'/') {
             None => None,

@@ -58,6 +58,16 @@ fn labels_are_sorted_as_folders_are_and_not_as_paths() {
 }
 
 #[test]
+fn labels_of_a_prefix_that_ends_within_a_folders_name_are_whole() {
+    let names = ["p/train/b.png", "p/training/a.png", "p/tree.png"].map(|name| object(name, 1));
+    let of = |prefix: &str| Manifest::new(prefix.parse().unwrap(), &listed(&names)).unwrap();
+    let manifest = of("gs://bucket/p/tr");
+    assert_eq!(manifest.labels(), ["train", "training"]);
+    assert_eq!(all(&manifest).into_iter().map(|entry| entry.label).collect::<Vec<_>>(), [Some(0), Some(1), None]);
+    assert_eq!(manifest.digest(), of("gs://bucket/p/").digest());
+}
+
+#[test]
 fn slashes_alone_are_no_folder() {
     let manifest = manifest(&["p//", "p///"].map(|name| object(name, 1)));
     assert!(manifest.labels().is_empty() && all(&manifest).iter().all(|entry| entry.label.is_none()));

@@ -26,6 +26,7 @@ mod row;
 mod shard;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,6 +97,18 @@ pub struct InventoryCounts {
     pub other_names: u64,
     /// Rows of the bucket with a time of deletion: versions that are no longer live, and soft-deleted objects.
     pub deleted: u64,
+}
+
+/// Such as `221 rows, 5 of other buckets, 100 of other names, 16 of deleted objects, 100 of objects`.
+impl fmt::Display for InventoryCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, objects, other_buckets, other_names, deleted } = self;
+        write!(
+            f,
+            "{rows} rows, {other_buckets} of other buckets, {other_names} of other names, {deleted} of deleted objects, \
+             {objects} of objects"
+        )
+    }
 }
 
 impl AddAssign for InventoryCounts {
