@@ -11,7 +11,7 @@ use super::digest::ObjectsDigest;
 use super::growth::{End, Growth};
 use super::table::LabelsWriter;
 use super::{Entry, LeftOut, Listing, Manifest, of_nothing};
-use crate::list::inventory::{Inventory, InventoryCounts};
+use crate::list::inventory::{Inventory, InventoryCounts, Told};
 use crate::list::{Filter, Lister, Page, Prefix, Reason};
 use crate::store::{Client, ObjectRef, Objects};
 use crate::{Error, ErrorKind, Result, Stage, os};
@@ -212,19 +212,30 @@ impl ManifestBuilder {
     /// As for [`Inventory::objects`].
     pub async fn inventory(client: &Client, inventory: &Inventory, prefix: Prefix, filter: &Filter) -> Result<Self> {
         let mut builder = Self::new(prefix.clone()).newest_wins();
-        let pack = |objects: Objects| {
-            let judged = in_order(&objects).map(|object| {
-                let against = filter.reason(&prefix, &object);
-                if let Some(reason) = against {
-                    builder.set_aside.add(reason);
-                }
-                (object, against)
-            });
-            let segment = Segment::judged(judged);
-            builder.push(segment);
+        // By shard, since what came of one may be called off.
+        let mut packed: Vec<(Vec<Segment>, LeftOut)> = Vec::new();
+        let pack = |shard: usize, told| {
+            if packed.len() <= shard {
+                packed.resize_with(shard + 1, Default::default);
+            }
+            let (segments, set_aside) = &mut packed[shard];
+            match told {
+                Told::Objects(objects) => segments.push(Segment::judged(in_order(&objects).map(|object| {
+                    let against = filter.reason(&prefix, &object);
+                    if let Some(reason) = against {
+                        set_aside.add(reason);
+                    }
+                    (object, against)
+                }))),
+                Told::Again(_) => packed[shard] = Default::default(),
+            }
             Ok(())
         };
-        let counts = inventory.objects(client, &prefix, pack).await?;
+        let counts = inventory.by_shard(client, &prefix, pack).await?;
+        for (segments, set_aside) in packed {
+            segments.into_iter().for_each(|segment| builder.push(segment));
+            builder.set_aside.merge(&set_aside);
+        }
         let snapshot_time = inventory.snapshot_time().map(str::to_owned);
         tracing::info!(
             %prefix,
