@@ -168,6 +168,42 @@ fn a_parquet_report_whose_bits_flip_on_the_way_is_read_again() {
 }
 
 #[test]
+fn rows_of_a_csv_shard_that_turns_out_to_be_damaged_are_called_off() {
+    let rows = 10_000;
+    let mut shard = String::from("name,size,generation\n");
+    for row in 0..rows {
+        use std::fmt::Write as _;
+        writeln!(shard, "train/{row:05}{:900},1,2", "x").unwrap();
+    }
+    let store = MemoryStore::new();
+    store.insert("reports", "x_0.csv", shard);
+    let open = |flipped: &[u64]| {
+        let mut store = FaultStore::new(std::sync::Arc::new(store.clone()));
+        for read in flipped {
+            // Of the second piece: a digit of a name, or what makes the row one that can't be.
+            store = store.fail(Call::Get, *read, Fault::FlipAt(500_000));
+        }
+        client(store)
+    };
+    let build = |flipped: &[u64]| {
+        runtime().block_on(async {
+            let client = open(flipped);
+            let inventory = Inventory::open(&client, "gs://reports/x_0.csv").await?;
+            ManifestBuilder::inventory(&client, &inventory, "gs://cats".parse()?, &Filter::everything()).await
+        })
+    };
+    let whole = build(&[]).unwrap().finish().unwrap().digest();
+    let built = build(&[2]).unwrap();
+    assert_eq!((built.objects(), built.inventory_counts().unwrap().rows), (rows, rows));
+    assert_eq!(built.finish().unwrap().digest(), whole);
+    let error = build(&[2, 4, 6, 8]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Integrity && error.to_string().contains("checksum"), "{error}");
+    // A sink that can't call off what it has got is told at once.
+    let error = read(&open(&[2]), "gs://reports/x_0.csv", "gs://cats").map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("checksum"), "{error}");
+}
+
+#[test]
 fn a_report_is_found_among_many_files_of_other_kinds_and_not_among_too_many_of_its_own() {
     let store = bucket("csv", |_, bytes| Some(bytes));
     (0..100_100).for_each(|n| _ = store.insert("reports", &format!("daily/{n:06}.txt"), ""));

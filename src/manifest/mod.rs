@@ -22,6 +22,7 @@ mod chunk;
 mod digest;
 mod file;
 mod growth;
+mod sink;
 mod table;
 
 use std::fmt;

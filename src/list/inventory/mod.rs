@@ -282,7 +282,9 @@ impl Inventory {
             }
         }
         let mut counts = InventoryCounts::default();
-        of_shards.into_iter().for_each(|shard| counts += shard);
+        for shard in of_shards {
+            counts += shard;
+        }
         let blame = |error: Error| Err(error.stage(Stage::List).object(&self.location));
         if let Some(records) = self.records
             && records != counts.rows
