@@ -5,9 +5,10 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use dataflux::list::Prefix;
 use dataflux::list::inventory::{Inventory, InventoryCounts};
-use dataflux::store::{Client, MemoryStore, ObjectRef, Objects, StorageClass};
+use dataflux::list::{Filter, Prefix};
+use dataflux::manifest::ManifestBuilder;
+use dataflux::store::{Call, Client, Fault, FaultStore, MemoryStore, ObjectRef, Objects, StorageClass};
 use dataflux::{ErrorKind, Result};
 
 use support::client;
@@ -118,6 +119,106 @@ fn csv_reads_what_was_written() {
 #[cfg(feature = "parquet")]
 fn parquet_reads_what_was_written() {
     reads_what_was_written("parquet");
+}
+
+/// The objects of a report of which the `nth` read comes with a bit flipped, that and `times - 1` after it.
+fn of_flipped(format: &str, nth: u64, at: u64, times: u64) -> Result<ManifestBuilder> {
+    let mut store = FaultStore::new(std::sync::Arc::new(bucket(format, |_, bytes| Some(bytes))));
+    for read in nth..nth + times {
+        store = store.fail(Call::Get, read, Fault::FlipAt(at));
+    }
+    support::without_hanging(move || {
+        runtime().block_on(async {
+            let client = client(store);
+            let inventory = Inventory::open(&client, "gs://reports/daily/").await?;
+            ManifestBuilder::inventory(&client, &inventory, "gs://cats".parse()?, &Filter::everything()).await
+        })
+    })
+}
+
+fn flipped_bits_are_read_again(format: &str) {
+    let whole = of_flipped(format, 1, 0, 0).unwrap();
+    let (counts, digest) = (whole.inventory_counts().unwrap(), whole.finish().unwrap().digest());
+    assert_eq!(counts.rows, 221);
+    // The report's manifest is read first, then its shards.
+    for nth in 1..=4 {
+        for at in [5, 60, 401, 1_000, 2_003] {
+            let read = of_flipped(format, nth, at, 1).unwrap();
+            assert_eq!(read.inventory_counts(), Some(counts), "read {nth}, byte {at}");
+            assert_eq!(read.finish().unwrap().digest(), digest, "read {nth}, byte {at}");
+        }
+    }
+    let error = of_flipped(format, 2, 401, 100).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+    assert!(error.to_string().contains("checksum"), "{error}");
+    assert!(error.about().is_some_and(|about| about.contains(&format!(".{format}"))), "{error}");
+    let error = of_flipped(format, 1, 9, 100).unwrap_err().to_string();
+    assert!(error.contains("checksum") && error.contains("_manifest.json"), "{error}");
+}
+
+#[test]
+fn a_csv_report_whose_bits_flip_on_the_way_is_read_again() {
+    flipped_bits_are_read_again("csv");
+}
+
+#[test]
+#[cfg(feature = "parquet")]
+fn a_parquet_report_whose_bits_flip_on_the_way_is_read_again() {
+    flipped_bits_are_read_again("parquet");
+}
+
+#[test]
+fn rows_of_a_csv_shard_that_turns_out_to_be_damaged_are_called_off() {
+    let rows = 10_000;
+    let mut shard = String::from("name,size,generation\n");
+    for row in 0..rows {
+        use std::fmt::Write as _;
+        writeln!(shard, "train/{row:05}{:900},1,2", "x").unwrap();
+    }
+    let store = MemoryStore::new();
+    store.insert("reports", "x_0.csv", shard);
+    let open = |flipped: &[u64]| {
+        let mut store = FaultStore::new(std::sync::Arc::new(store.clone()));
+        for read in flipped {
+            // Of the second piece: a digit of a name, or what makes the row one that can't be.
+            store = store.fail(Call::Get, *read, Fault::FlipAt(500_000));
+        }
+        client(store)
+    };
+    let build = |flipped: &[u64]| {
+        runtime().block_on(async {
+            let client = open(flipped);
+            let inventory = Inventory::open(&client, "gs://reports/x_0.csv").await?;
+            ManifestBuilder::inventory(&client, &inventory, "gs://cats".parse()?, &Filter::everything()).await
+        })
+    };
+    let whole = build(&[]).unwrap().finish().unwrap().digest();
+    let built = build(&[2]).unwrap();
+    assert_eq!((built.objects(), built.inventory_counts().unwrap().rows), (rows, rows));
+    assert_eq!(built.finish().unwrap().digest(), whole);
+    let error = build(&[2, 4, 6, 8]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Integrity && error.to_string().contains("checksum"), "{error}");
+    // A sink that can't call off what it has got is told at once.
+    let error = read(&open(&[2]), "gs://reports/x_0.csv", "gs://cats").map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("checksum"), "{error}");
+}
+
+#[test]
+fn a_report_is_found_among_many_files_of_other_kinds_and_not_among_too_many_of_its_own() {
+    let store = bucket("csv", |_, bytes| Some(bytes));
+    (0..100_100).for_each(|n| _ = store.insert("reports", &format!("daily/{n:06}.txt"), ""));
+    assert!(read(&client(store.clone()), "gs://reports/daily/", "gs://cats").is_ok());
+    (0..100_100).for_each(|n| _ = store.insert("reports", &format!("daily/{n:06}_0.csv"), ""));
+    let (kind, said) = refusal(store.clone(), "gs://reports/daily/");
+    assert!(kind == ErrorKind::Config && said.contains("100000") && said.contains("manifest.json"), "{said}");
+    assert!(read(&client(store), &format!("gs://reports/daily/{KEY}_manifest.json"), "gs://cats").is_ok());
+}
+
+#[test]
+fn an_error_of_the_file_system_does_not_repeat_its_source() {
+    let error = read(&client(MemoryStore::new()), "/nowhere/at/all", "gs://cats").unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(!error.to_string().contains(&source), "{error}");
 }
 
 /// What the two formats have in common.
@@ -262,6 +363,17 @@ mod parquet {
         let store = MemoryStore::new().with_bucket("reports");
         store.insert("reports", "x_0.parquet", bytes);
         read(&client(store), "gs://reports/x_0.parquet", "gs://cats")
+    }
+
+    #[test]
+    fn an_error_of_parquet_does_not_repeat_its_source() {
+        let mut bytes = original(0);
+        let footer = bytes.len() - 40..bytes.len() - 8;
+        bytes[footer].fill(0xFF);
+        // Not the whole report, which a failing test would print.
+        let error = shard(bytes).map(|_| ()).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(!error.to_string().contains(&source), "{error}");
     }
 
     fn original(index: usize) -> Vec<u8> {

@@ -147,6 +147,76 @@ fn an_inventory_report_takes_the_place_of_a_listing() {
     });
 }
 
+/// A data set of a report of these rows, below `gs://data/p/`.
+fn of_report(name: &str, rows: &str, filter: Filter) -> dataflux::Result<DatafluxDataset> {
+    let scratch = Scratch::new(name);
+    let file = scratch.0.join("1a34_2024-05-20T06-35_0.csv");
+    std::fs::write(&file, rows).unwrap();
+    let client = client(MemoryStore::new().with_bucket("data"));
+    DatafluxDataset::builder().client(client).filter(filter).inventory(file.to_str().unwrap()).open("gs://data/p/")
+}
+
+#[test]
+fn a_filter_that_refuses_the_newest_version_does_not_bring_back_an_older_one() {
+    without_hanging(|| {
+        let rows = "name,size,generation,updated\n\
+                    p/a,10,1,2024-05-20T00:00:00Z\np/a,0,2,2024-05-21T00:00:00Z\n\
+                    p/b,10,4,2024-05-21T00:00:00Z\np/b,0,3,2024-05-22T00:00:00Z\n\
+                    p/c,9,5,2024-05-19T00:00:00Z\np/c,9,6,2024-05-18T00:00:00Z\n";
+        let dataset = of_report("newest", rows, Filter::new().min_size(1)).unwrap();
+        assert_eq!(names(&dataset), ["p/b", "p/c"]);
+        assert_eq!(dataset.manifest().get(0).unwrap().generation, 4);
+        let left = dataset.manifest().left_out();
+        assert_eq!((left.too_small, left.total()), (1, 1));
+        let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_716_076_800);
+        // 2024-05-19: the newest of c is of the day before.
+        let dataset = of_report("newest-since", rows, Filter::new().modified_since(since)).unwrap();
+        assert_eq!(names(&dataset), ["p/a", "p/b"]);
+        assert_eq!(dataset.manifest().left_out().not_modified, 1);
+        let error = of_report("newest-none", rows, Filter::new().min_size(11)).unwrap_err();
+        assert!(error.is_not_found() && error.to_string().contains("3 too small"), "{error}");
+    });
+}
+
+#[test]
+fn a_report_without_a_sample_says_what_its_rows_are() {
+    without_hanging(|| {
+        let rows = "bucket,name,size,generation,timeDeleted\n\
+                    data,q/a,1,1,\ndata,q/b,1,1,\ncats,p/a,1,1,\ndata,p/a,1,1,2024-05-20T00:00:00Z\n";
+        let error = of_report("nothing", rows, Filter::new()).unwrap_err();
+        let said = error.to_string();
+        assert!(error.is_not_found() && !said.contains("data was uploaded"), "{said}");
+        for part in ["4 rows", "2 of other names", "1 of other buckets", "1 of deleted objects"] {
+            assert!(said.contains(part), "{said}");
+        }
+    });
+}
+
+#[test]
+fn a_manifest_takes_no_setting_that_would_do_nothing() {
+    without_hanging(|| {
+        let (store, _) = bucket(20);
+        let client = client(store);
+        let manifest = Arc::clone(DatafluxDataset::open_with(client.clone(), "gs://data/p/").unwrap().manifest());
+        let builder = || DatafluxDataset::builder().client(client.clone());
+        for (builder, named) in [
+            (builder().filter(Filter::new().min_size(1)), "filter"),
+            (builder().inventory("gs://data/report/"), "inventory"),
+            (builder().refresh(&manifest).unwrap(), "refresh"),
+            (builder().streaming(true), "streaming"),
+            (builder().streaming(true).inventory("x"), "inventory and streaming"),
+        ] {
+            let error = builder.from_manifest(Arc::clone(&manifest)).unwrap_err();
+            assert!(error.kind() == ErrorKind::Config && error.to_string().contains(named), "{error}");
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let dataset = runtime.block_on(builder().from_manifest_async(Arc::clone(&manifest))).unwrap();
+        assert_eq!(dataset.len(), 20);
+        let error = runtime.block_on(builder().streaming(true).from_manifest_async(manifest)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+    });
+}
+
 #[test]
 fn cold_objects_are_listed_and_counted_by_class() {
     without_hanging(|| {

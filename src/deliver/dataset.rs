@@ -104,7 +104,8 @@ impl DatafluxDataset<Raw> {
 #[must_use = "a builder does nothing until open() is called"]
 pub struct DatasetBuilder {
     client: Option<Client>,
-    filter: Filter,
+    /// `None` where nobody has said anything.
+    filter: Option<Filter>,
     concurrency: Option<usize>,
     known: Vec<(String, u64)>,
     inventory: Option<String>,
@@ -121,7 +122,7 @@ impl DatasetBuilder {
 
     /// Which objects are samples; all but folder marks and this crate's temporaries by default.
     pub fn filter(mut self, filter: Filter) -> Self {
-        self.filter = filter;
+        self.filter = Some(filter);
         self
     }
 
@@ -208,14 +209,45 @@ impl DatasetBuilder {
         Io::shared()?.spawn(self.list(uri)?).await
     }
 
-    /// The objects of a manifest; filter and progress have nothing to do there. Blocks; may be called from anywhere.
+    /// The objects of a manifest, which was listed and filtered before; progress and the number of list calls have nothing
+    /// to do there. Blocks; may be called from anywhere.
     ///
     /// # Errors
-    /// No such bucket, or no credentials.
+    /// A filter, an inventory report, an earlier listing or streaming, of which a manifest has no use; no such bucket, or
+    /// no credentials.
     pub fn from_manifest(self, manifest: impl Into<Arc<Manifest>>) -> Result<DatafluxDataset> {
+        Io::shared()?.run(self.take(manifest.into())?)
+    }
+
+    /// As [`from_manifest`](Self::from_manifest), without blocking.
+    ///
+    /// # Errors
+    /// As for [`from_manifest`](Self::from_manifest).
+    pub async fn from_manifest_async(self, manifest: impl Into<Arc<Manifest>>) -> Result<DatafluxDataset> {
+        Io::shared()?.spawn(self.take(manifest.into())?).await
+    }
+
+    fn take(self, manifest: Arc<Manifest>) -> Result<impl Future<Output = Result<DatafluxDataset>> + Send + use<>> {
+        let of_listings = [
+            ("filter", self.filter.is_some()),
+            ("inventory", self.inventory.is_some()),
+            ("refresh", !self.known.is_empty()),
+            ("streaming", self.streaming),
+        ];
+        let set: Vec<_> = of_listings.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
+        if !set.is_empty() {
+            let set = set.join(" and ");
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a manifest is not listed again, so this setting would do nothing",
+            )
+            .stage(Stage::Manifest)
+            .object(manifest.prefix())
+            .mismatch("a manifest alone", format_args!("{set} too"))
+            .hint(format!("leave out {set}, or use open() to list")));
+        }
         let client = self.client.map_or_else(client_of_environment, Ok)?;
-        let manifest = manifest.into();
-        Io::shared()?.run(async move {
+        Ok(async move {
             let bucket = client.bucket_info(&manifest.prefix().bucket).await?;
             // One that is still growing tells when it is whole, and to wait for that here would hold up the listing.
             if let Known::All(_) = manifest.known() {
@@ -240,16 +272,17 @@ impl DatasetBuilder {
                 .mismatch("streaming or inventory", "both")
                 .hint("leave out streaming(true)"));
         }
+        let filter = self.filter.unwrap_or_default();
         Ok(async move {
             if self.streaming {
-                let objects = ManifestBuilder::stream(lister, self.filter, listed);
+                let objects = ManifestBuilder::stream(lister, filter, listed);
                 let (manifest, bucket) = tokio::try_join!(objects, client.bucket_info(&bucket))?;
                 return Ok(dataset(client, Arc::new(manifest), bucket));
             }
             let objects = async {
-                let Some(location) = self.inventory else { return ManifestBuilder::list(lister, self.filter).await };
+                let Some(location) = self.inventory else { return ManifestBuilder::list(lister, filter).await };
                 let inventory = Inventory::open(&client, &location).await?;
-                ManifestBuilder::inventory(&client, &inventory, prefix, &self.filter).await
+                ManifestBuilder::inventory(&client, &inventory, prefix, &filter).await
             };
             let (builder, bucket) = tokio::try_join!(objects, client.bucket_info(&bucket))?;
             let manifest = tokio::task::spawn_blocking(|| builder.finish()).await.map_err(|error| {

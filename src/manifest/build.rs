@@ -1,4 +1,4 @@
-//! From the pages of a listing, in whatever order they come, to a manifest.
+//! From the pages of a listing, in whatever order they come, to a manifest: pages are packed, and merged into one order.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -9,10 +9,11 @@ use tokio::sync::oneshot;
 use super::chunk::{CLASSES, Layout, Reader, WRITTEN_HERE, Writer};
 use super::digest::ObjectsDigest;
 use super::growth::{End, Growth};
+use super::sink::Sink;
 use super::table::LabelsWriter;
 use super::{Entry, LeftOut, Listing, Manifest, of_nothing};
-use crate::list::inventory::Inventory;
-use crate::list::{Filter, Lister, Page, Prefix};
+use crate::list::inventory::{Inventory, InventoryCounts, Told};
+use crate::list::{Filter, Lister, Page, Prefix, Reason};
 use crate::store::{Client, ObjectRef, Objects};
 use crate::{Error, ErrorKind, Result, Stage, os};
 
@@ -34,10 +35,16 @@ pub struct Segment {
 impl Segment {
     /// Packs objects, which come in byte order of their names.
     pub fn new<'a>(objects: impl IntoIterator<Item = ObjectRef<'a>>) -> Self {
+        Self::judged(objects.into_iter().map(|object| (object, None)))
+    }
+
+    /// As [`new`](Self::new), with the reason for which an object isn't wanted: it stands for its name until it is known
+    /// whether a newer one of that name does.
+    fn judged<'a>(objects: impl Iterator<Item = (ObjectRef<'a>, Option<Reason>)>) -> Self {
         let mut writer = Writer::default();
         let mut segment = Self::default();
         let mut last = "";
-        for object in objects {
+        for (object, against) in objects {
             last = object.name;
             if segment.objects == 0 {
                 segment.first = last.as_bytes().into();
@@ -49,7 +56,8 @@ impl Segment {
                 generation: object.generation,
                 crc32c: object.crc32c,
                 storage_class: object.storage_class,
-                label: None,
+                // Free until all are in order.
+                label: against.map(|reason| reason as u32),
             };
             if writer.is_full() {
                 segment.chunks.extend(writer.flush());
@@ -65,9 +73,7 @@ impl Segment {
     /// Packs objects in whatever order, of which some may have one name. The more go into a segment, the fewer are
     /// merged later.
     pub fn of_unsorted(objects: &Objects) -> Self {
-        let mut order: Vec<usize> = (0..objects.len()).collect();
-        order.sort_by_key(|&index| objects.name(index));
-        Self::new(order.into_iter().filter_map(|index| objects.get(index)))
+        Self::new(in_order(objects))
     }
 
     /// Number of objects.
@@ -79,6 +85,13 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.objects == 0
     }
+}
+
+/// The objects in byte order of names.
+fn in_order(objects: &Objects) -> impl Iterator<Item = ObjectRef<'_>> {
+    let mut order: Vec<usize> = (0..objects.len()).collect();
+    order.sort_by_key(|&index| objects.name(index));
+    order.into_iter().filter_map(|index| objects.get(index))
 }
 
 /// Makes a [`Manifest`] of [`Segment`]s.
@@ -102,12 +115,29 @@ pub struct ManifestBuilder {
     segments: Vec<Segment>,
     newest_wins: bool,
     left_out: LeftOut,
+    /// Rows in the segments that aren't wanted.
+    set_aside: LeftOut,
+    report: Option<Report>,
+}
+
+/// What an inventory report had.
+#[derive(Debug)]
+struct Report {
+    counts: InventoryCounts,
+    snapshot_time: Option<String>,
 }
 
 impl ManifestBuilder {
     /// A manifest of what is below `prefix`.
     pub fn new(prefix: Prefix) -> Self {
-        Self { prefix, segments: Vec::new(), newest_wins: false, left_out: LeftOut::default() }
+        Self {
+            prefix,
+            segments: Vec::new(),
+            newest_wins: false,
+            left_out: LeftOut::default(),
+            set_aside: LeftOut::default(),
+            report: None,
+        }
     }
 
     /// Of objects of one name keeps that of the highest generation, as is right for reports of the past. Otherwise a
@@ -177,31 +207,74 @@ impl ManifestBuilder {
         Ok(manifest)
     }
 
-    /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest.
+    /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest, if that is wanted.
     ///
     /// # Errors
     /// As for [`Inventory::objects`].
     pub async fn inventory(client: &Client, inventory: &Inventory, prefix: Prefix, filter: &Filter) -> Result<Self> {
         let mut builder = Self::new(prefix.clone()).newest_wins();
-        let mut left_out = LeftOut::default();
-        let pack = |objects: Objects| {
-            let kept: Objects = filter.keep(&prefix, objects.iter(), &mut left_out).collect();
-            builder.push(Segment::of_unsorted(&kept));
+        // By shard, since what came of one may be called off.
+        let mut packed: Vec<(Vec<Segment>, LeftOut)> = Vec::new();
+        let pack = |shard: usize, told| {
+            if packed.len() <= shard {
+                packed.resize_with(shard + 1, Default::default);
+            }
+            let (segments, set_aside) = &mut packed[shard];
+            match told {
+                Told::Objects(objects) => segments.push(Segment::judged(in_order(&objects).map(|object| {
+                    let against = filter.reason(&prefix, &object);
+                    if let Some(reason) = against {
+                        set_aside.add(reason);
+                    }
+                    (object, against)
+                }))),
+                Told::Again(_) => packed[shard] = Default::default(),
+            }
             Ok(())
         };
-        inventory.objects(client, &prefix, pack).await?;
-        builder.leave_out(&left_out);
+        let counts = inventory.by_shard(client, &prefix, pack).await?;
+        for (segments, set_aside) in packed {
+            for segment in segments {
+                builder.push(segment);
+            }
+            builder.set_aside.merge(&set_aside);
+        }
+        let snapshot_time = inventory.snapshot_time().map(str::to_owned);
+        tracing::info!(
+            %prefix,
+            rows = counts.rows,
+            objects = counts.objects,
+            deleted = counts.deleted,
+            other_names = counts.other_names,
+            other_buckets = counts.other_buckets,
+            snapshot_time = snapshot_time.as_deref().unwrap_or("not told"),
+            "read an inventory report"
+        );
+        builder.report = Some(Report { counts, snapshot_time });
         Ok(builder)
     }
 
-    /// Number of objects so far, those counted twice that come twice.
-    pub fn objects(&self) -> u64 {
-        self.segments.iter().map(Segment::len).sum()
+    /// What the rows of the inventory report were; `None` of a listing.
+    pub fn inventory_counts(&self) -> Option<InventoryCounts> {
+        self.report.as_ref().map(|report| report.counts)
     }
 
-    /// What was left out so far.
+    /// When the snapshot of the inventory report was taken, if there is one and its manifest tells.
+    pub fn snapshot_time(&self) -> Option<&str> {
+        self.report.as_ref()?.snapshot_time.as_deref()
+    }
+
+    /// Number of objects that are wanted so far, those counted twice that come twice.
+    pub fn objects(&self) -> u64 {
+        self.segments.iter().map(Segment::len).sum::<u64>() - self.set_aside.total()
+    }
+
+    /// What was left out so far; of an inventory report, whose versions of one object are told apart by
+    /// [`finish`](Self::finish), by rows.
     pub fn left_out(&self) -> LeftOut {
-        self.left_out
+        let mut left_out = self.left_out;
+        left_out.merge(&self.set_aside);
+        left_out
     }
 
     /// Puts all in order, and gives each segment's memory back as soon as it is through.
@@ -209,7 +282,7 @@ impl ManifestBuilder {
     /// # Errors
     /// No object at all; a name that comes twice, is out of order in its segment, or isn't below the prefix.
     pub fn finish(self) -> Result<Manifest> {
-        let Self { prefix, mut segments, newest_wins, left_out } = self;
+        let Self { prefix, mut segments, newest_wins, left_out, set_aside: _, report } = self;
         let mut sink = Sink::new(prefix, newest_wins);
         segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
         // Those that have begun. Segments that don't overlap are here one at a time.
@@ -245,7 +318,25 @@ impl ManifestBuilder {
                 kept = 0;
             }
         }
-        sink.finish(left_out)
+        sink.finish(left_out).map_err(|error| match &report {
+            Some(report) if error.is_not_found() => report.of_nothing(error),
+            _ => error,
+        })
+    }
+}
+
+impl Report {
+    /// The error of a report that has no sample: it says nothing of what is in the bucket now.
+    fn of_nothing(&self, error: Error) -> Error {
+        let error = error.append(" in the inventory report").mismatch("an object to take", self.counts);
+        let time = self.snapshot_time.as_ref().map_or_else(String::new, |time| format!(" of {time}"));
+        if self.counts.objects > 0 {
+            // What was left out, and why, is told already.
+            return error;
+        }
+        error.hint(format!(
+            "check the prefix's spelling; what was written after the report{time} is in a later one, or in a listing"
+        ))
     }
 }
 
@@ -389,146 +480,3 @@ impl PartialEq for Run {
 }
 
 impl Eq for Run {}
-
-/// Takes objects in order.
-struct Sink {
-    prefix: Prefix,
-    newest_wins: bool,
-    writer: Writer,
-    growth: Arc<Growth>,
-    objects: u64,
-    labeller: Labeller,
-    classes: [(u64, u64); CLASSES.len()],
-    digest: ObjectsDigest,
-}
-
-impl Sink {
-    fn new(prefix: Prefix, newest_wins: bool) -> Self {
-        Self {
-            prefix,
-            newest_wins,
-            writer: Writer::default(),
-            growth: Arc::new(Growth::new()),
-            objects: 0,
-            labeller: Labeller::default(),
-            classes: [(0, 0); CLASSES.len()],
-            digest: ObjectsDigest::default(),
-        }
-    }
-
-    fn push(&mut self, name: &[u8], record: Entry<()>) -> Result<()> {
-        let (last, shared) = self.writer.compare(name);
-        if let Some(before) = self.writer.last_record()
-            && last.is_ge()
-        {
-            if last.is_gt() || !self.newest_wins {
-                return Err(wrong(&self.prefix, name, "a listing must be sorted, and hold each name once"));
-            }
-            if before.generation < record.generation {
-                *before = record;
-            }
-            return Ok(());
-        }
-        // Not as soon as it is full: the last object may have been replaced.
-        if self.writer.is_full() {
-            self.flush()?;
-        }
-        self.writer.push(name, shared, record);
-        Ok(())
-    }
-
-    /// Takes a chunk's objects into account and makes a chunk of them.
-    fn flush(&mut self) -> Result<()> {
-        // All of them first: where one fails, none of the chunk counts.
-        for (name, record) in self.writer.objects() {
-            record.label = self.labeller.label(&self.prefix, name)?;
-        }
-        for (name, record) in self.writer.objects() {
-            self.digest.push(name, record);
-            let class = &mut self.classes[record.storage_class as usize];
-            class.0 += 1;
-            class.1 = class.1.saturating_add(record.size);
-            self.objects += 1;
-        }
-        if let Some(chunk) = self.writer.flush() {
-            self.growth.push(chunk);
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, left_out: LeftOut) -> Result<Manifest> {
-        self.flush()?;
-        if self.objects == 0 {
-            return Err(of_nothing(&self.prefix, &left_out));
-        }
-        let (prefix, growth) = (self.prefix.clone(), Arc::clone(&self.growth));
-        self.end(left_out, None);
-        Ok(Manifest { prefix, growth, _listing: None, file: None })
-    }
-
-    /// Says what only the end tells.
-    fn end(self, left_out: LeftOut, failed: Option<Error>) {
-        let Self { growth, labeller, classes, digest, .. } = self;
-        growth.end(End { labels: labeller.labels.finish(), left_out, classes, digest: digest.finish(), failed });
-    }
-}
-
-fn wrong(prefix: &Prefix, name: &[u8], message: &str) -> Error {
-    Error::new(ErrorKind::Internal, message).stage(Stage::Manifest).object(format_args!(
-        "gs://{}/{}",
-        prefix.bucket,
-        String::from_utf8_lossy(name)
-    ))
-}
-
-fn out_of_order(prefix: &Prefix, name: &[u8]) -> Error {
-    wrong(
-        prefix,
-        name,
-        "the labels of this prefix don't come in their order, so that none is sure before the last is known",
-    )
-    .with_kind(ErrorKind::Config)
-    .mismatch("folders in the order of their names", "one that belongs before another that came first")
-    .hint("open the data set without streaming(true)")
-}
-
-/// Finds the folder that an object is in.
-#[derive(Default)]
-struct Labeller {
-    labels: LabelsWriter,
-    /// The last label, and what names that have it begin with.
-    last: Option<u32>,
-    folder: Vec<u8>,
-    /// Whether labels are in use as soon as they are given, so that none may come late.
-    in_order: bool,
-}
-
-impl Labeller {
-    fn label(&mut self, prefix: &Prefix, name: &[u8]) -> Result<Option<u32>> {
-        if self.last.is_some() && name.starts_with(&self.folder) {
-            return Ok(self.last);
-        }
-        let Some(below) = name.strip_prefix(prefix.prefix.as_bytes()) else {
-            let error = wrong(prefix, name, "an object of a listing is not below its prefix");
-            return Err(error.mismatch(prefix, "another name"));
-        };
-        let folder = below.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &below[start..]);
-        self.last = match folder.iter().position(|&byte| byte == b'/') {
-            None => None,
-            Some(end) => {
-                if self.in_order && !self.labels.is_in_order(&folder[..end]) {
-                    return Err(out_of_order(prefix, name));
-                }
-                let number = u32::try_from(self.labels.number(&folder[..end])).ok().filter(|&number| number < u32::MAX);
-                if number.is_none() {
-                    return Err(wrong(prefix, name, "there are more folders than labels can tell apart"));
-                }
-                let slash = name.len() - folder.len() + end;
-                self.folder.clear();
-                self.folder.extend_from_slice(&name[..=slash]);
-                number
-            }
-        };
-        Ok(self.last)
-    }
-}

@@ -353,9 +353,9 @@ impl Writer {
         self.records.push(record);
     }
 
-    /// The record of the object that was pushed last since the last flush.
-    pub(super) fn last_record(&mut self) -> Option<&mut Entry<()>> {
-        self.records.last_mut()
+    /// Whether nothing was pushed since the last flush.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
     }
 
     /// Names and records since the last flush.

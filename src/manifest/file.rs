@@ -25,9 +25,14 @@
 //! | | | the chunks of objects, as `chunk.rs` describes them: all of 4,096 records but the last |
 //! | | | the chunks of labels: of these only the names count |
 //!
-//! The head is small, and what follows it is read once when a file is opened, for its CRC. Whatever the numbers say, a
-//! file that somebody made up leads to an error and to nothing else.
+//! The head is small, and what follows it is read once when a file is opened, for its CRC. Of each chunk its head is
+//! checked then, too, and that its first and last names are in UTF-8, below the prefix and after those of the chunk before.
+//! What is between them is checked when it is read, as far as that it is an object with a name in UTF-8 and a label that
+//! there is, or an error. So a file that somebody made up, CRCs and all, may hold names within a chunk that are out of
+//! order, doubled or of another prefix, totals that don't add up and a digest of something else: that takes
+//! [`Manifest::verify`], which reads every object.
 
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -36,6 +41,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::chunk::{CHUNK, CLASSES};
+use super::digest::ObjectsDigest;
 use super::growth::{End, Growth};
 use super::table::{Labels, Table};
 use super::{Digest, LeftOut, Manifest};
@@ -148,7 +154,8 @@ impl Manifest {
     /// is an error at best, and the end of the process with SIGBUS if the file has become shorter.
     ///
     /// # Errors
-    /// The file can't be read, is no manifest, or one of another version; it was cut short or damaged.
+    /// The file can't be read, is no manifest, or one of another version; it was cut short or damaged. Of a file from
+    /// somebody who may have made it up, [`verify`](Self::verify) tells the rest.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |error: io::Error| {
@@ -164,6 +171,51 @@ impl Manifest {
         }
         let file = File::open(path).map_err(io)?;
         Self::of_bytes(os::map_file(&file).map_err(io)?, path)
+    }
+
+    /// Reads every object, and proves what [`load`](Self::load) takes from the file as it stands: that all names are below
+    /// the prefix, in order and each there once, that objects and bytes of each storage class add up, and that the
+    /// [digest](Self::digest) is that of the objects. 18 million objects take 1.4 s; needed only for files
+    /// from somebody who may have made them up. Waits for the end of the listing.
+    ///
+    /// # Errors
+    /// What isn't so; the listing failed.
+    pub fn verify(&self) -> Result<()> {
+        let mut entries = self.entries();
+        let (mut digest, mut last, mut index) = (ObjectsDigest::default(), String::new(), 0u64);
+        let mut classes = [(0u64, 0u64); CLASSES.len()];
+        while let Some(entry) = entries.next()? {
+            if !entry.name.starts_with(&self.prefix.prefix) {
+                return Err(self.made_up(self.prefix(), format_args!("object {index}: {:?}", entry.name)));
+            }
+            if index > 0 && entry.name <= &*last {
+                let got = format_args!("object {index}: {:?} after {last:?}", entry.name);
+                return Err(self.made_up("names in order, each once", got));
+            }
+            digest.push(entry.name.as_bytes(), &entry);
+            let class = &mut classes[entry.storage_class as usize];
+            *class = (class.0 + 1, class.1.saturating_add(entry.size));
+            last.clear();
+            last.push_str(entry.name);
+            index += 1;
+        }
+        if classes != self.end().classes {
+            return Err(self.made_up("totals by storage class that add up", "others"));
+        }
+        let digest = digest.finish();
+        if digest != self.digest() {
+            return Err(self.made_up(format_args!("objects of the digest {}", self.digest()), digest));
+        }
+        Ok(())
+    }
+
+    fn made_up(&self, wanted: impl fmt::Display, got: impl fmt::Display) -> Error {
+        let error = Error::new(ErrorKind::Integrity, "this manifest isn't one that dataflux has made");
+        let error = match &self.file {
+            Some(file) => error.object(file.display()),
+            None => error.object(&self.prefix),
+        };
+        error.stage(Stage::Manifest).mismatch(wanted, got).hint("list again with `dataflux ls --save`")
     }
 
     /// Reads the bytes of the file at `path`.
@@ -216,6 +268,9 @@ impl Manifest {
         let labels = Table::owned(head.labels, names).and_then(|names| Labels::new(names, places));
         let bounds = objects.iter().map(|end| start + end).collect();
         let objects = Table::mapped(head.objects, map, bounds).ok_or(Fault::Damaged("chunks of objects"))?;
+        if !objects.is_in_order(head.prefix.prefix.as_bytes()) {
+            return Err(Fault::Damaged("names in order and below its prefix"));
+        }
         let end = End {
             labels: labels.ok_or(Fault::Damaged("labels"))?,
             left_out: head.left_out,

@@ -22,6 +22,7 @@ mod chunk;
 mod digest;
 mod file;
 mod growth;
+mod sink;
 mod table;
 
 use std::fmt;
@@ -65,7 +66,8 @@ pub struct Entry<N = Arc<str>> {
     pub crc32c: Option<u32>,
     /// The storage class.
     pub storage_class: StorageClass,
-    /// Index in [`Manifest::labels`] of the folder this is in; `None` right below the prefix.
+    /// Index in [`Manifest::labels`] of the folder this is in; `None` right below the last `/` of the
+    /// prefix.
     pub label: Option<u32>,
 }
 
@@ -186,8 +188,9 @@ impl Manifest {
         &self.prefix
     }
 
-    /// Folders right below the prefix that hold samples, in byte order: the labels of an image folder. Made when they
-    /// are first asked for.
+    /// Folders right below the last `/` of the prefix that hold samples, in byte order: the labels of an image folder. Of
+    /// `training/a.png` it is `training` for the prefix `gs://bucket/train`, as for `gs://bucket`. Made when they are
+    /// first asked for.
     pub fn labels(&self) -> &[String] {
         self.end().labels.all()
     }

@@ -125,6 +125,27 @@ impl Table {
         self.chunks().map(|chunk| (chunk.len() + per_chunk) as u64).sum()
     }
 
+    /// Whether the first and the last name of each chunk are in UTF-8, begin with `prefix`, and come after the chunk before.
+    /// What is between them is read by nobody yet.
+    pub(super) fn is_in_order(&self, prefix: &[u8]) -> bool {
+        let (mut last, mut name) = (Vec::new(), Vec::new());
+        let mut first_of_all = true;
+        for (layout, chunk) in (0..).map_while(|chunk| self.chunks.get(chunk)) {
+            let ends = [0, layout.rows() - 1];
+            for &row in &ends[usize::from(layout.rows() == 1)..] {
+                name.clear();
+                let read = layout.name(chunk, row, &mut name);
+                let comes_after = first_of_all || last < name;
+                if read.is_none() || !comes_after || !name.starts_with(prefix) || std::str::from_utf8(&name).is_err() {
+                    return false;
+                }
+                first_of_all = false;
+                std::mem::swap(&mut last, &mut name);
+            }
+        }
+        true
+    }
+
     fn find(&self, index: u64) -> Option<(&Layout, &[u8], usize)> {
         let index = usize::try_from(index).ok().filter(|_| index < self.rows())?;
         let (layout, chunk) = self.chunks.get(index / CHUNK)?;

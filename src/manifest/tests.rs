@@ -58,6 +58,16 @@ fn labels_are_sorted_as_folders_are_and_not_as_paths() {
 }
 
 #[test]
+fn labels_of_a_prefix_that_ends_within_a_folders_name_are_whole() {
+    let names = ["p/train/b.png", "p/training/a.png", "p/tree.png"].map(|name| object(name, 1));
+    let of = |prefix: &str| Manifest::new(prefix.parse().unwrap(), &listed(&names)).unwrap();
+    let manifest = of("gs://bucket/p/tr");
+    assert_eq!(manifest.labels(), ["train", "training"]);
+    assert_eq!(all(&manifest).into_iter().map(|entry| entry.label).collect::<Vec<_>>(), [Some(0), Some(1), None]);
+    assert_eq!(manifest.digest(), of("gs://bucket/p/").digest());
+}
+
+#[test]
 fn slashes_alone_are_no_folder() {
     let manifest = manifest(&["p//", "p///"].map(|name| object(name, 1)));
     assert!(manifest.labels().is_empty() && all(&manifest).iter().all(|entry| entry.label.is_none()));
@@ -339,6 +349,73 @@ fn a_file_that_somebody_made_up_with_the_right_crcs_does_no_harm() {
         }
     }
     assert!(opened > 1_000 && read > 1_000 && read < opened, "the test tests nothing: {read} of {opened}");
+}
+
+/// The file of a manifest whose objects are of these names in this order, with CRCs that are right.
+fn crafted(names: &[String], scratch: &Scratch) -> Result<Manifest> {
+    let honest: Vec<_> = (0..names.len()).map(|index| object(&format!("p/{index:06}"), 1)).collect();
+    let mut manifest = manifest(&honest);
+    let objects = table::Table::empty();
+    for chunk in names.chunks(4_096) {
+        let mut writer = chunk::Writer::default();
+        for name in chunk {
+            let (_, shared) = writer.compare(name.as_bytes());
+            let facts = Facts { size: 1, storage_class: StorageClass::Standard, ..Facts::default() };
+            writer.push(name.as_bytes(), shared, facts);
+        }
+        objects.push(writer.flush().unwrap()).unwrap();
+    }
+    let end = End {
+        labels: table::LabelsWriter::default().finish(),
+        left_out: LeftOut::default(),
+        classes: manifest.end().classes,
+        digest: manifest.digest(),
+        failed: None,
+    };
+    manifest.growth = Arc::new(Growth::whole(objects, end));
+    manifest.save(scratch.file()).unwrap();
+    Manifest::load(scratch.file())
+}
+
+#[test]
+fn names_that_somebody_put_out_of_order_twice_or_below_another_prefix_are_refused() {
+    let scratch = Scratch::new();
+    let names: Vec<String> = (0..9_000).map(|index| format!("p/{index:06}")).collect();
+    let with = |changes: &[(usize, &str)]| {
+        let mut names = names.clone();
+        changes.iter().for_each(|(at, name)| names[*at] = (*name).to_owned());
+        crafted(&names, &scratch)
+    };
+    // At the ends of a chunk: out of order, twice, elsewhere.
+    for changes in [
+        [(0, "p/9")],
+        [(0, "o/0")],
+        [(4_096, "p/004095")],
+        [(4_096, "p/000000")],
+        [(4_095, "p/9")],
+        [(8_999, "p/")],
+        [(8_999, "q/1")],
+        [(8_192, "p")],
+    ] {
+        let error = with(&changes).unwrap_err();
+        assert!(error.kind() == ErrorKind::Integrity && error.to_string().contains("in order"), "{changes:?}: {error}");
+    }
+    // Between them only verify() looks.
+    for (at, name, said) in [
+        (7, "p/000006", "each once"),
+        (7, "p/000005", "each once"),
+        (5_000, "q/1", "gs://bucket/p/"),
+        (7, "p/000006x", "digest"),
+    ] {
+        let error = with(&[(at, name)]).unwrap().verify().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity);
+        assert!(error.to_string().contains(said) && error.to_string().contains("objects.dfm"), "{error}");
+    }
+    Manifest::load(golden()).unwrap().verify().unwrap();
+    of_the_golden_file().verify().unwrap();
+    // A chunk of one object.
+    manifest(&names[..4_097].iter().map(|name| object(name, 1)).collect::<Vec<_>>()).save(scratch.file()).unwrap();
+    Manifest::load(scratch.file()).unwrap().verify().unwrap();
 }
 
 /// A version that comes later may count more reasons.

@@ -1,6 +1,7 @@
 //! Shards in CSV: RFC 4180, with any one-byte delimiter, found in the header.
 //!
-//! Files are read from front to back in pieces, the next one while the last is parsed. Rows are parsed in place: none
+//! Files are read from front to back in pieces, the next one while the last is parsed, and proved at the end: where bytes
+//! changed on the way, all that came of the shard is called off and it is read again. Rows are parsed in place: none
 //! becomes a `String`.
 
 use std::fmt;
@@ -11,13 +12,9 @@ use futures_util::future::join;
 use futures_util::stream::{self, Stream};
 
 use super::row::{Batch, Cell, Columns, FIELDS, Sieve};
-use super::shard::{Place, Shard, off_thread};
+use super::shard::{AGAIN, PIECE, Shard, off_thread};
 use crate::store::Client;
 use crate::{Error, ErrorKind, Result, Stage};
-
-/// Bytes of a piece. At 80 ms to the first byte and 60 MB/s a stream, smaller ones would wait more than they read; two of
-/// them are held for each shard that is being read.
-const PIECE: u64 = 8 << 20;
 
 /// Longest row. Names have at most 1,024 bytes and no other field is longer, so this means a quote that never closes.
 const LONGEST_ROW: usize = 1 << 20;
@@ -30,7 +27,8 @@ pub(super) fn batches<'a>(
     sieve: Sieve,
     counted: bool,
 ) -> impl Stream<Item = Result<Batch>> + Send + 'a {
-    let reading = Reading { shard, client, counted, parser: Some(Parser::new(sieve)), piece: None, next: 0, crc: 0 };
+    let parser = Some(Parser::new(sieve.clone()));
+    let reading = Reading { shard, client, sieve, counted, tries: 1, parser, piece: None, next: 0, crc: 0 };
     stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
 }
 
@@ -38,7 +36,10 @@ pub(super) fn batches<'a>(
 struct Reading<'a> {
     shard: &'a Shard,
     client: &'a Client,
+    sieve: Sieve,
     counted: bool,
+    /// How often it was begun.
+    tries: u32,
     /// `None` once the end was parsed.
     parser: Option<Parser>,
     /// Read and not yet parsed.
@@ -55,7 +56,7 @@ impl Reading<'_> {
         let place = &self.shard.place;
         let piece = match self.piece.take() {
             Some(piece) => piece,
-            None => self.read().await?,
+            None => self.read(self.next).await?,
         };
         self.next += piece.len() as u64;
         let last = self.next == self.shard.size;
@@ -67,35 +68,55 @@ impl Reading<'_> {
             let ended = parsed.and_then(|()| if last { parser.finish(&mut batch).map(Some) } else { Ok(None) });
             (parser, batch, crc, ended)
         });
-        let (parsed, piece) = join(parse, self.read()).await;
+        let (parsed, piece) = join(parse, self.read(self.next)).await;
         let (parser, batch, crc, ended) = parsed?;
-        let ended = ended.map_err(|error| place.blame(error))?;
         (self.crc, self.piece) = (crc, Some(piece?));
-        match ended {
-            None => self.parser = Some(parser),
-            Some(ending) => self.check(ending)?,
-        }
-        Ok(Some(batch))
-    }
-
-    async fn read(&self) -> Result<Bytes> {
-        let end = self.shard.size.min(self.next + PIECE);
-        self.shard.place.read(self.client, self.next..end).await
-    }
-
-    /// Whether all of the file was there.
-    fn check(&self, ending: Ending) -> Result<()> {
-        let proved = match self.shard.place {
-            Place::Object(_, Some(crc)) if crc != self.crc => {
-                return Err(self.shard.place.blame(
-                    Error::new(ErrorKind::Integrity, "the shard's bytes don't match its checksum")
-                        .mismatch(format_args!("crc32c {crc:08x}"), format_args!("crc32c {:08x}", self.crc))
-                        .hint("read it again"),
-                ));
+        let whole = match ended {
+            Ok(None) => {
+                self.parser = Some(parser);
+                return Ok(Some(batch));
             }
-            Place::Object(_, Some(_)) => true,
-            _ => self.counted && ending != Ending::InField,
+            Ok(Some(ending)) => self.check(ending),
+            Err(error) => Err(place.blame(error)),
         };
+        // Rows that make no sense are first of all a sign of bytes that changed on the way.
+        let Some(wanted) = place.crc() else { return whole.map(|()| Some(batch)) };
+        let got = self.crc_of_all().await?;
+        if got == wanted {
+            return whole.map(|()| Some(batch));
+        }
+        let error = place.corrupt(wanted, got).tried(self.tries);
+        if self.tries > AGAIN {
+            return Err(error);
+        }
+        self.tries += 1;
+        (self.parser, self.piece, self.next, self.crc) = (Some(Parser::new(self.sieve.clone())), None, 0, 0);
+        Ok(Some(Batch { again: Some(error), ..Batch::default() }))
+    }
+
+    async fn read(&self, at: u64) -> Result<Bytes> {
+        let end = self.shard.size.min(at + PIECE);
+        self.shard.place.read(self.client, at..end).await
+    }
+
+    /// The CRC of the whole file, what wasn't parsed included.
+    async fn crc_of_all(&mut self) -> Result<u32> {
+        let (mut at, mut crc) = (self.next, self.crc);
+        let mut piece = self.piece.take().unwrap_or_default();
+        while at < self.shard.size {
+            if piece.is_empty() {
+                piece = self.read(at).await?;
+            }
+            crc = crc32c::crc32c_append(crc, &piece);
+            at += piece.len() as u64;
+            piece.clear();
+        }
+        Ok(crc)
+    }
+
+    /// Whether all of the file was there. If its CRC is known, that it matches is another question.
+    fn check(&self, ending: Ending) -> Result<()> {
+        let proved = self.shard.place.crc().is_some() || (self.counted && ending != Ending::InField);
         if ending == Ending::Whole || (proved && ending != Ending::InQuotes) {
             return Ok(());
         }

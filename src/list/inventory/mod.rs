@@ -26,17 +26,19 @@ mod row;
 mod shard;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tracing::warn;
 
 use self::report::{Format, Found, ReportManifest};
 use self::row::{Batch, Sieve};
-use self::shard::{Place, Shard, of_disk, off_thread};
-use super::{Lister, Prefix};
+use self::shard::{HELD, Place, Proved, Shard, of_disk, off_thread};
+use super::{Lister, Page, Prefix};
 use crate::store::{Client, ObjectId, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -96,6 +98,18 @@ pub struct InventoryCounts {
     pub other_names: u64,
     /// Rows of the bucket with a time of deletion: versions that are no longer live, and soft-deleted objects.
     pub deleted: u64,
+}
+
+/// Such as `221 rows, 5 of other buckets, 100 of other names, 16 of deleted objects, 100 of objects`.
+impl fmt::Display for InventoryCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, objects, other_buckets, other_names, deleted } = self;
+        write!(
+            f,
+            "{rows} rows, {other_buckets} of other buckets, {other_names} of other names, {deleted} of deleted objects, \
+             {objects} of objects"
+        )
+    }
 }
 
 impl AddAssign for InventoryCounts {
@@ -179,7 +193,8 @@ impl Inventory {
                     .mismatch(format_args!("at most {LARGEST_MANIFEST} bytes"), format_args!("{size} bytes")),
             ));
         }
-        let said = ReportManifest::parse(&place.read(client, 0..*size).await?).map_err(|error| place.blame(error))?;
+        let json = Proved::new(client, place, *size, HELD).await?.read(client, 0..*size).await?;
+        let said = ReportManifest::parse(&json).map_err(|error| place.blame(error))?;
         (self.records, self.snapshot_time) = (said.records, said.snapshot_time.clone());
         Ok(said)
     }
@@ -208,10 +223,13 @@ impl Inventory {
     /// a time, in no order. Of one name there may be several generations, in a report without `timeDeleted`: the highest
     /// is the live one.
     ///
-    /// Held at once are up to 16 MiB of each CSV shard, of each Parquet shard the bytes of one row group's columns of use,
-    /// and a batch of each.
+    /// What is in a bucket is proved by its CRC. Held at once are up to 16 MiB of each CSV shard; of each Parquet shard all
+    /// its bytes, or if they are more than 64 MiB, which are read twice, those of one row group's columns of use; and a
+    /// batch of each.
     ///
     /// # Errors
+    /// Bytes that don't match their CRC: of Parquet, when reading them again has not helped; of CSV, where rows have gone
+    /// to the sink already, at once.
     /// Whatever makes the report less than whole: a row, a shard or the count of rows that isn't as it must be. What the
     /// sink has got by then isn't all. Also where all rows are of other buckets, and what the sink returns.
     ///
@@ -223,17 +241,49 @@ impl Inventory {
         prefix: &Prefix,
         mut sink: impl FnMut(Objects) -> Result<()> + Send,
     ) -> Result<InventoryCounts> {
+        let mut begun = vec![false; self.shards.len()];
+        let sink = |shard: usize, told| match told {
+            Told::Objects(objects) => {
+                begun[shard] = true;
+                sink(objects)
+            }
+            Told::Again(error) if begun[shard] => Err(error),
+            Told::Again(_) => Ok(()),
+        };
+        self.by_shard(client, prefix, sink).await
+    }
+
+    /// As [`objects`](Self::objects), for a sink that can call off what came of a shard; shards count from 0.
+    pub(crate) async fn by_shard(
+        &self,
+        client: &Client,
+        prefix: &Prefix,
+        mut sink: impl FnMut(usize, Told) -> Result<()> + Send,
+    ) -> Result<InventoryCounts> {
         let sieve = Sieve { bucket: Arc::clone(&prefix.bucket), prefix: prefix.prefix.clone() };
-        let shards: Vec<_> = self.shards.iter().map(|shard| self.batches(shard, client, sieve.clone())).collect();
+        let batches = |(number, shard)| {
+            self.batches(shard, client, sieve.clone()).map(move |batch| batch.map(|batch| (number, batch)))
+        };
+        let shards: Vec<_> = self.shards.iter().enumerate().map(batches).collect();
         let mut batches = stream::iter(shards).flatten_unordered(AT_ONCE);
-        let (mut counts, mut other) = (InventoryCounts::default(), None);
+        let (mut of_shards, mut other) = (vec![InventoryCounts::default(); self.shards.len()], None);
         while let Some(batch) = batches.next().await {
-            let batch = batch?;
-            counts += batch.counts;
+            let (shard, batch) = batch?;
+            if let Some(error) = batch.again {
+                warn!(%error, "reading it again");
+                of_shards[shard] = InventoryCounts::default();
+                sink(shard, Told::Again(error))?;
+                continue;
+            }
+            of_shards[shard] += batch.counts;
             other = other.or(batch.other_bucket);
             if !batch.objects.is_empty() {
-                sink(batch.objects)?;
+                sink(shard, Told::Objects(batch.objects))?;
             }
+        }
+        let mut counts = InventoryCounts::default();
+        for shard in of_shards {
+            counts += shard;
         }
         let blame = |error: Error| Err(error.stage(Stage::List).object(&self.location));
         if let Some(records) = self.records
@@ -268,6 +318,13 @@ impl Inventory {
     }
 }
 
+/// What comes of a shard.
+pub(crate) enum Told {
+    Objects(Objects),
+    /// Nothing holds that came of the shard before: its bytes don't match their CRC, and it is read again.
+    Again(Error),
+}
+
 #[cfg(not(feature = "parquet"))]
 fn no_parquet() -> Error {
     Error::new(ErrorKind::Config, "this build can't read Parquet")
@@ -295,6 +352,9 @@ fn is_json(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "json")
 }
 
+/// Most files of which those of a report are found: a report of a billion objects has a thousand.
+const MOST_CANDIDATES: usize = 100_000;
+
 /// What a location names.
 enum Named {
     Folder,
@@ -320,14 +380,29 @@ async fn in_bucket(client: &Client, at: &Prefix) -> Result<(Files, Named)> {
         beside
     };
     let prefix = Prefix { bucket: Arc::clone(&at.bucket), prefix: beside.to_owned() };
-    let objects = Lister::new(client, prefix).objects().await?;
-    let files: Files = objects
-        .iter()
-        .map(|object| {
-            let id = ObjectId::new(Arc::clone(&at.bucket), object.name, object.generation);
-            (object.name.to_owned(), (Place::Object(id, object.crc32c), object.size))
-        })
-        .collect();
+    let (bucket, exact, seen) = (Arc::clone(&at.bucket), at.prefix.clone(), AtomicUsize::new(0));
+    let candidates = move |page: &Page| -> Option<Files> {
+        let mut files = Files::new();
+        for object in page
+            .iter()
+            .filter(|object| object.name == exact || is_json(object.name) || Format::of(object.name).is_some())
+        {
+            let id = ObjectId::new(Arc::clone(&bucket), object.name, object.generation);
+            files.push((object.name.to_owned(), (Place::Object(id, object.crc32c), object.size)));
+        }
+        // What is too much anyway need not be held.
+        let before = seen.fetch_add(files.len(), Ordering::Relaxed);
+        (before <= 2 * MOST_CANDIDATES).then_some(files)
+    };
+    let pages: Option<Vec<Files>> = Lister::new(client, prefix).collect(candidates).await?.into_iter().collect();
+    let files: Option<Files> = pages.map(|pages| pages.into_iter().flatten().collect());
+    let files = files.filter(|files| files.len() <= MOST_CANDIDATES).ok_or_else(|| {
+        Error::new(ErrorKind::Config, "there are too many files to find an inventory report among them")
+            .stage(Stage::List)
+            .object(at)
+            .mismatch(format_args!("at most {MOST_CANDIDATES} that end in .json, .csv or .parquet"), "more")
+            .hint("name the report's ..._manifest.json")
+    })?;
     let exact = files.iter().any(|(name, _)| *name == at.prefix);
     let named = if exact || is_json(&at.prefix) { Named::of(&at.prefix) } else { Named::Folder };
     Ok((files, named))

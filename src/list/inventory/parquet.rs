@@ -1,6 +1,6 @@
 //! Shards in Parquet. Nothing else names that crate.
 //!
-//! The footer is read first, then of one row group after another the columns that are of use, in as few ranges as they
+//! A shard in a bucket is proved by its CRC before any of it is used. Its footer is read first, then of one row group after another the columns that are of use, in as few ranges as they
 //! lie in. What is held of a shard is one row group's bytes of them.
 //!
 //! The crate checks much of what a file says, but not all: of 30,000 files with one to three bytes changed, 31 ended in
@@ -24,7 +24,7 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescriptor;
 
 use super::row::{Batch, Cell, Columns, FIELDS, Field, Sieve};
-use super::shard::{Shard, off_thread};
+use super::shard::{HELD, Proved, Shard, off_thread};
 use crate::store::Client;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -43,7 +43,7 @@ pub(super) fn batches<'a>(
     client: &'a Client,
     sieve: Sieve,
 ) -> impl Stream<Item = Result<Batch>> + Send + 'a {
-    let reading = Reading { shard, client, sieve, file: None, next: 0, group: None };
+    let reading = Reading { shard, client, sieve, bytes: None, file: None, next: 0, group: None };
     stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
 }
 
@@ -52,6 +52,7 @@ struct Reading<'a> {
     shard: &'a Shard,
     client: &'a Client,
     sieve: Sieve,
+    bytes: Option<Proved>,
     file: Option<Arc<File>>,
     /// The row group to read next.
     next: usize,
@@ -68,16 +69,20 @@ struct File {
 
 impl Reading<'_> {
     async fn next(&mut self) -> Result<Option<Batch>> {
+        let Shard { place, size, .. } = self.shard;
+        let bytes = match &mut self.bytes {
+            Some(bytes) => bytes,
+            none => none.insert(Proved::new(self.client, place, *size, HELD).await?),
+        };
         let file = match &self.file {
             Some(file) => Arc::clone(file),
-            None => Arc::clone(self.file.insert(footer(self.shard, self.client).await?)),
+            None => Arc::clone(self.file.insert(footer(self.shard, self.client, bytes).await?)),
         };
-        let place = &self.shard.place;
         let mut group = match self.group.take() {
             Some(group) => group,
             None if self.next == file.metadata.num_row_groups() => return Ok(None),
             None => {
-                let (chunks, index) = (chunks(self.shard, self.client, &file, self.next).await?, self.next);
+                let (chunks, index) = (chunks(self.shard, self.client, bytes, &file, self.next).await?, self.next);
                 self.next += 1;
                 off_thread(place, move || Group::open(&file, index, chunks))
                     .await?
@@ -95,7 +100,7 @@ impl Reading<'_> {
     }
 }
 
-async fn footer(shard: &Shard, client: &Client) -> Result<Arc<File>> {
+async fn footer(shard: &Shard, client: &Client, bytes: &Proved) -> Result<Arc<File>> {
     let Shard { place, size, .. } = shard;
     let cut = |got: String| {
         place.blame(
@@ -107,7 +112,7 @@ async fn footer(shard: &Shard, client: &Client) -> Result<Arc<File>> {
     if *size < 12 {
         return Err(cut(format!("{size} bytes")));
     }
-    let mut tail = place.read(client, size.saturating_sub(TAIL)..*size).await?;
+    let mut tail = bytes.read(client, size.saturating_sub(TAIL)..*size).await?;
     let end: [u8; 8] = tail[tail.len() - 8..].try_into().map_err(|_| cut("less".to_owned()))?;
     let footer = FooterTail::try_new(&end).map_err(|error| cut(error.to_string()))?;
     if footer.is_encrypted_footer() {
@@ -118,7 +123,7 @@ async fn footer(shard: &Shard, client: &Client) -> Result<Arc<File>> {
         return Err(cut(format!("one of {length} bytes in a file of {size}")));
     }
     if length > tail.len() as u64 {
-        tail = place.read(client, size - length..*size).await?;
+        tail = bytes.read(client, size - length..*size).await?;
     }
     let footer = tail.slice(tail.len() - length as usize..tail.len() - 8);
     let file = off_thread(place, move || File::parse(&footer)).await?;
@@ -126,7 +131,7 @@ async fn footer(shard: &Shard, client: &Client) -> Result<Arc<File>> {
 }
 
 /// The bytes of the columns of a row group, by field.
-async fn chunks(shard: &Shard, client: &Client, file: &File, index: usize) -> Result<Vec<Chunk>> {
+async fn chunks(shard: &Shard, client: &Client, bytes: &Proved, file: &File, index: usize) -> Result<Vec<Chunk>> {
     let place = &shard.place;
     let group = file.metadata.row_group(index);
     let mut wanted = Vec::new();
@@ -143,7 +148,7 @@ async fn chunks(shard: &Shard, client: &Client, file: &File, index: usize) -> Re
             _ => calls.push(range),
         }
     }
-    let read = try_join_all(calls.iter().map(|range| place.read(client, range.clone()))).await?;
+    let read = try_join_all(calls.iter().map(|range| bytes.read(client, range.clone()))).await?;
     let chunk = |range: Range<u64>| {
         let (call, bytes) =
             calls.iter().zip(&read).find(|(call, _)| call.start <= range.start && range.end <= call.end)?;
@@ -174,8 +179,10 @@ fn damaged() -> Error {
 fn refused(error: ParquetError) -> Error {
     Error::new(ErrorKind::Integrity, "the Parquet shard can't be read")
         .stage(Stage::List)
-        .mismatch("pages that are plain or compressed with Snappy or gzip", &error)
-        .hint("copy the shard again; for another codec, depend on the crate parquet with the feature for it")
+        .hint(
+            "copy the shard again; where its pages are compressed otherwise than with Snappy or gzip, depend on the crate \
+             parquet with the feature for it",
+        )
         .with_source(error)
 }
 

@@ -183,6 +183,8 @@ pub(super) struct Batch {
     pub(super) counts: InventoryCounts,
     /// Another bucket that a row is of, for the error where none is of the one that is wanted.
     pub(super) other_bucket: Option<String>,
+    /// Why nothing holds that came of this shard before: it is read again.
+    pub(super) again: Option<Error>,
 }
 
 /// Which rows are wanted.

@@ -6,10 +6,24 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tracing::warn;
 
 use super::report::Format;
 use crate::store::{Client, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
+
+/// Bytes of a call where all of a file is read. At 80 ms to the first byte and 60 MB/s a stream, smaller ones would wait
+/// more than they read.
+pub(super) const PIECE: u64 = 8 << 20;
+
+/// How often bytes that don't match their checksum are read again.
+pub(super) const AGAIN: u32 = 3;
+
+/// Bytes that have a checksum of their own once the whole file is proved; a piece is some of these.
+const BLOCK: u64 = 1 << 20;
+
+/// Largest file that is held whole instead of being read twice: of eight at once, half a GiB.
+pub(super) const HELD: u64 = 64 << 20;
 
 /// A file of a report.
 #[derive(Clone, Debug)]
@@ -63,9 +77,111 @@ impl Place {
         }
     }
 
+    /// The CRC that the bytes of the file must have.
+    pub(super) fn crc(&self) -> Option<u32> {
+        match self {
+            Self::Object(_, crc) => *crc,
+            Self::File(_) => None,
+        }
+    }
+
+    /// The error of bytes that changed on the way.
+    pub(super) fn corrupt(&self, wanted: u32, got: u32) -> Error {
+        self.blame(
+            Error::new(ErrorKind::Integrity, "the bytes that came don't match the checksum of the object")
+                .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("crc32c {got:08x}"))
+                .hint("something between here and the service changes bytes: read it again, or by another way"),
+        )
+    }
+
     /// An error about this file.
     pub(super) fn blame(&self, error: Error) -> Error {
         error.stage(Stage::List).object(self)
+    }
+}
+
+/// A file of which any part can be had, as it was written: with a CRC of the whole alone, all is read before the first
+/// part is used.
+#[derive(Debug)]
+pub(super) struct Proved {
+    place: Place,
+    size: u64,
+    known: Known,
+}
+
+#[derive(Debug)]
+enum Known {
+    /// Nobody told a CRC.
+    Nothing,
+    Whole(Bytes),
+    /// The CRC of each block, in a file that is too large to be held.
+    Blocks(Vec<u32>),
+}
+
+impl Proved {
+    /// Reads the whole file, if there is a CRC to prove it by; one of at most `held` bytes is kept.
+    pub(super) async fn new(client: &Client, place: &Place, size: u64, held: u64) -> Result<Self> {
+        let mut proved = Self { place: place.clone(), size, known: Known::Nothing };
+        let Some(crc) = place.crc() else { return Ok(proved) };
+        let mut tries = 0;
+        loop {
+            let (known, got) = proved.read_all(client, held).await?;
+            if got == crc {
+                proved.known = known;
+                return Ok(proved);
+            }
+            tries += 1;
+            let error = place.corrupt(crc, got).tried(tries);
+            if tries > AGAIN {
+                return Err(error);
+            }
+            warn!(%error, "reading it again");
+        }
+    }
+
+    async fn read_all(&self, client: &Client, held: u64) -> Result<(Known, u32)> {
+        let (mut whole, mut blocks, mut crc) = (Vec::new(), Vec::new(), 0);
+        let mut at = 0;
+        while at < self.size {
+            let piece = self.place.read(client, at..self.size.min(at + PIECE)).await?;
+            at += piece.len() as u64;
+            for block in piece.chunks(BLOCK as usize) {
+                let own = crc32c::crc32c(block);
+                crc = crate::crc::combine(crc, own, block.len() as u64);
+                blocks.push(own);
+            }
+            if self.size <= held {
+                whole.extend_from_slice(&piece);
+            }
+        }
+        Ok((if self.size <= held { Known::Whole(whole.into()) } else { Known::Blocks(blocks) }, crc))
+    }
+
+    /// The bytes of a range within the file.
+    pub(super) async fn read(&self, client: &Client, range: Range<u64>) -> Result<Bytes> {
+        let blocks = match &self.known {
+            Known::Nothing => return self.place.read(client, range).await,
+            Known::Whole(whole) => return Ok(whole.slice(range.start as usize..range.end as usize)),
+            Known::Blocks(_) if range.is_empty() => return Ok(Bytes::new()),
+            Known::Blocks(blocks) => blocks,
+        };
+        let first = range.start / BLOCK;
+        let (from, to) = (first * BLOCK, range.end.next_multiple_of(BLOCK).min(self.size));
+        let mut tries = 0;
+        loop {
+            let bytes = self.place.read(client, from..to).await?;
+            let known = blocks.iter().skip(first as usize);
+            let mut told = bytes.chunks(BLOCK as usize).map(crc32c::crc32c).zip(known);
+            let Some((got, wanted)) = told.find(|(got, wanted)| got != *wanted) else {
+                return Ok(bytes.slice((range.start - from) as usize..(range.end - from) as usize));
+            };
+            tries += 1;
+            let error = self.place.corrupt(*wanted, got).tried(tries);
+            if tries > AGAIN {
+                return Err(error);
+            }
+            warn!(%error, "reading it again");
+        }
     }
 }
 
@@ -95,7 +211,6 @@ pub(super) fn of_disk(path: &Path, error: std::io::Error) -> Error {
     Error::new(kind, message)
         .stage(Stage::List)
         .object(path.display())
-        .mismatch("a file of an inventory report", &error)
         .hint("name a report's ..._manifest.json, a shard, or the folder of both")
         .with_source(error)
 }

@@ -1,11 +1,13 @@
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
 use super::report::{Found, ReportManifest, find};
 use super::row::{Batch, Cell, Columns, FIELDS, Field, Sieve};
+use super::shard::{Place, Proved};
 use super::{Format, csv};
-use crate::store::StorageClass;
+use crate::store::{Call, Client, Fault, FaultStore, MemoryStore, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result};
 
 fn sieve() -> Sieve {
@@ -203,6 +205,42 @@ proptest! {
     fn no_cell_panics(text in prop::collection::vec(any::<u8>(), 0..40), number in any::<i64>(), field in 0..FIELDS) {
         let _ = sift(&[(Field::ALL[field], Cell::text(&text))]);
         let _ = sift(&[(Field::ALL[field], Cell::Int(number))]);
+    }
+}
+
+/// A file that is too large to be held is proved block by block when a part of it is read.
+#[test]
+fn a_bit_that_flips_after_the_whole_was_proved_is_found() {
+    let bytes: Vec<u8> = (0..(9u32 << 20) + 5).map(|at| (at % 251) as u8).collect();
+    let store = MemoryStore::new();
+    store.insert("reports", "x_0.parquet", bytes.clone());
+    let run = |flips: &[u64], held: u64, range: std::ops::Range<u64>| {
+        let mut store = FaultStore::new(Arc::new(store.clone()));
+        for read in flips {
+            store = store.fail(Call::Get, *read, Fault::FlipAt(70_000));
+        }
+        let client = Client::new(Arc::new(store.clone()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let read = runtime.block_on(async {
+            let id = ObjectId::new("reports", "x_0.parquet", None);
+            let place = Place::Object(id, Some(crc32c::crc32c(&bytes)));
+            Proved::new(&client, &place, bytes.len() as u64, held).await?.read(&client, range.clone()).await
+        });
+        let gets = store.gets().len();
+        read.map(|read| (read == bytes[range.start as usize..range.end as usize], gets))
+    };
+    let (all, part) = (0..bytes.len() as u64, (3 << 20) + 7..(5 << 20) + 9);
+    for range in [all, part.clone(), 9 << 20..(9 << 20) + 5, 0..1] {
+        for held in [0, u64::MAX] {
+            let more = u64::from(held == 0);
+            assert_eq!(run(&[], held, range.clone()).unwrap(), (true, 2 + more as usize), "{range:?}");
+            assert_eq!(run(&[1], held, range.clone()).unwrap(), (true, 4 + more as usize), "{range:?}");
+        }
+    }
+    assert_eq!(run(&[3, 4], 0, part.clone()).unwrap(), (true, 5));
+    for flips in [[1, 3, 5, 7], [3, 4, 5, 6]] {
+        let error = run(&flips, 0, part.clone()).unwrap_err();
+        assert!(error.kind() == ErrorKind::Integrity && error.to_string().contains("x_0.parquet"), "{error}");
     }
 }
 
