@@ -383,7 +383,9 @@ fn names_that_somebody_put_out_of_order_twice_or_below_another_prefix_are_refuse
     let names: Vec<String> = (0..9_000).map(|index| format!("p/{index:06}")).collect();
     let with = |changes: &[(usize, &str)]| {
         let mut names = names.clone();
-        changes.iter().for_each(|(at, name)| names[*at] = (*name).to_owned());
+        for (at, name) in changes {
+            names[*at] = (*name).to_owned();
+        }
         crafted(&names, &scratch)
     };
     // At the ends of a chunk: out of order, twice, elsewhere.
