@@ -337,8 +337,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };
-        let fetcher =
-            Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
+        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
