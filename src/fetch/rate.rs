@@ -16,7 +16,14 @@ const FEW: u64 = 7;
 const BELOW: f64 = 0.97;
 
 /// A larger share of refusals than this is never bad luck, but a service that asks to slow down.
-const MOST_LUCK: f64 = 0.25;
+const MOST_LUCK: f64 = 0.1;
+
+/// What is left of the belief in bad luck after a window: others who share the bucket can look like it for a while.
+const LUCK_FADES: f64 = 0.8;
+
+/// After so long without many refusals, what was served at some time is tried again, in steps of a quarter.
+const RETRY: Duration = Duration::from_secs(20);
+const RETRY_STEP: f64 = 0.25;
 
 /// How long a rate is to be served until a higher one is tried, before anything was refused. A bucket that has served
 /// far more than the documented rate before is so used to the full in a second or two.
@@ -53,6 +60,10 @@ pub(super) struct Rate {
     rate: f64,
     /// The highest of late that was served for a window; 0 for none.
     proven: f64,
+    /// The highest that ever was served for a window, less what time has taken from it.
+    best: f64,
+    /// When a rate was last given up.
+    refused: Duration,
     /// How much more than the proven is tried next.
     step: f64,
     /// Whether anything was refused that was no bad luck.
@@ -92,6 +103,8 @@ impl Rate {
             most,
             rate: first.clamp(LEAST, most),
             proven: 0.0,
+            best: 0.0,
+            refused: now,
             step: 1.0,
             learned: false,
             luck: 0.0,
@@ -127,12 +140,16 @@ impl Rate {
             std::mem::replace(&mut self.window, Window { began: now, ..Window::default() });
         let elapsed = now.saturating_sub(began).as_secs_f64();
         if started as f64 > 16.0 * FEW as f64 {
-            self.luck = self.luck.min(1.5 * refused as f64 / started as f64);
+            self.luck = (self.luck * LUCK_FADES).min(1.5 * refused as f64 / started as f64);
         }
         if (started as f64) < USED * self.rate * elapsed {
             return;
         }
         self.proven = self.rate;
+        self.best = self.best.max(self.rate);
+        if self.step < RETRY_STEP && now.saturating_sub(self.refused) > RETRY && self.rate < BELOW * BELOW * self.best {
+            self.step = RETRY_STEP;
+        }
         let more = if self.step < LEAST_STEP { elapsed / DOUBLING } else { self.step };
         self.rate = (self.rate * (1.0 + more)).min(self.most);
     }
@@ -146,11 +163,13 @@ impl Rate {
         self.window.refused += 1;
         let Window { began, started, refused } = self.window;
         let share = refused as f64 / started.max(refused) as f64;
-        if refused <= FEW || share <= 2.0 * self.luck {
+        if refused <= FEW || share <= 1.5 * self.luck {
             return;
         }
         if self.proven > 0.0 && self.rate > self.proven * 1.000_1 {
             self.step /= 2.0;
+            // Each try in vain makes it less likely that the best comes back.
+            self.best = self.best.mul_add(0.9, 0.1 * self.proven).max(self.proven);
             // With nothing bolder to try, some room above the rate keeps refusals rare.
             self.set(now, if self.step < LEAST_STEP { self.proven * BELOW } else { self.proven });
             return;
@@ -179,6 +198,7 @@ impl Rate {
 
     fn set(&mut self, now: Duration, rate: f64) {
         self.learned = true;
+        self.refused = now;
         self.rate = rate.clamp(LEAST, self.most);
         self.proven = self.rate;
         self.window = Window { began: now, ..Window::default() };

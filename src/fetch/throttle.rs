@@ -461,6 +461,7 @@ mod tests {
         let mut second = Box::pin(throttle.acquire(1));
         let mut third = Box::pin(throttle.acquire(2));
         assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+        advance(Duration::from_millis(1)).await;
         drop(held);
         assert_eq!(throttle.snapshot().in_flight, 1, "it is the second's, who doesn't know yet");
         drop(second);
