@@ -2,6 +2,7 @@
 
 mod clean;
 mod process;
+mod ranged;
 mod temporary;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
 pub use process::clean_up_on_signals;
+pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
