@@ -217,7 +217,9 @@ async fn drive(mut download: Download, parts: UnboundedSender<UnboundedReceiver<
     let lanes = download.lanes();
     let share = lanes.budget.bytes() / 4 * 3 / download.max_streams as u64;
     let cut = download.parts(share.clamp(download.min_part_size.min(lanes.budget.bytes()), lanes.budget.bytes()));
-    if !cut.is_one() && let Err(error) = download.pin().await {
+    if !cut.is_one()
+        && let Err(error) = download.pin().await
+    {
         let (sender, part) = mpsc::unbounded_channel();
         // Closed: nobody wants it any more.
         let _ = parts.send(part);
