@@ -3,7 +3,9 @@
 mod clean;
 mod process;
 mod ranged;
+mod rate;
 mod temporary;
+mod throttle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,15 +18,18 @@ use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, Method};
-use crate::store::{BucketInfo, Client, ComposeRequest};
+use crate::store::{BucketInfo, Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
 pub use process::clean_up_on_signals;
+pub(crate) use ranged::Ranges;
 pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
+pub(crate) use throttle::{Caps, Throttles};
+pub use throttle::{Ceiling, Ceilings};
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
@@ -55,6 +60,10 @@ pub(crate) struct Fetcher {
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
+    throttles: Arc<Throttles>,
+    /// What is added to the numbers of this epoch's groups.
+    first: u64,
+    ranges: Ranges,
     compose: Arc<Composing>,
 }
 
@@ -74,7 +83,13 @@ struct Composing {
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: Client, manifest: Arc<Manifest>, io: Arc<Io>, bucket: &BucketInfo) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        manifest: Arc<Manifest>,
+        io: Arc<Io>,
+        bucket: &BucketInfo,
+        throttles: Arc<Throttles>,
+    ) -> Self {
         let compose = Composing {
             off: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -82,7 +97,15 @@ impl Fetcher {
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
         };
-        Self { client, manifest, io, run: Run::new(), compose: Arc::new(compose) }
+        let first = throttles.now_serving();
+        let ranges = Ranges::default();
+        Self { client, manifest, io, run: Run::new(), throttles, first, ranges, compose: Arc::new(compose) }
+    }
+
+    /// Sets how large objects are cut into ranges.
+    pub(crate) fn with_ranges(mut self, ranges: Ranges) -> Self {
+        self.ranges = ranges;
+        self
     }
 
     /// The same for another epoch, with temporaries of its own.
@@ -92,6 +115,9 @@ impl Fetcher {
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(),
+            throttles: Arc::clone(&self.throttles),
+            first: self.throttles.now_serving(),
+            ranges: self.ranges,
             compose: Arc::clone(&self.compose),
         }
     }
@@ -101,17 +127,25 @@ impl Fetcher {
         &self.run
     }
 
-    /// Reads a group as planned. A composed read that fails may still be read object by object.
+    /// What is known of how many calls the bucket takes.
+    pub(crate) fn ceilings(&self) -> Ceilings {
+        self.throttles.snapshot()
+    }
+
+    /// Reads a group as planned, the one with the smallest `number` of those that wait before all others. A composed
+    /// read that fails may still be read object by object.
     ///
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
-    pub(crate) async fn fetch(&self, group: Group) -> Result<Payload> {
+    pub(crate) async fn fetch(&self, group: Group, number: u64) -> Result<Payload> {
+        let number = self.first.saturating_add(number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
         let (bytes, crc32c) = match group.method {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => Ok((Bytes::new(), None)),
-            Method::Direct => self.direct(&entries[0]).await,
-            Method::Composed => self.composed(&group, &entries).await,
+            Method::Direct => self.read(&self.manifest.id(&entries[0]), entries[0].size, number).await,
+            Method::Ranged => self.ranged(&entries[0], number).await,
+            Method::Composed => self.composed(&group, &entries, number).await,
         }
         .map_err(|error| error.stage(Stage::Fetch))?;
         Ok(Payload { group, entries, bytes, crc32c })
@@ -134,35 +168,48 @@ impl Fetcher {
         }
     }
 
-    async fn direct(&self, entry: &Entry) -> Result<Read> {
-        let read = self.client.read(&self.manifest.id(entry), None, entry.size).await?;
+    async fn read(&self, id: &ObjectId, size: u64, number: u64) -> Result<Read> {
+        let slot = self.throttles.reads.acquire(number).await;
+        self.throttles.serves(number);
+        // In a box, since thousands wait for their turn, and a read under way is large.
+        let read = Box::pin(self.client.watched(slot.watch()).read(id, None, size)).await?;
+        slot.done(read.bytes.len() as u64);
         Ok((read.bytes, read.crc32c))
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    /// In one buffer, each part a call of its own to whoever lets calls through.
+    async fn ranged(&self, entry: &Entry, number: u64) -> Result<Read> {
+        self.throttles.serves(number);
+        let lanes = Lanes::throttled(Arc::clone(&self.throttles.reads), number);
+        let download = Download::of(&self.client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
+        let Ranges { min_part_size, max_streams } = self.ranges;
+        download.min_part_size(min_part_size).max_streams(max_streams).into_payload().await
+    }
+
+    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
         if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
         let proving = self.compose.proving.lock().await;
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
-        let read = self.compose_and_read(group, entries).await;
+        let read = self.compose_and_read(group, entries, number).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
         }
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
         if !self.may_compose() {
             return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
         }
-        let temporary = match self.compose(group, entries).await {
+        let temporary = match self.compose(group, entries, number).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
@@ -175,11 +222,10 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        let read = self.client.read(temporary.id(), None, group.bytes()).await?;
-        Ok((read.bytes, read.crc32c))
+        self.read(temporary.id(), group.bytes(), number).await
     }
 
-    async fn compose(&self, group: &Group, entries: &[Entry]) -> Result<Temporary> {
+    async fn compose(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
         for entry in entries {
@@ -198,6 +244,7 @@ impl Fetcher {
             crc32c,
             SystemTime::now(),
         );
-        self.run.compose(&self.client, &self.io, request).await
+        self.throttles.serves(number);
+        self.run.compose(&self.client, &self.io, &self.throttles.writes, number, request).await
     }
 }

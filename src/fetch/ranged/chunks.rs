@@ -234,9 +234,8 @@ async fn drive(mut download: Download, parts: UnboundedSender<UnboundedReceiver<
         if parts.send(part).is_err() {
             return;
         }
-        let download = download.clone();
+        let download = download.clone().by(&lane);
         reads.spawn(async move {
-            let _lane = lane;
             let mut permit = permit;
             let mut stream = download.stream(range);
             let mut sum = Sum::default();
@@ -249,7 +248,10 @@ async fn drive(mut download: Download, parts: UnboundedSender<UnboundedReceiver<
                             return;
                         }
                     }
-                    Ok(None) => break Ok(sum.told_by(&stream)),
+                    Ok(None) => {
+                        lane.done(sum.length);
+                        break Ok(sum.told_by(&stream));
+                    }
                     Err(error) => break Err(error),
                 }
             };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::throttle::{Slot, Throttle};
 use crate::budget::{Budget, Gauge};
 use crate::crc;
 use crate::store::{Client, ObjectId, Streaming};
@@ -86,22 +87,78 @@ pub struct Receipt {
     pub verified: bool,
 }
 
+/// How a loader cuts large objects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ranges {
+    pub(crate) min_part_size: u64,
+    pub(crate) max_streams: usize,
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        Self { min_part_size: MIN_PART_SIZE, max_streams: MAX_STREAMS }
+    }
+}
+
 /// Streams and bytes that several downloads have between them.
 #[derive(Clone, Debug)]
 pub struct Lanes {
-    streams: Arc<Semaphore>,
+    gate: Gate,
     budget: Budget,
+}
+
+/// What a stream waits for before it begins.
+#[derive(Clone, Debug)]
+enum Gate {
+    Streams(Arc<Semaphore>),
+    /// With the number by which this download's calls are let through.
+    Throttle(Arc<Throttle>, u64),
+}
+
+/// The right to one stream, for as long as it is held.
+enum Lane {
+    Stream(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit),
+    Call(Slot),
+}
+
+impl Lane {
+    /// A client whose calls are this stream's.
+    fn client(&self, client: &Client) -> Client {
+        match self {
+            Self::Stream(_) => client.clone(),
+            Self::Call(slot) => client.watched(slot.watch()),
+        }
+    }
+
+    /// So many bytes came.
+    fn done(self, bytes: u64) {
+        if let Self::Call(slot) = self {
+            slot.done(bytes);
+        }
+    }
 }
 
 impl Lanes {
     /// At most so many streams at once and so many bytes on their way, 1 of each at least.
     pub fn new(streams: usize, bytes: u64) -> Self {
         let streams = streams.clamp(1, Semaphore::MAX_PERMITS);
-        Self { streams: Arc::new(Semaphore::new(streams)), budget: Budget::new(bytes, Gauge::default()) }
+        let gate = Gate::Streams(Arc::new(Semaphore::new(streams)));
+        Self { gate, budget: Budget::new(bytes, Gauge::default()) }
     }
 
-    async fn stream(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.streams).acquire_owned().await.expect("the semaphore is never closed")
+    /// For a download into memory whose bytes are counted elsewhere: streams are let through as calls are.
+    pub(super) fn throttled(throttle: Arc<Throttle>, number: u64) -> Self {
+        Self { gate: Gate::Throttle(throttle, number), budget: Budget::new(0, Gauge::default()) }
+    }
+
+    /// Waits for the right to a stream.
+    async fn stream(&self) -> Lane {
+        match &self.gate {
+            Gate::Streams(streams) => {
+                Lane::Stream(Arc::clone(streams).acquire_owned().await.expect("the semaphore is never closed"))
+            }
+            Gate::Throttle(throttle, number) => Lane::Call(throttle.acquire(*number).await),
+        }
     }
 }
 
@@ -216,6 +273,12 @@ impl Download {
         self.id.generation = Some(meta.generation);
         self.crc32c = self.crc32c.or(meta.crc32c);
         Ok(())
+    }
+
+    /// The same download by the calls of one stream.
+    fn by(mut self, lane: &Lane) -> Self {
+        self.client = lane.client(&self.client);
+        self
     }
 
     fn stream(&self, part: Range<u64>) -> Streaming<'_> {

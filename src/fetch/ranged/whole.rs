@@ -28,6 +28,13 @@ impl Download {
         }
     }
 
+    /// All bytes, and the CRC that the service tells of them: for whoever proves them.
+    pub(in crate::fetch) async fn into_payload(mut self) -> Result<(Bytes, Option<u32>)> {
+        let lanes = self.lanes();
+        let (bytes, sum) = self.read_parts(true, None, &lanes).await.map_err(|error| error.object(&self.id))?;
+        Ok((bytes, sum.told))
+    }
+
     async fn read_whole(&mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
         let lanes = self.lanes();
         let file = match path {
@@ -52,8 +59,9 @@ impl Download {
         if self.size == 0 {
             return Ok((Bytes::new(), sum));
         }
-        let _lane = lanes.stream().await;
-        let read = self.client.read(&self.id, None, self.size).await?;
+        let lane = lanes.stream().await;
+        let read = lane.client(&self.client).read(&self.id, None, self.size).await?;
+        lane.done(self.size);
         sum.push(&read.bytes);
         (sum.generation, sum.told) = (Some(read.generation), read.crc32c);
         Ok((read.bytes, sum))
@@ -113,8 +121,9 @@ impl Download {
             Some(_) => Some(lanes.budget.take(PER_STREAM.min(range.end - range.start).min(lanes.budget.bytes())).await),
             None => None,
         };
-        let _lane = lanes.stream().await;
-        let mut stream = self.stream(range);
+        let lane = lanes.stream().await;
+        let part = self.by(&lane);
+        let mut stream = part.stream(range);
         let mut sum = Sum::default();
         while let Some(chunk) = stream.next().await? {
             sum.push(&chunk);
@@ -125,6 +134,7 @@ impl Download {
                 writer.push(chunk).await?;
             }
         }
+        lane.done(sum.length);
         if let Some(writer) = writer {
             writer.finish().await?;
         }

@@ -29,7 +29,7 @@ impl Client {
     /// Reads `range` of an object of `whole` bytes. The time that the caller takes between two chunks counts as time of
     /// the call, so it is for callers that don't wait for others.
     pub(crate) fn stream(&self, id: ObjectId, range: Range<u64>, whole: u64) -> Streaming<'_> {
-        let call = Call::new(self, true, range.end.saturating_sub(range.start));
+        let call = Call::new(self, true, range.end.saturating_sub(range.start)).refusals(&self.metrics.get_refused);
         Streaming { call, id, whole, missing: range, crc32c: None, body: None }
     }
 }
@@ -115,7 +115,8 @@ impl Streaming<'_> {
         let all = self.missing == (0..self.whole);
         let range = (!all).then(|| self.missing.clone());
         count(&client.metrics.get);
-        let body = self.call.within(client.store.get(&self.id, range.clone(), &self.call.attempt)).await?;
+        let body = self.call.within(client.store.get(&self.id, range.clone(), &self.call.attempt)).await;
+        let body = self.call.answered(body)?;
         if body.stored_size.is_some_and(|stored| stored != self.whole) {
             return Err(Error::new(ErrorKind::Integrity, "the object is of another length than listed")
                 .object(&self.id)
