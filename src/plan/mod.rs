@@ -176,7 +176,8 @@ impl Planner {
             StorageClass::Other => false,
             _ => self.strategy != Strategy::Auto,
         };
-        class && object.size > 0 && object.size < self.max_bytes && object.crc32c.is_some()
+        let small = object.size < self.max_bytes.min(MIN_RANGED);
+        class && object.size > 0 && small && object.crc32c.is_some()
     }
 
     fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
