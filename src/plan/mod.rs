@@ -255,7 +255,7 @@ mod tests {
                 }
                 match group.method {
                     Method::Empty => prop_assert_eq!((group.bytes(), group.slices.len()), (0, 1)),
-                    Method::Direct => prop_assert_eq!(group.slices.len(), 1),
+                    Method::Direct | Method::Ranged => prop_assert_eq!(group.slices.len(), 1),
                     Method::Composed => {
                         prop_assert!(group.bytes() <= max_bytes);
                         prop_assert!((2..=MAX_SOURCES).contains(&group.slices.len()));
