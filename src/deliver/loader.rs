@@ -11,7 +11,7 @@ use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
-use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
+use crate::fetch::{Caps, Ceilings, Fetcher, Ranges, Throttles};
 use crate::io::Io;
 use crate::plan::{Bill, Planner, Strategy, never_compose};
 use crate::sample::{Sharding, Shuffle, State};
@@ -71,6 +71,7 @@ struct Settings {
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
     caps: Caps,
+    ranges: Ranges,
 }
 
 impl Settings {
@@ -115,6 +116,7 @@ impl<D: Decode> DataLoader<D> {
             decode_threads: None,
             prefetch: None,
             caps: Caps::default(),
+            ranges: Ranges::default(),
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -227,6 +229,19 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Least bytes of a large object that are worth a read of their own; 8 MiB by default. Objects of 32 MiB and more are
+    /// read in several ranges at once.
+    pub fn min_part_size(mut self, bytes: u64) -> Self {
+        self.settings.ranges.min_part_size = bytes;
+        self
+    }
+
+    /// Most ranges of one large object to read at once; 8 by default. Each counts as a read.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.settings.ranges.max_streams = streams;
+        self
+    }
+
     /// Most reads to start in a second, for those who share a bucket with others; by default as many as the service
     /// takes, beginning with the 5,000 that are documented.
     pub fn max_reads_per_second(mut self, reads: f64) -> Self {
@@ -308,6 +323,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             ("decode_threads", decode_threads),
             ("prefetch", settings.prefetch.unwrap_or(1)),
             ("concurrency", settings.caps.at_once.unwrap_or(1)),
+            ("min_part_size", usize::try_from(settings.ranges.min_part_size).unwrap_or(usize::MAX)),
+            ("max_streams", settings.ranges.max_streams),
         ] {
             if value == 0 {
                 return wrong(what, value, "leave it out for a value that suits this machine");
@@ -337,7 +354,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
+        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
+            .with_ranges(settings.ranges);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {

@@ -2,6 +2,7 @@
 
 mod clean;
 mod process;
+mod ranged;
 mod rate;
 mod temporary;
 mod throttle;
@@ -22,6 +23,8 @@ use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
 pub use process::clean_up_on_signals;
+pub(crate) use ranged::Ranges;
+pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
@@ -60,6 +63,7 @@ pub(crate) struct Fetcher {
     throttles: Arc<Throttles>,
     /// What is added to the numbers of this epoch's groups.
     first: u64,
+    ranges: Ranges,
     compose: Arc<Composing>,
 }
 
@@ -94,7 +98,14 @@ impl Fetcher {
             proving: Mutex::new(()),
         };
         let first = throttles.now_serving();
-        Self { client, manifest, io, run: Run::new(), throttles, first, compose: Arc::new(compose) }
+        let ranges = Ranges::default();
+        Self { client, manifest, io, run: Run::new(), throttles, first, ranges, compose: Arc::new(compose) }
+    }
+
+    /// Sets how large objects are cut into ranges.
+    pub(crate) fn with_ranges(mut self, ranges: Ranges) -> Self {
+        self.ranges = ranges;
+        self
     }
 
     /// The same for another epoch, with temporaries of its own.
@@ -106,6 +117,7 @@ impl Fetcher {
             run: Run::new(),
             throttles: Arc::clone(&self.throttles),
             first: self.throttles.now_serving(),
+            ranges: self.ranges,
             compose: Arc::clone(&self.compose),
         }
     }
@@ -132,6 +144,7 @@ impl Fetcher {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => Ok((Bytes::new(), None)),
             Method::Direct => self.read(&self.manifest.id(&entries[0]), entries[0].size, number).await,
+            Method::Ranged => self.ranged(&entries[0], number).await,
             Method::Composed => self.composed(&group, &entries, number).await,
         }
         .map_err(|error| error.stage(Stage::Fetch))?;
@@ -162,6 +175,15 @@ impl Fetcher {
         let read = Box::pin(self.client.watched(slot.watch()).read(id, None, size)).await?;
         slot.done(read.bytes.len() as u64);
         Ok((read.bytes, read.crc32c))
+    }
+
+    /// In one buffer, each part a call of its own to whoever lets calls through.
+    async fn ranged(&self, entry: &Entry, number: u64) -> Result<Read> {
+        self.throttles.serves(number);
+        let lanes = Lanes::throttled(Arc::clone(&self.throttles.reads), number);
+        let download = Download::of(&self.client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
+        let Ranges { min_part_size, max_streams } = self.ranges;
+        download.min_part_size(min_part_size).max_streams(max_streams).into_payload().await
     }
 
     async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {

@@ -17,6 +17,9 @@ pub const MAX_SOURCES: usize = 32;
 /// The most bytes of a composed object unless told otherwise: what Python Dataflux uses, too.
 pub const MAX_COMPOSED_BYTES: u64 = 100_000_000;
 
+/// The least bytes of an object that is read in several ranges at once: two of the parts that a range has at least.
+pub const MIN_RANGED: u64 = 32 << 20;
+
 /// How to read small objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,6 +71,8 @@ pub enum Method {
     Empty,
     /// One object, one read.
     Direct,
+    /// One large object, read in several ranges at once.
+    Ranged,
     /// At least two objects, joined by the server in the order of the slices.
     Composed,
 }
@@ -82,8 +87,13 @@ pub struct Group {
 }
 
 impl Group {
-    fn alone(slot: usize, id: SampleId, size: u64) -> Self {
-        let method = if size == 0 { Method::Empty } else { Method::Direct };
+    /// One sample by itself. It is read in ranges if it has at least `ranged` bytes.
+    pub(crate) fn alone(slot: usize, id: SampleId, size: u64, ranged: u64) -> Self {
+        let method = match size {
+            0 => Method::Empty,
+            size if size >= ranged => Method::Ranged,
+            _ => Method::Direct,
+        };
         Self { method, slices: vec![Slice { slot, id, range: 0..size }] }
     }
 
@@ -94,11 +104,9 @@ impl Group {
 
     /// The same samples, each read by itself.
     pub fn split_up(&self) -> impl Iterator<Item = Self> + '_ {
-        self.slices.iter().map(|slice| {
-            let size = slice.range.end - slice.range.start;
-            let method = if size == 0 { Method::Empty } else { Method::Direct };
-            Self { method, slices: vec![Slice { range: 0..size, ..slice.clone() }] }
-        })
+        self.slices
+            .iter()
+            .map(|slice| Self::alone(slice.slot, slice.id, slice.range.end - slice.range.start, MIN_RANGED))
     }
 }
 
@@ -135,7 +143,7 @@ impl Planner {
         for (slot, &id) in batch.iter().enumerate() {
             let object = self.manifest.facts_at(id.0)?;
             if !self.may_join(&object) {
-                groups.push(Group::alone(slot, id, object.size));
+                groups.push(Group::alone(slot, id, object.size, MIN_RANGED));
                 continue;
             }
             let class = object.storage_class;
@@ -168,7 +176,8 @@ impl Planner {
             StorageClass::Other => false,
             _ => self.strategy != Strategy::Auto,
         };
-        class && object.size > 0 && object.size < self.max_bytes && object.crc32c.is_some()
+        let small = object.size < self.max_bytes.min(MIN_RANGED);
+        class && object.size > 0 && small && object.crc32c.is_some()
     }
 
     fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
@@ -246,7 +255,7 @@ mod tests {
                 }
                 match group.method {
                     Method::Empty => prop_assert_eq!((group.bytes(), group.slices.len()), (0, 1)),
-                    Method::Direct => prop_assert_eq!(group.slices.len(), 1),
+                    Method::Direct | Method::Ranged => prop_assert_eq!(group.slices.len(), 1),
                     Method::Composed => {
                         prop_assert!(group.bytes() <= max_bytes);
                         prop_assert!((2..=MAX_SOURCES).contains(&group.slices.len()));

@@ -1,5 +1,7 @@
 //! What every caller needs on top of a [`Store`]: retry, resume, adoption, counting.
 
+mod streaming;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use super::{
 };
 use crate::metrics::{Metrics, add, count};
 use crate::{Error, ErrorKind, Result};
+
+pub(crate) use streaming::Streaming;
 
 /// Longest wait for the head of an answer, or for the next bytes of a body. The service answers within seconds or not
 /// at all; shorter would cut slow composes, longer would hold a batch for a dead connection.
@@ -116,6 +120,11 @@ impl Client {
     /// How long a call may take in all, before what its bytes add.
     pub(crate) fn deadline(&self) -> Duration {
         self.retry.deadline
+    }
+
+    /// Longest wait for the next bytes.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        self.stall
     }
 
     /// What was asked of the store through this client and its clones.
