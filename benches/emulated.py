@@ -1,4 +1,4 @@
-"""What the benchmarks share: an emulator in a process of its own."""
+"""What the benchmarks share: an emulator in a process of its own, and a log of figures."""
 
 import json
 import os
@@ -6,6 +6,31 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+
+BUCKET = "bench"
+
+
+def ours(program: str, strategy: str, *more: str) -> list:
+    """This crate's epochs over the bucket."""
+    return [program, "bench", f"gs://{BUCKET}", "--json", "--strategy", strategy, *more]
+
+
+class Log:
+    """Figures by what they are of, each a line of JSON in a file, so that a run which was ended goes on where it was."""
+
+    def __init__(self, path: str, resume: bool):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        self.file = open(path, "a+" if resume else "w+")
+        self.file.seek(0)
+        self.known = {json.dumps(line["of"]): line["found"] for line in map(json.loads, self.file)}
+
+    def find(self, key: dict) -> dict | None:
+        return self.known.get(json.dumps(key))
+
+    def put(self, key: dict, found: dict):
+        self.known[json.dumps(key)] = found
+        self.file.write(json.dumps({"of": key, "found": found}) + "\n")
+        self.file.flush()
 
 
 def tail(file) -> str:

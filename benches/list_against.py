@@ -13,9 +13,8 @@ import sys
 import tempfile
 import time
 
-from emulated import Emulator, tail
+from emulated import BUCKET, Emulator, tail
 
-BUCKET = "bench"
 # As in the table that Dataflux publishes: 10k, 578k, 2.0M and 17.9M objects.
 SIZES = [10_013, 578_411, 2_000_000, 17_944_239]
 
