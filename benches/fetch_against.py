@@ -12,6 +12,7 @@ process; Dataflux and gcsfs return all objects at once and so hold them all.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ from emulated import BUCKET, Emulator, Log, ours, tail
 SIZES = {"4KiB": 4 << 10, "100KiB": 100 << 10, "3MiB": 3 << 20}
 PROFILES = ["fast", "gcs"]
 # What one run may hold in memory: the peers that return all objects at once hold them all.
-MOST_BYTES = 1 << 30
+MOST_BYTES = 2 << 30
 # A run that takes longer is stuck, or so slow that its setting is no candidate.
 PATIENCE = 100
 
@@ -39,6 +40,13 @@ class Reader:
 
     def __init__(self, name: str, settings: list, unit: str = "", first: int = 64, **task):
         self.name, self.settings, self.unit, self.first, self.task = name, settings, unit, first, task
+
+    def objects(self, size: int, setting: int, wanted: float) -> int:
+        """About as many objects as wanted, within what memory holds."""
+        # Dataflux gives each thread or process an equal part, and composes 32 objects of it.
+        whole = 32 * max(1, setting) if self.task.get("compose") else 1
+        most = MOST_BYTES // size if "peer" in self.task else 1 << 20
+        return max(64, min(most, math.ceil(wanted / whole) * whole))
 
     def command(self, args, endpoint: str, size: int, objects: int, setting: int) -> list:
         if "strategy" in self.task:
@@ -112,13 +120,15 @@ def measure(args, reader: Reader, profile: str, size: int, objects: int, setting
 
 def probe(args, reader: Reader, profile: str, size: int, setting: int) -> float:
     """Objects a second, measured over a second or more; 0 where it fails."""
-    most = max(64, MOST_BYTES // size)
-    objects = min(most, max(reader.first, 4 * setting))
+    objects = reader.objects(size, setting, max(reader.first, 4 * setting))
     while True:
         found = measure(args, reader, profile, size, objects, setting)
-        if found is None or objects == most or objects / found["rate"] >= args.probe_seconds:
+        if found is None or objects / found["rate"] >= args.probe_seconds:
             return found["rate"] if found else 0.0
-        objects = min(most, int(objects * min(8, 1 + 1.2 * args.probe_seconds * found["rate"] / objects)))
+        more = reader.objects(size, setting, min(8 * objects, 1.2 * args.probe_seconds * found["rate"]))
+        if more <= objects:
+            return found["rate"]
+        objects = more
 
 
 def best(args, log: Log, reader: Reader, profile: str, size: int) -> dict | None:
@@ -148,8 +158,8 @@ def compare(args, log: Log, profile: str, name: str) -> dict:
         if known := best(args, log, reader, profile, size):
             # Starting to compose takes a second or two, which a long epoch doesn't notice.
             seconds = args.seconds * (3 if "strategy" in reader.task else 1)
-            objects = max(64, min(MOST_BYTES // size if "peer" in reader.task else 1 << 20, int(known["rate"] * seconds)))
-            plan.append((reader, known["setting"], objects))
+            setting = known["setting"]
+            plan.append((reader, setting, reader.objects(size, setting, known["rate"] * seconds)))
     found: dict = {reader.name: [] for reader, _, _ in plan}
     for run in range(args.runs):
         for reader, setting, objects in plan:

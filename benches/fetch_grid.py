@@ -29,7 +29,7 @@ PATIENCE = 900
 def options(parser):
     parser.add_argument("--grid", action="store_true", help="strategy auto against the others, instead")
     parser.add_argument("--cells", metavar="TEXT", help="of the grid only these, such as 1KiB,32KiB,x1,on")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of each run of the grid, two or more")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of each run of the grid, two or more")
 
 
 def expected(size: int, factor: float, limited: bool) -> dict:
