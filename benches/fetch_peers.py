@@ -12,7 +12,7 @@ import sys
 import time
 
 
-def obstore(task: dict, names: list) -> tuple:
+def obstore(task: dict, names: list):
     import obstore as obs
 
     key = {"gcs_base_url": task["endpoint"], "disable_oauth": True, "client_email": "", "private_key": ""}
@@ -25,9 +25,9 @@ def obstore(task: dict, names: list) -> tuple:
 
     async def worker(left):
         for name in left:
-            answer = await obs.get_async(store, name)
+            body = await (await obs.get_async(store, name)).bytes_async()
             found[0] += 1
-            found[1] += len(await answer.bytes_async())
+            found[1] += len(body)
 
     async def run():
         left = iter(names)
@@ -37,7 +37,7 @@ def obstore(task: dict, names: list) -> tuple:
     return lambda: asyncio.run(run())
 
 
-def gcsfs(task: dict, names: list) -> tuple:
+def gcsfs(task: dict, names: list):
     # Or it asks for the kind of bucket by gRPC, for minutes. Read at import.
     os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
     import aiohttp
@@ -59,14 +59,14 @@ def gcsfs(task: dict, names: list) -> tuple:
     return run
 
 
-def dataflux(task: dict, names: list) -> tuple:
+def dataflux(task: dict, names: list):
     from dataflux_core import download
 
     objects = [(name, task["size"]) for name in names]
     # 100 MB is what its data set has, and 0 is how that one turns composing off.
     params = download.DataFluxDownloadOptimizationParams(100_000_000 if task["compose"] else 0)
     arguments = ("project", task["bucket"], objects)
-    # Without a client of the caller each thread makes its own. One for all has ten connections, and is slower.
+    # Without a client of the caller each thread makes its own; with one for all, it is no faster.
     calls = {
         "plain": lambda: download.dataflux_download(*arguments, None, params),
         "threaded": lambda: download.dataflux_download_threaded(*arguments, None, params, task["concurrency"]),
@@ -88,8 +88,7 @@ def cpu() -> float:
 def peak() -> int:
     # Not `ru_maxrss`, which begins with that of the process it was forked from.
     with open("/proc/self/status") as status:
-        own = next(int(line.split()[1]) * 1_024 for line in status if line.startswith("VmHWM:"))
-    return own
+        return next(int(line.split()[1]) * 1_024 for line in status if line.startswith("VmHWM:"))
 
 
 def main():
