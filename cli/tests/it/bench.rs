@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "samples",
     "bytes",
     "seconds",
