@@ -108,7 +108,7 @@ impl Fetcher {
         let (bytes, crc32c) = match group.method {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => Ok((Bytes::new(), None)),
-            Method::Direct => self.direct(&entries[0]).await,
+            Method::Direct | Method::Ranged => self.direct(&entries[0]).await,
             Method::Composed => self.composed(&group, &entries).await,
         }
         .map_err(|error| error.stage(Stage::Fetch))?;
