@@ -106,6 +106,10 @@ pub(crate) struct Turn {
 
 /// How much more a way must promise to be tried: less than noise isn't worth the looking.
 const PROMISES: f64 = 1.15;
+/// How much more it must promise to be tried before the present one is known to have come to its own.
+const PROMISES_MUCH: f64 = 2.0;
+/// Reads a second of a bucket that has refused none, as documented.
+const READS: f64 = 5_000.0;
 /// How much more it must bring to be kept: beyond the noise between two looks.
 const KEEPS: f64 = 1.10;
 /// What brings this share of another's rate is as good, and the price decides.
@@ -115,7 +119,7 @@ const HARMS: f64 = 0.8;
 /// A training loop that waits for less than this share of the time is what holds things up.
 const HARDLY_WAITS: f64 = 0.1;
 /// A look lasts this long at least, and as long as a composed group takes: those come in bursts of that period.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(300);
 /// Groups that a look must see end: of fewer, one more or less is more than noise.
 const GROUPS: u64 = 16;
 /// Looks until what still grows is judged as it is. Limits on calls double from look to look.
@@ -190,6 +194,8 @@ pub(crate) struct Chooser {
     ending: bool,
     /// How long the training loop has waited in all.
     waited: Duration,
+    /// Whether it hardly waited at the last look.
+    idle: bool,
 }
 
 impl Chooser {
@@ -215,6 +221,7 @@ impl Chooser {
             head: 0,
             ending: false,
             waited: Duration::ZERO,
+            idle: false,
         }
     }
 
@@ -347,6 +354,7 @@ impl Chooser {
         }
         let rate = look.samples as f64 / time.as_secs_f64();
         let busy_loop = (self.waited - look.waited).as_secs_f64() < HARDLY_WAITS * time.as_secs_f64();
+        self.idle = busy_loop;
         self.look = Some(Look { since: now, samples: 0, groups: 0, waited: self.waited });
         let grows = rate > KEEPS * self.before;
         self.looks += 1;
@@ -357,11 +365,14 @@ impl Chooser {
         if self.way == home {
             if busy_loop {
                 self.save(now, rate, left);
-            } else if !grows || self.looks >= LOOKS {
-                self.improve(now, rate, left, ceilings);
+            } else {
+                self.improve(now, rate, left, ceilings, grows && self.looks < LOOKS);
             }
         } else {
             self.judge(now, rate, grows && self.looks < LOOKS, busy_loop);
+            if self.way == self.home && !busy_loop {
+                self.improve(now, rate, left, ceilings, true);
+            }
         }
     }
 
@@ -384,8 +395,8 @@ impl Chooser {
         }
     }
 
-    /// Looks for a way that is faster than the present one, which has brought `rate`.
-    fn improve(&mut self, now: Duration, rate: f64, left: u64, ceilings: &Ceilings) {
+    /// Looks for a way that is faster than the present one, which has brought `rate`, and may bring more yet.
+    fn improve(&mut self, now: Duration, rate: f64, left: u64, ceilings: &Ceilings, grows: bool) {
         if self.reason.is_empty() || self.looks <= LOOKS && self.turn <= 1 {
             self.reason = format!("{rate:.0} samples/s");
         }
@@ -404,9 +415,13 @@ impl Chooser {
             let predicted = self.predict(way, rate, ceilings);
             // It was better than this is now: conditions have changed.
             let was_better = known.worse == 0 && known.rate.is_some_and(|known| known * HARMS > rate);
-            let promises = predicted > PROMISES * rate
-                || (predicted > rate && self.usd(way) < self.usd(self.home))
-                || known.rate.is_some();
+            let promises = if grows {
+                predicted > PROMISES_MUCH * rate.max(READS)
+            } else {
+                predicted > PROMISES * rate
+                    || (predicted > rate && self.usd(way) < self.usd(self.home))
+                    || known.rate.is_some()
+            };
             if self.allowed(way) && (was_better || (promises && now >= known.next)) {
                 let reason = format!("on trial: {} brings {rate:.0} samples/s, this may bring {predicted:.0}", self.home);
                 return self.go(now, way, reason);
@@ -437,8 +452,8 @@ impl Chooser {
         let (size, sources) = (self.size(), self.sources());
         // Held from before the compose until the delivery, whatever lies between.
         let held = self.terms.budget as f64 / size / latency;
-        // A compose and a delete for each group.
-        let writes = ceilings.writes.rate.unwrap_or(WRITES).max(WRITES) / 2.0 * sources;
+        // A compose and a delete for each group; where none was refused, there may be no end.
+        let writes = ceilings.writes.rate.map_or((WRITES / 2.0 * sources).max(2.0 * rate), |rate| rate / 2.0 * sources);
         let refused = ceilings.reads.rate.is_some_and(|most| rate > HARMS * most);
         let gain = (CALL_BYTES + size) / (CALL_BYTES / sources + size);
         match (self.home, way) {
@@ -448,7 +463,7 @@ impl Chooser {
             (Way::Mixed, Way::Composed) => {
                 let direct = self.known[Way::Direct as usize].rate.unwrap_or(rate).min(rate);
                 let reads = ceilings.reads.rate.is_some();
-                if reads { writes.min(held) } else { (rate - direct + direct * gain).max(rate * gain / 2.0).min(writes.max(rate)).min(held) }
+                if reads { writes.min(held) } else { (rate - direct + direct * gain).min(writes).min(held) }
             }
             (_, way) => self.known[way as usize].rate.unwrap_or(rate),
         }
@@ -460,7 +475,7 @@ impl Chooser {
             && self.probes < PROBES
             && self.begun >= FIRST
             && left >= WORTH_TRYING
-            && (gain > PROMISES || self.usd(Way::Composed) < self.usd(Way::Direct))
+            && (gain > PROMISES || (self.idle && self.usd(Way::Composed) < self.usd(Way::Direct)))
             && self.allowed(Way::Mixed)
     }
 

@@ -45,8 +45,6 @@ const BYTE: f64 = 0.45e-6 / 1024.0;
 const JOINED: f64 = 0.55e-6 / 1024.0;
 /// Composing, reading and deleting.
 const GROUP: f64 = 280e-6;
-/// Samples of a group that is read one by one.
-const ALONE: u64 = 32;
 /// Samples that may be ahead of the training loop.
 const AHEAD: u64 = 65_536;
 
@@ -276,7 +274,6 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                 let sent = (0..same).map(|_| direct.token(now)).fold(0.0, f64::max);
                 push(&mut events, sent + world.media + world.size as f64 / STREAM, What::Read(part, same as u64));
             }
-            debug_assert!(ALONE >= 32);
         }
         took.push(now - started);
     }
