@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::plan::{Ceilings, Choice, Chooser, Terms, Turn};
 
-/// How long the wait for a place goes on without a look at whether the epoch was called off. Whatever frees a place wakes
-/// it, and a cancellation frees all.
-const LOOK_UP: Duration = Duration::from_millis(100);
+/// How long the wait for a place goes on without a look. The end of a read ends it; that calls are fewer that wait for
+/// the service's leave to begin does not, and is seen by looking.
+const LOOK_UP: Duration = Duration::from_millis(10);
 
 /// A [`Chooser`], with a clock and a way to wait for it.
 #[derive(Debug)]
@@ -76,6 +76,7 @@ impl Place {
     /// The read begins.
     pub(super) fn begin(&mut self) {
         self.began = Some(Instant::now());
+        self.auto.chooser().begins(self.turn);
     }
 
     /// The read went well.
@@ -88,7 +89,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let took = self.began.map(|began| began.elapsed());
         let now = self.auto.started.elapsed();
-        self.auto.chooser().ended(now, self.turn, self.samples.zip(took));
+        let mut chooser = self.auto.chooser();
+        if self.began.is_none() {
+            chooser.begins(self.turn);
+        }
+        chooser.ended(now, self.turn, self.samples.zip(took));
+        drop(chooser);
         self.auto.freed.notify_all();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
@@ -12,7 +12,7 @@ use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
-use crate::fetch::Fetcher;
+use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
 use crate::io::Io;
 use crate::plan::{Bill, Choice, Planner, Strategy, Terms, never_compose};
 use crate::sample::{Sharding, Shuffle, State};
@@ -21,10 +21,6 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// Bytes from socket to batch unless told otherwise: enough for 100 MB composites to overlap, little beside what a
 /// training process takes.
 const MEMORY_BUDGET: u64 = 1 << 30;
-
-/// Reads at once unless told otherwise. At 80 ms to the first byte this is 800 small objects a second, and it is what a
-/// bucket's 5,000 reads a second allow five ranks of one machine.
-const CONCURRENCY: usize = 64;
 
 /// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
 /// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
@@ -75,7 +71,7 @@ struct Settings {
     io_threads: Option<usize>,
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
-    concurrency: usize,
+    caps: Caps,
 }
 
 impl Settings {
@@ -119,7 +115,7 @@ impl<D: Decode> DataLoader<D> {
             io_threads: None,
             decode_threads: None,
             prefetch: None,
-            concurrency: CONCURRENCY,
+            caps: Caps::default(),
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -221,9 +217,28 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Reads at once, a composed one counting as one; 64 by default.
-    pub fn concurrency(mut self, reads: usize) -> Self {
-        self.settings.concurrency = reads;
+    /// Most reads at once, and most composes and deletions of composed objects at once; by default 1,024 of each, fewer
+    /// where the process may not have so many files open. Below this, as many are made as help: that is found out, and
+    /// calls that the service refuses (429, 503) teach how many it takes in a second.
+    ///
+    /// What one loader learns holds for all of its data set. A loader with a limit of its own, of whatever kind, learns
+    /// for itself.
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.settings.caps.at_once = Some(calls);
+        self
+    }
+
+    /// Most reads to start in a second, for those who share a bucket with others; by default as many as the service
+    /// takes, beginning with the 5,000 that are documented.
+    pub fn max_reads_per_second(mut self, reads: f64) -> Self {
+        self.settings.caps.reads_per_second = Some(reads);
+        self
+    }
+
+    /// Most composes and deletions of composed objects to start in a second; by default as many as the service takes,
+    /// beginning with the 1,000 writes that are documented.
+    pub fn max_writes_per_second(mut self, writes: f64) -> Self {
+        self.settings.caps.writes_per_second = Some(writes);
         self
     }
 
@@ -293,10 +308,20 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             ("io_threads", settings.io_threads.unwrap_or(1)),
             ("decode_threads", decode_threads),
             ("prefetch", settings.prefetch.unwrap_or(1)),
-            ("concurrency", settings.concurrency),
+            ("concurrency", settings.caps.at_once.unwrap_or(1)),
         ] {
             if value == 0 {
                 return wrong(what, value, "leave it out for a value that suits this machine");
+            }
+        }
+        for (what, rate) in [
+            ("max_reads_per_second", settings.caps.reads_per_second),
+            ("max_writes_per_second", settings.caps.writes_per_second),
+        ] {
+            if rate.is_some_and(|rate| rate.is_nan() || rate < 1.0) {
+                return Err(Error::new(ErrorKind::Config, format!("{what} is too little to get on with"))
+                    .mismatch("at least 1", format_args!("{rate:?}"))
+                    .hint("leave it out for what the service takes"));
             }
         }
         if settings.memory_budget == 0 {
@@ -309,7 +334,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             None => (Io::shared()?, source.client.clone()),
             Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
         };
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket);
+        let throttles = match settings.caps {
+            caps if caps == Caps::default() => Arc::clone(&source.throttles),
+            caps => Throttles::new(caps),
+        };
+        let fetcher =
+            Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
@@ -342,7 +372,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             auto,
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
-            reads: Arc::new(Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS))),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
             groups: Arc::default(),
@@ -423,6 +452,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// ([`Strategy::Auto`]).
     pub fn choice(&self) -> Option<Choice> {
         self.engine.auto.as_ref().map(|auto| auto.choice())
+    }
+
+    /// How many calls are made at once and in a second now, and what the bucket takes by what it refused. For logs and
+    /// for finding out what holds a loader back.
+    pub fn ceilings(&self) -> Ceilings {
+        self.engine.fetcher.ceilings()
     }
 
     /// Bytes that all live epochs of this loader hold now.

@@ -1,11 +1,12 @@
 //! One epoch's way from order to promises.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use futures_util::{StreamExt, stream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::auto::{Auto, Place};
 use super::pool::{Assembly, Code, Job, Promise};
@@ -45,8 +46,6 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     pub(super) auto: Option<Arc<Auto>>,
     pub(super) fetcher: Fetcher,
     pub(super) budget: Budget,
-    /// Groups being read at once.
-    pub(super) reads: Arc<Semaphore>,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
     /// Groups begun by this epoch.
@@ -140,6 +139,8 @@ impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
 struct Way<'a, B> {
     tickets: &'a Sender<Ticket<B>>,
     cancel: &'a watch::Receiver<bool>,
+    /// Of the last group begun: they are numbered in the order of delivery.
+    number: Cell<u64>,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
@@ -152,7 +153,6 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             auto: self.auto.clone(),
             fetcher: self.fetcher.for_epoch(),
             budget,
-            reads: Arc::clone(&self.reads),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
             groups: Arc::default(),
@@ -169,7 +169,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         if let Some(auto) = &self.auto {
             auto.began();
         }
-        let way = Way { tickets, cancel };
+        let way = Way { tickets, cancel, number: Cell::new(0) };
         let mut held = None;
         loop {
             let first = match held.take().map_or_else(|| course.next(&self.manifest, || is_cancelled(cancel)), |next| Ok(Some(next))) {
@@ -302,10 +302,12 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             window.touched(&group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
         }
         self.groups.count(group.method);
+        let number = way.number.get() + 1;
+        way.number.set(number);
         let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), way.cancel.clone());
         self.io.handle().spawn(async move {
             tokio::select! {
-                () = engine.bring(group, &window, passing, place) => {}
+                () = engine.bring(group, number, &window, passing, place) => {}
                 // Also when the iterator is gone without a word.
                 _ = cancel.wait_for(|&cancelled| cancelled) => {}
             }
@@ -314,8 +316,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     }
 
     fn ceilings(&self) -> Ceilings {
-        let ceiling = Ceiling { limit: 64, rate: None };
-        Ceilings { reads: ceiling, writes: ceiling }
+        let now = self.fetcher.ceilings();
+        let [reads, writes] = [now.reads, now.writes].map(|lane| Ceiling {
+            at_once: lane.at_once,
+            in_flight: lane.in_flight,
+            waiting: lane.waiting,
+            rate: lane.per_second,
+        });
+        Ceilings { reads, writes }
     }
 
     /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
@@ -362,14 +370,21 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     }
 
     /// Reads a group's samples, each proved, and hands them to the decode threads.
-    async fn bring(&self, group: Group, window: &Window<D, C>, passing: Option<Permit>, mut place: Option<Place>) {
+    async fn bring(
+        &self,
+        group: Group,
+        number: u64,
+        window: &Window<D, C>,
+        passing: Option<Permit>,
+        mut place: Option<Place>,
+    ) {
         let passing = passing.map(Arc::new);
         if let Some(place) = &mut place {
             place.begin();
         }
         if group.method != Method::Composed {
             let slot = group.slices[0].slot;
-            match self.read_alone(group).await {
+            match read_alone(&self.fetcher, &self.manifest, group, number).await {
                 Err(error) => return window.place(slot).0.fail(error),
                 Ok(samples) => {
                     if let Some(mut place) = place {
@@ -379,10 +394,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 }
             }
         }
-        let payload = {
-            let _read = self.reads.acquire().await;
-            self.fetcher.fetch(group.clone()).await
-        };
+        let payload = self.fetcher.fetch(group.clone(), number).await;
         match payload.and_then(|payload| split(&self.manifest, payload)) {
             Ok(samples) => {
                 if let Some(mut place) = place {
@@ -398,7 +410,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 drop(place);
                 let alone: Vec<_> = group.split_up().collect();
                 let mut reads = stream::iter(alone)
-                    .map(async |group| (group.slices[0].slot, self.read_alone(group).await))
+                    .map(async |group| (group.slices[0].slot, read_alone(&self.fetcher, &self.manifest, group, number).await))
                     .buffered(MAX_SOURCES);
                 while let Some((slot, samples)) = reads.next().await {
                     match samples {
@@ -419,11 +431,6 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
         }
     }
-
-    async fn read_alone(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
-        let _read = self.reads.acquire().await;
-        read_alone(&self.fetcher, &self.manifest, group).await
-    }
 }
 
 /// Also when the iterator is gone without a word.
@@ -436,10 +443,11 @@ pub(super) async fn read_alone(
     fetcher: &Fetcher,
     manifest: &Arc<Manifest>,
     group: Group,
+    number: u64,
 ) -> Result<Vec<(usize, RawSample)>> {
     let mut reads = 1;
     loop {
-        match split(manifest, fetcher.fetch(group.clone()).await?) {
+        match split(manifest, fetcher.fetch(group.clone(), number).await?) {
             Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
                 reads += 1;
                 tracing::warn!(%error, "reading again");

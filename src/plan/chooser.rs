@@ -63,8 +63,11 @@ impl fmt::Display for Choice {
 /// What the service takes of one kind of call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ceiling {
-    /// Calls at once, now.
-    pub(crate) limit: usize,
+    /// Calls at once, at most, now.
+    pub(crate) at_once: usize,
+    /// Calls under way, and calls that wait for that.
+    pub(crate) in_flight: usize,
+    pub(crate) waiting: usize,
     /// Calls a second, where refusals have told.
     pub(crate) rate: Option<f64>,
 }
@@ -130,6 +133,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(60);
 /// The longest until another look: long beside what a look costs.
 const SELDOM: Duration = Duration::from_secs(600);
+/// Composes that wait for their call, so that none of the bucket's is left unused.
+const FEW: usize = 16;
 /// What one call costs, in bytes read for the same time of a processor. By this nothing above some 400 KiB is tried.
 const CALL_BYTES: f64 = 65_536.0;
 /// Writes a second of a bucket that has refused none, as documented.
@@ -174,8 +179,9 @@ pub(crate) struct Chooser {
     /// Counts changes of way and beginnings of epochs.
     turn: u64,
     turned: Duration,
-    /// Reads under way or waiting for their place.
+    /// Reads let through that have not ended, and those of them that have not begun to wait for their calls.
     out: [usize; 2],
+    to_begin: [usize; 2],
     /// Those of them that are read one by one and could be joined.
     alone: usize,
     /// Whether a group that began in this turn has ended.
@@ -209,6 +215,7 @@ impl Chooser {
             turn: 0,
             turned: Duration::ZERO,
             out: [0; 2],
+            to_begin: [0; 2],
             alone: 0,
             back: [false; 2],
             look: None,
@@ -276,8 +283,8 @@ impl Chooser {
         }
         self.step(now, left, ceilings);
         let room = [
-            self.out[DIRECT] < ceilings.reads.limit + ceilings.reads.limit / 2 + MAX_SOURCES,
-            self.out[COMPOSED] < ceilings.writes.limit + ceilings.writes.limit / 4 + 4,
+            self.to_begin[DIRECT] + ceilings.reads.waiting < MAX_SOURCES + ceilings.reads.at_once / 4,
+            self.to_begin[COMPOSED] + ceilings.writes.waiting < FEW + ceilings.writes.in_flight / 8,
         ];
         let composed = if !may_join || (self.ending && self.allowed(Way::Direct)) {
             room[DIRECT].then_some(false)?
@@ -296,12 +303,18 @@ impl Chooser {
             }
         };
         self.out[usize::from(composed)] += if composed { 1 } else { samples };
+        self.to_begin[usize::from(composed)] += if composed { 1 } else { samples };
         self.begun += samples as u64;
         self.alone += if may_join && !composed { samples } else { 0 };
         Some(Turn { composed, may_join, number: self.turn })
     }
 
-    /// A read of a turn has ended: well, with so many samples and after so long, or not.
+    /// A read of a turn waits for its call.
+    pub(crate) fn begins(&mut self, turn: Turn) {
+        self.to_begin[usize::from(turn.composed)] -= 1;
+    }
+
+    /// A read of a turn, which had begun, has ended: well, with so many samples and after so long, or not.
     pub(crate) fn ended(&mut self, now: Duration, turn: Turn, well: Option<(u64, Duration)>) {
         let lane = usize::from(turn.composed);
         self.out[lane] -= 1;

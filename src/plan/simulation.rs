@@ -90,7 +90,12 @@ impl Lane {
     }
 
     fn ceiling(&self) -> Ceiling {
-        Ceiling { limit: self.limit, rate: self.rate.is_finite().then_some(self.rate) }
+        Ceiling {
+            at_once: self.limit,
+            in_flight: self.flying,
+            waiting: self.waiting.len(),
+            rate: self.rate.is_finite().then_some(self.rate),
+        }
     }
 }
 
@@ -244,6 +249,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                     }
                     How::Auto => {
                         let Some(turn) = chooser.admit(clock, (group as usize, bytes as u64), left, &ceilings) else { break };
+                        (0..if turn.composed { 1 } else { group }).for_each(|_| chooser.begins(turn));
                         (turn.composed, Some(turn))
                     }
                 };

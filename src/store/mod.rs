@@ -29,6 +29,7 @@ pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use memory::MemoryStore;
 pub use objects::{Details, ObjectRef, Objects};
+pub(crate) use client::Watch;
 pub(crate) use pace::Pace;
 pub use retry::RetryPolicy;
 
