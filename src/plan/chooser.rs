@@ -323,7 +323,7 @@ impl Chooser {
         if turn.composed {
             // The shortest, as long as it is not out of date.
             let latency = self.latency.unwrap_or(took);
-            self.latency = Some(took.min(latency + took.saturating_sub(latency) / 50));
+            self.latency = Some(took.min(latency + took.saturating_sub(latency) / 1_000));
         }
         self.back[lane] |= turn.number == self.turn;
         if let Some(look) = &mut self.look {

@@ -186,9 +186,6 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
             let clock = Duration::from_secs_f64(now);
             match kind {
                 0 => {
-                    for _ in 0..count {
-                        direct.ended();
-                    }
                     processor = processor.max(now) + count as f64 * (CALL + BYTE * world.size as f64);
                     push(&mut events, processor, What::Proved(part, count));
                 }
@@ -205,11 +202,14 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                     push(&mut events, processor, What::Proved(part, parts[part].samples));
                 }
                 3 => {
-                    let Part { missing, turn, began, composed, .. } = &mut parts[part];
+                    let Part { missing, turn, began, composed: joined, .. } = &mut parts[part];
                     *missing -= count;
                     let well = Duration::from_secs_f64(now - *began);
+                    if !*joined {
+                        (0..count).for_each(|_| direct.ended());
+                    }
                     if let Some(turn) = *turn {
-                        if *composed {
+                        if *joined {
                             chooser.ended(clock, turn, Some((count, well)));
                         } else {
                             (0..count).for_each(|_| chooser.ended(clock, turn, Some((1, well))));
