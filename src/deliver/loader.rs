@@ -338,8 +338,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };
-        let fetcher =
-            Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
+        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
@@ -357,7 +356,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         }
         let held = Gauge::default();
         // A composed download is one allocation: a few must fit at once, or reading would stop for each.
-        let planner = Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket);
+        let planner =
+            Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket);
         let auto = (settings.strategy == Strategy::Auto).then(|| {
             Auto::new(Terms {
                 max_bytes: planner.max_bytes(),
@@ -412,7 +412,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
         let counts = (Arc::clone(&engine.groups), engine.auto.clone());
-        let course = Course { shuffle: self.shuffle, epoch, spans: self.sharding.spans(position), world_size: self.sharding.world_size() };
+        let course = Course {
+            shuffle: self.shuffle,
+            epoch,
+            spans: self.sharding.spans(position),
+            world_size: self.sharding.world_size(),
+        };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
             .spawn(move || engine.run(course, &tickets, &cancelled))

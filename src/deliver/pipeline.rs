@@ -172,7 +172,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let way = Way { tickets, cancel, number: Cell::new(0) };
         let mut held = None;
         loop {
-            let first = match held.take().map_or_else(|| course.next(&self.manifest, || is_cancelled(cancel)), |next| Ok(Some(next))) {
+            let first = match held
+                .take()
+                .map_or_else(|| course.next(&self.manifest, || is_cancelled(cancel)), |next| Ok(Some(next)))
+            {
                 Ok(Some(next)) => next,
                 Ok(None) if is_cancelled(cancel) => return,
                 Ok(None) => break,
@@ -410,7 +413,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 drop(place);
                 let alone: Vec<_> = group.split_up().collect();
                 let mut reads = stream::iter(alone)
-                    .map(async |group| (group.slices[0].slot, read_alone(&self.fetcher, &self.manifest, group, number).await))
+                    .map(async |group| {
+                        (group.slices[0].slot, read_alone(&self.fetcher, &self.manifest, group, number).await)
+                    })
                     .buffered(MAX_SOURCES);
                 while let Some((slot, samples)) = reads.next().await {
                     match samples {

@@ -25,8 +25,8 @@ pub use process::clean_up_on_signals;
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
-pub use throttle::{Ceiling, Ceilings};
 pub(crate) use throttle::{Caps, Throttles};
+pub use throttle::{Ceiling, Ceilings};
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]

@@ -396,7 +396,10 @@ impl Chooser {
         let cheaper = self.usd(way) < self.usd(home);
         let told = format!("{rate:.0} samples/s, {other:.0} {home}");
         if busy_loop && cheaper {
-            self.settle(now, format!("the training loop, at {rate:.0} samples/s, has all it wants, and this costs less"));
+            self.settle(
+                now,
+                format!("the training loop, at {rate:.0} samples/s, has all it wants, and this costs less"),
+            );
         } else if !busy_loop && rate > KEEPS * other {
             self.settle(now, told);
         } else if !busy_loop && (grows || self.looks < 2) && rate > HARMS * other {
@@ -436,7 +439,8 @@ impl Chooser {
                     || known.rate.is_some()
             };
             if self.allowed(way) && (was_better || (promises && now >= known.next)) {
-                let reason = format!("on trial: {} brings {rate:.0} samples/s, this may bring {predicted:.0}", self.home);
+                let reason =
+                    format!("on trial: {} brings {rate:.0} samples/s, this may bring {predicted:.0}", self.home);
                 return self.go(now, way, reason);
             }
         }
@@ -449,12 +453,17 @@ impl Chooser {
             return;
         }
         let held = self.terms.budget as f64 / self.size() / latency.as_secs_f64();
-        let cheapest = WAYS.into_iter().filter(|&way| self.allowed(way)).min_by(|a, b| self.usd(*a).total_cmp(&self.usd(*b)));
+        let cheapest =
+            WAYS.into_iter().filter(|&way| self.allowed(way)).min_by(|a, b| self.usd(*a).total_cmp(&self.usd(*b)));
         let Some(way) = cheapest.filter(|&way| self.usd(way) < AS_GOOD * self.usd(self.home)) else { return };
         let known = self.known[way as usize];
         let sustains = known.rate.map_or(way == Way::Direct || held > 2.0 * rate, |known| known > PROMISES * rate);
         if now >= known.next && sustains {
-            self.go(now, way, format!("on trial: the training loop has all it wants at {rate:.0} samples/s, this costs less"));
+            self.go(
+                now,
+                way,
+                format!("on trial: the training loop has all it wants at {rate:.0} samples/s, this costs less"),
+            );
         }
     }
 

@@ -169,7 +169,13 @@ impl Planner {
             Strategy::Compose { max_bytes } => max_bytes,
             Strategy::Auto => MAX_COMPOSED_BYTES,
         };
-        Self { manifest, strategy, max_bytes: max_bytes.min(most_bytes), ranged: MIN_RANGED, prices: Prices::of(bucket) }
+        Self {
+            manifest,
+            strategy,
+            max_bytes: max_bytes.min(most_bytes),
+            ranged: MIN_RANGED,
+            prices: Prices::of(bucket),
+        }
     }
 
     /// Objects of at least `bytes` are read in ranges, instead of [`MIN_RANGED`].

@@ -248,7 +248,9 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                         (joined, None)
                     }
                     How::Auto => {
-                        let Some(turn) = chooser.admit(clock, (group as usize, bytes as u64), left, &ceilings) else { break };
+                        let Some(turn) = chooser.admit(clock, (group as usize, bytes as u64), left, &ceilings) else {
+                            break;
+                        };
                         (0..if turn.composed { 1 } else { group }).for_each(|_| chooser.begins(turn));
                         (turn.composed, Some(turn))
                     }
@@ -302,13 +304,19 @@ fn grid(seconds: f64, epochs: usize) -> Vec<(World, [f64; 3], Choice)> {
             for limits in [true, false] {
                 let world = World::gcs(size, scale, limits);
                 let samples = samples(world, seconds);
-                let [direct, composed, auto] = [How::Always(false), How::Always(true), How::Auto].map(|how| run(world, how, samples, epochs));
+                let [direct, composed, auto] =
+                    [How::Always(false), How::Always(true), How::Auto].map(|how| run(world, how, samples, epochs));
                 let rate = |run: &Run| (samples * epochs as u64) as f64 / run.total();
                 let rates = [rate(&direct), rate(&composed), rate(&auto)];
                 let share = rates[2] / rates[0].max(rates[1]);
                 println!(
                     "{:>8} x{scale:<3} limits {:<5} direct {:>7.0} composed {:>7.0} auto {:>7.0} = {share:.2}  {}",
-                    size, limits, rates[0], rates[1], rates[2], auto.chooser.choice()
+                    size,
+                    limits,
+                    rates[0],
+                    rates[1],
+                    rates[2],
+                    auto.chooser.choice()
                 );
                 cells.push((world, rates, auto.chooser.choice()));
             }

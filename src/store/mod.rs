@@ -24,12 +24,12 @@ use futures_util::stream::BoxStream;
 
 use crate::Result;
 
+pub(crate) use client::Watch;
 pub use client::{Client, Payload};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use memory::MemoryStore;
 pub use objects::{Details, ObjectRef, Objects};
-pub(crate) use client::Watch;
 pub(crate) use pace::Pace;
 pub use retry::RetryPolicy;
 
