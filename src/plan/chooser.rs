@@ -511,10 +511,10 @@ impl Chooser {
         (self.terms.max_bytes as f64 / self.size()).floor().clamp(1.0, MAX_SOURCES as f64)
     }
 
-    /// Samples that are read one by one while something is composed.
+    /// Samples that are read one by one while something is composed; half of them, since both share a processor.
     fn meanwhile(&self) -> f64 {
         let direct = self.known[Way::Direct as usize].rate.unwrap_or_default();
-        direct * self.latency.unwrap_or_default().as_secs_f64()
+        direct * self.latency.unwrap_or_default().as_secs_f64() / 2.0
     }
 
     /// US dollars a sample.

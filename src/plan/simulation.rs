@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::{Ceiling, Ceilings, Chooser, Prices, Terms, Turn, Way};
+use super::{Ceiling, Ceilings, Choice, Chooser, Prices, Terms, Turn, Way};
 use crate::store::BucketInfo;
 
 /// A bucket and the machine that reads from it.
@@ -20,6 +20,9 @@ struct World {
     /// What the training loop takes a second.
     takes: f64,
     budget: f64,
+    soft_delete: bool,
+    regions: bool,
+    max_usd: Option<f64>,
 }
 
 impl World {
@@ -28,7 +31,18 @@ impl World {
         let rate = |rate| if limits { rate } else { f64::INFINITY };
         let (reads, writes) = (rate(5_000.0), rate(1_000.0));
         let budget = f64::from(1 << 30);
-        Self { size, media: 0.080 * scale, compose: 0.800 * scale, reads, writes, takes: f64::INFINITY, budget }
+        Self {
+            size,
+            media: 0.080 * scale,
+            compose: 0.800 * scale,
+            reads,
+            writes,
+            takes: f64::INFINITY,
+            budget,
+            soft_delete: false,
+            regions: false,
+            max_usd: None,
+        }
     }
 
     fn sources(&self) -> u64 {
@@ -67,7 +81,8 @@ struct Lane {
 }
 
 impl Lane {
-    /// The limit opens from 64 until it no longer is what holds calls back.
+    /// The limit opens from 64 until it no longer is what holds calls back; a harder start than the throttle's, whose
+    /// writes begin at their most.
     fn new(rate: f64, latency: f64) -> Self {
         let most = ((rate * latency * 1.2) as usize).clamp(64, 1_024);
         Self { limit: 64, most, flying: 0, rate, next: 0.0, until: 64, waiting: VecDeque::new() }
@@ -126,6 +141,8 @@ struct Run {
     /// Seconds that each epoch took.
     epochs: Vec<f64>,
     chooser: Chooser,
+    /// Groups that were joined.
+    composed: u64,
 }
 
 impl Run {
@@ -135,13 +152,17 @@ impl Run {
 }
 
 fn terms(world: &World) -> Terms {
-    let bucket = BucketInfo { soft_delete: Some(Duration::ZERO), ..BucketInfo::default() };
+    let bucket = BucketInfo {
+        soft_delete: (!world.soft_delete).then_some(Duration::ZERO),
+        location_type: world.regions.then(|| "dual-region".to_owned()),
+        ..BucketInfo::default()
+    };
     Terms {
         max_bytes: world.sources() * world.size,
         budget: world.budget as u64,
         prices: Prices::of(&bucket),
-        pay_for_speed: true,
-        max_usd_per_sample: None,
+        pay_for_speed: !world.regions,
+        max_usd_per_sample: world.max_usd,
     }
 }
 
@@ -151,7 +172,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
     let (mut direct, mut composed) =
         (Lane::new(world.reads, world.media + world.size as f64 / STREAM), Lane::new(world.writes, world.compose));
     let (mut now, mut processor) = (0.0f64, 0.0f64);
-    let mut took = Vec::new();
+    let (mut took, mut groups) = (Vec::new(), 0);
     // Reads that come at one moment, to have fewer of them to simulate.
     let bundle = if world.size < 1 << 20 { 4 } else { 1 };
     for _ in 0..epochs {
@@ -168,11 +189,11 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                 What::Look => (4, 0, 0),
             };
             number += 1;
-            events.push(Reverse(((at * 1e9) as u64, number, part, count, kind)));
+            events.push(Reverse(((at * 1e9).ceil() as u64, number, part, count, kind)));
         };
         let mut parts: Vec<Part> = Vec::new();
         let (mut planned, mut delivered, mut first, mut held) = (0u64, 0u64, 0usize, 0.0f64);
-        let mut takes = now;
+        let (mut takes, mut looked) = (now, now);
         push(&mut events, now, What::Look);
         while delivered < samples {
             let Reverse((at, _, part, count, kind)) = events.pop().expect("something is under way");
@@ -222,7 +243,10 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                 // A loop that takes its time.
                 if world.takes.is_finite() {
                     if takes > now {
-                        push(&mut events, takes, What::Look);
+                        if looked < takes {
+                            looked = takes;
+                            push(&mut events, takes, What::Look);
+                        }
                         break;
                     }
                     takes = takes.max(now) + part.samples as f64 / world.takes;
@@ -258,6 +282,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                 held += bytes;
                 planned += group;
                 parts.push(Part { samples: group, missing: group, turn, composed: joined, began: now });
+                groups += u64::from(joined);
                 if joined {
                     composed.waiting.push_back(parts.len() - 1);
                 } else {
@@ -285,7 +310,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
         }
         took.push(now - started);
     }
-    Run { epochs: took, chooser }
+    Run { epochs: took, chooser, composed: groups }
 }
 
 const SIZES: [u64; 5] = [1 << 10, 32 << 10, 100 << 10, 1 << 20, 16 << 20];
@@ -325,8 +350,6 @@ fn grid(seconds: f64, epochs: usize) -> Vec<(World, [f64; 3], Choice)> {
     cells
 }
 
-use super::Choice;
-
 #[test]
 fn within_a_tenth_of_the_better_way_in_every_cell() {
     for (world, [direct, composed, auto], choice) in grid(20.0, 3) {
@@ -338,6 +361,57 @@ fn within_a_tenth_of_the_better_way_in_every_cell() {
 fn what_looking_costs_a_single_short_epoch() {
     for (world, [direct, composed, auto], choice) in grid(5.0, 1) {
         assert!(auto >= 0.6 * direct.max(composed), "{world:?}: {direct} {composed} {auto}, {choice:?}");
-        let _ = Way::Direct;
+    }
+}
+
+/// Auto alone, for a loop that takes `takes` samples a second for some minutes.
+fn slow_loop(takes: f64, change: impl Fn(&mut World)) -> Run {
+    let mut world = World { takes, ..World::gcs(32 << 10, 1.0, true) };
+    change(&mut world);
+    run(world, How::Auto, (takes * 100.0) as u64, 2)
+}
+
+/// 2,000 samples a second are nothing for either way, and joined by 32 they cost less than half.
+#[test]
+fn speed_that_nobody_uses_is_not_paid_for() {
+    let run = slow_loop(2_000.0, |_| {});
+    assert_eq!(run.chooser.choice().way, Way::Composed, "{:?}", run.chooser.choice());
+    assert!(run.total() < 1.1 * 200.0, "{:?}", run.epochs);
+}
+
+/// Kept for a week after its deletion, what is joined is dearer above 53 kB.
+#[test]
+fn nothing_dearer_is_tried_for_a_loop_that_has_all_it_wants() {
+    let run = slow_loop(1_000.0, |world| (world.size, world.soft_delete) = (100 << 10, true));
+    assert_eq!(run.chooser.choice().way, Way::Direct, "{:?}", run.chooser.choice());
+}
+
+#[test]
+fn a_dollar_budget_rules_the_dearer_way_out() {
+    let world = World { soft_delete: true, ..World::gcs(100 << 10, 0.2, true) };
+    let free = run(world, How::Auto, 200_000, 1);
+    assert_ne!(free.chooser.choice().way, Way::Direct, "{:?}", free.chooser.choice());
+    let direct = terms(&world).prices.direct(crate::store::StorageClass::Standard, 1);
+    let bound = run(World { max_usd: Some(direct), ..world }, How::Auto, 200_000, 1);
+    assert_eq!(bound.chooser.choice().way, Way::Direct);
+    assert_eq!(bound.composed, 0);
+    // And the other way round, where joining is the cheap one.
+    let world = World { max_usd: Some(direct / 2.0), ..World::gcs(1 << 10, 0.2, true) };
+    let bound = run(world, How::Auto, 200_000, 1);
+    assert_eq!(bound.chooser.choice().way, Way::Composed, "{:?}", bound.chooser.choice());
+}
+
+#[test]
+fn where_writes_go_to_two_regions_only_what_is_cheaper_is_joined() {
+    let composed = |size| run(World { regions: true, ..World::gcs(size, 0.2, true) }, How::Auto, 200_000, 1).composed;
+    assert_eq!(composed(100 << 10), 0);
+    assert!(composed(1 << 10) > 0);
+}
+
+#[test]
+fn a_small_epoch_tries_nothing() {
+    for (samples, tries) in [(2_000, false), (50_000, true)] {
+        let run = run(World::gcs(1 << 10, 1.0, true), How::Auto, samples, 1);
+        assert_eq!(run.composed > 0, tries, "{samples}");
     }
 }
