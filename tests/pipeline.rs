@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dataflux::plan::Way;
 use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
 use dataflux::store::{
     Attempt, Body, BucketInfo, Call, ComposeRequest, Fault, FaultStore, ListPage, ListRequest, MemoryStore, ObjectId,
@@ -67,6 +68,116 @@ fn composing_takes_few_calls_and_leaves_nothing() {
     let wanted = 5.0 * 0.005e-3 + 6.0 * 0.0004e-3 + 12_800.0 / f64::from(1 << 30) * 0.02 * 7.0 / 30.0;
     assert!((loader.bill().total() - wanted).abs() < 1e-12, "{:?}", loader.bill());
     assert_eq!(store.names("data").len(), 128);
+}
+
+/// A bucket of objects that can all be joined.
+fn even(count: usize) -> (MemoryStore, HashMap<String, Vec<u8>>) {
+    let store = MemoryStore::new().with_bucket("data");
+    let contents = (0..count).map(|index| {
+        let name = format!("p/{index:04}");
+        let bytes = content(&name, 100);
+        store.insert("data", &name, bytes.clone());
+        (name, bytes)
+    });
+    let contents = contents.collect();
+    (store, contents)
+}
+
+/// Each batch of 1 would be a read of its own, and each of 8 a compose of 8.
+#[test]
+fn groups_span_small_batches() {
+    without_hanging(|| {
+        for batch_size in 1..=8 {
+            let (store, contents) = even(256);
+            let loader = DataLoader::builder(dataset(&store))
+                .batch_size(batch_size)
+                .shuffle(3)
+                .strategy(Strategy::compose())
+                .build()
+                .unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            let names = names_of(&mut batches, &contents).unwrap();
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 256);
+            let stats = batches.stats();
+            assert_eq!(stats.batches as usize, 256usize.div_ceil(batch_size));
+            assert!(stats.groups.composed <= 9 && stats.groups.direct <= 1, "{batch_size}: {:?}", stats.groups);
+            all_given_back(&loader);
+            assert_eq!(store.names("data").len(), 256);
+        }
+    });
+}
+
+/// The tickets of batches that are planned together must fit the channel, and their bytes the budget.
+#[test]
+fn groups_that_span_batches_wait_for_no_ticket_and_no_byte_of_their_own() {
+    without_hanging(|| {
+        let (store, contents) = even(200);
+        for (prefetch, budget) in
+            [(1, 1 << 20), (2, 1 << 20), (5, 1 << 20), (64, 1 << 20), (64, 16 << 10), (64, 2 << 10)]
+        {
+            let loader = DataLoader::builder(dataset(&store))
+                .batch_size(2)
+                .prefetch(prefetch)
+                .memory_budget(budget)
+                .strategy(Strategy::compose())
+                .build()
+                .unwrap();
+            assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 200);
+            all_given_back(&loader);
+        }
+    });
+}
+
+/// The batches before the one with the error are delivered, though they are of the same group.
+#[test]
+fn an_error_in_a_group_that_spans_batches_is_that_of_its_batch() {
+    without_hanging(|| {
+        let (store, contents) = even(64);
+        let dataset = dataset(&store);
+        store.insert("data", "p/0017", "another");
+        let loader = DataLoader::builder(dataset).batch_size(2).strategy(Strategy::compose()).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        let error = names_of(&mut batches, &contents).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+        assert!(error.about().unwrap().starts_with("gs://data/p/0017#"), "{error}");
+        assert_eq!(batches.stats().samples, 16);
+        assert!(batches.next().is_none());
+        all_given_back(&loader);
+        assert_eq!(store.names("data").len(), 64);
+    });
+}
+
+#[test]
+fn dropping_the_iterator_amid_a_group_leaves_nothing() {
+    without_hanging(|| {
+        let (store, _) = even(300);
+        for strategy in [Strategy::compose(), Strategy::Auto] {
+            for taken in [0, 1, 7, 20, 33, 100] {
+                let loader = DataLoader::builder(dataset(&store)).batch_size(3).strategy(strategy).build().unwrap();
+                let mut batches = loader.epoch(0).unwrap();
+                for batch in batches.by_ref().take(taken) {
+                    batch.unwrap();
+                }
+                drop(batches);
+                all_given_back(&loader);
+                assert_eq!(store.names("data").len(), 300);
+            }
+        }
+    });
+}
+
+/// What takes no time to read isn't worth trying anything.
+#[test]
+fn a_small_epoch_is_read_one_by_one_and_says_why() {
+    let (store, contents) = even(300);
+    let loader = DataLoader::builder(dataset(&store)).batch_size(64).build().unwrap();
+    let mut batches = loader.epoch(0).unwrap();
+    assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 300);
+    assert_eq!((batches.stats().groups.direct, batches.stats().groups.composed), (300, 0));
+    let choice = loader.choice().unwrap();
+    assert_eq!((choice.way, &*choice.to_string()), (Way::Direct, "direct: nothing was measured yet"));
+    let fixed = DataLoader::builder(dataset(&store)).strategy(Strategy::Direct).build().unwrap();
+    assert_eq!(fixed.choice(), None);
 }
 
 #[test]

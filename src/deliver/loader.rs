@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
 use super::dataset::DatafluxDataset;
 use super::pipeline::{Course, Engine};
@@ -13,7 +14,7 @@ use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::{Caps, Ceilings, Fetcher, Ranges, Throttles};
 use crate::io::Io;
-use crate::plan::{Bill, Planner, Strategy, never_compose};
+use crate::plan::{Bill, Choice, Planner, Strategy, Terms, never_compose};
 use crate::sample::{Sharding, Shuffle, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -21,9 +22,9 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// training process takes.
 const MEMORY_BUDGET: u64 = 1 << 30;
 
-/// Samples to have ahead, where the budget has room for them: the 1,000 writes a second of a bucket are 500 composes of
-/// 32 samples, and each takes nearly a second until it is read: 16,000 samples. Twice that rides over one that is slow.
-const SAMPLES_AHEAD: usize = 32_768;
+/// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
+/// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
+const SAMPLES_AHEAD: usize = 65_536;
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;
@@ -211,8 +212,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 32,768
-    /// samples, 4 at least and 1,024 at most.
+    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 65,536
+    /// samples, 4 at least and 16,384 at most.
     pub fn prefetch(mut self, batches: usize) -> Self {
         self.settings.prefetch = Some(batches);
         self
@@ -372,13 +373,26 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             }
         }
         let held = Gauge::default();
+        // A composed download is one allocation: a few must fit at once, or reading would stop for each.
+        let planner =
+            Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket);
+        let auto = (settings.strategy == Strategy::Auto).then(|| {
+            Auto::new(Terms {
+                max_bytes: planner.max_bytes(),
+                budget: settings.memory_budget,
+                prices: *planner.prices(),
+                pay_for_speed: !source.bucket.replicates(),
+                max_usd_per_sample: None,
+            })
+        });
         let engine = Engine {
-            // A composed download is one allocation: a few must fit at once, or reading would stop for each.
-            planner: Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket),
+            planner,
+            auto,
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
+            groups: Arc::default(),
             manifest,
             io,
         };
@@ -410,12 +424,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             batch_size: self.sharding.batch_size() as usize,
             drop_last: self.settings.drop_last.unwrap_or(false),
         };
-        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 1_024);
+        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
         let (cancel, cancelled) = watch::channel(false);
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
-        let course = Course { shuffle: self.shuffle, epoch, spans: self.sharding.spans(position) };
+        let counts = (Arc::clone(&engine.groups), engine.auto.clone());
+        let course = Course {
+            shuffle: self.shuffle,
+            epoch,
+            spans: self.sharding.spans(position),
+            world_size: self.sharding.world_size(),
+        };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
             .spawn(move || engine.run(course, &tickets, &cancelled))
@@ -425,7 +445,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, run, Arc::clone(self.dataset.manifest()), state))
+        Ok(Batches::new(receiver, cancel, counts, run, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -449,6 +469,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// What the calls made so far through this data set's client cost by the public price list, the listing included.
     pub fn bill(&self) -> Bill {
         self.engine.planner.prices().bill(&self.dataset.client().metrics().snapshot())
+    }
+
+    /// How samples that could be joined are read now, and why, where that is chosen by measurement
+    /// ([`Strategy::Auto`]).
+    pub fn choice(&self) -> Option<Choice> {
+        self.engine.auto.as_ref().map(|auto| auto.choice())
     }
 
     /// How many calls are made at once and in a second now, and what the bucket takes by what it refused. For logs and

@@ -200,6 +200,13 @@ pub struct BucketInfo {
     pub hierarchical_namespace: bool,
 }
 
+impl BucketInfo {
+    /// Whether what is written is copied to another region.
+    pub(crate) fn replicates(&self) -> bool {
+        matches!(self.location_type.as_deref(), Some("dual-region" | "multi-region"))
+    }
+}
+
 /// Joins sources, in order, into one new object of the same bucket.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
