@@ -72,6 +72,8 @@ counters! {
     list_refused,
     /// Bytes of bodies received, those thrown away included; headers and listings are not.
     bytes_received,
+    /// Those of them that were copied within this process, to be joined or to let go of a connection's read buffer.
+    bytes_copied,
     /// Bytes of the objects uploaded, once for each attempt, whether or not it sent them all.
     bytes_sent,
 }

@@ -44,6 +44,12 @@ pub trait Decode: Send + Sync + 'static {
         let _ = size;
         None
     }
+
+    /// Whether decoding takes a microsecond or so and never waits for anything. Then it is done where the bytes come in,
+    /// since to hand a sample to another thread takes longer than that.
+    fn is_light(&self) -> bool {
+        false
+    }
 }
 
 impl<F, T> Decode for F
@@ -73,6 +79,10 @@ impl Decode for Raw {
 
     fn decode(&self, sample: RawSample) -> anyhow::Result<RawSample> {
         Ok(sample)
+    }
+
+    fn is_light(&self) -> bool {
+        true
     }
 
     fn collate(&self) -> Samples {

@@ -83,7 +83,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             io: Arc::clone(&self.io),
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
-            fetcher: self.fetcher.for_epoch(),
+            fetcher: self.fetcher.for_epoch(budget.bytes()),
             budget,
             reads: Arc::clone(&self.reads),
             code: Arc::clone(&self.code),
@@ -201,7 +201,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             Ok(samples) => {
                 let passing = passing.map(Arc::new);
                 for (slot, sample) in samples {
-                    let job = Job { assembly: Arc::clone(&assembly), slot, sample, passing: passing.clone() };
+                    let job = if self.code.decode.is_light() {
+                        if !assembly.decode(slot, sample) {
+                            continue;
+                        }
+                        Job::Collate(Arc::clone(&assembly))
+                    } else {
+                        Job::Decode { assembly: Arc::clone(&assembly), slot, sample, passing: passing.clone() }
+                    };
                     if self.jobs.send(job).is_err() {
                         assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
                         return;

@@ -15,7 +15,7 @@ use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, Method};
-use crate::store::{BucketInfo, Client, ComposeRequest};
+use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
@@ -35,10 +35,9 @@ pub struct Payload {
     pub bytes: Bytes,
     /// CRC of the whole payload, where the server told it.
     pub crc32c: Option<u32>,
+    /// CRC of `bytes`.
+    pub computed: u32,
 }
-
-/// Bytes, and their CRC where the server told it.
-type Read = (Bytes, Option<u32>);
 
 /// How many composes in a row may fail, of whatever, before no more are tried.
 const FAILURES: u32 = 32;
@@ -83,10 +82,11 @@ impl Fetcher {
         Self { client, manifest, io, run: Run::new(), compose: Arc::new(compose) }
     }
 
-    /// The same for another epoch, with temporaries of its own.
-    pub(crate) fn for_epoch(&self) -> Self {
+    /// The same for another epoch, with temporaries of its own, and with buffers that are used again as long as the epoch
+    /// runs: `memory` bytes of them at most.
+    pub(crate) fn for_epoch(&self, memory: u64) -> Self {
         Self {
-            client: self.client.clone(),
+            client: self.client.with_buffers(Buffers::new(memory)),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(),
@@ -105,14 +105,16 @@ impl Fetcher {
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
     pub(crate) async fn fetch(&self, group: Group) -> Result<Payload> {
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
-        let (bytes, crc32c) = match group.method {
+        let read = match group.method {
             // What the listing says of an empty object is all there is to prove.
-            Method::Empty => Ok((Bytes::new(), None)),
+            Method::Empty => {
+                return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: 0 });
+            }
             Method::Direct => self.direct(&entries[0]).await,
             Method::Composed => self.composed(&group, &entries).await,
-        }
-        .map_err(|error| error.stage(Stage::Fetch))?;
-        Ok(Payload { group, entries, bytes, crc32c })
+        };
+        let read = read.map_err(|error| error.stage(Stage::Fetch))?;
+        Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed: read.computed })
     }
 
     /// Whether composing is still worth a try.
@@ -132,12 +134,11 @@ impl Fetcher {
         }
     }
 
-    async fn direct(&self, entry: &Entry) -> Result<Read> {
-        let read = self.client.read(&self.manifest.id(entry), None, entry.size).await?;
-        Ok((read.bytes, read.crc32c))
+    async fn direct(&self, entry: &Entry) -> Result<store::Payload> {
+        self.client.read(&self.manifest.id(entry), None, entry.size).await
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    async fn composed(&self, group: &Group, entries: &[Entry]) -> Result<store::Payload> {
         if self.compose.deletable.load(Ordering::Acquire) {
             return self.compose_and_read(group, entries).await;
         }
@@ -153,7 +154,7 @@ impl Fetcher {
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    async fn compose_and_read(&self, group: &Group, entries: &[Entry]) -> Result<store::Payload> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
@@ -173,8 +174,7 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        let read = self.client.read(temporary.id(), None, group.bytes()).await?;
-        Ok((read.bytes, read.crc32c))
+        self.client.read(temporary.id(), None, group.bytes()).await
     }
 
     async fn compose(&self, group: &Group, entries: &[Entry]) -> Result<Temporary> {

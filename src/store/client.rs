@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
+use super::buffers::Buffers;
 use super::reading::{Amount, Reading};
 use super::retry::{Decision, Failure};
 use super::{
@@ -41,6 +42,8 @@ pub struct Payload {
     pub stored_size: Option<u64>,
     /// CRC of the whole stored object, if told: by the service, not computed from `bytes`.
     pub crc32c: Option<u32>,
+    /// CRC of `bytes`, computed as they came.
+    pub computed: u32,
 }
 
 /// A [`Store`] with retry, resume and counting: what the rest of the crate reads and writes through.
@@ -67,12 +70,13 @@ pub struct Client {
     metrics: Arc<Metrics>,
     retry: RetryPolicy,
     stall: Duration,
+    buffers: Arc<Buffers>,
 }
 
 impl Client {
     /// A client of `store` with the default [`RetryPolicy`] and a stall timeout of 30 s.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, metrics: Arc::default(), retry: RetryPolicy::default(), stall: STALL }
+        Self { store, metrics: Arc::default(), retry: RetryPolicy::default(), stall: STALL, buffers: Arc::default() }
     }
 
     /// Sets how failed calls are made again.
@@ -87,6 +91,11 @@ impl Client {
     pub fn with_stall_timeout(mut self, wait: Duration) -> Self {
         self.stall = wait;
         self
+    }
+
+    /// The same client, counts included, which puts bodies into `buffers`.
+    pub(crate) fn with_buffers(&self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self.clone() }
     }
 
     /// The same client, counts included, with connections of its own: for use on another runtime.
@@ -206,7 +215,7 @@ impl Client {
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
         let mut call = Call::new(self, true, size);
-        let mut reading = Reading::new(id.clone(), range, size);
+        let mut reading = Reading::new(id.clone(), range, size, &self.buffers);
         loop {
             let before = reading.received();
             let error = match self.read_on(&call, &mut reading).await {
@@ -253,7 +262,7 @@ impl Client {
                 }
             };
             add(&self.metrics.bytes_received, chunk.len() as u64);
-            reading.push(chunk)?;
+            add(&self.metrics.bytes_copied, reading.push(chunk)? as u64);
         }
     }
 

@@ -3,6 +3,7 @@
 //! A [`Store`] makes exactly one attempt per call and keeps no policy. A [`Client`] adds what every caller needs: retry
 //! with full jitter, resume of a body cut short, adoption of a compose whose answer was lost, and the count of calls.
 
+mod buffers;
 mod client;
 mod faults;
 pub mod gcs;
@@ -24,6 +25,7 @@ use futures_util::stream::BoxStream;
 
 use crate::Result;
 
+pub(crate) use buffers::Buffers;
 pub use client::{Client, Payload};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
