@@ -70,10 +70,18 @@ counters! {
     /// Listing calls whose first attempt the service refused because there were too many (429), or could not serve for now
     /// (503).
     list_refused,
+    /// Media calls whose first attempt the service refused so.
+    get_refused,
+    /// Composes, deletions and uploads whose first attempt the service refused so.
+    write_refused,
     /// Bytes of bodies received, those thrown away included; headers and listings are not.
     bytes_received,
     /// Those of them that were copied within this process, to be joined or to let go of a connection's read buffer.
     bytes_copied,
+    /// Second requests for what a read missed when nothing came for long; also counted as media calls.
+    hedged,
+    /// Those of them that brought bytes before the first request did.
+    hedges_won,
     /// Bytes of the objects uploaded, once for each attempt, whether or not it sent them all.
     bytes_sent,
 }

@@ -2,7 +2,9 @@
 
 mod clean;
 mod process;
+mod rate;
 mod temporary;
+mod throttle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,7 +17,7 @@ use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, Method};
-use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest};
+use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
@@ -23,6 +25,8 @@ pub use process::clean_up_on_signals;
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
+pub(crate) use throttle::{Caps, Throttles};
+pub use throttle::{Ceiling, Ceilings};
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
@@ -52,6 +56,9 @@ pub(crate) struct Fetcher {
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
+    throttles: Arc<Throttles>,
+    /// What is added to the numbers of this epoch's groups.
+    first: u64,
     compose: Arc<Composing>,
 }
 
@@ -71,7 +78,13 @@ struct Composing {
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: Client, manifest: Arc<Manifest>, io: Arc<Io>, bucket: &BucketInfo) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        manifest: Arc<Manifest>,
+        io: Arc<Io>,
+        bucket: &BucketInfo,
+        throttles: Arc<Throttles>,
+    ) -> Self {
         let compose = Composing {
             off: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -79,7 +92,8 @@ impl Fetcher {
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
         };
-        Self { client, manifest, io, run: Run::new(), compose: Arc::new(compose) }
+        let first = throttles.now_serving();
+        Self { client, manifest, io, run: Run::new(), throttles, first, compose: Arc::new(compose) }
     }
 
     /// The same for another epoch, with temporaries of its own, and with buffers that are used again as long as the epoch
@@ -90,6 +104,8 @@ impl Fetcher {
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(),
+            throttles: Arc::clone(&self.throttles),
+            first: self.throttles.now_serving(),
             compose: Arc::clone(&self.compose),
         }
     }
@@ -99,19 +115,26 @@ impl Fetcher {
         &self.run
     }
 
-    /// Reads a group as planned. A composed read that fails may still be read object by object.
+    /// What is known of how many calls the bucket takes.
+    pub(crate) fn ceilings(&self) -> Ceilings {
+        self.throttles.snapshot()
+    }
+
+    /// Reads a group as planned, the one with the smallest `number` of those that wait before all others. A composed
+    /// read that fails may still be read object by object.
     ///
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
-    pub(crate) async fn fetch(&self, group: Group) -> Result<Payload> {
+    pub(crate) async fn fetch(&self, group: Group, number: u64) -> Result<Payload> {
+        let number = self.first.saturating_add(number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
         let read = match group.method {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => {
                 return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: 0 });
             }
-            Method::Direct => self.direct(&entries[0]).await,
-            Method::Composed => self.composed(&group, &entries).await,
+            Method::Direct => self.read(&self.manifest.id(&entries[0]), entries[0].size, number).await,
+            Method::Composed => self.composed(&group, &entries, number).await,
         };
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed: read.computed })
@@ -134,34 +157,39 @@ impl Fetcher {
         }
     }
 
-    async fn direct(&self, entry: &Entry) -> Result<store::Payload> {
-        self.client.read(&self.manifest.id(entry), None, entry.size).await
+    async fn read(&self, id: &ObjectId, size: u64, number: u64) -> Result<store::Payload> {
+        let slot = self.throttles.reads.acquire(number).await;
+        self.throttles.serves(number);
+        // In a box, since thousands wait for their turn, and a read under way is large.
+        let read = Box::pin(self.client.watched(slot.watch()).read(id, None, size)).await?;
+        slot.done(read.bytes.len() as u64);
+        Ok(read)
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry]) -> Result<store::Payload> {
+    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
         if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
         let proving = self.compose.proving.lock().await;
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
-        let read = self.compose_and_read(group, entries).await;
+        let read = self.compose_and_read(group, entries, number).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
         }
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry]) -> Result<store::Payload> {
+    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
         if !self.may_compose() {
             return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
         }
-        let temporary = match self.compose(group, entries).await {
+        let temporary = match self.compose(group, entries, number).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
@@ -174,10 +202,10 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        self.client.read(temporary.id(), None, group.bytes()).await
+        self.read(temporary.id(), group.bytes(), number).await
     }
 
-    async fn compose(&self, group: &Group, entries: &[Entry]) -> Result<Temporary> {
+    async fn compose(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
         for entry in entries {
@@ -196,6 +224,7 @@ impl Fetcher {
             crc32c,
             SystemTime::now(),
         );
-        self.run.compose(&self.client, &self.io, request).await
+        self.throttles.serves(number);
+        self.run.compose(&self.client, &self.io, &self.throttles.writes, number, request).await
     }
 }

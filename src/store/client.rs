@@ -3,18 +3,22 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, future, stream};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use super::buffers::Buffers;
+use super::hedge::{Hedge, Hedging};
 use super::reading::{Amount, Reading};
 use super::retry::{Decision, Failure};
 use super::{
-    Attempt, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
+    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy,
+    Store,
 };
 use crate::metrics::{Metrics, add, count};
 use crate::{Error, ErrorKind, Result};
@@ -46,6 +50,14 @@ pub struct Payload {
     pub computed: u32,
 }
 
+/// Is told how a call fares while it is under way.
+pub(crate) trait Watch: fmt::Debug + Send + Sync {
+    /// The service refused its first try because there are too many calls (429), or could not serve it for now (503).
+    fn refused(&self);
+    /// The service began to answer, so long after this try began.
+    fn answered(&self, wait: Duration);
+}
+
 /// A [`Store`] with retry, resume and counting: what the rest of the crate reads and writes through.
 ///
 /// Clones share the store and the counts.
@@ -70,13 +82,25 @@ pub struct Client {
     metrics: Arc<Metrics>,
     retry: RetryPolicy,
     stall: Duration,
+    read_stall: Duration,
     buffers: Arc<Buffers>,
+    hedging: Option<Arc<Hedging>>,
+    watch: Option<Arc<dyn Watch>>,
 }
 
 impl Client {
     /// A client of `store` with the default [`RetryPolicy`] and a stall timeout of 30 s.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, metrics: Arc::default(), retry: RetryPolicy::default(), stall: STALL, buffers: Arc::default() }
+        Self {
+            store,
+            metrics: Arc::default(),
+            retry: RetryPolicy::default(),
+            stall: STALL,
+            read_stall: STALL,
+            buffers: Arc::default(),
+            hedging: None,
+            watch: None,
+        }
     }
 
     /// Sets how failed calls are made again.
@@ -86,10 +110,25 @@ impl Client {
         self
     }
 
-    /// Sets the longest wait for the head of an answer and for the next bytes of a body.
+    /// Sets the longest wait for the head of an answer and for the next bytes of a body. Of one read it doubles after each
+    /// try that it ended.
     #[must_use]
     pub fn with_stall_timeout(mut self, wait: Duration) -> Self {
         self.stall = wait;
+        self.with_read_stall(wait)
+    }
+
+    /// Sets that wait for reads alone, whose answers come sooner than those of a compose.
+    pub(crate) fn with_read_stall(mut self, wait: Duration) -> Self {
+        self.read_stall = wait;
+        self
+    }
+
+    /// Asks a second time for what a read misses, where nothing comes for longer than is usual. Clones share what they
+    /// learn of that.
+    #[must_use]
+    pub fn with_hedge(mut self, hedge: Hedge) -> Self {
+        self.hedging = Some(Arc::new(Hedging::new(hedge)));
         self
     }
 
@@ -107,6 +146,11 @@ impl Client {
         Ok(Self { store: store.unwrap_or_else(|| Arc::clone(&self.store)), ..self.clone() })
     }
 
+    /// The same client, whose calls `watch` is told of.
+    pub(crate) fn watched(&self, watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch), ..self.clone() }
+    }
+
     /// How long a call may take in all, before what its bytes add.
     pub(crate) fn deadline(&self) -> Duration {
         self.retry.deadline
@@ -122,7 +166,7 @@ impl Client {
     /// # Errors
     /// When the bucket isn't there or not open to the caller, or the policy gives up.
     pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = Call::new(self, true, 0).refusals(&self.metrics.list_refused);
         loop {
             count(&self.metrics.list);
             match call.within(self.store.list(request, &call.attempt)).await {
@@ -133,10 +177,6 @@ impl Client {
                     return Ok(page);
                 }
                 Err(error) => {
-                    let refused = error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503);
-                    if refused && call.attempt.number == 1 {
-                        count(&self.metrics.list_refused);
-                    }
                     // A server that knows no pages may need longer for all there is.
                     if error.kind() == ErrorKind::Timeout {
                         call.head *= 2;
@@ -214,7 +254,7 @@ impl Client {
                 .object(id)
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
-        let mut call = Call::new(self, true, size);
+        let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused).stalled_after(self.read_stall);
         let mut reading = Reading::new(id.clone(), range, size, &self.buffers);
         loop {
             let before = reading.received();
@@ -229,6 +269,10 @@ impl Client {
             }
             if reading.received() > before {
                 call.progress();
+            } else if error.kind() == ErrorKind::Timeout {
+                // It may be slow and not dead: then no try must end where the one before did.
+                call.stall = call.stall.saturating_mul(2);
+                call.head = call.head.saturating_mul(2);
             }
             call.recover(error, id).await?;
         }
@@ -236,34 +280,121 @@ impl Client {
 
     /// One try at what is still missing.
     async fn read_on(&self, call: &Call<'_>, reading: &mut Reading) -> Result<()> {
+        if let Some(hedging) = &self.hedging {
+            return self.race(call, reading, hedging).await;
+        }
         count(&self.metrics.get);
-        let body = call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await?;
+        let body = call.answered(call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await)?;
         let mut chunks = reading.check(body)?;
         loop {
             let full = reading.received() == reading.size;
             let patience = if full { call.patience().min(END_MARK) } else { call.patience() };
-            let chunk = match timeout(patience, chunks.next()).await {
-                Ok(Some(Ok(chunk))) => chunk,
+            match timeout(patience, chunks.next()).await {
+                Ok(Some(Ok(chunk))) => self.received(reading, chunk)?,
                 _ if full => return Ok(()),
                 Ok(Some(Err(error))) => return Err(error),
-                Ok(None) => {
-                    return Err(Error::new(ErrorKind::Unavailable, "the body ended early")
-                        .mismatch(Amount(reading.size), Amount(reading.received())));
-                }
-                Err(_) => {
-                    let what = if patience < self.stall {
-                        format!("the body was not there after {:.1?}", call.started.elapsed())
-                    } else {
-                        format!("no bytes for {patience:.1?}")
-                    };
-                    return Err(
-                        Error::new(ErrorKind::Timeout, what).mismatch(Amount(reading.size), Amount(reading.received()))
-                    );
+                Ok(None) => return Err(reading.ended()),
+                Err(_) => return Err(reading.timed_out(call.silence(patience))),
+            }
+        }
+    }
+
+    fn received(&self, reading: &mut Reading, chunk: Bytes) -> Result<()> {
+        add(&self.metrics.bytes_received, chunk.len() as u64);
+        add(&self.metrics.bytes_copied, reading.push(chunk)? as u64);
+        Ok(())
+    }
+
+    /// As [`read_on`](Self::read_on), but where nothing comes for longer than usual, what is missing is asked for a second
+    /// time. Whichever request brings bytes first goes on, and the other is dropped; so both miss the same bytes as long
+    /// as there are two.
+    async fn race(&self, call: &Call<'_>, reading: &mut Reading, hedging: &Hedging) -> Result<()> {
+        count(&self.metrics.get);
+        hedging.asked();
+        let asked = Instant::now();
+        let mut first = self.ask(reading, call.attempt.clone());
+        let mut second: Option<Asked> = None;
+        // Since when nothing has come, and whether the second request for that is still to be thought of.
+        let (mut quiet, mut patient) = (asked, true);
+        let (mut answered, mut begun) = (false, false);
+        let mut patience = call.patience();
+        let mut deadline = asked + patience;
+        loop {
+            let full = answered && reading.received() == reading.size;
+            let nudge = hedging.patience().filter(|_| patient && !full).map_or(deadline, |wait| quiet + wait);
+            let (of_second, part) = tokio::select! {
+                biased;
+                part = first.next() => (false, part),
+                part = next_of(&mut second) => (true, part),
+                () = sleep_until(nudge.min(deadline)) => {
+                    if full {
+                        return Ok(());
+                    }
+                    if nudge >= deadline {
+                        return Err(reading.timed_out(call.silence(patience)));
+                    }
+                    patient = false;
+                    if hedging.may_ask_again() {
+                        count(&self.metrics.get);
+                        count(&self.metrics.hedged);
+                        second = Some(self.ask(reading, Attempt::first()));
+                    }
+                    continue;
                 }
             };
-            add(&self.metrics.bytes_received, chunk.len() as u64);
-            add(&self.metrics.bytes_copied, reading.push(chunk)? as u64);
+            let mut moved = true;
+            let outcome = match part {
+                Some(Ok(Part::Answer(body))) => {
+                    answered = true;
+                    reading.check(body).map(|chunks| {
+                        let _ = call.answered(Ok(()));
+                        let chunks = chunks.map(|chunk| chunk.map(Part::Bytes)).boxed();
+                        if of_second { second = Some(chunks) } else { first = chunks }
+                    })
+                }
+                Some(Ok(Part::Bytes(chunk))) => {
+                    if let Some(second) = second.take()
+                        && of_second
+                    {
+                        count(&self.metrics.hedges_won);
+                        first = second;
+                    }
+                    if !begun {
+                        begun = true;
+                        hedging.waited(asked.elapsed());
+                    }
+                    self.received(reading, chunk)?;
+                    (quiet, patient) = (Instant::now(), true);
+                    Ok(())
+                }
+                _ if full => return Ok(()),
+                Some(Err(error)) => Err(error),
+                None => Err(reading.ended()),
+            };
+            if let Err(error) = outcome {
+                moved = false;
+                match (of_second, second.take()) {
+                    // The other one may still bring it.
+                    (true, _) => {}
+                    (false, Some(other)) => {
+                        count(&self.metrics.hedges_won);
+                        first = other;
+                    }
+                    (false, None) => return Err(error),
+                }
+            }
+            if moved {
+                let full = answered && reading.received() == reading.size;
+                patience = if full { call.patience().min(END_MARK) } else { call.patience() };
+                deadline = Instant::now() + patience;
+            }
         }
+    }
+
+    /// A request for what is missing, which makes its call when it is polled.
+    fn ask(&self, reading: &Reading, attempt: Attempt) -> Asked {
+        let (store, id, missing) = (Arc::clone(&self.store), reading.id.clone(), reading.missing());
+        stream::once(async move { store.get(&id, missing, &attempt).await.map(Part::Answer) }).boxed()
     }
 
     /// The error for a generation that is gone; asks once what is there instead.
@@ -299,10 +430,10 @@ impl Client {
     /// open), [`PermissionDenied`](ErrorKind::PermissionDenied) for a read-only caller.
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
-        let mut call = Call::new(self, true, 0);
+        let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
         loop {
             count(&self.metrics.compose);
-            match call.within(self.store.compose(request, &call.attempt)).await {
+            match call.answered(call.within(self.store.compose(request, &call.attempt)).await) {
                 Ok(meta) => return same(&id, meta, request.size, request.crc32c),
                 Err(error) if call.may_be_own(&error) => {
                     return self.adopt(&id, request.size, request.crc32c, error).await;
@@ -322,7 +453,8 @@ impl Client {
     pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
         let (size, crc) = (request.data.len() as u64, crc32c::crc32c(&request.data));
-        let mut call = Call::new(self, request.if_generation_match.is_some(), size);
+        let mut call =
+            Call::new(self, request.if_generation_match.is_some(), size).refusals(&self.metrics.write_refused);
         // No sign of life comes before the last byte went.
         call.head = call.head.saturating_add(transfer(size));
         loop {
@@ -355,7 +487,7 @@ impl Client {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
         loop {
             count(&self.metrics.delete);
             match call.within(self.store.delete(id, &call.attempt)).await {
@@ -364,6 +496,21 @@ impl Client {
                 Err(error) => call.recover(error, id).await?,
             }
         }
+    }
+}
+
+/// What comes of one of two requests.
+enum Part {
+    Answer(Body),
+    Bytes(Bytes),
+}
+
+type Asked = BoxStream<'static, Result<Part>>;
+
+async fn next_of(asked: &mut Option<Asked>) -> Option<Result<Part>> {
+    match asked {
+        Some(asked) => asked.next().await,
+        None => future::pending().await,
     }
 }
 
@@ -388,6 +535,12 @@ struct Call<'a> {
     first: Duration,
     /// Longest wait for the head of an answer.
     head: Duration,
+    /// Longest wait for the next bytes of a body.
+    stall: Duration,
+    /// When the present try began.
+    tried: Instant,
+    /// Where refusals of the first try are counted.
+    refused: Option<&'a AtomicU64>,
 }
 
 impl<'a> Call<'a> {
@@ -404,7 +557,41 @@ impl<'a> Call<'a> {
             limit: if deadline.is_zero() { deadline } else { deadline.saturating_add(transfer(bytes)) },
             first: deadline.max(client.stall).saturating_add(transfer(bytes)),
             head: client.stall,
+            stall: client.stall,
+            tried: Instant::now(),
+            refused: None,
         }
+    }
+
+    /// Counts a refusal of the first try there.
+    fn refusals(mut self, counter: &'a AtomicU64) -> Self {
+        self.refused = Some(counter);
+        self
+    }
+
+    /// Waits this long for an answer and for the next bytes.
+    fn stalled_after(mut self, wait: Duration) -> Self {
+        (self.head, self.stall) = (wait, wait);
+        self
+    }
+
+    /// What nothing came for, where `patience` is over.
+    fn silence(&self, patience: Duration) -> String {
+        if patience < self.stall {
+            format!("the body was not there after {:.1?}", self.started.elapsed())
+        } else {
+            format!("no bytes for {patience:.1?}")
+        }
+    }
+
+    /// Tells who watches how long the answer took.
+    fn answered<T>(&self, answer: Result<T>) -> Result<T> {
+        if answer.is_ok()
+            && let Some(watch) = &self.client.watch
+        {
+            watch.answered(self.tried.elapsed());
+        }
+        answer
     }
 
     fn left(&self) -> Duration {
@@ -414,7 +601,7 @@ impl<'a> Call<'a> {
     /// Longest wait for the next bytes: none ends after the call's time, however slowly a body drips.
     fn patience(&self) -> Duration {
         let limit = if self.attempt.number == 1 { self.first } else { self.limit };
-        self.client.stall.min(limit.saturating_sub(self.started.elapsed()))
+        self.stall.min(limit.saturating_sub(self.started.elapsed()))
     }
 
     /// One try, within its time.
@@ -438,6 +625,14 @@ impl<'a> Call<'a> {
     /// Waits until the next try, or returns the error.
     async fn recover(&mut self, error: Error, about: &(dyn fmt::Display + Sync)) -> Result<()> {
         let error = error.object(about);
+        if self.attempt.number == 1 && (error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503)) {
+            if let Some(refused) = self.refused {
+                count(refused);
+            }
+            if let Some(watch) = &self.client.watch {
+                watch.refused();
+            }
+        }
         let failure = Failure::of(&error, self.idempotent);
         self.refusals += u32::from(failure.token_refused);
         match self.client.retry.decide(&failure, self.tries, self.refusals, self.left(), rand::random()) {
@@ -445,6 +640,7 @@ impl<'a> Call<'a> {
                 debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
                 sleep(wait).await;
                 self.attempt = self.attempt.next();
+                self.tried = Instant::now();
                 self.tries += 1;
                 count(&self.client.metrics.retries);
                 Ok(())

@@ -48,6 +48,20 @@ impl Reading {
         self.sink.push(chunk).map_err(|error| error.object(&self.id))
     }
 
+    /// The error of a body that ended without an error of its own.
+    pub(super) fn ended(&self) -> Error {
+        self.short(Error::new(ErrorKind::Unavailable, "the body ended early"))
+    }
+
+    /// The error of a body that was waited for in vain.
+    pub(super) fn timed_out(&self, what: String) -> Error {
+        self.short(Error::new(ErrorKind::Timeout, what))
+    }
+
+    fn short(&self, error: Error) -> Error {
+        error.mismatch(Amount(self.size), Amount(self.received()))
+    }
+
     /// The range to ask for.
     pub(super) fn missing(&self) -> Option<Range<u64>> {
         let received = self.sink.len() as u64;
