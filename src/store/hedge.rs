@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn what_is_long_follows_the_waits() {
         let hedging = Hedging::new(Hedge::percentile(90.0));
-        let wait = |millis| (0..100).for_each(|n| hedging.waited(Duration::from_millis(millis + n)));
+        let wait = |millis: u64| (0..100).for_each(|n| hedging.waited(Duration::from_millis(millis + n)));
         (0..LEAST - 1).for_each(|_| hedging.waited(Duration::from_millis(5)));
         assert_eq!(hedging.patience(), None, "too few to tell");
         (0..10).for_each(|_| wait(100));
