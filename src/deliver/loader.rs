@@ -77,7 +77,7 @@ struct Settings {
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
     caps: Caps,
-    stall: Duration,
+    stall: Option<Duration>,
     hedge: Option<Hedge>,
 }
 
@@ -123,7 +123,7 @@ impl<D: Decode> DataLoader<D> {
             decode_threads: None,
             prefetch: None,
             caps: Caps::default(),
-            stall: STALL,
+            stall: None,
             hedge: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
@@ -251,10 +251,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Longest wait for the first or the next bytes of a read, before it is made again; 10 s by default. Each try of a read
+    /// Longest wait for the first or the next bytes of a read, before it is made again; by default 10 s, or that of the
+    /// data set's [`Client`](crate::store::Client) where that is less. Each try of a read
     /// that brings nothing doubles it, so that a service that is slow, and not dead, is waited for in the end.
     pub fn stall_timeout(mut self, wait: Duration) -> Self {
-        self.settings.stall = wait;
+        self.settings.stall = Some(wait);
         self
     }
 
@@ -347,7 +348,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                     .hint("leave it out for what the service takes"));
             }
         }
-        if settings.stall.is_zero() {
+        if settings.stall.is_some_and(|wait| wait.is_zero()) {
             return Err(Error::new(ErrorKind::Config, "stall_timeout can't be 0")
                 .mismatch("the longest wait for bytes", "none at all")
                 .hint("leave it out for 10 s"));
@@ -366,7 +367,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };
-        let client = client.with_read_stall(settings.stall);
+        let client = client.with_read_stall(settings.stall, STALL);
         let client = match settings.hedge {
             Some(hedge) => client.with_hedge(hedge),
             None => client,

@@ -184,3 +184,204 @@ impl Rate {
         self.window = Window { began: now, ..Window::default() };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// The service's side: tokens that come back at a rate, up to a tenth of a second's worth.
+    struct Tokens {
+        left: f64,
+        last: Duration,
+    }
+
+    impl Tokens {
+        fn take(&mut self, now: Duration, rate: f64) -> bool {
+            self.left = (self.left + now.saturating_sub(self.last).as_secs_f64() * rate).min((rate / 10.0).max(1.0));
+            self.last = now;
+            let fits = self.left >= 1.0;
+            if fits {
+                self.left -= 1.0;
+            }
+            fits
+        }
+    }
+
+    /// One of those that share a bucket.
+    struct Rank {
+        rate: Rate,
+        begins: Duration,
+        most_in_flight: usize,
+        in_flight: usize,
+        started: u64,
+    }
+
+    /// What happens to a call: when it ends, whose it is, when it began, and what the service said.
+    struct Answer {
+        rank: usize,
+        began: Duration,
+        refused: bool,
+    }
+
+    /// What came of a run, a second each.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Second {
+        served: u64,
+        refused: u64,
+    }
+
+    /// Ranks for so many seconds against a service that takes `capacity(second)` calls a second, answers after `latency`
+    /// and refuses after 5 ms. What is refused is made again half a second later, as the client does, and holds its place
+    /// until then. Of all calls a share `unlucky` is refused whatever their rate.
+    fn run(
+        ranks: &mut [Rank],
+        seconds: u64,
+        latency: Duration,
+        unlucky: f64,
+        capacity: impl Fn(u64) -> f64,
+    ) -> Vec<Second> {
+        const STEP: Duration = Duration::from_micros(200);
+        const REFUSAL: Duration = Duration::from_millis(5);
+        const AGAIN: Duration = Duration::from_millis(500);
+        let mut tokens = Tokens { left: 0.0, last: Duration::ZERO };
+        let mut out = vec![Second::default(); seconds as usize];
+        let (mut answers, mut refusals) =
+            (VecDeque::<(Duration, Answer)>::new(), VecDeque::<(Duration, Answer)>::new());
+        let mut again = VecDeque::<(Duration, usize)>::new();
+        let mut now = Duration::ZERO;
+        let (mut draw, mut turn) = (0u64, 0);
+        while now < Duration::from_secs(seconds) {
+            let second = now.as_secs();
+            let mut call = |now: Duration, rank: usize, first: bool, out: &mut Vec<Second>| {
+                draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let lucky = (draw >> 11) as f64 / (1u64 << 53) as f64 >= unlucky;
+                let refused = !lucky || !tokens.take(now, capacity(second));
+                out[second as usize].refused += u64::from(refused && first);
+                out[second as usize].served += u64::from(!refused);
+                if refused {
+                    refusals.push_back((
+                        now + REFUSAL,
+                        Answer { rank, began: if first { now } else { Duration::MAX }, refused },
+                    ));
+                } else {
+                    answers.push_back((now + latency, Answer { rank, began: now, refused }));
+                }
+            };
+            while again.front().is_some_and(|(at, _)| *at <= now) {
+                let (_, rank) = again.pop_front().unwrap();
+                call(now, rank, false, &mut out);
+            }
+            turn += 1;
+            for offset in 0..ranks.len() {
+                let index = (turn + offset) % ranks.len();
+                let rank = &mut ranks[index];
+                while now >= rank.begins && rank.in_flight < rank.most_in_flight && rank.rate.due() <= now {
+                    rank.rate.start(now);
+                    rank.in_flight += 1;
+                    rank.started += 1;
+                    call(now, index, true, &mut out);
+                }
+            }
+            for queue in [&mut answers, &mut refusals] {
+                while queue.front().is_some_and(|(at, _)| *at <= now) {
+                    let (_, answer) = queue.pop_front().unwrap();
+                    if !answer.refused {
+                        ranks[answer.rank].in_flight -= 1;
+                        continue;
+                    }
+                    if answer.began != Duration::MAX {
+                        ranks[answer.rank].rate.refused(now, answer.began);
+                    }
+                    again.push_back((now + AGAIN, answer.rank));
+                }
+            }
+            now += STEP;
+        }
+        out
+    }
+
+    fn rank(first: f64, begins: u64, most_in_flight: usize) -> Rank {
+        let begins = Duration::from_secs(begins);
+        let rate = Rate::new(first, f64::INFINITY, begins);
+        Rank { rate, begins, most_in_flight, in_flight: 0, started: 0 }
+    }
+
+    fn mean(seconds: &[Second]) -> (f64, f64) {
+        let (served, refused) =
+            seconds.iter().fold((0, 0), |(served, refused), second| (served + second.served, refused + second.refused));
+        (served as f64 / seconds.len() as f64, refused as f64 / (served + refused).max(1) as f64)
+    }
+
+    const READ: Duration = Duration::from_millis(80);
+
+    #[test]
+    fn the_documented_rate_is_used_from_the_first_second_on_and_little_is_refused() {
+        let seconds = run(&mut [rank(5_000.0, 0, 512)], 60, READ, 0.0, |_| 5_000.0);
+        let (served, refused) = mean(&seconds);
+        assert!(served > 0.95 * 5_000.0 && refused < 0.005, "{served} {refused}");
+        let (served, refused) = mean(&seconds[20..]);
+        assert!(served > 0.96 * 5_000.0 && refused < 0.002, "{served} {refused}");
+        // Composes take ten times as long.
+        let (served, refused) =
+            mean(&run(&mut [rank(1_000.0, 0, 1_024)], 60, Duration::from_millis(800), 0.0, |_| 1_000.0));
+        assert!(served > 0.94 * 1_000.0 && refused < 0.02, "{served} {refused}");
+    }
+
+    #[test]
+    fn a_bucket_that_takes_more_is_used_within_seconds() {
+        let mut ranks = [rank(5_000.0, 0, 4_096)];
+        let seconds = run(&mut ranks, 20, READ, 0.0, |_| 23_000.0);
+        let (served, refused) = mean(&seconds[8..]);
+        assert!(served > 0.9 * 23_000.0 && refused < 0.01, "{served} {refused}");
+        assert!(ranks[0].rate.learned().is_some());
+        // What isn't used is no reason to believe in more.
+        let mut ranks = [rank(5_000.0, 0, 64)];
+        run(&mut ranks, 20, READ, 0.0, |_| 1e9);
+        assert_eq!((ranks[0].rate.rate, ranks[0].rate.learned()), (5_000.0, None));
+    }
+
+    #[test]
+    fn a_ceiling_that_falls_is_followed_down_and_up_again() {
+        let capacity = |second| if (30..60).contains(&second) { 1_500.0 } else { 5_000.0 };
+        let seconds = run(&mut [rank(5_000.0, 0, 512)], 120, READ, 0.0, capacity);
+        let (served, refused) = mean(&seconds[40..60]);
+        assert!(served > 0.85 * 1_500.0 && refused < 0.05, "{served} {refused}");
+        let (served, refused) = mean(&seconds[90..]);
+        assert!(served > 0.85 * 5_000.0 && refused < 0.01, "{served} {refused}");
+    }
+
+    #[test]
+    fn eight_ranks_share_a_bucket() {
+        let mut ranks: Vec<_> = (0..8).map(|n| rank(5_000.0, n / 2, 512)).collect();
+        let seconds = run(&mut ranks, 120, READ, 0.0, |_| 5_000.0);
+        let (served, refused) = mean(&seconds[10..]);
+        assert!(served > 0.8 * 5_000.0 && refused < 0.05, "{served} {refused}");
+        let least = ranks.iter().map(|rank| rank.started).min().unwrap();
+        assert!(least as f64 > 5_000.0 / 8.0 * 120.0 * 0.1, "{least}");
+    }
+
+    #[test]
+    fn refusals_that_come_at_any_rate_do_not_stop_it() {
+        let seconds = run(&mut [rank(5_000.0, 0, 512)], 60, READ, 0.05, |_| 1e9);
+        let (served, _) = mean(&seconds[10..]);
+        assert!(served > 4_000.0, "{served}");
+    }
+
+    #[test]
+    fn a_service_that_refuses_everything_is_hardly_asked() {
+        let mut ranks = [rank(5_000.0, 0, 1_000_000)];
+        run(&mut ranks, 60, READ, 1.0, |_| 1e9);
+        assert!(ranks[0].rate.rate < 100.0, "{}", ranks[0].rate.rate);
+    }
+
+    #[test]
+    fn the_users_cap_holds() {
+        let mut rank = rank(5_000.0, 0, 512);
+        rank.rate = Rate::new(5_000.0, 300.0, Duration::ZERO);
+        let seconds = run(&mut [rank], 20, READ, 0.0, |_| 1e9);
+        assert!(seconds.iter().all(|second| second.served <= 310), "{seconds:?}");
+        assert!(mean(&seconds).0 > 295.0);
+    }
+}

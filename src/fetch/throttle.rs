@@ -371,3 +371,116 @@ impl Drop for Slot {
         state.dispatch(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    fn throttle(at_once: usize, per_second: f64) -> Arc<Throttle> {
+        let pace = Pace::new(at_once, Duration::ZERO).start_with(at_once);
+        Throttle::new("reads", pace, per_second, Some(per_second))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_smallest_number_is_served_first_whenever_it_came() {
+        let throttle = throttle(1, 1e6);
+        let first = throttle.acquire(9).await;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let waiters: Vec<_> = [5, 7, 3, 7, 1]
+            .map(|number| {
+                let (throttle, order) = (Arc::clone(&throttle), Arc::clone(&order));
+                tokio::spawn(async move {
+                    let slot = throttle.acquire(number).await;
+                    order.lock().unwrap().push(number);
+                    sleep(Duration::from_millis(1)).await;
+                    slot.done(1);
+                })
+            })
+            .into();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(throttle.snapshot().waiting, 5);
+        drop(first);
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [1, 3, 5, 7, 7]);
+        let end = throttle.snapshot();
+        assert_eq!((end.in_flight, end.waiting, end.refused, end.per_second), (0, 0, 0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_keep_to_the_rate() {
+        let throttle = throttle(1_000, 100.0);
+        let began = Instant::now();
+        let calls = (0..300).map(|number| {
+            let throttle = Arc::clone(&throttle);
+            tokio::spawn(async move { throttle.acquire(number).await.done(0) })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap();
+        }
+        let took = began.elapsed().as_secs_f64();
+        assert!((2.9..3.1).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gives_up_leaves_no_hole_and_keeps_no_slot() {
+        for (at_once, per_second) in [(2, 1e6), (1_000, 50.0)] {
+            let throttle = throttle(at_once, per_second);
+            let waiters: Vec<_> = (0..200u64)
+                .map(|number| {
+                    let throttle = Arc::clone(&throttle);
+                    tokio::spawn(async move {
+                        let slot = throttle.acquire(number).await;
+                        sleep(Duration::from_millis(3)).await;
+                        drop(slot);
+                    })
+                })
+                .collect();
+            sleep(Duration::from_millis(10)).await;
+            // The first of those that wait keeps the clock, so that it goes, too.
+            waiters.iter().enumerate().filter(|(n, _)| n % 3 != 1).for_each(|(_, waiter)| waiter.abort());
+            let all = async {
+                for waiter in waiters {
+                    let _ = waiter.await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+            let end = throttle.snapshot();
+            assert_eq!((end.in_flight, end.waiting), (0, 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_on_its_way_to_one_who_gave_up_goes_to_the_next() {
+        let throttle = throttle(1, 1e6);
+        let held = throttle.acquire(0).await;
+        let mut second = Box::pin(throttle.acquire(1));
+        let mut third = Box::pin(throttle.acquire(2));
+        assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+        drop(held);
+        assert_eq!(throttle.snapshot().in_flight, 1, "it is the second's, who doesn't know yet");
+        drop(second);
+        advance(Duration::from_millis(1)).await;
+        assert!(third.now_or_never().is_some());
+        assert_eq!(throttle.snapshot().in_flight, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_teach_a_ceiling() {
+        let throttle = throttle(1_000, 1_000.0);
+        for number in 0..2_000 {
+            let slot = throttle.acquire(number).await;
+            if number % 2 == 0 {
+                slot.watch().refused();
+            }
+            drop(slot);
+        }
+        let ceiling = throttle.snapshot();
+        assert_eq!(ceiling.refused, 1_000);
+        assert!(ceiling.per_second.is_some_and(|rate| rate < 600.0), "{ceiling:?}");
+    }
+}

@@ -114,13 +114,14 @@ impl Client {
     /// try that it ended.
     #[must_use]
     pub fn with_stall_timeout(mut self, wait: Duration) -> Self {
-        self.stall = wait;
-        self.with_read_stall(wait)
+        (self.stall, self.read_stall) = (wait, wait);
+        self
     }
 
-    /// Sets that wait for reads alone, whose answers come sooner than those of a compose.
-    pub(crate) fn with_read_stall(mut self, wait: Duration) -> Self {
-        self.read_stall = wait;
+    /// Sets that wait for reads alone, whose answers come sooner than those of a compose; without `wait` it is `most` at
+    /// most.
+    pub(crate) fn with_read_stall(mut self, wait: Option<Duration>, most: Duration) -> Self {
+        self.read_stall = wait.unwrap_or(self.read_stall.min(most));
         self
     }
 

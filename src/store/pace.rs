@@ -33,6 +33,12 @@ const SLOW: f64 = 2.0;
 /// How the least wait fades from window to window, so that a lucky moment isn't the measure for good.
 const FADING: f64 = 1.01;
 
+/// Answers that take no longer than this times the least wait come without a queue.
+const FLAT: f64 = 1.25;
+
+/// Windows to stay with a limit that more was of no help to, although there is no queue.
+const FLAT_SETTLED: u32 = 4;
+
 /// What slow answers leave of the limit, for a window.
 const EASED: f64 = 0.7;
 
@@ -151,11 +157,13 @@ impl Pace {
         }
         if let Some(windows) = &mut self.settled {
             *windows += 1;
-            if *windows < SETTLED {
-                return;
+            // Answers as quick as ever are no sign of a queue, and it may have been a bad window that was judged.
+            let quick = window.wait().zip(self.quickest).is_some_and(|(wait, quickest)| wait < quickest.mul_f64(FLAT));
+            let (enough, by) = if quick { (FLAT_SETTLED, self.limit) } else { (SETTLED, (self.limit / 4).max(1)) };
+            if *windows >= enough {
+                self.settled = None;
+                self.raise(rate, by);
             }
-            self.settled = None;
-            self.raise(rate, (self.limit / 4).max(1));
             return;
         }
         match self.before {
@@ -181,9 +189,10 @@ impl Pace {
         let quickest = self.quickest.map_or(wait, |quickest| quickest.mul_f64(FADING).min(wait));
         self.quickest = Some(quickest);
         // Half of the tries to go up are slow windows, too, and are judged by what they brought.
-        if self.before.is_none() && wait > quickest.mul_f64(SLOW) && rate < self.best * HELPS {
+        // Up to START the queue is hardly ours, but that of a busy machine, say.
+        if self.limit > START && self.before.is_none() && wait > quickest.mul_f64(SLOW) && rate < self.best * HELPS {
             self.eased = Some((self.limit, wait));
-            self.limit = ((self.limit as f64 * EASED) as usize).max(LEAST.min(self.ceiling));
+            self.limit = ((self.limit as f64 * EASED) as usize).max(START);
             self.best = self.best.min(rate);
             return true;
         }
@@ -277,5 +286,34 @@ mod tests {
             pace.done(Duration::from_millis(call), 1, 1);
         }
         assert_eq!(pace.limit(), START);
+    }
+
+    /// Windows with `limit` calls that each take `wait`.
+    fn windows(pace: &mut Pace, now: &mut Duration, rounds: usize, wait: impl Fn(usize) -> Duration) {
+        for _ in 0..rounds {
+            let limit = pace.limit();
+            let each = wait(limit) / u32::try_from(limit).unwrap();
+            for _ in 0..limit {
+                *now += each;
+                pace.answered(wait(limit));
+                pace.done(*now, 1_000, limit);
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_lowers_the_limit_and_mere_slowness_does_not() {
+        let mut now = Duration::ZERO;
+        let mut pace = Pace::new(512, now).start_with(512);
+        windows(&mut pace, &mut now, 4, |_| Duration::from_millis(80));
+        assert_eq!(pace.limit(), 512);
+        // Served one after the other, 100 at once in 80 ms: all beyond them only wait.
+        windows(&mut pace, &mut now, 6, |limit| Duration::from_micros(800 * limit as u64));
+        assert!(pace.limit() < 300, "{}", pace.limit());
+        // As quick as before, then slower for whatever reason.
+        windows(&mut pace, &mut now, 40, |_| Duration::from_millis(80));
+        assert_eq!(pace.limit(), 512);
+        windows(&mut pace, &mut now, 12, |_| Duration::from_millis(240));
+        assert_eq!(pace.limit(), 512);
     }
 }
