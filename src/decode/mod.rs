@@ -9,7 +9,8 @@ use crate::split::RawSample;
 #[cfg(feature = "image")]
 pub use image::{Image, ImageFolder, Images, StackImages};
 
-/// Turns one object's bytes into one training sample. Runs on the decode threads, several at once.
+/// Turns one object's bytes into one training sample. Runs on the decode threads, several at once, unless it
+/// [is light](Self::is_light).
 ///
 /// Any `Fn(RawSample) -> anyhow::Result<T>` is one. What it returns as an error, and what it panics with, reaches the
 /// training loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the object.
