@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::file::{PER_STREAM, Unnamed, Writer};
 use super::{Download, Lanes, Receipt, Sum};
+use crate::store::Payload;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How often an object whose bytes don't match is read: transport damages a few bytes in a while; damage that stays is not
@@ -28,11 +29,12 @@ impl Download {
         }
     }
 
-    /// All bytes, and the CRC that the service tells of them: for whoever proves them.
-    pub(in crate::fetch) async fn into_payload(mut self) -> Result<(Bytes, Option<u32>)> {
+    /// All bytes, and the CRCs of them, told and computed: for whoever proves them.
+    pub(in crate::fetch) async fn into_payload(mut self) -> Result<Payload> {
         let lanes = self.lanes();
         let (bytes, sum) = self.read_parts(true, None, &lanes).await.map_err(|error| error.object(&self.id))?;
-        Ok((bytes, sum.told))
+        let generation = sum.generation.unwrap_or_default();
+        Ok(Payload { bytes, generation, stored_size: None, crc32c: sum.told, computed: sum.crc32c })
     }
 
     async fn read_whole(&mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {

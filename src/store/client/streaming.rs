@@ -124,7 +124,8 @@ impl Streaming<'_> {
                 .hint("list the prefix again"));
         }
         let crc32c = body.crc32c;
-        let mut reading = Reading::new(self.id.clone(), range, self.missing.end - self.missing.start);
+        let size = self.missing.end - self.missing.start;
+        let mut reading = Reading::new(self.id.clone(), range, size, &client.buffers);
         let chunks = reading.check(body)?;
         self.id = reading.id;
         self.crc32c = self.crc32c.or(crc32c);
