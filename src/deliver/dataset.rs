@@ -375,7 +375,7 @@ impl<D: Decode> DatafluxDataset<D> {
         let method = if size == 0 { Method::Empty } else { Method::Direct };
         let group = Group { method, slices: vec![Slice { slot: 0, id: SampleId(index), range: 0..size }] };
         let io = Io::shared()?;
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(manifest), Arc::clone(&io), &self.source.bucket);
+        let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket);
         let manifest = Arc::clone(manifest);
         let sample = io.run(async move {
             let mut samples = read_alone(&fetcher, &manifest, group).await?;

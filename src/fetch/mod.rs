@@ -1,6 +1,7 @@
 //! Groups to payloads: composed and direct reads, and the temporary objects of the former.
 
 mod clean;
+mod clients;
 mod process;
 mod temporary;
 
@@ -14,11 +15,13 @@ use tokio::sync::Mutex;
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
+use crate::metrics::add;
 use crate::plan::{Group, Method};
 use crate::store::{BucketInfo, Client, ComposeRequest};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
+pub(crate) use clients::Clients;
 pub use process::clean_up_on_signals;
 pub(crate) use temporary::Run;
 use temporary::Temporary;
@@ -49,7 +52,7 @@ const FIRST_DELETION: Duration = Duration::from_secs(60);
 /// Reads groups of one data set.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
-    client: Client,
+    clients: Clients,
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
@@ -72,7 +75,7 @@ struct Composing {
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: Client, manifest: Arc<Manifest>, io: Arc<Io>, bucket: &BucketInfo) -> Self {
+    pub(crate) fn new(client: &Client, manifest: Arc<Manifest>, io: Arc<Io>, bucket: &BucketInfo) -> Self {
         let compose = Composing {
             off: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -80,13 +83,13 @@ impl Fetcher {
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
         };
-        Self { client, manifest, io, run: Run::new(), compose: Arc::new(compose) }
+        Self { clients: Clients::of(client), manifest, io, run: Run::new(), compose: Arc::new(compose) }
     }
 
-    /// The same for another epoch, with temporaries of its own.
+    /// The same for another epoch, with temporaries and counts of its own.
     pub(crate) fn for_epoch(&self) -> Self {
         Self {
-            client: self.client.clone(),
+            clients: self.clients.apart(),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(),
@@ -97,6 +100,11 @@ impl Fetcher {
     /// The run that temporaries of this fetcher belong to.
     pub(crate) fn run(&self) -> &Arc<Run> {
         &self.run
+    }
+
+    /// What this fetcher, or those that are for its epochs, asked of the service.
+    pub(crate) fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// Reads a group as planned. A composed read that fails may still be read object by object.
@@ -133,7 +141,8 @@ impl Fetcher {
     }
 
     async fn direct(&self, entry: &Entry) -> Result<Read> {
-        let read = self.client.read(&self.manifest.id(entry), None, entry.size).await?;
+        let client = self.clients.class(entry.storage_class);
+        let read = client.read(&self.manifest.id(entry), None, entry.size).await?;
         Ok((read.bytes, read.crc32c))
     }
 
@@ -160,7 +169,9 @@ impl Fetcher {
         if !self.may_compose() {
             return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
         }
-        let temporary = match self.compose(group, entries).await {
+        // All sources are of one class, and what they are joined into is, too.
+        let client = self.clients.class(entries[0].storage_class);
+        let temporary = match self.compose(client, group, entries).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
@@ -172,12 +183,12 @@ impl Fetcher {
             }
         };
         self.compose.failures.store(0, Ordering::Relaxed);
-        self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        let read = self.client.read(temporary.id(), None, group.bytes()).await?;
+        add(&client.metrics().bytes_composed, group.bytes());
+        let read = client.read(temporary.id(), None, group.bytes()).await?;
         Ok((read.bytes, read.crc32c))
     }
 
-    async fn compose(&self, group: &Group, entries: &[Entry]) -> Result<Temporary> {
+    async fn compose(&self, client: &Client, group: &Group, entries: &[Entry]) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
         for entry in entries {
@@ -196,6 +207,6 @@ impl Fetcher {
             crc32c,
             SystemTime::now(),
         );
-        self.run.compose(&self.client, &self.io, request).await
+        self.run.compose(client, &self.io, request).await
     }
 }

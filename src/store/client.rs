@@ -98,6 +98,11 @@ impl Client {
         Ok(Self { store: store.unwrap_or_else(|| Arc::clone(&self.store)), ..self.clone() })
     }
 
+    /// The same client with counts of its own, which count for those of this one, too.
+    pub(crate) fn counted_apart(&self) -> Self {
+        Self { metrics: Arc::new(self.metrics.part()), ..self.clone() }
+    }
+
     /// How long a call may take in all, before what its bytes add.
     pub(crate) fn deadline(&self) -> Duration {
         self.retry.deadline
