@@ -9,10 +9,13 @@ use crossbeam_channel::Receiver;
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
+use super::cost::Spent;
 use super::pipeline::Ticket;
 use crate::collate::Batch;
 use crate::fetch::Run;
 use crate::manifest::Manifest;
+use crate::metrics::Counts;
+use crate::plan::Bill;
 use crate::sample::State;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -39,6 +42,11 @@ pub struct EpochStats {
     pub running: Duration,
     /// Temporary objects not yet known to be deleted when the epoch ended.
     pub temporaries_left: u64,
+    /// What this epoch asked of the service, retries and what is still ahead of the training loop included; nothing of
+    /// other epochs, nor of the listing.
+    pub ops: Counts,
+    /// What that costs, on this rank: the same parts as in a [forecast](crate::plan::Forecast).
+    pub bill: Bill,
 }
 
 impl EpochStats {
@@ -57,6 +65,7 @@ pub struct Batches<B> {
     tickets: Receiver<Ticket<B>>,
     cancel: Arc<watch::Sender<bool>>,
     run: Arc<Run>,
+    spent: Spent,
     manifest: Arc<Manifest>,
     /// Without the digest, which may not be known yet.
     state: State,
@@ -71,6 +80,7 @@ impl<B> Batches<B> {
         tickets: Receiver<Ticket<B>>,
         cancel: watch::Sender<bool>,
         run: Arc<Run>,
+        spent: Spent,
         manifest: Arc<Manifest>,
         state: State,
     ) -> Self {
@@ -78,6 +88,7 @@ impl<B> Batches<B> {
             tickets,
             cancel: Arc::new(cancel),
             run,
+            spent,
             manifest,
             state,
             stats: EpochStats::default(),
@@ -96,7 +107,7 @@ impl<B> Batches<B> {
 
     /// What the epoch has come to so far.
     pub fn stats(&self) -> EpochStats {
-        self.stats
+        EpochStats { ops: self.spent.ops(), bill: self.spent.bill(), ..self.stats }
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 
 use super::batches::{BatchStream, Batches};
+use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
 use super::pipeline::{Course, Engine};
 use super::pool::{self, Code};
@@ -13,7 +14,8 @@ use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::Fetcher;
 use crate::io::Io;
-use crate::plan::{Bill, Planner, Strategy, never_compose};
+use crate::metrics::Counts;
+use crate::plan::{Affordable, Bill, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, never_compose};
 use crate::sample::{Sharding, Shuffle, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -75,6 +77,8 @@ struct Settings {
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
     concurrency: usize,
+    prices: Option<PriceTable>,
+    epoch_budget_usd: Option<f64>,
 }
 
 impl Settings {
@@ -119,6 +123,8 @@ impl<D: Decode> DataLoader<D> {
             decode_threads: None,
             prefetch: None,
             concurrency: CONCURRENCY,
+            prices: None,
+            epoch_budget_usd: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -226,6 +232,35 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Prices to go by instead of the built-in ones: those of a contract, of a location, of another day.
+    pub fn prices(mut self, table: PriceTable) -> Self {
+        self.settings.prices = Some(table);
+        self
+    }
+
+    /// The most that a whole epoch may cost in US dollars, **over all ranks together**, by the price table. Ways of reading
+    /// that cost more are ruled out when the loader is built, which walks through the manifest once (a second for 18
+    /// million objects), and waits for the end of its listing. It goes by the [`Forecast`](crate::plan::Forecast): retries, and what is
+    /// read object by object because composing fails, come on top; so does the listing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DataLoader, DatafluxDataset, Strategy};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// // 100 reads at $0.0004 a thousand cost $0.00004.
+    /// let builder = DataLoader::builder(dataset).strategy(Strategy::Direct).epoch_budget_usd(0.00003);
+    /// assert!(builder.build().unwrap_err().to_string().contains("$0.0000400"));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn epoch_budget_usd(mut self, dollars: f64) -> Self {
+        self.settings.epoch_budget_usd = Some(dollars);
+        self
+    }
+
     /// Makes batches with `collate` instead of the decoder's own way.
     pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
@@ -324,10 +359,30 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 fetcher.stop_composing(&format!("{lacking} is not granted"));
             }
         }
+        let prices = settings.prices.as_ref().unwrap_or_else(|| PriceTable::built_in()).of(&source.bucket);
+        // A composed download is one allocation: a few must fit at once, or reading would stop for each.
+        let most_bytes = settings.memory_budget / 4;
+        let cap = if let Strategy::Compose { max_bytes } = settings.strategy { max_bytes } else { MAX_COMPOSED_BYTES };
+        let means = Means {
+            manifest: &manifest,
+            prices: &prices,
+            layout: Layout::default().most_bytes(most_bytes.min(cap)),
+            strategy: settings.strategy,
+            no_compose: never_compose(&source.bucket).or_else(|| {
+                (!fetcher.may_compose()).then(|| "the right to create or delete objects is missing".into())
+            }),
+        };
+        let strategy = match settings.epoch_budget_usd.map(|budget| means.within(budget)).transpose()? {
+            Some(Affordable::Direct) => Strategy::Direct,
+            Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
+            // Auto goes by price.
+            Some(Affordable::Cheapest) => Strategy::Auto,
+            Some(Affordable::All) | None => settings.strategy,
+        };
+        Means { strategy, ..means }.warn();
         let held = Gauge::default();
         let engine = Engine {
-            // A composed download is one allocation: a few must fit at once, or reading would stop for each.
-            planner: Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket),
+            planner: Planner::new(Arc::clone(&manifest), strategy, most_bytes, &source.bucket).with_prices(prices),
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
             reads: Arc::new(Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS))),
@@ -369,6 +424,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let (cancel, cancelled) = watch::channel(false);
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
+        let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
         let course = Course { shuffle: self.shuffle, epoch, spans: self.sharding.spans(position) };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
@@ -379,7 +435,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, run, Arc::clone(self.dataset.manifest()), state))
+        Ok(Batches::new(receiver, cancel, run, spent, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -400,9 +456,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         &self.dataset
     }
 
-    /// What the calls made so far through this data set's client cost by the public price list, the listing included.
+    /// What the calls made so far through this data set's client cost by the price table, the listing included. Those of
+    /// this loader's epochs go by the storage class of their object, the others by that of the bucket.
     pub fn bill(&self) -> Bill {
-        self.engine.planner.prices().bill(&self.dataset.client().metrics().snapshot())
+        let spent = Spent { clients: self.engine.fetcher.clients().clone(), prices: *self.engine.planner.prices() };
+        let others: Counts = self.dataset.client().metrics().snapshot().since(&spent.ops());
+        spent.bill() + spent.prices.bill(&others)
     }
 
     /// Bytes that all live epochs of this loader hold now.

@@ -6,6 +6,7 @@
 //! sorting, a slow batch holds back no read, and every end of a worker, a panic too, ends a wait.
 
 mod batches;
+mod cost;
 mod dataset;
 mod loader;
 mod pipeline;
