@@ -182,7 +182,7 @@ fn composing_that_is_dearer_is_told_of_once() {
         said();
         build(Strategy::compose());
         let told = said();
-        assert_eq!(told.matches("composing costs $").count(), 1, "{told}");
+        assert_eq!(told.matches("and reading object by object").count(), 1, "{told}");
         for part in
             ["reading object by object $", "14 days", "gcloud storage buckets update gs://data --clear-soft-delete"]
         {

@@ -7,7 +7,9 @@ mod failure;
 mod filter;
 mod ls;
 mod output;
+mod plan;
 mod progress;
+mod source;
 mod value;
 
 use std::io::IsTerminal;
@@ -48,6 +50,7 @@ Credentials are those that gcloud and other Google tools find; an emulator gets 
 enum Command {
     Ls(ls::Args),
     Bench(bench::Args),
+    Plan(plan::Args),
     Clean(clean::Args),
     Emulate(emulate::Args),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     let outcome = start_logging(cli.verbose).and_then(|()| match cli.command {
         Command::Ls(args) => ls::run(&args, cli.json),
         Command::Bench(args) => bench::run(&args, cli.json),
+        Command::Plan(args) => plan::run(&args, cli.json),
         Command::Clean(args) => clean::run(&args, cli.json),
         Command::Emulate(args) => emulate::run(args, cli.json),
     });

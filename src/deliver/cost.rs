@@ -8,8 +8,8 @@ use crate::metrics::Counts;
 use crate::plan::{Affordable, Bill, Forecast, Layout, Prices, Strategy};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Difference in dollars an epoch from which it is said, unasked, that composing is dearer: for less than a cent nobody
-/// changes a bucket.
+/// Dollars an epoch from which it is said where composing was not asked for that it would be dearer by as much: for less
+/// than a cent nobody changes a bucket.
 const WORTH_A_WORD: f64 = 0.01;
 
 /// What decides on the dollars of an epoch.
@@ -47,16 +47,19 @@ impl Means<'_> {
         Ok(allowed)
     }
 
-    /// Says so where composing, which may happen, is dearer than reading object by object. Of a listing that still goes
-    /// on nothing is known.
+    /// Says so where what becomes of temporary objects makes composing, which may happen, dearer than reading object by
+    /// object. Of a listing that still goes on nothing is known.
     pub(super) fn warn(&self) {
         if self.strategy == Strategy::Direct || self.no_compose.is_some() {
             return;
         }
         let Known::All(_) = self.manifest.known() else { return };
         let forecast = Forecast::of_totals(self.manifest.classes(), self.prices, self.layout);
-        let asked = self.strategy != Strategy::Auto;
-        if !asked && forecast.composed.usd() - forecast.direct.usd() < WORTH_A_WORD {
+        // Few objects cost more to join than to read, too, and there is nothing that anybody could change about it.
+        let Bill { temporaries, replication, .. } = forecast.composed.bill;
+        let more = forecast.composed.usd() - forecast.direct.usd();
+        let least = if self.strategy == Strategy::Auto { WORTH_A_WORD } else { 0.0 };
+        if more <= least || temporaries + replication < more {
             return;
         }
         let prefix = self.manifest.prefix();

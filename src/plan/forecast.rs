@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::price::usd;
 use super::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, Prices, Strategy, can_be_source, is_cold};
-use crate::list::PAGE_SIZE;
 use crate::manifest::{ClassTotal, Facts, Manifest};
 use crate::metrics::Counts;
 use crate::store::StorageClass;
@@ -228,12 +227,6 @@ impl Forecast {
         sums.forecast()
     }
 
-    /// What a listing of so many objects costs at least; many calls at once make some more of them.
-    pub fn listing(objects: u64, prices: &Prices) -> Cost {
-        let ops = Counts { list: objects.div_ceil(PAGE_SIZE.into()).max(1), ..Counts::default() };
-        Cost { ops, bill: prices.bill(&ops) }
-    }
-
     /// What a strategy costs; of one that goes by measurement, too, what it would cost by price alone.
     pub fn of(&self, strategy: Strategy) -> &Cost {
         match strategy {
@@ -254,9 +247,9 @@ impl Forecast {
         let Bill { temporaries, replication, .. } = self.composed.bill;
         let mut why = Vec::new();
         if temporaries > 0.0 {
-            let kept = prices.soft_delete().as_secs_f64() / 86_400.0;
+            let days = prices.soft_delete().as_secs_f64() / 86_400.0;
             why.push(if self.composed_without_soft_delete.bill.temporaries < temporaries {
-                format!("soft delete keeps temporary objects, and bills them, for {kept} days ({})", usd(temporaries))
+                format!("soft delete keeps temporary objects, and bills them, for {days} days ({})", usd(temporaries))
             } else {
                 format!("cold storage bills temporary objects for a month and more ({})", usd(temporaries))
             });
@@ -268,7 +261,7 @@ impl Forecast {
             why.push("few objects fit into a temporary one".to_owned());
         }
         let mut told = format!(
-            "composing costs {} an epoch, and reading object by object {}, since {}; choose Strategy::Direct",
+            "composing costs {} an epoch, and reading object by object {}, since {}; choose Strategy::Direct (--strategy direct)",
             usd(composed),
             usd(direct),
             why.join(" and "),
@@ -462,7 +455,7 @@ mod tests {
         assert_eq!(
             dearer,
             "composing costs $0.00193 an epoch, and reading object by object $0.00128, since soft delete keeps temporary \
-             objects, and bills them, for 7 days ($0.00139); choose Strategy::Direct, or switch soft delete off, and \
+             objects, and bills them, for 7 days ($0.00139); choose Strategy::Direct (--strategy direct), or switch soft delete off, and \
              composing costs $0.000540: `gcloud storage buckets update gs://pets --clear-soft-delete`"
         );
         assert_eq!(told(&hard(), 100_000), None);

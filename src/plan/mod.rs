@@ -48,8 +48,9 @@ impl Strategy {
 /// Why a bucket must not be composed in, whatever the strategy; a reason that goes on after "because".
 pub fn never_compose(bucket: &BucketInfo) -> Option<String> {
     if let Some(retention) = bucket.retention.filter(|retention| !retention.is_zero()) {
-        let days = retention.as_secs() / 86_400;
-        return Some(format!("its retention policy keeps temporary objects from being deleted for {days} days"));
+        let days = retention.as_secs_f64() / 86_400.0;
+        let unit = if days == 1.0 { "day" } else { "days" };
+        return Some(format!("its retention policy keeps temporary objects from being deleted for {days} {unit}"));
     }
     bucket.default_hold.then(|| "its default hold keeps temporary objects from being deleted".to_owned())
 }

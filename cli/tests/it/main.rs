@@ -6,6 +6,7 @@ mod clean;
 mod emulate;
 mod harness;
 mod ls;
+mod plan;
 mod refusals;
 mod save;
 mod signals;
