@@ -68,7 +68,7 @@ struct Report {
     bytes: u64,
     epochs: u64,
     bucket: Bucket,
-    prices: Source,
+    prices: PriceList,
     strategies: Strategies,
     /// Once, and not in the strategies.
     listing: Line,
@@ -91,7 +91,7 @@ struct Bucket {
 }
 
 #[derive(Serialize)]
-struct Source {
+struct PriceList {
     date: String,
     source: String,
     /// `None` for the built-in ones.
@@ -166,7 +166,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         bytes: manifest.bytes(),
         epochs: args.epochs,
         bucket: Bucket::new(info),
-        prices: Source {
+        prices: PriceList {
             date: table.date().to_owned(),
             source: table.source().to_owned(),
             file: args.prices.as_ref().map(|file| file.display().to_string()),
@@ -246,9 +246,12 @@ impl Bucket {
     }
 }
 
+/// What dollars are for, and how many a bill has for that.
+type Part = (&'static str, fn(&Bill) -> f64);
+
 impl Report {
     fn show(&self) -> Result<()> {
-        let Source { date, source, file } = &self.prices;
+        let PriceList { date, source, file } = &self.prices;
         let file = file.as_deref().unwrap_or("built in; others with --prices FILE");
         let mut after = vec![("recommended", format!("{}: {}", self.recommended, self.why))];
         if let Some(advice) = &self.advice {
@@ -287,7 +290,7 @@ impl Report {
         .into_iter()
         .filter_map(|(name, line)| Some((name, line?)))
         .collect();
-        let parts: [(&str, fn(&Bill) -> f64); 4] = [
+        let parts: [Part; 4] = [
             ("calls", |bill| bill.class_a + bill.class_b),
             ("retrieval", |bill| bill.retrieval),
             ("temporaries", |bill| bill.temporaries),

@@ -260,21 +260,23 @@ impl Forecast {
         if why.is_empty() {
             why.push("few objects fit into a temporary one".to_owned());
         }
-        let mut told = format!(
-            "composing costs {} an epoch, and reading object by object {}, since {}; choose Strategy::Direct (--strategy direct)",
-            usd(composed),
-            usd(direct),
-            why.join(" and "),
-        );
         let hard = self.composed_without_soft_delete.usd();
-        if hard < direct {
-            told += &format!(
+        let way_out = if hard < direct {
+            format!(
                 ", or switch soft delete off, and composing costs {}: `gcloud storage buckets update gs://{bucket} \
                  --clear-soft-delete`",
                 usd(hard)
-            );
-        }
-        Some(told)
+            )
+        } else {
+            String::new()
+        };
+        Some(format!(
+            "composing costs {} an epoch, and reading object by object {}, since {}; choose Strategy::Direct (--strategy \
+             direct){way_out}",
+            usd(composed),
+            usd(direct),
+            why.join(" and "),
+        ))
     }
 }
 
@@ -319,16 +321,14 @@ impl Forecast {
             ways.extend([("Strategy::compose()", &self.composed), ("Strategy::Auto by price alone", &self.cheapest)]);
         }
         let figures: Vec<_> = ways.iter().map(|(name, cost)| format!("{name} {}", usd(cost.usd()))).collect();
-        let mut hint = match ways.iter().min_by(|(_, one), (_, other)| one.usd().total_cmp(&other.usd())) {
+        let hint = match ways.iter().min_by(|(_, one), (_, other)| one.usd().total_cmp(&other.usd())) {
             Some((name, least)) if least.usd() <= budget => format!("choose {name}, which fits, or raise the budget"),
             least => {
                 let least = least.map_or(0.0, |(_, cost)| cost.usd());
                 format!("raise the budget above {}, or filter the data set", usd(least))
             }
         };
-        if let Some(why) = no_compose {
-            hint += &format!("; nothing can be composed here, because {why}");
-        }
+        let never = no_compose.map(|why| format!("; nothing can be composed here, because {why}")).unwrap_or_default();
         let wanted = if no_compose.is_some() { &self.direct } else { self.of(strategy) };
         Error::new(ErrorKind::Config, "an epoch costs more than its budget, over all ranks")
             .stage(Stage::Plan)
@@ -336,7 +336,7 @@ impl Forecast {
                 format_args!("at most {}", usd(budget)),
                 format_args!("{} ({})", usd(wanted.usd()), figures.join(", ")),
             )
-            .hint(hint)
+            .hint(hint + &never)
     }
 }
 

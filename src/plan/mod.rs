@@ -49,8 +49,7 @@ impl Strategy {
 pub fn never_compose(bucket: &BucketInfo) -> Option<String> {
     if let Some(retention) = bucket.retention.filter(|retention| !retention.is_zero()) {
         let days = retention.as_secs_f64() / 86_400.0;
-        let unit = if days == 1.0 { "day" } else { "days" };
-        return Some(format!("its retention policy keeps temporary objects from being deleted for {days} {unit}"));
+        return Some(format!("its retention policy keeps temporary objects from being deleted (days: {days})"));
     }
     bucket.default_hold.then(|| "its default hold keeps temporary objects from being deleted".to_owned())
 }

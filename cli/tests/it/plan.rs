@@ -104,7 +104,7 @@ fn where_nothing_can_be_composed_the_reason_is_told() {
         reason
     };
     let retention = why(&|emulator| emulator.configure("train", |config| config.retention_seconds = Some(86_400)));
-    assert!(retention.contains("for 1 day"), "{retention}");
+    assert!(retention.contains("(days: 1)"), "{retention}");
     let hold = why(&|emulator| emulator.configure("train", |config| config.default_event_based_hold = true));
     assert!(hold.contains("default hold"), "{hold}");
     let rights = why(&|emulator| emulator.deny("train", "storage.objects.create"));
