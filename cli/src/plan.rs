@@ -29,7 +29,7 @@ The strategies:
   direct   one read an object
   compose  up to 32 objects of a class, as many as fit 100 MB, are joined in the bucket, read, and deleted
   auto     the default: goes by measured speed, and by price; the line shows it by price alone
-  ranged   direct, with large objects read in several ranges; only where there are such
+  ranged   what is in each of these for large objects, which are read in ranges; only where there are such
 
 Figures are those of one epoch over all ranks if each call works at the first try. Groups are taken to be full and in
 order of names; a shuffled epoch has as many on the average. Traffic that leaves the location is not in the bill.")]
@@ -284,7 +284,7 @@ impl Report {
             ("direct", Some(direct)),
             ("compose", compose.as_ref()),
             ("auto, by price", Some(auto)),
-            ("ranged", ranged.as_ref()),
+            ("of it ranged", ranged.as_ref()),
             ("listing, once", Some(&self.listing)),
         ]
         .into_iter()

@@ -1,7 +1,5 @@
 //! What an epoch will ask for and cost, by strategy, before it runs.
 
-use std::num::NonZeroU64;
-
 use serde::Serialize;
 
 use super::price::usd;
@@ -66,39 +64,43 @@ pub struct Forecast {
     pub cheapest: Cost,
     /// [`Strategy::Compose`], if the bucket had no soft delete.
     pub composed_without_soft_delete: Cost,
-    /// Direct, with large objects read in ranges; `None` where no object is large.
+    /// What is in each of these for large objects, which are read in ranges; `None` where there is none.
     pub ranged: Option<Cost>,
 }
 
 /// How objects are cut and joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// The most bytes of a composed object.
-    pub most_bytes: u64,
-    /// The most bytes of a range; `None` where every object is read in one.
-    pub part_bytes: Option<NonZeroU64>,
+    most_bytes: u64,
+    ranged_from: u64,
+    parts: fn(u64) -> u64,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { most_bytes: MAX_COMPOSED_BYTES, part_bytes: None }
+        Self { most_bytes: MAX_COMPOSED_BYTES, ranged_from: u64::MAX, parts: |_| 1 }
     }
 }
 
 impl Layout {
-    /// Composed objects of at most so many bytes.
+    /// Composed objects of at most so many bytes; 100 MB by default.
     #[must_use]
     pub fn most_bytes(mut self, bytes: u64) -> Self {
         self.most_bytes = bytes;
         self
     }
 
-    /// Objects above so many bytes are read in ranges of this many.
+    /// Objects of at least so many bytes are read in ranges; `parts` tells in how many an object of a size is. None by
+    /// default.
     #[must_use]
-    pub fn part_bytes(mut self, bytes: NonZeroU64) -> Self {
-        self.part_bytes = Some(bytes);
+    pub fn ranged(mut self, from: u64, parts: fn(u64) -> u64) -> Self {
+        (self.ranged_from, self.parts) = (from, parts);
         self
+    }
+
+    /// Calls that read an object by itself.
+    fn calls(&self, size: u64) -> u64 {
+        if size >= self.ranged_from { (self.parts)(size).max(1) } else { 1 }
     }
 }
 
@@ -120,11 +122,14 @@ impl<'a> Sums<'a> {
         Self { prices, layout, direct: none, composed: none, cheapest: none, ranged: none }
     }
 
-    /// So many objects of one size, or of a mean size, each read by itself whichever way joins others.
-    fn alone(&mut self, class: StorageClass, objects: u64, bytes: u64) {
-        let counts = reads(objects, bytes);
-        for ways in [&mut self.composed, &mut self.cheapest] {
+    /// So many objects of one size, each read by itself whatever the strategy.
+    fn alone(&mut self, class: StorageClass, objects: u64, size: u64) {
+        let counts = reads(objects.saturating_mul(self.layout.calls(size)), objects.saturating_mul(size));
+        for ways in [&mut self.direct, &mut self.composed, &mut self.cheapest] {
             add(ways, class, &counts);
+        }
+        if size >= self.layout.ranged_from {
+            add(&mut self.ranged, class, &counts);
         }
     }
 
@@ -132,6 +137,7 @@ impl<'a> Sums<'a> {
     fn groups(&mut self, class: StorageClass, groups: u64, sources: u64, bytes: u64) {
         let all = groups.saturating_mul(bytes);
         let alone = reads(groups.saturating_mul(sources), all);
+        add(&mut self.direct, class, &alone);
         if sources < 2 {
             add(&mut self.composed, class, &alone);
             add(&mut self.cheapest, class, &alone);
@@ -143,14 +149,6 @@ impl<'a> Sums<'a> {
         add(&mut self.cheapest, class, if cheaper { &joined } else { &alone });
     }
 
-    /// So many objects in what is read without joining any.
-    fn unjoined(&mut self, class: StorageClass, objects: u64, bytes: u64) {
-        add(&mut self.direct, class, &reads(objects, bytes));
-        let mean = bytes / objects.max(1);
-        let parts = self.layout.part_bytes.map_or(1, |part| mean.div_ceil(part.get()).max(1));
-        add(&mut self.ranged, class, &reads(objects.saturating_mul(parts), bytes));
-    }
-
     fn forecast(&self) -> Forecast {
         let cost = |classes| Cost::of(classes, self.prices);
         Forecast {
@@ -158,7 +156,7 @@ impl<'a> Sums<'a> {
             composed: cost(&self.composed),
             composed_without_soft_delete: Cost::of(&self.composed, &self.prices.without_soft_delete()),
             cheapest: cost(&self.cheapest),
-            ranged: (self.ranged != self.direct).then(|| cost(&self.ranged)),
+            ranged: (self.ranged != ByClass::default()).then(|| cost(&self.ranged)),
         }
     }
 }
@@ -188,8 +186,7 @@ impl Forecast {
             if size == 0 {
                 continue;
             }
-            sums.unjoined(class, 1, size);
-            if !can_be_source(&object, layout.most_bytes) {
+            if !can_be_source(&object, layout.most_bytes.min(layout.ranged_from)) {
                 sums.alone(class, 1, size);
                 continue;
             }
@@ -213,11 +210,10 @@ impl Forecast {
     pub(crate) fn of_totals(classes: impl Iterator<Item = ClassTotal>, prices: &Prices, layout: Layout) -> Self {
         let mut sums = Sums::new(prices, layout);
         for ClassTotal { storage_class: class, objects, bytes } in classes.filter(|class| class.bytes > 0) {
-            sums.unjoined(class, objects, bytes);
             let mean = (bytes / objects).max(1);
             let sources = (layout.most_bytes / mean).min(MAX_SOURCES as u64);
-            if sources < 2 || class == StorageClass::Other {
-                sums.alone(class, objects, bytes);
+            if sources < 2 || class == StorageClass::Other || mean >= layout.ranged_from {
+                sums.alone(class, objects, mean);
                 continue;
             }
             let (full, rest) = (objects / sources, objects % sources);
@@ -431,15 +427,15 @@ mod tests {
     }
 
     #[test]
-    fn large_objects_are_read_in_ranges() {
-        let part = NonZeroU64::new(1_000).unwrap();
+    fn large_objects_are_read_in_ranges_and_not_joined() {
         let of = |sizes: &[u64]| {
             let sizes: Vec<_> = sizes.iter().map(|&size| (size, StorageClass::Standard, true)).collect();
-            let layout = Layout::default().part_bytes(part);
-            Forecast::new(&of_sizes(&sizes), &Prices::of(&hard()), layout).unwrap().ranged.map(|cost| cost.ops.get)
+            let layout = Layout::default().ranged(2_000, |size| size.div_ceil(1_000));
+            let told = Forecast::new(&of_sizes(&sizes), &Prices::of(&hard()), layout).unwrap();
+            (told.direct.ops.get, told.composed.ops.get, told.ranged.map(|cost| cost.ops.get))
         };
-        assert_eq!(of(&[1, 1_000, 1_001, 10_000]), Some(1 + 1 + 2 + 10));
-        assert_eq!(of(&[0, 1, 1_000]), None);
+        assert_eq!(of(&[1, 1_999, 2_000, 10_000]), (14, 13, Some(12)));
+        assert_eq!(of(&[0, 1, 1_999]), (2, 1, None));
     }
 
     #[test]
