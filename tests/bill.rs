@@ -60,7 +60,7 @@ fn an_epoch_comes_out_as_forecast_to_the_call() {
         let emulator = filled(160, 500);
         for location_type in ["region", "dual-region"] {
             emulator.configure("data", |config| config.location_type = location_type.into());
-            for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
+            for strategy in [Strategy::Direct, Strategy::compose()] {
                 let loader = loader(&emulator).strategy(strategy).build().unwrap();
                 let told = *forecast(&loader).of(strategy);
                 for epoch in 0..2 {

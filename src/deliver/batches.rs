@@ -9,13 +9,14 @@ use crossbeam_channel::Receiver;
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
+use super::auto::Auto;
 use super::cost::Spent;
 use super::pipeline::Ticket;
 use crate::collate::Batch;
 use crate::fetch::Run;
 use crate::manifest::Manifest;
 use crate::metrics::Counts;
-use crate::plan::Bill;
+use crate::plan::{Bill, GroupCounts, Groups};
 use crate::sample::State;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -42,6 +43,8 @@ pub struct EpochStats {
     pub running: Duration,
     /// Temporary objects not yet known to be deleted when the epoch ended.
     pub temporaries_left: u64,
+    /// How what was begun so far is read; some of it may not be delivered yet.
+    pub groups: Groups,
     /// What this epoch asked of the service, retries and what is still ahead of the training loop included; nothing of
     /// other epochs, nor of the listing.
     pub ops: Counts,
@@ -65,6 +68,8 @@ pub struct Batches<B> {
     tickets: Receiver<Ticket<B>>,
     cancel: Arc<watch::Sender<bool>>,
     run: Arc<Run>,
+    groups: Arc<GroupCounts>,
+    auto: Option<Arc<Auto>>,
     spent: Spent,
     manifest: Arc<Manifest>,
     /// Without the digest, which may not be known yet.
@@ -79,6 +84,7 @@ impl<B> Batches<B> {
     pub(super) fn new(
         tickets: Receiver<Ticket<B>>,
         cancel: watch::Sender<bool>,
+        (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
         run: Arc<Run>,
         spent: Spent,
         manifest: Arc<Manifest>,
@@ -88,6 +94,8 @@ impl<B> Batches<B> {
             tickets,
             cancel: Arc::new(cancel),
             run,
+            groups,
+            auto,
             spent,
             manifest,
             state,
@@ -107,7 +115,7 @@ impl<B> Batches<B> {
 
     /// What the epoch has come to so far.
     pub fn stats(&self) -> EpochStats {
-        EpochStats { ops: self.spent.ops(), bill: self.spent.bill(), ..self.stats }
+        EpochStats { groups: self.groups.groups(), ops: self.spent.ops(), bill: self.spent.bill(), ..self.stats }
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
@@ -142,6 +150,9 @@ impl<B> Iterator for Batches<B> {
         let asked = Instant::now();
         let received = self.receive();
         let now = Instant::now();
+        if let Some(auto) = &self.auto {
+            auto.waited(now - asked);
+        }
         if let Some(first) = self.first {
             self.stats.waited += now - asked;
             self.stats.running = now - first;

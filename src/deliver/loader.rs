@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
@@ -12,10 +13,12 @@ use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
-use crate::fetch::Fetcher;
+use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
 use crate::io::Io;
 use crate::metrics::Counts;
-use crate::plan::{Affordable, Bill, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, never_compose};
+use crate::plan::{
+    Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
+};
 use crate::sample::{Sharding, Shuffle, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -23,13 +26,9 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// training process takes.
 const MEMORY_BUDGET: u64 = 1 << 30;
 
-/// Reads at once unless told otherwise. At 80 ms to the first byte this is 800 small objects a second, and it is what a
-/// bucket's 5,000 reads a second allow five ranks of one machine.
-const CONCURRENCY: usize = 64;
-
-/// Samples to have ahead, where the budget has room for them: batches of a few samples need many of them in the making
-/// to cover a compose of nearly a second.
-const SAMPLES_AHEAD: usize = 8_192;
+/// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
+/// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
+const SAMPLES_AHEAD: usize = 65_536;
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;
@@ -76,7 +75,7 @@ struct Settings {
     io_threads: Option<usize>,
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
-    concurrency: usize,
+    caps: Caps,
     prices: Option<PriceTable>,
     epoch_budget_usd: Option<f64>,
 }
@@ -122,7 +121,7 @@ impl<D: Decode> DataLoader<D> {
             io_threads: None,
             decode_threads: None,
             prefetch: None,
-            concurrency: CONCURRENCY,
+            caps: Caps::default(),
             prices: None,
             epoch_budget_usd: None,
         };
@@ -219,16 +218,35 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 8,192
-    /// samples, 4 at least and 1,024 at most.
+    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 65,536
+    /// samples, 4 at least and 16,384 at most.
     pub fn prefetch(mut self, batches: usize) -> Self {
         self.settings.prefetch = Some(batches);
         self
     }
 
-    /// Reads at once, a composed one counting as one; 64 by default.
-    pub fn concurrency(mut self, reads: usize) -> Self {
-        self.settings.concurrency = reads;
+    /// Most reads at once, and most composes and deletions of composed objects at once; by default 1,024 of each, fewer
+    /// where the process may not have so many files open. Below this, as many are made as help: that is found out, and
+    /// calls that the service refuses (429, 503) teach how many it takes in a second.
+    ///
+    /// What one loader learns holds for all of its data set. A loader with a limit of its own, of whatever kind, learns
+    /// for itself.
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.settings.caps.at_once = Some(calls);
+        self
+    }
+
+    /// Most reads to start in a second, for those who share a bucket with others; by default as many as the service
+    /// takes, beginning with the 5,000 that are documented.
+    pub fn max_reads_per_second(mut self, reads: f64) -> Self {
+        self.settings.caps.reads_per_second = Some(reads);
+        self
+    }
+
+    /// Most composes and deletions of composed objects to start in a second; by default as many as the service takes,
+    /// beginning with the 1,000 writes that are documented.
+    pub fn max_writes_per_second(mut self, writes: f64) -> Self {
+        self.settings.caps.writes_per_second = Some(writes);
         self
     }
 
@@ -327,10 +345,20 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             ("io_threads", settings.io_threads.unwrap_or(1)),
             ("decode_threads", decode_threads),
             ("prefetch", settings.prefetch.unwrap_or(1)),
-            ("concurrency", settings.concurrency),
+            ("concurrency", settings.caps.at_once.unwrap_or(1)),
         ] {
             if value == 0 {
                 return wrong(what, value, "leave it out for a value that suits this machine");
+            }
+        }
+        for (what, rate) in [
+            ("max_reads_per_second", settings.caps.reads_per_second),
+            ("max_writes_per_second", settings.caps.writes_per_second),
+        ] {
+            if rate.is_some_and(|rate| rate.is_nan() || rate < 1.0) {
+                return Err(Error::new(ErrorKind::Config, format!("{what} is too little to get on with"))
+                    .mismatch("at least 1", format_args!("{rate:?}"))
+                    .hint("leave it out for what the service takes"));
             }
         }
         if settings.memory_budget == 0 {
@@ -343,7 +371,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             None => (Io::shared()?, source.client.clone()),
             Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
         };
-        let fetcher = Fetcher::new(&client, Arc::clone(&manifest), Arc::clone(&io), &source.bucket);
+        let throttles = match settings.caps {
+            caps if caps == Caps::default() => Arc::clone(&source.throttles),
+            caps => Throttles::new(caps),
+        };
+        let fetcher = Fetcher::new(&client, Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
@@ -372,22 +404,33 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 (!fetcher.may_compose()).then(|| "the right to create or delete objects is missing".into())
             }),
         };
-        let strategy = match settings.epoch_budget_usd.map(|budget| means.within(budget)).transpose()? {
+        let allowed = settings.epoch_budget_usd.map(|budget| means.within(budget)).transpose()?;
+        let strategy = match allowed {
             Some(Affordable::Direct) => Strategy::Direct,
             Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
-            // Auto goes by price.
-            Some(Affordable::Cheapest) => Strategy::Auto,
-            Some(Affordable::All) | None => settings.strategy,
+            Some(Affordable::Cheapest | Affordable::All) | None => settings.strategy,
         };
         Means { strategy, ..means }.warn();
         let held = Gauge::default();
+        let planner = Planner::new(Arc::clone(&manifest), strategy, most_bytes, &source.bucket).with_prices(prices);
+        let auto = (strategy == Strategy::Auto).then(|| {
+            Auto::new(Terms {
+                max_bytes: planner.max_bytes(),
+                budget: settings.memory_budget,
+                prices: *planner.prices(),
+                pay_for_speed: !source.bucket.replicates(),
+                // For less than the cheapest way nothing can be had, so that this leaves just that one.
+                max_usd_per_sample: (allowed == Some(Affordable::Cheapest)).then_some(0.0),
+            })
+        });
         let engine = Engine {
-            planner: Planner::new(Arc::clone(&manifest), strategy, most_bytes, &source.bucket).with_prices(prices),
+            planner,
+            auto,
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
-            reads: Arc::new(Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS))),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
+            groups: Arc::default(),
             manifest,
             io,
         };
@@ -419,13 +462,19 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             batch_size: self.sharding.batch_size() as usize,
             drop_last: self.settings.drop_last.unwrap_or(false),
         };
-        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 1_024);
+        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
         let (cancel, cancelled) = watch::channel(false);
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
-        let course = Course { shuffle: self.shuffle, epoch, spans: self.sharding.spans(position) };
+        let counts = (Arc::clone(&engine.groups), engine.auto.clone());
+        let course = Course {
+            shuffle: self.shuffle,
+            epoch,
+            spans: self.sharding.spans(position),
+            world_size: self.sharding.world_size(),
+        };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
             .spawn(move || engine.run(course, &tickets, &cancelled))
@@ -435,7 +484,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, run, spent, Arc::clone(self.dataset.manifest()), state))
+        Ok(Batches::new(receiver, cancel, counts, run, spent, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -462,6 +511,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let spent = Spent { clients: self.engine.fetcher.clients().clone(), prices: *self.engine.planner.prices() };
         let others: Counts = self.dataset.client().metrics().snapshot().since(&spent.ops());
         spent.bill() + spent.prices.bill(&others)
+    }
+
+    /// How samples that could be joined are read now, and why, where that is chosen by measurement
+    /// ([`Strategy::Auto`]).
+    pub fn choice(&self) -> Option<Choice> {
+        self.engine.auto.as_ref().map(|auto| auto.choice())
+    }
+
+    /// How many calls are made at once and in a second now, and what the bucket takes by what it refused. For logs and
+    /// for finding out what holds a loader back.
+    pub fn ceilings(&self) -> Ceilings {
+        self.engine.fetcher.ceilings()
     }
 
     /// Bytes that all live epochs of this loader hold now.

@@ -62,8 +62,8 @@ pub(super) struct Ready<B> {
     pub(super) batch: Batch<B>,
     pub(super) bytes: u64,
     pub(super) verified: u64,
-    /// Given back when the batch is handed over.
-    pub(super) kept: Vec<Permit>,
+    /// Given back when the batch is handed over, and each other that a group is part of.
+    pub(super) kept: Vec<Arc<Permit>>,
 }
 
 /// The promise of one batch; broken, and so an error at the other end, when all that could keep it are gone.
@@ -84,7 +84,7 @@ struct Parts<T> {
     missing: usize,
     bytes: u64,
     verified: u64,
-    kept: Vec<Permit>,
+    kept: Vec<Arc<Permit>>,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
@@ -100,7 +100,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     /// Holds bytes until the batch is delivered.
-    pub(super) fn keep(&self, permit: Permit) {
+    pub(super) fn keep(&self, permit: Arc<Permit>) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).kept.push(permit);
     }
 
@@ -143,7 +143,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         self.finish(Vec::new(), Vec::new(), 0, 0, Vec::new());
     }
 
-    fn finish(&self, names: Vec<Arc<str>>, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Permit>) {
+    fn finish(&self, names: Vec<Arc<str>>, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Arc<Permit>>) {
         match guarded(|| self.code.collate.collate(items)) {
             Ok(data) => {
                 let batch = Batch::new(self.ids.clone(), names, data);

@@ -3,7 +3,9 @@
 mod clean;
 mod clients;
 mod process;
+mod rate;
 mod temporary;
+mod throttle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -17,7 +19,7 @@ use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::metrics::add;
 use crate::plan::{Group, Method};
-use crate::store::{BucketInfo, Client, ComposeRequest};
+use crate::store::{BucketInfo, Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
@@ -26,6 +28,8 @@ pub use process::clean_up_on_signals;
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
+pub(crate) use throttle::{Caps, Throttles};
+pub use throttle::{Ceiling, Ceilings};
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
@@ -56,6 +60,9 @@ pub(crate) struct Fetcher {
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
+    throttles: Arc<Throttles>,
+    /// What is added to the numbers of this epoch's groups.
+    first: u64,
     compose: Arc<Composing>,
 }
 
@@ -75,7 +82,13 @@ struct Composing {
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: &Client, manifest: Arc<Manifest>, io: Arc<Io>, bucket: &BucketInfo) -> Self {
+    pub(crate) fn new(
+        client: &Client,
+        manifest: Arc<Manifest>,
+        io: Arc<Io>,
+        bucket: &BucketInfo,
+        throttles: Arc<Throttles>,
+    ) -> Self {
         let compose = Composing {
             off: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -83,7 +96,9 @@ impl Fetcher {
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
         };
-        Self { clients: Clients::of(client), manifest, io, run: Run::new(), compose: Arc::new(compose) }
+        let first = throttles.now_serving();
+        let clients = Clients::of(client);
+        Self { clients, manifest, io, run: Run::new(), throttles, first, compose: Arc::new(compose) }
     }
 
     /// The same for another epoch, with temporaries and counts of its own.
@@ -93,6 +108,8 @@ impl Fetcher {
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(),
+            throttles: Arc::clone(&self.throttles),
+            first: self.throttles.now_serving(),
             compose: Arc::clone(&self.compose),
         }
     }
@@ -107,17 +124,27 @@ impl Fetcher {
         &self.clients
     }
 
-    /// Reads a group as planned. A composed read that fails may still be read object by object.
+    /// What is known of how many calls the bucket takes.
+    pub(crate) fn ceilings(&self) -> Ceilings {
+        self.throttles.snapshot()
+    }
+
+    /// Reads a group as planned, the one with the smallest `number` of those that wait before all others. A composed
+    /// read that fails may still be read object by object.
     ///
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
-    pub(crate) async fn fetch(&self, group: Group) -> Result<Payload> {
+    pub(crate) async fn fetch(&self, group: Group, number: u64) -> Result<Payload> {
+        let number = self.first.saturating_add(number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
         let (bytes, crc32c) = match group.method {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => Ok((Bytes::new(), None)),
-            Method::Direct => self.direct(&entries[0]).await,
-            Method::Composed => self.composed(&group, &entries).await,
+            Method::Direct | Method::Ranged => {
+                let client = self.clients.class(entries[0].storage_class);
+                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, number).await
+            }
+            Method::Composed => self.composed(&group, &entries, number).await,
         }
         .map_err(|error| error.stage(Stage::Fetch))?;
         Ok(Payload { group, entries, bytes, crc32c })
@@ -140,29 +167,32 @@ impl Fetcher {
         }
     }
 
-    async fn direct(&self, entry: &Entry) -> Result<Read> {
-        let client = self.clients.class(entry.storage_class);
-        let read = client.read(&self.manifest.id(entry), None, entry.size).await?;
+    async fn read(&self, client: &Client, id: &ObjectId, size: u64, number: u64) -> Result<Read> {
+        let slot = self.throttles.reads.acquire(number).await;
+        self.throttles.serves(number);
+        // In a box, since thousands wait for their turn, and a read under way is large.
+        let read = Box::pin(client.watched(slot.watch()).read(id, None, size)).await?;
+        slot.done(read.bytes.len() as u64);
         Ok((read.bytes, read.crc32c))
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
         if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
         let proving = self.compose.proving.lock().await;
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
-        let read = self.compose_and_read(group, entries).await;
+        let read = self.compose_and_read(group, entries, number).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
         }
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
@@ -171,7 +201,7 @@ impl Fetcher {
         }
         // All sources are of one class, and what they are joined into is, too.
         let client = self.clients.class(entries[0].storage_class);
-        let temporary = match self.compose(client, group, entries).await {
+        let temporary = match self.compose(client, group, entries, number).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
@@ -184,11 +214,10 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         add(&client.metrics().bytes_composed, group.bytes());
-        let read = client.read(temporary.id(), None, group.bytes()).await?;
-        Ok((read.bytes, read.crc32c))
+        self.read(client, temporary.id(), group.bytes(), number).await
     }
 
-    async fn compose(&self, client: &Client, group: &Group, entries: &[Entry]) -> Result<Temporary> {
+    async fn compose(&self, client: &Client, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
         for entry in entries {
@@ -207,6 +236,7 @@ impl Fetcher {
             crc32c,
             SystemTime::now(),
         );
-        self.run.compose(client, &self.io, request).await
+        self.throttles.serves(number);
+        self.run.compose(client, &self.io, &self.throttles.writes, number, request).await
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::process;
+use super::throttle::Throttle;
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
 use crate::store::{Client, ComposeRequest, ObjectId};
@@ -63,6 +64,9 @@ struct Entry {
     io: Arc<Io>,
     run: Arc<Run>,
     bucket: Arc<str>,
+    writes: Arc<Throttle>,
+    /// The number of the group it is of: it is older than what waits to be composed, so its deletion goes first.
+    number: u64,
     condition: Condition,
 }
 
@@ -127,10 +131,11 @@ impl Ledger {
         // Without a generation when the answer to the compose never came: the name is random and nobody else's.
         let id = ObjectId::new(Arc::clone(&entry.bucket), Arc::clone(name), generation);
         let (client, io, run) = (entry.client.clone(), Arc::clone(&entry.io), Arc::clone(&entry.run));
+        let (writes, number) = (Arc::clone(&entry.writes), entry.number);
         drop(entries);
         let (handle, name) = (io.handle().clone(), Arc::clone(name));
         handle.spawn(async move {
-            if let Err(error) = delete(&client, &id).await {
+            if let Err(error) = delete(&client, &writes, number, &id).await {
                 tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
                 run.failed.fetch_add(1, Ordering::SeqCst);
                 LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_string());
@@ -156,10 +161,13 @@ impl Ledger {
 }
 
 /// Deletes an object that exists, or, without a generation, one that may come to exist.
-async fn delete(client: &Client, id: &ObjectId) -> Result<()> {
+async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &ObjectId) -> Result<()> {
     let mut again = AGAIN.iter();
     loop {
-        match client.delete(id).await {
+        let slot = writes.acquire(number).await;
+        let outcome = client.watched(slot.watch()).delete(id).await;
+        slot.done(0);
+        match outcome {
             Err(error) if error.is_not_found() => match again.next() {
                 Some(wait) if id.generation.is_none() => tokio::time::sleep(*wait).await,
                 _ => return Ok(()),
@@ -252,7 +260,7 @@ impl Run {
         tokio::time::timeout(timeout, settled).await.is_ok()
     }
 
-    /// Composes a temporary object.
+    /// Composes a temporary object, when `writes` lets the call with this number through.
     ///
     /// # Cancel safety
     /// The call goes on behind a dropped future, and what it makes is deleted.
@@ -260,6 +268,8 @@ impl Run {
         self: &Arc<Self>,
         client: &Client,
         io: &Arc<Io>,
+        writes: &Arc<Throttle>,
+        number: u64,
         mut request: ComposeRequest,
     ) -> Result<Temporary> {
         let lease = client.deadline() * 2 + Duration::from_secs(request.size / SLOWEST) + LEASE_SLACK;
@@ -268,22 +278,29 @@ impl Run {
             (key::PROCESS.to_owned(), process::identity().to_owned()),
             (key::LEASE.to_owned(), lease.as_secs().to_string()),
         ]);
+        // Before anything is recorded: what waits here has nothing to clean up.
+        let slot = writes.acquire(number).await;
         let name = Arc::clone(&request.destination);
         let entry = Entry {
             client: client.clone(),
             io: Arc::clone(io),
             run: Arc::clone(self),
             bucket: Arc::clone(&request.bucket),
+            writes: Arc::clone(writes),
+            number,
             condition: Condition::Composing,
         };
         LEDGER.record(&name, entry)?;
         // From here on the guard sees to it that the name is reaped or struck off, panic or not.
         let guard = Temporary { id: ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None) };
         let (done, wait) = oneshot::channel();
-        let client = client.clone();
+        let client = client.watched(slot.watch());
         io.handle().spawn(async move {
             let mut guard = guard;
-            let outcome = match client.compose(&request).await {
+            let outcome = client.compose(&request).await;
+            // Before the reading and deleting that follow, which wait for slots themselves.
+            slot.done(0);
+            let outcome = match outcome {
                 Ok(meta) if LEDGER.exists(&name, meta.generation) => {
                     guard.id.generation = Some(meta.generation);
                     Ok(guard)

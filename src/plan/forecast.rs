@@ -405,7 +405,8 @@ mod tests {
             let manifest = Arc::new(of_sizes(&sizes));
             let bucket = BucketInfo { soft_delete: soft_delete.map(Duration::from_secs), ..BucketInfo::default() };
             let forecast = Forecast::new(&manifest, &Prices::of(&bucket), Layout::default().most_bytes(most_bytes)).unwrap();
-            for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
+            // What becomes of the groups of Auto is decided when their turn comes.
+            for strategy in [Strategy::Direct, Strategy::compose()] {
                 let planned = planned(&manifest, strategy, most_bytes, &bucket);
                 let told = forecast.of(strategy);
                 prop_assert_eq!(told.ops, planned.ops, "{:?}", strategy);

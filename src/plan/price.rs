@@ -126,7 +126,7 @@ impl Prices {
         let retrieval = self.row(class).retrieval * mean_size as f64 / GIB;
         match method {
             Method::Empty => 0.0,
-            Method::Direct => self.direct(class, 1) + retrieval,
+            Method::Direct | Method::Ranged => self.direct(class, 1) + retrieval,
             Method::Composed => {
                 let sources = sources.max(1);
                 self.composed(class, mean_size.saturating_mul(sources)) / sources as f64 + retrieval

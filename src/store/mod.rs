@@ -24,6 +24,7 @@ use futures_util::stream::BoxStream;
 
 use crate::Result;
 
+pub(crate) use client::Watch;
 pub use client::{Client, Payload};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
@@ -201,6 +202,13 @@ pub struct BucketInfo {
     pub default_hold: bool,
     /// Whether folders are real.
     pub hierarchical_namespace: bool,
+}
+
+impl BucketInfo {
+    /// Whether what is written is copied to another region.
+    pub(crate) fn replicates(&self) -> bool {
+        matches!(self.location_type.as_deref(), Some("dual-region" | "multi-region"))
+    }
 }
 
 /// Joins sources, in order, into one new object of the same bucket.

@@ -48,7 +48,8 @@ fn the_plan_is_what_bench_then_does_and_costs() {
     assert_eq!(planned["recommended"], "auto");
     assert!(planned["never_composes"].is_null() && planned["advice"].is_null(), "{planned}");
     assert_eq!(planned["assumptions"], serde_json::json!([]));
-    for strategy in ["direct", "compose", "auto"] {
+    // Auto goes by measured speed, too.
+    for strategy in ["direct", "compose"] {
         let args = ["bench", "gs://train", "--json", "--batch-size", "64", "--epochs", "3", "--strategy", strategy];
         let came = dataflux(&emulator, &args).json();
         let told = &planned["strategies"][strategy];
