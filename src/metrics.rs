@@ -1,5 +1,6 @@
 //! Counts of what was asked of the service: what an epoch cost at most is read from here.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ macro_rules! counters {
         /// [`snapshot`](Self::snapshot).
         #[derive(Debug, Default)]
         pub struct Metrics {
-            $(pub(crate) $name: AtomicU64,)+
+            $(pub(crate) $name: Counter,)+
         }
 
         /// The counts of a [`Metrics`] at one moment. Calls are counted once for each attempt that was sent. Those
@@ -27,6 +28,11 @@ macro_rules! counters {
             /// The counts now. Each is exact; they are not read at one instant.
             pub fn snapshot(&self) -> Counts {
                 Counts { $($name: self.$name.load(Ordering::Relaxed),)+ }
+            }
+
+            /// Counts that begin at 0, and of which each is counted here, too.
+            pub(crate) fn part(&self) -> Self {
+                Self { $($name: self.$name.part(),)+ }
             }
         }
 
@@ -86,14 +92,38 @@ counters! {
     bytes_sent,
 }
 
+/// A count, and those that it is a part of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counter(Arc<Link>);
+
+#[derive(Debug, Default)]
+struct Link {
+    value: AtomicU64,
+    whole: Option<Counter>,
+}
+
+impl Counter {
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        self.0.value.load(order)
+    }
+
+    fn part(&self) -> Self {
+        Self(Arc::new(Link { value: AtomicU64::new(0), whole: Some(self.clone()) }))
+    }
+}
+
 /// Adds one.
-pub(crate) fn count(counter: &AtomicU64) {
+pub(crate) fn count(counter: &Counter) {
     add(counter, 1);
 }
 
 /// Adds `n`.
-pub(crate) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
+pub(crate) fn add(counter: &Counter, n: u64) {
+    let mut next = Some(counter);
+    while let Some(Counter(link)) = next {
+        link.value.fetch_add(n, Ordering::Relaxed);
+        next = link.whole.as_ref();
+    }
 }
 
 #[cfg(test)]
@@ -110,5 +140,15 @@ mod tests {
         let between = metrics.snapshot().since(&earlier);
         assert_eq!(between, Counts { get: 1, bytes_received: 7, ..Counts::default() });
         assert_eq!(earlier.plus(&between), metrics.snapshot());
+    }
+
+    #[test]
+    fn a_part_counts_for_the_whole_and_not_for_another_part() {
+        let whole = Metrics::default();
+        count(&whole.get);
+        let (one, other) = (whole.part(), whole.part());
+        add(&one.part().get, 3);
+        count(&other.get);
+        assert_eq!([one, other, whole].map(|metrics| metrics.snapshot().get), [3, 1, 5]);
     }
 }

@@ -1,12 +1,13 @@
 //! `dataflux bench`: epochs over a data set, and what they took.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use dataflux::list::{Filter, Prefix, Progress};
-use dataflux::manifest::{Manifest, NamesDigest};
+use dataflux::list::Prefix;
+use dataflux::manifest::NamesDigest;
+use dataflux::plan::{Bill, PriceTable};
 use dataflux::store::{Client, GcsConfig, GcsStore};
 use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, Strategy, fetch};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -16,7 +17,7 @@ use serde::Serialize;
 use crate::failure::Usage;
 use crate::filter::FilterArgs;
 use crate::value::Decoding;
-use crate::{output, progress, value};
+use crate::{output, progress, source, value};
 
 /// Run epochs over a data set as a training loop would, and measure them
 ///
@@ -39,7 +40,8 @@ What is measured:
   peak_rss_bytes        most memory resident; unknown where there is no /proc
   verified              samples whose bytes were proved by the CRC that was listed
   ops, retries          attempts sent to the service, the listing and retries included
-  cost_usd              those by the public price list, without traffic that leaves the region
+  cost_usd              those by the price table, without traffic that leaves the location
+  bill                  its parts: calls of class A and B, retrieval, temporary objects and their replication
   leftover_temporaries  temporary objects of this run that are in the bucket at the end
 
 SIGINT and SIGTERM delete what is temporary, then end it with exit code 130 or 143.")]
@@ -91,6 +93,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 
+    /// Go by the prices in this file, as `dataflux plan --print-prices` prints them, instead of the built-in ones
+    #[arg(long, value_name = "FILE")]
+    prices: Option<PathBuf>,
+
+    /// The most that an epoch may cost in US dollars, over all ranks; ways of reading that cost more are ruled out
+    #[arg(long, value_name = "USD")]
+    epoch_budget: Option<f64>,
+
     /// Which of --world-size processes this is, from 0
     #[arg(long, value_name = "R", requires = "world_size")]
     rank: Option<usize>,
@@ -141,6 +151,7 @@ struct Report {
     retries: u64,
     ops: Ops,
     cost_usd: f64,
+    bill: Bill,
     leftover_temporaries: u64,
 }
 
@@ -163,35 +174,24 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         let message = format!("--rank {rank} must be below --world-size {world_size}: ranks count from 0");
         return Err(Usage(message).into());
     }
+    let prices = args.prices.as_ref().map(PriceTable::load).transpose()?;
     dataflux::clean_up_on_signals()?;
     tracing::info!(prefix = %args.uri, "listing");
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
-    let builder = DatafluxDataset::builder().client(client.clone());
-    let dataset = if let Some(file) = &args.manifest {
-        builder.from_manifest(of_prefix(Manifest::load(file)?, file, &args.uri)?)?
-    } else {
-        let listing = Arc::new(Progress::default());
-        let _spinner = progress::listing(Arc::clone(&listing));
-        builder.filter(args.filter.of(Filter::new())?).progress(listing).open(&args.uri.to_string())?
-    };
+    let dataset = source::open(&client, &args.uri, args.manifest.as_deref(), &args.filter)?;
     match args.decode {
-        Decoding::Raw => measure(args, &client, dataset.decode(Raw), json),
+        Decoding::Raw => measure(args, &client, prices, dataset.decode(Raw), json),
         Decoding::Image { height, width } => {
-            measure(args, &client, dataset.decode(ImageFolder::new().resize(height, width)), json)
+            measure(args, &client, prices, dataset.decode(ImageFolder::new().resize(height, width)), json)
         }
     }
 }
 
-/// The manifest, if it is of this prefix.
-fn of_prefix(manifest: Manifest, file: &Path, prefix: &Prefix) -> Result<Manifest> {
-    if manifest.prefix() == prefix {
-        return Ok(manifest);
-    }
-    let (file, of) = (file.display(), manifest.prefix());
-    Err(Usage(format!("{file} is a manifest of {of}, not of {prefix}: name {of}, or save another")).into())
-}
-
-fn loader<D: Decode>(args: &Args, dataset: DatafluxDataset<D>) -> dataflux::Result<DataLoader<D>> {
+fn loader<D: Decode>(
+    args: &Args,
+    prices: Option<PriceTable>,
+    dataset: DatafluxDataset<D>,
+) -> dataflux::Result<DataLoader<D>> {
     let mut builder = DataLoader::builder(dataset).batch_size(args.batch_size).strategy(args.strategy.into());
     if let Some(seed) = args.shuffle {
         builder = builder.shuffle(seed);
@@ -208,16 +208,28 @@ fn loader<D: Decode>(args: &Args, dataset: DatafluxDataset<D>) -> dataflux::Resu
     if let (Some(rank), Some(world_size)) = (args.rank, args.world_size) {
         builder = builder.shard(rank, world_size);
     }
+    if let Some(prices) = prices {
+        builder = builder.prices(prices);
+    }
+    if let Some(dollars) = args.epoch_budget {
+        builder = builder.epoch_budget_usd(dollars);
+    }
     builder.build()
 }
 
-fn measure<D: Decode>(args: &Args, client: &Client, dataset: DatafluxDataset<D>, json: bool) -> Result<()> {
-    let loader = loader(args, dataset)?;
+fn measure<D: Decode>(
+    args: &Args,
+    client: &Client,
+    prices: Option<PriceTable>,
+    dataset: DatafluxDataset<D>,
+    json: bool,
+) -> Result<()> {
+    let loader = loader(args, prices, dataset)?;
     let started = Instant::now();
     let epochs = Epochs::run(args, &loader)?;
     let left = dataflux::wait_for_temporaries(AT_END).objects;
     let seconds = started.elapsed().as_secs_f64();
-    let counts = client.metrics().snapshot();
+    let (counts, bill) = (client.metrics().snapshot(), loader.bill());
     let report = Report {
         samples: epochs.samples,
         bytes: epochs.bytes,
@@ -239,7 +251,8 @@ fn measure<D: Decode>(args: &Args, client: &Client, dataset: DatafluxDataset<D>,
             delete: counts.delete,
             put: counts.put,
         },
-        cost_usd: loader.bill().total(),
+        cost_usd: bill.total(),
+        bill,
         // Last, so that this look is no part of what is measured.
         leftover_temporaries: leftover(client, &args.uri, left.len() as u64)?,
     };
@@ -355,7 +368,7 @@ impl Report {
                     self.retries
                 ),
             ),
-            ("cost", format!("{:.6} USD", self.cost_usd)),
+            ("cost", self.bill.to_string()),
             ("leftover temporaries", self.leftover_temporaries.to_string()),
             ("order digest", self.order_digest.clone()),
         ]

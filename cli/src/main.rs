@@ -8,7 +8,9 @@ mod filter;
 mod get;
 mod ls;
 mod output;
+mod plan;
 mod progress;
+mod source;
 mod value;
 
 use std::io::IsTerminal;
@@ -50,6 +52,7 @@ enum Command {
     Ls(ls::Args),
     Get(get::Args),
     Bench(bench::Args),
+    Plan(plan::Args),
     Clean(clean::Args),
     Emulate(emulate::Args),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Ls(args) => ls::run(&args, cli.json),
         Command::Get(args) => get::run(&args, cli.json),
         Command::Bench(args) => bench::run(&args, cli.json),
+        Command::Plan(args) => plan::run(&args, cli.json),
         Command::Clean(args) => clean::run(&args, cli.json),
         Command::Emulate(args) => emulate::run(args, cli.json),
     });

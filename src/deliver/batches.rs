@@ -10,11 +10,13 @@ use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
 use super::auto::Auto;
+use super::cost::Spent;
 use super::pipeline::Ticket;
 use crate::collate::Batch;
 use crate::fetch::Run;
 use crate::manifest::Manifest;
-use crate::plan::{GroupCounts, Groups};
+use crate::metrics::Counts;
+use crate::plan::{Bill, GroupCounts, Groups};
 use crate::sample::State;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -43,6 +45,11 @@ pub struct EpochStats {
     pub temporaries_left: u64,
     /// How what was begun so far is read; some of it may not be delivered yet.
     pub groups: Groups,
+    /// What this epoch asked of the service, retries and what is still ahead of the training loop included; nothing of
+    /// other epochs, nor of the listing.
+    pub ops: Counts,
+    /// What that costs, on this rank: the same parts as in a [forecast](crate::plan::Forecast).
+    pub bill: Bill,
 }
 
 impl EpochStats {
@@ -63,6 +70,7 @@ pub struct Batches<B> {
     run: Arc<Run>,
     groups: Arc<GroupCounts>,
     auto: Option<Arc<Auto>>,
+    spent: Spent,
     manifest: Arc<Manifest>,
     /// Without the digest, which may not be known yet.
     state: State,
@@ -78,6 +86,7 @@ impl<B> Batches<B> {
         cancel: watch::Sender<bool>,
         (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
         run: Arc<Run>,
+        spent: Spent,
         manifest: Arc<Manifest>,
         state: State,
     ) -> Self {
@@ -87,6 +96,7 @@ impl<B> Batches<B> {
             run,
             groups,
             auto,
+            spent,
             manifest,
             state,
             stats: EpochStats::default(),
@@ -105,7 +115,7 @@ impl<B> Batches<B> {
 
     /// What the epoch has come to so far.
     pub fn stats(&self) -> EpochStats {
-        EpochStats { groups: self.groups.groups(), ..self.stats }
+        EpochStats { groups: self.groups.groups(), ops: self.spent.ops(), bill: self.spent.bill(), ..self.stats }
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {

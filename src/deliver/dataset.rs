@@ -383,7 +383,7 @@ impl<D: Decode> DatafluxDataset<D> {
         let size = manifest.facts_at(index)?.size;
         let group = Group::alone(0, SampleId(index), size, MIN_RANGED);
         let io = Io::shared()?;
-        let (client, throttles) = (client.clone(), Arc::clone(throttles));
+        let throttles = Arc::clone(throttles);
         let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, throttles);
         let manifest = Arc::clone(manifest);
         let sample = io.run(async move {

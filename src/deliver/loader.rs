@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
+use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
 use super::pipeline::{Course, Engine};
 use super::pool::{self, Code};
@@ -15,7 +16,10 @@ use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::{Caps, Ceilings, Fetcher, Ranges, Throttles};
 use crate::io::Io;
-use crate::plan::{Bill, Choice, Planner, Strategy, Terms, never_compose};
+use crate::metrics::Counts;
+use crate::plan::{
+    Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
+};
 use crate::sample::{Sharding, Shuffle, State};
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
@@ -81,6 +85,8 @@ struct Settings {
     ranges: Ranges,
     stall: Option<Duration>,
     hedge: Option<Hedge>,
+    prices: Option<PriceTable>,
+    epoch_budget_usd: Option<f64>,
 }
 
 impl Settings {
@@ -128,6 +134,8 @@ impl<D: Decode> DataLoader<D> {
             ranges: Ranges::default(),
             stall: None,
             hedge: None,
+            prices: None,
+            epoch_budget_usd: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -282,6 +290,35 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Prices to go by instead of the built-in ones: those of a contract, of a location, of another day.
+    pub fn prices(mut self, table: PriceTable) -> Self {
+        self.settings.prices = Some(table);
+        self
+    }
+
+    /// The most that a whole epoch may cost in US dollars, **over all ranks together**, by the price table. Ways of reading
+    /// that cost more are ruled out when the loader is built, which walks through the manifest once (a second for 18
+    /// million objects), and waits for the end of its listing. It goes by the [`Forecast`](crate::plan::Forecast): retries, and what is
+    /// read object by object because composing fails, come on top; so does the listing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DataLoader, DatafluxDataset, Strategy};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// // 100 reads at $0.0004 a thousand cost $0.00004.
+    /// let builder = DataLoader::builder(dataset).strategy(Strategy::Direct).epoch_budget_usd(0.00003);
+    /// assert!(builder.build().unwrap_err().to_string().contains("$0.0000400"));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn epoch_budget_usd(mut self, dollars: f64) -> Self {
+        self.settings.epoch_budget_usd = Some(dollars);
+        self
+    }
+
     /// Makes batches with `collate` instead of the decoder's own way.
     pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
@@ -390,7 +427,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             Some(hedge) => client.with_hedge(hedge),
             None => client,
         };
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
+        let fetcher = Fetcher::new(&client, Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
             .with_ranges(settings.ranges);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
@@ -407,17 +444,36 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 fetcher.stop_composing(&format!("{lacking} is not granted"));
             }
         }
-        let held = Gauge::default();
+        let prices = settings.prices.as_ref().unwrap_or_else(|| PriceTable::built_in()).of(&source.bucket);
         // A composed download is one allocation: a few must fit at once, or reading would stop for each.
-        let planner =
-            Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket);
-        let auto = (settings.strategy == Strategy::Auto).then(|| {
+        let most_bytes = settings.memory_budget / 4;
+        let cap = if let Strategy::Compose { max_bytes } = settings.strategy { max_bytes } else { MAX_COMPOSED_BYTES };
+        let means = Means {
+            manifest: &manifest,
+            prices: &prices,
+            layout: Layout::default().most_bytes(most_bytes.min(cap)),
+            strategy: settings.strategy,
+            no_compose: never_compose(&source.bucket).or_else(|| {
+                (!fetcher.may_compose()).then(|| "the right to create or delete objects is missing".into())
+            }),
+        };
+        let allowed = settings.epoch_budget_usd.map(|budget| means.within(budget)).transpose()?;
+        let strategy = match allowed {
+            Some(Affordable::Direct) => Strategy::Direct,
+            Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
+            Some(Affordable::Cheapest | Affordable::All) | None => settings.strategy,
+        };
+        Means { strategy, ..means }.warn();
+        let held = Gauge::default();
+        let planner = Planner::new(Arc::clone(&manifest), strategy, most_bytes, &source.bucket).with_prices(prices);
+        let auto = (strategy == Strategy::Auto).then(|| {
             Auto::new(Terms {
                 max_bytes: planner.max_bytes(),
                 budget: settings.memory_budget,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
-                max_usd_per_sample: None,
+                // For less than the cheapest way nothing can be had, so that this leaves just that one.
+                max_usd_per_sample: (allowed == Some(Affordable::Cheapest)).then_some(0.0),
             })
         });
         let engine = Engine {
@@ -464,6 +520,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let (cancel, cancelled) = watch::channel(false);
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
+        let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
         let counts = (Arc::clone(&engine.groups), engine.auto.clone());
         let course = Course {
             shuffle: self.shuffle,
@@ -480,7 +537,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, counts, run, Arc::clone(self.dataset.manifest()), state))
+        Ok(Batches::new(receiver, cancel, counts, run, spent, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -501,9 +558,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         &self.dataset
     }
 
-    /// What the calls made so far through this data set's client cost by the public price list, the listing included.
+    /// What the calls made so far through this data set's client cost by the price table, the listing included. Those of
+    /// this loader's epochs go by the storage class of their object, the others by that of the bucket.
     pub fn bill(&self) -> Bill {
-        self.engine.planner.prices().bill(&self.dataset.client().metrics().snapshot())
+        let spent = Spent { clients: self.engine.fetcher.clients().clone(), prices: *self.engine.planner.prices() };
+        let others: Counts = self.dataset.client().metrics().snapshot().since(&spent.ops());
+        spent.bill() + spent.prices.bill(&others)
     }
 
     /// How samples that could be joined are read now, and why, where that is chosen by measurement

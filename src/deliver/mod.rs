@@ -7,6 +7,7 @@
 
 mod auto;
 mod batches;
+mod cost;
 mod dataset;
 mod loader;
 mod pipeline;

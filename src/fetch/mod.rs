@@ -1,6 +1,7 @@
 //! Groups to payloads: composed and direct reads, and the temporary objects of the former.
 
 mod clean;
+mod clients;
 mod process;
 mod ranged;
 mod rate;
@@ -17,11 +18,13 @@ use tokio::sync::Mutex;
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
+use crate::metrics::add;
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
+pub(crate) use clients::Clients;
 pub use process::clean_up_on_signals;
 pub(crate) use ranged::Ranges;
 pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
@@ -55,7 +58,7 @@ const FIRST_DELETION: Duration = Duration::from_secs(60);
 /// Reads groups of one data set.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
-    client: Client,
+    clients: Clients,
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
@@ -83,7 +86,7 @@ struct Composing {
 
 impl Fetcher {
     pub(crate) fn new(
-        client: Client,
+        client: &Client,
         manifest: Arc<Manifest>,
         io: Arc<Io>,
         bucket: &BucketInfo,
@@ -97,8 +100,8 @@ impl Fetcher {
             proving: Mutex::new(()),
         };
         let first = throttles.now_serving();
-        let ranges = Ranges::default();
-        Self { client, manifest, io, run: Run::new(), throttles, first, ranges, compose: Arc::new(compose) }
+        let (clients, ranges) = (Clients::of(client), Ranges::default());
+        Self { clients, manifest, io, run: Run::new(), throttles, first, ranges, compose: Arc::new(compose) }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -107,11 +110,11 @@ impl Fetcher {
         self
     }
 
-    /// The same for another epoch, with temporaries of its own, and with buffers that are used again as long as the epoch
-    /// runs: `memory` bytes of them at most.
+    /// The same for another epoch, with temporaries and counts of its own, and with buffers that are used again as long as
+    /// the epoch runs: `memory` bytes of them at most.
     pub(crate) fn for_epoch(&self, memory: u64) -> Self {
         Self {
-            client: self.client.with_buffers(Buffers::new(memory)),
+            clients: self.clients.apart().with_buffers(&Buffers::new(memory)),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(),
@@ -125,6 +128,11 @@ impl Fetcher {
     /// The run that temporaries of this fetcher belong to.
     pub(crate) fn run(&self) -> &Arc<Run> {
         &self.run
+    }
+
+    /// What this fetcher, or those that are for its epochs, asked of the service.
+    pub(crate) fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// What is known of how many calls the bucket takes.
@@ -145,7 +153,10 @@ impl Fetcher {
             Method::Empty => {
                 return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: 0 });
             }
-            Method::Direct => self.read(&self.manifest.id(&entries[0]), entries[0].size, number).await,
+            Method::Direct => {
+                let client = self.clients.class(entries[0].storage_class);
+                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, number).await
+            }
             Method::Ranged => self.ranged(&entries[0], number).await,
             Method::Composed => self.composed(&group, &entries, number).await,
         };
@@ -170,11 +181,11 @@ impl Fetcher {
         }
     }
 
-    async fn read(&self, id: &ObjectId, size: u64, number: u64) -> Result<store::Payload> {
+    async fn read(&self, client: &Client, id: &ObjectId, size: u64, number: u64) -> Result<store::Payload> {
         let slot = self.throttles.reads.acquire(number).await;
         self.throttles.serves(number);
         // In a box, since thousands wait for their turn, and a read under way is large.
-        let read = Box::pin(self.client.watched(slot.watch()).read(id, None, size)).await?;
+        let read = Box::pin(client.watched(slot.watch()).read(id, None, size)).await?;
         slot.done(read.bytes.len() as u64);
         Ok(read)
     }
@@ -183,7 +194,8 @@ impl Fetcher {
     async fn ranged(&self, entry: &Entry, number: u64) -> Result<store::Payload> {
         self.throttles.serves(number);
         let lanes = Lanes::throttled(Arc::clone(&self.throttles.reads), number);
-        let download = Download::of(&self.client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
+        let client = self.clients.class(entry.storage_class);
+        let download = Download::of(client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
         let Ranges { min_part_size, max_streams } = self.ranges;
         download.min_part_size(min_part_size).max_streams(max_streams).into_payload().await
     }
@@ -211,7 +223,9 @@ impl Fetcher {
         if !self.may_compose() {
             return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
         }
-        let temporary = match self.compose(group, entries, number).await {
+        // All sources are of one class, and what they are joined into is, too.
+        let client = self.clients.class(entries[0].storage_class);
+        let temporary = match self.compose(client, group, entries, number).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
@@ -223,11 +237,11 @@ impl Fetcher {
             }
         };
         self.compose.failures.store(0, Ordering::Relaxed);
-        self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        self.read(temporary.id(), group.bytes(), number).await
+        add(&client.metrics().bytes_composed, group.bytes());
+        self.read(client, temporary.id(), group.bytes(), number).await
     }
 
-    async fn compose(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {
+    async fn compose(&self, client: &Client, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
         for entry in entries {
@@ -247,6 +261,6 @@ impl Fetcher {
             SystemTime::now(),
         );
         self.throttles.serves(number);
-        self.run.compose(&self.client, &self.io, &self.throttles.writes, number, request).await
+        self.run.compose(client, &self.io, &self.throttles.writes, number, request).await
     }
 }

@@ -1,9 +1,11 @@
 //! Which objects to read together, and how: samples cut into groups, and the choice between ways to read them.
 
 mod chooser;
+mod forecast;
 mod price;
 #[cfg(test)]
 mod simulation;
+mod table;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +17,10 @@ use crate::sample::SampleId;
 use crate::store::{BucketInfo, StorageClass};
 pub(crate) use chooser::{Ceiling, Ceilings, Chooser, Terms, Turn};
 pub use chooser::{Choice, Way};
-pub use price::{Bill, Prices, cold_notice};
+pub(crate) use forecast::Affordable;
+pub use forecast::{Cost, Forecast, Layout};
+pub use price::{Bill, Prices, cold_notice, usd};
+pub use table::PriceTable;
 
 /// The most sources that one compose call takes.
 pub const MAX_SOURCES: usize = 32;
@@ -51,13 +56,25 @@ impl Strategy {
     }
 }
 
-/// Why a bucket must not be composed in, whatever the strategy.
-pub(crate) fn never_compose(bucket: &BucketInfo) -> Option<String> {
+/// Why a bucket must not be composed in, whatever the strategy; a reason that goes on after "because".
+pub fn never_compose(bucket: &BucketInfo) -> Option<String> {
     if let Some(retention) = bucket.retention.filter(|retention| !retention.is_zero()) {
-        let days = retention.as_secs() / 86_400;
-        return Some(format!("its retention policy keeps temporary objects from being deleted for {days} days"));
+        let days = retention.as_secs_f64() / 86_400.0;
+        return Some(format!("its retention policy keeps temporary objects from being deleted (days: {days})"));
     }
     bucket.default_hold.then(|| "its default hold keeps temporary objects from being deleted".to_owned())
+}
+
+/// Whether an object can be a source of a composed one of at most `max_bytes`. What has no CRC can't be proved before it
+/// is joined, and "another class" may be several.
+fn can_be_source(object: &Facts, max_bytes: u64) -> bool {
+    let known = object.storage_class != StorageClass::Other && object.crc32c.is_some();
+    known && object.size > 0 && object.size < max_bytes
+}
+
+/// Whether temporaries of a class are billed for a month and more however soon they are deleted.
+fn is_cold(class: StorageClass) -> bool {
+    matches!(class, StorageClass::Nearline | StorageClass::Coldline | StorageClass::Archive)
 }
 
 /// One sample's place in a payload.
@@ -237,17 +254,10 @@ impl Planner {
         Ok(groups)
     }
 
-    /// Whether an object can be a source. What has no CRC can't be proved before it is joined, and "another class" may
-    /// be several. Temporaries of the cold classes are billed for a month and more however soon they are deleted, so only
-    /// an explicit strategy makes them.
+    /// Whether an object is to be a source. Of the cold classes only an explicit strategy makes temporaries.
     fn may_join(&self, object: &Facts) -> bool {
-        let class = match object.storage_class {
-            StorageClass::Standard | StorageClass::Unspecified => true,
-            StorageClass::Other => false,
-            _ => self.strategy != Strategy::Auto,
-        };
-        let small = object.size < self.max_bytes.min(self.ranged);
-        class && object.size > 0 && small && object.crc32c.is_some()
+        let small = self.max_bytes.min(self.ranged);
+        can_be_source(object, small) && !(self.strategy == Strategy::Auto && is_cold(object.storage_class))
     }
 
     /// A group of one is read by itself. So are, unless composing was asked for, the few that fill no group: they'd take
@@ -261,6 +271,13 @@ impl Planner {
         } else {
             groups.extend(group.split_up());
         }
+    }
+
+    /// The same by other prices than the built-in ones.
+    #[must_use]
+    pub fn with_prices(mut self, prices: Prices) -> Self {
+        self.prices = prices;
+        self
     }
 
     /// What calls of an epoch come to.

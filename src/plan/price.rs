@@ -1,103 +1,219 @@
 //! What calls cost.
 
+use std::fmt;
+use std::ops::Add;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::Method;
+use super::table::{LocationType, PriceTable, Row};
 use crate::metrics::Counts;
 use crate::store::{BucketInfo, StorageClass};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// US dollars for one call of class A (insert, list, compose) and one of class B (get, media), and for retrieving a
-/// GiB: the public price list of November 2026, single region, flat namespace.
-const fn table(class: StorageClass) -> (f64, f64, f64) {
-    match class {
-        StorageClass::Standard | StorageClass::Unspecified | StorageClass::Other => (0.005e-3, 0.0004e-3, 0.0),
-        StorageClass::Nearline => (0.01e-3, 0.001e-3, 0.01),
-        StorageClass::Coldline => (0.02e-3, 0.01e-3, 0.02),
-        StorageClass::Archive => (0.05e-3, 0.05e-3, 0.05),
-    }
-}
-
-/// Storing a GiB of class Standard for a month of 30 days, in US dollars.
-const GIB_MONTH: f64 = 0.020;
+const DAY: Duration = Duration::from_secs(86_400);
+/// The month that prices of storage are for.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 /// What a bucket does when it doesn't say: keep deleted objects, and bill them, for seven days.
-const SOFT_DELETE: Duration = Duration::from_secs(7 * 86_400);
-/// Copying a GiB to the other region of a dual- or multi-region bucket, in the US and the EU.
-const REPLICATION: f64 = 0.02;
+pub(super) const SOFT_DELETE: Duration = Duration::from_secs(7 * 86_400);
 
 /// The price list as it holds for one bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prices {
-    /// What a GiB that is written and at once deleted costs.
-    temporary_gib: f64,
-    /// Class A is twice as dear where there is more than one region.
-    class_a_factor: f64,
+    /// Of Standard, Nearline, Coldline and Archive.
+    rows: [Row; 4],
     /// The class of what no listing tells the class of.
     class: StorageClass,
+    soft_delete: Duration,
 }
 
-/// What a run has cost, in US dollars, by the public price list, at the price of the bucket's own class. Traffic that
-/// leaves the region is not in it, nor what objects of another class than the bucket's cost beyond that.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// What calls cost, in US dollars, by the price list. Traffic that leaves the location is not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Bill {
     /// Lists, composes and writes.
     pub class_a: f64,
     /// Reads of bytes and of metadata.
     pub class_b: f64,
-    /// Temporary objects that are billed on after their deletion, and their replication.
-    pub temporaries: f64,
-    /// Retrieval of bytes, where the bucket's class is a cold one.
+    /// Retrieval of bytes of the cold classes.
     pub retrieval: f64,
+    /// Storage of temporary objects: soft delete keeps them after their deletion, and the cold classes bill each object
+    /// for a month or more.
+    pub temporaries: f64,
+    /// Copies of temporary objects to the other region of a dual- or multi-region bucket.
+    pub replication: f64,
 }
 
 impl Bill {
     /// All of it.
     pub fn total(&self) -> f64 {
-        self.class_a + self.class_b + self.temporaries + self.retrieval
+        self.class_a + self.class_b + self.retrieval + self.temporaries + self.replication
+    }
+}
+
+/// The total, and what it is made of.
+impl fmt::Display for Bill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&usd(self.total()))?;
+        let parts = [
+            ("class A", self.class_a),
+            ("class B", self.class_b),
+            ("retrieval", self.retrieval),
+            ("temporary objects", self.temporaries),
+            ("replication", self.replication),
+        ];
+        for (number, (name, part)) in parts.into_iter().filter(|(_, part)| *part > 0.0).enumerate() {
+            write!(f, "{}{name} {}", if number == 0 { ": " } else { ", " }, usd(part))?;
+        }
+        Ok(())
+    }
+}
+
+impl Add for Bill {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            class_a: self.class_a + other.class_a,
+            class_b: self.class_b + other.class_b,
+            retrieval: self.retrieval + other.retrieval,
+            temporaries: self.temporaries + other.temporaries,
+            replication: self.replication + other.replication,
+        }
+    }
+}
+
+impl std::iter::Sum for Bill {
+    fn sum<I: Iterator<Item = Self>>(bills: I) -> Self {
+        bills.fold(Self::default(), Add::add)
     }
 }
 
 impl Prices {
-    /// The prices that hold in a bucket. What isn't known is taken to be as in a new bucket of one region.
+    /// The built-in prices that hold in a bucket. What isn't known is taken to be as in a new bucket of one region.
     pub fn of(bucket: &BucketInfo) -> Self {
-        let soft_delete = bucket.soft_delete.unwrap_or(SOFT_DELETE);
-        let regions = matches!(bucket.location_type.as_deref(), Some("dual-region" | "multi-region"));
-        let kept = GIB_MONTH * soft_delete.as_secs_f64() / MONTH.as_secs_f64();
-        Self {
-            temporary_gib: kept + if regions { REPLICATION } else { 0.0 },
-            class_a_factor: if regions { 2.0 } else { 1.0 },
-            class: bucket.storage_class,
-        }
+        PriceTable::built_in().of(bucket)
     }
 
-    /// Dollars for reading `objects` one by one.
+    fn row(&self, class: StorageClass) -> &Row {
+        let told = |class| match class {
+            StorageClass::Unspecified => None,
+            // Those of old times cost about what Standard does.
+            StorageClass::Standard | StorageClass::Other => Some(0),
+            StorageClass::Nearline => Some(1),
+            StorageClass::Coldline => Some(2),
+            StorageClass::Archive => Some(3),
+        };
+        &self.rows[told(class).or_else(|| told(self.class)).unwrap_or(0)]
+    }
+
+    /// Dollars for reading `objects` one by one, beside the retrieval of their bytes.
     pub fn direct(&self, class: StorageClass, objects: u64) -> f64 {
-        table(class).1 * objects as f64
+        self.row(class).class_b * objects as f64
     }
 
-    /// Dollars for joining objects of `bytes` in all, and reading the result once.
+    /// Dollars for joining objects of `bytes` in all, and reading the result once, beside the retrieval of its bytes.
     pub fn composed(&self, class: StorageClass, bytes: u64) -> f64 {
-        let (class_a, class_b, _) = table(class);
-        class_a * self.class_a_factor + class_b + self.temporary(bytes)
+        let row = self.row(class);
+        row.class_a + row.class_b + self.kept(class, bytes) + row.replication * bytes as f64 / GIB
     }
 
-    /// Dollars for `bytes` of temporary objects, beyond the calls.
-    fn temporary(&self, bytes: u64) -> f64 {
-        self.temporary_gib * bytes as f64 / GIB
-    }
-
-    /// Dollars for calls that were made.
-    pub fn bill(&self, counts: &Counts) -> Bill {
-        let (class_a, class_b, retrieval) = table(self.class);
-        Bill {
-            retrieval: retrieval * counts.bytes_received as f64 / GIB,
-            class_a: class_a * self.class_a_factor * (counts.list + counts.compose + counts.put) as f64,
-            class_b: class_b * (counts.get + counts.stat + counts.bucket) as f64,
-            temporaries: self.temporary(counts.bytes_composed),
+    /// Dollars for a sample of `mean_size` bytes that is read with `sources` others like it, itself included, in one
+    /// composed read, or by itself with another method.
+    pub fn usd_per_sample(&self, method: Method, class: StorageClass, mean_size: u64, sources: u64) -> f64 {
+        let retrieval = self.row(class).retrieval * mean_size as f64 / GIB;
+        match method {
+            Method::Empty => 0.0,
+            Method::Direct | Method::Ranged => self.direct(class, 1) + retrieval,
+            Method::Composed => {
+                let sources = sources.max(1);
+                self.composed(class, mean_size.saturating_mul(sources)) / sources as f64 + retrieval
+            }
         }
     }
+
+    /// How long the bucket keeps what was deleted, and bills it.
+    pub fn soft_delete(&self) -> Duration {
+        self.soft_delete
+    }
+
+    /// The prices of a bucket that keeps nothing.
+    pub(super) fn without_soft_delete(&self) -> Self {
+        Self { soft_delete: Duration::ZERO, ..*self }
+    }
+
+    /// How long a temporary object is billed for.
+    pub fn billed_for(&self, class: StorageClass) -> Duration {
+        self.soft_delete.max(DAY * self.row(class).minimum_days)
+    }
+
+    /// Dollars for the storage of `bytes` of temporary objects.
+    fn kept(&self, class: StorageClass, bytes: u64) -> f64 {
+        let months = self.billed_for(class).as_secs_f64() / MONTH.as_secs_f64();
+        self.row(class).storage_month * months * bytes as f64 / GIB
+    }
+
+    /// Dollars for calls that were made, at the prices of the bucket's own class.
+    pub fn bill(&self, counts: &Counts) -> Bill {
+        self.bill_of(self.class, counts)
+    }
+
+    /// Dollars for calls that were made on objects of `class`.
+    pub fn bill_of(&self, class: StorageClass, counts: &Counts) -> Bill {
+        let row = self.row(class);
+        Bill {
+            class_a: row.class_a * (counts.list + counts.compose + counts.put) as f64,
+            class_b: row.class_b * (counts.get + counts.stat + counts.bucket) as f64,
+            retrieval: row.retrieval * counts.bytes_received as f64 / GIB,
+            temporaries: self.kept(class, counts.bytes_composed),
+            replication: row.replication * counts.bytes_composed as f64 / GIB,
+        }
+    }
+}
+
+impl PriceTable {
+    /// The prices that hold in a bucket. What isn't known of it is taken to be as in a new bucket of one region;
+    /// [`assumptions`](Self::assumptions) says so in words.
+    pub fn of(&self, bucket: &BucketInfo) -> Prices {
+        let (rows, ..) = self.rows(bucket.hierarchical_namespace, location_type(bucket), bucket.location.as_deref());
+        Prices { rows, class: bucket.storage_class, soft_delete: bucket.soft_delete.unwrap_or(SOFT_DELETE) }
+    }
+
+    /// What is taken for granted of a bucket where neither it nor the table tells, a sentence each.
+    pub fn assumptions(&self, bucket: &BucketInfo) -> Vec<String> {
+        let (rows, from_flat, placed) =
+            self.rows(bucket.hierarchical_namespace, location_type(bucket), bucket.location.as_deref());
+        let mut told = Vec::new();
+        if bucket.location_type.is_none() {
+            told.push(
+                "the bucket doesn't tell where it is (storage.buckets.get may be missing): one region is taken"
+                    .to_owned(),
+            );
+        }
+        if bucket.soft_delete.is_none() {
+            let days = SOFT_DELETE.as_secs() / DAY.as_secs();
+            told.push(format!("the bucket doesn't tell how long it keeps deleted objects: {days} days are taken"));
+        }
+        if bucket.hierarchical_namespace && from_flat {
+            told.push(
+                "the table has no prices for hierarchical namespaces: those of flat ones are taken, and are too low"
+                    .to_owned(),
+            );
+        }
+        if let Some(location) = bucket.location.as_deref().filter(|_| !placed) {
+            let month = rows[0].storage_month;
+            told.push(format!(
+                "the table has no price for storage in {location}: ${month} for a GiB-month of Standard is taken"
+            ));
+        }
+        told
+    }
+}
+
+fn location_type(bucket: &BucketInfo) -> LocationType {
+    bucket.location_type.as_deref().and_then(LocationType::parse).unwrap_or(LocationType::Region)
 }
 
 /// One line on what it costs to read objects of cold storage classes, and what to do about it; `None` where there are
@@ -120,6 +236,7 @@ impl Prices {
 /// ```
 pub fn cold_notice(classes: &[(StorageClass, u64, u64)]) -> Option<String> {
     let cold = [StorageClass::Nearline, StorageClass::Coldline, StorageClass::Archive];
+    let prices = Prices::of(&BucketInfo::default());
     let (mut objects, mut retrieval, mut calls, mut held) = (0u64, 0.0, 0.0, Vec::new());
     for class in cold {
         let of_class = classes.iter().filter(|(other, ..)| *other == class);
@@ -129,7 +246,7 @@ pub fn cold_notice(classes: &[(StorageClass, u64, u64)]) -> Option<String> {
         if count == 0 {
             continue;
         }
-        let (_, class_b, gib) = table(class);
+        let Row { class_b, retrieval: gib, .. } = *prices.row(class);
         objects = objects.saturating_add(count);
         retrieval += gib * bytes as f64 / GIB;
         calls += class_b * count as f64;
@@ -146,8 +263,19 @@ pub fn cold_notice(classes: &[(StorageClass, u64, u64)]) -> Option<String> {
         held.join("; "),
         dollars(retrieval),
         dollars(calls),
-        dollars(table(StorageClass::Standard).1 * objects as f64),
+        dollars(prices.direct(StorageClass::Standard, objects)),
     ))
+}
+
+/// US dollars to the cent, and to three digits where there are less than that many: an epoch may cost so little that
+/// cents don't tell one strategy from another.
+pub fn usd(amount: f64) -> String {
+    if amount <= 0.0 {
+        return "$0".to_owned();
+    }
+    // Beyond a billionth of a dollar there is nothing to tell.
+    let digits = (2.0 - amount.log10().floor()).clamp(2.0, 9.0) as usize;
+    format!("${amount:.digits$}")
 }
 
 /// To the cent.
@@ -212,6 +340,8 @@ mod tests {
         }
         let told = [0.0, 0.000_1, 0.01, 12.344].map(dollars);
         assert_eq!(told, ["$0.00", "under $0.01", "$0.01", "$12.34"]);
+        let told = [0.0, 1e-12, 0.000_401_6, 0.168_75, 0.4, 1.0, 12.344, 123_456.789].map(usd);
+        assert_eq!(told, ["$0", "$0.000000000", "$0.000402", "$0.169", "$0.400", "$1.00", "$12.34", "$123456.79"]);
     }
 
     /// The worked example of the price list: a million objects.
@@ -223,5 +353,67 @@ mod tests {
         near(prices.direct(StorageClass::Standard, 1_000_000), 0.40);
         near(31_250.0 * prices.composed(StorageClass::Standard, 0), 0.169);
         near(125_000.0 * prices.composed(StorageClass::Standard, 0), 0.675);
+    }
+
+    #[test]
+    fn what_is_not_told_is_taken_as_in_a_new_bucket_of_one_region_and_said() {
+        let told = |bucket: &BucketInfo| PriceTable::built_in().assumptions(bucket).join("\n");
+        let known = BucketInfo {
+            location: Some("US-CENTRAL1".into()),
+            location_type: Some("region".into()),
+            soft_delete: Some(SOFT_DELETE),
+            ..BucketInfo::default()
+        };
+        assert_eq!(told(&known), "");
+        assert_eq!(Prices::of(&known), Prices::of(&BucketInfo::default()));
+        let nothing = told(&BucketInfo::default());
+        assert!(nothing.contains("one region") && nothing.contains("7 days"), "{nothing}");
+        let elsewhere = BucketInfo { location: Some("ASIA-EAST2".into()), hierarchical_namespace: true, ..known };
+        let told = told(&elsewhere);
+        assert!(told.contains("hierarchical") && told.contains("ASIA-EAST2: $0.02"), "{told}");
+    }
+
+    #[test]
+    fn temporaries_are_billed_for_as_long_as_either_rule_has_it_and_copied_to_the_other_region() {
+        let week = Prices::of(&BucketInfo::default());
+        let year = Prices::of(&BucketInfo { soft_delete: Some(DAY * 90), ..BucketInfo::default() });
+        let days = |prices: &Prices, class| prices.billed_for(class).as_secs() / DAY.as_secs();
+        assert_eq!((days(&week, StorageClass::Standard), days(&year, StorageClass::Standard)), (7, 90));
+        assert_eq!((days(&week, StorageClass::Nearline), days(&year, StorageClass::Nearline)), (30, 90));
+        assert_eq!(days(&year, StorageClass::Archive), 365);
+        let counts =
+            Counts { compose: 2, get: 3, bytes_composed: 1 << 30, bytes_received: 1 << 31, ..Counts::default() };
+        let near = |got: f64, wanted: f64| assert!((got - wanted).abs() < 1e-12, "{got} for {wanted}");
+        let nearline = week.bill_of(StorageClass::Nearline, &counts);
+        near(nearline.temporaries, 0.010);
+        near(nearline.retrieval, 0.020);
+        near(nearline.total(), 0.030 + 2.0 * 0.01e-3 + 3.0 * 0.001e-3);
+        let two = Prices::of(&BucketInfo { location_type: Some("multi-region".into()), ..BucketInfo::default() });
+        let bill = two.bill(&counts);
+        near(bill.replication, 0.020);
+        near(bill.class_a, 2.0 * 0.010e-3);
+        near(bill.temporaries, 0.026 * 7.0 / 30.0);
+    }
+
+    #[test]
+    fn what_a_sample_costs_is_its_part_of_what_the_calls_cost() {
+        let prices = Prices::of(&BucketInfo::default());
+        for (class, size, sources) in [(StorageClass::Standard, 1_000, 32), (StorageClass::Coldline, 1 << 20, 7)] {
+            let bytes = size * sources;
+            let counts = Counts {
+                compose: 1,
+                get: 1,
+                delete: 1,
+                bytes_composed: bytes,
+                bytes_received: bytes,
+                ..Counts::default()
+            };
+            let composed = prices.bill_of(class, &counts).total() / sources as f64;
+            assert!((prices.usd_per_sample(Method::Composed, class, size, sources) / composed - 1.0).abs() < 1e-9);
+            let alone = Counts { get: 1, bytes_received: size, ..Counts::default() };
+            let direct = prices.bill_of(class, &alone).total();
+            assert!((prices.usd_per_sample(Method::Direct, class, size, 1) / direct - 1.0).abs() < 1e-9);
+        }
+        assert!(prices.usd_per_sample(Method::Empty, StorageClass::Standard, 0, 1) <= 0.0);
     }
 }

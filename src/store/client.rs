@@ -5,7 +5,6 @@ mod streaming;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use super::{
     Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy,
     Store,
 };
-use crate::metrics::{Metrics, add, count};
+use crate::metrics::{Counter, Metrics, add, count};
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) use streaming::Streaming;
@@ -149,6 +148,11 @@ impl Client {
     pub fn reconnected(&self) -> Result<Self> {
         let store = self.store.reconnected().transpose()?;
         Ok(Self { store: store.unwrap_or_else(|| Arc::clone(&self.store)), ..self.clone() })
+    }
+
+    /// The same client with counts of its own, which count for those of this one, too.
+    pub(crate) fn counted_apart(&self) -> Self {
+        Self { metrics: Arc::new(self.metrics.part()), ..self.clone() }
     }
 
     /// The same client, whose calls `watch` is told of.
@@ -550,7 +554,7 @@ struct Call<'a> {
     /// When the present try began.
     tried: Instant,
     /// Where refusals of the first try are counted.
-    refused: Option<&'a AtomicU64>,
+    refused: Option<&'a Counter>,
 }
 
 impl<'a> Call<'a> {
@@ -574,7 +578,7 @@ impl<'a> Call<'a> {
     }
 
     /// Counts a refusal of the first try there.
-    fn refusals(mut self, counter: &'a AtomicU64) -> Self {
+    fn refusals(mut self, counter: &'a Counter) -> Self {
         self.refused = Some(counter);
         self
     }

@@ -83,6 +83,10 @@ pub enum StorageClass {
 }
 
 impl StorageClass {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Unspecified, Self::Standard, Self::Nearline, Self::Coldline, Self::Archive, Self::Other];
+
     /// The class of the service's word for it; an empty word is [`Unspecified`](Self::Unspecified).
     pub fn parse(word: &str) -> Self {
         match word {

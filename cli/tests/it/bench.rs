@@ -19,6 +19,7 @@ const KEYS: [&str; 16] = [
     "retries",
     "ops",
     "cost_usd",
+    "bill",
     "leftover_temporaries",
 ];
 
@@ -68,7 +69,9 @@ fn the_order_is_one_whatever_the_strategy_and_the_threads() {
                 }
                 _ => assert!(op(&report, "get") <= 2000),
             }
-            assert!(report["cost_usd"].as_f64().unwrap() > 0.0);
+            let cost = report["cost_usd"].as_f64().unwrap();
+            let parts: f64 = report["bill"].as_object().unwrap().values().map(|part| part.as_f64().unwrap()).sum();
+            assert!(cost > 0.0 && (cost - parts).abs() < 1e-12, "{report}");
         }
     }
     digests.dedup();
@@ -150,6 +153,7 @@ fn folder_marks_are_no_samples() {
 fn humans_get_a_table() {
     let emulator = emulator();
     let done = dataflux(&emulator, &["bench", "gs://train", "--step-ms", "1", "--memory-budget", "64MiB"]).expect(0);
+    assert!(done.stdout.contains(": class A $"), "{}", done.stdout);
     assert!(done.stdout.contains("1000 of them verified") && done.stderr.is_empty(), "{}{}", done.stdout, done.stderr);
 }
 

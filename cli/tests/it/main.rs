@@ -7,6 +7,7 @@ mod emulate;
 mod get;
 mod harness;
 mod ls;
+mod plan;
 mod refusals;
 mod save;
 mod signals;

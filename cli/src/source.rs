@@ -1,0 +1,38 @@
+//! The samples that a command is about: listed, or out of a manifest.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use dataflux::list::{Filter, Prefix, Progress};
+use dataflux::store::Client;
+use dataflux::{DatafluxDataset, Manifest};
+
+use crate::failure::Usage;
+use crate::filter::FilterArgs;
+use crate::progress;
+
+/// Lists the samples of `prefix`, or takes them from a manifest of it.
+pub(crate) fn open(
+    client: &Client,
+    prefix: &Prefix,
+    manifest: Option<&Path>,
+    filter: &FilterArgs,
+) -> Result<DatafluxDataset> {
+    let builder = DatafluxDataset::builder().client(client.clone());
+    if let Some(file) = manifest {
+        return Ok(builder.from_manifest(of_prefix(Manifest::load(file)?, file, prefix)?)?);
+    }
+    let listing = Arc::new(Progress::default());
+    let _spinner = progress::listing(Arc::clone(&listing));
+    Ok(builder.filter(filter.of(Filter::new())?).progress(listing).open(&prefix.to_string())?)
+}
+
+/// The manifest, if it is of this prefix.
+fn of_prefix(manifest: Manifest, file: &Path, prefix: &Prefix) -> Result<Manifest> {
+    if manifest.prefix() == prefix {
+        return Ok(manifest);
+    }
+    let (file, of) = (file.display(), manifest.prefix());
+    Err(Usage(format!("{file} is a manifest of {of}, not of {prefix}: name {of}, or save another")).into())
+}

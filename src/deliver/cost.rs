@@ -1,0 +1,89 @@
+//! Dollars of an epoch: the ways of reading that a budget leaves, what is said of the others, and what it came to.
+
+use std::sync::Arc;
+
+use crate::fetch::Clients;
+use crate::manifest::{Known, Manifest};
+use crate::metrics::Counts;
+use crate::plan::{Affordable, Bill, Forecast, Layout, Prices, Strategy};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// Dollars an epoch from which it is said where composing was not asked for that it would be dearer by as much: for less
+/// than a cent nobody changes a bucket.
+const WORTH_A_WORD: f64 = 0.01;
+
+/// What decides on the dollars of an epoch.
+pub(super) struct Means<'a> {
+    pub(super) manifest: &'a Arc<Manifest>,
+    pub(super) prices: &'a Prices,
+    pub(super) layout: Layout,
+    pub(super) strategy: Strategy,
+    /// Why nothing can be composed, if so.
+    pub(super) no_compose: Option<String>,
+}
+
+impl Means<'_> {
+    /// What a budget leaves of the strategy.
+    ///
+    /// # Errors
+    /// A budget that is no amount, or that nothing fits; a listing that failed.
+    pub(super) fn within(&self, budget: f64) -> Result<Affordable> {
+        if !(budget.is_finite() && budget >= 0.0) {
+            return Err(Error::new(ErrorKind::Config, "this can't be the budget of an epoch")
+                .stage(Stage::Plan)
+                .mismatch("US dollars, 0 or more", budget)
+                .hint("leave epoch_budget_usd out for no bound"));
+        }
+        let forecast = Forecast::new(self.manifest, self.prices, self.layout)?;
+        let allowed = forecast.within(budget, self.strategy, self.no_compose.as_deref())?;
+        tracing::info!(
+            prefix = %self.manifest.prefix(),
+            budget,
+            direct = forecast.direct.usd(),
+            composed = forecast.composed.usd(),
+            ?allowed,
+            "dollars of an epoch"
+        );
+        Ok(allowed)
+    }
+
+    /// Says so where what becomes of temporary objects makes composing, which may happen, dearer than reading object by
+    /// object. Of a listing that still goes on nothing is known.
+    pub(super) fn warn(&self) {
+        if self.strategy == Strategy::Direct || self.no_compose.is_some() {
+            return;
+        }
+        let Known::All(_) = self.manifest.known() else { return };
+        let forecast = Forecast::of_totals(self.manifest.classes(), self.prices, self.layout);
+        // Few objects cost more to join than to read, too, and there is nothing that anybody could change about it.
+        let Bill { temporaries, replication, .. } = forecast.composed.bill;
+        let more = forecast.composed.usd() - forecast.direct.usd();
+        let least = if self.strategy == Strategy::Auto { WORTH_A_WORD } else { 0.0 };
+        if more <= least || temporaries + replication < more {
+            return;
+        }
+        let prefix = self.manifest.prefix();
+        if let Some(told) = forecast.dearer(&prefix.bucket, self.prices) {
+            tracing::warn!(%prefix, "{told}");
+        }
+    }
+}
+
+/// What an epoch has asked for so far.
+#[derive(Debug)]
+pub(super) struct Spent {
+    pub(super) clients: Clients,
+    pub(super) prices: Prices,
+}
+
+impl Spent {
+    /// Calls and bytes.
+    pub(super) fn ops(&self) -> Counts {
+        self.clients.counts().fold(Counts::default(), |sum, (_, counts)| sum.plus(&counts))
+    }
+
+    /// Dollars, each call by the class of its object.
+    pub(super) fn bill(&self) -> Bill {
+        self.clients.counts().map(|(class, counts)| self.prices.bill_of(class, &counts)).sum()
+    }
+}

@@ -1,0 +1,200 @@
+//! The bill: what is forecast of an epoch, what comes out of it, what a budget rules out, and what is said unasked.
+
+mod support;
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use dataflux::plan::{Cost, Forecast, Layout, PriceTable, Prices};
+use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
+use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, Raw, Strategy};
+use dataflux_emulator::{Emulator, ObjectOptions};
+use support::{all_given_back, content, without_hanging};
+
+/// Pairs of one object in Standard and one in Nearline storage, and an empty one.
+fn filled(pairs: usize, size: usize) -> Emulator {
+    let emulator = Emulator::builder().bucket("data").start().unwrap();
+    emulator.put("data", "p/~empty", "");
+    for index in 0..2 * pairs {
+        let name = format!("p/{index:04}");
+        let class = ["STANDARD", "NEARLINE"][index % 2].to_owned();
+        let options = ObjectOptions { storage_class: Some(class), ..ObjectOptions::default() };
+        emulator.put_with("data", &name, content(&name, size + index), options);
+    }
+    emulator
+}
+
+fn loader(emulator: &Emulator) -> DataLoaderBuilder<Raw> {
+    let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
+    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    DataLoader::builder(DatafluxDataset::open_with(client, "gs://data/p/").unwrap()).batch_size(64)
+}
+
+fn forecast(loader: &DataLoader) -> Forecast {
+    let dataset = loader.dataset();
+    Forecast::new(dataset.manifest(), &Prices::of(dataset.bucket_info()), Layout::default()).unwrap()
+}
+
+#[track_caller]
+fn same(told: &Cost, loader: &DataLoader, epoch: u64) {
+    let mut batches = loader.epoch(epoch).unwrap();
+    batches.by_ref().for_each(|batch| drop(batch.unwrap()));
+    let stats = batches.stats();
+    assert_eq!(stats.ops, told.ops);
+    let (came, told) = (stats.bill, told.bill);
+    for (came, told) in [
+        (came.class_a, told.class_a),
+        (came.class_b, told.class_b),
+        (came.retrieval, told.retrieval),
+        (came.temporaries, told.temporaries),
+        (came.replication, told.replication),
+    ] {
+        assert!((came - told).abs() <= 1e-12, "{:?} for {told:?}", stats.bill);
+    }
+    all_given_back(loader);
+}
+
+#[test]
+fn an_epoch_comes_out_as_forecast_to_the_call() {
+    without_hanging(|| {
+        let emulator = filled(160, 500);
+        for location_type in ["region", "dual-region"] {
+            emulator.configure("data", |config| config.location_type = location_type.into());
+            for strategy in [Strategy::Direct, Strategy::compose()] {
+                let loader = loader(&emulator).strategy(strategy).build().unwrap();
+                let told = *forecast(&loader).of(strategy);
+                for epoch in 0..2 {
+                    emulator.reset_stats();
+                    same(&told, &loader, epoch);
+                    let stats = emulator.stats();
+                    assert_eq!(
+                        (stats.get_media, stats.compose, stats.delete),
+                        (told.ops.get, told.ops.compose, told.ops.delete)
+                    );
+                }
+                // Both epochs, and the calls before them, of which each is of class A or B.
+                let all = loader.dataset().client().metrics().snapshot();
+                let before = Prices::of(loader.dataset().bucket_info()).bill(&{
+                    let mut calls = dataflux::metrics::Counts::default();
+                    (calls.list, calls.bucket) = (all.list, all.bucket);
+                    calls
+                });
+                let wanted = 2.0 * told.usd() + before.total();
+                assert!((loader.bill().total() - wanted).abs() < 1e-12, "{:?} for {wanted}", loader.bill());
+            }
+        }
+    });
+}
+
+#[test]
+fn epochs_that_run_at_once_have_a_bill_each() {
+    without_hanging(|| {
+        let emulator = filled(64, 500);
+        let loader = loader(&emulator).strategy(Strategy::Direct).build().unwrap();
+        let told = forecast(&loader).direct;
+        let (mut one, mut other) = (loader.epoch(0).unwrap(), loader.epoch(1).unwrap());
+        while let (Some(a), Some(b)) = (one.next(), other.next()) {
+            drop((a.unwrap(), b.unwrap()));
+        }
+        assert!(one.next().is_none() && other.next().is_none());
+        assert_eq!((one.stats().ops, other.stats().ops), (told.ops, told.ops));
+    });
+}
+
+#[test]
+fn ranks_share_the_bill() {
+    without_hanging(|| {
+        let emulator = filled(100, 500);
+        let ops = (0..3).map(|rank| {
+            let loader = loader(&emulator).strategy(Strategy::Direct).shard(rank, 3).build().unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            batches.by_ref().for_each(|batch| drop(batch.unwrap()));
+            batches.stats().ops
+        });
+        let all = ops.fold(dataflux::metrics::Counts::default(), |sum, ops| sum.plus(&ops));
+        assert_eq!(all, forecast(&loader(&emulator).build().unwrap()).direct.ops);
+    });
+}
+
+#[test]
+fn a_budget_rules_ways_of_reading_out() {
+    without_hanging(|| {
+        // Small: composing costs less.
+        let emulator = filled(160, 500);
+        let told = forecast(&loader(&emulator).build().unwrap());
+        let (direct, composed) = (told.direct.usd(), told.composed.usd());
+        assert!(composed < direct);
+        let between = f64::midpoint(direct, composed);
+        // By price alone Auto composes nothing of cold storage.
+        let loader_within = loader(&emulator).epoch_budget_usd(between).build().unwrap();
+        same(&told.composed, &loader_within, 0);
+        assert!(loader(&emulator).strategy(Strategy::Direct).epoch_budget_usd(between).build().is_err());
+        assert!(loader(&emulator).strategy(Strategy::compose()).epoch_budget_usd(between).build().is_ok());
+
+        // Large: soft delete makes composing dearer.
+        let emulator = filled(32, 200_000);
+        let told = forecast(&loader(&emulator).build().unwrap());
+        let between = f64::midpoint(told.direct.usd(), told.composed.usd());
+        assert!(told.direct.usd() < told.composed.usd());
+        let within = |strategy, budget| loader(&emulator).strategy(strategy).epoch_budget_usd(budget).build();
+        same(&told.direct, &within(Strategy::Auto, between).unwrap(), 0);
+        let refused = within(Strategy::compose(), between).unwrap_err().to_string();
+        assert!(refused.contains("over all ranks") && refused.contains("choose Strategy::Direct"), "{refused}");
+        assert!(within(Strategy::Auto, 0.0).unwrap_err().to_string().contains("raise the budget above $0.000"));
+        for none in [f64::NAN, -1.0, f64::INFINITY] {
+            assert!(within(Strategy::Auto, none).unwrap_err().to_string().contains("US dollars, 0 or more"), "{none}");
+        }
+        // By a contract that has reads for nothing, anything goes.
+        let free = PriceTable::built_in_json().replace("_per_1000\": 0.", "_per_1000\": 0.0000000000");
+        let free = PriceTable::from_json(&free).unwrap();
+        let loader = loader(&emulator).strategy(Strategy::Direct).prices(free).epoch_budget_usd(0.001).build();
+        assert!(loader.unwrap().bill().total() < 1e-9);
+    });
+}
+
+/// All that is logged in this process.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn composing_that_is_dearer_is_told_of_once() {
+    let emulator = Emulator::builder().bucket("data").start().unwrap();
+    for index in 0..64 {
+        emulator.put("data", &format!("p/{index:02}"), vec![0; 100_000]);
+    }
+    emulator.configure("data", |config| config.soft_delete_seconds = 14 * 86_400);
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let said = || String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        let build = |strategy| drop(loader(&emulator).strategy(strategy).build().unwrap());
+        said();
+        build(Strategy::compose());
+        let told = said();
+        assert_eq!(told.matches("and reading object by object").count(), 1, "{told}");
+        for part in
+            ["reading object by object $", "14 days", "gcloud storage buckets update gs://data --clear-soft-delete"]
+        {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        // Nothing is composed, or for so little that nobody cares.
+        for strategy in [Strategy::Direct, Strategy::Auto] {
+            build(strategy);
+            assert!(!said().contains("composing costs"), "{strategy:?}");
+        }
+        emulator.configure("data", |config| config.soft_delete_seconds = 0);
+        build(Strategy::compose());
+        assert!(!said().contains("composing costs"));
+    });
+}
