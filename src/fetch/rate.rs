@@ -57,7 +57,7 @@ const LEAST: f64 = 1.0;
 pub(super) struct Rate {
     most: f64,
     /// Calls a second now.
-    rate: f64,
+    per_second: f64,
     /// The highest of late that was served for a window; 0 for none.
     proven: f64,
     /// The highest that ever was served for a window, less what time has taken from it.
@@ -101,7 +101,7 @@ impl Rate {
         let most = most.max(LEAST);
         Self {
             most,
-            rate: first.clamp(LEAST, most),
+            per_second: first.clamp(LEAST, most),
             proven: 0.0,
             best: 0.0,
             refused: now,
@@ -116,7 +116,7 @@ impl Rate {
 
     /// The ceiling in calls a second; `None` before anything was refused.
     pub(super) fn learned(&self) -> Option<f64> {
-        self.learned.then_some(self.rate)
+        self.learned.then_some(self.per_second)
     }
 
     /// When the next call may start.
@@ -131,7 +131,7 @@ impl Rate {
             self.judge(now);
         }
         self.window.started += 1;
-        self.next = self.next.max(now.saturating_sub(SLACK)) + Duration::from_secs_f64(1.0 / self.rate);
+        self.next = self.next.max(now.saturating_sub(SLACK)) + Duration::from_secs_f64(1.0 / self.per_second);
     }
 
     /// A window is over without more refusals than bad luck explains.
@@ -142,16 +142,19 @@ impl Rate {
         if started as f64 > 16.0 * FEW as f64 {
             self.luck = (self.luck * LUCK_FADES).min(1.5 * refused as f64 / started as f64);
         }
-        if (started as f64) < USED * self.rate * elapsed {
+        if (started as f64) < USED * self.per_second * elapsed {
             return;
         }
-        self.proven = self.rate;
-        self.best = self.best.max(self.rate);
-        if self.step < RETRY_STEP && now.saturating_sub(self.refused) > RETRY && self.rate < BELOW * BELOW * self.best {
+        self.proven = self.per_second;
+        self.best = self.best.max(self.per_second);
+        if self.step < RETRY_STEP
+            && now.saturating_sub(self.refused) > RETRY
+            && self.per_second < BELOW * BELOW * self.best
+        {
             self.step = RETRY_STEP;
         }
         let more = if self.step < LEAST_STEP { elapsed / DOUBLING } else { self.step };
-        self.rate = (self.rate * (1.0 + more)).min(self.most);
+        self.per_second = (self.per_second * (1.0 + more)).min(self.most);
     }
 
     /// The first try of a call that started then was refused: 429, or 503.
@@ -166,7 +169,7 @@ impl Rate {
         if refused <= FEW || share <= 1.5 * self.luck {
             return;
         }
-        if self.proven > 0.0 && self.rate > self.proven * 1.000_1 {
+        if self.proven > 0.0 && self.per_second > self.proven * 1.000_1 {
             self.step /= 2.0;
             // Each try in vain makes it less likely that the best comes back.
             self.best = self.best.mul_add(0.9, 0.1 * self.proven).max(self.proven);
@@ -178,7 +181,7 @@ impl Rate {
         if elapsed < SHORTEST {
             return;
         }
-        let sent = (started as f64 / elapsed.as_secs_f64()).min(self.rate);
+        let sent = (started as f64 / elapsed.as_secs_f64()).min(self.per_second);
         if let Some(cut) = self.cut.take().filter(|cut| now.saturating_sub(cut.at) < 2 * LEARNED_WINDOW) {
             // What would be refused still, if the service took as much as then and no more.
             let expected = (1.0 - (1.0 - cut.share) * cut.sent / sent).max(0.0);
@@ -189,7 +192,7 @@ impl Rate {
                 return;
             }
         }
-        self.cut = Some(Cut { at: now, rate: self.rate, learned: self.learned, sent, share });
+        self.cut = Some(Cut { at: now, rate: self.per_second, learned: self.learned, sent, share });
         let rate = (sent * (1.0 - share) * BELOW).max(sent / 2.0);
         // What was lost is tried again, in case it was for a moment.
         self.step = (sent / rate.max(LEAST) - 1.0).min(1.0);
@@ -199,8 +202,8 @@ impl Rate {
     fn set(&mut self, now: Duration, rate: f64) {
         self.learned = true;
         self.refused = now;
-        self.rate = rate.clamp(LEAST, self.most);
-        self.proven = self.rate;
+        self.per_second = rate.clamp(LEAST, self.most);
+        self.proven = self.per_second;
         self.window = Window { began: now, ..Window::default() };
     }
 }
@@ -359,7 +362,7 @@ mod tests {
         // What isn't used is no reason to believe in more.
         let mut ranks = [rank(5_000.0, 0, 64)];
         run(&mut ranks, 20, READ, 0.0, |_| 1e9);
-        assert_eq!((ranks[0].rate.rate, ranks[0].rate.learned()), (5_000.0, None));
+        assert_eq!((ranks[0].rate.per_second, ranks[0].rate.learned()), (5_000.0, None));
     }
 
     #[test]
@@ -393,7 +396,7 @@ mod tests {
     fn a_service_that_refuses_everything_is_hardly_asked() {
         let mut ranks = [rank(5_000.0, 0, 1_000_000)];
         run(&mut ranks, 60, READ, 1.0, |_| 1e9);
-        assert!(ranks[0].rate.rate < 100.0, "{}", ranks[0].rate.rate);
+        assert!(ranks[0].rate.per_second < 100.0, "{}", ranks[0].rate.per_second);
     }
 
     #[test]
