@@ -41,14 +41,15 @@ impl Hedge {
     /// Asks again where a read waits longer than `percentile` per cent of recent ones did: from 50 to 99.9, and what is
     /// beyond is taken for these. At most 2% of calls are second ones, unless [`max_share`](Self::max_share) says otherwise.
     pub fn percentile(percentile: f64) -> Self {
-        // In this order, since of NaN and a number `max` is the number.
-        Self { percentile: percentile.max(50.0).min(99.9), share: 0.02 }
+        // What is no number is taken for the median.
+        let percentile = if percentile.is_nan() { 50.0 } else { percentile.clamp(50.0, 99.9) };
+        Self { percentile, share: 0.02 }
     }
 
     /// The most second requests, from 0 to 1 for each first one; held for any 1,000 reads in a row.
     #[must_use]
     pub fn max_share(mut self, share: f64) -> Self {
-        self.share = share.max(0.0).min(1.0);
+        self.share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
         self
     }
 }
