@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dataflux::plan::Way;
 use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
 use dataflux::store::{
-    Attempt, Body, BucketInfo, Call, ComposeRequest, Fault, FaultStore, ListPage, ListRequest, MemoryStore, ObjectId,
-    ObjectMeta, PutRequest,
+    Attempt, Body, BucketInfo, Call, ComposeRequest, Fault, FaultStore, Hedge, ListPage, ListRequest, MemoryStore,
+    ObjectId, ObjectMeta, PutRequest,
 };
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Manifest, RawSample, State, Strategy};
 use futures_util::StreamExt;
@@ -67,6 +68,116 @@ fn composing_takes_few_calls_and_leaves_nothing() {
     let wanted = 5.0 * 0.005e-3 + 6.0 * 0.0004e-3 + 12_800.0 / f64::from(1 << 30) * 0.02 * 7.0 / 30.0;
     assert!((loader.bill().total() - wanted).abs() < 1e-12, "{:?}", loader.bill());
     assert_eq!(store.names("data").len(), 128);
+}
+
+/// A bucket of objects that can all be joined.
+fn even(count: usize) -> (MemoryStore, HashMap<String, Vec<u8>>) {
+    let store = MemoryStore::new().with_bucket("data");
+    let contents = (0..count).map(|index| {
+        let name = format!("p/{index:04}");
+        let bytes = content(&name, 100);
+        store.insert("data", &name, bytes.clone());
+        (name, bytes)
+    });
+    let contents = contents.collect();
+    (store, contents)
+}
+
+/// Each batch of 1 would be a read of its own, and each of 8 a compose of 8.
+#[test]
+fn groups_span_small_batches() {
+    without_hanging(|| {
+        for batch_size in 1..=8 {
+            let (store, contents) = even(256);
+            let loader = DataLoader::builder(dataset(&store))
+                .batch_size(batch_size)
+                .shuffle(3)
+                .strategy(Strategy::compose())
+                .build()
+                .unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            let names = names_of(&mut batches, &contents).unwrap();
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 256);
+            let stats = batches.stats();
+            assert_eq!(stats.batches as usize, 256usize.div_ceil(batch_size));
+            assert!(stats.groups.composed <= 9 && stats.groups.direct <= 1, "{batch_size}: {:?}", stats.groups);
+            all_given_back(&loader);
+            assert_eq!(store.names("data").len(), 256);
+        }
+    });
+}
+
+/// The tickets of batches that are planned together must fit the channel, and their bytes the budget.
+#[test]
+fn groups_that_span_batches_wait_for_no_ticket_and_no_byte_of_their_own() {
+    without_hanging(|| {
+        let (store, contents) = even(200);
+        for (prefetch, budget) in
+            [(1, 1 << 20), (2, 1 << 20), (5, 1 << 20), (64, 1 << 20), (64, 16 << 10), (64, 2 << 10)]
+        {
+            let loader = DataLoader::builder(dataset(&store))
+                .batch_size(2)
+                .prefetch(prefetch)
+                .memory_budget(budget)
+                .strategy(Strategy::compose())
+                .build()
+                .unwrap();
+            assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 200);
+            all_given_back(&loader);
+        }
+    });
+}
+
+/// The batches before the one with the error are delivered, though they are of the same group.
+#[test]
+fn an_error_in_a_group_that_spans_batches_is_that_of_its_batch() {
+    without_hanging(|| {
+        let (store, contents) = even(64);
+        let dataset = dataset(&store);
+        store.insert("data", "p/0017", "another");
+        let loader = DataLoader::builder(dataset).batch_size(2).strategy(Strategy::compose()).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        let error = names_of(&mut batches, &contents).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+        assert!(error.about().unwrap().starts_with("gs://data/p/0017#"), "{error}");
+        assert_eq!(batches.stats().samples, 16);
+        assert!(batches.next().is_none());
+        all_given_back(&loader);
+        assert_eq!(store.names("data").len(), 64);
+    });
+}
+
+#[test]
+fn dropping_the_iterator_amid_a_group_leaves_nothing() {
+    without_hanging(|| {
+        let (store, _) = even(300);
+        for strategy in [Strategy::compose(), Strategy::Auto] {
+            for taken in [0, 1, 7, 20, 33, 100] {
+                let loader = DataLoader::builder(dataset(&store)).batch_size(3).strategy(strategy).build().unwrap();
+                let mut batches = loader.epoch(0).unwrap();
+                for batch in batches.by_ref().take(taken) {
+                    batch.unwrap();
+                }
+                drop(batches);
+                all_given_back(&loader);
+                assert_eq!(store.names("data").len(), 300);
+            }
+        }
+    });
+}
+
+/// What takes no time to read isn't worth trying anything.
+#[test]
+fn a_small_epoch_is_read_one_by_one_and_says_why() {
+    let (store, contents) = even(300);
+    let loader = DataLoader::builder(dataset(&store)).batch_size(64).build().unwrap();
+    let mut batches = loader.epoch(0).unwrap();
+    assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 300);
+    assert_eq!((batches.stats().groups.direct, batches.stats().groups.composed), (300, 0));
+    let choice = loader.choice().unwrap();
+    assert_eq!((choice.way, &*choice.to_string()), (Way::Direct, "direct: nothing was measured yet"));
+    let fixed = DataLoader::builder(dataset(&store)).strategy(Strategy::Direct).build().unwrap();
+    assert_eq!(fixed.choice(), None);
 }
 
 #[test]
@@ -283,6 +394,53 @@ fn a_stall_ends_in_another_try_or_an_error() {
         let error = names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         assert!(error.about().is_some(), "{error}");
+    });
+}
+
+#[test]
+fn a_hedged_loader_does_not_wait_for_a_stall() {
+    without_hanging(|| {
+        let (store, contents) = bucket(300);
+        let faults = FaultStore::new(Arc::new(store));
+        let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
+        let builder = DataLoader::builder(dataset).batch_size(20).strategy(Strategy::Direct);
+        // Far longer than a test may take.
+        let builder = builder.stall_timeout(Duration::from_secs(1_000));
+        let loader = builder.hedge(Hedge::percentile(99.0).max_share(1.0)).build().unwrap();
+        assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 300);
+        faults.fail_next(Call::Get, Fault::Stall, 1);
+        assert_eq!(names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap().len(), 300);
+        let counts = loader.dataset().client().metrics().snapshot();
+        assert!(counts.hedges_won >= 1 && counts.retries == 0, "{counts:?}");
+        assert_eq!(counts.get, 598 + counts.hedged, "second requests are calls, too: {counts:?}");
+        all_given_back(&loader);
+    });
+}
+
+#[test]
+fn a_buffer_is_not_used_again_while_a_sample_of_it_is_held() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data").with_chunk_size(10_000);
+        for index in 0..400 {
+            let name = format!("p/{index}");
+            store.insert("data", &name, content(&name, 20_000 + index % 7));
+        }
+        for strategy in [Strategy::Direct, Strategy::compose()] {
+            let builder = DataLoader::builder(dataset(&store)).batch_size(10).shuffle(1).strategy(strategy);
+            let loader = builder.memory_budget(1 << 20).build().unwrap();
+            // One sample of each batch is kept, a part of some.
+            let mut kept = Vec::new();
+            for batch in loader.epoch(0).unwrap() {
+                let sample = batch.unwrap().into_inner().swap_remove(3);
+                kept.push((sample.name().to_owned(), sample.bytes().slice(5_000..)));
+            }
+            let counts = loader.dataset().client().metrics().snapshot();
+            assert_eq!(counts.bytes_copied, counts.bytes_received, "each body came in more than one piece");
+            for (name, bytes) in kept {
+                assert!(bytes[..] == content(&name, 30_000)[5_000..5_000 + bytes.len()], "{name}");
+            }
+            all_given_back(&loader);
+        }
     });
 }
 
@@ -598,6 +756,7 @@ fn settings_that_cannot_work_are_told() {
     assert!(said(builder().io_threads(0).build().unwrap_err()).contains("io_threads"));
     assert!(said(builder().prefetch(0).build().unwrap_err()).contains("prefetch"));
     assert!(said(builder().concurrency(0).build().unwrap_err()).contains("concurrency"));
+    assert!(said(builder().stall_timeout(Duration::ZERO).build().unwrap_err()).contains("stall_timeout"));
     let error = dataset(&store).get(3).unwrap_err();
     assert!(said(error).contains("below 3"));
     let error = DatafluxDataset::open("data/p/").unwrap_err();

@@ -9,10 +9,12 @@ use crossbeam_channel::Receiver;
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
+use super::auto::Auto;
 use super::pipeline::Ticket;
 use crate::collate::Batch;
 use crate::fetch::Run;
 use crate::manifest::Manifest;
+use crate::plan::{GroupCounts, Groups};
 use crate::sample::State;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -39,6 +41,8 @@ pub struct EpochStats {
     pub running: Duration,
     /// Temporary objects not yet known to be deleted when the epoch ended.
     pub temporaries_left: u64,
+    /// How what was begun so far is read; some of it may not be delivered yet.
+    pub groups: Groups,
 }
 
 impl EpochStats {
@@ -57,6 +61,8 @@ pub struct Batches<B> {
     tickets: Receiver<Ticket<B>>,
     cancel: Arc<watch::Sender<bool>>,
     run: Arc<Run>,
+    groups: Arc<GroupCounts>,
+    auto: Option<Arc<Auto>>,
     manifest: Arc<Manifest>,
     /// Without the digest, which may not be known yet.
     state: State,
@@ -70,6 +76,7 @@ impl<B> Batches<B> {
     pub(super) fn new(
         tickets: Receiver<Ticket<B>>,
         cancel: watch::Sender<bool>,
+        (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
         run: Arc<Run>,
         manifest: Arc<Manifest>,
         state: State,
@@ -78,6 +85,8 @@ impl<B> Batches<B> {
             tickets,
             cancel: Arc::new(cancel),
             run,
+            groups,
+            auto,
             manifest,
             state,
             stats: EpochStats::default(),
@@ -96,7 +105,7 @@ impl<B> Batches<B> {
 
     /// What the epoch has come to so far.
     pub fn stats(&self) -> EpochStats {
-        self.stats
+        EpochStats { groups: self.groups.groups(), ..self.stats }
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
@@ -131,6 +140,9 @@ impl<B> Iterator for Batches<B> {
         let asked = Instant::now();
         let received = self.receive();
         let now = Instant::now();
+        if let Some(auto) = &self.auto {
+            auto.waited(now - asked);
+        }
         if let Some(first) = self.first {
             self.stats.waited += now - asked;
             self.stats.running = now - first;

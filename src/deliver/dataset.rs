@@ -11,7 +11,7 @@ use crate::io::Io;
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
 use crate::manifest::{Known, Manifest, ManifestBuilder};
-use crate::plan::{Group, Method, Slice, cold_notice};
+use crate::plan::{Group, MIN_RANGED, cold_notice};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, Client, GcsConfig, GcsStore};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -381,8 +381,7 @@ impl<D: Decode> DatafluxDataset<D> {
                 .mismatch(format_args!("an index below {}", manifest.len()), index));
         }
         let size = manifest.facts_at(index)?.size;
-        let method = if size == 0 { Method::Empty } else { Method::Direct };
-        let group = Group { method, slices: vec![Slice { slot: 0, id: SampleId(index), range: 0..size }] };
+        let group = Group::alone(0, SampleId(index), size, MIN_RANGED);
         let io = Io::shared()?;
         let (client, throttles) = (client.clone(), Arc::clone(throttles));
         let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, throttles);

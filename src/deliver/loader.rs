@@ -1,9 +1,11 @@
 //! The loader: settings, and what epochs share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
 use super::dataset::DatafluxDataset;
 use super::pipeline::{Course, Engine};
@@ -11,19 +13,24 @@ use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
-use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
+use crate::fetch::{Caps, Ceilings, Fetcher, Ranges, Throttles};
 use crate::io::Io;
-use crate::plan::{Bill, Planner, Strategy, never_compose};
+use crate::plan::{Bill, Choice, Planner, Strategy, Terms, never_compose};
 use crate::sample::{Sharding, Shuffle, State};
+use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Bytes from socket to batch unless told otherwise: enough for 100 MB composites to overlap, little beside what a
 /// training process takes.
 const MEMORY_BUDGET: u64 = 1 << 30;
 
-/// Samples to have ahead, where the budget has room for them: the 1,000 writes a second of a bucket are 500 composes of
-/// 32 samples, and each takes nearly a second until it is read: 16,000 samples. Twice that rides over one that is slow.
-const SAMPLES_AHEAD: usize = 32_768;
+/// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
+/// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
+const SAMPLES_AHEAD: usize = 65_536;
+
+/// Longest wait for bytes unless told otherwise. The service answers within tenths of a second, and by then a packet that
+/// was lost has been sent six times more: what is still silent is dead, and a batch waits for it.
+const STALL: Duration = Duration::from_secs(10);
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;
@@ -71,6 +78,9 @@ struct Settings {
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
     caps: Caps,
+    ranges: Ranges,
+    stall: Option<Duration>,
+    hedge: Option<Hedge>,
 }
 
 impl Settings {
@@ -115,6 +125,9 @@ impl<D: Decode> DataLoader<D> {
             decode_threads: None,
             prefetch: None,
             caps: Caps::default(),
+            ranges: Ranges::default(),
+            stall: None,
+            hedge: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -209,8 +222,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 32,768
-    /// samples, 4 at least and 1,024 at most.
+    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 65,536
+    /// samples, 4 at least and 16,384 at most.
     pub fn prefetch(mut self, batches: usize) -> Self {
         self.settings.prefetch = Some(batches);
         self
@@ -227,6 +240,19 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Least bytes of a large object that are worth a read of their own; 8 MiB by default. Objects of 32 MiB and more are
+    /// read in several ranges at once.
+    pub fn min_part_size(mut self, bytes: u64) -> Self {
+        self.settings.ranges.min_part_size = bytes;
+        self
+    }
+
+    /// Most ranges of one large object to read at once; 8 by default. Each counts as a read.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.settings.ranges.max_streams = streams;
+        self
+    }
+
     /// Most reads to start in a second, for those who share a bucket with others; by default as many as the service
     /// takes, beginning with the 5,000 that are documented.
     pub fn max_reads_per_second(mut self, reads: f64) -> Self {
@@ -238,6 +264,21 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// beginning with the 1,000 writes that are documented.
     pub fn max_writes_per_second(mut self, writes: f64) -> Self {
         self.settings.caps.writes_per_second = Some(writes);
+        self
+    }
+
+    /// Longest wait for the first or the next bytes of a read, before it is made again; by default 10 s, or that of the
+    /// data set's [`Client`](crate::store::Client) where that is less. Each try of a read
+    /// that brings nothing doubles it, so that a service that is slow, and not dead, is waited for in the end.
+    pub fn stall_timeout(mut self, wait: Duration) -> Self {
+        self.settings.stall = Some(wait);
+        self
+    }
+
+    /// Asks a second time for what a read misses, where nothing comes for longer than is usual; off by default. Each
+    /// second request is a call of class B more.
+    pub fn hedge(mut self, hedge: Hedge) -> Self {
+        self.settings.hedge = Some(hedge);
         self
     }
 
@@ -308,6 +349,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             ("decode_threads", decode_threads),
             ("prefetch", settings.prefetch.unwrap_or(1)),
             ("concurrency", settings.caps.at_once.unwrap_or(1)),
+            ("min_part_size", usize::try_from(settings.ranges.min_part_size).unwrap_or(usize::MAX)),
+            ("max_streams", settings.ranges.max_streams),
         ] {
             if value == 0 {
                 return wrong(what, value, "leave it out for a value that suits this machine");
@@ -323,6 +366,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                     .hint("leave it out for what the service takes"));
             }
         }
+        if settings.stall.is_some_and(|wait| wait.is_zero()) {
+            return Err(Error::new(ErrorKind::Config, "stall_timeout can't be 0")
+                .mismatch("the longest wait for bytes", "none at all")
+                .hint("leave it out for 10 s"));
+        }
         if settings.memory_budget == 0 {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
         }
@@ -337,7 +385,13 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
+        let client = client.with_read_stall(settings.stall, STALL);
+        let client = match settings.hedge {
+            Some(hedge) => client.with_hedge(hedge),
+            None => client,
+        };
+        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
+            .with_ranges(settings.ranges);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
@@ -354,13 +408,26 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             }
         }
         let held = Gauge::default();
+        // A composed download is one allocation: a few must fit at once, or reading would stop for each.
+        let planner =
+            Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket);
+        let auto = (settings.strategy == Strategy::Auto).then(|| {
+            Auto::new(Terms {
+                max_bytes: planner.max_bytes(),
+                budget: settings.memory_budget,
+                prices: *planner.prices(),
+                pay_for_speed: !source.bucket.replicates(),
+                max_usd_per_sample: None,
+            })
+        });
         let engine = Engine {
-            // A composed download is one allocation: a few must fit at once, or reading would stop for each.
-            planner: Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket),
+            planner,
+            auto,
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
+            groups: Arc::default(),
             manifest,
             io,
         };
@@ -392,12 +459,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             batch_size: self.sharding.batch_size() as usize,
             drop_last: self.settings.drop_last.unwrap_or(false),
         };
-        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 1_024);
+        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
         let (cancel, cancelled) = watch::channel(false);
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
-        let course = Course { shuffle: self.shuffle, epoch, spans: self.sharding.spans(position) };
+        let counts = (Arc::clone(&engine.groups), engine.auto.clone());
+        let course = Course {
+            shuffle: self.shuffle,
+            epoch,
+            spans: self.sharding.spans(position),
+            world_size: self.sharding.world_size(),
+        };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
             .spawn(move || engine.run(course, &tickets, &cancelled))
@@ -407,7 +480,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, run, Arc::clone(self.dataset.manifest()), state))
+        Ok(Batches::new(receiver, cancel, counts, run, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -431,6 +504,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// What the calls made so far through this data set's client cost by the public price list, the listing included.
     pub fn bill(&self) -> Bill {
         self.engine.planner.prices().bill(&self.dataset.client().metrics().snapshot())
+    }
+
+    /// How samples that could be joined are read now, and why, where that is chosen by measurement
+    /// ([`Strategy::Auto`]).
+    pub fn choice(&self) -> Option<Choice> {
+        self.engine.auto.as_ref().map(|auto| auto.choice())
     }
 
     /// How many calls are made at once and in a second now, and what the bucket takes by what it refused. For logs and

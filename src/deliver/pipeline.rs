@@ -1,12 +1,14 @@
 //! One epoch's way from order to promises.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
+use super::auto::{Auto, Place};
 use super::pool::{Assembly, Code, Job, Promise};
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
@@ -14,7 +16,7 @@ use crate::decode::Decode;
 use crate::fetch::Fetcher;
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
-use crate::plan::{Group, MAX_SOURCES, Method, Planner};
+use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
 use crate::sample::{SampleId, Shuffle, Spans};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -23,15 +25,31 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// read is cheap beside a lost epoch; damage that stays is not in the transport.
 const READS: usize = 3;
 
+/// What the bytes of several batches that are planned together may be of the budget: so small that the groups of several
+/// windows overlap.
+const WINDOW_SHARE: u64 = 8;
+
+/// Samples that are planned together at most, where no number of batches fills their groups well.
+const WINDOW: usize = 512;
+
+/// Whether groups of so many samples would leave few places empty: a compose takes as long for one source as for 32.
+fn fills_groups(samples: usize) -> bool {
+    samples.next_multiple_of(MAX_SOURCES) - samples <= samples / MAX_SOURCES || samples >= WINDOW
+}
+
 /// What all epochs of a loader share.
 pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     pub(super) io: Arc<Io>,
     pub(super) manifest: Arc<Manifest>,
     pub(super) planner: Planner,
+    /// Where the way of reading is chosen by measurement.
+    pub(super) auto: Option<Arc<Auto>>,
     pub(super) fetcher: Fetcher,
     pub(super) budget: Budget,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
+    /// Groups begun by this epoch.
+    pub(super) groups: Arc<GroupCounts>,
 }
 
 /// What the iterator is handed, in order.
@@ -49,22 +67,26 @@ pub(super) struct Course {
     pub(super) shuffle: Shuffle,
     pub(super) epoch: u64,
     pub(super) spans: Spans,
+    pub(super) world_size: u64,
+}
+
+/// A batch to come: its samples, where in the global order it ends, and how many samples come behind it at most.
+struct Next {
+    ids: Vec<SampleId>,
+    end: u64,
+    left: u64,
 }
 
 impl Course {
-    /// The samples of the next batch and where in the global order it ends, once they are known; `None` at the end of the
-    /// epoch, or when it was called off. Blocks.
+    /// The next batch, once its samples are known; `None` at the end of the epoch, or when it was called off. Blocks.
     ///
     /// # Errors
     /// The listing failed, and the batches before this were all that can be told of it.
-    fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<(Vec<SampleId>, u64)>> {
+    fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<Next>> {
         loop {
             let known = manifest.known();
-            let positions = self.shuffle.positions(known);
-            if let Some(span) = self.spans.next(positions) {
-                let (Known::AtLeast(positions) | Known::All(positions)) = positions;
-                let order = self.shuffle.order(manifest, positions, self.epoch);
-                return Ok(Some((order.ids(span.positions).collect(), span.end)));
+            if let Some(next) = self.known(manifest, known) {
+                return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
             if !manifest.wait_beyond(samples, &called_off)? {
@@ -72,6 +94,53 @@ impl Course {
             }
         }
     }
+
+    /// The next batch, if its samples are among those known.
+    fn known(&mut self, manifest: &Manifest, known: Known) -> Option<Next> {
+        let known = self.shuffle.positions(known);
+        let span = self.spans.next(known)?;
+        let (Known::AtLeast(positions) | Known::All(positions)) = known;
+        let order = self.shuffle.order(manifest, positions, self.epoch);
+        let left = match known {
+            Known::All(all) => (all - span.end) / self.world_size,
+            Known::AtLeast(_) => u64::MAX,
+        };
+        Some(Next { ids: order.ids(span.positions).collect(), end: span.end, left })
+    }
+}
+
+/// Batches that are planned together, in the making.
+struct Window<D: Decode, C: Collate<D::Item>> {
+    /// Where each begins among the samples of the window.
+    batches: Vec<(usize, Arc<Assembly<D, C>>)>,
+}
+
+impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
+    /// The batch that a sample of the window is in, and its place there.
+    fn place(&self, slot: usize) -> (&Arc<Assembly<D, C>>, usize) {
+        // A batch without samples begins where the next one does.
+        let at = self.batches.partition_point(|(start, _)| *start <= slot) - 1;
+        let (start, assembly) = &self.batches[at];
+        (assembly, slot - start)
+    }
+
+    /// The batches that samples of the group are in, each once.
+    fn touched(&self, group: &Group) -> impl Iterator<Item = &Arc<Assembly<D, C>>> {
+        let mut last = None;
+        group.slices.iter().filter_map(move |slice| {
+            let assembly = self.place(slice.slot).0;
+            let seen = last.replace(Arc::as_ptr(assembly)) == Some(Arc::as_ptr(assembly));
+            (!seen).then_some(assembly)
+        })
+    }
+}
+
+/// What the thread of an epoch works with.
+struct Way<'a, B> {
+    tickets: &'a Sender<Ticket<B>>,
+    cancel: &'a watch::Receiver<bool>,
+    /// Of the last group begun: they are numbered in the order of delivery.
+    number: Cell<u64>,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
@@ -81,10 +150,12 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             io: Arc::clone(&self.io),
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
-            fetcher: self.fetcher.for_epoch(),
+            auto: self.auto.clone(),
+            fetcher: self.fetcher.for_epoch(budget.bytes()),
             budget,
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
+            groups: Arc::default(),
         })
     }
 
@@ -95,11 +166,17 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
     ) {
-        // Groups are numbered in the order of delivery.
-        let mut number = 0;
+        if let Some(auto) = &self.auto {
+            auto.began();
+        }
+        let way = Way { tickets, cancel, number: Cell::new(0) };
+        let mut held = None;
         loop {
-            let (ids, end) = match course.next(&self.manifest, || is_cancelled(cancel)) {
-                Ok(Some(batch)) => batch,
+            let first = match held
+                .take()
+                .map_or_else(|| course.next(&self.manifest, || is_cancelled(cancel)), |next| Ok(Some(next)))
+            {
+                Ok(Some(next)) => next,
                 Ok(None) if is_cancelled(cancel) => return,
                 Ok(None) => break,
                 Err(error) => {
@@ -108,48 +185,148 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                     return;
                 }
             };
-            let planned = self.planner.plan(&ids);
-            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, cancel.clone());
-            // Full: the training loop has enough batches ahead. Closed: it wants no more.
-            if tickets.send(Ticket::Batch(promise, end)).is_err() {
+            let mut window = vec![first];
+            held = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1));
+            if self.start(window, &way).is_none() {
                 return;
-            }
-            let mut groups = match planned {
-                Ok(groups) => groups,
-                Err(error) => return assembly.fail(error),
-            };
-            if !self.fetcher.may_compose() {
-                groups = groups.iter().flat_map(Group::split_up).collect();
-            }
-            if groups.is_empty() {
-                assembly.finish_empty();
-            }
-            if let Err(bytes) = self.budget.check(groups.iter().map(|group| self.bytes(group))) {
-                assembly.fail(self.too_large(&groups, bytes));
-                return;
-            }
-            for group in groups {
-                let (keeps, passes) = self.bytes(&group);
-                // Taken in the order of delivery, by this one thread: the batch that the loop waits for is never
-                // behind a later one, and by the check above it never waits for itself.
-                let Some(kept) = self.take(keeps, cancel) else { return };
-                let Some(passing) = self.take(passes, cancel) else { return };
-                if let Some(kept) = kept {
-                    assembly.keep(kept);
-                }
-                number += 1;
-                let (engine, assembly, mut cancel) = (Arc::clone(&self), Arc::clone(&assembly), cancel.clone());
-                self.io.handle().spawn(async move {
-                    tokio::select! {
-                        () = engine.bring(group, number, assembly, passing) => {}
-                        // Also when the iterator is gone without a word.
-                        _ = cancel.wait_for(|&cancelled| cancelled) => {}
-                    }
-                });
             }
         }
         // Closed: it wants no more.
         let _ = tickets.send(Ticket::End);
+    }
+
+    /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
+    /// the listing of another; as many as the channel of tickets has room for; as long as their bytes are few beside the
+    /// budget. Returns one that was too much.
+    fn widen(&self, window: &mut Vec<Next>, course: &mut Course, most: usize) -> Option<Next> {
+        let mut samples = window[0].ids.len();
+        if !self.planner.may_compose() || fills_groups(samples) {
+            return None;
+        }
+        // What can't be told is told again by the plan, with its error.
+        let mut bytes = self.planner.bytes(&window[0].ids).unwrap_or(u64::MAX);
+        while window.len() < most && !fills_groups(samples) {
+            let next = course.known(&self.manifest, self.manifest.known())?;
+            bytes = bytes.saturating_add(self.planner.bytes(&next.ids).unwrap_or(u64::MAX));
+            if bytes > self.budget.bytes() / WINDOW_SHARE {
+                return Some(next);
+            }
+            samples += next.ids.len();
+            window.push(next);
+        }
+        None
+    }
+
+    /// Hands out the tickets of a window and starts its reads. Nothing when the epoch is over: by an error, which a batch
+    /// of the window then is, or because nobody wants any more.
+    ///
+    /// The bytes of a group are held until the last batch that it has samples of is delivered, so a batch may wait, in
+    /// effect, for bytes that other batches of its window hold. It never waits in vain: they are taken in the order of
+    /// delivery by this one thread, so what is held is of earlier windows, whose every group has its bytes and which are
+    /// delivered without another byte, or of this window, of which the check says that all of it can be held at once. And
+    /// tickets: there are no more in a window than the channel has room for, so that one that waits for room waits for
+    /// batches of earlier windows to be taken, not for its own.
+    fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, C::Output>) -> Option<()> {
+        let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
+        let groups = self.planner.plan(&ids).map_err(|error| (error, Vec::new())).and_then(|mut groups| {
+            if !self.fetcher.may_compose() {
+                groups = groups.iter().flat_map(Group::split_up).collect();
+            }
+            match self.budget.check(groups.iter().map(|group| self.bytes(group))) {
+                Ok(()) => Ok(groups),
+                Err(bytes) => Err((self.too_large(&groups, bytes), groups)),
+            }
+        });
+        if groups.is_err() && batches.len() > 1 {
+            // Batch by batch, the error finds the one it belongs to.
+            return batches.into_iter().try_for_each(|batch| self.start(vec![batch], way));
+        }
+        let left = batches.last().map_or(0, |batch| batch.left);
+        let mut window = Window { batches: Vec::with_capacity(batches.len()) };
+        let mut start = 0;
+        for Next { ids, end, .. } in batches {
+            let samples = ids.len();
+            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, way.cancel.clone());
+            // Full: the training loop has enough batches ahead. Closed: it wants no more.
+            way.tickets.send(Ticket::Batch(promise, end)).ok()?;
+            if samples == 0 {
+                assembly.finish_empty();
+            }
+            window.batches.push((start, assembly));
+            start += samples;
+        }
+        let groups = match groups {
+            Ok(groups) => groups,
+            Err((error, _)) => {
+                window.batches[0].1.fail(error);
+                return None;
+            }
+        };
+        let window = Arc::new(window);
+        let mut behind = ids.len() as u64;
+        for group in groups {
+            behind -= group.slices.len() as u64;
+            let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
+                self.begin(group, &window, None, way)?;
+                continue;
+            };
+            let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
+            let turn = auto.admit(
+                (joined, group.bytes()),
+                left.saturating_add(behind),
+                || self.ceilings(),
+                || is_cancelled(way.cancel),
+            )?;
+            if turn.composed || joined == 1 {
+                self.begin(group, &window, Some(auto.place(turn)), way)?;
+            } else {
+                // Each of them a place, whatever becomes of the first.
+                let alone: Vec<_> = group.split_up().map(|group| (group, auto.place(turn))).collect();
+                for (group, place) in alone {
+                    self.begin(group, &window, Some(place), way)?;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Starts the read of a group when there are bytes for it. Nothing once the epoch is called off.
+    fn begin(
+        self: &Arc<Self>,
+        group: Group,
+        window: &Arc<Window<D, C>>,
+        place: Option<Place>,
+        way: &Way<'_, C::Output>,
+    ) -> Option<()> {
+        let (keeps, passes) = self.bytes(&group);
+        let kept = self.take(keeps, way.cancel)?;
+        let passing = self.take(passes, way.cancel)?;
+        if let Some(kept) = kept.map(Arc::new) {
+            window.touched(&group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
+        }
+        self.groups.count(group.method);
+        let number = way.number.get() + 1;
+        way.number.set(number);
+        let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), way.cancel.clone());
+        self.io.handle().spawn(async move {
+            tokio::select! {
+                () = engine.bring(group, number, &window, passing, place) => {}
+                // Also when the iterator is gone without a word.
+                _ = cancel.wait_for(|&cancelled| cancelled) => {}
+            }
+        });
+        Some(())
+    }
+
+    fn ceilings(&self) -> Ceilings {
+        let now = self.fetcher.ceilings();
+        let [reads, writes] = [now.reads, now.writes].map(|lane| Ceiling {
+            at_once: lane.at_once,
+            in_flight: lane.in_flight,
+            waiting: lane.waiting,
+            rate: lane.per_second,
+        });
+        Ceilings { reads, writes }
     }
 
     /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
@@ -195,43 +372,75 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         error
     }
 
-    async fn bring(&self, group: Group, number: u64, assembly: Arc<Assembly<D, C>>, passing: Option<Permit>) {
-        match self.read(group, number).await {
-            Err(error) => assembly.fail(error),
+    /// Reads a group's samples, each proved, and hands them to the decode threads.
+    async fn bring(
+        &self,
+        group: Group,
+        number: u64,
+        window: &Window<D, C>,
+        passing: Option<Permit>,
+        mut place: Option<Place>,
+    ) {
+        let passing = passing.map(Arc::new);
+        if let Some(place) = &mut place {
+            place.begin();
+        }
+        if group.method != Method::Composed {
+            let slot = group.slices[0].slot;
+            match read_alone(&self.fetcher, &self.manifest, group, number).await {
+                Err(error) => return window.place(slot).0.fail(error),
+                Ok(samples) => {
+                    if let Some(mut place) = place {
+                        place.done(samples.len());
+                    }
+                    return self.hand_over(samples, window, passing.as_ref());
+                }
+            }
+        }
+        let payload = self.fetcher.fetch(group.clone(), number).await;
+        match payload.and_then(|payload| split(&self.manifest, payload)) {
             Ok(samples) => {
-                let passing = passing.map(Arc::new);
-                for (slot, sample) in samples {
-                    let job = Job { assembly: Arc::clone(&assembly), slot, sample, passing: passing.clone() };
-                    if self.jobs.send(job).is_err() {
-                        assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
-                        return;
+                if let Some(mut place) = place {
+                    place.done(samples.len());
+                }
+                self.hand_over(samples, window, passing.as_ref());
+            }
+            Err(error) if error.is_cancelled() => window.place(group.slices[0].slot).0.fail(error),
+            // Whatever went wrong, each object by itself works or finds out which one is to blame. In order: batches
+            // before that one are whole, and those behind it nobody gets to see.
+            Err(error) => {
+                tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
+                drop(place);
+                let alone: Vec<_> = group.split_up().collect();
+                let mut reads = stream::iter(alone)
+                    .map(async |group| {
+                        (group.slices[0].slot, read_alone(&self.fetcher, &self.manifest, group, number).await)
+                    })
+                    .buffered(MAX_SOURCES);
+                while let Some((slot, samples)) = reads.next().await {
+                    match samples {
+                        Ok(samples) => self.hand_over(samples, window, passing.as_ref()),
+                        Err(error) => return window.place(slot).0.fail(error),
                     }
                 }
             }
         }
     }
 
-    /// Reads a group's samples, each proved; whatever goes wrong with a composed read, each object by itself, which
-    /// works or finds out which one is to blame.
-    async fn read(&self, group: Group, number: u64) -> Result<Vec<(usize, RawSample)>> {
-        if group.method != Method::Composed {
-            return read_alone(&self.fetcher, &self.manifest, group, number).await;
-        }
-        let payload = self.fetcher.fetch(group.clone(), number).await;
-        match payload.and_then(|payload| split(&self.manifest, payload)) {
-            Err(error) if !error.is_cancelled() => {
-                tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
-                let alone: Vec<_> = group.split_up().collect();
-                stream::iter(alone)
-                    .map(|group| read_alone(&self.fetcher, &self.manifest, group, number))
-                    .buffered(MAX_SOURCES)
-                    .try_fold(Vec::new(), async |mut all, mut some| {
-                        all.append(&mut some);
-                        Ok(all)
-                    })
-                    .await
+    fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
+        for (slot, sample) in samples {
+            let (assembly, slot) = window.place(slot);
+            let job = if self.code.decode.is_light() {
+                if !assembly.decode(slot, sample) {
+                    continue;
+                }
+                Job::Collate(Arc::clone(assembly))
+            } else {
+                Job::Decode { assembly: Arc::clone(assembly), slot, sample, passing: passing.cloned() }
+            };
+            if self.jobs.send(job).is_err() {
+                return assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
             }
-            outcome => outcome,
         }
     }
 }

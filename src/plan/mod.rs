@@ -1,14 +1,20 @@
-//! Which objects to read together, and how: the samples of a batch cut into groups.
+//! Which objects to read together, and how: samples cut into groups, and the choice between ways to read them.
 
+mod chooser;
 mod price;
+#[cfg(test)]
+mod simulation;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Result;
 use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, StorageClass};
+pub(crate) use chooser::{Ceiling, Ceilings, Chooser, Terms, Turn};
+pub use chooser::{Choice, Way};
 pub use price::{Bill, Prices, cold_notice};
 
 /// The most sources that one compose call takes.
@@ -16,6 +22,9 @@ pub const MAX_SOURCES: usize = 32;
 
 /// The most bytes of a composed object unless told otherwise: what Python Dataflux uses, too.
 pub const MAX_COMPOSED_BYTES: u64 = 100_000_000;
+
+/// The least bytes of an object that is read in several ranges at once: two of the parts that a range has at least.
+pub const MIN_RANGED: u64 = 32 << 20;
 
 /// How to read small objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +37,9 @@ pub enum Strategy {
         /// The most bytes of a joined object; a sample larger than this is read by itself.
         max_bytes: u64,
     },
-    /// Per group, whichever costs less by the price table, the bucket's facts and the rights at hand.
+    /// Per group, by measurement: one by one, joined, or both at once, whichever brings more samples a second; where the
+    /// training loop is what holds things up, or two ways are as fast, whichever costs less. Where composing writes to more
+    /// than one region, only if that is cheaper; never to cold classes, nor where the bucket or the rights forbid it.
     #[default]
     Auto,
 }
@@ -52,7 +63,7 @@ pub(crate) fn never_compose(bucket: &BucketInfo) -> Option<String> {
 /// One sample's place in a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
-    /// Place in the batch, from 0.
+    /// Place among the samples that were planned together, from 0.
     pub slot: usize,
     /// The sample.
     pub id: SampleId,
@@ -68,6 +79,8 @@ pub enum Method {
     Empty,
     /// One object, one read.
     Direct,
+    /// One large object, read in several ranges at once.
+    Ranged,
     /// At least two objects, joined by the server in the order of the slices.
     Composed,
 }
@@ -82,8 +95,13 @@ pub struct Group {
 }
 
 impl Group {
-    fn alone(slot: usize, id: SampleId, size: u64) -> Self {
-        let method = if size == 0 { Method::Empty } else { Method::Direct };
+    /// One sample by itself. It is read in ranges if it has at least `ranged` bytes.
+    pub(crate) fn alone(slot: usize, id: SampleId, size: u64, ranged: u64) -> Self {
+        let method = match size {
+            0 => Method::Empty,
+            size if size >= ranged => Method::Ranged,
+            _ => Method::Direct,
+        };
         Self { method, slices: vec![Slice { slot, id, range: 0..size }] }
     }
 
@@ -92,28 +110,58 @@ impl Group {
         self.slices.last().map_or(0, |slice| slice.range.end)
     }
 
-    /// The same samples, each read by itself.
+    /// The same samples, each read by itself and whole.
     pub fn split_up(&self) -> impl Iterator<Item = Self> + '_ {
-        self.slices.iter().map(|slice| {
-            let size = slice.range.end - slice.range.start;
-            let method = if size == 0 { Method::Empty } else { Method::Direct };
-            Self { method, slices: vec![Slice { range: 0..size, ..slice.clone() }] }
-        })
+        self.slices.iter().map(|slice| Self::alone(slice.slot, slice.id, slice.range.end - slice.range.start, u64::MAX))
     }
 }
 
-/// Plans batches of one data set.
+/// How many groups were read in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Groups {
+    /// Objects read by themselves, in one read.
+    pub direct: u64,
+    /// Large objects read in ranges.
+    pub ranged: u64,
+    /// Groups of objects that were joined, at least as planned: one that can't be is read object by object.
+    pub composed: u64,
+}
+
+/// Running [`Groups`]; objects without bytes are read in no way.
+#[derive(Debug, Default)]
+pub(crate) struct GroupCounts([AtomicU64; 3]);
+
+impl GroupCounts {
+    pub(crate) fn count(&self, method: Method) {
+        let at = match method {
+            Method::Empty => return,
+            Method::Direct => 0,
+            Method::Ranged => 1,
+            Method::Composed => 2,
+        };
+        self.0[at].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn groups(&self) -> Groups {
+        let [direct, ranged, composed] = [0, 1, 2].map(|at: usize| self.0[at].load(Ordering::Relaxed));
+        Groups { direct, ranged, composed }
+    }
+}
+
+/// Plans the samples of one data set.
 #[derive(Clone, Debug)]
 pub struct Planner {
     manifest: Arc<Manifest>,
     strategy: Strategy,
     max_bytes: u64,
+    ranged: u64,
     prices: Prices,
 }
 
 impl Planner {
     /// A planner for objects of `manifest`, which live in `bucket`. No composed object has more than `most_bytes`,
-    /// whatever the strategy allows.
+    /// whatever the strategy allows. Objects of [`MIN_RANGED`] bytes and more are read in ranges.
     pub fn new(manifest: Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Self {
         let strategy = if never_compose(bucket).is_some() { Strategy::Direct } else { strategy };
         let max_bytes = match strategy {
@@ -121,21 +169,51 @@ impl Planner {
             Strategy::Compose { max_bytes } => max_bytes,
             Strategy::Auto => MAX_COMPOSED_BYTES,
         };
-        Self { manifest, strategy, max_bytes: max_bytes.min(most_bytes), prices: Prices::of(bucket) }
+        Self {
+            manifest,
+            strategy,
+            max_bytes: max_bytes.min(most_bytes),
+            ranged: MIN_RANGED,
+            prices: Prices::of(bucket),
+        }
     }
 
-    /// Cuts a batch into groups. Each sample is in exactly one.
+    /// Objects of at least `bytes` are read in ranges, instead of [`MIN_RANGED`].
+    #[must_use]
+    pub fn ranged_from(mut self, bytes: u64) -> Self {
+        self.ranged = bytes;
+        self
+    }
+
+    /// The most bytes of a joined object.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
+    /// Whether any objects may be joined.
+    pub(crate) fn may_compose(&self) -> bool {
+        self.max_bytes > 0
+    }
+
+    /// Bytes of these samples.
+    pub(crate) fn bytes(&self, ids: &[SampleId]) -> Result<u64> {
+        ids.iter().try_fold(0u64, |sum, id| Ok(sum.saturating_add(self.manifest.facts_at(id.0)?.size)))
+    }
+
+    /// Cuts samples, in the order of their delivery, into groups. Each sample is in exactly one. Of a [`Strategy::Auto`]
+    /// groups are those that may be read joined; whether one is, or is [split up](Group::split_up), is decided when its
+    /// turn comes.
     ///
     /// # Errors
     /// A manifest that no longer holds what it did.
-    pub fn plan(&self, batch: &[SampleId]) -> Result<Vec<Group>> {
+    pub fn plan(&self, samples: &[SampleId]) -> Result<Vec<Group>> {
         let mut groups = Vec::new();
         // One open group for each storage class: sources of a compose must share it.
         let mut open: Vec<(StorageClass, Group)> = Vec::new();
-        for (slot, &id) in batch.iter().enumerate() {
+        for (slot, &id) in samples.iter().enumerate() {
             let object = self.manifest.facts_at(id.0)?;
             if !self.may_join(&object) {
-                groups.push(Group::alone(slot, id, object.size));
+                groups.push(Group::alone(slot, id, object.size, self.ranged));
                 continue;
             }
             let class = object.storage_class;
@@ -154,7 +232,7 @@ impl Planner {
         for (class, group) in open {
             self.close(class, group, &mut groups);
         }
-        // The sample that the batch waits for longest should not be asked for last.
+        // What is delivered first should be asked for first.
         groups.sort_by_key(|group| group.slices[0].slot);
         Ok(groups)
     }
@@ -168,20 +246,17 @@ impl Planner {
             StorageClass::Other => false,
             _ => self.strategy != Strategy::Auto,
         };
-        class && object.size > 0 && object.size < self.max_bytes && object.crc32c.is_some()
+        let small = object.size < self.max_bytes.min(self.ranged);
+        class && object.size > 0 && small && object.crc32c.is_some()
     }
 
+    /// A group of one is read by itself. So are, unless composing was asked for, the few that fill no group: they'd take
+    /// as long as a whole one and cost more than their reads.
     fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
-        let worth = group.slices.len() > 1
-            && match self.strategy {
-                Strategy::Direct => false,
-                Strategy::Compose { .. } => true,
-                Strategy::Auto => {
-                    let sources = group.slices.len() as u64;
-                    self.prices.composed(class, group.bytes()) < self.prices.direct(class, sources)
-                }
-            };
-        if worth {
+        let sources = group.slices.len() as u64;
+        let (joined, alone) = (self.prices.composed(class, 0), self.prices.direct(class, sources));
+        let few = self.strategy == Strategy::Auto && group.bytes() < self.max_bytes / 2 && joined > alone;
+        if sources > 1 && !few {
             groups.push(group);
         } else {
             groups.extend(group.split_up());
@@ -229,9 +304,9 @@ mod tests {
         #[test]
         fn every_sample_once_and_no_group_over_a_limit(
             sizes in prop::collection::vec((0u64..2_000, class(), prop::bool::weighted(0.9)), 1..200),
-            max_bytes in 1u64..20_000,
+            max_bytes in 1u64..20_000, ranged in 100u64..3_000,
         ) {
-            let planner = planner(&sizes, Strategy::Compose { max_bytes }, &BucketInfo::default());
+            let planner = planner(&sizes, Strategy::Compose { max_bytes }, &BucketInfo::default()).ranged_from(ranged);
             let batch = all(&planner);
             let groups = planner.plan(&batch).unwrap();
             let mut seen = vec![0; batch.len()];
@@ -246,7 +321,8 @@ mod tests {
                 }
                 match group.method {
                     Method::Empty => prop_assert_eq!((group.bytes(), group.slices.len()), (0, 1)),
-                    Method::Direct => prop_assert_eq!(group.slices.len(), 1),
+                    Method::Direct => prop_assert!(group.slices.len() == 1 && group.bytes() < ranged),
+                    Method::Ranged => prop_assert!(group.slices.len() == 1 && group.bytes() >= ranged),
                     Method::Composed => {
                         prop_assert!(group.bytes() <= max_bytes);
                         prop_assert!((2..=MAX_SOURCES).contains(&group.slices.len()));
@@ -260,23 +336,19 @@ mod tests {
         }
     }
 
+    /// By the price table 13.5 reads cost what a compose and its read do.
     #[test]
-    fn auto_composes_where_it_is_cheaper_and_only_there() {
-        let kept_a_week = BucketInfo::default();
-        let hard = BucketInfo { soft_delete: Some(std::time::Duration::ZERO), ..BucketInfo::default() };
-        let composed = |count: usize, size, bucket: &BucketInfo| {
-            let planner = planner(&vec![(size, StorageClass::Standard, true); count], Strategy::Auto, bucket);
+    fn auto_joins_no_few_and_nothing_cold() {
+        let composed = |count: usize, class, strategy| {
+            let planner = planner(&vec![(1_000, class, true); count], strategy, &BucketInfo::default());
             planner.plan(&all(&planner)).unwrap().iter().filter(|group| group.method == Method::Composed).count()
         };
-        // The figures are those of the price table: 13.5 sources to break even, and 53 kB under soft delete.
-        assert_eq!(composed(32, 1_000, &hard), 1);
-        assert_eq!(composed(14, 1_000, &hard), 1);
-        assert_eq!(composed(13, 1_000, &hard), 0);
-        assert_eq!(composed(32, 1_000_000, &hard), 1);
-        assert_eq!(composed(32, 52_000, &kept_a_week), 1);
-        assert_eq!(composed(32, 54_000, &kept_a_week), 0);
-        let two_regions = BucketInfo { location_type: Some("dual-region".into()), ..hard.clone() };
-        assert_eq!(composed(32, 100_000, &two_regions), 0);
+        let asked_for = Strategy::compose();
+        for (count, auto, always) in [(64, 2, 2), (46, 2, 2), (45, 1, 2), (14, 1, 1), (13, 0, 1), (1, 0, 0)] {
+            assert_eq!(composed(count, StorageClass::Standard, Strategy::Auto), auto, "{count}");
+            assert_eq!(composed(count, StorageClass::Standard, asked_for), always, "{count}");
+            assert_eq!(composed(count, StorageClass::Nearline, Strategy::Auto), 0, "{count}");
+        }
     }
 
     #[test]

@@ -172,6 +172,11 @@ impl Sharding {
         self.batch_size
     }
 
+    /// Ranks that share each global batch.
+    pub fn world_size(&self) -> u64 {
+        self.world_size
+    }
+
     /// This rank's batches from `position` of the global order on. All ranks get the same number of them. The last
     /// global batch, if it isn't full, is dropped, or cut so that ranks differ by one sample at most.
     pub fn batches(self, samples: u64, position: u64) -> impl Iterator<Item = BatchSpan> {

@@ -1,0 +1,576 @@
+//! Which way to read small objects: by measurement.
+//!
+//! Pure: the clock, and what the service allows, are handed in. Reads and composes have ceilings of their own, so there
+//! are three ways, in a row: one by one, both at once, all joined. The choice stays with one, looks at the next when it
+//! could be better by what is known, and keeps the better of the two by what both brought. A look costs little: on
+//! the way from one by one to both at once nothing stops, and what is joined is read ahead of what the loop waits for.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{MAX_SOURCES, Prices};
+use crate::store::StorageClass;
+
+/// How samples are read that can be joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Way {
+    /// Each by itself.
+    #[default]
+    Direct,
+    /// As many joined as the service lets be composed, and the others each by itself.
+    Mixed,
+    /// All joined.
+    Composed,
+}
+
+const WAYS: [Way; 3] = [Way::Direct, Way::Mixed, Way::Composed];
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Mixed => "mixed",
+            Self::Composed => "composed",
+        })
+    }
+}
+
+/// How a loader reads what could be joined, and why.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Choice {
+    /// The way now; on trial where `reason` says so.
+    pub way: Way,
+    /// Why, in one line with the figures that decided.
+    pub reason: String,
+    /// Samples a second that reading one by one last brought, where it was measured.
+    pub direct: Option<f64>,
+    /// The same of both ways at once.
+    pub mixed: Option<f64>,
+    /// The same of joined reads alone.
+    pub composed: Option<f64>,
+    /// From the start of a compose to the last byte of its object, where one was tried.
+    pub compose_latency: Option<Duration>,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.way, self.reason)
+    }
+}
+
+/// What the service takes of one kind of call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ceiling {
+    /// Calls at once, at most, now.
+    pub(crate) at_once: usize,
+    /// Calls under way, and calls that wait for that.
+    pub(crate) in_flight: usize,
+    pub(crate) waiting: usize,
+    /// Calls a second, where refusals have told.
+    pub(crate) rate: Option<f64>,
+}
+
+/// What the service takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ceilings {
+    pub(crate) reads: Ceiling,
+    pub(crate) writes: Ceiling,
+}
+
+/// What the choice goes by, beside measurement.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// The most bytes of a joined object; 0 where none may be made.
+    pub(crate) max_bytes: u64,
+    /// Bytes that may be held, from before a compose to the delivery.
+    pub(crate) budget: u64,
+    pub(crate) prices: Prices,
+    /// Whether to compose where that is dearer than reading one by one, if it is faster.
+    pub(crate) pay_for_speed: bool,
+    /// Ways that cost more for a sample are ruled out, the cheapest never.
+    pub(crate) max_usd_per_sample: Option<f64>,
+}
+
+/// The two kinds of groups.
+const DIRECT: usize = 0;
+const COMPOSED: usize = 1;
+
+/// Leave to read a group in one way; each of its reads is to be told of with [`Chooser::ended`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// Whether it is to be joined; if not, each of its samples is a read of its own.
+    pub(crate) composed: bool,
+    /// Whether there was a choice.
+    may_join: bool,
+    number: u64,
+}
+
+/// How much more a way must promise to be tried: less than noise isn't worth the looking.
+const PROMISES: f64 = 1.15;
+/// How much more it must promise to be tried before the present one is known to have come to its own.
+const PROMISES_MUCH: f64 = 2.0;
+/// Reads a second of a bucket that has refused none, as documented.
+const READS: f64 = 5_000.0;
+/// How much more it must bring to be kept: beyond the noise between two looks.
+const KEEPS: f64 = 1.10;
+/// What brings this share of another's rate is as good, and the price decides.
+const AS_GOOD: f64 = 0.9;
+/// A way on trial that brings less than this share is given up at once.
+const HARMS: f64 = 0.8;
+/// A training loop that waits for less than this share of the time is what holds things up.
+const HARDLY_WAITS: f64 = 0.1;
+/// A look lasts this long at least, and as long as a composed group takes: those come in bursts of that period.
+const LOOK: Duration = Duration::from_millis(300);
+/// Groups that a look must see end: of fewer, one more or less is more than noise.
+const GROUPS: u64 = 16;
+/// Looks until what still grows is judged as it is. Limits on calls double from look to look.
+const LOOKS: u32 = 6;
+/// A trial that has brought nothing for this long, beyond some latencies, is over.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When to look again at what was worse; doubled each time it is worse again.
+const AGAIN: Duration = Duration::from_secs(60);
+/// The longest until another look: long beside what a look costs.
+const SELDOM: Duration = Duration::from_secs(600);
+/// Composes that wait for their call, so that none of the bucket's is left unused.
+const FEW: usize = 16;
+/// What one call costs, in bytes read for the same time of a processor. By this nothing above some 400 KiB is tried.
+const CALL_BYTES: f64 = 65_536.0;
+/// Writes a second of a bucket that has refused none, as documented.
+const WRITES: f64 = 1_000.0;
+/// Samples of an epoch below which nothing is tried: they are read before a compose is back.
+const WORTH_TRYING: u64 = 2_048;
+/// Samples of an epoch that are read before the first compose is tried, since the loop waits for these first.
+const FIRST: u64 = 512;
+/// Samples that the mean size is taken of, about.
+const MEAN_OF: u64 = 1 << 16;
+/// Groups composed to learn how long that takes.
+const PROBES: u32 = 2;
+
+/// What is known of a way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    rate: Option<f64>,
+    /// Not to be tried before.
+    next: Duration,
+    /// Times in a row that it was worse.
+    worse: u32,
+}
+
+/// What ended since the look began.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    since: Duration,
+    samples: u64,
+    groups: u64,
+    waited: Duration,
+}
+
+/// The choice of one loader, for all its epochs.
+#[derive(Debug)]
+pub(crate) struct Chooser {
+    terms: Terms,
+    way: Way,
+    /// The way to go back to; another than `way` while that is on trial.
+    home: Way,
+    reason: String,
+    known: [Known; 3],
+    /// Counts changes of way and beginnings of epochs.
+    turn: u64,
+    turned: Duration,
+    /// Reads let through that have not ended, and those of them that have not begun to wait for their calls.
+    out: [usize; 2],
+    to_begin: [usize; 2],
+    /// Those of them that are read one by one and could be joined.
+    alone: usize,
+    /// Whether a group that began in this turn has ended.
+    back: [bool; 2],
+    look: Option<Look>,
+    looks: u32,
+    before: f64,
+    latency: Option<Duration>,
+    probes: u32,
+    /// Samples and bytes so far: what the mean is taken of.
+    seen: (u64, u64),
+    /// Samples of this epoch that were let through, and that are to be read one by one for a start.
+    begun: u64,
+    head: u64,
+    /// The end of an epoch says nothing of a way.
+    ending: bool,
+    /// How long the training loop has waited in all.
+    waited: Duration,
+    /// Whether it hardly waited at the last look.
+    idle: bool,
+}
+
+impl Chooser {
+    pub(crate) fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            way: Way::Direct,
+            home: Way::Direct,
+            reason: "nothing was measured yet".to_owned(),
+            known: [Known::default(); 3],
+            turn: 0,
+            turned: Duration::ZERO,
+            out: [0; 2],
+            to_begin: [0; 2],
+            alone: 0,
+            back: [false; 2],
+            look: None,
+            looks: 0,
+            before: 0.0,
+            latency: None,
+            probes: 0,
+            seen: (0, 0),
+            begun: 0,
+            head: 0,
+            ending: false,
+            waited: Duration::ZERO,
+            idle: false,
+        }
+    }
+
+    pub(crate) fn choice(&self) -> Choice {
+        Choice {
+            way: self.way,
+            reason: self.reason.clone(),
+            direct: self.known[Way::Direct as usize].rate,
+            mixed: self.known[Way::Mixed as usize].rate,
+            composed: self.known[Way::Composed as usize].rate,
+            compose_latency: self.latency,
+        }
+    }
+
+    /// An epoch begins. While the first composes are under way, as much is read one by one as can be.
+    pub(crate) fn began(&mut self, now: Duration) {
+        self.begun = 0;
+        self.ending = false;
+        self.turn(now);
+        let held = self.terms.budget as f64 / 4.0 / self.size();
+        self.head = if self.way == Way::Direct { 0 } else { self.meanwhile().min(held) as u64 };
+    }
+
+    /// The training loop has waited for data.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    /// Asks how to read a group of `samples` that could be joined, with `left` of the epoch to come behind it. `None`
+    /// where enough is under way; then it is to be asked again when something has ended.
+    pub(crate) fn admit(
+        &mut self,
+        now: Duration,
+        (samples, bytes): (usize, u64),
+        left: u64,
+        ceilings: &Ceilings,
+    ) -> Option<Turn> {
+        let may_join = samples > 1 && self.terms.max_bytes > 0;
+        if may_join {
+            self.seen = (self.seen.0 + samples as u64, self.seen.1 + bytes);
+            // Halved now and then, so that the mean follows the data.
+            if self.seen.0 > MEAN_OF {
+                self.seen = (self.seen.0 / 2, self.seen.1 / 2);
+            }
+        }
+        // What doesn't take long any more is read one by one: a compose would come later.
+        if self.way != Way::Direct && left as f64 <= self.meanwhile() {
+            self.ending = true;
+        }
+        if left == 0 {
+            self.ending = true;
+        }
+        self.step(now, left, ceilings);
+        let room = [
+            self.to_begin[DIRECT] + ceilings.reads.waiting < MAX_SOURCES + ceilings.reads.at_once / 4,
+            self.to_begin[COMPOSED] + ceilings.writes.waiting < FEW + ceilings.writes.in_flight / 8,
+        ];
+        let composed = if !may_join || (self.ending && self.allowed(Way::Direct)) {
+            room[DIRECT].then_some(false)?
+        } else if self.begun < self.head {
+            false
+        } else {
+            match self.way {
+                Way::Direct if self.should_probe(left) => {
+                    self.probes += 1;
+                    true
+                }
+                Way::Direct => room[DIRECT].then_some(false)?,
+                Way::Composed => room[COMPOSED].then_some(true)?,
+                Way::Mixed if room[COMPOSED] => true,
+                Way::Mixed => room[DIRECT].then_some(false)?,
+            }
+        };
+        self.out[usize::from(composed)] += if composed { 1 } else { samples };
+        self.to_begin[usize::from(composed)] += if composed { 1 } else { samples };
+        self.begun += samples as u64;
+        self.alone += if may_join && !composed { samples } else { 0 };
+        Some(Turn { composed, may_join, number: self.turn })
+    }
+
+    /// A read of a turn waits for its call.
+    pub(crate) fn begins(&mut self, turn: Turn) {
+        self.to_begin[usize::from(turn.composed)] -= 1;
+    }
+
+    /// A read of a turn, which had begun, has ended: well, with so many samples and after so long, or not.
+    pub(crate) fn ended(&mut self, now: Duration, turn: Turn, well: Option<(u64, Duration)>) {
+        let lane = usize::from(turn.composed);
+        self.out[lane] -= 1;
+        self.alone -= usize::from(turn.may_join && !turn.composed);
+        let Some((samples, took)) = well else { return };
+        if turn.composed {
+            // The shortest, as long as it is not out of date.
+            let latency = self.latency.unwrap_or(took);
+            self.latency = Some(took.min(latency + took.saturating_sub(latency) / 1_000));
+        }
+        self.back[lane] |= turn.number == self.turn;
+        if let Some(look) = &mut self.look {
+            look.samples += samples;
+            look.groups += 1;
+        } else if self.is_settled() {
+            self.look = Some(Look { since: now, samples: 0, groups: 0, waited: self.waited });
+        }
+    }
+
+    /// Whether what ends now is of this way alone.
+    fn is_settled(&self) -> bool {
+        !self.ending
+            && match self.way {
+                Way::Direct => self.back[DIRECT] && self.out[COMPOSED] <= PROBES as usize,
+                Way::Mixed => self.back[COMPOSED],
+                Way::Composed => self.back[COMPOSED] && self.alone == 0,
+            }
+    }
+
+    fn step(&mut self, now: Duration, left: u64, ceilings: &Ceilings) {
+        if self.ending {
+            self.look = None;
+            return;
+        }
+        let Some(home) = WAYS.into_iter().find(|&way| way == self.home && self.allowed(way)) else {
+            let way = if self.allowed(Way::Direct) { Way::Direct } else { Way::Composed };
+            self.home = way;
+            self.go(now, way, "the others cost more than the epoch may".to_owned());
+            return;
+        };
+        let latency = self.latency.unwrap_or_default();
+        if self.way != home && now.saturating_sub(self.turned) > PATIENCE + latency * 8 {
+            return self.go_back(now, "it brought nothing for too long");
+        }
+        let Some(look) = self.look else { return };
+        let least = if self.way == Way::Direct { LOOK } else { LOOK.max(latency) };
+        let time = now.saturating_sub(look.since);
+        if time < least || look.groups < GROUPS {
+            return;
+        }
+        let rate = look.samples as f64 / time.as_secs_f64();
+        let busy_loop = (self.waited - look.waited).as_secs_f64() < HARDLY_WAITS * time.as_secs_f64();
+        self.idle = busy_loop;
+        self.look = Some(Look { since: now, samples: 0, groups: 0, waited: self.waited });
+        let grows = rate > KEEPS * self.before;
+        self.looks += 1;
+        self.before = rate;
+        // What a loop takes that has all it wants is no more than the least that this way could bring.
+        let known = &mut self.known[self.way as usize];
+        known.rate = Some(if busy_loop { known.rate.map_or(rate, |before| before.max(rate)) } else { rate });
+        if self.way == home {
+            if busy_loop {
+                self.save(now, rate, left);
+            } else {
+                self.improve(now, rate, left, ceilings, grows && self.looks < LOOKS);
+            }
+        } else {
+            self.judge(now, rate, grows && self.looks < LOOKS, busy_loop);
+            if self.way == self.home && !busy_loop {
+                self.improve(now, rate, left, ceilings, true);
+            }
+        }
+    }
+
+    /// A way on trial has brought `rate`.
+    fn judge(&mut self, now: Duration, rate: f64, grows: bool, busy_loop: bool) {
+        let (way, home) = (self.way, self.home);
+        let other = self.known[home as usize].rate.unwrap_or_default();
+        let cheaper = self.usd(way) < self.usd(home);
+        let told = format!("{rate:.0} samples/s, {other:.0} {home}");
+        if busy_loop && cheaper {
+            self.settle(
+                now,
+                format!("the training loop, at {rate:.0} samples/s, has all it wants, and this costs less"),
+            );
+        } else if !busy_loop && rate > KEEPS * other {
+            self.settle(now, told);
+        } else if !busy_loop && (grows || self.looks < 2) && rate > HARMS * other {
+            // The limits on calls are still opening.
+        } else if !busy_loop && rate > AS_GOOD * other && cheaper {
+            self.settle(now, format!("{told}, and this costs less"));
+        } else {
+            self.go_back(now, &format!("{way} brought {rate:.0} samples/s, {home} {other:.0}"));
+        }
+    }
+
+    /// Looks for a way that is faster than the present one, which has brought `rate`, and may bring more yet.
+    fn improve(&mut self, now: Duration, rate: f64, left: u64, ceilings: &Ceilings, grows: bool) {
+        if self.reason.is_empty() || self.looks <= LOOKS && self.turn <= 1 {
+            self.reason = format!("{rate:.0} samples/s");
+        }
+        let Some(latency) = self.latency else { return };
+        // A trial must be over long before the epoch is.
+        if (left as f64) < rate * (3.0 * latency.as_secs_f64() + 1.0) {
+            return;
+        }
+        let candidates: &[Way] = match self.home {
+            Way::Direct => &[Way::Mixed],
+            Way::Mixed => &[Way::Composed, Way::Direct],
+            Way::Composed => &[Way::Mixed],
+        };
+        for &way in candidates {
+            let known = self.known[way as usize];
+            let predicted = self.predict(way, rate, ceilings);
+            // It was better than this is now: conditions have changed.
+            let was_better = known.worse == 0 && known.rate.is_some_and(|known| known * HARMS > rate);
+            let promises = if grows {
+                predicted > PROMISES_MUCH * rate.max(READS)
+            } else {
+                predicted > PROMISES * rate
+                    || (predicted > rate && self.usd(way) < self.usd(self.home))
+                    || known.rate.is_some()
+            };
+            if self.allowed(way) && (was_better || (promises && now >= known.next)) {
+                let reason =
+                    format!("on trial: {} brings {rate:.0} samples/s, this may bring {predicted:.0}", self.home);
+                return self.go(now, way, reason);
+            }
+        }
+    }
+
+    /// The training loop takes `rate`, and has all it wants: looks for what costs less.
+    fn save(&mut self, now: Duration, rate: f64, left: u64) {
+        let Some(latency) = self.latency else { return };
+        if (left as f64) < rate * (3.0 * latency.as_secs_f64() + 1.0) {
+            return;
+        }
+        let held = self.terms.budget as f64 / self.size() / latency.as_secs_f64();
+        let cheapest =
+            WAYS.into_iter().filter(|&way| self.allowed(way)).min_by(|a, b| self.usd(*a).total_cmp(&self.usd(*b)));
+        let Some(way) = cheapest.filter(|&way| self.usd(way) < AS_GOOD * self.usd(self.home)) else { return };
+        let known = self.known[way as usize];
+        let sustains = known.rate.map_or(way == Way::Direct || held > 2.0 * rate, |known| known > PROMISES * rate);
+        if now >= known.next && sustains {
+            self.go(
+                now,
+                way,
+                format!("on trial: the training loop has all it wants at {rate:.0} samples/s, this costs less"),
+            );
+        }
+    }
+
+    /// Samples a second that a way could bring, in view of what the present one does; rather too many than too few, since
+    /// only a trial tells.
+    fn predict(&self, way: Way, rate: f64, ceilings: &Ceilings) -> f64 {
+        let latency = self.latency.unwrap_or_default().as_secs_f64().max(0.001);
+        let (size, sources) = (self.size(), self.sources());
+        // Held from before the compose until the delivery, whatever lies between.
+        let held = self.terms.budget as f64 / size / latency;
+        // A compose and a delete for each group; where none was refused, there may be no end.
+        let writes = ceilings.writes.rate.map_or((WRITES / 2.0 * sources).max(2.0 * rate), |rate| rate / 2.0 * sources);
+        let refused = ceilings.reads.rate.is_some_and(|most| rate > HARMS * most);
+        let gain = (CALL_BYTES + size) / (CALL_BYTES / sources + size);
+        match (self.home, way) {
+            (Way::Direct, _) if refused => (rate + writes).min(held),
+            (Way::Direct, _) => (rate + writes).min(rate * gain).min(held),
+            // What the service refuses is no less for joining more; a processor would be.
+            (Way::Mixed, Way::Composed) => {
+                let direct = self.known[Way::Direct as usize].rate.unwrap_or(rate).min(rate);
+                let reads = ceilings.reads.rate.is_some();
+                if reads { writes.min(held) } else { (rate - direct + direct * gain).min(writes).min(held) }
+            }
+            (_, way) => self.known[way as usize].rate.unwrap_or(rate),
+        }
+    }
+
+    fn should_probe(&self, left: u64) -> bool {
+        let gain = (CALL_BYTES + self.size()) / (CALL_BYTES / self.sources() + self.size());
+        self.latency.is_none()
+            && self.probes < PROBES
+            && self.begun >= FIRST
+            && left >= WORTH_TRYING
+            && (gain > PROMISES || (self.idle && self.usd(Way::Composed) < self.usd(Way::Direct)))
+            && self.allowed(Way::Mixed)
+    }
+
+    /// Mean bytes of a sample.
+    fn size(&self) -> f64 {
+        (self.seen.1 as f64 / self.seen.0.max(1) as f64).max(1.0)
+    }
+
+    /// Objects in a group.
+    fn sources(&self) -> f64 {
+        (self.terms.max_bytes as f64 / self.size()).floor().clamp(1.0, MAX_SOURCES as f64)
+    }
+
+    /// Samples that are read one by one while something is composed; half of them, since both share a processor.
+    fn meanwhile(&self) -> f64 {
+        let direct = self.known[Way::Direct as usize].rate.unwrap_or_default();
+        direct * self.latency.unwrap_or_default().as_secs_f64() / 2.0
+    }
+
+    /// US dollars a sample.
+    fn usd(&self, way: Way) -> f64 {
+        let (sources, class) = (self.sources(), StorageClass::Standard);
+        let direct = self.terms.prices.direct(class, 1);
+        let composed = self.terms.prices.composed(class, (sources * self.size()) as u64) / sources;
+        match way {
+            Way::Direct => direct,
+            Way::Composed => composed,
+            Way::Mixed => {
+                let rate = |way: Way| self.known[way as usize].rate.unwrap_or_default();
+                let share = if rate(Way::Mixed) > 0.0 { (rate(Way::Direct) / rate(Way::Mixed)).min(1.0) } else { 0.5 };
+                direct * share + composed * (1.0 - share)
+            }
+        }
+    }
+
+    fn allowed(&self, way: Way) -> bool {
+        if way == Way::Direct && self.terms.max_usd_per_sample.is_none() {
+            return true;
+        }
+        if way != Way::Direct && self.terms.max_bytes == 0 {
+            return false;
+        }
+        let (direct, composed) = (self.usd(Way::Direct), self.usd(Way::Composed));
+        let most = self.terms.max_usd_per_sample.map_or(f64::INFINITY, |most| most.max(direct.min(composed)));
+        self.usd(way) <= most && (way == Way::Direct || self.terms.pay_for_speed || composed < direct)
+    }
+
+    fn turn(&mut self, now: Duration) {
+        self.turn += 1;
+        self.turned = now;
+        (self.look, self.looks, self.before, self.back) = (None, 0, 0.0, [false; 2]);
+    }
+
+    fn go(&mut self, now: Duration, way: Way, reason: String) {
+        tracing::info!(from = %self.way, to = %way, reason, "another way to read small objects");
+        (self.way, self.reason) = (way, reason);
+        self.turn(now);
+    }
+
+    /// Stays with the way on trial.
+    fn settle(&mut self, now: Duration, reason: String) {
+        tracing::info!(way = %self.way, reason, "settled on a way to read small objects");
+        let left = &mut self.known[self.home as usize];
+        (left.next, left.worse) = (now + AGAIN, 0);
+        self.known[self.way as usize].worse = 0;
+        (self.home, self.reason) = (self.way, reason);
+        (self.looks, self.before) = (0, 0.0);
+    }
+
+    fn go_back(&mut self, now: Duration, reason: &str) {
+        let tried = &mut self.known[self.way as usize];
+        tried.next = now + (AGAIN * 2u32.saturating_pow(tried.worse)).min(SELDOM);
+        tried.worse = (tried.worse + 1).min(8);
+        self.go(now, self.home, reason.to_owned());
+    }
+}
