@@ -127,9 +127,13 @@ impl Group {
         self.slices.last().map_or(0, |slice| slice.range.end)
     }
 
-    /// The same samples, each read by itself and whole.
+    /// The same samples, each read by itself; what was joined, whole.
     pub fn split_up(&self) -> impl Iterator<Item = Self> + '_ {
-        self.slices.iter().map(|slice| Self::alone(slice.slot, slice.id, slice.range.end - slice.range.start, u64::MAX))
+        // What is read in ranges stays so where composing is off.
+        let ranged = if self.method == Method::Ranged { 0 } else { u64::MAX };
+        self.slices
+            .iter()
+            .map(move |slice| Self::alone(slice.slot, slice.id, slice.range.end - slice.range.start, ranged))
     }
 }
 
