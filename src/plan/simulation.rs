@@ -242,7 +242,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
             while let Some(part) = parts.get(first).filter(|part| part.missing == 0) {
                 // A loop that takes its time.
                 if world.takes.is_finite() {
-                    if takes > now {
+                    if takes > now + 1e-8 {
                         if looked < takes {
                             looked = takes;
                             push(&mut events, takes, What::Look);
