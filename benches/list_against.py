@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 
-BUCKET = "bench"
+from emulated import BUCKET, Emulator, tail
+
 # As in the table that Dataflux publishes: 10k, 578k, 2.0M and 17.9M objects.
 SIZES = [10_013, 578_411, 2_000_000, 17_944_239]
 
@@ -25,44 +26,6 @@ def dataflux(workers: int) -> dict:
     started = time.perf_counter()
     listed = dataflux_core.fast_list.ListingController(workers, "project", BUCKET, sort_results=True).run()
     return {"objects": len(listed), "seconds": time.perf_counter() - started}
-
-
-def tail(file) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")[-2000:].strip() or "nothing on standard error"
-
-
-class Emulator:
-    def __init__(self, program: str, size: int, profile: str):
-        virtual = f"{BUCKET}:n={size},pattern=sequence,size=4096"
-        command = [program, "emulate", "--json", "--profile", profile, "--virtual", virtual]
-        # A file, since nobody would empty a pipe while it runs.
-        self.errors = tempfile.TemporaryFile()
-        try:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors)
-        except OSError as error:
-            sys.exit(f"{program} can't be started: {error}; scripts/bench-list builds it, --program names another")
-        line = self.process.stdout.readline()
-        try:
-            self.endpoint = json.loads(line)["endpoint"]
-        except (ValueError, KeyError):
-            self.process.kill()
-            self.process.wait()
-            sys.exit(f"{' '.join(command)} said {line.decode()!r} instead of its endpoint: {tail(self.errors)}")
-
-    def cpu(self) -> float:
-        with open(f"/proc/{self.process.pid}/stat") as stat:
-            fields = stat.read().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
-        self.process.stdout.close()
-        self.errors.close()
 
 
 def measure(emulator: Emulator, command: list) -> dict:
@@ -123,7 +86,8 @@ def main():
         for name, command, repeat in contestants(args.program, size, args.concurrency):
             # One call after another takes minutes where there are many, and varies little: once is enough.
             runs = args.runs if repeat else 1
-            with Emulator(args.program, size, args.profile) as emulator:
+            virtual = f"{BUCKET}:n={size},pattern=sequence,size=4096"
+            with Emulator(args.program, args.profile, virtual) as emulator:
                 found = [measure(emulator, command) for _ in range(runs)]
             wrong = [one["objects"] for one in found if one["objects"] != size]
             if wrong:

@@ -33,10 +33,21 @@ impl Gauge {
 /// Bytes taken from a [`Budget`]; dropping it gives them back.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    #[expect(dead_code, reason = "held for its drop")]
     units: OwnedSemaphorePermit,
     bytes: u64,
     held: Gauge,
+}
+
+impl Permit {
+    /// The part of it that `bytes` of them need, to be given back by itself: at most what there is.
+    pub(crate) fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        // What stays must cover what it is for, so that a part may be of no unit.
+        let spare = (self.units.num_permits() as u64).saturating_sub(self.bytes.div_ceil(UNIT));
+        let units = self.units.split(spare as usize).expect("no more is taken than there is");
+        Self { units, bytes, held: self.held.clone() }
+    }
 }
 
 impl Drop for Permit {
@@ -126,6 +137,25 @@ mod tests {
         assert_eq!(held.bytes(), 9 * UNIT);
         drop((large, small));
         assert_eq!(held.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_permit_is_given_back_in_parts_and_never_too_early() {
+        let held = Gauge::default();
+        let budget = Budget::new(4 * UNIT, held.clone());
+        let mut permit = budget.take(3 * UNIT + 1).await;
+        let mut next = Box::pin(budget.take(2 * UNIT));
+        let first = permit.split(UNIT);
+        drop(first);
+        assert!(pending(&mut next), "2,049 bytes are held still, which is three units of four");
+        let second = permit.split(1);
+        drop(second);
+        let next = next.await;
+        assert_eq!(held.bytes(), 4 * UNIT);
+        drop(permit.split(u64::MAX));
+        drop((permit, next));
+        assert_eq!(held.bytes(), 0);
+        assert_eq!(budget.take(4 * UNIT).await.bytes, 4 * UNIT, "all of it is there again");
     }
 
     #[tokio::test]

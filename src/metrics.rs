@@ -76,6 +76,12 @@ counters! {
     write_refused,
     /// Bytes of bodies received, those thrown away included; headers and listings are not.
     bytes_received,
+    /// Those of them that were copied within this process, to be joined or to let go of a connection's read buffer.
+    bytes_copied,
+    /// Second requests for what a read missed when nothing came for long; also counted as media calls.
+    hedged,
+    /// Those of them that brought bytes before the first request did.
+    hedges_won,
     /// Bytes of the objects uploaded, once for each attempt, whether or not it sent them all.
     bytes_sent,
 }

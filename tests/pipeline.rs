@@ -11,8 +11,8 @@ use std::time::Duration;
 use dataflux::plan::Way;
 use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
 use dataflux::store::{
-    Attempt, Body, BucketInfo, Call, ComposeRequest, Fault, FaultStore, ListPage, ListRequest, MemoryStore, ObjectId,
-    ObjectMeta, PutRequest,
+    Attempt, Body, BucketInfo, Call, ComposeRequest, Fault, FaultStore, Hedge, ListPage, ListRequest, MemoryStore,
+    ObjectId, ObjectMeta, PutRequest,
 };
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Manifest, RawSample, State, Strategy};
 use futures_util::StreamExt;
@@ -398,6 +398,53 @@ fn a_stall_ends_in_another_try_or_an_error() {
 }
 
 #[test]
+fn a_hedged_loader_does_not_wait_for_a_stall() {
+    without_hanging(|| {
+        let (store, contents) = bucket(300);
+        let faults = FaultStore::new(Arc::new(store));
+        let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
+        let builder = DataLoader::builder(dataset).batch_size(20).strategy(Strategy::Direct);
+        // Far longer than a test may take.
+        let builder = builder.stall_timeout(Duration::from_secs(1_000));
+        let loader = builder.hedge(Hedge::percentile(99.0).max_share(1.0)).build().unwrap();
+        assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 300);
+        faults.fail_next(Call::Get, Fault::Stall, 1);
+        assert_eq!(names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap().len(), 300);
+        let counts = loader.dataset().client().metrics().snapshot();
+        assert!(counts.hedges_won >= 1 && counts.retries == 0, "{counts:?}");
+        assert_eq!(counts.get, 598 + counts.hedged, "second requests are calls, too: {counts:?}");
+        all_given_back(&loader);
+    });
+}
+
+#[test]
+fn a_buffer_is_not_used_again_while_a_sample_of_it_is_held() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data").with_chunk_size(10_000);
+        for index in 0..400 {
+            let name = format!("p/{index}");
+            store.insert("data", &name, content(&name, 20_000 + index % 7));
+        }
+        for strategy in [Strategy::Direct, Strategy::compose()] {
+            let builder = DataLoader::builder(dataset(&store)).batch_size(10).shuffle(1).strategy(strategy);
+            let loader = builder.memory_budget(1 << 20).build().unwrap();
+            // One sample of each batch is kept, a part of some.
+            let mut kept = Vec::new();
+            for batch in loader.epoch(0).unwrap() {
+                let sample = batch.unwrap().into_inner().swap_remove(3);
+                kept.push((sample.name().to_owned(), sample.bytes().slice(5_000..)));
+            }
+            let counts = loader.dataset().client().metrics().snapshot();
+            assert_eq!(counts.bytes_copied, counts.bytes_received, "each body came in more than one piece");
+            for (name, bytes) in kept {
+                assert!(bytes[..] == content(&name, 30_000)[5_000..5_000 + bytes.len()], "{name}");
+            }
+            all_given_back(&loader);
+        }
+    });
+}
+
+#[test]
 fn a_lost_answer_to_a_compose_is_found_again() {
     without_hanging(|| {
         let (store, contents) = bucket(64);
@@ -709,6 +756,7 @@ fn settings_that_cannot_work_are_told() {
     assert!(said(builder().io_threads(0).build().unwrap_err()).contains("io_threads"));
     assert!(said(builder().prefetch(0).build().unwrap_err()).contains("prefetch"));
     assert!(said(builder().concurrency(0).build().unwrap_err()).contains("concurrency"));
+    assert!(said(builder().stall_timeout(Duration::ZERO).build().unwrap_err()).contains("stall_timeout"));
     let error = dataset(&store).get(3).unwrap_err();
     assert!(said(error).contains("below 3"));
     let error = DatafluxDataset::open("data/p/").unwrap_err();

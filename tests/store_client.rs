@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use dataflux::ErrorKind;
 use dataflux::store::{
-    BucketInfo, Call, Client, ComposeRequest, Fault, FaultStore, ListRequest, MemoryStore, ObjectId, PutRequest,
+    BucketInfo, Call, Client, ComposeRequest, Fault, FaultStore, Hedge, ListRequest, MemoryStore, ObjectId, PutRequest,
     RetryPolicy,
 };
 use rand::rngs::SmallRng;
@@ -269,6 +269,128 @@ async fn a_flipped_bit_shows_in_the_crc() {
     assert_ne!(crc32c::crc32c(&payload.bytes), payload.crc32c.unwrap());
     let payload = client.read(&id, None, 50).await.unwrap();
     assert_eq!(crc32c::crc32c(&payload.bytes), payload.crc32c.unwrap());
+}
+
+/// Has the client learn that reads answer within 10 ms, by as many reads as it takes to learn that.
+async fn learn(client: &Client, faults: &FaultStore, id: &ObjectId, size: u64) {
+    for _ in 0..200 {
+        faults.fail_next(Call::Get, Fault::Drip(Duration::from_millis(10)), 1);
+        client.read(id, None, size).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_cuts_the_tail_to_the_usual_wait() {
+    for (fault, missing) in [
+        (Fault::Stall, None),
+        (Fault::StallAt(0), None),
+        (Fault::StallAt(3), Some(3..7)),
+        (Fault::Drip(Duration::from_secs(9)), None),
+    ] {
+        let (_, id, faults, client) = one(7);
+        let client = client.with_hedge(Hedge::percentile(95.0));
+        learn(&client, &faults, &id, 7).await;
+        let (before, counts) = (faults.calls(Call::Get), client.metrics().snapshot());
+        faults.fail_next(Call::Get, fault, 1);
+        let start = Instant::now();
+        let payload = client.read(&id, None, 7).await.unwrap();
+        assert_eq!(payload.bytes, telling(7), "{fault:?}");
+        assert_eq!(payload.computed, crc32c::crc32c(&telling(7)), "{fault:?}");
+        assert!(start.elapsed() < Duration::from_millis(20), "{fault:?}: {:?}", start.elapsed());
+        assert_eq!(ranges(&faults)[before as usize..], [None, missing], "{fault:?}");
+        let counts = client.metrics().snapshot().since(&counts);
+        assert_eq!((counts.get, counts.hedged, counts.hedges_won, counts.retries), (2, 1, 1, 0), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_requests_the_first_to_bring_bytes_goes_on() {
+    let (_, id, faults, client) = one(21);
+    let client = client.with_hedge(Hedge::percentile(95.0));
+    learn(&client, &faults, &id, 21).await;
+    // The second request is still slower than the first, or fails: then it is as if there were none.
+    for second in [
+        Fault::Drip(Duration::from_secs(5)),
+        Fault::Stall,
+        Fault::Error(ErrorKind::Unavailable),
+        Fault::Generation(7),
+        Fault::EndAt(0),
+    ] {
+        let counts = client.metrics().snapshot();
+        let calls = faults.calls(Call::Get);
+        let _ = faults.clone().fail(Call::Get, calls + 1, Fault::Drip(Duration::from_millis(500)));
+        let _ = faults.clone().fail(Call::Get, calls + 2, second);
+        let payload = client.read(&id, None, 21).await.unwrap();
+        assert_eq!(payload.bytes, telling(21), "{second:?}");
+        let counts = client.metrics().snapshot().since(&counts);
+        assert!(counts.hedged >= 1 && counts.retries == 0, "{second:?}: {counts:?}");
+        learn(&client, &faults, &id, 21).await;
+    }
+    // The first breaks while the second is under way: no retry, and no bytes twice.
+    let counts = client.metrics().snapshot();
+    faults.fail_next(Call::Get, Fault::LostResponse(ErrorKind::Unavailable), 1);
+    assert_eq!(client.read(&id, None, 21).await.unwrap().bytes, telling(21));
+    assert_eq!(client.metrics().snapshot().since(&counts).bytes_received, 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_share_of_hedges_holds_where_everything_is_slow() {
+    let (_, id, faults, client) = one(7);
+    let client = client.with_hedge(Hedge::percentile(50.0).max_share(0.02));
+    learn(&client, &faults, &id, 7).await;
+    let counts = client.metrics().snapshot();
+    let mut waits = 0;
+    for _ in 0..3_000u32 {
+        // Ever slower, so that each wait is longer than any before it.
+        waits += 1;
+        faults.fail_next(Call::Get, Fault::Drip(Duration::from_millis(1_000 + waits)), 2);
+        client.read(&id, None, 7).await.unwrap();
+    }
+    let counts = client.metrics().snapshot().since(&counts);
+    assert!(counts.hedged <= 60, "{counts:?}");
+    assert!(counts.hedged >= 50, "the share is used: {counts:?}");
+    assert_eq!(counts.get, 3_000 + counts.hedged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_mixture_of_faults_under_hedges_ends_in_the_right_bytes() {
+    let store = MemoryStore::new().with_chunk_size(700);
+    let len = 5_000;
+    let generation = store.insert("b", "o", telling(len));
+    let (faults, client) = faulty(&store);
+    let client = client.with_hedge(Hedge::percentile(50.0).max_share(1.0));
+    let id = ObjectId::new("b", "o", generation);
+    learn(&client, &faults, &id, len as u64).await;
+    let mut random = SmallRng::seed_from_u64(7);
+    for round in 0..300 {
+        let calls = faults.calls(Call::Get);
+        for nth in 1..random.random_range(2..7) {
+            let at = random.random_range(0..len as u64 + 10);
+            let fault = [
+                Fault::Error(ErrorKind::Unavailable),
+                Fault::Stall,
+                Fault::LostResponse(ErrorKind::Timeout),
+                Fault::BreakAt(at),
+                Fault::EndAt(at),
+                Fault::StallAt(at),
+                Fault::Drip(Duration::from_millis(at)),
+            ][random.random_range(0..7)];
+            let _ = faults.clone().fail(Call::Get, calls + nth, fault);
+        }
+        let payload = client.read(&id, None, len as u64).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert!(payload.bytes == telling(len), "round {round}: other bytes");
+        assert_eq!(payload.computed, payload.crc32c.unwrap(), "round {round}");
+    }
+    assert!(client.metrics().snapshot().hedges_won > 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_slower_than_the_stall_timeout_is_waited_for_in_the_end() {
+    let (_, id, faults, client) = one(7);
+    let client = client.with_stall_timeout(Duration::from_secs(1));
+    faults.fail_next(Call::Get, Fault::Drip(Duration::from_secs(5)), 100);
+    assert_eq!(client.read(&id, None, 7).await.unwrap().bytes, telling(7));
+    assert_eq!(faults.calls(Call::Get), 4, "of 1, 2, 4 and 8 s");
 }
 
 #[tokio::test(start_paused = true)]

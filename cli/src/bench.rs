@@ -32,6 +32,7 @@ Examples:
 
 What is measured:
   seconds               the epochs, without the listing, until nothing temporary is left
+  epoch_seconds         of each epoch, its clean-up included: the first learns what the later ones know
   first_batch_seconds   from the start of the first epoch to its first batch
   wait_fraction         of the time after the first batch, spent waiting for data; best is 0
   cpu_seconds           user and system time of this process, the listing included
@@ -128,6 +129,7 @@ struct Report {
     samples: u64,
     bytes: u64,
     seconds: f64,
+    epoch_seconds: Vec<f64>,
     samples_per_second: f64,
     bytes_per_second: f64,
     first_batch_seconds: f64,
@@ -224,6 +226,7 @@ fn measure<D: Decode>(args: &Args, client: &Client, dataset: DatafluxDataset<D>,
         bytes_per_second: per_second(epochs.bytes, seconds),
         first_batch_seconds: epochs.first_batch.unwrap_or_default().as_secs_f64(),
         wait_fraction: epochs.wait_fraction(),
+        epoch_seconds: epochs.seconds,
         cpu_seconds: cpu_seconds()?,
         peak_rss_bytes: peak_rss_bytes(),
         order_digest: epochs.digest.finish(),
@@ -252,6 +255,8 @@ struct Epochs {
     first_batch: Option<Duration>,
     waited: Duration,
     running: Duration,
+    /// Of each epoch.
+    seconds: Vec<f64>,
     digest: NamesDigest,
 }
 
@@ -263,6 +268,7 @@ impl Epochs {
         let step = Duration::from_millis(args.step_ms);
         let mut all = Self::default();
         for epoch in 0..args.epochs {
+            let started = Instant::now();
             let mut batches = loader.epoch(epoch)?;
             let before = all.samples;
             for batch in &mut batches {
@@ -283,6 +289,8 @@ impl Epochs {
             all.first_batch.get_or_insert(stats.first_batch);
             all.waited += stats.waited;
             all.running += stats.running;
+            drop(batches);
+            all.seconds.push(started.elapsed().as_secs_f64());
             if args.limit.is_some_and(|limit| all.samples >= limit) {
                 break;
             }

@@ -5,6 +5,7 @@ mod clean;
 mod emulate;
 mod failure;
 mod filter;
+mod get;
 mod ls;
 mod output;
 mod progress;
@@ -47,6 +48,7 @@ Credentials are those that gcloud and other Google tools find; an emulator gets 
 #[derive(Subcommand)]
 enum Command {
     Ls(ls::Args),
+    Get(get::Args),
     Bench(bench::Args),
     Clean(clean::Args),
     Emulate(emulate::Args),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = start_logging(cli.verbose).and_then(|()| match cli.command {
         Command::Ls(args) => ls::run(&args, cli.json),
+        Command::Get(args) => get::run(&args, cli.json),
         Command::Bench(args) => bench::run(&args, cli.json),
         Command::Clean(args) => clean::run(&args, cli.json),
         Command::Emulate(args) => emulate::run(args, cli.json),

@@ -20,8 +20,9 @@
 //! # Ok::<(), dataflux_emulator::Error>(())
 //! ```
 //!
-//! It does not keep old or deleted versions, know access control lists, speak the XML or gRPC API, or store anything
-//! on disk. It shares no code with the client, so that their mistakes cannot cancel out.
+//! It does not keep old or deleted versions, know access control lists, speak the gRPC API, or store anything on disk.
+//! Of the XML API it knows reading an object, with JSON's errors. It shares no code with the client, so that their
+//! mistakes cannot cancel out.
 
 #[cfg(feature = "cli")]
 mod args;

@@ -9,6 +9,9 @@ use crate::{error::Refusal, object, stats::Call};
 /// The characters that a path segment need not encode.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// What the paths of the JSON API begin with, and this emulator's own: no names of buckets.
+const PREFIXES: [&str; 5] = ["storage", "upload", "download", "batch", "_emulator"];
+
 /// Percent-encodes a name for use as one path segment.
 pub(crate) fn encode(name: &str) -> String {
     utf8_percent_encode(name, SEGMENT).to_string()
@@ -87,7 +90,8 @@ pub(crate) enum Route {
 
 impl Route {
     pub(crate) fn parse(method: &Method, path: &str, query: &Query) -> Result<Self, Refusal> {
-        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let segments: Vec<&str> = path.split('/').collect();
         let target = |bucket: &str, name: &str| -> Result<Target, Refusal> {
             let name = decode(name)?;
             object::check_name(&name)?;
@@ -131,6 +135,10 @@ impl Route {
             ["upload", "storage", "v1", "b", _, "o"] if post && query.get("upload_id").is_some() => Self::UploadSession,
             ["upload", "storage", "v1", "b", bucket, "o"] if post => Self::Upload(decode(bucket)?),
             ["batch", "storage", "v1"] | ["batch"] if post => Self::Batch,
+            // The XML API, in which obstore reads. Its names may keep their slashes.
+            [bucket, _, ..] if get && !PREFIXES.contains(bucket) => {
+                Self::GetMedia(target(bucket, &path[bucket.len() + 1..])?)
+            }
             ["storage", "v1", "b", ..] if segments.len() <= 6 && segments.get(4).is_none_or(|part| *part == "o") => {
                 return Err(Refusal::new(405, "methodNotAllowed", format!("Method {method} is not allowed here.")));
             }
@@ -188,6 +196,14 @@ mod tests {
     }
 
     #[test]
+    fn the_xml_api_reads_names_with_slashes_of_both_kinds() {
+        for path in ["/bucket/a/b%20c", "/bucket/a%2Fb%20c"] {
+            assert_eq!(route(&Method::GET, path), Ok(Route::GetMedia(("bucket".into(), "a/b c".into()))));
+            assert_eq!(route(&Method::PUT, path), Err(404));
+        }
+    }
+
+    #[test]
     fn refusals() {
         for (target, status) in [
             ("/storage/v1/b/bucket/o/..", 400),
@@ -197,6 +213,8 @@ mod tests {
             ("/storage/v1/b/bucket/o/%FF", 400),
             ("/storage/v1/b/bucket/o/a/b", 404),
             ("/nowhere", 404),
+            ("/storage/v2/b/bucket", 404),
+            ("/bucket/", 400),
         ] {
             assert_eq!(route(&Method::GET, target), Err(status), "{target}");
         }

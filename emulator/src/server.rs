@@ -139,10 +139,17 @@ async fn answer(
     }
     state.stats.status(reply.status);
     let (damage, wait) = damage(&state, call, fault, reply.end - reply.start);
-    sleep(wait).await;
+    pause(wait).await;
     let rate = if call == Call::GetMedia { read(&state.profile).bytes_per_second() } else { None };
     flight.0 = None;
     Ok(response(state, reply, damage, rate))
+}
+
+/// Waits, where there is anything to wait for: even a timer that is over at once costs a system call.
+async fn pause(length: Duration) {
+    if !length.is_zero() {
+        sleep(length).await;
+    }
 }
 
 /// Reads the whole request.
@@ -209,12 +216,12 @@ async fn perform(state: &Arc<State>, route: Route, request: Request) -> Reply {
     if call == Call::Batch || !call.mutates() {
         let reply = state.handle(&route, &request);
         let delay = reply.delay.unwrap_or_else(|| state.delay(call, reply.items));
-        sleep(delay).await;
+        pause(delay).await;
         return reply;
     }
     let (state, delay) = (Arc::clone(state), state.delay(call, 0));
     let work = tokio::spawn(async move {
-        sleep(delay).await;
+        pause(delay).await;
         state.handle(&route, &request)
     });
     work.await.unwrap_or_else(|_| Refusal::unavailable().into())

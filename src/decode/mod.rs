@@ -9,7 +9,8 @@ use crate::split::RawSample;
 #[cfg(feature = "image")]
 pub use image::{Image, ImageFolder, Images, StackImages};
 
-/// Turns one object's bytes into one training sample. Runs on the decode threads, several at once.
+/// Turns one object's bytes into one training sample. Runs on the decode threads, several at once, unless it
+/// [is light](Self::is_light).
 ///
 /// Any `Fn(RawSample) -> anyhow::Result<T>` is one. What it returns as an error, and what it panics with, reaches the
 /// training loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the object.
@@ -44,6 +45,12 @@ pub trait Decode: Send + Sync + 'static {
         let _ = size;
         None
     }
+
+    /// Whether decoding takes a microsecond or so and never waits for anything. Then it is done where the bytes come in,
+    /// since to hand a sample to another thread takes longer than that.
+    fn is_light(&self) -> bool {
+        false
+    }
 }
 
 impl<F, T> Decode for F
@@ -73,6 +80,10 @@ impl Decode for Raw {
 
     fn decode(&self, sample: RawSample) -> anyhow::Result<RawSample> {
         Ok(sample)
+    }
+
+    fn is_light(&self) -> bool {
+        true
     }
 
     fn collate(&self) -> Samples {

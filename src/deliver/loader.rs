@@ -1,6 +1,7 @@
 //! The loader: settings, and what epochs share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -12,10 +13,11 @@ use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
-use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
+use crate::fetch::{Caps, Ceilings, Fetcher, Ranges, Throttles};
 use crate::io::Io;
 use crate::plan::{Bill, Choice, Planner, Strategy, Terms, never_compose};
 use crate::sample::{Sharding, Shuffle, State};
+use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Bytes from socket to batch unless told otherwise: enough for 100 MB composites to overlap, little beside what a
@@ -25,6 +27,10 @@ const MEMORY_BUDGET: u64 = 1 << 30;
 /// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
 /// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
 const SAMPLES_AHEAD: usize = 65_536;
+
+/// Longest wait for bytes unless told otherwise. The service answers within tenths of a second, and by then a packet that
+/// was lost has been sent six times more: what is still silent is dead, and a batch waits for it.
+const STALL: Duration = Duration::from_secs(10);
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;
@@ -72,6 +78,9 @@ struct Settings {
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
     caps: Caps,
+    ranges: Ranges,
+    stall: Option<Duration>,
+    hedge: Option<Hedge>,
 }
 
 impl Settings {
@@ -116,6 +125,9 @@ impl<D: Decode> DataLoader<D> {
             decode_threads: None,
             prefetch: None,
             caps: Caps::default(),
+            ranges: Ranges::default(),
+            stall: None,
+            hedge: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -228,6 +240,19 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Least bytes of a large object that are worth a read of their own; 8 MiB by default. Objects of 32 MiB and more are
+    /// read in several ranges at once.
+    pub fn min_part_size(mut self, bytes: u64) -> Self {
+        self.settings.ranges.min_part_size = bytes;
+        self
+    }
+
+    /// Most ranges of one large object to read at once; 8 by default. Each counts as a read.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.settings.ranges.max_streams = streams;
+        self
+    }
+
     /// Most reads to start in a second, for those who share a bucket with others; by default as many as the service
     /// takes, beginning with the 5,000 that are documented.
     pub fn max_reads_per_second(mut self, reads: f64) -> Self {
@@ -239,6 +264,21 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// beginning with the 1,000 writes that are documented.
     pub fn max_writes_per_second(mut self, writes: f64) -> Self {
         self.settings.caps.writes_per_second = Some(writes);
+        self
+    }
+
+    /// Longest wait for the first or the next bytes of a read, before it is made again; by default 10 s, or that of the
+    /// data set's [`Client`](crate::store::Client) where that is less. Each try of a read
+    /// that brings nothing doubles it, so that a service that is slow, and not dead, is waited for in the end.
+    pub fn stall_timeout(mut self, wait: Duration) -> Self {
+        self.settings.stall = Some(wait);
+        self
+    }
+
+    /// Asks a second time for what a read misses, where nothing comes for longer than is usual; off by default. Each
+    /// second request is a call of class B more.
+    pub fn hedge(mut self, hedge: Hedge) -> Self {
+        self.settings.hedge = Some(hedge);
         self
     }
 
@@ -309,6 +349,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             ("decode_threads", decode_threads),
             ("prefetch", settings.prefetch.unwrap_or(1)),
             ("concurrency", settings.caps.at_once.unwrap_or(1)),
+            ("min_part_size", usize::try_from(settings.ranges.min_part_size).unwrap_or(usize::MAX)),
+            ("max_streams", settings.ranges.max_streams),
         ] {
             if value == 0 {
                 return wrong(what, value, "leave it out for a value that suits this machine");
@@ -324,6 +366,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                     .hint("leave it out for what the service takes"));
             }
         }
+        if settings.stall.is_some_and(|wait| wait.is_zero()) {
+            return Err(Error::new(ErrorKind::Config, "stall_timeout can't be 0")
+                .mismatch("the longest wait for bytes", "none at all")
+                .hint("leave it out for 10 s"));
+        }
         if settings.memory_budget == 0 {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
         }
@@ -338,7 +385,13 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
+        let client = client.with_read_stall(settings.stall, STALL);
+        let client = match settings.hedge {
+            Some(hedge) => client.with_hedge(hedge),
+            None => client,
+        };
+        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
+            .with_ranges(settings.ranges);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {

@@ -151,7 +151,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
             auto: self.auto.clone(),
-            fetcher: self.fetcher.for_epoch(),
+            fetcher: self.fetcher.for_epoch(budget.bytes()),
             budget,
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
@@ -430,7 +430,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);
-            let job = Job { assembly: Arc::clone(assembly), slot, sample, passing: passing.cloned() };
+            let job = if self.code.decode.is_light() {
+                if !assembly.decode(slot, sample) {
+                    continue;
+                }
+                Job::Collate(Arc::clone(assembly))
+            } else {
+                Job::Decode { assembly: Arc::clone(assembly), slot, sample, passing: passing.cloned() }
+            };
             if self.jobs.send(job).is_err() {
                 return assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
             }

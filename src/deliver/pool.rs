@@ -15,13 +15,18 @@ use crate::split::RawSample;
 use crate::store::ObjectId;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// What decode threads do with a sample.
-pub(super) struct Job<D: Decode, C: Collate<D::Item>> {
-    pub(super) assembly: Arc<Assembly<D, C>>,
-    pub(super) slot: usize,
-    pub(super) sample: RawSample,
-    /// Bytes of the payload the sample is part of, where they are given back once all of it is decoded.
-    pub(super) passing: Option<Arc<Permit>>,
+/// What decode threads do.
+pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
+    /// Decode a sample, and collate its batch if it is the last.
+    Decode {
+        assembly: Arc<Assembly<D, C>>,
+        slot: usize,
+        sample: RawSample,
+        /// Bytes of the payload the sample is part of, where they are given back once all of it is decoded.
+        passing: Option<Arc<Permit>>,
+    },
+    /// Collate a batch whose samples are all there.
+    Collate(Arc<Assembly<D, C>>),
 }
 
 /// Starts the decode threads; they end when the last sender is dropped.
@@ -34,9 +39,15 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
             .name(format!("dataflux-decode-{index}"))
             .spawn(move || {
                 for job in work {
-                    let Job { assembly, slot, sample, passing } = job;
-                    assembly.decode(slot, sample);
-                    drop(passing);
+                    match job {
+                        Job::Decode { assembly, slot, sample, passing } => {
+                            if assembly.decode(slot, sample) {
+                                assembly.collate();
+                            }
+                            drop(passing);
+                        }
+                        Job::Collate(assembly) => assembly.collate(),
+                    }
                 }
             })
             .map_err(|error| {
@@ -110,32 +121,40 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let _ = self.promise.try_send(Err(error));
     }
 
-    fn decode(&self, slot: usize, sample: RawSample) {
+    /// Decodes a sample into its slot. Returns whether all samples are there now, and the batch is to be collated.
+    pub(super) fn decode(&self, slot: usize, sample: RawSample) -> bool {
         // Nobody waits for it any more.
         if *self.cancel.borrow() || self.cancel.has_changed().is_err() {
-            return;
+            return false;
         }
         let (bytes, verified) = (sample.bytes().len() as u64, sample.verified());
         let id = sample.manifest().id(sample.entry());
         match guarded(|| self.code.decode.decode(sample)) {
             Ok(item) => self.fill(slot, (id.name, item), bytes, verified),
-            Err(cause) => self.fail(refused(id, &cause)),
+            Err(cause) => {
+                self.fail(refused(id, &cause));
+                false
+            }
         }
     }
 
-    fn fill(&self, slot: usize, item: (Arc<str>, D::Item), bytes: u64, verified: bool) {
+    fn fill(&self, slot: usize, item: (Arc<str>, D::Item), bytes: u64, verified: bool) -> bool {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if parts.items[slot].replace(item).is_none() {
             parts.missing -= 1;
             parts.bytes += bytes;
             parts.verified += u64::from(verified);
         }
-        if parts.missing == 0 {
-            let (names, items) = std::mem::take(&mut parts.items).into_iter().flatten().unzip();
-            let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
-            drop(parts);
-            self.finish(names, items, bytes, verified, kept);
-        }
+        parts.missing == 0
+    }
+
+    /// Makes the batch of what is there.
+    fn collate(&self) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (names, items) = std::mem::take(&mut parts.items).into_iter().flatten().unzip();
+        let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
+        drop(parts);
+        self.finish(names, items, bytes, verified, kept);
     }
 
     /// A batch without samples is done from the start.

@@ -2,6 +2,7 @@
 
 mod clean;
 mod process;
+mod ranged;
 mod rate;
 mod temporary;
 mod throttle;
@@ -17,11 +18,13 @@ use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, Method};
-use crate::store::{BucketInfo, Client, ComposeRequest, ObjectId};
+use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
 pub use process::clean_up_on_signals;
+pub(crate) use ranged::Ranges;
+pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
@@ -39,10 +42,9 @@ pub struct Payload {
     pub bytes: Bytes,
     /// CRC of the whole payload, where the server told it.
     pub crc32c: Option<u32>,
+    /// CRC of `bytes`.
+    pub computed: u32,
 }
-
-/// Bytes, and their CRC where the server told it.
-type Read = (Bytes, Option<u32>);
 
 /// How many composes in a row may fail, of whatever, before no more are tried.
 const FAILURES: u32 = 32;
@@ -60,6 +62,7 @@ pub(crate) struct Fetcher {
     throttles: Arc<Throttles>,
     /// What is added to the numbers of this epoch's groups.
     first: u64,
+    ranges: Ranges,
     compose: Arc<Composing>,
 }
 
@@ -94,18 +97,27 @@ impl Fetcher {
             proving: Mutex::new(()),
         };
         let first = throttles.now_serving();
-        Self { client, manifest, io, run: Run::new(), throttles, first, compose: Arc::new(compose) }
+        let ranges = Ranges::default();
+        Self { client, manifest, io, run: Run::new(), throttles, first, ranges, compose: Arc::new(compose) }
     }
 
-    /// The same for another epoch, with temporaries of its own.
-    pub(crate) fn for_epoch(&self) -> Self {
+    /// Sets how large objects are cut into ranges.
+    pub(crate) fn with_ranges(mut self, ranges: Ranges) -> Self {
+        self.ranges = ranges;
+        self
+    }
+
+    /// The same for another epoch, with temporaries of its own, and with buffers that are used again as long as the epoch
+    /// runs: `memory` bytes of them at most.
+    pub(crate) fn for_epoch(&self, memory: u64) -> Self {
         Self {
-            client: self.client.clone(),
+            client: self.client.with_buffers(Buffers::new(memory)),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(),
             throttles: Arc::clone(&self.throttles),
             first: self.throttles.now_serving(),
+            ranges: self.ranges,
             compose: Arc::clone(&self.compose),
         }
     }
@@ -128,14 +140,17 @@ impl Fetcher {
     pub(crate) async fn fetch(&self, group: Group, number: u64) -> Result<Payload> {
         let number = self.first.saturating_add(number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
-        let (bytes, crc32c) = match group.method {
+        let read = match group.method {
             // What the listing says of an empty object is all there is to prove.
-            Method::Empty => Ok((Bytes::new(), None)),
-            Method::Direct | Method::Ranged => self.read(&self.manifest.id(&entries[0]), entries[0].size, number).await,
+            Method::Empty => {
+                return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: 0 });
+            }
+            Method::Direct => self.read(&self.manifest.id(&entries[0]), entries[0].size, number).await,
+            Method::Ranged => self.ranged(&entries[0], number).await,
             Method::Composed => self.composed(&group, &entries, number).await,
-        }
-        .map_err(|error| error.stage(Stage::Fetch))?;
-        Ok(Payload { group, entries, bytes, crc32c })
+        };
+        let read = read.map_err(|error| error.stage(Stage::Fetch))?;
+        Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed: read.computed })
     }
 
     /// Whether composing is still worth a try.
@@ -155,16 +170,25 @@ impl Fetcher {
         }
     }
 
-    async fn read(&self, id: &ObjectId, size: u64, number: u64) -> Result<Read> {
+    async fn read(&self, id: &ObjectId, size: u64, number: u64) -> Result<store::Payload> {
         let slot = self.throttles.reads.acquire(number).await;
         self.throttles.serves(number);
         // In a box, since thousands wait for their turn, and a read under way is large.
         let read = Box::pin(self.client.watched(slot.watch()).read(id, None, size)).await?;
         slot.done(read.bytes.len() as u64);
-        Ok((read.bytes, read.crc32c))
+        Ok(read)
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
+    /// In one buffer, each part a call of its own to whoever lets calls through.
+    async fn ranged(&self, entry: &Entry, number: u64) -> Result<store::Payload> {
+        self.throttles.serves(number);
+        let lanes = Lanes::throttled(Arc::clone(&self.throttles.reads), number);
+        let download = Download::of(&self.client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
+        let Ranges { min_part_size, max_streams } = self.ranges;
+        download.min_part_size(min_part_size).max_streams(max_streams).into_payload().await
+    }
+
+    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
         if self.compose.deletable.load(Ordering::Acquire) {
             return self.compose_and_read(group, entries, number).await;
         }
@@ -180,7 +204,7 @@ impl Fetcher {
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
+    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }

@@ -75,14 +75,15 @@ impl fmt::Debug for RawSample {
 /// # Errors
 /// [`ErrorKind::Integrity`] for the first sample whose bytes don't have the CRC that was listed.
 pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, RawSample)>> {
-    let Payload { group, entries, bytes, crc32c } = payload;
+    let Payload { group, entries, bytes, crc32c, computed } = payload;
     if bytes.len() as u64 != group.bytes() {
         return Err(Error::new(ErrorKind::Integrity, "the download has the wrong length")
             .stage(Stage::Split)
             .mismatch(format_args!("{} bytes", group.bytes()), bytes.len()));
     }
     // The server's word for the CRC of a whole object serves where the listing had none, but never instead of it.
-    let told = if group.slices.len() == 1 { crc32c } else { None };
+    let alone = group.slices.len() == 1;
+    let told = if alone { crc32c } else { None };
     group
         .slices
         .into_iter()
@@ -91,7 +92,7 @@ pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, R
             let bytes = bytes.slice(slice.range.start as usize..slice.range.end as usize);
             let wanted = entry.crc32c.or(told);
             if let Some(wanted) = wanted {
-                let got = crc32c::crc32c(&bytes);
+                let got = if alone { computed } else { crc32c::crc32c(&bytes) };
                 if wanted != got {
                     return Err(Error::new(ErrorKind::Integrity, "the bytes read are not those that were listed")
                         .stage(Stage::Split)

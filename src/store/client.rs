@@ -1,5 +1,7 @@
 //! What every caller needs on top of a [`Store`]: retry, resume, adoption, counting.
 
+mod streaming;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,17 +9,23 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, future, stream};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
+use super::buffers::Buffers;
+use super::hedge::{Hedge, Hedging};
 use super::reading::{Amount, Reading};
 use super::retry::{Decision, Failure};
 use super::{
-    Attempt, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
+    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy,
+    Store,
 };
 use crate::metrics::{Metrics, add, count};
 use crate::{Error, ErrorKind, Result};
+
+pub(crate) use streaming::Streaming;
 
 /// Longest wait for the head of an answer, or for the next bytes of a body. The service answers within seconds or not
 /// at all; shorter would cut slow composes, longer would hold a batch for a dead connection.
@@ -42,6 +50,8 @@ pub struct Payload {
     pub stored_size: Option<u64>,
     /// CRC of the whole stored object, if told: by the service, not computed from `bytes`.
     pub crc32c: Option<u32>,
+    /// CRC of `bytes`, computed as they came.
+    pub computed: u32,
 }
 
 /// Is told how a call fares while it is under way.
@@ -76,13 +86,25 @@ pub struct Client {
     metrics: Arc<Metrics>,
     retry: RetryPolicy,
     stall: Duration,
+    read_stall: Duration,
+    buffers: Arc<Buffers>,
+    hedging: Option<Arc<Hedging>>,
     watch: Option<Arc<dyn Watch>>,
 }
 
 impl Client {
     /// A client of `store` with the default [`RetryPolicy`] and a stall timeout of 30 s.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, metrics: Arc::default(), retry: RetryPolicy::default(), stall: STALL, watch: None }
+        Self {
+            store,
+            metrics: Arc::default(),
+            retry: RetryPolicy::default(),
+            stall: STALL,
+            read_stall: STALL,
+            buffers: Arc::default(),
+            hedging: None,
+            watch: None,
+        }
     }
 
     /// Sets how failed calls are made again.
@@ -92,11 +114,32 @@ impl Client {
         self
     }
 
-    /// Sets the longest wait for the head of an answer and for the next bytes of a body.
+    /// Sets the longest wait for the head of an answer and for the next bytes of a body. Of one read it doubles after each
+    /// try that it ended.
     #[must_use]
     pub fn with_stall_timeout(mut self, wait: Duration) -> Self {
-        self.stall = wait;
+        (self.stall, self.read_stall) = (wait, wait);
         self
+    }
+
+    /// Sets that wait for reads alone, whose answers come sooner than those of a compose; without `wait` it is `most` at
+    /// most.
+    pub(crate) fn with_read_stall(mut self, wait: Option<Duration>, most: Duration) -> Self {
+        self.read_stall = wait.unwrap_or(self.read_stall.min(most));
+        self
+    }
+
+    /// Asks a second time for what a read misses, where nothing comes for longer than is usual. Clones share what they
+    /// learn of that.
+    #[must_use]
+    pub fn with_hedge(mut self, hedge: Hedge) -> Self {
+        self.hedging = Some(Arc::new(Hedging::new(hedge)));
+        self
+    }
+
+    /// The same client, counts included, which puts bodies into `buffers`.
+    pub(crate) fn with_buffers(&self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self.clone() }
     }
 
     /// The same client, counts included, with connections of its own: for use on another runtime.
@@ -116,6 +159,11 @@ impl Client {
     /// How long a call may take in all, before what its bytes add.
     pub(crate) fn deadline(&self) -> Duration {
         self.retry.deadline
+    }
+
+    /// Longest wait for the next bytes.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        self.stall
     }
 
     /// What was asked of the store through this client and its clones.
@@ -216,8 +264,8 @@ impl Client {
                 .object(id)
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
-        let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused);
-        let mut reading = Reading::new(id.clone(), range, size);
+        let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused).stalled_after(self.read_stall);
+        let mut reading = Reading::new(id.clone(), range, size, &self.buffers);
         loop {
             let before = reading.received();
             let error = match self.read_on(&call, &mut reading).await {
@@ -231,6 +279,10 @@ impl Client {
             }
             if reading.received() > before {
                 call.progress();
+            } else if error.kind() == ErrorKind::Timeout {
+                // It may be slow and not dead: then no try must end where the one before did.
+                call.stall = call.stall.saturating_mul(2);
+                call.head = call.head.saturating_mul(2);
             }
             call.recover(error, id).await?;
         }
@@ -238,34 +290,121 @@ impl Client {
 
     /// One try at what is still missing.
     async fn read_on(&self, call: &Call<'_>, reading: &mut Reading) -> Result<()> {
+        if let Some(hedging) = &self.hedging {
+            return self.race(call, reading, hedging).await;
+        }
         count(&self.metrics.get);
         let body = call.answered(call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await)?;
         let mut chunks = reading.check(body)?;
         loop {
             let full = reading.received() == reading.size;
             let patience = if full { call.patience().min(END_MARK) } else { call.patience() };
-            let chunk = match timeout(patience, chunks.next()).await {
-                Ok(Some(Ok(chunk))) => chunk,
+            match timeout(patience, chunks.next()).await {
+                Ok(Some(Ok(chunk))) => self.received(reading, chunk)?,
                 _ if full => return Ok(()),
                 Ok(Some(Err(error))) => return Err(error),
-                Ok(None) => {
-                    return Err(Error::new(ErrorKind::Unavailable, "the body ended early")
-                        .mismatch(Amount(reading.size), Amount(reading.received())));
-                }
-                Err(_) => {
-                    let what = if patience < self.stall {
-                        format!("the body was not there after {:.1?}", call.started.elapsed())
-                    } else {
-                        format!("no bytes for {patience:.1?}")
-                    };
-                    return Err(
-                        Error::new(ErrorKind::Timeout, what).mismatch(Amount(reading.size), Amount(reading.received()))
-                    );
+                Ok(None) => return Err(reading.ended()),
+                Err(_) => return Err(reading.timed_out(call.silence(patience))),
+            }
+        }
+    }
+
+    fn received(&self, reading: &mut Reading, chunk: Bytes) -> Result<()> {
+        add(&self.metrics.bytes_received, chunk.len() as u64);
+        add(&self.metrics.bytes_copied, reading.push(chunk)? as u64);
+        Ok(())
+    }
+
+    /// As [`read_on`](Self::read_on), but where nothing comes for longer than usual, what is missing is asked for a second
+    /// time. Whichever request brings bytes first goes on, and the other is dropped; so both miss the same bytes as long
+    /// as there are two.
+    async fn race(&self, call: &Call<'_>, reading: &mut Reading, hedging: &Hedging) -> Result<()> {
+        count(&self.metrics.get);
+        hedging.asked();
+        let asked = Instant::now();
+        let mut first = self.ask(reading, call.attempt.clone());
+        let mut second: Option<Asked> = None;
+        // Since when nothing has come, and whether the second request for that is still to be thought of.
+        let (mut quiet, mut patient) = (asked, true);
+        let (mut answered, mut begun) = (false, false);
+        let mut patience = call.patience();
+        let mut deadline = asked + patience;
+        loop {
+            let full = answered && reading.received() == reading.size;
+            let nudge = hedging.patience().filter(|_| patient && !full).map_or(deadline, |wait| quiet + wait);
+            let (of_second, part) = tokio::select! {
+                biased;
+                part = first.next() => (false, part),
+                part = next_of(&mut second) => (true, part),
+                () = sleep_until(nudge.min(deadline)) => {
+                    if full {
+                        return Ok(());
+                    }
+                    if nudge >= deadline {
+                        return Err(reading.timed_out(call.silence(patience)));
+                    }
+                    patient = false;
+                    if hedging.may_ask_again() {
+                        count(&self.metrics.get);
+                        count(&self.metrics.hedged);
+                        second = Some(self.ask(reading, Attempt::first()));
+                    }
+                    continue;
                 }
             };
-            add(&self.metrics.bytes_received, chunk.len() as u64);
-            reading.push(chunk)?;
+            let mut moved = true;
+            let outcome = match part {
+                Some(Ok(Part::Answer(body))) => {
+                    answered = true;
+                    reading.check(body).map(|chunks| {
+                        let _ = call.answered(Ok(()));
+                        let chunks = chunks.map(|chunk| chunk.map(Part::Bytes)).boxed();
+                        if of_second { second = Some(chunks) } else { first = chunks }
+                    })
+                }
+                Some(Ok(Part::Bytes(chunk))) => {
+                    if let Some(second) = second.take()
+                        && of_second
+                    {
+                        count(&self.metrics.hedges_won);
+                        first = second;
+                    }
+                    if !begun {
+                        begun = true;
+                        hedging.waited(asked.elapsed());
+                    }
+                    self.received(reading, chunk)?;
+                    (quiet, patient) = (Instant::now(), true);
+                    Ok(())
+                }
+                _ if full => return Ok(()),
+                Some(Err(error)) => Err(error),
+                None => Err(reading.ended()),
+            };
+            if let Err(error) = outcome {
+                moved = false;
+                match (of_second, second.take()) {
+                    // The other one may still bring it.
+                    (true, _) => {}
+                    (false, Some(other)) => {
+                        count(&self.metrics.hedges_won);
+                        first = other;
+                    }
+                    (false, None) => return Err(error),
+                }
+            }
+            if moved {
+                let full = answered && reading.received() == reading.size;
+                patience = if full { call.patience().min(END_MARK) } else { call.patience() };
+                deadline = Instant::now() + patience;
+            }
         }
+    }
+
+    /// A request for what is missing, which makes its call when it is polled.
+    fn ask(&self, reading: &Reading, attempt: Attempt) -> Asked {
+        let (store, id, missing) = (Arc::clone(&self.store), reading.id.clone(), reading.missing());
+        stream::once(async move { store.get(&id, missing, &attempt).await.map(Part::Answer) }).boxed()
     }
 
     /// The error for a generation that is gone; asks once what is there instead.
@@ -370,6 +509,21 @@ impl Client {
     }
 }
 
+/// What comes of one of two requests.
+enum Part {
+    Answer(Body),
+    Bytes(Bytes),
+}
+
+type Asked = BoxStream<'static, Result<Part>>;
+
+async fn next_of(asked: &mut Option<Asked>) -> Option<Result<Part>> {
+    match asked {
+        Some(asked) => asked.next().await,
+        None => future::pending().await,
+    }
+}
+
 /// Longest that so many bytes may take.
 pub(super) fn transfer(bytes: u64) -> Duration {
     Duration::from_secs(bytes / SLOWEST)
@@ -391,6 +545,8 @@ struct Call<'a> {
     first: Duration,
     /// Longest wait for the head of an answer.
     head: Duration,
+    /// Longest wait for the next bytes of a body.
+    stall: Duration,
     /// When the present try began.
     tried: Instant,
     /// Where refusals of the first try are counted.
@@ -411,6 +567,7 @@ impl<'a> Call<'a> {
             limit: if deadline.is_zero() { deadline } else { deadline.saturating_add(transfer(bytes)) },
             first: deadline.max(client.stall).saturating_add(transfer(bytes)),
             head: client.stall,
+            stall: client.stall,
             tried: Instant::now(),
             refused: None,
         }
@@ -420,6 +577,21 @@ impl<'a> Call<'a> {
     fn refusals(mut self, counter: &'a AtomicU64) -> Self {
         self.refused = Some(counter);
         self
+    }
+
+    /// Waits this long for an answer and for the next bytes.
+    fn stalled_after(mut self, wait: Duration) -> Self {
+        (self.head, self.stall) = (wait, wait);
+        self
+    }
+
+    /// What nothing came for, where `patience` is over.
+    fn silence(&self, patience: Duration) -> String {
+        if patience < self.stall {
+            format!("the body was not there after {:.1?}", self.started.elapsed())
+        } else {
+            format!("no bytes for {patience:.1?}")
+        }
     }
 
     /// Tells who watches how long the answer took.
@@ -439,7 +611,7 @@ impl<'a> Call<'a> {
     /// Longest wait for the next bytes: none ends after the call's time, however slowly a body drips.
     fn patience(&self) -> Duration {
         let limit = if self.attempt.number == 1 { self.first } else { self.limit };
-        self.client.stall.min(limit.saturating_sub(self.started.elapsed()))
+        self.stall.min(limit.saturating_sub(self.started.elapsed()))
     }
 
     /// One try, within its time.

@@ -3,9 +3,11 @@
 //! A [`Store`] makes exactly one attempt per call and keeps no policy. A [`Client`] adds what every caller needs: retry
 //! with full jitter, resume of a body cut short, adoption of a compose whose answer was lost, and the count of calls.
 
+mod buffers;
 mod client;
 mod faults;
 pub mod gcs;
+mod hedge;
 mod memory;
 mod objects;
 mod pace;
@@ -24,10 +26,12 @@ use futures_util::stream::BoxStream;
 
 use crate::Result;
 
-pub(crate) use client::Watch;
+pub(crate) use buffers::Buffers;
 pub use client::{Client, Payload};
+pub(crate) use client::{Streaming, Watch};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
+pub use hedge::Hedge;
 pub use memory::MemoryStore;
 pub use objects::{Details, ObjectRef, Objects};
 pub(crate) use pace::Pace;

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+use super::buffers::{Buffer, Buffers};
 use super::{Body, ObjectId, Payload};
 use crate::{Error, ErrorKind, Result};
 
-/// Smallest body kept as the one chunk it came in. A smaller one is copied, since the chunk may hold on to a read
-/// buffer many times its size, which no memory budget would count.
+/// Smallest body kept as the one chunk it came in, where buffers aren't used again. A smaller one is copied, since the
+/// chunk may hold on to a read buffer many times its size, which no memory budget would count.
 const KEEP: usize = 16 << 10;
 
 /// A read under way.
@@ -32,8 +34,8 @@ struct Head {
 
 impl Reading {
     /// All of `id`, or `range` of it: `size` bytes.
-    pub(super) fn new(id: ObjectId, range: Option<Range<u64>>, size: u64) -> Self {
-        Self { id, range, size, sink: Sink::new(size), head: None }
+    pub(super) fn new(id: ObjectId, range: Option<Range<u64>>, size: u64, buffers: &Arc<Buffers>) -> Self {
+        Self { id, range, size, sink: Sink::new(size, Arc::clone(buffers)), head: None }
     }
 
     /// Bytes that are there.
@@ -41,9 +43,23 @@ impl Reading {
         self.sink.len() as u64
     }
 
-    /// Adds a chunk, or refuses one that is too many.
-    pub(super) fn push(&mut self, chunk: Bytes) -> Result<()> {
+    /// Adds a chunk, or refuses one that is too many. Returns how many bytes of it were copied.
+    pub(super) fn push(&mut self, chunk: Bytes) -> Result<usize> {
         self.sink.push(chunk).map_err(|error| error.object(&self.id))
+    }
+
+    /// The error of a body that ended without an error of its own.
+    pub(super) fn ended(&self) -> Error {
+        self.short(Error::new(ErrorKind::Unavailable, "the body ended early"))
+    }
+
+    /// The error of a body that was waited for in vain.
+    pub(super) fn timed_out(&self, what: String) -> Error {
+        self.short(Error::new(ErrorKind::Timeout, what))
+    }
+
+    fn short(&self, error: Error) -> Error {
+        error.mismatch(Amount(self.size), Amount(self.received()))
     }
 
     /// The range to ask for.
@@ -90,6 +106,7 @@ impl Reading {
     pub(super) fn finish(self) -> Payload {
         let head = self.head.unwrap_or(Head { generation: 0, stored_size: None, crc32c: None });
         Payload {
+            computed: self.sink.crc32c,
             bytes: self.sink.into_bytes(),
             generation: head.generation,
             stored_size: head.stored_size,
@@ -99,50 +116,57 @@ impl Reading {
 }
 
 /// Where the bytes of a body are put together: one buffer of the known size, or the one chunk that is all.
+///
+/// Chunks are copied as they come. Kept, each would hold on to the connection's read buffer, which then needs a fresh one
+/// for what follows; copied while they are in the processor's cache, into memory that was used before, they cost less.
 struct Sink {
     size: u64,
+    crc32c: u32,
     whole: Option<Bytes>,
-    buffer: Vec<u8>,
+    buffer: Option<Buffer>,
+    buffers: Arc<Buffers>,
 }
 
 impl Sink {
-    fn new(size: u64) -> Self {
-        Self { size, whole: None, buffer: Vec::new() }
+    fn new(size: u64, buffers: Arc<Buffers>) -> Self {
+        Self { size, crc32c: 0, whole: None, buffer: None, buffers }
     }
 
     fn len(&self) -> usize {
-        self.whole.as_ref().map_or(self.buffer.len(), Bytes::len)
+        self.whole.as_ref().map_or_else(|| self.buffer.as_ref().map_or(0, |buffer| buffer.bytes.len()), Bytes::len)
     }
 
-    /// Adds a chunk, or refuses one that is too many.
-    fn push(&mut self, chunk: Bytes) -> Result<()> {
+    /// Adds a chunk, or refuses one that is too many. Returns how many bytes of it were copied.
+    fn push(&mut self, chunk: Bytes) -> Result<usize> {
         let total = self.len() as u64 + chunk.len() as u64;
         if total > self.size {
             return Err(Error::new(ErrorKind::Integrity, "more bytes came than were asked for")
                 .mismatch(Amount(self.size), format!("at least {}", Amount(total))));
         }
         if chunk.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        if self.len() == 0 && total == self.size && chunk.len() >= KEEP {
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &chunk);
+        if self.len() == 0 && total == self.size && chunk.len() >= KEEP && !self.buffers.serves(chunk.len()) {
             self.whole = Some(chunk);
-            return Ok(());
+            return Ok(0);
         }
-        if self.buffer.capacity() == 0 {
+        let buffer = match &mut self.buffer {
+            Some(buffer) => buffer,
             // The size is what a listing said, which may be anything.
-            usize::try_from(self.size)
-                .map_or(Err(()), |size| self.buffer.try_reserve_exact(size).map_err(|_| ()))
-                .map_err(|()| {
+            none => none.insert(
+                usize::try_from(self.size).ok().and_then(|size| self.buffers.take(size).ok()).ok_or_else(|| {
                     Error::new(ErrorKind::Config, format!("no memory for {}", Amount(self.size)))
                         .hint("read it in ranges")
-                })?;
-        }
-        self.buffer.extend_from_slice(&chunk);
-        Ok(())
+                })?,
+            ),
+        };
+        buffer.bytes.extend_from_slice(&chunk);
+        Ok(chunk.len())
     }
 
     fn into_bytes(self) -> Bytes {
-        self.whole.unwrap_or_else(|| self.buffer.into())
+        self.whole.or_else(|| self.buffer.map(Buffer::freeze)).unwrap_or_default()
     }
 }
 
@@ -162,19 +186,20 @@ mod tests {
     #[test]
     fn a_size_that_no_memory_holds_is_an_error() {
         for size in [u64::MAX, 1 << 62] {
-            let error = Sink::new(size).push(Bytes::from_static(b"x")).unwrap_err();
+            let error = Sink::new(size, Arc::default()).push(Bytes::from_static(b"x")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{error}");
         }
     }
 
     #[test]
     fn chunks_are_put_together_in_one_buffer() {
-        let mut sink = Sink::new(6);
+        let mut sink = Sink::new(6, Arc::default());
         for chunk in ["ab", "", "c", "def"] {
             sink.push(Bytes::from_static(chunk.as_bytes())).unwrap();
         }
-        assert_eq!(sink.buffer.capacity(), 6);
+        assert_eq!(sink.buffer.as_ref().unwrap().bytes.capacity(), 6);
         assert_eq!(sink.push(Bytes::from_static(b"g")).unwrap_err().kind(), ErrorKind::Integrity);
+        assert_eq!(sink.crc32c, crc32c::crc32c(b"abcdef"));
         assert_eq!(sink.into_bytes(), "abcdef");
     }
 }

@@ -3,10 +3,11 @@ use serde_json::Value;
 
 use crate::harness::{dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "samples",
     "bytes",
     "seconds",
+    "epoch_seconds",
     "samples_per_second",
     "bytes_per_second",
     "first_batch_seconds",
@@ -85,6 +86,8 @@ fn unshuffled_the_order_is_that_of_ls() {
     assert_eq!((&report["samples"], &report["bytes"]), (&summary["objects"], &summary["bytes"]));
     let seconds = report["seconds"].as_f64().unwrap();
     assert!(seconds > 0.0 && report["cpu_seconds"].as_f64().unwrap() > 0.0, "{report}");
+    let epochs: Vec<_> = report["epoch_seconds"].as_array().unwrap().iter().map(|one| one.as_f64().unwrap()).collect();
+    assert!(epochs.len() == 1 && (0.0..=seconds).contains(&epochs[0]), "{report}");
     assert!((0.0..=1.0).contains(&report["wait_fraction"].as_f64().unwrap()), "{report}");
     assert!(report["first_batch_seconds"].as_f64().unwrap() <= seconds, "{report}");
     if cfg!(target_os = "linux") {

@@ -4,6 +4,7 @@
 mod bench;
 mod clean;
 mod emulate;
+mod get;
 mod harness;
 mod ls;
 mod refusals;

@@ -1,0 +1,292 @@
+//! `dataflux get`: the objects below a prefix, as files.
+
+mod names;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use dataflux::fetch::{Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE};
+use dataflux::list::{Filter, LeftOut, Lister, Prefix};
+use dataflux::manifest::{Entry, Manifest, ManifestBuilder};
+use dataflux::store::{Client, GcsConfig, GcsStore, ObjectId};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use crate::failure::Usage;
+use crate::filter::FilterArgs;
+use crate::{output, progress, value};
+
+use names::{Names, Place};
+
+/// Download the objects below a prefix into a folder
+///
+/// A file is called what the object is called below the last slash of the prefix. A file that is there and has the size and
+/// CRC32C of its object is left alone, so that a download that was cut off goes on where it was; any other is replaced once
+/// the new one is whole and proved.
+///
+/// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. Before anything
+/// is read all names are looked at, and one that can't be a file is a failure that names it: an empty part (a//b), the parts
+/// . and .., a zero byte, parts of more than 255 bytes, an object below another (a and a/b). --escape-names writes all of
+/// these but the last two so that they can be.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  dataflux get gs://bucket/train/ train
+  dataflux get gs://bucket/train/ train --include '*.jpg' --concurrency 128
+  dataflux get gs://bucket/models/large.bin . --max-streams 16 --memory-budget 1GiB --json
+
+Marks of folders (empty objects whose names end in a slash) become folders.")]
+pub(crate) struct Args {
+    /// What names begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
+    uri: Prefix,
+
+    /// Where the files go; made if it isn't there
+    dir: PathBuf,
+
+    /// Take the objects from this manifest, saved by `dataflux ls --save`, instead of listing
+    #[arg(long, value_name = "FILE", conflicts_with_all = FilterArgs::OPTIONS)]
+    manifest: Option<PathBuf>,
+
+    /// Only what a data set takes for samples: no marks of folders and no temporary objects of data loaders
+    #[arg(long, help_heading = "Filters")]
+    samples: bool,
+
+    /// Write what can't stand in a file's name as %XX, an empty part as a single %, and % as %25
+    #[arg(long)]
+    escape_names: bool,
+
+    /// Reads at once, those of parts included
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value::at_least_one)]
+    concurrency: usize,
+
+    /// Reads at once of one object
+    #[arg(long, value_name = "N", default_value_t = MAX_STREAMS, value_parser = value::at_least_one)]
+    max_streams: usize,
+
+    /// Least bytes of an object that are worth a read of their own
+    #[arg(long, value_name = "BYTES", default_value_t = MIN_PART_SIZE, value_parser = value::bytes)]
+    min_part_size: u64,
+
+    /// Most bytes to hold that aren't written yet
+    #[arg(long, value_name = "BYTES", default_value_t = MEMORY_BUDGET, value_parser = value::bytes)]
+    memory_budget: u64,
+
+    /// Have each file on the disk before it gets its name, which takes longer and outlasts a crash of the system
+    #[arg(long)]
+    sync: bool,
+
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// All that were wanted; those that were there already included.
+    objects: u64,
+    bytes: u64,
+    seconds: f64,
+    /// Files whose bytes have the CRC32C of their object, also those that were there.
+    verified: u64,
+    /// Files that were there already.
+    skipped: u64,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let base = if args.samples { Filter::new() } else { Filter::everything() };
+    let filter = args.filter.of(base)?;
+    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let manifest = match &args.manifest {
+        Some(file) => loaded(file, &args.uri)?,
+        None => {
+            let lister = Lister::new(&client, args.uri.clone());
+            let _spinner = progress::listing(lister.progress());
+            let builder = runtime.block_on(ManifestBuilder::list(lister, filter))?;
+            if builder.objects() == 0 {
+                return Err(nothing(args, &builder.left_out()));
+            }
+            builder.finish()?
+        }
+    };
+    fs::create_dir_all(&args.dir).with_context(|| format!("{} can't be made", args.dir.display()))?;
+    // What is below it is looked at part by part; the way to it is the user's own.
+    let dir = args.dir.canonicalize().with_context(|| format!("{} can't be opened", args.dir.display()))?;
+    let names = Names::new(&args.uri, args.escape_names);
+    check(&manifest, &names, ignores_case(&dir)?)?;
+    let started = Instant::now();
+    let report = runtime.block_on(download(args, &client, &manifest, names, dir))?;
+    let report = Report { seconds: started.elapsed().as_secs_f64(), ..report };
+    if json {
+        return output::json(&report);
+    }
+    let rate = report.bytes as f64 / report.seconds.max(1e-9);
+    output::table(&[
+        ("objects", format!("{}, {} of them were there", report.objects, report.skipped)),
+        ("bytes", format!("{} ({}/s)", output::bytes(report.bytes), indicatif::HumanBytes(rate as u64))),
+        ("seconds", format!("{:.3}", report.seconds)),
+        ("verified", report.verified.to_string()),
+    ])
+}
+
+fn loaded(file: &Path, prefix: &Prefix) -> Result<Manifest> {
+    let manifest = Manifest::load(file)?;
+    if manifest.prefix() != prefix {
+        let (file, of) = (file.display(), manifest.prefix());
+        return Err(Usage(format!("{file} is a manifest of {of}, not of {prefix}: name {of}, or save another")).into());
+    }
+    Ok(manifest)
+}
+
+fn nothing(args: &Args, left_out: &LeftOut) -> anyhow::Error {
+    if left_out.total() == 0 {
+        anyhow::anyhow!("{}: nothing is there; check its spelling, and `dataflux ls` what is above it", args.uri)
+    } else {
+        let options = args.filter.behind(left_out);
+        anyhow::anyhow!("{}: nothing is left: {left_out}; loosen {options}", args.uri)
+    }
+}
+
+/// Looks at all names before anything is read.
+fn check(manifest: &Manifest, names: &Names, ignores_case: bool) -> Result<()> {
+    let mut tree = names::Tree::new(ignores_case);
+    let mut entries = manifest.entries();
+    while let Some(entry) = entries.next()? {
+        let refused = |why: &str| format!("gs://{}/{}: {why}", manifest.prefix().bucket, entry.name);
+        let place = names.place(entry.name, entry.size).map_err(|why| anyhow::anyhow!(refused(&why)))?;
+        tree.add(entry.name, &place).map_err(|why| anyhow::anyhow!(refused(&why)))?;
+    }
+    Ok(())
+}
+
+/// Whether the file system takes names for the same that differ in case.
+fn ignores_case(dir: &Path) -> Result<bool> {
+    let stem = format!(".dataflux-case-{}", std::process::id());
+    let probe = dir.join(&stem);
+    File::create(&probe).with_context(|| format!("{} can't be written to", dir.display()))?;
+    let ignores = dir.join(stem.to_uppercase()).exists();
+    fs::remove_file(&probe)?;
+    Ok(ignores)
+}
+
+/// What all downloads share.
+struct Job {
+    client: Client,
+    dir: PathBuf,
+    lanes: Lanes,
+    min_part_size: u64,
+    max_streams: usize,
+    sync: bool,
+    verified: AtomicU64,
+    skipped: AtomicU64,
+    bar: ProgressBar,
+}
+
+async fn download(args: &Args, client: &Client, manifest: &Manifest, names: Names, dir: PathBuf) -> Result<Report> {
+    let job = Arc::new(Job {
+        client: client.clone(),
+        dir,
+        lanes: Lanes::new(args.concurrency, args.memory_budget),
+        min_part_size: args.min_part_size,
+        max_streams: args.max_streams,
+        sync: args.sync,
+        verified: AtomicU64::new(0),
+        skipped: AtomicU64::new(0),
+        bar: progress::samples("downloading", manifest.len()),
+    });
+    // Dropping it, as the first error does, ends the downloads that are under way.
+    let mut under_way = JoinSet::new();
+    let bucket = &manifest.prefix().bucket;
+    for index in 0..manifest.len() {
+        let Some(entry) = manifest.get(index) else { bail!("the manifest was written to while it was read") };
+        let place = names.place(&entry.name, entry.size).map_err(anyhow::Error::msg)?;
+        let (job, id) = (Arc::clone(&job), ObjectId::new(bucket.clone(), entry.name.clone(), entry.generation));
+        under_way.spawn(async move { job.bring(id, entry, place).await });
+        while under_way.len() >= args.concurrency
+            && let Some(done) = under_way.join_next().await
+        {
+            done??;
+        }
+    }
+    while let Some(done) = under_way.join_next().await {
+        done??;
+    }
+    let (verified, skipped) = (job.verified.load(Ordering::Relaxed), job.skipped.load(Ordering::Relaxed));
+    Ok(Report { objects: manifest.len(), bytes: manifest.bytes(), seconds: 0.0, verified, skipped })
+}
+
+impl Job {
+    /// Brings one object to its place.
+    async fn bring(&self, id: ObjectId, entry: Entry, place: Place) -> Result<()> {
+        let about = id.to_string();
+        let (dir, size, crc32c) = (self.dir.clone(), entry.size, entry.crc32c);
+        let prepared = spawn_blocking(move || prepare(&dir, &place, size, crc32c)).await?.context(about)?;
+        let verified = match prepared {
+            Prepared::Folder => true,
+            Prepared::Same => {
+                self.skipped.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Prepared::Wanted(path) => {
+                let download = Download::of(&self.client, id, size, crc32c).within(&self.lanes).sync(self.sync);
+                let download = download.min_part_size(self.min_part_size).max_streams(self.max_streams);
+                download.into_file(path).await?.verified
+            }
+        };
+        self.verified.fetch_add(u64::from(verified), Ordering::Relaxed);
+        self.bar.inc(1);
+        Ok(())
+    }
+}
+
+enum Prepared {
+    /// The object is a mark of this folder, which is there now.
+    Folder,
+    /// The file is there and is the object.
+    Same,
+    Wanted(PathBuf),
+}
+
+/// Makes the folders on the way to a place, none of which may be a link to elsewhere, and looks at what is there.
+fn prepare(dir: &Path, place: &Place, size: u64, crc32c: Option<u32>) -> Result<Prepared> {
+    let mut path = dir.to_owned();
+    for folder in &place.folders {
+        path.push(folder);
+        match fs::create_dir(&path) {
+            Ok(()) => continue,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("{} can't be made", path.display())),
+        }
+        if !path.symlink_metadata()?.is_dir() {
+            bail!("{} is in the way: it is no folder; remove it, or choose another folder", path.display());
+        }
+    }
+    let Some(file) = &place.file else { return Ok(Prepared::Folder) };
+    path.push(file);
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Prepared::Wanted(path)),
+        Err(error) => Err(error).with_context(|| format!("{} can't be looked at", path.display())),
+        Ok(there) if !there.is_file() => {
+            bail!("{} is in the way: it is no file; remove it, or choose another folder", path.display())
+        }
+        Ok(there) if there.len() == size && crc32c.is_some() && crc_of(&path)? == crc32c => Ok(Prepared::Same),
+        Ok(_) => Ok(Prepared::Wanted(path)),
+    }
+}
+
+/// CRC32C of a file; none of one that can't be read, which is replaced then.
+fn crc_of(path: &Path) -> Result<Option<u32>> {
+    let Ok(mut file) = File::open(path) else { return Ok(None) };
+    let (mut buffer, mut crc) = (vec![0; 1 << 20], 0);
+    loop {
+        match file.read(&mut buffer).with_context(|| format!("{} can't be read", path.display()))? {
+            0 => return Ok(Some(crc)),
+            read => crc = crc32c::crc32c_append(crc, &buffer[..read]),
+        }
+    }
+}

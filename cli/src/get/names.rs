@@ -1,0 +1,214 @@
+//! Where in a folder an object goes. Pure.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use dataflux::list::Prefix;
+
+/// Longest name that file systems take, in bytes.
+const LONGEST: usize = 255;
+
+/// Where an object goes: every part is the name of one thing in a folder, and no way out of it.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) folders: Vec<String>,
+    /// None for the mark of a folder.
+    pub(crate) file: Option<String>,
+}
+
+/// How names of objects become those of files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    /// Bytes of a name that are left away: the folders of the prefix.
+    above: usize,
+    escape: bool,
+}
+
+impl Names {
+    pub(crate) fn new(prefix: &Prefix, escape: bool) -> Self {
+        Self { above: prefix.prefix.rfind('/').map_or(0, |slash| slash + 1), escape }
+    }
+
+    /// The place of an object, or why it can have none.
+    pub(crate) fn place(&self, name: &str, size: u64) -> Result<Place, String> {
+        let below = name.get(self.above..).unwrap_or(name);
+        // The prefix's own mark is the folder that all goes into.
+        if below.is_empty() && size == 0 {
+            return Ok(Place { folders: Vec::new(), file: None });
+        }
+        let (below, is_mark) = match below.strip_suffix('/') {
+            Some(folder) if size == 0 => (folder, true),
+            _ => (below, false),
+        };
+        let mut parts = below.split('/').map(|part| self.part(part)).collect::<Result<Vec<_>, _>>()?;
+        let file = if is_mark { None } else { parts.pop() };
+        Ok(Place { folders: parts, file })
+    }
+
+    fn part(&self, part: &str) -> Result<String, String> {
+        let why = match part {
+            "" => Some("an empty part in its name can't be a file or a folder".to_owned()),
+            "." | ".." => Some(format!("the part {part} of its name would lead elsewhere")),
+            _ => part.contains(unfit).then(|| "a character in its name can't stand in that of a file".to_owned()),
+        };
+        let written = match (why, self.escape) {
+            (None, false) => part.to_owned(),
+            (Some(why), false) => return Err(format!("{why}; --escape-names writes it another way")),
+            (_, true) => escaped(part),
+        };
+        if written.len() > LONGEST {
+            let bytes = written.len();
+            return Err(format!(
+                "a part of its name has {bytes} bytes, and file systems take {LONGEST}; leave it out with --exclude"
+            ));
+        }
+        Ok(written)
+    }
+}
+
+/// What no file's name may hold; a backslash leads elsewhere on some systems.
+fn unfit(c: char) -> bool {
+    c == '\0' || (cfg!(windows) && (c.is_control() || r#"\:*?"<>|"#.contains(c)))
+}
+
+/// A part that is no way out, no two of them the same: what can't stand is written as `%XX`, and `%`, too.
+fn escaped(part: &str) -> String {
+    if part.is_empty() {
+        return "%".to_owned();
+    }
+    let dots = part == "." || part == "..";
+    let mut out = String::with_capacity(part.len());
+    for c in part.chars() {
+        if c == '%' || unfit(c) || (dots && c == '.') {
+            // All of these are of one byte.
+            let _ = write!(out, "%{:02X}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Places in byte order of the objects' names, of which none may take another's.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// Objects that become files and whose names begin that of what comes next: between a name and what would be below it,
+    /// byte order has only such as begin with it, too. No two names are written the same way.
+    files: Vec<String>,
+    /// Of a file system that ignores case, everything: what is in the way may be anywhere. The value tells a file.
+    folded: Option<HashMap<String, (String, bool)>>,
+}
+
+impl Tree {
+    pub(crate) fn new(ignores_case: bool) -> Self {
+        Self { files: Vec::new(), folded: ignores_case.then(HashMap::new) }
+    }
+
+    /// Adds a place, or says what is in its way.
+    pub(crate) fn add(&mut self, name: &str, place: &Place) -> Result<(), String> {
+        let in_the_way = |file: &str| {
+            format!(
+                "its file and that of {} would be in each other's way; leave one of them out with --exclude",
+                file.trim_start_matches('/')
+            )
+        };
+        self.files.retain(|file| name.starts_with(file.as_str()));
+        if let Some(file) = self.files.iter().find(|file| name[file.len()..].starts_with('/')) {
+            return Err(in_the_way(file));
+        }
+        if let Some(folded) = &mut self.folded {
+            let path: String = place.folders.iter().chain(&place.file).map(|part| format!("/{part}")).collect();
+            let is_file = place.file.is_some();
+            let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+            for end in ends.filter(|&end| end > 0) {
+                let (here, file) = (&path[..end], is_file && end == path.len());
+                let (other, is_file) = folded.entry(here.to_lowercase()).or_insert_with(|| (here.to_owned(), file));
+                if other != here || *is_file != file {
+                    return Err(in_the_way(other));
+                }
+            }
+        }
+        if place.file.is_some() {
+            self.files.push(name.to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str, size: u64, escape: bool) -> Result<String, String> {
+        let names = Names::new(&"gs://bucket/p/q".parse().unwrap(), escape);
+        names.place(name, size).map(|place| {
+            let folders: String = place.folders.iter().map(|folder| format!("{folder}/")).collect();
+            folders + place.file.as_deref().unwrap_or_default()
+        })
+    }
+
+    #[test]
+    fn names_are_those_below_the_prefix() {
+        for (name, size, wanted) in [
+            ("p/q", 1, "q"),
+            ("p/qa/b", 1, "qa/b"),
+            ("p/q/", 0, "q/"),
+            ("p/", 0, ""),
+            ("p/q 100%.txt", 1, "q 100%.txt"),
+            ("p/q...", 1, "q..."),
+            ("p/q\n\u{1b}", 1, "q\n\u{1b}"),
+        ] {
+            assert_eq!(place(name, size, false).as_deref(), Ok(wanted), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_refused_or_written_another_way() {
+        for (name, escaped) in [
+            ("p/../x", "%2E%2E/x"),
+            ("p/q/../../../x", "q/%2E%2E/%2E%2E/%2E%2E/x"),
+            ("p/q/./x", "q/%2E/x"),
+            ("p/q//x", "q/%/x"),
+            ("p//etc/passwd", "%/etc/passwd"),
+            ("p/q/", "q/%"),
+            ("p/q\0", "q%00"),
+            ("p/%2E%2E/q%", "%252E%252E/q%25"),
+        ] {
+            if !name.contains("%2E") {
+                let why = place(name, 1, false).unwrap_err();
+                assert!(why.contains("--escape-names"), "{name:?}: {why}");
+            }
+            assert_eq!(place(name, 1, true).as_deref(), Ok(escaped), "{name:?}");
+        }
+        for escape in [false, true] {
+            assert!(place(&format!("p/q{}", "é".repeat(127)), 1, escape).is_ok());
+            assert!(place(&format!("p/q{}", "é".repeat(150)), 1, escape).unwrap_err().contains("301 bytes"));
+        }
+        assert!(place(&format!("p/q{}", "%".repeat(100)), 1, true).unwrap_err().contains("301 bytes"));
+    }
+
+    fn collide(names: &[&str], ignores_case: bool) -> Result<(), String> {
+        let (how, mut tree) = (Names { above: 0, escape: false }, Tree::new(ignores_case));
+        let mut sorted = names.to_vec();
+        sorted.sort_unstable();
+        sorted.into_iter().try_for_each(|name| tree.add(name, &how.place(name, u64::from(!name.ends_with('/')))?))
+    }
+
+    #[test]
+    fn no_object_takes_the_place_of_another() {
+        for names in [&["a", "a/b"][..], &["a", "a-", "a!x/y", "a/b/c"], &["x/a", "x/a/"]] {
+            for ignores_case in [false, true] {
+                assert!(collide(names, ignores_case).unwrap_err().contains("--exclude"), "{names:?}");
+            }
+        }
+        for names in [&["a/", "a/b", "a/c/", "a/c/d", "aa", "a-/b"][..], &["é", "e", "日/本"]] {
+            for ignores_case in [false, true] {
+                assert_eq!(collide(names, ignores_case), Ok(()), "{names:?}");
+            }
+        }
+        for names in [&["a", "A"][..], &["B/x", "b/y"], &["É", "é"], &["A/x", "a"]] {
+            assert_eq!(collide(names, false), Ok(()), "{names:?}");
+            assert!(collide(names, true).is_err(), "{names:?}");
+        }
+    }
+}

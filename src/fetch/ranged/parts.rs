@@ -1,0 +1,102 @@
+//! An object cut into the ranges that are read at once. Pure.
+
+use std::ops::Range;
+
+/// Largest part, where the budget has room for it: at 60 MB/s a second of transfer for each 80 ms to its first byte, and
+/// the streams end within a second of each other.
+const LARGEST: u64 = 64 << 20;
+
+/// How an object is cut: in order, without a gap, the first ones smaller, so that streams that begin together don't end
+/// together and whoever takes the bytes in order gets them evenly.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    left: Range<u64>,
+    /// Of the first part.
+    least: u64,
+    /// Of all after the first round.
+    usual: u64,
+    /// A part may be so much and no more.
+    most: u64,
+    number: u64,
+    streams: u64,
+}
+
+impl Parts {
+    /// Cuts `size` bytes into parts of `least` bytes and more for so many streams, none of more than `most` bytes, which
+    /// goes before `least`. What isn't twice as long as `least` is one part.
+    pub(super) fn of(size: u64, least: u64, streams: usize, most: u64) -> Self {
+        let (least, most, streams) = (least.max(1), most.max(1), (streams as u64).max(1));
+        let least = if size / 2 < least { size } else { least };
+        // Four rounds at least, so that a slow stream doesn't make the others wait for long.
+        let usual = (size / 4 / streams).min(LARGEST).max(least).min(most);
+        Self { left: 0..size, least: least.min(usual), usual, most, number: 0, streams }
+    }
+
+    /// Whether there is but one.
+    pub(super) fn is_one(&self) -> bool {
+        self.clone().nth(1).is_none()
+    }
+}
+
+impl Iterator for Parts {
+    type Item = Range<u64>;
+
+    fn next(&mut self) -> Option<Range<u64>> {
+        let left = self.left.end - self.left.start;
+        if left == 0 {
+            return None;
+        }
+        let round = self.number.min(self.streams);
+        let growth = u128::from(self.usual - self.least) * u128::from(round) / u128::from(self.streams);
+        let mut size = self.least + growth as u64;
+        // No call for a small rest.
+        if left <= self.most && left - left.min(size) < self.least / 2 {
+            size = left;
+        }
+        let start = self.left.start;
+        self.left.start += size.min(left);
+        self.number += 1;
+        Some(start..self.left.start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sizes(size: u64, least: u64, streams: usize, most: u64) -> Vec<u64> {
+        Parts::of(size, least, streams, most).map(|part| part.end - part.start).collect()
+    }
+
+    #[test]
+    fn small_objects_are_one_part_and_the_first_parts_of_large_ones_smaller() {
+        assert_eq!(sizes(0, 8, 4, 100), [0; 0]);
+        assert_eq!(sizes(15, 8, 4, 100), [15]);
+        assert_eq!(sizes(16, 8, 4, 100), [8, 8]);
+        assert_eq!(sizes(19, 8, 4, 100), [8, 11], "no call for three bytes");
+        let large = [&[4, 8, 12, 16][..], &[20; 14]].concat();
+        assert_eq!(sizes(320, 4, 4, 100), large);
+        assert_eq!(sizes(100, 50, 4, 30), [30, 30, 30, 10], "what the budget has room for goes before");
+        assert_eq!(sizes(4 << 30, 8 << 20, 8, 1 << 40).into_iter().max(), Some(LARGEST));
+    }
+
+    proptest! {
+        #[test]
+        fn parts_tile_the_object(size in 0..1_000_000_u64, least in 0..5_000_u64, streams in 0..20_usize, most in 500..9_000_u64) {
+            let mut at = 0;
+            for part in Parts::of(size, least, streams, most) {
+                prop_assert_eq!(part.start, at);
+                prop_assert!(part.start < part.end && part.end - part.start <= most);
+                at = part.end;
+            }
+            prop_assert_eq!(at, size);
+        }
+
+        #[test]
+        fn any_size_is_cut_without_overflow(size: u64, least: u64, streams: usize, most: u64) {
+            prop_assert!(Parts::of(size, least, streams, most).take(10).all(|part| part.start < part.end));
+        }
+    }
+}
