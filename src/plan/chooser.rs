@@ -269,7 +269,7 @@ impl Chooser {
         let may_join = samples > 1 && self.terms.max_bytes > 0;
         if may_join {
             self.seen = (self.seen.0 + samples as u64, self.seen.1 + bytes);
-            // Halved now and then, so that the mean follows the data.
+            // Halved now and then, so that the mean follows the data; a group that asks again counts again, which is no matter.
             if self.seen.0 > MEAN_OF {
                 self.seen = (self.seen.0 / 2, self.seen.1 / 2);
             }
@@ -296,10 +296,9 @@ impl Chooser {
                     self.probes += 1;
                     true
                 }
-                Way::Direct => room[DIRECT].then_some(false)?,
                 Way::Composed => room[COMPOSED].then_some(true)?,
                 Way::Mixed if room[COMPOSED] => true,
-                Way::Mixed => room[DIRECT].then_some(false)?,
+                Way::Direct | Way::Mixed => room[DIRECT].then_some(false)?,
             }
         };
         self.out[usize::from(composed)] += if composed { 1 } else { samples };
@@ -366,7 +365,7 @@ impl Chooser {
             return;
         }
         let rate = look.samples as f64 / time.as_secs_f64();
-        let busy_loop = (self.waited - look.waited).as_secs_f64() < HARDLY_WAITS * time.as_secs_f64();
+        let busy_loop = self.waited.saturating_sub(look.waited).as_secs_f64() < HARDLY_WAITS * time.as_secs_f64();
         self.idle = busy_loop;
         self.look = Some(Look { since: now, samples: 0, groups: 0, waited: self.waited });
         let grows = rate > KEEPS * self.before;
@@ -422,9 +421,8 @@ impl Chooser {
             return;
         }
         let candidates: &[Way] = match self.home {
-            Way::Direct => &[Way::Mixed],
+            Way::Direct | Way::Composed => &[Way::Mixed],
             Way::Mixed => &[Way::Composed, Way::Direct],
-            Way::Composed => &[Way::Mixed],
         };
         for &way in candidates {
             let known = self.known[way as usize];

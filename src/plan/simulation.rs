@@ -114,6 +114,9 @@ impl Lane {
     }
 }
 
+/// When, in nanoseconds; the number that makes ties fall one way; group, reads, and kind.
+type Event = (u64, u64, usize, u64, u8);
+
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 enum What {
     /// Objects of a group came, one by one.
@@ -178,7 +181,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
     for _ in 0..epochs {
         let started = now;
         chooser.began(Duration::from_secs_f64(now));
-        let mut events: BinaryHeap<Reverse<(u64, u64, usize, u64, u8)>> = BinaryHeap::new();
+        let mut events: BinaryHeap<Reverse<Event>> = BinaryHeap::new();
         let mut number = 0;
         let mut push = |events: &mut BinaryHeap<_>, at: f64, what: What| {
             let (kind, part, count) = match what {
@@ -242,7 +245,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
             while let Some(part) = parts.get(first).filter(|part| part.missing == 0) {
                 // A loop that takes its time.
                 if world.takes.is_finite() {
-                    if takes > now {
+                    if takes > now + 1e-8 {
                         if looked < takes {
                             looked = takes;
                             push(&mut events, takes, What::Look);
@@ -322,6 +325,7 @@ fn samples(world: World, seconds: f64) -> u64 {
     ((rate[0].max(rate[1]) * seconds) as u64).next_multiple_of(32)
 }
 
+#[expect(clippy::print_stdout, reason = "the table, with --nocapture")]
 fn grid(seconds: f64, epochs: usize) -> Vec<(World, [f64; 3], Choice)> {
     let mut cells = Vec::new();
     for size in SIZES {
