@@ -35,6 +35,9 @@ const MOST_AHEAD: usize = 65_536;
 /// What composing needs beyond reading.
 const COMPOSING: [&str; 2] = ["storage.objects.create", "storage.objects.delete"];
 
+/// What renewing the lease of a temporary needs.
+const RENEWING: &str = "storage.objects.update";
+
 /// Feeds a training loop. Made by [`DataLoader::builder`]; used for any number of epochs.
 ///
 /// ```no_run
@@ -308,7 +311,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             None => (Io::shared()?, source.client.clone()),
             Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
         };
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket);
+        let mut fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
@@ -316,12 +319,17 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         }
         if settings.strategy != Strategy::Direct && never_compose(&source.bucket).is_none() {
             let bucket = Arc::clone(&manifest.prefix().bucket);
-            let held = io.run(async move { client.test_permissions(&bucket, &COMPOSING).await });
+            let asked = [COMPOSING[0], COMPOSING[1], RENEWING];
+            let held = io.run(async move { client.test_permissions(&bucket, &asked).await });
             // Where the question has no answer, the first compose gives it.
-            if let Some(lacking) =
-                held.ok().and_then(|held| COMPOSING.iter().find(|one| !held.iter().any(|h| h == *one)))
-            {
-                fetcher.stop_composing(&format!("{lacking} is not granted"));
+            if let Ok(held) = held {
+                let lacks = |one: &str| !held.iter().any(|held| held == one);
+                if let Some(lacking) = COMPOSING.iter().find(|one| lacks(one)) {
+                    fetcher.stop_composing(&format!("{lacking} is not granted"));
+                }
+                if lacks(RENEWING) {
+                    fetcher.never_renew();
+                }
             }
         }
         let held = Gauge::default();

@@ -54,6 +54,8 @@ pub(crate) struct Fetcher {
     io: Arc<Io>,
     run: Arc<Run>,
     compose: Arc<Composing>,
+    /// Whether the lease of a temporary can be renewed.
+    renewable: bool,
 }
 
 /// What is known of composing in this bucket; epochs share it.
@@ -80,7 +82,7 @@ impl Fetcher {
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
         };
-        Self { client, manifest, io, run: Run::new(), compose: Arc::new(compose) }
+        Self { client, manifest, io, run: Run::new(true), compose: Arc::new(compose), renewable: true }
     }
 
     /// The same for another epoch, with temporaries of its own.
@@ -89,8 +91,9 @@ impl Fetcher {
             client: self.client.clone(),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
-            run: Run::new(),
+            run: Run::new(self.renewable),
             compose: Arc::clone(&self.compose),
+            renewable: self.renewable,
         }
     }
 
@@ -118,6 +121,12 @@ impl Fetcher {
     /// Whether composing is still worth a try.
     pub(crate) fn may_compose(&self) -> bool {
         !self.compose.off.load(Ordering::Relaxed) && !self.run.has_failed()
+    }
+
+    /// Gives temporaries leases that last for all that may be done with them, for want of the right to renew any. Takes
+    /// effect with the next epoch.
+    pub(crate) fn never_renew(&mut self) {
+        self.renewable = false;
     }
 
     /// Composes no more, and says why, once.
@@ -173,7 +182,8 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        let read = self.client.read(temporary.id(), None, group.bytes()).await?;
+        let read = self.client.read(temporary.id(), None, group.bytes());
+        let read = temporary.hold(&self.client, read).await?;
         Ok((read.bytes, read.crc32c))
     }
 

@@ -93,7 +93,7 @@ impl Prices {
         let (class_a, class_b, retrieval) = table(self.class);
         Bill {
             retrieval: retrieval * counts.bytes_received as f64 / GIB,
-            class_a: class_a * self.class_a_factor * (counts.list + counts.compose + counts.put) as f64,
+            class_a: class_a * self.class_a_factor * (counts.list + counts.compose + counts.put + counts.update) as f64,
             class_b: class_b * (counts.get + counts.stat + counts.bucket) as f64,
             temporaries: self.temporary(counts.bytes_composed),
         }
