@@ -5,6 +5,7 @@ mod bench;
 mod clean;
 mod emulate;
 mod harness;
+mod kill;
 mod ls;
 mod refusals;
 mod save;
