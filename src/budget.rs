@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::os;
+
 /// Bytes are counted in these, so that a budget of terabytes fits the semaphore's 32 bits a call.
 const UNIT: u64 = 1024;
 
@@ -72,6 +74,10 @@ impl Budget {
         };
         let units = Arc::clone(semaphore).acquire_many_owned(wanted).await.expect("the semaphores are never closed");
         self.held.0.fetch_add(bytes, Ordering::SeqCst);
+        if self.is_oversize(bytes) {
+            // What the allocator keeps of smaller objects would come on top. A few milliseconds, for a read of seconds.
+            os::give_back_memory();
+        }
         Permit { units, bytes, held: self.held.clone() }
     }
 

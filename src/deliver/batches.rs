@@ -10,6 +10,7 @@ use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
 use super::pipeline::Ticket;
+use crate::budget::Permit;
 use crate::collate::Batch;
 use crate::fetch::Run;
 use crate::manifest::Manifest;
@@ -64,6 +65,8 @@ pub struct Batches<B> {
     started: Instant,
     first: Option<Instant>,
     over: bool,
+    /// Bytes of the batch that the training loop has: they count until it asks for the next.
+    in_hand: Vec<Permit>,
 }
 
 impl<B> Batches<B> {
@@ -84,6 +87,7 @@ impl<B> Batches<B> {
             started: Instant::now(),
             first: None,
             over: false,
+            in_hand: Vec::new(),
         }
     }
 
@@ -111,7 +115,7 @@ impl<B> Batches<B> {
             Ticket::Batch(promise, end) => (promise, end),
         };
         let ready = promise.recv().map_err(|_| lost())??;
-        drop(ready.kept);
+        self.in_hand = ready.kept;
         self.state.position = end;
         self.stats.batches += 1;
         self.stats.samples += ready.batch.len() as u64;
@@ -128,6 +132,8 @@ impl<B> Iterator for Batches<B> {
         if self.over {
             return None;
         }
+        // Before the wait: the next batch may need them.
+        self.in_hand.clear();
         let asked = Instant::now();
         let received = self.receive();
         let now = Instant::now();

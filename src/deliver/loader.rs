@@ -189,7 +189,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Bytes to hold at most, from the socket to the batch that is handed over; 1 GiB by default. An object that alone
+    /// Bytes to hold at most, from the socket to the batch that is handed over, that one included until the next is asked
+    /// for; 1 GiB by default. An object that alone
     /// is larger is held beside it, one at a time. Of several epochs that live at once each has this much. What a
     /// decoder holds for itself while it runs isn't counted, nor what a closure's items weigh beyond their objects'
     /// bytes; see [`Decode::item_bytes`].

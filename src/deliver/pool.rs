@@ -62,7 +62,7 @@ pub(super) struct Ready<B> {
     pub(super) batch: Batch<B>,
     pub(super) bytes: u64,
     pub(super) verified: u64,
-    /// Given back when the batch is handed over.
+    /// Given back when the next batch is asked for.
     pub(super) kept: Vec<Permit>,
 }
 

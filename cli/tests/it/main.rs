@@ -7,6 +7,7 @@ mod emulate;
 mod harness;
 mod kill;
 mod ls;
+mod memory;
 mod refusals;
 mod save;
 mod signals;
