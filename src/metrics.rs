@@ -72,6 +72,10 @@ counters! {
     /// Listing calls whose first attempt the service refused because there were too many (429), or could not serve for now
     /// (503).
     list_refused,
+    /// Media calls whose first attempt the service refused so.
+    get_refused,
+    /// Composes, deletions and uploads whose first attempt the service refused so.
+    write_refused,
     /// Bytes of bodies received, those thrown away included; headers and listings are not.
     bytes_received,
     /// Bytes of the objects uploaded, once for each attempt, whether or not it sent them all.

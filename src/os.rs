@@ -26,6 +26,16 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Files and connections that this process may have open at once: the soft limit, which `ulimit -n` sets. `None` where
+/// there is none, or the system doesn't tell.
+pub(crate) fn open_files() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no safe function tells. The pointer is to a value of the right type that outlives the call, which only
+    // writes to it.
+    let told = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    (told && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
 /// Has the allocator give freed memory back to the system that it keeps for allocations to come. The C library of most
 /// Linux systems keeps what one thread has allocated for that thread, so what many threads have made and one thread uses
 /// up stays for good. Takes some milliseconds for each hundred MiB; does nothing elsewhere.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::pipeline::read_alone;
 use super::pool::{guarded, refused};
 use crate::decode::{Decode, Raw};
-use crate::fetch::Fetcher;
+use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
 use crate::io::Io;
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
@@ -38,6 +38,8 @@ pub(super) struct Source {
     pub(super) client: Client,
     pub(super) manifest: Arc<Manifest>,
     pub(super) bucket: BucketInfo,
+    /// Shared by all who read the data set, so that what one learns of the bucket's limits holds for all.
+    pub(super) throttles: Arc<Throttles>,
 }
 
 impl<D> Clone for DatafluxDataset<D> {
@@ -319,7 +321,8 @@ fn notice_cold(manifest: &Manifest) {
 }
 
 fn dataset(client: Client, manifest: Arc<Manifest>, bucket: BucketInfo) -> DatafluxDataset {
-    DatafluxDataset { source: Arc::new(Source { client, manifest, bucket }), decode: Arc::new(Raw) }
+    let throttles = Throttles::new(Caps::default());
+    DatafluxDataset { source: Arc::new(Source { client, manifest, bucket, throttles }), decode: Arc::new(Raw) }
 }
 
 /// A client for what the environment names; see [`GcsConfig::from_env`].
@@ -351,6 +354,12 @@ impl<D> DatafluxDataset<D> {
         &self.source.client
     }
 
+    /// What is known of how many calls the bucket takes, by what it refused to this data set. Loaders with limits of
+    /// their own learn for themselves; see [`DataLoader::ceilings`](super::DataLoader::ceilings).
+    pub fn ceilings(&self) -> Ceilings {
+        self.source.throttles.snapshot()
+    }
+
     /// Facts of the bucket, as far as they are told.
     pub fn bucket_info(&self) -> &BucketInfo {
         &self.source.bucket
@@ -364,7 +373,7 @@ impl<D: Decode> DatafluxDataset<D> {
     /// An index beyond the end; a listing that failed before it came to the index; an object that is another than the one
     /// listed; bytes that its CRC or the decoder refuses.
     pub fn get(&self, index: u64) -> Result<D::Item> {
-        let Source { client, manifest, .. } = &*self.source;
+        let Source { client, manifest, throttles, .. } = &*self.source;
         if !manifest.reaches(index)? {
             return Err(Error::new(ErrorKind::Config, "there is no sample of that index")
                 .stage(Stage::Sample)
@@ -375,10 +384,11 @@ impl<D: Decode> DatafluxDataset<D> {
         let method = if size == 0 { Method::Empty } else { Method::Direct };
         let group = Group { method, slices: vec![Slice { slot: 0, id: SampleId(index), range: 0..size }] };
         let io = Io::shared()?;
-        let fetcher = Fetcher::new(client.clone(), Arc::clone(manifest), Arc::clone(&io), &self.source.bucket);
+        let (client, throttles) = (client.clone(), Arc::clone(throttles));
+        let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, throttles);
         let manifest = Arc::clone(manifest);
         let sample = io.run(async move {
-            let mut samples = read_alone(&fetcher, &manifest, group).await?;
+            let mut samples = read_alone(&fetcher, &manifest, group, 0).await?;
             samples.pop().map(|(_, sample)| sample).ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was read"))
         })?;
         let id = sample.manifest().id(sample.entry());

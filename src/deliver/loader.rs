@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::batches::{BatchStream, Batches};
 use super::dataset::DatafluxDataset;
@@ -11,7 +11,7 @@ use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
-use crate::fetch::Fetcher;
+use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
 use crate::io::Io;
 use crate::plan::{Bill, Planner, Strategy, never_compose};
 use crate::sample::{Sharding, Shuffle, State};
@@ -21,13 +21,9 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// training process takes.
 const MEMORY_BUDGET: u64 = 1 << 30;
 
-/// Reads at once unless told otherwise. At 80 ms to the first byte this is 800 small objects a second, and it is what a
-/// bucket's 5,000 reads a second allow five ranks of one machine.
-const CONCURRENCY: usize = 64;
-
-/// Samples to have ahead, where the budget has room for them: batches of a few samples need many of them in the making
-/// to cover a compose of nearly a second.
-const SAMPLES_AHEAD: usize = 8_192;
+/// Samples to have ahead, where the budget has room for them: the 1,000 writes a second of a bucket are 500 composes of
+/// 32 samples, and each takes nearly a second until it is read: 16,000 samples. Twice that rides over one that is slow.
+const SAMPLES_AHEAD: usize = 32_768;
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;
@@ -77,7 +73,7 @@ struct Settings {
     io_threads: Option<usize>,
     decode_threads: Option<usize>,
     prefetch: Option<usize>,
-    concurrency: usize,
+    caps: Caps,
 }
 
 impl Settings {
@@ -121,7 +117,7 @@ impl<D: Decode> DataLoader<D> {
             io_threads: None,
             decode_threads: None,
             prefetch: None,
-            concurrency: CONCURRENCY,
+            caps: Caps::default(),
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -217,16 +213,35 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 8,192
+    /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 32,768
     /// samples, 4 at least and 1,024 at most.
     pub fn prefetch(mut self, batches: usize) -> Self {
         self.settings.prefetch = Some(batches);
         self
     }
 
-    /// Reads at once, a composed one counting as one; 64 by default.
-    pub fn concurrency(mut self, reads: usize) -> Self {
-        self.settings.concurrency = reads;
+    /// Most reads at once, and most composes and deletions of composed objects at once; by default 1,024 of each, fewer
+    /// where the process may not have so many files open. Below this, as many are made as help: that is found out, and
+    /// calls that the service refuses (429, 503) teach how many it takes in a second.
+    ///
+    /// What one loader learns holds for all of its data set. A loader with a limit of its own, of whatever kind, learns
+    /// for itself.
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.settings.caps.at_once = Some(calls);
+        self
+    }
+
+    /// Most reads to start in a second, for those who share a bucket with others; by default as many as the service
+    /// takes, beginning with the 5,000 that are documented.
+    pub fn max_reads_per_second(mut self, reads: f64) -> Self {
+        self.settings.caps.reads_per_second = Some(reads);
+        self
+    }
+
+    /// Most composes and deletions of composed objects to start in a second; by default as many as the service takes,
+    /// beginning with the 1,000 writes that are documented.
+    pub fn max_writes_per_second(mut self, writes: f64) -> Self {
+        self.settings.caps.writes_per_second = Some(writes);
         self
     }
 
@@ -296,10 +311,20 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             ("io_threads", settings.io_threads.unwrap_or(1)),
             ("decode_threads", decode_threads),
             ("prefetch", settings.prefetch.unwrap_or(1)),
-            ("concurrency", settings.concurrency),
+            ("concurrency", settings.caps.at_once.unwrap_or(1)),
         ] {
             if value == 0 {
                 return wrong(what, value, "leave it out for a value that suits this machine");
+            }
+        }
+        for (what, rate) in [
+            ("max_reads_per_second", settings.caps.reads_per_second),
+            ("max_writes_per_second", settings.caps.writes_per_second),
+        ] {
+            if rate.is_some_and(|rate| rate.is_nan() || rate < 1.0) {
+                return Err(Error::new(ErrorKind::Config, format!("{what} is too little to get on with"))
+                    .mismatch("at least 1", format_args!("{rate:?}"))
+                    .hint("leave it out for what the service takes"));
             }
         }
         if settings.memory_budget == 0 {
@@ -312,7 +337,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             None => (Io::shared()?, source.client.clone()),
             Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
         };
-        let mut fetcher = Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket);
+        let throttles = match settings.caps {
+            caps if caps == Caps::default() => Arc::clone(&source.throttles),
+            caps => Throttles::new(caps),
+        };
+        let mut fetcher =
+            Fetcher::new(client.clone(), Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
         {
@@ -339,7 +369,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             planner: Planner::new(Arc::clone(&manifest), settings.strategy, settings.memory_budget / 4, &source.bucket),
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
-            reads: Arc::new(Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS))),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
             manifest,
@@ -412,6 +441,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// What the calls made so far through this data set's client cost by the public price list, the listing included.
     pub fn bill(&self) -> Bill {
         self.engine.planner.prices().bill(&self.dataset.client().metrics().snapshot())
+    }
+
+    /// How many calls are made at once and in a second now, and what the bucket takes by what it refused. For logs and
+    /// for finding out what holds a loader back.
+    pub fn ceilings(&self) -> Ceilings {
+        self.engine.fetcher.ceilings()
     }
 
     /// Bytes that all live epochs of this loader hold now.

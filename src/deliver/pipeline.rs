@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::pool::{Assembly, Code, Job, Promise};
 use crate::budget::{Budget, Permit};
@@ -30,8 +30,6 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     pub(super) planner: Planner,
     pub(super) fetcher: Fetcher,
     pub(super) budget: Budget,
-    /// Groups being read at once.
-    pub(super) reads: Arc<Semaphore>,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
 }
@@ -85,7 +83,6 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             planner: self.planner.clone(),
             fetcher: self.fetcher.for_epoch(),
             budget,
-            reads: Arc::clone(&self.reads),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
         })
@@ -98,6 +95,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
     ) {
+        // Groups are numbered in the order of delivery.
+        let mut number = 0;
         loop {
             let (ids, end) = match course.next(&self.manifest, || is_cancelled(cancel)) {
                 Ok(Some(batch)) => batch,
@@ -138,10 +137,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 if let Some(kept) = kept {
                     assembly.keep(kept);
                 }
+                number += 1;
                 let (engine, assembly, mut cancel) = (Arc::clone(&self), Arc::clone(&assembly), cancel.clone());
                 self.io.handle().spawn(async move {
                     tokio::select! {
-                        () = engine.bring(group, assembly, passing) => {}
+                        () = engine.bring(group, number, assembly, passing) => {}
                         // Also when the iterator is gone without a word.
                         _ = cancel.wait_for(|&cancelled| cancelled) => {}
                     }
@@ -195,8 +195,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         error
     }
 
-    async fn bring(&self, group: Group, assembly: Arc<Assembly<D, C>>, passing: Option<Permit>) {
-        match self.read(group).await {
+    async fn bring(&self, group: Group, number: u64, assembly: Arc<Assembly<D, C>>, passing: Option<Permit>) {
+        match self.read(group, number).await {
             Err(error) => assembly.fail(error),
             Ok(samples) => {
                 let passing = passing.map(Arc::new);
@@ -213,20 +213,17 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Reads a group's samples, each proved; whatever goes wrong with a composed read, each object by itself, which
     /// works or finds out which one is to blame.
-    async fn read(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
+    async fn read(&self, group: Group, number: u64) -> Result<Vec<(usize, RawSample)>> {
         if group.method != Method::Composed {
-            return self.read_alone(group).await;
+            return read_alone(&self.fetcher, &self.manifest, group, number).await;
         }
-        let payload = {
-            let _read = self.reads.acquire().await;
-            self.fetcher.fetch(group.clone()).await
-        };
+        let payload = self.fetcher.fetch(group.clone(), number).await;
         match payload.and_then(|payload| split(&self.manifest, payload)) {
             Err(error) if !error.is_cancelled() => {
                 tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
                 let alone: Vec<_> = group.split_up().collect();
                 stream::iter(alone)
-                    .map(|group| self.read_alone(group))
+                    .map(|group| read_alone(&self.fetcher, &self.manifest, group, number))
                     .buffered(MAX_SOURCES)
                     .try_fold(Vec::new(), async |mut all, mut some| {
                         all.append(&mut some);
@@ -236,11 +233,6 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
             outcome => outcome,
         }
-    }
-
-    async fn read_alone(&self, group: Group) -> Result<Vec<(usize, RawSample)>> {
-        let _read = self.reads.acquire().await;
-        read_alone(&self.fetcher, &self.manifest, group).await
     }
 }
 
@@ -254,10 +246,11 @@ pub(super) async fn read_alone(
     fetcher: &Fetcher,
     manifest: &Arc<Manifest>,
     group: Group,
+    number: u64,
 ) -> Result<Vec<(usize, RawSample)>> {
     let mut reads = 1;
     loop {
-        match split(manifest, fetcher.fetch(group.clone()).await?) {
+        match split(manifest, fetcher.fetch(group.clone(), number).await?) {
             Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
                 reads += 1;
                 tracing::warn!(%error, "reading again");

@@ -2,7 +2,9 @@
 
 mod clean;
 mod process;
+mod rate;
 mod temporary;
+mod throttle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,7 +17,7 @@ use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, Method};
-use crate::store::{BucketInfo, Client, ComposeRequest};
+use crate::store::{BucketInfo, Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
@@ -23,6 +25,8 @@ pub use process::clean_up_on_signals;
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
+pub(crate) use throttle::{Caps, Throttles};
+pub use throttle::{Ceiling, Ceilings};
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
@@ -53,6 +57,9 @@ pub(crate) struct Fetcher {
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
+    throttles: Arc<Throttles>,
+    /// What is added to the numbers of this epoch's groups.
+    first: u64,
     compose: Arc<Composing>,
     /// Whether the lease of a temporary can be renewed.
     renewable: bool,
@@ -74,7 +81,13 @@ struct Composing {
 }
 
 impl Fetcher {
-    pub(crate) fn new(client: Client, manifest: Arc<Manifest>, io: Arc<Io>, bucket: &BucketInfo) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        manifest: Arc<Manifest>,
+        io: Arc<Io>,
+        bucket: &BucketInfo,
+        throttles: Arc<Throttles>,
+    ) -> Self {
         let compose = Composing {
             off: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -82,7 +95,9 @@ impl Fetcher {
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
         };
-        Self { client, manifest, io, run: Run::new(true), compose: Arc::new(compose), renewable: true }
+        let first = throttles.now_serving();
+        let (run, compose) = (Run::new(true), Arc::new(compose));
+        Self { client, manifest, io, run, throttles, first, compose, renewable: true }
     }
 
     /// The same for another epoch, with temporaries of its own.
@@ -92,6 +107,8 @@ impl Fetcher {
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(self.renewable),
+            throttles: Arc::clone(&self.throttles),
+            first: self.throttles.now_serving(),
             compose: Arc::clone(&self.compose),
             renewable: self.renewable,
         }
@@ -102,17 +119,24 @@ impl Fetcher {
         &self.run
     }
 
-    /// Reads a group as planned. A composed read that fails may still be read object by object.
+    /// What is known of how many calls the bucket takes.
+    pub(crate) fn ceilings(&self) -> Ceilings {
+        self.throttles.snapshot()
+    }
+
+    /// Reads a group as planned, the one with the smallest `number` of those that wait before all others. A composed
+    /// read that fails may still be read object by object.
     ///
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
-    pub(crate) async fn fetch(&self, group: Group) -> Result<Payload> {
+    pub(crate) async fn fetch(&self, group: Group, number: u64) -> Result<Payload> {
+        let number = self.first.saturating_add(number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
         let (bytes, crc32c) = match group.method {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => Ok((Bytes::new(), None)),
-            Method::Direct => self.direct(&entries[0]).await,
-            Method::Composed => self.composed(&group, &entries).await,
+            Method::Direct => self.read(&self.manifest.id(&entries[0]), entries[0].size, number).await,
+            Method::Composed => self.composed(&group, &entries, number).await,
         }
         .map_err(|error| error.stage(Stage::Fetch))?;
         Ok(Payload { group, entries, bytes, crc32c })
@@ -141,35 +165,39 @@ impl Fetcher {
         }
     }
 
-    async fn direct(&self, entry: &Entry) -> Result<Read> {
-        let read = self.client.read(&self.manifest.id(entry), None, entry.size).await?;
+    async fn read(&self, id: &ObjectId, size: u64, number: u64) -> Result<Read> {
+        let slot = self.throttles.reads.acquire(number).await;
+        self.throttles.serves(number);
+        // In a box, since thousands wait for their turn, and a read under way is large.
+        let read = Box::pin(self.client.watched(slot.watch()).read(id, None, size)).await?;
+        slot.done(read.bytes.len() as u64);
         Ok((read.bytes, read.crc32c))
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
         if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
         let proving = self.compose.proving.lock().await;
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
-            return self.compose_and_read(group, entries).await;
+            return self.compose_and_read(group, entries, number).await;
         }
-        let read = self.compose_and_read(group, entries).await;
+        let read = self.compose_and_read(group, entries, number).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
         }
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry]) -> Result<Read> {
+    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Read> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
         if !self.may_compose() {
             return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
         }
-        let temporary = match self.compose(group, entries).await {
+        let temporary = match self.compose(group, entries, number).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
@@ -182,12 +210,11 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         self.client.metrics().bytes_composed.fetch_add(group.bytes(), Ordering::Relaxed);
-        let read = self.client.read(temporary.id(), None, group.bytes());
-        let read = temporary.hold(&self.client, read).await?;
-        Ok((read.bytes, read.crc32c))
+        let read = self.read(temporary.id(), group.bytes(), number);
+        temporary.hold(&self.client, read).await
     }
 
-    async fn compose(&self, group: &Group, entries: &[Entry]) -> Result<Temporary> {
+    async fn compose(&self, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
         for entry in entries {
@@ -206,6 +233,7 @@ impl Fetcher {
             crc32c,
             SystemTime::now(),
         );
-        self.run.compose(&self.client, &self.io, request).await
+        self.throttles.serves(number);
+        self.run.compose(&self.client, &self.io, &self.throttles.writes, number, request).await
     }
 }

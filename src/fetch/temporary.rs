@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::process;
+use super::throttle::Throttle;
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
 use crate::store::{Client, ComposeRequest, ObjectId};
@@ -81,6 +82,9 @@ struct Entry {
     io: Arc<Io>,
     run: Arc<Run>,
     bucket: Arc<str>,
+    writes: Arc<Throttle>,
+    /// The number of the group it is of: it is older than what waits to be composed, so its deletion goes first.
+    number: u64,
     condition: Condition,
     #[expect(dead_code, reason = "held for its drop")]
     room: OwnedSemaphorePermit,
@@ -147,10 +151,11 @@ impl Ledger {
         // Without a generation when the answer to the compose never came: the name is random and nobody else's.
         let id = ObjectId::new(Arc::clone(&entry.bucket), Arc::clone(name), generation);
         let (client, io, run) = (entry.client.clone(), Arc::clone(&entry.io), Arc::clone(&entry.run));
+        let (writes, number) = (Arc::clone(&entry.writes), entry.number);
         drop(entries);
         let (handle, name) = (io.handle().clone(), Arc::clone(name));
         handle.spawn(async move {
-            if let Err(error) = delete(&client, &id).await {
+            if let Err(error) = delete(&client, &writes, number, &id).await {
                 tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
                 run.failed.fetch_add(1, Ordering::SeqCst);
                 LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_string());
@@ -176,10 +181,13 @@ impl Ledger {
 }
 
 /// Deletes an object that exists, or, without a generation, one that may come to exist.
-async fn delete(client: &Client, id: &ObjectId) -> Result<()> {
+async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &ObjectId) -> Result<()> {
     let mut again = AGAIN.iter();
     loop {
-        match client.delete(id).await {
+        let slot = writes.acquire(number).await;
+        let outcome = client.watched(slot.watch()).delete(id).await;
+        slot.done(0);
+        match outcome {
             Err(error) if error.is_not_found() => match again.next() {
                 Some(wait) if id.generation.is_none() => tokio::time::sleep(*wait).await,
                 _ => return Ok(()),
@@ -280,9 +288,9 @@ impl Run {
         if self.renewable { LEASE } else { client.deadline() * 2 + Duration::from_secs(size / SLOWEST) + LEASE_SLACK }
     }
 
-    /// Composes a temporary object, once there is room for one. To wait for room here can't be for ever: what has room
-    /// needs no more of it, and gives it back when its deletion has succeeded or failed. So nothing that deletions or
-    /// reads need may be held while this is called.
+    /// Composes a temporary object, once there is room for one and `writes` lets the call with this number through. To wait
+    /// for room can't be for ever: what has room needs no more of it, and gives it back when its deletion has succeeded or
+    /// failed. So nothing that deletions or reads need, such as a slot of theirs, may be held while this is called.
     ///
     /// # Cancel safety
     /// The call goes on behind a dropped future, and what it makes is deleted.
@@ -290,22 +298,28 @@ impl Run {
         self: &Arc<Self>,
         client: &Client,
         io: &Arc<Io>,
+        writes: &Arc<Throttle>,
+        number: u64,
         mut request: ComposeRequest,
     ) -> Result<Temporary> {
         let room = Arc::clone(&LEDGER.room).acquire_owned().await.expect("it is never closed");
-        let started = tokio::time::Instant::now();
         let lease = self.lease(client, request.size);
         request.metadata = BTreeMap::from([
             (key::RUN.to_owned(), self.id.clone()),
             (key::PROCESS.to_owned(), process::identity().to_owned()),
             (key::LEASE.to_owned(), lease.as_secs().to_string()),
         ]);
+        // Before anything is recorded: what waits here has nothing to clean up.
+        let slot = writes.acquire(number).await;
+        let started = tokio::time::Instant::now();
         let name = Arc::clone(&request.destination);
         let entry = Entry {
             client: client.clone(),
             io: Arc::clone(io),
             run: Arc::clone(self),
             bucket: Arc::clone(&request.bucket),
+            writes: Arc::clone(writes),
+            number,
             condition: Condition::Composing,
             room,
         };
@@ -314,10 +328,13 @@ impl Run {
         let id = ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None);
         let guard = Temporary { id, renew: self.renewable.then(|| started + LEASE / 3) };
         let (done, wait) = oneshot::channel();
-        let client = client.clone();
+        let client = client.watched(slot.watch());
         io.handle().spawn(async move {
             let mut guard = guard;
-            let outcome = match client.compose(&request).await {
+            let outcome = client.compose(&request).await;
+            // Before the reading and deleting that follow, which wait for slots themselves.
+            slot.done(0);
+            let outcome = match outcome {
                 Ok(meta) if LEDGER.exists(&name, meta.generation) => {
                     guard.id.generation = Some(meta.generation);
                     Ok(guard)

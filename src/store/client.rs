@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,6 +45,14 @@ pub struct Payload {
     pub crc32c: Option<u32>,
 }
 
+/// Is told how a call fares while it is under way.
+pub(crate) trait Watch: fmt::Debug + Send + Sync {
+    /// The service refused its first try because there are too many calls (429), or could not serve it for now (503).
+    fn refused(&self);
+    /// The service began to answer, so long after this try began.
+    fn answered(&self, wait: Duration);
+}
+
 /// A [`Store`] with retry, resume and counting: what the rest of the crate reads and writes through.
 ///
 /// Clones share the store and the counts.
@@ -68,12 +77,13 @@ pub struct Client {
     metrics: Arc<Metrics>,
     retry: RetryPolicy,
     stall: Duration,
+    watch: Option<Arc<dyn Watch>>,
 }
 
 impl Client {
     /// A client of `store` with the default [`RetryPolicy`] and a stall timeout of 30 s.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, metrics: Arc::default(), retry: RetryPolicy::default(), stall: STALL }
+        Self { store, metrics: Arc::default(), retry: RetryPolicy::default(), stall: STALL, watch: None }
     }
 
     /// Sets how failed calls are made again.
@@ -99,6 +109,11 @@ impl Client {
         Ok(Self { store: store.unwrap_or_else(|| Arc::clone(&self.store)), ..self.clone() })
     }
 
+    /// The same client, whose calls `watch` is told of.
+    pub(crate) fn watched(&self, watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch), ..self.clone() }
+    }
+
     /// How long a call may take in all, before what its bytes add.
     pub(crate) fn deadline(&self) -> Duration {
         self.retry.deadline
@@ -114,7 +129,7 @@ impl Client {
     /// # Errors
     /// When the bucket isn't there or not open to the caller, or the policy gives up.
     pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = Call::new(self, true, 0).refusals(&self.metrics.list_refused);
         loop {
             count(&self.metrics.list);
             match call.within(self.store.list(request, &call.attempt)).await {
@@ -125,10 +140,6 @@ impl Client {
                     return Ok(page);
                 }
                 Err(error) => {
-                    let refused = error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503);
-                    if refused && call.attempt.number == 1 {
-                        count(&self.metrics.list_refused);
-                    }
                     // A server that knows no pages may need longer for all there is.
                     if error.kind() == ErrorKind::Timeout {
                         call.head *= 2;
@@ -206,7 +217,7 @@ impl Client {
                 .object(id)
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
-        let mut call = Call::new(self, true, size);
+        let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused);
         let mut reading = Reading::new(id.clone(), range, size);
         loop {
             let before = reading.received();
@@ -229,7 +240,7 @@ impl Client {
     /// One try at what is still missing.
     async fn read_on(&self, call: &Call<'_>, reading: &mut Reading) -> Result<()> {
         count(&self.metrics.get);
-        let body = call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await?;
+        let body = call.answered(call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await)?;
         let mut chunks = reading.check(body)?;
         loop {
             let full = reading.received() == reading.size;
@@ -291,10 +302,10 @@ impl Client {
     /// open), [`PermissionDenied`](ErrorKind::PermissionDenied) for a read-only caller.
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
-        let mut call = Call::new(self, true, 0);
+        let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
         loop {
             count(&self.metrics.compose);
-            match call.within(self.store.compose(request, &call.attempt)).await {
+            match call.answered(call.within(self.store.compose(request, &call.attempt)).await) {
                 Ok(meta) => return same(&id, meta, request.size, request.crc32c),
                 Err(error) if call.may_be_own(&error) => {
                     return self.adopt(&id, request.size, request.crc32c, error).await;
@@ -314,7 +325,8 @@ impl Client {
     pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
         let (size, crc) = (request.data.len() as u64, crc32c::crc32c(&request.data));
-        let mut call = Call::new(self, request.if_generation_match.is_some(), size);
+        let mut call =
+            Call::new(self, request.if_generation_match.is_some(), size).refusals(&self.metrics.write_refused);
         // No sign of life comes before the last byte went.
         call.head = call.head.saturating_add(transfer(size));
         loop {
@@ -365,7 +377,7 @@ impl Client {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
         loop {
             count(&self.metrics.delete);
             match call.within(self.store.delete(id, &call.attempt)).await {
@@ -398,6 +410,10 @@ struct Call<'a> {
     first: Duration,
     /// Longest wait for the head of an answer.
     head: Duration,
+    /// When the present try began.
+    tried: Instant,
+    /// Where refusals of the first try are counted.
+    refused: Option<&'a AtomicU64>,
 }
 
 impl<'a> Call<'a> {
@@ -414,7 +430,25 @@ impl<'a> Call<'a> {
             limit: if deadline.is_zero() { deadline } else { deadline.saturating_add(transfer(bytes)) },
             first: deadline.max(client.stall).saturating_add(transfer(bytes)),
             head: client.stall,
+            tried: Instant::now(),
+            refused: None,
         }
+    }
+
+    /// Counts a refusal of the first try there.
+    fn refusals(mut self, counter: &'a AtomicU64) -> Self {
+        self.refused = Some(counter);
+        self
+    }
+
+    /// Tells who watches how long the answer took.
+    fn answered<T>(&self, answer: Result<T>) -> Result<T> {
+        if answer.is_ok()
+            && let Some(watch) = &self.client.watch
+        {
+            watch.answered(self.tried.elapsed());
+        }
+        answer
     }
 
     fn left(&self) -> Duration {
@@ -448,6 +482,14 @@ impl<'a> Call<'a> {
     /// Waits until the next try, or returns the error.
     async fn recover(&mut self, error: Error, about: &(dyn fmt::Display + Sync)) -> Result<()> {
         let error = error.object(about);
+        if self.attempt.number == 1 && (error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503)) {
+            if let Some(refused) = self.refused {
+                count(refused);
+            }
+            if let Some(watch) = &self.client.watch {
+                watch.refused();
+            }
+        }
         let failure = Failure::of(&error, self.idempotent);
         self.refusals += u32::from(failure.token_refused);
         match self.client.retry.decide(&failure, self.tries, self.refusals, self.left(), rand::random()) {
@@ -455,6 +497,7 @@ impl<'a> Call<'a> {
                 debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
                 sleep(wait).await;
                 self.attempt = self.attempt.next();
+                self.tried = Instant::now();
                 self.tries += 1;
                 count(&self.client.metrics.retries);
                 Ok(())

@@ -24,6 +24,7 @@ use futures_util::stream::BoxStream;
 
 use crate::Result;
 
+pub(crate) use client::Watch;
 pub use client::{Client, Payload};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};

@@ -2,7 +2,8 @@
 //!
 //! Pure: the clock is handed in. Calls are looked at in *windows* of as many as may be in flight, about one round trip.
 //! While each wider limit brings more work a second, the limit doubles; once it doesn't, it goes back to the last that
-//! did and from there on tries a little more now and then. A window with many refusals halves it.
+//! did and from there on tries a little more now and then. A window with many refusals halves it. Answers that have
+//! become slow while no more work is done lower it, and if that doesn't make them quicker, it wasn't what slowed them.
 
 use std::time::Duration;
 
@@ -26,11 +27,36 @@ const RECOVERY: u32 = 2;
 /// Windows to stay with a limit before more is tried again, since the service's ceilings rise over minutes.
 const SETTLED: u32 = 16;
 
+/// How many times the least wait for an answer is slow. Networks and services vary by some tens of percent.
+const SLOW: f64 = 2.0;
+
+/// How the least wait fades from window to window, so that a lucky moment isn't the measure for good.
+const FADING: f64 = 1.01;
+
+/// Answers that take no longer than this times the least wait come without a queue.
+const FLAT: f64 = 1.25;
+
+/// Windows to stay with a limit that more was of no help to, although there is no queue.
+const FLAT_SETTLED: u32 = 4;
+
+/// What slow answers leave of the limit, for a window.
+const EASED: f64 = 0.7;
+
+/// A wait for an answer that is this much of an earlier one has become shorter.
+const QUICKER: f64 = 0.85;
+
 /// The limit on calls in flight.
 #[derive(Debug)]
 pub(crate) struct Pace {
     ceiling: usize,
     limit: usize,
+    /// Shortest window, so that work a second isn't noise where calls take less than a millisecond.
+    shortest: Duration,
+    /// The least mean wait for an answer in a window, and work a second of the best window since then.
+    quickest: Option<Duration>,
+    best: f64,
+    /// Limit and mean wait before the limit was lowered for slow answers.
+    eased: Option<(usize, Duration)>,
     /// Limit and work a second of the window before the limit was raised.
     before: Option<(usize, f64)>,
     /// Windows since the limit was settled on.
@@ -44,16 +70,45 @@ struct Window {
     calls: usize,
     refusals: usize,
     work: u64,
-    /// Whether the limit was what held calls back, in most of it.
+    /// Calls that the limit held others back with.
     full: usize,
+    answers: u32,
+    waited: Duration,
+}
+
+impl Window {
+    fn wait(&self) -> Option<Duration> {
+        (self.answers > 0).then(|| self.waited / self.answers)
+    }
 }
 
 impl Pace {
     /// Never more than `ceiling` calls, never less than one.
     pub(crate) fn new(ceiling: usize, now: Duration) -> Self {
         let ceiling = ceiling.max(1);
-        let window = Window { began: now, ..Window::default() };
-        Self { ceiling, limit: ceiling.min(START), before: None, settled: None, window }
+        Self {
+            ceiling,
+            limit: ceiling.min(START),
+            shortest: Duration::ZERO,
+            quickest: None,
+            best: 0.0,
+            eased: None,
+            before: None,
+            settled: None,
+            window: Window { began: now, ..Window::default() },
+        }
+    }
+
+    /// Begins with `calls` instead.
+    pub(crate) fn start_with(mut self, calls: usize) -> Self {
+        self.limit = calls.clamp(1, self.ceiling);
+        self
+    }
+
+    /// Looks at calls for at least so long, however many they are.
+    pub(crate) fn windows_of(mut self, shortest: Duration) -> Self {
+        self.shortest = shortest;
+        self
     }
 
     /// Calls to have in flight now.
@@ -66,9 +121,15 @@ impl Pace {
         self.window.calls += 1;
         self.window.work += work;
         self.window.full += usize::from(in_flight >= self.limit);
-        if self.window.calls >= self.limit {
+        if self.window.calls >= self.limit && now.saturating_sub(self.window.began) >= self.shortest {
             self.judge(now);
         }
+    }
+
+    /// The first sign of an answer came after this long.
+    pub(crate) fn answered(&mut self, wait: Duration) {
+        self.window.answers += 1;
+        self.window.waited += wait;
     }
 
     /// Calls were refused at their first try: 429, or 503.
@@ -89,13 +150,20 @@ impl Pace {
             return;
         }
         let rate = window.work as f64 / now.saturating_sub(window.began).as_secs_f64().max(1e-9);
+        if let Some(wait) = window.wait()
+            && self.ease(wait, rate)
+        {
+            return;
+        }
         if let Some(windows) = &mut self.settled {
             *windows += 1;
-            if *windows < SETTLED {
-                return;
+            // Answers as quick as ever are no sign of a queue, and it may have been a bad window that was judged.
+            let quick = window.wait().zip(self.quickest).is_some_and(|(wait, quickest)| wait < quickest.mul_f64(FLAT));
+            let (enough, by) = if quick { (FLAT_SETTLED, self.limit) } else { (SETTLED, (self.limit / 4).max(1)) };
+            if *windows >= enough {
+                self.settled = None;
+                self.raise(rate, by);
             }
-            self.settled = None;
-            self.raise(rate, (self.limit / 4).max(1));
             return;
         }
         match self.before {
@@ -106,6 +174,30 @@ impl Pace {
             }
             _ => self.raise(rate, self.limit),
         }
+    }
+
+    /// Lowers the limit for slow answers, or takes that back. True if it did.
+    fn ease(&mut self, wait: Duration, rate: f64) -> bool {
+        if let Some((limit, before)) = self.eased.take() {
+            if wait > before.mul_f64(QUICKER) {
+                // Answers take this long now, however many are waited for.
+                (self.limit, self.quickest, self.best) = (limit, Some(wait), rate);
+            }
+            (self.before, self.settled) = (None, Some(SETTLED - RECOVERY));
+            return true;
+        }
+        let quickest = self.quickest.map_or(wait, |quickest| quickest.mul_f64(FADING).min(wait));
+        self.quickest = Some(quickest);
+        // Half of the tries to go up are slow windows, too, and are judged by what they brought.
+        // Up to START the queue is hardly ours, but that of a busy machine, say.
+        if self.limit > START && self.before.is_none() && wait > quickest.mul_f64(SLOW) && rate < self.best * HELPS {
+            self.eased = Some((self.limit, wait));
+            self.limit = ((self.limit as f64 * EASED) as usize).max(START);
+            self.best = self.best.min(rate);
+            return true;
+        }
+        self.best = self.best.max(rate);
+        false
     }
 
     fn raise(&mut self, rate: f64, by: usize) {
@@ -194,5 +286,34 @@ mod tests {
             pace.done(Duration::from_millis(call), 1, 1);
         }
         assert_eq!(pace.limit(), START);
+    }
+
+    /// Windows with `limit` calls that each take `wait`.
+    fn windows(pace: &mut Pace, now: &mut Duration, rounds: usize, wait: impl Fn(usize) -> Duration) {
+        for _ in 0..rounds {
+            let limit = pace.limit();
+            let each = wait(limit) / u32::try_from(limit).unwrap();
+            for _ in 0..limit {
+                *now += each;
+                pace.answered(wait(limit));
+                pace.done(*now, 1_000, limit);
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_lowers_the_limit_and_mere_slowness_does_not() {
+        let mut now = Duration::ZERO;
+        let mut pace = Pace::new(512, now).start_with(512);
+        windows(&mut pace, &mut now, 4, |_| Duration::from_millis(80));
+        assert_eq!(pace.limit(), 512);
+        // Served one after the other, 100 at once in 80 ms: all beyond them only wait.
+        windows(&mut pace, &mut now, 6, |limit| Duration::from_micros(800 * limit as u64));
+        assert!(pace.limit() < 300, "{}", pace.limit());
+        // As quick as before, then slower for whatever reason.
+        windows(&mut pace, &mut now, 40, |_| Duration::from_millis(80));
+        assert_eq!(pace.limit(), 512);
+        windows(&mut pace, &mut now, 12, |_| Duration::from_millis(240));
+        assert_eq!(pace.limit(), 512);
     }
 }

@@ -1,0 +1,387 @@
+//! How many calls may start in a second: what the service is known to take, learned from what it refuses.
+//!
+//! Pure: the clock is handed in. A rate begins at what a bucket is documented to take. Time is cut into *windows*: one in
+//! which that many calls started and none was refused *proves* the rate, and a higher one is tried. The first refusals of
+//! a rate that was tried lead back to the proven one, and the next try is half as bold, until what is left is the ramp
+//! that the service asks for. Refusals of a proven rate say that the service takes less than before: then the rate is
+//! a little below what was served.
+
+use std::time::Duration;
+
+/// Refusals in a window that are bad luck at any rate; more are looked at. It is also what a try of too high a rate
+/// costs.
+const FEW: u64 = 7;
+
+/// What is left of the rate that was served when it is cut. The rest is for calls made again and for uneven arrival.
+const BELOW: f64 = 0.97;
+
+/// A larger share of refusals than this is never bad luck, but a service that asks to slow down.
+const MOST_LUCK: f64 = 0.25;
+
+/// How long a rate is to be served until a higher one is tried, before anything was refused. A bucket that has served
+/// far more than the documented rate before is so used to the full in a second or two.
+const WINDOW: Duration = Duration::from_millis(250);
+
+/// The same once calls were refused: then the ceiling is near, and each try above it costs some refusals.
+const LEARNED_WINDOW: Duration = Duration::from_secs(2);
+
+/// Shortest time from which a rate is read, for bursts at its beginning.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// The least that is tried beyond a proven rate in one step; when half a step would be less, the ceiling is known well
+/// enough, and what is left is the ramp.
+const LEAST_STEP: f64 = 0.02;
+
+/// In how many seconds the service asks for no more than a doubled rate.
+const DOUBLING: f64 = 1_200.0;
+
+/// The share of a rate that must have been used for its window to prove it.
+const USED: f64 = 0.85;
+
+/// How late a call may start and still not delay those after it: timers are right to a millisecond or two, and a
+/// thread may be busy for some. The service lets a tenth of a second's calls come at once.
+const SLACK: Duration = Duration::from_millis(20);
+
+/// Least rate; below it waiting would outlast the deadline of calls.
+const LEAST: f64 = 1.0;
+
+/// The rate at which calls may start.
+#[derive(Debug)]
+pub(super) struct Rate {
+    most: f64,
+    /// Calls a second now.
+    rate: f64,
+    /// The highest of late that was served for a window; 0 for none.
+    proven: f64,
+    /// How much more than the proven is tried next.
+    step: f64,
+    /// Whether anything was refused that was no bad luck.
+    learned: bool,
+    /// The share of calls that is refused whatever their rate.
+    luck: f64,
+    cut: Option<Cut>,
+    window: Window,
+    /// When the next call starts if those before keep to the rate.
+    next: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    began: Duration,
+    started: u64,
+    refused: u64,
+}
+
+/// What a proven rate was cut for.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    at: Duration,
+    /// The rate before, and whether it was learned.
+    rate: f64,
+    learned: bool,
+    /// Calls a second that really were sent, and the share of them that was refused.
+    sent: f64,
+    share: f64,
+}
+
+impl Rate {
+    /// Begins with `first` calls a second, never more than `most`.
+    pub(super) fn new(first: f64, most: f64, now: Duration) -> Self {
+        let most = most.max(LEAST);
+        Self {
+            most,
+            rate: first.clamp(LEAST, most),
+            proven: 0.0,
+            step: 1.0,
+            learned: false,
+            luck: 0.0,
+            cut: None,
+            window: Window { began: now, ..Window::default() },
+            next: now,
+        }
+    }
+
+    /// The ceiling in calls a second; `None` before anything was refused.
+    pub(super) fn learned(&self) -> Option<f64> {
+        self.learned.then_some(self.rate)
+    }
+
+    /// When the next call may start.
+    pub(super) fn due(&self) -> Duration {
+        self.next
+    }
+
+    /// A call starts.
+    pub(super) fn start(&mut self, now: Duration) {
+        let length = if self.learned { LEARNED_WINDOW } else { WINDOW };
+        if now.saturating_sub(self.window.began) >= length {
+            self.judge(now);
+        }
+        self.window.started += 1;
+        self.next = self.next.max(now.saturating_sub(SLACK)) + Duration::from_secs_f64(1.0 / self.rate);
+    }
+
+    /// A window is over without more refusals than bad luck explains.
+    fn judge(&mut self, now: Duration) {
+        let Window { began, started, refused } =
+            std::mem::replace(&mut self.window, Window { began: now, ..Window::default() });
+        let elapsed = now.saturating_sub(began).as_secs_f64();
+        if started as f64 > 16.0 * FEW as f64 {
+            self.luck = self.luck.min(1.5 * refused as f64 / started as f64);
+        }
+        if (started as f64) < USED * self.rate * elapsed {
+            return;
+        }
+        self.proven = self.rate;
+        let more = if self.step < LEAST_STEP { elapsed / DOUBLING } else { self.step };
+        self.rate = (self.rate * (1.0 + more)).min(self.most);
+    }
+
+    /// The first try of a call that started then was refused: 429, or 503.
+    pub(super) fn refused(&mut self, now: Duration, started: Duration) {
+        // Of a rate that was given up since.
+        if started < self.window.began {
+            return;
+        }
+        self.window.refused += 1;
+        let Window { began, started, refused } = self.window;
+        let share = refused as f64 / started.max(refused) as f64;
+        if refused <= FEW || share <= 2.0 * self.luck {
+            return;
+        }
+        if self.proven > 0.0 && self.rate > self.proven * 1.000_1 {
+            self.step /= 2.0;
+            // With nothing bolder to try, some room above the rate keeps refusals rare.
+            self.set(now, if self.step < LEAST_STEP { self.proven * BELOW } else { self.proven });
+            return;
+        }
+        let elapsed = now.saturating_sub(began);
+        if elapsed < SHORTEST {
+            return;
+        }
+        let sent = (started as f64 / elapsed.as_secs_f64()).min(self.rate);
+        if let Some(cut) = self.cut.take().filter(|cut| now.saturating_sub(cut.at) < 2 * LEARNED_WINDOW) {
+            // What would be refused still, if the service took as much as then and no more.
+            let expected = (1.0 - (1.0 - cut.share) * cut.sent / sent).max(0.0);
+            if share < MOST_LUCK && share - expected > cut.share / 2.0 {
+                self.luck = self.luck.max(share);
+                self.set(now, cut.rate);
+                self.learned = cut.learned;
+                return;
+            }
+        }
+        self.cut = Some(Cut { at: now, rate: self.rate, learned: self.learned, sent, share });
+        let rate = (sent * (1.0 - share) * BELOW).max(sent / 2.0);
+        // What was lost is tried again, in case it was for a moment.
+        self.step = (sent / rate.max(LEAST) - 1.0).min(1.0);
+        self.set(now, rate);
+    }
+
+    fn set(&mut self, now: Duration, rate: f64) {
+        self.learned = true;
+        self.rate = rate.clamp(LEAST, self.most);
+        self.proven = self.rate;
+        self.window = Window { began: now, ..Window::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// The service's side: tokens that come back at a rate, up to a tenth of a second's worth.
+    struct Tokens {
+        left: f64,
+        last: Duration,
+    }
+
+    impl Tokens {
+        fn take(&mut self, now: Duration, rate: f64) -> bool {
+            self.left = (self.left + now.saturating_sub(self.last).as_secs_f64() * rate).min((rate / 10.0).max(1.0));
+            self.last = now;
+            let fits = self.left >= 1.0;
+            if fits {
+                self.left -= 1.0;
+            }
+            fits
+        }
+    }
+
+    /// One of those that share a bucket.
+    struct Rank {
+        rate: Rate,
+        begins: Duration,
+        most_in_flight: usize,
+        in_flight: usize,
+        started: u64,
+    }
+
+    /// What happens to a call: when it ends, whose it is, when it began, and what the service said.
+    struct Answer {
+        rank: usize,
+        began: Duration,
+        refused: bool,
+    }
+
+    /// What came of a run, a second each.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Second {
+        served: u64,
+        refused: u64,
+    }
+
+    /// Ranks for so many seconds against a service that takes `capacity(second)` calls a second, answers after `latency`
+    /// and refuses after 5 ms. What is refused is made again half a second later, as the client does, and holds its place
+    /// until then. Of all calls a share `unlucky` is refused whatever their rate.
+    fn run(
+        ranks: &mut [Rank],
+        seconds: u64,
+        latency: Duration,
+        unlucky: f64,
+        capacity: impl Fn(u64) -> f64,
+    ) -> Vec<Second> {
+        const STEP: Duration = Duration::from_micros(200);
+        const REFUSAL: Duration = Duration::from_millis(5);
+        const AGAIN: Duration = Duration::from_millis(500);
+        let mut tokens = Tokens { left: 0.0, last: Duration::ZERO };
+        let mut out = vec![Second::default(); seconds as usize];
+        let (mut answers, mut refusals) =
+            (VecDeque::<(Duration, Answer)>::new(), VecDeque::<(Duration, Answer)>::new());
+        let mut again = VecDeque::<(Duration, usize)>::new();
+        let mut now = Duration::ZERO;
+        let (mut draw, mut turn) = (0u64, 0);
+        while now < Duration::from_secs(seconds) {
+            let second = now.as_secs();
+            let mut call = |now: Duration, rank: usize, first: bool, out: &mut Vec<Second>| {
+                draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let lucky = (draw >> 11) as f64 / (1u64 << 53) as f64 >= unlucky;
+                let refused = !lucky || !tokens.take(now, capacity(second));
+                out[second as usize].refused += u64::from(refused && first);
+                out[second as usize].served += u64::from(!refused);
+                if refused {
+                    refusals.push_back((
+                        now + REFUSAL,
+                        Answer { rank, began: if first { now } else { Duration::MAX }, refused },
+                    ));
+                } else {
+                    answers.push_back((now + latency, Answer { rank, began: now, refused }));
+                }
+            };
+            while again.front().is_some_and(|(at, _)| *at <= now) {
+                let (_, rank) = again.pop_front().unwrap();
+                call(now, rank, false, &mut out);
+            }
+            turn += 1;
+            for offset in 0..ranks.len() {
+                let index = (turn + offset) % ranks.len();
+                let rank = &mut ranks[index];
+                while now >= rank.begins && rank.in_flight < rank.most_in_flight && rank.rate.due() <= now {
+                    rank.rate.start(now);
+                    rank.in_flight += 1;
+                    rank.started += 1;
+                    call(now, index, true, &mut out);
+                }
+            }
+            for queue in [&mut answers, &mut refusals] {
+                while queue.front().is_some_and(|(at, _)| *at <= now) {
+                    let (_, answer) = queue.pop_front().unwrap();
+                    if !answer.refused {
+                        ranks[answer.rank].in_flight -= 1;
+                        continue;
+                    }
+                    if answer.began != Duration::MAX {
+                        ranks[answer.rank].rate.refused(now, answer.began);
+                    }
+                    again.push_back((now + AGAIN, answer.rank));
+                }
+            }
+            now += STEP;
+        }
+        out
+    }
+
+    fn rank(first: f64, begins: u64, most_in_flight: usize) -> Rank {
+        let begins = Duration::from_secs(begins);
+        let rate = Rate::new(first, f64::INFINITY, begins);
+        Rank { rate, begins, most_in_flight, in_flight: 0, started: 0 }
+    }
+
+    fn mean(seconds: &[Second]) -> (f64, f64) {
+        let (served, refused) =
+            seconds.iter().fold((0, 0), |(served, refused), second| (served + second.served, refused + second.refused));
+        (served as f64 / seconds.len() as f64, refused as f64 / (served + refused).max(1) as f64)
+    }
+
+    const READ: Duration = Duration::from_millis(80);
+
+    #[test]
+    fn the_documented_rate_is_used_from_the_first_second_on_and_little_is_refused() {
+        let seconds = run(&mut [rank(5_000.0, 0, 512)], 60, READ, 0.0, |_| 5_000.0);
+        let (served, refused) = mean(&seconds);
+        assert!(served > 0.95 * 5_000.0 && refused < 0.005, "{served} {refused}");
+        let (served, refused) = mean(&seconds[20..]);
+        assert!(served > 0.96 * 5_000.0 && refused < 0.002, "{served} {refused}");
+        // Composes take ten times as long.
+        let (served, refused) =
+            mean(&run(&mut [rank(1_000.0, 0, 1_024)], 60, Duration::from_millis(800), 0.0, |_| 1_000.0));
+        assert!(served > 0.94 * 1_000.0 && refused < 0.02, "{served} {refused}");
+    }
+
+    #[test]
+    fn a_bucket_that_takes_more_is_used_within_seconds() {
+        let mut ranks = [rank(5_000.0, 0, 4_096)];
+        let seconds = run(&mut ranks, 20, READ, 0.0, |_| 23_000.0);
+        let (served, refused) = mean(&seconds[8..]);
+        assert!(served > 0.9 * 23_000.0 && refused < 0.01, "{served} {refused}");
+        assert!(ranks[0].rate.learned().is_some());
+        // What isn't used is no reason to believe in more.
+        let mut ranks = [rank(5_000.0, 0, 64)];
+        run(&mut ranks, 20, READ, 0.0, |_| 1e9);
+        assert_eq!((ranks[0].rate.rate, ranks[0].rate.learned()), (5_000.0, None));
+    }
+
+    #[test]
+    fn a_ceiling_that_falls_is_followed_down_and_up_again() {
+        let capacity = |second| if (30..60).contains(&second) { 1_500.0 } else { 5_000.0 };
+        let seconds = run(&mut [rank(5_000.0, 0, 512)], 120, READ, 0.0, capacity);
+        let (served, refused) = mean(&seconds[40..60]);
+        assert!(served > 0.85 * 1_500.0 && refused < 0.05, "{served} {refused}");
+        let (served, refused) = mean(&seconds[90..]);
+        assert!(served > 0.85 * 5_000.0 && refused < 0.01, "{served} {refused}");
+    }
+
+    #[test]
+    fn eight_ranks_share_a_bucket() {
+        let mut ranks: Vec<_> = (0..8).map(|n| rank(5_000.0, n / 2, 512)).collect();
+        let seconds = run(&mut ranks, 120, READ, 0.0, |_| 5_000.0);
+        let (served, refused) = mean(&seconds[10..]);
+        assert!(served > 0.8 * 5_000.0 && refused < 0.05, "{served} {refused}");
+        let least = ranks.iter().map(|rank| rank.started).min().unwrap();
+        assert!(least as f64 > 5_000.0 / 8.0 * 120.0 * 0.1, "{least}");
+    }
+
+    #[test]
+    fn refusals_that_come_at_any_rate_do_not_stop_it() {
+        let seconds = run(&mut [rank(5_000.0, 0, 512)], 60, READ, 0.05, |_| 1e9);
+        let (served, _) = mean(&seconds[10..]);
+        assert!(served > 4_000.0, "{served}");
+    }
+
+    #[test]
+    fn a_service_that_refuses_everything_is_hardly_asked() {
+        let mut ranks = [rank(5_000.0, 0, 1_000_000)];
+        run(&mut ranks, 60, READ, 1.0, |_| 1e9);
+        assert!(ranks[0].rate.rate < 100.0, "{}", ranks[0].rate.rate);
+    }
+
+    #[test]
+    fn the_users_cap_holds() {
+        let mut rank = rank(5_000.0, 0, 512);
+        rank.rate = Rate::new(5_000.0, 300.0, Duration::ZERO);
+        let seconds = run(&mut [rank], 20, READ, 0.0, |_| 1e9);
+        assert!(seconds.iter().all(|second| second.served <= 310), "{seconds:?}");
+        assert!(mean(&seconds).0 > 295.0);
+    }
+}
