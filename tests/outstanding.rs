@@ -1,4 +1,4 @@
-//! Deletions that don't keep up. In a program of its own, since temporaries of all loaders of a process are counted
+//! Composed objects that nobody gets to reading and deleting. In a program of its own, since temporaries of all loaders of a process are counted
 //! together.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -20,7 +20,7 @@ use dataflux::{DataLoader, DatafluxDataset, Result, Strategy};
 use support::{HANG, all_given_back, until, without_hanging};
 use tokio::sync::Semaphore;
 
-/// A store that deletes nothing before it is told to, and knows how many composed objects there were at most.
+/// A store that reads nothing before it is told to, and knows how many composed objects there were at most.
 #[derive(Clone, Debug)]
 struct Slow {
     inner: MemoryStore,
@@ -37,7 +37,6 @@ impl Store for Slow {
         Ok(meta)
     }
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
-        let _open = self.gate.acquire().await.unwrap();
         self.there.fetch_sub(1, Ordering::SeqCst);
         self.inner.delete(id, attempt).await
     }
@@ -54,6 +53,7 @@ impl Store for Slow {
         self.inner.stat(id, attempt).await
     }
     async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+        let _open = self.gate.acquire().await.unwrap();
         self.inner.get(id, range, attempt).await
     }
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
@@ -69,9 +69,9 @@ impl Store for Slow {
     }
 }
 
-/// Each was a task and an object, as many as a whole epoch has where nothing is deleted meanwhile.
+/// Each was a task and an object, as many as the read-ahead has groups.
 #[test]
-fn composing_waits_where_deletions_do_not_keep_up() {
+fn composing_waits_where_reads_and_deletions_do_not_keep_up() {
     const MOST: usize = 4_096;
     without_hanging(|| {
         // The first deletion in a bucket that tells nothing of its retention is waited for, so it tells.
@@ -91,9 +91,8 @@ fn composing_waits_where_deletions_do_not_keep_up() {
         let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
         // Two objects of five bytes each in a composed one.
         let strategy = Strategy::Compose { max_bytes: 10 };
-        let loader = DataLoader::builder(dataset).batch_size(16).strategy(strategy).build().unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(16).prefetch(2_000).strategy(strategy).build().unwrap();
         std::thread::scope(|scope| {
-            // Takes every batch there is, so that nothing else makes composing wait.
             let epoch = scope.spawn(|| loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>());
             until("no more are composed", || store.there.load(Ordering::SeqCst) >= MOST);
             assert!(!epoch.is_finished());
