@@ -5,8 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::os;
+
 /// Bytes are counted in these, so that a budget of terabytes fits the semaphore's 32 bits a call.
 const UNIT: u64 = 1024;
+
+/// Bytes taken between two times that the allocator gives back what it keeps: no more than this can have come together.
+const KEPT: u64 = 32 << 20;
 
 /// Bytes that may be held at once. Waiters are served in the order in which they asked, so that no later group can
 /// take the bytes that an earlier one waits for.
@@ -17,6 +22,8 @@ pub(crate) struct Budget {
     units: u32,
     shared: Arc<Semaphore>,
     oversize: Arc<Semaphore>,
+    /// Bytes taken since the allocator last gave back what it keeps.
+    taken: Arc<AtomicU64>,
     held: Gauge,
 }
 
@@ -59,7 +66,13 @@ impl Drop for Permit {
 impl Budget {
     pub(crate) fn new(bytes: u64, held: Gauge) -> Self {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
-        Self { units, shared: Arc::new(Semaphore::new(units as usize)), oversize: Arc::new(Semaphore::new(1)), held }
+        Self {
+            units,
+            shared: Arc::new(Semaphore::new(units as usize)),
+            oversize: Arc::new(Semaphore::new(1)),
+            taken: Arc::default(),
+            held,
+        }
     }
 
     /// Bytes of the whole budget.
@@ -83,7 +96,19 @@ impl Budget {
         };
         let units = Arc::clone(semaphore).acquire_many_owned(wanted).await.expect("the semaphores are never closed");
         self.held.0.fetch_add(bytes, Ordering::SeqCst);
+        self.trim(bytes);
         Permit { units, bytes, held: self.held.clone() }
+    }
+
+    /// Has the allocator give back what it keeps of objects that are gone, which would come on top of an object that is
+    /// held beside the budget. Some milliseconds each time; nothing where all fit the budget.
+    fn trim(&self, bytes: u64) {
+        let taken = self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let beside = self.oversize.available_permits() == 0;
+        if beside && (taken >= KEPT || self.is_oversize(bytes)) {
+            self.taken.store(0, Ordering::Relaxed);
+            os::give_back_memory();
+        }
     }
 
     /// Checks, before any of it is taken, that the parts of one batch can ever be held together: a list of bytes that

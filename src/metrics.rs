@@ -67,6 +67,8 @@ counters! {
     delete,
     /// Uploads (class A); a resumable one counts once.
     put,
+    /// Changes of one object's metadata (class A).
+    update,
     /// Look-ups of one object's metadata (class B).
     stat,
     /// Look-ups of a bucket's facts and permissions (class B).

@@ -71,29 +71,6 @@ fn one_order_and_a_clean_bucket() {
     });
 }
 
-/// Every fault the emulator knows, at rates that hurt: each sample once and right, order unchanged, nothing left.
-#[test]
-fn chaos() {
-    without_hanging(|| {
-        let emulator = filled(400);
-        let calm = {
-            let dataset = open(&emulator, "gs://data/p/").unwrap();
-            check(&DataLoader::builder(dataset).batch_size(50).shuffle(7).build().unwrap(), 0).unwrap()
-        };
-        let faults = "error=0.05,429=0.02,reset=0.03,cut=0.03,short=0.02,flip=0.02,stall=0.01,stall_ms=60000,lost=0.05";
-        emulator.set_faults(format!("{faults},seed=11").parse().unwrap());
-        for strategy in STRATEGIES {
-            let dataset = open(&emulator, "gs://data/p/").unwrap();
-            let loader = DataLoader::builder(dataset).batch_size(50).shuffle(7).strategy(strategy).build().unwrap();
-            assert_eq!(check(&loader, 0).unwrap(), calm);
-            assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, Vec::<String>::new());
-            no_temporary(&emulator);
-        }
-        let stats = serde_json::to_value(emulator.stats()).unwrap();
-        assert!(stats["faults"].as_object().is_some_and(|faults| faults.len() > 3), "no chaos: {stats}");
-    });
-}
-
 /// The transcoded body has other bytes, another length and no hash that fits: Dataflux's two paths differ here.
 #[test]
 fn gzip_encoded_objects_come_back_as_stored_on_every_path() {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,6 +187,9 @@ impl Store for Odd {
         Err(unused())
     }
     async fn put(&self, _: &PutRequest, _: &Attempt) -> Result<ObjectMeta> {
+        Err(unused())
+    }
+    async fn update_metadata(&self, _: &ObjectId, _: &BTreeMap<String, String>, _: &Attempt) -> Result<ObjectMeta> {
         Err(unused())
     }
     async fn delete(&self, _: &ObjectId, _: &Attempt) -> Result<()> {

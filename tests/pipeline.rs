@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -551,6 +551,14 @@ impl dataflux::store::Store for Late {
     }
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> dataflux::Result<ObjectMeta> {
         self.0.put(request, attempt).await
+    }
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        attempt: &Attempt,
+    ) -> dataflux::Result<ObjectMeta> {
+        self.0.update_metadata(id, metadata, attempt).await
     }
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> dataflux::Result<()> {
         self.0.delete(id, attempt).await

@@ -271,6 +271,49 @@ async fn a_delete_names_its_generation_and_the_payer() {
 }
 
 #[tokio::test]
+async fn an_update_pins_its_generation_and_is_one_call_however_often_it_is_made() {
+    let wire = Wire::script([Answer::status("503 Service Unavailable"), Answer::json(&object(4))]).await;
+    let pairs = [("k".to_owned(), "v".to_owned())].into();
+    client(&wire).update_metadata(&id(), &pairs).await.unwrap();
+    let asked = wire.requests();
+    for asked in &asked {
+        assert!(asked.line.starts_with("PATCH /storage/v1/b/b/o/dir%2Fo?"), "{}", asked.line);
+        assert!(asked.line.contains("&generation=7 "), "{}", asked.line);
+        assert_eq!(asked.header("content-type"), Some("application/json"));
+        assert_eq!(asked.body, br#"{"metadata":{"k":"v"}}"#);
+    }
+    let token = asked[0].header("x-goog-gcs-idempotency-token");
+    assert!(token.is_some() && token == asked[1].header("x-goog-gcs-idempotency-token"));
+    let wire = Wire::script([Answer::status("403 Forbidden")]).await;
+    let error = client(&wire).update_metadata(&id(), &pairs).await.unwrap_err();
+    assert!(error.to_string().contains("storage.objects.update"), "{error}");
+}
+
+/// A lease of this machine's clock would take a living run's temporaries where that is ahead.
+#[tokio::test]
+async fn leases_end_by_the_clock_of_the_service() {
+    let temporary = |name: &str, updated: &str| {
+        format!(
+            r#"{{"name":"dataflux-composed-objects/{name}","generation":"7","size":"4","updated":"{updated}",
+                 "metadata":{{"dataflux-process":"elsewhere/1/1","dataflux-lease-seconds":"300"}}}}"#
+        )
+    };
+    // Years ago by any clock of today's.
+    let listed = [
+        temporary("ahead", "2001-02-03T04:59:59Z"),
+        temporary("made", "2001-02-03T04:00:00Z"),
+        temporary("renewed", "2001-02-03T04:00:02Z"),
+    ];
+    let date = "Date: Sat, 03 Feb 2001 04:05:01 GMT\r\ncontent-type: application/json\r\n";
+    let page = Answer::of("200 OK", date, &format!(r#"{{"items":[{}]}}"#, listed.join(",")));
+    let wire = Wire::script([page, Answer::status("204 No Content")]).await;
+    let cleaned = dataflux::clean(&client(&wire), "b", Duration::ZERO, false).await.unwrap();
+    assert_eq!((cleaned.found, cleaned.living, cleaned.removed_bytes), (3, 2, 4));
+    assert_eq!(cleaned.removed, ["gs://b/dataflux-composed-objects/made#7"]);
+    assert!(wire.requests()[1].line.contains("/o/dataflux-composed-objects%2Fmade?"));
+}
+
+#[tokio::test]
 async fn a_small_upload_is_one_request() {
     let wire = Wire::script([Answer::json(&object(4))]).await;
     let mut put = PutRequest::new("b", "dir/o", "meow");

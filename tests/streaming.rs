@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -68,6 +69,14 @@ impl Store for Gated {
     }
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         self.inner.put(request, attempt).await
+    }
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        attempt: &Attempt,
+    ) -> Result<ObjectMeta> {
+        self.inner.update_metadata(id, metadata, attempt).await
     }
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
         self.inner.delete(id, attempt).await

@@ -14,7 +14,7 @@ use crate::{failure, output, progress, value};
 ///
 /// Data loaders join small objects into temporary ones at the root of the bucket, below dataflux-composed-objects/, and
 /// remove them again; one that is killed leaves some. Never removes those of a living run: on this machine its process
-/// is looked for, and one elsewhere is taken to live until 15 minutes after it made the object.
+/// is looked for, and one elsewhere is taken to live until five minutes after it last renewed the object's lease.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

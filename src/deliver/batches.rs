@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::auto::Auto;
 use super::cost::Spent;
 use super::pipeline::Ticket;
+use crate::budget::Permit;
 use crate::collate::Batch;
 use crate::fetch::Run;
 use crate::manifest::Manifest;
@@ -78,6 +79,8 @@ pub struct Batches<B> {
     started: Instant,
     first: Option<Instant>,
     over: bool,
+    /// Bytes of the batch that the training loop has: they count until it asks for the next.
+    in_hand: Vec<Arc<Permit>>,
 }
 
 impl<B> Batches<B> {
@@ -103,6 +106,7 @@ impl<B> Batches<B> {
             started: Instant::now(),
             first: None,
             over: false,
+            in_hand: Vec::new(),
         }
     }
 
@@ -130,7 +134,7 @@ impl<B> Batches<B> {
             Ticket::Batch(promise, end) => (promise, end),
         };
         let ready = promise.recv().map_err(|_| lost())??;
-        drop(ready.kept);
+        self.in_hand = ready.kept;
         self.state.position = end;
         self.stats.batches += 1;
         self.stats.samples += ready.batch.len() as u64;
@@ -147,6 +151,8 @@ impl<B> Iterator for Batches<B> {
         if self.over {
             return None;
         }
+        // Before the wait: the next batch may need them.
+        self.in_hand.clear();
         let asked = Instant::now();
         let received = self.receive();
         let now = Instant::now();

@@ -42,6 +42,9 @@ const MOST_AHEAD: usize = 65_536;
 /// What composing needs beyond reading.
 const COMPOSING: [&str; 2] = ["storage.objects.create", "storage.objects.delete"];
 
+/// What renewing the lease of a temporary needs.
+const RENEWING: &str = "storage.objects.update";
+
 /// Feeds a training loop. Made by [`DataLoader::builder`]; used for any number of epochs.
 ///
 /// ```no_run
@@ -203,7 +206,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Bytes to hold at most, from the socket to the batch that is handed over; 1 GiB by default. An object that alone
+    /// Bytes to hold at most, from the socket to the batch that is handed over, that one included until the next is asked
+    /// for; 1 GiB by default. An object that alone
     /// is larger is held beside it, one at a time. Of several epochs that live at once each has this much. What a
     /// decoder holds for itself while it runs isn't counted, nor what a closure's items weigh beyond their objects'
     /// bytes; see [`Decode::item_bytes`].
@@ -427,7 +431,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             Some(hedge) => client.with_hedge(hedge),
             None => client,
         };
-        let fetcher = Fetcher::new(&client, Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
+        let mut fetcher = Fetcher::new(&client, Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
             .with_ranges(settings.ranges);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)
@@ -436,12 +440,17 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         }
         if settings.strategy != Strategy::Direct && never_compose(&source.bucket).is_none() {
             let bucket = Arc::clone(&manifest.prefix().bucket);
-            let held = io.run(async move { client.test_permissions(&bucket, &COMPOSING).await });
+            let asked = [COMPOSING[0], COMPOSING[1], RENEWING];
+            let held = io.run(async move { client.test_permissions(&bucket, &asked).await });
             // Where the question has no answer, the first compose gives it.
-            if let Some(lacking) =
-                held.ok().and_then(|held| COMPOSING.iter().find(|one| !held.iter().any(|h| h == *one)))
-            {
-                fetcher.stop_composing(&format!("{lacking} is not granted"));
+            if let Ok(held) = held {
+                let lacks = |one: &str| !held.iter().any(|held| held == one);
+                if let Some(lacking) = COMPOSING.iter().find(|one| lacks(one)) {
+                    fetcher.stop_composing(&format!("{lacking} is not granted"));
+                }
+                if lacks(RENEWING) {
+                    fetcher.never_renew();
+                }
             }
         }
         let prices = settings.prices.as_ref().unwrap_or_else(|| PriceTable::built_in()).of(&source.bucket);

@@ -73,7 +73,7 @@ pub(super) struct Ready<B> {
     pub(super) batch: Batch<B>,
     pub(super) bytes: u64,
     pub(super) verified: u64,
-    /// Given back when the batch is handed over, and each other that a group is part of.
+    /// Given back when the next batch is asked for, and each other that a group is part of.
     pub(super) kept: Vec<Arc<Permit>>,
 }
 

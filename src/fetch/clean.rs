@@ -1,5 +1,6 @@
 //! Removing temporary objects of dead runs.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
@@ -7,8 +8,8 @@ use futures_util::{StreamExt, stream};
 use super::process;
 use super::temporary::key;
 use crate::Result;
-use crate::list::{Lister, Prefix, TEMPORARY_PREFIX};
-use crate::store::{Client, Fields, ObjectId, ObjectRef, Objects};
+use crate::list::{Lister, Page, Prefix, TEMPORARY_PREFIX};
+use crate::store::{Client, Fields, ObjectId, ObjectRef};
 
 /// What [`clean`] found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,24 +36,28 @@ const CONCURRENCY: usize = 64;
 
 /// Removes the temporary objects of dead runs from `bucket`, never those of a living one.
 ///
-/// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells: it
-/// outlasts the calls that the run may still make, some 20 minutes by the usual policy, from when the service made the
-/// object. This machine's clock must not be ahead by ten minutes or more. With `older_than`, objects younger than that
-/// stay as well.
+/// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells, which
+/// a living run renews: it is over when nothing has changed the object for that long, five minutes usually. Both moments
+/// are the service's, so that no other clock matters; only a server that tells no time in its answers is read by this
+/// machine's. With `older_than`, objects younger than that, since their last renewal, stay as well.
 ///
 /// # Errors
 /// Whatever listing answers when retrying has not helped; what can't be deleted is told in [`Cleaned::failed`].
 pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run: bool) -> Result<Cleaned> {
-    let objects = temporaries(client, bucket).await?;
-    let now = SystemTime::now();
-    let mut cleaned = Cleaned { found: objects.len() as u64, ..Cleaned::default() };
+    let of: Arc<str> = bucket.into();
+    let judged = temporaries(client, bucket, move |object, now| {
+        let id = ObjectId::new(Arc::clone(&of), object.name, object.generation);
+        (judge(object, now, older_than), id, object.size)
+    });
+    let judged = judged.await?;
+    let mut cleaned = Cleaned { found: judged.len() as u64, ..Cleaned::default() };
     let mut dead = Vec::new();
-    for object in objects.iter() {
-        match judge(object, now, older_than) {
+    for (verdict, id, size) in judged {
+        match verdict {
             Verdict::Foreign => cleaned.foreign += 1,
             Verdict::Living => cleaned.living += 1,
             Verdict::Young => cleaned.young += 1,
-            Verdict::Dead => dead.push((ObjectId::new(bucket, object.name, object.generation), object.size)),
+            Verdict::Dead => dead.push((id, size)),
         }
     }
     let delete = async |(id, size): (ObjectId, u64)| {
@@ -76,9 +81,18 @@ pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run:
     Ok(cleaned)
 }
 
-async fn temporaries(client: &Client, bucket: &str) -> Result<Objects> {
+/// What `make` makes of each temporary object of the bucket and the moment at which it was listed.
+async fn temporaries<T: Send + 'static>(
+    client: &Client,
+    bucket: &str,
+    make: impl Fn(ObjectRef<'_>, SystemTime) -> T + Send + Sync + 'static,
+) -> Result<Vec<T>> {
     let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
-    Lister::new(client, prefix).fields(Fields::All).objects().await
+    let page = move |page: &Page| {
+        let now = page.date().unwrap_or_else(SystemTime::now);
+        page.iter().map(|object| make(object, now)).collect::<Vec<_>>()
+    };
+    Ok(Lister::new(client, prefix).fields(Fields::All).collect(page).await?.into_iter().flatten().collect())
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -111,14 +125,13 @@ fn judge(object: ObjectRef<'_>, now: SystemTime, older_than: Duration) -> Verdic
 /// # Errors
 /// Whatever listing answers when retrying has not helped.
 pub async fn count_own_temporaries(client: &Client, bucket: &str) -> Result<u64> {
-    let objects = temporaries(client, bucket).await?;
-    let ours = |object: &ObjectRef<'_>| {
+    let ours = |object: ObjectRef<'_>, _| {
         object
             .details
             .and_then(|details| details.metadata.get(key::PROCESS))
             .is_some_and(|is| is == process::identity())
     };
-    Ok(objects.iter().filter(ours).count() as u64)
+    Ok(temporaries(client, bucket, ours).await?.into_iter().filter(|ours| *ours).count() as u64)
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub(crate) struct Fetcher {
     first: u64,
     ranges: Ranges,
     compose: Arc<Composing>,
+    /// Whether the lease of a temporary can be renewed.
+    renewable: bool,
 }
 
 /// What is known of composing in this bucket; epochs share it.
@@ -101,7 +103,8 @@ impl Fetcher {
         };
         let first = throttles.now_serving();
         let (clients, ranges) = (Clients::of(client), Ranges::default());
-        Self { clients, manifest, io, run: Run::new(), throttles, first, ranges, compose: Arc::new(compose) }
+        let (run, compose) = (Run::new(true), Arc::new(compose));
+        Self { clients, manifest, io, run, throttles, first, ranges, compose, renewable: true }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -117,11 +120,12 @@ impl Fetcher {
             clients: self.clients.apart().with_buffers(&Buffers::new(memory)),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
-            run: Run::new(),
+            run: Run::new(self.renewable),
             throttles: Arc::clone(&self.throttles),
             first: self.throttles.now_serving(),
             ranges: self.ranges,
             compose: Arc::clone(&self.compose),
+            renewable: self.renewable,
         }
     }
 
@@ -167,6 +171,12 @@ impl Fetcher {
     /// Whether composing is still worth a try.
     pub(crate) fn may_compose(&self) -> bool {
         !self.compose.off.load(Ordering::Relaxed) && !self.run.has_failed()
+    }
+
+    /// Gives temporaries leases that last for all that may be done with them, for want of the right to renew any. Takes
+    /// effect with the next epoch.
+    pub(crate) fn never_renew(&mut self) {
+        self.renewable = false;
     }
 
     /// Composes no more, and says why, once.
@@ -238,7 +248,8 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         add(&client.metrics().bytes_composed, group.bytes());
-        self.read(client, temporary.id(), group.bytes(), number).await
+        let read = self.read(client, temporary.id(), group.bytes(), number);
+        temporary.hold(client, read).await
     }
 
     async fn compose(&self, client: &Client, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {

@@ -4,14 +4,15 @@
 //! runs in a task of its own, so that nobody's cancellation can cut it off between "created" and "known": when it ends
 //! and nobody waits for it any more, its object goes straight to the reaper.
 //!
-//! The ledger is one for the process, because a signal and the end of the process concern all loaders in it.
+//! The ledger is one for the process, because a signal and the end of the process concern all loaders in it. It has room
+//! for so many and no more: where deletions can't keep up, composing waits for them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::process;
 use super::throttle::Throttle;
@@ -26,13 +27,24 @@ pub(super) mod key {
     pub(in crate::fetch) const RUN: &str = "dataflux-run";
     /// The process that made it: see [`process_identity`](super::process::identity).
     pub(in crate::fetch) const PROCESS: &str = "dataflux-process";
-    /// How long after its creation, by the service's clock, the object may be in use, in seconds: what those go by who
+    /// How long after its last change, by the service's clock, the object may be in use, in seconds: what those go by who
     /// can't see the process.
     pub(in crate::fetch) const LEASE: &str = "dataflux-lease-seconds";
+    /// How often the lease has been renewed. A new value makes sure that the service takes it for a change.
+    pub(in crate::fetch) const RENEWALS: &str = "dataflux-renewals";
 }
 
-/// What a lease has beyond the time that calls may take: for the queue between them, and clocks that differ.
+/// How long a temporary may be in use after it was made or its lease was last renewed. Long enough for a renewal, due at a
+/// third of it, to fail a few times; whoever cleans up after a run elsewhere waits this long.
+const LEASE: Duration = Duration::from_secs(300);
+
+/// What a lease that can't be renewed has beyond the time that calls may take, for the queue between them.
 const LEASE_SLACK: Duration = Duration::from_secs(600);
+
+/// Temporaries there may be at once, their deletions included. A bucket takes some 1,000 writes a second, which makes 500
+/// temporaries a second at most, so that this many are eight seconds' worth: more can only mean that deletions don't keep
+/// up, and each is a task, a place in the ledger, and storage that is billed.
+const MOST: usize = 4_096;
 
 /// The slowest transfer that a call's deadline allows for, in bytes a second; see [`Client::read`].
 const SLOWEST: u64 = 64 << 10;
@@ -44,15 +56,21 @@ const AGAIN: [Duration; 4] =
 
 static LEDGER: LazyLock<Ledger> = LazyLock::new(|| {
     process::at_exit(|| drop(close(AT_EXIT)));
-    Ledger::default()
+    Ledger {
+        entries: Mutex::default(),
+        room: Arc::new(Semaphore::new(MOST)),
+        changed: Condvar::new(),
+        closing: AtomicBool::new(false),
+        failed: Mutex::default(),
+    }
 });
 
 /// How long the end of the process waits for temporaries that are still being deleted.
 const AT_EXIT: Duration = Duration::from_secs(20);
 
-#[derive(Default)]
 struct Ledger {
     entries: Mutex<HashMap<Arc<str>, Entry>>,
+    room: Arc<Semaphore>,
     changed: Condvar,
     closing: AtomicBool,
     /// Deletions that failed for good, since the process began.
@@ -68,6 +86,8 @@ struct Entry {
     /// The number of the group it is of: it is older than what waits to be composed, so its deletion goes first.
     number: u64,
     condition: Condition,
+    #[expect(dead_code, reason = "held for its drop")]
+    room: OwnedSemaphorePermit,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -224,15 +244,18 @@ pub(super) fn close(timeout: Duration) -> Leftover {
 #[derive(Debug)]
 pub(crate) struct Run {
     id: String,
+    renewable: bool,
     outstanding: AtomicU64,
     /// Deletions that failed for good.
     failed: AtomicU64,
 }
 
 impl Run {
-    pub(crate) fn new() -> Arc<Self> {
+    /// A run whose leases can be renewed, or not for want of the right to.
+    pub(super) fn new(renewable: bool) -> Arc<Self> {
         Arc::new(Self {
             id: format!("{:016x}", rand::random::<u64>()),
+            renewable,
             outstanding: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         })
@@ -260,7 +283,14 @@ impl Run {
         tokio::time::timeout(timeout, settled).await.is_ok()
     }
 
-    /// Composes a temporary object, when `writes` lets the call with this number through.
+    /// The lease of a new temporary of `size` bytes: one that outlasts all calls where it can't be renewed.
+    fn lease(&self, client: &Client, size: u64) -> Duration {
+        if self.renewable { LEASE } else { client.deadline() * 2 + Duration::from_secs(size / SLOWEST) + LEASE_SLACK }
+    }
+
+    /// Composes a temporary object, once there is room for one and `writes` lets the call with this number through. To wait
+    /// for room can't be for ever: what has room needs no more of it, and gives it back when its deletion has succeeded or
+    /// failed. So nothing that deletions or reads need, such as a slot of theirs, may be held while this is called.
     ///
     /// # Cancel safety
     /// The call goes on behind a dropped future, and what it makes is deleted.
@@ -272,7 +302,8 @@ impl Run {
         number: u64,
         mut request: ComposeRequest,
     ) -> Result<Temporary> {
-        let lease = client.deadline() * 2 + Duration::from_secs(request.size / SLOWEST) + LEASE_SLACK;
+        let room = Arc::clone(&LEDGER.room).acquire_owned().await.expect("it is never closed");
+        let lease = self.lease(client, request.size);
         request.metadata = BTreeMap::from([
             (key::RUN.to_owned(), self.id.clone()),
             (key::PROCESS.to_owned(), process::identity().to_owned()),
@@ -280,6 +311,7 @@ impl Run {
         ]);
         // Before anything is recorded: what waits here has nothing to clean up.
         let slot = writes.acquire(number).await;
+        let started = tokio::time::Instant::now();
         let name = Arc::clone(&request.destination);
         let entry = Entry {
             client: client.clone(),
@@ -289,10 +321,12 @@ impl Run {
             writes: Arc::clone(writes),
             number,
             condition: Condition::Composing,
+            room,
         };
         LEDGER.record(&name, entry)?;
         // From here on the guard sees to it that the name is reaped or struck off, panic or not.
-        let guard = Temporary { id: ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None) };
+        let id = ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None);
+        let guard = Temporary { id, renew: self.renewable.then(|| started + LEASE / 3) };
         let (done, wait) = oneshot::channel();
         let client = client.watched(slot.watch());
         io.handle().spawn(async move {
@@ -346,16 +380,143 @@ fn closing() -> Error {
 #[derive(Debug)]
 pub(super) struct Temporary {
     id: ObjectId,
+    /// When its lease is first to be renewed, if it can be.
+    renew: Option<tokio::time::Instant>,
 }
 
 impl Temporary {
     pub(super) fn id(&self) -> &ObjectId {
         &self.id
     }
+
+    /// Does `work` with the object, and renews its lease for as long as that takes: not at all within the first 100
+    /// seconds, and one call of class A for each 100 seconds after.
+    pub(super) async fn hold<T>(&self, client: &Client, work: impl Future<Output = T>) -> T {
+        let renewals = async {
+            if let Some(first) = self.renew {
+                self.renew(client, first).await;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            never = renewals => never,
+        }
+    }
+
+    /// Renews the lease again and again, until that can't be done any more.
+    async fn renew(&self, client: &Client, mut due: tokio::time::Instant) {
+        for renewals in 1u64.. {
+            tokio::time::sleep_until(due).await;
+            // Then it is being deleted.
+            if LEDGER.closing.load(Ordering::SeqCst) {
+                return;
+            }
+            due = tokio::time::Instant::now() + LEASE / 3;
+            let metadata = [(key::LEASE, LEASE.as_secs()), (key::RENEWALS, renewals)];
+            let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_string())).into();
+            match client.update_metadata(&self.id, &metadata).await {
+                Ok(_) => {}
+                // Whoever took it believed this run dead: the work will fail, or has all it needs.
+                Err(error) if error.is_not_found() => return,
+                Err(error) => {
+                    tracing::warn!(object = %self.id, %error, "the lease of a temporary object could not be renewed,                         so that `dataflux clean` elsewhere may take it");
+                    if error.kind() == ErrorKind::PermissionDenied {
+                        return;
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
         LEDGER.reap(&self.id.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::store::{Call, Fault, FaultStore, MemoryStore};
+
+    struct World {
+        memory: MemoryStore,
+        faults: FaultStore,
+        client: Client,
+        temporary: Temporary,
+    }
+
+    /// A temporary object that was made now; the ledger knows nothing of it.
+    fn world() -> World {
+        let memory = MemoryStore::new();
+        let generation = memory.insert("bucket", "temporary", "meow");
+        let faults = FaultStore::new(Arc::new(memory.clone()));
+        let client = Client::new(Arc::new(faults.clone()));
+        let renew = Some(tokio::time::Instant::now() + LEASE / 3);
+        let temporary = Temporary { id: ObjectId::new("bucket", "temporary", generation), renew };
+        World { memory, faults, client, temporary }
+    }
+
+    async fn seconds(n: u64) {
+        tokio::time::sleep(Duration::from_secs(n)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_while_the_object_is_held_and_no_longer() {
+        let World { client, temporary, faults, .. } = world();
+        temporary.hold(&client, seconds(99)).await;
+        assert_eq!(faults.calls(Call::UpdateMetadata), 0, "what lives for seconds costs nothing");
+        let before = SystemTime::now();
+        temporary.hold(&client, seconds(901)).await;
+        assert_eq!(faults.calls(Call::UpdateMetadata), 9);
+        let meta = client.stat(temporary.id()).await.unwrap();
+        assert_eq!((meta.details.metadata[key::LEASE].as_str(), &*meta.details.metadata[key::RENEWALS]), ("300", "9"));
+        assert!(meta.updated.is_some_and(|updated| updated >= before));
+        seconds(10_000).await;
+        assert_eq!(faults.calls(Call::UpdateMetadata), 9);
+        assert_eq!(client.metrics().snapshot().update, 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_fails_for_a_while_or_for_good() {
+        let World { client, temporary, faults, .. } = world();
+        // Longer than one call tries.
+        faults.fail_next(Call::UpdateMetadata, Fault::Stall, 15);
+        temporary.hold(&client, seconds(1_000)).await;
+        assert_eq!(faults.faults_left(), 0);
+        assert!(client.stat(temporary.id()).await.unwrap().details.metadata.contains_key(key::RENEWALS));
+        let World { client, temporary, faults, .. } = world();
+        faults.fail_next(Call::UpdateMetadata, Fault::Error(ErrorKind::PermissionDenied), 1);
+        temporary.hold(&client, seconds(1_000)).await;
+        assert_eq!(faults.calls(Call::UpdateMetadata), 1, "a right that isn't there won't come");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_is_not_renewed() {
+        let World { client, temporary, faults, memory } = world();
+        assert!(memory.contains("bucket", "temporary"));
+        client.delete(temporary.id()).await.unwrap();
+        let done = temporary.hold(&client, async {
+            seconds(1_000).await;
+            "the work goes on"
+        });
+        assert_eq!(done.await, "the work goes on");
+        assert_eq!(faults.calls(Call::UpdateMetadata), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_right_to_renew_nothing_is_tried() {
+        let World { client, mut temporary, faults, .. } = world();
+        temporary.renew = None;
+        temporary.hold(&client, seconds(1_000)).await;
+        assert_eq!(faults.calls(Call::UpdateMetadata), 0);
+        let (once, many) = (Run::new(false), Run::new(true));
+        assert_eq!(many.lease(&client, 100_000_000), LEASE);
+        assert!(once.lease(&client, 100_000_000) > 4 * LEASE + Duration::from_secs(1_000));
     }
 }

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -96,6 +96,7 @@ pub struct Page {
     /// First name of the part, inclusive, and first beyond it; `None` is the end of the listing. The parts of all pages
     /// are the whole without a gap or an overlap.
     part: (String, Option<String>),
+    date: Option<SystemTime>,
 }
 
 impl Page {
@@ -112,6 +113,11 @@ impl Page {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
+    }
+
+    /// When the server answered, by its own clock; `None` where it doesn't say.
+    pub(crate) fn date(&self) -> Option<SystemTime> {
+        self.date
     }
 }
 
@@ -224,7 +230,7 @@ impl Lister {
                     tracing::warn!(%prefix, lie, "the server doesn't keep to the order of names; listing one page after another");
                     let objects = one_by_one(&client, &prefix, page_size, fields, &progress).await?;
                     let kept = 0..objects.len();
-                    return Ok(vec![make(&Page { objects, kept, part: (String::new(), None) })]);
+                    return Ok(vec![make(&Page { objects, kept, part: (String::new(), None), date: None })]);
                 }
             }
         }
@@ -435,7 +441,7 @@ impl<C: Calls> Driver<C> {
             }
         };
         self.progress.objects.fetch_add(kept.len() as u64, Ordering::Relaxed);
-        Ok(Some(Page { objects: page.objects, kept, part: (from, to) }))
+        Ok(Some(Page { objects: page.objects, kept, part: (from, to), date: page.date }))
     }
 
     /// Starts the calls that may be under way now and are not.

@@ -2,6 +2,7 @@
 
 mod streaming;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -493,6 +494,24 @@ impl Client {
             .object(id)
             .mismatch(Told(size, Some(crc)), Told(found.size, found.crc32c))
             .hint("another writer uses this name: choose another"))
+    }
+
+    /// Sets key-value pairs of an object, the generation named or whatever has the name; pairs of other keys stay. The
+    /// call may be made more than once.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when the object, or the generation named, isn't there,
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the right to update it, and whatever the policy gave up
+    /// on.
+    pub async fn update_metadata(&self, id: &ObjectId, metadata: &BTreeMap<String, String>) -> Result<ObjectMeta> {
+        let mut call = Call::new(self, true, 0);
+        loop {
+            count(&self.metrics.update);
+            match call.within(self.store.update_metadata(id, metadata, &call.attempt)).await {
+                Ok(meta) => return Ok(meta),
+                Err(error) => call.recover(error, id).await?,
+            }
+        }
     }
 
     /// Removes an object: the generation named, or whatever has the name, which then must be one that nobody else

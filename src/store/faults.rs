@@ -32,6 +32,8 @@ pub enum Call {
     Compose,
     /// [`Store::put`]
     Put,
+    /// [`Store::update_metadata`]
+    UpdateMetadata,
     /// [`Store::delete`]
     Delete,
 }
@@ -271,6 +273,15 @@ impl Store for FaultStore {
 
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         self.pass(Call::Put, self.inner.put(request, attempt)).await
+    }
+
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        attempt: &Attempt,
+    ) -> Result<ObjectMeta> {
+        self.pass(Call::UpdateMetadata, self.inner.update_metadata(id, metadata, attempt)).await
     }
 
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {

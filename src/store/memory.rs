@@ -199,7 +199,7 @@ impl Store for MemoryStore {
             Some((_, name)) if name >= first => Bound::Excluded(name),
             _ => Bound::Included(first),
         };
-        let mut page = ListPage::default();
+        let mut page = ListPage { date: Some(SystemTime::now()), ..ListPage::default() };
         let mut last = None;
         for (name, stored) in objects.range::<str, _>((from, Bound::Unbounded)) {
             if !name.starts_with(&request.prefix) || request.end_offset.as_ref().is_some_and(|end| name >= end) {
@@ -313,6 +313,21 @@ impl Store for MemoryStore {
         let stored = stored(request, generation, bucket.info.storage_class);
         let meta = stored.meta.clone();
         bucket.objects.insert(request.name.to_string(), stored);
+        Ok(meta)
+    }
+
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        _: &Attempt,
+    ) -> Result<ObjectMeta> {
+        let mut buckets = self.lock();
+        let mut stored = buckets.object(id)?.clone();
+        stored.meta.details.metadata.extend(metadata.clone());
+        stored.meta.updated = Some(SystemTime::now());
+        let meta = stored.meta.clone();
+        buckets.bucket(&id.bucket)?.objects.insert(id.name.to_string(), stored);
         Ok(meta)
     }
 

@@ -186,6 +186,8 @@ pub struct ListPage {
     pub prefixes: Vec<String>,
     /// Where to go on.
     pub next_page_token: Option<String>,
+    /// When the server answered, by its own clock, to the second; `None` where it doesn't say.
+    pub date: Option<SystemTime>,
 }
 
 /// Facts of a bucket that decide how to read it. `None` is "not told", for want of `storage.buckets.get` perhaps.
@@ -361,6 +363,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Writes a whole object.
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta>;
+
+    /// Sets key-value pairs of an object, the named generation or whichever is live; pairs of other keys stay. Its bytes
+    /// and generation stay, too; [`ObjectMeta::updated`] is now.
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        attempt: &Attempt,
+    ) -> Result<ObjectMeta>;
 
     /// Removes an object: the named generation, or whichever is live.
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()>;

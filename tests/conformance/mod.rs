@@ -74,6 +74,8 @@ cases! {
         put_if_generation,
         large_objects,
         metadata_and_class_are_kept,
+        metadata_is_updated_key_by_key,
+        update_of_what_is_gone_is_refused,
         delete_a_generation,
         delete_the_live_one,
         delete_of_another_generation_is_refused,

@@ -1,5 +1,6 @@
 //! Put, compose, delete.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
@@ -118,6 +119,41 @@ pub(super) async fn metadata_and_class_are_kept(t: Target) -> Result<()> {
     ensure!(stat.details.metadata == put.metadata && stat.storage_class == StorageClass::Nearline, "{stat:?}");
     let page = t.client.list(&t.list_request("")).await?;
     ensure!(page.objects.iter().map(|object| object.storage_class).eq([StorageClass::Nearline]), "{page:?}");
+    Ok(())
+}
+
+fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+pub(super) async fn metadata_is_updated_key_by_key(t: Target) -> Result<()> {
+    let mut put = t.put_request("o", "meow");
+    put.metadata = pairs([("colour", "red"), ("size", "1")]);
+    let before = t.client.put(&put).await?;
+    // Clocks of services count in milliseconds.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let id = t.id("o", before.generation);
+    let meta = t.client.update_metadata(&id, &pairs([("size", "2"), ("quote", "\"ü\"")])).await?;
+    let wanted = pairs([("colour", "red"), ("size", "2"), ("quote", "\"ü\"")]);
+    let stat = t.client.stat(&id).await?;
+    for meta in [meta, stat] {
+        ensure!(meta.details.metadata == wanted, "{meta:?}");
+        ensure!((meta.generation, meta.crc32c, meta.size) == (before.generation, before.crc32c, 4), "{meta:?}");
+        ensure!(meta.updated > before.updated, "{meta:?} after {before:?}");
+    }
+    ensure!(t.read("o").await? == b"meow");
+    Ok(())
+}
+
+pub(super) async fn update_of_what_is_gone_is_refused(t: Target) -> Result<()> {
+    let old = t.put("o", "meow").await?;
+    t.put("o", "purr").await?;
+    let update = pairs([("k", "v")]);
+    let answer = t.client.update_metadata(&t.id("o", old.generation), &update).await;
+    refused(answer, &[ErrorKind::NotFound], &t.name("o"))?;
+    ensure!(t.client.stat(&t.id("o", None)).await?.details.metadata.is_empty(), "another generation was updated");
+    refused(t.client.update_metadata(&t.id("never", None), &update).await, &[ErrorKind::NotFound], &t.name("never"))?;
+    ensure!(!t.exists("never").await?, "an update made something");
     Ok(())
 }
 

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "samples",
     "bytes",
     "seconds",

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 
 use super::wire::crc_of;
@@ -65,6 +65,11 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         return Some(Duration::from_secs(seconds));
     }
     http_date(value).map(|date| date.duration_since(now).unwrap_or_default())
+}
+
+/// When the server answered, by its own clock.
+pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    http_date(headers.get(DATE)?.to_str().ok()?.trim())
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that servers may write.

@@ -8,6 +8,7 @@ mod http;
 mod upload;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -182,8 +183,11 @@ impl Store for GcsStore {
         }
         let about = format!("gs://{}/{}", request.bucket, request.prefix);
         let task = Task { needs: "storage.objects.list", role: "roles/storage.objectViewer", about: &about };
-        let text = self.http.json(self.http.ask(Method::GET, &path), attempt, &task).await?;
-        wire::page(&text, request.fields == Fields::All).map_err(|error| task.nonsense(error))
+        let response = self.http.send(self.http.ask(Method::GET, &path), attempt, &task).await?;
+        let date = answer::date(response.headers());
+        let text = http::text(response).await.map_err(|error| error.object(&about))?;
+        let page = wire::page(&text, request.fields == Fields::All).map_err(|error| task.nonsense(error))?;
+        Ok(ListPage { date, ..page })
     }
 
     async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
@@ -249,6 +253,24 @@ impl Store for GcsStore {
 
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         upload::put(&self.http, request, attempt).await
+    }
+
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        attempt: &Attempt,
+    ) -> Result<ObjectMeta> {
+        let path = format!(
+            "{}?prettyPrint=false&fields={OBJECT_FIELDS}{}",
+            object_path(&id.bucket, &id.name)?,
+            generation_query(id)
+        );
+        let task = Task { needs: "storage.objects.update", role: "roles/storage.objectUser", about: id };
+        let ask = self.http.mutate(Method::PATCH, &path, attempt);
+        let ask = ask.header(header::CONTENT_TYPE, "application/json").body(wire::metadata(metadata));
+        let text = self.http.json(ask, attempt, &task).await?;
+        wire::object(&text).map_err(|error| task.nonsense(error))
     }
 
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {

@@ -260,6 +260,7 @@ fn page_of<const DETAILS: bool>(text: &str) -> Result<ListPage> {
         objects: page.items.0,
         prefixes: page.prefixes.unwrap_or_default(),
         next_page_token: page.next_page_token.filter(|token| !token.is_empty()),
+        date: None,
     })
 }
 
@@ -400,6 +401,15 @@ pub(super) fn compose(request: &ComposeRequest) -> String {
             metadata: &request.metadata,
         },
     })
+}
+
+/// The body of a change of metadata.
+pub(super) fn metadata(metadata: &BTreeMap<String, String>) -> String {
+    #[derive(Serialize)]
+    struct Patch<'a> {
+        metadata: &'a BTreeMap<String, String>,
+    }
+    written(&Patch { metadata })
 }
 
 /// What an upload says of its object.

@@ -1,0 +1,107 @@
+//! Composed objects that nobody gets to reading and deleting. In a program of its own, since temporaries of all loaders of a process are counted
+//! together.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dataflux::store::{
+    Attempt, Body, BucketInfo, Client, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta,
+    PutRequest, Store,
+};
+use dataflux::{DataLoader, DatafluxDataset, Result, Strategy};
+use support::{HANG, all_given_back, until, without_hanging};
+use tokio::sync::Semaphore;
+
+/// A store that reads nothing before it is told to, and knows how many composed objects there were at most.
+#[derive(Clone, Debug)]
+struct Slow {
+    inner: MemoryStore,
+    gate: Arc<Semaphore>,
+    there: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Store for Slow {
+    async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        let meta = self.inner.compose(request, attempt).await?;
+        self.most.fetch_max(self.there.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        Ok(meta)
+    }
+    async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
+        self.there.fetch_sub(1, Ordering::SeqCst);
+        self.inner.delete(id, attempt).await
+    }
+    async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
+        self.inner.list(request, attempt).await
+    }
+    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
+        self.inner.bucket_info(bucket, attempt).await
+    }
+    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
+        self.inner.test_permissions(bucket, permissions, attempt).await
+    }
+    async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.inner.stat(id, attempt).await
+    }
+    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+        let _open = self.gate.acquire().await.unwrap();
+        self.inner.get(id, range, attempt).await
+    }
+    async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.inner.put(request, attempt).await
+    }
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        attempt: &Attempt,
+    ) -> Result<ObjectMeta> {
+        self.inner.update_metadata(id, metadata, attempt).await
+    }
+}
+
+/// Each was a task and an object, as many as the read-ahead has groups.
+#[test]
+fn composing_waits_where_reads_and_deletions_do_not_keep_up() {
+    const MOST: usize = 4_096;
+    without_hanging(|| {
+        // The first deletion in a bucket that tells nothing of its retention is waited for, so it tells.
+        let mut info = BucketInfo::default();
+        info.retention = Some(Duration::ZERO);
+        let inner = MemoryStore::new().with_bucket_info("data", info);
+        for index in 0..5 * MOST {
+            inner.insert("data", &format!("p/{index:05}"), format!("{index:05}"));
+        }
+        let store = Slow {
+            inner: inner.clone(),
+            gate: Arc::new(Semaphore::new(0)),
+            there: Arc::default(),
+            most: Arc::default(),
+        };
+        let client = Client::new(Arc::new(store.clone())).with_stall_timeout(HANG);
+        let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+        // Two objects of five bytes each in a composed one.
+        let strategy = Strategy::Compose { max_bytes: 10 };
+        let loader = DataLoader::builder(dataset).batch_size(16).prefetch(2_000).strategy(strategy).build().unwrap();
+        std::thread::scope(|scope| {
+            let epoch = scope.spawn(|| loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>());
+            until("no more are composed", || store.there.load(Ordering::SeqCst) >= MOST);
+            assert!(!epoch.is_finished());
+            // From here on as many as there are calls at once.
+            store.gate.add_permits(64);
+            assert_eq!(epoch.join().unwrap(), 5 * MOST);
+        });
+        assert_eq!(store.most.load(Ordering::SeqCst), MOST);
+        all_given_back(&loader);
+        assert_eq!(inner.names("data").len(), 5 * MOST);
+    });
+}
