@@ -476,6 +476,26 @@ fn a_compose_that_never_succeeds_is_read_object_by_object() {
     });
 }
 
+/// Nothing tells whether this bucket lets anything be deleted, so one compose was to show that, and all others waited for
+/// it, one after another, each until it had failed itself.
+#[test]
+fn composes_that_fail_slowly_do_not_wait_for_each_other() {
+    without_hanging(|| {
+        let (store, contents) = even(1_280);
+        let faults = FaultStore::new(Arc::new(store.clone()));
+        let policy = dataflux::store::RetryPolicy::default().deadline(Duration::from_secs(5));
+        let client = client(faults.clone()).with_retry(policy);
+        let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
+        faults.fail_next(Call::Compose, Fault::Stall, 100_000);
+        let mut batches = loader.epoch(0).unwrap();
+        assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 1_280);
+        let calls = faults.calls(Call::Compose);
+        assert!(calls < 12, "{calls} calls, each compose some four");
+        all_given_back(&loader);
+    });
+}
+
 /// Two of one budget waited for each other for ever.
 #[test]
 fn epochs_that_live_at_once_do_not_wait_for_each_other() {
