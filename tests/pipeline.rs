@@ -830,6 +830,22 @@ async fn a_stream_for_asynchronous_code() {
     all_given_back(&loader);
 }
 
+/// They were given back as soon as the thread behind the stream asked for the next batch.
+#[tokio::test]
+async fn bytes_of_a_streamed_batch_count_until_the_next_is_asked_for() {
+    let (store, _) = even(8);
+    let loader = DataLoader::builder(dataset(&store)).batch_size(8).decode_threads(1).build().unwrap();
+    let mut stream = loader.stream(0).unwrap();
+    let batch = stream.next().await.unwrap().unwrap();
+    // The thread has nothing more to deliver, and ends.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(loader.bytes_held() >= 800, "{} bytes", loader.bytes_held());
+    drop(batch);
+    assert!(stream.next().await.is_none());
+    drop(stream);
+    all_given_back(&loader);
+}
+
 #[test]
 fn arrays_of_raw_samples() {
     let store = MemoryStore::new().with_bucket("data");
