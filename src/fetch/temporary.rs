@@ -509,6 +509,22 @@ mod tests {
         assert_eq!(faults.calls(Call::UpdateMetadata), 1);
     }
 
+    /// The delete was tried twice, the second try found nothing, and that was taken for success.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_a_delete_that_was_retried_is_deleted_too() {
+        let World { client, faults, memory, .. } = world();
+        faults.fail_next(Call::Delete, Fault::Error(ErrorKind::Unavailable), 1);
+        let writes = Arc::clone(&crate::fetch::Throttles::new(crate::fetch::Caps::default()).writes);
+        let id = ObjectId::new("bucket", "late", None);
+        let compose = async {
+            seconds(5).await;
+            memory.insert("bucket", "late", "meow");
+        };
+        let (deleted, ()) = tokio::join!(delete(&client, &writes, 0, &id), compose);
+        deleted.unwrap();
+        assert!(!memory.contains("bucket", "late"));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn without_the_right_to_renew_nothing_is_tried() {
         let World { client, mut temporary, faults, .. } = world();

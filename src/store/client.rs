@@ -516,14 +516,17 @@ impl Client {
     /// writes to, since the call may be made more than once.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success.
+    /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success where a
+    /// generation was named. Without one it may have been deleted by an earlier try, or never have been there.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
         let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
         loop {
             count(&self.metrics.delete);
             match call.within(self.store.delete(id, &call.attempt)).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_not_found() && call.attempt.number > 1 => return Ok(()),
+                Err(error) if error.is_not_found() && call.attempt.number > 1 && id.generation.is_some() => {
+                    return Ok(());
+                }
                 Err(error) => call.recover(error, id).await?,
             }
         }
