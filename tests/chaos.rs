@@ -105,8 +105,8 @@ fn chaos(strategy: Strategy) {
         assert!(failed <= 1, "{failed} of {EPOCHS} epochs failed");
         assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
         let faults = emulator.stats().faults;
-        // Whoever writes nothing loses no answers to writes.
-        let kinds = if strategy == Strategy::Direct { &KINDS[..7] } else { &KINDS };
+        // Whoever writes nothing loses no answers to writes, and Auto writes where that is faster, which depends.
+        let kinds = if strategy == Strategy::compose() { &KINDS } else { &KINDS[..7] };
         assert!(kinds.iter().all(|kind| faults.contains_key(*kind)), "no chaos: {faults:?}");
     });
 }

@@ -136,7 +136,9 @@ fn killed_at_random_moments_all_is_cleaned_and_none_of_the_living() {
                 })
             })
             .collect();
-        killers.into_iter().for_each(|killer| killer.join().unwrap());
+        for killer in killers {
+            killer.join().unwrap();
+        }
         // One of a run elsewhere is always there.
         eventually("a temporary of the living run", || {
             cleaned.clean(&emulator)["living"].as_u64().unwrap() > 1 || living.is_finished()

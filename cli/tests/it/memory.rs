@@ -35,7 +35,8 @@ impl Maker {
 
     /// An object of so many MiB.
     fn make(&self, name: &str, mib: u64) -> ObjectMeta {
-        let step = (1..=mib).find(|step| mib.div_ceil(*step) <= 32 && (*step == 1 || mib % *step == 0)).unwrap();
+        let step =
+            (1..=mib).find(|step| mib.div_ceil(*step) <= 32 && (*step == 1 || mib.is_multiple_of(*step))).unwrap();
         let part = if step == 1 { self.block.clone() } else { self.make(&format!("parts/{step}"), step) };
         let sources: Vec<_> = (0..mib / step).map(|_| (part.name.as_str().into(), part.generation)).collect();
         let crc =
