@@ -46,8 +46,8 @@ pub struct Payload {
     pub bytes: Bytes,
     /// CRC of the whole payload, where the server told it.
     pub crc32c: Option<u32>,
-    /// CRC of `bytes`.
-    pub computed: u32,
+    /// CRC of `bytes`, where it was computed: not where each slice is proved by its own.
+    pub computed: Option<u32>,
 }
 
 /// How many composes in a row may fail, of whatever, before no more are tried.
@@ -190,7 +190,7 @@ impl Fetcher {
         let read = match group.method {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => {
-                return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: 0 });
+                return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: Some(0) });
             }
             Method::Direct => {
                 let client = self.clients.class(entries[0].storage_class);
@@ -200,7 +200,8 @@ impl Fetcher {
             Method::Composed => self.composed(&group, &entries, number).await,
         };
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
-        Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed: read.computed })
+        let computed = (group.method != Method::Composed).then_some(read.computed);
+        Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
     }
 
     /// Whether composing is still worth a try.
@@ -288,7 +289,9 @@ impl Fetcher {
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         add(&client.metrics().bytes_composed, group.bytes());
-        let read = self.read(client, temporary.id(), group.bytes(), number);
+        // Each sample is proved by its own CRC.
+        let unhashed = client.unhashed();
+        let read = self.read(&unhashed, temporary.id(), group.bytes(), number);
         temporary.hold(client, read).await
     }
 

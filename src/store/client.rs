@@ -90,6 +90,8 @@ pub struct Client {
     buffers: Arc<Buffers>,
     hedging: Option<Arc<Hedging>>,
     watch: Option<Arc<dyn Watch>>,
+    /// Whether bytes are hashed as they come.
+    hashes: bool,
 }
 
 impl Client {
@@ -104,6 +106,7 @@ impl Client {
             buffers: Arc::default(),
             hedging: None,
             watch: None,
+            hashes: true,
         }
     }
 
@@ -159,6 +162,11 @@ impl Client {
     /// The same client, whose calls `watch` is told of.
     pub(crate) fn watched(&self, watch: Arc<dyn Watch>) -> Self {
         Self { watch: Some(watch), ..self.clone() }
+    }
+
+    /// The same client, whose [`Payload::computed`] is of no use: for those who prove parts of what they read.
+    pub(crate) fn unhashed(&self) -> Self {
+        Self { hashes: false, ..self.clone() }
     }
 
     /// How long a call may take in all, before what its bytes add.
@@ -270,7 +278,7 @@ impl Client {
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
         let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused).stalled_after(self.read_stall);
-        let mut reading = Reading::new(id.clone(), range, size, &self.buffers);
+        let mut reading = Reading::new(id.clone(), range, size, &self.buffers, self.hashes);
         loop {
             let before = reading.received();
             let error = match self.read_on(&call, &mut reading).await {

@@ -132,7 +132,7 @@ impl Streaming<'_> {
         }
         let crc32c = body.crc32c;
         let size = self.missing.end - self.missing.start;
-        let mut reading = Reading::new(self.id.clone(), range, size, &client.buffers);
+        let mut reading = Reading::new(self.id.clone(), range, size, &client.buffers, client.hashes);
         let chunks = reading.check(body)?;
         self.id = reading.id;
         self.crc32c = self.crc32c.or(crc32c);
