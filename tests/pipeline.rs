@@ -166,6 +166,69 @@ fn dropping_the_iterator_amid_a_group_leaves_nothing() {
     });
 }
 
+/// Bytes are counted by the kibibyte: what is checked as groups of 32 and then read one by one must not be counted
+/// one by one.
+#[test]
+fn auto_takes_the_bytes_it_was_checked_for() {
+    without_hanging(|| {
+        let (store, contents) = even(1_000);
+        let loader =
+            |budget| DataLoader::builder(dataset(&store)).batch_size(1_000).memory_budget(budget).build().unwrap();
+        let error = loader(64 << 10).epoch(0).unwrap().next().unwrap().unwrap_err().to_string();
+        let advised = error.split("at least ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+        for budget in [advised, 200 << 10] {
+            let loader = loader(budget);
+            let mut batches = loader.epoch(0).unwrap();
+            assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 1_000);
+            assert_eq!(batches.stats().groups.direct, 1_000, "else this proves nothing");
+            drop(batches);
+            all_given_back(&loader);
+        }
+    });
+}
+
+/// What waits for bytes of its own epoch must not have places that another epoch waits for.
+#[test]
+fn epochs_that_nobody_reads_stop_no_other() {
+    without_hanging(|| {
+        let (store, contents) = even(1_000);
+        let loader = DataLoader::builder(dataset(&store))
+            .batch_size(32)
+            .prefetch(30)
+            .memory_budget(64 << 10)
+            .concurrency(3)
+            .build()
+            .unwrap();
+        let paused: Vec<_> = (1..4).map(|epoch| loader.epoch(epoch).unwrap()).collect();
+        until("bytes are held for them", || loader.bytes_held() >= 3 * 6_400);
+        assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 1_000);
+        drop(paused);
+        all_given_back(&loader);
+    });
+}
+
+/// Both wait for the same bucket, whose calls come in the order of the groups.
+#[test]
+fn auto_reads_beside_a_loader_with_thousands_of_reads_waiting() {
+    without_hanging(|| {
+        let (store, _) = even(20_000);
+        let slow = FaultStore::new(Arc::new(store));
+        slow.fail_next(Call::Get, Fault::Drip(Duration::from_millis(50)), 50_000);
+        let dataset = DatafluxDataset::open_with(client(slow.clone()), "gs://data/p/").unwrap();
+        let all = DataLoader::builder(dataset.clone()).batch_size(20_000).strategy(Strategy::Direct).build().unwrap();
+        let direct = all.epoch(0).unwrap();
+        until("its reads wait", || dataset.ceilings().reads.waiting > 10_000);
+        let loader = DataLoader::builder(dataset.clone()).batch_size(32).build().unwrap();
+        for batch in loader.epoch(0).unwrap().take(4) {
+            assert_eq!(batch.unwrap()[0].bytes().len(), 100);
+        }
+        assert!(dataset.ceilings().reads.waiting > 5_000, "the others had to be done first");
+        drop(direct);
+        all_given_back(&all);
+        all_given_back(&loader);
+    });
+}
+
 /// What takes no time to read isn't worth trying anything.
 #[test]
 fn a_small_epoch_is_read_one_by_one_and_says_why() {

@@ -292,10 +292,11 @@ impl Chooser {
             self.ending = true;
         }
         self.step(now, left, ceilings);
-        let room = [
-            self.to_begin[DIRECT] + ceilings.reads.waiting < MAX_SOURCES + ceilings.reads.at_once / 4,
-            self.to_begin[COMPOSED] + ceilings.writes.waiting < FEW + ceilings.writes.in_flight / 8,
-        ];
+        // Others of the data set may be what waits, for as long as they last: that holds up nobody who has little out.
+        let most = [MAX_SOURCES + ceilings.reads.at_once / 4, FEW + ceilings.writes.in_flight / 8];
+        let waiting = [ceilings.reads.waiting, ceilings.writes.waiting];
+        let room = [DIRECT, COMPOSED]
+            .map(|lane| self.to_begin[lane] + waiting[lane] < most[lane] || self.out[lane] < most[lane]);
         let composed = if !may_join || (self.ending && self.allowed(Way::Direct)) {
             room[DIRECT].then_some(false)?
         } else if self.begun < self.head {
