@@ -87,6 +87,54 @@ fn an_epoch_comes_out_as_forecast_to_the_call() {
 }
 
 #[test]
+fn the_ranges_of_large_objects_are_in_the_forecast() {
+    without_hanging(|| {
+        let emulator = filled(2, 500);
+        emulator.put("data", "p/large", content("large", 40 << 20));
+        for (streams, part) in [(8, 8 << 20), (2, 5 << 20)] {
+            let loader =
+                loader(&emulator).strategy(Strategy::Direct).max_streams(streams).min_part_size(part).build().unwrap();
+            let dataset = loader.dataset();
+            let layout = Layout::default().max_streams(streams).min_part_size(part);
+            let told = Forecast::new(dataset.manifest(), &Prices::of(dataset.bucket_info()), layout).unwrap();
+            assert!(told.ranged.unwrap().ops.get > 1);
+            same(&told.direct, &loader, 0);
+        }
+        // A budget knows them, too.
+        let least = forecast(&loader(&emulator).build().unwrap()).direct.usd();
+        let within = |dollars| loader(&emulator).strategy(Strategy::Direct).epoch_budget_usd(dollars).build();
+        assert!(within(0.99 * least).is_err() && within(1.01 * least).is_ok());
+    });
+}
+
+/// One way for all groups was taken by the mean size, and cost half as much again as the budget.
+#[test]
+fn a_budget_that_only_the_cheapest_mix_fits_is_kept() {
+    without_hanging(|| {
+        let emulator = Emulator::builder().bucket("data").start().unwrap();
+        for index in 0..800 {
+            let name = format!("p/{index:04}");
+            emulator.put("data", &name, content(&name, if index % 5 == 0 { 400_000 } else { 1_000 }));
+        }
+        let told = forecast(&loader(&emulator).build().unwrap());
+        let budget = told.cheapest.usd() * 1.02;
+        assert!(budget < told.direct.usd() && budget < told.composed.usd());
+        for builder in [loader(&emulator), loader(&emulator).shuffle(3)] {
+            let loader = builder.epoch_budget_usd(budget).build().unwrap();
+            assert!(loader.choice().is_none());
+            let mut batches = loader.epoch(0).unwrap();
+            batches.by_ref().for_each(|batch| drop(batch.unwrap()));
+            let bill = batches.stats().bill;
+            // Groups of a shuffled epoch end with its batches: a few more of them than are forecast.
+            assert!(bill.total() < 1.3 * budget && bill.total() < 0.75 * told.direct.usd(), "{bill} for {budget}");
+            all_given_back(&loader);
+        }
+        let loader = loader(&emulator).batch_size(800).epoch_budget_usd(budget).build().unwrap();
+        same(&told.cheapest, &loader, 0);
+    });
+}
+
+#[test]
 fn epochs_that_run_at_once_have_a_bill_each() {
     without_hanging(|| {
         let emulator = filled(64, 500);
@@ -188,6 +236,10 @@ fn composing_that_is_dearer_is_told_of_once() {
         {
             assert!(told.contains(part), "{part}: {told}");
         }
+        let emulated = loader(&emulator).strategy(Strategy::compose()).build().unwrap();
+        said();
+        drop(DataLoader::builder(emulated.dataset().clone()).strategy(Strategy::compose()).build().unwrap());
+        assert!(!said().contains("composing costs"), "once for a data set");
         // Nothing is composed, or for so little that nobody cares.
         for strategy in [Strategy::Direct, Strategy::Auto] {
             build(strategy);

@@ -1,6 +1,7 @@
 //! Dollars of an epoch: the ways of reading that a budget leaves, what is said of the others, and what it came to.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::fetch::Clients;
 use crate::manifest::{Known, Manifest};
@@ -48,8 +49,8 @@ impl Means<'_> {
     }
 
     /// Says so where what becomes of temporary objects makes composing, which may happen, dearer than reading object by
-    /// object. Of a listing that still goes on nothing is known.
-    pub(super) fn warn(&self) {
+    /// object, unless it was said. Of a listing that still goes on nothing is known.
+    pub(super) fn warn(&self, told_before: &AtomicBool) {
         if self.strategy == Strategy::Direct || self.no_compose.is_some() {
             return;
         }
@@ -63,7 +64,9 @@ impl Means<'_> {
             return;
         }
         let prefix = self.manifest.prefix();
-        if let Some(told) = forecast.dearer(&prefix.bucket, self.prices) {
+        if let Some(told) = forecast.dearer(&prefix.bucket, self.prices)
+            && !told_before.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(%prefix, "{told}");
         }
     }

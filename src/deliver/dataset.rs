@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::pipeline::read_alone;
 use super::pool::{guarded, refused};
@@ -40,6 +41,8 @@ pub(super) struct Source {
     pub(super) bucket: BucketInfo,
     /// Shared by all who read the data set, so that what one learns of the bucket's limits holds for all.
     pub(super) throttles: Arc<Throttles>,
+    /// Whether it was said that composing is dearer here.
+    pub(super) told_of_dollars: AtomicBool,
 }
 
 impl<D> Clone for DatafluxDataset<D> {
@@ -322,7 +325,10 @@ fn notice_cold(manifest: &Manifest) {
 
 fn dataset(client: Client, manifest: Arc<Manifest>, bucket: BucketInfo) -> DatafluxDataset {
     let throttles = Throttles::new(Caps::default());
-    DatafluxDataset { source: Arc::new(Source { client, manifest, bucket, throttles }), decode: Arc::new(Raw) }
+    DatafluxDataset {
+        source: Arc::new(Source { client, manifest, bucket, throttles, told_of_dollars: AtomicBool::new(false) }),
+        decode: Arc::new(Raw),
+    }
 }
 
 /// A client for what the environment names; see [`GcsConfig::from_env`].

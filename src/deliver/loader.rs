@@ -217,6 +217,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// How small objects are read; [`Strategy::Auto`] by default.
+    ///
+    /// Where soft delete or replication make composing dearer than reading one by one, a warning says so with the way out,
+    /// once for a data set: of what was asked for always, and of [`Strategy::Auto`] from a cent an epoch on. Of a data set
+    /// that is still [streaming](super::DatasetBuilder::streaming) when the loader is built nothing is said, since nobody
+    /// knows yet; ask `dataflux plan`.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.settings.strategy = strategy;
         self
@@ -303,7 +308,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// The most that a whole epoch may cost in US dollars, **over all ranks together**, by the price table. Ways of reading
     /// that cost more are ruled out when the loader is built, which walks through the manifest once (a second for 18
     /// million objects), and waits for the end of its listing. It goes by the [`Forecast`](crate::plan::Forecast): retries, and what is
-    /// read object by object because composing fails, come on top; so does the listing.
+    /// read object by object because composing fails, come on top; so does the listing, and what groups that aren't full cost
+    /// more, where the batches of an epoch end with such.
+    ///
+    /// [`Strategy::Auto`] goes by measurement if whatever it may come to fits. If not, one way for all is taken, or each
+    /// group is read in the way that costs less, and [`choice`](DataLoader::choice) is `None`.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -460,7 +469,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let means = Means {
             manifest: &manifest,
             prices: &prices,
-            layout: Layout::default().most_bytes(most_bytes.min(cap)),
+            layout: Layout::default().most_bytes(most_bytes.min(cap)).ranges(settings.ranges),
             strategy: settings.strategy,
             no_compose: never_compose(&source.bucket).or_else(|| {
                 (!fetcher.may_compose()).then(|| "the right to create or delete objects is missing".into())
@@ -472,17 +481,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
             Some(Affordable::Cheapest | Affordable::All) | None => settings.strategy,
         };
-        Means { strategy, ..means }.warn();
+        Means { strategy, ..means }.warn(&source.told_of_dollars);
         let held = Gauge::default();
         let planner = Planner::new(Arc::clone(&manifest), strategy, most_bytes, &source.bucket).with_prices(prices);
-        let auto = (strategy == Strategy::Auto).then(|| {
+        let by_price = allowed == Some(Affordable::Cheapest);
+        let planner = if by_price { planner.by_price() } else { planner };
+        let auto = (strategy == Strategy::Auto && !by_price).then(|| {
             Auto::new(Terms {
                 max_bytes: planner.max_bytes(),
                 budget: settings.memory_budget,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
-                // For less than the cheapest way nothing can be had, so that this leaves just that one.
-                max_usd_per_sample: (allowed == Some(Affordable::Cheapest)).then_some(0.0),
+                max_usd_per_sample: None,
             })
         });
         let engine = Engine {

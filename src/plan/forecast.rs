@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::parts::Ranges;
 use super::price::usd;
-use super::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, Prices, Strategy, can_be_source, is_cold};
+use super::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, MIN_RANGED, Prices, Strategy, can_be_source};
 use crate::manifest::{ClassTotal, Facts, Manifest};
 use crate::metrics::Counts;
 use crate::store::StorageClass;
@@ -66,6 +67,9 @@ pub struct Forecast {
     pub composed_without_soft_delete: Cost,
     /// What is in each of these for large objects, which are read in ranges; `None` where there is none.
     pub ranged: Option<Cost>,
+    /// Dollars of the dearest mix of ways that [`Strategy::Auto`] may come to.
+    #[serde(skip)]
+    dearest: f64,
 }
 
 /// How objects are cut and joined.
@@ -73,12 +77,12 @@ pub struct Forecast {
 pub struct Layout {
     most_bytes: u64,
     ranged_from: u64,
-    parts: fn(u64) -> u64,
+    ranges: Ranges,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { most_bytes: MAX_COMPOSED_BYTES, ranged_from: u64::MAX, parts: |_| 1 }
+        Self { most_bytes: MAX_COMPOSED_BYTES, ranged_from: MIN_RANGED, ranges: Ranges::default() }
     }
 }
 
@@ -90,17 +94,35 @@ impl Layout {
         self
     }
 
-    /// Objects of at least so many bytes are read in ranges; `parts` tells in how many an object of a size is. None by
-    /// default.
+    /// Objects of at least so many bytes are read in ranges; [`MIN_RANGED`] by default.
     #[must_use]
-    pub fn ranged(mut self, from: u64, parts: fn(u64) -> u64) -> Self {
-        (self.ranged_from, self.parts) = (from, parts);
+    pub fn ranged_from(mut self, bytes: u64) -> Self {
+        self.ranged_from = bytes;
+        self
+    }
+
+    /// Least bytes of a range, as the loader's [`min_part_size`](crate::DataLoaderBuilder::min_part_size).
+    #[must_use]
+    pub fn min_part_size(mut self, bytes: u64) -> Self {
+        self.ranges.min_part_size = bytes;
+        self
+    }
+
+    /// Most ranges of an object at once, as the loader's [`max_streams`](crate::DataLoaderBuilder::max_streams).
+    #[must_use]
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.ranges.max_streams = streams;
+        self
+    }
+
+    pub(crate) fn ranges(mut self, ranges: Ranges) -> Self {
+        self.ranges = ranges;
         self
     }
 
     /// Calls that read an object by itself.
     fn calls(&self, size: u64) -> u64 {
-        if size >= self.ranged_from { (self.parts)(size).max(1) } else { 1 }
+        if size >= self.ranged_from { self.ranges.calls(size).max(1) } else { 1 }
     }
 }
 
@@ -114,12 +136,13 @@ struct Sums<'a> {
     composed: ByClass,
     cheapest: ByClass,
     ranged: ByClass,
+    more_if_joined: f64,
 }
 
 impl<'a> Sums<'a> {
     fn new(prices: &'a Prices, layout: Layout) -> Self {
         let none = ByClass::default();
-        Self { prices, layout, direct: none, composed: none, cheapest: none, ranged: none }
+        Self { prices, layout, direct: none, composed: none, cheapest: none, ranged: none, more_if_joined: 0.0 }
     }
 
     /// So many objects of one size, each read by itself whatever the strategy.
@@ -140,20 +163,26 @@ impl<'a> Sums<'a> {
         add(&mut self.direct, class, &alone);
         if sources < 2 {
             add(&mut self.composed, class, &alone);
-            add(&mut self.cheapest, class, &alone);
             return;
         }
-        let joined = Counts { compose: groups, delete: groups, bytes_composed: all, ..reads(groups, all) };
-        add(&mut self.composed, class, &joined);
-        let cheaper = !is_cold(class) && self.prices.composed(class, bytes) < self.prices.direct(class, sources);
-        add(&mut self.cheapest, class, if cheaper { &joined } else { &alone });
+        add(&mut self.composed, class, &joined(groups, all));
+    }
+
+    /// The same of groups that are joined only where that costs less.
+    fn by_price(&mut self, class: StorageClass, groups: u64, sources: u64, bytes: u64) {
+        let all = groups.saturating_mul(bytes);
+        let joins = self.prices.joins(class, sources, bytes);
+        let counts = if joins { joined(groups, all) } else { reads(groups.saturating_mul(sources), all) };
+        add(&mut self.cheapest, class, &counts);
     }
 
     fn forecast(&self) -> Forecast {
         let cost = |classes| Cost::of(classes, self.prices);
+        let (direct, composed) = (cost(&self.direct), cost(&self.composed));
         Forecast {
-            direct: cost(&self.direct),
-            composed: cost(&self.composed),
+            dearest: (direct.usd() + self.more_if_joined).max(composed.usd()),
+            direct,
+            composed,
             composed_without_soft_delete: Cost::of(&self.composed, &self.prices.without_soft_delete()),
             cheapest: cost(&self.cheapest),
             ranged: (self.ranged != ByClass::default()).then(|| cost(&self.ranged)),
@@ -163,6 +192,18 @@ impl<'a> Sums<'a> {
 
 fn reads(calls: u64, bytes: u64) -> Counts {
     Counts { get: calls, bytes_received: bytes, ..Counts::default() }
+}
+
+fn joined(groups: u64, bytes: u64) -> Counts {
+    Counts { compose: groups, delete: groups, bytes_composed: bytes, ..reads(groups, bytes) }
+}
+
+/// Adds an object to a group; the sources and bytes of the group that was full before, if it was.
+fn push(group: &mut (u64, u64), size: u64, most_bytes: u64) -> Option<(u64, u64)> {
+    let full = group.0 == MAX_SOURCES as u64 || group.1.saturating_add(size) > most_bytes;
+    let before = full.then(|| std::mem::take(group));
+    *group = (group.0 + 1, group.1 + size);
+    before
 }
 
 fn add(ways: &mut ByClass, class: StorageClass, counts: &Counts) {
@@ -178,8 +219,10 @@ impl Forecast {
     pub fn new(manifest: &Manifest, prices: &Prices, layout: Layout) -> Result<Self> {
         manifest.complete()?;
         let mut sums = Sums::new(prices, layout);
-        // Sources and bytes of the group of each class that isn't full yet.
+        // Sources and bytes of the group of each class that isn't full yet: of all, and of those worth it by price.
         let mut open = [(0u64, 0u64); StorageClass::ALL.len()];
+        let mut worth = open;
+        let most_bytes = layout.most_bytes;
         for index in 0..manifest.len() {
             let object = manifest.facts_at(index)?;
             let Facts { size, storage_class: class, .. } = object;
@@ -190,17 +233,22 @@ impl Forecast {
                 sums.alone(class, 1, size);
                 continue;
             }
-            let (sources, bytes) = &mut open[class as usize];
-            if *sources == MAX_SOURCES as u64 || bytes.saturating_add(size) > layout.most_bytes {
-                sums.groups(class, 1, *sources, *bytes);
-                (*sources, *bytes) = (0, 0);
+            if let Some((sources, bytes)) = push(&mut open[class as usize], size, most_bytes) {
+                sums.groups(class, 1, sources, bytes);
             }
-            *sources += 1;
-            *bytes += size;
+            sums.more_if_joined += prices.more_if_joined(class, size, most_bytes);
+            if !prices.worth_joining(class, size, most_bytes) {
+                add(&mut sums.cheapest, class, &reads(1, size));
+            } else if let Some((sources, bytes)) = push(&mut worth[class as usize], size, most_bytes) {
+                sums.by_price(class, 1, sources, bytes);
+            }
         }
-        for (class, (sources, bytes)) in StorageClass::ALL.into_iter().zip(open) {
+        for (class, ((sources, bytes), worth)) in StorageClass::ALL.into_iter().zip(open.into_iter().zip(worth)) {
             if sources > 0 {
                 sums.groups(class, 1, sources, bytes);
+            }
+            if worth.0 > 0 {
+                sums.by_price(class, 1, worth.0, worth.1);
             }
         }
         Ok(sums.forecast())
@@ -216,9 +264,12 @@ impl Forecast {
                 sums.alone(class, objects, mean);
                 continue;
             }
+            sums.more_if_joined += prices.more_if_joined(class, mean, layout.most_bytes) * objects as f64;
             let (full, rest) = (objects / sources, objects % sources);
-            sums.groups(class, full, sources, sources * mean);
-            sums.groups(class, u64::from(rest > 0), rest, rest * mean);
+            for (groups, sources) in [(full, sources), (u64::from(rest > 0), rest)] {
+                sums.groups(class, groups, sources, sources * mean);
+                sums.by_price(class, groups, sources, sources * mean);
+            }
         }
         sums.forecast()
     }
@@ -285,7 +336,7 @@ pub(crate) enum Affordable {
     Direct,
     /// Composing whatever can be.
     Composed,
-    /// Whichever way costs less, group by group: no other fits.
+    /// Whichever way costs less, group by group, whatever measurement says.
     Cheapest,
 }
 
@@ -302,7 +353,8 @@ impl Forecast {
             Strategy::Direct => fits(&self.direct).then_some(Affordable::Direct),
             Strategy::Compose { .. } => fits(&self.composed).then_some(Affordable::Composed),
             Strategy::Auto => match (fits(&self.direct), fits(&self.composed)) {
-                (true, true) => Some(Affordable::All),
+                (true, true) if self.dearest <= budget => Some(Affordable::All),
+                (true, true) => Some(Affordable::Cheapest),
                 (true, false) => Some(Affordable::Direct),
                 (false, true) => Some(Affordable::Composed),
                 (false, false) => fits(&self.cheapest).then_some(Affordable::Cheapest),
@@ -372,17 +424,28 @@ mod tests {
         prop::sample::select(StorageClass::ALL.to_vec())
     }
 
+    /// Small ones, and some about and far above the size from which objects are read in ranges.
+    fn size() -> impl proptest::strategy::Strategy<Value = u64> {
+        proptest::prop_oneof![9 => 0u64..200_000, 1 => MIN_RANGED - 2..MIN_RANGED + 2, 1 => 0..5 * MIN_RANGED]
+    }
+
     /// What the planner plans of all samples at once, counted.
     fn planned(manifest: &Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Cost {
         let prices = Prices::of(bucket);
         let planner = Planner::new(Arc::clone(manifest), strategy, most_bytes, bucket);
+        // What becomes of the groups of Auto is else decided when their turn comes.
+        let planner = if strategy == Strategy::Auto { planner.by_price() } else { planner };
         let ids: Vec<_> = (0..manifest.len()).map(SampleId).collect();
         let mut cost = Cost::default();
         for group in planner.plan(&ids).unwrap() {
             let class = manifest.facts(group.slices[0].id.0).unwrap().storage_class;
             let joined = u64::from(group.method == Method::Composed);
             let counts = Counts {
-                get: u64::from(group.method != Method::Empty),
+                get: match group.method {
+                    Method::Empty => 0,
+                    Method::Ranged => Ranges::default().calls(group.bytes()),
+                    Method::Direct | Method::Composed => 1,
+                },
                 compose: joined,
                 delete: joined,
                 bytes_composed: joined * group.bytes(),
@@ -398,15 +461,14 @@ mod tests {
     proptest! {
         #[test]
         fn the_forecast_is_what_the_planner_plans(
-            sizes in prop::collection::vec((0u64..200_000, class(), prop::bool::weighted(0.9)), 1..200),
-            most_bytes in 1u64..4_000_000,
+            sizes in prop::collection::vec((size(), class(), prop::bool::weighted(0.9)), 1..200),
+            most_bytes in prop::sample::select(vec![1, 50_000, 1_000_000, 4_000_000, 50_000_000, MAX_COMPOSED_BYTES]),
             soft_delete in prop::option::of(0u64..30 * 86_400),
         ) {
             let manifest = Arc::new(of_sizes(&sizes));
             let bucket = BucketInfo { soft_delete: soft_delete.map(Duration::from_secs), ..BucketInfo::default() };
             let forecast = Forecast::new(&manifest, &Prices::of(&bucket), Layout::default().most_bytes(most_bytes)).unwrap();
-            // What becomes of the groups of Auto is decided when their turn comes.
-            for strategy in [Strategy::Direct, Strategy::compose()] {
+            for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
                 let planned = planned(&manifest, strategy, most_bytes, &bucket);
                 let told = forecast.of(strategy);
                 prop_assert_eq!(told.ops, planned.ops, "{:?}", strategy);
@@ -431,7 +493,7 @@ mod tests {
     fn large_objects_are_read_in_ranges_and_not_joined() {
         let of = |sizes: &[u64]| {
             let sizes: Vec<_> = sizes.iter().map(|&size| (size, StorageClass::Standard, true)).collect();
-            let layout = Layout::default().ranged(2_000, |size| size.div_ceil(1_000));
+            let layout = Layout::default().ranged_from(2_000).min_part_size(1_000).max_streams(1);
             let told = Forecast::new(&of_sizes(&sizes), &Prices::of(&hard()), layout).unwrap();
             (told.direct.ops.get, told.composed.ops.get, told.ranged.map(|cost| cost.ops.get))
         };
@@ -474,7 +536,8 @@ mod tests {
         let (direct, composed, cheapest) = (forecast.direct.usd(), forecast.composed.usd(), forecast.cheapest.usd());
         assert!(cheapest < direct && direct < composed);
         let within = |budget, strategy| forecast.within(budget, strategy, None);
-        assert_eq!(within(composed, Auto).unwrap(), Affordable::All);
+        assert_eq!(within(composed, Auto).unwrap(), Affordable::Cheapest, "a mix may be dearer than either");
+        assert_eq!(within(forecast.dearest, Auto).unwrap(), Affordable::All);
         assert_eq!(within(direct, Auto).unwrap(), Affordable::Direct);
         assert_eq!(within(cheapest, Auto).unwrap(), Affordable::Cheapest);
         assert_eq!(within(composed, compose).unwrap(), Affordable::Composed);

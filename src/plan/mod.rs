@@ -2,6 +2,7 @@
 
 mod chooser;
 mod forecast;
+pub(crate) mod parts;
 mod price;
 #[cfg(test)]
 mod simulation;
@@ -70,11 +71,6 @@ pub fn never_compose(bucket: &BucketInfo) -> Option<String> {
 fn can_be_source(object: &Facts, max_bytes: u64) -> bool {
     let known = object.storage_class != StorageClass::Other && object.crc32c.is_some();
     known && object.size > 0 && object.size < max_bytes
-}
-
-/// Whether temporaries of a class are billed for a month and more however soon they are deleted.
-fn is_cold(class: StorageClass) -> bool {
-    matches!(class, StorageClass::Nearline | StorageClass::Coldline | StorageClass::Archive)
 }
 
 /// One sample's place in a payload.
@@ -178,6 +174,7 @@ pub struct Planner {
     max_bytes: u64,
     ranged: u64,
     prices: Prices,
+    by_price: bool,
 }
 
 impl Planner {
@@ -196,6 +193,7 @@ impl Planner {
             max_bytes: max_bytes.min(most_bytes),
             ranged: MIN_RANGED,
             prices: Prices::of(bucket),
+            by_price: false,
         }
     }
 
@@ -261,13 +259,20 @@ impl Planner {
     /// Whether an object is to be a source. Of the cold classes only an explicit strategy makes temporaries.
     fn may_join(&self, object: &Facts) -> bool {
         let small = self.max_bytes.min(self.ranged);
-        can_be_source(object, small) && !(self.strategy == Strategy::Auto && is_cold(object.storage_class))
+        let class = object.storage_class;
+        can_be_source(object, small)
+            && !(self.strategy == Strategy::Auto && self.prices.is_cold(class))
+            && (!self.by_price || self.prices.worth_joining(class, object.size, self.max_bytes))
     }
 
     /// A group of one is read by itself. So are, unless composing was asked for, the few that fill no group: they'd take
     /// as long as a whole one and cost more than their reads.
     fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
         let sources = group.slices.len() as u64;
+        if self.by_price && !self.prices.joins(class, sources, group.bytes()) {
+            groups.extend(group.split_up());
+            return;
+        }
         let (joined, alone) = (self.prices.composed(class, 0), self.prices.direct(class, sources));
         let few = self.strategy == Strategy::Auto && group.bytes() < self.max_bytes / 2 && joined > alone;
         if sources > 1 && !few {
@@ -281,6 +286,12 @@ impl Planner {
     #[must_use]
     pub fn with_prices(mut self, prices: Prices) -> Self {
         self.prices = prices;
+        self
+    }
+
+    /// Joins what costs less joined, and nothing else, so that no group is dearer than its reads one by one.
+    pub(crate) fn by_price(mut self) -> Self {
+        self.by_price = true;
         self
     }
 
@@ -369,6 +380,17 @@ mod tests {
             assert_eq!(composed(count, StorageClass::Standard, Strategy::Auto), auto, "{count}");
             assert_eq!(composed(count, StorageClass::Standard, asked_for), always, "{count}");
             assert_eq!(composed(count, StorageClass::Nearline, Strategy::Auto), 0, "{count}");
+        }
+    }
+
+    #[test]
+    fn objects_of_no_told_class_are_as_cold_as_their_bucket() {
+        let bucket = |storage_class| BucketInfo { storage_class, ..BucketInfo::default() };
+        for (of_bucket, joined) in [(StorageClass::Standard, true), (StorageClass::Archive, false)] {
+            let sizes = [(1_000, StorageClass::Unspecified, true); 32];
+            let planner = planner(&sizes, Strategy::Auto, &bucket(of_bucket));
+            let groups = planner.plan(&all(&planner)).unwrap();
+            assert_eq!(groups[0].method == Method::Composed, joined, "{of_bucket:?}");
         }
     }
 

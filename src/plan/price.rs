@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Method;
 use super::table::{LocationType, PriceTable, Row};
+use super::{MAX_SOURCES, Method};
 use crate::metrics::Counts;
 use crate::store::{BucketInfo, StorageClass};
 
@@ -120,6 +120,34 @@ impl Prices {
         row.class_a + row.class_b + self.kept(class, bytes) + row.replication * bytes as f64 / GIB
     }
 
+    /// Whether temporaries of a class are billed for a month and more however soon they are deleted. What has no class of
+    /// its own has the bucket's.
+    pub(super) fn is_cold(&self, class: StorageClass) -> bool {
+        let class = if class == StorageClass::Unspecified { self.class } else { class };
+        matches!(class, StorageClass::Nearline | StorageClass::Coldline | StorageClass::Archive)
+    }
+
+    /// Whether so many objects, of so many bytes in all, cost less joined than one by one. Of cold classes none are joined.
+    pub(super) fn joins(&self, class: StorageClass, sources: u64, bytes: u64) -> bool {
+        sources > 1 && !self.is_cold(class) && self.composed(class, bytes) < self.direct(class, sources)
+    }
+
+    /// Whether that holds of objects of one size, as many as go together. By this what is too large to be worth it doesn't
+    /// make the small ones it would be joined with dear.
+    pub(super) fn worth_joining(&self, class: StorageClass, size: u64, most_bytes: u64) -> bool {
+        let sources = together(size, most_bytes);
+        self.joins(class, sources, sources * size)
+    }
+
+    /// How much more an object of a size costs as part of a full group than by itself; 0 where it costs less.
+    pub(super) fn more_if_joined(&self, class: StorageClass, size: u64, most_bytes: u64) -> f64 {
+        let sources = together(size, most_bytes);
+        if sources < 2 || self.is_cold(class) {
+            return 0.0;
+        }
+        (self.composed(class, sources * size) / sources as f64 - self.direct(class, 1)).max(0.0)
+    }
+
     /// Dollars for a sample of `mean_size` bytes that is read with `sources` others like it, itself included, in one
     /// composed read, or by itself with another method.
     pub fn usd_per_sample(&self, method: Method, class: StorageClass, mean_size: u64, sources: u64) -> f64 {
@@ -186,6 +214,14 @@ impl PriceTable {
         let (rows, from_flat, placed) =
             self.rows(bucket.hierarchical_namespace, location_type(bucket), bucket.location.as_deref());
         let mut told = Vec::new();
+        let near = |place: &str| ["US", "EU", "NAM"].iter().any(|name| place.to_ascii_uppercase().starts_with(name));
+        if rows[0].replication > 0.0 && !bucket.location.as_deref().is_some_and(near) {
+            told.push(format!(
+                "the table's price for copies to another region, ${} for a GiB, is that of the US and the EU, and is taken \
+                 for this location, too",
+                rows[0].replication
+            ));
+        }
         if bucket.location_type.is_none() {
             told.push(
                 "the bucket doesn't tell where it is (storage.buckets.get may be missing): one region is taken"
@@ -210,6 +246,11 @@ impl PriceTable {
         }
         told
     }
+}
+
+/// How many objects of a size are joined.
+fn together(size: u64, most_bytes: u64) -> u64 {
+    (most_bytes / size.max(1)).min(MAX_SOURCES as u64)
 }
 
 fn location_type(bucket: &BucketInfo) -> LocationType {

@@ -50,6 +50,7 @@ impl LocationType {
 #[derive(Clone, Debug, PartialEq)]
 struct Location {
     name: String,
+    kind: LocationType,
     storage_month: [f64; 4],
 }
 
@@ -170,14 +171,16 @@ impl PriceTable {
             }
         }
         for at in fields.get("locations")?.items()? {
-            let location = at.fields(&["location", "storage_per_gib_month"])?;
+            let location = at.fields(&["location", "location_type", "storage_per_gib_month"])?;
             let storage = location.get("storage_per_gib_month")?;
             let classes = storage.fields(&CLASSES.map(StorageClass::as_str))?;
             let mut storage_month = [0.0; 4];
             for (month, class) in storage_month.iter_mut().zip(CLASSES) {
                 *month = classes.get(class.as_str())?.dollars()?;
             }
-            table.locations.push(Location { name: location.get("location")?.text()?.to_owned(), storage_month });
+            let name = location.get("location")?.text()?.to_owned();
+            let kind = location.get("location_type")?.one_of(&LOCATION_TYPES)?;
+            table.locations.push(Location { name, kind, storage_month });
         }
         Ok(table)
     }
@@ -195,8 +198,11 @@ impl PriceTable {
         location: Option<&str>,
     ) -> ([Row; 4], bool, bool) {
         let mut from_flat = false;
-        let place =
-            self.locations.iter().find(|place| location.is_some_and(|name| place.name.eq_ignore_ascii_case(name)));
+        // A dual-region of one's own choice is in "US", too, and costs more than the multi-region of that name.
+        let is_there = |place: &&Location| {
+            place.kind == kind && location.is_some_and(|name| place.name.eq_ignore_ascii_case(name))
+        };
+        let place = self.locations.iter().find(is_there);
         let rows = CLASSES.map(|class| {
             let own = self.row((hierarchical, kind, class));
             from_flat |= own.is_none();
@@ -306,6 +312,12 @@ mod tests {
         assert_eq!((rows[0].class_a, from_flat, placed), (0.005e-3, true, true));
         let (rows, from_flat, placed) = table.rows(false, LocationType::Region, Some("us-east4"));
         assert_eq!((rows[0].storage_month, from_flat, placed), (0.023, false, true));
+    }
+
+    #[test]
+    fn a_dual_region_in_the_us_is_not_priced_as_the_multi_region_us() {
+        let month = |kind| PriceTable::built_in().rows(false, kind, Some("us")).0[0].storage_month;
+        assert_eq!((month(LocationType::MultiRegion), month(LocationType::DualRegion)), (0.026, 0.044));
     }
 
     #[test]

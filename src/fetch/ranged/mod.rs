@@ -2,7 +2,6 @@
 
 mod chunks;
 mod file;
-mod parts;
 mod whole;
 
 use std::ops::Range;
@@ -15,19 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::throttle::{Slot, Throttle};
 use crate::budget::{Budget, Gauge};
 use crate::crc;
+use crate::plan::parts::Parts;
 use crate::store::{Client, ObjectId, Streaming};
 use crate::{Error, ErrorKind, Result, Stage};
 
+pub(crate) use crate::plan::parts::Ranges;
+pub use crate::plan::parts::{MAX_STREAMS, MIN_PART_SIZE};
 pub use chunks::{Chunk, Chunks};
-use parts::Parts;
-
-/// Smallest part unless told otherwise. At 60 MB/s and 80 ms to the first byte more calls for less would make the wait for
-/// first bytes more than a third of the time.
-pub const MIN_PART_SIZE: u64 = 8 << 20;
-
-/// Streams at once unless told otherwise: eight times what one stream brings fills most of what a small machine's
-/// network takes.
-pub const MAX_STREAMS: usize = 8;
 
 /// Bytes held by chunks unless told otherwise: eight streams of 24 MiB, and a quarter to spare.
 pub const MEMORY_BUDGET: u64 = 256 << 20;
@@ -85,19 +78,6 @@ pub struct Receipt {
     pub crc32c: u32,
     /// Whether that was held against a CRC of the object that the listing or the service told.
     pub verified: bool,
-}
-
-/// How a loader cuts large objects.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ranges {
-    pub(crate) min_part_size: u64,
-    pub(crate) max_streams: usize,
-}
-
-impl Default for Ranges {
-    fn default() -> Self {
-        Self { min_part_size: MIN_PART_SIZE, max_streams: MAX_STREAMS }
-    }
 }
 
 /// Streams and bytes that several downloads have between them.

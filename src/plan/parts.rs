@@ -2,6 +2,34 @@
 
 use std::ops::Range;
 
+/// Smallest part unless told otherwise. At 60 MB/s and 80 ms to the first byte more calls for less would make the wait for
+/// first bytes more than a third of the time.
+pub const MIN_PART_SIZE: u64 = 8 << 20;
+
+/// Streams at once unless told otherwise: eight times what one stream brings fills most of what a small machine's
+/// network takes.
+pub const MAX_STREAMS: usize = 8;
+
+/// How a loader cuts large objects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ranges {
+    pub(crate) min_part_size: u64,
+    pub(crate) max_streams: usize,
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        Self { min_part_size: MIN_PART_SIZE, max_streams: MAX_STREAMS }
+    }
+}
+
+impl Ranges {
+    /// Calls that read an object of `size` bytes in ranges.
+    pub(super) fn calls(self, size: u64) -> u64 {
+        Parts::of(size, self.min_part_size, self.max_streams, u64::MAX).count() as u64
+    }
+}
+
 /// Largest part, where the budget has room for it: at 60 MB/s a second of transfer for each 80 ms to its first byte, and
 /// the streams end within a second of each other.
 const LARGEST: u64 = 64 << 20;
@@ -9,7 +37,7 @@ const LARGEST: u64 = 64 << 20;
 /// How an object is cut: in order, without a gap, the first ones smaller, so that streams that begin together don't end
 /// together and whoever takes the bytes in order gets them evenly.
 #[derive(Clone, Debug)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     left: Range<u64>,
     /// Of the first part.
     least: u64,
@@ -24,7 +52,7 @@ pub(super) struct Parts {
 impl Parts {
     /// Cuts `size` bytes into parts of `least` bytes and more for so many streams, none of more than `most` bytes, which
     /// goes before `least`. What isn't twice as long as `least` is one part.
-    pub(super) fn of(size: u64, least: u64, streams: usize, most: u64) -> Self {
+    pub(crate) fn of(size: u64, least: u64, streams: usize, most: u64) -> Self {
         let (least, most, streams) = (least.max(1), most.max(1), (streams as u64).max(1));
         let least = if size / 2 < least { size } else { least };
         // Four rounds at least, so that a slow stream doesn't make the others wait for long.
@@ -33,7 +61,7 @@ impl Parts {
     }
 
     /// Whether there is but one.
-    pub(super) fn is_one(&self) -> bool {
+    pub(crate) fn is_one(&self) -> bool {
         self.clone().nth(1).is_none()
     }
 }
