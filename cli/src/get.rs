@@ -111,17 +111,16 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let filter = args.filter.of(base)?;
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let manifest = match &args.manifest {
-        Some(file) => source::of_prefix(Manifest::load(file)?, file, &args.uri)?,
-        None => {
-            let lister = Lister::new(&client, args.uri.clone());
-            let _spinner = progress::listing(lister.progress());
-            let builder = runtime.block_on(ManifestBuilder::list(lister, filter))?;
-            if builder.objects() == 0 {
-                return Err(nothing(args, &builder.left_out()));
-            }
-            builder.finish()?
+    let manifest = if let Some(file) = &args.manifest {
+        source::of_prefix(Manifest::load(file)?, file, &args.uri)?
+    } else {
+        let lister = Lister::new(&client, args.uri.clone());
+        let _spinner = progress::listing(lister.progress());
+        let builder = runtime.block_on(ManifestBuilder::list(lister, filter))?;
+        if builder.objects() == 0 {
+            return Err(nothing(args, &builder.left_out()));
         }
+        builder.finish()?
     };
     fs::create_dir_all(&args.dir).with_context(|| format!("{} can't be made", args.dir.display()))?;
     // What is below it is looked at part by part; the way to it is the user's own.

@@ -124,7 +124,7 @@ impl Tree {
             return Err(in_the_way(file));
         }
         if let Some(folded) = &mut self.folded {
-            let path: String = place.folders.iter().chain(&place.file).map(|part| format!("/{part}")).collect();
+            let path: String = place.folders.iter().chain(&place.file).flat_map(|part| ["/", part]).collect();
             let is_file = place.file.is_some();
             let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
             for end in ends.filter(|&end| end > 0) {
@@ -155,7 +155,7 @@ mod tests {
     fn place(name: &str, size: u64, escape: bool) -> Result<String, String> {
         let names = Names::new(&"gs://bucket/p/q".parse().unwrap(), escape);
         names.place(name, size).map(|place| {
-            let folders: String = place.folders.iter().map(|folder| format!("{folder}/")).collect();
+            let folders: String = place.folders.iter().flat_map(|folder| [folder, "/"]).collect();
             folders + place.file.as_deref().unwrap_or_default()
         })
     }
