@@ -476,6 +476,26 @@ fn a_compose_that_never_succeeds_is_read_object_by_object() {
     });
 }
 
+/// Nothing tells whether this bucket lets anything be deleted, so one compose was to show that, and all others waited for
+/// it, one after another, each until it had failed itself.
+#[test]
+fn composes_that_fail_slowly_do_not_wait_for_each_other() {
+    without_hanging(|| {
+        let (store, contents) = even(1_280);
+        let faults = FaultStore::new(Arc::new(store.clone()));
+        let policy = dataflux::store::RetryPolicy::default().deadline(Duration::from_secs(5));
+        let client = client(faults.clone()).with_retry(policy);
+        let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
+        faults.fail_next(Call::Compose, Fault::Stall, 100_000);
+        let mut batches = loader.epoch(0).unwrap();
+        assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 1_280);
+        let calls = faults.calls(Call::Compose);
+        assert!(calls < 12, "{calls} calls, each compose some four");
+        all_given_back(&loader);
+    });
+}
+
 /// Two of one budget waited for each other for ever.
 #[test]
 fn epochs_that_live_at_once_do_not_wait_for_each_other() {
@@ -807,6 +827,22 @@ async fn a_stream_for_asynchronous_code() {
     let mut dropped = loader.stream(1).unwrap();
     dropped.next().await.unwrap().unwrap();
     drop(dropped);
+    all_given_back(&loader);
+}
+
+/// They were given back as soon as the thread behind the stream asked for the next batch.
+#[tokio::test]
+async fn bytes_of_a_streamed_batch_count_until_the_next_is_asked_for() {
+    let (store, _) = even(8);
+    let loader = DataLoader::builder(dataset(&store)).batch_size(8).decode_threads(1).build().unwrap();
+    let mut stream = loader.stream(0).unwrap();
+    let batch = stream.next().await.unwrap().unwrap();
+    // The thread has nothing more to deliver, and ends.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(loader.bytes_held() >= 800, "{} bytes", loader.bytes_held());
+    drop(batch);
+    assert!(stream.next().await.is_none());
+    drop(stream);
     all_given_back(&loader);
 }
 
