@@ -27,6 +27,10 @@ SIZES = {"4KiB": 4 << 10, "100KiB": 100 << 10, "3MiB": 3 << 20}
 PROFILES = ["fast", "gcs"]
 # What one run may hold in memory: the peers that return all objects at once hold them all.
 MOST_BYTES = 2 << 30
+# They hold one object a read at once.
+STREAMING = ["obstore"]
+# Dollars of a call of class A and of class B, and of a GiB that soft delete keeps for seven days: Standard in one region.
+CLASS_A, CLASS_B, DELETED = 5e-6, 4e-7, 0.02 * 7 / 30
 # A run that takes longer is stuck, or so slow that its setting is no candidate.
 PATIENCE = 100
 
@@ -50,7 +54,8 @@ class Reader:
         """About as many objects as wanted, within what memory holds."""
         # Dataflux gives each thread or process an equal part, and composes 32 objects of it.
         whole = 32 * max(1, setting) if self.task.get("compose") else 1
-        most = MOST_BYTES // size if "peer" in self.task else 1 << 20
+        peer = self.task.get("peer")
+        most = 1 << 20 if peer is None or peer in STREAMING else MOST_BYTES // size
         return max(64, min(most, math.ceil(wanted / whole) * whole))
 
     def command(self, args, endpoint: str, size: int, objects: int, setting: int) -> list:
@@ -109,11 +114,10 @@ def measure(args, reader: Reader, profile: str, size: int, objects: int, setting
         return None
     if answer.get("verified", objects) != objects or answer.get("leftover_temporaries"):
         sys.exit(f"{reader.name}: {answer}")
-    cost = answer.get("cost_usd")
-    if cost is None:
-        # Dollars a call of class A and of class B, Standard in one region.
-        a = stats["list"] + stats["compose"] + stats["insert"]
-        cost = a * 5e-6 + (stats["get_media"] + stats["get_metadata"]) * 4e-7
+    # Of all readers the same: listings are left out, since only this crate lists here.
+    cost = (stats["compose"] + stats["insert"] + stats["patch"]) * CLASS_A
+    cost += (stats["get_media"] + stats["get_metadata"]) * CLASS_B
+    cost += stats["composed_bytes"] / 2**30 * DELETED
     return {
         "rate": objects / answer["seconds"],
         "cpu": answer["cpu_seconds"] / objects * 1e6,
@@ -165,6 +169,10 @@ def compare(args, log: Log, profile: str, name: str) -> dict:
         if known := best(args, log, reader, profile, size):
             setting, wanted = known["setting"], known["rate"] * args.seconds * reader.longer
             plan.append((reader, setting, reader.objects(size, setting, wanted)))
+        elif reader.name.startswith("this crate"):
+            sys.exit(f"{profile}, {name}: {reader.name} failed: see above")
+        else:
+            print(f"| {profile} | {name} | {reader.name} | failed at every setting |" + " |" * 8, flush=True)
     found: dict = {reader.name: [] for reader, _, _ in plan}
     for run in range(args.runs):
         for reader, setting, objects in plan:
@@ -174,6 +182,8 @@ def compare(args, log: Log, profile: str, name: str) -> dict:
                 log.put(key, known)
             if known:
                 found[reader.name].append(known)
+            elif reader.name.startswith("this crate"):
+                sys.exit(f"{profile}, {name}: {reader.name} failed in run {run + 1}: see above")
     medians = {
         reader: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for reader, runs in found.items()
@@ -182,13 +192,15 @@ def compare(args, log: Log, profile: str, name: str) -> dict:
     own = [median["rate"] for reader, median in medians.items() if reader.startswith("this crate")]
     for reader, setting, objects in plan:
         if not (median := medians.get(reader.name)):
+            print(f"| {profile} | {name} | {reader.name} | all {args.runs} runs failed |" + " |" * 8, flush=True)
             continue
         rates = [run["rate"] for run in found[reader.name]]
+        failed = f", {args.runs - len(rates)} runs failed" if len(rates) < args.runs else ""
         times = f"{max(own) / median['rate']:.2f}" if own else ""
         setting = f"{setting} {reader.unit}" if reader.unit else ""
         print(
             f"| {profile} | {name} | {reader.name} | {setting} | {len(rates)} x {objects:,} | {median['rate']:,.0f} "
-            f"({min(rates):,.0f} to {max(rates):,.0f}) | {times} | {median['cpu']:,.0f} | {median['server']:,.0f} "
+            f"({min(rates):,.0f} to {max(rates):,.0f}){failed} | {times} | {median['cpu']:,.0f} | {median['server']:,.0f} "
             f"| {median['memory']:,.0f} | {median['refused']:.1%} | {median['dollars']:.3f} |",
             flush=True,
         )

@@ -32,7 +32,7 @@ def options(parser):
     parser.add_argument("--epochs", type=int, default=2, help="epochs of each run of the grid, two or more")
 
 
-def expected(size: int, factor: float, limited: bool) -> dict:
+def expected(size: int, limited: bool) -> dict:
     """Objects a second by strategy, roughly, as two slow cores do it: only the length of an epoch depends on it."""
     moved = size / 1.2e9
     group = max(1, min(32, 100_000_000 // size))
@@ -45,7 +45,7 @@ def expected(size: int, factor: float, limited: bool) -> dict:
 
 def plan(args, size: int, factor: float, limited: bool) -> tuple:
     """Objects of an epoch, and the seconds that a run of each strategy takes."""
-    rates = expected(size, factor, limited)
+    rates = expected(size, limited)
     objects = max(64, round(args.seconds * max(rates.values())))
     fill = (DELAYS["compose_ms"] + DELAYS["media_ms"] + DELAYS["delete_ms"]) * factor / 1_000
     return objects, sum(args.epochs * (objects / rate + fill) + 0.5 for rate in rates.values())
@@ -55,7 +55,10 @@ def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
     with Emulator(args.program, profile, f"{BUCKET}:n={objects},pattern=sequence,size={size}") as emulator:
         command = ours(args.program, strategy, "--epochs", str(args.epochs))
         environment = os.environ | {"STORAGE_EMULATOR_HOST": emulator.endpoint, "RUST_BACKTRACE": "0"}
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            sys.exit(f"{' '.join(command)} on {profile} was not done after {PATIENCE} s")
     if done.returncode:
         sys.exit(f"{' '.join(command)} on {profile}: {done.stderr.decode(errors='replace')[-2_000:]}")
     answer = json.loads(done.stdout)
@@ -86,7 +89,9 @@ def cells(text: str | None) -> list:
         sys.exit(f"no cells called {', '.join(unknown)}; there are {', '.join(sum(axes, []))}")
     # Of an axis that isn't named, all.
     chosen = [[part for part in axis if part in wanted] or axis for axis in axes]
-    return [(size, latency, limits) for size in chosen[0] for latency in chosen[1] for limits in chosen[2]]
+    # What a bucket most likely is comes first, should the run be ended early.
+    latencies = sorted(chosen[1], key=lambda latency: abs(LATENCIES[latency] - 1))
+    return [(size, latency, limits) for limits in chosen[2] for latency in latencies for size in chosen[0]]
 
 
 def grid(args, log: Log) -> int:

@@ -19,6 +19,8 @@ use futures_util::{StreamExt, stream};
 const DEVIATIONS: &[(&str, &str)] = &[
     ("a_delimiter_rolls_up", "it takes the first character of a delimiter for the whole"),
     ("permissions_held", "it has no testIamPermissions and answers 404"),
+    ("metadata_is_updated_key_by_key", "it leaves the time of the last change as it was"),
+    ("update_of_what_is_gone_is_refused", "it ignores the generation and updates the live object"),
     ("delete_of_another_generation_is_refused", "it ignores the generation and deletes the live object"),
     ("compose_keeps_metadata_and_custom_time", "it drops customTime"),
     ("compose_of_a_missing_source_is_refused", "it answers 500"),

@@ -166,6 +166,69 @@ fn dropping_the_iterator_amid_a_group_leaves_nothing() {
     });
 }
 
+/// Bytes are counted by the kibibyte: what is checked as groups of 32 and then read one by one must not be counted
+/// one by one.
+#[test]
+fn auto_takes_the_bytes_it_was_checked_for() {
+    without_hanging(|| {
+        let (store, contents) = even(1_000);
+        let loader =
+            |budget| DataLoader::builder(dataset(&store)).batch_size(1_000).memory_budget(budget).build().unwrap();
+        let error = loader(64 << 10).epoch(0).unwrap().next().unwrap().unwrap_err().to_string();
+        let advised = error.split("at least ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+        for budget in [advised, 200 << 10] {
+            let loader = loader(budget);
+            let mut batches = loader.epoch(0).unwrap();
+            assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 1_000);
+            assert_eq!(batches.stats().groups.direct, 1_000, "else this proves nothing");
+            drop(batches);
+            all_given_back(&loader);
+        }
+    });
+}
+
+/// What waits for bytes of its own epoch must not have places that another epoch waits for.
+#[test]
+fn epochs_that_nobody_reads_stop_no_other() {
+    without_hanging(|| {
+        let (store, contents) = even(1_000);
+        let loader = DataLoader::builder(dataset(&store))
+            .batch_size(32)
+            .prefetch(30)
+            .memory_budget(64 << 10)
+            .concurrency(3)
+            .build()
+            .unwrap();
+        let paused: Vec<_> = (1..4).map(|epoch| loader.epoch(epoch).unwrap()).collect();
+        until("bytes are held for them", || loader.bytes_held() >= 3 * 6_400);
+        assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 1_000);
+        drop(paused);
+        all_given_back(&loader);
+    });
+}
+
+/// Both wait for the same bucket, whose calls come in the order of the groups.
+#[test]
+fn auto_reads_beside_a_loader_with_thousands_of_reads_waiting() {
+    without_hanging(|| {
+        let (store, _) = even(20_000);
+        let slow = FaultStore::new(Arc::new(store));
+        slow.fail_next(Call::Get, Fault::Drip(Duration::from_millis(50)), 50_000);
+        let dataset = DatafluxDataset::open_with(client(slow.clone()), "gs://data/p/").unwrap();
+        let all = DataLoader::builder(dataset.clone()).batch_size(20_000).strategy(Strategy::Direct).build().unwrap();
+        let direct = all.epoch(0).unwrap();
+        until("its reads wait", || dataset.ceilings().reads.waiting > 10_000);
+        let loader = DataLoader::builder(dataset.clone()).batch_size(32).build().unwrap();
+        for batch in loader.epoch(0).unwrap().take(4) {
+            assert_eq!(batch.unwrap()[0].bytes().len(), 100);
+        }
+        assert!(dataset.ceilings().reads.waiting > 5_000, "the others had to be done first");
+        drop(direct);
+        all_given_back(&all);
+        all_given_back(&loader);
+    });
+}
+
 /// What takes no time to read isn't worth trying anything.
 #[test]
 fn a_small_epoch_is_read_one_by_one_and_says_why() {
@@ -473,6 +536,26 @@ fn a_compose_that_never_succeeds_is_read_object_by_object() {
         assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 64);
         all_given_back(&loader);
         assert_eq!(store.names("data").len(), 64, "what a lost compose made must be deleted, too");
+    });
+}
+
+/// Nothing tells whether this bucket lets anything be deleted, so one compose was to show that, and all others waited for
+/// it, one after another, each until it had failed itself.
+#[test]
+fn composes_that_fail_slowly_do_not_wait_for_each_other() {
+    without_hanging(|| {
+        let (store, contents) = even(1_280);
+        let faults = FaultStore::new(Arc::new(store.clone()));
+        let policy = dataflux::store::RetryPolicy::default().deadline(Duration::from_secs(5));
+        let client = client(faults.clone()).with_retry(policy);
+        let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
+        faults.fail_next(Call::Compose, Fault::Stall, 100_000);
+        let mut batches = loader.epoch(0).unwrap();
+        assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 1_280);
+        let calls = faults.calls(Call::Compose);
+        assert!(calls < 12, "{calls} calls, each compose some four");
+        all_given_back(&loader);
     });
 }
 
@@ -807,6 +890,22 @@ async fn a_stream_for_asynchronous_code() {
     let mut dropped = loader.stream(1).unwrap();
     dropped.next().await.unwrap().unwrap();
     drop(dropped);
+    all_given_back(&loader);
+}
+
+/// They were given back as soon as the thread behind the stream asked for the next batch.
+#[tokio::test]
+async fn bytes_of_a_streamed_batch_count_until_the_next_is_asked_for() {
+    let (store, _) = even(8);
+    let loader = DataLoader::builder(dataset(&store)).batch_size(8).decode_threads(1).build().unwrap();
+    let mut stream = loader.stream(0).unwrap();
+    let batch = stream.next().await.unwrap().unwrap();
+    // The thread has nothing more to deliver, and ends.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(loader.bytes_held() >= 800, "{} bytes", loader.bytes_held());
+    drop(batch);
+    assert!(stream.next().await.is_none());
+    drop(stream);
     all_given_back(&loader);
 }
 

@@ -115,7 +115,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum Reading {
-    /// Whichever costs less, group by group
+    /// By measurement: whichever is faster, and the cheaper where the loop has all it wants
     #[default]
     Auto,
     /// One read an object

@@ -14,7 +14,8 @@ use crate::{failure, output, progress, value};
 ///
 /// Data loaders join small objects into temporary ones at the root of the bucket, below dataflux-composed-objects/, and
 /// remove them again; one that is killed leaves some. Never removes those of a living run: on this machine its process
-/// is looked for, and one elsewhere is taken to live until five minutes after it last renewed the object's lease.
+/// is looked for, and one elsewhere is taken to live until the object's lease is over: 15 minutes after it was made, and five
+/// minutes after the lease was last renewed.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

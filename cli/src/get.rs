@@ -1,13 +1,15 @@
 //! `dataflux get`: the objects below a prefix, as files.
 
 mod names;
+mod partial;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dataflux::fetch::{Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE};
@@ -16,19 +18,23 @@ use dataflux::manifest::{Entry, Manifest, ManifestBuilder};
 use dataflux::store::{Client, GcsConfig, GcsStore, ObjectId};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use crate::failure::Usage;
 use crate::filter::FilterArgs;
-use crate::{output, progress, value};
+use crate::{output, progress, source, value};
 
 use names::{Names, Place};
+use partial::Swept;
 
 /// Download the objects below a prefix into a folder
 ///
 /// A file is called what the object is called below the last slash of the prefix. A file that is there and has the size and
 /// CRC32C of its object is left alone, so that a download that was cut off goes on where it was; any other is replaced once
 /// the new one is whole and proved.
+///
+/// Until then it is beside it as .dataflux- and 16 digits, which an error, SIGINT and SIGTERM remove (exit codes 130 and 143).
+/// A get that is killed leaves it; a later one into the same folder removes it when nobody wrote to it for a day.
 ///
 /// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. Before anything
 /// is read all names are looked at, and one that can't be a file is a failure that names it: an empty part (a//b), the parts
@@ -85,6 +91,9 @@ pub(crate) struct Args {
     filter: FilterArgs,
 }
 
+/// How long the end waits for files to be removed, which takes milliseconds: what takes longer only reads.
+const TO_END: Duration = Duration::from_secs(5);
+
 #[derive(Serialize)]
 struct Report {
     /// All that were wanted; those that were there already included.
@@ -102,17 +111,16 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let filter = args.filter.of(base)?;
     let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let manifest = match &args.manifest {
-        Some(file) => loaded(file, &args.uri)?,
-        None => {
-            let lister = Lister::new(&client, args.uri.clone());
-            let _spinner = progress::listing(lister.progress());
-            let builder = runtime.block_on(ManifestBuilder::list(lister, filter))?;
-            if builder.objects() == 0 {
-                return Err(nothing(args, &builder.left_out()));
-            }
-            builder.finish()?
+    let manifest = if let Some(file) = &args.manifest {
+        source::of_prefix(Manifest::load(file)?, file, &args.uri)?
+    } else {
+        let lister = Lister::new(&client, args.uri.clone());
+        let _spinner = progress::listing(lister.progress());
+        let builder = runtime.block_on(ManifestBuilder::list(lister, filter))?;
+        if builder.objects() == 0 {
+            return Err(nothing(args, &builder.left_out()));
         }
+        builder.finish()?
     };
     fs::create_dir_all(&args.dir).with_context(|| format!("{} can't be made", args.dir.display()))?;
     // What is below it is looked at part by part; the way to it is the user's own.
@@ -120,7 +128,23 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let names = Names::new(&args.uri, args.escape_names);
     check(&manifest, &names, ignores_case(&dir)?)?;
     let started = Instant::now();
-    let report = runtime.block_on(download(args, &client, &manifest, names, dir))?;
+    let outcome = runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::select! {
+            done = download(args, &client, &manifest, names, dir) => done.map(Ok),
+            _ = interrupt.recv() => Ok(Err(130)),
+            _ = terminate.recv() => Ok(Err(143)),
+        }
+    });
+    // Ends what is under way, so that partial files are removed.
+    runtime.shutdown_timeout(TO_END);
+    let report = match outcome? {
+        Ok(report) => report,
+        Err(code) => {
+            progress::aside("ended by a signal: the same command goes on where this one was\n");
+            std::process::exit(code);
+        }
+    };
     let report = Report { seconds: started.elapsed().as_secs_f64(), ..report };
     if json {
         return output::json(&report);
@@ -132,15 +156,6 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         ("seconds", format!("{:.3}", report.seconds)),
         ("verified", report.verified.to_string()),
     ])
-}
-
-fn loaded(file: &Path, prefix: &Prefix) -> Result<Manifest> {
-    let manifest = Manifest::load(file)?;
-    if manifest.prefix() != prefix {
-        let (file, of) = (file.display(), manifest.prefix());
-        return Err(Usage(format!("{file} is a manifest of {of}, not of {prefix}: name {of}, or save another")).into());
-    }
-    Ok(manifest)
 }
 
 fn nothing(args: &Args, left_out: &LeftOut) -> anyhow::Error {
@@ -166,11 +181,17 @@ fn check(manifest: &Manifest, names: &Names, ignores_case: bool) -> Result<()> {
 
 /// Whether the file system takes names for the same that differ in case.
 fn ignores_case(dir: &Path) -> Result<bool> {
-    let stem = format!(".dataflux-case-{}", std::process::id());
-    let probe = dir.join(&stem);
-    File::create(&probe).with_context(|| format!("{} can't be written to", dir.display()))?;
+    // Named as partial files are, so that what a killed process leaves is removed with them.
+    let stem = format!(".dataflux-{:016x}", RandomState::new().hash_one(0));
+    probe(dir, &stem).with_context(|| format!("{} can't be written to", dir.display()))
+}
+
+fn probe(dir: &Path, stem: &str) -> io::Result<bool> {
+    let file = dir.join(stem);
+    // New, or whoever planted a link of this name would have us empty what it leads to.
+    OpenOptions::new().write(true).create_new(true).open(&file)?;
     let ignores = dir.join(stem.to_uppercase()).exists();
-    fs::remove_file(&probe)?;
+    fs::remove_file(&file)?;
     Ok(ignores)
 }
 
@@ -182,6 +203,7 @@ struct Job {
     min_part_size: u64,
     max_streams: usize,
     sync: bool,
+    swept: Arc<Swept>,
     verified: AtomicU64,
     skipped: AtomicU64,
     bar: ProgressBar,
@@ -195,6 +217,7 @@ async fn download(args: &Args, client: &Client, manifest: &Manifest, names: Name
         min_part_size: args.min_part_size,
         max_streams: args.max_streams,
         sync: args.sync,
+        swept: Arc::default(),
         verified: AtomicU64::new(0),
         skipped: AtomicU64::new(0),
         bar: progress::samples("downloading", manifest.len()),
@@ -224,8 +247,8 @@ impl Job {
     /// Brings one object to its place.
     async fn bring(&self, id: ObjectId, entry: Entry, place: Place) -> Result<()> {
         let about = id.to_string();
-        let (dir, size, crc32c) = (self.dir.clone(), entry.size, entry.crc32c);
-        let prepared = spawn_blocking(move || prepare(&dir, &place, size, crc32c)).await?.context(about)?;
+        let (dir, swept, size, crc32c) = (self.dir.clone(), Arc::clone(&self.swept), entry.size, entry.crc32c);
+        let prepared = spawn_blocking(move || prepare(&dir, &swept, &place, size, crc32c)).await?.context(about)?;
         let verified = match prepared {
             Prepared::Folder => true,
             Prepared::Same => {
@@ -253,7 +276,7 @@ enum Prepared {
 }
 
 /// Makes the folders on the way to a place, none of which may be a link to elsewhere, and looks at what is there.
-fn prepare(dir: &Path, place: &Place, size: u64, crc32c: Option<u32>) -> Result<Prepared> {
+fn prepare(dir: &Path, swept: &Swept, place: &Place, size: u64, crc32c: Option<u32>) -> Result<Prepared> {
     let mut path = dir.to_owned();
     for folder in &place.folders {
         path.push(folder);
@@ -267,6 +290,7 @@ fn prepare(dir: &Path, place: &Place, size: u64, crc32c: Option<u32>) -> Result<
         }
     }
     let Some(file) = &place.file else { return Ok(Prepared::Folder) };
+    swept.sweep(&path);
     path.push(file);
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Prepared::Wanted(path)),
@@ -288,5 +312,27 @@ fn crc_of(path: &Path) -> Result<Option<u32>> {
             0 => return Ok(Some(crc)),
             read => crc = crc32c::crc32c_append(crc, &buffer[..read]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn looking_at_case_follows_no_link_and_empties_nothing() {
+        let folder = std::env::temp_dir().join(format!("dataflux-probe-{}", std::process::id()));
+        let dir = folder.join("dir");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(folder.join("victim"), "precious").unwrap();
+        std::os::unix::fs::symlink("../victim", dir.join("planted")).unwrap();
+        let planted = probe(&dir, "planted").unwrap_err().kind();
+        let victim = fs::read(folder.join("victim")).unwrap();
+        let (first, again) = (ignores_case(&dir).unwrap(), ignores_case(&dir).unwrap());
+        let left = fs::read_dir(&dir).unwrap().count();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((planted, victim.as_slice()), (io::ErrorKind::AlreadyExists, b"precious".as_slice()));
+        assert_eq!((first, left), (again, 1));
     }
 }

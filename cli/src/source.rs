@@ -29,7 +29,7 @@ pub(crate) fn open(
 }
 
 /// The manifest, if it is of this prefix.
-fn of_prefix(manifest: Manifest, file: &Path, prefix: &Prefix) -> Result<Manifest> {
+pub(crate) fn of_prefix(manifest: Manifest, file: &Path, prefix: &Prefix) -> Result<Manifest> {
     if manifest.prefix() == prefix {
         return Ok(manifest);
     }

@@ -91,6 +91,7 @@ pub(crate) fn compose(state: &State, (bucket, name): &Target, request: &Request)
         attributes,
         content,
     })?;
+    state.stats.composed(composite.size());
     if delete_sources {
         for source in objects.iter().filter(|source| source.name != *name) {
             bucket.change(&source.name, |current| {

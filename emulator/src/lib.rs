@@ -21,8 +21,8 @@
 //! ```
 //!
 //! It does not keep old or deleted versions, know access control lists, speak the gRPC API, or store anything on disk.
-//! Of the XML API it knows reading an object, with JSON's errors. It shares no code with the client, so that their
-//! mistakes cannot cancel out.
+//! Of the XML API it knows reading an object by GET, without preconditions in headers, with JSON's errors. It shares no
+//! code with the client, so that their mistakes cannot cancel out.
 
 #[cfg(feature = "cli")]
 mod args;

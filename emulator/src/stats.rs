@@ -130,6 +130,8 @@ pub struct Stats {
     pub empty_list_pages: u64,
     /// Listed items and prefixes.
     pub listed: u64,
+    /// Bytes of objects that were composed.
+    pub composed_bytes: u64,
 }
 
 impl Stats {
@@ -162,6 +164,7 @@ pub(crate) struct Counters {
     in_flight_peak: AtomicU64,
     empty_list_pages: AtomicU64,
     listed: AtomicU64,
+    composed_bytes: AtomicU64,
 }
 
 impl Counters {
@@ -182,6 +185,10 @@ impl Counters {
     pub(crate) fn page(&self, entries: u64) {
         self.listed.fetch_add(entries, Ordering::Relaxed);
         self.empty_list_pages.fetch_add(u64::from(entries == 0), Ordering::Relaxed);
+    }
+
+    pub(crate) fn composed(&self, bytes: u64) {
+        self.composed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn enter(&self) {
@@ -218,14 +225,14 @@ impl Counters {
             in_flight_peak: value(&self.in_flight_peak),
             empty_list_pages: value(&self.empty_list_pages),
             listed: value(&self.listed),
+            composed_bytes: value(&self.composed_bytes),
         }
     }
 
     /// Sets everything to zero but what is in flight.
     pub(crate) fn reset(&self) {
-        for counter in
-            self.calls.iter().chain([&self.bytes_sent, &self.bytes_received, &self.empty_list_pages, &self.listed])
-        {
+        let bytes = [&self.bytes_sent, &self.bytes_received, &self.composed_bytes];
+        for counter in self.calls.iter().chain(bytes).chain([&self.empty_list_pages, &self.listed]) {
             counter.store(0, Ordering::Relaxed);
         }
         lock(&self.errors).clear();

@@ -214,10 +214,12 @@ pub struct BatchStream<B> {
     state: State,
     stats: EpochStats,
     cancel: Arc<watch::Sender<bool>>,
+    /// As in [`Batches`], which is a batch or two ahead.
+    in_hand: Vec<Arc<Permit>>,
 }
 
-/// What the iterator gave, and where it stood then.
-type Step<B> = (Option<Result<Batch<B>>>, u64, EpochStats);
+/// What the iterator gave, the bytes of that, and where it stood then.
+type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, u64, EpochStats);
 
 impl<B: Send + 'static> BatchStream<B> {
     pub(super) fn new(mut batches: Batches<B>) -> Result<Self> {
@@ -230,7 +232,8 @@ impl<B: Send + 'static> BatchStream<B> {
                 loop {
                     let batch = batches.next();
                     let last = batch.is_none();
-                    if sender.blocking_send((batch, batches.state.position, batches.stats())).is_err() || last {
+                    let step = (batch, std::mem::take(&mut batches.in_hand), batches.state.position, batches.stats());
+                    if sender.blocking_send(step).is_err() || last {
                         return;
                     }
                 }
@@ -241,7 +244,7 @@ impl<B: Send + 'static> BatchStream<B> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Self { batches: receiver, manifest, state, stats: EpochStats::default(), cancel })
+        Ok(Self { batches: receiver, manifest, state, stats: EpochStats::default(), cancel, in_hand: Vec::new() })
     }
 }
 
@@ -261,9 +264,11 @@ impl<B> Stream for BatchStream<B> {
     type Item = Result<Batch<B>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Before the wait: the next batch may need them.
+        self.in_hand.clear();
         self.batches.poll_recv(context).map(|step| {
-            let (batch, position, stats) = step?;
-            (self.state.position, self.stats) = (position, stats);
+            let (batch, in_hand, position, stats) = step?;
+            (self.in_hand, self.state.position, self.stats) = (in_hand, position, stats);
             batch
         })
     }

@@ -293,7 +293,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Asks a second time for what a read misses, where nothing comes for longer than is usual; off by default. Each
-    /// second request is a call of class B more.
+    /// second request is a call of class B more. Objects that are read in several ranges are not asked for twice.
     pub fn hedge(mut self, hedge: Hedge) -> Self {
         self.settings.hedge = Some(hedge);
         self

@@ -266,8 +266,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let mut behind = ids.len() as u64;
         for group in groups {
             behind -= group.slices.len() as u64;
+            // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
+            let passing = self.hold(&group, &window, way)?;
             let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
-                self.begin(group, &window, None, way)?;
+                self.begin(group, &window, passing, None, way);
                 continue;
             };
             let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
@@ -278,32 +280,38 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 || is_cancelled(way.cancel),
             )?;
             if turn.composed || joined == 1 {
-                self.begin(group, &window, Some(auto.place(turn)), way)?;
+                self.begin(group, &window, passing, Some(auto.place(turn)), way);
             } else {
-                // Each of them a place, whatever becomes of the first.
-                let alone: Vec<_> = group.split_up().map(|group| (group, auto.place(turn))).collect();
-                for (group, place) in alone {
-                    self.begin(group, &window, Some(place), way)?;
+                for group in group.split_up() {
+                    self.begin(group, &window, passing.clone(), Some(auto.place(turn)), way);
                 }
             }
         }
         Some(())
     }
 
-    /// Starts the read of a group when there are bytes for it. Nothing once the epoch is called off.
+    /// Waits for the bytes of a group: all at once, as they were checked, however it is then read. Those that stay go to
+    /// its batches; those that pass are returned. Nothing once the epoch is called off.
+    #[expect(clippy::option_option, reason = "called off, or nothing to hold, or something")]
+    fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, C::Output>) -> Option<Option<Arc<Permit>>> {
+        let (keeps, passes) = self.bytes(group);
+        let kept = self.take(keeps, way.cancel)?;
+        let passing = self.take(passes, way.cancel)?;
+        if let Some(kept) = kept.map(Arc::new) {
+            window.touched(group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
+        }
+        Some(passing.map(Arc::new))
+    }
+
+    /// Starts the read of a group, or of one of its samples, whose bytes are held.
     fn begin(
         self: &Arc<Self>,
         group: Group,
         window: &Arc<Window<D, C>>,
+        passing: Option<Arc<Permit>>,
         place: Option<Place>,
         way: &Way<'_, C::Output>,
-    ) -> Option<()> {
-        let (keeps, passes) = self.bytes(&group);
-        let kept = self.take(keeps, way.cancel)?;
-        let passing = self.take(passes, way.cancel)?;
-        if let Some(kept) = kept.map(Arc::new) {
-            window.touched(&group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
-        }
+    ) {
         self.groups.count(group.method);
         let number = way.number.get() + 1;
         way.number.set(number);
@@ -315,7 +323,6 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 _ = cancel.wait_for(|&cancelled| cancelled) => {}
             }
         });
-        Some(())
     }
 
     fn ceilings(&self) -> Ceilings {
@@ -378,10 +385,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         group: Group,
         number: u64,
         window: &Window<D, C>,
-        passing: Option<Permit>,
+        passing: Option<Arc<Permit>>,
         mut place: Option<Place>,
     ) {
-        let passing = passing.map(Arc::new);
         if let Some(place) = &mut place {
             place.begin();
         }

@@ -37,9 +37,9 @@ const CONCURRENCY: usize = 64;
 /// Removes the temporary objects of dead runs from `bucket`, never those of a living one.
 ///
 /// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells, which
-/// a living run renews: it is over when nothing has changed the object for that long, five minutes usually. Both moments
-/// are the service's, so that no other clock matters; only a server that tells no time in its answers is read by this
-/// machine's. With `older_than`, objects younger than that, since their last renewal, stay as well.
+/// a living run renews: it is over when nothing has changed the object for that long, 15 minutes usually, and five once it
+/// was renewed. Both moments are the service's, so that no other clock matters; only a server that tells no time in its
+/// answers is read by this machine's. With `older_than`, objects younger than that, since their last renewal, stay as well.
 ///
 /// # Errors
 /// Whatever listing answers when retrying has not helped; what can't be deleted is told in [`Cleaned::failed`].

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
 
 use crate::crc;
 use crate::io::Io;
@@ -45,12 +46,19 @@ pub struct Payload {
     pub bytes: Bytes,
     /// CRC of the whole payload, where the server told it.
     pub crc32c: Option<u32>,
-    /// CRC of `bytes`.
-    pub computed: u32,
+    /// CRC of `bytes`, where it was computed: not where each slice is proved by its own.
+    pub computed: Option<u32>,
 }
 
 /// How many composes in a row may fail, of whatever, before no more are tried.
 const FAILURES: u32 = 32;
+
+/// How many failures one counts for while composes go one by one: in parallel, that many would have failed meanwhile.
+const UNPROVEN: u32 = 8;
+
+/// How long others wait for the first compose in a bucket that tells nothing of itself: twice what making, reading and
+/// deleting takes where all is well.
+const PROOF: Duration = Duration::from_secs(2);
 
 /// How long the first deletion in a bucket that tells nothing of itself may take.
 const FIRST_DELETION: Duration = Duration::from_secs(60);
@@ -84,6 +92,32 @@ struct Composing {
     /// what a retention policy keeps would be billed for as long as that lasts.
     deletable: AtomicBool,
     proving: Mutex<()>,
+    /// Whether to wait for that: no more, once it has taken long or failed.
+    patient: AtomicBool,
+}
+
+impl Composing {
+    /// The turn of one compose while it isn't known whether temporaries can be deleted; none where another has it for
+    /// long, since a compose may fail slowly, and nobody is to wait for the failures of all others.
+    async fn prove(&self) -> Option<MutexGuard<'_, ()>> {
+        if let Ok(turn) = self.proving.try_lock() {
+            return Some(turn);
+        }
+        if !self.patient.load(Ordering::Relaxed) {
+            return None;
+        }
+        let turn = timeout(PROOF, self.proving.lock()).await.ok();
+        if turn.is_none() {
+            self.patient.store(false, Ordering::Relaxed);
+        }
+        turn
+    }
+
+    /// Counts a failure; true when there were too many in a row.
+    fn has_failed(&self) -> bool {
+        let weight = if self.deletable.load(Ordering::Relaxed) { 1 } else { UNPROVEN };
+        self.failures.fetch_add(weight, Ordering::Relaxed) + weight >= FAILURES
+    }
 }
 
 impl Fetcher {
@@ -100,6 +134,7 @@ impl Fetcher {
             real_folders: bucket.hierarchical_namespace,
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
+            patient: AtomicBool::new(true),
         };
         let first = throttles.now_serving();
         let (clients, ranges) = (Clients::of(client), Ranges::default());
@@ -155,7 +190,7 @@ impl Fetcher {
         let read = match group.method {
             // What the listing says of an empty object is all there is to prove.
             Method::Empty => {
-                return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: 0 });
+                return Ok(Payload { group, entries, bytes: Bytes::new(), crc32c: None, computed: Some(0) });
             }
             Method::Direct => {
                 let client = self.clients.class(entries[0].storage_class);
@@ -165,7 +200,8 @@ impl Fetcher {
             Method::Composed => self.composed(&group, &entries, number).await,
         };
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
-        Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed: read.computed })
+        let computed = (group.method != Method::Composed).then_some(read.computed);
+        Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
     }
 
     /// Whether composing is still worth a try.
@@ -214,7 +250,9 @@ impl Fetcher {
         if self.compose.deletable.load(Ordering::Acquire) {
             return self.compose_and_read(group, entries, number).await;
         }
-        let proving = self.compose.proving.lock().await;
+        let Some(proving) = self.compose.prove().await else {
+            return Err(Error::new(ErrorKind::Unavailable, "another compose shows whether temporaries can be deleted"));
+        };
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
             return self.compose_and_read(group, entries, number).await;
@@ -222,7 +260,10 @@ impl Fetcher {
         let read = self.compose_and_read(group, entries, number).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
+        } else {
+            self.compose.patient.store(false, Ordering::Relaxed);
         }
+        drop(proving);
         read
     }
 
@@ -240,15 +281,17 @@ impl Fetcher {
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
                     self.stop_composing(&format!("composing is refused ({error})"));
-                } else if self.compose.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
-                    self.stop_composing(&format!("composing failed {FAILURES} times in a row, last with: {error}"));
+                } else if self.compose.has_failed() {
+                    self.stop_composing(&format!("composing failed again and again, last with: {error}"));
                 }
                 return Err(error);
             }
         };
         self.compose.failures.store(0, Ordering::Relaxed);
         add(&client.metrics().bytes_composed, group.bytes());
-        let read = self.read(client, temporary.id(), group.bytes(), number);
+        // Each sample is proved by its own CRC.
+        let unhashed = client.unhashed();
+        let read = self.read(&unhashed, temporary.id(), group.bytes(), number);
         temporary.hold(client, read).await
     }
 

@@ -193,7 +193,8 @@ impl Rate {
             }
         }
         self.cut = Some(Cut { at: now, rate: self.per_second, learned: self.learned, sent, share });
-        let rate = (sent * (1.0 - share) * BELOW).max(sent / 2.0);
+        // Few were sent where there was little to do for most of the window, which says nothing of what is taken.
+        let rate = (sent * (1.0 - share) * BELOW).max(sent / 2.0).max(self.per_second / 2.0);
         // What was lost is tried again, in case it was for a moment.
         self.step = (sent / rate.max(LEAST) - 1.0).min(1.0);
         self.set(now, rate);

@@ -34,7 +34,7 @@ pub(super) mod key {
     pub(in crate::fetch) const RENEWALS: &str = "dataflux-renewals";
 }
 
-/// How long a temporary may be in use after it was made or its lease was last renewed. Long enough for a renewal, due at a
+/// How long a temporary may be in use after its lease was last renewed, or its compose has ended. Long enough for a renewal, due at a
 /// third of it, to fail a few times; whoever cleans up after a run elsewhere waits this long.
 const LEASE: Duration = Duration::from_secs(300);
 
@@ -283,9 +283,14 @@ impl Run {
         tokio::time::timeout(timeout, settled).await.is_ok()
     }
 
-    /// The lease of a new temporary of `size` bytes: one that outlasts all calls where it can't be renewed.
+    /// The lease of a new temporary of `size` bytes. Nobody renews it while the compose is under way, which may take the
+    /// calls' time, and that of another call where its answer was lost; the first renewal makes it shorter. Where it can't
+    /// be renewed it outlasts all calls.
     fn lease(&self, client: &Client, size: u64) -> Duration {
-        if self.renewable { LEASE } else { client.deadline() * 2 + Duration::from_secs(size / SLOWEST) + LEASE_SLACK }
+        let compose = client.deadline().saturating_mul(2);
+        let after =
+            if self.renewable { LEASE } else { Duration::from_secs(size / SLOWEST).saturating_add(LEASE_SLACK) };
+        compose.saturating_add(after)
     }
 
     /// Composes a temporary object, once there is room for one and `writes` lets the call with this number through. To wait
@@ -509,6 +514,22 @@ mod tests {
         assert_eq!(faults.calls(Call::UpdateMetadata), 1);
     }
 
+    /// The delete was tried twice, the second try found nothing, and that was taken for success.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_a_delete_that_was_retried_is_deleted_too() {
+        let World { client, faults, memory, .. } = world();
+        faults.fail_next(Call::Delete, Fault::Error(ErrorKind::Unavailable), 1);
+        let writes = Arc::clone(&crate::fetch::Throttles::new(crate::fetch::Caps::default()).writes);
+        let id = ObjectId::new("bucket", "late", None);
+        let compose = async {
+            seconds(5).await;
+            memory.insert("bucket", "late", "meow");
+        };
+        let (deleted, ()) = tokio::join!(delete(&client, &writes, 0, &id), compose);
+        deleted.unwrap();
+        assert!(!memory.contains("bucket", "late"));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn without_the_right_to_renew_nothing_is_tried() {
         let World { client, mut temporary, faults, .. } = world();
@@ -516,7 +537,11 @@ mod tests {
         temporary.hold(&client, seconds(1_000)).await;
         assert_eq!(faults.calls(Call::UpdateMetadata), 0);
         let (once, many) = (Run::new(false), Run::new(true));
-        assert_eq!(many.lease(&client, 100_000_000), LEASE);
+        assert_eq!(
+            many.lease(&client, 100_000_000),
+            client.deadline() * 2 + LEASE,
+            "nobody renews while it is composed"
+        );
         assert!(once.lease(&client, 100_000_000) > 4 * LEASE + Duration::from_secs(1_000));
     }
 }

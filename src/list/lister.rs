@@ -228,9 +228,9 @@ impl Lister {
                 Err(Stop::OutOfOrder(lie)) => {
                     drop((pages, making));
                     tracing::warn!(%prefix, lie, "the server doesn't keep to the order of names; listing one page after another");
-                    let objects = one_by_one(&client, &prefix, page_size, fields, &progress).await?;
+                    let (objects, date) = one_by_one(&client, &prefix, page_size, fields, &progress).await?;
                     let kept = 0..objects.len();
-                    return Ok(vec![make(&Page { objects, kept, part: (String::new(), None), date: None })]);
+                    return Ok(vec![make(&Page { objects, kept, part: (String::new(), None), date })]);
                 }
             }
         }
@@ -483,15 +483,18 @@ async fn one_by_one(
     page_size: u32,
     fields: Fields,
     progress: &Progress,
-) -> Result<Objects> {
+) -> Result<(Objects, Option<SystemTime>)> {
     let mut request = ListRequest::new(Arc::clone(&prefix.bucket), &*prefix.prefix);
     (request.page_size, request.fields) = (Some(page_size), fields);
     let mut objects = Objects::default();
+    let mut date: Option<SystemTime> = None;
     let mut names = HashSet::new();
     let mut tokens = HashSet::new();
     let (mut empty, mut stale) = (0, 0);
     loop {
         let page = client.list(&request).await.map_err(|error| error.stage(Stage::List))?;
+        // The oldest, so that nothing looks older than it was when it was listed.
+        date = date.into_iter().chain(page.date).min();
         let before = names.len();
         for object in page.objects.iter() {
             names.insert(object.name.to_owned());
@@ -515,7 +518,7 @@ async fn one_by_one(
         request.page_token = Some(token);
     }
     objects.sort();
-    Ok(objects)
+    Ok((objects, date))
 }
 
 impl super::ranges::Page for ListPage {

@@ -127,10 +127,17 @@ const LOOK: Duration = Duration::from_millis(300);
 const GROUPS: u64 = 16;
 /// Looks until what still grows is judged as it is. Limits on calls double from look to look.
 const LOOKS: u32 = 6;
+/// Looks that a way on trial has at least until it is given up: what else runs on the machine slows one down, or two.
+const FAIR: u32 = 3;
+/// What brings so much more in one look is no noise.
+const CLEARLY: f64 = 1.5;
+/// The weight of a look beside those before it.
+const FRESH: f64 = 0.5;
 /// A trial that has brought nothing for this long, beyond some latencies, is over.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// When to look again at what was worse; doubled each time it is worse again.
-const AGAIN: Duration = Duration::from_secs(60);
+/// When to look again at what was worse; doubled each time it is worse again. A look of a second or two at what is half
+/// as fast costs a twentieth of this, and what was a bad moment is soon put right.
+const AGAIN: Duration = Duration::from_secs(15);
 /// The longest until another look: long beside what a look costs.
 const SELDOM: Duration = Duration::from_secs(600);
 /// Composes that wait for their call, so that none of the bucket's is left unused.
@@ -247,7 +254,10 @@ impl Chooser {
     pub(crate) fn began(&mut self, now: Duration) {
         self.begun = 0;
         self.ending = false;
+        // What the present way brings is known from the epoch before; one look is for the beginning of this one.
+        let looks = self.looks.min(LOOKS - 2);
         self.turn(now);
+        self.looks = looks;
         let held = self.terms.budget as f64 / 4.0 / self.size();
         self.head = if self.way == Way::Direct { 0 } else { self.meanwhile().min(held) as u64 };
     }
@@ -282,10 +292,11 @@ impl Chooser {
             self.ending = true;
         }
         self.step(now, left, ceilings);
-        let room = [
-            self.to_begin[DIRECT] + ceilings.reads.waiting < MAX_SOURCES + ceilings.reads.at_once / 4,
-            self.to_begin[COMPOSED] + ceilings.writes.waiting < FEW + ceilings.writes.in_flight / 8,
-        ];
+        // Others of the data set may be what waits, for as long as they last: that holds up nobody who has little out.
+        let most = [MAX_SOURCES + ceilings.reads.at_once / 4, FEW + ceilings.writes.in_flight / 8];
+        let waiting = [ceilings.reads.waiting, ceilings.writes.waiting];
+        let room = [DIRECT, COMPOSED]
+            .map(|lane| self.to_begin[lane] + waiting[lane] < most[lane] || self.out[lane] < most[lane]);
         let composed = if !may_join || (self.ending && self.allowed(Way::Direct)) {
             room[DIRECT].then_some(false)?
         } else if self.begun < self.head {
@@ -368,12 +379,19 @@ impl Chooser {
         let busy_loop = self.waited.saturating_sub(look.waited).as_secs_f64() < HARDLY_WAITS * time.as_secs_f64();
         self.idle = busy_loop;
         self.look = Some(Look { since: now, samples: 0, groups: 0, waited: self.waited });
-        let grows = rate > KEEPS * self.before;
+        let (first, grows) = (self.before == 0.0, rate > KEEPS * self.before);
         self.looks += 1;
         self.before = rate;
         // What a loop takes that has all it wants is no more than the least that this way could bring.
         let known = &mut self.known[self.way as usize];
-        known.rate = Some(if busy_loop { known.rate.map_or(rate, |before| before.max(rate)) } else { rate });
+        let rate = match known.rate {
+            // The first look of an epoch is of its beginning.
+            Some(before) if busy_loop || first => before.max(rate),
+            // While it grows it is what it is now.
+            Some(before) if !grows || rate < before => before + FRESH * (rate - before),
+            _ => rate,
+        };
+        known.rate = Some(rate);
         if self.way == home {
             if busy_loop {
                 self.save(now, rate, left);
@@ -399,9 +417,9 @@ impl Chooser {
                 now,
                 format!("the training loop, at {rate:.0} samples/s, has all it wants, and this costs less"),
             );
-        } else if !busy_loop && rate > KEEPS * other {
+        } else if !busy_loop && (rate > CLEARLY * other || (self.looks > 1 && rate > KEEPS * other)) {
             self.settle(now, told);
-        } else if !busy_loop && (grows || self.looks < 2) && rate > HARMS * other {
+        } else if !busy_loop && (self.looks < FAIR || (grows && rate > HARMS * other)) {
             // The limits on calls are still opening.
         } else if !busy_loop && rate > AS_GOOD * other && cheaper {
             self.settle(now, format!("{told}, and this costs less"));
@@ -416,8 +434,7 @@ impl Chooser {
             self.reason = format!("{rate:.0} samples/s");
         }
         let Some(latency) = self.latency else { return };
-        // A trial must be over long before the epoch is.
-        if (left as f64) < rate * (3.0 * latency.as_secs_f64() + 1.0) {
+        if !Self::is_worth_trying(rate, latency, left) {
             return;
         }
         let candidates: &[Way] = match self.home {
@@ -447,7 +464,7 @@ impl Chooser {
     /// The training loop takes `rate`, and has all it wants: looks for what costs less.
     fn save(&mut self, now: Duration, rate: f64, left: u64) {
         let Some(latency) = self.latency else { return };
-        if (left as f64) < rate * (3.0 * latency.as_secs_f64() + 1.0) {
+        if !Self::is_worth_trying(rate, latency, left) {
             return;
         }
         let held = self.terms.budget as f64 / self.size() / latency.as_secs_f64();
@@ -487,6 +504,11 @@ impl Chooser {
             }
             (_, way) => self.known[way as usize].rate.unwrap_or(rate),
         }
+    }
+
+    /// Whether what a trial joins comes back long before the epoch ends. It goes on in the next one.
+    fn is_worth_trying(rate: f64, latency: Duration, left: u64) -> bool {
+        left as f64 >= rate * 2.0 * latency.as_secs_f64()
     }
 
     fn should_probe(&self, left: u64) -> bool {
@@ -552,6 +574,9 @@ impl Chooser {
     fn go(&mut self, now: Duration, way: Way, reason: String) {
         tracing::info!(from = %self.way, to = %way, reason, "another way to read small objects");
         (self.way, self.reason) = (way, reason);
+        if way != self.home {
+            self.known[way as usize].rate = None;
+        }
         self.turn(now);
     }
 

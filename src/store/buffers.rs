@@ -8,8 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
+use crate::os;
+
 /// Smallest body that gets a buffer of these. What is smaller the allocator has at hand without asking the system.
 const SMALLEST: usize = 16 << 10;
+
+/// Bytes of buffers let go of between two times that the allocator gives back what it keeps, at least: a few milliseconds
+/// then are nothing beside what it took to fill them.
+const KEPT: usize = 32 << 20;
 
 /// Buffers that were let go of, for bodies to come. Together with those in use they never have more bytes than the limit;
 /// those in use may have more by themselves. All are free once this is dropped.
@@ -25,6 +31,9 @@ struct Stock {
     free: BTreeMap<usize, Vec<Vec<u8>>>,
     free_bytes: usize,
     used_bytes: usize,
+    /// Given to the allocator since it last gave back what it keeps. Where sizes change, what it keeps of one size is of
+    /// no use for another, and comes on top.
+    freed_bytes: usize,
 }
 
 impl Buffers {
@@ -53,8 +62,16 @@ impl Buffers {
         let found = stock.pop(size);
         stock.used_bytes += size;
         let surplus = stock.shrink_to(self.limit);
+        stock.freed_bytes += surplus.iter().map(Vec::capacity).sum::<usize>();
+        let much = stock.freed_bytes >= KEPT.max(self.limit / 16);
+        if much {
+            stock.freed_bytes = 0;
+        }
         drop(stock);
         drop(surplus);
+        if much {
+            os::give_back_memory();
+        }
         let mut buffer = Buffer { bytes: found.unwrap_or_default(), home: Arc::downgrade(self) };
         if let Err(error) = buffer.bytes.try_reserve_exact(size) {
             self.stock.lock().unwrap_or_else(PoisonError::into_inner).used_bytes -= size;
@@ -72,6 +89,8 @@ impl Buffers {
         if stock.used_bytes + stock.free_bytes + size <= self.limit {
             stock.free_bytes += size;
             stock.free.entry(size).or_default().push(bytes);
+        } else {
+            stock.freed_bytes += size;
         }
     }
 }
@@ -102,10 +121,10 @@ impl Stock {
     }
 }
 
-/// A size rounded up by a sixteenth at most, so that objects of about one size share buffers, and a full memory budget
+/// A size rounded up by a 32nd at most, so that objects of about one size share buffers, and a full memory budget
 /// takes no more than that beyond its bytes.
 fn rounded(size: usize) -> usize {
-    let step = 1 << (size.ilog2().saturating_sub(4));
+    let step = 1 << (size.ilog2().saturating_sub(5));
     size.next_multiple_of(step)
 }
 
@@ -188,7 +207,7 @@ mod tests {
                 if take || held.is_empty() {
                     let buffer = buffers.take(size).unwrap();
                     prop_assert!(buffer.bytes.capacity() >= size);
-                    prop_assert!(buffer.bytes.capacity() <= size + size / 16 + 1);
+                    prop_assert!(buffer.bytes.capacity() <= size + size / 32 + 1);
                     held.push(buffer);
                 } else {
                     held.swap_remove(which.index(held.len()));

@@ -90,6 +90,8 @@ pub struct Client {
     buffers: Arc<Buffers>,
     hedging: Option<Arc<Hedging>>,
     watch: Option<Arc<dyn Watch>>,
+    /// Whether bytes are hashed as they come.
+    hashes: bool,
 }
 
 impl Client {
@@ -104,6 +106,7 @@ impl Client {
             buffers: Arc::default(),
             hedging: None,
             watch: None,
+            hashes: true,
         }
     }
 
@@ -130,7 +133,7 @@ impl Client {
     }
 
     /// Asks a second time for what a read misses, where nothing comes for longer than is usual. Clones share what they
-    /// learn of that.
+    /// learn of that. Not for large objects that are read in ranges, where the other streams go on meanwhile.
     #[must_use]
     pub fn with_hedge(mut self, hedge: Hedge) -> Self {
         self.hedging = Some(Arc::new(Hedging::new(hedge)));
@@ -159,6 +162,11 @@ impl Client {
     /// The same client, whose calls `watch` is told of.
     pub(crate) fn watched(&self, watch: Arc<dyn Watch>) -> Self {
         Self { watch: Some(watch), ..self.clone() }
+    }
+
+    /// The same client, whose [`Payload::computed`] is of no use: for those who prove parts of what they read.
+    pub(crate) fn unhashed(&self) -> Self {
+        Self { hashes: false, ..self.clone() }
     }
 
     /// How long a call may take in all, before what its bytes add.
@@ -270,7 +278,7 @@ impl Client {
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
         let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused).stalled_after(self.read_stall);
-        let mut reading = Reading::new(id.clone(), range, size, &self.buffers);
+        let mut reading = Reading::new(id.clone(), range, size, &self.buffers, self.hashes);
         loop {
             let before = reading.received();
             let error = match self.read_on(&call, &mut reading).await {
@@ -285,9 +293,7 @@ impl Client {
             if reading.received() > before {
                 call.progress();
             } else if error.kind() == ErrorKind::Timeout {
-                // It may be slow and not dead: then no try must end where the one before did.
-                call.stall = call.stall.saturating_mul(2);
-                call.head = call.head.saturating_mul(2);
+                call.wait_longer();
             }
             call.recover(error, id).await?;
         }
@@ -518,14 +524,17 @@ impl Client {
     /// writes to, since the call may be made more than once.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success.
+    /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success where a
+    /// generation was named. Without one it may have been deleted by an earlier try, or never have been there.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
         let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
         loop {
             count(&self.metrics.delete);
             match call.within(self.store.delete(id, &call.attempt)).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_not_found() && call.attempt.number > 1 => return Ok(()),
+                Err(error) if error.is_not_found() && call.attempt.number > 1 && id.generation.is_some() => {
+                    return Ok(());
+                }
                 Err(error) => call.recover(error, id).await?,
             }
         }
@@ -606,6 +615,12 @@ impl<'a> Call<'a> {
     fn stalled_after(mut self, wait: Duration) -> Self {
         (self.head, self.stall) = (wait, wait);
         self
+    }
+
+    /// After a try that brought nothing: the service may be slow and not dead, and then none must end where that did.
+    fn wait_longer(&mut self) {
+        self.stall = self.stall.saturating_mul(2);
+        self.head = self.head.saturating_mul(2);
     }
 
     /// What nothing came for, where `patience` is over.

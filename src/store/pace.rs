@@ -27,8 +27,12 @@ const RECOVERY: u32 = 2;
 /// Windows to stay with a limit before more is tried again, since the service's ceilings rise over minutes.
 const SETTLED: u32 = 16;
 
+/// How much longer answers take, at a doubled limit, where the calls that came on top only wait in a queue. Twice as long
+/// if all of them do; the first calls on new connections take some tens of percent longer by themselves.
+const QUEUED: f64 = 1.6;
+
 /// How many times the least wait for an answer is slow. Networks and services vary by some tens of percent.
-const SLOW: f64 = 2.0;
+const SLOW: f64 = 1.6;
 
 /// How the least wait fades from window to window, so that a lucky moment isn't the measure for good.
 const FADING: f64 = 1.01;
@@ -57,8 +61,8 @@ pub(crate) struct Pace {
     best: f64,
     /// Limit and mean wait before the limit was lowered for slow answers.
     eased: Option<(usize, Duration)>,
-    /// Limit and work a second of the window before the limit was raised.
-    before: Option<(usize, f64)>,
+    /// Limit, work a second and mean wait of the window before the limit was raised.
+    before: Option<(usize, f64, Option<Duration>)>,
     /// Windows since the limit was settled on.
     settled: Option<u32>,
     window: Window,
@@ -162,17 +166,19 @@ impl Pace {
             let (enough, by) = if quick { (FLAT_SETTLED, self.limit) } else { (SETTLED, (self.limit / 4).max(1)) };
             if *windows >= enough {
                 self.settled = None;
-                self.raise(rate, by);
+                self.raise(rate, window.wait(), by);
             }
             return;
         }
         match self.before {
             // The first calls on new connections are slower, so the limit itself is the share that must be gained.
-            Some((limit, earlier)) if rate < earlier * (1.0 + (HELPS - 1.0) * gain(limit, self.limit)) => {
+            Some((limit, earlier, waited))
+                if !helped(gain(limit, self.limit), (earlier, waited), (rate, window.wait())) =>
+            {
                 self.limit = limit;
                 (self.before, self.settled) = (None, Some(0));
             }
-            _ => self.raise(rate, self.limit),
+            _ => self.raise(rate, window.wait(), self.limit),
         }
     }
 
@@ -200,13 +206,20 @@ impl Pace {
         false
     }
 
-    fn raise(&mut self, rate: f64, by: usize) {
+    fn raise(&mut self, rate: f64, wait: Option<Duration>, by: usize) {
         let limit = self.limit.saturating_add(by).min(self.ceiling);
         if limit > self.limit {
-            self.before = Some((self.limit, rate));
+            self.before = Some((self.limit, rate, wait));
             self.limit = limit;
         }
     }
+}
+
+/// Whether a limit raised by this gain did more work, and not by a lucky window: work and waits tell of one thing, by
+/// different calls.
+fn helped(gain: f64, before: (f64, Option<Duration>), now: (f64, Option<Duration>)) -> bool {
+    let queued = before.1.zip(now.1).is_some_and(|(before, now)| now > before.mul_f64(1.0 + (QUEUED - 1.0) * gain));
+    now.0 >= before.0 * (1.0 + (HELPS - 1.0) * gain) && !queued
 }
 
 /// How far a limit was raised: 1 where it was doubled.
@@ -298,6 +311,17 @@ mod tests {
                 pace.answered(wait(limit));
                 pace.done(*now, 1_000, limit);
             }
+        }
+    }
+
+    #[test]
+    fn a_lucky_window_does_not_raise_the_limit_while_calls_queue() {
+        let (mut now, mut pace) = (Duration::ZERO, Pace::new(1_024, Duration::ZERO));
+        // Every other window the machine is a fifth quicker; each call waits for all others.
+        for round in 0..200 {
+            let each = Duration::from_micros(if round % 2 == 0 { 200 } else { 165 });
+            windows(&mut pace, &mut now, 1, |limit| each * limit as u32);
+            assert!(pace.limit() <= 2 * START, "{round}: {}", pace.limit());
         }
     }
 

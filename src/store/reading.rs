@@ -34,8 +34,14 @@ struct Head {
 
 impl Reading {
     /// All of `id`, or `range` of it: `size` bytes.
-    pub(super) fn new(id: ObjectId, range: Option<Range<u64>>, size: u64, buffers: &Arc<Buffers>) -> Self {
-        Self { id, range, size, sink: Sink::new(size, Arc::clone(buffers)), head: None }
+    pub(super) fn new(
+        id: ObjectId,
+        range: Option<Range<u64>>,
+        size: u64,
+        buffers: &Arc<Buffers>,
+        hashes: bool,
+    ) -> Self {
+        Self { id, range, size, sink: Sink { hashes, ..Sink::new(size, Arc::clone(buffers)) }, head: None }
     }
 
     /// Bytes that are there.
@@ -122,6 +128,7 @@ impl Reading {
 struct Sink {
     size: u64,
     crc32c: u32,
+    hashes: bool,
     whole: Option<Bytes>,
     buffer: Option<Buffer>,
     buffers: Arc<Buffers>,
@@ -129,7 +136,7 @@ struct Sink {
 
 impl Sink {
     fn new(size: u64, buffers: Arc<Buffers>) -> Self {
-        Self { size, crc32c: 0, whole: None, buffer: None, buffers }
+        Self { size, crc32c: 0, hashes: true, whole: None, buffer: None, buffers }
     }
 
     fn len(&self) -> usize {
@@ -146,7 +153,9 @@ impl Sink {
         if chunk.is_empty() {
             return Ok(0);
         }
-        self.crc32c = crc32c::crc32c_append(self.crc32c, &chunk);
+        if self.hashes {
+            self.crc32c = crc32c::crc32c_append(self.crc32c, &chunk);
+        }
         if self.len() == 0 && total == self.size && chunk.len() >= KEEP && !self.buffers.serves(chunk.len()) {
             self.whole = Some(chunk);
             return Ok(0);

@@ -95,13 +95,15 @@ pub(crate) struct Tree {
     /// Objects that become files and whose names begin that of what comes next: between a name and what would be below it,
     /// byte order has only such as begin with it, too. No two names are written the same way.
     files: Vec<String>,
+    /// The name before.
+    last: String,
     /// Of a file system that ignores case, everything: what is in the way may be anywhere. The value tells a file.
     folded: Option<HashMap<String, (String, bool)>>,
 }
 
 impl Tree {
     pub(crate) fn new(ignores_case: bool) -> Self {
-        Self { files: Vec::new(), folded: ignores_case.then(HashMap::new) }
+        Self { files: Vec::new(), last: String::new(), folded: ignores_case.then(HashMap::new) }
     }
 
     /// Adds a place, or says what is in its way.
@@ -112,17 +114,22 @@ impl Tree {
                 file.trim_start_matches('/')
             )
         };
+        // What is in the way is looked for in that order. The name of an object isn't empty.
+        if name <= self.last.as_str() {
+            return Err(format!("it comes after {} in the manifest, where names must go up: save another", self.last));
+        }
+        name.clone_into(&mut self.last);
         self.files.retain(|file| name.starts_with(file.as_str()));
         if let Some(file) = self.files.iter().find(|file| name[file.len()..].starts_with('/')) {
             return Err(in_the_way(file));
         }
         if let Some(folded) = &mut self.folded {
-            let path: String = place.folders.iter().chain(&place.file).map(|part| format!("/{part}")).collect();
+            let path: String = place.folders.iter().chain(&place.file).flat_map(|part| ["/", part]).collect();
             let is_file = place.file.is_some();
             let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
             for end in ends.filter(|&end| end > 0) {
                 let (here, file) = (&path[..end], is_file && end == path.len());
-                let (other, is_file) = folded.entry(here.to_lowercase()).or_insert_with(|| (here.to_owned(), file));
+                let (other, is_file) = folded.entry(fold(here)).or_insert_with(|| (here.to_owned(), file));
                 if other != here || *is_file != file {
                     return Err(in_the_way(other));
                 }
@@ -135,6 +142,12 @@ impl Tree {
     }
 }
 
+/// Names that some file system takes for the same become the same, and a few that none does: letter by letter, since the
+/// small form of a word depends on its end, and by way of capitals, of which several small letters share one.
+fn fold(path: &str) -> String {
+    path.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +155,7 @@ mod tests {
     fn place(name: &str, size: u64, escape: bool) -> Result<String, String> {
         let names = Names::new(&"gs://bucket/p/q".parse().unwrap(), escape);
         names.place(name, size).map(|place| {
-            let folders: String = place.folders.iter().map(|folder| format!("{folder}/")).collect();
+            let folders: String = place.folders.iter().flat_map(|folder| [folder, "/"]).collect();
             folders + place.file.as_deref().unwrap_or_default()
         })
     }
@@ -206,9 +219,21 @@ mod tests {
                 assert_eq!(collide(names, ignores_case), Ok(()), "{names:?}");
             }
         }
-        for names in [&["a", "A"][..], &["B/x", "b/y"], &["É", "é"], &["A/x", "a"]] {
+        for names in
+            [&["a", "A"][..], &["B/x", "b/y"], &["É", "é"], &["A/x", "a"], &["σ", "ς"], &["\u{212a}", "k"], &["ſ", "s"]]
+        {
             assert_eq!(collide(names, false), Ok(()), "{names:?}");
             assert!(collide(names, true).is_err(), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_whose_names_do_not_go_up_is_refused() {
+        let how = Names { above: 0, escape: false };
+        for names in [["b", "a"], ["a", "a"]] {
+            let mut tree = Tree::new(false);
+            assert_eq!(tree.add(names[0], &how.place(names[0], 1).unwrap()), Ok(()));
+            assert!(tree.add(names[1], &how.place(names[1], 1).unwrap()).unwrap_err().contains("must go up"));
         }
     }
 }

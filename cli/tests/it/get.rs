@@ -254,3 +254,50 @@ fn what_is_interrupted_goes_on_where_it_was() {
     let told = dataflux(&emulator, &options).json();
     assert_eq!((told["verified"].as_u64(), told["skipped"].as_u64()), (Some(40), Some(there)));
 }
+
+/// Partial files in the folder that downloads go to.
+fn partial(to: &Path) -> usize {
+    let files = fs::read_dir(to).into_iter().flatten().flatten();
+    files.filter(|file| file.file_name().to_str().unwrap().starts_with(".dataflux-")).count()
+}
+
+#[test]
+fn ended_by_a_signal_it_leaves_no_partial_files() {
+    let profile = "fast,media_mb_s=1".parse().unwrap();
+    let emulator =
+        Emulator::builder().profile(profile).virtual_namespace(virtuals("big:n=40,size=5000000")).start().unwrap();
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let folder = Folder::new(&format!("signal{code}"));
+        let to = folder.to();
+        let running = start(emulator.endpoint(), &["get", "gs://big", to.to_str().unwrap(), "--json"]);
+        eventually("partial files are there", || partial(&to) >= 8);
+        running.signal(signal);
+        let ended = running.finish();
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(code), ""), "{}", ended.stderr);
+        assert_eq!(folder.files(), [""; 0]);
+    }
+}
+
+#[test]
+fn what_a_killed_one_left_goes_once_it_is_old() {
+    let emulator = bucket(&["a", "d/b"]);
+    let folder = Folder::new("left");
+    fs::create_dir_all(folder.to().join("d")).unwrap();
+    let now = std::time::SystemTime::now();
+    let hour = std::time::Duration::from_secs(3600);
+    for (name, hours) in [
+        (".dataflux-0123456789abcdef", 25),
+        ("d/.dataflux-00000000000000ff", 25),
+        (".dataflux-0123456789abcde0", 2),
+        (".dataflux-mine", 25),
+        (".dataflux-0123456789abcdef.new", 25),
+    ] {
+        let file = fs::File::create(folder.to().join(name)).unwrap();
+        file.set_modified(now - hours * hour).unwrap();
+    }
+    get(&emulator, "gs://data", &folder, &[]).expect(0);
+    assert_eq!(
+        folder.files(),
+        ["to/.dataflux-0123456789abcde0", "to/.dataflux-0123456789abcdef.new", "to/.dataflux-mine", "to/a", "to/d/b"]
+    );
+}

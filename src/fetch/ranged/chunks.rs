@@ -53,7 +53,8 @@ impl fmt::Debug for Chunk {
 /// The chunks of an object in order: made by [`Download::chunks`].
 ///
 /// Chunks count against the memory budget until they are dropped, so that collecting those of an object larger than the
-/// budget can't work; that is an error after the client's stall timeout. Dropping this ends all that it has under way.
+/// budget can't work; that is an error after the client's stall timeout, but not with shared [`Lanes`](super::Lanes), whose
+/// bytes others may hold for as long as they need: there, take the chunks of each download in a task of its own. Dropping this ends all that it has under way.
 #[must_use = "nothing is read before the first chunk is asked for"]
 pub struct Chunks {
     download: Download,

@@ -45,7 +45,9 @@ impl Unnamed {
         Writer { file, target, at, batch: Vec::new(), filled: 0, writing: None }
     }
 
-    /// Gives it its name, in the place of what has it now.
+    /// Gives it its name, in the place of what has it now. With `sync` its bytes are on the disk by then; that the folder is,
+    /// too, is told in the log where it can't be had: some systems don't let a folder be opened or synced, and the file is
+    /// whole and has its name.
     pub(super) async fn name(mut self, sync: bool) -> Result<()> {
         blocking(self.target.clone(), move || {
             if sync {
@@ -55,7 +57,11 @@ impl Unnamed {
             self.named = true;
             #[cfg(unix)]
             if sync && let Some(folder) = self.path.parent() {
-                File::open(folder)?.sync_all()?;
+                let synced = File::open(folder).and_then(|folder| folder.sync_all());
+                if let Err(error) = synced {
+                    let folder = folder.display();
+                    tracing::warn!(%folder, %error, "the folder can't be synced: a power cut may lose the file's name");
+                }
             }
             Ok(())
         })

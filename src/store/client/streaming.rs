@@ -23,6 +23,8 @@ pub(crate) struct Streaming<'a> {
     missing: Range<u64>,
     crc32c: Option<u32>,
     body: Option<BoxStream<'static, Result<Bytes>>>,
+    /// Whether the present try brought bytes.
+    moved: bool,
 }
 
 impl Client {
@@ -30,7 +32,8 @@ impl Client {
     /// the call, so it is for callers that don't wait for others.
     pub(crate) fn stream(&self, id: ObjectId, range: Range<u64>, whole: u64) -> Streaming<'_> {
         let call = Call::new(self, true, range.end.saturating_sub(range.start)).refusals(&self.metrics.get_refused);
-        Streaming { call, id, whole, missing: range, crc32c: None, body: None }
+        let call = call.stalled_after(self.read_stall);
+        Streaming { call, id, whole, missing: range, crc32c: None, body: None, moved: false }
     }
 }
 
@@ -49,6 +52,7 @@ impl Streaming<'_> {
                     self.missing.start += chunk.len() as u64;
                     add(&self.call.client.metrics.bytes_received, chunk.len() as u64);
                     self.call.progress();
+                    self.moved = true;
                     return Ok(Some(chunk));
                 }
                 Ok(None) => return Ok(None),
@@ -59,6 +63,9 @@ impl Streaming<'_> {
                 && let Some(generation) = self.id.generation
             {
                 return Err(self.call.client.changed(&self.id, generation, error).await);
+            }
+            if !std::mem::take(&mut self.moved) && error.kind() == ErrorKind::Timeout {
+                self.call.wait_longer();
             }
             self.call.recover(error, &self.id).await?;
         }
@@ -125,10 +132,34 @@ impl Streaming<'_> {
         }
         let crc32c = body.crc32c;
         let size = self.missing.end - self.missing.start;
-        let mut reading = Reading::new(self.id.clone(), range, size, &client.buffers);
+        let mut reading = Reading::new(self.id.clone(), range, size, &client.buffers, client.hashes);
         let chunks = reading.check(body)?;
         self.id = reading.id;
         self.crc32c = self.crc32c.or(crc32c);
         Ok(chunks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{Call, Fault, FaultStore, MemoryStore};
+
+    /// Neither the wait that a loader sets for reads nor its doubling held for reads of ranges.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_service_is_asked_again_and_waited_for_in_the_end() {
+        let store = MemoryStore::new();
+        let generation = store.insert("b", "o", "meow");
+        let faults = FaultStore::new(Arc::new(store));
+        let seconds = Duration::from_secs;
+        let client = Client::new(Arc::new(faults.clone())).with_read_stall(Some(seconds(1)), seconds(10));
+        faults.fail_next(Call::Get, Fault::Drip(seconds(5)), 100);
+        let mut stream = client.stream(ObjectId::new("b", "o", generation), 1..4, 4);
+        assert_eq!(stream.next().await.unwrap().unwrap(), "eow");
+        assert_eq!(stream.next().await.unwrap(), None);
+        assert_eq!(faults.calls(Call::Get), 4, "of 1, 2, 4 and 8 s");
     }
 }
