@@ -5,6 +5,7 @@ mod support;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use dataflux::metrics::Counts;
 use dataflux::plan::{Cost, Forecast, Layout, PriceTable, Prices};
 use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, Raw, Strategy};
@@ -35,12 +36,18 @@ fn forecast(loader: &DataLoader) -> Forecast {
     Forecast::new(dataset.manifest(), &Prices::of(dataset.bucket_info()), Layout::default()).unwrap()
 }
 
+/// What is billed, without the copies that a read made in memory, which no forecast knows.
+fn billed(mut ops: Counts) -> Counts {
+    ops.bytes_copied = 0;
+    ops
+}
+
 #[track_caller]
 fn same(told: &Cost, loader: &DataLoader, epoch: u64) {
     let mut batches = loader.epoch(epoch).unwrap();
     batches.by_ref().for_each(|batch| drop(batch.unwrap()));
     let stats = batches.stats();
-    assert_eq!(stats.ops, told.ops);
+    assert_eq!(billed(stats.ops), told.ops);
     let (came, told) = (stats.bill, told.bill);
     for (came, told) in [
         (came.class_a, told.class_a),
@@ -75,7 +82,7 @@ fn an_epoch_comes_out_as_forecast_to_the_call() {
                 // Both epochs, and the calls before them, of which each is of class A or B.
                 let all = loader.dataset().client().metrics().snapshot();
                 let before = Prices::of(loader.dataset().bucket_info()).bill(&{
-                    let mut calls = dataflux::metrics::Counts::default();
+                    let mut calls = Counts::default();
                     (calls.list, calls.bucket) = (all.list, all.bucket);
                     calls
                 });
@@ -145,7 +152,7 @@ fn epochs_that_run_at_once_have_a_bill_each() {
             drop((a.unwrap(), b.unwrap()));
         }
         assert!(one.next().is_none() && other.next().is_none());
-        assert_eq!((one.stats().ops, other.stats().ops), (told.ops, told.ops));
+        assert_eq!((billed(one.stats().ops), billed(other.stats().ops)), (told.ops, told.ops));
     });
 }
 
@@ -157,9 +164,9 @@ fn ranks_share_the_bill() {
             let loader = loader(&emulator).strategy(Strategy::Direct).shard(rank, 3).build().unwrap();
             let mut batches = loader.epoch(0).unwrap();
             batches.by_ref().for_each(|batch| drop(batch.unwrap()));
-            batches.stats().ops
+            billed(batches.stats().ops)
         });
-        let all = ops.fold(dataflux::metrics::Counts::default(), |sum, ops| sum.plus(&ops));
+        let all = ops.fold(Counts::default(), |sum, ops| sum.plus(&ops));
         assert_eq!(all, forecast(&loader(&emulator).build().unwrap()).direct.ops);
     });
 }

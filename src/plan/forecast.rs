@@ -497,7 +497,8 @@ mod tests {
             let told = Forecast::new(&of_sizes(&sizes), &Prices::of(&hard()), layout).unwrap();
             (told.direct.ops.get, told.composed.ops.get, told.ranged.map(|cost| cost.ops.get))
         };
-        assert_eq!(of(&[1, 1_999, 2_000, 10_000]), (14, 13, Some(12)));
+        // Two of 1,000; one of 1,000, three of 2,500 and the rest.
+        assert_eq!(of(&[1, 1_999, 2_000, 10_000]), (9, 8, Some(7)));
         assert_eq!(of(&[0, 1, 1_999]), (2, 1, None));
     }
 
