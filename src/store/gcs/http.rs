@@ -19,10 +19,6 @@ use crate::{Error, ErrorKind, Result};
 /// Longest wait for a connection. A data centre's takes milliseconds, one across the world half a second.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Connections kept while idle. Each holds a read buffer that is about as large as the bodies were, up to 400 KiB, which no
-/// memory budget counts; those of calls that follow on one another are hardly ever idle.
-const IDLE: usize = 256;
-
 /// Most of an error's body that is read.
 const ERROR_BODY: usize = 64 << 10;
 
@@ -62,7 +58,6 @@ fn connections(config: &GcsConfig, encrypted: bool) -> Result<reqwest::Client> {
         .http1_only()
         .tcp_nodelay(true)
         .connect_timeout(CONNECT)
-        .pool_max_idle_per_host(IDLE)
         .referer(false)
         // The service sends none, but a 308 in uploads that isn't one; a token shouldn't follow a stranger's.
         .redirect(reqwest::redirect::Policy::none())
