@@ -14,8 +14,9 @@ use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
-use crate::fetch::{Caps, Ceilings, Fetcher, Ranges, Throttles};
+use crate::fetch::{Caps, Ceilings, Fetcher, MOST_CALLS, Ranges, Throttles};
 use crate::io::Io;
+use crate::manifest::Known;
 use crate::metrics::Counts;
 use crate::plan::{
     Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
@@ -35,6 +36,18 @@ const SAMPLES_AHEAD: usize = 65_536;
 /// Longest wait for bytes unless told otherwise. The service answers within tenths of a second, and by then a packet that
 /// was lost has been sent six times more: what is still silent is dead, and a batch waits for it.
 const STALL: Duration = Duration::from_secs(10);
+
+/// The largest read buffer that a connection comes to, in bytes: it grows with the bodies, and no setting bounds it.
+const READ_BUFFER: u64 = 400 << 10;
+
+/// The least that a connection takes: a buffer for the head of an answer, and what is known of the connection.
+const CONNECTION: u64 = 16 << 10;
+
+/// Reads at once that any budget leaves: fewer would make a small budget a slow loader.
+const LEAST_AT_ONCE: usize = 32;
+
+/// Share of the memory budget that the connections' own buffers may come to beside it.
+const BUFFERS: u64 = 8;
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;
@@ -116,6 +129,14 @@ pub struct DataLoaderBuilder<D: Decode, C: Collate<D::Item> = <D as Decode>::Col
     dataset: DatafluxDataset<D>,
     collate: C,
     settings: Settings,
+}
+
+/// Most connections whose read buffers stay small beside `budget` bytes, where objects have `mean` bytes. At the default
+/// budget they are no fewer than the throttle allows, but for objects of some 50 KiB and more, of which so many at once
+/// are more than a machine receives.
+fn connections(budget: u64, mean: u64) -> usize {
+    let each = mean.saturating_mul(2).saturating_add(CONNECTION).min(READ_BUFFER);
+    usize::try_from(budget / BUFFERS / each).unwrap_or(usize::MAX).max(LEAST_AT_ONCE)
 }
 
 impl<D: Decode> DataLoader<D> {
@@ -431,7 +452,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             None => (Io::shared()?, source.client.clone()),
             Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
         };
-        let throttles = match settings.caps {
+        let mut caps = settings.caps;
+        if let Known::All(samples) = manifest.known() {
+            let most = connections(settings.memory_budget, manifest.bytes() / samples.max(1));
+            if most < MOST_CALLS {
+                caps.at_once = Some(caps.at_once.map_or(most, |cap| cap.min(most)));
+            }
+        }
+        let throttles = match caps {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };

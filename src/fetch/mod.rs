@@ -32,7 +32,7 @@ pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
-pub(crate) use throttle::{Caps, Throttles};
+pub(crate) use throttle::{Caps, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
 
 /// The bytes of a group, in the order of its slices.

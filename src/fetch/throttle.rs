@@ -25,7 +25,7 @@ const READS: f64 = 5_000.0;
 const WRITES: f64 = 1_000.0;
 
 /// Most calls of a kind in flight: 12,800 reads of 80 ms in a second, more than a few threads can receive.
-const MOST: usize = 1_024;
+pub(crate) const MOST_CALLS: usize = 1_024;
 
 /// Open files for each of reads and writes, in eighths of what the process may have. Both are never at their most at
 /// once, and the program has files of its own.
@@ -63,7 +63,7 @@ pub(crate) struct Throttles {
 impl Throttles {
     pub(crate) fn new(caps: Caps) -> Arc<Self> {
         let files = os::open_files().unwrap_or(USUAL_FILES) / 8 * EIGHTHS;
-        let most = usize::try_from(files).unwrap_or(MOST).min(MOST);
+        let most = usize::try_from(files).unwrap_or(MOST_CALLS).min(MOST_CALLS);
         let most = caps.at_once.map_or(most, |cap| cap.min(most)).max(1);
         // A compose takes so long that to feel one's way up to hundreds at once would take the first seconds; here the
         // rate alone holds back.
