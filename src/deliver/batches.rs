@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::auto::Auto;
 use super::cost::Spent;
+use super::loss::Losses;
 use super::pipeline::Ticket;
 use crate::budget::Permit;
 use crate::collate::Batch;
@@ -36,6 +37,10 @@ pub struct EpochStats {
     pub bytes: u64,
     /// Samples delivered whose bytes were proved by a CRC.
     pub verified: u64,
+    /// Samples that batches delivered go without: [`Batch::skipped`] of all of them.
+    pub skipped: u64,
+    /// Samples that others came in the place of: [`Batch::substituted`] of all batches delivered.
+    pub substituted: u64,
     /// From the start of the epoch to its first batch.
     pub first_batch: Duration,
     /// Time that the training loop waited for the batches after the first.
@@ -76,6 +81,7 @@ pub struct Batches<B> {
     /// Without the digest, which may not be known yet.
     state: State,
     stats: EpochStats,
+    losses: Losses,
     started: Instant,
     first: Option<Instant>,
     over: bool,
@@ -85,13 +91,13 @@ pub struct Batches<B> {
 
 impl<B> Batches<B> {
     pub(super) fn new(
-        tickets: Receiver<Ticket<B>>,
-        cancel: watch::Sender<bool>,
+        (tickets, cancel): (Receiver<Ticket<B>>, watch::Sender<bool>),
         (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
         run: Arc<Run>,
         spent: Spent,
         manifest: Arc<Manifest>,
         state: State,
+        losses: Losses,
     ) -> Self {
         Self {
             tickets,
@@ -103,6 +109,7 @@ impl<B> Batches<B> {
             manifest,
             state,
             stats: EpochStats::default(),
+            losses,
             started: Instant::now(),
             first: None,
             over: false,
@@ -133,13 +140,16 @@ impl<B> Batches<B> {
             Ticket::Failed(error) => return Err(error),
             Ticket::Batch(promise, end) => (promise, end),
         };
+        self.losses.next_turn();
         let ready = promise.recv().map_err(|_| lost())??;
+        self.losses.count(&ready.batch)?;
         self.in_hand = ready.kept;
         self.state.position = end;
         self.stats.batches += 1;
         self.stats.samples += ready.batch.len() as u64;
         self.stats.bytes += ready.bytes;
         self.stats.verified += ready.verified;
+        (self.stats.skipped, self.stats.substituted) = self.losses.counts();
         Ok(Some(ready.batch))
     }
 }
@@ -170,6 +180,7 @@ impl<B> Iterator for Batches<B> {
             Ok(Some(batch)) => Some(Ok(batch)),
             Ok(None) => {
                 self.over = true;
+                self.losses.summarize(self.state.epoch);
                 self.stats.temporaries_left = self.run.wait(AT_END);
                 if self.stats.temporaries_left > 0 {
                     tracing::warn!(

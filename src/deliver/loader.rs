@@ -9,6 +9,7 @@ use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
+use super::loss::{Losses, OnError};
 use super::pipeline::{Course, Engine};
 use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
@@ -103,6 +104,7 @@ struct Settings {
     hedge: Option<Hedge>,
     prices: Option<PriceTable>,
     epoch_budget_usd: Option<f64>,
+    on_error: OnError,
 }
 
 impl Settings {
@@ -160,6 +162,7 @@ impl<D: Decode> DataLoader<D> {
             hedge: None,
             prices: None,
             epoch_budget_usd: None,
+            on_error: OnError::default(),
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -353,6 +356,13 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// What to do about a sample that can't be had: fail by default, or [go on](OnError) without it, or with another one
+    /// in its place, up to a limit.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.settings.on_error = on_error;
+        self
+    }
+
     /// Makes batches with `collate` instead of the decoder's own way.
     pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
@@ -530,6 +540,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
+            on_error: settings.on_error,
             groups: Arc::default(),
             manifest,
             io,
@@ -565,6 +576,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
         let (cancel, cancelled) = watch::channel(false);
+        let (turn, turns) = watch::channel(0);
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
@@ -577,14 +589,16 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
-            .spawn(move || engine.run(course, &tickets, &cancelled))
+            .spawn(move || engine.run(course, &tickets, &cancelled, turns))
             .map_err(|error| {
                 Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
                     .stage(Stage::Deliver)
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, counts, run, spent, Arc::clone(self.dataset.manifest()), state))
+        let losses = Losses::new(self.settings.on_error, turn);
+        let manifest = Arc::clone(self.dataset.manifest());
+        Ok(Batches::new((receiver, cancel), counts, run, spent, manifest, state, losses))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.

@@ -10,9 +10,11 @@ mod batches;
 mod cost;
 mod dataset;
 mod loader;
+mod loss;
 mod pipeline;
 mod pool;
 
 pub use batches::{BatchStream, Batches, EpochStats};
 pub use dataset::{DatafluxDataset, DatasetBuilder};
 pub use loader::{DataLoader, DataLoaderBuilder};
+pub use loss::OnError;

@@ -1,6 +1,7 @@
 //! One epoch's way from order to promises.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +10,16 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
 use super::auto::{Auto, Place};
-use super::pool::{Assembly, Code, Job, Promise};
+use super::loss::OnError;
+use super::pool::{Assembly, Code, Job, Losing, Outlook, Promise, Terms, Wanted};
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::fetch::Fetcher;
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
-use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
-use crate::sample::{SampleId, Shuffle, Spans};
+use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, MIN_RANGED, Method, Planner};
+use crate::sample::{SampleId, Shuffle, Spans, substitute};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -48,6 +50,7 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     pub(super) budget: Budget,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
+    pub(super) on_error: OnError,
     /// Groups begun by this epoch.
     pub(super) groups: Arc<GroupCounts>,
 }
@@ -70,9 +73,11 @@ pub(super) struct Course {
     pub(super) world_size: u64,
 }
 
-/// A batch to come: its samples, where in the global order it ends, and how many samples come behind it at most.
+/// A batch to come: its samples and their places in the global order, where all ranks' parts of it end, and how many
+/// samples come behind it at most.
 struct Next {
     ids: Vec<SampleId>,
+    positions: Range<u64>,
     end: u64,
     left: u64,
 }
@@ -105,7 +110,8 @@ impl Course {
             Known::All(all) => (all - span.end) / self.world_size,
             Known::AtLeast(_) => u64::MAX,
         };
-        Some(Next { ids: order.ids(span.positions).collect(), end: span.end, left })
+        let ids = order.ids(span.positions.clone()).collect();
+        Some(Next { ids, positions: span.positions, end: span.end, left })
     }
 }
 
@@ -136,11 +142,28 @@ impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
 }
 
 /// What the thread of an epoch works with.
-struct Way<'a, B> {
-    tickets: &'a Sender<Ticket<B>>,
+struct Way<'a, D: Decode, C: Collate<D::Item>> {
+    tickets: &'a Sender<Ticket<C::Output>>,
     cancel: &'a watch::Receiver<bool>,
+    terms: Arc<Terms<D, C>>,
+    /// Tickets made.
+    turn: Cell<u64>,
+    /// Of those, in windows that have all their bytes.
+    held: watch::Sender<u64>,
     /// Of the last group begun: they are numbered in the order of delivery.
     number: Cell<u64>,
+}
+
+/// What substitutes of an epoch are found by.
+#[derive(Clone)]
+struct Lockstep {
+    shuffle: Shuffle,
+    epoch: u64,
+    /// Number of the batch that the training loop waits for.
+    turn: watch::Receiver<u64>,
+    /// Number of the last batch whose window has all its bytes.
+    held: watch::Receiver<u64>,
+    cancel: watch::Receiver<bool>,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
@@ -155,6 +178,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             budget,
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
+            on_error: self.on_error,
             groups: Arc::default(),
         })
     }
@@ -165,11 +189,17 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         mut course: Course,
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
+        turn: watch::Receiver<u64>,
     ) {
         if let Some(auto) = &self.auto {
             auto.began();
         }
-        let way = Way { tickets, cancel, number: Cell::new(0) };
+        let (held, window_held) = watch::channel(0);
+        let lockstep =
+            Lockstep { shuffle: course.shuffle, epoch: course.epoch, turn, held: window_held, cancel: cancel.clone() };
+        let losing = self.losing(lockstep);
+        let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
+        let way = Way { tickets, cancel, terms, turn: Cell::new(0), held, number: Cell::new(0) };
         let mut held = None;
         loop {
             let first = match held
@@ -226,7 +256,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// delivered without another byte, or of this window, of which the check says that all of it can be held at once. And
     /// tickets: there are no more in a window than the channel has room for, so that one that waits for room waits for
     /// batches of earlier windows to be taken, not for its own.
-    fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, C::Output>) -> Option<()> {
+    fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, D, C>) -> Option<()> {
         let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
         let groups = self.planner.plan(&ids).map_err(|error| (error, Vec::new())).and_then(|mut groups| {
             if !self.fetcher.may_compose() {
@@ -244,9 +274,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let left = batches.last().map_or(0, |batch| batch.left);
         let mut window = Window { batches: Vec::with_capacity(batches.len()) };
         let mut start = 0;
-        for Next { ids, end, .. } in batches {
+        for Next { ids, positions, end, .. } in batches {
             let samples = ids.len();
-            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, way.cancel.clone());
+            way.turn.set(way.turn.get() + 1);
+            let (assembly, promise) = Assembly::new(&way.terms, positions, way.turn.get(), way.number.get());
             // Full: the training loop has enough batches ahead. Closed: it wants no more.
             way.tickets.send(Ticket::Batch(promise, end)).ok()?;
             if samples == 0 {
@@ -287,13 +318,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 }
             }
         }
+        way.held.send_replace(way.turn.get());
         Some(())
     }
 
     /// Waits for the bytes of a group: all at once, as they were checked, however it is then read. Those that stay go to
     /// its batches; those that pass are returned. Nothing once the epoch is called off.
     #[expect(clippy::option_option, reason = "called off, or nothing to hold, or something")]
-    fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, C::Output>) -> Option<Option<Arc<Permit>>> {
+    fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, D, C>) -> Option<Option<Arc<Permit>>> {
         let (keeps, passes) = self.bytes(group);
         let kept = self.take(keeps, way.cancel)?;
         let passing = self.take(passes, way.cancel)?;
@@ -310,7 +342,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         window: &Arc<Window<D, C>>,
         passing: Option<Arc<Permit>>,
         place: Option<Place>,
-        way: &Way<'_, C::Output>,
+        way: &Way<'_, D, C>,
     ) {
         self.groups.count(group.method);
         let number = way.number.get() + 1;
@@ -392,16 +424,19 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             place.begin();
         }
         if group.method != Method::Composed {
-            let slot = group.slices[0].slot;
+            let (slot, id) = (group.slices[0].slot, group.slices[0].id);
             match read_alone(&self.fetcher, &self.manifest, group, number).await {
-                Err(error) => return window.place(slot).0.fail(error),
+                Err(error) => {
+                    self.lose(window.place(slot), id, error);
+                }
                 Ok(samples) => {
                     if let Some(mut place) = place {
                         place.done(samples.len());
                     }
-                    return self.hand_over(samples, window, passing.as_ref());
+                    self.hand_over(samples, window, passing.as_ref());
                 }
             }
+            return;
         }
         let payload = self.fetcher.fetch(group.clone(), number).await;
         match payload.and_then(|payload| split(&self.manifest, payload)) {
@@ -413,20 +448,22 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
             Err(error) if error.is_cancelled() => window.place(group.slices[0].slot).0.fail(error),
             // Whatever went wrong, each object by itself works or finds out which one is to blame. In order: batches
-            // before that one are whole, and those behind it nobody gets to see.
+            // before that one are whole, and those behind it, if it fails its batch, nobody gets to see.
             Err(error) => {
                 tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
                 drop(place);
                 let alone: Vec<_> = group.split_up().collect();
                 let mut reads = stream::iter(alone)
                     .map(async |group| {
-                        (group.slices[0].slot, read_alone(&self.fetcher, &self.manifest, group, number).await)
+                        let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+                        (slot, id, read_alone(&self.fetcher, &self.manifest, group, number).await)
                     })
                     .buffered(MAX_SOURCES);
-                while let Some((slot, samples)) = reads.next().await {
-                    match samples {
+                while let Some((slot, id, samples)) = reads.next().await {
+                    match samples.map_err(|error| self.lose(window.place(slot), id, error)) {
                         Ok(samples) => self.hand_over(samples, window, passing.as_ref()),
-                        Err(error) => return window.place(slot).0.fail(error),
+                        Err(Outlook::Failed) => return,
+                        Err(Outlook::Waiting | Outlook::Whole) => {}
                     }
                 }
             }
@@ -436,18 +473,123 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);
-            let job = if self.code.decode.is_light() {
-                if !assembly.decode(slot, sample) {
-                    continue;
-                }
-                Job::Collate(Arc::clone(assembly))
-            } else {
-                Job::Decode { assembly: Arc::clone(assembly), slot, sample, passing: passing.cloned() }
-            };
-            if self.jobs.send(job).is_err() {
-                return assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
+            self.hand_one_over(assembly, slot, sample, passing);
+        }
+    }
+
+    fn hand_one_over(
+        &self,
+        assembly: &Arc<Assembly<D, C>>,
+        slot: usize,
+        sample: RawSample,
+        passing: Option<&Arc<Permit>>,
+    ) {
+        if !self.code.decode.is_light() {
+            let (of, passing) = (Arc::clone(assembly), passing.cloned());
+            self.give(assembly, Job::Decode { assembly: of, slot, sample, passing });
+        } else if assembly.decode(slot, sample) {
+            self.give(assembly, Job::Collate(Arc::clone(assembly)));
+        }
+    }
+
+    fn give(&self, assembly: &Assembly<D, C>, job: Job<D, C>) {
+        if self.jobs.send(job).is_err() {
+            assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
+        }
+    }
+
+    /// Does what is to be done about a sample that can't be read.
+    fn lose(&self, (assembly, slot): (&Arc<Assembly<D, C>>, usize), id: SampleId, error: Error) -> Outlook {
+        let outlook = match self.manifest.at(id.0) {
+            Ok(entry) => assembly.lose(slot, (id, entry.name), error),
+            Err(damaged) => {
+                assembly.fail(damaged);
+                Outlook::Failed
+            }
+        };
+        if outlook == Outlook::Whole {
+            self.give(assembly, Job::Collate(Arc::clone(assembly)));
+        }
+        outlook
+    }
+
+    /// What becomes of samples of an epoch that can't be had.
+    fn losing(self: &Arc<Self>, lockstep: Lockstep) -> Losing<D, C> {
+        match self.on_error {
+            OnError::Fail => Losing::Fail,
+            OnError::Skip { .. } => Losing::Skip,
+            OnError::Substitute { .. } => {
+                let engine = Arc::clone(self);
+                Losing::Substitute(Box::new(move |wanted| {
+                    let (engine, lockstep, mut cancel) =
+                        (Arc::clone(&engine), lockstep.clone(), lockstep.cancel.clone());
+                    engine.io.clone().handle().spawn(async move {
+                        let assembly = Arc::clone(&wanted.assembly);
+                        tokio::select! {
+                            outcome = engine.substitute(wanted, lockstep) => {
+                                outcome.unwrap_or_else(|error| assembly.fail(error));
+                            }
+                            _ = cancel.wait_for(|&cancelled| cancelled) => {}
+                        }
+                    });
+                }))
             }
         }
+    }
+
+    /// Reads a sample in the place of another and hands it over. Where it can't be had, that is a loss like the first.
+    ///
+    /// Its bytes are those of the sample that it replaces, which stay with the batch, and what it has beyond them. That is
+    /// taken from the budget once all groups of the batch's window have their bytes: before, it could be what they lack,
+    /// and they would wait for what is given back when their own batch is delivered. And it is waited for only until
+    /// the training loop waits for this batch: then all that is held may belong to batches behind this one, so it is had
+    /// beside the budget. So a substitute waits for nothing that hangs on it: for the bytes of its window, which wait for
+    /// earlier batches alone, or for its turn, which comes when those are delivered. What is held beside the budget is at most
+    /// what one batch's substitutes have beyond the samples they replace.
+    async fn substitute(&self, wanted: Wanted<D, C>, lockstep: Lockstep) -> Result<()> {
+        let Wanted { assembly, slot, for_sample, attempt } = wanted;
+        let Lockstep { shuffle, epoch, mut turn, mut held, cancel } = lockstep;
+        let manifest = Arc::clone(&self.manifest);
+        if let Known::AtLeast(_) = manifest.known() {
+            // Only the end of the listing tells which positions there are.
+            let listed = tokio::task::spawn_blocking(move || manifest.wait_beyond(u64::MAX, || is_cancelled(&cancel)));
+            listed.await.map_err(|_| Error::new(ErrorKind::Internal, "waiting for the listing panicked"))??;
+        }
+        let (Known::AtLeast(positions) | Known::All(positions)) = shuffle.positions(Known::All(self.manifest.len()));
+        let Some(place) = substitute(assembly.position(slot), attempt, epoch, positions) else {
+            assembly.give_up(slot);
+            return Ok(());
+        };
+        let id = shuffle.order(&self.manifest, positions, epoch).at(place);
+        let alone = |id: SampleId| Ok(Group::alone(slot, id, self.manifest.facts_at(id.0)?.size, MIN_RANGED));
+        let group = alone(id)?;
+        let (keeps, passes) = self.bytes(&group);
+        let beyond = keeps.saturating_sub(self.bytes(&alone(for_sample)?).0);
+        let more = beyond.saturating_add(passes);
+        let mut permit = tokio::select! {
+            biased;
+            permit = async {
+                // Nobody says so any more: the epoch is called off.
+                let _ = held.wait_for(|&held| held >= assembly.turn).await;
+                self.budget.take(more).await
+            } => permit,
+            _ = turn.wait_for(|&turn| turn >= assembly.turn) => self.budget.beside(more),
+        };
+        let passing = Arc::new(permit.split(passes));
+        self.groups.count(group.method);
+        match read_alone(&self.fetcher, &self.manifest, group, assembly.number).await {
+            Ok(samples) => {
+                assembly.keep(Arc::new(permit));
+                for (_, sample) in samples {
+                    self.hand_one_over(&assembly, slot, sample, Some(&passing));
+                }
+            }
+            Err(error) => {
+                drop((permit, passing));
+                self.lose((&assembly, slot), id, error);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,14 +1,16 @@
 //! The decode threads, and the batches they put together.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::watch;
 
+use super::loss::{in_vain, is_of_one_sample};
 use crate::budget::Permit;
-use crate::collate::{Batch, Collate};
+use crate::collate::{Batch, Collate, LostSample};
 use crate::decode::Decode;
 use crate::sample::SampleId;
 use crate::split::RawSample;
@@ -80,18 +82,61 @@ pub(super) struct Ready<B> {
 /// The promise of one batch; broken, and so an error at the other end, when all that could keep it are gone.
 pub(super) type Promise<B> = Receiver<Result<Ready<B>>>;
 
+/// What all batches of an epoch share.
+pub(super) struct Terms<D: Decode, C: Collate<D::Item>> {
+    pub(super) code: Arc<Code<D, C>>,
+    pub(super) cancel: watch::Receiver<bool>,
+    pub(super) losing: Losing<D, C>,
+}
+
+/// What becomes of a sample that can't be had.
+pub(super) enum Losing<D: Decode, C: Collate<D::Item>> {
+    /// The batch fails.
+    Fail,
+    /// The batch goes without it.
+    Skip,
+    /// Another one comes in its place. To be called from any thread; what comes of it is a sample or another loss.
+    Substitute(Box<dyn Fn(Wanted<D, C>) + Send + Sync>),
+}
+
+/// A place in a batch that a substitute is wanted for.
+pub(super) struct Wanted<D: Decode, C: Collate<D::Item>> {
+    pub(super) assembly: Arc<Assembly<D, C>>,
+    pub(super) slot: usize,
+    /// The sample that was to be there.
+    pub(super) for_sample: SampleId,
+    /// From 1.
+    pub(super) attempt: usize,
+}
+
+/// What a batch is after a sample of it was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// Over.
+    Failed,
+    /// Waiting for more.
+    Waiting,
+    /// To be collated.
+    Whole,
+}
+
 /// A batch in the making.
 pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
-    code: Arc<Code<D, C>>,
-    ids: Vec<SampleId>,
+    terms: Arc<Terms<D, C>>,
+    positions: Range<u64>,
+    /// Number of the batch in its epoch, from 1.
+    pub(super) turn: u64,
+    /// Of the last group that was begun before its own.
+    pub(super) number: u64,
     parts: Mutex<Parts<D::Item>>,
-    cancel: watch::Receiver<bool>,
     promise: Sender<Result<Ready<C::Output>>>,
 }
 
 struct Parts<T> {
-    /// With the name of each.
-    items: Vec<Option<(Arc<str>, T)>>,
+    /// With id and name of each.
+    items: Vec<Option<(SampleId, Arc<str>, T)>>,
+    /// With the slot of each, in the order in which they were found.
+    lost: Vec<(usize, LostSample)>,
     missing: usize,
     bytes: u64,
     verified: u64,
@@ -99,20 +144,29 @@ struct Parts<T> {
 }
 
 impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
+    /// A batch of the samples at these positions.
     pub(super) fn new(
-        code: Arc<Code<D, C>>,
-        ids: Vec<SampleId>,
-        cancel: watch::Receiver<bool>,
+        terms: &Arc<Terms<D, C>>,
+        positions: Range<u64>,
+        turn: u64,
+        number: u64,
     ) -> (Arc<Self>, Promise<C::Output>) {
         let (promise, receiver) = crossbeam_channel::bounded(1);
-        let items: Vec<_> = ids.iter().map(|_| None).collect();
-        let parts = Mutex::new(Parts { missing: items.len(), items, bytes: 0, verified: 0, kept: Vec::new() });
-        (Arc::new(Self { code, ids, parts, cancel, promise }), receiver)
+        let samples = (positions.end - positions.start) as usize;
+        let items = std::iter::repeat_with(|| None).take(samples).collect();
+        let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
+        let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
+        (Arc::new(Self { terms, positions, turn, number, parts, promise }), receiver)
+    }
+
+    /// Where in the global order the sample of a slot is to come.
+    pub(super) fn position(&self, slot: usize) -> u64 {
+        self.positions.start + slot as u64
     }
 
     /// Holds bytes until the batch is delivered.
     pub(super) fn keep(&self, permit: Arc<Permit>) {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).kept.push(permit);
+        self.lock().kept.push(permit);
     }
 
     /// Ends the batch with an error; of several the first counts.
@@ -122,24 +176,25 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     /// Decodes a sample into its slot. Returns whether all samples are there now, and the batch is to be collated.
-    pub(super) fn decode(&self, slot: usize, sample: RawSample) -> bool {
+    pub(super) fn decode(self: &Arc<Self>, slot: usize, sample: RawSample) -> bool {
+        let Terms { code, cancel, .. } = &*self.terms;
         // Nobody waits for it any more.
-        if *self.cancel.borrow() || self.cancel.has_changed().is_err() {
+        if *cancel.borrow() || cancel.has_changed().is_err() {
             return false;
         }
-        let (bytes, verified) = (sample.bytes().len() as u64, sample.verified());
+        let (bytes, verified, sample_id) = (sample.bytes().len() as u64, sample.verified(), sample.id());
         let id = sample.manifest().id(sample.entry());
-        match guarded(|| self.code.decode.decode(sample)) {
-            Ok(item) => self.fill(slot, (id.name, item), bytes, verified),
+        match guarded(|| code.decode.decode(sample)) {
+            Ok(item) => self.fill(slot, (sample_id, id.name, item), bytes, verified),
             Err(cause) => {
-                self.fail(refused(id, &cause));
-                false
+                let name = Arc::clone(&id.name);
+                self.lose(slot, (sample_id, name), refused(id, &cause)) == Outlook::Whole
             }
         }
     }
 
-    fn fill(&self, slot: usize, item: (Arc<str>, D::Item), bytes: u64, verified: bool) -> bool {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+    fn fill(&self, slot: usize, item: (SampleId, Arc<str>, D::Item), bytes: u64, verified: bool) -> bool {
+        let mut parts = self.lock();
         if parts.items[slot].replace(item).is_none() {
             parts.missing -= 1;
             parts.bytes += bytes;
@@ -148,24 +203,63 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         parts.missing == 0
     }
 
+    /// Does what is to be done about a sample that can't be had.
+    pub(super) fn lose(self: &Arc<Self>, slot: usize, (id, name): (SampleId, Arc<str>), error: Error) -> Outlook {
+        if matches!(self.terms.losing, Losing::Fail) || !is_of_one_sample(&error) {
+            self.fail(error);
+            return Outlook::Failed;
+        }
+        let mut parts = self.lock();
+        parts.lost.push((slot, LostSample { id, name, position: self.position(slot), error, substitute: None }));
+        match &self.terms.losing {
+            Losing::Fail => Outlook::Failed,
+            Losing::Skip => {
+                parts.missing -= 1;
+                if parts.missing == 0 { Outlook::Whole } else { Outlook::Waiting }
+            }
+            Losing::Substitute(find) => {
+                let mut of_slot = parts.lost.iter().filter(|(lost, _)| *lost == slot).map(|(_, lost)| lost.id);
+                let attempt = of_slot.clone().count();
+                let for_sample = of_slot.next().unwrap_or(id);
+                drop(parts);
+                find(Wanted { assembly: Arc::clone(self), slot, for_sample, attempt });
+                Outlook::Waiting
+            }
+        }
+    }
+
+    /// Ends the batch because nothing more can come in a slot that samples were lost for.
+    pub(super) fn give_up(&self, slot: usize) {
+        let parts = self.lock();
+        let of_slot: Vec<_> = parts.lost.iter().filter(|(lost, _)| *lost == slot).collect();
+        if let Some((_, last)) = of_slot.last() {
+            self.fail(in_vain(last, of_slot.len()));
+        }
+    }
+
     /// Makes the batch of what is there.
     fn collate(&self) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (names, items) = std::mem::take(&mut parts.items).into_iter().flatten().unzip();
+        let mut parts = self.lock();
+        let (slots, mut lost) = (std::mem::take(&mut parts.items), std::mem::take(&mut parts.lost));
         let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
         drop(parts);
-        self.finish(names, items, bytes, verified, kept);
-    }
-
-    /// A batch without samples is done from the start.
-    pub(super) fn finish_empty(&self) {
-        self.finish(Vec::new(), Vec::new(), 0, 0, Vec::new());
-    }
-
-    fn finish(&self, names: Vec<Arc<str>>, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Arc<Permit>>) {
-        match guarded(|| self.code.collate.collate(items)) {
+        // Of one slot they stay in the order in which they were tried.
+        lost.sort_by_key(|(slot, _)| *slot);
+        let lost = lost.into_iter().map(|(slot, mut lost)| {
+            lost.substitute = slots[slot].as_ref().map(|(id, ..)| *id);
+            lost
+        });
+        let lost = lost.collect();
+        let (mut ids, mut names) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
+        let items = slots.into_iter().flatten().map(|(id, name, item)| {
+            ids.push(id);
+            names.push(name);
+            item
+        });
+        let items = items.collect();
+        match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
-                let batch = Batch::new(self.ids.clone(), names, data);
+                let batch = Batch::new(ids, names, self.positions.clone(), lost, data);
                 // As in `fail`: then an error is there first, or nobody waits.
                 let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
             }
@@ -173,6 +267,15 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
                 Error::new(ErrorKind::Collate, format!("the samples make no batch: {cause}")).stage(Stage::Collate),
             ),
         }
+    }
+
+    /// A batch without samples is done from the start.
+    pub(super) fn finish_empty(&self) {
+        self.collate();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts<D::Item>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

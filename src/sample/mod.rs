@@ -5,6 +5,7 @@
 //! the number of ranks have no say in it: rank r of w takes its slice of each global batch.
 
 mod permutation;
+mod substitute;
 
 use std::ops::Range;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{Digest, Known, Manifest};
 use crate::{Error, ErrorKind, Result, Stage};
 use permutation::Permutation;
+pub(crate) use substitute::substitute;
 
 /// A sample, by its index in the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

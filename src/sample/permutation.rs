@@ -32,6 +32,11 @@ impl Permutation {
         Self::of_keys(samples, &[b"dataflux window 1", &window.to_le_bytes()], seed, epoch)
     }
 
+    /// The permutation of `0..others` that belongs to a place whose sample can't be had, whatever the manifest and the seed.
+    pub(super) fn of_substitutes(others: u64, position: u64, epoch: u64) -> Self {
+        Self::of_keys(others, &[b"dataflux substitute 1"], position, epoch)
+    }
+
     fn of_keys(samples: u64, keyed_by: &[&[u8]], seed: u64, epoch: u64) -> Self {
         let bits = u64::BITS - samples.saturating_sub(1).leading_zeros();
         let half = bits.div_ceil(2).max(1);
