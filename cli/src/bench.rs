@@ -9,7 +9,7 @@ use dataflux::list::Prefix;
 use dataflux::manifest::NamesDigest;
 use dataflux::plan::{Bill, PriceTable};
 use dataflux::store::{Client, GcsConfig, GcsStore};
-use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, Strategy, fetch};
+use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, OnError, Raw, Strategy, fetch};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
@@ -38,6 +38,7 @@ What is measured:
   wait_fraction         of the time after the first batch, spent waiting for data; best is 0
   cpu_seconds           user and system time of this process, the listing included
   peak_rss_bytes        most memory resident; unknown where there is no /proc
+  skipped, substituted  samples that could not be had, with --on-error
   verified              samples whose bytes were proved by the CRC that was listed
   ops, retries          attempts sent to the service, the listing and retries included
   cost_usd              those by the price table, without traffic that leaves the location
@@ -109,6 +110,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "W", requires = "rank", value_parser = value::at_least_one)]
     world_size: Option<usize>,
 
+    /// What to do about samples that can't be had: fail, skip:N or substitute:N, where no more than N of an epoch are lost
+    #[arg(long, value_name = "HOW", default_value = "fail", value_parser = value::on_error)]
+    on_error: OnError,
+
+    /// Write to this file which samples each batch has, for `dataflux replay`; what is there is added to
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+
     #[command(flatten)]
     filter: FilterArgs,
 }
@@ -148,6 +157,8 @@ struct Report {
     peak_rss_bytes: Option<u64>,
     order_digest: String,
     verified: u64,
+    skipped: u64,
+    substituted: u64,
     retries: u64,
     ops: Ops,
     cost_usd: f64,
@@ -192,7 +203,8 @@ fn loader<D: Decode>(
     prices: Option<PriceTable>,
     dataset: DatafluxDataset<D>,
 ) -> dataflux::Result<DataLoader<D>> {
-    let mut builder = DataLoader::builder(dataset).batch_size(args.batch_size).strategy(args.strategy.into());
+    let mut builder =
+        DataLoader::builder(dataset).batch_size(args.batch_size).strategy(args.strategy.into()).on_error(args.on_error);
     if let Some(seed) = args.shuffle {
         builder = builder.shuffle(seed);
     }
@@ -213,6 +225,9 @@ fn loader<D: Decode>(
     }
     if let Some(dollars) = args.epoch_budget {
         builder = builder.epoch_budget_usd(dollars);
+    }
+    if let Some(log) = &args.audit {
+        builder = builder.audit(log);
     }
     builder.build()
 }
@@ -243,6 +258,8 @@ fn measure<D: Decode>(
         peak_rss_bytes: peak_rss_bytes(),
         order_digest: epochs.digest.finish(),
         verified: epochs.verified,
+        skipped: epochs.skipped,
+        substituted: epochs.substituted,
         retries: counts.retries,
         ops: Ops {
             list: counts.list,
@@ -265,6 +282,8 @@ struct Epochs {
     samples: u64,
     bytes: u64,
     verified: u64,
+    skipped: u64,
+    substituted: u64,
     first_batch: Option<Duration>,
     waited: Duration,
     running: Duration,
@@ -299,6 +318,8 @@ impl Epochs {
             debug_assert_eq!(stats.samples, all.samples - before, "what is counted here and there is the same");
             all.bytes += stats.bytes;
             all.verified += stats.verified;
+            all.skipped += stats.skipped;
+            all.substituted += stats.substituted;
             all.first_batch.get_or_insert(stats.first_batch);
             all.waited += stats.waited;
             all.running += stats.running;
@@ -353,6 +374,7 @@ impl Report {
                 "samples",
                 format!("{} ({:.0}/s), {} of them verified", self.samples, self.samples_per_second, self.verified),
             ),
+            ("lost", format!("{} skipped, {} substituted", self.skipped, self.substituted)),
             (
                 "bytes",
                 format!("{} ({}/s)", output::bytes(self.bytes), indicatif::HumanBytes(self.bytes_per_second as u64)),

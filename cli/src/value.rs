@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use dataflux::OnError;
 use dataflux::list::Filter;
 use dataflux::store::StorageClass;
 
@@ -20,6 +21,21 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         0 => Err("it must be at least 1 byte".to_owned()),
         bytes => Ok(bytes),
     }
+}
+
+/// What to do about samples that can't be had.
+pub(crate) fn on_error(text: &str) -> Result<OnError, String> {
+    let limited = || {
+        let (what, limit) = text.split_once(':')?;
+        let limit = limit.parse().ok()?;
+        match what {
+            "skip" => Some(OnError::Skip { limit }),
+            "substitute" => Some(OnError::Substitute { limit }),
+            _ => None,
+        }
+    };
+    let wanted = "it must be fail, skip:N or substitute:N, with the most samples of an epoch to lose";
+    if text == "fail" { Ok(OnError::Fail) } else { limited().ok_or_else(|| wanted.to_owned()) }
 }
 
 /// Bytes: as [`bytes`], and also none.

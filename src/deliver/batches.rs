@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
+use super::audit::Audit;
 use super::auto::Auto;
 use super::cost::Spent;
 use super::loss::Losses;
@@ -82,6 +83,7 @@ pub struct Batches<B> {
     state: State,
     stats: EpochStats,
     losses: Losses,
+    audit: Option<Audit>,
     started: Instant,
     first: Option<Instant>,
     over: bool,
@@ -97,7 +99,7 @@ impl<B> Batches<B> {
         spent: Spent,
         manifest: Arc<Manifest>,
         state: State,
-        losses: Losses,
+        (losses, audit): (Losses, Option<Audit>),
     ) -> Self {
         Self {
             tickets,
@@ -110,6 +112,7 @@ impl<B> Batches<B> {
             state,
             stats: EpochStats::default(),
             losses,
+            audit,
             started: Instant::now(),
             first: None,
             over: false,
@@ -143,6 +146,9 @@ impl<B> Batches<B> {
         self.losses.next_turn();
         let ready = promise.recv().map_err(|_| lost())??;
         self.losses.count(&ready.batch)?;
+        if let Some(audit) = &mut self.audit {
+            audit.record(&ready.batch, end)?;
+        }
         self.in_hand = ready.kept;
         self.state.position = end;
         self.stats.batches += 1;
@@ -209,7 +215,7 @@ impl<B> Drop for Batches<B> {
     }
 }
 
-fn of_manifest(state: &State, manifest: &Manifest) -> State {
+pub(super) fn of_manifest(state: &State, manifest: &Manifest) -> State {
     // The digest of what came before a failure would look like that of other data.
     let digest =
         manifest.complete().map_or_else(|_| "none: its listing failed".to_owned(), |()| manifest.digest().to_string());
@@ -224,6 +230,9 @@ pub struct BatchStream<B> {
     /// As in [`Batches`].
     state: State,
     stats: EpochStats,
+    /// That of [`Batches`], since these are not yet delivered when they come from there.
+    audit: Option<Audit>,
+    over: bool,
     cancel: Arc<watch::Sender<bool>>,
     /// As in [`Batches`], which is a batch or two ahead.
     in_hand: Vec<Arc<Permit>>,
@@ -235,7 +244,7 @@ type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, u64, EpochStats);
 impl<B: Send + 'static> BatchStream<B> {
     pub(super) fn new(mut batches: Batches<B>) -> Result<Self> {
         let (cancel, state) = (Arc::clone(&batches.cancel), batches.state.clone());
-        let manifest = Arc::clone(&batches.manifest);
+        let (manifest, audit) = (Arc::clone(&batches.manifest), batches.audit.take());
         let (sender, receiver) = mpsc::channel(1);
         std::thread::Builder::new()
             .name("dataflux-stream".into())
@@ -255,7 +264,8 @@ impl<B: Send + 'static> BatchStream<B> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Self { batches: receiver, manifest, state, stats: EpochStats::default(), cancel, in_hand: Vec::new() })
+        let (stats, in_hand) = (EpochStats::default(), Vec::new());
+        Ok(Self { batches: receiver, manifest, state, stats, audit, over: false, cancel, in_hand })
     }
 }
 
@@ -277,8 +287,18 @@ impl<B> Stream for BatchStream<B> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Before the wait: the next batch may need them.
         self.in_hand.clear();
+        if self.over {
+            return Poll::Ready(None);
+        }
         self.batches.poll_recv(context).map(|step| {
             let (batch, in_hand, position, stats) = step?;
+            if let (Some(audit), Some(Ok(batch))) = (&mut self.audit, &batch)
+                && let Err(error) = audit.record(batch, position)
+            {
+                self.over = true;
+                self.cancel.send_replace(true);
+                return Some(Err(error));
+            }
             (self.in_hand, self.state.position, self.stats) = (in_hand, position, stats);
             batch
         })

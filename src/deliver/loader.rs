@@ -1,12 +1,14 @@
 //! The loader: settings, and what epochs share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::audit;
 use super::auto::Auto;
-use super::batches::{BatchStream, Batches};
+use super::batches::{BatchStream, Batches, of_manifest};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
 use super::loss::{Losses, OnError};
@@ -80,6 +82,7 @@ pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as D
     sharding: Sharding,
     settings: Settings,
     shuffle: Shuffle,
+    audit: Option<Arc<audit::Log>>,
     /// Epoch and position to go on from.
     resumed: Option<(u64, u64)>,
 }
@@ -105,6 +108,7 @@ struct Settings {
     prices: Option<PriceTable>,
     epoch_budget_usd: Option<f64>,
     on_error: OnError,
+    audit: Option<PathBuf>,
 }
 
 impl Settings {
@@ -163,6 +167,7 @@ impl<D: Decode> DataLoader<D> {
             prices: None,
             epoch_budget_usd: None,
             on_error: OnError::default(),
+            audit: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -363,6 +368,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Writes to the file at `path` which samples each batch that is delivered has: some 150 bytes a batch, chained by hashes
+    /// so that a change shows, for [`AuditLog`](super::AuditLog) and `dataflux replay` to read. A log that is there is gone on
+    /// with. A line is written before its batch is handed over, and is safe from a kill of the process, though not of the
+    /// machine. Each rank, and each loader that lives at the same time, needs a log of its own.
+    ///
+    /// [`build`](Self::build) then waits for the end of the listing, and refuses a file that is no log of this rank. A log
+    /// that can't be written is an error in the place of the batch, which ends the epoch.
+    pub fn audit(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.audit = Some(path.into());
+        self
+    }
+
     /// Makes batches with `collate` instead of the decoder's own way.
     pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
@@ -545,7 +562,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             manifest,
             io,
         };
-        Ok(DataLoader { engine, held, dataset, sharding, settings, shuffle, resumed: None })
+        let audit = match &settings.audit {
+            None => None,
+            Some(path) => {
+                engine.manifest.complete()?;
+                Some(audit::Log::open(path, rank as u64)?)
+            }
+        };
+        Ok(DataLoader { engine, held, dataset, sharding, settings, shuffle, audit, resumed: None })
     }
 }
 
@@ -598,7 +622,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             })?;
         let losses = Losses::new(self.settings.on_error, turn);
         let manifest = Arc::clone(self.dataset.manifest());
-        Ok(Batches::new((receiver, cancel), counts, run, spent, manifest, state, losses))
+        let audit = self.audit.as_ref().map(|log| {
+            let (rank, world_size) = (self.sharding.rank(), self.sharding.world_size());
+            let step = self.sharding.batch_count(position, 0);
+            log.epoch(&manifest, (rank, world_size), step, of_manifest(&state, &manifest))
+        });
+        Ok(Batches::new((receiver, cancel), counts, run, spent, manifest, state, (losses, audit)))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.

@@ -140,7 +140,7 @@ impl Losses {
             match lost.substitute {
                 _ if before > LOGGED => {}
                 _ if before == LOGGED => {
-                    tracing::warn!("more samples can't be had; the end of the epoch tells how many")
+                    tracing::warn!("more samples can't be had; the end of the epoch tells how many");
                 }
                 None => tracing::warn!(id, position, %error, "a sample is skipped"),
                 Some(by) => tracing::warn!(id, position, by = by.0, %error, "another sample comes in the place of one"),

@@ -174,6 +174,11 @@ impl Sharding {
         self.batch_size
     }
 
+    /// Which of the ranks this is, from 0.
+    pub fn rank(&self) -> u64 {
+        self.rank
+    }
+
     /// Ranks that share each global batch.
     pub fn world_size(&self) -> u64 {
         self.world_size

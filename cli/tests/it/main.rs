@@ -11,5 +11,6 @@ mod ls;
 mod memory;
 mod plan;
 mod refusals;
+mod replay;
 mod save;
 mod signals;
