@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
+use crate::budget::Budget;
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
@@ -149,10 +150,10 @@ impl Fetcher {
     }
 
     /// The same for another epoch, with temporaries and counts of its own, and with buffers that are used again as long as
-    /// the epoch runs: `memory` bytes of them at most.
-    pub(crate) fn for_epoch(&self, memory: u64) -> Self {
+    /// the epoch runs: within `budget`, as far as they are free.
+    pub(crate) fn for_epoch(&self, budget: &Budget) -> Self {
         Self {
-            clients: self.clients.apart().with_buffers(&Buffers::new(memory)),
+            clients: self.clients.apart().with_buffers(&Buffers::new(budget.bytes(), budget.items())),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(self.renewable),
