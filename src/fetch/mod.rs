@@ -36,6 +36,11 @@ pub use temporary::{Leftover, wait_for_temporaries};
 pub(crate) use throttle::{Caps, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
 
+/// Share of the memory budget up to which buffers are kept for bodies to come. What is held of a composed group is no
+/// memory until its object is read, so that half is rarely all in use; and the read buffers of connections, which nobody
+/// counts, come on top.
+const REUSED: u64 = 2;
+
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
 pub struct Payload {
@@ -153,7 +158,7 @@ impl Fetcher {
     /// the epoch runs: within `budget`, as far as they are free.
     pub(crate) fn for_epoch(&self, budget: &Budget) -> Self {
         Self {
-            clients: self.clients.apart().with_buffers(&Buffers::new(budget.bytes(), budget.items())),
+            clients: self.clients.apart().with_buffers(&Buffers::new(budget.bytes() / REUSED, budget.items())),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(self.renewable),
