@@ -396,7 +396,7 @@ impl Chooser {
                 self.improve(now, rate, left, ceilings, grows && self.looks < LOOKS);
             }
         } else {
-            self.judge(now, rate, grows && self.looks < LOOKS, busy_loop);
+            self.judge(now, rate, ceilings, grows && self.looks < LOOKS, busy_loop);
             if self.way == self.home && !busy_loop {
                 self.improve(now, rate, left, ceilings, true);
             }
@@ -404,9 +404,15 @@ impl Chooser {
     }
 
     /// A way on trial has brought `rate`.
-    fn judge(&mut self, now: Duration, rate: f64, grows: bool, busy_loop: bool) {
+    fn judge(&mut self, now: Duration, rate: f64, ceilings: &Ceilings, grows: bool, busy_loop: bool) {
         let (way, home) = (self.way, self.home);
-        let other = self.known[home as usize].rate.unwrap_or_default();
+        // A service lets more calls through at first than it then goes on to take.
+        let most = match home {
+            Way::Direct => ceilings.reads.rate,
+            Way::Composed => ceilings.writes.rate.map(|rate| rate / 2.0 * self.sources()),
+            Way::Mixed => None,
+        };
+        let other = self.known[home as usize].rate.unwrap_or_default().min(most.unwrap_or(f64::INFINITY));
         let cheaper = self.usd(way) < self.usd(home);
         let told = format!("{rate:.0} samples/s, {other:.0} {home}");
         if busy_loop && cheaper {
