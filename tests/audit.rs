@@ -40,7 +40,9 @@ fn data(samples: u64, bad: &[u64]) -> DatafluxDataset {
     let name = |index| format!("p/{index:04}");
     (0..samples).for_each(|index| _ = store.insert("data", &name(index), content(&name(index), 100)));
     let dataset = DatafluxDataset::open_with(client(store.clone()), "gs://data/p/").unwrap();
-    bad.iter().for_each(|&index| _ = store.insert("data", &name(index), "another"));
+    for &index in bad {
+        store.insert("data", &name(index), "another");
+    }
     dataset
 }
 
@@ -174,7 +176,7 @@ fn every_change_is_seen() {
         for at in 0..text.len() {
             let mut changed = text.clone();
             changed[at] ^= 1;
-            let line = 1 + text[..at].iter().filter(|&&byte| byte == b'\n').count();
+            let line = text[..at].split(|&byte| byte == b'\n').count();
             match read(&changed) {
                 // The last line feed: as if the line had not been written to its end.
                 (Ok(records), torn) => assert!(records == 4 && torn && at == text.len() - 1, "at {at}"),

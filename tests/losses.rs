@@ -31,13 +31,15 @@ fn data(sizes: impl IntoIterator<Item = usize>, bad: &BTreeSet<u64>) -> (MemoryS
         store.insert("data", &name(index), content(&name(index), size));
     }
     let dataset = DatafluxDataset::open_with(client(store.clone()), "gs://data/p/").unwrap();
-    bad.iter().for_each(|&index| spoil(&store, index));
+    for &index in bad {
+        spoil(&store, index);
+    }
     (store, dataset)
 }
 
 /// By turns another version, and none.
 fn spoil(store: &MemoryStore, index: u64) {
-    if index % 2 == 0 {
+    if index.is_multiple_of(2) {
         store.insert("data", &name(index), "another");
     } else {
         let (id, attempt) = (ObjectId::new("data", name(index), None), Attempt::first());
@@ -220,14 +222,15 @@ fn damaged_objects_are_lost_and_the_rest_of_their_group_is_not() {
         let bad: BTreeSet<u64> = [5, 6, 63].into();
         let (store, dataset) = data(vec![100; 64], &BTreeSet::new());
         let listed: Vec<_> = (0..64).map(|index| dataset.manifest().get(index).unwrap()).collect();
-        let objects = Objects::from_iter((0..).zip(&listed).map(|(index, entry)| ObjectRef {
+        let objects = (0..).zip(&listed).map(|(index, entry)| ObjectRef {
             name: &entry.name,
             size: entry.size,
             generation: entry.generation,
             crc32c: entry.crc32c.map(|crc| if bad.contains(&index) { !crc } else { crc }),
             storage_class: entry.storage_class,
             ..ObjectRef::default()
-        }));
+        });
+        let objects: Objects = objects.collect();
         let manifest = Arc::new(Manifest::new("gs://data/p/".parse().unwrap(), &objects).unwrap());
         for strategy in [Strategy::Direct, Strategy::compose()] {
             for on_error in [SKIP, SUBSTITUTE] {
@@ -244,7 +247,7 @@ fn damaged_objects_are_lost_and_the_rest_of_their_group_is_not() {
                 let places: BTreeSet<_> = lost.iter().map(|lost| lost.position).collect();
                 assert_eq!(places, bad, "unshuffled, the place is the number");
                 assert!(lost.iter().all(|lost| lost.error.at_stage() == Some(Stage::Split)));
-                let samples: usize = batches.iter().map(|batch| batch.len()).sum();
+                let samples: usize = batches.iter().map(dataflux::Batch::len).sum();
                 assert_eq!(samples, if on_error == SKIP { 61 } else { 64 });
                 drop(batches);
                 all_given_back(&loader);
@@ -282,7 +285,7 @@ fn beyond_the_limit_the_epoch_ends_with_the_number_and_the_last() {
             }
         }
         let loader = |limit| DataLoader::builder(dataset.clone()).batch_size(8).on_error(limit).build().unwrap();
-        assert_eq!(loader(OnError::Skip { limit: 4 }).epoch(0).unwrap().filter(Result::is_ok).count(), 5);
+        assert_eq!(loader(OnError::Skip { limit: 4 }).epoch(0).unwrap().flatten().count(), 5);
         assert!(loader(OnError::Substitute { limit: 3 }).epoch(0).unwrap().any(|batch| batch.is_err()));
         let counted = loader(OnError::Skip { limit: 4 });
         for epoch in 0..3 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use dataflux::list::Prefix;
 use dataflux::manifest::NamesDigest;
-use dataflux::plan::{Bill, PriceTable};
+use dataflux::plan::{Bill, Groups, PriceTable};
 use dataflux::store::{Client, GcsConfig, GcsStore};
 use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, OnError, Raw, Strategy, fetch};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -40,6 +40,8 @@ What is measured:
   peak_rss_bytes        most memory resident; unknown where there is no /proc
   skipped, substituted  samples that could not be had, with --on-error
   verified              samples whose bytes were proved by the CRC that was listed
+  groups                reads that were begun: of one object, of a large one in ranges, of many that were joined
+  choice                how auto reads small objects at the end, and why
   ops, retries          attempts sent to the service, the listing and retries included
   cost_usd              those by the price table, without traffic that leaves the location
   bill                  its parts: calls of class A and B, retrieval, temporary objects and their replication
@@ -160,6 +162,8 @@ struct Report {
     skipped: u64,
     substituted: u64,
     retries: u64,
+    groups: Groups,
+    choice: Option<String>,
     ops: Ops,
     cost_usd: f64,
     bill: Bill,
@@ -261,6 +265,8 @@ fn measure<D: Decode>(
         skipped: epochs.skipped,
         substituted: epochs.substituted,
         retries: counts.retries,
+        groups: epochs.groups,
+        choice: loader.choice().map(|choice| choice.to_string()),
         ops: Ops {
             list: counts.list,
             get: counts.get,
@@ -287,6 +293,7 @@ struct Epochs {
     first_batch: Option<Duration>,
     waited: Duration,
     running: Duration,
+    groups: Groups,
     /// Of each epoch.
     seconds: Vec<f64>,
     digest: NamesDigest,
@@ -323,6 +330,7 @@ impl Epochs {
             all.first_batch.get_or_insert(stats.first_batch);
             all.waited += stats.waited;
             all.running += stats.running;
+            all.groups += stats.groups;
             drop(batches);
             all.seconds.push(started.elapsed().as_secs_f64());
             if args.limit.is_some_and(|limit| all.samples >= limit) {
@@ -383,6 +391,14 @@ impl Report {
             ("waited for data", format!("{:.1}% of the time after the first batch", 100.0 * self.wait_fraction)),
             ("cpu seconds", format!("{:.3}", self.cpu_seconds)),
             ("peak memory", self.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), output::bytes)),
+            (
+                "groups",
+                format!(
+                    "{} objects by themselves, {} in ranges, {} joined groups",
+                    self.groups.direct, self.groups.ranged, self.groups.composed
+                ),
+            ),
+            ("way of small objects", self.choice.clone().unwrap_or_else(|| "as was asked for".to_owned())),
             (
                 "calls",
                 format!(

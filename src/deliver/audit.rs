@@ -42,7 +42,7 @@ const HEAD: usize = 2 * size_of::<Hash>() + 1;
 #[serde(rename_all = "snake_case")]
 enum Line {
     Begin(Box<Begin>),
-    Batch(Step),
+    Batch(Delivered),
 }
 
 /// The head of an epoch, or of what a resumed run adds to it.
@@ -60,7 +60,7 @@ pub(super) struct Begin {
 
 /// A batch of this rank.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Step {
+struct Delivered {
     epoch: u64,
     step: u64,
     from: u64,
@@ -86,7 +86,7 @@ fn hash(bytes: &[u8]) -> Hash {
 }
 
 fn hex(hash: &Hash) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(*hash))
 }
 
 fn hash_of_ids(ids: impl Iterator<Item = SampleId>) -> String {
@@ -114,11 +114,14 @@ fn parse(line: &[u8], before: &Hash) -> Result<(Line, Hash), String> {
 /// The hash that a line says is its own.
 fn said(line: &[u8]) -> Option<Hash> {
     let text = std::str::from_utf8(line.get(..HEAD)?).ok()?.strip_suffix(' ')?;
-    let mut hash = Hash::default();
-    for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(hash)
+    Some(u128::from_str_radix(text, 16).ok()?.to_be_bytes())
+}
+
+/// Whether this can be what was written of a first line.
+fn may_begin(torn: &[u8]) -> bool {
+    let (hash, json) = torn.split_at(torn.len().min(HEAD - 1));
+    let wanted = b" {\"begin\":{\"audit\":";
+    hash.iter().all(u8::is_ascii_hexdigit) && json.iter().zip(wanted).all(|(got, wanted)| got == wanted)
 }
 
 fn failed(path: &Path, what: &str, error: io::Error) -> Error {
@@ -148,6 +151,9 @@ fn other_version(path: &Path, got: u32) -> Error {
         .hint("read it with the version that wrote it, and begin another")
 }
 
+/// The step that ends at a position of an epoch.
+type Steps = HashMap<(u64, u64), u64>;
+
 /// A log that is written to, by the epochs of one loader.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -161,8 +167,8 @@ struct End {
     /// Of the file, as far as this has written it.
     bytes: u64,
     hash: Hash,
-    /// The step that ends at a position of an epoch, of what stood at the end of the log when it was opened.
-    steps: HashMap<(u64, u64), u64>,
+    /// Of what stood at the end of the log when it was opened.
+    steps: Steps,
 }
 
 impl Log {
@@ -180,29 +186,20 @@ impl Log {
         let mut first = Vec::new();
         let unread = |error| failed(path, "the audit log can't be read", error);
         BufReader::new((&file).take(LONGEST)).read_until(b'\n', &mut first).map_err(unread)?;
-        match first.strip_suffix(b"\n") {
-            Some(first) => match parse(first, &Hash::default()) {
-                Ok((Line::Begin(begin), _)) if begin.audit != VERSION => return Err(other_version(path, begin.audit)),
-                Ok((Line::Begin(begin), _)) if begin.rank == rank => {}
-                Ok((Line::Begin(begin), _)) => {
-                    return Err(Error::new(ErrorKind::Config, "this audit log is another rank's")
-                        .stage(Stage::Deliver)
-                        .object(path.display())
-                        .mismatch(format_args!("one of rank {rank}"), format_args!("one of rank {}", begin.rank))
-                        .hint("give each rank a log of its own"));
-                }
-                _ => return Err(no_log(path)),
-            },
-            // A first line that was cut off, perhaps: then it must look like one.
-            None => {
-                let whole: Vec<u8> = [&[b'0'; HEAD - 1][..], b" {\"begin\":{\"audit\":"].concat();
-                let fits = |(got, wanted): (&u8, &u8)| {
-                    got == wanted || (*wanted == b'0' && got.is_ascii_hexdigit() && !got.is_ascii_uppercase())
-                };
-                if !first.iter().zip(&whole).all(fits) {
-                    return Err(no_log(path));
-                }
+        if let Some(first) = first.strip_suffix(b"\n") {
+            let Ok((Line::Begin(begin), _)) = parse(first, &Hash::default()) else { return Err(no_log(path)) };
+            if begin.audit != VERSION {
+                return Err(other_version(path, begin.audit));
             }
+            if begin.rank != rank {
+                return Err(Error::new(ErrorKind::Config, "this audit log is another rank's")
+                    .stage(Stage::Deliver)
+                    .object(path.display())
+                    .mismatch(format_args!("one of rank {rank}"), format_args!("one of rank {}", begin.rank))
+                    .hint("give each rank a log of its own"));
+            }
+        } else if !may_begin(&first) {
+            return Err(no_log(path));
         }
         let tail = Tail::read(&mut file, bytes).map_err(unread)?;
         let (hash, steps) = tail.check().map_err(|got| {
@@ -277,8 +274,8 @@ impl Tail {
             file.seek(SeekFrom::Start(from))?;
             let mut text = Vec::new();
             file.take(bytes - from).read_to_end(&mut text)?;
-            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            if from == 0 || lines > 2 {
+            let lines = text.split(|&byte| byte == b'\n').count();
+            if from == 0 || lines > 3 {
                 let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
                 return Ok(Self { from, text, whole });
             }
@@ -287,7 +284,7 @@ impl Tail {
     }
 
     /// The hash of the last line, and the steps that are told. What is wrong, if a line doesn't follow from the one before.
-    fn check(&self) -> Result<(Hash, HashMap<(u64, u64), u64>), String> {
+    fn check(&self) -> Result<(Hash, Steps), String> {
         let mut lines =
             self.text[..self.whole].split_inclusive(|&byte| byte == b'\n').map(|line| &line[..line.len() - 1]);
         let mut before = Hash::default();
@@ -299,7 +296,7 @@ impl Tail {
         for line in lines {
             let (line, linked) = parse(line, &before)?;
             before = linked;
-            if let Line::Batch(Step { epoch, end, step, .. }) = line {
+            if let Line::Batch(Delivered { epoch, end, step, .. }) = line {
                 steps.insert((epoch, end), step);
             }
         }
@@ -337,7 +334,7 @@ impl Audit {
         let ids = hash_of_ids(batch.ids().iter().copied());
         let (epoch, step) = (self.epoch, self.step);
         self.step += 1;
-        self.log.append(&Line::Batch(Step { epoch, step, from, to, end, ids, skipped, substituted, list }))
+        self.log.append(&Line::Batch(Delivered { epoch, step, from, to, end, ids, skipped, substituted, list }))
     }
 }
 
@@ -472,7 +469,7 @@ impl std::iter::FusedIterator for AuditLog {}
 pub struct AuditRecord {
     line: u64,
     begin: Arc<Begin>,
-    step: Step,
+    step: Delivered,
 }
 
 impl AuditRecord {
@@ -538,7 +535,7 @@ impl AuditRecord {
                     "objects were added, removed or overwritten since: take the manifest that was saved for the run",
                 ));
         }
-        let Step { ids, skipped, substituted, list, .. } = &self.step;
+        let Delivered { ids, skipped, substituted, list, .. } = &self.step;
         let positions = self.positions().filter(|at| !skipped.iter().any(|(position, _)| position == at));
         let samples: Vec<_> = if let Some(list) = list {
             positions.zip(list.iter().copied().map(SampleId)).collect()
@@ -579,7 +576,7 @@ mod tests {
             assert_eq!(said(text.as_bytes()), Some(linked));
             before = linked;
         }
-        let listed = Step { list: Some(vec![7, 1 << 60]), ..Step::default() };
+        let listed = Delivered { list: Some(vec![7, 1 << 60]), ..Delivered::default() };
         assert_eq!(
             serde_json::to_string(&Line::Batch(listed)).unwrap(),
             r#"{"batch":{"epoch":0,"step":0,"from":0,"to":0,"end":0,"ids":"","list":[7,1152921504606846976]}}"#
@@ -600,13 +597,18 @@ mod tests {
         let longest = TAIL as usize / 8;
         for (step, lost) in [0, longest, 0, 0, longest, 0].into_iter().enumerate() {
             let skipped = (0..lost as u64).map(|id| (id, id)).collect();
-            log.append(&Line::Batch(Step { end: step as u64, step: 10 * step as u64, skipped, ..Step::default() }))
-                .unwrap();
+            log.append(&Line::Batch(Delivered {
+                end: step as u64,
+                step: 10 * step as u64,
+                skipped,
+                ..Delivered::default()
+            }))
+            .unwrap();
         }
         drop(log);
         let log = Log::open(&path, 0).unwrap();
         assert_eq!(log.end.lock().unwrap().steps.get(&(0, 5)), Some(&50));
-        log.append(&Line::Batch(Step::default())).unwrap();
+        log.append(&Line::Batch(Delivered::default())).unwrap();
         assert_eq!(AuditLog::open(&path).unwrap().map(Result::unwrap).count(), 7);
         std::fs::remove_file(&path).unwrap();
     }

@@ -23,6 +23,8 @@ const KEYS: [&str; 19] = [
     "cost_usd",
     "bill",
     "leftover_temporaries",
+    "groups",
+    "choice",
 ];
 
 fn emulator() -> Emulator {
