@@ -5,7 +5,8 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use dataflux::sample::{
-    BlockShuffle, LastBatch, Orders, Sampler, Scope, Sequential, Shuffle, Stratified, Subset, Weighted, WindowShuffle,
+    BlockShuffle, EpochLength, LastBatch, Mixture, Orders, Sampler, Scope, Sequential, Shuffle, Stratified, Subset,
+    Weighted, WindowShuffle,
 };
 use dataflux::store::MemoryStore;
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, Raw, SampleId, State, Strategy};
@@ -30,6 +31,12 @@ fn sampler(number: usize, seed: u64, size: u64, samples: u64) -> Box<dyn Sampler
         6 => Box::new(Subset::range(samples / 3..samples).then(Stratified::by_label(seed))),
         7 => Box::new(Subset::ids((0..samples).step_by(2).map(SampleId)).then(Shuffle::new(seed))),
         8 => Box::new(Weighted::new(seed, &weights()).unwrap()),
+        9 => Box::new(
+            Mixture::new(seed)
+                .add(Subset::range(0..samples.div_ceil(2)).then(Shuffle::new(seed)), 0.4)
+                .add(Subset::range(samples / 2..samples).then(Stratified::by_label(seed)), 0.6)
+                .epoch_length(EpochLength::UntilAll),
+        ),
         _ => Box::new(Weighted::new(seed, &weights()).unwrap().samples(2 * samples)),
     }
 }
@@ -80,7 +87,7 @@ struct Leg {
 fn run() -> impl proptest::strategy::Strategy<Value = Run> {
     let last = prop::sample::select(vec![LastBatch::Short, LastBatch::Drop, LastBatch::Pad]);
     let batches = (1usize..12, any::<bool>());
-    (1usize..90, 0usize..10, any::<u64>(), 1u64..20, 0u64..3, last, batches).prop_map(
+    (1usize..90, 0usize..11, any::<u64>(), 1u64..20, 0u64..3, last, batches).prop_map(
         |(samples, sampler, seed, size, epoch, last, (batch, global))| {
             // A global batch has samples for all ranks.
             let batch = if global { batch + 4 } else { batch };

@@ -368,9 +368,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
         let mut cancel = cancel.clone();
         self.io.handle().block_on(async {
-            let permit = async {
-                if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await }
-            };
+            let permit =
+                async { if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await } };
             tokio::select! {
                 permit = permit => Some(Some(permit)),
                 _ = cancel.wait_for(|&cancelled| cancelled) => None,

@@ -8,14 +8,16 @@
 //! |---|---|---|---|
 //! | [`Sequential`] | by name | none | a few ns |
 //! | [`Shuffle`] | all samples shuffled | some 100 bytes | tens of ns |
-//! | [`WindowShuffle`] | each window of names shuffled within itself; begins while names are listed | some 100 bytes | the same in a window |
-//! | [`BlockShuffle`] | blocks of names shuffled, and their samples mixed with those of other blocks | some 250 bytes | the same in a group |
+//! | [`WindowShuffle`] | each window of names shuffled within itself; begins while names are listed | some 100 bytes | the same in a window, a microsecond or two in another |
+//! | [`BlockShuffle`] | blocks of names shuffled, and their samples mixed with those of other blocks | some 250 bytes | the same among mixed blocks, a microsecond or two in others |
 //! | [`Weighted`] | drawn by weights, with or without replacement | 8 or 12 bytes a sample | tens of ns |
 //! | [`Stratified`] | shuffled, each stretch with the labels in proportion | some 200 bytes a label | hundreds of ns |
-//! | [`Subset`] | some samples, by range, list or predicate, as another sampler orders them | 8 bytes a sample, none for a range | a few ns more |
+//! | [`Mixture`] | several samplers by weights, such as subsets that are data sets of their own | some 100 bytes a part | tens of ns more |
+//! | [`Subset`] | some samples, by range, folder, list or predicate, as another sampler orders them | 8 bytes a sample, none for a range or a folder | a few ns more |
 
 mod interleave;
 mod launcher;
+mod mixture;
 mod permutation;
 mod sampler;
 mod sharding;
@@ -29,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Stage};
 pub(crate) use launcher::shard;
+pub use mixture::{EpochLength, Mixture};
 pub use sampler::{Order, Orders, Sampler, Scope};
 pub(crate) use sampler::{Sampling, Walk};
 pub use sharding::{BatchSpan, LastBatch, Sharding, Spans};

@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// any position: so it is the same on all ranks, however many, and a run goes on at any place as fast as at the first.
 /// Built in are [`Sequential`](super::Sequential), [`Shuffle`](super::Shuffle),
 /// [`BlockShuffle`](super::BlockShuffle), [`WindowShuffle`](super::WindowShuffle), [`Weighted`](super::Weighted),
-/// [`Stratified`](super::Stratified) and [`Subset`](super::Subset).
+/// [`Stratified`](super::Stratified), [`Mixture`](super::Mixture) and [`Subset`](super::Subset).
 ///
 /// One of your own, which goes from the last sample to the first:
 ///

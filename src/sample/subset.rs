@@ -63,6 +63,19 @@ impl Subset {
         Self { chosen: Chosen::list(ids), of: None, then: Box::new(Sequential) }
     }
 
+    /// The samples whose names begin with `prefix`, such as `train/cats/`, for a loader of this manifest and no other. It
+    /// takes no memory for each. Waits for the end of the listing.
+    ///
+    /// # Errors
+    /// The listing failed; the manifest's file was written to since it was opened.
+    pub fn below(manifest: &Manifest, prefix: &str) -> Result<Self> {
+        manifest.complete()?;
+        // They are neighbours, since names are in byte order.
+        let first = first_where(manifest, 0, |name| name >= prefix)?;
+        let end = first_where(manifest, first, |name| !name.starts_with(prefix))?;
+        Ok(Self { of: Some(manifest.digest()), ..Self::range(first..end) })
+    }
+
     /// The samples for which `keep` holds, for a loader of this manifest and no other. It takes 8 bytes for each. Waits
     /// for the end of the listing.
     ///
@@ -141,6 +154,16 @@ impl Sampler for Subset {
             }
         }))
     }
+}
+
+/// The first index from `low` on whose name `holds`, which then holds for all after it; the length where it holds for none.
+fn first_where(manifest: &Manifest, mut low: u64, holds: impl Fn(&str) -> bool) -> Result<u64> {
+    let mut high = manifest.len();
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(&manifest.at(middle)?.name) { high = middle } else { low = middle + 1 }
+    }
+    Ok(low)
 }
 
 /// What tells one list from another, in 16 hex digits.

@@ -29,6 +29,13 @@ fn weights(samples: u64) -> Vec<f64> {
     (0..samples).map(|index| (index % 5) as f64).collect()
 }
 
+/// Three parts of `b/` or of the rest to one of `a/`.
+fn mixture(manifest: &Arc<Manifest>, seed: u64, length: EpochLength) -> Mixture {
+    let often = Subset::below(manifest, "p/a/").unwrap().then(Shuffle::new(seed));
+    let rest = Subset::filter(manifest, |entry| !entry.name.starts_with("p/a/")).unwrap().then(Shuffle::new(seed));
+    Mixture::new(seed).add(rest, 3.0).add(often, 1.0).epoch_length(length)
+}
+
 /// One of each that gives every sample once.
 fn whole(seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
     vec![
@@ -66,6 +73,7 @@ fn golden() {
         Box::new(Weighted::new(42, &weights(20)).unwrap()),
         Box::new(Weighted::without_replacement(42, &weights(20)).unwrap()),
         Box::new(Subset::ids([3, 1, 4, 15, 9, 4].map(SampleId)).then(Shuffle::new(42))),
+        Box::new(mixture(&manifest, 42, EpochLength::Samples(20))),
     ]
     .iter()
     .map(|sampler| (sampler.identity(), ids(sampler, &manifest, 1)))
@@ -297,4 +305,46 @@ fn a_sampler_that_names_no_sample_is_an_error_that_names_it() {
     }
     let nothing = Sampling::new(Box::new(Wrong(0)), data(10));
     assert!(nothing.walk(0).positions(Known::All(10)).unwrap_err().to_string().contains("without samples"));
+}
+
+/// In any number of epochs a part has its share, and none of its samples comes once more before all have come.
+#[test]
+fn parts_of_a_mixture_go_on_from_epoch_to_epoch() {
+    let manifest = data(200);
+    let often: BTreeSet<u64> = (0..200).filter(|id| manifest.get(*id).unwrap().name.starts_with("p/a/")).collect();
+    for (length, samples, both) in [
+        (EpochLength::UntilFirst, 133, [100, 33]),
+        (EpochLength::UntilAll, 400, [300, 100]),
+        (EpochLength::Samples(1_000), 1_000, [750, 250]),
+        (EpochLength::Samples(8), 8, [6, 2]),
+    ] {
+        let orders = mixture(&manifest, 5, length).orders(&Scope::new(Arc::clone(&manifest))).unwrap();
+        assert_eq!(orders.len(), samples);
+        let mut times = vec![0; 200];
+        for epoch in 0..40 {
+            let mut counts = [0, 0];
+            for id in orders.order(epoch).ids(0..samples) {
+                let part = usize::from(often.contains(&id.0));
+                // Each part has a hundred samples.
+                assert_eq!(times[id.0 as usize], (epoch * both[part] + counts[part]) / 100, "{id:?} in epoch {epoch}");
+                times[id.0 as usize] += 1;
+                counts[part] += 1;
+            }
+            assert_eq!(counts, both);
+        }
+    }
+}
+
+#[test]
+fn folders_are_found_by_their_names() {
+    let manifest = data(100);
+    for (prefix, wanted) in [("p/a/", 50), ("p/b/", 25), ("p/d/", 6), ("p/", 100), ("", 100), ("p/0", 6)] {
+        let chosen = ids(&Subset::below(&manifest, prefix).unwrap(), &manifest, 0);
+        assert_eq!(chosen.len(), wanted, "{prefix}");
+        assert!(chosen.iter().all(|id| manifest.get(*id).unwrap().name.starts_with(prefix)));
+    }
+    for prefix in ["p/aa", "q", "p/z/", "a"] {
+        let none = Subset::below(&manifest, prefix).unwrap();
+        assert!(none.orders(&Scope::new(Arc::clone(&manifest))).unwrap_err().to_string().contains("no samples"));
+    }
 }
