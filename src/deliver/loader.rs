@@ -578,7 +578,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 budget: settings.memory_budget,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
-                max_usd_per_sample: None,
             })
         });
         let engine = Engine {
