@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
+use dataflux::sample::{Orders, Sampler, Scope};
 use dataflux::store::MemoryStore;
 use dataflux::{
     AuditLog, AuditRecord, DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, OnError, Raw, Result, Strategy,
@@ -98,6 +99,44 @@ fn what_is_replayed_is_what_was_delivered() {
                     assert_eq!(steps, each(0, 5).chain(each(1, 5)).chain(each(2, 2)).collect::<Vec<_>>());
                     assert!(records.iter().all(|record| record.shard() == (rank as u64, 3)));
                 }
+            }
+        }
+    });
+}
+
+/// Of which no state tells the order.
+#[derive(Debug)]
+struct Backwards;
+
+impl Sampler for Backwards {
+    fn identity(&self) -> String {
+        "backwards".to_owned()
+    }
+
+    fn orders(&self, scope: &Scope) -> Result<Orders> {
+        let samples = scope.len();
+        Ok(Orders::new(samples, move |_epoch| move |position| samples - 1 - position))
+    }
+}
+
+#[test]
+fn samplers_of_ones_own_and_padding_are_replayed_too() {
+    without_hanging(|| {
+        let dataset = data(30, &[3, 29]);
+        for (number, on_error) in [OnError::Skip { limit: 9 }, OnError::Substitute { limit: 9 }].into_iter().enumerate()
+        {
+            for rank in 0..2 {
+                let scratch = Scratch::new(&format!("own-{number}-{rank}"));
+                let ours =
+                    || builder(&dataset, &scratch).batch_size(4).shard(rank, 2).pad_last(true).on_error(on_error);
+                let mut delivered = take(&ours().sampler(Backwards).build().unwrap(), 0, usize::MAX).0;
+                delivered.extend(take(&ours().shuffle(3).build().unwrap(), 1, usize::MAX).0);
+                let last = delivered[3].last().unwrap();
+                assert!(rank == 0 || last.0 == 31, "the last batch is filled up: {last:?}");
+                let records = records(&scratch);
+                assert_eq!(records.iter().map(|record| replay(record, &dataset)).collect::<Vec<_>>(), delivered);
+                let text = fs::read_to_string(scratch.log()).unwrap();
+                assert_eq!(text.matches("\"list\"").count(), 4, "those of the first epoch: {text}");
             }
         }
     });

@@ -31,6 +31,7 @@ pub struct Batch<T> {
     ids: Vec<SampleId>,
     names: Vec<Arc<str>>,
     positions: Range<u64>,
+    padding: usize,
     lost: Vec<LostSample>,
     data: T,
 }
@@ -41,10 +42,11 @@ impl<T> Batch<T> {
         ids: Vec<SampleId>,
         names: Vec<Arc<str>>,
         positions: Range<u64>,
+        padding: usize,
         lost: Vec<LostSample>,
         data: T,
     ) -> Self {
-        Self { ids, names, positions, lost, data }
+        Self { ids, names, positions, padding, lost, data }
     }
 
     /// Which samples these are, in order.
@@ -88,6 +90,12 @@ impl<T> Batch<T> {
     /// Whether this rank has no sample of this step.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// How many samples at the end of this batch fill it up, and were or will be delivered in their own place, too; 0
+    /// but with [`pad_last`](crate::DataLoaderBuilder::pad_last), in the last batch. A measurement leaves them out.
+    pub fn padding(&self) -> usize {
+        self.padding
     }
 
     /// What was made of the samples.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collate::Batch;
 use crate::manifest::{Known, Manifest};
-use crate::sample::{SampleId, State};
+use crate::sample::{SampleId, Sampling, State, told};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// The version of the format that this crate writes.
@@ -339,20 +339,22 @@ impl Audit {
 }
 
 /// Whether the order can be had from the state alone.
-fn tells_the_order(_state: &State) -> bool {
-    true
+fn tells_the_order(state: &State) -> bool {
+    told(&state.identity()).is_some()
 }
 
 /// The samples at these positions of the order that a state tells.
 fn order(begin: &Begin, manifest: &Arc<Manifest>, positions: Range<u64>) -> Result<Vec<SampleId>> {
-    let State { epoch, .. } = begin.state;
-    let (Known::AtLeast(all) | Known::All(all)) = begin.state.shuffle().positions(Known::All(manifest.len()));
-    if positions.end > all {
-        return Err(Error::new(ErrorKind::Integrity, "the audit log tells of positions that aren't there")
-            .stage(Stage::Deliver)
-            .mismatch(format_args!("positions up to {all}"), positions.end));
+    let state = &begin.state;
+    let unknown = |what: &str, got: String| {
+        let error = Error::new(ErrorKind::Integrity, "the audit log tells of what can't be found again");
+        error.stage(Stage::Deliver).mismatch(what, got).hint("was it made by a later version of the crate, or made up?")
+    };
+    if positions.end.saturating_sub(positions.start) > state.batch_size as u64 {
+        return Err(unknown("as many positions as a batch has at most", format!("{positions:?}")));
     }
-    Ok(begin.state.shuffle().order(manifest, all, epoch).ids(positions).collect())
+    let sampler = told(&state.identity()).ok_or_else(|| unknown("a sampler that is told in full", state.identity()))?;
+    Sampling::new(sampler, Arc::clone(manifest)).walk(state.epoch).ids(positions, Known::All(manifest.len()))
 }
 
 /// Reads an [audit log](super::DataLoaderBuilder::audit), from its first record to its last, and sees that each

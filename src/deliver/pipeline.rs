@@ -19,7 +19,7 @@ use crate::fetch::Fetcher;
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, MIN_RANGED, Method, Planner};
-use crate::sample::{SampleId, Shuffle, Spans, substitute};
+use crate::sample::{BatchSpan, SampleId, Sampling, Spans, Walk, substitute};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -67,17 +67,17 @@ pub(super) enum Ticket<B> {
 
 /// The way of an epoch through the samples, those that aren't listed yet included.
 pub(super) struct Course {
-    pub(super) shuffle: Shuffle,
-    pub(super) epoch: u64,
+    pub(super) walk: Walk,
     pub(super) spans: Spans,
     pub(super) world_size: u64,
 }
 
-/// A batch to come: its samples and their places in the global order, where all ranks' parts of it end, and how many
-/// samples come behind it at most.
+/// A batch to come: its samples and their places in the global order, how many of them fill it up, where all ranks' parts of
+/// it end, and how many samples come behind it at most.
 struct Next {
     ids: Vec<SampleId>,
     positions: Range<u64>,
+    padding: usize,
     end: u64,
     left: u64,
 }
@@ -86,11 +86,11 @@ impl Course {
     /// The next batch, once its samples are known; `None` at the end of the epoch, or when it was called off. Blocks.
     ///
     /// # Errors
-    /// The listing failed, and the batches before this were all that can be told of it.
+    /// The listing failed, and the batches before this were all that can be told of it; or the sampler did.
     fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<Next>> {
         loop {
             let known = manifest.known();
-            if let Some(next) = self.known(manifest, known) {
+            if let Some(next) = self.known(known)? {
                 return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
@@ -101,17 +101,18 @@ impl Course {
     }
 
     /// The next batch, if its samples are among those known.
-    fn known(&mut self, manifest: &Manifest, known: Known) -> Option<Next> {
-        let known = self.shuffle.positions(known);
-        let span = self.spans.next(known)?;
-        let (Known::AtLeast(positions) | Known::All(positions)) = known;
-        let order = self.shuffle.order(manifest, positions, self.epoch);
-        let left = match known {
-            Known::All(all) => (all - span.end) / self.world_size,
+    ///
+    /// # Errors
+    /// The sampler's.
+    fn known(&mut self, listed: Known) -> Result<Option<Next>> {
+        let positions = self.walk.positions(listed)?;
+        let Some(BatchSpan { positions: own, padding, end }) = self.spans.next(positions) else { return Ok(None) };
+        let left = match positions {
+            Known::All(all) => (all - end) / self.world_size,
             Known::AtLeast(_) => u64::MAX,
         };
-        let ids = order.ids(span.positions.clone()).collect();
-        Some(Next { ids, positions: span.positions, end: span.end, left })
+        let ids = self.walk.ids(own.clone(), listed)?;
+        Ok(Some(Next { ids, positions: own, padding: padding as usize, end, left }))
     }
 }
 
@@ -157,7 +158,7 @@ struct Way<'a, D: Decode, C: Collate<D::Item>> {
 /// What substitutes of an epoch are found by.
 #[derive(Clone)]
 struct Lockstep {
-    shuffle: Shuffle,
+    sampling: Arc<Sampling>,
     epoch: u64,
     /// Number of the batch that the training loop waits for.
     turn: watch::Receiver<u64>,
@@ -195,8 +196,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             auto.began();
         }
         let (held, window_held) = watch::channel(0);
-        let lockstep =
-            Lockstep { shuffle: course.shuffle, epoch: course.epoch, turn, held: window_held, cancel: cancel.clone() };
+        let (sampling, epoch) = course.walk.course();
+        let lockstep = Lockstep { sampling, epoch, turn, held: window_held, cancel: cancel.clone() };
         let losing = self.losing(lockstep);
         let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
         let way = Way { tickets, cancel, terms, turn: Cell::new(0), held, number: Cell::new(0) };
@@ -216,8 +217,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 }
             };
             let mut window = vec![first];
-            held = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1));
+            let failed = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1)).map(|next| held = next);
             if self.start(window, &way).is_none() {
+                return;
+            }
+            if let Err(error) = failed {
+                // Closed: it wants no more.
+                let _ = tickets.send(Ticket::Failed(error));
                 return;
             }
         }
@@ -228,23 +234,26 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
     /// the listing of another; as many as the channel of tickets has room for; as long as their bytes are few beside the
     /// budget. Returns one that was too much.
-    fn widen(&self, window: &mut Vec<Next>, course: &mut Course, most: usize) -> Option<Next> {
+    ///
+    /// # Errors
+    /// The sampler's, for the batch after these.
+    fn widen(&self, window: &mut Vec<Next>, course: &mut Course, most: usize) -> Result<Option<Next>> {
         let mut samples = window[0].ids.len();
         if !self.planner.may_compose() || fills_groups(samples) {
-            return None;
+            return Ok(None);
         }
         // What can't be told is told again by the plan, with its error.
         let mut bytes = self.planner.bytes(&window[0].ids).unwrap_or(u64::MAX);
         while window.len() < most && !fills_groups(samples) {
-            let next = course.known(&self.manifest, self.manifest.known())?;
+            let Some(next) = course.known(self.manifest.known())? else { break };
             bytes = bytes.saturating_add(self.planner.bytes(&next.ids).unwrap_or(u64::MAX));
             if bytes > self.budget.bytes() / WINDOW_SHARE {
-                return Some(next);
+                return Ok(Some(next));
             }
             samples += next.ids.len();
             window.push(next);
         }
-        None
+        Ok(None)
     }
 
     /// Hands out the tickets of a window and starts its reads. Nothing when the epoch is over: by an error, which a batch
@@ -274,10 +283,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let left = batches.last().map_or(0, |batch| batch.left);
         let mut window = Window { batches: Vec::with_capacity(batches.len()) };
         let mut start = 0;
-        for Next { ids, positions, end, .. } in batches {
+        for Next { ids, positions, padding, end, .. } in batches {
             let samples = ids.len();
             way.turn.set(way.turn.get() + 1);
-            let (assembly, promise) = Assembly::new(&way.terms, positions, way.turn.get(), way.number.get());
+            let place = (positions, padding);
+            let (assembly, promise) = Assembly::new(&way.terms, place, way.turn.get(), way.number.get());
             // Full: the training loop has enough batches ahead. Closed: it wants no more.
             way.tickets.send(Ticket::Batch(promise, end)).ok()?;
             if samples == 0 {
@@ -551,19 +561,20 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// what one batch's substitutes have beyond the samples they replace.
     async fn substitute(&self, wanted: Wanted<D, C>, lockstep: Lockstep) -> Result<()> {
         let Wanted { assembly, slot, for_sample, attempt } = wanted;
-        let Lockstep { shuffle, epoch, mut turn, mut held, cancel } = lockstep;
+        let Lockstep { sampling, epoch, mut turn, mut held, cancel } = lockstep;
         let manifest = Arc::clone(&self.manifest);
         if let Known::AtLeast(_) = manifest.known() {
             // Only the end of the listing tells which positions there are.
             let listed = tokio::task::spawn_blocking(move || manifest.wait_beyond(u64::MAX, || is_cancelled(&cancel)));
             listed.await.map_err(|_| Error::new(ErrorKind::Internal, "waiting for the listing panicked"))??;
         }
-        let (Known::AtLeast(positions) | Known::All(positions)) = shuffle.positions(Known::All(self.manifest.len()));
+        let (mut walk, listed) = (sampling.walk(epoch), Known::All(self.manifest.len()));
+        let (Known::AtLeast(positions) | Known::All(positions)) = walk.positions(listed)?;
         let Some(place) = substitute(assembly.position(slot), attempt, epoch, positions) else {
             assembly.give_up(slot);
             return Ok(());
         };
-        let id = shuffle.order(&self.manifest, positions, epoch).at(place);
+        let id = walk.ids(place..place + 1, listed)?[0];
         let alone = |id: SampleId| Ok(Group::alone(slot, id, self.manifest.facts_at(id.0)?.size, MIN_RANGED));
         let group = alone(id)?;
         let (keeps, passes) = self.bytes(&group);

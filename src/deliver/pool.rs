@@ -124,6 +124,8 @@ pub(super) enum Outlook {
 pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     terms: Arc<Terms<D, C>>,
     positions: Range<u64>,
+    /// Samples at the end that fill the batch up.
+    padding: usize,
     /// Number of the batch in its epoch, from 1.
     pub(super) turn: u64,
     /// Of the last group that was begun before its own.
@@ -144,10 +146,10 @@ struct Parts<T> {
 }
 
 impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
-    /// A batch of the samples at these positions.
+    /// A batch of the samples at these positions, of which so many at the end fill it up.
     pub(super) fn new(
         terms: &Arc<Terms<D, C>>,
-        positions: Range<u64>,
+        (positions, padding): (Range<u64>, usize),
         turn: u64,
         number: u64,
     ) -> (Arc<Self>, Promise<C::Output>) {
@@ -156,7 +158,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let items = std::iter::repeat_with(|| None).take(samples).collect();
         let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
         let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
-        (Arc::new(Self { terms, positions, turn, number, parts, promise }), receiver)
+        (Arc::new(Self { terms, positions, padding, turn, number, parts, promise }), receiver)
     }
 
     /// Where in the global order the sample of a slot is to come.
@@ -250,6 +252,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             lost
         });
         let lost = lost.collect();
+        let padding = slots[slots.len() - self.padding..].iter().flatten().count();
         let (mut ids, mut names) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
         let items = slots.into_iter().flatten().map(|(id, name, item)| {
             ids.push(id);
@@ -259,7 +262,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let items = items.collect();
         match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
-                let batch = Batch::new(ids, names, self.positions.clone(), lost, data);
+                let batch = Batch::new(ids, names, self.positions.clone(), padding, lost, data);
                 // As in `fail`: then an error is there first, or nobody waits.
                 let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
             }
