@@ -10,8 +10,7 @@ const ATTEMPTS: usize = 16;
 ///
 /// It hangs on nothing but its arguments, so that every rank, however many there are, finds the same one without asking
 /// another. It is never `position` itself, nor one of the attempts before; and those of neighbours lie anywhere in the
-/// epoch, so that a run of bad objects isn't replaced by a run of the same. The output is a promise: audit logs are read by
-/// it.
+/// epoch, so that a run of bad objects isn't replaced by a run of the same. The output is a promise, as orders are.
 pub(crate) fn substitute(position: u64, attempt: usize, epoch: u64, positions: u64) -> Option<u64> {
     let others = positions.checked_sub(1)?;
     let tried = (attempt as u64).checked_sub(1).filter(|&tried| attempt <= ATTEMPTS && tried < others)?;
@@ -25,7 +24,7 @@ mod tests {
 
     use super::*;
 
-    /// Never to be changed: an audit log means these.
+    /// Never to be changed: a run that is made again means these.
     #[test]
     fn golden() {
         let of = |position, attempt| substitute(position, attempt, 3, 1_000_000).unwrap();

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{Scratch, dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "samples",
     "bytes",
     "seconds",
@@ -203,7 +203,9 @@ fn bad_samples_are_skipped_or_substituted_up_to_a_limit() {
     let scratch = Scratch::new("losses");
     let manifest = scratch.path("train.dfm");
     dataflux(&emulator, &["ls", "gs://train", "--save", &manifest]).expect(0);
-    ["03", "04", "33"].into_iter().for_each(|name| _ = emulator.put("train", name, "changed"));
+    for name in ["03", "04", "33"] {
+        emulator.put("train", name, "changed");
+    }
     for strategy in ["direct", "compose"] {
         let how = |on_error| ["--manifest", &manifest, "--strategy", strategy, "--on-error", on_error];
         let skipped = bench(&emulator, &how("skip:3"));

@@ -1,9 +1,10 @@
 use std::fs;
 
 use dataflux_emulator::Emulator;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Scratch, dataflux, virtuals};
+use crate::harness::{Scratch, dataflux, eventually, start, virtuals};
 
 fn emulator() -> Emulator {
     Emulator::builder().virtual_namespace(virtuals("train:n=100,pattern=sequence,size=100")).start().unwrap()
@@ -88,11 +89,8 @@ fn a_bad_record_is_named_and_so_is_what_cannot_be_found() {
     fs::write(&log, text.replacen("\"from\":48", "\"from\":47", 1)).unwrap();
     let changed = error(&[&log]);
     assert!(changed.contains("changed or damaged at line 5"), "{changed}");
-    fs::write(
-        &log,
-        text.lines().filter(|line| !line.contains("\"step\":2,")).map(|line| format!("{line}\n")).collect::<String>(),
-    )
-    .unwrap();
+    let without: Vec<_> = text.split_inclusive('\n').filter(|line| !line.contains("\"step\":2,")).collect();
+    fs::write(&log, without.concat()).unwrap();
     let left_out = error(&[&log, "--step", "0"]);
     assert!(left_out.contains("changed or damaged at line 4"), "{left_out}");
     fs::write(&log, "something else\n").unwrap();
@@ -106,4 +104,23 @@ fn a_bad_record_is_named_and_so_is_what_cannot_be_found() {
     assert!(part.contains("this audit log is of other data"), "{part}");
     let other = dataflux(&emulator, &["replay", &log, "--step", "0", "gs://other"]).expect(2);
     assert!(other.stderr.contains("is of gs://train/, not of gs://other/"), "{}", other.stderr);
+}
+
+#[test]
+fn a_run_that_was_killed_leaves_a_log_that_is_gone_on_with() {
+    let emulator = emulator();
+    let scratch = Scratch::new("replay-killed");
+    let log = scratch.path("run.audit");
+    let bench = ["bench", "gs://train", "--batch-size", "8", "--epochs", "1000", "--step-ms", "5", "--audit", &log];
+    for kills in 1..=3 {
+        let lines = || fs::read_to_string(&log).unwrap_or_default().lines().count();
+        let before = lines();
+        let mut run = start(emulator.endpoint(), &bench);
+        eventually("some steps", || run.over() || lines() > before + 3);
+        run.signal(Signal::SIGKILL);
+        assert_eq!(run.finish().code, None);
+        let left = replay(&emulator, &log, &["--step", "0"]);
+        assert!(left["records"].as_u64().unwrap() >= 2 * kills, "{left}");
+        assert_eq!(left["step"]["samples"].as_array().unwrap().len(), 8);
+    }
 }
