@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dataflux::store::{
     Attempt, Call, Client, Fault, FaultStore, MemoryStore, ObjectId, ObjectRef, Objects, RetryPolicy, Store,
@@ -14,7 +15,7 @@ use dataflux::{
 };
 use futures_util::StreamExt;
 use proptest::prelude::*;
-use support::{STRATEGIES, all_given_back, client, content, until, without_hanging};
+use support::{HANG, STRATEGIES, all_given_back, client, content, until, without_hanging};
 
 const SKIP: OnError = OnError::Skip { limit: u64::MAX };
 const SUBSTITUTE: OnError = OnError::Substitute { limit: u64::MAX };
@@ -111,7 +112,7 @@ fn run<D: Decode + Clone>(
         let told = (stats.skipped, stats.substituted, stats.samples);
         assert_eq!(told, (skipped as u64, substituted as u64, samples as u64));
         drop(batches);
-        assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, Vec::<String>::new());
+        assert_eq!(dataflux::wait_for_temporaries(HANG).objects, Vec::<String>::new());
         until("the budget is given back", || loader.bytes_held() == 0);
     }
     outcome
@@ -474,6 +475,34 @@ fn substitutes_are_the_same_while_the_prefix_is_being_listed() {
         let streamed = run(streaming.open("gs://data/p/").unwrap());
         assert_eq!(streamed.lost.len(), 4);
         assert_eq!(streamed, run(dataset));
+    });
+}
+
+/// The end of a listing that nobody wants any more is not waited for, least of all on the network's threads.
+#[test]
+fn dropping_the_iterator_while_substitutes_wait_for_the_listing_stops_nothing() {
+    without_hanging(|| {
+        let (store, other) = data(vec![20; 6_000], &BTreeSet::new());
+        let mut slow = FaultStore::new(Arc::new(store.with_page_cap(1_000)));
+        for call in 6..100 {
+            slow = slow.fail(Call::List, call, Fault::Stall);
+        }
+        let patient = Client::new(Arc::new(slow)).with_stall_timeout(HANG * 10);
+        let builder = DatafluxDataset::builder().client(patient).streaming(true).list_concurrency(1);
+        let dataset = builder.open("gs://data/p/").unwrap();
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
+        let picky = move |_: RawSample| -> anyhow::Result<u64> {
+            count.fetch_add(1, Ordering::SeqCst);
+            anyhow::bail!("refused")
+        };
+        let loader = DataLoader::builder(dataset.decode(picky)).batch_size(64).on_error(SUBSTITUTE).build().unwrap();
+        let batches = loader.epoch(0).unwrap();
+        until("samples are lost", || refused.load(Ordering::SeqCst) >= 64);
+        drop(batches);
+        until("the budget is given back", || loader.bytes_held() == 0);
+        let loader = DataLoader::builder(other).batch_size(64).build().unwrap();
+        assert_eq!(loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 6_000);
     });
 }
 

@@ -14,6 +14,7 @@ mod loader;
 mod loss;
 mod pipeline;
 mod pool;
+mod substitute;
 
 pub use audit::{AuditLog, AuditRecord};
 pub use batches::{BatchStream, Batches, EpochStats};
