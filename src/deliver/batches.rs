@@ -1,17 +1,18 @@
 //! The iterator over an epoch.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
+use super::arrivals::{Arrival, Arrivals};
 use super::auto::Auto;
 use super::cost::Spent;
-use super::pipeline::Ticket;
+use super::stall::{WaitedFor, Waits, Watch};
 use crate::budget::Permit;
 use crate::collate::Batch;
 use crate::fetch::Run;
@@ -40,6 +41,13 @@ pub struct EpochStats {
     pub first_batch: Duration,
     /// Time that the training loop waited for the batches after the first.
     pub waited: Duration,
+    /// Time that it waited for any, the first included, by what these were waiting for: what makes the loader faster where
+    /// [`wait_fraction`](Self::wait_fraction) is high. What a batch waits for is looked at when the loop comes for it, and
+    /// again every 64 ms at most.
+    pub waited_for: WaitedFor,
+    /// How often a wait was so long that it was told in the log; see
+    /// [`stall_report`](super::DataLoaderBuilder::stall_report).
+    pub stalls: u64,
     /// From the first batch to the last.
     pub running: Duration,
     /// Temporary objects not yet known to be deleted when the epoch ended.
@@ -64,9 +72,10 @@ impl EpochStats {
 ///
 /// After an error the epoch is over. Dropping it returns at once; what is under way is called off, and temporary
 /// objects are deleted behind it.
-#[derive(Debug)]
 pub struct Batches<B> {
-    tickets: Receiver<Ticket<B>>,
+    arrivals: Arrivals<B>,
+    watch: Watch,
+    waits: Waits,
     cancel: Arc<watch::Sender<bool>>,
     run: Arc<Run>,
     groups: Arc<GroupCounts>,
@@ -85,7 +94,7 @@ pub struct Batches<B> {
 
 impl<B> Batches<B> {
     pub(super) fn new(
-        tickets: Receiver<Ticket<B>>,
+        (arrivals, watch): (Arrivals<B>, Watch),
         cancel: watch::Sender<bool>,
         (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
         run: Arc<Run>,
@@ -94,7 +103,9 @@ impl<B> Batches<B> {
         state: State,
     ) -> Self {
         Self {
-            tickets,
+            arrivals,
+            watch,
+            waits: Waits::default(),
             cancel: Arc::new(cancel),
             run,
             groups,
@@ -119,21 +130,30 @@ impl<B> Batches<B> {
 
     /// What the epoch has come to so far.
     pub fn stats(&self) -> EpochStats {
-        EpochStats { groups: self.groups.groups(), ops: self.spent.ops(), bill: self.spent.bill(), ..self.stats }
+        EpochStats {
+            groups: self.groups.groups(),
+            ops: self.spent.ops(),
+            bill: self.spent.bill(),
+            waited_for: self.waits.waited_for,
+            stalls: self.waits.stalls,
+            ..self.stats
+        }
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
-        let lost = || {
-            Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
-                .stage(Stage::Deliver)
-                .hint("its panic message is on stderr; please report it")
+        let (ready, end) = match self.watch.wait(&mut self.waits, self.stats.batches, &mut self.arrivals) {
+            Arrival::Batch(ready, end) => (ready?, end),
+            Arrival::End => return Ok(None),
+            Arrival::Failed(error) => return Err(error),
+            Arrival::Lost if *self.cancel.borrow() => {
+                return Err(Error::new(ErrorKind::Cancelled, "the epoch was ended").stage(Stage::Deliver));
+            }
+            Arrival::Lost => {
+                return Err(Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
+                    .stage(Stage::Deliver)
+                    .hint("its panic message is on stderr; please report it"));
+            }
         };
-        let (promise, end) = match self.tickets.recv().map_err(|_| lost())? {
-            Ticket::End => return Ok(None),
-            Ticket::Failed(error) => return Err(error),
-            Ticket::Batch(promise, end) => (promise, end),
-        };
-        let ready = promise.recv().map_err(|_| lost())??;
         self.in_hand = ready.kept;
         self.state.position = end;
         self.stats.batches += 1;
@@ -183,7 +203,7 @@ impl<B> Iterator for Batches<B> {
                 self.over = true;
                 self.cancel.send_replace(true);
                 // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
-                self.tickets = crossbeam_channel::never();
+                self.arrivals.close();
                 Some(Err(error))
             }
         }
@@ -191,6 +211,12 @@ impl<B> Iterator for Batches<B> {
 }
 
 impl<B> std::iter::FusedIterator for Batches<B> {}
+
+impl<B> fmt::Debug for Batches<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches").field("state", &self.state).field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
 
 impl<B> Drop for Batches<B> {
     fn drop(&mut self) {

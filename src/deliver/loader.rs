@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::arrivals::Arrivals;
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
 use super::pipeline::{Course, Engine};
 use super::pool::{self, Code};
+use super::stall::{self, Standing, Watch};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
@@ -100,6 +102,7 @@ struct Settings {
     caps: Caps,
     ranges: Ranges,
     stall: Option<Duration>,
+    stall_report: Duration,
     hedge: Option<Hedge>,
     prices: Option<PriceTable>,
     epoch_budget_usd: Option<f64>,
@@ -157,6 +160,7 @@ impl<D: Decode> DataLoader<D> {
             caps: Caps::default(),
             ranges: Ranges::default(),
             stall: None,
+            stall_report: stall::BOUND,
             hedge: None,
             prices: None,
             epoch_budget_usd: None,
@@ -313,6 +317,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Longest wait of the training loop for a batch that goes by without a word; 30 s by default. Then a warning says what
+    /// the batch is waiting for, with the figures that show why, and again each time that twice as much has passed.
+    /// [`EpochStats::waited_for`](super::EpochStats::waited_for) has the sums.
+    pub fn stall_report(mut self, after: Duration) -> Self {
+        self.settings.stall_report = after;
+        self
+    }
+
     /// Asks a second time for what a read misses, where nothing comes for longer than is usual; off by default. Each
     /// second request is a call of class B more. Objects that are read in several ranges are not asked for twice.
     pub fn hedge(mut self, hedge: Hedge) -> Self {
@@ -442,6 +454,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 .mismatch("the longest wait for bytes", "none at all")
                 .hint("leave it out for 10 s"));
         }
+        if settings.stall_report.is_zero() {
+            return Err(Error::new(ErrorKind::Config, "stall_report can't be 0")
+                .mismatch("the longest wait without a word", "none at all")
+                .hint("leave it out for 30 s"));
+        }
         if settings.memory_budget == 0 {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
         }
@@ -565,7 +582,19 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
         let (cancel, cancelled) = watch::channel(false);
-        let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
+        let budget = Budget::new(self.settings.memory_budget, self.held.clone());
+        let engine = Arc::new(self.engine.for_epochs(budget).for_epoch());
+        let (standing, bound) = (Standing::new(), self.settings.stall_report);
+        let watch = Watch {
+            standing: Arc::clone(&standing),
+            bound,
+            held: self.held.clone(),
+            budget: self.settings.memory_budget,
+            throttles: Arc::clone(engine.fetcher.throttles()),
+            manifest: Arc::clone(self.dataset.manifest()),
+            epoch,
+        };
+        let arrivals = (Arrivals::new(receiver, Arc::clone(&standing)), watch);
         let run = Arc::clone(engine.fetcher.run());
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
         let counts = (Arc::clone(&engine.groups), engine.auto.clone());
@@ -577,14 +606,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         };
         std::thread::Builder::new()
             .name("dataflux-plan".into())
-            .spawn(move || engine.run(course, &tickets, &cancelled))
+            .spawn(move || engine.run(course, &tickets, &cancelled, &standing, bound))
             .map_err(|error| {
                 Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
                     .stage(Stage::Deliver)
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(receiver, cancel, counts, run, spent, Arc::clone(self.dataset.manifest()), state))
+        Ok(Batches::new(arrivals, cancel, counts, run, spent, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.

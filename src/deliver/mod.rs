@@ -5,6 +5,7 @@
 //! batches in order from a bounded channel of tickets, each of which is the promise of one batch. So order needs no
 //! sorting, a slow batch holds back no read, and every end of a worker, a panic too, ends a wait.
 
+mod arrivals;
 mod auto;
 mod batches;
 mod cost;
@@ -12,7 +13,9 @@ mod dataset;
 mod loader;
 mod pipeline;
 mod pool;
+mod stall;
 
 pub use batches::{BatchStream, Batches, EpochStats};
 pub use dataset::{DatafluxDataset, DatasetBuilder};
 pub use loader::{DataLoader, DataLoaderBuilder};
+pub use stall::WaitedFor;

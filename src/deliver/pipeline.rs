@@ -1,19 +1,20 @@
 //! One epoch's way from order to promises.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
-use futures_util::{StreamExt, stream};
+use crossbeam_channel::{SendTimeoutError, Sender};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::watch;
 
 use super::auto::{Auto, Place};
 use super::pool::{Assembly, Code, Job, Promise};
+use super::stall::{Doing, Making, Standing, Steps, Trace};
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
@@ -54,12 +55,17 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
 
 /// What the iterator is handed, in order.
 pub(super) enum Ticket<B> {
-    /// A batch to come, and where in the global order it ends.
-    Batch(Promise<B>, u64),
+    Batch(Coming<B>),
     /// No batch can follow.
     Failed(Error),
-    /// All batches have been handed out.
-    End,
+}
+
+/// A batch to come.
+pub(super) struct Coming<B> {
+    pub(super) promise: Promise<B>,
+    /// Where in the global order it ends.
+    pub(super) end: u64,
+    pub(super) trace: Trace,
 }
 
 /// The way of an epoch through the samples, those that aren't listed yet included.
@@ -82,14 +88,22 @@ impl Course {
     ///
     /// # Errors
     /// The listing failed, and the batches before this were all that can be told of it.
-    fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<Next>> {
+    fn next(
+        &mut self,
+        manifest: &Manifest,
+        standing: &Standing,
+        called_off: impl Fn() -> bool,
+    ) -> Result<Option<Next>> {
         loop {
             let known = manifest.known();
             if let Some(next) = self.known(manifest, known) {
                 return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
-            if !manifest.wait_beyond(samples, &called_off)? {
+            standing.does(Doing::Listing);
+            let more = manifest.wait_beyond(samples, &called_off)?;
+            standing.does(Doing::Planning);
+            if !more {
                 return Ok(None);
             }
         }
@@ -113,6 +127,8 @@ impl Course {
 struct Window<D: Decode, C: Collate<D::Item>> {
     /// Where each begins among the samples of the window.
     batches: Vec<(usize, Arc<Assembly<D, C>>)>,
+    /// How far each sample is.
+    steps: Steps,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
@@ -139,24 +155,56 @@ impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
 struct Way<'a, B> {
     tickets: &'a Sender<Ticket<B>>,
     cancel: &'a watch::Receiver<bool>,
+    standing: &'a Arc<Standing>,
+    /// After how long to tell that the training loop takes no batch.
+    bound: Duration,
     /// Of the last group begun: they are numbered in the order of delivery.
     number: Cell<u64>,
 }
 
+impl<B> Way<'_, B> {
+    /// Hands a ticket out, once the training loop has few enough batches ahead; `None` where it wants no more.
+    fn hand_out(&self, mut ticket: Ticket<B>) -> Option<()> {
+        self.standing.does(Doing::Loop);
+        loop {
+            match self.tickets.send_timeout(ticket, self.bound) {
+                Ok(()) => break,
+                Err(SendTimeoutError::Disconnected(_)) => return None,
+                // No stall of the loader's: a loop may well do something else for an hour.
+                Err(SendTimeoutError::Timeout(back)) => {
+                    tracing::info!(
+                        batches = self.tickets.len(),
+                        seconds = self.bound.as_secs_f64(),
+                        "the training loop takes no batch; so many are ahead of it"
+                    );
+                    ticket = back;
+                }
+            }
+        }
+        self.standing.does(Doing::Planning);
+        Some(())
+    }
+}
+
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
-    /// The engine of one epoch: its bytes and its temporaries are its own, so that no epoch waits for another's.
-    pub(super) fn for_epoch(&self, budget: Budget) -> Arc<Self> {
-        Arc::new(Self {
+    /// The engine of epochs that follow each other, and share these bytes.
+    pub(super) fn for_epochs(&self, budget: Budget) -> Self {
+        Self { fetcher: self.fetcher.for_epochs(budget.bytes()), budget, ..self.for_epoch() }
+    }
+
+    /// The engine of one epoch: its temporaries and its counts are its own.
+    pub(super) fn for_epoch(&self) -> Self {
+        Self {
             io: Arc::clone(&self.io),
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
             auto: self.auto.clone(),
-            fetcher: self.fetcher.for_epoch(budget.bytes()),
-            budget,
+            fetcher: self.fetcher.for_epoch(),
+            budget: self.budget.clone(),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
             groups: Arc::default(),
-        })
+        }
     }
 
     /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Blocks.
@@ -165,16 +213,18 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         mut course: Course,
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
+        standing: &Arc<Standing>,
+        bound: Duration,
     ) {
         if let Some(auto) = &self.auto {
             auto.began();
         }
-        let way = Way { tickets, cancel, number: Cell::new(0) };
+        let way = Way { tickets, cancel, standing, bound, number: Cell::new(0) };
         let mut held = None;
         loop {
             let first = match held
                 .take()
-                .map_or_else(|| course.next(&self.manifest, || is_cancelled(cancel)), |next| Ok(Some(next)))
+                .map_or_else(|| course.next(&self.manifest, standing, || is_cancelled(cancel)), |next| Ok(Some(next)))
             {
                 Ok(Some(next)) => next,
                 Ok(None) if is_cancelled(cancel) => return,
@@ -191,8 +241,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 return;
             }
         }
-        // Closed: it wants no more.
-        let _ = tickets.send(Ticket::End);
+        standing.does(Doing::Ended);
     }
 
     /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
@@ -242,13 +291,15 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             return batches.into_iter().try_for_each(|batch| self.start(vec![batch], way));
         }
         let left = batches.last().map_or(0, |batch| batch.left);
-        let mut window = Window { batches: Vec::with_capacity(batches.len()) };
+        let steps = Steps::new(ids.len(), way.standing);
+        let mut window = Window { batches: Vec::with_capacity(batches.len()), steps };
         let mut start = 0;
         for Next { ids, end, .. } in batches {
             let samples = ids.len();
             let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, way.cancel.clone());
-            // Full: the training loop has enough batches ahead. Closed: it wants no more.
-            way.tickets.send(Ticket::Batch(promise, end)).ok()?;
+            let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
+            let trace = Trace::new(window.steps.clone(), start, samples, making);
+            way.hand_out(Ticket::Batch(Coming { promise, end, trace }))?;
             if samples == 0 {
                 assembly.finish_empty();
             }
@@ -273,12 +324,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 continue;
             };
             let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
+            way.standing.does(Doing::Turn);
             let turn = auto.admit(
                 (joined, group.bytes()),
                 left.saturating_add(behind),
                 || self.ceilings(),
                 || is_cancelled(way.cancel),
             )?;
+            way.standing.does(Doing::Planning);
             if turn.composed || joined == 1 {
                 self.begin(group, &window, passing, Some(auto.place(turn)), way);
             } else {
@@ -295,8 +348,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     #[expect(clippy::option_option, reason = "called off, or nothing to hold, or something")]
     fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, C::Output>) -> Option<Option<Arc<Permit>>> {
         let (keeps, passes) = self.bytes(group);
-        let kept = self.take(keeps, way.cancel)?;
-        let passing = self.take(passes, way.cancel)?;
+        let kept = self.take(keeps, way)?;
+        let passing = self.take(passes, way)?;
         if let Some(kept) = kept.map(Arc::new) {
             window.touched(group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
         }
@@ -348,20 +401,27 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
     #[expect(clippy::option_option, reason = "cancelled, or nothing to hold, or something")]
-    fn take(&self, bytes: u64, cancel: &watch::Receiver<bool>) -> Option<Option<Permit>> {
-        if is_cancelled(cancel) {
+    fn take(&self, bytes: u64, way: &Way<'_, C::Output>) -> Option<Option<Permit>> {
+        if is_cancelled(way.cancel) {
             return None;
         }
         if bytes == 0 {
             return Some(None);
         }
-        let mut cancel = cancel.clone();
-        self.io.handle().block_on(async {
+        // Nobody else waits for this budget, so that nobody is overtaken.
+        if let Some(permit) = self.budget.take(bytes).now_or_never() {
+            return Some(Some(permit));
+        }
+        way.standing.does(Doing::Budget);
+        let mut cancel = way.cancel.clone();
+        let permit = self.io.handle().block_on(async {
             tokio::select! {
                 permit = self.budget.take(bytes) => Some(Some(permit)),
                 _ = cancel.wait_for(|&cancelled| cancelled) => None,
             }
-        })
+        });
+        way.standing.does(Doing::Planning);
+        permit
     }
 
     fn too_large(&self, groups: &[Group], bytes: u64) -> Error {
@@ -393,7 +453,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
         if group.method != Method::Composed {
             let slot = group.slices[0].slot;
-            match read_alone(&self.fetcher, &self.manifest, group, number).await {
+            let told = |step| window.steps.step(std::iter::once(slot), step);
+            match read_alone(&self.fetcher, &self.manifest, group, number, &told).await {
                 Err(error) => return window.place(slot).0.fail(error),
                 Ok(samples) => {
                     if let Some(mut place) = place {
@@ -403,7 +464,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 }
             }
         }
-        let payload = self.fetcher.fetch(group.clone(), number).await;
+        let told = |step| window.steps.step(group.slices.iter().map(|slice| slice.slot), step);
+        let payload = self.fetcher.fetch(group.clone(), number, &told).await;
         match payload.and_then(|payload| split(&self.manifest, payload)) {
             Ok(samples) => {
                 if let Some(mut place) = place {
@@ -420,7 +482,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 let alone: Vec<_> = group.split_up().collect();
                 let mut reads = stream::iter(alone)
                     .map(async |group| {
-                        (group.slices[0].slot, read_alone(&self.fetcher, &self.manifest, group, number).await)
+                        let slot = group.slices[0].slot;
+                        let told = |step| window.steps.step(std::iter::once(slot), step);
+                        (slot, read_alone(&self.fetcher, &self.manifest, group, number, &told).await)
                     })
                     .buffered(MAX_SOURCES);
                 while let Some((slot, samples)) = reads.next().await {
@@ -434,6 +498,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     }
 
     fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
+        window.steps.brought(samples.iter().map(|(slot, _)| *slot));
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);
             let job = if self.code.decode.is_light() {
@@ -462,10 +527,11 @@ pub(super) async fn read_alone(
     manifest: &Arc<Manifest>,
     group: Group,
     number: u64,
+    told: Told<'_>,
 ) -> Result<Vec<(usize, RawSample)>> {
     let mut reads = 1;
     loop {
-        match split(manifest, fetcher.fetch(group.clone(), number).await?) {
+        match split(manifest, fetcher.fetch(group.clone(), number, told).await?) {
             Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
                 reads += 1;
                 tracing::warn!(%error, "reading again");

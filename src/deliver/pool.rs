@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::watch;
 
+use super::stall::Making;
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
@@ -173,6 +174,16 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
                 Error::new(ErrorKind::Collate, format!("the samples make no batch: {cause}")).stage(Stage::Collate),
             ),
         }
+    }
+}
+
+impl<D: Decode, C: Collate<D::Item>> Making for Assembly<D, C> {
+    fn missing(&self) -> usize {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).missing
+    }
+
+    fn id(&self, slot: usize) -> Option<SampleId> {
+        self.ids.get(slot).copied()
     }
 }
 

@@ -1,6 +1,8 @@
 //! What several test programs share.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod gated;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc;
