@@ -67,7 +67,9 @@ pub use collate::{Batch, Collate, Samples};
 pub use decode::{Decode, Raw};
 #[cfg(feature = "image")]
 pub use decode::{Image, ImageFolder, Images, StackImages};
-pub use deliver::{BatchStream, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats};
+pub use deliver::{
+    BatchStream, Batches, Closed, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats, WaitedFor,
+};
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use fetch::{clean, clean_up_on_signals, wait_for_temporaries};
 pub use manifest::Manifest;

@@ -35,10 +35,10 @@ impl<B> Arrivals<B> {
         Self { tickets, standing, awaited: None }
     }
 
-    /// Lets go of what is there and comes: those that would make it are not waited for.
-    pub(super) fn close(&mut self) {
-        self.tickets = crossbeam_channel::never();
-        self.awaited = None;
+    /// Leaves nothing behind of what is there and comes: those that would make it are not waited for.
+    pub(super) fn take(&mut self) -> Self {
+        let tickets = std::mem::replace(&mut self.tickets, crossbeam_channel::never());
+        Self { tickets, standing: Arc::clone(&self.standing), awaited: self.awaited.take() }
     }
 }
 

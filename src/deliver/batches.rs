@@ -7,15 +7,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use super::arrivals::{Arrival, Arrivals};
 use super::auto::Auto;
+use super::close::{Closed, Ending, close_epoch};
 use super::cost::Spent;
 use super::stall::{WaitedFor, Waits, Watch};
 use crate::budget::Permit;
 use crate::collate::Batch;
-use crate::fetch::Run;
 use crate::manifest::Manifest;
 use crate::metrics::Counts;
 use crate::plan::{Bill, GroupCounts, Groups};
@@ -68,16 +69,19 @@ impl EpochStats {
     }
 }
 
+/// Has batches that nobody wants dropped elsewhere, since that may take long.
+pub(super) type Discard<B> = Box<dyn Fn(Arrivals<B>) + Send + Sync>;
+
 /// The batches of one epoch, in order.
 ///
-/// After an error the epoch is over. Dropping it returns at once; what is under way is called off, and temporary
-/// objects are deleted behind it.
+/// After an error the epoch is over. Dropping it returns at once; what is under way is called off, batches that are ahead
+/// are dropped by the decode threads, and temporary objects are deleted behind it. [`close`](Self::close) waits for that.
 pub struct Batches<B> {
     arrivals: Arrivals<B>,
     watch: Watch,
     waits: Waits,
-    cancel: Arc<watch::Sender<bool>>,
-    run: Arc<Run>,
+    ending: Arc<Ending>,
+    discard: Discard<B>,
     groups: Arc<GroupCounts>,
     auto: Option<Arc<Auto>>,
     spent: Spent,
@@ -95,9 +99,8 @@ pub struct Batches<B> {
 impl<B> Batches<B> {
     pub(super) fn new(
         (arrivals, watch): (Arrivals<B>, Watch),
-        cancel: watch::Sender<bool>,
+        (ending, discard): (Arc<Ending>, Discard<B>),
         (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
-        run: Arc<Run>,
         spent: Spent,
         manifest: Arc<Manifest>,
         state: State,
@@ -106,8 +109,8 @@ impl<B> Batches<B> {
             arrivals,
             watch,
             waits: Waits::default(),
-            cancel: Arc::new(cancel),
-            run,
+            ending,
+            discard,
             groups,
             auto,
             spent,
@@ -140,13 +143,29 @@ impl<B> Batches<B> {
         }
     }
 
+    /// Ends the epoch, wherever it is, and waits until nothing of it is left, `within` this time; tells what is. As when it
+    /// is dropped, but for the waiting. Blocks.
+    pub fn close(mut self, within: Duration) -> Closed {
+        self.in_hand.clear();
+        let ending = Arc::clone(&self.ending);
+        close_epoch(&ending, || self.end(), within)
+    }
+
+    /// Returns at once; what is left finishes behind.
+    fn end(&mut self) {
+        self.over = true;
+        self.ending.end();
+        // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
+        (self.discard)(self.arrivals.take());
+    }
+
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
         let (ready, end) = match self.watch.wait(&mut self.waits, self.stats.batches, &mut self.arrivals) {
             Arrival::Batch(ready, end) => (ready?, end),
             Arrival::End => return Ok(None),
             Arrival::Failed(error) => return Err(error),
-            Arrival::Lost if *self.cancel.borrow() => {
-                return Err(Error::new(ErrorKind::Cancelled, "the epoch was ended").stage(Stage::Deliver));
+            Arrival::Lost if self.ending.is_said() => {
+                return Err(ended_early());
             }
             Arrival::Lost => {
                 return Err(Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
@@ -190,7 +209,7 @@ impl<B> Iterator for Batches<B> {
             Ok(Some(batch)) => Some(Ok(batch)),
             Ok(None) => {
                 self.over = true;
-                self.stats.temporaries_left = self.run.wait(AT_END);
+                self.stats.temporaries_left = self.ending.run().wait(AT_END);
                 if self.stats.temporaries_left > 0 {
                     tracing::warn!(
                         count = self.stats.temporaries_left,
@@ -200,10 +219,7 @@ impl<B> Iterator for Batches<B> {
                 None
             }
             Err(error) => {
-                self.over = true;
-                self.cancel.send_replace(true);
-                // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
-                self.arrivals.close();
+                self.end();
                 Some(Err(error))
             }
         }
@@ -220,8 +236,12 @@ impl<B> fmt::Debug for Batches<B> {
 
 impl<B> Drop for Batches<B> {
     fn drop(&mut self) {
-        self.cancel.send_replace(true);
+        self.end();
     }
+}
+
+fn ended_early() -> Error {
+    Error::new(ErrorKind::Cancelled, "the loader was closed before the epoch was over").stage(Stage::Deliver)
 }
 
 fn of_manifest(state: &State, manifest: &Manifest) -> State {
@@ -239,7 +259,8 @@ pub struct BatchStream<B> {
     /// As in [`Batches`].
     state: State,
     stats: EpochStats,
-    cancel: Arc<watch::Sender<bool>>,
+    ending: Arc<Ending>,
+    over: bool,
     /// As in [`Batches`], which is a batch or two ahead.
     in_hand: Vec<Arc<Permit>>,
 }
@@ -248,18 +269,26 @@ pub struct BatchStream<B> {
 type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, u64, EpochStats);
 
 impl<B: Send + 'static> BatchStream<B> {
-    pub(super) fn new(mut batches: Batches<B>) -> Result<Self> {
-        let (cancel, state) = (Arc::clone(&batches.cancel), batches.state.clone());
+    pub(super) fn new(mut batches: Batches<B>, io: &Handle) -> Result<Self> {
+        let (ending, state) = (Arc::clone(&batches.ending), batches.state.clone());
         let manifest = Arc::clone(&batches.manifest);
         let (sender, receiver) = mpsc::channel(1);
-        std::thread::Builder::new()
+        let (mut word, io) = (ending.listen(), io.clone());
+        let thread = std::thread::Builder::new()
             .name("dataflux-stream".into())
             .spawn(move || {
                 loop {
                     let batch = batches.next();
                     let last = batch.is_none();
                     let step = (batch, std::mem::take(&mut batches.in_hand), batches.state.position, batches.stats());
-                    if sender.blocking_send(step).is_err() || last {
+                    let sent = io.block_on(async {
+                        tokio::select! {
+                            biased;
+                            sent = sender.send(step) => sent.is_ok(),
+                            _ = word.wait_for(|&ended| ended) => false,
+                        }
+                    });
+                    if !sent || last {
                         return;
                     }
                 }
@@ -270,7 +299,9 @@ impl<B: Send + 'static> BatchStream<B> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Self { batches: receiver, manifest, state, stats: EpochStats::default(), cancel, in_hand: Vec::new() })
+        ending.has(thread);
+        let (stats, in_hand) = (EpochStats::default(), Vec::new());
+        Ok(Self { batches: receiver, manifest, state, stats, ending, over: false, in_hand })
     }
 }
 
@@ -293,7 +324,12 @@ impl<B> Stream for BatchStream<B> {
         // Before the wait: the next batch may need them.
         self.in_hand.clear();
         self.batches.poll_recv(context).map(|step| {
-            let (batch, in_hand, position, stats) = step?;
+            let Some((batch, in_hand, position, stats)) = step else {
+                // The thread said nothing of an end: the loader was closed.
+                let ended = !std::mem::replace(&mut self.over, true);
+                return ended.then(|| Err(ended_early()));
+            };
+            self.over |= !matches!(batch, Some(Ok(_)));
             (self.in_hand, self.state.position, self.stats) = (in_hand, position, stats);
             batch
         })
@@ -302,6 +338,6 @@ impl<B> Stream for BatchStream<B> {
 
 impl<B> Drop for BatchStream<B> {
     fn drop(&mut self) {
-        self.cancel.send_replace(true);
+        self.ending.end();
     }
 }

@@ -1,17 +1,17 @@
 //! The loader: settings, and what epochs share.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
-
-use tokio::sync::watch;
 
 use super::arrivals::Arrivals;
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
+use super::close::{Closed, Ending, Live, close_loader};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
 use super::pipeline::{Course, Engine};
-use super::pool::{self, Code};
+use super::pool::{self, Code, Job};
 use super::stall::{self, Standing, Watch};
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
@@ -76,6 +76,8 @@ const RENEWING: &str = "storage.objects.update";
 /// ```
 pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as Decode>::Collate> {
     engine: Engine<D, C>,
+    decoders: Vec<JoinHandle<()>>,
+    live: Live,
     held: Gauge,
     dataset: DatafluxDataset<D>,
     sharding: Sharding,
@@ -540,18 +542,20 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 max_usd_per_sample: None,
             })
         });
+        let (jobs, decoders) = pool::start(decode_threads)?;
         let engine = Engine {
             planner,
             auto,
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
-            jobs: pool::start(decode_threads)?,
+            jobs,
             groups: Arc::default(),
             manifest,
             io,
         };
-        Ok(DataLoader { engine, held, dataset, sharding, settings, shuffle, resumed: None })
+        let live = Live::default();
+        Ok(DataLoader { engine, decoders, live, held, dataset, sharding, settings, shuffle, resumed: None })
     }
 }
 
@@ -581,7 +585,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         };
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
-        let (cancel, cancelled) = watch::channel(false);
         let budget = Budget::new(self.settings.memory_budget, self.held.clone());
         let engine = Arc::new(self.engine.for_epochs(budget).for_epoch());
         let (standing, bound) = (Standing::new(), self.settings.stall_report);
@@ -595,7 +598,13 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             epoch,
         };
         let arrivals = (Arrivals::new(receiver, Arc::clone(&standing)), watch);
-        let run = Arc::clone(engine.fetcher.run());
+        let (ending, word) = Ending::new(engine.fetcher.run());
+        self.live.add(&ending);
+        let jobs = engine.jobs.clone();
+        let discard = Box::new(move |arrivals| {
+            // Where the threads have ended it comes back, and is dropped here.
+            let _ = jobs.send(Job::Discard(arrivals));
+        });
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
         let counts = (Arc::clone(&engine.groups), engine.auto.clone());
         let course = Course {
@@ -604,16 +613,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             spans: self.sharding.spans(position),
             world_size: self.sharding.world_size(),
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("dataflux-plan".into())
-            .spawn(move || engine.run(course, &tickets, &cancelled, &standing, bound))
+            .spawn(move || engine.run(course, &tickets, &word, &standing, bound))
             .map_err(|error| {
                 Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
                     .stage(Stage::Deliver)
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Batches::new(arrivals, cancel, counts, run, spent, Arc::clone(self.dataset.manifest()), state))
+        ending.has(thread);
+        let ends = (ending, discard as _);
+        Ok(Batches::new(arrivals, ends, counts, spent, Arc::clone(self.dataset.manifest()), state))
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -621,7 +632,47 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Errors
     /// As for [`epoch`](Self::epoch).
     pub fn stream(&self, epoch: u64) -> Result<BatchStream<C::Output>> {
-        BatchStream::new(self.epoch(epoch)?)
+        BatchStream::new(self.epoch(epoch)?, self.engine.io.handle())
+    }
+
+    /// Ends all epochs, wherever they are, and the threads of this loader, and waits for that, `within` this time. Dropping
+    /// the loader ends its threads, too, once its epochs are over, and waits for nothing. Blocks.
+    ///
+    /// What still asks for a batch gets an error. Threads that all loaders share stay.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use std::time::Duration;
+    ///
+    /// use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// let loader = DataLoader::builder(dataset).batch_size(32).build()?;
+    /// let first = loader.epoch(0)?.next();
+    /// let closed = loader.close(Duration::from_secs(30));
+    /// assert!(closed.is_clean(), "{closed:?}");
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn close(self, within: Duration) -> Closed {
+        let Self { engine, decoders, live, settings, .. } = self;
+        let (jobs, io) = (engine.jobs.clone(), Arc::clone(&engine.io));
+        drop(engine);
+        let threads = decoders.len();
+        let let_go = move || {
+            for _ in 0..threads {
+                // All have ended already.
+                let _ = jobs.send(Job::End);
+            }
+        };
+        let end_io = |within| match settings.io_threads.map(|threads| (threads as u64, io.close(within))) {
+            None => (0, 0),
+            Some((threads, true)) => (threads, 0),
+            Some((threads, false)) => (0, threads),
+        };
+        close_loader(&live, decoders, let_go, end_io, within)
     }
 
     /// Batches that a whole epoch has, equally on every rank. Waits for the end of the listing.

@@ -8,6 +8,7 @@
 mod arrivals;
 mod auto;
 mod batches;
+mod close;
 mod cost;
 mod dataset;
 mod loader;
@@ -16,6 +17,7 @@ mod pool;
 mod stall;
 
 pub use batches::{BatchStream, Batches, EpochStats};
+pub use close::Closed;
 pub use dataset::{DatafluxDataset, DatasetBuilder};
 pub use loader::{DataLoader, DataLoaderBuilder};
 pub use stall::WaitedFor;

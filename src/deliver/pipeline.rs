@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -32,6 +32,9 @@ const WINDOW_SHARE: u64 = 8;
 
 /// Samples that are planned together at most, where no number of batches fills their groups well.
 const WINDOW: usize = 512;
+
+/// How often someone who waits for the training loop looks whether the epoch was ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Whether groups of so many samples would leave few places empty: a compose takes as long for one source as for 32.
 fn fills_groups(samples: usize) -> bool {
@@ -165,23 +168,24 @@ struct Way<'a, B> {
 impl<B> Way<'_, B> {
     /// Hands a ticket out, once the training loop has few enough batches ahead; `None` where it wants no more.
     fn hand_out(&self, mut ticket: Ticket<B>) -> Option<()> {
-        self.standing.does(Doing::Loop);
+        let (began, mut told) = (Instant::now(), self.bound);
         loop {
-            match self.tickets.send_timeout(ticket, self.bound) {
+            match self.tickets.send_timeout(ticket, LOOK) {
                 Ok(()) => break,
                 Err(SendTimeoutError::Disconnected(_)) => return None,
-                // No stall of the loader's: a loop may well do something else for an hour.
-                Err(SendTimeoutError::Timeout(back)) => {
-                    tracing::info!(
-                        batches = self.tickets.len(),
-                        seconds = self.bound.as_secs_f64(),
-                        "the training loop takes no batch; so many are ahead of it"
-                    );
-                    ticket = back;
-                }
+                Err(SendTimeoutError::Timeout(_)) if is_cancelled(self.cancel) => return None,
+                Err(SendTimeoutError::Timeout(back)) => ticket = back,
+            }
+            // No stall of the loader's: a loop may well do something else for an hour.
+            if began.elapsed() >= told {
+                told = told.saturating_mul(2);
+                tracing::info!(
+                    batches = self.tickets.len(),
+                    seconds = began.elapsed().as_secs_f64(),
+                    "the training loop takes no batch; so many are ahead of it"
+                );
             }
         }
-        self.standing.does(Doing::Planning);
         Some(())
     }
 }

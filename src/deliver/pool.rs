@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::watch;
 
+use super::arrivals::Arrivals;
 use super::stall::Making;
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate};
@@ -28,15 +30,22 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     },
     /// Collate a batch whose samples are all there.
     Collate(Arc<Assembly<D, C>>),
+    /// Drop what nobody wants any more, which may be many batches and a lot of memory.
+    Discard(Arrivals<C::Output>),
+    /// End the thread that finds this.
+    End,
 }
 
-/// Starts the decode threads; they end when the last sender is dropped.
-pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Sender<Job<D, C>>> {
+/// Starts the decode threads; they end when they are told to, or the last sender is dropped.
+pub(super) fn start<D: Decode, C: Collate<D::Item>>(
+    threads: usize,
+) -> Result<(Sender<Job<D, C>>, Vec<JoinHandle<()>>)> {
     // Unbounded in jobs, since each holds its share of the byte budget.
     let (jobs, work) = crossbeam_channel::unbounded::<Job<D, C>>();
+    let mut handles = Vec::with_capacity(threads);
     for index in 0..threads {
         let work: Receiver<Job<D, C>> = work.clone();
-        std::thread::Builder::new()
+        let handle = std::thread::Builder::new()
             .name(format!("dataflux-decode-{index}"))
             .spawn(move || {
                 for job in work {
@@ -48,6 +57,14 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
                             drop(passing);
                         }
                         Job::Collate(assembly) => assembly.collate(),
+                        Job::Discard(arrivals) => {
+                            // A panic while one of them is dropped is nobody's to hear of.
+                            let _ = guarded(|| {
+                                drop(arrivals);
+                                Ok(())
+                            });
+                        }
+                        Job::End => return,
                     }
                 }
             })
@@ -58,8 +75,9 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
                     .hint("lower decode_threads, or raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
+        handles.push(handle);
     }
-    Ok(jobs)
+    Ok((jobs, handles))
 }
 
 /// What user code a loader runs.

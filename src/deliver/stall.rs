@@ -104,8 +104,6 @@ pub(super) enum Doing {
     Listing,
     Budget,
     Turn,
-    /// Waiting for the training loop to take a batch.
-    Loop,
     /// All batches have been handed out.
     Ended,
 }
@@ -181,8 +179,7 @@ impl Standing {
             1 => Doing::Listing,
             2 => Doing::Budget,
             3 => Doing::Turn,
-            4 => Doing::Loop,
-            5 => Doing::Ended,
+            4 => Doing::Ended,
             _ => Doing::Planning,
         };
         (doing, since)
@@ -313,7 +310,7 @@ fn look(marks: impl Iterator<Item = (At, u64)>, missing: usize, doing: (Doing, u
         Doing::Listing => (Waiting::Listing, Some(since)),
         Doing::Budget => (Waiting::Budget, Some(since)),
         Doing::Turn => (Waiting::Turn, Some(since)),
-        Doing::Planning | Doing::Loop | Doing::Ended => (Waiting::Plan, None),
+        Doing::Planning | Doing::Ended => (Waiting::Plan, None),
     };
     Look { waiting, slot: None, since, samples: planned }
 }
