@@ -146,9 +146,17 @@ impl<B> Batches<B> {
     /// Ends the epoch, wherever it is, and waits until nothing of it is left, `within` this time; tells what is. As when it
     /// is dropped, but for the waiting. Blocks.
     pub fn close(mut self, within: Duration) -> Closed {
-        self.in_hand.clear();
         let ending = Arc::clone(&self.ending);
         close_epoch(&ending, || self.end(), within)
+    }
+
+    pub(super) fn ending(&self) -> &Arc<Ending> {
+        &self.ending
+    }
+
+    /// The training loop has got it, which may be long after it began to be read.
+    pub(super) fn is_taken(&mut self, now: Instant) {
+        self.started = now;
     }
 
     /// Returns at once; what is left finishes behind.
@@ -157,6 +165,8 @@ impl<B> Batches<B> {
         self.ending.end();
         // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
         (self.discard)(self.arrivals.take());
+        self.in_hand.clear();
+        self.ending.release();
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
@@ -216,6 +226,7 @@ impl<B> Iterator for Batches<B> {
                         "temporary objects are still being deleted at the end of the epoch"
                     );
                 }
+                self.ending.release();
                 None
             }
             Err(error) => {
@@ -240,7 +251,7 @@ impl<B> Drop for Batches<B> {
     }
 }
 
-fn ended_early() -> Error {
+pub(super) fn ended_early() -> Error {
     Error::new(ErrorKind::Cancelled, "the loader was closed before the epoch was over").stage(Stage::Deliver)
 }
 

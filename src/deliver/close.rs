@@ -59,6 +59,8 @@ impl Closed {
 #[derive(Debug)]
 pub(super) struct Ending {
     word: watch::Sender<bool>,
+    /// Whether the training loop has let go of its batches.
+    released: AtomicBool,
     run: Arc<Run>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -67,7 +69,10 @@ impl Ending {
     /// The ending of an epoch of these temporaries, and what listens to it.
     pub(super) fn new(run: &Arc<Run>) -> (Arc<Self>, watch::Receiver<bool>) {
         let (word, listener) = watch::channel(false);
-        (Arc::new(Self { word, run: Arc::clone(run), threads: Mutex::default() }), listener)
+        (
+            Arc::new(Self { word, released: AtomicBool::new(false), run: Arc::clone(run), threads: Mutex::default() }),
+            listener,
+        )
     }
 
     pub(super) fn run(&self) -> &Run {
@@ -87,6 +92,15 @@ impl Ending {
     pub(super) fn end(&self) {
         self.word.send_replace(true);
         self.run.end();
+    }
+
+    /// No batch of it is held any more.
+    pub(super) fn release(&self) {
+        self.released.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        self.released.load(Ordering::SeqCst)
     }
 
     pub(super) fn is_said(&self) -> bool {

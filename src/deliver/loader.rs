@@ -1,18 +1,19 @@
 //! The loader: settings, and what epochs share.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::arrivals::Arrivals;
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
-use super::close::{Closed, Ending, Live, close_loader};
+use super::close::{Closed, Live, close_loader};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
-use super::pipeline::{Course, Engine};
+use super::epochs::{self, Epochs, Series};
+use super::pipeline::Engine;
 use super::pool::{self, Code, Job};
-use super::stall::{self, Standing, Watch};
+use super::stall;
 use crate::budget::{Budget, Gauge};
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
@@ -77,7 +78,7 @@ const RENEWING: &str = "storage.objects.update";
 pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as Decode>::Collate> {
     engine: Engine<D, C>,
     decoders: Vec<JoinHandle<()>>,
-    live: Live,
+    live: Arc<Live>,
     held: Gauge,
     dataset: DatafluxDataset<D>,
     sharding: Sharding,
@@ -554,7 +555,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             manifest,
             io,
         };
-        let live = Live::default();
+        let live = Arc::default();
         Ok(DataLoader { engine, decoders, live, held, dataset, sharding, settings, shuffle, resumed: None })
     }
 }
@@ -569,62 +570,61 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Errors
     /// A thread that the system refuses.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
-        let position = match self.resumed {
-            Some((resumed, position)) if resumed == epoch => position,
-            _ => 0,
-        };
-        let state = State {
-            version: State::VERSION,
-            manifest: String::new(),
-            seed: self.shuffle.seed(),
-            window: self.shuffle.window(),
-            epoch,
-            position,
-            batch_size: self.sharding.batch_size() as usize,
-            drop_last: self.settings.drop_last.unwrap_or(false),
-        };
+        let (batches, begun) = self.series().begin(epoch);
+        let ending = Arc::clone(&begun.ending);
+        ending.has(epochs::thread(move || _ = begun.run(0))?);
+        Ok(batches)
+    }
+
+    /// Epochs one after the other, each of which begins to be read while the one before is still being delivered, as soon as
+    /// all reads of that are under way: so that the training loop doesn't wait at the start of an epoch as it does at the
+    /// start of a run. They share one thread, and one memory budget, so that what is ahead of the loop is no more than within
+    /// an epoch.
+    ///
+    /// At most the beginning of one epoch is read in vain, as far ahead as the budget and [`prefetch`] allow: where this is
+    /// dropped before its end. It is on the [`bill`](Self::bill) all the same. [`epoch`](Self::epoch) reads nothing ahead of
+    /// what was asked for.
+    ///
+    /// The batches of an epoch have to be taken to their end, or dropped, before the next is asked for; else that is an error.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// let loader = DataLoader::builder(dataset).batch_size(32).shuffle(42).build()?;
+    /// for batches in loader.epochs(0..3)? {
+    ///     for batch in batches? {
+    ///         println!("{} samples", batch?.len());
+    ///     }
+    /// }
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// [`prefetch`]: DataLoaderBuilder::prefetch
+    ///
+    /// # Errors
+    /// A thread that the system refuses.
+    pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
+        self.series().start(epochs)
+    }
+
+    fn series(&self) -> Series<D, C> {
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
-        let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
-        let budget = Budget::new(self.settings.memory_budget, self.held.clone());
-        let engine = Arc::new(self.engine.for_epochs(budget).for_epoch());
-        let (standing, bound) = (Standing::new(), self.settings.stall_report);
-        let watch = Watch {
-            standing: Arc::clone(&standing),
-            bound,
+        Series {
+            engine: self.engine.for_epochs(Budget::new(self.settings.memory_budget, self.held.clone())),
+            live: Arc::clone(&self.live),
             held: self.held.clone(),
-            budget: self.settings.memory_budget,
-            throttles: Arc::clone(engine.fetcher.throttles()),
-            manifest: Arc::clone(self.dataset.manifest()),
-            epoch,
-        };
-        let arrivals = (Arrivals::new(receiver, Arc::clone(&standing)), watch);
-        let (ending, word) = Ending::new(engine.fetcher.run());
-        self.live.add(&ending);
-        let jobs = engine.jobs.clone();
-        let discard = Box::new(move |arrivals| {
-            // Where the threads have ended it comes back, and is dropped here.
-            let _ = jobs.send(Job::Discard(arrivals));
-        });
-        let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
-        let counts = (Arc::clone(&engine.groups), engine.auto.clone());
-        let course = Course {
+            sharding: self.sharding,
             shuffle: self.shuffle,
-            epoch,
-            spans: self.sharding.spans(position),
-            world_size: self.sharding.world_size(),
-        };
-        let thread = std::thread::Builder::new()
-            .name("dataflux-plan".into())
-            .spawn(move || engine.run(course, &tickets, &word, &standing, bound))
-            .map_err(|error| {
-                Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
-                    .stage(Stage::Deliver)
-                    .hint("raise the limit on threads (ulimit -u)")
-                    .with_source(error)
-            })?;
-        ending.has(thread);
-        let ends = (ending, discard as _);
-        Ok(Batches::new(arrivals, ends, counts, spent, Arc::clone(self.dataset.manifest()), state))
+            drop_last: self.settings.drop_last.unwrap_or(false),
+            ahead: self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD),
+            bound: self.settings.stall_report,
+            resumed: self.resumed,
+        }
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.

@@ -211,19 +211,20 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
-    /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Blocks.
+    /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Groups are
+    /// numbered on from `number`; returns the last. Blocks.
     pub(super) fn run(
         self: Arc<Self>,
         mut course: Course,
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
-        standing: &Arc<Standing>,
-        bound: Duration,
-    ) {
+        (standing, bound): (&Arc<Standing>, Duration),
+        number: u64,
+    ) -> u64 {
         if let Some(auto) = &self.auto {
             auto.began();
         }
-        let way = Way { tickets, cancel, standing, bound, number: Cell::new(0) };
+        let way = Way { tickets, cancel, standing, bound, number: Cell::new(number) };
         let mut held = None;
         loop {
             let first = match held
@@ -231,21 +232,24 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 .map_or_else(|| course.next(&self.manifest, standing, || is_cancelled(cancel)), |next| Ok(Some(next)))
             {
                 Ok(Some(next)) => next,
-                Ok(None) if is_cancelled(cancel) => return,
-                Ok(None) => break,
+                Ok(None) if is_cancelled(cancel) => break,
+                Ok(None) => {
+                    standing.does(Doing::Ended);
+                    break;
+                }
                 Err(error) => {
                     // Closed: it wants no more.
-                    let _ = tickets.send(Ticket::Failed(error));
-                    return;
+                    way.hand_out(Ticket::Failed(error));
+                    break;
                 }
             };
             let mut window = vec![first];
             held = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1));
             if self.start(window, &way).is_none() {
-                return;
+                break;
             }
         }
-        standing.does(Doing::Ended);
+        way.number.get()
     }
 
     /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
