@@ -20,7 +20,7 @@ use crate::collate::Batch;
 use crate::manifest::Manifest;
 use crate::metrics::Counts;
 use crate::plan::{Bill, GroupCounts, Groups};
-use crate::sample::State;
+use crate::sample::{Delivered, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How long the end of an epoch waits for temporary objects that are still being deleted.
@@ -72,7 +72,7 @@ impl EpochStats {
 /// Has batches that nobody wants dropped elsewhere, since that may take long.
 pub(super) type Discard<B> = Box<dyn Fn(Arrivals<B>) + Send + Sync>;
 
-/// The batches of one epoch, in order.
+/// The batches of one epoch, in order, unless they are to come [as they are done](super::DataLoaderBuilder::unordered).
 ///
 /// After an error the epoch is over. Dropping it returns at once; what is under way is called off, batches that are ahead
 /// are dropped by the decode threads, and temporary objects are deleted behind it. [`close`](Self::close) waits for that.
@@ -86,8 +86,9 @@ pub struct Batches<B> {
     auto: Option<Arc<Auto>>,
     spent: Spent,
     manifest: Arc<Manifest>,
-    /// Without the digest, which may not be known yet.
+    /// As it was at the start, and without the digest, which may not be known yet.
     state: State,
+    delivered: Delivered,
     stats: EpochStats,
     started: Instant,
     first: Option<Instant>,
@@ -103,7 +104,7 @@ impl<B> Batches<B> {
         (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
         spent: Spent,
         manifest: Arc<Manifest>,
-        state: State,
+        (state, delivered): (State, Delivered),
     ) -> Self {
         Self {
             arrivals,
@@ -116,6 +117,7 @@ impl<B> Batches<B> {
             spent,
             manifest,
             state,
+            delivered,
             stats: EpochStats::default(),
             started: Instant::now(),
             first: None,
@@ -128,7 +130,12 @@ impl<B> Batches<B> {
     /// the data by its digest: of a data set that is [streaming](crate::DatasetBuilder::streaming) this blocks until the
     /// listing has ended, and after one that failed no run can go on from it.
     pub fn state(&self) -> State {
-        of_manifest(&self.state, &self.manifest)
+        of_manifest(&self.bare_state(), &self.manifest)
+    }
+
+    fn bare_state(&self) -> State {
+        let (position, beyond) = self.delivered.state();
+        State { position, beyond, ..self.state.clone() }
     }
 
     /// What the epoch has come to so far.
@@ -170,21 +177,22 @@ impl<B> Batches<B> {
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
-        let (ready, end) = match self.watch.wait(&mut self.waits, self.stats.batches, &mut self.arrivals) {
-            Arrival::Batch(ready, end) => (ready?, end),
-            Arrival::End => return Ok(None),
-            Arrival::Failed(error) => return Err(error),
-            Arrival::Lost if self.ending.is_said() => {
-                return Err(ended_early());
-            }
-            Arrival::Lost => {
-                return Err(Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
-                    .stage(Stage::Deliver)
-                    .hint("its panic message is on stderr; please report it"));
-            }
-        };
+        let (ready, (number, positions)) =
+            match self.watch.wait(&mut self.waits, self.stats.batches, &mut self.arrivals) {
+                Arrival::Batch(ready, number, positions) => (ready?, (number, positions)),
+                Arrival::End => return Ok(None),
+                Arrival::Failed(error) => return Err(error),
+                Arrival::Lost if self.ending.is_said() => {
+                    return Err(ended_early());
+                }
+                Arrival::Lost => {
+                    return Err(Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
+                        .stage(Stage::Deliver)
+                        .hint("its panic message is on stderr; please report it"));
+                }
+            };
         self.in_hand = ready.kept;
-        self.state.position = end;
+        self.delivered.add(number, positions);
         self.stats.batches += 1;
         self.stats.samples += ready.batch.len() as u64;
         self.stats.bytes += ready.bytes;
@@ -241,7 +249,7 @@ impl<B> std::iter::FusedIterator for Batches<B> {}
 
 impl<B> fmt::Debug for Batches<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batches").field("state", &self.state).field("stats", &self.stats).finish_non_exhaustive()
+        f.debug_struct("Batches").field("state", &self.bare_state()).field("stats", &self.stats).finish_non_exhaustive()
     }
 }
 
@@ -262,7 +270,7 @@ fn of_manifest(state: &State, manifest: &Manifest) -> State {
     State { manifest: digest, ..state.clone() }
 }
 
-/// The batches of one epoch, in order, for asynchronous code.
+/// The batches of one epoch, as [`Batches`], for asynchronous code.
 #[derive(Debug)]
 pub struct BatchStream<B> {
     batches: mpsc::Receiver<Step<B>>,
@@ -277,11 +285,11 @@ pub struct BatchStream<B> {
 }
 
 /// What the iterator gave, the bytes of that, and where it stood then.
-type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, u64, EpochStats);
+type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, State, EpochStats);
 
 impl<B: Send + 'static> BatchStream<B> {
     pub(super) fn new(mut batches: Batches<B>, io: &Handle) -> Result<Self> {
-        let (ending, state) = (Arc::clone(&batches.ending), batches.state.clone());
+        let (ending, state) = (Arc::clone(&batches.ending), batches.bare_state());
         let manifest = Arc::clone(&batches.manifest);
         let (sender, receiver) = mpsc::channel(1);
         let (mut word, io) = (ending.listen(), io.clone());
@@ -291,7 +299,7 @@ impl<B: Send + 'static> BatchStream<B> {
                 loop {
                     let batch = batches.next();
                     let last = batch.is_none();
-                    let step = (batch, std::mem::take(&mut batches.in_hand), batches.state.position, batches.stats());
+                    let step = (batch, std::mem::take(&mut batches.in_hand), batches.bare_state(), batches.stats());
                     let sent = io.block_on(async {
                         tokio::select! {
                             biased;
@@ -335,13 +343,13 @@ impl<B> Stream for BatchStream<B> {
         // Before the wait: the next batch may need them.
         self.in_hand.clear();
         self.batches.poll_recv(context).map(|step| {
-            let Some((batch, in_hand, position, stats)) = step else {
+            let Some((batch, in_hand, state, stats)) = step else {
                 // The thread said nothing of an end: the loader was closed.
                 let ended = !std::mem::replace(&mut self.over, true);
                 return ended.then(|| Err(ended_early()));
             };
             self.over |= !matches!(batch, Some(Ok(_)));
-            (self.in_hand, self.state.position, self.stats) = (in_hand, position, stats);
+            (self.in_hand, self.state, self.stats) = (in_hand, state, stats);
             batch
         })
     }

@@ -22,7 +22,7 @@ use super::stall::{Standing, Watch};
 use crate::budget::Gauge;
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::sample::{Sharding, Shuffle, State};
+use crate::sample::{Delivered, Rest, Sharding, Shuffle, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How often the thread looks whether its loader is closed while nobody asks for the next epoch.
@@ -40,8 +40,11 @@ pub(super) struct Series<D: Decode, C: Collate<D::Item>> {
     /// Batches ahead of the training loop.
     pub(super) ahead: usize,
     pub(super) bound: Duration,
-    /// Epoch and position to go on from.
-    pub(super) resumed: Option<(u64, u64)>,
+    /// Whether batches come as they are done.
+    pub(super) unordered: bool,
+    pub(super) rank: (usize, usize),
+    /// Where to go on.
+    pub(super) resumed: Option<State>,
 }
 
 /// An epoch that is to be planned.
@@ -52,40 +55,47 @@ pub(super) struct Begun<D: Decode, C: Collate<D::Item>> {
     tickets: Sender<Ticket<C::Output>>,
     word: watch::Receiver<bool>,
     standing: Arc<Standing>,
+    bell: Option<Sender<u64>>,
     bound: Duration,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Begun<D, C> {
     /// Plans it and begins its reads, whose groups are numbered on from `number`. Returns the last number. Blocks.
     pub(super) fn run(self, number: u64) -> u64 {
-        let Self { engine, course, tickets, word, standing, bound, .. } = self;
-        engine.run(course, &tickets, &word, (&standing, bound), number)
+        let Self { engine, course, tickets, word, standing, bell, bound, .. } = self;
+        engine.run(course, &tickets, &word, (&standing, bound), bell.as_ref(), number)
     }
 }
 
 impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
     /// The batches of an epoch, and what has to run for them to come.
-    pub(super) fn begin(&self, epoch: u64) -> (Batches<C::Output>, Begun<D, C>) {
-        let position = match self.resumed {
-            Some((resumed, position)) if resumed == epoch => position,
-            _ => 0,
-        };
+    ///
+    /// # Errors
+    /// A state that can't be.
+    pub(super) fn begin(&self, epoch: u64) -> Result<(Batches<C::Output>, Begun<D, C>)> {
+        let resumed = self.resumed.as_ref().filter(|state| state.epoch == epoch);
         let state = State {
             version: State::VERSION,
             manifest: String::new(),
             seed: self.shuffle.seed(),
             window: self.shuffle.window(),
             epoch,
-            position,
+            position: resumed.map_or(0, |state| state.position),
+            beyond: resumed.and_then(|state| state.beyond.clone()),
             batch_size: self.sharding.batch_size() as usize,
             drop_last: self.drop_last,
         };
+        let delivered = Delivered::from(&state, self.unordered, self.rank)?;
         let course = Course {
             shuffle: self.shuffle,
             epoch,
-            spans: self.sharding.spans(position),
+            spans: self.sharding.spans(state.position),
             world_size: self.sharding.world_size(),
+            rest: Rest::of(&state)?,
+            delivered: delivered.clone(),
+            next: (0, state.position),
         };
+        let (bell, rung) = self.unordered.then(crossbeam_channel::unbounded).unzip();
         let (tickets, receiver) = crossbeam_channel::bounded(self.ahead);
         let engine = Arc::new(self.engine.for_epoch());
         let (standing, manifest) = (Standing::new(), Arc::clone(&engine.manifest));
@@ -98,7 +108,7 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             manifest: Arc::clone(&manifest),
             epoch,
         };
-        let arrivals = Arrivals::new(receiver, Arc::clone(&standing));
+        let arrivals = Arrivals::new(receiver, Arc::clone(&standing), rung);
         let (ending, word) = Ending::new(engine.fetcher.run());
         self.live.add(&ending);
         let jobs = engine.jobs.clone();
@@ -109,8 +119,8 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
         let counts = (Arc::clone(&engine.groups), engine.auto.clone());
         let ends = (Arc::clone(&ending), discard as _);
-        let batches = Batches::new((arrivals, watch), ends, counts, spent, manifest, state);
-        (batches, Begun { ending, engine, course, tickets, word, standing, bound: self.bound })
+        let batches = Batches::new((arrivals, watch), ends, counts, spent, manifest, (state, delivered));
+        Ok((batches, Begun { ending, engine, course, tickets, word, standing, bell, bound: self.bound }))
     }
 
     /// Plans epochs one after the other, each when the one before is planned and no more than one is ahead of who takes
@@ -118,7 +128,8 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
     fn run(&self, epochs: Range<u64>, coming: &Sender<Batches<C::Output>>) {
         let mut number = 0;
         for epoch in epochs {
-            let (mut batches, begun) = self.begin(epoch);
+            // What can be wrong was seen by whoever took the state.
+            let Ok((mut batches, begun)) = self.begin(epoch) else { return };
             loop {
                 match coming.send_timeout(batches, LOOK) {
                     Ok(()) => break,

@@ -24,7 +24,7 @@ use crate::metrics::Counts;
 use crate::plan::{
     Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
 };
-use crate::sample::{Sharding, Shuffle, State};
+use crate::sample::{Delivered, Sharding, Shuffle, State, merge};
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -84,8 +84,10 @@ pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as D
     sharding: Sharding,
     settings: Settings,
     shuffle: Shuffle,
-    /// Epoch and position to go on from.
-    resumed: Option<(u64, u64)>,
+    /// This one and how many there are.
+    rank: (usize, usize),
+    /// Where to go on.
+    resumed: Option<State>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,6 +108,7 @@ struct Settings {
     ranges: Ranges,
     stall: Option<Duration>,
     stall_report: Duration,
+    unordered: bool,
     hedge: Option<Hedge>,
     prices: Option<PriceTable>,
     epoch_budget_usd: Option<f64>,
@@ -164,6 +167,7 @@ impl<D: Decode> DataLoader<D> {
             ranges: Ranges::default(),
             stall: None,
             stall_report: stall::BOUND,
+            unordered: false,
             hedge: None,
             prices: None,
             epoch_budget_usd: None,
@@ -252,6 +256,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// knows yet; ask `dataflux plan`.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.settings.strategy = strategy;
+        self
+    }
+
+    /// Whether batches come as they are done instead of in order; by default in order. Each batch has the samples that it
+    /// would have, and each comes once; but a slow one holds up no other, and which comes when is another each time, and
+    /// another on each rank.
+    ///
+    /// A [`state`](super::Batches::state) is exact all the same. Where there are several ranks, it says what its own rank was
+    /// given, so that [`resume`](Self::resume) goes on from it at that rank alone; [`resume_all`](Self::resume_all) takes
+    /// those of all ranks, and goes on at any number of them.
+    pub fn unordered(mut self, unordered: bool) -> Self {
+        self.settings.unordered = unordered;
         self
     }
 
@@ -380,7 +396,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// # Errors
     /// A state of other data; another seed, window or drop_last than the state's set here; a listing that failed; all that
     /// [`build`](Self::build) refuses.
-    #[expect(clippy::needless_pass_by_value, reason = "a state is used up: it holds for one point of one run")]
     pub fn resume(mut self, state: State) -> Result<DataLoader<D, C>> {
         let manifest = self.dataset.manifest();
         manifest.complete()?;
@@ -408,8 +423,42 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         // A batch size of one's own is no danger: the position counts samples.
         batch_size.get_or_insert(state.batch_size);
         let mut loader = self.build()?;
-        loader.resumed = Some((state.epoch, state.position));
+        // A damaged one is told now, and not when its epoch begins.
+        Delivered::from(&state, false, loader.rank)?;
+        let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
+        if let Some(share) = share.filter(|share| (share.rank, share.world_size) != loader.rank) {
+            return Err(differs(
+                "rank",
+                format!("rank {} of {}", loader.rank.0, loader.rank.1),
+                &format!("{} of {}", share.rank, share.world_size),
+            )
+            .hint("give resume_all() the states of all ranks: unordered batches leave each rank somewhere else"));
+        }
+        if share.is_some() && loader.sharding.batch_size() != state.batch_size as u64 {
+            return Err(differs("batch_size", loader.sharding.batch_size().to_string(), &state.batch_size.to_string())
+                .hint("give resume_all() the states of all ranks: then it may be another"));
+        }
+        loader.resumed = Some(state);
         Ok(loader)
+    }
+
+    /// As [`resume`](Self::resume), from the states of all ranks, where batches were [`unordered`](Self::unordered), at any
+    /// rank and number of ranks.
+    ///
+    /// # Errors
+    /// States that weren't taken by all ranks of a run, after as many batches each; all that [`resume`](Self::resume) refuses.
+    pub fn resume_all(self, states: impl IntoIterator<Item = State>) -> Result<DataLoader<D, C>> {
+        let states: Vec<_> = states.into_iter().collect();
+        let manifest = self.dataset.manifest();
+        manifest.complete()?;
+        for state in &states {
+            state.check(manifest.digest(), manifest.len())?;
+        }
+        let cut = states.first().map(|state| (state.batch_size, state.drop_last));
+        let (batch_size, drop_last) = cut.unwrap_or_default();
+        let merged =
+            merge(states, manifest.len(), |rank, world_size| Sharding::new(batch_size, rank, world_size, drop_last))?;
+        self.resume(merged)
     }
 
     /// Starts the threads.
@@ -556,7 +605,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             io,
         };
         let live = Arc::default();
-        Ok(DataLoader { engine, decoders, live, held, dataset, sharding, settings, shuffle, resumed: None })
+        Ok(DataLoader {
+            engine,
+            decoders,
+            live,
+            held,
+            dataset,
+            sharding,
+            settings,
+            shuffle,
+            rank: (rank, world_size),
+            resumed: None,
+        })
     }
 }
 
@@ -570,7 +630,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Errors
     /// A thread that the system refuses.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
-        let (batches, begun) = self.series().begin(epoch);
+        let (batches, begun) = self.series().begin(epoch)?;
         let ending = Arc::clone(&begun.ending);
         ending.has(epochs::thread(move || _ = begun.run(0))?);
         Ok(batches)
@@ -623,7 +683,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             drop_last: self.settings.drop_last.unwrap_or(false),
             ahead: self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD),
             bound: self.settings.stall_report,
-            resumed: self.resumed,
+            unordered: self.settings.unordered,
+            rank: self.rank,
+            resumed: self.resumed.clone(),
         }
     }
 

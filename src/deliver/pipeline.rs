@@ -1,6 +1,7 @@
 //! One epoch's way from order to promises.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use crossbeam_channel::{SendTimeoutError, Sender};
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::watch;
 
+use super::arrivals::pledge;
 use super::auto::{Auto, Place};
 use super::pool::{Assembly, Code, Job, Promise};
 use super::stall::{Doing, Making, Standing, Steps, Trace};
@@ -18,7 +20,7 @@ use crate::fetch::{Fetcher, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
-use crate::sample::{SampleId, Shuffle, Spans};
+use crate::sample::{Delivered, Rest, SampleId, Shuffle, Spans};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -66,8 +68,10 @@ pub(super) enum Ticket<B> {
 /// A batch to come.
 pub(super) struct Coming<B> {
     pub(super) promise: Promise<B>,
-    /// Where in the global order it ends.
-    pub(super) end: u64,
+    /// From the one that the epoch, or what was left of it, began with.
+    pub(super) number: u64,
+    /// Of the global order, those of all ranks.
+    pub(super) positions: Range<u64>,
     pub(super) trace: Trace,
 }
 
@@ -77,12 +81,19 @@ pub(super) struct Course {
     pub(super) epoch: u64,
     pub(super) spans: Spans,
     pub(super) world_size: u64,
+    /// What of the positions is left, and of the batches.
+    pub(super) rest: Rest,
+    pub(super) delivered: Delivered,
+    /// The number of the next batch, and where among what is left it begins.
+    pub(super) next: (u64, u64),
 }
 
-/// A batch to come: its samples, where in the global order it ends, and how many samples come behind it at most.
+/// A batch to come: its number, its samples, the positions of the global order that it and its like of other ranks have,
+/// and how many samples come behind it at most.
 struct Next {
+    number: u64,
     ids: Vec<SampleId>,
-    end: u64,
+    positions: Range<u64>,
     left: u64,
 }
 
@@ -115,14 +126,23 @@ impl Course {
     /// The next batch, if its samples are among those known.
     fn known(&mut self, manifest: &Manifest, known: Known) -> Option<Next> {
         let known = self.shuffle.positions(known);
-        let span = self.spans.next(known)?;
         let (Known::AtLeast(positions) | Known::All(positions)) = known;
-        let order = self.shuffle.order(manifest, positions, self.epoch);
-        let left = match known {
-            Known::All(all) => (all - span.end) / self.world_size,
-            Known::AtLeast(_) => u64::MAX,
-        };
-        Some(Next { ids: order.ids(span.positions).collect(), end: span.end, left })
+        loop {
+            let span = self.spans.next(self.rest.known(known))?;
+            let (number, start) = self.next;
+            self.next = (number + 1, span.end);
+            if self.delivered.has(number) {
+                continue;
+            }
+            let order = self.shuffle.order(manifest, positions, self.epoch);
+            let left = match self.rest.known(known) {
+                Known::All(all) => (all - span.end) / self.world_size,
+                Known::AtLeast(_) => u64::MAX,
+            };
+            let ids = self.rest.ranges(span.positions).flat_map(|positions| order.ids(positions)).collect();
+            let positions = self.rest.place(start)..self.rest.place(span.end);
+            return Some(Next { number, ids, positions, left });
+        }
     }
 }
 
@@ -161,6 +181,8 @@ struct Way<'a, B> {
     standing: &'a Arc<Standing>,
     /// After how long to tell that the training loop takes no batch.
     bound: Duration,
+    /// Told of each batch that is done, where that matters.
+    bell: Option<&'a Sender<u64>>,
     /// Of the last group begun: they are numbered in the order of delivery.
     number: Cell<u64>,
 }
@@ -219,12 +241,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
         (standing, bound): (&Arc<Standing>, Duration),
+        bell: Option<&Sender<u64>>,
         number: u64,
     ) -> u64 {
         if let Some(auto) = &self.auto {
             auto.began();
         }
-        let way = Way { tickets, cancel, standing, bound, number: Cell::new(number) };
+        let way = Way { tickets, cancel, standing, bound, bell, number: Cell::new(number) };
         let mut held = None;
         loop {
             let first = match held
@@ -299,15 +322,16 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             return batches.into_iter().try_for_each(|batch| self.start(vec![batch], way));
         }
         let left = batches.last().map_or(0, |batch| batch.left);
-        let steps = Steps::new(ids.len(), way.standing);
+        let steps = Steps::new(ids.clone(), way.standing);
         let mut window = Window { batches: Vec::with_capacity(batches.len()), steps };
         let mut start = 0;
-        for Next { ids, end, .. } in batches {
+        for Next { number, ids, positions, .. } in batches {
             let samples = ids.len();
-            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, way.cancel.clone());
+            let (pledge, promise) = pledge(number, way.bell);
+            let assembly = Assembly::new(Arc::clone(&self.code), ids, way.cancel.clone(), pledge);
             let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
             let trace = Trace::new(window.steps.clone(), start, samples, making);
-            way.hand_out(Ticket::Batch(Coming { promise, end, trace }))?;
+            way.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;
             if samples == 0 {
                 assembly.finish_empty();
             }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::watch;
 
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, Pledge};
 use super::stall::Making;
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate};
@@ -105,7 +105,7 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     ids: Vec<SampleId>,
     parts: Mutex<Parts<D::Item>>,
     cancel: watch::Receiver<bool>,
-    promise: Sender<Result<Ready<C::Output>>>,
+    promise: Pledge<C::Output>,
 }
 
 struct Parts<T> {
@@ -122,11 +122,11 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         code: Arc<Code<D, C>>,
         ids: Vec<SampleId>,
         cancel: watch::Receiver<bool>,
-    ) -> (Arc<Self>, Promise<C::Output>) {
-        let (promise, receiver) = crossbeam_channel::bounded(1);
+        promise: Pledge<C::Output>,
+    ) -> Arc<Self> {
         let items: Vec<_> = ids.iter().map(|_| None).collect();
         let parts = Mutex::new(Parts { missing: items.len(), items, bytes: 0, verified: 0, kept: Vec::new() });
-        (Arc::new(Self { code, ids, parts, cancel, promise }), receiver)
+        Arc::new(Self { code, ids, parts, cancel, promise })
     }
 
     /// Holds bytes until the batch is delivered.
@@ -137,7 +137,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     /// Ends the batch with an error; of several the first counts.
     pub(super) fn fail(&self, error: Error) {
         // Full if an error is there already; closed if nobody waits.
-        let _ = self.promise.try_send(Err(error));
+        self.promise.keep(Err(error));
     }
 
     /// Decodes a sample into its slot. Returns whether all samples are there now, and the batch is to be collated.
@@ -186,7 +186,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             Ok(data) => {
                 let batch = Batch::new(self.ids.clone(), names, data);
                 // As in `fail`: then an error is there first, or nobody waits.
-                let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
+                self.promise.keep(Ok(Ready { batch, bytes, verified, kept }));
             }
             Err(cause) => self.fail(
                 Error::new(ErrorKind::Collate, format!("the samples make no batch: {cause}")).stage(Stage::Collate),
@@ -198,10 +198,6 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
 impl<D: Decode, C: Collate<D::Item>> Making for Assembly<D, C> {
     fn missing(&self) -> usize {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).missing
-    }
-
-    fn id(&self, slot: usize) -> Option<SampleId> {
-        self.ids.get(slot).copied()
     }
 }
 

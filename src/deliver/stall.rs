@@ -189,18 +189,19 @@ impl Standing {
 /// How far the samples of a window are.
 #[derive(Clone, Debug)]
 pub(super) struct Steps {
-    marks: Arc<[Mark]>,
+    samples: Arc<[(SampleId, Mark)]>,
     standing: Arc<Standing>,
 }
 
 impl Steps {
-    pub(super) fn new(samples: usize, standing: &Arc<Standing>) -> Self {
-        Self { marks: (0..samples).map(|_| Mark::default()).collect(), standing: Arc::clone(standing) }
+    pub(super) fn new(ids: Vec<SampleId>, standing: &Arc<Standing>) -> Self {
+        let samples = ids.into_iter().map(|id| (id, Mark::default())).collect();
+        Self { samples, standing: Arc::clone(standing) }
     }
 
     fn set(&self, slots: impl Iterator<Item = usize>, at: At) {
         let now = self.standing.now();
-        slots.filter_map(|slot| self.marks.get(slot)).for_each(|mark| mark.set(at as u8, now));
+        slots.filter_map(|slot| self.samples.get(slot)).for_each(|(_, mark)| mark.set(at as u8, now));
     }
 
     /// The read of these samples has come so far.
@@ -223,8 +224,6 @@ impl Steps {
 pub(super) trait Making: Send + Sync {
     /// Samples that aren't decoded yet.
     fn missing(&self) -> usize;
-    /// The sample of a slot.
-    fn id(&self, slot: usize) -> Option<SampleId>;
 }
 
 /// How far one batch is.
@@ -242,11 +241,15 @@ impl Trace {
         Self { steps, start, samples, making }
     }
 
+    fn id(&self, slot: usize) -> Option<SampleId> {
+        self.steps.samples.get(self.start + slot).map(|(id, _)| *id)
+    }
+
     fn look(&self, doing: (Doing, u64)) -> Look {
-        let marks = self.steps.marks.get(self.start..self.start + self.samples).unwrap_or_default();
+        let samples = self.steps.samples.get(self.start..self.start + self.samples).unwrap_or_default();
         // Gone: it is done, or will never be.
         let missing = self.making.upgrade().map_or(0, |making| making.missing());
-        look(marks.iter().map(Mark::at), missing, doing)
+        look(samples.iter().map(|(_, mark)| mark.at()), missing, doing)
     }
 }
 
@@ -421,7 +424,7 @@ impl Watch {
     }
 
     fn words(&self, look: Look, trace: Option<&Trace>) -> String {
-        let id = look.slot.and_then(|slot| trace?.making.upgrade()?.id(slot));
+        let id = look.slot.and_then(|slot| trace?.id(slot));
         let object = id.and_then(|id| self.manifest.get(id.0)).map(|entry| self.manifest.id(&entry).to_string());
         let object = object.as_deref().unwrap_or("an object");
         let others = match look.samples {

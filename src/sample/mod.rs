@@ -5,6 +5,7 @@
 //! the number of ranks have no say in it: rank r of w takes its slice of each global batch.
 
 mod permutation;
+mod rest;
 
 use std::ops::Range;
 
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{Digest, Known, Manifest};
 use crate::{Error, ErrorKind, Result, Stage};
 use permutation::Permutation;
+pub use rest::{Beyond, Share};
+pub(crate) use rest::{Delivered, Rest, merge};
 
 /// A sample, by its index in the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -248,6 +251,9 @@ pub struct State {
     /// Samples in a window, where each is shuffled within itself; since version 2.
     #[serde(default)]
     pub window: Option<u64>,
+    /// What was delivered beyond the position, where batches come as they are done; since version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<Beyond>,
 }
 
 impl State {
@@ -435,6 +441,7 @@ mod tests {
             manifest: Digest([1; 32]).to_string(),
             seed: None,
             window: None,
+            beyond: None,
             epoch: 0,
             position: 4,
             batch_size: 2,
