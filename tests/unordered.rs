@@ -117,7 +117,9 @@ fn resume_is_exact_at_any_number_of_ranks() {
                     }
                     // What is not shut has to suffice for this many.
                     let taken: Vec<_> = batches.by_ref().take(2).flat_map(names).collect();
-                    taken.into_iter().for_each(|name| *seen.entry(name).or_default() += 1);
+                    for name in taken {
+                        *seen.entry(name).or_default() += 1;
+                    }
                     let saved = serde_json::to_string(&batches.state()).unwrap();
                     states.push(serde_json::from_str(&saved).unwrap());
                 }

@@ -72,8 +72,10 @@ struct Unordered {
     /// tickets has as much room; a window has no more batches than that, so that where a ticket waits for room, all that
     /// are waited for here are of earlier windows, and come without it.
     most: usize,
-    /// No ticket follows, and why, if that is an error.
-    last: Option<Option<Error>>,
+    /// No ticket follows.
+    all: bool,
+    /// Why not, if that is an error.
+    failed: Option<Error>,
 }
 
 /// What comes next.
@@ -92,7 +94,7 @@ impl<B> Arrivals<B> {
     /// In order, or, with a `bell` that tells of each that is done, as they are.
     pub(super) fn new(tickets: Receiver<Ticket<B>>, standing: Arc<Standing>, bell: Option<Receiver<u64>>) -> Self {
         let most = tickets.capacity().unwrap_or(1);
-        let unordered = bell.map(|bell| Unordered { bell, done: BTreeSet::new(), most, last: None });
+        let unordered = bell.map(|bell| Unordered { bell, done: BTreeSet::new(), most, all: false, failed: None });
         Self { tickets, standing, open: BTreeMap::new(), unordered }
     }
 
@@ -124,12 +126,12 @@ impl<B> Arrivals<B> {
 
     fn as_done(&mut self, deadline: Instant) -> Option<Arrival<B>> {
         loop {
-            let Unordered { bell, done, most, last } = self.unordered.as_mut()?;
-            while last.is_none() && self.open.len() < *most {
+            let Unordered { bell, done, most, all, failed } = self.unordered.as_mut()?;
+            while !*all && self.open.len() < *most {
                 match self.tickets.try_recv() {
                     Ok(Ticket::Batch(coming)) => _ = self.open.insert(coming.number, coming),
-                    Ok(Ticket::Failed(error)) => *last = Some(Some(error)),
-                    Err(TryRecvError::Disconnected) => *last = Some(None),
+                    Ok(Ticket::Failed(error)) => (*all, *failed) = (true, Some(error)),
+                    Err(TryRecvError::Disconnected) => *all = true,
                     Err(TryRecvError::Empty) => break,
                 }
             }
@@ -143,14 +145,11 @@ impl<B> Arrivals<B> {
                     Err(_) => Arrival::Lost,
                 });
             }
-            if self.open.is_empty()
-                && let Some(error) = last
-            {
-                let error = error.take();
-                return Some(error.map_or_else(|| end(&self.standing), Arrival::Failed));
+            if self.open.is_empty() && *all {
+                return Some(failed.take().map_or_else(|| end(&self.standing), Arrival::Failed));
             }
             let none = crossbeam_channel::never();
-            let tickets = if last.is_none() && self.open.len() < *most { &self.tickets } else { &none };
+            let tickets = if !*all && self.open.len() < *most { &self.tickets } else { &none };
             crossbeam_channel::select! {
                 recv(bell) -> number => match number {
                     Ok(number) => _ = done.insert(number),
@@ -160,8 +159,8 @@ impl<B> Arrivals<B> {
                 },
                 recv(tickets) -> ticket => match ticket {
                     Ok(Ticket::Batch(coming)) => _ = self.open.insert(coming.number, coming),
-                    Ok(Ticket::Failed(error)) => *last = Some(Some(error)),
-                    Err(_) => *last = Some(None),
+                    Ok(Ticket::Failed(error)) => (*all, *failed) = (true, Some(error)),
+                    Err(_) => *all = true,
                 },
                 default(deadline.saturating_duration_since(Instant::now())) => return None,
             }

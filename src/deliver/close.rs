@@ -175,7 +175,9 @@ pub(super) fn close_loader(
     let epochs = std::mem::take(&mut *lock(&live.epochs));
     let there: Vec<_> = epochs.iter().map(|epoch| epoch.there()).collect();
     // All of them, before any is waited for.
-    epochs.iter().for_each(|epoch| epoch.end());
+    for epoch in &epochs {
+        epoch.end();
+    }
     for (epoch, there) in epochs.iter().zip(there) {
         closing.epoch(epoch, there);
     }

@@ -59,6 +59,9 @@ pub(super) struct Begun<D: Decode, C: Collate<D::Item>> {
     bound: Duration,
 }
 
+/// Its batches, and what has to run for them to come.
+pub(super) type Epoch<D, C> = (Batches<<C as Collate<<D as Decode>::Item>>::Output>, Begun<D, C>);
+
 impl<D: Decode, C: Collate<D::Item>> Begun<D, C> {
     /// Plans it and begins its reads, whose groups are numbered on from `number`. Returns the last number. Blocks.
     pub(super) fn run(self, number: u64) -> u64 {
@@ -72,7 +75,7 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
     ///
     /// # Errors
     /// A state that can't be.
-    pub(super) fn begin(&self, epoch: u64) -> Result<(Batches<C::Output>, Begun<D, C>)> {
+    pub(super) fn begin(&self, epoch: u64) -> Result<Epoch<D, C>> {
         let resumed = self.resumed.as_ref().filter(|state| state.epoch == epoch);
         let state = State {
             version: State::VERSION,

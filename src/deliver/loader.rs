@@ -457,7 +457,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let cut = states.first().map(|state| (state.batch_size, state.drop_last));
         let (batch_size, drop_last) = cut.unwrap_or_default();
         let merged =
-            merge(states, manifest.len(), |rank, world_size| Sharding::new(batch_size, rank, world_size, drop_last))?;
+            merge(&states, manifest.len(), |rank, world_size| Sharding::new(batch_size, rank, world_size, drop_last))?;
         self.resume(merged)
     }
 
@@ -589,7 +589,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 budget: settings.memory_budget,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
-                max_usd_per_sample: None,
             })
         });
         let (jobs, decoders) = pool::start(decode_threads)?;

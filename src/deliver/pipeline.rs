@@ -215,7 +215,7 @@ impl<B> Way<'_, B> {
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// The engine of epochs that follow each other, and share these bytes.
     pub(super) fn for_epochs(&self, budget: Budget) -> Self {
-        Self { fetcher: self.fetcher.for_epochs(budget.bytes()), budget, ..self.for_epoch() }
+        Self { fetcher: self.fetcher.for_epochs(&budget), budget, ..self.for_epoch() }
     }
 
     /// The engine of one epoch: its temporaries and its counts are its own.
@@ -380,8 +380,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     #[expect(clippy::option_option, reason = "called off, or nothing to hold, or something")]
     fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, C::Output>) -> Option<Option<Arc<Permit>>> {
         let (keeps, passes) = self.bytes(group);
-        let kept = self.take(keeps, way)?;
-        let passing = self.take(passes, way)?;
+        let items = passes > 0;
+        let kept = self.take(keeps, items, way)?;
+        let passing = self.take(passes, false, way)?;
         if let Some(kept) = kept.map(Arc::new) {
             window.touched(group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
         }
@@ -433,22 +434,23 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
     #[expect(clippy::option_option, reason = "cancelled, or nothing to hold, or something")]
-    fn take(&self, bytes: u64, way: &Way<'_, C::Output>) -> Option<Option<Permit>> {
+    fn take(&self, bytes: u64, items: bool, way: &Way<'_, C::Output>) -> Option<Option<Permit>> {
         if is_cancelled(way.cancel) {
             return None;
         }
         if bytes == 0 {
             return Some(None);
         }
+        let take = async || if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await };
         // Nobody else waits for this budget, so that nobody is overtaken.
-        if let Some(permit) = self.budget.take(bytes).now_or_never() {
+        if let Some(permit) = take().now_or_never() {
             return Some(Some(permit));
         }
         way.standing.does(Doing::Budget);
         let mut cancel = way.cancel.clone();
         let permit = self.io.handle().block_on(async {
             tokio::select! {
-                permit = self.budget.take(bytes) => Some(Some(permit)),
+                permit = take() => Some(Some(permit)),
                 _ = cancel.wait_for(|&cancelled| cancelled) => None,
             }
         });

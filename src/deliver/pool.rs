@@ -36,10 +36,11 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     End,
 }
 
+/// The way to the decode threads, and these.
+pub(super) type Pool<D, C> = (Sender<Job<D, C>>, Vec<JoinHandle<()>>);
+
 /// Starts the decode threads; they end when they are told to, or the last sender is dropped.
-pub(super) fn start<D: Decode, C: Collate<D::Item>>(
-    threads: usize,
-) -> Result<(Sender<Job<D, C>>, Vec<JoinHandle<()>>)> {
+pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Pool<D, C>> {
     // Unbounded in jobs, since each holds its share of the byte budget.
     let (jobs, work) = crossbeam_channel::unbounded::<Job<D, C>>();
     let mut handles = Vec::with_capacity(threads);

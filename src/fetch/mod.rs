@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
+use crate::budget::Budget;
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
@@ -34,6 +35,11 @@ use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
 pub(crate) use throttle::{Caps, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
+
+/// Share of the memory budget up to which buffers are kept for bodies to come. What is held of a composed group is no
+/// memory until its object is read, so that half is rarely all in use; and the read buffers of connections, which nobody
+/// counts, come on top.
+const REUSED: u64 = 2;
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
@@ -162,10 +168,10 @@ impl Fetcher {
         self
     }
 
-    /// The same for epochs that follow each other, with buffers that are used again as long as they run: `memory` bytes of
-    /// them at most. The numbers of their groups begin where the bucket's calls are now.
-    pub(crate) fn for_epochs(&self, memory: u64) -> Self {
-        let clients = self.clients.with_buffers(&Buffers::new(memory));
+    /// The same for epochs that follow each other, with buffers that are used again as long as they run: within `budget`, as
+    /// far as they are free. The numbers of their groups begin where the bucket's calls are now.
+    pub(crate) fn for_epochs(&self, budget: &Budget) -> Self {
+        let clients = self.clients.with_buffers(&Buffers::new(budget.bytes() / REUSED, budget.items()));
         Self { clients, first: self.throttles.now_serving(), ..self.for_epoch() }
     }
 

@@ -215,7 +215,7 @@ impl Delivered {
 /// # Errors
 /// States of different runs or epochs, or not of all ranks.
 pub(crate) fn merge(
-    states: Vec<State>,
+    states: &[State],
     samples: u64,
     sharding: impl Fn(usize, usize) -> Result<Sharding>,
 ) -> Result<State> {
@@ -353,11 +353,11 @@ mod tests {
             (vec![state(0, None), state(4, None)], "same step"),
             (vec![share(0, 2), State { epoch: 1, ..share(1, 2) }], "one run and epoch"),
         ] {
-            let error = merge(states, 100, sharding).unwrap_err();
+            let error = merge(&states, 100, sharding).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
         }
         let same = state(8, None);
-        assert_eq!(merge(vec![same.clone(), same.clone()], 100, sharding).unwrap(), same);
+        assert_eq!(merge(&[same.clone(), same.clone()], 100, sharding).unwrap(), same);
     }
 
     proptest! {
@@ -375,7 +375,7 @@ mod tests {
             for (leg, &(another, steps, same, seed)) in legs.iter().enumerate() {
                 let sharding = |rank, world| Sharding::new(batch, rank, world, drop_last);
                 if !(same && states.len() == world) {
-                    states = vec![merge(states, samples, sharding).unwrap()];
+                    states = vec![merge(&states, samples, sharding).unwrap()];
                     world = another;
                 }
                 let before: Vec<_> = (0..world).map(|rank| states[rank % states.len()].clone()).collect();

@@ -50,7 +50,7 @@ impl Gated {
 
     /// Nothing waits any more.
     pub fn open(&self) {
-        *self.shut.lock().unwrap() = Default::default();
+        *self.shut.lock().unwrap() = Shut::default();
     }
 
     /// Names of the objects that were asked for, in order.

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "samples",
     "bytes",
     "seconds",
@@ -21,6 +21,8 @@ const KEYS: [&str; 17] = [
     "cost_usd",
     "bill",
     "leftover_temporaries",
+    "groups",
+    "choice",
 ];
 
 fn emulator() -> Emulator {
