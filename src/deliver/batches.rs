@@ -81,7 +81,8 @@ pub struct Batches<B> {
     watch: Watch,
     waits: Waits,
     ending: Arc<Ending>,
-    discard: Discard<B>,
+    /// Until the epoch is over: it keeps the decode threads alive.
+    discard: Option<Discard<B>>,
     groups: Arc<GroupCounts>,
     auto: Option<Arc<Auto>>,
     spent: Spent,
@@ -111,7 +112,7 @@ impl<B> Batches<B> {
             watch,
             waits: Waits::default(),
             ending,
-            discard,
+            discard: Some(discard),
             groups,
             auto,
             spent,
@@ -171,7 +172,9 @@ impl<B> Batches<B> {
         self.over = true;
         self.ending.end();
         // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
-        (self.discard)(self.arrivals.take());
+        if let Some(discard) = self.discard.take() {
+            discard(self.arrivals.take());
+        }
         self.in_hand.clear();
         self.ending.release();
     }
@@ -235,6 +238,7 @@ impl<B> Iterator for Batches<B> {
                     );
                 }
                 self.ending.release();
+                self.discard = None;
                 None
             }
             Err(error) => {
