@@ -22,7 +22,7 @@ use super::stall::{Standing, Watch};
 use crate::budget::Gauge;
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::sample::{Delivered, Rest, Sharding, Shuffle, State};
+use crate::sample::{Delivered, LastBatch, Rest, Sampling, Sharding, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How often the thread looks whether its loader is closed while nobody asks for the next epoch.
@@ -35,14 +35,13 @@ pub(super) struct Series<D: Decode, C: Collate<D::Item>> {
     pub(super) live: Arc<Live>,
     pub(super) held: Gauge,
     pub(super) sharding: Sharding,
-    pub(super) shuffle: Shuffle,
-    pub(super) drop_last: bool,
+    pub(super) sampling: Arc<Sampling>,
+    pub(super) global_batch_size: Option<usize>,
     /// Batches ahead of the training loop.
     pub(super) ahead: usize,
     pub(super) bound: Duration,
     /// Whether batches come as they are done.
     pub(super) unordered: bool,
-    pub(super) rank: (usize, usize),
     /// Where to go on.
     pub(super) resumed: Option<State>,
 }
@@ -80,18 +79,20 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
         let state = State {
             version: State::VERSION,
             manifest: String::new(),
-            seed: self.shuffle.seed(),
-            window: self.shuffle.window(),
+            seed: None,
+            window: None,
+            sampler: Some(self.sampling.identity()),
+            global_batch_size: self.global_batch_size,
+            pad_last: Some(self.sharding.last_batch() == LastBatch::Pad),
             epoch,
             position: resumed.map_or(0, |state| state.position),
             beyond: resumed.and_then(|state| state.beyond.clone()),
             batch_size: self.sharding.batch_size() as usize,
-            drop_last: self.drop_last,
+            drop_last: self.sharding.last_batch() == LastBatch::Drop,
         };
-        let delivered = Delivered::from(&state, self.unordered, self.rank)?;
+        let delivered = Delivered::from(&state, self.unordered, &self.sharding)?;
         let course = Course {
-            shuffle: self.shuffle,
-            epoch,
+            walk: self.sampling.walk(epoch),
             spans: self.sharding.spans(state.position),
             world_size: self.sharding.world_size(),
             rest: Rest::of(&state)?,

@@ -20,7 +20,7 @@ use crate::fetch::{Fetcher, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
-use crate::sample::{Delivered, Rest, SampleId, Shuffle, Spans};
+use crate::sample::{BatchSpan, Delivered, Rest, SampleId, Spans, Walk};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -77,8 +77,7 @@ pub(super) struct Coming<B> {
 
 /// The way of an epoch through the samples, those that aren't listed yet included.
 pub(super) struct Course {
-    pub(super) shuffle: Shuffle,
-    pub(super) epoch: u64,
+    pub(super) walk: Walk,
     pub(super) spans: Spans,
     pub(super) world_size: u64,
     /// What of the positions is left, and of the batches.
@@ -88,11 +87,12 @@ pub(super) struct Course {
     pub(super) next: (u64, u64),
 }
 
-/// A batch to come: its number, its samples, the positions of the global order that it and its like of other ranks have,
-/// and how many samples come behind it at most.
+/// A batch to come: its number, its samples, how many of them fill it up, the positions of the global order that it and its
+/// like of other ranks have, and how many samples come behind it at most.
 struct Next {
     number: u64,
     ids: Vec<SampleId>,
+    padding: usize,
     positions: Range<u64>,
     left: u64,
 }
@@ -101,7 +101,7 @@ impl Course {
     /// The next batch, once its samples are known; `None` at the end of the epoch, or when it was called off. Blocks.
     ///
     /// # Errors
-    /// The listing failed, and the batches before this were all that can be told of it.
+    /// The listing failed, and the batches before this were all that can be told of it; or the sampler did.
     fn next(
         &mut self,
         manifest: &Manifest,
@@ -110,7 +110,7 @@ impl Course {
     ) -> Result<Option<Next>> {
         loop {
             let known = manifest.known();
-            if let Some(next) = self.known(manifest, known) {
+            if let Some(next) = self.known(known)? {
                 return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
@@ -124,24 +124,28 @@ impl Course {
     }
 
     /// The next batch, if its samples are among those known.
-    fn known(&mut self, manifest: &Manifest, known: Known) -> Option<Next> {
-        let known = self.shuffle.positions(known);
-        let (Known::AtLeast(positions) | Known::All(positions)) = known;
+    ///
+    /// # Errors
+    /// The sampler's.
+    fn known(&mut self, listed: Known) -> Result<Option<Next>> {
+        let known = self.rest.known(self.walk.positions(listed)?);
         loop {
-            let span = self.spans.next(self.rest.known(known))?;
+            let Some(BatchSpan { positions, padding, end }) = self.spans.next(known) else { return Ok(None) };
             let (number, start) = self.next;
-            self.next = (number + 1, span.end);
+            self.next = (number + 1, end);
             if self.delivered.has(number) {
                 continue;
             }
-            let order = self.shuffle.order(manifest, positions, self.epoch);
-            let left = match self.rest.known(known) {
-                Known::All(all) => (all - span.end) / self.world_size,
+            let left = match known {
+                Known::All(all) => (all - end) / self.world_size,
                 Known::AtLeast(_) => u64::MAX,
             };
-            let ids = self.rest.ranges(span.positions).flat_map(|positions| order.ids(positions)).collect();
-            let positions = self.rest.place(start)..self.rest.place(span.end);
-            return Some(Next { number, ids, positions, left });
+            let mut ids = Vec::with_capacity((positions.end - positions.start) as usize);
+            for own in self.rest.ranges(positions) {
+                ids.extend(self.walk.ids(own, listed)?);
+            }
+            let positions = self.rest.place(start)..self.rest.place(end);
+            return Ok(Some(Next { number, ids, padding: padding as usize, positions, left }));
         }
     }
 }
@@ -267,8 +271,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 }
             };
             let mut window = vec![first];
-            held = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1));
+            let failed = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1)).map(|next| held = next);
             if self.start(window, &way).is_none() {
+                break;
+            }
+            if let Err(error) = failed {
+                // Closed: it wants no more.
+                way.hand_out(Ticket::Failed(error));
                 break;
             }
         }
@@ -278,23 +287,26 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
     /// the listing of another; as many as the channel of tickets has room for; as long as their bytes are few beside the
     /// budget. Returns one that was too much.
-    fn widen(&self, window: &mut Vec<Next>, course: &mut Course, most: usize) -> Option<Next> {
+    ///
+    /// # Errors
+    /// The sampler's, for the batch after these.
+    fn widen(&self, window: &mut Vec<Next>, course: &mut Course, most: usize) -> Result<Option<Next>> {
         let mut samples = window[0].ids.len();
         if !self.planner.may_compose() || fills_groups(samples) {
-            return None;
+            return Ok(None);
         }
         // What can't be told is told again by the plan, with its error.
         let mut bytes = self.planner.bytes(&window[0].ids).unwrap_or(u64::MAX);
         while window.len() < most && !fills_groups(samples) {
-            let next = course.known(&self.manifest, self.manifest.known())?;
+            let Some(next) = course.known(self.manifest.known())? else { break };
             bytes = bytes.saturating_add(self.planner.bytes(&next.ids).unwrap_or(u64::MAX));
             if bytes > self.budget.bytes() / WINDOW_SHARE {
-                return Some(next);
+                return Ok(Some(next));
             }
             samples += next.ids.len();
             window.push(next);
         }
-        None
+        Ok(None)
     }
 
     /// Hands out the tickets of a window and starts its reads. Nothing when the epoch is over: by an error, which a batch
@@ -325,10 +337,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let steps = Steps::new(ids.clone(), way.standing);
         let mut window = Window { batches: Vec::with_capacity(batches.len()), steps };
         let mut start = 0;
-        for Next { number, ids, positions, .. } in batches {
+        for Next { number, ids, padding, positions, .. } in batches {
             let samples = ids.len();
             let (pledge, promise) = pledge(number, way.bell);
-            let assembly = Assembly::new(Arc::clone(&self.code), ids, way.cancel.clone(), pledge);
+            let assembly = Assembly::new(Arc::clone(&self.code), ids, padding, way.cancel.clone(), pledge);
             let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
             let trace = Trace::new(window.steps.clone(), start, samples, making);
             way.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;

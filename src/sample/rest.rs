@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Sharding, State};
+use super::{Sharding, State, wrong};
+use crate::Result;
 use crate::manifest::Known;
-use crate::{Error, ErrorKind, Result, Stage};
 
 /// What was delivered beyond the position of a [`State`], of which there is some where batches are
 /// [unordered](crate::DataLoaderBuilder::unordered). Some 16 bytes for each gap, of which there are as many as batches
@@ -34,10 +34,6 @@ pub struct Share {
     /// Batches delivered beyond the position, counted from it: each from the first to before the last, and the position in
     /// the global order where the last ends.
     pub batches: Vec<(u64, u64, u64)>,
-}
-
-fn wrong(message: &str) -> Error {
-    Error::new(ErrorKind::Config, message).stage(Stage::Sample)
 }
 
 /// Positions that are left from one on, where some beyond it have been delivered: those are holes. What is left is counted
@@ -144,7 +140,8 @@ struct Stretch {
 impl Delivered {
     /// What had been when a state was taken. Where batches are `unordered` and of one rank of several, its states will be
     /// that rank's alone.
-    pub(crate) fn from(state: &State, unordered: bool, (rank, world_size): (usize, usize)) -> Result<Self> {
+    pub(crate) fn from(state: &State, unordered: bool, sharding: &Sharding) -> Result<Self> {
+        let (rank, world_size) = (sharding.rank() as usize, sharding.world_size() as usize);
         let holes = Rest::of(state)?;
         let mut ahead = BTreeMap::new();
         let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
@@ -232,6 +229,7 @@ pub(crate) fn merge(
         states.iter().filter_map(|state| Some((state, state.beyond.as_ref()?.share.as_ref()?))).collect();
     if shares.is_empty() {
         // Each of them tells all.
+        Rest::of(&base)?;
         return match states.iter().find(|state| **state != base) {
             None => Ok(base),
             Some(other) => Err(wrong("these states were not taken after the same step")
@@ -252,9 +250,10 @@ pub(crate) fn merge(
     let known = rest.known(Known::All(samples));
     let mut delivered = rest.holes.clone();
     for (state, share) in shares {
-        let mine = Delivered::from(state, true, (share.rank, world_size))?;
+        let cut = sharding(share.rank, world_size)?;
+        let mine = Delivered::from(state, true, &cut)?;
         let most = mine.ahead.last_key_value().map_or(0, |(_, stretch)| stretch.last);
-        let mut spans = sharding(share.rank, world_size)?.spans(base.position);
+        let mut spans = cut.spans(base.position);
         // The number of the batch that begins at this rank's position.
         let mut own = None;
         for number in 0u64.. {
@@ -280,6 +279,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ErrorKind;
+    use crate::sample::LastBatch;
 
     fn state(position: u64, beyond: Option<Beyond>) -> State {
         State {
@@ -287,6 +288,9 @@ mod tests {
             manifest: String::new(),
             seed: None,
             window: None,
+            sampler: Some("sequential".to_owned()),
+            global_batch_size: None,
+            pad_last: Some(false),
             epoch: 0,
             position,
             batch_size: 2,
@@ -313,7 +317,7 @@ mod tests {
 
     #[test]
     fn batches_out_of_turn_are_remembered_until_the_gap_is_closed() {
-        let mut delivered = Delivered::from(&state(10, None), true, (0, 1)).unwrap();
+        let mut delivered = Delivered::from(&state(10, None), true, &Sharding::new(2, 0, 1).unwrap()).unwrap();
         for number in [3, 1, 4] {
             delivered.add(number, 10 + number * 2..12 + number * 2);
         }
@@ -333,13 +337,17 @@ mod tests {
         for batches in [vec![(0, 1, 9)], vec![(2, 2, 9)], vec![(1, 3, 9), (2, 4, 11)], vec![(1, 2, 3)]] {
             let share = Some(Share { rank: 0, world_size: 2, batches });
             let state = state(4, Some(Beyond { positions: Vec::new(), share }));
-            assert_eq!(Delivered::from(&state, true, (0, 2)).unwrap_err().kind(), ErrorKind::Config, "{state:?}");
+            assert_eq!(
+                Delivered::from(&state, true, &Sharding::new(2, 0, 2).unwrap()).unwrap_err().kind(),
+                ErrorKind::Config,
+                "{state:?}"
+            );
         }
     }
 
     #[test]
     fn states_that_do_not_belong_together_are_refused() {
-        let sharding = |rank, world| Sharding::new(2, rank, world, false);
+        let sharding = |rank, world| Sharding::new(2, rank, world);
         let share = |rank, world_size| {
             let share = Some(Share { rank, world_size, batches: Vec::new() });
             state(0, Some(Beyond { positions: Vec::new(), share }))
@@ -373,7 +381,8 @@ mod tests {
             let mut states = vec![state(0, None)];
             let (last, mut world) = (legs.len() - 1, legs[0].0);
             for (leg, &(another, steps, same, seed)) in legs.iter().enumerate() {
-                let sharding = |rank, world| Sharding::new(batch, rank, world, drop_last);
+                let last_batch = if drop_last { LastBatch::Drop } else { LastBatch::Short };
+                let sharding = |rank, world| Sharding::new(batch, rank, world).map(|cut| cut.last(last_batch));
                 if !(same && states.len() == world) {
                     states = vec![merge(&states, samples, sharding).unwrap()];
                     world = another;
@@ -384,8 +393,9 @@ mod tests {
                 for (rank, state) in before.into_iter().enumerate() {
                     let state: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
                     let rest = Rest::of(&state).unwrap();
-                    let mut delivered = Delivered::from(&state, true, (rank, world)).unwrap();
-                    let (mut spans, mut at) = (sharding(rank, world).unwrap().spans(state.position), state.position);
+                    let cut = sharding(rank, world).unwrap();
+                    let mut delivered = Delivered::from(&state, true, &cut).unwrap();
+                    let (mut spans, mut at) = (cut.spans(state.position), state.position);
                     let known = rest.known(Known::All(samples));
                     let mut left = Vec::new();
                     for number in 0.. {
