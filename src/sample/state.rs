@@ -9,7 +9,8 @@ use crate::manifest::Digest;
 
 /// Where a run stands: what the training loop has been *given*, not what was fetched for it.
 ///
-/// Some 200 bytes in any serde format. It holds at any number of ranks, since it counts in the global order.
+/// Some 200 to 300 bytes in any serde format. It holds at any number of ranks, since it counts in the global order; where
+/// batches are [unordered](crate::DataLoaderBuilder::unordered) and there are several ranks, those of all ranks together do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct State {
@@ -41,7 +42,7 @@ pub struct State {
     #[serde(default)]
     pub pad_last: Option<bool>,
     /// What was delivered beyond the position, where batches come as they are done; since version 3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub beyond: Option<Beyond>,
 }
 
