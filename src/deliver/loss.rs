@@ -1,7 +1,5 @@
 //! Samples that can't be had: which errors are a sample's own, what is done about them, and how they are told.
 
-use tokio::sync::watch;
-
 use crate::collate::{Batch, LostSample};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -95,24 +93,17 @@ fn of_lost(last: &LostSample, message: impl Into<String>) -> Error {
         .with_source(cause.clone())
 }
 
-/// What an epoch has lost so far of what was delivered, and which batch the training loop waits for.
+/// What an epoch has lost so far of what was delivered.
 #[derive(Debug)]
 pub(super) struct Losses {
     on_error: OnError,
-    /// Number of the batch that the loop waits for, from 1: nothing is to be waited for that is given back behind it.
-    turn: watch::Sender<u64>,
     skipped: u64,
     substituted: u64,
 }
 
 impl Losses {
-    pub(super) fn new(on_error: OnError, turn: watch::Sender<u64>) -> Self {
-        Self { on_error, turn, skipped: 0, substituted: 0 }
-    }
-
-    /// The loop waits for the next batch from now on.
-    pub(super) fn next_turn(&self) {
-        self.turn.send_modify(|turn| *turn += 1);
+    pub(super) fn new(on_error: OnError) -> Self {
+        Self { on_error, skipped: 0, substituted: 0 }
     }
 
     /// Skipped and substituted so far.

@@ -2,25 +2,27 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use futures_util::{StreamExt, stream};
+use crossbeam_channel::{SendTimeoutError, Sender};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::watch;
 
+use super::arrivals::pledge;
 use super::auto::{Auto, Place};
 use super::loss::OnError;
 use super::pool::{Assembly, Code, Job, Outlook, Promise, Terms};
+use super::stall::{Doing, Making, Standing, Steps, Trace};
 use super::substitute::Lockstep;
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
-use crate::sample::{BatchSpan, SampleId, Spans, Walk};
+use crate::sample::{BatchSpan, Delivered, Rest, SampleId, Spans, Walk};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -34,6 +36,9 @@ const WINDOW_SHARE: u64 = 8;
 
 /// Samples that are planned together at most, where no number of batches fills their groups well.
 const WINDOW: usize = 512;
+
+/// How often someone who waits for the training loop looks whether the epoch was ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Whether groups of so many samples would leave few places empty: a compose takes as long for one source as for 32.
 fn fills_groups(samples: usize) -> bool {
@@ -58,12 +63,19 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
 
 /// What the iterator is handed, in order.
 pub(super) enum Ticket<B> {
-    /// A batch to come, and where in the global order it ends.
-    Batch(Promise<B>, u64),
+    Batch(Coming<B>),
     /// No batch can follow.
     Failed(Error),
-    /// All batches have been handed out.
-    End,
+}
+
+/// A batch to come.
+pub(super) struct Coming<B> {
+    pub(super) promise: Promise<B>,
+    /// From the one that the epoch, or what was left of it, began with.
+    pub(super) number: u64,
+    /// Of the global order, those of all ranks.
+    pub(super) positions: Range<u64>,
+    pub(super) trace: Trace,
 }
 
 /// The way of an epoch through the samples, those that aren't listed yet included.
@@ -71,15 +83,21 @@ pub(super) struct Course {
     pub(super) walk: Walk,
     pub(super) spans: Spans,
     pub(super) world_size: u64,
+    /// What of the positions is left, and of the batches.
+    pub(super) rest: Rest,
+    pub(super) delivered: Delivered,
+    /// The number of the next batch, and where among what is left it begins.
+    pub(super) next: (u64, u64),
 }
 
-/// A batch to come: its samples and their places in the global order, how many of them fill it up, where all ranks' parts of
-/// it end, and how many samples come behind it at most.
+/// A batch to come: its number, its samples and their places in the global order, how many of them fill it up, the positions
+/// that it and its like of other ranks have, and how many samples come behind it at most.
 struct Next {
+    number: u64,
     ids: Vec<SampleId>,
-    positions: Range<u64>,
+    own: Vec<Range<u64>>,
     padding: usize,
-    end: u64,
+    positions: Range<u64>,
     left: u64,
 }
 
@@ -88,14 +106,22 @@ impl Course {
     ///
     /// # Errors
     /// The listing failed, and the batches before this were all that can be told of it; or the sampler did.
-    fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<Next>> {
+    fn next(
+        &mut self,
+        manifest: &Manifest,
+        standing: &Standing,
+        called_off: impl Fn() -> bool,
+    ) -> Result<Option<Next>> {
         loop {
             let known = manifest.known();
             if let Some(next) = self.known(known)? {
                 return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
-            if !manifest.wait_beyond(samples, &called_off)? {
+            standing.does(Doing::Listing);
+            let more = manifest.wait_beyond(samples, &called_off)?;
+            standing.does(Doing::Planning);
+            if !more {
                 return Ok(None);
             }
         }
@@ -106,14 +132,26 @@ impl Course {
     /// # Errors
     /// The sampler's.
     fn known(&mut self, listed: Known) -> Result<Option<Next>> {
-        let positions = self.walk.positions(listed)?;
-        let Some(BatchSpan { positions: own, padding, end }) = self.spans.next(positions) else { return Ok(None) };
-        let left = match positions {
-            Known::All(all) => (all - end) / self.world_size,
-            Known::AtLeast(_) => u64::MAX,
-        };
-        let ids = self.walk.ids(own.clone(), listed)?;
-        Ok(Some(Next { ids, positions: own, padding: padding as usize, end, left }))
+        let known = self.rest.known(self.walk.positions(listed)?);
+        loop {
+            let Some(BatchSpan { positions, padding, end }) = self.spans.next(known) else { return Ok(None) };
+            let (number, start) = self.next;
+            self.next = (number + 1, end);
+            if self.delivered.has(number) {
+                continue;
+            }
+            let left = match known {
+                Known::All(all) => (all - end) / self.world_size,
+                Known::AtLeast(_) => u64::MAX,
+            };
+            let mut ids = Vec::with_capacity((positions.end - positions.start) as usize);
+            let own: Vec<_> = self.rest.ranges(positions).collect();
+            for own in &own {
+                ids.extend(self.walk.ids(own.clone(), listed)?);
+            }
+            let positions = self.rest.place(start)..self.rest.place(end);
+            return Ok(Some(Next { number, ids, own, padding: padding as usize, positions, left }));
+        }
     }
 }
 
@@ -121,6 +159,8 @@ impl Course {
 struct Window<D: Decode, C: Collate<D::Item>> {
     /// Where each begins among the samples of the window.
     batches: Vec<(usize, Arc<Assembly<D, C>>)>,
+    /// How far each sample is.
+    steps: Steps,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
@@ -148,39 +188,75 @@ struct Way<'a, D: Decode, C: Collate<D::Item>> {
     tickets: &'a Sender<Ticket<C::Output>>,
     cancel: &'a watch::Receiver<bool>,
     terms: Arc<Terms<D, C>>,
-    /// Tickets made.
-    turn: Cell<u64>,
-    /// Of those, in windows that have all their bytes.
+    /// Number after that of the last batch in a window that has all its bytes.
     held: watch::Sender<u64>,
+    standing: &'a Arc<Standing>,
+    /// After how long to tell that the training loop takes no batch.
+    bound: Duration,
+    /// Told of each batch that is done, where that matters.
+    bell: Option<&'a Sender<u64>>,
     /// Of the last group begun: they are numbered in the order of delivery.
     number: Cell<u64>,
 }
 
+impl<D: Decode, C: Collate<D::Item>> Way<'_, D, C> {
+    /// Hands a ticket out, once the training loop has few enough batches ahead; `None` where it wants no more.
+    fn hand_out(&self, mut ticket: Ticket<C::Output>) -> Option<()> {
+        let (began, mut told) = (Instant::now(), self.bound);
+        loop {
+            match self.tickets.send_timeout(ticket, LOOK) {
+                Ok(()) => break,
+                Err(SendTimeoutError::Disconnected(_)) => return None,
+                Err(SendTimeoutError::Timeout(_)) if is_cancelled(self.cancel) => return None,
+                Err(SendTimeoutError::Timeout(back)) => ticket = back,
+            }
+            // No stall of the loader's: a loop may well do something else for an hour.
+            if began.elapsed() >= told {
+                told = told.saturating_mul(2);
+                tracing::info!(
+                    batches = self.tickets.len(),
+                    seconds = began.elapsed().as_secs_f64(),
+                    "the training loop takes no batch; so many are ahead of it"
+                );
+            }
+        }
+        Some(())
+    }
+}
+
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
-    /// The engine of one epoch: its bytes and its temporaries are its own, so that no epoch waits for another's.
-    pub(super) fn for_epoch(&self, budget: Budget) -> Arc<Self> {
-        Arc::new(Self {
+    /// The engine of epochs that follow each other, and share these bytes.
+    pub(super) fn for_epochs(&self, budget: Budget) -> Self {
+        Self { fetcher: self.fetcher.for_epochs(&budget), budget, ..self.for_epoch() }
+    }
+
+    /// The engine of one epoch: its temporaries and its counts are its own.
+    pub(super) fn for_epoch(&self) -> Self {
+        Self {
             io: Arc::clone(&self.io),
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
             auto: self.auto.clone(),
-            fetcher: self.fetcher.for_epoch(&budget),
-            budget,
+            fetcher: self.fetcher.for_epoch(),
+            budget: self.budget.clone(),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
             on_error: self.on_error,
             groups: Arc::default(),
-        })
+        }
     }
 
-    /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Blocks.
+    /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Groups are
+    /// numbered on from `number`; returns the last. Blocks.
     pub(super) fn run(
         self: Arc<Self>,
         mut course: Course,
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
-        turn: watch::Receiver<u64>,
-    ) {
+        (standing, bound): (&Arc<Standing>, Duration),
+        (bell, turn): (Option<&Sender<u64>>, watch::Receiver<u64>),
+        number: u64,
+    ) -> u64 {
         if let Some(auto) = &self.auto {
             auto.began();
         }
@@ -189,35 +265,37 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let lockstep = Lockstep { sampling, epoch, turn, held: window_held, cancel: cancel.clone() };
         let losing = self.losing(lockstep);
         let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
-        let way = Way { tickets, cancel, terms, turn: Cell::new(0), held, number: Cell::new(0) };
+        let way = Way { tickets, cancel, terms, held, standing, bound, bell, number: Cell::new(number) };
         let mut held = None;
         loop {
             let first = match held
                 .take()
-                .map_or_else(|| course.next(&self.manifest, || is_cancelled(cancel)), |next| Ok(Some(next)))
+                .map_or_else(|| course.next(&self.manifest, standing, || is_cancelled(cancel)), |next| Ok(Some(next)))
             {
                 Ok(Some(next)) => next,
-                Ok(None) if is_cancelled(cancel) => return,
-                Ok(None) => break,
+                Ok(None) if is_cancelled(cancel) => break,
+                Ok(None) => {
+                    standing.does(Doing::Ended);
+                    break;
+                }
                 Err(error) => {
                     // Closed: it wants no more.
-                    let _ = tickets.send(Ticket::Failed(error));
-                    return;
+                    way.hand_out(Ticket::Failed(error));
+                    break;
                 }
             };
             let mut window = vec![first];
             let failed = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1)).map(|next| held = next);
             if self.start(window, &way).is_none() {
-                return;
+                break;
             }
             if let Err(error) = failed {
                 // Closed: it wants no more.
-                let _ = tickets.send(Ticket::Failed(error));
-                return;
+                way.hand_out(Ticket::Failed(error));
+                break;
             }
         }
-        // Closed: it wants no more.
-        let _ = tickets.send(Ticket::End);
+        way.number.get()
     }
 
     /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
@@ -270,15 +348,18 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             return batches.into_iter().try_for_each(|batch| self.start(vec![batch], way));
         }
         let left = batches.last().map_or(0, |batch| batch.left);
-        let mut window = Window { batches: Vec::with_capacity(batches.len()) };
+        let steps = Steps::new(ids.clone(), way.standing);
+        let mut window = Window { batches: Vec::with_capacity(batches.len()), steps };
         let mut start = 0;
-        for Next { ids, positions, padding, end, .. } in batches {
+        let mut last = 0;
+        for Next { number, ids, own, padding, positions, .. } in batches {
             let samples = ids.len();
-            way.turn.set(way.turn.get() + 1);
-            let place = (positions, padding);
-            let (assembly, promise) = Assembly::new(&way.terms, place, way.turn.get(), way.number.get());
-            // Full: the training loop has enough batches ahead. Closed: it wants no more.
-            way.tickets.send(Ticket::Batch(promise, end)).ok()?;
+            last = number + 1;
+            let (pledge, promise) = pledge(number, way.bell);
+            let assembly = Assembly::new(&way.terms, (own, padding), last, way.number.get(), pledge);
+            let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
+            let trace = Trace::new(window.steps.clone(), start, samples, making);
+            way.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;
             if samples == 0 {
                 assembly.finish_empty();
             }
@@ -303,12 +384,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 continue;
             };
             let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
+            way.standing.does(Doing::Turn);
             let turn = auto.admit(
                 (joined, group.bytes()),
                 left.saturating_add(behind),
                 || self.ceilings(),
                 || is_cancelled(way.cancel),
             )?;
+            way.standing.does(Doing::Planning);
             if turn.composed || joined == 1 {
                 self.begin(group, &window, passing, Some(auto.place(turn)), way);
             } else {
@@ -317,7 +400,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 }
             }
         }
-        way.held.send_replace(way.turn.get());
+        way.held.send_replace(last);
         Some(())
     }
 
@@ -327,8 +410,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, D, C>) -> Option<Option<Arc<Permit>>> {
         let (keeps, passes) = self.bytes(group);
         let items = passes > 0;
-        let kept = self.take(keeps, items, way.cancel)?;
-        let passing = self.take(passes, false, way.cancel)?;
+        let kept = self.take(keeps, items, way)?;
+        let passing = self.take(passes, false, way)?;
         if let Some(kept) = kept.map(Arc::new) {
             window.touched(group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
         }
@@ -380,22 +463,28 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
     #[expect(clippy::option_option, reason = "cancelled, or nothing to hold, or something")]
-    fn take(&self, bytes: u64, items: bool, cancel: &watch::Receiver<bool>) -> Option<Option<Permit>> {
-        if is_cancelled(cancel) {
+    fn take(&self, bytes: u64, items: bool, way: &Way<'_, D, C>) -> Option<Option<Permit>> {
+        if is_cancelled(way.cancel) {
             return None;
         }
         if bytes == 0 {
             return Some(None);
         }
-        let mut cancel = cancel.clone();
-        self.io.handle().block_on(async {
-            let permit =
-                async { if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await } };
+        let take = async || if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await };
+        // Nobody else waits for this budget, so that nobody is overtaken.
+        if let Some(permit) = take().now_or_never() {
+            return Some(Some(permit));
+        }
+        way.standing.does(Doing::Budget);
+        let mut cancel = way.cancel.clone();
+        let permit = self.io.handle().block_on(async {
             tokio::select! {
-                permit = permit => Some(Some(permit)),
+                permit = take() => Some(Some(permit)),
                 _ = cancel.wait_for(|&cancelled| cancelled) => None,
             }
-        })
+        });
+        way.standing.does(Doing::Planning);
+        permit
     }
 
     fn too_large(&self, groups: &[Group], bytes: u64) -> Error {
@@ -427,7 +516,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
         if group.method != Method::Composed {
             let (slot, id) = (group.slices[0].slot, group.slices[0].id);
-            match read_alone(&self.fetcher, &self.manifest, group, number).await {
+            let told = |step| window.steps.step(std::iter::once(slot), step);
+            match read_alone(&self.fetcher, &self.manifest, group, number, &told).await {
                 Err(error) => {
                     self.lose(window.place(slot), id, error);
                 }
@@ -440,7 +530,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
             return;
         }
-        let payload = self.fetcher.fetch(group.clone(), number).await;
+        let told = |step| window.steps.step(group.slices.iter().map(|slice| slice.slot), step);
+        let payload = self.fetcher.fetch(group.clone(), number, &told).await;
         match payload.and_then(|payload| split(&self.manifest, payload)) {
             Ok(samples) => {
                 if let Some(mut place) = place {
@@ -458,7 +549,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 let mut reads = stream::iter(alone)
                     .map(async |group| {
                         let (slot, id) = (group.slices[0].slot, group.slices[0].id);
-                        (slot, id, read_alone(&self.fetcher, &self.manifest, group, number).await)
+                        let told = |step| window.steps.step(std::iter::once(slot), step);
+                        (slot, id, read_alone(&self.fetcher, &self.manifest, group, number, &told).await)
                     })
                     .buffered(MAX_SOURCES);
                 while let Some((slot, id, samples)) = reads.next().await {
@@ -473,6 +565,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     }
 
     fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
+        window.steps.brought(samples.iter().map(|(slot, _)| *slot));
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);
             self.hand_one_over(assembly, slot, sample, passing);
@@ -527,10 +620,11 @@ pub(super) async fn read_alone(
     manifest: &Arc<Manifest>,
     group: Group,
     number: u64,
+    told: Told<'_>,
 ) -> Result<Vec<(usize, RawSample)>> {
     let mut reads = 1;
     loop {
-        match split(manifest, fetcher.fetch(group.clone(), number).await?) {
+        match split(manifest, fetcher.fetch(group.clone(), number, told).await?) {
             Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
                 reads += 1;
                 tracing::warn!(%error, "reading again");

@@ -4,11 +4,14 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::watch;
 
+use super::arrivals::{Arrivals, Pledge};
 use super::loss::{in_vain, is_of_one_sample};
+use super::stall::Making;
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate, LostSample};
 use crate::decode::Decode;
@@ -29,15 +32,23 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     },
     /// Collate a batch whose samples are all there.
     Collate(Arc<Assembly<D, C>>),
+    /// Drop what nobody wants any more, which may be many batches and a lot of memory.
+    Discard(Arrivals<C::Output>),
+    /// End the thread that finds this.
+    End,
 }
 
-/// Starts the decode threads; they end when the last sender is dropped.
-pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Sender<Job<D, C>>> {
+/// The way to the decode threads, and these.
+pub(super) type Pool<D, C> = (Sender<Job<D, C>>, Vec<JoinHandle<()>>);
+
+/// Starts the decode threads; they end when they are told to, or the last sender is dropped.
+pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Pool<D, C>> {
     // Unbounded in jobs, since each holds its share of the byte budget.
     let (jobs, work) = crossbeam_channel::unbounded::<Job<D, C>>();
+    let mut handles = Vec::with_capacity(threads);
     for index in 0..threads {
         let work: Receiver<Job<D, C>> = work.clone();
-        std::thread::Builder::new()
+        let handle = std::thread::Builder::new()
             .name(format!("dataflux-decode-{index}"))
             .spawn(move || {
                 for job in work {
@@ -49,6 +60,14 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
                             drop(passing);
                         }
                         Job::Collate(assembly) => assembly.collate(),
+                        Job::Discard(arrivals) => {
+                            // A panic while one of them is dropped is nobody's to hear of.
+                            let _ = guarded(|| {
+                                drop(arrivals);
+                                Ok(())
+                            });
+                        }
+                        Job::End => return,
                     }
                 }
             })
@@ -59,8 +78,9 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
                     .hint("lower decode_threads, or raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
+        handles.push(handle);
     }
-    Ok(jobs)
+    Ok((jobs, handles))
 }
 
 /// What user code a loader runs.
@@ -123,7 +143,7 @@ pub(super) enum Outlook {
 /// A batch in the making.
 pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     terms: Arc<Terms<D, C>>,
-    positions: Range<u64>,
+    positions: Vec<Range<u64>>,
     /// Samples at the end that fill the batch up.
     padding: usize,
     /// Number of the batch in its epoch, from 1.
@@ -131,7 +151,7 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     /// Of the last group that was begun before its own.
     pub(super) number: u64,
     parts: Mutex<Parts<D::Item>>,
-    promise: Sender<Result<Ready<C::Output>>>,
+    promise: Pledge<C::Output>,
 }
 
 struct Parts<T> {
@@ -149,21 +169,28 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     /// A batch of the samples at these positions, of which so many at the end fill it up.
     pub(super) fn new(
         terms: &Arc<Terms<D, C>>,
-        (positions, padding): (Range<u64>, usize),
+        (positions, padding): (Vec<Range<u64>>, usize),
         turn: u64,
         number: u64,
-    ) -> (Arc<Self>, Promise<C::Output>) {
-        let (promise, receiver) = crossbeam_channel::bounded(1);
-        let samples = (positions.end - positions.start) as usize;
+        promise: Pledge<C::Output>,
+    ) -> Arc<Self> {
+        let samples = positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize;
         let items = std::iter::repeat_with(|| None).take(samples).collect();
         let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
         let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
-        (Arc::new(Self { terms, positions, padding, turn, number, parts, promise }), receiver)
+        Arc::new(Self { terms, positions, padding, turn, number, parts, promise })
     }
 
     /// Where in the global order the sample of a slot is to come.
     pub(super) fn position(&self, slot: usize) -> u64 {
-        self.positions.start + slot as u64
+        let mut slot = slot as u64;
+        for range in &self.positions {
+            if slot < range.end - range.start {
+                return range.start + slot;
+            }
+            slot -= range.end - range.start;
+        }
+        unreachable!("a slot of the batch")
     }
 
     /// Holds bytes until the batch is delivered.
@@ -174,7 +201,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     /// Ends the batch with an error; of several the first counts.
     pub(super) fn fail(&self, error: Error) {
         // Full if an error is there already; closed if nobody waits.
-        let _ = self.promise.try_send(Err(error));
+        self.promise.keep(Err(error));
     }
 
     /// Decodes a sample into its slot. Returns whether all samples are there now, and the batch is to be collated.
@@ -262,9 +289,10 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let items = items.collect();
         match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
-                let batch = Batch::new(ids, names, self.positions.clone(), padding, lost, data);
+                let span = self.positions.first().map_or(0, |first| first.start)..self.positions.last().map_or(0, |last| last.end);
+                let batch = Batch::new(ids, names, span, padding, lost, data);
                 // As in `fail`: then an error is there first, or nobody waits.
-                let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
+                self.promise.keep(Ok(Ready { batch, bytes, verified, kept }));
             }
             Err(cause) => self.fail(
                 Error::new(ErrorKind::Collate, format!("the samples make no batch: {cause}")).stage(Stage::Collate),
@@ -279,6 +307,12 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
 
     fn lock(&self) -> MutexGuard<'_, Parts<D::Item>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Decode, C: Collate<D::Item>> Making for Assembly<D, C> {
+    fn missing(&self) -> usize {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).missing
     }
 }
 

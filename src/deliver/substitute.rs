@@ -95,7 +95,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         };
         let passing = Arc::new(permit.split(passes));
         self.groups.count(group.method);
-        match read_alone(&self.fetcher, &self.manifest, group, assembly.number).await {
+        match read_alone(&self.fetcher, &self.manifest, group, assembly.number, &|_| {}).await {
             Ok(samples) => {
                 assembly.keep(Arc::new(permit));
                 for (_, sample) in samples {

@@ -56,6 +56,20 @@ pub struct Payload {
     pub computed: Option<u32>,
 }
 
+/// What a fetch is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Leave to read.
+    Queued,
+    /// Objects to be joined, and leave to do so.
+    Composing,
+    /// Bytes.
+    Reading,
+}
+
+/// Who is told of each step.
+pub(crate) type Told<'a> = &'a (dyn Fn(Step) + Sync);
+
 /// How many composes in a row may fail, of whatever, before no more are tried.
 const FAILURES: u32 = 32;
 
@@ -154,16 +168,22 @@ impl Fetcher {
         self
     }
 
-    /// The same for another epoch, with temporaries and counts of its own, and with buffers that are used again as long as
-    /// the epoch runs: within `budget`, as far as they are free.
-    pub(crate) fn for_epoch(&self, budget: &Budget) -> Self {
+    /// The same for epochs that follow each other, with buffers that are used again as long as they run: within `budget`, as
+    /// far as they are free. The numbers of their groups begin where the bucket's calls are now.
+    pub(crate) fn for_epochs(&self, budget: &Budget) -> Self {
+        let clients = self.clients.with_buffers(&Buffers::new(budget.bytes() / REUSED, budget.items()));
+        Self { clients, first: self.throttles.now_serving(), ..self.for_epoch() }
+    }
+
+    /// The same for one epoch, with temporaries and counts of its own.
+    pub(crate) fn for_epoch(&self) -> Self {
         Self {
-            clients: self.clients.apart().with_buffers(&Buffers::new(budget.bytes() / REUSED, budget.items())),
+            clients: self.clients.apart(),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(self.renewable),
             throttles: Arc::clone(&self.throttles),
-            first: self.throttles.now_serving(),
+            first: self.first,
             ranges: self.ranges,
             compose: Arc::clone(&self.compose),
             renewable: self.renewable,
@@ -180,17 +200,21 @@ impl Fetcher {
         &self.clients
     }
 
+    pub(crate) fn throttles(&self) -> &Arc<Throttles> {
+        &self.throttles
+    }
+
     /// What is known of how many calls the bucket takes.
     pub(crate) fn ceilings(&self) -> Ceilings {
         self.throttles.snapshot()
     }
 
     /// Reads a group as planned, the one with the smallest `number` of those that wait before all others. A composed
-    /// read that fails may still be read object by object.
+    /// read that fails may still be read object by object. Each step on the way is `told`.
     ///
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
-    pub(crate) async fn fetch(&self, group: Group, number: u64) -> Result<Payload> {
+    pub(crate) async fn fetch(&self, group: Group, number: u64, told: Told<'_>) -> Result<Payload> {
         let number = self.first.saturating_add(number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
         let read = match group.method {
@@ -200,10 +224,17 @@ impl Fetcher {
             }
             Method::Direct => {
                 let client = self.clients.class(entries[0].storage_class);
-                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, number).await
+                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, number, told).await
             }
-            Method::Ranged => self.ranged(&entries[0], number).await,
-            Method::Composed => self.composed(&group, &entries, number).await,
+            Method::Ranged => {
+                // Each part waits for leave by itself.
+                told(Step::Reading);
+                self.ranged(&entries[0], number).await
+            }
+            Method::Composed => {
+                told(Step::Composing);
+                self.composed(&group, &entries, number, told).await
+            }
         };
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         let computed = (group.method != Method::Composed).then_some(read.computed);
@@ -233,8 +264,17 @@ impl Fetcher {
         }
     }
 
-    async fn read(&self, client: &Client, id: &ObjectId, size: u64, number: u64) -> Result<store::Payload> {
+    async fn read(
+        &self,
+        client: &Client,
+        id: &ObjectId,
+        size: u64,
+        number: u64,
+        told: Told<'_>,
+    ) -> Result<store::Payload> {
+        told(Step::Queued);
         let slot = self.throttles.reads.acquire(number).await;
+        told(Step::Reading);
         self.throttles.serves(number);
         // In a box, since thousands wait for their turn, and a read under way is large.
         let read = Box::pin(client.watched(slot.watch()).read(id, None, size)).await?;
@@ -252,18 +292,18 @@ impl Fetcher {
         download.min_part_size(min_part_size).max_streams(max_streams).into_payload().await
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
+    async fn composed(&self, group: &Group, entries: &[Entry], number: u64, told: Told<'_>) -> Result<store::Payload> {
         if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group, entries, number).await;
+            return self.compose_and_read(group, entries, number, told).await;
         }
         let Some(proving) = self.compose.prove().await else {
             return Err(Error::new(ErrorKind::Unavailable, "another compose shows whether temporaries can be deleted"));
         };
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
-            return self.compose_and_read(group, entries, number).await;
+            return self.compose_and_read(group, entries, number, told).await;
         }
-        let read = self.compose_and_read(group, entries, number).await;
+        let read = self.compose_and_read(group, entries, number, told).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
         } else {
@@ -273,7 +313,13 @@ impl Fetcher {
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
+    async fn compose_and_read(
+        &self,
+        group: &Group,
+        entries: &[Entry],
+        number: u64,
+        told: Told<'_>,
+    ) -> Result<store::Payload> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
@@ -297,7 +343,7 @@ impl Fetcher {
         add(&client.metrics().bytes_composed, group.bytes());
         // Each sample is proved by its own CRC.
         let unhashed = client.unhashed();
-        let read = self.read(&unhashed, temporary.id(), group.bytes(), number);
+        let read = self.read(&unhashed, temporary.id(), group.bytes(), number, told);
         temporary.hold(client, read).await
     }
 

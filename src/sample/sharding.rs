@@ -94,7 +94,7 @@ impl Sharding {
         self.global.div_ceil(self.world_size)
     }
 
-    /// Which of the ranks this is, from 0.
+    /// This rank, from 0.
     pub fn rank(&self) -> u64 {
         self.rank
     }
