@@ -212,14 +212,15 @@ impl Decode for Size {
 fn memory_is_flat_over_ten_epochs_of_tiny_samples() {
     const EPOCHS: u64 = 10;
     in_one_heap("memory_is_flat_over_ten_epochs_of_tiny_samples", || {
-        let samples = setting("DATAFLUX_LEAK_SAMPLES", 20_000);
+        let samples = setting("DATAFLUX_LEAK_SAMPLES", 50_000);
         let store = MemoryStore::new().with_bucket("data");
         for index in 0..samples {
             store.insert("data", &format!("p/{index:07}"), vec![7; 16]);
         }
         let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap().decode(Size);
         let builder = DataLoader::builder(dataset).batch_size(256).shuffle(1).strategy(Strategy::Direct);
-        let loader = builder.memory_budget(64 << 20).build().unwrap();
+        // Few batches ahead: as many as may be would be memory that comes and goes by many megabytes.
+        let loader = builder.memory_budget(64 << 20).prefetch(16).build().unwrap();
         let mut resident_after = Vec::new();
         for batches in loader.epochs(0..EPOCHS).unwrap() {
             let bytes = batches.unwrap().map(|batch| batch.unwrap().iter().sum::<usize>()).sum::<usize>();
@@ -237,6 +238,6 @@ fn memory_is_flat_over_ten_epochs_of_tiny_samples() {
         );
         assert!(loader.close(HANG).is_clean());
         // A peak that was never needed at once before, and two bytes a sample in each epoch: whatever is kept has more.
-        assert!(growth < f64::from(6 << 20) + 16.0 * samples as f64, "{growth} bytes");
+        assert!(growth < f64::from(8 << 20) + 16.0 * samples as f64, "{growth} bytes");
     });
 }
