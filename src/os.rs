@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use memmap2::Mmap;
 
@@ -60,4 +61,69 @@ pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
     // when the file is removed or replaced. That nobody writes into it is for its owner to keep; what readers do with
     // bytes that change all the same is bounded, since none of them trusts a value that it has read before.
     unsafe { Mmap::map(file) }
+}
+
+/// A lock on a whole file. It belongs to the open file: others that open the same file for themselves, in this process
+/// too, are kept out, and the system lets go of it when the last handle is closed, by the end of the process at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// Beside others that share.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Takes a lock, or changes the one that is held, if nobody else is in the way; whether it did. Never waits.
+///
+/// # Errors
+/// The file system has no locks.
+pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
+    let how = match lock {
+        Lock::Shared => libc::LOCK_SH,
+        Lock::Exclusive => libc::LOCK_EX,
+    };
+    loop {
+        // SAFETY: the standard library does this from Rust 1.89 on, and this crate is built with 1.88. It takes no pointer,
+        // and the descriptor is open for as long as the reference lives.
+        if unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } == 0 {
+            return Ok(true);
+        }
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            error if error.kind() == io::ErrorKind::Interrupted => {}
+            error => return Err(error),
+        }
+    }
+}
+
+/// Appends `count` bytes of a file, from `offset` on, to `into`, which has room for them. They are written once: the standard
+/// library would have them cleared first.
+///
+/// # Errors
+/// The file ends before ([`io::ErrorKind::UnexpectedEof`]), or can't be read. What came before that has been appended.
+///
+/// # Panics
+/// When there is no room.
+pub(crate) fn append_at(file: &File, offset: u64, count: usize, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut done = 0;
+    while done < count {
+        let spare = &mut into.spare_capacity_mut()[..count - done];
+        let at = libc::off_t::try_from(offset + done as u64).map_err(io::Error::other)?;
+        // SAFETY: reading into memory that holds nothing yet is unstable in the standard library. The pointer and the
+        // length are of one slice that nobody else can reach meanwhile, and the call writes nowhere else.
+        let read = unsafe { libc::pread(file.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), at) };
+        match usize::try_from(read) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                // SAFETY: the system has written so many bytes right behind those that were there, and `spare` has more.
+                unsafe { into.set_len(into.len() + read) };
+                done += read;
+            }
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }

@@ -10,9 +10,11 @@ use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 
 use super::auto::Auto;
+use super::cached::Kept;
 use super::cost::Spent;
 use super::pipeline::Ticket;
 use crate::budget::Permit;
+use crate::cache::CacheStats;
 use crate::collate::Batch;
 use crate::fetch::Run;
 use crate::manifest::Manifest;
@@ -51,6 +53,8 @@ pub struct EpochStats {
     pub ops: Counts,
     /// What that costs, on this rank: the same parts as in a [forecast](crate::plan::Forecast).
     pub bill: Bill,
+    /// What came from the [cache](super::DataLoaderBuilder::cache), and what went there.
+    pub cache: CacheStats,
 }
 
 impl EpochStats {
@@ -71,6 +75,7 @@ pub struct Batches<B> {
     run: Arc<Run>,
     groups: Arc<GroupCounts>,
     auto: Option<Arc<Auto>>,
+    kept: Option<Kept>,
     spent: Spent,
     manifest: Arc<Manifest>,
     /// Without the digest, which may not be known yet.
@@ -87,7 +92,7 @@ impl<B> Batches<B> {
     pub(super) fn new(
         tickets: Receiver<Ticket<B>>,
         cancel: watch::Sender<bool>,
-        (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
+        (groups, auto, kept): (Arc<GroupCounts>, Option<Arc<Auto>>, Option<Kept>),
         run: Arc<Run>,
         spent: Spent,
         manifest: Arc<Manifest>,
@@ -99,6 +104,7 @@ impl<B> Batches<B> {
             run,
             groups,
             auto,
+            kept,
             spent,
             manifest,
             state,
@@ -119,7 +125,8 @@ impl<B> Batches<B> {
 
     /// What the epoch has come to so far.
     pub fn stats(&self) -> EpochStats {
-        EpochStats { groups: self.groups.groups(), ops: self.spent.ops(), bill: self.spent.bill(), ..self.stats }
+        let cache = self.kept.as_ref().map(Kept::stats).unwrap_or_default();
+        EpochStats { groups: self.groups.groups(), ops: self.spent.ops(), cache, bill: self.spent.bill(), ..self.stats }
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
@@ -170,6 +177,9 @@ impl<B> Iterator for Batches<B> {
             Ok(Some(batch)) => Some(Ok(batch)),
             Ok(None) => {
                 self.over = true;
+                if let Some(kept) = &self.kept {
+                    kept.flush();
+                }
                 self.stats.temporaries_left = self.run.wait(AT_END);
                 if self.stats.temporaries_left > 0 {
                     tracing::warn!(

@@ -7,11 +7,13 @@ use tokio::sync::watch;
 
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
+use super::cached::Kept;
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
 use super::pipeline::{Course, Engine};
 use super::pool::{self, Code};
 use crate::budget::{Budget, Gauge};
+use crate::cache::Cache;
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::{Caps, Ceilings, Fetcher, MOST_CALLS, Ranges, Throttles};
@@ -103,6 +105,7 @@ struct Settings {
     hedge: Option<Hedge>,
     prices: Option<PriceTable>,
     epoch_budget_usd: Option<f64>,
+    cache: Option<Cache>,
 }
 
 impl Settings {
@@ -160,6 +163,7 @@ impl<D: Decode> DataLoader<D> {
             hedge: None,
             prices: None,
             epoch_budget_usd: None,
+            cache: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -353,6 +357,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Keeps samples on local disk, where later epochs, later runs and other processes of this machine find them; see
+    /// [`Cache`]. What is in the cache is no call, and is proved as what is read from the bucket. Its index and what waits to
+    /// be written to it, 32 MiB at most or twice the largest object, are no part of the memory budget.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.settings.cache = Some(cache);
+        self
+    }
+
     /// Makes batches with `collate` instead of the decoder's own way.
     pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
@@ -527,6 +539,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             planner,
             auto,
             fetcher,
+            kept: settings.cache.clone().map(Kept::new),
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
@@ -568,7 +581,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
         let run = Arc::clone(engine.fetcher.run());
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
-        let counts = (Arc::clone(&engine.groups), engine.auto.clone());
+        let counts = (Arc::clone(&engine.groups), engine.auto.clone(), engine.kept.clone());
         let course = Course {
             shuffle: self.shuffle,
             epoch,

@@ -7,6 +7,7 @@
 
 mod auto;
 mod batches;
+mod cached;
 mod cost;
 mod dataset;
 mod loader;

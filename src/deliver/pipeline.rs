@@ -9,6 +9,7 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
 use super::auto::{Auto, Place};
+use super::cached::{Claim, Kept};
 use super::pool::{Assembly, Code, Job, Promise};
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
@@ -45,6 +46,7 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     /// Where the way of reading is chosen by measurement.
     pub(super) auto: Option<Arc<Auto>>,
     pub(super) fetcher: Fetcher,
+    pub(super) kept: Option<Kept>,
     pub(super) budget: Budget,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
@@ -110,14 +112,14 @@ impl Course {
 }
 
 /// Batches that are planned together, in the making.
-struct Window<D: Decode, C: Collate<D::Item>> {
+pub(super) struct Window<D: Decode, C: Collate<D::Item>> {
     /// Where each begins among the samples of the window.
     batches: Vec<(usize, Arc<Assembly<D, C>>)>,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
     /// The batch that a sample of the window is in, and its place there.
-    fn place(&self, slot: usize) -> (&Arc<Assembly<D, C>>, usize) {
+    pub(super) fn place(&self, slot: usize) -> (&Arc<Assembly<D, C>>, usize) {
         // A batch without samples begins where the next one does.
         let at = self.batches.partition_point(|(start, _)| *start <= slot) - 1;
         let (start, assembly) = &self.batches[at];
@@ -136,11 +138,18 @@ impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
 }
 
 /// What the thread of an epoch works with.
-struct Way<'a, B> {
+pub(super) struct Way<'a, B> {
     tickets: &'a Sender<Ticket<B>>,
-    cancel: &'a watch::Receiver<bool>,
+    pub(super) cancel: &'a watch::Receiver<bool>,
     /// Of the last group begun: they are numbered in the order of delivery.
     number: Cell<u64>,
+}
+
+impl<B> Way<'_, B> {
+    pub(super) fn next_number(&self) -> u64 {
+        self.number.update(|number| number + 1);
+        self.number.get()
+    }
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
@@ -152,6 +161,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             planner: self.planner.clone(),
             auto: self.auto.clone(),
             fetcher: self.fetcher.for_epoch(budget.bytes()),
+            kept: self.kept.as_ref().map(Kept::for_epoch),
             budget,
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
@@ -228,10 +238,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// batches of earlier windows to be taken, not for its own.
     fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, C::Output>) -> Option<()> {
         let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
-        let groups = self.planner.plan(&ids).map_err(|error| (error, Vec::new())).and_then(|mut groups| {
-            if !self.fetcher.may_compose() {
-                groups = groups.iter().flat_map(Group::split_up).collect();
-            }
+        let mut looked = self.look_up(&ids);
+        let groups = self.plan(&ids, &looked).map_err(|error| (error, Vec::new())).and_then(|groups| {
             match self.budget.check(groups.iter().map(|group| self.bytes(group))) {
                 Ok(()) => Ok(groups),
                 Err(bytes) => Err((self.too_large(&groups, bytes), groups)),
@@ -268,8 +276,12 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             behind -= group.slices.len() as u64;
             // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
             let passing = self.hold(&group, &window, way)?;
+            if self.read_kept(&group, &mut looked, &window, passing.as_ref(), way) {
+                continue;
+            }
+            let Some((group, claims)) = self.claim(group, &looked, &window, passing.as_ref(), way) else { continue };
             let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
-                self.begin(group, &window, passing, None, way);
+                self.begin(group, claims, &window, passing, None, way);
                 continue;
             };
             let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
@@ -280,10 +292,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 || is_cancelled(way.cancel),
             )?;
             if turn.composed || joined == 1 {
-                self.begin(group, &window, passing, Some(auto.place(turn)), way);
+                self.begin(group, claims, &window, passing, Some(auto.place(turn)), way);
             } else {
-                for group in group.split_up() {
-                    self.begin(group, &window, passing.clone(), Some(auto.place(turn)), way);
+                for (group, claim) in group.split_up().zip(claims) {
+                    self.begin(group, vec![claim], &window, passing.clone(), Some(auto.place(turn)), way);
                 }
             }
         }
@@ -307,16 +319,18 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     fn begin(
         self: &Arc<Self>,
         group: Group,
+        claims: Vec<Option<Claim>>,
         window: &Arc<Window<D, C>>,
         passing: Option<Arc<Permit>>,
         place: Option<Place>,
         way: &Way<'_, C::Output>,
     ) {
         self.groups.count(group.method);
-        let number = way.number.get() + 1;
-        way.number.set(number);
+        let number = way.next_number();
         let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), way.cancel.clone());
         self.io.handle().spawn(async move {
+            // Given up when what was read has been put into the cache, or nobody wants it any more.
+            let _claims = claims;
             tokio::select! {
                 () = engine.bring(group, number, &window, passing, place) => {}
                 // Also when the iterator is gone without a word.
@@ -399,6 +413,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                     if let Some(mut place) = place {
                         place.done(samples.len());
                     }
+                    self.keep(&samples);
                     return self.hand_over(samples, window, passing.as_ref());
                 }
             }
@@ -409,6 +424,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 if let Some(mut place) = place {
                     place.done(samples.len());
                 }
+                self.keep(&samples);
                 self.hand_over(samples, window, passing.as_ref());
             }
             Err(error) if error.is_cancelled() => window.place(group.slices[0].slot).0.fail(error),
@@ -425,7 +441,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                     .buffered(MAX_SOURCES);
                 while let Some((slot, samples)) = reads.next().await {
                     match samples {
-                        Ok(samples) => self.hand_over(samples, window, passing.as_ref()),
+                        Ok(samples) => {
+                            self.keep(&samples);
+                            self.hand_over(samples, window, passing.as_ref());
+                        }
                         Err(error) => return window.place(slot).0.fail(error),
                     }
                 }
@@ -433,7 +452,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
-    fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
+    pub(super) fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);
             let job = if self.code.decode.is_light() {
@@ -452,7 +471,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 }
 
 /// Also when the iterator is gone without a word.
-fn is_cancelled(cancel: &watch::Receiver<bool>) -> bool {
+pub(super) fn is_cancelled(cancel: &watch::Receiver<bool>) -> bool {
     *cancel.borrow() || cancel.has_changed().is_err()
 }
 

@@ -67,6 +67,8 @@ const FIRST_DELETION: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     clients: Clients,
+    /// What bodies are put into, and samples of a cache.
+    buffers: Arc<Buffers>,
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
@@ -139,7 +141,8 @@ impl Fetcher {
         let first = throttles.now_serving();
         let (clients, ranges) = (Clients::of(client), Ranges::default());
         let (run, compose) = (Run::new(true), Arc::new(compose));
-        Self { clients, manifest, io, run, throttles, first, ranges, compose, renewable: true }
+        let buffers = Arc::default();
+        Self { clients, buffers, manifest, io, run, throttles, first, ranges, compose, renewable: true }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -151,8 +154,10 @@ impl Fetcher {
     /// The same for another epoch, with temporaries and counts of its own, and with buffers that are used again as long as
     /// the epoch runs: `memory` bytes of them at most.
     pub(crate) fn for_epoch(&self, memory: u64) -> Self {
+        let buffers = Buffers::new(memory);
         Self {
-            clients: self.clients.apart().with_buffers(&Buffers::new(memory)),
+            clients: self.clients.apart().with_buffers(&buffers),
+            buffers,
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(self.renewable),
@@ -162,6 +167,11 @@ impl Fetcher {
             compose: Arc::clone(&self.compose),
             renewable: self.renewable,
         }
+    }
+
+    /// What bodies are put into.
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
     }
 
     /// The run that temporaries of this fetcher belong to.

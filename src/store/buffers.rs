@@ -51,7 +51,7 @@ impl Buffers {
     ///
     /// # Errors
     /// There is no memory for it.
-    pub(super) fn take(self: &Arc<Self>, size: usize) -> Result<Buffer, TryReserveError> {
+    pub(crate) fn take(self: &Arc<Self>, size: usize) -> Result<Buffer, TryReserveError> {
         if !self.serves(size) {
             let mut bytes = Vec::new();
             bytes.try_reserve_exact(size)?;
@@ -130,14 +130,14 @@ fn rounded(size: usize) -> usize {
 
 /// A buffer that goes back to where it came from.
 #[derive(Debug)]
-pub(super) struct Buffer {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Buffer {
+    pub(crate) bytes: Vec<u8>,
     home: Weak<Buffers>,
 }
 
 impl Buffer {
     /// The bytes, whose last owner gives the buffer back.
-    pub(super) fn freeze(mut self) -> Bytes {
+    pub(crate) fn freeze(mut self) -> Bytes {
         if self.home.strong_count() == 0 { mem::take(&mut self.bytes).into() } else { Bytes::from_owner(self) }
     }
 }

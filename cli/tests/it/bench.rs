@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "samples",
     "bytes",
     "seconds",
@@ -20,6 +20,7 @@ const KEYS: [&str; 17] = [
     "ops",
     "cost_usd",
     "bill",
+    "cache",
     "leftover_temporaries",
 ];
 
