@@ -65,7 +65,12 @@ impl Folder {
                 for entry in fs::read_dir(path).map_err(failed)? {
                     let name = entry.map_err(failed)?.file_name();
                     if ![MARK, LOCK, CLAIMS, MEMBERS, FOUND].iter().any(|known| name == *known) {
-                        return Err(wrong(path, "the folder is no cache", "an empty folder or a cache", name.display()));
+                        return Err(wrong(
+                            path,
+                            "the folder is no cache",
+                            "an empty folder or a cache",
+                            name.display(),
+                        ));
                     }
                 }
             }
@@ -159,8 +164,7 @@ impl Folder {
         let highest = self.segments()?.last().copied().unwrap_or(0);
         let number = u32::from_le_bytes(last).max(highest).checked_add(1).ok_or(io::ErrorKind::QuotaExceeded)?;
         guard.0.write_all_at(&number.to_le_bytes(), 0)?;
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.segment(number))?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.segment(number))?;
         Ok((number, file))
     }
 }

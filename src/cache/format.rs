@@ -57,7 +57,7 @@ pub(crate) struct Key<'a> {
 impl Key<'_> {
     /// The same in all versions, since files hold it: FNV-1a, mixed at the end as MurmurHash3 does, and never 0.
     ///
-    /// Of 10^8 keys two have the same hash once in 4,000 times; the later one is kept then.
+    /// Of 10^8 keys two have the same hash once in 4,000 times; those push each other out.
     pub(crate) fn hash(&self) -> u64 {
         let bytes = self.bucket.bytes().chain([0]).chain(self.name.bytes()).chain(self.generation.to_le_bytes());
         let mut hash =
@@ -168,14 +168,9 @@ impl Head {
 
     /// `None` if these are not the bytes of a head of this version.
     pub(super) fn decode(bytes: &[u8; HEAD as usize]) -> Option<Self> {
-        let right = bytes[..8] == MAGIC
-            && u32_at(bytes, 8) == VERSION
-            && u32_at(bytes, 60) == crc32c::crc32c(&bytes[..60]);
-        right.then(|| Self {
-            index_at: u64_at(bytes, 16),
-            entries: u64_at(bytes, 24),
-            index_crc32c: u32_at(bytes, 32),
-        })
+        let right =
+            bytes[..8] == MAGIC && u32_at(bytes, 8) == VERSION && u32_at(bytes, 60) == crc32c::crc32c(&bytes[..60]);
+        right.then(|| Self { index_at: u64_at(bytes, 16), entries: u64_at(bytes, 24), index_crc32c: u32_at(bytes, 32) })
     }
 }
 

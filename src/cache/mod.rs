@@ -37,8 +37,8 @@ use crossbeam_channel::Sender;
 
 use crate::os;
 use crate::{Error, ErrorKind, Result};
-use claims::Claims;
 pub(crate) use claims::Claimed;
+use claims::Claims;
 use folder::Folder;
 pub(crate) use format::Key;
 use format::{HEAD, UNIT};
@@ -330,11 +330,14 @@ impl Cache {
         self.0.shared.claims.pass_by(who);
     }
 
-    /// Puts in a sample whose bytes have that CRC. Copies it, and returns; it is written behind, or left out where the disk
-    /// doesn't keep up.
+    /// Puts in a sample whose bytes have that CRC, unless it is there. Copies it, and returns; it is written behind, or left
+    /// out where the disk doesn't keep up.
     pub(crate) fn put(&self, key: &Key<'_>, crc32c: u32, bytes: &[u8], counts: &Arc<CacheCounts>) {
         let shared = &self.0.shared;
         if shared.is_read_only() || shared.full.load(Ordering::Relaxed) || !self.keeps(bytes.len() as u64) {
+            return;
+        }
+        if shared.state().index.get(key.hash()).is_some() {
             return;
         }
         shared.queue().push(key, crc32c, bytes, counts);
@@ -420,19 +423,20 @@ impl Shared {
     fn read(&self, wanted: &Wanted<'_>, into: &mut Vec<u8>) -> Option<Range<usize>> {
         let segment = self.state().segments.get(&wanted.place.segment).cloned()?;
         let start = into.len();
-        let read = segment.open(self.now()).and_then(|file| {
-            os::append_at(&file, u64::from(wanted.place.at) * UNIT, wanted.bytes(), into)
-        });
+        let read = segment
+            .open(self.now())
+            .and_then(|file| os::append_at(&file, u64::from(wanted.place.at) * UNIT, wanted.bytes(), into));
         let proved = match read {
             Ok(()) => proved(wanted, &into[start..]).map(|range| range.start + start..range.end + start),
             Err(error) => {
-                // No room for another open file is a matter of the moment.
-                let passing = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-                let gone = [io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof].contains(&error.kind());
-                if passing {
+                // Such as no room for another open file: a matter of the moment.
+                if error.kind() == io::ErrorKind::WouldBlock
+                    || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                {
+                    into.truncate(start);
                     return None;
                 }
-                if !gone {
+                if ![io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof].contains(&error.kind()) {
                     self.turn_off(&error);
                 }
                 None

@@ -45,19 +45,14 @@ impl Segment {
     /// One that this process writes.
     pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, now: u64) -> Arc<Self> {
         let walk = Walk { over: true, ..Walk::default() };
-        Arc::new(Self {
-            number,
-            path,
-            file: Mutex::new(Some(file)),
-            used: AtomicU64::new(now),
-            walk: Mutex::new(walk),
-        })
+        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used: AtomicU64::new(now), walk: Mutex::new(walk) })
     }
 
     /// The file, to be read from.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where it is gone or about to go.
+    /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
+    /// looks whether it can be gone on with.
     pub(super) fn open(&self, now: u64) -> io::Result<Arc<File>> {
         self.used.store(now, Ordering::Relaxed);
         let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +61,7 @@ impl Segment {
         }
         let file = File::open(&self.path)?;
         if !os::try_lock(&file, Lock::Shared)? {
-            return Err(io::ErrorKind::NotFound.into());
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         // Removed between the one and the other.
         if !self.path.try_exists()? {

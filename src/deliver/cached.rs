@@ -353,22 +353,18 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         passing: Option<&Arc<Permit>>,
     ) -> (Vec<Mine>, Vec<Theirs>) {
         let mut looked = self.find(slices.iter().map(|slice| (slice.slot, slice.id)));
-        let (there, mut rest): (Vec<_>, Vec<_>) =
+        let (there, rest): (Vec<_>, Vec<_>) =
             slices.into_iter().partition(|slice| looked.hits.contains_key(&slice.slot));
         let hits = there.iter().filter_map(|slice| looked.hits.remove(&slice.slot)).collect();
-        rest.extend(self.read_hits(there, hits, window, passing));
-        rest.sort_by_key(|slice| slice.slot);
-        self.divide(rest, &looked.hashes)
+        let missed = self.read_hits(there, hits, window, passing);
+        let (mut mine, theirs) = self.divide(rest, &looked.hashes);
+        // What can't be read though it is there is not waited for.
+        mine.extend(missed.into_iter().map(|slice| (slice, None)));
+        (mine, theirs)
     }
 
     /// Reads samples from the bucket, each by itself.
-    async fn read_each(
-        &self,
-        slices: Vec<Mine>,
-        number: u64,
-        window: &Window<D, C>,
-        passing: Option<&Arc<Permit>>,
-    ) {
+    async fn read_each(&self, slices: Vec<Mine>, number: u64, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
         let reads = slices.into_iter().map(async |(slice, claim)| {
             let slot = slice.slot;
             let alone = self.planner.alone(&slice);

@@ -452,7 +452,12 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
-    pub(super) fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
+    pub(super) fn hand_over(
+        &self,
+        samples: Vec<(usize, RawSample)>,
+        window: &Window<D, C>,
+        passing: Option<&Arc<Permit>>,
+    ) {
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);
             let job = if self.code.decode.is_light() {
