@@ -20,6 +20,8 @@ LATENCIES = {"x0.2": 0.2, "x1": 1.0, "x3": 3.0}
 LIMITS = ["on", "off"]
 # Of profile `gcs`, in milliseconds. What a stream brings a second, 60 MB, is no latency and stays.
 DELAYS = {"media_ms": 80, "compose_ms": 800, "delete_ms": 80, "list_ms": 50, "metadata_ms": 40}
+# Bytes of a batch at most, so that several fit the memory budget of 1 GiB, and samples.
+BATCH = (128 << 20, 256)
 # Slower than the better by no more than this share.
 TOLERANCE = 0.10
 # A process that takes longer is stuck.
@@ -53,7 +55,8 @@ def plan(args, size: int, factor: float, limited: bool) -> tuple:
 
 def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
     with Emulator(args.program, profile, f"{BUCKET}:n={objects},pattern=sequence,size={size}") as emulator:
-        command = ours(args.program, strategy, "--epochs", str(args.epochs))
+        batch = max(1, min(BATCH[1], BATCH[0] // size))
+        command = ours(args.program, strategy, "--epochs", str(args.epochs), "--batch-size", str(batch))
         environment = os.environ | {"STORAGE_EMULATOR_HOST": emulator.endpoint, "RUST_BACKTRACE": "0"}
         try:
             done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)

@@ -5,13 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::os;
-
 /// Bytes are counted in these, so that a budget of terabytes fits the semaphore's 32 bits a call.
 const UNIT: u64 = 1024;
-
-/// Bytes taken between two times that the allocator gives back what it keeps: no more than this can have come together.
-const KEPT: u64 = 32 << 20;
 
 /// Bytes that may be held at once. Waiters are served in the order in which they asked, so that no later group can
 /// take the bytes that an earlier one waits for.
@@ -22,9 +17,8 @@ pub(crate) struct Budget {
     units: u32,
     shared: Arc<Semaphore>,
     oversize: Arc<Semaphore>,
-    /// Bytes taken since the allocator last gave back what it keeps.
-    taken: Arc<AtomicU64>,
     held: Gauge,
+    items: Gauge,
 }
 
 /// Bytes held of all budgets that were made with it.
@@ -43,6 +37,8 @@ pub(crate) struct Permit {
     units: OwnedSemaphorePermit,
     bytes: u64,
     held: Gauge,
+    /// Where they are counted, too, if they are items.
+    items: Option<Gauge>,
 }
 
 impl Permit {
@@ -53,13 +49,16 @@ impl Permit {
         // What stays must cover what it is for, so that a part may be of no unit.
         let spare = (self.units.num_permits() as u64).saturating_sub(self.bytes.div_ceil(UNIT));
         let units = self.units.split(spare as usize).expect("no more is taken than there is");
-        Self { units, bytes, held: self.held.clone() }
+        Self { units, bytes, held: self.held.clone(), items: self.items.clone() }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.held.0.fetch_sub(self.bytes, Ordering::SeqCst);
+        if let Some(items) = &self.items {
+            items.0.fetch_sub(self.bytes, Ordering::SeqCst);
+        }
     }
 }
 
@@ -70,9 +69,14 @@ impl Budget {
             units,
             shared: Arc::new(Semaphore::new(units as usize)),
             oversize: Arc::new(Semaphore::new(1)),
-            taken: Arc::default(),
             held,
+            items: Gauge::default(),
         }
+    }
+
+    /// Bytes held of this budget that are items, which decoders make of the bytes that were read.
+    pub(crate) fn items(&self) -> Gauge {
+        self.items.clone()
     }
 
     /// Bytes of the whole budget.
@@ -96,19 +100,15 @@ impl Budget {
         };
         let units = Arc::clone(semaphore).acquire_many_owned(wanted).await.expect("the semaphores are never closed");
         self.held.0.fetch_add(bytes, Ordering::SeqCst);
-        self.trim(bytes);
-        Permit { units, bytes, held: self.held.clone() }
+        Permit { units, bytes, held: self.held.clone(), items: None }
     }
 
-    /// Has the allocator give back what it keeps of objects that are gone, which would come on top of an object that is
-    /// held beside the budget. Some milliseconds each time; nothing where all fit the budget.
-    fn trim(&self, bytes: u64) {
-        let taken = self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let beside = self.oversize.available_permits() == 0;
-        if beside && (taken >= KEPT || self.is_oversize(bytes)) {
-            self.taken.store(0, Ordering::Relaxed);
-            os::give_back_memory();
-        }
+    /// As [`take`](Self::take), for items.
+    pub(crate) async fn take_for_items(&self, bytes: u64) -> Permit {
+        let mut permit = self.take(bytes).await;
+        self.items.0.fetch_add(bytes, Ordering::SeqCst);
+        permit.items = Some(self.items());
+        permit
     }
 
     /// Checks, before any of it is taken, that the parts of one batch can ever be held together: a list of bytes that
@@ -180,7 +180,10 @@ mod tests {
         drop(permit.split(u64::MAX));
         drop((permit, next));
         assert_eq!(held.bytes(), 0);
-        assert_eq!(budget.take(4 * UNIT).await.bytes, 4 * UNIT, "all of it is there again");
+        let mut items = budget.take_for_items(4 * UNIT).await;
+        assert_eq!((items.bytes, budget.items().bytes()), (4 * UNIT, 4 * UNIT), "all of it is there again");
+        drop(items.split(UNIT));
+        assert_eq!(budget.items().bytes(), 3 * UNIT);
     }
 
     #[tokio::test]

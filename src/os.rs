@@ -95,35 +95,3 @@ pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
         }
     }
 }
-
-/// Appends `count` bytes of a file, from `offset` on, to `into`, which has room for them. They are written once: the standard
-/// library would have them cleared first.
-///
-/// # Errors
-/// The file ends before ([`io::ErrorKind::UnexpectedEof`]), or can't be read. What came before that has been appended.
-///
-/// # Panics
-/// When there is no room.
-pub(crate) fn append_at(file: &File, offset: u64, count: usize, into: &mut Vec<u8>) -> io::Result<()> {
-    let mut done = 0;
-    while done < count {
-        let spare = &mut into.spare_capacity_mut()[..count - done];
-        let at = libc::off_t::try_from(offset + done as u64).map_err(io::Error::other)?;
-        // SAFETY: reading into memory that holds nothing yet is unstable in the standard library. The pointer and the
-        // length are of one slice that nobody else can reach meanwhile, and the call writes nowhere else.
-        let read = unsafe { libc::pread(file.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), at) };
-        match usize::try_from(read) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => {
-                // SAFETY: the system has written so many bytes right behind those that were there, and `spare` has more.
-                unsafe { into.set_len(into.len() + read) };
-                done += read;
-            }
-            Err(_) => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => {}
-                error => return Err(error),
-            },
-        }
-    }
-    Ok(())
-}

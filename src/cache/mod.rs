@@ -28,6 +28,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -35,7 +36,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::os;
 use crate::{Error, ErrorKind, Result};
 pub(crate) use claims::Claimed;
 use claims::Claims;
@@ -300,10 +300,17 @@ impl Cache {
         hashes.into_iter().map(|hash| state.index.get(hash)).collect()
     }
 
-    /// Appends the records of samples to `into`, which has room for them, and returns where in it the bytes of each are,
-    /// proved; `None` for what turned out not to be there. Blocks.
-    pub(crate) fn read(&self, wanted: &[Wanted<'_>], into: &mut Vec<u8>) -> Vec<Option<Range<usize>>> {
-        wanted.iter().map(|wanted| self.0.shared.read(wanted, into)).collect()
+    /// Reads the records of samples, one behind the other, into as many bytes as they have, and returns where among these
+    /// the bytes of each sample are, proved; `None` for what turned out not to be there. Blocks.
+    pub(crate) fn read(&self, wanted: &[Wanted<'_>], into: &mut [u8]) -> Vec<Option<Range<usize>>> {
+        let mut end = 0;
+        let each = wanted.iter().map(|wanted| {
+            let start = end;
+            end += wanted.bytes();
+            let range = self.0.shared.read(wanted, &mut into[start..end])?;
+            Some(range.start + start..range.end + start)
+        });
+        each.collect()
     }
 
     /// Claims samples that are about to be read from the bucket, by the hashes of their keys. Each that is this process's
@@ -420,30 +427,26 @@ impl Shared {
         }
     }
 
-    fn read(&self, wanted: &Wanted<'_>, into: &mut Vec<u8>) -> Option<Range<usize>> {
+    fn read(&self, wanted: &Wanted<'_>, into: &mut [u8]) -> Option<Range<usize>> {
         let segment = self.state().segments.get(&wanted.place.segment).cloned()?;
-        let start = into.len();
-        let read = segment
-            .open(self.now())
-            .and_then(|file| os::append_at(&file, u64::from(wanted.place.at) * UNIT, wanted.bytes(), into));
+        let at = u64::from(wanted.place.at) * UNIT;
+        let read = segment.open(self.now()).and_then(|file| file.read_exact_at(into, at));
         let proved = match read {
-            Ok(()) => proved(wanted, &into[start..]).map(|range| range.start + start..range.end + start),
+            Ok(()) => proved(wanted, into),
             Err(error) => {
                 // Such as no room for another open file: a matter of the moment.
                 if error.kind() == io::ErrorKind::WouldBlock
                     || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
                 {
-                    into.truncate(start);
                     return None;
                 }
-                if ![io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof].contains(&error.kind()) {
+                if !is_gone(&error) {
                     self.turn_off(&error);
                 }
                 None
             }
         };
         if proved.is_none() {
-            into.truncate(start);
             // Whoever reads it from the bucket puts it in again.
             self.state_mut().index.remove(wanted.key.hash(), wanted.place);
         }
@@ -476,7 +479,8 @@ impl Shared {
             state.segments.values().filter(|segment| !is_over(segment)).cloned().collect()
         };
         growing.iter().try_for_each(|segment| match self.follow(segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Removed, or cut off behind its last whole record by who goes on with it.
+            Err(error) if is_gone(&error) => Ok(()),
             followed => followed,
         })
     }
@@ -514,14 +518,13 @@ impl Shared {
                 entries = segment::index(&file, &head, size)?;
             }
         }
-        let entries = match entries {
-            Some(entries) => entries,
-            None => {
-                let mut entries = Vec::new();
-                let to = if closed { head.index_at.min(size) } else { size };
-                walk.end = segment::walk(&file, walk.end, to, |hash, at| entries.push((hash, at)))?.0;
-                entries
-            }
+        let entries = if let Some(entries) = entries {
+            entries
+        } else {
+            let mut entries = Vec::new();
+            let to = if closed { head.index_at.min(size) } else { size };
+            walk.end = segment::walk(&file, walk.end, to, |hash, at| entries.push((hash, at)))?.0;
+            entries
         };
         (walk.seen, walk.over) = (size, closed);
         self.add(segment.number, &entries);
@@ -546,6 +549,11 @@ impl State {
         self.segments.remove(&segment);
         self.index.remove_segment(segment);
     }
+}
+
+/// Whether a file, or the end of it, isn't there any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
 }
 
 /// Where in a record the bytes of the object are, if they are those that are wanted.

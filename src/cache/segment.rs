@@ -107,10 +107,9 @@ pub(super) fn walk(file: &File, from: u64, to: u64, mut each: impl FnMut(u64, u3
         let have = (held_from + held.len() as u64).saturating_sub(at);
         if have < left.min(MOST_BEFORE as u64) {
             let count = left.min(chunk) as usize;
-            held.clear();
-            held.reserve(count);
+            held.resize(count, 0);
             held_from = at;
-            os::append_at(file, at, count, &mut held)?;
+            file.read_exact_at(&mut held, at)?;
         }
         let (hash, bytes) = match record_at(&held[(at - held_from) as usize..], left) {
             Found::Record { hash, bytes } => (hash, bytes),
@@ -139,9 +138,8 @@ pub(super) fn head(file: &File) -> io::Result<Option<Head>> {
 pub(super) fn index(file: &File, head: &Head, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
     let bytes = head.entries.checked_mul(ENTRY as u64).filter(|bytes| Some(*bytes) == size.checked_sub(head.index_at));
     let Some(bytes) = bytes else { return Ok(None) };
-    let mut index = Vec::new();
-    index.try_reserve_exact(bytes as usize).map_err(io::Error::other)?;
-    os::append_at(file, head.index_at, bytes as usize, &mut index)?;
+    let mut index = vec![0; bytes as usize];
+    file.read_exact_at(&mut index, head.index_at)?;
     Ok((crc32c::crc32c(&index) == head.index_crc32c).then(|| format::entries(&index).collect()))
 }
 

@@ -98,7 +98,7 @@ fn has(cache: &Cache, number: u32) -> bool {
     let key = Key { bucket: "data", name: &name, generation: i64::from(number) };
     let Some(place) = cache.find([key.hash()])[0] else { return false };
     let wanted = Wanted { key, place, size: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
-    let mut into = Vec::with_capacity(wanted.bytes());
+    let mut into = vec![0; wanted.bytes()];
     let Some(range) = cache.read(&[wanted], &mut into)[0].clone() else { return false };
     assert_eq!(into[range], bytes, "{name}");
     true
@@ -118,7 +118,9 @@ fn what_is_put_in_is_there_for_all_who_open_it() {
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
     (0..100).for_each(|number| put(&one, number));
     (100..200).for_each(|number| put(&other, number));
-    [&one, &other].into_iter().for_each(|cache| cache.flush(HANG));
+    for cache in [&one, &other] {
+        cache.flush(HANG);
+    }
     let third = folder.open(4 << 10);
     assert!(folder.segments().len() > 8, "closed ones and open ones");
     for cache in [&one, &other, &third] {
@@ -154,7 +156,7 @@ fn another_generation_or_crc_is_not_there() {
         Wanted { key: Key { generation: 1, ..key }, place, size: bytes.len() as u64, crc32c: !crc32c },
         Wanted { key: Key { generation: 1, ..key }, place, size: bytes.len() as u64 - 1, crc32c },
     ] {
-        assert_eq!(cache.read(&[wanted], &mut Vec::with_capacity(1 << 10)), [None]);
+        assert_eq!(cache.read(&[wanted], &mut vec![0; wanted.bytes()]), [None]);
     }
 }
 
@@ -386,14 +388,18 @@ proptest! {
                     prop_assert!(there || !roomy || model.get(&number) != Some(&Kept::Surely), "{number}");
                 }
                 Step::Flush => {
-                    caches.iter().for_each(|cache| cache.flush(HANG));
+                    for cache in &caches {
+                        cache.flush(HANG);
+                    }
                     model.values_mut().filter(|kept| **kept == Kept::Put).for_each(|kept| *kept = Kept::Surely);
                     prop_assert!(folder.bytes() <= max_bytes);
                 }
                 Step::Open if caches.len() < 3 => caches.push(folder.bounded(max_bytes, segment)),
                 Step::Open => {}
                 Step::Cut(file, at) | Step::Flip(file, at) => {
-                    caches.iter().for_each(|cache| cache.flush(HANG));
+                    for cache in &caches {
+                        cache.flush(HANG);
+                    }
                     let killed = folder.as_killed();
                     caches.clear();
                     folder = killed;
@@ -412,7 +418,9 @@ proptest! {
                             file.write_all_at(&byte, bit as u64 / 8).unwrap();
                         }
                     }
-                    model.values_mut().for_each(|kept| *kept = Kept::Perhaps);
+                    for kept in model.values_mut() {
+                        *kept = Kept::Perhaps;
+                    }
                     caches.push(folder.bounded(max_bytes, segment));
                 }
             }

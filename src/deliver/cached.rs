@@ -205,8 +205,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             Some(Wanted { key, place: *place, size: entry.size, crc32c })
         });
         let wanted: Vec<_> = wanted.collect();
-        let Ok(mut buffer) = self.fetcher.buffers().take(wanted.iter().map(Wanted::bytes).sum()) else { return slices };
-        let ranges = cache.read(&wanted, &mut buffer.bytes);
+        let size = wanted.iter().map(Wanted::bytes).sum();
+        let Ok(mut buffer) = self.fetcher.buffers().take(size) else { return slices };
+        let ranges = cache.read(&wanted, buffer.fill(size));
         drop(wanted);
         let bytes: Bytes = buffer.freeze();
         let (mut samples, mut missed) = (Vec::with_capacity(slices.len()), Vec::new());

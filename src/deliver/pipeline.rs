@@ -160,7 +160,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
             auto: self.auto.clone(),
-            fetcher: self.fetcher.for_epoch(budget.bytes()),
+            fetcher: self.fetcher.for_epoch(&budget),
             kept: self.kept.as_ref().map(Kept::for_epoch),
             budget,
             code: Arc::clone(&self.code),
@@ -307,8 +307,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     #[expect(clippy::option_option, reason = "called off, or nothing to hold, or something")]
     fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, C::Output>) -> Option<Option<Arc<Permit>>> {
         let (keeps, passes) = self.bytes(group);
-        let kept = self.take(keeps, way.cancel)?;
-        let passing = self.take(passes, way.cancel)?;
+        let items = passes > 0;
+        let kept = self.take(keeps, items, way.cancel)?;
+        let passing = self.take(passes, false, way.cancel)?;
         if let Some(kept) = kept.map(Arc::new) {
             window.touched(group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
         }
@@ -362,7 +363,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
     #[expect(clippy::option_option, reason = "cancelled, or nothing to hold, or something")]
-    fn take(&self, bytes: u64, cancel: &watch::Receiver<bool>) -> Option<Option<Permit>> {
+    fn take(&self, bytes: u64, items: bool, cancel: &watch::Receiver<bool>) -> Option<Option<Permit>> {
         if is_cancelled(cancel) {
             return None;
         }
@@ -371,8 +372,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
         let mut cancel = cancel.clone();
         self.io.handle().block_on(async {
+            let permit =
+                async { if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await } };
             tokio::select! {
-                permit = self.budget.take(bytes) => Some(Some(permit)),
+                permit = permit => Some(Some(permit)),
                 _ = cancel.wait_for(|&cancelled| cancelled) => None,
             }
         })

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
+use crate::budget::Budget;
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
@@ -34,6 +35,11 @@ use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
 pub(crate) use throttle::{Caps, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
+
+/// Share of the memory budget up to which buffers are kept for bodies to come. What is held of a composed group is no
+/// memory until its object is read, so that half is rarely all in use; and the read buffers of connections, which nobody
+/// counts, come on top.
+const REUSED: u64 = 2;
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
@@ -152,9 +158,9 @@ impl Fetcher {
     }
 
     /// The same for another epoch, with temporaries and counts of its own, and with buffers that are used again as long as
-    /// the epoch runs: `memory` bytes of them at most.
-    pub(crate) fn for_epoch(&self, memory: u64) -> Self {
-        let buffers = Buffers::new(memory);
+    /// the epoch runs: within `budget`, as far as they are free.
+    pub(crate) fn for_epoch(&self, budget: &Budget) -> Self {
+        let buffers = Buffers::new(budget.bytes() / REUSED, budget.items());
         Self {
             clients: self.clients.apart().with_buffers(&buffers),
             buffers,

@@ -140,7 +140,7 @@ impl Sink {
     }
 
     fn len(&self) -> usize {
-        self.whole.as_ref().map_or_else(|| self.buffer.as_ref().map_or(0, |buffer| buffer.bytes.len()), Bytes::len)
+        self.whole.as_ref().map_or_else(|| self.buffer.as_ref().map_or(0, Buffer::len), Bytes::len)
     }
 
     /// Adds a chunk, or refuses one that is too many. Returns how many bytes of it were copied.
@@ -170,7 +170,7 @@ impl Sink {
                 })?,
             ),
         };
-        buffer.bytes.extend_from_slice(&chunk);
+        buffer.extend(&chunk);
         Ok(chunk.len())
     }
 
@@ -206,7 +206,7 @@ mod tests {
         for chunk in ["ab", "", "c", "def"] {
             sink.push(Bytes::from_static(chunk.as_bytes())).unwrap();
         }
-        assert_eq!(sink.buffer.as_ref().unwrap().bytes.capacity(), 6);
+        assert_eq!(sink.buffer.as_ref().unwrap().len(), 6);
         assert_eq!(sink.push(Bytes::from_static(b"g")).unwrap_err().kind(), ErrorKind::Integrity);
         assert_eq!(sink.crc32c, crc32c::crc32c(b"abcdef"));
         assert_eq!(sink.into_bytes(), "abcdef");
