@@ -119,7 +119,7 @@ fn killed_while_writing_nothing_is_ever_wrong() {
             })
             .collect();
         for (at, running) in (0..).zip(&mut running) {
-            running.says("listing");
+            running.says("listed prefix");
             std::thread::sleep(Duration::from_secs_f64(0.7 * draw(57, run * AT_ONCE + at)));
             running.signal(Signal::SIGKILL);
         }
