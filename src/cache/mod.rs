@@ -4,14 +4,14 @@
 //! samples would cost an inode each and three system calls a read instead of one. A segment is written by one process at
 //! a time and read by all. When there is no room, the oldest segment that no living process uses goes, whole.
 //!
-//! - **Found** by a hash of bucket, name and generation, in memory ([`index`]: 20 to 39 bytes a sample and process), which is
+//! - **Found** by a hash of bucket, name and generation, in memory (`index.rs`: 20 to 39 bytes a sample and process), which is
 //!   read from the segments when a cache is opened. What others write is learnt from the ends of their segments.
 //! - **Proved** at every read: the record must name the same object, generation, size and CRC32C, and its bytes must have
 //!   that CRC32C, which is the listing's. So whatever happens to the files, what comes of it is a read from the bucket.
 //! - **Killed at any point**: records are only ever added, and known once they are whole; a head is one sector. Locks are the
-//!   system's, which end with the process that holds them ([`folder`]). Nothing is synced: after a power cut what didn't get
+//!   system's, which end with the process that holds them (`folder.rs`). Nothing is synced: after a power cut what didn't get
 //!   to the disk doesn't have its CRC.
-//! - **Read once**: who reads a sample from the bucket claims it first ([`claims`]); others wait for it, for a time.
+//! - **Read once**: who reads a sample from the bucket claims it first (`claims.rs`); others wait for it, for a time.
 //! - **What isn't kept**: empty objects, objects without a CRC in the listing, those larger than half a segment, and what
 //!   comes in faster than the disk takes it.
 
