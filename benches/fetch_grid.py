@@ -1,8 +1,9 @@
 """Holds strategy auto against direct and compose, over sizes, latencies and limits. Started by fetch_against.py --grid.
 
 A cell is a size of objects, a factor on the latencies of profile `gcs`, and its limits on or off. In each, a process
-for each strategy in turn, --runs times; a process runs --epochs epochs over one bucket. What auto finds out in the
-first epoch it knows in the later ones, so the two are told apart.
+for each strategy in turn, --runs times; a process runs epochs over one bucket: auto --epochs of them, the others, which
+find out less, two. What auto finds out in its first epochs it knows in the later ones: told apart are the first, which is
+that of a run of one epoch, and the later half.
 """
 
 import json
@@ -31,7 +32,7 @@ PATIENCE = 900
 def options(parser):
     parser.add_argument("--grid", action="store_true", help="strategy auto against the others, instead")
     parser.add_argument("--cells", metavar="TEXT", help="of the grid only these, such as 1KiB,32KiB,x1,on")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of each run of the grid, two or more")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of each run of auto, two or more")
 
 
 def expected(size: int, limited: bool) -> dict:
@@ -45,18 +46,24 @@ def expected(size: int, limited: bool) -> dict:
     return {"direct": direct, "compose": composed, "auto": max(direct, composed)}
 
 
+def epochs(args, strategy: str) -> int:
+    return args.epochs if strategy == "auto" else 2
+
+
 def plan(args, size: int, factor: float, limited: bool) -> tuple:
     """Objects of an epoch, and the seconds that a run of each strategy takes."""
     rates = expected(size, limited)
     objects = max(64, round(args.seconds * max(rates.values())))
     fill = (DELAYS["compose_ms"] + DELAYS["media_ms"] + DELAYS["delete_ms"]) * factor / 1_000
-    return objects, sum(args.epochs * (objects / rate + fill) + 0.5 for rate in rates.values())
+    return objects, sum(epochs(args, of) * (objects / rate + fill) + 0.5 for of, rate in rates.items())
 
 
 def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
     with Emulator(args.program, profile, f"{BUCKET}:n={objects},pattern=sequence,size={size}") as emulator:
         batch = max(1, min(BATCH[1], BATCH[0] // size))
-        command = ours(args.program, strategy, "--epochs", str(args.epochs), "--batch-size", str(batch))
+        command = ours(
+            args.program, strategy, "--epochs", str(epochs(args, strategy)), "--batch-size", str(batch)
+        )
         environment = os.environ | {"STORAGE_EMULATOR_HOST": emulator.endpoint, "RUST_BACKTRACE": "0"}
         try:
             done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
@@ -65,7 +72,7 @@ def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
     if done.returncode:
         sys.exit(f"{' '.join(command)} on {profile}: {done.stderr.decode(errors='replace')[-2_000:]}")
     answer = json.loads(done.stdout)
-    wanted = objects * args.epochs
+    wanted = objects * epochs(args, strategy)
     if (answer["samples"], answer["verified"], answer["bytes"]) != (wanted, wanted, wanted * size):
         sys.exit(f"{' '.join(command)} on {profile} brought not all of {wanted} objects: {answer}")
     if answer["leftover_temporaries"]:
@@ -79,8 +86,8 @@ def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
 
 
 def rates(runs: list, objects: int) -> tuple:
-    """Objects a second in first epochs and in later ones, medians."""
-    later = [seconds for run in runs for seconds in run["epoch_seconds"][1:]]
+    """Objects a second in first epochs and in the later half of them, medians."""
+    later = [seconds for run in runs for seconds in run["epoch_seconds"][len(run["epoch_seconds"]) // 2 :]]
     return objects / statistics.median(run["epoch_seconds"][0] for run in runs), objects / statistics.median(later)
 
 
@@ -119,7 +126,7 @@ def grid(args, log: Log) -> int:
         for turn in range(args.runs):
             for strategy in STRATEGIES:
                 key = {"what": "cell", "profile": profile, "size": SIZES[size], "objects": objects}
-                key |= {"epochs": args.epochs, "strategy": strategy, "run": turn}
+                key |= {"epochs": epochs(args, strategy), "strategy": strategy, "run": turn}
                 one = log.find(key)
                 if one is None:
                     one = run(args, profile, SIZES[size], objects, strategy)

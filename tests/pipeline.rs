@@ -264,7 +264,7 @@ fn ranks_share_each_global_batch() {
         let loader = DataLoader::builder(dataset(&store)).batch_size(8).shuffle(5).shard(rank, world).build().unwrap();
         let batches: Vec<_> =
             loader.epoch(0).unwrap().map(|batch| batch.unwrap().names().map(str::to_owned).collect()).collect();
-        assert_eq!(batches.len() as u64, loader.batches_per_epoch());
+        assert_eq!(batches.len() as u64, loader.batches_per_epoch().unwrap());
         batches
     };
     let whole: Vec<Vec<String>> = rank(0, 1);
@@ -292,7 +292,7 @@ fn resume_is_exact() {
                 names.extend(batch.unwrap().names().map(str::to_owned));
             }
             let saved = serde_json::to_string(&batches.state()).unwrap();
-            assert!(saved.len() < 256, "{saved}");
+            assert!(saved.len() < 384, "{saved}");
             let state: State = serde_json::from_str(&saved).unwrap();
             let ranks: Vec<Vec<Vec<String>>> = (0..2)
                 .map(|rank| {
@@ -321,7 +321,7 @@ fn a_state_of_other_data_or_settings_is_refused() {
     let loader = DataLoader::builder(dataset(&store)).shuffle(1).build().unwrap();
     let state = loader.epoch(0).unwrap().state();
     let error = DataLoader::builder(dataset(&store)).shuffle(2).resume(state.clone()).unwrap_err();
-    assert!(error.to_string().contains("seed"), "{error}");
+    assert!(error.to_string().contains("wanted sampler shuffle(seed=1), got shuffle(seed=2)"), "{error}");
     store.insert("data", "p/new", "x");
     let error = DataLoader::builder(dataset(&store)).resume(state).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);

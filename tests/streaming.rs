@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dataflux::list::{Filter, Progress};
 use dataflux::manifest::Known;
+use dataflux::sample::BlockShuffle;
 use dataflux::store::{
     Attempt, Body, BucketInfo, Call, Client, ComposeRequest, Credentials, Fault, FaultStore, GcsConfig, GcsStore,
     ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
@@ -125,19 +126,24 @@ fn batches(loader: &DataLoader, epoch: u64) -> (Vec<Vec<String>>, Result<()>) {
 fn whole(loader: &DataLoader, epoch: u64) -> Vec<Vec<String>> {
     let (batches, outcome) = batches(loader, epoch);
     outcome.unwrap();
-    assert_eq!(batches.len() as u64, loader.batches_per_epoch());
+    assert_eq!(batches.len() as u64, loader.batches_per_epoch().unwrap());
     batches
 }
 
 type Settings = fn(DataLoaderBuilder<Raw>) -> DataLoaderBuilder<Raw>;
 
-const ORDERS: [Settings; 3] = [|loader| loader, |loader| loader.shuffle_window(42, 1_500), |loader| loader.shuffle(42)];
+const ORDERS: [Settings; 4] = [
+    |loader| loader,
+    |loader| loader.shuffle_window(42, 1_500),
+    |loader| loader.shuffle(42),
+    |loader| loader.sampler(BlockShuffle::new(42, 100, 5)),
+];
 
 #[test]
 fn batches_are_those_of_a_listing_that_came_first() {
     without_hanging(|| {
         let store = filled(9_001);
-        for (order, drop_last, ranks) in [(0, false, 1), (1, false, 3), (1, true, 2), (2, false, 1)] {
+        for (order, drop_last, ranks) in [(0, false, 1), (1, false, 3), (1, true, 2), (2, false, 1), (3, true, 2)] {
             for rank in 0..ranks {
                 let of = |streaming| {
                     let dataset = open(in_pages(&store), streaming).unwrap();
@@ -390,20 +396,22 @@ fn a_state_holds_whether_it_was_taken_while_listing_or_not() {
                 epoch.next().unwrap().unwrap();
             }
             let state = epoch.state();
-            assert_eq!((state.window, state.seed, state.position), (Some(1_000), Some(9), 2_100));
+            let identity = state.sampler.as_deref();
+            assert_eq!((identity, state.position), (Some("windows(seed=9, samples=1000)"), 2_100));
             let json = serde_json::to_string(&state).unwrap();
             let dataset = open(in_pages(&store), !streaming).unwrap();
             let resumed = DataLoader::builder(dataset).resume(serde_json::from_str(&json).unwrap()).unwrap();
             assert_eq!(batches(&resumed, 2).0, straight[7..]);
             let others: [(Settings, &str); 3] = [
-                (|loader| loader.shuffle_window(9, 1_001), "window"),
-                (|loader| loader.shuffle_window(8, 1_000), "seed"),
-                (|loader| loader.shuffle(9), "window"),
+                (|loader| loader.shuffle_window(9, 1_001), "windows(seed=9, samples=1001)"),
+                (|loader| loader.shuffle_window(8, 1_000), "windows(seed=8, samples=1000)"),
+                (|loader| loader.shuffle(9), "shuffle(seed=9)"),
             ];
-            for (settings, said) in others {
+            for (settings, got) in others {
                 let other = settings(DataLoader::builder(resumed.dataset().clone()));
-                let error = other.resume(state.clone()).unwrap_err();
-                assert!(error.to_string().contains(&format!("another {said}")), "{error}");
+                let said = other.resume(state.clone()).unwrap_err().to_string();
+                let both = format!("wanted sampler windows(seed=9, samples=1000), got {got}");
+                assert!(said.contains(&both), "{said}");
             }
             assert!(loader(true).resume(state).is_ok());
         }

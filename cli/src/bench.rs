@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use dataflux::list::Prefix;
 use dataflux::manifest::NamesDigest;
-use dataflux::plan::{Bill, PriceTable};
+use dataflux::plan::{Bill, Groups, PriceTable};
 use dataflux::store::{Client, GcsConfig, GcsStore};
 use dataflux::{Cache, CacheStats, Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, Strategy, fetch};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -39,6 +39,8 @@ What is measured:
   cpu_seconds           user and system time of this process, the listing included
   peak_rss_bytes        most memory resident; unknown where there is no /proc
   verified              samples whose bytes were proved by the CRC that was listed
+  groups                reads that were begun: of one object, of a large one in ranges, of many that were joined
+  choice                how auto reads small objects at the end, and why
   ops, retries          attempts sent to the service, the listing and retries included
   cost_usd              those by the price table, without traffic that leaves the location
   bill                  its parts: calls of class A and B, retrieval, temporary objects and their replication
@@ -158,6 +160,8 @@ struct Report {
     order_digest: String,
     verified: u64,
     retries: u64,
+    groups: Groups,
+    choice: Option<String>,
     ops: Ops,
     cost_usd: f64,
     bill: Bill,
@@ -274,6 +278,8 @@ fn measure<D: Decode>(
         order_digest: epochs.digest.finish(),
         verified: epochs.verified,
         retries: counts.retries,
+        groups: epochs.groups,
+        choice: loader.choice().map(|choice| choice.to_string()),
         ops: Ops {
             list: counts.list,
             get: counts.get,
@@ -299,6 +305,7 @@ struct Epochs {
     first_batch: Option<Duration>,
     waited: Duration,
     running: Duration,
+    groups: Groups,
     /// Of each epoch.
     seconds: Vec<f64>,
     digest: NamesDigest,
@@ -335,6 +342,7 @@ impl Epochs {
             all.waited += stats.waited;
             all.running += stats.running;
             all.kept += stats.cache;
+            all.groups += stats.groups;
             drop(batches);
             all.seconds.push(started.elapsed().as_secs_f64());
             if args.limit.is_some_and(|limit| all.samples >= limit) {
@@ -394,6 +402,14 @@ impl Report {
             ("waited for data", format!("{:.1}% of the time after the first batch", 100.0 * self.wait_fraction)),
             ("cpu seconds", format!("{:.3}", self.cpu_seconds)),
             ("peak memory", self.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), output::bytes)),
+            (
+                "groups",
+                format!(
+                    "{} objects by themselves, {} in ranges, {} joined groups",
+                    self.groups.direct, self.groups.ranged, self.groups.composed
+                ),
+            ),
+            ("way of small objects", self.choice.clone().unwrap_or_else(|| "as was asked for".to_owned())),
             (
                 "calls",
                 format!(

@@ -13,12 +13,13 @@ use crate::sample::SampleId;
 pub struct Batch<T> {
     ids: Vec<SampleId>,
     names: Vec<Arc<str>>,
+    padding: usize,
     data: T,
 }
 
 impl<T> Batch<T> {
-    pub(crate) fn new(ids: Vec<SampleId>, names: Vec<Arc<str>>, data: T) -> Self {
-        Self { ids, names, data }
+    pub(crate) fn new(ids: Vec<SampleId>, names: Vec<Arc<str>>, padding: usize, data: T) -> Self {
+        Self { ids, names, padding, data }
     }
 
     /// Which samples these are, in order.
@@ -39,6 +40,12 @@ impl<T> Batch<T> {
     /// Whether this rank has no sample of this step.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// How many samples at the end of this batch fill it up, and were or will be delivered in their own place, too; 0
+    /// but with [`pad_last`](crate::DataLoaderBuilder::pad_last), in the last batch. A measurement leaves them out.
+    pub fn padding(&self) -> usize {
+        self.padding
     }
 
     /// What was made of the samples.

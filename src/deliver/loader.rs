@@ -23,7 +23,7 @@ use crate::metrics::Counts;
 use crate::plan::{
     Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
 };
-use crate::sample::{Sharding, Shuffle, State};
+use crate::sample::{LastBatch, Sampler, Sampling, Sequential, Sharding, Shuffle, State, WindowShuffle, shard, told};
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -80,18 +80,20 @@ pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as D
     dataset: DatafluxDataset<D>,
     sharding: Sharding,
     settings: Settings,
-    shuffle: Shuffle,
+    sampling: Arc<Sampling>,
     /// Epoch and position to go on from.
     resumed: Option<(u64, u64)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Settings {
     batch_size: Option<usize>,
-    seed: Option<u64>,
-    /// Seed and samples in a window.
-    windows: Option<(u64, u64)>,
+    global_batch_size: Option<usize>,
+    shuffle: Option<Shuffle>,
+    windows: Option<WindowShuffle>,
+    sampler: Option<Box<dyn Sampler>>,
     drop_last: Option<bool>,
+    pad_last: Option<bool>,
     /// Rank and world size, or why they could not be had.
     shard: Result<(usize, usize), String>,
     memory_budget: u64,
@@ -109,19 +111,55 @@ struct Settings {
 }
 
 impl Settings {
-    fn shuffle(&self) -> Result<Shuffle> {
-        let wrong = |message| Error::new(ErrorKind::Config, message).stage(Stage::Sample);
-        match (self.seed, self.windows) {
-            (None, None) => Ok(Shuffle::ByName),
-            (Some(seed), None) => Ok(Shuffle::Full { seed }),
-            (None, Some((_, 0))) => Err(wrong("a window can't be of no samples")
-                .mismatch("at least 1", 0)
-                .hint("give shuffle_window many times the samples of a class")),
-            (None, Some((seed, window))) => Ok(Shuffle::Windows { seed, window }),
-            (Some(_), Some(_)) => Err(wrong("an epoch can't be shuffled in two ways")
-                .mismatch("shuffle or shuffle_window", "both")
-                .hint("leave out shuffle_window, unless the loader has to start before the listing ends")),
+    /// The one sampler that was set, if one was.
+    fn take_sampler(&mut self) -> Result<Option<Box<dyn Sampler>>> {
+        let (shuffle, windows, sampler) = (self.shuffle.take(), self.windows.take(), self.sampler.take());
+        let set =
+            [("shuffle", shuffle.is_some()), ("shuffle_window", windows.is_some()), ("sampler", sampler.is_some())];
+        let set: Vec<_> = set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
+        if set.len() > 1 {
+            return Err(Error::new(ErrorKind::Config, "an epoch can't be ordered in two ways")
+                .stage(Stage::Sample)
+                .mismatch("one of shuffle, shuffle_window and sampler", set.join(" and "))
+                .hint("leave out all but one"));
         }
+        if let Some(windows) = &windows {
+            windows.check()?;
+        }
+        let shuffle = shuffle.map(|shuffle| Box::new(shuffle) as Box<dyn Sampler>);
+        let windows = windows.map(|windows| Box::new(windows) as Box<dyn Sampler>);
+        Ok(shuffle.or(windows).or(sampler))
+    }
+
+    fn last_batch(&self) -> Result<LastBatch> {
+        match (self.drop_last.unwrap_or(false), self.pad_last.unwrap_or(false)) {
+            (false, false) => Ok(LastBatch::Short),
+            (true, false) => Ok(LastBatch::Drop),
+            (false, true) => Ok(LastBatch::Pad),
+            (true, true) => Err(Error::new(ErrorKind::Config, "a last batch can't be left out and filled up")
+                .stage(Stage::Sample)
+                .mismatch("drop_last or pad_last", "both")
+                .hint("leave out one of them")),
+        }
+    }
+
+    fn sharding(&self) -> Result<Sharding> {
+        let (rank, world_size) = self.shard.clone().map_err(|reason| {
+            Error::new(ErrorKind::Config, "this process's rank can't be told")
+                .mismatch("a launcher's variables", reason)
+                .hint("start it with torchrun, srun or mpirun, or call .shard(rank, world_size)")
+        })?;
+        let sharding = match (self.batch_size, self.global_batch_size) {
+            (Some(_), Some(_)) => {
+                return Err(Error::new(ErrorKind::Config, "a batch can't have two sizes")
+                    .stage(Stage::Sample)
+                    .mismatch("batch_size or global_batch_size", "both")
+                    .hint("give batch_size the samples of one rank, or global_batch_size those of all ranks"));
+            }
+            (_, Some(samples)) => Sharding::global(samples, rank, world_size)?,
+            (batch_size, None) => Sharding::new(batch_size.unwrap_or(1), rank, world_size)?,
+        };
+        Ok(sharding.last(self.last_batch()?))
     }
 }
 
@@ -148,9 +186,12 @@ impl<D: Decode> DataLoader<D> {
         let collate = dataset.decode.collate();
         let settings = Settings {
             batch_size: None,
-            seed: None,
+            global_batch_size: None,
+            shuffle: None,
             windows: None,
+            sampler: None,
             drop_last: None,
+            pad_last: None,
             shard: Ok((0, 1)),
             memory_budget: MEMORY_BUDGET,
             strategy: Strategy::default(),
@@ -170,15 +211,31 @@ impl<D: Decode> DataLoader<D> {
 }
 
 impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
-    /// Samples in a batch of one rank; 1 by default.
+    /// Samples in a batch of one rank; 1 by default. With more ranks a step has more samples: see
+    /// [`global_batch_size`](Self::global_batch_size) for the other way.
     pub fn batch_size(mut self, samples: usize) -> Self {
         self.settings.batch_size = Some(samples);
         self
     }
 
+    /// Samples in a batch over all ranks together, at least as many as there are ranks: the same steps at any number of
+    /// ranks, as a run needs that must not change its course when machines come or go. Each rank gets its share of each,
+    /// rounded up or down where it isn't whole. Instead of [`batch_size`](Self::batch_size).
+    pub fn global_batch_size(mut self, samples: usize) -> Self {
+        self.settings.global_batch_size = Some(samples);
+        self
+    }
+
     /// Shuffles each epoch, all of it, by `seed` and the epoch's number. Without this, samples come in order of names.
     pub fn shuffle(mut self, seed: u64) -> Self {
-        self.settings.seed = Some(seed);
+        self.settings.shuffle = Some(Shuffle::new(seed));
+        self
+    }
+
+    /// Orders each epoch by `sampler`: by weights, in proportion of labels, some samples only, in blocks, or in a way
+    /// [of your own](Sampler). See [`sample`](crate::sample) for those there are.
+    pub fn sampler(mut self, sampler: impl Sampler) -> Self {
+        self.settings.sampler = Some(Box::new(sampler));
         self
     }
 
@@ -190,7 +247,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// class by class, which is bad to train on. Choose windows much larger than a class, or list first and use
     /// [`shuffle`](Self::shuffle).
     pub fn shuffle_window(mut self, seed: u64, samples: u64) -> Self {
-        self.settings.windows = Some((seed, samples));
+        self.settings.windows = Some(WindowShuffle::new(seed, samples));
         self
     }
 
@@ -201,6 +258,15 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Whether the last batch is filled up on all ranks, where it isn't full, with the first samples of the same order:
+    /// for programs that need batches of one size and may leave out no sample. [`Batch::padding`](crate::Batch::padding)
+    /// tells how many fill a batch up; such samples are delivered twice in an epoch and are counted by
+    /// [`EpochStats`](super::EpochStats) each time.
+    pub fn pad_last(mut self, pad: bool) -> Self {
+        self.settings.pad_last = Some(pad);
+        self
+    }
+
     /// This process is `rank` (from 0) of `world_size` that train together: it gets its slice of each global batch,
     /// and as many batches as every other.
     pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
@@ -208,26 +274,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Takes rank and world size from what a launcher sets: `RANK` and `WORLD_SIZE` (torchrun), `SLURM_PROCID` and
-    /// `SLURM_NTASKS`, or `OMPI_COMM_WORLD_RANK` and `OMPI_COMM_WORLD_SIZE`, the first pair that is there.
+    /// Takes rank and world size from what a launcher sets, the first pair that is there: `RANK` and `WORLD_SIZE`
+    /// (torchrun), `OMPI_COMM_WORLD_RANK` and `OMPI_COMM_WORLD_SIZE` (Open MPI), `SLURM_PROCID` and `SLURM_NTASKS` (srun),
+    /// or `JOB_COMPLETION_INDEX` and `WORLD_SIZE` (an indexed job of Kubernetes, which sets only the first: set the other
+    /// to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)).
     pub fn shard_from_env(mut self) -> Self {
-        const PAIRS: [(&str, &str); 3] = [
-            ("RANK", "WORLD_SIZE"),
-            ("SLURM_PROCID", "SLURM_NTASKS"),
-            ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-        ];
-        let number = |name: &str, value: &str| {
-            value.trim().parse::<usize>().map_err(|_| format!("{name} is '{value}', which is no number"))
-        };
-        let found = PAIRS.iter().find_map(|(rank, world_size)| {
-            let (own, all) = (std::env::var(rank).ok()?, std::env::var(world_size).ok()?);
-            Some(number(rank, &own).and_then(|own| Ok((own, number(world_size, &all)?))))
-        });
-        self.settings.shard = found.unwrap_or_else(|| {
-            Err("no launcher has set RANK and WORLD_SIZE, SLURM_PROCID and SLURM_NTASKS, or OMPI_COMM_WORLD_RANK and \
-                 OMPI_COMM_WORLD_SIZE"
-                .to_owned())
-        });
+        self.settings.shard = shard(|name| std::env::var(name).ok());
         self
     }
 
@@ -371,40 +423,50 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Builds a loader that goes on where `state` was taken: its epoch begins with the first sample not delivered then.
-    /// Seed, window and drop_last are the state's; so is the batch size, unless another is set here. Rank and world size
-    /// may be others. Waits for the end of the listing, since only that tells whether the data are the same.
+    /// drop_last and pad_last are the state's; so is the batch size, unless another is set here, and the order, where it is
+    /// that of names or of `shuffle` or `shuffle_window`. Any other [`sampler`](Self::sampler) is to be set again, as it
+    /// was. Rank and world size may be others. Waits for the end of the listing, since only that tells whether the data are
+    /// the same.
     ///
     /// # Errors
-    /// A state of other data; another seed, window or drop_last than the state's set here; a listing that failed; all that
-    /// [`build`](Self::build) refuses.
+    /// A state of other data; another sampler, drop_last or pad_last than the state's set here; a listing that failed; all
+    /// that [`build`](Self::build) refuses.
     #[expect(clippy::needless_pass_by_value, reason = "a state is used up: it holds for one point of one run")]
     pub fn resume(mut self, state: State) -> Result<DataLoader<D, C>> {
         let manifest = self.dataset.manifest();
         manifest.complete()?;
-        state.check(manifest.digest(), manifest.len())?;
-        let differs = |what: &str, here: String, there: &str| {
+        state.check(manifest.digest())?;
+        let differs = |what: &str, here: String, there: &str, hint: String| {
             Error::new(ErrorKind::Config, format!("the state was taken with another {what}"))
                 .stage(Stage::Sample)
                 .mismatch(format_args!("{what} {there}"), here)
-                .hint(format!("leave {what} to the state, or begin the epoch anew"))
+                .hint(hint)
         };
-        let (here, there) = (self.settings.shuffle()?, state.shuffle());
-        let Settings { batch_size, seed, windows, drop_last, .. } = &mut self.settings;
-        if here != Shuffle::ByName && here.seed() != there.seed() {
-            return Err(differs("seed", format!("{:?}", here.seed()), &format!("{:?}", there.seed())));
+        let there = state.identity();
+        let here = self.settings.take_sampler()?;
+        let found = here.as_ref().map_or_else(|| "none".to_owned(), Sampler::identity);
+        let sampler = here.or_else(|| told(&there)).filter(|sampler| sampler.identity() == there).ok_or_else(|| {
+            let hint = "set the same one as the run that took the state, or begin the epoch anew";
+            differs("sampler", found, &there, hint.to_owned())
+        })?;
+        let Settings { batch_size, global_batch_size, drop_last, pad_last, .. } = &mut self.settings;
+        let last = state.last_batch();
+        for (what, here, there) in
+            [("drop_last", drop_last, last == LastBatch::Drop), ("pad_last", pad_last, last == LastBatch::Pad)]
+        {
+            if let Some(here) = here.replace(there).filter(|here| *here != there) {
+                let hint = format!("leave {what} to the state, or begin the epoch anew");
+                return Err(differs(what, here.to_string(), &there.to_string(), hint));
+            }
         }
-        if here != Shuffle::ByName && here.window() != there.window() {
-            return Err(differs("window", format!("{:?}", here.window()), &format!("{:?}", there.window())));
-        }
-        if drop_last.is_some_and(|drop_last| state.drop_last != drop_last) {
-            return Err(differs("drop_last", format!("{drop_last:?}"), &state.drop_last.to_string()));
-        }
-        *windows = there.seed().zip(there.window());
-        *seed = there.seed().filter(|_| windows.is_none());
-        *drop_last = Some(state.drop_last);
         // A batch size of one's own is no danger: the position counts samples.
-        batch_size.get_or_insert(state.batch_size);
+        if batch_size.is_none() && global_batch_size.is_none() {
+            *global_batch_size = state.global_batch_size;
+            *batch_size = Some(state.batch_size).filter(|_| state.global_batch_size.is_none());
+        }
+        self.settings.sampler = Some(sampler);
         let mut loader = self.build()?;
+        state.check_position(loader.sampling.orders()?.len())?;
         loader.resumed = Some((state.epoch, state.position));
         Ok(loader)
     }
@@ -414,17 +476,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// # Errors
     /// A setting that can't work, named with what would; threads that the system refuses.
     pub fn build(self) -> Result<DataLoader<D, C>> {
-        let Self { dataset, collate, settings } = self;
+        let Self { dataset, collate, mut settings } = self;
         let wrong = |what: &str, got: usize, hint: &str| {
             Err(Error::new(ErrorKind::Config, format!("{what} can't be 0")).mismatch("at least 1", got).hint(hint))
         };
-        let (rank, world_size) = settings.shard.clone().map_err(|reason| {
-            Error::new(ErrorKind::Config, "this process's rank can't be told")
-                .mismatch("a launcher's variables", reason)
-                .hint("start it with torchrun, srun or mpirun, or call .shard(rank, world_size)")
-        })?;
-        let drop_last = settings.drop_last.unwrap_or(false);
-        let sharding = Sharding::new(settings.batch_size.unwrap_or(1), rank, world_size, drop_last)?;
+        let sharding = settings.sharding()?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let decode_threads = settings.decode_threads.unwrap_or(cores);
         for (what, value) in [
@@ -457,9 +513,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         if settings.memory_budget == 0 {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
         }
-        let shuffle = settings.shuffle()?;
         let source = &dataset.source;
         let manifest = Arc::clone(&source.manifest);
+        let sampler = settings.take_sampler()?.unwrap_or_else(|| Box::new(Sequential));
+        let sampling = Sampling::new(sampler, Arc::clone(&manifest));
+        sampling.check()?;
         let (io, client) = match settings.io_threads {
             None => (Io::shared()?, source.client.clone()),
             Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
@@ -532,7 +590,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 budget: settings.memory_budget,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
-                max_usd_per_sample: None,
             })
         });
         let engine = Engine {
@@ -547,12 +604,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             manifest,
             io,
         };
-        Ok(DataLoader { engine, held, dataset, sharding, settings, shuffle, resumed: None })
+        Ok(DataLoader { engine, held, dataset, sharding, settings, sampling, resumed: None })
     }
 }
 
 impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
-    /// Starts `epoch`, counted from 0: its order depends on the data, the seed and this number alone.
+    /// Starts `epoch`, counted from 0: its order depends on the data, the sampler and this number alone.
     ///
     /// Of a data set that is [streaming](super::DatasetBuilder::streaming) each batch comes as soon as its samples are
     /// listed, where the order is by name or shuffled by windows; a full shuffle begins when all is listed. A listing that
@@ -568,12 +625,15 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let state = State {
             version: State::VERSION,
             manifest: String::new(),
-            seed: self.shuffle.seed(),
-            window: self.shuffle.window(),
+            seed: None,
             epoch,
             position,
             batch_size: self.sharding.batch_size() as usize,
-            drop_last: self.settings.drop_last.unwrap_or(false),
+            drop_last: self.sharding.last_batch() == LastBatch::Drop,
+            window: None,
+            sampler: Some(self.sampling.identity()),
+            global_batch_size: self.settings.global_batch_size,
+            pad_last: Some(self.sharding.last_batch() == LastBatch::Pad),
         };
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
         let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
@@ -583,8 +643,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
         let counts = (Arc::clone(&engine.groups), engine.auto.clone(), engine.kept.clone());
         let course = Course {
-            shuffle: self.shuffle,
-            epoch,
+            walk: self.sampling.walk(epoch),
             spans: self.sharding.spans(position),
             world_size: self.sharding.world_size(),
         };
@@ -609,8 +668,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     }
 
     /// Batches that a whole epoch has, equally on every rank. Waits for the end of the listing.
-    pub fn batches_per_epoch(&self) -> u64 {
-        self.sharding.batch_count(self.dataset.len(), 0)
+    ///
+    /// # Errors
+    /// The listing failed, or the sampler can't order what was listed.
+    pub fn batches_per_epoch(&self) -> Result<u64> {
+        Ok(self.sharding.batch_count(self.sampling.orders()?.len(), 0))
     }
 
     /// The data set this loads.

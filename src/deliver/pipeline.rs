@@ -18,7 +18,7 @@ use crate::fetch::Fetcher;
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
-use crate::sample::{SampleId, Shuffle, Spans};
+use crate::sample::{BatchSpan, SampleId, Spans, Walk};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -66,15 +66,16 @@ pub(super) enum Ticket<B> {
 
 /// The way of an epoch through the samples, those that aren't listed yet included.
 pub(super) struct Course {
-    pub(super) shuffle: Shuffle,
-    pub(super) epoch: u64,
+    pub(super) walk: Walk,
     pub(super) spans: Spans,
     pub(super) world_size: u64,
 }
 
-/// A batch to come: its samples, where in the global order it ends, and how many samples come behind it at most.
+/// A batch to come: its samples, how many of them fill it up, where in the global order it ends, and how many samples come
+/// behind it at most.
 struct Next {
     ids: Vec<SampleId>,
+    padding: usize,
     end: u64,
     left: u64,
 }
@@ -83,11 +84,11 @@ impl Course {
     /// The next batch, once its samples are known; `None` at the end of the epoch, or when it was called off. Blocks.
     ///
     /// # Errors
-    /// The listing failed, and the batches before this were all that can be told of it.
+    /// The listing failed, and the batches before this were all that can be told of it; or the sampler did.
     fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<Next>> {
         loop {
             let known = manifest.known();
-            if let Some(next) = self.known(manifest, known) {
+            if let Some(next) = self.known(known)? {
                 return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
@@ -98,16 +99,17 @@ impl Course {
     }
 
     /// The next batch, if its samples are among those known.
-    fn known(&mut self, manifest: &Manifest, known: Known) -> Option<Next> {
-        let known = self.shuffle.positions(known);
-        let span = self.spans.next(known)?;
-        let (Known::AtLeast(positions) | Known::All(positions)) = known;
-        let order = self.shuffle.order(manifest, positions, self.epoch);
-        let left = match known {
-            Known::All(all) => (all - span.end) / self.world_size,
+    ///
+    /// # Errors
+    /// The sampler's.
+    fn known(&mut self, listed: Known) -> Result<Option<Next>> {
+        let positions = self.walk.positions(listed)?;
+        let Some(BatchSpan { positions: own, padding, end }) = self.spans.next(positions) else { return Ok(None) };
+        let left = match positions {
+            Known::All(all) => (all - end) / self.world_size,
             Known::AtLeast(_) => u64::MAX,
         };
-        Some(Next { ids: order.ids(span.positions).collect(), end: span.end, left })
+        Ok(Some(Next { ids: self.walk.ids(own, listed)?, padding: padding as usize, end, left }))
     }
 }
 
@@ -196,8 +198,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 }
             };
             let mut window = vec![first];
-            held = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1));
+            let failed = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1)).map(|next| held = next);
             if self.start(window, &way).is_none() {
+                return;
+            }
+            if let Err(error) = failed {
+                // Closed: it wants no more.
+                let _ = tickets.send(Ticket::Failed(error));
                 return;
             }
         }
@@ -208,23 +215,26 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
     /// the listing of another; as many as the channel of tickets has room for; as long as their bytes are few beside the
     /// budget. Returns one that was too much.
-    fn widen(&self, window: &mut Vec<Next>, course: &mut Course, most: usize) -> Option<Next> {
+    ///
+    /// # Errors
+    /// The sampler's, for the batch after these.
+    fn widen(&self, window: &mut Vec<Next>, course: &mut Course, most: usize) -> Result<Option<Next>> {
         let mut samples = window[0].ids.len();
         if !self.planner.may_compose() || fills_groups(samples) {
-            return None;
+            return Ok(None);
         }
         // What can't be told is told again by the plan, with its error.
         let mut bytes = self.planner.bytes(&window[0].ids).unwrap_or(u64::MAX);
         while window.len() < most && !fills_groups(samples) {
-            let next = course.known(&self.manifest, self.manifest.known())?;
+            let Some(next) = course.known(self.manifest.known())? else { break };
             bytes = bytes.saturating_add(self.planner.bytes(&next.ids).unwrap_or(u64::MAX));
             if bytes > self.budget.bytes() / WINDOW_SHARE {
-                return Some(next);
+                return Ok(Some(next));
             }
             samples += next.ids.len();
             window.push(next);
         }
-        None
+        Ok(None)
     }
 
     /// Hands out the tickets of a window and starts its reads. Nothing when the epoch is over: by an error, which a batch
@@ -252,9 +262,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let left = batches.last().map_or(0, |batch| batch.left);
         let mut window = Window { batches: Vec::with_capacity(batches.len()) };
         let mut start = 0;
-        for Next { ids, end, .. } in batches {
+        for Next { ids, padding, end, .. } in batches {
             let samples = ids.len();
-            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, way.cancel.clone());
+            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, padding, way.cancel.clone());
             // Full: the training loop has enough batches ahead. Closed: it wants no more.
             way.tickets.send(Ticket::Batch(promise, end)).ok()?;
             if samples == 0 {

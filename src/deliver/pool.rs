@@ -84,6 +84,8 @@ pub(super) type Promise<B> = Receiver<Result<Ready<B>>>;
 pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     code: Arc<Code<D, C>>,
     ids: Vec<SampleId>,
+    /// Samples at the end that fill the batch up.
+    padding: usize,
     parts: Mutex<Parts<D::Item>>,
     cancel: watch::Receiver<bool>,
     promise: Sender<Result<Ready<C::Output>>>,
@@ -102,12 +104,13 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     pub(super) fn new(
         code: Arc<Code<D, C>>,
         ids: Vec<SampleId>,
+        padding: usize,
         cancel: watch::Receiver<bool>,
     ) -> (Arc<Self>, Promise<C::Output>) {
         let (promise, receiver) = crossbeam_channel::bounded(1);
         let items: Vec<_> = ids.iter().map(|_| None).collect();
         let parts = Mutex::new(Parts { missing: items.len(), items, bytes: 0, verified: 0, kept: Vec::new() });
-        (Arc::new(Self { code, ids, parts, cancel, promise }), receiver)
+        (Arc::new(Self { code, ids, padding, parts, cancel, promise }), receiver)
     }
 
     /// Holds bytes until the batch is delivered.
@@ -165,7 +168,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     fn finish(&self, names: Vec<Arc<str>>, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Arc<Permit>>) {
         match guarded(|| self.code.collate.collate(items)) {
             Ok(data) => {
-                let batch = Batch::new(self.ids.clone(), names, data);
+                let batch = Batch::new(self.ids.clone(), names, self.padding, data);
                 // As in `fail`: then an error is there first, or nobody waits.
                 let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
             }

@@ -89,8 +89,6 @@ pub(crate) struct Terms {
     pub(crate) prices: Prices,
     /// Whether to compose where that is dearer than reading one by one, if it is faster.
     pub(crate) pay_for_speed: bool,
-    /// Ways that cost more for a sample are ruled out, the cheapest never.
-    pub(crate) max_usd_per_sample: Option<f64>,
 }
 
 /// The two kinds of groups.
@@ -297,7 +295,7 @@ impl Chooser {
         let waiting = [ceilings.reads.waiting, ceilings.writes.waiting];
         let room = [DIRECT, COMPOSED]
             .map(|lane| self.to_begin[lane] + waiting[lane] < most[lane] || self.out[lane] < most[lane]);
-        let composed = if !may_join || (self.ending && self.allowed(Way::Direct)) {
+        let composed = if !may_join || self.ending {
             room[DIRECT].then_some(false)?
         } else if self.begun < self.head {
             false
@@ -359,12 +357,11 @@ impl Chooser {
             self.look = None;
             return;
         }
-        let Some(home) = WAYS.into_iter().find(|&way| way == self.home && self.allowed(way)) else {
-            let way = if self.allowed(Way::Direct) { Way::Direct } else { Way::Composed };
-            self.home = way;
-            self.go(now, way, "the others cost more than the epoch may".to_owned());
-            return;
-        };
+        if !self.allowed(self.home) {
+            self.home = Way::Direct;
+            return self.go(now, Way::Direct, "joining would cost more than reading one by one".to_owned());
+        }
+        let home = self.home;
         let latency = self.latency.unwrap_or_default();
         if self.way != home && now.saturating_sub(self.turned) > PATIENCE + latency * 8 {
             return self.go_back(now, "it brought nothing for too long");
@@ -399,7 +396,7 @@ impl Chooser {
                 self.improve(now, rate, left, ceilings, grows && self.looks < LOOKS);
             }
         } else {
-            self.judge(now, rate, grows && self.looks < LOOKS, busy_loop);
+            self.judge(now, rate, ceilings, grows && self.looks < LOOKS, busy_loop);
             if self.way == self.home && !busy_loop {
                 self.improve(now, rate, left, ceilings, true);
             }
@@ -407,9 +404,15 @@ impl Chooser {
     }
 
     /// A way on trial has brought `rate`.
-    fn judge(&mut self, now: Duration, rate: f64, grows: bool, busy_loop: bool) {
+    fn judge(&mut self, now: Duration, rate: f64, ceilings: &Ceilings, grows: bool, busy_loop: bool) {
         let (way, home) = (self.way, self.home);
-        let other = self.known[home as usize].rate.unwrap_or_default();
+        // A service lets more calls through at first than it then goes on to take.
+        let most = match home {
+            Way::Direct => ceilings.reads.rate,
+            Way::Composed => ceilings.writes.rate.map(|rate| rate / 2.0 * self.sources()),
+            Way::Mixed => None,
+        };
+        let other = self.known[home as usize].rate.unwrap_or_default().min(most.unwrap_or(f64::INFINITY));
         let cheaper = self.usd(way) < self.usd(home);
         let told = format!("{rate:.0} samples/s, {other:.0} {home}");
         if busy_loop && cheaper {
@@ -553,16 +556,10 @@ impl Chooser {
         }
     }
 
+    /// Whether a way may be taken at all; one by one always may.
     fn allowed(&self, way: Way) -> bool {
-        if way == Way::Direct && self.terms.max_usd_per_sample.is_none() {
-            return true;
-        }
-        if way != Way::Direct && self.terms.max_bytes == 0 {
-            return false;
-        }
-        let (direct, composed) = (self.usd(Way::Direct), self.usd(Way::Composed));
-        let most = self.terms.max_usd_per_sample.map_or(f64::INFINITY, |most| most.max(direct.min(composed)));
-        self.usd(way) <= most && (way == Way::Direct || self.terms.pay_for_speed || composed < direct)
+        let cheaper = || self.usd(Way::Composed) < self.usd(Way::Direct);
+        way == Way::Direct || (self.terms.max_bytes > 0 && (self.terms.pay_for_speed || cheaper()))
     }
 
     fn turn(&mut self, now: Duration) {

@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
+
 use crate::Result;
 use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
@@ -134,7 +136,7 @@ impl Group {
 }
 
 /// How many groups were read in which way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Groups {
     /// Objects read by themselves, in one read.
@@ -143,6 +145,14 @@ pub struct Groups {
     pub ranged: u64,
     /// Groups of objects that were joined, at least as planned: one that can't be is read object by object.
     pub composed: u64,
+}
+
+impl std::ops::AddAssign for Groups {
+    fn add_assign(&mut self, other: Self) {
+        self.direct += other.direct;
+        self.ranged += other.ranged;
+        self.composed += other.composed;
+    }
 }
 
 /// Running [`Groups`]; objects without bytes are read in no way.
@@ -270,8 +280,8 @@ impl Planner {
             && (!self.by_price || self.prices.worth_joining(class, object.size, self.max_bytes))
     }
 
-    /// A group of one is read by itself. So are, unless composing was asked for, the few that fill no group: they'd take
-    /// as long as a whole one and cost more than their reads.
+    /// A group of one is read by itself. So are, unless composing was asked for, a few: small ones would take as long as a
+    /// whole group, large ones have no need to be joined, and both would cost more than their reads.
     fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
         let sources = group.slices.len() as u64;
         if self.by_price && !self.prices.joins(class, sources, group.bytes()) {
@@ -279,7 +289,7 @@ impl Planner {
             return;
         }
         let (joined, alone) = (self.prices.composed(class, 0), self.prices.direct(class, sources));
-        let few = self.strategy == Strategy::Auto && group.bytes() < self.max_bytes / 2 && joined > alone;
+        let few = self.strategy == Strategy::Auto && joined > alone;
         if sources > 1 && !few {
             groups.push(group);
         } else {
@@ -385,6 +395,11 @@ mod tests {
             assert_eq!(composed(count, StorageClass::Standard, Strategy::Auto), auto, "{count}");
             assert_eq!(composed(count, StorageClass::Standard, asked_for), always, "{count}");
             assert_eq!(composed(count, StorageClass::Nearline, Strategy::Auto), 0, "{count}");
+        }
+        for (size, joined) in [(7_000_000, true), (8_000_000, false), (16_000_000, false)] {
+            let planner = planner(&[(size, StorageClass::Standard, true); 32], Strategy::Auto, &BucketInfo::default());
+            let groups = planner.plan(&all(&planner)).unwrap();
+            assert_eq!(groups[0].method == Method::Composed, joined, "large ones: {size}");
         }
     }
 

@@ -22,7 +22,6 @@ struct World {
     budget: f64,
     soft_delete: bool,
     regions: bool,
-    max_usd: Option<f64>,
 }
 
 impl World {
@@ -41,7 +40,6 @@ impl World {
             budget,
             soft_delete: false,
             regions: false,
-            max_usd: None,
         }
     }
 
@@ -165,7 +163,6 @@ fn terms(world: &World) -> Terms {
         budget: world.budget as u64,
         prices: Prices::of(&bucket),
         pay_for_speed: !world.regions,
-        max_usd_per_sample: world.max_usd,
     }
 }
 
@@ -388,21 +385,6 @@ fn speed_that_nobody_uses_is_not_paid_for() {
 fn nothing_dearer_is_tried_for_a_loop_that_has_all_it_wants() {
     let run = slow_loop(1_000.0, |world| (world.size, world.soft_delete) = (100 << 10, true));
     assert_eq!(run.chooser.choice().way, Way::Direct, "{:?}", run.chooser.choice());
-}
-
-#[test]
-fn a_dollar_budget_rules_the_dearer_way_out() {
-    let world = World { soft_delete: true, ..World::gcs(100 << 10, 0.2, true) };
-    let free = run(world, How::Auto, 200_000, 1);
-    assert_ne!(free.chooser.choice().way, Way::Direct, "{:?}", free.chooser.choice());
-    let direct = terms(&world).prices.direct(crate::store::StorageClass::Standard, 1);
-    let bound = run(World { max_usd: Some(direct), ..world }, How::Auto, 200_000, 1);
-    assert_eq!(bound.chooser.choice().way, Way::Direct);
-    assert_eq!(bound.composed, 0);
-    // And the other way round, where joining is the cheap one.
-    let world = World { max_usd: Some(direct / 2.0), ..World::gcs(1 << 10, 0.2, true) };
-    let bound = run(world, How::Auto, 200_000, 1);
-    assert_eq!(bound.chooser.choice().way, Way::Composed, "{:?}", bound.chooser.choice());
 }
 
 #[test]

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "samples",
     "bytes",
     "seconds",
@@ -22,6 +22,8 @@ const KEYS: [&str; 18] = [
     "bill",
     "cache",
     "leftover_temporaries",
+    "groups",
+    "choice",
 ];
 
 fn emulator() -> Emulator {

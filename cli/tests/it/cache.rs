@@ -75,7 +75,9 @@ fn processes_that_run_at_once_read_each_sample_once() {
         let args = [&args[..], &[folder.named()]].concat();
         let running: Vec<_> = (0..3).map(|_| start(emulator.endpoint(), &args)).collect();
         let reports: Vec<_> = running.into_iter().map(|running| running.finish().json()).collect();
-        reports.iter().for_each(|report| all_verified(report, 3_000));
+        for report in &reports {
+            all_verified(report, 3_000);
+        }
         let of_all = |what: &str| reports.iter().map(|report| report["cache"][what].as_u64().unwrap()).sum::<u64>();
         assert_eq!((of_all("misses"), of_all("hits")), (3_000, 6_000), "{strategy}");
         assert!(reports.iter().all(|report| report["cache"]["misses"].as_u64() < Some(3_000)), "they shared the work");

@@ -1,0 +1,142 @@
+//! Several sequences woven into one, each in proportion everywhere, with random access.
+//!
+//! A binary tree over the sequences, halved by their lengths. At a node of `left` positions on one side and `all` on both,
+//! the first `p` have `(p * left + offset) / all` of the left side: those of a line, rounded. So a position finds its
+//! way down by one division a level, and each side of each node gets exactly its share. What rounding leaves is less
+//! than one position a level, and of that a lower level inherits its share only: see the test for the sum.
+
+use super::permutation::{mix, scale};
+
+#[derive(Debug)]
+pub(super) struct Interleave {
+    /// The root first.
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    /// Positions on the left side, and on both.
+    left: u64,
+    all: u64,
+    sides: [Side; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Node(usize),
+    Sequence(usize),
+}
+
+impl Interleave {
+    /// Sequences of these lengths, of which there is at least one and none is 0.
+    pub(super) fn new(lengths: &[u64]) -> Self {
+        let mut nodes = Vec::with_capacity(lengths.len());
+        split(lengths, 0, &mut nodes);
+        Self { nodes }
+    }
+
+    /// The sequence at `position`, and the place within it. `key` moves where each sequence begins.
+    pub(super) fn at(&self, key: u64, mut position: u64) -> (usize, u64) {
+        let mut side = if self.nodes.is_empty() { Side::Sequence(0) } else { Side::Node(0) };
+        loop {
+            let at = match side {
+                Side::Sequence(sequence) => return (sequence, position),
+                Side::Node(at) => at,
+            };
+            let Node { left, all, sides } = &self.nodes[at];
+            let offset = scale(mix(key ^ mix(at as u64 + 1)), *all);
+            let (before, rest) = divide(position, *left, offset, *all);
+            // The line passes the next whole number: this position is the left side's.
+            let goes_left = rest >= all - left;
+            side = sides[usize::from(!goes_left)];
+            position = if goes_left { before } else { position - before };
+        }
+    }
+}
+
+/// `(position * left + offset) / all`, and what is left over.
+fn divide(position: u64, left: u64, offset: u64, all: u64) -> (u64, u64) {
+    // A division of 64 bits takes a fraction of the time of one of 128.
+    if let Some(line) = position.checked_mul(left).and_then(|product| product.checked_add(offset)) {
+        return (line / all, line % all);
+    }
+    let line = u128::from(position) * u128::from(left) + u128::from(offset);
+    ((line / u128::from(all)) as u64, (line % u128::from(all)) as u64)
+}
+
+/// Adds the tree over these sequences, the first of which is number `first`.
+fn split(lengths: &[u64], first: usize, nodes: &mut Vec<Node>) -> Side {
+    if lengths.len() < 2 {
+        return Side::Sequence(first);
+    }
+    let all: u64 = lengths.iter().sum();
+    // Where both sides come nearest to half.
+    let (mut cut, mut left, mut sum) = (1, lengths[0], 0);
+    for (index, length) in lengths[..lengths.len() - 1].iter().enumerate() {
+        sum += length;
+        if (2 * u128::from(sum)).abs_diff(u128::from(all)) < (2 * u128::from(left)).abs_diff(u128::from(all)) {
+            (cut, left) = (index + 1, sum);
+        }
+    }
+    let at = nodes.len();
+    nodes.push(Node { left, all, sides: [Side::Sequence(first); 2] });
+    let sides = [split(&lengths[..cut], first, nodes), split(&lengths[cut..], first + cut, nodes)];
+    nodes[at].sides = sides;
+    Side::Node(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lengths() -> impl Strategy<Value = Vec<u64>> {
+        let length = prop_oneof![1u64..4, 1u64..40, 1u64..400];
+        prop::collection::vec(length, 1..20)
+    }
+
+    proptest! {
+        /// Each sequence comes in order and whole; and any number of first positions has of each sequence its share, but
+        /// for three at most, so any stretch its share but for six.
+        #[test]
+        fn all_in_order_and_in_proportion_everywhere(lengths in lengths(), key: u64) {
+            let woven = Interleave::new(&lengths);
+            let all: u64 = lengths.iter().sum();
+            let mut seen = vec![0; lengths.len()];
+            for position in 0..all {
+                let (sequence, place) = woven.at(key, position);
+                prop_assert_eq!(place, seen[sequence]);
+                seen[sequence] += 1;
+                for (seen, length) in seen.iter().zip(&lengths) {
+                    let share = (position + 1) as f64 * *length as f64 / all as f64;
+                    prop_assert!((*seen as f64 - share).abs() < 3.0, "{} of {} at {}", seen, share, position);
+                }
+            }
+            prop_assert_eq!(seen, lengths);
+        }
+
+        /// With numbers that need 128 bits, too.
+        #[test]
+        fn far_positions_are_as_near_ones(lengths in prop::collection::vec(1u64 << 55..1 << 58, 2..9), key: u64, at: u64) {
+            let woven = Interleave::new(&lengths);
+            let at = scale(at, lengths.iter().sum::<u64>() - 100);
+            let mut last = vec![None; lengths.len()];
+            for position in at..at + 100 {
+                let (sequence, place) = woven.at(key, position);
+                prop_assert!(place < lengths[sequence]);
+                prop_assert!(last[sequence].is_none_or(|last| last + 1 == place));
+                last[sequence] = Some(place);
+            }
+        }
+    }
+
+    /// Never to be changed: a saved state means this order.
+    #[test]
+    fn golden() {
+        let woven = Interleave::new(&[5, 2, 1]);
+        let order = |key| (0..8).map(|position| woven.at(key, position)).collect::<Vec<_>>();
+        assert_eq!(order(1), [(0, 0), (2, 0), (0, 1), (0, 2), (1, 0), (0, 3), (1, 1), (0, 4)]);
+        assert_eq!(order(2), [(0, 0), (0, 1), (1, 0), (0, 2), (0, 3), (1, 1), (0, 4), (2, 0)]);
+    }
+}

@@ -1,0 +1,231 @@
+//! Several orders woven into one by weights.
+
+use std::sync::Arc;
+
+use super::interleave::Interleave;
+use super::permutation::keys;
+use super::sampler::{Order, Orders, Sampler, Scope};
+use super::wrong;
+use crate::Result;
+
+/// Several samplers mixed by weights: of each stretch of an epoch every part has its share, but for six samples at most.
+/// Parts are usually [subsets](super::Subset), such as the folders of several data sets in one bucket.
+///
+/// Each part goes on where it stood at the end of the epoch before, and begins its next order when it is through. So
+/// nothing of a part comes twice before all of it came once, however small or large its share is. It takes some 100
+/// bytes for each part, beside what the parts take.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use dataflux::store::{Client, MemoryStore};
+/// use dataflux::sample::{Mixture, Shuffle, Subset};
+/// use dataflux::{DataLoader, DatafluxDataset};
+/// # let store = MemoryStore::new();
+/// # (0..90).for_each(|n| _ = store.insert("my-bucket", &format!("text/{}/{n:03}.txt", if n < 20 { "books" } else { "web" }), "x"));
+/// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/text/")?;
+///
+/// let books = Subset::below(dataset.manifest(), "text/books/")?.then(Shuffle::new(1));
+/// let web = Subset::below(dataset.manifest(), "text/web/")?.then(Shuffle::new(2));
+/// let mixture = Mixture::new(42).add(books, 0.3).add(web, 0.7);
+/// let loader = DataLoader::builder(dataset).batch_size(50).sampler(mixture).build()?;
+/// let batch = loader.epoch(0)?.next().expect("a batch")?;
+/// assert!((9..=21).contains(&batch.names().filter(|name| name.contains("books")).count()));
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a mixture does nothing until a loader has it"]
+pub struct Mixture {
+    seed: u64,
+    parts: Vec<(Box<dyn Sampler>, f64)>,
+    length: EpochLength,
+}
+
+/// How long an epoch of a [`Mixture`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EpochLength {
+    /// As long as no part has to begin anew.
+    #[default]
+    UntilFirst,
+    /// As long as it takes for every part to come once; smaller ones begin anew meanwhile.
+    UntilAll,
+    /// So many samples, at least 1.
+    Samples(u64),
+}
+
+impl Mixture {
+    /// Of no parts yet. The seed decides where in the mixture each part begins; parts have their own for their orders.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, parts: Vec::new(), length: EpochLength::default() }
+    }
+
+    /// With `sampler` for a share of `weight` out of the sum of all weights.
+    pub fn add(mut self, sampler: impl Sampler, weight: f64) -> Self {
+        self.parts.push((Box::new(sampler), weight));
+        self
+    }
+
+    /// With epochs of this length; until the first part is through by default.
+    pub fn epoch_length(mut self, length: EpochLength) -> Self {
+        self.length = length;
+        self
+    }
+}
+
+impl Sampler for Mixture {
+    fn identity(&self) -> String {
+        let length = match self.length {
+            EpochLength::UntilFirst => "until-first".to_owned(),
+            EpochLength::UntilAll => "until-all".to_owned(),
+            EpochLength::Samples(samples) => format!("samples={samples}"),
+        };
+        let parts: Vec<_> =
+            self.parts.iter().map(|(sampler, weight)| format!("{weight} of {}", sampler.identity())).collect();
+        format!("mixture(seed={}, {length}, {})", self.seed, parts.join(", "))
+    }
+
+    fn orders(&self, scope: &Scope) -> Result<Orders> {
+        let parts = self.parts.iter().map(|(sampler, _)| sampler.orders(scope)).collect::<Result<Vec<Orders>>>()?;
+        let weights: Vec<_> = self.parts.iter().map(|(_, weight)| *weight).collect();
+        let lengths: Vec<_> = parts.iter().map(Orders::len).collect();
+        let counts = shares(&lengths, &weights, self.length)?;
+        let (seed, samples) = (self.seed, counts.iter().sum());
+        let woven = Arc::new(Interleave::new(&counts));
+        let (parts, counts): (Arc<[Orders]>, Arc<[u64]>) = (parts.into(), counts.into());
+        Ok(Orders::new(samples, move |epoch| {
+            let [key] = keys(&[b"dataflux mixture 1"], seed, epoch);
+            let (woven, parts, counts) = (Arc::clone(&woven), Arc::clone(&parts), Arc::clone(&counts));
+            // Of each part the order it is in, and which one of its orders that is.
+            let mut orders: Vec<Option<(u64, Order)>> = parts.iter().map(|_| None).collect();
+            move |position| {
+                let (part, place) = woven.at(key, position);
+                // In 128 bits, since an epoch may have any number.
+                let place = u128::from(epoch) * u128::from(counts[part]) + u128::from(place);
+                let len = u128::from(parts[part].len());
+                let (round, place) = ((place / len) as u64, (place % len) as u64);
+                let order = &mut orders[part];
+                if order.as_ref().is_none_or(|(of, _)| *of != round) {
+                    *order = None;
+                }
+                order.get_or_insert_with(|| (round, parts[part].order(round))).1.at(place).0
+            }
+        }))
+    }
+}
+
+/// How many samples of an epoch each part has.
+fn shares(lengths: &[u64], weights: &[f64], length: EpochLength) -> Result<Vec<u64>> {
+    const HINT: &str = "give Mixture::add weights above 0, such as 0.7 and 0.3";
+    if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
+        return Err(wrong("this can't be the weight of a part").mismatch("a number above 0", weight).hint(HINT));
+    }
+    let sum: f64 = weights.iter().sum();
+    if !(sum.is_finite() && sum > 0.0) {
+        return Err(wrong("a mixture of nothing").mismatch("at least one part", lengths.len()).hint(HINT));
+    }
+    if let Some(part) = lengths.iter().position(|length| *length == 0) {
+        return Err(wrong("a part of a mixture has no samples")
+            .mismatch("at least 1", 0)
+            .object(format_args!("part {part}")));
+    }
+    // Samples until each is through, but for what rounding does: below, that can cost a part none of its samples.
+    let through = || lengths.iter().zip(weights).map(|(length, weight)| *length as f64 * sum / weight);
+    let samples = match length {
+        EpochLength::UntilFirst => through().fold(f64::INFINITY, f64::min).round(),
+        EpochLength::UntilAll => through().fold(0.0, f64::max).round(),
+        EpochLength::Samples(samples) => samples as f64,
+    };
+    if samples > (1u64 << 53) as f64 {
+        return Err(wrong("an epoch of this mixture would be too long")
+            .mismatch("at most 2^53 samples", samples)
+            .hint("set its epoch_length, or other weights"));
+    }
+    // Rounded sums of shares, and not shares, so that together they are what was asked for.
+    let (mut before, mut weight_before) = (0, 0.0);
+    let mut counts = Vec::with_capacity(weights.len());
+    for (part, weight) in weights.iter().enumerate() {
+        weight_before += weight;
+        let last = part + 1 == weights.len();
+        let up_to = if last { samples } else { (samples * (weight_before / sum)).round() } as u64;
+        let share = up_to.max(before) - before;
+        before = up_to.max(before);
+        let count = match length {
+            EpochLength::UntilFirst => share.min(lengths[part]),
+            EpochLength::UntilAll => share.max(lengths[part]),
+            EpochLength::Samples(_) => share,
+        };
+        if count == 0 {
+            return Err(wrong("a part of this mixture would never come")
+                .object(format_args!("part {part}"))
+                .mismatch("a share of at least one sample", format_args!("{weight} of {sum} of {samples} samples"))
+                .hint("give it more weight, leave it out, or make epochs longer (Mixture::epoch_length)"));
+        }
+        counts.push(count);
+    }
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn shares_are_by_weights_and_lengths() {
+        use EpochLength::{Samples, UntilAll, UntilFirst};
+        for (lengths, weights, length, wanted) in [
+            (&[30, 700][..], &[0.3, 0.7][..], UntilFirst, &[30, 70][..]),
+            (&[30, 700], &[0.3, 0.7], UntilAll, &[300, 700]),
+            (&[30, 700], &[0.3, 0.7], Samples(10), &[3, 7]),
+            (&[5, 5, 5], &[1.0, 1.0, 1.0], Samples(10), &[3, 4, 3]),
+            (&[5, 5, 5], &[1.0, 1.0, 1.0], UntilFirst, &[5, 5, 5]),
+            (&[1], &[9.0], UntilAll, &[1]),
+            (&[100, 3], &[1.0, 3.0], UntilFirst, &[1, 3]),
+        ] {
+            assert_eq!(shares(lengths, weights, length).unwrap(), wanted, "{lengths:?} {weights:?} {length:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_mixed_is_said() {
+        use EpochLength::{Samples, UntilAll, UntilFirst};
+        for (lengths, weights, length, said) in [
+            (&[][..], &[][..], UntilFirst, "at least one part"),
+            (&[5, 5], &[1.0, 0.0], UntilFirst, "a number above 0, got 0"),
+            (&[5, 5], &[1.0, f64::NAN], UntilFirst, "got NaN"),
+            (&[5, 5], &[f64::MAX, f64::MAX], UntilFirst, "at least one part"),
+            (&[5, 0], &[1.0, 1.0], UntilFirst, "part 1"),
+            (&[5, 5], &[1.0, 100.0], UntilFirst, "0: a part of this mixture would never come"),
+            (&[5], &[1.0], Samples(0), "never come"),
+            (&[5, 5], &[1.0, 1e-30], UntilAll, "at most 2^53"),
+        ] {
+            let error = shares(lengths, weights, length).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    proptest! {
+        /// Until the first is through no part has to begin anew; until all are, each comes at least once; and a number
+        /// asked for is kept.
+        #[test]
+        fn lengths_are_kept(
+            parts in prop::collection::vec((1u64..1_000_000, 0.01f64..10.0), 1..9), samples in 1u64..1_000_000,
+        ) {
+            let (lengths, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+            let of = |length| shares(&lengths, &weights, length).ok();
+            if let Some(counts) = of(EpochLength::UntilFirst) {
+                prop_assert!(counts.iter().zip(&lengths).all(|(count, length)| count <= length));
+                prop_assert!(counts.iter().zip(&lengths).any(|(count, length)| count + 2 >= *length));
+            }
+            let counts = of(EpochLength::UntilAll).unwrap();
+            prop_assert!(counts.iter().zip(&lengths).all(|(count, length)| count >= length));
+            if let Some(counts) = of(EpochLength::Samples(samples)) {
+                prop_assert_eq!(counts.iter().sum::<u64>(), samples);
+                for (count, weight) in counts.iter().zip(&weights) {
+                    let share = samples as f64 * weight / weights.iter().sum::<f64>();
+                    prop_assert!((*count as f64 - share).abs() <= 1.0 + 1e-6);
+                }
+            }
+        }
+    }
+}

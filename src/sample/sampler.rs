@@ -1,0 +1,322 @@
+//! What a sampler is, and the orders it gives.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use super::SampleId;
+use crate::manifest::{Facts, Known, Manifest};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// A way to order the samples of each epoch.
+///
+/// An order is a pure function of the data, the sampler's parameters, the epoch and the position, and can be asked at
+/// any position: so it is the same on all ranks, however many, and a run goes on at any place as fast as at the first.
+/// Built in are [`Sequential`](super::Sequential), [`Shuffle`](super::Shuffle),
+/// [`BlockShuffle`](super::BlockShuffle), [`WindowShuffle`](super::WindowShuffle), [`Weighted`](super::Weighted),
+/// [`Stratified`](super::Stratified), [`Mixture`](super::Mixture) and [`Subset`](super::Subset).
+///
+/// One of your own, which goes from the last sample to the first:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use dataflux::store::{Client, MemoryStore};
+/// use dataflux::sample::{Orders, Sampler, Scope};
+/// use dataflux::{DataLoader, DatafluxDataset};
+///
+/// #[derive(Debug)]
+/// struct Backwards;
+///
+/// impl Sampler for Backwards {
+///     fn identity(&self) -> String {
+///         "backwards".to_owned()
+///     }
+///
+///     fn orders(&self, scope: &Scope) -> dataflux::Result<Orders> {
+///         let samples = scope.len();
+///         Ok(Orders::new(samples, move |_epoch| move |position| samples - 1 - position))
+///     }
+/// }
+/// # let store = MemoryStore::new();
+/// # (0..3).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n}.txt"), "sample"));
+/// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+///
+/// let loader = DataLoader::builder(dataset).batch_size(2).sampler(Backwards).build()?;
+/// let batch = loader.epoch(0)?.next().expect("a first batch")?;
+/// assert_eq!(batch.names().collect::<Vec<_>>(), ["train/2.txt", "train/1.txt"]);
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+pub trait Sampler: fmt::Debug + Send + Sync + 'static {
+    /// Names the sampler and its parameters, such as `backwards(step=2)`. A [`State`](super::State) holds this, and a
+    /// loader with a sampler of another identity refuses it; so it must change with whatever changes the order, and
+    /// with nothing else, ever.
+    fn identity(&self) -> String;
+
+    /// The orders over the samples of `scope`. Called once for a loader, when all are listed; where
+    /// [`settled`](Self::settled) says more than 0, again and again for what is listed by then.
+    ///
+    /// # Errors
+    /// Parameters that make no order, or none of these data.
+    fn orders(&self, scope: &Scope) -> Result<Orders>;
+
+    /// How many positions of every epoch stay as they are when more samples follow the first `listed`, in byte order of
+    /// names. More than 0 lets an epoch begin while the data set is [still being listed](crate::DatasetBuilder::streaming).
+    fn settled(&self, listed: u64) -> u64 {
+        _ = listed;
+        0
+    }
+}
+
+impl<S: Sampler + ?Sized> Sampler for Box<S> {
+    fn identity(&self) -> String {
+        (**self).identity()
+    }
+
+    fn orders(&self, scope: &Scope) -> Result<Orders> {
+        (**self).orders(scope)
+    }
+
+    fn settled(&self, listed: u64) -> u64 {
+        (**self).settled(listed)
+    }
+}
+
+/// The samples that a [`Sampler`] orders, numbered from 0: those of a manifest, or of a [`Subset`](super::Subset) of it.
+#[derive(Clone)]
+pub struct Scope {
+    manifest: Arc<Manifest>,
+    samples: u64,
+    /// From a number to an index in the manifest, where these aren't the same.
+    place: Option<Arc<dyn Fn(u64) -> u64 + Send + Sync>>,
+}
+
+impl Scope {
+    /// All samples of a manifest. Waits for the end of its listing.
+    pub fn new(manifest: Arc<Manifest>) -> Self {
+        let samples = manifest.len();
+        Self::first(manifest, samples)
+    }
+
+    fn first(manifest: Arc<Manifest>, samples: u64) -> Self {
+        Self { manifest, samples, place: None }
+    }
+
+    /// Some of these samples: `samples` of them, the first of which is number `place(0)` here.
+    pub(super) fn some(&self, samples: u64, place: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Self {
+        let place: Arc<dyn Fn(u64) -> u64 + Send + Sync> = match self.place.clone() {
+            None => Arc::new(place),
+            Some(outer) => Arc::new(move |number| outer(place(number))),
+        };
+        Self { manifest: Arc::clone(&self.manifest), samples, place: Some(place) }
+    }
+
+    /// How many they are, at least 1.
+    #[expect(clippy::len_without_is_empty, reason = "a scope is never empty")]
+    pub fn len(&self) -> u64 {
+        self.samples
+    }
+
+    /// Size, label and so on of a sample, by its number.
+    ///
+    /// # Errors
+    /// No such sample; a manifest whose file was written to since it was opened.
+    pub fn facts(&self, number: u64) -> Result<Facts> {
+        if number >= self.samples {
+            return Err(Error::new(ErrorKind::Config, "there is no sample of that number")
+                .stage(Stage::Sample)
+                .object(self.manifest.prefix())
+                .mismatch(format_args!("a number below {}", self.samples), number));
+        }
+        self.manifest.facts_at(self.place.as_ref().map_or(number, |place| place(number)))
+    }
+
+    /// Where they are from. Its indexes are the samples' numbers only where the scope is all of it.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope")
+            .field("manifest", &self.manifest)
+            .field("samples", &self.samples)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The orders of all epochs, as a [`Sampler`] gives them for its samples.
+#[derive(Clone)]
+pub struct Orders {
+    len: u64,
+    order: Arc<dyn Fn(u64) -> Place + Send + Sync>,
+}
+
+/// From a position to the number of a sample.
+type Place = Box<dyn FnMut(u64) -> u64 + Send>;
+
+impl Orders {
+    /// Epochs of `len` samples. `order` makes of an epoch's number, from 0, the function from a position, below `len`, to
+    /// the number of a sample. That function must give the same whatever it was asked before; it may keep what saves it
+    /// work. It is called on a thread of the epoch, from low positions to high ones, mostly.
+    pub fn new<F, G>(len: u64, order: F) -> Self
+    where
+        F: Fn(u64) -> G + Send + Sync + 'static,
+        G: FnMut(u64) -> u64 + Send + 'static,
+    {
+        Self { len, order: Arc::new(move |epoch| Box::new(order(epoch))) }
+    }
+
+    /// Samples in an epoch.
+    #[expect(clippy::len_without_is_empty, reason = "no loader takes an empty epoch")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The order of an epoch, counted from 0.
+    pub fn order(&self, epoch: u64) -> Order {
+        Order { len: self.len, place: (self.order)(epoch) }
+    }
+}
+
+impl fmt::Debug for Orders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Orders").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// The order of one epoch: from position to sample.
+pub struct Order {
+    len: u64,
+    place: Place,
+}
+
+impl Order {
+    /// The sample at `position`. Positions may be asked in any order; one after another is cheapest.
+    ///
+    /// # Panics
+    /// When `position` isn't below the number of samples in the epoch.
+    pub fn at(&mut self, position: u64) -> SampleId {
+        // Beyond it the walk of a permutation might never end.
+        assert!(position < self.len, "position {position} of {}", self.len);
+        SampleId((self.place)(position))
+    }
+
+    /// The samples at `positions`.
+    ///
+    /// # Panics
+    /// As [`at`](Self::at).
+    pub fn ids(&mut self, positions: Range<u64>) -> impl Iterator<Item = SampleId> {
+        positions.map(|position| self.at(position))
+    }
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// A sampler and the data of a loader.
+#[derive(Debug)]
+pub(crate) struct Sampling {
+    sampler: Box<dyn Sampler>,
+    manifest: Arc<Manifest>,
+    /// Of all samples, once they are listed.
+    whole: OnceLock<Result<Orders>>,
+}
+
+impl Sampling {
+    pub(crate) fn new(sampler: Box<dyn Sampler>, manifest: Arc<Manifest>) -> Arc<Self> {
+        Arc::new(Self { sampler, manifest, whole: OnceLock::new() })
+    }
+
+    pub(crate) fn identity(&self) -> String {
+        self.sampler.identity()
+    }
+
+    /// Finds what is wrong with the sampler before an epoch does, as far as can be told without a wait.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.manifest.known() {
+            Known::All(_) => self.orders().map(drop),
+            // Of no samples: what is wrong with these data is told when they are listed.
+            Known::AtLeast(_) => Ok(()),
+        }
+    }
+
+    /// The orders over all samples. Waits for the end of the listing.
+    pub(crate) fn orders(&self) -> Result<&Orders> {
+        self.manifest.complete()?;
+        let made = self.whole.get_or_init(|| {
+            let orders = self.sampler.orders(&Scope::new(Arc::clone(&self.manifest)))?;
+            if orders.len == 0 {
+                return Err(self.wrong("the sampler leaves an epoch without samples").mismatch("at least 1", 0));
+            }
+            Ok(orders)
+        });
+        made.as_ref().map_err(Error::clone)
+    }
+
+    pub(crate) fn walk(self: &Arc<Self>, epoch: u64) -> Walk {
+        Walk { sampling: Arc::clone(self), epoch, order: None }
+    }
+
+    fn wrong(&self, message: &str) -> Error {
+        Error::new(ErrorKind::Config, message)
+            .stage(Stage::Sample)
+            .object(format_args!("sampler {}", self.sampler.identity()))
+    }
+}
+
+/// The order of an epoch, as far as its samples are listed.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    sampling: Arc<Sampling>,
+    epoch: u64,
+    /// With how many samples were listed when it was made.
+    order: Option<(Known, Order)>,
+}
+
+impl Walk {
+    /// Of how many positions the sample is settled, where this many samples are listed.
+    ///
+    /// # Errors
+    /// The sampler can't order these data.
+    pub(crate) fn positions(&self, listed: Known) -> Result<Known> {
+        Ok(match listed {
+            Known::All(_) => Known::All(self.sampling.orders()?.len),
+            Known::AtLeast(listed) => Known::AtLeast(self.sampling.sampler.settled(listed)),
+        })
+    }
+
+    /// The samples at `positions`, which must be settled; those beyond the last begin again with the first.
+    ///
+    /// # Errors
+    /// The sampler can't order these data, or names a sample that isn't there.
+    pub(crate) fn ids(&mut self, positions: Range<u64>, listed: Known) -> Result<Vec<SampleId>> {
+        let Self { sampling, epoch, order } = self;
+        let (Known::All(samples) | Known::AtLeast(samples)) = listed;
+        if order.as_ref().is_none_or(|(of, _)| *of != listed) {
+            let made = match listed {
+                Known::All(_) => sampling.orders()?.order(*epoch),
+                Known::AtLeast(_) => {
+                    let scope = Scope::first(Arc::clone(&sampling.manifest), samples);
+                    sampling.sampler.orders(&scope)?.order(*epoch)
+                }
+            };
+            *order = Some((listed, made));
+        }
+        let (_, order) = order.as_mut().expect("it was just made");
+        let len = order.len;
+        let ids = positions.map(|position| {
+            let id = order.at(if position < len { position } else { position % len });
+            if id.0 >= samples {
+                return Err(sampling
+                    .wrong(&format!("the sampler names a sample that isn't there, at position {position}"))
+                    .mismatch(format_args!("a number below {samples}"), id.0));
+            }
+            Ok(id)
+        });
+        ids.collect()
+    }
+}

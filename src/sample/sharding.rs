@@ -1,0 +1,289 @@
+//! How the order of an epoch is cut into batches, and these into the parts of the ranks.
+
+use std::ops::Range;
+
+use super::wrong;
+use crate::Result;
+use crate::manifest::Known;
+
+/// What becomes of the last global batch of an epoch, where it isn't full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LastBatch {
+    /// It is smaller, and ranks differ by one sample at most.
+    #[default]
+    Short,
+    /// Nobody gets its samples.
+    Drop,
+    /// It is filled up with the first samples of the same order.
+    Pad,
+}
+
+/// How the global order is cut into batches, and which part of each is this rank's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharding {
+    /// Samples in a global batch.
+    global: u64,
+    rank: u64,
+    world_size: u64,
+    last: LastBatch,
+}
+
+/// One batch of one rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchSpan {
+    /// Positions in the global order; empty where the last global batch has fewer samples than there are ranks. Those
+    /// beyond the end are padding, and begin again with position 0.
+    pub positions: Range<u64>,
+    /// How many of them are beyond the end.
+    pub padding: u64,
+    /// Where the global batch ends, over all ranks and without padding: what has been delivered once this batch has.
+    pub end: u64,
+}
+
+impl Sharding {
+    /// Batches of `batch_size` samples for each of `world_size` ranks.
+    ///
+    /// # Errors
+    /// A batch size or world size of 0; a rank that isn't below the world size.
+    pub fn new(batch_size: usize, rank: usize, world_size: usize) -> Result<Self> {
+        if batch_size == 0 {
+            return Err(wrong("a batch needs samples")
+                .mismatch("a batch_size of at least 1", 0)
+                .hint("call .batch_size(n) with the number of samples that one rank takes per step"));
+        }
+        let global = (batch_size as u64).saturating_mul(world_size as u64);
+        Self::of(global, rank, world_size)
+    }
+
+    /// Batches of `samples` over all of `world_size` ranks: each rank gets its share of these, rounded up or down.
+    ///
+    /// # Errors
+    /// A world size of 0, or of more than there are samples; a rank that isn't below it.
+    pub fn global(samples: usize, rank: usize, world_size: usize) -> Result<Self> {
+        if samples < world_size.max(1) {
+            return Err(wrong("a global batch needs samples for every rank")
+                .mismatch(format_args!("a global_batch_size of at least {}", world_size.max(1)), samples)
+                .hint("call .global_batch_size(n) with the number of samples that all ranks together take per step"));
+        }
+        Self::of(samples as u64, rank, world_size)
+    }
+
+    fn of(global: u64, rank: usize, world_size: usize) -> Result<Self> {
+        if world_size == 0 {
+            return Err(wrong("there must be a rank")
+                .mismatch("a world size of at least 1", 0)
+                .hint("call .shard(rank, world_size) with the number of processes that train together"));
+        }
+        if rank >= world_size {
+            return Err(wrong("ranks count from 0")
+                .mismatch(format_args!("a rank below the world size of {world_size}"), rank)
+                .hint(format!("number the processes 0 to {}", world_size - 1)));
+        }
+        Ok(Self { global, rank: rank as u64, world_size: world_size as u64, last: LastBatch::default() })
+    }
+
+    /// What becomes of the last global batch; it is short by default.
+    #[must_use]
+    pub fn last(mut self, last: LastBatch) -> Self {
+        self.last = last;
+        self
+    }
+
+    /// Most samples in one batch of one rank.
+    pub fn batch_size(&self) -> u64 {
+        self.global.div_ceil(self.world_size)
+    }
+
+    /// Ranks that share each global batch.
+    pub fn world_size(&self) -> u64 {
+        self.world_size
+    }
+
+    /// What becomes of the last global batch.
+    pub fn last_batch(&self) -> LastBatch {
+        self.last
+    }
+
+    /// This rank's batches from `position` of the global order on. All ranks get the same number of them.
+    pub fn batches(self, samples: u64, position: u64) -> impl Iterator<Item = BatchSpan> {
+        let mut spans = self.spans(position);
+        std::iter::from_fn(move || spans.next(Known::All(samples)))
+    }
+
+    /// As [`batches`](Self::batches), for a number of samples that is told little by little.
+    pub fn spans(self, position: u64) -> Spans {
+        Spans { sharding: self, start: position }
+    }
+
+    /// How many batches that is.
+    pub fn batch_count(&self, samples: u64, position: u64) -> u64 {
+        let left = samples.saturating_sub(position);
+        if self.last == LastBatch::Drop { left / self.global } else { left.div_ceil(self.global) }
+    }
+}
+
+/// Batches of one rank, as far as the number of samples is known.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    sharding: Sharding,
+    /// Where the next global batch begins.
+    start: u64,
+}
+
+impl Spans {
+    /// The next batch. `None` where more must be known for it; where all is known, at the end.
+    pub fn next(&mut self, known: Known) -> Option<BatchSpan> {
+        let Sharding { global, rank, world_size, last } = self.sharding;
+        let (Known::AtLeast(samples) | Known::All(samples)) = known;
+        let left = samples.saturating_sub(self.start);
+        let whole_only = last == LastBatch::Drop || matches!(known, Known::AtLeast(_));
+        if left == 0 || (left < global && whole_only) {
+            return None;
+        }
+        let taken = if last == LastBatch::Pad { global } else { left.min(global) };
+        // In 128 bits, since a rank times a count may not fit 64.
+        let cut = |rank: u64| (u128::from(taken) * u128::from(rank) / u128::from(world_size)) as u64;
+        let own = cut(rank)..cut(rank + 1);
+        let padding = own.end.saturating_sub(own.start.max(left));
+        let positions = self.start.saturating_add(own.start)..self.start.saturating_add(own.end);
+        self.start += left.min(taken);
+        Some(BatchSpan { positions, padding, end: self.start })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    fn positions(sharding: Sharding, samples: u64, from: u64) -> Vec<BatchSpan> {
+        sharding.batches(samples, from).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_is_said() {
+        for (sharding, said) in [
+            (Sharding::new(0, 0, 1), "batch_size of at least 1"),
+            (Sharding::new(1, 0, 0), "world size of at least 1"),
+            (Sharding::new(1, 4, 4), "a rank below the world size of 4"),
+            (Sharding::global(0, 0, 1), "global_batch_size of at least 1, got 0"),
+            (Sharding::global(3, 0, 4), "global_batch_size of at least 4, got 3"),
+            (Sharding::global(3, 0, 0), "world size of at least 1"),
+        ] {
+            let error = sharding.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+
+    fn last() -> impl Strategy<Value = LastBatch> {
+        prop::sample::select(vec![LastBatch::Short, LastBatch::Drop, LastBatch::Pad])
+    }
+
+    proptest! {
+        /// However the ranks are counted, and wherever a run stops and goes on with another number of them, each
+        /// position is one rank's, once, and all ranks have equally many batches.
+        #[test]
+        fn every_position_once_over_all_ranks_and_stops(
+            samples in 0u64..500, batch in 1usize..20, worlds in prop::collection::vec((1usize..9, 1usize..5), 1..6),
+            global: bool,
+        ) {
+            let mut seen = vec![0; samples as usize];
+            let mut from = 0;
+            let last = worlds.len() - 1;
+            let sharding = |rank, world| {
+                if global { Sharding::global(batch + 8, rank, world) } else { Sharding::new(batch, rank, world) }.unwrap()
+            };
+            for (turn, &(world, steps)) in worlds.iter().enumerate() {
+                let steps = if turn == last { usize::MAX } else { steps };
+                let ranks: Vec<_> = (0..world).map(|rank| positions(sharding(rank, world), samples, from)).collect();
+                for spans in &ranks {
+                    prop_assert_eq!(spans.len(), ranks[0].len());
+                    let count = sharding(0, world).batch_count(samples, from);
+                    prop_assert_eq!(spans.len() as u64, count);
+                    for (span, first) in spans.iter().zip(&ranks[0]).take(steps) {
+                        prop_assert_eq!(span.end, first.end);
+                        prop_assert!(span.positions.end - span.positions.start <= sharding(0, world).batch_size());
+                        span.positions.clone().for_each(|position| seen[position as usize] += 1);
+                    }
+                }
+                from = ranks[0].iter().take(steps).next_back().map_or(from, |span| span.end);
+            }
+            prop_assert!(seen.iter().all(|&times| times == 1), "{:?}", seen);
+        }
+
+        /// Told little by little or at once, the batches are the same; and none is told before it is known.
+        #[test]
+        fn batches_are_the_same_however_samples_become_known(
+            mut told in prop::collection::vec(0u64..300, 1..8), batch in 1usize..20, world in 1usize..5, last in last(),
+        ) {
+            told.sort_unstable();
+            let samples = told.last().copied().unwrap_or(0);
+            for rank in 0..world {
+                let sharding = Sharding::new(batch, rank, world).unwrap().last(last);
+                let (mut spans, mut early) = (sharding.spans(0), Vec::new());
+                for &known in &told {
+                    while let Some(span) = spans.next(Known::AtLeast(known)) {
+                        prop_assert!(span.end <= known);
+                        early.push(span);
+                    }
+                }
+                early.extend(std::iter::from_fn(|| spans.next(Known::All(samples))));
+                prop_assert_eq!(early, positions(sharding, samples, 0));
+            }
+        }
+
+        #[test]
+        fn drop_last_gives_full_batches_alone(samples in 0u64..500, batch in 1usize..20, world in 1usize..6) {
+            for rank in 0..world {
+                let sharding = Sharding::new(batch, rank, world).unwrap().last(LastBatch::Drop);
+                for span in positions(sharding, samples, 0) {
+                    prop_assert_eq!(span.positions.end - span.positions.start, batch as u64);
+                    prop_assert_eq!(span.padding, 0);
+                }
+            }
+        }
+
+        /// All batches are full on all ranks; what is no padding is each position once, and the padding goes on from there.
+        #[test]
+        fn padded_batches_are_full_and_say_what_fills_them(
+            samples in 1u64..500, from in 0u64..500, batch in 1usize..20, world in 1usize..6,
+        ) {
+            let from = from.min(samples);
+            let ranks: Vec<_> = (0..world)
+                .map(|rank| positions(Sharding::new(batch, rank, world).unwrap().last(LastBatch::Pad), samples, from))
+                .collect();
+            let mut seen = Vec::new();
+            for step in 0..ranks[0].len() {
+                for spans in &ranks {
+                    let BatchSpan { positions, padding, end } = &spans[step];
+                    prop_assert_eq!(positions.end - positions.start, batch as u64);
+                    prop_assert_eq!(*padding, positions.clone().filter(|position| *position >= samples).count() as u64);
+                    prop_assert!(*end == samples || step + 1 < spans.len());
+                    seen.extend(positions.clone());
+                }
+            }
+            let end = from + seen.len() as u64;
+            prop_assert!(seen.into_iter().eq(from..end));
+            prop_assert!(end >= samples && end - samples < (batch * world) as u64);
+        }
+    }
+
+    /// The same global batches whatever the number of ranks, and ranks that differ by a sample at most.
+    #[test]
+    fn global_batches_are_the_same_at_any_number_of_ranks() {
+        for world in 1..=10 {
+            let ranks: Vec<_> =
+                (0..world).map(|rank| positions(Sharding::global(10, rank, world).unwrap(), 25, 0)).collect();
+            for spans in &ranks {
+                assert_eq!(spans.iter().map(|span| span.end).collect::<Vec<_>>(), [10, 20, 25]);
+                for (span, all) in spans.iter().zip([10, 10, 5]) {
+                    let own = (span.positions.end - span.positions.start) as usize;
+                    assert!((all / world..=all.div_ceil(world)).contains(&own), "{own} of {all} by {world}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Orders of all samplers: frozen, whole, and as random as they say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::manifest::tests::{manifest, object};
+use crate::manifest::{Known, Manifest};
+
+/// Samples of several folders, in proportions of 8, 4, 2, 1 and 1, some of them in none.
+fn data(samples: u64) -> Arc<Manifest> {
+    let folder = |index: u64| {
+        ["a/", "b/", "a/", "c/", "a/", "b/", "a/", "", "a/", "b/", "a/", "c/", "a/", "b/", "a/", "d/"]
+            [(index % 16) as usize]
+    };
+    let mut names: Vec<_> = (0..samples).map(|index| format!("p/{}{index:06}", folder(index))).collect();
+    names.sort_unstable();
+    Arc::new(manifest(&names.iter().map(|name| object(name, 10)).collect::<Vec<_>>()))
+}
+
+fn ids(sampler: &dyn Sampler, manifest: &Arc<Manifest>, epoch: u64) -> Vec<u64> {
+    let orders = sampler.orders(&Scope::new(Arc::clone(manifest))).unwrap();
+    orders.order(epoch).ids(0..orders.len()).map(|id| id.0).collect()
+}
+
+fn weights(samples: u64) -> Vec<f64> {
+    (0..samples).map(|index| (index % 5) as f64).collect()
+}
+
+/// Three parts of `b/` or of the rest to one of `a/`.
+fn mixture(manifest: &Arc<Manifest>, seed: u64, length: EpochLength) -> Mixture {
+    let often = Subset::below(manifest, "p/a/").unwrap().then(Shuffle::new(seed));
+    let rest = Subset::filter(manifest, |entry| !entry.name.starts_with("p/a/")).unwrap().then(Shuffle::new(seed));
+    Mixture::new(seed).add(rest, 3.0).add(often, 1.0).epoch_length(length)
+}
+
+/// One of each that gives every sample once.
+fn whole(seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
+    vec![
+        Box::new(Sequential),
+        Box::new(Shuffle::new(seed)),
+        Box::new(WindowShuffle::new(seed, size)),
+        Box::new(BlockShuffle::new(seed, size, 3)),
+        Box::new(BlockShuffle::new(seed, 3, size)),
+        Box::new(Stratified::by_label(seed)),
+    ]
+}
+
+/// One of each.
+fn all(samples: u64, seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
+    let half = || Subset::range(samples / 2..samples);
+    let mut all = whole(seed, size);
+    all.extend(whole(seed, size).into_iter().map(|sampler| Box::new(half().then(sampler)) as Box<dyn Sampler>));
+    let heavy = (0..samples).map(|index| (index + 1) as f64).collect::<Vec<_>>();
+    all.push(Box::new(Weighted::new(seed, &heavy).unwrap()));
+    all.push(Box::new(Weighted::new(seed, &heavy).unwrap().samples(2 * samples)));
+    all.push(Box::new(Weighted::without_replacement(seed, &heavy).unwrap()));
+    all.push(Box::new(Weighted::without_replacement(seed, &heavy).unwrap().samples(samples.div_ceil(2))));
+    all
+}
+
+/// Never to be changed: a saved state means these orders.
+#[test]
+fn golden() {
+    let manifest = data(20);
+    let found: Vec<_> = [
+        Box::new(Shuffle::new(42)) as Box<dyn Sampler>,
+        Box::new(WindowShuffle::new(42, 7)),
+        Box::new(BlockShuffle::new(42, 3, 2)),
+        Box::new(Stratified::by_label(42)),
+        Box::new(Weighted::new(42, &weights(20)).unwrap()),
+        Box::new(Weighted::without_replacement(42, &weights(20)).unwrap()),
+        Box::new(Subset::ids([3, 1, 4, 15, 9, 4].map(SampleId)).then(Shuffle::new(42))),
+        Box::new(mixture(&manifest, 42, EpochLength::Samples(20))),
+    ]
+    .iter()
+    .map(|sampler| (sampler.identity(), ids(sampler, &manifest, 1)))
+    .collect();
+    let wanted: Vec<(String, Vec<u64>)> = serde_json::from_str(include_str!("golden/orders.json")).unwrap();
+    assert_eq!(found, wanted, "{}", serde_json::to_string(&found).unwrap());
+}
+
+/// Never to be changed: a saved state means this order.
+#[test]
+fn golden_windows() {
+    let order = |samples, window, epoch| {
+        let scope = Scope::new(data(16)).some(samples, |number| number);
+        WindowShuffle::new(42, window).orders(&scope).unwrap().order(epoch)
+    };
+    assert_eq!(order(10, 4, 1).ids(0..10).map(|id| id.0).collect::<Vec<_>>(), [3, 0, 2, 1, 4, 5, 7, 6, 9, 8]);
+    let mut order = order(1_000_000, 100_000, 0);
+    assert_eq!(
+        [0, 1, 99_999, 100_000, 999_999].map(|position| order.at(position).0),
+        [19_512, 14_732, 20_499, 189_176, 984_524]
+    );
+}
+
+proptest! {
+    /// Asked anywhere, in any order, a sampler says what it says when it is asked one after another.
+    #[test]
+    fn random_access(samples in 1u64..200, seed: u64, size in 1u64..40, epoch in 0u64..3, jumps in prop::collection::vec(any::<prop::sample::Index>(), 20)) {
+        let manifest = data(samples);
+        for sampler in all(samples, seed, size) {
+            let ids = ids(&sampler, &manifest, epoch);
+            let mut order = sampler.orders(&Scope::new(Arc::clone(&manifest))).unwrap().order(epoch);
+            for at in jumps.iter().map(|jump| jump.index(ids.len())) {
+                prop_assert_eq!(order.at(at as u64).0, ids[at], "{:?}", sampler);
+            }
+        }
+    }
+
+    #[test]
+    fn every_sample_once(samples in 1u64..300, seed: u64, size in 1u64..40, epoch in 0u64..3) {
+        let manifest = data(samples);
+        for sampler in whole(seed, size) {
+            let mut ids = ids(&sampler, &manifest, epoch);
+            ids.sort_unstable();
+            prop_assert!(ids.into_iter().eq(0..samples), "{:?}", sampler);
+            let half = Subset::ids((0..samples).step_by(2).map(SampleId)).then(sampler);
+            let mut ids = self::ids(&half, &manifest, epoch);
+            ids.sort_unstable();
+            prop_assert!(ids.into_iter().eq((0..samples).step_by(2)), "{:?}", half);
+        }
+    }
+
+    /// Each window holds what it held in order of names; and what is settled of an order before all samples are listed is
+    /// what it turns out to be.
+    #[test]
+    fn windows_are_shuffled_each_within_itself(
+        samples in 1u64..500, window in 1u64..200, seed: u64, epoch in 0u64..3, listed in 1u64..500,
+    ) {
+        let manifest = data(samples);
+        let sampler = WindowShuffle::new(seed, window);
+        let ids = ids(&sampler, &manifest, epoch);
+        for (number, ids) in (0..).zip(ids.chunks(window as usize)) {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            prop_assert!(ids.into_iter().eq(number * window..samples.min((number + 1) * window)));
+        }
+        let listed = listed.min(samples);
+        let settled = sampler.settled(listed);
+        let early = Scope::new(manifest).some(listed, |number| number);
+        let mut early = sampler.orders(&early).unwrap().order(epoch);
+        prop_assert!(early.ids(0..settled).map(|id| id.0).eq(ids[..settled as usize].iter().copied()));
+    }
+
+    /// Samples of a group come from no more blocks than are mixed in it.
+    #[test]
+    fn blocks_stay_together(samples in 1u64..500, block in 1u64..50, mixed in 1u64..8, seed: u64) {
+        let ids = ids(&BlockShuffle::new(seed, block, mixed), &data(samples), 0);
+        let mut blocks_left: BTreeSet<u64> = (0..samples.div_ceil(block)).collect();
+        let mut ids = ids.into_iter();
+        while !blocks_left.is_empty() {
+            // The next group: as many samples as its blocks have, which the short one tells.
+            let group: Vec<u64> = ids.as_slice().iter().take((block * mixed) as usize).map(|id| id / block).collect();
+            let mut seen = BTreeSet::new();
+            let mut taken = 0;
+            for of in group {
+                if !seen.contains(&of) && seen.len() as u64 == mixed {
+                    break;
+                }
+                seen.insert(of);
+                taken += 1;
+            }
+            let whole: u64 = seen.iter().map(|of| block.min(samples - of * block)).sum();
+            prop_assert_eq!(taken, whole, "blocks {:?}", seen);
+            ids.by_ref().take(taken as usize).for_each(drop);
+            for of in seen {
+                prop_assert!(blocks_left.remove(&of));
+            }
+        }
+    }
+
+    /// Any stretch has each label by its share, but for six samples; see `interleave`.
+    #[test]
+    fn strata_are_in_proportion_in_every_stretch(samples in 1u64..600, seed: u64, from: prop::sample::Index, len: prop::sample::Index) {
+        let manifest = data(samples);
+        let ids = ids(&Stratified::by_label(seed), &manifest, 0);
+        let label = |id: &u64| manifest.facts(*id).unwrap().label;
+        let counted = |ids: &[u64]| {
+            ids.iter().map(label).fold(BTreeMap::new(), |mut counts: BTreeMap<_, f64>, label| {
+                *counts.entry(label).or_default() += 1.0;
+                counts
+            })
+        };
+        let from = from.index(ids.len());
+        let stretch = &ids[from..=from + len.index(ids.len() - from)];
+        let there = counted(stretch);
+        for (label, all) in counted(&ids) {
+            let share = all * stretch.len() as f64 / samples as f64;
+            let there = there.get(&label).copied().unwrap_or(0.0);
+            prop_assert!((there - share).abs() < 6.0, "{} of {} in {:?}", there, share, stretch);
+        }
+    }
+}
+
+/// Blocks of 10: each is as often at each of 10 places (81 degrees of freedom; 99.9th percentile 125), and few pairs of
+/// neighbours stay neighbours.
+#[test]
+fn blocks_are_as_likely_at_every_place_and_their_samples_mixed() {
+    const RUNS: u64 = 4_000;
+    let scope = Scope::new(data(100));
+    let orders = BlockShuffle::new(5, 10, 2).orders(&scope).unwrap();
+    let mut counts = [[0f64; 10]; 10];
+    let mut neighbours = 0;
+    for epoch in 0..RUNS {
+        let ids: Vec<_> = orders.order(epoch).ids(0..100).map(|id| id.0).collect();
+        neighbours += ids.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count() as u64;
+        // One sample of each group, which is of either of its two blocks equally often.
+        (0..10).for_each(|place| counts[place][(ids[place * 10] / 10) as usize] += 1.0);
+    }
+    let wanted = RUNS as f64 / 10.0;
+    let chi: f64 = counts.iter().flatten().map(|count| (count - wanted).powi(2) / wanted).sum();
+    assert!(chi < 125.0, "chi-square {chi}");
+    // Of 20 samples of two blocks 18 pairs are neighbours, and a pair is side by side in 2 of 20 orders; five groups.
+    let wanted = RUNS as f64 * 5.0 * 1.8;
+    assert!((neighbours as f64 - wanted).abs() < 0.03 * wanted, "{neighbours} pairs, {wanted} wanted");
+}
+
+/// Draws with replacement come one by one, so that a resume at any place costs a draw.
+#[test]
+fn samples_of_no_weight_are_never_drawn() {
+    let manifest = data(100);
+    for epoch in 0..20 {
+        for sampler in [
+            Weighted::new(3, &weights(100)).unwrap().samples(500),
+            Weighted::without_replacement(3, &weights(100)).unwrap(),
+        ] {
+            assert!(ids(&sampler, &manifest, epoch).iter().all(|id| id % 5 > 0));
+        }
+    }
+    let once = ids(&Weighted::without_replacement(3, &weights(100)).unwrap(), &manifest, 0);
+    assert_eq!((once.len(), once.iter().collect::<BTreeSet<_>>().len()), (80, 80));
+}
+
+#[test]
+fn epochs_and_seeds_give_other_orders() {
+    let manifest = data(64);
+    let mut seen = BTreeSet::new();
+    let mut identities = BTreeSet::new();
+    for seed in [1, 2] {
+        for sampler in all(64, seed, 16) {
+            identities.insert(sampler.identity());
+            for epoch in [0, 1] {
+                seen.insert(ids(&sampler, &manifest, epoch));
+            }
+        }
+    }
+    // 16 samplers, two of which have no seed; the fewer weighted draws are the first of all of them, but fewer.
+    assert_eq!((identities.len(), seen.len()), (2 * 14 + 2, 4 * 14 + 2));
+}
+
+#[test]
+fn what_no_order_can_be_made_of_is_said() {
+    let manifest = data(10);
+    let scope = Scope::new(Arc::clone(&manifest));
+    let other = data(11);
+    for (sampler, said) in [
+        (Box::new(WindowShuffle::new(1, 0)) as Box<dyn Sampler>, "at least 1"),
+        (Box::new(BlockShuffle::new(1, 0, 1)), "0 and 1"),
+        (Box::new(BlockShuffle::new(1, 1, 0)), "1 and 0"),
+        (Box::new(Subset::range(4..4)), "no samples"),
+        (Box::new(Subset::range(4..11)), "wanted indexes below 10, got 10"),
+        (Box::new(Subset::ids([])), "no samples"),
+        (Box::new(Subset::ids([SampleId(u64::MAX)])), "indexes below 10"),
+        (Box::new(Subset::filter(&other, |entry| entry.name.ends_with('1')).unwrap()), "other data"),
+        (Box::new(Subset::range(0..3).then(Subset::range(0..4))), "indexes below 3"),
+        (Box::new(Weighted::new(1, &[1.0; 9]).unwrap()), "10 weights, got 9"),
+        (Box::new(Weighted::without_replacement(1, &weights(10)).unwrap().samples(9)), "at most the 8 samples"),
+    ] {
+        let error = sampler.orders(&scope).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+/// A sampler that is wrong at one position, or leaves nothing.
+#[derive(Debug)]
+struct Wrong(u64);
+
+impl Sampler for Wrong {
+    fn identity(&self) -> String {
+        "wrong".into()
+    }
+
+    fn orders(&self, scope: &Scope) -> crate::Result<Orders> {
+        let samples = scope.len();
+        Ok(Orders::new(self.0, move |_| move |position| if position == 3 { samples } else { position }))
+    }
+}
+
+#[test]
+fn a_sampler_that_names_no_sample_is_an_error_that_names_it() {
+    for sampler in [Box::new(Wrong(5)) as Box<dyn Sampler>, Box::new(Subset::range(0..10).then(Wrong(5)))] {
+        let sampling = Sampling::new(sampler, data(10));
+        let mut walk = sampling.walk(0);
+        assert_eq!(walk.positions(Known::All(10)).unwrap(), Known::All(5));
+        assert_eq!(walk.ids(0..3, Known::All(10)).unwrap(), [0, 1, 2].map(SampleId));
+        // What fills up the last batch is the first of the order.
+        assert_eq!(walk.ids(4..7, Known::All(10)).unwrap(), [4, 0, 1].map(SampleId));
+        let error = walk.ids(2..5, Known::All(10)).unwrap_err();
+        assert!(error.to_string().contains("wrong") && error.to_string().contains("a number below 10"), "{error}");
+    }
+    let nothing = Sampling::new(Box::new(Wrong(0)), data(10));
+    assert!(nothing.walk(0).positions(Known::All(10)).unwrap_err().to_string().contains("without samples"));
+}
+
+/// In any number of epochs a part has its share, and none of its samples comes once more before all have come.
+#[test]
+fn parts_of_a_mixture_go_on_from_epoch_to_epoch() {
+    let manifest = data(200);
+    let often: BTreeSet<u64> = (0..200).filter(|id| manifest.get(*id).unwrap().name.starts_with("p/a/")).collect();
+    for (length, samples, both) in [
+        (EpochLength::UntilFirst, 133, [100, 33]),
+        (EpochLength::UntilAll, 400, [300, 100]),
+        (EpochLength::Samples(1_000), 1_000, [750, 250]),
+        (EpochLength::Samples(8), 8, [6, 2]),
+    ] {
+        let orders = mixture(&manifest, 5, length).orders(&Scope::new(Arc::clone(&manifest))).unwrap();
+        assert_eq!(orders.len(), samples);
+        let mut times = vec![0; 200];
+        for epoch in 0..40 {
+            let mut counts = [0, 0];
+            for id in orders.order(epoch).ids(0..samples) {
+                let part = usize::from(often.contains(&id.0));
+                // Each part has a hundred samples.
+                assert_eq!(times[id.0 as usize], (epoch * both[part] + counts[part]) / 100, "{id:?} in epoch {epoch}");
+                times[id.0 as usize] += 1;
+                counts[part] += 1;
+            }
+            assert_eq!(counts, both);
+        }
+    }
+}
+
+#[test]
+fn folders_are_found_by_their_names() {
+    let manifest = data(100);
+    for (prefix, wanted) in [("p/a/", 50), ("p/b/", 25), ("p/d/", 6), ("p/", 100), ("", 100), ("p/0", 6)] {
+        let chosen = ids(&Subset::below(&manifest, prefix).unwrap(), &manifest, 0);
+        assert_eq!(chosen.len(), wanted, "{prefix}");
+        assert!(chosen.iter().all(|id| manifest.get(*id).unwrap().name.starts_with(prefix)));
+    }
+    for prefix in ["p/aa", "q", "p/z/", "a"] {
+        let none = Subset::below(&manifest, prefix).unwrap();
+        assert!(none.orders(&Scope::new(Arc::clone(&manifest))).unwrap_err().to_string().contains("no samples"));
+    }
+}

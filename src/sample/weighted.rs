@@ -1,0 +1,350 @@
+//! Samples drawn by weights.
+
+use std::sync::Arc;
+
+use super::permutation::{keys, mix, scale};
+use super::sampler::{Orders, Sampler, Scope};
+use super::subset::fingerprint;
+use super::wrong;
+use crate::Result;
+
+/// Samples drawn by weights: with replacement, where a sample of twice the weight comes twice as often, and one of
+/// weight 0 never; or without, where it comes at most once in an epoch, and sooner.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use dataflux::store::{Client, MemoryStore};
+/// use dataflux::sample::Weighted;
+/// use dataflux::{DataLoader, DatafluxDataset};
+/// # let store = MemoryStore::new();
+/// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{}/{n:03}.png", if n % 10 == 0 { "rare" } else { "often" }), "x"));
+/// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+///
+/// // Every label as often as every other.
+/// let manifest = dataset.manifest();
+/// let label = |index| manifest.get(index).and_then(|entry| entry.label).unwrap_or(0) as usize;
+/// let mut samples = vec![0.0; manifest.labels().len()];
+/// (0..manifest.len()).for_each(|index| samples[label(index)] += 1.0);
+/// let weights: Vec<_> = (0..manifest.len()).map(|index| 1.0 / samples[label(index)]).collect();
+/// let loader = DataLoader::builder(dataset).batch_size(100).sampler(Weighted::new(42, &weights)?).build()?;
+/// let batch = loader.epoch(0)?.next().expect("a batch")?;
+/// assert!((30..=70).contains(&batch.names().filter(|name| name.contains("rare")).count()));
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Weighted {
+    seed: u64,
+    /// Draws in an epoch; `None` for as many as is usual.
+    samples: Option<u64>,
+    /// Of the weights.
+    fingerprint: String,
+    draws: Draws,
+}
+
+#[derive(Clone, Debug)]
+enum Draws {
+    WithReplacement(Arc<[Cell]>),
+    Without(Arc<[f64]>),
+}
+
+/// A sample's part of an alias table (Walker, 1977): drawn with all others equally often, it stands for itself in `keep` of
+/// 2^32 cases and for another sample in the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cell {
+    keep: u32,
+    other: u32,
+}
+
+impl Weighted {
+    /// With replacement, by one weight for each sample in byte order of names. An epoch has as many draws as there are
+    /// samples unless [told otherwise](Self::samples). It takes 8 bytes for each sample; a draw is a hash of seed, epoch
+    /// and position and a look into a table, so any of them is had at once.
+    ///
+    /// # Errors
+    /// Weights that are negative, no numbers, or all 0; more than 2^32 of them.
+    pub fn new(seed: u64, weights: &[f64]) -> Result<Self> {
+        let sum = check(weights)?;
+        let draws = Draws::WithReplacement(alias(weights, sum).into());
+        Ok(Self { seed, samples: None, fingerprint: of(weights), draws })
+    }
+
+    /// Without replacement: as if samples were drawn one after another, each by its weight among those that are left. An
+    /// epoch has all samples of a weight above 0 unless [told otherwise](Self::samples). It takes 8 bytes for each
+    /// sample, 4 more in each epoch that lives, and 16 more while an epoch starts, which sorts them: some tenths of a
+    /// second for a million.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn without_replacement(seed: u64, weights: &[f64]) -> Result<Self> {
+        check(weights)?;
+        Ok(Self { seed, samples: None, fingerprint: of(weights), draws: Draws::Without(weights.into()) })
+    }
+
+    /// So many samples in an epoch, at least 1. Without replacement no more than there are of a weight above 0.
+    #[must_use]
+    pub fn samples(mut self, samples: u64) -> Self {
+        self.samples = Some(samples);
+        self
+    }
+}
+
+fn of(weights: &[f64]) -> String {
+    fingerprint(weights.iter().map(|weight| weight.to_bits().to_le_bytes()))
+}
+
+/// The sum of the weights.
+fn check(weights: &[f64]) -> Result<f64> {
+    const HINT: &str = "give each sample a weight of 0 or more, and one of them more than 0";
+    if u32::try_from(weights.len()).is_err() {
+        return Err(wrong("there are too many weights").mismatch("fewer than 2^32", weights.len()));
+    }
+    if let Some((index, weight)) =
+        weights.iter().enumerate().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0))
+    {
+        return Err(wrong("this can't be a weight")
+            .mismatch("a number, 0 or more", format_args!("{weight} of sample {index}"))
+            .hint(HINT));
+    }
+    let sum: f64 = weights.iter().sum();
+    if !(sum.is_finite() && sum > 0.0) {
+        return Err(wrong("nothing can be drawn by these weights").mismatch("a sum above 0", sum).hint(HINT));
+    }
+    Ok(sum)
+}
+
+/// The table of these weights (Vose, 1991). Nothing but sums, products and quotients, which are the same on all machines.
+fn alias(weights: &[f64], sum: f64) -> Vec<Cell> {
+    /// All cases of a cell.
+    const ALL: f64 = 4_294_967_296.0;
+    let scale = weights.len() as f64 / sum;
+    let mut shares: Vec<f64> = weights.iter().map(|weight| weight * scale).collect();
+    let mut cells: Vec<_> = (0..weights.len() as u32).map(|own| Cell { keep: u32::MAX, other: own }).collect();
+    let indexes = || 0..weights.len() as u32;
+    let mut small: Vec<_> = indexes().filter(|&index| shares[index as usize] < 1.0).collect();
+    let mut large: Vec<_> = indexes().filter(|&index| shares[index as usize] >= 1.0).collect();
+    while let Some(&rich) = large.last()
+        && let Some(poor) = small.pop()
+    {
+        let share = shares[poor as usize];
+        cells[poor as usize] = Cell { keep: (share * ALL) as u32, other: rich };
+        let left = &mut shares[rich as usize];
+        *left -= 1.0 - share;
+        if *left < 1.0 {
+            large.pop();
+            small.push(rich);
+        }
+    }
+    // Rounding may leave some that nobody fills up. They are full but for that, or were nothing from the start.
+    let heaviest = (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0) as u32;
+    for poor in small.into_iter().filter(|&poor| weights[poor as usize] == 0.0) {
+        cells[poor as usize] = Cell { keep: 0, other: heaviest };
+    }
+    cells
+}
+
+impl Sampler for Weighted {
+    fn identity(&self) -> String {
+        let kind = match self.draws {
+            Draws::WithReplacement(_) => "weighted",
+            Draws::Without(_) => "weighted-once",
+        };
+        let samples = self.samples.map(|samples| format!(", samples={samples}")).unwrap_or_default();
+        format!("{kind}(seed={}, weights={}{samples})", self.seed, self.fingerprint)
+    }
+
+    fn orders(&self, scope: &Scope) -> Result<Orders> {
+        let (count, seed) = (scope.len(), self.seed);
+        let weights = match &self.draws {
+            Draws::WithReplacement(cells) => cells.len(),
+            Draws::Without(weights) => weights.len(),
+        };
+        if weights as u64 != count {
+            return Err(wrong("there must be a weight for each sample")
+                .object(scope.manifest().prefix())
+                .mismatch(format_args!("{count} weights"), weights)
+                .hint("make them for the data set that they are used with"));
+        }
+        match &self.draws {
+            Draws::WithReplacement(cells) => {
+                let cells = Arc::clone(cells);
+                Ok(Orders::new(self.samples.unwrap_or(count), move |epoch| {
+                    let (cells, keys) = (Arc::clone(&cells), keys(&[b"dataflux draws 1"], seed, epoch));
+                    move |position| draw(&cells, keys, position)
+                }))
+            }
+            Draws::Without(weights) => {
+                let most = weights.iter().filter(|&&weight| weight > 0.0).count() as u64;
+                let samples = self.samples.unwrap_or(most);
+                if samples > most {
+                    return Err(wrong("without replacement no sample comes twice")
+                        .mismatch(format_args!("at most the {most} samples of a weight above 0"), samples)
+                        .hint("draw fewer, or with replacement (Weighted::new)"));
+                }
+                let weights = Arc::clone(weights);
+                Ok(Orders::new(samples, move |epoch| {
+                    let drawn = drawn(&weights, samples, keys(&[b"dataflux draws once 1"], seed, epoch));
+                    move |position| u64::from(drawn[position as usize])
+                }))
+            }
+        }
+    }
+}
+
+fn draw(cells: &[Cell], [first, second, third]: [u64; 3], position: u64) -> u64 {
+    let bits = mix(mix(position ^ first) ^ second);
+    let own = scale(bits, cells.len() as u64);
+    let Cell { keep, other } = cells[own as usize];
+    // Other bits, since those above have chosen the cell.
+    let case = (mix(bits ^ third) >> 32) as u32;
+    if case < keep { own } else { u64::from(other) }
+}
+
+/// Each sample waits for a random time, the shorter the more it weighs; the first `samples` in the order of their times are
+/// drawn by their weights (Efraimidis and Spirakis, 2006).
+fn drawn(weights: &[f64], samples: u64, [first, second]: [u64; 2]) -> Box<[u32]> {
+    let times = weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0).map(|(index, weight)| {
+        // From 2^-53 to 1.
+        let even = ((mix(mix(index as u64 ^ first) ^ second) >> 11) + 1) as f64 / (1u64 << 53) as f64;
+        (-logarithm(even) / weight, index as u32)
+    });
+    let mut times: Vec<(f64, u32)> = times.collect();
+    let samples = samples as usize;
+    let order = |a: &(f64, u32), b: &(f64, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+    if samples < times.len() {
+        times.select_nth_unstable_by(samples, order);
+        times.truncate(samples);
+    }
+    times.sort_unstable_by(order);
+    times.into_iter().map(|(_, index)| index).collect()
+}
+
+/// The natural logarithm of a number above 0 that is not subnormal. That of the standard library may differ in its last
+/// digit from one machine to another, and with it an order, which must not.
+fn logarithm(number: f64) -> f64 {
+    let bits = number.to_bits();
+    let mut exponent = (bits >> 52) as i64 - 1_023;
+    let mut mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1_023 << 52);
+    if mantissa > std::f64::consts::SQRT_2 {
+        mantissa /= 2.0;
+        exponent += 1;
+    }
+    // ln(m) = 2 artanh((m - 1) / (m + 1)), whose argument is below 0.172: eleven terms are exact to the last digit or two.
+    let ratio = (mantissa - 1.0) / (mantissa + 1.0);
+    let square = ratio * ratio;
+    let series = (0..11).rev().fold(0.0, |sum, term| sum * square + 1.0 / f64::from(2 * term + 1));
+    exponent as f64 * std::f64::consts::LN_2 + 2.0 * ratio * series
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each sample is drawn with, by the table.
+    fn chances(cells: &[Cell]) -> Vec<f64> {
+        let mut chances = vec![0.0; cells.len()];
+        for (own, cell) in cells.iter().enumerate() {
+            let keep = f64::from(cell.keep) / 4_294_967_296.0;
+            chances[own] += keep / cells.len() as f64;
+            chances[cell.other as usize] += (1.0 - keep) / cells.len() as f64;
+        }
+        chances
+    }
+
+    #[test]
+    fn the_table_has_the_chances_of_the_weights() {
+        for weights in [
+            vec![1.0],
+            vec![1.0; 7],
+            vec![0.0, 1.0, 0.0],
+            vec![0.1, 0.2, 0.3, 0.4, 100.0],
+            (0..1_000).map(|index| f64::from(index % 17)).collect(),
+            vec![f64::MIN_POSITIVE, 1e300, 1e299],
+            (0..997).map(|index| 1.0 / f64::from(index + 1)).collect(),
+        ] {
+            let sum = check(&weights).unwrap();
+            for (chance, weight) in chances(&alias(&weights, sum)).iter().zip(&weights) {
+                assert!((chance - weight / sum).abs() < 1e-9, "{chance} for {weight} of {sum}");
+                assert!(*weight > 0.0 || *chance == 0.0, "a sample of weight 0 is drawn");
+            }
+        }
+    }
+
+    /// Chi-square of 10 samples, of which one has weight 0: 8 degrees of freedom, whose 99.9th percentile is 26.1.
+    #[test]
+    fn draws_are_as_often_as_their_weights_say() {
+        const DRAWS: u64 = 100_000;
+        let weights: Vec<f64> = (0..10).map(f64::from).collect();
+        let cells = alias(&weights, 45.0);
+        for seed in 0..5 {
+            let keys = keys(&[b"dataflux draws 1"], seed, 0);
+            let mut counts = [0f64; 10];
+            (0..DRAWS).for_each(|position| counts[draw(&cells, keys, position) as usize] += 1.0);
+            assert!(counts[0] == 0.0);
+            let chi: f64 = (1..10)
+                .map(|index| (counts[index], DRAWS as f64 * weights[index] / 45.0))
+                .map(|(count, wanted)| (count - wanted).powi(2) / wanted)
+                .sum();
+            assert!(chi < 26.1, "chi-square {chi} of seed {seed}");
+        }
+    }
+
+    /// The first of four is drawn by weight, and the second by weight among the others: 12 pairs, 11 degrees of freedom,
+    /// whose 99.9th percentile is 31.3.
+    #[test]
+    fn without_replacement_each_draw_is_by_the_weights_that_are_left() {
+        const RUNS: u64 = 40_000;
+        let weights = [1.0, 2.0, 3.0, 4.0];
+        let mut counts = [[0f64; 4]; 4];
+        for epoch in 0..RUNS {
+            let drawn = drawn(&weights, 4, keys(&[b"dataflux draws once 1"], 7, epoch));
+            counts[drawn[0] as usize][drawn[1] as usize] += 1.0;
+        }
+        let mut chi = 0.0;
+        for first in 0..4 {
+            for second in (0..4).filter(|second| *second != first) {
+                let wanted = RUNS as f64 * weights[first] / 10.0 * weights[second] / (10.0 - weights[first]);
+                chi += (counts[first][second] - wanted).powi(2) / wanted;
+            }
+        }
+        assert!(chi < 31.3, "chi-square {chi}");
+    }
+
+    #[test]
+    fn fewer_draws_are_the_first_of_all() {
+        let weights: Vec<f64> = (0..500).map(|index| f64::from(index % 7)).collect();
+        let all = drawn(&weights, 428, [1, 2]);
+        let mut once: Vec<_> = all.to_vec();
+        once.sort_unstable();
+        assert!(once.iter().copied().eq((0..500).filter(|index| index % 7 > 0)));
+        for fewer in [1, 2, 100, 427] {
+            assert_eq!(*drawn(&weights, fewer, [1, 2]), all[..fewer as usize]);
+        }
+    }
+
+    #[test]
+    fn logarithms_are_those_of_the_standard_library_but_for_the_last_digits() {
+        for step in 1..10_000 {
+            for number in [f64::from(step) / 10_000.0, 2f64.powi(-53) * f64::from(step)] {
+                let (own, std) = (logarithm(number), number.ln());
+                assert!((own - std).abs() <= std.abs() * 1e-15 + 1e-16, "ln {number}: {own} and {std}");
+            }
+        }
+        assert!(logarithm(1.0).abs() < f64::MIN_POSITIVE);
+    }
+
+    #[test]
+    fn weights_that_cannot_be_are_refused() {
+        for (weights, said) in [
+            (vec![], "sum above 0"),
+            (vec![0.0, 0.0], "sum above 0"),
+            (vec![1.0, -1.0], "-1 of sample 1"),
+            (vec![f64::NAN], "NaN of sample 0"),
+            (vec![f64::MAX, f64::MAX], "sum above 0"),
+        ] {
+            for error in [Weighted::new(1, &weights), Weighted::without_replacement(1, &weights)] {
+                let error = error.unwrap_err().to_string();
+                assert!(error.contains(said), "{error}");
+            }
+        }
+    }
+}
