@@ -1,9 +1,10 @@
 //! A second epoch out of the cache, beside the same bytes read from plain files, one for each sample:
-//! `cargo bench --bench cache -- [--size BYTES] [--samples N] [--times N] [--threads N] [--folder DIR] [--cold]`
+//! `cargo bench --bench cache -- [--size BYTES] [--samples N] [--times N] [--threads N] [--one-buffer] [--folder DIR] [--cold]`
 //!
-//! Both read in the same shuffled order. Files are read by so many threads, each its share, into a buffer of their own,
-//! and are not proved; the loader decodes `Raw` in batches of 256 and proves every sample. They take turns, and medians
-//! are compared. Of files that were just written memory is what is read; `--cold` has the system forget them before each
+//! Both read in the same shuffled order. Files are read by so many threads, each its share, with `fs::read`, are kept until
+//! a batch of 256 is there, and are not proved; the loader decodes `Raw` in such batches and proves every sample. With
+//! `--one-buffer` files are read over one another instead, into a buffer of each thread that never leaves its cache, which
+//! is faster than any use that a batch could be put to. They take turns, and medians are compared. Of files that were just written memory is what is read; `--cold` has the system forget them before each
 //! turn, which takes the rights to (`/proc/sys/vm/drop_caches`).
 
 use std::fs::File;
@@ -17,6 +18,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use dataflux::store::{Client, MemoryStore};
 use dataflux::{Cache, DataLoader, DatafluxDataset, Strategy};
+
+/// Samples in a batch.
+const BATCH: usize = 256;
 
 #[derive(Parser)]
 struct Args {
@@ -32,6 +36,9 @@ struct Args {
     /// Threads that read files [default: one for each core]
     #[arg(long)]
     threads: Option<usize>,
+    /// Read files over one another, instead of keeping those of a batch
+    #[arg(long)]
+    one_buffer: bool,
     /// Where files and cache are
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
@@ -78,7 +85,7 @@ fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, f64, f64)>
     }
     let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://data/")?;
     let cache = Cache::open(folder.join("cache"), (4 * samples * size).max(1 << 30) as u64)?;
-    let loader = DataLoader::builder(dataset).batch_size(256).shuffle(42).strategy(Strategy::Direct);
+    let loader = DataLoader::builder(dataset).batch_size(BATCH).shuffle(42).strategy(Strategy::Direct);
     let loader = loader.cache(cache).build()?;
     let (_, names) = epoch(&loader, 0, true)?;
     // A bucket in memory is faster than a disk, so that some of it is left out at first.
@@ -93,7 +100,7 @@ fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, f64, f64)>
     let (mut files, mut cached) = (Vec::new(), Vec::new());
     for _ in 0..args.times {
         forget(args.cold)?;
-        files.push(read_files(&folder.join("files"), &names, threads, size)?);
+        files.push(read_files(&folder.join("files"), &names, threads, args.one_buffer)?);
         forget(args.cold)?;
         cached.push(epoch(&loader, 0, false)?.0);
     }
@@ -122,15 +129,21 @@ fn epoch(loader: &DataLoader, number: u64, first: bool) -> Result<(f64, Vec<Stri
     Ok((seconds, names))
 }
 
-fn read_files(folder: &Path, names: &[String], threads: usize, size: usize) -> Result<f64> {
+fn read_files(folder: &Path, names: &[String], threads: usize, one_buffer: bool) -> Result<f64> {
     let (next, started) = (AtomicU64::new(0), Instant::now());
     std::thread::scope(|scope| {
         let read = || -> Result<()> {
-            let mut bytes = Vec::with_capacity(size + 1);
+            let (mut bytes, mut batch) = (Vec::new(), Vec::new());
             while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                bytes.clear();
-                File::open(folder.join(name))?.read_to_end(&mut bytes)?;
-                ensure!(bytes.len() == size, "{name}");
+                if one_buffer {
+                    bytes.clear();
+                    File::open(folder.join(name))?.read_to_end(&mut bytes)?;
+                    continue;
+                }
+                if batch.len() == BATCH.div_ceil(threads) {
+                    batch.clear();
+                }
+                batch.push(std::fs::read(folder.join(name))?);
             }
             Ok(())
         };
