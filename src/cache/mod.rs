@@ -205,7 +205,7 @@ impl Cache {
     /// to be on a local disk, and holds nothing but the cache. Processes that share it better all say the same of
     /// `max_bytes`; a claims table of 4 MiB comes on top. Objects of more than a 128th of it, or 2 GiB, are not kept.
     ///
-    /// Reads the index of what is there, some ten million samples a second.
+    /// Reads the index of what is there, 12 bytes a sample, and of segments that nobody has closed the records.
     ///
     /// # Errors
     /// The folder holds something else, or a cache of a newer version; it can't be written to; `max_bytes` is less than 1
