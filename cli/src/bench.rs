@@ -9,7 +9,9 @@ use dataflux::list::Prefix;
 use dataflux::manifest::NamesDigest;
 use dataflux::plan::{Bill, Groups, PriceTable};
 use dataflux::store::{Client, GcsConfig, GcsStore};
-use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, OnError, Raw, Strategy, fetch};
+use dataflux::{
+    Cache, CacheStats, Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, OnError, Raw, Strategy, fetch,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
@@ -45,6 +47,7 @@ What is measured:
   ops, retries          attempts sent to the service, the listing and retries included
   cost_usd              those by the price table, without traffic that leaves the location
   bill                  its parts: calls of class A and B, retrieval, temporary objects and their replication
+  cache                 with --cache: samples read from it and from the bucket, bytes read and written
   leftover_temporaries  temporary objects of this run that are in the bucket at the end
 
 SIGINT and SIGTERM delete what is temporary, then end it with exit code 130 or 143.")]
@@ -120,9 +123,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
 
+    /// Keep samples in this folder on local disk, and read from it what is there: DIR or DIR:BYTES, such as /mnt/cache:1TiB, for
+    /// the most bytes it may take [default: 16GiB]
+    #[arg(long, value_name = "DIR[:BYTES]", value_parser = value::folder_and_bytes)]
+    cache: Option<(PathBuf, Option<u64>)>,
+
     #[command(flatten)]
     filter: FilterArgs,
 }
+
+/// Bytes of a cache unless told otherwise: some hundred thousand images, and less than most disks have free.
+const CACHE: u64 = 16 << 30;
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum Reading {
@@ -167,7 +178,25 @@ struct Report {
     ops: Ops,
     cost_usd: f64,
     bill: Bill,
+    cache: Option<Kept>,
     leftover_temporaries: u64,
+}
+
+#[derive(Clone, Copy, Default, Serialize)]
+struct Kept {
+    hits: u64,
+    misses: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+}
+
+impl std::ops::AddAssign<CacheStats> for Kept {
+    fn add_assign(&mut self, of_epoch: CacheStats) {
+        self.hits += of_epoch.hits;
+        self.misses += of_epoch.misses;
+        self.bytes_read += of_epoch.bytes_read;
+        self.bytes_written += of_epoch.bytes_written;
+    }
 }
 
 #[derive(Serialize)]
@@ -233,6 +262,9 @@ fn loader<D: Decode>(
     if let Some(log) = &args.audit {
         builder = builder.audit(log);
     }
+    if let Some((folder, bytes)) = &args.cache {
+        builder = builder.cache(Cache::open(folder, bytes.unwrap_or(CACHE))?);
+    }
     builder.build()
 }
 
@@ -276,6 +308,7 @@ fn measure<D: Decode>(
         },
         cost_usd: bill.total(),
         bill,
+        cache: args.cache.as_ref().map(|_| epochs.kept),
         // Last, so that this look is no part of what is measured.
         leftover_temporaries: leftover(client, &args.uri, left.len() as u64)?,
     };
@@ -297,6 +330,7 @@ struct Epochs {
     /// Of each epoch.
     seconds: Vec<f64>,
     digest: NamesDigest,
+    kept: Kept,
 }
 
 impl Epochs {
@@ -330,6 +364,7 @@ impl Epochs {
             all.first_batch.get_or_insert(stats.first_batch);
             all.waited += stats.waited;
             all.running += stats.running;
+            all.kept += stats.cache;
             all.groups += stats.groups;
             drop(batches);
             all.seconds.push(started.elapsed().as_secs_f64());
@@ -377,7 +412,7 @@ fn peak_rss_bytes() -> Option<u64> {
 impl Report {
     fn rows(&self) -> Vec<(&'static str, String)> {
         let Ops { list, get, compose, delete, put } = self.ops;
-        vec![
+        let mut rows = vec![
             (
                 "samples",
                 format!("{} ({:.0}/s), {} of them verified", self.samples, self.samples_per_second, self.verified),
@@ -409,7 +444,12 @@ impl Report {
             ("cost", self.bill.to_string()),
             ("leftover temporaries", self.leftover_temporaries.to_string()),
             ("order digest", self.order_digest.clone()),
-        ]
+        ];
+        if let Some(Kept { hits, misses, bytes_read, bytes_written }) = self.cache {
+            let (read, written) = (output::bytes(bytes_read), output::bytes(bytes_written));
+            rows.push(("cache", format!("{hits} samples from it ({read}), {misses} not; {written} written")));
+        }
+        rows
     }
 }
 

@@ -13,11 +13,13 @@ use tokio::sync::mpsc;
 use super::arrivals::{Arrival, Arrivals};
 use super::audit::Audit;
 use super::auto::Auto;
+use super::cached::Kept;
 use super::close::{Closed, Ending, close_epoch};
 use super::cost::Spent;
 use super::loss::Losses;
 use super::stall::{WaitedFor, Waits, Watch};
 use crate::budget::Permit;
+use crate::cache::CacheStats;
 use crate::collate::Batch;
 use crate::manifest::Manifest;
 use crate::metrics::Counts;
@@ -66,6 +68,8 @@ pub struct EpochStats {
     pub ops: Counts,
     /// What that costs, on this rank: the same parts as in a [forecast](crate::plan::Forecast).
     pub bill: Bill,
+    /// What came from the [cache](super::DataLoaderBuilder::cache), and what went there.
+    pub cache: CacheStats,
 }
 
 impl EpochStats {
@@ -91,6 +95,7 @@ pub struct Batches<B> {
     discard: Option<Discard<B>>,
     groups: Arc<GroupCounts>,
     auto: Option<Arc<Auto>>,
+    kept: Option<Kept>,
     spent: Spent,
     manifest: Arc<Manifest>,
     /// As it was at the start, and without the digest, which may not be known yet.
@@ -110,7 +115,7 @@ impl<B> Batches<B> {
     pub(super) fn new(
         (arrivals, watch): (Arrivals<B>, Watch),
         (ending, discard): (Arc<Ending>, Discard<B>),
-        (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
+        (groups, auto, kept): (Arc<GroupCounts>, Option<Arc<Auto>>, Option<Kept>),
         spent: Spent,
         manifest: Arc<Manifest>,
         (state, delivered): (State, Delivered),
@@ -124,6 +129,7 @@ impl<B> Batches<B> {
             discard: Some(discard),
             groups,
             auto,
+            kept,
             spent,
             manifest,
             state,
@@ -156,6 +162,7 @@ impl<B> Batches<B> {
             groups: self.groups.groups(),
             ops: self.spent.ops(),
             bill: self.spent.bill(),
+            cache: self.kept.as_ref().map(Kept::stats).unwrap_or_default(),
             waited_for: self.waits.waited_for,
             stalls: self.waits.stalls,
             ..self.stats
@@ -247,6 +254,9 @@ impl<B> Iterator for Batches<B> {
             Ok(None) => {
                 self.over = true;
                 self.losses.summarize(self.state.epoch);
+                if let Some(kept) = &self.kept {
+                    kept.flush();
+                }
                 self.stats.temporaries_left = self.ending.run().wait(AT_END);
                 if self.stats.temporaries_left > 0 {
                     tracing::warn!(

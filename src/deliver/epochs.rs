@@ -126,7 +126,7 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             let _ = jobs.send(Job::Discard(arrivals));
         });
         let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
-        let counts = (Arc::clone(&engine.groups), engine.auto.clone());
+        let counts = (Arc::clone(&engine.groups), engine.auto.clone(), engine.kept.clone());
         let ends = (Arc::clone(&ending), discard as _);
         let audit = self.audit.as_ref().map(|log| {
             let (rank, world_size) = (self.sharding.rank(), self.sharding.world_size());

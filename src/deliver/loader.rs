@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::audit;
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
+use super::cached::Kept;
 use super::close::{Closed, Live, close_loader};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
@@ -18,6 +19,7 @@ use super::pipeline::Engine;
 use super::pool::{self, Code, Job};
 use super::stall;
 use crate::budget::{Budget, Gauge};
+use crate::cache::Cache;
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::{Caps, Ceilings, Fetcher, MOST_CALLS, Ranges, Throttles};
@@ -121,6 +123,7 @@ struct Settings {
     epoch_budget_usd: Option<f64>,
     on_error: OnError,
     audit: Option<PathBuf>,
+    cache: Option<Cache>,
 }
 
 impl Settings {
@@ -230,6 +233,7 @@ impl<D: Decode> DataLoader<D> {
             epoch_budget_usd: None,
             on_error: OnError::default(),
             audit: None,
+            cache: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -474,6 +478,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Keeps samples on local disk, where later epochs, later runs and other processes of this machine find them; see
+    /// [`Cache`]. What is in the cache is no call, and is proved as what is read from the bucket. Its index and what waits to
+    /// be written to it, 32 MiB at most or twice the largest object, are no part of the memory budget.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.settings.cache = Some(cache);
+        self
+    }
+
     /// Makes batches with `collate` instead of the decoder's own way.
     pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
@@ -709,6 +721,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             planner,
             auto,
             fetcher,
+            kept: settings.cache.clone().map(Kept::new),
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
             jobs,

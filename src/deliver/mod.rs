@@ -9,6 +9,7 @@ mod arrivals;
 mod audit;
 mod auto;
 mod batches;
+mod cached;
 mod close;
 mod cost;
 mod dataset;

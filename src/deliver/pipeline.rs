@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::arrivals::pledge;
 use super::auto::{Auto, Place};
+use super::cached::{Claim, Kept};
 use super::loss::OnError;
 use super::pool::{Assembly, Code, Job, Outlook, Promise, Terms};
 use super::stall::{Doing, Making, Standing, Steps, Trace};
@@ -53,6 +54,7 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     /// Where the way of reading is chosen by measurement.
     pub(super) auto: Option<Arc<Auto>>,
     pub(super) fetcher: Fetcher,
+    pub(super) kept: Option<Kept>,
     pub(super) budget: Budget,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
@@ -156,16 +158,16 @@ impl Course {
 }
 
 /// Batches that are planned together, in the making.
-struct Window<D: Decode, C: Collate<D::Item>> {
+pub(super) struct Window<D: Decode, C: Collate<D::Item>> {
     /// Where each begins among the samples of the window.
     batches: Vec<(usize, Arc<Assembly<D, C>>)>,
     /// How far each sample is.
-    steps: Steps,
+    pub(super) steps: Steps,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
     /// The batch that a sample of the window is in, and its place there.
-    fn place(&self, slot: usize) -> (&Arc<Assembly<D, C>>, usize) {
+    pub(super) fn place(&self, slot: usize) -> (&Arc<Assembly<D, C>>, usize) {
         // A batch without samples begins where the next one does.
         let at = self.batches.partition_point(|(start, _)| *start <= slot) - 1;
         let (start, assembly) = &self.batches[at];
@@ -184,9 +186,9 @@ impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
 }
 
 /// What the thread of an epoch works with.
-struct Way<'a, D: Decode, C: Collate<D::Item>> {
+pub(super) struct Way<'a, D: Decode, C: Collate<D::Item>> {
     tickets: &'a Sender<Ticket<C::Output>>,
-    cancel: &'a watch::Receiver<bool>,
+    pub(super) cancel: &'a watch::Receiver<bool>,
     terms: Arc<Terms<D, C>>,
     /// Number after that of the last batch in a window that has all its bytes.
     held: watch::Sender<u64>,
@@ -200,6 +202,11 @@ struct Way<'a, D: Decode, C: Collate<D::Item>> {
 }
 
 impl<D: Decode, C: Collate<D::Item>> Way<'_, D, C> {
+    pub(super) fn next_number(&self) -> u64 {
+        self.number.update(|number| number + 1);
+        self.number.get()
+    }
+
     /// Hands a ticket out, once the training loop has few enough batches ahead; `None` where it wants no more.
     fn hand_out(&self, mut ticket: Ticket<C::Output>) -> Option<()> {
         let (began, mut told) = (Instant::now(), self.bound);
@@ -227,17 +234,23 @@ impl<D: Decode, C: Collate<D::Item>> Way<'_, D, C> {
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// The engine of epochs that follow each other, and share these bytes.
     pub(super) fn for_epochs(&self, budget: Budget) -> Self {
-        Self { fetcher: self.fetcher.for_epochs(&budget), budget, ..self.for_epoch() }
+        let fetcher = self.fetcher.for_epochs(&budget);
+        Self { budget, ..self.part(fetcher, self.kept.clone()) }
     }
 
     /// The engine of one epoch: its temporaries and its counts are its own.
     pub(super) fn for_epoch(&self) -> Self {
+        self.part(self.fetcher.for_epoch(), self.kept.as_ref().map(Kept::for_epoch))
+    }
+
+    fn part(&self, fetcher: Fetcher, kept: Option<Kept>) -> Self {
         Self {
             io: Arc::clone(&self.io),
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
             auto: self.auto.clone(),
-            fetcher: self.fetcher.for_epoch(),
+            fetcher,
+            kept,
             budget: self.budget.clone(),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
@@ -334,10 +347,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// batches of earlier windows to be taken, not for its own.
     fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, D, C>) -> Option<()> {
         let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
-        let groups = self.planner.plan(&ids).map_err(|error| (error, Vec::new())).and_then(|mut groups| {
-            if !self.fetcher.may_compose() {
-                groups = groups.iter().flat_map(Group::split_up).collect();
-            }
+        let mut looked = self.look_up(&ids);
+        let groups = self.plan(&ids, &looked).map_err(|error| (error, Vec::new())).and_then(|groups| {
             match self.budget.check(groups.iter().map(|group| self.bytes(group))) {
                 Ok(()) => Ok(groups),
                 Err(bytes) => Err((self.too_large(&groups, bytes), groups)),
@@ -379,8 +390,12 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             behind -= group.slices.len() as u64;
             // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
             let passing = self.hold(&group, &window, way)?;
+            if self.read_kept(&group, &mut looked, &window, passing.as_ref(), way) {
+                continue;
+            }
+            let Some((group, claims)) = self.claim(group, &looked, &window, passing.as_ref(), way) else { continue };
             let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
-                self.begin(group, &window, passing, None, way);
+                self.begin(group, claims, &window, passing, None, way);
                 continue;
             };
             let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
@@ -393,10 +408,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             )?;
             way.standing.does(Doing::Planning);
             if turn.composed || joined == 1 {
-                self.begin(group, &window, passing, Some(auto.place(turn)), way);
+                self.begin(group, claims, &window, passing, Some(auto.place(turn)), way);
             } else {
-                for group in group.split_up() {
-                    self.begin(group, &window, passing.clone(), Some(auto.place(turn)), way);
+                for (group, claim) in group.split_up().zip(claims) {
+                    self.begin(group, vec![claim], &window, passing.clone(), Some(auto.place(turn)), way);
                 }
             }
         }
@@ -422,16 +437,18 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     fn begin(
         self: &Arc<Self>,
         group: Group,
+        claims: Vec<Option<Claim>>,
         window: &Arc<Window<D, C>>,
         passing: Option<Arc<Permit>>,
         place: Option<Place>,
         way: &Way<'_, D, C>,
     ) {
         self.groups.count(group.method);
-        let number = way.number.get() + 1;
-        way.number.set(number);
+        let number = way.next_number();
         let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), way.cancel.clone());
         self.io.handle().spawn(async move {
+            // Given up when what was read has been put into the cache, or nobody wants it any more.
+            let _claims = claims;
             tokio::select! {
                 () = engine.bring(group, number, &window, passing, place) => {}
                 // Also when the iterator is gone without a word.
@@ -525,6 +542,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                     if let Some(mut place) = place {
                         place.done(samples.len());
                     }
+                    self.keep(&samples);
                     self.hand_over(samples, window, passing.as_ref());
                 }
             }
@@ -537,6 +555,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 if let Some(mut place) = place {
                     place.done(samples.len());
                 }
+                self.keep(&samples);
                 self.hand_over(samples, window, passing.as_ref());
             }
             Err(error) if error.is_cancelled() => window.place(group.slices[0].slot).0.fail(error),
@@ -555,7 +574,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                     .buffered(MAX_SOURCES);
                 while let Some((slot, id, samples)) = reads.next().await {
                     match samples.map_err(|error| self.lose(window.place(slot), id, error)) {
-                        Ok(samples) => self.hand_over(samples, window, passing.as_ref()),
+                        Ok(samples) => {
+                            self.keep(&samples);
+                            self.hand_over(samples, window, passing.as_ref());
+                        }
                         Err(Outlook::Failed) => return,
                         Err(Outlook::Waiting | Outlook::Whole) => {}
                     }
@@ -564,7 +586,12 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
-    fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
+    pub(super) fn hand_over(
+        &self,
+        samples: Vec<(usize, RawSample)>,
+        window: &Window<D, C>,
+        passing: Option<&Arc<Permit>>,
+    ) {
         window.steps.brought(samples.iter().map(|(slot, _)| *slot));
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);

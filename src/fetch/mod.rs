@@ -87,6 +87,8 @@ const FIRST_DELETION: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     clients: Clients,
+    /// What bodies are put into, and samples of a cache.
+    buffers: Arc<Buffers>,
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
@@ -159,7 +161,8 @@ impl Fetcher {
         let first = throttles.now_serving();
         let (clients, ranges) = (Clients::of(client), Ranges::default());
         let (run, compose) = (Run::new(true), Arc::new(compose));
-        Self { clients, manifest, io, run, throttles, first, ranges, compose, renewable: true }
+        let buffers = Arc::default();
+        Self { clients, buffers, manifest, io, run, throttles, first, ranges, compose, renewable: true }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -171,14 +174,16 @@ impl Fetcher {
     /// The same for epochs that follow each other, with buffers that are used again as long as they run: within `budget`, as
     /// far as they are free. The numbers of their groups begin where the bucket's calls are now.
     pub(crate) fn for_epochs(&self, budget: &Budget) -> Self {
-        let clients = self.clients.with_buffers(&Buffers::new(budget.bytes() / REUSED, budget.items()));
-        Self { clients, first: self.throttles.now_serving(), ..self.for_epoch() }
+        let buffers = Buffers::new(budget.bytes() / REUSED, budget.items());
+        let clients = self.clients.with_buffers(&buffers);
+        Self { clients, buffers, first: self.throttles.now_serving(), ..self.for_epoch() }
     }
 
     /// The same for one epoch, with temporaries and counts of its own.
     pub(crate) fn for_epoch(&self) -> Self {
         Self {
             clients: self.clients.apart(),
+            buffers: Arc::clone(&self.buffers),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(self.renewable),
@@ -188,6 +193,11 @@ impl Fetcher {
             compose: Arc::clone(&self.compose),
             renewable: self.renewable,
         }
+    }
+
+    /// What bodies are put into.
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
     }
 
     /// The run that temporaries of this fetcher belong to.

@@ -266,6 +266,11 @@ impl Planner {
         Ok(groups)
     }
 
+    /// A sample of a group, by itself.
+    pub(crate) fn alone(&self, slice: &Slice) -> Group {
+        Group::alone(slice.slot, slice.id, slice.range.end - slice.range.start, self.ranged)
+    }
+
     /// Whether an object is to be a source. Of the cold classes only an explicit strategy makes temporaries.
     fn may_join(&self, object: &Facts) -> bool {
         let small = self.max_bytes.min(self.ranged);

@@ -24,6 +24,11 @@ pub struct RawSample {
 }
 
 impl RawSample {
+    /// A sample whose bytes were proved against the entry's CRC where they were kept.
+    pub(crate) fn kept(manifest: Arc<Manifest>, id: SampleId, entry: Entry, bytes: Bytes) -> Self {
+        Self { manifest, id, entry, bytes, verified: true }
+    }
+
     /// The sample's index in the manifest.
     pub fn id(&self) -> SampleId {
         self.id

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{Scratch, dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "samples",
     "bytes",
     "seconds",
@@ -22,6 +22,7 @@ const KEYS: [&str; 21] = [
     "ops",
     "cost_usd",
     "bill",
+    "cache",
     "leftover_temporaries",
     "groups",
     "choice",
