@@ -71,8 +71,8 @@ pub use decode::{Decode, Raw};
 #[cfg(feature = "image")]
 pub use decode::{Image, ImageFolder, Images, StackImages};
 pub use deliver::{
-    AuditLog, AuditRecord, BatchStream, Batches, Closed, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder,
-    EpochStats, Epochs, OnError, WaitedFor,
+    AuditLog, AuditRecord, BatchStream, Batches, Closed, DataLoader, DataLoaderBuilder, DatafluxDataset,
+    DatasetBuilder, EpochStats, Epochs, OnError, WaitedFor,
 };
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use fetch::{clean, clean_up_on_signals, wait_for_temporaries};

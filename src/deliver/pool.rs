@@ -289,7 +289,8 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let items = items.collect();
         match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
-                let span = self.positions.first().map_or(0, |first| first.start)..self.positions.last().map_or(0, |last| last.end);
+                let span = self.positions.first().map_or(0, |first| first.start)
+                    ..self.positions.last().map_or(0, |last| last.end);
                 let batch = Batch::new(ids, names, span, padding, lost, data);
                 // As in `fail`: then an error is there first, or nobody waits.
                 self.promise.keep(Ok(Ready { batch, bytes, verified, kept }));
