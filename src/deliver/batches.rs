@@ -16,6 +16,7 @@ use super::auto::Auto;
 use super::cached::Kept;
 use super::close::{Closed, Ending, close_epoch};
 use super::cost::Spent;
+use super::hunger::Hunger;
 use super::loss::Losses;
 use super::stall::{WaitedFor, Waits, Watch};
 use crate::budget::Permit;
@@ -90,6 +91,7 @@ pub struct Batches<B> {
     arrivals: Arrivals<B>,
     watch: Watch,
     waits: Waits,
+    hunger: Hunger,
     ending: Arc<Ending>,
     /// Until the epoch is over: it keeps the decode threads alive.
     discard: Option<Discard<B>>,
@@ -121,10 +123,13 @@ impl<B> Batches<B> {
         (state, delivered): (State, Delivered),
         (losses, audit): (Losses, Option<Audit>),
     ) -> Self {
+        // Until it is known to wait: at the start little is ahead to make up for what is refused.
+        watch.throttles.want_more(false);
         Self {
             arrivals,
             watch,
             waits: Waits::default(),
+            hunger: Hunger::default(),
             ending,
             discard: Some(discard),
             groups,
@@ -188,6 +193,7 @@ impl<B> Batches<B> {
     /// Returns at once; what is left finishes behind.
     fn end(&mut self) {
         self.over = true;
+        self.watch.throttles.want_more(true);
         self.ending.end();
         // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
         if let Some(discard) = self.discard.take() {
@@ -243,6 +249,8 @@ impl<B> Iterator for Batches<B> {
             auto.waited(now - asked);
         }
         if let Some(first) = self.first {
+            self.hunger.fed(now - asked, now - first - self.stats.running);
+            self.watch.throttles.want_more(self.hunger.is_felt());
             self.stats.waited += now - asked;
             self.stats.running = now - first;
         } else {

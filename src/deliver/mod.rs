@@ -14,6 +14,7 @@ mod close;
 mod cost;
 mod dataset;
 mod epochs;
+mod hunger;
 mod loader;
 mod loss;
 mod pipeline;

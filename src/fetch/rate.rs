@@ -124,18 +124,18 @@ impl Rate {
         self.next
     }
 
-    /// A call starts.
-    pub(super) fn start(&mut self, now: Duration) {
+    /// A call starts. With `more` higher rates than the proven are tried.
+    pub(super) fn start(&mut self, now: Duration, more: bool) {
         let length = if self.learned { LEARNED_WINDOW } else { WINDOW };
         if now.saturating_sub(self.window.began) >= length {
-            self.judge(now);
+            self.judge(now, more);
         }
         self.window.started += 1;
         self.next = self.next.max(now.saturating_sub(SLACK)) + Duration::from_secs_f64(1.0 / self.per_second);
     }
 
     /// A window is over without more refusals than bad luck explains.
-    fn judge(&mut self, now: Duration) {
+    fn judge(&mut self, now: Duration, more: bool) {
         let Window { began, started, refused } =
             std::mem::replace(&mut self.window, Window { began: now, ..Window::default() });
         let elapsed = now.saturating_sub(began).as_secs_f64();
@@ -147,6 +147,9 @@ impl Rate {
         }
         self.proven = self.per_second;
         self.best = self.best.max(self.per_second);
+        if !more {
+            return;
+        }
         if self.step < RETRY_STEP
             && now.saturating_sub(self.refused) > RETRY
             && self.per_second < BELOW * BELOW * self.best
@@ -302,7 +305,7 @@ mod tests {
                 let index = (turn + offset) % ranks.len();
                 let rank = &mut ranks[index];
                 while now >= rank.begins && rank.in_flight < rank.most_in_flight && rank.rate.due() <= now {
-                    rank.rate.start(now);
+                    rank.rate.start(now, true);
                     rank.in_flight += 1;
                     rank.started += 1;
                     call(now, index, true, &mut out);
@@ -384,6 +387,21 @@ mod tests {
         assert!(served > 0.8 * 5_000.0 && refused < 0.05, "{served} {refused}");
         let least = ranks.iter().map(|rank| rank.started).min().unwrap();
         assert!(least as f64 > 5_000.0 / 8.0 * 120.0 * 0.1, "{least}");
+    }
+
+    #[test]
+    fn a_rate_that_is_enough_is_left_alone() {
+        let mut rate = Rate::new(5_000.0, f64::INFINITY, Duration::ZERO);
+        let mut seconds = |from: u64, to: u64, more| {
+            let mut now = Duration::from_secs(from);
+            while now < Duration::from_secs(to) {
+                now = now.max(rate.due());
+                rate.start(now, more);
+            }
+            rate.per_second
+        };
+        assert_eq!(seconds(0, 10, false), 5_000.0);
+        assert!(seconds(10, 11, true) > 10_000.0);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(crate) struct Throttles {
     /// The largest number that anybody had: where the numbers of the next epoch begin, so that it neither waits for all
     /// of those that are under way nor goes before them.
     latest: AtomicU64,
+    /// Whether more than what the bucket is known to take is wanted; of both.
+    more: Arc<AtomicBool>,
 }
 
 impl Throttles {
@@ -68,11 +70,20 @@ impl Throttles {
         // A compose takes so long that to feel one's way up to hundreds at once would take the first seconds; here the
         // rate alone holds back.
         let writes = Pace::new(most, Duration::ZERO).start_with(most);
+        let more = Arc::new(AtomicBool::new(true));
+        let reads = Pace::new(most, Duration::ZERO);
         Arc::new(Self {
-            reads: Throttle::new("reads", Pace::new(most, Duration::ZERO), READS, caps.reads_per_second),
-            writes: Throttle::new("writes", writes, WRITES, caps.writes_per_second),
+            reads: Throttle::new("reads", reads, (READS, caps.reads_per_second), &more),
+            writes: Throttle::new("writes", writes, (WRITES, caps.writes_per_second), &more),
             latest: AtomicU64::new(0),
+            more,
         })
+    }
+
+    /// Says whether it is worth some refusals to find out if the bucket takes more than is known. It is until somebody says
+    /// that it isn't.
+    pub(crate) fn want_more(&self, more: bool) {
+        self.more.store(more, Ordering::Relaxed);
     }
 
     /// Where the numbers of a new epoch begin.
@@ -121,6 +132,8 @@ pub struct Ceiling {
 pub(crate) struct Throttle {
     what: &'static str,
     began: Instant,
+    /// Whether rates beyond the proven one are to be tried.
+    more: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -147,7 +160,12 @@ enum Look {
 }
 
 impl Throttle {
-    fn new(what: &'static str, pace: Pace, per_second: f64, most_per_second: Option<f64>) -> Arc<Self> {
+    fn new(
+        what: &'static str,
+        pace: Pace,
+        (per_second, most_per_second): (f64, Option<f64>),
+        more: &Arc<AtomicBool>,
+    ) -> Arc<Self> {
         let rate = Rate::new(per_second, most_per_second.unwrap_or(f64::INFINITY), Duration::ZERO);
         let state = State {
             pace: pace.windows_of(WINDOW),
@@ -159,7 +177,7 @@ impl Throttle {
             tickets: 0,
             told: 0.0,
         };
-        Arc::new(Self { what, began: Instant::now(), state: Mutex::new(state) })
+        Arc::new(Self { what, began: Instant::now(), more: Arc::clone(more), state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -169,6 +187,10 @@ impl Throttle {
 
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    fn wants_more(&self) -> bool {
+        self.more.load(Ordering::Relaxed)
     }
 
     /// Waits until a call may be made; those of smaller numbers come first.
@@ -222,7 +244,7 @@ const MOVED: f64 = 0.2;
 
 impl State {
     /// Lets through whoever may start now, and wakes who keeps the clock for the rest.
-    fn dispatch(&mut self, now: Duration) {
+    fn dispatch(&mut self, now: Duration, more: bool) {
         while self.in_flight < self.pace.limit() {
             if self.rate.due() > now {
                 if let Some((key, first)) = self.waiters.first_key_value()
@@ -233,14 +255,10 @@ impl State {
                 return;
             }
             let Some((_, first)) = self.waiters.pop_first() else { return };
-            self.grant(now);
+            self.in_flight += 1;
+            self.rate.start(now, more);
             first.notify_one();
         }
-    }
-
-    fn grant(&mut self, now: Duration) {
-        self.in_flight += 1;
-        self.rate.start(now);
     }
 }
 
@@ -274,7 +292,7 @@ impl<'a> Waiter<'a> {
         if first(&state) {
             // Who asks needs no waking.
             state.keeper = Some(self.key);
-            state.dispatch(now);
+            state.dispatch(now, self.throttle.wants_more());
         }
         if !state.waiters.contains_key(&self.key) {
             self.done = true;
@@ -305,7 +323,7 @@ impl Drop for Waiter<'_> {
             // It was let through and never knew.
             state.in_flight -= 1;
         }
-        state.dispatch(now);
+        state.dispatch(now, self.throttle.wants_more());
     }
 }
 
@@ -368,7 +386,7 @@ impl Drop for Slot {
             state.pace.done(now, CALL + self.bytes, in_flight);
         }
         state.in_flight -= 1;
-        state.dispatch(now);
+        state.dispatch(now, throttle.wants_more());
     }
 }
 
@@ -381,7 +399,7 @@ mod tests {
 
     fn throttle(at_once: usize, per_second: f64) -> Arc<Throttle> {
         let pace = Pace::new(at_once, Duration::ZERO).start_with(at_once);
-        Throttle::new("reads", pace, per_second, Some(per_second))
+        Throttle::new("reads", pace, (per_second, Some(per_second)), &Arc::default())
     }
 
     #[tokio::test(start_paused = true)]
