@@ -62,7 +62,7 @@ impl Run {
         let loader = match self.last {
             LastBatch::Short => loader,
             LastBatch::Drop => loader.drop_last(true),
-            LastBatch::Pad => loader.pad_last(true),
+            _ => loader.pad_last(true),
         };
         if self.global { loader.global_batch_size(self.batch) } else { loader.batch_size(self.batch) }
     }
@@ -209,7 +209,7 @@ proptest! {
             match run.last {
                 LastBatch::Short => assert_eq!((missing, padding.len()), (0, 0)),
                 LastBatch::Drop => assert!(missing < global && padding.is_empty()),
-                LastBatch::Pad => {
+                _ => {
                     assert!(missing == 0 && padding.len() < legs.iter().map(|leg| run.global_batch(leg.world)).max().unwrap());
                     let first = straight.iter().cycle().copied();
                     assert!(padding.iter().copied().eq(first.take(padding.len())), "{padding:?}");
@@ -334,6 +334,8 @@ fn settings_that_exclude_each_other_are_refused() {
         (loader().drop_last(true).pad_last(true), "drop_last or pad_last"),
         (loader().global_batch_size(3).shard(0, 4), "a global_batch_size of at least 4"),
         (loader().sampler(Subset::range(0..11)), "indexes below 10"),
+        (loader().batch_size(usize::MAX).pad_last(true), "with pad_last a batch_size of at most 16777216"),
+        (loader().global_batch_size(1 << 40).pad_last(true).shard(0, 2), "got 549755813888 for each of 2"),
     ] {
         let error = wrong.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);

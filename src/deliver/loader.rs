@@ -175,7 +175,9 @@ impl Settings {
             (_, Some(samples)) => Sharding::global(samples, rank, world_size)?,
             (batch_size, None) => Sharding::new(batch_size.unwrap_or(1), rank, world_size)?,
         };
-        Ok(sharding.last(self.last_batch()?))
+        let sharding = sharding.last(self.last_batch()?);
+        sharding.check()?;
+        Ok(sharding)
     }
 }
 
@@ -289,8 +291,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
 
     /// Whether the last batch is filled up on all ranks, where it isn't full, with the first samples of the same order:
     /// for programs that need batches of one size and may leave out no sample. [`Batch::padding`](crate::Batch::padding)
-    /// tells how many fill a batch up; such samples are delivered twice in an epoch and are counted by
-    /// [`EpochStats`](super::EpochStats) each time.
+    /// tells how many fill a batch up, at its end; such samples are delivered once more in an epoch, or several times where
+    /// it has fewer samples than a batch over all ranks, and are read, and counted by [`EpochStats`](super::EpochStats), each
+    /// time. A [`State`] doesn't count them. With this a batch has at most 16,777,216 samples on each rank.
     pub fn pad_last(mut self, pad: bool) -> Self {
         self.settings.pad_last = Some(pad);
         self
