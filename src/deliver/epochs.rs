@@ -85,7 +85,7 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             manifest: String::new(),
             seed: None,
             window: None,
-            sampler: Some(self.sampling.identity()),
+            sampler: Some(self.sampling.identity().to_owned()),
             global_batch_size: self.global_batch_size,
             pad_last: Some(self.sharding.last_batch() == LastBatch::Pad),
             epoch,

@@ -30,8 +30,8 @@ use crate::plan::{
     Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
 };
 use crate::sample::{
-    Delivered, LastBatch, Sampler, Sampling, Sequential, Sharding, Share, Shuffle, State, WindowShuffle, merge, shard,
-    told,
+    Delivered, LastBatch, Sampler, Sampling, Sequential, Sharding, Share, Shuffle, State, WindowShuffle, identity,
+    merge, shard, told,
 };
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
@@ -537,11 +537,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         };
         let there = state.identity();
         let here = self.settings.take_sampler()?;
-        let found = here.as_ref().map_or_else(|| "none".to_owned(), Sampler::identity);
-        let sampler = here.or_else(|| told(&there)).filter(|sampler| sampler.identity() == there).ok_or_else(|| {
-            let hint = "set the same one as the run that took the state, or begin the epoch anew";
-            differs("sampler", found, &there, hint.to_owned())
-        })?;
+        let found = here.as_ref().map_or_else(|| Ok("none".to_owned()), |here| identity(&**here))?;
+        let sampler =
+            here.map_or_else(|| told(&there), |here| Some(here).filter(|_| found == there)).ok_or_else(|| {
+                let hint = "set the same one as the run that took the state, or begin the epoch anew";
+                differs("sampler", found, &there, hint.to_owned())
+            })?;
         let Settings { batch_size, global_batch_size, drop_last, pad_last, .. } = &mut self.settings;
         let last = state.last_batch();
         for (what, here, there) in
@@ -643,7 +644,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let source = &dataset.source;
         let manifest = Arc::clone(&source.manifest);
         let sampler = settings.take_sampler()?.unwrap_or_else(|| Box::new(Sequential));
-        let sampling = Sampling::new(sampler, Arc::clone(&manifest));
+        let sampling = Sampling::new(sampler, Arc::clone(&manifest))?;
         sampling.check()?;
         let (io, client) = match settings.io_threads {
             None => (Io::shared()?, source.client.clone()),
