@@ -436,7 +436,10 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
 
     /// The most that a whole epoch may cost in US dollars, **over all ranks together**, by the price table. Ways of reading
     /// that cost more are ruled out when the loader is built, which walks through the manifest once (a second for 18
-    /// million objects), and waits for the end of its listing. It goes by the [`Forecast`](crate::plan::Forecast): retries, and what is
+    /// million objects), and waits for the end of its listing. Where a [`sampler`](Self::sampler) may leave samples out, or
+    /// give them several times, it walks through epoch 0 instead, in its order, which takes some times longer; of an epoch
+    /// that is longer than the manifest, and than a million samples, it takes as much as the longer of these for a share of
+    /// the whole. Other epochs may draw other samples. It goes by the [`Forecast`](crate::plan::Forecast): retries, and what is
     /// read object by object because composing fails, come on top; so does the listing, and what groups that aren't full cost
     /// more, where the batches of an epoch end with such.
     ///
@@ -694,6 +697,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let cap = if let Strategy::Compose { max_bytes } = settings.strategy { max_bytes } else { MAX_COMPOSED_BYTES };
         let means = Means {
             manifest: &manifest,
+            sampling: &sampling,
             prices: &prices,
             layout: Layout::default().most_bytes(most_bytes.min(cap)).ranges(settings.ranges),
             strategy: settings.strategy,
