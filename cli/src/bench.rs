@@ -1,5 +1,6 @@
 //! `dataflux bench`: epochs over a data set, and what they took.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use dataflux::manifest::NamesDigest;
 use dataflux::plan::{Bill, Groups, PriceTable};
 use dataflux::store::{Client, GcsConfig, GcsStore};
 use dataflux::{
-    Cache, CacheStats, Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, OnError, Raw, Strategy, fetch,
+    Cache, CacheStats, Collate, DataLoader, DatafluxDataset, Decode, EpochStats, ImageFolder, OnError, Raw, Strategy,
+    fetch,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -35,9 +37,11 @@ Examples:
 
 What is measured:
   seconds               the epochs, without the listing, until nothing temporary is left
-  epoch_seconds         of each epoch, its clean-up included: the first learns what the later ones know
+  epoch_seconds         of each epoch, its clean-up included: the first learns what the later ones know, and each
+                        later one began to be read while the one before it was still being delivered
   first_batch_seconds   from the start of the first epoch to its first batch
-  wait_fraction         of the time after the first batch, spent waiting for data; best is 0
+  wait_fraction         of the time from the first batch to the last, spent waiting for data; best is 0
+  waited_for            seconds of all waits, that for the first batch included, by what the batch was waiting for
   cpu_seconds           user and system time of this process, the listing included
   peak_rss_bytes        most memory resident; unknown where there is no /proc
   skipped, substituted  samples that could not be had, with --on-error
@@ -166,6 +170,7 @@ struct Report {
     bytes_per_second: f64,
     first_batch_seconds: f64,
     wait_fraction: f64,
+    waited_for: BTreeMap<&'static str, f64>,
     cpu_seconds: f64,
     peak_rss_bytes: Option<u64>,
     order_digest: String,
@@ -287,8 +292,9 @@ fn measure<D: Decode>(
         seconds,
         samples_per_second: per_second(epochs.samples, seconds),
         bytes_per_second: per_second(epochs.bytes, seconds),
-        first_batch_seconds: epochs.first_batch.unwrap_or_default().as_secs_f64(),
-        wait_fraction: epochs.wait_fraction(),
+        first_batch_seconds: epochs.waits.first_batch().as_secs_f64(),
+        wait_fraction: epochs.waits.fraction(),
+        waited_for: epochs.waited_for.into_iter().map(|(stage, time)| (stage, time.as_secs_f64())).collect(),
         epoch_seconds: epochs.seconds,
         cpu_seconds: cpu_seconds()?,
         peak_rss_bytes: peak_rss_bytes(),
@@ -323,9 +329,8 @@ struct Epochs {
     verified: u64,
     skipped: u64,
     substituted: u64,
-    first_batch: Option<Duration>,
-    waited: Duration,
-    running: Duration,
+    waits: Waits,
+    waited_for: BTreeMap<&'static str, Duration>,
     groups: Groups,
     /// Of each epoch.
     seconds: Vec<f64>,
@@ -340,12 +345,13 @@ impl Epochs {
         let bar = progress::samples("epochs", total);
         let step = Duration::from_millis(args.step_ms);
         let mut all = Self::default();
-        for epoch in 0..args.epochs {
-            let started = Instant::now();
-            let mut batches = loader.epoch(epoch)?;
-            let before = all.samples;
-            for batch in &mut batches {
+        let mut epochs = loader.epochs(0..args.epochs)?;
+        let mut started = Instant::now();
+        while let Some(batches) = all.waits.during(|| epochs.next()) {
+            let mut batches = batches?;
+            while let Some(batch) = all.waits.during(|| batches.next()) {
                 let batch = batch?;
+                all.waits.batch();
                 batch.names().for_each(|name| all.digest.push(name));
                 all.samples += batch.len() as u64;
                 bar.set_position(all.samples);
@@ -355,19 +361,11 @@ impl Epochs {
                     break;
                 }
             }
-            let stats = batches.stats();
-            debug_assert_eq!(stats.samples, all.samples - before, "what is counted here and there is the same");
-            all.bytes += stats.bytes;
-            all.verified += stats.verified;
-            all.skipped += stats.skipped;
-            all.substituted += stats.substituted;
-            all.first_batch.get_or_insert(stats.first_batch);
-            all.waited += stats.waited;
-            all.running += stats.running;
-            all.kept += stats.cache;
-            all.groups += stats.groups;
+            all.add(&batches.stats());
             drop(batches);
-            all.seconds.push(started.elapsed().as_secs_f64());
+            let ended = Instant::now();
+            all.seconds.push((ended - started).as_secs_f64());
+            started = ended;
             if args.limit.is_some_and(|limit| all.samples >= limit) {
                 break;
             }
@@ -375,8 +373,62 @@ impl Epochs {
         Ok(all)
     }
 
-    fn wait_fraction(&self) -> f64 {
-        if self.running.is_zero() { 0.0 } else { self.waited.as_secs_f64() / self.running.as_secs_f64() }
+    fn add(&mut self, stats: &EpochStats) {
+        self.bytes += stats.bytes;
+        self.verified += stats.verified;
+        self.skipped += stats.skipped;
+        self.substituted += stats.substituted;
+        self.kept += stats.cache;
+        self.groups += stats.groups;
+        for (stage, time) in stats.waited_for.by_stage() {
+            *self.waited_for.entry(stage).or_default() += time;
+        }
+    }
+}
+
+/// What the loop waits for batches, from one epoch to the next too.
+struct Waits {
+    started: Instant,
+    /// When the first batch came, and the last.
+    first: Option<Instant>,
+    last: Option<Instant>,
+    /// Between these.
+    waited: Duration,
+    /// Since the last batch.
+    waiting: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { started: Instant::now(), first: None, last: None, waited: Duration::ZERO, waiting: Duration::ZERO }
+    }
+}
+
+impl Waits {
+    fn during<T>(&mut self, wait: impl FnOnce() -> T) -> T {
+        let asked = Instant::now();
+        let got = wait();
+        self.waiting += asked.elapsed();
+        got
+    }
+
+    /// A batch has come.
+    fn batch(&mut self) {
+        let (now, waiting) = (Instant::now(), std::mem::take(&mut self.waiting));
+        if self.first.is_some() {
+            self.waited += waiting;
+        }
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+    }
+
+    fn first_batch(&self) -> Duration {
+        self.first.map(|first| first - self.started).unwrap_or_default()
+    }
+
+    fn fraction(&self) -> f64 {
+        let running = self.last.zip(self.first).map(|(last, first)| last - first).unwrap_or_default();
+        if running.is_zero() { 0.0 } else { self.waited.as_secs_f64() / running.as_secs_f64() }
     }
 }
 
@@ -392,6 +444,14 @@ fn leftover(client: &Client, prefix: &Prefix, known: u64) -> Result<u64> {
 
 fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+/// Those of a millisecond and more, longest first.
+fn waits(waited_for: &BTreeMap<&'static str, f64>) -> String {
+    let mut waits: Vec<_> = waited_for.iter().filter(|(_, seconds)| **seconds >= 0.001).collect();
+    waits.sort_by(|a, b| b.1.total_cmp(a.1));
+    let waits: Vec<_> = waits.iter().map(|(stage, seconds)| format!("{seconds:.3} s for {stage}")).collect();
+    if waits.is_empty() { "none".to_owned() } else { waits.join(", ") }
 }
 
 /// User and system time of this process, threads that ended included.
@@ -423,7 +483,11 @@ impl Report {
                 format!("{} ({}/s)", output::bytes(self.bytes), indicatif::HumanBytes(self.bytes_per_second as u64)),
             ),
             ("seconds", format!("{:.3}, {:.3} to the first batch", self.seconds, self.first_batch_seconds)),
-            ("waited for data", format!("{:.1}% of the time after the first batch", 100.0 * self.wait_fraction)),
+            (
+                "waited for data",
+                format!("{:.1}% of the time from the first batch to the last", 100.0 * self.wait_fraction),
+            ),
+            ("waits in all", waits(&self.waited_for)),
             ("cpu seconds", format!("{:.3}", self.cpu_seconds)),
             ("peak memory", self.peak_rss_bytes.map_or_else(|| "unknown".to_owned(), output::bytes)),
             (

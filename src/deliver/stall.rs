@@ -63,8 +63,22 @@ impl WaitedFor {
 
     /// All of it, that for the first batch included.
     pub fn total(&self) -> Duration {
+        self.by_stage().iter().map(|(_, time)| *time).sum()
+    }
+
+    /// Each of them with its name.
+    pub fn by_stage(&self) -> [(&'static str, Duration); 8] {
         let Self { listing, budget, turn, compose, read, decode, collate, plan } = *self;
-        listing + budget + turn + compose + read + decode + collate + plan
+        [
+            ("listing", listing),
+            ("budget", budget),
+            ("turn", turn),
+            ("compose", compose),
+            ("read", read),
+            ("decode", decode),
+            ("collate", collate),
+            ("plan", plan),
+        ]
     }
 }
 

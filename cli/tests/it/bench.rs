@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::harness::{Scratch, dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "samples",
     "bytes",
     "seconds",
@@ -12,6 +12,7 @@ const KEYS: [&str; 22] = [
     "bytes_per_second",
     "first_batch_seconds",
     "wait_fraction",
+    "waited_for",
     "cpu_seconds",
     "peak_rss_bytes",
     "order_digest",
@@ -97,7 +98,11 @@ fn unshuffled_the_order_is_that_of_ls() {
     let epochs: Vec<_> = report["epoch_seconds"].as_array().unwrap().iter().map(|one| one.as_f64().unwrap()).collect();
     assert!(epochs.len() == 1 && (0.0..=seconds).contains(&epochs[0]), "{report}");
     assert!((0.0..=1.0).contains(&report["wait_fraction"].as_f64().unwrap()), "{report}");
-    assert!(report["first_batch_seconds"].as_f64().unwrap() <= seconds, "{report}");
+    let first = report["first_batch_seconds"].as_f64().unwrap();
+    let waited: f64 = report["waited_for"].as_object().unwrap().values().map(|time| time.as_f64().unwrap()).sum();
+    assert!((0.0..=seconds).contains(&first) && (0.0..=seconds).contains(&waited), "{report}");
+    // Nothing is at hand at the start.
+    assert!(first > 0.0 && waited > 0.0, "{report}");
     if cfg!(target_os = "linux") {
         assert!(report["peak_rss_bytes"].as_u64().unwrap() > 1 << 20, "{report}");
     }
