@@ -87,7 +87,7 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             window: None,
             sampler: Some(self.sampling.identity().to_owned()),
             global_batch_size: self.global_batch_size,
-            pad_last: Some(self.sharding.last_batch() == LastBatch::Pad),
+            pad_last: (self.sharding.last_batch() == LastBatch::Pad).then_some(true),
             epoch,
             position: resumed.map_or(0, |state| state.position),
             beyond: resumed.and_then(|state| state.beyond.clone()),
