@@ -43,6 +43,12 @@ macro_rules! counters {
                 Self { $($name: self.$name.saturating_sub(earlier.$name),)+ }
             }
 
+            /// As many times as `whole` is of `part`, which isn't 0.
+            #[must_use]
+            pub(crate) fn scaled(&self, (whole, part): (u64, u64)) -> Self {
+                Self { $($name: scaled(self.$name, (whole, part)),)+ }
+            }
+
             /// The sum of both, as for the epochs of a run.
             #[must_use]
             pub fn plus(&self, other: &Self) -> Self {
@@ -50,6 +56,11 @@ macro_rules! counters {
             }
         }
     };
+}
+
+/// A number as many times as `whole` is of `part`, which isn't 0, rounded down.
+pub(crate) fn scaled(number: u64, (whole, part): (u64, u64)) -> u64 {
+    u64::try_from(u128::from(number) * u128::from(whole) / u128::from(part)).unwrap_or(u64::MAX)
 }
 
 counters! {

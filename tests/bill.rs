@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use dataflux::metrics::Counts;
 use dataflux::plan::{Cost, Forecast, Layout, PriceTable, Prices};
+use dataflux::sample::{EpochLength, Mixture, Sampler, Shuffle, Subset, Weighted};
 use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
-use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, Raw, Strategy};
+use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, Raw, SampleId, Strategy};
 use dataflux_emulator::{Emulator, ObjectOptions};
 use support::{all_given_back, content, without_hanging};
 
@@ -207,6 +208,32 @@ fn a_budget_rules_ways_of_reading_out() {
     });
 }
 
+/// It was the manifest's samples that were counted, each once.
+#[test]
+fn a_budget_is_for_what_the_sampler_gives() {
+    without_hanging(|| {
+        let emulator = filled(32, 500);
+        // The last has no bytes.
+        let weights: Vec<_> = (0..65).map(f64::from).collect();
+        for sampler in [
+            // One class of storage alone.
+            Arc::new(Subset::ids((0..64).step_by(2).map(SampleId))) as Arc<dyn Sampler>,
+            Arc::new(Subset::range(10..20).then(Shuffle::new(1))),
+            Arc::new(Weighted::new(1, &weights).unwrap().samples(500)),
+            Arc::new(Weighted::without_replacement(1, &weights).unwrap().samples(5)),
+            Arc::new(Mixture::new(1).add(Shuffle::new(1), 1.0).epoch_length(EpochLength::Samples(5_000))),
+        ] {
+            let loader = || loader(&emulator).strategy(Strategy::Direct).sampler(Arc::clone(&sampler));
+            let free = loader().build().unwrap();
+            let mut batches = free.epoch(0).unwrap();
+            batches.by_ref().for_each(|batch| drop(batch.unwrap()));
+            let cost = batches.stats().bill.total();
+            assert!(loader().epoch_budget_usd(cost * 1.001).build().is_ok(), "{sampler:?} costs {cost}");
+            assert!(loader().epoch_budget_usd(cost * 0.999).build().is_err(), "{sampler:?} costs {cost}");
+        }
+    });
+}
+
 /// All that is logged in this process.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -252,6 +279,14 @@ fn composing_that_is_dearer_is_told_of_once() {
             build(strategy);
             assert!(!said().contains("composing costs"), "{strategy:?}");
         }
+        // It is what an epoch has that counts: as much as a day's work, or a sample alone.
+        let build = |strategy, sampler| drop(loader(&emulator).strategy(strategy).sampler(sampler).build().unwrap());
+        let long = Weighted::new(1, &[1.0; 64]).unwrap().samples(64_000);
+        build(Strategy::Auto, Arc::new(long) as Arc<dyn Sampler>);
+        assert!(said().contains("composing costs"));
+        build(Strategy::compose(), Arc::new(Subset::range(0..1)));
+        assert!(!said().contains("composing costs"));
+        let build = |strategy| drop(loader(&emulator).strategy(strategy).build().unwrap());
         emulator.configure("data", |config| config.soft_delete_seconds = 0);
         build(Strategy::compose());
         assert!(!said().contains("composing costs"));

@@ -62,7 +62,7 @@ impl Run {
         let loader = match self.last {
             LastBatch::Short => loader,
             LastBatch::Drop => loader.drop_last(true),
-            LastBatch::Pad => loader.pad_last(true),
+            _ => loader.pad_last(true),
         };
         if self.global { loader.global_batch_size(self.batch) } else { loader.batch_size(self.batch) }
     }
@@ -209,7 +209,7 @@ proptest! {
             match run.last {
                 LastBatch::Short => assert_eq!((missing, padding.len()), (0, 0)),
                 LastBatch::Drop => assert!(missing < global && padding.is_empty()),
-                LastBatch::Pad => {
+                _ => {
                     assert!(missing == 0 && padding.len() < legs.iter().map(|leg| run.global_batch(leg.world)).max().unwrap());
                     let first = straight.iter().cycle().copied();
                     assert!(padding.iter().copied().eq(first.take(padding.len())), "{padding:?}");
@@ -334,6 +334,8 @@ fn settings_that_exclude_each_other_are_refused() {
         (loader().drop_last(true).pad_last(true), "drop_last or pad_last"),
         (loader().global_batch_size(3).shard(0, 4), "a global_batch_size of at least 4"),
         (loader().sampler(Subset::range(0..11)), "indexes below 10"),
+        (loader().batch_size(usize::MAX).pad_last(true), "with pad_last a batch_size of at most 16777216"),
+        (loader().global_batch_size(1 << 40).pad_last(true).shard(0, 2), "got 549755813888 for each of 2"),
     ] {
         let error = wrong.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
@@ -371,4 +373,65 @@ fn batches_before_a_sampler_goes_astray_are_delivered() {
             until("the budget is given back", || loader.bytes_held() == 0);
         }
     });
+}
+
+/// Panics in the third batch.
+#[derive(Debug)]
+struct Panics;
+
+impl Sampler for Panics {
+    fn identity(&self) -> String {
+        "panics".into()
+    }
+
+    fn orders(&self, scope: &Scope) -> dataflux::Result<Orders> {
+        Ok(Orders::new(scope.len(), |_| {
+            |position| {
+                assert!(position != 9, "position nine");
+                position
+            }
+        }))
+    }
+}
+
+/// It ended the thread of the epoch, and the error was of that.
+#[test]
+fn batches_before_a_sampler_panics_are_delivered() {
+    without_hanging(|| {
+        let (store, _) = bucket(20);
+        for strategy in STRATEGIES {
+            let loader = DataLoader::builder(dataset(&store)).batch_size(4).strategy(strategy).sampler(Panics);
+            let loader = loader.build().unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            let before: Vec<_> = batches.by_ref().take(2).map(|batch| batch.unwrap().len()).collect();
+            assert_eq!(before, [4, 4]);
+            let error = batches.next().unwrap().unwrap_err();
+            assert!(error.to_string().contains("sampler panics: the sampler panicked"), "{error}");
+            assert!(error.to_string().contains("position nine"), "{error}");
+            assert!(batches.next().is_none());
+            until("the budget is given back", || loader.bytes_held() == 0);
+        }
+    });
+}
+
+/// A state had all of the identity, however long that was.
+#[test]
+fn a_state_with_a_long_identity_is_small_and_resumed() {
+    let (store, _) = bucket(100);
+    let mixture = |last: u64| {
+        (0..last).fold(Mixture::new(1), |mixture, part| {
+            mixture.add(Subset::range(part..part + 2).then(Shuffle::new(part)), 1.0)
+        })
+    };
+    let loader = || DataLoader::builder(dataset(&store)).batch_size(4);
+    let state = loader().sampler(mixture(50)).build().unwrap().epoch(0).unwrap().state();
+    assert!(mixture(50).identity().len() > 1_000);
+    let json = serde_json::to_string(&state).unwrap();
+    assert!(json.len() < 400, "{json}");
+    let state: State = serde_json::from_str(&json).unwrap();
+    assert!(loader().sampler(mixture(50)).resume(state.clone()).is_ok());
+    let mut full = state.clone();
+    full.sampler = Some(mixture(50).identity());
+    assert!(loader().sampler(mixture(50)).resume(full).is_ok());
+    assert!(loader().sampler(mixture(49)).resume(state).unwrap_err().to_string().contains("another sampler"));
 }

@@ -30,8 +30,8 @@ use crate::plan::{
     Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
 };
 use crate::sample::{
-    Delivered, LastBatch, Sampler, Sampling, Sequential, Sharding, Share, Shuffle, State, WindowShuffle, merge, shard,
-    told,
+    Delivered, LastBatch, Sampler, Sampling, Sequential, Sharding, Share, Shuffle, State, WindowShuffle, identity,
+    merge, shard, told,
 };
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
@@ -175,7 +175,9 @@ impl Settings {
             (_, Some(samples)) => Sharding::global(samples, rank, world_size)?,
             (batch_size, None) => Sharding::new(batch_size.unwrap_or(1), rank, world_size)?,
         };
-        Ok(sharding.last(self.last_batch()?))
+        let sharding = sharding.last(self.last_batch()?);
+        sharding.check()?;
+        Ok(sharding)
     }
 }
 
@@ -289,8 +291,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
 
     /// Whether the last batch is filled up on all ranks, where it isn't full, with the first samples of the same order:
     /// for programs that need batches of one size and may leave out no sample. [`Batch::padding`](crate::Batch::padding)
-    /// tells how many fill a batch up; such samples are delivered twice in an epoch and are counted by
-    /// [`EpochStats`](super::EpochStats) each time.
+    /// tells how many fill a batch up, at its end; such samples are delivered once more in an epoch, or several times where
+    /// it has fewer samples than a batch over all ranks, and are read, and counted by [`EpochStats`](super::EpochStats), each
+    /// time. A [`State`] doesn't count them. With this a batch has at most 16,777,216 samples on each rank.
     pub fn pad_last(mut self, pad: bool) -> Self {
         self.settings.pad_last = Some(pad);
         self
@@ -433,7 +436,10 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
 
     /// The most that a whole epoch may cost in US dollars, **over all ranks together**, by the price table. Ways of reading
     /// that cost more are ruled out when the loader is built, which walks through the manifest once (a second for 18
-    /// million objects), and waits for the end of its listing. It goes by the [`Forecast`](crate::plan::Forecast): retries, and what is
+    /// million objects), and waits for the end of its listing. Where a [`sampler`](Self::sampler) may leave samples out, or
+    /// give them several times, it walks through epoch 0 instead, in its order, which takes some times longer; of an epoch
+    /// that is longer than the manifest, and than a million samples, it takes as much as the longer of these for a share of
+    /// the whole. Other epochs may draw other samples. It goes by the [`Forecast`](crate::plan::Forecast): retries, and what is
     /// read object by object because composing fails, come on top; so does the listing, and what groups that aren't full cost
     /// more, where the batches of an epoch end with such.
     ///
@@ -534,11 +540,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         };
         let there = state.identity();
         let here = self.settings.take_sampler()?;
-        let found = here.as_ref().map_or_else(|| "none".to_owned(), Sampler::identity);
-        let sampler = here.or_else(|| told(&there)).filter(|sampler| sampler.identity() == there).ok_or_else(|| {
-            let hint = "set the same one as the run that took the state, or begin the epoch anew";
-            differs("sampler", found, &there, hint.to_owned())
-        })?;
+        let found = here.as_ref().map_or_else(|| Ok("none".to_owned()), |here| identity(&**here))?;
+        let sampler =
+            here.map_or_else(|| told(&there), |here| Some(here).filter(|_| found == there)).ok_or_else(|| {
+                let hint = "set the same one as the run that took the state, or begin the epoch anew";
+                differs("sampler", found, &there, hint.to_owned())
+            })?;
         let Settings { batch_size, global_batch_size, drop_last, pad_last, .. } = &mut self.settings;
         let last = state.last_batch();
         for (what, here, there) in
@@ -640,7 +647,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let source = &dataset.source;
         let manifest = Arc::clone(&source.manifest);
         let sampler = settings.take_sampler()?.unwrap_or_else(|| Box::new(Sequential));
-        let sampling = Sampling::new(sampler, Arc::clone(&manifest));
+        let sampling = Sampling::new(sampler, Arc::clone(&manifest))?;
         sampling.check()?;
         let (io, client) = match settings.io_threads {
             None => (Io::shared()?, source.client.clone()),
@@ -690,6 +697,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let cap = if let Strategy::Compose { max_bytes } = settings.strategy { max_bytes } else { MAX_COMPOSED_BYTES };
         let means = Means {
             manifest: &manifest,
+            sampling: &sampling,
             prices: &prices,
             layout: Layout::default().most_bytes(most_bytes.min(cap)).ranges(settings.ranges),
             strategy: settings.strategy,

@@ -146,7 +146,7 @@ impl Course {
                 Known::All(all) => (all - end) / self.world_size,
                 Known::AtLeast(_) => u64::MAX,
             };
-            let mut ids = Vec::with_capacity((positions.end - positions.start) as usize);
+            let mut ids = Vec::new();
             let own: Vec<_> = self.rest.ranges(positions).collect();
             for own in &own {
                 ids.extend(self.walk.ids(own.clone(), listed)?);

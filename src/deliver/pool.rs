@@ -1,6 +1,5 @@
 //! The decode threads, and the batches they put together.
 
-use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +14,7 @@ use super::stall::Making;
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate, LostSample};
 use crate::decode::Decode;
+use crate::error::panic_message;
 use crate::sample::SampleId;
 use crate::split::RawSample;
 use crate::store::ObjectId;
@@ -326,11 +326,6 @@ pub(super) fn refused(id: ObjectId, cause: &str) -> Error {
 pub(super) fn guarded<T>(run: impl FnOnce() -> anyhow::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
-        Err(panic) => Err(format!("it panicked: {}", message(&*panic))),
+        Err(panic) => Err(format!("it panicked: {}", panic_message(&*panic))),
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }

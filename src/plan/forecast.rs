@@ -176,6 +176,14 @@ impl<'a> Sums<'a> {
         add(&mut self.cheapest, class, &counts);
     }
 
+    /// As many times as `whole` is of `part`.
+    fn scale(&mut self, (whole, part): (u64, u64)) {
+        for ways in [&mut self.direct, &mut self.composed, &mut self.cheapest, &mut self.ranged] {
+            *ways = ways.map(|counts| counts.scaled((whole, part)));
+        }
+        self.more_if_joined *= whole as f64 / part as f64;
+    }
+
     fn forecast(&self) -> Forecast {
         let cost = |classes| Cost::of(classes, self.prices);
         let (direct, composed) = (cost(&self.direct), cost(&self.composed));
@@ -218,13 +226,26 @@ impl Forecast {
     /// A listing that failed; a manifest whose file was written to since it was opened.
     pub fn new(manifest: &Manifest, prices: &Prices, layout: Layout) -> Result<Self> {
         manifest.complete()?;
+        Self::of_facts((0..manifest.len()).map(|index| manifest.facts_at(index)), (1, 1), prices, layout)
+    }
+
+    /// Of these objects, one by one, which are `part` of a `whole` that is like them.
+    ///
+    /// # Errors
+    /// Those of the facts.
+    pub(crate) fn of_facts(
+        facts: impl Iterator<Item = Result<Facts>>,
+        (whole, part): (u64, u64),
+        prices: &Prices,
+        layout: Layout,
+    ) -> Result<Self> {
         let mut sums = Sums::new(prices, layout);
         // Sources and bytes of the group of each class that isn't full yet: of all, and of those worth it by price.
         let mut open = [(0u64, 0u64); StorageClass::ALL.len()];
         let mut worth = open;
         let most_bytes = layout.most_bytes;
-        for index in 0..manifest.len() {
-            let object = manifest.facts_at(index)?;
+        for object in facts {
+            let object = object?;
             let Facts { size, storage_class: class, .. } = object;
             if size == 0 {
                 continue;
@@ -251,6 +272,7 @@ impl Forecast {
                 sums.by_price(class, 1, worth.0, worth.1);
             }
         }
+        sums.scale((whole, part));
         Ok(sums.forecast())
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::interleave::Interleave;
 use super::permutation::keys;
 use super::sampler::{Order, Orders, Sampler, Scope};
+use super::weighted::{WEIGHTS, is_weight};
 use super::wrong;
 use crate::Result;
 
@@ -12,8 +13,15 @@ use crate::Result;
 /// Parts are usually [subsets](super::Subset), such as the folders of several data sets in one bucket.
 ///
 /// Each part goes on where it stood at the end of the epoch before, and begins its next order when it is through. So
-/// nothing of a part comes twice before all of it came once, however small or large its share is. It takes some 100
-/// bytes for each part, beside what the parts take.
+/// nothing of a part comes twice before all of it came once, however small or large its share is; but in one epoch a part may
+/// come to its end and begin anew.
+///
+/// **Parts with the same samples, or as many samples, want different seeds**: with one seed they have the same order, so
+/// that the same samples, or those at the same places, come at the same times.
+///
+/// It takes some 100 bytes for each part, in each epoch that lives some 100 more, and what the parts take; a look into the
+/// order is a division for each doubling of the number of parts, and one into the part's. Where a part begins anew its
+/// order is made, which for [`Weighted::without_replacement`](super::Weighted::without_replacement) is a sort.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -32,21 +40,25 @@ use crate::Result;
 /// assert!((9..=21).contains(&batch.names().filter(|name| name.contains("books")).count()));
 /// # Ok::<(), dataflux::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "a mixture does nothing until a loader has it"]
 pub struct Mixture {
     seed: u64,
-    parts: Vec<(Box<dyn Sampler>, f64)>,
+    parts: Vec<(Arc<dyn Sampler>, f64)>,
     length: EpochLength,
 }
 
-/// How long an epoch of a [`Mixture`] is.
+/// How long an epoch of a [`Mixture`] is: the same for all epochs, by what holds of the first. Later ones begin where the one
+/// before ended, so that a part may be through, and begin anew, in the midst of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EpochLength {
-    /// As long as no part has to begin anew.
+    /// As many samples as epoch 0 can have before any part has to begin anew.
     #[default]
     UntilFirst,
-    /// As long as it takes for every part to come once; smaller ones begin anew meanwhile.
+    /// As many samples as epoch 0 needs for every part to come once; smaller ones begin anew meanwhile. In a later one, too,
+    /// each part has as many as it has samples, or more; but they may be the end of one of its orders and the beginning of
+    /// the next.
     UntilAll,
     /// So many samples, at least 1.
     Samples(u64),
@@ -58,13 +70,13 @@ impl Mixture {
         Self { seed, parts: Vec::new(), length: EpochLength::default() }
     }
 
-    /// With `sampler` for a share of `weight` out of the sum of all weights.
+    /// With `sampler` for a share of `weight`, from 1e-290 to 1e290, out of the sum of all weights.
     pub fn add(mut self, sampler: impl Sampler, weight: f64) -> Self {
-        self.parts.push((Box::new(sampler), weight));
+        self.parts.push((Arc::new(sampler), weight));
         self
     }
 
-    /// With epochs of this length; until the first part is through by default.
+    /// With epochs of this length; by default of as many samples as it takes for the first part to be through once.
     pub fn epoch_length(mut self, length: EpochLength) -> Self {
         self.length = length;
         self
@@ -115,18 +127,27 @@ impl Sampler for Mixture {
 /// How many samples of an epoch each part has.
 fn shares(lengths: &[u64], weights: &[f64], length: EpochLength) -> Result<Vec<u64>> {
     const HINT: &str = "give Mixture::add weights above 0, such as 0.7 and 0.3";
-    if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
-        return Err(wrong("this can't be the weight of a part").mismatch("a number above 0", weight).hint(HINT));
+    if weights.is_empty() {
+        return Err(wrong("a mixture of nothing").mismatch("at least one part", 0).hint(HINT));
     }
-    let sum: f64 = weights.iter().sum();
-    if !(sum.is_finite() && sum > 0.0) {
-        return Err(wrong("a mixture of nothing").mismatch("at least one part", lengths.len()).hint(HINT));
+    if let Some((part, weight)) = weights.iter().enumerate().find(|(_, weight)| !is_weight(**weight)) {
+        return Err(wrong("this can't be the weight of a part")
+            .object(format_args!("part {part}"))
+            .mismatch(WEIGHTS, format_args!("{weight:?}"))
+            .hint(HINT));
     }
     if let Some(part) = lengths.iter().position(|length| *length == 0) {
         return Err(wrong("a part of a mixture has no samples")
             .mismatch("at least 1", 0)
-            .object(format_args!("part {part}")));
+            .object(format_args!("part {part}"))
+            .hint("leave it out, or look at what its sampler makes of these data"));
     }
+    if length == EpochLength::Samples(0) {
+        return Err(wrong("an epoch of a mixture can't be of no samples")
+            .mismatch("at least 1", 0)
+            .hint("give EpochLength::Samples more"));
+    }
+    let sum: f64 = weights.iter().sum();
     // Samples until each is through, but for what rounding does: below, that can cost a part none of its samples.
     let through = || lengths.iter().zip(weights).map(|(length, weight)| *length as f64 * sum / weight);
     let samples = match length {
@@ -191,12 +212,18 @@ mod tests {
         use EpochLength::{Samples, UntilAll, UntilFirst};
         for (lengths, weights, length, said) in [
             (&[][..], &[][..], UntilFirst, "at least one part"),
-            (&[5, 5], &[1.0, 0.0], UntilFirst, "a number above 0, got 0"),
+            (
+                &[5, 5],
+                &[1.0, 0.0],
+                UntilFirst,
+                "part 1: this can't be the weight of a part (wanted a number from 1e-290",
+            ),
+            (&[5, 5], &[5e-324, 1.0], UntilFirst, "got 5e-324"),
             (&[5, 5], &[1.0, f64::NAN], UntilFirst, "got NaN"),
-            (&[5, 5], &[f64::MAX, f64::MAX], UntilFirst, "at least one part"),
+            (&[5, 5], &[f64::MAX, f64::MAX], UntilFirst, "got 1.7976931348623157e308"),
             (&[5, 0], &[1.0, 1.0], UntilFirst, "part 1"),
             (&[5, 5], &[1.0, 100.0], UntilFirst, "0: a part of this mixture would never come"),
-            (&[5], &[1.0], Samples(0), "never come"),
+            (&[5], &[1.0], Samples(0), "can't be of no samples"),
             (&[5, 5], &[1.0, 1e-30], UntilAll, "at most 2^53"),
         ] {
             let error = shares(lengths, weights, length).unwrap_err().to_string();

@@ -2,11 +2,16 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
-use super::SampleId;
+use super::{SampleId, short, told, wrong};
+use crate::error::panic_message;
 use crate::manifest::{Facts, Known, Manifest};
 use crate::{Error, ErrorKind, Result, Stage};
+
+/// What an order may say in the place of a sample: that there is none, where the number that it was given can't be told.
+pub(super) const NOWHERE: u64 = u64::MAX;
 
 /// A way to order the samples of each epoch.
 ///
@@ -15,6 +20,9 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// Built in are [`Sequential`](super::Sequential), [`Shuffle`](super::Shuffle),
 /// [`BlockShuffle`](super::BlockShuffle), [`WindowShuffle`](super::WindowShuffle), [`Weighted`](super::Weighted),
 /// [`Stratified`](super::Stratified), [`Mixture`](super::Mixture) and [`Subset`](super::Subset).
+///
+/// One that panics, or answers what can't be, is an error in the place of the first batch that it spoils; those before it
+/// are delivered.
 ///
 /// One of your own, which goes from the last sample to the first:
 ///
@@ -49,7 +57,8 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub trait Sampler: fmt::Debug + Send + Sync + 'static {
     /// Names the sampler and its parameters, such as `backwards(step=2)`. A [`State`](super::State) holds this, and a
     /// loader with a sampler of another identity refuses it; so it must change with whatever changes the order, and
-    /// with nothing else, ever.
+    /// with nothing else, ever. One of more than 96 bytes is cut there, and a hash of all of it is put in. Those of built-in
+    /// samplers are taken.
     fn identity(&self) -> String;
 
     /// The orders over the samples of `scope`. Called once for a loader, when all are listed; where
@@ -60,33 +69,54 @@ pub trait Sampler: fmt::Debug + Send + Sync + 'static {
     fn orders(&self, scope: &Scope) -> Result<Orders>;
 
     /// How many positions of every epoch stay as they are when more samples follow the first `listed`, in byte order of
-    /// names. More than 0 lets an epoch begin while the data set is [still being listed](crate::DatasetBuilder::streaming).
+    /// names: no more than the orders over these have. More than 0 lets an epoch begin while the data set is
+    /// [still being listed](crate::DatasetBuilder::streaming).
     fn settled(&self, listed: u64) -> u64 {
         _ = listed;
         0
     }
-}
 
-impl<S: Sampler + ?Sized> Sampler for Box<S> {
-    fn identity(&self) -> String {
-        (**self).identity()
-    }
-
-    fn orders(&self, scope: &Scope) -> Result<Orders> {
-        (**self).orders(scope)
-    }
-
-    fn settled(&self, listed: u64) -> u64 {
-        (**self).settled(listed)
+    /// Whether it is one of this crate's that give each sample once in every epoch.
+    #[doc(hidden)]
+    fn takes_all(&self, _: Ours) -> bool {
+        false
     }
 }
+
+/// Nobody else can make one or name it, and so ask or answer what only this crate can know.
+#[derive(Debug)]
+pub struct Ours(());
+
+macro_rules! samplers_behind {
+    ($($pointer:ident)+) => {$(
+        impl<S: Sampler + ?Sized> Sampler for $pointer<S> {
+            fn identity(&self) -> String {
+                (**self).identity()
+            }
+
+            fn orders(&self, scope: &Scope) -> Result<Orders> {
+                (**self).orders(scope)
+            }
+
+            fn settled(&self, listed: u64) -> u64 {
+                (**self).settled(listed)
+            }
+
+            fn takes_all(&self, ours: Ours) -> bool {
+                (**self).takes_all(ours)
+            }
+        }
+    )+};
+}
+
+samplers_behind!(Box Arc);
 
 /// The samples that a [`Sampler`] orders, numbered from 0: those of a manifest, or of a [`Subset`](super::Subset) of it.
 #[derive(Clone)]
 pub struct Scope {
     manifest: Arc<Manifest>,
     samples: u64,
-    /// From a number to an index in the manifest, where these aren't the same.
+    /// From a number to an index in the manifest, where these aren't the same: the higher the one, the higher the other.
     place: Option<Arc<dyn Fn(u64) -> u64 + Send + Sync>>,
 }
 
@@ -101,13 +131,39 @@ impl Scope {
         Self { manifest, samples, place: None }
     }
 
-    /// Some of these samples: `samples` of them, the first of which is number `place(0)` here.
+    /// Some of these samples: `samples` of them, the first of which is number `place(0)` here, and each next a higher one.
     pub(super) fn some(&self, samples: u64, place: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Self {
         let place: Arc<dyn Fn(u64) -> u64 + Send + Sync> = match self.place.clone() {
             None => Arc::new(place),
             Some(outer) => Arc::new(move |number| outer(place(number))),
         };
         Self { manifest: Arc::clone(&self.manifest), samples, place: Some(place) }
+    }
+
+    /// How many samples there are to have indexes.
+    pub(super) fn indexes(&self) -> u64 {
+        if self.place.is_none() { self.samples } else { self.manifest.len() }
+    }
+
+    /// Whether a sample's number is its index in the manifest.
+    pub(super) fn is_of_indexes(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// The numbers of those samples whose indexes in the manifest are among these.
+    pub(super) fn numbers(&self, indexes: Range<u64>) -> Range<u64> {
+        let first_from = |index: u64| match &self.place {
+            None => index.min(self.samples),
+            Some(place) => {
+                let (mut low, mut high) = (0, self.samples);
+                while low < high {
+                    let middle = low + (high - low) / 2;
+                    if place(middle) >= index { high = middle } else { low = middle + 1 }
+                }
+                low
+            }
+        };
+        first_from(indexes.start)..first_from(indexes.end)
     }
 
     /// How many they are, at least 1.
@@ -217,22 +273,49 @@ impl fmt::Debug for Order {
     }
 }
 
+/// The identity of a sampler, as states hold it.
+///
+/// # Errors
+/// It panics.
+pub(crate) fn identity(sampler: &dyn Sampler) -> Result<String> {
+    let identity = catch_unwind(AssertUnwindSafe(|| sampler.identity()));
+    identity.map(|identity| short(&identity)).map_err(|panic| {
+        wrong("Sampler::identity panicked")
+            .mismatch("a name and parameters", panic_message(&*panic))
+            .object("a sampler")
+    })
+}
+
 /// A sampler and the data of a loader.
 #[derive(Debug)]
 pub(crate) struct Sampling {
     sampler: Box<dyn Sampler>,
+    identity: String,
     manifest: Arc<Manifest>,
     /// Of all samples, once they are listed.
     whole: OnceLock<Result<Orders>>,
 }
 
 impl Sampling {
-    pub(crate) fn new(sampler: Box<dyn Sampler>, manifest: Arc<Manifest>) -> Arc<Self> {
-        Arc::new(Self { sampler, manifest, whole: OnceLock::new() })
+    /// # Errors
+    /// A sampler of one's own with an identity that a state would take for a built-in one's.
+    pub(crate) fn new(sampler: Box<dyn Sampler>, manifest: Arc<Manifest>) -> Result<Arc<Self>> {
+        let identity = identity(&*sampler)?;
+        if !sampler.takes_all(Ours(())) && told(&identity).is_some() {
+            return Err(wrong("a sampler of one's own has the identity of a built-in one")
+                .mismatch("a name that nothing else has", identity)
+                .hint("name it after itself in Sampler::identity, or a resume would take the other for it"));
+        }
+        Ok(Arc::new(Self { sampler, identity, manifest, whole: OnceLock::new() }))
     }
 
-    pub(crate) fn identity(&self) -> String {
-        self.sampler.identity()
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Whether each sample comes once in every epoch, for all that this crate knows.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.sampler.takes_all(Ours(()))
     }
 
     /// Finds what is wrong with the sampler before an epoch does, as far as can be told without a wait.
@@ -248,9 +331,12 @@ impl Sampling {
     pub(crate) fn orders(&self) -> Result<&Orders> {
         self.manifest.complete()?;
         let made = self.whole.get_or_init(|| {
-            let orders = self.sampler.orders(&Scope::new(Arc::clone(&self.manifest)))?;
+            let orders = self.answer(|| self.sampler.orders(&Scope::new(Arc::clone(&self.manifest))))?;
             if orders.len == 0 {
-                return Err(self.wrong("the sampler leaves an epoch without samples").mismatch("at least 1", 0));
+                return Err(self
+                    .wrong("the sampler leaves an epoch without samples")
+                    .mismatch("at least 1", 0)
+                    .hint("look at what it makes of these data, and at how many samples it was told to take"));
             }
             Ok(orders)
         });
@@ -258,13 +344,24 @@ impl Sampling {
     }
 
     pub(crate) fn walk(self: &Arc<Self>, epoch: u64) -> Walk {
-        Walk { sampling: Arc::clone(self), epoch, order: None }
+        Walk { sampling: Arc::clone(self), epoch, order: None, settled: 0 }
+    }
+
+    /// What the sampler answers, or that it panicked.
+    fn answer<T>(&self, ask: impl FnOnce() -> Result<T>) -> Result<T> {
+        catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
+            Err(self.wrong("the sampler panicked").mismatch("an answer", panic_message(&*panic)))
+        })
+    }
+
+    fn settled_too_much(&self, len: u64, samples: u64, settled: u64) -> Error {
+        self.wrong("the sampler settles positions that its order doesn't have")
+            .mismatch(format_args!("at most {len}, as its order of {samples} samples has"), settled)
+            .hint("let Sampler::settled say no more than Sampler::orders has for as many samples")
     }
 
     fn wrong(&self, message: &str) -> Error {
-        Error::new(ErrorKind::Config, message)
-            .stage(Stage::Sample)
-            .object(format_args!("sampler {}", self.sampler.identity()))
+        wrong(message).object(format_args!("sampler {}", self.identity))
     }
 }
 
@@ -275,6 +372,8 @@ pub(crate) struct Walk {
     epoch: u64,
     /// With how many samples were listed when it was made.
     order: Option<(Known, Order)>,
+    /// The most positions that were said to be settled.
+    settled: u64,
 }
 
 impl Walk {
@@ -286,20 +385,43 @@ impl Walk {
     /// Of how many positions the sample is settled, where this many samples are listed.
     ///
     /// # Errors
-    /// The sampler can't order these data.
-    pub(crate) fn positions(&self, listed: Known) -> Result<Known> {
+    /// The sampler can't order these data, or had settled more than there are.
+    pub(crate) fn positions(&mut self, listed: Known) -> Result<Known> {
+        let sampling = &self.sampling;
         Ok(match listed {
-            Known::All(_) => Known::All(self.sampling.orders()?.len),
-            Known::AtLeast(listed) => Known::AtLeast(self.sampling.sampler.settled(listed)),
+            Known::All(samples) => {
+                let len = sampling.orders()?.len;
+                if self.settled > len {
+                    return Err(sampling.settled_too_much(len, samples, self.settled));
+                }
+                Known::All(len)
+            }
+            // There are no orders over nothing.
+            Known::AtLeast(0) => listed,
+            Known::AtLeast(listed) => {
+                let settled = sampling.answer(|| Ok(sampling.sampler.settled(listed)))?;
+                self.settled = self.settled.max(settled);
+                Known::AtLeast(settled)
+            }
         })
     }
 
     /// The samples at `positions`, which must be settled; those beyond the last begin again with the first.
     ///
     /// # Errors
-    /// The sampler can't order these data, or names a sample that isn't there.
+    /// The sampler can't order these data, names a sample that isn't there, or panics.
     pub(crate) fn ids(&mut self, positions: Range<u64>, listed: Known) -> Result<Vec<SampleId>> {
-        let Self { sampling, epoch, order } = self;
+        let sampling = Arc::clone(&self.sampling);
+        let ids = sampling.answer(|| self.ask(positions, listed));
+        if ids.is_err() {
+            // What panicked half-way may say anything when it is asked again.
+            self.order = None;
+        }
+        ids
+    }
+
+    fn ask(&mut self, positions: Range<u64>, listed: Known) -> Result<Vec<SampleId>> {
+        let Self { sampling, epoch, order, .. } = self;
         let (Known::All(samples) | Known::AtLeast(samples)) = listed;
         if order.as_ref().is_none_or(|(of, _)| *of != listed) {
             let made = match listed {
@@ -314,11 +436,20 @@ impl Walk {
         let (_, order) = order.as_mut().expect("it was just made");
         let len = order.len;
         let ids = positions.map(|position| {
-            let id = order.at(if position < len { position } else { position % len });
+            let place = match listed {
+                _ if position < len => position,
+                Known::All(_) => position % len,
+                // What fills up a batch is told at the end alone.
+                Known::AtLeast(_) => return Err(sampling.settled_too_much(len, samples, position + 1)),
+            };
+            let id = order.at(place);
             if id.0 >= samples {
-                return Err(sampling
-                    .wrong(&format!("the sampler names a sample that isn't there, at position {position}"))
-                    .mismatch(format_args!("a number below {samples}"), id.0));
+                let error =
+                    sampling.wrong(&format!("the sampler names a sample that isn't there, at position {position}"));
+                return Err(match id.0 {
+                    NOWHERE => error.mismatch("a sample of its subset", "one beyond it"),
+                    id => error.mismatch(format_args!("a number below {samples}"), id),
+                });
             }
             Ok(id)
         });

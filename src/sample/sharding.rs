@@ -6,15 +6,20 @@ use super::wrong;
 use crate::Result;
 use crate::manifest::Known;
 
+/// Most samples of one rank in a batch that may have to be filled up: the ids of so many take 128 MiB, and no step trains on
+/// as many. One that isn't filled up has no more samples than its epoch.
+const MOST_PADDED: u64 = 1 << 24;
+
 /// What becomes of the last global batch of an epoch, where it isn't full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LastBatch {
     /// It is smaller, and ranks differ by one sample at most.
     #[default]
     Short,
     /// Nobody gets its samples.
     Drop,
-    /// It is filled up with the first samples of the same order.
+    /// It is filled up with the first samples of the same order, over and over where these are fewer.
     Pad,
 }
 
@@ -30,6 +35,7 @@ pub struct Sharding {
 
 /// One batch of one rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BatchSpan {
     /// Positions in the global order; empty where the last global batch has fewer samples than there are ranks. Those
     /// beyond the end are padding, and begin again with position 0.
@@ -87,6 +93,19 @@ impl Sharding {
     pub fn last(mut self, last: LastBatch) -> Self {
         self.last = last;
         self
+    }
+
+    /// Refuses batches that are to be filled up and would be so large that they can't be held.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.last == LastBatch::Pad && self.batch_size() > MOST_PADDED {
+            return Err(wrong("a batch of so many samples can't be filled up")
+                .mismatch(
+                    format_args!("with pad_last a batch_size of at most {MOST_PADDED} samples for each rank"),
+                    format_args!("{} for each of {}", self.batch_size(), self.world_size),
+                )
+                .hint("leave out pad_last, or choose a smaller batch_size or global_batch_size"));
+        }
+        Ok(())
     }
 
     /// Most samples in one batch of one rank.
@@ -183,6 +202,23 @@ mod tests {
         }
     }
 
+    /// It held an id for each of them.
+    #[test]
+    fn padding_without_bound_is_refused() {
+        let most = MOST_PADDED as usize;
+        for (sharding, samples) in [
+            (Sharding::new(usize::MAX, 0, 1), usize::MAX),
+            (Sharding::new(most + 1, 0, 4), most + 1),
+            (Sharding::global(most * 4 + 1, 0, 4), most + 1),
+        ] {
+            let sharding = sharding.unwrap();
+            assert!(sharding.check().is_ok() && sharding.last(LastBatch::Drop).check().is_ok());
+            let error = sharding.last(LastBatch::Pad).check().unwrap_err().to_string();
+            assert!(error.contains("pad_last") && error.contains(&format!("got {samples} for each")), "{error}");
+        }
+        assert!(Sharding::new(most, 3, 4).unwrap().last(LastBatch::Pad).check().is_ok());
+    }
+
     fn last() -> impl Strategy<Value = LastBatch> {
         prop::sample::select(vec![LastBatch::Short, LastBatch::Drop, LastBatch::Pad])
     }
@@ -217,6 +253,43 @@ mod tests {
                 from = ranks[0].iter().take(steps).next_back().map_or(from, |span| span.end);
             }
             prop_assert!(seen.iter().all(|&times| times == 1), "{:?}", seen);
+        }
+
+        /// The same with a last batch that is dropped or filled up: but for what is dropped, each position is one rank's, once,
+        /// and what fills up follows the last position, without a gap, and is less than a global batch.
+        #[test]
+        fn dropped_and_padded_batches_over_all_ranks_and_stops(
+            samples in 0u64..500, batch in 1usize..20, worlds in prop::collection::vec((1usize..9, 1usize..5), 1..6),
+            global: bool, pad: bool,
+        ) {
+            let kind = if pad { LastBatch::Pad } else { LastBatch::Drop };
+            let sharding = |rank, world| {
+                let cut = if global { Sharding::global(batch + 8, rank, world) } else { Sharding::new(batch, rank, world) };
+                cut.unwrap().last(kind)
+            };
+            let (mut seen, mut from, last) = (Vec::new(), 0, worlds.len() - 1);
+            let of = |world| if global { batch + 8 } else { batch * world };
+            for (turn, &(world, steps)) in worlds.iter().enumerate() {
+                let steps = if turn == last { usize::MAX } else { steps };
+                let ranks: Vec<_> = (0..world).map(|rank| positions(sharding(rank, world), samples, from)).collect();
+                for step in 0..ranks[0].len().min(steps) {
+                    let mut whole = 0;
+                    for spans in &ranks {
+                        prop_assert_eq!(spans.len(), ranks[0].len());
+                        let BatchSpan { positions, padding, end } = &spans[step];
+                        prop_assert_eq!(*padding, positions.clone().filter(|position| *position >= samples).count() as u64);
+                        whole += positions.end - positions.start;
+                        seen.extend(positions.clone());
+                        from = *end;
+                    }
+                    prop_assert_eq!(whole, of(world) as u64);
+                }
+            }
+            prop_assert!(seen.iter().copied().eq(0..seen.len() as u64), "{seen:?}");
+            let (seen, most) = (seen.len() as u64, worlds.iter().map(|&(world, _)| of(world)).max().unwrap() as u64);
+            let fits =
+                if pad { (samples..samples + most).contains(&seen) } else { seen <= samples && samples - seen < most };
+            prop_assert!(fits, "{} of {}", seen, samples);
         }
 
         /// Told little by little or at once, the batches are the same; and none is told before it is known.

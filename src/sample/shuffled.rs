@@ -1,7 +1,7 @@
 //! Orders of all samples, each once: by name, and shuffled in several ways.
 
 use super::permutation::Permutation;
-use super::sampler::{Orders, Sampler, Scope};
+use super::sampler::{Orders, Ours, Sampler, Scope};
 use super::wrong;
 use crate::Result;
 
@@ -20,6 +20,10 @@ impl Sampler for Sequential {
 
     fn settled(&self, listed: u64) -> u64 {
         listed
+    }
+
+    fn takes_all(&self, _: Ours) -> bool {
+        true
     }
 }
 
@@ -49,6 +53,10 @@ impl Sampler for Shuffle {
             move |position| permutation.at(position)
         }))
     }
+
+    fn takes_all(&self, _: Ours) -> bool {
+        true
+    }
 }
 
 /// Each window of so many samples, in byte order of names, shuffled within itself, by a seed, the epoch's number and the
@@ -70,7 +78,7 @@ impl WindowShuffle {
         if self.window == 0 {
             return Err(wrong("a window can't be of no samples")
                 .mismatch("at least 1", 0)
-                .hint("give shuffle_window many times the samples of a class"));
+                .hint("give shuffle_window, or WindowShuffle, many times the samples of a class"));
         }
         Ok(())
     }
@@ -93,6 +101,10 @@ impl Sampler for WindowShuffle {
     fn settled(&self, listed: u64) -> u64 {
         // Of a window that isn't full, the order hangs on how full it gets.
         listed - listed.checked_rem(self.window).unwrap_or(0)
+    }
+
+    fn takes_all(&self, _: Ours) -> bool {
+        true
     }
 }
 
@@ -143,6 +155,10 @@ impl Sampler for BlockShuffle {
         }
         let (samples, digest) = (scope.len(), scope.manifest().digest());
         Ok(Orders::new(samples, move |epoch| blocks(samples, &digest.0, (block, mixed), seed, epoch)))
+    }
+
+    fn takes_all(&self, _: Ours) -> bool {
+        true
     }
 }
 

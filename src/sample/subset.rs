@@ -1,17 +1,24 @@
 //! Some of the samples.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use ring::digest::{Context, SHA256};
 
-use super::sampler::{Orders, Sampler, Scope};
+use super::sampler::{NOWHERE, Orders, Sampler, Scope};
 use super::{SampleId, Sequential, wrong};
 use crate::Result;
 use crate::manifest::{Digest, EntryRef, Manifest};
 
-/// Some of the samples, by their indexes in byte order of names, as another sampler orders them: by name unless told
-/// otherwise.
+/// Some of the samples, as another sampler orders them: by name unless told otherwise.
+///
+/// Within another subset, one of a [`range`](Self::range) has the places of the samples there, so that
+/// `Subset::below(..)?.then(Subset::range(0..100))` are the first hundred of a folder; any other has the samples that both
+/// have, of which it finds its own when the loader is built: by some look-ups in the other for a folder, for each sample in a
+/// list, which takes 8 bytes for each once more.
+///
+/// A look into the order is one into the other sampler's, and one into the list where there is one.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -27,19 +34,33 @@ use crate::manifest::{Digest, EntryRef, Manifest};
 /// assert_eq!(loader.epoch(0)?.count(), 50);
 /// # Ok::<(), dataflux::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Subset {
     chosen: Chosen,
     /// Of the manifest that it was chosen from, if it was.
     of: Option<Digest>,
-    then: Box<dyn Sampler>,
+    then: Arc<dyn Sampler>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Chosen {
+    /// By their numbers among the samples that it is used with.
+    Numbers(Range<u64>),
+    /// By their indexes in the manifest.
     Range(Range<u64>),
-    /// In order, each once, and what tells them from others.
+    /// The same, in order, each once, and what tells them from others.
     List(Arc<[u64]>, String),
+}
+
+/// Without the list, which may have millions.
+impl fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Numbers(range) => write!(f, "range={}..{}", range.start, range.end),
+            Self::Range(range) => write!(f, "{}..{}", range.start, range.end),
+            Self::List(ids, fingerprint) => write!(f, "{} of {fingerprint}", ids.len()),
+        }
+    }
 }
 
 impl Chosen {
@@ -50,34 +71,42 @@ impl Chosen {
 }
 
 impl Subset {
-    /// The samples of these indexes, from 0.
-    pub fn range(indexes: Range<u64>) -> Self {
-        Self { chosen: Chosen::Range(indexes), of: None, then: Box::new(Sequential) }
+    /// The samples at these places in byte order of names, from 0. It takes no memory for each.
+    pub fn range(places: Range<u64>) -> Self {
+        Self { chosen: Chosen::Numbers(places), of: None, then: Arc::new(Sequential) }
     }
 
-    /// These samples, each once, whatever their order here. It takes 8 bytes for each.
+    /// These samples, by their indexes in the manifest, each once, whatever their order here. It takes 8 bytes for each.
     pub fn ids(ids: impl IntoIterator<Item = SampleId>) -> Self {
         let mut ids: Vec<_> = ids.into_iter().map(|id| id.0).collect();
         ids.sort_unstable();
         ids.dedup();
-        Self { chosen: Chosen::list(ids), of: None, then: Box::new(Sequential) }
+        Self { chosen: Chosen::list(ids), of: None, then: Arc::new(Sequential) }
     }
 
     /// The samples whose names begin with `prefix`, such as `train/cats/`, for a loader of this manifest and no other. It
-    /// takes no memory for each. Waits for the end of the listing.
+    /// takes no memory for each, and is found by some look-ups. Waits for the end of the listing.
     ///
     /// # Errors
-    /// The listing failed; the manifest's file was written to since it was opened.
+    /// No sample has such a name, which is the whole name in its bucket; the listing failed; the manifest's file was written
+    /// to since it was opened.
     pub fn below(manifest: &Manifest, prefix: &str) -> Result<Self> {
         manifest.complete()?;
         // They are neighbours, since names are in byte order.
         let first = first_where(manifest, 0, |name| name >= prefix)?;
         let end = first_where(manifest, first, |name| !name.starts_with(prefix))?;
-        Ok(Self { of: Some(manifest.digest()), ..Self::range(first..end) })
+        if first == end {
+            let such = if manifest.len() == 0 { String::new() } else { format!(", such as {}", manifest.at(0)?.name) };
+            return Err(wrong("no sample's name begins so")
+                .object(manifest.prefix())
+                .mismatch(format_args!("the beginning of a whole name{such}"), format_args!("{prefix:?}"))
+                .hint("give the name from the bucket on, without gs:// and the bucket"));
+        }
+        Ok(Self { chosen: Chosen::Range(first..end), of: Some(manifest.digest()), then: Arc::new(Sequential) })
     }
 
     /// The samples for which `keep` holds, for a loader of this manifest and no other. It takes 8 bytes for each. Waits
-    /// for the end of the listing.
+    /// for the end of the listing, and looks at every sample once: a second for some 20 million.
     ///
     /// Where no run wants the others, a [`Filter`](crate::list::Filter) on opening leaves them out of the manifest.
     ///
@@ -92,65 +121,95 @@ impl Subset {
             }
             index += 1;
         }
-        Ok(Self { chosen: Chosen::list(ids), of: Some(manifest.digest()), then: Box::new(Sequential) })
+        Ok(Self { chosen: Chosen::list(ids), of: Some(manifest.digest()), then: Arc::new(Sequential) })
     }
 
     /// In the order of `sampler`.
     #[must_use]
     pub fn then(mut self, sampler: impl Sampler) -> Self {
-        self.then = Box::new(sampler);
+        self.then = Arc::new(sampler);
         self
     }
 
     /// How many samples, and after the highest index.
     fn extent(&self) -> (u64, u64) {
         match &self.chosen {
-            Chosen::Range(range) => (range.end.saturating_sub(range.start), range.end),
+            Chosen::Numbers(range) | Chosen::Range(range) => (range.end.saturating_sub(range.start), range.end),
             Chosen::List(ids, _) => (ids.len() as u64, ids.last().map_or(0, |last| last.saturating_add(1))),
+        }
+    }
+}
+
+/// Samples by their numbers in a scope.
+#[derive(Clone)]
+enum Numbers {
+    Range(Range<u64>),
+    List(Arc<[u64]>),
+}
+
+impl Numbers {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Range(range) => range.end.saturating_sub(range.start),
+            Self::List(list) => list.len() as u64,
+        }
+    }
+
+    fn at(&self, place: u64) -> u64 {
+        match self {
+            Self::Range(range) => range.start + place,
+            Self::List(list) => list[place as usize],
         }
     }
 }
 
 impl Sampler for Subset {
     fn identity(&self) -> String {
-        let then = self.then.identity();
-        match &self.chosen {
-            Chosen::Range(range) => format!("subset({}..{}, {then})", range.start, range.end),
-            Chosen::List(ids, fingerprint) => format!("subset({} of {fingerprint}, {then})", ids.len()),
-        }
+        // As chosen and not as found, since only the scope tells that.
+        format!("subset({:?}, {})", self.chosen, self.then.identity())
     }
 
     fn orders(&self, scope: &Scope) -> Result<Orders> {
-        let (samples, end) = self.extent();
-        if samples == 0 {
-            return Err(wrong("this subset has no samples")
-                .mismatch("at least 1", 0)
-                .hint("look at the range, the ids or the predicate that it was made of"));
-        }
-        if end > scope.len() {
-            return Err(wrong("this subset has samples that aren't there")
-                .object(scope.manifest().prefix())
-                .mismatch(format_args!("indexes below {}", scope.len()), end - 1)
-                .hint("make it for the data set that it is used with"));
-        }
         let digest = scope.manifest().digest();
         if let Some(of) = self.of.filter(|of| *of != digest) {
             return Err(wrong("this subset was chosen from other data")
                 .mismatch(format_args!("a manifest of digest {of}"), digest)
                 .hint("choose it from the manifest of the data set that it is used with"));
         }
-        let chosen = self.chosen.clone();
-        let place = move |number: u64| match &chosen {
-            Chosen::Range(range) => range.start + number,
-            Chosen::List(ids, _) => ids[number as usize],
+        let (samples, end) = self.extent();
+        if samples == 0 {
+            return Err(wrong("this subset has no samples")
+                .mismatch("at least 1", 0)
+                .hint("look at the range, the ids or the predicate that it was made of"));
+        }
+        let all = if let Chosen::Numbers(_) = self.chosen { scope.len() } else { scope.indexes() };
+        if end > all {
+            return Err(wrong("this subset has samples that aren't there")
+                .object(scope.manifest().prefix())
+                .mismatch(format_args!("indexes below {all}"), end - 1)
+                .hint("make it for the data set, or the subset, that it is used with"));
+        }
+        let numbers = match &self.chosen {
+            Chosen::Numbers(range) => Numbers::Range(range.clone()),
+            Chosen::Range(range) => Numbers::Range(scope.numbers(range.clone())),
+            Chosen::List(ids, _) if scope.is_of_indexes() => Numbers::List(Arc::clone(ids)),
+            Chosen::List(ids, _) => Numbers::List(ids.iter().flat_map(|id| scope.numbers(*id..*id + 1)).collect()),
         };
-        let inner = self.then.orders(&scope.some(samples, place.clone()))?;
+        let samples = numbers.len();
+        if samples == 0 {
+            return Err(wrong("this subset and the one that it is used within have no sample in common")
+                .object(scope.manifest().prefix())
+                .mismatch(format_args!("some of {} samples", scope.len()), format_args!("{:?}", self.chosen))
+                .hint("choose it from the samples of the other, or leave one of them out"));
+        }
+        let place = numbers.clone();
+        let inner = self.then.orders(&scope.some(samples, move |number| place.at(number)))?;
         Ok(Orders::new(inner.len(), move |epoch| {
-            let (mut order, place) = (inner.order(epoch), place.clone());
+            let (mut order, numbers) = (inner.order(epoch), numbers.clone());
             move |position| {
                 let number = order.at(position).0;
-                // A sampler that goes beyond the subset: an index that nothing has, for the error that names it.
-                if number < samples { place(number) } else { u64::MAX }
+                // A sampler that goes beyond the subset.
+                if number < samples { numbers.at(number) } else { NOWHERE }
             }
         }))
     }

@@ -61,6 +61,34 @@ fn all(samples: u64, seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
     all
 }
 
+/// Samplers that are made of others.
+fn made_of_others(manifest: &Arc<Manifest>, seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
+    let samples = manifest.len();
+    let odd = || Subset::ids((0..samples).step_by(2).map(SampleId));
+    let end = || Subset::range(samples / 3..samples);
+    let heavy = (0..samples - samples / 3).map(|index| (index + 1) as f64).collect::<Vec<_>>();
+    let mixture = |length| {
+        let parts = Mixture::new(seed).add(odd().then(Shuffle::new(seed)), 0.7).add(end(), 0.3);
+        parts.add(Stratified::by_label(seed), 1.0).epoch_length(length)
+    };
+    vec![
+        Box::new(odd().then(BlockShuffle::new(seed, size, 2))),
+        Box::new(end().then(odd())),
+        Box::new(odd().then(Subset::range(0..samples.div_ceil(4)).then(Shuffle::new(seed)))),
+        Box::new(end().then(Weighted::new(seed, &heavy).unwrap())),
+        Box::new(end().then(Weighted::without_replacement(seed, &heavy).unwrap())),
+        Box::new(mixture(EpochLength::UntilAll)),
+        Box::new(mixture(EpochLength::Samples(3 * samples + 10))),
+        Box::new(end().then(mixture_of_ends(seed))),
+    ]
+}
+
+/// Whatever the number of samples.
+fn mixture_of_ends(seed: u64) -> Mixture {
+    let first = Subset::range(0..1).then(Shuffle::new(seed));
+    Mixture::new(seed).add(first, 2.0).add(Shuffle::new(seed), 1.0).epoch_length(EpochLength::UntilAll)
+}
+
 /// Never to be changed: a saved state means these orders.
 #[test]
 fn golden() {
@@ -102,11 +130,46 @@ proptest! {
     #[test]
     fn random_access(samples in 1u64..200, seed: u64, size in 1u64..40, epoch in 0u64..3, jumps in prop::collection::vec(any::<prop::sample::Index>(), 20)) {
         let manifest = data(samples);
-        for sampler in all(samples, seed, size) {
+        for sampler in all(samples, seed, size).into_iter().chain(made_of_others(&manifest, seed, size)) {
             let ids = ids(&sampler, &manifest, epoch);
             let mut order = sampler.orders(&Scope::new(Arc::clone(&manifest))).unwrap().order(epoch);
             for at in jumps.iter().map(|jump| jump.index(ids.len())) {
                 prop_assert_eq!(order.at(at as u64).0, ids[at], "{:?}", sampler);
+            }
+        }
+    }
+
+    /// The inner one took indexes in the manifest for places in the outer one, and so other samples.
+    #[test]
+    fn subsets_within_subsets_have_what_both_have(
+        samples in 1u64..200, cut in any::<[prop::sample::Index; 2]>(), outer in 0usize..4, middle in 0usize..4, inner in 0usize..4,
+        mixed: bool,
+    ) {
+        let manifest = data(samples);
+        let from = cut[0].index(samples as usize) as u64;
+        let to = from + 1 + cut[1].index((samples - from) as usize) as u64;
+        let is_of = |kind: usize, index: u64| match kind {
+            0 => (from..to).contains(&index),
+            1 => index.is_multiple_of(3),
+            2 => manifest.get(index).unwrap().name.ends_with(['1', '2', '5']),
+            _ => manifest.get(index).unwrap().name.starts_with("p/a/"),
+        };
+        // By places only outside: within another, a range has another meaning.
+        let subset = |kind: usize| Some(match kind {
+            0 => Subset::ids((from..to).map(SampleId)),
+            1 => Subset::ids((0..samples).step_by(3).map(SampleId)),
+            2 => Subset::filter(&manifest, |entry| entry.name.ends_with(['1', '2', '5'])).unwrap(),
+            _ => Subset::below(&manifest, "p/a/").ok()?,
+        });
+        let wanted: Vec<u64> =
+            (0..samples).filter(|index| [outer, middle, inner].iter().all(|kind| is_of(*kind, *index))).collect();
+        let outermost = if outer == 0 { Some(Subset::range(from..to)) } else { subset(outer) };
+        if let (Some(outer), Some(middle), Some(inner)) = (outermost, subset(middle), subset(inner)) {
+            let inner: Box<dyn Sampler> = if mixed { Box::new(Mixture::new(1).add(inner, 1.0)) } else { Box::new(inner) };
+            let sampler = outer.then(middle.then(inner));
+            match sampler.orders(&Scope::new(Arc::clone(&manifest))) {
+                Ok(_) => prop_assert_eq!(ids(&sampler, &manifest, 0), wanted),
+                Err(error) => prop_assert!(wanted.is_empty(), "{:?}: {}", sampler, error),
             }
         }
     }
@@ -266,7 +329,12 @@ fn what_no_order_can_be_made_of_is_said() {
         (Box::new(Subset::ids([])), "no samples"),
         (Box::new(Subset::ids([SampleId(u64::MAX)])), "indexes below 10"),
         (Box::new(Subset::filter(&other, |entry| entry.name.ends_with('1')).unwrap()), "other data"),
+        (Box::new(Subset::below(&data(50), "p/").unwrap()), "other data"),
         (Box::new(Subset::range(0..3).then(Subset::range(0..4))), "indexes below 3"),
+        (Box::new(Subset::range(0..3).then(Subset::ids([SampleId(9)]))), "some of 3 samples, got 1 of"),
+        (Box::new(Subset::range(0..3).then(Subset::ids([SampleId(10)]))), "indexes below 10"),
+        (Box::new(Weighted::new(1, &[1.0; 10]).unwrap().samples(0)), "give Weighted::samples more"),
+        (Box::new(Weighted::without_replacement(1, &[1.0; 10]).unwrap().samples(0)), "give Weighted::samples more"),
         (Box::new(Weighted::new(1, &[1.0; 9]).unwrap()), "10 weights, got 9"),
         (Box::new(Weighted::without_replacement(1, &weights(10)).unwrap().samples(9)), "at most the 8 samples"),
     ] {
@@ -294,17 +362,184 @@ impl Sampler for Wrong {
 #[test]
 fn a_sampler_that_names_no_sample_is_an_error_that_names_it() {
     for sampler in [Box::new(Wrong(5)) as Box<dyn Sampler>, Box::new(Subset::range(0..10).then(Wrong(5)))] {
-        let sampling = Sampling::new(sampler, data(10));
+        let sampling = Sampling::new(sampler, data(10)).unwrap();
         let mut walk = sampling.walk(0);
         assert_eq!(walk.positions(Known::All(10)).unwrap(), Known::All(5));
         assert_eq!(walk.ids(0..3, Known::All(10)).unwrap(), [0, 1, 2].map(SampleId));
         // What fills up the last batch is the first of the order.
         assert_eq!(walk.ids(4..7, Known::All(10)).unwrap(), [4, 0, 1].map(SampleId));
         let error = walk.ids(2..5, Known::All(10)).unwrap_err();
-        assert!(error.to_string().contains("wrong") && error.to_string().contains("a number below 10"), "{error}");
+        let said = ["a number below 10, got 10", "a sample of its subset, got one beyond it"];
+        let error = error.to_string();
+        assert!(error.contains("wrong") && said.iter().any(|said| error.contains(said)), "{error}");
     }
-    let nothing = Sampling::new(Box::new(Wrong(0)), data(10));
+    let nothing = Sampling::new(Box::new(Wrong(0)), data(10)).unwrap();
     assert!(nothing.walk(0).positions(Known::All(10)).unwrap_err().to_string().contains("without samples"));
+}
+
+/// Settles as much more than is listed, and has orders of so many samples of ten less.
+#[derive(Debug)]
+struct Hasty(u64, u64);
+
+impl Sampler for Hasty {
+    fn identity(&self) -> String {
+        "hasty".into()
+    }
+
+    fn orders(&self, scope: &Scope) -> crate::Result<Orders> {
+        Ok(Orders::new(scope.len().saturating_sub(self.1), |_| |position| position))
+    }
+
+    fn settled(&self, listed: u64) -> u64 {
+        listed + self.0
+    }
+}
+
+/// Positions beyond the order were those at its beginning once more, or a division by zero.
+#[test]
+fn a_sampler_that_settles_more_than_it_orders_is_an_error_that_names_it() {
+    for (sampler, from) in [(Hasty(3, 0), 4), (Hasty(0, 2), 2), (Hasty(0, 10), 0)] {
+        let sampling = Sampling::new(Box::new(sampler), data(10)).unwrap();
+        let mut walk = sampling.walk(0);
+        let Known::AtLeast(settled) = walk.positions(Known::AtLeast(4)).unwrap() else { panic!("all of a part") };
+        assert_eq!(walk.ids(0..from, Known::AtLeast(4)).unwrap().len() as u64, from);
+        let error = walk.ids(0..settled, Known::AtLeast(4)).unwrap_err().to_string();
+        assert!(error.contains("sampler hasty") && error.contains("as its order of 4 samples has"), "{error}");
+    }
+    // Nor may it have said so before all was listed.
+    let sampling = Sampling::new(Box::new(Hasty(2, 0)), data(10)).unwrap();
+    let mut walk = sampling.walk(0);
+    assert_eq!(walk.positions(Known::AtLeast(9)).unwrap(), Known::AtLeast(11));
+    let error = walk.positions(Known::All(10)).unwrap_err().to_string();
+    assert!(error.contains("sampler hasty") && error.contains("at most 10") && error.contains("got 11"), "{error}");
+    assert_eq!(walk.positions(Known::AtLeast(0)).unwrap(), Known::AtLeast(0));
+}
+
+/// Panics wherever it is told to.
+#[derive(Debug)]
+struct Panics(&'static str);
+
+impl Panics {
+    fn at(&self, place: &str) {
+        assert!(self.0 != place, "no {place}");
+    }
+}
+
+impl Sampler for Panics {
+    fn identity(&self) -> String {
+        self.at("identity");
+        "panics".into()
+    }
+
+    fn orders(&self, scope: &Scope) -> crate::Result<Orders> {
+        self.at("orders");
+        let place = self.0;
+        Ok(Orders::new(scope.len(), move |_| {
+            Panics(place).at("order");
+            move |position| {
+                if position == 5 {
+                    Panics(place).at("position");
+                }
+                position
+            }
+        }))
+    }
+
+    fn settled(&self, listed: u64) -> u64 {
+        self.at("settled");
+        listed
+    }
+}
+
+#[test]
+fn a_sampler_that_panics_is_an_error_that_names_it() {
+    let error = Sampling::new(Box::new(Panics("identity")), data(10)).unwrap_err().to_string();
+    assert!(error.contains("Sampler::identity panicked") && error.contains("no identity"), "{error}");
+    for place in ["orders", "settled", "order", "position"] {
+        let sampling = Sampling::new(Box::new(Panics(place)), data(10)).unwrap();
+        let mut walk = sampling.walk(0);
+        assert_eq!(sampling.check().is_err(), place == "orders");
+        assert_eq!(walk.positions(Known::AtLeast(5)).is_err(), place == "settled");
+        for _ in 0..2 {
+            assert_eq!(walk.ids(0..5, Known::All(10)).is_ok(), ["settled", "position"].contains(&place));
+            let error = match place {
+                "settled" => walk.positions(Known::AtLeast(5)).unwrap_err().to_string(),
+                _ => walk.ids(3..8, Known::All(10)).unwrap_err().to_string(),
+            };
+            assert!(error.contains("sampler panics: the sampler panicked"), "{error}");
+            assert!(error.contains(&format!("no {place}")), "{error}");
+        }
+    }
+}
+
+/// A resume without a sampler, and the replay of an audit log, would have taken the built-in one for it.
+#[test]
+fn a_sampler_that_calls_itself_a_built_in_one_is_refused() {
+    #[derive(Debug)]
+    struct Fake(&'static str);
+
+    impl Sampler for Fake {
+        fn identity(&self) -> String {
+            self.0.into()
+        }
+
+        fn orders(&self, scope: &Scope) -> crate::Result<Orders> {
+            Sequential.orders(scope)
+        }
+    }
+
+    for identity in ["sequential", "shuffle(seed=42)", "windows(seed=1, samples=2)"] {
+        let error = Sampling::new(Box::new(Fake(identity)), data(10)).unwrap_err().to_string();
+        assert!(error.contains(&format!("got {identity}")), "{error}");
+    }
+    let own: [Box<dyn Sampler>; 4] = [
+        Box::new(Fake("shuffled(seed=42)")),
+        Box::new(Shuffle::new(42)),
+        Box::new(Box::new(Arc::new(Sequential)) as Box<dyn Sampler>),
+        Box::new(Arc::new(WindowShuffle::new(1, 2)) as Arc<dyn Sampler>),
+    ];
+    for sampler in own {
+        assert!(Sampling::new(sampler, data(10)).is_ok());
+    }
+}
+
+/// All weights, or all indexes, were in each log line that had a loader's settings.
+#[test]
+fn debug_is_short() {
+    let weights = vec![1.5; 10_000];
+    let subset = Subset::ids((0..10_000).map(SampleId));
+    for sampler in [
+        Box::new(Weighted::new(1, &weights).unwrap()) as Box<dyn Sampler>,
+        Box::new(Weighted::without_replacement(1, &weights).unwrap()),
+        Box::new(subset.clone().then(Shuffle::new(1))),
+        Box::new(Mixture::new(1).add(subset, 1.0)),
+    ] {
+        let debug = format!("{sampler:?}");
+        assert!(debug.len() < 300 && debug.contains("10000"), "{debug}");
+    }
+}
+
+/// Never to be changed: a saved state means these draws, on every machine and forever.
+#[test]
+fn golden_draws() {
+    let weights: Vec<_> = (0..10_000u32).map(|index| f64::from(index % 17) + 1.0 / f64::from(index + 1)).collect();
+    let heavy: Vec<_> = (0..10_000u32).map(|index| 1e-3 + f64::from(u8::from(index == 77)) * 1e3).collect();
+    let manifest = data(10_000);
+    let drawn = |sampler: &Weighted, epoch| {
+        subset::fingerprint(ids(sampler, &manifest, epoch).iter().map(|id| id.to_le_bytes()))
+    };
+    let mut found = Vec::new();
+    for weights in [&weights, &heavy] {
+        let once = Weighted::without_replacement(42, weights).unwrap();
+        let again = Weighted::new(42, weights).unwrap().samples(100_000);
+        found.extend([drawn(&again, 0), drawn(&again, 1), drawn(&once, 0), drawn(&once, 1)]);
+        found.push(drawn(&once.samples(100), 0));
+    }
+    let wanted = [
+        ["b6e3b7f65f1d58d3", "0373758b8ec4a5f7", "91c249a576906259", "0e81b79be0d63c4c", "d7a74e0ef2b8f005"],
+        ["c1a62fbd29f4d69b", "978e404e07cfd5ac", "6b09678841a17e58", "996f0e358ce967ff", "b93d6c5b53844bfc"],
+    ];
+    assert_eq!(found, wanted.as_flattened());
 }
 
 /// In any number of epochs a part has its share, and none of its samples comes once more before all have come.
@@ -344,7 +579,8 @@ fn folders_are_found_by_their_names() {
         assert!(chosen.iter().all(|id| manifest.get(*id).unwrap().name.starts_with(prefix)));
     }
     for prefix in ["p/aa", "q", "p/z/", "a"] {
-        let none = Subset::below(&manifest, prefix).unwrap();
-        assert!(none.orders(&Scope::new(Arc::clone(&manifest))).unwrap_err().to_string().contains("no samples"));
+        let error = Subset::below(&manifest, prefix).unwrap_err().to_string();
+        let said = format!("such as p/000007, got {prefix:?}");
+        assert!(error.contains("no sample's name begins so") && error.contains(&said), "{error}");
     }
 }

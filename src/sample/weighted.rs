@@ -1,5 +1,6 @@
 //! Samples drawn by weights.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::permutation::{keys, mix, scale};
@@ -10,6 +11,9 @@ use crate::Result;
 
 /// Samples drawn by weights: with replacement, where a sample of twice the weight comes twice as often, and one of
 /// weight 0 never; or without, where it comes at most once in an epoch, and sooner.
+///
+/// A weight is 0, or from 1e-290 to 1e290; what counts is its share of the sum of all. With replacement a sample's chance is
+/// exact but for 2^-32 of the mean chance of all, so that what has less than that may never come.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -31,7 +35,7 @@ use crate::Result;
 /// assert!((30..=70).contains(&batch.names().filter(|name| name.contains("rare")).count()));
 /// # Ok::<(), dataflux::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Weighted {
     seed: u64,
     /// Draws in an epoch; `None` for as many as is usual.
@@ -41,10 +45,30 @@ pub struct Weighted {
     draws: Draws,
 }
 
-#[derive(Clone, Debug)]
+/// Without the weights, of which there may be millions.
+impl fmt::Debug for Weighted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weighted")
+            .field("identity", &self.identity())
+            .field("weights", &self.draws.weights())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
 enum Draws {
     WithReplacement(Arc<[Cell]>),
     Without(Arc<[f64]>),
+}
+
+impl Draws {
+    /// How many weights there are.
+    fn weights(&self) -> usize {
+        match self {
+            Self::WithReplacement(cells) => cells.len(),
+            Self::Without(weights) => weights.len(),
+        }
+    }
 }
 
 /// A sample's part of an alias table (Walker, 1977): drawn with all others equally often, it stands for itself in `keep` of
@@ -56,12 +80,13 @@ struct Cell {
 }
 
 impl Weighted {
-    /// With replacement, by one weight for each sample in byte order of names. An epoch has as many draws as there are
-    /// samples unless [told otherwise](Self::samples). It takes 8 bytes for each sample; a draw is a hash of seed, epoch
-    /// and position and a look into a table, so any of them is had at once.
+    /// With replacement, by one weight for each sample in byte order of names: each of the data set, or of the subset that
+    /// this is used in. An epoch has as many draws as there are samples unless [told otherwise](Self::samples). It takes 8
+    /// bytes for each sample, and 12 more while it is made, which takes some tens of nanoseconds for each; a draw is a hash of
+    /// seed, epoch and position and a look into a table, some tens of nanoseconds, so any of them is had at once.
     ///
     /// # Errors
-    /// Weights that are negative, no numbers, or all 0; more than 2^32 of them.
+    /// Weights that are negative, no numbers, too small or large, or all 0; 2^32 of them or more.
     pub fn new(seed: u64, weights: &[f64]) -> Result<Self> {
         let sum = check(weights)?;
         let draws = Draws::WithReplacement(alias(weights, sum).into());
@@ -70,8 +95,9 @@ impl Weighted {
 
     /// Without replacement: as if samples were drawn one after another, each by its weight among those that are left. An
     /// epoch has all samples of a weight above 0 unless [told otherwise](Self::samples). It takes 8 bytes for each
-    /// sample, 4 more in each epoch that lives, and 16 more while an epoch starts, which sorts them: some tenths of a
-    /// second for a million.
+    /// sample, 4 more for each that is drawn in each epoch that lives, and 16 more for each sample while an epoch starts,
+    /// which sorts them: some tenths of a second for a million, at a resume, too. Then a look into the order is one into a
+    /// list.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -96,20 +122,35 @@ fn of(weights: &[f64]) -> String {
 fn check(weights: &[f64]) -> Result<f64> {
     const HINT: &str = "give each sample a weight of 0 or more, and one of them more than 0";
     if u32::try_from(weights.len()).is_err() {
-        return Err(wrong("there are too many weights").mismatch("fewer than 2^32", weights.len()));
+        return Err(wrong("there are too many weights")
+            .mismatch("fewer than 2^32", weights.len())
+            .hint("mix subsets, each with weights of its own (Mixture)"));
     }
-    if let Some((index, weight)) =
-        weights.iter().enumerate().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0))
-    {
+    let wrong_one = weights.iter().enumerate().find(|(_, weight)| **weight != 0.0 && !is_weight(**weight));
+    if let Some((index, weight)) = wrong_one {
         return Err(wrong("this can't be a weight")
-            .mismatch("a number, 0 or more", format_args!("{weight} of sample {index}"))
-            .hint(HINT));
+            .mismatch(format_args!("0, or {WEIGHTS}"), format_args!("{weight:?} of sample {index}"))
+            .hint(if weight.is_finite() && *weight > 0.0 { SCALE } else { HINT }));
     }
     let sum: f64 = weights.iter().sum();
-    if !(sum.is_finite() && sum > 0.0) {
-        return Err(wrong("nothing can be drawn by these weights").mismatch("a sum above 0", sum).hint(HINT));
+    if sum <= 0.0 {
+        return Err(wrong("nothing can be drawn by these weights")
+            .mismatch("a weight above 0", format_args!("none among {}", weights.len()))
+            .hint(HINT));
     }
     Ok(sum)
+}
+
+/// What a weight above 0 may be.
+pub(super) const WEIGHTS: &str = "a number from 1e-290 to 1e290";
+
+/// What to do about one that isn't.
+pub(super) const SCALE: &str = "multiply all weights by the same number, and give 0 to what should never come";
+
+/// Whether a weight above 0 is neither so large that 2^32 of them have no sum, nor so small that the number of samples, or
+/// the longest time in `drawn`, divided by it is infinite.
+pub(super) fn is_weight(weight: f64) -> bool {
+    (1e-290..=1e290).contains(&weight)
 }
 
 /// The table of these weights (Vose, 1991). Nothing but sums, products and quotients, which are the same on all machines.
@@ -134,10 +175,13 @@ fn alias(weights: &[f64], sum: f64) -> Vec<Cell> {
             small.push(rich);
         }
     }
-    // Rounding may leave some that nobody fills up. They are full but for that, or were nothing from the start.
+    // Rounding may leave some that nobody fills up. They are full but for that; or they weigh next to nothing, and what the
+    // heaviest had for them went to the sum of many roundings.
     let heaviest = (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0) as u32;
-    for poor in small.into_iter().filter(|&poor| weights[poor as usize] == 0.0) {
-        cells[poor as usize] = Cell { keep: 0, other: heaviest };
+    for (poor, share) in small.into_iter().map(|poor| (poor as usize, shares[poor as usize])) {
+        if share < 0.5 {
+            cells[poor] = Cell { keep: (share * ALL) as u32, other: heaviest };
+        }
     }
     cells
 }
@@ -154,15 +198,17 @@ impl Sampler for Weighted {
 
     fn orders(&self, scope: &Scope) -> Result<Orders> {
         let (count, seed) = (scope.len(), self.seed);
-        let weights = match &self.draws {
-            Draws::WithReplacement(cells) => cells.len(),
-            Draws::Without(weights) => weights.len(),
-        };
+        let weights = self.draws.weights();
         if weights as u64 != count {
             return Err(wrong("there must be a weight for each sample")
                 .object(scope.manifest().prefix())
                 .mismatch(format_args!("{count} weights"), weights)
-                .hint("make them for the data set that they are used with"));
+                .hint("make them for the data set, or the subset, that they are used with"));
+        }
+        if self.samples == Some(0) {
+            return Err(wrong("an epoch can't be of no draws")
+                .mismatch("at least 1", 0)
+                .hint("give Weighted::samples more, or leave it out for as many as there are samples"));
         }
         match &self.draws {
             Draws::WithReplacement(cells) => {
@@ -258,13 +304,28 @@ mod tests {
             vec![0.0, 1.0, 0.0],
             vec![0.1, 0.2, 0.3, 0.4, 100.0],
             (0..1_000).map(|index| f64::from(index % 17)).collect(),
-            vec![f64::MIN_POSITIVE, 1e300, 1e299],
+            vec![1e-290, 1e290, 1e289],
+            vec![1e-290, 2e-290],
             (0..997).map(|index| 1.0 / f64::from(index + 1)).collect(),
         ] {
             let sum = check(&weights).unwrap();
             for (chance, weight) in chances(&alias(&weights, sum)).iter().zip(&weights) {
                 assert!((chance - weight / sum).abs() < 1e-9, "{chance} for {weight} of {sum}");
                 assert!(*weight > 0.0 || *chance == 0.0, "a sample of weight 0 is drawn");
+            }
+        }
+    }
+
+    /// Sums of 2^30 roundings may be a whole share; here the sum of the weights is wrong by as much. What was left over then
+    /// came as often as all others on the average, whatever it weighs.
+    #[test]
+    fn what_roundings_leave_over_is_not_drawn_more_than_it_weighs() {
+        for most in [0, 1, 2] {
+            let mut weights = [1e-12; 3];
+            weights[most] = 1.0;
+            let chances = chances(&alias(&weights, 1.6));
+            for (index, chance) in chances.iter().enumerate().filter(|(index, _)| *index != most) {
+                assert!(*chance < 1e-9, "{chance} of {index}");
             }
         }
     }
@@ -335,11 +396,14 @@ mod tests {
     #[test]
     fn weights_that_cannot_be_are_refused() {
         for (weights, said) in [
-            (vec![], "sum above 0"),
-            (vec![0.0, 0.0], "sum above 0"),
-            (vec![1.0, -1.0], "-1 of sample 1"),
+            (vec![], "none among 0"),
+            (vec![0.0, -0.0], "none among 2"),
+            (vec![1.0, -1.0], "-1.0 of sample 1"),
             (vec![f64::NAN], "NaN of sample 0"),
-            (vec![f64::MAX, f64::MAX], "sum above 0"),
+            (vec![1.0, f64::INFINITY], "inf of sample 1"),
+            (vec![f64::MAX, f64::MAX], "1e-290 to 1e290, got 1.7976931348623157e308 of sample 0); multiply all"),
+            (vec![1.0, f64::MIN_POSITIVE], "2.2250738585072014e-308 of sample 1); multiply all"),
+            (vec![5e-324, 5e-324], "5e-324 of sample 0"),
         ] {
             for error in [Weighted::new(1, &weights), Weighted::without_replacement(1, &weights)] {
                 let error = error.unwrap_err().to_string();

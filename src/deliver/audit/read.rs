@@ -26,7 +26,7 @@ fn order(begin: &Begin, manifest: &Arc<Manifest>, positions: Range<u64>) -> Resu
         return Err(unknown("as many positions as a batch has at most", format!("{positions:?}")));
     }
     let sampler = told(&state.identity()).ok_or_else(|| unknown("a sampler that is told in full", state.identity()))?;
-    Sampling::new(sampler, Arc::clone(manifest)).walk(state.epoch).ids(positions, Known::All(manifest.len()))
+    Sampling::new(sampler, Arc::clone(manifest))?.walk(state.epoch).ids(positions, Known::All(manifest.len()))
 }
 
 /// Reads an [audit log](crate::DataLoaderBuilder::audit), from its first record to its last, and sees that each
