@@ -1,8 +1,9 @@
 //! From samples to a batch.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use crate::manifest::Manifest;
 use crate::sample::SampleId;
 
 /// Samples that one training step takes, and what was made of them.
@@ -12,14 +13,16 @@ use crate::sample::SampleId;
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
     ids: Vec<SampleId>,
-    names: Vec<Arc<str>>,
+    manifest: Arc<Manifest>,
+    /// Looked up when they are asked for.
+    names: OnceLock<Vec<Arc<str>>>,
     padding: usize,
     data: T,
 }
 
 impl<T> Batch<T> {
-    pub(crate) fn new(ids: Vec<SampleId>, names: Vec<Arc<str>>, padding: usize, data: T) -> Self {
-        Self { ids, names, padding, data }
+    pub(crate) fn new(ids: Vec<SampleId>, manifest: Arc<Manifest>, padding: usize, data: T) -> Self {
+        Self { ids, manifest, names: OnceLock::new(), padding, data }
     }
 
     /// Which samples these are, in order.
@@ -27,9 +30,11 @@ impl<T> Batch<T> {
         &self.ids
     }
 
-    /// Their objects' names, in order.
+    /// Their objects' names, in order; the first call looks them up. Empty where the manifest's file was written to since
+    /// they were read.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.names.iter().map(|name| &**name)
+        let name = |id: &SampleId| self.manifest.get(id.0).map(|entry| entry.name).unwrap_or_default();
+        self.names.get_or_init(|| self.ids.iter().map(name).collect()).iter().map(|name| &**name)
     }
 
     /// Number of samples. 0 only where the last global batch has fewer samples than there are ranks.

@@ -585,7 +585,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             auto,
             fetcher,
             budget: Budget::new(settings.memory_budget, held.clone()),
-            code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
+            code: Arc::new(Code { manifest: Arc::clone(&manifest), decode: Arc::clone(&dataset.decode), collate }),
             jobs: pool::start(decode_threads)?,
             groups: Arc::default(),
             manifest,

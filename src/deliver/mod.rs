@@ -5,6 +5,7 @@
 //! batches in order from a bounded channel of tickets, each of which is the promise of one batch. So order needs no
 //! sorting, a slow batch holds back no read, and every end of a worker, a panic too, ends a wait.
 
+mod at_hand;
 mod auto;
 mod batches;
 mod cost;

@@ -112,14 +112,14 @@ impl Course {
 }
 
 /// Batches that are planned together, in the making.
-struct Window<D: Decode, C: Collate<D::Item>> {
+pub(super) struct Window<D: Decode, C: Collate<D::Item>> {
     /// Where each begins among the samples of the window.
     batches: Vec<(usize, Arc<Assembly<D, C>>)>,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
     /// The batch that a sample of the window is in, and its place there.
-    fn place(&self, slot: usize) -> (&Arc<Assembly<D, C>>, usize) {
+    pub(super) fn place(&self, slot: usize) -> (&Arc<Assembly<D, C>>, usize) {
         // A batch without samples begins where the next one does.
         let at = self.batches.partition_point(|(start, _)| *start <= slot) - 1;
         let (start, assembly) = &self.batches[at];
@@ -138,11 +138,18 @@ impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
 }
 
 /// What the thread of an epoch works with.
-struct Way<'a, B> {
+pub(super) struct Way<'a, B> {
     tickets: &'a Sender<Ticket<B>>,
-    cancel: &'a watch::Receiver<bool>,
+    pub(super) cancel: &'a watch::Receiver<bool>,
     /// Of the last group begun: they are numbered in the order of delivery.
     number: Cell<u64>,
+}
+
+impl<B> Way<'_, B> {
+    pub(super) fn next_number(&self) -> u64 {
+        self.number.update(|number| number + 1);
+        self.number.get()
+    }
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
@@ -238,8 +245,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// batches of earlier windows to be taken, not for its own.
     fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, C::Output>) -> Option<()> {
         let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
-        let groups = self.planner.plan(&ids).map_err(|error| (error, Vec::new())).and_then(|mut groups| {
-            if !self.fetcher.may_compose() {
+        let (at_hand, mut listed) = self.plan_at_hand(&ids).unzip();
+        let planned = at_hand.map_or_else(|| self.planner.plan(&ids), Ok);
+        let groups = planned.map_err(|error| (error, Vec::new())).and_then(|mut groups| {
+            if !self.fetcher.may_compose() && listed.is_none() {
                 groups = groups.iter().flat_map(Group::split_up).collect();
             }
             match self.budget.check(groups.iter().map(|group| self.bytes(group))) {
@@ -278,6 +287,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             behind -= group.slices.len() as u64;
             // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
             let passing = self.hold(&group, &window, way)?;
+            if let Some(listed) = listed.as_mut().and_then(Iterator::next) {
+                self.bring_at_hand(group, listed, &window, passing, way);
+                continue;
+            }
             let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
                 self.begin(group, &window, passing, None, way);
                 continue;
@@ -324,9 +337,20 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         way: &Way<'_, C::Output>,
     ) {
         self.groups.count(group.method);
-        let number = way.number.get() + 1;
-        way.number.set(number);
-        let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), way.cancel.clone());
+        self.read(group, way.next_number(), window, passing, place, way.cancel);
+    }
+
+    /// Reads a group in a task of its own.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        group: Group,
+        number: u64,
+        window: &Arc<Window<D, C>>,
+        passing: Option<Arc<Permit>>,
+        place: Option<Place>,
+        cancel: &watch::Receiver<bool>,
+    ) {
+        let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), cancel.clone());
         self.io.handle().spawn(async move {
             tokio::select! {
                 () = engine.bring(group, number, &window, passing, place) => {}
@@ -348,7 +372,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     }
 
     /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
-    fn bytes(&self, group: &Group) -> (u64, u64) {
+    pub(super) fn bytes(&self, group: &Group) -> (u64, u64) {
         let size = |range: &std::ops::Range<u64>| range.end - range.start;
         let mut items = group.slices.iter().map(|slice| self.code.decode.item_bytes(size(&slice.range)));
         match items.try_fold(0u64, |sum, item| Some(sum.saturating_add(item?))) {
@@ -446,26 +470,52 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
-    fn hand_over(&self, samples: Vec<(usize, RawSample)>, window: &Window<D, C>, passing: Option<&Arc<Permit>>) {
+    pub(super) fn hand_over(
+        &self,
+        samples: Vec<(usize, RawSample)>,
+        window: &Window<D, C>,
+        passing: Option<&Arc<Permit>>,
+    ) {
+        if self.code.decode.is_light() {
+            return self.decode(samples, window, |whole| self.give(Job::Collate(Arc::clone(whole)), whole));
+        }
         for (slot, sample) in samples {
             let (assembly, slot) = window.place(slot);
-            let job = if self.code.decode.is_light() {
-                if !assembly.decode(slot, sample) {
-                    continue;
-                }
-                Job::Collate(Arc::clone(assembly))
-            } else {
-                Job::Decode { assembly: Arc::clone(assembly), slot, sample, passing: passing.cloned() }
-            };
-            if self.jobs.send(job).is_err() {
-                return assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
+            self.give(
+                Job::Decode { assembly: Arc::clone(assembly), slot, sample, passing: passing.cloned() },
+                assembly,
+            );
+        }
+    }
+
+    /// Decodes samples, of each batch all at once, and says which batches are whole by that.
+    pub(super) fn decode(
+        &self,
+        samples: Vec<(usize, RawSample)>,
+        window: &Window<D, C>,
+        whole: impl Fn(&Arc<Assembly<D, C>>),
+    ) {
+        let mut samples = samples.into_iter().peekable();
+        while let Some(&(first, _)) = samples.peek() {
+            let (assembly, start) = window.place(first);
+            let slots = first - start..first - start + assembly.samples();
+            let of_batch = std::iter::from_fn(|| samples.next_if(|(slot, _)| slots.contains(slot)));
+            if assembly.decode_all(of_batch.map(|(slot, sample)| (slot - slots.start, sample))) {
+                whole(assembly);
             }
+        }
+    }
+
+    /// Gives a job of this batch to the decode threads.
+    pub(super) fn give(&self, job: Job<D, C>, assembly: &Assembly<D, C>) {
+        if self.jobs.send(job).is_err() {
+            assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
         }
     }
 }
 
 /// Also when the iterator is gone without a word.
-fn is_cancelled(cancel: &watch::Receiver<bool>) -> bool {
+pub(super) fn is_cancelled(cancel: &watch::Receiver<bool>) -> bool {
     *cancel.borrow() || cancel.has_changed().is_err()
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
+use crate::manifest::Manifest;
 use crate::sample::SampleId;
 use crate::split::RawSample;
 use crate::store::ObjectId;
@@ -27,6 +28,8 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     },
     /// Collate a batch whose samples are all there.
     Collate(Arc<Assembly<D, C>>),
+    /// Bring samples that are at hand.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 /// Starts the decode threads; they end when the last sender is dropped.
@@ -47,6 +50,7 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
                             drop(passing);
                         }
                         Job::Collate(assembly) => assembly.collate(),
+                        Job::Run(run) => run(),
                     }
                 }
             })
@@ -64,6 +68,7 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
 /// What user code a loader runs.
 #[derive(Debug)]
 pub(super) struct Code<D, C> {
+    pub(super) manifest: Arc<Manifest>,
     pub(super) decode: Arc<D>,
     pub(super) collate: C,
 }
@@ -92,8 +97,7 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
 }
 
 struct Parts<T> {
-    /// With the name of each.
-    items: Vec<Option<(Arc<str>, T)>>,
+    items: Vec<Option<T>>,
     missing: usize,
     bytes: u64,
     verified: u64,
@@ -124,51 +128,66 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let _ = self.promise.try_send(Err(error));
     }
 
+    /// Samples of the batch.
+    pub(super) fn samples(&self) -> usize {
+        self.ids.len()
+    }
+
     /// Decodes a sample into its slot. Returns whether all samples are there now, and the batch is to be collated.
     pub(super) fn decode(&self, slot: usize, sample: RawSample) -> bool {
+        self.decode_all(std::iter::once((slot, sample)))
+    }
+
+    /// As [`decode`](Self::decode), for some samples of the batch.
+    pub(super) fn decode_all(&self, samples: impl Iterator<Item = (usize, RawSample)>) -> bool {
         // Nobody waits for it any more.
         if *self.cancel.borrow() || self.cancel.has_changed().is_err() {
             return false;
         }
-        let (bytes, verified) = (sample.bytes().len() as u64, sample.verified());
-        let id = sample.manifest().id(sample.entry());
-        match guarded(|| self.code.decode.decode(sample)) {
-            Ok(item) => self.fill(slot, (id.name, item), bytes, verified),
-            Err(cause) => {
-                self.fail(refused(id, &cause));
-                false
+        let (mut bytes, mut verified) = (0, 0);
+        // Not under the lock: this is the user's code.
+        let mut items = Vec::with_capacity(samples.size_hint().0);
+        for (slot, sample) in samples {
+            let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
+            match guarded(|| self.code.decode.decode(sample)) {
+                Ok(item) => {
+                    items.push((slot, item));
+                    bytes += size;
+                    verified += u64::from(is_verified);
+                }
+                Err(cause) => self.fail(match self.code.manifest.at(id.0) {
+                    Ok(entry) => refused(self.code.manifest.id(&entry), &cause),
+                    Err(error) => error,
+                }),
             }
         }
-    }
-
-    fn fill(&self, slot: usize, item: (Arc<str>, D::Item), bytes: u64, verified: bool) -> bool {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if parts.items[slot].replace(item).is_none() {
-            parts.missing -= 1;
-            parts.bytes += bytes;
-            parts.verified += u64::from(verified);
+        for (slot, item) in items {
+            parts.missing -= usize::from(parts.items[slot].replace(item).is_none());
         }
+        parts.bytes += bytes;
+        parts.verified += verified;
         parts.missing == 0
     }
 
     /// Makes the batch of what is there.
-    fn collate(&self) {
+    pub(super) fn collate(&self) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (names, items) = std::mem::take(&mut parts.items).into_iter().flatten().unzip();
+        let items = std::mem::take(&mut parts.items);
         let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
         drop(parts);
-        self.finish(names, items, bytes, verified, kept);
+        self.finish(items.into_iter().flatten().collect(), bytes, verified, kept);
     }
 
     /// A batch without samples is done from the start.
     pub(super) fn finish_empty(&self) {
-        self.finish(Vec::new(), Vec::new(), 0, 0, Vec::new());
+        self.finish(Vec::new(), 0, 0, Vec::new());
     }
 
-    fn finish(&self, names: Vec<Arc<str>>, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Arc<Permit>>) {
+    fn finish(&self, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Arc<Permit>>) {
         match guarded(|| self.code.collate.collate(items)) {
             Ok(data) => {
-                let batch = Batch::new(self.ids.clone(), names, self.padding, data);
+                let batch = Batch::new(self.ids.clone(), Arc::clone(&self.code.manifest), self.padding, data);
                 // As in `fail`: then an error is there first, or nobody waits.
                 let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
             }

@@ -19,10 +19,10 @@ use tokio::time::timeout;
 use crate::budget::Budget;
 use crate::crc;
 use crate::io::Io;
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::{Entry, Facts, Manifest};
 use crate::metrics::add;
 use crate::plan::{Group, Method};
-use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId};
+use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
@@ -208,6 +208,29 @@ impl Fetcher {
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         let computed = (group.method != Method::Composed).then_some(read.computed);
         Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
+    }
+
+    /// Whether objects are in memory, so that they may be [at hand](Self::at_hand).
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.clients.class(StorageClass::default()).in_memory().is_some()
+    }
+
+    /// The bytes of these objects, each where it is still there: a read without a call. Whether they are right is not checked
+    /// here.
+    pub(crate) fn at_hand(&self, objects: &[Facts]) -> Vec<Option<Bytes>> {
+        let store = self.clients.class(StorageClass::default()).in_memory();
+        let generations = objects.iter().map(|object| object.generation);
+        store.map_or_else(
+            || vec![None; objects.len()],
+            |store| store.at_hand(&self.manifest.prefix().bucket, generations),
+        )
+    }
+
+    /// Counts objects that were at hand, with their bytes, by their storage class.
+    pub(crate) fn found(&self, counts: &[(u64, u64); StorageClass::ALL.len()]) {
+        for (class, &(objects, bytes)) in StorageClass::ALL.into_iter().zip(counts).filter(|(_, counts)| counts.0 > 0) {
+            self.clients.class(class).found(objects, bytes);
+        }
     }
 
     /// Whether composing is still worth a try.

@@ -170,6 +170,11 @@ impl GroupCounts {
         self.0[at].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts objects that are brought one by one.
+    pub(crate) fn count_reads(&self, objects: u64) {
+        self.0[0].fetch_add(objects, Ordering::Relaxed);
+    }
+
     pub(crate) fn groups(&self) -> Groups {
         let [direct, ranged, composed] = [0, 1, 2].map(|at: usize| self.0[at].load(Ordering::Relaxed));
         Groups { direct, ranged, composed }

@@ -179,6 +179,17 @@ impl Client {
         self.stall
     }
 
+    /// The store, where its objects are in memory. Who looks there says so with [`found`](Self::found).
+    pub(crate) fn in_memory(&self) -> Option<&super::MemoryStore> {
+        self.store.in_memory()
+    }
+
+    /// Counts objects that were found in memory: each is as good as a read.
+    pub(crate) fn found(&self, objects: u64, bytes: u64) {
+        add(&self.metrics.get, objects);
+        add(&self.metrics.bytes_received, bytes);
+    }
+
     /// What was asked of the store through this client and its clones.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics

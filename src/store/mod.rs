@@ -342,6 +342,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// The store itself, or what it hands every read on to, where objects are in this process's memory: then samples are
+    /// looked up there, many at once, without a call of [`get`](Self::get) for each. A store that has something to do or to
+    /// say when it is read, such as one with [scripted faults](FaultStore), says `None`.
+    fn in_memory(&self) -> Option<&MemoryStore> {
+        None
+    }
+
     /// Facts of the bucket.
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo>;
 
