@@ -111,6 +111,13 @@ impl Budget {
         permit
     }
 
+    /// Counts `bytes` beside the budget, for what must not wait for any of it.
+    pub(crate) fn beside(&self, bytes: u64) -> Permit {
+        let units = Arc::clone(&self.shared).try_acquire_many_owned(0).expect("the semaphores are never closed");
+        self.held.0.fetch_add(bytes, Ordering::SeqCst);
+        Permit { units, bytes, held: self.held.clone(), items: None }
+    }
+
     /// Checks, before any of it is taken, that the parts of one batch can ever be held together: a list of bytes that
     /// are kept until the batch is delivered, and bytes that are given back before.
     ///
@@ -196,6 +203,21 @@ mod tests {
         assert!(pending(&mut other));
         drop(huge);
         drop((other.await, all));
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_beside_the_budget_waits_for_nobody_and_is_counted() {
+        let held = Gauge::default();
+        let budget = Budget::new(2 * UNIT, held.clone());
+        let all = budget.take(2 * UNIT).await;
+        let mut next = Box::pin(budget.take(UNIT));
+        assert!(pending(&mut next));
+        let beside = budget.beside(3 * UNIT);
+        assert_eq!(held.bytes(), 5 * UNIT);
+        drop(beside);
+        assert!(pending(&mut next), "it had no unit to give back");
+        drop((all, next));
         assert_eq!(held.bytes(), 0);
     }
 

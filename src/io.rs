@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -54,6 +55,26 @@ impl Io {
         future: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         self.handle().spawn(future).await.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    /// Ends its threads, once nobody else holds it, and waits for that. False when `within` is over before.
+    pub(crate) fn close(mut self: Arc<Self>, within: Duration) -> bool {
+        let began = Instant::now();
+        let left = move || within.saturating_sub(began.elapsed());
+        loop {
+            match Arc::try_unwrap(self) {
+                Err(_) if left().is_zero() => return false,
+                // A task that is about to end, or the last entry of the ledger.
+                Err(shared) => self = shared,
+                Ok(mut io) => {
+                    let Some(runtime) = io.runtime.take() else { return true };
+                    // On a thread of its own: a runtime may not be waited for from within another.
+                    let end = move || runtime.shutdown_timeout(left());
+                    return std::thread::spawn(end).join().is_ok() && !left().is_zero();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Runs `future` on the runtime and blocks this thread until it is done. Unlike a runtime's own `block_on`, this

@@ -24,8 +24,8 @@
 //!
 //! # What it does not do
 //! It doesn't transform data sets into another format, doesn't read other clouds, doesn't augment images, and doesn't
-//! decompress: an object with a `Content-Encoding` is delivered as stored. It doesn't cache on disk. Temporary objects live in
-//! the bucket for the time of a read when it composes; [`Strategy::Direct`] never writes.
+//! decompress: an object with a `Content-Encoding` is delivered as stored. It caches on disk only if it is given a [`Cache`].
+//! Temporary objects live in the bucket for the time of a read when it composes; [`Strategy::Direct`] never writes.
 //!
 //! # Features
 //! - `image` (default): [`ImageFolder`], PNG and JPEG.
@@ -51,6 +51,8 @@ pub mod sample;
 
 pub mod plan;
 
+pub mod cache;
+
 pub mod fetch;
 
 pub mod split;
@@ -63,11 +65,15 @@ pub mod deliver;
 
 mod tensor;
 
-pub use collate::{Batch, Collate, Samples};
+pub use cache::{Cache, CacheStats};
+pub use collate::{Batch, Collate, LostSample, Samples};
 pub use decode::{Decode, Raw};
 #[cfg(feature = "image")]
 pub use decode::{Image, ImageFolder, Images, StackImages};
-pub use deliver::{BatchStream, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats};
+pub use deliver::{
+    AuditLog, AuditRecord, BatchStream, Batches, Closed, DataLoader, DataLoaderBuilder, DatafluxDataset,
+    DatasetBuilder, EpochStats, Epochs, OnError, WaitedFor,
+};
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use fetch::{clean, clean_up_on_signals, wait_for_temporaries};
 pub use manifest::Manifest;

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use memmap2::Mmap;
 
@@ -60,4 +61,37 @@ pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
     // when the file is removed or replaced. That nobody writes into it is for its owner to keep; what readers do with
     // bytes that change all the same is bounded, since none of them trusts a value that it has read before.
     unsafe { Mmap::map(file) }
+}
+
+/// A lock on a whole file. It belongs to the open file: others that open the same file for themselves, in this process
+/// too, are kept out, and the system lets go of it when the last handle is closed, by the end of the process at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// Beside others that share.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Takes a lock, or changes the one that is held, if nobody else is in the way; whether it did. Never waits.
+///
+/// # Errors
+/// The file system has no locks.
+pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
+    let how = match lock {
+        Lock::Shared => libc::LOCK_SH,
+        Lock::Exclusive => libc::LOCK_EX,
+    };
+    loop {
+        // SAFETY: the standard library does this from Rust 1.89 on, and this crate is built with 1.88. It takes no pointer,
+        // and the descriptor is open for as long as the reference lives.
+        if unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } == 0 {
+            return Ok(true);
+        }
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            error if error.kind() == io::ErrorKind::Interrupted => {}
+            error => return Err(error),
+        }
+    }
 }

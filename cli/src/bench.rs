@@ -9,7 +9,9 @@ use dataflux::list::Prefix;
 use dataflux::manifest::NamesDigest;
 use dataflux::plan::{Bill, Groups, PriceTable};
 use dataflux::store::{Client, GcsConfig, GcsStore};
-use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, Strategy, fetch};
+use dataflux::{
+    Cache, CacheStats, Collate, DataLoader, DatafluxDataset, Decode, ImageFolder, OnError, Raw, Strategy, fetch,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
@@ -38,12 +40,14 @@ What is measured:
   wait_fraction         of the time after the first batch, spent waiting for data; best is 0
   cpu_seconds           user and system time of this process, the listing included
   peak_rss_bytes        most memory resident; unknown where there is no /proc
+  skipped, substituted  samples that could not be had, with --on-error
   verified              samples whose bytes were proved by the CRC that was listed
   groups                reads that were begun: of one object, of a large one in ranges, of many that were joined
   choice                how auto reads small objects at the end, and why
   ops, retries          attempts sent to the service, the listing and retries included
   cost_usd              those by the price table, without traffic that leaves the location
   bill                  its parts: calls of class A and B, retrieval, temporary objects and their replication
+  cache                 with --cache: samples read from it and from the bucket, bytes read and written
   leftover_temporaries  temporary objects of this run that are in the bucket at the end
 
 SIGINT and SIGTERM delete what is temporary, then end it with exit code 130 or 143.")]
@@ -111,9 +115,25 @@ pub(crate) struct Args {
     #[arg(long, value_name = "W", requires = "rank", value_parser = value::at_least_one)]
     world_size: Option<usize>,
 
+    /// What to do about samples that can't be had: fail, skip:N or substitute:N, where no more than N of an epoch are lost
+    #[arg(long, value_name = "HOW", default_value = "fail", value_parser = value::on_error)]
+    on_error: OnError,
+
+    /// Write to this file which samples each batch has, for `dataflux replay`; what is there is added to
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+
+    /// Keep samples in this folder on local disk, and read from it what is there: DIR or DIR:BYTES, such as /mnt/cache:1TiB, for
+    /// the most bytes it may take [default: 16GiB]
+    #[arg(long, value_name = "DIR[:BYTES]", value_parser = value::folder_and_bytes)]
+    cache: Option<(PathBuf, Option<u64>)>,
+
     #[command(flatten)]
     filter: FilterArgs,
 }
+
+/// Bytes of a cache unless told otherwise: some hundred thousand images, and less than most disks have free.
+const CACHE: u64 = 16 << 30;
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum Reading {
@@ -150,13 +170,33 @@ struct Report {
     peak_rss_bytes: Option<u64>,
     order_digest: String,
     verified: u64,
+    skipped: u64,
+    substituted: u64,
     retries: u64,
     groups: Groups,
     choice: Option<String>,
     ops: Ops,
     cost_usd: f64,
     bill: Bill,
+    cache: Option<Kept>,
     leftover_temporaries: u64,
+}
+
+#[derive(Clone, Copy, Default, Serialize)]
+struct Kept {
+    hits: u64,
+    misses: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+}
+
+impl std::ops::AddAssign<CacheStats> for Kept {
+    fn add_assign(&mut self, of_epoch: CacheStats) {
+        self.hits += of_epoch.hits;
+        self.misses += of_epoch.misses;
+        self.bytes_read += of_epoch.bytes_read;
+        self.bytes_written += of_epoch.bytes_written;
+    }
 }
 
 #[derive(Serialize)]
@@ -196,7 +236,8 @@ fn loader<D: Decode>(
     prices: Option<PriceTable>,
     dataset: DatafluxDataset<D>,
 ) -> dataflux::Result<DataLoader<D>> {
-    let mut builder = DataLoader::builder(dataset).batch_size(args.batch_size).strategy(args.strategy.into());
+    let mut builder =
+        DataLoader::builder(dataset).batch_size(args.batch_size).strategy(args.strategy.into()).on_error(args.on_error);
     if let Some(seed) = args.shuffle {
         builder = builder.shuffle(seed);
     }
@@ -217,6 +258,12 @@ fn loader<D: Decode>(
     }
     if let Some(dollars) = args.epoch_budget {
         builder = builder.epoch_budget_usd(dollars);
+    }
+    if let Some(log) = &args.audit {
+        builder = builder.audit(log);
+    }
+    if let Some((folder, bytes)) = &args.cache {
+        builder = builder.cache(Cache::open(folder, bytes.unwrap_or(CACHE))?);
     }
     builder.build()
 }
@@ -247,6 +294,8 @@ fn measure<D: Decode>(
         peak_rss_bytes: peak_rss_bytes(),
         order_digest: epochs.digest.finish(),
         verified: epochs.verified,
+        skipped: epochs.skipped,
+        substituted: epochs.substituted,
         retries: counts.retries,
         groups: epochs.groups,
         choice: loader.choice().map(|choice| choice.to_string()),
@@ -259,6 +308,7 @@ fn measure<D: Decode>(
         },
         cost_usd: bill.total(),
         bill,
+        cache: args.cache.as_ref().map(|_| epochs.kept),
         // Last, so that this look is no part of what is measured.
         leftover_temporaries: leftover(client, &args.uri, left.len() as u64)?,
     };
@@ -271,6 +321,8 @@ struct Epochs {
     samples: u64,
     bytes: u64,
     verified: u64,
+    skipped: u64,
+    substituted: u64,
     first_batch: Option<Duration>,
     waited: Duration,
     running: Duration,
@@ -278,6 +330,7 @@ struct Epochs {
     /// Of each epoch.
     seconds: Vec<f64>,
     digest: NamesDigest,
+    kept: Kept,
 }
 
 impl Epochs {
@@ -306,9 +359,12 @@ impl Epochs {
             debug_assert_eq!(stats.samples, all.samples - before, "what is counted here and there is the same");
             all.bytes += stats.bytes;
             all.verified += stats.verified;
+            all.skipped += stats.skipped;
+            all.substituted += stats.substituted;
             all.first_batch.get_or_insert(stats.first_batch);
             all.waited += stats.waited;
             all.running += stats.running;
+            all.kept += stats.cache;
             all.groups += stats.groups;
             drop(batches);
             all.seconds.push(started.elapsed().as_secs_f64());
@@ -356,11 +412,12 @@ fn peak_rss_bytes() -> Option<u64> {
 impl Report {
     fn rows(&self) -> Vec<(&'static str, String)> {
         let Ops { list, get, compose, delete, put } = self.ops;
-        vec![
+        let mut rows = vec![
             (
                 "samples",
                 format!("{} ({:.0}/s), {} of them verified", self.samples, self.samples_per_second, self.verified),
             ),
+            ("lost", format!("{} skipped, {} substituted", self.skipped, self.substituted)),
             (
                 "bytes",
                 format!("{} ({}/s)", output::bytes(self.bytes), indicatif::HumanBytes(self.bytes_per_second as u64)),
@@ -387,7 +444,12 @@ impl Report {
             ("cost", self.bill.to_string()),
             ("leftover temporaries", self.leftover_temporaries.to_string()),
             ("order digest", self.order_digest.clone()),
-        ]
+        ];
+        if let Some(Kept { hits, misses, bytes_read, bytes_written }) = self.cache {
+            let (read, written) = (output::bytes(bytes_read), output::bytes(bytes_written));
+            rows.push(("cache", format!("{hits} samples from it ({read}), {misses} not; {written} written")));
+        }
+        rows
     }
 }
 

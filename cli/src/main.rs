@@ -10,6 +10,7 @@ mod ls;
 mod output;
 mod plan;
 mod progress;
+mod replay;
 mod source;
 mod value;
 
@@ -54,6 +55,7 @@ enum Command {
     Bench(bench::Args),
     Plan(plan::Args),
     Clean(clean::Args),
+    Replay(replay::Args),
     Emulate(emulate::Args),
 }
 
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, cli.json),
         Command::Plan(args) => plan::run(&args, cli.json),
         Command::Clean(args) => clean::run(&args, cli.json),
+        Command::Replay(args) => replay::run(&args, cli.json),
         Command::Emulate(args) => emulate::run(args, cli.json),
     });
     match outcome {

@@ -1,7 +1,9 @@
 //! Values of options.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use dataflux::OnError;
 use dataflux::list::Filter;
 use dataflux::store::StorageClass;
 
@@ -20,6 +22,30 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         0 => Err("it must be at least 1 byte".to_owned()),
         bytes => Ok(bytes),
     }
+}
+
+/// What to do about samples that can't be had.
+pub(crate) fn on_error(text: &str) -> Result<OnError, String> {
+    let limited = || {
+        let (what, limit) = text.split_once(':')?;
+        let limit = limit.parse().ok()?;
+        match what {
+            "skip" => Some(OnError::Skip { limit }),
+            "substitute" => Some(OnError::Substitute { limit }),
+            _ => None,
+        }
+    };
+    let wanted = "it must be fail, skip:N or substitute:N, with the most samples of an epoch to lose";
+    if text == "fail" { Ok(OnError::Fail) } else { limited().ok_or_else(|| wanted.to_owned()) }
+}
+
+/// A folder, and bytes where what stands behind the last colon is some.
+pub(crate) fn folder_and_bytes(text: &str) -> Result<(PathBuf, Option<u64>), String> {
+    let (folder, most) = match text.rsplit_once(':') {
+        Some((folder, most)) if most.starts_with(|c: char| c.is_ascii_digit()) => (folder, Some(bytes(most)?)),
+        _ => (text, None),
+    };
+    if folder.is_empty() { Err("it must name a folder".to_owned()) } else { Ok((folder.into(), most)) }
 }
 
 /// Bytes: as [`bytes`], and also none.
@@ -169,6 +195,21 @@ mod tests {
         }
         for text in ["", "0", "-1", "1 GiB!", "MiB", "1e9", "..", "1M", "0.1", "18446744073709551615KiB", "٣"] {
             assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_folder_may_come_with_bytes() {
+        for (text, wanted) in [
+            ("/mnt/cache", ("/mnt/cache", None)),
+            ("/mnt/cache:1TiB", ("/mnt/cache", Some(1 << 40))),
+            ("a:b", ("a:b", None)),
+            ("a:b:512MiB", ("a:b", Some(512 << 20))),
+        ] {
+            assert_eq!(folder_and_bytes(text), Ok((wanted.0.into(), wanted.1)), "{text}");
+        }
+        for text in ["", ":1GiB", "cache:1GX", "cache:0"] {
+            assert!(folder_and_bytes(text).is_err(), "{text}");
         }
     }
 

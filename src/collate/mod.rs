@@ -1,10 +1,27 @@
 //! From samples to a batch.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
+use crate::Error;
 use crate::manifest::Manifest;
 use crate::sample::SampleId;
+
+/// A sample that could not be had, where the loader was told to [go on](crate::OnError) without it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LostSample {
+    /// The sample.
+    pub id: SampleId,
+    /// Its object's name.
+    pub name: Arc<str>,
+    /// Where in the global order of the epoch it was to come, counted from 0.
+    pub position: u64,
+    /// What is wrong with it. [`Error::at_stage`] tells where that was found.
+    pub error: Error,
+    /// The sample that came in its place, where one did.
+    pub substitute: Option<SampleId>,
+}
 
 /// Samples that one training step takes, and what was made of them.
 ///
@@ -16,13 +33,23 @@ pub struct Batch<T> {
     manifest: Arc<Manifest>,
     /// Looked up when they are asked for.
     names: OnceLock<Vec<Arc<str>>>,
+    positions: Range<u64>,
     padding: usize,
+    lost: Vec<LostSample>,
     data: T,
 }
 
 impl<T> Batch<T> {
-    pub(crate) fn new(ids: Vec<SampleId>, manifest: Arc<Manifest>, padding: usize, data: T) -> Self {
-        Self { ids, manifest, names: OnceLock::new(), padding, data }
+    /// `lost` are either skipped or substituted, all of them.
+    pub(crate) fn new(
+        ids: Vec<SampleId>,
+        manifest: Arc<Manifest>,
+        positions: Range<u64>,
+        padding: usize,
+        lost: Vec<LostSample>,
+        data: T,
+    ) -> Self {
+        Self { ids, manifest, names: OnceLock::new(), positions, padding, lost, data }
     }
 
     /// Which samples these are, in order.
@@ -37,7 +64,30 @@ impl<T> Batch<T> {
         self.names.get_or_init(|| self.ids.iter().map(name).collect()).iter().map(|name| &**name)
     }
 
-    /// Number of samples. 0 only where the last global batch has fewer samples than there are ranks.
+    /// Where in the global order of the epoch these samples stand, those that were skipped included.
+    pub fn positions(&self) -> Range<u64> {
+        self.positions.clone()
+    }
+
+    /// Samples that this batch goes without, in order; none unless [`OnError::Skip`](crate::OnError::Skip) was asked for.
+    pub fn skipped(&self) -> &[LostSample] {
+        if self.is_substituted() { &[] } else { &self.lost }
+    }
+
+    /// Samples that others came in the place of, in order; none unless
+    /// [`OnError::Substitute`](crate::OnError::Substitute) was asked for. Where a substitute could not be had either, it
+    /// is among them, behind the one it was to replace.
+    pub fn substituted(&self) -> &[LostSample] {
+        if self.is_substituted() { &self.lost } else { &[] }
+    }
+
+    /// What is true of one that was lost is of all.
+    fn is_substituted(&self) -> bool {
+        self.lost.first().is_some_and(|lost| lost.substitute.is_some())
+    }
+
+    /// Number of samples. 0 only where the last global batch has fewer samples than there are ranks, or where all were
+    /// [skipped](Self::skipped).
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -75,8 +125,8 @@ pub trait Collate<T>: Send + Sync + 'static {
     type Output: Send + 'static;
 
     /// Makes a batch of `samples`, which are in order. There are none where the last global batch has fewer samples than
-    /// there are ranks; see
-    /// [`drop_last`](crate::DataLoaderBuilder::drop_last).
+    /// there are ranks, see [`drop_last`](crate::DataLoaderBuilder::drop_last), or where all were
+    /// [skipped](crate::OnError::Skip).
     ///
     /// # Errors
     /// They don't fit together.

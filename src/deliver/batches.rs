@@ -1,24 +1,30 @@
 //! The iterator over an epoch.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use futures_util::Stream;
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
+use super::arrivals::{Arrival, Arrivals};
+use super::audit::Audit;
 use super::auto::Auto;
+use super::cached::Kept;
+use super::close::{Closed, Ending, close_epoch};
 use super::cost::Spent;
-use super::pipeline::Ticket;
+use super::loss::Losses;
+use super::stall::{WaitedFor, Waits, Watch};
 use crate::budget::Permit;
+use crate::cache::CacheStats;
 use crate::collate::Batch;
-use crate::fetch::Run;
 use crate::manifest::Manifest;
 use crate::metrics::Counts;
 use crate::plan::{Bill, GroupCounts, Groups};
-use crate::sample::State;
+use crate::sample::{Delivered, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How long the end of an epoch waits for temporary objects that are still being deleted.
@@ -36,10 +42,21 @@ pub struct EpochStats {
     pub bytes: u64,
     /// Samples delivered whose bytes were proved by a CRC.
     pub verified: u64,
+    /// Samples that batches delivered go without: [`Batch::skipped`] of all of them.
+    pub skipped: u64,
+    /// Samples that others came in the place of: [`Batch::substituted`] of all batches delivered.
+    pub substituted: u64,
     /// From the start of the epoch to its first batch.
     pub first_batch: Duration,
     /// Time that the training loop waited for the batches after the first.
     pub waited: Duration,
+    /// Time that it waited for any, the first included, by what these were waiting for: what makes the loader faster where
+    /// [`wait_fraction`](Self::wait_fraction) is high. What a batch waits for is looked at when the loop comes for it, and
+    /// again every 64 ms at most.
+    pub waited_for: WaitedFor,
+    /// How often a wait was so long that it was told in the log; see
+    /// [`stall_report`](super::DataLoaderBuilder::stall_report).
+    pub stalls: u64,
     /// From the first batch to the last.
     pub running: Duration,
     /// Temporary objects not yet known to be deleted when the epoch ended.
@@ -51,6 +68,8 @@ pub struct EpochStats {
     pub ops: Counts,
     /// What that costs, on this rank: the same parts as in a [forecast](crate::plan::Forecast).
     pub bill: Bill,
+    /// What came from the [cache](super::DataLoaderBuilder::cache), and what went there.
+    pub cache: CacheStats,
 }
 
 impl EpochStats {
@@ -60,22 +79,31 @@ impl EpochStats {
     }
 }
 
-/// The batches of one epoch, in order.
+/// Has batches that nobody wants dropped elsewhere, since that may take long.
+pub(super) type Discard<B> = Box<dyn Fn(Arrivals<B>) + Send + Sync>;
+
+/// The batches of one epoch, in order, unless they are to come [as they are done](super::DataLoaderBuilder::unordered).
 ///
-/// After an error the epoch is over. Dropping it returns at once; what is under way is called off, and temporary
-/// objects are deleted behind it.
-#[derive(Debug)]
+/// After an error the epoch is over. Dropping it returns at once; what is under way is called off, batches that are ahead
+/// are dropped by the decode threads, and temporary objects are deleted behind it. [`close`](Self::close) waits for that.
 pub struct Batches<B> {
-    tickets: Receiver<Ticket<B>>,
-    cancel: Arc<watch::Sender<bool>>,
-    run: Arc<Run>,
+    arrivals: Arrivals<B>,
+    watch: Watch,
+    waits: Waits,
+    ending: Arc<Ending>,
+    /// Until the epoch is over: it keeps the decode threads alive.
+    discard: Option<Discard<B>>,
     groups: Arc<GroupCounts>,
     auto: Option<Arc<Auto>>,
+    kept: Option<Kept>,
     spent: Spent,
     manifest: Arc<Manifest>,
-    /// Without the digest, which may not be known yet.
+    /// As it was at the start, and without the digest, which may not be known yet.
     state: State,
+    delivered: Delivered,
     stats: EpochStats,
+    losses: Losses,
+    audit: Option<Audit>,
     started: Instant,
     first: Option<Instant>,
     over: bool,
@@ -85,24 +113,30 @@ pub struct Batches<B> {
 
 impl<B> Batches<B> {
     pub(super) fn new(
-        tickets: Receiver<Ticket<B>>,
-        cancel: watch::Sender<bool>,
-        (groups, auto): (Arc<GroupCounts>, Option<Arc<Auto>>),
-        run: Arc<Run>,
+        (arrivals, watch): (Arrivals<B>, Watch),
+        (ending, discard): (Arc<Ending>, Discard<B>),
+        (groups, auto, kept): (Arc<GroupCounts>, Option<Arc<Auto>>, Option<Kept>),
         spent: Spent,
         manifest: Arc<Manifest>,
-        state: State,
+        (state, delivered): (State, Delivered),
+        (losses, audit): (Losses, Option<Audit>),
     ) -> Self {
         Self {
-            tickets,
-            cancel: Arc::new(cancel),
-            run,
+            arrivals,
+            watch,
+            waits: Waits::default(),
+            ending,
+            discard: Some(discard),
             groups,
             auto,
+            kept,
             spent,
             manifest,
             state,
+            delivered,
             stats: EpochStats::default(),
+            losses,
+            audit,
             started: Instant::now(),
             first: None,
             over: false,
@@ -114,32 +148,81 @@ impl<B> Batches<B> {
     /// the data by its digest: of a data set that is [streaming](crate::DatasetBuilder::streaming) this blocks until the
     /// listing has ended, and after one that failed no run can go on from it.
     pub fn state(&self) -> State {
-        of_manifest(&self.state, &self.manifest)
+        of_manifest(&self.bare_state(), &self.manifest)
+    }
+
+    fn bare_state(&self) -> State {
+        let (position, beyond) = self.delivered.state();
+        State { position, beyond, ..self.state.clone() }
     }
 
     /// What the epoch has come to so far.
     pub fn stats(&self) -> EpochStats {
-        EpochStats { groups: self.groups.groups(), ops: self.spent.ops(), bill: self.spent.bill(), ..self.stats }
+        EpochStats {
+            groups: self.groups.groups(),
+            ops: self.spent.ops(),
+            bill: self.spent.bill(),
+            cache: self.kept.as_ref().map(Kept::stats).unwrap_or_default(),
+            waited_for: self.waits.waited_for,
+            stalls: self.waits.stalls,
+            ..self.stats
+        }
+    }
+
+    /// Ends the epoch, wherever it is, and waits until nothing of it is left, `within` this time; tells what is. As when it
+    /// is dropped, but for the waiting. Blocks.
+    pub fn close(mut self, within: Duration) -> Closed {
+        let ending = Arc::clone(&self.ending);
+        close_epoch(&ending, || self.end(), within)
+    }
+
+    pub(super) fn ending(&self) -> &Arc<Ending> {
+        &self.ending
+    }
+
+    /// The training loop has got it, which may be long after it began to be read.
+    pub(super) fn is_taken(&mut self, now: Instant) {
+        self.started = now;
+    }
+
+    /// Returns at once; what is left finishes behind.
+    fn end(&mut self) {
+        self.over = true;
+        self.ending.end();
+        // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
+        if let Some(discard) = self.discard.take() {
+            discard(self.arrivals.take());
+        }
+        self.in_hand.clear();
+        self.ending.release();
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
-        let lost = || {
-            Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
-                .stage(Stage::Deliver)
-                .hint("its panic message is on stderr; please report it")
-        };
-        let (promise, end) = match self.tickets.recv().map_err(|_| lost())? {
-            Ticket::End => return Ok(None),
-            Ticket::Failed(error) => return Err(error),
-            Ticket::Batch(promise, end) => (promise, end),
-        };
-        let ready = promise.recv().map_err(|_| lost())??;
+        let (ready, (number, positions)) =
+            match self.watch.wait(&mut self.waits, self.stats.batches, &mut self.arrivals) {
+                Arrival::Batch(ready, number, positions) => (ready?, (number, positions)),
+                Arrival::End => return Ok(None),
+                Arrival::Failed(error) => return Err(error),
+                Arrival::Lost if self.ending.is_said() => {
+                    return Err(ended_early());
+                }
+                Arrival::Lost => {
+                    return Err(Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
+                        .stage(Stage::Deliver)
+                        .hint("its panic message is on stderr; please report it"));
+                }
+            };
+        self.losses.count(&ready.batch)?;
+        if let Some(audit) = &mut self.audit {
+            audit.record(&ready.batch, positions.end)?;
+        }
         self.in_hand = ready.kept;
-        self.state.position = end;
+        self.delivered.add(number, positions);
         self.stats.batches += 1;
         self.stats.samples += ready.batch.len() as u64;
         self.stats.bytes += ready.bytes;
         self.stats.verified += ready.verified;
+        (self.stats.skipped, self.stats.substituted) = self.losses.counts();
         Ok(Some(ready.batch))
     }
 }
@@ -170,20 +253,23 @@ impl<B> Iterator for Batches<B> {
             Ok(Some(batch)) => Some(Ok(batch)),
             Ok(None) => {
                 self.over = true;
-                self.stats.temporaries_left = self.run.wait(AT_END);
+                self.losses.summarize(self.state.epoch);
+                if let Some(kept) = &self.kept {
+                    kept.flush();
+                }
+                self.stats.temporaries_left = self.ending.run().wait(AT_END);
                 if self.stats.temporaries_left > 0 {
                     tracing::warn!(
                         count = self.stats.temporaries_left,
                         "temporary objects are still being deleted at the end of the epoch"
                     );
                 }
+                self.ending.release();
+                self.discard = None;
                 None
             }
             Err(error) => {
-                self.over = true;
-                self.cancel.send_replace(true);
-                // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
-                self.tickets = crossbeam_channel::never();
+                self.end();
                 Some(Err(error))
             }
         }
@@ -192,20 +278,30 @@ impl<B> Iterator for Batches<B> {
 
 impl<B> std::iter::FusedIterator for Batches<B> {}
 
-impl<B> Drop for Batches<B> {
-    fn drop(&mut self) {
-        self.cancel.send_replace(true);
+impl<B> fmt::Debug for Batches<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batches").field("state", &self.bare_state()).field("stats", &self.stats).finish_non_exhaustive()
     }
 }
 
-fn of_manifest(state: &State, manifest: &Manifest) -> State {
+impl<B> Drop for Batches<B> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+pub(super) fn ended_early() -> Error {
+    Error::new(ErrorKind::Cancelled, "the loader was closed before the epoch was over").stage(Stage::Deliver)
+}
+
+pub(super) fn of_manifest(state: &State, manifest: &Manifest) -> State {
     // The digest of what came before a failure would look like that of other data.
     let digest =
         manifest.complete().map_or_else(|_| "none: its listing failed".to_owned(), |()| manifest.digest().to_string());
     State { manifest: digest, ..state.clone() }
 }
 
-/// The batches of one epoch, in order, for asynchronous code.
+/// The batches of one epoch, as [`Batches`], for asynchronous code.
 #[derive(Debug)]
 pub struct BatchStream<B> {
     batches: mpsc::Receiver<Step<B>>,
@@ -213,27 +309,38 @@ pub struct BatchStream<B> {
     /// As in [`Batches`].
     state: State,
     stats: EpochStats,
-    cancel: Arc<watch::Sender<bool>>,
+    /// That of [`Batches`], since these are not yet delivered when they come from there.
+    audit: Option<Audit>,
+    ending: Arc<Ending>,
+    over: bool,
     /// As in [`Batches`], which is a batch or two ahead.
     in_hand: Vec<Arc<Permit>>,
 }
 
 /// What the iterator gave, the bytes of that, and where it stood then.
-type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, u64, EpochStats);
+type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, State, EpochStats);
 
 impl<B: Send + 'static> BatchStream<B> {
-    pub(super) fn new(mut batches: Batches<B>) -> Result<Self> {
-        let (cancel, state) = (Arc::clone(&batches.cancel), batches.state.clone());
-        let manifest = Arc::clone(&batches.manifest);
+    pub(super) fn new(mut batches: Batches<B>, io: &Handle) -> Result<Self> {
+        let (ending, state) = (Arc::clone(&batches.ending), batches.bare_state());
+        let (manifest, audit) = (Arc::clone(&batches.manifest), batches.audit.take());
         let (sender, receiver) = mpsc::channel(1);
-        std::thread::Builder::new()
+        let (mut word, io) = (ending.listen(), io.clone());
+        let thread = std::thread::Builder::new()
             .name("dataflux-stream".into())
             .spawn(move || {
                 loop {
                     let batch = batches.next();
                     let last = batch.is_none();
-                    let step = (batch, std::mem::take(&mut batches.in_hand), batches.state.position, batches.stats());
-                    if sender.blocking_send(step).is_err() || last {
+                    let step = (batch, std::mem::take(&mut batches.in_hand), batches.bare_state(), batches.stats());
+                    let sent = io.block_on(async {
+                        tokio::select! {
+                            biased;
+                            sent = sender.send(step) => sent.is_ok(),
+                            _ = word.wait_for(|&ended| ended) => false,
+                        }
+                    });
+                    if !sent || last {
                         return;
                     }
                 }
@@ -244,7 +351,9 @@ impl<B: Send + 'static> BatchStream<B> {
                     .hint("raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
-        Ok(Self { batches: receiver, manifest, state, stats: EpochStats::default(), cancel, in_hand: Vec::new() })
+        ending.has(thread);
+        let (stats, in_hand) = (EpochStats::default(), Vec::new());
+        Ok(Self { batches: receiver, manifest, state, stats, audit, ending, over: false, in_hand })
     }
 }
 
@@ -266,9 +375,24 @@ impl<B> Stream for BatchStream<B> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Before the wait: the next batch may need them.
         self.in_hand.clear();
+        if self.over {
+            return Poll::Ready(None);
+        }
         self.batches.poll_recv(context).map(|step| {
-            let (batch, in_hand, position, stats) = step?;
-            (self.in_hand, self.state.position, self.stats) = (in_hand, position, stats);
+            let Some((batch, in_hand, state, stats)) = step else {
+                // The thread said nothing of an end: the loader was closed.
+                let ended = !std::mem::replace(&mut self.over, true);
+                return ended.then(|| Err(ended_early()));
+            };
+            if let (Some(audit), Some(Ok(batch))) = (&mut self.audit, &batch)
+                && let Err(error) = audit.record(batch, state.position)
+            {
+                self.over = true;
+                self.ending.end();
+                return Some(Err(error));
+            }
+            self.over |= !matches!(batch, Some(Ok(_)));
+            (self.in_hand, self.state, self.stats) = (in_hand, state, stats);
             batch
         })
     }
@@ -276,6 +400,6 @@ impl<B> Stream for BatchStream<B> {
 
 impl<B> Drop for BatchStream<B> {
     fn drop(&mut self) {
-        self.cancel.send_replace(true);
+        self.ending.end();
     }
 }

@@ -393,7 +393,7 @@ impl<D: Decode> DatafluxDataset<D> {
         let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, throttles);
         let manifest = Arc::clone(manifest);
         let sample = io.run(async move {
-            let mut samples = read_alone(&fetcher, &manifest, group, 0).await?;
+            let mut samples = read_alone(&fetcher, &manifest, group, 0, &|_| {}).await?;
             samples.pop().map(|(_, sample)| sample).ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was read"))
         })?;
         let id = sample.manifest().id(sample.entry());

@@ -1,17 +1,25 @@
 //! The loader: settings, and what epochs share.
 
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
+use super::audit;
 use super::auto::Auto;
 use super::batches::{BatchStream, Batches};
+use super::cached::Kept;
+use super::close::{Closed, Live, close_loader};
 use super::cost::{Means, Spent};
 use super::dataset::DatafluxDataset;
-use super::pipeline::{Course, Engine};
-use super::pool::{self, Code};
+use super::epochs::{self, Epochs, Series};
+use super::loss::OnError;
+use super::pipeline::Engine;
+use super::pool::{self, Code, Job};
+use super::stall;
 use crate::budget::{Budget, Gauge};
+use crate::cache::Cache;
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::{Caps, Ceilings, Fetcher, MOST_CALLS, Ranges, Throttles};
@@ -21,7 +29,10 @@ use crate::metrics::Counts;
 use crate::plan::{
     Affordable, Bill, Choice, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose,
 };
-use crate::sample::{LastBatch, Sampler, Sampling, Sequential, Sharding, Shuffle, State, WindowShuffle, shard, told};
+use crate::sample::{
+    Delivered, LastBatch, Sampler, Sampling, Sequential, Sharding, Share, Shuffle, State, WindowShuffle, merge, shard,
+    told,
+};
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -74,13 +85,16 @@ const RENEWING: &str = "storage.objects.update";
 /// ```
 pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as Decode>::Collate> {
     engine: Engine<D, C>,
+    decoders: Vec<JoinHandle<()>>,
+    live: Arc<Live>,
     held: Gauge,
     dataset: DatafluxDataset<D>,
     sharding: Sharding,
     settings: Settings,
     sampling: Arc<Sampling>,
-    /// Epoch and position to go on from.
-    resumed: Option<(u64, u64)>,
+    audit: Option<Arc<audit::Log>>,
+    /// Where to go on.
+    resumed: Option<State>,
 }
 
 #[derive(Debug)]
@@ -102,9 +116,14 @@ struct Settings {
     caps: Caps,
     ranges: Ranges,
     stall: Option<Duration>,
+    stall_report: Duration,
+    unordered: bool,
     hedge: Option<Hedge>,
     prices: Option<PriceTable>,
     epoch_budget_usd: Option<f64>,
+    on_error: OnError,
+    audit: Option<PathBuf>,
+    cache: Option<Cache>,
 }
 
 impl Settings {
@@ -169,6 +188,15 @@ pub struct DataLoaderBuilder<D: Decode, C: Collate<D::Item> = <D as Decode>::Col
     settings: Settings,
 }
 
+/// A log that tells of steps by their place in the order has none for batches out of it.
+fn unordered_audit(path: &Path) -> Error {
+    Error::new(ErrorKind::Config, "the audit log is of batches in order")
+        .stage(Stage::Deliver)
+        .object(path.display())
+        .mismatch("ordered batches, from an ordered epoch", "unordered ones")
+        .hint("leave out .unordered(true) or .audit(..), and end an unordered epoch before a log is begun")
+}
+
 /// Most connections whose read buffers stay small beside `budget` bytes, where objects have `mean` bytes. At the default
 /// budget they are no fewer than the throttle allows, but for objects of some 50 KiB and more, of which so many at once
 /// are more than a machine receives.
@@ -198,9 +226,14 @@ impl<D: Decode> DataLoader<D> {
             caps: Caps::default(),
             ranges: Ranges::default(),
             stall: None,
+            stall_report: stall::BOUND,
+            unordered: false,
             hedge: None,
             prices: None,
             epoch_budget_usd: None,
+            on_error: OnError::default(),
+            audit: None,
+            cache: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -300,6 +333,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Whether batches come as they are done instead of in order; by default in order. Each batch has the samples that it
+    /// would have, and each comes once; but a slow one holds up no other, and which comes when is another each time, and
+    /// another on each rank.
+    ///
+    /// A [`state`](super::Batches::state) is exact all the same. Where there are several ranks, it says what its own rank was
+    /// given, so that [`resume`](Self::resume) goes on from it at that rank alone; [`resume_all`](Self::resume_all) takes
+    /// those of all ranks, and goes on at any number of them.
+    pub fn unordered(mut self, unordered: bool) -> Self {
+        self.settings.unordered = unordered;
+        self
+    }
+
     /// Threads of its own for the network; by default all loaders share one for each core, four at most.
     pub fn io_threads(mut self, threads: usize) -> Self {
         self.settings.io_threads = Some(threads);
@@ -365,6 +410,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// Longest wait of the training loop for a batch that goes by without a word; 30 s by default. Then a warning says what
+    /// the batch is waiting for, with the figures that show why, and again each time that twice as much has passed.
+    /// [`EpochStats::waited_for`](super::EpochStats::waited_for) has the sums.
+    pub fn stall_report(mut self, after: Duration) -> Self {
+        self.settings.stall_report = after;
+        self
+    }
+
     /// Asks a second time for what a read misses, where nothing comes for longer than is usual; off by default. Each
     /// second request is a call of class B more. Objects that are read in several ranges are not asked for twice.
     pub fn hedge(mut self, hedge: Hedge) -> Self {
@@ -405,6 +458,34 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
+    /// What to do about a sample that can't be had: fail by default, or [go on](OnError) without it, or with another one
+    /// in its place, up to a limit.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.settings.on_error = on_error;
+        self
+    }
+
+    /// Writes to the file at `path` which samples each batch that is delivered has: some 150 bytes a batch, chained by hashes
+    /// so that a change shows, for [`AuditLog`](super::AuditLog) and `dataflux replay` to read. A log that is there is gone on
+    /// with. A line is written before its batch is handed over, and is safe from a kill of the process, though not of the
+    /// machine. Each rank, and each loader that lives at the same time, needs a log of its own.
+    ///
+    /// [`build`](Self::build) then waits for the end of the listing, and refuses a file that is no log of this rank. A log
+    /// that can't be written is an error in the place of the batch, which ends the epoch. Not with
+    /// [`unordered`](Self::unordered) batches.
+    pub fn audit(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.audit = Some(path.into());
+        self
+    }
+
+    /// Keeps samples on local disk, where later epochs, later runs and other processes of this machine find them; see
+    /// [`Cache`]. What is in the cache is no call, and is proved as what is read from the bucket. Its index and what waits to
+    /// be written to it, 32 MiB at most or twice the largest object, are no part of the memory budget.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.settings.cache = Some(cache);
+        self
+    }
+
     /// Makes batches with `collate` instead of the decoder's own way.
     pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
@@ -419,10 +500,31 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// # Errors
     /// A state of other data; another sampler, drop_last or pad_last than the state's set here; a listing that failed; all
     /// that [`build`](Self::build) refuses.
-    #[expect(clippy::needless_pass_by_value, reason = "a state is used up: it holds for one point of one run")]
-    pub fn resume(mut self, state: State) -> Result<DataLoader<D, C>> {
+    pub fn resume(self, state: State) -> Result<DataLoader<D, C>> {
+        self.go_on(&[state], false)
+    }
+
+    /// As [`resume`](Self::resume), from the states of all ranks, where batches were [`unordered`](Self::unordered), at any
+    /// rank and number of ranks.
+    ///
+    /// # Errors
+    /// States that weren't taken by all ranks of a run, after as many batches each; all that [`resume`](Self::resume) refuses.
+    pub fn resume_all(self, states: impl IntoIterator<Item = State>) -> Result<DataLoader<D, C>> {
+        self.go_on(&states.into_iter().collect::<Vec<_>>(), true)
+    }
+
+    /// From one state, or from those of `all` ranks.
+    fn go_on(mut self, states: &[State], all: bool) -> Result<DataLoader<D, C>> {
         let manifest = self.dataset.manifest();
         manifest.complete()?;
+        let Some(state) = states.first().cloned() else {
+            return Err(Error::new(ErrorKind::Config, "there is no state to go on from")
+                .stage(Stage::Sample)
+                .mismatch("the states of all ranks", "none"));
+        };
+        for state in states {
+            state.check(manifest.digest())?;
+        }
         state.check(manifest.digest())?;
         let differs = |what: &str, here: String, there: &str, hint: String| {
             Error::new(ErrorKind::Config, format!("the state was taken with another {what}"))
@@ -454,9 +556,38 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         }
         self.settings.sampler = Some(sampler);
         let mut loader = self.build()?;
-        state.check_position(loader.sampling.orders()?.len())?;
-        loader.resumed = Some((state.epoch, state.position));
-        Ok(loader)
+        let samples = loader.sampling.orders()?.len();
+        for state in states {
+            state.check_position(samples)?;
+        }
+        let cut = |rank, world_size| {
+            let cut = match state.global_batch_size {
+                Some(samples) => Sharding::global(samples, rank, world_size),
+                None => Sharding::new(state.batch_size, rank, world_size),
+            };
+            Ok(cut?.last(last))
+        };
+        let share = if all { None } else { state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref()) };
+        let hint = "give resume_all() the states of all ranks: unordered batches leave each of them somewhere else";
+        if let Some(Share { rank, world_size, .. }) = share {
+            if (*rank as u64, *world_size as u64) != (loader.sharding.rank(), loader.sharding.world_size()) {
+                let here = format!("rank {} of {}", loader.sharding.rank(), loader.sharding.world_size());
+                return Err(differs("rank", here, &format!("{rank} of {world_size}"), hint.to_owned()));
+            }
+            if loader.sharding != cut(*rank, *world_size)? {
+                let here = loader.sharding.batch_size().to_string();
+                return Err(differs("batch_size", here, &state.batch_size.to_string(), hint.to_owned()));
+            }
+            // A damaged one is told now, and not when its epoch begins.
+            Delivered::from(&state, false, &loader.sharding)?;
+            loader.resumed = Some(state);
+        } else {
+            loader.resumed = Some(merge(states, samples, cut)?);
+        }
+        match (&loader.settings.audit, &loader.resumed) {
+            (Some(path), Some(state)) if state.beyond.is_some() => Err(unordered_audit(path)),
+            _ => Ok(loader),
+        }
     }
 
     /// Starts the threads.
@@ -497,6 +628,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             return Err(Error::new(ErrorKind::Config, "stall_timeout can't be 0")
                 .mismatch("the longest wait for bytes", "none at all")
                 .hint("leave it out for 10 s"));
+        }
+        if settings.stall_report.is_zero() {
+            return Err(Error::new(ErrorKind::Config, "stall_report can't be 0")
+                .mismatch("the longest wait without a word", "none at all")
+                .hint("leave it out for 30 s"));
         }
         if settings.memory_budget == 0 {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
@@ -580,18 +716,30 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 pay_for_speed: !source.bucket.replicates(),
             })
         });
+        let (jobs, decoders) = pool::start(decode_threads)?;
         let engine = Engine {
             planner,
             auto,
             fetcher,
+            kept: settings.cache.clone().map(Kept::new),
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { manifest: Arc::clone(&manifest), decode: Arc::clone(&dataset.decode), collate }),
-            jobs: pool::start(decode_threads)?,
+            jobs,
+            on_error: settings.on_error,
             groups: Arc::default(),
             manifest,
             io,
         };
-        Ok(DataLoader { engine, held, dataset, sharding, settings, sampling, resumed: None })
+        let audit = match &settings.audit {
+            None => None,
+            Some(path) if settings.unordered => return Err(unordered_audit(path)),
+            Some(path) => {
+                engine.manifest.complete()?;
+                Some(audit::Log::open(path, sharding.rank())?)
+            }
+        };
+        let live = Arc::default();
+        Ok(DataLoader { engine, decoders, live, held, dataset, sharding, settings, sampling, audit, resumed: None })
     }
 }
 
@@ -605,45 +753,63 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Errors
     /// A thread that the system refuses.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
-        let position = match self.resumed {
-            Some((resumed, position)) if resumed == epoch => position,
-            _ => 0,
-        };
-        let state = State {
-            version: State::VERSION,
-            manifest: String::new(),
-            seed: None,
-            epoch,
-            position,
-            batch_size: self.sharding.batch_size() as usize,
-            drop_last: self.sharding.last_batch() == LastBatch::Drop,
-            window: None,
-            sampler: Some(self.sampling.identity()),
-            global_batch_size: self.settings.global_batch_size,
-            pad_last: Some(self.sharding.last_batch() == LastBatch::Pad),
-        };
+        let (batches, begun) = self.series().begin(epoch)?;
+        let ending = Arc::clone(&begun.ending);
+        ending.has(epochs::thread(move || _ = begun.run(0))?);
+        Ok(batches)
+    }
+
+    /// Epochs one after the other, each of which begins to be read while the one before is still being delivered, as soon as
+    /// all reads of that are under way: so that the training loop doesn't wait at the start of an epoch as it does at the
+    /// start of a run. They share one thread, and one memory budget, so that what is ahead of the loop is no more than within
+    /// an epoch.
+    ///
+    /// At most the beginning of one epoch is read in vain, as far ahead as the budget and [`prefetch`] allow: where this is
+    /// dropped before its end. It is on the [`bill`](Self::bill) all the same. [`epoch`](Self::epoch) reads nothing ahead of
+    /// what was asked for.
+    ///
+    /// The batches of an epoch have to be taken to their end, or dropped, before the next is asked for; else that is an error.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// let loader = DataLoader::builder(dataset).batch_size(32).shuffle(42).build()?;
+    /// for batches in loader.epochs(0..3)? {
+    ///     for batch in batches? {
+    ///         println!("{} samples", batch?.len());
+    ///     }
+    /// }
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// [`prefetch`]: DataLoaderBuilder::prefetch
+    ///
+    /// # Errors
+    /// A thread that the system refuses.
+    pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
+        self.series().start(epochs)
+    }
+
+    fn series(&self) -> Series<D, C> {
         let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
-        let (tickets, receiver) = crossbeam_channel::bounded(self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD));
-        let (cancel, cancelled) = watch::channel(false);
-        let engine = self.engine.for_epoch(Budget::new(self.settings.memory_budget, self.held.clone()));
-        let run = Arc::clone(engine.fetcher.run());
-        let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
-        let counts = (Arc::clone(&engine.groups), engine.auto.clone());
-        let course = Course {
-            walk: self.sampling.walk(epoch),
-            spans: self.sharding.spans(position),
-            world_size: self.sharding.world_size(),
-        };
-        std::thread::Builder::new()
-            .name("dataflux-plan".into())
-            .spawn(move || engine.run(course, &tickets, &cancelled))
-            .map_err(|error| {
-                Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
-                    .stage(Stage::Deliver)
-                    .hint("raise the limit on threads (ulimit -u)")
-                    .with_source(error)
-            })?;
-        Ok(Batches::new(receiver, cancel, counts, run, spent, Arc::clone(self.dataset.manifest()), state))
+        Series {
+            engine: self.engine.for_epochs(Budget::new(self.settings.memory_budget, self.held.clone())),
+            live: Arc::clone(&self.live),
+            held: self.held.clone(),
+            sharding: self.sharding,
+            sampling: Arc::clone(&self.sampling),
+            global_batch_size: self.settings.global_batch_size,
+            ahead: self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD),
+            bound: self.settings.stall_report,
+            unordered: self.settings.unordered,
+            audit: self.audit.clone(),
+            resumed: self.resumed.clone(),
+        }
     }
 
     /// As [`epoch`](Self::epoch), for asynchronous code.
@@ -651,7 +817,47 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Errors
     /// As for [`epoch`](Self::epoch).
     pub fn stream(&self, epoch: u64) -> Result<BatchStream<C::Output>> {
-        BatchStream::new(self.epoch(epoch)?)
+        BatchStream::new(self.epoch(epoch)?, self.engine.io.handle())
+    }
+
+    /// Ends all epochs, wherever they are, and the threads of this loader, and waits for that, `within` this time. Dropping
+    /// the loader ends its threads, too, once its epochs are over, and waits for nothing. Blocks.
+    ///
+    /// What still asks for a batch gets an error. Threads that all loaders share stay.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use std::time::Duration;
+    ///
+    /// use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// let loader = DataLoader::builder(dataset).batch_size(32).build()?;
+    /// let first = loader.epoch(0)?.next();
+    /// let closed = loader.close(Duration::from_secs(30));
+    /// assert!(closed.is_clean(), "{closed:?}");
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn close(self, within: Duration) -> Closed {
+        let Self { engine, decoders, live, settings, .. } = self;
+        let (jobs, io) = (engine.jobs.clone(), Arc::clone(&engine.io));
+        drop(engine);
+        let threads = decoders.len();
+        let let_go = move || {
+            for _ in 0..threads {
+                // All have ended already.
+                let _ = jobs.send(Job::End);
+            }
+        };
+        let end_io = |within| match settings.io_threads.map(|threads| (threads as u64, io.close(within))) {
+            None => (0, 0),
+            Some((threads, true)) => (threads, 0),
+            Some((threads, false)) => (0, threads),
+        };
+        close_loader(&live, decoders, let_go, end_io, within)
     }
 
     /// Batches that a whole epoch has, equally on every rank. Waits for the end of the listing.

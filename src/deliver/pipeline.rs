@@ -1,23 +1,29 @@
 //! One epoch's way from order to promises.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::time::Duration;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use futures_util::{StreamExt, stream};
+use crossbeam_channel::{SendTimeoutError, Sender};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::watch;
 
+use super::arrivals::pledge;
 use super::auto::{Auto, Place};
-use super::pool::{Assembly, Code, Job, Promise};
+use super::cached::{Claim, Kept};
+use super::loss::OnError;
+use super::pool::{Assembly, Code, Job, Outlook, Promise, Terms};
+use super::stall::{Doing, Making, Standing, Steps, Trace};
+use super::substitute::Lockstep;
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
-use crate::sample::{BatchSpan, SampleId, Spans, Walk};
+use crate::sample::{BatchSpan, Delivered, Rest, SampleId, Spans, Walk};
 use crate::split::{RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -32,6 +38,9 @@ const WINDOW_SHARE: u64 = 8;
 /// Samples that are planned together at most, where no number of batches fills their groups well.
 const WINDOW: usize = 512;
 
+/// How often someone who waits for the training loop looks whether the epoch was ended.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Whether groups of so many samples would leave few places empty: a compose takes as long for one source as for 32.
 fn fills_groups(samples: usize) -> bool {
     samples.next_multiple_of(MAX_SOURCES) - samples <= samples / MAX_SOURCES || samples >= WINDOW
@@ -45,21 +54,30 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     /// Where the way of reading is chosen by measurement.
     pub(super) auto: Option<Arc<Auto>>,
     pub(super) fetcher: Fetcher,
+    pub(super) kept: Option<Kept>,
     pub(super) budget: Budget,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
+    pub(super) on_error: OnError,
     /// Groups begun by this epoch.
     pub(super) groups: Arc<GroupCounts>,
 }
 
 /// What the iterator is handed, in order.
 pub(super) enum Ticket<B> {
-    /// A batch to come, and where in the global order it ends.
-    Batch(Promise<B>, u64),
+    Batch(Coming<B>),
     /// No batch can follow.
     Failed(Error),
-    /// All batches have been handed out.
-    End,
+}
+
+/// A batch to come.
+pub(super) struct Coming<B> {
+    pub(super) promise: Promise<B>,
+    /// From the one that the epoch, or what was left of it, began with.
+    pub(super) number: u64,
+    /// Of the global order, those of all ranks.
+    pub(super) positions: Range<u64>,
+    pub(super) trace: Trace,
 }
 
 /// The way of an epoch through the samples, those that aren't listed yet included.
@@ -67,14 +85,21 @@ pub(super) struct Course {
     pub(super) walk: Walk,
     pub(super) spans: Spans,
     pub(super) world_size: u64,
+    /// What of the positions is left, and of the batches.
+    pub(super) rest: Rest,
+    pub(super) delivered: Delivered,
+    /// The number of the next batch, and where among what is left it begins.
+    pub(super) next: (u64, u64),
 }
 
-/// A batch to come: its samples, how many of them fill it up, where in the global order it ends, and how many samples come
-/// behind it at most.
+/// A batch to come: its number, its samples and their places in the global order, how many of them fill it up, the positions
+/// that it and its like of other ranks have, and how many samples come behind it at most.
 struct Next {
+    number: u64,
     ids: Vec<SampleId>,
+    own: Vec<Range<u64>>,
     padding: usize,
-    end: u64,
+    positions: Range<u64>,
     left: u64,
 }
 
@@ -83,14 +108,22 @@ impl Course {
     ///
     /// # Errors
     /// The listing failed, and the batches before this were all that can be told of it; or the sampler did.
-    fn next(&mut self, manifest: &Manifest, called_off: impl Fn() -> bool) -> Result<Option<Next>> {
+    fn next(
+        &mut self,
+        manifest: &Manifest,
+        standing: &Standing,
+        called_off: impl Fn() -> bool,
+    ) -> Result<Option<Next>> {
         loop {
             let known = manifest.known();
             if let Some(next) = self.known(known)? {
                 return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
-            if !manifest.wait_beyond(samples, &called_off)? {
+            standing.does(Doing::Listing);
+            let more = manifest.wait_beyond(samples, &called_off)?;
+            standing.does(Doing::Planning);
+            if !more {
                 return Ok(None);
             }
         }
@@ -101,13 +134,26 @@ impl Course {
     /// # Errors
     /// The sampler's.
     fn known(&mut self, listed: Known) -> Result<Option<Next>> {
-        let positions = self.walk.positions(listed)?;
-        let Some(BatchSpan { positions: own, padding, end }) = self.spans.next(positions) else { return Ok(None) };
-        let left = match positions {
-            Known::All(all) => (all - end) / self.world_size,
-            Known::AtLeast(_) => u64::MAX,
-        };
-        Ok(Some(Next { ids: self.walk.ids(own, listed)?, padding: padding as usize, end, left }))
+        let known = self.rest.known(self.walk.positions(listed)?);
+        loop {
+            let Some(BatchSpan { positions, padding, end }) = self.spans.next(known) else { return Ok(None) };
+            let (number, start) = self.next;
+            self.next = (number + 1, end);
+            if self.delivered.has(number) {
+                continue;
+            }
+            let left = match known {
+                Known::All(all) => (all - end) / self.world_size,
+                Known::AtLeast(_) => u64::MAX,
+            };
+            let mut ids = Vec::with_capacity((positions.end - positions.start) as usize);
+            let own: Vec<_> = self.rest.ranges(positions).collect();
+            for own in &own {
+                ids.extend(self.walk.ids(own.clone(), listed)?);
+            }
+            let positions = self.rest.place(start)..self.rest.place(end);
+            return Ok(Some(Next { number, ids, own, padding: padding as usize, positions, left }));
+        }
     }
 }
 
@@ -115,6 +161,8 @@ impl Course {
 pub(super) struct Window<D: Decode, C: Collate<D::Item>> {
     /// Where each begins among the samples of the window.
     batches: Vec<(usize, Arc<Assembly<D, C>>)>,
+    /// How far each sample is.
+    pub(super) steps: Steps,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
@@ -138,75 +186,129 @@ impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
 }
 
 /// What the thread of an epoch works with.
-pub(super) struct Way<'a, B> {
-    tickets: &'a Sender<Ticket<B>>,
+pub(super) struct Way<'a, D: Decode, C: Collate<D::Item>> {
+    tickets: &'a Sender<Ticket<C::Output>>,
     pub(super) cancel: &'a watch::Receiver<bool>,
+    terms: Arc<Terms<D, C>>,
+    /// Number after that of the last batch in a window that has all its bytes.
+    held: watch::Sender<u64>,
+    standing: &'a Arc<Standing>,
+    /// After how long to tell that the training loop takes no batch.
+    bound: Duration,
+    /// Told of each batch that is done, where that matters.
+    bell: Option<&'a Sender<u64>>,
     /// Of the last group begun: they are numbered in the order of delivery.
     number: Cell<u64>,
 }
 
-impl<B> Way<'_, B> {
+impl<D: Decode, C: Collate<D::Item>> Way<'_, D, C> {
     pub(super) fn next_number(&self) -> u64 {
         self.number.update(|number| number + 1);
         self.number.get()
     }
+
+    /// Hands a ticket out, once the training loop has few enough batches ahead; `None` where it wants no more.
+    fn hand_out(&self, mut ticket: Ticket<C::Output>) -> Option<()> {
+        let (began, mut told) = (Instant::now(), self.bound);
+        loop {
+            match self.tickets.send_timeout(ticket, LOOK) {
+                Ok(()) => break,
+                Err(SendTimeoutError::Disconnected(_)) => return None,
+                Err(SendTimeoutError::Timeout(_)) if is_cancelled(self.cancel) => return None,
+                Err(SendTimeoutError::Timeout(back)) => ticket = back,
+            }
+            // No stall of the loader's: a loop may well do something else for an hour.
+            if began.elapsed() >= told {
+                told = told.saturating_mul(2);
+                tracing::info!(
+                    batches = self.tickets.len(),
+                    seconds = began.elapsed().as_secs_f64(),
+                    "the training loop takes no batch; so many are ahead of it"
+                );
+            }
+        }
+        Some(())
+    }
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
-    /// The engine of one epoch: its bytes and its temporaries are its own, so that no epoch waits for another's.
-    pub(super) fn for_epoch(&self, budget: Budget) -> Arc<Self> {
-        Arc::new(Self {
+    /// The engine of epochs that follow each other, and share these bytes.
+    pub(super) fn for_epochs(&self, budget: Budget) -> Self {
+        let fetcher = self.fetcher.for_epochs(&budget);
+        Self { budget, ..self.part(fetcher, self.kept.clone()) }
+    }
+
+    /// The engine of one epoch: its temporaries and its counts are its own.
+    pub(super) fn for_epoch(&self) -> Self {
+        self.part(self.fetcher.for_epoch(), self.kept.as_ref().map(Kept::for_epoch))
+    }
+
+    fn part(&self, fetcher: Fetcher, kept: Option<Kept>) -> Self {
+        Self {
             io: Arc::clone(&self.io),
             manifest: Arc::clone(&self.manifest),
             planner: self.planner.clone(),
             auto: self.auto.clone(),
-            fetcher: self.fetcher.for_epoch(&budget),
-            budget,
+            fetcher,
+            kept,
+            budget: self.budget.clone(),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
+            on_error: self.on_error,
             groups: Arc::default(),
-        })
+        }
     }
 
-    /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Blocks.
+    /// Hands out the tickets of an epoch and starts the reads behind them, until the end or a cancellation. Groups are
+    /// numbered on from `number`; returns the last. Blocks.
     pub(super) fn run(
         self: Arc<Self>,
         mut course: Course,
         tickets: &Sender<Ticket<C::Output>>,
         cancel: &watch::Receiver<bool>,
-    ) {
+        (standing, bound): (&Arc<Standing>, Duration),
+        (bell, turn): (Option<&Sender<u64>>, watch::Receiver<u64>),
+        number: u64,
+    ) -> u64 {
         if let Some(auto) = &self.auto {
             auto.began();
         }
-        let way = Way { tickets, cancel, number: Cell::new(0) };
+        let (held, window_held) = watch::channel(0);
+        let (sampling, epoch) = course.walk.course();
+        let lockstep = Lockstep { sampling, epoch, turn, held: window_held, cancel: cancel.clone() };
+        let losing = self.losing(lockstep);
+        let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
+        let way = Way { tickets, cancel, terms, held, standing, bound, bell, number: Cell::new(number) };
         let mut held = None;
         loop {
             let first = match held
                 .take()
-                .map_or_else(|| course.next(&self.manifest, || is_cancelled(cancel)), |next| Ok(Some(next)))
+                .map_or_else(|| course.next(&self.manifest, standing, || is_cancelled(cancel)), |next| Ok(Some(next)))
             {
                 Ok(Some(next)) => next,
-                Ok(None) if is_cancelled(cancel) => return,
-                Ok(None) => break,
+                Ok(None) if is_cancelled(cancel) => break,
+                Ok(None) => {
+                    standing.does(Doing::Ended);
+                    break;
+                }
                 Err(error) => {
                     // Closed: it wants no more.
-                    let _ = tickets.send(Ticket::Failed(error));
-                    return;
+                    way.hand_out(Ticket::Failed(error));
+                    break;
                 }
             };
             let mut window = vec![first];
             let failed = self.widen(&mut window, &mut course, tickets.capacity().unwrap_or(1)).map(|next| held = next);
             if self.start(window, &way).is_none() {
-                return;
+                break;
             }
             if let Err(error) = failed {
                 // Closed: it wants no more.
-                let _ = tickets.send(Ticket::Failed(error));
-                return;
+                way.hand_out(Ticket::Failed(error));
+                break;
             }
         }
-        // Closed: it wants no more.
-        let _ = tickets.send(Ticket::End);
+        way.number.get()
     }
 
     /// Takes further batches into the window until their samples fill groups: those that are known, since none waits for
@@ -243,31 +345,31 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// delivered without another byte, or of this window, of which the check says that all of it can be held at once. And
     /// tickets: there are no more in a window than the channel has room for, so that one that waits for room waits for
     /// batches of earlier windows to be taken, not for its own.
-    fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, C::Output>) -> Option<()> {
+    fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, D, C>) -> Option<()> {
         let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
-        let (at_hand, mut listed) = self.plan_at_hand(&ids).unzip();
-        let planned = at_hand.map_or_else(|| self.planner.plan(&ids), Ok);
-        let groups = planned.map_err(|error| (error, Vec::new())).and_then(|mut groups| {
-            if !self.fetcher.may_compose() && listed.is_none() {
-                groups = groups.iter().flat_map(Group::split_up).collect();
-            }
-            match self.budget.check(groups.iter().map(|group| self.bytes(group))) {
+        let mut looked = self.look_up(&ids);
+        let groups =
+            self.plan(&ids, &looked).map_err(|error| (error, Vec::new())).and_then(|groups| match self.fits(&groups) {
                 Ok(()) => Ok(groups),
                 Err(bytes) => Err((self.too_large(&groups, bytes), groups)),
-            }
-        });
+            });
         if groups.is_err() && batches.len() > 1 {
             // Batch by batch, the error finds the one it belongs to.
             return batches.into_iter().try_for_each(|batch| self.start(vec![batch], way));
         }
         let left = batches.last().map_or(0, |batch| batch.left);
-        let mut window = Window { batches: Vec::with_capacity(batches.len()) };
+        let steps = Steps::new(ids.clone(), way.standing);
+        let mut window = Window { batches: Vec::with_capacity(batches.len()), steps };
         let mut start = 0;
-        for Next { ids, padding, end, .. } in batches {
+        let mut last = 0;
+        for Next { number, ids, own, padding, positions, .. } in batches {
             let samples = ids.len();
-            let (assembly, promise) = Assembly::new(Arc::clone(&self.code), ids, padding, way.cancel.clone());
-            // Full: the training loop has enough batches ahead. Closed: it wants no more.
-            way.tickets.send(Ticket::Batch(promise, end)).ok()?;
+            last = number + 1;
+            let (pledge, promise) = pledge(number, way.bell);
+            let assembly = Assembly::new(&way.terms, (own, padding), last, way.number.get(), pledge);
+            let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
+            let trace = Trace::new(window.steps.clone(), start, samples, making);
+            way.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;
             if samples == 0 {
                 assembly.finish_empty();
             }
@@ -287,40 +389,43 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             behind -= group.slices.len() as u64;
             // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
             let passing = self.hold(&group, &window, way)?;
-            if let Some(listed) = listed.as_mut().and_then(Iterator::next) {
-                self.bring_at_hand(group, listed, &window, passing, way);
+            if self.bring_local(&group, &mut looked, &window, passing.as_ref(), way) {
                 continue;
             }
+            let Some((group, claims)) = self.claim(group, &looked, &window, passing.as_ref(), way) else { continue };
             let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
-                self.begin(group, &window, passing, None, way);
+                self.begin(group, claims, &window, passing, None, way);
                 continue;
             };
             let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
+            way.standing.does(Doing::Turn);
             let turn = auto.admit(
                 (joined, group.bytes()),
                 left.saturating_add(behind),
                 || self.ceilings(),
                 || is_cancelled(way.cancel),
             )?;
+            way.standing.does(Doing::Planning);
             if turn.composed || joined == 1 {
-                self.begin(group, &window, passing, Some(auto.place(turn)), way);
+                self.begin(group, claims, &window, passing, Some(auto.place(turn)), way);
             } else {
-                for group in group.split_up() {
-                    self.begin(group, &window, passing.clone(), Some(auto.place(turn)), way);
+                for (group, claim) in group.split_up().zip(claims) {
+                    self.begin(group, vec![claim], &window, passing.clone(), Some(auto.place(turn)), way);
                 }
             }
         }
+        way.held.send_replace(last);
         Some(())
     }
 
     /// Waits for the bytes of a group: all at once, as they were checked, however it is then read. Those that stay go to
     /// its batches; those that pass are returned. Nothing once the epoch is called off.
     #[expect(clippy::option_option, reason = "called off, or nothing to hold, or something")]
-    fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, C::Output>) -> Option<Option<Arc<Permit>>> {
+    fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, D, C>) -> Option<Option<Arc<Permit>>> {
         let (keeps, passes) = self.bytes(group);
         let items = passes > 0;
-        let kept = self.take(keeps, items, way.cancel)?;
-        let passing = self.take(passes, false, way.cancel)?;
+        let kept = self.take(keeps, items, way)?;
+        let passing = self.take(passes, false, way)?;
         if let Some(kept) = kept.map(Arc::new) {
             window.touched(group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
         }
@@ -331,27 +436,18 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     fn begin(
         self: &Arc<Self>,
         group: Group,
+        claims: Vec<Option<Claim>>,
         window: &Arc<Window<D, C>>,
         passing: Option<Arc<Permit>>,
         place: Option<Place>,
-        way: &Way<'_, C::Output>,
+        way: &Way<'_, D, C>,
     ) {
         self.groups.count(group.method);
-        self.read(group, way.next_number(), window, passing, place, way.cancel);
-    }
-
-    /// Reads a group in a task of its own.
-    pub(super) fn read(
-        self: &Arc<Self>,
-        group: Group,
-        number: u64,
-        window: &Arc<Window<D, C>>,
-        passing: Option<Arc<Permit>>,
-        place: Option<Place>,
-        cancel: &watch::Receiver<bool>,
-    ) {
-        let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), cancel.clone());
+        let number = way.next_number();
+        let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), way.cancel.clone());
         self.io.handle().spawn(async move {
+            // Given up when what was read has been put into the cache, or nobody wants it any more.
+            let _claims = claims;
             tokio::select! {
                 () = engine.bring(group, number, &window, passing, place) => {}
                 // Also when the iterator is gone without a word.
@@ -371,6 +467,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         Ceilings { reads, writes }
     }
 
+    /// Whether the bytes of a window can be held.
+    ///
+    /// # Errors
+    /// The budget that it takes.
+    pub(super) fn fits(&self, groups: &[Group]) -> Result<(), u64> {
+        self.budget.check(groups.iter().map(|group| self.bytes(group)))
+    }
+
     /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
     pub(super) fn bytes(&self, group: &Group) -> (u64, u64) {
         let size = |range: &std::ops::Range<u64>| range.end - range.start;
@@ -383,22 +487,28 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
     #[expect(clippy::option_option, reason = "cancelled, or nothing to hold, or something")]
-    fn take(&self, bytes: u64, items: bool, cancel: &watch::Receiver<bool>) -> Option<Option<Permit>> {
-        if is_cancelled(cancel) {
+    fn take(&self, bytes: u64, items: bool, way: &Way<'_, D, C>) -> Option<Option<Permit>> {
+        if is_cancelled(way.cancel) {
             return None;
         }
         if bytes == 0 {
             return Some(None);
         }
-        let mut cancel = cancel.clone();
-        self.io.handle().block_on(async {
-            let permit =
-                async { if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await } };
+        let take = async || if items { self.budget.take_for_items(bytes).await } else { self.budget.take(bytes).await };
+        // Nobody else waits for this budget, so that nobody is overtaken.
+        if let Some(permit) = take().now_or_never() {
+            return Some(Some(permit));
+        }
+        way.standing.does(Doing::Budget);
+        let mut cancel = way.cancel.clone();
+        let permit = self.io.handle().block_on(async {
             tokio::select! {
-                permit = permit => Some(Some(permit)),
+                permit = take() => Some(Some(permit)),
                 _ = cancel.wait_for(|&cancelled| cancelled) => None,
             }
-        })
+        });
+        way.standing.does(Doing::Planning);
+        permit
     }
 
     fn too_large(&self, groups: &[Group], bytes: u64) -> Error {
@@ -429,88 +539,145 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             place.begin();
         }
         if group.method != Method::Composed {
-            let slot = group.slices[0].slot;
-            match read_alone(&self.fetcher, &self.manifest, group, number).await {
-                Err(error) => return window.place(slot).0.fail(error),
+            let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+            let told = |step| window.steps.step(std::iter::once(slot), step);
+            match read_alone(&self.fetcher, &self.manifest, group, number, &told).await {
+                Err(error) => {
+                    self.lose(window.place(slot), id, error);
+                }
                 Ok(samples) => {
                     if let Some(mut place) = place {
                         place.done(samples.len());
                     }
-                    return self.hand_over(samples, window, passing.as_ref());
+                    self.keep(&samples);
+                    self.hand_over(samples, window, passing.as_ref());
                 }
             }
+            return;
         }
-        let payload = self.fetcher.fetch(group.clone(), number).await;
+        let told = |step| window.steps.step(group.slices.iter().map(|slice| slice.slot), step);
+        let payload = self.fetcher.fetch(group.clone(), number, &told).await;
         match payload.and_then(|payload| split(&self.manifest, payload)) {
             Ok(samples) => {
                 if let Some(mut place) = place {
                     place.done(samples.len());
                 }
+                self.keep(&samples);
                 self.hand_over(samples, window, passing.as_ref());
             }
             Err(error) if error.is_cancelled() => window.place(group.slices[0].slot).0.fail(error),
             // Whatever went wrong, each object by itself works or finds out which one is to blame. In order: batches
-            // before that one are whole, and those behind it nobody gets to see.
+            // before that one are whole, and those behind it, if it fails its batch, nobody gets to see.
             Err(error) => {
                 tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
                 drop(place);
                 let alone: Vec<_> = group.split_up().collect();
                 let mut reads = stream::iter(alone)
                     .map(async |group| {
-                        (group.slices[0].slot, read_alone(&self.fetcher, &self.manifest, group, number).await)
+                        let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+                        let told = |step| window.steps.step(std::iter::once(slot), step);
+                        (slot, id, read_alone(&self.fetcher, &self.manifest, group, number, &told).await)
                     })
                     .buffered(MAX_SOURCES);
-                while let Some((slot, samples)) = reads.next().await {
-                    match samples {
-                        Ok(samples) => self.hand_over(samples, window, passing.as_ref()),
-                        Err(error) => return window.place(slot).0.fail(error),
+                while let Some((slot, id, samples)) = reads.next().await {
+                    match samples.map_err(|error| self.lose(window.place(slot), id, error)) {
+                        Ok(samples) => {
+                            self.keep(&samples);
+                            self.hand_over(samples, window, passing.as_ref());
+                        }
+                        Err(Outlook::Failed) => return,
+                        Err(Outlook::Waiting | Outlook::Whole) => {}
                     }
                 }
             }
         }
     }
 
+    /// Hands samples to the decode threads.
     pub(super) fn hand_over(
         &self,
         samples: Vec<(usize, RawSample)>,
         window: &Window<D, C>,
         passing: Option<&Arc<Permit>>,
     ) {
-        if self.code.decode.is_light() {
-            return self.decode(samples, window, |whole| self.give(Job::Collate(Arc::clone(whole)), whole));
-        }
-        for (slot, sample) in samples {
-            let (assembly, slot) = window.place(slot);
-            self.give(
-                Job::Decode { assembly: Arc::clone(assembly), slot, sample, passing: passing.cloned() },
-                assembly,
-            );
-        }
+        self.decode(samples, window, passing, |whole| self.give(whole, Job::Collate(Arc::clone(whole))));
     }
 
-    /// Decodes samples, of each batch all at once, and says which batches are whole by that.
+    /// Decodes samples, or has the decode threads do so, and says which batches are whole by that.
     pub(super) fn decode(
         &self,
         samples: Vec<(usize, RawSample)>,
         window: &Window<D, C>,
+        passing: Option<&Arc<Permit>>,
         whole: impl Fn(&Arc<Assembly<D, C>>),
     ) {
+        window.steps.brought(samples.iter().map(|(slot, _)| *slot));
+        if !self.code.decode.is_light() {
+            for (slot, sample) in samples {
+                let (assembly, slot) = window.place(slot);
+                self.have_decoded(assembly, slot, sample, passing);
+            }
+            return;
+        }
         let mut samples = samples.into_iter().peekable();
-        while let Some(&(first, _)) = samples.peek() {
-            let (assembly, start) = window.place(first);
-            let slots = first - start..first - start + assembly.samples();
+        while let Some(&(slot, _)) = samples.peek() {
+            let (assembly, in_batch) = window.place(slot);
+            let slots = slot - in_batch..slot - in_batch + assembly.samples();
+            // All of them are taken here, whether the batch still wants them or not.
             let of_batch = std::iter::from_fn(|| samples.next_if(|(slot, _)| slots.contains(slot)));
-            if assembly.decode_all(of_batch.map(|(slot, sample)| (slot - slots.start, sample))) {
+            let of_batch: Vec<_> = of_batch.map(|(slot, sample)| (slot - slots.start, sample)).collect();
+            if assembly.decode(of_batch) {
                 whole(assembly);
             }
         }
     }
 
+    /// Hands one sample to the decode threads, or decodes it here.
+    pub(super) fn hand_one_over(
+        &self,
+        assembly: &Arc<Assembly<D, C>>,
+        slot: usize,
+        sample: RawSample,
+        passing: Option<&Arc<Permit>>,
+    ) {
+        if !self.code.decode.is_light() {
+            self.have_decoded(assembly, slot, sample, passing);
+        } else if assembly.decode([(slot, sample)]) {
+            self.give(assembly, Job::Collate(Arc::clone(assembly)));
+        }
+    }
+
+    fn have_decoded(
+        &self,
+        assembly: &Arc<Assembly<D, C>>,
+        slot: usize,
+        sample: RawSample,
+        passing: Option<&Arc<Permit>>,
+    ) {
+        let (of, passing) = (Arc::clone(assembly), passing.cloned());
+        self.give(assembly, Job::Decode { assembly: of, slot, sample, passing });
+    }
+
     /// Gives a job of this batch to the decode threads.
-    pub(super) fn give(&self, job: Job<D, C>, assembly: &Assembly<D, C>) {
+    pub(super) fn give(&self, assembly: &Assembly<D, C>, job: Job<D, C>) {
         if self.jobs.send(job).is_err() {
             assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
         }
+    }
+
+    /// Does what is to be done about a sample that can't be read.
+    pub(super) fn lose(&self, (assembly, slot): (&Arc<Assembly<D, C>>, usize), id: SampleId, error: Error) -> Outlook {
+        let outlook = match self.manifest.at(id.0) {
+            Ok(entry) => assembly.lose(slot, (id, entry.name), error),
+            Err(damaged) => {
+                assembly.fail(damaged);
+                Outlook::Failed
+            }
+        };
+        if outlook == Outlook::Whole {
+            self.give(assembly, Job::Collate(Arc::clone(assembly)));
+        }
+        outlook
     }
 }
 
@@ -525,10 +692,11 @@ pub(super) async fn read_alone(
     manifest: &Arc<Manifest>,
     group: Group,
     number: u64,
+    told: Told<'_>,
 ) -> Result<Vec<(usize, RawSample)>> {
     let mut reads = 1;
     loop {
-        match split(manifest, fetcher.fetch(group.clone(), number).await?) {
+        match split(manifest, fetcher.fetch(group.clone(), number, told).await?) {
             Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
                 reads += 1;
                 tracing::warn!(%error, "reading again");

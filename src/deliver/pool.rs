@@ -1,14 +1,19 @@
 //! The decode threads, and the batches they put together.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::watch;
 
+use super::arrivals::{Arrivals, Pledge};
+use super::loss::{in_vain, is_of_one_sample};
+use super::stall::Making;
 use crate::budget::Permit;
-use crate::collate::{Batch, Collate};
+use crate::collate::{Batch, Collate, LostSample};
 use crate::decode::Decode;
 use crate::manifest::Manifest;
 use crate::sample::SampleId;
@@ -29,28 +34,48 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     /// Collate a batch whose samples are all there.
     Collate(Arc<Assembly<D, C>>),
     /// Bring samples that are at hand.
-    Run(Box<dyn FnOnce() + Send>),
+    Bring(Box<dyn FnOnce() + Send>),
+    /// Drop what nobody wants any more, which may be many batches and a lot of memory.
+    Discard(Arrivals<C::Output>),
+    /// End the thread that finds this.
+    End,
 }
 
-/// Starts the decode threads; they end when the last sender is dropped.
-pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Sender<Job<D, C>>> {
+/// The way to the decode threads, and these.
+pub(super) type Pool<D, C> = (Sender<Job<D, C>>, Vec<JoinHandle<()>>);
+
+/// Starts the decode threads; they end when they are told to, or the last sender is dropped.
+pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Pool<D, C>> {
     // Unbounded in jobs, since each holds its share of the byte budget.
     let (jobs, work) = crossbeam_channel::unbounded::<Job<D, C>>();
+    let mut handles = Vec::with_capacity(threads);
     for index in 0..threads {
         let work: Receiver<Job<D, C>> = work.clone();
-        std::thread::Builder::new()
+        let handle = std::thread::Builder::new()
             .name(format!("dataflux-decode-{index}"))
             .spawn(move || {
                 for job in work {
                     match job {
                         Job::Decode { assembly, slot, sample, passing } => {
-                            if assembly.decode(slot, sample) {
+                            if assembly.decode([(slot, sample)]) {
                                 assembly.collate();
                             }
                             drop(passing);
                         }
                         Job::Collate(assembly) => assembly.collate(),
-                        Job::Run(run) => run(),
+                        // A panic breaks the promises of its batches, and is no end of this thread.
+                        Job::Bring(bring) => drop(guarded(|| {
+                            bring();
+                            Ok(())
+                        })),
+                        Job::Discard(arrivals) => {
+                            // A panic while one of them is dropped is nobody's to hear of.
+                            let _ = guarded(|| {
+                                drop(arrivals);
+                                Ok(())
+                            });
+                        }
+                        Job::End => return,
                     }
                 }
             })
@@ -61,8 +86,9 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Se
                     .hint("lower decode_threads, or raise the limit on threads (ulimit -u)")
                     .with_source(error)
             })?;
+        handles.push(handle);
     }
-    Ok(jobs)
+    Ok((jobs, handles))
 }
 
 /// What user code a loader runs.
@@ -85,19 +111,63 @@ pub(super) struct Ready<B> {
 /// The promise of one batch; broken, and so an error at the other end, when all that could keep it are gone.
 pub(super) type Promise<B> = Receiver<Result<Ready<B>>>;
 
+/// What all batches of an epoch share.
+pub(super) struct Terms<D: Decode, C: Collate<D::Item>> {
+    pub(super) code: Arc<Code<D, C>>,
+    pub(super) cancel: watch::Receiver<bool>,
+    pub(super) losing: Losing<D, C>,
+}
+
+/// What becomes of a sample that can't be had.
+pub(super) enum Losing<D: Decode, C: Collate<D::Item>> {
+    /// The batch fails.
+    Fail,
+    /// The batch goes without it.
+    Skip,
+    /// Another one comes in its place. To be called from any thread; what comes of it is a sample or another loss.
+    Substitute(Box<dyn Fn(Wanted<D, C>) + Send + Sync>),
+}
+
+/// A place in a batch that a substitute is wanted for.
+pub(super) struct Wanted<D: Decode, C: Collate<D::Item>> {
+    pub(super) assembly: Arc<Assembly<D, C>>,
+    pub(super) slot: usize,
+    /// The sample that was to be there.
+    pub(super) for_sample: SampleId,
+    /// From 1.
+    pub(super) attempt: usize,
+}
+
+/// What a batch is after a sample of it was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// Over.
+    Failed,
+    /// Waiting for more.
+    Waiting,
+    /// To be collated.
+    Whole,
+}
+
 /// A batch in the making.
 pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
-    code: Arc<Code<D, C>>,
-    ids: Vec<SampleId>,
+    terms: Arc<Terms<D, C>>,
+    positions: Vec<Range<u64>>,
     /// Samples at the end that fill the batch up.
     padding: usize,
+    /// Number of the batch in its epoch, from 1.
+    pub(super) turn: u64,
+    /// Of the last group that was begun before its own.
+    pub(super) number: u64,
     parts: Mutex<Parts<D::Item>>,
-    cancel: watch::Receiver<bool>,
-    promise: Sender<Result<Ready<C::Output>>>,
+    promise: Pledge<C::Output>,
 }
 
 struct Parts<T> {
-    items: Vec<Option<T>>,
+    /// With the id of each.
+    items: Vec<Option<(SampleId, T)>>,
+    /// With the slot of each, in the order in which they were found.
+    lost: Vec<(usize, LostSample)>,
     missing: usize,
     bytes: u64,
     verified: u64,
@@ -105,63 +175,90 @@ struct Parts<T> {
 }
 
 impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
+    /// A batch of the samples at these positions, of which so many at the end fill it up.
     pub(super) fn new(
-        code: Arc<Code<D, C>>,
-        ids: Vec<SampleId>,
-        padding: usize,
-        cancel: watch::Receiver<bool>,
-    ) -> (Arc<Self>, Promise<C::Output>) {
-        let (promise, receiver) = crossbeam_channel::bounded(1);
-        let items: Vec<_> = ids.iter().map(|_| None).collect();
-        let parts = Mutex::new(Parts { missing: items.len(), items, bytes: 0, verified: 0, kept: Vec::new() });
-        (Arc::new(Self { code, ids, padding, parts, cancel, promise }), receiver)
+        terms: &Arc<Terms<D, C>>,
+        (positions, padding): (Vec<Range<u64>>, usize),
+        turn: u64,
+        number: u64,
+        promise: Pledge<C::Output>,
+    ) -> Arc<Self> {
+        let samples = positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize;
+        let items = std::iter::repeat_with(|| None).take(samples).collect();
+        let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
+        let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
+        Arc::new(Self { terms, positions, padding, turn, number, parts, promise })
+    }
+
+    /// Where in the global order the sample of a slot is to come.
+    pub(super) fn position(&self, slot: usize) -> u64 {
+        let mut slot = slot as u64;
+        for range in &self.positions {
+            if slot < range.end - range.start {
+                return range.start + slot;
+            }
+            slot -= range.end - range.start;
+        }
+        unreachable!("a slot of the batch")
+    }
+
+    /// Samples that are to be in the batch.
+    pub(super) fn samples(&self) -> usize {
+        self.positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize
     }
 
     /// Holds bytes until the batch is delivered.
     pub(super) fn keep(&self, permit: Arc<Permit>) {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).kept.push(permit);
+        self.lock().kept.push(permit);
     }
 
     /// Ends the batch with an error; of several the first counts.
     pub(super) fn fail(&self, error: Error) {
         // Full if an error is there already; closed if nobody waits.
-        let _ = self.promise.try_send(Err(error));
+        self.promise.keep(Err(error));
     }
 
-    /// Samples of the batch.
-    pub(super) fn samples(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Decodes a sample into its slot. Returns whether all samples are there now, and the batch is to be collated.
-    pub(super) fn decode(&self, slot: usize, sample: RawSample) -> bool {
-        self.decode_all(std::iter::once((slot, sample)))
-    }
-
-    /// As [`decode`](Self::decode), for some samples of the batch.
-    pub(super) fn decode_all(&self, samples: impl Iterator<Item = (usize, RawSample)>) -> bool {
+    /// Decodes samples into their slots. Returns whether all samples are there by that, and the batch is to be collated.
+    pub(super) fn decode(self: &Arc<Self>, samples: impl IntoIterator<Item = (usize, RawSample)>) -> bool {
+        let Terms { code, cancel, .. } = &*self.terms;
         // Nobody waits for it any more.
-        if *self.cancel.borrow() || self.cancel.has_changed().is_err() {
+        if *cancel.borrow() || cancel.has_changed().is_err() {
             return false;
         }
+        let samples = samples.into_iter();
+        let (mut items, mut lost) = (Vec::with_capacity(samples.size_hint().0), Vec::new());
         let (mut bytes, mut verified) = (0, 0);
-        // Not under the lock: this is the user's code.
-        let mut items = Vec::with_capacity(samples.size_hint().0);
         for (slot, sample) in samples {
             let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
-            match guarded(|| self.code.decode.decode(sample)) {
+            match guarded(|| code.decode.decode(sample)) {
                 Ok(item) => {
-                    items.push((slot, item));
+                    items.push((slot, (id, item)));
                     bytes += size;
                     verified += u64::from(is_verified);
                 }
-                Err(cause) => self.fail(match self.code.manifest.at(id.0) {
-                    Ok(entry) => refused(self.code.manifest.id(&entry), &cause),
-                    Err(error) => error,
-                }),
+                Err(cause) => lost.push((slot, id, cause)),
             }
         }
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_whole = !items.is_empty() && self.fill(items, bytes, verified);
+        for (slot, id, cause) in lost {
+            let outlook = match code.manifest.at(id.0) {
+                Ok(entry) => {
+                    let error = refused(code.manifest.id(&entry), &cause);
+                    self.lose(slot, (id, entry.name), error)
+                }
+                Err(damaged) => {
+                    self.fail(damaged);
+                    Outlook::Failed
+                }
+            };
+            is_whole |= outlook == Outlook::Whole;
+        }
+        is_whole
+    }
+
+    /// Puts items into their slots, each of which is filled once.
+    fn fill(&self, items: Vec<(usize, (SampleId, D::Item))>, bytes: u64, verified: u64) -> bool {
+        let mut parts = self.lock();
         for (slot, item) in items {
             parts.missing -= usize::from(parts.items[slot].replace(item).is_none());
         }
@@ -170,31 +267,86 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         parts.missing == 0
     }
 
+    /// Does what is to be done about a sample that can't be had.
+    pub(super) fn lose(self: &Arc<Self>, slot: usize, (id, name): (SampleId, Arc<str>), error: Error) -> Outlook {
+        if matches!(self.terms.losing, Losing::Fail) || !is_of_one_sample(&error) {
+            self.fail(error);
+            return Outlook::Failed;
+        }
+        let mut parts = self.lock();
+        parts.lost.push((slot, LostSample { id, name, position: self.position(slot), error, substitute: None }));
+        match &self.terms.losing {
+            Losing::Fail => Outlook::Failed,
+            Losing::Skip => {
+                parts.missing -= 1;
+                if parts.missing == 0 { Outlook::Whole } else { Outlook::Waiting }
+            }
+            Losing::Substitute(find) => {
+                let mut of_slot = parts.lost.iter().filter(|(lost, _)| *lost == slot).map(|(_, lost)| lost.id);
+                let attempt = of_slot.clone().count();
+                let for_sample = of_slot.next().unwrap_or(id);
+                drop(parts);
+                find(Wanted { assembly: Arc::clone(self), slot, for_sample, attempt });
+                Outlook::Waiting
+            }
+        }
+    }
+
+    /// Ends the batch because nothing more can come in a slot that samples were lost for.
+    pub(super) fn give_up(&self, slot: usize) {
+        let parts = self.lock();
+        let of_slot: Vec<_> = parts.lost.iter().filter(|(lost, _)| *lost == slot).collect();
+        if let Some((_, last)) = of_slot.last() {
+            self.fail(in_vain(last, of_slot.len()));
+        }
+    }
+
     /// Makes the batch of what is there.
     pub(super) fn collate(&self) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let items = std::mem::take(&mut parts.items);
+        let mut parts = self.lock();
+        let (slots, mut lost) = (std::mem::take(&mut parts.items), std::mem::take(&mut parts.lost));
         let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
         drop(parts);
-        self.finish(items.into_iter().flatten().collect(), bytes, verified, kept);
-    }
-
-    /// A batch without samples is done from the start.
-    pub(super) fn finish_empty(&self) {
-        self.finish(Vec::new(), 0, 0, Vec::new());
-    }
-
-    fn finish(&self, items: Vec<D::Item>, bytes: u64, verified: u64, kept: Vec<Arc<Permit>>) {
-        match guarded(|| self.code.collate.collate(items)) {
+        // Of one slot they stay in the order in which they were tried.
+        lost.sort_by_key(|(slot, _)| *slot);
+        let lost = lost.into_iter().map(|(slot, mut lost)| {
+            lost.substitute = slots[slot].as_ref().map(|(id, _)| *id);
+            lost
+        });
+        let lost = lost.collect();
+        let padding = slots[slots.len() - self.padding..].iter().flatten().count();
+        let (mut ids, mut items) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
+        for (id, item) in slots.into_iter().flatten() {
+            ids.push(id);
+            items.push(item);
+        }
+        match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
-                let batch = Batch::new(self.ids.clone(), Arc::clone(&self.code.manifest), self.padding, data);
+                let span = self.positions.first().map_or(0, |first| first.start)
+                    ..self.positions.last().map_or(0, |last| last.end);
+                let batch = Batch::new(ids, Arc::clone(&self.terms.code.manifest), span, padding, lost, data);
                 // As in `fail`: then an error is there first, or nobody waits.
-                let _ = self.promise.try_send(Ok(Ready { batch, bytes, verified, kept }));
+                self.promise.keep(Ok(Ready { batch, bytes, verified, kept }));
             }
             Err(cause) => self.fail(
                 Error::new(ErrorKind::Collate, format!("the samples make no batch: {cause}")).stage(Stage::Collate),
             ),
         }
+    }
+
+    /// A batch without samples is done from the start.
+    pub(super) fn finish_empty(&self) {
+        self.collate();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts<D::Item>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Decode, C: Collate<D::Item>> Making for Assembly<D, C> {
+    fn missing(&self) -> usize {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).missing
     }
 }
 

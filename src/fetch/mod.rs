@@ -19,10 +19,10 @@ use tokio::time::timeout;
 use crate::budget::Budget;
 use crate::crc;
 use crate::io::Io;
-use crate::manifest::{Entry, Facts, Manifest};
+use crate::manifest::{Entry, Manifest};
 use crate::metrics::add;
 use crate::plan::{Group, Method};
-use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
+use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, MemoryStore, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
@@ -56,6 +56,20 @@ pub struct Payload {
     pub computed: Option<u32>,
 }
 
+/// What a fetch is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Leave to read.
+    Queued,
+    /// Objects to be joined, and leave to do so.
+    Composing,
+    /// Bytes.
+    Reading,
+}
+
+/// Who is told of each step.
+pub(crate) type Told<'a> = &'a (dyn Fn(Step) + Sync);
+
 /// How many composes in a row may fail, of whatever, before no more are tried.
 const FAILURES: u32 = 32;
 
@@ -73,6 +87,8 @@ const FIRST_DELETION: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     clients: Clients,
+    /// What bodies are put into, and samples of a cache.
+    buffers: Arc<Buffers>,
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<Run>,
@@ -145,7 +161,8 @@ impl Fetcher {
         let first = throttles.now_serving();
         let (clients, ranges) = (Clients::of(client), Ranges::default());
         let (run, compose) = (Run::new(true), Arc::new(compose));
-        Self { clients, manifest, io, run, throttles, first, ranges, compose, renewable: true }
+        let buffers = Arc::default();
+        Self { clients, buffers, manifest, io, run, throttles, first, ranges, compose, renewable: true }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -154,20 +171,33 @@ impl Fetcher {
         self
     }
 
-    /// The same for another epoch, with temporaries and counts of its own, and with buffers that are used again as long as
-    /// the epoch runs: within `budget`, as far as they are free.
-    pub(crate) fn for_epoch(&self, budget: &Budget) -> Self {
+    /// The same for epochs that follow each other, with buffers that are used again as long as they run: within `budget`, as
+    /// far as they are free. The numbers of their groups begin where the bucket's calls are now.
+    pub(crate) fn for_epochs(&self, budget: &Budget) -> Self {
+        let buffers = Buffers::new(budget.bytes() / REUSED, budget.items());
+        let clients = self.clients.with_buffers(&buffers);
+        Self { clients, buffers, first: self.throttles.now_serving(), ..self.for_epoch() }
+    }
+
+    /// The same for one epoch, with temporaries and counts of its own.
+    pub(crate) fn for_epoch(&self) -> Self {
         Self {
-            clients: self.clients.apart().with_buffers(&Buffers::new(budget.bytes() / REUSED, budget.items())),
+            clients: self.clients.apart(),
+            buffers: Arc::clone(&self.buffers),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
             run: Run::new(self.renewable),
             throttles: Arc::clone(&self.throttles),
-            first: self.throttles.now_serving(),
+            first: self.first,
             ranges: self.ranges,
             compose: Arc::clone(&self.compose),
             renewable: self.renewable,
         }
+    }
+
+    /// What bodies are put into.
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
     }
 
     /// The run that temporaries of this fetcher belong to.
@@ -180,17 +210,21 @@ impl Fetcher {
         &self.clients
     }
 
+    pub(crate) fn throttles(&self) -> &Arc<Throttles> {
+        &self.throttles
+    }
+
     /// What is known of how many calls the bucket takes.
     pub(crate) fn ceilings(&self) -> Ceilings {
         self.throttles.snapshot()
     }
 
     /// Reads a group as planned, the one with the smallest `number` of those that wait before all others. A composed
-    /// read that fails may still be read object by object.
+    /// read that fails may still be read object by object. Each step on the way is `told`.
     ///
     /// # Cancel safety
     /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
-    pub(crate) async fn fetch(&self, group: Group, number: u64) -> Result<Payload> {
+    pub(crate) async fn fetch(&self, group: Group, number: u64, told: Told<'_>) -> Result<Payload> {
         let number = self.first.saturating_add(number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
         let read = match group.method {
@@ -200,30 +234,26 @@ impl Fetcher {
             }
             Method::Direct => {
                 let client = self.clients.class(entries[0].storage_class);
-                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, number).await
+                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, number, told).await
             }
-            Method::Ranged => self.ranged(&entries[0], number).await,
-            Method::Composed => self.composed(&group, &entries, number).await,
+            Method::Ranged => {
+                // Each part waits for leave by itself.
+                told(Step::Reading);
+                self.ranged(&entries[0], number).await
+            }
+            Method::Composed => {
+                told(Step::Composing);
+                self.composed(&group, &entries, number, told).await
+            }
         };
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         let computed = (group.method != Method::Composed).then_some(read.computed);
         Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
     }
 
-    /// Whether objects are in memory, so that they may be [at hand](Self::at_hand).
-    pub(crate) fn is_in_memory(&self) -> bool {
-        self.clients.class(StorageClass::default()).in_memory().is_some()
-    }
-
-    /// The bytes of these objects, each where it is still there: a read without a call. Whether they are right is not checked
-    /// here.
-    pub(crate) fn at_hand(&self, objects: &[Facts]) -> Vec<Option<Bytes>> {
-        let store = self.clients.class(StorageClass::default()).in_memory();
-        let generations = objects.iter().map(|object| object.generation);
-        store.map_or_else(
-            || vec![None; objects.len()],
-            |store| store.at_hand(&self.manifest.prefix().bucket, generations),
-        )
+    /// Where objects are in memory, so that they are had without a call.
+    pub(crate) fn in_memory(&self) -> Option<&MemoryStore> {
+        self.clients.class(StorageClass::default()).in_memory()
     }
 
     /// Counts objects that were at hand, with their bytes, by their storage class.
@@ -256,8 +286,17 @@ impl Fetcher {
         }
     }
 
-    async fn read(&self, client: &Client, id: &ObjectId, size: u64, number: u64) -> Result<store::Payload> {
+    async fn read(
+        &self,
+        client: &Client,
+        id: &ObjectId,
+        size: u64,
+        number: u64,
+        told: Told<'_>,
+    ) -> Result<store::Payload> {
+        told(Step::Queued);
         let slot = self.throttles.reads.acquire(number).await;
+        told(Step::Reading);
         self.throttles.serves(number);
         // In a box, since thousands wait for their turn, and a read under way is large.
         let read = Box::pin(client.watched(slot.watch()).read(id, None, size)).await?;
@@ -275,18 +314,18 @@ impl Fetcher {
         download.min_part_size(min_part_size).max_streams(max_streams).into_payload().await
     }
 
-    async fn composed(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
+    async fn composed(&self, group: &Group, entries: &[Entry], number: u64, told: Told<'_>) -> Result<store::Payload> {
         if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group, entries, number).await;
+            return self.compose_and_read(group, entries, number, told).await;
         }
         let Some(proving) = self.compose.prove().await else {
             return Err(Error::new(ErrorKind::Unavailable, "another compose shows whether temporaries can be deleted"));
         };
         if self.compose.deletable.load(Ordering::Acquire) {
             drop(proving);
-            return self.compose_and_read(group, entries, number).await;
+            return self.compose_and_read(group, entries, number, told).await;
         }
-        let read = self.compose_and_read(group, entries, number).await;
+        let read = self.compose_and_read(group, entries, number, told).await;
         if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
             self.compose.deletable.store(true, Ordering::Release);
         } else {
@@ -296,7 +335,13 @@ impl Fetcher {
         read
     }
 
-    async fn compose_and_read(&self, group: &Group, entries: &[Entry], number: u64) -> Result<store::Payload> {
+    async fn compose_and_read(
+        &self,
+        group: &Group,
+        entries: &[Entry],
+        number: u64,
+        told: Told<'_>,
+    ) -> Result<store::Payload> {
         if self.run.has_failed() {
             self.stop_composing("a temporary object could not be deleted");
         }
@@ -320,7 +365,7 @@ impl Fetcher {
         add(&client.metrics().bytes_composed, group.bytes());
         // Each sample is proved by its own CRC.
         let unhashed = client.unhashed();
-        let read = self.read(&unhashed, temporary.id(), group.bytes(), number);
+        let read = self.read(&unhashed, temporary.id(), group.bytes(), number, told);
         temporary.hold(client, read).await
     }
 

@@ -112,6 +112,9 @@ impl Ledger {
         if self.closing.load(Ordering::SeqCst) {
             return Err(closing());
         }
+        if entry.run.over.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Cancelled, "the epoch was ended"));
+        }
         entry.run.outstanding.fetch_add(1, Ordering::SeqCst);
         entries.insert(Arc::clone(name), entry);
         Ok(())
@@ -248,6 +251,8 @@ pub(crate) struct Run {
     outstanding: AtomicU64,
     /// Deletions that failed for good.
     failed: AtomicU64,
+    /// Whether no more may begin.
+    over: AtomicBool,
 }
 
 impl Run {
@@ -258,7 +263,20 @@ impl Run {
             renewable,
             outstanding: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            over: AtomicBool::new(false),
         })
+    }
+
+    /// Lets no temporary of this run begin any more, so that whoever waits for those there are, waits for all.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Whoever records one and has looked before holds the lock.
+        drop(LEDGER.entries());
+    }
+
+    /// Temporaries there are, their deletions included.
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.outstanding.load(Ordering::SeqCst)
     }
 
     /// A name that nobody else makes. The random part comes first, so that writes spread over the service's index.

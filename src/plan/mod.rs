@@ -271,6 +271,16 @@ impl Planner {
         Ok(groups)
     }
 
+    /// A sample of a group, by itself.
+    pub(crate) fn alone(&self, slice: &Slice) -> Group {
+        Group::alone(slice.slot, slice.id, slice.range.end - slice.range.start, self.ranged)
+    }
+
+    /// Whether a sample of this size, by itself, is read in one read.
+    pub(crate) fn is_direct(&self, size: u64) -> bool {
+        (1..self.ranged).contains(&size)
+    }
+
     /// Whether an object is to be a source. Of the cold classes only an explicit strategy makes temporaries.
     fn may_join(&self, object: &Facts) -> bool {
         let small = self.max_bytes.min(self.ranged);

@@ -19,12 +19,14 @@ mod interleave;
 mod launcher;
 mod mixture;
 mod permutation;
+mod rest;
 mod sampler;
 mod sharding;
 mod shuffled;
 mod state;
 mod stratified;
 mod subset;
+mod substitute;
 mod weighted;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, ErrorKind, Stage};
 pub(crate) use launcher::shard;
 pub use mixture::{EpochLength, Mixture};
+pub use rest::{Beyond, Share};
+pub(crate) use rest::{Delivered, Rest, merge};
 pub use sampler::{Order, Orders, Sampler, Scope};
 pub(crate) use sampler::{Sampling, Walk};
 pub use sharding::{BatchSpan, LastBatch, Sharding, Spans};
@@ -40,6 +44,7 @@ pub use state::State;
 pub(crate) use state::told;
 pub use stratified::Stratified;
 pub use subset::Subset;
+pub(crate) use substitute::substitute;
 pub use weighted::Weighted;
 
 /// A sample, by its index in the manifest.

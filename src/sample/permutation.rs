@@ -32,6 +32,11 @@ impl Permutation {
         Self::keyed(samples, &[b"dataflux window 1", &window.to_le_bytes()], seed, epoch)
     }
 
+    /// The permutation of `0..others` that belongs to a place whose sample can't be had, whatever the manifest and the seed.
+    pub(super) fn of_substitutes(others: u64, position: u64, epoch: u64) -> Self {
+        Self::keyed(others, &[b"dataflux substitute 1"], position, epoch)
+    }
+
     /// The permutation of `0..samples` that belongs to these names, which begin with one that nothing else has and are as
     /// long each time, and to this seed and epoch.
     pub(super) fn keyed(samples: u64, names: &[&[u8]], seed: u64, epoch: u64) -> Self {

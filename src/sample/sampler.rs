@@ -278,6 +278,11 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
+    /// What it walks through, for others who do.
+    pub(crate) fn course(&self) -> (Arc<Sampling>, u64) {
+        (Arc::clone(&self.sampling), self.epoch)
+    }
+
     /// Of how many positions the sample is settled, where this many samples are listed.
     ///
     /// # Errors

@@ -94,6 +94,11 @@ impl Sharding {
         self.global.div_ceil(self.world_size)
     }
 
+    /// This rank, from 0.
+    pub fn rank(&self) -> u64 {
+        self.rank
+    }
+
     /// Ranks that share each global batch.
     pub fn world_size(&self) -> u64 {
         self.world_size

@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::sampler::Sampler;
-use super::{LastBatch, Sequential, Shuffle, WindowShuffle, wrong};
+use super::{Beyond, LastBatch, Sequential, Shuffle, WindowShuffle, wrong};
 use crate::Result;
 use crate::manifest::Digest;
 
 /// Where a run stands: what the training loop has been *given*, not what was fetched for it.
 ///
-/// Some 200 bytes in any serde format. It holds at any number of ranks, since it counts in the global order.
+/// Some 200 to 300 bytes in any serde format. It holds at any number of ranks, since it counts in the global order; where
+/// batches are [unordered](crate::DataLoaderBuilder::unordered) and there are several ranks, those of all ranks together do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct State {
@@ -40,6 +41,9 @@ pub struct State {
     /// Whether a last batch that isn't full is filled up; since version 3.
     #[serde(default)]
     pub pad_last: Option<bool>,
+    /// What was delivered beyond the position, where batches come as they are done; since version 3.
+    #[serde(default)]
+    pub beyond: Option<Beyond>,
 }
 
 impl State {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::fetch::Payload;
-use crate::manifest::{Entry, Facts, Manifest};
+use crate::manifest::{Entry, Manifest};
 use crate::sample::SampleId;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -37,10 +37,10 @@ impl Origin {
 }
 
 impl RawSample {
-    /// A sample of bytes that are as they were listed; `None` where they aren't.
-    pub(crate) fn proved(origin: &Arc<Origin>, id: SampleId, listed: &Facts, bytes: Bytes) -> Option<Self> {
-        let proved = bytes.len() as u64 == listed.size && crc32c::crc32c(&bytes) == listed.crc32c?;
-        proved.then(|| Self { origin: Arc::clone(origin), id, entry: OnceLock::new(), bytes, verified: true })
+    /// A sample whose bytes were proved where they were. Its entry is looked up when it is asked for, if it isn't given.
+    pub(crate) fn proved(origin: &Arc<Origin>, id: SampleId, entry: Option<Entry>, bytes: Bytes) -> Self {
+        let entry = entry.map_or_else(OnceLock::new, |entry| Box::new(entry).into());
+        Self { origin: Arc::clone(origin), id, entry, bytes, verified: true }
     }
 
     /// The sample's index in the manifest.

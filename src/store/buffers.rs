@@ -52,7 +52,7 @@ impl Buffers {
     ///
     /// # Errors
     /// There is no memory for it.
-    pub(super) fn take(self: &Arc<Self>, size: usize) -> Result<Buffer, TryReserveError> {
+    pub(crate) fn take(self: &Arc<Self>, size: usize) -> Result<Buffer, TryReserveError> {
         if !self.serves(size) {
             return Ok(Buffer { memory: Memory::new(size)?, home: Weak::new() });
         }
@@ -170,7 +170,7 @@ impl Default for Memory {
 
 /// A buffer that goes back to where it came from.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     memory: Memory,
     home: Weak<Buffers>,
 }
@@ -194,8 +194,25 @@ impl Buffer {
         }
     }
 
+    /// Its first `size` bytes, to be written over: what is there is of no use.
+    ///
+    /// # Panics
+    /// When the buffer was taken for fewer.
+    pub(crate) fn fill(&mut self, size: usize) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::Allocated(bytes) => {
+                bytes.resize(size, 0);
+                bytes
+            }
+            Memory::Mapped(map, filled) => {
+                *filled = size;
+                &mut map[..size]
+            }
+        }
+    }
+
     /// The bytes, whose last owner gives the buffer back.
-    pub(super) fn freeze(mut self) -> Bytes {
+    pub(crate) fn freeze(mut self) -> Bytes {
         match &mut self.memory {
             Memory::Allocated(bytes) if self.home.strong_count() == 0 => mem::take(bytes).into(),
             _ => Bytes::from_owner(self),

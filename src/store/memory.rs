@@ -148,7 +148,16 @@ impl MemoryStore {
     pub(crate) fn at_hand(&self, bucket: &str, generations: impl Iterator<Item = i64>) -> Vec<Option<Bytes>> {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         let bucket = buckets.by_name.get(bucket);
-        generations.map(|generation| bucket?.live.get(&generation).cloned()).collect()
+        let found: Vec<_> = generations.map(|generation| bucket?.live.get(&generation)).collect();
+        // A mere look at the owners of each, since the processor waits for memory for many looks at once, but for one owner
+        // to be added after the other.
+        found.iter().flatten().for_each(|bytes| _ = bytes.is_unique());
+        found.into_iter().map(Option::<&Bytes>::cloned).collect()
+    }
+
+    /// Whether bodies are to come in chunks.
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.chunk < usize::MAX
     }
 
     /// Nothing is left half done by a panic under this lock, so that a poisoned one is as good.
@@ -204,11 +213,6 @@ fn precondition(id: &ObjectId, wanted: i64, live: Option<&Stored>) -> Result<()>
 
 #[async_trait]
 impl Store for MemoryStore {
-    /// Not where bodies are to come in chunks.
-    fn in_memory(&self) -> Option<&MemoryStore> {
-        (self.chunk == usize::MAX).then_some(self)
-    }
-
     async fn bucket_info(&self, bucket: &str, _: &Attempt) -> Result<BucketInfo> {
         Ok(self.lock().bucket(bucket)?.info.clone())
     }

@@ -1,6 +1,8 @@
 //! What several test programs share.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod gated;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -14,14 +16,19 @@ pub const HANG: Duration = Duration::from_secs(120);
 
 /// Runs `body` on a thread of its own and fails if it hangs.
 pub fn without_hanging<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    without_hanging_for(HANG, body)
+}
+
+/// As [`without_hanging`], for what takes long.
+pub fn without_hanging_for<T: Send + 'static>(long: Duration, body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         let value = body();
         let _ = done.send(());
         value
     });
-    if let Err(mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(HANG) {
-        panic!("still running after {HANG:?}");
+    if let Err(mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(long) {
+        panic!("still running after {long:?}");
     }
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -1,9 +1,9 @@
 use dataflux_emulator::{Emulator, Faults};
 use serde_json::Value;
 
-use crate::harness::{dataflux, temporaries, virtuals};
+use crate::harness::{Scratch, dataflux, temporaries, virtuals};
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 22] = [
     "samples",
     "bytes",
     "seconds",
@@ -16,10 +16,13 @@ const KEYS: [&str; 19] = [
     "peak_rss_bytes",
     "order_digest",
     "verified",
+    "skipped",
+    "substituted",
     "retries",
     "ops",
     "cost_usd",
     "bill",
+    "cache",
     "leftover_temporaries",
     "groups",
     "choice",
@@ -191,4 +194,37 @@ fn filters_choose_the_samples() {
     let left = dataflux(&emulator, &["bench", "gs://many", "--json", "--include", "[0-7]*", "--strategy", "direct"]);
     let samples = left.json()["samples"].as_u64().unwrap();
     assert_eq!(samples, emulator.names("many").iter().filter(|name| name.as_bytes()[0] < b'8').count() as u64);
+}
+
+/// Another version, as somebody writes one while a run reads, by a manifest from before.
+#[test]
+fn bad_samples_are_skipped_or_substituted_up_to_a_limit() {
+    let emulator = Emulator::builder().bucket("train").start().unwrap();
+    (0..40).for_each(|index| _ = emulator.put("train", &format!("{index:02}"), "sample"));
+    let scratch = Scratch::new("losses");
+    let manifest = scratch.path("train.dfm");
+    dataflux(&emulator, &["ls", "gs://train", "--save", &manifest]).expect(0);
+    for name in ["03", "04", "33"] {
+        emulator.put("train", name, "changed");
+    }
+    for strategy in ["direct", "compose"] {
+        let how = |on_error| ["--manifest", &manifest, "--strategy", strategy, "--on-error", on_error];
+        let skipped = bench(&emulator, &how("skip:3"));
+        assert_eq!(
+            (&skipped["samples"], &skipped["skipped"], &skipped["substituted"]),
+            (&37.into(), &3.into(), &0.into())
+        );
+        let substituted = bench(&emulator, &how("substitute:10"));
+        assert_eq!((&substituted["samples"], &substituted["skipped"]), (&40.into(), &0.into()));
+        assert!(substituted["substituted"].as_u64().unwrap() >= 3, "{substituted}");
+        for (on_error, said) in
+            [("fail", "fetch: gs://train/"), ("skip:2", "wanted at most 2 in an epoch on this rank, got 3")]
+        {
+            let args = [&["bench", "gs://train", "--batch-size", "10"][..], &how(on_error)].concat();
+            let failed = dataflux(&emulator, &args).expect(1);
+            assert!(failed.stderr.contains(said), "{}", failed.stderr);
+        }
+    }
+    let refused = dataflux(&emulator, &["bench", "gs://train", "--on-error", "skip"]).expect(2);
+    assert!(refused.stderr.contains("it must be fail, skip:N or substitute:N"), "{}", refused.stderr);
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 mod bench;
+mod cache;
 mod clean;
 mod emulate;
 mod get;
@@ -11,5 +12,6 @@ mod ls;
 mod memory;
 mod plan;
 mod refusals;
+mod replay;
 mod save;
 mod signals;

@@ -144,7 +144,7 @@ fn a_log_filter_that_is_none_is_bad_usage() {
 #[test]
 fn help_tells_examples() {
     let emulator = emulator();
-    for command in ["ls", "get", "bench", "clean", "emulate"] {
+    for command in ["ls", "get", "bench", "clean", "replay", "emulate"] {
         let help = dataflux(&emulator, &[command, "--help"]).expect(0).stdout;
         contains(&help, &["Examples:", "--json", "Usage: dataflux"]);
     }

@@ -1,41 +1,12 @@
 //! What `ls --save` makes, what `--refresh` takes, and what an inventory report tells.
 
 use std::fs;
-use std::path::PathBuf;
 
 use dataflux::Manifest;
 use dataflux_emulator::{Emulator, ObjectOptions};
 use serde_json::json;
 
-use crate::harness::{dataflux, virtuals};
-
-/// A folder of its own for a test, gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("dataflux-save-{test}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(&self.0).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::harness::{Scratch, dataflux, virtuals};
 
 /// Three samples, one of them cold, a folder's mark, and one of the library's own.
 fn mixed() -> Emulator {

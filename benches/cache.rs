@@ -1,0 +1,168 @@
+//! A second epoch out of the cache, beside the same bytes read from plain files, one for each sample:
+//! `cargo bench --bench cache -- [--size BYTES] [--samples N] [--times N] [--threads N] [--one-buffer] [--folder DIR] [--cold]`
+//!
+//! Both read in the same shuffled order. Files are read by so many threads, each its share, with `fs::read`, are kept until
+//! a batch of 256 is there, and are not proved; the loader decodes `Raw` in such batches and proves every sample. With
+//! `--one-buffer` files are read over one another instead, into a buffer of each thread that never leaves its cache, which
+//! is faster than any use that a batch could be put to. They take turns, and medians are compared. Of files that were just written memory is what is read; `--cold` has the system forget them before each
+//! turn, which takes the rights to (`/proc/sys/vm/drop_caches`).
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use dataflux::store::{Client, MemoryStore};
+use dataflux::{Cache, DataLoader, DatafluxDataset, Strategy};
+
+/// Samples in a batch.
+const BATCH: usize = 256;
+
+#[derive(Parser)]
+struct Args {
+    /// Bytes of a sample
+    #[arg(long, value_delimiter = ',', default_values_t = [4 << 10, 100 << 10])]
+    size: Vec<usize>,
+    /// Samples; by default as many as have half a GiB together
+    #[arg(long)]
+    samples: Option<usize>,
+    /// How often each way is measured
+    #[arg(long, default_value_t = 7)]
+    times: usize,
+    /// Threads that read files [default: one for each core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Read files over one another, instead of keeping those of a batch
+    #[arg(long)]
+    one_buffer: bool,
+    /// Where files and cache are
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    folder: PathBuf,
+    /// Have the system forget what it has read, before each turn
+    #[arg(long)]
+    cold: bool,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    println!("bytes   samples  files/s  MB/s    cached/s  MB/s    ratio");
+    for &size in &args.size {
+        let folder = args.folder.join(format!("dataflux-bench-cache-{}", std::process::id()));
+        let measured = measure(&args, size, &folder);
+        std::fs::remove_dir_all(&folder).context("tidying up")?;
+        let (samples, files, cached) = measured?;
+        let per_second = |seconds: f64| samples as f64 / seconds;
+        let megabytes = |seconds: f64| per_second(seconds) * size as f64 / 1e6;
+        println!(
+            "{size:7} {samples:7}  {:7.0}  {:6.0}  {:8.0}  {:6.0}  {:5.2}",
+            per_second(files),
+            megabytes(files),
+            per_second(cached),
+            megabytes(cached),
+            files / cached
+        );
+    }
+    Ok(())
+}
+
+/// Samples, and seconds for files and for the cache.
+fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, f64, f64)> {
+    let samples = args.samples.unwrap_or((512 << 20) / size);
+    let store = MemoryStore::new();
+    std::fs::create_dir_all(folder.join("files"))?;
+    for index in 0..samples {
+        let name = format!("{index:08}");
+        let bytes: Vec<u8> = name.bytes().cycle().take(size).collect();
+        std::fs::write(folder.join("files").join(&name), &bytes)?;
+        store.insert("data", &name, bytes);
+    }
+    let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://data/")?;
+    let cache = Cache::open(folder.join("cache"), (4 * samples * size).max(1 << 30) as u64)?;
+    let loader = DataLoader::builder(dataset).batch_size(BATCH).shuffle(42).strategy(Strategy::Direct);
+    let loader = loader.cache(cache).build()?;
+    let (_, names) = epoch(&loader, 0, true)?;
+    // A bucket in memory is faster than a disk, so that some of it is left out at first.
+    for _ in 0..100 {
+        let mut batches = loader.epoch(0)?;
+        batches.by_ref().try_for_each(|batch| batch.map(drop))?;
+        if batches.stats().cache.misses == 0 {
+            break;
+        }
+    }
+    let threads = args.threads.unwrap_or(std::thread::available_parallelism()?.get());
+    let (mut files, mut cached) = (Vec::new(), Vec::new());
+    for _ in 0..args.times {
+        forget(args.cold)?;
+        files.push(read_files(&folder.join("files"), &names, threads, args.one_buffer)?);
+        forget(args.cold)?;
+        cached.push(epoch(&loader, 0, false)?.0);
+    }
+    Ok((samples, median(files), median(cached)))
+}
+
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}
+
+/// Seconds of an epoch, and the names in its order. The first fills the cache, others must find all there.
+fn epoch(loader: &DataLoader, number: u64, first: bool) -> Result<(f64, Vec<String>)> {
+    let mut names = Vec::new();
+    let started = Instant::now();
+    let mut batches = loader.epoch(number)?;
+    for batch in &mut batches {
+        let batch = batch?;
+        if first {
+            names.extend(batch.names().map(str::to_owned));
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let stats = batches.stats();
+    ensure!(first || (stats.cache.misses, stats.verified) == (0, stats.samples), "{stats:?}");
+    Ok((seconds, names))
+}
+
+fn read_files(folder: &Path, names: &[String], threads: usize, one_buffer: bool) -> Result<f64> {
+    let (next, started) = (AtomicU64::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        let read = || -> Result<()> {
+            let (mut bytes, mut batch) = (Vec::new(), Vec::new());
+            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                if one_buffer {
+                    bytes.clear();
+                    File::open(folder.join(name))?.read_to_end(&mut bytes)?;
+                    continue;
+                }
+                if batch.len() == BATCH.div_ceil(threads) {
+                    batch.clear();
+                }
+                batch.push(std::fs::read(folder.join(name))?);
+            }
+            Ok(())
+        };
+        let readers: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
+        readers.into_iter().try_for_each(|reader| reader.join().expect("a reader panicked"))
+    })?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+fn forget(cold: bool) -> Result<()> {
+    if cold {
+        write_out();
+        std::fs::write("/proc/sys/vm/drop_caches", "3").context("forgetting files takes root's rights")?;
+    }
+    Ok(())
+}
+
+/// What isn't on the disk can't be forgotten.
+fn write_out() {
+    // Fails where there is no such program; then less is forgotten.
+    let _ = std::process::Command::new("sync").status();
+}

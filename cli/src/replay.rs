@@ -1,0 +1,215 @@
+//! `dataflux replay`: what a step of a run saw, by its audit log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use dataflux::list::Prefix;
+use dataflux::store::{Client, GcsConfig, GcsStore};
+use dataflux::{AuditLog, AuditRecord, Manifest, SampleId};
+use serde::Serialize;
+
+use crate::failure::Usage;
+use crate::filter::FilterArgs;
+use crate::{failure, output, source};
+
+/// Print the samples that a step of a run was given, by its audit log
+///
+/// Reads the whole log, as a loader with .audit(path) or `bench --audit` writes it, sees that each record follows from the one
+/// before, finds the samples of the step again in the order of its epoch, and proves them by the hash in the log. The
+/// manifest of the run is taken from a file, or listed again, which works as long as nothing was added, removed or
+/// overwritten.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  dataflux replay run.audit --step 1200 --manifest train.dfm
+  dataflux replay run.audit --step 1200 --epoch 3 gs://bucket/train/ --json
+  dataflux replay run.audit                        # is it whole? what is in it?
+
+A step that was delivered more than once, since the run went on from an earlier state, is printed as it was the last time.
+A record that was changed, left out or put in is named by its line, and so is what doesn't follow from it; a last line
+that was cut off, as by a kill, is none.")]
+pub(crate) struct Args {
+    /// The log of one rank
+    log: PathBuf,
+
+    /// What was listed, as gs://BUCKET or gs://BUCKET/PREFIX, to list it again [default: what the log names]
+    #[arg(conflicts_with = "manifest")]
+    uri: Option<Prefix>,
+
+    /// Take the samples from this manifest, saved by `dataflux ls --save`, instead of listing
+    #[arg(long, value_name = "FILE", conflicts_with_all = FilterArgs::OPTIONS)]
+    manifest: Option<PathBuf>,
+
+    /// The batch of the epoch on this rank, counted from 0; without, the log is only checked
+    #[arg(long, value_name = "N")]
+    step: Option<u64>,
+
+    /// The epoch, counted from 0 [default: the last that has the step]
+    #[arg(long, value_name = "E", requires = "step")]
+    epoch: Option<u64>,
+
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    log: Log,
+    /// `None` where none was asked for.
+    step: Option<Seen>,
+}
+
+/// The log as a whole.
+#[derive(Default, Serialize)]
+struct Log {
+    records: u64,
+    /// Rolling hash after the last record.
+    hash: String,
+    /// Whether a last line was cut off.
+    torn: bool,
+    first_epoch: Option<u64>,
+    last_epoch: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Seen {
+    epoch: u64,
+    step: u64,
+    rank: u64,
+    world_size: u64,
+    /// From, inclusive, and to, exclusive.
+    positions: [u64; 2],
+    /// Where in the log it stands.
+    line: u64,
+    /// How often the log has it.
+    delivered: u64,
+    samples: Vec<Sample>,
+    skipped: Vec<Lost>,
+    substituted: Vec<Lost>,
+}
+
+#[derive(Serialize)]
+struct Sample {
+    position: u64,
+    id: u64,
+    name: String,
+    bytes: u64,
+    generation: i64,
+}
+
+#[derive(Serialize)]
+struct Lost {
+    position: u64,
+    id: u64,
+    name: String,
+    /// The sample that came in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<u64>,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let (log, found) = read(args)?;
+    let step = match (args.step, found) {
+        (None, _) => None,
+        (Some(_), Some((record, delivered))) => Some(Seen::new(&manifest(args, &record)?, &record, delivered)?),
+        (Some(step), None) => {
+            let of = args.epoch.map_or_else(String::new, |epoch| format!(" of epoch {epoch}"));
+            let has = match (log.first_epoch, log.last_epoch) {
+                (Some(first), Some(last)) => format!("{} records of epochs {first} to {last}", log.records),
+                _ => "no record".to_owned(),
+            };
+            anyhow::bail!("{} has no step {step}{of}: it has {has}", args.log.display());
+        }
+    };
+    let report = Report { log, step };
+    if json { output::json(&report) } else { report.show() }
+}
+
+/// The log, checked from its start, and the step that was asked for with how often it is there.
+fn read(args: &Args) -> Result<(Log, Option<(AuditRecord, u64)>)> {
+    let mut audit = AuditLog::open(&args.log)?;
+    let (mut log, mut found) = (Log::default(), None::<(AuditRecord, u64)>);
+    for record in &mut audit {
+        let record = record?;
+        let epoch = record.epoch();
+        log.records += 1;
+        log.first_epoch = Some(log.first_epoch.map_or(epoch, |first| first.min(epoch)));
+        log.last_epoch = Some(log.last_epoch.map_or(epoch, |last| last.max(epoch)));
+        let newer = found.as_ref().is_none_or(|(found, _)| epoch >= found.epoch());
+        if Some(record.step()) == args.step && args.epoch.is_none_or(|wanted| wanted == epoch) && newer {
+            let before = found.take().filter(|(found, _)| found.epoch() == epoch).map_or(0, |(_, times)| times);
+            found = Some((record, before + 1));
+        }
+    }
+    (log.hash, log.torn) = (audit.hash(), audit.is_torn());
+    Ok((log, found))
+}
+
+/// What the run was over.
+fn manifest(args: &Args, record: &AuditRecord) -> Result<Arc<Manifest>> {
+    let logged: Prefix = record.prefix().parse().context("the audit log names no prefix")?;
+    if let Some(file) = &args.manifest {
+        return Ok(Arc::new(source::of_prefix(Manifest::load(file)?, file, &logged)?));
+    }
+    if let Some(uri) = args.uri.as_ref().filter(|uri| **uri != logged) {
+        return Err(Usage(format!("{} is of {logged}, not of {uri}", args.log.display())).into());
+    }
+    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
+    Ok(Arc::clone(source::open(&client, &logged, None, &args.filter)?.manifest()))
+}
+
+impl Seen {
+    fn new(manifest: &Arc<Manifest>, record: &AuditRecord, delivered: u64) -> Result<Self> {
+        let samples = record.samples(manifest)?;
+        let entry = |id: SampleId| manifest.get(id.0).context("the audit log names a sample that isn't there");
+        let lost = |position, id: SampleId, by: Option<SampleId>| {
+            Ok(Lost { position, id: id.0, name: entry(id)?.name.to_string(), by: by.map(|id| id.0) })
+        };
+        let sample = |(position, id): (u64, SampleId)| {
+            let entry = entry(id)?;
+            let (name, generation) = (entry.name.to_string(), entry.generation);
+            Ok(Sample { position, id: id.0, name, bytes: entry.size, generation })
+        };
+        let (rank, world_size) = record.shard();
+        Ok(Self {
+            epoch: record.epoch(),
+            step: record.step(),
+            rank,
+            world_size,
+            positions: [record.positions().start, record.positions().end],
+            line: record.line(),
+            delivered,
+            samples: samples.into_iter().map(sample).collect::<Result<_>>()?,
+            skipped: record.skipped().map(|(at, id)| lost(at, id, None)).collect::<Result<_>>()?,
+            substituted: record.substituted().map(|(at, id, by)| lost(at, id, Some(by))).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Report {
+    fn show(&self) -> Result<()> {
+        let Log { records, hash, torn, .. } = &self.log;
+        let torn = if *torn { ", and a last line that was cut off" } else { "" };
+        output::write(|out| {
+            writeln!(out, "log      {records} records, each follows from the one before{torn}; hash {hash}")?;
+            let Some(step) = &self.step else { return Ok(()) };
+            let Seen { epoch, step: number, rank, world_size, positions: [from, to], line, delivered, .. } = step;
+            let times = if *delivered > 1 { format!(", delivered {delivered} times") } else { String::new() };
+            writeln!(out, "step     {number} of epoch {epoch} on rank {rank} of {world_size}, line {line}{times}")?;
+            writeln!(out, "samples  {}, positions {from} to {to}, proved by the log", step.samples.len())?;
+            for lost in &step.skipped {
+                writeln!(out, "skipped  at {}: {}", lost.position, failure::printable(&lost.name))?;
+            }
+            for lost in &step.substituted {
+                writeln!(out, "substituted at {}: {}", lost.position, failure::printable(&lost.name))?;
+            }
+            writeln!(out, "\n{:>12} {:>12} {:>12} {:>18}  NAME", "POSITION", "ID", "BYTES", "GENERATION")?;
+            step.samples.iter().try_for_each(|Sample { position, id, name, bytes, generation }| {
+                let name = failure::printable(name);
+                writeln!(out, "{position:>12} {id:>12} {bytes:>12} {generation:>18}  {name}")
+            })
+        })
+    }
+}

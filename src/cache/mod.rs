@@ -1,0 +1,566 @@
+//! Proved samples on local disk, for later epochs and for other processes of the machine.
+//!
+//! Samples lie behind one another in *segments*, files that grow up to a 64th of the cache: a file for each of 10^8 small
+//! samples would cost an inode each and three system calls a read instead of one. A segment is written by one process at
+//! a time and read by all. When there is no room, the oldest segment that no living process uses goes, whole.
+//!
+//! - **Found** by a hash of bucket, name and generation, in memory (`index.rs`: 20 to 39 bytes a sample and process), which is
+//!   read from the segments when a cache is opened. What others write is learnt from the ends of their segments.
+//! - **Proved** at every read: the record must name the same object, generation, size and CRC32C, and its bytes must have
+//!   that CRC32C, which is the listing's. So whatever happens to the files, what comes of it is a read from the bucket.
+//! - **Killed at any point**: records are only ever added, and known once they are whole; a head is one sector. Locks are the
+//!   system's, which end with the process that holds them (`folder.rs`). Nothing is synced: after a power cut what didn't get
+//!   to the disk doesn't have its CRC.
+//! - **Read once**: who reads a sample from the bucket claims it first (`claims.rs`); others wait for it, for a time.
+//! - **What isn't kept**: empty objects, objects without a CRC in the listing, those larger than half a segment, and what
+//!   comes in faster than the disk takes it.
+
+mod claims;
+mod folder;
+mod format;
+mod index;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Sender;
+
+use crate::{Error, ErrorKind, Result};
+pub(crate) use claims::Claimed;
+use claims::Claims;
+use folder::Folder;
+pub(crate) use format::Key;
+use format::{HEAD, UNIT};
+use index::Index;
+pub(crate) use index::Place;
+use segment::Segment;
+use writer::Queue;
+
+/// Segments that a cache is divided into: so many files are open at most, and so much of it goes at once.
+const SEGMENTS: u64 = 64;
+
+/// The largest segment in bytes, which is walked along within seconds when whoever wrote it was killed: 1 TiB are 256 files.
+const MOST_SEGMENT: u64 = 4 << 30;
+
+/// The smallest cache in bytes: less holds no sample worth it.
+const LEAST: u64 = 1 << 20;
+
+/// How young a folder's time of change may be to count as one that can still happen again unseen: clocks of file systems
+/// tick some hundred times a second.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Threads that read: what keeps a disk busy that does many things at once, and few where memory is what is read.
+const READERS: Range<usize> = 4..32;
+
+/// A cache of samples in a folder on local disk.
+///
+/// Give it to [`DataLoaderBuilder::cache`](crate::DataLoaderBuilder::cache). Clones, loaders and processes of one machine
+/// share it. Samples are kept by bucket, name and generation, so that any number of data sets fit into one cache, and one
+/// that is overwritten is read anew; the bytes are proved against the listing whenever they are read.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use dataflux::store::{Client, MemoryStore};
+/// use dataflux::{Cache, DataLoader, DatafluxDataset};
+/// # let store = MemoryStore::new();
+/// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+/// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+/// # let folder = std::env::temp_dir().join(format!("dataflux-doc-{}", std::process::id()));
+///
+/// let cache = Cache::open(&folder, 1 << 30)?;
+/// let loader = DataLoader::builder(dataset).batch_size(32).shuffle(42).cache(cache).build()?;
+/// for epoch in 0..2 {
+///     let mut batches = loader.epoch(epoch)?;
+///     batches.by_ref().try_for_each(|batch| batch.map(drop))?;
+///     let cache = batches.stats().cache;
+///     assert_eq!((cache.hits, cache.misses), if epoch == 0 { (0, 100) } else { (100, 0) });
+/// }
+/// # drop(loader);
+/// # std::fs::remove_dir_all(folder).unwrap();
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+///
+/// When it is full, samples go that no living process has used: a data set larger than the cache keeps the part in it that
+/// was there first, since throwing out what every epoch comes back to would only wear the disk. When the disk is full, or
+/// fails, one warning says so and the bucket is read instead.
+///
+/// Every open cache holds an index in memory, of 20 to 39 bytes a sample in it.
+#[derive(Clone)]
+pub struct Cache(Arc<Handle>);
+
+/// What an epoch has had of a [`Cache`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Samples read from the cache.
+    pub hits: u64,
+    /// Samples read from the bucket, those that a cache doesn't keep included; empty ones are read from nowhere.
+    pub misses: u64,
+    /// Bytes of the samples read from the cache.
+    pub bytes_read: u64,
+    /// Bytes written to the cache so far, with names and heads. It is written to behind the epoch; the end of one waits for
+    /// that.
+    pub bytes_written: u64,
+}
+
+/// Running [`CacheStats`].
+#[derive(Debug, Default)]
+pub(crate) struct CacheCounts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+impl CacheCounts {
+    pub(crate) fn hit(&self, bytes: u64) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn miss(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn written(&self, bytes: u64) {
+        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stats(&self) -> CacheStats {
+        let [hits, misses, bytes_read, bytes_written] =
+            [&self.hits, &self.misses, &self.bytes_read, &self.bytes_written].map(|n| n.load(Ordering::Relaxed));
+        CacheStats { hits, misses, bytes_read, bytes_written }
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Handle {
+    shared: Arc<Shared>,
+    jobs: Sender<Job>,
+}
+
+/// What its threads share.
+#[derive(Debug)]
+struct Shared {
+    folder: Folder,
+    max_bytes: u64,
+    segment_bytes: u64,
+    state: RwLock<State>,
+    /// When the folder had last changed when it was last looked through.
+    looked: Mutex<Option<SystemTime>>,
+    /// When it was last learnt what others have written.
+    learnt: Mutex<Option<Instant>>,
+    claims: Claims,
+    queue: Mutex<Queue>,
+    /// Told of what is to be written, and of what has been.
+    turn: Condvar,
+    /// Counts epochs, by which segments are told that are no longer used.
+    epochs: AtomicU64,
+    /// There is no room, and nothing that may go.
+    full: AtomicBool,
+    /// A write failed: nothing is written from then on, and what is there is read.
+    read_only: AtomicBool,
+    /// A read failed: nothing is read from then on, either.
+    off: AtomicBool,
+    #[cfg(test)]
+    fault: Mutex<Option<io::Error>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    index: Index,
+    segments: HashMap<u32, Arc<Segment>>,
+}
+
+/// A sample to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) key: Key<'a>,
+    pub(crate) place: Place,
+    pub(crate) size: u64,
+    pub(crate) crc32c: u32,
+}
+
+impl Wanted<'_> {
+    /// Bytes that reading it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.record_bytes(self.size as u32) as usize
+    }
+}
+
+impl Cache {
+    /// Opens a cache of at most `max_bytes` bytes, and makes the folder if it isn't there; readable for this user alone. It has
+    /// to be on a local disk, and holds nothing but the cache. Processes that share it better all say the same of
+    /// `max_bytes`; a claims table of 4 MiB comes on top. Objects of more than a 128th of it, or 2 GiB, are not kept.
+    ///
+    /// Reads the index of what is there, 12 bytes a sample, and of segments that nobody has closed the records.
+    ///
+    /// # Errors
+    /// The folder holds something else, or a cache of a newer version; it can't be written to; `max_bytes` is less than 1
+    /// MiB; a thread that the system refuses.
+    pub fn open(folder: impl AsRef<Path>, max_bytes: u64) -> Result<Self> {
+        let folder = folder.as_ref();
+        if max_bytes < LEAST {
+            return Err(Error::new(ErrorKind::Config, "a cache of so few bytes is of no use")
+                .object(folder.display())
+                .mismatch(format_args!("at least {LEAST} bytes"), max_bytes)
+                .hint("give it the bytes that the disk can spare, such as 100 << 30"));
+        }
+        Self::of_segments(folder, max_bytes, (max_bytes / SEGMENTS).min(MOST_SEGMENT))
+    }
+
+    fn of_segments(folder: &Path, max_bytes: u64, segment_bytes: u64) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            folder: Folder::open(folder)?,
+            max_bytes,
+            segment_bytes,
+            state: RwLock::default(),
+            looked: Mutex::default(),
+            learnt: Mutex::default(),
+            claims: Claims::default(),
+            queue: Mutex::default(),
+            turn: Condvar::new(),
+            epochs: AtomicU64::new(1),
+            full: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
+            off: AtomicBool::new(false),
+            #[cfg(test)]
+            fault: Mutex::default(),
+        });
+        shared.refresh();
+        let (jobs, work) = crossbeam_channel::unbounded::<Job>();
+        let readers = std::thread::available_parallelism().map_or(READERS.start, |cores| 2 * cores.get());
+        let refused = |error: io::Error| {
+            Error::new(ErrorKind::Io, "a thread of the cache could not be started")
+                .object(folder.display())
+                .hint("raise the limit on threads (ulimit -u)")
+                .with_source(error)
+        };
+        // From here on, dropping it ends the threads that there are.
+        let cache = Self(Arc::new(Handle { shared: Arc::clone(&shared), jobs }));
+        let thread = || std::thread::Builder::new().name("dataflux-cache".into());
+        for _ in 0..readers.clamp(READERS.start, READERS.end) {
+            let work = work.clone();
+            thread().spawn(move || work.into_iter().for_each(|job| job())).map_err(refused)?;
+        }
+        thread().spawn(move || writer::run(&shared)).map_err(refused)?;
+        let samples = cache.0.shared.state().index.len();
+        tracing::debug!(folder = %folder.display(), samples, "a cache is open");
+        Ok(cache)
+    }
+
+    /// Samples in the cache, as far as this process knows.
+    pub fn samples(&self) -> u64 {
+        self.0.shared.state().index.len()
+    }
+
+    /// Whether an object of this size is kept at all.
+    pub(crate) fn keeps(&self, size: u64) -> bool {
+        size > 0 && size <= self.0.shared.segment_bytes / 2
+    }
+
+    /// An epoch begins.
+    pub(crate) fn begin_epoch(&self) {
+        self.0.shared.epochs.fetch_add(1, Ordering::Relaxed);
+        self.0.shared.full.store(false, Ordering::Relaxed);
+    }
+
+    /// Learns what others have written.
+    pub(crate) fn refresh(&self) {
+        self.0.shared.refresh();
+    }
+
+    /// As [`refresh`](Self::refresh), unless somebody has just done it.
+    pub(crate) fn refresh_after(&self, age: Duration) {
+        let recent = self.0.shared.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.is_none_or(|learnt| learnt.elapsed() > age) {
+            drop(recent);
+            self.0.shared.refresh();
+        }
+    }
+
+    /// Where samples are, by the hashes of their keys.
+    pub(crate) fn find(&self, hashes: impl IntoIterator<Item = u64>) -> Vec<Option<Place>> {
+        if self.0.shared.is_off() {
+            return hashes.into_iter().map(|_| None).collect();
+        }
+        let state = self.0.shared.state();
+        hashes.into_iter().map(|hash| state.index.get(hash)).collect()
+    }
+
+    /// Reads the records of samples, one behind the other, into as many bytes as they have, and returns where among these
+    /// the bytes of each sample are, proved; `None` for what turned out not to be there. Blocks.
+    pub(crate) fn read(&self, wanted: &[Wanted<'_>], into: &mut [u8]) -> Vec<Option<Range<usize>>> {
+        let mut end = 0;
+        let each = wanted.iter().map(|wanted| {
+            let start = end;
+            end += wanted.bytes();
+            let range = self.0.shared.read(wanted, &mut into[start..end])?;
+            Some(range.start + start..range.end + start)
+        });
+        each.collect()
+    }
+
+    /// Claims samples that are about to be read from the bucket, by the hashes of their keys. Each that is this process's
+    /// now is to be [released](Self::release). Waits for others for two seconds at most.
+    pub(crate) fn claim(&self, hashes: &[u64]) -> Vec<Claimed> {
+        let shared = &self.0.shared;
+        let claimed = if shared.is_read_only() { Ok(Vec::new()) } else { shared.claims.claim(&shared.folder, hashes) };
+        let mut claimed = claimed.unwrap_or_else(|error| {
+            shared.write_no_more(&error);
+            Vec::new()
+        });
+        claimed.resize(hashes.len(), Claimed::Unmarked);
+        claimed
+    }
+
+    /// Gives up a claim, once all that was put in before is there for others to see.
+    pub(crate) fn release(&self, hash: u64) {
+        self.0.shared.queue().release(hash);
+        self.0.shared.turn.notify_all();
+    }
+
+    /// Takes no heed for a minute of what `who` claims, who was waited for in vain.
+    pub(crate) fn pass_by(&self, who: u64) {
+        self.0.shared.claims.pass_by(who);
+    }
+
+    /// Puts in a sample whose bytes have that CRC, unless it is there. Copies it, and returns; it is written behind, or left
+    /// out where the disk doesn't keep up.
+    pub(crate) fn put(&self, key: &Key<'_>, crc32c: u32, bytes: &[u8], counts: &Arc<CacheCounts>) {
+        let shared = &self.0.shared;
+        if shared.is_read_only() || shared.full.load(Ordering::Relaxed) || !self.keeps(bytes.len() as u64) {
+            return;
+        }
+        if shared.state().index.get(key.hash()).is_some() {
+            return;
+        }
+        shared.queue().push(key, crc32c, bytes, counts);
+        shared.turn.notify_all();
+    }
+
+    /// Waits until what was put in so far is written, or `patience` is over.
+    pub(crate) fn flush(&self, patience: Duration) {
+        writer::flush(&self.0.shared, patience);
+    }
+
+    /// Runs `job` on a thread of the cache.
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        // They live as long as this does.
+        let _ = self.0.jobs.send(Box::new(job));
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Shared { folder, max_bytes, .. } = &*self.0.shared;
+        f.debug_struct("Cache").field("folder", &folder.path()).field("max_bytes", max_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.queue().close();
+        self.shared.turn.notify_all();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.epochs.load(Ordering::Relaxed)
+    }
+
+    fn is_off(&self) -> bool {
+        self.off.load(Ordering::Relaxed)
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Goes on with what is in the cache, and says so once.
+    fn write_no_more(&self, error: &io::Error) {
+        if !self.read_only.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                folder = %self.folder.path().display(),
+                %error,
+                "the cache is not written to from here on, and what is not in it is read from the bucket: make room on its \
+                 disk, give it fewer bytes, or name another folder, and start again"
+            );
+        }
+    }
+
+    /// Goes on without the cache, and says so if nothing was said.
+    fn turn_off(&self, error: &io::Error) {
+        self.off.store(true, Ordering::Relaxed);
+        if !self.read_only.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                folder = %self.folder.path().display(),
+                %error,
+                "the cache is off from here on, and every sample is read from the bucket: look after its disk, or name \
+                 another folder, and start again"
+            );
+        }
+    }
+
+    fn read(&self, wanted: &Wanted<'_>, into: &mut [u8]) -> Option<Range<usize>> {
+        let segment = self.state().segments.get(&wanted.place.segment).cloned()?;
+        let at = u64::from(wanted.place.at) * UNIT;
+        let read = segment.open(self.now()).and_then(|file| file.read_exact_at(into, at));
+        let proved = match read {
+            Ok(()) => proved(wanted, into),
+            Err(error) => {
+                // Such as no room for another open file: a matter of the moment.
+                if error.kind() == io::ErrorKind::WouldBlock
+                    || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                {
+                    return None;
+                }
+                if !is_gone(&error) {
+                    self.turn_off(&error);
+                }
+                None
+            }
+        };
+        if proved.is_none() {
+            // Whoever reads it from the bucket puts it in again.
+            self.state_mut().index.remove(wanted.key.hash(), wanted.place);
+        }
+        proved
+    }
+
+    fn refresh(&self) {
+        if self.is_off() {
+            return;
+        }
+        let now = Instant::now();
+        if let Err(error) = self.learn() {
+            self.turn_off(&error);
+        }
+        *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    fn learn(&self) -> io::Result<()> {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = self.folder.path().metadata()?.modified()?;
+        if *looked != Some(changed) {
+            // A change within the same tick would leave the same time.
+            let settled = SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK);
+            self.look_through()?;
+            *looked = settled.then_some(changed);
+        }
+        let growing: Vec<_> = {
+            let state = self.state();
+            let is_over = |segment: &Segment| segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
+            state.segments.values().filter(|segment| !is_over(segment)).cloned().collect()
+        };
+        growing.iter().try_for_each(|segment| match self.follow(segment) {
+            // Removed, or cut off behind its last whole record by who goes on with it.
+            Err(error) if is_gone(&error) => Ok(()),
+            followed => followed,
+        })
+    }
+
+    /// Learns which segments there are.
+    fn look_through(&self) -> io::Result<()> {
+        let there = self.folder.segments()?;
+        let mut state = self.state_mut();
+        let gone: Vec<u32> =
+            state.segments.keys().copied().filter(|number| there.binary_search(number).is_err()).collect();
+        for number in gone {
+            state.forget(number);
+        }
+        for number in there {
+            let path = || self.folder.segment(number);
+            state.segments.entry(number).or_insert_with(|| Segment::new(number, path()));
+        }
+        Ok(())
+    }
+
+    /// Learns what was added to a segment.
+    fn follow(&self, segment: &Segment) -> io::Result<()> {
+        let mut walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = segment.path.metadata()?.len();
+        if walk.over || size == walk.seen {
+            return Ok(());
+        }
+        let file = File::open(&segment.path)?;
+        let Some(head) = segment::head(&file)? else { return Ok(()) };
+        let closed = head.index_at != 0;
+        let mut entries = None;
+        if walk.end == 0 {
+            walk.end = HEAD;
+            if closed {
+                entries = segment::index(&file, &head, size)?;
+            }
+        }
+        let entries = if let Some(entries) = entries {
+            entries
+        } else {
+            let mut entries = Vec::new();
+            let to = if closed { head.index_at.min(size) } else { size };
+            walk.end = segment::walk(&file, walk.end, to, |hash, at| entries.push((hash, at)))?.0;
+            entries
+        };
+        (walk.seen, walk.over) = (size, closed);
+        self.add(segment.number, &entries);
+        Ok(())
+    }
+
+    fn add(&self, segment: u32, entries: &[(u64, u32)]) {
+        let mut state = self.state_mut();
+        // Removed meanwhile.
+        if !state.segments.contains_key(&segment) {
+            return;
+        }
+        state.index.reserve(entries.len());
+        for &(hash, at) in entries {
+            state.index.insert(hash, Place { segment, at });
+        }
+    }
+}
+
+impl State {
+    fn forget(&mut self, segment: u32) {
+        self.segments.remove(&segment);
+        self.index.remove_segment(segment);
+    }
+}
+
+/// Whether a file, or the end of it, isn't there any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+}
+
+/// Where in a record the bytes of the object are, if they are those that are wanted.
+fn proved(wanted: &Wanted<'_>, record: &[u8]) -> Option<Range<usize>> {
+    let mut before = Vec::with_capacity(format::MOST_BEFORE);
+    wanted.key.begin_record(wanted.size as u32, wanted.crc32c, &mut before);
+    let range = before.len()..before.len() + wanted.size as usize;
+    let right = record.starts_with(&before) && crc32c::crc32c(record.get(range.clone())?) == wanted.crc32c;
+    right.then_some(range)
+}

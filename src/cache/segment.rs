@@ -1,0 +1,185 @@
+//! One segment: a file of records that grows until it is full, and goes as a whole.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::format::{self, ENTRY, Found, HEAD, Head, MOST_BEFORE, UNIT, record_at};
+use crate::os::{self, Lock};
+
+/// Read at once while walking along small records, in bytes; and along large ones, of which only the head is wanted.
+const WALK: u64 = 256 << 10;
+const HOP: u64 = 4 << 10;
+
+/// A segment as one process knows it.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) number: u32,
+    pub(super) path: PathBuf,
+    /// Open, and locked with all others who use it, from the first use on: what somebody uses is not removed.
+    file: Mutex<Option<Arc<File>>>,
+    /// When it was last used, by the cache's count of epochs.
+    used: AtomicU64,
+    pub(super) walk: Mutex<Walk>,
+}
+
+/// How far a segment is known.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Up to where; 0 before its head was read.
+    pub(super) end: u64,
+    /// Bytes of the file when it was last looked at.
+    pub(super) seen: u64,
+    /// Nothing more will come, or this process is who writes it.
+    pub(super) over: bool,
+}
+
+impl Segment {
+    pub(super) fn new(number: u32, path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { number, path, file: Mutex::default(), used: AtomicU64::new(0), walk: Mutex::default() })
+    }
+
+    /// One that this process writes.
+    pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, now: u64) -> Arc<Self> {
+        let walk = Walk { over: true, ..Walk::default() };
+        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used: AtomicU64::new(now), walk: Mutex::new(walk) })
+    }
+
+    /// The file, to be read from.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
+    /// looks whether it can be gone on with.
+    pub(super) fn open(&self, now: u64) -> io::Result<Arc<File>> {
+        self.used.store(now, Ordering::Relaxed);
+        let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*open {
+            return Ok(Arc::clone(file));
+        }
+        let file = File::open(&self.path)?;
+        if !os::try_lock(&file, Lock::Shared)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        // Removed between the one and the other.
+        if !self.path.try_exists()? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Arc::clone(open.insert(Arc::new(file))))
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Lets go of it where nobody here has used it since `then`.
+    pub(super) fn let_go_since(&self, then: u64) -> bool {
+        self.used.load(Ordering::Relaxed) < then
+            && self.file.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
+    /// Takes it for removal or to go on writing: the file, locked, if nobody alive uses it.
+    pub(super) fn take(&self) -> io::Result<Option<File>> {
+        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        Ok(os::try_lock(&file, Lock::Exclusive)?.then_some(file))
+    }
+}
+
+/// How a walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// Right behind a record.
+    Clean,
+    /// Where a record begins that isn't all there.
+    Short,
+    /// Before something that is no record.
+    Damaged,
+}
+
+/// Walks along records from `from` to `to`, and hands out hash and place of each. Returns where it ended, and how.
+pub(super) fn walk(file: &File, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, Tail)> {
+    let mut at = from;
+    let (mut held, mut held_from, mut chunk) = (Vec::new(), from, WALK);
+    while at < to {
+        let left = to - at;
+        let have = (held_from + held.len() as u64).saturating_sub(at);
+        if have < left.min(MOST_BEFORE as u64) {
+            let count = left.min(chunk) as usize;
+            held.resize(count, 0);
+            held_from = at;
+            file.read_exact_at(&mut held, at)?;
+        }
+        let (hash, bytes) = match record_at(&held[(at - held_from) as usize..], left) {
+            Found::Record { hash, bytes } => (hash, bytes),
+            Found::Short => return Ok((at, Tail::Short)),
+            Found::Damaged => return Ok((at, Tail::Damaged)),
+        };
+        let Ok(place) = u32::try_from(at / UNIT) else { return Ok((at, Tail::Damaged)) };
+        each(hash, place);
+        chunk = if bytes > WALK / 4 { HOP } else { WALK };
+        at += bytes;
+    }
+    Ok((at, Tail::Clean))
+}
+
+/// The head of a segment; `None` where there is none, or none of this version.
+pub(super) fn head(file: &File) -> io::Result<Option<Head>> {
+    let mut bytes = [0; HEAD as usize];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => Ok(Head::decode(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The entries of a closed segment's index; `None` where there is no right one.
+pub(super) fn index(file: &File, head: &Head, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
+    let bytes = head.entries.checked_mul(ENTRY as u64).filter(|bytes| Some(*bytes) == size.checked_sub(head.index_at));
+    let Some(bytes) = bytes else { return Ok(None) };
+    let mut index = vec![0; bytes as usize];
+    file.read_exact_at(&mut index, head.index_at)?;
+    Ok((crc32c::crc32c(&index) == head.index_crc32c).then(|| format::entries(&index).collect()))
+}
+
+/// Writes the index behind the records, then says so in the head: whoever is killed in between leaves a segment that is
+/// still open, with something behind its records that is none.
+pub(super) fn close(file: &File, end: u64, entries: &[(u64, u32)]) -> io::Result<()> {
+    let index = format::index(entries);
+    file.write_all_at(&index, end)?;
+    let head = Head { index_at: end, entries: entries.len() as u64, index_crc32c: crc32c::crc32c(&index) };
+    file.write_all_at(&head.encode(), 0)
+}
+
+/// What is left to do with a segment of somebody dead.
+pub(super) enum Legacy {
+    /// Nothing: it is closed, and others may read it.
+    Closed,
+    /// It goes on behind its last record.
+    Open { end: u64, entries: Vec<(u64, u32)> },
+    /// It holds nothing of use.
+    Nothing,
+}
+
+/// Looks at a segment that nobody alive uses, and makes it fit for more. What stands behind the last whole record is cut
+/// off where it is the beginning of one, since nobody can have read it. Where it is something else, which takes a power
+/// cut or a damaged disk, the segment is closed there: behind it may be records that others know.
+pub(super) fn inherit(file: &File) -> io::Result<Legacy> {
+    let Some(at) = head(file)? else { return Ok(Legacy::Nothing) };
+    if at.index_at != 0 {
+        return Ok(Legacy::Closed);
+    }
+    let size = file.metadata()?.len();
+    let mut entries = Vec::new();
+    let (end, tail) = walk(file, HEAD, size, |hash, at| entries.push((hash, at)))?;
+    match tail {
+        Tail::Clean => {}
+        Tail::Short => file.set_len(end)?,
+        Tail::Damaged => {
+            close(file, size, &entries)?;
+            return Ok(Legacy::Closed);
+        }
+    }
+    Ok(Legacy::Open { end, entries })
+}

@@ -1,0 +1,436 @@
+//! The cache by itself: what is put in is what comes out, or nothing is.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Longer than anything here takes; only a hang lasts that long.
+const HANG: Duration = Duration::from_secs(60);
+
+/// A folder that is removed with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("dataflux-cache-{:016x}", rand::random::<u64>()));
+        Self(path)
+    }
+
+    fn open(&self, segment_bytes: u64) -> Cache {
+        self.bounded(1 << 30, segment_bytes)
+    }
+
+    fn bounded(&self, max_bytes: u64, segment_bytes: u64) -> Cache {
+        Cache::of_segments(&self.0, max_bytes, segment_bytes).unwrap()
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path());
+        let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "segment")).collect();
+        segments.sort();
+        segments
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments().iter().map(|path| path.metadata().unwrap().len()).sum()
+    }
+
+    /// The folder as a process leaves it that is killed now.
+    fn as_killed(&self) -> Self {
+        let copy = Self::new();
+        copy_folder(&self.0, &copy.0);
+        copy
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Writers that are about to end may still be at it.
+        for _ in 0..100 {
+            if fs::remove_dir_all(&self.0).is_ok() || !self.0.exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// An object, from a number: its name and its bytes.
+fn object(number: u32) -> (String, Vec<u8>) {
+    let name = format!("p/{number:04}");
+    let size = 1 + (number as usize * 7_919) % 400;
+    let bytes = name.bytes().cycle().take(size).collect();
+    (name, bytes)
+}
+
+fn put(cache: &Cache, number: u32) {
+    let (name, bytes) = object(number);
+    let key = Key { bucket: "data", name: &name, generation: i64::from(number) };
+    cache.put(&key, crc32c::crc32c(&bytes), &bytes, &Arc::default());
+}
+
+fn hash(number: u32) -> u64 {
+    Key { bucket: "data", name: &object(number).0, generation: i64::from(number) }.hash()
+}
+
+/// Whether it is there; it is wrong to be there otherwise than it was put in.
+fn has(cache: &Cache, number: u32) -> bool {
+    cache.refresh();
+    let (name, bytes) = object(number);
+    let key = Key { bucket: "data", name: &name, generation: i64::from(number) };
+    let Some(place) = cache.find([key.hash()])[0] else { return false };
+    let wanted = Wanted { key, place, size: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
+    let mut into = vec![0; wanted.bytes()];
+    let Some(range) = cache.read(&[wanted], &mut into)[0].clone() else { return false };
+    assert_eq!(into[range], bytes, "{name}");
+    true
+}
+
+fn eventually(what: &str, is: impl Fn() -> bool) {
+    let until = Instant::now() + HANG;
+    while !is() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn what_is_put_in_is_there_for_all_who_open_it() {
+    let folder = Scratch::new();
+    let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
+    (0..100).for_each(|number| put(&one, number));
+    (100..200).for_each(|number| put(&other, number));
+    for cache in [&one, &other] {
+        cache.flush(HANG);
+    }
+    let third = folder.open(4 << 10);
+    assert!(folder.segments().len() > 8, "closed ones and open ones");
+    for cache in [&one, &other, &third] {
+        assert!((0..200).all(|number| has(cache, number)));
+        assert!(!has(cache, 200));
+        assert_eq!(cache.samples(), 200);
+    }
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder.0), 0o700);
+    for name in [MARK_NAME, "lock", "claims"] {
+        let path = folder.0.join(name);
+        assert!(name == "claims" && !path.exists() || mode(&path) == 0o600, "{name}");
+    }
+    assert!(folder.segments().iter().all(|path| mode(path) == 0o600));
+}
+
+const MARK_NAME: &str = "dataflux-cache";
+
+#[test]
+fn another_generation_or_crc_is_not_there() {
+    let folder = Scratch::new();
+    let cache = folder.open(4 << 10);
+    put(&cache, 1);
+    cache.flush(HANG);
+    let (name, bytes) = object(1);
+    let key = Key { bucket: "data", name: &name, generation: 2 };
+    assert_eq!(cache.find([key.hash()]), [None]);
+    // As when two keys have one hash.
+    let place = cache.find([hash(1)])[0].unwrap();
+    let crc32c = crc32c::crc32c(&bytes);
+    for wanted in [
+        Wanted { key, place, size: bytes.len() as u64, crc32c },
+        Wanted { key: Key { generation: 1, ..key }, place, size: bytes.len() as u64, crc32c: !crc32c },
+        Wanted { key: Key { generation: 1, ..key }, place, size: bytes.len() as u64 - 1, crc32c },
+    ] {
+        assert_eq!(cache.read(&[wanted], &mut vec![0; wanted.bytes()]), [None]);
+    }
+}
+
+/// Cut off at every byte there is, it opens, holds all that is whole, and goes on.
+#[test]
+fn a_segment_cut_off_anywhere() {
+    let folder = Scratch::new();
+    let cache = folder.open(1 << 20);
+    (0..4).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    let size = folder.bytes();
+    let mut whole = 0;
+    for end in 0..size {
+        let killed = folder.as_killed();
+        fs::File::options().write(true).open(&killed.segments()[0]).unwrap().set_len(end).unwrap();
+        let cache = killed.open(1 << 20);
+        let there = (0..4).filter(|number| has(&cache, *number)).count();
+        assert!((0..there as u32).all(|number| has(&cache, number)), "the first ones, at {end}");
+        whole = whole.max(there);
+        (0..8).for_each(|number| put(&cache, number));
+        cache.flush(HANG);
+        assert!((0..8).all(|number| has(&cache, number)), "at {end}");
+        assert_eq!(killed.segments().len(), 1, "it is gone on with, at {end}");
+        let killed = killed.as_killed();
+        let again = killed.open(1 << 20);
+        assert!((0..8).all(|number| has(&again, number)), "at {end}");
+    }
+    assert_eq!(whole, 3, "else this proves nothing");
+}
+
+#[test]
+fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
+    let folder = Scratch::new();
+    let (segment, max) = (4 << 10, 32 << 10);
+    let first = folder.bounded(max, segment);
+    for number in 0..1_000 {
+        put(&first, number);
+        first.flush(HANG);
+        assert!(folder.bytes() <= max, "{}", folder.bytes());
+    }
+    let kept: Vec<_> = (0..1_000).filter(|number| has(&first, *number)).collect();
+    assert!(kept.len() > 80 && kept == (0..kept.len() as u32).collect::<Vec<_>>(), "what came first: {kept:?}");
+
+    // Another one, which uses one of them.
+    let second = folder.bounded(max, segment);
+    assert!(has(&second, 0));
+    put(&second, 2_000);
+    second.flush(HANG);
+    assert!(!has(&second, 2_000), "all of it is in use");
+    drop(first);
+    eventually("the first has let go", || {
+        second.begin_epoch();
+        put(&second, 2_000);
+        second.flush(HANG);
+        has(&second, 2_000)
+    });
+    (2_001..3_000).for_each(|number| put(&second, number));
+    second.flush(HANG);
+    assert!(has(&second, 0), "its segment is in use");
+    assert!(!kept[20..].iter().any(|number| has(&second, *number)));
+    assert!(folder.bytes() <= max, "{}", folder.bytes());
+
+    // A loop that goes over to other data.
+    for _ in 0..10 {
+        second.begin_epoch();
+    }
+    (3_000..3_500).for_each(|number| put(&second, number));
+    second.flush(HANG);
+    assert!(has(&second, 3_000) && !has(&second, 0));
+    assert!(folder.bytes() <= max, "{}", folder.bytes());
+}
+
+#[test]
+fn of_two_who_want_a_sample_one_reads_it() {
+    let folder = Scratch::new();
+    let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
+    let hashes: Vec<_> = (0..10).map(hash).collect();
+    assert_eq!(one.claim(&hashes), [Claimed::Mine; 10]);
+    let theirs = Claimed::Theirs(one.0.shared.folder.member);
+    assert_eq!(other.claim(&hashes), [theirs; 10]);
+    assert_eq!(one.claim(&hashes[..1]), [theirs], "an epoch of the same process waits, too");
+    // What is put in is there for others before the claim is given up.
+    put(&one, 0);
+    one.release(hashes[0]);
+    one.release(hashes[1]);
+    one.flush(HANG);
+    assert!(has(&other, 0));
+    assert_eq!(other.claim(&hashes[..3]), [Claimed::Mine, Claimed::Mine, theirs]);
+    // One that stands still is passed by, and one that is dead counts for nothing.
+    other.pass_by(one.0.shared.folder.member);
+    assert_eq!(other.claim(&hashes[2..3]), [Claimed::Mine]);
+    let third = folder.open(4 << 10);
+    assert_eq!(third.claim(&hashes[3..4]), [theirs]);
+    drop(one);
+    eventually("it is seen to be dead", || third.claim(&hashes[3..4]) == [Claimed::Mine]);
+}
+
+#[test]
+fn claims_without_room_are_unmarked_and_no_lock_waits_for_ever() {
+    let folder = Scratch::new();
+    let cache = folder.open(4 << 10);
+    // Of one bucket of the table.
+    let hashes: Vec<u64> = (1..=6).map(|number| number << 20).collect();
+    let claimed = cache.claim(&hashes);
+    assert_eq!(claimed.iter().filter(|claimed| **claimed == Claimed::Mine).count(), 4);
+    assert_eq!(claimed[4..], [Claimed::Unmarked; 2]);
+    let _stopped = cache.0.shared.folder.lock_claims(HANG).unwrap().unwrap();
+    assert_eq!(cache.claim(&hashes), [Claimed::Unmarked; 6]);
+}
+
+#[test]
+fn a_full_disk_ends_the_writing_and_not_the_reading() {
+    for code in [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EIO] {
+        let folder = Scratch::new();
+        let cache = folder.open(1 << 20);
+        (0..10).for_each(|number| put(&cache, number));
+        cache.flush(HANG);
+        let size = folder.bytes();
+        *cache.0.shared.fault.lock().unwrap() = Some(io::Error::from_raw_os_error(code));
+        (10..20).for_each(|number| put(&cache, number));
+        cache.flush(HANG);
+        assert!((0..10).all(|number| has(&cache, number)) && !(10..20).any(|number| has(&cache, number)));
+        assert_eq!(folder.bytes(), size, "what could not be finished is gone");
+        assert_eq!(cache.claim(&[1, 2]), [Claimed::Unmarked; 2], "nobody waits for what will not be written");
+        let another = folder.open(1 << 20);
+        assert!((0..10).all(|number| has(&another, number)));
+    }
+}
+
+#[test]
+fn a_folder_that_goes_away_turns_it_off() {
+    let folder = Scratch::new();
+    let cache = folder.open(4 << 10);
+    put(&cache, 1);
+    cache.flush(HANG);
+    fs::remove_dir_all(&folder.0).unwrap();
+    assert!(!has(&cache, 1));
+    put(&cache, 2);
+    cache.release(3);
+    cache.flush(HANG);
+    assert!(cache.0.shared.is_off());
+}
+
+#[test]
+fn errors_of_opening_say_what_to_do() {
+    let folder = Scratch::new();
+    let error = |path: &Path, bytes| Cache::open(path, bytes).unwrap_err().to_string();
+    assert!(error(&folder.0, 1_000).contains("at least 1048576 bytes, got 1000"));
+    fs::create_dir(&folder.0).unwrap();
+    fs::write(folder.0.join("thesis.tex"), "my own").unwrap();
+    let said = error(&folder.0, 1 << 30);
+    assert!(said.contains("got thesis.tex") && said.contains("a folder for nothing but the cache"), "{said}");
+    let said = error(&folder.0.join("thesis.tex"), 1 << 30);
+    assert!(said.contains("not a folder"), "{said}");
+    let said = error(&folder.0.join("thesis.tex/cache"), 1 << 30);
+    assert!(said.contains("may write to"), "{said}");
+    fs::remove_file(folder.0.join("thesis.tex")).unwrap();
+    for (mark, wanted) in [("dataflux cache, version 2\n", "newer version"), ("something", "no cache")] {
+        fs::write(folder.0.join(MARK_NAME), mark).unwrap();
+        let said = error(&folder.0, 1 << 30);
+        assert!(said.contains(wanted), "{said}");
+    }
+    // Of one who was killed while making it.
+    for end in 0.."dataflux cache, version 1".len() {
+        fs::write(folder.0.join(MARK_NAME), &"dataflux cache, version 1\n"[..end]).unwrap();
+        drop(Cache::open(&folder.0, 1 << 30).unwrap());
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u32),
+    Get(u32),
+    Flush,
+    /// Another process, as well.
+    Open,
+    /// Killed, with the end of a segment not on the disk.
+    Cut(prop::sample::Index, prop::sample::Index),
+    /// Killed, on a disk that forgets a bit.
+    Flip(prop::sample::Index, prop::sample::Index),
+}
+
+/// Whether a sample is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// Since something was damaged, nobody knows.
+    Perhaps,
+    /// As soon as it is written.
+    Put,
+    Surely,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0u32..60).prop_map(Step::Put),
+        4 => (0u32..60).prop_map(Step::Get),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Open),
+        1 => (any::<prop::sample::Index>(), any::<prop::sample::Index>()).prop_map(|(file, at)| Step::Cut(file, at)),
+        1 => (any::<prop::sample::Index>(), any::<prop::sample::Index>()).prop_map(|(file, at)| Step::Flip(file, at)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// With room for all, what was written is there until something is damaged; and whatever happens, what is there is
+    /// right, the bound holds, and what is put in later is there.
+    #[test]
+    fn never_a_wrong_byte(
+        steps in prop::collection::vec(step(), 1..80),
+        max_bytes in prop_oneof![Just(1u64 << 30), Just(8 << 10)],
+    ) {
+        let segment = 2 << 10;
+        let mut folder = Scratch::new();
+        let mut caches = vec![folder.bounded(max_bytes, segment)];
+        let mut model: HashMap<u32, Kept> = HashMap::new();
+        let roomy = max_bytes > 1 << 20;
+        for (turn, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Put(number) => {
+                    put(&caches[turn % caches.len()], number);
+                    let kept = model.entry(number).or_insert(Kept::Put);
+                    *kept = if *kept == Kept::Perhaps { Kept::Put } else { *kept };
+                }
+                Step::Get(number) => {
+                    let there = has(&caches[turn % caches.len()], number);
+                    prop_assert!(!there || model.contains_key(&number));
+                    prop_assert!(there || !roomy || model.get(&number) != Some(&Kept::Surely), "{number}");
+                }
+                Step::Flush => {
+                    for cache in &caches {
+                        cache.flush(HANG);
+                    }
+                    model.values_mut().filter(|kept| **kept == Kept::Put).for_each(|kept| *kept = Kept::Surely);
+                    prop_assert!(folder.bytes() <= max_bytes);
+                }
+                Step::Open if caches.len() < 3 => caches.push(folder.bounded(max_bytes, segment)),
+                Step::Open => {}
+                Step::Cut(file, at) | Step::Flip(file, at) => {
+                    for cache in &caches {
+                        cache.flush(HANG);
+                    }
+                    let killed = folder.as_killed();
+                    caches.clear();
+                    folder = killed;
+                    let segments = folder.segments();
+                    if !segments.is_empty() {
+                        let path = &segments[file.index(segments.len())];
+                        let file = fs::File::options().read(true).write(true).open(path).unwrap();
+                        let size = file.metadata().unwrap().len() as usize;
+                        if size > 0 && matches!(step, Step::Cut(..)) {
+                            file.set_len(at.index(size) as u64).unwrap();
+                        } else if size > 0 {
+                            let bit = at.index(8 * size);
+                            let mut byte = [0];
+                            file.read_exact_at(&mut byte, bit as u64 / 8).unwrap();
+                            byte[0] ^= 1 << (bit % 8);
+                            file.write_all_at(&byte, bit as u64 / 8).unwrap();
+                        }
+                    }
+                    for kept in model.values_mut() {
+                        *kept = Kept::Perhaps;
+                    }
+                    caches.push(folder.bounded(max_bytes, segment));
+                }
+            }
+        }
+        if roomy {
+            let last = &caches[0];
+            // What is there and damaged is seen when it is read.
+            (0..60).filter(|number| !has(last, *number)).for_each(|number| put(last, number));
+            last.flush(HANG);
+            prop_assert!((0..60).all(|number| has(last, number)));
+        }
+    }
+}

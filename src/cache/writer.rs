@@ -1,0 +1,303 @@
+//! The thread that writes: samples into the segment of this process, and room for them.
+
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::folder::Guard;
+use super::format::{ENTRY, HEAD, Head, Key, UNIT};
+use super::segment::{self, Legacy, Segment};
+use super::{CacheCounts, Shared};
+use crate::os::{self, Lock};
+
+/// Bytes that wait to be written, at most, unless one sample alone has more; as many again are being written. Some
+/// hundredths of a second for the slowest of disks that are worth it, and little beside the memory budget.
+const WAITING: usize = 16 << 20;
+
+/// How long room is waited for that others make or take at the time, which takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Epochs that nothing of a segment was read in, after which it is not in use any more: loops that train and validate
+/// come back to each of their data sets sooner.
+const UNUSED: u64 = 8;
+
+/// What is to be written and released.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    batch: Batch,
+    /// Batches that were begun to be filled, and that are done.
+    begun: u64,
+    done: u64,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    /// Records, one behind the other.
+    bytes: Vec<u8>,
+    records: Vec<Record>,
+    /// Claims to be given up once the records are there.
+    released: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Record {
+    hash: u64,
+    /// Where it ends in the bytes of its batch.
+    end: usize,
+    counts: Arc<CacheCounts>,
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, key: &Key<'_>, crc32c: u32, bytes: &[u8], counts: &Arc<CacheCounts>) {
+        let batch = &mut self.batch;
+        let record = key.record_bytes(bytes.len() as u32) as usize;
+        if !batch.bytes.is_empty() && batch.bytes.len() + record > WAITING {
+            return;
+        }
+        batch.bytes.reserve(record);
+        key.record(bytes, crc32c, &mut batch.bytes);
+        batch.records.push(Record { hash: key.hash(), end: batch.bytes.len(), counts: Arc::clone(counts) });
+    }
+
+    pub(super) fn release(&mut self, hash: u64) {
+        self.batch.released.push(hash);
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.released.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        // One large sample is no reason to keep as much for good.
+        self.bytes.shrink_to(WAITING);
+        self.records.clear();
+        self.released.clear();
+    }
+}
+
+/// The segment that this process writes.
+struct Active {
+    segment: Arc<Segment>,
+    file: Arc<File>,
+    /// Where the next record begins.
+    end: u64,
+    entries: Vec<(u64, u32)>,
+}
+
+impl Active {
+    /// Bytes that records may still have, with `more` of them and the index.
+    fn has_room(&self, segment_bytes: u64, bytes: u64, more: u64) -> bool {
+        let index = (self.entries.len() as u64 + more) * ENTRY as u64;
+        self.end + bytes + index <= segment_bytes
+    }
+}
+
+/// Writes until the cache is closed and all is written.
+pub(super) fn run(shared: &Shared) {
+    let (mut active, mut batch) = (None, Batch::default());
+    loop {
+        let mut queue = shared.queue();
+        while queue.batch.is_empty() {
+            if queue.closed {
+                return;
+            }
+            queue = shared.turn.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        mem::swap(&mut queue.batch, &mut batch);
+        queue.begun += 1;
+        let number = queue.begun;
+        drop(queue);
+        if !shared.is_read_only()
+            && let Err(error) = write(shared, &mut active, &batch)
+        {
+            shared.write_no_more(&error);
+        }
+        // What can't be given up is waited for by others until they pass it by.
+        if let Err(error) = shared.claims.release(&shared.folder, &batch.released) {
+            shared.write_no_more(&error);
+        }
+        batch.clear();
+        shared.queue().done = number;
+        shared.turn.notify_all();
+    }
+}
+
+/// Waits until what is in the queue now is written, or `patience` is over.
+pub(super) fn flush(shared: &Shared, patience: Duration) {
+    let until = Instant::now() + patience;
+    let mut queue = shared.queue();
+    let last = queue.begun + u64::from(!queue.batch.is_empty());
+    while queue.done < last
+        && let Some(left) = until.checked_duration_since(Instant::now())
+    {
+        queue = shared.turn.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+fn write(shared: &Shared, active: &mut Option<Active>, batch: &Batch) -> io::Result<()> {
+    let (mut done, mut start) = (0, 0);
+    while let Some(next) = batch.records.get(done) {
+        let fits = |active: &Active, end: usize, count: usize| {
+            active.has_room(shared.segment_bytes, (end - start) as u64, count as u64)
+        };
+        if !active.as_ref().is_some_and(|active| fits(active, next.end, 1)) {
+            *active = room(shared, active.take())?;
+        }
+        let Some(to) = active else { return Ok(()) };
+        let rest = &batch.records[done..];
+        // At least one: a new segment has room for two of the largest.
+        let count = rest.iter().enumerate().take_while(|(at, record)| fits(to, record.end, at + 1)).count().max(1);
+        let records = &rest[..count];
+        let end = records[count - 1].end;
+        if let Err(error) = append(shared, to, &batch.bytes[start..end]) {
+            // What is of no use to anybody may be what fills the disk.
+            let _ = to.file.set_len(to.end);
+            return Err(error);
+        }
+        let known = to.entries.len();
+        for record in records {
+            to.entries.push((record.hash, (to.end / UNIT) as u32));
+            record.counts.written((record.end - start) as u64);
+            to.end += (record.end - start) as u64;
+            start = record.end;
+        }
+        shared.add(to.segment.number, &to.entries[known..]);
+        done += count;
+    }
+    Ok(())
+}
+
+fn append(shared: &Shared, to: &Active, bytes: &[u8]) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(error) = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        to.file.write_all_at(&bytes[..bytes.len() / 2], to.end)?;
+        return Err(error);
+    }
+    let _ = shared;
+    to.file.write_all_at(bytes, to.end)
+}
+
+/// A segment to write to: one that somebody dead has left, or a new one, if there is room or what is there may go.
+fn room(shared: &Shared, full: Option<Active>) -> io::Result<Option<Active>> {
+    if let Some(full) = full {
+        segment::close(&full.file, full.end, &full.entries)?;
+    }
+    let Some(guard) = shared.folder.lock(PATIENCE)? else { return Ok(None) };
+    shared.learn()?;
+    let mut segments: Vec<_> = shared.state().segments.values().cloned().collect();
+    segments.sort_unstable_by_key(|segment| segment.number);
+    for segment in segments.iter().rev() {
+        if let Some(active) = take_over(shared, segment)? {
+            return Ok(Some(active));
+        }
+    }
+    let mut total = shared.segment_bytes;
+    for segment in &segments {
+        total += taken(shared, segment)?;
+    }
+    let mut let_go = false;
+    while total > shared.max_bytes {
+        let mut removed = 0;
+        for segment in &segments {
+            if total - removed > shared.max_bytes && !segment.is_open() {
+                removed += remove(shared, segment)?;
+            }
+        }
+        total -= removed;
+        if total <= shared.max_bytes {
+            break;
+        }
+        let then = shared.now().saturating_sub(UNUSED);
+        if let_go || segments.iter().filter(|segment| segment.let_go_since(then)).count() == 0 {
+            if !shared.full.swap(true, Ordering::Relaxed) {
+                tracing::info!(
+                    folder = %shared.folder.path().display(),
+                    bytes = shared.max_bytes,
+                    "the cache is full of what is in use: what doesn't fit is read from the bucket in each epoch"
+                );
+            }
+            return Ok(None);
+        }
+        let_go = true;
+    }
+    create(shared, &guard).map(Some)
+}
+
+fn create(shared: &Shared, guard: &Guard) -> io::Result<Active> {
+    let (number, file) = shared.folder.create(guard)?;
+    // Nobody else can have it: removing takes the same right as making.
+    os::try_lock(&file, Lock::Shared)?;
+    file.write_all_at(&Head::default().encode(), 0)?;
+    Ok(active(shared, number, file, HEAD, Vec::new()))
+}
+
+fn active(shared: &Shared, number: u32, file: File, end: u64, entries: Vec<(u64, u32)>) -> Active {
+    let file = Arc::new(file);
+    let segment = Segment::own(number, shared.folder.segment(number), Arc::clone(&file), shared.now());
+    shared.state_mut().segments.insert(number, Arc::clone(&segment));
+    Active { segment, file, end, entries }
+}
+
+/// Goes on with a segment that nobody alive uses, if it has room.
+fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
+    if segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over {
+        return Ok(None);
+    }
+    // A lock of one's own is in the way, too; whoever reads here takes it again.
+    segment.let_go_since(u64::MAX);
+    let Some(file) = present(segment.take())?.flatten() else { return Ok(None) };
+    match segment::inherit(&file)? {
+        Legacy::Closed => Ok(None),
+        Legacy::Nothing => {
+            std::fs::remove_file(&segment.path)?;
+            shared.state_mut().forget(segment.number);
+            Ok(None)
+        }
+        Legacy::Open { end, entries } => {
+            os::try_lock(&file, Lock::Shared)?;
+            let active = active(shared, segment.number, file, end, entries);
+            shared.add(segment.number, &active.entries);
+            if active.has_room(shared.segment_bytes, shared.segment_bytes / 2, 1) {
+                return Ok(Some(active));
+            }
+            segment::close(&active.file, active.end, &active.entries)?;
+            Ok(None)
+        }
+    }
+}
+
+/// Bytes of the bound that a segment takes: all that it may grow to, as long as it grows.
+fn taken(shared: &Shared, segment: &Segment) -> io::Result<u64> {
+    let Some(size) = present(segment.path.metadata())?.map(|data| data.len()) else { return Ok(0) };
+    let over = segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
+    Ok(if over { size } else { size.max(shared.segment_bytes) })
+}
+
+/// Removes a segment unless somebody alive uses it; bytes of the bound that are free then.
+fn remove(shared: &Shared, segment: &Segment) -> io::Result<u64> {
+    let bytes = taken(shared, segment)?;
+    let Some(_locked) = present(segment.take())?.flatten() else { return Ok(0) };
+    std::fs::remove_file(&segment.path)?;
+    shared.state_mut().forget(segment.number);
+    Ok(bytes)
+}
+
+/// What isn't there is no failure.
+fn present<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}

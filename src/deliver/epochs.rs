@@ -1,0 +1,216 @@
+//! Epochs that follow each other on one thread and within one memory budget, each read ahead while the one before is
+//! still being delivered.
+//!
+//! The thread plans one epoch after the other, so that bytes are taken in the order of delivery across all of them: what
+//! is held is of batches that come earlier, and those need no more bytes. That is why the batches of an epoch must be let
+//! go of before those of the next are asked for: nothing else would give their bytes back.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
+use tokio::sync::watch;
+
+use super::arrivals::Arrivals;
+use super::audit;
+use super::batches::{Batches, of_manifest};
+use super::close::{Ending, Live};
+use super::cost::Spent;
+use super::loss::Losses;
+use super::pipeline::{Course, Engine, Ticket};
+use super::pool::Job;
+use super::stall::{Standing, Watch};
+use crate::budget::Gauge;
+use crate::collate::Collate;
+use crate::decode::Decode;
+use crate::sample::{Delivered, LastBatch, Rest, Sampling, Sharding, State};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// How often the thread looks whether its loader is closed while nobody asks for the next epoch.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Begins epochs that share one memory budget.
+pub(super) struct Series<D: Decode, C: Collate<D::Item>> {
+    /// Of all of them; see [`Engine::for_epochs`].
+    pub(super) engine: Engine<D, C>,
+    pub(super) live: Arc<Live>,
+    pub(super) held: Gauge,
+    pub(super) sharding: Sharding,
+    pub(super) sampling: Arc<Sampling>,
+    pub(super) global_batch_size: Option<usize>,
+    /// Batches ahead of the training loop.
+    pub(super) ahead: usize,
+    pub(super) bound: Duration,
+    /// Whether batches come as they are done.
+    pub(super) unordered: bool,
+    pub(super) audit: Option<Arc<audit::Log>>,
+    /// Where to go on.
+    pub(super) resumed: Option<State>,
+}
+
+/// An epoch that is to be planned.
+pub(super) struct Begun<D: Decode, C: Collate<D::Item>> {
+    pub(super) ending: Arc<Ending>,
+    engine: Arc<Engine<D, C>>,
+    course: Course,
+    tickets: Sender<Ticket<C::Output>>,
+    word: watch::Receiver<bool>,
+    standing: Arc<Standing>,
+    bell: Option<Sender<u64>>,
+    turn: watch::Receiver<u64>,
+    bound: Duration,
+}
+
+/// Its batches, and what has to run for them to come.
+pub(super) type Epoch<D, C> = (Batches<<C as Collate<<D as Decode>::Item>>::Output>, Begun<D, C>);
+
+impl<D: Decode, C: Collate<D::Item>> Begun<D, C> {
+    /// Plans it and begins its reads, whose groups are numbered on from `number`. Returns the last number. Blocks.
+    pub(super) fn run(self, number: u64) -> u64 {
+        let Self { engine, course, tickets, word, standing, bell, turn, bound, .. } = self;
+        engine.run(course, &tickets, &word, (&standing, bound), (bell.as_ref(), turn), number)
+    }
+}
+
+impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
+    /// The batches of an epoch, and what has to run for them to come.
+    ///
+    /// # Errors
+    /// A state that can't be.
+    pub(super) fn begin(&self, epoch: u64) -> Result<Epoch<D, C>> {
+        let resumed = self.resumed.as_ref().filter(|state| state.epoch == epoch);
+        let state = State {
+            version: State::VERSION,
+            manifest: String::new(),
+            seed: None,
+            window: None,
+            sampler: Some(self.sampling.identity()),
+            global_batch_size: self.global_batch_size,
+            pad_last: Some(self.sharding.last_batch() == LastBatch::Pad),
+            epoch,
+            position: resumed.map_or(0, |state| state.position),
+            beyond: resumed.and_then(|state| state.beyond.clone()),
+            batch_size: self.sharding.batch_size() as usize,
+            drop_last: self.sharding.last_batch() == LastBatch::Drop,
+        };
+        let delivered = Delivered::from(&state, self.unordered, &self.sharding)?;
+        let course = Course {
+            walk: self.sampling.walk(epoch),
+            spans: self.sharding.spans(state.position),
+            world_size: self.sharding.world_size(),
+            rest: Rest::of(&state)?,
+            delivered: delivered.clone(),
+            next: (0, state.position),
+        };
+        let (bell, rung) = self.unordered.then(crossbeam_channel::unbounded).unzip();
+        let (tickets, receiver) = crossbeam_channel::bounded(self.ahead);
+        let engine = Arc::new(self.engine.for_epoch());
+        let (standing, manifest) = (Standing::new(), Arc::clone(&engine.manifest));
+        let watch = Watch {
+            standing: Arc::clone(&standing),
+            bound: self.bound,
+            held: self.held.clone(),
+            budget: engine.budget.bytes(),
+            throttles: Arc::clone(engine.fetcher.throttles()),
+            manifest: Arc::clone(&manifest),
+            epoch,
+        };
+        let (waits, turn) = watch::channel(0);
+        let arrivals = Arrivals::new(receiver, Arc::clone(&standing), waits, rung);
+        let (ending, word) = Ending::new(engine.fetcher.run());
+        self.live.add(&ending);
+        let jobs = engine.jobs.clone();
+        let discard = Box::new(move |arrivals| {
+            // Where the threads have ended it comes back, and is dropped here.
+            let _ = jobs.send(Job::Discard(arrivals));
+        });
+        let spent = Spent { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
+        let counts = (Arc::clone(&engine.groups), engine.auto.clone(), engine.kept.clone());
+        let ends = (Arc::clone(&ending), discard as _);
+        let audit = self.audit.as_ref().map(|log| {
+            let (rank, world_size) = (self.sharding.rank(), self.sharding.world_size());
+            let step = self.sharding.batch_count(state.position, 0);
+            log.epoch(&manifest, (rank, world_size), step, of_manifest(&state, &manifest))
+        });
+        let losses = (Losses::new(engine.on_error), audit);
+        let batches = Batches::new((arrivals, watch), ends, counts, spent, manifest, (state, delivered), losses);
+        Ok((batches, Begun { ending, engine, course, tickets, word, standing, bell, turn, bound: self.bound }))
+    }
+
+    /// Plans epochs one after the other, each when the one before is planned and no more than one is ahead of who takes
+    /// them. Blocks.
+    fn run(&self, epochs: Range<u64>, coming: &Sender<Batches<C::Output>>) {
+        let mut number = 0;
+        for epoch in epochs {
+            // What can be wrong was seen by whoever took the state.
+            let Ok((mut batches, begun)) = self.begin(epoch) else { return };
+            loop {
+                match coming.send_timeout(batches, LOOK) {
+                    Ok(()) => break,
+                    Err(SendTimeoutError::Timeout(back)) if !self.live.is_closing() => batches = back,
+                    Err(_) => return,
+                }
+            }
+            number = begun.run(number);
+        }
+    }
+
+    /// Starts the thread that does so.
+    pub(super) fn start(self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
+        let (sender, coming) = crossbeam_channel::bounded(1);
+        let (live, ahead) = (Arc::clone(&self.live), epochs.clone());
+        live.has(thread(move || self.run(ahead, &sender))?);
+        Ok(Epochs { coming, left: epochs, last: None })
+    }
+}
+
+/// Starts the thread that plans.
+pub(super) fn thread(run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name("dataflux-plan".into()).spawn(run).map_err(|error| {
+        Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
+            .stage(Stage::Deliver)
+            .hint("raise the limit on threads (ulimit -u)")
+            .with_source(error)
+    })
+}
+
+/// Epochs one after the other, each begun before the one before ends; see [`DataLoader::epochs`](super::DataLoader::epochs).
+#[derive(Debug)]
+pub struct Epochs<B> {
+    coming: Receiver<Batches<B>>,
+    left: Range<u64>,
+    last: Option<Arc<Ending>>,
+}
+
+impl<B> Iterator for Epochs<B> {
+    type Item = Result<Batches<B>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left.is_empty() {
+            return None;
+        }
+        if self.last.as_ref().is_some_and(|last| !last.is_released()) {
+            let before = self.left.start - 1;
+            return Some(Err(Error::new(ErrorKind::Config, format!("epoch {before} is still under way"))
+                .stage(Stage::Deliver)
+                .hint("take all its batches, or drop them: both epochs share one memory budget")));
+        }
+        let Ok(mut batches) = self.coming.recv() else {
+            self.left = 0..0;
+            return Some(Err(super::batches::ended_early()));
+        };
+        self.left.start += 1;
+        self.last = Some(Arc::clone(batches.ending()));
+        batches.is_taken(Instant::now());
+        Some(Ok(batches))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = usize::try_from(self.left.end.saturating_sub(self.left.start));
+        // An error in between counts as none of them.
+        (left.unwrap_or(usize::MAX), None)
+    }
+}
+
+impl<B> std::iter::FusedIterator for Epochs<B> {}

@@ -1,0 +1,507 @@
+//! What the training loop waits for: by stage in the figures of an epoch, and in the log where a wait is long.
+//!
+//! Each sample of a window has a mark that says how far it is; a step of its group sets it. Who waits looks at the marks
+//! of the batch it waits for. So a batch that is there in time costs a few stores a sample, and nobody is asked anything.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::budget::Gauge;
+use crate::fetch::{Ceilings, Step, Throttles};
+use crate::manifest::Manifest;
+use crate::sample::SampleId;
+
+/// Waits longer than this are told unless another bound is set: three times what a read waits for bytes before it is made
+/// again, so that what is told is no single lost packet.
+pub(super) const BOUND: Duration = Duration::from_secs(30);
+
+/// First time slice of a wait, by whose stage all of it is counted: short beside the reads and decodes that are waited
+/// for, long beside the microseconds of a look.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Longest slice: a wait of seconds is seldom for several things in turn.
+const LONGEST_SLICE: Duration = Duration::from_millis(64);
+
+/// Time that the training loop has waited for batches, by what these were waiting for; see
+/// [`EpochStats::waited_for`](super::EpochStats::waited_for).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WaitedFor {
+    /// The listing to come as far as the batch.
+    pub listing: Duration,
+    /// Bytes of the memory budget.
+    pub budget: Duration,
+    /// Leave to make a call, where as many are under way as help, or as the service takes.
+    pub turn: Duration,
+    /// Objects to be joined, and the leave to do so.
+    pub compose: Duration,
+    /// Bytes of objects.
+    pub read: Duration,
+    /// The decoder.
+    pub decode: Duration,
+    /// Samples to be put together to a batch.
+    pub collate: Duration,
+    /// The batch to be planned.
+    pub plan: Duration,
+}
+
+impl WaitedFor {
+    fn add(&mut self, stage: Waiting, time: Duration) {
+        *match stage {
+            Waiting::Listing => &mut self.listing,
+            Waiting::Budget => &mut self.budget,
+            Waiting::Turn => &mut self.turn,
+            Waiting::Compose => &mut self.compose,
+            Waiting::Read => &mut self.read,
+            Waiting::Decode => &mut self.decode,
+            Waiting::Collate => &mut self.collate,
+            Waiting::Plan => &mut self.plan,
+        } += time;
+    }
+
+    /// All of it, that for the first batch included.
+    pub fn total(&self) -> Duration {
+        let Self { listing, budget, turn, compose, read, decode, collate, plan } = *self;
+        listing + budget + turn + compose + read + decode + collate + plan
+    }
+}
+
+/// What a batch is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    Listing,
+    Budget,
+    Turn,
+    Compose,
+    Read,
+    Decode,
+    Collate,
+    Plan,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Listing => "listing",
+            Self::Budget => "byte budget",
+            Self::Turn => "leave to make a call",
+            Self::Compose => "compose",
+            Self::Read => "read",
+            Self::Decode => "decode",
+            Self::Collate => "collate",
+            Self::Plan => "plan",
+        })
+    }
+}
+
+/// What the thread of an epoch is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Doing {
+    Planning,
+    Listing,
+    Budget,
+    Turn,
+    /// All batches have been handed out.
+    Ended,
+}
+
+/// How far a sample is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum At {
+    Planned,
+    Queued,
+    Composing,
+    Reading,
+    Brought,
+}
+
+/// Something and since when, in milliseconds since the epoch began: in one word, so that nobody sees half of it.
+#[derive(Debug, Default)]
+struct Mark(AtomicU64);
+
+impl Mark {
+    fn set(&self, code: u8, since: u64) {
+        self.0.store(u64::from(code) << 56 | since & (u64::MAX >> 8), Ordering::Release);
+    }
+
+    fn get(&self) -> (u8, u64) {
+        let word = self.0.load(Ordering::Acquire);
+        ((word >> 56) as u8, word & (u64::MAX >> 8))
+    }
+
+    fn at(&self) -> (At, u64) {
+        let (code, since) = self.get();
+        let at = match code {
+            0 => At::Planned,
+            1 => At::Queued,
+            2 => At::Composing,
+            3 => At::Reading,
+            _ => At::Brought,
+        };
+        (at, since)
+    }
+}
+
+/// Where the thread of an epoch stands, for those who wait for it.
+#[derive(Debug)]
+pub(super) struct Standing {
+    began: Instant,
+    doing: Mark,
+}
+
+impl Standing {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { began: Instant::now(), doing: Mark::default() })
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// The thread goes on to something else, which may take long.
+    pub(super) fn does(&self, doing: Doing) {
+        // Planning is no news, and comes for each group.
+        let since = if doing == Doing::Planning { 0 } else { self.now() };
+        self.doing.set(doing as u8, since);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.doing.get().0 == Doing::Ended as u8
+    }
+
+    fn doing(&self) -> (Doing, u64) {
+        let (code, since) = self.doing.get();
+        let doing = match code {
+            1 => Doing::Listing,
+            2 => Doing::Budget,
+            3 => Doing::Turn,
+            4 => Doing::Ended,
+            _ => Doing::Planning,
+        };
+        (doing, since)
+    }
+}
+
+/// How far the samples of a window are.
+#[derive(Clone, Debug)]
+pub(super) struct Steps {
+    samples: Arc<[(SampleId, Mark)]>,
+    standing: Arc<Standing>,
+}
+
+impl Steps {
+    pub(super) fn new(ids: Vec<SampleId>, standing: &Arc<Standing>) -> Self {
+        let samples = ids.into_iter().map(|id| (id, Mark::default())).collect();
+        Self { samples, standing: Arc::clone(standing) }
+    }
+
+    fn set(&self, slots: impl Iterator<Item = usize>, at: At) {
+        let now = self.standing.now();
+        slots.filter_map(|slot| self.samples.get(slot)).for_each(|(_, mark)| mark.set(at as u8, now));
+    }
+
+    /// The read of these samples has come so far.
+    pub(super) fn step(&self, slots: impl Iterator<Item = usize>, step: Step) {
+        let at = match step {
+            Step::Queued => At::Queued,
+            Step::Composing => At::Composing,
+            Step::Reading => At::Reading,
+        };
+        self.set(slots, at);
+    }
+
+    /// The bytes of these samples are there, and go to the decoder.
+    pub(super) fn brought(&self, slots: impl Iterator<Item = usize>) {
+        self.set(slots, At::Brought);
+    }
+}
+
+/// A batch in the making, as far as who waits for it needs to know.
+pub(super) trait Making: Send + Sync {
+    /// Samples that aren't decoded yet.
+    fn missing(&self) -> usize;
+}
+
+/// How far one batch is.
+pub(super) struct Trace {
+    steps: Steps,
+    /// Where it begins among the samples of its window, and how many it has.
+    start: usize,
+    samples: usize,
+    /// Weak, since the promise of a batch must break when all who could keep it are gone.
+    making: Weak<dyn Making>,
+}
+
+impl Trace {
+    pub(super) fn new(steps: Steps, start: usize, samples: usize, making: Weak<dyn Making>) -> Self {
+        Self { steps, start, samples, making }
+    }
+
+    fn id(&self, slot: usize) -> Option<SampleId> {
+        self.steps.samples.get(self.start + slot).map(|(id, _)| *id)
+    }
+
+    fn look(&self, doing: (Doing, u64)) -> Look {
+        let samples = self.steps.samples.get(self.start..self.start + self.samples).unwrap_or_default();
+        // Gone: it is done, or will never be.
+        let missing = self.making.upgrade().map_or(0, |making| making.missing());
+        look(samples.iter().map(|(_, mark)| mark.at()), missing, doing)
+    }
+}
+
+/// What a look at a batch came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    waiting: Waiting,
+    /// The sample that has been waiting longest, by its place in the batch, where one is to blame.
+    slot: Option<usize>,
+    /// Milliseconds since the epoch began, where that is known.
+    since: Option<u64>,
+    /// Samples of the batch that wait for the same.
+    samples: usize,
+}
+
+/// What a batch waits for whose samples are so far, and of which so many aren't decoded.
+///
+/// A call that is under way is to blame before anything that waits for calls to end, and the oldest of them first: what
+/// isn't begun for want of bytes or of leave gets them when one ends.
+fn look(marks: impl Iterator<Item = (At, u64)>, missing: usize, doing: (Doing, u64)) -> Look {
+    let (mut planned, mut brought, mut samples) = (0, 0, 0);
+    // Of each kind of call: the oldest by place and time, and how many there are.
+    let mut calls: [(Option<(usize, u64)>, usize); 3] = Default::default();
+    for (slot, (at, since)) in marks.enumerate() {
+        samples += 1;
+        let kind = match at {
+            At::Planned => {
+                planned += 1;
+                continue;
+            }
+            At::Brought => {
+                brought += 1;
+                continue;
+            }
+            At::Composing | At::Reading => usize::from(at == At::Reading),
+            At::Queued => 2,
+        };
+        let (oldest, count) = &mut calls[kind];
+        *count += 1;
+        if oldest.is_none_or(|(_, then)| since < then) {
+            *oldest = Some((slot, since));
+        }
+    }
+    let call = |kind: usize, waiting| {
+        let (oldest, samples) = calls[kind];
+        oldest.map(|(slot, since)| Look { waiting, slot: Some(slot), since: Some(since), samples })
+    };
+    let under_way = [call(0, Waiting::Compose), call(1, Waiting::Read)].into_iter().flatten();
+    if let Some(look) = under_way.min_by_key(|look| look.since).or_else(|| call(2, Waiting::Turn)) {
+        return look;
+    }
+    let decoded = samples - missing.min(samples);
+    if planned == 0 && missing == 0 && samples > 0 {
+        return Look { waiting: Waiting::Collate, slot: None, since: None, samples };
+    }
+    if brought > decoded {
+        return Look { waiting: Waiting::Decode, slot: None, since: None, samples: brought - decoded };
+    }
+    let (doing, since) = doing;
+    let (waiting, since) = match doing {
+        Doing::Listing => (Waiting::Listing, Some(since)),
+        Doing::Budget => (Waiting::Budget, Some(since)),
+        Doing::Turn => (Waiting::Turn, Some(since)),
+        Doing::Planning | Doing::Ended => (Waiting::Plan, None),
+    };
+    Look { waiting, slot: None, since, samples: planned }
+}
+
+/// One wait of the training loop: in which slices to look what it is for, and when to tell.
+#[derive(Debug)]
+struct Patience {
+    waited: Duration,
+    slice: Duration,
+    tell: Duration,
+}
+
+impl Patience {
+    fn new(bound: Duration) -> Self {
+        Self { waited: Duration::ZERO, slice: SLICE, tell: bound }
+    }
+
+    /// How long to wait until the next look.
+    fn slice(&self) -> Duration {
+        self.slice.min(self.tell.saturating_sub(self.waited)).max(Duration::from_micros(1))
+    }
+
+    /// So long was waited; true when it is time to tell, which is twice as far away each time.
+    fn passed(&mut self, time: Duration) -> bool {
+        self.waited += time;
+        self.slice = (self.slice * 2).min(LONGEST_SLICE);
+        let due = self.waited >= self.tell;
+        while self.waited >= self.tell {
+            self.tell = self.tell.saturating_mul(2).max(Duration::from_nanos(1));
+        }
+        due
+    }
+}
+
+/// What an epoch needs to say what it waits for.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) standing: Arc<Standing>,
+    pub(super) bound: Duration,
+    pub(super) held: Gauge,
+    pub(super) budget: u64,
+    pub(super) throttles: Arc<Throttles>,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) epoch: u64,
+}
+
+/// What waiting has come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Waits {
+    pub(super) waited_for: WaitedFor,
+    pub(super) stalls: u64,
+}
+
+impl Watch {
+    /// Waits with `step`, which is given how long it may wait and how to tell which batch is waited for, until it brings
+    /// something.
+    pub(super) fn wait<T>(&self, waits: &mut Waits, batch: u64, source: &mut impl Source<T>) -> T {
+        let mut patience = Patience::new(self.bound);
+        if let Some(got) = source.get(Duration::ZERO) {
+            return got;
+        }
+        loop {
+            let look = self.look(source.trace());
+            let asked = Instant::now();
+            let got = source.get(patience.slice());
+            let took = asked.elapsed();
+            waits.waited_for.add(look.waiting, took);
+            let due = patience.passed(took);
+            if let Some(got) = got {
+                return got;
+            }
+            if due {
+                waits.stalls += 1;
+                self.tell(batch, patience.waited, source.trace());
+            }
+        }
+    }
+
+    fn look(&self, trace: Option<&Trace>) -> Look {
+        let doing = self.standing.doing();
+        trace.map_or_else(|| look(std::iter::empty(), 0, doing), |trace| trace.look(doing))
+    }
+
+    fn tell(&self, batch: u64, waited: Duration, trace: Option<&Trace>) {
+        let look = self.look(trace);
+        let Ceilings { reads, writes } = self.throttles.snapshot();
+        let since = look.since.map(|since| Duration::from_millis(self.standing.now().saturating_sub(since)));
+        tracing::warn!(
+            prefix = %self.manifest.prefix(),
+            epoch = self.epoch,
+            batch,
+            stage = %look.waiting,
+            waited_seconds = waited.as_secs_f64(),
+            stage_seconds = since.map(|since| since.as_secs_f64()),
+            bytes_held = self.held.bytes(),
+            memory_budget = self.budget,
+            reads_in_flight = reads.in_flight,
+            reads_waiting = reads.waiting,
+            reads_at_once = reads.at_once,
+            reads_per_second = reads.per_second,
+            writes_in_flight = writes.in_flight,
+            writes_waiting = writes.waiting,
+            writes_at_once = writes.at_once,
+            writes_per_second = writes.per_second,
+            "the training loop waits for {}",
+            self.words(look, trace)
+        );
+    }
+
+    fn words(&self, look: Look, trace: Option<&Trace>) -> String {
+        let id = look.slot.and_then(|slot| trace?.id(slot));
+        let object = id.and_then(|id| self.manifest.get(id.0)).map(|entry| self.manifest.id(&entry).to_string());
+        let object = object.as_deref().unwrap_or("an object");
+        let others = match look.samples {
+            0 | 1 => String::new(),
+            samples => format!(" and {} more of its batch", samples - 1),
+        };
+        match look.waiting {
+            Waiting::Listing => "the listing to come so far".to_owned(),
+            Waiting::Budget => "bytes of the memory budget, which batches that were delivered hold".to_owned(),
+            Waiting::Turn if look.slot.is_some() => format!("leave to read {object}{others}"),
+            Waiting::Turn => "leave to make calls: as many are under way as help".to_owned(),
+            Waiting::Compose => format!("{object}{others} to be joined by the service"),
+            Waiting::Read => format!("the bytes of {object}{others}"),
+            Waiting::Decode => format!("the decoder, which has {} samples of the batch to go", look.samples),
+            Waiting::Collate => format!("the collation of {} samples", look.samples),
+            Waiting::Plan => "the batch to be planned".to_owned(),
+        }
+    }
+}
+
+/// Where a wait ends.
+pub(super) trait Source<T> {
+    /// What has come, or comes within this time.
+    fn get(&mut self, within: Duration) -> Option<T>;
+    /// The batch that is waited for, if it is known.
+    fn trace(&self) -> Option<&Trace>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(marks: &[(At, u64)], missing: usize, doing: Doing) -> (Waiting, Option<usize>, usize) {
+        let look = look(marks.iter().copied(), missing, (doing, 7));
+        (look.waiting, look.slot, look.samples)
+    }
+
+    #[test]
+    fn the_stage_of_a_wait() {
+        use At::{Brought, Composing, Planned, Queued, Reading};
+        let none = Doing::Planning;
+        assert_eq!(waiting(&[], 0, Doing::Listing).0, Waiting::Listing);
+        assert_eq!(waiting(&[], 0, none).0, Waiting::Plan);
+        assert_eq!(waiting(&[(Planned, 0), (Planned, 0)], 2, Doing::Budget), (Waiting::Budget, None, 2));
+        assert_eq!(waiting(&[(Planned, 0), (Queued, 3)], 2, Doing::Turn), (Waiting::Turn, Some(1), 1));
+        assert_eq!(waiting(&[(Planned, 0)], 1, Doing::Turn), (Waiting::Turn, None, 1));
+        let reads = [(Reading, 9), (Queued, 1), (Reading, 5), (Brought, 0), (Planned, 0)];
+        assert_eq!(waiting(&reads, 5, Doing::Budget), (Waiting::Read, Some(2), 2), "the oldest call is to blame");
+        assert_eq!(waiting(&[(Composing, 4), (Reading, 5)], 2, none), (Waiting::Compose, Some(0), 1));
+        assert_eq!(waiting(&[(Composing, 6), (Reading, 5)], 2, none), (Waiting::Read, Some(1), 1));
+        assert_eq!(waiting(&[(Brought, 0), (Brought, 0), (Brought, 0)], 2, none), (Waiting::Decode, None, 2));
+        assert_eq!(waiting(&[(Brought, 0), (Planned, 0)], 1, Doing::Budget), (Waiting::Budget, None, 1));
+        assert_eq!(waiting(&[(Brought, 0), (Brought, 0)], 0, Doing::Ended), (Waiting::Collate, None, 2));
+    }
+
+    #[test]
+    fn told_after_the_bound_and_then_ever_more_seldom() {
+        let seconds = Duration::from_secs;
+        let mut patience = Patience::new(seconds(30));
+        assert_eq!(patience.slice(), SLICE);
+        let told: Vec<_> = (1..=400).filter(|_| patience.passed(seconds(1))).collect();
+        assert_eq!(told, [30, 60, 120, 240]);
+        assert_eq!(patience.slice(), LONGEST_SLICE);
+        let mut patience = Patience::new(Duration::from_millis(3));
+        assert!(!patience.passed(Duration::from_micros(2_500)));
+        assert_eq!(patience.slice(), Duration::from_micros(500), "no look comes after the bound");
+        assert!(patience.passed(seconds(9)));
+        assert!(!patience.passed(Duration::from_micros(1)), "told once, however long it slept");
+    }
+
+    #[test]
+    fn time_is_counted_by_stage() {
+        let mut waited = WaitedFor::default();
+        waited.add(Waiting::Read, Duration::from_secs(3));
+        waited.add(Waiting::Decode, Duration::from_secs(1));
+        waited.add(Waiting::Read, Duration::from_secs(1));
+        assert_eq!((waited.read, waited.decode), (Duration::from_secs(4), Duration::from_secs(1)));
+        assert_eq!(waited.total(), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,194 @@
+//! The end of epochs and loaders at any moment: at once for whoever ends them, and with nothing left behind. In a program
+//! of its own, since threads and temporaries are counted by process.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use dataflux::store::{BucketInfo, Call, Client, MemoryStore};
+use dataflux::{DataLoader, DatafluxDataset, ErrorKind, RawSample, Strategy};
+use futures_util::StreamExt;
+use support::gated::Gated;
+use support::{HANG, until, without_hanging};
+
+/// One test at a time: they count threads.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Threads of loaders in this process; those that all loaders share aren't among them.
+fn threads() -> usize {
+    let names = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
+        let name = std::fs::read_to_string(task.unwrap().path().join("comm")).ok()?;
+        ["dataflux-plan", "dataflux-decode", "dataflux-stream"].iter().any(|own| name.starts_with(own)).then_some(())
+    });
+    names.count()
+}
+
+fn store(count: usize) -> (Gated, DatafluxDataset) {
+    // It says how long it keeps what, so that no compose has to be waited for.
+    let mut info = BucketInfo::default();
+    info.retention = Some(Duration::ZERO);
+    let store = MemoryStore::new().with_bucket_info("data", info);
+    for index in 0..count {
+        store.insert("data", &format!("p/{index:04}"), vec![7; 100]);
+    }
+    let gated = Gated::new(store);
+    let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
+    let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+    (gated, dataset)
+}
+
+#[test]
+fn an_epoch_closed_amid_reads_leaves_nothing() {
+    let _alone = alone();
+    without_hanging(|| {
+        for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
+            let (gated, dataset) = store(640);
+            gated.shut_after(Call::Get, 3);
+            let loader = DataLoader::builder(dataset).batch_size(32).strategy(strategy).build().unwrap();
+            let batches = loader.epoch(0).unwrap();
+            until("reads wait", || gated.gets().len() > 3);
+            let closed = batches.close(HANG);
+            assert!(closed.is_clean() && closed.tasks_ended > 0, "{strategy:?}: {closed:?}");
+            assert_eq!(closed.threads_joined, 1);
+            assert_eq!(closed.temporaries_deleted > 0, strategy == Strategy::compose(), "{closed:?}");
+            assert_eq!(gated.inner.names("data").len(), 640);
+            assert_eq!(loader.bytes_held(), 0);
+            // The loader is none the worse for it.
+            gated.open();
+            assert_eq!(loader.epoch(1).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 640);
+            assert!(loader.close(HANG).is_clean());
+            until("no thread is left", || threads() == 0);
+        }
+    });
+}
+
+/// What can't be told to have ended is told, and goes on ending.
+#[test]
+fn closing_waits_no_longer_than_it_is_told_to() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (gated, dataset) = store(64);
+        gated.shut(Call::Delete);
+        let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        batches.next().unwrap().unwrap();
+        let closed = batches.close(Duration::from_millis(10));
+        assert_eq!(
+            (closed.temporaries_left, closed.temporaries_deleted, closed.is_clean()),
+            (2, 0, false),
+            "{closed:?}"
+        );
+        gated.open();
+        let closed = loader.close(HANG);
+        assert!(closed.is_clean(), "{closed:?}");
+        assert_eq!(gated.inner.names("data").len(), 64);
+    });
+}
+
+/// The one who trains may be amid a wait that nothing else would ever end.
+#[test]
+fn closing_the_loader_ends_the_waits_of_its_epochs() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (gated, dataset) = store(64);
+        gated.shut(Call::Get);
+        for io_threads in [None, Some(1)] {
+            let builder = DataLoader::builder(dataset.clone()).batch_size(1).prefetch(2).decode_threads(2);
+            let builder = if let Some(threads) = io_threads { builder.io_threads(threads) } else { builder };
+            let loader = builder.build().unwrap();
+            let asked = gated.gets().len();
+            let mut batches = loader.epoch(0).unwrap();
+            let held = loader.epoch(1).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut stream = loader.stream(2).unwrap();
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| batches.next().unwrap().unwrap_err());
+                until("all read ahead", || gated.gets().len() >= asked + 6);
+                let closed = loader.close(HANG);
+                assert!(closed.is_clean(), "{closed:?}");
+                // Three epochs, a stream, two that decode, and perhaps one of the network's.
+                assert_eq!(closed.threads_joined, 6 + io_threads.unwrap_or(0) as u64);
+                assert_eq!(waiting.join().unwrap().kind(), ErrorKind::Cancelled);
+            });
+            assert_eq!(runtime.block_on(stream.next()).unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+            assert!(runtime.block_on(stream.next()).is_none());
+            assert!(batches.next().is_none());
+            assert_eq!(threads(), 0);
+            drop(held);
+        }
+    });
+}
+
+/// Says on which thread it was dropped.
+struct Item(Arc<Mutex<Vec<ThreadId>>>);
+
+impl Drop for Item {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(std::thread::current().id());
+    }
+}
+
+/// A gigabyte of batches takes long to drop.
+#[test]
+fn batches_that_nobody_wants_are_not_dropped_by_the_training_loop() {
+    let _alone = alone();
+    without_hanging(|| {
+        for fail in [false, true] {
+            let (_, dataset) = store(64);
+            let (dropped, decoded) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+            let (told, count) = (Arc::clone(&dropped), Arc::clone(&decoded));
+            let decode = move |sample: RawSample| -> anyhow::Result<Item> {
+                count.fetch_add(1, Ordering::SeqCst);
+                anyhow::ensure!(!fail || sample.id().0 != 7, "a refusal");
+                Ok(Item(Arc::clone(&told)))
+            };
+            let dataset = dataset.decode(decode);
+            let loader = DataLoader::builder(dataset).batch_size(8).strategy(Strategy::Direct).build().unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            until("all are decoded", || decoded.load(Ordering::SeqCst) == 64);
+            let first = batches.next().unwrap();
+            assert_eq!(first.is_err(), fail);
+            if !fail {
+                drop(batches);
+            }
+            drop(first);
+            until("all are dropped", || dropped.lock().unwrap().len() == if fail { 63 } else { 64 });
+            let own = std::thread::current().id();
+            let here = dropped.lock().unwrap().iter().filter(|id| **id == own).count();
+            assert_eq!(here, if fail { 0 } else { 8 }, "its own batch alone");
+        }
+    });
+}
+
+/// A decoder can't be interrupted, but what is dropped doesn't wait for it.
+#[test]
+fn dropping_waits_for_no_user_code() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (_, dataset) = store(64);
+        let (entered, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (inside, opened) = (Arc::clone(&entered), Arc::clone(&gate));
+        let decode = move |_: RawSample| -> anyhow::Result<()> {
+            inside.store(true, Ordering::SeqCst);
+            until("the gate opens", || opened.load(Ordering::SeqCst));
+            Ok(())
+        };
+        let dataset = dataset.decode(decode);
+        let loader = DataLoader::builder(dataset).batch_size(8).decode_threads(1).build().unwrap();
+        let batches = loader.epoch(0).unwrap();
+        until("the decoder is at it", || entered.load(Ordering::SeqCst));
+        drop(batches);
+        let closed = loader.close(Duration::from_millis(10));
+        assert_eq!((closed.threads_left, closed.is_clean()), (1, false), "{closed:?}");
+        gate.store(true, Ordering::SeqCst);
+        until("the thread has ended", || threads() == 0);
+    });
+}

@@ -1,0 +1,211 @@
+//! What is said of a training loop that waits long: for which stage, and with which figures.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dataflux::store::{Call, Client, MemoryStore};
+use dataflux::{Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, EpochStats, RawSample, Strategy};
+use support::gated::Gated;
+use support::{HANG, until, without_hanging};
+
+/// So short that every wait for a gate is told.
+const BOUND: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+/// A store of `count` objects, whose calls are never given up.
+fn store(count: usize) -> (Gated, Client) {
+    let store = MemoryStore::new().with_bucket("data").with_page_cap(700);
+    for index in 0..count {
+        store.insert("data", &format!("p/{index:04}"), vec![7; 100]);
+    }
+    let gated = Gated::new(store);
+    let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
+    (gated, client)
+}
+
+fn opened(client: Client) -> DatafluxDataset {
+    DatafluxDataset::open_with(client, "gs://data/p/").unwrap()
+}
+
+/// Runs an epoch, one batch of which waits until that was told twice in these words, when `open` ends it. Returns the first
+/// such line and what the epoch came to.
+fn told<D: Decode, C: Collate<D::Item>>(
+    builder: DataLoaderBuilder<D, C>,
+    words: &str,
+    open: impl FnOnce(),
+) -> (String, EpochStats) {
+    let loader = builder.stall_report(BOUND).build().unwrap();
+    let log = Log::default();
+    let (writer, stats) = (log.clone(), Arc::new(Mutex::new(EpochStats::default())));
+    let told = || log.text().lines().filter(|line| line.contains(words)).map(str::to_owned).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+            tracing::subscriber::with_default(subscriber, || {
+                let mut batches = loader.epoch(0).unwrap();
+                for batch in &mut batches {
+                    batch.unwrap();
+                }
+                *stats.lock().unwrap() = batches.stats();
+            });
+        });
+        until("the wait is told twice", || told().len() > 1);
+        open();
+    });
+    let stats = *stats.lock().unwrap();
+    (told().swap_remove(0), stats)
+}
+
+/// What is told is in the sums, too: the second time at twice the bound, so that this much of it passed in between.
+fn counted(stage: Duration) {
+    assert!(stage >= BOUND, "{stage:?}");
+}
+
+#[test]
+fn a_read_that_brings_nothing() {
+    without_hanging(|| {
+        let (gated, client) = store(64);
+        gated.shut_object("p/0005");
+        let builder = DataLoader::builder(opened(client)).batch_size(16).strategy(Strategy::Direct);
+        let (line, stats) = told(builder, "waits for the bytes of gs://data/p/0005#", || gated.open());
+        assert!(line.contains("WARN") && line.contains("stage=read"), "{line}");
+        for figure in
+            ["epoch=0", "batch=0", "bytes_held=", "memory_budget=1073741824", "reads_in_flight=1", "reads_at_once="]
+        {
+            assert!(line.contains(figure), "{figure}: {line}");
+        }
+        assert_eq!(stats.batches, 4);
+        assert!(stats.stalls >= 2);
+        counted(stats.waited_for.read);
+    });
+}
+
+#[test]
+fn a_compose_that_never_ends() {
+    without_hanging(|| {
+        let (gated, client) = store(64);
+        gated.shut(Call::Compose);
+        let builder = DataLoader::builder(opened(client)).batch_size(64).strategy(Strategy::compose());
+        let (line, stats) = told(builder, "to be joined", || gated.open());
+        assert!(line.contains("stage=compose"), "{line}");
+        counted(stats.waited_for.compose);
+    });
+}
+
+#[test]
+fn no_leave_to_read() {
+    without_hanging(|| {
+        let (gated, client) = store(2_000);
+        let dataset = opened(client);
+        gated.shut(Call::Get);
+        let builder = || DataLoader::builder(dataset.clone()).strategy(Strategy::Direct);
+        // Whatever leave there is belongs to another loader of the data set.
+        let other = builder().batch_size(2_000).build().unwrap();
+        let held = other.epoch(0).unwrap();
+        until("as many reads are under way as may be", || dataset.ceilings().reads.waiting > 0);
+        let (line, stats) = told(builder().batch_size(1), "waits for leave to read gs://data/p/0000#", || gated.open());
+        assert!(line.contains("reads_waiting="), "{line}");
+        counted(stats.waited_for.turn);
+        drop(held);
+    });
+}
+
+#[test]
+fn a_listing_that_stands_still() {
+    without_hanging(|| {
+        let (gated, client) = store(10_000);
+        gated.shut_after(Call::List, 8);
+        let opening = DatafluxDataset::builder().client(client).streaming(true).list_concurrency(1);
+        let dataset = opening.open("gs://data/p/").unwrap();
+        let (line, stats) =
+            told(DataLoader::builder(dataset).batch_size(4_096), "the listing to come", || gated.open());
+        assert!(line.contains("stage=listing"), "{line}");
+        counted(stats.waited_for.listing);
+    });
+}
+
+/// A gate for user code.
+#[derive(Clone, Default)]
+struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    fn pass(&self) {
+        until("the gate opens", || self.0.load(Ordering::SeqCst));
+    }
+    fn open(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_decoder_that_takes_long() {
+    without_hanging(|| {
+        let (_, client) = store(64);
+        let gate = Gate::default();
+        let within = gate.clone();
+        let decode = move |sample: RawSample| -> anyhow::Result<usize> {
+            if sample.id().0 == 3 {
+                within.pass();
+            }
+            Ok(sample.bytes().len())
+        };
+        let builder = DataLoader::builder(opened(client).decode(decode)).batch_size(16).decode_threads(2);
+        let (line, stats) = told(builder.strategy(Strategy::Direct), "which has 1 samples", || gate.open());
+        assert!(line.contains("stage=decode"), "{line}");
+        counted(stats.waited_for.decode);
+    });
+}
+
+#[test]
+fn a_collation_that_takes_long() {
+    without_hanging(|| {
+        let (_, client) = store(64);
+        let gate = Gate::default();
+        let within = gate.clone();
+        let collate = move |samples: Vec<RawSample>| -> anyhow::Result<usize> {
+            within.pass();
+            Ok(samples.len())
+        };
+        let builder = DataLoader::builder(opened(client)).batch_size(16).collate(collate);
+        let (line, stats) = told(builder.strategy(Strategy::Direct), "the collation of 16 samples", || gate.open());
+        assert!(line.contains("stage=collate"), "{line}");
+        counted(stats.waited_for.collate);
+    });
+}
+
+/// What is there in time is no stall, and a loop that takes its time is none of the loader's.
+#[test]
+fn nothing_is_told_of_what_goes_well() {
+    without_hanging(|| {
+        let (_, client) = store(64);
+        let loader = DataLoader::builder(opened(client)).batch_size(16).stall_report(HANG).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        batches.by_ref().for_each(|batch| assert_eq!(batch.unwrap().len(), 16));
+        let stats = batches.stats();
+        assert_eq!(stats.stalls, 0);
+        assert!(stats.waited_for.total() <= stats.first_batch + stats.waited, "{stats:?}");
+    });
+}

@@ -1,0 +1,118 @@
+//! A store whose calls wait where they are told to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dataflux::Result;
+use dataflux::store::{
+    Attempt, Body, BucketInfo, Call, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta,
+    PutRequest, Store,
+};
+
+/// Over a store in memory. Clones share the gates.
+#[derive(Clone, Debug)]
+pub struct Gated {
+    pub inner: MemoryStore,
+    shut: Arc<Mutex<Shut>>,
+    /// Names of the objects asked for.
+    gets: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shut {
+    /// With how many calls go through before.
+    calls: BTreeMap<Call, usize>,
+    objects: BTreeSet<String>,
+}
+
+impl Gated {
+    pub fn new(inner: MemoryStore) -> Self {
+        Self { inner, shut: Arc::default(), gets: Arc::default() }
+    }
+
+    /// Calls of this kind wait from now on.
+    pub fn shut(&self, call: Call) {
+        self.shut_after(call, 0);
+    }
+
+    /// Calls of this kind wait once so many more have been made.
+    pub fn shut_after(&self, call: Call, calls: usize) {
+        self.shut.lock().unwrap().calls.insert(call, calls);
+    }
+
+    /// Reads of this object wait from now on.
+    pub fn shut_object(&self, name: &str) {
+        self.shut.lock().unwrap().objects.insert(name.to_owned());
+    }
+
+    /// Nothing waits any more.
+    pub fn open(&self) {
+        *self.shut.lock().unwrap() = Shut::default();
+    }
+
+    /// Names of the objects that were asked for, in order.
+    pub fn gets(&self) -> Vec<String> {
+        self.gets.lock().unwrap().clone()
+    }
+
+    async fn pass(&self, call: Call, name: &str) {
+        let shut = || {
+            let mut shut = self.shut.lock().unwrap();
+            match shut.calls.get_mut(&call) {
+                Some(0) => true,
+                Some(left) => {
+                    *left -= 1;
+                    false
+                }
+                None => shut.objects.contains(name),
+            }
+        };
+        while shut() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Gated {
+    async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
+        self.pass(Call::List, "").await;
+        self.inner.list(request, attempt).await
+    }
+    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+        self.gets.lock().unwrap().push(id.name.to_string());
+        self.pass(Call::Get, &id.name).await;
+        self.inner.get(id, range, attempt).await
+    }
+    async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.pass(Call::Compose, "").await;
+        self.inner.compose(request, attempt).await
+    }
+    async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
+        self.pass(Call::Delete, "").await;
+        self.inner.delete(id, attempt).await
+    }
+    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
+        self.inner.bucket_info(bucket, attempt).await
+    }
+    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
+        self.inner.test_permissions(bucket, permissions, attempt).await
+    }
+    async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.inner.stat(id, attempt).await
+    }
+    async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.inner.put(request, attempt).await
+    }
+    async fn update_metadata(
+        &self,
+        id: &ObjectId,
+        metadata: &BTreeMap<String, String>,
+        attempt: &Attempt,
+    ) -> Result<ObjectMeta> {
+        self.inner.update_metadata(id, metadata, attempt).await
+    }
+}
