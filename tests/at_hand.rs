@@ -40,7 +40,7 @@ impl Decode for Picky {
     type Collate = Together;
 
     fn decode(&self, sample: RawSample) -> anyhow::Result<RawSample> {
-        anyhow::ensure!(!self.refuses.is_some_and(|nth| sample.id().0 % nth == 3), "refused");
+        anyhow::ensure!(self.refuses.is_none_or(|nth| sample.id().0 % nth != 3), "refused");
         Ok(sample)
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ai_dataloader::collate::{Collate, DefaultCollate, NoOpCollate};
-use burn_core::data::dataloader::batcher::Batcher;
 use burn_core::data::dataloader::DataLoaderBuilder;
+use burn_core::data::dataloader::batcher::Batcher;
 use burn_core::data::dataset::InMemDataset;
 use burn_core::tensor::Device;
 use bytes::Bytes;
@@ -21,6 +21,13 @@ pub(crate) struct Contender<'a> {
     pub(crate) threads: &'static str,
     pub(crate) sample: &'static str,
     pub(crate) epoch: Box<dyn FnMut() -> anyhow::Result<Seen> + 'a>,
+}
+
+impl Contender<'_> {
+    /// Whether this is another loader, with threads of its own.
+    pub(crate) fn is_threaded_peer(&self) -> bool {
+        self.threads != "0" && self.name != "dataflux"
+    }
 }
 
 /// A sample that is a reference to shared bytes.

@@ -145,7 +145,9 @@ fn run(options: &Options, course: &Course, mut contenders: Vec<Contender<'_>>) -
         median(&rounds.rates.iter().zip(other).map(|(rate, other)| rate / other).collect::<Vec<_>>())
     };
     println!("\n{}:\n", if course.shuffled { "shuffled" } else { "in order" });
-    println!("| loader | threads | a sample is | million samples/s | of the plain loop | dataflux is | CPU, ns/sample |");
+    println!(
+        "| loader | threads | a sample is | million samples/s | of the plain loop | dataflux is | CPU, ns/sample |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for (contender, rounds) in contenders.iter().zip(&rounds) {
         println!(
@@ -157,6 +159,17 @@ fn run(options: &Options, course: &Course, mut contenders: Vec<Contender<'_>>) -
             100.0 * beside(rounds, of("plain loop")),
             of("dataflux").map_or(f64::NAN, |dataflux| beside(dataflux, Some(rounds))),
             median(&rounds.cpu),
+        );
+    }
+    let mut peers: Vec<_> = contenders.iter().zip(&rounds).filter(|(peer, _)| peer.is_threaded_peer()).collect();
+    peers.sort_by(|(_, one), (_, other)| median(&other.rates).total_cmp(&median(&one.rates)));
+    if let Some((dataflux, (best, peer))) = of("dataflux").zip(peers.first()) {
+        println!(
+            "\nBeside the best peer with threads ({}, {}): {:.2} times; {:.0}% of the plain loop.",
+            best.name,
+            best.sample,
+            beside(dataflux, Some(peer)),
+            100.0 * beside(dataflux, of("plain loop")),
         );
     }
     Ok(())
