@@ -1,9 +1,10 @@
 //! From samples to a batch.
 
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::Error;
+use crate::manifest::Manifest;
 use crate::sample::SampleId;
 
 /// A sample that could not be had, where the loader was told to [go on](crate::OnError) without it.
@@ -29,7 +30,9 @@ pub struct LostSample {
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
     ids: Vec<SampleId>,
-    names: Vec<Arc<str>>,
+    manifest: Arc<Manifest>,
+    /// Looked up when they are asked for.
+    names: OnceLock<Vec<Arc<str>>>,
     positions: Range<u64>,
     padding: usize,
     lost: Vec<LostSample>,
@@ -40,13 +43,13 @@ impl<T> Batch<T> {
     /// `lost` are either skipped or substituted, all of them.
     pub(crate) fn new(
         ids: Vec<SampleId>,
-        names: Vec<Arc<str>>,
+        manifest: Arc<Manifest>,
         positions: Range<u64>,
         padding: usize,
         lost: Vec<LostSample>,
         data: T,
     ) -> Self {
-        Self { ids, names, positions, padding, lost, data }
+        Self { ids, manifest, names: OnceLock::new(), positions, padding, lost, data }
     }
 
     /// Which samples these are, in order.
@@ -54,9 +57,11 @@ impl<T> Batch<T> {
         &self.ids
     }
 
-    /// Their objects' names, in order.
+    /// Their objects' names, in order; the first call looks them up. Empty where the manifest's file was written to since
+    /// they were read.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.names.iter().map(|name| &**name)
+        let name = |id: &SampleId| self.manifest.get(id.0).map(|entry| entry.name).unwrap_or_default();
+        self.names.get_or_init(|| self.ids.iter().map(name).collect()).iter().map(|name| &**name)
     }
 
     /// Where in the global order of the epoch these samples stand, those that were skipped included.

@@ -15,10 +15,10 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::pipeline::{Engine, Way, Window, is_cancelled, read_alone};
-use crate::Result;
+use super::local::{Hit, Looked};
+use super::pipeline::{Engine, Way, Window, read_alone};
 use crate::budget::Permit;
-use crate::cache::{Cache, CacheCounts, CacheStats, Claimed, Key, Place, Wanted};
+use crate::cache::{Cache, CacheCounts, CacheStats, Claimed, Key, Wanted};
 use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::manifest::{Entry, Manifest};
@@ -34,10 +34,6 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 
 /// Looks for what others have written between two for whether they still live.
 const LOOKS: u32 = 8;
-
-/// Bytes that one thread reads at a time, at most unless one sample has more: so few that threads share what is to be
-/// read, so many that handing it over is nothing beside it.
-const AT_A_TIME: u64 = 1 << 20;
 
 /// How long the end of an epoch waits for what is still to be written: what waits is 16 MiB, or one sample.
 const AT_END: Duration = Duration::from_secs(10);
@@ -64,24 +60,20 @@ impl Kept {
         self.counts.stats()
     }
 
+    /// Learns what others have put in.
+    pub(super) fn refresh(&self) {
+        self.cache.refresh();
+    }
+
+    /// Has a job done by the threads that read.
+    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.cache.run(job);
+    }
+
     /// Waits for a while until what was read is written.
     pub(super) fn flush(&self) {
         self.cache.flush(AT_END);
     }
-}
-
-/// What the cache said of the samples of a window, by their slots.
-#[derive(Debug, Default)]
-pub(super) struct Looked {
-    /// None of those that a cache doesn't keep.
-    hashes: BTreeMap<usize, u64>,
-    hits: BTreeMap<usize, Hit>,
-}
-
-#[derive(Debug)]
-struct Hit {
-    entry: Entry,
-    place: Place,
 }
 
 /// A sample that nobody else reads as long as this lives.
@@ -119,15 +111,8 @@ fn group(method: Method, slices: impl IntoIterator<Item = Slice>) -> Group {
 }
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
-    /// Asks the cache for the samples of a window.
-    pub(super) fn look_up(&self, ids: &[SampleId]) -> Looked {
-        let Some(kept) = &self.kept else { return Looked::default() };
-        kept.cache.refresh();
-        self.find(ids.iter().copied().enumerate())
-    }
-
-    fn find(&self, ids: impl Iterator<Item = (usize, SampleId)>) -> Looked {
-        let Some(kept) = &self.kept else { return Looked::default() };
+    /// Asks the cache for samples, each with its slot.
+    pub(super) fn find(&self, kept: &Kept, ids: impl Iterator<Item = (usize, SampleId)>) -> Looked {
         let mut looked = Looked::default();
         // What can't be told is told by whoever reads it, with its error.
         let known: Vec<_> = ids
@@ -139,89 +124,32 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             })
             .collect();
         let places = kept.cache.find(known.iter().map(|(_, _, hash)| *hash));
-        let hits = known.into_iter().zip(places);
-        looked.hits = hits.filter_map(|((slot, entry, _), place)| Some((slot, Hit { entry, place: place? }))).collect();
+        for ((slot, entry, _), place) in known.into_iter().zip(places) {
+            if let Some(place) = place {
+                looked.insert(slot, Hit::Kept(entry, place));
+            }
+        }
         looked
     }
 
-    /// Cuts the samples of a window into groups: those that are in the cache, and the others as they are always planned.
-    pub(super) fn plan(&self, ids: &[SampleId], looked: &Looked) -> Result<Vec<Group>> {
-        let (slots, rest): (Vec<_>, Vec<_>) =
-            ids.iter().copied().enumerate().filter(|(slot, _)| !looked.hits.contains_key(slot)).unzip();
-        let mut groups = self.planner.plan(&rest)?;
-        for slice in groups.iter_mut().flat_map(|group| &mut group.slices) {
-            slice.slot = slots[slice.slot];
-        }
-        if !self.fetcher.may_compose() {
-            groups = groups.iter().flat_map(Group::split_up).collect();
-        }
-        if !looked.hits.is_empty() {
-            groups.extend(looked.groups(ids));
-            groups.sort_by_key(|group| group.slices[0].slot);
-        }
-        Ok(groups)
-    }
-
-    /// Starts to read a group that is in the cache, whose bytes are held; whether it is.
-    pub(super) fn read_kept(
-        self: &Arc<Self>,
-        group: &Group,
-        looked: &mut Looked,
-        window: &Arc<Window<D, C>>,
-        passing: Option<&Arc<Permit>>,
-        way: &Way<'_, D, C>,
-    ) -> bool {
-        let Some(kept) = &self.kept else { return false };
-        let hits: Vec<_> = group.slices.iter().map_while(|slice| looked.hits.remove(&slice.slot)).collect();
-        if hits.is_empty() {
-            return false;
-        }
-        let number = way.next_number();
-        let (engine, window, passing) = (Arc::clone(self), Arc::clone(window), passing.cloned());
-        let (slices, cancel) = (group.slices.clone(), way.cancel.clone());
-        kept.cache.run(move || {
-            if is_cancelled(&cancel) {
-                return;
-            }
-            let missed = engine.read_hits(slices, hits, &window, passing.as_ref());
-            if !missed.is_empty() {
-                engine.wait_for(missed, number, &window, passing, &cancel);
-            }
-        });
-        true
-    }
-
-    /// Reads samples from the cache and hands them over; returns those that turned out not to be there.
-    fn read_hits(
-        &self,
-        slices: Vec<Slice>,
-        hits: Vec<Hit>,
-        window: &Window<D, C>,
-        passing: Option<&Arc<Permit>>,
-    ) -> Vec<Slice> {
-        let Some(Kept { cache, counts }) = &self.kept else { return slices };
-        let wanted = hits.iter().filter_map(|Hit { entry, place }| {
+    /// The bytes of samples that are in the cache, in one buffer; `None` for each that turns out not to be there. Blocks.
+    pub(super) fn read_kept(&self, Kept { cache, counts }: &Kept, hits: &[Hit]) -> Vec<Option<Bytes>> {
+        let wanted = hits.iter().filter_map(|hit| {
+            let Hit::Kept(entry, place) = hit else { return None };
             let (key, crc32c) = key(cache, &self.manifest, entry)?;
             Some(Wanted { key, place: *place, size: entry.size, crc32c })
         });
         let wanted: Vec<_> = wanted.collect();
         let size = wanted.iter().map(Wanted::bytes).sum();
-        let Ok(mut buffer) = self.fetcher.buffers().take(size) else { return slices };
+        let Ok(mut buffer) = self.fetcher.buffers().take(size) else { return vec![None; hits.len()] };
         let ranges = cache.read(&wanted, buffer.fill(size));
-        drop(wanted);
         let bytes: Bytes = buffer.freeze();
-        let (mut samples, mut missed) = (Vec::with_capacity(slices.len()), Vec::new());
-        for ((slice, hit), range) in slices.into_iter().zip(hits).zip(ranges) {
-            let Some(range) = range else {
-                missed.push(slice);
-                continue;
-            };
+        let found = ranges.into_iter().map(|range| {
+            let range = range?;
             counts.hit(range.len() as u64);
-            let sample = RawSample::kept(Arc::clone(&self.manifest), slice.id, hit.entry, bytes.slice(range));
-            samples.push((slice.slot, sample));
-        }
-        self.hand_over(samples, window, passing);
-        missed
+            Some(bytes.slice(range))
+        });
+        found.collect()
     }
 
     /// Claims the samples of a group, whose bytes are held, and returns what of it is to be read now, with a claim for each
@@ -289,8 +217,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
-    /// Starts a task that brings samples which somebody else reads.
-    fn wait_for(
+    /// Starts a task that brings samples which somebody else reads, or that aren't where they were found.
+    pub(super) fn wait_for(
         self: &Arc<Self>,
         slices: Vec<Slice>,
         number: u64,
@@ -316,12 +244,16 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         window: &Arc<Window<D, C>>,
         passing: Option<Arc<Permit>>,
     ) {
-        let Some(Kept { cache, .. }) = &self.kept else { return };
+        let Some(kept @ Kept { cache, .. }) = &self.kept else {
+            // Nobody else does.
+            let slices = slices.into_iter().map(|slice| (slice, None)).collect();
+            return self.read_each(slices, number, window, passing.as_ref()).await;
+        };
         let until = Instant::now() + PATIENCE;
         let (mut pause, mut looks) = (LOOK.0, 0);
         loop {
             cache.refresh_after(LOOK.0);
-            let has_come = !self.find(slices.iter().map(|slice| (slice.slot, slice.id))).hits.is_empty();
+            let has_come = self.find(kept, slices.iter().map(|slice| (slice.slot, slice.id))).has_any();
             if has_come || looks % LOOKS == 0 {
                 let (engine, of, held) = (Arc::clone(self), Arc::clone(window), passing.clone());
                 let (done, wait) = oneshot::channel();
@@ -353,10 +285,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         window: &Window<D, C>,
         passing: Option<&Arc<Permit>>,
     ) -> (Vec<Mine>, Vec<Theirs>) {
-        let mut looked = self.find(slices.iter().map(|slice| (slice.slot, slice.id)));
-        let (there, rest): (Vec<_>, Vec<_>) =
-            slices.into_iter().partition(|slice| looked.hits.contains_key(&slice.slot));
-        let hits = there.iter().filter_map(|slice| looked.hits.remove(&slice.slot)).collect();
+        let find = |kept| self.find(kept, slices.iter().map(|slice| (slice.slot, slice.id)));
+        let mut looked = self.kept.as_ref().map(find).unwrap_or_default();
+        let (there, rest): (Vec<_>, Vec<_>) = slices.into_iter().partition(|slice| looked.has(slice.slot));
+        let hits = there.iter().filter_map(|slice| looked.take(slice.slot)).collect();
         let missed = self.read_hits(there, hits, window, passing);
         let (mut mine, theirs) = self.divide(rest, &looked.hashes);
         // What can't be read though it is there is not waited for.
@@ -380,24 +312,5 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
         });
         stream::iter(reads).for_each_concurrent(MAX_SOURCES, |read| read).await;
-    }
-}
-
-impl Looked {
-    /// The groups of samples that are in the cache.
-    fn groups(&self, ids: &[SampleId]) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
-        for (&slot, Hit { entry, .. }) in &self.hits {
-            let last = groups.last().map_or((MAX_SOURCES, 0), |group| (group.slices.len(), group.bytes()));
-            let start = if last.0 < MAX_SOURCES && last.1.saturating_add(entry.size) <= AT_A_TIME {
-                last.1
-            } else {
-                groups.push(Group { method: Method::Direct, slices: Vec::new() });
-                0
-            };
-            let slice = Slice { slot, id: ids[slot], range: start..start + entry.size };
-            groups.last_mut().expect("there is one, or one was pushed").slices.push(slice);
-        }
-        groups
     }
 }

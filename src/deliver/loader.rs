@@ -731,7 +731,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             fetcher,
             kept: settings.cache.clone().map(Kept::new),
             budget: Budget::new(settings.memory_budget, held.clone()),
-            code: Arc::new(Code { decode: Arc::clone(&dataset.decode), collate }),
+            code: Arc::new(Code { manifest: Arc::clone(&manifest), decode: Arc::clone(&dataset.decode), collate }),
             jobs,
             on_error: settings.on_error,
             groups: Arc::default(),

@@ -16,6 +16,7 @@ mod dataset;
 mod epochs;
 mod hunger;
 mod loader;
+mod local;
 mod loss;
 mod pipeline;
 mod pool;

@@ -348,12 +348,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, D, C>) -> Option<()> {
         let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
         let mut looked = self.look_up(&ids);
-        let groups = self.plan(&ids, &looked).map_err(|error| (error, Vec::new())).and_then(|groups| {
-            match self.budget.check(groups.iter().map(|group| self.bytes(group))) {
+        let groups =
+            self.plan(&ids, &looked).map_err(|error| (error, Vec::new())).and_then(|groups| match self.fits(&groups) {
                 Ok(()) => Ok(groups),
                 Err(bytes) => Err((self.too_large(&groups, bytes), groups)),
-            }
-        });
+            });
         if groups.is_err() && batches.len() > 1 {
             // Batch by batch, the error finds the one it belongs to.
             return batches.into_iter().try_for_each(|batch| self.start(vec![batch], way));
@@ -390,7 +389,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             behind -= group.slices.len() as u64;
             // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
             let passing = self.hold(&group, &window, way)?;
-            if self.read_kept(&group, &mut looked, &window, passing.as_ref(), way) {
+            if self.bring_local(&group, &mut looked, &window, passing.as_ref(), way) {
                 continue;
             }
             let Some((group, claims)) = self.claim(group, &looked, &window, passing.as_ref(), way) else { continue };
@@ -466,6 +465,14 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             rate: lane.per_second,
         });
         Ceilings { reads, writes }
+    }
+
+    /// Whether the bytes of a window can be held.
+    ///
+    /// # Errors
+    /// The budget that it takes.
+    pub(super) fn fits(&self, groups: &[Group]) -> Result<(), u64> {
+        self.budget.check(groups.iter().map(|group| self.bytes(group)))
     }
 
     /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
@@ -586,19 +593,46 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
+    /// Hands samples to the decode threads.
     pub(super) fn hand_over(
         &self,
         samples: Vec<(usize, RawSample)>,
         window: &Window<D, C>,
         passing: Option<&Arc<Permit>>,
     ) {
+        self.decode(samples, window, passing, |whole| self.give(whole, Job::Collate(Arc::clone(whole))));
+    }
+
+    /// Decodes samples, or has the decode threads do so, and says which batches are whole by that.
+    pub(super) fn decode(
+        &self,
+        samples: Vec<(usize, RawSample)>,
+        window: &Window<D, C>,
+        passing: Option<&Arc<Permit>>,
+        whole: impl Fn(&Arc<Assembly<D, C>>),
+    ) {
         window.steps.brought(samples.iter().map(|(slot, _)| *slot));
-        for (slot, sample) in samples {
-            let (assembly, slot) = window.place(slot);
-            self.hand_one_over(assembly, slot, sample, passing);
+        if !self.code.decode.is_light() {
+            for (slot, sample) in samples {
+                let (assembly, slot) = window.place(slot);
+                self.have_decoded(assembly, slot, sample, passing);
+            }
+            return;
+        }
+        let mut samples = samples.into_iter().peekable();
+        while let Some(&(slot, _)) = samples.peek() {
+            let (assembly, in_batch) = window.place(slot);
+            let slots = slot - in_batch..slot - in_batch + assembly.samples();
+            // All of them are taken here, whether the batch still wants them or not.
+            let of_batch = std::iter::from_fn(|| samples.next_if(|(slot, _)| slots.contains(slot)));
+            let of_batch: Vec<_> = of_batch.map(|(slot, sample)| (slot - slots.start, sample)).collect();
+            if assembly.decode(of_batch) {
+                whole(assembly);
+            }
         }
     }
 
+    /// Hands one sample to the decode threads, or decodes it here.
     pub(super) fn hand_one_over(
         &self,
         assembly: &Arc<Assembly<D, C>>,
@@ -607,14 +641,25 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         passing: Option<&Arc<Permit>>,
     ) {
         if !self.code.decode.is_light() {
-            let (of, passing) = (Arc::clone(assembly), passing.cloned());
-            self.give(assembly, Job::Decode { assembly: of, slot, sample, passing });
-        } else if assembly.decode(slot, sample) {
+            self.have_decoded(assembly, slot, sample, passing);
+        } else if assembly.decode([(slot, sample)]) {
             self.give(assembly, Job::Collate(Arc::clone(assembly)));
         }
     }
 
-    fn give(&self, assembly: &Assembly<D, C>, job: Job<D, C>) {
+    fn have_decoded(
+        &self,
+        assembly: &Arc<Assembly<D, C>>,
+        slot: usize,
+        sample: RawSample,
+        passing: Option<&Arc<Permit>>,
+    ) {
+        let (of, passing) = (Arc::clone(assembly), passing.cloned());
+        self.give(assembly, Job::Decode { assembly: of, slot, sample, passing });
+    }
+
+    /// Gives a job of this batch to the decode threads.
+    pub(super) fn give(&self, assembly: &Assembly<D, C>, job: Job<D, C>) {
         if self.jobs.send(job).is_err() {
             assembly.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
         }

@@ -15,6 +15,7 @@ use crate::budget::Permit;
 use crate::collate::{Batch, Collate, LostSample};
 use crate::decode::Decode;
 use crate::error::panic_message;
+use crate::manifest::Manifest;
 use crate::sample::SampleId;
 use crate::split::RawSample;
 use crate::store::ObjectId;
@@ -32,6 +33,8 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     },
     /// Collate a batch whose samples are all there.
     Collate(Arc<Assembly<D, C>>),
+    /// Bring samples that are at hand.
+    Bring(Box<dyn FnOnce() + Send>),
     /// Drop what nobody wants any more, which may be many batches and a lot of memory.
     Discard(Arrivals<C::Output>),
     /// End the thread that finds this.
@@ -54,12 +57,17 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Po
                 for job in work {
                     match job {
                         Job::Decode { assembly, slot, sample, passing } => {
-                            if assembly.decode(slot, sample) {
+                            if assembly.decode([(slot, sample)]) {
                                 assembly.collate();
                             }
                             drop(passing);
                         }
                         Job::Collate(assembly) => assembly.collate(),
+                        // A panic breaks the promises of its batches, and is no end of this thread.
+                        Job::Bring(bring) => drop(guarded(|| {
+                            bring();
+                            Ok(())
+                        })),
                         Job::Discard(arrivals) => {
                             // A panic while one of them is dropped is nobody's to hear of.
                             let _ = guarded(|| {
@@ -86,6 +94,7 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Po
 /// What user code a loader runs.
 #[derive(Debug)]
 pub(super) struct Code<D, C> {
+    pub(super) manifest: Arc<Manifest>,
     pub(super) decode: Arc<D>,
     pub(super) collate: C,
 }
@@ -155,8 +164,8 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
 }
 
 struct Parts<T> {
-    /// With id and name of each.
-    items: Vec<Option<(SampleId, Arc<str>, T)>>,
+    /// With the id of each.
+    items: Vec<Option<(SampleId, T)>>,
     /// With the slot of each, in the order in which they were found.
     lost: Vec<(usize, LostSample)>,
     missing: usize,
@@ -193,6 +202,11 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         unreachable!("a slot of the batch")
     }
 
+    /// Samples that are to be in the batch.
+    pub(super) fn samples(&self) -> usize {
+        self.positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize
+    }
+
     /// Holds bytes until the batch is delivered.
     pub(super) fn keep(&self, permit: Arc<Permit>) {
         self.lock().kept.push(permit);
@@ -204,31 +218,52 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         self.promise.keep(Err(error));
     }
 
-    /// Decodes a sample into its slot. Returns whether all samples are there now, and the batch is to be collated.
-    pub(super) fn decode(self: &Arc<Self>, slot: usize, sample: RawSample) -> bool {
+    /// Decodes samples into their slots. Returns whether all samples are there by that, and the batch is to be collated.
+    pub(super) fn decode(self: &Arc<Self>, samples: impl IntoIterator<Item = (usize, RawSample)>) -> bool {
         let Terms { code, cancel, .. } = &*self.terms;
         // Nobody waits for it any more.
         if *cancel.borrow() || cancel.has_changed().is_err() {
             return false;
         }
-        let (bytes, verified, sample_id) = (sample.bytes().len() as u64, sample.verified(), sample.id());
-        let id = sample.manifest().id(sample.entry());
-        match guarded(|| code.decode.decode(sample)) {
-            Ok(item) => self.fill(slot, (sample_id, id.name, item), bytes, verified),
-            Err(cause) => {
-                let name = Arc::clone(&id.name);
-                self.lose(slot, (sample_id, name), refused(id, &cause)) == Outlook::Whole
+        let samples = samples.into_iter();
+        let (mut items, mut lost) = (Vec::with_capacity(samples.size_hint().0), Vec::new());
+        let (mut bytes, mut verified) = (0, 0);
+        for (slot, sample) in samples {
+            let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
+            match guarded(|| code.decode.decode(sample)) {
+                Ok(item) => {
+                    items.push((slot, (id, item)));
+                    bytes += size;
+                    verified += u64::from(is_verified);
+                }
+                Err(cause) => lost.push((slot, id, cause)),
             }
         }
+        let mut is_whole = !items.is_empty() && self.fill(items, bytes, verified);
+        for (slot, id, cause) in lost {
+            let outlook = match code.manifest.at(id.0) {
+                Ok(entry) => {
+                    let error = refused(code.manifest.id(&entry), &cause);
+                    self.lose(slot, (id, entry.name), error)
+                }
+                Err(damaged) => {
+                    self.fail(damaged);
+                    Outlook::Failed
+                }
+            };
+            is_whole |= outlook == Outlook::Whole;
+        }
+        is_whole
     }
 
-    fn fill(&self, slot: usize, item: (SampleId, Arc<str>, D::Item), bytes: u64, verified: bool) -> bool {
+    /// Puts items into their slots, each of which is filled once.
+    fn fill(&self, items: Vec<(usize, (SampleId, D::Item))>, bytes: u64, verified: u64) -> bool {
         let mut parts = self.lock();
-        if parts.items[slot].replace(item).is_none() {
-            parts.missing -= 1;
-            parts.bytes += bytes;
-            parts.verified += u64::from(verified);
+        for (slot, item) in items {
+            parts.missing -= usize::from(parts.items[slot].replace(item).is_none());
         }
+        parts.bytes += bytes;
+        parts.verified += verified;
         parts.missing == 0
     }
 
@@ -267,7 +302,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     /// Makes the batch of what is there.
-    fn collate(&self) {
+    pub(super) fn collate(&self) {
         let mut parts = self.lock();
         let (slots, mut lost) = (std::mem::take(&mut parts.items), std::mem::take(&mut parts.lost));
         let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
@@ -275,23 +310,21 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         // Of one slot they stay in the order in which they were tried.
         lost.sort_by_key(|(slot, _)| *slot);
         let lost = lost.into_iter().map(|(slot, mut lost)| {
-            lost.substitute = slots[slot].as_ref().map(|(id, ..)| *id);
+            lost.substitute = slots[slot].as_ref().map(|(id, _)| *id);
             lost
         });
         let lost = lost.collect();
         let padding = slots[slots.len() - self.padding..].iter().flatten().count();
-        let (mut ids, mut names) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
-        let items = slots.into_iter().flatten().map(|(id, name, item)| {
+        let (mut ids, mut items) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
+        for (id, item) in slots.into_iter().flatten() {
             ids.push(id);
-            names.push(name);
-            item
-        });
-        let items = items.collect();
+            items.push(item);
+        }
         match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
                 let span = self.positions.first().map_or(0, |first| first.start)
                     ..self.positions.last().map_or(0, |last| last.end);
-                let batch = Batch::new(ids, names, span, padding, lost, data);
+                let batch = Batch::new(ids, Arc::clone(&self.terms.code.manifest), span, padding, lost, data);
                 // As in `fail`: then an error is there first, or nobody waits.
                 self.promise.keep(Ok(Ready { batch, bytes, verified, kept }));
             }

@@ -22,7 +22,7 @@ use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::metrics::add;
 use crate::plan::{Group, Method};
-use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId};
+use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, MemoryStore, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
@@ -249,6 +249,18 @@ impl Fetcher {
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         let computed = (group.method != Method::Composed).then_some(read.computed);
         Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
+    }
+
+    /// Where objects are in memory, so that they are had without a call.
+    pub(crate) fn in_memory(&self) -> Option<&MemoryStore> {
+        self.clients.class(StorageClass::default()).in_memory()
+    }
+
+    /// Counts objects that were at hand, with their bytes, by their storage class.
+    pub(crate) fn found(&self, counts: &[(u64, u64); StorageClass::ALL.len()]) {
+        for (class, &(objects, bytes)) in StorageClass::ALL.into_iter().zip(counts).filter(|(_, counts)| counts.0 > 0) {
+            self.clients.class(class).found(objects, bytes);
+        }
     }
 
     /// Whether composing is still worth a try.

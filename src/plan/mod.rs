@@ -170,6 +170,11 @@ impl GroupCounts {
         self.0[at].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts objects that are brought one by one.
+    pub(crate) fn count_reads(&self, objects: u64) {
+        self.0[0].fetch_add(objects, Ordering::Relaxed);
+    }
+
     pub(crate) fn groups(&self) -> Groups {
         let [direct, ranged, composed] = [0, 1, 2].map(|at: usize| self.0[at].load(Ordering::Relaxed));
         Groups { direct, ranged, composed }
@@ -269,6 +274,11 @@ impl Planner {
     /// A sample of a group, by itself.
     pub(crate) fn alone(&self, slice: &Slice) -> Group {
         Group::alone(slice.slot, slice.id, slice.range.end - slice.range.start, self.ranged)
+    }
+
+    /// Whether a sample of this size, by itself, is read in one read.
+    pub(crate) fn is_direct(&self, size: u64) -> bool {
+        (1..self.ranged).contains(&size)
     }
 
     /// Whether an object is to be a source. Of the cold classes only an explicit strategy makes temporaries.

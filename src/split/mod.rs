@@ -1,7 +1,7 @@
 //! Payloads cut into samples, each proved against the CRC that was listed. Nothing is copied.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -16,17 +16,31 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// few samples of many for long, copy their bytes.
 #[derive(Clone)]
 pub struct RawSample {
-    manifest: Arc<Manifest>,
+    origin: Arc<Origin>,
     id: SampleId,
-    entry: Entry,
+    /// Looked up when it is asked for, if nobody needed it before.
+    entry: OnceLock<Box<Entry>>,
     bytes: Bytes,
     verified: bool,
 }
 
+/// What samples that are read together share, so that not all samples of all threads count the owners of one manifest.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    manifest: Arc<Manifest>,
+}
+
+impl Origin {
+    pub(crate) fn new(manifest: &Arc<Manifest>) -> Arc<Self> {
+        Arc::new(Self { manifest: Arc::clone(manifest) })
+    }
+}
+
 impl RawSample {
-    /// A sample whose bytes were proved against the entry's CRC where they were kept.
-    pub(crate) fn kept(manifest: Arc<Manifest>, id: SampleId, entry: Entry, bytes: Bytes) -> Self {
-        Self { manifest, id, entry, bytes, verified: true }
+    /// A sample whose bytes were proved where they were. Its entry is looked up when it is asked for, if it isn't given.
+    pub(crate) fn proved(origin: &Arc<Origin>, id: SampleId, entry: Option<Entry>, bytes: Bytes) -> Self {
+        let entry = entry.map_or_else(OnceLock::new, |entry| Box::new(entry).into());
+        Self { origin: Arc::clone(origin), id, entry, bytes, verified: true }
     }
 
     /// The sample's index in the manifest.
@@ -36,17 +50,18 @@ impl RawSample {
 
     /// The object's whole name.
     pub fn name(&self) -> &str {
-        &self.entry.name
+        &self.entry().name
     }
 
-    /// What the listing told of the object.
+    /// What the listing told of the object. One without a name where the manifest's file was written to since the sample
+    /// was read.
     pub fn entry(&self) -> &Entry {
-        &self.entry
+        self.entry.get_or_init(|| Box::new(self.origin.manifest.get(self.id.0).unwrap_or_default()))
     }
 
     /// The manifest this is a sample of.
     pub fn manifest(&self) -> &Arc<Manifest> {
-        &self.manifest
+        &self.origin.manifest
     }
 
     /// The bytes as stored; an object with a `Content-Encoding` is still encoded.
@@ -89,6 +104,7 @@ pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, R
     // The server's word for the CRC of a whole object serves where the listing had none, but never instead of it.
     let alone = group.slices.len() == 1;
     let told = if alone { crc32c } else { None };
+    let origin = Origin::new(manifest);
     group
         .slices
         .into_iter()
@@ -108,8 +124,8 @@ pub fn split(manifest: &Arc<Manifest>, payload: Payload) -> Result<Vec<(usize, R
                         ));
                 }
             }
-            let (manifest, verified) = (Arc::clone(manifest), wanted.is_some());
-            Ok((slice.slot, RawSample { manifest, id: slice.id, entry, bytes, verified }))
+            let (origin, entry, verified) = (Arc::clone(&origin), Box::new(entry).into(), wanted.is_some());
+            Ok((slice.slot, RawSample { origin, id: slice.id, entry, bytes, verified }))
         })
         .collect()
 }

@@ -2,6 +2,7 @@
 
 mod streaming;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -19,8 +20,8 @@ use super::hedge::{Hedge, Hedging};
 use super::reading::{Amount, Reading};
 use super::retry::{Decision, Failure};
 use super::{
-    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy,
-    Store,
+    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta, PutRequest,
+    RetryPolicy, Store,
 };
 use crate::metrics::{Counter, Metrics, add, count};
 use crate::{Error, ErrorKind, Result};
@@ -177,6 +178,18 @@ impl Client {
     /// Longest wait for the next bytes.
     pub(crate) fn stall_timeout(&self) -> Duration {
         self.stall
+    }
+
+    /// The store, where its objects are in memory. Who looks there says so with [`found`](Self::found).
+    pub(crate) fn in_memory(&self) -> Option<&MemoryStore> {
+        let store: &dyn Any = &*self.store;
+        store.downcast_ref().filter(|store: &&MemoryStore| !store.is_chunked())
+    }
+
+    /// Counts objects that were found in memory: each is as good as a read.
+    pub(crate) fn found(&self, objects: u64, bytes: u64) {
+        add(&self.metrics.get, objects);
+        add(&self.metrics.bytes_received, bytes);
     }
 
     /// What was asked of the store through this client and its clones.

@@ -1,8 +1,8 @@
 //! A bucket in memory, with the service's semantics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -31,7 +31,7 @@ const MOST_SOURCES: usize = 32;
 /// ```
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
-    buckets: Arc<Mutex<Buckets>>,
+    buckets: Arc<RwLock<Buckets>>,
     page_cap: usize,
     chunk: usize,
 }
@@ -46,6 +46,29 @@ struct Buckets {
 struct Bucket {
     info: BucketInfo,
     objects: BTreeMap<String, Stored>,
+    /// The bytes of those by their generations, which no two objects of a store share.
+    live: HashMap<i64, Bytes>,
+}
+
+impl Bucket {
+    fn of(info: BucketInfo) -> Self {
+        Self { info, ..Self::default() }
+    }
+
+    fn set(&mut self, name: String, stored: Stored) {
+        let (generation, data) = (stored.meta.generation, stored.data.clone());
+        if let Some(before) = self.objects.insert(name, stored) {
+            self.live.remove(&before.meta.generation);
+        }
+        // After that, since a change of metadata keeps the generation.
+        self.live.insert(generation, data);
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(before) = self.objects.remove(name) {
+            self.live.remove(&before.meta.generation);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +88,7 @@ impl MemoryStore {
     pub fn new() -> Self {
         // Generations look like the service's: microseconds since 1970.
         let buckets = Buckets { by_name: BTreeMap::new(), last_generation: 1_700_000_000_000_000 };
-        Self { buckets: Arc::new(Mutex::new(buckets)), page_cap: 5_000, chunk: usize::MAX }
+        Self { buckets: Arc::new(RwLock::new(buckets)), page_cap: 5_000, chunk: usize::MAX }
     }
 
     /// Adds an empty bucket of class `STANDARD`, or empties the one of that name.
@@ -78,7 +101,7 @@ impl MemoryStore {
     /// Adds an empty bucket of these facts, or empties the one of that name.
     #[must_use]
     pub fn with_bucket_info(self, name: &str, info: BucketInfo) -> Self {
-        self.lock().by_name.insert(name.to_owned(), Bucket { info, objects: BTreeMap::new() });
+        self.lock().by_name.insert(name.to_owned(), Bucket::of(info));
         self
     }
 
@@ -102,11 +125,11 @@ impl MemoryStore {
         let mut buckets = self.lock();
         if !buckets.by_name.contains_key(bucket) {
             let info = BucketInfo { storage_class: StorageClass::Standard, ..BucketInfo::default() };
-            buckets.by_name.insert(bucket.to_owned(), Bucket { info, objects: BTreeMap::new() });
+            buckets.by_name.insert(bucket.to_owned(), Bucket::of(info));
         }
         let generation = buckets.next_generation();
         let stored = stored(&request, generation, StorageClass::Standard);
-        buckets.by_name.entry(bucket.to_owned()).or_default().objects.insert(name.to_owned(), stored);
+        buckets.by_name.entry(bucket.to_owned()).or_default().set(name.to_owned(), stored);
         generation
     }
 
@@ -120,9 +143,26 @@ impl MemoryStore {
         self.lock().by_name.get(bucket).map(|bucket| bucket.objects.keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// The bytes of live objects, in the order of these generations; `None` for each that is gone. In one hold of the lock,
+    /// which others that read share.
+    pub(crate) fn at_hand(&self, bucket: &str, generations: impl Iterator<Item = i64>) -> Vec<Option<Bytes>> {
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        let bucket = buckets.by_name.get(bucket);
+        let found: Vec<_> = generations.map(|generation| bucket?.live.get(&generation)).collect();
+        // A mere look at the owners of each, since the processor waits for memory for many looks at once, but for one owner
+        // to be added after the other.
+        found.iter().flatten().for_each(|bytes| _ = bytes.is_unique());
+        found.into_iter().map(Option::<&Bytes>::cloned).collect()
+    }
+
+    /// Whether bodies are to come in chunks.
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.chunk < usize::MAX
+    }
+
     /// Nothing is left half done by a panic under this lock, so that a poisoned one is as good.
-    fn lock(&self) -> MutexGuard<'_, Buckets> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> RwLockWriteGuard<'_, Buckets> {
+        self.buckets.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -298,7 +338,7 @@ impl Store for MemoryStore {
         let mut stored = stored(&put, generation, class.unwrap_or_default());
         stored.meta.details.custom_time = Some(request.custom_time);
         let meta = stored.meta.clone();
-        buckets.bucket(&request.bucket)?.objects.insert(put.name.to_string(), stored);
+        buckets.bucket(&request.bucket)?.set(put.name.to_string(), stored);
         Ok(meta)
     }
 
@@ -312,7 +352,7 @@ impl Store for MemoryStore {
         }
         let stored = stored(request, generation, bucket.info.storage_class);
         let meta = stored.meta.clone();
-        bucket.objects.insert(request.name.to_string(), stored);
+        bucket.set(request.name.to_string(), stored);
         Ok(meta)
     }
 
@@ -327,14 +367,38 @@ impl Store for MemoryStore {
         stored.meta.details.metadata.extend(metadata.clone());
         stored.meta.updated = Some(SystemTime::now());
         let meta = stored.meta.clone();
-        buckets.bucket(&id.bucket)?.objects.insert(id.name.to_string(), stored);
+        buckets.bucket(&id.bucket)?.set(id.name.to_string(), stored);
         Ok(meta)
     }
 
     async fn delete(&self, id: &ObjectId, _: &Attempt) -> Result<()> {
         let mut buckets = self.lock();
         buckets.object(id)?;
-        buckets.bucket(&id.bucket)?.objects.remove(&*id.name);
+        buckets.bucket(&id.bucket)?.remove(&id.name);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_at_hand_is_what_a_read_would_bring() {
+        let (store, attempt) = (MemoryStore::new(), Attempt::first());
+        let [first, gone, other] = ["a", "b", "c"].map(|name| store.insert("cats", name, name));
+        let second = store.insert("cats", "a", "A");
+        let id = |name: &str, generation| ObjectId::new("cats", name, generation);
+        store.delete(&id("b", gone), &attempt).await.unwrap();
+        store.update_metadata(&id("c", other), &BTreeMap::new(), &attempt).await.unwrap();
+        let put = store.put(&PutRequest::new("cats", "d", "D"), &attempt).await.unwrap().generation;
+        let crc32c = crc32c::crc32c(b"Ac");
+        let sources = vec![("a".into(), second), ("c".into(), other)];
+        let compose = ComposeRequest::new("cats".into(), "e".into(), sources, 2, crc32c, SystemTime::now());
+        let composed = store.compose(&compose, &attempt).await.unwrap().generation;
+        let found = store.at_hand("cats", [first, second, gone, other, put, composed, 7].into_iter());
+        let wanted = [None, Some("A"), None, Some("c"), Some("D"), Some("Ac"), None];
+        assert_eq!(found, wanted.map(|bytes| bytes.map(Bytes::from)));
+        assert_eq!(store.at_hand("dogs", [other].into_iter()), [None]);
     }
 }

@@ -14,6 +14,7 @@ mod pace;
 mod reading;
 mod retry;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -335,7 +336,7 @@ impl Attempt {
 /// # Cancel safety
 /// Dropping the future of a read leaves nothing behind. Dropping that of a write leaves it open whether it happened.
 #[async_trait]
-pub trait Store: fmt::Debug + Send + Sync + 'static {
+pub trait Store: Any + fmt::Debug + Send + Sync {
     /// The same store with connections of its own, where it has connections: they live and die with the runtime that
     /// opened them, so two runtimes better share none.
     fn reconnected(&self) -> Option<Result<Arc<dyn Store>>> {
