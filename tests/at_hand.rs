@@ -1,5 +1,5 @@
 //! Samples of a store in memory are brought many at once, past the network: what comes of it is the same as over any other
-//! store, here one that hands every call on to the one in memory.
+//! store, here one that hands every call on to the one in memory; and whether an epoch before has proved them or not.
 
 mod support;
 
@@ -83,6 +83,7 @@ fn run(
     decode: Picky,
     on_error: OnError,
     (batch, threads, budget): (usize, usize, u64),
+    epochs_before: u64,
 ) -> Told {
     let loader = DataLoader::builder(dataset(client(store), manifest).decode(decode))
         .batch_size(batch)
@@ -94,6 +95,10 @@ fn run(
         .on_error(on_error)
         .build()
         .unwrap();
+    for epoch in 0..epochs_before {
+        // Where one of them fails, some samples are proved and some are not.
+        loader.epoch(epoch).unwrap().for_each(drop);
+    }
     let (mut told, mut batches) = (Told::default(), loader.epoch(2).unwrap());
     for batch in &mut batches {
         let batch = match batch {
@@ -133,10 +138,10 @@ fn both_ways(
     on_error: OnError,
     course: (usize, usize, u64),
 ) -> Told {
-    let at_hand = run(store.clone(), manifest, decode, on_error, course);
-    let ordinary = run(FaultStore::new(Arc::new(store.clone())), manifest, decode, on_error, course);
-    assert_eq!(at_hand, ordinary);
-    at_hand
+    let ordinary = run(FaultStore::new(Arc::new(store.clone())), manifest, decode, on_error, course, 0);
+    assert_eq!(run(store.clone(), manifest, decode, on_error, course, 0), ordinary);
+    assert_eq!(run(store.clone(), manifest, decode, on_error, course, 2), ordinary, "an epoch later");
+    ordinary
 }
 
 fn listed(store: &MemoryStore) -> Arc<Manifest> {
@@ -205,6 +210,85 @@ fn what_is_wrong_with_a_sample_is_told_and_treated_as_ever() {
                 }
             }
         }
+    });
+}
+
+/// By name, each with where the handle of its bytes lies, if that isn't within the sample: one and the same for all epochs
+/// that go by what was proved.
+type Handles = std::collections::BTreeMap<String, (Option<usize>, RawSample)>;
+
+fn handles(loader: &DataLoader, epoch: u64) -> Handles {
+    let batches = loader.epoch(epoch).unwrap().map(Result::unwrap);
+    let samples = batches.flat_map(dataflux::Batch::into_inner);
+    let handle = |sample: &RawSample| {
+        let [own, bytes] = [std::ptr::from_ref(sample).addr(), std::ptr::from_ref(sample.bytes()).addr()];
+        Some(bytes).filter(|bytes| !(own..own + size_of::<RawSample>()).contains(bytes))
+    };
+    samples.map(|sample| (sample.name().to_owned(), (handle(&sample), sample))).collect()
+}
+
+fn same(one: &Handles, other: &Handles) -> usize {
+    let is_same = |(name, (handle, _)): &(&String, &(Option<usize>, RawSample))| {
+        handle.is_some() && other.get(*name).is_some_and(|(there, _)| there == handle)
+    };
+    one.iter().filter(is_same).count()
+}
+
+#[test]
+fn what_an_epoch_has_proved_is_not_looked_up_again_until_something_goes() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        let name = |index: u64| format!("p/{index:02}");
+        (0..64).for_each(|index| _ = store.insert("data", &name(index), content(&name(index), 100)));
+        let manifest = listed(&store);
+        let loader = |on_error| {
+            let builder = DataLoader::builder(dataset(client(store.clone()), &manifest)).batch_size(8);
+            builder.strategy(Strategy::Direct).on_error(on_error).build().unwrap()
+        };
+        let skipping = loader(OnError::Skip { limit: 10 });
+        let first = handles(&skipping, 0);
+        let second = handles(&skipping, 1);
+        assert_eq!([&first, &second].map(|epoch| (epoch.len(), same(epoch, epoch))), [(64, 0), (64, 64)]);
+        store.insert("data", "p/later", "x");
+        let third = handles(&skipping, 2);
+        assert_eq!(same(&second, &third), 64, "another object changes nothing");
+
+        let failing = loader(OnError::Fail);
+        assert_eq!(failing.epoch(0).unwrap().filter(Result::is_ok).count(), 8);
+        store.insert("data", &name(3), "another");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let gone = ObjectId::new("data", name(50), None);
+        runtime.block_on(store.delete(&gone, &Attempt::first())).unwrap();
+        let told = |loader: &DataLoader, epoch| loader.epoch(epoch).unwrap().find_map(Result::err).unwrap().to_string();
+        assert_eq!(told(&failing, 1), told(&loader(OnError::Fail), 1), "as told by a loader that never saw it before");
+        assert!(told(&failing, 2).contains(&name(3)));
+
+        let fourth = handles(&skipping, 3);
+        assert_eq!((fourth.len(), same(&third, &fourth)), (62, 0));
+        let fifth = handles(&skipping, 4);
+        assert_eq!((fifth.len(), same(&fifth, &fifth)), (62, 48), "those in a batch with one that is lost are read");
+        let old: Vec<_> = third.values().map(|(_, sample)| sample.clone().into_bytes()).collect();
+        assert!(
+            (0..64).zip(&old).all(|(index, bytes)| *bytes == content(&name(index), 100)),
+            "whoever has it keeps it"
+        );
+    });
+}
+
+#[test]
+fn an_object_that_goes_while_an_epoch_goes_by_what_was_proved_is_missed_by_it() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        (0..64).for_each(|index| _ = store.insert("data", &format!("p/{index:02}"), vec![index; 100]));
+        let dataset = dataset(client(store.clone()), &listed(&store));
+        let loader = DataLoader::builder(dataset).prefetch(1).strategy(Strategy::Direct).build().unwrap();
+        assert_eq!(loader.epoch(0).unwrap().filter(Result::is_ok).count(), 64);
+        let mut batches = loader.epoch(1).unwrap();
+        assert!(batches.next().unwrap().is_ok());
+        store.insert("data", "p/63", "another");
+        let rest: Vec<_> = batches.collect();
+        assert_eq!(rest.iter().filter(|batch| batch.is_ok()).count(), 62);
+        assert!(rest.last().unwrap().as_ref().is_err_and(|error| error.to_string().contains("p/63")));
     });
 }
 

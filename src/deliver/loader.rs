@@ -730,6 +730,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             auto,
             fetcher,
             kept: settings.cache.clone().map(Kept::new),
+            proved: Arc::default(),
             budget: Budget::new(settings.memory_budget, held.clone()),
             code: Arc::new(Code { manifest: Arc::clone(&manifest), decode: Arc::clone(&dataset.decode), collate }),
             jobs,

@@ -4,12 +4,14 @@
 //! way, which tells what is wrong with it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
-use super::pipeline::{Engine, Way, Window, is_cancelled};
-use super::pool::Job;
+use super::pipeline::{Engine, Next, Way, Window, is_cancelled};
+use super::pool::{Assembly, Job};
+use super::stall::Steps;
 use crate::Result;
 use crate::budget::Permit;
 use crate::cache::Place;
@@ -19,7 +21,7 @@ use crate::fetch::Step;
 use crate::manifest::{Entry, Facts};
 use crate::plan::{Group, MAX_SOURCES, Method, Slice};
 use crate::sample::SampleId;
-use crate::split::{Origin, RawSample};
+use crate::split::{Origin, Proved, RawSample};
 use crate::store::StorageClass;
 
 /// Bytes that one job reads, at most unless one sample has more: so few that threads share what is to be read, so many that
@@ -201,7 +203,12 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             };
             let entry = match hit {
                 Hit::Kept(entry, _) => Some(entry),
-                Hit::AtHand(_) => None,
+                Hit::AtHand(_) => {
+                    if let Some(proved) = &window.proved {
+                        proved.keep(slice.id, &bytes);
+                    }
+                    None
+                }
             };
             samples.push((slice.slot, RawSample::proved(&origin, slice.id, entry, bytes)));
         }
@@ -220,8 +227,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let Some(store) = self.fetcher.in_memory() else { return vec![None; hits.len()] };
         let mut found = store.at_hand(&self.manifest.prefix().bucket, listed().map(|listed| listed.generation));
         // As in the store: a look at each line of memory, before the first is proved.
-        let lines = found.iter().flatten().flat_map(|bytes| bytes.iter().step_by(LINE));
-        std::hint::black_box(lines.fold(0, |all, byte| all ^ byte));
+        look_at(found.iter().flatten());
         let mut counts = [(0, 0); StorageClass::ALL.len()];
         for (listed, found) in listed().zip(&mut found) {
             let is_right =
@@ -235,4 +241,111 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         self.fetcher.found(&counts);
         found
     }
+    /// What was proved of samples in this process, which this epoch can go by and add to; nothing where they may be joined,
+    /// or go through a cache.
+    pub(super) fn proved(&self) -> Option<Arc<Proved>> {
+        if self.kept.is_some() || self.planner.may_compose() {
+            return None;
+        }
+        let store = self.fetcher.in_memory()?;
+        let mut proved = self.proved.lock().unwrap_or_else(PoisonError::into_inner);
+        if proved.as_ref().is_none_or(|proved| !proved.holds()) {
+            *proved = Proved::new(&self.manifest, store);
+        }
+        proved.clone()
+    }
+
+    /// Cuts the samples of a window into runs for one job each, if all of them were proved before and fit into the budget
+    /// like that.
+    pub(super) fn runs(&self, ids: &[SampleId], way: &Way<'_, D, C>) -> Option<(Arc<Proved>, Vec<Run>)> {
+        let proved = way.proved.as_ref().filter(|proved| proved.holds() && !ids.is_empty())?;
+        let (mut runs, mut sizes, mut start, mut bytes) = (Vec::new(), Vec::with_capacity(ids.len()), 0, 0u64);
+        let run = |slots: Range<usize>, sizes: &[u64]| {
+            let bytes: u64 = sizes[slots.clone()].iter().sum();
+            Run { held: self.bytes_of(sizes[slots.clone()].iter().copied()), slots, bytes }
+        };
+        for (slot, id) in ids.iter().enumerate() {
+            let size = proved.get(*id)?.len() as u64;
+            if slot > start && bytes + size > AT_A_TIME {
+                runs.push(run(start..slot, &sizes));
+                (start, bytes) = (slot, 0);
+            }
+            bytes += size;
+            sizes.push(size);
+        }
+        runs.push(run(start..ids.len(), &sizes));
+        self.budget.check(runs.iter().map(|run| run.held)).is_ok().then(|| (Arc::clone(proved), runs))
+    }
+
+    /// As [`start`](Self::start), of one batch whose samples were proved before, in these runs.
+    pub(super) fn start_proved(
+        self: &Arc<Self>,
+        mut batch: Next,
+        proved: &Arc<Proved>,
+        runs: Vec<Run>,
+        way: &Way<'_, D, C>,
+    ) -> Option<()> {
+        let ids = std::mem::take(&mut batch.ids);
+        let steps = Steps::of_runs(ids, runs.iter().map(|run| run.slots.end).collect(), way.standing);
+        let assembly = way.promise(batch, &steps, 0)?;
+        for run in runs {
+            let passing = self.hold(run.held, std::iter::once(&assembly), way)?;
+            way.next_number();
+            self.groups.count_reads(run.slots.len() as u64);
+            let (engine, of, steps) = (Arc::clone(self), Arc::clone(&assembly), steps.clone());
+            let (proved, cancel) = (Arc::clone(proved), way.cancel.clone());
+            let job = move || {
+                if !is_cancelled(&cancel) {
+                    engine.bring_proved(run, proved, &steps, &of, passing.as_ref());
+                }
+            };
+            self.give(&assembly, Job::Bring(Box::new(job)));
+        }
+        way.held.send_replace(assembly.turn);
+        Some(())
+    }
+
+    /// Hands over samples whose bytes were proved before. Each counts as a read.
+    fn bring_proved(
+        &self,
+        run: Run,
+        proved: Arc<Proved>,
+        steps: &Steps,
+        assembly: &Arc<Assembly<D, C>>,
+        passing: Option<&Arc<Permit>>,
+    ) {
+        let Run { slots, bytes, .. } = run;
+        let first = slots.start;
+        steps.step(std::iter::once(first), Step::Reading);
+        let ids = &steps.ids()[slots];
+        let mut counts = [(0, 0); StorageClass::ALL.len()];
+        counts[proved.class as usize] = (ids.len() as u64, bytes);
+        self.fetcher.found(&counts);
+        look_at(ids.iter().filter_map(|id| proved.get(*id)));
+        let origin = Origin::proved(&self.manifest, proved);
+        let samples = ids.iter().zip(first..).map(|(id, slot)| (slot, RawSample::of_origin(&origin, *id)));
+        steps.brought(std::iter::once(first));
+        if self.code.decode.is_light() {
+            if assembly.decode(samples) {
+                assembly.collate();
+            }
+        } else {
+            samples.for_each(|(slot, sample)| self.have_decoded(assembly, slot, sample, passing));
+        }
+    }
+}
+
+/// Samples of a batch that one job brings.
+#[derive(Debug)]
+pub(super) struct Run {
+    slots: Range<usize>,
+    bytes: u64,
+    /// As [`Engine::bytes`] has them.
+    held: (u64, u64),
+}
+
+/// Has a look at each line of memory: whoever reads the bytes next has them near.
+fn look_at<'a>(bytes: impl Iterator<Item = &'a Bytes>) {
+    let lines = bytes.flat_map(|bytes| bytes.iter().step_by(LINE));
+    std::hint::black_box(lines.fold(0, |all, byte| all ^ byte));
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
@@ -24,7 +24,7 @@ use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
 use crate::sample::{BatchSpan, Delivered, Rest, SampleId, Spans, Walk};
-use crate::split::{RawSample, split};
+use crate::split::{Proved, RawSample, split};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How often an object whose bytes don't match is read again: transport damages a few bytes in a while, and another
@@ -55,6 +55,8 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     pub(super) auto: Option<Arc<Auto>>,
     pub(super) fetcher: Fetcher,
     pub(super) kept: Option<Kept>,
+    /// Of samples in this process, what epochs before this one, and this one, have read and proved.
+    pub(super) proved: Arc<Mutex<Option<Arc<Proved>>>>,
     pub(super) budget: Budget,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
@@ -94,9 +96,9 @@ pub(super) struct Course {
 
 /// A batch to come: its number, its samples and their places in the global order, how many of them fill it up, the positions
 /// that it and its like of other ranks have, and how many samples come behind it at most.
-struct Next {
+pub(super) struct Next {
     number: u64,
-    ids: Vec<SampleId>,
+    pub(super) ids: Vec<SampleId>,
     own: Vec<Range<u64>>,
     padding: usize,
     positions: Range<u64>,
@@ -163,6 +165,8 @@ pub(super) struct Window<D: Decode, C: Collate<D::Item>> {
     batches: Vec<(usize, Arc<Assembly<D, C>>)>,
     /// How far each sample is.
     pub(super) steps: Steps,
+    /// Where to keep what is proved of samples in this process.
+    pub(super) proved: Option<Arc<Proved>>,
 }
 
 impl<D: Decode, C: Collate<D::Item>> Window<D, C> {
@@ -190,9 +194,11 @@ pub(super) struct Way<'a, D: Decode, C: Collate<D::Item>> {
     tickets: &'a Sender<Ticket<C::Output>>,
     pub(super) cancel: &'a watch::Receiver<bool>,
     terms: Arc<Terms<D, C>>,
+    /// Of samples in this process.
+    pub(super) proved: Option<Arc<Proved>>,
     /// Number after that of the last batch in a window that has all its bytes.
-    held: watch::Sender<u64>,
-    standing: &'a Arc<Standing>,
+    pub(super) held: watch::Sender<u64>,
+    pub(super) standing: &'a Arc<Standing>,
     /// After how long to tell that the training loop takes no batch.
     bound: Duration,
     /// Told of each batch that is done, where that matters.
@@ -205,6 +211,18 @@ impl<D: Decode, C: Collate<D::Item>> Way<'_, D, C> {
     pub(super) fn next_number(&self) -> u64 {
         self.number.update(|number| number + 1);
         self.number.get()
+    }
+
+    /// Promises a batch to the training loop, whose samples begin there among those of its window; `None` where it wants no
+    /// more.
+    pub(super) fn promise(&self, next: Next, steps: &Steps, start: usize) -> Option<Arc<Assembly<D, C>>> {
+        let Next { number, own, padding, positions, .. } = next;
+        let (pledge, promise) = pledge(number, self.bell);
+        let assembly = Assembly::new(&self.terms, (own, padding), number + 1, self.number.get(), pledge);
+        let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
+        let trace = Trace::new(steps.clone(), start, assembly.samples(), making);
+        self.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;
+        Some(assembly)
     }
 
     /// Hands a ticket out, once the training loop has few enough batches ahead; `None` where it wants no more.
@@ -251,6 +269,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             auto: self.auto.clone(),
             fetcher,
             kept,
+            proved: Arc::clone(&self.proved),
             budget: self.budget.clone(),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
@@ -278,7 +297,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let lockstep = Lockstep { sampling, epoch, turn, held: window_held, cancel: cancel.clone() };
         let losing = self.losing(lockstep);
         let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
-        let way = Way { tickets, cancel, terms, held, standing, bound, bell, number: Cell::new(number) };
+        let proved = self.proved();
+        let way = Way { tickets, cancel, terms, proved, held, standing, bound, bell, number: Cell::new(number) };
         let mut held = None;
         loop {
             let first = match held
@@ -345,7 +365,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// delivered without another byte, or of this window, of which the check says that all of it can be held at once. And
     /// tickets: there are no more in a window than the channel has room for, so that one that waits for room waits for
     /// batches of earlier windows to be taken, not for its own.
-    fn start(self: &Arc<Self>, batches: Vec<Next>, way: &Way<'_, D, C>) -> Option<()> {
+    fn start(self: &Arc<Self>, mut batches: Vec<Next>, way: &Way<'_, D, C>) -> Option<()> {
+        if let [batch] = &mut batches[..]
+            && let Some((proved, runs)) = self.runs(&batch.ids, way)
+        {
+            let batch = batches.pop()?;
+            return self.start_proved(batch, &proved, runs, way);
+        }
         let ids: Vec<_> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
         let mut looked = self.look_up(&ids);
         let groups =
@@ -359,17 +385,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
         let left = batches.last().map_or(0, |batch| batch.left);
         let steps = Steps::new(ids.clone(), way.standing);
-        let mut window = Window { batches: Vec::with_capacity(batches.len()), steps };
+        let mut window = Window { batches: Vec::with_capacity(batches.len()), steps, proved: way.proved.clone() };
         let mut start = 0;
         let mut last = 0;
-        for Next { number, ids, own, padding, positions, .. } in batches {
-            let samples = ids.len();
-            last = number + 1;
-            let (pledge, promise) = pledge(number, way.bell);
-            let assembly = Assembly::new(&way.terms, (own, padding), last, way.number.get(), pledge);
-            let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
-            let trace = Trace::new(window.steps.clone(), start, samples, making);
-            way.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;
+        for batch in batches {
+            let samples = batch.ids.len();
+            last = batch.number + 1;
+            let assembly = way.promise(batch, &window.steps, start)?;
             if samples == 0 {
                 assembly.finish_empty();
             }
@@ -388,7 +410,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         for group in groups {
             behind -= group.slices.len() as u64;
             // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
-            let passing = self.hold(&group, &window, way)?;
+            let passing = self.hold(self.bytes(&group), window.touched(&group), way)?;
             if self.bring_local(&group, &mut looked, &window, passing.as_ref(), way) {
                 continue;
             }
@@ -421,13 +443,17 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Waits for the bytes of a group: all at once, as they were checked, however it is then read. Those that stay go to
     /// its batches; those that pass are returned. Nothing once the epoch is called off.
     #[expect(clippy::option_option, reason = "called off, or nothing to hold, or something")]
-    fn hold(&self, group: &Group, window: &Window<D, C>, way: &Way<'_, D, C>) -> Option<Option<Arc<Permit>>> {
-        let (keeps, passes) = self.bytes(group);
+    pub(super) fn hold<'a>(
+        &self,
+        (keeps, passes): (u64, u64),
+        batches: impl Iterator<Item = &'a Arc<Assembly<D, C>>>,
+        way: &Way<'_, D, C>,
+    ) -> Option<Option<Arc<Permit>>> {
         let items = passes > 0;
         let kept = self.take(keeps, items, way)?;
         let passing = self.take(passes, false, way)?;
         if let Some(kept) = kept.map(Arc::new) {
-            window.touched(group).for_each(|assembly| assembly.keep(Arc::clone(&kept)));
+            batches.for_each(|assembly| assembly.keep(Arc::clone(&kept)));
         }
         Some(passing.map(Arc::new))
     }
@@ -477,12 +503,17 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     /// Bytes of a group that stay until the batch is delivered, and bytes that go when it is decoded.
     pub(super) fn bytes(&self, group: &Group) -> (u64, u64) {
-        let size = |range: &std::ops::Range<u64>| range.end - range.start;
-        let mut items = group.slices.iter().map(|slice| self.code.decode.item_bytes(size(&slice.range)));
-        match items.try_fold(0u64, |sum, item| Some(sum.saturating_add(item?))) {
-            None => (group.bytes(), 0),
-            Some(items) => (items, group.bytes()),
+        self.bytes_of(group.slices.iter().map(|slice| slice.range.end - slice.range.start))
+    }
+
+    /// Bytes of samples of these sizes that stay, and that go.
+    pub(super) fn bytes_of(&self, sizes: impl Iterator<Item = u64>) -> (u64, u64) {
+        let (mut bytes, mut items) = (0u64, Some(0u64));
+        for size in sizes {
+            bytes = bytes.saturating_add(size);
+            items = items.and_then(|sum| Some(sum.saturating_add(self.code.decode.item_bytes(size)?)));
         }
+        items.map_or((bytes, 0), |items| (items, bytes))
     }
 
     /// Takes bytes from the budget; no permit for none, and nothing once the epoch is cancelled.
@@ -647,7 +678,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
     }
 
-    fn have_decoded(
+    pub(super) fn have_decoded(
         &self,
         assembly: &Arc<Assembly<D, C>>,
         slot: usize,

@@ -164,14 +164,38 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
 }
 
 struct Parts<T> {
-    /// With the id of each.
-    items: Vec<Option<(SampleId, T)>>,
+    items: Items<T>,
     /// With the slot of each, in the order in which they were found.
     lost: Vec<(usize, LostSample)>,
     missing: usize,
     bytes: u64,
     verified: u64,
     kept: Vec<Arc<Permit>>,
+}
+
+/// Items of a batch, with the id of each.
+enum Items<T> {
+    /// By their slots; without any slot before the first comes, since another thread may put that in than made this.
+    Slots(Vec<Option<(SampleId, T)>>),
+    /// All of them, in order.
+    Whole(Vec<SampleId>, Vec<T>),
+}
+
+impl<T> Items<T> {
+    /// What there is, in order; and of each of these slots who is there.
+    fn into_parts(self, slots: impl Iterator<Item = usize>) -> (Vec<SampleId>, Vec<T>, Vec<Option<SampleId>>) {
+        match self {
+            Self::Whole(ids, items) => {
+                let there = slots.map(|slot| ids.get(slot).copied()).collect();
+                (ids, items, there)
+            }
+            Self::Slots(all) => {
+                let there = slots.map(|slot| all.get(slot)?.as_ref().map(|(id, _)| *id)).collect();
+                let (ids, items) = all.into_iter().flatten().unzip();
+                (ids, items, there)
+            }
+        }
+    }
 }
 
 impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
@@ -184,7 +208,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         promise: Pledge<C::Output>,
     ) -> Arc<Self> {
         let samples = positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize;
-        let items = std::iter::repeat_with(|| None).take(samples).collect();
+        let items = Items::Slots(Vec::new());
         let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
         let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
         Arc::new(Self { terms, positions, padding, turn, number, parts, promise })
@@ -226,20 +250,23 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             return false;
         }
         let samples = samples.into_iter();
-        let (mut items, mut lost) = (Vec::with_capacity(samples.size_hint().0), Vec::new());
-        let (mut bytes, mut verified) = (0, 0);
+        let of = samples.size_hint().0;
+        let (mut slots, mut ids, mut items) = (Vec::new(), Vec::with_capacity(of), Vec::with_capacity(of));
+        let (mut lost, mut bytes, mut verified) = (Vec::new(), 0, 0);
         for (slot, sample) in samples {
             let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
             match guarded(|| code.decode.decode(sample)) {
                 Ok(item) => {
-                    items.push((slot, (id, item)));
+                    slots.push(slot);
+                    ids.push(id);
+                    items.push(item);
                     bytes += size;
                     verified += u64::from(is_verified);
                 }
                 Err(cause) => lost.push((slot, id, cause)),
             }
         }
-        let mut is_whole = !items.is_empty() && self.fill(items, bytes, verified);
+        let mut is_whole = !items.is_empty() && self.fill(&slots, (ids, items), bytes, verified);
         for (slot, id, cause) in lost {
             let outlook = match code.manifest.at(id.0) {
                 Ok(entry) => {
@@ -257,10 +284,19 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     /// Puts items into their slots, each of which is filled once.
-    fn fill(&self, items: Vec<(usize, (SampleId, D::Item))>, bytes: u64, verified: u64) -> bool {
+    fn fill(&self, slots: &[usize], (ids, items): (Vec<SampleId>, Vec<D::Item>), bytes: u64, verified: u64) -> bool {
+        let all = self.samples();
         let mut parts = self.lock();
-        for (slot, item) in items {
-            parts.missing -= usize::from(parts.items[slot].replace(item).is_none());
+        if slots.len() == all && slots.is_sorted() {
+            parts.missing = 0;
+            parts.items = Items::Whole(ids, items);
+        } else if let Parts { items: Items::Slots(places), missing, .. } = &mut *parts {
+            if places.is_empty() {
+                places.resize_with(all, || None);
+            }
+            for (slot, item) in slots.iter().zip(ids.into_iter().zip(items)) {
+                *missing -= usize::from(places[*slot].replace(item).is_none());
+            }
         }
         parts.bytes += bytes;
         parts.verified += verified;
@@ -304,22 +340,21 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     /// Makes the batch of what is there.
     pub(super) fn collate(&self) {
         let mut parts = self.lock();
-        let (slots, mut lost) = (std::mem::take(&mut parts.items), std::mem::take(&mut parts.lost));
+        let items = std::mem::replace(&mut parts.items, Items::Slots(Vec::new()));
+        let mut lost = std::mem::take(&mut parts.lost);
         let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
         drop(parts);
         // Of one slot they stay in the order in which they were tried.
         lost.sort_by_key(|(slot, _)| *slot);
-        let lost = lost.into_iter().map(|(slot, mut lost)| {
-            lost.substitute = slots[slot].as_ref().map(|(id, _)| *id);
+        let all = self.samples();
+        let asked = lost.iter().map(|(slot, _)| *slot).chain(all - self.padding..all);
+        let (ids, items, mut there) = items.into_parts(asked);
+        let padding = there.split_off(lost.len()).iter().flatten().count();
+        let lost = lost.into_iter().zip(there).map(|((_, mut lost), substitute)| {
+            lost.substitute = substitute;
             lost
         });
         let lost = lost.collect();
-        let padding = slots[slots.len() - self.padding..].iter().flatten().count();
-        let (mut ids, mut items) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
-        for (id, item) in slots.into_iter().flatten() {
-            ids.push(id);
-            items.push(item);
-        }
         match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
                 let span = self.positions.first().map_or(0, |first| first.start)

@@ -203,19 +203,44 @@ impl Standing {
 /// How far the samples of a window are.
 #[derive(Clone, Debug)]
 pub(super) struct Steps {
-    samples: Arc<[(SampleId, Mark)]>,
+    samples: Arc<Samples>,
     standing: Arc<Standing>,
+}
+
+#[derive(Debug)]
+struct Samples {
+    ids: Vec<SampleId>,
+    /// Where runs of samples that take each step together end; each has one mark. `None` where each sample has its own.
+    ends: Option<Vec<usize>>,
+    marks: Vec<Mark>,
+}
+
+impl Samples {
+    fn mark(&self, slot: usize) -> Option<&Mark> {
+        self.marks.get(self.ends.as_ref().map_or(slot, |ends| ends.partition_point(|end| *end <= slot)))
+    }
 }
 
 impl Steps {
     pub(super) fn new(ids: Vec<SampleId>, standing: &Arc<Standing>) -> Self {
-        let samples = ids.into_iter().map(|id| (id, Mark::default())).collect();
-        Self { samples, standing: Arc::clone(standing) }
+        let marks = ids.iter().map(|_| Mark::default()).collect();
+        Self { samples: Arc::new(Samples { ids, ends: None, marks }), standing: Arc::clone(standing) }
+    }
+
+    /// Of samples in runs, of which the first is told of for all.
+    pub(super) fn of_runs(ids: Vec<SampleId>, ends: Vec<usize>, standing: &Arc<Standing>) -> Self {
+        let marks = ends.iter().map(|_| Mark::default()).collect();
+        Self { samples: Arc::new(Samples { ids, ends: Some(ends), marks }), standing: Arc::clone(standing) }
+    }
+
+    /// The samples of the window.
+    pub(super) fn ids(&self) -> &[SampleId] {
+        &self.samples.ids
     }
 
     fn set(&self, slots: impl Iterator<Item = usize>, at: At) {
         let now = self.standing.now();
-        slots.filter_map(|slot| self.samples.get(slot)).for_each(|(_, mark)| mark.set(at as u8, now));
+        slots.filter_map(|slot| self.samples.mark(slot)).for_each(|mark| mark.set(at as u8, now));
     }
 
     /// The read of these samples has come so far.
@@ -256,14 +281,14 @@ impl Trace {
     }
 
     fn id(&self, slot: usize) -> Option<SampleId> {
-        self.steps.samples.get(self.start + slot).map(|(id, _)| *id)
+        self.steps.ids().get(self.start + slot).copied()
     }
 
     fn look(&self, doing: (Doing, u64)) -> Look {
-        let samples = self.steps.samples.get(self.start..self.start + self.samples).unwrap_or_default();
+        let marks = (self.start..self.start + self.samples).filter_map(|slot| self.steps.samples.mark(slot));
         // Gone: it is done, or will never be.
         let missing = self.making.upgrade().map_or(0, |making| making.missing());
-        look(samples.iter().map(|(_, mark)| mark.at()), missing, doing)
+        look(marks.map(Mark::at), missing, doing)
     }
 }
 
@@ -492,6 +517,17 @@ mod tests {
         assert_eq!(waiting(&[(Brought, 0), (Brought, 0), (Brought, 0)], 2, none), (Waiting::Decode, None, 2));
         assert_eq!(waiting(&[(Brought, 0), (Planned, 0)], 1, Doing::Budget), (Waiting::Budget, None, 1));
         assert_eq!(waiting(&[(Brought, 0), (Brought, 0)], 0, Doing::Ended), (Waiting::Collate, None, 2));
+    }
+
+    #[test]
+    fn a_run_takes_each_step_together() {
+        let steps = Steps::of_runs((0..5).map(SampleId).collect(), vec![2, 5], &Standing::new());
+        let at = || (0..6).map(|slot| steps.samples.mark(slot).map(|mark| mark.at().0)).collect::<Vec<_>>();
+        steps.step(std::iter::once(2), Step::Reading);
+        let (planned, reading) = (Some(At::Planned), Some(At::Reading));
+        assert_eq!(at(), [planned, planned, reading, reading, reading, None]);
+        steps.brought(std::iter::once(0));
+        assert_eq!(at()[..3], [Some(At::Brought), Some(At::Brought), reading]);
     }
 
     #[test]

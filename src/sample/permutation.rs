@@ -4,7 +4,12 @@
 //! below `n` (fewer than four steps on average). The output is a promise: it must never change, or runs could not be
 //! resumed. The test below holds golden values.
 
+use std::ops::Range;
+
 use ring::digest::{Context, SHA256};
+
+use super::SampleId;
+use super::sampler::Place;
 
 /// Six rounds shuffle a large domain; a small one has few bits to mix with a round, so it gets more.
 const ROUNDS: usize = 12;
@@ -84,6 +89,31 @@ impl Permutation {
     }
 }
 
+impl Place for Permutation {
+    fn at(&mut self, position: u64) -> u64 {
+        Self::at(self, position)
+    }
+
+    /// A step of all, then another of those that are still beyond the last sample, and so on: a processor computes steps
+    /// side by side that hang on nothing, but stops where it was wrong about how many there are.
+    fn many(&mut self, positions: Range<u64>, into: &mut Vec<SampleId>) {
+        let first = into.len();
+        into.extend(positions.map(|position| SampleId(self.encipher(position))));
+        let ids = &mut into[first..];
+        let mut beyond = vec![0; ids.len() + 1];
+        let mut left = 0;
+        for (at, id) in ids.iter().enumerate() {
+            beyond[left] = at;
+            left += usize::from(id.0 >= self.samples);
+        }
+        beyond.truncate(left);
+        while !beyond.is_empty() {
+            beyond.iter().for_each(|&at| ids[at].0 = self.encipher(ids[at].0));
+            beyond.retain(|&at| ids[at].0 >= self.samples);
+        }
+    }
+}
+
 /// Keys that belong to these names, this seed and this epoch.
 pub(super) fn keys<const N: usize>(names: &[&[u8]], seed: u64, epoch: u64) -> [u64; N] {
     let mut keys = [0; N];
@@ -122,6 +152,17 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn many_are_as_one_by_one(samples in 1u64..3_000, seed: u64, cut: [u64; 2]) {
+            let mut permutation = Permutation::new(samples, &[9; 32], seed, 0);
+            let [start, end] = cut.map(|cut| scale(cut, samples + 1));
+            let positions = start.min(end)..start.max(end);
+            let mut ids = vec![SampleId(7)];
+            permutation.many(positions.clone(), &mut ids);
+            prop_assert_eq!(ids[0], SampleId(7));
+            prop_assert!(ids[1..].iter().map(|id| id.0).eq(positions.map(|position| permutation.at(position))));
+        }
+
         #[test]
         fn a_permutation_whatever_the_size(samples in 1u64..3_000, seed: u64, epoch: u64) {
             let permutation = Permutation::new(samples, &[9; 32], seed, epoch);

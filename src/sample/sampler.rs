@@ -205,11 +205,26 @@ impl fmt::Debug for Scope {
 #[derive(Clone)]
 pub struct Orders {
     len: u64,
-    order: Arc<dyn Fn(u64) -> Place + Send + Sync>,
+    order: Arc<dyn Fn(u64) -> Box<dyn Place> + Send + Sync>,
 }
 
-/// From a position to the number of a sample.
-type Place = Box<dyn FnMut(u64) -> u64 + Send>;
+/// From positions to the numbers of samples.
+pub(super) trait Place: Send {
+    fn at(&mut self, position: u64) -> u64;
+
+    /// Appends those of positions in a row.
+    fn many(&mut self, positions: Range<u64>, into: &mut Vec<SampleId>) {
+        into.extend(positions.map(|position| SampleId(self.at(position))));
+    }
+}
+
+struct Each<G>(G);
+
+impl<G: FnMut(u64) -> u64 + Send> Place for Each<G> {
+    fn at(&mut self, position: u64) -> u64 {
+        (self.0)(position)
+    }
+}
 
 impl Orders {
     /// Epochs of `len` samples. `order` makes of an epoch's number, from 0, the function from a position, below `len`, to
@@ -220,6 +235,10 @@ impl Orders {
         F: Fn(u64) -> G + Send + Sync + 'static,
         G: FnMut(u64) -> u64 + Send + 'static,
     {
+        Self::of(len, move |epoch| Each(order(epoch)))
+    }
+
+    pub(super) fn of<P: Place + 'static>(len: u64, order: impl Fn(u64) -> P + Send + Sync + 'static) -> Self {
         Self { len, order: Arc::new(move |epoch| Box::new(order(epoch))) }
     }
 
@@ -244,7 +263,7 @@ impl fmt::Debug for Orders {
 /// The order of one epoch: from position to sample.
 pub struct Order {
     len: u64,
-    place: Place,
+    place: Box<dyn Place>,
 }
 
 impl Order {
@@ -255,7 +274,15 @@ impl Order {
     pub fn at(&mut self, position: u64) -> SampleId {
         // Beyond it the walk of a permutation might never end.
         assert!(position < self.len, "position {position} of {}", self.len);
-        SampleId((self.place)(position))
+        SampleId(self.place.at(position))
+    }
+
+    /// As [`ids`](Self::ids), at once.
+    fn many(&mut self, positions: Range<u64>) -> Vec<SampleId> {
+        assert!(positions.end <= self.len, "positions {positions:?} of {}", self.len);
+        let mut ids = Vec::with_capacity((positions.end - positions.start) as usize);
+        self.place.many(positions, &mut ids);
+        ids
     }
 
     /// The samples at `positions`.
@@ -435,6 +462,13 @@ impl Walk {
         }
         let (_, order) = order.as_mut().expect("it was just made");
         let len = order.len;
+        if positions.end <= len {
+            let ids = order.many(positions.clone());
+            // Else one after the other, which finds out where.
+            if ids.len() as u64 == positions.end - positions.start && ids.iter().all(|id| id.0 < samples) {
+                return Ok(ids);
+            }
+        }
         let ids = positions.map(|position| {
             let place = match listed {
                 _ if position < len => position,

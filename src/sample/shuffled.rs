@@ -48,10 +48,7 @@ impl Sampler for Shuffle {
 
     fn orders(&self, scope: &Scope) -> Result<Orders> {
         let (samples, digest, seed) = (scope.len(), scope.manifest().digest(), self.seed);
-        Ok(Orders::new(samples, move |epoch| {
-            let permutation = Permutation::new(samples, &digest.0, seed, epoch);
-            move |position| permutation.at(position)
-        }))
+        Ok(Orders::of(samples, move |epoch| Permutation::new(samples, &digest.0, seed, epoch)))
     }
 
     fn takes_all(&self, _: Ours) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::SystemTime;
 
@@ -48,6 +49,21 @@ struct Bucket {
     objects: BTreeMap<String, Stored>,
     /// The bytes of those by their generations, which no two objects of a store share.
     live: HashMap<i64, Bytes>,
+    /// How many are so no more.
+    gone: Arc<AtomicU64>,
+}
+
+/// Whether any object of a bucket has gone, or another come in its place, since this was asked for.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    now: Arc<AtomicU64>,
+    then: u64,
+}
+
+impl Gone {
+    pub(crate) fn any(&self) -> bool {
+        self.now.load(Ordering::Acquire) != self.then
+    }
 }
 
 impl Bucket {
@@ -57,17 +73,24 @@ impl Bucket {
 
     fn set(&mut self, name: String, stored: Stored) {
         let (generation, data) = (stored.meta.generation, stored.data.clone());
-        if let Some(before) = self.objects.insert(name, stored) {
-            self.live.remove(&before.meta.generation);
-        }
-        // After that, since a change of metadata keeps the generation.
         self.live.insert(generation, data);
+        // A change of metadata keeps the generation.
+        if let Some(before) = self.objects.insert(name, stored)
+            && before.meta.generation != generation
+        {
+            self.let_go(&before);
+        }
     }
 
     fn remove(&mut self, name: &str) {
         if let Some(before) = self.objects.remove(name) {
-            self.live.remove(&before.meta.generation);
+            self.let_go(&before);
         }
+    }
+
+    fn let_go(&mut self, stored: &Stored) {
+        self.live.remove(&stored.meta.generation);
+        self.gone.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -101,7 +124,9 @@ impl MemoryStore {
     /// Adds an empty bucket of these facts, or empties the one of that name.
     #[must_use]
     pub fn with_bucket_info(self, name: &str, info: BucketInfo) -> Self {
-        self.lock().by_name.insert(name.to_owned(), Bucket::of(info));
+        if let Some(before) = self.lock().by_name.insert(name.to_owned(), Bucket::of(info)) {
+            before.gone.fetch_add(1, Ordering::Release);
+        }
         self
     }
 
@@ -153,6 +178,14 @@ impl MemoryStore {
         // to be added after the other.
         found.iter().flatten().for_each(|bytes| _ = bytes.is_unique());
         found.into_iter().map(Option::<&Bytes>::cloned).collect()
+    }
+
+    /// Tells from now on whether objects of a bucket have gone. No look-up and no lock, so that it may be asked often.
+    pub(crate) fn gone(&self, bucket: &str) -> Option<Gone> {
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        let now = Arc::clone(&buckets.by_name.get(bucket)?.gone);
+        let then = now.load(Ordering::Acquire);
+        Some(Gone { now, then })
     }
 
     /// Whether bodies are to come in chunks.
@@ -400,5 +433,26 @@ mod tests {
         let wanted = [None, Some("A"), None, Some("c"), Some("D"), Some("Ac"), None];
         assert_eq!(found, wanted.map(|bytes| bytes.map(Bytes::from)));
         assert_eq!(store.at_hand("dogs", [other].into_iter()), [None]);
+    }
+
+    #[tokio::test]
+    async fn what_has_gone_is_told_and_what_comes_is_not() {
+        let (store, attempt) = (MemoryStore::new(), Attempt::first());
+        store.insert("cats", "a", "a");
+        let gone = || store.gone("cats").unwrap();
+        let before = gone();
+        store.insert("cats", "b", "b");
+        store.update_metadata(&ObjectId::new("cats", "a", None), &BTreeMap::new(), &attempt).await.unwrap();
+        assert!(!before.any());
+        store.insert("cats", "a", "A");
+        assert!(before.any());
+        let before = gone();
+        store.delete(&ObjectId::new("cats", "b", None), &attempt).await.unwrap();
+        assert!(before.any());
+        let before = gone();
+        assert!(!before.any());
+        let _ = store.clone().with_bucket("cats");
+        assert!(before.any(), "the bucket was emptied");
+        assert!(store.gone("dogs").is_none());
     }
 }

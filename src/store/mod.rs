@@ -33,6 +33,7 @@ pub(crate) use client::{Streaming, Watch};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use hedge::Hedge;
+pub(crate) use memory::Gone;
 pub use memory::MemoryStore;
 pub use objects::{Details, ObjectRef, Objects};
 pub(crate) use pace::Pace;
