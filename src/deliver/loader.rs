@@ -361,7 +361,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Batches to have ahead of the training loop, where the memory budget has room; by default as many as hold 65,536
-    /// samples, 4 at least and 16,384 at most.
+    /// samples, 4 at least and 16,384 at most, and no more than 4 MiB where they are in this process's memory and the decoder
+    /// [is light](Decode::is_light).
     pub fn prefetch(mut self, batches: usize) -> Self {
         self.settings.prefetch = Some(batches);
         self
@@ -805,7 +806,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     }
 
     fn series(&self) -> Series<D, C> {
-        let ahead = (SAMPLES_AHEAD / self.sharding.batch_size() as usize).clamp(4, 16_384);
+        let batch_size = self.sharding.batch_size();
+        let ahead = SAMPLES_AHEAD / batch_size as usize;
+        let ahead = self.engine.most_ahead(batch_size).map_or(ahead, |most| most.min(ahead)).clamp(4, 16_384);
         Series {
             engine: self.engine.for_epochs(Budget::new(self.settings.memory_budget, self.held.clone())),
             live: Arc::clone(&self.live),

@@ -1,7 +1,8 @@
 //! What the training loop waits for: by stage in the figures of an epoch, and in the log where a wait is long.
 //!
-//! Each sample of a window has a mark that says how far it is; a step of its group sets it. Who waits looks at the marks
-//! of the batch it waits for. So a batch that is there in time costs a few stores a sample, and nobody is asked anything.
+//! Each sample of a window has a mark that says how far it is, or shares one with those that come with it; a step of its group
+//! sets it. Who waits looks at the marks of the batch it waits for. So a batch that is there in time costs a few stores a
+//! sample, and nobody is asked anything.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -22,6 +22,9 @@ const MOST_SOURCES: usize = 32;
 /// Objects in memory: generations, preconditions, checksums, paging and compose behave as the service's do. For tests
 /// and examples. Clones share the buckets.
 ///
+/// A loader that joins nothing and has no cache proves each object's bytes once, and holds on to them, with 40 bytes for each
+/// object of its data set, until an epoch begins after any was deleted or replaced.
+///
 /// ```
 /// use dataflux::store::MemoryStore;
 ///
@@ -180,7 +183,7 @@ impl MemoryStore {
         found.into_iter().map(Option::<&Bytes>::cloned).collect()
     }
 
-    /// Tells from now on whether objects of a bucket have gone. No look-up and no lock, so that it may be asked often.
+    /// Tells from now on whether objects of a bucket have gone, without a lock.
     pub(crate) fn gone(&self, bucket: &str) -> Option<Gone> {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         let now = Arc::clone(&buckets.by_name.get(bucket)?.gone);
