@@ -251,7 +251,8 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         }
         let samples = samples.into_iter();
         let of = samples.size_hint().0;
-        let (mut slots, mut ids, mut items) = (Vec::new(), Vec::with_capacity(of), Vec::with_capacity(of));
+        let mut slots = Vec::with_capacity(of);
+        let (mut ids, mut items) = (Vec::with_capacity(of), Vec::with_capacity(of));
         let (mut lost, mut bytes, mut verified) = (Vec::new(), 0, 0);
         for (slot, sample) in samples {
             let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
