@@ -249,7 +249,7 @@ impl<B> Iterator for Batches<B> {
             auto.waited(now - asked);
         }
         if let Some(first) = self.first {
-            self.hunger.fed(now - asked, now - first - self.stats.running);
+            self.hunger.fed(now - asked, (now - first).saturating_sub(self.stats.running));
             self.watch.throttles.want_more(self.hunger.is_felt());
             self.stats.waited += now - asked;
             self.stats.running = now - first;

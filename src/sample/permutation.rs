@@ -108,7 +108,9 @@ impl Place for Permutation {
         }
         beyond.truncate(left);
         while !beyond.is_empty() {
-            beyond.iter().for_each(|&at| ids[at].0 = self.encipher(ids[at].0));
+            for &at in &beyond {
+                ids[at].0 = self.encipher(ids[at].0);
+            }
             beyond.retain(|&at| ids[at].0 >= self.samples);
         }
     }
