@@ -29,6 +29,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -253,7 +254,9 @@ impl Cache {
         let thread = || std::thread::Builder::new().name("dataflux-cache".into());
         for _ in 0..readers.clamp(READERS.start, READERS.end) {
             let work = work.clone();
-            thread().spawn(move || work.into_iter().for_each(|job| job())).map_err(refused)?;
+            // A job may run what a user wrote, which may panic: whoever waits for it sees that, and the thread goes on.
+            let run = |job: Job| drop(std::panic::catch_unwind(AssertUnwindSafe(job)));
+            thread().spawn(move || work.into_iter().for_each(run)).map_err(refused)?;
         }
         thread().spawn(move || writer::run(&shared)).map_err(refused)?;
         let samples = cache.0.shared.state().index.len();

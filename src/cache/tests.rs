@@ -301,6 +301,19 @@ fn a_folder_that_goes_away_turns_it_off() {
 }
 
 #[test]
+fn a_job_that_panics_ends_no_reader() {
+    let folder = Scratch::new();
+    let cache = folder.open(4 << 10);
+    for _ in 0..READERS.end {
+        // Without a word on stderr.
+        cache.run(|| std::panic::resume_unwind(Box::new(())));
+    }
+    let (done, wait) = crossbeam_channel::bounded(1);
+    cache.run(move || done.send(()).unwrap());
+    wait.recv_timeout(HANG).unwrap();
+}
+
+#[test]
 fn errors_of_opening_say_what_to_do() {
     let folder = Scratch::new();
     let error = |path: &Path, bytes| Cache::open(path, bytes).unwrap_err().to_string();
