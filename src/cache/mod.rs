@@ -42,7 +42,7 @@ pub(crate) use claims::Claimed;
 use claims::Claims;
 use folder::Folder;
 pub(crate) use format::Key;
-use format::{HEAD, UNIT};
+use format::UNIT;
 use index::Index;
 pub(crate) use index::Place;
 use segment::Segment;
@@ -507,29 +507,10 @@ impl Shared {
     /// Learns what was added to a segment.
     fn follow(&self, segment: &Segment) -> io::Result<()> {
         let mut walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = segment.path.metadata()?.len();
-        if walk.over || size == walk.seen {
+        if walk.over || segment.path.metadata()?.len() == walk.end {
             return Ok(());
         }
-        let file = File::open(&segment.path)?;
-        let Some(head) = segment::head(&file)? else { return Ok(()) };
-        let closed = head.index_at != 0;
-        let mut entries = None;
-        if walk.end == 0 {
-            walk.end = HEAD;
-            if closed {
-                entries = segment::index(&file, &head, size)?;
-            }
-        }
-        let entries = if let Some(entries) = entries {
-            entries
-        } else {
-            let mut entries = Vec::new();
-            let to = if closed { head.index_at.min(size) } else { size };
-            walk.end = segment::walk(&file, walk.end, to, |hash, at| entries.push((hash, at)))?.0;
-            entries
-        };
-        (walk.seen, walk.over) = (size, closed);
+        let entries = walk.follow(&File::open(&segment.path)?)?;
         self.add(segment.number, &entries);
         Ok(())
     }

@@ -31,8 +31,6 @@ pub(super) struct Segment {
 pub(super) struct Walk {
     /// Up to where; 0 before its head was read.
     pub(super) end: u64,
-    /// Bytes of the file when it was last looked at.
-    pub(super) seen: u64,
     /// Nothing more will come, or this process is who writes it.
     pub(super) over: bool,
 }
@@ -87,6 +85,48 @@ impl Segment {
     }
 }
 
+impl Walk {
+    /// Goes on along what was added: hash and place of each record.
+    ///
+    /// Its writer may add to it and close it between any two of the calls here. So the size is asked for behind the head: a
+    /// head that says that nothing more comes is believed with all that there is, and not with less.
+    pub(super) fn follow(&mut self, file: &impl Source) -> io::Result<Vec<(u64, u32)>> {
+        let Some(head) = head(file)? else { return Ok(Vec::new()) };
+        let size = file.size()?;
+        let closed = head.index_at != 0;
+        if closed
+            && self.end == 0
+            && let Some(entries) = index(file, &head, size)?
+        {
+            (self.end, self.over) = (head.index_at, true);
+            return Ok(entries);
+        }
+        let mut entries = Vec::new();
+        let to = if closed { head.index_at.min(size) } else { size };
+        // Where it ends before the file does, it is begun there again: what is there may be the half of a record, or the
+        // index of somebody who has closed it since.
+        self.end = walk(file, self.end.max(HEAD), to, |hash, at| entries.push((hash, at)))?.0;
+        self.over = closed;
+        Ok(entries)
+    }
+}
+
+/// What the bytes of a segment are read from: a file, but for tests.
+pub(super) trait Source {
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
+    fn size(&self) -> io::Result<u64>;
+}
+
+impl Source for File {
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, into, at)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}
+
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tail {
@@ -99,7 +139,12 @@ pub(super) enum Tail {
 }
 
 /// Walks along records from `from` to `to`, and hands out hash and place of each. Returns where it ended, and how.
-pub(super) fn walk(file: &File, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, Tail)> {
+fn walk(
+    file: &impl Source,
+    from: u64,
+    to: u64,
+    mut each: impl FnMut(u64, u32),
+) -> io::Result<(u64, Tail)> {
     let mut at = from;
     let (mut held, mut held_from, mut chunk) = (Vec::new(), from, WALK);
     while at < to {
@@ -125,7 +170,7 @@ pub(super) fn walk(file: &File, from: u64, to: u64, mut each: impl FnMut(u64, u3
 }
 
 /// The head of a segment; `None` where there is none, or none of this version.
-pub(super) fn head(file: &File) -> io::Result<Option<Head>> {
+fn head(file: &impl Source) -> io::Result<Option<Head>> {
     let mut bytes = [0; HEAD as usize];
     match file.read_exact_at(&mut bytes, 0) {
         Ok(()) => Ok(Head::decode(&bytes)),
@@ -135,7 +180,7 @@ pub(super) fn head(file: &File) -> io::Result<Option<Head>> {
 }
 
 /// The entries of a closed segment's index; `None` where there is no right one.
-pub(super) fn index(file: &File, head: &Head, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
+fn index(file: &impl Source, head: &Head, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
     let bytes = head.entries.checked_mul(ENTRY as u64).filter(|bytes| Some(*bytes) == size.checked_sub(head.index_at));
     let Some(bytes) = bytes else { return Ok(None) };
     let mut index = vec![0; bytes as usize];

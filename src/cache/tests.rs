@@ -187,6 +187,82 @@ fn a_segment_cut_off_anywhere() {
     assert_eq!(whole, 3, "else this proves nothing");
 }
 
+/// A segment whose writer does something before the call after so many.
+struct Watched<'a> {
+    file: &'a fs::File,
+    before: std::cell::Cell<usize>,
+    does: &'a dyn Fn(),
+}
+
+impl Watched<'_> {
+    fn call(&self) {
+        let left = self.before.get();
+        self.before.set(left.wrapping_sub(1));
+        if left == 0 {
+            (self.does)();
+        }
+    }
+}
+
+impl segment::Source for Watched<'_> {
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.call();
+        FileExt::read_exact_at(self.file, into, at)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.call();
+        segment::Source::size(self.file)
+    }
+}
+
+#[test]
+fn a_segment_that_is_closed_between_any_two_calls_is_learnt_whole() {
+    let folder = Scratch::new();
+    fs::create_dir(&folder.0).unwrap();
+    let mut bytes = format::Head::default().encode().to_vec();
+    let mut entries = Vec::new();
+    let ends: Vec<_> = (0..6)
+        .map(|number| {
+            entries.push((hash(number), (bytes.len() as u64 / UNIT) as u32));
+            let (name, object) = object(number);
+            let key = Key { bucket: "data", name: &name, generation: i64::from(number) };
+            key.record(&object, crc32c::crc32c(&object), &mut bytes);
+            bytes.len()
+        })
+        .collect();
+    // Before whoever looks has seen anything of it, and after.
+    for seen in [0, 2] {
+        for before in 0.. {
+            let path = folder.0.join(format!("{seen}-{before}"));
+            let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+            let (mut walk, mut known) = (segment::Walk::default(), Vec::new());
+            if seen > 0 {
+                file.write_all_at(&bytes[..ends[seen - 1]], 0).unwrap();
+                known.extend(walk.follow(&file).unwrap());
+            }
+            file.write_all_at(&bytes[..ends[3]], 0).unwrap();
+            let close = || {
+                file.write_all_at(&bytes[ends[3]..], ends[3] as u64).unwrap();
+                segment::close(&file, bytes.len() as u64, &entries).unwrap();
+            };
+            let watched = Watched { file: &file, before: before.into(), does: &close };
+            known.extend(walk.follow(&watched).unwrap());
+            let has_closed = watched.before.get() > before;
+            if !has_closed {
+                assert_eq!(before, 3, "the head, the size, the records");
+                break;
+            }
+            // As at the next look.
+            if !walk.over {
+                known.extend(walk.follow(&file).unwrap());
+            }
+            assert!(walk.over);
+            assert_eq!(known, entries, "{seen} known, closed before call {before}");
+        }
+    }
+}
+
 #[test]
 fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
     let folder = Scratch::new();
