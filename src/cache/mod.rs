@@ -37,7 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, os};
 pub(crate) use claims::Claimed;
 use claims::Claims;
 use folder::Folder;
@@ -45,14 +45,22 @@ pub(crate) use format::Key;
 use format::UNIT;
 use index::Index;
 pub(crate) use index::Place;
-use segment::Segment;
+use segment::{Open, Segment};
 use writer::Queue;
 
-/// Segments that a cache is divided into: so many files are open at most, and so much of it goes at once.
+/// Segments that a cache is divided into, up to 256 GiB: so much of it goes at once.
 const SEGMENTS: u64 = 64;
 
 /// The largest segment in bytes, which is walked along within seconds when whoever wrote it was killed: 1 TiB are 256 files.
 const MOST_SEGMENT: u64 = 4 << 30;
+
+/// What part of the files that the process may have open are segments, at most. Reads and writes of the bucket have three
+/// eighths each (`fetch/throttle.rs`), and the program has files of its own. At the usual 1,024 that are 128 files, or
+/// 512 GiB that need no opening.
+const PART_OF_FILES: u64 = 8;
+
+/// Segments that may be open however few files the process may have.
+const LEAST_OPEN: usize = 4;
 
 /// The smallest cache in bytes: less holds no sample worth it.
 const LEAST: u64 = 1 << 20;
@@ -159,6 +167,7 @@ struct Shared {
     max_bytes: u64,
     segment_bytes: u64,
     state: RwLock<State>,
+    open: Open,
     /// When the folder had last changed when it was last looked through.
     looked: Mutex<Option<SystemTime>>,
     /// When it was last learnt what others have written.
@@ -219,15 +228,18 @@ impl Cache {
                 .mismatch(format_args!("at least {LEAST} bytes"), max_bytes)
                 .hint("give it the bytes that the disk can spare, such as 100 << 30"));
         }
-        Self::of_segments(folder, max_bytes, (max_bytes / SEGMENTS).min(MOST_SEGMENT))
+        let files = os::open_files().and_then(|files| usize::try_from(files / PART_OF_FILES).ok());
+        let most_open = files.map_or(usize::MAX, |files| files.max(LEAST_OPEN));
+        Self::of_segments(folder, max_bytes, (max_bytes / SEGMENTS).min(MOST_SEGMENT), most_open)
     }
 
-    fn of_segments(folder: &Path, max_bytes: u64, segment_bytes: u64) -> Result<Self> {
+    fn of_segments(folder: &Path, max_bytes: u64, segment_bytes: u64, most_open: usize) -> Result<Self> {
         let shared = Arc::new(Shared {
             folder: Folder::open(folder)?,
             max_bytes,
             segment_bytes,
             state: RwLock::default(),
+            open: Open::new(most_open),
             looked: Mutex::default(),
             learnt: Mutex::default(),
             claims: Claims::default(),
@@ -322,7 +334,7 @@ impl Cache {
         let shared = &self.0.shared;
         let claimed = if shared.is_read_only() { Ok(Vec::new()) } else { shared.claims.claim(&shared.folder, hashes) };
         let mut claimed = claimed.unwrap_or_else(|error| {
-            shared.write_no_more(&error);
+            shared.failed_to_write(&error);
             Vec::new()
         });
         claimed.resize(hashes.len(), Claimed::Unmarked);
@@ -417,6 +429,15 @@ impl Shared {
         }
     }
 
+    /// Goes on after what could not be written: with writing, if that may be otherwise the next time.
+    fn failed_to_write(&self, error: &io::Error) {
+        if is_passing(error) {
+            tracing::debug!(folder = %self.folder.path().display(), %error, "something was left out of the cache");
+        } else {
+            self.write_no_more(error);
+        }
+    }
+
     /// Goes on without the cache, and says so if nothing was said.
     fn turn_off(&self, error: &io::Error) {
         self.off.store(true, Ordering::Relaxed);
@@ -433,14 +454,11 @@ impl Shared {
     fn read(&self, wanted: &Wanted<'_>, into: &mut [u8]) -> Option<Range<usize>> {
         let segment = self.state().segments.get(&wanted.place.segment).cloned()?;
         let at = u64::from(wanted.place.at) * UNIT;
-        let read = segment.open(self.now()).and_then(|file| file.read_exact_at(into, at));
+        let read = self.open.file(&segment, self.now()).and_then(|file| file.read_exact_at(into, at));
         let proved = match read {
             Ok(()) => proved(wanted, into),
             Err(error) => {
-                // Such as no room for another open file: a matter of the moment.
-                if error.kind() == io::ErrorKind::WouldBlock
-                    || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-                {
+                if is_passing(&error) {
                     return None;
                 }
                 if !is_gone(&error) {
@@ -461,8 +479,10 @@ impl Shared {
             return;
         }
         let now = Instant::now();
-        if let Err(error) = self.learn() {
-            self.turn_off(&error);
+        match self.learn() {
+            Err(error) if !is_passing(&error) => self.turn_off(&error),
+            // What could not be learnt for the moment is learnt the next time.
+            _ => {}
         }
         *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
@@ -530,9 +550,16 @@ impl Shared {
 
 impl State {
     fn forget(&mut self, segment: u32) {
-        self.segments.remove(&segment);
+        if let Some(segment) = self.segments.remove(&segment) {
+            segment.close();
+        }
         self.index.remove_segment(segment);
     }
+}
+
+/// Whether it is a matter of the moment: no room for another open file, or somebody else has the lock.
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Whether a file, or the end of it, isn't there any more.

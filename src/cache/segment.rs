@@ -19,11 +19,61 @@ const HOP: u64 = 4 << 10;
 pub(super) struct Segment {
     pub(super) number: u32,
     pub(super) path: PathBuf,
-    /// Open, and locked with all others who use it, from the first use on: what somebody uses is not removed.
+    /// Open, and locked with all others who use it: what is locked is not removed.
     file: Mutex<Option<Arc<File>>>,
-    /// When it was last used, by the cache's count of epochs.
+    /// When it was last used, by the cache's count of epochs; 0 when it isn't in use here.
     used: AtomicU64,
+    /// When it was last read from, by the count of reads.
+    read: AtomicU64,
     pub(super) walk: Mutex<Walk>,
+}
+
+/// The segments that are open here: so many at most, whatever there is, since connections need descriptors, too. Beyond
+/// these, which was read from longest ago is closed. Whoever reads from that one still holds its file for itself.
+#[derive(Debug)]
+pub(super) struct Open {
+    most: usize,
+    reads: AtomicU64,
+    segments: Mutex<Vec<Arc<Segment>>>,
+}
+
+impl Open {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, reads: AtomicU64::new(0), segments: Mutex::default() }
+    }
+
+    /// The file of a segment, to be read from.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
+    /// looks whether it can be gone on with.
+    pub(super) fn file(&self, segment: &Arc<Segment>, now: u64) -> io::Result<Arc<File>> {
+        segment.used.store(now, Ordering::Relaxed);
+        let (file, is_new) = segment.open()?;
+        if is_new {
+            self.add(segment);
+        } else {
+            self.touch(segment);
+        }
+        Ok(file)
+    }
+
+    fn touch(&self, segment: &Segment) {
+        segment.read.store(self.reads.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Counts a segment that is open.
+    pub(super) fn add(&self, segment: &Arc<Segment>) {
+        self.touch(segment);
+        let mut open = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| other.is_open() && !Arc::ptr_eq(other, segment));
+        while open.len() >= self.most
+            && let Some(oldest) = (0..open.len()).min_by_key(|&at| open[at].read.load(Ordering::Relaxed))
+        {
+            open.swap_remove(oldest).close();
+        }
+        open.push(Arc::clone(segment));
+    }
 }
 
 /// How far a segment is known.
@@ -37,25 +87,22 @@ pub(super) struct Walk {
 
 impl Segment {
     pub(super) fn new(number: u32, path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { number, path, file: Mutex::default(), used: AtomicU64::new(0), walk: Mutex::default() })
+        let (used, read) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { number, path, file: Mutex::default(), used, read, walk: Mutex::default() })
     }
 
     /// One that this process writes.
     pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, now: u64) -> Arc<Self> {
+        let (used, read) = (AtomicU64::new(now), AtomicU64::new(0));
         let walk = Walk { over: true, ..Walk::default() };
-        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used: AtomicU64::new(now), walk: Mutex::new(walk) })
+        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used, read, walk: Mutex::new(walk) })
     }
 
-    /// The file, to be read from.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
-    /// looks whether it can be gone on with.
-    pub(super) fn open(&self, now: u64) -> io::Result<Arc<File>> {
-        self.used.store(now, Ordering::Relaxed);
+    /// The file, and whether it was opened for this.
+    fn open(&self) -> io::Result<(Arc<File>, bool)> {
         let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &*open {
-            return Ok(Arc::clone(file));
+            return Ok((Arc::clone(file), false));
         }
         let file = File::open(&self.path)?;
         if !os::try_lock(&file, Lock::Shared)? {
@@ -65,17 +112,32 @@ impl Segment {
         if !self.path.try_exists()? {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Arc::clone(open.insert(Arc::new(file))))
+        Ok((Arc::clone(open.insert(Arc::new(file))), true))
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Lets go of it where nobody here has used it since `then`.
+    /// Whether this process is to find it again, open or not.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn close(&self) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Lets go of it where nobody here has used it since `then`; whether it did.
     pub(super) fn let_go_since(&self, then: u64) -> bool {
-        self.used.load(Ordering::Relaxed) < then
-            && self.file.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+        let used = self.used.load(Ordering::Relaxed);
+        let let_go = used > 0
+            && used < then
+            && self.used.compare_exchange(used, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if let_go {
+            self.close();
+        }
+        let_go
     }
 
     /// Takes it for removal or to go on writing: the file, locked, if nobody alive uses it.

@@ -26,7 +26,11 @@ impl Scratch {
     }
 
     fn bounded(&self, max_bytes: u64, segment_bytes: u64) -> Cache {
-        Cache::of_segments(&self.0, max_bytes, segment_bytes).unwrap()
+        self.with_files(max_bytes, segment_bytes, usize::MAX)
+    }
+
+    fn with_files(&self, max_bytes: u64, segment_bytes: u64, most_open: usize) -> Cache {
+        Cache::of_segments(&self.0, max_bytes, segment_bytes, most_open).unwrap()
     }
 
     fn segments(&self) -> Vec<PathBuf> {
@@ -303,6 +307,79 @@ fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
     second.flush(HANG);
     assert!(has(&second, 3_000) && !has(&second, 0));
     assert!(folder.bytes() <= max, "{}", folder.bytes());
+}
+
+#[test]
+fn a_large_cache_has_few_files_open_and_keeps_what_it_uses() {
+    let folder = Scratch::new();
+    let (segment, max) = (4 << 10, 64 << 10);
+    let cache = folder.with_files(max, segment, 3);
+    let open = |cache: &Cache| cache.0.shared.state().segments.values().filter(|segment| segment.is_open()).count();
+    for number in 0..1_000 {
+        put(&cache, number);
+        cache.flush(HANG);
+        assert!(open(&cache) <= 3);
+    }
+    let kept: Vec<_> = (0..1_000).filter(|number| has(&cache, *number)).collect();
+    assert!(folder.segments().len() > 10 && kept.len() > 160, "{}", kept.len());
+    // What is closed is in use still.
+    assert_eq!(kept, (0..kept.len() as u32).collect::<Vec<_>>());
+    let other = folder.with_files(max, segment, 3);
+    for number in kept.iter().rev().chain(&kept) {
+        assert!(has(&cache, *number) && has(&other, *number));
+        assert!(open(&cache) <= 3 && open(&other) <= 3);
+    }
+    // The one read from longest ago is what was closed.
+    let places = cache.find(kept.iter().map(|number| hash(*number)));
+    let mut last: Vec<u32> = places.into_iter().flatten().map(|place| place.segment).collect();
+    last.dedup();
+    for number in &last[last.len() - 3..] {
+        assert!(cache.0.shared.state().segments[number].is_open());
+    }
+}
+
+/// In a process of its own, since the limit is the process's.
+#[test]
+fn want_of_descriptors_passes() {
+    const CHILD: &str = "DATAFLUX_TEST_FEW_FILES";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+        child.args(["--exact", "cache::tests::want_of_descriptors_passes", "--nocapture"]).env(CHILD, "1");
+        let output = child.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}{output:?}");
+        return;
+    }
+    let folder = Scratch::new();
+    let (cache, other) = (folder.open(4 << 10), folder.open(4 << 10));
+    (0..30).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    assert!((0..30).all(|number| has(&other, number)));
+    let hashes = [hash(1_000), hash(1_001)];
+    assert_eq!(cache.claim(&hashes), [Claimed::Mine; 2]);
+
+    let mut files: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+    assert!(fs::File::open("/dev/null").is_err());
+    (30..60).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    assert_eq!(cache.claim(&[1, 2]), [Claimed::Unmarked; 2]);
+    cache.release(hashes[0]);
+    cache.flush(HANG);
+    // So that there is something to look through.
+    fs::create_dir(folder.0.join("new")).unwrap();
+    for cache in [&cache, &other] {
+        cache.refresh();
+        assert!(!cache.0.shared.is_off() && !cache.0.shared.is_read_only());
+    }
+    files.clear();
+
+    (60..90).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    assert!((0..30).chain(60..90).all(|number| has(&other, number)));
+    let theirs = Claimed::Theirs(cache.0.shared.folder.member);
+    eventually("it is given up late", || other.claim(&hashes[..1]) == [Claimed::Mine]);
+    assert_eq!(other.claim(&hashes[1..]), [theirs]);
 }
 
 #[test]

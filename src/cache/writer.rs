@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::folder::Guard;
 use super::format::{ENTRY, HEAD, Head, Key, UNIT};
 use super::segment::{self, Legacy, Segment};
-use super::{CacheCounts, Shared};
+use super::{CacheCounts, Shared, is_passing};
 use crate::os::{self, Lock};
 
 /// Bytes that wait to be written, at most, unless one sample alone has more; as many again are being written. Some
@@ -20,6 +20,9 @@ const WAITING: usize = 16 << 20;
 
 /// How long room is waited for that others make or take at the time, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long until claims are tried again to be given up, for which there was no lock or no descriptor.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Epochs that nothing of a segment was read in, after which it is not in use any more: loops that train and validate
 /// come back to each of their data sets sooner.
@@ -107,13 +110,20 @@ impl Active {
 /// Writes until the cache is closed and all is written.
 pub(super) fn run(shared: &Shared) {
     let (mut active, mut batch) = (None, Batch::default());
+    // Claims that could not be given up: others wait for them as long as this process lives.
+    let mut held: Vec<u64> = Vec::new();
     loop {
         let mut queue = shared.queue();
         while queue.batch.is_empty() {
             if queue.closed {
                 return;
             }
-            queue = shared.turn.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            if held.is_empty() {
+                queue = shared.turn.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                queue = shared.turn.wait_timeout(queue, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+                break;
+            }
         }
         mem::swap(&mut queue.batch, &mut batch);
         queue.begun += 1;
@@ -122,11 +132,16 @@ pub(super) fn run(shared: &Shared) {
         if !shared.is_read_only()
             && let Err(error) = write(shared, &mut active, &batch)
         {
-            shared.write_no_more(&error);
+            shared.failed_to_write(&error);
         }
-        // What can't be given up is waited for by others until they pass it by.
-        if let Err(error) = shared.claims.release(&shared.folder, &batch.released) {
-            shared.write_no_more(&error);
+        held.append(&mut batch.released);
+        match shared.claims.release(&shared.folder, &held) {
+            Ok(true) => held.clear(),
+            Err(error) if !is_passing(&error) => {
+                shared.write_no_more(&error);
+                held.clear();
+            }
+            Ok(false) | Err(_) => {}
         }
         batch.clear();
         shared.queue().done = number;
@@ -211,7 +226,7 @@ fn room(shared: &Shared, full: Option<Active>) -> io::Result<Option<Active>> {
     while total > shared.max_bytes {
         let mut removed = 0;
         for segment in &segments {
-            if total - removed > shared.max_bytes && !segment.is_open() {
+            if total - removed > shared.max_bytes && !segment.is_in_use() {
                 removed += remove(shared, segment)?;
             }
         }
@@ -247,6 +262,7 @@ fn active(shared: &Shared, number: u32, file: File, end: u64, entries: Vec<(u64,
     let file = Arc::new(file);
     let segment = Segment::own(number, shared.folder.segment(number), Arc::clone(&file), shared.now());
     shared.state_mut().segments.insert(number, Arc::clone(&segment));
+    shared.open.add(&segment);
     Active { segment, file, end, entries }
 }
 
@@ -256,7 +272,7 @@ fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
         return Ok(None);
     }
     // A lock of one's own is in the way, too; whoever reads here takes it again.
-    segment.let_go_since(u64::MAX);
+    segment.close();
     let Some(file) = present(segment.take())?.flatten() else { return Ok(None) };
     match segment::inherit(&file)? {
         Legacy::Closed => Ok(None),
