@@ -19,13 +19,14 @@ mod claims;
 mod folder;
 mod format;
 mod index;
+mod learn;
 mod segment;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -46,6 +47,8 @@ use format::UNIT;
 use index::Index;
 pub(crate) use index::Place;
 use segment::{Open, Segment};
+pub(crate) use stats::CacheCounts;
+pub use stats::CacheStats;
 use writer::Queue;
 
 /// Segments that a cache is divided into, up to 256 GiB: so much of it goes at once.
@@ -64,10 +67,6 @@ const LEAST_OPEN: usize = 4;
 
 /// The smallest cache in bytes: less holds no sample worth it.
 const LEAST: u64 = 1 << 20;
-
-/// How young a folder's time of change may be to count as one that can still happen again unseen: clocks of file systems
-/// tick some hundred times a second.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Threads that read: what keeps a disk busy that does many things at once, and few where memory is what is read.
 const READERS: Range<usize> = 4..32;
@@ -108,51 +107,6 @@ const READERS: Range<usize> = 4..32;
 #[derive(Clone)]
 pub struct Cache(Arc<Handle>);
 
-/// What an epoch has had of a [`Cache`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CacheStats {
-    /// Samples read from the cache.
-    pub hits: u64,
-    /// Samples read from the bucket, those that a cache doesn't keep included; empty ones are read from nowhere.
-    pub misses: u64,
-    /// Bytes of the samples read from the cache.
-    pub bytes_read: u64,
-    /// Bytes written to the cache so far, with names and heads. It is written to behind the epoch; the end of one waits for
-    /// that.
-    pub bytes_written: u64,
-}
-
-/// Running [`CacheStats`].
-#[derive(Debug, Default)]
-pub(crate) struct CacheCounts {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
-}
-
-impl CacheCounts {
-    pub(crate) fn hit(&self, bytes: u64) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn miss(&self) {
-        self.misses.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn written(&self, bytes: u64) {
-        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn stats(&self) -> CacheStats {
-        let [hits, misses, bytes_read, bytes_written] =
-            [&self.hits, &self.misses, &self.bytes_read, &self.bytes_written].map(|n| n.load(Ordering::Relaxed));
-        CacheStats { hits, misses, bytes_read, bytes_written }
-    }
-}
-
 type Job = Box<dyn FnOnce() + Send>;
 
 struct Handle {
@@ -166,7 +120,8 @@ struct Shared {
     folder: Folder,
     max_bytes: u64,
     segment_bytes: u64,
-    state: RwLock<State>,
+    index: Index,
+    segments: RwLock<HashMap<u32, Arc<Segment>>>,
     open: Open,
     /// When the folder had last changed when it was last looked through.
     looked: Mutex<Option<SystemTime>>,
@@ -186,12 +141,6 @@ struct Shared {
     off: AtomicBool,
     #[cfg(test)]
     fault: Mutex<Option<io::Error>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    index: Index,
-    segments: HashMap<u32, Arc<Segment>>,
 }
 
 /// A sample to read.
@@ -238,7 +187,8 @@ impl Cache {
             folder: Folder::open(folder)?,
             max_bytes,
             segment_bytes,
-            state: RwLock::default(),
+            index: Index::default(),
+            segments: RwLock::default(),
             open: Open::new(most_open),
             looked: Mutex::default(),
             learnt: Mutex::default(),
@@ -271,14 +221,14 @@ impl Cache {
             thread().spawn(move || work.into_iter().for_each(run)).map_err(refused)?;
         }
         thread().spawn(move || writer::run(&shared)).map_err(refused)?;
-        let samples = cache.0.shared.state().index.len();
+        let samples = cache.0.shared.index.len();
         tracing::debug!(folder = %folder.display(), samples, "a cache is open");
         Ok(cache)
     }
 
     /// Samples in the cache, as far as this process knows.
     pub fn samples(&self) -> u64 {
-        self.0.shared.state().index.len()
+        self.0.shared.index.len()
     }
 
     /// Whether an object of this size is kept at all.
@@ -297,13 +247,9 @@ impl Cache {
         self.0.shared.refresh();
     }
 
-    /// As [`refresh`](Self::refresh), unless somebody has just done it.
+    /// As [`refresh`](Self::refresh), unless somebody has just done it, or is at it.
     pub(crate) fn refresh_after(&self, age: Duration) {
-        let recent = self.0.shared.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.is_none_or(|learnt| learnt.elapsed() > age) {
-            drop(recent);
-            self.0.shared.refresh();
-        }
+        self.0.shared.refresh_after(age);
     }
 
     /// Where samples are, by the hashes of their keys.
@@ -311,8 +257,7 @@ impl Cache {
         if self.0.shared.is_off() {
             return hashes.into_iter().map(|_| None).collect();
         }
-        let state = self.0.shared.state();
-        hashes.into_iter().map(|hash| state.index.get(hash)).collect()
+        hashes.into_iter().map(|hash| self.0.shared.index.get(hash)).collect()
     }
 
     /// Reads the records of samples, one behind the other, into as many bytes as they have, and returns where among these
@@ -359,10 +304,14 @@ impl Cache {
         if shared.is_read_only() || shared.full.load(Ordering::Relaxed) || !self.keeps(bytes.len() as u64) {
             return;
         }
-        if shared.state().index.get(key.hash()).is_some() {
+        let size = key.record_bytes(bytes.len() as u32) as usize;
+        if shared.index.get(key.hash()).is_some() || !shared.queue().reserve(size) {
             return;
         }
-        shared.queue().push(key, crc32c, bytes, counts);
+        // Copied by itself: whoever else puts something in, or gives up a claim, has not to wait for that.
+        let mut record = Vec::with_capacity(size);
+        key.record(bytes, crc32c, &mut record);
+        shared.queue().push(key.hash(), record, counts);
         shared.turn.notify_all();
     }
 
@@ -393,12 +342,12 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    fn segments(&self) -> RwLockReadGuard<'_, HashMap<u32, Arc<Segment>>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn segments_mut(&self) -> RwLockWriteGuard<'_, HashMap<u32, Arc<Segment>>> {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -452,7 +401,7 @@ impl Shared {
     }
 
     fn read(&self, wanted: &Wanted<'_>, into: &mut [u8]) -> Option<Range<usize>> {
-        let segment = self.state().segments.get(&wanted.place.segment).cloned()?;
+        let segment = self.segments().get(&wanted.place.segment).cloned()?;
         let at = u64::from(wanted.place.at) * UNIT;
         let read = self.open.file(&segment, self.now()).and_then(|file| file.read_exact_at(into, at));
         let proved = match read {
@@ -469,91 +418,9 @@ impl Shared {
         };
         if proved.is_none() {
             // Whoever reads it from the bucket puts it in again.
-            self.state_mut().index.remove(wanted.key.hash(), wanted.place);
+            self.index.remove(wanted.key.hash(), wanted.place);
         }
         proved
-    }
-
-    fn refresh(&self) {
-        if self.is_off() {
-            return;
-        }
-        let now = Instant::now();
-        match self.learn() {
-            Err(error) if !is_passing(&error) => self.turn_off(&error),
-            // What could not be learnt for the moment is learnt the next time.
-            _ => {}
-        }
-        *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-    }
-
-    fn learn(&self) -> io::Result<()> {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = self.folder.path().metadata()?.modified()?;
-        if *looked != Some(changed) {
-            // A change within the same tick would leave the same time.
-            let settled = SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK);
-            self.look_through()?;
-            *looked = settled.then_some(changed);
-        }
-        let growing: Vec<_> = {
-            let state = self.state();
-            let is_over = |segment: &Segment| segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
-            state.segments.values().filter(|segment| !is_over(segment)).cloned().collect()
-        };
-        growing.iter().try_for_each(|segment| match self.follow(segment) {
-            // Removed, or cut off behind its last whole record by who goes on with it.
-            Err(error) if is_gone(&error) => Ok(()),
-            followed => followed,
-        })
-    }
-
-    /// Learns which segments there are.
-    fn look_through(&self) -> io::Result<()> {
-        let there = self.folder.segments()?;
-        let mut state = self.state_mut();
-        let gone: Vec<u32> =
-            state.segments.keys().copied().filter(|number| there.binary_search(number).is_err()).collect();
-        for number in gone {
-            state.forget(number);
-        }
-        for number in there {
-            let path = || self.folder.segment(number);
-            state.segments.entry(number).or_insert_with(|| Segment::new(number, path()));
-        }
-        Ok(())
-    }
-
-    /// Learns what was added to a segment.
-    fn follow(&self, segment: &Segment) -> io::Result<()> {
-        let mut walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
-        if walk.over || segment.path.metadata()?.len() == walk.end {
-            return Ok(());
-        }
-        let entries = walk.follow(&File::open(&segment.path)?)?;
-        self.add(segment.number, &entries);
-        Ok(())
-    }
-
-    fn add(&self, segment: u32, entries: &[(u64, u32)]) {
-        let mut state = self.state_mut();
-        // Removed meanwhile.
-        if !state.segments.contains_key(&segment) {
-            return;
-        }
-        state.index.reserve(entries.len());
-        for &(hash, at) in entries {
-            state.index.insert(hash, Place { segment, at });
-        }
-    }
-}
-
-impl State {
-    fn forget(&mut self, segment: u32) {
-        if let Some(segment) = self.segments.remove(&segment) {
-            segment.close();
-        }
-        self.index.remove_segment(segment);
     }
 }
 

@@ -201,12 +201,7 @@ pub(super) enum Tail {
 }
 
 /// Walks along records from `from` to `to`, and hands out hash and place of each. Returns where it ended, and how.
-fn walk(
-    file: &impl Source,
-    from: u64,
-    to: u64,
-    mut each: impl FnMut(u64, u32),
-) -> io::Result<(u64, Tail)> {
+fn walk(file: &impl Source, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, Tail)> {
     let mut at = from;
     let (mut held, mut held_from, mut chunk) = (Vec::new(), from, WALK);
     while at < to {

@@ -314,7 +314,7 @@ fn a_large_cache_has_few_files_open_and_keeps_what_it_uses() {
     let folder = Scratch::new();
     let (segment, max) = (4 << 10, 64 << 10);
     let cache = folder.with_files(max, segment, 3);
-    let open = |cache: &Cache| cache.0.shared.state().segments.values().filter(|segment| segment.is_open()).count();
+    let open = |cache: &Cache| cache.0.shared.segments().values().filter(|segment| segment.is_open()).count();
     for number in 0..1_000 {
         put(&cache, number);
         cache.flush(HANG);
@@ -334,7 +334,7 @@ fn a_large_cache_has_few_files_open_and_keeps_what_it_uses() {
     let mut last: Vec<u32> = places.into_iter().flatten().map(|place| place.segment).collect();
     last.dedup();
     for number in &last[last.len() - 3..] {
-        assert!(cache.0.shared.state().segments[number].is_open());
+        assert!(cache.0.shared.segments()[number].is_open());
     }
 }
 
@@ -451,6 +451,25 @@ fn a_folder_that_goes_away_turns_it_off() {
     cache.release(3);
     cache.flush(HANG);
     assert!(cache.0.shared.is_off());
+}
+
+#[test]
+fn a_look_in_passing_waits_for_nobody_who_looks() {
+    let folder = Scratch::new();
+    let (cache, other) = (folder.open(4 << 10), folder.open(4 << 10));
+    put(&other, 1);
+    other.flush(HANG);
+    let walking = cache.0.shared.looked.lock().unwrap();
+    let (done, wait) = crossbeam_channel::bounded(1);
+    let clone = cache.clone();
+    std::thread::spawn(move || {
+        clone.refresh_after(Duration::ZERO);
+        done.send(clone.samples())
+    });
+    assert_eq!(wait.recv_timeout(HANG), Ok(0));
+    drop(walking);
+    cache.refresh_after(Duration::ZERO);
+    assert_eq!(cache.samples(), 1);
 }
 
 #[test]
