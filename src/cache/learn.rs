@@ -60,10 +60,12 @@ impl Shared {
             self.look_through()?;
             *looked = settled.then_some(changed);
         }
-        let growing: Vec<_> = {
+        let mut growing: Vec<_> = {
             let is_over = |segment: &Segment| segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
             self.segments().values().filter(|segment| !is_over(segment)).cloned().collect()
         };
+        // Of two records of one sample the one put in last counts.
+        growing.sort_unstable_by_key(|segment| segment.number);
         growing.iter().try_for_each(|segment| match self.follow(segment) {
             // Removed, or cut off behind its last whole record by who goes on with it.
             Err(error) if is_gone(&error) => Ok(()),

@@ -39,8 +39,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Sender;
 
 use crate::{Error, ErrorKind, Result, os};
-pub(crate) use claims::Claimed;
 use claims::Claims;
+pub(crate) use claims::{Claimed, Patience, Wait};
 use folder::Folder;
 pub(crate) use format::Key;
 use format::UNIT;
@@ -290,6 +290,11 @@ impl Cache {
     pub(crate) fn release(&self, hash: u64) {
         self.0.shared.queue().release(hash);
         self.0.shared.turn.notify_all();
+    }
+
+    /// What changes whenever `who` has written something or given up claims. Asks the file system.
+    pub(crate) fn mark(&self, who: u64) -> Option<SystemTime> {
+        self.0.shared.folder.mark(who)
     }
 
     /// Takes no heed for a minute of what `who` claims, who was waited for in vain.

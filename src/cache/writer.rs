@@ -130,6 +130,7 @@ pub(super) fn run(shared: &Shared) {
         }
         let (mut batch, number) = queue.take();
         drop(queue);
+        let has_news = !batch.is_empty();
         if !shared.is_read_only()
             && let Err(error) = write(shared, &mut active, &mut buffer, &batch.records)
         {
@@ -143,6 +144,10 @@ pub(super) fn run(shared: &Shared) {
                 held.clear();
             }
             Ok(false) | Err(_) => {}
+        }
+        // Not for what is tried again in vain.
+        if has_news {
+            shared.folder.set_mark();
         }
         shared.queue().done = number;
         shared.turn.notify_all();
