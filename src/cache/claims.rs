@@ -61,7 +61,7 @@ impl Patience {
             *seen = (mark, waited);
         }
         match waited {
-            _ if waited - seen.1 > STANDSTILL => Wait::InVain,
+            _ if waited.saturating_sub(seen.1) > STANDSTILL => Wait::InVain,
             _ if waited > AT_MOST => Wait::NotForThis,
             _ => Wait::On,
         }

@@ -103,7 +103,9 @@ const READERS: Range<usize> = 4..32;
 /// was there first, since throwing out what every epoch comes back to would only wear the disk. When the disk is full, or
 /// fails, one warning says so and the bucket is read instead.
 ///
-/// Every open cache holds an index in memory, of 20 to 39 bytes a sample in it.
+/// Every open cache holds an index in memory, of 20 to 39 bytes a sample in it, and has files open: a 64th of its bytes
+/// each, or 4 GiB, and at most an eighth of those that the process may have open (`ulimit -n`). Beyond these, files are
+/// opened and closed as they are read from, and what this process uses may go when another one wants room.
 #[derive(Clone)]
 pub struct Cache(Arc<Handle>);
 
