@@ -294,9 +294,13 @@ fn active(shared: &Shared, number: u32, file: File, end: u64, entries: Vec<(u64,
 
 /// Goes on with a segment that nobody alive uses, if it has room.
 fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
-    if segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over {
-        return Ok(None);
-    }
+    let known = {
+        let walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
+        if walk.over {
+            return Ok(None);
+        }
+        walk.end
+    };
     // A lock of one's own is in the way, too; whoever reads here takes it again.
     segment.close();
     let Some(file) = present(segment.take())?.flatten() else { return Ok(None) };
@@ -310,7 +314,9 @@ fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
         Legacy::Open { end, entries } => {
             os::try_lock(&file, Lock::Shared)?;
             let active = active(shared, segment.number, file, end, entries);
-            shared.add(segment.number, &active.entries);
+            // Not those that were learnt before: of these, damaged ones were taken out, and may be elsewhere by now.
+            let first = active.entries.partition_point(|(_, at)| u64::from(*at) * UNIT < known);
+            shared.add(segment.number, &active.entries[first..]);
             if active.has_room(shared.segment_bytes, shared.segment_bytes / 2, 1) {
                 return Ok(Some(active));
             }
