@@ -38,6 +38,22 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     End,
 }
 
+impl<D: Decode, C: Collate<D::Item>> Job<D, C> {
+    fn perform(self) {
+        match self {
+            Self::Decode { assembly, slot, sample, passing } => {
+                if assembly.decode(slot, sample) {
+                    assembly.collate();
+                }
+                drop(passing);
+            }
+            Self::Collate(assembly) => assembly.collate(),
+            Self::Discard(arrivals) => drop(arrivals),
+            Self::End => {}
+        }
+    }
+}
+
 /// The way to the decode threads, and these.
 pub(super) type Pool<D, C> = (Sender<Job<D, C>>, Vec<JoinHandle<()>>);
 
@@ -52,23 +68,15 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Po
             .name(format!("dataflux-decode-{index}"))
             .spawn(move || {
                 for job in work {
-                    match job {
-                        Job::Decode { assembly, slot, sample, passing } => {
-                            if assembly.decode(slot, sample) {
-                                assembly.collate();
-                            }
-                            drop(passing);
-                        }
-                        Job::Collate(assembly) => assembly.collate(),
-                        Job::Discard(arrivals) => {
-                            // A panic while one of them is dropped is nobody's to hear of.
-                            let _ = guarded(|| {
-                                drop(arrivals);
-                                Ok(())
-                            });
-                        }
-                        Job::End => return,
+                    if matches!(job, Job::End) {
+                        return;
                     }
+                    // What decoder and collate make is dropped here, too, and may panic then. The batch, if anybody waits
+                    // for it, isn't made, which is told; the thread is there for the next.
+                    let _ = guarded(|| {
+                        job.perform();
+                        Ok(())
+                    });
                 }
             })
             .map_err(|error| {
