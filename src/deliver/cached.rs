@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::pipeline::{Engine, Way, Window, is_cancelled, read_alone};
+use super::stall::Steps;
 use crate::Result;
 use crate::budget::Permit;
 use crate::cache::{Cache, CacheCounts, CacheStats, Claimed, Key, Place, Wanted};
@@ -179,6 +180,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let number = way.next_number();
         let (engine, window, passing) = (Arc::clone(self), Arc::clone(window), passing.cloned());
         let (slices, cancel) = (group.slices.clone(), way.cancel.clone());
+        window.steps.kept(slices.iter().map(|slice| slice.slot));
         kept.cache.run(move || {
             if is_cancelled(&cancel) {
                 return;
@@ -298,6 +300,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         passing: Option<Arc<Permit>>,
         cancel: &watch::Receiver<bool>,
     ) {
+        window.steps.claimed(slices.iter().map(|slice| slice.slot));
         let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), cancel.clone());
         self.io.handle().spawn(async move {
             tokio::select! {
@@ -362,6 +365,44 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         // What can't be read though it is there is not waited for.
         mine.extend(missed.into_iter().map(|slice| (slice, None)));
         (mine, theirs)
+    }
+
+    /// Reads one sample by itself: from the cache, or else from the bucket, and then it is kept. It isn't claimed, and so
+    /// waits for nobody. How far it is, is told at its place among these steps.
+    pub(super) async fn read_one(
+        self: &Arc<Self>,
+        group: Group,
+        number: u64,
+        (steps, at): (&Steps, usize),
+    ) -> Result<Vec<(usize, RawSample)>> {
+        if let Some(Kept { cache, .. }) = &self.kept {
+            steps.kept(std::iter::once(at));
+            let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+            let (engine, (done, wait)) = (Arc::clone(self), oneshot::channel());
+            cache.run(move || drop(done.send(engine.read_hit(id))));
+            if let Ok(Some(sample)) = wait.await {
+                return Ok(vec![(slot, sample)]);
+            }
+        }
+        self.groups.count(group.method);
+        let told = |step| steps.step(std::iter::once(at), step);
+        let samples = read_alone(&self.fetcher, &self.manifest, group, number, &told).await?;
+        self.keep(&samples);
+        Ok(samples)
+    }
+
+    /// A sample from the cache, if it is there. Blocks.
+    fn read_hit(&self, id: SampleId) -> Option<RawSample> {
+        let Kept { cache, counts } = self.kept.as_ref()?;
+        cache.refresh_after(LOOK.0);
+        let Hit { entry, place } = self.find(std::iter::once((0, id))).hits.remove(&0)?;
+        let (key, crc32c) = key(cache, &self.manifest, &entry)?;
+        let wanted = Wanted { key, place, size: entry.size, crc32c };
+        let size = wanted.bytes();
+        let mut buffer = self.fetcher.buffers().take(size).ok()?;
+        let range = cache.read(&[wanted], buffer.fill(size)).pop()??;
+        counts.hit(entry.size);
+        Some(RawSample::kept(Arc::clone(&self.manifest), id, entry, buffer.freeze().slice(range)))
     }
 
     /// Reads samples from the bucket, each by itself.

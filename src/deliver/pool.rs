@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::arrivals::{Arrivals, Pledge};
 use super::loss::{in_vain, is_of_one_sample};
-use super::stall::Making;
+use super::stall::{Making, Steps};
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate, LostSample};
 use crate::decode::Decode;
@@ -158,6 +158,8 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     pub(super) turn: u64,
     /// Of the last group that was begun before its own.
     pub(super) number: u64,
+    /// How far its samples are, and where they begin among those.
+    pub(super) steps: (Steps, usize),
     parts: Mutex<Parts<D::Item>>,
     promise: Pledge<C::Output>,
 }
@@ -178,15 +180,15 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     pub(super) fn new(
         terms: &Arc<Terms<D, C>>,
         (positions, padding): (Vec<Range<u64>>, usize),
-        turn: u64,
-        number: u64,
+        (turn, number): (u64, u64),
+        steps: (Steps, usize),
         promise: Pledge<C::Output>,
     ) -> Arc<Self> {
         let samples = positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize;
         let items = std::iter::repeat_with(|| None).take(samples).collect();
         let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
         let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
-        Arc::new(Self { terms, positions, padding, turn, number, parts, promise })
+        Arc::new(Self { terms, positions, padding, turn, number, steps, parts, promise })
     }
 
     /// Where in the global order the sample of a slot is to come.
