@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::local::{Hit, Looked};
 use super::pipeline::{Engine, Way, Window, read_alone};
+use super::stall::Steps;
 use crate::budget::Permit;
 use crate::cache::{Cache, CacheCounts, CacheStats, Claimed, Key, Patience, Wait, Wanted};
 use crate::collate::Collate;
@@ -25,7 +26,7 @@ use crate::decode::Decode;
 use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, MAX_SOURCES, Method, Slice};
 use crate::sample::SampleId;
-use crate::split::RawSample;
+use crate::split::{Origin, RawSample};
 
 /// How long between two looks whether a sample has come: at first, when it may have been almost there, and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
@@ -227,6 +228,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         passing: Option<Arc<Permit>>,
         cancel: &watch::Receiver<bool>,
     ) {
+        window.steps.claimed(slices.iter().map(|slice| slice.slot));
         let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), cancel.clone());
         self.io.handle().spawn(async move {
             tokio::select! {
@@ -313,6 +315,39 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         // What can't be read though it is there is not waited for.
         mine.extend(missed.into_iter().map(|slice| (slice, None)));
         (mine, theirs)
+    }
+
+    /// Reads one sample by itself: from the cache, or else from the bucket, and then it is kept. It isn't claimed, and so
+    /// waits for nobody. How far it is, is told at its place among these steps.
+    pub(super) async fn read_one(
+        self: &Arc<Self>,
+        group: Group,
+        number: u64,
+        (steps, at): (&Steps, usize),
+    ) -> crate::Result<Vec<(usize, RawSample)>> {
+        if let Some(Kept { cache, .. }) = &self.kept {
+            steps.kept(std::iter::once(at));
+            let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+            let (engine, (done, wait)) = (Arc::clone(self), oneshot::channel());
+            cache.run(move || drop(done.send(engine.read_hit(id))));
+            if let Ok(Some(sample)) = wait.await {
+                return Ok(vec![(slot, sample)]);
+            }
+        }
+        self.groups.count(group.method);
+        let told = |step| steps.step(std::iter::once(at), step);
+        let samples = read_alone(&self.fetcher, &self.manifest, group, number, &told).await?;
+        self.keep(&samples);
+        Ok(samples)
+    }
+
+    /// A sample from the cache, if it is there. Blocks.
+    fn read_hit(&self, id: SampleId) -> Option<RawSample> {
+        let kept = self.kept.as_ref()?;
+        kept.cache.refresh_after(LOOK.0);
+        let hit = self.find(kept, std::iter::once((0, id))).take(0)?;
+        let bytes = self.read_kept(kept, std::slice::from_ref(&hit)).pop()??;
+        Some(RawSample::proved(&Origin::new(&self.manifest), id, hit.entry(), bytes))
     }
 
     /// Reads samples from the bucket, each by itself.

@@ -275,7 +275,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
         let (held, window_held) = watch::channel(0);
         let (sampling, epoch) = course.walk.course();
-        let lockstep = Lockstep { sampling, epoch, turn, held: window_held, cancel: cancel.clone() };
+        let lockstep =
+            Lockstep { sampling, epoch, turn, held: window_held, listed: Arc::default(), cancel: cancel.clone() };
         let losing = self.losing(lockstep);
         let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
         let way = Way { tickets, cancel, terms, held, standing, bound, bell, number: Cell::new(number) };
@@ -366,7 +367,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             let samples = ids.len();
             last = number + 1;
             let (pledge, promise) = pledge(number, way.bell);
-            let assembly = Assembly::new(&way.terms, (own, padding), last, way.number.get(), pledge);
+            let place = (window.steps.clone(), start);
+            let assembly = Assembly::new(&way.terms, (own, padding), (last, way.number.get()), place, pledge);
             let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
             let trace = Trace::new(window.steps.clone(), start, samples, making);
             way.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;
