@@ -1,11 +1,12 @@
 //! A second epoch out of the cache, beside the same bytes read from plain files, one for each sample:
 //! `cargo bench --bench cache -- [--size BYTES] [--samples N] [--times N] [--threads N] [--one-buffer] [--folder DIR] [--cold]`
 //!
-//! Both read in the same shuffled order. Files are read by so many threads, each its share, with `fs::read`, are kept until
-//! a batch of 256 is there, and are not proved; the loader decodes `Raw` in such batches and proves every sample. With
-//! `--one-buffer` files are read over one another instead, into a buffer of each thread that never leaves its cache, which
-//! is faster than any use that a batch could be put to. They take turns, and medians are compared. Of files that were just written memory is what is read; `--cold` has the system forget them before each
-//! turn, which takes the rights to (`/proc/sys/vm/drop_caches`).
+//! Both read in the same shuffled order. Files are read by so many threads, each its share, with `fs::read`, and are kept
+//! until a batch of 256 is there; `ratio` is against that, and `proved` against the same with the CRC32C of each file
+//! computed, as the loader does for every sample. It decodes `Raw` in such batches. With `--one-buffer` files are read over
+//! one another instead, into a buffer of each thread that never leaves its cache, which is faster than any use that a batch
+//! could be put to. They take turns, and medians are compared. Of files that were just written memory is what is read;
+//! `--cold` has the system forget them before each turn, which takes the rights to (`/proc/sys/vm/drop_caches`).
 
 use std::fs::File;
 use std::io::Read;
@@ -52,28 +53,29 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    println!("bytes   samples  files/s  MB/s    cached/s  MB/s    ratio");
+    println!("bytes   samples  files/s  MB/s    cached/s  MB/s    ratio  proved");
     for &size in &args.size {
         let folder = args.folder.join(format!("dataflux-bench-cache-{}", std::process::id()));
         let measured = measure(&args, size, &folder);
         std::fs::remove_dir_all(&folder).context("tidying up")?;
-        let (samples, files, cached) = measured?;
+        let (samples, [files, proved, cached]) = measured?;
         let per_second = |seconds: f64| samples as f64 / seconds;
         let megabytes = |seconds: f64| per_second(seconds) * size as f64 / 1e6;
         println!(
-            "{size:7} {samples:7}  {:7.0}  {:6.0}  {:8.0}  {:6.0}  {:5.2}",
+            "{size:7} {samples:7}  {:7.0}  {:6.0}  {:8.0}  {:6.0}  {:5.2}  {:6.2}",
             per_second(files),
             megabytes(files),
             per_second(cached),
             megabytes(cached),
-            files / cached
+            files / cached,
+            proved / cached
         );
     }
     Ok(())
 }
 
-/// Samples, and seconds for files and for the cache.
-fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, f64, f64)> {
+/// Samples, and seconds for files, for files whose CRC32C is computed, and for the cache.
+fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, [f64; 3])> {
     let samples = args.samples.unwrap_or((512 << 20) / size);
     let store = MemoryStore::new();
     std::fs::create_dir_all(folder.join("files"))?;
@@ -97,14 +99,16 @@ fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, f64, f64)>
         }
     }
     let threads = args.threads.unwrap_or(std::thread::available_parallelism()?.get());
-    let (mut files, mut cached) = (Vec::new(), Vec::new());
+    let mut seconds = [const { Vec::new() }; 3];
     for _ in 0..args.times {
+        for (way, prove) in [(0, false), (1, true)] {
+            forget(args.cold)?;
+            seconds[way].push(read_files(&folder.join("files"), &names, threads, args.one_buffer, prove)?);
+        }
         forget(args.cold)?;
-        files.push(read_files(&folder.join("files"), &names, threads, args.one_buffer)?);
-        forget(args.cold)?;
-        cached.push(epoch(&loader, 0, false)?.0);
+        seconds[2].push(epoch(&loader, 0, false)?.0);
     }
-    Ok((samples, median(files), median(cached)))
+    Ok((samples, seconds.map(median)))
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {
@@ -129,8 +133,13 @@ fn epoch(loader: &DataLoader, number: u64, first: bool) -> Result<(f64, Vec<Stri
     Ok((seconds, names))
 }
 
-fn read_files(folder: &Path, names: &[String], threads: usize, one_buffer: bool) -> Result<f64> {
+fn read_files(folder: &Path, names: &[String], threads: usize, one_buffer: bool, prove: bool) -> Result<f64> {
     let (next, started) = (AtomicU64::new(0), Instant::now());
+    let look_at = |bytes: &[u8]| {
+        if prove {
+            std::hint::black_box(crc32c::crc32c(bytes));
+        }
+    };
     std::thread::scope(|scope| {
         let read = || -> Result<()> {
             let (mut bytes, mut batch) = (Vec::new(), Vec::new());
@@ -138,12 +147,15 @@ fn read_files(folder: &Path, names: &[String], threads: usize, one_buffer: bool)
                 if one_buffer {
                     bytes.clear();
                     File::open(folder.join(name))?.read_to_end(&mut bytes)?;
+                    look_at(&bytes);
                     continue;
                 }
                 if batch.len() == BATCH.div_ceil(threads) {
                     batch.clear();
                 }
-                batch.push(std::fs::read(folder.join(name))?);
+                let bytes = std::fs::read(folder.join(name))?;
+                look_at(&bytes);
+                batch.push(bytes);
             }
             Ok(())
         };

@@ -290,6 +290,31 @@ fn a_log_that_cannot_be_written_ends_the_epoch() {
     });
 }
 
+/// What a failed write left of a line was taken for somebody else's.
+#[test]
+fn a_line_that_was_written_in_part_is_laid_to_nobody() {
+    const NAME: &str = "a_line_that_was_written_in_part_is_laid_to_nobody";
+    if std::env::var_os("DATAFLUX_FILES_ARE_SHORT").is_none() {
+        // In a process of its own, which may write no more than a few KiB to a file, and isn't killed for trying.
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", r#"trap '' XFSZ; ulimit -f 4; exec "$0" "$@" --exact"#])
+            .arg(std::env::current_exe().unwrap());
+        let ran = shell.arg(NAME).env("DATAFLUX_FILES_ARE_SHORT", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+        return assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+    }
+    let dataset = data(90, &[]);
+    let scratch = Scratch::new("part");
+    let loader = builder(&dataset, &scratch).build().unwrap();
+    let delivered = loader.epoch(0).unwrap().take_while(Result::is_ok).count();
+    for _ in 0..2 {
+        let error = loader.epoch(0).unwrap().find_map(Result::err).unwrap();
+        assert!(error.to_string().contains("can't be written"), "{error}");
+    }
+    assert_eq!(records(&scratch).len(), delivered, "whole lines and no others");
+}
+
 #[test]
 fn other_data_are_refused_with_both_digests() {
     let (dataset, other) = (data(12, &[]), data(13, &[]));

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dataflux::store::{Call, Client, Fault, FaultStore};
-use dataflux::{Cache, CacheStats, DataLoader, DatafluxDataset, ErrorKind, RawSample, Strategy};
+use dataflux::store::{Call, Client, Fault, FaultStore, MemoryStore};
+use dataflux::{Cache, CacheStats, DataLoader, DatafluxDataset, ErrorKind, OnError, RawSample, Strategy};
 use support::{STRATEGIES, all_given_back, bucket, client, names_of, until, without_hanging};
 
 /// A folder that is removed with this.
@@ -227,6 +227,38 @@ fn an_error_of_one_loader_is_none_of_another() {
         assert!(batches.any(|batch| batch.is_err()));
         let second = loader(client(store), Strategy::Direct, Some(folder.open()));
         assert_eq!(epoch(&second, 0, &contents).0.len(), 200);
+    });
+}
+
+/// They were read from the bucket in each epoch, and the figures of the cache told nothing of it.
+#[test]
+fn substitutes_come_from_the_cache_too_and_are_counted() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        (0..64).for_each(|index| _ = store.insert("data", &format!("p/{index:02}"), vec![7; 100]));
+        let folder = Scratch::new();
+        let decode = |sample: RawSample| -> anyhow::Result<usize> {
+            anyhow::ensure!(sample.id().0 % 16 != 3, "refused");
+            Ok(sample.bytes().len())
+        };
+        let builder = DataLoader::builder(dataset(client(store)).decode(decode)).batch_size(8);
+        let builder = builder.strategy(Strategy::Direct).on_error(OnError::Substitute { limit: 64 });
+        let loader = builder.cache(folder.open()).build().unwrap();
+        let mut lost = 0;
+        for number in 0..3 {
+            let mut batches = loader.epoch(0).unwrap();
+            assert_eq!(batches.by_ref().map(|batch| batch.unwrap().len()).sum::<usize>(), 64);
+            let stats = batches.stats();
+            if number == 0 {
+                lost = stats.substituted;
+                assert!(lost >= 4 && stats.ops.get >= 64);
+            } else {
+                assert_eq!((stats.ops.get, stats.groups.direct), (0, 0));
+            }
+            // Each that is lost was read, too.
+            assert_eq!(stats.cache.misses, stats.ops.get);
+            assert_eq!(stats.cache.hits + stats.cache.misses, 64 + lost);
+        }
     });
 }
 

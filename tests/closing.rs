@@ -136,6 +136,48 @@ impl Drop for Item {
     }
 }
 
+/// Panics when it is dropped, once.
+struct Fragile(Arc<AtomicBool>);
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        assert!(!self.0.swap(false, Ordering::SeqCst), "a drop panics, as it should");
+    }
+}
+
+/// It ended a decode thread for good: with the last one the loader was none any more.
+#[test]
+fn an_item_that_panics_when_it_is_dropped_ends_no_decode_thread() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (gated, dataset) = store(64);
+        let (panics, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (within, open) = (Arc::clone(&panics), Arc::clone(&gate));
+        let reached = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reached);
+        let decode = move |sample: RawSample| -> anyhow::Result<Fragile> {
+            if count.fetch_add(1, Ordering::SeqCst) == 5 {
+                until("the gate opens", || open.load(Ordering::SeqCst));
+            }
+            drop(sample);
+            Ok(Fragile(Arc::clone(&within)))
+        };
+        let builder = DataLoader::builder(dataset.decode(decode)).batch_size(8).strategy(Strategy::Direct);
+        let loader = builder.decode_threads(1).build().unwrap();
+        let batches = loader.epoch(0).unwrap();
+        until("a sample is being decoded", || reached.load(Ordering::SeqCst) == 6);
+        until("all is read", || gated.gets().len() == 64);
+        // From then on nobody but the thread, and what is still to be decoded, holds the batch.
+        drop(batches);
+        panics.store(true, Ordering::SeqCst);
+        gate.store(true, Ordering::SeqCst);
+        until("it has panicked", || !panics.load(Ordering::SeqCst));
+        assert_eq!(loader.epoch(1).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 64);
+        let closed = loader.close(HANG);
+        assert!(closed.is_clean(), "{closed:?}");
+    });
+}
+
 /// A gigabyte of batches takes long to drop.
 #[test]
 fn batches_that_nobody_wants_are_not_dropped_by_the_training_loop() {

@@ -6,9 +6,11 @@ mod support;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
 
-use dataflux::store::Client;
-use dataflux::{Batches, DataLoader, DatafluxDataset, ErrorKind, RawSample, Strategy};
+use dataflux::store::{BucketInfo, Call, Client, MemoryStore};
+use dataflux::{Batches, DataLoader, DatafluxDataset, Decode, ErrorKind, RawSample, Samples, Strategy};
 use support::gated::Gated;
 use support::{HANG, STRATEGIES, all_given_back, bucket, names_of, until, without_hanging};
 
@@ -52,7 +54,7 @@ fn the_next_epoch_is_read_before_the_last_batch_of_this_one_is_taken() {
         names.extend(take(&mut first, 9));
         assert_eq!(names, alone[0]);
         // No two epochs ahead, however small they are.
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         assert_eq!(gated.gets().len(), before + 2 * reads);
         let mut second = epochs.next().unwrap().unwrap();
         assert_eq!(second.state().epoch, 1);
@@ -178,5 +180,105 @@ fn a_series_goes_on_from_a_state() {
         assert_eq!(names, names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap());
         let third = names_of(&mut epochs.next().unwrap().unwrap(), &contents).unwrap();
         assert_eq!(third, names_of(&mut loader.epoch(2).unwrap(), &contents).unwrap());
+    });
+}
+
+/// The epoch that was read ahead stayed where nobody could end it, with its bytes and its threads.
+#[test]
+fn a_series_left_after_an_epoch_keeps_nothing() {
+    without_hanging(|| {
+        let (gated, _, dataset) = opened(2_000);
+        for strategy in [Strategy::Direct, Strategy::compose()] {
+            // More batches than there is room for.
+            let builder = DataLoader::builder(dataset.clone()).batch_size(8).prefetch(4).decode_threads(2);
+            let loader = builder.strategy(strategy).build().unwrap();
+            for taken in [0, 1, 9, usize::MAX] {
+                let mut epochs = loader.epochs(0..90).unwrap();
+                let mut first = epochs.next().unwrap().unwrap();
+                let samples = take(&mut first, taken).len();
+                assert_eq!(samples, 2_000.min(taken.saturating_mul(8)));
+                drop(first);
+                let before = gated.gets().len();
+                until("the next epoch is read ahead", || gated.gets().len() > before || loader.bytes_held() > 0);
+                drop(epochs);
+                all_given_back(&loader);
+            }
+            let epochs = loader.epochs(0..90).unwrap();
+            until("an epoch is read ahead", || loader.bytes_held() > 0);
+            drop(epochs);
+            all_given_back(&loader);
+            let closed = loader.close(HANG);
+            assert!(closed.is_clean(), "{closed:?}");
+        }
+    });
+}
+
+/// Panics where epochs are planned.
+#[derive(Debug)]
+struct Panics;
+
+impl Decode for Panics {
+    type Item = usize;
+    type Collate = Samples;
+
+    fn decode(&self, sample: RawSample) -> anyhow::Result<usize> {
+        Ok(sample.bytes().len())
+    }
+    fn collate(&self) -> Samples {
+        Samples
+    }
+    fn item_bytes(&self, _: u64) -> Option<u64> {
+        panic!("it panics, as it should");
+    }
+}
+
+/// Whoever looked for what had closed the loader found nothing.
+#[test]
+fn a_series_whose_thread_panicked_is_not_said_to_be_closed() {
+    without_hanging(|| {
+        let (_, _, dataset) = opened(64);
+        let loader = DataLoader::builder(dataset.decode(Panics)).batch_size(8).build().unwrap();
+        let mut epochs = loader.epochs(0..4).unwrap();
+        let error = epochs.next().unwrap().unwrap().next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+        let error = epochs.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+        assert!(error.to_string().contains("panic message"), "{error}");
+        assert!(epochs.next().is_none());
+    });
+}
+
+/// The training loop stood still meanwhile.
+#[test]
+fn no_epoch_but_the_last_waits_for_its_temporaries_to_be_deleted() {
+    without_hanging(|| {
+        // It says how long it keeps what, so that no compose waits for a deletion.
+        let mut info = BucketInfo::default();
+        info.retention = Some(Duration::ZERO);
+        let store = MemoryStore::new().with_bucket_info("data", info);
+        (0..64).for_each(|index| _ = store.insert("data", &format!("p/{index:02}"), vec![7; 100]));
+        let gated = Gated::new(store);
+        gated.shut(Call::Delete);
+        let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
+        let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
+        let mut epochs = loader.epochs(0..2).unwrap();
+        let mut first = epochs.next().unwrap().unwrap();
+        let (ended, wait) = mpsc::channel::<()>();
+        let gate = gated.clone();
+        let opens = std::thread::spawn(move || {
+            // Whether it is told or not, so that who waits for this finds all deleted.
+            let _ = wait.recv_timeout(Duration::from_secs(5));
+            gate.open();
+        });
+        assert_eq!(take(&mut first, 99).len(), 64);
+        assert!(first.stats().temporaries_left > 0);
+        ended.send(()).unwrap();
+        let mut last = epochs.next().unwrap().unwrap();
+        assert_eq!(take(&mut last, 99).len(), 64);
+        assert_eq!(last.stats().temporaries_left, 0);
+        opens.join().unwrap();
+        all_given_back(&loader);
+        assert_eq!(gated.inner.names("data").len(), 64);
     });
 }

@@ -66,7 +66,7 @@ fn the_slope_of_a_line() {
 }
 
 /// The ends of a loader.
-const ENDS: usize = 9;
+const ENDS: usize = 11;
 
 /// Starts a loader, takes `taken` batches, and ends it in one way or another.
 fn cycle(store: &MemoryStore, end: usize, taken: usize) {
@@ -91,6 +91,8 @@ fn cycle(store: &MemoryStore, end: usize, taken: usize) {
     let builder = builder.shuffle(taken as u64).decode_threads(2).unordered(end == 4);
     // A runtime of its own has descriptors of its own.
     let builder = if taken.is_multiple_of(5) { builder.io_threads(1) } else { builder };
+    // So few that the epoch that is read ahead doesn't fit.
+    let builder = if end >= 9 { builder.prefetch(2) } else { builder };
     let loader = builder.build().unwrap();
     match end {
         1..=3 => {
@@ -119,6 +121,11 @@ fn cycle(store: &MemoryStore, end: usize, taken: usize) {
             batches.by_ref().take(taken).for_each(|batch| drop(batch.unwrap()));
             assert!(batches.close(HANG).is_clean());
         }
+        9 => {
+            let mut epochs = loader.epochs(0..90).unwrap();
+            epochs.next().unwrap().unwrap().for_each(|batch| drop(batch.unwrap()));
+        }
+        10 => drop(loader.epochs(0..90).unwrap()),
         _ => loader.epoch(0).unwrap().take(taken).for_each(|batch| drop(batch.unwrap())),
     }
 }

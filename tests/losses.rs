@@ -15,6 +15,7 @@ use dataflux::{
 };
 use futures_util::StreamExt;
 use proptest::prelude::*;
+use support::gated::Gated;
 use support::{HANG, STRATEGIES, all_given_back, client, content, until, without_hanging};
 
 const SKIP: OnError = OnError::Skip { limit: u64::MAX };
@@ -503,6 +504,33 @@ fn dropping_the_iterator_while_substitutes_wait_for_the_listing_stops_nothing() 
         until("the budget is given back", || loader.bytes_held() == 0);
         let loader = DataLoader::builder(other).batch_size(64).build().unwrap();
         assert_eq!(loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 6_000);
+    });
+}
+
+/// Each took a thread of the runtime, which has 512, until none was left for the listing that they waited for.
+#[test]
+fn a_thousand_losses_that_wait_for_the_listing_leave_it_threads() {
+    without_hanging(|| {
+        let (store, _) = data(vec![20; 20_000], &BTreeSet::new());
+        let gated = Gated::new(store.with_page_cap(1_000));
+        gated.shut_after(Call::List, 10);
+        let patient = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
+        let builder = DatafluxDataset::builder().client(patient).streaming(true).list_concurrency(1);
+        let dataset = builder.open("gs://data/p/").unwrap();
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
+        let picky = move |sample: RawSample| -> anyhow::Result<u64> {
+            if sample.id().0 < 4_000 && sample.id().0.is_multiple_of(2) {
+                count.fetch_add(1, Ordering::SeqCst);
+                anyhow::bail!("refused");
+            }
+            Ok(sample.id().0)
+        };
+        let loader = DataLoader::builder(dataset.decode(picky)).batch_size(64).on_error(SUBSTITUTE).build().unwrap();
+        let batches = loader.epoch(0).unwrap();
+        until("more are lost than there are threads", || refused.load(Ordering::SeqCst) >= 1_000);
+        gated.open();
+        assert_eq!(batches.map(|batch| batch.unwrap().len()).sum::<usize>(), 20_000);
     });
 }
 

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataflux::store::{Call, Client, MemoryStore};
-use dataflux::{Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, EpochStats, RawSample, Strategy};
+use dataflux::{
+    Cache, Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, EpochStats, OnError, RawSample, Strategy,
+};
 use support::gated::Gated;
 use support::{HANG, until, without_hanging};
 
@@ -103,6 +105,66 @@ fn a_read_that_brings_nothing() {
     });
 }
 
+/// It was put down to the decoder that refused the sample that was lost, or to the read of that one.
+#[test]
+fn a_substitute_whose_read_brings_nothing() {
+    without_hanging(|| {
+        let mut spoiled = [true, false].into_iter().peekable();
+        for lost in 0..16 {
+            let Some(&overwritten) = spoiled.peek() else { return };
+            let (gated, client) = store(64);
+            let dataset = opened(client);
+            if overwritten {
+                gated.inner.insert("data", &format!("p/{lost:04}"), "another");
+            }
+            let decode = move |sample: RawSample| -> anyhow::Result<usize> {
+                anyhow::ensure!(sample.id().0 != lost, "refused");
+                Ok(sample.bytes().len())
+            };
+            let builder = || {
+                let builder = DataLoader::builder(dataset.clone().decode(decode)).batch_size(16);
+                builder.strategy(Strategy::Direct).on_error(OnError::Substitute { limit: 9 })
+            };
+            let first = builder().build().unwrap().epoch(0).unwrap().next().unwrap().unwrap();
+            let substitute = first.substituted()[0].substitute.unwrap().0;
+            // One of the same batch would be waited for anyhow.
+            if substitute < 16 {
+                continue;
+            }
+            gated.shut_object(&format!("p/{substitute:04}"));
+            let words = format!("waits for the bytes of gs://data/p/{substitute:04}#");
+            let (line, stats) = told(builder(), &words, || gated.open());
+            assert!(line.contains("stage=read") && line.contains("batch=0"), "{line}");
+            counted(stats.waited_for.read);
+            spoiled.next();
+        }
+        panic!("no substitute of another batch");
+    });
+}
+
+/// It was put down to the memory budget, or to the plan.
+#[test]
+fn a_sample_that_somebody_else_reads_into_the_cache() {
+    without_hanging(|| {
+        let folder = std::env::temp_dir().join(format!("dataflux-stalls-{}", std::process::id()));
+        let cache = || Cache::open(&folder, 64 << 20).unwrap();
+        let builder = |client| DataLoader::builder(opened(client)).batch_size(8).strategy(Strategy::Direct);
+        let (gated, client) = store(64);
+        gated.shut(Call::Get);
+        let one = builder(client).cache(cache()).build().unwrap();
+        let held = one.epoch(0).unwrap();
+        until("the first ones are claimed", || gated.gets().len() >= 16);
+        // The same objects, of which nothing is in the way.
+        let open = Client::new(Arc::new(gated.inner.clone())).with_stall_timeout(HANG);
+        let builder = builder(open).memory_budget(8 << 10).cache(cache());
+        let (line, stats) = told(builder, "which somebody else reads into the cache", || gated.open());
+        assert!(line.contains("gs://data/p/0000#") && line.contains("and 7 more"), "{line}");
+        counted(stats.waited_for.claim);
+        drop((held, one));
+        std::fs::remove_dir_all(folder).unwrap();
+    });
+}
+
 #[test]
 fn a_compose_that_never_ends() {
     without_hanging(|| {
@@ -125,7 +187,9 @@ fn no_leave_to_read() {
         // Whatever leave there is belongs to another loader of the data set.
         let other = builder().batch_size(2_000).build().unwrap();
         let held = other.epoch(0).unwrap();
-        until("as many reads are under way as may be", || dataset.ceilings().reads.waiting > 0);
+        // Those that wait for their pace, as the first ones do, are no sign of that.
+        let full = |reads: dataflux::fetch::Ceiling| reads.waiting > 0 && reads.in_flight >= reads.at_once;
+        until("as many reads are under way as may be", || full(dataset.ceilings().reads));
         let (line, stats) = told(builder().batch_size(1), "waits for leave to read gs://data/p/0000#", || gated.open());
         assert!(line.contains("reads_waiting="), "{line}");
         counted(stats.waited_for.turn);

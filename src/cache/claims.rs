@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::folder::Folder;
 
@@ -26,6 +26,47 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// For how long nobody tries again when the lock was not to be had, and for how long a process is passed by that was
 /// waited for in vain.
 const PASS_BY: Duration = Duration::from_secs(60);
+
+/// How long somebody is waited for of whom nothing comes: longer than a read takes that stalls once and is made again.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// How long somebody is waited for at most, whatever comes of them: a budget of 1 GiB takes as long at 2 MB/s.
+const AT_MOST: Duration = Duration::from_secs(600);
+
+/// Waiting for others, and since when nothing has come of each: pure.
+///
+/// Claims are made when reads are planned, so that how long one has stood says nothing when the network is slow. What does
+/// is whether its process has written a sample or given up a claim meanwhile, which sets its mark.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    /// The mark of each, and how long had been waited when it was first seen.
+    seen: HashMap<u64, (Option<SystemTime>, Duration)>,
+}
+
+/// Whether to wait on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    On,
+    /// No longer for this, though something comes of them.
+    NotForThis,
+    /// No longer for anything of theirs.
+    InVain,
+}
+
+impl Patience {
+    /// Takes note of somebody's mark after having `waited`.
+    pub(crate) fn judge(&mut self, who: u64, mark: Option<SystemTime>, waited: Duration) -> Wait {
+        let seen = self.seen.entry(who).or_insert((mark, waited));
+        if seen.0 != mark {
+            *seen = (mark, waited);
+        }
+        match waited {
+            _ if waited.saturating_sub(seen.1) > STANDSTILL => Wait::InVain,
+            _ if waited > AT_MOST => Wait::NotForThis,
+            _ => Wait::On,
+        }
+    }
+}
 
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,4 +171,35 @@ impl Claims {
 fn read(bucket: &[u8; BUCKET], slot: usize) -> (u64, u64) {
     let half = |at: usize| bucket[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     (half(slot * SLOT), half(slot * SLOT + 8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_slow_of_whom_something_comes_is_waited_for_and_is_not_passed_by() {
+        let mut patience = Patience::default();
+        let mark = |second: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+        let seconds = Duration::from_secs;
+        for second in (0..=600).step_by(20) {
+            assert_eq!(patience.judge(1, mark(second), seconds(second)), Wait::On, "{second}");
+        }
+        assert_eq!(patience.judge(1, mark(601), seconds(601)), Wait::NotForThis);
+    }
+
+    #[test]
+    fn somebody_of_whom_nothing_comes_is_passed_by() {
+        let mut patience = Patience::default();
+        let (mark, seconds) = (Some(SystemTime::UNIX_EPOCH), Duration::from_secs);
+        for second in 5..=35 {
+            assert_eq!(patience.judge(1, mark, seconds(second)), Wait::On, "{second}");
+        }
+        // Seen first when half of that was over.
+        assert_eq!(patience.judge(2, mark, seconds(20)), Wait::On);
+        assert_eq!(patience.judge(1, mark, seconds(36)), Wait::InVain);
+        assert_eq!(patience.judge(2, mark, seconds(36)), Wait::On);
+        assert_eq!(patience.judge(2, None, seconds(50)), Wait::On);
+        assert_eq!(patience.judge(2, None, seconds(81)), Wait::InVain);
+    }
 }

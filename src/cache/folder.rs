@@ -5,14 +5,14 @@
 //! | `dataflux-cache` | what this is, and its version, as text |
 //! | `lock` | locked by whoever makes, takes over or removes segments; holds the number of the last one made |
 //! | `claims` | who reads what from the bucket: see `claims.rs`; locked by whoever changes that |
-//! | `members/` | a file for each process, which has it locked as long as it lives |
+//! | `members/` | a file for each process, which has it locked as long as it lives; its time of change is that process's mark |
 //! | `00000001.segment` | samples: see `format.rs`; locked, shared, by all who use it |
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::os::{self, Lock};
 use crate::{Error, ErrorKind, Result};
@@ -41,7 +41,7 @@ pub(super) struct Folder {
     /// Of this user, which no other ever had.
     pub(super) member: u64,
     /// Locked.
-    _file: File,
+    file: File,
 }
 
 /// A lock that is held until this is dropped.
@@ -115,15 +115,30 @@ impl Folder {
         let member = rand::random::<u64>().max(1);
         let file = writable(&members.join(format!("{member:016x}")))?;
         os::try_lock(&file, Lock::Exclusive)?;
-        Ok(Self { path: path.to_owned(), member, _file: file })
+        Ok(Self { path: path.to_owned(), member, file })
     }
 
     /// Whether the process of that number lives.
     pub(super) fn lives(&self, member: u64) -> bool {
-        match File::open(self.path.join(MEMBERS).join(format!("{member:016x}"))) {
+        match File::open(self.member(member)) {
             Ok(file) => !os::try_lock(&file, Lock::Shared).unwrap_or(false),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
+    }
+
+    /// Sets the mark of this process, by which others see that something comes of it.
+    pub(super) fn set_mark(&self) {
+        // Without one, others wait for half a minute.
+        let _ = self.file.set_modified(SystemTime::now());
+    }
+
+    /// The mark of a process; `None` where it is dead.
+    pub(super) fn mark(&self, member: u64) -> Option<SystemTime> {
+        self.member(member).metadata().and_then(|data| data.modified()).ok()
+    }
+
+    fn member(&self, member: u64) -> PathBuf {
+        self.path.join(MEMBERS).join(format!("{member:016x}"))
     }
 
     /// Waits for the right to make, take over and remove segments; `None` if others have it for too long.
@@ -172,7 +187,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         // Whoever opens the cache next does it otherwise.
-        let _ = fs::remove_file(self.path.join(MEMBERS).join(format!("{:016x}", self.member)));
+        let _ = fs::remove_file(self.member(self.member));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{PoisonError, RwLock};
 
 /// A record: its segment, and where it begins there in units of 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,12 +11,18 @@ pub(crate) struct Place {
     pub(super) at: u32,
 }
 
+/// Tables that the index is divided into by hash. One that grows is made anew under its lock: of 10^8 samples each has
+/// 390,000, for which that takes milliseconds, and not seconds.
+const PARTS: usize = 256;
+
 /// From hashes of keys to places.
 ///
-/// 17 bytes an entry in a table that is between 7/16 and 7/8 full, so that a sample takes 20 to 39 bytes of memory, and
-/// half as much again for a moment when the table grows.
+/// 17 bytes an entry in tables that are between 7/16 and 7/8 full, so that a sample takes 20 to 39 bytes of memory.
+#[derive(Debug)]
+pub(super) struct Index(Box<[RwLock<Part>]>);
+
 #[derive(Debug, Default)]
-pub(super) struct Index {
+struct Part {
     places: HashMap<u64, Place, BuildHasherDefault<Plain>>,
     /// Entries of each segment that is there.
     segments: HashMap<u32, u64>,
@@ -41,35 +48,67 @@ impl Hasher for Plain {
     }
 }
 
+impl Default for Index {
+    fn default() -> Self {
+        Self((0..PARTS).map(|_| RwLock::default()).collect())
+    }
+}
+
 impl Index {
     pub(super) fn get(&self, hash: u64) -> Option<Place> {
-        self.places.get(&hash).copied().filter(|place| self.segments.contains_key(&place.segment))
+        self.part(hash).read().unwrap_or_else(PoisonError::into_inner).get(hash)
     }
 
     /// Of two places the later one counts.
-    pub(super) fn insert(&mut self, hash: u64, place: Place) {
+    pub(super) fn insert(&self, hash: u64, place: Place) {
+        self.part(hash).write().unwrap_or_else(PoisonError::into_inner).insert(hash, place);
+    }
+
+    /// Takes an entry out, if it still says so.
+    pub(super) fn remove(&self, hash: u64, place: Place) {
+        self.part(hash).write().unwrap_or_else(PoisonError::into_inner).remove(hash, place);
+    }
+
+    /// Takes a segment out with all its entries.
+    pub(super) fn remove_segment(&self, number: u32) {
+        for part in &self.0 {
+            part.write().unwrap_or_else(PoisonError::into_inner).remove_segment(number);
+        }
+    }
+
+    /// Samples that are there.
+    pub(super) fn len(&self) -> u64 {
+        self.0.iter().map(|part| part.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// By bits that the tables make little of, who take the lowest and the highest.
+    fn part(&self, hash: u64) -> &RwLock<Part> {
+        &self.0[(hash >> 40) as usize % PARTS]
+    }
+}
+
+impl Part {
+    fn get(&self, hash: u64) -> Option<Place> {
+        self.places.get(&hash).copied().filter(|place| self.segments.contains_key(&place.segment))
+    }
+
+    fn insert(&mut self, hash: u64, place: Place) {
         *self.segments.entry(place.segment).or_default() += 1;
         if let Some(before) = self.places.insert(hash, place) {
             self.forget(before);
         }
     }
 
-    /// Makes room for so many more.
-    pub(super) fn reserve(&mut self, entries: usize) {
-        self.places.reserve(entries);
-    }
-
-    /// Takes an entry out, if it still says so.
-    pub(super) fn remove(&mut self, hash: u64, place: Place) {
+    fn remove(&mut self, hash: u64, place: Place) {
         if self.places.get(&hash) == Some(&place) {
             self.places.remove(&hash);
             self.forget(place);
         }
     }
 
-    /// Takes a segment out with all its entries. Those are found when they are looked up, or all together when there are
+    /// Entries of a segment that goes are found when they are looked up, or all together when there are
     /// as many as others, so that each costs two steps at most.
-    pub(super) fn remove_segment(&mut self, number: u32) {
+    fn remove_segment(&mut self, number: u32) {
         self.stale += self.segments.remove(&number).unwrap_or(0);
         if self.stale * 2 > self.places.len() as u64 {
             self.places.retain(|_, place| self.segments.contains_key(&place.segment));
@@ -77,8 +116,7 @@ impl Index {
         }
     }
 
-    /// Samples that are there.
-    pub(super) fn len(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.places.len() as u64 - self.stale
     }
 
@@ -98,17 +136,33 @@ mod tests {
 
     use super::*;
 
+    /// Over some parts.
+    fn spread(hash: u64) -> u64 {
+        hash | (hash % 3) << 40
+    }
+
+    #[test]
+    fn no_part_has_many_more_than_its_share() {
+        let index = Index::default();
+        for number in 0..100 * PARTS as u32 {
+            let key = crate::cache::Key { bucket: "data", name: &format!("train/{number:08}.jpg"), generation: 1 };
+            index.insert(key.hash(), Place { segment: 0, at: number });
+        }
+        let most = index.0.iter().map(|part| part.read().unwrap().len()).max();
+        assert!(most < Some(200), "{most:?}");
+    }
+
     proptest! {
         #[test]
         fn it_is_a_map_from_which_segments_can_be_taken(
             steps in prop::collection::vec((0u8..8, 0u64..50, 0u32..6, any::<u32>()), 0..300),
         ) {
-            let mut index = Index::default();
+            let index = Index::default();
             let mut model: HashMap<u64, Place> = HashMap::new();
             // No number comes again once its segment is gone.
             let mut number = [0, 1, 2, 3, 4, 5];
             for (what, hash, which, at) in steps {
-                let segment = number[which as usize];
+                let (segment, hash) = (number[which as usize], spread(hash));
                 match what {
                     0 => {
                         number[which as usize] += 6;
@@ -128,7 +182,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(index.len(), model.len() as u64);
-                for hash in 0..50 {
+                for hash in (0..50).map(spread) {
                     prop_assert_eq!(index.get(hash), model.get(&hash).copied());
                 }
             }

@@ -19,16 +19,18 @@ mod claims;
 mod folder;
 mod format;
 mod index;
+mod learn;
 mod segment;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -36,29 +38,35 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::{Error, ErrorKind, Result};
-pub(crate) use claims::Claimed;
+use crate::{Error, ErrorKind, Result, os};
 use claims::Claims;
+pub(crate) use claims::{Claimed, Patience, Wait};
 use folder::Folder;
 pub(crate) use format::Key;
-use format::{HEAD, UNIT};
+use format::UNIT;
 use index::Index;
 pub(crate) use index::Place;
-use segment::Segment;
+use segment::{Open, Segment};
+pub(crate) use stats::CacheCounts;
+pub use stats::CacheStats;
 use writer::Queue;
 
-/// Segments that a cache is divided into: so many files are open at most, and so much of it goes at once.
+/// Segments that a cache is divided into, up to 256 GiB: so much of it goes at once.
 const SEGMENTS: u64 = 64;
 
 /// The largest segment in bytes, which is walked along within seconds when whoever wrote it was killed: 1 TiB are 256 files.
 const MOST_SEGMENT: u64 = 4 << 30;
 
+/// What part of the files that the process may have open are segments, at most. Reads and writes of the bucket have three
+/// eighths each (`fetch/throttle.rs`), and the program has files of its own. At the usual 1,024 that are 128 files, or
+/// 512 GiB that need no opening.
+const PART_OF_FILES: u64 = 8;
+
+/// Segments that may be open however few files the process may have.
+const LEAST_OPEN: usize = 4;
+
 /// The smallest cache in bytes: less holds no sample worth it.
 const LEAST: u64 = 1 << 20;
-
-/// How young a folder's time of change may be to count as one that can still happen again unseen: clocks of file systems
-/// tick some hundred times a second.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Threads that read: what keeps a disk busy that does many things at once, and few where memory is what is read.
 const READERS: Range<usize> = 4..32;
@@ -95,54 +103,11 @@ const READERS: Range<usize> = 4..32;
 /// was there first, since throwing out what every epoch comes back to would only wear the disk. When the disk is full, or
 /// fails, one warning says so and the bucket is read instead.
 ///
-/// Every open cache holds an index in memory, of 20 to 39 bytes a sample in it.
+/// Every open cache holds an index in memory, of 20 to 39 bytes a sample in it, and has files open: a 64th of its bytes
+/// each, or 4 GiB, and at most an eighth of those that the process may have open (`ulimit -n`). Beyond these, files are
+/// opened and closed as they are read from, and what this process uses may go when another one wants room.
 #[derive(Clone)]
 pub struct Cache(Arc<Handle>);
-
-/// What an epoch has had of a [`Cache`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CacheStats {
-    /// Samples read from the cache.
-    pub hits: u64,
-    /// Samples read from the bucket, those that a cache doesn't keep included; empty ones are read from nowhere.
-    pub misses: u64,
-    /// Bytes of the samples read from the cache.
-    pub bytes_read: u64,
-    /// Bytes written to the cache so far, with names and heads. It is written to behind the epoch; the end of one waits for
-    /// that.
-    pub bytes_written: u64,
-}
-
-/// Running [`CacheStats`].
-#[derive(Debug, Default)]
-pub(crate) struct CacheCounts {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
-}
-
-impl CacheCounts {
-    pub(crate) fn hit(&self, bytes: u64) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn miss(&self) {
-        self.misses.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn written(&self, bytes: u64) {
-        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn stats(&self) -> CacheStats {
-        let [hits, misses, bytes_read, bytes_written] =
-            [&self.hits, &self.misses, &self.bytes_read, &self.bytes_written].map(|n| n.load(Ordering::Relaxed));
-        CacheStats { hits, misses, bytes_read, bytes_written }
-    }
-}
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -157,7 +122,9 @@ struct Shared {
     folder: Folder,
     max_bytes: u64,
     segment_bytes: u64,
-    state: RwLock<State>,
+    index: Index,
+    segments: RwLock<HashMap<u32, Arc<Segment>>>,
+    open: Open,
     /// When the folder had last changed when it was last looked through.
     looked: Mutex<Option<SystemTime>>,
     /// When it was last learnt what others have written.
@@ -176,12 +143,6 @@ struct Shared {
     off: AtomicBool,
     #[cfg(test)]
     fault: Mutex<Option<io::Error>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    index: Index,
-    segments: HashMap<u32, Arc<Segment>>,
 }
 
 /// A sample to read.
@@ -218,15 +179,19 @@ impl Cache {
                 .mismatch(format_args!("at least {LEAST} bytes"), max_bytes)
                 .hint("give it the bytes that the disk can spare, such as 100 << 30"));
         }
-        Self::of_segments(folder, max_bytes, (max_bytes / SEGMENTS).min(MOST_SEGMENT))
+        let files = os::open_files().and_then(|files| usize::try_from(files / PART_OF_FILES).ok());
+        let most_open = files.map_or(usize::MAX, |files| files.max(LEAST_OPEN));
+        Self::of_segments(folder, max_bytes, (max_bytes / SEGMENTS).min(MOST_SEGMENT), most_open)
     }
 
-    fn of_segments(folder: &Path, max_bytes: u64, segment_bytes: u64) -> Result<Self> {
+    fn of_segments(folder: &Path, max_bytes: u64, segment_bytes: u64, most_open: usize) -> Result<Self> {
         let shared = Arc::new(Shared {
             folder: Folder::open(folder)?,
             max_bytes,
             segment_bytes,
-            state: RwLock::default(),
+            index: Index::default(),
+            segments: RwLock::default(),
+            open: Open::new(most_open),
             looked: Mutex::default(),
             learnt: Mutex::default(),
             claims: Claims::default(),
@@ -253,17 +218,19 @@ impl Cache {
         let thread = || std::thread::Builder::new().name("dataflux-cache".into());
         for _ in 0..readers.clamp(READERS.start, READERS.end) {
             let work = work.clone();
-            thread().spawn(move || work.into_iter().for_each(|job| job())).map_err(refused)?;
+            // A job may run what a user wrote, which may panic: whoever waits for it sees that, and the thread goes on.
+            let run = |job: Job| drop(std::panic::catch_unwind(AssertUnwindSafe(job)));
+            thread().spawn(move || work.into_iter().for_each(run)).map_err(refused)?;
         }
         thread().spawn(move || writer::run(&shared)).map_err(refused)?;
-        let samples = cache.0.shared.state().index.len();
+        let samples = cache.0.shared.index.len();
         tracing::debug!(folder = %folder.display(), samples, "a cache is open");
         Ok(cache)
     }
 
     /// Samples in the cache, as far as this process knows.
     pub fn samples(&self) -> u64 {
-        self.0.shared.state().index.len()
+        self.0.shared.index.len()
     }
 
     /// Whether an object of this size is kept at all.
@@ -282,13 +249,9 @@ impl Cache {
         self.0.shared.refresh();
     }
 
-    /// As [`refresh`](Self::refresh), unless somebody has just done it.
+    /// As [`refresh`](Self::refresh), unless somebody has just done it, or is at it.
     pub(crate) fn refresh_after(&self, age: Duration) {
-        let recent = self.0.shared.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.is_none_or(|learnt| learnt.elapsed() > age) {
-            drop(recent);
-            self.0.shared.refresh();
-        }
+        self.0.shared.refresh_after(age);
     }
 
     /// Where samples are, by the hashes of their keys.
@@ -296,8 +259,7 @@ impl Cache {
         if self.0.shared.is_off() {
             return hashes.into_iter().map(|_| None).collect();
         }
-        let state = self.0.shared.state();
-        hashes.into_iter().map(|hash| state.index.get(hash)).collect()
+        hashes.into_iter().map(|hash| self.0.shared.index.get(hash)).collect()
     }
 
     /// Reads the records of samples, one behind the other, into as many bytes as they have, and returns where among these
@@ -319,7 +281,7 @@ impl Cache {
         let shared = &self.0.shared;
         let claimed = if shared.is_read_only() { Ok(Vec::new()) } else { shared.claims.claim(&shared.folder, hashes) };
         let mut claimed = claimed.unwrap_or_else(|error| {
-            shared.write_no_more(&error);
+            shared.failed_to_write(&error);
             Vec::new()
         });
         claimed.resize(hashes.len(), Claimed::Unmarked);
@@ -330,6 +292,11 @@ impl Cache {
     pub(crate) fn release(&self, hash: u64) {
         self.0.shared.queue().release(hash);
         self.0.shared.turn.notify_all();
+    }
+
+    /// What changes whenever `who` has written something or given up claims. Asks the file system.
+    pub(crate) fn mark(&self, who: u64) -> Option<SystemTime> {
+        self.0.shared.folder.mark(who)
     }
 
     /// Takes no heed for a minute of what `who` claims, who was waited for in vain.
@@ -344,10 +311,14 @@ impl Cache {
         if shared.is_read_only() || shared.full.load(Ordering::Relaxed) || !self.keeps(bytes.len() as u64) {
             return;
         }
-        if shared.state().index.get(key.hash()).is_some() {
+        let size = key.record_bytes(bytes.len() as u32) as usize;
+        if shared.index.get(key.hash()).is_some() || !shared.queue().reserve(size) {
             return;
         }
-        shared.queue().push(key, crc32c, bytes, counts);
+        // Copied by itself: whoever else puts something in, or gives up a claim, has not to wait for that.
+        let mut record = Vec::with_capacity(size);
+        key.record(bytes, crc32c, &mut record);
+        shared.queue().push(key.hash(), record, counts);
         shared.turn.notify_all();
     }
 
@@ -378,12 +349,12 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    fn segments(&self) -> RwLockReadGuard<'_, HashMap<u32, Arc<Segment>>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn segments_mut(&self) -> RwLockWriteGuard<'_, HashMap<u32, Arc<Segment>>> {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -414,6 +385,15 @@ impl Shared {
         }
     }
 
+    /// Goes on after what could not be written: with writing, if that may be otherwise the next time.
+    fn failed_to_write(&self, error: &io::Error) {
+        if is_passing(error) {
+            tracing::debug!(folder = %self.folder.path().display(), %error, "something was left out of the cache");
+        } else {
+            self.write_no_more(error);
+        }
+    }
+
     /// Goes on without the cache, and says so if nothing was said.
     fn turn_off(&self, error: &io::Error) {
         self.off.store(true, Ordering::Relaxed);
@@ -428,16 +408,13 @@ impl Shared {
     }
 
     fn read(&self, wanted: &Wanted<'_>, into: &mut [u8]) -> Option<Range<usize>> {
-        let segment = self.state().segments.get(&wanted.place.segment).cloned()?;
+        let segment = self.segments().get(&wanted.place.segment).cloned()?;
         let at = u64::from(wanted.place.at) * UNIT;
-        let read = segment.open(self.now()).and_then(|file| file.read_exact_at(into, at));
+        let read = self.open.file(&segment, self.now()).and_then(|file| file.read_exact_at(into, at));
         let proved = match read {
             Ok(()) => proved(wanted, into),
             Err(error) => {
-                // Such as no room for another open file: a matter of the moment.
-                if error.kind() == io::ErrorKind::WouldBlock
-                    || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-                {
+                if is_passing(&error) {
                     return None;
                 }
                 if !is_gone(&error) {
@@ -448,107 +425,15 @@ impl Shared {
         };
         if proved.is_none() {
             // Whoever reads it from the bucket puts it in again.
-            self.state_mut().index.remove(wanted.key.hash(), wanted.place);
+            self.index.remove(wanted.key.hash(), wanted.place);
         }
         proved
     }
-
-    fn refresh(&self) {
-        if self.is_off() {
-            return;
-        }
-        let now = Instant::now();
-        if let Err(error) = self.learn() {
-            self.turn_off(&error);
-        }
-        *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-    }
-
-    fn learn(&self) -> io::Result<()> {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = self.folder.path().metadata()?.modified()?;
-        if *looked != Some(changed) {
-            // A change within the same tick would leave the same time.
-            let settled = SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK);
-            self.look_through()?;
-            *looked = settled.then_some(changed);
-        }
-        let growing: Vec<_> = {
-            let state = self.state();
-            let is_over = |segment: &Segment| segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
-            state.segments.values().filter(|segment| !is_over(segment)).cloned().collect()
-        };
-        growing.iter().try_for_each(|segment| match self.follow(segment) {
-            // Removed, or cut off behind its last whole record by who goes on with it.
-            Err(error) if is_gone(&error) => Ok(()),
-            followed => followed,
-        })
-    }
-
-    /// Learns which segments there are.
-    fn look_through(&self) -> io::Result<()> {
-        let there = self.folder.segments()?;
-        let mut state = self.state_mut();
-        let gone: Vec<u32> =
-            state.segments.keys().copied().filter(|number| there.binary_search(number).is_err()).collect();
-        for number in gone {
-            state.forget(number);
-        }
-        for number in there {
-            let path = || self.folder.segment(number);
-            state.segments.entry(number).or_insert_with(|| Segment::new(number, path()));
-        }
-        Ok(())
-    }
-
-    /// Learns what was added to a segment.
-    fn follow(&self, segment: &Segment) -> io::Result<()> {
-        let mut walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = segment.path.metadata()?.len();
-        if walk.over || size == walk.seen {
-            return Ok(());
-        }
-        let file = File::open(&segment.path)?;
-        let Some(head) = segment::head(&file)? else { return Ok(()) };
-        let closed = head.index_at != 0;
-        let mut entries = None;
-        if walk.end == 0 {
-            walk.end = HEAD;
-            if closed {
-                entries = segment::index(&file, &head, size)?;
-            }
-        }
-        let entries = if let Some(entries) = entries {
-            entries
-        } else {
-            let mut entries = Vec::new();
-            let to = if closed { head.index_at.min(size) } else { size };
-            walk.end = segment::walk(&file, walk.end, to, |hash, at| entries.push((hash, at)))?.0;
-            entries
-        };
-        (walk.seen, walk.over) = (size, closed);
-        self.add(segment.number, &entries);
-        Ok(())
-    }
-
-    fn add(&self, segment: u32, entries: &[(u64, u32)]) {
-        let mut state = self.state_mut();
-        // Removed meanwhile.
-        if !state.segments.contains_key(&segment) {
-            return;
-        }
-        state.index.reserve(entries.len());
-        for &(hash, at) in entries {
-            state.index.insert(hash, Place { segment, at });
-        }
-    }
 }
 
-impl State {
-    fn forget(&mut self, segment: u32) {
-        self.segments.remove(&segment);
-        self.index.remove_segment(segment);
-    }
+/// Whether it is a matter of the moment: no room for another open file, or somebody else has the lock.
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Whether a file, or the end of it, isn't there any more.

@@ -19,11 +19,61 @@ const HOP: u64 = 4 << 10;
 pub(super) struct Segment {
     pub(super) number: u32,
     pub(super) path: PathBuf,
-    /// Open, and locked with all others who use it, from the first use on: what somebody uses is not removed.
+    /// Open, and locked with all others who use it: what is locked is not removed.
     file: Mutex<Option<Arc<File>>>,
-    /// When it was last used, by the cache's count of epochs.
+    /// When it was last used, by the cache's count of epochs; 0 when it isn't in use here.
     used: AtomicU64,
+    /// When it was last read from, by the count of reads.
+    read: AtomicU64,
     pub(super) walk: Mutex<Walk>,
+}
+
+/// The segments that are open here: so many at most, whatever there is, since connections need descriptors, too. Beyond
+/// these, which was read from longest ago is closed. Whoever reads from that one still holds its file for itself.
+#[derive(Debug)]
+pub(super) struct Open {
+    most: usize,
+    reads: AtomicU64,
+    segments: Mutex<Vec<Arc<Segment>>>,
+}
+
+impl Open {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, reads: AtomicU64::new(0), segments: Mutex::default() }
+    }
+
+    /// The file of a segment, to be read from.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
+    /// looks whether it can be gone on with.
+    pub(super) fn file(&self, segment: &Arc<Segment>, now: u64) -> io::Result<Arc<File>> {
+        segment.used.store(now, Ordering::Relaxed);
+        let (file, is_new) = segment.open()?;
+        if is_new {
+            self.add(segment);
+        } else {
+            self.touch(segment);
+        }
+        Ok(file)
+    }
+
+    fn touch(&self, segment: &Segment) {
+        segment.read.store(self.reads.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Counts a segment that is open.
+    pub(super) fn add(&self, segment: &Arc<Segment>) {
+        self.touch(segment);
+        let mut open = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| other.is_open() && !Arc::ptr_eq(other, segment));
+        while open.len() >= self.most
+            && let Some(oldest) = (0..open.len()).min_by_key(|&at| open[at].read.load(Ordering::Relaxed))
+        {
+            open.swap_remove(oldest).close();
+        }
+        open.push(Arc::clone(segment));
+    }
 }
 
 /// How far a segment is known.
@@ -31,33 +81,28 @@ pub(super) struct Segment {
 pub(super) struct Walk {
     /// Up to where; 0 before its head was read.
     pub(super) end: u64,
-    /// Bytes of the file when it was last looked at.
-    pub(super) seen: u64,
     /// Nothing more will come, or this process is who writes it.
     pub(super) over: bool,
 }
 
 impl Segment {
     pub(super) fn new(number: u32, path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { number, path, file: Mutex::default(), used: AtomicU64::new(0), walk: Mutex::default() })
+        let (used, read) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { number, path, file: Mutex::default(), used, read, walk: Mutex::default() })
     }
 
     /// One that this process writes.
     pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, now: u64) -> Arc<Self> {
+        let (used, read) = (AtomicU64::new(now), AtomicU64::new(0));
         let walk = Walk { over: true, ..Walk::default() };
-        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used: AtomicU64::new(now), walk: Mutex::new(walk) })
+        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used, read, walk: Mutex::new(walk) })
     }
 
-    /// The file, to be read from.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
-    /// looks whether it can be gone on with.
-    pub(super) fn open(&self, now: u64) -> io::Result<Arc<File>> {
-        self.used.store(now, Ordering::Relaxed);
+    /// The file, and whether it was opened for this.
+    fn open(&self) -> io::Result<(Arc<File>, bool)> {
         let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &*open {
-            return Ok(Arc::clone(file));
+            return Ok((Arc::clone(file), false));
         }
         let file = File::open(&self.path)?;
         if !os::try_lock(&file, Lock::Shared)? {
@@ -67,23 +112,80 @@ impl Segment {
         if !self.path.try_exists()? {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Arc::clone(open.insert(Arc::new(file))))
+        Ok((Arc::clone(open.insert(Arc::new(file))), true))
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Lets go of it where nobody here has used it since `then`.
+    /// Whether this process is to find it again, open or not.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn close(&self) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Lets go of it where nobody here has used it since `then`; whether it did.
     pub(super) fn let_go_since(&self, then: u64) -> bool {
-        self.used.load(Ordering::Relaxed) < then
-            && self.file.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+        let used = self.used.load(Ordering::Relaxed);
+        let let_go = used > 0
+            && used < then
+            && self.used.compare_exchange(used, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if let_go {
+            self.close();
+        }
+        let_go
     }
 
     /// Takes it for removal or to go on writing: the file, locked, if nobody alive uses it.
     pub(super) fn take(&self) -> io::Result<Option<File>> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         Ok(os::try_lock(&file, Lock::Exclusive)?.then_some(file))
+    }
+}
+
+impl Walk {
+    /// Goes on along what was added: hash and place of each record.
+    ///
+    /// Its writer may add to it and close it between any two of the calls here. So the size is asked for behind the head: a
+    /// head that says that nothing more comes is believed with all that there is, and not with less.
+    pub(super) fn follow(&mut self, file: &impl Source) -> io::Result<Vec<(u64, u32)>> {
+        let Some(head) = head(file)? else { return Ok(Vec::new()) };
+        let size = file.size()?;
+        let closed = head.index_at != 0;
+        if closed
+            && self.end == 0
+            && let Some(entries) = index(file, &head, size)?
+        {
+            (self.end, self.over) = (head.index_at, true);
+            return Ok(entries);
+        }
+        let mut entries = Vec::new();
+        let to = if closed { head.index_at.min(size) } else { size };
+        // Where it ends before the file does, it is begun there again: what is there may be the half of a record, or the
+        // index of somebody who has closed it since.
+        self.end = walk(file, self.end.max(HEAD), to, |hash, at| entries.push((hash, at)))?.0;
+        self.over = closed;
+        Ok(entries)
+    }
+}
+
+/// What the bytes of a segment are read from: a file, but for tests.
+pub(super) trait Source {
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
+    fn size(&self) -> io::Result<u64>;
+}
+
+impl Source for File {
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, into, at)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
     }
 }
 
@@ -99,7 +201,7 @@ pub(super) enum Tail {
 }
 
 /// Walks along records from `from` to `to`, and hands out hash and place of each. Returns where it ended, and how.
-pub(super) fn walk(file: &File, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, Tail)> {
+fn walk(file: &impl Source, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, Tail)> {
     let mut at = from;
     let (mut held, mut held_from, mut chunk) = (Vec::new(), from, WALK);
     while at < to {
@@ -125,7 +227,7 @@ pub(super) fn walk(file: &File, from: u64, to: u64, mut each: impl FnMut(u64, u3
 }
 
 /// The head of a segment; `None` where there is none, or none of this version.
-pub(super) fn head(file: &File) -> io::Result<Option<Head>> {
+fn head(file: &impl Source) -> io::Result<Option<Head>> {
     let mut bytes = [0; HEAD as usize];
     match file.read_exact_at(&mut bytes, 0) {
         Ok(()) => Ok(Head::decode(&bytes)),
@@ -135,7 +237,7 @@ pub(super) fn head(file: &File) -> io::Result<Option<Head>> {
 }
 
 /// The entries of a closed segment's index; `None` where there is no right one.
-pub(super) fn index(file: &File, head: &Head, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
+fn index(file: &impl Source, head: &Head, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
     let bytes = head.entries.checked_mul(ENTRY as u64).filter(|bytes| Some(*bytes) == size.checked_sub(head.index_at));
     let Some(bytes) = bytes else { return Ok(None) };
     let mut index = vec![0; bytes as usize];

@@ -26,7 +26,11 @@ impl Scratch {
     }
 
     fn bounded(&self, max_bytes: u64, segment_bytes: u64) -> Cache {
-        Cache::of_segments(&self.0, max_bytes, segment_bytes).unwrap()
+        self.with_files(max_bytes, segment_bytes, usize::MAX)
+    }
+
+    fn with_files(&self, max_bytes: u64, segment_bytes: u64, most_open: usize) -> Cache {
+        Cache::of_segments(&self.0, max_bytes, segment_bytes, most_open).unwrap()
     }
 
     fn segments(&self) -> Vec<PathBuf> {
@@ -187,6 +191,82 @@ fn a_segment_cut_off_anywhere() {
     assert_eq!(whole, 3, "else this proves nothing");
 }
 
+/// A segment whose writer does something before the call after so many.
+struct Watched<'a> {
+    file: &'a fs::File,
+    before: std::cell::Cell<usize>,
+    does: &'a dyn Fn(),
+}
+
+impl Watched<'_> {
+    fn call(&self) {
+        let left = self.before.get();
+        self.before.set(left.wrapping_sub(1));
+        if left == 0 {
+            (self.does)();
+        }
+    }
+}
+
+impl segment::Source for Watched<'_> {
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.call();
+        FileExt::read_exact_at(self.file, into, at)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.call();
+        segment::Source::size(self.file)
+    }
+}
+
+#[test]
+fn a_segment_that_is_closed_between_any_two_calls_is_learnt_whole() {
+    let folder = Scratch::new();
+    fs::create_dir(&folder.0).unwrap();
+    let mut bytes = format::Head::default().encode().to_vec();
+    let mut entries = Vec::new();
+    let ends: Vec<_> = (0..6)
+        .map(|number| {
+            entries.push((hash(number), (bytes.len() as u64 / UNIT) as u32));
+            let (name, object) = object(number);
+            let key = Key { bucket: "data", name: &name, generation: i64::from(number) };
+            key.record(&object, crc32c::crc32c(&object), &mut bytes);
+            bytes.len()
+        })
+        .collect();
+    // Before whoever looks has seen anything of it, and after.
+    for seen in [0, 2] {
+        for before in 0.. {
+            let path = folder.0.join(format!("{seen}-{before}"));
+            let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+            let (mut walk, mut known) = (segment::Walk::default(), Vec::new());
+            if seen > 0 {
+                file.write_all_at(&bytes[..ends[seen - 1]], 0).unwrap();
+                known.extend(walk.follow(&file).unwrap());
+            }
+            file.write_all_at(&bytes[..ends[3]], 0).unwrap();
+            let close = || {
+                file.write_all_at(&bytes[ends[3]..], ends[3] as u64).unwrap();
+                segment::close(&file, bytes.len() as u64, &entries).unwrap();
+            };
+            let watched = Watched { file: &file, before: before.into(), does: &close };
+            known.extend(walk.follow(&watched).unwrap());
+            let has_closed = watched.before.get() > before;
+            if !has_closed {
+                assert_eq!(before, 3, "the head, the size, the records");
+                break;
+            }
+            // As at the next look.
+            if !walk.over {
+                known.extend(walk.follow(&file).unwrap());
+            }
+            assert!(walk.over);
+            assert_eq!(known, entries, "{seen} known, closed before call {before}");
+        }
+    }
+}
+
 #[test]
 fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
     let folder = Scratch::new();
@@ -230,6 +310,79 @@ fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
 }
 
 #[test]
+fn a_large_cache_has_few_files_open_and_keeps_what_it_uses() {
+    let folder = Scratch::new();
+    let (segment, max) = (4 << 10, 64 << 10);
+    let cache = folder.with_files(max, segment, 3);
+    let open = |cache: &Cache| cache.0.shared.segments().values().filter(|segment| segment.is_open()).count();
+    for number in 0..1_000 {
+        put(&cache, number);
+        cache.flush(HANG);
+        assert!(open(&cache) <= 3);
+    }
+    let kept: Vec<_> = (0..1_000).filter(|number| has(&cache, *number)).collect();
+    assert!(folder.segments().len() > 10 && kept.len() > 160, "{}", kept.len());
+    // What is closed is in use still.
+    assert_eq!(kept, (0..kept.len() as u32).collect::<Vec<_>>());
+    let other = folder.with_files(max, segment, 3);
+    for number in kept.iter().rev().chain(&kept) {
+        assert!(has(&cache, *number) && has(&other, *number));
+        assert!(open(&cache) <= 3 && open(&other) <= 3);
+    }
+    // The one read from longest ago is what was closed.
+    let places = cache.find(kept.iter().map(|number| hash(*number)));
+    let mut last: Vec<u32> = places.into_iter().flatten().map(|place| place.segment).collect();
+    last.dedup();
+    for number in &last[last.len() - 3..] {
+        assert!(cache.0.shared.segments()[number].is_open());
+    }
+}
+
+/// In a process of its own, since the limit is the process's.
+#[test]
+fn want_of_descriptors_passes() {
+    const CHILD: &str = "DATAFLUX_TEST_FEW_FILES";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+        child.args(["--exact", "cache::tests::want_of_descriptors_passes", "--nocapture"]).env(CHILD, "1");
+        let output = child.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}{output:?}");
+        return;
+    }
+    let folder = Scratch::new();
+    let (cache, other) = (folder.open(4 << 10), folder.open(4 << 10));
+    (0..30).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    assert!((0..30).all(|number| has(&other, number)));
+    let hashes = [hash(1_000), hash(1_001)];
+    assert_eq!(cache.claim(&hashes), [Claimed::Mine; 2]);
+
+    let mut files: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+    assert!(fs::File::open("/dev/null").is_err());
+    (30..60).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    assert_eq!(cache.claim(&[1, 2]), [Claimed::Unmarked; 2]);
+    cache.release(hashes[0]);
+    cache.flush(HANG);
+    // So that there is something to look through.
+    fs::create_dir(folder.0.join("new")).unwrap();
+    for cache in [&cache, &other] {
+        cache.refresh();
+        assert!(!cache.0.shared.is_off() && !cache.0.shared.is_read_only());
+    }
+    files.clear();
+
+    (60..90).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    assert!((0..30).chain(60..90).all(|number| has(&other, number)));
+    let theirs = Claimed::Theirs(cache.0.shared.folder.member);
+    eventually("it is given up late", || other.claim(&hashes[..1]) == [Claimed::Mine]);
+    assert_eq!(other.claim(&hashes[1..]), [theirs]);
+}
+
+#[test]
 fn of_two_who_want_a_sample_one_reads_it() {
     let folder = Scratch::new();
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
@@ -252,6 +405,31 @@ fn of_two_who_want_a_sample_one_reads_it() {
     assert_eq!(third.claim(&hashes[3..4]), [theirs]);
     drop(one);
     eventually("it is seen to be dead", || third.claim(&hashes[3..4]) == [Claimed::Mine]);
+}
+
+#[test]
+fn a_mark_changes_when_something_comes_and_only_then() {
+    let folder = Scratch::new();
+    let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
+    let who = one.0.shared.folder.member;
+    let mut mark = other.mark(who).unwrap();
+    one.claim(&[hash(1), hash(2)]);
+    one.refresh();
+    assert_eq!(other.mark(who), Some(mark), "to claim is no progress");
+    let steps: [fn(&Cache); 3] = [|cache| put(cache, 1), |cache| cache.release(hash(1)), |cache| put(cache, 3)];
+    for step in steps {
+        // Clocks may stand still for a moment.
+        eventually("a new mark", || {
+            step(&one);
+            one.flush(HANG);
+            other.mark(who) != Some(mark)
+        });
+        mark = other.mark(who).unwrap();
+        one.flush(HANG);
+        assert_eq!(other.mark(who), Some(mark));
+    }
+    drop(one);
+    eventually("it is dead", || other.mark(who).is_none());
 }
 
 #[test]
@@ -298,6 +476,38 @@ fn a_folder_that_goes_away_turns_it_off() {
     cache.release(3);
     cache.flush(HANG);
     assert!(cache.0.shared.is_off());
+}
+
+#[test]
+fn a_look_in_passing_waits_for_nobody_who_looks() {
+    let folder = Scratch::new();
+    let (cache, other) = (folder.open(4 << 10), folder.open(4 << 10));
+    put(&other, 1);
+    other.flush(HANG);
+    let walking = cache.0.shared.looked.lock().unwrap();
+    let (done, wait) = crossbeam_channel::bounded(1);
+    let clone = cache.clone();
+    std::thread::spawn(move || {
+        clone.refresh_after(Duration::ZERO);
+        done.send(clone.samples())
+    });
+    assert_eq!(wait.recv_timeout(HANG), Ok(0));
+    drop(walking);
+    cache.refresh_after(Duration::ZERO);
+    assert_eq!(cache.samples(), 1);
+}
+
+#[test]
+fn a_job_that_panics_ends_no_reader() {
+    let folder = Scratch::new();
+    let cache = folder.open(4 << 10);
+    for _ in 0..READERS.end {
+        // Without a word on stderr.
+        cache.run(|| std::panic::resume_unwind(Box::new(())));
+    }
+    let (done, wait) = crossbeam_channel::bounded(1);
+    cache.run(move || done.send(()).unwrap());
+    wait.recv_timeout(HANG).unwrap();
 }
 
 #[test]
@@ -379,8 +589,8 @@ proptest! {
             match step {
                 Step::Put(number) => {
                     put(&caches[turn % caches.len()], number);
-                    let kept = model.entry(number).or_insert(Kept::Put);
-                    *kept = if *kept == Kept::Perhaps { Kept::Put } else { *kept };
+                    // One that is there and damaged is not put in again before it was read.
+                    model.entry(number).or_insert(Kept::Put);
                 }
                 Step::Get(number) => {
                     let there = has(&caches[turn % caches.len()], number);

@@ -9,17 +9,23 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::folder::Guard;
-use super::format::{ENTRY, HEAD, Head, Key, UNIT};
+use super::format::{ENTRY, HEAD, Head, UNIT};
 use super::segment::{self, Legacy, Segment};
-use super::{CacheCounts, Shared};
+use super::{CacheCounts, Shared, is_passing};
 use crate::os::{self, Lock};
 
 /// Bytes that wait to be written, at most, unless one sample alone has more; as many again are being written. Some
 /// hundredths of a second for the slowest of disks that are worth it, and little beside the memory budget.
 const WAITING: usize = 16 << 20;
 
+/// Bytes that are written at once, unless a record has more: so many that a call is nothing beside them.
+const TOGETHER: usize = 1 << 20;
+
 /// How long room is waited for that others make or take at the time, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long until claims are tried again to be given up, for which there was no lock or no descriptor.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Epochs that nothing of a segment was read in, after which it is not in use any more: loops that train and validate
 /// come back to each of their data sets sooner.
@@ -29,6 +35,8 @@ const UNUSED: u64 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     batch: Batch,
+    /// Bytes of records that are in the batch, or are being copied for it.
+    waiting: usize,
     /// Batches that were begun to be filled, and that are done.
     begun: u64,
     done: u64,
@@ -37,8 +45,6 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct Batch {
-    /// Records, one behind the other.
-    bytes: Vec<u8>,
     records: Vec<Record>,
     /// Claims to be given up once the records are there.
     released: Vec<u64>,
@@ -47,21 +53,29 @@ struct Batch {
 #[derive(Debug)]
 struct Record {
     hash: u64,
-    /// Where it ends in the bytes of its batch.
-    end: usize,
+    bytes: Vec<u8>,
     counts: Arc<CacheCounts>,
 }
 
 impl Queue {
-    pub(super) fn push(&mut self, key: &Key<'_>, crc32c: u32, bytes: &[u8], counts: &Arc<CacheCounts>) {
-        let batch = &mut self.batch;
-        let record = key.record_bytes(bytes.len() as u32) as usize;
-        if !batch.bytes.is_empty() && batch.bytes.len() + record > WAITING {
-            return;
-        }
-        batch.bytes.reserve(record);
-        key.record(bytes, crc32c, &mut batch.bytes);
-        batch.records.push(Record { hash: key.hash(), end: batch.bytes.len(), counts: Arc::clone(counts) });
+    /// Whether there is room for a record, which is to be pushed then.
+    pub(super) fn reserve(&mut self, bytes: usize) -> bool {
+        let has_room = self.waiting == 0 || self.waiting + bytes <= WAITING;
+        self.waiting += if has_room { bytes } else { 0 };
+        has_room
+    }
+
+    /// Puts in a record that room was reserved for.
+    pub(super) fn push(&mut self, hash: u64, bytes: Vec<u8>, counts: &Arc<CacheCounts>) {
+        self.batch.records.push(Record { hash, bytes, counts: Arc::clone(counts) });
+    }
+
+    /// Takes all there is, and its number.
+    fn take(&mut self) -> (Batch, u64) {
+        let batch = mem::take(&mut self.batch);
+        self.waiting -= batch.records.iter().map(|record| record.bytes.len()).sum::<usize>();
+        self.begun += 1;
+        (batch, self.begun)
     }
 
     pub(super) fn release(&mut self, hash: u64) {
@@ -76,14 +90,6 @@ impl Queue {
 impl Batch {
     fn is_empty(&self) -> bool {
         self.records.is_empty() && self.released.is_empty()
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        // One large sample is no reason to keep as much for good.
-        self.bytes.shrink_to(WAITING);
-        self.records.clear();
-        self.released.clear();
     }
 }
 
@@ -106,29 +112,43 @@ impl Active {
 
 /// Writes until the cache is closed and all is written.
 pub(super) fn run(shared: &Shared) {
-    let (mut active, mut batch) = (None, Batch::default());
+    let (mut active, mut buffer) = (None, Vec::new());
+    // Claims that could not be given up: others wait for them as long as this process lives.
+    let mut held: Vec<u64> = Vec::new();
     loop {
         let mut queue = shared.queue();
         while queue.batch.is_empty() {
             if queue.closed {
                 return;
             }
-            queue = shared.turn.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            if held.is_empty() {
+                queue = shared.turn.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                queue = shared.turn.wait_timeout(queue, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+                break;
+            }
         }
-        mem::swap(&mut queue.batch, &mut batch);
-        queue.begun += 1;
-        let number = queue.begun;
+        let (mut batch, number) = queue.take();
         drop(queue);
+        let has_news = !batch.is_empty();
         if !shared.is_read_only()
-            && let Err(error) = write(shared, &mut active, &batch)
+            && let Err(error) = write(shared, &mut active, &mut buffer, &batch.records)
         {
-            shared.write_no_more(&error);
+            shared.failed_to_write(&error);
         }
-        // What can't be given up is waited for by others until they pass it by.
-        if let Err(error) = shared.claims.release(&shared.folder, &batch.released) {
-            shared.write_no_more(&error);
+        held.append(&mut batch.released);
+        match shared.claims.release(&shared.folder, &held) {
+            Ok(true) => held.clear(),
+            Err(error) if !is_passing(&error) => {
+                shared.write_no_more(&error);
+                held.clear();
+            }
+            Ok(false) | Err(_) => {}
         }
-        batch.clear();
+        // Not for what is tried again in vain.
+        if has_news {
+            shared.folder.set_mark();
+        }
         shared.queue().done = number;
         shared.turn.notify_all();
     }
@@ -146,22 +166,25 @@ pub(super) fn flush(shared: &Shared, patience: Duration) {
     }
 }
 
-fn write(shared: &Shared, active: &mut Option<Active>, batch: &Batch) -> io::Result<()> {
-    let (mut done, mut start) = (0, 0);
-    while let Some(next) = batch.records.get(done) {
-        let fits = |active: &Active, end: usize, count: usize| {
-            active.has_room(shared.segment_bytes, (end - start) as u64, count as u64)
-        };
-        if !active.as_ref().is_some_and(|active| fits(active, next.end, 1)) {
+fn write(shared: &Shared, active: &mut Option<Active>, buffer: &mut Vec<u8>, records: &[Record]) -> io::Result<()> {
+    let mut rest = records;
+    while let Some(next) = rest.first() {
+        let segment_bytes = shared.segment_bytes;
+        if !active.as_ref().is_some_and(|active| active.has_room(segment_bytes, next.bytes.len() as u64, 1)) {
             *active = room(shared, active.take())?;
         }
         let Some(to) = active else { return Ok(()) };
-        let rest = &batch.records[done..];
-        // At least one: a new segment has room for two of the largest.
-        let count = rest.iter().enumerate().take_while(|(at, record)| fits(to, record.end, at + 1)).count().max(1);
-        let records = &rest[..count];
-        let end = records[count - 1].end;
-        if let Err(error) = append(shared, to, &batch.bytes[start..end]) {
+        let (mut bytes, mut count) = (0, 0);
+        for record in rest {
+            let more = bytes + record.bytes.len() as u64;
+            // At least one: a new segment has room for two of the largest.
+            if count > 0 && !to.has_room(segment_bytes, more, count as u64 + 1) {
+                break;
+            }
+            (bytes, count) = (more, count + 1);
+        }
+        let (records, others) = rest.split_at(count);
+        if let Err(error) = append(shared, to, buffer, records) {
             // What is of no use to anybody may be what fills the disk.
             let _ = to.file.set_len(to.end);
             return Err(error);
@@ -169,24 +192,42 @@ fn write(shared: &Shared, active: &mut Option<Active>, batch: &Batch) -> io::Res
         let known = to.entries.len();
         for record in records {
             to.entries.push((record.hash, (to.end / UNIT) as u32));
-            record.counts.written((record.end - start) as u64);
-            to.end += (record.end - start) as u64;
-            start = record.end;
+            record.counts.written(record.bytes.len() as u64);
+            to.end += record.bytes.len() as u64;
         }
         shared.add(to.segment.number, &to.entries[known..]);
-        done += count;
+        rest = others;
     }
     Ok(())
 }
 
-fn append(shared: &Shared, to: &Active, bytes: &[u8]) -> io::Result<()> {
+/// Writes records behind the last one: small ones together, for which the buffer is.
+fn append(shared: &Shared, to: &Active, buffer: &mut Vec<u8>, records: &[Record]) -> io::Result<()> {
     #[cfg(test)]
     if let Some(error) = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        to.file.write_all_at(&bytes[..bytes.len() / 2], to.end)?;
+        to.file.write_all_at(&records[0].bytes[..records[0].bytes.len() / 2], to.end)?;
         return Err(error);
     }
     let _ = shared;
-    to.file.write_all_at(bytes, to.end)
+    let mut at = to.end;
+    let mut put = |bytes: &[u8]| -> io::Result<()> {
+        to.file.write_all_at(bytes, at)?;
+        at += bytes.len() as u64;
+        Ok(())
+    };
+    buffer.clear();
+    for Record { bytes, .. } in records {
+        if buffer.len() + bytes.len() > TOGETHER {
+            put(buffer)?;
+            buffer.clear();
+        }
+        if bytes.len() > TOGETHER {
+            put(bytes)?;
+        } else {
+            buffer.extend(bytes);
+        }
+    }
+    put(buffer)
 }
 
 /// A segment to write to: one that somebody dead has left, or a new one, if there is room or what is there may go.
@@ -196,7 +237,7 @@ fn room(shared: &Shared, full: Option<Active>) -> io::Result<Option<Active>> {
     }
     let Some(guard) = shared.folder.lock(PATIENCE)? else { return Ok(None) };
     shared.learn()?;
-    let mut segments: Vec<_> = shared.state().segments.values().cloned().collect();
+    let mut segments: Vec<_> = shared.segments().values().cloned().collect();
     segments.sort_unstable_by_key(|segment| segment.number);
     for segment in segments.iter().rev() {
         if let Some(active) = take_over(shared, segment)? {
@@ -211,7 +252,7 @@ fn room(shared: &Shared, full: Option<Active>) -> io::Result<Option<Active>> {
     while total > shared.max_bytes {
         let mut removed = 0;
         for segment in &segments {
-            if total - removed > shared.max_bytes && !segment.is_open() {
+            if total - removed > shared.max_bytes && !segment.is_in_use() {
                 removed += remove(shared, segment)?;
             }
         }
@@ -246,29 +287,36 @@ fn create(shared: &Shared, guard: &Guard) -> io::Result<Active> {
 fn active(shared: &Shared, number: u32, file: File, end: u64, entries: Vec<(u64, u32)>) -> Active {
     let file = Arc::new(file);
     let segment = Segment::own(number, shared.folder.segment(number), Arc::clone(&file), shared.now());
-    shared.state_mut().segments.insert(number, Arc::clone(&segment));
+    shared.segments_mut().insert(number, Arc::clone(&segment));
+    shared.open.add(&segment);
     Active { segment, file, end, entries }
 }
 
 /// Goes on with a segment that nobody alive uses, if it has room.
 fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
-    if segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over {
-        return Ok(None);
-    }
+    let known = {
+        let walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
+        if walk.over {
+            return Ok(None);
+        }
+        walk.end
+    };
     // A lock of one's own is in the way, too; whoever reads here takes it again.
-    segment.let_go_since(u64::MAX);
+    segment.close();
     let Some(file) = present(segment.take())?.flatten() else { return Ok(None) };
     match segment::inherit(&file)? {
         Legacy::Closed => Ok(None),
         Legacy::Nothing => {
             std::fs::remove_file(&segment.path)?;
-            shared.state_mut().forget(segment.number);
+            shared.forget(segment.number);
             Ok(None)
         }
         Legacy::Open { end, entries } => {
             os::try_lock(&file, Lock::Shared)?;
             let active = active(shared, segment.number, file, end, entries);
-            shared.add(segment.number, &active.entries);
+            // Not those that were learnt before: of these, damaged ones were taken out, and may be elsewhere by now.
+            let first = active.entries.partition_point(|(_, at)| u64::from(*at) * UNIT < known);
+            shared.add(segment.number, &active.entries[first..]);
             if active.has_room(shared.segment_bytes, shared.segment_bytes / 2, 1) {
                 return Ok(Some(active));
             }
@@ -290,7 +338,7 @@ fn remove(shared: &Shared, segment: &Segment) -> io::Result<u64> {
     let bytes = taken(shared, segment)?;
     let Some(_locked) = present(segment.take())?.flatten() else { return Ok(0) };
     std::fs::remove_file(&segment.path)?;
-    shared.state_mut().forget(segment.number);
+    shared.forget(segment.number);
     Ok(bytes)
 }
 
@@ -299,5 +347,29 @@ fn present<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         outcome => outcome.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_and_what_is_copied_for_it_is_bounded() {
+        let mut queue = Queue::default();
+        let half = WAITING / 2;
+        assert!(queue.reserve(half) && queue.reserve(half));
+        // Neither is there yet, and both count.
+        assert!(!queue.reserve(1));
+        queue.push(1, vec![0; half], &Arc::default());
+        let (batch, number) = queue.take();
+        assert_eq!((batch.records.len(), number), (1, 1));
+        assert!(queue.reserve(half) && !queue.reserve(1));
+        for hash in [2, 3] {
+            queue.push(hash, vec![0; half], &Arc::default());
+        }
+        assert_eq!(queue.take().0.records.len(), 2);
+        // One that is larger than all that may wait goes alone.
+        assert!(queue.reserve(2 * WAITING) && !queue.reserve(1));
     }
 }

@@ -60,7 +60,8 @@ pub struct EpochStats {
     pub stalls: u64,
     /// From the first batch to the last.
     pub running: Duration,
-    /// Temporary objects not yet known to be deleted when the epoch ended.
+    /// Temporary objects not known to be deleted when the epoch ended, which waits for them, 30 s at most. In
+    /// [a series](super::DataLoader::epochs) only the last does; those of the others are deleted while the next is delivered.
     pub temporaries_left: u64,
     /// How what was begun so far is read; some of it may not be delivered yet.
     pub groups: Groups,
@@ -109,6 +110,8 @@ pub struct Batches<B> {
     started: Instant,
     first: Option<Instant>,
     over: bool,
+    /// Whether another epoch is to be delivered, which waits for nothing of this one.
+    followed: bool,
     /// Bytes of the batch that the training loop has: they count until it asks for the next.
     in_hand: Vec<Arc<Permit>>,
 }
@@ -145,6 +148,7 @@ impl<B> Batches<B> {
             started: Instant::now(),
             first: None,
             over: false,
+            followed: false,
             in_hand: Vec::new(),
         }
     }
@@ -188,6 +192,11 @@ impl<B> Batches<B> {
     /// The training loop has got it, which may be long after it began to be read.
     pub(super) fn is_taken(&mut self, now: Instant) {
         self.started = now;
+    }
+
+    /// Another epoch comes behind it.
+    pub(super) fn is_followed(&mut self) {
+        self.followed = true;
     }
 
     /// Returns at once; what is left finishes behind.
@@ -265,8 +274,9 @@ impl<B> Iterator for Batches<B> {
                 if let Some(kept) = &self.kept {
                     kept.flush();
                 }
-                self.stats.temporaries_left = self.ending.run().wait(AT_END);
-                if self.stats.temporaries_left > 0 {
+                let patience = if self.followed { Duration::ZERO } else { AT_END };
+                self.stats.temporaries_left = self.ending.run().wait(patience);
+                if self.stats.temporaries_left > 0 && !self.followed {
                     tracing::warn!(
                         count = self.stats.temporaries_left,
                         "temporary objects are still being deleted at the end of the epoch"

@@ -2,13 +2,14 @@
 //!
 //! **Why nothing waits for ever.** A group has its bytes of the budget before it claims anything, so a claim waits for calls
 //! of the network and never for a training loop. Who finds a sample claimed by another waits for it in a task of its own,
-//! with its bytes in hand, while the epoch goes on to later groups; it waits for nothing but time, 30 seconds at most, and
-//! then reads the sample itself. So of two processes that wait for each other's claims both go on; a claim whose process is
-//! dead is none; and a ticket, a byte or a slot that somebody waits for is behind reads that all end.
+//! with its bytes in hand, while the epoch goes on to later groups; it waits for nothing but time, ten minutes at most, or 30
+//! seconds of which nothing comes, and then reads the sample itself. So of two processes that wait for each other's claims
+//! both go on; a claim whose process is dead is none; and a ticket, a byte or a slot that somebody waits for is behind reads
+//! that all end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -17,17 +18,15 @@ use tokio::time::Instant;
 
 use super::local::{Hit, Looked};
 use super::pipeline::{Engine, Way, Window, read_alone};
+use super::stall::Steps;
 use crate::budget::Permit;
-use crate::cache::{Cache, CacheCounts, CacheStats, Claimed, Key, Wanted};
+use crate::cache::{Cache, CacheCounts, CacheStats, Claimed, Key, Patience, Wait, Wanted};
 use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, MAX_SOURCES, Method, Slice};
 use crate::sample::SampleId;
-use crate::split::RawSample;
-
-/// How long somebody else is waited for: longer than a read takes that stalls once and is made again.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::split::{Origin, RawSample};
 
 /// How long between two looks whether a sample has come: at first, when it may have been almost there, and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
@@ -93,6 +92,9 @@ impl Drop for Claim {
 type Mine = (Slice, Option<Claim>);
 /// A slice that somebody else reads.
 type Theirs = (Slice, u64);
+
+/// The mark of each who reads.
+type Marks = BTreeMap<u64, Option<SystemTime>>;
 
 /// The key of an object, and the CRC that its bytes must have; `None` for what a cache doesn't keep.
 fn key<'a>(cache: &Cache, manifest: &'a Manifest, entry: &'a Entry) -> Option<(Key<'a>, u32)> {
@@ -226,6 +228,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         passing: Option<Arc<Permit>>,
         cancel: &watch::Receiver<bool>,
     ) {
+        window.steps.claimed(slices.iter().map(|slice| slice.slot));
         let (engine, window, mut cancel) = (Arc::clone(self), Arc::clone(window), cancel.clone());
         self.io.handle().spawn(async move {
             tokio::select! {
@@ -239,43 +242,61 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// Brings samples from the cache as soon as they are there, or from the bucket when it is this process's turn.
     async fn obtain(
         self: &Arc<Self>,
-        mut slices: Vec<Slice>,
+        slices: Vec<Slice>,
         number: u64,
         window: &Arc<Window<D, C>>,
         passing: Option<Arc<Permit>>,
     ) {
-        let Some(kept @ Kept { cache, .. }) = &self.kept else {
+        let Some(Kept { cache, .. }) = &self.kept else {
             // Nobody else does.
             let slices = slices.into_iter().map(|slice| (slice, None)).collect();
             return self.read_each(slices, number, window, passing.as_ref()).await;
         };
-        let until = Instant::now() + PATIENCE;
+        let mut slices: Vec<Theirs> = slices.into_iter().map(|slice| (slice, 0)).collect();
+        let (began, mut patience) = (Instant::now(), Patience::default());
         let (mut pause, mut looks) = (LOOK.0, 0);
         loop {
-            cache.refresh_after(LOOK.0);
-            let has_come = self.find(kept, slices.iter().map(|slice| (slice.slot, slice.id))).has_any();
-            if has_come || looks % LOOKS == 0 {
-                let (engine, of, held) = (Arc::clone(self), Arc::clone(window), passing.clone());
-                let (done, wait) = oneshot::channel();
-                cache.run(move || drop(done.send(engine.settle(slices, &of, held.as_ref()))));
-                // Closed: it panicked, and the promise that it held is broken.
-                let Ok((mine, theirs)) = wait.await else { return };
-                self.read_each(mine, number, window, passing.as_ref()).await;
-                if Instant::now() > until {
-                    let late = theirs.into_iter().map(|(slice, who)| {
-                        cache.pass_by(who);
-                        (slice, None)
-                    });
-                    return self.read_each(late.collect(), number, window, passing.as_ref()).await;
-                }
-                slices = theirs.into_iter().map(|(slice, _)| slice).collect();
-            }
+            let (engine, of, held) = (Arc::clone(self), Arc::clone(window), passing.clone());
+            let (done, wait) = oneshot::channel();
+            // On a thread of the cache: those that carry the network's calls must not wait for a disk.
+            cache.run(move || drop(done.send(engine.look(slices, looks % LOOKS == 0, &of, held.as_ref()))));
+            // Closed: it panicked, and the promise that it held is broken.
+            let Ok((mut mine, theirs, marks)) = wait.await else { return };
+            let waits: BTreeMap<u64, Wait> =
+                marks.into_iter().map(|(who, mark)| (who, patience.judge(who, mark, began.elapsed()))).collect();
+            waits.iter().filter(|(_, wait)| **wait == Wait::InVain).for_each(|(who, _)| cache.pass_by(*who));
+            let (late, rest): (Vec<_>, Vec<_>) = theirs.into_iter().partition(|(_, who)| waits[who] != Wait::On);
+            mine.extend(late.into_iter().map(|(slice, _)| (slice, None)));
+            self.read_each(mine, number, window, passing.as_ref()).await;
+            slices = rest;
             if slices.is_empty() {
                 return;
             }
             tokio::time::sleep(pause).await;
             (pause, looks) = ((2 * pause).min(LOOK.1), looks + 1);
         }
+    }
+
+    /// Looks for samples that somebody else reads, and settles what to do if any have come, or `anyway`. Returns what is now
+    /// this process's to read, what isn't, and the marks of those whose it is. Blocks.
+    fn look(
+        &self,
+        slices: Vec<Theirs>,
+        anyway: bool,
+        window: &Window<D, C>,
+        passing: Option<&Arc<Permit>>,
+    ) -> (Vec<Mine>, Vec<Theirs>, Marks) {
+        let Some(kept @ Kept { cache, .. }) = &self.kept else { return Default::default() };
+        cache.refresh_after(LOOK.0);
+        let has_come = || self.find(kept, slices.iter().map(|(slice, _)| (slice.slot, slice.id))).has_any();
+        let (mine, theirs) = if anyway || has_come() {
+            self.settle(slices.into_iter().map(|(slice, _)| slice).collect(), window, passing)
+        } else {
+            (Vec::new(), slices)
+        };
+        let marks = theirs.iter().map(|(_, who)| *who).collect::<BTreeSet<_>>();
+        let marks = marks.into_iter().map(|who| (who, cache.mark(who))).collect();
+        (mine, theirs, marks)
     }
 
     /// Reads what has come, and claims what nobody reads any more. Blocks.
@@ -294,6 +315,39 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         // What can't be read though it is there is not waited for.
         mine.extend(missed.into_iter().map(|slice| (slice, None)));
         (mine, theirs)
+    }
+
+    /// Reads one sample by itself: from the cache, or else from the bucket, and then it is kept. It isn't claimed, and so
+    /// waits for nobody. How far it is, is told at its place among these steps.
+    pub(super) async fn read_one(
+        self: &Arc<Self>,
+        group: Group,
+        number: u64,
+        (steps, at): (&Steps, usize),
+    ) -> crate::Result<Vec<(usize, RawSample)>> {
+        if let Some(Kept { cache, .. }) = &self.kept {
+            steps.kept(std::iter::once(at));
+            let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+            let (engine, (done, wait)) = (Arc::clone(self), oneshot::channel());
+            cache.run(move || drop(done.send(engine.read_hit(id))));
+            if let Ok(Some(sample)) = wait.await {
+                return Ok(vec![(slot, sample)]);
+            }
+        }
+        self.groups.count(group.method);
+        let told = |step| steps.step(std::iter::once(at), step);
+        let samples = read_alone(&self.fetcher, &self.manifest, group, number, &told).await?;
+        self.keep(&samples);
+        Ok(samples)
+    }
+
+    /// A sample from the cache, if it is there. Blocks.
+    fn read_hit(&self, id: SampleId) -> Option<RawSample> {
+        let kept = self.kept.as_ref()?;
+        kept.cache.refresh_after(LOOK.0);
+        let hit = self.find(kept, std::iter::once((0, id))).take(0)?;
+        let bytes = self.read_kept(kept, std::slice::from_ref(&hit)).pop()??;
+        Some(RawSample::proved(&Origin::new(&self.manifest), id, hit.entry(), bytes))
     }
 
     /// Reads samples from the bucket, each by itself.

@@ -9,12 +9,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::watch;
 
 use super::arrivals::Arrivals;
 use super::audit;
-use super::batches::{Batches, of_manifest};
+use super::batches::{Batches, ended_early, of_manifest};
 use super::close::{Ending, Live};
 use super::cost::Spent;
 use super::loss::Losses;
@@ -138,30 +138,54 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
         Ok((batches, Begun { ending, engine, course, tickets, word, standing, bell, turn, bound: self.bound }))
     }
 
-    /// Plans epochs one after the other, each when the one before is planned and no more than one is ahead of who takes
-    /// them. Blocks.
-    fn run(&self, epochs: Range<u64>, coming: &Sender<Batches<C::Output>>) {
+    /// Plans epochs one after the other, each when the one before is planned and `taken`, so that no more than one is ahead
+    /// of who takes them. Blocks.
+    fn run(&self, epochs: Range<u64>, coming: &Sender<Result<Batches<C::Output>>>, taken: &Receiver<()>) {
         let mut number = 0;
+        let (first, end) = (epochs.start, epochs.end);
         for epoch in epochs {
-            // What can be wrong was seen by whoever took the state.
-            let Ok((mut batches, begun)) = self.begin(epoch) else { return };
-            loop {
-                match coming.send_timeout(batches, LOOK) {
-                    Ok(()) => break,
-                    Err(SendTimeoutError::Timeout(back)) if !self.live.is_closing() => batches = back,
-                    Err(_) => return,
-                }
+            if epoch > first && !self.is_taken(taken) {
+                return;
             }
+            let begun = match self.begin(epoch) {
+                Ok((mut batches, begun)) => {
+                    if epoch + 1 < end {
+                        batches.is_followed();
+                    }
+                    coming.send(Ok(batches)).is_ok().then_some(begun)
+                }
+                Err(error) => {
+                    // Nobody wants it any more.
+                    let _ = coming.send(Err(error));
+                    None
+                }
+            };
+            let Some(begun) = begun else { return };
             number = begun.run(number);
+        }
+    }
+
+    /// Waits until an epoch is taken; false where nobody wants any more.
+    fn is_taken(&self, taken: &Receiver<()>) -> bool {
+        loop {
+            match taken.recv_timeout(LOOK) {
+                Ok(()) => return true,
+                Err(RecvTimeoutError::Timeout) if !self.live.is_closing() => {}
+                Err(_) => return false,
+            }
         }
     }
 
     /// Starts the thread that does so.
     pub(super) fn start(self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
-        let (sender, coming) = crossbeam_channel::bounded(1);
+        // A bounded one keeps what is in it when the receiver is dropped, and with it an epoch that nobody ends; this one
+        // drops it. What bounds it is the word that an epoch was taken.
+        let (sender, coming) = crossbeam_channel::unbounded();
+        let (takes, taken) = crossbeam_channel::unbounded();
         let (live, ahead) = (Arc::clone(&self.live), epochs.clone());
-        live.has(thread(move || self.run(ahead, &sender))?);
-        Ok(Epochs { coming, left: epochs, last: None })
+        let thread = thread(move || self.run(ahead, &sender, &taken))?;
+        live.has(thread);
+        Ok(Epochs { coming, takes, live, left: epochs, last: None })
     }
 }
 
@@ -178,7 +202,10 @@ pub(super) fn thread(run: impl FnOnce() + Send + 'static) -> Result<std::thread:
 /// Epochs one after the other, each begun before the one before ends; see [`DataLoader::epochs`](super::DataLoader::epochs).
 #[derive(Debug)]
 pub struct Epochs<B> {
-    coming: Receiver<Batches<B>>,
+    coming: Receiver<Result<Batches<B>>>,
+    /// Told of each that is taken.
+    takes: Sender<()>,
+    live: Arc<Live>,
     left: Range<u64>,
     last: Option<Arc<Ending>>,
 }
@@ -196,13 +223,24 @@ impl<B> Iterator for Epochs<B> {
                 .stage(Stage::Deliver)
                 .hint("take all its batches, or drop them: both epochs share one memory budget")));
         }
-        let Ok(mut batches) = self.coming.recv() else {
-            self.left = 0..0;
-            return Some(Err(super::batches::ended_early()));
+        let mut batches = match self.coming.recv() {
+            Ok(Ok(batches)) => batches,
+            ended => {
+                self.left = 0..0;
+                return Some(Err(match ended {
+                    Ok(Err(error)) => error,
+                    _ if self.live.is_closing() => ended_early(),
+                    _ => Error::new(ErrorKind::Internal, "the thread that plans epochs ended before the last of them")
+                        .stage(Stage::Deliver)
+                        .hint("its panic message is on stderr: a decoder's item_bytes, or else please report it"),
+                }));
+            }
         };
         self.left.start += 1;
         self.last = Some(Arc::clone(batches.ending()));
         batches.is_taken(Instant::now());
+        // The thread has ended: this was the last, or its error is told with the next.
+        let _ = self.takes.send(());
         Some(Ok(batches))
     }
 

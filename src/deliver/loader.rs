@@ -771,8 +771,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
 
     /// Epochs one after the other, each of which begins to be read while the one before is still being delivered, as soon as
     /// all reads of that are under way: so that the training loop doesn't wait at the start of an epoch as it does at the
-    /// start of a run. They share one thread, and one memory budget, so that what is ahead of the loop is no more than within
-    /// an epoch.
+    /// start of a run. They share one thread, and one memory budget, so that no more bytes are ahead of the loop than within
+    /// an epoch. Batches may be: towards the end of an epoch, as many of the next as [`prefetch`] says beside its own.
     ///
     /// At most the beginning of one epoch is read in vain, as far ahead as the budget and [`prefetch`] allow: where this is
     /// dropped before its end. It is on the [`bill`](Self::bill) all the same. [`epoch`](Self::epoch) reads nothing ahead of

@@ -60,6 +60,14 @@ impl Hit {
         }
     }
 
+    /// What is listed of it, where that was asked for already.
+    pub(super) fn entry(self) -> Option<Entry> {
+        match self {
+            Self::Kept(entry, _) => Some(entry),
+            Self::AtHand(_) => None,
+        }
+    }
+
     /// Samples that one job reads at most. A read from disk may take long.
     fn at_a_time(&self) -> usize {
         match self {
@@ -179,7 +187,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
         };
         match &self.kept {
-            Some(kept) => kept.run(job),
+            Some(kept) => {
+                window.steps.kept(group.slices.iter().map(|slice| slice.slot));
+                kept.run(job);
+            }
             None => self.give(window.place(group.slices[0].slot).0, Job::Bring(Box::new(job))),
         }
         true
@@ -193,10 +204,13 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         window: &Window<D, C>,
         passing: Option<&Arc<Permit>>,
     ) -> Vec<Slice> {
-        window.steps.step(slices.iter().map(|slice| slice.slot), Step::Reading);
-        let found = match &self.kept {
-            Some(kept) => self.read_kept(kept, &hits),
-            None => self.read_at_hand(&hits),
+        let slots = slices.iter().map(|slice| slice.slot);
+        let found = if let Some(kept) = &self.kept {
+            window.steps.kept(slots);
+            self.read_kept(kept, &hits)
+        } else {
+            window.steps.step(slots, Step::Reading);
+            self.read_at_hand(&hits)
         };
         let origin = Origin::new(&self.manifest);
         let (mut samples, mut missed) = (Vec::with_capacity(slices.len()), Vec::new());
@@ -205,16 +219,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 missed.push(slice);
                 continue;
             };
-            let entry = match hit {
-                Hit::Kept(entry, _) => Some(entry),
-                Hit::AtHand(_) => {
-                    if let Some(proved) = &window.proved {
-                        proved.keep(slice.id, &bytes);
-                    }
-                    None
-                }
-            };
-            samples.push((slice.slot, RawSample::proved(&origin, slice.id, entry, bytes)));
+            if let (Some(proved), Hit::AtHand(_)) = (&window.proved, &hit) {
+                proved.keep(slice.id, &bytes);
+            }
+            samples.push((slice.slot, RawSample::proved(&origin, slice.id, hit.entry(), bytes)));
         }
         if self.kept.is_some() {
             self.hand_over(samples, window, passing);

@@ -218,7 +218,8 @@ impl<D: Decode, C: Collate<D::Item>> Way<'_, D, C> {
     pub(super) fn promise(&self, next: Next, steps: &Steps, start: usize) -> Option<Arc<Assembly<D, C>>> {
         let Next { number, own, padding, positions, .. } = next;
         let (pledge, promise) = pledge(number, self.bell);
-        let assembly = Assembly::new(&self.terms, (own, padding), number + 1, self.number.get(), pledge);
+        let assembly =
+            Assembly::new(&self.terms, (own, padding), (number + 1, self.number.get()), (steps.clone(), start), pledge);
         let making: Weak<dyn Making> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn Making>));
         let trace = Trace::new(steps.clone(), start, assembly.samples(), making);
         self.hand_out(Ticket::Batch(Coming { promise, number, positions, trace }))?;
@@ -294,7 +295,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         }
         let (held, window_held) = watch::channel(0);
         let (sampling, epoch) = course.walk.course();
-        let lockstep = Lockstep { sampling, epoch, turn, held: window_held, cancel: cancel.clone() };
+        let lockstep =
+            Lockstep { sampling, epoch, turn, held: window_held, listed: Arc::default(), cancel: cancel.clone() };
         let losing = self.losing(lockstep);
         let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
         let proved = self.proved();

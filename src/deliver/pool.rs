@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::arrivals::{Arrivals, Pledge};
 use super::loss::{in_vain, is_of_one_sample};
-use super::stall::Making;
+use super::stall::{Making, Steps};
 use crate::budget::Permit;
 use crate::collate::{Batch, Collate, LostSample};
 use crate::decode::Decode;
@@ -41,6 +41,24 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
     End,
 }
 
+impl<D: Decode, C: Collate<D::Item>> Job<D, C> {
+    fn perform(self) {
+        match self {
+            Self::Decode { assembly, slot, sample, passing } => {
+                if assembly.decode([(slot, sample)]) {
+                    assembly.collate();
+                }
+                drop(passing);
+            }
+            Self::Collate(assembly) => assembly.collate(),
+            // A panic breaks the promises of its batches.
+            Self::Bring(bring) => bring(),
+            Self::Discard(arrivals) => drop(arrivals),
+            Self::End => {}
+        }
+    }
+}
+
 /// The way to the decode threads, and these.
 pub(super) type Pool<D, C> = (Sender<Job<D, C>>, Vec<JoinHandle<()>>);
 
@@ -55,28 +73,15 @@ pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Po
             .name(format!("dataflux-decode-{index}"))
             .spawn(move || {
                 for job in work {
-                    match job {
-                        Job::Decode { assembly, slot, sample, passing } => {
-                            if assembly.decode([(slot, sample)]) {
-                                assembly.collate();
-                            }
-                            drop(passing);
-                        }
-                        Job::Collate(assembly) => assembly.collate(),
-                        // A panic breaks the promises of its batches, and is no end of this thread.
-                        Job::Bring(bring) => drop(guarded(|| {
-                            bring();
-                            Ok(())
-                        })),
-                        Job::Discard(arrivals) => {
-                            // A panic while one of them is dropped is nobody's to hear of.
-                            let _ = guarded(|| {
-                                drop(arrivals);
-                                Ok(())
-                            });
-                        }
-                        Job::End => return,
+                    if matches!(job, Job::End) {
+                        return;
                     }
+                    // What decoder and collate make is dropped here, too, and may panic then. The batch, if anybody waits
+                    // for it, isn't made, which is told; the thread is there for the next.
+                    let _ = guarded(|| {
+                        job.perform();
+                        Ok(())
+                    });
                 }
             })
             .map_err(|error| {
@@ -159,6 +164,8 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     pub(super) turn: u64,
     /// Of the last group that was begun before its own.
     pub(super) number: u64,
+    /// How far its samples are, and where they begin among those.
+    pub(super) steps: (Steps, usize),
     parts: Mutex<Parts<D::Item>>,
     promise: Pledge<C::Output>,
 }
@@ -203,15 +210,15 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     pub(super) fn new(
         terms: &Arc<Terms<D, C>>,
         (positions, padding): (Vec<Range<u64>>, usize),
-        turn: u64,
-        number: u64,
+        (turn, number): (u64, u64),
+        steps: (Steps, usize),
         promise: Pledge<C::Output>,
     ) -> Arc<Self> {
         let samples = positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize;
         let items = Items::Slots(Vec::new());
         let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
         let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
-        Arc::new(Self { terms, positions, padding, turn, number, parts, promise })
+        Arc::new(Self { terms, positions, padding, turn, number, steps, parts, promise })
     }
 
     /// Where in the global order the sample of a slot is to come.

@@ -4,9 +4,10 @@
 //! sets it. Who waits looks at the marks of the batch it waits for. So a batch that is there in time costs a few stores a
 //! sample, and nobody is asked anything.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::budget::Gauge;
@@ -40,6 +41,10 @@ pub struct WaitedFor {
     pub compose: Duration,
     /// Bytes of objects.
     pub read: Duration,
+    /// Samples that are read from the [cache](super::DataLoaderBuilder::cache).
+    pub cache: Duration,
+    /// Samples that another loader or process of the machine is reading into the cache.
+    pub claim: Duration,
     /// The decoder.
     pub decode: Duration,
     /// Samples to be put together to a batch.
@@ -56,6 +61,8 @@ impl WaitedFor {
             Waiting::Turn => &mut self.turn,
             Waiting::Compose => &mut self.compose,
             Waiting::Read => &mut self.read,
+            Waiting::Cache => &mut self.cache,
+            Waiting::Claim => &mut self.claim,
             Waiting::Decode => &mut self.decode,
             Waiting::Collate => &mut self.collate,
             Waiting::Plan => &mut self.plan,
@@ -68,14 +75,16 @@ impl WaitedFor {
     }
 
     /// Each of them with its name.
-    pub fn by_stage(&self) -> [(&'static str, Duration); 8] {
-        let Self { listing, budget, turn, compose, read, decode, collate, plan } = *self;
+    pub fn by_stage(&self) -> [(&'static str, Duration); 10] {
+        let Self { listing, budget, turn, compose, read, cache, claim, decode, collate, plan } = *self;
         [
             ("listing", listing),
             ("budget", budget),
             ("turn", turn),
             ("compose", compose),
             ("read", read),
+            ("cache", cache),
+            ("claim", claim),
             ("decode", decode),
             ("collate", collate),
             ("plan", plan),
@@ -91,10 +100,16 @@ pub(super) enum Waiting {
     Turn,
     Compose,
     Read,
+    Cache,
+    Claim,
     Decode,
     Collate,
     Plan,
 }
+
+/// What samples wait for on their own: what ends by itself first, and what comes when something of that ends last.
+const CALLS: [Waiting; 6] =
+    [Waiting::Compose, Waiting::Read, Waiting::Cache, Waiting::Claim, Waiting::Listing, Waiting::Turn];
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,6 +119,8 @@ impl fmt::Display for Waiting {
             Self::Turn => "leave to make a call",
             Self::Compose => "compose",
             Self::Read => "read",
+            Self::Cache => "cache",
+            Self::Claim => "claim of another",
             Self::Decode => "decode",
             Self::Collate => "collate",
             Self::Plan => "plan",
@@ -131,6 +148,12 @@ enum At {
     Queued,
     Composing,
     Reading,
+    /// From the cache.
+    Kept,
+    /// By somebody else.
+    Claimed,
+    /// Lost, and which one comes in its place is told by the end of the listing.
+    Listing,
     Brought,
 }
 
@@ -155,6 +178,9 @@ impl Mark {
             1 => At::Queued,
             2 => At::Composing,
             3 => At::Reading,
+            4 => At::Kept,
+            5 => At::Claimed,
+            6 => At::Listing,
             _ => At::Brought,
         };
         (at, since)
@@ -214,9 +240,20 @@ struct Samples {
     /// Where runs of samples that take each step together end; each has one mark. `None` where each sample has its own.
     ends: Option<Vec<usize>>,
     marks: Vec<Mark>,
+    /// Places that others come in, each with a mark of its own. Few, if any.
+    apart: Mutex<BTreeMap<usize, (SampleId, Mark)>>,
 }
 
 impl Samples {
+    fn new(ids: Vec<SampleId>, ends: Option<Vec<usize>>) -> Arc<Self> {
+        let marks = std::iter::repeat_with(Mark::default).take(ends.as_ref().map_or(ids.len(), Vec::len)).collect();
+        Arc::new(Self { ids, ends, marks, apart: Mutex::default() })
+    }
+
+    fn apart(&self) -> MutexGuard<'_, BTreeMap<usize, (SampleId, Mark)>> {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn mark(&self, slot: usize) -> Option<&Mark> {
         self.marks.get(self.ends.as_ref().map_or(slot, |ends| ends.partition_point(|end| *end <= slot)))
     }
@@ -224,14 +261,12 @@ impl Samples {
 
 impl Steps {
     pub(super) fn new(ids: Vec<SampleId>, standing: &Arc<Standing>) -> Self {
-        let marks = ids.iter().map(|_| Mark::default()).collect();
-        Self { samples: Arc::new(Samples { ids, ends: None, marks }), standing: Arc::clone(standing) }
+        Self { samples: Samples::new(ids, None), standing: Arc::clone(standing) }
     }
 
     /// Of samples in runs, of which the first is told of for all.
     pub(super) fn of_runs(ids: Vec<SampleId>, ends: Vec<usize>, standing: &Arc<Standing>) -> Self {
-        let marks = ends.iter().map(|_| Mark::default()).collect();
-        Self { samples: Arc::new(Samples { ids, ends: Some(ends), marks }), standing: Arc::clone(standing) }
+        Self { samples: Samples::new(ids, Some(ends)), standing: Arc::clone(standing) }
     }
 
     /// The samples of the window.
@@ -241,7 +276,22 @@ impl Steps {
 
     fn set(&self, slots: impl Iterator<Item = usize>, at: At) {
         let now = self.standing.now();
-        slots.filter_map(|slot| self.samples.mark(slot)).for_each(|mark| mark.set(at as u8, now));
+        let apart = self.samples.apart();
+        for slot in slots {
+            if let Some(mark) = apart.get(&slot).map(|(_, mark)| mark).or_else(|| self.samples.mark(slot)) {
+                mark.set(at as u8, now);
+            }
+        }
+    }
+
+    fn set_apart(&self, slot: usize, id: Option<SampleId>, at: At) {
+        let mut apart = self.samples.apart();
+        let before = apart.get(&slot).map(|(id, _)| *id).or_else(|| self.ids().get(slot).copied());
+        if let Some(id) = id.or(before) {
+            let mark = Mark::default();
+            mark.set(at as u8, self.standing.now());
+            apart.insert(slot, (id, mark));
+        }
     }
 
     /// The read of these samples has come so far.
@@ -252,6 +302,26 @@ impl Steps {
             Step::Reading => At::Reading,
         };
         self.set(slots, at);
+    }
+
+    /// These samples are read from the cache.
+    pub(super) fn kept(&self, slots: impl Iterator<Item = usize>) {
+        self.set(slots, At::Kept);
+    }
+
+    /// Somebody else reads these samples.
+    pub(super) fn claimed(&self, slots: impl Iterator<Item = usize>) {
+        self.set(slots, At::Claimed);
+    }
+
+    /// Which sample comes in the place of this one is told by the end of the listing.
+    pub(super) fn listing(&self, slot: usize) {
+        self.set_apart(slot, None, At::Listing);
+    }
+
+    /// Another sample comes in a place, and is to be read.
+    pub(super) fn instead(&self, slot: usize, id: SampleId) {
+        self.set_apart(slot, Some(id), At::Planned);
     }
 
     /// The bytes of these samples are there, and go to the decoder.
@@ -282,13 +352,17 @@ impl Trace {
     }
 
     fn id(&self, slot: usize) -> Option<SampleId> {
-        self.steps.ids().get(self.start + slot).copied()
+        let slot = self.start + slot;
+        let apart = self.steps.samples.apart().get(&slot).map(|(id, _)| *id);
+        apart.or_else(|| self.steps.ids().get(slot).copied())
     }
 
     fn look(&self, doing: (Doing, u64)) -> Look {
-        let marks = (self.start..self.start + self.samples).filter_map(|slot| self.steps.samples.mark(slot));
         // Gone: it is done, or will never be.
         let missing = self.making.upgrade().map_or(0, |making| making.missing());
+        let (samples, apart) = (&self.steps.samples, self.steps.samples.apart());
+        let mark = |slot| apart.get(&slot).map(|(_, mark)| mark).or_else(|| samples.mark(slot));
+        let marks = (self.start..self.start + self.samples).filter_map(mark);
         look(marks.map(Mark::at), missing, doing)
     }
 }
@@ -311,8 +385,8 @@ pub(super) struct Look {
 /// isn't begun for want of bytes or of leave gets them when one ends.
 fn look(marks: impl Iterator<Item = (At, u64)>, missing: usize, doing: (Doing, u64)) -> Look {
     let (mut planned, mut brought, mut samples) = (0, 0, 0);
-    // Of each kind of call: the oldest by place and time, and how many there are.
-    let mut calls: [(Option<(usize, u64)>, usize); 3] = Default::default();
+    // Of each of `CALLS`: the oldest by place and time, and how many there are.
+    let mut calls: [(Option<(usize, u64)>, usize); CALLS.len()] = Default::default();
     for (slot, (at, since)) in marks.enumerate() {
         samples += 1;
         let kind = match at {
@@ -324,8 +398,12 @@ fn look(marks: impl Iterator<Item = (At, u64)>, missing: usize, doing: (Doing, u
                 brought += 1;
                 continue;
             }
-            At::Composing | At::Reading => usize::from(at == At::Reading),
-            At::Queued => 2,
+            At::Composing => 0,
+            At::Reading => 1,
+            At::Kept => 2,
+            At::Claimed => 3,
+            At::Listing => 4,
+            At::Queued => 5,
         };
         let (oldest, count) = &mut calls[kind];
         *count += 1;
@@ -333,12 +411,11 @@ fn look(marks: impl Iterator<Item = (At, u64)>, missing: usize, doing: (Doing, u
             *oldest = Some((slot, since));
         }
     }
-    let call = |kind: usize, waiting| {
-        let (oldest, samples) = calls[kind];
-        oldest.map(|(slot, since)| Look { waiting, slot: Some(slot), since: Some(since), samples })
-    };
-    let under_way = [call(0, Waiting::Compose), call(1, Waiting::Read)].into_iter().flatten();
-    if let Some(look) = under_way.min_by_key(|look| look.since).or_else(|| call(2, Waiting::Turn)) {
+    let calls = CALLS.into_iter().zip(calls).filter_map(|(waiting, (oldest, samples))| {
+        let (slot, since) = oldest?;
+        Some(Look { waiting, slot: Some(slot), since: Some(since), samples })
+    });
+    if let Some(look) = calls.min_by_key(|look| (look.waiting == Waiting::Turn, look.since)) {
         return look;
     }
     let decoded = samples - missing.min(samples);
@@ -478,6 +555,8 @@ impl Watch {
             Waiting::Turn => "leave to make calls: as many are under way as help".to_owned(),
             Waiting::Compose => format!("{object}{others} to be joined by the service"),
             Waiting::Read => format!("the bytes of {object}{others}"),
+            Waiting::Cache => format!("{object}{others} to be read from the cache"),
+            Waiting::Claim => format!("{object}{others}, which somebody else reads into the cache"),
             Waiting::Decode => format!("the decoder, which has {} samples of the batch to go", look.samples),
             Waiting::Collate => format!("the collation of {} samples", look.samples),
             Waiting::Plan => "the batch to be planned".to_owned(),
@@ -504,7 +583,7 @@ mod tests {
 
     #[test]
     fn the_stage_of_a_wait() {
-        use At::{Brought, Composing, Planned, Queued, Reading};
+        use At::{Brought, Claimed, Composing, Kept, Listing, Planned, Queued, Reading};
         let none = Doing::Planning;
         assert_eq!(waiting(&[], 0, Doing::Listing).0, Waiting::Listing);
         assert_eq!(waiting(&[], 0, none).0, Waiting::Plan);
@@ -515,6 +594,9 @@ mod tests {
         assert_eq!(waiting(&reads, 5, Doing::Budget), (Waiting::Read, Some(2), 2), "the oldest call is to blame");
         assert_eq!(waiting(&[(Composing, 4), (Reading, 5)], 2, none), (Waiting::Compose, Some(0), 1));
         assert_eq!(waiting(&[(Composing, 6), (Reading, 5)], 2, none), (Waiting::Read, Some(1), 1));
+        assert_eq!(waiting(&[(Kept, 4), (Reading, 5)], 2, none), (Waiting::Cache, Some(0), 1));
+        assert_eq!(waiting(&[(Kept, 4), (Claimed, 3), (Claimed, 5)], 3, none), (Waiting::Claim, Some(1), 2));
+        assert_eq!(waiting(&[(Brought, 0), (Listing, 4)], 2, Doing::Ended), (Waiting::Listing, Some(1), 1));
         assert_eq!(waiting(&[(Brought, 0), (Brought, 0), (Brought, 0)], 2, none), (Waiting::Decode, None, 2));
         assert_eq!(waiting(&[(Brought, 0), (Planned, 0)], 1, Doing::Budget), (Waiting::Budget, None, 1));
         assert_eq!(waiting(&[(Brought, 0), (Brought, 0)], 0, Doing::Ended), (Waiting::Collate, None, 2));

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::loss::OnError;
-use super::pipeline::{Engine, is_cancelled, read_alone};
+use super::pipeline::{Engine, is_cancelled};
 use super::pool::{Losing, Wanted};
 use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::manifest::Known;
-use crate::plan::{Group, MIN_RANGED};
+use crate::plan::Slice;
 use crate::sample::{SampleId, Sampling, substitute};
 use crate::{Error, ErrorKind, Result};
 
@@ -23,6 +23,9 @@ pub(super) struct Lockstep {
     pub(super) turn: watch::Receiver<u64>,
     /// Number of the last batch whose window has all its bytes.
     pub(super) held: watch::Receiver<u64>,
+    /// Whether all is listed, once one for all has waited for that: each such wait takes a thread of the runtime, which has
+    /// a bounded number of them, and whose name look-ups, those of the listing itself, need some, too.
+    pub(super) listed: Arc<OnceCell<Result<bool>>>,
     pub(super) cancel: watch::Receiver<bool>,
 }
 
@@ -60,15 +63,20 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// beside the budget. So a substitute waits for nothing that hangs on it: for the bytes of its window, which wait for
     /// earlier batches alone, or for its turn, which comes when those are delivered. What is held beside the budget is at most
     /// what one batch's substitutes have beyond the samples they replace.
-    async fn substitute(&self, wanted: Wanted<D, C>, lockstep: Lockstep) -> Result<()> {
+    async fn substitute(self: &Arc<Self>, wanted: Wanted<D, C>, lockstep: Lockstep) -> Result<()> {
         let Wanted { assembly, slot, for_sample, attempt } = wanted;
-        let Lockstep { sampling, epoch, mut turn, mut held, cancel } = lockstep;
-        let manifest = Arc::clone(&self.manifest);
-        if let Known::AtLeast(_) = manifest.known() {
+        let Lockstep { sampling, epoch, mut turn, mut held, listed, cancel } = lockstep;
+        let (steps, at) = (&assembly.steps.0, assembly.steps.1 + slot);
+        if let Known::AtLeast(_) = self.manifest.known() {
+            steps.listing(at);
+            let manifest = Arc::clone(&self.manifest);
             // Only the end of the listing tells which positions there are.
-            let listed = tokio::task::spawn_blocking(move || manifest.wait_beyond(u64::MAX, || is_cancelled(&cancel)));
-            let panicked = |_| Error::new(ErrorKind::Internal, "waiting for the listing panicked");
-            if !listed.await.map_err(panicked)?? {
+            let wait = async || {
+                tokio::task::spawn_blocking(move || manifest.wait_beyond(u64::MAX, || is_cancelled(&cancel)))
+                    .await
+                    .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "waiting for the listing panicked")))
+            };
+            if !listed.get_or_init(wait).await.clone()? {
                 return Ok(());
             }
         }
@@ -79,7 +87,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             return Ok(());
         };
         let id = walk.ids(place..place + 1, listed)?[0];
-        let alone = |id: SampleId| Ok(Group::alone(slot, id, self.manifest.facts_at(id.0)?.size, MIN_RANGED));
+        steps.instead(at, id);
+        let alone = |id: SampleId| {
+            let range = 0..self.manifest.facts_at(id.0)?.size;
+            Ok(self.planner.alone(&Slice { slot, id, range }))
+        };
         let group = alone(id)?;
         let (keeps, passes) = self.bytes(&group);
         let beyond = keeps.saturating_sub(self.bytes(&alone(for_sample)?).0);
@@ -94,9 +106,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             _ = turn.wait_for(|&turn| turn >= assembly.turn) => self.budget.beside(more),
         };
         let passing = Arc::new(permit.split(passes));
-        self.groups.count(group.method);
-        match read_alone(&self.fetcher, &self.manifest, group, assembly.number, &|_| {}).await {
+        match self.read_one(group, assembly.number, (steps, at)).await {
             Ok(samples) => {
+                steps.brought(std::iter::once(at));
                 assembly.keep(Arc::new(permit));
                 for (_, sample) in samples {
                     self.hand_one_over(&assembly, slot, sample, Some(&passing));

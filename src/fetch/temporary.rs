@@ -169,15 +169,18 @@ impl Ledger {
         });
     }
 
-    fn wait(&self, deadline: Instant, done: impl Fn(&HashMap<Arc<str>, Entry>) -> bool) -> bool {
+    /// Waits until it is done, or the deadline; the entries are those of that moment.
+    fn wait(
+        &self,
+        deadline: Instant,
+        done: impl Fn(&HashMap<Arc<str>, Entry>) -> bool,
+    ) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
         let mut entries = self.entries();
         loop {
-            if done(&entries) {
-                return true;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || done(&entries) {
+                return entries;
             }
-            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
-                return false;
-            };
             entries = self.changed.wait_timeout(entries, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -213,9 +216,10 @@ pub struct Leftover {
 /// Objects that a batch in the making still reads are waited for, too. The end of the process does this by itself, with
 /// a bound of 20 seconds, and then waits for no reader.
 pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
-    LEDGER.wait(after(timeout), HashMap::is_empty);
-    let mut objects: Vec<_> =
-        LEDGER.entries().iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
+    // Not what others have begun since.
+    let entries = LEDGER.wait(after(timeout), HashMap::is_empty);
+    let mut objects: Vec<_> = entries.iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
+    drop(entries);
     objects.extend(LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
     Leftover { objects }
 }
@@ -382,7 +386,7 @@ impl Run {
     /// be deleted among them.
     pub(crate) fn wait(&self, timeout: Duration) -> u64 {
         let outstanding = || self.outstanding.load(Ordering::SeqCst);
-        LEDGER.wait(after(timeout), |_| outstanding() == 0);
+        drop(LEDGER.wait(after(timeout), |_| outstanding() == 0));
         outstanding() + self.failed.load(Ordering::SeqCst)
     }
 }

@@ -253,7 +253,12 @@ impl Log {
         let json = serde_json::to_vec(line).map_err(|error| unwritten(error.into()))?;
         let linked = link(&end.hash, &json);
         let text = [hex(&linked).as_bytes(), b" ", &json, b"\n"].concat();
-        end.file.write_all(&text).map_err(unwritten)?;
+        if let Err(error) = end.file.write_all(&text) {
+            // Else the next line would find more than was written, and lay that to somebody else. Where this fails too, the
+            // part of a line is cut away when the log is opened again.
+            let _ = end.file.set_len(end.bytes);
+            return Err(unwritten(error));
+        }
         (end.bytes, end.hash) = (end.bytes + text.len() as u64, linked);
         Ok(())
     }
