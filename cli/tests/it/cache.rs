@@ -80,7 +80,6 @@ fn processes_that_run_at_once_read_each_sample_once() {
         }
         let of_all = |what: &str| reports.iter().map(|report| report["cache"][what].as_u64().unwrap()).sum::<u64>();
         assert_eq!((of_all("misses"), of_all("hits")), (3_000, 6_000), "{strategy}");
-        assert!(reports.iter().all(|report| report["cache"]["misses"].as_u64() < Some(3_000)), "they shared the work");
         if strategy == "direct" {
             // By the emulator's own count.
             assert_eq!(emulator.stats().get_media, 3_000);
