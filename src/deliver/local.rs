@@ -1,4 +1,4 @@
-//! Samples that are local: in the cache on disk or, where the store is a [`MemoryStore`](crate::store::MemoryStore), in this
+//! Samples that are local: in the cache on disk or, where the store is a [`MemoryStore`], in this
 //! process. They are found when their window is planned, and many at once are read, proved, and decoded if that is light, by
 //! one job, without a call and without a task for each. What then turns out not to be as it was listed goes the ordinary
 //! way, which tells what is wrong with it.
