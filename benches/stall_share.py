@@ -18,6 +18,8 @@ SIZES = {"4KiB": 4 << 10, "100KiB": 100 << 10, "3MiB": 3 << 20}
 # About as many objects a second as two cores do on profile gcs; only the lengths of epochs depend on it.
 EXPECTED = {"4KiB": 12_000, "100KiB": 4_000, "3MiB": 250}
 BATCHES = {"4KiB": 256, "100KiB": 256, "3MiB": 16}
+# A process that takes longer than this beyond what it is to take is stuck.
+PATIENCE = 300
 # Epochs of the first run, and how many of them at the end tell the rate.
 EPOCHS, JUDGED = 6, 3
 
@@ -26,7 +28,10 @@ def bench(args, size: str, strategy: str, objects: int, *more: str) -> dict:
     command = ours(args.program, strategy, "--batch-size", str(BATCHES[size]), *more)
     with Emulator(args.program, args.profile, f"{BUCKET}:n={objects},pattern=sequence,size={SIZES[size]}") as emulator:
         environment = os.environ | {"STORAGE_EMULATOR_HOST": emulator.endpoint, "RUST_BACKTRACE": "0"}
-        done = subprocess.run(command, env=environment, capture_output=True)
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, timeout=args.seconds + PATIENCE)
+        except subprocess.TimeoutExpired as late:
+            sys.exit(f"{' '.join(command)} on {args.profile} was not done after {late.timeout:.0f} s")
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stderr.decode(errors='replace')[-2_000:]}")
     found = json.loads(done.stdout)

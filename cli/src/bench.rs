@@ -349,6 +349,7 @@ impl Epochs {
         let mut started = Instant::now();
         while let Some(batches) = all.waits.during(|| epochs.next()) {
             let mut batches = batches?;
+            let before = all.samples;
             while let Some(batch) = all.waits.during(|| batches.next()) {
                 let batch = batch?;
                 all.waits.batch();
@@ -361,7 +362,9 @@ impl Epochs {
                     break;
                 }
             }
-            all.add(&batches.stats());
+            let stats = batches.stats();
+            debug_assert_eq!(stats.samples, all.samples - before, "what is counted here and there is the same");
+            all.add(&stats);
             drop(batches);
             let ended = Instant::now();
             all.seconds.push((ended - started).as_secs_f64());

@@ -202,13 +202,13 @@ fn write(shared: &Shared, active: &mut Option<Active>, buffer: &mut Vec<u8>, rec
 }
 
 /// Writes records behind the last one: small ones together, for which the buffer is.
+#[cfg_attr(not(test), expect(unused_variables, reason = "only tests have faults"))]
 fn append(shared: &Shared, to: &Active, buffer: &mut Vec<u8>, records: &[Record]) -> io::Result<()> {
     #[cfg(test)]
     if let Some(error) = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
         to.file.write_all_at(&records[0].bytes[..records[0].bytes.len() / 2], to.end)?;
         return Err(error);
     }
-    let _ = shared;
     let mut at = to.end;
     let mut put = |bytes: &[u8]| -> io::Result<()> {
         to.file.write_all_at(bytes, at)?;
