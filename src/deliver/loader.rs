@@ -102,7 +102,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Ok::<(), dataflux::Error>(())
     /// ```
     ///
-    /// [`prefetch`]: DataLoaderBuilder::prefetch
+    /// [`prefetch`]: crate::DataLoaderBuilder::prefetch
     ///
     /// # Errors
     /// A thread that the system refuses.
@@ -199,7 +199,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     }
 
     /// How samples that could be joined are read now, and why, where that is chosen by measurement
-    /// ([`Strategy::Auto`]).
+    /// ([`Strategy::Auto`](crate::Strategy::Auto)).
     pub fn choice(&self) -> Option<Choice> {
         self.engine.auto.as_ref().map(|auto| auto.choice())
     }
