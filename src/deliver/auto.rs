@@ -77,6 +77,7 @@ impl Place {
     pub(super) fn begin(&mut self) {
         self.began = Some(Instant::now());
         self.auto.chooser().begins(self.turn);
+        self.auto.freed.notify_all();
     }
 
     /// The read went well.

@@ -9,7 +9,7 @@ use super::auto::Auto;
 use super::cached::Kept;
 use super::cost::Means;
 use super::dataset::DatafluxDataset;
-use super::loader::DataLoader;
+use super::loader::{DataLoader, SAMPLES_AHEAD};
 use super::loss::OnError;
 use super::pipeline::Engine;
 use super::pool::{self, Code};
@@ -679,6 +679,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             Auto::new(Terms {
                 max_bytes: planner.max_bytes(),
                 budget: settings.memory_budget,
+                ahead: settings
+                    .prefetch
+                    .map_or(SAMPLES_AHEAD as u64, |batches| (batches as u64).saturating_mul(sharding.batch_size())),
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
             })

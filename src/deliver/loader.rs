@@ -25,7 +25,7 @@ use crate::sample::{Sampling, Sharding, State};
 
 /// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
 /// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
-const SAMPLES_AHEAD: usize = 65_536;
+pub(super) const SAMPLES_AHEAD: usize = 65_536;
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;

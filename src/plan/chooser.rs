@@ -86,6 +86,8 @@ pub(crate) struct Terms {
     pub(crate) max_bytes: u64,
     /// Bytes that may be held, from before a compose to the delivery.
     pub(crate) budget: u64,
+    /// Samples that may be ahead of the training loop.
+    pub(crate) ahead: u64,
     pub(crate) prices: Prices,
     /// Whether to compose where that is dearer than reading one by one, if it is faster.
     pub(crate) pay_for_speed: bool,
@@ -129,8 +131,9 @@ const LOOKS: u32 = 6;
 const FAIR: u32 = 3;
 /// What brings so much more in one look is no noise.
 const CLEARLY: f64 = 1.5;
-/// The weight of a look beside those before it.
+/// The weight of a look beside those before it, and of one that sees the worse part of an epoch.
 const FRESH: f64 = 0.5;
+const FAINT: f64 = 0.1;
 /// A trial that has brought nothing for this long, beyond some latencies, is over.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// When to look again at what was worse; doubled each time it is worse again. A look of a second or two at what is half
@@ -152,6 +155,8 @@ const FIRST: u64 = 512;
 const MEAN_OF: u64 = 1 << 16;
 /// Groups composed to learn how long that takes.
 const PROBES: u32 = 2;
+/// What a compose takes about, before one is back.
+const USUAL_LATENCY: Duration = Duration::from_secs(1);
 
 /// What is known of a way.
 #[derive(Clone, Copy, Debug, Default)]
@@ -201,8 +206,9 @@ pub(crate) struct Chooser {
     /// Samples of this epoch that were let through, and that are to be read one by one for a start.
     begun: u64,
     head: u64,
-    /// The end of an epoch says nothing of a way.
+    /// The end of an epoch says nothing of a way, and the beginning little.
     ending: bool,
+    beginning: bool,
     /// How long the training loop has waited in all.
     waited: Duration,
     /// Whether it hardly waited at the last look.
@@ -232,6 +238,7 @@ impl Chooser {
             begun: 0,
             head: 0,
             ending: false,
+            beginning: false,
             waited: Duration::ZERO,
             idle: false,
         }
@@ -253,11 +260,10 @@ impl Chooser {
         self.begun = 0;
         self.ending = false;
         // What the present way brings is known from the epoch before; one look is for the beginning of this one.
-        let looks = self.looks.min(LOOKS - 2);
+        let (looks, before) = (self.looks.min(LOOKS - 2), self.before);
         self.turn(now);
-        self.looks = looks;
-        let held = self.terms.budget as f64 / 4.0 / self.size();
-        self.head = if self.way == Way::Direct { 0 } else { self.meanwhile().min(held) as u64 };
+        (self.looks, self.before, self.beginning) = (looks, before, true);
+        self.head = if self.way == Way::Direct { 0 } else { self.meanwhile().min(self.held() / 4.0) as u64 };
     }
 
     /// The training loop has waited for data.
@@ -290,6 +296,11 @@ impl Chooser {
             self.ending = true;
         }
         self.step(now, left, ceilings);
+        if may_join && self.should_begin_joined(left) {
+            let reason =
+                "on trial: joined objects of this size are documented to come faster, and cost less".to_owned();
+            self.go(now, Way::Mixed, reason);
+        }
         // Others of the data set may be what waits, for as long as they last: that holds up nobody who has little out.
         let most = [MAX_SOURCES + ceilings.reads.at_once / 4, FEW + ceilings.writes.in_flight / 8];
         let waiting = [ceilings.reads.waiting, ceilings.writes.waiting];
@@ -306,7 +317,10 @@ impl Chooser {
                     true
                 }
                 Way::Composed => room[COMPOSED].then_some(true)?,
+                Way::Mixed if self.is_first_alone() && self.joins_enough(left) => room[DIRECT].then_some(false)?,
                 Way::Mixed if room[COMPOSED] => true,
+                // What hasn't begun to wait says that this machine is busy, and reads one by one are more work for it.
+                Way::Mixed if waiting[COMPOSED] < most[COMPOSED] => return None,
                 Way::Direct | Way::Mixed => room[DIRECT].then_some(false)?,
             }
         };
@@ -333,6 +347,13 @@ impl Chooser {
             let latency = self.latency.unwrap_or(took);
             self.latency = Some(took.min(latency + took.saturating_sub(latency) / 1_000));
         }
+        if turn.composed && self.is_first_alone() {
+            // Until now all that came was read one by one, as fast as the service lets.
+            let alone =
+                self.look.take().map(|look| (look.samples as f64, now.saturating_sub(look.since).as_secs_f64()));
+            self.known[Way::Direct as usize].rate =
+                alone.filter(|&(_, time)| time > 0.0).map(|(samples, time)| samples / time);
+        }
         self.back[lane] |= turn.number == self.turn;
         if let Some(look) = &mut self.look {
             look.samples += samples;
@@ -347,9 +368,14 @@ impl Chooser {
         !self.ending
             && match self.way {
                 Way::Direct => self.back[DIRECT] && self.out[COMPOSED] <= PROBES as usize,
-                Way::Mixed => self.back[COMPOSED],
+                Way::Mixed => self.back[COMPOSED] || self.is_first_alone(),
                 Way::Composed => self.back[COMPOSED] && self.alone == 0,
             }
+    }
+
+    /// Whether what ends says what reading one by one brings, since no joined group of the first has come back.
+    fn is_first_alone(&self) -> bool {
+        self.way == Way::Mixed && !self.back[COMPOSED] && self.known[Way::Direct as usize].rate.is_none()
     }
 
     fn step(&mut self, now: Duration, left: u64, ceilings: &Ceilings) {
@@ -366,7 +392,7 @@ impl Chooser {
         if self.way != home && now.saturating_sub(self.turned) > PATIENCE + latency * 8 {
             return self.go_back(now, "it brought nothing for too long");
         }
-        let Some(look) = self.look else { return };
+        let Some(look) = self.look.filter(|_| !self.is_first_alone()) else { return };
         let least = if self.way == Way::Direct { LOOK } else { LOOK.max(latency) };
         let time = now.saturating_sub(look.since);
         if time < least || look.groups < GROUPS {
@@ -376,14 +402,17 @@ impl Chooser {
         let busy_loop = self.waited.saturating_sub(look.waited).as_secs_f64() < HARDLY_WAITS * time.as_secs_f64();
         self.idle = busy_loop;
         self.look = Some(Look { since: now, samples: 0, groups: 0, waited: self.waited });
-        let (first, grows) = (self.before == 0.0, rate > KEEPS * self.before);
+        let first = std::mem::take(&mut self.beginning) || self.before == 0.0;
+        let grows = rate > KEEPS * self.before;
         self.looks += 1;
         self.before = rate;
         // What a loop takes that has all it wants is no more than the least that this way could bring.
         let known = &mut self.known[self.way as usize];
+        let taken = rate;
         let rate = match known.rate {
-            // The first look of an epoch is of its beginning.
-            Some(before) if busy_loop || first => before.max(rate),
+            Some(before) if busy_loop => before.max(rate),
+            // The first look of an epoch is of its beginning; where there is no other, it counts in the end.
+            Some(before) if first => rate.max(before + FAINT * (rate - before)),
             // While it grows it is what it is now.
             Some(before) if !grows || rate < before => before + FRESH * (rate - before),
             _ => rate,
@@ -391,7 +420,7 @@ impl Chooser {
         known.rate = Some(rate);
         if self.way == home {
             if busy_loop {
-                self.save(now, rate, left);
+                self.save(now, taken, left);
             } else {
                 self.improve(now, rate, left, ceilings, grows && self.looks < LOOKS);
             }
@@ -470,7 +499,7 @@ impl Chooser {
         if !Self::is_worth_trying(rate, latency, left) {
             return;
         }
-        let held = self.terms.budget as f64 / self.size() / latency.as_secs_f64();
+        let held = self.held() / latency.as_secs_f64();
         let cheapest =
             WAYS.into_iter().filter(|&way| self.allowed(way)).min_by(|a, b| self.usd(*a).total_cmp(&self.usd(*b)));
         let Some(way) = cheapest.filter(|&way| self.usd(way) < AS_GOOD * self.usd(self.home)) else { return };
@@ -489,13 +518,13 @@ impl Chooser {
     /// only a trial tells.
     fn predict(&self, way: Way, rate: f64, ceilings: &Ceilings) -> f64 {
         let latency = self.latency.unwrap_or_default().as_secs_f64().max(0.001);
-        let (size, sources) = (self.size(), self.sources());
+        let sources = self.sources();
         // Held from before the compose until the delivery, whatever lies between.
-        let held = self.terms.budget as f64 / size / latency;
+        let held = self.held() / latency;
         // A compose and a delete for each group; where none was refused, there may be no end.
         let writes = ceilings.writes.rate.map_or((WRITES / 2.0 * sources).max(2.0 * rate), |rate| rate / 2.0 * sources);
         let refused = ceilings.reads.rate.is_some_and(|most| rate > HARMS * most);
-        let gain = (CALL_BYTES + size) / (CALL_BYTES / sources + size);
+        let gain = self.gain();
         match (self.home, way) {
             (Way::Direct, _) if refused => (rate + writes).min(held),
             (Way::Direct, _) => (rate + writes).min(rate * gain).min(held),
@@ -515,13 +544,42 @@ impl Chooser {
     }
 
     fn should_probe(&self, left: u64) -> bool {
-        let gain = (CALL_BYTES + self.size()) / (CALL_BYTES / self.sources() + self.size());
         self.latency.is_none()
             && self.probes < PROBES
             && self.begun >= FIRST
             && left >= WORTH_TRYING
-            && (gain > PROMISES || (self.idle && self.usd(Way::Composed) < self.usd(Way::Direct)))
+            && (self.gain() > PROMISES || (self.idle && self.usd(Way::Composed) < self.usd(Way::Direct)))
             && self.allowed(Way::Mixed)
+    }
+
+    /// Whether joining is so likely to be worth it, by what is documented and by price, that the first composes are no
+    /// probes but as many as the service takes. Reading one by one goes on beside them, and loses nothing.
+    fn should_begin_joined(&self, left: u64) -> bool {
+        self.way == Way::Direct
+            && self.latency.is_none()
+            && self.probes == 0
+            && self.begun >= FIRST
+            && Self::is_worth_trying(READS, USUAL_LATENCY, left)
+            && self.gain() > PROMISES_MUCH
+            && self.usd(Way::Composed) < self.usd(Way::Direct)
+            && self.held() > PROMISES_MUCH * READS * USUAL_LATENCY.as_secs_f64()
+            && self.allowed(Way::Mixed)
+    }
+
+    /// How long a compose takes isn't known yet: then half of what can be held, and of what there is, is for reads that
+    /// come meanwhile.
+    fn joins_enough(&self, left: u64) -> bool {
+        self.out[COMPOSED] as f64 * self.sources() > self.held().min(left as f64) / 2.0
+    }
+
+    /// How many more samples the same work brings when they are joined.
+    fn gain(&self) -> f64 {
+        (CALL_BYTES + self.size()) / (CALL_BYTES / self.sources() + self.size())
+    }
+
+    /// Samples that can be on their way and ahead of the loop.
+    fn held(&self) -> f64 {
+        (self.terms.budget as f64 / self.size()).min(self.terms.ahead as f64)
     }
 
     /// Mean bytes of a sample.
@@ -577,19 +635,29 @@ impl Chooser {
         self.turn(now);
     }
 
+    /// How long not to look at what was worse: the worse it is, the more a look costs, and the less it is to be expected
+    /// that it got better.
+    fn again(&self, worse: Way) -> Duration {
+        let best = self.known.iter().filter_map(|known| known.rate).fold(0.0, f64::max);
+        let times = best / self.known[worse as usize].rate.unwrap_or(best).max(1.0);
+        AGAIN.mul_f64(times.clamp(1.0, 16.0))
+    }
+
     /// Stays with the way on trial.
     fn settle(&mut self, now: Duration, reason: String) {
         tracing::info!(way = %self.way, reason, "settled on a way to read small objects");
+        let next = now + self.again(self.home);
         let left = &mut self.known[self.home as usize];
-        (left.next, left.worse) = (now + AGAIN, 0);
+        (left.next, left.worse) = (next, 0);
         self.known[self.way as usize].worse = 0;
         (self.home, self.reason) = (self.way, reason);
         (self.looks, self.before) = (0, 0.0);
     }
 
     fn go_back(&mut self, now: Duration, reason: &str) {
+        let again = self.again(self.way);
         let tried = &mut self.known[self.way as usize];
-        tried.next = now + (AGAIN * 2u32.saturating_pow(tried.worse)).min(SELDOM);
+        tried.next = now + (again * 2u32.saturating_pow(tried.worse)).min(SELDOM);
         tried.worse = (tried.worse + 1).min(8);
         self.go(now, self.home, reason.to_owned());
     }
