@@ -22,6 +22,7 @@ use super::stall::{WaitedFor, Waits, Watch};
 use crate::budget::Permit;
 use crate::cache::CacheStats;
 use crate::collate::Batch;
+use crate::fetch::Appetite;
 use crate::manifest::Manifest;
 use crate::metrics::Counts;
 use crate::plan::{Bill, GroupCounts, Groups};
@@ -93,6 +94,8 @@ pub struct Batches<B> {
     watch: Watch,
     waits: Waits,
     hunger: Hunger,
+    /// Until the end.
+    appetite: Option<Appetite>,
     ending: Arc<Ending>,
     /// Until the epoch is over: it keeps the decode threads alive.
     discard: Option<Discard<B>>,
@@ -126,13 +129,14 @@ impl<B> Batches<B> {
         (state, delivered): (State, Delivered),
         (losses, audit): (Losses, Option<Audit>),
     ) -> Self {
-        // Until it is known to wait: at the start little is ahead to make up for what is refused.
-        watch.throttles.want_more(false);
+        // None until it is known to wait: at the start little is ahead to make up for what is refused.
+        let appetite = Some(watch.throttles.appetite());
         Self {
             arrivals,
             watch,
             waits: Waits::default(),
-            hunger: Hunger::default(),
+            hunger: Hunger::at_the_start(),
+            appetite,
             ending,
             discard: Some(discard),
             groups,
@@ -194,6 +198,11 @@ impl<B> Batches<B> {
         self.started = now;
     }
 
+    /// Reads for it begin while the epoch before is delivered.
+    pub(super) fn is_begun_ahead(&mut self) {
+        self.hunger = Hunger::in_between();
+    }
+
     /// Another epoch comes behind it.
     pub(super) fn is_followed(&mut self) {
         self.followed = true;
@@ -202,7 +211,7 @@ impl<B> Batches<B> {
     /// Returns at once; what is left finishes behind.
     fn end(&mut self) {
         self.over = true;
-        self.watch.throttles.want_more(true);
+        self.appetite = None;
         self.ending.end();
         // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
         if let Some(discard) = self.discard.take() {
@@ -259,7 +268,9 @@ impl<B> Iterator for Batches<B> {
         }
         if let Some(first) = self.first {
             self.hunger.fed(now - asked, (now - first).saturating_sub(self.stats.running));
-            self.watch.throttles.want_more(self.hunger.is_felt());
+            if let Some(appetite) = &mut self.appetite {
+                appetite.set(self.hunger.is_felt());
+            }
             self.stats.waited += now - asked;
             self.stats.running = now - first;
         } else {
@@ -283,7 +294,7 @@ impl<B> Iterator for Batches<B> {
                     );
                 }
                 self.ending.release();
-                self.discard = None;
+                (self.discard, self.appetite) = (None, None);
                 None
             }
             Err(error) => {

@@ -149,6 +149,9 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             }
             let begun = match self.begin(epoch) {
                 Ok((mut batches, begun)) => {
+                    if epoch > first {
+                        batches.is_begun_ahead();
+                    }
                     if epoch + 1 < end {
                         batches.is_followed();
                     }

@@ -10,21 +10,40 @@ const SHARE: u32 = 50;
 /// loop that does nothing but wait.
 const HUNGRY: Duration = Duration::from_millis(300);
 
+/// What a loop waits for at the start is forgiven for so long: a compose takes most of it whatever the rate, and a refused call
+/// would make it longer.
+const FORGIVEN: Duration = Duration::from_millis(1_200);
+
 /// What is remembered at most: a loop that has what it wants again is known for one after 5 s.
 const MOST: Duration = Duration::from_millis(400);
 
 /// What a loop has waited beyond its share.
-#[derive(Debug, Default)]
-pub(super) struct Hunger(Duration);
+#[derive(Debug)]
+pub(super) struct Hunger {
+    felt: Duration,
+    forgiven: Duration,
+}
 
 impl Hunger {
+    /// Of a loop for which nothing is ahead yet.
+    pub(super) fn at_the_start() -> Self {
+        Self { felt: Duration::ZERO, forgiven: FORGIVEN }
+    }
+
+    /// Of one for which reads began while the epoch before was delivered.
+    pub(super) fn in_between() -> Self {
+        Self { felt: Duration::ZERO, forgiven: Duration::ZERO }
+    }
+
     /// The loop got a batch after it `waited`, and so long after the one before.
     pub(super) fn fed(&mut self, waited: Duration, since: Duration) {
-        self.0 = (self.0 + waited).saturating_sub(since / SHARE).min(MOST);
+        let counts = waited.saturating_sub(self.forgiven);
+        self.forgiven = self.forgiven.saturating_sub(waited);
+        self.felt = (self.felt + counts).saturating_sub(since / SHARE).min(MOST);
     }
 
     pub(super) fn is_felt(&self) -> bool {
-        self.0 > HUNGRY
+        self.felt > HUNGRY
     }
 }
 
@@ -41,7 +60,7 @@ mod tests {
 
     #[test]
     fn waits_beyond_their_share_are_felt_and_forgotten() {
-        let mut hunger = Hunger::default();
+        let mut hunger = Hunger::in_between();
         assert!(!after(&mut hunger, 1_000, STEP / 60));
         assert!(!after(&mut hunger, 4, STEP), "a few late batches are none");
         assert!(after(&mut hunger, 1, STEP));
@@ -50,5 +69,13 @@ mod tests {
         assert!(!after(&mut hunger, 30, Duration::ZERO));
         // A twentieth, for long.
         assert!(after(&mut hunger, 200, STEP / 20));
+    }
+
+    #[test]
+    fn the_first_compose_is_waited_for_with_patience() {
+        let mut hunger = Hunger::at_the_start();
+        hunger.fed(Duration::from_secs(1), Duration::from_secs(1));
+        assert!(!hunger.is_felt());
+        assert!(after(&mut hunger, 20, STEP), "but for one");
     }
 }

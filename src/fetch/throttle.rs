@@ -6,7 +6,7 @@
 //! clock. So it works from any runtime, and for as long as anybody waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,8 +62,50 @@ pub(crate) struct Throttles {
     /// The largest number that anybody had: where the numbers of the next epoch begin, so that it neither waits for all
     /// of those that are under way nor goes before them.
     latest: AtomicU64,
-    /// Whether more than what the bucket is known to take is wanted; of both.
-    more: Arc<AtomicBool>,
+    loops: Arc<Loops>,
+}
+
+/// The training loops that a bucket feeds.
+#[derive(Debug, Default)]
+struct Loops {
+    all: AtomicUsize,
+    /// Those that want more than they get.
+    hungry: AtomicUsize,
+}
+
+impl Loops {
+    /// Whether it is worth some refusals to find out if the bucket takes more than is known. It is where nobody says.
+    fn want_more(&self) -> bool {
+        self.hungry.load(Ordering::Relaxed) > 0 || self.all.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// What one training loop says, for as long as it is fed.
+#[derive(Debug)]
+pub(crate) struct Appetite {
+    loops: Arc<Loops>,
+    hungry: bool,
+}
+
+impl Appetite {
+    /// Whether the loop wants more than it gets.
+    pub(crate) fn set(&mut self, hungry: bool) {
+        if hungry != self.hungry {
+            if hungry {
+                self.loops.hungry.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.loops.hungry.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.hungry = hungry;
+        }
+    }
+}
+
+impl Drop for Appetite {
+    fn drop(&mut self) {
+        self.set(false);
+        self.loops.all.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Throttles {
@@ -74,20 +116,20 @@ impl Throttles {
         // A compose takes so long that to feel one's way up to hundreds at once would take the first seconds; here the
         // rate alone holds back.
         let writes = Pace::new(most, Duration::ZERO).start_with(most);
-        let more = Arc::new(AtomicBool::new(true));
+        let loops = Arc::<Loops>::default();
         let reads = Pace::new(most, Duration::ZERO);
         Arc::new(Self {
-            reads: Throttle::new("reads", reads, (READS, caps.reads_per_second), &more),
-            writes: Throttle::new("writes", writes, (WRITES, caps.writes_per_second), &more),
+            reads: Throttle::new("reads", reads, (READS, caps.reads_per_second), &loops),
+            writes: Throttle::new("writes", writes, (WRITES, caps.writes_per_second), &loops),
             latest: AtomicU64::new(0),
-            more,
+            loops,
         })
     }
 
-    /// Says whether it is worth some refusals to find out if the bucket takes more than is known. It is until somebody says
-    /// that it isn't.
-    pub(crate) fn want_more(&self, more: bool) {
-        self.more.store(more, Ordering::Relaxed);
+    /// Of one more training loop, which has all it wants until it says otherwise.
+    pub(crate) fn appetite(&self) -> Appetite {
+        self.loops.all.fetch_add(1, Ordering::Relaxed);
+        Appetite { loops: Arc::clone(&self.loops), hungry: false }
     }
 
     /// Where the numbers of a new epoch begin.
@@ -136,8 +178,7 @@ pub struct Ceiling {
 pub(crate) struct Throttle {
     what: &'static str,
     began: Instant,
-    /// Whether rates beyond the proven one are to be tried.
-    more: Arc<AtomicBool>,
+    loops: Arc<Loops>,
     state: Mutex<State>,
 }
 
@@ -168,7 +209,7 @@ impl Throttle {
         what: &'static str,
         pace: Pace,
         (per_second, most_per_second): (f64, Option<f64>),
-        more: &Arc<AtomicBool>,
+        loops: &Arc<Loops>,
     ) -> Arc<Self> {
         let rate = Rate::new(per_second, most_per_second.unwrap_or(f64::INFINITY), Duration::ZERO);
         let state = State {
@@ -181,7 +222,7 @@ impl Throttle {
             tickets: 0,
             told: 0.0,
         };
-        Arc::new(Self { what, began: Instant::now(), more: Arc::clone(more), state: Mutex::new(state) })
+        Arc::new(Self { what, began: Instant::now(), loops: Arc::clone(loops), state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -191,10 +232,6 @@ impl Throttle {
 
     fn now(&self) -> Duration {
         self.began.elapsed()
-    }
-
-    fn wants_more(&self) -> bool {
-        self.more.load(Ordering::Relaxed)
     }
 
     /// Waits until a call may be made; those of smaller numbers come first.
@@ -296,7 +333,7 @@ impl<'a> Waiter<'a> {
         if first(&state) {
             // Who asks needs no waking.
             state.keeper = Some(self.key);
-            state.dispatch(now, self.throttle.wants_more());
+            state.dispatch(now, self.throttle.loops.want_more());
         }
         if !state.waiters.contains_key(&self.key) {
             self.done = true;
@@ -327,7 +364,7 @@ impl Drop for Waiter<'_> {
             // It was let through and never knew.
             state.in_flight -= 1;
         }
-        state.dispatch(now, self.throttle.wants_more());
+        state.dispatch(now, self.throttle.loops.want_more());
     }
 }
 
@@ -390,7 +427,7 @@ impl Drop for Slot {
             state.pace.done(now, CALL + self.bytes, in_flight);
         }
         state.in_flight -= 1;
-        state.dispatch(now, throttle.wants_more());
+        state.dispatch(now, throttle.loops.want_more());
     }
 }
 

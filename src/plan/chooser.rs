@@ -149,14 +149,19 @@ const CALL_BYTES: f64 = 65_536.0;
 const WRITES: f64 = 1_000.0;
 /// Samples of an epoch below which nothing is tried: they are read before a compose is back.
 const WORTH_TRYING: u64 = 2_048;
-/// Samples of an epoch that are read before the first compose is tried, since the loop waits for these first.
-const FIRST: u64 = 512;
 /// Samples that the mean size is taken of, about.
 const MEAN_OF: u64 = 1 << 16;
 /// Groups composed to learn how long that takes.
 const PROBES: u32 = 2;
 /// What a compose takes about, before one is back.
 const USUAL_LATENCY: Duration = Duration::from_secs(1);
+/// Samples by whose size it is decided whether to begin joined.
+const SIZED: u64 = 64;
+/// Samples that are read one by one before the first compose, since the loop waits for these first: what reads bring in most
+/// of the time that it takes. It begins as early all the same, when these only wait for their calls.
+const FIRST: f64 = 0.75 * READS * USUAL_LATENCY.as_secs() as f64;
+/// At most this share of an epoch, and of what can be held.
+const FIRST_SHARE: f64 = 0.25;
 
 /// What is known of a way.
 #[derive(Clone, Copy, Debug, Default)]
@@ -296,10 +301,12 @@ impl Chooser {
             self.ending = true;
         }
         self.step(now, left, ceilings);
-        if may_join && self.should_begin_joined(left) {
-            let reason =
-                "on trial: joined objects of this size are documented to come faster, and cost less".to_owned();
-            self.go(now, Way::Mixed, reason);
+        if may_join && self.latency.is_none() && self.head == 0 && self.begun >= SIZED && self.gain() > PROMISES {
+            self.head = FIRST.min(FIRST_SHARE * self.held().min(left as f64)) as u64;
+            if self.should_begin_joined(left) {
+                let reason = "on trial: joined objects of this size are documented to come faster, and cost less";
+                self.go(now, Way::Mixed, reason.to_owned());
+            }
         }
         // Others of the data set may be what waits, for as long as they last: that holds up nobody who has little out.
         let most = [MAX_SOURCES + ceilings.reads.at_once / 4, FEW + ceilings.writes.in_flight / 8];
@@ -546,7 +553,7 @@ impl Chooser {
     fn should_probe(&self, left: u64) -> bool {
         self.latency.is_none()
             && self.probes < PROBES
-            && self.begun >= FIRST
+            && self.begun >= SIZED
             && left >= WORTH_TRYING
             && (self.gain() > PROMISES || (self.idle && self.usd(Way::Composed) < self.usd(Way::Direct)))
             && self.allowed(Way::Mixed)
@@ -556,9 +563,7 @@ impl Chooser {
     /// probes but as many as the service takes. Reading one by one goes on beside them, and loses nothing.
     fn should_begin_joined(&self, left: u64) -> bool {
         self.way == Way::Direct
-            && self.latency.is_none()
             && self.probes == 0
-            && self.begun >= FIRST
             && Self::is_worth_trying(READS, USUAL_LATENCY, left)
             && self.gain() > PROMISES_MUCH
             && self.usd(Way::Composed) < self.usd(Way::Direct)
