@@ -72,7 +72,7 @@ pub use decode::{Decode, Raw};
 pub use decode::{Image, ImageFolder, Images, StackImages};
 pub use deliver::{
     AuditLog, AuditRecord, BatchStream, Batches, Closed, DataLoader, DataLoaderBuilder, DatafluxDataset,
-    DatasetBuilder, EpochStats, Epochs, OnError, WaitedFor,
+    DatasetBuilder, EpochStats, Epochs, MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState, OnError, WaitedFor,
 };
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use fetch::{clean, clean_up_on_signals, wait_for_temporaries};

@@ -135,7 +135,7 @@ impl<B> Batches<B> {
             arrivals,
             watch,
             waits: Waits::default(),
-            hunger: Hunger::at_the_start(),
+            hunger: Hunger::at_once(),
             appetite,
             ending,
             discard: Some(discard),
@@ -198,9 +198,9 @@ impl<B> Batches<B> {
         self.started = now;
     }
 
-    /// Reads for it begin while the epoch before is delivered.
-    pub(super) fn is_begun_ahead(&mut self) {
-        self.hunger = Hunger::in_between();
+    /// Nothing is ahead of it, and some of it may be composed.
+    pub(super) fn waits_for_composes(&mut self) {
+        self.hunger = Hunger::after_composes();
     }
 
     /// Another epoch comes behind it.

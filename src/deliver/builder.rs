@@ -9,7 +9,7 @@ use super::auto::Auto;
 use super::cached::Kept;
 use super::cost::Means;
 use super::dataset::DatafluxDataset;
-use super::loader::{DataLoader, SAMPLES_AHEAD};
+use super::loader::{DataLoader, batches_ahead};
 use super::loss::OnError;
 use super::pipeline::Engine;
 use super::pool::{self, Code};
@@ -675,13 +675,22 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let planner = Planner::new(Arc::clone(&manifest), strategy, most_bytes, &source.bucket).with_prices(prices);
         let by_price = allowed == Some(Affordable::Cheapest);
         let planner = if by_price { planner.by_price() } else { planner };
+        let ahead =
+            (batches_ahead(settings.prefetch, sharding.batch_size()) as u64).saturating_mul(sharding.batch_size());
+        // As many samples as the budget has room for, with what is made of them.
+        let most_held = match manifest.known() {
+            Known::AtLeast(_) => u64::MAX,
+            Known::All(samples) => {
+                let mean = manifest.bytes() / samples.max(1);
+                let item = dataset.decode.item_bytes(mean).unwrap_or(0);
+                settings.memory_budget / mean.saturating_add(item).max(1)
+            }
+        };
         let auto = (strategy == Strategy::Auto && !by_price).then(|| {
             Auto::new(Terms {
-                max_bytes: planner.max_bytes(),
+                max_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
                 budget: settings.memory_budget,
-                ahead: settings
-                    .prefetch
-                    .map_or(SAMPLES_AHEAD as u64, |batches| (batches as u64).saturating_mul(sharding.batch_size())),
+                ahead: ahead.min(most_held),
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
             })

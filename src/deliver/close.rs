@@ -42,6 +42,18 @@ impl Closed {
         self.tasks_left + self.threads_left + self.temporaries_left == 0
     }
 
+    /// Of both.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            tasks_ended: self.tasks_ended + other.tasks_ended,
+            tasks_left: self.tasks_left + other.tasks_left,
+            threads_joined: self.threads_joined + other.threads_joined,
+            threads_left: self.threads_left + other.threads_left,
+            temporaries_deleted: self.temporaries_deleted + other.temporaries_deleted,
+            temporaries_left: self.temporaries_left + other.temporaries_left,
+        }
+    }
+
     fn tell(self) -> Self {
         if !self.is_clean() {
             tracing::warn!(

@@ -47,6 +47,8 @@ pub(super) struct Series<D: Decode, C: Collate<D::Item>> {
     pub(super) audit: Option<Arc<audit::Log>>,
     /// Where to go on.
     pub(super) resumed: Option<State>,
+    /// An epoch of which only so many batches are wanted.
+    pub(super) last: Option<(u64, u64)>,
 }
 
 /// An epoch that is to be planned.
@@ -74,13 +76,9 @@ impl<D: Decode, C: Collate<D::Item>> Begun<D, C> {
 }
 
 impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
-    /// The batches of an epoch, and what has to run for them to come.
-    ///
-    /// # Errors
-    /// A state that can't be.
-    pub(super) fn begin(&self, epoch: u64) -> Result<Epoch<D, C>> {
-        let resumed = self.resumed.as_ref().filter(|state| state.epoch == epoch);
-        let state = State {
+    /// Where an epoch begins, but for the digest of the manifest.
+    pub(super) fn state(&self, epoch: u64, resumed: Option<&State>) -> State {
+        State {
             version: State::VERSION,
             manifest: String::new(),
             seed: None,
@@ -93,11 +91,20 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             beyond: resumed.and_then(|state| state.beyond.clone()),
             batch_size: self.sharding.batch_size() as usize,
             drop_last: self.sharding.last_batch() == LastBatch::Drop,
-        };
+        }
+    }
+
+    /// The batches of an epoch, which may be begun `ahead` of the end of another, and what has to run for them to come.
+    ///
+    /// # Errors
+    /// A state that can't be.
+    pub(super) fn begin(&self, epoch: u64, ahead: bool) -> Result<Epoch<D, C>> {
+        let state = self.state(epoch, self.resumed.as_ref().filter(|state| state.epoch == epoch));
+        let wanted = self.last.filter(|(last, _)| *last == epoch).map_or(u64::MAX, |(_, batches)| batches);
         let delivered = Delivered::from(&state, self.unordered, &self.sharding)?;
         let course = Course {
             walk: self.sampling.walk(epoch),
-            spans: self.sharding.spans(state.position),
+            spans: self.sharding.spans(state.position).first(wanted),
             world_size: self.sharding.world_size(),
             rest: Rest::of(&state)?,
             delivered: delivered.clone(),
@@ -134,7 +141,10 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             log.epoch(&manifest, (rank, world_size), step, of_manifest(&state, &manifest))
         });
         let losses = (Losses::new(engine.on_error), audit);
-        let batches = Batches::new((arrivals, watch), ends, counts, spent, manifest, (state, delivered), losses);
+        let mut batches = Batches::new((arrivals, watch), ends, counts, spent, manifest, (state, delivered), losses);
+        if !ahead && engine.planner.may_compose() {
+            batches.waits_for_composes();
+        }
         Ok((batches, Begun { ending, engine, course, tickets, word, standing, bell, turn, bound: self.bound }))
     }
 
@@ -147,11 +157,8 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             if epoch > first && !self.is_taken(taken) {
                 return;
             }
-            let begun = match self.begin(epoch) {
+            let begun = match self.begin(epoch, epoch > first) {
                 Ok((mut batches, begun)) => {
-                    if epoch > first {
-                        batches.is_begun_ahead();
-                    }
                     if epoch + 1 < end {
                         batches.is_followed();
                     }

@@ -25,13 +25,13 @@ pub(super) struct Hunger {
 }
 
 impl Hunger {
-    /// Of a loop for which nothing is ahead yet.
-    pub(super) fn at_the_start() -> Self {
+    /// Of a loop for which nothing is ahead yet, and composes are to come.
+    pub(super) fn after_composes() -> Self {
         Self { felt: Duration::ZERO, forgiven: FORGIVEN }
     }
 
-    /// Of one for which reads began while the epoch before was delivered.
-    pub(super) fn in_between() -> Self {
+    /// Of one for which reads come at once, or came ahead.
+    pub(super) fn at_once() -> Self {
         Self { felt: Duration::ZERO, forgiven: Duration::ZERO }
     }
 
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn waits_beyond_their_share_are_felt_and_forgotten() {
-        let mut hunger = Hunger::in_between();
+        let mut hunger = Hunger::at_once();
         assert!(!after(&mut hunger, 1_000, STEP / 60));
         assert!(!after(&mut hunger, 4, STEP), "a few late batches are none");
         assert!(after(&mut hunger, 1, STEP));
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_first_compose_is_waited_for_with_patience() {
-        let mut hunger = Hunger::at_the_start();
+        let mut hunger = Hunger::after_composes();
         hunger.fed(Duration::from_secs(1), Duration::from_secs(1));
         assert!(!hunger.is_felt());
         assert!(after(&mut hunger, 20, STEP), "but for one");

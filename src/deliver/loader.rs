@@ -25,10 +25,15 @@ use crate::sample::{Sampling, Sharding, State};
 
 /// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
 /// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
-pub(super) const SAMPLES_AHEAD: usize = 65_536;
+const SAMPLES_AHEAD: usize = 65_536;
 
 /// Batches ahead that no setting goes beyond: the channel for them is allocated at once.
 const MOST_AHEAD: usize = 65_536;
+
+/// Batches of so many samples to have ahead, by what is set or else by default.
+pub(super) fn batches_ahead(prefetch: Option<usize>, batch_size: u64) -> usize {
+    prefetch.unwrap_or_else(|| (SAMPLES_AHEAD / batch_size as usize).clamp(4, 16_384)).min(MOST_AHEAD)
+}
 
 /// Feeds a training loop. Made by [`DataLoader::builder`]; used for any number of epochs.
 ///
@@ -68,7 +73,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Errors
     /// A thread that the system refuses.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
-        let (batches, begun) = self.series().begin(epoch)?;
+        let (batches, begun) = self.series().begin(epoch, false)?;
         let ending = Arc::clone(&begun.ending);
         ending.has(epochs::thread(move || _ = begun.run(0))?);
         Ok(batches)
@@ -110,10 +115,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         self.series().start(epochs)
     }
 
-    fn series(&self) -> Series<D, C> {
+    pub(super) fn series(&self) -> Series<D, C> {
         let batch_size = self.sharding.batch_size();
-        let ahead = SAMPLES_AHEAD / batch_size as usize;
-        let ahead = self.engine.most_ahead(batch_size).map_or(ahead, |most| most.min(ahead)).clamp(4, 16_384);
+        let ahead = batches_ahead(self.settings.prefetch, batch_size);
+        // Where more are of no use, unless they were asked for.
+        let most = self.engine.most_ahead(batch_size).filter(|_| self.settings.prefetch.is_none());
         Series {
             engine: self.engine.for_epochs(Budget::new(self.settings.memory_budget, self.held.clone())),
             live: Arc::clone(&self.live),
@@ -121,11 +127,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
             sharding: self.sharding,
             sampling: Arc::clone(&self.sampling),
             global_batch_size: self.settings.global_batch_size,
-            ahead: self.settings.prefetch.unwrap_or(ahead).min(MOST_AHEAD),
+            ahead: most.map_or(ahead, |most| ahead.min(most.max(4))),
             bound: self.settings.stall_report,
             unordered: self.settings.unordered,
             audit: self.audit.clone(),
             resumed: self.resumed.clone(),
+            last: None,
         }
     }
 

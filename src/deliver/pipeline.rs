@@ -122,6 +122,9 @@ impl Course {
                 return Ok(Some(next));
             }
             let Known::AtLeast(samples) = known else { return Ok(None) };
+            if self.spans.are_over() {
+                return Ok(None);
+            }
             standing.does(Doing::Listing);
             let more = manifest.wait_beyond(samples, &called_off)?;
             standing.does(Doing::Planning);
@@ -148,6 +151,7 @@ impl Course {
                 Known::All(all) => (all - end) / self.world_size,
                 Known::AtLeast(_) => u64::MAX,
             };
+            let left = left.min(self.spans.most_samples());
             let mut ids = Vec::new();
             let own: Vec<_> = self.rest.ranges(positions).collect();
             for own in &own {
@@ -492,7 +496,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             waiting: lane.waiting,
             rate: lane.per_second,
         });
-        Ceilings { reads, writes }
+        Ceilings { reads, writes, may_write: self.fetcher.is_proven() }
     }
 
     /// Whether the bytes of a window can be held.

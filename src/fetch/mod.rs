@@ -268,6 +268,11 @@ impl Fetcher {
         !self.compose.off.load(Ordering::Relaxed) && !self.run.has_failed()
     }
 
+    /// Whether that is no question any more: what is composed is known to be deletable.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.may_compose() && self.compose.deletable.load(Ordering::Relaxed)
+    }
+
     /// Gives temporaries leases that last for all that may be done with them, for want of the right to renew any. Takes
     /// effect with the next epoch.
     pub(crate) fn never_renew(&mut self) {

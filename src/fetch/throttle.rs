@@ -438,6 +438,26 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn more_is_wanted_where_any_loop_is_hungry_or_none_says() {
+        let throttles = Throttles::new(Caps::default());
+        let wanted = || throttles.loops.want_more();
+        assert!(wanted());
+        let (mut one, mut other) = (throttles.appetite(), throttles.appetite());
+        assert!(!wanted());
+        one.set(true);
+        one.set(true);
+        other.set(false);
+        assert!(wanted(), "whoever speaks last");
+        one.set(false);
+        assert!(!wanted());
+        one.set(true);
+        drop(one);
+        assert!(!wanted(), "it is fed no more");
+        drop(other);
+        assert!(wanted());
+    }
+
     fn throttle(at_once: usize, per_second: f64) -> Arc<Throttle> {
         let pace = Pace::new(at_once, Duration::ZERO).start_with(at_once);
         Throttle::new("reads", pace, (per_second, Some(per_second)), &Arc::default())

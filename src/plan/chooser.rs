@@ -77,6 +77,8 @@ pub(crate) struct Ceiling {
 pub(crate) struct Ceilings {
     pub(crate) reads: Ceiling,
     pub(crate) writes: Ceiling,
+    /// Whether composing is known to work, and what it leaves to be deletable; else composes go one by one.
+    pub(crate) may_write: bool,
 }
 
 /// What the choice goes by, beside measurement.
@@ -86,7 +88,7 @@ pub(crate) struct Terms {
     pub(crate) max_bytes: u64,
     /// Bytes that may be held, from before a compose to the delivery.
     pub(crate) budget: u64,
-    /// Samples that may be ahead of the training loop.
+    /// Samples that may be ahead of the training loop, decoded ones among them.
     pub(crate) ahead: u64,
     pub(crate) prices: Prices,
     /// Whether to compose where that is dearer than reading one by one, if it is faster.
@@ -136,8 +138,8 @@ const FRESH: f64 = 0.5;
 const FAINT: f64 = 0.1;
 /// A trial that has brought nothing for this long, beyond some latencies, is over.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// When to look again at what was worse; doubled each time it is worse again. A look of a second or two at what is half
-/// as fast costs a twentieth of this, and what was a bad moment is soon put right.
+/// When to look again at what was worse; as many times later as it is slower, and doubled each time it is worse again. A look
+/// of a second or two at what is half as fast costs a twentieth of this, and what was a bad moment is soon put right.
 const AGAIN: Duration = Duration::from_secs(15);
 /// The longest until another look: long beside what a look costs.
 const SELDOM: Duration = Duration::from_secs(600);
@@ -211,6 +213,8 @@ pub(crate) struct Chooser {
     /// Samples of this epoch that were let through, and that are to be read one by one for a start.
     begun: u64,
     head: u64,
+    /// Samples of this epoch in all, as far as they are known.
+    all: u64,
     /// The end of an epoch says nothing of a way, and the beginning little.
     ending: bool,
     beginning: bool,
@@ -242,6 +246,7 @@ impl Chooser {
             seen: (0, 0),
             begun: 0,
             head: 0,
+            all: 0,
             ending: false,
             beginning: false,
             waited: Duration::ZERO,
@@ -300,10 +305,13 @@ impl Chooser {
         if left == 0 {
             self.ending = true;
         }
+        if self.begun == 0 {
+            self.all = left.saturating_add(samples as u64);
+        }
         self.step(now, left, ceilings);
         if may_join && self.latency.is_none() && self.head == 0 && self.begun >= SIZED && self.gain() > PROMISES {
             self.head = FIRST.min(FIRST_SHARE * self.held().min(left as f64)) as u64;
-            if self.should_begin_joined(left) {
+            if self.should_begin_joined(left, ceilings) {
                 let reason = "on trial: joined objects of this size are documented to come faster, and cost less";
                 self.go(now, Way::Mixed, reason.to_owned());
             }
@@ -348,18 +356,27 @@ impl Chooser {
         let lane = usize::from(turn.composed);
         self.out[lane] -= 1;
         self.alone -= usize::from(turn.may_join && !turn.composed);
-        let Some((samples, took)) = well else { return };
+        let Some((samples, took)) = well else {
+            if turn.composed && self.latency.is_none() && self.way == Way::Mixed && turn.number == self.turn {
+                self.go_back(now, "the first composes failed");
+            }
+            return;
+        };
         if turn.composed {
+            if self.latency.is_none() && self.way == Way::Mixed && !Self::is_worth_trying(READS, took, self.all) {
+                self.latency = Some(took);
+                return self.go_back(now, "a compose takes too long for epochs as short as these");
+            }
             // The shortest, as long as it is not out of date.
             let latency = self.latency.unwrap_or(took);
             self.latency = Some(took.min(latency + took.saturating_sub(latency) / 1_000));
         }
         if turn.composed && self.is_first_alone() {
-            // Until now all that came was read one by one, as fast as the service lets.
-            let alone =
-                self.look.take().map(|look| (look.samples as f64, now.saturating_sub(look.since).as_secs_f64()));
+            // Until now all that came was read one by one, as fast as the service lets; as is documented, if nothing did.
+            let alone = self.look.take().map(|look| (look.samples, now.saturating_sub(look.since)));
+            let rate = alone.filter(|&(samples, time)| samples >= GROUPS && !time.is_zero());
             self.known[Way::Direct as usize].rate =
-                alone.filter(|&(_, time)| time > 0.0).map(|(samples, time)| samples / time);
+                Some(rate.map_or(READS, |(samples, time)| samples as f64 / time.as_secs_f64()));
         }
         self.back[lane] |= turn.number == self.turn;
         if let Some(look) = &mut self.look {
@@ -387,7 +404,7 @@ impl Chooser {
 
     fn step(&mut self, now: Duration, left: u64, ceilings: &Ceilings) {
         if self.ending {
-            self.look = None;
+            self.look = self.look.filter(|_| self.is_first_alone());
             return;
         }
         if !self.allowed(self.home) {
@@ -396,19 +413,25 @@ impl Chooser {
         }
         let home = self.home;
         let latency = self.latency.unwrap_or_default();
-        if self.way != home && now.saturating_sub(self.turned) > PATIENCE + latency * 8 {
-            return self.go_back(now, "it brought nothing for too long");
-        }
-        let Some(look) = self.look.filter(|_| !self.is_first_alone()) else { return };
         let least = if self.way == Way::Direct { LOOK } else { LOOK.max(latency) };
-        let time = now.saturating_sub(look.since);
-        if time < least || look.groups < GROUPS {
+        let tells = |look: &Look| now.saturating_sub(look.since) >= least && look.groups >= GROUPS;
+        let Some(look) = self.look.filter(|look| !self.is_first_alone() && tells(look)) else {
+            if self.way != home && now.saturating_sub(self.turned) > PATIENCE + latency * 8 {
+                self.go_back(now, "it brought nothing for too long");
+            }
             return;
-        }
+        };
+        let time = now.saturating_sub(look.since);
         let rate = look.samples as f64 / time.as_secs_f64();
         let busy_loop = self.waited.saturating_sub(look.waited).as_secs_f64() < HARDLY_WAITS * time.as_secs_f64();
         self.idle = busy_loop;
         self.look = Some(Look { since: now, samples: 0, groups: 0, waited: self.waited });
+        let other = self.known[home as usize].rate.unwrap_or_default();
+        if self.way != home && busy_loop && self.looks < FAIR && rate < HARMS * other {
+            // A loop that stood still meanwhile, as it may at its first step, says nothing of a way on trial.
+            self.looks += 1;
+            return;
+        }
         let first = std::mem::take(&mut self.beginning) || self.before == 0.0;
         let grows = rate > KEEPS * self.before;
         self.looks += 1;
@@ -560,10 +583,13 @@ impl Chooser {
     }
 
     /// Whether joining is so likely to be worth it, by what is documented and by price, that the first composes are no
-    /// probes but as many as the service takes. Reading one by one goes on beside them, and loses nothing.
-    fn should_begin_joined(&self, left: u64) -> bool {
+    /// probes but as many as the service takes. Reading one by one goes on beside them.
+    fn should_begin_joined(&self, left: u64, ceilings: &Ceilings) -> bool {
+        let writes = ceilings.writes.rate.unwrap_or(WRITES) / 2.0 * self.sources();
         self.way == Way::Direct
             && self.probes == 0
+            && ceilings.may_write
+            && writes > PROMISES_MUCH * READS
             && Self::is_worth_trying(READS, USUAL_LATENCY, left)
             && self.gain() > PROMISES_MUCH
             && self.usd(Way::Composed) < self.usd(Way::Direct)
@@ -599,8 +625,8 @@ impl Chooser {
 
     /// Samples that are read one by one while something is composed; half of them, since both share a processor.
     fn meanwhile(&self) -> f64 {
-        let direct = self.known[Way::Direct as usize].rate.unwrap_or_default();
-        direct * self.latency.unwrap_or_default().as_secs_f64() / 2.0
+        let direct = self.known[Way::Direct as usize].rate.unwrap_or(READS);
+        direct * self.latency.unwrap_or(USUAL_LATENCY).as_secs_f64() / 2.0
     }
 
     /// US dollars a sample.
@@ -665,5 +691,142 @@ impl Chooser {
         tried.next = now + (again * 2u32.saturating_pow(tried.worse)).min(SELDOM);
         tried.worse = (tried.worse + 1).min(8);
         self.go(now, self.home, reason.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::BucketInfo;
+
+    const MANY: u64 = 1 << 20;
+    const KIB: u64 = 1 << 10;
+
+    fn chooser() -> Chooser {
+        let bucket = BucketInfo { soft_delete: Some(Duration::ZERO), ..BucketInfo::default() };
+        let mut chooser = Chooser::new(Terms {
+            max_bytes: 32 * KIB,
+            budget: 1 << 30,
+            ahead: 65_536,
+            prices: Prices::of(&bucket),
+            pay_for_speed: true,
+        });
+        chooser.began(Duration::ZERO);
+        chooser
+    }
+
+    fn ceilings(may_write: bool, waiting: usize) -> Ceilings {
+        let lane = |waiting| Ceiling { at_once: 1_024, in_flight: 0, waiting, rate: None };
+        Ceilings { reads: lane(0), writes: lane(waiting), may_write }
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// Groups of 32 samples of a KiB until one is joined, or none is let through.
+    fn until_joined(chooser: &mut Chooser, left: u64, ceilings: &Ceilings) -> (Vec<Turn>, Option<Turn>) {
+        let mut alone = Vec::new();
+        while alone.len() < 1_000 {
+            match chooser.admit(Duration::ZERO, (32, 32 * KIB), left - 32 * alone.len() as u64, ceilings) {
+                Some(turn) if turn.composed => return (alone, Some(turn)),
+                Some(turn) => alone.push(turn),
+                None => break,
+            }
+        }
+        (alone, None)
+    }
+
+    #[test]
+    fn small_objects_are_joined_behind_what_reads_bring_meanwhile() {
+        let mut chooser = chooser();
+        let (alone, joined) = until_joined(&mut chooser, MANY, &ceilings(true, 0));
+        assert!(joined.is_some() && chooser.way == Way::Mixed, "{chooser:?}");
+        assert!((3_000..4_000).contains(&(32 * alone.len())), "{}", alone.len());
+    }
+
+    #[test]
+    fn where_composing_is_unproven_or_nearly_all_is_refused_two_are_tried() {
+        let slow = Ceilings { writes: Ceiling { rate: Some(50.0), ..ceilings(true, 0).writes }, ..ceilings(true, 0) };
+        for ceilings in [ceilings(false, 0), slow] {
+            let mut chooser = chooser();
+            assert!(until_joined(&mut chooser, MANY, &ceilings).1.is_some());
+            assert!(until_joined(&mut chooser, MANY, &ceilings).1.is_some());
+            assert_eq!((until_joined(&mut chooser, MANY, &ceilings).1, chooser.way), (None, Way::Direct));
+        }
+    }
+
+    #[test]
+    fn first_composes_that_fail_are_the_last_for_now() {
+        let mut chooser = chooser();
+        let turn = until_joined(&mut chooser, MANY, &ceilings(true, 0)).1.unwrap();
+        chooser.begins(turn);
+        chooser.ended(millis(50), turn, None);
+        assert_eq!(chooser.choice().to_string(), "direct: the first composes failed");
+        // A failure later on is one of many reads.
+        let mut chooser = self::chooser();
+        let ceilings = ceilings(true, 0);
+        let turns: Vec<_> = (0..2).filter_map(|_| until_joined(&mut chooser, MANY, &ceilings).1).collect();
+        for turn in &turns {
+            chooser.begins(*turn);
+        }
+        chooser.ended(millis(900), turns[0], Some((32, millis(900))));
+        chooser.ended(millis(910), turns[1], None);
+        assert_eq!(chooser.way, Way::Mixed);
+    }
+
+    #[test]
+    fn a_compose_that_takes_most_of_an_epoch_is_not_waited_for_in_the_next() {
+        for (took, way) in [(900, Way::Mixed), (2_400, Way::Direct)] {
+            let mut chooser = chooser();
+            let turn = until_joined(&mut chooser, 16_000, &ceilings(true, 0)).1.unwrap();
+            chooser.begins(turn);
+            chooser.ended(millis(took), turn, Some((32, millis(took))));
+            chooser.began(millis(4_000));
+            assert_eq!(chooser.way, way, "{took}");
+        }
+    }
+
+    #[test]
+    fn a_busy_machine_is_no_reason_to_read_one_by_one() {
+        let mut chooser = chooser();
+        let (alone, joined) = until_joined(&mut chooser, MANY, &ceilings(true, 0));
+        for turn in alone {
+            (0..32).for_each(|_| chooser.begins(turn));
+        }
+        let turn = joined.unwrap();
+        chooser.begins(turn);
+        chooser.ended(millis(900), turn, Some((32, millis(900))));
+        // So many are let through that none has begun of.
+        let admit = |chooser: &mut Chooser, waiting| {
+            chooser.admit(millis(950), (32, 32 * KIB), MANY, &ceilings(true, waiting)).map(|turn| turn.composed)
+        };
+        let joined = (0..100).take_while(|_| admit(&mut chooser, 0) == Some(true)).count();
+        assert_eq!(joined, FEW);
+        assert_eq!(admit(&mut chooser, 0), None);
+        // Those that wait for the service leave reads their share.
+        assert_eq!(admit(&mut chooser, FEW), Some(false));
+    }
+
+    #[test]
+    fn a_loop_that_stops_for_long_undoes_no_trial() {
+        let mut chooser = chooser();
+        let ceilings = ceilings(true, 0);
+        let mut turns = Vec::new();
+        while turns.len() < 64 {
+            let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB), MANY, &ceilings).unwrap();
+            if turn.composed {
+                chooser.begins(turn);
+                turns.push(turn);
+            } else {
+                (0..32).for_each(|_| chooser.begins(turn));
+            }
+        }
+        for turn in turns {
+            chooser.ended(millis(900), turn, Some((32, millis(900))));
+        }
+        // It compiles its kernels.
+        _ = chooser.admit(Duration::from_secs(40), (32, 32 * KIB), MANY, &ceilings);
+        assert_eq!(chooser.way, Way::Mixed, "{chooser:?}");
     }
 }

@@ -267,7 +267,7 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                 if held + bytes > world.budget {
                     break;
                 }
-                let ceilings = Ceilings { reads: direct.ceiling(), writes: composed.ceiling() };
+                let ceilings = Ceilings { reads: direct.ceiling(), writes: composed.ceiling(), may_write: true };
                 let left = samples - planned - group;
                 let (joined, turn) = match how {
                     How::Always(joined) => {

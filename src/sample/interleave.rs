@@ -8,7 +8,7 @@
 use super::permutation::{mix, scale};
 
 #[derive(Debug)]
-pub(super) struct Interleave {
+pub(crate) struct Interleave {
     /// The root first.
     nodes: Vec<Node>,
 }
@@ -29,28 +29,54 @@ enum Side {
 
 impl Interleave {
     /// Sequences of these lengths, of which there is at least one and none is 0.
-    pub(super) fn new(lengths: &[u64]) -> Self {
+    pub(crate) fn new(lengths: &[u64]) -> Self {
         let mut nodes = Vec::with_capacity(lengths.len());
         split(lengths, 0, &mut nodes);
         Self { nodes }
     }
 
     /// The sequence at `position`, and the place within it. `key` moves where each sequence begins.
-    pub(super) fn at(&self, key: u64, mut position: u64) -> (usize, u64) {
-        let mut side = if self.nodes.is_empty() { Side::Sequence(0) } else { Side::Node(0) };
+    pub(crate) fn at(&self, key: u64, mut position: u64) -> (usize, u64) {
+        let mut side = self.root();
         loop {
             let at = match side {
                 Side::Sequence(sequence) => return (sequence, position),
                 Side::Node(at) => at,
             };
             let Node { left, all, sides } = &self.nodes[at];
-            let offset = scale(mix(key ^ mix(at as u64 + 1)), *all);
-            let (before, rest) = divide(position, *left, offset, *all);
+            let (before, rest) = self.line(key, at, position);
             // The line passes the next whole number: this position is the left side's.
             let goes_left = rest >= all - left;
             side = sides[usize::from(!goes_left)];
             position = if goes_left { before } else { position - before };
         }
+    }
+
+    /// How many of each of so many sequences come before `position`.
+    pub(crate) fn before(&self, key: u64, position: u64, sequences: usize) -> Vec<u64> {
+        let mut counts = vec![0; sequences];
+        let mut sides = vec![(self.root(), position)];
+        while let Some((side, position)) = sides.pop() {
+            match side {
+                Side::Sequence(sequence) => counts[sequence] = position,
+                Side::Node(at) => {
+                    let (before, _) = self.line(key, at, position);
+                    let [left, right] = self.nodes[at].sides;
+                    sides.extend([(left, before), (right, position - before)]);
+                }
+            }
+        }
+        counts
+    }
+
+    fn root(&self) -> Side {
+        if self.nodes.is_empty() { Side::Sequence(0) } else { Side::Node(0) }
+    }
+
+    /// How many of the first positions at a node are its left side's, and what is left over.
+    fn line(&self, key: u64, at: usize, position: u64) -> (u64, u64) {
+        let Node { left, all, .. } = &self.nodes[at];
+        divide(position, *left, scale(mix(key ^ mix(at as u64 + 1)), *all), *all)
     }
 }
 
@@ -105,6 +131,7 @@ mod tests {
             let all: u64 = lengths.iter().sum();
             let mut seen = vec![0; lengths.len()];
             for position in 0..all {
+                prop_assert_eq!(&woven.before(key, position, lengths.len()), &seen);
                 let (sequence, place) = woven.at(key, position);
                 prop_assert_eq!(place, seen[sequence]);
                 seen[sequence] += 1;
@@ -113,7 +140,8 @@ mod tests {
                     prop_assert!((*seen as f64 - share).abs() < 3.0, "{} of {} at {}", seen, share, position);
                 }
             }
-            prop_assert_eq!(seen, lengths);
+            prop_assert_eq!(&seen, &lengths);
+            prop_assert_eq!(woven.before(key, all, lengths.len()), lengths);
         }
 
         /// With numbers that need 128 bits, too.

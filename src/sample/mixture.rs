@@ -1,5 +1,6 @@
 //! Several orders woven into one by weights.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::interleave::Interleave;
@@ -10,7 +11,8 @@ use super::wrong;
 use crate::Result;
 
 /// Several samplers mixed by weights: of each stretch of an epoch every part has its share, but for six samples at most.
-/// Parts are usually [subsets](super::Subset), such as the folders of several data sets in one bucket.
+/// Parts are usually [subsets](super::Subset), such as the folders of several data sets in one bucket; for data sets in several
+/// buckets see [`MixedLoader`](crate::MixedLoader).
 ///
 /// Each part goes on where it stood at the end of the epoch before, and begins its next order when it is through. So
 /// nothing of a part comes twice before all of it came once, however small or large its share is; but in one epoch a part may
@@ -99,7 +101,7 @@ impl Sampler for Mixture {
         let parts = self.parts.iter().map(|(sampler, _)| sampler.orders(scope)).collect::<Result<Vec<Orders>>>()?;
         let weights: Vec<_> = self.parts.iter().map(|(_, weight)| *weight).collect();
         let lengths: Vec<_> = parts.iter().map(Orders::len).collect();
-        let counts = shares(&lengths, &weights, self.length)?;
+        let counts = shares(&lengths, &weights, self.length, Unit::Samples)?;
         let (seed, samples) = (self.seed, counts.iter().sum());
         let woven = Arc::new(Interleave::new(&counts));
         let (parts, counts): (Arc<[Orders]>, Arc<[u64]>) = (parts.into(), counts.into());
@@ -124,9 +126,22 @@ impl Sampler for Mixture {
     }
 }
 
-/// How many samples of an epoch each part has.
-fn shares(lengths: &[u64], weights: &[f64], length: EpochLength) -> Result<Vec<u64>> {
-    const HINT: &str = "give Mixture::add weights above 0, such as 0.7 and 0.3";
+/// What a mixture is of, for its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Samples,
+    Batches,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Samples { "samples" } else { "batches" })
+    }
+}
+
+/// How many samples, or batches, of an epoch each part has.
+pub(crate) fn shares(lengths: &[u64], weights: &[f64], length: EpochLength, unit: Unit) -> Result<Vec<u64>> {
+    const HINT: &str = "add parts with weights above 0, such as 0.7 and 0.3";
     if weights.is_empty() {
         return Err(wrong("a mixture of nothing").mismatch("at least one part", 0).hint(HINT));
     }
@@ -137,15 +152,15 @@ fn shares(lengths: &[u64], weights: &[f64], length: EpochLength) -> Result<Vec<u
             .hint(HINT));
     }
     if let Some(part) = lengths.iter().position(|length| *length == 0) {
-        return Err(wrong("a part of a mixture has no samples")
+        return Err(wrong(&format!("a part of a mixture has no {unit}"))
             .mismatch("at least 1", 0)
             .object(format_args!("part {part}"))
-            .hint("leave it out, or look at what its sampler makes of these data"));
+            .hint("leave it out, or look at what its sampler and its batch size make of these data"));
     }
     if length == EpochLength::Samples(0) {
-        return Err(wrong("an epoch of a mixture can't be of no samples")
+        return Err(wrong(&format!("an epoch of a mixture can't be of no {unit}"))
             .mismatch("at least 1", 0)
-            .hint("give EpochLength::Samples more"));
+            .hint("make epochs longer"));
     }
     let sum: f64 = weights.iter().sum();
     // Samples until each is through, but for what rounding does: below, that can cost a part none of its samples.
@@ -157,8 +172,8 @@ fn shares(lengths: &[u64], weights: &[f64], length: EpochLength) -> Result<Vec<u
     };
     if samples > (1u64 << 53) as f64 {
         return Err(wrong("an epoch of this mixture would be too long")
-            .mismatch("at most 2^53 samples", samples)
-            .hint("set its epoch_length, or other weights"));
+            .mismatch(format_args!("at most 2^53 {unit}"), samples)
+            .hint("set the length of its epochs, or other weights"));
     }
     // Rounded sums of shares, and not shares, so that together they are what was asked for.
     let (mut before, mut weight_before) = (0, 0.0);
@@ -177,8 +192,11 @@ fn shares(lengths: &[u64], weights: &[f64], length: EpochLength) -> Result<Vec<u
         if count == 0 {
             return Err(wrong("a part of this mixture would never come")
                 .object(format_args!("part {part}"))
-                .mismatch("a share of at least one sample", format_args!("{weight} of {sum} of {samples} samples"))
-                .hint("give it more weight, leave it out, or make epochs longer (Mixture::epoch_length)"));
+                .mismatch(
+                    format_args!("a share of at least one of the {unit}"),
+                    format_args!("{weight} of {sum} of {samples}"),
+                )
+                .hint("give it more weight, leave it out, or make epochs longer"));
         }
         counts.push(count);
     }
@@ -203,7 +221,11 @@ mod tests {
             (&[1], &[9.0], UntilAll, &[1]),
             (&[100, 3], &[1.0, 3.0], UntilFirst, &[1, 3]),
         ] {
-            assert_eq!(shares(lengths, weights, length).unwrap(), wanted, "{lengths:?} {weights:?} {length:?}");
+            assert_eq!(
+                shares(lengths, weights, length, Unit::Samples).unwrap(),
+                wanted,
+                "{lengths:?} {weights:?} {length:?}"
+            );
         }
     }
 
@@ -226,7 +248,7 @@ mod tests {
             (&[5], &[1.0], Samples(0), "can't be of no samples"),
             (&[5, 5], &[1.0, 1e-30], UntilAll, "at most 2^53"),
         ] {
-            let error = shares(lengths, weights, length).unwrap_err().to_string();
+            let error = shares(lengths, weights, length, Unit::Samples).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
     }
@@ -239,7 +261,7 @@ mod tests {
             parts in prop::collection::vec((1u64..1_000_000, 0.01f64..10.0), 1..9), samples in 1u64..1_000_000,
         ) {
             let (lengths, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-            let of = |length| shares(&lengths, &weights, length).ok();
+            let of = |length| shares(&lengths, &weights, length, Unit::Samples).ok();
             if let Some(counts) = of(EpochLength::UntilFirst) {
                 prop_assert!(counts.iter().zip(&lengths).all(|(count, length)| count <= length));
                 prop_assert!(counts.iter().zip(&lengths).any(|(count, length)| count + 2 >= *length));

@@ -34,8 +34,11 @@ mod weighted;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind, Stage};
+pub(crate) use interleave::Interleave;
 pub(crate) use launcher::shard;
 pub use mixture::{EpochLength, Mixture};
+pub(crate) use mixture::{Unit, shares};
+pub(crate) use permutation::keys;
 pub use rest::{Beyond, Share};
 pub(crate) use rest::{Delivered, Rest, merge};
 pub use sampler::{Order, Orders, Sampler, Scope};

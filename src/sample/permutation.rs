@@ -117,7 +117,7 @@ impl Place for Permutation {
 }
 
 /// Keys that belong to these names, this seed and this epoch.
-pub(super) fn keys<const N: usize>(names: &[&[u8]], seed: u64, epoch: u64) -> [u64; N] {
+pub(crate) fn keys<const N: usize>(names: &[&[u8]], seed: u64, epoch: u64) -> [u64; N] {
     let mut keys = [0; N];
     for (block, keys) in keys.chunks_mut(4).enumerate() {
         let mut context = Context::new(&SHA256);

@@ -113,6 +113,11 @@ impl Sharding {
         self.global.div_ceil(self.world_size)
     }
 
+    /// Samples of a batch over all ranks, but for the last.
+    pub(crate) fn step(&self) -> u64 {
+        self.global
+    }
+
     /// This rank, from 0.
     pub fn rank(&self) -> u64 {
         self.rank
@@ -136,7 +141,7 @@ impl Sharding {
 
     /// As [`batches`](Self::batches), for a number of samples that is told little by little.
     pub fn spans(self, position: u64) -> Spans {
-        Spans { sharding: self, start: position }
+        Spans { sharding: self, start: position, left: u64::MAX }
     }
 
     /// How many batches that is.
@@ -152,16 +157,34 @@ pub struct Spans {
     sharding: Sharding,
     /// Where the next global batch begins.
     start: u64,
+    /// Batches to come at most.
+    left: u64,
 }
 
 impl Spans {
+    /// No more than so many from here on.
+    #[must_use]
+    pub fn first(self, batches: u64) -> Self {
+        Self { left: self.left.min(batches), ..self }
+    }
+
+    /// Whether none comes, whatever is known.
+    pub(crate) fn are_over(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Samples of this rank to come at most.
+    pub(crate) fn most_samples(&self) -> u64 {
+        self.left.saturating_mul(self.sharding.batch_size())
+    }
+
     /// The next batch. `None` where more must be known for it; where all is known, at the end.
     pub fn next(&mut self, known: Known) -> Option<BatchSpan> {
         let Sharding { global, rank, world_size, last } = self.sharding;
         let (Known::AtLeast(samples) | Known::All(samples)) = known;
         let left = samples.saturating_sub(self.start);
         let whole_only = last == LastBatch::Drop || matches!(known, Known::AtLeast(_));
-        if left == 0 || (left < global && whole_only) {
+        if left == 0 || self.left == 0 || (left < global && whole_only) {
             return None;
         }
         let taken = if last == LastBatch::Pad { global } else { left.min(global) };
@@ -170,6 +193,7 @@ impl Spans {
         let own = cut(rank)..cut(rank + 1);
         let padding = own.end.saturating_sub(own.start.max(left));
         let positions = self.start.saturating_add(own.start)..self.start.saturating_add(own.end);
+        self.left -= 1;
         self.start += left.min(taken);
         Some(BatchSpan { positions, padding, end: self.start })
     }
