@@ -1,9 +1,9 @@
 """Holds strategy auto against direct and compose, over sizes, latencies and limits. Started by fetch_against.py --grid.
 
 A cell is a size of objects, a factor on the latencies of profile `gcs`, and its limits on or off. In each, a process
-for each strategy in turn, --runs times; a process runs epochs over one bucket: auto --epochs of them, the others, which
-find out less, three. What auto finds out in its first epochs it knows in the later ones: told apart are the first, and
-the later half. The last epoch is judged of none: it was read ahead during the one before, and nothing after it was.
+for each strategy in turn, --runs times; a process runs --epochs over one bucket, as a series. What auto finds out in its
+first epoch it knows in the later ones: told apart are the first, and all others together, from the end of the first to
+the end of the last. One of them by itself says little: an epoch is read ahead during the one before.
 """
 
 import json
@@ -32,7 +32,7 @@ PATIENCE = 900
 def options(parser):
     parser.add_argument("--grid", action="store_true", help="strategy auto against the others, instead")
     parser.add_argument("--cells", metavar="TEXT", help="of the grid only these, such as 1KiB,32KiB,x1,on")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run of auto, three or more")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each run, two or more")
 
 
 def expected(size: int, limited: bool) -> dict:
@@ -46,24 +46,18 @@ def expected(size: int, limited: bool) -> dict:
     return {"direct": direct, "compose": composed, "auto": max(direct, composed)}
 
 
-def epochs(args, strategy: str) -> int:
-    return args.epochs if strategy == "auto" else 3
-
-
 def plan(args, size: int, factor: float, limited: bool) -> tuple:
     """Objects of an epoch, and the seconds that a run of each strategy takes."""
     rates = expected(size, limited)
     objects = max(64, round(args.seconds * max(rates.values())))
     fill = (DELAYS["compose_ms"] + DELAYS["media_ms"] + DELAYS["delete_ms"]) * factor / 1_000
-    return objects, sum(epochs(args, of) * (objects / rate + fill) + 0.5 for of, rate in rates.items())
+    return objects, sum(args.epochs * (objects / rate + fill) + 0.5 for rate in rates.values())
 
 
 def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
     with Emulator(args.program, profile, f"{BUCKET}:n={objects},pattern=sequence,size={size}") as emulator:
         batch = max(1, min(BATCH[1], BATCH[0] // size))
-        command = ours(
-            args.program, strategy, "--epochs", str(epochs(args, strategy)), "--batch-size", str(batch)
-        )
+        command = ours(args.program, strategy, "--epochs", str(args.epochs), "--batch-size", str(batch))
         environment = os.environ | {"STORAGE_EMULATOR_HOST": emulator.endpoint, "RUST_BACKTRACE": "0"}
         try:
             done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
@@ -72,7 +66,7 @@ def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
     if done.returncode:
         sys.exit(f"{' '.join(command)} on {profile}: {done.stderr.decode(errors='replace')[-2_000:]}")
     answer = json.loads(done.stdout)
-    wanted = objects * epochs(args, strategy)
+    wanted = objects * args.epochs
     if (answer["samples"], answer["verified"], answer["bytes"]) != (wanted, wanted, wanted * size):
         sys.exit(f"{' '.join(command)} on {profile} brought not all of {wanted} objects: {answer}")
     if answer["leftover_temporaries"]:
@@ -86,9 +80,10 @@ def run(args, profile: str, size: int, objects: int, strategy: str) -> dict:
 
 
 def rates(runs: list, objects: int) -> tuple:
-    """Objects a second in first epochs and in the later half of them but for the last, medians."""
-    later = [seconds for run in runs for seconds in run["epoch_seconds"][len(run["epoch_seconds"]) // 2 : -1]]
-    return objects / statistics.median(run["epoch_seconds"][0] for run in runs), objects / statistics.median(later)
+    """Objects a second in first epochs and in all others, medians of the runs."""
+    first = statistics.median(run["epoch_seconds"][0] for run in runs)
+    later = statistics.median(statistics.mean(run["epoch_seconds"][1:]) for run in runs)
+    return objects / first, objects / later
 
 
 def cells(text: str | None) -> list:
@@ -106,8 +101,8 @@ def cells(text: str | None) -> list:
 
 def grid(args, log: Log) -> int:
     """Prints the table; 1 where auto fell behind."""
-    if args.epochs < 3:
-        sys.exit("--epochs must be 3 or more: the first is told apart from the later ones, and the last is not judged")
+    if args.epochs < 2:
+        sys.exit("--epochs must be 2 or more: the first is told apart from the later ones")
     chosen = cells(args.cells)
     todo = [plan(args, SIZES[size], LATENCIES[latency], limits == "on") for size, latency, limits in chosen]
     total = args.runs * sum(seconds for _, seconds in todo)
@@ -126,7 +121,7 @@ def grid(args, log: Log) -> int:
         for turn in range(args.runs):
             for strategy in STRATEGIES:
                 key = {"what": "cell", "profile": profile, "size": SIZES[size], "objects": objects}
-                key |= {"epochs": epochs(args, strategy), "strategy": strategy, "run": turn}
+                key |= {"epochs": args.epochs, "strategy": strategy, "run": turn}
                 one = log.find(key)
                 if one is None:
                     one = run(args, profile, SIZES[size], objects, strategy)

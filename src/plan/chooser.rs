@@ -271,8 +271,14 @@ impl Chooser {
         self.ending = false;
         // What the present way brings is known from the epoch before; one look is for the beginning of this one.
         let (looks, before) = (self.looks.min(LOOKS - 2), self.before);
-        self.turn(now);
-        (self.looks, self.before, self.beginning) = (looks, before, true);
+        // In a series of epochs what was composed for the one before comes back in this one, and what comes is the same.
+        let goes_on = self.back[COMPOSED] && self.out[COMPOSED] > 0;
+        if goes_on {
+            self.look = None;
+        } else {
+            self.turn(now);
+        }
+        (self.looks, self.before, self.beginning) = (looks, before, !goes_on);
         self.head = if self.way == Way::Direct { 0 } else { self.meanwhile().min(self.held() / 4.0) as u64 };
     }
 
@@ -496,7 +502,8 @@ impl Chooser {
             self.reason = format!("{rate:.0} samples/s");
         }
         let Some(latency) = self.latency else { return };
-        if !Self::is_worth_trying(rate, latency, left) {
+        // Where composing goes on, another way to do so has nothing to wait for.
+        if self.home == Way::Direct && !Self::is_worth_trying(rate, latency, left) {
             return;
         }
         let candidates: &[Way] = match self.home {
