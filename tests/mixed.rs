@@ -4,10 +4,11 @@ mod support;
 
 use std::time::Duration;
 
+use dataflux::sample::LastBatch;
 use dataflux::store::MemoryStore;
 use dataflux::{
-    DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, MixedLoader, MixedLoaderBuilder, MixedState, Raw,
-    RawSample, Strategy,
+    DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, MixedLoader, MixedLoaderBuilder, MixedState, OnError,
+    Raw, RawSample, SampleId, Strategy,
 };
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
@@ -25,9 +26,9 @@ fn dataset(samples: usize) -> (DatafluxDataset, MemoryStore) {
 struct Part {
     samples: usize,
     weight: f64,
-    /// Samples of a batch over all ranks.
+    /// Samples of a batch, over all ranks or of one.
     batch: usize,
-    drop_last: bool,
+    last: LastBatch,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +36,7 @@ struct Run {
     parts: Vec<Part>,
     seed: u64,
     until_all: bool,
+    global: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +50,13 @@ struct Leg {
 impl Run {
     fn part(&self, number: usize, dataset: &DatafluxDataset) -> DataLoaderBuilder<Raw> {
         let part = &self.parts[number];
-        DataLoader::builder(dataset.clone())
-            .shuffle(self.seed ^ number as u64)
-            .global_batch_size(part.batch)
-            .drop_last(part.drop_last)
-            .decode_threads(1)
+        let loader = DataLoader::builder(dataset.clone()).shuffle(self.seed ^ number as u64).decode_threads(1);
+        let loader = if self.global { loader.global_batch_size(part.batch) } else { loader.batch_size(part.batch) };
+        match part.last {
+            LastBatch::Drop => loader.drop_last(true),
+            LastBatch::Pad => loader.pad_last(true),
+            _ => loader,
+        }
     }
 
     fn builder(&self, datasets: &[DatafluxDataset], leg: Leg, rank: usize) -> MixedLoaderBuilder<Raws> {
@@ -116,15 +120,21 @@ fn ride(
 }
 
 fn run() -> impl proptest::strategy::Strategy<Value = Run> {
-    let part = (4usize..60, 0.2f64..3.0, 4usize..12, any::<bool>())
-        .prop_map(|(samples, weight, batch, drop_last)| Part { samples: samples.max(batch), weight, batch, drop_last });
-    (prop::collection::vec(part, 1..4), any::<u64>(), any::<bool>())
-        .prop_map(|(parts, seed, until_all)| Run { parts, seed, until_all })
+    let last = prop::sample::select(vec![LastBatch::Short, LastBatch::Drop, LastBatch::Pad]);
+    let part = (4usize..60, 0.2f64..3.0, 4usize..12, last).prop_map(|(samples, weight, batch, last)| Part {
+        // Enough for a whole batch of three ranks.
+        samples: samples.max(3 * batch),
+        weight,
+        batch,
+        last,
+    });
+    (prop::collection::vec(part, 1..4), any::<u64>(), any::<bool>(), any::<bool>())
+        .prop_map(|(parts, seed, until_all, global)| Run { parts, seed, until_all, global })
         // A share that rounds to nothing is refused.
         .prop_filter("every part comes", |run| {
             let datasets: Vec<_> = run.parts.iter().map(|part| dataset(part.samples).0).collect();
-            let leg = Leg { world: 1, steps: 0, strategy: Strategy::Direct, prefetch: 1 };
-            run.builder(&datasets, leg, 0).build().is_ok()
+            let leg = |world| Leg { world, steps: 0, strategy: Strategy::Direct, prefetch: 1 };
+            (1..4).all(|world| run.builder(&datasets, leg(world), 0).build().is_ok())
         })
 }
 
@@ -137,18 +147,27 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Each part gives its batches in the order that its own loader has, epoch after epoch, whole; and stopped anywhere and
-    /// gone on with other ranks and ways to read, the steps are those of the run that was never stopped.
+    /// gone on with other ways to read, and with other ranks where a step stays what it is, the steps are those of the run
+    /// that was never stopped.
     #[test]
     fn parts_keep_their_order_and_stops_change_nothing(run in run(), legs in prop::collection::vec(leg(), 1..4)) {
         without_hanging(move || {
             const EPOCHS: u64 = 3;
             let datasets: Vec<_> = run.parts.iter().map(|part| dataset(part.samples).0).collect();
-            let straight = Leg { world: 1, steps: usize::MAX, strategy: Strategy::Direct, prefetch: 4 };
+            let world = if run.global { 1 } else { legs[0].world };
+            let straight = Leg { world, steps: usize::MAX, strategy: Strategy::Direct, prefetch: 4 };
             let (whole, _) = ride(&run, &datasets, straight, (None, 0..EPOCHS));
             for (number, dataset) in datasets.iter().enumerate() {
                 let of_part: Vec<_> = whole.iter().filter(|(part, _)| *part == number).map(|(_, ids)| ids.clone()).collect();
-                let loader = run.part(number, dataset).build().unwrap();
-                let mut own = (0..).flat_map(|epoch| loader.epoch(epoch).unwrap().map(|batch| batch.unwrap().ids().to_vec()));
+                let loaders: Vec<_> =
+                    (0..world).map(|rank| run.part(number, dataset).shard(rank, world).build().unwrap()).collect();
+                let of_rank = |loader: &DataLoader, epoch| -> Vec<Vec<SampleId>> {
+                    loader.epoch(epoch).unwrap().map(|batch| batch.unwrap().ids().to_vec()).collect()
+                };
+                let mut own = (0..).flat_map(|epoch| {
+                    let ranks: Vec<_> = loaders.iter().map(|loader| of_rank(loader, epoch)).collect();
+                    (0..ranks[0].len()).map(|step| ranks.iter().flat_map(|steps| steps[step].clone()).collect::<Vec<_>>()).collect::<Vec<_>>()
+                });
                 for ids in of_part {
                     let wanted: Vec<_> = own.next().unwrap().into_iter().map(|id| id.0).collect();
                     assert_eq!(ids, wanted, "part {number}");
@@ -157,7 +176,8 @@ proptest! {
             let (mut steps, mut state): (Steps, Option<MixedState>) = (Vec::new(), None);
             for (number, leg) in legs.iter().enumerate() {
                 let last = number + 1 == legs.len();
-                let leg = Leg { steps: if last { usize::MAX } else { leg.steps }, ..*leg };
+                let world = if run.global { leg.world } else { world };
+                let leg = Leg { steps: if last { usize::MAX } else { leg.steps }, world, ..*leg };
                 let epoch = state.as_ref().map_or(0, |state| state.epoch);
                 let (taken, stood) = ride(&run, &datasets, leg, (state.as_ref(), epoch..EPOCHS));
                 steps.extend(taken);
@@ -173,7 +193,7 @@ fn loader(dataset: &DatafluxDataset, batch: usize) -> DataLoader {
     DataLoader::builder(dataset.clone()).batch_size(batch).build().unwrap()
 }
 
-/// Also of what was read ahead when the epoch ended, or the iterator was dropped after its last batch.
+/// Nothing is ahead of the last batch that an epoch takes of a part.
 #[test]
 fn nothing_is_read_that_is_not_delivered() {
     without_hanging(|| {
@@ -189,6 +209,90 @@ fn nothing_is_read_that_is_not_delivered() {
             .flat_map(|dataset| (0..40).map(|id| dataset.manifest().get(id).unwrap().size))
             .sum();
         assert_eq!(bytes, wanted);
+    });
+}
+
+#[test]
+fn each_client_is_billed_once() {
+    without_hanging(|| {
+        let (store, _) = bucket(40);
+        let shared = client(store);
+        let open = || DatafluxDataset::open_with(shared.clone(), "gs://data/p/").unwrap();
+        let (one, other) = (open(), open());
+        let alone = loader(&one, 4);
+        let mixed = MixedLoader::builder(1).add(loader(&one, 4), 1.0).add(loader(&other, 4), 1.0).build().unwrap();
+        assert_eq!(mixed.epoch(0).unwrap().flatten().count(), 20);
+        assert_eq!(mixed.bill(), alone.bill(), "both are all that one client was asked for");
+    });
+}
+
+/// Of a part's last epoch, too: its loss is one of the batch and of no other, and temporaries are deleted.
+#[test]
+fn the_end_of_an_epoch_is_the_end_of_its_parts() {
+    without_hanging(|| {
+        let ((good, _), (bad, store)) = (dataset(32), dataset(32));
+        let name = bad.manifest().get(5).unwrap().name;
+        store.insert("data", &name, "overwritten since");
+        let build = |dataset: &DatafluxDataset| {
+            let loader = DataLoader::builder(dataset.clone()).batch_size(8).strategy(Strategy::compose());
+            loader.on_error(OnError::Skip { limit: 1 }).build().unwrap()
+        };
+        let mixed = MixedLoader::builder(3).add(build(&good), 1.0).add(build(&bad), 1.0).build().unwrap();
+        let mut batches = mixed.epoch(0).unwrap();
+        let mut lost = Vec::new();
+        let mut samples = 0;
+        for batch in batches.by_ref() {
+            let (part, batch) = batch.unwrap();
+            samples += batch.len();
+            lost.extend(batch.skipped().iter().map(|lost| (part, lost.id)));
+        }
+        assert_eq!((samples, lost), (63, vec![(1, SampleId(5))]));
+        assert!(batches.next().is_none());
+        assert_eq!(
+            store.names("data").iter().filter(|name| name.contains("composed")).count(),
+            0,
+            "with the iterator alive"
+        );
+        assert_eq!(batches.state().position, 8);
+    });
+}
+
+#[test]
+fn dropped_anywhere_nothing_is_left() {
+    without_hanging(|| {
+        let (one, other) = (dataset(400).0, dataset(400).0);
+        for steps in [0, 1, 7, 40] {
+            let mixed = MixedLoader::builder(3).add(loader(&one, 8), 1.0).add(loader(&other, 8), 3.0).build().unwrap();
+            let mut batches = mixed.epoch(0).unwrap();
+            assert_eq!(batches.by_ref().take(steps).flatten().count(), steps);
+            drop(batches);
+            assert!(mixed.close(Duration::MAX).is_clean());
+        }
+    });
+}
+
+/// Never to be changed: a state that was saved means this.
+#[test]
+fn golden() {
+    without_hanging(|| {
+        let (one, other) = (dataset(30).0, dataset(50).0);
+        let mixed = MixedLoader::builder(42).add(loader(&one, 5), 0.4).add(loader(&other, 5), 0.6).build().unwrap();
+        let order = |epoch| mixed.epoch(epoch).unwrap().map(|batch| batch.unwrap().0).collect::<Vec<_>>();
+        assert_eq!(
+            (order(0), order(1)),
+            (vec![1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 0, 1], vec![0, 1, 0, 1, 1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 1])
+        );
+        let mut batches = mixed.epoch(1).unwrap();
+        assert_eq!(batches.by_ref().take(3).flatten().count(), 3);
+        let state = serde_json::to_string(&batches.state()).unwrap();
+        let golden = concat!(
+            r#"{"version":1,"seed":42,"epoch":1,"position":3,"batches":[6,9],"parts":["#,
+            r#"{"version":3,"manifest":"f623e894cd8bb486407e5e1358ba4d13f8c1d3578e35a876ed210bdafd938d68","#,
+            r#""epoch":1,"position":10,"batch_size":5,"sampler":"sequential"},"#,
+            r#"{"version":3,"manifest":"9a0ad15cfd3a17d5f9c1f5b4181ff0da24a2547cce2df3a9362391e2070f3b69","#,
+            r#""epoch":1,"position":0,"batch_size":5,"sampler":"sequential"}]}"#,
+        );
+        assert_eq!(state, golden);
     });
 }
 
@@ -237,6 +341,11 @@ fn what_cannot_be_mixed_or_gone_on_with_is_said() {
         let said = refused(new().add(loader(&data, 4), 1.0).add(unordered, 1.0));
         assert!(said.contains("part 1, gs://data/p/") && said.contains("leave unordered out"), "{said}");
         let state = loader(&data, 4).epoch(0).unwrap().state();
+        let first = |rank, world| DataLoader::builder(data.clone()).batch_size(4).shard(rank, world).build().unwrap();
+        let said = refused(new().add(first(1, 2), 1.0).add(first(0, 1), 1.0));
+        assert!(said.contains("part 1, gs://data/p/") && said.contains("rank 1 of 2, as part 0"), "{said}");
+        let late = new().add(loader(&data, 4), 1.0).until_all().build().unwrap();
+        assert!(late.epoch(u64::MAX).unwrap_err().to_string().contains("so late"));
         let resumed = DataLoader::builder(data.clone()).resume(state).unwrap();
         assert!(refused(new().add(resumed, 1.0)).contains("MixedLoaderBuilder::resume"));
 

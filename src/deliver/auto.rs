@@ -31,8 +31,8 @@ impl Auto {
         self.chooser().choice()
     }
 
-    pub(super) fn began(&self) {
-        self.chooser().began(self.started.elapsed());
+    pub(super) fn began(&self, ahead: bool) {
+        self.chooser().began(self.started.elapsed(), ahead);
     }
 
     pub(super) fn waited(&self, time: Duration) {
@@ -78,6 +78,11 @@ impl Place {
         self.began = Some(Instant::now());
         self.auto.chooser().begins(self.turn);
         self.auto.freed.notify_all();
+    }
+
+    /// The group could not be read joined.
+    pub(super) fn failed(&self) {
+        self.auto.chooser().failed(self.auto.started.elapsed(), self.turn);
     }
 
     /// The read went well.

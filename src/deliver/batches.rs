@@ -203,6 +203,11 @@ impl<B> Batches<B> {
         self.hunger = Hunger::after_composes();
     }
 
+    /// The batch that was given last is done with.
+    pub(super) fn let_go(&mut self) {
+        self.in_hand.clear();
+    }
+
     /// Another epoch comes behind it.
     pub(super) fn is_followed(&mut self) {
         self.followed = true;

@@ -160,6 +160,14 @@ impl Live {
         threads.push(thread);
     }
 
+    /// Ends all epochs, and lets none begin.
+    pub(super) fn end(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        for epoch in lock(&self.epochs).iter() {
+            epoch.end();
+        }
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }

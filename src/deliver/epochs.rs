@@ -104,7 +104,8 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
         let delivered = Delivered::from(&state, self.unordered, &self.sharding)?;
         let course = Course {
             walk: self.sampling.walk(epoch),
-            spans: self.sharding.spans(state.position).first(wanted),
+            spans: self.sharding.spans(state.position).take(wanted),
+            ahead,
             world_size: self.sharding.world_size(),
             rest: Rest::of(&state)?,
             delivered: delivered.clone(),

@@ -200,9 +200,13 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// What the calls made so far through this data set's client cost by the price table, the listing included. Those of
     /// this loader's epochs go by the storage class of their object, the others by that of the bucket.
     pub fn bill(&self) -> Bill {
-        let spent = Spent { clients: self.engine.fetcher.clients().clone(), prices: *self.engine.planner.prices() };
+        let spent = self.spent();
         let others: Counts = self.dataset.client().metrics().snapshot().since(&spent.ops());
         spent.bill() + spent.prices.bill(&others)
+    }
+
+    pub(super) fn spent(&self) -> Spent {
+        Spent { clients: self.engine.fetcher.clients().clone(), prices: *self.engine.planner.prices() }
     }
 
     /// How samples that could be joined are read now, and why, where that is chosen by measurement

@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::batches::{Batches, of_manifest};
 use super::close::Closed;
+use super::cost::Spent;
 use super::epochs::Epochs;
 use super::loader::DataLoader;
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
+use crate::metrics::{Counts, Metrics};
 use crate::plan::Bill;
 use crate::sample::{EpochLength, Interleave, State, Unit, keys, shares};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -26,11 +28,14 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// see [`Mixture`](crate::sample::Mixture).
 ///
 /// The parts may be in different buckets, with decoders, batch sizes, caches and strategies of their own, as long as
-/// they collate into the same type. Each has a memory budget of its own. All ranks take batches of the same part at the
-/// same step, and equally many.
+/// they collate into the same type. All ranks take batches of the same part at the same step, and equally many.
 ///
 /// Each part goes on where it stood at the end of the epoch before, and begins its next epoch when it is through, in
 /// another order if it is shuffled. So nothing of a part comes twice before all of it came once.
+///
+/// **Each part has its own**: memory budget, threads that decode, and limit of [`OnError`](crate::OnError), which counts anew with
+/// each epoch of the mixture and with each of the part. An epoch begins with nothing ahead, as one of [`DataLoader::epoch`]: where that takes
+/// a second, as with joined reads, epochs should be long beside that ([`until_all`](MixedLoaderBuilder::until_all)).
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -72,7 +77,7 @@ pub struct MixedLoaderBuilder<B> {
     length: EpochLength,
 }
 
-/// Where a run over a [`MixedLoader`] stands: what the training loop has been *given*. Some 50 bytes of JSON, and what the
+/// Where a run over a [`MixedLoader`] stands: what the training loop has been *given*. Some 100 bytes of JSON, and what the
 /// [`State`] of each part takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -97,7 +102,7 @@ impl MixedState {
 }
 
 /// A loader, whatever its decoder is.
-trait Part<B>: Send {
+trait Part<B>: Send + Sync {
     fn object(&self) -> String;
     /// Why it can't be a part.
     fn refused(&self) -> Option<(&'static str, &'static str)>;
@@ -107,7 +112,11 @@ trait Part<B>: Send {
     fn check(&self, state: &State) -> Result<()>;
     /// So many batches from one on, counted through all its epochs.
     fn stretch(&self, first: u128, batches: u64) -> Result<Stretch<B>>;
-    fn bill(&self) -> Bill;
+    fn rank(&self) -> (u64, u64);
+    /// What its epochs asked for, with the counts of all that its client was asked for.
+    fn spent(&self) -> (Spent, Arc<Metrics>);
+    /// Ends its epochs, wherever they are.
+    fn end(&self);
     fn close(self: Box<Self>, within: Duration) -> Closed;
 }
 
@@ -119,8 +128,8 @@ struct Stretch<B> {
 
 /// The epoch and the batch there of a batch that is counted through all epochs.
 fn place(batch: u128, per_epoch: u64) -> (u64, u64) {
-    let per_epoch = u128::from(per_epoch);
-    ((batch / per_epoch) as u64, (batch % per_epoch) as u64)
+    let (epoch, batch) = (batch / u128::from(per_epoch), batch % u128::from(per_epoch));
+    (u64::try_from(epoch).unwrap_or(u64::MAX), batch as u64)
 }
 
 fn wrong(message: &str) -> Error {
@@ -177,8 +186,16 @@ impl<D: Decode, C: Collate<D::Item>> Part<C::Output> for DataLoader<D, C> {
         Ok(Stretch { epochs: Some(series.start(epoch..last + 1)?), current: None })
     }
 
-    fn bill(&self) -> Bill {
-        DataLoader::bill(self)
+    fn rank(&self) -> (u64, u64) {
+        (self.sharding.rank(), self.sharding.world_size())
+    }
+
+    fn spent(&self) -> (Spent, Arc<Metrics>) {
+        (DataLoader::spent(self), Arc::clone(self.dataset().client().metrics()))
+    }
+
+    fn end(&self) {
+        self.live.end();
     }
 
     fn close(self: Box<Self>, within: Duration) -> Closed {
@@ -187,6 +204,13 @@ impl<D: Decode, C: Collate<D::Item>> Part<C::Output> for DataLoader<D, C> {
 }
 
 impl<B> Stretch<B> {
+    /// The batch that was given last is done with, though others come before the next of this part.
+    fn let_go(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.let_go();
+        }
+    }
+
     /// The next batch; nothing at the end.
     fn next(&mut self) -> Option<Result<Batch<B>>> {
         loop {
@@ -241,7 +265,14 @@ impl<B: 'static> MixedLoaderBuilder<B> {
                     .object(named(number, &**part))
                     .mismatch(wanted, got));
             }
-            batches.push(part.batches_per_epoch()?);
+            let ((rank, world), (first, of)) = (part.rank(), parts[0].0.rank());
+            if (rank, world) != (first, of) {
+                return Err(wrong("the parts of a mixture are of different ranks")
+                    .object(named(number, &**part))
+                    .mismatch(format_args!("rank {first} of {of}, as part 0"), format_args!("rank {rank} of {world}"))
+                    .hint("give all parts the same .shard(rank, world_size)"));
+            }
+            batches.push(part.batches_per_epoch().map_err(|error| error.object(named(number, &**part)))?);
         }
         let (parts, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let counts = shares(&batches, &weights, length, Unit::Batches)?;
@@ -285,7 +316,8 @@ impl<B: 'static> MixedLoaderBuilder<B> {
                 .hint("the state is damaged; take an earlier one"));
         }
         let here = mixed.progress(*epoch, *position)?;
-        for (number, (there, here)) in parts.iter().zip(here.iter().map(Progress::state)).enumerate() {
+        for (number, (there, here)) in parts.iter().zip(&here).enumerate() {
+            let here = here.state();
             let told = |state: &State| format!("sample {} of epoch {}", state.position, state.epoch);
             if told(there) != told(&here) {
                 return Err(wrong("a part of this state stands where it can't")
@@ -315,7 +347,7 @@ impl<B: 'static> MixedLoader<B> {
     /// alone. All parts begin to be read at once, each as far ahead as it is built to, and no further than this epoch takes.
     ///
     /// # Errors
-    /// A thread that the system refuses.
+    /// A thread that the system refuses; an epoch so late that parts can't count theirs.
     pub fn epoch(&self, epoch: u64) -> Result<MixedBatches<B>> {
         let start = self.resumed.as_ref().filter(|state| state.epoch == epoch).map_or(0, |state| state.position);
         let progress = self.progress(epoch, start)?;
@@ -330,7 +362,7 @@ impl<B: 'static> MixedLoader<B> {
             parts: Vec::new(),
         };
         let woven = (self.key(epoch), Arc::clone(&self.woven));
-        Ok(MixedBatches { parts, progress, woven, end: self.batches_per_epoch(), state })
+        Ok(MixedBatches { parts, progress, woven, end: self.batches_per_epoch(), state, last: None })
     }
 
     fn key(&self, epoch: u64) -> u64 {
@@ -344,8 +376,19 @@ impl<B: 'static> MixedLoader<B> {
         let parts = self.parts.iter().zip(&self.counts).zip(given);
         let progress = parts.map(|((part, &count), given)| {
             let (beginning, step) = part.beginning();
-            let next = u128::from(epoch) * u128::from(count) + u128::from(given);
-            Ok(Progress { beginning, step, per_epoch: part.batches_per_epoch()?, next, left: count - given })
+            let (next, left) = (u128::from(epoch) * u128::from(count) + u128::from(given), count - given);
+            let per_epoch = part.batches_per_epoch()?;
+            // Of where this epoch ends, too.
+            if place(next + u128::from(left), per_epoch).0 == u64::MAX {
+                return Err(wrong("an epoch of a mixture is so late that a part can't count its own")
+                    .object(part.object())
+                    .mismatch(
+                        format_args!("an epoch that ends before the part's epoch {}", u64::MAX),
+                        format_args!("epoch {epoch}"),
+                    )
+                    .hint("count epochs from 0"));
+            }
+            Ok(Progress { beginning, step, per_epoch, next, left })
         });
         progress.collect()
     }
@@ -355,16 +398,28 @@ impl<B: 'static> MixedLoader<B> {
         self.counts.iter().sum()
     }
 
-    /// What all calls for the data sets of the parts cost so far; see [`DataLoader::bill`].
+    /// What all calls made so far through the clients of the parts cost, each client counted once; see [`DataLoader::bill`].
     pub fn bill(&self) -> Bill {
-        self.parts.iter().map(|part| part.bill()).sum()
+        let parts: Vec<_> = self.parts.iter().map(|part| part.spent()).collect();
+        let mut bill: Bill = parts.iter().map(|(spent, _)| spent.bill()).sum();
+        for (number, (spent, client)) in parts.iter().enumerate() {
+            let of_client = |(_, other): &&(Spent, Arc<Metrics>)| Arc::ptr_eq(other, client);
+            if parts.iter().position(|part| of_client(&part)) == Some(number) {
+                let of_epochs =
+                    parts.iter().filter(of_client).fold(Counts::default(), |sum, (spent, _)| sum.plus(&spent.ops()));
+                bill = bill + spent.prices.bill(&client.snapshot().since(&of_epochs));
+            }
+        }
+        bill
     }
 
     /// Closes all parts; see [`DataLoader::close`]. Blocks for `within` at most.
     pub fn close(self, within: Duration) -> Closed {
-        let deadline = Instant::now() + within;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        self.parts.into_iter().map(|part| part.close(left())).fold(Closed::default(), Closed::plus)
+        // All of them, before any is waited for.
+        self.parts.iter().for_each(|part| part.end());
+        let began = Instant::now();
+        let parts = self.parts.into_iter().map(|part| part.close(within.saturating_sub(began.elapsed())));
+        parts.fold(Closed::default(), Closed::plus)
     }
 }
 
@@ -387,7 +442,8 @@ impl Progress {
     }
 }
 
-/// The batches of an epoch of a [`MixedLoader`], each with the number of its part.
+/// The batches of an epoch of a [`MixedLoader`], each with the number of its part. An error ends it; dropping it, wherever it is,
+/// returns at once.
 #[must_use = "nothing is delivered unless it is iterated"]
 pub struct MixedBatches<B> {
     parts: Vec<Stretch<B>>,
@@ -397,35 +453,52 @@ pub struct MixedBatches<B> {
     end: u64,
     /// Without the parts.
     state: MixedState,
+    /// The part whose batch the loop has.
+    last: Option<usize>,
 }
 
 impl<B> MixedBatches<B> {
-    /// Where to go on after what was delivered so far; see [`MixedLoaderBuilder::resume`].
+    /// Where to go on after what was delivered so far, also after an error or the end; see [`MixedLoaderBuilder::resume`].
     pub fn state(&self) -> MixedState {
         MixedState { parts: self.progress.iter().map(Progress::state).collect(), ..self.state.clone() }
     }
+
+    /// All batches were delivered: lets the parts do what the end of an epoch takes.
+    fn end(&mut self) -> Option<Result<(usize, Batch<B>)>> {
+        let mut parts = std::mem::take(&mut self.parts).into_iter().enumerate();
+        parts.find_map(|(number, mut part)| match part.next()? {
+            Err(error) => Some(Err(error)),
+            Ok(_) => Some(Err(broken(number, "goes on after its last batch"))),
+        })
+    }
+}
+
+fn broken(part: usize, what: &str) -> Error {
+    Error::new(ErrorKind::Internal, format!("a part of a mixture {what}"))
+        .stage(Stage::Deliver)
+        .object(format_args!("part {part}"))
+        .hint("please report it")
 }
 
 impl<B> Iterator for MixedBatches<B> {
     type Item = Result<(usize, Batch<B>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(part) = self.last.take().and_then(|last| self.parts.get_mut(last)) {
+            part.let_go();
+        }
         if self.state.position >= self.end {
-            return None;
+            return self.end();
         }
         let (key, woven) = &self.woven;
         let (part, _) = woven.at(*key, self.state.position);
-        let batch = self.parts[part].next().unwrap_or_else(|| {
-            Err(Error::new(ErrorKind::Internal, "a part of a mixture ended before its last batch")
-                .stage(Stage::Deliver)
-                .object(format_args!("part {part}"))
-                .hint("please report it"))
-        });
+        let batch = self.parts[part].next().unwrap_or_else(|| Err(broken(part, "ended before its last batch")));
         match batch {
             Ok(batch) => {
                 self.state.position += 1;
                 self.progress[part].next += 1;
                 self.progress[part].left -= 1;
+                self.last = Some(part);
                 Some(Ok((part, batch)))
             }
             Err(error) => {

@@ -86,6 +86,8 @@ pub(super) struct Coming<B> {
 pub(super) struct Course {
     pub(super) walk: Walk,
     pub(super) spans: Spans,
+    /// Whether it begins while another is delivered.
+    pub(super) ahead: bool,
     pub(super) world_size: u64,
     /// What of the positions is left, and of the batches.
     pub(super) rest: Rest,
@@ -295,7 +297,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         number: u64,
     ) -> u64 {
         if let Some(auto) = &self.auto {
-            auto.began();
+            auto.began(course.ahead);
         }
         let (held, window_held) = watch::channel(0);
         let (sampling, epoch) = course.walk.course();
@@ -607,7 +609,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             // before that one are whole, and those behind it, if it fails its batch, nobody gets to see.
             Err(error) => {
                 tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
-                drop(place);
+                if let Some(place) = place {
+                    place.failed();
+                }
                 let alone: Vec<_> = group.split_up().collect();
                 let mut reads = stream::iter(alone)
                     .map(async |group| {

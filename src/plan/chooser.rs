@@ -44,7 +44,8 @@ pub struct Choice {
     pub way: Way,
     /// Why, in one line with the figures that decided.
     pub reason: String,
-    /// Samples a second that reading one by one last brought, where it was measured.
+    /// Samples a second that reading one by one last brought, where it was measured; or should bring, as is documented, where joining
+    /// began before there was anything to measure.
     pub direct: Option<f64>,
     /// The same of both ways at once.
     pub mixed: Option<f64>,
@@ -185,7 +186,7 @@ struct Look {
 }
 
 /// The choice of one loader, for all its epochs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Chooser {
     terms: Terms,
     way: Way,
@@ -265,14 +266,15 @@ impl Chooser {
         }
     }
 
-    /// An epoch begins. While the first composes are under way, as much is read one by one as can be.
-    pub(crate) fn began(&mut self, now: Duration) {
+    /// An epoch begins, perhaps `ahead` of the end of another. While the first composes are under way, as much is read one by one as can
+    /// be.
+    pub(crate) fn began(&mut self, now: Duration, ahead: bool) {
         self.begun = 0;
         self.ending = false;
         // What the present way brings is known from the epoch before; one look is for the beginning of this one.
         let (looks, before) = (self.looks.min(LOOKS - 2), self.before);
         // In a series of epochs what was composed for the one before comes back in this one, and what comes is the same.
-        let goes_on = self.back[COMPOSED] && self.out[COMPOSED] > 0;
+        let goes_on = ahead && self.back[COMPOSED] && self.out[COMPOSED] > 0;
         if goes_on {
             self.look = None;
         } else {
@@ -357,19 +359,26 @@ impl Chooser {
         self.to_begin[usize::from(turn.composed)] -= 1;
     }
 
+    /// A group of a turn could not be read joined. It has yet to end.
+    pub(crate) fn failed(&mut self, now: Duration, turn: Turn) {
+        if turn.composed && self.is_first_trial(turn) {
+            self.go_back(now, "the first composes failed");
+        }
+    }
+
+    /// Whether joining began in this turn, of which none has come back.
+    fn is_first_trial(&self, turn: Turn) -> bool {
+        self.way == Way::Mixed && self.latency.is_none() && turn.number == self.turn
+    }
+
     /// A read of a turn, which had begun, has ended: well, with so many samples and after so long, or not.
     pub(crate) fn ended(&mut self, now: Duration, turn: Turn, well: Option<(u64, Duration)>) {
         let lane = usize::from(turn.composed);
         self.out[lane] -= 1;
         self.alone -= usize::from(turn.may_join && !turn.composed);
-        let Some((samples, took)) = well else {
-            if turn.composed && self.latency.is_none() && self.way == Way::Mixed && turn.number == self.turn {
-                self.go_back(now, "the first composes failed");
-            }
-            return;
-        };
+        let Some((samples, took)) = well else { return };
         if turn.composed {
-            if self.latency.is_none() && self.way == Way::Mixed && !Self::is_worth_trying(READS, took, self.all) {
+            if self.is_first_trial(turn) && !Self::is_worth_trying(READS, took, self.all) {
                 self.latency = Some(took);
                 return self.go_back(now, "a compose takes too long for epochs as short as these");
             }
@@ -718,7 +727,7 @@ mod tests {
             prices: Prices::of(&bucket),
             pay_for_speed: true,
         });
-        chooser.began(Duration::ZERO);
+        chooser.began(Duration::ZERO, false);
         chooser
     }
 
@@ -768,6 +777,11 @@ mod tests {
         let mut chooser = chooser();
         let turn = until_joined(&mut chooser, MANY, &ceilings(true, 0)).1.unwrap();
         chooser.begins(turn);
+        // Dropped with its epoch, which says nothing of composing.
+        let mut dropped = chooser.clone();
+        dropped.ended(millis(50), turn, None);
+        assert_eq!(dropped.way, Way::Mixed);
+        chooser.failed(millis(50), turn);
         chooser.ended(millis(50), turn, None);
         assert_eq!(chooser.choice().to_string(), "direct: the first composes failed");
         // A failure later on is one of many reads.
@@ -778,6 +792,7 @@ mod tests {
             chooser.begins(*turn);
         }
         chooser.ended(millis(900), turns[0], Some((32, millis(900))));
+        chooser.failed(millis(910), turns[1]);
         chooser.ended(millis(910), turns[1], None);
         assert_eq!(chooser.way, Way::Mixed);
     }
@@ -789,7 +804,7 @@ mod tests {
             let turn = until_joined(&mut chooser, 16_000, &ceilings(true, 0)).1.unwrap();
             chooser.begins(turn);
             chooser.ended(millis(took), turn, Some((32, millis(took))));
-            chooser.began(millis(4_000));
+            chooser.began(millis(4_000), false);
             assert_eq!(chooser.way, way, "{took}");
         }
     }
@@ -813,6 +828,20 @@ mod tests {
         assert_eq!(admit(&mut chooser, 0), None);
         // Those that wait for the service leave reads their share.
         assert_eq!(admit(&mut chooser, FEW), Some(false));
+    }
+
+    #[test]
+    fn an_epoch_goes_on_with_what_is_known_where_it_was_begun_ahead() {
+        for (ahead, goes_on) in [(true, true), (false, false)] {
+            let mut chooser = chooser();
+            let turns: Vec<_> = (0..2).filter_map(|_| until_joined(&mut chooser, MANY, &ceilings(true, 0)).1).collect();
+            for turn in &turns {
+                chooser.begins(*turn);
+            }
+            chooser.ended(millis(900), turns[0], Some((32, millis(900))));
+            chooser.began(millis(1_000), ahead);
+            assert_eq!(chooser.is_settled(), goes_on);
+        }
     }
 
     #[test]

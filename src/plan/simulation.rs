@@ -181,9 +181,9 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
     let (mut took, mut groups) = (Vec::new(), 0);
     // Reads that come at one moment, to have fewer of them to simulate.
     let bundle = if world.size < 1 << 20 { 4 } else { 1 };
-    for _ in 0..epochs {
+    for epoch in 0..epochs {
         let started = now;
-        chooser.began(Duration::from_secs_f64(now));
+        chooser.began(Duration::from_secs_f64(now), epoch > 0);
         let mut events: BinaryHeap<Reverse<Event>> = BinaryHeap::new();
         let mut number = 0;
         let mut push = |events: &mut BinaryHeap<_>, at: f64, what: What| {

@@ -164,7 +164,7 @@ pub struct Spans {
 impl Spans {
     /// No more than so many from here on.
     #[must_use]
-    pub fn first(self, batches: u64) -> Self {
+    pub fn take(self, batches: u64) -> Self {
         Self { left: self.left.min(batches), ..self }
     }
 
@@ -335,6 +335,17 @@ mod tests {
                 early.extend(std::iter::from_fn(|| spans.next(Known::All(samples))));
                 prop_assert_eq!(early, positions(sharding, samples, 0));
             }
+        }
+
+        #[test]
+        fn no_more_are_taken_than_were_asked_for(samples in 0u64..500, batch in 1usize..20, most in 0u64..40, last in last()) {
+            let sharding = Sharding::new(batch, 0, 1).unwrap().last(last);
+            let all = positions(sharding, samples, 0);
+            let mut spans = sharding.spans(0).take(most);
+            let taken: Vec<_> = std::iter::from_fn(|| spans.next(Known::All(samples))).collect();
+            prop_assert_eq!(taken.len() as u64, most.min(all.len() as u64));
+            prop_assert_eq!(&taken[..], &all[..taken.len()]);
+            prop_assert_eq!(spans.are_over(), taken.len() as u64 == most);
         }
 
         #[test]
