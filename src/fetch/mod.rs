@@ -36,10 +36,9 @@ pub use temporary::{Leftover, wait_for_temporaries};
 pub(crate) use throttle::{Appetite, Caps, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
 
-/// Share of the memory budget up to which buffers are kept for bodies to come. What is held of a composed group is no
-/// memory until its object is read, so that half is rarely all in use; and the read buffers of connections, which nobody
-/// counts, come on top.
-const REUSED: u64 = 2;
+/// What is left free of the memory budget by buffers that are kept for bodies to come: the read buffers of connections, which
+/// nobody counts, come on top. At most half of it.
+const NOT_KEPT: u64 = 128 << 20;
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
@@ -174,7 +173,7 @@ impl Fetcher {
     /// The same for epochs that follow each other, with buffers that are used again as long as they run: within `budget`, as
     /// far as they are free. The numbers of their groups begin where the bucket's calls are now.
     pub(crate) fn for_epochs(&self, budget: &Budget) -> Self {
-        let buffers = Buffers::new(budget.bytes() / REUSED, budget.items());
+        let buffers = Buffers::new(budget.bytes() - NOT_KEPT.min(budget.bytes() / 2), budget.items());
         let clients = self.clients.with_buffers(&buffers);
         Self { clients, buffers, first: self.throttles.now_serving(), ..self.for_epoch() }
     }
