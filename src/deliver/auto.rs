@@ -31,8 +31,8 @@ impl Auto {
         self.chooser().choice()
     }
 
-    pub(super) fn began(&self, ahead: bool) {
-        self.chooser().began(self.started.elapsed(), ahead);
+    pub(super) fn began(&self, (ahead, followed): (bool, bool)) {
+        self.chooser().began(self.started.elapsed(), (ahead, followed));
     }
 
     pub(super) fn waited(&self, time: Duration) {

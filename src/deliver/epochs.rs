@@ -94,18 +94,19 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
         }
     }
 
-    /// The batches of an epoch, which may be begun `ahead` of the end of another, and what has to run for them to come.
+    /// The batches of an epoch, which may be begun `ahead` of the end of another, or `followed` by one that is, and what has to run
+    /// for them to come.
     ///
     /// # Errors
     /// A state that can't be.
-    pub(super) fn begin(&self, epoch: u64, ahead: bool) -> Result<Epoch<D, C>> {
+    pub(super) fn begin(&self, epoch: u64, (ahead, followed): (bool, bool)) -> Result<Epoch<D, C>> {
         let state = self.state(epoch, self.resumed.as_ref().filter(|state| state.epoch == epoch));
         let wanted = self.last.filter(|(last, _)| *last == epoch).map_or(u64::MAX, |(_, batches)| batches);
         let delivered = Delivered::from(&state, self.unordered, &self.sharding)?;
         let course = Course {
             walk: self.sampling.walk(epoch),
             spans: self.sharding.spans(state.position).take(wanted),
-            ahead,
+            neighbours: (ahead, followed),
             world_size: self.sharding.world_size(),
             rest: Rest::of(&state)?,
             delivered: delivered.clone(),
@@ -158,9 +159,10 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             if epoch > first && !self.is_taken(taken) {
                 return;
             }
-            let begun = match self.begin(epoch, epoch > first) {
+            let followed = epoch + 1 < end;
+            let begun = match self.begin(epoch, (epoch > first, followed)) {
                 Ok((mut batches, begun)) => {
-                    if epoch + 1 < end {
+                    if followed {
                         batches.is_followed();
                     }
                     coming.send(Ok(batches)).is_ok().then_some(begun)

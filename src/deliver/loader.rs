@@ -73,7 +73,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// # Errors
     /// A thread that the system refuses.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
-        let (batches, begun) = self.series().begin(epoch, false)?;
+        let (batches, begun) = self.series().begin(epoch, (false, false))?;
         let ending = Arc::clone(&begun.ending);
         ending.has(epochs::thread(move || _ = begun.run(0))?);
         Ok(batches)

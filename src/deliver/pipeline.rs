@@ -86,8 +86,8 @@ pub(super) struct Coming<B> {
 pub(super) struct Course {
     pub(super) walk: Walk,
     pub(super) spans: Spans,
-    /// Whether it begins while another is delivered.
-    pub(super) ahead: bool,
+    /// Whether it begins while another is delivered, and whether another begins while it is.
+    pub(super) neighbours: (bool, bool),
     pub(super) world_size: u64,
     /// What of the positions is left, and of the batches.
     pub(super) rest: Rest,
@@ -297,7 +297,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         number: u64,
     ) -> u64 {
         if let Some(auto) = &self.auto {
-            auto.began(course.ahead);
+            auto.began(course.neighbours);
         }
         let (held, window_held) = watch::channel(0);
         let (sampling, epoch) = course.walk.course();

@@ -186,6 +186,7 @@ struct Look {
 }
 
 /// The choice of one loader, for all its epochs.
+#[expect(clippy::struct_excessive_bools, reason = "none of these hangs on another")]
 #[derive(Clone, Debug)]
 pub(crate) struct Chooser {
     terms: Terms,
@@ -219,6 +220,8 @@ pub(crate) struct Chooser {
     /// The end of an epoch says nothing of a way, and the beginning little.
     ending: bool,
     beginning: bool,
+    /// Whether another epoch is read ahead when this one ends.
+    followed: bool,
     /// How long the training loop has waited in all.
     waited: Duration,
     /// Whether it hardly waited at the last look.
@@ -250,6 +253,7 @@ impl Chooser {
             all: 0,
             ending: false,
             beginning: false,
+            followed: false,
             waited: Duration::ZERO,
             idle: false,
         }
@@ -266,9 +270,9 @@ impl Chooser {
         }
     }
 
-    /// An epoch begins, perhaps `ahead` of the end of another. While the first composes are under way, as much is read one by one as can
+    /// An epoch begins, perhaps `ahead` of the end of another, or `followed` by one. Where nothing is ahead, while the first composes are under way, as much is read one by one as can
     /// be.
-    pub(crate) fn began(&mut self, now: Duration, ahead: bool) {
+    pub(crate) fn began(&mut self, now: Duration, (ahead, followed): (bool, bool)) {
         self.begun = 0;
         self.ending = false;
         // What the present way brings is known from the epoch before; one look is for the beginning of this one.
@@ -281,7 +285,8 @@ impl Chooser {
             self.turn(now);
         }
         (self.looks, self.before, self.beginning) = (looks, before, !goes_on);
-        self.head = if self.way == Way::Direct { 0 } else { self.meanwhile().min(self.held() / 4.0) as u64 };
+        self.followed = followed;
+        self.head = if ahead || self.way == Way::Direct { 0 } else { self.meanwhile().min(self.held() / 4.0) as u64 };
     }
 
     /// The training loop has waited for data.
@@ -306,8 +311,8 @@ impl Chooser {
                 self.seen = (self.seen.0 / 2, self.seen.1 / 2);
             }
         }
-        // What doesn't take long any more is read one by one: a compose would come later.
-        if self.way != Way::Direct && left as f64 <= self.meanwhile() {
+        // What doesn't take long any more is read one by one: a compose would come later, and the loop would wait for it.
+        if self.way != Way::Direct && !self.followed && left as f64 <= self.meanwhile() {
             self.ending = true;
         }
         if left == 0 {
@@ -727,7 +732,7 @@ mod tests {
             prices: Prices::of(&bucket),
             pay_for_speed: true,
         });
-        chooser.began(Duration::ZERO, false);
+        chooser.began(Duration::ZERO, (false, false));
         chooser
     }
 
@@ -804,7 +809,7 @@ mod tests {
             let turn = until_joined(&mut chooser, 16_000, &ceilings(true, 0)).1.unwrap();
             chooser.begins(turn);
             chooser.ended(millis(took), turn, Some((32, millis(took))));
-            chooser.began(millis(4_000), false);
+            chooser.began(millis(4_000), (false, false));
             assert_eq!(chooser.way, way, "{took}");
         }
     }
@@ -839,8 +844,29 @@ mod tests {
                 chooser.begins(*turn);
             }
             chooser.ended(millis(900), turns[0], Some((32, millis(900))));
-            chooser.began(millis(1_000), ahead);
+            chooser.began(millis(1_000), (ahead, false));
             assert_eq!(chooser.is_settled(), goes_on);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_an_epoch_are_read_one_by_one_where_a_loop_would_wait() {
+        for (ahead, followed) in [(false, false), (true, false), (true, true)] {
+            let mut chooser = chooser();
+            let (alone, joined) = until_joined(&mut chooser, MANY, &ceilings(true, 0));
+            for turn in alone {
+                (0..32).for_each(|_| chooser.begins(turn));
+            }
+            let turn = joined.unwrap();
+            chooser.begins(turn);
+            chooser.ended(millis(900), turn, Some((32, millis(900))));
+            chooser.began(millis(1_000), (ahead, followed));
+            let joins = |chooser: &mut Chooser, left| {
+                let turn = chooser.admit(millis(1_000), (32, 32 * KIB), left, &ceilings(true, 0)).unwrap();
+                (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
+                turn.composed
+            };
+            assert_eq!((joins(&mut chooser, MANY), joins(&mut chooser, 320)), (ahead, followed));
         }
     }
 

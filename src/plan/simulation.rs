@@ -181,9 +181,10 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
     let (mut took, mut groups) = (Vec::new(), 0);
     // Reads that come at one moment, to have fewer of them to simulate.
     let bundle = if world.size < 1 << 20 { 4 } else { 1 };
-    for epoch in 0..epochs {
+    for _ in 0..epochs {
         let started = now;
-        chooser.began(Duration::from_secs_f64(now), epoch > 0);
+        // Not a series: each epoch begins when the one before is over.
+        chooser.began(Duration::from_secs_f64(now), (false, false));
         let mut events: BinaryHeap<Reverse<Event>> = BinaryHeap::new();
         let mut number = 0;
         let mut push = |events: &mut BinaryHeap<_>, at: f64, what: What| {
