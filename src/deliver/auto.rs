@@ -39,10 +39,10 @@ impl Auto {
         self.chooser().waited(time);
     }
 
-    /// Waits for a place for a group of so many samples and bytes; `None` once the epoch is called off. Blocks.
+    /// Waits for a place for a group of so many samples and bytes, and bytes held; `None` once the epoch is called off. Blocks.
     pub(super) fn admit(
         self: &Arc<Self>,
-        group: (usize, u64),
+        group: (usize, u64, u64),
         left: u64,
         ceilings: impl Fn() -> Ceilings,
         called_off: impl Fn() -> bool,

@@ -677,20 +677,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let planner = if by_price { planner.by_price() } else { planner };
         let ahead =
             (batches_ahead(settings.prefetch, sharding.batch_size()) as u64).saturating_mul(sharding.batch_size());
-        // As many samples as the budget has room for, with what is made of them.
-        let most_held = match manifest.known() {
-            Known::AtLeast(_) => u64::MAX,
-            Known::All(samples) => {
-                let mean = manifest.bytes() / samples.max(1);
-                let item = dataset.decode.item_bytes(mean).unwrap_or(0);
-                settings.memory_budget / mean.saturating_add(item).max(1)
-            }
-        };
         let auto = (strategy == Strategy::Auto && !by_price).then(|| {
             Auto::new(Terms {
                 max_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
                 budget: settings.memory_budget,
-                ahead: ahead.min(most_held),
+                ahead,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
             })

@@ -418,7 +418,8 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         for group in groups {
             behind -= group.slices.len() as u64;
             // Before it asks for leave: what waits for bytes must hold no place that another epoch could have.
-            let passing = self.hold(self.bytes(&group), window.touched(&group), way)?;
+            let held = self.bytes(&group);
+            let passing = self.hold(held, window.touched(&group), way)?;
             if self.bring_local(&group, &mut looked, &window, passing.as_ref(), way) {
                 continue;
             }
@@ -430,7 +431,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             let joined = if group.method == Method::Composed { group.slices.len() } else { 1 };
             way.standing.does(Doing::Turn);
             let turn = auto.admit(
-                (joined, group.bytes()),
+                (joined, group.bytes(), held.0.saturating_add(held.1)),
                 left.saturating_add(behind),
                 || self.ceilings(),
                 || is_cancelled(way.cancel),

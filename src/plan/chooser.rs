@@ -89,7 +89,7 @@ pub(crate) struct Terms {
     pub(crate) max_bytes: u64,
     /// Bytes that may be held, from before a compose to the delivery.
     pub(crate) budget: u64,
-    /// Samples that may be ahead of the training loop, decoded ones among them.
+    /// Samples that may be ahead of the training loop.
     pub(crate) ahead: u64,
     pub(crate) prices: Prices,
     /// Whether to compose where that is dearer than reading one by one, if it is faster.
@@ -210,8 +210,8 @@ pub(crate) struct Chooser {
     before: f64,
     latency: Option<Duration>,
     probes: u32,
-    /// Samples and bytes so far: what the mean is taken of.
-    seen: (u64, u64),
+    /// Samples so far, their bytes, and what is held of them: what the means are taken of.
+    seen: (u64, u64, u64),
     /// Samples of this epoch that were let through, and that are to be read one by one for a start.
     begun: u64,
     head: u64,
@@ -247,7 +247,7 @@ impl Chooser {
             before: 0.0,
             latency: None,
             probes: 0,
-            seen: (0, 0),
+            seen: (0, 0, 0),
             begun: 0,
             head: 0,
             all: 0,
@@ -294,21 +294,22 @@ impl Chooser {
         self.waited += time;
     }
 
-    /// Asks how to read a group of `samples` that could be joined, with `left` of the epoch to come behind it. `None`
+    /// Asks how to read a group of `samples` that could be joined, of so many `bytes`, of which so many are `held` with what is made of
+    /// them, and with `left` of the epoch to come behind it. `None`
     /// where enough is under way; then it is to be asked again when something has ended.
     pub(crate) fn admit(
         &mut self,
         now: Duration,
-        (samples, bytes): (usize, u64),
+        (samples, bytes, held): (usize, u64, u64),
         left: u64,
         ceilings: &Ceilings,
     ) -> Option<Turn> {
         let may_join = samples > 1 && self.terms.max_bytes > 0;
         if may_join {
-            self.seen = (self.seen.0 + samples as u64, self.seen.1 + bytes);
+            self.seen = (self.seen.0 + samples as u64, self.seen.1 + bytes, self.seen.2 + held);
             // Halved now and then, so that the mean follows the data; a group that asks again counts again, which is no matter.
             if self.seen.0 > MEAN_OF {
-                self.seen = (self.seen.0 / 2, self.seen.1 / 2);
+                self.seen = (self.seen.0 / 2, self.seen.1 / 2, self.seen.2 / 2);
             }
         }
         // What doesn't take long any more is read one by one: a compose would come later, and the loop would wait for it.
@@ -631,7 +632,8 @@ impl Chooser {
 
     /// Samples that can be on their way and ahead of the loop.
     fn held(&self) -> f64 {
-        (self.terms.budget as f64 / self.size()).min(self.terms.ahead as f64)
+        let held = (self.seen.2 as f64 / self.seen.0.max(1) as f64).max(1.0);
+        (self.terms.budget as f64 / held).min(self.terms.ahead as f64)
     }
 
     /// Mean bytes of a sample.
@@ -749,7 +751,7 @@ mod tests {
     fn until_joined(chooser: &mut Chooser, left: u64, ceilings: &Ceilings) -> (Vec<Turn>, Option<Turn>) {
         let mut alone = Vec::new();
         while alone.len() < 1_000 {
-            match chooser.admit(Duration::ZERO, (32, 32 * KIB), left - 32 * alone.len() as u64, ceilings) {
+            match chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), left - 32 * alone.len() as u64, ceilings) {
                 Some(turn) if turn.composed => return (alone, Some(turn)),
                 Some(turn) => alone.push(turn),
                 None => break,
@@ -826,7 +828,9 @@ mod tests {
         chooser.ended(millis(900), turn, Some((32, millis(900))));
         // So many are let through that none has begun of.
         let admit = |chooser: &mut Chooser, waiting| {
-            chooser.admit(millis(950), (32, 32 * KIB), MANY, &ceilings(true, waiting)).map(|turn| turn.composed)
+            chooser
+                .admit(millis(950), (32, 32 * KIB, 32 * KIB), MANY, &ceilings(true, waiting))
+                .map(|turn| turn.composed)
         };
         let joined = (0..100).take_while(|_| admit(&mut chooser, 0) == Some(true)).count();
         assert_eq!(joined, FEW);
@@ -862,7 +866,7 @@ mod tests {
             chooser.ended(millis(900), turn, Some((32, millis(900))));
             chooser.began(millis(1_000), (ahead, followed));
             let joins = |chooser: &mut Chooser, left| {
-                let turn = chooser.admit(millis(1_000), (32, 32 * KIB), left, &ceilings(true, 0)).unwrap();
+                let turn = chooser.admit(millis(1_000), (32, 32 * KIB, 32 * KIB), left, &ceilings(true, 0)).unwrap();
                 (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
                 turn.composed
             };
@@ -876,7 +880,7 @@ mod tests {
         let ceilings = ceilings(true, 0);
         let mut turns = Vec::new();
         while turns.len() < 64 {
-            let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB), MANY, &ceilings).unwrap();
+            let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), MANY, &ceilings).unwrap();
             if turn.composed {
                 chooser.begins(turn);
                 turns.push(turn);
@@ -888,7 +892,7 @@ mod tests {
             chooser.ended(millis(900), turn, Some((32, millis(900))));
         }
         // It compiles its kernels.
-        _ = chooser.admit(Duration::from_secs(40), (32, 32 * KIB), MANY, &ceilings);
+        _ = chooser.admit(Duration::from_secs(40), (32, 32 * KIB, 32 * KIB), MANY, &ceilings);
         assert_eq!(chooser.way, Way::Mixed, "{chooser:?}");
     }
 }

@@ -5,7 +5,6 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::{Ceiling, Ceilings, Choice, Chooser, Prices, Terms, Turn, Way};
-use crate::fetch::MOST_CALLS;
 use crate::store::BucketInfo;
 
 /// A bucket and the machine that reads from it.
@@ -58,6 +57,8 @@ const BYTE: f64 = 0.45e-6 / 1024.0;
 const JOINED: f64 = 0.55e-6 / 1024.0;
 /// Composing, reading and deleting.
 const GROUP: f64 = 280e-6;
+/// Calls of a kind at once.
+const MOST_CALLS: usize = 1_024;
 /// Samples that may be ahead of the training loop.
 const AHEAD: u64 = 65_536;
 
@@ -279,7 +280,9 @@ fn run(world: World, how: How, samples: u64, epochs: usize) -> Run {
                         (joined, None)
                     }
                     How::Auto => {
-                        let Some(turn) = chooser.admit(clock, (group as usize, bytes as u64), left, &ceilings) else {
+                        let Some(turn) =
+                            chooser.admit(clock, (group as usize, bytes as u64, bytes as u64), left, &ceilings)
+                        else {
                             break;
                         };
                         (0..if turn.composed { 1 } else { group }).for_each(|_| chooser.begins(turn));
