@@ -142,7 +142,10 @@ fn what_is_damaged_on_disk_is_read_from_the_bucket_and_put_in_again() {
         let again = loader(client(store), Strategy::compose(), Some(folder.open()));
         let misses = epoch(&again, 0, &contents).1.misses;
         assert!(misses > 5 && misses < 200, "{misses}");
-        assert_eq!(epoch(&again, 1, &contents).1.misses, 0);
+        // Who goes on with the segment cuts it off at the first record that isn't whole. What was found behind that before it
+        // was cut off is missed once more.
+        epoch(&again, 1, &contents);
+        assert_eq!(epoch(&again, 2, &contents).1.misses, 0);
     });
 }
 
