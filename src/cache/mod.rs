@@ -27,6 +27,7 @@ mod tests;
 mod writer;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -70,6 +71,12 @@ const LEAST: u64 = 1 << 20;
 
 /// Threads that read: what keeps a disk busy that does many things at once, and few where memory is what is read.
 const READERS: Range<usize> = 4..32;
+
+/// How long a segment that somebody has locked is waited for: about what a read from the bucket takes. Who looks whether
+/// it can be gone on with reads it once.
+const MOMENT: Duration = Duration::from_millis(100);
+/// How often is looked meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A cache of samples in a folder on local disk.
 ///
@@ -407,10 +414,23 @@ impl Shared {
         }
     }
 
+    /// The file of a segment, waited for while somebody looks whether it can be gone on with.
+    fn file(&self, segment: &Arc<Segment>) -> io::Result<Arc<File>> {
+        let until = Instant::now() + MOMENT;
+        loop {
+            match self.open.file(segment, self.now()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                    std::thread::sleep(LOOK);
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn read(&self, wanted: &Wanted<'_>, into: &mut [u8]) -> Option<Range<usize>> {
         let segment = self.segments().get(&wanted.place.segment).cloned()?;
         let at = u64::from(wanted.place.at) * UNIT;
-        let read = self.open.file(&segment, self.now()).and_then(|file| file.read_exact_at(into, at));
+        let read = self.file(&segment).and_then(|file| file.read_exact_at(into, at));
         let proved = match read {
             Ok(()) => proved(wanted, into),
             Err(error) => {
