@@ -414,16 +414,22 @@ impl Shared {
         }
     }
 
-    /// The file of a segment, waited for while somebody looks whether it can be gone on with.
+    /// The file of a segment, waited for while somebody looks whether it can be gone on with. Where that takes longer, as of a
+    /// large segment of small samples, only the first who come wait.
     fn file(&self, segment: &Arc<Segment>) -> io::Result<Arc<File>> {
         let until = Instant::now() + MOMENT;
         loop {
-            match self.open.file(segment, self.now()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                    std::thread::sleep(LOOK);
-                }
-                done => return done,
+            let file = self.open.file(segment, self.now());
+            let is_locked = file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            if !is_locked || segment.in_vain.load(Ordering::Relaxed) {
+                segment.in_vain.store(is_locked, Ordering::Relaxed);
+                return file;
             }
+            if Instant::now() >= until {
+                segment.in_vain.store(true, Ordering::Relaxed);
+                return file;
+            }
+            std::thread::sleep(LOOK);
         }
     }
 

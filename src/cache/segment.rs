@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::format::{self, ENTRY, Found, HEAD, Head, MOST_BEFORE, UNIT, record_at};
@@ -26,6 +26,8 @@ pub(super) struct Segment {
     /// When it was last read from, by the count of reads.
     read: AtomicU64,
     pub(super) walk: Mutex<Walk>,
+    /// Whether it was waited for in vain since it was last to be had.
+    pub(super) in_vain: AtomicBool,
 }
 
 /// The segments that are open here: so many at most, whatever there is, since connections need descriptors, too. Beyond
@@ -88,14 +90,16 @@ pub(super) struct Walk {
 impl Segment {
     pub(super) fn new(number: u32, path: PathBuf) -> Arc<Self> {
         let (used, read) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { number, path, file: Mutex::default(), used, read, walk: Mutex::default() })
+        let (walk, in_vain) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { number, path, file: Mutex::default(), used, read, walk, in_vain })
     }
 
     /// One that this process writes.
     pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, now: u64) -> Arc<Self> {
         let (used, read) = (AtomicU64::new(now), AtomicU64::new(0));
         let walk = Walk { over: true, ..Walk::default() };
-        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used, read, walk: Mutex::new(walk) })
+        let (walk, in_vain) = (Mutex::new(walk), AtomicBool::new(false));
+        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used, read, walk, in_vain })
     }
 
     /// The file, and whether it was opened for this.

@@ -1,0 +1,172 @@
+//! The choice, step by step: what it begins with, and what it makes of what comes back.
+
+use super::*;
+use crate::store::BucketInfo;
+
+const MANY: u64 = 1 << 20;
+const KIB: u64 = 1 << 10;
+
+fn chooser() -> Chooser {
+    let bucket = BucketInfo { soft_delete: Some(Duration::ZERO), ..BucketInfo::default() };
+    let mut chooser = Chooser::new(Terms {
+        max_bytes: 32 * KIB,
+        budget: 1 << 30,
+        ahead: 65_536,
+        prices: Prices::of(&bucket),
+        pay_for_speed: true,
+    });
+    chooser.began(Duration::ZERO, (false, false));
+    chooser
+}
+
+fn ceilings(may_write: bool, waiting: usize) -> Ceilings {
+    let lane = |waiting| Ceiling { at_once: 1_024, in_flight: 0, waiting, rate: None };
+    Ceilings { reads: lane(0), writes: lane(waiting), may_write }
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Groups of 32 samples of a KiB until one is joined, or none is let through.
+fn until_joined(chooser: &mut Chooser, left: u64, ceilings: &Ceilings) -> (Vec<Turn>, Option<Turn>) {
+    let mut alone = Vec::new();
+    while alone.len() < 1_000 {
+        match chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), left - 32 * alone.len() as u64, ceilings) {
+            Some(turn) if turn.composed => return (alone, Some(turn)),
+            Some(turn) => alone.push(turn),
+            None => break,
+        }
+    }
+    (alone, None)
+}
+
+/// One that began joined, and whose first compose came back after `took`; all reads before it wait for their calls.
+fn after_the_first(took: Duration, left: u64) -> Chooser {
+    let mut chooser = chooser();
+    let (alone, joined) = until_joined(&mut chooser, left, &ceilings(true, 0));
+    for turn in alone {
+        (0..32).for_each(|_| chooser.begins(turn));
+    }
+    let turn = joined.unwrap();
+    chooser.begins(turn);
+    chooser.ended(took, turn, Some((32, took)));
+    chooser
+}
+
+#[test]
+fn small_objects_are_joined_behind_what_reads_bring_meanwhile() {
+    let mut chooser = chooser();
+    let (alone, joined) = until_joined(&mut chooser, MANY, &ceilings(true, 0));
+    assert!(joined.is_some() && chooser.way == Way::Mixed, "{chooser:?}");
+    assert!((3_000..4_000).contains(&(32 * alone.len())), "{}", alone.len());
+}
+
+#[test]
+fn where_composing_is_unproven_or_nearly_all_is_refused_two_are_tried() {
+    let slow = Ceilings { writes: Ceiling { rate: Some(50.0), ..ceilings(true, 0).writes }, ..ceilings(true, 0) };
+    for ceilings in [ceilings(false, 0), slow] {
+        let mut chooser = chooser();
+        assert!(until_joined(&mut chooser, MANY, &ceilings).1.is_some());
+        assert!(until_joined(&mut chooser, MANY, &ceilings).1.is_some());
+        assert_eq!((until_joined(&mut chooser, MANY, &ceilings).1, chooser.way), (None, Way::Direct));
+    }
+}
+
+#[test]
+fn first_composes_that_fail_are_the_last_for_now() {
+    let mut chooser = chooser();
+    let turn = until_joined(&mut chooser, MANY, &ceilings(true, 0)).1.unwrap();
+    chooser.begins(turn);
+    // Dropped with its epoch, which says nothing of composing.
+    let mut dropped = chooser.clone();
+    dropped.ended(millis(50), turn, None);
+    assert_eq!(dropped.way, Way::Mixed);
+    chooser.failed(millis(50), turn);
+    chooser.ended(millis(50), turn, None);
+    assert_eq!(chooser.choice().to_string(), "direct: the first composes failed");
+    // A failure later on is one of many reads.
+    let mut chooser = self::chooser();
+    let ceilings = ceilings(true, 0);
+    let turns: Vec<_> = (0..2).filter_map(|_| until_joined(&mut chooser, MANY, &ceilings).1).collect();
+    for turn in &turns {
+        chooser.begins(*turn);
+    }
+    chooser.ended(millis(900), turns[0], Some((32, millis(900))));
+    chooser.failed(millis(910), turns[1]);
+    chooser.ended(millis(910), turns[1], None);
+    assert_eq!(chooser.way, Way::Mixed);
+}
+
+#[test]
+fn a_compose_that_takes_most_of_an_epoch_is_not_waited_for_in_the_next() {
+    for (took, way) in [(900, Way::Mixed), (2_400, Way::Direct)] {
+        let mut chooser = after_the_first(millis(took), 16_000);
+        chooser.began(millis(4_000), (false, false));
+        assert_eq!(chooser.way, way, "{took}");
+    }
+}
+
+#[test]
+fn a_busy_machine_is_no_reason_to_read_one_by_one() {
+    let mut chooser = after_the_first(millis(900), MANY);
+    // So many are let through that none has begun of.
+    let admit = |chooser: &mut Chooser, waiting| {
+        chooser.admit(millis(950), (32, 32 * KIB, 32 * KIB), MANY, &ceilings(true, waiting)).map(|turn| turn.composed)
+    };
+    let joined = (0..100).take_while(|_| admit(&mut chooser, 0) == Some(true)).count();
+    assert_eq!(joined, FEW);
+    assert_eq!(admit(&mut chooser, 0), None);
+    // Those that wait for the service leave reads their share.
+    assert_eq!(admit(&mut chooser, FEW), Some(false));
+}
+
+#[test]
+fn an_epoch_goes_on_with_what_is_known_where_it_was_begun_ahead() {
+    for (ahead, goes_on) in [(true, true), (false, false)] {
+        let mut chooser = chooser();
+        let turns: Vec<_> = (0..2).filter_map(|_| until_joined(&mut chooser, MANY, &ceilings(true, 0)).1).collect();
+        for turn in &turns {
+            chooser.begins(*turn);
+        }
+        chooser.ended(millis(900), turns[0], Some((32, millis(900))));
+        chooser.began(millis(1_000), (ahead, false));
+        assert_eq!(chooser.is_settled(), goes_on);
+    }
+}
+
+#[test]
+fn the_ends_of_an_epoch_are_read_one_by_one_where_a_loop_would_wait() {
+    for (ahead, followed) in [(false, false), (true, false), (true, true)] {
+        let mut chooser = after_the_first(millis(900), MANY);
+        chooser.began(millis(1_000), (ahead, followed));
+        let joins = |chooser: &mut Chooser, left| {
+            let turn = chooser.admit(millis(1_000), (32, 32 * KIB, 32 * KIB), left, &ceilings(true, 0)).unwrap();
+            (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
+            turn.composed
+        };
+        assert_eq!((joins(&mut chooser, MANY), joins(&mut chooser, 320)), (ahead, followed));
+    }
+}
+
+#[test]
+fn a_loop_that_stops_for_long_undoes_no_trial() {
+    let mut chooser = chooser();
+    let ceilings = ceilings(true, 0);
+    let mut turns = Vec::new();
+    while turns.len() < 64 {
+        let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), MANY, &ceilings).unwrap();
+        if turn.composed {
+            chooser.begins(turn);
+            turns.push(turn);
+        } else {
+            (0..32).for_each(|_| chooser.begins(turn));
+        }
+    }
+    for turn in turns {
+        chooser.ended(millis(900), turn, Some((32, millis(900))));
+    }
+    // It compiles its kernels.
+    _ = chooser.admit(Duration::from_secs(40), (32, 32 * KIB, 32 * KIB), MANY, &ceilings);
+    assert_eq!(chooser.way, Way::Mixed, "{chooser:?}");
+}
