@@ -123,7 +123,8 @@ impl Store for Odd {
         }
         let mut page = ListPage::default();
         if self.empty > 0 && random(4).is_multiple_of(self.empty) && self.cap != 1 {
-            page.next_page_token = Some(after.map_or_else(|| " ".to_owned(), str::to_owned));
+            // No name has a line feed, so that this token is of no name.
+            page.next_page_token = Some(after.map_or_else(|| "\n".to_owned(), str::to_owned));
             // A token that has been there twice would be a server that leads nowhere.
             page.next_page_token.as_mut().unwrap().push('\r');
             return Ok(page);
@@ -133,7 +134,7 @@ impl Store for Odd {
             page.next_page_token = Some(call.to_string());
             return Ok(page);
         }
-        let after = after.map(|token| token.trim_end_matches('\r')).filter(|token| *token != " ");
+        let after = after.map(|token| token.trim_end_matches('\r')).filter(|token| *token != "\n");
         let mut listed = Vec::new();
         let mut last = "";
         for name in &self.names[self.names.partition_point(|name| name.as_str() < start)..] {
@@ -275,6 +276,12 @@ proptest! {
         let listed = server.listed(&prefix, page_size, concurrency, known).unwrap();
         prop_assert_eq!(listed, server.below(&prefix), "{} calls", server.calls.load(Ordering::Relaxed));
     }
+}
+
+#[test]
+fn a_name_that_is_one_space_is_a_name() {
+    let server = Odd { cap: 1, ..Odd::new([" ".into(), "a".into()]) };
+    assert_eq!(server.listed("", 1, 8, Vec::new()).unwrap(), [" ", "a"]);
 }
 
 #[test]
