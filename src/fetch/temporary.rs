@@ -190,7 +190,7 @@ impl Ledger {
 async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &ObjectId) -> Result<()> {
     let mut again = AGAIN.iter();
     loop {
-        let slot = writes.acquire(number).await;
+        let slot = writes.acquire_behind(number).await;
         let outcome = client.watched(slot.watch()).delete(id).await;
         slot.done(0);
         match outcome {

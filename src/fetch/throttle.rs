@@ -1,7 +1,8 @@
 //! Calls of one kind on one bucket, let through as the service takes them: so many at once, so many a second.
 //!
 //! Whoever wants to make a call waits for a [`Slot`]. Waiters are served in the order of their numbers, the smallest
-//! first, whenever they came, so that the batch that is needed first is read first. No task drives this: whoever is let
+//! first, whenever they came, so that the batch that is needed first is read first. Those *behind*, for which nobody waits, have
+//! every other turn where both kinds wait, and all where no others do. No task drives this: whoever is let
 //! through, leaves or gives up lets the next ones through, and where only time is missing, the first waiter keeps the
 //! clock. So it works from any runtime, and for as long as anybody waits.
 
@@ -167,6 +168,9 @@ pub struct Ceiling {
     pub in_flight: usize,
     /// Calls that wait to be let through.
     pub waiting: usize,
+    /// Calls that wait beside them and for which no batch does: deletions.
+    #[serde(default)]
+    pub behind: usize,
     /// Calls a second that the service takes, as far as its refusals told; `None` where it never refused.
     pub per_second: Option<f64>,
     /// Calls whose first try the service refused (429, 503).
@@ -182,16 +186,22 @@ pub(crate) struct Throttle {
     state: Mutex<State>,
 }
 
+/// Whether a waiter is one behind, its number, and which one it was to come: those before others of their kind are served first.
+type Key = (bool, u64, u64);
+
 #[derive(Debug)]
 struct State {
     pace: Pace,
     rate: Rate,
     in_flight: usize,
     refused: u64,
-    /// By number, then in the order they came.
-    waiters: BTreeMap<(u64, u64), Arc<Notify>>,
+    waiters: BTreeMap<Key, Arc<Notify>>,
+    /// Of the waiters.
+    behind: usize,
+    /// Whether the next turn is of one behind, if there is any; else it is of one of the others.
+    behind_next: bool,
     /// The waiter that looks again when the rate allows the next call.
-    keeper: Option<(u64, u64)>,
+    keeper: Option<Key>,
     tickets: u64,
     /// The ceiling that was last told in the log.
     told: f64,
@@ -218,6 +228,8 @@ impl Throttle {
             in_flight: 0,
             refused: 0,
             waiters: BTreeMap::new(),
+            behind: 0,
+            behind_next: false,
             keeper: None,
             tickets: 0,
             told: 0.0,
@@ -239,7 +251,16 @@ impl Throttle {
     /// # Cancel safety
     /// Dropping the future gives the place up, and a slot that was on its way to the next.
     pub(crate) async fn acquire(self: &Arc<Self>, number: u64) -> Slot {
-        let mut waiter = Waiter::enter(self, number);
+        self.slot(false, number).await
+    }
+
+    /// Waits as [`acquire`](Self::acquire) does until a call may be made that no batch waits for.
+    pub(crate) async fn acquire_behind(self: &Arc<Self>, number: u64) -> Slot {
+        self.slot(true, number).await
+    }
+
+    async fn slot(self: &Arc<Self>, behind: bool, number: u64) -> Slot {
+        let mut waiter = Waiter::enter(self, behind, number);
         loop {
             match waiter.look() {
                 Look::Granted => return Slot::new(self),
@@ -256,10 +277,12 @@ impl Throttle {
 
     pub(crate) fn snapshot(&self) -> Ceiling {
         let state = self.state();
+        let behind = state.behind;
         Ceiling {
             at_once: state.pace.limit(),
             in_flight: state.in_flight,
-            waiting: state.waiters.len(),
+            waiting: state.waiters.len() - behind,
+            behind,
             per_second: state.rate.learned(),
             refused: state.refused,
         }
@@ -284,18 +307,34 @@ impl Throttle {
 const MOVED: f64 = 0.2;
 
 impl State {
+    /// Who is next.
+    fn first(&self) -> Option<(Key, &Arc<Notify>)> {
+        let other = || self.waiters.first_key_value().filter(|(key, _)| !key.0);
+        let behind = || self.waiters.range((true, 0, 0)..).next();
+        let first = if self.behind_next { behind().or_else(other) } else { other().or_else(behind) };
+        first.map(|(key, turn)| (*key, turn))
+    }
+
+    fn take_out(&mut self, key: Key) -> Option<Arc<Notify>> {
+        let turn = self.waiters.remove(&key)?;
+        self.behind -= usize::from(key.0);
+        Some(turn)
+    }
+
     /// Lets through whoever may start now, and wakes who keeps the clock for the rest.
     fn dispatch(&mut self, now: Duration, more: bool) {
         while self.in_flight < self.pace.limit() {
             if self.rate.due() > now {
-                if let Some((key, first)) = self.waiters.first_key_value()
-                    && self.keeper != Some(*key)
+                if let Some((key, first)) = self.first()
+                    && self.keeper != Some(key)
                 {
                     first.notify_one();
                 }
                 return;
             }
-            let Some((_, first)) = self.waiters.pop_first() else { return };
+            let Some((key, _)) = self.first() else { return };
+            let Some(first) = self.take_out(key) else { return };
+            self.behind_next = !key.0;
             self.in_flight += 1;
             self.rate.start(now, more);
             first.notify_one();
@@ -306,18 +345,19 @@ impl State {
 /// A place among the waiters.
 struct Waiter<'a> {
     throttle: &'a Arc<Throttle>,
-    key: (u64, u64),
+    key: Key,
     turn: Arc<Notify>,
     /// The slot is taken out.
     done: bool,
 }
 
 impl<'a> Waiter<'a> {
-    fn enter(throttle: &'a Arc<Throttle>, number: u64) -> Self {
+    fn enter(throttle: &'a Arc<Throttle>, behind: bool, number: u64) -> Self {
         let turn = Arc::new(Notify::new());
         let mut state = throttle.state();
         state.tickets += 1;
-        let key = (number, state.tickets);
+        state.behind += usize::from(behind);
+        let key = (behind, number, state.tickets);
         state.waiters.insert(key, Arc::clone(&turn));
         drop(state);
         Self { throttle, key, turn, done: false }
@@ -326,7 +366,7 @@ impl<'a> Waiter<'a> {
     fn look(&mut self) -> Look {
         let now = self.throttle.now();
         let mut state = self.throttle.state();
-        let first = |state: &State| state.waiters.first_key_value().is_some_and(|(key, _)| *key == self.key);
+        let first = |state: &State| state.first().is_some_and(|(key, _)| key == self.key);
         if state.keeper == Some(self.key) {
             state.keeper = None;
         }
@@ -360,7 +400,7 @@ impl Drop for Waiter<'_> {
         if state.keeper == Some(self.key) {
             state.keeper = None;
         }
-        if state.waiters.remove(&self.key).is_none() {
+        if state.take_out(self.key).is_none() {
             // It was let through and never knew.
             state.in_flight -= 1;
         }
@@ -488,6 +528,32 @@ mod tests {
         assert_eq!(*order.lock().unwrap(), [1, 3, 5, 7, 7]);
         let end = throttle.snapshot();
         assert_eq!((end.in_flight, end.waiting, end.refused, end.per_second), (0, 0, 0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_behind_have_every_other_turn_and_what_nobody_else_wants() {
+        let throttle = throttle(1, 1e6);
+        let first = throttle.acquire(0).await;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiters = Vec::new();
+        for (behind, number) in [(true, 1), (true, 2), (true, 3), (true, 4), (false, 12), (false, 11), (false, 13)] {
+            let (throttle, order) = (Arc::clone(&throttle), Arc::clone(&order));
+            waiters.push(tokio::spawn(async move {
+                let slot = throttle.slot(behind, number).await;
+                order.lock().unwrap().push(number);
+                slot.done(0);
+            }));
+        }
+        sleep(Duration::from_millis(1)).await;
+        let told = throttle.snapshot();
+        assert_eq!((told.waiting, told.behind), (3, 4));
+        first.done(0);
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [1, 11, 2, 12, 3, 13, 4]);
+        let told = throttle.snapshot();
+        assert_eq!((told.waiting, told.behind, told.in_flight), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -619,10 +619,12 @@ impl Chooser {
             && self.allowed(Way::Mixed)
     }
 
-    /// How long a compose takes isn't known yet: then half of what can be held, and of what there is, is for reads that
-    /// come meanwhile.
+    /// How long a compose takes isn't known yet: then half of what can be held is for reads that come meanwhile, and so is the end
+    /// of an epoch that no other follows.
     fn joins_enough(&self, left: u64) -> bool {
-        self.out[COMPOSED] as f64 * self.sources() > self.held().min(left as f64) / 2.0
+        let meanwhile = READS * USUAL_LATENCY.as_secs_f64();
+        self.out[COMPOSED] as f64 * self.sources() > self.held() / 2.0
+            || (!self.followed && (self.out[DIRECT] as u64 + left) as f64 <= meanwhile)
     }
 
     /// How many more samples the same work brings when they are joined.

@@ -63,6 +63,24 @@ fn small_objects_are_joined_behind_what_reads_bring_meanwhile() {
 }
 
 #[test]
+fn until_a_compose_is_back_all_is_joined_but_for_what_reads_bring_meanwhile() {
+    for (followed, most) in [(false, 24_000 - 3_750 - 5_000), (true, 24_000 - 3_750)] {
+        let mut chooser = chooser();
+        chooser.began(Duration::ZERO, (false, followed));
+        let mut joined = 0;
+        for left in (0..750).rev().map(|groups| groups * 32) {
+            let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), left, &ceilings(true, 0)).unwrap();
+            (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
+            joined += if turn.composed { 32 } else { 0 };
+            if !turn.composed {
+                (0..32).for_each(|_| chooser.ended(millis(1), turn, Some((1, millis(1)))));
+            }
+        }
+        assert!((most - 64..most + 64).contains(&joined), "{followed}: {joined}");
+    }
+}
+
+#[test]
 fn where_composing_is_unproven_or_nearly_all_is_refused_two_are_tried() {
     let slow = Ceilings { writes: Ceiling { rate: Some(50.0), ..ceilings(true, 0).writes }, ..ceilings(true, 0) };
     for ceilings in [ceilings(false, 0), slow] {
