@@ -19,7 +19,7 @@ use super::substitute::Lockstep;
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::fetch::{Fetcher, Told};
+use crate::fetch::{Fetcher, MOST_BEHIND, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
@@ -496,7 +496,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let [reads, writes] = [now.reads, now.writes].map(|lane| Ceiling {
             at_once: lane.at_once,
             in_flight: lane.in_flight,
-            waiting: lane.waiting,
+            waiting: lane.waiting + lane.behind.saturating_sub(MOST_BEHIND),
             rate: lane.per_second,
         });
         Ceilings { reads, writes, may_write: self.fetcher.is_proven() }

@@ -533,6 +533,7 @@ impl Watch {
             reads_per_second = reads.per_second,
             writes_in_flight = writes.in_flight,
             writes_waiting = writes.waiting,
+            deletions_waiting = writes.behind,
             writes_at_once = writes.at_once,
             writes_per_second = writes.per_second,
             "the training loop waits for {}",

@@ -33,7 +33,7 @@ pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
-pub(crate) use throttle::{Appetite, Caps, MOST_CALLS, Throttles};
+pub(crate) use throttle::{Appetite, Caps, MOST_BEHIND, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
 
 /// What is left free of the memory budget by buffers that are kept for bodies to come: the read buffers of connections, which

@@ -83,7 +83,7 @@ struct Entry {
     run: Arc<Run>,
     bucket: Arc<str>,
     writes: Arc<Throttle>,
-    /// The number of the group it is of: it is older than what waits to be composed, so its deletion goes first.
+    /// The number of the group it is of: deletions go in this order.
     number: u64,
     condition: Condition,
     #[expect(dead_code, reason = "held for its drop")]

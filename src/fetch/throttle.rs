@@ -2,7 +2,7 @@
 //!
 //! Whoever wants to make a call waits for a [`Slot`]. Waiters are served in the order of their numbers, the smallest
 //! first, whenever they came, so that the batch that is needed first is read first. Those *behind*, for which nobody waits, have
-//! every other turn where both kinds wait, and all where no others do. No task drives this: whoever is let
+//! every other turn where both kinds wait, all where no others do, and all while they are too many. No task drives this: whoever is let
 //! through, leaves or gives up lets the next ones through, and where only time is missing, the first waiter keeps the
 //! clock. So it works from any runtime, and for as long as anybody waits.
 
@@ -41,6 +41,10 @@ const USUAL_FILES: u64 = 1_024;
 
 /// Shortest time by which the number of calls at once is judged: some tens of the shortest calls there are.
 const WINDOW: Duration = Duration::from_millis(25);
+
+/// Most calls that wait behind others; those beyond go before them. Some 500 wait from the first second on, where a compose
+/// takes about one: until the first is back, all of the bucket's writes are composes, and then half of them.
+pub(crate) const MOST_BEHIND: usize = 768;
 
 /// What a call weighs beside the bytes it brings, when calls at once are judged by the work they do.
 const CALL: u64 = 64 << 10;
@@ -311,7 +315,11 @@ impl State {
     fn first(&self) -> Option<(Key, &Arc<Notify>)> {
         let other = || self.waiters.first_key_value().filter(|(key, _)| !key.0);
         let behind = || self.waiters.range((true, 0, 0)..).next();
-        let first = if self.behind_next { behind().or_else(other) } else { other().or_else(behind) };
+        let first = if self.behind_next || self.behind > MOST_BEHIND {
+            behind().or_else(other)
+        } else {
+            other().or_else(behind)
+        };
         first.map(|(key, turn)| (*key, turn))
     }
 
@@ -554,6 +562,29 @@ mod tests {
         assert_eq!(*order.lock().unwrap(), [1, 11, 2, 12, 3, 13, 4]);
         let told = throttle.snapshot();
         assert_eq!((told.waiting, told.behind, told.in_flight), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_behind_go_first() {
+        let throttle = throttle(1, 1e6);
+        let first = throttle.acquire(0).await;
+        let mut behind: Vec<_> = (0..MOST_BEHIND + 10).map(|_| Box::pin(throttle.acquire_behind(0))).collect();
+        for waiter in &mut behind {
+            assert!(waiter.now_or_never().is_none());
+        }
+        let mut other = Box::pin(throttle.acquire(1));
+        assert!((&mut other).now_or_never().is_none());
+        sleep(Duration::from_millis(1)).await;
+        first.done(0);
+        let mut turns = 0;
+        while (&mut other).now_or_never().is_none() {
+            let slot = behind[turns].as_mut().now_or_never().unwrap();
+            turns += 1;
+            sleep(Duration::from_millis(1)).await;
+            slot.done(0);
+        }
+        // Ten too many, and the turn of one.
+        assert!((10..=11).contains(&turns), "{turns}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,8 +66,9 @@ impl fmt::Display for Choice {
 pub(crate) struct Ceiling {
     /// Calls at once, at most, now.
     pub(crate) at_once: usize,
-    /// Calls under way, and calls that wait for that.
+    /// Calls under way.
     pub(crate) in_flight: usize,
+    /// Calls that wait, and go before those that come now.
     pub(crate) waiting: usize,
     /// Calls a second, where refusals have told.
     pub(crate) rate: Option<f64>,
@@ -624,7 +625,7 @@ impl Chooser {
     fn joins_enough(&self, left: u64) -> bool {
         let meanwhile = READS * USUAL_LATENCY.as_secs_f64();
         self.out[COMPOSED] as f64 * self.sources() > self.held() / 2.0
-            || (!self.followed && (self.out[DIRECT] as u64 + left) as f64 <= meanwhile)
+            || (!self.followed && self.out[DIRECT] as f64 + left as f64 <= meanwhile)
     }
 
     /// How many more samples the same work brings when they are joined.

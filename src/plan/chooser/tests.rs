@@ -81,6 +81,16 @@ fn until_a_compose_is_back_all_is_joined_but_for_what_reads_bring_meanwhile() {
 }
 
 #[test]
+fn an_epoch_whose_end_is_not_known_goes_on_joining() {
+    let mut chooser = chooser();
+    for _ in 0..500 {
+        let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), u64::MAX, &ceilings(true, 0)).unwrap();
+        (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
+    }
+    assert_eq!(chooser.out[COMPOSED], 500 - 3_750_usize.div_ceil(32), "{chooser:?}");
+}
+
+#[test]
 fn where_composing_is_unproven_or_nearly_all_is_refused_two_are_tried() {
     let slow = Ceilings { writes: Ceiling { rate: Some(50.0), ..ceilings(true, 0).writes }, ..ceilings(true, 0) };
     for ceilings in [ceilings(false, 0), slow] {
