@@ -5,61 +5,11 @@
 //! could be better by what is known, and keeps the better of the two by what both brought. A look costs little: on
 //! the way from one by one to both at once nothing stops, and what is joined is read ahead of what the loop waits for.
 
-use std::fmt;
 use std::time::Duration;
 
-use super::{MAX_SOURCES, Prices};
+use super::way::WAYS;
+use super::{Choice, MAX_SOURCES, Prices, Way};
 use crate::store::StorageClass;
-
-/// How samples are read that can be joined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Way {
-    /// Each by itself.
-    #[default]
-    Direct,
-    /// As many joined as the service lets be composed, and the others each by itself.
-    Mixed,
-    /// All joined.
-    Composed,
-}
-
-const WAYS: [Way; 3] = [Way::Direct, Way::Mixed, Way::Composed];
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Direct => "direct",
-            Self::Mixed => "mixed",
-            Self::Composed => "composed",
-        })
-    }
-}
-
-/// How a loader reads what could be joined, and why.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Choice {
-    /// The way now; on trial where `reason` says so.
-    pub way: Way,
-    /// Why, in one line with the figures that decided.
-    pub reason: String,
-    /// Samples a second that reading one by one last brought, where it was measured; or should bring, as is documented, where joining
-    /// began before there was anything to measure.
-    pub direct: Option<f64>,
-    /// The same of both ways at once.
-    pub mixed: Option<f64>,
-    /// The same of joined reads alone.
-    pub composed: Option<f64>,
-    /// From the start of a compose to the last byte of its object, where one was tried.
-    pub compose_latency: Option<Duration>,
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.way, self.reason)
-    }
-}
 
 /// What the service takes of one kind of call.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@ mod price;
 #[cfg(test)]
 mod simulation;
 mod table;
+mod way;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,11 +20,11 @@ use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, StorageClass};
 pub(crate) use chooser::{Ceiling, Ceilings, Chooser, Terms, Turn};
-pub use chooser::{Choice, Way};
 pub(crate) use forecast::Affordable;
 pub use forecast::{Cost, Forecast, Layout};
 pub use price::{Bill, Prices, cold_notice, usd};
 pub use table::PriceTable;
+pub use way::{Choice, Way};
 
 /// The most sources that one compose call takes.
 pub const MAX_SOURCES: usize = 32;
