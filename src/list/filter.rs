@@ -28,7 +28,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// - `**` as a whole part stands for any number of parts: `cat/**`, `**/thumbs/*`, `2026/**/*.png`.
 /// - `\` takes from the next character what it stands for: `\[1\].png`.
 ///
-/// Upper and lower case are different.
+/// Upper and lower case are different, unless [`any_case`](Filter::any_case) is set.
 ///
 /// ```
 /// use dataflux::list::{Filter, Prefix, Reason};
@@ -50,6 +50,7 @@ pub struct Filter {
     exclude: Globs,
     sizes: RangeInclusive<u64>,
     modified_since: Option<SystemTime>,
+    only_images: bool,
 }
 
 impl Default for Filter {
@@ -76,6 +77,7 @@ impl Filter {
             exclude: Globs::default(),
             sizes: 0..=u64::MAX,
             modified_since: None,
+            only_images: false,
         }
     }
 
@@ -103,6 +105,38 @@ impl Filter {
     pub fn exclude(mut self, glob: &str) -> Result<Self> {
         self.exclude.push(glob)?;
         Ok(self)
+    }
+
+    /// Matches all globs of this filter in any case, wherever they are in the chain: `*.jpg` then stands for `A.JPG`, too.
+    /// Only the letters `a` to `z` have a case here.
+    ///
+    /// ```
+    /// use dataflux::list::Filter;
+    ///
+    /// let photos = Filter::new().include("*.{jpg,jpeg}")?.any_case()?;
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Globs that are too many or too long together to be matched in any case.
+    pub fn any_case(mut self) -> Result<Self> {
+        self.include.ignore_case()?;
+        self.exclude.ignore_case()?;
+        Ok(self)
+    }
+
+    /// Only names that end as those of images do, in upper or lower case: `.jpg`, `.jpeg`, `.jpe`, `.jfif`, `.png`, `.apng`,
+    /// `.gif`, `.webp`, `.bmp`, `.tif`, `.tiff`, `.pbm`, `.pgm`, `.ppm`, `.avif`, `.heic`, `.heif` and `.jxl`. These are more
+    /// than this crate decodes, so that an image of another format is an error and isn't left out unnoticed.
+    ///
+    /// Files and folders that tools hide are left out as well, below the last `/` of the listed prefix: those whose
+    /// name begins with a dot, such as `.ipynb_checkpoints`, `__MACOSX` and `Thumbs.db`.
+    ///
+    /// A data set that is decoded with an [`ImageFolder`](crate::ImageFolder) is filtered like this in any case.
+    #[must_use]
+    pub fn images(mut self) -> Self {
+        self.only_images = true;
+        self
     }
 
     /// Only objects of at least so many bytes, as stored.
@@ -177,11 +211,37 @@ impl Filter {
         if object.size > *self.sizes.end() {
             return Some(Reason::TooLarge);
         }
-        match (self.modified_since, object.updated) {
-            (Some(since), Some(updated)) if updated < since => Some(Reason::NotModified),
-            _ => None,
+        if let (Some(since), Some(updated)) = (self.modified_since, object.updated)
+            && updated < since
+        {
+            return Some(Reason::NotModified);
         }
+        if self.only_images { no_image(below) } else { None }
     }
+}
+
+/// Suffixes of names of images, in lower case. An image that this crate can't decode must be among them: then the decoder
+/// says so, instead of the filter leaving it out.
+const IMAGE_SUFFIXES: [&str; 18] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "tif", "tiff", "pbm", "pgm", "ppm", "avif",
+    "heic", "heif", "jxl",
+];
+
+/// Why an object isn't an image, by its name below the prefix's last slash.
+pub(crate) fn no_image(below: &str) -> Option<Reason> {
+    if below.split('/').any(is_hidden) {
+        return Some(Reason::Hidden);
+    }
+    let file = below.rsplit('/').next().unwrap_or(below);
+    let suffix = file.rsplit_once('.').map(|(_, suffix)| suffix);
+    let is_image = suffix.is_some_and(|suffix| IMAGE_SUFFIXES.iter().any(|image| suffix.eq_ignore_ascii_case(image)));
+    (!is_image).then_some(Reason::NotAnImage)
+}
+
+/// Whether a file or a folder of this name is one that tools hide: macOS leaves `__MACOSX` in archives, and Windows `Thumbs.db`
+/// in folders.
+pub(crate) fn is_hidden(part: &str) -> bool {
+    part.starts_with('.') || part == "__MACOSX" || part.eq_ignore_ascii_case("thumbs.db")
 }
 
 /// Globs, any of which may match.
@@ -189,6 +249,7 @@ impl Filter {
 struct Globs {
     globs: Vec<Glob>,
     set: GlobSet,
+    any_case: bool,
 }
 
 impl Globs {
@@ -204,19 +265,37 @@ impl Globs {
         }
         let hint =
             r"write it as *.{jpg,png}, train/**/[0-9]*.png or raw/, and a *, ?, [ or { of a name as \*, \?, \[ or \{";
-        let built = GlobBuilder::new(&anchored(glob))
-            .literal_separator(true)
-            .backslash_escape(true)
-            .empty_alternates(true)
-            .build();
+        let built = self.build(&anchored(glob)).and_then(|built| {
+            self.globs.push(built);
+            GlobSet::new(&self.globs)
+        });
         match built {
-            Ok(built) => self.globs.push(built),
-            Err(error) => return refused(error.kind(), hint),
-        }
-        match GlobSet::new(&self.globs) {
             Ok(set) => self.set = set,
             Err(error) => return refused(error.kind(), hint),
         }
+        Ok(())
+    }
+
+    fn build(&self, anchored: &str) -> Result<Glob, globset::Error> {
+        GlobBuilder::new(anchored)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .empty_alternates(true)
+            .case_insensitive(self.any_case)
+            .build()
+    }
+
+    /// Builds those there are again, so that the order of calls makes no difference.
+    fn ignore_case(&mut self) -> Result<()> {
+        self.any_case = true;
+        let built = self.globs.iter().map(|glob| self.build(glob.glob())).collect::<Result<Vec<_>, _>>();
+        let built = built.and_then(|globs| Ok((GlobSet::new(&globs)?, globs)));
+        (self.set, self.globs) = built.map_err(|error| {
+            Error::new(ErrorKind::Config, format!("these globs can't be matched in any case: {}", error.kind()))
+                .stage(Stage::List)
+                .object(format_args!("{self:?}"))
+                .hint("give fewer or shorter globs")
+        })?;
         Ok(())
     }
 
@@ -290,11 +369,15 @@ pub enum Reason {
     TooLarge,
     /// It was last changed before the time wanted.
     NotModified,
+    /// Images are wanted, and it is a file, or in a folder, that tools hide: `.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`.
+    Hidden,
+    /// Images are wanted, and its name doesn't end like that of one.
+    NotAnImage,
 }
 
 impl Reason {
     /// All reasons, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Temporary,
         Self::DirectoryMarker,
         Self::StorageClass,
@@ -303,6 +386,8 @@ impl Reason {
         Self::TooSmall,
         Self::TooLarge,
         Self::NotModified,
+        Self::Hidden,
+        Self::NotAnImage,
     ];
 
     /// The name of the field of [`LeftOut`] that counts it.
@@ -316,6 +401,8 @@ impl Reason {
             Self::TooSmall => "too_small",
             Self::TooLarge => "too_large",
             Self::NotModified => "not_modified",
+            Self::Hidden => "hidden",
+            Self::NotAnImage => "not_an_image",
         }
     }
 }
@@ -340,6 +427,10 @@ pub struct LeftOut {
     pub too_large: u64,
     /// Those last changed before the time wanted.
     pub not_modified: u64,
+    /// Where images are wanted, files that tools hide, and those in folders that they hide.
+    pub hidden: u64,
+    /// Where images are wanted, those whose name doesn't end like that of one.
+    pub not_an_image: u64,
 }
 
 impl LeftOut {
@@ -367,7 +458,7 @@ impl LeftOut {
     }
 
     /// All counts, in the order in which files have them: that of [`Reason::ALL`]. A reason that is new goes to the end.
-    pub(crate) fn counts_mut(&mut self) -> [&mut u64; 8] {
+    pub(crate) fn counts_mut(&mut self) -> [&mut u64; 10] {
         let Self {
             temporaries,
             directory_markers,
@@ -377,8 +468,21 @@ impl LeftOut {
             too_small,
             too_large,
             not_modified,
+            hidden,
+            not_an_image,
         } = self;
-        [temporaries, directory_markers, storage_class, not_included, excluded, too_small, too_large, not_modified]
+        [
+            temporaries,
+            directory_markers,
+            storage_class,
+            not_included,
+            excluded,
+            too_small,
+            too_large,
+            not_modified,
+            hidden,
+            not_an_image,
+        ]
     }
 
     fn of(&mut self, reason: Reason) -> &mut u64 {
@@ -391,6 +495,8 @@ impl LeftOut {
             Reason::TooSmall => &mut self.too_small,
             Reason::TooLarge => &mut self.too_large,
             Reason::NotModified => &mut self.not_modified,
+            Reason::Hidden => &mut self.hidden,
+            Reason::NotAnImage => &mut self.not_an_image,
         }
     }
 }
@@ -411,6 +517,8 @@ impl fmt::Display for LeftOut {
                 Reason::TooSmall => ("too small", "too small"),
                 Reason::TooLarge => ("too large", "too large"),
                 Reason::NotModified => ("too old", "too old"),
+                Reason::Hidden => ("hidden file", "hidden files"),
+                Reason::NotAnImage => ("without an image's suffix", "without an image's suffix"),
             };
             let comma = if index > 0 { ", " } else { "" };
             write!(f, "{comma}{count} {}", if count == 1 { one } else { many })?;
@@ -551,6 +659,57 @@ mod tests {
         }
         let told = format!("{filter:?}");
         assert!(told.contains("**/*z.png") && told.len() < 400, "{told}");
+    }
+
+    #[test]
+    fn suffixes_in_any_case() {
+        for filter in [
+            Filter::new().include("*.{jpg,jpeg}").unwrap().exclude("thumbs/").unwrap().any_case().unwrap(),
+            Filter::new().any_case().unwrap().include("*.{jpg,jpeg}").unwrap().exclude("thumbs/").unwrap(),
+        ] {
+            for (name, wanted) in [
+                ("a.jpg", None),
+                ("A.JPG", None),
+                ("x/a.JpEg", None),
+                ("a.png", Some(Reason::NotIncluded)),
+                ("Thumbs/a.jpg", Some(Reason::Excluded)),
+                ("É.jpg", None),
+            ] {
+                assert_eq!(filter.reason(&prefix("gs://bucket"), &object(name, 1)), wanted, "{name}");
+            }
+        }
+        // Without it, the case counts.
+        assert!(!included("*.jpg", "gs://bucket", "A.JPG"));
+        let beyond_ascii = Filter::everything().include("é*").unwrap().any_case().unwrap();
+        assert_eq!(beyond_ascii.reason(&prefix("gs://bucket"), &object("É.jpg", 1)), Some(Reason::NotIncluded));
+    }
+
+    #[test]
+    fn images_only() {
+        let filter = Filter::new().images();
+        for (name, wanted) in [
+            ("train/cat/1.png", None),
+            ("train/cat/1.JPEG", None),
+            ("train/cat/1.webp", None),
+            ("train/1.Jpg", None),
+            ("train/cat/v1.2/a.b.jpg", None),
+            ("train/cat/labels.csv", Some(Reason::NotAnImage)),
+            ("train/cat/1.png.txt", Some(Reason::NotAnImage)),
+            ("train/cat/1", Some(Reason::NotAnImage)),
+            ("train/cat.png/1", Some(Reason::NotAnImage)),
+            ("train/cat/jpg", Some(Reason::NotAnImage)),
+            ("train/.ipynb_checkpoints/1-checkpoint.png", Some(Reason::Hidden)),
+            ("train/cat/.1.png", Some(Reason::Hidden)),
+            ("train/cat/.DS_Store", Some(Reason::Hidden)),
+            ("train/cat/Thumbs.db", Some(Reason::Hidden)),
+            ("train/__MACOSX/cat/1.png", Some(Reason::Hidden)),
+            ("train/cat/", Some(Reason::NotAnImage)),
+        ] {
+            assert_eq!(filter.reason(&prefix("gs://bucket/train/"), &object(name, 1)), wanted, "{name}");
+        }
+        // What is hidden is so below the prefix, and where images are wanted.
+        assert_eq!(filter.reason(&prefix("gs://bucket/.data/"), &object(".data/cat/1.png", 1)), None);
+        assert_eq!(Filter::new().reason(&prefix("gs://bucket/"), &object(".data/cat/1.txt", 1)), None);
     }
 
     #[test]

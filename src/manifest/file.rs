@@ -52,6 +52,9 @@ const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
 const VERSION: u32 = 1;
 /// Bytes of the head before the bucket's name.
 const FIXED: usize = 100;
+/// Reasons that every file counts, met or not. Those that came later are counted up to the last that was met, so that the
+/// file of a listing which met none of them is what it always was.
+const LEAST_REASONS: usize = 8;
 /// Bytes at the beginning that say what the rest is.
 const OPENING: usize = 16;
 
@@ -103,7 +106,9 @@ impl Manifest {
         let Ok(()) = counted;
         let end = self.end();
         let mut left_out = end.left_out;
-        let left_out = left_out.counts_mut();
+        let counts = left_out.counts_mut();
+        let reasons = counts.iter().rposition(|count| **count > 0).map_or(0, |last| last + 1).max(LEAST_REASONS);
+        let left_out = &counts[..reasons];
         let Prefix { bucket, prefix } = &self.prefix;
         let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * end.classes.len() + 4;
 
@@ -122,7 +127,7 @@ impl Manifest {
         }
         head.extend(bucket.as_bytes());
         head.extend(prefix.as_bytes());
-        head.extend(left_out.into_iter().flat_map(|count| count.to_le_bytes()));
+        head.extend(left_out.iter().flat_map(|count| count.to_le_bytes()));
         head.extend(
             end.classes.iter().flat_map(|(objects, bytes)| [objects.to_le_bytes(), bytes.to_le_bytes()]).flatten(),
         );

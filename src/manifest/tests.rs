@@ -420,6 +420,20 @@ fn names_that_somebody_put_out_of_order_twice_or_below_another_prefix_are_refuse
     Manifest::load(scratch.file()).unwrap().verify().unwrap();
 }
 
+#[test]
+fn all_reasons_are_saved_and_loaded() {
+    let scratch = Scratch::new();
+    for reason in crate::list::Reason::ALL {
+        let mut left_out = LeftOut::default();
+        (0..3).for_each(|_| left_out.add(reason));
+        let mut builder = ManifestBuilder::new("gs://bucket/p/".parse().unwrap());
+        builder.push(Segment::new([ObjectRef { name: "p/a", ..ObjectRef::default() }]));
+        builder.leave_out(&left_out);
+        builder.finish().unwrap().save(scratch.file()).unwrap();
+        assert_eq!(Manifest::load(scratch.file()).unwrap().left_out(), left_out);
+    }
+}
+
 /// A version that comes later may count more reasons.
 #[test]
 fn reasons_that_are_not_known_are_passed_over() {
@@ -427,9 +441,14 @@ fn reasons_that_are_not_known_are_passed_over() {
     let made = manifest(&[object("p/a", 1), object("p/b/", 0)]);
     made.save(scratch.file()).unwrap();
     let mut bytes = fs::read(scratch.file()).unwrap();
-    let after = 100 + "bucket".len() + "p/".len() + 8 * crate::list::Reason::ALL.len();
-    bytes.splice(after..after, 5u64.to_le_bytes());
-    for (at, width, more) in [(12, 4, 8), (16, 8, 8), (92, 4, 1)] {
+    // All that this version knows, and one more.
+    let written = usize::from(bytes[92]);
+    let more = crate::list::Reason::ALL.len() + 1 - written;
+    let after = 100 + "bucket".len() + "p/".len() + 8 * written;
+    let counts = (0..more).flat_map(|number| if number + 1 < more { 0u64 } else { 5 }.to_le_bytes());
+    bytes.splice(after..after, counts.collect::<Vec<_>>());
+    let more = more as u64;
+    for (at, width, more) in [(12, 4, 8 * more), (16, 8, 8 * more), (92, 4, more)] {
         let mut word = [0; 8];
         word[..width].copy_from_slice(&bytes[at..at + width]);
         let word = (u64::from_le_bytes(word) + more).to_le_bytes();
