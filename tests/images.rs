@@ -80,6 +80,59 @@ fn a_png_cut_short_names_the_object() {
     assert!(error.to_string().contains("upload it again"), "{error}");
 }
 
+/// What decoding the one object of a bucket says.
+fn refusal(bytes: impl Into<Vec<u8>>, decode: ImageFolder) -> String {
+    let store = MemoryStore::new().with_bucket("data");
+    store.insert("data", "p/dog/2.png", bytes.into());
+    let error = first(&store, decode, 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
+    assert!(error.about().unwrap().starts_with("gs://data/p/dog/2.png#"), "{error}");
+    error.to_string()
+}
+
+/// A PNG file of this size that holds no pixels: a header and a stream of nothing.
+fn png_of_size(width: u32, height: u32) -> Vec<u8> {
+    let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    file.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
+    file.extend([8, 2, 0, 0, 0]);
+    file
+}
+
+#[test]
+fn an_image_beyond_the_limit_is_not_called_damaged() {
+    let said = refusal(png_of_size(100_000, 50_000), ImageFolder::new());
+    for part in ["100000 x 50000 = 5000000000 pixels", "178956970", "ImageFolder::max_pixels"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(!said.contains("upload it again"), "{said}");
+    let said = refusal(png(3, 2, &[1; 6]), ImageFolder::new().max_pixels(5));
+    assert!(said.contains("2 x 3 = 6 pixels (width x height), more than the 5 that"), "{said}");
+    let store = MemoryStore::new().with_bucket("data");
+    store.insert("data", "p/dog/2.png", png(3, 2, &[1; 6]));
+    assert_eq!(first(&store, ImageFolder::new().max_pixels(6), 1).unwrap().shape, [1, 3, 3, 2]);
+}
+
+#[test]
+fn what_is_no_png_or_jpeg_is_called_by_its_name() {
+    let webp = [b"RIFF\x10\0\0\0WEBPVP8 ".as_slice(), &[0; 20]].concat();
+    let bmp = [b"BM".as_slice(), &[0; 60]].concat();
+    for (bytes, wanted) in [
+        (webp, "it is a WebP image"),
+        (b"GIF89a\x01\0\x01\0".to_vec(), "it is a GIF image"),
+        (bmp, "it is a BMP image"),
+        (b"II*\0\x08\0\0\0".to_vec(), "it is a TIFF image"),
+        (b"<!doctype html><title>404".to_vec(), "it is an HTML page"),
+        (b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "it is stored gzip-encoded"),
+        (b"once upon a time".to_vec(), "are no image of a known format"),
+        (Vec::new(), "it is empty (0 bytes)"),
+    ] {
+        let said = refusal(bytes.clone(), ImageFolder::new());
+        assert!(said.contains(wanted), "{wanted} in {said}");
+        assert!(bytes.is_empty() || !said.contains("upload it again"), "{said}");
+        assert!(said.contains("leave it out") || said.contains("with a closure"), "{said}");
+    }
+}
+
 #[test]
 fn two_sizes_in_a_batch_without_resize() {
     let store = two_classes();

@@ -6,6 +6,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::{ColorType, DynamicImage, ImageReader};
 
 use super::Decode;
+use super::header::ImageHeader;
 use crate::collate::Collate;
 use crate::split::RawSample;
 
@@ -20,18 +21,91 @@ use crate::split::RawSample;
 /// let imagenet = ImageFolder::new().resize(224, 224).normalize(&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);
 /// let digits = ImageFolder::new().grayscale();
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ImageFolder {
     size: Option<(u32, u32)>,
     grayscale: bool,
+    max_pixels: u64,
     /// Mean and one over the standard deviation, by channel.
     normal: Vec<(f32, f32)>,
+}
+
+/// What Pillow opens by default (an error above; twice the size at which it warns): so that what others could prepare
+/// with it decodes here, and a file of a few kilobytes that claims 65,535 x 65,535 pixels doesn't take 12 GiB.
+const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
+
+impl Default for ImageFolder {
+    fn default() -> Self {
+        Self { size: None, grayscale: false, max_pixels: DEFAULT_MAX_PIXELS, normal: Vec::new() }
+    }
+}
+
+/// What decoding one image takes of memory, beside the bytes of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// The memory budget is about to ask for it.
+#[allow(dead_code)]
+pub(crate) struct ImageMemory {
+    /// Bytes that the decoded [`Image`] holds.
+    pub(crate) item_bytes: u64,
+    /// Bytes that are held at once while it is decoded, converted and resized, the item's own included, at most.
+    pub(crate) peak_bytes: u64,
 }
 
 impl ImageFolder {
     /// RGB at the size that each image has.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Refuses images of more than `pixels` pixels (width times height, as stored) before anything of them is decoded.
+    ///
+    /// The default is 178,956,970, as of Pillow. The memory budget of a loader holds whatever this is; this limit is
+    /// for files whose size is a mistake, or an attack.
+    #[must_use]
+    pub fn max_pixels(mut self, pixels: u64) -> Self {
+        self.max_pixels = pixels;
+        self
+    }
+
+    /// What decoding the image in these bytes takes of memory, by its header; `None` for one that will be refused before
+    /// anything is decoded.
+    // The memory budget is about to ask for it.
+    #[allow(dead_code)]
+    pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
+        let header = self.header(bytes).ok()?;
+        let channels = self.channels() as u64;
+        let decoded = header.decoded_bytes();
+        // The decoder's output is converted to eight bits and the channels wanted, then resized (by rows first, by
+        // columns then), then spread to planes of f32.
+        let converted = header.pixels() * channels;
+        let (height, width) = self.size.unwrap_or((header.height, header.width));
+        let (height, width) = (u64::from(height), u64::from(width));
+        let resized =
+            if self.size.is_some() { channels * (width * height + width * u64::from(header.height)) } else { 0 };
+        let item_bytes = height * width * channels * 4;
+        let peak_bytes = [
+            decoded + header.scratch_bytes(),
+            decoded + converted,
+            converted + resized,
+            if self.size.is_some() { channels * width * height } else { converted } + item_bytes,
+        ];
+        Some(ImageMemory { item_bytes, peak_bytes: peak_bytes.into_iter().max().unwrap_or_default() })
+    }
+
+    /// The header of an image that is small enough to be decoded.
+    fn header(&self, bytes: &[u8]) -> anyhow::Result<ImageHeader> {
+        let header = ImageHeader::read(bytes)?;
+        if header.pixels() > self.max_pixels {
+            bail!(
+                "it has {} x {} = {} pixels (width x height), more than the {} that ImageFolder::max_pixels allows; raise \
+                 that limit, scale the image down, or leave it out",
+                header.width,
+                header.height,
+                header.pixels(),
+                self.max_pixels
+            );
+        }
+        Ok(header)
     }
 
     /// Resizes every image to `height` by `width` pixels, bilinear with antialiasing, whatever its aspect ratio.
@@ -96,11 +170,12 @@ impl Decode for ImageFolder {
             bail!("normalize() wants {channels} means and as many standard deviations, none of them 0");
         }
         let name = sample.name().to_owned();
-        let image = ImageReader::new(std::io::Cursor::new(sample.bytes()))
-            .with_guessed_format()
-            .context("its first bytes can't be read")?
-            .decode()
-            .with_context(|| {
+        self.header(sample.bytes())?;
+        let mut reader = ImageReader::new(std::io::Cursor::new(sample.bytes()));
+        // `max_pixels` bounds what is decoded.
+        reader.no_limits();
+        let image =
+            reader.with_guessed_format().context("its first bytes can't be read")?.decode().with_context(|| {
                 let bytes = sample.bytes().len();
                 format!("its {bytes} bytes are no whole PNG or JPEG image; upload it again, or leave it out")
             })?;

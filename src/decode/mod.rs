@@ -1,7 +1,11 @@
 //! From stored bytes to the user's type.
 
 #[cfg(feature = "image")]
+mod header;
+#[cfg(feature = "image")]
 mod image;
+#[cfg(feature = "image")]
+mod jpeg_header;
 
 use crate::collate::{Collate, Samples};
 use crate::split::RawSample;

@@ -1,0 +1,197 @@
+//! What a JPEG file's frame and first scan header say.
+
+use anyhow::{Context, bail};
+
+/// The frame header (SOF) and what else decides how a JPEG is decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JpegHeader {
+    /// Samples in a line: 1 to 65,535.
+    pub(crate) width: u16,
+    /// Lines: 1 to 65,535.
+    pub(crate) height: u16,
+    /// The coding process: the frame marker's low nibble, 0 for baseline to 15; 55 for JPEG-LS.
+    pub(crate) process: u8,
+    /// Bits for each sample.
+    pub(crate) precision: u8,
+    /// The components in the frame's order: 1 to 4 in files that are in use.
+    pub(crate) components: Vec<JpegComponent>,
+    /// Components of the first scan.
+    pub(crate) first_scan_components: u8,
+    /// The colour transform of the Adobe segment: 0 none, 1 YCbCr, 2 YCCK.
+    pub(crate) adobe_transform: Option<u8>,
+}
+
+/// One component (colour channel) of a JPEG frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct JpegComponent {
+    /// Its identifier in the file.
+    pub(crate) id: u8,
+    /// Horizontal sampling factor, 1 to 4.
+    pub(crate) horizontal: u8,
+    /// Vertical sampling factor, 1 to 4.
+    pub(crate) vertical: u8,
+}
+
+/// Where a file's EXIF data stand: the first byte of their TIFF structure, and how many there are.
+type ExifRange = Option<(usize, usize)>;
+
+impl JpegHeader {
+    /// Reads the segments up to the first scan.
+    ///
+    /// # Errors
+    /// The segments end, or contradict each other, before the first scan begins.
+    pub(crate) fn read(bytes: &[u8]) -> anyhow::Result<(Self, ExifRange)> {
+        segments(bytes).context("it is a JPEG image with damaged headers; upload it again, or leave it out")
+    }
+
+    /// Whether coefficients of the whole image are held until the last scan.
+    pub(crate) fn holds_all_coefficients(&self) -> bool {
+        matches!(self.process, 2 | 6 | 10 | 14) || usize::from(self.first_scan_components) < self.components.len()
+    }
+
+    /// Bytes that the decoder holds beside its output, at most, without tables of constant size.
+    pub(crate) fn scratch_bytes(&self) -> u64 {
+        let factor = |of: fn(&JpegComponent) -> u8| self.components.iter().map(of).max().map_or(1, u64::from).max(1);
+        let (most_horizontal, most_vertical) = (factor(|c| c.horizontal), factor(|c| c.vertical));
+        let units_across = u64::from(self.width).div_ceil(8 * most_horizontal);
+        let units_down = u64::from(self.height).div_ceil(8 * most_vertical);
+        // Coefficients and samples are i16.
+        let stripe = units_across * 8 * most_horizontal * 8 * most_vertical * 2;
+        let coefficients = if self.holds_all_coefficients() {
+            let blocks = self.components.iter().map(|c| u64::from(c.horizontal) * u64::from(c.vertical));
+            units_across * units_down * blocks.sum::<u64>() * 64 * 2
+        } else {
+            0
+        };
+        // Of each component the stripe under way as decoded and as upsampled, and what the next stripe needs of it.
+        coefficients + stripe * self.components.len() as u64 * 3
+    }
+}
+
+fn segments(bytes: &[u8]) -> anyhow::Result<(JpegHeader, ExifRange)> {
+    let mut frame: Option<JpegHeader> = None;
+    let mut exif = None;
+    let mut adobe_transform = None;
+    let mut at = 2;
+    loop {
+        // Markers may be preceded by any number of fill bytes; libjpeg also passes over other bytes in between.
+        while *bytes.get(at).context("the file ends before its first scan")? != 0xff {
+            at += 1;
+        }
+        while *bytes.get(at).context("the file ends before its first scan")? == 0xff {
+            at += 1;
+        }
+        let marker = bytes[at];
+        at += 1;
+        // Bytes without a meaning, restart markers and TEM have no length.
+        if matches!(marker, 0 | 1 | 0xd0..=0xd8) {
+            continue;
+        }
+        if marker == 0xd9 {
+            bail!("the file has an end marker before its first scan");
+        }
+        let length = match bytes.get(at..at + 2) {
+            Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),
+            _ => bail!("the file ends before its first scan"),
+        };
+        let data = (length >= 2).then(|| bytes.get(at + 2..at + length)).flatten();
+        let data = data.with_context(|| format!("segment ff{marker:02x} of {length} bytes is not whole"))?;
+        match marker {
+            // Not DHT, JPG and DAC.
+            0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
+                if frame.is_some() {
+                    bail!("it has two frame headers");
+                }
+                frame = Some(frame_header(marker & 15, data)?);
+            }
+            0xf7 => frame = Some(frame_header(55, data)?),
+            0xe1 if exif.is_none() && data.starts_with(b"Exif\0\0") => exif = Some((at + 8, length - 8)),
+            0xee if data.starts_with(b"Adobe") => adobe_transform = data.get(11).copied(),
+            0xda => {
+                let mut frame = frame.context("its first scan comes before its frame header")?;
+                frame.first_scan_components = *data.first().context("its first scan header is empty")?;
+                frame.adobe_transform = adobe_transform;
+                return Ok((frame, exif));
+            }
+            _ => {}
+        }
+        at += length;
+    }
+}
+
+fn frame_header(process: u8, data: &[u8]) -> anyhow::Result<JpegHeader> {
+    let &[precision, h1, h0, w1, w0, count, ref rest @ ..] = data else { bail!("its frame header is not whole") };
+    let (width, height) = (u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0]));
+    if width == 0 || height == 0 {
+        bail!("its size is {width} x {height} pixels (width x height)");
+    }
+    let components: Vec<_> = rest
+        .chunks_exact(3)
+        .take(count.into())
+        .map(|of| JpegComponent { id: of[0], horizontal: of[1] >> 4, vertical: of[1] & 15 })
+        .collect();
+    if components.is_empty() || components.len() < count.into() {
+        bail!("its frame header names {count} components and describes {}", components.len());
+    }
+    Ok(JpegHeader {
+        width,
+        height,
+        process,
+        precision,
+        components,
+        first_scan_components: count,
+        adobe_transform: None,
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A JPEG file of 100 x 60 pixels up to its first scan header: EXIF data, a frame header of `process` and these
+    /// components, and a scan of the first few of them.
+    pub(in super::super) fn file(process: u8, components: &[[u8; 3]], scan: u8) -> Vec<u8> {
+        let mut file = b"\xff\xd8\xff\xe1\0\x10Exif\0\0MM\0*\0\0\0\x08".to_vec();
+        file.extend([0xff, 0xff, 0xc0 | process, 0, 8 + 3 * components.len() as u8, 8, 0, 60, 0, 100]);
+        file.push(components.len() as u8);
+        file.extend(components.concat());
+        file.extend([0xff, 0xda, 0, 6 + 2 * scan, scan]);
+        for component in &components[..scan.into()] {
+            file.extend([component[0], 0]);
+        }
+        file.extend([0, 63, 0]);
+        file
+    }
+
+    #[test]
+    fn frame_scan_and_exif() {
+        let (header, exif) = JpegHeader::read(&file(0, &[[1, 0x21, 0], [2, 0x11, 0], [3, 0x11, 0]], 3)).unwrap();
+        assert_eq!((header.width, header.height, header.process, header.precision), (100, 60, 0, 8));
+        assert_eq!(header.components[0], JpegComponent { id: 1, horizontal: 2, vertical: 1 });
+        assert_eq!((header.components.len(), header.first_scan_components, exif), (3, 3, Some((12, 8))));
+    }
+
+    #[test]
+    fn progressive_and_separate_scans_hold_the_whole_image() {
+        let components = [[1, 0x22, 0], [2, 0x11, 0], [3, 0x11, 0]];
+        let of = |process, scan| JpegHeader::read(&file(process, &components, scan)).unwrap().0;
+        assert!(!of(0, 3).holds_all_coefficients());
+        assert!(of(0, 1).holds_all_coefficients() && of(2, 3).holds_all_coefficients());
+        // 7 x 4 units of 6 blocks of 64 coefficients of 2 bytes.
+        assert_eq!(of(2, 3).scratch_bytes() - of(0, 3).scratch_bytes(), 7 * 4 * 6 * 64 * 2);
+    }
+
+    #[test]
+    fn headers_that_are_not_whole() {
+        let whole = file(0, &[[1, 0x11, 0]], 1);
+        for (bytes, wanted) in [
+            (&whole[..10], "is not whole"),
+            (&whole[..whole.len() - 1], "is not whole"),
+            (b"\xff\xd8\xff\xd9", "an end marker before its first scan"),
+            (b"\xff\xd8\xff\xda\0\x02", "comes before its frame header"),
+        ] {
+            let error = format!("{:#}", JpegHeader::read(bytes).unwrap_err());
+            assert!(error.contains(wanted), "{wanted} in {error}");
+        }
+    }
+}
