@@ -355,6 +355,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let reads = slices.into_iter().map(async |(slice, claim)| {
             let (slot, id) = (slice.slot, slice.id);
             let alone = self.planner.alone(&slice);
+            if self.kept.is_some() {
+                // Without a cache they were counted when they were found in memory.
+                self.groups.count(alone.method);
+            }
             let told = |step| window.steps.step(std::iter::once(slot), step);
             match read_alone(&self.fetcher, &self.manifest, alone, number, &told).await {
                 Ok(samples) => {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use super::substitute::Lockstep;
 use crate::budget::{Budget, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::fetch::{Fetcher, MOST_BEHIND, Told};
+use crate::fetch::{Fetcher, MOST_BEHIND, Step, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
@@ -595,7 +596,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
             return;
         }
-        let told = |step| window.steps.step(group.slices.iter().map(|slice| slice.slot), step);
+        let joined = AtomicBool::new(false);
+        let told = |step| {
+            joined.fetch_or(step == Step::Reading, Ordering::Relaxed);
+            window.steps.step(group.slices.iter().map(|slice| slice.slot), step);
+        };
         let payload = self.fetcher.fetch(group.clone(), number, &told).await;
         match payload.and_then(|payload| split(&self.manifest, payload)) {
             Ok(samples) => {
@@ -613,12 +618,21 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 if let Some(place) = place {
                     place.failed();
                 }
+                let repeating;
+                let fetcher = if joined.into_inner() {
+                    repeating = self.fetcher.repeating();
+                    &repeating
+                } else {
+                    // None of its bytes was asked for yet.
+                    self.groups.count_as_alone(group.slices.len() as u64);
+                    &self.fetcher
+                };
                 let alone: Vec<_> = group.split_up().collect();
                 let mut reads = stream::iter(alone)
                     .map(async |group| {
                         let (slot, id) = (group.slices[0].slot, group.slices[0].id);
                         let told = |step| window.steps.step(std::iter::once(slot), step);
-                        (slot, id, read_alone(&self.fetcher, &self.manifest, group, number, &told).await)
+                        (slot, id, read_alone(fetcher, &self.manifest, group, number, &told).await)
                     })
                     .buffered(MAX_SOURCES);
                 while let Some((slot, id, samples)) = reads.next().await {
@@ -736,12 +750,14 @@ pub(super) async fn read_alone(
     number: u64,
     told: Told<'_>,
 ) -> Result<Vec<(usize, RawSample)>> {
-    let mut reads = 1;
+    let (mut repeating, mut reads) = (None, 1);
     loop {
+        let fetcher = repeating.as_ref().unwrap_or(fetcher);
         match split(manifest, fetcher.fetch(group.clone(), number, told).await?) {
             Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
                 reads += 1;
                 tracing::warn!(%error, "reading again");
+                repeating = Some(fetcher.repeating());
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             outcome => return outcome,

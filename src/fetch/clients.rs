@@ -24,6 +24,11 @@ impl Clients {
         Self(self.0.each_ref().map(|client| client.with_buffers(Arc::clone(buffers))))
     }
 
+    /// The same for calls that repeat others.
+    pub(super) fn repeating(&self) -> Self {
+        Self(self.0.each_ref().map(Client::repeating))
+    }
+
     pub(super) fn class(&self, class: StorageClass) -> &Client {
         &self.0[class as usize]
     }

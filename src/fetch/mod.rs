@@ -20,7 +20,6 @@ use crate::budget::Budget;
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
-use crate::metrics::add;
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, MemoryStore, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -191,6 +190,20 @@ impl Fetcher {
             ranges: self.ranges,
             compose: Arc::clone(&self.compose),
             renewable: self.renewable,
+        }
+    }
+
+    /// The same for reads that repeat others which failed or brought wrong bytes; only the counts differ.
+    pub(crate) fn repeating(&self) -> Self {
+        Self {
+            clients: self.clients.repeating(),
+            buffers: Arc::clone(&self.buffers),
+            manifest: Arc::clone(&self.manifest),
+            io: Arc::clone(&self.io),
+            run: Arc::clone(&self.run),
+            throttles: Arc::clone(&self.throttles),
+            compose: Arc::clone(&self.compose),
+            ..*self
         }
     }
 
@@ -366,7 +379,6 @@ impl Fetcher {
             }
         };
         self.compose.failures.store(0, Ordering::Relaxed);
-        add(&client.metrics().bytes_composed, group.bytes());
         // Each sample is proved by its own CRC.
         let unhashed = client.unhashed();
         let read = self.read(&unhashed, temporary.id(), group.bytes(), number, told);

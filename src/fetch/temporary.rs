@@ -188,14 +188,17 @@ impl Ledger {
 
 /// Deletes an object that exists, or, without a generation, one that may come to exist.
 async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &ObjectId) -> Result<()> {
-    let mut again = AGAIN.iter();
+    let (mut client, mut again) = (client.clone(), AGAIN.iter());
     loop {
         let slot = writes.acquire_behind(number).await;
         let outcome = client.watched(slot.watch()).delete(id).await;
         slot.done(0);
         match outcome {
             Err(error) if error.is_not_found() => match again.next() {
-                Some(wait) if id.generation.is_none() => tokio::time::sleep(*wait).await,
+                Some(wait) if id.generation.is_none() => {
+                    tokio::time::sleep(*wait).await;
+                    client = client.repeating();
+                }
                 _ => return Ok(()),
             },
             outcome => return outcome,

@@ -144,7 +144,9 @@ pub struct Groups {
     pub direct: u64,
     /// Large objects read in ranges.
     pub ranged: u64,
-    /// Groups of objects that were joined, at least as planned: one that can't be is read object by object.
+    /// Groups of objects that were composed and read as one. The objects of a group that could not be composed count as read
+    /// individually; a group whose composed object could not be read stays one group, and the reads of its objects that
+    /// follow are [retries](crate::metrics::Counts::retries).
     pub composed: u64,
 }
 
@@ -169,6 +171,12 @@ impl GroupCounts {
             Method::Composed => 2,
         };
         self.0[at].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the objects of a group that could not be composed as read individually.
+    pub(crate) fn count_as_alone(&self, objects: u64) {
+        self.0[2].fetch_sub(1, Ordering::Relaxed);
+        self.count_reads(objects);
     }
 
     /// Counts objects that are brought one by one.

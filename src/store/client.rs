@@ -93,6 +93,8 @@ pub struct Client {
     watch: Option<Arc<dyn Watch>>,
     /// Whether bytes are hashed as they come.
     hashes: bool,
+    /// Whether the first try of a call is one of an earlier call that failed.
+    repeats: bool,
 }
 
 impl Client {
@@ -108,6 +110,7 @@ impl Client {
             hedging: None,
             watch: None,
             hashes: true,
+            repeats: false,
         }
     }
 
@@ -168,6 +171,12 @@ impl Client {
     /// The same client, whose [`Payload::computed`] is of no use: for those who prove parts of what they read.
     pub(crate) fn unhashed(&self) -> Self {
         Self { hashes: false, ..self.clone() }
+    }
+
+    /// The same client for calls that repeat others which failed or brought wrong bytes: their first tries count as
+    /// [retries](crate::metrics::Counts::retries), too.
+    pub(crate) fn repeating(&self) -> Self {
+        Self { repeats: true, ..self.clone() }
     }
 
     /// How long a call may take in all, before what its bytes add.
@@ -468,9 +477,14 @@ impl Client {
         loop {
             count(&self.metrics.compose);
             match call.answered(call.within(self.store.compose(request, &call.attempt)).await) {
-                Ok(meta) => return same(&id, meta, request.size, request.crc32c),
+                Ok(meta) => {
+                    add(&self.metrics.bytes_composed, meta.size);
+                    return same(&id, meta, request.size, request.crc32c);
+                }
                 Err(error) if call.may_be_own(&error) => {
-                    return self.adopt(&id, request.size, request.crc32c, error).await;
+                    let adopted = self.adopt(&id, request.size, request.crc32c, error).await?;
+                    add(&self.metrics.bytes_composed, adopted.size);
+                    return Ok(adopted);
                 }
                 Err(error) => call.recover(error, &id).await?,
             }
@@ -602,6 +616,9 @@ impl<'a> Call<'a> {
     /// A call that moves `bytes` of an object.
     fn new(client: &'a Client, idempotent: bool, bytes: u64) -> Self {
         let deadline = client.retry.deadline;
+        if client.repeats {
+            count(&client.metrics.retries);
+        }
         Self {
             client,
             attempt: Attempt::first(),

@@ -1,4 +1,4 @@
-use dataflux_emulator::{Emulator, Faults};
+use dataflux_emulator::{Call, Emulator, Fault, Faults};
 use serde_json::Value;
 
 use crate::harness::{Scratch, dataflux, temporaries, virtuals};
@@ -137,6 +137,34 @@ fn a_bad_service_changes_neither_order_nor_proof() {
     let stormy = bench(&emulator, &["--shuffle", "3", "--strategy", "compose"]);
     assert_eq!((&stormy["order_digest"], &stormy["verified"]), (&calm["order_digest"], &calm["samples"]));
     assert!(stormy["retries"].as_u64().unwrap() > 0, "{stormy}");
+}
+
+/// `retries` was 0 where samples had come damaged, and of groups that could not be joined it was told that they had been.
+#[test]
+fn under_faults_every_figure_is_what_the_service_counted() {
+    let emulator = emulator();
+    let bytes = dataflux(&emulator, &["ls", "--summary", "--json", "gs://train"]).json()["bytes"].clone();
+    // One kind of call for each, so that what is asked besides, such as what an earlier try has made, never fails.
+    let faults = "error=0.03,429=0.03,reset=0.02,short=0.02,cut=0.02,flip=0.01,lost=0.05,only=get_media|compose|delete";
+    for strategy in ["direct", "compose", "auto"] {
+        emulator.reset_stats();
+        emulator.set_faults(faults.parse::<Faults>().unwrap());
+        let report = bench(&emulator, &["--shuffle", "3", "--strategy", strategy]);
+        let stats = emulator.stats();
+        assert_eq!((&report["samples"], &report["bytes"]), (&1_000.into(), &bytes));
+        let ops = ["get", "compose", "delete", "put"].map(|kind| op(&report, kind));
+        assert_eq!(ops, [stats.get_media, stats.compose, stats.delete, stats.insert], "{report}");
+        assert_eq!(op(&report, "list") + 1, stats.list, "{report}");
+        let groups = |kind: &str| report["groups"][kind].as_u64().unwrap();
+        let planned = 3 * groups("composed") + groups("direct");
+        assert_eq!(report["retries"], ops.iter().sum::<u64>() - planned, "{report}");
+        assert!(report["retries"].as_u64().unwrap() > 0, "{report}");
+        assert_eq!((&report["skipped"], &report["substituted"]), (&0.into(), &0.into()));
+    }
+    // One of a kind: two objects are read once more.
+    emulator.set_faults(Faults::none());
+    emulator.fault_next(Call::GetMedia, Fault::Flip, 2);
+    assert_eq!(bench(&emulator, &["--strategy", "direct"])["retries"], 2);
 }
 
 #[test]

@@ -23,6 +23,7 @@ impl Download {
                 Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
                     reads += 1;
                     tracing::warn!(%error, "reading again");
+                    self.client = self.client.repeating();
                 }
                 outcome => return outcome.map_err(|error| error.stage(Stage::Fetch).object(&self.id)),
             }

@@ -28,6 +28,7 @@ pub(super) fn batches<'a>(
     counted: bool,
 ) -> impl Stream<Item = Result<Batch>> + Send + 'a {
     let parser = Some(Parser::new(sieve.clone()));
+    let client = client.clone();
     let reading = Reading { shard, client, sieve, counted, tries: 1, parser, piece: None, next: 0, crc: 0 };
     stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
 }
@@ -35,7 +36,7 @@ pub(super) fn batches<'a>(
 /// A shard on its way.
 struct Reading<'a> {
     shard: &'a Shard,
-    client: &'a Client,
+    client: Client,
     sieve: Sieve,
     counted: bool,
     /// How often it was begun.
@@ -90,13 +91,14 @@ impl Reading<'_> {
             return Err(error);
         }
         self.tries += 1;
+        self.client = self.client.repeating();
         (self.parser, self.piece, self.next, self.crc) = (Some(Parser::new(self.sieve.clone())), None, 0, 0);
         Ok(Some(Batch { again: Some(error), ..Batch::default() }))
     }
 
     async fn read(&self, at: u64) -> Result<Bytes> {
         let end = self.shard.size.min(at + PIECE);
-        self.shard.place.read(self.client, at..end).await
+        self.shard.place.read(&self.client, at..end).await
     }
 
     /// The CRC of the whole file, what wasn't parsed included.

@@ -123,9 +123,9 @@ impl Proved {
     pub(super) async fn new(client: &Client, place: &Place, size: u64, held: u64) -> Result<Self> {
         let mut proved = Self { place: place.clone(), size, known: Known::Nothing };
         let Some(crc) = place.crc() else { return Ok(proved) };
-        let mut tries = 0;
+        let (mut client, mut tries) = (client.clone(), 0);
         loop {
-            let (known, got) = proved.read_all(client, held).await?;
+            let (known, got) = proved.read_all(&client, held).await?;
             if got == crc {
                 proved.known = known;
                 return Ok(proved);
@@ -136,6 +136,7 @@ impl Proved {
                 return Err(error);
             }
             warn!(%error, "reading it again");
+            client = client.repeating();
         }
     }
 
@@ -167,9 +168,9 @@ impl Proved {
         };
         let first = range.start / BLOCK;
         let (from, to) = (first * BLOCK, range.end.next_multiple_of(BLOCK).min(self.size));
-        let mut tries = 0;
+        let (mut client, mut tries) = (client.clone(), 0);
         loop {
-            let bytes = self.place.read(client, from..to).await?;
+            let bytes = self.place.read(&client, from..to).await?;
             let known = blocks.iter().skip(first as usize);
             let mut told = bytes.chunks(BLOCK as usize).map(crc32c::crc32c).zip(known);
             let Some((got, wanted)) = told.find(|(got, wanted)| got != *wanted) else {
@@ -181,6 +182,7 @@ impl Proved {
                 return Err(error);
             }
             warn!(%error, "reading it again");
+            client = client.repeating();
         }
     }
 }
