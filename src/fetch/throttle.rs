@@ -202,6 +202,8 @@ struct State {
     waiters: BTreeMap<Key, Arc<Notify>>,
     /// Of the waiters.
     behind: usize,
+    /// Most waiters behind before they go first.
+    most_behind: usize,
     /// Whether the next turn is of one behind, if there is any; else it is of one of the others.
     behind_next: bool,
     /// The waiter that looks again when the rate allows the next call.
@@ -233,6 +235,7 @@ impl Throttle {
             refused: 0,
             waiters: BTreeMap::new(),
             behind: 0,
+            most_behind: MOST_BEHIND,
             behind_next: false,
             keeper: None,
             tickets: 0,
@@ -266,7 +269,7 @@ impl Throttle {
     async fn slot(self: &Arc<Self>, behind: bool, number: u64) -> Slot {
         let mut waiter = Waiter::enter(self, behind, number);
         loop {
-            match waiter.look() {
+            match waiter.look(self.now()) {
                 Look::Granted => return Slot::new(self),
                 Look::Wait(None) => waiter.turn.notified().await,
                 Look::Wait(Some(until)) => {
@@ -315,7 +318,7 @@ impl State {
     fn first(&self) -> Option<(Key, &Arc<Notify>)> {
         let other = || self.waiters.first_key_value().filter(|(key, _)| !key.0);
         let behind = || self.waiters.range((true, 0, 0)..).next();
-        let first = if self.behind_next || self.behind > MOST_BEHIND {
+        let first = if self.behind_next || self.behind > self.most_behind {
             behind().or_else(other)
         } else {
             other().or_else(behind)
@@ -371,26 +374,28 @@ impl<'a> Waiter<'a> {
         Self { throttle, key, turn, done: false }
     }
 
-    fn look(&mut self) -> Look {
-        let now = self.throttle.now();
+    fn look(&mut self, now: Duration) -> Look {
         let mut state = self.throttle.state();
-        let first = |state: &State| state.first().is_some_and(|(key, _)| key == self.key);
-        if state.keeper == Some(self.key) {
-            state.keeper = None;
-        }
-        if first(&state) {
-            // Who asks needs no waking.
+        let is_first = |state: &State| state.first().is_some_and(|(key, _)| key == self.key);
+        let kept_clock = state.keeper == Some(self.key);
+        if is_first(&state) {
+            // A waiter that looks by itself needs no wake-up.
             state.keeper = Some(self.key);
+            state.dispatch(now, self.throttle.loops.want_more());
+        } else if kept_clock {
+            // Another waiter came before this one meanwhile, and nobody has woken it: now it keeps the clock.
+            state.keeper = None;
             state.dispatch(now, self.throttle.loops.want_more());
         }
         if !state.waiters.contains_key(&self.key) {
             self.done = true;
             return Look::Granted;
         }
-        if !first(&state) {
+        if !is_first(&state) {
             return Look::Wait(None);
         }
         if state.in_flight < state.pace.limit() {
+            state.keeper = Some(self.key);
             return Look::Wait(Some(state.rate.due()));
         }
         state.keeper = None;
@@ -478,6 +483,9 @@ impl Drop for Slot {
         state.dispatch(now, throttle.loops.want_more());
     }
 }
+
+#[cfg(test)]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {
@@ -585,6 +593,31 @@ mod tests {
         }
         // Ten too many, and the turn of one.
         assert!((10..=11).contains(&turns), "{turns}");
+    }
+
+    /// So many deletions that they go first take the first place from the compose that waits for the rate. It found itself
+    /// not first any more when it woke, and woke nobody; with no call under way nobody was ever served again.
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_is_not_first_any_more_passes_the_clock_on() {
+        let throttle = throttle(2_000, 2.0);
+        // The rate allows the next call in half a second, and no call is under way that would look when it ends.
+        throttle.acquire(0).await.done(0);
+        let enter = |behind| {
+            let throttle = Arc::clone(&throttle);
+            tokio::spawn(async move { throttle.slot(behind, u64::from(behind)).await.done(0) })
+        };
+        let mut calls = vec![enter(false)];
+        tokio::task::yield_now().await;
+        calls.extend((0..=MOST_BEHIND).map(|_| enter(true)));
+        tokio::time::timeout(Duration::from_secs(600), async {
+            for call in calls {
+                call.await.unwrap();
+            }
+        })
+        .await
+        .expect("nobody keeps the clock");
+        let end = throttle.snapshot();
+        assert_eq!((end.in_flight, end.waiting, end.behind), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]
