@@ -117,6 +117,7 @@ struct Inner {
     status: Option<u16>,
     retry_after: Option<Duration>,
     tries: u32,
+    left_open: bool,
     /// Shared, since a listing that failed tells everyone who asks.
     source: Option<Arc<dyn std::error::Error + Send + Sync + 'static>>,
 }
@@ -135,6 +136,7 @@ impl Error {
             status: None,
             retry_after: None,
             tries: 1,
+            left_open: false,
             source: None,
         }))
     }
@@ -189,16 +191,35 @@ impl Error {
         self
     }
 
-    /// How often the call was tried in all.
+    /// Notes how often the call was tried in all.
     #[must_use]
     pub(crate) fn tried(mut self, tries: u32) -> Self {
         self.0.tries = tries;
         self
     }
 
-    /// Whether this is the answer to the only try of a call, so that no earlier one can have done something.
-    pub(crate) fn is_of_first_try(&self) -> bool {
-        self.0.tries == 1
+    /// Notes whether a try before this one may have done what was asked for.
+    #[must_use]
+    pub(crate) fn with_left_open(mut self, left_open: bool) -> Self {
+        self.0.left_open = left_open;
+        self
+    }
+
+    /// Whether the service said clearly that this try did nothing.
+    pub(crate) fn is_refusal(&self) -> bool {
+        use ErrorKind::{NotFound, PermissionDenied, Precondition, RateLimited, Unauthenticated};
+        let said = matches!(self.0.kind, NotFound | Precondition | PermissionDenied | Unauthenticated | RateLimited);
+        said || self.0.status == Some(400)
+    }
+
+    /// Whether the service said clearly of each try of the call that it did nothing.
+    pub(crate) fn did_nothing(&self) -> bool {
+        self.is_refusal() && !self.0.left_open
+    }
+
+    /// How often the call was tried before this error was returned: 1 for an error of the first try.
+    pub fn tries(&self) -> u32 {
+        self.0.tries
     }
 
     /// The error underneath.

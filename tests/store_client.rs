@@ -1,5 +1,6 @@
 //! The client over a store that fails by script, on virtual time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -448,6 +449,65 @@ async fn a_read_only_caller_is_told_at_once() {
     faults.fail_next(Call::Compose, Fault::Error(ErrorKind::PermissionDenied), 1);
     assert!(client.compose(&compose(&store)).await.unwrap_err().is_permission());
     assert_eq!(faults.calls(Call::Compose), 1);
+}
+
+/// Errors out of the look-up for an adoption reported one try, as if nothing could have happened before.
+#[tokio::test(start_paused = true)]
+async fn every_error_after_the_first_try_reports_how_many_there_were() {
+    let store = MemoryStore::new();
+    let generation = store.insert("b", "o", "meow");
+    let (faults, client) = faulty(&store);
+    let (id, request) = (ObjectId::new("b", "o", generation), compose(&store));
+    let mut put = PutRequest::new("b", "p", "meow");
+    put.if_generation_match = Some(0);
+    let calls = [
+        Call::List,
+        Call::BucketInfo,
+        Call::TestPermissions,
+        Call::Stat,
+        Call::Get,
+        Call::Compose,
+        Call::Put,
+        Call::UpdateMetadata,
+        Call::Delete,
+    ];
+    for call in calls {
+        for last in [ErrorKind::Protocol, ErrorKind::Unauthenticated] {
+            faults.fail_next(call, Fault::Error(ErrorKind::Unavailable), 1);
+            let faults = faults.clone().fail(call, faults.calls(call) + 2, Fault::Error(last));
+            let error = match call {
+                Call::List => client.list(&ListRequest::new("b", "")).await.unwrap_err(),
+                Call::BucketInfo => client.bucket_info("b").await.unwrap_err(),
+                Call::TestPermissions => client.test_permissions("b", &[]).await.unwrap_err(),
+                Call::Stat => client.stat(&id).await.unwrap_err(),
+                Call::Get => client.read(&id, None, 4).await.unwrap_err(),
+                Call::Compose => client.compose(&request).await.unwrap_err(),
+                Call::Put => client.put(&put).await.unwrap_err(),
+                Call::UpdateMetadata => client.update_metadata(&id, &BTreeMap::new()).await.unwrap_err(),
+                _ => client.delete(&id).await.unwrap_err(),
+            };
+            assert_eq!((error.kind(), faults.faults_left()), (last, 0), "{call:?}");
+            assert!(error.to_string().contains(", on try 2 "), "{call:?}: {error}");
+        }
+    }
+    // Those of the look-up for an adoption, which is a call of its own.
+    for (call, look_up) in
+        [Call::Compose, Call::Put].into_iter().zip([ErrorKind::PermissionDenied, ErrorKind::NotFound])
+    {
+        faults.fail_next(call, Fault::LostResponse(ErrorKind::Unavailable), 1);
+        faults.fail_next(Call::Stat, Fault::Error(look_up), 1);
+        let error = match call {
+            Call::Put => client.put(&put).await.unwrap_err(),
+            _ => client.compose(&request).await.unwrap_err(),
+        };
+        assert_eq!(error.kind(), look_up, "{error}");
+        assert!(error.to_string().contains(", on try 2 "), "{call:?}: {error}");
+    }
+    // What is gone is found out by a look-up as well.
+    let gone = ObjectId::new("b", "o", generation + 1);
+    faults.fail_next(Call::Get, Fault::Error(ErrorKind::Unavailable), 1);
+    let error = client.read(&gone, None, 4).await.unwrap_err();
+    assert!(error.is_changed() && error.to_string().contains(", on try 2 "), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

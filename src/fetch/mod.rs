@@ -106,8 +106,6 @@ struct Composing {
     off: AtomicBool,
     /// Composes that failed since the last that worked.
     failures: AtomicU32,
-    /// Whether folders are real here.
-    real_folders: bool,
     /// Whether a temporary is known to be deletable. Until then composes go one by one, each deleted before the next:
     /// what a retention policy keeps would be billed for as long as that lasts.
     deletable: AtomicBool,
@@ -151,7 +149,6 @@ impl Fetcher {
         let compose = Composing {
             off: AtomicBool::new(false),
             failures: AtomicU32::new(0),
-            real_folders: bucket.hierarchical_namespace,
             deletable: AtomicBool::new(bucket.retention.is_some()),
             proving: Mutex::new(()),
             patient: AtomicBool::new(true),
@@ -398,7 +395,7 @@ impl Fetcher {
         }
         let request = ComposeRequest::new(
             Arc::clone(&self.manifest.prefix().bucket),
-            self.run.temporary_name(self.compose.real_folders),
+            self.run.temporary_name(),
             sources,
             group.bytes(),
             crc32c,

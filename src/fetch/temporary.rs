@@ -8,11 +8,11 @@
 //! for so many and no more: where deletions can't keep up, composing waits for them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::process;
 use super::throttle::Throttle;
@@ -60,7 +60,8 @@ static LEDGER: LazyLock<Ledger> = LazyLock::new(|| {
         entries: Mutex::default(),
         room: Arc::new(Semaphore::new(MOST)),
         changed: Condvar::new(),
-        closing: AtomicBool::new(false),
+        closing: watch::Sender::new(false),
+        closing_deletions: Semaphore::new(CLOSING_DELETIONS),
         failed: Mutex::default(),
     }
 });
@@ -68,11 +69,18 @@ static LEDGER: LazyLock<Ledger> = LazyLock::new(|| {
 /// How long the end of the process waits for temporaries that are still being deleted.
 const AT_EXIT: Duration = Duration::from_secs(20);
 
+/// Deletions at once while the process shuts down, where no throttle holds them back: those of [`MOST`] temporaries take five
+/// seconds of the 20 at 80 ms each, and the process has this many connections in any case.
+const CLOSING_DELETIONS: usize = 64;
+
 struct Ledger {
     entries: Mutex<HashMap<Arc<str>, Entry>>,
     room: Arc<Semaphore>,
     changed: Condvar,
-    closing: AtomicBool,
+    /// Holds true once the process shuts down.
+    closing: watch::Sender<bool>,
+    /// The only limit on deletions while the process shuts down.
+    closing_deletions: Semaphore,
     /// Deletions that failed for good, since the process began.
     failed: Mutex<Vec<String>>,
 }
@@ -109,10 +117,10 @@ impl Ledger {
     fn record(&self, name: &Arc<str>, entry: Entry) -> Result<()> {
         let mut entries = self.entries();
         // Under the lock, so that none is recorded after the closing one has looked.
-        if self.closing.load(Ordering::SeqCst) {
+        if self.is_closing() {
             return Err(closing());
         }
-        if entry.run.over.load(Ordering::SeqCst) {
+        if *entry.run.over.borrow() {
             return Err(Error::new(ErrorKind::Cancelled, "the epoch was ended"));
         }
         entry.run.outstanding.fetch_add(1, Ordering::SeqCst);
@@ -126,7 +134,11 @@ impl Ledger {
         if let Some(entry) = entries.get_mut(name) {
             entry.condition = Condition::InUse(generation);
         }
-        !self.closing.load(Ordering::SeqCst)
+        !self.is_closing()
+    }
+
+    fn is_closing(&self) -> bool {
+        *self.closing.borrow()
     }
 
     fn strike_off(&self, name: &Arc<str>) {
@@ -189,10 +201,25 @@ impl Ledger {
 /// Deletes an object that exists, or, without a generation, one that may come to exist.
 async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &ObjectId) -> Result<()> {
     let (mut client, mut again) = (client.clone(), AGAIN.iter());
+    let mut closing = LEDGER.closing.subscribe();
     loop {
-        let slot = writes.acquire_behind(number).await;
-        let outcome = client.watched(slot.watch()).delete(id).await;
-        slot.done(0);
+        // When the process shuts down, other calls may hold all slots for longer than there is time.
+        let slot = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => None,
+            slot = writes.acquire_behind(number) => Some(slot),
+        };
+        let outcome = match slot {
+            Some(slot) => {
+                let outcome = client.watched(slot.watch()).delete(id).await;
+                slot.done(0);
+                outcome
+            }
+            None => {
+                let _permit = LEDGER.closing_deletions.acquire().await.expect("it is never closed");
+                client.delete(id).await
+            }
+        };
         match outcome {
             Err(error) if error.is_not_found() => match again.next() {
                 Some(wait) if id.generation.is_none() => {
@@ -237,9 +264,11 @@ fn after(timeout: Duration) -> Instant {
 pub(super) fn close(timeout: Duration) -> Leftover {
     let names: Vec<_> = {
         let entries = LEDGER.entries();
-        LEDGER.closing.store(true, Ordering::SeqCst);
+        LEDGER.closing.send_replace(true);
         entries
             .iter()
+            // Nobody wants what is being composed any more.
+            .inspect(|(_, entry)| _ = entry.run.over.send_replace(true))
             .filter(|(_, entry)| entry.condition != Condition::Composing)
             .map(|(name, _)| Arc::clone(name))
             .collect()
@@ -258,8 +287,8 @@ pub(crate) struct Run {
     outstanding: AtomicU64,
     /// Deletions that failed for good.
     failed: AtomicU64,
-    /// Whether no more may begin.
-    over: AtomicBool,
+    /// Holds true once no more may begin, and failed composes are not to be tried again.
+    over: watch::Sender<bool>,
 }
 
 impl Run {
@@ -270,13 +299,14 @@ impl Run {
             renewable,
             outstanding: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            over: AtomicBool::new(false),
+            over: watch::Sender::new(false),
         })
     }
 
-    /// Lets no temporary of this run begin any more, so that whoever waits for those there are, waits for all.
+    /// Lets no temporary of this run begin any more, so that whoever waits for those there are, waits for all. Composes
+    /// under way end, but none that fails is tried again: it would hold a slot that deletions need.
     pub(crate) fn end(&self) {
-        self.over.store(true, Ordering::SeqCst);
+        self.over.send_replace(true);
         // Whoever records one and has looked before holds the lock.
         drop(LEDGER.entries());
     }
@@ -286,11 +316,11 @@ impl Run {
         self.outstanding.load(Ordering::SeqCst)
     }
 
-    /// A name that nobody else makes. The random part comes first, so that writes spread over the service's index.
-    /// Where folders are real, one would be left behind for every name, so there it has none.
-    pub(super) fn temporary_name(&self, real_folders: bool) -> Arc<str> {
-        let separator = if real_folders { '-' } else { '/' };
-        format!("{TEMPORARY_PREFIX}{:016x}{separator}{}", rand::random::<u64>(), self.id).into()
+    /// A name that nobody else makes. The random part comes first, so that writes spread over the service's index. No `/`
+    /// follows the prefix: where folders are real, one would stay behind for every name, and whether they are can't always
+    /// be found out. Older versions wrote `/` in place of `-`.
+    pub(super) fn temporary_name(&self) -> Arc<str> {
+        format!("{TEMPORARY_PREFIX}{:016x}-{}", rand::random::<u64>(), self.id).into()
     }
 
     /// Whether a temporary of this run could not be deleted.
@@ -358,7 +388,7 @@ impl Run {
         let id = ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None);
         let guard = Temporary { id, renew: self.renewable.then(|| started + LEASE / 3) };
         let (done, wait) = oneshot::channel();
-        let client = client.watched(slot.watch());
+        let client = client.watched(slot.watch()).until(self.over.subscribe());
         io.handle().spawn(async move {
             let mut guard = guard;
             let outcome = client.compose(&request).await;
@@ -372,7 +402,7 @@ impl Run {
                 Ok(_) => Err(closing()),
                 Err(error) => {
                     // A clear refusal made nothing. After any other end the object may be there, or come yet.
-                    if refused(&error) {
+                    if error.did_nothing() {
                         LEDGER.strike_off(&name);
                     }
                     drop(guard);
@@ -392,14 +422,6 @@ impl Run {
         drop(LEDGER.wait(after(timeout), |_| outstanding() == 0));
         outstanding() + self.failed.load(Ordering::SeqCst)
     }
-}
-
-/// Whether the service said in so many words that it made nothing. What it says to a second try is no such word, since
-/// the first may have been done.
-fn refused(error: &Error) -> bool {
-    use ErrorKind::{NotFound, PermissionDenied, Precondition, RateLimited, Unauthenticated};
-    let said = matches!(error.kind(), NotFound | Precondition | PermissionDenied | Unauthenticated | RateLimited);
-    error.is_of_first_try() && (said || error.http_status() == Some(400))
 }
 
 fn closing() -> Error {
@@ -440,7 +462,7 @@ impl Temporary {
         for renewals in 1u64.. {
             tokio::time::sleep_until(due).await;
             // Then it is being deleted.
-            if LEDGER.closing.load(Ordering::SeqCst) {
+            if LEDGER.is_closing() {
                 return;
             }
             due = tokio::time::Instant::now() + LEASE / 3;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, future, stream};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
@@ -95,6 +96,8 @@ pub struct Client {
     hashes: bool,
     /// Whether the first try of a call is one of an earlier call that failed.
     repeats: bool,
+    /// Holds true once nobody wants the results any more.
+    over: Option<watch::Receiver<bool>>,
 }
 
 impl Client {
@@ -111,6 +114,7 @@ impl Client {
             watch: None,
             hashes: true,
             repeats: false,
+            over: None,
         }
     }
 
@@ -179,6 +183,21 @@ impl Client {
         Self { repeats: true, ..self.clone() }
     }
 
+    /// The same client, which gives a failed call up instead of trying it again once `over` holds true: nobody wants its
+    /// result any more. The try under way is not cut off.
+    pub(crate) fn until(&self, over: watch::Receiver<bool>) -> Self {
+        Self { over: Some(over), ..self.clone() }
+    }
+
+    /// Waits so long, and returns false as soon as nobody wants the results of this client any more.
+    async fn is_wanted_for(&self, wait: Duration) -> bool {
+        let Some(mut over) = self.over.clone() else {
+            sleep(wait).await;
+            return true;
+        };
+        timeout(wait, over.wait_for(|over| *over)).await.is_err()
+    }
+
     /// How long a call may take in all, before what its bytes add.
     pub(crate) fn deadline(&self) -> Duration {
         self.retry.deadline
@@ -212,24 +231,28 @@ impl Client {
     /// When the bucket isn't there or not open to the caller, or the policy gives up.
     pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
         let mut call = Call::new(self, true, 0).refusals(&self.metrics.list_refused);
-        loop {
-            count(&self.metrics.list);
-            match call.within(self.store.list(request, &call.attempt)).await {
-                Ok(page) => {
-                    if page.objects.is_empty() && page.prefixes.is_empty() {
-                        count(&self.metrics.empty_list);
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.list);
+                match call.within(self.store.list(request, &call.attempt)).await {
+                    Ok(page) => {
+                        if page.objects.is_empty() && page.prefixes.is_empty() {
+                            count(&self.metrics.empty_list);
+                        }
+                        return Ok(page);
                     }
-                    return Ok(page);
-                }
-                Err(error) => {
-                    // A server that knows no pages may need longer for all there is.
-                    if error.kind() == ErrorKind::Timeout {
-                        call.head *= 2;
+                    Err(error) => {
+                        // A server that knows no pages may need longer for all there is.
+                        if error.kind() == ErrorKind::Timeout {
+                            call.head *= 2;
+                        }
+                        call.recover(error, &BucketUri(&request.bucket)).await?;
                     }
-                    call.recover(error, &BucketUri(&request.bucket)).await?;
                 }
             }
         }
+        .await;
+        call.end(outcome)
     }
 
     /// Facts of the bucket; all unknown where the caller may not see them.
@@ -238,14 +261,18 @@ impl Client {
     /// When the bucket isn't there, or the policy gives up.
     pub async fn bucket_info(&self, bucket: &str) -> Result<BucketInfo> {
         let mut call = Call::new(self, true, 0);
-        loop {
-            count(&self.metrics.bucket);
-            match call.within(self.store.bucket_info(bucket, &call.attempt)).await {
-                Ok(info) => return Ok(info),
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(BucketInfo::default()),
-                Err(error) => call.recover(error, &BucketUri(bucket)).await?,
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.bucket);
+                match call.within(self.store.bucket_info(bucket, &call.attempt)).await {
+                    Ok(info) => return Ok(info),
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(BucketInfo::default()),
+                    Err(error) => call.recover(error, &BucketUri(bucket)).await?,
+                }
             }
         }
+        .await;
+        call.end(outcome)
     }
 
     /// Which of `permissions`, such as `storage.objects.create`, the caller holds on the bucket.
@@ -254,13 +281,17 @@ impl Client {
     /// When the bucket isn't there, or the policy gives up. Some emulators answer every such call with "not found".
     pub async fn test_permissions(&self, bucket: &str, permissions: &[&str]) -> Result<Vec<String>> {
         let mut call = Call::new(self, true, 0);
-        loop {
-            count(&self.metrics.bucket);
-            match call.within(self.store.test_permissions(bucket, permissions, &call.attempt)).await {
-                Ok(held) => return Ok(held),
-                Err(error) => call.recover(error, &BucketUri(bucket)).await?,
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.bucket);
+                match call.within(self.store.test_permissions(bucket, permissions, &call.attempt)).await {
+                    Ok(held) => return Ok(held),
+                    Err(error) => call.recover(error, &BucketUri(bucket)).await?,
+                }
             }
         }
+        .await;
+        call.end(outcome)
     }
 
     /// What is known of one object.
@@ -269,13 +300,17 @@ impl Client {
     /// When the object, or the generation named, isn't there, or the policy gives up.
     pub async fn stat(&self, id: &ObjectId) -> Result<ObjectMeta> {
         let mut call = Call::new(self, true, 0);
-        loop {
-            count(&self.metrics.stat);
-            match call.within(self.store.stat(id, &call.attempt)).await {
-                Ok(meta) => return Ok(meta),
-                Err(error) => call.recover(error, id).await?,
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.stat);
+                match call.within(self.store.stat(id, &call.attempt)).await {
+                    Ok(meta) => return Ok(meta),
+                    Err(error) => call.recover(error, id).await?,
+                }
             }
         }
+        .await;
+        call.end(outcome)
     }
 
     /// The stored bytes of an object, or those of `range` (end exclusive): `size` of them, which the caller knows
@@ -301,24 +336,28 @@ impl Client {
         }
         let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused).stalled_after(self.read_stall);
         let mut reading = Reading::new(id.clone(), range, size, &self.buffers, self.hashes);
-        loop {
-            let before = reading.received();
-            let error = match self.read_on(&call, &mut reading).await {
-                Ok(()) => return Ok(reading.finish()),
-                Err(error) => error,
-            };
-            if error.is_not_found()
-                && let Some(generation) = reading.id.generation
-            {
-                return Err(self.changed(&reading.id, generation, error).await);
+        let outcome: Result<_> = async {
+            loop {
+                let before = reading.received();
+                let error = match self.read_on(&call, &mut reading).await {
+                    Ok(()) => return Ok(reading.finish()),
+                    Err(error) => error,
+                };
+                if error.is_not_found()
+                    && let Some(generation) = reading.id.generation
+                {
+                    return Err(self.changed(&reading.id, generation, error).await);
+                }
+                if reading.received() > before {
+                    call.progress();
+                } else if error.kind() == ErrorKind::Timeout {
+                    call.wait_longer();
+                }
+                call.recover(error, id).await?;
             }
-            if reading.received() > before {
-                call.progress();
-            } else if error.kind() == ErrorKind::Timeout {
-                call.wait_longer();
-            }
-            call.recover(error, id).await?;
         }
+        .await;
+        call.end(outcome)
     }
 
     /// One try at what is still missing.
@@ -474,21 +513,25 @@ impl Client {
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
         let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
-        loop {
-            count(&self.metrics.compose);
-            match call.answered(call.within(self.store.compose(request, &call.attempt)).await) {
-                Ok(meta) => {
-                    add(&self.metrics.bytes_composed, meta.size);
-                    return same(&id, meta, request.size, request.crc32c);
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.compose);
+                match call.answered(call.within(self.store.compose(request, &call.attempt)).await) {
+                    Ok(meta) => {
+                        add(&self.metrics.bytes_composed, meta.size);
+                        return same(&id, meta, request.size, request.crc32c);
+                    }
+                    Err(error) if call.may_be_own(&error) => {
+                        let adopted = self.adopt(&id, request.size, request.crc32c, error).await?;
+                        add(&self.metrics.bytes_composed, adopted.size);
+                        return Ok(adopted);
+                    }
+                    Err(error) => call.recover(error, &id).await?,
                 }
-                Err(error) if call.may_be_own(&error) => {
-                    let adopted = self.adopt(&id, request.size, request.crc32c, error).await?;
-                    add(&self.metrics.bytes_composed, adopted.size);
-                    return Ok(adopted);
-                }
-                Err(error) => call.recover(error, &id).await?,
             }
         }
+        .await;
+        call.end(outcome)
     }
 
     /// Writes a whole object. Made again after a failure only with
@@ -505,15 +548,19 @@ impl Client {
             Call::new(self, request.if_generation_match.is_some(), size).refusals(&self.metrics.write_refused);
         // No sign of life comes before the last byte went.
         call.head = call.head.saturating_add(transfer(size));
-        loop {
-            count(&self.metrics.put);
-            add(&self.metrics.bytes_sent, size);
-            match call.within(self.store.put(request, &call.attempt)).await {
-                Ok(meta) => return same(&id, meta, size, crc),
-                Err(error) if call.may_be_own(&error) => return self.adopt(&id, size, crc, error).await,
-                Err(error) => call.recover(error, &id).await?,
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.put);
+                add(&self.metrics.bytes_sent, size);
+                match call.within(self.store.put(request, &call.attempt)).await {
+                    Ok(meta) => return same(&id, meta, size, crc),
+                    Err(error) if call.may_be_own(&error) => return self.adopt(&id, size, crc, error).await,
+                    Err(error) => call.recover(error, &id).await?,
+                }
             }
         }
+        .await;
+        call.end(outcome)
     }
 
     /// Takes what has the destination's name for the result of an earlier try, if it can be.
@@ -538,13 +585,17 @@ impl Client {
     /// on.
     pub async fn update_metadata(&self, id: &ObjectId, metadata: &BTreeMap<String, String>) -> Result<ObjectMeta> {
         let mut call = Call::new(self, true, 0);
-        loop {
-            count(&self.metrics.update);
-            match call.within(self.store.update_metadata(id, metadata, &call.attempt)).await {
-                Ok(meta) => return Ok(meta),
-                Err(error) => call.recover(error, id).await?,
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.update);
+                match call.within(self.store.update_metadata(id, metadata, &call.attempt)).await {
+                    Ok(meta) => return Ok(meta),
+                    Err(error) => call.recover(error, id).await?,
+                }
             }
         }
+        .await;
+        call.end(outcome)
     }
 
     /// Removes an object: the generation named, or whatever has the name, which then must be one that nobody else
@@ -555,16 +606,20 @@ impl Client {
     /// generation was named. Without one it may have been deleted by an earlier try, or never have been there.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
         let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
-        loop {
-            count(&self.metrics.delete);
-            match call.within(self.store.delete(id, &call.attempt)).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_not_found() && call.attempt.number > 1 && id.generation.is_some() => {
-                    return Ok(());
+        let outcome: Result<_> = async {
+            loop {
+                count(&self.metrics.delete);
+                match call.within(self.store.delete(id, &call.attempt)).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) if error.is_not_found() && call.attempt.number > 1 && id.generation.is_some() => {
+                        return Ok(());
+                    }
+                    Err(error) => call.recover(error, id).await?,
                 }
-                Err(error) => call.recover(error, id).await?,
             }
         }
+        .await;
+        call.end(outcome)
     }
 }
 
@@ -595,6 +650,8 @@ struct Call<'a> {
     idempotent: bool,
     /// Failed tries since the last progress, the present one included.
     tries: u32,
+    /// Whether an earlier try may have done what the call asks for, though it failed.
+    left_open: bool,
     /// Tries whose token was refused.
     refusals: u32,
     started: Instant,
@@ -624,6 +681,7 @@ impl<'a> Call<'a> {
             attempt: Attempt::first(),
             idempotent,
             tries: 1,
+            left_open: false,
             refusals: 0,
             started: Instant::now(),
             limit: if deadline.is_zero() { deadline } else { deadline.saturating_add(transfer(bytes)) },
@@ -716,19 +774,38 @@ impl<'a> Call<'a> {
         match self.client.retry.decide(&failure, self.tries, self.refusals, self.left(), rand::random()) {
             Decision::Wait(wait) => {
                 debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
-                sleep(wait).await;
+                if !self.client.is_wanted_for(wait).await {
+                    return Err(error);
+                }
+                self.left_open |= !error.is_refusal();
                 self.attempt = self.attempt.next();
                 self.tried = Instant::now();
                 self.tries += 1;
                 count(&self.client.metrics.retries);
                 Ok(())
             }
-            Decision::GiveUp if self.attempt.number == 1 => Err(error),
-            Decision::GiveUp => {
-                let tries = format!(", on try {} after {:.1?}", self.attempt.number, self.started.elapsed());
-                Err(error.append(&tries).tried(self.attempt.number))
-            }
+            Decision::GiveUp => Err(error),
         }
+    }
+
+    /// Hands over the outcome of the call. Every error of a call leaves through here, so that each reports how many tries
+    /// there were, and whether one of them may have done what was asked for.
+    fn end<T>(&self, outcome: Result<T>) -> Result<T> {
+        let tries = self.attempt.number;
+        outcome.map_err(|error| {
+            if tries == 1 {
+                return error;
+            }
+            // A precondition that fails after the first try may have met the result of an earlier one.
+            let left_open = self.left_open || error.kind() == ErrorKind::Precondition;
+            // The look-up for an adoption may have said so of its own tries.
+            let error = if error.tries() == 1 {
+                error.append(&format!(", on try {tries} after {:.1?}", self.started.elapsed()))
+            } else {
+                error
+            };
+            error.tried(tries).with_left_open(left_open)
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dataflux_emulator::{Emulator, Profile};
 use nix::sys::signal::Signal;
 
-use crate::harness::{draw, settle, start, temporaries, virtuals};
+use crate::harness::{draw, eventually, settle, start, temporaries, virtuals};
 
 /// Runs ended by each of the two signals.
 const TIMES: u64 = 10;
@@ -44,6 +44,24 @@ fn interrupted_at_any_moment_it_leaves_nothing() {
         assert_eq!(temporaries(&emulator, &bucket(run)), [""; 0], "run {run}, after calls still under way at its end");
     }
     assert!(with_temporaries.into_inner() > 0, "the moments are such that some runs have temporaries");
+}
+
+/// Composes that the bucket refused were tried again for minutes and held what deletions needed.
+#[test]
+fn interrupted_where_the_bucket_takes_few_writes_it_leaves_nothing() {
+    let profile: Profile = "gcs,writes_per_s=20".parse().unwrap();
+    let spec = virtuals("train:n=64000,pattern=folders,size=500..2000");
+    let emulator = Emulator::builder().profile(profile).virtual_namespace(spec).start().unwrap();
+    let args = ["bench", "gs://train/", "-v", "--json", "--strategy", "compose", "--batch-size", "64"];
+    let mut running = start(emulator.endpoint(), &args);
+    running.says("listing");
+    eventually("the bucket refuses writes", || emulator.stats().errors.get("429").copied().unwrap_or(0) > 50);
+    running.signal(Signal::SIGTERM);
+    let ended = running.finish();
+    assert_eq!(ended.code, Some(143), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("are left"), "{}", ended.stderr);
+    settle();
+    assert_eq!(temporaries(&emulator, "train"), [""; 0], "{}", ended.stderr);
 }
 
 /// Whether the run had temporaries when it was interrupted.

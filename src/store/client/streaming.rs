@@ -46,6 +46,11 @@ impl Streaming<'_> {
     /// # Cancel safety
     /// Dropping the future loses no bytes.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let outcome = self.next_tried().await;
+        self.call.end(outcome)
+    }
+
+    async fn next_tried(&mut self) -> Result<Option<Bytes>> {
         loop {
             let error = match self.try_next().await {
                 Ok(Some(chunk)) => {

@@ -1,0 +1,120 @@
+//! Temporary objects where calls fail: none is left behind or forgotten. In a program of its own, since temporaries are
+//! counted by process.
+
+mod support;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dataflux::store::{Call, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, MemoryStore};
+use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Strategy};
+use dataflux_emulator::{Emulator, Profile};
+use support::gated::Gated;
+use support::{HANG, until, without_hanging};
+
+/// What the end of the process waits for temporaries.
+const EXIT: Duration = Duration::from_secs(20);
+
+/// One test at a time: the temporaries are those of the process.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn memory(count: usize) -> MemoryStore {
+    let store = MemoryStore::new().with_bucket("data");
+    for index in 0..count {
+        let name = format!("p/{index:04}");
+        store.insert("data", &name, support::content(&name, 100));
+    }
+    store
+}
+
+fn loader(client: Client) -> DataLoader {
+    let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+    DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap()
+}
+
+/// The compose happened, its answer was lost, the second try met its own result, and looking at that failed: that error
+/// was taken for the refusal of a first try, so that the object stayed and nobody knew of it.
+#[test]
+fn a_temporary_whose_answer_and_look_up_are_lost_is_deleted() {
+    let _alone = alone();
+    without_hanging(|| {
+        for lost in [ErrorKind::Unavailable, ErrorKind::Timeout] {
+            for look_up in [ErrorKind::PermissionDenied, ErrorKind::NotFound, ErrorKind::Unauthenticated] {
+                let store = memory(256);
+                let faults = FaultStore::new(Arc::new(store.clone()));
+                let loader = loader(support::client(faults.clone()));
+                faults.fail_next(Call::Compose, Fault::LostResponse(lost), 1);
+                faults.fail_next(Call::Stat, Fault::Error(look_up), 1);
+                let samples: usize = loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum();
+                assert_eq!(samples, 256);
+                assert_eq!(faults.calls(Call::Stat), 1, "the fault has come about");
+                assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
+                assert_eq!(store.names("data").len(), 256, "{lost:?}, then {look_up:?}: a temporary object is left");
+            }
+        }
+    });
+}
+
+/// Composes that nobody wanted any more were tried again for minutes.
+#[test]
+fn an_epoch_that_is_dropped_ends_the_retries_of_its_composes() {
+    let _alone = alone();
+    without_hanging(|| {
+        for fault in [ErrorKind::Unavailable, ErrorKind::RateLimited] {
+            let store = memory(2_048);
+            let faults = FaultStore::new(Arc::new(store.clone()));
+            faults.fail_next(Call::Compose, Fault::Error(fault), 1_000_000);
+            let loader = loader(Client::new(Arc::new(faults.clone())));
+            let batches = loader.epoch(0).unwrap();
+            until("a compose has failed", || faults.calls(Call::Compose) > 0);
+            let closed = batches.close(EXIT);
+            assert!(closed.is_clean(), "{fault:?}: {closed:?}");
+            assert_eq!(store.names("data").len(), 2_048);
+        }
+    });
+}
+
+/// Of a bucket that takes few writes, most went to composes of an epoch that was gone, and its temporaries stayed.
+#[test]
+fn where_the_bucket_takes_few_writes_a_dropped_epoch_leaves_no_temporary() {
+    let _alone = alone();
+    without_hanging(|| {
+        let spec = "data:n=64000,pattern=sequence,size=100..200".parse().unwrap();
+        let profile: Profile = "fast,compose_ms=100,writes_per_s=20".parse().unwrap();
+        let emulator = Emulator::builder().profile(profile).virtual_namespace(spec).start().unwrap();
+        let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
+        let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+        let dataset = DatafluxDataset::open_with(client, "gs://data/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+        let batches = loader.epoch(0).unwrap();
+        let refused = || emulator.stats().errors.get("429").copied().unwrap_or(0);
+        until("the bucket takes no more", || refused() > 50);
+        drop(batches);
+        assert_eq!(dataflux::wait_for_temporaries(EXIT).objects, [""; 0], "after as long as the exit waits");
+        let left = emulator.names("data").into_iter().filter(|name| name.starts_with("dataflux-")).count();
+        assert_eq!(left, 0);
+    });
+}
+
+/// Each would leave an empty folder behind where folders are real, and whether they are can't always be asked.
+#[test]
+fn no_name_of_a_temporary_makes_a_folder_where_the_bucket_tells_nothing() {
+    let _alone = alone();
+    without_hanging(|| {
+        let gated = Gated::new(memory(256));
+        gated.shut(Call::Delete);
+        let loader = loader(Client::new(Arc::new(gated.clone())));
+        let batches = loader.epoch(0).unwrap();
+        let temporary = || gated.inner.names("data").into_iter().find(|name| name.starts_with("dataflux-"));
+        until("there is a temporary", || temporary().is_some());
+        let name = temporary().unwrap();
+        gated.open();
+        assert_eq!(name.matches('/').count(), 1, "{name}");
+        // What `clean` and the lifecycle rule of the README go by.
+        assert!(name.starts_with("dataflux-composed-objects/"), "{name}");
+        assert!(batches.close(HANG).is_clean());
+    });
+}
