@@ -57,11 +57,13 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// The header or parameter at fault: kind and name.
     pub(crate) location: Option<(&'static str, &'static str)>,
+    /// Bytes of the object, where a range is beyond its end.
+    pub(crate) size: Option<u64>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, domain: "global", reason, message: message.into(), location: None }
+        Self { status, domain: "global", reason, message: message.into(), location: None, size: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {

@@ -21,8 +21,8 @@
 //! ```
 //!
 //! It does not keep old or deleted versions, know access control lists, speak the gRPC API, or store anything on disk.
-//! Of the XML API it knows reading an object by GET, without preconditions in headers, with JSON's errors. It shares no
-//! code with the client, so that their mistakes cannot cancel out.
+//! Of the XML API it knows reading: listings of both versions, and objects by GET and HEAD. It shares no code with the
+//! client, so that their mistakes cannot cancel out.
 
 #[cfg(feature = "cli")]
 mod args;
@@ -57,6 +57,7 @@ mod timestamp;
 mod upload;
 mod virtual_names;
 mod virtual_ns;
+mod xml;
 
 #[cfg(feature = "cli")]
 pub use args::EmulatorArgs;

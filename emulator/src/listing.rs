@@ -93,6 +93,35 @@ impl ListQuery {
         Ok(Self { prefix, delimiter, start, end, half_done, largest, glob, trailing_delimiter })
     }
 
+    /// Everything below a prefix, in one page.
+    pub(crate) fn below(prefix: &str, delimiter: &str) -> Self {
+        Self { prefix: prefix.into(), delimiter: delimiter.into(), ..Self::everything() }
+    }
+
+    /// Sets the most objects and prefixes of a page.
+    pub(crate) fn limit(&mut self, largest: u64) {
+        self.largest = largest;
+    }
+
+    /// Begins behind a name. Behind one that is a common prefix, as the last thing of a page may be, begins what isn't
+    /// below it.
+    pub(crate) fn start_after(&mut self, name: &str) {
+        let name = name.as_bytes();
+        let below = name.starts_with(&self.prefix) && self.prefix_of(name) == Some(name);
+        self.start = match successor(name).filter(|_| below) {
+            Some(after) => after,
+            None => [name, b"\0"].concat(),
+        };
+    }
+
+    /// Begins where a page ended that had this token; `None` where it is no token.
+    pub(crate) fn resume(&mut self, token: &str) -> Option<()> {
+        let (key, half_done) = read_token(token)?;
+        self.half_done = half_done.then(|| key.clone());
+        self.start = key.max(std::mem::take(&mut self.start));
+        Some(())
+    }
+
     /// Where names stop to be wanted, exclusive.
     fn upper(&self) -> Option<Vec<u8>> {
         let after_prefix = successor(&self.prefix);

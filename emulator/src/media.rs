@@ -9,7 +9,7 @@ use crate::{
     content::{Content, Segment},
     error::Refusal,
     object::Object,
-    objects::{Preconditions, find},
+    objects::{Preconditions, find, is_unchanged},
     route::Target,
     service::{Reply, Request, State},
     timestamp,
@@ -20,30 +20,38 @@ pub(crate) fn get(state: &State, (bucket, name): &Target, request: &Request) -> 
     bucket.allows("storage.objects.get", request)?;
     let object = find(&bucket, name, request.query.integer("generation")?)?;
     Preconditions::parse(&request.query)?.check_read(&object)?;
+    let etag = object.etag();
+    if is_unchanged(request, &etag, object.updated)? {
+        return Ok(Reply::empty(304).with("etag", etag));
+    }
+    contents(&object, request, etag)
+}
+
+/// The bytes of an object that a request asks for.
+pub(crate) fn contents(object: &Object, request: &Request, etag: String) -> Result<Reply, Refusal> {
     if object.attributes.content_encoding.as_deref() == Some("gzip")
         && !accepts_gzip(request)
-        && let Some(plain) = decompress(&object)
+        && let Some(plain) = decompress(object)
     {
         // Ranges are void here and the hashes stay those of what is stored: that is what the service does.
         let end = plain.len();
         let reply = Reply { status: 200, end, content: plain, unknown_length: true, ..Reply::default() };
-        let reply = with_headers(reply, &object, true);
+        let reply = with_headers(reply, object, etag, true);
         return Ok(reply.with("warning", "214 UploadServer gunzipped").with("vary", "Accept-Encoding"));
     }
     let size = object.size();
     let range = request.header("range").and_then(parse_range);
     let Some((start, end)) = range.map_or(Some((0, size)), |range| range.resolve(size)) else {
         let message = format!("Request range not satisfiable: the object has {size} bytes.");
-        let refusal = Refusal::new(416, "requestedRangeNotSatisfiable", message);
-        return Ok(Reply::from(refusal).with("content-range", format!("bytes */{size}")));
+        return Err(Refusal { size: Some(size), ..Refusal::new(416, "requestedRangeNotSatisfiable", message) });
     };
     let status = if range.is_some() { 206 } else { 200 };
     let reply = Reply { status, start, end, content: object.content.clone(), ..Reply::default() };
-    let reply = with_headers(reply, &object, false).with("accept-ranges", "bytes");
+    let reply = with_headers(reply, object, etag, false).with("accept-ranges", "bytes");
     Ok(if status == 206 { reply.with("content-range", format!("bytes {start}-{}/{size}", end - 1)) } else { reply })
 }
 
-fn with_headers(mut reply: Reply, object: &Object, decompressed: bool) -> Reply {
+fn with_headers(mut reply: Reply, object: &Object, etag: String, decompressed: bool) -> Reply {
     let attributes = &object.attributes;
     let text = |value: &Option<String>, default: &str| value.clone().unwrap_or_else(|| default.to_owned());
     let mut hashes = format!("crc32c={}", checksum::crc32c_base64(object.crc32c));
@@ -54,7 +62,7 @@ fn with_headers(mut reply: Reply, object: &Object, decompressed: bool) -> Reply 
     reply.headers.extend([
         ("content-type", text(&attributes.content_type, "application/octet-stream")),
         ("cache-control", text(&attributes.cache_control, "no-cache, no-store, max-age=0, must-revalidate")),
-        ("etag", object.etag()),
+        ("etag", etag),
         ("last-modified", timestamp::http_date(object.updated)),
         ("x-goog-generation", object.generation.to_string()),
         ("x-goog-metageneration", object.metageneration.to_string()),

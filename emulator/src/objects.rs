@@ -71,6 +71,29 @@ impl Preconditions {
     }
 }
 
+/// Conditions that HTTP has of itself, in its order: on the entity tag, or where there is none on the last change, whose
+/// fractions of a second no header has. `etag` may be quoted or not, as what it is compared with.
+///
+/// # Errors
+/// The object is another than the one that is wanted.
+pub(crate) fn is_unchanged(request: &Request, etag: &str, updated: i64) -> Result<bool, Refusal> {
+    let bare = |tag: &str| tag.trim().trim_start_matches("W/").trim_matches('"').to_owned();
+    let names = |tags: &str| tags.split(',').any(|tag| tag.trim() == "*" || bare(tag) == bare(etag));
+    let seconds = updated.div_euclid(1_000_000);
+    let since = |header| request.header(header).and_then(timestamp::parse_http_date);
+    match request.header("if-match") {
+        Some(tags) if !names(tags) => return Err(Refusal::precondition("If-Match")),
+        None if since("if-unmodified-since").is_some_and(|then| seconds > then) => {
+            return Err(Refusal::precondition("If-Unmodified-Since"));
+        }
+        _ => {}
+    }
+    Ok(match request.header("if-none-match") {
+        Some(tags) => names(tags),
+        None => since("if-modified-since").is_some_and(|then| seconds <= then),
+    })
+}
+
 /// The live version, when it is the one that `generation` asks for.
 pub(crate) fn find(bucket: &Bucket, name: &str, generation: Option<i64>) -> Result<Arc<Object>, Refusal> {
     let object = bucket.require(name)?;
@@ -99,6 +122,9 @@ pub(crate) fn get(state: &State, (bucket, name): &Target, request: &Request) -> 
     bucket.allows("storage.objects.get", request)?;
     let object = find(&bucket, name, request.query.integer("generation")?)?;
     Preconditions::parse(&request.query)?.check_read(&object)?;
+    if is_unchanged(request, &object.etag(), object.updated)? {
+        return Ok(Reply::empty(304).with("etag", object.etag()));
+    }
     reply(state, &bucket.name, &object, &request.query)
 }
 

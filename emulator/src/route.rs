@@ -4,7 +4,7 @@
 use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::{error::Refusal, object, stats::Call};
+use crate::{error::Refusal, object, service::Reply, stats::Call, xml};
 
 /// The characters that a path segment need not encode.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -74,6 +74,10 @@ pub(crate) enum Route {
     ListObjects(String),
     GetObject(Target),
     GetMedia(Target),
+    HeadMedia(Target),
+    XmlList(String),
+    XmlGet(Target),
+    XmlHead(Target),
     /// The flag says to replace all attributes and not to merge.
     PatchObject(Target, bool),
     DeleteObject(Target),
@@ -99,6 +103,7 @@ impl Route {
         };
         let media = query.get("alt") == Some("media");
         let (get, post, put) = (*method == Method::GET, *method == Method::POST, *method == Method::PUT);
+        let head = *method == Method::HEAD;
         let (patch, delete) = (*method == Method::PATCH, *method == Method::DELETE);
         Ok(match segments.as_slice() {
             ["_emulator", "stats"] if get => Self::Stats,
@@ -112,7 +117,9 @@ impl Route {
             ["storage", "v1", "b", bucket, "o"] if get => Self::ListObjects(decode(bucket)?),
             ["storage", "v1", "b", bucket, "o", name] if get && media => Self::GetMedia(target(bucket, name)?),
             ["download", "storage", "v1", "b", bucket, "o", name] if get => Self::GetMedia(target(bucket, name)?),
-            ["storage", "v1", "b", bucket, "o", name] if get => Self::GetObject(target(bucket, name)?),
+            ["storage", "v1", "b", bucket, "o", name] if head && media => Self::HeadMedia(target(bucket, name)?),
+            ["download", "storage", "v1", "b", bucket, "o", name] if head => Self::HeadMedia(target(bucket, name)?),
+            ["storage", "v1", "b", bucket, "o", name] if get || head => Self::GetObject(target(bucket, name)?),
             ["storage", "v1", "b", bucket, "o", name] if patch || put => Self::PatchObject(target(bucket, name)?, put),
             ["storage", "v1", "b", bucket, "o", name] if delete => Self::DeleteObject(target(bucket, name)?),
             ["storage", "v1", "b", bucket, "o", name, "compose"] if post => Self::Compose(target(bucket, name)?),
@@ -135,9 +142,15 @@ impl Route {
             ["upload", "storage", "v1", "b", _, "o"] if post && query.get("upload_id").is_some() => Self::UploadSession,
             ["upload", "storage", "v1", "b", bucket, "o"] if post => Self::Upload(decode(bucket)?),
             ["batch", "storage", "v1"] | ["batch"] if post => Self::Batch,
-            // The XML API, in which obstore reads. Its names may keep their slashes.
-            [bucket, _, ..] if get && !PREFIXES.contains(bucket) => {
-                Self::GetMedia(target(bucket, &path[bucket.len() + 1..])?)
+            // The XML API, in which object_store and obstore read. Its names may keep their slashes.
+            [bucket] | [bucket, ""]
+                if get && !bucket.is_empty() && !PREFIXES.contains(bucket) && xml::is_listing(query) =>
+            {
+                Self::XmlList(decode(bucket)?)
+            }
+            [bucket, _, ..] if (get || head) && !PREFIXES.contains(bucket) && path.len() > bucket.len() + 1 => {
+                let target = target(bucket, &path[bucket.len() + 1..])?;
+                if head { Self::XmlHead(target) } else { Self::XmlGet(target) }
             }
             ["storage", "v1", "b", ..] if segments.len() <= 6 && segments.get(4).is_none_or(|part| *part == "o") => {
                 return Err(Refusal::new(405, "methodNotAllowed", format!("Method {method} is not allowed here.")));
@@ -148,9 +161,9 @@ impl Route {
 
     pub(crate) fn call(&self) -> Call {
         match self {
-            Self::ListObjects(_) => Call::List,
-            Self::GetMedia(_) => Call::GetMedia,
-            Self::GetObject(_) => Call::GetMetadata,
+            Self::ListObjects(_) | Self::XmlList(_) => Call::List,
+            Self::GetMedia(_) | Self::XmlGet(_) => Call::GetMedia,
+            Self::GetObject(_) | Self::HeadMedia(_) | Self::XmlHead(_) => Call::GetMetadata,
             Self::Compose(_) => Call::Compose,
             Self::Upload(_) => Call::Insert,
             Self::UploadSession | Self::CancelUpload => Call::UploadChunk,
@@ -164,13 +177,26 @@ impl Route {
         }
     }
 
+    /// The answer that a refusal of this call is.
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Reply {
+        match self {
+            Self::XmlList(_) | Self::XmlGet(_) | Self::XmlHead(_) => xml::refuse(&refusal),
+            _ => refusal.into(),
+        }
+    }
+
     /// The bucket it acts on, and the object it changes (not deletes), for the rate limits.
     pub(crate) fn target(&self) -> (Option<&str>, Option<&str>) {
         match self {
-            Self::ListObjects(bucket) | Self::Upload(bucket) | Self::GetBucket(bucket) => (Some(bucket), None),
-            Self::GetObject((bucket, _)) | Self::GetMedia((bucket, _)) | Self::DeleteObject((bucket, _)) => {
+            Self::ListObjects(bucket) | Self::XmlList(bucket) | Self::Upload(bucket) | Self::GetBucket(bucket) => {
                 (Some(bucket), None)
             }
+            Self::GetObject((bucket, _))
+            | Self::GetMedia((bucket, _))
+            | Self::HeadMedia((bucket, _))
+            | Self::XmlGet((bucket, _))
+            | Self::XmlHead((bucket, _))
+            | Self::DeleteObject((bucket, _)) => (Some(bucket), None),
             Self::PatchObject((bucket, name), _) | Self::Compose((bucket, name)) | Self::Copy(_, (bucket, name), _) => {
                 (Some(bucket), Some(name))
             }
@@ -198,9 +224,15 @@ mod tests {
     #[test]
     fn the_xml_api_reads_names_with_slashes_of_both_kinds() {
         for path in ["/bucket/a/b%20c", "/bucket/a%2Fb%20c"] {
-            assert_eq!(route(&Method::GET, path), Ok(Route::GetMedia(("bucket".into(), "a/b c".into()))));
+            assert_eq!(route(&Method::GET, path), Ok(Route::XmlGet(("bucket".into(), "a/b c".into()))));
+            assert_eq!(route(&Method::HEAD, path), Ok(Route::XmlHead(("bucket".into(), "a/b c".into()))));
             assert_eq!(route(&Method::PUT, path), Err(404));
         }
+        for path in ["/bucket", "/bucket/", "/bucket?list-type=2"] {
+            assert_eq!(route(&Method::GET, path), Ok(Route::XmlList("bucket".into())));
+        }
+        // A listing would be a wrong answer.
+        assert_eq!(route(&Method::GET, "/bucket?cors"), Err(404));
     }
 
     #[test]
@@ -212,9 +244,9 @@ mod tests {
             ("/storage/v1/b/bucket/o/a%0Ab", 400),
             ("/storage/v1/b/bucket/o/%FF", 400),
             ("/storage/v1/b/bucket/o/a/b", 404),
-            ("/nowhere", 404),
+            ("/", 404),
+            ("/storage", 404),
             ("/storage/v2/b/bucket", 404),
-            ("/bucket/", 400),
         ] {
             assert_eq!(route(&Method::GET, target), Err(status), "{target}");
         }

@@ -185,17 +185,21 @@ async fn receive(request: hyper::Request<Incoming>, query: Query, state: &State)
 
 /// Refusals that come before anything is done.
 fn refuse_early(state: &State, route: Option<&Route>, request: &Request, fault: Option<Fault>) -> Option<Reply> {
+    let refuse = |refusal: Refusal| match route {
+        Some(route) => route.refuse(refusal),
+        None => refusal.into(),
+    };
     if let Err(refusal) = state.authorize(request) {
-        return Some(refusal.into());
+        return Some(refuse(refusal));
     }
     if let Some(refusal) = fault.and_then(status_fault) {
-        let reply = Reply::from(refusal);
+        let reply = refuse(refusal);
         return Some(match state.faults.settings().1 {
             Some(seconds) => reply.with("retry-after", seconds.to_string()),
             None => reply,
         });
     }
-    state.admit(route?, request).err().map(Reply::from)
+    state.admit(route?, request).err().map(refuse)
 }
 
 /// The answer that a fault is, for those that are answers.
@@ -263,6 +267,12 @@ fn response(state: Arc<State>, reply: Reply, mut damage: Damage, rate: Option<f6
         // Attributes of objects become headers; what cannot be one is left out.
         if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
             headers.append(HeaderName::from_static(name), value);
+        }
+    }
+    for (key, value) in &reply.metadata {
+        let name = HeaderName::from_bytes(format!("x-goog-meta-{key}").as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            headers.append(name, value);
         }
     }
     headers.insert("server", HeaderValue::from_static("UploadServer"));

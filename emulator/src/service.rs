@@ -1,7 +1,7 @@
 //! The service without its transport: requests in, replies out, nothing asynchronous.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -79,6 +79,8 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
+    /// The user's own, which the XML API sends as headers.
+    pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) content: Content,
     /// First byte (inclusive) and end (exclusive) of `content` to send.
     pub(crate) start: u64,
@@ -116,6 +118,24 @@ impl Reply {
         self.headers.push((header, value.into()));
         self
     }
+
+    /// The size of the object that a range was beyond the end of.
+    #[must_use]
+    pub(crate) fn with_size(self, size: Option<u64>) -> Self {
+        match size {
+            Some(size) => self.with("content-range", format!("bytes */{size}")),
+            None => self,
+        }
+    }
+
+    /// What goes out to a HEAD request: the same headers, and no byte.
+    #[must_use]
+    pub(crate) fn without_body(mut self) -> Self {
+        let length = self.end - self.start;
+        self.content = Content::default();
+        (self.start, self.end) = (0, 0);
+        if std::mem::take(&mut self.unknown_length) { self } else { self.with("content-length", length.to_string()) }
+    }
 }
 
 impl From<Refusal> for Reply {
@@ -126,7 +146,7 @@ impl From<Refusal> for Reply {
         if refusal.location == Some(("header", "Authorization")) {
             return reply.with("www-authenticate", "Bearer realm=\"https://accounts.google.com/\"");
         }
-        reply
+        reply.with_size(refusal.size)
     }
 }
 
@@ -203,7 +223,7 @@ impl State {
 
     /// Does what is asked.
     pub(crate) fn handle(&self, route: &Route, request: &Request) -> Reply {
-        self.dispatch(route, request).unwrap_or_else(Reply::from)
+        self.dispatch(route, request).unwrap_or_else(|refusal| route.refuse(refusal))
     }
 
     fn dispatch(&self, route: &Route, request: &Request) -> Result<Reply, Refusal> {
@@ -217,6 +237,10 @@ impl State {
             Route::ListObjects(bucket) => crate::list_objects::list(self, bucket, request),
             Route::GetObject(target) => objects::get(self, target, request),
             Route::GetMedia(target) => crate::media::get(self, target, request),
+            Route::HeadMedia(target) => crate::media::get(self, target, request).map(Reply::without_body),
+            Route::XmlList(bucket) => crate::xml::list(self, bucket, request),
+            Route::XmlGet(target) => crate::xml::get(self, target, request),
+            Route::XmlHead(target) => crate::xml::get(self, target, request).map(Reply::without_body),
             Route::PatchObject(target, replace) => objects::patch(self, target, request, *replace),
             Route::DeleteObject(target) => objects::delete(self, target, request),
             Route::Compose(target) => compose::compose(self, target, request),

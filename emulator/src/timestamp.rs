@@ -25,6 +25,14 @@ pub(crate) fn civil(days: i64) -> (i64, u32, u32) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// Days since 1970 of a date, the inverse of [`civil`].
+fn days(year: i64, month: u32, day: u32) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = i64::from((153 * ((month + 9) % 12) + 2) / 5 + day) - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 /// `2026-11-21T03:34:28.123Z`.
 pub(crate) fn rfc3339(micros: i64) -> String {
     let (days, in_day) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
@@ -35,16 +43,31 @@ pub(crate) fn rfc3339(micros: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
 /// `Sat, 21 Nov 2026 03:34:28 GMT`, the form of HTTP headers.
 pub(crate) fn http_date(micros: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = micros.div_euclid(1_000_000);
     let (days, in_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
     let (weekday, month) = (DAYS[days.rem_euclid(7) as usize], MONTHS[month as usize - 1]);
     let (hour, minute, second) = (in_day / 3_600, in_day / 60 % 60, in_day % 60);
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+/// Seconds since 1970 of a time in the form of [`http_date`]; `None` where it is in none, and its header is ignored then, as
+/// HTTP has it. The weekday isn't looked at.
+pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
+    let parts: Vec<&str> = text.trim().split([' ', ':']).collect();
+    let [_, day, month, year, hour, minute, second, "GMT"] = parts.as_slice() else { return None };
+    let number = |text: &str, below: i64| text.parse::<i64>().ok().filter(|number| (0..below).contains(number));
+    let month = MONTHS.iter().position(|name| name == month)? as u32 + 1;
+    let day = number(day, 32)? as u32;
+    let in_day = number(hour, 24)? * 3_600 + number(minute, 60)? * 60 + number(second, 61)?;
+    let year = number(year, 10_000)?;
+    let days = days(year, month, day);
+    (civil(days) == (year, month, day)).then_some(days * 86_400 + in_day)
 }
 
 /// Whether `text` has the shape of an RFC 3339 time: enough to refuse what the service refuses.
@@ -91,6 +114,18 @@ mod tests {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(1_709_210_096_789_000), "2024-02-29T12:34:56.789Z");
         assert_eq!(http_date(784_111_777_000_000), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+
+    #[test]
+    fn the_dates_of_headers_are_read_as_they_are_written() {
+        for seconds in [0, 784_111_777, 951_782_400, 1_709_210_096, 4_107_542_400] {
+            assert_eq!(parse_http_date(&http_date(seconds * 1_000_000)), Some(seconds));
+        }
+        for text in
+            ["", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 31 Feb 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT"]
+        {
+            assert_eq!(parse_http_date(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(crate) fn try_send(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let mut response = if matches!(method, "GET" | "DELETE") {
+    let mut response = if matches!(method, "GET" | "HEAD" | "DELETE") {
         agent.run(request.body(()).unwrap())?
     } else {
         agent.run(request.body(body.to_vec()).unwrap())?

@@ -9,3 +9,4 @@ mod listing;
 mod objects;
 mod process;
 mod uploads;
+mod xml;

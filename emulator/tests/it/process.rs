@@ -17,7 +17,7 @@ fn counters() {
     send(&emulator, "POST", "/upload/storage/v1/b/bucket/o?uploadType=media&name=y", &[], b"abc");
     delete(&emulator, "/storage/v1/b/bucket/o/y");
     delete(&emulator, "/storage/v1/b/bucket/o/y");
-    get(&emulator, "/nowhere");
+    get(&emulator, "/storage/nowhere");
     let stats: Stats = serde_json::from_slice(&get(&emulator, "/_emulator/stats").body).unwrap();
     assert_eq!((stats.list, stats.empty_list_pages, stats.listed), (2, 1, 1));
     assert_eq!((stats.get_media, stats.get_metadata, stats.bucket_get, stats.test_permissions), (1, 1, 1, 1));
