@@ -251,6 +251,11 @@ impl Error {
         self.0.object.as_deref()
     }
 
+    /// What to do about it, if there is something.
+    pub fn what_to_do(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
     /// The HTTP status, if a server sent one.
     pub fn http_status(&self) -> Option<u16> {
         self.0.status

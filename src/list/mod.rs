@@ -11,6 +11,7 @@ pub mod inventory;
 mod keyspace;
 mod lister;
 mod ranges;
+mod uri;
 
 use std::fmt;
 use std::str::FromStr;
@@ -42,14 +43,20 @@ impl FromStr for Prefix {
 
     fn from_str(uri: &str) -> Result<Self> {
         let wrong = |message: &str, hint: String| Err(Error::new(ErrorKind::Config, message).object(uri).hint(hint));
+        let meant = || {
+            let meant = uri::meant(uri).filter(|meant| meant != uri && Self::from_str(meant).is_ok());
+            meant
+                .map_or_else(|| "write gs://my-bucket/train/, for example".to_owned(), |meant| format!("write {meant}"))
+        };
         let Some(path) = uri.strip_prefix("gs://") else {
             return match uri.split_once("://") {
-                Some((scheme, rest)) => {
-                    wrong(&format!("the scheme {scheme}:// isn't one this crate reads"), format!("write gs://{rest}"))
-                }
-                None => wrong("this URI has no scheme", format!("write gs://{}", uri.trim_start_matches('/'))),
+                Some((scheme, _)) => wrong(&format!("{scheme}:// isn't a scheme that this crate reads"), meant()),
+                None => wrong("this isn't a URI that begins with gs://", meant()),
             };
         };
+        if path.starts_with('/') {
+            return wrong("this URI has no bucket between its slashes", meant());
+        }
         let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
         let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.');
         if !(3..=222).contains(&bucket.len()) || !bucket.bytes().all(legal) {
@@ -61,6 +68,22 @@ impl FromStr for Prefix {
             return wrong("no object's name can begin so", hint.into());
         }
         Ok(Self { bucket: bucket.into(), prefix: prefix.into() })
+    }
+}
+
+impl Prefix {
+    /// Where this is a glob: the prefix above it, and the glob as [`Filter::include`] takes it below that prefix. Names may
+    /// hold the characters of a glob, so a prefix that holds some isn't wrong; one that no name begins with was probably
+    /// meant as a glob.
+    ///
+    /// ```
+    /// let meant = dataflux::list::Prefix::glob(&"gs://bucket/train/*.jpg".parse()?);
+    /// assert_eq!(meant, Some(("gs://bucket/train/".parse()?, "/*.jpg".to_owned())));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn glob(&self) -> Option<(Self, String)> {
+        let (folder, glob) = uri::glob(&self.prefix)?;
+        Some((Self { bucket: Arc::clone(&self.bucket), prefix: folder.to_owned() }, glob))
     }
 }
 
@@ -93,7 +116,11 @@ mod tests {
             ("s3://bucket/a", "write gs://bucket/a"),
             ("gs://", "can't be a bucket's name"),
             ("gs://Bucket/a", "can't be a bucket's name"),
-            ("gs:///a", "can't be a bucket's name"),
+            ("gs:///a", "no bucket between its slashes; write gs://my-bucket/train/"),
+            ("gs:///bucket/a", "write gs://bucket/a"),
+            ("gs:/bucket/a", "write gs://bucket/a"),
+            ("https://storage.googleapis.com/bucket/a%20b", "write gs://bucket/a b"),
+            ("https://example.com/bucket/a", "write gs://my-bucket/train/"),
             ("gs://bucket/a\nb", "neither CR nor LF"),
         ] {
             let error = uri.parse::<Prefix>().unwrap_err();

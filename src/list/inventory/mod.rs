@@ -133,6 +133,8 @@ impl Inventory {
         let (files, named) = match location.parse::<Prefix>() {
             Ok(prefix) => in_bucket(client, &prefix).await?,
             Err(error) if location.contains("://") => return Err(error),
+            // A slip of the pen, unless there is such a folder.
+            Err(error) if location.starts_with("gs:") && !Path::new(location).exists() => return Err(error),
             Err(_) => on_disk(Path::new(location)).await?,
         };
         let names = files.iter().map(|(name, _)| name.clone());
