@@ -56,6 +56,7 @@ impl Segment {
                 generation: object.generation,
                 crc32c: object.crc32c,
                 storage_class: object.storage_class,
+                encoding: object.encoding,
                 // Free until all are in order.
                 label: against.map(|reason| reason as u32),
             };

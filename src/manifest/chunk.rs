@@ -12,20 +12,20 @@
 //! | 22 | 1 | width of a size in bytes, 0 to 8; each is kept as what it has beyond the smallest |
 //! | 23 | 1 | width of a generation, 0 to 8, likewise |
 //! | 24 | 1 | width of a CRC32C: 0 where no object has one, 4 where all have, 5 where a byte says whether (1 or 0) |
-//! | 25 | 1 | width of a storage class: 0 where all have one, else 1 |
-//! | 26 | 1 | the storage class of all, by the numbers of [`StorageClass`] |
+//! | 25 | 1 | width of a kind: 0 where all have one, else 1 |
+//! | 26 | 1 | the kind of all: the number of the [`StorageClass`] in the lower four bits, that of the [`ContentEncoding`] in the upper ones, which files made before these were written down leave at 0 |
 //! | 27 | 1 | width of a label, 0 to 4, as that of a size |
 //! | 28 | 1 | width of an offset, 0 to 8 |
 //! | 29 | 1 | length of the tail |
 //! | 30 | | the tail: what all names of the chunk end with, 255 bytes at most; of names, only what is before it follows |
-//! | | | the records: size, generation, CRC, class, label |
+//! | | | the records: size, generation, CRC, kind, label |
 //! | | | for each block of 16 names the offset of the first, from the beginning of names |
 //! | | | the names; the first of a block is its length and itself, each other the length that it shares with the one before, the length of the rest, and the rest; lengths in LEB128 |
 
 use std::cmp::Ordering;
 
 use super::Entry;
-use crate::store::StorageClass;
+use crate::store::{ContentEncoding, StorageClass};
 
 /// Records in a chunk. More bring nearly nothing: at this number what a chunk has once is 0.04 bytes an object.
 pub(super) const CHUNK: usize = 4_096;
@@ -48,6 +48,28 @@ pub(super) const CLASSES: [StorageClass; 6] = [
     StorageClass::Archive,
     StorageClass::Other,
 ];
+
+/// What few objects differ in, in one byte.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Kind {
+    class: StorageClass,
+    encoding: ContentEncoding,
+}
+
+impl Kind {
+    fn of<N>(entry: &Entry<N>) -> Self {
+        Self { class: entry.storage_class, encoding: entry.encoding }
+    }
+
+    fn to_byte(self) -> u8 {
+        self.class as u8 | (self.encoding as u8) << 4
+    }
+
+    fn of_byte(byte: u8) -> Option<Self> {
+        let class = *CLASSES.get(usize::from(byte & 15))?;
+        Some(Self { class, encoding: *ContentEncoding::ALL.get(usize::from(byte >> 4))? })
+    }
+}
 
 /// Numbers kept as what they have beyond the smallest of them.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +121,7 @@ pub(super) struct Layout {
     label: Column,
     crc: usize,
     /// The one of all, where it is one.
-    class: Option<StorageClass>,
+    kind: Option<Kind>,
     stride: usize,
     offset: usize,
     records: usize,
@@ -120,8 +142,8 @@ impl Layout {
         let label = column(number(head, 16, 4)?, head[27], 4)?;
         let rows = number(head, 20, 2)? as usize;
         let crc = usize::from(head[24]);
-        let class = match head[25] {
-            0 => Some(*CLASSES.get(usize::from(head[26]))?),
+        let kind = match head[25] {
+            0 => Some(Kind::of_byte(head[26])?),
             1 => None,
             _ => return None,
         };
@@ -129,7 +151,7 @@ impl Layout {
         if !(1..=CHUNK).contains(&rows) || !matches!(crc, 0 | 4 | 5) || offset > 8 {
             return None;
         }
-        let stride = size.width + generation.width + crc + usize::from(class.is_none()) + label.width;
+        let stride = size.width + generation.width + crc + usize::from(kind.is_none()) + label.width;
         let records = HEAD + usize::from(head[29]);
         let blocks = records + rows * stride;
         let names = blocks + rows.div_ceil(BLOCK) * offset;
@@ -139,7 +161,7 @@ impl Layout {
             generation,
             label,
             crc,
-            class,
+            kind,
             stride,
             offset,
             records,
@@ -171,14 +193,15 @@ impl Layout {
             },
         };
         at += self.crc;
-        let storage_class = if let Some(class) = self.class {
-            class
+        let Kind { class, encoding } = if let Some(kind) = self.kind {
+            kind
         } else {
             at += 1;
-            *CLASSES.get(usize::from(*bytes.get(at - 1)?))?
+            Kind::of_byte(*bytes.get(at - 1)?)?
         };
         let label = u32::try_from(self.label.read(bytes, &mut at)?).ok()?.checked_sub(1);
-        Some(Entry { name: (), size, generation: (generation ^ SIGN) as i64, crc32c, storage_class, label })
+        let generation = (generation ^ SIGN) as i64;
+        Some(Entry { name: (), size, generation, crc32c, storage_class: class, encoding, label })
     }
 
     fn tail<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
@@ -378,8 +401,8 @@ impl Writer {
             some if some == records.len() => 4,
             _ => 5,
         };
-        let class = usize::from(records.iter().any(|record| record.storage_class != first.storage_class));
-        let stride = size.width + generation.width + crc + class + label.width;
+        let kind = usize::from(records.iter().any(|record| Kind::of(record) != Kind::of(first)));
+        let stride = size.width + generation.width + crc + kind + label.width;
 
         self.coded.clear();
         let mut offsets = [0; CHUNK / BLOCK];
@@ -408,9 +431,9 @@ impl Writer {
         chunk.extend_from_slice(&generation.base.to_le_bytes());
         chunk.extend_from_slice(&label.base.to_le_bytes()[..4]);
         chunk.extend_from_slice(&(records.len() as u16).to_le_bytes());
-        let widths = [size.width, generation.width, crc, class];
+        let widths = [size.width, generation.width, crc, kind];
         chunk.extend(widths.map(|width| width as u8));
-        chunk.push(if class == 0 { first.storage_class as u8 } else { 0 });
+        chunk.push(if kind == 0 { Kind::of(first).to_byte() } else { 0 });
         chunk.extend([label.width, offset, self.tail].map(|width| width as u8));
         chunk.extend_from_slice(&self.names[self.names.len() - self.tail..]);
 
@@ -426,7 +449,7 @@ impl Writer {
             put(record.size - size.base, size.width);
             put((record.generation as u64 ^ SIGN) - generation.base, generation.width);
             put(u64::from(record.crc32c.unwrap_or(0)) | u64::from(record.crc32c.is_some()) << 32, crc);
-            put(record.storage_class as u64, class);
+            put(u64::from(Kind::of(record).to_byte()), kind);
             put(number_of(record.label) - label.base, label.width);
         }
         for &value in offsets {

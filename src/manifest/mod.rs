@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::list::{Filter, Prefix};
-use crate::store::{ObjectId, Objects, StorageClass};
+use crate::store::{ContentEncoding, ObjectId, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use crate::list::LeftOut;
@@ -47,6 +47,9 @@ fn of_nothing(prefix: &Prefix, left_out: &LeftOut) -> Error {
         Error::new(ErrorKind::NotFound, "there is no sample below this prefix").stage(Stage::Manifest).object(prefix);
     if left_out.total() > 0 {
         return error.hint(format!("all that is there was left out: {left_out}; name another prefix, or filter less"));
+    }
+    if let Some((folder, glob)) = prefix.glob() {
+        return error.hint(format!("a prefix isn't a glob: open {folder} with Filter::include({glob:?})"));
     }
     error.hint("check its spelling, and that the data was uploaded: `dataflux ls` shows what a prefix holds")
 }
@@ -66,6 +69,8 @@ pub struct Entry<N = Arc<str>> {
     pub crc32c: Option<u32>,
     /// The storage class.
     pub storage_class: StorageClass,
+    /// How the stored bytes are compressed. Samples have them as they are stored, and decoders may want to decompress them.
+    pub encoding: ContentEncoding,
     /// Index in [`Manifest::labels`] of the folder this is in; `None` right below the last `/` of the
     /// prefix.
     pub label: Option<u32>,
@@ -79,8 +84,8 @@ pub type Facts = Entry<()>;
 
 impl<N> Entry<N> {
     fn named<M>(self, name: M) -> Entry<M> {
-        let Self { name: _, size, generation, crc32c, storage_class, label } = self;
-        Entry { name, size, generation, crc32c, storage_class, label }
+        let Self { name: _, size, generation, crc32c, storage_class, encoding, label } = self;
+        Entry { name, size, generation, crc32c, storage_class, encoding, label }
     }
 
     /// With the label that users know instead of the one that is written down; `None` where there is no such label.

@@ -224,6 +224,26 @@ fn a_file_of_version_1_stays_what_it_is() {
     }
 }
 
+#[test]
+fn encodings_are_kept_and_cost_nothing_where_there_are_none() {
+    let mut objects: Vec<_> = (0..5_000).map(|index| object(&format!("p/{index:04}"), index)).collect();
+    let (plain, scratch) = (manifest(&objects), Scratch::new());
+    // All objects of the second chunk, and few of the first.
+    let encodings = [ContentEncoding::Gzip, ContentEncoding::Brotli, ContentEncoding::Other];
+    for (index, object) in objects.iter_mut().enumerate().filter(|(index, _)| *index >= 4_096 || index % 100 == 7) {
+        object.encoding = encodings[if index >= 4_096 { 0 } else { index % 3 }];
+    }
+    objects[3].storage_class = StorageClass::Archive;
+    let encoded = manifest(&objects);
+    encoded.save(scratch.file()).unwrap();
+    let loaded = Manifest::load(scratch.file()).unwrap();
+    same(&loaded, &encoded);
+    let got = all(&loaded).into_iter().map(|entry| (entry.encoding, entry.storage_class));
+    assert!(got.eq(objects.iter().map(|object| (object.encoding, object.storage_class))));
+    assert_eq!(loaded.digest(), plain.digest(), "how an object is compressed isn't what it is");
+    assert_eq!(encoded.memory_bytes(), plain.memory_bytes() + 4_096, "one byte an object of the mixed chunk");
+}
+
 /// Opens a file of these bytes, without a file.
 fn opened(bytes: &[u8], scratch: &Scratch) -> Result<Manifest> {
     let mut map = memmap2::MmapMut::map_anon(bytes.len()).unwrap();

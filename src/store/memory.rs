@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Attempt, Body, BucketInfo, ComposeRequest, Details, Fields, ListPage, ListRequest, ObjectId, ObjectMeta,
-    PutRequest, StorageClass, Store,
+    Attempt, Body, BucketInfo, ComposeRequest, ContentEncoding, Details, Fields, ListPage, ListRequest, ObjectId,
+    ObjectMeta, PutRequest, StorageClass, Store,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -230,7 +230,7 @@ fn stored(request: &PutRequest, generation: i64, class: StorageClass) -> Stored 
         generation,
         crc32c: Some(crc32c::crc32c(&request.data)),
         storage_class: request.storage_class.unwrap_or(class),
-        encoded: request.content_encoding.as_ref().is_some_and(|encoding| !encoding.is_empty()),
+        encoding: ContentEncoding::parse(request.content_encoding.as_deref().unwrap_or_default()),
         updated: Some(now),
         details: Details { created: Some(now), custom_time: None, metadata: request.metadata.clone() },
     };

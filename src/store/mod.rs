@@ -114,6 +114,61 @@ impl StorageClass {
     }
 }
 
+/// The `Content-Encoding` of an object: how the bytes are compressed that are stored. Reads bring them as they are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum ContentEncoding {
+    /// None: the bytes are the data itself.
+    #[default]
+    Identity = 0,
+    /// `gzip`, which the service itself decompresses for browsers.
+    Gzip = 1,
+    /// `br`.
+    Brotli = 2,
+    /// `zstd`.
+    Zstd = 3,
+    /// `deflate`.
+    Deflate = 4,
+    /// An encoding that this crate has no name for, or several of them.
+    Other = 5,
+}
+
+impl ContentEncoding {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Identity, Self::Gzip, Self::Brotli, Self::Zstd, Self::Deflate, Self::Other];
+
+    /// The encoding of the word in the object's metadata, in any case; an empty word is [`Identity`](Self::Identity).
+    pub fn parse(word: &str) -> Self {
+        match word.trim().to_ascii_lowercase().as_str() {
+            "" | "identity" => Self::Identity,
+            "gzip" | "x-gzip" => Self::Gzip,
+            "br" => Self::Brotli,
+            "zstd" => Self::Zstd,
+            "deflate" => Self::Deflate,
+            _ => Self::Other,
+        }
+    }
+
+    /// The word for it, such as `gzip`; empty for [`Identity`](Self::Identity).
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Identity => "",
+            Self::Gzip => "gzip",
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
+            Self::Deflate => "deflate",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether the bytes are stored as they are.
+    pub fn is_identity(self) -> bool {
+        self == Self::Identity
+    }
+}
+
 /// What a look-up or a write tells of one object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -128,8 +183,8 @@ pub struct ObjectMeta {
     pub crc32c: Option<u32>,
     /// The storage class.
     pub storage_class: StorageClass,
-    /// Whether there is a `Content-Encoding`, such as gzip.
-    pub encoded: bool,
+    /// How the stored bytes are compressed, by the object's `Content-Encoding`.
+    pub encoding: ContentEncoding,
     /// The last change.
     pub updated: Option<SystemTime>,
     /// What few callers want to know.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
-use super::{ObjectMeta, StorageClass};
+use super::{ContentEncoding, ObjectMeta, StorageClass};
 
 /// Objects of a listing, in the order in which they were pushed: their names in one buffer, and 48 bytes each beside it.
 ///
@@ -32,7 +32,7 @@ struct Record {
     updated: Option<SystemTime>,
     crc32c: u32,
     has_crc: bool,
-    encoded: bool,
+    encoding: ContentEncoding,
     class: StorageClass,
 }
 
@@ -49,8 +49,8 @@ pub struct ObjectRef<'a> {
     pub crc32c: Option<u32>,
     /// The storage class.
     pub storage_class: StorageClass,
-    /// Whether there is a `Content-Encoding`, such as gzip.
-    pub encoded: bool,
+    /// How the stored bytes are compressed, by the object's `Content-Encoding`.
+    pub encoding: ContentEncoding,
     /// The last change; only where [`Fields::Times`] or [`Fields::All`] was asked for.
     ///
     /// [`Fields::Times`]: super::Fields::Times
@@ -91,7 +91,7 @@ impl Objects {
             updated: object.updated,
             crc32c: object.crc32c.unwrap_or_default(),
             has_crc: object.crc32c.is_some(),
-            encoded: object.encoded,
+            encoding: object.encoding,
             class: object.storage_class,
         });
     }
@@ -127,7 +127,7 @@ impl Objects {
             generation: record.generation,
             crc32c: record.has_crc.then_some(record.crc32c),
             storage_class: record.class,
-            encoded: record.encoded,
+            encoding: record.encoding,
             updated: record.updated,
             details: self.details.get(index),
         })
@@ -189,7 +189,7 @@ impl ObjectMeta {
             generation: self.generation,
             crc32c: self.crc32c,
             storage_class: self.storage_class,
-            encoded: self.encoded,
+            encoding: self.encoding,
             updated: self.updated,
             details: Some(&self.details),
         }
@@ -218,7 +218,7 @@ mod tests {
             generation: 7,
             crc32c: Some(0),
             storage_class: StorageClass::Archive,
-            encoded: true,
+            encoding: ContentEncoding::Gzip,
             updated: Some(SystemTime::UNIX_EPOCH),
             details: Some(&details),
         };

@@ -128,7 +128,7 @@ pub(super) async fn listing_tells_what_stat_tells(t: Target) -> Result<()> {
     let Some(listed) = page.objects.get(0) else { anyhow::bail!("nothing is listed") };
     ensure!(listed.name == t.name("o") && listed.size == 4 && listed.generation == stat.generation, "{listed:?}");
     ensure!(listed.crc32c == Some(crc32c::crc32c(b"meow")) && listed.crc32c == stat.crc32c, "{listed:?}");
-    ensure!(listed.storage_class == stat.storage_class && !listed.encoded, "{listed:?}");
+    ensure!(listed.storage_class == stat.storage_class && listed.encoding.is_identity(), "{listed:?}");
     ensure!(listed.updated.is_some(), "{listed:?}");
     Ok(())
 }

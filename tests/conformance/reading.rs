@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use dataflux::ErrorKind;
-use dataflux::store::Attempt;
+use dataflux::store::{Attempt, ContentEncoding};
 
 use super::{Target, refused, telling};
 
@@ -85,9 +85,9 @@ pub(super) async fn encoded_objects_come_as_stored(t: Target) -> Result<()> {
     let mut put = t.put_request("o.gz", GZIP);
     (put.content_encoding, put.content_type) = (Some("gzip".into()), Some("text/plain".into()));
     let meta = t.client.put(&put).await?;
-    ensure!(meta.encoded && meta.size == GZIP.len() as u64, "{meta:?}");
+    ensure!(meta.encoding == ContentEncoding::Gzip && meta.size == GZIP.len() as u64, "{meta:?}");
     let page = t.client.list(&t.list_request("")).await?;
-    ensure!(page.objects.iter().map(|object| object.encoded).eq([true]), "{page:?}");
+    ensure!(page.objects.iter().map(|object| object.encoding).eq([ContentEncoding::Gzip]), "{page:?}");
     let payload = t.client.read(&t.id("o.gz", meta.generation), None, meta.size).await?;
     ensure!(payload.bytes == GZIP, "{payload:?}");
     Ok(())

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::InventoryCounts;
-use crate::store::{ObjectRef, Objects, StorageClass};
+use crate::store::{ContentEncoding, ObjectRef, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// A metadata field of a report that is of use here. The service has a dozen more.
@@ -240,13 +240,17 @@ impl Sieve {
             Cell::Text(class) => StorageClass::parse(std::str::from_utf8(class).unwrap_or("?")),
             _ => StorageClass::Unspecified,
         };
+        let encoding = match cell(Field::ContentEncoding) {
+            Cell::Text(encoding) => ContentEncoding::parse(std::str::from_utf8(encoding).unwrap_or("?")),
+            _ => ContentEncoding::Identity,
+        };
         batch.objects.push(ObjectRef {
             name,
             size,
             generation,
             crc32c,
             storage_class,
-            encoded: matches!(cell(Field::ContentEncoding), Cell::Text(encoding) if encoding != b"identity"),
+            encoding,
             updated: time(cell(Field::Updated)),
             details: None,
         });

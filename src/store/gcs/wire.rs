@@ -12,7 +12,8 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{
-    BucketInfo, ComposeRequest, Details, ListPage, ObjectMeta, ObjectRef, Objects, PutRequest, StorageClass,
+    BucketInfo, ComposeRequest, ContentEncoding, Details, ListPage, ObjectMeta, ObjectRef, Objects, PutRequest,
+    StorageClass,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -103,14 +104,10 @@ impl Lenient for StorageClass {
     }
 }
 
-/// Whether there is an encoding.
-#[derive(Default)]
-struct Encoded(bool);
-
-impl Lenient for Encoded {
+impl Lenient for ContentEncoding {
     const WANTED: &'static str = "an encoding";
     fn of_text(text: &str) -> Option<Self> {
-        Some(Self(!text.is_empty() && text != "identity"))
+        Some(Self::parse(text))
     }
 }
 
@@ -154,7 +151,7 @@ struct Object<'a> {
     #[serde(default, deserialize_with = "lenient")]
     storage_class: StorageClass,
     #[serde(default, deserialize_with = "lenient")]
-    content_encoding: Encoded,
+    content_encoding: ContentEncoding,
     #[serde(default, deserialize_with = "lenient")]
     updated: Moment,
     #[serde(default, deserialize_with = "lenient")]
@@ -186,7 +183,7 @@ impl Object<'_> {
             generation: self.generation,
             crc32c: self.crc32c.0,
             storage_class: self.storage_class,
-            encoded: self.content_encoding.0,
+            encoding: self.content_encoding,
             updated: self.updated.0,
             details,
         }
@@ -277,7 +274,7 @@ pub(super) fn object(text: &str) -> Result<ObjectMeta> {
         generation: object.generation,
         crc32c: object.crc32c.0,
         storage_class: object.storage_class,
-        encoded: object.content_encoding.0,
+        encoding: object.content_encoding,
         updated: object.updated.0,
         details,
     })
@@ -445,7 +442,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!((meta.name.as_str(), meta.size, meta.generation), ("a \"b\"/ü", 9, 1_700_000_000_000_001));
-        assert_eq!((meta.crc32c, meta.storage_class, meta.encoded), (Some(0xE306_9283), StorageClass::Nearline, true));
+        assert_eq!((meta.crc32c, meta.storage_class), (Some(0xE306_9283), StorageClass::Nearline));
+        assert_eq!(meta.encoding, ContentEncoding::Gzip);
         let midnight = UNIX_EPOCH + Duration::from_secs(1_793_491_200);
         assert_eq!(meta.updated, Some(midnight + Duration::from_millis(500)));
         assert_eq!(meta.details.created, Some(midnight));
