@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use dataflux::list::Prefix;
 use dataflux::manifest::NamesDigest;
 use dataflux::plan::{Bill, Groups, PriceTable};
-use dataflux::store::{Client, GcsConfig, GcsStore};
+use dataflux::store::Client;
 use dataflux::{
     Cache, CacheStats, Collate, DataLoader, DatafluxDataset, Decode, EpochStats, ImageFolder, OnError, Raw, Strategy,
     fetch,
@@ -18,6 +17,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
+use crate::access::AccessArgs;
 use crate::failure::Usage;
 use crate::filter::FilterArgs;
 use crate::value::Decoding;
@@ -134,6 +134,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     filter: FilterArgs,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Bytes of a cache unless told otherwise: some hundred thousand images, and less than most disks have free.
@@ -226,7 +229,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let prices = args.prices.as_ref().map(PriceTable::load).transpose()?;
     dataflux::clean_up_on_signals()?;
     tracing::info!(prefix = %args.uri, "listing");
-    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
+    let client = args.access.writer()?;
     let dataset = source::open(&client, &args.uri, args.manifest.as_deref(), &args.filter)?;
     match args.decode {
         Decoding::Raw => measure(args, &client, prices, dataset.decode(Raw), json),

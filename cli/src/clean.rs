@@ -1,13 +1,12 @@
 //! `dataflux clean`: temporary objects of dead runs.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use dataflux::list::Prefix;
-use dataflux::store::{Client, GcsConfig, GcsStore};
 use serde::Serialize;
 
+use crate::access::AccessArgs;
 use crate::{failure, output, progress, value};
 
 /// Remove temporary objects that dead data loaders left in a bucket
@@ -32,6 +31,9 @@ pub(crate) struct Args {
     /// Only tell what would be removed
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -52,7 +54,7 @@ const SHOWN: usize = 20;
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     dataflux::clean_up_on_signals()?;
-    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
+    let client = args.access.writer()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spinner = progress::wait("cleaning");
     let started = Instant::now();

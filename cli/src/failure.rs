@@ -38,11 +38,45 @@ pub(crate) fn of_stdout(error: io::Error) -> anyhow::Error {
 
 /// An error and its causes on one line, safe to print: names of objects may hold anything.
 pub(crate) fn line(error: &anyhow::Error) -> String {
-    let causes: Vec<_> = error.chain().skip(1).map(ToString::to_string).collect();
+    let mut chain = error.chain().map(told);
+    let error = chain.next().unwrap_or_default();
+    let causes: Vec<_> = chain.collect();
     if causes.is_empty() {
-        return printable(&error.to_string());
+        return printable(&error);
     }
     printable(&format!("{error} (cause: {})", causes.join(": ")))
+}
+
+/// An error without its causes, whose hint names options and not calls.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = error.to_string();
+    let Some(hint) = error.downcast_ref::<dataflux::Error>().and_then(dataflux::Error::what_to_do) else { return text };
+    match text.strip_suffix(hint) {
+        Some(before) => format!("{before}{}", in_options(hint)),
+        None => text,
+    }
+}
+
+/// What hints of the library say to programs, and what stands for it on the command line.
+const OPTIONS: [(&str, &str); 14] = [
+    ("name the project that pays in GcsConfig::user_project", "name the project that pays with --project"),
+    ("read anonymously if the bucket is public", "give --anonymous if the bucket is public"),
+    ("hand credentials over in GcsConfig::credentials", "take it out of STORAGE_EMULATOR_HOST"),
+    ("hand over a TokenSource", "log in with `gcloud auth application-default login`"),
+    ("raise .memory_budget(bytes) or lower .batch_size(n)", "raise --memory-budget or lower --batch-size"),
+    ("lower io_threads", "lower --io-threads"),
+    ("lower decode_threads", "lower --decode-threads"),
+    ("leave epoch_budget_usd out for no bound", "leave --epoch-budget out for no bound"),
+    ("Strategy::compose()", "--strategy compose"),
+    ("Strategy::Auto by price alone", "--strategy auto by price alone"),
+    ("raise the limit of .on_error(..)", "raise the limit of --on-error"),
+    ("give it the bytes that the disk can spare, such as 100 << 30", "give --cache DIR:BYTES what the disk can spare"),
+    ("a decoder's item_bytes, or else please report it", "please report it"),
+    ("with the feature for it", "with the feature for it, and build this program with that"),
+];
+
+fn in_options(hint: &str) -> String {
+    OPTIONS.iter().fold(hint.to_owned(), |hint, (call, option)| hint.replace(call, option))
 }
 
 /// Without control characters, which could do anything to a terminal.
@@ -69,6 +103,93 @@ mod tests {
         let error = Err::<(), _>(io::Error::other("first\nsecond")).context("gs://b/\u{1b}[2Jx").unwrap_err();
         assert_eq!(line(&error), r"gs://b/\u{1b}[2Jx (cause: first second)");
         assert_eq!(line(&anyhow::anyhow!("alone")), "alone");
+    }
+
+    /// What hints name that no command can cause, since its options don't go so far, or since the command says something else
+    /// instead.
+    const OF_PROGRAMS: [&str; 12] = [
+        "Filter::include(",
+        "Sampler::",
+        "resume_all()",
+        "Weighted",
+        "WindowShuffle",
+        "Lister::collect",
+        "global_batch_size",
+        ".batch_size(n) with",
+        ".shard(rank, world_size)",
+        ".unordered(true)",
+        "pad_last",
+        "into_memory",
+    ];
+
+    /// The texts in the calls of `.hint(..)`, up to where a source file's tests begin.
+    fn hints(source: &str) -> Vec<String> {
+        let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let mut hints = Vec::new();
+        for call in source.split(".hint(").skip(1) {
+            let (mut depth, mut in_text, mut text, mut escaped) = (1, false, String::new(), false);
+            for c in call.chars() {
+                match c {
+                    _ if escaped => escaped = false,
+                    '\\' if in_text => escaped = true,
+                    '"' => in_text = !in_text,
+                    _ if in_text => text.push(c),
+                    '(' => depth += 1,
+                    ')' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+            hints.push(text);
+        }
+        hints
+    }
+
+    /// Whether it reads like something of a program: a path, a method, a name with an underscore.
+    fn names_a_call(word: &str) -> bool {
+        if word.contains('{') {
+            return false;
+        }
+        let word = word.trim_matches(|c: char| !c.is_alphanumeric() && c != '_' && c != '.' && c != '(');
+        let snake = word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '(' | ')'));
+        word.contains("::") || (word.starts_with('.') && word.contains('(')) || snake
+    }
+
+    fn sources(folder: &std::path::Path, into: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+                into.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn hints_that_name_calls_have_words_for_the_command_line() {
+        let mut files = Vec::new();
+        sources(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../src")), &mut files);
+        let all: Vec<_> = files.iter().flat_map(|file| hints(&std::fs::read_to_string(file).unwrap())).collect();
+        assert!(all.len() > 100, "only {} hints were found", all.len());
+        let untold: Vec<_> = all
+            .iter()
+            .map(|hint| in_options(hint))
+            .filter(|hint| {
+                hint.split_whitespace().any(names_a_call) && !OF_PROGRAMS.iter().any(|word| hint.contains(word))
+            })
+            .collect();
+        assert_eq!(untold, [""; 0], "give them a line in OPTIONS, or in OF_PROGRAMS where no command can cause them");
+    }
+
+    #[test]
+    fn hints_name_options() {
+        let error = dataflux::Error::new(dataflux::ErrorKind::Config, "GcsConfig::user_project isn't told")
+            .hint("name the project that pays in GcsConfig::user_project");
+        let line = line(&anyhow::Error::new(error));
+        assert_eq!(line, "GcsConfig::user_project isn't told; name the project that pays with --project");
     }
 
     #[test]

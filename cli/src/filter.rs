@@ -24,6 +24,15 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "GLOB", value_parser = value::glob)]
     exclude: Vec<String>,
 
+    /// Match the globs in any case, so that '*.jpg' stands for A.JPG, too
+    #[arg(long)]
+    ignore_case: bool,
+
+    /// Only images, by what their names end with in any case (.jpg, .png, .webp and the like), and none in hidden files and
+    /// folders such as .ipynb_checkpoints, __MACOSX and Thumbs.db
+    #[arg(long)]
+    images: bool,
+
     /// Only objects of at least so many bytes, such as 1, 10KiB or 2MB
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     min_size: Option<u64>,
@@ -40,8 +49,8 @@ pub(crate) struct FilterArgs {
 
 impl FilterArgs {
     /// All of them. Their group would do for a conflict, but clap would name its first option instead of the one given.
-    pub(crate) const OPTIONS: [&str; 6] =
-        ["storage_class", "include", "exclude", "min_size", "max_size", "modified_since"];
+    pub(crate) const OPTIONS: [&str; 8] =
+        ["storage_class", "include", "exclude", "ignore_case", "images", "min_size", "max_size", "modified_since"];
 
     /// What `base` wants, where the options want it, too.
     pub(crate) fn of(&self, base: Filter) -> anyhow::Result<Filter> {
@@ -57,6 +66,12 @@ impl FilterArgs {
         }
         for glob in &self.exclude {
             filter = filter.exclude(glob)?;
+        }
+        if self.ignore_case {
+            filter = filter.any_case()?;
+        }
+        if self.images {
+            filter = filter.images();
         }
         if let Some(bytes) = self.min_size {
             filter = filter.min_size(bytes);
@@ -88,10 +103,14 @@ impl FilterArgs {
             Reason::NotModified => {
                 each("modified-since", &mut self.modified_since.iter().map(|time| output::time(*time)))
             }
+            Reason::Hidden | Reason::NotAnImage if self.images => vec!["--images".to_owned()],
             // Those of the samples' own rules, and such as have no option yet.
             _ => Vec::new(),
         });
-        options.collect::<Vec<_>>().join(" ")
+        let mut options: Vec<_> = options.collect();
+        // Two reasons may be of one option.
+        options.dedup();
+        options.join(" ")
     }
 }
 

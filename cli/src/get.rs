@@ -15,16 +15,18 @@ use anyhow::{Context, Result, bail};
 use dataflux::fetch::{Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE};
 use dataflux::list::{Filter, LeftOut, Lister, Prefix};
 use dataflux::manifest::{Entry, Manifest, ManifestBuilder};
-use dataflux::store::{Client, GcsConfig, GcsStore, ObjectId};
+use dataflux::store::{Client, ObjectId};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinSet, spawn_blocking};
 
+use crate::access::AccessArgs;
+use crate::encodings::Encodings;
 use crate::filter::FilterArgs;
 use crate::{output, progress, source, value};
 
-use names::{Names, Place};
+use names::{Names, Place, SameNames};
 use partial::Swept;
 
 /// Download the objects below a prefix into a folder
@@ -37,9 +39,12 @@ use partial::Swept;
 /// A get that is killed leaves it; a later one into the same folder removes it when nobody wrote to it for a day.
 ///
 /// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. Before anything
-/// is read all names are looked at, and one that can't be a file is a failure that names it: an empty part (a//b), the parts
-/// . and .., a zero byte, parts of more than 255 bytes, an object below another (a and a/b). --escape-names writes all of
-/// these but the last two so that they can be.
+/// is read all names are looked at, and those that can't be files are a failure that names the first hundred: an empty part
+/// (a//b), the parts . and .., a zero byte, parts of more than 255 bytes, an object below another (a and a/b), and names that
+/// the file system takes for the same, because of case or of Unicode's normal forms. --escape-names writes the first three so
+/// that they can be.
+///
+/// Bytes are written as they are stored: an object with a Content-Encoding stays compressed, which is told.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -89,12 +94,15 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     filter: FilterArgs,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// How long the end waits for files to be removed, which takes milliseconds: what takes longer only reads.
 const TO_END: Duration = Duration::from_secs(5);
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
     /// All that were wanted; those that were there already included.
     objects: u64,
@@ -104,12 +112,15 @@ struct Report {
     verified: u64,
     /// Files that were there already.
     skipped: u64,
+    /// Files whose bytes are compressed, since their objects are; where there are such.
+    #[serde(skip_serializing_if = "Encodings::is_empty")]
+    content_encodings: Encodings,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let base = if args.samples { Filter::new() } else { Filter::everything() };
     let filter = args.filter.of(base)?;
-    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
+    let client = args.access.reader()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let manifest = if let Some(file) = &args.manifest {
         source::of_prefix(Manifest::load(file)?, file, &args.uri)?
@@ -126,7 +137,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     // What is below it is looked at part by part; the way to it is the user's own.
     let dir = args.dir.canonicalize().with_context(|| format!("{} can't be opened", args.dir.display()))?;
     let names = Names::new(&args.uri, args.escape_names);
-    check(&manifest, &names, ignores_case(&dir)?)?;
+    check(&manifest, &names, same_names(&dir)?)?;
+    let content_encodings = Encodings::of_manifest(&manifest)?;
+    content_encodings.say();
     let started = Instant::now();
     let outcome = runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -145,7 +158,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             std::process::exit(code);
         }
     };
-    let report = Report { seconds: started.elapsed().as_secs_f64(), ..report };
+    let report = Report { seconds: started.elapsed().as_secs_f64(), content_encodings, ..report };
     if json {
         return output::json(&report);
     }
@@ -159,7 +172,11 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
 }
 
 fn nothing(args: &Args, left_out: &LeftOut) -> anyhow::Error {
-    if left_out.total() == 0 {
+    if left_out.total() == 0
+        && let Some(hint) = source::globbed(&args.uri)
+    {
+        anyhow::anyhow!("{}: nothing is there; {hint}", args.uri)
+    } else if left_out.total() == 0 {
         anyhow::anyhow!("{}: nothing is there; check its spelling, and `dataflux ls` what is above it", args.uri)
     } else {
         let options = args.filter.behind(left_out);
@@ -167,32 +184,61 @@ fn nothing(args: &Args, left_out: &LeftOut) -> anyhow::Error {
     }
 }
 
-/// Looks at all names before anything is read.
-fn check(manifest: &Manifest, names: &Names, ignores_case: bool) -> Result<()> {
-    let mut tree = names::Tree::new(ignores_case);
+/// Names that are told when there are more that can't be files: enough to see what they have in common.
+const MOST_REFUSED: u64 = 100;
+
+/// Looks at all names before anything is read, and tells of all that can't be files.
+fn check(manifest: &Manifest, names: &Names, same: SameNames) -> Result<()> {
+    let mut tree = names::Tree::new(same);
+    // By what is wrong with them, in the order in which that was found first.
+    let (mut refused, mut count) = (Vec::<(String, Vec<String>)>::new(), 0);
     let mut entries = manifest.entries();
     while let Some(entry) = entries.next()? {
-        let refused = |why: &str| format!("gs://{}/{}: {why}", manifest.prefix().bucket, entry.name);
-        let place = names.place(entry.name, entry.size).map_err(|why| anyhow::anyhow!(refused(&why)))?;
-        tree.add(entry.name, &place).map_err(|why| anyhow::anyhow!(refused(&why)))?;
+        let Err(why) = names.place(entry.name, entry.size).and_then(|place| tree.add(entry.name, &place)) else {
+            continue;
+        };
+        count += 1;
+        if count > MOST_REFUSED {
+            continue;
+        }
+        let name = format!("gs://{}/{}", manifest.prefix().bucket, entry.name);
+        match refused.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, names)) => names.push(name),
+            None => refused.push((why, vec![name])),
+        }
     }
-    Ok(())
+    let reasons: Vec<_> = refused.iter().map(|(why, names)| format!("{}: {why}", names.join(", "))).collect();
+    let reasons = reasons.join("; ");
+    match count {
+        0 => Ok(()),
+        1 => bail!(reasons),
+        2..=MOST_REFUSED => bail!("{count} of {} objects can't be files: {reasons}", manifest.len()),
+        _ => bail!(
+            "{count} of {} objects can't be files, of which the first {MOST_REFUSED} are these: {reasons}",
+            manifest.len()
+        ),
+    }
 }
 
-/// Whether the file system takes names for the same that differ in case.
-fn ignores_case(dir: &Path) -> Result<bool> {
+/// Which names the file system takes for the same.
+fn same_names(dir: &Path) -> Result<SameNames> {
     // Named as partial files are, so that what a killed process leaves is removed with them.
     let stem = format!(".dataflux-{:016x}", RandomState::new().hash_one(0));
-    probe(dir, &stem).with_context(|| format!("{} can't be written to", dir.display()))
+    let case = probe(dir, &stem, &stem.to_uppercase());
+    let case = case.with_context(|| format!("{} can't be written to", dir.display()))?;
+    let [composed, decomposed] = partial::FORMS.map(|end| format!("{stem}{end}"));
+    // A file system that takes no such name at all is one whose rules aren't known: names that may collide are refused.
+    Ok(SameNames { case, form: probe(dir, &composed, &decomposed).unwrap_or(true) })
 }
 
-fn probe(dir: &Path, stem: &str) -> io::Result<bool> {
-    let file = dir.join(stem);
+/// Whether a file is also there under another name.
+fn probe(dir: &Path, name: &str, other: &str) -> io::Result<bool> {
+    let file = dir.join(name);
     // New, or whoever planted a link of this name would have us empty what it leads to.
     OpenOptions::new().write(true).create_new(true).open(&file)?;
-    let ignores = dir.join(stem.to_uppercase()).exists();
+    let same = dir.join(other).exists();
     fs::remove_file(&file)?;
-    Ok(ignores)
+    Ok(same)
 }
 
 /// What all downloads share.
@@ -240,7 +286,7 @@ async fn download(args: &Args, client: &Client, manifest: &Manifest, names: Name
         done??;
     }
     let (verified, skipped) = (job.verified.load(Ordering::Relaxed), job.skipped.load(Ordering::Relaxed));
-    Ok(Report { objects: manifest.len(), bytes: manifest.bytes(), seconds: 0.0, verified, skipped })
+    Ok(Report { objects: manifest.len(), bytes: manifest.bytes(), verified, skipped, ..Report::default() })
 }
 
 impl Job {
@@ -321,15 +367,15 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn looking_at_case_follows_no_link_and_empties_nothing() {
+    fn looking_at_names_follows_no_link_and_empties_nothing() {
         let folder = std::env::temp_dir().join(format!("dataflux-probe-{}", std::process::id()));
         let dir = folder.join("dir");
         fs::create_dir_all(&dir).unwrap();
         fs::write(folder.join("victim"), "precious").unwrap();
         std::os::unix::fs::symlink("../victim", dir.join("planted")).unwrap();
-        let planted = probe(&dir, "planted").unwrap_err().kind();
+        let planted = probe(&dir, "planted", "PLANTED").unwrap_err().kind();
         let victim = fs::read(folder.join("victim")).unwrap();
-        let (first, again) = (ignores_case(&dir).unwrap(), ignores_case(&dir).unwrap());
+        let (first, again) = (same_names(&dir).unwrap(), same_names(&dir).unwrap());
         let left = fs::read_dir(&dir).unwrap().count();
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!((planted, victim.as_slice()), (io::ErrorKind::AlreadyExists, b"precious".as_slice()));

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Error, Result, anyhow};
@@ -12,12 +11,14 @@ use dataflux::list::inventory::Inventory;
 use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, PAGE_SIZE, Page, Prefix};
 use dataflux::manifest::{ClassTotal, EntryRef, Manifest, ManifestBuilder, NamesDigest};
 use dataflux::plan::cold_notice;
-use dataflux::store::{Client, Fields, GcsConfig, GcsStore, ObjectRef, Objects, StorageClass};
+use dataflux::store::{Client, ContentEncoding, Fields, ObjectRef, Objects, StorageClass};
 use serde::{Serialize, Serializer};
 
+use crate::access::AccessArgs;
+use crate::encodings::Encodings;
 use crate::failure::Usage;
 use crate::filter::FilterArgs;
-use crate::{failure, output, progress, value};
+use crate::{failure, output, progress, source, value};
 
 /// List the objects below a prefix, in byte order of names
 ///
@@ -40,7 +41,8 @@ pub(crate) struct Args {
     /// What names begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
     uri: Prefix,
 
-    /// Print size (bytes), storage class, last change (UTC), generation and CRC32C (hex) before each name
+    /// Print size (bytes), storage class, last change (UTC), generation and CRC32C (hex) before each name, and the
+    /// Content-Encoding, too, where an object of the listing has one
     #[arg(short, long, conflicts_with = "summary")]
     long: bool,
 
@@ -82,6 +84,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     filter: FilterArgs,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 impl Args {
@@ -97,6 +102,9 @@ struct Summary {
     bytes: u64,
     #[serde(serialize_with = "by_class")]
     classes: Vec<ClassTotal>,
+    /// Objects of each Content-Encoding, where there are such.
+    #[serde(skip_serializing_if = "Encodings::is_empty")]
+    content_encodings: Encodings,
     list_calls: u64,
     empty_calls: u64,
     seconds: f64,
@@ -133,6 +141,8 @@ struct Object<'a> {
     name: &'a str,
     size: u64,
     storage_class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_encoding: Option<&'a str>,
     updated: Option<String>,
     generation: i64,
     crc32c: Option<String>,
@@ -144,6 +154,7 @@ impl<'a> Object<'a> {
             name: meta.name,
             size: meta.size,
             storage_class: Some(meta.storage_class.as_str()).filter(|class| !class.is_empty()),
+            content_encoding: Some(meta.encoding.as_str()).filter(|encoding| !encoding.is_empty()),
             updated: meta.updated.map(output::time),
             generation: meta.generation,
             crc32c: meta.crc32c.map(|crc| format!("{crc:08x}")),
@@ -152,8 +163,8 @@ impl<'a> Object<'a> {
 
     /// Without the last change, which manifests don't have.
     fn of_entry(entry: EntryRef<'a>) -> Self {
-        let EntryRef { name, size, generation, crc32c, storage_class, .. } = entry;
-        Self::of(ObjectRef { name, size, generation, crc32c, storage_class, ..ObjectRef::default() })
+        let EntryRef { name, size, generation, crc32c, storage_class, encoding, .. } = entry;
+        Self::of(ObjectRef { name, size, generation, crc32c, storage_class, encoding, ..ObjectRef::default() })
     }
 }
 
@@ -166,7 +177,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     if let Some(file) = &args.save {
         Manifest::try_save(file)?;
     }
-    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env().read_only())?));
+    let client = args.access.reader()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut lister = Lister::new(&client, args.uri.clone()).page_size(args.page_size).concurrency(args.concurrency);
     if let Some(cuts) = cuts {
@@ -187,6 +198,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         let objects = || objects.iter().flat_map(Objects::iter);
         say_left_out(&left_out, json);
         say_cold(objects().map(|object| (object.storage_class, 1, object.size)));
+        Encodings::of(objects().map(|object| object.encoding)).say();
         return output::write(|out| {
             if json {
                 write_json(out, &left_out, |array| objects().try_for_each(|object| array.push(&Object::of(object))))
@@ -216,8 +228,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             progress::aside(&format!("saved {objects} objects in {}: {bytes}\n", file.display()));
         }
     }
+    let encodings = Encodings::of_manifest(&manifest)?;
+    encodings.say();
     if args.summary || (json && args.save.is_some()) {
-        return summary(args, &client, &manifest, seconds, json);
+        return summary(args, &client, &manifest, encodings, seconds, json);
     }
     if args.save.is_some() {
         return Ok(());
@@ -305,7 +319,9 @@ fn nothing(args: &Args, left_out: &LeftOut) -> Error {
         );
     }
     let bucket = &args.uri.bucket;
-    let hint = if args.uri.prefix.is_empty() {
+    let hint = if let Some(hint) = source::globbed(&args.uri) {
+        hint
+    } else if args.uri.prefix.is_empty() {
         format!("the bucket {bucket} is empty: upload data, or name another")
     } else {
         format!("check its spelling; `dataflux ls gs://{bucket}` shows all that the bucket holds")
@@ -336,7 +352,14 @@ fn nothing_left(args: &Args, left_out: &LeftOut) -> Error {
     anyhow!(message)
 }
 
-fn summary(args: &Args, client: &Client, manifest: &Manifest, seconds: f64, json: bool) -> Result<()> {
+fn summary(
+    args: &Args,
+    client: &Client,
+    manifest: &Manifest,
+    content_encodings: Encodings,
+    seconds: f64,
+    json: bool,
+) -> Result<()> {
     let mut digest = NamesDigest::default();
     let mut entries = manifest.entries();
     while let Some(entry) = entries.next()? {
@@ -347,6 +370,7 @@ fn summary(args: &Args, client: &Client, manifest: &Manifest, seconds: f64, json
         objects: manifest.len(),
         bytes: manifest.bytes(),
         classes: manifest.classes().collect(),
+        content_encodings,
         list_calls: counts.list,
         empty_calls: counts.empty_list,
         seconds,
@@ -367,6 +391,7 @@ fn summary(args: &Args, client: &Client, manifest: &Manifest, seconds: f64, json
         ("objects", summary.objects.to_string()),
         ("bytes", output::bytes(summary.bytes)),
         ("storage classes", classes.join(", ")),
+        ("content encodings", summary.content_encodings.to_string()),
         ("list calls", format!("{}, {} of them empty", summary.list_calls, summary.empty_calls)),
         ("seconds", format!("{seconds:.3}")),
         ("digest", summary.digest),
@@ -407,18 +432,23 @@ fn write_long<'a, I: Iterator<Item = ObjectRef<'a>>>(out: &mut dyn Write, object
     let size = digits(objects().map(|object| object.size).max().unwrap_or_default());
     let generation = digits(objects().map(|object| object.generation.unsigned_abs()).max().unwrap_or_default());
     let class = widest(|object| object.storage_class.as_str().len().max(1));
+    // A column that nearly no bucket needs is only there where it says something.
+    let encoding = widest(|object| object.encoding.as_str().len());
     for object in objects() {
         let row = Object::of(object);
-        writeln!(
+        write!(
             out,
-            "{:>size$}  {:class$}  {:24}  {:>generation$}  {:8}  {}",
+            "{:>size$}  {:class$}  {:24}  {:>generation$}  {:8}  ",
             row.size,
             row.storage_class.unwrap_or("-"),
             row.updated.as_deref().unwrap_or("-"),
             row.generation,
             row.crc32c.as_deref().unwrap_or("-"),
-            shown(row.name),
         )?;
+        if encoding > 0 {
+            write!(out, "{:encoding$}  ", row.content_encoding.unwrap_or("-"))?;
+        }
+        writeln!(out, "{}", shown(row.name))?;
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! `dataflux`: look at, measure and tidy buckets of training data.
 
+mod access;
 mod bench;
 mod clean;
 mod emulate;
+mod encodings;
 mod failure;
 mod filter;
 mod get;
@@ -46,7 +48,7 @@ Environment:
   DATAFLUX_LOG           what to log, such as warn or dataflux=debug,hyper=info; -v overrides it
   NO_COLOR               no colours, whatever its value
 
-Credentials are those that gcloud and other Google tools find; an emulator gets none.";
+Credentials are those that gcloud and other Google tools find; an emulator gets none, nor does anyone with --anonymous.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -1,15 +1,15 @@
 //! `dataflux plan`: what an epoch will do and cost, by strategy.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Result;
 use dataflux::list::Prefix;
 use dataflux::metrics::Counts;
 use dataflux::plan::{Bill, Cost, Forecast, Layout, PriceTable, never_compose, usd};
-use dataflux::store::{BucketInfo, Client, GcsConfig, GcsStore};
+use dataflux::store::{BucketInfo, Client};
 use serde::Serialize;
 
+use crate::access::AccessArgs;
 use crate::filter::FilterArgs;
 use crate::{failure, output, source};
 
@@ -56,6 +56,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     filter: FilterArgs,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// What composing needs beyond reading.
@@ -146,7 +149,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     };
     let own = args.prices.as_ref().map(PriceTable::load).transpose()?;
     let table = own.as_ref().unwrap_or_else(|| PriceTable::built_in());
-    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
+    let client = args.access.writer()?;
     let dataset = source::open(&client, uri, args.manifest.as_deref(), &args.filter)?;
     let mut listing = Counts::default();
     listing.list = client.metrics().snapshot().list;

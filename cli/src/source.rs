@@ -25,7 +25,17 @@ pub(crate) fn open(
     }
     let listing = Arc::new(Progress::default());
     let _spinner = progress::listing(Arc::clone(&listing));
-    Ok(builder.filter(filter.of(Filter::new())?).progress(listing).open(&prefix.to_string())?)
+    let opened = builder.filter(filter.of(Filter::new())?).progress(listing).open(&prefix.to_string());
+    Ok(opened.map_err(|error| match globbed(prefix) {
+        Some(hint) if error.what_to_do().is_some_and(|hint| hint.contains("isn't a glob")) => error.hint(hint),
+        _ => error,
+    })?)
+}
+
+/// What to write instead of a prefix that no name begins with and that looks like a glob.
+pub(crate) fn globbed(prefix: &Prefix) -> Option<String> {
+    let (folder, glob) = prefix.glob()?;
+    Some(format!("a prefix isn't a glob: write {folder} --include '{glob}'"))
 }
 
 /// The manifest, if it is of this prefix.

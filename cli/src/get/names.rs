@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use dataflux::list::Prefix;
+use unicode_normalization::UnicodeNormalization;
 
 /// Longest name that file systems take, in bytes.
 const LONGEST: usize = 255;
@@ -89,6 +90,15 @@ fn escaped(part: &str) -> String {
     out
 }
 
+/// Which names a file system takes for the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct SameNames {
+    /// Those that differ in case alone.
+    pub(crate) case: bool,
+    /// Those that differ in Unicode's normal form alone: `é` as one character, or as `e` and an accent.
+    pub(crate) form: bool,
+}
+
 /// Places in byte order of the objects' names, of which none may take another's.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -97,13 +107,16 @@ pub(crate) struct Tree {
     files: Vec<String>,
     /// The name before.
     last: String,
-    /// Of a file system that ignores case, everything: what is in the way may be anywhere. The value tells a file.
+    same: SameNames,
+    /// Of a file system that takes different names for the same, everything: what is in the way may be anywhere. The value
+    /// tells a file.
     folded: Option<HashMap<String, (String, bool)>>,
 }
 
 impl Tree {
-    pub(crate) fn new(ignores_case: bool) -> Self {
-        Self { files: Vec::new(), last: String::new(), folded: ignores_case.then(HashMap::new) }
+    pub(crate) fn new(same: SameNames) -> Self {
+        let folded = (same != SameNames::default()).then(HashMap::new);
+        Self { files: Vec::new(), last: String::new(), same, folded }
     }
 
     /// Adds a place, or says what is in its way.
@@ -129,7 +142,7 @@ impl Tree {
             let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
             for end in ends.filter(|&end| end > 0) {
                 let (here, file) = (&path[..end], is_file && end == path.len());
-                let (other, is_file) = folded.entry(fold(here)).or_insert_with(|| (here.to_owned(), file));
+                let (other, is_file) = folded.entry(fold(here, self.same)).or_insert_with(|| (here.to_owned(), file));
                 if other != here || *is_file != file {
                     return Err(in_the_way(other));
                 }
@@ -143,9 +156,15 @@ impl Tree {
 }
 
 /// Names that some file system takes for the same become the same, and a few that none does: letter by letter, since the
-/// small form of a word depends on its end, and by way of capitals, of which several small letters share one.
-fn fold(path: &str) -> String {
-    path.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+/// small form of a word depends on its end, and by way of capitals, of which several small letters share one. The normal form
+/// comes first and last, since a letter in its other case may be one that has another form.
+fn fold(path: &str, same: SameNames) -> String {
+    let normal = |text: &str| if same.form { text.nfd().collect() } else { text.to_owned() };
+    let path = normal(path);
+    if !same.case {
+        return path;
+    }
+    normal(&path.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect::<String>())
 }
 
 #[cfg(test)]
@@ -200,8 +219,15 @@ mod tests {
         assert!(place(&format!("p/q{}", "%".repeat(100)), 1, true).unwrap_err().contains("301 bytes"));
     }
 
-    fn collide(names: &[&str], ignores_case: bool) -> Result<(), String> {
-        let (how, mut tree) = (Names { above: 0, escape: false }, Tree::new(ignores_case));
+    const ALL: [SameNames; 4] = [
+        SameNames { case: false, form: false },
+        SameNames { case: true, form: false },
+        SameNames { case: false, form: true },
+        SameNames { case: true, form: true },
+    ];
+
+    fn collide(names: &[&str], same: SameNames) -> Result<(), String> {
+        let (how, mut tree) = (Names { above: 0, escape: false }, Tree::new(same));
         let mut sorted = names.to_vec();
         sorted.sort_unstable();
         sorted.into_iter().try_for_each(|name| tree.add(name, &how.place(name, u64::from(!name.ends_with('/')))?))
@@ -210,20 +236,42 @@ mod tests {
     #[test]
     fn no_object_takes_the_place_of_another() {
         for names in [&["a", "a/b"][..], &["a", "a-", "a!x/y", "a/b/c"], &["x/a", "x/a/"]] {
-            for ignores_case in [false, true] {
-                assert!(collide(names, ignores_case).unwrap_err().contains("--exclude"), "{names:?}");
+            for same in ALL {
+                assert!(collide(names, same).unwrap_err().contains("--exclude"), "{names:?}");
             }
         }
         for names in [&["a/", "a/b", "a/c/", "a/c/d", "aa", "a-/b"][..], &["é", "e", "日/本"]] {
-            for ignores_case in [false, true] {
-                assert_eq!(collide(names, ignores_case), Ok(()), "{names:?}");
+            for same in ALL {
+                assert_eq!(collide(names, same), Ok(()), "{names:?}");
             }
         }
         for names in
             [&["a", "A"][..], &["B/x", "b/y"], &["É", "é"], &["A/x", "a"], &["σ", "ς"], &["\u{212a}", "k"], &["ſ", "s"]]
         {
-            assert_eq!(collide(names, false), Ok(()), "{names:?}");
-            assert!(collide(names, true).is_err(), "{names:?}");
+            for same in ALL {
+                assert_eq!(collide(names, same).is_err(), same.case, "{names:?} {same:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_equal_but_for_their_normal_form_are_in_each_others_way() {
+        for names in [
+            &["\u{e9}", "e\u{301}"][..],
+            &["caf\u{e9}/a", "cafe\u{301}/b"],
+            &["\u{ac00}", "\u{1100}\u{1161}"],
+            // Two accents in either order.
+            &["q\u{307}\u{323}", "q\u{323}\u{307}"],
+        ] {
+            for same in ALL {
+                assert_eq!(collide(names, same).is_err(), same.form, "{names:?} {same:?}");
+            }
+        }
+        // In both at once.
+        for names in [&["\u{c9}", "e\u{301}"][..], &["\u{212b}", "a\u{30a}"]] {
+            for same in ALL {
+                assert_eq!(collide(names, same).is_err(), same.case && same.form, "{names:?} {same:?}");
+            }
         }
     }
 
@@ -231,7 +279,7 @@ mod tests {
     fn a_manifest_whose_names_do_not_go_up_is_refused() {
         let how = Names { above: 0, escape: false };
         for names in [["b", "a"], ["a", "a"]] {
-            let mut tree = Tree::new(false);
+            let mut tree = Tree::new(SameNames::default());
             assert_eq!(tree.add(names[0], &how.place(names[0], 1).unwrap()), Ok(()));
             assert!(tree.add(names[1], &how.place(names[1], 1).unwrap()).unwrap_err().contains("must go up"));
         }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dataflux_emulator::{Call, Emulator, Fault};
+use dataflux_emulator::{Call, Emulator, Fault, ObjectOptions};
 use nix::sys::signal::Signal;
 
 use crate::harness::{Outcome, dataflux, eventually, start, virtuals};
@@ -300,4 +300,52 @@ fn what_a_killed_one_left_goes_once_it_is_old() {
         folder.files(),
         ["to/.dataflux-0123456789abcde0", "to/.dataflux-0123456789abcdef.new", "to/.dataflux-mine", "to/a", "to/d/b"]
     );
+}
+
+#[test]
+fn a_file_of_compressed_bytes_is_told_of() {
+    let (emulator, folder) = (Emulator::builder().bucket("data").start().unwrap(), Folder::new("encoded"));
+    let options = ObjectOptions { content_encoding: Some("gzip".into()), ..ObjectOptions::default() };
+    emulator.put_with("data", "a.txt", "compressed", options);
+    emulator.put("data", "b.txt", "plain");
+    let got = get(&emulator, "gs://data", &folder, &["--json"]).expect(0);
+    assert!(got.stderr.starts_with("1 object is stored compressed, by Content-Encoding (1 gzip)"), "{}", got.stderr);
+    assert_eq!(got.json()["content_encodings"], serde_json::json!({"gzip": 1}));
+    assert_eq!(folder.all()["to/a.txt"], b"compressed", "as it is stored");
+}
+
+#[test]
+fn all_names_that_cannot_be_files_are_told_at_once() {
+    let (emulator, folder) = (Emulator::builder().bucket("data").start().unwrap(), Folder::new("all-names"));
+    for name in ["a//b", "a//c", "d", "d/e", "f/../g", "h/./i", "good"] {
+        emulator.put("data", name, "x");
+    }
+    let told = get(&emulator, "gs://data", &folder, &[]).error();
+    assert!(
+        told.starts_with("error: 5 of 7 objects can't be files: gs://data/a//b, gs://data/a//c: an empty part"),
+        "{told}"
+    );
+    for name in ["gs://data/d/e: its file and that of d", "gs://data/f/../g", "gs://data/h/./i"] {
+        assert!(told.contains(name), "{name} in {told}");
+    }
+    assert!(!told.contains("good") && folder.files().is_empty());
+    for number in 0..120 {
+        emulator.put("data", &format!("many//{number:03}"), "x");
+    }
+    let told = get(&emulator, "gs://data", &folder, &[]).error();
+    assert!(told.starts_with("error: 125 of 127 objects can't be files, of which the first 100 are these: "), "{told}");
+    assert!(told.contains("many//094") && !told.contains("many//095"), "{told}");
+    assert!(folder.files().is_empty());
+}
+
+#[test]
+fn what_a_look_at_names_left_behind_is_swept() {
+    let (emulator, folder) = (Emulator::builder().bucket("data").start().unwrap(), Folder::new("look"));
+    emulator.put("data", "a", "x");
+    fs::create_dir_all(folder.to()).unwrap();
+    let left = folder.to().join(".dataflux-0123456789abcdef\u{e9}");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 3_600);
+    fs::File::create(&left).unwrap().set_modified(old).unwrap();
+    get(&emulator, "gs://data", &folder, &[]).expect(0);
+    assert_eq!(folder.files(), ["to/a"]);
 }

@@ -95,6 +95,42 @@ fn summary_counts_calls_and_digests_names() {
 }
 
 #[test]
+fn objects_that_are_stored_compressed_are_seen() {
+    let emulator = mixed();
+    let plain = dataflux(&emulator, &["ls", "-l", "gs://mixed/a"]).expect(0);
+    assert_eq!(plain.stdout.lines().next().unwrap().split_whitespace().count(), 6, "{}", plain.stdout);
+    assert_eq!(plain.stderr, "");
+    for (name, encoding) in [("zipped/1", "gzip"), ("zipped/2", "gzip"), ("zipped/3", "br"), ("zipped/4", "my-own")] {
+        let options = ObjectOptions { content_encoding: Some(encoding.into()), ..ObjectOptions::default() };
+        emulator.put_with("mixed", name, "1234", options);
+    }
+    let told = "4 objects are stored compressed, by Content-Encoding (1 br, 2 gzip, 1 other): ";
+    for args in [&["ls", "gs://mixed/z"][..], &["ls", "-l", "gs://mixed/z"], &["ls", "--json", "gs://mixed/z"]] {
+        let stderr = dataflux(&emulator, args).expect(0).stderr;
+        assert!(stderr.starts_with(told) && stderr.contains("decompress them yourself"), "{stderr}");
+    }
+    let long = dataflux(&emulator, &["ls", "-l", "gs://mixed/z"]).expect(0).stdout;
+    let columns: Vec<_> = long.lines().map(|line| line.split_whitespace().rev().take(2).collect::<Vec<_>>()).collect();
+    let wanted = [["z", "-"], ["zipped/1", "gzip"], ["zipped/2", "gzip"], ["zipped/3", "br"], ["zipped/4", "other"]];
+    assert_eq!(columns, wanted, "{long}");
+    let listed = dataflux(&emulator, &["ls", "--json", "gs://mixed/z"]).json();
+    let encodings = listed["objects"].as_array().unwrap().iter().map(|object| &object["content_encoding"]);
+    assert!(encodings.eq(&[json!(null), json!("gzip"), json!("gzip"), json!("br"), json!("other")]), "{listed}");
+    let counts = json!({"gzip": 2, "br": 1, "other": 1});
+    let summary = dataflux(&emulator, &["ls", "--summary", "--json", "gs://mixed"]).json();
+    assert_eq!(summary["content_encodings"], counts);
+    let table = dataflux(&emulator, &["ls", "--summary", "gs://mixed"]).expect(0).stdout;
+    assert!(table.contains("1 br, 2 gzip, 1 other"), "{table}");
+    // A manifest knows it, too.
+    let file = std::env::temp_dir().join(format!("dataflux-ls-encoded-{}.dfm", std::process::id()));
+    dataflux(&emulator, &["ls", "gs://mixed/zipped/", "--save", file.to_str().unwrap()]).expect(0);
+    let manifest = dataflux::Manifest::load(&file).unwrap();
+    let encodings: Vec<_> = (0..4).map(|index| manifest.get(index).unwrap().encoding.as_str()).collect();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(encodings, ["gzip", "gzip", "br", "other"]);
+}
+
+#[test]
 fn storage_classes_are_filtered_and_those_there_are_told() {
     let emulator = mixed();
     let cold = dataflux(&emulator, &["ls", "gs://mixed", "--storage-class", "coldline"]).expect(0);
@@ -146,6 +182,38 @@ fn names_and_sizes_are_filtered_and_what_is_left_out_is_counted() {
     let listed = dataflux(&emulator, &[&["ls", "gs://mixed"][..], &options].concat()).json();
     assert_eq!((&listed["left_out"], listed["objects"].as_array().map(Vec::len)), (&left, Some(5)));
     assert_eq!(summary["digest"], digest(&["B", "a", "a/b", "dataflux-composed-objects/0/1", "z"].map(str::to_owned)));
+}
+
+#[test]
+fn suffixes_in_any_case_and_images_alone() {
+    let emulator = Emulator::builder().bucket("photos").start().unwrap();
+    for name in [
+        "cat/.ipynb_checkpoints/1.jpg",
+        "cat/1.jpg",
+        "cat/2.JPG",
+        "cat/3.Jpeg",
+        "cat/Thumbs.db",
+        "cat/labels.csv",
+        "dog/4.PNG",
+    ] {
+        emulator.put("photos", name, "x");
+    }
+    let listed = |options: &[&str]| dataflux(&emulator, &[&["ls", "gs://photos"][..], options].concat()).expect(0);
+    let jpg = listed(&["--include", "*.{jpg,jpeg}", "--exclude", ".IPYNB*/", "--ignore-case"]);
+    assert_eq!(jpg.stdout, "cat/1.jpg\ncat/2.JPG\ncat/3.Jpeg\n");
+    assert_eq!(listed(&["--include", "*.jpg"]).stdout, "cat/.ipynb_checkpoints/1.jpg\ncat/1.jpg\n");
+    let images = listed(&["--images"]);
+    assert_eq!(images.stdout, "cat/1.jpg\ncat/2.JPG\ncat/3.Jpeg\ndog/4.PNG\n");
+    assert_eq!(images.stderr, "left out: 2 hidden files, 1 without an image's suffix\n");
+    let none = dataflux(&emulator, &["ls", "gs://photos/cat/", "--images", "--include", "*s*"]).error();
+    assert!(none.contains("loosen --include '*s*' --images"), "{none}");
+    let none = dataflux(&emulator, &["ls", "gs://photos/cat/labels", "--images"]).error();
+    assert!(none.contains("loosen --images"), "{none}");
+    // Whatever has filters has these.
+    for command in ["bench", "plan"] {
+        let counted = dataflux(&emulator, &[command, "gs://photos", "--images", "--json"]).json();
+        assert_eq!(counted.get("samples").or(counted.get("objects")), Some(&json!(4)), "{command}");
+    }
 }
 
 #[test]

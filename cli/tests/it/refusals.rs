@@ -1,6 +1,6 @@
 //! Bad input: what it says, and with which code.
 
-use dataflux_emulator::Emulator;
+use dataflux_emulator::{BucketConfig, Emulator};
 
 use crate::bench::png;
 use crate::harness::{command, dataflux, start, temporaries, virtuals};
@@ -87,6 +87,13 @@ fn bad_usage_is_2_and_says_what_to_write() {
     for (args, wanted) in [
         (&["ls", "train/x"][..], "write gs://train/x"),
         (&["bench", "s3://train/x"], "write gs://train/x"),
+        (&["ls", "gs:/train/x"], "write gs://train/x"),
+        (&["get", "gs:///train/x", "to"], "write gs://train/x"),
+        (&["plan", "https://storage.googleapis.com/train/a%20b/"], "write gs://train/a b/"),
+        (&["ls", "https://storage.cloud.google.com/train/x?authuser=1"], "write gs://train/x"),
+        (&["ls", "https://console.cloud.google.com/storage/browser/train/x;tab=objects"], "write gs://train/x"),
+        (&["ls", "https://example.com/train"], "write gs://my-bucket/train/, for example"),
+        (&["ls", "gs://train", "--project", "my project"], "my-project-123"),
         (&["clean", "train"], "write gs://train"),
         (&["ls", "gs://UPPER/x"], "bucket's name"),
         (&["ls"], "<URI>"),
@@ -149,4 +156,47 @@ fn help_tells_examples() {
         contains(&help, &["Examples:", "--json", "Usage: dataflux"]);
     }
     assert!(dataflux(&emulator, &["--version"]).expect(0).stdout.starts_with("dataflux "));
+}
+
+#[test]
+fn a_glob_in_a_uri_becomes_a_filter_in_the_hint() {
+    let (emulator, to) = (emulator(), std::env::temp_dir().join(format!("dataflux-no-glob-{}", std::process::id())));
+    let to = to.to_str().unwrap();
+    for args in [&["ls"][..], &["ls", "--summary"], &["get", to], &["bench"], &["plan"]] {
+        let uri = "gs://train/cat/*.jpg";
+        let args = [&args[..1], &[uri], &args[1..]].concat();
+        let told = dataflux(&emulator, &args).error();
+        contains(&told, &[uri, "write gs://train/cat/ --include '/*.jpg'"]);
+    }
+    assert!(!std::path::Path::new(to).exists());
+    // Names may hold what globs are made of.
+    emulator.put("train", "odd/[1].jpg", "x");
+    assert_eq!(dataflux(&emulator, &["ls", "gs://train/odd/[1]"]).expect(0).stdout, "odd/[1].jpg\n");
+}
+
+#[test]
+fn an_inventory_report_at_a_misspelt_uri_is_not_looked_for_on_disk() {
+    let told = dataflux(&emulator(), &["ls", "gs://train", "--inventory", "gs:/reports/daily/"]).error();
+    contains(&told, &["write gs://reports/daily/"]);
+}
+
+#[test]
+fn buckets_whose_requesters_pay_ask_for_a_project_and_get_it() {
+    let pays = BucketConfig { requester_pays: true, ..BucketConfig::default() };
+    let emulator = Emulator::builder().bucket_with("pays", pays).start().unwrap();
+    emulator.put("pays", "a.txt", "12");
+    let to = std::env::temp_dir().join(format!("dataflux-pays-{}", std::process::id()));
+    for args in [
+        &["ls", "gs://pays"][..],
+        &["get", "gs://pays", to.to_str().unwrap()],
+        &["bench", "gs://pays"],
+        &["plan", "gs://pays"],
+        &["clean", "gs://pays"],
+    ] {
+        let told = dataflux(&emulator, args).error();
+        contains(&told, &["requester pays", "name the project that pays with --project"]);
+        assert!(!told.contains("GcsConfig"), "{told}");
+        dataflux(&emulator, &[args, &["--project", "my-project-123", "--anonymous"]].concat()).expect(0);
+    }
+    std::fs::remove_dir_all(&to).unwrap();
 }

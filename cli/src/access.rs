@@ -1,0 +1,79 @@
+//! How a bucket is reached, as options say.
+
+use std::sync::Arc;
+
+use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
+
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Access")]
+pub(crate) struct AccessArgs {
+    /// Bill this project for the calls, as buckets ask for whose requesters pay
+    #[arg(long, value_name = "PROJECT", value_parser = project)]
+    project: Option<String>,
+
+    /// Use no credentials, as public buckets need none
+    #[arg(long)]
+    anonymous: bool,
+}
+
+impl AccessArgs {
+    /// A client that only reads.
+    pub(crate) fn reader(&self) -> dataflux::Result<Client> {
+        Self::client(self.config().read_only())
+    }
+
+    /// A client that also composes, or deletes.
+    pub(crate) fn writer(&self) -> dataflux::Result<Client> {
+        Self::client(self.config())
+    }
+
+    fn client(config: GcsConfig) -> dataflux::Result<Client> {
+        Ok(Client::new(Arc::new(GcsStore::new(config)?)))
+    }
+
+    fn config(&self) -> GcsConfig {
+        let mut config = GcsConfig::from_env();
+        if let Some(project) = &self.project {
+            config = config.user_project(project);
+        }
+        if self.anonymous { config.credentials(Credentials::Anonymous) } else { config }
+    }
+}
+
+/// The ID or the number of a project.
+fn project(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err("it must be the ID or the number of a project, such as my-project-123".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+
+    use super::*;
+
+    #[test]
+    fn options_become_settings() {
+        let config = |args: &[&str]| {
+            let command = AccessArgs::augment_args(clap::Command::new("access")).no_binary_name(true);
+            let matches = command.try_get_matches_from(args).unwrap();
+            format!("{:?}", AccessArgs::from_arg_matches(&matches).unwrap().config())
+        };
+        assert!(config(&["--anonymous"]).contains("credentials: Anonymous"));
+        assert!(config(&["--project", "p-1"]).contains("user_project: Some(\"p-1\")"));
+        assert!(config(&[]).contains("user_project: None"));
+    }
+
+    #[test]
+    fn projects() {
+        for text in ["my-project-123", "123456789012", "example.com:my-project"] {
+            assert_eq!(project(text).as_deref(), Ok(text));
+        }
+        for text in ["", "my project", "a\nb", "ü"] {
+            assert!(project(text).unwrap_err().contains("my-project-123"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! How many objects are stored compressed, and what that means for who reads them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use dataflux::manifest::Manifest;
+use dataflux::store::ContentEncoding;
+use serde::Serialize;
+
+use crate::progress;
+
+/// Objects of each `Content-Encoding`.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Encodings(BTreeMap<&'static str, u64>);
+
+impl Encodings {
+    pub(crate) fn of(all: impl Iterator<Item = ContentEncoding>) -> Self {
+        let mut encodings = Self::default();
+        all.for_each(|encoding| encodings.add(encoding));
+        encodings
+    }
+
+    pub(crate) fn of_manifest(manifest: &Manifest) -> dataflux::Result<Self> {
+        let (mut encodings, mut entries) = (Self::default(), manifest.entries());
+        while let Some(entry) = entries.next()? {
+            encodings.add(entry.encoding);
+        }
+        Ok(encodings)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, encoding: ContentEncoding) {
+        if !encoding.is_identity() {
+            *self.0.entry(encoding.as_str()).or_default() += 1;
+        }
+    }
+
+    /// On standard error: names don't tell of it, and the bytes are not what their names say.
+    pub(crate) fn say(&self) {
+        let count: u64 = self.0.values().sum();
+        if count == 0 {
+            return;
+        }
+        let (are, them) = if count == 1 { ("object is", "it") } else { ("objects are", "them") };
+        progress::aside(&format!(
+            "{count} {are} stored compressed, by Content-Encoding ({self}): data sets and `dataflux get` bring the bytes as \
+             they are stored; decompress {them} yourself, in the decoder or after the download\n"
+        ));
+    }
+}
+
+impl fmt::Display for Encodings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        let counts: Vec<_> = self.0.iter().map(|(encoding, count)| format!("{count} {encoding}")).collect();
+        f.write_str(&counts.join(", "))
+    }
+}
