@@ -42,6 +42,10 @@ MORE_THREADS = [128, 256, 512]
 PROCESSES = [2, 4, 8, 16, 32, 48]
 
 
+# Crates that a Rust program would read a bucket with, and what benches/peers calls them.
+CRATES = {"object_store": "object_store", "google-cloud-storage": "google", "opendal": "opendal"}
+
+
 class Reader:
     """One row of the table. `settings` are tried from the first on, until two in a row are worse than the best."""
 
@@ -61,6 +65,8 @@ class Reader:
     def command(self, args, endpoint: str, size: int, objects: int, setting: int) -> list:
         if "strategy" in self.task:
             return ours(args.program, self.task["strategy"])
+        if "crate" in self.task:
+            return [args.peer, self.task["crate"], endpoint, BUCKET, str(setting), "2"]
         if "peer" not in self.task:
             return [args.bare, endpoint, BUCKET, str(setting), "2"]
         task = self.task | {"endpoint": endpoint, "bucket": BUCKET, "size": size, "objects": objects}
@@ -71,6 +77,8 @@ class Reader:
 def readers() -> list:
     rows = [Reader(f"this crate, {strategy}", [0], first=4096, strategy=strategy) for strategy in fetch_grid.STRATEGIES]
     rows.append(Reader("bare reqwest loop", CONCURRENCY, "at once", first=1024))
+    for name, crate in CRATES.items():
+        rows.append(Reader(name, CONCURRENCY, "at once", first=1024, crate=crate))
     rows.append(Reader("obstore", CONCURRENCY, "at once", first=512, peer="obstore"))
     rows.append(Reader("gcsfs", CONCURRENCY, "at once", first=512, peer="gcsfs"))
     for compose in (True, False):
@@ -236,6 +244,15 @@ def check(found: dict) -> list:
             for peer, other, times in peers:
                 if mine and other:
                     line(f"gcs, {name}, {which}, times {peer}", mine / other, times)
+    # What this crate's documentation says of the crates that a Rust program has otherwise.
+    for name, composed in (("4KiB", 3), ("100KiB", 1.4)):
+        cell = found.get(("gcs", name), {})
+        for crate in CRATES:
+            if other := rate(cell, crate):
+                if mine := rate(cell, "this crate"):
+                    line(f"gcs, {name}, the best strategy, times {crate}", mine / other, composed)
+                if mine := rate(cell, "this crate, direct"):
+                    line(f"gcs, {name}, direct, times {crate}", mine / other, 0.9)
     cell = found.get(("fast", "100KiB"), {})
     if (own := cell.get("this crate, direct")) and (bare := cell.get("bare reqwest loop")):
         line("fast, 100 KiB, direct, CPU an object, times the bare loop's", own["cpu"] / bare["cpu"], 1.6, at_most=True)
@@ -246,6 +263,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", help="the dataflux program")
     parser.add_argument("--bare", help="the example bare_reqwest")
+    parser.add_argument("--peer", help="the program of benches/peers")
     parser.add_argument("--profiles", nargs="+", default=PROFILES, help="profiles of the emulator")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of objects")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="readers whose name has one of these in it")
