@@ -1,9 +1,13 @@
 //! The byte budget: how much may be held from the socket to the batch.
 
+mod limit;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub(crate) use limit::memory_limit;
 
 /// Bytes are counted in these, so that a budget of terabytes fits the semaphore's 32 bits a call.
 const UNIT: u64 = 1024;
@@ -28,6 +32,15 @@ pub(crate) struct Gauge(Arc<AtomicU64>);
 impl Gauge {
     pub(crate) fn bytes(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+
+    /// Counts `after` bytes where `before` were counted.
+    pub(crate) fn replace(&self, before: u64, after: u64) {
+        if after >= before {
+            self.0.fetch_add(after - before, Ordering::SeqCst);
+        } else {
+            self.0.fetch_sub(before - after, Ordering::SeqCst);
+        }
     }
 }
 

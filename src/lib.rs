@@ -67,7 +67,7 @@ mod tensor;
 
 pub use cache::{Cache, CacheStats};
 pub use collate::{Batch, Collate, LostSample, Samples};
-pub use decode::{Decode, Raw};
+pub use decode::{Decode, DecodeMemory, ItemMemory, Raw};
 #[cfg(feature = "image")]
 pub use decode::{Image, ImageFolder, Images, StackImages};
 pub use deliver::{

@@ -192,7 +192,8 @@ fn batches_that_nobody_wants_are_not_dropped_by_the_training_loop() {
                 anyhow::ensure!(!fail || sample.id().0 != 7, "a refusal");
                 Ok(Item(Arc::clone(&told)))
             };
-            let dataset = dataset.decode(decode);
+            // Its size is stated so that all batches are decoded ahead.
+            let dataset = dataset.decode(decode).item_bytes(100);
             let loader = DataLoader::builder(dataset).batch_size(8).strategy(Strategy::Direct).build().unwrap();
             let mut batches = loader.epoch(0).unwrap();
             until("all are decoded", || decoded.load(Ordering::SeqCst) == 64);

@@ -5,8 +5,8 @@ use fast_image_resize::images::{Image as Pixels, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::{ColorType, DynamicImage, ImageReader};
 
-use super::Decode;
 use super::header::ImageHeader;
+use super::{Decode, DecodeMemory, ItemMemory};
 use crate::collate::Collate;
 use crate::split::RawSample;
 
@@ -42,8 +42,6 @@ impl Default for ImageFolder {
 
 /// What decoding one image takes of memory, beside the bytes of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-// The memory budget is about to ask for it.
-#[allow(dead_code)]
 pub(crate) struct ImageMemory {
     /// Bytes that the decoded [`Image`] holds.
     pub(crate) item_bytes: u64,
@@ -69,8 +67,6 @@ impl ImageFolder {
 
     /// What decoding the image in these bytes takes of memory, by its header; `None` for one that will be refused before
     /// anything is decoded.
-    // The memory budget is about to ask for it.
-    #[allow(dead_code)]
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
         let header = self.header(bytes).ok()?;
         let channels = self.channels() as u64;
@@ -198,14 +194,13 @@ impl Decode for ImageFolder {
         StackImages
     }
 
-    fn item_bytes(&self, size: u64) -> Option<u64> {
-        let values = match self.size {
-            Some((height, width)) => u64::from(height) * u64::from(width) * self.channels() as u64,
-            // Of an image of unknown size: lossy formats hold about one bit a value.
-            None => size.saturating_mul(8),
-        };
-        // Twice, since the images and the batch made of them are there at the same time.
-        Some(values.saturating_mul(4 * 2))
+    fn item_memory(&self) -> ItemMemory {
+        ItemMemory::FromBytes
+    }
+
+    fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
+        let ImageMemory { item_bytes, peak_bytes } = self.memory(sample.bytes())?;
+        Some(DecodeMemory { item: item_bytes, scratch: peak_bytes.saturating_sub(item_bytes) })
     }
 }
 
@@ -255,25 +250,38 @@ pub struct Images {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StackImages;
 
+/// Bytes from which on an image is given back to the system as soon as it is copied into the batch. The allocator keeps
+/// smaller ones for images to come: this is the largest value that glibc's threshold for its own maps takes.
+const RETURNED_BYTES: u64 = 32 << 20;
+
 impl Collate<Image> for StackImages {
     type Output = Images;
 
     fn collate(&self, samples: Vec<Image>) -> anyhow::Result<Images> {
-        let [channels, height, width] = samples.first().map_or([0; 3], |first| first.shape);
-        let mut pixels = Vec::with_capacity(samples.iter().map(|image| image.pixels.len()).sum());
         let mut labels = Vec::with_capacity(samples.len());
-        for image in &samples {
+        labels.extend(samples.iter().map(|image| image.label));
+        let values = samples.iter().map(|image| image.pixels.len()).sum::<usize>();
+        let mut images = samples.into_iter();
+        let Some(Image { mut pixels, shape: [channels, height, width], name, .. }) = images.next() else {
+            return Ok(Images { pixels: Vec::new(), shape: [0; 4], labels });
+        };
+        // The first image becomes the batch, and each other one is gone once it is copied.
+        pixels.reserve_exact(values - pixels.len());
+        for image in images {
             let [other_channels, other_height, other_width] = image.shape;
             anyhow::ensure!(
                 image.shape == [channels, height, width],
-                "images of two sizes don't stack: {} has {channels}x{height}x{width} (channels, height, width) and {} \
+                "images of two sizes don't stack: {name} has {channels}x{height}x{width} (channels, height, width) and {} \
                  has {other_channels}x{other_height}x{other_width}; bring all to one size with .resize(height, width)",
-                samples[0].name,
                 image.name,
             );
             pixels.extend_from_slice(&image.pixels);
-            labels.push(image.label);
         }
-        Ok(Images { pixels, shape: [samples.len(), channels, height, width], labels })
+        Ok(Images { pixels, shape: [labels.len(), channels, height, width], labels })
+    }
+
+    fn copied_bytes(&self, item_bytes: u64) -> u64 {
+        // One image is there twice while it is copied, of two images or more.
+        if item_bytes < RETURNED_BYTES { item_bytes } else { item_bytes.div_ceil(2) }
     }
 }

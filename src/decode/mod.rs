@@ -6,12 +6,14 @@ mod header;
 mod image;
 #[cfg(feature = "image")]
 mod jpeg_header;
+mod memory;
 
 use crate::collate::{Collate, Samples};
 use crate::split::RawSample;
 
 #[cfg(feature = "image")]
 pub use image::{Image, ImageFolder, Images, StackImages};
+pub(crate) use memory::{ItemSize, item_size, scratch_of};
 
 /// Turns one object's bytes into one training sample. Runs on the decode threads, several at once, unless it
 /// [is light](Self::is_light).
@@ -43,10 +45,24 @@ pub trait Decode: Send + Sync + 'static {
     /// The usual way from samples to a batch.
     fn collate(&self) -> Self::Collate;
 
-    /// Bytes of memory that an item holds when made of an object of `size` bytes; `None` if it keeps hold of the
-    /// object's own bytes and no more. The memory budget counts by it.
+    /// When the memory that an item takes is known. The memory budget counts by it.
+    fn item_memory(&self) -> ItemMemory {
+        ItemMemory::FromSize
+    }
+
+    /// Bytes of memory that an item takes when made of an object of `size` bytes, and twice that where collating copies
+    /// it; `None` if it keeps hold of the object's own bytes and no more. Called where [`item_memory`](Self::item_memory)
+    /// is [`FromSize`](ItemMemory::FromSize).
     fn item_bytes(&self, size: u64) -> Option<u64> {
         let _ = size;
+        None
+    }
+
+    /// Memory that decoding this object takes, by the headers in its bytes; `None` where they don't say, because
+    /// they are damaged, say. Called before [`decode`](Self::decode) where [`item_memory`](Self::item_memory) is
+    /// [`FromBytes`](ItemMemory::FromBytes); takes microseconds.
+    fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
+        let _ = sample;
         None
     }
 
@@ -72,6 +88,35 @@ where
     fn collate(&self) -> Samples {
         Samples
     }
+
+    fn item_memory(&self) -> ItemMemory {
+        ItemMemory::FromItems
+    }
+}
+
+/// When the memory that an item takes is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ItemMemory {
+    /// Before its object is read: [`Decode::item_bytes`] says it.
+    #[default]
+    FromSize,
+    /// When its object is read and before it is decoded: [`Decode::decode_memory`] says it.
+    FromBytes,
+    /// Not before it is there, as with closures. What items to come take is estimated from those that are finished, if
+    /// they are of a type whose size is known: an [`Image`](crate::Image), a `Vec` of numbers, a `String`, or such a `Vec`
+    /// with a label (a pair). For other types say it by [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes);
+    /// otherwise a loader only bounds how many samples are decoded ahead of the training loop: about four batches.
+    FromItems,
+}
+
+/// Memory that decoding one object takes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecodeMemory {
+    /// The item.
+    pub item: u64,
+    /// Buffers that the decoder holds beside the item while it works, at their peak.
+    pub scratch: u64,
 }
 
 /// No decoding: samples are the stored bytes.

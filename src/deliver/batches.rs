@@ -18,8 +18,8 @@ use super::close::{Closed, Ending, close_epoch};
 use super::cost::Spent;
 use super::hunger::Hunger;
 use super::loss::Losses;
+use super::pool::Hold;
 use super::stall::{WaitedFor, Waits, Watch};
-use crate::budget::Permit;
 use crate::cache::CacheStats;
 use crate::collate::Batch;
 use crate::fetch::Appetite;
@@ -116,7 +116,7 @@ pub struct Batches<B> {
     /// Whether another epoch is to be delivered, which waits for nothing of this one.
     followed: bool,
     /// Bytes of the batch that the training loop has: they count until it asks for the next.
-    in_hand: Vec<Arc<Permit>>,
+    in_hand: Vec<Hold>,
 }
 
 impl<B> Batches<B> {
@@ -348,11 +348,11 @@ pub struct BatchStream<B> {
     ending: Arc<Ending>,
     over: bool,
     /// As in [`Batches`], which is a batch or two ahead.
-    in_hand: Vec<Arc<Permit>>,
+    in_hand: Vec<Hold>,
 }
 
 /// What the iterator gave, the bytes of that, and where it stood then.
-type Step<B> = (Option<Result<Batch<B>>>, Vec<Arc<Permit>>, State, EpochStats);
+type Step<B> = (Option<Result<Batch<B>>>, Vec<Hold>, State, EpochStats);
 
 impl<B: Send + 'static> BatchStream<B> {
     pub(super) fn new(mut batches: Batches<B>, io: &Handle) -> Result<Self> {

@@ -9,12 +9,13 @@ use super::auto::Auto;
 use super::cached::Kept;
 use super::cost::Means;
 use super::dataset::DatafluxDataset;
+use super::item_sizes::ItemSizes;
 use super::loader::{DataLoader, batches_ahead};
 use super::loss::OnError;
 use super::pipeline::Engine;
 use super::pool::{self, Code};
 use super::stall;
-use crate::budget::{Budget, Gauge};
+use crate::budget::{Budget, Gauge, memory_limit};
 use crate::cache::Cache;
 use crate::collate::Collate;
 use crate::decode::Decode;
@@ -32,6 +33,10 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// Bytes from socket to batch unless told otherwise: enough for 100 MB composites to overlap, little beside what a
 /// training process takes.
 const MEMORY_BUDGET: u64 = 1 << 30;
+
+/// Of so many parts of the memory that a process may use, the memory budget is at most one unless told otherwise: the
+/// model and the rest of the program need the others.
+const LIMIT_PARTS: u64 = 4;
 
 /// Longest wait for bytes unless told otherwise. The service answers within tenths of a second, and by then a packet that
 /// was lost has been sent six times more: what is still silent is dead, and a batch waits for it.
@@ -66,7 +71,7 @@ pub(super) struct Settings {
     pad_last: Option<bool>,
     /// Rank and world size, or why they could not be had.
     shard: Result<(usize, usize), String>,
-    pub(super) memory_budget: u64,
+    memory_budget: Option<u64>,
     strategy: Strategy,
     pub(super) io_threads: Option<usize>,
     decode_threads: Option<usize>,
@@ -165,6 +170,20 @@ fn connections(budget: u64, mean: u64) -> usize {
     usize::try_from(budget / BUFFERS / each).unwrap_or(usize::MAX).max(LEAST_AT_ONCE)
 }
 
+/// The memory budget where none is set.
+fn default_memory_budget() -> u64 {
+    let Some((limit, of)) = memory_limit() else { return MEMORY_BUDGET };
+    let share = (limit / LIMIT_PARTS).max(1);
+    if share < MEMORY_BUDGET {
+        tracing::info!(
+            memory_budget = share,
+            limit,
+            "the memory budget is a quarter of {of}; set another by memory_budget"
+        );
+    }
+    share.min(MEMORY_BUDGET)
+}
+
 impl<D: Decode> DataLoader<D> {
     /// A loader of `dataset`: batches of one sample, in order of names, for one rank, unless told otherwise.
     pub fn builder(dataset: DatafluxDataset<D>) -> DataLoaderBuilder<D> {
@@ -178,7 +197,7 @@ impl<D: Decode> DataLoader<D> {
             drop_last: None,
             pad_last: None,
             shard: Ok((0, 1)),
-            memory_budget: MEMORY_BUDGET,
+            memory_budget: None,
             strategy: Strategy::default(),
             io_threads: None,
             decode_threads: None,
@@ -274,12 +293,20 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Bytes to hold at most, from the socket to the batch that is handed over, that one included until the next is asked
-    /// for; 1 GiB by default. An object that alone
-    /// is larger is held beside it, one at a time. Of several epochs that live at once each has this much. What a
-    /// decoder holds for itself while it runs isn't counted, nor what a closure's items weigh beyond their objects'
-    /// bytes; see [`Decode::item_bytes`].
+    /// for. By default 1 GiB, or a quarter of the memory that the process may use, if that is less: of the limit of its
+    /// control group (version 1 or 2), or of the machine's memory. An object that alone is larger than the budget, or
+    /// than an eighth of it where its item is counted later, is held beside it, one at a time. Of several epochs that
+    /// live at once each has this much.
+    ///
+    /// Decoded samples and batches count, and so does the memory that a decoder works with, as far as that is known; see
+    /// [`ItemMemory`](crate::ItemMemory). Of an [`ImageFolder`](crate::ImageFolder), and of closures that make images or
+    /// vectors of numbers, an eighth of the budget is for bytes that are read and wait for their decoder, and one batch may
+    /// have three quarters: its samples, the batch that is made of them, and the memory to decode the largest. A batch that
+    /// needs more is an error that says so. Substitutes for samples that can't be had wait for no memory, so that
+    /// they may come to a little more. Of closures that make something else only the bytes read are counted, and about four
+    /// batches are decoded ahead, unless [`item_bytes`](crate::DatafluxDataset::item_bytes) says what an item takes.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
-        self.settings.memory_budget = bytes;
+        self.settings.memory_budget = Some(bytes);
         self
     }
 
@@ -600,9 +627,13 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 .mismatch("the longest wait without a word", "none at all")
                 .hint("leave it out for 30 s"));
         }
-        if settings.memory_budget == 0 {
+        if settings.memory_budget == Some(0) {
             return wrong("memory_budget", 0, "give it the bytes that loading may take, such as 1 << 30");
         }
+        let memory_budget = settings.memory_budget.unwrap_or_else(default_memory_budget);
+        let sizes = ItemSizes::new(&*dataset.decode, dataset.item_bytes);
+        // Where items are counted after reading, a part of the budget is for what is read.
+        let (read_budget, decoding) = sizes.divide(memory_budget, sharding.batch_size(), decode_threads);
         let source = &dataset.source;
         let manifest = Arc::clone(&source.manifest);
         let sampler = settings.take_sampler()?.unwrap_or_else(|| Box::new(Sequential));
@@ -614,7 +645,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         };
         let mut caps = settings.caps;
         if let Known::All(samples) = manifest.known() {
-            let most = connections(settings.memory_budget, manifest.bytes() / samples.max(1));
+            let most = connections(read_budget, manifest.bytes() / samples.max(1));
             if most < MOST_CALLS {
                 caps.at_once = Some(caps.at_once.map_or(most, |cap| cap.min(most)));
             }
@@ -652,7 +683,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         }
         let prices = settings.prices.as_ref().unwrap_or_else(|| PriceTable::built_in()).of(&source.bucket);
         // A composed download is one allocation: a few must fit at once, or reading would stop for each.
-        let most_bytes = settings.memory_budget / 4;
+        let most_bytes = read_budget / 4;
         let cap = if let Strategy::Compose { max_bytes } = settings.strategy { max_bytes } else { MAX_COMPOSED_BYTES };
         let means = Means {
             manifest: &manifest,
@@ -680,7 +711,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let auto = (strategy == Strategy::Auto && !by_price).then(|| {
             Auto::new(Terms {
                 max_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
-                budget: settings.memory_budget,
+                budget: read_budget,
                 ahead,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
@@ -693,8 +724,16 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             fetcher,
             kept: settings.cache.clone().map(Kept::new),
             proved: Arc::default(),
-            budget: Budget::new(settings.memory_budget, held.clone()),
-            code: Arc::new(Code { manifest: Arc::clone(&manifest), decode: Arc::clone(&dataset.decode), collate }),
+            budget: Budget::new(read_budget, held.clone()),
+            memory_budget,
+            decoding,
+            gate: None,
+            code: Arc::new(Code {
+                manifest: Arc::clone(&manifest),
+                decode: Arc::clone(&dataset.decode),
+                collate,
+                sizes,
+            }),
             jobs,
             on_error: settings.on_error,
             groups: Arc::default(),

@@ -6,8 +6,9 @@
 //! bounded by the deadline of a call, or by the one sample that user code has at hand. So that there is none left to wait
 //! for is when nobody holds a receiver, and the run has no temporary; and to wait for that is all that closing adds.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -75,16 +76,30 @@ pub(super) struct Ending {
     released: AtomicBool,
     run: Arc<Run>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    on_end: OnceLock<OnEnd>,
+}
+
+/// What makes those let go that wait for something else than the word.
+struct OnEnd(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnEnd")
+    }
 }
 
 impl Ending {
     /// The ending of an epoch of these temporaries, and what listens to it.
     pub(super) fn new(run: &Arc<Run>) -> (Arc<Self>, watch::Receiver<bool>) {
         let (word, listener) = watch::channel(false);
-        (
-            Arc::new(Self { word, released: AtomicBool::new(false), run: Arc::clone(run), threads: Mutex::default() }),
-            listener,
-        )
+        let ending = Self {
+            word,
+            released: AtomicBool::new(false),
+            run: Arc::clone(run),
+            threads: Mutex::default(),
+            on_end: OnceLock::new(),
+        };
+        (Arc::new(ending), listener)
     }
 
     pub(super) fn run(&self) -> &Run {
@@ -100,9 +115,18 @@ impl Ending {
         lock(&self.threads).push(thread);
     }
 
+    /// Has `call` called whenever the epoch is ended, once the word is said. To be set once.
+    pub(super) fn on_end(&self, call: impl Fn() + Send + Sync + 'static) {
+        // One that is set already stays.
+        let _ = self.on_end.set(OnEnd(Box::new(call)));
+    }
+
     /// Ends the epoch, if it goes on. Returns at once.
     pub(super) fn end(&self) {
         self.word.send_replace(true);
+        if let Some(OnEnd(call)) = self.on_end.get() {
+            call();
+        }
         self.run.end();
     }
 

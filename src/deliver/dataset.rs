@@ -32,6 +32,8 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub struct DatafluxDataset<D = Raw> {
     pub(super) source: Arc<Source>,
     pub(super) decode: Arc<D>,
+    /// What an item takes in memory, where that was stated.
+    pub(super) item_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,8 @@ pub(super) struct Source {
 
 impl<D> Clone for DatafluxDataset<D> {
     fn clone(&self) -> Self {
-        Self { source: Arc::clone(&self.source), decode: Arc::clone(&self.decode) }
+        let (source, decode) = (Arc::clone(&self.source), Arc::clone(&self.decode));
+        Self { source, decode, item_bytes: self.item_bytes }
     }
 }
 
@@ -328,6 +331,7 @@ fn dataset(client: Client, manifest: Arc<Manifest>, bucket: BucketInfo) -> Dataf
     DatafluxDataset {
         source: Arc::new(Source { client, manifest, bucket, throttles, told_of_dollars: AtomicBool::new(false) }),
         decode: Arc::new(Raw),
+        item_bytes: None,
     }
 }
 
@@ -340,7 +344,33 @@ impl<D> DatafluxDataset<D> {
     /// The same samples, decoded by `decode`.
     #[must_use]
     pub fn decode<E: Decode>(self, decode: E) -> DatafluxDataset<E> {
-        DatafluxDataset { source: self.source, decode: Arc::new(decode) }
+        DatafluxDataset { source: self.source, decode: Arc::new(decode), item_bytes: None }
+    }
+
+    /// States how many bytes of memory a decoded sample takes at most, for the
+    /// [memory budget](crate::DataLoaderBuilder::memory_budget). To be called after [`decode`](Self::decode), for a
+    /// closure whose items are of a type that the library doesn't know; see
+    /// [`ItemMemory`](crate::ItemMemory::FromItems).
+    ///
+    /// ```no_run
+    /// use dataflux::{DatafluxDataset, RawSample};
+    ///
+    /// struct Clip {
+    ///     samples: Vec<f32>,
+    /// }
+    ///
+    /// let decode = |sample: RawSample| -> anyhow::Result<Clip> {
+    ///     let mut samples: Vec<f32> = sample.bytes().iter().map(|byte| f32::from(*byte)).collect();
+    ///     samples.resize(160_000, 0.0);
+    ///     Ok(Clip { samples })
+    /// };
+    /// let dataset = DatafluxDataset::open("gs://my-bucket/clips/")?.decode(decode).item_bytes(4 * 160_000);
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    #[must_use]
+    pub fn item_bytes(mut self, bytes: u64) -> Self {
+        self.item_bytes = Some(bytes);
+        self
     }
 
     /// Number of samples, at least 1. Waits for the end of the listing; of one that failed, how many it came to, so ask

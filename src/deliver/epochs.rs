@@ -120,7 +120,7 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
             standing: Arc::clone(&standing),
             bound: self.bound,
             held: self.held.clone(),
-            budget: engine.budget.bytes(),
+            budget: engine.memory_budget,
             throttles: Arc::clone(engine.fetcher.throttles()),
             manifest: Arc::clone(&manifest),
             epoch,
@@ -128,6 +128,11 @@ impl<D: Decode, C: Collate<D::Item>> Series<D, C> {
         let (waits, turn) = watch::channel(0);
         let arrivals = Arrivals::new(receiver, Arc::clone(&standing), waits, rung);
         let (ending, word) = Ending::new(engine.fetcher.run());
+        if let Some(gate) = &engine.gate {
+            // Those that use it keep it: this must not keep the decode threads alive.
+            let gate = Arc::downgrade(gate);
+            ending.on_end(move || _ = gate.upgrade().map(|gate| gate.release_cancelled()));
+        }
         self.live.add(&ending);
         let jobs = engine.jobs.clone();
         let discard = Box::new(move |arrivals| {

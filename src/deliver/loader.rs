@@ -15,7 +15,7 @@ use super::epochs::{self, Epochs, Series};
 use super::pipeline::Engine;
 use super::pool::Job;
 use crate::Result;
-use crate::budget::{Budget, Gauge};
+use crate::budget::Gauge;
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::fetch::Ceilings;
@@ -121,7 +121,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         // Where more are of no use, unless they were asked for.
         let most = self.engine.most_ahead(batch_size).filter(|_| self.settings.prefetch.is_none());
         Series {
-            engine: self.engine.for_epochs(Budget::new(self.settings.memory_budget, self.held.clone())),
+            engine: self.engine.for_epochs(&self.held),
             live: Arc::clone(&self.live),
             held: self.held.clone(),
             sharding: self.sharding,
@@ -221,7 +221,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         self.engine.fetcher.ceilings()
     }
 
-    /// Bytes that all live epochs of this loader hold now.
+    /// Bytes of the [memory budget](super::DataLoaderBuilder::memory_budget) that all live epochs of this loader hold now:
+    /// what is read, what decoders were granted to work with, and items and batches until they are given back. Items of a
+    /// closure whose size [isn't known](crate::ItemMemory::FromItems) are not among these.
     pub fn bytes_held(&self) -> u64 {
         self.held.bytes()
     }

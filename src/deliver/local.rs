@@ -354,7 +354,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let samples = ids.iter().zip(first..).map(|(id, slot)| (slot, RawSample::of_origin(&origin, *id)));
         steps.brought(std::iter::once(first));
         if self.code.decode.is_light() {
-            if assembly.decode(samples) {
+            if assembly.decode(samples, None) {
                 assembly.collate();
             }
         } else {

@@ -13,11 +13,12 @@ use tokio::sync::watch;
 use super::arrivals::pledge;
 use super::auto::{Auto, Place};
 use super::cached::{Claim, Kept};
+use super::gate::{DecodeGate, Limits};
 use super::loss::OnError;
 use super::pool::{Assembly, Code, Job, Outlook, Promise, Terms};
 use super::stall::{Doing, Making, Standing, Steps, Trace};
 use super::substitute::Lockstep;
-use crate::budget::{Budget, Permit};
+use crate::budget::{Budget, Gauge, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::fetch::{Fetcher, MOST_BEHIND, Step, Told};
@@ -58,7 +59,14 @@ pub(super) struct Engine<D: Decode, C: Collate<D::Item>> {
     pub(super) kept: Option<Kept>,
     /// Of samples in this process, what epochs before this one, and this one, have read and proved.
     pub(super) proved: Arc<Mutex<Option<Arc<Proved>>>>,
+    /// Of the bytes that are read, and of items whose size is known before.
     pub(super) budget: Budget,
+    /// Bytes of the whole memory budget, what of it may be granted between reading and decoding, and whether that is
+    /// counted in bytes.
+    pub(super) memory_budget: u64,
+    pub(super) decoding: Option<(Limits, bool)>,
+    /// Where samples wait for that.
+    pub(super) gate: Option<Arc<DecodeGate<Job<D, C>>>>,
     pub(super) code: Arc<Code<D, C>>,
     pub(super) jobs: Sender<Job<D, C>>,
     pub(super) on_error: OnError,
@@ -259,9 +267,13 @@ impl<D: Decode, C: Collate<D::Item>> Way<'_, D, C> {
 
 impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     /// The engine of epochs that follow each other, and share these bytes.
-    pub(super) fn for_epochs(&self, budget: Budget) -> Self {
+    pub(super) fn for_epochs(&self, held: &Gauge) -> Self {
+        let budget = Budget::new(self.budget.bytes(), held.clone());
         let fetcher = self.fetcher.for_epochs(&budget);
-        Self { budget, ..self.part(fetcher, self.kept.clone()) }
+        let gate = self
+            .decoding
+            .map(|(limits, in_bytes)| DecodeGate::new(limits, self.jobs.clone(), in_bytes.then(|| held.clone())));
+        Self { budget, gate, ..self.part(fetcher, self.kept.clone()) }
     }
 
     /// The engine of one epoch: its temporaries and its counts are its own.
@@ -279,6 +291,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             kept,
             proved: Arc::clone(&self.proved),
             budget: self.budget.clone(),
+            memory_budget: self.memory_budget,
+            decoding: self.decoding,
+            gate: self.gate.clone(),
             code: Arc::clone(&self.code),
             jobs: self.jobs.clone(),
             on_error: self.on_error,
@@ -305,7 +320,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let lockstep =
             Lockstep { sampling, epoch, turn, held: window_held, listed: Arc::default(), cancel: cancel.clone() };
         let losing = self.losing(lockstep);
-        let terms = Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing });
+        let (gate, memory_budget) = (self.gate.clone(), self.memory_budget);
+        let terms =
+            Arc::new(Terms { code: Arc::clone(&self.code), cancel: cancel.clone(), losing, gate, memory_budget });
         let proved = self.proved();
         let way = Way { tickets, cancel, terms, proved, held, standing, bound, bell, number: Cell::new(number) };
         let mut held = None;
@@ -463,7 +480,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let kept = self.take(keeps, items, way)?;
         let passing = self.take(passes, false, way)?;
         if let Some(kept) = kept.map(Arc::new) {
-            batches.for_each(|assembly| assembly.keep(Arc::clone(&kept)));
+            batches.for_each(|assembly| assembly.keep(Arc::clone(&kept) as _));
         }
         Some(passing.map(Arc::new))
     }
@@ -521,7 +538,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let (mut bytes, mut items) = (0u64, Some(0u64));
         for size in sizes {
             bytes = bytes.saturating_add(size);
-            items = items.and_then(|sum| Some(sum.saturating_add(self.code.decode.item_bytes(size)?)));
+            let Code { decode, collate, sizes, .. } = &*self.code;
+            items = items.and_then(|sum| Some(sum.saturating_add(sizes.planned(&**decode, collate, size)?)));
+        }
+        if self.code.sizes.counts_items_later() {
+            return (0, bytes);
         }
         items.map_or((bytes, 0), |items| (items, bytes))
     }
@@ -682,7 +703,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             // All of them are taken here, whether the batch still wants them or not.
             let of_batch = std::iter::from_fn(|| samples.next_if(|(slot, _)| slots.contains(slot)));
             let of_batch: Vec<_> = of_batch.map(|(slot, sample)| (slot - slots.start, sample)).collect();
-            if assembly.decode(of_batch) {
+            if assembly.decode(of_batch, None) {
                 whole(assembly);
             }
         }
@@ -698,7 +719,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
     ) {
         if !self.code.decode.is_light() {
             self.have_decoded(assembly, slot, sample, passing);
-        } else if assembly.decode([(slot, sample)]) {
+        } else if assembly.decode([(slot, sample)], None) {
             self.give(assembly, Job::Collate(Arc::clone(assembly)));
         }
     }
@@ -710,8 +731,9 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         sample: RawSample,
         passing: Option<&Arc<Permit>>,
     ) {
-        let (of, passing) = (Arc::clone(assembly), passing.cloned());
-        self.give(assembly, Job::Decode { assembly: of, slot, sample, passing });
+        if let Some(job) = assembly.admit(slot, sample, passing.cloned()) {
+            self.give(assembly, job);
+        }
     }
 
     /// Gives a job of this batch to the decode threads.

@@ -1,5 +1,6 @@
 //! The decode threads, and the batches they put together.
 
+use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,8 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::watch;
 
 use super::arrivals::{Arrivals, Pledge};
+use super::gate::{BatchShare, Cancellable, DecodeGate, DecodeNeed, Limits, NeverFits};
+use super::item_sizes::ItemSizes;
 use super::loss::{in_vain, is_of_one_sample};
 use super::stall::{Making, Steps};
 use crate::budget::Permit;
@@ -30,6 +33,8 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
         sample: RawSample,
         /// Bytes of the payload the sample is part of, where they are given back once all of it is decoded.
         passing: Option<Arc<Permit>>,
+        /// Memory that was granted for it, where it had to wait for that.
+        granted: Option<DecodeNeed>,
     },
     /// Collate a batch whose samples are all there.
     Collate(Arc<Assembly<D, C>>),
@@ -44,8 +49,8 @@ pub(super) enum Job<D: Decode, C: Collate<D::Item>> {
 impl<D: Decode, C: Collate<D::Item>> Job<D, C> {
     fn perform(self) {
         match self {
-            Self::Decode { assembly, slot, sample, passing } => {
-                if assembly.decode([(slot, sample)]) {
+            Self::Decode { assembly, slot, sample, passing, granted } => {
+                if assembly.decode([(slot, sample)], granted) {
                     assembly.collate();
                 }
                 drop(passing);
@@ -59,12 +64,18 @@ impl<D: Decode, C: Collate<D::Item>> Job<D, C> {
     }
 }
 
+impl<D: Decode, C: Collate<D::Item>> Cancellable for Job<D, C> {
+    fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Decode { assembly, .. } if assembly.is_cancelled())
+    }
+}
+
 /// The way to the decode threads, and these.
 pub(super) type Pool<D, C> = (Sender<Job<D, C>>, Vec<JoinHandle<()>>);
 
 /// Starts the decode threads; they end when they are told to, or the last sender is dropped.
 pub(super) fn start<D: Decode, C: Collate<D::Item>>(threads: usize) -> Result<Pool<D, C>> {
-    // Unbounded in jobs, since each holds its share of the byte budget.
+    // Unbounded in jobs, since each holds its share of the byte budget, or of what a gate before it grants.
     let (jobs, work) = crossbeam_channel::unbounded::<Job<D, C>>();
     let mut handles = Vec::with_capacity(threads);
     for index in 0..threads {
@@ -102,7 +113,11 @@ pub(super) struct Code<D, C> {
     pub(super) manifest: Arc<Manifest>,
     pub(super) decode: Arc<D>,
     pub(super) collate: C,
+    pub(super) sizes: ItemSizes,
 }
+
+/// What keeps bytes of the memory budget from being used otherwise; dropping it gives them back.
+pub(super) type Hold = Arc<dyn Any + Send + Sync>;
 
 /// A batch, done.
 pub(super) struct Ready<B> {
@@ -110,7 +125,7 @@ pub(super) struct Ready<B> {
     pub(super) bytes: u64,
     pub(super) verified: u64,
     /// Given back when the next batch is asked for, and each other that a group is part of.
-    pub(super) kept: Vec<Arc<Permit>>,
+    pub(super) kept: Vec<Hold>,
 }
 
 /// The promise of one batch; broken, and so an error at the other end, when all that could keep it are gone.
@@ -121,6 +136,9 @@ pub(super) struct Terms<D: Decode, C: Collate<D::Item>> {
     pub(super) code: Arc<Code<D, C>>,
     pub(super) cancel: watch::Receiver<bool>,
     pub(super) losing: Losing<D, C>,
+    /// Where samples wait for memory before they are decoded, and bytes of the whole memory budget.
+    pub(super) gate: Option<Arc<DecodeGate<Job<D, C>>>>,
+    pub(super) memory_budget: u64,
 }
 
 /// What becomes of a sample that can't be had.
@@ -166,18 +184,24 @@ pub(super) struct Assembly<D: Decode, C: Collate<D::Item>> {
     pub(super) number: u64,
     /// How far its samples are, and where they begin among those.
     pub(super) steps: (Steps, usize),
-    parts: Mutex<Parts<D::Item>>,
+    parts: Mutex<Parts<D, C>>,
     promise: Pledge<C::Output>,
+    gate: Option<PlaceAtGate<D, C>>,
 }
 
-struct Parts<T> {
-    items: Items<T>,
+/// Where samples of a batch wait for memory, and the number of the batch there.
+type PlaceAtGate<D, C> = (Arc<DecodeGate<Job<D, C>>>, u64);
+
+struct Parts<D: Decode, C: Collate<D::Item>> {
+    items: Items<D::Item>,
     /// With the slot of each, in the order in which they were found.
     lost: Vec<(usize, LostSample)>,
     missing: usize,
     bytes: u64,
     verified: u64,
-    kept: Vec<Arc<Permit>>,
+    kept: Vec<Hold>,
+    /// What it has of the memory for decoding, until it is collated; it goes on with the batch then.
+    share: Option<BatchShare<Job<D, C>>>,
 }
 
 /// Items of a batch, with the id of each.
@@ -216,9 +240,11 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     ) -> Arc<Self> {
         let samples = positions.iter().map(|range| range.end - range.start).sum::<u64>() as usize;
         let items = Items::Slots(Vec::new());
-        let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new() };
+        let share = terms.gate.as_ref().map(|gate| gate.register(samples));
+        let gate = share.as_ref().map(BatchShare::place);
+        let parts = Parts { items, lost: Vec::new(), missing: samples, bytes: 0, verified: 0, kept: Vec::new(), share };
         let (terms, parts) = (Arc::clone(terms), Mutex::new(parts));
-        Arc::new(Self { terms, positions, padding, turn, number, steps, parts, promise })
+        Arc::new(Self { terms, positions, padding, turn, number, steps, parts, promise, gate })
     }
 
     /// Where in the global order the sample of a slot is to come.
@@ -239,8 +265,81 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     /// Holds bytes until the batch is delivered.
-    pub(super) fn keep(&self, permit: Arc<Permit>) {
+    pub(super) fn keep(&self, permit: Hold) {
         self.lock().kept.push(permit);
+    }
+
+    /// Nobody waits for it any more.
+    fn is_cancelled(&self) -> bool {
+        let cancel = &self.terms.cancel;
+        *cancel.borrow() || cancel.has_changed().is_err()
+    }
+
+    /// The job that decodes a sample into its slot: returned where it can be done at once, and otherwise kept until there
+    /// is memory for what it makes.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        slot: usize,
+        sample: RawSample,
+        passing: Option<Arc<Permit>>,
+    ) -> Option<Job<D, C>> {
+        let assembly = Arc::clone(self);
+        let Some((gate, number)) = &self.gate else {
+            return Some(Job::Decode { assembly, slot, sample, passing, granted: None });
+        };
+        let code = &self.terms.code;
+        let id = sample.id();
+        let need =
+            guarded(|| Ok(code.sizes.need((&*code.decode, &code.collate), &sample, self.samples(), gate.limits())));
+        match need {
+            Ok(need) => {
+                let job = Job::Decode { assembly, slot, sample, passing, granted: Some(need) };
+                if let Err(never) = gate.request(*number, need, job) {
+                    self.fail_too_large(id, never, need);
+                }
+                None
+            }
+            // The decoder's own code panicked. It is told, and counted, when it does so again.
+            Err(_) => Some(Job::Decode { assembly, slot, sample, passing, granted: None }),
+        }
+    }
+
+    /// Ends the batch because it needs more memory than a batch can ever have.
+    fn fail_too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) {
+        let Terms { code, memory_budget, .. } = &*self.terms;
+        let samples = self.samples();
+        let DecodeNeed { item, copy, scratch } = need;
+        let lasting = item.saturating_add(copy);
+        let together = lasting.saturating_mul(samples as u64).saturating_add(scratch).max(never.batch);
+        let copied = if copy == 0 { String::new() } else { format!(", {copy} bytes in the batch") };
+        let error = Error::new(
+            ErrorKind::Config,
+            format!(
+                "a batch of {samples} samples is over the memory budget once it is decoded: this one takes {item} bytes\
+                 {copied} and {scratch} bytes of working memory, and one batch may have three quarters of the budget"
+            ),
+        )
+        .stage(Stage::Decode)
+        .mismatch(format_args!("a memory_budget of at least {} bytes", Limits::budget_for(together)), memory_budget)
+        .hint(
+            "raise .memory_budget(bytes) or lower .batch_size(n), or make images smaller with .resize(height, width)",
+        );
+        self.fail(match code.manifest.at(id.0) {
+            Ok(entry) => error.object(code.manifest.id(&entry)),
+            Err(damaged) => damaged,
+        });
+    }
+
+    /// What was granted for a sample becomes what its item takes.
+    fn settle(&self, id: SampleId, granted: Option<DecodeNeed>, item: Option<&D::Item>) {
+        let (Some((gate, number)), Some(granted)) = (&self.gate, granted) else { return };
+        let code = &self.terms.code;
+        let of_item = item.map(|item| code.sizes.finished::<D, C>(&code.collate, granted, item)).unwrap_or_default();
+        if of_item != granted
+            && let Err(never) = gate.settle(*number, granted, of_item)
+        {
+            self.fail_too_large(id, never, of_item);
+        }
     }
 
     /// Ends the batch with an error; of several the first counts.
@@ -250,12 +349,15 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     /// Decodes samples into their slots. Returns whether all samples are there by that, and the batch is to be collated.
-    pub(super) fn decode(self: &Arc<Self>, samples: impl IntoIterator<Item = (usize, RawSample)>) -> bool {
-        let Terms { code, cancel, .. } = &*self.terms;
-        // Nobody waits for it any more.
-        if *cancel.borrow() || cancel.has_changed().is_err() {
+    pub(super) fn decode(
+        self: &Arc<Self>,
+        samples: impl IntoIterator<Item = (usize, RawSample)>,
+        granted: Option<DecodeNeed>,
+    ) -> bool {
+        if self.is_cancelled() {
             return false;
         }
+        let code = &self.terms.code;
         let samples = samples.into_iter();
         let of = samples.size_hint().0;
         let mut slots = Vec::with_capacity(of);
@@ -265,13 +367,17 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
             match guarded(|| code.decode.decode(sample)) {
                 Ok(item) => {
+                    self.settle(id, granted, Some(&item));
                     slots.push(slot);
                     ids.push(id);
                     items.push(item);
                     bytes += size;
                     verified += u64::from(is_verified);
                 }
-                Err(cause) => lost.push((slot, id, cause)),
+                Err(cause) => {
+                    self.settle(id, granted, None);
+                    lost.push((slot, id, cause));
+                }
             }
         }
         let mut is_whole = !items.is_empty() && self.fill(&slots, (ids, items), bytes, verified);
@@ -279,7 +385,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             let outlook = match code.manifest.at(id.0) {
                 Ok(entry) => {
                     let error = refused(code.manifest.id(&entry), &cause);
-                    self.lose(slot, (id, entry.name), error)
+                    self.lose_granted(slot, (id, entry.name), error, granted.is_some())
                 }
                 Err(damaged) => {
                     self.fail(damaged);
@@ -312,7 +418,18 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     }
 
     /// Does what is to be done about a sample that can't be had.
-    pub(super) fn lose(self: &Arc<Self>, slot: usize, (id, name): (SampleId, Arc<str>), error: Error) -> Outlook {
+    pub(super) fn lose(self: &Arc<Self>, slot: usize, sample: (SampleId, Arc<str>), error: Error) -> Outlook {
+        self.lose_granted(slot, sample, error, false)
+    }
+
+    /// As [`lose`](Self::lose), of a sample that had its memory or hadn't.
+    fn lose_granted(
+        self: &Arc<Self>,
+        slot: usize,
+        (id, name): (SampleId, Arc<str>),
+        error: Error,
+        was_granted: bool,
+    ) -> Outlook {
         if matches!(self.terms.losing, Losing::Fail) || !is_of_one_sample(&error) {
             self.fail(error);
             return Outlook::Failed;
@@ -322,6 +439,9 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         match &self.terms.losing {
             Losing::Fail => Outlook::Failed,
             Losing::Skip => {
+                if let Some((gate, number)) = self.gate.as_ref().filter(|_| !was_granted) {
+                    gate.skip(*number);
+                }
                 parts.missing -= 1;
                 if parts.missing == 0 { Outlook::Whole } else { Outlook::Waiting }
             }
@@ -330,6 +450,9 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
                 let attempt = of_slot.clone().count();
                 let for_sample = of_slot.next().unwrap_or(id);
                 drop(parts);
+                if let Some((gate, number)) = self.gate.as_ref().filter(|_| was_granted) {
+                    gate.reopen(*number);
+                }
                 find(Wanted { assembly: Arc::clone(self), slot, for_sample, attempt });
                 Outlook::Waiting
             }
@@ -350,7 +473,10 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let mut parts = self.lock();
         let items = std::mem::replace(&mut parts.items, Items::Slots(Vec::new()));
         let mut lost = std::mem::take(&mut parts.lost);
-        let (bytes, verified, kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
+        let (bytes, verified, mut kept) = (parts.bytes, parts.verified, std::mem::take(&mut parts.kept));
+        if let Some(share) = parts.share.take() {
+            kept.push(Arc::new(share));
+        }
         drop(parts);
         // Of one slot they stay in the order in which they were tried.
         lost.sort_by_key(|(slot, _)| *slot);
@@ -365,6 +491,9 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let lost = lost.collect();
         match guarded(|| self.terms.code.collate.collate(items)) {
             Ok(data) => {
+                if let Some((gate, number)) = &self.gate {
+                    gate.collated(*number);
+                }
                 let span = self.positions.first().map_or(0, |first| first.start)
                     ..self.positions.last().map_or(0, |last| last.end);
                 let batch = Batch::new(ids, Arc::clone(&self.terms.code.manifest), span, padding, lost, data);
@@ -382,7 +511,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         self.collate();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Parts<D::Item>> {
+    fn lock(&self) -> MutexGuard<'_, Parts<D, C>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use dataflux::store::{Client, ComposeRequest, Credentials, GcsConfig, GcsStore, ObjectId, ObjectMeta};
 use dataflux_emulator::Emulator;
 
+use crate::bench::png;
 use crate::harness::{dataflux, virtuals};
 
 /// What a run may take beside the bytes of samples: the program, its threads, and what its allocator doesn't give back.
@@ -102,5 +103,27 @@ fn memory_stays_under_the_budget_with_sizes_mixed() {
             );
             assert!(peak <= most, "{strategy}, batches of {batch_size}: {peak} bytes of {most}");
         }
+    }
+}
+
+/// Images of some hundred bytes, which come to two MiB each and to twice that in a batch.
+#[test]
+fn memory_stays_under_the_budget_when_images_are_decoded() {
+    let emulator = Emulator::builder().bucket("images").start().unwrap();
+    for index in 0..60 {
+        emulator.put("images", &format!("train/{}/{index}.png", ["cat", "dog"][index % 2]), png(64, 64));
+    }
+    let bench = |size, budget| {
+        let args = ["bench", "gs://images/train/", "--json", "--batch-size", "4", "--decode-threads", "4"];
+        dataflux(&emulator, &[&args[..], &["--decode", size, "--memory-budget", budget]].concat())
+    };
+    let idle = bench("image:8x8", "32MiB").json()["peak_rss_bytes"].as_u64().unwrap();
+    let report = bench("image:400x400", "32MiB").json();
+    let (peak, most) = (report["peak_rss_bytes"].as_u64().unwrap(), 32 * MIB + BESIDE + idle.saturating_sub(PROGRAM));
+    assert_eq!(report["samples"], 60);
+    assert!(peak <= most, "{peak} bytes of {most}");
+    let refused = bench("image:3000x3000", "64MiB").expect(1).stderr;
+    for part in ["gs://images/train/", "--memory-budget", "--batch-size", "67108864", "4 samples"] {
+        assert!(refused.contains(part), "{part} in {refused}");
     }
 }

@@ -1,0 +1,132 @@
+//! Memory that items take, where their type says.
+
+use std::any::{Any, TypeId};
+
+use bytes::Bytes;
+
+use crate::split::RawSample;
+
+/// What the type of an item says of the memory that it takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ItemSize {
+    /// The object's own bytes and no more.
+    Bytes,
+    /// So many bytes, whatever its value.
+    Fixed(u64),
+    /// Its value says.
+    Measured(fn(&dyn Any) -> u64),
+}
+
+/// The size of items of type `T`, if it is one of those that are known.
+pub(crate) fn item_size<T: Any>() -> Option<ItemSize> {
+    let of = TypeId::of::<T>();
+    if of == TypeId::of::<RawSample>() || of == TypeId::of::<Bytes>() {
+        return Some(ItemSize::Bytes);
+    }
+    let fixed = fixed::<u8>(of)
+        .or_else(|| fixed::<i32>(of))
+        .or_else(|| fixed::<u32>(of))
+        .or_else(|| fixed::<i64>(of))
+        .or_else(|| fixed::<u64>(of))
+        .or_else(|| fixed::<usize>(of))
+        .or_else(|| fixed::<f32>(of))
+        .or_else(|| fixed::<f64>(of))
+        .or_else(|| fixed::<bool>(of))
+        .or_else(|| fixed::<()>(of));
+    if fixed.is_some() {
+        return fixed;
+    }
+    let measured = values::<u8>(of)
+        .or_else(|| values::<i8>(of))
+        .or_else(|| values::<u16>(of))
+        .or_else(|| values::<i16>(of))
+        .or_else(|| values::<u32>(of))
+        .or_else(|| values::<i32>(of))
+        .or_else(|| values::<u64>(of))
+        .or_else(|| values::<i64>(of))
+        .or_else(|| values::<f32>(of))
+        .or_else(|| values::<f64>(of))
+        .or_else(|| text(of));
+    #[cfg(feature = "image")]
+    let measured = measured.or_else(|| image(of));
+    measured.map(ItemSize::Measured)
+}
+
+type Measure = fn(&dyn Any) -> u64;
+
+fn fixed<T: Any>(of: TypeId) -> Option<ItemSize> {
+    (of == TypeId::of::<T>()).then_some(ItemSize::Fixed(size_of::<T>() as u64))
+}
+
+/// A `Vec` of numbers, alone or with a label.
+fn values<N: Any>(of: TypeId) -> Option<Measure> {
+    alone::<N>(of)
+        .or_else(|| labelled::<N, u8>(of))
+        .or_else(|| labelled::<N, i32>(of))
+        .or_else(|| labelled::<N, u32>(of))
+        .or_else(|| labelled::<N, i64>(of))
+        .or_else(|| labelled::<N, u64>(of))
+        .or_else(|| labelled::<N, usize>(of))
+        .or_else(|| labelled::<N, f32>(of))
+        .or_else(|| labelled::<N, String>(of))
+}
+
+fn alone<N: Any>(of: TypeId) -> Option<Measure> {
+    (of == TypeId::of::<Vec<N>>()).then_some(|item| item.downcast_ref::<Vec<N>>().map_or(0, vec_bytes))
+}
+
+fn labelled<N: Any, L: Any>(of: TypeId) -> Option<Measure> {
+    (of == TypeId::of::<(Vec<N>, L)>())
+        .then_some(|item| item.downcast_ref::<(Vec<N>, L)>().map_or(0, |(values, _)| vec_bytes(values)))
+}
+
+fn vec_bytes<N>(values: &Vec<N>) -> u64 {
+    (size_of::<Vec<N>>() + values.capacity() * size_of::<N>()) as u64
+}
+
+fn text(of: TypeId) -> Option<Measure> {
+    (of == TypeId::of::<String>()).then_some(|item| {
+        item.downcast_ref::<String>().map_or(0, |text| (size_of::<String>() + text.capacity()) as u64)
+    })
+}
+
+#[cfg(feature = "image")]
+fn image(of: TypeId) -> Option<Measure> {
+    use super::Image;
+    (of == TypeId::of::<Image>())
+        .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| vec_bytes(&image.pixels)))
+}
+
+/// Working memory that a closure which makes a `T` of this object takes, as far as is known: that of the decoder where it
+/// makes an image, which is usually called by the closure.
+pub(crate) fn scratch_of<T: Any>(sample: &RawSample) -> u64 {
+    #[cfg(feature = "image")]
+    if TypeId::of::<T>() == TypeId::of::<super::Image>() {
+        let memory = super::Decode::decode_memory(&super::ImageFolder::new(), sample);
+        return memory.map_or(0, |memory| memory.scratch);
+    }
+    let _ = sample;
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_items_is_known_by_their_type() {
+        struct Own;
+        assert!(item_size::<Own>().is_none());
+        assert!(matches!(item_size::<RawSample>(), Some(ItemSize::Bytes)));
+        assert!(matches!(item_size::<u64>(), Some(ItemSize::Fixed(8))));
+        let measured = |size: Option<ItemSize>, item: &dyn Any| match size {
+            Some(ItemSize::Measured(measure)) => measure(item),
+            other => panic!("{other:?}"),
+        };
+        let values: Vec<f32> = Vec::with_capacity(1_000);
+        let of_vec = size_of::<Vec<f32>>() as u64;
+        assert_eq!(measured(item_size::<Vec<f32>>(), &values), 4_000 + of_vec);
+        assert_eq!(measured(item_size::<(Vec<f32>, i64)>(), &(values, 3_i64)), 4_000 + of_vec);
+        assert_eq!(measured(item_size::<String>(), &"meow".to_owned()), 4 + size_of::<String>() as u64);
+    }
+}

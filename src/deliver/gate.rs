@@ -1,0 +1,565 @@
+//! Memory for decoding, granted in the order of delivery.
+//!
+//! What an image takes once it is decoded is known when its bytes are there, and not before. So the memory budget of a
+//! loader whose decoder makes items of unknown size has two parts. The planner takes the bytes to read from one, in
+//! the order of delivery. The other is for what decoding makes of them: a sample that was read waits here until
+//! its item, its part of the batch and the decoder's working memory are granted. Only then does a decode thread get it.
+//!
+//! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
+//! Grants to batches behind it never exceed `Limits::ahead` together. Grants to the front itself may take all that is free,
+//! and [`Admission::request`] refuses a batch that needs more than `all - ahead`. Batches before the front have all
+//! their grants: they need nothing more to be decoded, collated and delivered, and then give everything back. Working memory
+//! is given back when its sample is decoded. So what a sample of the front waits for is always given back, provided
+//! that the training loop takes batches; and bytes that are being read come out of the other part, so no read is in the way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::Sender;
+
+use crate::budget::Gauge;
+
+/// Of so many parts of the memory budget, one is for bytes that are being read or wait for their decoder. An image of `f32`
+/// values takes at least 16 times its file where that is lossless, and 100 times where it is a photo, so that reading
+/// needs the smaller part; half of this share would bound the reads of large photos at once.
+const READ_PARTS: u64 = 8;
+
+/// Of so many parts of the memory budget, one may be held by batches behind the front. With less, decode threads would
+/// have nothing to do when one read is late; with more, a batch could take less of the budget.
+const AHEAD_PARTS: u64 = 8;
+
+/// What may be granted at once, in bytes, or in samples where nobody knows what those take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) all: u64,
+    /// To batches behind the front.
+    pub(super) ahead: u64,
+}
+
+impl Limits {
+    /// Divides a memory budget: the bytes for reading, and the limits for decoding.
+    pub(super) fn of_budget(bytes: u64) -> (u64, Self) {
+        let reading = (bytes / READ_PARTS).max(1);
+        (reading, Self { all: bytes - reading.min(bytes), ahead: bytes / AHEAD_PARTS })
+    }
+
+    /// The memory budget that leaves `batch` bytes for one batch.
+    pub(super) fn budget_for(batch: u64) -> u64 {
+        let parts = READ_PARTS * AHEAD_PARTS;
+        // A byte more for each of the divisions that round down.
+        batch.saturating_mul(parts).div_ceil(parts - READ_PARTS - AHEAD_PARTS).saturating_add(2)
+    }
+
+    /// Limits in samples: four batches are decoded or handed over, and decode threads have something to do beside.
+    pub(super) fn of_samples(batch_size: u64, threads: u64) -> Self {
+        let ahead = batch_size.max(2 * threads);
+        Self { all: ahead + 3 * batch_size, ahead }
+    }
+
+    /// What one batch may have.
+    pub(super) fn batch(self) -> u64 {
+        self.all.saturating_sub(self.ahead)
+    }
+}
+
+/// What one sample needs to be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DecodeNeed {
+    /// Its item, until the batch is given back, or until it is collated where collating copies.
+    pub(super) item: u64,
+    /// What collating allocates for it while the items are still there.
+    pub(super) copy: u64,
+    /// The decoder's working memory, until the sample is decoded.
+    pub(super) scratch: u64,
+}
+
+impl DecodeNeed {
+    fn lasting(self) -> u64 {
+        self.item.saturating_add(self.copy)
+    }
+
+    fn total(self) -> u64 {
+        self.lasting().saturating_add(self.scratch)
+    }
+}
+
+/// A batch that needs more than a batch can ever have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NeverFits {
+    /// What was requested for it so far, the sample that was too much included.
+    pub(super) batch: u64,
+}
+
+/// Which samples may be decoded. Pure: the caller keeps those that wait.
+#[derive(Debug)]
+struct Admission {
+    limits: Limits,
+    used: u64,
+    /// What of it batches behind the front hold.
+    ahead: u64,
+    /// Number of the first batch that lacks a grant; the next one to come if none does.
+    front: u64,
+    /// Number of the batch that is registered next.
+    next: u64,
+    open: BTreeMap<u64, OpenBatch>,
+}
+
+/// A batch from when it is promised until its memory is given back.
+#[derive(Debug)]
+struct OpenBatch {
+    /// Samples without a grant.
+    missing: usize,
+    held: u64,
+    /// Items and their copies, of samples that still wait for a grant, too.
+    lasting: u64,
+    /// What of it collating allocates.
+    copies: u64,
+    largest_scratch: u64,
+}
+
+impl Admission {
+    fn new(limits: Limits) -> Self {
+        Self { limits, used: 0, ahead: 0, front: 0, next: 0, open: BTreeMap::new() }
+    }
+
+    /// A batch of so many samples, behind all others; returns its number.
+    fn register(&mut self, samples: usize) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let batch = OpenBatch { missing: samples, held: 0, lasting: 0, copies: 0, largest_scratch: 0 };
+        self.open.insert(number, batch);
+        self.move_front();
+        number
+    }
+
+    /// Counts what a sample needs to its batch. To be called once for each, before the grant.
+    fn request(&mut self, number: u64, need: DecodeNeed) -> Result<(), NeverFits> {
+        let most = self.limits.batch();
+        let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
+        batch.lasting = batch.lasting.saturating_add(need.lasting());
+        batch.largest_scratch = batch.largest_scratch.max(need.scratch);
+        batch.check(most)
+    }
+
+    fn fits(&self, number: u64, bytes: u64) -> bool {
+        // A batch before the front had all its grants: this is a substitute for a sample that failed to decode. Batches
+        // behind may hold everything by now, so a substitute that waited could wait for ever.
+        if number < self.front || !self.open.contains_key(&number) {
+            return true;
+        }
+        let fits = |held: u64, limit: u64| held.checked_add(bytes).is_some_and(|sum| sum <= limit);
+        fits(self.used, self.limits.all) && (number == self.front || fits(self.ahead, self.limits.ahead))
+    }
+
+    fn grant(&mut self, number: u64, need: DecodeNeed) {
+        self.hold(number, need.total(), 0);
+        if let Some(batch) = self.open.get_mut(&number) {
+            batch.missing = batch.missing.saturating_sub(1);
+        }
+        self.move_front();
+    }
+
+    /// A sample is decoded: what was granted for it becomes what its item takes.
+    fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
+        self.hold(number, item.lasting(), granted.total());
+        let most = self.limits.batch();
+        let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
+        batch.lasting = batch.lasting.saturating_sub(granted.lasting()).saturating_add(item.lasting());
+        batch.copies += item.copy;
+        batch.check(most)
+    }
+
+    /// A batch goes without one of its samples.
+    fn skip(&mut self, number: u64) {
+        if let Some(batch) = self.open.get_mut(&number) {
+            batch.missing = batch.missing.saturating_sub(1);
+        }
+        self.move_front();
+    }
+
+    /// A sample that had its grant could not be decoded, and another comes in its place.
+    fn reopen(&mut self, number: u64) {
+        if let Some(batch) = self.open.get_mut(&number)
+            && number >= self.front
+        {
+            batch.missing += 1;
+        }
+    }
+
+    /// A batch is collated: its items are gone, where they were copied.
+    fn collated(&mut self, number: u64) {
+        let copies = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.copies));
+        self.hold(number, 0, copies);
+    }
+
+    /// All that a batch holds is given back.
+    fn close(&mut self, number: u64) {
+        let held = self.open.get(&number).map_or(0, |batch| batch.held);
+        self.hold(number, 0, held);
+        self.open.remove(&number);
+        self.move_front();
+    }
+
+    fn hold(&mut self, number: u64, more: u64, less: u64) {
+        let Some(batch) = self.open.get_mut(&number) else { return };
+        let change = |held: &mut u64| *held = held.saturating_add(more).saturating_sub(less);
+        change(&mut batch.held);
+        change(&mut self.used);
+        if number > self.front {
+            change(&mut self.ahead);
+        }
+    }
+
+    fn move_front(&mut self) {
+        while self.front < self.next && self.open.get(&self.front).is_none_or(|batch| batch.missing == 0) {
+            self.front += 1;
+            self.ahead -= self.open.get(&self.front).map_or(0, |batch| batch.held);
+        }
+    }
+}
+
+impl OpenBatch {
+    fn check(&self, most: u64) -> Result<(), NeverFits> {
+        let batch = self.lasting.saturating_add(self.largest_scratch);
+        if batch <= most { Ok(()) } else { Err(NeverFits { batch }) }
+    }
+}
+
+/// A job that may have become pointless while it waited.
+pub(super) trait Cancellable {
+    fn is_cancelled(&self) -> bool;
+}
+
+/// Lets jobs through to the decode threads once there is memory for what they make.
+pub(super) struct DecodeGate<J> {
+    state: Mutex<State<J>>,
+    jobs: Sender<J>,
+    /// Where bytes that are granted are counted, if it is bytes.
+    held: Option<Gauge>,
+}
+
+struct State<J> {
+    admission: Admission,
+    /// By the number of the batch, and in the order in which they came.
+    waiting: BTreeMap<(u64, u64), (DecodeNeed, J)>,
+    arrivals: u64,
+}
+
+impl<J: Cancellable> DecodeGate<J> {
+    pub(super) fn new(limits: Limits, jobs: Sender<J>, held: Option<Gauge>) -> Arc<Self> {
+        let state = State { admission: Admission::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
+        Arc::new(Self { state: Mutex::new(state), jobs, held })
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.lock().admission.limits
+    }
+
+    /// A batch of so many samples, behind all others.
+    pub(super) fn register(self: &Arc<Self>, samples: usize) -> BatchShare<J> {
+        BatchShare { number: self.update(|state| state.admission.register(samples)), gate: Arc::clone(self) }
+    }
+
+    /// Passes the job of a sample on once what it needs is granted.
+    ///
+    /// # Errors
+    /// Its batch can never have what it needs.
+    pub(super) fn request(&self, batch: u64, need: DecodeNeed, job: J) -> Result<(), NeverFits> {
+        // A job that is refused is dropped when the lock is released.
+        let mut job = Some(job);
+        self.update(|state| {
+            state.admission.request(batch, need)?;
+            state.arrivals += 1;
+            if let Some(job) = job.take() {
+                state.waiting.insert((batch, state.arrivals), (need, job));
+            }
+            Ok(())
+        })
+    }
+
+    /// See [`Admission::settle`].
+    pub(super) fn settle(&self, batch: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
+        self.update(|state| state.admission.settle(batch, granted, item))
+    }
+
+    /// See [`Admission::skip`].
+    pub(super) fn skip(&self, batch: u64) {
+        self.update(|state| state.admission.skip(batch));
+    }
+
+    /// See [`Admission::reopen`].
+    pub(super) fn reopen(&self, batch: u64) {
+        self.update(|state| state.admission.reopen(batch));
+    }
+
+    /// See [`Admission::collated`].
+    pub(super) fn collated(&self, batch: u64) {
+        self.update(|state| state.admission.collated(batch));
+    }
+
+    /// Passes jobs on that were cancelled while they waited, so that nothing is left of their epoch.
+    pub(super) fn release_cancelled(&self) {
+        let released: Vec<_> = self.update(|state| {
+            let cancelled = state.waiting.iter().filter(|(_, (_, job))| job.is_cancelled());
+            let places: Vec<_> = cancelled.map(|(place, _)| *place).collect();
+            places.iter().filter_map(|place| state.waiting.remove(place)).map(|(_, job)| job).collect()
+        });
+        self.pass_on(released);
+    }
+
+    /// Changes what is granted, and passes on what can be decoded after that.
+    fn update<R>(&self, change: impl FnOnce(&mut State<J>) -> R) -> R {
+        let mut state = self.lock();
+        let before = state.admission.used;
+        let result = change(&mut state);
+        let ready = state.take_ready();
+        if let Some(held) = &self.held {
+            held.replace(before, state.admission.used);
+        }
+        drop(state);
+        self.pass_on(ready);
+        result
+    }
+
+    fn pass_on(&self, jobs: Vec<J>) {
+        for job in jobs {
+            // Where the threads are gone, dropping the job breaks the promise of its batch.
+            let _ = self.jobs.send(job);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J: Cancellable> State<J> {
+    fn take_ready(&mut self) -> Vec<J> {
+        let mut ready = Vec::new();
+        while let Some(first) = self.waiting.first_entry() {
+            let &(batch, _) = first.key();
+            let (need, job) = first.get();
+            if job.is_cancelled() {
+                ready.push(first.remove().1);
+            } else if self.admission.fits(batch, need.total()) {
+                self.admission.grant(batch, *need);
+                ready.push(first.remove().1);
+            } else {
+                break;
+            }
+        }
+        ready
+    }
+}
+
+impl<J> fmt::Debug for DecodeGate<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecodeGate").finish_non_exhaustive()
+    }
+}
+
+/// What a batch holds; dropping it gives everything back.
+#[derive(Debug)]
+pub(super) struct BatchShare<J: Cancellable> {
+    gate: Arc<DecodeGate<J>>,
+    number: u64,
+}
+
+impl<J: Cancellable> BatchShare<J> {
+    /// The gate, and the batch's number there.
+    pub(super) fn place(&self) -> (Arc<DecodeGate<J>>, u64) {
+        (Arc::clone(&self.gate), self.number)
+    }
+}
+
+impl<J: Cancellable> Drop for BatchShare<J> {
+    fn drop(&mut self) {
+        self.gate.update(|state| state.admission.close(self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl Cancellable for u32 {
+        fn is_cancelled(&self) -> bool {
+            *self == u32::MAX
+        }
+    }
+
+    fn need(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
+        DecodeNeed { item, copy, scratch }
+    }
+
+    fn gate(all: u64, ahead: u64) -> (Arc<DecodeGate<u32>>, crossbeam_channel::Receiver<u32>, Gauge) {
+        let (jobs, granted) = crossbeam_channel::unbounded();
+        let held = Gauge::default();
+        (DecodeGate::new(Limits { all, ahead }, jobs, Some(held.clone())), granted, held)
+    }
+
+    #[test]
+    fn a_batch_behind_leaves_room_for_the_front() {
+        let (gate, granted, held) = gate(100, 20);
+        let (first, second) = (gate.register(2), gate.register(2));
+        gate.request(second.number, need(15, 0, 0), 3).unwrap();
+        gate.request(second.number, need(15, 0, 0), 4).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3], "two would be more than what batches ahead may hold");
+        gate.request(first.number, need(40, 0, 5), 1).unwrap();
+        gate.request(first.number, need(35, 0, 5), 2).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2], "the front takes all that is free");
+        assert_eq!(held.bytes(), 100);
+    }
+
+    #[test]
+    fn the_front_takes_what_is_free_and_then_moves_on() {
+        let (gate, granted, held) = gate(100, 20);
+        let (first, second) = (gate.register(2), gate.register(1));
+        gate.request(first.number, need(30, 0, 20), 1).unwrap();
+        gate.request(first.number, need(30, 0, 20), 2).unwrap();
+        gate.request(second.number, need(30, 0, 0), 3).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2]);
+        gate.settle(first.number, need(30, 0, 20), need(30, 0, 0)).unwrap();
+        assert!(granted.try_iter().next().is_none(), "80 are held still");
+        gate.settle(first.number, need(30, 0, 20), need(30, 0, 0)).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3]);
+        drop(first);
+        assert_eq!(held.bytes(), 30);
+        drop(second);
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn what_collating_copied_is_given_back() {
+        let (gate, granted, held) = gate(100, 20);
+        let first = gate.register(1);
+        gate.request(first.number, need(30, 30, 5), 1).unwrap();
+        assert_eq!((granted.try_recv(), held.bytes()), (Ok(1), 65));
+        gate.settle(first.number, need(30, 30, 5), need(30, 30, 0)).unwrap();
+        assert_eq!(held.bytes(), 60);
+        gate.collated(first.number);
+        assert_eq!(held.bytes(), 30);
+    }
+
+    #[test]
+    fn a_batch_that_can_never_have_what_it_needs_is_refused_whatever_comes_first() {
+        for order in [[(30, 0), (30, 0), (10, 21)], [(10, 21), (30, 0), (30, 0)]] {
+            let (gate, _granted, _) = gate(100, 10);
+            let first = gate.register(3);
+            let requests = order.map(|(item, scratch)| gate.request(first.number, need(item, 0, scratch), 1));
+            assert_eq!(requests, [Ok(()), Ok(()), Err(NeverFits { batch: 91 })]);
+        }
+    }
+
+    #[test]
+    fn a_sample_that_is_lost_or_replaced_does_not_hold_the_front() {
+        let (gate, granted, _) = gate(100, 20);
+        let (first, second) = (gate.register(2), gate.register(1));
+        gate.request(first.number, need(40, 0, 0), 1).unwrap();
+        gate.skip(first.number);
+        gate.request(second.number, need(50, 0, 0), 2).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2]);
+        // The one that was granted could not be decoded; its substitute comes when others hold nearly everything.
+        gate.settle(first.number, need(40, 0, 0), need(0, 0, 0)).unwrap();
+        gate.reopen(first.number);
+        gate.request(first.number, need(60, 0, 0), 3).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn jobs_that_are_cancelled_wait_for_nothing() {
+        let (gate, granted, held) = gate(10, 1);
+        let (first, second) = (gate.register(1), gate.register(1));
+        gate.request(first.number, need(9, 0, 0), 1).unwrap();
+        gate.request(second.number, need(9, 0, 0), u32::MAX).unwrap();
+        gate.release_cancelled();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, u32::MAX]);
+        drop((first, second));
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn the_budget_that_is_asked_for_is_enough() {
+        for batch in (0..10_000).chain([1 << 30, (1 << 40) + 7]) {
+            let (_, limits) = Limits::of_budget(Limits::budget_for(batch));
+            assert!(limits.batch() >= batch, "{batch}: {limits:?}");
+        }
+    }
+
+    /// Samples of batches, as what each needs.
+    fn batches() -> impl Strategy<Value = Vec<Vec<(u64, u64, u64)>>> {
+        let sample = (0..40_u64, 0..2_u64, 0..40_u64);
+        proptest::collection::vec(proptest::collection::vec(sample, 0..6), 1..12)
+    }
+
+    proptest! {
+        /// Samples arrive in any order, are decoded in any order, turn out smaller than they were taken for, and batches are
+        /// taken in order or as they are done: never is more granted than the limit, and never does everything stand still.
+        #[test]
+        fn nothing_stands_still_and_the_limit_holds(
+            batches in batches(),
+            choices in proptest::collection::vec(any::<u16>(), 1..64),
+            unordered in any::<bool>(),
+        ) {
+            const ALL: u64 = 150;
+            let (gate, granted, held) = gate(ALL, 30);
+            let mut choice = choices.iter().cycle().map(|choice| usize::from(*choice));
+            let mut choose = |count: usize| choice.next().unwrap() % count;
+            let mut shares: Vec<_> = batches.iter().map(|samples| Some(gate.register(samples.len()))).collect();
+            let mut coming: Vec<(usize, DecodeNeed)> = Vec::new();
+            for (index, samples) in batches.iter().enumerate() {
+                for (item, copies, scratch) in samples {
+                    // So that a batch always fits: 6 * 12 + 6 * 2 + 20 < 120.
+                    coming.push((index, need(item % 13, (item % 3) * copies, scratch % 21)));
+                }
+            }
+            let mut jobs: Vec<(usize, DecodeNeed)> = Vec::new();
+            let mut running: Vec<u32> = Vec::new();
+            let mut missing: Vec<usize> = batches.iter().map(Vec::len).collect();
+            let mut left: BTreeSet<usize> = (0..batches.len()).collect();
+            let mut in_hand: Option<BatchShare<u32>> = None;
+            while !left.is_empty() {
+                running.extend(granted.try_iter());
+                prop_assert!(held.bytes() <= ALL, "{} are held", held.bytes());
+                let done = left.iter().copied().find(|index| missing[*index] == 0);
+                let done = done.filter(|index| unordered || left.first() == Some(index));
+                // What can happen: an arrival, the end of a decode, a batch that is taken.
+                let ways = [!coming.is_empty(), !running.is_empty(), done.is_some()];
+                let ways: Vec<_> = (0..3).filter(|way| ways[*way]).collect();
+                prop_assert!(!ways.is_empty(), "all stand still with {} batches to come", left.len());
+                match ways[choose(ways.len())] {
+                    0 => {
+                        let (index, need) = coming.swap_remove(choose(coming.len()));
+                        jobs.push((index, need));
+                        let number = shares[index].as_ref().unwrap().number;
+                        gate.request(number, need, jobs.len() as u32 - 1).unwrap();
+                    }
+                    1 => {
+                        let (index, granted) = jobs[running.swap_remove(choose(running.len())) as usize];
+                        let number = shares[index].as_ref().unwrap().number;
+                        let item = need(granted.item - granted.item / 3 * (choose(2) as u64), granted.copy, 0);
+                        gate.settle(number, granted, item).unwrap();
+                        missing[index] -= 1;
+                        if missing[index] == 0 {
+                            gate.collated(number);
+                        }
+                    }
+                    _ => {
+                        let index = done.unwrap();
+                        left.remove(&index);
+                        // Asking for the next batch gives back the one before.
+                        drop(in_hand.take());
+                        in_hand = shares[index].take();
+                    }
+                }
+            }
+            drop(in_hand);
+            prop_assert_eq!(held.bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the items of a loader take: by whom that is known, and when.
+
+use std::any::Any;
+use std::sync::{Mutex, PoisonError};
+
+use super::gate::{DecodeNeed, Limits};
+use crate::collate::Collate;
+use crate::decode::{Decode, ItemMemory, ItemSize, item_size, scratch_of};
+use crate::split::RawSample;
+
+/// Items by the largest of which those to come are estimated, twice at most: so many that a batch of usual size has its
+/// like among them, so few that one that is much larger than all others is soon forgotten.
+const REMEMBERED_ITEMS: usize = 256;
+
+/// How the memory of items is counted.
+#[derive(Debug)]
+pub(super) struct ItemSizes {
+    mode: Mode,
+    finished: Mutex<LargestItems>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// The planner takes it from the memory budget, as the decoder says by the size of the object.
+    FromSize,
+    /// The planner takes it from the memory budget, and it is the same for all items.
+    Stated(u64),
+    /// Each sample waits for it between reading and decoding, when the headers in its bytes say it.
+    FromBytes,
+    /// As `FromBytes`, but it is estimated from items that are finished.
+    Measured(fn(&dyn Any) -> u64),
+    /// Nobody knows it: samples are counted instead.
+    Unknown,
+}
+
+/// The largest items among those that were finished lately.
+#[derive(Debug, Default)]
+struct LargestItems {
+    before: Option<u64>,
+    now: Option<u64>,
+    finished: usize,
+}
+
+impl LargestItems {
+    fn add(&mut self, item: u64) {
+        self.now = self.now.max(Some(item));
+        self.finished += 1;
+        if self.finished == REMEMBERED_ITEMS {
+            (self.before, self.now, self.finished) = (self.now, None, 0);
+        }
+    }
+
+    fn largest(&self) -> Option<u64> {
+        self.before.max(self.now)
+    }
+}
+
+impl ItemSizes {
+    pub(super) fn new<D: Decode>(decode: &D, stated: Option<u64>) -> Self {
+        let mode = match (stated, decode.item_memory()) {
+            (Some(bytes), _) => Mode::Stated(bytes),
+            // What is light is decoded where its bytes come in, and so makes no more of them than they are.
+            _ if decode.is_light() => Mode::FromSize,
+            (None, ItemMemory::FromSize) => Mode::FromSize,
+            (None, ItemMemory::FromBytes) => Mode::FromBytes,
+            (None, ItemMemory::FromItems) => match item_size::<D::Item>() {
+                Some(ItemSize::Bytes) => Mode::FromSize,
+                Some(ItemSize::Fixed(bytes)) => Mode::Stated(bytes),
+                Some(ItemSize::Measured(measure)) => Mode::Measured(measure),
+                None => Mode::Unknown,
+            },
+        };
+        Self { mode, finished: Mutex::default() }
+    }
+
+    /// Divides the memory budget: the bytes that the planner takes from, and what a gate before the decoder may grant, if
+    /// there is one, and whether that is bytes.
+    pub(super) fn divide(&self, budget: u64, batch_size: u64, threads: usize) -> (u64, Option<(Limits, bool)>) {
+        match self.mode {
+            Mode::FromSize | Mode::Stated(_) => (budget, None),
+            Mode::FromBytes | Mode::Measured(_) => {
+                let (reading, limits) = Limits::of_budget(budget);
+                (reading, Some((limits, true)))
+            }
+            Mode::Unknown => (budget, Some((Limits::of_samples(batch_size, threads as u64), false))),
+        }
+    }
+
+    /// Whether what is read is given back as soon as it is decoded, and items are counted behind that.
+    pub(super) fn counts_items_later(&self) -> bool {
+        matches!(self.mode, Mode::FromBytes | Mode::Measured(_))
+    }
+
+    /// Bytes that the planner takes for the item of an object of `size` bytes, where it is known by then.
+    pub(super) fn planned<D: Decode, C: Collate<D::Item>>(&self, decode: &D, collate: &C, size: u64) -> Option<u64> {
+        match self.mode {
+            Mode::FromSize => decode.item_bytes(size),
+            Mode::Stated(item) => Some(item.saturating_add(collate.copied_bytes(item))),
+            Mode::FromBytes | Mode::Measured(_) | Mode::Unknown => None,
+        }
+    }
+
+    /// What a sample that was read needs to be decoded, of a batch of so many that may have so much.
+    pub(super) fn need<D: Decode, C: Collate<D::Item>>(
+        &self,
+        (decode, collate): (&D, &C),
+        sample: &RawSample,
+        samples: usize,
+        limits: Limits,
+    ) -> DecodeNeed {
+        match self.mode {
+            Mode::FromSize | Mode::Stated(_) => DecodeNeed::default(),
+            Mode::Unknown => DecodeNeed { item: 1, ..DecodeNeed::default() },
+            Mode::FromBytes => {
+                // Without headers that can be read there is nothing to decode.
+                let memory = decode.decode_memory(sample).unwrap_or_default();
+                DecodeNeed { scratch: memory.scratch, ..of_item(memory.item, collate) }
+            }
+            Mode::Measured(_) => {
+                let scratch = scratch_of::<D::Item>(sample);
+                let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
+                let lately = self.finished.lock().unwrap_or_else(PoisonError::into_inner).largest();
+                let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);
+                // An estimate is no reason to fail. Until an item is finished, a batch is taken to need all it may have.
+                if need.item.saturating_add(need.copy) <= share {
+                    DecodeNeed { scratch, ..need }
+                } else {
+                    DecodeNeed { item: share.div_ceil(2), copy: share / 2, scratch }
+                }
+            }
+        }
+    }
+
+    /// What the item of a sample takes, whose need was granted.
+    pub(super) fn finished<D: Decode, C: Collate<D::Item>>(
+        &self,
+        collate: &C,
+        granted: DecodeNeed,
+        item: &D::Item,
+    ) -> DecodeNeed {
+        let Mode::Measured(measure) = self.mode else { return DecodeNeed { scratch: 0, ..granted } };
+        let bytes = measure(item);
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).add(bytes);
+        of_item(bytes, collate)
+    }
+}
+
+fn of_item<T, C: Collate<T>>(item: u64, collate: &C) -> DecodeNeed {
+    DecodeNeed { item, copy: collate.copied_bytes(item), scratch: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_large_item_is_forgotten() {
+        let mut items = LargestItems::default();
+        assert_eq!(items.largest(), None);
+        items.add(1_000);
+        for _ in 0..REMEMBERED_ITEMS {
+            items.add(10);
+            assert_eq!(items.largest(), Some(1_000));
+        }
+        (0..REMEMBERED_ITEMS).for_each(|_| items.add(10));
+        assert_eq!(items.largest(), Some(10));
+    }
+}

@@ -1,0 +1,201 @@
+//! What decoding takes is within the memory budget: the peak of a process, of which each case has one of its own.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use dataflux::store::MemoryStore;
+use dataflux::{
+    Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, RawSample,
+    StackImages,
+};
+use support::{HANG, client, png, until, without_hanging_for};
+
+const MIB: u64 = 1 << 20;
+
+/// What a process may take beside its budget: the program, its threads, and what its allocator keeps.
+const BESIDE: u64 = 96 * MIB;
+
+/// Set in the processes that this starts for its cases.
+const CASE: &str = "DATAFLUX_MEMORY_CASE";
+
+/// Runs the test of this name in a process of its own, which gets here again and runs `body`.
+fn in_own_process(test: &str, body: impl FnOnce() + Send + 'static) {
+    if std::env::var_os(CASE).is_some() {
+        return without_hanging_for(3 * HANG, body);
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let ran = command.args([test, "--exact", "--nocapture"]).env(CASE, test).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success() && out.contains("1 passed"), "{out}{err}");
+    out.lines().filter(|line| line.starts_with("budget")).for_each(|line| println!("{test}: {line}"));
+}
+
+/// The most memory that this process had so far, in bytes.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap() * 1_024
+}
+
+/// Whether the large cases are to run, too; see `cli/tests/it/memory.rs`.
+fn is_full_size() -> bool {
+    std::env::var("DATAFLUX_LARGEST").is_ok_and(|largest| largest == "1GiB")
+}
+
+/// Images of these heights and widths, black, so that they are some KiB as files.
+fn images(sizes: &[(u32, u32)]) -> DatafluxDataset {
+    let store = MemoryStore::new().with_bucket("data");
+    let mut files = std::collections::HashMap::new();
+    for (index, &(height, width)) in sizes.iter().enumerate() {
+        let file =
+            files.entry((height, width)).or_insert_with(|| png(height, width, &vec![0; (height * width) as usize]));
+        store.insert("data", &format!("p/{}/{index:05}.png", ["ant", "bee"][index % 2]), file.clone());
+    }
+    DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap()
+}
+
+/// Takes an epoch, the first batch of which is held until nothing moves any more, as a long training step would. Returns
+/// the samples that came, the error that ended it, and the peak of memory meanwhile.
+fn measure<D: Decode, C: Collate<D::Item>>(builder: DataLoaderBuilder<D, C>, budget: u64) -> (usize, String, u64) {
+    let before = peak();
+    let loader = builder.memory_budget(budget).decode_threads(4).build().unwrap();
+    let (mut samples, mut error) = (0, String::new());
+    for (index, batch) in loader.epoch(0).unwrap().enumerate() {
+        match batch {
+            Ok(batch) => samples += batch.len(),
+            Err(failed) => {
+                assert_eq!(failed.kind(), ErrorKind::Config, "{failed}");
+                error = failed.to_string();
+            }
+        }
+        let (mut held, mut since) = (loader.bytes_held(), Instant::now());
+        while index == 0 && since.elapsed() < Duration::from_millis(700) {
+            std::thread::sleep(Duration::from_millis(50));
+            let peak = peak();
+            if std::mem::replace(&mut held, loader.bytes_held().max(peak)) != held {
+                since = Instant::now();
+            }
+        }
+    }
+    let peak = peak();
+    until("all bytes are given back", || loader.bytes_held() == 0);
+    println!(
+        "budget {:>4} MiB: {samples} samples, peak {} MiB ({} before) {error}",
+        budget / MIB,
+        peak / MIB,
+        before / MIB
+    );
+    (samples, error, peak)
+}
+
+#[test]
+fn images_of_unknown_size_stay_within_the_budget() {
+    in_own_process("images_of_unknown_size_stay_within_the_budget", || {
+        let (side, budget) = if is_full_size() { (3_000, 512 * MIB) } else { (800, 48 * MIB) };
+        let dataset = images(&vec![(side, side); 48]).decode(ImageFolder::new());
+        let (samples, error, peak) = measure(DataLoader::builder(dataset), budget);
+        assert_eq!((samples, error.as_str()), (48, ""));
+        assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
+    });
+}
+
+#[test]
+fn images_of_mixed_sizes_stay_within_the_budget() {
+    in_own_process("images_of_mixed_sizes_stay_within_the_budget", || {
+        let (times, budget) = if is_full_size() { (4, 512 * MIB) } else { (1, 40 * MIB) };
+        let mut sizes = vec![(32, 32); 400];
+        for (at, side) in [(3, 800), (50, 600), (51, 900), (52, 800), (200, 850), (300, 900), (301, 900), (399, 900)] {
+            sizes[at] = (times * side, times * side);
+        }
+        let dataset = images(&sizes).decode(ImageFolder::new());
+        let (samples, error, peak) =
+            measure(DataLoader::builder(dataset).collate(|images: Vec<Image>| Ok(images)), budget);
+        assert_eq!((samples, error.as_str()), (400, ""));
+        assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
+    });
+}
+
+#[test]
+fn large_images_that_are_made_small_count_while_they_are_decoded() {
+    in_own_process("large_images_that_are_made_small_count_while_they_are_decoded", || {
+        // Four threads decode; two of these images at once are what the budget has room for.
+        let (side, count, budget) = if is_full_size() { (12_000, 8, 1_024 * MIB) } else { (3_600, 8, 72 * MIB) };
+        let dataset = images(&vec![(side, side); count]).decode(ImageFolder::new().resize(32, 32));
+        let (samples, error, peak) = measure(DataLoader::builder(dataset).batch_size(4), budget);
+        assert_eq!((samples, error.as_str()), (count, ""));
+        assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
+    });
+}
+
+#[test]
+fn a_batch_that_never_fits_is_an_error_that_says_what_to_change() {
+    in_own_process("a_batch_that_never_fits_is_an_error_that_says_what_to_change", || {
+        let budget = 16 * MIB;
+        let decoded = |side, decode: ImageFolder, batch_size| {
+            let dataset = images(&[(side, side); 16]).decode(decode);
+            let (samples, error, peak) = measure(DataLoader::builder(dataset).batch_size(batch_size), budget);
+            assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
+            (samples, error)
+        };
+        let (samples, error) = decoded(64, ImageFolder::new().resize(700, 700), 4);
+        assert_eq!(samples, 0);
+        for part in ["memory_budget", "16777216", "batch_size", "resize", "gs://data/p/", "4 samples"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        let wanted = error.split("at least ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(decoded(64, ImageFolder::new().resize(64, 64), 4), (16, String::new()));
+        let (samples, error) = decoded(4_000, ImageFolder::new(), 1);
+        assert_eq!(samples, 0);
+        for part in ["memory_budget", "p/ant/00000.png", "resize"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        // What the first error asks for is enough.
+        let dataset = images(&[(64, 64); 16]).decode(ImageFolder::new().resize(700, 700));
+        assert_eq!(measure(DataLoader::builder(dataset).batch_size(4), wanted).0, 16);
+    });
+}
+
+/// As the documentation shows it: the decoder of an image folder, called by a closure.
+#[test]
+fn what_a_closure_makes_of_images_stays_within_the_budget() {
+    in_own_process("what_a_closure_makes_of_images_stays_within_the_budget", || {
+        let (side, count, budget) = if is_full_size() { (224, 4_000, 256 * MIB) } else { (500, 96, 32 * MIB) };
+        let folder = ImageFolder::new().resize(side, side);
+        let dataset = images(&vec![(64, 64); count]).decode(move |sample: RawSample| folder.decode(sample));
+        let (samples, error, peak) = measure(DataLoader::builder(dataset).batch_size(2).collate(StackImages), budget);
+        assert_eq!((samples, error.as_str()), (count, ""));
+        assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
+    });
+}
+
+/// A type of the user's own, of whose size nothing is known.
+#[test]
+fn items_of_unknown_size_are_decoded_a_few_batches_ahead() {
+    struct Own(RawSample);
+    without_hanging_for(HANG, || {
+        let decoded = Arc::new(AtomicUsize::new(0));
+        let (count, dataset) = (Arc::clone(&decoded), images(&[(8, 8); 2_000]));
+        let dataset = dataset.decode(move |sample: RawSample| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(Own(sample))
+        });
+        let loader = DataLoader::builder(dataset).batch_size(16).decode_threads(2).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        let mut seen = batches.next().unwrap().unwrap().len();
+        std::thread::sleep(Duration::from_millis(300));
+        let ahead = decoded.load(Ordering::SeqCst);
+        assert!(ahead <= 16 * 5, "{ahead} samples were decoded for one batch");
+        seen += batches
+            .map(|batch| {
+                batch.unwrap().iter().map(|Own(sample)| usize::from(!sample.bytes().is_empty())).sum::<usize>()
+            })
+            .sum::<usize>();
+        assert_eq!(seen, 2_000);
+        assert!(decoded.load(Ordering::SeqCst) == 2_000);
+    });
+}
