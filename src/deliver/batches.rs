@@ -16,13 +16,12 @@ use super::auto::Auto;
 use super::cached::Kept;
 use super::close::{Closed, Ending, close_epoch};
 use super::cost::Spent;
-use super::hunger::Hunger;
+use super::hunger::WaitReport;
 use super::loss::Losses;
 use super::pool::Hold;
 use super::stall::{WaitedFor, Waits, Watch};
 use crate::cache::CacheStats;
 use crate::collate::Batch;
-use crate::fetch::Appetite;
 use crate::manifest::Manifest;
 use crate::metrics::Counts;
 use crate::plan::{Bill, GroupCounts, Groups};
@@ -93,14 +92,11 @@ pub struct Batches<B> {
     arrivals: Arrivals<B>,
     watch: Watch,
     waits: Waits,
-    hunger: Hunger,
-    /// Until the end.
-    appetite: Option<Appetite>,
+    report: WaitReport,
     ending: Arc<Ending>,
     /// Until the epoch is over: it keeps the decode threads alive.
     discard: Option<Discard<B>>,
     groups: Arc<GroupCounts>,
-    auto: Option<Arc<Auto>>,
     kept: Option<Kept>,
     spent: Spent,
     manifest: Arc<Manifest>,
@@ -130,17 +126,15 @@ impl<B> Batches<B> {
         (losses, audit): (Losses, Option<Audit>),
     ) -> Self {
         // None until it is known to wait: at the start little is ahead to make up for what is refused.
-        let appetite = Some(watch.throttles.appetite());
+        let report = WaitReport::new(auto, watch.throttles.appetite());
         Self {
             arrivals,
             watch,
             waits: Waits::default(),
-            hunger: Hunger::at_once(),
-            appetite,
+            report,
             ending,
             discard: Some(discard),
             groups,
-            auto,
             kept,
             spent,
             manifest,
@@ -200,7 +194,7 @@ impl<B> Batches<B> {
 
     /// Nothing is ahead of it, and some of it may be composed.
     pub(super) fn waits_for_composes(&mut self) {
-        self.hunger = Hunger::after_composes();
+        self.report.waits_for_composes();
     }
 
     /// The batch that was given last is done with.
@@ -216,7 +210,7 @@ impl<B> Batches<B> {
     /// Returns at once; what is left finishes behind.
     fn end(&mut self) {
         self.over = true;
-        self.appetite = None;
+        self.report.end();
         self.ending.end();
         // Batches that are done hold bytes of the budget: let go of them, though this iterator may live on.
         if let Some(discard) = self.discard.take() {
@@ -227,8 +221,9 @@ impl<B> Batches<B> {
     }
 
     fn receive(&mut self) -> Result<Option<Batch<B>>> {
+        let report = |time| self.report.record_wait(time);
         let (ready, (number, positions)) =
-            match self.watch.wait(&mut self.waits, self.stats.batches, &mut self.arrivals) {
+            match self.watch.wait(&mut self.waits, self.stats.batches, &mut self.arrivals, report) {
                 Arrival::Batch(ready, number, positions) => (ready?, (number, positions)),
                 Arrival::End => return Ok(None),
                 Arrival::Failed(error) => return Err(error),
@@ -268,14 +263,9 @@ impl<B> Iterator for Batches<B> {
         let asked = Instant::now();
         let received = self.receive();
         let now = Instant::now();
-        if let Some(auto) = &self.auto {
-            auto.waited(now - asked);
-        }
+        let since = self.first.map_or(now - asked, |first| (now - first).saturating_sub(self.stats.running));
+        self.report.record_batch(now - asked, since);
         if let Some(first) = self.first {
-            self.hunger.fed(now - asked, (now - first).saturating_sub(self.stats.running));
-            if let Some(appetite) = &mut self.appetite {
-                appetite.set(self.hunger.is_felt());
-            }
             self.stats.waited += now - asked;
             self.stats.running = now - first;
         } else {
@@ -299,7 +289,8 @@ impl<B> Iterator for Batches<B> {
                     );
                 }
                 self.ending.release();
-                (self.discard, self.appetite) = (None, None);
+                self.discard = None;
+                self.report.end();
                 None
             }
             Err(error) => {

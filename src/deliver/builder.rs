@@ -19,7 +19,7 @@ use crate::budget::{Budget, Gauge, memory_limit};
 use crate::cache::Cache;
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::fetch::{Caps, Fetcher, MOST_CALLS, Ranges, Throttles};
+use crate::fetch::{Caps, Fetcher, LEAST_RATE, MOST_CALLS, Ranges, Throttles};
 use crate::io::Io;
 use crate::manifest::Known;
 use crate::plan::{Affordable, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose};
@@ -277,7 +277,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// This process is `rank` (from 0) of `world_size` that train together: it gets its slice of each global batch,
-    /// and as many batches as every other.
+    /// and as many batches as every other. It begins with its part of the calls that a bucket is documented to take, and makes
+    /// more where these are served.
     pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
         self.settings.shard = Ok((rank, world_size));
         self
@@ -378,14 +379,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Most reads to start in a second, for those who share a bucket with others; by default as many as the service
-    /// takes, beginning with the 5,000 that are documented.
+    /// takes, beginning with the 5,000 that are documented, divided by the world size. At least 0.01.
     pub fn max_reads_per_second(mut self, reads: f64) -> Self {
         self.settings.caps.reads_per_second = Some(reads);
         self
     }
 
     /// Most composes and deletions of composed objects to start in a second; by default as many as the service takes,
-    /// beginning with the 1,000 writes that are documented.
+    /// beginning with the 1,000 writes that are documented, divided by the world size. At least 0.01.
     pub fn max_writes_per_second(mut self, writes: f64) -> Self {
         self.settings.caps.writes_per_second = Some(writes);
         self
@@ -611,9 +612,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             ("max_reads_per_second", settings.caps.reads_per_second),
             ("max_writes_per_second", settings.caps.writes_per_second),
         ] {
-            if rate.is_some_and(|rate| rate.is_nan() || rate < 1.0) {
+            if rate.is_some_and(|rate| rate.is_nan() || rate < LEAST_RATE) {
                 return Err(Error::new(ErrorKind::Config, format!("{what} is too little to get on with"))
-                    .mismatch("at least 1", format_args!("{rate:?}"))
+                    .mismatch(format_args!("at least {LEAST_RATE}"), format_args!("{rate:?}"))
                     .hint("leave it out for what the service takes"));
             }
         }
@@ -654,6 +655,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             caps if caps == Caps::default() => Arc::clone(&source.throttles),
             caps => Throttles::new(caps),
         };
+        throttles.add_rank(sharding.rank(), sharding.world_size());
+        let share = throttles.share();
         let client = client.with_read_stall(settings.stall, STALL);
         let client = match settings.hedge {
             Some(hedge) => client.with_hedge(hedge),
@@ -713,6 +716,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
                 max_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
                 budget: read_budget,
                 ahead,
+                share,
                 prices: *planner.prices(),
                 pay_for_speed: !source.bucket.replicates(),
             })

@@ -21,7 +21,7 @@ use super::substitute::Lockstep;
 use crate::budget::{Budget, Gauge, Permit};
 use crate::collate::Collate;
 use crate::decode::Decode;
-use crate::fetch::{Fetcher, MOST_BEHIND, Step, Told};
+use crate::fetch::{Fetcher, Step, Told};
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::plan::{Ceiling, Ceilings, Group, GroupCounts, MAX_SOURCES, Method, Planner};
@@ -511,10 +511,11 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
 
     fn ceilings(&self) -> Ceilings {
         let now = self.fetcher.ceilings();
+        let most_behind = self.fetcher.throttles().writes.most_behind();
         let [reads, writes] = [now.reads, now.writes].map(|lane| Ceiling {
             at_once: lane.at_once,
             in_flight: lane.in_flight,
-            waiting: lane.waiting + lane.behind.saturating_sub(MOST_BEHIND),
+            waiting: lane.waiting + lane.behind.saturating_sub(most_behind),
             rate: lane.per_second,
         });
         Ceilings { reads, writes, may_write: self.fetcher.is_proven() }
@@ -617,12 +618,23 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             }
             return;
         }
+        let compose = window.steps.compose();
+        let slots = || group.slices.iter().map(|slice| slice.slot);
         let joined = AtomicBool::new(false);
         let told = |step| {
             joined.fetch_or(step == Step::Reading, Ordering::Relaxed);
-            window.steps.step(group.slices.iter().map(|slice| slice.slot), step);
+            window.steps.compose_step(&compose, slots(), step);
         };
-        let payload = self.fetcher.fetch(group.clone(), number, &told).await;
+        let given_up = window.steps.given_up(group.slices[0].slot, &compose);
+        let payload = tokio::select! {
+            biased;
+            payload = self.fetcher.fetch(group.clone(), number, &told) => payload,
+            // The temporary, if there is one or will be, is deleted all the same.
+            () = given_up => Err(Error::new(
+                ErrorKind::Unavailable,
+                "the training loop waited longer for objects to be composed than it takes to read them",
+            )),
+        };
         match payload.and_then(|payload| split(&self.manifest, payload)) {
             Ok(samples) => {
                 if let Some(mut place) = place {

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::budget::Gauge;
 use crate::fetch::{Ceilings, Step, Throttles};
 use crate::manifest::Manifest;
@@ -26,6 +28,10 @@ const SLICE: Duration = Duration::from_millis(1);
 /// Longest slice: a wait of seconds is seldom for several things in turn.
 const LONGEST_SLICE: Duration = Duration::from_millis(64);
 
+/// How many times longer than usual a compose may take before the training loop gives it up: those that take longer are few,
+/// and to read their objects takes a tenth of that.
+const PATIENCE: u32 = 3;
+
 /// Time that the training loop has waited for batches, by what these were waiting for; see
 /// [`EpochStats::waited_for`](super::EpochStats::waited_for).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +43,7 @@ pub struct WaitedFor {
     pub budget: Duration,
     /// Leave to make a call, where as many are under way as help, or as the service takes.
     pub turn: Duration,
-    /// Objects to be joined, and the leave to do so.
+    /// Objects to be composed, and the leave to do so.
     pub compose: Duration,
     /// Bytes of objects.
     pub read: Duration,
@@ -242,12 +248,33 @@ struct Samples {
     marks: Vec<Mark>,
     /// Places that others come in, each with a mark of its own. Few, if any.
     apart: Mutex<BTreeMap<usize, (SampleId, Mark)>>,
+    /// Which composes the training loop no longer waits for.
+    given_up: watch::Sender<GivenUp>,
+}
+
+/// Composes that are given up because the training loop has waited for their batch longer than reads would take: of the
+/// groups that begin before `before` in the window, those that aren't let through yet, and those that were before a moment, in
+/// milliseconds since the epoch began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct GivenUp {
+    before: usize,
+    begun_before: u64,
+}
+
+/// How far the compose of a group is, and since when.
+#[derive(Debug)]
+pub(super) struct ComposeStep(Mutex<(Step, u64)>);
+
+impl ComposeStep {
+    fn get(&self) -> (Step, u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Samples {
     fn new(ids: Vec<SampleId>, ends: Option<Vec<usize>>) -> Arc<Self> {
         let marks = std::iter::repeat_with(Mark::default).take(ends.as_ref().map_or(ids.len(), Vec::len)).collect();
-        Arc::new(Self { ids, ends, marks, apart: Mutex::default() })
+        Arc::new(Self { ids, ends, marks, apart: Mutex::default(), given_up: watch::Sender::default() })
     }
 
     fn apart(&self) -> MutexGuard<'_, BTreeMap<usize, (SampleId, Mark)>> {
@@ -298,10 +325,37 @@ impl Steps {
     pub(super) fn step(&self, slots: impl Iterator<Item = usize>, step: Step) {
         let at = match step {
             Step::Queued => At::Queued,
-            Step::Composing => At::Composing,
+            Step::ComposeQueued | Step::Composing => At::Composing,
             Step::Reading => At::Reading,
         };
         self.set(slots, at);
+    }
+
+    /// The compose of a group, which waits to be let through.
+    pub(super) fn compose(&self) -> ComposeStep {
+        ComposeStep(Mutex::new((Step::ComposeQueued, self.standing.now())))
+    }
+
+    /// The compose of these samples has come so far.
+    pub(super) fn compose_step(&self, compose: &ComposeStep, slots: impl Iterator<Item = usize>, step: Step) {
+        *compose.0.lock().unwrap_or_else(PoisonError::into_inner) = (step, self.standing.now());
+        self.step(slots, step);
+    }
+
+    /// Waits until the training loop gives up the compose of a group that begins with this sample. Never ends for one that is
+    /// composed already.
+    pub(super) async fn given_up(&self, slot: usize, compose: &ComposeStep) {
+        let mut given_up = self.samples.given_up.subscribe();
+        let is_given_up = |given_up: &GivenUp| {
+            slot < given_up.before
+                && match compose.get() {
+                    (Step::ComposeQueued, _) => true,
+                    (Step::Composing, began) => began < given_up.begun_before,
+                    (Step::Queued | Step::Reading, _) => false,
+                }
+        };
+        // The sender lives as long as the samples do.
+        let _ = given_up.wait_for(is_given_up).await;
     }
 
     /// These samples are read from the cache.
@@ -355,6 +409,30 @@ impl Trace {
         let slot = self.start + slot;
         let apart = self.steps.samples.apart().get(&slot).map(|(id, _)| *id);
         apart.or_else(|| self.steps.ids().get(slot).copied())
+    }
+
+    /// Gives up composes of this batch, where the training loop has `waited` for longer than it takes to read their objects:
+    /// those that aren't under way yet, and those that take far longer than usual.
+    fn give_up_composing(&self, waited: Duration, throttles: &Throttles) {
+        let composing = {
+            let (samples, apart) = (&self.steps.samples, self.steps.samples.apart());
+            let mark = |slot| apart.get(&slot).map(|(_, mark)| mark).or_else(|| samples.mark(slot));
+            let marks = (self.start..self.start + self.samples).filter_map(mark);
+            marks.filter(|mark| mark.at().0 == At::Composing).count()
+        };
+        if composing == 0 {
+            return;
+        }
+        if waited <= throttles.reads.time_for(composing) {
+            return;
+        }
+        let patience = throttles.writes.usual_wait() * PATIENCE;
+        let begun_before = self.steps.standing.now().saturating_sub(patience.as_millis() as u64);
+        let before = self.start + self.samples;
+        self.steps.samples.given_up.send_modify(|given_up| {
+            given_up.before = given_up.before.max(before);
+            given_up.begun_before = begun_before;
+        });
     }
 
     fn look(&self, doing: (Doing, u64)) -> Look {
@@ -485,9 +563,15 @@ pub(super) struct Waits {
 }
 
 impl Watch {
-    /// Waits with `step`, which is given how long it may wait and how to tell which batch is waited for, until it brings
-    /// something.
-    pub(super) fn wait<T>(&self, waits: &mut Waits, batch: u64, source: &mut impl Source<T>) -> T {
+    /// Waits until `source` brings something. What has been waited is reported to `waiting` while the wait lasts, slice by
+    /// slice; the last slice is not.
+    pub(super) fn wait<T>(
+        &self,
+        waits: &mut Waits,
+        batch: u64,
+        source: &mut impl Source<T>,
+        mut waiting: impl FnMut(Duration),
+    ) -> T {
         let mut patience = Patience::new(self.bound);
         if let Some(got) = source.get(Duration::ZERO) {
             return got;
@@ -501,6 +585,10 @@ impl Watch {
             let due = patience.passed(took);
             if let Some(got) = got {
                 return got;
+            }
+            waiting(took);
+            if let Some(trace) = source.trace() {
+                trace.give_up_composing(patience.waited, &self.throttles);
             }
             if due {
                 waits.stalls += 1;

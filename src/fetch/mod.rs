@@ -5,6 +5,8 @@ mod clients;
 mod process;
 mod ranged;
 mod rate;
+#[cfg(test)]
+mod simulation;
 mod temporary;
 mod throttle;
 
@@ -13,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::budget::Budget;
@@ -29,10 +31,11 @@ pub(crate) use clients::Clients;
 pub use process::clean_up_on_signals;
 pub(crate) use ranged::Ranges;
 pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
+pub(crate) use rate::LEAST as LEAST_RATE;
 pub(crate) use temporary::Run;
 use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
-pub(crate) use throttle::{Appetite, Caps, MOST_BEHIND, MOST_CALLS, Throttles};
+pub(crate) use throttle::{Appetite, Caps, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
 
 /// What is left free of the memory budget by buffers that are kept for bodies to come: the read buffers of connections, which
@@ -59,7 +62,9 @@ pub struct Payload {
 pub(crate) enum Step {
     /// Leave to read.
     Queued,
-    /// Objects to be joined, and leave to do so.
+    /// Leave to compose.
+    ComposeQueued,
+    /// Objects to be composed.
     Composing,
     /// Bytes.
     Reading,
@@ -77,6 +82,10 @@ const UNPROVEN: u32 = 8;
 /// How long others wait for the first compose in a bucket that tells nothing of itself: twice what making, reading and
 /// deleting takes where all is well.
 const PROOF: Duration = Duration::from_secs(2);
+
+/// In how many seconds the temporaries there are can be deleted, at the rate of writes now: where a bucket takes so few that
+/// this matters, reading directly costs less than what is left behind.
+const DELETION_SECONDS: f64 = 8.0;
 
 /// How long the first deletion in a bucket that tells nothing of itself may take.
 const FIRST_DELETION: Duration = Duration::from_secs(60);
@@ -109,7 +118,7 @@ struct Composing {
     /// Whether a temporary is known to be deletable. Until then composes go one by one, each deleted before the next:
     /// what a retention policy keeps would be billed for as long as that lasts.
     deletable: AtomicBool,
-    proving: Mutex<()>,
+    proving: Arc<Mutex<()>>,
     /// Whether to wait for that: no more, once it has taken long or failed.
     patient: AtomicBool,
 }
@@ -117,14 +126,14 @@ struct Composing {
 impl Composing {
     /// The turn of one compose while it isn't known whether temporaries can be deleted; none where another has it for
     /// long, since a compose may fail slowly, and nobody is to wait for the failures of all others.
-    async fn prove(&self) -> Option<MutexGuard<'_, ()>> {
-        if let Ok(turn) = self.proving.try_lock() {
+    async fn prove(&self) -> Option<OwnedMutexGuard<()>> {
+        if let Ok(turn) = Arc::clone(&self.proving).try_lock_owned() {
             return Some(turn);
         }
         if !self.patient.load(Ordering::Relaxed) {
             return None;
         }
-        let turn = timeout(PROOF, self.proving.lock()).await.ok();
+        let turn = timeout(PROOF, Arc::clone(&self.proving).lock_owned()).await.ok();
         if turn.is_none() {
             self.patient.store(false, Ordering::Relaxed);
         }
@@ -150,7 +159,7 @@ impl Fetcher {
             off: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             deletable: AtomicBool::new(bucket.retention.is_some()),
-            proving: Mutex::new(()),
+            proving: Arc::default(),
             patient: AtomicBool::new(true),
         };
         let first = throttles.now_serving();
@@ -251,7 +260,7 @@ impl Fetcher {
                 self.ranged(&entries[0], number).await
             }
             Method::Composed => {
-                told(Step::Composing);
+                told(Step::ComposeQueued);
                 self.composed(&group, &entries, number, told).await
             }
         };
@@ -340,12 +349,16 @@ impl Fetcher {
             return self.compose_and_read(group, entries, number, told).await;
         }
         let read = self.compose_and_read(group, entries, number, told).await;
-        if read.is_ok() && self.run.settled(FIRST_DELETION).await && !self.run.has_failed() {
-            self.compose.deletable.store(true, Ordering::Release);
-        } else {
-            self.compose.patient.store(false, Ordering::Relaxed);
-        }
-        drop(proving);
+        let (is_read, compose, run) = (read.is_ok(), Arc::clone(&self.compose), Arc::clone(&self.run));
+        // Behind the reader's back: the samples are there, however long the deletion takes.
+        self.io.handle().spawn(async move {
+            if is_read && run.settled(FIRST_DELETION).await && !run.has_failed() {
+                compose.deletable.store(true, Ordering::Release);
+            } else {
+                compose.patient.store(false, Ordering::Relaxed);
+            }
+            drop(proving);
+        });
         read
     }
 
@@ -362,14 +375,22 @@ impl Fetcher {
         if !self.may_compose() {
             return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
         }
+        // Those there are may wait for their reads in the order of the batches: the end of the process has no time for more.
+        if self.run.outstanding() as f64 > self.throttles.writes.per_second() * DELETION_SECONDS {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "there are as many temporary objects as can be deleted in time",
+            ));
+        }
         // All sources are of one class, and what they are joined into is, too.
         let client = self.clients.class(entries[0].storage_class);
-        let temporary = match self.compose(client, group, entries, number).await {
+        let temporary = match self.compose(client, group, entries, number, told).await {
             Ok(temporary) => temporary,
             Err(error) => {
                 if error.kind() == ErrorKind::PermissionDenied {
                     self.stop_composing(&format!("composing is refused ({error})"));
-                } else if self.compose.has_failed() {
+                // What is refused because there are too many calls says nothing of the next one.
+                } else if !error.asks_for_fewer_calls() && self.compose.has_failed() {
                     self.stop_composing(&format!("composing failed again and again, last with: {error}"));
                 }
                 return Err(error);
@@ -382,7 +403,14 @@ impl Fetcher {
         temporary.hold(client, read).await
     }
 
-    async fn compose(&self, client: &Client, group: &Group, entries: &[Entry], number: u64) -> Result<Temporary> {
+    async fn compose(
+        &self,
+        client: &Client,
+        group: &Group,
+        entries: &[Entry],
+        number: u64,
+        told: Told<'_>,
+    ) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
         for entry in entries {
@@ -402,6 +430,6 @@ impl Fetcher {
             SystemTime::now(),
         );
         self.throttles.serves(number);
-        self.run.compose(client, &self.io, &self.throttles.writes, number, request).await
+        self.run.compose(client, &self.io, &self.throttles.writes, number, request, told).await
     }
 }

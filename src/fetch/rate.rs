@@ -5,12 +5,29 @@
 //! a rate that was tried lead back to the proven one, and the next try is half as bold, until what is left is the ramp
 //! that the service asks for. Refusals of a proven rate say that the service takes less than before: then the rate is
 //! a little below what was served.
+//!
+//! Many processes may share a bucket, each with a rate far below one call a second. So a window lasts for a number of calls at
+//! least, the refusals it bears are fewer where it has few calls, and refusals are *paid for*: a higher rate is tried
+//! only when all but one in 50 of the calls of late were served. What thousands of ranks find out so costs the bucket little,
+//! and a random first moment keeps ranks that start together from trying together.
 
 use std::time::Duration;
 
 /// Refusals in a window that are bad luck at any rate; more are looked at. It is also what a try of too high a rate
-/// costs.
+/// costs. In a window of few calls it is this share of them.
 const FEW: u64 = 7;
+const FEW_SHARE: f64 = 0.1;
+
+/// Calls that a window has at least where all were served: with fewer, one refusal more or less is more than noise.
+const WINDOW_CALLS: f64 = 16.0;
+
+/// Refusals that each call pays for. Ranks that all look for a higher rate are refused no larger share of their calls.
+const PAYS: f64 = 0.02;
+
+/// The most refusals that are still to be paid for: what a second of calls pays, and never less than what a try or two cost.
+/// A bucket that refused much for a while is else left unused for long after.
+const MOST_OWED_SECONDS: f64 = 1.0;
+const LEAST_OWED: f64 = 4.0;
 
 /// What is left of the rate that was served when it is cut. The rest is for calls made again and for uneven arrival.
 const BELOW: f64 = 0.97;
@@ -49,8 +66,8 @@ const USED: f64 = 0.85;
 /// thread may be busy for some. The service lets a tenth of a second's calls come at once.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// Least rate; below it waiting would outlast the deadline of calls.
-const LEAST: f64 = 1.0;
+/// Least rate: with a call in 100 s each, 10,000 ranks make 100 calls a second, a tenth of what a bucket takes.
+pub(crate) const LEAST: f64 = 0.01;
 
 /// The rate at which calls may start.
 #[derive(Debug)]
@@ -70,6 +87,8 @@ pub(super) struct Rate {
     learned: bool,
     /// The share of calls that is refused whatever their rate.
     luck: f64,
+    /// Refusals that calls have not paid for yet; while there are any, no higher rate is tried.
+    owed: f64,
     cut: Option<Cut>,
     window: Window,
     /// When the next call starts if those before keep to the rate.
@@ -96,22 +115,48 @@ struct Cut {
 }
 
 impl Rate {
-    /// Begins with `first` calls a second, never more than `most`.
-    pub(super) fn new(first: f64, most: f64, now: Duration) -> Self {
+    /// Begins with `first` calls a second, never more than `most`; `random` in `[0, 1)` sets the moment of the first call
+    /// within the first interval, and that of the first try of a higher rate.
+    pub(super) fn new(first: f64, most: f64, now: Duration, random: f64) -> Self {
         let most = most.max(LEAST);
+        let first = first.clamp(LEAST, most);
         Self {
             most,
-            per_second: first.clamp(LEAST, most),
+            per_second: first,
             proven: 0.0,
             best: 0.0,
             refused: now,
             step: 1.0,
             learned: false,
             luck: 0.0,
+            owed: random / 2.0,
             cut: None,
             window: Window { began: now, ..Window::default() },
-            next: now,
+            next: now + Duration::from_secs_f64(random / first),
         }
+    }
+
+    /// Begins with `first` calls a second instead, unless calls have already shown what is served.
+    pub(super) fn begin_with(&mut self, first: f64, now: Duration, random: f64) {
+        if !self.learned && self.proven == 0.0 && self.window.started == 0 {
+            *self = Self::new(first, self.most, now, random);
+        }
+    }
+
+    /// Calls a second now.
+    pub(super) fn per_second(&self) -> f64 {
+        self.per_second
+    }
+
+    /// How long the rate is to be served until a higher one is tried.
+    fn window(&self) -> Duration {
+        let length = if self.learned { LEARNED_WINDOW } else { WINDOW };
+        length.max(Duration::from_secs_f64(WINDOW_CALLS / self.per_second))
+    }
+
+    /// Refusals that a window bears.
+    fn few(&self) -> u64 {
+        FEW.min((FEW_SHARE * self.per_second * self.window().as_secs_f64()) as u64)
     }
 
     /// The ceiling in calls a second; `None` before anything was refused.
@@ -126,11 +171,11 @@ impl Rate {
 
     /// A call starts. With `more` higher rates than the proven are tried.
     pub(super) fn start(&mut self, now: Duration, more: bool) {
-        let length = if self.learned { LEARNED_WINDOW } else { WINDOW };
-        if now.saturating_sub(self.window.began) >= length {
+        if now.saturating_sub(self.window.began) >= self.window() {
             self.judge(now, more);
         }
         self.window.started += 1;
+        self.owed = (self.owed - PAYS - self.luck).max(0.0);
         self.next = self.next.max(now.saturating_sub(SLACK)) + Duration::from_secs_f64(1.0 / self.per_second);
     }
 
@@ -147,7 +192,7 @@ impl Rate {
         }
         self.proven = self.per_second;
         self.best = self.best.max(self.per_second);
-        if !more {
+        if !more || self.owed > 0.0 {
             return;
         }
         if self.step < RETRY_STEP
@@ -160,8 +205,9 @@ impl Rate {
         self.per_second = (self.per_second * (1.0 + more)).min(self.most);
     }
 
-    /// The first try of a call that started then was refused: 429, or 503.
+    /// A call that started then was refused: 429, or 503.
     pub(super) fn refused(&mut self, now: Duration, started: Duration) {
+        self.owed = (self.owed + 1.0).min((PAYS * MOST_OWED_SECONDS * self.per_second).max(LEAST_OWED));
         // Of a rate that was given up since.
         if started < self.window.began {
             return;
@@ -169,7 +215,7 @@ impl Rate {
         self.window.refused += 1;
         let Window { began, started, refused } = self.window;
         let share = refused as f64 / started.max(refused) as f64;
-        if refused <= FEW || share <= 1.5 * self.luck {
+        if refused <= self.few() || share <= 1.5 * self.luck {
             return;
         }
         if self.proven > 0.0 && self.per_second > self.proven * 1.000_1 {
@@ -331,7 +377,7 @@ mod tests {
 
     fn rank(first: f64, begins: u64, most_in_flight: usize) -> Rank {
         let begins = Duration::from_secs(begins);
-        let rate = Rate::new(first, f64::INFINITY, begins);
+        let rate = Rate::new(first, f64::INFINITY, begins, 0.5);
         Rank { rate, begins, most_in_flight, in_flight: 0, started: 0 }
     }
 
@@ -391,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_enough_is_left_alone() {
-        let mut rate = Rate::new(5_000.0, f64::INFINITY, Duration::ZERO);
+        let mut rate = Rate::new(5_000.0, f64::INFINITY, Duration::ZERO, 0.5);
         let mut seconds = |from: u64, to: u64, more| {
             let mut now = Duration::from_secs(from);
             while now < Duration::from_secs(to) {
@@ -421,7 +467,7 @@ mod tests {
     #[test]
     fn the_users_cap_holds() {
         let mut rank = rank(5_000.0, 0, 512);
-        rank.rate = Rate::new(5_000.0, 300.0, Duration::ZERO);
+        rank.rate = Rate::new(5_000.0, 300.0, Duration::ZERO, 0.5);
         let seconds = run(&mut [rank], 20, READ, 0.0, |_| 1e9);
         assert!(seconds.iter().all(|second| second.served <= 310), "{seconds:?}");
         assert!(mean(&seconds).0 > 295.0);

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::process;
 use super::throttle::Throttle;
+use super::{Step, Told};
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
 use crate::store::{Client, ComposeRequest, ObjectId};
@@ -361,6 +362,7 @@ impl Run {
         writes: &Arc<Throttle>,
         number: u64,
         mut request: ComposeRequest,
+        told: Told<'_>,
     ) -> Result<Temporary> {
         let room = Arc::clone(&LEDGER.room).acquire_owned().await.expect("it is never closed");
         let lease = self.lease(client, request.size);
@@ -371,6 +373,7 @@ impl Run {
         ]);
         // Before anything is recorded: what waits here has nothing to clean up.
         let slot = writes.acquire(number).await;
+        told(Step::Composing);
         let started = tokio::time::Instant::now();
         let name = Arc::clone(&request.destination);
         let entry = Entry {
@@ -388,7 +391,8 @@ impl Run {
         let id = ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None);
         let guard = Temporary { id, renew: self.renewable.then(|| started + LEASE / 3) };
         let (done, wait) = oneshot::channel();
-        let client = client.watched(slot.watch()).until(self.over.subscribe());
+        // The group's objects can be read without it.
+        let client = client.for_optional_calls().watched(slot.watch()).until(self.over.subscribe());
         io.handle().spawn(async move {
             let mut guard = guard;
             let outcome = client.compose(&request).await;

@@ -6,14 +6,15 @@
 //! through, leaves or gives up lets the next ones through, and where only time is missing, the first waiter keeps the
 //! clock. So it works from any runtime, and for as long as anybody waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::rate::Rate;
 use crate::os;
@@ -43,8 +44,17 @@ const USUAL_FILES: u64 = 1_024;
 const WINDOW: Duration = Duration::from_millis(25);
 
 /// Most calls that wait behind others; those beyond go before them. Some 500 wait from the first second on, where a compose
-/// takes about one: until the first is back, all of the bucket's writes are composes, and then half of them.
-pub(crate) const MOST_BEHIND: usize = 768;
+/// takes about one: until the first is back, all of the bucket's writes are composes, and then half of them. Where the
+/// rate is lower, as many as start in the same time: else deletions would last for minutes after an epoch.
+const MOST_BEHIND: usize = 768;
+const MOST_BEHIND_SECONDS: f64 = MOST_BEHIND as f64 / WRITES;
+
+/// How long an answer takes where none has come yet: a read, and a compose, as documented.
+const USUAL_READ: Duration = Duration::from_millis(100);
+const USUAL_COMPOSE: Duration = Duration::from_secs(1);
+
+/// The part of the usual wait for an answer that each answer makes up: some ten answers show a change.
+const FRESH: u32 = 8;
 
 /// What a call weighs beside the bytes it brings, when calls at once are judged by the work they do.
 const CALL: u64 = 64 << 10;
@@ -68,6 +78,8 @@ pub(crate) struct Throttles {
     /// of those that are under way nor goes before them.
     latest: AtomicU64,
     loops: Arc<Loops>,
+    /// The ranks that read through these, by the number of ranks that share the bucket.
+    ranks: Mutex<BTreeMap<u64, BTreeSet<u64>>>,
 }
 
 /// The training loops that a bucket feeds.
@@ -124,17 +136,42 @@ impl Throttles {
         let loops = Arc::<Loops>::default();
         let reads = Pace::new(most, Duration::ZERO);
         Arc::new(Self {
-            reads: Throttle::new("reads", reads, (READS, caps.reads_per_second), &loops),
-            writes: Throttle::new("writes", writes, (WRITES, caps.writes_per_second), &loops),
+            reads: Throttle::new("reads", reads, (READS, caps.reads_per_second), USUAL_READ, &loops),
+            writes: Throttle::new("writes", writes, (WRITES, caps.writes_per_second), USUAL_COMPOSE, &loops),
             latest: AtomicU64::new(0),
             loops,
+            ranks: Mutex::default(),
         })
+    }
+
+    /// Notes that one of `world_size` ranks reads through these. What a bucket is documented to take is divided by that
+    /// number, so that ranks that start together don't ask for more than all of it; more is asked for when that is served.
+    /// Ranks of one process have a part each. Where loaders of one data set are of worlds of several sizes, the smallest
+    /// part counts: a loader that a process has for itself, to validate say, shares the bucket with the other ranks all
+    /// the same.
+    pub(crate) fn add_rank(&self, rank: u64, world_size: u64) {
+        let mut ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
+        ranks.entry(world_size).or_default().insert(rank);
+        let share = share(&ranks);
+        self.reads.begin_with(READS * share);
+        self.writes.begin_with(WRITES * share);
+    }
+
+    /// The part of the bucket's documented rates that falls to this process.
+    pub(crate) fn share(&self) -> f64 {
+        share(&self.ranks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Of one more training loop, which has all it wants until it says otherwise.
     pub(crate) fn appetite(&self) -> Appetite {
         self.loops.all.fetch_add(1, Ordering::Relaxed);
         Appetite { loops: Arc::clone(&self.loops), hungry: false }
+    }
+
+    /// Whether any training loop wants more than it gets, or none says.
+    #[cfg(test)]
+    pub(crate) fn want_more(&self) -> bool {
+        self.loops.want_more()
     }
 
     /// Where the numbers of a new epoch begin.
@@ -150,6 +187,10 @@ impl Throttles {
     pub(crate) fn snapshot(&self) -> Ceilings {
         Ceilings { reads: self.reads.snapshot(), writes: self.writes.snapshot() }
     }
+}
+
+fn share(ranks: &BTreeMap<u64, BTreeSet<u64>>) -> f64 {
+    ranks.iter().map(|(world_size, ranks)| ranks.len() as f64 / (*world_size).max(1) as f64).fold(1.0, f64::min)
 }
 
 /// What is known now of how many calls a bucket takes.
@@ -209,6 +250,8 @@ struct State {
     /// The waiter that looks again when the rate allows the next call.
     keeper: Option<Key>,
     tickets: u64,
+    /// How long an answer usually takes.
+    usual: Duration,
     /// The ceiling that was last told in the log.
     told: f64,
 }
@@ -225,9 +268,11 @@ impl Throttle {
         what: &'static str,
         pace: Pace,
         (per_second, most_per_second): (f64, Option<f64>),
+        usual: Duration,
         loops: &Arc<Loops>,
     ) -> Arc<Self> {
-        let rate = Rate::new(per_second, most_per_second.unwrap_or(f64::INFINITY), Duration::ZERO);
+        let most_per_second = most_per_second.unwrap_or(f64::INFINITY);
+        let rate = Rate::new(per_second, most_per_second, Duration::ZERO, 0.0);
         let state = State {
             pace: pace.windows_of(WINDOW),
             rate,
@@ -239,6 +284,7 @@ impl Throttle {
             behind_next: false,
             keeper: None,
             tickets: 0,
+            usual,
             told: 0.0,
         };
         Arc::new(Self { what, began: Instant::now(), loops: Arc::clone(loops), state: Mutex::new(state) })
@@ -267,10 +313,16 @@ impl Throttle {
     }
 
     async fn slot(self: &Arc<Self>, behind: bool, number: u64) -> Slot {
+        self.pass(behind, number).await;
+        Slot::new(self, behind, number)
+    }
+
+    /// Waits until a call may be made, which is then counted as one in flight.
+    async fn pass(self: &Arc<Self>, behind: bool, number: u64) {
         let mut waiter = Waiter::enter(self, behind, number);
         loop {
             match waiter.look(self.now()) {
-                Look::Granted => return Slot::new(self),
+                Look::Granted => return,
                 Look::Wait(None) => waiter.turn.notified().await,
                 Look::Wait(Some(until)) => {
                     tokio::select! {
@@ -295,11 +347,40 @@ impl Throttle {
         }
     }
 
-    /// The first try of a call that began then was refused.
-    fn refused(&self, started: Duration) {
+    /// Begins with so many calls a second instead, unless calls have already shown what the service takes.
+    fn begin_with(&self, per_second: f64) {
+        let now = self.now();
+        self.state().rate.begin_with(per_second, now, rand::random());
+    }
+
+    /// How long an answer usually takes.
+    pub(crate) fn usual_wait(&self) -> Duration {
+        self.state().usual
+    }
+
+    /// How long so many calls take about, where no others are made meanwhile.
+    pub(crate) fn time_for(&self, calls: usize) -> Duration {
+        let state = self.state();
+        let by_rate = calls as f64 / state.rate.per_second();
+        let by_limit = state.usual.as_secs_f64() * calls as f64 / state.pace.limit() as f64;
+        state.usual + Duration::try_from_secs_f64(by_rate.max(by_limit)).unwrap_or(Duration::MAX / 2)
+    }
+
+    /// Calls a second that are let through now.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.state().rate.per_second()
+    }
+
+    /// Calls that wait behind others and don't go before them.
+    pub(crate) fn most_behind(&self) -> usize {
+        self.state().most_behind()
+    }
+
+    /// A try of a call, which began then, was refused.
+    fn refused(&self, started: Duration, first: bool) {
         let now = self.now();
         let mut state = self.state();
-        state.refused += 1;
+        state.refused += u64::from(first);
         state.rate.refused(now, started);
         let Some(rate) = state.rate.learned() else { return };
         if (rate / state.told.max(1.0) - 1.0).abs() > MOVED {
@@ -318,12 +399,17 @@ impl State {
     fn first(&self) -> Option<(Key, &Arc<Notify>)> {
         let other = || self.waiters.first_key_value().filter(|(key, _)| !key.0);
         let behind = || self.waiters.range((true, 0, 0)..).next();
-        let first = if self.behind_next || self.behind > self.most_behind {
+        let first = if self.behind_next || self.behind > self.most_behind() {
             behind().or_else(other)
         } else {
             other().or_else(behind)
         };
         first.map(|(key, turn)| (*key, turn))
+    }
+
+    /// See [`MOST_BEHIND`].
+    fn most_behind(&self) -> usize {
+        self.most_behind.min((MOST_BEHIND_SECONDS * self.rate.per_second()) as usize)
     }
 
     fn take_out(&mut self, key: Key) -> Option<Arc<Notify>> {
@@ -432,16 +518,29 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 struct Call {
     throttle: Arc<Throttle>,
-    began: Duration,
+    behind: bool,
+    number: u64,
+    /// When the present try began, in nanoseconds of the throttle's clock.
+    began: AtomicU64,
+    /// Whether it counts as one in flight: not while it waits to be made again.
+    in_flight: AtomicBool,
     refused: AtomicBool,
     /// Nanoseconds to the first sign of an answer; 0 for none.
     wait: AtomicU64,
 }
 
 impl Slot {
-    fn new(throttle: &Arc<Throttle>) -> Self {
-        let (throttle, began) = (Arc::clone(throttle), throttle.now());
-        Self { call: Arc::new(Call { throttle, began, refused: false.into(), wait: 0.into() }), bytes: 0 }
+    fn new(throttle: &Arc<Throttle>, behind: bool, number: u64) -> Self {
+        let call = Call {
+            throttle: Arc::clone(throttle),
+            behind,
+            number,
+            began: nanoseconds(throttle.now()).into(),
+            in_flight: true.into(),
+            refused: false.into(),
+            wait: 0.into(),
+        };
+        Self { call: Arc::new(call), bytes: 0 }
     }
 
     /// What the client of this call tells how it fares.
@@ -455,32 +554,67 @@ impl Slot {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Watch for Call {
-    fn refused(&self) {
+    fn refused(&self, first: bool) {
         self.refused.store(true, Ordering::Relaxed);
-        self.throttle.refused(self.began);
+        self.throttle.refused(Duration::from_nanos(self.began.load(Ordering::Relaxed)), first);
     }
 
     fn answered(&self, wait: Duration) {
-        self.wait.store(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.wait.store(nanoseconds(wait), Ordering::Relaxed);
+    }
+
+    /// Others may be made meanwhile, and the next try waits for its turn as the first did: by its number it goes before those
+    /// that are needed later.
+    fn again(self: Arc<Self>, wait: Duration) -> BoxFuture<'static, Duration> {
+        Box::pin(async move {
+            self.leave(|_, _| {});
+            sleep(wait).await;
+            let queued = Instant::now();
+            self.throttle.pass(self.behind, self.number).await;
+            // Nothing is waited for from here on: a future that is dropped earlier has no place that it could keep.
+            self.in_flight.store(true, Ordering::Relaxed);
+            self.began.store(nanoseconds(self.throttle.now()), Ordering::Relaxed);
+            queued.elapsed()
+        })
+    }
+}
+
+impl Call {
+    /// It is no longer in flight, and lets others through; `note` is what it leaves to know.
+    fn leave(&self, note: impl FnOnce(&mut State, Duration)) {
+        if !self.in_flight.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let throttle = &self.throttle;
+        let now = throttle.now();
+        let mut state = throttle.state();
+        note(&mut state, now);
+        state.in_flight -= 1;
+        state.dispatch(now, throttle.loops.want_more());
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Call { throttle, refused, wait, .. } = &*self.call;
-        let (now, wait) = (throttle.now(), wait.load(Ordering::Relaxed));
-        let mut state = throttle.state();
-        let in_flight = state.in_flight;
-        if wait > 0 {
-            state.pace.answered(Duration::from_nanos(wait));
-        }
-        // A call that waited to be made again says nothing of how many at once are good.
-        if !refused.load(Ordering::Relaxed) {
-            state.pace.done(now, CALL + self.bytes, in_flight);
-        }
-        state.in_flight -= 1;
-        state.dispatch(now, throttle.loops.want_more());
+        let Call { refused, wait, .. } = &*self.call;
+        let (refused, wait) = (refused.load(Ordering::Relaxed), wait.load(Ordering::Relaxed));
+        self.call.leave(|state, now| {
+            let in_flight = state.in_flight;
+            if wait > 0 {
+                let wait = Duration::from_nanos(wait);
+                state.pace.answered(wait);
+                state.usual = (state.usual * (FRESH - 1) + wait) / FRESH;
+            }
+            // A call that waited to be made again says nothing of how many at once are good.
+            if !refused {
+                state.pace.done(now, CALL + self.bytes, in_flight);
+            }
+        });
     }
 }
 
@@ -490,7 +624,7 @@ mod interleavings;
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use tokio::time::{advance, sleep};
+    use tokio::time::advance;
 
     use super::*;
 
@@ -516,7 +650,7 @@ mod tests {
 
     fn throttle(at_once: usize, per_second: f64) -> Arc<Throttle> {
         let pace = Pace::new(at_once, Duration::ZERO).start_with(at_once);
-        Throttle::new("reads", pace, (per_second, Some(per_second)), &Arc::default())
+        Throttle::new("reads", pace, (per_second, Some(per_second)), USUAL_READ, &Arc::default())
     }
 
     #[tokio::test(start_paused = true)]
@@ -679,13 +813,62 @@ mod tests {
         assert_eq!(throttle.snapshot().in_flight, 0);
     }
 
+    /// It kept its slot, so that refused composes kept deletions out, and went out at no rate.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_made_again_waits_for_its_turn_as_the_first_time() {
+        let throttle = throttle(1, 10.0);
+        let slot = throttle.acquire(3).await;
+        let mut again = slot.watch().again(Duration::from_secs(1));
+        assert!((&mut again).now_or_never().is_none());
+        assert_eq!(throttle.snapshot().in_flight, 0, "others may be made meanwhile");
+        let other = throttle.acquire(9).await;
+        sleep(Duration::from_secs(2)).await;
+        let mut later = Box::pin(throttle.acquire(9));
+        assert!((&mut later).now_or_never().is_none() && (&mut again).now_or_never().is_none());
+        let queued = Instant::now();
+        drop(other);
+        again.await;
+        assert!(queued.elapsed() <= Duration::from_millis(110), "before the one that is needed later");
+        assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (1, 1));
+        drop((slot, later));
+        assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_given_up_while_it_waits_to_be_made_again_keeps_nothing() {
+        let throttle = throttle(1, 1e6);
+        for wait in [0, 5] {
+            let slot = throttle.acquire(0).await;
+            let mut again = slot.watch().again(Duration::from_secs(wait));
+            assert!((&mut again).now_or_never().is_none() || wait == 0);
+            drop((again, slot));
+            assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (0, 0));
+        }
+    }
+
+    #[test]
+    fn each_rank_has_its_part_of_what_is_documented() {
+        let throttles = Throttles::new(Caps::default());
+        let rate = || throttles.writes.state().rate.per_second();
+        assert_eq!(rate(), WRITES);
+        throttles.add_rank(0, 1_000);
+        assert_eq!((rate(), throttles.share()), (WRITES / 1_000.0, 0.001));
+        throttles.add_rank(0, 1_000);
+        throttles.add_rank(1, 1_000);
+        throttles.add_rank(0, 1);
+        assert_eq!(throttles.share(), 0.002, "two ranks in one process, and a loader of its own");
+        let all = Throttles::new(Caps::default());
+        (0..8).for_each(|rank| all.add_rank(rank, 8));
+        assert_eq!(all.share(), 1.0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn refusals_teach_a_ceiling() {
         let throttle = throttle(1_000, 1_000.0);
         for number in 0..2_000 {
             let slot = throttle.acquire(number).await;
             if number % 2 == 0 {
-                slot.watch().refused();
+                slot.watch().refused(true);
             }
             drop(slot);
         }

@@ -42,6 +42,8 @@ pub(crate) struct Terms {
     pub(crate) budget: u64,
     /// Samples that may be ahead of the training loop.
     pub(crate) ahead: u64,
+    /// The part of what a bucket is documented to take that falls to this process; 1 where no other shares the bucket.
+    pub(crate) share: f64,
     pub(crate) prices: Prices,
     /// Whether to compose where that is dearer than reading one by one, if it is faster.
     pub(crate) pay_for_speed: bool,
@@ -107,13 +109,16 @@ const WORTH_TRYING: u64 = 2_048;
 const MEAN_OF: u64 = 1 << 16;
 /// Groups composed to learn how long that takes.
 const PROBES: u32 = 2;
+/// The first composes are given up when more than one for so many that are under way has failed. A single one is refused, or
+/// fails, on any day.
+const FAILURES_SHARE: usize = 4;
 /// What a compose takes about, before one is back.
 const USUAL_LATENCY: Duration = Duration::from_secs(1);
 /// Samples by whose size it is decided whether to begin joined.
 const SIZED: u64 = 64;
-/// Samples that are read one by one before the first compose, since the loop waits for these first: what reads bring in most
-/// of the time that it takes. It begins as early all the same, when these only wait for their calls.
-const FIRST: f64 = 0.75 * READS * USUAL_LATENCY.as_secs() as f64;
+/// Samples that are read one by one before the first compose, since the loop waits for these first: what reads bring in this
+/// part of the time that it takes. It begins as early all the same, when these only wait for their calls.
+const FIRST: f64 = 0.75;
 /// At most this share of an epoch, and of what can be held.
 const FIRST_SHARE: f64 = 0.25;
 
@@ -156,6 +161,8 @@ pub(crate) struct Chooser {
     alone: usize,
     /// Whether a group that began in this turn has ended.
     back: [bool; 2],
+    /// Composes of this turn that failed before any has come back.
+    failures: usize,
     look: Option<Look>,
     looks: u32,
     before: f64,
@@ -193,6 +200,7 @@ impl Chooser {
             to_begin: [0; 2],
             alone: 0,
             back: [false; 2],
+            failures: 0,
             look: None,
             looks: 0,
             before: 0.0,
@@ -275,14 +283,17 @@ impl Chooser {
         }
         self.step(now, left, ceilings);
         if may_join && self.latency.is_none() && self.head == 0 && self.begun >= SIZED && self.gain() > PROMISES {
-            self.head = FIRST.min(FIRST_SHARE * self.held().min(left as f64)) as u64;
+            self.head = (FIRST * self.reads() * USUAL_LATENCY.as_secs_f64())
+                .min(FIRST_SHARE * self.held().min(left as f64)) as u64;
             if self.should_begin_joined(left, ceilings) {
                 let reason = "on trial: joined objects of this size are documented to come faster, and cost less";
                 self.go(now, Way::Mixed, reason.to_owned());
             }
         }
         // Others of the data set may be what waits, for as long as they last: that holds up nobody who has little out.
-        let most = [MAX_SOURCES + ceilings.reads.at_once / 4, FEW + ceilings.writes.in_flight / 8];
+        // More composes than begin in about the time that one takes would wait long for their calls, and reads come sooner.
+        let few = FEW.min((self.writes(ceilings) / 2.0 * USUAL_LATENCY.as_secs_f64()).ceil() as usize);
+        let most = [MAX_SOURCES + ceilings.reads.at_once / 4, few + ceilings.writes.in_flight / 8];
         let waiting = [ceilings.reads.waiting, ceilings.writes.waiting];
         let room = [DIRECT, COMPOSED]
             .map(|lane| self.to_begin[lane] + waiting[lane] < most[lane] || self.out[lane] < most[lane]);
@@ -318,7 +329,11 @@ impl Chooser {
 
     /// A group of a turn could not be read joined. It has yet to end.
     pub(crate) fn failed(&mut self, now: Duration, turn: Turn) {
-        if turn.composed && self.is_first_trial(turn) {
+        if !turn.composed || !self.is_first_trial(turn) {
+            return;
+        }
+        self.failures += 1;
+        if self.failures * FAILURES_SHARE > self.out[COMPOSED] {
             self.go_back(now, "the first composes failed");
         }
     }
@@ -335,7 +350,7 @@ impl Chooser {
         self.alone -= usize::from(turn.may_join && !turn.composed);
         let Some((samples, took)) = well else { return };
         if turn.composed {
-            if self.is_first_trial(turn) && !Self::is_worth_trying(READS, took, self.all) {
+            if self.is_first_trial(turn) && !Self::is_worth_trying(self.reads(), took, self.all) {
                 self.latency = Some(took);
                 return self.go_back(now, "a compose takes too long for epochs as short as these");
             }
@@ -348,7 +363,7 @@ impl Chooser {
             let alone = self.look.take().map(|look| (look.samples, now.saturating_sub(look.since)));
             let rate = alone.filter(|&(samples, time)| samples >= GROUPS && !time.is_zero());
             self.known[Way::Direct as usize].rate =
-                Some(rate.map_or(READS, |(samples, time)| samples as f64 / time.as_secs_f64()));
+                Some(rate.map_or(self.reads(), |(samples, time)| samples as f64 / time.as_secs_f64()));
         }
         self.back[lane] |= turn.number == self.turn;
         if let Some(look) = &mut self.look {
@@ -482,7 +497,7 @@ impl Chooser {
             // It was better than this is now: conditions have changed.
             let was_better = known.worse == 0 && known.rate.is_some_and(|known| known * HARMS > rate);
             let promises = if grows {
-                predicted > PROMISES_MUCH * rate.max(READS)
+                predicted > PROMISES_MUCH * rate.max(self.reads())
             } else {
                 predicted > PROMISES * rate
                     || (predicted > rate && self.usd(way) < self.usd(self.home))
@@ -525,7 +540,10 @@ impl Chooser {
         // Held from before the compose until the delivery, whatever lies between.
         let held = self.held() / latency;
         // A compose and a delete for each group; where none was refused, there may be no end.
-        let writes = ceilings.writes.rate.map_or((WRITES / 2.0 * sources).max(2.0 * rate), |rate| rate / 2.0 * sources);
+        let writes = ceilings
+            .writes
+            .rate
+            .map_or((self.writes(ceilings) / 2.0 * sources).max(2.0 * rate), |rate| rate / 2.0 * sources);
         let refused = ceilings.reads.rate.is_some_and(|most| rate > HARMS * most);
         let gain = self.gain();
         match (self.home, way) {
@@ -558,24 +576,34 @@ impl Chooser {
     /// Whether joining is so likely to be worth it, by what is documented and by price, that the first composes are no
     /// probes but as many as the service takes. Reading one by one goes on beside them.
     fn should_begin_joined(&self, left: u64, ceilings: &Ceilings) -> bool {
-        let writes = ceilings.writes.rate.unwrap_or(WRITES) / 2.0 * self.sources();
+        let writes = self.writes(ceilings) / 2.0 * self.sources();
         self.way == Way::Direct
             && self.probes == 0
             && ceilings.may_write
-            && writes > PROMISES_MUCH * READS
-            && Self::is_worth_trying(READS, USUAL_LATENCY, left)
+            && writes > PROMISES_MUCH * self.reads()
+            && Self::is_worth_trying(self.reads(), USUAL_LATENCY, left)
             && self.gain() > PROMISES_MUCH
             && self.usd(Way::Composed) < self.usd(Way::Direct)
-            && self.held() > PROMISES_MUCH * READS * USUAL_LATENCY.as_secs_f64()
+            && self.held() > PROMISES_MUCH * self.reads() * USUAL_LATENCY.as_secs_f64()
             && self.allowed(Way::Mixed)
     }
 
     /// How long a compose takes isn't known yet: then half of what can be held is for reads that come meanwhile, and so is the end
     /// of an epoch that no other follows.
     fn joins_enough(&self, left: u64) -> bool {
-        let meanwhile = READS * USUAL_LATENCY.as_secs_f64();
+        let meanwhile = self.reads() * USUAL_LATENCY.as_secs_f64();
         self.out[COMPOSED] as f64 * self.sources() > self.held() / 2.0
             || (!self.followed && self.out[DIRECT] as f64 + left as f64 <= meanwhile)
+    }
+
+    /// Reads a second of this process's share of a bucket that has refused none, as documented.
+    fn reads(&self) -> f64 {
+        READS * self.terms.share
+    }
+
+    /// Writes a second that the service takes of this process, as far as is known.
+    fn writes(&self, ceilings: &Ceilings) -> f64 {
+        ceilings.writes.rate.unwrap_or(WRITES * self.terms.share)
     }
 
     /// How many more samples the same work brings when they are joined.
@@ -601,7 +629,7 @@ impl Chooser {
 
     /// Samples that are read one by one while something is composed; half of them, since both share a processor.
     fn meanwhile(&self) -> f64 {
-        let direct = self.known[Way::Direct as usize].rate.unwrap_or(READS);
+        let direct = self.known[Way::Direct as usize].rate.unwrap_or(self.reads());
         direct * self.latency.unwrap_or(USUAL_LATENCY).as_secs_f64() / 2.0
     }
 
@@ -631,6 +659,7 @@ impl Chooser {
         self.turn += 1;
         self.turned = now;
         (self.look, self.looks, self.before, self.back) = (None, 0, 0.0, [false; 2]);
+        self.failures = 0;
     }
 
     fn go(&mut self, now: Duration, way: Way, reason: String) {

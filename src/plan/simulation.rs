@@ -168,6 +168,7 @@ fn terms(world: &World) -> Terms {
         max_bytes: world.sources() * world.size,
         budget: world.budget as u64,
         ahead: AHEAD,
+        share: 1.0,
         prices: Prices::of(&bucket),
         pay_for_speed: !world.regions,
     }

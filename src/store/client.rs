@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, future, stream};
 use tokio::sync::watch;
@@ -58,10 +59,13 @@ pub struct Payload {
 
 /// Is told how a call fares while it is under way.
 pub(crate) trait Watch: fmt::Debug + Send + Sync {
-    /// The service refused its first try because there are too many calls (429), or could not serve it for now (503).
-    fn refused(&self);
+    /// The service refused a try, the first one or a later one, because there are too many calls (429), or could not serve it
+    /// for now (503).
+    fn refused(&self, first: bool);
     /// The service began to answer, so long after this try began.
     fn answered(&self, wait: Duration);
+    /// Waits this long, then until the call may be made again, and returns the time that the second wait took.
+    fn again(self: Arc<Self>, wait: Duration) -> BoxFuture<'static, Duration>;
 }
 
 /// A [`Store`] with retry, resume and counting: what the rest of the crate reads and writes through.
@@ -172,6 +176,11 @@ impl Client {
         Self { watch: Some(watch), ..self.clone() }
     }
 
+    /// The same client for calls that are an optional speed-up: see [`RetryPolicy::for_optional_calls`].
+    pub(crate) fn for_optional_calls(&self) -> Self {
+        Self { retry: self.retry.for_optional_calls(), ..self.clone() }
+    }
+
     /// The same client, whose [`Payload::computed`] is of no use: for those who prove parts of what they read.
     pub(crate) fn unhashed(&self) -> Self {
         Self { hashes: false, ..self.clone() }
@@ -189,13 +198,24 @@ impl Client {
         Self { over: Some(over), ..self.clone() }
     }
 
-    /// Waits so long, and returns false as soon as nobody wants the results of this client any more.
-    async fn is_wanted_for(&self, wait: Duration) -> bool {
-        let Some(mut over) = self.over.clone() else {
-            sleep(wait).await;
-            return true;
+    /// Waits so long, then until the next try may be made, and returns the time that the second wait took. Returns nothing as
+    /// soon as nobody wants the results of this client any more.
+    async fn wait_to_try_again(&self, wait: Duration) -> Option<Duration> {
+        let again = async {
+            match &self.watch {
+                Some(watch) => Arc::clone(watch).again(wait).await,
+                None => {
+                    sleep(wait).await;
+                    Duration::ZERO
+                }
+            }
         };
-        timeout(wait, over.wait_for(|over| *over)).await.is_err()
+        let Some(mut over) = self.over.clone() else { return Some(again.await) };
+        tokio::select! {
+            biased;
+            _ = over.wait_for(|over| *over) => None,
+            queued = again => Some(queued),
+        }
     }
 
     /// How long a call may take in all, before what its bytes add.
@@ -761,12 +781,13 @@ impl<'a> Call<'a> {
     /// Waits until the next try, or returns the error.
     async fn recover(&mut self, error: Error, about: &(dyn fmt::Display + Sync)) -> Result<()> {
         let error = error.object(about);
-        if self.attempt.number == 1 && (error.kind() == ErrorKind::RateLimited || error.http_status() == Some(503)) {
-            if let Some(refused) = self.refused {
+        if error.asks_for_fewer_calls() {
+            let first = self.attempt.number == 1;
+            if let Some(refused) = self.refused.filter(|_| first) {
                 count(refused);
             }
             if let Some(watch) = &self.client.watch {
-                watch.refused();
+                watch.refused(first);
             }
         }
         let failure = Failure::of(&error, self.idempotent);
@@ -774,9 +795,9 @@ impl<'a> Call<'a> {
         match self.client.retry.decide(&failure, self.tries, self.refusals, self.left(), rand::random()) {
             Decision::Wait(wait) => {
                 debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
-                if !self.client.is_wanted_for(wait).await {
-                    return Err(error);
-                }
+                let Some(queued) = self.client.wait_to_try_again(wait).await else { return Err(error) };
+                // The queue for the next try is this program's own, so it takes nothing from the call's time.
+                self.limit = self.limit.saturating_add(queued);
                 self.left_open |= !error.is_refusal();
                 self.attempt = self.attempt.next();
                 self.tried = Instant::now();

@@ -38,6 +38,8 @@ pub use memory::MemoryStore;
 pub use objects::{Details, ObjectRef, Objects};
 pub(crate) use pace::Pace;
 pub use retry::RetryPolicy;
+#[cfg(test)]
+pub(crate) use retry::{Decision, Failure};
 
 /// An object: its bucket, its name **and its generation**.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -30,7 +30,13 @@ pub struct RetryPolicy {
     /// How long a call may take in all, tries and waits together: 300 s. Zero for one try only. A read or an upload
     /// gets more time in proportion to its size (see [`Client::read`](crate::store::Client::read)).
     pub deadline: Duration,
+    /// Whether a call is made again that the service refused because there are too many (429, 503).
+    pub(crate) retries_refused: bool,
 }
+
+/// Longest time of a call that is an optional speed-up. A lost answer can be looked up several times in it; the caller has
+/// turned to its substitute by then.
+const OPTIONAL_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Default for RetryPolicy {
     fn default() -> Self {
@@ -39,6 +45,7 @@ impl Default for RetryPolicy {
             multiplier: 2.0,
             max: Duration::from_secs(60),
             deadline: Duration::from_secs(300),
+            retries_refused: true,
         }
     }
 }
@@ -58,6 +65,8 @@ pub(crate) struct Failure {
     pub(crate) kind: ErrorKind,
     /// The service refused the token itself, which a new one may mend.
     pub(crate) token_refused: bool,
+    /// The service refused the call because there are too many, or could not serve it for now.
+    pub(crate) refused: bool,
     pub(crate) retry_after: Option<Duration>,
     /// Whether making the call twice does what making it once does.
     pub(crate) idempotent: bool,
@@ -69,6 +78,7 @@ impl Failure {
             kind: error.kind(),
             // Where none was sent a 401 is a lack of permission, and says so.
             token_refused: error.http_status() == Some(401) && error.kind() == ErrorKind::Unauthenticated,
+            refused: error.asks_for_fewer_calls(),
             retry_after: error.wait_asked(),
             idempotent,
         }
@@ -79,6 +89,12 @@ impl RetryPolicy {
     /// One try, whatever comes.
     pub fn never() -> Self {
         Self { deadline: Duration::ZERO, ..Self::default() }
+    }
+
+    /// The policy for calls that are an optional speed-up, under this one for necessary calls: a refused call is not made
+    /// again, since its caller has another way to get what it needs, and other failures are retried for 10 s at most.
+    pub(crate) fn for_optional_calls(self) -> Self {
+        Self { deadline: self.deadline.min(OPTIONAL_DEADLINE), retries_refused: false, ..self }
     }
 
     /// Sets the longest wait before the second try.
@@ -125,7 +141,7 @@ impl RetryPolicy {
             return if refusals <= 1 && !left.is_zero() { Decision::Wait(Duration::ZERO) } else { Decision::GiveUp };
         }
         let retryable = matches!(failure.kind, ErrorKind::RateLimited | ErrorKind::Unavailable | ErrorKind::Timeout);
-        if !retryable || !failure.idempotent {
+        if !retryable || !failure.idempotent || (failure.refused && !self.retries_refused) {
             return Decision::GiveUp;
         }
         let jittered = self.ceiling(tries).mul_f64(random.clamp(0.0, 1.0));
@@ -141,7 +157,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(300);
 
     fn failure(kind: ErrorKind) -> Failure {
-        Failure { kind, token_refused: false, retry_after: None, idempotent: true }
+        let refused = kind == ErrorKind::RateLimited;
+        Failure { kind, token_refused: false, refused, retry_after: None, idempotent: true }
     }
 
     #[test]
@@ -182,6 +199,21 @@ mod tests {
         ] {
             assert_eq!(policy.decide(&failure(kind), 1, 0, LONG, 0.5), Decision::GiveUp, "{kind:?}");
         }
+    }
+
+    /// A refused compose was retried for 300 s while its objects could be read at once.
+    #[test]
+    fn an_optional_call_that_is_refused_is_given_up() {
+        let policy = RetryPolicy::default().for_optional_calls();
+        let limited = failure(ErrorKind::RateLimited);
+        assert_eq!(policy.decide(&limited, 1, 0, LONG, 0.5), Decision::GiveUp);
+        let unavailable = Failure { refused: true, ..failure(ErrorKind::Unavailable) };
+        assert_eq!(policy.decide(&unavailable, 1, 0, LONG, 0.5), Decision::GiveUp);
+        let lost = failure(ErrorKind::Unavailable);
+        assert!(matches!(policy.decide(&lost, 1, 0, LONG, 0.5), Decision::Wait(_)), "a lost answer is looked up");
+        assert_eq!(policy.deadline, Duration::from_secs(10));
+        let short = RetryPolicy::default().deadline(Duration::from_secs(2)).for_optional_calls();
+        assert_eq!(short.deadline, Duration::from_secs(2));
     }
 
     #[test]

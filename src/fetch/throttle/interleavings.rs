@@ -11,11 +11,11 @@ use super::*;
 /// Serves a waiter for each of `behind`, whether it is one behind, with no call under way when they come.
 fn serve(behind: &[bool], most_behind: usize, gives_up: bool) {
     let pace = Pace::new(100, Duration::ZERO).start_with(100);
-    let throttle = Throttle::new("reads", pace, (2.0, Some(2.0)), &Arc::default());
+    let throttle = Throttle::new("reads", pace, (2_000.0, Some(2_000.0)), USUAL_READ, &Arc::default());
     throttle.state().most_behind = most_behind;
-    // After this call the rate allows none for half a second.
+    // After this call the rate allows none for half a millisecond.
     assert!(matches!(Waiter::enter(&throttle, false, 0).look(Duration::ZERO), Look::Granted));
-    drop(Slot::new(&throttle));
+    drop(Slot::new(&throttle, false, 0));
     let clock = Arc::new(AtomicU64::new(0));
     let waiters = behind.iter().map(|&behind| {
         let (throttle, clock) = (Arc::clone(&throttle), Arc::clone(&clock));
@@ -37,7 +37,7 @@ fn wait(throttle: &Arc<Throttle>, clock: &AtomicU64, behind: bool, gives_up: boo
             return;
         }
         match look {
-            Look::Granted => return drop(Slot::new(throttle)),
+            Look::Granted => return drop(Slot::new(throttle, behind, 0)),
             Look::Wait(None) => future::block_on(waiter.turn.notified()),
             Look::Wait(Some(until)) => {
                 thread::yield_now();

@@ -12,6 +12,7 @@ fn chooser() -> Chooser {
         max_bytes: 32 * KIB,
         budget: 1 << 30,
         ahead: 65_536,
+        share: 1.0,
         prices: Prices::of(&bucket),
         pay_for_speed: true,
     });

@@ -1,0 +1,140 @@
+//! Buckets that others use, too: what one loader gets of their rates, and composes that the service refuses or keeps waiting.
+//! In a program of its own, since it asks what temporaries the process has left.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataflux::store::{Call, Client, Credentials, GcsConfig, GcsStore, MemoryStore};
+use dataflux::{DataLoader, DatafluxDataset, Strategy};
+use dataflux_emulator::Emulator;
+use support::gated::Gated;
+use support::{HANG, all_given_back, content, without_hanging, without_hanging_for};
+
+/// A bucket of small objects, and a data set of it that is listed before the bucket has any limit.
+fn bucket(objects: usize) -> (Emulator, DatafluxDataset) {
+    let emulator = Emulator::builder().bucket("data").start().unwrap();
+    for index in 0..objects {
+        emulator.put("data", &format!("p/{index:05}"), content(&index.to_string(), 100));
+    }
+    let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
+    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+    (emulator, dataset)
+}
+
+/// Reads an epoch and proves that all of it came and nothing is left.
+fn read_all(emulator: &Emulator, loader: &DataLoader, objects: usize) -> dataflux::EpochStats {
+    let mut batches = loader.epoch(0).unwrap();
+    let mut seen = 0;
+    for batch in &mut batches {
+        for sample in batch.unwrap().iter() {
+            assert_eq!(sample.bytes(), &content(&sample.id().0.to_string(), 100));
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, objects);
+    let stats = batches.stats();
+    drop(batches);
+    all_given_back(loader);
+    assert_eq!(emulator.names("data").len(), objects, "a temporary object is left");
+    stats
+}
+
+/// Each compose was made again for up to 300 s: the loop waited 278 s for a batch whose objects could be read at once.
+#[test]
+fn a_compose_that_is_refused_is_given_up_and_its_objects_are_read() {
+    without_hanging(|| {
+        let (emulator, dataset) = bucket(6_400);
+        emulator.set_profile("fast,writes_per_s=1".parse().unwrap());
+        let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+        let stats = read_all(&emulator, &loader, 6_400);
+        assert!(stats.ops.get >= 5_000, "most composes were refused, and their objects read: {:?}", stats.ops);
+        // 200 groups; what is refused for one is a reason to ask less for the others.
+        assert!(stats.ops.compose <= 200, "{:?}", stats.ops);
+    });
+}
+
+/// `Strategy::Auto` began with all that a bucket is documented to take, and kept it until its refusals were counted.
+#[test]
+fn auto_reads_on_where_hardly_any_write_is_taken() {
+    without_hanging(|| {
+        let (emulator, dataset) = bucket(20_000);
+        emulator.set_profile("fast,writes_per_s=1".parse().unwrap());
+        let loader = DataLoader::builder(dataset).batch_size(256).build().unwrap();
+        let stats = read_all(&emulator, &loader, 20_000);
+        assert_eq!(stats.temporaries_left, 0);
+    });
+}
+
+/// A retry went out at no rate, so that what a bucket refused came back at once, and was refused again.
+#[test]
+fn a_loader_that_is_refused_asks_for_less() {
+    without_hanging(|| {
+        let (emulator, dataset) = bucket(2_000);
+        emulator.set_profile("fast,reads_per_s=200".parse().unwrap());
+        emulator.reset_stats();
+        let loader = DataLoader::builder(dataset).batch_size(50).strategy(Strategy::Direct).build().unwrap();
+        let stats = read_all(&emulator, &loader, 2_000);
+        // Some 1,280 calls are refused where nothing is learned from what is made again.
+        assert!(stats.ops.retries < 600, "{:?}", stats.ops);
+    });
+}
+
+/// Each of its tries waited up to a minute for the next, for 300 s: batches came 35 and 65 s late.
+#[test]
+fn a_batch_whose_composes_fail_again_and_again_is_read() {
+    without_hanging(|| {
+        let (emulator, dataset) = bucket(320);
+        emulator.set_faults("reset=1,only=compose".parse().unwrap());
+        let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+        let samples: usize = loader.epoch(0).unwrap().take(5).map(|batch| batch.unwrap().len()).sum();
+        assert_eq!(samples, 320, "read, while the composes are still tried");
+        emulator.set_faults("".parse().unwrap());
+        all_given_back(&loader);
+        assert_eq!(emulator.names("data").len(), 320);
+    });
+}
+
+/// A bucket in memory, and the gates of its calls, which are never given up.
+fn gated(objects: usize) -> (Gated, DatafluxDataset) {
+    let store = MemoryStore::new().with_bucket("data");
+    for index in 0..objects {
+        store.insert("data", &format!("p/{index:05}"), content(&index.to_string(), 100));
+    }
+    let gated = Gated::new(store);
+    let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(2 * HANG);
+    (gated, DatafluxDataset::open_with(client, "gs://data/p/").unwrap())
+}
+
+/// A compose whose answer never came held its batch for the client's whole patience.
+#[test]
+fn a_compose_that_the_loop_waits_for_too_long_is_given_up() {
+    without_hanging(|| {
+        let (gated, dataset) = gated(320);
+        gated.shut(Call::Compose);
+        let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+        let samples: usize = loader.epoch(0).unwrap().take(5).map(|batch| batch.unwrap().len()).sum();
+        assert_eq!(samples, 320, "read, while the composes are still under way");
+        gated.open();
+        all_given_back(&loader);
+    });
+}
+
+/// In a bucket that tells nothing of its retention, the batch of the first compose came a minute late where its deletion was
+/// slow, although its bytes were there.
+#[test]
+fn the_first_composed_batch_does_not_wait_for_its_deletion() {
+    without_hanging_for(Duration::from_secs(40), || {
+        let (gated, dataset) = gated(64);
+        gated.shut(Call::Delete);
+        let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+        let samples: usize = loader.epoch(0).unwrap().take(1).map(|batch| batch.unwrap().len()).sum();
+        assert_eq!(samples, 64, "while nothing is deleted");
+        gated.open();
+        all_given_back(&loader);
+    });
+}
