@@ -11,7 +11,10 @@ pub(crate) enum ImageFormat {
     /// JPEG, with what its frame and scan headers say.
     Jpeg(JpegHeader),
     /// PNG.
-    Png,
+    Png {
+        /// Where the end chunk belongs, if the file lacks it or has a part of it.
+        missing_end: Option<usize>,
+    },
 }
 
 /// Facts about one image file.
@@ -27,8 +30,10 @@ pub(crate) struct ImageHeader {
     pub(crate) channels: u8,
     /// Bits for each of these values that the decoder returns: 8 or 16.
     pub(crate) bits: u8,
-    /// The TIFF structure with the EXIF tags, if there is one.
+    /// Where the EXIF tags' TIFF structure stands: its first byte and its length in the file.
     pub(crate) exif: Option<(usize, usize)>,
+    /// Bytes of the whole file.
+    pub(crate) file_bytes: u64,
 }
 
 /// First bytes of PNG files.
@@ -95,6 +100,7 @@ impl ImageHeader {
                 channels: if jpeg.components.len() == 1 { 1 } else { 3 },
                 bits: 8,
                 exif,
+                file_bytes: bytes.len() as u64,
                 format: ImageFormat::Jpeg(jpeg),
             })
         } else {
@@ -118,9 +124,12 @@ impl ImageHeader {
         const FIXED_BYTES: u64 = 256 << 10;
         FIXED_BYTES
             + match &self.format {
-                ImageFormat::Jpeg(jpeg) => jpeg.scratch_bytes(),
-                // Rows as they come out of the inflater, of which some are in its window.
-                ImageFormat::Png => u64::from(self.width) * u64::from(self.channels) * u64::from(self.bits / 8) * 4,
+                // The file is copied, to be given another end.
+                ImageFormat::Jpeg(jpeg) => jpeg.scratch_bytes() + self.file_bytes,
+                // Rows as they come out of the inflater, of which some are in its window; chunks that are no pixels.
+                ImageFormat::Png { .. } => {
+                    u64::from(self.width) * u64::from(self.channels) * u64::from(self.bits / 8) * 4 + self.file_bytes
+                }
             }
     }
 }
@@ -143,25 +152,30 @@ fn png(bytes: &[u8]) -> anyhow::Result<ImageHeader> {
     let mut alpha = matches!(color_type, 4 | 6);
     let mut exif = None;
     let mut at: usize = 8;
+    let mut has_end = false;
     while let Some(&[a, b, c, d, ref name @ ..]) = bytes.get(at..at.saturating_add(8)) {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let data = at + 8;
         match name {
             b"tRNS" => alpha = true,
             b"eXIf" if bytes.get(data..data.saturating_add(length)).is_some() => exif = Some((data, length)),
-            b"IEND" => break,
+            b"IEND" => {
+                has_end = bytes.len() >= data + 4;
+                break;
+            }
             _ => {}
         }
         // The chunk's data, and its checksum of 4 bytes.
         at = data.saturating_add(length).saturating_add(4);
     }
     Ok(ImageHeader {
-        format: ImageFormat::Png,
+        format: ImageFormat::Png { missing_end: (!has_end && at <= bytes.len()).then_some(at) },
         width,
         height,
         channels: color_channels + u8::from(alpha),
         bits: if stored_bits == 16 { 16 } else { 8 },
         exif,
+        file_bytes: bytes.len() as u64,
     })
 }
 

@@ -3,10 +3,12 @@
 use anyhow::{Context, bail};
 use fast_image_resize::images::{Image as Pixels, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{ColorType, DynamicImage, ImageReader};
+use image::codecs::png::PngDecoder;
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, Limits};
 
-use super::header::ImageHeader;
-use super::{Decode, DecodeMemory, ItemMemory};
+use super::header::{ImageFormat, ImageHeader};
+use super::{Decode, DecodeMemory, ItemMemory, jpeg};
 use crate::collate::Collate;
 use crate::split::RawSample;
 
@@ -14,6 +16,11 @@ use crate::split::RawSample;
 ///
 /// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Pixels are
 /// `f32` in `0.0..=1.0`, three channels (RGB) or one, then normalised if asked for.
+///
+/// Decodes PNG (all kinds; transparency is dropped) and JPEG (baseline and progressive; grey, colour and CMYK). A file
+/// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image; so are
+/// other formats, rare kinds of JPEG (arithmetic coding, 12 bits), and images beyond [`max_pixels`](Self::max_pixels).
+/// The error says what the file is. A missing end marker, and bytes behind it, do no harm.
 ///
 /// ```
 /// use dataflux::ImageFolder;
@@ -25,6 +32,7 @@ use crate::split::RawSample;
 pub struct ImageFolder {
     size: Option<(u32, u32)>,
     grayscale: bool,
+    exif_orientation: bool,
     max_pixels: u64,
     /// Mean and one over the standard deviation, by channel.
     normal: Vec<(f32, f32)>,
@@ -36,7 +44,13 @@ const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 
 impl Default for ImageFolder {
     fn default() -> Self {
-        Self { size: None, grayscale: false, max_pixels: DEFAULT_MAX_PIXELS, normal: Vec::new() }
+        Self {
+            size: None,
+            grayscale: false,
+            exif_orientation: true,
+            max_pixels: DEFAULT_MAX_PIXELS,
+            normal: Vec::new(),
+        }
     }
 }
 
@@ -65,6 +79,15 @@ impl ImageFolder {
         self
     }
 
+    /// Whether images are turned and mirrored as their EXIF orientation says, which cameras and phones write; height and
+    /// width are those after the turn. On by default; off, pixels are as they are stored, as torchvision's `ImageFolder`
+    /// has them.
+    #[must_use]
+    pub fn exif_orientation(mut self, honour: bool) -> Self {
+        self.exif_orientation = honour;
+        self
+    }
+
     /// What decoding the image in these bytes takes of memory, by its header; `None` for one that will be refused before
     /// anything is decoded.
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
@@ -86,6 +109,22 @@ impl ImageFolder {
             if self.size.is_some() { channels * width * height } else { converted } + item_bytes,
         ];
         Some(ImageMemory { item_bytes, peak_bytes: peak_bytes.into_iter().max().unwrap_or_default() })
+    }
+
+    /// How the stored image is to be turned.
+    fn orientation(&self, header: &ImageHeader, bytes: &[u8]) -> Orientation {
+        let exif = header.exif.filter(|_| self.exif_orientation);
+        exif.and_then(|(at, length)| Orientation::from_exif_chunk(bytes.get(at..at + length)?))
+            .unwrap_or(Orientation::NoTransforms)
+    }
+
+    /// Height and width that the image is resized to before it is turned.
+    fn stored_size(&self, header: &ImageHeader, orientation: Orientation) -> (u32, u32) {
+        match self.size {
+            Some((height, width)) if swaps_sides(orientation) => (width, height),
+            Some(size) => size,
+            None => (header.height, header.width),
+        }
     }
 
     /// The header of an image that is small enough to be decoded.
@@ -166,19 +205,20 @@ impl Decode for ImageFolder {
             bail!("normalize() wants {channels} means and as many standard deviations, none of them 0");
         }
         let name = sample.name().to_owned();
-        self.header(sample.bytes())?;
-        let mut reader = ImageReader::new(std::io::Cursor::new(sample.bytes()));
-        // `max_pixels` bounds what is decoded.
-        reader.no_limits();
-        let image =
-            reader.with_guessed_format().context("its first bytes can't be read")?.decode().with_context(|| {
-                let bytes = sample.bytes().len();
-                format!("its {bytes} bytes are no whole PNG or JPEG image; upload it again, or leave it out")
-            })?;
+        let header = self.header(sample.bytes())?;
+        let orientation = self.orientation(&header, sample.bytes());
+        let image = match &header.format {
+            ImageFormat::Jpeg(jpeg) => jpeg::decode(sample.bytes(), jpeg)?,
+            ImageFormat::Png { missing_end: None } => decode_png(sample.bytes(), &header)?,
+            // The decoder insists on the end chunk, without which no pixel is missing.
+            ImageFormat::Png { missing_end: Some(at) } => {
+                decode_png(&[&sample.bytes()[..*at], PNG_END].concat(), &header)?
+            }
+        };
         drop(sample);
         let image = self.to_channels(image);
         let (source_height, source_width) = (image.height(), image.width());
-        let (height, width) = self.size.unwrap_or((source_height, source_width));
+        let (height, width) = self.stored_size(&header, orientation);
         let bytes = if (height, width) == (source_height, source_width) {
             image.into_bytes()
         } else {
@@ -186,8 +226,11 @@ impl Decode for ImageFolder {
                 format!("it can't be resized from {source_height}x{source_width} to {height}x{width}")
             })?
         };
-        let shape = [channels, height as usize, width as usize];
-        Ok(Image { pixels: self.planes(&bytes, shape), shape, label: label.into(), name })
+        let stored = [channels, height as usize, width as usize];
+        let pixels = self.planes(&bytes, stored, orientation);
+        let [_, height, width] = stored;
+        let shape = if swaps_sides(orientation) { [channels, width, height] } else { stored };
+        Ok(Image { pixels, shape, label: label.into(), name })
     }
 
     fn collate(&self) -> StackImages {
@@ -222,17 +265,71 @@ impl ImageFolder {
         Ok(target.into_vec())
     }
 
-    /// Interleaved bytes to planes of floats.
-    fn planes(&self, bytes: &[u8], [channels, height, width]: [usize; 3]) -> Vec<f32> {
+    /// Interleaved bytes to planes of floats, turned.
+    fn planes(&self, bytes: &[u8], [channels, height, width]: [usize; 3], orientation: Orientation) -> Vec<f32> {
         let plane = height * width;
         let mut pixels = Vec::with_capacity(channels * plane);
         for channel in 0..channels {
             let (mean, scale) = self.normal.get(channel).copied().unwrap_or((0.0, 1.0));
             let (factor, offset) = (scale / 255.0, -mean * scale);
-            pixels.extend(bytes.iter().skip(channel).step_by(channels).map(|&byte| f32::from(byte) * factor + offset));
+            let value = |&byte: &u8| f32::from(byte) * factor + offset;
+            if orientation == Orientation::NoTransforms {
+                pixels.extend(bytes.iter().skip(channel).step_by(channels).map(value));
+                continue;
+            }
+            let (rows, columns) = if swaps_sides(orientation) { (width, height) } else { (height, width) };
+            for row in 0..rows {
+                pixels.extend((0..columns).map(|column| {
+                    let (y, x) = stored_position(orientation, row, column, height, width);
+                    value(&bytes[(y * width + x) * channels + channel])
+                }));
+            }
         }
         pixels
     }
+}
+
+/// Whether the turn makes rows of columns.
+fn swaps_sides(orientation: Orientation) -> bool {
+    matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    )
+}
+
+/// Row and column of a stored image of `height` by `width` pixels that a row and column of the turned one shows.
+fn stored_position(orientation: Orientation, row: usize, column: usize, height: usize, width: usize) -> (usize, usize) {
+    match orientation {
+        Orientation::NoTransforms => (row, column),
+        Orientation::FlipHorizontal => (row, width - 1 - column),
+        Orientation::Rotate180 => (height - 1 - row, width - 1 - column),
+        Orientation::FlipVertical => (height - 1 - row, column),
+        Orientation::Rotate90FlipH => (column, row),
+        Orientation::Rotate90 => (height - 1 - column, row),
+        Orientation::Rotate270FlipH => (height - 1 - column, width - 1 - row),
+        Orientation::Rotate270 => (column, width - 1 - row),
+    }
+}
+
+/// The chunk that ends a PNG file.
+const PNG_END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+
+fn decode_png(bytes: &[u8], header: &ImageHeader) -> anyhow::Result<DynamicImage> {
+    // Bounds what the decoder holds of chunks that aren't pixels, above all of a compressed colour profile: one that is
+    // larger is passed over. The file's chunks and a few rows always fit.
+    const PROFILE_BYTES: u64 = 64 << 10;
+    let row = u64::from(header.width) * 8;
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(PROFILE_BYTES + 2 * bytes.len() as u64 + 4 * row);
+    PngDecoder::with_limits(std::io::Cursor::new(bytes), limits).and_then(DynamicImage::from_decoder).with_context(
+        || {
+            let (width, height, count) = (header.width, header.height, bytes.len());
+            format!(
+                "its {count} bytes are no whole PNG image of {width} x {height} pixels (width x height): it is cut \
+                 short or damaged; upload it again, or leave it out"
+            )
+        },
+    )
 }
 
 /// Images of one size, stacked, and their labels.

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 pub(crate) struct JpegHeader {
     /// Samples in a line: 1 to 65,535.
     pub(crate) width: u16,
-    /// Lines: 1 to 65,535.
+    /// Lines: 1 to 65,535, or 0 if a marker behind the first scan says how many there are.
     pub(crate) height: u16,
     /// The coding process: the frame marker's low nibble, 0 for baseline to 15; 55 for JPEG-LS.
     pub(crate) process: u8,
@@ -19,6 +19,19 @@ pub(crate) struct JpegHeader {
     pub(crate) first_scan_components: u8,
     /// The colour transform of the Adobe segment: 0 none, 1 YCbCr, 2 YCCK.
     pub(crate) adobe_transform: Option<u8>,
+    /// Where the first scan's marker stands: offset in the file.
+    pub(crate) first_scan: usize,
+    /// Units (MCUs) between two restart markers of the first scan; 0 without restart markers.
+    pub(crate) restart_interval: u16,
+}
+
+/// The decoders there are. `tests/jpegs.rs` holds each to libjpeg-turbo in what it is trusted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JpegDecoder {
+    /// zune-jpeg: fast, and right for the forms that nearly all files have.
+    Zune,
+    /// jpeg-decoder: slower, and right for nearly all others.
+    Plain,
 }
 
 /// One component (colour channel) of a JPEG frame.
@@ -49,22 +62,103 @@ impl JpegHeader {
         matches!(self.process, 2 | 6 | 10 | 14) || usize::from(self.first_scan_components) < self.components.len()
     }
 
+    /// Which decoder gets this file's pixels right.
+    ///
+    /// # Errors
+    /// None does; the message says what the file is and what to do.
+    pub(crate) fn decoder(&self) -> anyhow::Result<JpegDecoder> {
+        let (what, advice) = match (self.process, self.precision, self.components.len()) {
+            _ if self.height == 0 => {
+                ("a JPEG whose height is given behind its first scan (DNL)".to_owned(), "convert it to a usual JPEG")
+            }
+            (0..=2, 8, 1 | 3 | 4) => return self.decoder_of_sampling(),
+            (9 | 10, ..) => (
+                "an arithmetic-coded JPEG".to_owned(),
+                "jpegtran (of libjpeg-turbo) makes a usual one of it without loss",
+            ),
+            (3 | 11 | 15, ..) => ("a lossless JPEG".to_owned(), "convert it to PNG"),
+            (5..=7 | 13 | 14, ..) => ("a hierarchical JPEG".to_owned(), "convert it to PNG or to a usual JPEG"),
+            (55, ..) => ("a JPEG-LS image".to_owned(), "convert it to PNG"),
+            (0..=2, 8, components) => (format!("a JPEG of {components} components"), "convert it to PNG"),
+            (_, bits, _) => (format!("a JPEG of {bits} bits a sample"), "convert it to PNG or to a JPEG of 8 bits"),
+        };
+        bail!("it is {what}, which ImageFolder can't decode; {advice}, leave it out, or decode it with a closure");
+    }
+
+    /// Which decoder is right for the sampling factors, the first scan and the colours.
+    fn decoder_of_sampling(&self) -> anyhow::Result<JpegDecoder> {
+        let factors = |component: &JpegComponent| (component.horizontal, component.vertical);
+        let first = factors(&self.components[0]);
+        let has_usual_sampling = matches!(first, (1 | 2, 1 | 2) | (4, 1))
+            && self.components.iter().all(|component| [(1, 1), first].contains(&factors(component)));
+        let has_usual_scans = self.process == 2 || usize::from(self.first_scan_components) == self.components.len();
+        let is_rgb = self.components.iter().map(|component| component.id).eq(*b"RGB");
+        let has_usual_colors = match (self.components.len(), self.adobe_transform) {
+            (1, _) | (_, None) => true,
+            (3, Some(transform)) => transform == 1 || is_rgb,
+            (_, Some(transform)) => matches!(transform, 0 | 2),
+        };
+        if has_usual_sampling && has_usual_scans && has_usual_colors {
+            return Ok(JpegDecoder::Zune);
+        }
+        // jpeg-decoder miscounts the blocks of a component whose factor lies between 1 and the largest one.
+        let (most_horizontal, most_vertical) = self.most_factors();
+        let lies_between = |factor: u8, most: u64| factor > 1 && u64::from(factor) < most;
+        if self.components.iter().any(|component| {
+            lies_between(component.horizontal, most_horizontal) || lies_between(component.vertical, most_vertical)
+        }) {
+            let all: Vec<_> = self.components.iter().map(|c| format!("{}x{}", c.horizontal, c.vertical)).collect();
+            bail!(
+                "it is a JPEG with the sampling factors {}, which ImageFolder can't decode; convert it to PNG or to a \
+                 JPEG with usual ones (2x2, 1x1, 1x1), leave it out, or decode it with a closure",
+                all.join(", ")
+            );
+        }
+        Ok(JpegDecoder::Plain)
+    }
+
+    /// The largest horizontal and vertical sampling factor.
+    fn most_factors(&self) -> (u64, u64) {
+        let most = |of: fn(&JpegComponent) -> u8| self.components.iter().map(of).max().map_or(1, u64::from).max(1);
+        (most(|component| component.horizontal), most(|component| component.vertical))
+    }
+
+    /// Units (MCUs) of a scan of the components with these indices.
+    pub(crate) fn scan_units(&self, components: &[usize]) -> u64 {
+        let (most_horizontal, most_vertical) = self.most_factors();
+        let (width, height) = (u64::from(self.width), u64::from(self.height));
+        match components {
+            // A scan of one component has a unit for each of its blocks that hold samples.
+            [only] => {
+                let JpegComponent { horizontal, vertical, .. } = self.components[*only];
+                (width * u64::from(horizontal)).div_ceil(8 * most_horizontal)
+                    * (height * u64::from(vertical)).div_ceil(8 * most_vertical)
+            }
+            _ => width.div_ceil(8 * most_horizontal) * height.div_ceil(8 * most_vertical),
+        }
+    }
+
     /// Bytes that the decoder holds beside its output, at most, without tables of constant size.
     pub(crate) fn scratch_bytes(&self) -> u64 {
-        let factor = |of: fn(&JpegComponent) -> u8| self.components.iter().map(of).max().map_or(1, u64::from).max(1);
-        let (most_horizontal, most_vertical) = (factor(|c| c.horizontal), factor(|c| c.vertical));
+        let (most_horizontal, most_vertical) = self.most_factors();
         let units_across = u64::from(self.width).div_ceil(8 * most_horizontal);
         let units_down = u64::from(self.height).div_ceil(8 * most_vertical);
         // Coefficients and samples are i16.
         let stripe = units_across * 8 * most_horizontal * 8 * most_vertical * 2;
-        let coefficients = if self.holds_all_coefficients() {
-            let blocks = self.components.iter().map(|c| u64::from(c.horizontal) * u64::from(c.vertical));
-            units_across * units_down * blocks.sum::<u64>() * 64 * 2
-        } else {
-            0
+        let blocks: u64 = self.components.iter().map(|c| u64::from(c.horizontal) * u64::from(c.vertical)).sum();
+        let samples = units_across * units_down * blocks * 64;
+        let coefficients = if self.holds_all_coefficients() { samples * 2 } else { 0 };
+        let planes = match self.decoder() {
+            Ok(JpegDecoder::Plain) => {
+                // jpeg-decoder decodes whole planes of bytes, and CMYK is converted from its output.
+                let cmyk =
+                    if self.components.len() == 4 { u64::from(self.width) * u64::from(self.height) * 4 } else { 0 };
+                samples + cmyk
+            }
+            _ => 0,
         };
         // Of each component the stripe under way as decoded and as upsampled, and what the next stripe needs of it.
-        coefficients + stripe * self.components.len() as u64 * 3
+        coefficients + planes + stripe * self.components.len() as u64 * 3
     }
 }
 
@@ -72,6 +166,7 @@ fn segments(bytes: &[u8]) -> anyhow::Result<(JpegHeader, ExifRange)> {
     let mut frame: Option<JpegHeader> = None;
     let mut exif = None;
     let mut adobe_transform = None;
+    let mut restart_interval = 0;
     let mut at = 2;
     loop {
         // Markers may be preceded by any number of fill bytes; libjpeg also passes over other bytes in between.
@@ -107,10 +202,13 @@ fn segments(bytes: &[u8]) -> anyhow::Result<(JpegHeader, ExifRange)> {
             0xf7 => frame = Some(frame_header(55, data)?),
             0xe1 if exif.is_none() && data.starts_with(b"Exif\0\0") => exif = Some((at + 8, length - 8)),
             0xee if data.starts_with(b"Adobe") => adobe_transform = data.get(11).copied(),
+            0xdd => restart_interval = u16::from_be_bytes([*data.first().unwrap_or(&0), *data.get(1).unwrap_or(&0)]),
             0xda => {
                 let mut frame = frame.context("its first scan comes before its frame header")?;
                 frame.first_scan_components = *data.first().context("its first scan header is empty")?;
                 frame.adobe_transform = adobe_transform;
+                frame.first_scan = at - 2;
+                frame.restart_interval = restart_interval;
                 return Ok((frame, exif));
             }
             _ => {}
@@ -122,7 +220,7 @@ fn segments(bytes: &[u8]) -> anyhow::Result<(JpegHeader, ExifRange)> {
 fn frame_header(process: u8, data: &[u8]) -> anyhow::Result<JpegHeader> {
     let &[precision, h1, h0, w1, w0, count, ref rest @ ..] = data else { bail!("its frame header is not whole") };
     let (width, height) = (u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0]));
-    if width == 0 || height == 0 {
+    if width == 0 {
         bail!("its size is {width} x {height} pixels (width x height)");
     }
     let components: Vec<_> = rest
@@ -130,6 +228,9 @@ fn frame_header(process: u8, data: &[u8]) -> anyhow::Result<JpegHeader> {
         .take(count.into())
         .map(|of| JpegComponent { id: of[0], horizontal: of[1] >> 4, vertical: of[1] & 15 })
         .collect();
+    if let Some(bad) = components.iter().find(|c| !(1..=4).contains(&c.horizontal) || !(1..=4).contains(&c.vertical)) {
+        bail!("component {} has the sampling factors {}x{}, not 1 to 4", bad.id, bad.horizontal, bad.vertical);
+    }
     if components.is_empty() || components.len() < count.into() {
         bail!("its frame header names {count} components and describes {}", components.len());
     }
@@ -141,6 +242,8 @@ fn frame_header(process: u8, data: &[u8]) -> anyhow::Result<JpegHeader> {
         components,
         first_scan_components: count,
         adobe_transform: None,
+        first_scan: 0,
+        restart_interval: 0,
     })
 }
 

@@ -5,7 +5,11 @@ mod header;
 #[cfg(feature = "image")]
 mod image;
 #[cfg(feature = "image")]
+mod jpeg;
+#[cfg(feature = "image")]
 mod jpeg_header;
+#[cfg(feature = "image")]
+mod jpeg_scans;
 mod memory;
 
 use crate::collate::{Collate, Samples};

@@ -1,0 +1,110 @@
+//! JPEG to pixels, or an error where pixels are missing.
+//!
+//! Both decoders fill up with zeros what a file that is cut short doesn't have, and return grey areas or blurred pixels
+//! without an error. In a JPEG no code of the entropy coding consists of ones only. So what is decoded is the file up
+//! to the end of its last scan, then a few bytes of ones, then an end marker: whoever needs more bits than the file has
+//! finds an invalid code, and fails.
+
+use anyhow::{Context, anyhow, bail};
+use image::{DynamicImage, GrayImage, RgbImage};
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use super::jpeg_header::{JpegDecoder, JpegHeader};
+use super::jpeg_scans::JpegScans;
+
+/// Eight bytes of ones, each followed by the zero that marks it as data. The longest code has 16 bits.
+const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
+
+/// As many bits of zeros.
+const ZEROS: [u8; 8] = [0; 8];
+
+const END_MARKER: [u8; 2] = [0xff, 0xd9];
+
+/// Zeros at the end of a file without an end marker that are no data but the rest of a file that was reserved and never
+/// written. Data of a scan hold no such run.
+const UNWRITTEN_ZEROS: [u8; 16] = [0; 16];
+
+/// Decodes a whole JPEG file with this header.
+///
+/// # Errors
+/// The file is of a kind that no decoder here gets right, or pixels are missing.
+pub(super) fn decode(bytes: &[u8], header: &JpegHeader) -> anyhow::Result<DynamicImage> {
+    let decoder = header.decoder()?;
+    decode_whole(bytes, header, decoder).with_context(|| {
+        let (width, height, count) = (header.width, header.height, bytes.len());
+        format!(
+            "its {count} bytes are no whole JPEG image of {width} x {height} pixels (width x height): it is cut short or \
+             damaged; upload it again, or leave it out"
+        )
+    })
+}
+
+fn decode_whole(bytes: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyhow::Result<DynamicImage> {
+    let scans = JpegScans::read(bytes, header)?;
+    let mut data = &bytes[..scans.end];
+    if !scans.has_end_marker {
+        if !scans.are_complete {
+            bail!("it ends after scan {}, and further ones are missing", scans.count);
+        }
+        if data.ends_with(&UNWRITTEN_ZEROS) {
+            let written = data.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+            data = &data[..written];
+        }
+    }
+    let image = decode_data(data, &ONES, header, decoder)?;
+    if scans.has_end_marker || header.process != 2 {
+        return Ok(image);
+    }
+    // Refinement scans have bits outside of codes, and the last scan of a progressive file may end in these: ones and
+    // zeros in their place make two images. Only one of them is in memory at a time.
+    let checksum = crc32c::crc32c(image.as_bytes());
+    drop(image);
+    let image = decode_data(data, &ZEROS, header, decoder)?;
+    if crc32c::crc32c(image.as_bytes()) != checksum {
+        bail!("its last scan is cut short");
+    }
+    Ok(image)
+}
+
+fn decode_data(data: &[u8], padding: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyhow::Result<DynamicImage> {
+    let file = [data, padding, &END_MARKER].concat();
+    let pixels = match decoder {
+        JpegDecoder::Zune => zune(&file, header)?,
+        JpegDecoder::Plain => plain(&file, header)?,
+    };
+    let (width, height) = (header.width.into(), header.height.into());
+    let image = if header.components.len() == 1 {
+        GrayImage::from_raw(width, height, pixels).map(DynamicImage::from)
+    } else {
+        RgbImage::from_raw(width, height, pixels).map(DynamicImage::from)
+    };
+    image.context("the decoder returned an image of another size")
+}
+
+fn zune(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {
+    let colors = if header.components.len() == 1 { ColorSpace::Luma } else { ColorSpace::RGB };
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .jpeg_set_out_colorspace(colors)
+        // The format's own limits; `ImageFolder::max_pixels` is looked at before.
+        .set_max_width(u16::MAX.into())
+        .set_max_height(u16::MAX.into());
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode().map_err(|error| anyhow!("{error:?}"))
+}
+
+fn plain(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {
+    let mut decoder = jpeg_decoder::Decoder::new(file);
+    let pixels = decoder.decode()?;
+    if header.components.len() < 4 {
+        return Ok(pixels);
+    }
+    // Its CMYK is the amount of ink: (255 - c) * (255 - k) / 255, rounded, is what Pillow makes of it.
+    let light = |ink: u8, black: u8| {
+        let product = u32::from(255 - ink) * u32::from(255 - black) + 128;
+        ((product + (product >> 8)) >> 8) as u8
+    };
+    Ok(pixels.chunks_exact(4).flat_map(|ink| [ink[0], ink[1], ink[2]].map(|value| light(value, ink[3]))).collect())
+}
