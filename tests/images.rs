@@ -3,8 +3,8 @@
 mod support;
 
 use candle_core::{DType, Device};
-use dataflux::store::MemoryStore;
-use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, ImageFolder, Images};
+use dataflux::store::{MemoryStore, PutRequest};
+use dataflux::{DataLoader, DatafluxDataset, Decode, Error, ErrorKind, ImageFolder, Images};
 use support::{client, png, without_hanging};
 
 fn first(store: &MemoryStore, decode: ImageFolder, batch_size: usize) -> Result<dataflux::Batch<Images>, Error> {
@@ -131,6 +131,36 @@ fn what_is_no_png_or_jpeg_is_called_by_its_name() {
         assert!(bytes.is_empty() || !said.contains("upload it again"), "{said}");
         assert!(said.contains("leave it out") || said.contains("with a closure"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn an_encoded_object_is_not_called_damaged() {
+    let store = MemoryStore::new().with_bucket("data");
+    let whole = png(3, 2, &[1; 6]);
+    // Bytes of no signature, as brotli's; and an image whose metadata only claim an encoding.
+    for (name, bytes, encoding) in
+        [("1", b"\x0b\x02\x80meow".to_vec(), "br"), ("2", b"\x1f\x8b\x08".to_vec(), "gzip"), ("3", whole, "gzip")]
+    {
+        let mut request = PutRequest::new("data", format!("p/x/{name}"), bytes);
+        request.content_encoding = Some(encoding.to_owned());
+        client(store.clone()).put(&request).await.unwrap();
+    }
+    let results = tokio::task::spawn_blocking(move || {
+        without_hanging(move || {
+            let folder = ImageFolder::new();
+            let decode = move |sample| Ok(folder.decode(sample).map_err(|error| error.to_string()));
+            let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap().decode(decode);
+            let mut batches = DataLoader::builder(dataset).batch_size(3).build().unwrap().epoch(0).unwrap();
+            batches.next().unwrap().unwrap().into_inner()
+        })
+    });
+    let results = results.await.unwrap();
+    for (result, encoding) in results.iter().zip(["br", "gzip"]) {
+        let said = result.as_ref().unwrap_err();
+        assert!(said.contains(&format!("stored {encoding}-encoded")) && said.contains("Content-Encoding"), "{said}");
+        assert!(!said.contains("upload it again"), "{said}");
+    }
+    assert_eq!(results[2].as_ref().unwrap().shape, [3, 3, 2]);
 }
 
 #[test]

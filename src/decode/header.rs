@@ -39,6 +39,9 @@ pub(crate) struct ImageHeader {
 /// First bytes of PNG files.
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
+/// First bytes of JPEG files: the start marker, and the first byte of another one.
+const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
+
 /// First bytes of files that are stored instead of a PNG or JPEG: where they stand, what they are, and of what.
 const FOREIGN_SIGNATURES: [(usize, &[u8], &str); 32] = [
     (8, b"WEBP", "a WebP image"),
@@ -92,7 +95,7 @@ impl ImageHeader {
     pub(crate) fn read(bytes: &[u8]) -> anyhow::Result<Self> {
         if bytes.starts_with(PNG_SIGNATURE) {
             png(bytes).context("it is a PNG image with damaged headers; upload it again, or leave it out")
-        } else if bytes.starts_with(b"\xff\xd8\xff") {
+        } else if bytes.starts_with(JPEG_SIGNATURE) {
             let (jpeg, exif) = JpegHeader::read(bytes)?;
             Ok(Self {
                 width: jpeg.width.into(),
@@ -106,6 +109,11 @@ impl ImageHeader {
         } else {
             bail!("{}", foreign(bytes))
         }
+    }
+
+    /// Whether a file begins like those that decode here.
+    pub(crate) fn has_known_signature(bytes: &[u8]) -> bool {
+        bytes.starts_with(PNG_SIGNATURE) || bytes.starts_with(JPEG_SIGNATURE)
     }
 
     /// Pixels of the whole image.
@@ -179,6 +187,14 @@ fn png(bytes: &[u8]) -> anyhow::Result<ImageHeader> {
     })
 }
 
+/// Says that an object is stored with a `Content-Encoding` of this name, and what to do.
+pub(crate) fn encoded(encoding: &str) -> String {
+    format!(
+        "it is stored {encoding}-encoded, and objects are delivered as they are stored; upload the image itself, without a \
+         Content-Encoding (PNG and JPEG are compressed already), or decode it with a closure that decompresses it first"
+    )
+}
+
 /// Says what a file is that is neither PNG nor JPEG, and what to do.
 fn foreign(bytes: &[u8]) -> String {
     if bytes.is_empty() {
@@ -186,11 +202,7 @@ fn foreign(bytes: &[u8]) -> String {
     }
     for (signature, encoding) in [(b"\x1f\x8b".as_slice(), "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")] {
         if bytes.starts_with(signature) {
-            return format!(
-                "it is stored {encoding}-encoded, and objects are delivered as they are stored; upload the image itself, \
-                 without a Content-Encoding (PNG and JPEG are compressed already), or decode it with a closure that \
-                 decompresses it first"
-            );
+            return encoded(encoding);
         }
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();

@@ -7,7 +7,7 @@ use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, Limits};
 
-use super::header::{ImageFormat, ImageHeader};
+use super::header::{ImageFormat, ImageHeader, encoded};
 use super::{Decode, DecodeMemory, ItemMemory, jpeg};
 use crate::collate::Collate;
 use crate::split::RawSample;
@@ -205,6 +205,10 @@ impl Decode for ImageFolder {
             bail!("normalize() wants {channels} means and as many standard deviations, none of them 0");
         }
         let name = sample.name().to_owned();
+        let encoding = sample.entry().encoding;
+        if !encoding.is_identity() && !ImageHeader::has_known_signature(sample.bytes()) {
+            bail!("{}", encoded(encoding.as_str()));
+        }
         let header = self.header(sample.bytes())?;
         let orientation = self.orientation(&header, sample.bytes());
         let image = match &header.format {
