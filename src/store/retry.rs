@@ -6,8 +6,8 @@ use crate::{Error, ErrorKind};
 
 /// How often and how long a failed call is made again: exponential back-off with full jitter.
 ///
-/// Before try `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`, and
-/// at least what the service asked for in `Retry-After`. A wait that would end past `deadline`, counted from the start
+/// Before try `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`. Where the
+/// service asked for a wait in `Retry-After`, the random time is added to it. A wait that would end past `deadline`, counted from the start
 /// of the call, isn't begun: the last error is returned instead.
 ///
 /// ```
@@ -144,8 +144,12 @@ impl RetryPolicy {
         if !retryable || !failure.idempotent || (failure.refused && !self.retries_refused) {
             return Decision::GiveUp;
         }
-        let jittered = self.ceiling(tries).mul_f64(random.clamp(0.0, 1.0));
-        let wait = failure.retry_after.map_or(jittered, |asked| jittered.max(asked));
+        let asked = failure.retry_after.unwrap_or_default();
+        // Thousands of clients may have been asked for the same wait, and must not come back at the same moment. The jitter
+        // alone is no reason to give up.
+        let spread = self.ceiling(tries).max(asked / 4);
+        let spread = if asked.is_zero() { spread } else { spread.min(left.saturating_sub(asked)) };
+        let wait = asked + spread.mul_f64(random.clamp(0.0, 1.0));
         if wait < left { Decision::Wait(wait) } else { Decision::GiveUp }
     }
 }
@@ -228,9 +232,14 @@ mod tests {
     fn retry_after_is_honoured_within_the_deadline() {
         let policy = RetryPolicy::default();
         let asked = |secs| Failure { retry_after: Some(Duration::from_secs(secs)), ..failure(ErrorKind::RateLimited) };
-        assert_eq!(policy.decide(&asked(7), 1, 0, LONG, 0.5), Decision::Wait(Duration::from_secs(7)));
-        assert_eq!(policy.decide(&asked(1), 6, 0, LONG, 0.5), Decision::Wait(Duration::from_secs(16)));
-        assert_eq!(policy.decide(&asked(301), 1, 0, LONG, 0.5), Decision::GiveUp);
+        let decide = |secs, tries, random| policy.decide(&asked(secs), tries, 0, LONG, random);
+        let wait = |seconds| Decision::Wait(Duration::from_secs_f64(seconds));
+        assert_eq!(decide(7, 1, 0.0), wait(7.0), "never less than was asked for");
+        assert_eq!(decide(7, 1, 0.5), wait(7.875));
+        assert_eq!(decide(40, 1, 0.5), wait(45.0), "a long wait is spread in proportion");
+        assert_eq!(decide(1, 6, 0.5), wait(17.0), "the usual back-off is added");
+        assert_eq!(decide(290, 1, 0.5), wait(295.0), "jitter ends with the deadline");
+        assert_eq!(decide(301, 1, 0.5), Decision::GiveUp);
     }
 
     #[test]
