@@ -10,7 +10,7 @@ use shuttle::{check_pct, check_random, future, thread};
 use tokio::time::Instant;
 
 use super::Prefix;
-use super::lister::{Calls, Driver, Page};
+use super::lister::{Calls, Driver, Page, ProgressLog};
 use super::ranges::{CallId, Ranges};
 use crate::Result;
 use crate::metrics::Metrics;
@@ -84,6 +84,7 @@ fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> us
         request: ListRequest::new("bucket", ""),
         prefix,
         started: Instant::now(),
+        log: ProgressLog::new(Instant::now()),
     };
     let mut listed: Vec<String> = Vec::new();
     future::block_on(async {

@@ -35,6 +35,9 @@ const WAITING: usize = 4;
 /// Pages in a row that bring nothing but names that were there before, after which a listing is taken to lead nowhere.
 const MOST_STALE: u32 = 100;
 
+/// How long a listing takes before its progress is logged: one that is done sooner needs no word.
+const FIRST_REPORT: Duration = Duration::from_secs(10);
+
 /// Lists the objects below a prefix by many calls at once, each name once, whatever the server does about pages.
 ///
 /// ```
@@ -85,6 +88,34 @@ impl Progress {
     /// Calls under way.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// Logs the progress of a listing that takes long: after ten seconds, and each time it has taken twice as long.
+#[derive(Debug)]
+pub(super) struct ProgressLog {
+    started: Instant,
+    due: Duration,
+}
+
+impl ProgressLog {
+    pub(super) fn new(started: Instant) -> Self {
+        Self { started, due: FIRST_REPORT }
+    }
+
+    fn update(&mut self, prefix: &Prefix, progress: &Progress) {
+        let elapsed = self.started.elapsed();
+        if elapsed < self.due {
+            return;
+        }
+        while self.due <= elapsed {
+            self.due *= 2;
+        }
+        // A target of its own, so that programs can show progress and leave out the rest.
+        tracing::info!(
+            target: "dataflux::progress",
+            "listing {prefix}: {} objects by {} calls after {elapsed:.0?}", progress.objects(), progress.calls()
+        );
     }
 }
 
@@ -191,6 +222,7 @@ impl Lister {
             prefix: self.prefix,
             request,
             started,
+            log: ProgressLog::new(started),
         })
     }
 
@@ -396,6 +428,7 @@ pub(super) struct Driver<C> {
     /// What all calls have in common.
     pub(super) request: ListRequest,
     pub(super) started: Instant,
+    pub(super) log: ProgressLog,
 }
 
 impl<C: Calls> Driver<C> {
@@ -441,6 +474,7 @@ impl<C: Calls> Driver<C> {
             }
         };
         self.progress.objects.fetch_add(kept.len() as u64, Ordering::Relaxed);
+        self.log.update(&self.prefix, &self.progress);
         Ok(Some(Page { objects: page.objects, kept, part: (from, to), date: page.date }))
     }
 
@@ -491,6 +525,7 @@ async fn one_by_one(
     let mut names = HashSet::new();
     let mut tokens = HashSet::new();
     let (mut empty, mut stale) = (0, 0);
+    let mut log = ProgressLog::new(Instant::now());
     loop {
         let page = client.list(&request).await.map_err(|error| error.stage(Stage::List))?;
         // The oldest, so that nothing looks older than it was when it was listed.
@@ -509,6 +544,7 @@ async fn one_by_one(
         };
         progress.calls.fetch_add(1, Ordering::Relaxed);
         progress.objects.fetch_max(names.len() as u64, Ordering::Relaxed);
+        log.update(prefix, progress);
         let Some(token) = page.next_page_token else { break };
         if !tokens.insert(token.clone()) || empty > MOST_EMPTY || stale > MOST_STALE {
             let what =
