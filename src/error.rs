@@ -118,6 +118,7 @@ struct Inner {
     retry_after: Option<Duration>,
     tries: u32,
     left_open: bool,
+    unreachable: bool,
     /// Shared, since a listing that failed tells everyone who asks.
     source: Option<Arc<dyn std::error::Error + Send + Sync + 'static>>,
 }
@@ -137,6 +138,7 @@ impl Error {
             retry_after: None,
             tries: 1,
             left_open: false,
+            unreachable: false,
             source: None,
         }))
     }
@@ -220,6 +222,18 @@ impl Error {
     /// How often the call was tried before this error was returned: 1 for an error of the first try.
     pub fn tries(&self) -> u32 {
         self.0.tries
+    }
+
+    /// Marks an error of a host whose name doesn't resolve or that refuses connections.
+    #[must_use]
+    pub(crate) fn unreachable(mut self) -> Self {
+        self.0.unreachable = true;
+        self
+    }
+
+    /// Whether the host's name doesn't resolve or it refuses connections, which a wrong address does for ever.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.0.unreachable
     }
 
     /// The error underneath.

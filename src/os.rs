@@ -37,6 +37,29 @@ pub(crate) fn open_files() -> Option<u64> {
     (told && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
+/// How the files that the process may have open are divided. All that open files in numbers go by this: half of them are
+/// requests under way, an eighth each the idle connections of one client and the segments of a cache, and a quarter is left
+/// for the program and for the idle connections of a second client, such as that of a loader with threads of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileShares {
+    pub(crate) requests: usize,
+    pub(crate) idle_connections: usize,
+    pub(crate) cached_segments: usize,
+}
+
+/// The shares of this process.
+pub(crate) fn file_shares() -> FileShares {
+    FileShares::of(open_files())
+}
+
+impl FileShares {
+    fn of(files: Option<u64>) -> Self {
+        // More than anything here opens, so that without a limit nobody waits.
+        let files = files.map_or(1 << 20, |files| files.min(1 << 20)) as usize;
+        Self { requests: (files / 2).max(1), idle_connections: (files / 8).max(1), cached_segments: files / 8 }
+    }
+}
+
 /// Has the allocator give freed memory back to the system that it keeps for allocations to come. The C library of most
 /// Linux systems keeps what one thread has allocated for that thread, so what many threads have made and one thread uses
 /// up stays for good. Takes some milliseconds for each hundred MiB; does nothing elsewhere.
@@ -93,5 +116,22 @@ pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
             error if error.kind() == io::ErrorKind::Interrupted => {}
             error => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_files_fit_together() {
+        for files in [Some(0), Some(9), Some(256), Some(1_024), Some(1 << 20), Some(u64::MAX), None] {
+            let shares = FileShares::of(files);
+            assert!(shares.requests > 0 && shares.idle_connections > 0);
+            let all = (shares.requests + 2 * shares.idle_connections + shares.cached_segments) as u64;
+            assert!(files.is_none_or(|files| files < 9 || all <= files / 8 * 7), "{files:?}: {shares:?}");
+        }
+        let usual = FileShares { requests: 512, idle_connections: 128, cached_segments: 128 };
+        assert_eq!(FileShares::of(Some(1_024)), usual);
     }
 }

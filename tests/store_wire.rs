@@ -60,6 +60,24 @@ async fn a_listing_asks_for_what_it_needs_and_says_who_asks() {
     assert_eq!(asked.header("accept-encoding"), None, "nothing here could decompress the answer");
 }
 
+/// Tests are built with reqwest's features for compressed bodies, as a program may be for the sake of another crate. With them an
+/// object of a `Content-Encoding` was decompressed, so that its length and checksum were wrong, or no body came at all.
+#[tokio::test]
+async fn an_encoded_object_comes_as_stored_whatever_features_reqwest_has() {
+    for encoding in ["gzip", "deflate", "br", "zstd"] {
+        let encoded = format!("content-encoding: {encoding}\r\n");
+        let wire = Wire::script([media("200 OK", &encoded, DIGITS)]).await;
+        let payload = client(&wire).read(&id(), None, 10).await.unwrap();
+        assert_eq!(payload.bytes, DIGITS, "{encoding}");
+        assert_eq!(wire.requests()[0].header("accept-encoding"), Some("gzip"), "the service sends it as stored");
+        // A range of it isn't a compressed body at all.
+        let part = format!("content-range: bytes 3-5/10\r\n{encoded}");
+        let wire = Wire::script([media("206 Partial Content", &part, "345")]).await;
+        let payload = client(&wire).read(&id(), Some(3..6), 3).await.unwrap();
+        assert_eq!(payload.bytes, "345", "{encoding}");
+    }
+}
+
 #[tokio::test]
 async fn tries_of_a_call_are_told_from_calls() {
     let wire = Wire::script([Answer::status("503 Service Unavailable"), Answer::json("{}"), Answer::json("{}")]).await;

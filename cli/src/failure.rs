@@ -58,11 +58,15 @@ fn told(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// What hints of the library say to programs, and what stands for it on the command line.
-const OPTIONS: [(&str, &str); 15] = [
+const OPTIONS: &[(&str, &str)] = &[
     ("name the project that pays in GcsConfig::user_project", "name the project that pays with --project"),
     ("read anonymously if the bucket is public", "give --anonymous if the bucket is public"),
     ("hand credentials over in GcsConfig::credentials", "take it out of STORAGE_EMULATOR_HOST"),
     ("hand over a TokenSource", "log in with `gcloud auth application-default login`"),
+    (
+        "(STORAGE_EMULATOR_HOST or CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE in the environment, GcsConfig::endpoint in a program)",
+        "(STORAGE_EMULATOR_HOST or CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE in the environment)",
+    ),
     ("raise .memory_budget(bytes) or lower .batch_size(n)", "raise --memory-budget or lower --batch-size"),
     ("make images smaller with .resize(height, width)", "make images smaller with --decode image:HxW"),
     ("lower io_threads", "lower --io-threads"),

@@ -45,6 +45,9 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Environment:
   STORAGE_EMULATOR_HOST  an emulator to talk to instead of Google, such as http://127.0.0.1:4443
+  CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE
+                         another address of the service, such as a private endpoint; it gets credentials
+  HTTPS_PROXY, NO_PROXY  a proxy to reach the service by, and hosts that need none
   DATAFLUX_LOG           what to log, such as warn or dataflux=debug,hyper=info; -v overrides it
   NO_COLOR               no colours, whatever its value
 
@@ -98,7 +101,9 @@ fn start_logging(verbose: u8) -> anyhow::Result<()> {
         2 => "info,dataflux=debug".to_owned(),
         _ => "trace".to_owned(),
     };
-    let wanted = if wanted.trim().is_empty() { "warn" } else { &wanted };
+    // Where there is no terminal for a progress bar, the log says how far a slow listing is.
+    let usual = if std::io::stderr().is_terminal() { "warn" } else { "warn,dataflux::progress=info" };
+    let wanted = if wanted.trim().is_empty() { usual } else { &wanted };
     let filter = EnvFilter::try_new(wanted)
         .map_err(|error| Usage(format!("DATAFLUX_LOG is '{wanted}', which is no log filter: {error}")))?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -58,11 +58,6 @@ const SEGMENTS: u64 = 64;
 /// The largest segment in bytes, which is walked along within seconds when whoever wrote it was killed: 1 TiB are 256 files.
 const MOST_SEGMENT: u64 = 4 << 30;
 
-/// What part of the files that the process may have open are segments, at most. Reads and writes of the bucket have three
-/// eighths each (`fetch/throttle.rs`), and the program has files of its own. At the usual 1,024 that are 128 files, or
-/// 512 GiB that need no opening.
-const PART_OF_FILES: u64 = 8;
-
 /// Segments that may be open however few files the process may have.
 const LEAST_OPEN: usize = 4;
 
@@ -186,8 +181,8 @@ impl Cache {
                 .mismatch(format_args!("at least {LEAST} bytes"), max_bytes)
                 .hint("give it the bytes that the disk can spare, such as 100 << 30"));
         }
-        let files = os::open_files().and_then(|files| usize::try_from(files / PART_OF_FILES).ok());
-        let most_open = files.map_or(usize::MAX, |files| files.max(LEAST_OPEN));
+        // At the usual 1,024 files these are 128, or 512 GiB that need no opening.
+        let most_open = os::file_shares().cached_segments.max(LEAST_OPEN);
         Self::of_segments(folder, max_bytes, (max_bytes / SEGMENTS).min(MOST_SEGMENT), most_open)
     }
 

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::buffers::Buffers;
 use super::hedge::{Hedge, Hedging};
+use super::reach::{Reach, SILENCE};
 use super::reading::{Amount, Reading};
 use super::retry::{Decision, Failure};
 use super::{
@@ -96,6 +97,7 @@ pub struct Client {
     buffers: Arc<Buffers>,
     hedging: Option<Arc<Hedging>>,
     watch: Option<Arc<dyn Watch>>,
+    reach: Arc<Reach>,
     /// Whether bytes are hashed as they come.
     hashes: bool,
     /// Whether the first try of a call is one of an earlier call that failed.
@@ -116,6 +118,7 @@ impl Client {
             buffers: Arc::default(),
             hedging: None,
             watch: None,
+            reach: Arc::default(),
             hashes: true,
             repeats: false,
             over: None,
@@ -238,6 +241,11 @@ impl Client {
     pub(crate) fn found(&self, objects: u64, bytes: u64) {
         add(&self.metrics.get, objects);
         add(&self.metrics.bytes_received, bytes);
+    }
+
+    /// Whom calls go to, for messages.
+    fn host(&self) -> &str {
+        self.store.endpoint().unwrap_or("the store")
     }
 
     /// What was asked of the store through this client and its clones.
@@ -742,10 +750,11 @@ impl<'a> Call<'a> {
 
     /// Tells who watches how long the answer took.
     fn answered<T>(&self, answer: Result<T>) -> Result<T> {
-        if answer.is_ok()
-            && let Some(watch) = &self.client.watch
-        {
-            watch.answered(self.tried.elapsed());
+        if answer.is_ok() {
+            self.client.reach.record_answer();
+            if let Some(watch) = &self.client.watch {
+                watch.answered(self.tried.elapsed());
+            }
         }
         answer
     }
@@ -763,9 +772,19 @@ impl<'a> Call<'a> {
     /// One try, within its time.
     async fn within<T>(&self, attempt: impl Future<Output = Result<T>>) -> Result<T> {
         let patience = if self.attempt.number == 1 { self.head } else { self.head.min(self.left()) };
-        timeout(patience, attempt)
-            .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, format!("no answer for {patience:.1?}"))))
+        let mut attempt = std::pin::pin!(attempt);
+        let mut answer = timeout(patience.min(SILENCE), &mut attempt).await;
+        if answer.is_err() && patience > SILENCE {
+            let left = patience.saturating_sub(SILENCE);
+            self.client.reach.warn_of_silence(self.client.host(), left);
+            answer = timeout(left, attempt).await;
+        }
+        let answer =
+            answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, format!("no answer for {patience:.1?}"))));
+        if answer.as_ref().map_or_else(|error| error.http_status().is_some(), |_| true) {
+            self.client.reach.record_answer();
+        }
+        answer
     }
 
     /// Whether an earlier try of this call may be what the precondition met.
@@ -793,7 +812,11 @@ impl<'a> Call<'a> {
         let failure = Failure::of(&error, self.idempotent);
         self.refusals += u32::from(failure.token_refused);
         match self.client.retry.decide(&failure, self.tries, self.refusals, self.left(), rand::random()) {
-            Decision::Wait(wait) => {
+            Decision::Wait(wait) if !self.client.reach.is_hopeless(&error, self.started.elapsed() + wait) => {
+                if self.started.elapsed() + wait >= SILENCE {
+                    let (elapsed, left) = (self.started.elapsed(), self.left());
+                    self.client.reach.warn_of_retries(self.client.host(), &error, elapsed, left);
+                }
                 debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
                 let Some(queued) = self.client.wait_to_try_again(wait).await else { return Err(error) };
                 // The queue for the next try is this program's own, so it takes nothing from the call's time.
@@ -805,7 +828,7 @@ impl<'a> Call<'a> {
                 count(&self.client.metrics.retries);
                 Ok(())
             }
-            Decision::GiveUp => Err(error),
+            _ => Err(error),
         }
     }
 

@@ -242,6 +242,10 @@ fn cut(
 
 #[async_trait]
 impl Store for FaultStore {
+    fn endpoint(&self) -> Option<&str> {
+        self.inner.endpoint()
+    }
+
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
         self.pass(Call::BucketInfo, self.inner.bucket_info(bucket, attempt)).await
     }

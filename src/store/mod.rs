@@ -11,6 +11,7 @@ mod hedge;
 mod memory;
 mod objects;
 mod pace;
+mod reach;
 mod reading;
 mod retry;
 
@@ -398,6 +399,11 @@ pub trait Store: Any + fmt::Debug + Send + Sync {
     /// The same store with connections of its own, where it has connections: they live and die with the runtime that
     /// opened them, so two runtimes better share none.
     fn reconnected(&self) -> Option<Result<Arc<dyn Store>>> {
+        None
+    }
+
+    /// Where the service is, such as `https://storage.googleapis.com`, for messages; `None` where nothing is remote.
+    fn endpoint(&self) -> Option<&str> {
         None
     }
 

@@ -194,6 +194,11 @@ pub(crate) fn temporaries(emulator: &Emulator, bucket: &str) -> Vec<String> {
     emulator.names(bucket).into_iter().filter(|name| name.starts_with(TEMPORARY)).collect()
 }
 
+#[track_caller]
+pub(crate) fn contains(text: &str, wanted: &[&str]) {
+    assert!(wanted.iter().all(|wanted| text.contains(wanted)), "wanted {wanted:?} in: {text}");
+}
+
 /// Polls until it holds, or panics at the limit.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod clean;
 mod emulate;
+mod files;
 mod get;
 mod harness;
 mod kill;

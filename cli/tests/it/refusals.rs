@@ -3,15 +3,10 @@
 use dataflux_emulator::{BucketConfig, Emulator};
 
 use crate::bench::png;
-use crate::harness::{command, dataflux, start, temporaries, virtuals};
+use crate::harness::{command, contains, dataflux, start, temporaries, virtuals};
 
 fn emulator() -> Emulator {
     Emulator::builder().virtual_namespace(virtuals("train:n=100,pattern=sequence,size=10")).start().unwrap()
-}
-
-#[track_caller]
-fn contains(text: &str, wanted: &[&str]) {
-    assert!(wanted.iter().all(|wanted| text.contains(wanted)), "wanted {wanted:?} in: {text}");
 }
 
 #[test]
@@ -71,14 +66,26 @@ fn an_image_cut_short_is_named() {
     }
 }
 
+/// It was tried for 285 s without a word.
 #[test]
-fn no_service_at_all_is_told_of() {
+fn no_service_at_all_is_told_of_within_seconds() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut running = start(&format!("127.0.0.1:{port}"), &["ls", "gs://train", "-vv"]);
-    // It goes on trying for minutes, as the service's own clients do.
-    running.says("trying again");
-    assert!(!running.over());
+    let host = format!("127.0.0.1:{port}");
+    for (host, said) in [(&*host, "refused"), (&"x".repeat(64), "can't be resolved")] {
+        let error = start(host, &["ls", "gs://train"]).finish().error();
+        contains(&error, &["gs://train", host, said, "STORAGE_EMULATOR_HOST"]);
+    }
+}
+
+/// Without any option.
+#[test]
+fn a_silent_service_is_told_of_while_it_is_waited_for() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = silent.local_addr().unwrap().to_string();
+    let mut running = start(&host, &["ls", "gs://train"]);
+    running.says("has not answered a call for 10s");
+    assert!(!running.over(), "it is waited for");
 }
 
 #[test]

@@ -68,24 +68,42 @@ impl GcsConfig {
         }
     }
 
-    /// [`new`](Self::new), or the emulator that `STORAGE_EMULATOR_HOST` names (with or without a scheme), which gets
-    /// no credentials. Otherwise `HTTPS_PROXY` and `NO_PROXY` hold.
+    /// [`new`](Self::new) with what the environment says:
+    /// - `STORAGE_EMULATOR_HOST` is an emulator (with or without a scheme), which gets no credentials. The others below then
+    ///   mean nothing.
+    /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is the service under another address, a private endpoint for example, as
+    ///   the `gcloud` command reads it. Calls go there *with* credentials.
+    /// - `CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true` leaves credentials out.
+    /// - `HTTPS_PROXY` and `NO_PROXY` hold for the service.
     pub fn from_env() -> Self {
-        Self::from_host(std::env::var("STORAGE_EMULATOR_HOST").ok().as_deref())
+        Self::from_vars(|name| std::env::var(name).ok())
     }
 
-    fn from_host(host: Option<&str>) -> Self {
-        match host.map(str::trim).filter(|host| !host.is_empty()) {
-            Some(host) => Self::new().endpoint(host).credentials(Credentials::Anonymous),
-            None => Self { system_proxy: true, ..Self::new() },
+    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name| var(name).filter(|value| !value.trim().is_empty());
+        if let Some(host) = set("STORAGE_EMULATOR_HOST") {
+            return Self::new().endpoint(host).credentials(Credentials::Anonymous);
         }
+        let mut config = Self { system_proxy: true, ..Self::new() };
+        if let Some(url) = set("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE") {
+            config = config.endpoint(with_scheme(&url));
+        }
+        let is_true = |value: String| ["true", "1", "yes", "on"].contains(&value.trim().to_ascii_lowercase().as_str());
+        if set("CLOUDSDK_AUTH_DISABLE_CREDENTIALS").is_some_and(is_true) {
+            config = config.credentials(Credentials::Anonymous);
+        }
+        config
     }
 
-    /// Sets where the service is, as a URL; without a scheme it is `http://`, as emulators have it.
+    /// Sets where the service is, as a URL; without a scheme it is `http://`, as emulators have it. The path of the API,
+    /// `/storage/v1/`, may be part of it, as `gcloud` writes it. For a private endpoint write
+    /// `https://storage-NAME.p.googleapis.com`: tokens go over `https` alone, but for this machine.
     #[must_use]
     pub fn endpoint(mut self, url: impl AsRef<str>) -> Self {
         let url = url.as_ref().trim();
         let (scheme, host) = url.split_once("://").unwrap_or(("http", url));
+        let host = host.trim_end_matches('/');
+        let host = host.strip_suffix("/storage/v1").unwrap_or(host);
         self.endpoint = format!("{scheme}://{}", host.trim_end_matches('/'));
         self
     }
@@ -121,26 +139,55 @@ impl GcsConfig {
     }
 }
 
+/// A private endpoint's URL, which is `https` where it doesn't say.
+fn with_scheme(url: &str) -> String {
+    let url = url.trim();
+    if url.contains("://") { url.to_owned() } else { format!("https://{url}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of(vars: &[(&str, &str)]) -> GcsConfig {
+        let value = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        GcsConfig::from_vars(value)
+    }
 
     #[test]
     fn the_emulator_host_is_taken_with_and_without_a_scheme() {
         for (host, endpoint) in [
             ("localhost:9000", "http://localhost:9000"),
             ("http://localhost:9000/", "http://localhost:9000"),
+            ("http://localhost:9000/storage/v1/", "http://localhost:9000"),
             (" https://storage.test// ", "https://storage.test"),
         ] {
-            let config = GcsConfig::from_host(Some(host));
+            let private = ("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", "https://other.test");
+            let config = of(&[("STORAGE_EMULATOR_HOST", host), private]);
             assert_eq!(config.endpoint, endpoint);
             assert!(matches!(config.credentials, Credentials::Anonymous), "an emulator gets no credentials");
         }
-        for host in [None, Some(""), Some(" ")] {
-            let config = GcsConfig::from_host(host);
+        for vars in [&[][..], &[("STORAGE_EMULATOR_HOST", "")], &[("STORAGE_EMULATOR_HOST", " ")]] {
+            let config = of(vars);
             assert_eq!(config.endpoint, "https://storage.googleapis.com");
             assert!(matches!(config.credentials, Credentials::Default));
         }
+    }
+
+    #[test]
+    fn a_private_endpoint_gets_credentials_and_the_proxy() {
+        for (url, endpoint) in [
+            ("https://storage-link.p.googleapis.com/storage/v1/", "https://storage-link.p.googleapis.com"),
+            ("https://storage-link.p.googleapis.com/", "https://storage-link.p.googleapis.com"),
+            ("storage-link.p.googleapis.com", "https://storage-link.p.googleapis.com"),
+            ("http://127.0.0.1:4443/", "http://127.0.0.1:4443"),
+        ] {
+            let config = of(&[("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", url)]);
+            assert_eq!(config.endpoint, endpoint);
+            assert!(matches!(config.credentials, Credentials::Default) && config.system_proxy);
+        }
+        let config = of(&[("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "True")]);
+        assert!(matches!(config.credentials, Credentials::Anonymous));
     }
 
     #[test]

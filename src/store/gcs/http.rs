@@ -2,22 +2,29 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, LazyLock, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{ClientBuilder, Method, Request, RequestBuilder, Response, StatusCode, Url};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::adc::Adc;
 use super::answer;
 use super::auth::{Bearer, LOGIN, Tokens};
 use super::config::{Credentials, GcsConfig};
+use super::dns::CachedResolver;
+use crate::os;
 use crate::store::Attempt;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest wait for a connection. A data centre's takes milliseconds, one across the world half a second.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a connection waits to be used again. Between batches and calls of one job it waits for less; what another client
+/// of the process has left should not hold files for longer.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Most of an error's body that is read.
 const ERROR_BODY: usize = 64 << 10;
@@ -39,6 +46,20 @@ impl Task<'_> {
     }
 }
 
+/// Requests under way at once in this process, whatever clients make them: each has a connection, which is an open file.
+/// Waiting for one counts as waiting for the answer. Nobody who holds one waits for another.
+static REQUESTS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(os::file_shares().requests));
+
+/// The right to one connection, for as long as a request and the body of its answer take.
+pub(super) type ConnectionPermit = SemaphorePermit<'static>;
+
+/// An answer whose body has not been read.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    /// Kept until the body is read or given up.
+    pub(super) permit: ConnectionPermit,
+}
+
 pub(super) struct Http {
     client: reqwest::Client,
     /// Without a slash at its end.
@@ -50,25 +71,39 @@ pub(super) struct Http {
 
 static PROVIDER: Once = Once::new();
 
-/// A pool of connections. Those it opens live on the runtime of the task that first needs them.
-fn connections(config: &GcsConfig, encrypted: bool) -> Result<reqwest::Client> {
+/// What all HTTP clients of this crate have in common.
+pub(super) fn client(encrypted: bool, system_proxy: bool) -> ClientBuilder {
     // With two providers compiled in, rustls takes neither by itself; one the program installed is as good.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     let mut builder = reqwest::Client::builder()
         .http1_only()
         .tcp_nodelay(true)
         .connect_timeout(CONNECT)
+        .pool_max_idle_per_host(os::file_shares().idle_connections)
+        .pool_idle_timeout(IDLE)
+        .dns_resolver(CachedResolver::shared())
         .referer(false)
         // The service sends none, but a 308 in uploads that isn't one; a token shouldn't follow a stranger's.
         .redirect(reqwest::redirect::Policy::none())
+        // Objects are delivered as stored. Where another crate of the program enables one of reqwest's features for these,
+        // it would otherwise decompress what has a `Content-Encoding`, and lengths and checksums would mean nothing.
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
         .user_agent(concat!("dataflux-rs/", env!("CARGO_PKG_VERSION")));
-    if !config.system_proxy {
+    if !system_proxy {
         builder = builder.no_proxy();
     }
     if !encrypted {
         // Spares loading the system's certificates.
         builder = builder.tls_certs_only([]);
     }
+    builder
+}
+
+/// Makes a client of its settings.
+pub(super) fn build(builder: ClientBuilder) -> Result<reqwest::Client> {
     builder.build().map_err(|error| {
         Error::new(ErrorKind::Config, "no HTTPS client can be set up")
             .hint("install the system's CA certificates (package ca-certificates)")
@@ -105,7 +140,7 @@ impl Http {
         let user_project =
             user_project.map_err(|error| refuse("the user project can't be sent in a header").with_source(error))?;
 
-        let client = connections(config, encrypted)?;
+        let client = build(client(encrypted, config.system_proxy))?;
         let base = origin.as_str().trim_end_matches('/').to_owned();
         Ok(Self { client, base, origin, tokens, user_project })
     }
@@ -113,7 +148,7 @@ impl Http {
     /// The same, tokens included, with connections of its own.
     pub(super) fn reconnected(&self, config: &GcsConfig) -> Result<Self> {
         Ok(Self {
-            client: connections(config, self.origin.scheme() == "https")?,
+            client: build(client(self.origin.scheme() == "https", config.system_proxy))?,
             base: self.base.clone(),
             origin: self.origin.clone(),
             tokens: self.tokens.clone(),
@@ -145,15 +180,15 @@ impl Http {
     }
 
     /// Makes a request and hands over the answer if it is a success.
-    pub(super) async fn send(&self, request: RequestBuilder, attempt: &Attempt, task: &Task<'_>) -> Result<Response> {
-        let (response, bearer) = self.send_any(request, attempt, task).await?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response, bearer, task).await) }
+    pub(super) async fn send(&self, request: RequestBuilder, attempt: &Attempt, task: &Task<'_>) -> Result<Answer> {
+        let (answer, bearer) = self.send_any(request, attempt, task).await?;
+        if answer.response.status().is_success() { Ok(answer) } else { Err(self.refused(answer, bearer, task).await) }
     }
 
     /// Makes a request and reads its answer, a JSON text.
     pub(super) async fn json(&self, request: RequestBuilder, attempt: &Attempt, task: &Task<'_>) -> Result<String> {
-        let response = self.send(request, attempt, task).await?;
-        text(response).await.map_err(|error| error.object(task.about))
+        let answer = self.send(request, attempt, task).await?;
+        text(answer).await.map_err(|error| error.object(task.about))
     }
 
     /// Makes a request and hands over the answer, whatever it is, and the token it was made with.
@@ -162,7 +197,7 @@ impl Http {
         request: RequestBuilder,
         attempt: &Attempt,
         task: &Task<'_>,
-    ) -> Result<(Response, Option<Bearer>)> {
+    ) -> Result<(Answer, Option<Bearer>)> {
         let mut request = request.build().map_err(|error| {
             Error::new(ErrorKind::Config, "no request can be made of this")
                 .object(task.about)
@@ -175,8 +210,10 @@ impl Http {
             _ => None,
         };
         self.dress(&mut request, attempt, bearer.as_ref());
+        let permit = REQUESTS.acquire().await;
+        let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the budget of connections is closed"))?;
         let response = self.client.execute(request).await.map_err(|error| broken(error).object(task.about))?;
-        Ok((response, bearer))
+        Ok((Answer { response, permit }, bearer))
     }
 
     fn dress(&self, request: &mut Request, attempt: &Attempt, bearer: Option<&Bearer>) {
@@ -194,7 +231,8 @@ impl Http {
     }
 
     /// The error of an answer that is no success. Drops the token where it was that.
-    pub(super) async fn refused(&self, mut response: Response, bearer: Option<Bearer>, task: &Task<'_>) -> Error {
+    pub(super) async fn refused(&self, answer: Answer, bearer: Option<Bearer>, task: &Task<'_>) -> Error {
+        let Answer { mut response, permit: _permit } = answer;
         let status = response.status();
         let anonymous = bearer.is_none();
         if status == StatusCode::UNAUTHORIZED
@@ -223,7 +261,8 @@ impl Http {
 }
 
 /// The whole of a body, as text.
-pub(super) async fn text(response: Response) -> Result<String> {
+pub(super) async fn text(answer: Answer) -> Result<String> {
+    let Answer { response, permit: _permit } = answer;
     let bytes: Bytes = response.bytes().await.map_err(broken)?;
     String::from_utf8(bytes.into()).map_err(|error| {
         Error::new(ErrorKind::Protocol, "the answer is no text, perhaps compressed unasked")
@@ -231,8 +270,13 @@ pub(super) async fn text(response: Response) -> Result<String> {
     })
 }
 
+/// What to do about a host that can't be reached.
+const UNREACHABLE: &str = "check the endpoint (STORAGE_EMULATOR_HOST or CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE in the \
+     environment, GcsConfig::endpoint in a program), whether its server runs, and this machine's DNS and HTTPS_PROXY";
+
 /// The error of a request or body that broke off.
 pub(super) fn broken(error: reqwest::Error) -> Error {
+    let host = error.url().map_or_else(|| "the server".to_owned(), host_and_port);
     // The URL of an upload is as good as a token.
     let error = error.without_url();
     let kind = match &error {
@@ -245,9 +289,36 @@ pub(super) fn broken(error: reqwest::Error) -> Error {
             .hint("install the CA that signed it, and check the clock")
             .with_source(error);
     }
-    let what = if error.is_connect() { "the server can't be reached" } else { "the connection broke off" };
     let cause = root(&error);
-    Error::new(kind, format!("{what}: {cause}")).with_source(error)
+    let what = match error.is_connect() {
+        true if error.is_dns() => {
+            let name = host.rsplit_once(':').map_or(&*host, |(name, _)| name);
+            format!("the name {name} can't be resolved: {cause}")
+        }
+        true => format!("{host} can't be reached: {cause}"),
+        false => format!("the connection to {host} broke off: {cause}"),
+    };
+    let unreachable = error.is_connect() && (error.is_dns() || is_refused(&error));
+    let error = Error::new(kind, what).with_source(error);
+    if unreachable { error.unreachable().hint(UNREACHABLE) } else { error }
+}
+
+fn host_and_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("the server");
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether nobody listens where a connection was to go.
+fn is_refused(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The error at the bottom, which alone says what happened: "connection refused".
@@ -274,7 +345,7 @@ fn certificate_error(error: &reqwest::Error) -> Option<String> {
     None
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }

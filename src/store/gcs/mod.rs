@@ -4,6 +4,7 @@ mod adc;
 mod answer;
 mod auth;
 mod config;
+mod dns;
 mod http;
 mod upload;
 mod wire;
@@ -24,7 +25,7 @@ use super::{
     Attempt, Body, BucketInfo, ComposeRequest, Fields, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
 };
 use crate::{Error, ErrorKind, Result};
-use http::{Http, Task};
+use http::{Answer, Http, Task};
 
 /// What stays itself in a path segment or a query value; `/` does not.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -136,6 +137,10 @@ impl Store for GcsStore {
         }))
     }
 
+    fn endpoint(&self) -> Option<&str> {
+        Some(self.http.base())
+    }
+
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
         let path = format!("{}?prettyPrint=false&fields={BUCKET_FIELDS}", bucket_path(bucket)?);
         let about = format!("gs://{bucket}");
@@ -183,9 +188,9 @@ impl Store for GcsStore {
         }
         let about = format!("gs://{}/{}", request.bucket, request.prefix);
         let task = Task { needs: "storage.objects.list", role: "roles/storage.objectViewer", about: &about };
-        let response = self.http.send(self.http.ask(Method::GET, &path), attempt, &task).await?;
-        let date = answer::date(response.headers());
-        let text = http::text(response).await.map_err(|error| error.object(&about))?;
+        let answer = self.http.send(self.http.ask(Method::GET, &path), attempt, &task).await?;
+        let date = answer::date(answer.response.headers());
+        let text = http::text(answer).await.map_err(|error| error.object(&about))?;
         let page = wire::page(&text, request.fields == Fields::All).map_err(|error| task.nonsense(error))?;
         Ok(ListPage { date, ..page })
     }
@@ -212,14 +217,18 @@ impl Store for GcsStore {
             }
             ask = ask.header(header::RANGE, format!("bytes={start}-{}", end - 1));
         }
-        let response = self.http.send(ask, attempt, &task).await?;
+        let Answer { response, permit } = self.http.send(ask, attempt, &task).await?;
         let part = response.status() == StatusCode::PARTIAL_CONTENT;
         let head = answer::media_head(response.headers(), part).map_err(|error| error.object(id))?;
         let Some(generation) = head.generation.or(id.generation) else {
             return Err(task.nonsense(Error::new(ErrorKind::Protocol, "the answer names no generation")));
         };
         let owner = id.clone();
-        let chunks = response.bytes_stream().map_err(move |error| http::broken(error).object(&owner));
+        let chunks = response.bytes_stream().map_err(move |error| {
+            // The permit lives as long as the body.
+            let _ = &permit;
+            http::broken(error).object(&owner)
+        });
         let chunks = match (range, head.start) {
             (range, Some(start)) if start != range.as_ref().map_or(0, |range| range.start) => {
                 let wanted = range.map_or(0, |range| range.start);
@@ -276,9 +285,9 @@ impl Store for GcsStore {
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
         let path = format!("{}?prettyPrint=false{}", object_path(&id.bucket, &id.name)?, generation_query(id));
         let task = Task { needs: "storage.objects.delete", role: "roles/storage.objectUser", about: id };
-        let response = self.http.send(self.http.mutate(Method::DELETE, &path, attempt), attempt, &task).await?;
+        let answer = self.http.send(self.http.mutate(Method::DELETE, &path, attempt), attempt, &task).await?;
         // Read to its end, so that the connection can be used again; the deletion is done in any case.
-        let _ = response.bytes().await;
+        let _ = http::text(answer).await;
         Ok(())
     }
 }

@@ -106,8 +106,8 @@ impl Upload<'_> {
             .header("x-upload-content-type", wire::content_type(self.request))
             .header("x-upload-content-length", self.request.data.len())
             .body(wire::put(self.request));
-        let response = self.in_time(0, self.http.send(ask, self.attempt, &self.task)).await?;
-        let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+        let answer = self.in_time(0, self.http.send(ask, self.attempt, &self.task)).await?;
+        let location = answer.response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
         let session = location.and_then(|location| Url::parse(self.http.base()).ok()?.join(location).ok());
         session.ok_or_else(|| {
             self.task.nonsense(Error::new(ErrorKind::Protocol, "the answer names no session to upload to"))
@@ -199,10 +199,10 @@ impl Upload<'_> {
     async fn send(&self, session: &Url, range: &str, bytes: Bytes) -> Result<Standing> {
         let ask = self.http.client().put(session.clone());
         let ask = ask.header(CONTENT_RANGE, range).header(CONTENT_LENGTH, bytes.len()).body(bytes);
-        let (response, bearer) = self.http.send_any(ask, self.attempt, &self.task).await?;
-        match response.status() {
+        let (answer, bearer) = self.http.send_any(ask, self.attempt, &self.task).await?;
+        match answer.response.status() {
             StatusCode::PERMANENT_REDIRECT => {
-                let stored = match response.headers().get(RANGE) {
+                let stored = match answer.response.headers().get(RANGE) {
                     None => Some(0),
                     Some(range) => range
                         .to_str()
@@ -213,9 +213,9 @@ impl Upload<'_> {
                     self.task.nonsense(Error::new(ErrorKind::Protocol, "the answer doesn't say how much is stored"))
                 })
             }
-            status if status.is_success() => Ok(Standing::Done(text(response).await?)),
+            status if status.is_success() => Ok(Standing::Done(text(answer).await?)),
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Standing::Gone),
-            _ => Err(self.http.refused(response, bearer, &self.task).await),
+            _ => Err(self.http.refused(answer, bearer, &self.task).await),
         }
     }
 }

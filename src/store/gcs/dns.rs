@@ -1,0 +1,202 @@
+//! Addresses of hosts: one look-up for all connections, used for a while and in turn.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::Instant;
+
+use crate::{Error, ErrorKind};
+
+/// How long addresses are used before they are looked up again. The system doesn't say how long an answer holds. With 30 s
+/// there are at most two look-ups a minute, however many connections are opened, and a host that moves is found again
+/// within half a minute.
+const HOLDS: Duration = Duration::from_secs(30);
+
+/// How long a failed look-up answers for the connections that want the same host. All that wait share it; a call that is
+/// made again a second later asks anew.
+const FAILURE_HOLDS: Duration = Duration::from_millis(500);
+
+type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
+
+/// Looks each host up once for all who want it at the same time, and hands out its addresses in turn, so that connections
+/// spread over all of them.
+#[derive(Clone)]
+pub(super) struct CachedResolver {
+    lookup: Arc<Lookup>,
+    hosts: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<Host>>>>>,
+}
+
+/// What is known of one host. Whoever looks it up holds its lock, so the others wait for the outcome; where that caller is
+/// dropped, the next one looks it up.
+#[derive(Default)]
+struct Host {
+    addresses: Vec<SocketAddr>,
+    failure: Option<String>,
+    /// When to look it up again.
+    due: Option<Instant>,
+    handed_out: usize,
+}
+
+impl CachedResolver {
+    /// The one of this process, which asks the system.
+    pub(super) fn shared() -> Self {
+        static SHARED: LazyLock<CachedResolver> = LazyLock::new(|| {
+            CachedResolver::new(|name| {
+                async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect::<Vec<_>>()) }.boxed()
+            })
+        });
+        SHARED.clone()
+    }
+
+    fn new(lookup: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static) -> Self {
+        Self { lookup: Arc::new(lookup), hosts: Arc::default() }
+    }
+
+    async fn addresses(&self, name: &str) -> crate::Result<Vec<SocketAddr>> {
+        let host = {
+            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(hosts.entry(name.to_owned()).or_default())
+        };
+        let mut host = host.lock().await;
+
+        if host.due.is_none_or(|due| Instant::now() >= due) {
+            let holds = match (self.lookup)(name.to_owned()).await {
+                Ok(addresses) if !addresses.is_empty() => {
+                    (host.addresses, host.failure) = (addresses, None);
+                    HOLDS
+                }
+                // Addresses that worked until now are better than none while the name service is away.
+                outcome => {
+                    let why = outcome.err().map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
+                    host.failure = Some(why);
+                    FAILURE_HOLDS
+                }
+            };
+            host.due = Some(Instant::now() + holds);
+        }
+
+        if host.addresses.is_empty() {
+            let why = host.failure.as_deref().unwrap_or("it has no address");
+            return Err(Error::new(ErrorKind::Unavailable, why));
+        }
+        host.handed_out = host.handed_out.wrapping_add(1);
+        Ok(in_turn(&host.addresses, host.handed_out))
+    }
+}
+
+impl Resolve for CachedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.clone();
+        Box::pin(async move {
+            let addresses = resolver.addresses(name.as_str()).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The addresses, beginning with another one each turn. Those of the family that the system prefers stay first: whoever
+/// has no route to the other one would wait for each connection.
+fn in_turn(addresses: &[SocketAddr], turn: usize) -> Vec<SocketAddr> {
+    let preferred = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut first, mut rest): (Vec<_>, Vec<_>) =
+        addresses.iter().copied().partition(|address| address.is_ipv4() == preferred);
+    for family in [&mut first, &mut rest] {
+        if !family.is_empty() {
+            let start = turn % family.len();
+            family.rotate_left(start);
+        }
+    }
+    first.append(&mut rest);
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    /// A resolver of four addresses that takes 100 ms, counts what it is asked, and can be switched off.
+    fn counting() -> (CachedResolver, Arc<AtomicUsize>, Arc<AtomicBool>) {
+        let (count, off) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counted, switch) = (Arc::clone(&count), Arc::clone(&off));
+        let resolver = CachedResolver::new(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let off = switch.load(Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if off {
+                    return Err(io::Error::other("Name or service not known"));
+                }
+                Ok((1..=4).map(|last| SocketAddr::from(([127, 0, 0, last], 0))).collect())
+            }
+            .boxed()
+        });
+        (resolver, count, off)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_connections_take_one_lookup_and_use_all_addresses() {
+        let (resolver, count, _) = counting();
+        let answers = join_all((0..1_000).map(|_| resolver.addresses("storage.test"))).await;
+        assert_eq!(count.load(Ordering::SeqCst), 1, "look-ups of 1,000 connections at once");
+        let mut firsts = std::collections::BTreeMap::new();
+        for answer in answers {
+            let addresses = answer.unwrap();
+            assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), 4, "each has all, to fall back on");
+            *firsts.entry(addresses[0]).or_insert(0) += 1;
+        }
+        assert_eq!(firsts.into_values().collect::<Vec<_>>(), [250; 4]);
+        resolver.addresses("other.test").await.unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_holds_for_half_a_minute_and_a_failure_for_half_a_second() {
+        let (resolver, count, off) = counting();
+        off.store(true, Ordering::SeqCst);
+        let failures = join_all((0..100).map(|_| resolver.addresses("a"))).await;
+        assert!(failures.iter().all(|failure| failure.as_ref().unwrap_err().to_string().contains("not known")));
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        tokio::time::advance(FAILURE_HOLDS).await;
+        off.store(false, Ordering::SeqCst);
+        resolver.addresses("a").await.unwrap();
+        tokio::time::advance(HOLDS.saturating_sub(Duration::from_millis(1))).await;
+        resolver.addresses("a").await.unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        resolver.addresses("a").await.unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 3);
+        // What was known is used while the name service is away.
+        off.store(true, Ordering::SeqCst);
+        tokio::time::advance(HOLDS).await;
+        assert_eq!(resolver.addresses("a").await.unwrap().len(), 4);
+        assert_eq!(count.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_leaves_does_not_block_the_others() {
+        let (resolver, ..) = counting();
+        let left = tokio::time::timeout(Duration::from_millis(50), resolver.addresses("a")).await;
+        assert!(left.is_err());
+        assert_eq!(resolver.addresses("a").await.unwrap().len(), 4);
+    }
+
+    #[test]
+    fn the_preferred_family_stays_first() {
+        let v6 = |last: u16| SocketAddr::from(([0x2001, 0, 0, 0, 0, 0, 0, last], 0));
+        let v4 = |last: u8| SocketAddr::from(([10, 0, 0, last], 0));
+        assert_eq!(in_turn(&[v6(1), v4(1), v6(2), v4(2)], 1), [v6(2), v6(1), v4(2), v4(1)]);
+        assert_eq!(in_turn(&[v4(1)], 7), [v4(1)]);
+        assert!(in_turn(&[], 7).is_empty());
+    }
+}
