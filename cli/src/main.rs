@@ -47,7 +47,7 @@ Environment:
   STORAGE_EMULATOR_HOST  an emulator to talk to instead of Google, such as http://127.0.0.1:4443
   CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE
                          another address of the service, such as a private endpoint; it gets credentials
-  HTTPS_PROXY, NO_PROXY  a proxy to reach the service by, and hosts that need none
+  HTTPS_PROXY, NO_PROXY  a proxy to reach the service and token servers by, and hosts that need none
   DATAFLUX_LOG           what to log, such as warn or dataflux=debug,hyper=info; -v overrides it
   NO_COLOR               no colours, whatever its value
 

@@ -4,6 +4,7 @@
 mod bench;
 mod cache;
 mod clean;
+mod credentials;
 mod emulate;
 mod files;
 mod get;

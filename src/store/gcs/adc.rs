@@ -1,18 +1,29 @@
-//! Application default credentials, by way of `gcp_auth`.
+//! Application default credentials: where they are looked for, and what is found there.
 
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use gcp_auth::{
-    ConfigDefaultCredentials, CustomServiceAccount, Error as AuthError, GCloudAuthorizedUser, MetadataServiceAccount,
-    TokenProvider,
-};
+use tokio::time::Instant;
 
 use super::auth::{LOGIN, Token, TokenSource};
+use super::grant::{self, Grant};
+use super::http;
 use crate::{Error, ErrorKind, Result};
 
-/// Where credentials were found.
+/// Longest wait for the metadata server. It is on the same machine or nowhere.
+const METADATA_ANSWER: Duration = Duration::from_secs(5);
+
+/// How long a metadata server that must be there may be away at first: that of a new pod refuses connections for seconds.
+const METADATA_START: Duration = Duration::from_secs(30);
+
+/// How long a token of the `gcloud` command holds, which doesn't say: an hour, as all of Google's do.
+const GCLOUD_TOKEN: Duration = Duration::from_secs(3_600);
+
+/// Where credentials may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     /// What `GOOGLE_APPLICATION_CREDENTIALS` names.
@@ -25,229 +36,259 @@ enum Place {
     Gcloud,
 }
 
-/// Longest wait for the metadata server, for which `gcp_auth` has no limit. It is on the same machine or nowhere.
-const METADATA: Duration = Duration::from_secs(5);
-
 const PLACES: [Place; 4] = [Place::KeyFile, Place::UserFile, Place::Metadata, Place::Gcloud];
 
-impl Place {
-    fn name(self) -> &'static str {
-        match self {
-            Self::KeyFile => "GOOGLE_APPLICATION_CREDENTIALS",
-            Self::UserFile => "the file of `gcloud auth application-default login`",
-            Self::Metadata => "the metadata server",
-            Self::Gcloud => "the `gcloud` command",
-        }
-    }
+/// What looking into a place brought.
+enum Look {
+    Found(Token),
+    /// There are no credentials, for this reason.
+    Nothing(String),
+}
 
-    /// A new provider, since one keeps its token until 20 s before the end and has no way to drop it; `None` where
-    /// there is nothing of the kind.
-    async fn provider(self) -> Result<Option<Arc<dyn TokenProvider>>, AuthError> {
-        Ok(match self {
-            Self::KeyFile => CustomServiceAccount::from_env()?.map(|found| Arc::new(found) as _),
-            Self::UserFile => Some(Arc::new(ConfigDefaultCredentials::new().await?)),
-            Self::Metadata => Some(Arc::new(in_time(MetadataServiceAccount::new()).await?)),
-            Self::Gcloud => {
-                // It waits for the command without letting go of its thread.
-                let runtime = tokio::runtime::Handle::current();
-                let found = tokio::task::spawn_blocking(move || runtime.block_on(GCloudAuthorizedUser::new())).await;
-                Some(Arc::new(found.map_err(|_| AuthError::Str("`gcloud` could not be waited for"))??))
-            }
-        })
-    }
+/// What the environment says about credentials.
+#[derive(Debug)]
+struct Environment {
+    key_file: Option<PathBuf>,
+    user_file: Option<PathBuf>,
+    /// Host and port of the metadata server; `None` where it is not to be asked.
+    metadata: Option<String>,
+    /// Whether this is a machine of Google's, or may be a pod on one, so that there is a metadata server.
+    on_google: bool,
+    /// The `gcloud` command.
+    gcloud: PathBuf,
+}
 
-    /// Whether an error means that there are no credentials in this place, so that the next may be tried. Credentials
-    /// that are there and don't work are never passed over: the next place may hold somebody else's.
-    fn is_empty(self, error: &AuthError) -> bool {
-        match self {
-            Self::KeyFile => false,
-            Self::UserFile => match error {
-                AuthError::Io(..) => true,
-                AuthError::Str(what) => *what != "token request failed",
-                _ => false,
+impl Environment {
+    fn read() -> Self {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
+        let config = if cfg!(windows) {
+            set("APPDATA").map(|folder| PathBuf::from(folder).join("gcloud"))
+        } else {
+            std::env::home_dir().map(|home| home.join(".config/gcloud"))
+        };
+        let config = set("CLOUDSDK_CONFIG").map(PathBuf::from).or(config);
+        let named = text("GCE_METADATA_HOST");
+        let product = std::fs::read_to_string("/sys/class/dmi/id/product_name").unwrap_or_default();
+        Self {
+            key_file: set("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
+            user_file: config.map(|folder| folder.join("application_default_credentials.json")),
+            on_google: named.is_some() || set("KUBERNETES_SERVICE_HOST").is_some() || product.starts_with("Google"),
+            metadata: match text("NO_GCE_CHECK") {
+                Some(value) if value.eq_ignore_ascii_case("true") => None,
+                _ => Some(named.unwrap_or_else(|| "metadata.google.internal".to_owned())),
             },
-            // A server that is there may be better the next time.
-            Self::Metadata => matches!(error, AuthError::Other(_, cause) if is_absence(&**cause)),
-            Self::Gcloud => true,
+            gcloud: if cfg!(windows) { "gcloud.cmd".into() } else { "gcloud".into() },
         }
     }
-}
-
-/// Waits for the metadata server.
-async fn in_time<T>(made: impl Future<Output = Result<T, AuthError>>) -> Result<T, AuthError> {
-    let waited = tokio::time::timeout(METADATA, made).await;
-    waited.unwrap_or_else(|elapsed| Err(AuthError::Other("no answer within 5 s", elapsed.into())))
-}
-
-/// Whether a request failed since there is no server: its name doesn't resolve, or nothing answers at its address.
-fn is_absence(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        error.is::<tokio::time::error::Elapsed>()
-            || error.downcast_ref::<std::io::Error>().is_some_and(|error| {
-                matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut)
-            })
-            // What the connector says of a name; its type is private, and what the system says has no kind.
-            || error.to_string() == "dns error"
-    })
 }
 
 /// Looks through the places once and stays with the one that had something.
-#[derive(Default)]
 pub(super) struct Adc {
+    system_proxy: bool,
     found: OnceLock<Place>,
+    first_look: OnceLock<Instant>,
 }
 
 #[async_trait]
 impl TokenSource for Adc {
     async fn token(&self, scopes: &[&str]) -> Result<Token> {
-        if let Some(place) = self.found.get() {
-            return match place.provider().await {
-                Ok(Some(provider)) => fetch(*place, &*provider, scopes).await,
-                Ok(None) => Err(nowhere()),
-                Err(error) => Err(failed(*place, error)),
-            };
-        }
+        self.look(&Environment::read(), scopes).await
+    }
+}
+
+impl Adc {
+    /// With `system_proxy`, token servers are asked by way of the proxy that `HTTPS_PROXY` names.
+    pub(super) fn new(system_proxy: bool) -> Self {
+        Self { system_proxy, found: OnceLock::new(), first_look: OnceLock::new() }
+    }
+
+    async fn look(&self, environment: &Environment, scopes: &[&str]) -> Result<Token> {
+        let first_look = *self.first_look.get_or_init(Instant::now);
+        let mut reasons = Vec::new();
         for place in PLACES {
-            match place.provider().await {
-                Ok(None) => {}
-                Ok(Some(provider)) => {
-                    let token = fetch(place, &*provider, scopes).await?;
+            if self.found.get().is_some_and(|found| *found != place) {
+                continue;
+            }
+            let look = match place {
+                Place::KeyFile => self.exchange(environment.key_file.as_deref(), place, scopes).await?,
+                Place::UserFile => self.exchange(environment.user_file.as_deref(), place, scopes).await?,
+                Place::Metadata => {
+                    // Once found, and for a while where there must be one, it is only away.
+                    let starts = environment.on_google && first_look.elapsed() < METADATA_START;
+                    ask_metadata(environment.metadata.as_deref(), starts || self.found.get().is_some()).await?
+                }
+                Place::Gcloud => ask_gcloud(environment.gcloud.clone()).await,
+            };
+            match look {
+                Look::Found(token) => {
                     let _ = self.found.set(place);
                     return Ok(token);
                 }
-                Err(error) if place.is_empty(&error) => {
-                    tracing::debug!(place = place.name(), why = said(&error), "no credentials here");
-                }
-                Err(error) => return Err(failed(place, error)),
+                Look::Nothing(reason) => reasons.push(reason),
             }
         }
-        Err(nowhere())
+        Err(Error::new(ErrorKind::Unauthenticated, format!("no credentials were found: {}", reasons.join("; ")))
+            .hint(LOGIN))
+    }
+
+    /// Exchanges what a file holds for a token. A file that is there and doesn't work is an error: the next place may hold
+    /// somebody else's credentials.
+    async fn exchange(&self, file: Option<&Path>, place: Place, scopes: &[&str]) -> Result<Look> {
+        let Some(file) = file else {
+            return Ok(Look::Nothing(match place {
+                Place::KeyFile => "GOOGLE_APPLICATION_CREDENTIALS is not set".to_owned(),
+                _ => "no home folder is known".to_owned(),
+            }));
+        };
+        let named = |error: Error| error.object(file.display());
+        let text = match std::fs::read(file) {
+            Ok(text) => text,
+            Err(error) if place == Place::UserFile && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Look::Nothing(format!("there is no {}", file.display())));
+            }
+            Err(error) => {
+                let error = Error::new(ErrorKind::Unauthenticated, format!("the credentials can't be read: {error}"));
+                return Err(named(match place {
+                    Place::KeyFile => error.hint("GOOGLE_APPLICATION_CREDENTIALS names this file: correct or unset it"),
+                    _ => error.hint(LOGIN),
+                }));
+            }
+        };
+        let grant = Grant::parse(&text).map_err(named)?;
+        // A client for one request, an hour apart: its connection would belong to a runtime that may be gone by then.
+        let client = http::build(http::client(true, self.system_proxy))?;
+        Ok(Look::Found(grant.token(&client, scopes).await.map_err(named)?))
     }
 }
 
-async fn fetch(place: Place, provider: &dyn TokenProvider, scopes: &[&str]) -> Result<Token> {
-    let token = provider.token(scopes).await.map_err(|error| failed(place, error))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let end = u64::try_from(token.expires_at().timestamp()).unwrap_or(0);
-    Ok(Token::new(token.as_str(), Duration::from_secs(end.saturating_sub(now))))
-}
-
-fn nowhere() -> Error {
-    let places = PLACES.map(Place::name).join(", ");
-    Error::new(ErrorKind::Unauthenticated, format!("no credentials were found (looked at {places})")).hint(LOGIN)
-}
-
-/// What the error says itself; what lies under it could quote a credential.
-fn said(error: &AuthError) -> &'static str {
-    match error {
-        AuthError::Http(what, _)
-        | AuthError::Io(what, _)
-        | AuthError::Json(what, _)
-        | AuthError::Other(what, _)
-        | AuthError::Str(what) => what,
-        AuthError::NoAuthMethod(..) => "no available authentication method found",
+/// Asks the metadata server. Where it `must_be` there, that it doesn't answer is an error that may pass.
+async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<Look> {
+    let Some(host) = host else {
+        return Ok(Look::Nothing("NO_GCE_CHECK forbids asking the metadata server".to_owned()));
+    };
+    let absent = |why: &str| {
+        let what = format!("the metadata server {host} {why}");
+        if must_be { Err(Error::new(ErrorKind::Unavailable, what)) } else { Ok(Look::Nothing(what)) }
+    };
+    // Never by way of a proxy: it is on this machine's network, and its tokens must stay there.
+    let client = http::build(http::client(false, false))?;
+    let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token");
+    let request = client.get(url).header("Metadata-Flavor", "Google").timeout(METADATA_ANSWER);
+    let response = match request.send().await {
+        Ok(response) => response,
+        Err(error) if error.is_builder() => {
+            return Err(Error::new(ErrorKind::Unauthenticated, "GCE_METADATA_HOST is no host").mismatch("a host", host));
+        }
+        Err(error) if error.is_timeout() => return absent("doesn't answer"),
+        Err(error) if error.is_connect() => return absent("can't be reached"),
+        Err(error) => return Err(http::broken(error)),
+    };
+    let answer = grant::read(response).await?;
+    if answer.status == reqwest::StatusCode::NOT_FOUND {
+        return absent("has no service account");
     }
+    // It has no credentials of the caller's that could be wrong: whatever it refuses may be granted the next time.
+    let token = answer.into_token().map_err(|error| {
+        let what = format!("the metadata server {host} gives no token: {error}");
+        Error::new(ErrorKind::Unavailable, what).retry_after(error.wait_asked())
+    });
+    token.map(Look::Found)
 }
 
-/// The error of credentials that are there and don't work.
-fn failed(place: Place, error: AuthError) -> Error {
-    let what = format!("no token could be had from {}: {}", place.name(), said(&error));
-    match error {
-        // It answered: it has no credentials of the caller's that could be wrong.
-        AuthError::Str(_) | AuthError::Json(..) if place == Place::Metadata => Error::new(ErrorKind::Unavailable, what),
-        // The way to the token server, which may be better the next time.
-        AuthError::Http(_, cause) => Error::new(ErrorKind::Unavailable, what).with_source(cause),
-        AuthError::Other(_, cause) => Error::new(ErrorKind::Unavailable, what).with_source(cause),
-        AuthError::Io(_, cause) => Error::new(ErrorKind::Unauthenticated, what).with_source(cause),
-        AuthError::Json(..) => Error::new(ErrorKind::Unauthenticated, what).hint(
-            "keys of service accounts and logins of users are understood; for federation and impersonation hand over a \
-             TokenSource",
-        ),
-        AuthError::Str(_) | AuthError::NoAuthMethod(..) => Error::new(ErrorKind::Unauthenticated, what).hint(LOGIN),
+/// Asks the `gcloud` command, on a thread that may wait for it.
+async fn ask_gcloud(command: PathBuf) -> Look {
+    let run = move || {
+        let mut command = Command::new(command);
+        command.args(["auth", "print-access-token", "--quiet"]).stdin(Stdio::null()).output()
+    };
+    match tokio::task::spawn_blocking(run).await {
+        Ok(Ok(output)) if output.status.success() => match String::from_utf8(output.stdout) {
+            Ok(token) if !token.trim().is_empty() => Look::Found(Token::new(token.trim(), GCLOUD_TOKEN)),
+            _ => Look::Nothing("the gcloud command prints no token".to_owned()),
+        },
+        Ok(Ok(_)) => Look::Nothing("the gcloud command is not logged in".to_owned()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Look::Nothing("there is no gcloud command".to_owned())
+        }
+        Ok(Err(error)) => Look::Nothing(format!("the gcloud command can't be run: {error}")),
+        Err(_) => Look::Nothing("the gcloud command could not be waited for".to_owned()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
-    fn json_error() -> AuthError {
-        AuthError::Json("failed to deserialize", serde_json::from_str::<u8>(r#""hunter2""#).unwrap_err())
-    }
-
-    #[test]
-    fn credentials_that_do_not_work_are_not_passed_over() {
-        let missing = || AuthError::Io("no file", std::io::ErrorKind::NotFound.into());
-        assert!(Place::UserFile.is_empty(&missing()));
-        assert!(!Place::UserFile.is_empty(&AuthError::Str("token request failed")));
-        assert!(!Place::UserFile.is_empty(&json_error()));
-        assert!(!Place::KeyFile.is_empty(&missing()), "a file that was named has to be there");
-    }
-
-    fn broken(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AuthError {
-        AuthError::Other("HTTP request failed", cause.into())
-    }
-
-    #[test]
-    fn a_metadata_server_that_answers_is_there() {
-        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
-        for kind in [ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut] {
-            assert!(Place::Metadata.is_empty(&broken(std::io::Error::from(kind))), "{kind:?}");
-        }
-        assert!(Place::Metadata.is_empty(&broken("dns error")));
-        let reset = || broken(std::io::Error::from(ConnectionReset));
-        for answered in [|| AuthError::Str("token request failed"), json_error, reset] {
-            assert!(!Place::Metadata.is_empty(&answered()));
-            let error = failed(Place::Metadata, answered());
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    /// Nothing anywhere, but for a metadata server at `host`.
+    fn environment(host: Option<&str>) -> Environment {
+        Environment {
+            key_file: None,
+            user_file: Some("/nonexistent/credentials.json".into()),
+            metadata: host.map(str::to_owned),
+            on_google: host.is_some(),
+            gcloud: "/nonexistent/gcloud".into(),
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_metadata_server_is_waited_for_5_s() {
-        let start = tokio::time::Instant::now();
-        let error = in_time(std::future::pending::<Result<(), _>>()).await.unwrap_err();
-        assert_eq!(start.elapsed(), METADATA);
-        assert!(Place::Metadata.is_empty(&error), "there is none");
-        assert!(failed(Place::Metadata, error).is_retryable(), "where there was one before");
+    fn closed_port() -> String {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
     }
 
-    struct Nameless;
-
-    impl reqwest::dns::Resolve for Nameless {
-        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-            Box::pin(async { Err("no such name".into()) })
-        }
-    }
-
-    /// By way of reqwest, whose connector is that of `gcp_auth`: no token is asked for here.
     #[tokio::test]
-    async fn what_the_connector_says_of_no_server_is_understood() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).dns_resolver(Arc::new(Nameless));
-        let client = client.build().unwrap();
-        for url in ["http://name.invalid/".to_owned(), format!("http://127.0.0.1:{port}/")] {
-            let error = client.get(&url).send().await.unwrap_err();
-            assert!(is_absence(&error), "{error:?}");
+    async fn without_credentials_the_error_names_every_place() {
+        let error = Adc::new(false).look(&environment(None), &["scope"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+        for said in [
+            "GOOGLE_APPLICATION_CREDENTIALS is not set",
+            "/nonexistent/credentials.json",
+            "metadata server",
+            "no gcloud command",
+            "gcloud auth application-default login",
+            "anonymously",
+        ] {
+            assert!(error.to_string().contains(said), "{error}");
         }
     }
 
-    #[test]
-    fn errors_never_quote_a_credential() {
-        assert!(json_error().to_string().contains("hunter2"), "what this is about");
-        let error = failed(Place::UserFile, json_error());
-        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
-        assert!(error.to_string().contains("application-default login"), "{error}");
+    #[tokio::test]
+    async fn a_file_that_is_named_and_not_there_is_not_passed_over() {
+        let named = Environment { key_file: Some("/nonexistent/key.json".into()), ..environment(None) };
+        let error = Adc::new(false).look(&named, &["scope"]).await.unwrap_err();
+        assert!(error.to_string().starts_with("/nonexistent/key.json: "), "{error}");
+        assert!(error.to_string().contains("GOOGLE_APPLICATION_CREDENTIALS names this file"), "{error}");
     }
 
-    #[test]
-    fn a_way_that_is_down_is_worth_another_try() {
-        let down = AuthError::Other("HTTP request failed", "refused".into());
-        assert!(failed(Place::Metadata, down).is_retryable());
-        assert!(!failed(Place::UserFile, AuthError::Str("token request failed")).is_retryable());
-        assert!(nowhere().to_string().contains("gcloud auth application-default login"));
+    #[tokio::test]
+    async fn no_metadata_server_is_no_credentials_where_nothing_speaks_for_one() {
+        let elsewhere = Environment { on_google: false, ..environment(Some(&closed_port())) };
+        let error = Adc::new(false).look(&elsewhere, &["scope"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+        assert!(error.to_string().contains("can't be reached"), "{error}");
+    }
+
+    /// On virtual time: refused connections take none.
+    #[tokio::test(start_paused = true)]
+    async fn a_metadata_server_that_must_be_there_is_waited_for() {
+        let (adc, environment) = (Adc::new(false), environment(Some(&closed_port())));
+        let error = adc.look(&environment, &["scope"]).await.unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        tokio::time::advance(METADATA_START).await;
+        let error = adc.look(&environment, &["scope"]).await.unwrap_err();
+        assert!(!error.is_retryable(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_metadata_server_is_waited_for_five_seconds() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = silent.local_addr().unwrap().to_string();
+        tokio::time::pause();
+        let start = Instant::now();
+        let environment = Environment { on_google: false, ..environment(Some(&host)) };
+        let error = Adc::new(false).look(&environment, &["scope"]).await.unwrap_err();
+        assert!(error.to_string().contains("doesn't answer"), "{error}");
+        assert_eq!(start.elapsed().as_secs(), METADATA_ANSWER.as_secs());
     }
 }

@@ -18,6 +18,13 @@ const EARLY: Duration = Duration::from_secs(240);
 /// Wait before a replacement is fetched again after that failed while the old token still held.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// How long a failure answers for all who want a token: thousands of calls that are made again would ask a busy token server
+/// thousands of times a second. With this it is asked five times a second at most, or as it says in `Retry-After`.
+const FAILURE_HOLDS: Duration = Duration::from_millis(200);
+
+/// Longest time that `Retry-After` of a token server is followed without asking again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// An OAuth 2.0 access token. `Debug` doesn't show it.
 #[derive(Clone)]
 pub struct Token {
@@ -78,13 +85,21 @@ pub(super) struct Tokens {
     source: Arc<dyn TokenSource>,
     scope: &'static str,
     current: RwLock<Option<Bearer>>,
-    /// Held by the one caller who fetches; counts tokens.
-    fetching: tokio::sync::Mutex<u64>,
+    /// Held by the one caller who fetches.
+    fetching: tokio::sync::Mutex<Fetches>,
+}
+
+#[derive(Default)]
+struct Fetches {
+    /// Tokens fetched.
+    count: u64,
+    /// Why the last fetch failed, and until when that answers for others.
+    failed: Option<(Instant, Error)>,
 }
 
 impl Tokens {
     pub(super) fn new(source: Arc<dyn TokenSource>, scope: &'static str) -> Self {
-        Self { source, scope, current: RwLock::new(None), fetching: tokio::sync::Mutex::new(0) }
+        Self { source, scope, current: RwLock::new(None), fetching: tokio::sync::Mutex::default() }
     }
 
     /// The token to send now.
@@ -95,7 +110,7 @@ impl Tokens {
             // It still holds: one caller replaces it, the others go on with it.
             Some(bearer) if now < bearer.end => match self.fetching.try_lock() {
                 Err(_) => Ok(bearer),
-                Ok(mut serial) => match self.fetch(&mut serial).await {
+                Ok(mut fetches) => match self.fetch(&mut fetches).await {
                     Ok(new) => Ok(new),
                     Err(error) => {
                         warn!(%error, "the token could not be replaced ahead of its end; the old one still holds");
@@ -105,10 +120,11 @@ impl Tokens {
                 },
             },
             _ => {
-                let mut serial = self.fetching.lock().await;
-                match self.current() {
-                    Some(bearer) if Instant::now() < bearer.end => Ok(bearer),
-                    _ => self.fetch(&mut serial).await,
+                let mut fetches = self.fetching.lock().await;
+                match (self.current(), &fetches.failed) {
+                    (Some(bearer), _) if Instant::now() < bearer.end => Ok(bearer),
+                    (_, Some((until, error))) if Instant::now() < *until => Err(error.clone()),
+                    _ => self.fetch(&mut fetches).await,
                 }
             }
         }
@@ -122,19 +138,27 @@ impl Tokens {
         }
     }
 
-    async fn fetch(&self, serial: &mut u64) -> Result<Bearer> {
-        let Token { secret, lifetime } = self.source.token(&[self.scope]).await?;
+    async fn fetch(&self, fetches: &mut Fetches) -> Result<Bearer> {
+        let Token { secret, lifetime } = match self.source.token(&[self.scope]).await {
+            Ok(token) => token,
+            Err(error) => {
+                let holds = error.wait_asked().map_or(FAILURE_HOLDS, |asked| asked.min(LONGEST_PAUSE));
+                fetches.failed = Some((Instant::now() + holds, error.clone()));
+                return Err(error);
+            }
+        };
+        fetches.failed = None;
         let mut header = HeaderValue::try_from(format!("Bearer {}", secret.trim())).map_err(|_| {
             // The cause is left out: it could show the token.
             Error::new(ErrorKind::Unauthenticated, "the token can't be sent in a header").hint(LOGIN)
         })?;
         header.set_sensitive(true);
-        *serial += 1;
+        fetches.count += 1;
         let now = Instant::now();
         // Absurd lifetimes are cut to a day, which spares the arithmetic its overflow.
         let lifetime = lifetime.min(Duration::from_secs(86_400));
         let refresh = now + lifetime.saturating_sub(EARLY.min(lifetime / 4));
-        let bearer = Bearer { header, serial: *serial, refresh, end: now + lifetime };
+        let bearer = Bearer { header, serial: fetches.count, refresh, end: now + lifetime };
         self.set(Some(bearer.clone()));
         Ok(bearer)
     }
@@ -221,6 +245,20 @@ mod tests {
         assert_eq!(source.fetched.load(Ordering::SeqCst), 2, "not fetched again within the pause");
         tokio::time::advance(Duration::from_secs(300)).await;
         assert_eq!(tokens.bearer().await.err().unwrap().kind(), ErrorKind::Unavailable);
+    }
+
+    /// Each of a thousand calls asked a busy token server for itself, one after the other.
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_answers_for_all_who_wait() {
+        let source = Arc::new(Counting::default());
+        let tokens = Tokens::new(source.clone(), "scope");
+        source.broken.store(true, Ordering::SeqCst);
+        let failures = futures_util::future::join_all((0..1_000).map(|_| tokens.bearer())).await;
+        assert!(failures.iter().all(Result::is_err));
+        assert_eq!(source.fetched.load(Ordering::SeqCst), 1);
+        source.broken.store(false, Ordering::SeqCst);
+        tokio::time::advance(FAILURE_HOLDS).await;
+        assert_eq!(value(&tokens).await, "Bearer secret-2");
     }
 
     #[tokio::test(start_paused = true)]

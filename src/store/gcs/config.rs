@@ -74,7 +74,7 @@ impl GcsConfig {
     /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is the service under another address, a private endpoint for example, as
     ///   the `gcloud` command reads it. Calls go there *with* credentials.
     /// - `CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true` leaves credentials out.
-    /// - `HTTPS_PROXY` and `NO_PROXY` hold for the service.
+    /// - `HTTPS_PROXY` and `NO_PROXY` hold for the service and for token servers.
     pub fn from_env() -> Self {
         Self::from_vars(|name| std::env::var(name).ok())
     }

@@ -133,7 +133,9 @@ impl Http {
                     refuse("a token would go over an unencrypted line").hint("use https, or anonymous credentials")
                 );
             }
-            Credentials::Default => Some(Arc::new(Tokens::new(Arc::new(Adc::default()), config.scope()))),
+            Credentials::Default => {
+                Some(Arc::new(Tokens::new(Arc::new(Adc::new(config.system_proxy)), config.scope())))
+            }
             Credentials::Source(source) => Some(Arc::new(Tokens::new(source, config.scope()))),
         };
         let user_project = config.user_project.as_ref().map(HeaderValue::try_from).transpose();

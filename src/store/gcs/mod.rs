@@ -5,6 +5,7 @@ mod answer;
 mod auth;
 mod config;
 mod dns;
+mod grant;
 mod http;
 mod upload;
 mod wire;
