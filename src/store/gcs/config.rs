@@ -9,10 +9,11 @@ use super::TokenSource;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Credentials {
-    /// Application default credentials, looked for at the first call: the service-account key that
-    /// `GOOGLE_APPLICATION_CREDENTIALS` names, then what `gcloud auth application-default login` left, then the
-    /// metadata server, then the `gcloud` command. Workload identity federation and impersonation are not among
-    /// them: use a [`TokenSource`](Self::Source).
+    /// Application default credentials, looked for at the first call: the file that `GOOGLE_APPLICATION_CREDENTIALS` names,
+    /// then what `gcloud auth application-default login` left (in `CLOUDSDK_CONFIG` if that is set), then the metadata server
+    /// (`GCE_METADATA_HOST`, unless `NO_GCE_CHECK=true`), then the `gcloud` command. A file holds the key of a service account
+    /// or the login of a user. Workload identity federation and impersonation are not among them: use a
+    /// [`TokenSource`](Self::Source).
     #[default]
     Default,
     /// None: for public buckets and emulators.
