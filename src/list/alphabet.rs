@@ -97,10 +97,14 @@ const MOST_SEEN: usize = 200;
 #[derive(Default, Debug, Clone)]
 pub(super) struct Alphabet {
     pub seen: Vec<char>,
+    /// How often each of them came.
+    times: Vec<u32>,
     pub count: u32,
     /// How often another child followed, and how often none did.
     pub on: f64,
     pub off: f64,
+    /// How many of the latter are cuts that were tried in vain, and no end that was seen.
+    pub tried: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,23 +122,112 @@ fn prev_char(c: char) -> Option<char> {
     char::from_u32(if n == 0xDFFF { 0xD7FF } else { n })
 }
 
+/// Between two seen characters that are further apart than this, one script ends and another begins. The letters of most
+/// scripts lie closer together, and the scripts of one part of the world, such as Greek and Cyrillic, do too.
+const WIDE: f64 = 1024.0;
+
+/// Below this novelty what is known of a place counts as settled: names of three parents were listed to their end.
+pub(super) const SETTLED: f64 = 0.3;
+
+/// Adds the spans of characters that may follow the last seen one, up to `high`. A script of which so many characters were
+/// seen in a row is as likely to end within as many more as to go on beyond these, and so on for each doubling of its
+/// length: so each doubling has the same weight.
+fn run_on(seen: &[char], high: char, novelty: f64, out: &mut Vec<Span>) {
+    let Some(&last) = seen.last() else { return };
+    let mut first = last;
+    for &c in seen.iter().rev() {
+        if c.is_ascii() || f64::from(first as u32 - c as u32) > WIDE {
+            break;
+        }
+        first = c;
+    }
+    let run = last as u32 - first as u32 + 1;
+    let (mut from, mut length) = (last as u32 + 1, run);
+    while from <= high as u32 {
+        let to = (from + length - 1).min(high as u32);
+        if let (Some(low), Some(high)) = (char::from_u32(from), char::from_u32(to)) {
+            let part = f64::from(to - from + 1) / f64::from(length);
+            out.push(Span { low, high, weight: std::f64::consts::LN_2 * f64::from(run) * part * novelty });
+        }
+        (from, length) = (to + 1, 2 * length);
+    }
+}
+
 impl Alphabet {
+    /// How likely it is that characters come which were never seen, from 1 down to 0: less likely, the more parents had their
+    /// last child listed.
+    pub(super) fn novelty(&self) -> f64 {
+        1.0 / (1.0 + self.off - self.tried)
+    }
     pub(super) fn learn(&mut self, c: char) {
         self.count += 1;
-        if let Err(at) = self.seen.binary_search(&c)
-            && self.seen.len() < MOST_SEEN
-        {
-            self.seen.insert(at, c);
+        match self.seen.binary_search(&c) {
+            Ok(at) => self.times[at] += 1,
+            Err(at) => {
+                self.seen.insert(at, c);
+                self.times.insert(at, 1);
+                if self.seen.len() > MOST_SEEN {
+                    self.thin_out();
+                }
+            }
+        }
+    }
+
+    /// Forgets a character between two others of the same script: what lies between these counts in full anyway. So
+    /// scripts that come late are seen, too.
+    fn thin_out(&mut self) {
+        let near = |at: &usize| {
+            let (before, after) = (self.seen[at - 1], self.seen[at + 1]);
+            !before.is_ascii() && f64::from(after as u32 - before as u32) < WIDE
+        };
+        let at = (1..self.seen.len() - 1).find(near).unwrap_or(self.seen.len() - 1);
+        self.seen.remove(at);
+        let times = self.times.remove(at);
+        self.times[at - 1] += times;
+    }
+
+    /// Weighs scripts by how often their characters come instead of by how many characters they have. The sum of all
+    /// weights stays.
+    pub(super) fn weigh_scripts(&self, spans: &mut [Span]) {
+        let is_new = |at: &usize| {
+            *at == 0
+                || f64::from(self.seen[*at] as u32 - self.seen[at - 1] as u32) > WIDE
+                || (self.seen[at - 1].is_ascii() && !self.seen[*at].is_ascii())
+        };
+        let starts: Vec<usize> = (0..self.seen.len()).filter(is_new).collect();
+        if starts.len() < 2 {
+            return;
+        }
+        let script = |c: char| starts.partition_point(|at| self.seen[*at] <= c).saturating_sub(1);
+        let mut scripts = vec![(0.0, 0.0); starts.len()];
+        for (c, times) in self.seen.iter().zip(&self.times) {
+            scripts[script(*c)].0 += f64::from(*times);
+        }
+        for s in &*spans {
+            scripts[script(s.low)].1 += s.weight;
+        }
+        let (came, weight) = scripts.iter().filter(|s| s.1 > 0.0).fold((0.0, 0.0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
+        for s in spans {
+            let (times, of_script) = scripts[script(s.low)];
+            s.weight *= times / came * weight / of_script.max(1e-9);
         }
     }
     /// Spans of the whole alphabet in order. `also`: characters which must be taken as seen.
-    pub(super) fn spans(&self, also: Option<char>, letters: bool, plain: bool, trust: Trust, out: &mut Vec<Span>) {
+    pub(super) fn spans(
+        &self,
+        also: impl IntoIterator<Item = char>,
+        letters: bool,
+        plain: bool,
+        novelty: f64,
+        trust: Trust,
+        out: &mut Vec<Span>,
+    ) {
         out.clear();
         let mut seen = std::borrow::Cow::Borrowed(&self.seen);
-        if let Some(c) = also
-            && let Err(at) = seen.binary_search(&c)
-        {
-            seen.to_mut().insert(at, c);
+        for c in also {
+            if let Err(at) = seen.binary_search(&c) {
+                seen.to_mut().insert(at, c);
+            }
         }
         let (mut digit, mut upper, mut lower) = (false, false, false);
         let mut beyond_f = false;
@@ -161,6 +254,11 @@ impl Alphabet {
         if lower && unsure_letters {
             whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' }));
         }
+        // Whether letters that were not seen so far are unlikely. Characters of other scripts, and cuts that were tried among
+        // these, are no evidence for that.
+        let is_ascii = self.seen.last().is_none_or(char::is_ascii);
+        let settled = self.count > 300 && (is_ascii || novelty < SETTLED);
+        let ended = if is_ascii { self.off } else { self.off - self.tried };
         let extra = |low: Option<char>, high: Option<char>, out: &mut Vec<Span>| {
             if let (Some(low), Some(high)) = (low, high)
                 && low <= high
@@ -192,16 +290,14 @@ impl Alphabet {
                     && low <= high
                 {
                     let count = f64::from(high as u32 - low as u32 + 1);
+                    if k == Class::Other && count > WIDE {
+                        run_on(&seen[..=i], high, novelty, out);
+                        continue;
+                    }
                     out.push(Span {
                         low,
                         high,
-                        weight: if k == Class::Other && count > 1024.0 {
-                            2.0
-                        } else if self.count > 300 && c.is_ascii_alphabetic() {
-                            count * 0.05
-                        } else {
-                            count
-                        },
+                        weight: if settled && c.is_ascii_alphabetic() { count * 0.05 } else { count },
                     });
                 }
             } else if k != Class::Other
@@ -218,10 +314,12 @@ impl Alphabet {
                 0xAC00..=0xD7A3 => 0xD7A3,
                 other => other | 0x7f,
             };
-            extra(next_char(last), char::from_u32(end), out);
+            if let Some(end) = char::from_u32(end) {
+                run_on(&seen, end, novelty, out);
+            }
         }
         let each = match trust {
-            Trust::Sure if self.off >= 3.0 || self.count > 300 && self.seen.len() > 2 => 0.05,
+            Trust::Sure if ended >= 3.0 || settled && self.seen.len() > 2 => 0.05,
             Trust::Sure => 1.0,
             Trust::Guess(each) => each,
         };

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::alphabet::{
-    ANY, Alphabet, EXTRA, HashMap, MOST_PLACES, Place, Span, Trust, clip, most, position, scale, separates,
+    ANY, Alphabet, EXTRA, HashMap, MOST_PLACES, Place, SETTLED, Span, Trust, clip, most, position, scale, separates,
 };
 
 /// Of the objects a folder of numbers has held so far, how many more are likely.
@@ -281,6 +281,7 @@ impl KeySpace {
         for key in place.keys() {
             if let Some(a) = self.alphabet_mut(key) {
                 a.off += 1.0;
+                a.tried += 1.0;
             }
         }
     }
@@ -361,9 +362,12 @@ impl KeySpace {
         if b >= 1.0 { self.items / b } else { self.items.max(2.0 * self.page) * 1.5 }
     }
 
-    fn spans(&self, place: Place, also: Option<char>, trust: Trust, out: &mut Vec<Span>) -> f64 {
+    fn spans(&self, place: Place, also: impl IntoIterator<Item = char>, trust: Trust, out: &mut Vec<Span>) -> f64 {
         let letters = self.letters.get(&(place.slash, place.token)).copied().unwrap_or(false);
         let plain = self.origin.plain;
+        // After whatever character, since what followed one character says little about whole scripts.
+        let novelty =
+            place.keys().iter().filter_map(|key| self.alphabets.get(key)).map(Alphabet::novelty).fold(1.0, f64::min);
         let token = (place.slash, place.token);
         if self.random.contains_key(&token)
             && let Some(all) = self.tokens.get(&token)
@@ -371,7 +375,8 @@ impl KeySpace {
             let merged = match self.alphabet(place) {
                 Some(a) if a.count > 300 && a.on > 20.0 && a.off >= 3.0 => None,
                 Some(a) => {
-                    let mut m = Alphabet { seen: a.seen.clone(), ..all.clone() };
+                    let mut m = a.clone();
+                    (m.count, m.on, m.off, m.tried) = (all.count, all.on, all.off, all.tried);
                     for c in &all.seen {
                         m.learn(*c);
                     }
@@ -380,24 +385,42 @@ impl KeySpace {
                 None => Some(all.clone()),
             };
             if let Some(m) = merged {
-                m.spans(also, letters, plain, trust, out);
+                m.spans(also, letters, plain, novelty, trust, out);
+                self.weigh_scripts(place, novelty, out);
                 return out.iter().map(|s| s.weight).sum();
             }
         }
         match self.alphabet(place) {
-            Some(a) => a.spans(also, letters, plain, trust, out),
-            None => Alphabet::default().spans(also, letters, plain, trust, out),
+            Some(a) => a.spans(also, letters, plain, novelty, trust, out),
+            None => Alphabet::default().spans(also, letters, plain, novelty, trust, out),
         }
+        self.weigh_scripts(place, novelty, out);
         out.iter().map(|s| s.weight).sum()
     }
 
+    /// Where the characters of a place are settled, how often each script came says more than how many characters it has.
+    fn weigh_scripts(&self, place: Place, novelty: f64, spans: &mut [Span]) {
+        let [_, block, any] = place.keys();
+        let known = |key| self.alphabets.get(key).filter(|a: &&Alphabet| a.count >= 100);
+        if novelty < SETTLED
+            && let Some(alphabet) = known(&block).or_else(|| known(&any))
+        {
+            alphabet.weigh_scripts(spans);
+        }
+    }
+
     fn fraction(&self, s: &str, at: usize, place: Place, depth: u32) -> f64 {
-        let Some(c) = tail_char(s, at) else { return 0.0 };
         let mut spans = vec![];
-        let total = self.spans(place, Some(c), Trust::Guess(0.3), &mut spans);
-        let (before, own) = position(&spans, c);
+        let total = self.spans(place, tail_char(s, at), Trust::Guess(0.3), &mut spans);
+        self.weight_before(&spans, s, at, place, depth) / total.max(1e-9)
+    }
+
+    /// The weight of what comes before `s` at this place, where these are its spans.
+    fn weight_before(&self, spans: &[Span], s: &str, at: usize, place: Place, depth: u32) -> f64 {
+        let Some(c) = tail_char(s, at) else { return 0.0 };
+        let (before, own) = position(spans, c);
         let inner = if depth == 0 { 0.5 } else { self.fraction(s, at + c.len_utf8(), place.after(c), depth - 1) };
-        (before + own * inner) / total.max(1e-9)
+        before + own * inner
     }
 
     /// Takes the cut points of an earlier listing, with the number of objects from each to the next.
@@ -513,9 +536,18 @@ impl KeySpace {
         let mut unit = vec![0.0; deepest.max(j + 1)];
         unit[j] = match dense {
             Some(dn) => {
-                let total = self.spans(at[j].2, Some(at[j].1), Trust::Guess(0.3), &mut spans);
-                let jb = at[j].0;
-                let delta = (self.fraction(last, jb, at[j].2, 6) - self.fraction(first, jb, at[j].2, 6)) * total;
+                let (jb, place) = (at[j].0, at[j].2);
+                // Two names that part in a script of which nothing was seen would coincide in spans of their own. Each letter
+                // of ASCII has a weight of its own.
+                let unseen = tail_char(first, jb).filter(|c| !c.is_ascii());
+                let also = tail_char(last, jb).into_iter().chain(unseen);
+                let total = self.spans(place, also, Trust::Guess(0.3), &mut spans);
+                let delta = if unseen.is_some() {
+                    let [from, to] = [first, last].map(|name| self.weight_before(&spans, name, jb, place, 6));
+                    to - from
+                } else {
+                    (self.fraction(last, jb, place, 6) - self.fraction(first, jb, place, 6)) * total
+                };
                 dn.items / delta.max(1e-12)
             }
             None => {

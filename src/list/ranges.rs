@@ -80,6 +80,8 @@ struct Range {
     density: Option<Density>,
     estimate: f64,
     doubt: u32,
+    /// Full pages that came since the last cut, with more behind them, where the estimate was too low for a cut.
+    surprises: u32,
     empty: u32,
     stuck: bool,
     answered: bool,
@@ -160,6 +162,7 @@ impl Ranges {
                 density: None,
                 estimate: share,
                 doubt,
+                surprises: 0,
                 empty: 0,
                 stuck: false,
                 answered: false,
@@ -393,6 +396,8 @@ impl Ranges {
             }
             drop(gone);
         } else {
+            let is_full = keep.len() as f64 >= 0.9 * self.page;
+            range.surprises += u32::from(!first_answer && is_full && range.estimate < LEAST * self.page);
             range.token = token.map(Into::into);
             let low = range.low.clone();
             self.order.insert(low, id);
@@ -403,14 +408,24 @@ impl Ranges {
 
     fn gap_segments(&self, r: &Range) -> Vec<Segment> {
         let low = r.last.as_deref().unwrap_or(&r.low);
-        self.space.segments(&Gap {
+        let mut segments = self.space.segments(&Gap {
             low,
             end: r.end.as_deref(),
             density: r.density.as_ref(),
             share: r.estimate,
             doubt: r.doubt,
             folder: r.folder,
-        })
+        });
+        // A range that has gone on against all estimates is likely to go on. It is cut after four such pages: after
+        // two, other kinds of names paid up to 13% more calls, and after three up to 10% more time.
+        let least = self.page * f64::from(r.surprises.min(8)).exp2() * 0.125;
+        let mass: f64 = segments.iter().map(|s| s.mass).sum();
+        if r.surprises > 0 && mass < least && mass > 0.0 {
+            for s in &mut segments {
+                s.mass *= least / mass;
+            }
+        }
+        segments
     }
 
     fn estimate(&mut self, id: u64) {
@@ -611,7 +626,7 @@ impl Ranges {
         let r = self.parts.get_mut(&id).expect("seen");
         r.end = Some(cuts[0].0.clone());
         r.estimate = cuts[0].1.max(self.page * 0.3);
-        r.doubt = 0;
+        (r.doubt, r.surprises) = (0, 0);
         if end.is_none() || doubt > 0 {
             self.cuts += cuts.iter().filter(|c| !c.0.ends_with('/')).count() as u64;
         }
