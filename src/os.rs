@@ -3,10 +3,10 @@
 #![allow(unsafe_code, reason = "each block says why nothing safe does it, and why it is sound")]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// Has `call` called when the process ends normally: main returns, or `exit` is called.
 ///
@@ -86,6 +86,66 @@ pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+/// The bytes of a file, as [`map_file`] gives them, but read into memory of this process: for files that others may change
+/// or cut short while they are open.
+///
+/// # Errors
+/// The system refuses; there is no memory; the file became shorter meanwhile.
+pub(crate) fn read_file(mut file: &File) -> io::Result<Mmap> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut memory = MmapMut::map_anon(length)?;
+    file.read_exact(&mut memory)?;
+    memory.make_read_only()
+}
+
+/// The name of the network file system that a file or an open folder is on; `None` where it is on a local disk, or where the
+/// system doesn't say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn network_file_system(file: &File) -> Option<&'static str> {
+    let mut answer = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: no safe function tells. The descriptor is open for as long as the reference lives, and the pointer is to memory
+    // of the right type, which the call only writes to. All zeros are a value of the type, should it write only a part.
+    let answer = unsafe { (libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()) == 0).then(|| answer.assume_init()) }?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::unnecessary_cast,
+        reason = "its type differs between systems; the magic numbers have 32 bits"
+    )]
+    let magic = answer.f_type as u32;
+    network_file_system_of(magic)
+}
+
+/// Other systems have no such numbers.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn network_file_system(_: &File) -> Option<&'static str> {
+    None
+}
+
+/// The name of the file system with this magic number (`f_type` of `statfs`), if another host may change its files while
+/// they are open here. FUSE may be a local disk (ntfs-3g) or a bucket (gcsfuse, JuiceFS); virtiofs has its number, too.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn network_file_system_of(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517B | 0xFE53_4D42 | 0xFF53_4D42 => "SMB",
+        0x0102_1997 => "9p",
+        0x6573_5546 => "FUSE",
+        0x0BD0_0BD0 => "Lustre",
+        0x00C3_6400 => "Ceph",
+        0x4750_4653 => "GPFS",
+        0x1983_0326 => "BeeGFS",
+        0x2003_0528 => "OrangeFS",
+        0xAAD7_AAEA => "PanFS",
+        0x5346_414F | 0x6B41_4653 => "AFS",
+        0x7375_7245 => "Coda",
+        0x7461_636F => "OCFS2",
+        0x0116_1970 => "GFS2",
+        0x786F_4256 => "a shared folder of VirtualBox",
+        _ => return None,
+    })
+}
+
 /// A lock on a whole file. It belongs to the open file: others that open the same file for themselves, in this process
 /// too, are kept out, and the system lets go of it when the last handle is closed, by the end of the process at the latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,11 +156,17 @@ pub(crate) enum Lock {
     Exclusive,
 }
 
-/// Takes a lock, or changes the one that is held, if nobody else is in the way; whether it did. Never waits.
+/// Takes a lock, or changes the one that is held, if nobody else is in the way; whether it did. Never waits. NFS gives an
+/// exclusive lock only on a file that is open for writing, and a shared one only where it is open for reading.
 ///
 /// # Errors
-/// The file system has no locks.
+/// The file system has no locks, or the file is not open for what the lock needs.
 pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
+    // The rule of NFS holds in tests on whatever disk they run.
+    #[cfg(test)]
+    if lock == Lock::Exclusive && !is_open_for_writing(file) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     let how = match lock {
         Lock::Shared => libc::LOCK_SH,
         Lock::Exclusive => libc::LOCK_EX,
@@ -120,6 +186,13 @@ pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
 }
 
 #[cfg(test)]
+fn is_open_for_writing(file: &File) -> bool {
+    // SAFETY: no safe function tells. It takes no pointer, and the descriptor is open for as long as the reference lives.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -133,5 +206,40 @@ mod tests {
         }
         let usual = FileShares { requests: 512, idle_connections: 128, cached_segments: 128 };
         assert_eq!(FileShares::of(Some(1_024)), usual);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn network_file_systems_are_told_by_their_magic_numbers() {
+        for (magic, name) in [
+            (0x6969, Some("NFS")),
+            (0x517B, Some("SMB")),
+            (0xFF53_4D42, Some("SMB")),
+            (0xFE53_4D42, Some("SMB")),
+            (0x0102_1997, Some("9p")),
+            (0x6573_5546, Some("FUSE")),
+            (0x0BD0_0BD0, Some("Lustre")),
+            (0x00C3_6400, Some("Ceph")),
+            (0x4750_4653, Some("GPFS")),
+            // ext4, XFS, btrfs, ZFS, tmpfs, overlay, F2FS.
+            (0xEF53, None),
+            (0x5846_5342, None),
+            (0x9123_683E, None),
+            (0x2FC1_2FC1, None),
+            (0x0102_1994, None),
+            (0x794C_7630, None),
+            (0xF2F5_2010, None),
+            (0, None),
+        ] {
+            assert_eq!(network_file_system_of(magic), name, "{magic:#x}");
+        }
+    }
+
+    /// `/proc` is on no network, and its numbers are the system's own.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_is_asked_where_a_file_is() {
+        assert_eq!(network_file_system(&File::open("/proc/self/status").unwrap()), None);
+        assert_eq!(network_file_system(&File::open("/proc").unwrap()), None);
     }
 }

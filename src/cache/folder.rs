@@ -58,6 +58,13 @@ impl Folder {
             }
             made => made.map_err(failed)?,
         }
+        if let Some(network) = network(path) {
+            tracing::warn!(
+                folder = %path.display(),
+                "the cache is on {network}, so that it is as slow as the network, and hosts that share it may read samples \
+                 more than once: use a folder on a local disk"
+            );
+        }
         let mut mark = String::new();
         match File::open(path.join(MARK)) {
             Ok(file) => drop(file.take(100).read_to_string(&mut mark).map_err(failed)?),
@@ -107,7 +114,9 @@ impl Folder {
         DirBuilder::new().recursive(true).mode(0o700).create(&members)?;
         for entry in fs::read_dir(&members)? {
             let other = entry?.path();
-            if File::open(&other).and_then(|file| os::try_lock(&file, Lock::Exclusive)).unwrap_or(false) {
+            // NFS gives an exclusive lock only on a file that is open for writing.
+            let file = OpenOptions::new().read(true).write(true).open(&other);
+            if file.and_then(|file| os::try_lock(&file, Lock::Exclusive)).unwrap_or(false) {
                 let _ = fs::remove_file(other);
             }
         }
@@ -219,8 +228,16 @@ fn wrong(path: &Path, what: &str, wanted: &str, got: impl std::fmt::Display) -> 
 }
 
 fn unusable(path: &Path, error: io::Error) -> Error {
-    Error::new(ErrorKind::Io, "the cache can't be used")
-        .object(path.display())
-        .hint("name a folder on a local disk that this user may write to, and that isn't full")
-        .with_source(error)
+    let unusable = Error::new(ErrorKind::Io, "the cache can't be used").object(path.display());
+    let unusable = match network(path) {
+        // Lustre and some FUSE file systems have no locks unless they are mounted with them.
+        Some(network) => unusable.mismatch("a local disk, or a file system with locks (flock)", network),
+        None => unusable,
+    };
+    unusable.hint("name a folder on a local disk that this user may write to, and that isn't full").with_source(error)
+}
+
+/// The network file system that a folder is on, if it is on one.
+fn network(path: &Path) -> Option<&'static str> {
+    File::open(path).ok().and_then(|folder| os::network_file_system(&folder))
 }

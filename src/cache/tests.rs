@@ -644,3 +644,18 @@ proptest! {
         }
     }
 }
+
+/// Locks were asked for on files opened for reading alone, which NFS refuses: dead processes then stayed for good.
+#[test]
+fn files_of_dead_processes_go_where_a_lock_needs_a_file_opened_for_writing() {
+    let scratch = Scratch::new();
+    drop(scratch.open(1 << 20));
+    let dead = scratch.0.join("members").join("00000000000000aa");
+    fs::write(&dead, "").unwrap();
+    let living = scratch.open(1 << 20);
+    assert!(!dead.exists());
+    // That of a living one stays.
+    let other = scratch.open(1 << 20);
+    assert_eq!(fs::read_dir(scratch.0.join("members")).unwrap().count(), 2);
+    drop((living, other));
+}

@@ -156,26 +156,34 @@ impl Manifest {
     /// and the processes of a machine that open the same file share its memory.
     ///
     /// Replace the file, by `save` or by renaming another, and never write into it while it is open: what is read then
-    /// is an error at best, and the end of the process with SIGBUS if the file has become shorter.
+    /// is an error at best, and the end of the process with SIGBUS if the file has become shorter. On a network file system,
+    /// such as NFS, SMB, Lustre or FUSE, even a file that another host replaces may be gone here. So a file there is read into
+    /// memory as a whole, some 18 bytes an object in each process, and may be replaced by anybody at any time.
     ///
     /// # Errors
     /// The file can't be read, is no manifest, or one of another version; it was cut short or damaged. Of a file from
     /// somebody who may have made it up, [`verify`](Self::verify) tells the rest.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let io = |error: io::Error| {
-            Error::new(ErrorKind::Io, "the manifest can't be read")
-                .stage(Stage::Manifest)
-                .object(path.display())
-                .hint("check the path; `dataflux ls --save` makes a manifest")
-                .with_source(error)
-        };
+        let io = |error| unreadable(path, error);
         // Before it is opened, since to open a pipe is to wait for whoever writes into it.
         if !fs::metadata(path).map_err(io)?.is_file() {
             return Err(io(io::Error::other("it is no file")));
         }
         let file = File::open(path).map_err(io)?;
-        Self::of_bytes(os::map_file(&file).map_err(io)?, path)
+        Self::load_from(&file, os::network_file_system(&file), path)
+    }
+
+    /// Opens a file that is on this network file system, if it is on any.
+    pub(super) fn load_from(file: &File, network: Option<&str>, path: &Path) -> Result<Self> {
+        let bytes = match network {
+            Some(network) => {
+                tracing::info!(file = %path.display(), network, "the manifest is read into memory instead of mapped");
+                os::read_file(file)
+            }
+            None => os::map_file(file),
+        };
+        Self::of_bytes(bytes.map_err(|error| unreadable(path, error))?, path)
     }
 
     /// Reads every object, and proves what [`load`](Self::load) takes from the file as it stands: that all names are below
@@ -286,6 +294,14 @@ impl Manifest {
         let growth = Arc::new(Growth::whole(objects, end));
         Ok(Self { prefix: head.prefix, growth, _listing: None, file: Some(path.to_owned()) })
     }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, "the manifest can't be read")
+        .stage(Stage::Manifest)
+        .object(path.display())
+        .hint("check the path; `dataflux ls --save` makes a manifest")
+        .with_source(error)
 }
 
 /// Where a manifest is saved.

@@ -244,6 +244,20 @@ fn encodings_are_kept_and_cost_nothing_where_there_are_none() {
     assert_eq!(encoded.memory_bytes(), plain.memory_bytes() + 4_096, "one byte an object of the mixed chunk");
 }
 
+/// On NFS another host may replace a file and so take its pages away, which ended the process with SIGBUS.
+#[test]
+fn a_file_on_a_network_file_system_is_copied_and_may_go_while_it_is_open() {
+    let (scratch, made) = (Scratch::new(), Manifest::load(golden()).unwrap());
+    made.save(scratch.file()).unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(scratch.file()).unwrap();
+    let copied = Manifest::load_from(&file, Some("NFS"), &scratch.file()).unwrap();
+    // Each read of a mapped file would be a SIGBUS from here on.
+    file.set_len(0).unwrap();
+    same(&copied, &made);
+    copied.verify().unwrap();
+    ask(&copied).unwrap();
+}
+
 /// Opens a file of these bytes, without a file.
 fn opened(bytes: &[u8], scratch: &Scratch) -> Result<Manifest> {
     let mut map = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
