@@ -12,6 +12,9 @@ use dataflux::{
     AuditLog, AuditRecord, DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, OnError, Raw, Result, Strategy,
 };
 use futures_util::StreamExt;
+use proptest::prelude::*;
+use ring::digest::{SHA256, digest};
+use serde_json::Value;
 use support::{client, content, without_hanging};
 
 /// A folder of its own for a test, gone with it.
@@ -354,4 +357,90 @@ fn golden() {
         [vec![(0, 0), (1, 10), (2, 6), (3, 7), (4, 4)], vec![(5, 3), (6, 2), (7, 9), (9, 5)], vec![(10, 6), (11, 11)]];
     assert_eq!(steps.collect::<Vec<_>>(), wanted);
     assert_eq!(records[0].prefix(), "gs://data/p/");
+}
+
+/// A log of these lines, each of which follows from the one before.
+fn made_up(path: &std::path::Path, lines: &[Value]) {
+    let mut before = vec![0; 16];
+    let mut log = String::new();
+    for line in lines {
+        let json = line.to_string();
+        let linked = digest(&SHA256, &[&before[..], json.as_bytes()].concat());
+        before = linked.as_ref()[..16].to_vec();
+        let hash: String = before.iter().map(|byte| format!("{byte:02x}")).collect();
+        log += &format!("{hash} {json}\n");
+    }
+    fs::write(path, log).unwrap();
+}
+
+/// The lines of the golden log: where an epoch begins, and a batch of it.
+fn golden_lines() -> [Value; 2] {
+    let log = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/audit-1.log")).unwrap();
+    let json = |line: &str| serde_json::from_str(line.split_once(' ').unwrap().1).unwrap();
+    let mut lines = log.lines().map(json);
+    [lines.next().unwrap(), lines.next().unwrap()]
+}
+
+/// A batch size of 2^62 made room for as many ids, which ended the process.
+#[test]
+fn a_batch_of_more_samples_than_there_can_be_is_refused() {
+    let (dataset, scratch) = (data(12, &[]), Scratch::new("large"));
+    let replayed = |batch_size: u64, to: u64| {
+        let [mut begin, mut batch] = golden_lines();
+        begin["begin"]["state"]["manifest"] = dataset.manifest().digest().to_string().into();
+        begin["begin"]["state"]["batch_size"] = batch_size.into();
+        batch["batch"]["to"] = to.into();
+        made_up(&scratch.log(), &[begin, batch]);
+        records(&scratch)[0].samples(dataset.manifest()).unwrap_err()
+    };
+    for positions in [1 << 40, 1 << 62, u64::MAX] {
+        let error = replayed(positions, positions);
+        assert_eq!(error.kind(), ErrorKind::Integrity);
+        assert!(error.to_string().contains("positions below 12"), "{error}");
+    }
+    let error = replayed(5, u64::MAX).to_string();
+    assert!(error.contains("at most 5 positions"), "{error}");
+}
+
+/// Numbers that break what they are used for.
+fn number() -> impl proptest::strategy::Strategy<Value = u64> {
+    prop_oneof![0u64..20, prop::sample::select(vec![1 << 31, 1 << 40, 1 << 62, u64::MAX - 1, u64::MAX])]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever stands in a log, reading it needs no more memory than the log and the manifest account for.
+    #[test]
+    fn made_up_numbers_lead_to_an_error_or_to_samples(
+        (batch_size, from, to, end) in (number(), number(), number(), number()),
+        (step, position, epoch, rank, world_size) in (number(), number(), number(), number(), number()),
+        skipped in prop::collection::vec((number(), number()), 0..4),
+        substituted in prop::collection::vec((number(), number(), number()), 0..4),
+        list in prop::option::of(prop::collection::vec(number(), 0..4)),
+        window in prop::option::of(number()),
+        case: u64,
+    ) {
+        let (dataset, scratch) = (data(12, &[]), Scratch::new(&format!("numbers-{case}")));
+        let [mut begin, mut batch] = golden_lines();
+        let state = &mut begin["begin"]["state"];
+        state["manifest"] = dataset.manifest().digest().to_string().into();
+        (state["batch_size"], state["position"], state["epoch"]) = (batch_size.into(), position.into(), epoch.into());
+        state["window"] = window.into();
+        (begin["begin"]["rank"], begin["begin"]["world_size"]) = (rank.into(), world_size.into());
+        let of = &mut batch["batch"];
+        (of["from"], of["to"], of["end"]) = (from.into(), to.into(), end.into());
+        (of["step"], of["epoch"]) = (step.into(), epoch.into());
+        of["skipped"] = serde_json::to_value(skipped).unwrap();
+        of["substituted"] = serde_json::to_value(substituted).unwrap();
+        of["list"] = serde_json::to_value(list).unwrap();
+        made_up(&scratch.log(), &[begin, batch]);
+        for record in AuditLog::open(scratch.log()).unwrap() {
+            // A state that can't be is refused when it is read.
+            let Ok(record) = record else { continue };
+            if let Ok(samples) = record.samples(dataset.manifest()) {
+                prop_assert!(samples.len() as u64 <= to.saturating_sub(from));
+            }
+        }
+    }
 }

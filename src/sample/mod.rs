@@ -43,6 +43,7 @@ pub use rest::{Beyond, Share};
 pub(crate) use rest::{Delivered, Rest, merge};
 pub use sampler::{Order, Orders, Sampler, Scope};
 pub(crate) use sampler::{Sampling, Walk, identity};
+pub(crate) use sharding::MOST_PADDED;
 pub use sharding::{BatchSpan, LastBatch, Sharding, Spans};
 pub use shuffled::{BlockShuffle, Sequential, Shuffle, WindowShuffle};
 pub use state::State;

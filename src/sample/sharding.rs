@@ -8,7 +8,7 @@ use crate::manifest::Known;
 
 /// Most samples of one rank in a batch that may have to be filled up: the ids of so many take 128 MiB, and no step trains on
 /// as many. One that isn't filled up has no more samples than its epoch.
-const MOST_PADDED: u64 = 1 << 24;
+pub(crate) const MOST_PADDED: u64 = 1 << 24;
 
 /// What becomes of the last global batch of an epoch, where it isn't full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, Digest, SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::collate::Batch;
@@ -82,10 +82,14 @@ struct Delivered {
     list: Option<Vec<u64>>,
 }
 
-fn hash(bytes: &[u8]) -> Hash {
+fn half(digest: Digest) -> Hash {
     let mut half = Hash::default();
-    half.copy_from_slice(&digest(&SHA256, bytes).as_ref()[..size_of::<Hash>()]);
+    half.copy_from_slice(&digest.as_ref()[..size_of::<Hash>()]);
     half
+}
+
+fn hash(bytes: &[u8]) -> Hash {
+    half(digest(&SHA256, bytes))
 }
 
 fn hex(hash: &Hash) -> String {
@@ -93,7 +97,9 @@ fn hex(hash: &Hash) -> String {
 }
 
 fn hash_of_ids(ids: impl Iterator<Item = SampleId>) -> String {
-    hex(&hash(&ids.flat_map(|id| id.0.to_le_bytes()).collect::<Vec<_>>()))
+    let mut context = Context::new(&SHA256);
+    ids.for_each(|id| context.update(&id.0.to_le_bytes()));
+    hex(&half(context.finish()))
 }
 
 /// The hash of a line that comes after one of hash `before`.

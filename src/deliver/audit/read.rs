@@ -1,6 +1,6 @@
 //! Audit logs read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
@@ -12,20 +12,32 @@ use super::{
     parse,
 };
 use crate::manifest::{Known, Manifest};
-use crate::sample::{SampleId, Sampling, State, told};
+use crate::sample::{MOST_PADDED, SampleId, Sampling, State, told};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// The samples at these positions of the order that a state tells.
+fn unknown(wanted: &str, got: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Integrity, "the audit log has a batch that can't be found again")
+        .stage(Stage::Deliver)
+        .mismatch(wanted, got)
+        .hint("it was made by a later version of the crate, or it was made up")
+}
+
+/// The samples at these positions of the order that a state describes.
 fn order(begin: &Begin, manifest: &Arc<Manifest>, positions: Range<u64>) -> Result<Vec<SampleId>> {
     let state = &begin.state;
-    let unknown = |what: &str, got: String| {
-        let error = Error::new(ErrorKind::Integrity, "the audit log tells of what can't be found again");
-        error.stage(Stage::Deliver).mismatch(what, got).hint("was it made by a later version of the crate, or made up?")
-    };
-    if positions.end.saturating_sub(positions.start) > state.batch_size as u64 {
-        return Err(unknown("as many positions as a batch has at most", format!("{positions:?}")));
+    // Checked before there is room for an id each. Samplers that a state describes in full have a position for each sample of
+    // the manifest, and only a last batch that is filled up goes beyond these.
+    let count = positions.end.saturating_sub(positions.start);
+    if count > state.batch_size as u64 {
+        let wanted = format!("at most {} positions, as a batch has", state.batch_size);
+        return Err(unknown(&wanted, format_args!("{positions:?}")));
     }
-    let sampler = told(&state.identity()).ok_or_else(|| unknown("a sampler that is told in full", state.identity()))?;
+    if positions.end > manifest.len() && count > MOST_PADDED {
+        let wanted = format!("positions below {}, or at most {MOST_PADDED} of a padded batch", manifest.len());
+        return Err(unknown(&wanted, format_args!("{positions:?}")));
+    }
+    let sampler = told(&state.identity())
+        .ok_or_else(|| unknown("a sampler that the state describes in full", state.identity()))?;
     Sampling::new(sampler, Arc::clone(manifest))?.walk(state.epoch).ids(positions, Known::All(manifest.len()))
 }
 
@@ -210,15 +222,20 @@ impl AuditRecord {
                 ));
         }
         let Delivered { ids, skipped, substituted, list, .. } = &self.step;
-        let positions = self.positions().filter(|at| !skipped.iter().any(|(position, _)| position == at));
+        // Looked up instead of searched: a log that was made up may have millions of them.
+        let skipped: HashSet<_> = skipped.iter().map(|(position, _)| *position).collect();
+        let substituted: HashMap<_, _> =
+            substituted.iter().map(|&(position, _, by)| (position, SampleId(by))).collect();
+        let positions = self.positions().filter(|at| !skipped.contains(at));
         let samples: Vec<_> = if let Some(list) = list {
+            let count = (self.step.to.saturating_sub(self.step.from)).saturating_sub(skipped.len() as u64);
+            if count != list.len() as u64 {
+                return Err(unknown(&format!("{count} samples"), list.len()));
+            }
             positions.zip(list.iter().copied().map(SampleId)).collect()
         } else {
             let order = order(&self.begin, manifest, self.positions())?;
-            let delivered = |at: u64| {
-                let by = substituted.iter().find(|(position, ..)| *position == at);
-                (at, by.map_or(order[(at - self.step.from) as usize], |&(_, _, by)| SampleId(by)))
-            };
+            let delivered = |at| (at, substituted.get(&at).copied().unwrap_or(order[(at - self.step.from) as usize]));
             positions.map(delivered).collect()
         };
         let found = hash_of_ids(samples.iter().map(|(_, id)| *id));
