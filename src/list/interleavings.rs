@@ -80,6 +80,7 @@ fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> us
         calls,
         metrics: Arc::new(Metrics::default()),
         refused: 0,
+        largest: 0,
         progress: Arc::default(),
         request: ListRequest::new("bucket", ""),
         prefix,

@@ -32,6 +32,11 @@ pub const CONCURRENCY: usize = 256;
 /// Pages that wait to be worked on, for each thread that does it: enough to keep it busy, few megabytes.
 const WAITING: usize = 4;
 
+/// Most bytes of pages that are being received or were received and not asked for yet, at the size of the largest page so far.
+/// A quarter of the memory budget that loaders have by default; pages of 5,000 names of 40 bytes take 1.5 MB each with their
+/// text, so that 170 calls may be under way, and those of the longest names there are 11 MB.
+const MAX_PAGE_BYTES: usize = 256 << 20;
+
 /// Pages in a row that bring nothing but names that were there before, after which a listing is taken to lead nowhere.
 const MOST_STALE: u32 = 100;
 
@@ -218,6 +223,7 @@ impl Lister {
             calls: Tasks { client: self.client.clone(), under_way: JoinSet::new() },
             metrics: Arc::clone(self.client.metrics()),
             refused: self.client.metrics().list_refused.load(Ordering::Relaxed),
+            largest: 0,
             progress: self.progress,
             prefix: self.prefix,
             request,
@@ -423,6 +429,8 @@ pub(super) struct Driver<C> {
     pub(super) metrics: Arc<Metrics>,
     /// Refusals seen.
     pub(super) refused: u64,
+    /// Bytes of the largest page so far.
+    pub(super) largest: usize,
     pub(super) progress: Arc<Progress>,
     pub(super) prefix: Prefix,
     /// What all calls have in common.
@@ -460,6 +468,8 @@ impl<C: Calls> Driver<C> {
             tracing::debug!(before = limit, now = self.pace.limit(), "list calls at once");
         }
         self.progress.calls.fetch_add(1, Ordering::Relaxed);
+        let folders: usize = page.prefixes.iter().map(|folder| 2 * folder.len() + size_of::<String>()).sum();
+        self.largest = self.largest.max(page.objects.bytes_with_text() + folders);
         let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
             Ok(kept) => kept,
             Err(Lie::Nowhere { token }) => {
@@ -485,7 +495,8 @@ impl<C: Calls> Driver<C> {
             self.pace.refused(self.started.elapsed(), (refused - self.refused) as usize);
             self.refused = refused;
         }
-        while let Some(call) = self.ranges.next(self.pace.limit()) {
+        let limit = self.pace.limit().min(calls_within(MAX_PAGE_BYTES, self.largest));
+        while let Some(call) = self.ranges.next(limit) {
             let request = ListRequest {
                 prefix: call.prefix,
                 delimiter: call.delimiter.then(|| "/".to_owned()),
@@ -499,6 +510,11 @@ impl<C: Calls> Driver<C> {
         }
         self.progress.in_flight.store(self.calls.under_way(), Ordering::Relaxed);
     }
+}
+
+/// How many calls may be under way where their pages are to take no more than `bytes`: one at least.
+fn calls_within(bytes: usize, largest_page: usize) -> usize {
+    (bytes / largest_page.max(1)).max(1)
 }
 
 fn leads_nowhere(prefix: &Prefix, what: &str) -> Error {
@@ -569,5 +585,31 @@ impl super::ranges::Page for ListPage {
     }
     fn token(&self) -> Option<&str> {
         self.next_page_token.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page of 5,000 objects with names of so many bytes.
+    fn page(name_bytes: usize) -> usize {
+        let mut objects = Objects::default();
+        let name = "n".repeat(name_bytes);
+        (0..5_000).for_each(|_| objects.push(ObjectRef { name: &name, ..ObjectRef::default() }));
+        objects.bytes_with_text()
+    }
+
+    /// 256 pages of the longest names were held at once, 2.9 GB of them with their text.
+    #[test]
+    fn pages_under_way_are_bounded_by_their_bytes() {
+        for (name_bytes, least) in [(10, 150), (40, 150), (1_024, 20)] {
+            let page = page(name_bytes);
+            assert!(page > 5_000 * 2 * name_bytes);
+            let calls = calls_within(MAX_PAGE_BYTES, page);
+            assert!(calls >= least && calls * page <= MAX_PAGE_BYTES, "{calls} of {page} bytes");
+        }
+        assert_eq!(calls_within(MAX_PAGE_BYTES, MAX_PAGE_BYTES + 1), 1, "a page that is too large comes by itself");
+        assert!(calls_within(MAX_PAGE_BYTES, 0) > CONCURRENCY, "nothing is known yet");
     }
 }

@@ -111,6 +111,16 @@ impl Objects {
         self.names.len()
     }
 
+    /// Bytes that these take in memory, with those of the JSON text that they come from: names and metadata are in both, and
+    /// all else of an object is some 200 bytes of text.
+    pub(crate) fn bytes_with_text(&self) -> usize {
+        const TEXT: usize = 200;
+        let metadata = self.details.iter().flat_map(|details| &details.metadata);
+        let metadata: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
+        let details = self.details.len() * (TEXT + size_of::<Details>());
+        2 * (self.names.len() + metadata) + self.len() * (TEXT + size_of::<Record>()) + details
+    }
+
     /// The name of the object at `index`, counted from 0.
     pub fn name(&self, index: usize) -> Option<&str> {
         let end = self.records.get(index)?.name_end;
