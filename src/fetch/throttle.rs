@@ -463,16 +463,15 @@ impl<'a> Waiter<'a> {
     fn look(&mut self, now: Duration) -> Look {
         let mut state = self.throttle.state();
         let is_first = |state: &State| state.first().is_some_and(|(key, _)| key == self.key);
-        let kept_clock = state.keeper == Some(self.key);
         if is_first(&state) {
             // A waiter that looks by itself needs no wake-up.
             state.keeper = Some(self.key);
-            state.dispatch(now, self.throttle.loops.want_more());
-        } else if kept_clock {
-            // Another waiter came before this one meanwhile, and nobody has woken it: now it keeps the clock.
+        } else if state.keeper == Some(self.key) {
             state.keeper = None;
-            state.dispatch(now, self.throttle.loops.want_more());
         }
+        // Also by a waiter that is not first, or not first any more: when it came, or was woken in vain, another may have
+        // become first without looking, and only a wake-up has that one keep the clock.
+        state.dispatch(now, self.throttle.loops.want_more());
         if !state.waiters.contains_key(&self.key) {
             self.done = true;
             return Look::Granted;
@@ -734,8 +733,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waiter_that_is_not_first_any_more_passes_the_clock_on() {
         let throttle = throttle(2_000, 2.0);
-        // The rate allows the next call in half a second, and no call is under way that would look when it ends.
-        throttle.acquire(0).await.done(0);
+        // The rate allows the next call in half a second, and no call is under way that would look when it ends. The next
+        // turn is not of one behind.
+        throttle.acquire_behind(0).await.done(0);
         let enter = |behind| {
             let throttle = Arc::clone(&throttle);
             tokio::spawn(async move { throttle.slot(behind, u64::from(behind)).await.done(0) })

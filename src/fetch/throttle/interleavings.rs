@@ -13,9 +13,9 @@ fn serve(behind: &[bool], most_behind: usize, gives_up: bool) {
     let pace = Pace::new(100, Duration::ZERO).start_with(100);
     let throttle = Throttle::new("reads", pace, (2_000.0, Some(2_000.0)), USUAL_READ, &Arc::default());
     throttle.state().most_behind = most_behind;
-    // After this call the rate allows none for half a millisecond.
-    assert!(matches!(Waiter::enter(&throttle, false, 0).look(Duration::ZERO), Look::Granted));
-    drop(Slot::new(&throttle, false, 0));
+    // After this call the rate allows none for half a millisecond, and the next turn is not of one behind.
+    assert!(matches!(Waiter::enter(&throttle, true, 0).look(Duration::ZERO), Look::Granted));
+    drop(Slot::new(&throttle, true, 0));
     let clock = Arc::new(AtomicU64::new(0));
     let waiters = behind.iter().map(|&behind| {
         let (throttle, clock) = (Arc::clone(&throttle), Arc::clone(&clock));
