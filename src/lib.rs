@@ -40,6 +40,7 @@ mod error;
 mod io;
 pub mod metrics;
 mod os;
+mod suspension;
 
 pub mod store;
 

@@ -8,8 +8,8 @@ const WAY: [&str; 12] = [
     "store", "list", "manifest", "sample", "plan", "cache", "fetch", "split", "decode", "collate", "deliver", "tensor",
 ];
 /// What stands under all of them, and uses none of them, but for the kinds named beside it.
-const GROUND: [(&str, &[&str]); 6] =
-    [("error", &[]), ("budget", &[]), ("crc", &[]), ("io", &[]), ("metrics", &[]), ("os", &[])];
+const GROUND: [(&str, &[&str]); 7] =
+    [("error", &[]), ("budget", &[]), ("crc", &[]), ("io", &[]), ("metrics", &[]), ("os", &[]), ("suspension", &[])];
 /// The one arrow that goes against the way: a decoder says how its items are usually collated.
 const AGAINST: [(&str, &str); 1] = [("decode", "collate")];
 

@@ -504,7 +504,8 @@ struct Counting(AtomicU64);
 #[async_trait::async_trait]
 impl TokenSource for Counting {
     async fn token(&self, scopes: &[&str]) -> dataflux::Result<Token> {
-        assert_eq!(scopes, ["https://www.googleapis.com/auth/devstorage.read_write"]);
+        // With less the service refuses to change the metadata of an object, by which leases are renewed.
+        assert_eq!(scopes, ["https://www.googleapis.com/auth/devstorage.full_control"]);
         let n = self.0.fetch_add(1, Ordering::SeqCst) + 1;
         tokio::task::yield_now().await;
         Ok(Token::new(format!("hunter2-{n}"), Duration::from_secs(3600)))

@@ -39,6 +39,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
+use crate::suspension::{RETRIAL_INTERVAL, Suspension};
 use crate::{Error, ErrorKind, Result, os};
 use claims::Claims;
 pub(crate) use claims::{Claimed, Patience, Wait};
@@ -103,7 +104,7 @@ const LOOK: Duration = Duration::from_millis(1);
 ///
 /// When it is full, samples go that no living process has used: a data set larger than the cache keeps the part in it that
 /// was there first, since throwing out what every epoch comes back to would only wear the disk. When the disk is full, or
-/// fails, one warning says so and the bucket is read instead.
+/// fails, one warning says so and the bucket is read instead; every five minutes the disk is tried again.
 ///
 /// Every open cache holds an index in memory, of 20 to 39 bytes a sample in it, and has files open: a 64th of its bytes
 /// each, or 4 GiB, and at most an eighth of those that the process may have open (`ulimit -n`). Beyond these, files are
@@ -139,10 +140,10 @@ struct Shared {
     epochs: AtomicU64,
     /// There is no room, and nothing that may go.
     full: AtomicBool,
-    /// A write failed: nothing is written from then on, and what is there is read.
-    read_only: AtomicBool,
-    /// A read failed: nothing is read from then on, either.
-    off: AtomicBool,
+    /// Suspended after a write failed: what is there is still read.
+    writing: Suspension,
+    /// Suspended after a read failed, and writing with it.
+    reading: Suspension,
     #[cfg(test)]
     fault: Mutex<Option<io::Error>>,
 }
@@ -201,8 +202,8 @@ impl Cache {
             turn: Condvar::new(),
             epochs: AtomicU64::new(1),
             full: AtomicBool::new(false),
-            read_only: AtomicBool::new(false),
-            off: AtomicBool::new(false),
+            writing: Suspension::new(),
+            reading: Suspension::new(),
             #[cfg(test)]
             fault: Mutex::default(),
         });
@@ -368,22 +369,33 @@ impl Shared {
     }
 
     fn is_off(&self) -> bool {
-        self.off.load(Ordering::Relaxed)
+        !self.reading.may_try(Instant::now())
     }
 
     fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::Relaxed)
+        !self.writing.may_try(Instant::now())
     }
 
-    /// Goes on with what is in the cache, and says so once.
-    fn write_no_more(&self, error: &io::Error) {
-        if !self.read_only.swap(true, Ordering::Relaxed) {
+    /// Writes nothing for some minutes; says so once.
+    fn suspend_writing(&self, error: &io::Error) {
+        self.writing.suspend(Instant::now());
+        if self.writing.is_first_report() {
             tracing::warn!(
                 folder = %self.folder.path().display(),
                 %error,
-                "the cache is not written to from here on, and what is not in it is read from the bucket: make room on its \
-                 disk, give it fewer bytes, or name another folder, and start again"
+                "the cache can't be written to, which is tried again every {} minutes; until then what is not in it is \
+                 read from the bucket: make room on its disk, or start again with fewer bytes or another folder",
+                RETRIAL_INTERVAL.as_secs() / 60
             );
+        } else {
+            tracing::debug!(folder = %self.folder.path().display(), %error, "the cache still can't be written to");
+        }
+    }
+
+    /// Notes that something was written.
+    fn wrote(&self) {
+        if self.writing.restore() {
+            tracing::info!(folder = %self.folder.path().display(), "the cache is written to again");
         }
     }
 
@@ -392,20 +404,25 @@ impl Shared {
         if is_passing(error) {
             tracing::debug!(folder = %self.folder.path().display(), %error, "something was left out of the cache");
         } else {
-            self.write_no_more(error);
+            self.suspend_writing(error);
         }
     }
 
-    /// Goes on without the cache, and says so if nothing was said.
+    /// Uses nothing of the cache for some minutes; says so if nothing was said.
     fn turn_off(&self, error: &io::Error) {
-        self.off.store(true, Ordering::Relaxed);
-        if !self.read_only.swap(true, Ordering::Relaxed) {
+        let now = Instant::now();
+        self.reading.suspend(now);
+        self.writing.suspend(now);
+        if self.writing.is_first_report() {
             tracing::warn!(
                 folder = %self.folder.path().display(),
                 %error,
-                "the cache is off from here on, and every sample is read from the bucket: look after its disk, or name \
-                 another folder, and start again"
+                "the cache can't be read, which is tried again every {} minutes; until then every sample is read from \
+                 the bucket: look after its disk, or start again with another folder",
+                RETRIAL_INTERVAL.as_secs() / 60
             );
+        } else {
+            tracing::debug!(folder = %self.folder.path().display(), %error, "the cache can't be read");
         }
     }
 
@@ -433,7 +450,12 @@ impl Shared {
         let at = u64::from(wanted.place.at) * UNIT;
         let read = self.file(&segment).and_then(|file| file.read_exact_at(into, at));
         let proved = match read {
-            Ok(()) => proved(wanted, into),
+            Ok(()) => {
+                if self.reading.restore() {
+                    tracing::info!(folder = %self.folder.path().display(), "the cache is read again");
+                }
+                proved(wanted, into)
+            }
             Err(error) => {
                 if is_passing(&error) {
                     return None;

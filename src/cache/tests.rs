@@ -464,6 +464,48 @@ fn a_full_disk_ends_the_writing_and_not_the_reading() {
     }
 }
 
+/// One full disk ended the writing for as long as the process lived.
+#[test]
+fn a_cache_whose_disk_was_full_is_written_to_again_some_minutes_later() {
+    let folder = Scratch::new();
+    let cache = folder.open(1 << 20);
+    let is_suspended = || cache.0.shared.is_read_only();
+    let full = || *cache.0.shared.fault.lock().unwrap() = Some(io::Error::from_raw_os_error(libc::ENOSPC));
+    put(&cache, 0);
+    cache.flush(HANG);
+    full();
+    put(&cache, 1);
+    cache.flush(HANG);
+    assert!(is_suspended());
+
+    cache.0.shared.writing.end_interval();
+    full();
+    put(&cache, 2);
+    cache.flush(HANG);
+    assert!(is_suspended() && !has(&cache, 2), "a trial that fails");
+
+    cache.0.shared.writing.end_interval();
+    (3..10).for_each(|number| put(&cache, number));
+    cache.flush(HANG);
+    assert!(!is_suspended() && has(&cache, 0) && !(1..3).any(|number| has(&cache, number)));
+    let another = folder.open(1 << 20);
+    assert!((3..10).all(|number| has(&another, number)));
+    assert!(!cache.0.shared.writing.is_first_report(), "it was said");
+}
+
+#[test]
+fn a_cache_whose_disk_failed_is_read_again_some_minutes_later() {
+    let folder = Scratch::new();
+    let cache = folder.open(1 << 20);
+    put(&cache, 0);
+    cache.flush(HANG);
+    cache.0.shared.turn_off(&io::Error::from_raw_os_error(libc::EIO));
+    assert!(cache.0.shared.is_off() && cache.0.shared.is_read_only() && !has(&cache, 0));
+    cache.0.shared.reading.end_interval();
+    assert!(has(&cache, 0));
+    assert!(!cache.0.shared.is_off());
+}
+
 #[test]
 fn a_folder_that_goes_away_turns_it_off() {
     let folder = Scratch::new();

@@ -140,7 +140,7 @@ pub(super) fn run(shared: &Shared) {
         match shared.claims.release(&shared.folder, &held) {
             Ok(true) => held.clear(),
             Err(error) if !is_passing(&error) => {
-                shared.write_no_more(&error);
+                shared.suspend_writing(&error);
                 held.clear();
             }
             Ok(false) | Err(_) => {}
@@ -196,6 +196,7 @@ fn write(shared: &Shared, active: &mut Option<Active>, buffer: &mut Vec<u8>, rec
             to.end += record.bytes.len() as u64;
         }
         shared.add(to.segment.number, &to.entries[known..]);
+        shared.wrote();
         rest = others;
     }
     Ok(())

@@ -662,7 +662,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             Some(hedge) => client.with_hedge(hedge),
             None => client,
         };
-        let mut fetcher = Fetcher::new(&client, Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
+        let fetcher = Fetcher::new(&client, Arc::clone(&manifest), Arc::clone(&io), &source.bucket, throttles)
             .with_ranges(settings.ranges);
         if let Strategy::Compose { .. } = settings.strategy
             && let Some(reason) = never_compose(&source.bucket)

@@ -145,6 +145,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             slice.slot = slots[slice.slot];
         }
         if !self.fetcher.may_compose() {
+            self.fetcher.delete_again();
             groups = groups.iter().flat_map(Group::split_up).collect();
         }
         if slots.len() == ids.len() {

@@ -24,6 +24,8 @@ mod loss;
 mod mixed;
 mod pipeline;
 mod pool;
+#[cfg(test)]
+mod retrials;
 mod stall;
 mod substitute;
 

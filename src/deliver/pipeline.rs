@@ -626,16 +626,17 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
             window.steps.compose_step(&compose, slots(), step);
         };
         let given_up = window.steps.given_up(group.slices[0].slot, &compose);
-        let payload = tokio::select! {
+        let prove = |payload| split(&self.manifest, payload);
+        let outcome = tokio::select! {
             biased;
-            payload = self.fetcher.fetch(group.clone(), number, &told) => payload,
+            outcome = self.fetcher.fetch_composed(group.clone(), number, &told, prove) => outcome,
             // The temporary, if there is one or will be, is deleted all the same.
             () = given_up => Err(Error::new(
                 ErrorKind::Unavailable,
                 "the training loop waited longer for objects to be composed than it takes to read them",
             )),
         };
-        match payload.and_then(|payload| split(&self.manifest, payload)) {
+        match outcome {
             Ok(samples) => {
                 if let Some(mut place) = place {
                     place.done(samples.len());

@@ -2,6 +2,7 @@
 
 mod clean;
 mod clients;
+mod composing;
 mod process;
 mod ranged;
 mod rate;
@@ -11,12 +12,9 @@ mod temporary;
 mod throttle;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::timeout;
 
 use crate::budget::Budget;
 use crate::crc;
@@ -25,6 +23,7 @@ use crate::manifest::{Entry, Manifest};
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, MemoryStore, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
+use composing::Composing;
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
 pub(crate) use clients::Clients;
@@ -33,8 +32,8 @@ pub(crate) use ranged::Ranges;
 pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
 pub(crate) use rate::LEAST as LEAST_RATE;
 pub(crate) use temporary::Run;
-use temporary::Temporary;
 pub use temporary::{Leftover, wait_for_temporaries};
+use temporary::{LoaderTemporaries, Temporary};
 pub(crate) use throttle::{Appetite, Caps, MOST_CALLS, Throttles};
 pub use throttle::{Ceiling, Ceilings};
 
@@ -73,22 +72,9 @@ pub(crate) enum Step {
 /// Who is told of each step.
 pub(crate) type Told<'a> = &'a (dyn Fn(Step) + Sync);
 
-/// How many composes in a row may fail, of whatever, before no more are tried.
-const FAILURES: u32 = 32;
-
-/// How many failures one counts for while composes go one by one: in parallel, that many would have failed meanwhile.
-const UNPROVEN: u32 = 8;
-
-/// How long others wait for the first compose in a bucket that tells nothing of itself: twice what making, reading and
-/// deleting takes where all is well.
-const PROOF: Duration = Duration::from_secs(2);
-
 /// In how many seconds the temporaries there are can be deleted, at the rate of writes now: where a bucket takes so few that
 /// this matters, reading directly costs less than what is left behind.
 const DELETION_SECONDS: f64 = 8.0;
-
-/// How long the first deletion in a bucket that tells nothing of itself may take.
-const FIRST_DELETION: Duration = Duration::from_secs(60);
 
 /// Reads groups of one data set.
 #[derive(Debug)]
@@ -104,47 +90,7 @@ pub(crate) struct Fetcher {
     first: u64,
     ranges: Ranges,
     compose: Arc<Composing>,
-    /// Whether the lease of a temporary can be renewed.
-    renewable: bool,
-}
-
-/// What is known of composing in this bucket; epochs share it.
-#[derive(Debug)]
-struct Composing {
-    /// Set for good when it doesn't work here; that is said once.
-    off: AtomicBool,
-    /// Composes that failed since the last that worked.
-    failures: AtomicU32,
-    /// Whether a temporary is known to be deletable. Until then composes go one by one, each deleted before the next:
-    /// what a retention policy keeps would be billed for as long as that lasts.
-    deletable: AtomicBool,
-    proving: Arc<Mutex<()>>,
-    /// Whether to wait for that: no more, once it has taken long or failed.
-    patient: AtomicBool,
-}
-
-impl Composing {
-    /// The turn of one compose while it isn't known whether temporaries can be deleted; none where another has it for
-    /// long, since a compose may fail slowly, and nobody is to wait for the failures of all others.
-    async fn prove(&self) -> Option<OwnedMutexGuard<()>> {
-        if let Ok(turn) = Arc::clone(&self.proving).try_lock_owned() {
-            return Some(turn);
-        }
-        if !self.patient.load(Ordering::Relaxed) {
-            return None;
-        }
-        let turn = timeout(PROOF, Arc::clone(&self.proving).lock_owned()).await.ok();
-        if turn.is_none() {
-            self.patient.store(false, Ordering::Relaxed);
-        }
-        turn
-    }
-
-    /// Counts a failure; true when there were too many in a row.
-    fn has_failed(&self) -> bool {
-        let weight = if self.deletable.load(Ordering::Relaxed) { 1 } else { UNPROVEN };
-        self.failures.fetch_add(weight, Ordering::Relaxed) + weight >= FAILURES
-    }
+    temporaries: Arc<LoaderTemporaries>,
 }
 
 impl Fetcher {
@@ -155,18 +101,12 @@ impl Fetcher {
         bucket: &BucketInfo,
         throttles: Arc<Throttles>,
     ) -> Self {
-        let compose = Composing {
-            off: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
-            deletable: AtomicBool::new(bucket.retention.is_some()),
-            proving: Arc::default(),
-            patient: AtomicBool::new(true),
-        };
+        let temporaries = LoaderTemporaries::new();
+        let compose = Composing::new(Arc::clone(&manifest.prefix().bucket), bucket, &temporaries);
         let first = throttles.now_serving();
         let (clients, ranges) = (Clients::of(client), Ranges::default());
-        let (run, compose) = (Run::new(true), Arc::new(compose));
-        let buffers = Arc::default();
-        Self { clients, buffers, manifest, io, run, throttles, first, ranges, compose, renewable: true }
+        let (run, buffers) = (Run::new(&temporaries), Arc::default());
+        Self { clients, buffers, manifest, io, run, throttles, first, ranges, compose, temporaries }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -190,12 +130,12 @@ impl Fetcher {
             buffers: Arc::clone(&self.buffers),
             manifest: Arc::clone(&self.manifest),
             io: Arc::clone(&self.io),
-            run: Run::new(self.renewable),
+            run: Run::new(&self.temporaries),
             throttles: Arc::clone(&self.throttles),
             first: self.first,
             ranges: self.ranges,
             compose: Arc::clone(&self.compose),
-            renewable: self.renewable,
+            temporaries: Arc::clone(&self.temporaries),
         }
     }
 
@@ -209,6 +149,7 @@ impl Fetcher {
             run: Arc::clone(&self.run),
             throttles: Arc::clone(&self.throttles),
             compose: Arc::clone(&self.compose),
+            temporaries: Arc::clone(&self.temporaries),
             ..*self
         }
     }
@@ -259,14 +200,38 @@ impl Fetcher {
                 told(Step::Reading);
                 self.ranged(&entries[0], number).await
             }
-            Method::Composed => {
-                told(Step::ComposeQueued);
-                self.composed(&group, &entries, number, told).await
-            }
+            Method::Composed => self.composed(&group, &entries, number, told).await,
         };
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         let computed = (group.method != Method::Composed).then_some(read.computed);
         Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
+    }
+
+    /// Reads a group by a temporary object, where composing works, and has `prove` look at what came: only what it accepts
+    /// counts as a success of composing.
+    ///
+    /// # Errors
+    /// As for [`fetch`](Self::fetch), those of `prove`, and where nothing may be composed now.
+    ///
+    /// # Cancel safety
+    /// As for [`fetch`](Self::fetch).
+    pub(crate) async fn fetch_composed<T>(
+        &self,
+        group: Group,
+        number: u64,
+        told: Told<'_>,
+        prove: impl FnOnce(Payload) -> Result<T>,
+    ) -> Result<T> {
+        told(Step::ComposeQueued);
+        let admission = self.compose.admit().await.map_err(|error| error.stage(Stage::Fetch))?;
+        // Those there are may wait for their reads in the order of the batches: the end of the process has no time for more.
+        if self.run.outstanding() as f64 > self.throttles.writes.per_second() * DELETION_SECONDS {
+            let message = "there are as many temporary objects as can be deleted in time";
+            return Err(Error::new(ErrorKind::Unavailable, message).stage(Stage::Fetch));
+        }
+        let outcome = self.fetch(group, number, told).await.and_then(prove);
+        self.compose.note(admission, outcome.as_ref().err(), &self.run, &self.io);
+        outcome
     }
 
     /// Where objects are in memory, so that they are had without a call.
@@ -281,32 +246,41 @@ impl Fetcher {
         }
     }
 
-    /// Whether composing is still worth a try.
+    /// Whether composing is worth a try now.
     pub(crate) fn may_compose(&self) -> bool {
-        !self.compose.off.load(Ordering::Relaxed) && !self.run.has_failed()
+        self.compose.may_compose()
     }
 
     /// Whether that is no question any more: what is composed is known to be deletable.
     pub(crate) fn is_proven(&self) -> bool {
-        self.may_compose() && self.compose.deletable.load(Ordering::Relaxed)
+        self.may_compose() && self.compose.is_proven()
     }
 
-    /// Gives temporaries leases that last for all that may be done with them, for want of the right to renew any. Takes
-    /// effect with the next epoch.
-    pub(crate) fn never_renew(&mut self) {
-        self.renewable = false;
+    /// Gives temporaries leases that last for all that may be done with them, for want of the right to renew any.
+    pub(crate) fn never_renew(&self) {
+        self.temporaries.never_renew();
     }
 
-    /// Composes no more, and says why, once.
+    /// Composes no more, for want of a right, and says so.
     pub(crate) fn stop_composing(&self, why: &str) {
-        if !self.compose.off.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                bucket = &*self.manifest.prefix().bucket,
-                "{why}, so every object is read by itself: slower and dearer for small objects; grant \
-                 storage.objects.create and storage.objects.delete (role Storage Object User), or choose \
-                 Strategy::Direct to silence this"
-            );
+        self.compose.turn_off(why);
+    }
+
+    /// Tries again to delete temporaries that could not be deleted, some minutes after the last time. Returns at once.
+    pub(crate) fn delete_again(&self) {
+        if self.temporaries.undeleted() > 0 {
+            self.compose.report("a temporary object could not be deleted");
+            let (client, writes) = (self.clients.class(StorageClass::default()), &self.throttles.writes);
+            let number = self.throttles.now_serving();
+            self.temporaries.delete_again(client, &self.io, writes, number);
         }
+    }
+
+    /// Ends the minutes after which what failed is tried again.
+    #[cfg(test)]
+    pub(crate) fn end_interval(&self) {
+        self.compose.end_interval();
+        self.temporaries.end_interval();
     }
 
     async fn read(
@@ -338,65 +312,9 @@ impl Fetcher {
     }
 
     async fn composed(&self, group: &Group, entries: &[Entry], number: u64, told: Told<'_>) -> Result<store::Payload> {
-        if self.compose.deletable.load(Ordering::Acquire) {
-            return self.compose_and_read(group, entries, number, told).await;
-        }
-        let Some(proving) = self.compose.prove().await else {
-            return Err(Error::new(ErrorKind::Unavailable, "another compose shows whether temporaries can be deleted"));
-        };
-        if self.compose.deletable.load(Ordering::Acquire) {
-            drop(proving);
-            return self.compose_and_read(group, entries, number, told).await;
-        }
-        let read = self.compose_and_read(group, entries, number, told).await;
-        let (is_read, compose, run) = (read.is_ok(), Arc::clone(&self.compose), Arc::clone(&self.run));
-        // Behind the reader's back: the samples are there, however long the deletion takes.
-        self.io.handle().spawn(async move {
-            if is_read && run.settled(FIRST_DELETION).await && !run.has_failed() {
-                compose.deletable.store(true, Ordering::Release);
-            } else {
-                compose.patient.store(false, Ordering::Relaxed);
-            }
-            drop(proving);
-        });
-        read
-    }
-
-    async fn compose_and_read(
-        &self,
-        group: &Group,
-        entries: &[Entry],
-        number: u64,
-        told: Told<'_>,
-    ) -> Result<store::Payload> {
-        if self.run.has_failed() {
-            self.stop_composing("a temporary object could not be deleted");
-        }
-        if !self.may_compose() {
-            return Err(Error::new(ErrorKind::PermissionDenied, "composing was found not to work here"));
-        }
-        // Those there are may wait for their reads in the order of the batches: the end of the process has no time for more.
-        if self.run.outstanding() as f64 > self.throttles.writes.per_second() * DELETION_SECONDS {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "there are as many temporary objects as can be deleted in time",
-            ));
-        }
         // All sources are of one class, and what they are joined into is, too.
         let client = self.clients.class(entries[0].storage_class);
-        let temporary = match self.compose(client, group, entries, number, told).await {
-            Ok(temporary) => temporary,
-            Err(error) => {
-                if error.kind() == ErrorKind::PermissionDenied {
-                    self.stop_composing(&format!("composing is refused ({error})"));
-                // What is refused because there are too many calls says nothing of the next one.
-                } else if !error.asks_for_fewer_calls() && self.compose.has_failed() {
-                    self.stop_composing(&format!("composing failed again and again, last with: {error}"));
-                }
-                return Err(error);
-            }
-        };
-        self.compose.failures.store(0, Ordering::Relaxed);
+        let temporary = self.compose(client, group, entries, number, told).await?;
         // Each sample is proved by its own CRC.
         let unhashed = client.unhashed();
         let read = self.read(&unhashed, temporary.id(), group.bytes(), number, told);

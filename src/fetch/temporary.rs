@@ -8,7 +8,7 @@
 //! for so many and no more: where deletions can't keep up, composing waits for them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use super::{Step, Told};
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
 use crate::store::{Client, ComposeRequest, ObjectId};
+use crate::suspension::RETRIAL_INTERVAL;
 use crate::{Error, ErrorKind, Result};
 
 /// Metadata keys of a temporary object.
@@ -63,7 +64,7 @@ static LEDGER: LazyLock<Ledger> = LazyLock::new(|| {
         changed: Condvar::new(),
         closing: watch::Sender::new(false),
         closing_deletions: Semaphore::new(CLOSING_DELETIONS),
-        failed: Mutex::default(),
+        undeleted: Mutex::default(),
     }
 });
 
@@ -82,8 +83,16 @@ struct Ledger {
     closing: watch::Sender<bool>,
     /// The only limit on deletions while the process shuts down.
     closing_deletions: Semaphore,
-    /// Deletions that failed for good, since the process began.
-    failed: Mutex<Vec<String>>,
+    /// Temporaries whose deletion failed for good, and was not made up for since.
+    undeleted: Mutex<Vec<Undeleted>>,
+}
+
+/// A temporary that could not be deleted.
+struct Undeleted {
+    id: ObjectId,
+    run: Arc<Run>,
+    /// When the deletion is to be tried again, if its loader still runs.
+    due: Instant,
 }
 
 struct Entry {
@@ -173,13 +182,31 @@ impl Ledger {
         handle.spawn(async move {
             if let Err(error) = delete(&client, &writes, number, &id).await {
                 tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
-                run.failed.fetch_add(1, Ordering::SeqCst);
-                LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_string());
+                LEDGER.note_undeleted(id, run);
             }
             LEDGER.strike_off(&name);
             // The last to hold the runtime may be this very task.
             drop(io);
         });
+    }
+
+    fn undeleted(&self) -> MutexGuard<'_, Vec<Undeleted>> {
+        self.undeleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_undeleted(&self, id: ObjectId, run: Arc<Run>) {
+        run.failed.fetch_add(1, Ordering::SeqCst);
+        run.of.undeleted.fetch_add(1, Ordering::SeqCst);
+        self.undeleted().push(Undeleted { id, run, due: Instant::now() + RETRIAL_INTERVAL });
+    }
+
+    /// The temporary is gone after all.
+    fn forget_undeleted(&self, id: &ObjectId) {
+        let mut undeleted = self.undeleted();
+        let Some(at) = undeleted.iter().position(|one| one.id == *id) else { return };
+        let Undeleted { run, .. } = undeleted.swap_remove(at);
+        run.failed.fetch_sub(1, Ordering::SeqCst);
+        run.of.undeleted.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Waits until it is done, or the deadline; the entries are those of that moment.
@@ -210,16 +237,13 @@ async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &Objec
             _ = closing.wait_for(|closing| *closing) => None,
             slot = writes.acquire_behind(number) => Some(slot),
         };
-        let outcome = match slot {
-            Some(slot) => {
-                let outcome = client.watched(slot.watch()).delete(id).await;
-                slot.done(0);
-                outcome
-            }
-            None => {
-                let _permit = LEDGER.closing_deletions.acquire().await.expect("it is never closed");
-                client.delete(id).await
-            }
+        let outcome = if let Some(slot) = slot {
+            let outcome = client.watched(slot.watch()).delete(id).await;
+            slot.done(0);
+            outcome
+        } else {
+            let _permit = LEDGER.closing_deletions.acquire().await.expect("it is never closed");
+            client.delete(id).await
         };
         match outcome {
             Err(error) if error.is_not_found() => match again.next() {
@@ -251,7 +275,7 @@ pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
     let entries = LEDGER.wait(after(timeout), HashMap::is_empty);
     let mut objects: Vec<_> = entries.iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
     drop(entries);
-    objects.extend(LEDGER.failed.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+    objects.extend(LEDGER.undeleted().iter().map(|one| one.id.to_string()));
     Leftover { objects }
 }
 
@@ -280,24 +304,88 @@ pub(super) fn close(timeout: Duration) -> Leftover {
     wait_for_temporaries(timeout)
 }
 
+/// What the epochs of one loader share about their temporaries.
+#[derive(Debug)]
+pub(super) struct LoaderTemporaries {
+    /// Whether leases can be renewed, as far as is known: not for want of the right, or of the token's scope for it.
+    renewable: AtomicBool,
+    /// Temporaries that could not be deleted, and still are there.
+    undeleted: AtomicU64,
+}
+
+impl LoaderTemporaries {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { renewable: AtomicBool::new(true), undeleted: AtomicU64::new(0) })
+    }
+
+    /// Gives new temporaries leases that last for all that may be done with them. Returns whether leases were renewed until
+    /// now.
+    pub(super) fn never_renew(&self) -> bool {
+        self.renewable.swap(false, Ordering::Relaxed)
+    }
+
+    fn is_renewable(&self) -> bool {
+        self.renewable.load(Ordering::Relaxed)
+    }
+
+    /// Temporaries that could not be deleted, and still are there.
+    pub(super) fn undeleted(&self) -> u64 {
+        self.undeleted.load(Ordering::SeqCst)
+    }
+
+    /// Tries again to delete what could not be deleted some minutes ago. Returns at once.
+    pub(super) fn delete_again(self: &Arc<Self>, client: &Client, io: &Io, writes: &Arc<Throttle>, number: u64) {
+        let now = Instant::now();
+        let mut undeleted = LEDGER.undeleted();
+        let due = undeleted.iter_mut().filter(|one| Arc::ptr_eq(&one.run.of, self) && one.due <= now);
+        let due: Vec<_> = due
+            .map(|one| {
+                one.due = now + RETRIAL_INTERVAL;
+                one.id.clone()
+            })
+            .collect();
+        drop(undeleted);
+        if due.is_empty() {
+            return;
+        }
+        // One by one: there may be thousands, and the reason that the first can't be deleted is usually that of all.
+        let (client, writes) = (client.clone(), Arc::clone(writes));
+        io.handle().spawn(async move {
+            for id in due {
+                if let Err(error) = delete(&client, &writes, number, &id).await {
+                    tracing::debug!(object = %id, %error, "a temporary object still can't be deleted");
+                    return;
+                }
+                LEDGER.forget_undeleted(&id);
+            }
+        });
+    }
+
+    #[cfg(test)]
+    pub(super) fn end_interval(self: &Arc<Self>) {
+        let mut undeleted = LEDGER.undeleted();
+        undeleted.iter_mut().filter(|one| Arc::ptr_eq(&one.run.of, self)).for_each(|one| one.due = Instant::now());
+    }
+}
+
 /// The temporaries of one epoch.
 #[derive(Debug)]
 pub(crate) struct Run {
     id: String,
-    renewable: bool,
+    /// Those of all epochs of its loader.
+    of: Arc<LoaderTemporaries>,
     outstanding: AtomicU64,
-    /// Deletions that failed for good.
+    /// Those that could not be deleted, and still are there.
     failed: AtomicU64,
     /// Holds true once no more may begin, and failed composes are not to be tried again.
     over: watch::Sender<bool>,
 }
 
 impl Run {
-    /// A run whose leases can be renewed, or not for want of the right to.
-    pub(super) fn new(renewable: bool) -> Arc<Self> {
+    pub(super) fn new(of: &Arc<LoaderTemporaries>) -> Arc<Self> {
         Arc::new(Self {
             id: format!("{:016x}", rand::random::<u64>()),
-            renewable,
+            of: Arc::clone(of),
             outstanding: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             over: watch::Sender::new(false),
@@ -344,8 +432,11 @@ impl Run {
     /// be renewed it outlasts all calls.
     fn lease(&self, client: &Client, size: u64) -> Duration {
         let compose = client.deadline().saturating_mul(2);
-        let after =
-            if self.renewable { LEASE } else { Duration::from_secs(size / SLOWEST).saturating_add(LEASE_SLACK) };
+        let after = if self.of.is_renewable() {
+            LEASE
+        } else {
+            Duration::from_secs(size / SLOWEST).saturating_add(LEASE_SLACK)
+        };
         compose.saturating_add(after)
     }
 
@@ -389,7 +480,8 @@ impl Run {
         LEDGER.record(&name, entry)?;
         // From here on the guard sees to it that the name is reaped or struck off, panic or not.
         let id = ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None);
-        let guard = Temporary { id, renew: self.renewable.then(|| started + LEASE / 3) };
+        let renew = self.of.is_renewable().then(|| started + LEASE / 3);
+        let guard = Temporary { id, of: Arc::clone(&self.of), renew };
         let (done, wait) = oneshot::channel();
         // The group's objects can be read without it.
         let client = client.for_optional_calls().watched(slot.watch()).until(self.over.subscribe());
@@ -436,6 +528,7 @@ fn closing() -> Error {
 #[derive(Debug)]
 pub(super) struct Temporary {
     id: ObjectId,
+    of: Arc<LoaderTemporaries>,
     /// When its lease is first to be renewed, if it can be.
     renew: Option<tokio::time::Instant>,
 }
@@ -476,11 +569,17 @@ impl Temporary {
                 Ok(_) => {}
                 // Whoever took it believed this run dead: the work will fail, or has all it needs.
                 Err(error) if error.is_not_found() => return,
-                Err(error) => {
-                    tracing::warn!(object = %self.id, %error, "the lease of a temporary object could not be renewed,                         so that `dataflux clean` elsewhere may take it");
-                    if error.kind() == ErrorKind::PermissionDenied {
-                        return;
+                // The right may be there and the token's scope not: of machines with default scopes, say.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    if self.of.never_renew() {
+                        tracing::warn!(object = %self.id, %error, "the lease of a temporary object could not be renewed, \
+                            so that from here on each is given a longer one");
                     }
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(object = %self.id, %error, "the lease of a temporary object could not be renewed, so \
+                        that `dataflux clean` elsewhere may take it");
                 }
             }
         }
@@ -514,7 +613,8 @@ mod tests {
         let faults = FaultStore::new(Arc::new(memory.clone()));
         let client = Client::new(Arc::new(faults.clone()));
         let renew = Some(tokio::time::Instant::now() + LEASE / 3);
-        let temporary = Temporary { id: ObjectId::new("bucket", "temporary", generation), renew };
+        let id = ObjectId::new("bucket", "temporary", generation);
+        let temporary = Temporary { id, of: LoaderTemporaries::new(), renew };
         World { memory, faults, client, temporary }
     }
 
@@ -552,6 +652,18 @@ mod tests {
         assert_eq!(faults.calls(Call::UpdateMetadata), 1, "a right that isn't there won't come");
     }
 
+    /// The right was there, and the scope of the token was not: every lease ended while its object was read.
+    #[tokio::test(start_paused = true)]
+    async fn after_a_renewal_was_refused_leases_outlast_all_calls() {
+        let World { client, temporary, faults, .. } = world();
+        let (before, after) = (Run::new(&temporary.of), Run::new(&temporary.of));
+        let renewed = before.lease(&client, 1_000);
+        faults.fail_next(Call::UpdateMetadata, Fault::Error(ErrorKind::PermissionDenied), 1);
+        temporary.hold(&client, seconds(1_000)).await;
+        let lengthened = after.lease(&client, 1_000);
+        assert!(lengthened >= client.deadline() * 2 + LEASE_SLACK && lengthened > renewed, "{lengthened:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_taken_is_not_renewed() {
         let World { client, temporary, faults, memory } = world();
@@ -587,7 +699,8 @@ mod tests {
         temporary.renew = None;
         temporary.hold(&client, seconds(1_000)).await;
         assert_eq!(faults.calls(Call::UpdateMetadata), 0);
-        let (once, many) = (Run::new(false), Run::new(true));
+        let (once, many) = (Run::new(&LoaderTemporaries::new()), Run::new(&LoaderTemporaries::new()));
+        assert!(once.of.never_renew());
         assert_eq!(
             many.lease(&client, 100_000_000),
             client.deadline() * 2 + LEASE,

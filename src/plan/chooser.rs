@@ -234,6 +234,10 @@ impl Chooser {
     pub(crate) fn began(&mut self, now: Duration, (ahead, followed): (bool, bool)) {
         self.begun = 0;
         self.ending = false;
+        // Probes of which none is under way and none came back well have failed, which may have been for a while.
+        if self.latency.is_none() && self.out[COMPOSED] == 0 {
+            self.probes = 0;
+        }
         // What the present way brings is known from the epoch before; one look is for the beginning of this one.
         let (looks, before) = (self.looks.min(LOOKS - 2), self.before);
         // In a series of epochs what was composed for the one before comes back in this one, and what comes is the same.

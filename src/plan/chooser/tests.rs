@@ -127,6 +127,32 @@ fn first_composes_that_fail_are_the_last_for_now() {
     assert_eq!(chooser.way, Way::Mixed);
 }
 
+/// Two that failed were the last for as long as the loader lived.
+#[test]
+fn probes_that_failed_are_made_again_in_the_next_epoch() {
+    let mut chooser = chooser();
+    let joined = |chooser: &mut Chooser| {
+        let (alone, joined) = until_joined(chooser, MANY, &ceilings(false, 0));
+        for turn in alone {
+            (0..32).for_each(|_| chooser.begins(turn));
+            (0..32).for_each(|_| chooser.ended(millis(1), turn, Some((1, millis(1)))));
+        }
+        joined
+    };
+    let probes: Vec<_> = (0..2).filter_map(|_| joined(&mut chooser)).collect();
+    assert_eq!(probes.len(), 2);
+    chooser.began(millis(10), (true, true));
+    assert_eq!(joined(&mut chooser), None, "they are under way");
+    for turn in probes {
+        chooser.begins(turn);
+        chooser.failed(millis(50), turn);
+        chooser.ended(millis(50), turn, None);
+    }
+    assert_eq!(joined(&mut chooser), None, "not in the same epoch");
+    chooser.began(millis(100), (false, false));
+    assert!(joined(&mut chooser).is_some());
+}
+
 #[test]
 fn a_compose_that_takes_most_of_an_epoch_is_not_waited_for_in_the_next() {
     for (took, way) in [(900, Way::Mixed), (2_400, Way::Direct)] {

@@ -123,8 +123,9 @@ impl GcsConfig {
         self
     }
 
-    /// Asks for tokens that can only read: enough to list and get, not to compose. Without it tokens may also write
-    /// objects, since composing, and the clean-up after it, need that.
+    /// Asks for tokens that can only read: enough to list and get, not to compose. Without it tokens may do all that the
+    /// caller's roles allow on buckets and objects: composing writes and deletes objects, and renewing the lease of a
+    /// temporary object changes its metadata, for which the scope `devstorage.read_write` does not suffice.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
@@ -135,7 +136,8 @@ impl GcsConfig {
         if self.read_only {
             "https://www.googleapis.com/auth/devstorage.read_only"
         } else {
-            "https://www.googleapis.com/auth/devstorage.read_write"
+            // The service's description of `objects.patch` names this one and `cloud-platform`, which is wider.
+            "https://www.googleapis.com/auth/devstorage.full_control"
         }
     }
 }
@@ -193,7 +195,8 @@ mod tests {
 
     #[test]
     fn the_scope_is_as_narrow_as_asked() {
-        assert!(GcsConfig::new().scope().ends_with("devstorage.read_write"));
+        // What `objects.patch`, by which leases are renewed, asks for at least.
+        assert!(GcsConfig::new().scope().ends_with("devstorage.full_control"));
         assert!(GcsConfig::new().read_only().scope().ends_with("devstorage.read_only"));
     }
 }

@@ -1,0 +1,177 @@
+//! Optional features that are suspended after a failure and tried again minutes later, so that no failure of a moment
+//! lasts for a run of weeks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a feature that failed is left alone. A right that was granted takes effect within minutes, and room on a disk is
+/// made by hand. A trial costs a call or two: at a hundredth of this value a month of failures would be 800,000 of them, at
+/// a hundred times of it a run would go without the feature for most of a day.
+pub(crate) const RETRIAL_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Whether a feature works: it does until it is suspended; then it may be tried once in each [`RETRIAL_INTERVAL`].
+#[derive(Debug)]
+pub(crate) struct Suspension {
+    /// The same as in `state`, to be read without its lock.
+    is_active: AtomicBool,
+    state: Mutex<State>,
+    is_reported: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Active,
+    Suspended { until: Instant },
+    OnTrial,
+    Off,
+}
+
+/// Leave to use the feature once. Dropping it without an outcome leaves the next trial to another.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    suspension: &'a Suspension,
+    is_trial: bool,
+}
+
+impl Suspension {
+    pub(crate) fn new() -> Self {
+        Self { is_active: AtomicBool::new(true), state: Mutex::new(State::Active), is_reported: AtomicBool::new(false) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: &mut State, to: State) {
+        *state = to;
+        self.is_active.store(to == State::Active, Ordering::Relaxed);
+    }
+
+    /// Whether the feature may be used now: it is active, or a trial is due and not under way.
+    pub(crate) fn may_try(&self, now: Instant) -> bool {
+        self.is_active.load(Ordering::Relaxed)
+            || match *self.state() {
+                State::Active => true,
+                State::Suspended { until } => now >= until,
+                State::OnTrial | State::Off => false,
+            }
+    }
+
+    /// Leave to use the feature: for everybody while it is active, for one at a time when a trial is due.
+    pub(crate) fn pass(&self, now: Instant) -> Option<Pass<'_>> {
+        let mut state = self.state();
+        let is_trial = match *state {
+            State::Active => false,
+            State::Suspended { until } if now >= until => true,
+            State::Suspended { .. } | State::OnTrial | State::Off => return None,
+        };
+        if is_trial {
+            *state = State::OnTrial;
+        }
+        Some(Pass { suspension: self, is_trial })
+    }
+
+    /// Suspends the feature from now on.
+    pub(crate) fn suspend(&self, now: Instant) {
+        let mut state = self.state();
+        if *state != State::Off {
+            self.set(&mut state, State::Suspended { until: now + RETRIAL_INTERVAL });
+        }
+    }
+
+    /// Turns the feature off for good.
+    pub(crate) fn turn_off(&self) {
+        self.set(&mut self.state(), State::Off);
+    }
+
+    /// Notes that the feature worked; true if it was suspended until now.
+    pub(crate) fn restore(&self) -> bool {
+        if self.is_active.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut state = self.state();
+        if matches!(*state, State::Active | State::Off) {
+            return false;
+        }
+        self.set(&mut state, State::Active);
+        true
+    }
+
+    /// Whether this is the first report of a failure. Later ones are no news, and a month of them would fill the log.
+    pub(crate) fn is_first_report(&self) -> bool {
+        !self.is_reported.swap(true, Ordering::Relaxed)
+    }
+
+    /// Makes a trial due at once.
+    #[cfg(test)]
+    pub(crate) fn end_interval(&self) {
+        let mut state = self.state();
+        if matches!(*state, State::Suspended { .. }) {
+            *state = State::Suspended { until: Instant::now() };
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Whether the feature is suspended but for this one use.
+    pub(crate) fn is_trial(&self) -> bool {
+        self.is_trial
+    }
+
+    /// The feature worked; true if it was suspended until now. What began before the suspension doesn't end it.
+    pub(crate) fn succeeded(self) -> bool {
+        self.is_trial && self.suspension.restore()
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.is_trial {
+            let mut state = self.suspension.state();
+            if *state == State::OnTrial {
+                *state = State::Suspended { until: Instant::now() };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_trial_at_a_time_when_the_interval_is_over() {
+        let suspension = Suspension::new();
+        let (start, later) = (Instant::now(), Instant::now() + RETRIAL_INTERVAL);
+        let (one, other) = (suspension.pass(start).unwrap(), suspension.pass(start).unwrap());
+        assert!(!one.is_trial() && !other.is_trial());
+        suspension.suspend(start);
+        assert!(!other.succeeded(), "it began before");
+        drop(one);
+        assert!(!suspension.may_try(start) && suspension.pass(start).is_none());
+        let trial = suspension.pass(later).unwrap();
+        assert!(trial.is_trial() && !suspension.may_try(later) && suspension.pass(later).is_none());
+        suspension.suspend(later);
+        drop(trial);
+        assert!(!suspension.may_try(later), "it failed");
+        let again = later + RETRIAL_INTERVAL;
+        assert!(suspension.pass(again).unwrap().succeeded());
+        assert!(suspension.may_try(start) && !suspension.restore());
+    }
+
+    #[test]
+    fn a_trial_without_an_outcome_is_left_to_another() {
+        let suspension = Suspension::new();
+        let start = Instant::now();
+        suspension.suspend(start);
+        let later = start + RETRIAL_INTERVAL;
+        drop(suspension.pass(later).unwrap());
+        assert!(suspension.pass(Instant::now()).is_some_and(|pass| pass.is_trial()));
+        suspension.turn_off();
+        suspension.suspend(start);
+        assert!(!suspension.restore() && suspension.pass(later).is_none() && !suspension.may_try(later));
+        assert!(suspension.is_first_report() && !suspension.is_first_report());
+    }
+}
