@@ -850,16 +850,15 @@ mod tests {
     fn each_rank_has_its_part_of_what_is_documented() {
         let throttles = Throttles::new(Caps::default());
         let rate = || throttles.writes.state().rate.per_second();
-        assert_eq!(rate(), WRITES);
         throttles.add_rank(0, 1_000);
         assert_eq!((rate(), throttles.share()), (WRITES / 1_000.0, 0.001));
         throttles.add_rank(0, 1_000);
         throttles.add_rank(1, 1_000);
         throttles.add_rank(0, 1);
-        assert_eq!(throttles.share(), 0.002, "two ranks in one process, and a loader of its own");
+        assert!((throttles.share() - 0.002).abs() < 1e-9, "two ranks in one process, and a loader of its own");
         let all = Throttles::new(Caps::default());
         (0..8).for_each(|rank| all.add_rank(rank, 8));
-        assert_eq!(all.share(), 1.0);
+        assert!((all.share() - 1.0).abs() < 1e-9);
     }
 
     #[tokio::test(start_paused = true)]

@@ -205,12 +205,11 @@ impl Client {
     /// soon as nobody wants the results of this client any more.
     async fn wait_to_try_again(&self, wait: Duration) -> Option<Duration> {
         let again = async {
-            match &self.watch {
-                Some(watch) => Arc::clone(watch).again(wait).await,
-                None => {
-                    sleep(wait).await;
-                    Duration::ZERO
-                }
+            if let Some(watch) = &self.watch {
+                Arc::clone(watch).again(wait).await
+            } else {
+                sleep(wait).await;
+                Duration::ZERO
             }
         };
         let Some(mut over) = self.over.clone() else { return Some(again.await) };
