@@ -74,7 +74,7 @@ pub(crate) type Told<'a> = &'a (dyn Fn(Step) + Sync);
 
 /// In how many seconds the temporaries there are can be deleted, at the rate of writes now: where a bucket takes so few that
 /// this matters, reading directly costs less than what is left behind.
-const DELETION_SECONDS: f64 = 8.0;
+const DELETION_SECONDS: f64 = 4.0;
 
 /// Reads groups of one data set.
 #[derive(Debug)]
