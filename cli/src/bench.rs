@@ -83,6 +83,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOW", default_value = "raw")]
     decode: Decoding,
 
+    /// Most pixels of an image, width times height, with --decode image:HxW [default: 178956970]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_pixels: Option<u64>,
+
     /// Threads for the network [default: one for each core, 4 at most]
     #[arg(long, value_name = "N", value_parser = value::at_least_one)]
     io_threads: Option<usize>,
@@ -234,7 +238,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     match args.decode {
         Decoding::Raw => measure(args, &client, prices, dataset.decode(Raw), json),
         Decoding::Image { height, width } => {
-            measure(args, &client, prices, dataset.decode(ImageFolder::new().resize(height, width)), json)
+            let folder = ImageFolder::new().resize(height, width);
+            let folder = args.max_pixels.into_iter().fold(folder, ImageFolder::max_pixels);
+            measure(args, &client, prices, dataset.decode(folder), json)
         }
     }
 }

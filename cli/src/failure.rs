@@ -47,17 +47,17 @@ pub(crate) fn line(error: &anyhow::Error) -> String {
     printable(&format!("{error} (cause: {})", causes.join(": ")))
 }
 
-/// An error without its causes, whose hint names options and not calls.
+/// An error without its causes, which names options and not calls.
 fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();
-    let Some(hint) = error.downcast_ref::<dataflux::Error>().and_then(dataflux::Error::what_to_do) else { return text };
-    match text.strip_suffix(hint) {
-        Some(before) => format!("{before}{}", in_options(hint)),
-        None => text,
-    }
+    let Some(error) = error.downcast_ref::<dataflux::Error>() else { return text };
+    // An object may be called anything.
+    let object = error.about().and_then(|object| Some(text.find(object)? + object.len())).unwrap_or_default();
+    let (object, rest) = text.split_at(object);
+    format!("{object}{}", in_options(rest))
 }
 
-/// What hints of the library say to programs, and what stands for it on the command line.
+/// What the library says to programs, in hints for the most part, and what stands for it on the command line.
 const OPTIONS: &[(&str, &str)] = &[
     ("name the project that pays in GcsConfig::user_project", "name the project that pays with --project"),
     ("read anonymously if the bucket is public", "give --anonymous if the bucket is public"),
@@ -72,16 +72,18 @@ const OPTIONS: &[(&str, &str)] = &[
     ("lower io_threads", "lower --io-threads"),
     ("lower decode_threads", "lower --decode-threads"),
     ("leave epoch_budget_usd out for no bound", "leave --epoch-budget out for no bound"),
+    ("Strategy::Direct", "--strategy direct"),
     ("Strategy::compose()", "--strategy compose"),
     ("Strategy::Auto by price alone", "--strategy auto by price alone"),
     ("raise the limit of .on_error(..)", "raise the limit of --on-error"),
     ("give it the bytes that the disk can spare, such as 100 << 30", "give --cache DIR:BYTES what the disk can spare"),
+    ("ImageFolder::max_pixels", "--max-pixels"),
     ("a decoder's item_bytes, or else please report it", "please report it"),
     ("with the feature for it", "with the feature for it, and build this program with that"),
 ];
 
-fn in_options(hint: &str) -> String {
-    OPTIONS.iter().fold(hint.to_owned(), |hint, (call, option)| hint.replace(call, option))
+fn in_options(text: &str) -> String {
+    OPTIONS.iter().fold(text.to_owned(), |text, (call, option)| text.replace(call, option))
 }
 
 /// Without control characters, which could do anything to a terminal.
@@ -112,8 +114,10 @@ mod tests {
 
     /// What hints name that no command can cause, since its options don't go so far, or since the command says something else
     /// instead.
-    const OF_PROGRAMS: [&str; 12] = [
+    const OF_PROGRAMS: [&str; 14] = [
         "Filter::include(",
+        "first_epoch()",
+        "comes before the classes",
         "Sampler::",
         "resume_all()",
         "Weighted",
@@ -191,10 +195,11 @@ mod tests {
 
     #[test]
     fn hints_name_options() {
-        let error = dataflux::Error::new(dataflux::ErrorKind::Config, "GcsConfig::user_project isn't told")
+        let error = dataflux::Error::new(dataflux::ErrorKind::Config, "nobody pays")
+            .object("gs://b/Strategy::Direct")
             .hint("name the project that pays in GcsConfig::user_project");
         let line = line(&anyhow::Error::new(error));
-        assert_eq!(line, "GcsConfig::user_project isn't told; name the project that pays with --project");
+        assert_eq!(line, "gs://b/Strategy::Direct: nobody pays; name the project that pays with --project");
     }
 
     #[test]

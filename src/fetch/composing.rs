@@ -169,7 +169,7 @@ impl Composing {
                 bucket = &*self.bucket,
                 "{why}, so every object is read by itself: slower and dearer for small objects; grant \
                  storage.objects.create and storage.objects.delete (role Storage Object User), or choose \
-                 Strategy::Direct to silence this"
+                 Strategy::Direct (--strategy direct) to silence this"
             );
         } else {
             tracing::debug!(bucket = &*self.bucket, why, "composing is suspended");

@@ -207,3 +207,23 @@ fn buckets_whose_requesters_pay_ask_for_a_project_and_get_it() {
     }
     std::fs::remove_dir_all(&to).unwrap();
 }
+
+#[test]
+fn a_budget_that_nothing_fits_names_options() {
+    let told = dataflux(&emulator(), &["bench", "gs://train", "--epoch-budget", "0.000000001"]).error();
+    contains(&told, &["--strategy direct $", "--strategy compose $"]);
+    assert!(!told.contains("Strategy::"), "{told}");
+}
+
+#[test]
+fn an_image_beyond_the_limit_names_the_option_for_it() {
+    let emulator = Emulator::builder().bucket("images").start().unwrap();
+    emulator.put("images", "train/cat/0.png", png(16, 16));
+    let args = ["bench", "gs://images/train/", "--decode", "image:8x8", "--max-pixels"];
+    let told = dataflux(&emulator, &[&args[..], &["255"]].concat()).error();
+    contains(
+        &told,
+        &["gs://images/train/cat/0.png", "16 x 16 = 256 pixels", "more than the 255 that --max-pixels allows"],
+    );
+    dataflux(&emulator, &[&args[..], &["256"]].concat()).expect(0);
+}
