@@ -14,7 +14,10 @@ use crate::split::RawSample;
 
 /// Decodes images whose label is the folder they are in: `train/cat/1.png` of prefix `train/` is of class `cat`.
 ///
-/// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Pixels are
+/// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another data set
+/// may have other folders, and so other numbers: give it the classes of the training data, by
+/// [`classes_from`](crate::DatafluxDataset::classes_from). What is no image by its name, and what is hidden, is no sample of a
+/// data set that is decoded so; see [`Filter::images`](crate::list::Filter::images). Pixels are
 /// `f32` in `0.0..=1.0`, three channels (RGB) or one, then normalised if asked for.
 ///
 /// Decodes PNG (all kinds; transparency is dropped) and JPEG (baseline and progressive; grey, colour and CMYK). A file
@@ -235,6 +238,10 @@ impl Decode for ImageFolder {
         let [_, height, width] = stored;
         let shape = if swaps_sides(orientation) { [channels, width, height] } else { stored };
         Ok(Image { pixels, shape, label: label.into(), name })
+    }
+
+    fn wants_images(&self) -> bool {
+        true
     }
 
     fn collate(&self) -> StackImages {

@@ -70,6 +70,12 @@ pub trait Decode: Send + Sync + 'static {
         None
     }
 
+    /// Whether it decodes images, so that a data set it is [given to](crate::DatafluxDataset::decode) leaves out whatever is no
+    /// image by its name, as [`Filter::images`](crate::list::Filter::images) does. A closure decodes whatever there is.
+    fn wants_images(&self) -> bool {
+        false
+    }
+
     /// Whether decoding takes a microsecond or so and never waits for anything. Then it is done where the bytes come in,
     /// since to hand a sample to another thread takes longer than that.
     fn is_light(&self) -> bool {

@@ -158,6 +158,11 @@ impl<B> Batches<B> {
         of_manifest(&self.bare_state(), &self.manifest)
     }
 
+    /// The number of the epoch, counted from 0.
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch
+    }
+
     fn bare_state(&self) -> State {
         let (position, beyond) = self.delivered.state();
         State { position, beyond, ..self.state.clone() }
@@ -383,6 +388,11 @@ impl<B: Send + 'static> BatchStream<B> {
 }
 
 impl<B> BatchStream<B> {
+    /// The number of the epoch; as [`Batches::epoch`].
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch
+    }
+
     /// Where to go on after what was delivered so far; as [`Batches::state`], and blocks where that does.
     pub fn state(&self) -> State {
         of_manifest(&self.state, &self.manifest)

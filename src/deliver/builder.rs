@@ -1,14 +1,16 @@
 //! Settings of a loader, and what is checked before it is made.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::audit;
 use super::auto::Auto;
 use super::cached::Kept;
 use super::cost::Means;
-use super::dataset::DatafluxDataset;
+use super::dataset::{DatafluxDataset, Source};
 use super::item_sizes::ItemSizes;
 use super::loader::{DataLoader, batches_ahead};
 use super::loss::OnError;
@@ -24,8 +26,8 @@ use crate::io::Io;
 use crate::manifest::Known;
 use crate::plan::{Affordable, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Strategy, Terms, never_compose};
 use crate::sample::{
-    Delivered, LastBatch, Sampler, Sampling, Sequential, Sharding, Share, Shuffle, State, WindowShuffle, identity,
-    merge, shard, told,
+    Delivered, LastBatch, Rest, Sampler, Sampling, Sequential, Sharding, Share, Shuffle, State, WindowShuffle,
+    identity, merge, shard, told,
 };
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
@@ -87,6 +89,8 @@ pub(super) struct Settings {
     on_error: OnError,
     audit: Option<PathBuf>,
     cache: Option<Cache>,
+    /// What the data must be.
+    manifest_digest: Option<String>,
 }
 
 impl Settings {
@@ -141,6 +145,34 @@ impl Settings {
         let sharding = sharding.last(self.last_batch()?);
         sharding.check()?;
         Ok(sharding)
+    }
+
+    /// Refuses other data than those expected; without an expectation, warns of ranks that may have different data.
+    fn check_digest(&self, source: &Source, sharding: &Sharding) -> Result<()> {
+        let manifest = &source.manifest;
+        let Some(expected) = &self.manifest_digest else {
+            let may_differ = sharding.world_size() > 1 && manifest.is_listed();
+            if may_differ && !source.told.ranks.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    prefix = %manifest.prefix(),
+                    ranks = sharding.world_size(),
+                    "each rank lists for itself: if anything is written in between, ranks order different data, and samples \
+                     are lost and repeated; load one saved manifest in all ranks (Manifest::save, Manifest::load), or confirm \
+                     each by .manifest_digest(..)"
+                );
+            }
+            return Ok(());
+        };
+        manifest.complete()?;
+        let digest = manifest.digest().to_string();
+        if !expected.trim().eq_ignore_ascii_case(&digest) {
+            return Err(Error::new(ErrorKind::Config, "the data are not those that were expected")
+                .stage(Stage::Manifest)
+                .object(manifest.prefix())
+                .mismatch(format_args!("a manifest of digest {expected}"), digest)
+                .hint("something was added, removed, overwritten or filtered otherwise: give all ranks one saved manifest"));
+        }
+        Ok(())
     }
 }
 
@@ -213,6 +245,7 @@ impl<D: Decode> DataLoader<D> {
             on_error: OnError::default(),
             audit: None,
             cache: None,
+            manifest_digest: None,
         };
         DataLoaderBuilder { dataset, collate, settings }
     }
@@ -279,6 +312,10 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// This process is `rank` (from 0) of `world_size` that train together: it gets its slice of each global batch,
     /// and as many batches as every other. It begins with its part of the calls that a bucket is documented to take, and makes
     /// more where these are served.
+    ///
+    /// All ranks must have the same data: where each lists for itself, and somebody writes meanwhile, their orders have
+    /// nothing to do with each other, and samples are lost and repeated. So give all ranks one saved manifest, or confirm
+    /// what each has listed by [`manifest_digest`](Self::manifest_digest). Where neither is done a warning says so.
     pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
         self.settings.shard = Ok((rank, world_size));
         self
@@ -290,6 +327,27 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)).
     pub fn shard_from_env(mut self) -> Self {
         self.settings.shard = shard(|name| std::env::var(name).ok());
+        self
+    }
+
+    /// Refuses to be built unless the data set's manifest has this [digest](crate::Manifest::digest), in hex: that which
+    /// another rank has, or an earlier run had. Waits for the end of the listing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// // What rank 0 prints, or broadcasts to the others.
+    /// let digest = dataset.manifest().digest().to_string();
+    /// let loader = DataLoader::builder(dataset).batch_size(32).shard(1, 2).manifest_digest(&digest).build()?;
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn manifest_digest(mut self, expected: impl fmt::Display) -> Self {
+        self.settings.manifest_digest = Some(expected.to_string());
         self
     }
 
@@ -327,8 +385,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// another on each rank.
     ///
     /// A [`state`](super::Batches::state) is exact all the same. Where there are several ranks, it says what its own rank was
-    /// given, so that [`resume`](Self::resume) goes on from it at that rank alone; [`resume_all`](Self::resume_all) takes
-    /// those of all ranks, and goes on at any number of them.
+    /// given. [`resume_all`](Self::resume_all) takes the states of all ranks, each of which may have stopped after another
+    /// number of batches, and resumes at any number of ranks. [`resume`](Self::resume) takes the state of this rank alone, at
+    /// the same number of ranks; these then have equally many batches left only if all of them stopped after the same number.
     pub fn unordered(mut self, unordered: bool) -> Self {
         self.settings.unordered = unordered;
         self
@@ -484,7 +543,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
     }
 
-    /// Builds a loader that goes on where `state` was taken: its epoch begins with the first sample not delivered then.
+    /// Builds a loader that resumes where `state` was taken: its epoch begins with the first sample not delivered then.
+    /// [`epochs`](DataLoader::epochs) begins there; an [`epoch`](DataLoader::epoch) before that of the state is refused.
+    ///
+    /// A state is a position in the order of all ranks together. So all ranks must stop after the same step, and resume from
+    /// the same state, which may be that of any of them: after an all-reduce of "stop now" in each step, or at fixed steps.
+    /// Ranks that can't agree on a step train on [`unordered`](Self::unordered) batches and use
+    /// [`resume_all`](Self::resume_all).
+    ///
     /// drop_last and pad_last are the state's; so is the batch size, unless another is set here, and the order, where it is
     /// that of names or of `shuffle` or `shuffle_window`. Any other [`sampler`](Self::sampler) is to be set again, as it
     /// was. Rank and world size may be others. Waits for the end of the listing, since only that tells whether the data are
@@ -497,11 +563,15 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self.go_on(&[state], false)
     }
 
-    /// As [`resume`](Self::resume), from the states of all ranks, where batches were [`unordered`](Self::unordered), at any
-    /// rank and number of ranks.
+    /// As [`resume`](Self::resume), from the states of all ranks, at any number of ranks. Each rank gives all of these states.
+    ///
+    /// Where batches were [`unordered`](Self::unordered), each rank may have stopped after another number of batches: what
+    /// any of them was given doesn't come again, and all else does. Where batches were in order, all states must be of the
+    /// same step, which is then checked.
     ///
     /// # Errors
-    /// States that weren't taken by all ranks of a run, after as many batches each; all that [`resume`](Self::resume) refuses.
+    /// States of different runs or epochs; of unordered batches, those of some ranks alone; of ordered ones, those of
+    /// different steps; all that [`resume`](Self::resume) refuses.
     pub fn resume_all(self, states: impl IntoIterator<Item = State>) -> Result<DataLoader<D, C>> {
         self.go_on(&states.into_iter().collect::<Vec<_>>(), true)
     }
@@ -549,6 +619,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             *batch_size = Some(state.batch_size).filter(|_| state.global_batch_size.is_none());
         }
         self.settings.sampler = Some(sampler);
+        // It was checked above, so nobody needs to be told that ranks may differ.
+        self.settings.manifest_digest.get_or_insert_with(|| state.manifest.clone());
         let mut loader = self.build()?;
         let samples = loader.sampling.orders()?.len();
         for state in states {
@@ -577,6 +649,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             loader.resumed = Some(state);
         } else {
             loader.resumed = Some(merge(states, samples, cut)?);
+        }
+        if let Some(state) = &loader.resumed {
+            let left = Rest::of(state)?.known(Known::All(samples));
+            let is_over = loader.sharding.spans(state.position).next(left).is_none();
+            loader.first_epoch = state.epoch.saturating_add(u64::from(is_over));
         }
         match (&loader.settings.audit, &loader.resumed) {
             (Some(path), Some(state)) if state.beyond.is_some() => Err(unordered_audit(path)),
@@ -637,9 +714,25 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         let (read_budget, decoding) = sizes.divide(memory_budget, sharding.batch_size(), decode_threads);
         let source = &dataset.source;
         let manifest = Arc::clone(&source.manifest);
+        if let Some(error) = manifest.failure() {
+            return Err(error);
+        }
         let sampler = settings.take_sampler()?.unwrap_or_else(|| Box::new(Sequential));
         let sampling = Sampling::new(sampler, Arc::clone(&manifest))?;
         sampling.check()?;
+        settings.check_digest(source, &sharding)?;
+        if let Known::All(_) = manifest.known() {
+            let samples = sampling.orders()?.len();
+            sharding.check_samples(samples)?;
+            if samples < sharding.world_size() && sharding.last_batch() != LastBatch::Pad {
+                tracing::warn!(
+                    prefix = %manifest.prefix(),
+                    samples,
+                    ranks = sharding.world_size(),
+                    "there are fewer samples than ranks, so some ranks get empty batches; train on fewer ranks, or use pad_last"
+                );
+            }
+        }
         let (io, client) = match settings.io_threads {
             None => (Io::shared()?, source.client.clone()),
             Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
@@ -704,7 +797,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
             Some(Affordable::Cheapest | Affordable::All) | None => settings.strategy,
         };
-        Means { strategy, ..means }.warn(&source.told_of_dollars);
+        Means { strategy, ..means }.warn(&source.told.dollars);
         let held = Gauge::default();
         let planner = Planner::new(Arc::clone(&manifest), strategy, most_bytes, &source.bucket).with_prices(prices);
         let by_price = allowed == Some(Affordable::Cheapest);
@@ -753,6 +846,18 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
             }
         };
         let live = Arc::default();
-        Ok(DataLoader { engine, decoders, live, held, dataset, sharding, settings, sampling, audit, resumed: None })
+        Ok(DataLoader {
+            engine,
+            decoders,
+            live,
+            held,
+            dataset,
+            sharding,
+            settings,
+            sampling,
+            audit,
+            resumed: None,
+            first_epoch: 0,
+        })
     }
 }

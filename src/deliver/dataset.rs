@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pipeline::read_alone;
 use super::pool::{guarded, refused};
@@ -11,13 +11,16 @@ use crate::fetch::{Caps, Ceilings, Fetcher, Throttles};
 use crate::io::Io;
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
-use crate::manifest::{Known, Manifest, ManifestBuilder};
+use crate::manifest::{Classes, FoundImages, Known, Manifest, ManifestBuilder, Streaming};
 use crate::plan::{Group, MIN_RANGED, cold_notice};
 use crate::sample::SampleId;
-use crate::store::{BucketInfo, Client, GcsConfig, GcsStore};
+use crate::store::{BucketInfo, Client, GcsConfig, GcsStore, ListRequest};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// The objects below a prefix, listed once, as samples by index.
+///
+/// Those in a folder right below the prefix have a label, the number of that folder. Data sets that are used together need
+/// the same numbers, whatever folders each of them has: see [`classes_from`](Self::classes_from).
 ///
 /// ```no_run
 /// use dataflux::{DatafluxDataset, ImageFolder};
@@ -39,12 +42,77 @@ pub struct DatafluxDataset<D = Raw> {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) client: Client,
+    /// What is read.
     pub(super) manifest: Arc<Manifest>,
+    /// The same, with labels as the folders have them.
+    by_folder: Arc<Manifest>,
+    /// Whether it is of images alone.
+    only_images: bool,
+    classes: Option<Arc<Classes>>,
+    /// How it is listed, where that is still under way.
+    streaming: Option<Streaming>,
     pub(super) bucket: BucketInfo,
     /// Shared by all who read the data set, so that what one learns of the bucket's limits holds for all.
     pub(super) throttles: Arc<Throttles>,
-    /// Whether it was said that composing is dearer here.
-    pub(super) told_of_dollars: AtomicBool,
+    pub(super) told: Arc<Told>,
+}
+
+/// What was said of a data set, so that it is said once.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// That composing is dearer here.
+    pub(super) dollars: AtomicBool,
+    /// That ranks which list for themselves may differ.
+    pub(super) ranks: AtomicBool,
+    /// What is no image, and how images are labelled.
+    images: AtomicBool,
+}
+
+impl Source {
+    /// The same objects, but for those that are no images if only these are wanted, and numbered by `classes`.
+    fn relabelled(&self, only_images: bool, classes: Option<Arc<Classes>>) -> Result<Self> {
+        let mut streaming = self.streaming.clone().filter(|_| self.by_folder.is_growing());
+        let by_folder = match &mut streaming {
+            // What a listing that is under way has given already may be in use, so that it can't be changed.
+            Some(again) => {
+                again.classes.clone_from(&classes);
+                if only_images {
+                    (again.filter, again.ended) = (again.filter.clone().images(), images_listed);
+                }
+                Arc::new(again.begin(Io::shared()?.handle()).0)
+            }
+            None if only_images && !self.only_images => {
+                let (images, found) = self.by_folder.images()?;
+                if !self.told.images.swap(true, Ordering::Relaxed) {
+                    notice_left_out(&images, &found);
+                    notice_labels(&images, classes.as_deref());
+                }
+                images
+            }
+            None => Arc::clone(&self.by_folder),
+        };
+        let manifest = match &classes {
+            Some(classes) if streaming.is_none() => Arc::new(by_folder.with_classes(classes)?),
+            _ => Arc::clone(&by_folder),
+        };
+        Ok(Self { manifest, by_folder, only_images, classes, streaming, ..self.share() })
+    }
+
+    /// The same, for another handle of it.
+    fn share(&self) -> Self {
+        let Self { client, manifest, by_folder, only_images, classes, streaming, bucket, throttles, told } = self;
+        Self {
+            client: client.clone(),
+            manifest: Arc::clone(manifest),
+            by_folder: Arc::clone(by_folder),
+            only_images: *only_images,
+            classes: classes.clone(),
+            streaming: streaming.clone(),
+            bucket: bucket.clone(),
+            throttles: Arc::clone(throttles),
+            told: Arc::clone(told),
+        }
+    }
 }
 
 impl<D> Clone for DatafluxDataset<D> {
@@ -184,8 +252,9 @@ impl DatasetBuilder {
     /// [manifest](DatafluxDataset::manifest), and the [state](super::Batches::state) of an epoch. A listing that fails is
     /// the error of an epoch that comes so far, and of [`Manifest::complete`]; so is a server that doesn't keep to the
     /// order of names, or a prefix whose folders don't come in theirs, as `a-b/` and `a/`, of which each is known by its
-    /// number at once. The listing stops when the last handle of the data set, its loaders, its manifest and its samples
-    /// is gone. Not with an [`inventory`](Self::inventory).
+    /// number at once, unless a list of [classes](DatafluxDataset::classes) numbers them. A decoder of images and a list of
+    /// classes begin the listing anew, since what is listed by then was listed without them. The listing stops when the last
+    /// handle of the data set, its loaders, its manifest and its samples is gone. Not with an [`inventory`](Self::inventory).
     ///
     /// Samples become known 4,096 at a time, and a window when all of it is. Ranks that each list for themselves may see
     /// different data where somebody writes meanwhile: give those of one run one saved manifest instead.
@@ -261,7 +330,7 @@ impl DatasetBuilder {
             if let Known::All(_) = manifest.known() {
                 notice_cold(&manifest);
             }
-            Ok(dataset(client, manifest, bucket))
+            Ok(dataset(client, manifest, None, bucket))
         })
     }
 
@@ -283,9 +352,13 @@ impl DatasetBuilder {
         let filter = self.filter.unwrap_or_default();
         Ok(async move {
             if self.streaming {
-                let objects = ManifestBuilder::stream(lister, filter, listed);
-                let (manifest, bucket) = tokio::try_join!(objects, client.bucket_info(&bucket))?;
-                return Ok(dataset(client, Arc::new(manifest), bucket));
+                let objects = async {
+                    let is_folder = is_one_folder(&client, &prefix).await?;
+                    let streaming = Streaming { lister, filter, is_folder, classes: None, ended: listed };
+                    Ok((streaming.open().await?, streaming))
+                };
+                let ((manifest, streaming), bucket) = tokio::try_join!(objects, client.bucket_info(&bucket))?;
+                return Ok(dataset(client, Arc::new(manifest), Some(streaming), bucket));
             }
             let objects = async {
                 let Some(location) = self.inventory else { return ManifestBuilder::list(lister, filter).await };
@@ -299,7 +372,7 @@ impl DatasetBuilder {
                     .with_source(error)
             })??;
             listed(&manifest);
-            Ok(dataset(client, Arc::new(manifest), bucket))
+            Ok(dataset(client, Arc::new(manifest), None, bucket))
         })
     }
 }
@@ -319,6 +392,87 @@ fn listed(manifest: &Manifest) {
     notice_cold(manifest);
 }
 
+/// As [`listed`], of a listing of images.
+fn images_listed(manifest: &Manifest) {
+    listed(manifest);
+    let left_out = manifest.left_out();
+    if left_out.hidden + left_out.not_an_image > 0 {
+        tracing::warn!(prefix = %manifest.prefix(), %left_out, "{LEFT_OUT}");
+    }
+    notice_labels(manifest, None);
+}
+
+/// The warning of what an image data set goes without.
+const LEFT_OUT: &str = "an image data set leaves out what is hidden, and what has no image's suffix";
+
+/// Whether all that is below a prefix without a slash at its end is in the one folder of this name. Before it is listed, since
+/// labels that are in use while the listing goes on can't wait for its end.
+async fn is_one_folder(client: &Client, prefix: &Prefix) -> Result<bool> {
+    if prefix.prefix.is_empty() || prefix.prefix.ends_with('/') {
+        return Ok(false);
+    }
+    let mut request = ListRequest::new(Arc::clone(&prefix.bucket), &*prefix.prefix);
+    request.delimiter = Some("/".to_owned());
+    let page = client.list(&request).await?;
+    let folder = format!("{}/", prefix.prefix);
+    Ok(page.objects.is_empty() && page.prefixes == [folder] && page.next_page_token.is_none())
+}
+
+/// Says what an image data set leaves out, and which images have no label.
+fn notice_left_out(images: &Manifest, found: &FoundImages) {
+    let prefix = images.prefix();
+    if let Some(example) = &found.example {
+        let left_out = &found.left_out;
+        tracing::warn!(%prefix, %left_out, example, "{LEFT_OUT}");
+    }
+    if let Some(example) = &found.first_without_folder {
+        let images = found.without_folder;
+        tracing::warn!(%prefix, images, example, "images in no folder have no label and can't be decoded; move them into one");
+    }
+}
+
+/// Says that labels tell nothing, where that is so.
+fn notice_labels(images: &Manifest, classes: Option<&Classes>) {
+    let prefix = images.prefix();
+    let labels = images.labels();
+    let of_prefix = !prefix.prefix.is_empty() && !prefix.prefix.ends_with('/');
+    match (classes, labels) {
+        (None, [one]) => {
+            let folder = prefix.prefix.rfind('/').map_or(0, |slash| slash + 1);
+            let (bucket, above) = (&prefix.bucket, &prefix.prefix[..folder]);
+            let meant =
+                if of_prefix && !above.ends_with(&format!("{one}/")) && one.starts_with(&prefix.prefix[folder..]) {
+                    format!("gs://{bucket}/{above}{one}/")
+                } else {
+                    format!("{prefix}{}{one}/", if of_prefix { "/" } else { "" })
+                };
+            tracing::warn!(
+                %prefix,
+                class = one,
+                "all images are of one class; if the classes are the folders within it, open {meant} instead"
+            );
+        }
+        (None, labels) if of_prefix && labels.iter().all(|label| label.starts_with(last_part(prefix))) => {
+            let some = labels.iter().take(MOST_FOLDERS).map(String::as_str).collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                %prefix,
+                classes = some,
+                "the URI ends without a slash, and the classes are the folders that it begins; for the folders within one, \
+                 add the slash"
+            );
+        }
+        _ => {}
+    }
+}
+
+/// Folders that a warning names at most.
+const MOST_FOLDERS: usize = 8;
+
+/// What a prefix has behind its last slash.
+fn last_part(prefix: &Prefix) -> &str {
+    &prefix.prefix[prefix.prefix.rfind('/').map_or(0, |slash| slash + 1)..]
+}
+
 fn notice_cold(manifest: &Manifest) {
     let classes: Vec<_> = manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect();
     if let Some(notice) = cold_notice(&classes) {
@@ -326,10 +480,25 @@ fn notice_cold(manifest: &Manifest) {
     }
 }
 
-fn dataset(client: Client, manifest: Arc<Manifest>, bucket: BucketInfo) -> DatafluxDataset {
+fn dataset(
+    client: Client,
+    manifest: Arc<Manifest>,
+    streaming: Option<Streaming>,
+    bucket: BucketInfo,
+) -> DatafluxDataset {
     let throttles = Throttles::new(Caps::default());
     DatafluxDataset {
-        source: Arc::new(Source { client, manifest, bucket, throttles, told_of_dollars: AtomicBool::new(false) }),
+        source: Arc::new(Source {
+            client,
+            by_folder: Arc::clone(&manifest),
+            manifest,
+            only_images: false,
+            classes: None,
+            streaming,
+            bucket,
+            throttles,
+            told: Arc::default(),
+        }),
         decode: Arc::new(Raw),
         item_bytes: None,
     }
@@ -341,10 +510,74 @@ fn client_of_environment() -> Result<Client> {
 }
 
 impl<D> DatafluxDataset<D> {
-    /// The same samples, decoded by `decode`.
+    /// The same samples, decoded by `decode`. A decoder of [images](Decode::wants_images), such as
+    /// [`ImageFolder`](crate::ImageFolder), leaves out what is no image by its name: that is counted by
+    /// [`Manifest::left_out`], and logged once. To know what is left out, this looks at each name, once; and then the
+    /// [digest](Manifest::digest) is that of the images. A data set without anything to leave out stays what it is. What goes
+    /// wrong with that, such as that there is no image, is the error of whoever needs a sample.
     #[must_use]
     pub fn decode<E: Decode>(self, decode: E) -> DatafluxDataset<E> {
-        DatafluxDataset { source: self.source, decode: Arc::new(decode), item_bytes: None }
+        let Self { mut source, .. } = self;
+        if decode.wants_images() && !source.only_images {
+            let images = source.relabelled(true, source.classes.clone()).unwrap_or_else(|error| {
+                let failed = Arc::new(Manifest::failed(source.manifest.prefix().clone(), error));
+                Source { manifest: Arc::clone(&failed), by_folder: failed, only_images: true, ..source.share() }
+            });
+            source = Arc::new(images);
+        }
+        DatafluxDataset { source, decode: Arc::new(decode), item_bytes: None }
+    }
+
+    /// The same samples, with labels numbered by a list of classes instead of by the folders that happen to be there: the
+    /// label of a sample is the index of its folder in the list. A class may have no samples here.
+    ///
+    /// [`manifest().labels()`](Manifest::labels) then is this list, also of a manifest that was saved and loaded. Where it is
+    /// another than the list of folders, it is part of the [digest](Manifest::digest).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::DatafluxDataset;
+    /// # let store = MemoryStore::new();
+    /// # ["train/cat/1", "train/dog/2", "val/dog/3"].iter().for_each(|name| _ = store.insert("my-bucket", name, "sample"));
+    /// # let client = Client::new(Arc::new(store));
+    /// # let open = |uri| DatafluxDataset::open_with(client.clone(), uri);
+    ///
+    /// let train = open("gs://my-bucket/train/")?;
+    /// let list = train.manifest().labels().join("\n"); // for a file beside the model, a line for each class
+    ///
+    /// let val = open("gs://my-bucket/val/")?.classes(list.lines())?;
+    /// assert_eq!(val.manifest().get(0).and_then(|entry| entry.label), Some(1));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A folder that is none of the classes, named with them, unless it is hidden: the samples in such a one have no label, and an
+    /// image data set leaves them out. A list that is empty, or has a class twice. Of a data set that is
+    /// [streaming](DatasetBuilder::streaming) an unknown folder is an error of the listing, when it comes to it.
+    pub fn classes<S: Into<String>>(self, classes: impl IntoIterator<Item = S>) -> Result<Self> {
+        let classes = Classes::new(classes.into_iter().map(Into::into).collect())?;
+        let source = self.source.relabelled(self.source.only_images, Some(classes))?;
+        Ok(Self { source: Arc::new(source), ..self })
+    }
+
+    /// The same samples, with labels numbered as those of `other`, which is the training data mostly. Waits for the end of the
+    /// other's listing.
+    ///
+    /// ```no_run
+    /// use dataflux::{DatafluxDataset, ImageFolder};
+    ///
+    /// let decode = ImageFolder::new().resize(224, 224);
+    /// let train = DatafluxDataset::open("gs://my-bucket/train/")?.decode(decode.clone());
+    /// let val = DatafluxDataset::open("gs://my-bucket/val/")?.classes_from(&train)?.decode(decode);
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`classes`](Self::classes); the other's listing failed.
+    pub fn classes_from<E>(self, other: &DatafluxDataset<E>) -> Result<Self> {
+        other.manifest().complete()?;
+        self.classes(other.manifest().labels())
     }
 
     /// States how many bytes of memory a decoded sample takes at most, for the

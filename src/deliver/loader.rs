@@ -14,7 +14,6 @@ use super::dataset::DatafluxDataset;
 use super::epochs::{self, Epochs, Series};
 use super::pipeline::Engine;
 use super::pool::Job;
-use crate::Result;
 use crate::budget::Gauge;
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
@@ -22,6 +21,7 @@ use crate::fetch::Ceilings;
 use crate::metrics::Counts;
 use crate::plan::{Bill, Choice};
 use crate::sample::{Sampling, Sharding, State};
+use crate::{Error, ErrorKind, Result, Stage};
 
 /// Samples to have ahead, where the budget has room for them: what a bucket's 1,000 writes a second can join in 4 s,
 /// since a slow compose takes nearly 3 s. A sample held costs some 200 bytes beside its own.
@@ -61,6 +61,8 @@ pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as D
     pub(super) audit: Option<Arc<audit::Log>>,
     /// Where to go on.
     pub(super) resumed: Option<State>,
+    /// The first epoch of which something is left.
+    pub(super) first_epoch: u64,
 }
 
 impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
@@ -70,9 +72,15 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// listed, where the order is by name or shuffled by windows; a full shuffle begins when all is listed. A listing that
     /// fails is an error in the place of the first batch that isn't known.
     ///
+    /// Of a loader that was [resumed](crate::DataLoaderBuilder::resume), the epoch of the state has what is left of it, later
+    /// ones are whole, and earlier ones are refused: they were delivered already.
+    ///
     /// # Errors
-    /// A thread that the system refuses.
+    /// An epoch before that of the state which the loader was resumed from; a thread that the system refuses.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
+        if let Some(state) = self.resumed.as_ref().filter(|state| epoch < state.epoch) {
+            return Err(before_state(format_args!("epoch {epoch}"), state.epoch));
+        }
         let (batches, begun) = self.series().begin(epoch, (false, false))?;
         let ending = Arc::clone(&begun.ending);
         ending.has(epochs::thread(move || _ = begun.run(0))?);
@@ -89,6 +97,10 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// what was asked for.
     ///
     /// The batches of an epoch have to be taken to their end, or dropped, before the next is asked for; else that is an error.
+    ///
+    /// A loader that was [resumed](crate::DataLoaderBuilder::resume) begins where its state is, so that the range is that of the
+    /// whole run: epochs of the range that were delivered before are left out, and the first that comes has what is left of it.
+    /// [`Batches::epoch`] says which one it is.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -110,9 +122,34 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// [`prefetch`]: crate::DataLoaderBuilder::prefetch
     ///
     /// # Errors
-    /// A thread that the system refuses.
+    /// A range that ends before the epoch of the state which the loader was resumed from; a thread that the system refuses.
     pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
-        self.series().start(epochs)
+        if let Some(state) = self.resumed.as_ref().filter(|state| !epochs.is_empty() && epochs.end <= state.epoch) {
+            return Err(before_state(format_args!("the range {epochs:?}"), state.epoch));
+        }
+        self.series().start(epochs.start.max(self.first_epoch)..epochs.end)
+    }
+
+    /// The first epoch of which something is left: 0, or where the state stands that this loader was
+    /// [resumed](crate::DataLoaderBuilder::resume) from. For loops that begin each epoch by themselves.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// # use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    /// # let loader = DataLoader::builder(dataset).batch_size(32).build()?;
+    /// for epoch in loader.first_epoch()..3 {
+    ///     for batch in loader.epoch(epoch)? {
+    ///         println!("{} samples", batch?.len());
+    ///     }
+    /// }
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn first_epoch(&self) -> u64 {
+        self.first_epoch
     }
 
     pub(super) fn series(&self) -> Series<D, C> {
@@ -227,6 +264,14 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     pub fn bytes_held(&self) -> u64 {
         self.held.bytes()
     }
+}
+
+/// The error of epochs that were delivered before a state was taken.
+pub(super) fn before_state(asked: impl std::fmt::Display, epoch: u64) -> Error {
+    Error::new(ErrorKind::Config, "this loader was resumed from a state of a later epoch")
+        .stage(Stage::Deliver)
+        .mismatch(format_args!("epoch {epoch}, where the state stands, or a later one"), asked)
+        .hint("begin with first_epoch(), or give epochs() the range of the whole run; build() without a state runs all anew")
 }
 
 impl<D: Decode, C: Collate<D::Item>> std::fmt::Debug for DataLoader<D, C> {

@@ -15,7 +15,7 @@ use super::batches::{Batches, of_manifest};
 use super::close::Closed;
 use super::cost::Spent;
 use super::epochs::Epochs;
-use super::loader::DataLoader;
+use super::loader::{DataLoader, before_state};
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
 use crate::metrics::{Counts, Metrics};
@@ -347,8 +347,12 @@ impl<B: 'static> MixedLoader<B> {
     /// alone. All parts begin to be read at once, each as far ahead as it is built to, and no further than this epoch takes.
     ///
     /// # Errors
-    /// A thread that the system refuses; an epoch so late that parts can't count theirs.
+    /// An epoch before that of the state which the mixture was resumed from; a thread that the system refuses; an epoch so
+    /// late that parts can't count theirs.
     pub fn epoch(&self, epoch: u64) -> Result<MixedBatches<B>> {
+        if let Some(state) = self.resumed.as_ref().filter(|state| epoch < state.epoch) {
+            return Err(before_state(format_args!("epoch {epoch}"), state.epoch));
+        }
         let start = self.resumed.as_ref().filter(|state| state.epoch == epoch).map_or(0, |state| state.position);
         let progress = self.progress(epoch, start)?;
         let stretches = self.parts.iter().zip(&progress).map(|(part, stands)| part.stretch(stands.next, stands.left));
@@ -396,6 +400,12 @@ impl<B: 'static> MixedLoader<B> {
     /// Batches that a whole epoch has, equally on every rank.
     pub fn batches_per_epoch(&self) -> u64 {
         self.counts.iter().sum()
+    }
+
+    /// The first epoch of which something is left; as [`DataLoader::first_epoch`].
+    pub fn first_epoch(&self) -> u64 {
+        let left = |state: &MixedState| u64::from(state.position >= self.batches_per_epoch());
+        self.resumed.as_ref().map_or(0, |state| state.epoch + left(state))
     }
 
     /// What all calls made so far through the clients of the parts cost, each client counted once; see [`DataLoader::bill`].

@@ -117,6 +117,17 @@ pub(super) struct Next {
 }
 
 impl Course {
+    /// Refuses a whole epoch that ended without a batch. One of which all was delivered before has begun with some.
+    fn check_batches(&mut self, manifest: &Manifest) -> Result<()> {
+        if self.next != (0, 0) || self.rest != Rest::default() || self.spans.are_over() {
+            return Ok(());
+        }
+        match self.walk.positions(manifest.known())? {
+            Known::All(samples) => self.spans.check_samples(samples),
+            Known::AtLeast(_) => Ok(()),
+        }
+    }
+
     /// The next batch, once its samples are known; `None` at the end of the epoch, or when it was called off. Blocks.
     ///
     /// # Errors
@@ -335,6 +346,10 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
                 Ok(None) if is_cancelled(cancel) => break,
                 Ok(None) => {
                     standing.does(Doing::Ended);
+                    // Known before only where the listing had ended when the loader was built.
+                    if let Err(error) = course.check_batches(&self.manifest) {
+                        way.hand_out(Ticket::Failed(error));
+                    }
                     break;
                 }
                 Err(error) => {

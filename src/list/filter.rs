@@ -182,6 +182,11 @@ impl Filter {
         })
     }
 
+    /// Why an object isn't wanted where only its name can tell, as of a manifest.
+    pub(crate) fn reason_of_name(&self, prefix: &Prefix, name: &str) -> Option<Reason> {
+        self.reason(prefix, &ObjectRef { name, ..ObjectRef::default() })
+    }
+
     /// Why an object listed below `prefix` isn't wanted, by the first reason in the order of [`Reason`]; `None` if it
     /// is wanted.
     pub fn reason(&self, prefix: &Prefix, object: &ObjectRef<'_>) -> Option<Reason> {
@@ -228,7 +233,7 @@ const IMAGE_SUFFIXES: [&str; 18] = [
 ];
 
 /// Why an object isn't an image, by its name below the prefix's last slash.
-pub(crate) fn no_image(below: &str) -> Option<Reason> {
+fn no_image(below: &str) -> Option<Reason> {
     if below.split('/').any(is_hidden) {
         return Some(Reason::Hidden);
     }
@@ -247,7 +252,7 @@ pub(crate) fn is_hidden(part: &str) -> bool {
 /// Globs, any of which may match.
 #[derive(Clone, Default)]
 struct Globs {
-    globs: Vec<Glob>,
+    all: Vec<Glob>,
     set: GlobSet,
     any_case: bool,
 }
@@ -266,8 +271,8 @@ impl Globs {
         let hint =
             r"write it as *.{jpg,png}, train/**/[0-9]*.png or raw/, and a *, ?, [ or { of a name as \*, \?, \[ or \{";
         let built = self.build(&anchored(glob)).and_then(|built| {
-            self.globs.push(built);
-            GlobSet::new(&self.globs)
+            self.all.push(built);
+            GlobSet::new(&self.all)
         });
         match built {
             Ok(set) => self.set = set,
@@ -288,9 +293,9 @@ impl Globs {
     /// Builds those there are again, so that the order of calls makes no difference.
     fn ignore_case(&mut self) -> Result<()> {
         self.any_case = true;
-        let built = self.globs.iter().map(|glob| self.build(glob.glob())).collect::<Result<Vec<_>, _>>();
+        let built = self.all.iter().map(|glob| self.build(glob.glob())).collect::<Result<Vec<_>, _>>();
         let built = built.and_then(|globs| Ok((GlobSet::new(&globs)?, globs)));
-        (self.set, self.globs) = built.map_err(|error| {
+        (self.set, self.all) = built.map_err(|error| {
             Error::new(ErrorKind::Config, format!("these globs can't be matched in any case: {}", error.kind()))
                 .stage(Stage::List)
                 .object(format_args!("{self:?}"))
@@ -300,7 +305,7 @@ impl Globs {
     }
 
     fn is_empty(&self) -> bool {
-        self.globs.is_empty()
+        self.all.is_empty()
     }
 
     fn matches(&self, below: &str) -> bool {
@@ -311,7 +316,7 @@ impl Globs {
 
 impl fmt::Debug for Globs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.globs.iter().map(Glob::glob)).finish()
+        f.debug_list().entries(self.all.iter().map(Glob::glob)).finish()
     }
 }
 

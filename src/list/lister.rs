@@ -59,7 +59,7 @@ const FIRST_REPORT: Duration = Duration::from_secs(10);
 /// # Ok::<_, dataflux::Error>(()) })?;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is listed until pages are asked for"]
 pub struct Lister {
     client: Client,

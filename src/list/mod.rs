@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Result};
 
+pub(crate) use filter::is_hidden;
 pub use filter::{Filter, LeftOut, Reason};
 pub use lister::{CONCURRENCY, Lister, Page, Pages, Progress};
 

@@ -4,13 +4,13 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::chunk::{CLASSES, Layout, Reader, WRITTEN_HERE, Writer};
-use super::digest::ObjectsDigest;
-use super::growth::{End, Growth};
+use super::chunk::{Layout, Reader, WRITTEN_HERE, Writer};
+use super::classes::{Classes, Numbering, root};
+use super::growth::Growth;
 use super::sink::Sink;
-use super::table::LabelsWriter;
 use super::{Entry, LeftOut, Listing, Manifest, of_nothing};
 use crate::list::inventory::{Inventory, InventoryCounts, Told};
 use crate::list::{Filter, Lister, Page, Prefix, Reason};
@@ -119,6 +119,7 @@ pub struct ManifestBuilder {
     /// Rows in the segments that aren't wanted.
     set_aside: LeftOut,
     report: Option<Report>,
+    is_listed: bool,
 }
 
 /// What an inventory report had.
@@ -138,6 +139,7 @@ impl ManifestBuilder {
             left_out: LeftOut::default(),
             set_aside: LeftOut::default(),
             report: None,
+            is_listed: false,
         }
     }
 
@@ -167,45 +169,13 @@ impl ManifestBuilder {
     /// As for [`Lister::collect`].
     pub async fn list(lister: Lister, filter: Filter) -> Result<Self> {
         let mut builder = Self::new(lister.prefix().clone());
+        builder.is_listed = true;
         let lister = lister.fields(filter.fields());
         for (segment, left_out) in lister.collect(pack(builder.prefix.clone(), filter)).await? {
             builder.push(segment);
             builder.leave_out(&left_out);
         }
         Ok(builder)
-    }
-
-    /// As [`list`](Self::list), and there as soon as the first object is, while a task of the runtime this is used on lists
-    /// on; dropping the manifest stops it. `ended` is called with the whole manifest.
-    pub(crate) async fn stream(
-        lister: Lister,
-        filter: Filter,
-        ended: impl FnOnce(&Manifest) + Send + 'static,
-    ) -> Result<Manifest> {
-        let prefix = lister.prefix().clone();
-        let lister = lister.fields(filter.fields());
-        let mut sink = Sink::new(prefix.clone(), false);
-        sink.labeller.in_order = true;
-        let growth = Arc::clone(&sink.growth);
-        let manifest =
-            |listing| Manifest { prefix: prefix.clone(), growth: Arc::clone(&growth), _listing: listing, file: None };
-        let whole = manifest(None);
-        let (begun, first) = oneshot::channel();
-        let mut streamed = Streamed { sink: Some(sink), left_out: LeftOut::default(), kept: 0, begun: Some(begun) };
-        let pack = pack(prefix.clone(), filter);
-        let task = tokio::spawn(async move {
-            let outcome = lister.in_order(pack, |(segment, left_out)| streamed.take(segment, &left_out)).await;
-            streamed.end(outcome.err());
-            if whole.complete().is_ok() {
-                ended(&whole);
-            }
-        });
-        let manifest = manifest(Some(Listing(task.abort_handle())));
-        // Nothing was sent where it has ended without an object.
-        if first.await.is_err() {
-            manifest.complete()?;
-        }
-        Ok(manifest)
     }
 
     /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest, if that is wanted.
@@ -283,8 +253,12 @@ impl ManifestBuilder {
     /// # Errors
     /// No object at all; a name that comes twice, is out of order in its segment, or isn't below the prefix.
     pub fn finish(self) -> Result<Manifest> {
-        let Self { prefix, mut segments, newest_wins, left_out, set_aside: _, report } = self;
+        let Self { prefix, mut segments, newest_wins, left_out, set_aside: _, report, is_listed } = self;
+        let last = segments.iter().map(|segment| &*segment.last).max().unwrap_or_default();
+        let first = segments.iter().map(|segment| &*segment.first).min().unwrap_or_default();
+        let root = root(&prefix.prefix, first, last);
         let mut sink = Sink::new(prefix, newest_wins);
+        sink.labeller.root = root;
         segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
         // Those that have begun. Segments that don't overlap are here one at a time.
         let mut open: BinaryHeap<Box<Run>> = BinaryHeap::new();
@@ -319,10 +293,11 @@ impl ManifestBuilder {
                 kept = 0;
             }
         }
-        sink.finish(left_out).map_err(|error| match &report {
+        let manifest = sink.finish(left_out).map_err(|error| match &report {
             Some(report) if error.is_not_found() => report.of_nothing(error),
             _ => error,
-        })
+        })?;
+        Ok(Manifest { is_listed, ..manifest })
     }
 }
 
@@ -347,6 +322,64 @@ fn pack(prefix: Prefix, filter: Filter) -> impl Fn(&Page) -> (Segment, LeftOut) 
         let mut left_out = LeftOut::default();
         let segment = Segment::new(filter.keep(&prefix, page.iter(), &mut left_out));
         (segment, left_out)
+    }
+}
+
+/// A listing whose manifest is in use before it ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Streaming {
+    pub(crate) lister: Lister,
+    pub(crate) filter: Filter,
+    /// Whether all that is listed is in the one folder whose name the prefix ends with.
+    pub(crate) is_folder: bool,
+    pub(crate) classes: Option<Arc<Classes>>,
+    /// Called with the whole manifest.
+    pub(crate) ended: fn(&Manifest),
+}
+
+impl Streaming {
+    /// The manifest, which is there as soon as the first object is, while a task goes on listing; dropping the manifest stops
+    /// it.
+    pub(crate) async fn open(&self) -> Result<Manifest> {
+        let (manifest, first) = self.begin(&Handle::current());
+        // Nothing was sent where it has ended without an object.
+        if first.await.is_err() {
+            manifest.complete()?;
+        }
+        Ok(manifest)
+    }
+
+    /// As [`open`](Self::open), without waiting for the first object, whose arrival is sent.
+    pub(crate) fn begin(&self, runtime: &Handle) -> (Manifest, oneshot::Receiver<()>) {
+        let Self { lister, filter, is_folder, classes, ended } = self.clone();
+        let prefix = lister.prefix().clone();
+        let lister = lister.fields(filter.fields());
+        let mut sink = Sink::new(prefix.clone(), false);
+        sink.labeller.in_order = true;
+        sink.labeller.numbering = classes.map(Numbering::new);
+        if is_folder {
+            sink.labeller.root = prefix.prefix.len() + 1;
+        }
+        let growth = Arc::clone(&sink.growth);
+        let manifest = |listing| Manifest {
+            prefix: prefix.clone(),
+            growth: Arc::clone(&growth),
+            _listing: listing,
+            file: None,
+            is_listed: true,
+        };
+        let whole = manifest(None);
+        let (begun, first) = oneshot::channel();
+        let mut streamed = Streamed { sink: Some(sink), left_out: LeftOut::default(), kept: 0, begun: Some(begun) };
+        let pack = pack(prefix.clone(), filter);
+        let task = runtime.spawn(async move {
+            let outcome = lister.in_order(pack, |(segment, left_out)| streamed.take(segment, &left_out)).await;
+            streamed.end(outcome.err());
+            if whole.complete().is_ok() {
+                ended(&whole);
+            }
+        });
+        (manifest(Some(Listing(task.abort_handle()))), first)
     }
 }
 
@@ -412,13 +445,7 @@ impl Drop for LastWord {
     fn drop(&mut self) {
         if self.0.ended().is_none() {
             let error = Error::new(ErrorKind::Internal, "a task that makes a manifest panicked").stage(Stage::Manifest);
-            self.0.end(End {
-                labels: LabelsWriter::default().finish(),
-                left_out: LeftOut::default(),
-                classes: [(0, 0); CLASSES.len()],
-                digest: ObjectsDigest::default().finish(),
-                failed: Some(error.hint("its panic message is on stderr; please report it")),
-            });
+            self.0.fail(error.hint("its panic message is on stderr; please report it"));
         }
     }
 }

@@ -6,9 +6,26 @@ use ring::digest::{Context, SHA256};
 
 use super::Entry;
 
-/// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order.
+/// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order, and of the list of classes where
+/// that is another than the list of folders.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub(crate) [u8; 32]);
+
+impl Digest {
+    /// The digest of the same objects where their labels are numbered by a list. An order may depend on the numbers, and a
+    /// run that was trained with others must not be resumed. Frozen as all digests are.
+    pub(super) fn with_classes(self, classes: &[String]) -> Self {
+        let mut context = Context::new(&SHA256);
+        context.update(b"dataflux classes 1");
+        context.update(&self.0);
+        for class in classes {
+            // No name holds a line feed.
+            context.update(class.as_bytes());
+            context.update(b"\n");
+        }
+        sha256(context)
+    }
+}
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

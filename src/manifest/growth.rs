@@ -3,11 +3,12 @@
 //! One thread adds chunks, any number read those that are there, without a lock. Who needs what only the end of the
 //! listing tells waits for it.
 
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::chunk::{CLASSES, WRITTEN_HERE};
-use super::table::{Labels, Table};
+use super::digest::ObjectsDigest;
+use super::table::{Labels, LabelsWriter, Table};
 use super::{Digest, LeftOut};
 use crate::{Error, Result};
 
@@ -25,7 +26,8 @@ pub enum Known {
 
 #[derive(Debug)]
 pub(super) struct Growth {
-    pub(super) objects: Table,
+    /// Shared by manifests that number the same folders otherwise.
+    pub(super) objects: Arc<Table>,
     end: OnceLock<End>,
     /// Told of each chunk and of the end.
     turn: (Mutex<()>, Condvar),
@@ -46,11 +48,11 @@ pub(super) struct End {
 impl Growth {
     /// Without an object.
     pub(super) fn new() -> Self {
-        Self { objects: Table::empty(), end: OnceLock::new(), turn: Default::default() }
+        Self { objects: Arc::new(Table::empty()), end: OnceLock::new(), turn: Default::default() }
     }
 
     /// Whole from the start.
-    pub(super) fn whole(objects: Table, end: End) -> Self {
+    pub(super) fn whole(objects: Arc<Table>, end: End) -> Self {
         Self { objects, end: end.into(), turn: Default::default() }
     }
 
@@ -64,6 +66,17 @@ impl Growth {
     pub(super) fn end(&self, end: End) {
         let _ = self.end.set(end);
         self.tell();
+    }
+
+    /// Ends it with an error alone.
+    pub(super) fn fail(&self, error: Error) {
+        self.end(End {
+            labels: LabelsWriter::default().finish(),
+            left_out: LeftOut::default(),
+            classes: [(0, 0); CLASSES.len()],
+            digest: ObjectsDigest::default().finish(),
+            failed: Some(error),
+        });
     }
 
     fn tell(&self) {

@@ -19,6 +19,7 @@
 
 mod build;
 mod chunk;
+mod classes;
 mod digest;
 mod file;
 mod growth;
@@ -34,12 +35,14 @@ use crate::store::{ContentEncoding, ObjectId, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use crate::list::LeftOut;
+pub(crate) use build::Streaming;
 pub use build::{ManifestBuilder, Segment};
 use chunk::CLASSES;
+pub(crate) use classes::{Classes, FoundImages};
 pub use digest::{Digest, NamesDigest};
 pub use growth::Known;
 use growth::{End, Growth};
-use table::Cursor;
+use table::{Cursor, Labels, NO_CLASS};
 
 /// The error of a listing that has no sample.
 fn of_nothing(prefix: &Prefix, left_out: &LeftOut) -> Error {
@@ -71,8 +74,8 @@ pub struct Entry<N = Arc<str>> {
     pub storage_class: StorageClass,
     /// How the stored bytes are compressed. Samples have them as they are stored, and decoders may want to decompress them.
     pub encoding: ContentEncoding,
-    /// Index in [`Manifest::labels`] of the folder this is in; `None` right below the last `/` of the
-    /// prefix.
+    /// Index in [`Manifest::labels`] of the folder this is in; `None` right below the last `/` of the prefix, and in a hidden
+    /// folder that isn't in the [list of classes](crate::DatafluxDataset::classes).
     pub label: Option<u32>,
 }
 
@@ -91,8 +94,8 @@ impl<N> Entry<N> {
     /// With the label that users know instead of the one that is written down; `None` where there is no such label.
     fn labelled(mut self, growth: &Growth) -> Option<Self> {
         // Labels that are in use while they come are in order.
-        if let (Some(label), Some(end)) = (&mut self.label, growth.ended()) {
-            *label = end.labels.place(*label)?;
+        if let (Some(label), Some(end)) = (self.label, growth.ended()) {
+            self.label = Some(end.labels.place(label)?).filter(|place| *place != NO_CLASS);
         }
         Some(self)
     }
@@ -121,6 +124,8 @@ pub struct Manifest {
     _listing: Option<Listing>,
     /// Where it was loaded from.
     file: Option<PathBuf>,
+    /// Whether it is what a listing found.
+    is_listed: bool,
 }
 
 impl fmt::Debug for Manifest {
@@ -172,6 +177,11 @@ impl Manifest {
         self.growth.wait_beyond(samples, called_off)
     }
 
+    /// Whether this process has listed it, so that another process which did the same may have found other objects.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.is_listed
+    }
+
     fn end(&self) -> &End {
         self.growth.wait()
     }
@@ -194,8 +204,9 @@ impl Manifest {
     }
 
     /// Folders right below the last `/` of the prefix that hold samples, in byte order: the labels of an image folder. Of
-    /// `training/a.png` it is `training` for the prefix `gs://bucket/train`, as for `gs://bucket`. Made when they are
-    /// first asked for.
+    /// `training/a.png` it is `training` for the prefix `gs://bucket/train`, as for `gs://bucket`; but where all samples are
+    /// in one folder whose name ends the prefix, as in `val/` for `gs://bucket/val`, the folders in that. Of a data set that
+    /// was given a list of [classes](crate::DatafluxDataset::classes) it is that list. Made when they are first asked for.
     pub fn labels(&self) -> &[String] {
         self.end().labels.all()
     }
@@ -215,9 +226,36 @@ impl Manifest {
         self.end().left_out
     }
 
-    /// What the order of every epoch, and the right to resume, hang on.
+    /// Digest of all names, sizes, versions and checksums. The order of every epoch and the right to resume depend on it, so
+    /// all ranks of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
+    }
+
+    /// The same objects with other labels.
+    fn relabelled(&self, labels: Labels, digest: Digest) -> Self {
+        let End { left_out, classes, .. } = *self.end();
+        let end = End { labels, left_out, classes, digest, failed: None };
+        let growth = Arc::new(Growth::whole(Arc::clone(&self.growth.objects), end));
+        Self { prefix: self.prefix.clone(), growth, _listing: None, file: self.file.clone(), is_listed: self.is_listed }
+    }
+
+    /// A manifest of nothing but the error that whoever needs it gets.
+    pub(crate) fn failed(prefix: Prefix, error: Error) -> Self {
+        let growth = Growth::new();
+        growth.fail(error);
+        Self { prefix, growth: Arc::new(growth), _listing: None, file: None, is_listed: false }
+    }
+
+    /// Why there is nothing in it and never will be.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let failed = self.growth.ended().and_then(|end| end.failed.clone());
+        failed.filter(|_| self.growth.objects.rows() == 0)
+    }
+
+    /// Whether the listing is under way.
+    pub(crate) fn is_growing(&self) -> bool {
+        self.growth.ended().is_none()
     }
 
     /// Bytes that the objects and the labels take, in memory or in the file that is mapped.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::chunk::{CLASSES, Writer};
+use super::classes::{Numbering, root};
 use super::digest::ObjectsDigest;
 use super::growth::{End, Growth};
 use super::table::LabelsWriter;
@@ -28,6 +29,7 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(prefix: Prefix, newest_wins: bool) -> Self {
+        let labeller = Labeller { root: root(&prefix.prefix, &[], &[]), ..Labeller::default() };
         Self {
             prefix,
             pending: None,
@@ -36,7 +38,7 @@ impl Sink {
             writer: Writer::default(),
             growth: Arc::new(Growth::new()),
             objects: 0,
-            labeller: Labeller::default(),
+            labeller,
             classes: [(0, 0); CLASSES.len()],
             digest: ObjectsDigest::default(),
         }
@@ -112,13 +114,18 @@ impl Sink {
         }
         let (prefix, growth) = (self.prefix.clone(), Arc::clone(&self.growth));
         self.end(left_out, None);
-        Ok(Manifest { prefix, growth, _listing: None, file: None })
+        Ok(Manifest { prefix, growth, _listing: None, file: None, is_listed: false })
     }
 
     /// Says what only the end tells.
     pub(super) fn end(self, left_out: LeftOut, failed: Option<Error>) {
         let Self { growth, labeller, classes, digest, .. } = self;
-        growth.end(End { labels: labeller.labels.finish(), left_out, classes, digest: digest.finish(), failed });
+        let digest = digest.finish();
+        let (labels, digest) = match labeller.numbering {
+            Some(numbering) => numbering.finish(digest),
+            None => (labeller.labels.finish(), digest),
+        };
+        growth.end(End { labels, left_out, classes, digest, failed });
     }
 }
 
@@ -150,6 +157,10 @@ pub(super) struct Labeller {
     folder: Vec<u8>,
     /// Whether labels are in use as soon as they are given, so that none may come late.
     pub(super) in_order: bool,
+    /// Where in names the folder begins; see [`root`].
+    pub(super) root: usize,
+    /// Numbers the folders, where a list of classes does.
+    pub(super) numbering: Option<Numbering>,
 }
 
 impl Labeller {
@@ -161,19 +172,33 @@ impl Labeller {
             let error = wrong(prefix, name, "an object of a listing is not below its prefix");
             return Err(error.mismatch(prefix, "another name"));
         }
+        if self.root > prefix.prefix.len() && name.get(prefix.prefix.len()) != Some(&b'/') {
+            let error = wrong(prefix, name, "the folder of this prefix is not the only thing below it any more");
+            return Err(error
+                .with_kind(ErrorKind::Changed)
+                .mismatch(format_args!("names below {prefix}/"), "one beside them")
+                .hint(format!("something was written while it was listed: open {prefix}/, with its slash")));
+        }
         // A prefix may end within the name of a folder; globs begin there, too.
-        let below = &name[prefix.prefix.rfind('/').map_or(0, |slash| slash + 1)..];
+        let below = &name[self.root..];
         let folder = below.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &below[start..]);
         self.last = match folder.iter().position(|&byte| byte == b'/') {
             None => None,
             Some(end) => {
-                if self.in_order && !self.labels.is_in_order(&folder[..end]) {
-                    return Err(out_of_order(prefix, name));
-                }
-                let number = u32::try_from(self.labels.number(&folder[..end])).ok().filter(|&number| number < u32::MAX);
-                if number.is_none() {
-                    return Err(wrong(prefix, name, "there are more folders than labels can tell apart"));
-                }
+                let number = match &mut self.numbering {
+                    Some(numbering) => numbering.number(&folder[..end], prefix)?,
+                    None if self.in_order && !self.labels.is_in_order(&folder[..end]) => {
+                        return Err(out_of_order(prefix, name));
+                    }
+                    None => {
+                        let number = u32::try_from(self.labels.number(&folder[..end])).ok();
+                        let number = number.filter(|&number| number < u32::MAX);
+                        if number.is_none() {
+                            return Err(wrong(prefix, name, "there are more folders than labels can tell apart"));
+                        }
+                        number
+                    }
+                };
                 let slash = name.len() - folder.len() + end;
                 self.folder.clear();
                 self.folder.extend_from_slice(&name[..=slash]);

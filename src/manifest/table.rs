@@ -207,7 +207,11 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The folders right below the prefix, in byte order, and what the records of objects say of them.
+/// In the place of a label's number: its folder is none of the classes, so its samples have no label.
+pub(super) const NO_CLASS: u32 = u32::MAX;
+
+/// The folders right below the prefix, in byte order or in that of a list of classes, and what the records of objects say
+/// of them.
 #[derive(Debug)]
 pub(super) struct Labels {
     names: Table,
@@ -225,8 +229,24 @@ impl Labels {
         while !cursor.is_at_end() {
             cursor.next()?;
         }
-        let there = places.iter().all(|&place| u64::from(place) < names.rows());
+        let there = places.iter().all(|&place| place == NO_CLASS || u64::from(place) < names.rows());
         there.then(|| Self { names, places, decoded: OnceLock::new() })
+    }
+
+    /// Classes that records number as the list does.
+    pub(super) fn of_classes(classes: &[String]) -> Self {
+        Self { names: in_chunks(classes.iter().map(String::as_bytes)), places: Vec::new(), decoded: OnceLock::new() }
+    }
+
+    /// The same numbers in records, with the places that the folders have in a list of classes, where they are in it.
+    pub(super) fn numbered(&self, classes: &[String], place: impl Fn(&str) -> Option<u32>) -> Self {
+        let folders = self.all();
+        let numbers = if self.places.is_empty() { folders.len() } else { self.places.len() };
+        let numbered = |number: usize| {
+            let folder = self.place(number as u32).and_then(|place| folders.get(place as usize));
+            folder.and_then(|folder| place(folder)).unwrap_or(NO_CLASS)
+        };
+        Self { places: (0..numbers).map(numbered).collect(), ..Self::of_classes(classes) }
     }
 
     pub(super) fn names(&self) -> &Table {
@@ -237,7 +257,7 @@ impl Labels {
         &self.places
     }
 
-    /// The label's place in the order of names; `None` where there is no such label.
+    /// The label's place in the order of names, or [`NO_CLASS`]; `None` where there is no such label.
     pub(super) fn place(&self, number: u32) -> Option<u32> {
         if self.places.is_empty() {
             return Some(number).filter(|&number| u64::from(number) < self.names.rows());
@@ -304,18 +324,24 @@ impl LabelsWriter {
             }
             order.dedup_by_key(|number| self.get(*number as usize));
         }
-        let mut writer = Writer::default();
-        let mut chunks = Vec::new();
-        for &number in &order {
-            if writer.is_full() {
-                chunks.extend(writer.flush());
-            }
-            let name = self.get(number as usize);
-            let (_, shared) = writer.compare(name);
-            writer.push(name, shared, Entry::default());
-        }
-        chunks.extend(writer.flush());
-        let names = Table::owned(order.len() as u64, chunks).expect(WRITTEN_HERE);
+        let names = in_chunks(order.iter().map(|&number| self.get(number as usize)));
         Labels { names, places, decoded: OnceLock::new() }
     }
+}
+
+/// A table of names alone.
+fn in_chunks<'a>(names: impl Iterator<Item = &'a [u8]>) -> Table {
+    let mut writer = Writer::default();
+    let mut chunks = Vec::new();
+    let mut count = 0;
+    for name in names {
+        if writer.is_full() {
+            chunks.extend(writer.flush());
+        }
+        let (_, shared) = writer.compare(name);
+        writer.push(name, shared, Entry::default());
+        count += 1;
+    }
+    chunks.extend(writer.flush());
+    Table::owned(count, chunks).expect(WRITTEN_HERE)
 }

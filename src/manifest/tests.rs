@@ -406,7 +406,7 @@ fn crafted(names: &[String], scratch: &Scratch) -> Result<Manifest> {
         digest: manifest.digest(),
         failed: None,
     };
-    manifest.growth = Arc::new(Growth::whole(objects, end));
+    manifest.growth = Arc::new(Growth::whole(Arc::new(objects), end));
     manifest.save(scratch.file()).unwrap();
     Manifest::load(scratch.file())
 }

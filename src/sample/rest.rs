@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::{Sharding, State, wrong};
-use crate::Result;
 use crate::manifest::Known;
+use crate::{Error, Result};
 
 /// What was delivered beyond the position of a [`State`], of which there is some where batches are
 /// [unordered](crate::DataLoaderBuilder::unordered). Some 16 bytes for each gap, of which there are as many as batches
@@ -207,6 +207,26 @@ impl Delivered {
     }
 }
 
+/// The state at the beginning of epoch `latest` instead of that at the end of the one before, which is the same: ranks that are
+/// stopped around the end of an epoch are on both sides of it.
+fn carried_on(
+    state: &State,
+    latest: u64,
+    samples: u64,
+    sharding: impl Fn(usize, usize) -> Result<Sharding>,
+) -> Result<State> {
+    let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
+    let (rank, world_size) = share.map_or((0, 1), |share| (share.rank, share.world_size));
+    let left = Rest::of(state)?.known(Known::All(samples));
+    let is_over = || Ok::<_, Error>(sharding(rank, world_size)?.spans(state.position).next(left).is_none());
+    if state.epoch.checked_add(1) != Some(latest) || !is_over()? {
+        return Ok(state.clone());
+    }
+    let beyond =
+        share.map(|_| Beyond { positions: Vec::new(), share: Some(Share { rank, world_size, batches: Vec::new() }) });
+    Ok(State { epoch: latest, position: 0, beyond, ..state.clone() })
+}
+
 /// One state of those of all ranks. `sharding` tells how each cut the epoch, which has so many samples.
 ///
 /// # Errors
@@ -216,6 +236,9 @@ pub(crate) fn merge(
     samples: u64,
     sharding: impl Fn(usize, usize) -> Result<Sharding>,
 ) -> Result<State> {
+    let latest = states.iter().map(|state| state.epoch).max().unwrap_or(0);
+    let carried = states.iter().map(|state| carried_on(state, latest, samples, &sharding));
+    let states = &carried.collect::<Result<Vec<_>>>()?[..];
     let bare = |state: &State| State { position: 0, beyond: None, ..state.clone() };
     let Some(base) = states.iter().min_by_key(|state| state.position).cloned() else {
         return Err(wrong("there is no state to go on from").mismatch("the states of all ranks", "none"));

@@ -108,6 +108,25 @@ impl Sharding {
         Ok(())
     }
 
+    /// Refuses epochs of `samples` that have no batch, since the only one would not be full.
+    pub(crate) fn check_samples(&self, samples: u64) -> Result<()> {
+        if self.batch_count(samples, 0) > 0 {
+            return Ok(());
+        }
+        let ranks = if self.world_size == 1 { "one rank".to_owned() } else { format!("{} ranks", self.world_size) };
+        let most = samples / self.world_size;
+        let smaller = match most {
+            0 => format!("train on at most {samples} ranks"),
+            most => format!("set batch_size to at most {most}"),
+        };
+        Err(wrong("drop_last leaves an epoch without a batch")
+            .mismatch(
+                format_args!("at least {} samples: batches of {} on {ranks}", self.global, self.batch_size()),
+                format_args!("{samples} samples"),
+            )
+            .hint(format!("{smaller}, leave out drop_last, or use pad_last, which fills the batch up")))
+    }
+
     /// Most samples in one batch of one rank.
     pub fn batch_size(&self) -> u64 {
         self.global.div_ceil(self.world_size)
@@ -166,6 +185,11 @@ impl Spans {
     #[must_use]
     pub fn take(self, batches: u64) -> Self {
         Self { left: self.left.min(batches), ..self }
+    }
+
+    /// As [`Sharding::check_samples`].
+    pub(crate) fn check_samples(&self, samples: u64) -> Result<()> {
+        self.sharding.check_samples(samples)
     }
 
     /// Whether none comes, whatever is known.

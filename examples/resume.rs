@@ -1,0 +1,108 @@
+//! Stop and go, as one program: end it with SIGTERM or Ctrl-C, and start it again with what it saved, on as many ranks as
+//! you like. Each sample of an epoch comes once over all these runs.
+//!
+//! cargo run --release --example resume -- gs://my-bucket/train/ run-1
+//! cargo run --release --example resume -- gs://my-bucket/train/ run-2 run-1
+//!
+//! Ranks are told by `RANK` and `WORLD_SIZE`, as torchrun and others set them; they share the folders of states.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use dataflux::{DataLoader, DatafluxDataset, State};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[allow(dead_code, reason = "a test includes this file for its other functions")]
+fn main() -> Result<()> {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let (uri, save_to, resume_from) = match &args[..] {
+        [uri, save_to] => (uri, save_to, None),
+        [uri, save_to, resume_from] => (uri, save_to, Some(Path::new(resume_from))),
+        _ => anyhow::bail!("give a URI, a folder for states, and the folder of the run to go on from, if there is one"),
+    };
+    train(uri, 0..3, Path::new(save_to), resume_from, |epoch, names| {
+        println!("epoch {epoch}: a step on {} samples", names.len());
+        Ok(())
+    })
+}
+
+/// Trains until the epochs are over or a signal comes, and saves where this rank stands.
+pub(crate) fn train(
+    uri: &str,
+    epochs: Range<u64>,
+    save_to: &Path,
+    resume_from: Option<&Path>,
+    mut step: impl FnMut(u64, Vec<&str>) -> Result<()>,
+) -> Result<()> {
+    let stop = stop_on_signals()?;
+    let dataset = DatafluxDataset::open(uri)?;
+
+    // Ranks get the signal after different steps. States of unordered batches say which ones each rank was given, so that
+    // the states of all ranks together are exact. Ranks that agree on a step don't need this: see `resume`.
+    let builder = DataLoader::builder(dataset).shard_from_env().unordered(true);
+    let loader = match resume_from {
+        None => builder.batch_size(8).shuffle(42).build()?,
+        Some(folder) => builder.resume_all(saved_states(folder)?)?,
+    };
+
+    // The range of the whole run: a resumed loader begins where its states are.
+    for batches in loader.epochs(epochs)? {
+        let mut batches = batches?;
+        let epoch = batches.epoch();
+        while !stop.load(Ordering::Relaxed)
+            && let Some(batch) = batches.next()
+        {
+            step(epoch, batch?.names().collect())?;
+        }
+
+        // Beside this belong the weights of the model, of the same step.
+        save_state(save_to, &batches.state())?;
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Set when the process is told to end.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let is_told = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before this returns, so that no signal ends the process any more.
+    let context = runtime.enter();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    drop(context);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        });
+        is_told.store(true, Ordering::Relaxed);
+    });
+    Ok(stop)
+}
+
+/// Writes the state of this rank, whole or not at all.
+fn save_state(folder: &Path, state: &State) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let rank = std::env::var("RANK").unwrap_or("0".into());
+    let beside = folder.join(format!("rank-{rank}.new"));
+    fs::write(&beside, serde_json::to_vec(state)?)?;
+    fs::rename(beside, folder.join(format!("rank-{rank}.json"))).context("saving the state")
+}
+
+/// The states of all ranks.
+fn saved_states(folder: &Path) -> Result<Vec<State>> {
+    let mut states = Vec::new();
+    for file in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            states.push(serde_json::from_slice(&fs::read(&path)?).with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok(states)
+}
