@@ -335,8 +335,9 @@ fn what_cannot_be_mixed_or_gone_on_with_is_said() {
         let new = || MixedLoader::builder(1);
         assert!(refused(new()).contains("a mixture of nothing"));
         assert!(refused(new().add(loader(&data, 4), f64::NAN)).contains("part 0: this can't be the weight"));
-        let few = DataLoader::builder(data.clone()).batch_size(31).drop_last(true).build().unwrap();
-        assert!(refused(new().add(few, 1.0)).contains("a part of a mixture has no batches"));
+        // A part without batches is refused before it can be one.
+        let few = DataLoader::builder(data.clone()).batch_size(31).drop_last(true).build().unwrap_err();
+        assert!(few.to_string().contains("an epoch without a batch"), "{few}");
         let unordered = DataLoader::builder(data.clone()).unordered(true).build().unwrap();
         let said = refused(new().add(loader(&data, 4), 1.0).add(unordered, 1.0));
         assert!(said.contains("part 1, gs://data/p/") && said.contains("leave unordered out"), "{said}");
