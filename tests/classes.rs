@@ -16,7 +16,9 @@ use support::{client, png, without_hanging};
 /// A store of these names, each an image.
 fn store(names: &[&str]) -> MemoryStore {
     let store = MemoryStore::new().with_bucket("data");
-    names.iter().for_each(|name| _ = store.insert("data", name, png(2, 2, &[0, 51, 102, 255])));
+    for name in names {
+        store.insert("data", name, png(2, 2, &[0, 51, 102, 255]));
+    }
     store
 }
 

@@ -124,8 +124,9 @@ fn be_a_rank(run: &Path) {
     let from = std::env::var_os("RESUME_TEST_FROM").map(PathBuf::from);
     let mut given = File::create(run.join(format!("given-{}", std::env::var("RANK").unwrap()))).unwrap();
     let step = |epoch, names: Vec<&str>| {
-        let lines: String = names.iter().map(|name| format!("{epoch} {name}\n")).collect();
-        given.write_all(lines.as_bytes())?;
+        for name in names {
+            writeln!(given, "{epoch} {name}")?;
+        }
         // A step of training, so that there is a time to stop at.
         std::thread::sleep(Duration::from_millis(20));
         Ok(())
