@@ -1,4 +1,4 @@
-//! The README's snippet, against whatever `STORAGE_EMULATOR_HOST` or the credentials of the environment name.
+//! Two epochs of an image folder, against whatever `STORAGE_EMULATOR_HOST` or the credentials of the environment name.
 //!
 //! cargo run --release --example basics -- gs://my-bucket/train/
 

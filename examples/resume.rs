@@ -1,10 +1,12 @@
-//! Stop and go, as one program: end it with SIGTERM or Ctrl-C, and start it again with what it saved, on as many ranks as
-//! you like. Each sample of an epoch comes once over all these runs.
+//! A run that is stopped and resumed, as one program: end it with SIGTERM or Ctrl-C, and start it again with the states that
+//! it saved, on as many ranks as you like. Each sample of an epoch is delivered exactly once over all these runs.
 //!
-//! cargo run --release --example resume -- gs://my-bucket/train/ run-1
-//! cargo run --release --example resume -- gs://my-bucket/train/ run-2 run-1
+//! RANK=0 WORLD_SIZE=1 cargo run --release --example resume -- gs://my-bucket/train/ run-1
+//! RANK=0 WORLD_SIZE=1 cargo run --release --example resume -- gs://my-bucket/train/ run-2 run-1
 //!
-//! Ranks are told by `RANK` and `WORLD_SIZE`, as torchrun and others set them; they share the folders of states.
+//! `RANK` and `WORLD_SIZE` are set by launchers such as torchrun. All ranks share the folders of states. Each run has a new
+//! folder, since `resume_all` takes the states of one run. The signal must reach all ranks in the same epoch: a training
+//! program usually synchronizes its ranks after each epoch.
 
 use std::fs;
 use std::ops::Range;
@@ -22,7 +24,7 @@ fn main() -> Result<()> {
     let (uri, save_to, resume_from) = match &args[..] {
         [uri, save_to] => (uri, save_to, None),
         [uri, save_to, resume_from] => (uri, save_to, Some(Path::new(resume_from))),
-        _ => anyhow::bail!("give a URI, a folder for states, and the folder of the run to go on from, if there is one"),
+        _ => anyhow::bail!("give a URI, a folder for states, and the folder of the run to resume, if there is one"),
     };
     train(uri, 0..3, Path::new(save_to), resume_from, |epoch, names| {
         println!("epoch {epoch}: a step on {} samples", names.len());
@@ -89,7 +91,7 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
 /// Writes the state of this rank, whole or not at all.
 fn save_state(folder: &Path, state: &State) -> Result<()> {
     fs::create_dir_all(folder)?;
-    let rank = std::env::var("RANK").unwrap_or("0".into());
+    let rank = std::env::var("RANK").context("RANK is not set")?;
     let beside = folder.join(format!("rank-{rank}.new"));
     fs::write(&beside, serde_json::to_vec(state)?)?;
     fs::rename(beside, folder.join(format!("rank-{rank}.json"))).context("saving the state")

@@ -12,7 +12,8 @@ use super::{Decode, DecodeMemory, ItemMemory, jpeg};
 use crate::collate::Collate;
 use crate::split::RawSample;
 
-/// Decodes images whose label is the folder they are in: `train/cat/1.png` of prefix `train/` is of class `cat`.
+/// Decodes images whose label is the first folder below the prefix: `train/cat/1.png` and `train/cat/siamese/2.png` of prefix
+/// `train/` are of class `cat`.
 ///
 /// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another data set
 /// may have other folders, and so other numbers: give it the classes of the training data, by
@@ -22,8 +23,9 @@ use crate::split::RawSample;
 ///
 /// Decodes PNG (all kinds; transparency is dropped) and JPEG (baseline and progressive; grey, colour and CMYK). A file
 /// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image; so are
-/// other formats, rare kinds of JPEG (arithmetic coding, 12 bits), and images beyond [`max_pixels`](Self::max_pixels).
-/// The error says what the file is. A missing end marker, and bytes behind it, do no harm.
+/// rare kinds of JPEG (arithmetic coding, 12 bits) and images beyond [`max_pixels`](Self::max_pixels). Images of other formats,
+/// such as WebP, stay in the data set and are errors when they are decoded; exclude them by
+/// [`Filter::exclude`](crate::list::Filter::exclude). The error says what the file is. A missing end marker, and bytes behind it, do no harm.
 ///
 /// ```
 /// use dataflux::ImageFolder;

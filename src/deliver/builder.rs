@@ -324,14 +324,16 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// Takes rank and world size from what a launcher sets, the first pair that is there: `RANK` and `WORLD_SIZE`
     /// (torchrun), `OMPI_COMM_WORLD_RANK` and `OMPI_COMM_WORLD_SIZE` (Open MPI), `SLURM_PROCID` and `SLURM_NTASKS` (srun),
     /// or `JOB_COMPLETION_INDEX` and `WORLD_SIZE` (an indexed job of Kubernetes, which sets only the first: set the other
-    /// to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)).
+    /// to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)). Without any of these pairs
+    /// `build` returns an error: a program of a single process leaves this call out.
     pub fn shard_from_env(mut self) -> Self {
         self.settings.shard = shard(|name| std::env::var(name).ok());
         self
     }
 
-    /// Refuses to be built unless the data set's manifest has this [digest](crate::Manifest::digest), in hex: that which
-    /// another rank has, or an earlier run had. Waits for the end of the listing.
+    /// Refuses to be built unless the data set's manifest has this [digest](crate::Manifest::digest), in hex: that of
+    /// another rank, or of an earlier run. Read the digest of a data set after [`decode`](DatafluxDataset::decode), since an image
+    /// decoder may leave objects out. Waits for the end of the listing.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -351,18 +353,19 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Bytes to hold at most, from the socket to the batch that is handed over, that one included until the next is asked
-    /// for. By default 1 GiB, or a quarter of the memory that the process may use, if that is less: of the limit of its
+    /// Limit on the bytes that the loader counts, from the socket to the batch that is handed over, that one included until
+    /// the next is asked for. By default 1 GiB, or a quarter of the memory that the process may use, if that is less: of the limit of its
     /// control group (version 1 or 2), or of the machine's memory. An object that alone is larger than the budget, or
-    /// than an eighth of it where its item is counted later, is held beside it, one at a time. Of several epochs that
-    /// live at once each has this much.
+    /// than an eighth of it where its item is counted later, is held beside it, one at a time. The
+    /// epochs of one call of [`epochs`](DataLoader::epochs) share the budget; each call of [`epoch`](DataLoader::epoch) and
+    /// each other loader has its own.
     ///
     /// Decoded samples and batches count, and so does the memory that a decoder works with, as far as that is known; see
     /// [`ItemMemory`](crate::ItemMemory). Of an [`ImageFolder`](crate::ImageFolder), and of closures that make images or
     /// vectors of numbers, an eighth of the budget is for bytes that are read and wait for their decoder, and one batch may
     /// have three quarters: its samples, the batch that is made of them, and the memory to decode the largest. A batch that
     /// needs more is an error that says so. Substitutes for samples that can't be had wait for no memory, so that
-    /// they may come to a little more. Of closures that make something else only the bytes read are counted, and about four
+    /// they may come to a little more. Of closures that make something else **only the bytes read are counted**, and about four
     /// batches are decoded ahead, unless [`item_bytes`](crate::DatafluxDataset::item_bytes) says what an item takes.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.settings.memory_budget = Some(bytes);
@@ -552,8 +555,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// [`resume_all`](Self::resume_all).
     ///
     /// drop_last and pad_last are the state's; so is the batch size, unless another is set here, and the order, where it is
-    /// that of names or of `shuffle` or `shuffle_window`. Any other [`sampler`](Self::sampler) is to be set again, as it
-    /// was. Rank and world size may be others. Waits for the end of the listing, since only that tells whether the data are
+    /// that of names or of `shuffle` or `shuffle_window`. Set all else again, as it was: any other [`sampler`](Self::sampler),
+    /// [`unordered`](Self::unordered), the decoder, filters and classes. A changed decoder setting, such as another size of
+    /// images, is not detected. Rank and world size may differ, and are set by [`shard`](Self::shard); without it this process
+    /// receives all samples. `batch_size` is that of one rank: four ranks of 256 that resume as three take steps of 768, where
+    /// [`global_batch_size`](Self::global_batch_size) of 1,024 stays what it is. Waits for the end of the listing, since only that tells whether the data are
     /// the same.
     ///
     /// # Errors
@@ -565,12 +571,12 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
 
     /// As [`resume`](Self::resume), from the states of all ranks, at any number of ranks. Each rank gives all of these states.
     ///
-    /// Where batches were [`unordered`](Self::unordered), each rank may have stopped after another number of batches: what
-    /// any of them was given doesn't come again, and all else does. Where batches were in order, all states must be of the
+    /// Where batches were [`unordered`](Self::unordered), each rank may have stopped after another number of batches of the
+    /// same epoch, or at its end: samples that any of them was given are not delivered again, and all others are. Where batches were in order, all states must be of the
     /// same step, which is then checked.
     ///
     /// # Errors
-    /// States of different runs or epochs; of unordered batches, those of some ranks alone; of ordered ones, those of
+    /// States of different runs, or of epochs that don't follow each other; of unordered batches, those of some ranks alone; of ordered ones, those of
     /// different steps; all that [`resume`](Self::resume) refuses.
     pub fn resume_all(self, states: impl IntoIterator<Item = State>) -> Result<DataLoader<D, C>> {
         self.go_on(&states.into_iter().collect::<Vec<_>>(), true)

@@ -511,10 +511,11 @@ fn client_of_environment() -> Result<Client> {
 
 impl<D> DatafluxDataset<D> {
     /// The same samples, decoded by `decode`. A decoder of [images](Decode::wants_images), such as
-    /// [`ImageFolder`](crate::ImageFolder), leaves out what is no image by its name: that is counted by
-    /// [`Manifest::left_out`], and logged once. To know what is left out, this looks at each name, once; and then the
-    /// [digest](Manifest::digest) is that of the images. A data set without anything to leave out stays what it is. What goes
-    /// wrong with that, such as that there is no image, is the error of whoever needs a sample.
+    /// [`ImageFolder`](crate::ImageFolder), leaves out objects whose names are not those of images: [`Manifest::left_out`]
+    /// counts them, and one log line reports them. Folders that are left without samples are no labels any more, so that
+    /// labels may get other numbers, and the [digest](Manifest::digest) is that of the images: read both after this call. A
+    /// data set without anything to leave out stays unchanged. This looks at each name once. Where it fails, for example
+    /// because there is no image, the error is returned when a sample is needed.
     #[must_use]
     pub fn decode<E: Decode>(self, decode: E) -> DatafluxDataset<E> {
         let Self { mut source, .. } = self;
@@ -561,15 +562,16 @@ impl<D> DatafluxDataset<D> {
         Ok(Self { source: Arc::new(source), ..self })
     }
 
-    /// The same samples, with labels numbered as those of `other`, which is the training data mostly. Waits for the end of the
-    /// other's listing.
+    /// The same samples, with labels numbered as those of `other`, usually the training data. Call it after
+    /// [`decode`](Self::decode) on both: an image decoder removes the folders that hold no images, each of which would have to
+    /// be a class otherwise. Waits for the end of the other's listing.
     ///
     /// ```no_run
     /// use dataflux::{DatafluxDataset, ImageFolder};
     ///
     /// let decode = ImageFolder::new().resize(224, 224);
     /// let train = DatafluxDataset::open("gs://my-bucket/train/")?.decode(decode.clone());
-    /// let val = DatafluxDataset::open("gs://my-bucket/val/")?.classes_from(&train)?.decode(decode);
+    /// let val = DatafluxDataset::open("gs://my-bucket/val/")?.decode(decode).classes_from(&train)?;
     /// # Ok::<(), dataflux::Error>(())
     /// ```
     ///
@@ -581,9 +583,10 @@ impl<D> DatafluxDataset<D> {
     }
 
     /// States how many bytes of memory a decoded sample takes at most, for the
-    /// [memory budget](crate::DataLoaderBuilder::memory_budget). To be called after [`decode`](Self::decode), for a
-    /// closure whose items are of a type that the library doesn't know; see
-    /// [`ItemMemory`](crate::ItemMemory::FromItems).
+    /// [memory budget](crate::DataLoaderBuilder::memory_budget), for a closure whose items are of a type that the library
+    /// doesn't know; see [`ItemMemory`](crate::ItemMemory::FromItems). State the item alone: the loader adds what collating
+    /// copies. Memory that the decoder uses only while it works is not counted. Call this after [`decode`](Self::decode),
+    /// which discards the value.
     ///
     /// ```no_run
     /// use dataflux::{DatafluxDataset, RawSample};

@@ -74,7 +74,7 @@ pub struct Entry<N = Arc<str>> {
     pub storage_class: StorageClass,
     /// How the stored bytes are compressed. Samples have them as they are stored, and decoders may want to decompress them.
     pub encoding: ContentEncoding,
-    /// Index in [`Manifest::labels`] of the folder this is in; `None` right below the last `/` of the prefix, and in a hidden
+    /// Index in [`Manifest::labels`] of the first folder below the prefix that this is in, however deep; `None` right below the last `/` of the prefix, and in a hidden
     /// folder that isn't in the [list of classes](crate::DatafluxDataset::classes).
     pub label: Option<u32>,
 }
@@ -211,7 +211,7 @@ impl Manifest {
         self.end().labels.all()
     }
 
-    /// Objects and bytes of each storage class that occurs.
+    /// Objects and bytes of each storage class that occurs. For the classes of samples see [`labels`](Self::labels).
     pub fn classes(&self) -> impl Iterator<Item = ClassTotal> {
         let totals = CLASSES.into_iter().zip(self.end().classes);
         totals.filter(|&(_, (objects, _))| objects > 0).map(|(storage_class, (objects, bytes))| ClassTotal {
@@ -226,7 +226,8 @@ impl Manifest {
         self.end().left_out
     }
 
-    /// Digest of all names, sizes, versions and checksums. The order of every epoch and the right to resume depend on it, so
+    /// Digest of all names, sizes, versions and checksums, and of the list of classes where one was set that differs from
+    /// the folders. The order of every epoch and the right to resume depend on it, so
     /// all ranks of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
