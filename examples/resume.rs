@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let (uri, save_to, resume_from) = match &args[..] {
         [uri, save_to] => (uri, save_to, None),
         [uri, save_to, resume_from] => (uri, save_to, Some(Path::new(resume_from))),
-        _ => anyhow::bail!("give a URI, a folder for states, and the folder of the run to resume, if there is one"),
+        _ => anyhow::bail!("usage: resume <URI> <folder for states> [<folder of the run to resume>]"),
     };
     train(uri, 0..3, Path::new(save_to), resume_from, |epoch, names| {
         println!("epoch {epoch}: a step on {} samples", names.len());
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     })
 }
 
-/// Trains until the epochs are over or a signal comes, and saves where this rank stands.
+/// Trains until all epochs end or a signal arrives. Saves this rank's state after each epoch and when it stops.
 pub(crate) fn train(
     uri: &str,
     epochs: Range<u64>,
@@ -43,15 +43,16 @@ pub(crate) fn train(
     let stop = stop_on_signals()?;
     let dataset = DatafluxDataset::open(uri)?;
 
-    // Ranks get the signal after different steps. States of unordered batches say which ones each rank was given, so that
-    // the states of all ranks together are exact. Ranks that agree on a step don't need this: see `resume`.
+    // Ranks may stop after different steps. With unordered batches each state records what its rank received, so that
+    // `resume_all` can combine them exactly. Ranks that all stop after the same step use `DataLoaderBuilder::resume` instead.
     let builder = DataLoader::builder(dataset).shard_from_env().unordered(true);
     let loader = match resume_from {
         None => builder.batch_size(8).shuffle(42).build()?,
+        // The states hold the batch size and the shuffle.
         Some(folder) => builder.resume_all(saved_states(folder)?)?,
     };
 
-    // The range of the whole run: a resumed loader begins where its states are.
+    // The range of the whole run: a resumed loader starts at the saved epoch.
     for batches in loader.epochs(epochs)? {
         let mut batches = batches?;
         let epoch = batches.epoch();
@@ -61,7 +62,7 @@ pub(crate) fn train(
             step(epoch, batch?.names().collect())?;
         }
 
-        // Beside this belong the weights of the model, of the same step.
+        // Save the model's weights of the same step here as well.
         save_state(save_to, &batches.state())?;
         if stop.load(Ordering::Relaxed) {
             break;
@@ -75,7 +76,7 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let is_told = Arc::clone(&stop);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Before this returns, so that no signal ends the process any more.
+    // The handlers are there before this returns, so that a signal can no longer kill the process.
     let context = runtime.enter();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     drop(context);

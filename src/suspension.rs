@@ -1,19 +1,21 @@
-//! Optional features that are suspended after a failure and tried again minutes later, so that no failure of a moment
-//! lasts for a run of weeks.
+//! Optional features that are suspended after a failure and tried again minutes later, so that a passing failure doesn't
+//! disable a feature for the rest of a long run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a feature that failed is left alone. A right that was granted takes effect within minutes, and room on a disk is
-/// made by hand. A trial costs a call or two: at a hundredth of this value a month of failures would be 800,000 of them, at
-/// a hundred times of it a run would go without the feature for most of a day.
+/// How long a feature that failed stays suspended. A permission that was granted takes effect within minutes, and a person needs
+/// minutes to make room on a disk. A trial costs a call or two: at 3 s a month of failures would take 864,000 trials, and at
+/// 30,000 s a repaired feature would stay unused for up to 8 hours.
 pub(crate) const RETRIAL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Whether a feature works: it does until it is suspended; then it may be tried once in each [`RETRIAL_INTERVAL`].
+/// Whether a feature works: it does until it is suspended, and may be tried again after each [`RETRIAL_INTERVAL`]. Where only one
+/// trial may run at a time, users take a [`pass`](Self::pass); where trials side by side do no harm, as reads of a cache,
+/// they ask [`may_try`](Self::may_try) and report the outcome.
 #[derive(Debug)]
 pub(crate) struct Suspension {
-    /// The same as in `state`, to be read without its lock.
+    /// Whether `state` is `Active`, to be read without its lock.
     is_active: AtomicBool,
     state: Mutex<State>,
     is_reported: AtomicBool,
@@ -27,7 +29,7 @@ enum State {
     Off,
 }
 
-/// Leave to use the feature once. Dropping it without an outcome leaves the next trial to another.
+/// Permission to use the feature once. If a trial's pass is dropped without an outcome, the next trial is due at once.
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
     suspension: &'a Suspension,

@@ -5,21 +5,21 @@ use anyhow::bail;
 
 use super::jpeg_header::JpegHeader;
 
-/// What the scans of a file amount to.
+/// Summary of the scans in a JPEG file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct JpegScans {
-    /// Where the last scan's data end: the end marker's first byte, if there is one.
+    /// Where the last scan's data end; what follows, up to the end marker, is of no use.
     pub(super) end: usize,
     /// Whether the file has its end marker.
     pub(super) has_end_marker: bool,
-    /// Whether every bit of every coefficient belongs to a scan that has begun.
+    /// Whether scan headers cover every bit of every coefficient. The data of the last scan may still be cut short.
     pub(super) are_complete: bool,
     /// How many scans there are.
     pub(super) count: usize,
 }
 
-/// Bits of each coefficient of each component that no scan has brought: all at first, then as many as the last scan
-/// that refined the coefficient left out.
+/// For each coefficient of each component, the number of low bits that no scan has covered yet (`Al` of its latest scan), or
+/// `NEVER_SEEN` before its first scan.
 type MissingBits = [[u8; 64]; 4];
 
 const NEVER_SEEN: u8 = u8::MAX;
@@ -28,13 +28,13 @@ impl JpegScans {
     /// Walks the scans.
     ///
     /// # Errors
-    /// A component, or a restart interval, is missing although the file says it ends there.
+    /// A scan header is damaged or names an unknown component, a scan lacks restart intervals, or a component has no scan.
     pub(super) fn read(bytes: &[u8], header: &JpegHeader) -> anyhow::Result<Self> {
         let mut missing: MissingBits = [[NEVER_SEEN; 64]; 4];
         let mut restart_interval = u64::from(header.restart_interval);
         let (mut count, mut has_end_marker) = (0, false);
         let mut at = header.first_scan;
-        // Where the last scan's data end; markers behind it that lead to no further scan are of no use.
+        // End of the last scan's data. Segments after it that no scan follows are ignored.
         let mut end = at;
         while let Some((marker, segment)) = next_marker(bytes, at) {
             if marker == 0xd9 {
@@ -60,14 +60,14 @@ impl JpegScans {
         }
         let seen = &missing[..header.components.len()];
         if let Some(component) = seen.iter().position(|bits| bits[0] == NEVER_SEEN) {
-            bail!("no scan of component {} of {} is there", component + 1, seen.len());
+            bail!("component {} of {} has no scan", component + 1, seen.len());
         }
         let are_complete = seen.iter().all(|bits| bits.iter().all(|&bits| bits == 0));
         Ok(Self { end, has_end_marker, are_complete, count })
     }
 }
 
-/// Takes a scan header's bits off those that are missing; returns the indices of its components.
+/// Updates `missing` from one scan header and returns the indices of the scan's components.
 fn note_scan(data: &[u8], header: &JpegHeader, missing: &mut MissingBits) -> anyhow::Result<Vec<usize>> {
     let components = usize::from(data.first().copied().unwrap_or_default());
     let Some(&[first, last, approximation]) = data.get(1 + 2 * components..).filter(|_| components > 0) else {

@@ -1,9 +1,9 @@
 //! Memory for decoding, granted in the order of delivery.
 //!
-//! What an image takes once it is decoded is known when its bytes are there, and not before. So the memory budget of a
-//! loader whose decoder makes items of unknown size has two parts. The planner takes the bytes to read from one, in
-//! the order of delivery. The other is for what decoding makes of them: a sample that was read waits here until
-//! its item, its part of the batch and the decoder's working memory are granted. Only then does a decode thread get it.
+//! The decoded size of an image is known only after its bytes have been read. So the memory budget of a loader whose decoder
+//! makes items of unknown size has two parts. The planner reserves the first, in the order of delivery, for bytes that are
+//! being read. The gate grants the second for items, the copies of them in a batch, and the decoder's working memory: a
+//! sample that was read waits in the gate until these are granted, and only then goes to a decode thread.
 //!
 //! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
 //! Grants to batches behind it never exceed `Limits::ahead` together. Grants to the front itself may take all that is free,
@@ -20,20 +20,20 @@ use crossbeam_channel::Sender;
 
 use crate::budget::Gauge;
 
-/// Of so many parts of the memory budget, one is for bytes that are being read or wait for their decoder. An image of `f32`
-/// values takes at least 16 times its file where that is lossless, and 100 times where it is a photo, so that reading
-/// needs the smaller part; half of this share would bound the reads of large photos at once.
+/// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is some ten times as large as its PNG file
+/// and a hundred times as large as its JPEG file, so that reading needs the smaller part. With half of this share the budget,
+/// and not the network, would limit how many large photos are read at once.
 const READ_PARTS: u64 = 8;
 
-/// Of so many parts of the memory budget, one may be held by batches behind the front. With less, decode threads would
+/// Batches behind the front may hold `1 / AHEAD_PARTS` of the memory budget together. With less, decode threads would
 /// have nothing to do when one read is late; with more, a batch could take less of the budget.
 const AHEAD_PARTS: u64 = 8;
 
-/// What may be granted at once, in bytes, or in samples where nobody knows what those take.
+/// Upper limits for outstanding grants. The unit is bytes, or samples where the size of items is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) all: u64,
-    /// To batches behind the front.
+    /// Maximum for all batches behind the front together.
     pub(super) ahead: u64,
 }
 
@@ -51,7 +51,8 @@ impl Limits {
         batch.saturating_mul(parts).div_ceil(parts - READ_PARTS - AHEAD_PARTS).saturating_add(2)
     }
 
-    /// Limits in samples: four batches are decoded or handed over, and decode threads have something to do beside.
+    /// Limits in samples: about four batches may be decoded and not yet handed over. Those behind the front may hold two samples
+    /// for each decode thread, so that all threads have work.
     pub(super) fn of_samples(batch_size: u64, threads: u64) -> Self {
         let ahead = batch_size.max(2 * threads);
         Self { all: ahead + 3 * batch_size, ahead }
@@ -66,9 +67,9 @@ impl Limits {
 /// What one sample needs to be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct DecodeNeed {
-    /// Its item, until the batch is given back, or until it is collated where collating copies.
+    /// The item, until the training loop gives the batch back.
     pub(super) item: u64,
-    /// What collating allocates for it while the items are still there.
+    /// The copy that collating makes of it, until the batch is collated and the items are dropped.
     pub(super) copy: u64,
     /// The decoder's working memory, until the sample is decoded.
     pub(super) scratch: u64,
@@ -84,21 +85,21 @@ impl DecodeNeed {
     }
 }
 
-/// A batch that needs more than a batch can ever have.
+/// Error for a batch whose samples need more memory than the limit for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NeverFits {
     /// What was requested for it so far, the sample that was too much included.
     pub(super) batch: u64,
 }
 
-/// Which samples may be decoded. Pure: the caller keeps those that wait.
+/// Accounting of grants, without I/O. The caller stores the jobs that wait.
 #[derive(Debug)]
 struct Admission {
     limits: Limits,
     used: u64,
-    /// What of it batches behind the front hold.
+    /// The part of `used` that batches behind the front hold.
     ahead: u64,
-    /// Number of the first batch that lacks a grant; the next one to come if none does.
+    /// Number of the first batch with a sample that lacks a grant, or `next` if there is none.
     front: u64,
     /// Number of the batch that is registered next.
     next: u64,
@@ -111,9 +112,9 @@ struct OpenBatch {
     /// Samples without a grant.
     missing: usize,
     held: u64,
-    /// Items and their copies, of samples that still wait for a grant, too.
+    /// Bytes of items and their copies, including those of samples that still wait for a grant.
     lasting: u64,
-    /// What of it collating allocates.
+    /// Bytes that collating copies of decoded samples, given back once the batch is collated.
     copies: u64,
     largest_scratch: u64,
 }
@@ -143,8 +144,8 @@ impl Admission {
     }
 
     fn fits(&self, number: u64, bytes: u64) -> bool {
-        // A batch before the front had all its grants: this is a substitute for a sample that failed to decode. Batches
-        // behind may hold everything by now, so a substitute that waited could wait for ever.
+        // A batch before the front already has all its grants, so this request is for a substitute of a sample that failed to
+        // decode. It is granted at once, because later batches may hold all memory and it could wait for ever.
         if number < self.front || !self.open.contains_key(&number) {
             return true;
         }
@@ -160,7 +161,7 @@ impl Admission {
         self.move_front();
     }
 
-    /// A sample is decoded: what was granted for it becomes what its item takes.
+    /// Replaces a decoded sample's grant with the memory that its item really takes.
     fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
         self.hold(number, item.lasting(), granted.total());
         let most = self.limits.batch();
@@ -178,7 +179,8 @@ impl Admission {
         self.move_front();
     }
 
-    /// A sample that had its grant could not be decoded, and another comes in its place.
+    /// Expects one more grant, because a sample that had its grant could not be decoded and a substitute follows. Batches before
+    /// the front stay as they are: their substitutes pass the limits by.
     fn reopen(&mut self, number: u64) {
         if let Some(batch) = self.open.get_mut(&number)
             && number >= self.front
@@ -187,7 +189,7 @@ impl Admission {
         }
     }
 
-    /// A batch is collated: its items are gone, where they were copied.
+    /// A batch is collated: gives back what its items and their copies took at the same time.
     fn collated(&mut self, number: u64) {
         let copies = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.copies));
         self.hold(number, 0, copies);
@@ -226,7 +228,7 @@ impl OpenBatch {
     }
 }
 
-/// A job that may have become pointless while it waited.
+/// A job whose epoch may be cancelled while the job waits.
 pub(super) trait Cancellable {
     fn is_cancelled(&self) -> bool;
 }
@@ -235,7 +237,7 @@ pub(super) trait Cancellable {
 pub(super) struct DecodeGate<J> {
     state: Mutex<State<J>>,
     jobs: Sender<J>,
-    /// Where bytes that are granted are counted, if it is bytes.
+    /// Gauge of granted bytes; `None` if the limits count samples.
     held: Option<Gauge>,
 }
 
@@ -298,7 +300,7 @@ impl<J: Cancellable> DecodeGate<J> {
         self.update(|state| state.admission.collated(batch));
     }
 
-    /// Passes jobs on that were cancelled while they waited, so that nothing is left of their epoch.
+    /// Removes cancelled jobs and sends them to the decode threads, which drop them without decoding.
     pub(super) fn release_cancelled(&self) {
         let released: Vec<_> = self.update(|state| {
             let cancelled = state.waiting.iter().filter(|(_, (_, job))| job.is_cancelled());
@@ -308,7 +310,7 @@ impl<J: Cancellable> DecodeGate<J> {
         self.pass_on(released);
     }
 
-    /// Changes what is granted, and passes on what can be decoded after that.
+    /// Applies `change`, then sends every job that is granted by now to the decode threads.
     fn update<R>(&self, change: impl FnOnce(&mut State<J>) -> R) -> R {
         let mut state = self.lock();
         let before = state.admission.used;
@@ -324,7 +326,7 @@ impl<J: Cancellable> DecodeGate<J> {
 
     fn pass_on(&self, jobs: Vec<J>) {
         for job in jobs {
-            // Where the threads are gone, dropping the job breaks the promise of its batch.
+            // If the decode threads have ended, dropping the job closes the channel of its batch, which the iterator reports.
             let _ = self.jobs.send(job);
         }
     }

@@ -1,5 +1,5 @@
-//! Whether the training loop wants more than it gets: only then is a bucket worth trying beyond what it is known to take,
-//! since calls that it refuses are made again a second later, and the batches they are for come late.
+//! Whether the training loop is starved. Only then is it worth exceeding the call rate that a bucket is known to take: refused
+//! calls are made again about a second later and delay their batches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use std::time::Duration;
 use super::auto::Auto;
 use crate::fetch::Appetite;
 
-/// A loop that waits for less of its time than a fiftieth has what it wants.
+/// A loop that waits for less than `1 / SHARE` of its time is not starved.
 const SHARE: u32 = 50;
 
-/// So much more than that is hunger: more than a few slow reads at the start, when little is ahead, and soon reached by a
-/// loop that does nothing but wait.
+/// Waiting time above the tolerated share at which a loop counts as starved: more than a few slow reads at the start cause, and
+/// soon reached by a loop that does nothing but wait.
 const HUNGRY: Duration = Duration::from_millis(300);
 
-/// What a loop waits for at the start is forgiven for so long: a compose takes most of it whatever the rate, and a refused call
-/// would make it longer.
+/// The first 1.2 s of waiting are ignored where composes come first. One compose takes most of that time at any call rate, and a
+/// refused call would only lengthen the wait.
 const FORGIVEN: Duration = Duration::from_millis(1_200);
 
-/// What is remembered at most: a loop that has what it wants again is known for one after 5 s.
+/// Upper bound of the waiting time that is remembered: a loop that no longer waits stops counting as starved after 5 s.
 const MOST: Duration = Duration::from_millis(400);
 
-/// What a loop has waited beyond its share.
+/// Time that a loop has waited beyond the tolerated share.
 #[derive(Debug)]
 pub(super) struct Hunger {
     felt: Duration,
@@ -29,17 +29,18 @@ pub(super) struct Hunger {
 }
 
 impl Hunger {
-    /// Of a loop for which nothing is ahead yet, and composes are to come.
+    /// Tracker of a loop whose first batches must be composed.
     pub(super) fn after_composes() -> Self {
         Self { felt: Duration::ZERO, forgiven: FORGIVEN }
     }
 
-    /// Of one for which reads come at once, or came ahead.
+    /// Tracker of a loop without that allowance.
     pub(super) fn at_once() -> Self {
         Self { felt: Duration::ZERO, forgiven: Duration::ZERO }
     }
 
-    /// The loop got a batch after it `waited`, and so long after the one before.
+    /// Adds `waited`, and takes off the tolerated share of the time `since` the last call. Called for parts of a wait while it
+    /// lasts, and for the rest when the batch arrives.
     pub(super) fn fed(&mut self, waited: Duration, since: Duration) {
         let counts = waited.saturating_sub(self.forgiven);
         self.forgiven = self.forgiven.saturating_sub(waited);
@@ -51,16 +52,16 @@ impl Hunger {
     }
 }
 
-/// What one training loop has waited, for those who go by it: the choice between ways to read, and the throttles. They know
-/// while a wait lasts, so that a loop that is blocked doesn't count as one that has what it wants.
+/// Reports one training loop's waiting time to the choice between read methods and to the throttles. It reports during a wait,
+/// so that a blocked loop isn't taken for a satisfied one.
 pub(super) struct WaitReport {
     auto: Option<Arc<Auto>>,
-    /// Until the end.
+    /// `None` once the epoch has ended.
     appetite: Option<Appetite>,
     hunger: Hunger,
-    /// For the first batch, for which nothing was ahead.
+    /// Tracker that is used until the first batch arrives; then `hunger` takes over.
     first: Option<Hunger>,
-    /// What of the present wait was reported.
+    /// The part of the current wait that has already been reported.
     reported: Duration,
 }
 
@@ -81,10 +82,12 @@ impl WaitReport {
         self.record(time, time);
     }
 
-    /// The loop got a batch after it `waited`, what was reported of that included, and so long after the one before.
+    /// Records the arrival of a batch. `waited` is the whole wait, including the parts already reported; `since` is the time since
+    /// the batch before.
     pub(super) fn record_batch(&mut self, waited: Duration, since: Duration) {
         let reported = std::mem::take(&mut self.reported);
         self.record(waited.saturating_sub(reported), since.saturating_sub(reported));
+        // Publishes the state of `hunger`, which counts from here on.
         if self.first.take().is_some() {
             self.record(Duration::ZERO, Duration::ZERO);
         }

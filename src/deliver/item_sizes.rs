@@ -1,4 +1,4 @@
-//! What the items of a loader take: by whom that is known, and when.
+//! Decides when the memory of a decoded item is known, and who reports it.
 
 use std::any::Any;
 use std::sync::{Mutex, PoisonError};
@@ -8,8 +8,8 @@ use crate::collate::Collate;
 use crate::decode::{Decode, ItemMemory, ItemSize, item_size, scratch_of};
 use crate::split::RawSample;
 
-/// Items by the largest of which those to come are estimated, twice at most: so many that a batch of usual size has its
-/// like among them, so few that one that is much larger than all others is soon forgotten.
+/// The size of items to come is estimated as the largest of the last 256 to 512: so many that a batch of usual size has its
+/// like among them, so few that a single item much larger than all others is soon forgotten.
 const REMEMBERED_ITEMS: usize = 256;
 
 /// How the memory of items is counted.
@@ -21,19 +21,19 @@ pub(super) struct ItemSizes {
 
 #[derive(Clone, Copy, Debug)]
 enum Mode {
-    /// The planner takes it from the memory budget, as the decoder says by the size of the object.
+    /// `Decode::item_bytes` computes it from the object's size, and the planner reserves it before the object is read.
     FromSize,
-    /// The planner takes it from the memory budget, and it is the same for all items.
+    /// The user stated it for all items, and the planner reserves it before the object is read.
     Stated(u64),
-    /// Each sample waits for it between reading and decoding, when the headers in its bytes say it.
+    /// The headers in the object's bytes state it, and the gate grants it between reading and decoding.
     FromBytes,
-    /// As `FromBytes`, but it is estimated from items that are finished.
+    /// As `FromBytes`, but estimated from items that are finished.
     Measured(fn(&dyn Any) -> u64),
     /// Nobody knows it: samples are counted instead.
     Unknown,
 }
 
-/// The largest items among those that were finished lately.
+/// The largest item of the last two windows of [`REMEMBERED_ITEMS`] items.
 #[derive(Debug, Default)]
 struct LargestItems {
     before: Option<u64>,
@@ -59,7 +59,7 @@ impl ItemSizes {
     pub(super) fn new<D: Decode>(decode: &D, stated: Option<u64>) -> Self {
         let mode = match (stated, decode.item_memory()) {
             (Some(bytes), _) => Mode::Stated(bytes),
-            // What is light is decoded where its bytes come in, and so makes no more of them than they are.
+            // A light decoder runs on the network's threads and passes no gate, so the planner reserves its memory.
             _ if decode.is_light() => Mode::FromSize,
             (None, ItemMemory::FromSize) => Mode::FromSize,
             (None, ItemMemory::FromBytes) => Mode::FromBytes,
@@ -86,12 +86,13 @@ impl ItemSizes {
         }
     }
 
-    /// Whether what is read is given back as soon as it is decoded, and items are counted behind that.
+    /// Whether the bytes read are released after decoding, because the gate counts the item instead.
     pub(super) fn counts_items_later(&self) -> bool {
         matches!(self.mode, Mode::FromBytes | Mode::Measured(_))
     }
 
-    /// Bytes that the planner takes for the item of an object of `size` bytes, where it is known by then.
+    /// Bytes that the planner reserves for the item of an object of `size` bytes; `None` if the item keeps the object's own bytes,
+    /// or if its size isn't known before the object is read.
     pub(super) fn planned<D: Decode, C: Collate<D::Item>>(&self, decode: &D, collate: &C, size: u64) -> Option<u64> {
         match self.mode {
             Mode::FromSize => decode.item_bytes(size),
@@ -100,7 +101,7 @@ impl ItemSizes {
         }
     }
 
-    /// What a sample that was read needs to be decoded, of a batch of so many that may have so much.
+    /// Memory that a sample needs to be decoded, in a batch of `samples` under these `limits`.
     pub(super) fn need<D: Decode, C: Collate<D::Item>>(
         &self,
         (decode, collate): (&D, &C),
@@ -112,7 +113,7 @@ impl ItemSizes {
             Mode::FromSize | Mode::Stated(_) => DecodeNeed::default(),
             Mode::Unknown => DecodeNeed { item: 1, ..DecodeNeed::default() },
             Mode::FromBytes => {
-                // Without headers that can be read there is nothing to decode.
+                // Where the headers can't be read, decoding fails and needs no memory.
                 let memory = decode.decode_memory(sample).unwrap_or_default();
                 DecodeNeed { scratch: memory.scratch, ..of_item(memory.item, collate) }
             }
@@ -121,7 +122,8 @@ impl ItemSizes {
                 let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
                 let lately = self.finished.lock().unwrap_or_else(PoisonError::into_inner).largest();
                 let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);
-                // An estimate is no reason to fail. Until an item is finished, a batch is taken to need all it may have.
+                // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a batch, which
+                // also stands for the estimate until the first item is finished.
                 if need.item.saturating_add(need.copy) <= share {
                     DecodeNeed { scratch, ..need }
                 } else {
@@ -131,7 +133,7 @@ impl ItemSizes {
         }
     }
 
-    /// What the item of a sample takes, whose need was granted.
+    /// Returns the memory that a decoded item takes, and records it for later estimates.
     pub(super) fn finished<D: Decode, C: Collate<D::Item>>(
         &self,
         collate: &C,

@@ -335,7 +335,8 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let (Some((gate, number)), Some(granted)) = (&self.gate, granted) else { return };
         let code = &self.terms.code;
         let of_item = item.map(|item| code.sizes.finished::<D, C>(&code.collate, granted, item)).unwrap_or_default();
-        if of_item != granted
+        // A copy is noted even where nothing else changes, since it is given back when the batch is collated.
+        if (of_item != granted || of_item.copy > 0)
             && let Err(never) = gate.settle(*number, granted, of_item)
         {
             self.fail_too_large(id, never, of_item);

@@ -1,4 +1,4 @@
-//! What the calls of a client have seen of the way to its service: whether it ever answered, and what was logged of it.
+//! Tracks whether a client's service has ever answered, and limits warnings about it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::Error;
 
-/// How long a call may bring nothing before a warning says so. Shorter waits are usual: the back-off after two refusals
+/// How long a call may wait for the beginning of an answer before a warning is logged. Shorter waits are usual: the back-off after two refusals
 /// takes up to three seconds, and the service's slowest answers some seconds.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
@@ -20,7 +20,7 @@ pub(super) const FIRST_CONTACT: Duration = Duration::from_secs(5);
 /// Shortest time between two warnings. Thousands of calls may be waiting for the same host.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What a client and its clones know of the way to their service.
+/// What a client and its clones know about whether their service can be reached.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     answered: AtomicBool,
@@ -30,13 +30,13 @@ pub(super) struct Reach {
 impl Reach {
     /// The service has answered a call, if only by refusing it.
     pub(super) fn record_answer(&self) {
-        // Nearly always set: reading it keeps the line in every core's cache.
+        // Usually set already. Looking first avoids a write that would invalidate the cache line on other cores.
         if !self.answered.load(Ordering::Relaxed) {
             self.answered.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether trying again is in vain: the host can't be reached `after` that long, and never could.
+    /// Whether retrying is pointless: the host has been unreachable for `after` and has never answered.
     pub(super) fn is_hopeless(&self, error: &Error, after: Duration) -> bool {
         after >= FIRST_CONTACT && error.is_unreachable() && !self.answered.load(Ordering::Relaxed)
     }
@@ -44,7 +44,7 @@ impl Reach {
     /// Logs that calls to `host` keep failing.
     pub(super) fn warn_of_retries(&self, host: &str, error: &Error, tried_for: Duration, left: Duration) {
         if self.may_warn() {
-            warn!(%error, "calls to {host} have failed for {tried_for:.0?} and are retried for up to {left:.0?} more");
+            warn!(%error, "a call to {host} that began {tried_for:.0?} ago has failed and is retried for up to {left:.0?} more");
         }
     }
 
@@ -52,7 +52,7 @@ impl Reach {
     pub(super) fn warn_of_silence(&self, host: &str, left: Duration) {
         if self.may_warn() {
             warn!(
-                "{host} has not answered a call for {SILENCE:?}; it is waited for up to {left:.0?} more, then asked again"
+                "{host} has not answered a call for {SILENCE:?}; the call is retried if there is no answer within {left:.0?}"
             );
         }
     }
