@@ -11,6 +11,9 @@
 //! their grants: they need nothing more to be decoded, collated and delivered, and then give everything back. Working memory
 //! is given back when its sample is decoded. So what a sample of the front waits for is always given back, provided
 //! that the training loop takes batches; and bytes that are being read come out of the other part, so no read is in the way.
+//! Items whose size is only estimated may turn out larger than their grants, and batches behind the front may then hold what
+//! the front needs. So once every estimated sample with a grant is decoded and no batch before the front is left, nothing more
+//! would be given back, and the front's samples are let through beyond the limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,6 +76,8 @@ pub(super) struct DecodeNeed {
     pub(super) copy: u64,
     /// The decoder's working memory, until the sample is decoded.
     pub(super) scratch: u64,
+    /// Whether item and copy are estimated from other items, so that they may turn out larger.
+    pub(super) is_estimate: bool,
 }
 
 impl DecodeNeed {
@@ -103,6 +108,8 @@ struct Admission {
     front: u64,
     /// Number of the batch that is registered next.
     next: u64,
+    /// Samples with a grant by an estimate that are not decoded yet.
+    undecoded: usize,
     open: BTreeMap<u64, OpenBatch>,
 }
 
@@ -112,7 +119,10 @@ struct OpenBatch {
     /// Samples without a grant.
     missing: usize,
     held: u64,
-    /// Bytes of items and their copies, including those of samples that still wait for a grant.
+    /// Samples with a grant by an estimate that are not decoded yet.
+    undecoded: usize,
+    /// Bytes of items and their copies, including those of samples that still wait for a grant; where these are estimated, only
+    /// those of samples that are decoded.
     lasting: u64,
     /// Bytes that collating copies of decoded samples, given back once the batch is collated.
     copies: u64,
@@ -121,14 +131,14 @@ struct OpenBatch {
 
 impl Admission {
     fn new(limits: Limits) -> Self {
-        Self { limits, used: 0, ahead: 0, front: 0, next: 0, open: BTreeMap::new() }
+        Self { limits, used: 0, ahead: 0, front: 0, next: 0, undecoded: 0, open: BTreeMap::new() }
     }
 
     /// A batch of so many samples, behind all others; returns its number.
     fn register(&mut self, samples: usize) -> u64 {
         let number = self.next;
         self.next += 1;
-        let batch = OpenBatch { missing: samples, held: 0, lasting: 0, copies: 0, largest_scratch: 0 };
+        let batch = OpenBatch { missing: samples, held: 0, undecoded: 0, lasting: 0, copies: 0, largest_scratch: 0 };
         self.open.insert(number, batch);
         self.move_front();
         number
@@ -138,25 +148,36 @@ impl Admission {
     fn request(&mut self, number: u64, need: DecodeNeed) -> Result<(), NeverFits> {
         let most = self.limits.batch();
         let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
-        batch.lasting = batch.lasting.saturating_add(need.lasting());
+        // A batch is refused for what is known, and never for an estimate.
+        if !need.is_estimate {
+            batch.lasting = batch.lasting.saturating_add(need.lasting());
+        }
         batch.largest_scratch = batch.largest_scratch.max(need.scratch);
         batch.check(most)
     }
 
-    fn fits(&self, number: u64, bytes: u64) -> bool {
+    fn fits(&self, number: u64, need: DecodeNeed) -> bool {
         // A batch before the front already has all its grants, so this request is for a substitute of a sample that failed to
         // decode. It is granted at once, because later batches may hold all memory and it could wait for ever.
         if number < self.front || !self.open.contains_key(&number) {
             return true;
         }
-        let fits = |held: u64, limit: u64| held.checked_add(bytes).is_some_and(|sum| sum <= limit);
-        fits(self.used, self.limits.all) && (number == self.front || fits(self.ahead, self.limits.ahead))
+        let is_front = number == self.front;
+        let fits = |held: u64, limit: u64| held.checked_add(need.total()).is_some_and(|sum| sum <= limit);
+        if fits(self.used, self.limits.all) && (is_front || fits(self.ahead, self.limits.ahead)) {
+            return true;
+        }
+        // Nothing that the front could wait for is to be given back: items took more than was estimated.
+        let is_front_first = self.open.range(..self.front).next().is_none();
+        need.is_estimate && is_front && is_front_first && self.undecoded == 0
     }
 
     fn grant(&mut self, number: u64, need: DecodeNeed) {
         self.hold(number, need.total(), 0);
         if let Some(batch) = self.open.get_mut(&number) {
             batch.missing = batch.missing.saturating_sub(1);
+            batch.undecoded += usize::from(need.is_estimate);
+            self.undecoded += usize::from(need.is_estimate);
         }
         self.move_front();
     }
@@ -166,7 +187,13 @@ impl Admission {
         self.hold(number, item.lasting(), granted.total());
         let most = self.limits.batch();
         let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
-        batch.lasting = batch.lasting.saturating_sub(granted.lasting()).saturating_add(item.lasting());
+        if granted.is_estimate {
+            batch.undecoded = batch.undecoded.saturating_sub(1);
+            self.undecoded = self.undecoded.saturating_sub(1);
+        } else {
+            batch.lasting = batch.lasting.saturating_sub(granted.lasting());
+        }
+        batch.lasting = batch.lasting.saturating_add(item.lasting());
         batch.copies += item.copy;
         batch.check(most)
     }
@@ -197,7 +224,8 @@ impl Admission {
 
     /// All that a batch holds is given back.
     fn close(&mut self, number: u64) {
-        let held = self.open.get(&number).map_or(0, |batch| batch.held);
+        let (held, undecoded) = self.open.get(&number).map_or((0, 0), |batch| (batch.held, batch.undecoded));
+        self.undecoded -= undecoded;
         self.hold(number, 0, held);
         self.open.remove(&number);
         self.move_front();
@@ -344,7 +372,7 @@ impl<J: Cancellable> State<J> {
             let (need, job) = first.get();
             if job.is_cancelled() {
                 ready.push(first.remove().1);
-            } else if self.admission.fits(batch, need.total()) {
+            } else if self.admission.fits(batch, *need) {
                 self.admission.grant(batch, *need);
                 ready.push(first.remove().1);
             } else {
@@ -396,7 +424,11 @@ mod tests {
     }
 
     fn need(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
-        DecodeNeed { item, copy, scratch }
+        DecodeNeed { item, copy, scratch, is_estimate: false }
+    }
+
+    fn estimate(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
+        DecodeNeed { is_estimate: true, ..need(item, copy, scratch) }
     }
 
     fn gate(all: u64, ahead: u64) -> (Arc<DecodeGate<u32>>, crossbeam_channel::Receiver<u32>, Gauge) {
@@ -458,6 +490,35 @@ mod tests {
         }
     }
 
+    /// Items of the second batch took eight times what was estimated, and the first batch waited for memory for ever.
+    #[test]
+    fn items_larger_than_estimated_do_not_keep_the_front_waiting() {
+        let (gate, granted, held) = gate(100, 20);
+        let (first, second) = (gate.register(1), gate.register(2));
+        gate.request(second.number, estimate(5, 0, 0), 2).unwrap();
+        gate.request(second.number, estimate(5, 0, 0), 3).unwrap();
+        gate.settle(second.number, estimate(5, 0, 0), need(40, 0, 0)).unwrap();
+        gate.request(first.number, estimate(60, 0, 0), 1).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [2, 3], "one that is being decoded may give something back");
+        gate.settle(second.number, estimate(5, 0, 0), need(40, 0, 0)).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1]);
+        drop((first, second));
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn a_batch_is_not_refused_for_an_estimate() {
+        let (gate, _granted, _) = gate(110, 10);
+        let first = gate.register(2);
+        gate.request(first.number, estimate(50, 0, 0), 1).unwrap();
+        gate.request(first.number, estimate(50, 0, 0), 2).unwrap();
+        gate.settle(first.number, estimate(50, 0, 0), need(60, 0, 0)).unwrap();
+        gate.settle(first.number, estimate(50, 0, 0), need(1, 0, 0)).unwrap();
+        let second = gate.register(2);
+        gate.request(second.number, estimate(50, 0, 0), 3).unwrap();
+        assert_eq!(gate.settle(second.number, estimate(50, 0, 0), need(101, 0, 0)), Err(NeverFits { batch: 101 }));
+    }
+
     #[test]
     fn a_sample_that_is_lost_or_replaced_does_not_hold_the_front() {
         let (gate, granted, _) = gate(100, 20);
@@ -500,13 +561,15 @@ mod tests {
     }
 
     proptest! {
-        /// Samples arrive in any order, are decoded in any order, turn out smaller than they were taken for, and batches are
-        /// taken in order or as they are done: never is more granted than the limit, and never does everything stand still.
+        /// Samples arrive in any order, are decoded in any order, turn out smaller than they were taken for, or larger where that
+        /// was an estimate, and batches are taken in order or as they are done: never does everything stand still, and never
+        /// is more granted than the limit, unless items turn out larger.
         #[test]
         fn nothing_stands_still_and_the_limit_holds(
             batches in batches(),
             choices in proptest::collection::vec(any::<u16>(), 1..64),
             unordered in any::<bool>(),
+            are_estimates in any::<bool>(),
         ) {
             const ALL: u64 = 150;
             let (gate, granted, held) = gate(ALL, 30);
@@ -517,7 +580,8 @@ mod tests {
             for (index, samples) in batches.iter().enumerate() {
                 for (item, copies, scratch) in samples {
                     // So that a batch always fits: 6 * 12 + 6 * 2 + 20 < 120.
-                    coming.push((index, need(item % 13, (item % 3) * copies, scratch % 21)));
+                    let exact = need(item % 13, (item % 3) * copies, scratch % 21);
+                    coming.push((index, DecodeNeed { is_estimate: are_estimates, ..exact }));
                 }
             }
             let mut jobs: Vec<(usize, DecodeNeed)> = Vec::new();
@@ -527,11 +591,11 @@ mod tests {
             let mut in_hand: Option<BatchShare<u32>> = None;
             while !left.is_empty() {
                 running.extend(granted.try_iter());
-                prop_assert!(held.bytes() <= ALL, "{} are held", held.bytes());
+                prop_assert!(are_estimates || held.bytes() <= ALL, "{} are held", held.bytes());
                 let done = left.iter().copied().find(|index| missing[*index] == 0);
                 let done = done.filter(|index| unordered || left.first() == Some(index));
-                // What can happen: an arrival, the end of a decode, a batch that is taken.
-                let ways = [!coming.is_empty(), !running.is_empty(), done.is_some()];
+                // What can happen: an arrival, the end of a decode, the loop asks for a batch.
+                let ways = [!coming.is_empty(), !running.is_empty(), done.is_some() || in_hand.is_some()];
                 let ways: Vec<_> = (0..3).filter(|way| ways[*way]).collect();
                 prop_assert!(!ways.is_empty(), "all stand still with {} batches to come", left.len());
                 match ways[choose(ways.len())] {
@@ -544,7 +608,10 @@ mod tests {
                     1 => {
                         let (index, granted) = jobs[running.swap_remove(choose(running.len())) as usize];
                         let number = shares[index].as_ref().unwrap().number;
-                        let item = need(granted.item - granted.item / 3 * (choose(2) as u64), granted.copy, 0);
+                        // A batch never has over 6 * 18 + 6 * 2 bytes.
+                        let grows = are_estimates && choose(2) == 1;
+                        let smaller = granted.item - granted.item / 3 * (choose(2) as u64);
+                        let item = need(if grows { 18 } else { smaller }, granted.copy, 0);
                         gate.settle(number, granted, item).unwrap();
                         missing[index] -= 1;
                         if missing[index] == 0 {
@@ -552,11 +619,12 @@ mod tests {
                         }
                     }
                     _ => {
-                        let index = done.unwrap();
-                        left.remove(&index);
                         // Asking for the next batch gives back the one before.
                         drop(in_hand.take());
-                        in_hand = shares[index].take();
+                        if let Some(index) = done {
+                            left.remove(&index);
+                            in_hand = shares[index].take();
+                        }
                     }
                 }
             }

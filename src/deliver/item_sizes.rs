@@ -125,9 +125,9 @@ impl ItemSizes {
                 // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a batch, which
                 // also stands for the estimate until the first item is finished.
                 if need.item.saturating_add(need.copy) <= share {
-                    DecodeNeed { scratch, ..need }
+                    DecodeNeed { scratch, is_estimate: true, ..need }
                 } else {
-                    DecodeNeed { item: share.div_ceil(2), copy: share / 2, scratch }
+                    DecodeNeed { item: share.div_ceil(2), copy: share / 2, scratch, is_estimate: true }
                 }
             }
         }
@@ -148,7 +148,7 @@ impl ItemSizes {
 }
 
 fn of_item<T, C: Collate<T>>(item: u64, collate: &C) -> DecodeNeed {
-    DecodeNeed { item, copy: collate.copied_bytes(item), scratch: 0 }
+    DecodeNeed { item, copy: collate.copied_bytes(item), scratch: 0, is_estimate: false }
 }
 
 #[cfg(test)]

@@ -308,7 +308,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
     fn fail_too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) {
         let Terms { code, memory_budget, .. } = &*self.terms;
         let samples = self.samples();
-        let DecodeNeed { item, copy, scratch } = need;
+        let DecodeNeed { item, copy, scratch, .. } = need;
         let lasting = item.saturating_add(copy);
         let together = lasting.saturating_mul(samples as u64).saturating_add(scratch).max(never.batch);
         let copied = if copy == 0 { String::new() } else { format!(", {copy} bytes in the batch") };
