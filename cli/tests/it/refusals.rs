@@ -58,6 +58,7 @@ fn an_image_cut_short_is_named() {
     let emulator = Emulator::builder().bucket("images").start().unwrap();
     let whole = png(16, 16);
     emulator.put("images", "train/cat/0.png", whole.clone());
+    emulator.put("images", "train/dog/0.png", whole.clone());
     emulator.put("images", "train/cat/cut.png", whole[..whole.len() / 2].to_vec());
     for strategy in ["direct", "compose"] {
         let args = ["bench", "gs://images/train/", "--decode", "image:8x8", "--strategy", strategy];
@@ -219,6 +220,7 @@ fn a_budget_that_nothing_fits_names_options() {
 fn an_image_beyond_the_limit_names_the_option_for_it() {
     let emulator = Emulator::builder().bucket("images").start().unwrap();
     emulator.put("images", "train/cat/0.png", png(16, 16));
+    emulator.put("images", "train/dog/0.png", png(16, 15));
     let args = ["bench", "gs://images/train/", "--decode", "image:8x8", "--max-pixels"];
     let told = dataflux(&emulator, &[&args[..], &["255"]].concat()).error();
     contains(
