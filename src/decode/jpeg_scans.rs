@@ -183,7 +183,7 @@ mod tests {
     fn what_the_file_says_is_there_and_is_not() {
         let mut bytes = file(0, &[[1, 0x11, 0], [2, 0x11, 0]], 1);
         bytes.extend([5, 0xff, 0xd9]);
-        assert!(read(&bytes).unwrap_err().to_string().contains("no scan of component 2 of 2"));
+        assert!(read(&bytes).unwrap_err().to_string().contains("component 2 of 2 has no scan"));
         // 13 x 8 blocks are 2 intervals of 52; the marker between them is missing.
         let mut bytes = file(0, &[[1, 0x11, 0]], 1);
         bytes.splice(2..2, [0xff, 0xdd, 0, 4, 0, 52]);

@@ -158,11 +158,12 @@ fn under_faults_every_figure_is_what_the_service_counted() {
         assert_eq!(ops, [stats.get_media, stats.compose, stats.delete, stats.insert], "{report}");
         assert_eq!(op(&report, "list") + 1, stats.list, "{report}");
         let groups = |report: &serde_json::Value, kind: &str| report["groups"][kind].as_u64().unwrap();
-        // A compose that was refused was made once, and deleted once unless the service said clearly that it did nothing.
+        // A composed group is made, read and deleted; any other is read. Where composing was given up, some of that was done
+        // before.
         let planned = 3 * groups(&report, "composed") + groups(&report, "direct");
         let refused = groups(&without_faults, "composed") - groups(&report, "composed");
         let first_tries = ops.iter().sum::<u64>() - report["retries"].as_u64().unwrap();
-        let expected = planned + refused..=planned + 2 * refused;
+        let expected = planned..=planned + 3 * refused;
         assert!(expected.contains(&first_tries), "{first_tries} of {expected:?}: {report}");
         assert!(report["retries"].as_u64().unwrap() > 0, "{report}");
         assert_eq!((&report["skipped"], &report["substituted"]), (&0.into(), &0.into()));
