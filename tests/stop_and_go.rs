@@ -202,3 +202,29 @@ fn unordered_ranks_that_stop_on_both_sides_of_the_end_of_an_epoch_go_on() {
         assert!(error.to_string().contains("not of one run and epoch"), "{error}");
     });
 }
+
+/// The end of the epoch was looked for as if one rank read it alone: 8 samples are a batch for one rank, but not for two.
+#[test]
+fn ordered_ranks_that_stop_on_both_sides_of_the_end_of_an_epoch_go_on_with_drop_last() {
+    without_hanging(|| {
+        let (store, _) = bucket(1_000);
+        let run = |rank, epoch, steps| {
+            let builder = builder(&store).batch_size(8).drop_last(true).shuffle(9).shard(rank, 2);
+            stopped(&builder.build().unwrap(), epoch, steps)
+        };
+        let (first, second) = (run(0, 0, usize::MAX), run(1, 1, 0));
+        assert_eq!(((first.epoch, first.position), (second.epoch, second.position)), ((0, 992), (1, 0)));
+        for states in [[first.clone(), second.clone()], [second.clone(), first]] {
+            let loader = builder(&store).shard(0, 2).resume_all(states).unwrap();
+            let batches = loader.epochs(0..2).unwrap().next().unwrap().unwrap();
+            assert_eq!((batches.epoch(), batches.count()), (1, 62));
+        }
+        // A step before the end is another step.
+        for amid in [run(0, 0, 61), run(0, 0, 0)] {
+            let error = builder(&store).resume_all([amid, second.clone()]).unwrap_err();
+            assert!(error.to_string().contains("not of one run and epoch"), "{error}");
+        }
+        let error = builder(&store).resume_all([run(0, 0, usize::MAX), run(1, 1, 1)]).unwrap_err();
+        assert!(error.to_string().contains("same step"), "{error}");
+    });
+}

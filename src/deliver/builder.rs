@@ -573,7 +573,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     ///
     /// Where batches were [`unordered`](Self::unordered), each rank may have stopped after another number of batches of the
     /// same epoch, or at its end: samples that any of them was given are not delivered again, and all others are. Where batches were in order, all states must be of the
-    /// same step, which is then checked.
+    /// same step, which is then checked; give one state for each rank, since with drop_last their number decides where the
+    /// epoch ends.
     ///
     /// # Errors
     /// States of different runs, or of epochs that don't follow each other; of unordered batches, those of some ranks alone; of ordered ones, those of

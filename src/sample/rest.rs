@@ -208,15 +208,17 @@ impl Delivered {
 }
 
 /// The state at the beginning of epoch `latest` instead of that at the end of the one before, which is the same: ranks that are
-/// stopped around the end of an epoch are on both sides of it.
+/// stopped around the end of an epoch are on both sides of it. States of ordered batches don't have the number of ranks, which
+/// decides where an epoch with drop_last ends; it is `ranks`, since there is a state of each.
 fn carried_on(
     state: &State,
     latest: u64,
+    ranks: usize,
     samples: u64,
     sharding: impl Fn(usize, usize) -> Result<Sharding>,
 ) -> Result<State> {
     let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
-    let (rank, world_size) = share.map_or((0, 1), |share| (share.rank, share.world_size));
+    let (rank, world_size) = share.map_or((0, ranks), |share| (share.rank, share.world_size));
     let left = Rest::of(state)?.known(Known::All(samples));
     let is_over = || Ok::<_, Error>(sharding(rank, world_size)?.spans(state.position).next(left).is_none());
     if state.epoch.checked_add(1) != Some(latest) || !is_over()? {
@@ -237,7 +239,7 @@ pub(crate) fn merge(
     sharding: impl Fn(usize, usize) -> Result<Sharding>,
 ) -> Result<State> {
     let latest = states.iter().map(|state| state.epoch).max().unwrap_or(0);
-    let carried = states.iter().map(|state| carried_on(state, latest, samples, &sharding));
+    let carried = states.iter().map(|state| carried_on(state, latest, states.len(), samples, &sharding));
     let states = &carried.collect::<Result<Vec<_>>>()?[..];
     let bare = |state: &State| State { position: 0, beyond: None, ..state.clone() };
     let Some(base) = states.iter().min_by_key(|state| state.position).cloned() else {
