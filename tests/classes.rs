@@ -293,3 +293,73 @@ fn classes_are_saved_with_the_manifest_and_are_part_of_its_digest() {
     assert!(DataLoader::builder(plain).resume(state.clone()).unwrap_err().to_string().contains("other data"));
     assert!(DataLoader::builder(streamed).resume(state).is_ok());
 }
+
+/// The folders that hold images were numbered anew, since the labels of a loaded manifest were taken for its folders.
+#[test]
+fn a_saved_manifest_keeps_its_list_of_classes_when_a_decoder_leaves_something_out() {
+    without_hanging(|| {
+        let path = std::env::temp_dir().join(format!("dataflux-saved-classes-{}.dfm", std::process::id()));
+        let saved = |store: &MemoryStore, dataset: &DatafluxDataset| {
+            dataset.manifest().save(&path).unwrap();
+            let loaded = Manifest::load(&path).unwrap();
+            DatafluxDataset::builder().client(client(store.clone())).from_manifest(loaded).unwrap()
+        };
+        // With the file in `cat`, the list is that of the folders, until the decoder leaves one of them out.
+        for left_out in ["val/.ipynb_checkpoints/1.png", "val/README", "val/emu/labels.csv", "val/cat/README"] {
+            let store = store(&["val/dog/1.png", "val/emu/1.png", left_out]);
+            for (open, list) in
+                OPEN.into_iter().flat_map(|open| [(open, ["cat", "dog", "emu"]), (open, ["emu", "dog", "cat"])])
+            {
+                let val = open(&store, "gs://data/val/").classes(list).unwrap();
+                let loaded = saved(&store, &val).decode(folder());
+                let direct = val.clone().decode(folder());
+                assert_eq!(loaded.manifest().labels(), list, "{left_out}");
+                assert_eq!(labels(&loaded), labels(&direct), "{left_out}");
+                assert_eq!(loaded.manifest().digest(), direct.manifest().digest(), "{left_out}, {list:?}");
+                let wanted = ["dog", "emu"].map(|name| list.iter().position(|class| *class == name).unwrap() as i64);
+                assert_eq!(delivered(&loaded), wanted, "{left_out}");
+                loaded.manifest().verify().unwrap();
+                // Another list takes the place of the one that was saved, which has a class that isn't here.
+                let other = ["emu", "dog"];
+                let direct = open(&store, "gs://data/val/").decode(folder()).classes(other).unwrap();
+                for replaced in
+                    [saved(&store, &val).decode(folder()), saved(&store, &val).classes(list).unwrap().decode(folder())]
+                {
+                    let replaced = replaced.classes(other).unwrap();
+                    assert_eq!(labels(&replaced), labels(&direct), "{left_out}");
+                    assert_eq!(replaced.manifest().digest(), direct.manifest().digest(), "{left_out}, {list:?}");
+                }
+            }
+            // Without a list, labels are numbered by the folders that hold images, as before.
+            for open in OPEN {
+                let val = open(&store, "gs://data/val/");
+                let loaded = saved(&store, &val).decode(folder());
+                let direct = val.decode(folder());
+                assert_eq!(loaded.manifest().labels(), ["dog", "emu"], "{left_out}");
+                assert_eq!(loaded.manifest().digest(), direct.manifest().digest(), "{left_out}");
+                assert_eq!(delivered(&loaded), [0, 1], "{left_out}");
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    });
+}
+
+/// The same data with the same list had two digests, by how they were listed.
+#[test]
+fn a_hidden_folder_gives_a_list_of_classes_the_same_digest_whether_streamed_or_not() {
+    let store = store(&["train/.ipynb_checkpoints/x.png", "train/cat/1.png", "train/dog/1.png"]);
+    let [listed, streamed] = OPEN.map(|open| open(&store, "gs://data/train/").classes(["cat", "dog"]).unwrap());
+    assert_eq!(labels(&streamed), labels(&listed));
+    assert_eq!(streamed.manifest().digest(), listed.manifest().digest());
+    // The hidden folder is class 0 where there is no list, so a run with the list is another one.
+    let plain = open(&store, "gs://data/train/");
+    assert_ne!(labels(&plain), labels(&listed));
+    assert_ne!(plain.manifest().digest(), listed.manifest().digest());
+    // To the images the list changes nothing.
+    let images = plain.decode(folder());
+    for with_list in [listed, streamed] {
+        let with_list = with_list.decode(folder());
+        assert_eq!(labels(&with_list), labels(&images));
+        assert_eq!(with_list.manifest().digest(), images.manifest().digest());
+    }
+}

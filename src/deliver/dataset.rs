@@ -513,7 +513,7 @@ impl<D> DatafluxDataset<D> {
     /// The same samples, decoded by `decode`. A decoder of [images](Decode::wants_images), such as
     /// [`ImageFolder`](crate::ImageFolder), leaves out objects whose names are not those of images: [`Manifest::left_out`]
     /// counts them, and one log line reports them. Folders that are left without samples are no labels any more, so that
-    /// labels may get other numbers, and the [digest](Manifest::digest) is that of the images: read both after this call. A
+    /// labels may get other numbers unless a list of [classes](Self::classes) was set, here or before the manifest was saved, and the [digest](Manifest::digest) is that of the images: read both after this call. A
     /// data set without anything to leave out stays unchanged. This looks at each name once. Where it fails, for example
     /// because there is no image, the error is returned when a sample is needed.
     #[must_use]

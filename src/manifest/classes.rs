@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::sink::Sink;
 use super::table::Labels;
 use super::{Digest, Manifest};
 use crate::list::{LeftOut, Prefix, is_hidden};
@@ -102,6 +103,14 @@ impl Manifest {
         self.complete()?;
         let end = self.end();
         let folders = end.labels.all();
+
+        // Another list doesn't say which folders there are.
+        if end.labels.are_a_list() && folders != classes.names {
+            let (first, last) = (self.at(0)?.name, self.at(self.len() - 1)?.name);
+            let root = root(&self.prefix.prefix, first.as_bytes(), last.as_bytes());
+            return self.by_folder(|_| true, root, self.left_out())?.with_classes(classes);
+        }
+
         let unknown: Vec<_> = folders
             .iter()
             .map(String::as_str)
@@ -116,7 +125,7 @@ impl Manifest {
     }
 
     /// Only the objects that are images by their names, and what was found on the way. Waits for the end of the listing. Nothing
-    /// is copied where all are.
+    /// is copied where all are. A list of classes is kept; without one, labels are the folders that hold images.
     ///
     /// # Errors
     /// There are no images; a listing that failed; a file that was written to since it was opened.
@@ -144,16 +153,29 @@ impl Manifest {
         }
         let mut left_out = self.left_out();
         left_out.merge(&found.left_out);
-        let mut sink = super::sink::Sink::new(self.prefix.clone(), false);
-        sink.labeller.root = root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
+        let root = root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
+        let is_image = |name: &str| filter.reason_of_name(&self.prefix, name).is_none();
+        let mut images = self.by_folder(is_image, root, left_out)?;
+
+        // A saved manifest may have a list of classes, by which its samples stay numbered.
+        if self.end().labels.are_a_list() {
+            images = images.with_classes(&*Classes::new(self.labels().to_vec())?)?;
+        }
+
+        Ok((Arc::new(images), found))
+    }
+
+    /// A copy of the objects that `is_kept` accepts by their names, with labels as the folders have them.
+    fn by_folder(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
+        let mut sink = Sink::new(self.prefix.clone(), false);
+        sink.labeller.root = root;
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
-            if filter.reason_of_name(&self.prefix, entry.name).is_none() {
+            if is_kept(entry.name) {
                 sink.push(entry.name.as_bytes(), entry.named(()))?;
             }
         }
-        let manifest = sink.finish(left_out)?;
-        Ok((Arc::new(Self { is_listed: self.is_listed, ..manifest }), found))
+        Ok(Self { is_listed: self.is_listed, ..sink.finish(left_out)? })
     }
 }
 
@@ -175,18 +197,21 @@ pub(crate) struct FoundImages {
 pub(super) struct Numbering {
     pub(super) classes: Arc<Classes>,
     met: Vec<bool>,
+    /// Whether there was a hidden folder that is none of the classes.
+    has_met_hidden: bool,
 }
 
 impl Numbering {
     pub(super) fn new(classes: Arc<Classes>) -> Self {
         let met = vec![false; classes.names.len()];
-        Self { classes, met }
+        Self { classes, met, has_met_hidden: false }
     }
 
     pub(super) fn number(&mut self, folder: &[u8], prefix: &Prefix) -> Result<Option<u32>> {
         let number = self.classes.number(&String::from_utf8_lossy(folder), prefix)?;
-        if let Some(met) = number.and_then(|number| self.met.get_mut(number as usize)) {
-            *met = true;
+        match number {
+            Some(number) => self.met[number as usize] = true,
+            None => self.has_met_hidden = true,
         }
         Ok(number)
     }
@@ -194,7 +219,8 @@ impl Numbering {
     /// The labels, and the digest of the data where that of the objects is this one.
     pub(super) fn finish(self, objects: Digest) -> (Labels, Digest) {
         let names = self.classes.names();
-        let is_of_folders = self.met.iter().all(|met| *met) && names.is_sorted_by(|a, b| a < b);
+        let all_met = !self.has_met_hidden && self.met.iter().all(|met| *met);
+        let is_of_folders = all_met && names.is_sorted_by(|a, b| a < b);
         let digest = if is_of_folders { objects } else { objects.with_classes(names) };
         (Labels::of_classes(names), digest)
     }

@@ -21,7 +21,7 @@
 //! | | 4 | CRC32C of the head up to here |
 //! | | 8 each | for each chunk of objects, where it ends, counted from the first |
 //! | | 8 each | the same for chunks of labels |
-//! | | 4 each | for each label in the order of the listing its place in the order of names, or in that of a list of classes (4,294,967,295: in neither); none where that is the same |
+//! | | 4 each | for each label in the order of the listing its place in the order of names, or in that of a list of classes (4,294,967,295: in neither); none where that is the same. Of a list of classes at least one is 4,294,967,295, if need be one more than there are labels |
 //! | | | the chunks of objects, as `chunk.rs` describes them: all of 4,096 records but the last |
 //! | | | the chunks of labels: of these only the names count |
 //!

@@ -216,7 +216,7 @@ pub(super) const NO_CLASS: u32 = u32::MAX;
 pub(super) struct Labels {
     names: Table,
     /// Records number folders as the listing comes to them. Here is the place of each in the order of names, where that
-    /// isn't the same.
+    /// isn't the same. One [`NO_CLASS`] at least where the names are a list of classes, and none where they are the folders.
     places: Vec<u32>,
     decoded: OnceLock<Vec<String>>,
 }
@@ -235,7 +235,14 @@ impl Labels {
 
     /// Classes that records number as the list does.
     pub(super) fn of_classes(classes: &[String]) -> Self {
-        Self { names: in_chunks(classes.iter().map(String::as_bytes)), places: Vec::new(), decoded: OnceLock::new() }
+        let places = (0..classes.len() as u32).chain([NO_CLASS]).collect();
+        Self { names: in_chunks(classes.iter().map(String::as_bytes)), places, decoded: OnceLock::new() }
+    }
+
+    /// Whether the names are those of a list of classes, which stays when folders are left out. No digest says so where the
+    /// list is just that of the folders.
+    pub(super) fn are_a_list(&self) -> bool {
+        self.places.contains(&NO_CLASS)
     }
 
     /// The same numbers in records, with the places that the folders have in a list of classes, where they are in it.
@@ -246,7 +253,11 @@ impl Labels {
             let folder = self.place(number as u32).and_then(|place| folders.get(place as usize));
             folder.and_then(|folder| place(folder)).unwrap_or(NO_CLASS)
         };
-        Self { places: (0..numbers).map(numbered).collect(), ..Self::of_classes(classes) }
+        let mut places: Vec<_> = (0..numbers).map(numbered).collect();
+        if !places.contains(&NO_CLASS) {
+            places.push(NO_CLASS);
+        }
+        Self { places, ..Self::of_classes(classes) }
     }
 
     pub(super) fn names(&self) -> &Table {
