@@ -148,7 +148,7 @@ fn a_batch_that_never_fits_is_an_error_that_says_what_to_change() {
         for part in ["memory_budget", "16777216", "batch_size", "resize", "gs://data/p/", "4 samples"] {
             assert!(error.contains(part), "{part} in {error}");
         }
-        let wanted = error.split("at least ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let wanted = error.split(" bytes, or ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         assert_eq!(decoded(64, ImageFolder::new().resize(64, 64), 4), (16, String::new()));
         let (samples, error) = decoded(4_000, ImageFolder::new(), 1);
         assert_eq!(samples, 0);

@@ -300,12 +300,18 @@ impl<J: Cancellable> DecodeGate<J> {
         let mut job = Some(job);
         self.update(|state| {
             state.admission.request(batch, need)?;
-            state.arrivals += 1;
-            if let Some(job) = job.take() {
+            if state.waiting.is_empty() && state.admission.fits(batch, need.total()) {
+                state.admission.grant(batch, need);
+            } else if let Some(job) = job.take() {
+                state.arrivals += 1;
                 state.waiting.insert((batch, state.arrivals), (need, job));
             }
             Ok(())
-        })
+        })?;
+        if let Some(job) = job {
+            let _ = self.jobs.send(job);
+        }
+        Ok(())
     }
 
     /// See [`Admission::settle`].

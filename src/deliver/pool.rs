@@ -310,7 +310,12 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let samples = self.samples();
         let DecodeNeed { item, copy, scratch, .. } = need;
         let lasting = item.saturating_add(copy);
-        let together = lasting.saturating_mul(samples as u64).saturating_add(scratch).max(never.batch);
+        let together = lasting.saturating_mul(samples as u64).saturating_add(scratch);
+        let mut wanted = format!("a memory_budget of at least {} bytes", Limits::budget_for(never.batch));
+        if together > never.batch {
+            let all = Limits::budget_for(together);
+            wanted = format!("{wanted}, or {all} if all samples of the batch are as large");
+        }
         let copied = if copy == 0 { String::new() } else { format!(", {copy} bytes in the batch") };
         let error = Error::new(
             ErrorKind::Config,
@@ -320,7 +325,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
             ),
         )
         .stage(Stage::Decode)
-        .mismatch(format_args!("a memory_budget of at least {} bytes", Limits::budget_for(together)), memory_budget)
+        .mismatch(wanted, memory_budget)
         .hint(
             "raise .memory_budget(bytes) or lower .batch_size(n), or make images smaller with .resize(height, width)",
         );
