@@ -163,6 +163,8 @@ fn measure(args: &Args, way: &str) -> Result<()> {
         match way {
             "bare" => {
                 let http = reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().tls_certs_only([]);
+                // The library doesn't decompress, either.
+                let http = http.no_gzip().no_deflate();
                 let url = format!("{}/storage/v1/b/{BUCKET}/o/00000000?alt=media", args.endpoint);
                 let mut response = http.build()?.get(url).send().await?.error_for_status()?;
                 let mut bytes = 0;
