@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
@@ -367,8 +368,8 @@ fn made_up(path: &std::path::Path, lines: &[Value]) {
         let json = line.to_string();
         let linked = digest(&SHA256, &[&before[..], json.as_bytes()].concat());
         before = linked.as_ref()[..16].to_vec();
-        let hash: String = before.iter().map(|byte| format!("{byte:02x}")).collect();
-        log += &format!("{hash} {json}\n");
+        let hash = before.iter().fold(0, |hash, byte| hash << 8 | u128::from(*byte));
+        writeln!(log, "{hash:032x} {json}").unwrap();
     }
     fs::write(path, log).unwrap();
 }
