@@ -231,8 +231,8 @@ fn jpegs_of_other_processes_are_called_by_their_names() {
     }
 }
 
-fn png_chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
-    let checked = [name.as_slice(), data].concat();
+fn png_chunk(name: &[u8], data: &[u8]) -> Vec<u8> {
+    let checked = [name, data].concat();
     let mut crc = !0_u32;
     for byte in &checked {
         crc ^= u32::from(*byte);

@@ -11,7 +11,7 @@ use dataflux::list::inventory::Inventory;
 use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, PAGE_SIZE, Page, Prefix};
 use dataflux::manifest::{ClassTotal, EntryRef, Manifest, ManifestBuilder, NamesDigest};
 use dataflux::plan::cold_notice;
-use dataflux::store::{Client, ContentEncoding, Fields, ObjectRef, Objects, StorageClass};
+use dataflux::store::{Client, Fields, ObjectRef, Objects, StorageClass};
 use serde::{Serialize, Serializer};
 
 use crate::access::AccessArgs;

@@ -237,7 +237,7 @@ fn foreign(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    fn chunk(name: &[u8], data: &[u8]) -> Vec<u8> {
         // The checksum isn't looked at here.
         [&(data.len() as u32).to_be_bytes()[..], name, data, &[0; 4]].concat()
     }
