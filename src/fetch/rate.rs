@@ -290,9 +290,11 @@ mod tests {
         most_in_flight: usize,
         in_flight: usize,
         started: u64,
+        /// Refused calls that wait for their turn.
+        again: u64,
     }
 
-    /// What happens to a call: when it ends, whose it is, when it began, and what the service said.
+    /// What happens to a call: whose it is, when it began, and what the service said.
     struct Answer {
         rank: usize,
         began: Duration,
@@ -307,8 +309,8 @@ mod tests {
     }
 
     /// Ranks for so many seconds against a service that takes `capacity(second)` calls a second, answers after `latency`
-    /// and refuses after 5 ms. What is refused is made again half a second later, as the client does, and holds its place
-    /// until then. Of all calls a share `unlucky` is refused whatever their rate.
+    /// and refuses after 5 ms. What is refused waits for half a second, and then for its turn before new calls, as in the
+    /// client. Of all calls a share `unlucky` is refused whatever their rate.
     fn run(
         ranks: &mut [Rank],
         seconds: u64,
@@ -328,24 +330,21 @@ mod tests {
         let (mut draw, mut turn) = (0u64, 0);
         while now < Duration::from_secs(seconds) {
             let second = now.as_secs();
-            let mut call = |now: Duration, rank: usize, first: bool, out: &mut Vec<Second>| {
+            let mut call = |now: Duration, rank: usize, out: &mut Vec<Second>| {
                 draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let lucky = (draw >> 11) as f64 / (1u64 << 53) as f64 >= unlucky;
                 let refused = !lucky || !tokens.take(now, capacity(second));
-                out[second as usize].refused += u64::from(refused && first);
+                out[second as usize].refused += u64::from(refused);
                 out[second as usize].served += u64::from(!refused);
                 if refused {
-                    refusals.push_back((
-                        now + REFUSAL,
-                        Answer { rank, began: if first { now } else { Duration::MAX }, refused },
-                    ));
+                    refusals.push_back((now + REFUSAL, Answer { rank, began: now, refused }));
                 } else {
                     answers.push_back((now + latency, Answer { rank, began: now, refused }));
                 }
             };
             while again.front().is_some_and(|(at, _)| *at <= now) {
                 let (_, rank) = again.pop_front().unwrap();
-                call(now, rank, false, &mut out);
+                ranks[rank].again += 1;
             }
             turn += 1;
             for offset in 0..ranks.len() {
@@ -354,21 +353,23 @@ mod tests {
                 while now >= rank.begins && rank.in_flight < rank.most_in_flight && rank.rate.due() <= now {
                     rank.rate.start(now, true);
                     rank.in_flight += 1;
-                    rank.started += 1;
-                    call(now, index, true, &mut out);
+                    // Those made again go first.
+                    if rank.again > 0 {
+                        rank.again -= 1;
+                    } else {
+                        rank.started += 1;
+                    }
+                    call(now, index, &mut out);
                 }
             }
             for queue in [&mut answers, &mut refusals] {
                 while queue.front().is_some_and(|(at, _)| *at <= now) {
                     let (_, answer) = queue.pop_front().unwrap();
-                    if !answer.refused {
-                        ranks[answer.rank].in_flight -= 1;
-                        continue;
-                    }
-                    if answer.began != Duration::MAX {
+                    ranks[answer.rank].in_flight -= 1;
+                    if answer.refused {
                         ranks[answer.rank].rate.refused(now, answer.began);
+                        again.push_back((now + AGAIN, answer.rank));
                     }
-                    again.push_back((now + AGAIN, answer.rank));
                 }
             }
             now += STEP;
@@ -379,7 +380,7 @@ mod tests {
     fn rank(first: f64, begins: u64, most_in_flight: usize) -> Rank {
         let begins = Duration::from_secs(begins);
         let rate = Rate::new(first, f64::INFINITY, begins, 0.5);
-        Rank { rate, begins, most_in_flight, in_flight: 0, started: 0 }
+        Rank { rate, begins, most_in_flight, in_flight: 0, started: 0, again: 0 }
     }
 
     fn mean(seconds: &[Second]) -> (f64, f64) {
