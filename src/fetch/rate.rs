@@ -10,6 +10,10 @@
 //! least, the refusals it bears are fewer where it has few calls, and refusals are *paid for*: a higher rate is tried
 //! only when all but one in 50 of the calls of late were served. What thousands of ranks find out so costs the bucket little,
 //! and a random first moment keeps ranks that start together from trying together.
+//!
+//! A service that is down for a moment refuses everything, which says nothing of its ceiling. So a rate that was cut is
+//! doubled after each window that is served, whatever is to be paid for, up to what it was before. This ends with the
+//! first doubled rate that is refused: then it was a lower ceiling. The rate never falls below a small share of the first.
 
 use std::time::Duration;
 
@@ -20,6 +24,9 @@ const FEW_SHARE: f64 = 0.1;
 
 /// Calls that a window has at least where all were served: with fewer, one refusal more or less is more than noise.
 const WINDOW_CALLS: f64 = 16.0;
+
+/// The longest window, however few calls it has: a rate that fell low would else take many minutes to recover.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Refusals that each call pays for. Ranks that all look for a higher rate are refused no larger share of their calls.
 const PAYS: f64 = 0.02;
@@ -69,10 +76,19 @@ const SLACK: Duration = Duration::from_millis(20);
 /// Least rate: with a call in 100 s each, 10,000 ranks make 100 calls a second, a tenth of what a bucket takes.
 pub(crate) const LEAST: f64 = 0.01;
 
+/// The share of its first rate that a process always has: from there five doublings lead back.
+const LEAST_SHARE: f64 = 0.05;
+
+/// The most that this share comes to in calls a second. Processes that know nothing of each other each begin with all of
+/// a bucket, and some 500 of them have room in the 1,000 writes that it takes.
+const MOST_LEAST: f64 = 2.0;
+
 /// The rate at which calls may start.
 #[derive(Debug)]
 pub(super) struct Rate {
     most: f64,
+    /// The rate never falls below this.
+    least: f64,
     /// Calls a second now.
     per_second: f64,
     /// The highest of late that was served for a window; 0 for none.
@@ -87,9 +103,14 @@ pub(super) struct Rate {
     learned: bool,
     /// The share of calls that is refused whatever their rate.
     luck: f64,
-    /// Refusals that calls have not paid for yet; while there are any, no higher rate is tried.
+    /// Refusals that calls have not paid for yet; while there are any, no higher rate is tried, except to recover.
     owed: f64,
     cut: Option<Cut>,
+    /// Whether the rate was cut, and no doubled one was refused since.
+    recovers: bool,
+    /// What it recovers to: a little less than before it was cut, and less with each try in vain. The service may be down
+    /// again before it was reached.
+    before: f64,
     window: Window,
     /// When the next call starts if those before keep to the rate.
     next: Duration,
@@ -122,6 +143,7 @@ impl Rate {
         let first = first.clamp(LEAST, most);
         Self {
             most,
+            least: (LEAST_SHARE * first).clamp(LEAST, MOST_LEAST),
             per_second: first,
             proven: 0.0,
             best: 0.0,
@@ -132,6 +154,8 @@ impl Rate {
             // 25 to 100 calls: ranks that start together don't all try a higher rate in the same moment.
             owed: 0.5 + 1.5 * random,
             cut: None,
+            recovers: false,
+            before: 0.0,
             window: Window { began: now, ..Window::default() },
             next: now + Duration::from_secs_f64(random / first),
         }
@@ -152,12 +176,12 @@ impl Rate {
     /// How long the rate is to be served until a higher one is tried.
     fn window(&self) -> Duration {
         let length = if self.learned { LEARNED_WINDOW } else { WINDOW };
-        length.max(Duration::from_secs_f64(WINDOW_CALLS / self.per_second))
+        length.max(Duration::from_secs_f64(WINDOW_CALLS / self.per_second).min(LONGEST))
     }
 
-    /// Refusals that a window bears.
+    /// Refusals that a window bears: one at least, which may be bad luck.
     fn few(&self) -> u64 {
-        FEW.min((FEW_SHARE * self.per_second * self.window().as_secs_f64()) as u64)
+        ((FEW_SHARE * self.per_second * self.window().as_secs_f64()) as u64).clamp(1, FEW)
     }
 
     /// The ceiling in calls a second; `None` before anything was refused.
@@ -188,12 +212,25 @@ impl Rate {
         if started as f64 > 16.0 * FEW as f64 {
             self.luck = (self.luck * LUCK_FADES).min(1.5 * refused as f64 / started as f64);
         }
-        if (started as f64) < USED * self.per_second * elapsed {
+        if ((started + 1) as f64) < USED * self.per_second * elapsed {
             return;
         }
         self.proven = self.per_second;
         self.best = self.best.max(self.per_second);
-        if !more || self.owed > 0.0 {
+        if !more {
+            return;
+        }
+        if self.recovers && self.per_second < self.before {
+            // In a window of few calls a refusal may be all that came of them.
+            if refused as f64 <= FEW_SHARE.max(self.luck) * started as f64 {
+                self.per_second = (2.0 * self.per_second).min(self.before);
+            }
+            return;
+        }
+        if self.recovers {
+            (self.recovers, self.before) = (false, 0.0);
+        }
+        if self.owed > 0.0 {
             return;
         }
         if self.step < RETRY_STEP
@@ -220,9 +257,11 @@ impl Rate {
             return;
         }
         if self.proven > 0.0 && self.per_second > self.proven * 1.000_1 {
+            self.recovers = false;
             self.step /= 2.0;
             // Each try in vain makes it less likely that the best comes back.
             self.best = self.best.mul_add(0.9, 0.1 * self.proven).max(self.proven);
+            self.before *= 0.9;
             // With nothing bolder to try, some room above the rate keeps refusals rare.
             self.set(now, if self.step < LEAST_STEP { self.proven * BELOW } else { self.proven });
             return;
@@ -247,13 +286,15 @@ impl Rate {
         let rate = (sent * (1.0 - share) * BELOW).max(sent / 2.0).max(self.per_second / 2.0);
         // What was lost is tried again, in case it was for a moment.
         self.step = (sent / rate.max(LEAST) - 1.0).min(1.0);
+        self.recovers = true;
+        self.before = self.before.max(BELOW * self.per_second);
         self.set(now, rate);
     }
 
     fn set(&mut self, now: Duration, rate: f64) {
         self.learned = true;
         self.refused = now;
-        self.per_second = rate.clamp(LEAST, self.most);
+        self.per_second = rate.clamp(self.least, self.most);
         self.proven = self.per_second;
         self.window = Window { began: now, ..Window::default() };
     }
@@ -473,5 +514,34 @@ mod tests {
         let seconds = run(&mut [rank], 20, READ, 0.0, |_| 1e9);
         assert!(seconds.iter().all(|second| second.served <= 310), "{seconds:?}");
         assert!(mean(&seconds).0 > 295.0);
+    }
+
+    /// Refusals of a few seconds left reads nearly stopped for minutes, and those of a minute for hours.
+    #[test]
+    fn a_short_outage_is_made_up_for_soon() {
+        // One of a thousand ranks has a small rate, and so few calls from which to learn anything.
+        for (first, down, up_between, within) in [
+            (4_850.0, 10..15, 0, 60),
+            (4_850.0, 10..70, 0, 60),
+            (4_850.0, 0..5, 0, 60),
+            (4_850.0, 10..70, 10, 60),
+            (1_000.0, 10..70, 0, 60),
+            (4.85, 10..70, 0, 150),
+            (0.5, 0..20, 0, 150),
+        ] {
+            // Down, up for a moment, and down again.
+            let up = down.end / 2..down.end / 2 + up_between;
+            let mut ranks = [rank(first, 0, 512)];
+            let over = down.end + within;
+            let is_down = |second| down.contains(&second) && !up.contains(&second);
+            let capacity = |second| if is_down(second) { 0.0 } else { 1.1 * first };
+            let seconds = run(&mut ranks, over + 20, READ, 0.0, capacity);
+            let (served, refused) = mean(&seconds[over as usize..]);
+            assert!(served > 0.8 * first && refused < 0.05, "{first}, {down:?}, {up:?}: {served} {refused}");
+            let at_first = 0.2 * first;
+            let asked: u64 = seconds[down.start as usize..down.end as usize].iter().map(|second| second.refused).sum();
+            let most = at_first + 5.0 * (down.end - down.start) as f64;
+            assert!(asked as f64 <= most, "{first}, {down:?}, {up:?}: what is down is asked {asked} times");
+        }
     }
 }
