@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot, watch};
 
 use super::process;
 use super::throttle::Throttle;
 use super::{Step, Told};
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
-use crate::store::{Client, ComposeRequest, ObjectId};
+use crate::store::{Client, ComposeRequest, ObjectId, Watch};
 use crate::suspension::RETRIAL_INTERVAL;
 use crate::{Error, ErrorKind, Result};
 
@@ -180,7 +181,7 @@ impl Ledger {
         drop(entries);
         let (handle, name) = (io.handle().clone(), Arc::clone(name));
         handle.spawn(async move {
-            if let Err(error) = delete(&client, &writes, number, &id).await {
+            if let Err(error) = delete(&client, &writes, number, &id, LEDGER.closing.subscribe()).await {
                 tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
                 LEDGER.note_undeleted(id, run);
             }
@@ -227,9 +228,16 @@ impl Ledger {
 }
 
 /// Deletes an object that exists, or, without a generation, one that may come to exist.
-async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &ObjectId) -> Result<()> {
+///
+/// Once `closing` holds true it needs no slot any more.
+async fn delete(
+    client: &Client,
+    writes: &Arc<Throttle>,
+    number: u64,
+    id: &ObjectId,
+    mut closing: watch::Receiver<bool>,
+) -> Result<()> {
     let (mut client, mut again) = (client.clone(), AGAIN.iter());
-    let mut closing = LEDGER.closing.subscribe();
     loop {
         // When the process shuts down, other calls may hold all slots for longer than there is time.
         let slot = tokio::select! {
@@ -238,12 +246,17 @@ async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &Objec
             slot = writes.acquire_behind(number) => Some(slot),
         };
         let outcome = if let Some(slot) = slot {
-            let outcome = client.watched(slot.watch()).delete(id).await;
+            let outcome = client.watched(slot.watch()).until(closing.clone()).delete(id).await;
             slot.done(0);
+            if *closing.borrow() && outcome.as_ref().is_err_and(|error| !error.is_not_found()) {
+                // It may have been given up for that alone. To repeat it is safe: nobody else uses the name.
+                client = client.repeating();
+                continue;
+            }
             outcome
         } else {
-            let _permit = LEDGER.closing_deletions.acquire().await.expect("it is never closed");
-            client.delete(id).await
+            let place = ClosingPlace::take().await;
+            client.watched(place).delete(id).await
         };
         match outcome {
             Err(error) if error.is_not_found() => match again.next() {
@@ -255,6 +268,40 @@ async fn delete(client: &Client, writes: &Arc<Throttle>, number: u64, id: &Objec
             },
             outcome => return outcome,
         }
+    }
+}
+
+/// One of the [`CLOSING_DELETIONS`]; others have it while the deletion waits to be made again.
+#[derive(Debug)]
+struct ClosingPlace(Mutex<Option<SemaphorePermit<'static>>>);
+
+impl ClosingPlace {
+    async fn take() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(Self::permit().await))))
+    }
+
+    async fn permit() -> SemaphorePermit<'static> {
+        LEDGER.closing_deletions.acquire().await.expect("it is never closed")
+    }
+
+    fn set(&self, permit: Option<SemaphorePermit<'static>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    }
+}
+
+impl Watch for ClosingPlace {
+    fn refused(&self, _first: bool) {}
+
+    fn answered(&self, _wait: Duration) {}
+
+    fn again(self: Arc<Self>, wait: Duration) -> BoxFuture<'static, Duration> {
+        Box::pin(async move {
+            self.set(None);
+            tokio::time::sleep(wait).await;
+            let queued = tokio::time::Instant::now();
+            self.set(Some(Self::permit().await));
+            queued.elapsed()
+        })
     }
 }
 
@@ -352,7 +399,7 @@ impl LoaderTemporaries {
         let (client, writes) = (client.clone(), Arc::clone(writes));
         io.handle().spawn(async move {
             for id in due {
-                if let Err(error) = delete(&client, &writes, number, &id).await {
+                if let Err(error) = delete(&client, &writes, number, &id, LEDGER.closing.subscribe()).await {
                     tracing::debug!(object = %id, %error, "a temporary object still can't be deleted");
                     return;
                 }
@@ -688,9 +735,43 @@ mod tests {
             seconds(5).await;
             memory.insert("bucket", "late", "meow");
         };
-        let (deleted, ()) = tokio::join!(delete(&client, &writes, 0, &id), compose);
+        let (deleted, ()) = tokio::join!(delete(&client, &writes, 0, &id, LEDGER.closing.subscribe()), compose);
         deleted.unwrap();
         assert!(!memory.contains("bucket", "late"));
+    }
+
+    /// What waited to be made again when the process began to shut down went on waiting, for its turn among other calls at
+    /// last; and those that waited in the 64 places of the end kept all others out.
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_no_deletion_waits_for_one_that_is_made_again() {
+        let memory = MemoryStore::new();
+        let faults = FaultStore::new(Arc::new(memory.clone()));
+        let client = Client::new(Arc::new(faults.clone()));
+        let writes = Arc::clone(&crate::fetch::Throttles::new(crate::fetch::Caps::default()).writes);
+        let closing = watch::Sender::new(false);
+        let deletion = |name: &str| {
+            let id = ObjectId::new("bucket", name, memory.insert("bucket", name, "meow"));
+            let (client, writes, closing) = (client.clone(), Arc::clone(&writes), closing.subscribe());
+            tokio::spawn(async move { delete(&client, &writes, 0, &id, closing).await.unwrap() })
+        };
+        let soon = |deletion: tokio::task::JoinHandle<()>| async {
+            tokio::time::timeout(Duration::from_secs(5), deletion).await.expect("it waits for its turn").unwrap();
+        };
+        let minute = Fault::RetryAfter(Duration::from_secs(60));
+        faults.fail_next(Call::Delete, minute, 1);
+        let refused = deletion("refused before");
+        seconds(2).await;
+        closing.send_replace(true);
+        soon(refused).await;
+        assert_eq!(faults.calls(Call::Delete), 2);
+        faults.fail_next(Call::Delete, minute, CLOSING_DELETIONS as u64);
+        let refused: Vec<_> = (0..CLOSING_DELETIONS).map(|n| deletion(&format!("refused {n}"))).collect();
+        seconds(1).await;
+        soon(deletion("not refused")).await;
+        for deletion in refused {
+            deletion.await.unwrap();
+        }
+        assert_eq!(memory.names("bucket"), [""; 0]);
     }
 
     #[tokio::test(start_paused = true)]
