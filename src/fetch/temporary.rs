@@ -205,9 +205,18 @@ impl Ledger {
     fn forget_undeleted(&self, id: &ObjectId) {
         let mut undeleted = self.undeleted();
         let Some(at) = undeleted.iter().position(|one| one.id == *id) else { return };
-        let Undeleted { run, .. } = undeleted.swap_remove(at);
+        // In order, since the next to be tried is the first.
+        let Undeleted { run, .. } = undeleted.remove(at);
         run.failed.fetch_sub(1, Ordering::SeqCst);
         run.of.undeleted.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// All others are tried before this one is again.
+    fn put_last(&self, id: &ObjectId) {
+        let mut undeleted = self.undeleted();
+        if let Some(at) = undeleted.iter().position(|one| one.id == *id) {
+            undeleted[at..].rotate_left(1);
+        }
     }
 
     /// Waits until it is done, or the deadline; the entries are those of that moment.
@@ -401,6 +410,7 @@ impl LoaderTemporaries {
             for id in due {
                 if let Err(error) = delete(&client, &writes, number, &id, LEDGER.closing.subscribe()).await {
                     tracing::debug!(object = %id, %error, "a temporary object still can't be deleted");
+                    LEDGER.put_last(&id);
                     return;
                 }
                 LEDGER.forget_undeleted(&id);
@@ -772,6 +782,39 @@ mod tests {
             deletion.await.unwrap();
         }
         assert_eq!(memory.names("bucket"), [""; 0]);
+    }
+
+    /// The first one that could not be deleted was tried first every time, and kept all others from being tried.
+    #[test]
+    fn one_that_can_never_be_deleted_keeps_no_other() {
+        let memory = MemoryStore::new();
+        let faults = FaultStore::new(Arc::new(memory.clone()));
+        let client = Client::new(Arc::new(faults.clone()));
+        let writes = Arc::clone(&crate::fetch::Throttles::new(crate::fetch::Caps::default()).writes);
+        let io = Io::shared().unwrap();
+        let of = LoaderTemporaries::new();
+        let run = Run::new(&of);
+        for name in ["held", "free", "also free"] {
+            let id = ObjectId::new("bucket", name, memory.insert("bucket", name, "meow"));
+            LEDGER.note_undeleted(id, Arc::clone(&run));
+        }
+        let until = |done: &dyn Fn() -> bool| {
+            let began = Instant::now();
+            while !done() {
+                assert!(began.elapsed() < Duration::from_secs(60), "{:?}", memory.names("bucket"));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        // The service refuses the first call, and with it the first object.
+        faults.fail_next(Call::Delete, Fault::Error(ErrorKind::PermissionDenied), 1);
+        of.end_interval();
+        of.delete_again(&client, &io, &writes, 0);
+        let last = || LEDGER.undeleted().iter().rfind(|one| Arc::ptr_eq(&one.run, &run)).map(|one| one.id.name.clone());
+        until(&|| last().as_deref() == Some("held"));
+        assert_eq!(of.undeleted(), 3);
+        of.end_interval();
+        of.delete_again(&client, &io, &writes, 0);
+        until(&|| of.undeleted() == 0);
     }
 
     #[tokio::test(start_paused = true)]
