@@ -20,7 +20,8 @@ fn client(emulator: &Emulator, credentials: Credentials) -> Client {
         .deadline(Duration::from_secs(60));
     Client::new(Arc::new(GcsStore::new(config).unwrap()))
         .with_retry(policy)
-        .with_stall_timeout(Duration::from_millis(700))
+        // Over the second after which the system sends the first packet of a connection again.
+        .with_stall_timeout(Duration::from_secs(3))
 }
 
 fn open(emulator: &Emulator, uri: &str) -> dataflux::Result<DatafluxDataset> {

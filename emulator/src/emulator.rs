@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::TcpListener,
     path::PathBuf,
     sync::{Arc, Mutex, RwLock, atomic::AtomicU64, mpsc},
     time::{Duration, Instant},
@@ -19,6 +18,7 @@ use crate::{
     error::Error,
     fault::{Fault, FaultPlan, Faults},
     folder::Folder,
+    listen::listen,
     listing::{Entry, ListQuery, page},
     lock::{lock, write},
     object::{Attributes, Object},
@@ -149,11 +149,23 @@ impl Builder {
         for (name, config) in configs {
             add(&namespace, &name, config, Base::Empty)?;
         }
-        let address = format!("{}:{}", self.host, self.port);
-        let bind = |source| Error::Bind { address: address.clone(), source };
-        let listener = TcpListener::bind((self.host.as_str(), self.port)).map_err(bind)?;
-        listener.set_nonblocking(true).map_err(bind)?;
-        let endpoint = format!("http://{}", listener.local_addr().map_err(bind)?);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(self.threads)
+            .thread_name("emulator")
+            .enable_all()
+            .build()
+            .map_err(Error::Runtime)?;
+        let within = runtime.enter();
+        let bound = listen(&self.host, self.port).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        drop(within);
+        let (address, listener) = match bound {
+            Ok(bound) => bound,
+            Err(source) => {
+                // Who starts an emulator may be within a runtime, which must not wait for the end of another.
+                runtime.shutdown_background();
+                return Err(Error::Bind { address: format!("{}:{}", self.host, self.port), source });
+            }
+        };
         let state = Arc::new(State {
             namespace,
             profile: RwLock::new(self.profile),
@@ -164,21 +176,13 @@ impl Builder {
             seed: self.seed,
             draws: AtomicU64::new(0),
             started: Instant::now(),
-            endpoint,
+            endpoint: format!("http://{address}"),
         });
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.threads)
-            .thread_name("emulator")
-            .enable_all()
-            .build()
-            .map_err(Error::Runtime)?;
         let (stop, stopping) = watch::channel(false);
         let (closed, closing) = mpsc::channel();
         let serving = Arc::clone(&state);
         runtime.spawn(async move {
-            if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-                server::serve(listener, serving, stopping).await;
-            }
+            server::serve(listener, serving, stopping).await;
             // Nobody listens when the emulator was leaked.
             let _ = closed.send(());
         });

@@ -41,6 +41,7 @@ mod folder;
 mod glob;
 mod limits;
 mod list_objects;
+mod listen;
 mod listing;
 mod lock;
 mod media;

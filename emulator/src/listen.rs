@@ -1,0 +1,50 @@
+//! The socket that connections come in by.
+
+use std::{io, net::ToSocketAddrs};
+
+use tokio::net::{TcpListener, TcpSocket};
+
+/// How many connections may wait to be accepted: as many as Linux allows unless told otherwise. The standard library asks for
+/// 128, and where a busy machine lets more pile up, Linux drops what they send first, which is sent again a second later.
+const BACKLOG: u32 = 4_096;
+
+/// Listens on the first address of the host that can be bound. Must be called within a runtime, which serves the socket.
+pub(crate) fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = None;
+    for address in (host, port).to_socket_addrs()? {
+        let listener = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // As the standard library does: on Windows it would let others take the port away.
+            if cfg!(not(windows)) {
+                socket.set_reuseaddr(true)?;
+            }
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        match listener() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the host has no address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpStream, time::Duration};
+
+    use super::listen;
+
+    /// From the 130th on, connections took a second, which a client counts as a stall.
+    #[test]
+    fn hundreds_of_connections_wait_to_be_accepted() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _within = runtime.enter();
+        // Nothing is accepted, since nobody drives the runtime.
+        let listener = listen("127.0.0.1", 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(900));
+        let connections = (0..400).map_while(|nth| connect(nth).ok()).collect::<Vec<_>>();
+        assert_eq!(connections.len(), 400);
+    }
+}
