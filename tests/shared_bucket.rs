@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataflux::store::{Call, Client, Credentials, GcsConfig, GcsStore, MemoryStore};
+use dataflux::store::{BucketInfo, Call, Client, Credentials, GcsConfig, GcsStore, MemoryStore};
 use dataflux::{DataLoader, DatafluxDataset, Strategy};
 use dataflux_emulator::Emulator;
 use support::gated::Gated;
@@ -101,7 +101,10 @@ fn a_batch_whose_composes_fail_again_and_again_is_read() {
 
 /// A bucket in memory, and the gates of its calls, which are never given up.
 fn gated(objects: usize) -> (Gated, DatafluxDataset) {
-    let store = MemoryStore::new().with_bucket("data");
+    gated_in(MemoryStore::new().with_bucket("data"), objects)
+}
+
+fn gated_in(store: MemoryStore, objects: usize) -> (Gated, DatafluxDataset) {
     for index in 0..objects {
         store.insert("data", &format!("p/{index:05}"), content(&index.to_string(), 100));
     }
@@ -120,6 +123,29 @@ fn a_compose_that_the_loop_waits_for_too_long_is_given_up() {
         let samples: usize = loader.epoch(0).unwrap().take(5).map(|batch| batch.unwrap().len()).sum();
         assert_eq!(samples, 320, "read, while the composes are still under way");
         gated.open();
+        all_given_back(&loader);
+    });
+}
+
+/// What the loop gave up was never counted as a failure, so that each batch waited for composes that never answer.
+#[test]
+fn composes_that_the_loop_gives_up_again_and_again_are_suspended() {
+    const OBJECTS: usize = 12_800;
+    without_hanging(|| {
+        let mut info = BucketInfo::default();
+        info.retention = Some(Duration::ZERO);
+        let (gated, dataset) = gated_in(MemoryStore::new().with_bucket_info("data", info), OBJECTS);
+        gated.shut(Call::Compose);
+        let builder = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose());
+        let loader = builder.prefetch(20).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        let samples: usize = batches.by_ref().take(OBJECTS / 64).map(|batch| batch.unwrap().len()).sum();
+        assert_eq!(samples, OBJECTS);
+        // There are 400 groups. After 32 failures it is suspended, and those of 21 batches are under way by then: 42.
+        let composes = gated.composes();
+        assert!((32..100).contains(&composes), "{composes} composes");
+        gated.open();
+        drop(batches);
         all_given_back(&loader);
     });
 }

@@ -642,15 +642,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         };
         let given_up = window.steps.given_up(group.slices[0].slot, &compose);
         let prove = |payload| split(&self.manifest, payload);
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.fetcher.fetch_composed(group.clone(), number, &told, prove) => outcome,
-            // The temporary, if there is one or will be, is deleted all the same.
-            () = given_up => Err(Error::new(
-                ErrorKind::Unavailable,
-                "the training loop waited longer for objects to be composed than it takes to read them",
-            )),
-        };
+        let outcome = self.fetcher.fetch_composed(group.clone(), number, &told, prove, given_up).await;
         match outcome {
             Ok(samples) => {
                 if let Some(mut place) = place {

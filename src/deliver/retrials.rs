@@ -73,6 +73,24 @@ fn composing_is_tried_again_by_one_compose_at_a_time() {
     }
 }
 
+/// A trial that brought no outcome was followed by another at once: in each window, for as long as the cause lasted.
+#[test]
+fn a_trial_that_is_given_up_or_asked_to_wait_ends_the_trials_for_the_interval() {
+    let world = world();
+    world.faults.fail_next(Call::Compose, Fault::Error(ErrorKind::PermissionDenied), 64);
+    world.composes_of_an_epoch();
+    world.spend_faults();
+    // The loop gives up one that never ends.
+    for fault in [Fault::RetryAfter(Duration::from_secs(1)), Fault::Stall] {
+        world.loader.engine.fetcher.end_interval();
+        world.faults.fail_next(Call::Compose, fault, 1);
+        assert_eq!(world.composes_of_an_epoch(), 1, "{fault:?}: a trial");
+        assert_eq!(world.composes_of_an_epoch(), 0, "{fault:?}: it is suspended again");
+    }
+    world.loader.engine.fetcher.end_interval();
+    assert!(world.composes_of_an_epoch() > 1, "a trial that succeeds");
+}
+
 /// What could not be deleted stayed, and so did the end of composing.
 #[test]
 fn deletions_that_failed_are_tried_again_in_a_later_epoch() {

@@ -111,8 +111,16 @@ impl Composing {
         turn
     }
 
-    /// Notes what came of a composed read, from the compose to the proof of each sample.
-    pub(super) fn note(self: &Arc<Self>, admission: Admission<'_>, failure: Option<&Error>, run: &Arc<Run>, io: &Io) {
+    /// Notes what came of a composed read, from the compose to the proof of each sample. What failed before the compose had
+    /// `begun` says nothing of composing.
+    pub(super) fn note(
+        self: &Arc<Self>,
+        admission: Admission<'_>,
+        failure: Option<&Error>,
+        begun: bool,
+        run: &Arc<Run>,
+        io: &Io,
+    ) {
         let Admission { pass, proving } = admission;
         match failure {
             None => {
@@ -121,12 +129,18 @@ impl Composing {
                     tracing::info!(bucket = &*self.bucket, "composing works again");
                 }
             }
-            // What is refused because there are too many calls says nothing of the next one.
-            Some(error) if error.is_cancelled() || error.asks_for_fewer_calls() => {}
+            // The epoch was ended.
+            Some(error) if error.is_cancelled() => {}
             Some(error) if error.kind() == ErrorKind::PermissionDenied => {
                 self.suspend(&format!("composing is refused ({error})"));
             }
-            Some(error) if self.has_failed() || pass.is_trial() => {
+            // Whatever the reason: were it no outcome, the next window would try again, and wait as long.
+            Some(error) if pass.is_trial() => {
+                self.suspend(&format!("composing did not work when it was tried again: {error}"));
+            }
+            // What is refused because there are too many calls says nothing of the next one.
+            Some(error) if error.asks_for_fewer_calls() || !begun => {}
+            Some(error) if self.has_failed() => {
                 self.suspend(&format!("composing failed again and again, last with: {error}"));
             }
             Some(_) => {}

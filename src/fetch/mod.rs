@@ -11,7 +11,10 @@ mod simulation;
 mod temporary;
 mod throttle;
 
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -208,10 +211,11 @@ impl Fetcher {
     }
 
     /// Reads a group by a temporary object, where composing works, and has `prove` look at what came: only what it accepts
-    /// counts as a success of composing.
+    /// counts as a success of composing. Ends when `given_up` does, which counts as a failure where the compose was under way:
+    /// the temporary, if there is one or will be, is deleted all the same.
     ///
     /// # Errors
-    /// As for [`fetch`](Self::fetch), those of `prove`, and where nothing may be composed now.
+    /// As for [`fetch`](Self::fetch), those of `prove`, and where nothing may be composed now or the read is given up.
     ///
     /// # Cancel safety
     /// As for [`fetch`](Self::fetch).
@@ -221,16 +225,24 @@ impl Fetcher {
         number: u64,
         told: Told<'_>,
         prove: impl FnOnce(Payload) -> Result<T>,
+        given_up: impl Future<Output = ()>,
     ) -> Result<T> {
+        let mut given_up = pin!(given_up);
         told(Step::ComposeQueued);
-        let admission = self.compose.admit().await.map_err(|error| error.stage(Stage::Fetch))?;
+        let admission = unless(given_up.as_mut(), self.compose.admit()).await;
+        let admission = admission.map_err(|error| error.stage(Stage::Fetch))?;
         // Those there are may wait for their reads in the order of the batches: the end of the process has no time for more.
         if self.run.outstanding() as f64 > self.throttles.writes.per_second() * DELETION_SECONDS {
             let message = "there are as many temporary objects as can be deleted in time";
             return Err(Error::new(ErrorKind::Unavailable, message).stage(Stage::Fetch));
         }
-        let outcome = self.fetch(group, number, told).await.and_then(prove);
-        self.compose.note(admission, outcome.as_ref().err(), &self.run, &self.io);
+        let begun = AtomicBool::new(false);
+        let told = |step| {
+            begun.fetch_or(step == Step::Composing, Ordering::Relaxed);
+            told(step);
+        };
+        let outcome = unless(given_up, self.fetch(group, number, &told)).await.and_then(prove);
+        self.compose.note(admission, outcome.as_ref().err(), begun.into_inner(), &self.run, &self.io);
         outcome
     }
 
@@ -349,5 +361,17 @@ impl Fetcher {
         );
         self.throttles.serves(number);
         self.run.compose(client, &self.io, &self.throttles.writes, number, request, told).await
+    }
+}
+
+/// What `work` comes to, unless the training loop gives it up before.
+async fn unless<T>(given_up: Pin<&mut impl Future<Output = ()>>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        outcome = work => outcome,
+        () = given_up => Err(Error::new(
+            ErrorKind::Unavailable,
+            "the training loop waited longer for objects to be composed than it takes to read them",
+        )),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub struct Gated {
     shut: Arc<Mutex<Shut>>,
     /// Names of the objects asked for.
     gets: Arc<Mutex<Vec<String>>>,
+    composes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +32,7 @@ struct Shut {
 
 impl Gated {
     pub fn new(inner: MemoryStore) -> Self {
-        Self { inner, shut: Arc::default(), gets: Arc::default() }
+        Self { inner, shut: Arc::default(), gets: Arc::default(), composes: Arc::default() }
     }
 
     /// Calls of this kind wait from now on.
@@ -56,6 +58,11 @@ impl Gated {
     /// Names of the objects that were asked for, in order.
     pub fn gets(&self) -> Vec<String> {
         self.gets.lock().unwrap().clone()
+    }
+
+    /// How many composes were asked for, those that wait included.
+    pub fn composes(&self) -> usize {
+        self.composes.load(Ordering::SeqCst)
     }
 
     async fn pass(&self, call: Call, name: &str) {
@@ -93,6 +100,7 @@ impl Store for Gated {
         self.inner.get(id, range, attempt).await
     }
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.composes.fetch_add(1, Ordering::SeqCst);
         self.pass(Call::Compose, "").await;
         self.inner.compose(request, attempt).await
     }
