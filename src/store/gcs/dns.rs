@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::{Error, ErrorKind};
@@ -22,71 +21,104 @@ const HOLDS: Duration = Duration::from_secs(30);
 /// made again a second later asks anew.
 const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 
-type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
+type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Looks each host up once for all who want it at the same time, and hands out its addresses in turn, so that connections
 /// spread over all of them.
 #[derive(Clone)]
 pub(super) struct CachedResolver {
+    /// Blocks until the name service has answered.
     lookup: Arc<Lookup>,
-    hosts: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<Host>>>>>,
+    hosts: Arc<Mutex<HashMap<String, Host>>>,
 }
 
-/// What is known of one host. Whoever looks it up holds its lock, so the others wait for the outcome; where that caller is
-/// dropped, the next one looks it up.
+/// What is known of one host.
 #[derive(Default)]
 struct Host {
     addresses: Vec<SocketAddr>,
     failure: Option<String>,
     /// When to look it up again.
     due: Option<Instant>,
+    /// Becomes true when the look-up under way has ended. It ends whether anybody waits for it or not, since it has a thread
+    /// to itself: whoever began it may never be polled again.
+    ended: Option<watch::Receiver<bool>>,
     handed_out: usize,
+}
+
+impl Host {
+    fn note(&mut self, outcome: io::Result<Vec<SocketAddr>>) {
+        let holds = match outcome {
+            Ok(addresses) if !addresses.is_empty() => {
+                (self.addresses, self.failure) = (addresses, None);
+                HOLDS
+            }
+            // Addresses that worked until now are better than none while the name service is away.
+            outcome => {
+                let why = outcome.err().map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
+                self.failure = Some(why);
+                FAILURE_HOLDS
+            }
+        };
+        self.due = Some(Instant::now() + holds);
+        self.ended = None;
+    }
+
+    fn answer(&mut self) -> crate::Result<Vec<SocketAddr>> {
+        if self.addresses.is_empty() {
+            let why = self.failure.as_deref().unwrap_or("it has no address");
+            return Err(Error::new(ErrorKind::Unavailable, why));
+        }
+        self.handed_out = self.handed_out.wrapping_add(1);
+        Ok(in_turn(&self.addresses, self.handed_out))
+    }
 }
 
 impl CachedResolver {
     /// The one of this process, which asks the system.
     pub(super) fn shared() -> Self {
-        static SHARED: LazyLock<CachedResolver> = LazyLock::new(|| {
-            CachedResolver::new(|name| {
-                async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect::<Vec<_>>()) }.boxed()
-            })
-        });
+        static SHARED: LazyLock<CachedResolver> =
+            LazyLock::new(|| CachedResolver::new(|name| Ok((name, 0).to_socket_addrs()?.collect())));
         SHARED.clone()
     }
 
-    fn new(lookup: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static) -> Self {
+    fn new(lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
         Self { lookup: Arc::new(lookup), hosts: Arc::default() }
     }
 
-    async fn addresses(&self, name: &str) -> crate::Result<Vec<SocketAddr>> {
-        let host = {
-            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(hosts.entry(name.to_owned()).or_default())
-        };
-        let mut host = host.lock().await;
+    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Host>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-        if host.due.is_none_or(|due| Instant::now() >= due) {
-            let holds = match (self.lookup)(name.to_owned()).await {
-                Ok(addresses) if !addresses.is_empty() => {
-                    (host.addresses, host.failure) = (addresses, None);
-                    HOLDS
+    async fn addresses(&self, name: &str) -> crate::Result<Vec<SocketAddr>> {
+        loop {
+            let (mut ended, is_own) = {
+                let mut hosts = self.hosts();
+                let host = hosts.entry(name.to_owned()).or_default();
+                if host.due.is_some_and(|due| Instant::now() < due) {
+                    return host.answer();
                 }
-                // Addresses that worked until now are better than none while the name service is away.
-                outcome => {
-                    let why = outcome.err().map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
-                    host.failure = Some(why);
-                    FAILURE_HOLDS
+                // Closed before its end: the runtime that it was begun in was dropped.
+                match host.ended.clone().filter(|ended| ended.has_changed().is_ok()) {
+                    Some(ended) => (ended, false),
+                    None => (host.ended.insert(self.look_up(name)).clone(), true),
                 }
             };
-            host.due = Some(Instant::now() + holds);
+            if ended.wait_for(|&ended| ended).await.is_err() && is_own {
+                return Err(Error::new(ErrorKind::Unavailable, "the look-up was called off"));
+            }
         }
+    }
 
-        if host.addresses.is_empty() {
-            let why = host.failure.as_deref().unwrap_or("it has no address");
-            return Err(Error::new(ErrorKind::Unavailable, why));
-        }
-        host.handed_out = host.handed_out.wrapping_add(1);
-        Ok(in_turn(&host.addresses, host.handed_out))
+    /// Looks a host up on a thread that may block; the outcome is noted before what is returned becomes true.
+    fn look_up(&self, name: &str) -> watch::Receiver<bool> {
+        let (ends, ended) = watch::channel(false);
+        let (resolver, name) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let outcome = (resolver.lookup)(&name);
+            resolver.hosts().entry(name).or_default().note(outcome);
+            ends.send_replace(true);
+        });
+        ended
     }
 }
 
@@ -121,25 +153,23 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+    use futures_util::FutureExt;
     use futures_util::future::join_all;
 
     use super::*;
 
-    /// A resolver of four addresses that takes 100 ms, counts what it is asked, and can be switched off.
+    /// A resolver of four addresses that takes 20 ms, counts what it is asked, and can be switched off.
     fn counting() -> (CachedResolver, Arc<AtomicUsize>, Arc<AtomicBool>) {
         let (count, off) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, switch) = (Arc::clone(&count), Arc::clone(&off));
         let resolver = CachedResolver::new(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
             let off = switch.load(Ordering::SeqCst);
-            async move {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                if off {
-                    return Err(io::Error::other("Name or service not known"));
-                }
-                Ok((1..=4).map(|last| SocketAddr::from(([127, 0, 0, last], 0))).collect())
+            std::thread::sleep(Duration::from_millis(20));
+            if off {
+                return Err(io::Error::other("Name or service not known"));
             }
-            .boxed()
+            Ok((1..=4).map(|last| SocketAddr::from(([127, 0, 0, last], 0))).collect())
         });
         (resolver, count, off)
     }
@@ -183,12 +213,27 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 4);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_caller_who_leaves_does_not_block_the_others() {
-        let (resolver, ..) = counting();
-        let left = tokio::time::timeout(Duration::from_millis(50), resolver.addresses("a")).await;
-        assert!(left.is_err());
+        let (resolver, count, _) = counting();
+        assert!(resolver.addresses("a").now_or_never().is_none());
         assert_eq!(resolver.addresses("a").await.unwrap().len(), 4);
+        assert_eq!(count.load(Ordering::SeqCst), 1, "what was begun is used");
+    }
+
+    /// The first one held a lock that all others in the process waited for.
+    #[test]
+    fn a_caller_whose_runtime_stops_does_not_block_the_others() {
+        let (resolver, ..) = counting();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (stops, goes_on) = (runtime(), runtime());
+        let stopped = resolver.clone();
+        stops.spawn(async move { stopped.addresses("a").await.map(drop) });
+        stops.block_on(tokio::task::yield_now());
+        // It is there, and nobody runs it.
+        let others = async { tokio::time::timeout(Duration::from_secs(20), resolver.addresses("a")).await };
+        assert_eq!(goes_on.block_on(others).expect("it waits for ever").unwrap().len(), 4);
+        drop(stops);
     }
 
     #[test]
