@@ -300,7 +300,7 @@ impl<J: Cancellable> DecodeGate<J> {
         let mut job = Some(job);
         self.update(|state| {
             state.admission.request(batch, need)?;
-            if state.waiting.is_empty() && state.admission.fits(batch, need.total()) {
+            if state.waiting.is_empty() && state.admission.fits(batch, need) {
                 state.admission.grant(batch, need);
             } else if let Some(job) = job.take() {
                 state.arrivals += 1;
