@@ -626,6 +626,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::store::{self, Client, Fault, FaultStore, MemoryStore, ObjectId, RetryPolicy};
 
     #[test]
     fn more_is_wanted_where_any_loop_is_hungry_or_none_says() {
@@ -831,6 +832,26 @@ mod tests {
         assert!(queued.elapsed() <= Duration::from_millis(110), "before the one that is needed later");
         assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (1, 1));
         drop((slot, later));
+        assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (0, 0));
+    }
+
+    /// All time in the queue was given back to the call, and the queue is long where a service is down: what was to be an
+    /// error after 300 s was one after tens of minutes.
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_stays_down_becomes_an_error_however_long_the_queue() {
+        let faults = FaultStore::new(Arc::new(MemoryStore::new().with_bucket("bucket")));
+        faults.fail_next(store::Call::Delete, Fault::RetryAfter(Duration::ZERO), 1_000);
+        let policy = RetryPolicy::default();
+        let throttle = throttle(1, 0.01);
+        let slot = throttle.acquire(0).await;
+        let client = Client::new(Arc::new(faults.clone())).with_retry(policy).watched(slot.watch());
+        let began = Instant::now();
+        client.delete(&ObjectId::new("bucket", "temporary", 1)).await.unwrap_err();
+        // The last try may wait for its turn, which comes once in 100 s.
+        let longest = 2 * policy.deadline + Duration::from_secs(100);
+        assert!(began.elapsed() > policy.deadline && began.elapsed() <= longest, "{:?}", began.elapsed());
+        assert!(faults.calls(store::Call::Delete) > 3);
+        drop(slot);
         assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (0, 0));
     }
 

@@ -684,6 +684,8 @@ struct Call<'a> {
     started: Instant,
     /// Longest time in all; zero for one try only.
     limit: Duration,
+    /// What was added to `limit` for time in this program's own queue.
+    given_back: Duration,
     /// Longest time of the first try, which has some even where nothing is to be retried.
     first: Duration,
     /// Longest wait for the head of an answer.
@@ -712,6 +714,7 @@ impl<'a> Call<'a> {
             refusals: 0,
             started: Instant::now(),
             limit: if deadline.is_zero() { deadline } else { deadline.saturating_add(transfer(bytes)) },
+            given_back: Duration::ZERO,
             first: deadline.max(client.stall).saturating_add(transfer(bytes)),
             head: client.stall,
             stall: client.stall,
@@ -818,8 +821,14 @@ impl<'a> Call<'a> {
                 }
                 debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
                 let Some(queued) = self.client.wait_to_try_again(wait).await else { return Err(error) };
-                // The queue for the next try is this program's own, so it takes nothing from the call's time.
-                self.limit = self.limit.saturating_add(queued);
+                // The queue for the next try is this program's own, so it takes nothing from the call's time. But it is long
+                // where the service refuses much, and a service that stays down must become an error.
+                let back = queued.min(self.client.retry.deadline.saturating_sub(self.given_back));
+                self.given_back += back;
+                self.limit = self.limit.saturating_add(back);
+                if self.left().is_zero() {
+                    return Err(error);
+                }
                 self.left_open |= !error.is_refusal();
                 self.attempt = self.attempt.next();
                 self.tried = Instant::now();
