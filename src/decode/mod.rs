@@ -114,8 +114,9 @@ pub enum ItemMemory {
     /// When its object is read and before it is decoded: [`Decode::decode_memory`] says it.
     FromBytes,
     /// Not before it is there, as with closures. What items to come take is estimated from those that are finished, if
-    /// they are of a type whose size is known: an [`Image`](crate::Image), a `Vec` of `f32`, `f64` or integers of fixed
-    /// width, a `String`, or such a `Vec` with a label (a pair). For other types state it by [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes);
+    /// they are of a type whose size is known: an [`Image`], a `Vec` of `f32`, `f64` or integers of fixed width, a `String`,
+    /// or such a `Vec` with a label (a pair). For other types state it by
+    /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes);
     /// otherwise a loader only bounds how many samples are decoded ahead of the training loop: about four batches.
     FromItems,
 }
