@@ -99,6 +99,10 @@ fn image(of: TypeId) -> Option<Measure> {
 
 /// Working memory that a closure which makes a `T` of this object takes, as far as is known: that of the decoder where it
 /// makes an image, which is usually called by the closure.
+#[cfg_attr(
+    not(feature = "image"),
+    expect(clippy::extra_unused_type_parameters, reason = "only images have working memory that is known")
+)]
 pub(crate) fn scratch_of<T: Any>(sample: &RawSample) -> u64 {
     #[cfg(feature = "image")]
     if TypeId::of::<T>() == TypeId::of::<super::Image>() {

@@ -147,8 +147,6 @@ fn under_faults_every_figure_is_what_the_service_counted() {
     // One kind of call for each, so that what is asked besides, such as what an earlier try has made, never fails.
     let faults = "error=0.03,429=0.03,reset=0.02,short=0.02,cut=0.02,flip=0.01,lost=0.05,only=get_media|compose|delete";
     for strategy in ["direct", "compose", "auto"] {
-        emulator.set_faults(Faults::none());
-        let without_faults = bench(&emulator, &["--shuffle", "3", "--strategy", strategy]);
         emulator.reset_stats();
         emulator.set_faults(faults.parse::<Faults>().unwrap());
         let report = bench(&emulator, &["--shuffle", "3", "--strategy", strategy]);
@@ -158,12 +156,12 @@ fn under_faults_every_figure_is_what_the_service_counted() {
         assert_eq!(ops, [stats.get_media, stats.compose, stats.delete, stats.insert], "{report}");
         assert_eq!(op(&report, "list") + 1, stats.list, "{report}");
         let groups = |report: &serde_json::Value, kind: &str| report["groups"][kind].as_u64().unwrap();
-        // A composed group is made, read and deleted; any other is read. Where composing was given up, some of that was done
-        // before.
+        // A composed group is made, read and deleted; any other is read. Where composing a group was given up, of two objects
+        // at least, some of that was done before.
         let planned = 3 * groups(&report, "composed") + groups(&report, "direct");
-        let refused = groups(&without_faults, "composed") - groups(&report, "composed");
+        let most_given_up = if op(&report, "compose") > 0 { groups(&report, "direct") / 2 } else { 0 };
         let first_tries = ops.iter().sum::<u64>() - report["retries"].as_u64().unwrap();
-        let expected = planned..=planned + 3 * refused;
+        let expected = planned..=planned + 3 * most_given_up;
         assert!(expected.contains(&first_tries), "{first_tries} of {expected:?}: {report}");
         assert!(report["retries"].as_u64().unwrap() > 0, "{report}");
         assert_eq!((&report["skipped"], &report["substituted"]), (&0.into(), &0.into()));
