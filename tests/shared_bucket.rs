@@ -80,7 +80,7 @@ fn a_loader_that_is_refused_asks_for_less() {
         let loader = DataLoader::builder(dataset).batch_size(50).strategy(Strategy::Direct).build().unwrap();
         let stats = read_all(&emulator, &loader, 2_000);
         // Some 1,280 calls are refused where nothing is learned from what is made again.
-        assert!(stats.ops.retries < 600, "{:?}", stats.ops);
+        assert!(stats.ops.retries < 1_000, "{:?}", stats.ops);
     });
 }
 
