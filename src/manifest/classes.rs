@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::sink::Sink;
+use super::Digest;
 use super::table::Labels;
-use super::{Digest, Manifest};
-use crate::list::{LeftOut, Prefix, is_hidden};
+use crate::list::{Prefix, is_hidden};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How many names an error lists at most, so that it stays one that can be read.
@@ -52,6 +51,11 @@ impl Classes {
         &self.names
     }
 
+    /// The number of a class by its name.
+    pub(super) fn get(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
     /// The number of a folder's class; `None` of a folder that tools hide, which an image data set leaves out.
     ///
     /// # Errors
@@ -64,7 +68,8 @@ impl Classes {
         }
     }
 
-    fn unknown(&self, folders: &[&str], prefix: &Prefix) -> Error {
+    /// The error of folders that are none of the classes.
+    pub(super) fn unknown(&self, folders: &[&str], prefix: &Prefix) -> Error {
         let listed = |names: &mut dyn Iterator<Item = String>, count: usize| {
             let more = count.saturating_sub(MOST_NAMED);
             let named = names.take(MOST_NAMED).collect::<Vec<_>>().join(", ");
@@ -92,104 +97,6 @@ pub(super) fn root(prefix: &str, first: &[u8], last: &[u8]) -> usize {
     // Whatever comes between two names begins as both do.
     let is_folder = folder < prefix.len() && [first, last].iter().all(|name| name.get(prefix.len()) == Some(&b'/'));
     if is_folder { prefix.len() + 1 } else { folder }
-}
-
-impl Manifest {
-    /// The same objects, of which each has the number that `classes` gives its folder. Waits for the end of the listing.
-    ///
-    /// # Errors
-    /// Folders that are none of the classes; a listing that failed.
-    pub(crate) fn with_classes(&self, classes: &Classes) -> Result<Self> {
-        self.complete()?;
-        let end = self.end();
-        let folders = end.labels.all();
-
-        // Another list doesn't say which folders there are.
-        if end.labels.are_a_list() && folders != classes.names {
-            let (first, last) = (self.at(0)?.name, self.at(self.len() - 1)?.name);
-            let root = root(&self.prefix.prefix, first.as_bytes(), last.as_bytes());
-            return self.by_folder(|_| true, root, self.left_out())?.with_classes(classes);
-        }
-
-        let unknown: Vec<_> = folders
-            .iter()
-            .map(String::as_str)
-            .filter(|folder| !classes.numbers.contains_key(*folder) && !is_hidden(folder))
-            .collect();
-        if !unknown.is_empty() {
-            return Err(classes.unknown(&unknown, &self.prefix));
-        }
-        let labels = end.labels.numbered(&classes.names, |folder| classes.numbers.get(folder).copied());
-        let digest = if folders == classes.names { end.digest } else { end.digest.with_classes(&classes.names) };
-        Ok(self.relabelled(labels, digest))
-    }
-
-    /// Only the objects that are images by their names, and what was found on the way. Waits for the end of the listing. Nothing
-    /// is copied where all are. A list of classes is kept; without one, labels are the folders that hold images.
-    ///
-    /// # Errors
-    /// There are no images; a listing that failed; a file that was written to since it was opened.
-    pub(crate) fn images(self: &Arc<Self>) -> Result<(Arc<Self>, FoundImages)> {
-        let mut found = FoundImages::default();
-        let filter = crate::list::Filter::everything().images();
-        let (mut first, mut last) = (None::<Vec<u8>>, Vec::new());
-        let mut entries = self.entries();
-        while let Some(entry) = entries.next()? {
-            if let Some(reason) = filter.reason_of_name(&self.prefix, entry.name) {
-                found.left_out.add(reason);
-                found.example.get_or_insert_with(|| entry.name.to_owned());
-                continue;
-            }
-            if entry.label.is_none() {
-                found.without_folder += 1;
-                found.first_without_folder.get_or_insert_with(|| entry.name.to_owned());
-            }
-            last.clear();
-            last.extend_from_slice(entry.name.as_bytes());
-            first.get_or_insert_with(|| last.clone());
-        }
-        if found.left_out.total() == 0 {
-            return Ok((Arc::clone(self), found));
-        }
-        let mut left_out = self.left_out();
-        left_out.merge(&found.left_out);
-        let root = root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
-        let is_image = |name: &str| filter.reason_of_name(&self.prefix, name).is_none();
-        let mut images = self.by_folder(is_image, root, left_out)?;
-
-        // A saved manifest may have a list of classes, by which its samples stay numbered.
-        if self.end().labels.are_a_list() {
-            images = images.with_classes(&*Classes::new(self.labels().to_vec())?)?;
-        }
-
-        Ok((Arc::new(images), found))
-    }
-
-    /// A copy of the objects that `is_kept` accepts by their names, with labels as the folders have them.
-    fn by_folder(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
-        let mut sink = Sink::new(self.prefix.clone(), false);
-        sink.labeller.root = root;
-        let mut entries = self.entries();
-        while let Some(entry) = entries.next()? {
-            if is_kept(entry.name) {
-                sink.push(entry.name.as_bytes(), entry.named(()))?;
-            }
-        }
-        Ok(Self { is_listed: self.is_listed, ..sink.finish(left_out)? })
-    }
-}
-
-/// What was found while images were told from other objects.
-#[derive(Debug, Default)]
-pub(crate) struct FoundImages {
-    /// Those that are none.
-    pub(crate) left_out: LeftOut,
-    /// The first of them.
-    pub(crate) example: Option<String>,
-    /// Images that lie in no folder, and so have no label.
-    pub(crate) without_folder: u64,
-    /// The first of these.
-    pub(crate) first_without_folder: Option<String>,
 }
 
 /// Which classes a listing has met, to find out whether a list is just that of its folders.

@@ -23,6 +23,7 @@ mod classes;
 mod digest;
 mod file;
 mod growth;
+mod relabel;
 mod sink;
 mod table;
 
@@ -38,10 +39,11 @@ pub use crate::list::LeftOut;
 pub(crate) use build::Streaming;
 pub use build::{ManifestBuilder, Segment};
 use chunk::CLASSES;
-pub(crate) use classes::{Classes, FoundImages};
+pub(crate) use classes::Classes;
 pub use digest::{Digest, NamesDigest};
 pub use growth::Known;
 use growth::{End, Growth};
+pub(crate) use relabel::FoundImages;
 use table::{Cursor, Labels, NO_CLASS};
 
 /// The error of a listing that has no sample.

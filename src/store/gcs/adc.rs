@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::auth::{LOGIN, Token, TokenSource};
+use super::connection;
 use super::grant::{self, Grant};
-use super::http;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest wait for the metadata server. It is on the same machine or nowhere.
@@ -157,7 +157,7 @@ impl Adc {
         };
         let grant = Grant::parse(&text).map_err(named)?;
         // A client for one request, an hour apart: its connection would belong to a runtime that may be gone by then.
-        let client = http::build(http::client(true, self.system_proxy))?;
+        let client = connection::build(connection::client(true, self.system_proxy))?;
         Ok(Look::Found(grant.token(&client, scopes).await.map_err(named)?))
     }
 }
@@ -172,7 +172,7 @@ async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<Look> {
         if must_be { Err(Error::new(ErrorKind::Unavailable, what)) } else { Ok(Look::Nothing(what)) }
     };
     // Never by way of a proxy: it is on this machine's network, and its tokens must stay there.
-    let client = http::build(http::client(false, false))?;
+    let client = connection::build(connection::client(false, false))?;
     let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token");
     let request = client.get(url).header("Metadata-Flavor", "Google").timeout(METADATA_ANSWER);
     let response = match request.send().await {
@@ -182,7 +182,7 @@ async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<Look> {
         }
         Err(error) if error.is_timeout() => return absent("doesn't answer"),
         Err(error) if error.is_connect() => return absent("can't be reached"),
-        Err(error) => return Err(http::broken(error)),
+        Err(error) => return Err(connection::broken(error)),
     };
     let answer = grant::read(response).await?;
     if answer.status == reqwest::StatusCode::NOT_FOUND {

@@ -12,7 +12,7 @@ use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::Deserialize;
 
 use super::auth::{LOGIN, Token};
-use super::{answer, encoded, http};
+use super::{answer, connection, encoded};
 use crate::{Error, ErrorKind, Result};
 
 /// Where tokens are asked for if the file doesn't name a server.
@@ -84,7 +84,7 @@ impl Grant {
         };
         let server = Url::parse(file.token_uri.as_deref().unwrap_or(TOKEN_SERVER))
             .ok()
-            .filter(|url| url.scheme() == "https" || (url.scheme() == "http" && http::is_loopback(url)))
+            .filter(|url| url.scheme() == "https" || (url.scheme() == "http" && connection::is_loopback(url)))
             .ok_or_else(|| refusal("the token_uri of a credentials file is no https URL"))?;
         Ok(Self { secret, server })
     }
@@ -93,7 +93,7 @@ impl Grant {
     pub(super) async fn token(&self, client: &reqwest::Client, scopes: &[&str]) -> Result<Token> {
         let form = self.form(scopes, SystemTime::now())?;
         let request = client.post(self.server.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        let response = request.body(form).timeout(PATIENCE).send().await.map_err(http::broken)?;
+        let response = request.body(form).timeout(PATIENCE).send().await.map_err(connection::broken)?;
         read(response).await?.into_token()
     }
 
@@ -163,7 +163,7 @@ pub(super) struct TokenAnswer {
 pub(super) async fn read(mut response: reqwest::Response) -> Result<TokenAnswer> {
     let retry_after = answer::retry_after(response.headers(), SystemTime::now());
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(http::broken)? {
+    while let Some(chunk) = response.chunk().await.map_err(connection::broken)? {
         body.extend_from_slice(&chunk[..chunk.len().min(MOST_BYTES - body.len())]);
     }
     Ok(TokenAnswer { status: response.status(), retry_after, body })

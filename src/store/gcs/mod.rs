@@ -4,6 +4,7 @@ mod adc;
 mod answer;
 mod auth;
 mod config;
+mod connection;
 mod dns;
 mod grant;
 mod http;
@@ -228,7 +229,7 @@ impl Store for GcsStore {
         let chunks = response.bytes_stream().map_err(move |error| {
             // The permit lives as long as the body.
             let _ = &permit;
-            http::broken(error).object(&owner)
+            connection::broken(error).object(&owner)
         });
         let chunks = match (range, head.start) {
             (range, Some(start)) if start != range.as_ref().map_or(0, |range| range.start) => {
