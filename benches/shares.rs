@@ -1,10 +1,11 @@
-//! One rank's share of a bucket that many ranks use, read directly and by `Strategy::Auto`:
-//! `cargo bench --bench shares -- [--shares RANKS:WRITES:READS,...] [--seconds S] [--batch-size N] [--strategies direct,auto] [--told] [--faults SPEC]`
+//! One rank's share of a bucket that many ranks use, read directly and by `Strategy::Auto`: `cargo bench --bench shares
+//! -- [--shares RANKS:WRITES:READS,...] [--seconds S] [--batch-size N] [--strategies direct,auto] [--told] [--faults
+//! SPEC]`
 //!
-//! An emulator takes so many writes and reads a second as fall to one of so many ranks. A process reads from it as a training
-//! loop does that takes no time for its steps, and prints how long the loop waited for a batch at most, for how many batches,
-//! how many calls were refused, and how many temporary objects are left when the process has ended. With `--told` the loader
-//! knows of the other ranks (`.shard(0, RANKS)`); without, it finds out.
+//! An emulator takes so many writes and reads a second as fall to one of so many ranks. A process reads from it as a
+//! training loop does that takes no time for its steps, and prints how long the loop waited for a batch at most, for
+//! how many batches, how many calls were refused, and how many temporary objects are left when the process has ended.
+//! With `--told` the loader knows of the other ranks (`.shard(0, RANKS)`); without, it finds out.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};

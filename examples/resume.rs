@@ -1,12 +1,12 @@
-//! A run that is stopped and resumed, as one program: end it with SIGTERM or Ctrl-C, and start it again with the states that
-//! it saved, on as many ranks as you like. Each sample of an epoch is delivered exactly once over all these runs.
+//! A run that is stopped and resumed, as one program: end it with SIGTERM or Ctrl-C, and start it again with the states
+//! that it saved, on as many ranks as you like. Each sample of an epoch is delivered exactly once over all these runs.
 //!
 //! RANK=0 WORLD_SIZE=1 cargo run --release --example resume -- gs://my-bucket/train/ run-1
 //! RANK=0 WORLD_SIZE=1 cargo run --release --example resume -- gs://my-bucket/train/ run-2 run-1
 //!
-//! `RANK` and `WORLD_SIZE` are set by launchers such as torchrun. All ranks share the folders of states. Each run has a new
-//! folder, since `resume_all` takes the states of one run. The signal must reach all ranks in the same epoch: a training
-//! program usually synchronizes its ranks after each epoch.
+//! `RANK` and `WORLD_SIZE` are set by launchers such as torchrun. All ranks share the folders of states. Each run has a
+//! new folder, since `resume_all` takes the states of one run. The signal must reach all ranks in the same epoch: a
+//! training program usually synchronizes its ranks after each epoch.
 
 use std::fs;
 use std::ops::Range;
@@ -44,7 +44,8 @@ pub(crate) fn train(
     let dataset = DatafluxDataset::open(uri)?;
 
     // Ranks may stop after different steps. With unordered batches each state records what its rank received, so that
-    // `resume_all` can combine them exactly. Ranks that all stop after the same step use `DataLoaderBuilder::resume` instead.
+    // `resume_all` can combine them exactly. Ranks that all stop after the same step use `DataLoaderBuilder::resume`
+    // instead.
     let builder = DataLoader::builder(dataset).shard_from_env().unordered(true);
     let loader = match resume_from {
         None => builder.batch_size(8).shuffle(42).build()?,

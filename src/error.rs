@@ -295,7 +295,8 @@ impl Error {
         matches!(self.0.kind, ErrorKind::PermissionDenied | ErrorKind::Unauthenticated)
     }
 
-    /// Whether the service asks for fewer calls: there are too many (429), or it could not serve this one for now (503).
+    /// Whether the service asks for fewer calls: there are too many (429), or it could not serve this one for now
+    /// (503).
     pub(crate) fn asks_for_fewer_calls(&self) -> bool {
         self.kind() == ErrorKind::RateLimited || self.http_status() == Some(503)
     }

@@ -84,10 +84,10 @@ counters! {
     stat,
     /// Look-ups of a bucket's facts and permissions (class B).
     bucket,
-    /// Attempts that were made because an earlier one had failed or had brought wrong bytes: all but the first of a call, all
-    /// of a read that is repeated since its bytes did not match their checksum, the reads of single objects after the read
-    /// of their composed object failed, and deletions of a temporary object that was not there yet. Also counted by
-    /// their kind above.
+    /// Attempts that were made because an earlier one had failed or had brought wrong bytes: all but the first of a
+    /// call, all of a read that is repeated since its bytes did not match their checksum, the reads of single objects
+    /// after the read of their composed object failed, and deletions of a temporary object that was not there yet. Also
+    /// counted by their kind above.
     retries,
     /// Listing calls whose first attempt the service refused because there were too many (429), or could not serve for now
     /// (503).

@@ -37,9 +37,10 @@ pub(crate) fn open_files() -> Option<u64> {
     (told && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// How the files that the process may have open are divided. All that open files in numbers go by this: half of them are
-/// requests under way, an eighth each the idle connections of one client and the segments of a cache, and a quarter is left
-/// for the program and for the idle connections of a second client, such as that of a loader with threads of its own.
+/// How the files that the process may have open are divided. All that open files in numbers go by this: half of them
+/// are requests under way, an eighth each the idle connections of one client and the segments of a cache, and a quarter
+/// is left for the program and for the idle connections of a second client, such as that of a loader with threads of
+/// its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileShares {
     pub(crate) requests: usize,
@@ -86,8 +87,8 @@ pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
-/// The bytes of a file, as [`map_file`] gives them, but read into memory of this process: for files that others may change
-/// or cut short while they are open.
+/// The bytes of a file, as [`map_file`] gives them, but read into memory of this process: for files that others may
+/// change or cut short while they are open.
 ///
 /// # Errors
 /// The system refuses; there is no memory; the file became shorter meanwhile.
@@ -98,13 +99,14 @@ pub(crate) fn read_file(mut file: &File) -> io::Result<Mmap> {
     memory.make_read_only()
 }
 
-/// The name of the network file system that a file or an open folder is on; `None` where it is on a local disk, or where the
-/// system doesn't say.
+/// The name of the network file system that a file or an open folder is on; `None` where it is on a local disk, or
+/// where the system doesn't say.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn network_file_system(file: &File) -> Option<&'static str> {
     let mut answer = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: no safe function tells. The descriptor is open for as long as the reference lives, and the pointer is to memory
-    // of the right type, which the call only writes to. All zeros are a value of the type, should it write only a part.
+    // SAFETY: no safe function tells. The descriptor is open for as long as the reference lives, and the pointer is to
+    // memory of the right type, which the call only writes to. All zeros are a value of the type, should it write only
+    // a part.
     let answer = unsafe { (libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()) == 0).then(|| answer.assume_init()) }?;
     #[allow(
         clippy::cast_possible_truncation,
@@ -122,8 +124,9 @@ pub(crate) fn network_file_system(_: &File) -> Option<&'static str> {
     None
 }
 
-/// The name of the file system with this magic number (`f_type` of `statfs`), if another host may change its files while
-/// they are open here. FUSE may be a local disk (ntfs-3g) or a bucket (gcsfuse, JuiceFS); virtiofs has its number, too.
+/// The name of the file system with this magic number (`f_type` of `statfs`), if another host may change its files
+/// while they are open here. FUSE may be a local disk (ntfs-3g) or a bucket (gcsfuse, JuiceFS); virtiofs has its
+/// number, too.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn network_file_system_of(magic: u32) -> Option<&'static str> {
     Some(match magic {
@@ -156,8 +159,8 @@ pub(crate) enum Lock {
     Exclusive,
 }
 
-/// Takes a lock, or changes the one that is held, if nobody else is in the way; whether it did. Never waits. NFS gives an
-/// exclusive lock only on a file that is open for writing, and a shared one only where it is open for reading.
+/// Takes a lock, or changes the one that is held, if nobody else is in the way; whether it did. Never waits. NFS gives
+/// an exclusive lock only on a file that is open for writing, and a shared one only where it is open for reading.
 ///
 /// # Errors
 /// The file system has no locks, or the file is not open for what the lock needs.
@@ -187,7 +190,8 @@ pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
 
 #[cfg(test)]
 fn is_open_for_writing(file: &File) -> bool {
-    // SAFETY: no safe function tells. It takes no pointer, and the descriptor is open for as long as the reference lives.
+    // SAFETY: no safe function tells. It takes no pointer, and the descriptor is open for as long as the reference
+    // lives.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }

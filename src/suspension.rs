@@ -1,18 +1,18 @@
-//! Optional features that are suspended after a failure and tried again minutes later, so that a passing failure doesn't
-//! disable a feature for the rest of a long run.
+//! Optional features that are suspended after a failure and tried again minutes later, so that a passing failure
+//! doesn't disable a feature for the rest of a long run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a feature that failed stays suspended. A permission that was granted takes effect within minutes, and a person needs
-/// minutes to make room on a disk. A trial costs a call or two: at 3 s a month of failures would take 864,000 trials, and at
-/// 30,000 s a repaired feature would stay unused for up to 8 hours.
+/// How long a feature that failed stays suspended. A permission that was granted takes effect within minutes, and a
+/// person needs minutes to make room on a disk. A trial costs a call or two: at 3 s a month of failures would take
+/// 864,000 trials, and at 30,000 s a repaired feature would stay unused for up to 8 hours.
 pub(crate) const RETRIAL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Whether a feature works: it does until it is suspended, and may be tried again after each [`RETRIAL_INTERVAL`]. Where only one
-/// trial may run at a time, users take a [`pass`](Self::pass); where trials side by side do no harm, as reads of a cache,
-/// they ask [`may_try`](Self::may_try) and report the outcome.
+/// Whether a feature works: it does until it is suspended, and may be tried again after each [`RETRIAL_INTERVAL`].
+/// Where only one trial may run at a time, users take a [`pass`](Self::pass); where trials side by side do no harm, as
+/// reads of a cache, they ask [`may_try`](Self::may_try) and report the outcome.
 #[derive(Debug)]
 pub(crate) struct Suspension {
     /// Whether `state` is `Active`, to be read without its lock.

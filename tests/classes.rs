@@ -1,4 +1,5 @@
-//! Labels: the same number for the same class in all data sets that belong together, and only images in those of images.
+//! Labels: the same number for the same class in all data sets that belong together, and only images in those of
+//! images.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -59,9 +59,9 @@ fn images(sizes: &[(u32, u32)]) -> DatafluxDataset {
     DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap()
 }
 
-/// Takes an epoch, the first batch of which is held until nothing moves any more, as a long training step would. Returns
-/// the samples that came, the error that ended it, and by how much the peak of memory grew meanwhile: a program that links
-/// libtorch begins with 128 MiB.
+/// Takes an epoch, the first batch of which is held until nothing moves any more, as a long training step would.
+/// Returns the samples that came, the error that ended it, and by how much the peak of memory grew meanwhile: a program
+/// that links libtorch begins with 128 MiB.
 fn measure<D: Decode, C: Collate<D::Item>>(builder: DataLoaderBuilder<D, C>, budget: u64) -> (usize, String, u64) {
     let before = peak();
     let loader = builder.memory_budget(budget).decode_threads(4).build().unwrap();

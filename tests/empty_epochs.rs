@@ -1,4 +1,5 @@
-//! Loaders whose epochs would have no batch: an error when they are built, or at the end of a listing that only then tells.
+//! Loaders whose epochs would have no batch: an error when they are built, or at the end of a listing that only then
+//! tells.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

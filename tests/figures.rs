@@ -166,7 +166,8 @@ fn what_could_not_be_joined_counts_as_read_object_by_object() {
     });
 }
 
-/// Each try is counted by its kind and, but for the first, as a retry; what composing made is counted whatever became of it.
+/// Each try is counted by its kind and, but for the first, as a retry; what composing made is counted whatever became
+/// of it.
 #[test]
 fn under_faults_every_figure_is_what_the_service_counted() {
     without_hanging(|| {
@@ -188,8 +189,8 @@ fn under_faults_every_figure_is_what_the_service_counted() {
                 assert_eq!((stats.batches, stats.samples, stats.verified), (5, 301, 301));
                 assert_eq!((stats.bytes, stats.skipped, stats.substituted), (sizes.values().sum(), 0, 0));
                 assert_eq!(stats.temporaries_left, 0);
-                // A composed group is made, read and deleted; any other is read. Where composing a group was given up, of two
-                // objects at least, some of that was done before.
+                // A composed group is made, read and deleted; any other is read. Where composing a group was given up,
+                // of two objects at least, some of that was done before.
                 let planned = 3 * stats.groups.composed + stats.groups.direct;
                 let most_given_up = if stats.ops.compose > 0 { stats.groups.direct / 2 } else { 0 };
                 let first_tries = stats.ops.get + stats.ops.compose + stats.ops.delete - stats.ops.retries;

@@ -1,4 +1,5 @@
-//! `examples/resume.rs` in processes of its own, against the emulator: ended by SIGTERM, and resumed at another number of ranks.
+//! `examples/resume.rs` in processes of its own, against the emulator: ended by SIGTERM, and resumed at another number
+//! of ranks.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

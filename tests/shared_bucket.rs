@@ -1,5 +1,5 @@
-//! Buckets that others use, too: what one loader gets of their rates, and composes that the service refuses or keeps waiting.
-//! In a program of its own, since it asks what temporaries the process has left.
+//! Buckets that others use, too: what one loader gets of their rates, and composes that the service refuses or keeps
+//! waiting. In a program of its own, since it asks what temporaries the process has left.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -150,8 +150,8 @@ fn composes_that_the_loop_gives_up_again_and_again_are_suspended() {
     });
 }
 
-/// In a bucket that tells nothing of its retention, the batch of the first compose came a minute late where its deletion was
-/// slow, although its bytes were there.
+/// In a bucket that tells nothing of its retention, the batch of the first compose came a minute late where its
+/// deletion was slow, although its bytes were there.
 #[test]
 fn the_first_composed_batch_does_not_wait_for_its_deletion() {
     without_hanging_for(Duration::from_secs(40), || {

@@ -1,5 +1,5 @@
-//! A service that can't be reached, is silent, or is slow: what is tried for how long, and what the log says meanwhile. All on
-//! virtual time.
+//! A service that can't be reached, is silent, or is slow: what is tried for how long, and what the log says meanwhile.
+//! All on virtual time.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -203,7 +203,8 @@ fn unordered_ranks_that_stop_on_both_sides_of_the_end_of_an_epoch_go_on() {
     });
 }
 
-/// The end of the epoch was looked for as if one rank read it alone: 8 samples are a batch for one rank, but not for two.
+/// The end of the epoch was looked for as if one rank read it alone: 8 samples are a batch for one rank, but not for
+/// two.
 #[test]
 fn ordered_ranks_that_stop_on_both_sides_of_the_end_of_an_epoch_go_on_with_drop_last() {
     without_hanging(|| {

@@ -60,8 +60,9 @@ async fn a_listing_asks_for_what_it_needs_and_says_who_asks() {
     assert_eq!(asked.header("accept-encoding"), None, "nothing here could decompress the answer");
 }
 
-/// Tests are built with reqwest's features for compressed bodies, as a program may be for the sake of another crate. With them an
-/// object of a `Content-Encoding` was decompressed, so that its length and checksum were wrong, or no body came at all.
+/// Tests are built with reqwest's features for compressed bodies, as a program may be for the sake of another crate.
+/// With them an object of a `Content-Encoding` was decompressed, so that its length and checksum were wrong, or no body
+/// came at all.
 #[tokio::test]
 async fn an_encoded_object_comes_as_stored_whatever_features_reqwest_has() {
     for encoding in ["gzip", "deflate", "br", "zstd"] {

@@ -95,8 +95,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = value::at_least_one)]
     decode_threads: Option<usize>,
 
-    /// Most bytes of samples to hold, decoded ones included, such as 512MiB, 2GB or 1073741824 [default: 1GiB, or a quarter
-    /// of the memory that this process may use, if that is less]
+    /// Most bytes of samples to hold, decoded ones included, such as 512MiB, 2GB or 1073741824 [default: 1GiB, or a
+    /// quarter of the memory that this process may use, if that is less]
     #[arg(long, value_name = "BYTES", value_parser = value::bytes)]
     memory_budget: Option<u64>,
 

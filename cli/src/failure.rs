@@ -112,8 +112,8 @@ mod tests {
         assert_eq!(line(&anyhow::anyhow!("alone")), "alone");
     }
 
-    /// What hints name that no command can cause, since its options don't go so far, or since the command says something else
-    /// instead.
+    /// What hints name that no command can cause, since its options don't go so far, or since the command says
+    /// something else instead.
     const OF_PROGRAMS: [&str; 14] = [
         "Filter::include(",
         "first_epoch()",

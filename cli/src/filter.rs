@@ -28,8 +28,8 @@ pub(crate) struct FilterArgs {
     #[arg(long)]
     ignore_case: bool,
 
-    /// Only images, by what their names end with in any case (.jpg, .png, .webp and the like), and none in hidden files and
-    /// folders such as .ipynb_checkpoints, __MACOSX and Thumbs.db
+    /// Only images, by what their names end with in any case (.jpg, .png, .webp and the like), and none in hidden files
+    /// and folders such as .ipynb_checkpoints, __MACOSX and Thumbs.db
     #[arg(long)]
     images: bool,
 

@@ -38,11 +38,11 @@ use partial::Swept;
 /// Until then it is beside it as .dataflux- and 16 digits, which an error, SIGINT and SIGTERM remove (exit codes 130 and 143).
 /// A get that is killed leaves it; a later one into the same folder removes it when nobody wrote to it for a day.
 ///
-/// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. Before anything
-/// is read all names are looked at, and those that can't be files are a failure that names the first hundred: an empty part
-/// (a//b), the parts . and .., a zero byte, parts of more than 255 bytes, an object below another (a and a/b), and names that
-/// the file system takes for the same, because of case or of Unicode's normal forms. --escape-names writes the first three so
-/// that they can be.
+/// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. Before
+/// anything is read all names are looked at, and those that can't be files are a failure that names the first hundred:
+/// an empty part (a//b), the parts . and .., a zero byte, parts of more than 255 bytes, an object below another (a and
+/// a/b), and names that the file system takes for the same, because of case or of Unicode's normal forms.
+/// --escape-names writes the first three so that they can be.
 ///
 /// Bytes are written as they are stored: an object with a Content-Encoding stays compressed, which is told.
 #[derive(clap::Args)]

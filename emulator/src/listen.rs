@@ -4,11 +4,13 @@ use std::{io, net::ToSocketAddrs};
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// How many connections may wait to be accepted: as many as Linux allows unless told otherwise. The standard library asks for
-/// 128, and where a busy machine lets more pile up, Linux drops what they send first, which is sent again a second later.
+/// How many connections may wait to be accepted: as many as Linux allows unless told otherwise. The standard library
+/// asks for 128, and where a busy machine lets more pile up, Linux drops what they send first, which is sent again a
+/// second later.
 const BACKLOG: u32 = 4_096;
 
-/// Listens on the first address of the host that can be bound. Must be called within a runtime, which serves the socket.
+/// Listens on the first address of the host that can be bound. Must be called within a runtime, which serves the
+/// socket.
 pub(crate) fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     let mut last = None;
     for address in (host, port).to_socket_addrs()? {

@@ -71,8 +71,8 @@ impl Preconditions {
     }
 }
 
-/// Conditions that HTTP has of itself, in its order: on the entity tag, or where there is none on the last change, whose
-/// fractions of a second no header has. `etag` may be quoted or not, as what it is compared with.
+/// Conditions that HTTP has of itself, in its order: on the entity tag, or where there is none on the last change,
+/// whose fractions of a second no header has. `etag` may be quoted or not, as what it is compared with.
 ///
 /// # Errors
 /// The object is another than the one that is wanted.

@@ -56,8 +56,8 @@ pub(crate) fn http_date(micros: i64) -> String {
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// Seconds since 1970 of a time in the form of [`http_date`]; `None` where it is in none, and its header is ignored then, as
-/// HTTP has it. The weekday isn't looked at.
+/// Seconds since 1970 of a time in the form of [`http_date`]; `None` where it is in none, and its header is ignored
+/// then, as HTTP has it. The weekday isn't looked at.
 pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
     let parts: Vec<&str> = text.trim().split([' ', ':']).collect();
     let [_, day, month, year, hour, minute, second, "GMT"] = parts.as_slice() else { return None };

@@ -1,7 +1,7 @@
 //! What the XML API does otherwise than the JSON API: listings, ETags, conditions in headers, and error bodies.
 //!
-//! Only reading is here: listing a bucket (`GET /bucket`, with `list-type=2` or in the older form), and reading an object
-//! or its headers (`GET` and `HEAD /bucket/object`).
+//! Only reading is here: listing a bucket (`GET /bucket`, with `list-type=2` or in the older form), and reading an
+//! object or its headers (`GET` and `HEAD /bucket/object`).
 
 use std::fmt::Write as _;
 
@@ -29,8 +29,8 @@ const LARGEST_PAGE: u64 = 1_000;
 /// What `encoding-type=url` leaves as it is, beside letters and digits.
 const URL_ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// Parameters that ask for something else of a bucket than its objects. None of it is known here, and a listing would be
-/// a wrong answer.
+/// Parameters that ask for something else of a bucket than its objects. None of it is known here, and a listing would
+/// be a wrong answer.
 const SUBRESOURCES: [&str; 15] = [
     "acl",
     "billing",
@@ -253,8 +253,8 @@ pub(crate) fn refuse(refusal: &Refusal) -> Reply {
     Reply::bytes(status, TYPE, body).with_size(refusal.size)
 }
 
-/// An element's text. Control characters, which XML can't have, are written as references, which are no better and are at
-/// least seen.
+/// An element's text. Control characters, which XML can't have, are written as references, which are no better and are
+/// at least seen.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// The least limit on this process's memory, in bytes, and what sets it. `None` where the system doesn't say, as on anything
-/// but Linux.
+/// The least limit on this process's memory, in bytes, and what sets it. `None` where the system doesn't say, as on
+/// anything but Linux.
 pub(crate) fn memory_limit() -> Option<(u64, &'static str)> {
     limit_below(Path::new("/"))
 }

@@ -132,8 +132,8 @@ pub trait Collate<T>: Send + Sync + 'static {
     /// They don't fit together.
     fn collate(&self, samples: Vec<T>) -> anyhow::Result<Self::Output>;
 
-    /// Bytes of memory that collating allocates for one sample of `item_bytes` bytes while the samples are still there: as
-    /// many by default, since most batches are copies; 0 where samples are moved. The memory budget counts by it.
+    /// Bytes of memory that collating allocates for one sample of `item_bytes` bytes while the samples are still there:
+    /// as many by default, since most batches are copies; 0 where samples are moved. The memory budget counts by it.
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
         item_bytes
     }

@@ -12,20 +12,21 @@ use super::{Decode, DecodeMemory, ItemMemory, jpeg};
 use crate::collate::Collate;
 use crate::split::RawSample;
 
-/// Decodes images whose label is the first folder below the prefix: `train/cat/1.png` and `train/cat/siamese/2.png` of prefix
-/// `train/` are of class `cat`.
+/// Decodes images whose label is the first folder below the prefix: `train/cat/1.png` and `train/cat/siamese/2.png` of
+/// prefix `train/` are of class `cat`.
 ///
-/// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another data set
-/// may have other folders, and so other numbers: give it the classes of the training data, by
-/// [`classes_from`](crate::DatafluxDataset::classes_from). What is no image by its name, and what is hidden, is no sample of a
-/// data set that is decoded so; see [`Filter::images`](crate::list::Filter::images). Pixels are
-/// `f32` in `0.0..=1.0`, three channels (RGB) or one, then normalised if asked for.
+/// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another
+/// data set may have other folders, and so other numbers: give it the classes of the training data, by
+/// [`classes_from`](crate::DatafluxDataset::classes_from). What is no image by its name, and what is hidden, is no
+/// sample of a data set that is decoded so; see [`Filter::images`](crate::list::Filter::images). Pixels are `f32` in
+/// `0.0..=1.0`, three channels (RGB) or one, then normalised if asked for.
 ///
 /// Decodes PNG (all kinds; transparency is dropped) and JPEG (baseline and progressive; grey, colour and CMYK). A file
 /// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image; so are
-/// rare kinds of JPEG (arithmetic coding, 12 bits) and images beyond [`max_pixels`](Self::max_pixels). Images of other formats,
-/// such as WebP, stay in the data set and are errors when they are decoded; exclude them by
-/// [`Filter::exclude`](crate::list::Filter::exclude). The error says what the file is. A missing end marker, and bytes behind it, do no harm.
+/// rare kinds of JPEG (arithmetic coding, 12 bits) and images beyond [`max_pixels`](Self::max_pixels). Images of other
+/// formats, such as WebP, stay in the data set and are errors when they are decoded; exclude them by
+/// [`Filter::exclude`](crate::list::Filter::exclude). The error says what the file is. A missing end marker, and bytes
+/// behind it, do no harm.
 ///
 /// ```
 /// use dataflux::ImageFolder;
@@ -84,17 +85,17 @@ impl ImageFolder {
         self
     }
 
-    /// Whether images are turned and mirrored as their EXIF orientation says, which cameras and phones write; height and
-    /// width are those after the turn. On by default; off, pixels are as they are stored, as torchvision's `ImageFolder`
-    /// has them.
+    /// Whether images are turned and mirrored as their EXIF orientation says, which cameras and phones write; height
+    /// and width are those after the turn. On by default; off, pixels are as they are stored, as torchvision's
+    /// `ImageFolder` has them.
     #[must_use]
     pub fn exif_orientation(mut self, honour: bool) -> Self {
         self.exif_orientation = honour;
         self
     }
 
-    /// What decoding the image in these bytes takes of memory, by its header; `None` for one that will be refused before
-    /// anything is decoded.
+    /// What decoding the image in these bytes takes of memory, by its header; `None` for one that will be refused
+    /// before anything is decoded.
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
         let header = self.header(bytes).ok()?;
         let channels = self.channels() as u64;

@@ -18,8 +18,8 @@ pub(super) struct JpegScans {
     pub(super) count: usize,
 }
 
-/// For each coefficient of each component, the number of low bits that no scan has covered yet (`Al` of its latest scan), or
-/// `NEVER_SEEN` before its first scan.
+/// For each coefficient of each component, the number of low bits that no scan has covered yet (`Al` of its latest
+/// scan), or `NEVER_SEEN` before its first scan.
 type MissingBits = [[u8; 64]; 4];
 
 const NEVER_SEEN: u8 = u8::MAX;
@@ -28,7 +28,8 @@ impl JpegScans {
     /// Walks the scans.
     ///
     /// # Errors
-    /// A scan header is damaged or names an unknown component, a scan lacks restart intervals, or a component has no scan.
+    /// A scan header is damaged or names an unknown component, a scan lacks restart intervals, or a component has no
+    /// scan.
     pub(super) fn read(bytes: &[u8], header: &JpegHeader) -> anyhow::Result<Self> {
         let mut missing: MissingBits = [[NEVER_SEEN; 64]; 4];
         let mut restart_interval = u64::from(header.restart_interval);
@@ -79,7 +80,8 @@ fn note_scan(data: &[u8], header: &JpegHeader, missing: &mut MissingBits) -> any
             bail!("a scan is of component {id}, which the frame header doesn't name");
         };
         indices.push(index);
-        // Only progressive scans choose coefficients and bits; others bring all, whatever a careless encoder writes here.
+        // Only progressive scans choose coefficients and bits; others bring all, whatever a careless encoder writes
+        // here.
         let (coefficients, left_out) = match header.process {
             2 => (usize::from(first)..=usize::from(last), approximation & 15),
             _ => (0..=63, 0),

@@ -97,8 +97,8 @@ fn image(of: TypeId) -> Option<Measure> {
         .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| vec_bytes(&image.pixels)))
 }
 
-/// Working memory that a closure which makes a `T` of this object takes, as far as is known: that of the decoder where it
-/// makes an image, which is usually called by the closure.
+/// Working memory that a closure which makes a `T` of this object takes, as far as is known: that of the decoder where
+/// it makes an image, which is usually called by the closure.
 #[cfg_attr(
     not(feature = "image"),
     expect(clippy::extra_unused_type_parameters, reason = "only images have working memory that is known")

@@ -55,8 +55,8 @@ pub trait Decode: Send + Sync + 'static {
     }
 
     /// Bytes of memory that an item takes when made of an object of `size` bytes, and twice that where collating copies
-    /// it; `None` if it keeps hold of the object's own bytes and no more. Called where [`item_memory`](Self::item_memory)
-    /// is [`FromSize`](ItemMemory::FromSize).
+    /// it; `None` if it keeps hold of the object's own bytes and no more. Called where
+    /// [`item_memory`](Self::item_memory) is [`FromSize`](ItemMemory::FromSize).
     fn item_bytes(&self, size: u64) -> Option<u64> {
         let _ = size;
         None
@@ -70,8 +70,9 @@ pub trait Decode: Send + Sync + 'static {
         None
     }
 
-    /// Whether it decodes images, so that a data set it is [given to](crate::DatafluxDataset::decode) leaves out whatever is no
-    /// image by its name, as [`Filter::images`](crate::list::Filter::images) does. A closure decodes whatever there is.
+    /// Whether it decodes images, so that a data set it is [given to](crate::DatafluxDataset::decode) leaves out
+    /// whatever is no image by its name, as [`Filter::images`](crate::list::Filter::images) does. A closure decodes
+    /// whatever there is.
     fn wants_images(&self) -> bool {
         false
     }
@@ -114,10 +115,10 @@ pub enum ItemMemory {
     /// When its object is read and before it is decoded: [`Decode::decode_memory`] says it.
     FromBytes,
     /// Not before it is there, as with closures. What items to come take is estimated from those that are finished, if
-    /// they are of a type whose size is known: an [`Image`], a `Vec` of `f32`, `f64` or integers of fixed width, a `String`,
-    /// or such a `Vec` with a label (a pair). For other types state it by
-    /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes);
-    /// otherwise a loader only bounds how many samples are decoded ahead of the training loop: about four batches.
+    /// they are of a type whose size is known: an [`Image`], a `Vec` of `f32`, `f64` or integers of fixed width, a
+    /// `String`, or such a `Vec` with a label (a pair). For other types state it by
+    /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes); otherwise a loader only bounds how many
+    /// samples are decoded ahead of the training loop: about four batches.
     FromItems,
 }
 

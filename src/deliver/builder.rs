@@ -309,31 +309,32 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// This process is `rank` (from 0) of `world_size` that train together: it gets its slice of each global batch,
-    /// and as many batches as every other. It begins with its part of the calls that a bucket is documented to take, and makes
-    /// more where these are served.
+    /// This process is `rank` (from 0) of `world_size` that train together: it gets its slice of each global batch, and
+    /// as many batches as every other. It begins with its part of the calls that a bucket is documented to take, and
+    /// makes more where these are served.
     ///
     /// All ranks must have the same data: where each lists for itself, and somebody writes meanwhile, their orders have
-    /// nothing to do with each other, and samples are lost and repeated. So give all ranks one saved manifest, or confirm
-    /// what each has listed by [`manifest_digest`](Self::manifest_digest). Where neither is done a warning says so.
+    /// nothing to do with each other, and samples are lost and repeated. So give all ranks one saved manifest, or
+    /// confirm what each has listed by [`manifest_digest`](Self::manifest_digest). Where neither is done a warning says
+    /// so.
     pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
         self.settings.shard = Ok((rank, world_size));
         self
     }
 
     /// Takes rank and world size from what a launcher sets, the first pair that is there: `RANK` and `WORLD_SIZE`
-    /// (torchrun), `OMPI_COMM_WORLD_RANK` and `OMPI_COMM_WORLD_SIZE` (Open MPI), `SLURM_PROCID` and `SLURM_NTASKS` (srun),
-    /// or `JOB_COMPLETION_INDEX` and `WORLD_SIZE` (an indexed job of Kubernetes, which sets only the first: set the other
-    /// to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)). Without any of these pairs
-    /// `build` returns an error: a program of a single process leaves this call out.
+    /// (torchrun), `OMPI_COMM_WORLD_RANK` and `OMPI_COMM_WORLD_SIZE` (Open MPI), `SLURM_PROCID` and `SLURM_NTASKS`
+    /// (srun), or `JOB_COMPLETION_INDEX` and `WORLD_SIZE` (an indexed job of Kubernetes, which sets only the first: set
+    /// the other to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)). Without
+    /// any of these pairs `build` returns an error: a program of a single process leaves this call out.
     pub fn shard_from_env(mut self) -> Self {
         self.settings.shard = shard(|name| std::env::var(name).ok());
         self
     }
 
     /// Refuses to be built unless the data set's manifest has this [digest](crate::Manifest::digest), in hex: that of
-    /// another rank, or of an earlier run. Read the digest of a data set after [`decode`](DatafluxDataset::decode), since an image
-    /// decoder may leave objects out. Waits for the end of the listing.
+    /// another rank, or of an earlier run. Read the digest of a data set after [`decode`](DatafluxDataset::decode),
+    /// since an image decoder may leave objects out. Waits for the end of the listing.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -353,20 +354,21 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Limit on the bytes that the loader counts, from the socket to the batch that is handed over, that one included until
-    /// the next is asked for. By default 1 GiB, or a quarter of the memory that the process may use, if that is less: of the limit of its
-    /// control group (version 1 or 2), or of the machine's memory. An object that alone is larger than the budget, or
-    /// than an eighth of it where its item is counted later, is held beside it, one at a time. The
-    /// epochs of one call of [`epochs`](DataLoader::epochs) share the budget; each call of [`epoch`](DataLoader::epoch) and
-    /// each other loader has its own.
+    /// Limit on the bytes that the loader counts, from the socket to the batch that is handed over, that one included
+    /// until the next is asked for. By default 1 GiB, or a quarter of the memory that the process may use, if that is
+    /// less: of the limit of its control group (version 1 or 2), or of the machine's memory. An object that alone is
+    /// larger than the budget, or than an eighth of it where its item is counted later, is held beside it, one at a
+    /// time. The epochs of one call of [`epochs`](DataLoader::epochs) share the budget; each call of
+    /// [`epoch`](DataLoader::epoch) and each other loader has its own.
     ///
-    /// Decoded samples and batches count, and so does the memory that a decoder works with, as far as that is known; see
-    /// [`ItemMemory`](crate::ItemMemory). Of an [`ImageFolder`](crate::ImageFolder), and of closures that make images or
-    /// vectors of numbers, an eighth of the budget is for bytes that are read and wait for their decoder, and one batch may
-    /// have three quarters: its samples, the batch that is made of them, and the memory to decode the largest. A batch that
-    /// needs more is an error that says so. Substitutes for samples that can't be had wait for no memory, so that
-    /// they may come to a little more. Of closures that make something else **only the bytes read are counted**, and about four
-    /// batches are decoded ahead, unless [`item_bytes`](crate::DatafluxDataset::item_bytes) says what an item takes.
+    /// Decoded samples and batches count, and so does the memory that a decoder works with, as far as that is known;
+    /// see [`ItemMemory`](crate::ItemMemory). Of an [`ImageFolder`](crate::ImageFolder), and of closures that make
+    /// images or vectors of numbers, an eighth of the budget is for bytes that are read and wait for their decoder, and
+    /// one batch may have three quarters: its samples, the batch that is made of them, and the memory to decode the
+    /// largest. A batch that needs more is an error that says so. Substitutes for samples that can't be had wait for no
+    /// memory, so that they may come to a little more. Of closures that make something else **only the bytes read are
+    /// counted**, and about four batches are decoded ahead, unless [`item_bytes`](crate::DatafluxDataset::item_bytes)
+    /// says what an item takes.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.settings.memory_budget = Some(bytes);
         self
@@ -387,10 +389,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// would have, and each comes once; but a slow one holds up no other, and which comes when is another each time, and
     /// another on each rank.
     ///
-    /// A [`state`](super::Batches::state) is exact all the same. Where there are several ranks, it says what its own rank was
-    /// given. [`resume_all`](Self::resume_all) takes the states of all ranks, each of which may have stopped after another
-    /// number of batches, and resumes at any number of ranks. [`resume`](Self::resume) takes the state of this rank alone, at
-    /// the same number of ranks; these then have equally many batches left only if all of them stopped after the same number.
+    /// A [`state`](super::Batches::state) is exact all the same. Where there are several ranks, it says what its own
+    /// rank was given. [`resume_all`](Self::resume_all) takes the states of all ranks, each of which may have stopped
+    /// after another number of batches, and resumes at any number of ranks. [`resume`](Self::resume) takes the state of
+    /// this rank alone, at the same number of ranks; these then have equally many batches left only if all of them
+    /// stopped after the same number.
     pub fn unordered(mut self, unordered: bool) -> Self {
         self.settings.unordered = unordered;
         self
@@ -547,20 +550,21 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Builds a loader that resumes where `state` was taken: its epoch begins with the first sample not delivered then.
-    /// [`epochs`](DataLoader::epochs) begins there; an [`epoch`](DataLoader::epoch) before that of the state is refused.
+    /// [`epochs`](DataLoader::epochs) begins there; an [`epoch`](DataLoader::epoch) before that of the state is
+    /// refused.
     ///
-    /// A state is a position in the order of all ranks together. So all ranks must stop after the same step, and resume from
-    /// the same state, which may be that of any of them: after an all-reduce of "stop now" in each step, or at fixed steps.
-    /// Ranks that can't agree on a step train on [`unordered`](Self::unordered) batches and use
+    /// A state is a position in the order of all ranks together. So all ranks must stop after the same step, and resume
+    /// from the same state, which may be that of any of them: after an all-reduce of "stop now" in each step, or at
+    /// fixed steps. Ranks that can't agree on a step train on [`unordered`](Self::unordered) batches and use
     /// [`resume_all`](Self::resume_all).
     ///
-    /// drop_last and pad_last are the state's; so is the batch size, unless another is set here, and the order, where it is
-    /// that of names or of `shuffle` or `shuffle_window`. Set all else again, as it was: any other [`sampler`](Self::sampler),
-    /// [`unordered`](Self::unordered), the decoder, filters and classes. A changed decoder setting, such as another size of
-    /// images, is not detected. Rank and world size may differ, and are set by [`shard`](Self::shard); without it this process
-    /// receives all samples. `batch_size` is that of one rank: four ranks of 256 that resume as three take steps of 768, where
-    /// [`global_batch_size`](Self::global_batch_size) of 1,024 stays what it is. Waits for the end of the listing, since only that tells whether the data are
-    /// the same.
+    /// drop_last and pad_last are the state's; so is the batch size, unless another is set here, and the order, where
+    /// it is that of names or of `shuffle` or `shuffle_window`. Set all else again, as it was: any other
+    /// [`sampler`](Self::sampler), [`unordered`](Self::unordered), the decoder, filters and classes. A changed decoder
+    /// setting, such as another size of images, is not detected. Rank and world size may differ, and are set by
+    /// [`shard`](Self::shard); without it this process receives all samples. `batch_size` is that of one rank: four
+    /// ranks of 256 that resume as three take steps of 768, where [`global_batch_size`](Self::global_batch_size) of
+    /// 1,024 stays what it is. Waits for the end of the listing, since only that tells whether the data are the same.
     ///
     /// # Errors
     /// A state of other data; another sampler, drop_last or pad_last than the state's set here; a listing that failed; all
@@ -569,16 +573,17 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self.go_on(&[state], false)
     }
 
-    /// As [`resume`](Self::resume), from the states of all ranks, at any number of ranks. Each rank gives all of these states.
+    /// As [`resume`](Self::resume), from the states of all ranks, at any number of ranks. Each rank gives all of these
+    /// states.
     ///
-    /// Where batches were [`unordered`](Self::unordered), each rank may have stopped after another number of batches of the
-    /// same epoch, or at its end: samples that any of them was given are not delivered again, and all others are. Where batches were in order, all states must be of the
-    /// same step, which is then checked; give one state for each rank, since with drop_last their number decides where the
-    /// epoch ends.
+    /// Where batches were [`unordered`](Self::unordered), each rank may have stopped after another number of batches of
+    /// the same epoch, or at its end: samples that any of them was given are not delivered again, and all others are.
+    /// Where batches were in order, all states must be of the same step, which is then checked; give one state for each
+    /// rank, since with drop_last their number decides where the epoch ends.
     ///
     /// # Errors
-    /// States of different runs, or of epochs that don't follow each other; of unordered batches, those of some ranks alone; of ordered ones, those of
-    /// different steps; all that [`resume`](Self::resume) refuses.
+    /// States of different runs, or of epochs that don't follow each other; of unordered batches, those of some ranks
+    /// alone; of ordered ones, those of different steps; all that [`resume`](Self::resume) refuses.
     pub fn resume_all(self, states: impl IntoIterator<Item = State>) -> Result<DataLoader<D, C>> {
         self.go_on(&states.into_iter().collect::<Vec<_>>(), true)
     }

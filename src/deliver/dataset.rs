@@ -19,8 +19,8 @@ use crate::{Error, ErrorKind, Result, Stage};
 
 /// The objects below a prefix, listed once, as samples by index.
 ///
-/// Those in a folder right below the prefix have a label, the number of that folder. Data sets that are used together need
-/// the same numbers, whatever folders each of them has: see [`classes_from`](Self::classes_from).
+/// Those in a folder right below the prefix have a label, the number of that folder. Data sets that are used together
+/// need the same numbers, whatever folders each of them has: see [`classes_from`](Self::classes_from).
 ///
 /// ```no_run
 /// use dataflux::{DatafluxDataset, ImageFolder};
@@ -249,12 +249,13 @@ impl DatasetBuilder {
     /// ```
     ///
     /// What only the end of the listing tells blocks until then: the length, the labels and the digest of the
-    /// [manifest](DatafluxDataset::manifest), and the [state](super::Batches::state) of an epoch. A listing that fails is
-    /// the error of an epoch that comes so far, and of [`Manifest::complete`]; so is a server that doesn't keep to the
-    /// order of names, or a prefix whose folders don't come in theirs, as `a-b/` and `a/`, of which each is known by its
-    /// number at once, unless a list of [classes](DatafluxDataset::classes) numbers them. A decoder of images and a list of
-    /// classes begin the listing anew, since what is listed by then was listed without them. The listing stops when the last
-    /// handle of the data set, its loaders, its manifest and its samples is gone. Not with an [`inventory`](Self::inventory).
+    /// [manifest](DatafluxDataset::manifest), and the [state](super::Batches::state) of an epoch. A listing that fails
+    /// is the error of an epoch that comes so far, and of [`Manifest::complete`]; so is a server that doesn't keep to
+    /// the order of names, or a prefix whose folders don't come in theirs, as `a-b/` and `a/`, of which each is known
+    /// by its number at once, unless a list of [classes](DatafluxDataset::classes) numbers them. A decoder of images
+    /// and a list of classes begin the listing anew, since what is listed by then was listed without them. The listing
+    /// stops when the last handle of the data set, its loaders, its manifest and its samples is gone. Not with an
+    /// [`inventory`](Self::inventory).
     ///
     /// Samples become known 4,096 at a time, and a window when all of it is. Ranks that each list for themselves may see
     /// different data where somebody writes meanwhile: give those of one run one saved manifest instead.
@@ -405,8 +406,8 @@ fn images_listed(manifest: &Manifest) {
 /// The warning of what an image data set goes without.
 const LEFT_OUT: &str = "an image data set leaves out what is hidden, and what has no image's suffix";
 
-/// Whether all that is below a prefix without a slash at its end is in the one folder of this name. Before it is listed, since
-/// labels that are in use while the listing goes on can't wait for its end.
+/// Whether all that is below a prefix without a slash at its end is in the one folder of this name. Before it is
+/// listed, since labels that are in use while the listing goes on can't wait for its end.
 async fn is_one_folder(client: &Client, prefix: &Prefix) -> Result<bool> {
     if prefix.prefix.is_empty() || prefix.prefix.ends_with('/') {
         return Ok(false);
@@ -511,11 +512,12 @@ fn client_of_environment() -> Result<Client> {
 
 impl<D> DatafluxDataset<D> {
     /// The same samples, decoded by `decode`. A decoder of [images](Decode::wants_images), such as
-    /// [`ImageFolder`](crate::ImageFolder), leaves out objects whose names are not those of images: [`Manifest::left_out`]
-    /// counts them, and one log line reports them. Folders that are left without samples are no labels any more, so that
-    /// labels may get other numbers unless a list of [classes](Self::classes) was set, here or before the manifest was saved, and the [digest](Manifest::digest) is that of the images: read both after this call. A
-    /// data set without anything to leave out stays unchanged. This looks at each name once. Where it fails, for example
-    /// because there is no image, the error is returned when a sample is needed.
+    /// [`ImageFolder`](crate::ImageFolder), leaves out objects whose names are not those of images:
+    /// [`Manifest::left_out`] counts them, and one log line reports them. Folders that are left without samples are no
+    /// labels any more, so that labels may get other numbers unless a list of [classes](Self::classes) was set, here or
+    /// before the manifest was saved, and the [digest](Manifest::digest) is that of the images: read both after this
+    /// call. A data set without anything to leave out stays unchanged. This looks at each name once. Where it fails,
+    /// for example because there is no image, the error is returned when a sample is needed.
     #[must_use]
     pub fn decode<E: Decode>(self, decode: E) -> DatafluxDataset<E> {
         let Self { mut source, .. } = self;
@@ -529,11 +531,11 @@ impl<D> DatafluxDataset<D> {
         DatafluxDataset { source, decode: Arc::new(decode), item_bytes: None }
     }
 
-    /// The same samples, with labels numbered by a list of classes instead of by the folders that happen to be there: the
-    /// label of a sample is the index of its folder in the list. A class may have no samples here.
+    /// The same samples, with labels numbered by a list of classes instead of by the folders that happen to be there:
+    /// the label of a sample is the index of its folder in the list. A class may have no samples here.
     ///
-    /// [`manifest().labels()`](Manifest::labels) then is this list, also of a manifest that was saved and loaded. Where it is
-    /// another than the list of folders, it is part of the [digest](Manifest::digest).
+    /// [`manifest().labels()`](Manifest::labels) then is this list, also of a manifest that was saved and loaded. Where
+    /// it is another than the list of folders, it is part of the [digest](Manifest::digest).
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -553,8 +555,8 @@ impl<D> DatafluxDataset<D> {
     /// ```
     ///
     /// # Errors
-    /// A folder that is none of the classes, named with them, unless it is hidden: the samples in such a one have no label, and an
-    /// image data set leaves them out. A list that is empty, or has a class twice. Of a data set that is
+    /// A folder that is none of the classes, named with them, unless it is hidden: the samples in such a one have no
+    /// label, and an image data set leaves them out. A list that is empty, or has a class twice. Of a data set that is
     /// [streaming](DatasetBuilder::streaming) an unknown folder is an error of the listing, when it comes to it.
     pub fn classes<S: Into<String>>(self, classes: impl IntoIterator<Item = S>) -> Result<Self> {
         let classes = Classes::new(classes.into_iter().map(Into::into).collect())?;
@@ -563,8 +565,8 @@ impl<D> DatafluxDataset<D> {
     }
 
     /// The same samples, with labels numbered as those of `other`, usually the training data. Call it after
-    /// [`decode`](Self::decode) on both: an image decoder removes the folders that hold no images, each of which would have to
-    /// be a class otherwise. Waits for the end of the other's listing.
+    /// [`decode`](Self::decode) on both: an image decoder removes the folders that hold no images, each of which would
+    /// have to be a class otherwise. Waits for the end of the other's listing.
     ///
     /// ```no_run
     /// use dataflux::{DatafluxDataset, ImageFolder};
@@ -582,11 +584,11 @@ impl<D> DatafluxDataset<D> {
         self.classes(other.manifest().labels())
     }
 
-    /// States how many bytes of memory a decoded sample takes at most, for the
-    /// [memory budget](crate::DataLoaderBuilder::memory_budget), for a closure whose items are of a type that the library
-    /// doesn't know; see [`ItemMemory`](crate::ItemMemory::FromItems). State the item alone: the loader adds what collating
-    /// copies. Memory that the decoder uses only while it works is not counted. Call this after [`decode`](Self::decode),
-    /// which discards the value.
+    /// States how many bytes of memory a decoded sample takes at most, for the [memory
+    /// budget](crate::DataLoaderBuilder::memory_budget), for a closure whose items are of a type that the library
+    /// doesn't know; see [`ItemMemory`](crate::ItemMemory::FromItems). State the item alone: the loader adds what
+    /// collating copies. Memory that the decoder uses only while it works is not counted. Call this after
+    /// [`decode`](Self::decode), which discards the value.
     ///
     /// ```no_run
     /// use dataflux::{DatafluxDataset, RawSample};

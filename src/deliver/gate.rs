@@ -1,19 +1,20 @@
 //! Memory for decoding, granted in the order of delivery.
 //!
-//! The decoded size of an image is known only after its bytes have been read. So the memory budget of a loader whose decoder
-//! makes items of unknown size has two parts. The planner reserves the first, in the order of delivery, for bytes that are
-//! being read. The gate grants the second for items, the copies of them in a batch, and the decoder's working memory: a
-//! sample that was read waits in the gate until these are granted, and only then goes to a decode thread.
+//! The decoded size of an image is known only after its bytes have been read. So the memory budget of a loader whose
+//! decoder makes items of unknown size has two parts. The planner reserves the first, in the order of delivery, for
+//! bytes that are being read. The gate grants the second for items, the copies of them in a batch, and the decoder's
+//! working memory: a sample that was read waits in the gate until these are granted, and only then goes to a decode
+//! thread.
 //!
 //! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
-//! Grants to batches behind it never exceed `Limits::ahead` together. Grants to the front itself may take all that is free,
-//! and [`Admission::request`] refuses a batch that needs more than `all - ahead`. Batches before the front have all
-//! their grants: they need nothing more to be decoded, collated and delivered, and then give everything back. Working memory
-//! is given back when its sample is decoded. So what a sample of the front waits for is always given back, provided
-//! that the training loop takes batches; and bytes that are being read come out of the other part, so no read is in the way.
-//! Items whose size is only estimated may turn out larger than their grants, and batches behind the front may then hold what
-//! the front needs. So once every estimated sample with a grant is decoded and no batch before the front is left, nothing more
-//! would be given back, and the front's samples are let through beyond the limit.
+//! Grants to batches behind it never exceed `Limits::ahead` together. Grants to the front itself may take all that is
+//! free, and [`Admission::request`] refuses a batch that needs more than `all - ahead`. Batches before the front have
+//! all their grants: they need nothing more to be decoded, collated and delivered, and then give everything back.
+//! Working memory is given back when its sample is decoded. So what a sample of the front waits for is always given
+//! back, provided that the training loop takes batches; and bytes that are being read come out of the other part, so no
+//! read is in the way. Items whose size is only estimated may turn out larger than their grants, and batches behind the
+//! front may then hold what the front needs. So once every estimated sample with a grant is decoded and no batch before
+//! the front is left, nothing more would be given back, and the front's samples are let through beyond the limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,9 +24,9 @@ use crossbeam_channel::Sender;
 
 use crate::budget::Gauge;
 
-/// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is some ten times as large as its PNG file
-/// and a hundred times as large as its JPEG file, so that reading needs the smaller part. With half of this share the budget,
-/// and not the network, would limit how many large photos are read at once.
+/// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is some ten times as large as its
+/// PNG file and a hundred times as large as its JPEG file, so that reading needs the smaller part. With half of this
+/// share the budget, and not the network, would limit how many large photos are read at once.
 const READ_PARTS: u64 = 8;
 
 /// Batches behind the front may hold `1 / AHEAD_PARTS` of the memory budget together. With less, decode threads would
@@ -54,8 +55,8 @@ impl Limits {
         batch.saturating_mul(parts).div_ceil(parts - READ_PARTS - AHEAD_PARTS).saturating_add(2)
     }
 
-    /// Limits in samples: about four batches may be decoded and not yet handed over. Those behind the front may hold two samples
-    /// for each decode thread, so that all threads have work.
+    /// Limits in samples: about four batches may be decoded and not yet handed over. Those behind the front may hold
+    /// two samples for each decode thread, so that all threads have work.
     pub(super) fn of_samples(batch_size: u64, threads: u64) -> Self {
         let ahead = batch_size.max(2 * threads);
         Self { all: ahead + 3 * batch_size, ahead }
@@ -121,8 +122,8 @@ struct OpenBatch {
     held: u64,
     /// Samples with a grant by an estimate that are not decoded yet.
     undecoded: usize,
-    /// Bytes of items and their copies, including those of samples that still wait for a grant; where these are estimated, only
-    /// those of samples that are decoded.
+    /// Bytes of items and their copies, including those of samples that still wait for a grant; where these are
+    /// estimated, only those of samples that are decoded.
     lasting: u64,
     /// Bytes that collating copies of decoded samples, given back once the batch is collated.
     copies: u64,
@@ -157,8 +158,9 @@ impl Admission {
     }
 
     fn fits(&self, number: u64, need: DecodeNeed) -> bool {
-        // A batch before the front already has all its grants, so this request is for a substitute of a sample that failed to
-        // decode. It is granted at once, because later batches may hold all memory and it could wait for ever.
+        // A batch before the front already has all its grants, so this request is for a substitute of a sample that
+        // failed to decode. It is granted at once, because later batches may hold all memory and it could wait for
+        // ever.
         if number < self.front || !self.open.contains_key(&number) {
             return true;
         }
@@ -206,8 +208,8 @@ impl Admission {
         self.move_front();
     }
 
-    /// Expects one more grant, because a sample that had its grant could not be decoded and a substitute follows. Batches before
-    /// the front stay as they are: their substitutes pass the limits by.
+    /// Expects one more grant, because a sample that had its grant could not be decoded and a substitute follows.
+    /// Batches before the front stay as they are: their substitutes pass the limits by.
     fn reopen(&mut self, number: u64) {
         if let Some(batch) = self.open.get_mut(&number)
             && number >= self.front
@@ -360,7 +362,8 @@ impl<J: Cancellable> DecodeGate<J> {
 
     fn pass_on(&self, jobs: Vec<J>) {
         for job in jobs {
-            // If the decode threads have ended, dropping the job closes the channel of its batch, which the iterator reports.
+            // If the decode threads have ended, dropping the job closes the channel of its batch, which the iterator
+            // reports.
             let _ = self.jobs.send(job);
         }
     }
@@ -567,9 +570,9 @@ mod tests {
     }
 
     proptest! {
-        /// Samples arrive in any order, are decoded in any order, turn out smaller than they were taken for, or larger where that
-        /// was an estimate, and batches are taken in order or as they are done: never does everything stand still, and never
-        /// is more granted than the limit, unless items turn out larger.
+        /// Samples arrive in any order, are decoded in any order, turn out smaller than they were taken for, or larger
+        /// where that was an estimate, and batches are taken in order or as they are done: never does everything stand
+        /// still, and never is more granted than the limit, unless items turn out larger.
         #[test]
         fn nothing_stands_still_and_the_limit_holds(
             batches in batches(),

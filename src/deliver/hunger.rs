@@ -1,5 +1,5 @@
-//! Whether the training loop is starved. Only then is it worth exceeding the call rate that a bucket is known to take: refused
-//! calls are made again about a second later and delay their batches.
+//! Whether the training loop is starved. Only then is it worth exceeding the call rate that a bucket is known to take:
+//! refused calls are made again about a second later and delay their batches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::fetch::Appetite;
 /// A loop that waits for less than `1 / SHARE` of its time is not starved.
 const SHARE: u32 = 50;
 
-/// Waiting time above the tolerated share at which a loop counts as starved: more than a few slow reads at the start cause, and
-/// soon reached by a loop that does nothing but wait.
+/// Waiting time above the tolerated share at which a loop counts as starved: more than a few slow reads at the start
+/// cause, and soon reached by a loop that does nothing but wait.
 const HUNGRY: Duration = Duration::from_millis(300);
 
-/// The first 1.2 s of waiting are ignored where composes come first. One compose takes most of that time at any call rate, and a
-/// refused call would only lengthen the wait.
+/// The first 1.2 s of waiting are ignored where composes come first. One compose takes most of that time at any call
+/// rate, and a refused call would only lengthen the wait.
 const FORGIVEN: Duration = Duration::from_millis(1_200);
 
 /// Upper bound of the waiting time that is remembered: a loop that no longer waits stops counting as starved after 5 s.
@@ -39,8 +39,8 @@ impl Hunger {
         Self { felt: Duration::ZERO, forgiven: Duration::ZERO }
     }
 
-    /// Adds `waited`, and takes off the tolerated share of the time `since` the last call. Called for parts of a wait while it
-    /// lasts, and for the rest when the batch arrives.
+    /// Adds `waited`, and takes off the tolerated share of the time `since` the last call. Called for parts of a wait
+    /// while it lasts, and for the rest when the batch arrives.
     pub(super) fn fed(&mut self, waited: Duration, since: Duration) {
         let counts = waited.saturating_sub(self.forgiven);
         self.forgiven = self.forgiven.saturating_sub(waited);
@@ -52,8 +52,8 @@ impl Hunger {
     }
 }
 
-/// Reports one training loop's waiting time to the choice between read methods and to the throttles. It reports during a wait,
-/// so that a blocked loop isn't taken for a satisfied one.
+/// Reports one training loop's waiting time to the choice between read methods and to the throttles. It reports during
+/// a wait, so that a blocked loop isn't taken for a satisfied one.
 pub(super) struct WaitReport {
     auto: Option<Arc<Auto>>,
     /// `None` once the epoch has ended.
@@ -82,8 +82,8 @@ impl WaitReport {
         self.record(time, time);
     }
 
-    /// Records the arrival of a batch. `waited` is the whole wait, including the parts already reported; `since` is the time since
-    /// the batch before.
+    /// Records the arrival of a batch. `waited` is the whole wait, including the parts already reported; `since` is the
+    /// time since the batch before.
     pub(super) fn record_batch(&mut self, waited: Duration, since: Duration) {
         let reported = std::mem::take(&mut self.reported);
         self.record(waited.saturating_sub(reported), since.saturating_sub(reported));

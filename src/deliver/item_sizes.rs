@@ -8,8 +8,8 @@ use crate::collate::Collate;
 use crate::decode::{Decode, ItemMemory, ItemSize, item_size, scratch_of};
 use crate::split::RawSample;
 
-/// The size of items to come is estimated as the largest of the last 256 to 512: so many that a batch of usual size has its
-/// like among them, so few that a single item much larger than all others is soon forgotten.
+/// The size of items to come is estimated as the largest of the last 256 to 512: so many that a batch of usual size has
+/// its like among them, so few that a single item much larger than all others is soon forgotten.
 const REMEMBERED_ITEMS: usize = 256;
 
 /// How the memory of items is counted.
@@ -73,8 +73,8 @@ impl ItemSizes {
         Self { mode, finished: Mutex::default() }
     }
 
-    /// Divides the memory budget: the bytes that the planner takes from, and what a gate before the decoder may grant, if
-    /// there is one, and whether that is bytes.
+    /// Divides the memory budget: the bytes that the planner takes from, and what a gate before the decoder may grant,
+    /// if there is one, and whether that is bytes.
     pub(super) fn divide(&self, budget: u64, batch_size: u64, threads: usize) -> (u64, Option<(Limits, bool)>) {
         match self.mode {
             Mode::FromSize | Mode::Stated(_) => (budget, None),
@@ -91,8 +91,8 @@ impl ItemSizes {
         matches!(self.mode, Mode::FromBytes | Mode::Measured(_))
     }
 
-    /// Bytes that the planner reserves for the item of an object of `size` bytes; `None` if the item keeps the object's own bytes,
-    /// or if its size isn't known before the object is read.
+    /// Bytes that the planner reserves for the item of an object of `size` bytes; `None` if the item keeps the object's
+    /// own bytes, or if its size isn't known before the object is read.
     pub(super) fn planned<D: Decode, C: Collate<D::Item>>(&self, decode: &D, collate: &C, size: u64) -> Option<u64> {
         match self.mode {
             Mode::FromSize => decode.item_bytes(size),
@@ -122,8 +122,8 @@ impl ItemSizes {
                 let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
                 let lately = self.finished.lock().unwrap_or_else(PoisonError::into_inner).largest();
                 let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);
-                // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a batch, which
-                // also stands for the estimate until the first item is finished.
+                // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a
+                // batch, which also stands for the estimate until the first item is finished.
                 if need.item.saturating_add(need.copy) <= share {
                     DecodeNeed { scratch, is_estimate: true, ..need }
                 } else {

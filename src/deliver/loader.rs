@@ -72,8 +72,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// listed, where the order is by name or shuffled by windows; a full shuffle begins when all is listed. A listing that
     /// fails is an error in the place of the first batch that isn't known.
     ///
-    /// Of a loader that was [resumed](crate::DataLoaderBuilder::resume), the epoch of the state has what is left of it, later
-    /// ones are whole, and earlier ones are refused: they were delivered already.
+    /// Of a loader that was [resumed](crate::DataLoaderBuilder::resume), the epoch of the state has what is left of it,
+    /// later ones are whole, and earlier ones are refused: they were delivered already.
     ///
     /// # Errors
     /// An epoch before that of the state which the loader was resumed from; a thread that the system refuses.
@@ -98,9 +98,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     ///
     /// The batches of an epoch have to be taken to their end, or dropped, before the next is asked for; else that is an error.
     ///
-    /// A loader that was [resumed](crate::DataLoaderBuilder::resume) begins where its state is, so that the range is that of the
-    /// whole run: epochs of the range that were delivered before are left out, and the first that comes has what is left of it.
-    /// [`Batches::epoch`] says which one it is.
+    /// A loader that was [resumed](crate::DataLoaderBuilder::resume) begins where its state is, so that the range is
+    /// that of the whole run: epochs of the range that were delivered before are left out, and the first that comes has
+    /// what is left of it. [`Batches::epoch`] says which one it is.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -122,7 +122,8 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     /// [`prefetch`]: crate::DataLoaderBuilder::prefetch
     ///
     /// # Errors
-    /// A range that ends before the epoch of the state which the loader was resumed from; a thread that the system refuses.
+    /// A range that ends before the epoch of the state which the loader was resumed from; a thread that the system
+    /// refuses.
     pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
         if let Some(state) = self.resumed.as_ref().filter(|state| !epochs.is_empty() && epochs.end <= state.epoch) {
             return Err(before_state(format_args!("the range {epochs:?}"), state.epoch));
@@ -258,9 +259,9 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
         self.engine.fetcher.ceilings()
     }
 
-    /// Bytes of the [memory budget](super::DataLoaderBuilder::memory_budget) that all live epochs of this loader hold now:
-    /// what is read, what decoders were granted to work with, and items and batches until they are given back. Items of a
-    /// closure whose size [isn't known](crate::ItemMemory::FromItems) are not among these.
+    /// Bytes of the [memory budget](super::DataLoaderBuilder::memory_budget) that all live epochs of this loader hold
+    /// now: what is read, what decoders were granted to work with, and items and batches until they are given back.
+    /// Items of a closure whose size [isn't known](crate::ItemMemory::FromItems) are not among these.
     pub fn bytes_held(&self) -> u64 {
         self.held.bytes()
     }

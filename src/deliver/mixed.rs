@@ -347,8 +347,8 @@ impl<B: 'static> MixedLoader<B> {
     /// alone. All parts begin to be read at once, each as far ahead as it is built to, and no further than this epoch takes.
     ///
     /// # Errors
-    /// An epoch before that of the state which the mixture was resumed from; a thread that the system refuses; an epoch so
-    /// late that parts can't count theirs.
+    /// An epoch before that of the state which the mixture was resumed from; a thread that the system refuses; an epoch
+    /// so late that parts can't count theirs.
     pub fn epoch(&self, epoch: u64) -> Result<MixedBatches<B>> {
         if let Some(state) = self.resumed.as_ref().filter(|state| epoch < state.epoch) {
             return Err(before_state(format_args!("epoch {epoch}"), state.epoch));

@@ -275,8 +275,8 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         *cancel.borrow() || cancel.has_changed().is_err()
     }
 
-    /// The job that decodes a sample into its slot: returned where it can be done at once, and otherwise kept until there
-    /// is memory for what it makes.
+    /// The job that decodes a sample into its slot: returned where it can be done at once, and otherwise kept until
+    /// there is memory for what it makes.
     pub(super) fn admit(
         self: &Arc<Self>,
         slot: usize,

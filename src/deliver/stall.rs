@@ -28,8 +28,8 @@ const SLICE: Duration = Duration::from_millis(1);
 /// Longest slice: a wait of seconds is seldom for several things in turn.
 const LONGEST_SLICE: Duration = Duration::from_millis(64);
 
-/// How many times longer than usual a compose may take before the training loop gives it up: those that take longer are few,
-/// and to read their objects takes a tenth of that.
+/// How many times longer than usual a compose may take before the training loop gives it up: those that take longer are
+/// few, and to read their objects takes a tenth of that.
 const PATIENCE: u32 = 3;
 
 /// Time that the training loop has waited for batches, by what these were waiting for; see
@@ -253,8 +253,8 @@ struct Samples {
 }
 
 /// Composes that are given up because the training loop has waited for their batch longer than reads would take: of the
-/// groups that begin before `before` in the window, those that aren't let through yet, and those that were before a moment, in
-/// milliseconds since the epoch began.
+/// groups that begin before `before` in the window, those that aren't let through yet, and those that were before a
+/// moment, in milliseconds since the epoch began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct GivenUp {
     before: usize,
@@ -342,8 +342,8 @@ impl Steps {
         self.step(slots, step);
     }
 
-    /// Waits until the training loop gives up the compose of a group that begins with this sample. Never ends for one that is
-    /// composed already.
+    /// Waits until the training loop gives up the compose of a group that begins with this sample. Never ends for one
+    /// that is composed already.
     pub(super) async fn given_up(&self, slot: usize, compose: &ComposeStep) {
         let mut given_up = self.samples.given_up.subscribe();
         let is_given_up = |given_up: &GivenUp| {
@@ -411,8 +411,8 @@ impl Trace {
         apart.or_else(|| self.steps.ids().get(slot).copied())
     }
 
-    /// Gives up composes of this batch, where the training loop has `waited` for longer than it takes to read their objects:
-    /// those that aren't under way yet, and those that take far longer than usual.
+    /// Gives up composes of this batch, where the training loop has `waited` for longer than it takes to read their
+    /// objects: those that aren't under way yet, and those that take far longer than usual.
     fn give_up_composing(&self, waited: Duration, throttles: &Throttles) {
         let composing = {
             let (samples, apart) = (&self.steps.samples, self.steps.samples.apart());
@@ -563,8 +563,8 @@ pub(super) struct Waits {
 }
 
 impl Watch {
-    /// Waits until `source` brings something. What has been waited is reported to `waiting` while the wait lasts, slice by
-    /// slice; the last slice is not.
+    /// Waits until `source` brings something. What has been waited is reported to `waiting` while the wait lasts, slice
+    /// by slice; the last slice is not.
     pub(super) fn wait<T>(
         &self,
         waits: &mut Waits,

@@ -32,8 +32,8 @@ pub struct Cleaned {
     pub failed: Vec<String>,
 }
 
-/// Time from one deletion to the next: 250 a second, a quarter of the 1,000 writes a second that a bucket takes before it
-/// has grown with its use. The rest is for the jobs that run meanwhile.
+/// Time from one deletion to the next: 250 a second, a quarter of the 1,000 writes a second that a bucket takes before
+/// it has grown with its use. The rest is for the jobs that run meanwhile.
 const DELETION_INTERVAL: Duration = Duration::from_millis(4);
 
 /// Deletions under way at once: enough to keep up that rate where each takes 250 ms.
@@ -41,11 +41,12 @@ const CONCURRENCY: usize = 64;
 
 /// Removes the temporary objects of dead runs from `bucket`, never those of a living one.
 ///
-/// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells, which
-/// a living run renews: it is over when nothing has changed the object for that long, 15 minutes usually, and five once it
-/// was renewed. Both moments are the service's, so that no other clock matters; only a server that tells no time in its
-/// answers is read by this machine's. It removes at most 250 objects a second, a quarter of the writes that a bucket takes at
-/// first, so that running jobs keep most of them. With `older_than`, objects younger than that, since their last renewal, stay as well.
+/// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells,
+/// which a living run renews: it is over when nothing has changed the object for that long, 15 minutes usually, and
+/// five once it was renewed. Both moments are the service's, so that no other clock matters; only a server that tells
+/// no time in its answers is read by this machine's. It removes at most 250 objects a second, a quarter of the writes
+/// that a bucket takes at first, so that running jobs keep most of them. With `older_than`, objects younger than that,
+/// since their last renewal, stay as well.
 ///
 /// # Errors
 /// Whatever listing answers when retrying has not helped; what can't be deleted is told in [`Cleaned::failed`].

@@ -74,8 +74,8 @@ impl Composing {
         self.deletable.load(Ordering::Relaxed)
     }
 
-    /// Leave for one composed read. While it isn't known whether temporaries can be deleted it is given to one at a time;
-    /// others wait for that for a moment only, since a compose may fail slowly.
+    /// Leave for one composed read. While it isn't known whether temporaries can be deleted it is given to one at a
+    /// time; others wait for that for a moment only, since a compose may fail slowly.
     ///
     /// # Errors
     /// Composing is suspended, or another read finds out whether it works. Neither counts as a failure.
@@ -111,8 +111,8 @@ impl Composing {
         turn
     }
 
-    /// Notes what came of a composed read, from the compose to the proof of each sample. What failed before the compose had
-    /// `begun` says nothing of composing.
+    /// Notes what came of a composed read, from the compose to the proof of each sample. What failed before the compose
+    /// had `begun` says nothing of composing.
     pub(super) fn note(
         self: &Arc<Self>,
         admission: Admission<'_>,

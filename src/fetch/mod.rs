@@ -75,8 +75,8 @@ pub(crate) enum Step {
 /// Who is told of each step.
 pub(crate) type Told<'a> = &'a (dyn Fn(Step) + Sync);
 
-/// In how many seconds the temporaries there are can be deleted, at the rate of writes now: where a bucket takes so few that
-/// this matters, reading directly costs less than what is left behind.
+/// In how many seconds the temporaries there are can be deleted, at the rate of writes now: where a bucket takes so few
+/// that this matters, reading directly costs less than what is left behind.
 const DELETION_SECONDS: f64 = 4.0;
 
 /// Reads groups of one data set.
@@ -210,9 +210,9 @@ impl Fetcher {
         Ok(Payload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
     }
 
-    /// Reads a group by a temporary object, where composing works, and has `prove` look at what came: only what it accepts
-    /// counts as a success of composing. Ends when `given_up` does, which counts as a failure where the compose was under way:
-    /// the temporary, if there is one or will be, is deleted all the same.
+    /// Reads a group by a temporary object, where composing works, and has `prove` look at what came: only what it
+    /// accepts counts as a success of composing. Ends when `given_up` does, which counts as a failure where the compose
+    /// was under way: the temporary, if there is one or will be, is deleted all the same.
     ///
     /// # Errors
     /// As for [`fetch`](Self::fetch), those of `prove`, and where nothing may be composed now or the read is given up.
@@ -231,7 +231,8 @@ impl Fetcher {
         told(Step::ComposeQueued);
         let admission = unless(given_up.as_mut(), self.compose.admit()).await;
         let admission = admission.map_err(|error| error.stage(Stage::Fetch))?;
-        // Those there are may wait for their reads in the order of the batches: the end of the process has no time for more.
+        // Those there are may wait for their reads in the order of the batches: the end of the process has no time for
+        // more.
         if self.run.outstanding() as f64 > self.throttles.writes.per_second() * DELETION_SECONDS {
             let message = "there are as many temporary objects as can be deleted in time";
             return Err(Error::new(ErrorKind::Unavailable, message).stage(Stage::Fetch));

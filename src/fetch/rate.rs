@@ -6,14 +6,15 @@
 //! that the service asks for. Refusals of a proven rate say that the service takes less than before: then the rate is
 //! a little below what was served.
 //!
-//! Many processes may share a bucket, each with a rate far below one call a second. So a window lasts for a number of calls at
-//! least, the refusals it bears are fewer where it has few calls, and refusals are *paid for*: a higher rate is tried
-//! only when all but one in 50 of the calls of late were served. What thousands of ranks find out so costs the bucket little,
-//! and a random first moment keeps ranks that start together from trying together.
+//! Many processes may share a bucket, each with a rate far below one call a second. So a window lasts for a number of
+//! calls at least, the refusals it bears are fewer where it has few calls, and refusals are *paid for*: a higher rate
+//! is tried only when all but one in 50 of the calls of late were served. What thousands of ranks find out so costs the
+//! bucket little, and a random first moment keeps ranks that start together from trying together.
 //!
 //! A service that is down for a moment refuses everything, which says nothing of its ceiling. So a rate that was cut is
 //! doubled after each window that is served, whatever is to be paid for, up to what it was before. This ends with the
-//! first doubled rate that is refused: then it was a lower ceiling. The rate never falls below a small share of the first.
+//! first doubled rate that is refused: then it was a lower ceiling. The rate never falls below a small share of the
+//! first.
 
 use std::time::Duration;
 
@@ -31,8 +32,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Refusals that each call pays for. Ranks that all look for a higher rate are refused no larger share of their calls.
 const PAYS: f64 = 0.02;
 
-/// The most refusals that are still to be paid for: what a second of calls pays, and never less than what a try or two cost.
-/// A bucket that refused much for a while is else left unused for long after.
+/// The most refusals that are still to be paid for: what a second of calls pays, and never less than what a try or two
+/// cost. A bucket that refused much for a while is else left unused for long after.
 const MOST_OWED_SECONDS: f64 = 1.0;
 const LEAST_OWED: f64 = 4.0;
 
@@ -79,8 +80,8 @@ pub(crate) const LEAST: f64 = 0.01;
 /// The share of its first rate that a process always has: from there five doublings lead back.
 const LEAST_SHARE: f64 = 0.05;
 
-/// The most that this share comes to in calls a second. Processes that know nothing of each other each begin with all of
-/// a bucket, and some 500 of them have room in the 1,000 writes that it takes.
+/// The most that this share comes to in calls a second. Processes that know nothing of each other each begin with all
+/// of a bucket, and some 500 of them have room in the 1,000 writes that it takes.
 const MOST_LEAST: f64 = 2.0;
 
 /// The rate at which calls may start.
@@ -108,8 +109,8 @@ pub(super) struct Rate {
     cut: Option<Cut>,
     /// Whether the rate was cut, and no doubled one was refused since.
     recovers: bool,
-    /// What it recovers to: a little less than before it was cut, and less with each try in vain. The service may be down
-    /// again before it was reached.
+    /// What it recovers to: a little less than before it was cut, and less with each try in vain. The service may be
+    /// down again before it was reached.
     before: f64,
     window: Window,
     /// When the next call starts if those before keep to the rate.
@@ -136,8 +137,8 @@ struct Cut {
 }
 
 impl Rate {
-    /// Begins with `first` calls a second, never more than `most`; `random` in `[0, 1)` sets the moment of the first call
-    /// within the first interval, and that of the first try of a higher rate.
+    /// Begins with `first` calls a second, never more than `most`; `random` in `[0, 1)` sets the moment of the first
+    /// call within the first interval, and that of the first try of a higher rate.
     pub(super) fn new(first: f64, most: f64, now: Duration, random: f64) -> Self {
         let most = most.max(LEAST);
         let first = first.clamp(LEAST, most);
@@ -349,9 +350,9 @@ mod tests {
         refused: u64,
     }
 
-    /// Ranks for so many seconds against a service that takes `capacity(second)` calls a second, answers after `latency`
-    /// and refuses after 5 ms. What is refused waits for half a second, and then for its turn before new calls, as in the
-    /// client. Of all calls a share `unlucky` is refused whatever their rate.
+    /// Ranks for so many seconds against a service that takes `capacity(second)` calls a second, answers after
+    /// `latency` and refuses after 5 ms. What is refused waits for half a second, and then for its turn before new
+    /// calls, as in the client. Of all calls a share `unlucky` is refused whatever their rate.
     fn run(
         ranks: &mut [Rank],
         seconds: u64,

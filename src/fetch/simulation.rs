@@ -1,7 +1,8 @@
 //! Many ranks that start on one bucket at once: the real throttles, rates and retry policies, on virtual time.
 //!
-//! Each rank reads as much as it is let, and composes groups that it reads and deletes, as a loader does; it goes on for a
-//! while, then composes no more and deletes what there is. The bucket takes what is documented and not a call more.
+//! Each rank reads as much as it is let, and composes groups that it reads and deletes, as a loader does; it goes on
+//! for a while, then composes no more and deletes what there is. The bucket takes what is documented and not a call
+//! more.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -204,8 +205,8 @@ async fn run(ranks: u64, seconds: u64, told: bool) -> Outcome {
     outcome
 }
 
-/// Refused calls after the first ten seconds, at most; temporaries there are none. What is left of the bucket's rates are
-/// the first moments of ranks and what they try above their part.
+/// Refused calls after the first ten seconds, at most; temporaries there are none. What is left of the bucket's rates
+/// are the first moments of ranks and what they try above their part.
 fn check(outcome: &Outcome) {
     assert!(outcome.refused < 0.05 && outcome.refused_at_first < 0.05, "{outcome:?}");
     assert!(outcome.reads_per_second > 0.8 * 5_000.0 && outcome.composes_per_second > 0.8 * 500.0, "{outcome:?}");

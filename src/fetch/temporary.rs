@@ -72,8 +72,8 @@ static LEDGER: LazyLock<Ledger> = LazyLock::new(|| {
 /// How long the end of the process waits for temporaries that are still being deleted.
 const AT_EXIT: Duration = Duration::from_secs(20);
 
-/// Deletions at once while the process shuts down, where no throttle holds them back: those of [`MOST`] temporaries take five
-/// seconds of the 20 at 80 ms each, and the process has this many connections in any case.
+/// Deletions at once while the process shuts down, where no throttle holds them back: those of [`MOST`] temporaries
+/// take five seconds of the 20 at 80 ms each, and the process has this many connections in any case.
 const CLOSING_DELETIONS: usize = 64;
 
 struct Ledger {
@@ -374,8 +374,8 @@ impl LoaderTemporaries {
         Arc::new(Self { renewable: AtomicBool::new(true), undeleted: AtomicU64::new(0) })
     }
 
-    /// Gives new temporaries leases that last for all that may be done with them. Returns whether leases were renewed until
-    /// now.
+    /// Gives new temporaries leases that last for all that may be done with them. Returns whether leases were renewed
+    /// until now.
     pub(super) fn never_renew(&self) -> bool {
         self.renewable.swap(false, Ordering::Relaxed)
     }
@@ -462,9 +462,9 @@ impl Run {
         self.outstanding.load(Ordering::SeqCst)
     }
 
-    /// A name that nobody else makes. The random part comes first, so that writes spread over the service's index. No `/`
-    /// follows the prefix: where folders are real, one would stay behind for every name, and whether they are can't always
-    /// be found out. Older versions wrote `/` in place of `-`.
+    /// A name that nobody else makes. The random part comes first, so that writes spread over the service's index. No
+    /// `/` follows the prefix: where folders are real, one would stay behind for every name, and whether they are can't
+    /// always be found out. Older versions wrote `/` in place of `-`.
     pub(super) fn temporary_name(&self) -> Arc<str> {
         format!("{TEMPORARY_PREFIX}{:016x}-{}", rand::random::<u64>(), self.id).into()
     }
@@ -750,8 +750,8 @@ mod tests {
         assert!(!memory.contains("bucket", "late"));
     }
 
-    /// What waited to be made again when the process began to shut down went on waiting, for its turn among other calls at
-    /// last; and those that waited in the 64 places of the end kept all others out.
+    /// What waited to be made again when the process began to shut down went on waiting, for its turn among other calls
+    /// at last; and those that waited in the 64 places of the end kept all others out.
     #[tokio::test(start_paused = true)]
     async fn at_the_end_no_deletion_waits_for_one_that_is_made_again() {
         let memory = MemoryStore::new();

@@ -145,10 +145,10 @@ impl Throttles {
     }
 
     /// Notes that one of `world_size` ranks reads through these. What a bucket is documented to take is divided by that
-    /// number, so that ranks that start together don't ask for more than all of it; more is asked for when that is served.
-    /// Ranks of one process have a part each. Where loaders of one data set are of worlds of several sizes, the smallest
-    /// part counts: a loader that a process has for itself, to validate say, shares the bucket with the other ranks all
-    /// the same.
+    /// number, so that ranks that start together don't ask for more than all of it; more is asked for when that is
+    /// served. Ranks of one process have a part each. Where loaders of one data set are of worlds of several sizes, the
+    /// smallest part counts: a loader that a process has for itself, to validate say, shares the bucket with the other
+    /// ranks all the same.
     pub(crate) fn add_rank(&self, rank: u64, world_size: u64) {
         let mut ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
         ranks.entry(world_size).or_default().insert(rank);
@@ -469,8 +469,8 @@ impl<'a> Waiter<'a> {
         } else if state.keeper == Some(self.key) {
             state.keeper = None;
         }
-        // Also by a waiter that is not first, or not first any more: when it came, or was woken in vain, another may have
-        // become first without looking, and only a wake-up has that one keep the clock.
+        // Also by a waiter that is not first, or not first any more: when it came, or was woken in vain, another may
+        // have become first without looking, and only a wake-up has that one keep the clock.
         state.dispatch(now, self.throttle.loops.want_more());
         if !state.waiters.contains_key(&self.key) {
             self.done = true;
@@ -567,8 +567,8 @@ impl Watch for Call {
         self.wait.store(nanoseconds(wait), Ordering::Relaxed);
     }
 
-    /// Others may be made meanwhile, and the next try waits for its turn as the first did: by its number it goes before those
-    /// that are needed later.
+    /// Others may be made meanwhile, and the next try waits for its turn as the first did: by its number it goes before
+    /// those that are needed later.
     fn again(self: Arc<Self>, wait: Duration) -> BoxFuture<'static, Duration> {
         Box::pin(async move {
             self.leave(|_, _| {});
@@ -729,13 +729,13 @@ mod tests {
         assert!((10..=11).contains(&turns), "{turns}");
     }
 
-    /// So many deletions that they go first take the first place from the compose that waits for the rate. It found itself
-    /// not first any more when it woke, and woke nobody; with no call under way nobody was ever served again.
+    /// So many deletions that they go first take the first place from the compose that waits for the rate. It found
+    /// itself not first any more when it woke, and woke nobody; with no call under way nobody was ever served again.
     #[tokio::test(start_paused = true)]
     async fn a_waiter_that_is_not_first_any_more_passes_the_clock_on() {
         let throttle = throttle(2_000, 2.0);
-        // The rate allows the next call in half a second, and no call is under way that would look when it ends. The next
-        // turn is not of one behind.
+        // The rate allows the next call in half a second, and no call is under way that would look when it ends. The
+        // next turn is not of one behind.
         throttle.acquire_behind(0).await.done(0);
         let enter = |behind| {
             let throttle = Arc::clone(&throttle);
@@ -835,8 +835,8 @@ mod tests {
         assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (0, 0));
     }
 
-    /// All time in the queue was given back to the call, and the queue is long where a service is down: what was to be an
-    /// error after 300 s was one after tens of minutes.
+    /// All time in the queue was given back to the call, and the queue is long where a service is down: what was to be
+    /// an error after 300 s was one after tens of minutes.
     #[tokio::test(start_paused = true)]
     async fn a_service_that_stays_down_becomes_an_error_however_long_the_queue() {
         let faults = FaultStore::new(Arc::new(MemoryStore::new().with_bucket("bucket")));

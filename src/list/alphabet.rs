@@ -122,16 +122,16 @@ fn prev_char(c: char) -> Option<char> {
     char::from_u32(if n == 0xDFFF { 0xD7FF } else { n })
 }
 
-/// Between two seen characters that are further apart than this, one script ends and another begins. The letters of most
-/// scripts lie closer together, and the scripts of one part of the world, such as Greek and Cyrillic, do too.
+/// Between two seen characters that are further apart than this, one script ends and another begins. The letters of
+/// most scripts lie closer together, and the scripts of one part of the world, such as Greek and Cyrillic, do too.
 const WIDE: f64 = 1024.0;
 
 /// Below this novelty what is known of a place counts as settled: names of three parents were listed to their end.
 pub(super) const SETTLED: f64 = 0.3;
 
-/// Adds the spans of characters that may follow the last seen one, up to `high`. A script of which so many characters were
-/// seen in a row is as likely to end within as many more as to go on beyond these, and so on for each doubling of its
-/// length: so each doubling has the same weight.
+/// Adds the spans of characters that may follow the last seen one, up to `high`. A script of which so many characters
+/// were seen in a row is as likely to end within as many more as to go on beyond these, and so on for each doubling of
+/// its length: so each doubling has the same weight.
 fn run_on(seen: &[char], high: char, novelty: f64, out: &mut Vec<Span>) {
     let Some(&last) = seen.last() else { return };
     let mut first = last;
@@ -154,8 +154,8 @@ fn run_on(seen: &[char], high: char, novelty: f64, out: &mut Vec<Span>) {
 }
 
 impl Alphabet {
-    /// How likely it is that characters come which were never seen, from 1 down to 0: less likely, the more parents had their
-    /// last child listed.
+    /// How likely it is that characters come which were never seen, from 1 down to 0: less likely, the more parents had
+    /// their last child listed.
     pub(super) fn novelty(&self) -> f64 {
         1.0 / (1.0 + self.off - self.tried)
     }
@@ -254,8 +254,8 @@ impl Alphabet {
         if lower && unsure_letters {
             whole.push(('a', if digit && !beyond_f { 'f' } else { 'z' }));
         }
-        // Whether letters that were not seen so far are unlikely. Characters of other scripts, and cuts that were tried among
-        // these, are no evidence for that.
+        // Whether letters that were not seen so far are unlikely. Characters of other scripts, and cuts that were tried
+        // among these, are no evidence for that.
         let is_ascii = self.seen.last().is_none_or(char::is_ascii);
         let settled = self.count > 300 && (is_ascii || novelty < SETTLED);
         let ended = if is_ascii { self.off } else { self.off - self.tried };

@@ -107,8 +107,8 @@ impl Filter {
         Ok(self)
     }
 
-    /// Matches all globs of this filter in any case, wherever they are in the chain: `*.jpg` then stands for `A.JPG`, too.
-    /// Only the letters `a` to `z` have a case here.
+    /// Matches all globs of this filter in any case, wherever they are in the chain: `*.jpg` then stands for `A.JPG`,
+    /// too. Only the letters `a` to `z` have a case here.
     ///
     /// ```
     /// use dataflux::list::Filter;
@@ -125,9 +125,10 @@ impl Filter {
         Ok(self)
     }
 
-    /// Only names that end as those of images do, in upper or lower case: `.jpg`, `.jpeg`, `.jpe`, `.jfif`, `.png`, `.apng`,
-    /// `.gif`, `.webp`, `.bmp`, `.tif`, `.tiff`, `.pbm`, `.pgm`, `.ppm`, `.avif`, `.heic`, `.heif` and `.jxl`. These are more
-    /// than this crate decodes, so that an image of another format is an error and isn't left out unnoticed.
+    /// Only names that end as those of images do, in upper or lower case: `.jpg`, `.jpeg`, `.jpe`, `.jfif`, `.png`,
+    /// `.apng`, `.gif`, `.webp`, `.bmp`, `.tif`, `.tiff`, `.pbm`, `.pgm`, `.ppm`, `.avif`, `.heic`, `.heif` and `.jxl`.
+    /// These are more than this crate decodes, so that an image of another format is an error and isn't left out
+    /// unnoticed.
     ///
     /// Files and folders that tools hide are left out as well, below the last `/` of the listed prefix: those whose
     /// name begins with a dot, such as `.ipynb_checkpoints`, `__MACOSX` and `Thumbs.db`.
@@ -225,8 +226,8 @@ impl Filter {
     }
 }
 
-/// Suffixes of names of images, in lower case. An image that this crate can't decode must be among them: then the decoder
-/// says so, instead of the filter leaving it out.
+/// Suffixes of names of images, in lower case. An image that this crate can't decode must be among them: then the
+/// decoder says so, instead of the filter leaving it out.
 const IMAGE_SUFFIXES: [&str; 18] = [
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "tif", "tiff", "pbm", "pgm", "ppm", "avif",
     "heic", "heif", "jxl",
@@ -243,8 +244,8 @@ fn no_image(below: &str) -> Option<Reason> {
     (!is_image).then_some(Reason::NotAnImage)
 }
 
-/// Whether a file or a folder of this name is one that tools hide: macOS leaves `__MACOSX` in archives, and Windows `Thumbs.db`
-/// in folders.
+/// Whether a file or a folder of this name is one that tools hide: macOS leaves `__MACOSX` in archives, and Windows
+/// `Thumbs.db` in folders.
 pub(crate) fn is_hidden(part: &str) -> bool {
     part.starts_with('.') || part == "__MACOSX" || part.eq_ignore_ascii_case("thumbs.db")
 }
@@ -374,7 +375,8 @@ pub enum Reason {
     TooLarge,
     /// It was last changed before the time wanted.
     NotModified,
-    /// Images are wanted, and it is a file, or in a folder, that tools hide: `.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`.
+    /// Images are wanted, and it is a file, or in a folder, that tools hide: `.ipynb_checkpoints`, `__MACOSX`,
+    /// `Thumbs.db`.
     Hidden,
     /// Images are wanted, and its name doesn't end like that of one.
     NotAnImage,

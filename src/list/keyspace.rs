@@ -398,7 +398,8 @@ impl KeySpace {
         out.iter().map(|s| s.weight).sum()
     }
 
-    /// Where the characters of a place are settled, how often each script came says more than how many characters it has.
+    /// Where the characters of a place are settled, how often each script came says more than how many characters it
+    /// has.
     fn weigh_scripts(&self, place: Place, novelty: f64, spans: &mut [Span]) {
         let [_, block, any] = place.keys();
         let known = |key| self.alphabets.get(key).filter(|a: &&Alphabet| a.count >= 100);
@@ -537,8 +538,8 @@ impl KeySpace {
         unit[j] = match dense {
             Some(dn) => {
                 let (jb, place) = (at[j].0, at[j].2);
-                // Two names that part in a script of which nothing was seen would coincide in spans of their own. Each letter
-                // of ASCII has a weight of its own.
+                // Two names that part in a script of which nothing was seen would coincide in spans of their own. Each
+                // letter of ASCII has a weight of its own.
                 let unseen = tail_char(first, jb).filter(|c| !c.is_ascii());
                 let also = tail_char(last, jb).into_iter().chain(unseen);
                 let total = self.spans(place, also, Trust::Guess(0.3), &mut spans);

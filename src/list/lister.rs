@@ -32,9 +32,9 @@ pub const CONCURRENCY: usize = 256;
 /// Pages that wait to be worked on, for each thread that does it: enough to keep it busy, few megabytes.
 const WAITING: usize = 4;
 
-/// Most bytes of pages that are being received or were received and not asked for yet, at the size of the largest page so far.
-/// A quarter of the memory budget that loaders have by default; pages of 5,000 names of 40 bytes take 1.5 MB each with their
-/// text, so that 170 calls may be under way, and those of the longest names there are 11 MB.
+/// Most bytes of pages that are being received or were received and not asked for yet, at the size of the largest page
+/// so far. A quarter of the memory budget that loaders have by default; pages of 5,000 names of 40 bytes take 1.5 MB
+/// each with their text, so that 170 calls may be under way, and those of the longest names there are 11 MB.
 const MAX_PAGE_BYTES: usize = 256 << 20;
 
 /// Pages in a row that bring nothing but names that were there before, after which a listing is taken to lead nowhere.

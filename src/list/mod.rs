@@ -73,9 +73,9 @@ impl FromStr for Prefix {
 }
 
 impl Prefix {
-    /// Where this is a glob: the prefix above it, and the glob as [`Filter::include`] takes it below that prefix. Names may
-    /// hold the characters of a glob, so a prefix that holds some isn't wrong; one that no name begins with was probably
-    /// meant as a glob.
+    /// Where this is a glob: the prefix above it, and the glob as [`Filter::include`] takes it below that prefix. Names
+    /// may hold the characters of a glob, so a prefix that holds some isn't wrong; one that no name begins with was
+    /// probably meant as a glob.
     ///
     /// ```
     /// let meant = dataflux::list::Prefix::glob(&"gs://bucket/train/*.jpg".parse()?);

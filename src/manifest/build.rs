@@ -338,8 +338,8 @@ pub(crate) struct Streaming {
 }
 
 impl Streaming {
-    /// The manifest, which is there as soon as the first object is, while a task goes on listing; dropping the manifest stops
-    /// it.
+    /// The manifest, which is there as soon as the first object is, while a task goes on listing; dropping the manifest
+    /// stops it.
     pub(crate) async fn open(&self) -> Result<Manifest> {
         let (manifest, first) = self.begin(&Handle::current());
         // Nothing was sent where it has ended without an object.

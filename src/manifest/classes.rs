@@ -90,8 +90,8 @@ impl Classes {
     }
 }
 
-/// Where in a name of a listing the folder begins that is its label: below the last `/` of the prefix. Where all that is
-/// listed is in one folder whose name the prefix ends with, as for `gs://bucket/val` without its slash, below that.
+/// Where in a name of a listing the folder begins that is its label: below the last `/` of the prefix. Where all that
+/// is listed is in one folder whose name the prefix ends with, as for `gs://bucket/val` without its slash, below that.
 pub(super) fn root(prefix: &str, first: &[u8], last: &[u8]) -> usize {
     let folder = prefix.rfind('/').map_or(0, |slash| slash + 1);
     // Whatever comes between two names begins as both do.

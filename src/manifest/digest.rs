@@ -12,8 +12,8 @@ use super::Entry;
 pub struct Digest(pub(crate) [u8; 32]);
 
 impl Digest {
-    /// The digest of the same objects where their labels are numbered by a list. An order may depend on the numbers, and a
-    /// run that was trained with others must not be resumed. Frozen as all digests are.
+    /// The digest of the same objects where their labels are numbered by a list. An order may depend on the numbers,
+    /// and a run that was trained with others must not be resumed. Frozen as all digests are.
     pub(super) fn with_classes(self, classes: &[String]) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(b"dataflux classes 1");

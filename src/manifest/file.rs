@@ -52,8 +52,8 @@ const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
 const VERSION: u32 = 1;
 /// Bytes of the head before the bucket's name.
 const FIXED: usize = 100;
-/// Reasons that every file counts, met or not. Those that came later are counted up to the last that was met, so that the
-/// file of a listing which met none of them is what it always was.
+/// Reasons that every file counts, met or not. Those that came later are counted up to the last that was met, so that
+/// the file of a listing which met none of them is what it always was.
 const LEAST_REASONS: usize = 8;
 /// Bytes at the beginning that say what the rest is.
 const OPENING: usize = 16;
@@ -156,9 +156,10 @@ impl Manifest {
     /// and the processes of a machine that open the same file share its memory.
     ///
     /// Replace the file, by `save` or by renaming another, and never write into it while it is open: what is read then
-    /// is an error at best, and the end of the process with SIGBUS if the file has become shorter. On a network file system,
-    /// such as NFS, SMB, Lustre or FUSE, even a file that another host replaces may be gone here. So a file there is read into
-    /// memory as a whole, some 18 bytes an object in each process, and may be replaced by anybody at any time.
+    /// is an error at best, and the end of the process with SIGBUS if the file has become shorter. On a network file
+    /// system, such as NFS, SMB, Lustre or FUSE, even a file that another host replaces may be gone here. So a file
+    /// there is read into memory as a whole, some 18 bytes an object in each process, and may be replaced by anybody at
+    /// any time.
     ///
     /// # Errors
     /// The file can't be read, is no manifest, or one of another version; it was cut short or damaged. Of a file from

@@ -74,10 +74,12 @@ pub struct Entry<N = Arc<str>> {
     pub crc32c: Option<u32>,
     /// The storage class.
     pub storage_class: StorageClass,
-    /// How the stored bytes are compressed. Samples have them as they are stored, and decoders may want to decompress them.
+    /// How the stored bytes are compressed. Samples have them as they are stored, and decoders may want to decompress
+    /// them.
     pub encoding: ContentEncoding,
-    /// Index in [`Manifest::labels`] of the first folder below the prefix that this is in, however deep; `None` right below the last `/` of the prefix, and in a hidden
-    /// folder that isn't in the [list of classes](crate::DatafluxDataset::classes).
+    /// Index in [`Manifest::labels`] of the first folder below the prefix that this is in, however deep; `None` right
+    /// below the last `/` of the prefix, and in a hidden folder that isn't in the [list of
+    /// classes](crate::DatafluxDataset::classes).
     pub label: Option<u32>,
 }
 
@@ -205,10 +207,11 @@ impl Manifest {
         &self.prefix
     }
 
-    /// Folders right below the last `/` of the prefix that hold samples, in byte order: the labels of an image folder. Of
-    /// `training/a.png` it is `training` for the prefix `gs://bucket/train`, as for `gs://bucket`; but where all samples are
-    /// in one folder whose name ends the prefix, as in `val/` for `gs://bucket/val`, the folders in that. Of a data set that
-    /// was given a list of [classes](crate::DatafluxDataset::classes) it is that list. Made when they are first asked for.
+    /// Folders right below the last `/` of the prefix that hold samples, in byte order: the labels of an image folder.
+    /// Of `training/a.png` it is `training` for the prefix `gs://bucket/train`, as for `gs://bucket`; but where all
+    /// samples are in one folder whose name ends the prefix, as in `val/` for `gs://bucket/val`, the folders in that.
+    /// Of a data set that was given a list of [classes](crate::DatafluxDataset::classes) it is that list. Made when
+    /// they are first asked for.
     pub fn labels(&self) -> &[String] {
         self.end().labels.all()
     }
@@ -228,9 +231,9 @@ impl Manifest {
         self.end().left_out
     }
 
-    /// Digest of all names, sizes, versions and checksums, and of the list of classes where one was set that differs from
-    /// the folders. The order of every epoch and the right to resume depend on it, so
-    /// all ranks of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
+    /// Digest of all names, sizes, versions and checksums, and of the list of classes where one was set that differs
+    /// from the folders. The order of every epoch and the right to resume depend on it, so all ranks of a run must have
+    /// the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
     }

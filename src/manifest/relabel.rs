@@ -9,7 +9,8 @@ use crate::Result;
 use crate::list::{Filter, LeftOut, is_hidden};
 
 impl Manifest {
-    /// The same objects, of which each has the number that `classes` gives its folder. Waits for the end of the listing.
+    /// The same objects, of which each has the number that `classes` gives its folder. Waits for the end of the
+    /// listing.
     ///
     /// # Errors
     /// Folders that are none of the classes; a listing that failed.
@@ -38,8 +39,9 @@ impl Manifest {
         Ok(self.relabelled(labels, digest))
     }
 
-    /// Only the objects that are images by their names, and what was found on the way. Waits for the end of the listing. Nothing
-    /// is copied where all are. A list of classes is kept; without one, labels are the folders that hold images.
+    /// Only the objects that are images by their names, and what was found on the way. Waits for the end of the
+    /// listing. Nothing is copied where all are. A list of classes is kept; without one, labels are the folders that
+    /// hold images.
     ///
     /// # Errors
     /// There are no images; a listing that failed; a file that was written to since it was opened.

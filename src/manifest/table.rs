@@ -210,13 +210,14 @@ impl<'a> Cursor<'a> {
 /// In the place of a label's number: its folder is none of the classes, so its samples have no label.
 pub(super) const NO_CLASS: u32 = u32::MAX;
 
-/// The folders right below the prefix, in byte order or in that of a list of classes, and what the records of objects say
-/// of them.
+/// The folders right below the prefix, in byte order or in that of a list of classes, and what the records of objects
+/// say of them.
 #[derive(Debug)]
 pub(super) struct Labels {
     names: Table,
     /// Records number folders as the listing comes to them. Here is the place of each in the order of names, where that
-    /// isn't the same. One [`NO_CLASS`] at least where the names are a list of classes, and none where they are the folders.
+    /// isn't the same. One [`NO_CLASS`] at least where the names are a list of classes, and none where they are the
+    /// folders.
     places: Vec<u32>,
     decoded: OnceLock<Vec<String>>,
 }
@@ -239,8 +240,8 @@ impl Labels {
         Self { names: in_chunks(classes.iter().map(String::as_bytes)), places, decoded: OnceLock::new() }
     }
 
-    /// Whether the names are those of a list of classes, which stays when folders are left out. No digest says so where the
-    /// list is just that of the folders.
+    /// Whether the names are those of a list of classes, which stays when folders are left out. No digest says so where
+    /// the list is just that of the folders.
     pub(super) fn are_a_list(&self) -> bool {
         self.places.contains(&NO_CLASS)
     }

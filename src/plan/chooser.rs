@@ -109,15 +109,15 @@ const WORTH_TRYING: u64 = 2_048;
 const MEAN_OF: u64 = 1 << 16;
 /// Groups composed to learn how long that takes.
 const PROBES: u32 = 2;
-/// The first composes are given up when more than one for so many that are under way has failed. A single one is refused, or
-/// fails, on any day.
+/// The first composes are given up when more than one for so many that are under way has failed. A single one is
+/// refused, or fails, on any day.
 const FAILURES_SHARE: usize = 4;
 /// What a compose takes about, before one is back.
 const USUAL_LATENCY: Duration = Duration::from_secs(1);
 /// Samples by whose size it is decided whether to begin joined.
 const SIZED: u64 = 64;
-/// Samples that are read one by one before the first compose, since the loop waits for these first: what reads bring in this
-/// part of the time that it takes. It begins as early all the same, when these only wait for their calls.
+/// Samples that are read one by one before the first compose, since the loop waits for these first: what reads bring in
+/// this part of the time that it takes. It begins as early all the same, when these only wait for their calls.
 const FIRST: f64 = 0.75;
 /// At most this share of an epoch, and of what can be held.
 const FIRST_SHARE: f64 = 0.25;
@@ -295,7 +295,8 @@ impl Chooser {
             }
         }
         // Others of the data set may be what waits, for as long as they last: that holds up nobody who has little out.
-        // More composes than begin in about the time that one takes would wait long for their calls, and reads come sooner.
+        // More composes than begin in about the time that one takes would wait long for their calls, and reads come
+        // sooner.
         let few = FEW.min((self.writes(ceilings) / 2.0 * USUAL_LATENCY.as_secs_f64()).ceil() as usize);
         let most = [MAX_SOURCES + ceilings.reads.at_once / 4, few + ceilings.writes.in_flight / 8];
         let waiting = [ceilings.reads.waiting, ceilings.writes.waiting];

@@ -144,9 +144,9 @@ pub struct Groups {
     pub direct: u64,
     /// Large objects read in ranges.
     pub ranged: u64,
-    /// Groups of objects that were composed and read as one. The objects of a group that could not be composed count as read
-    /// individually; a group whose composed object could not be read stays one group, and the reads of its objects that
-    /// follow are [retries](crate::metrics::Counts::retries).
+    /// Groups of objects that were composed and read as one. The objects of a group that could not be composed count as
+    /// read individually; a group whose composed object could not be read stays one group, and the reads of its objects
+    /// that follow are [retries](crate::metrics::Counts::retries).
     pub composed: u64,
 }
 

@@ -207,9 +207,9 @@ impl Delivered {
     }
 }
 
-/// The state at the beginning of epoch `latest` instead of that at the end of the one before, which is the same: ranks that are
-/// stopped around the end of an epoch are on both sides of it. States of ordered batches don't have the number of ranks, which
-/// decides where an epoch with drop_last ends; it is `ranks`, since there is a state of each.
+/// The state at the beginning of epoch `latest` instead of that at the end of the one before, which is the same: ranks
+/// that are stopped around the end of an epoch are on both sides of it. States of ordered batches don't have the number
+/// of ranks, which decides where an epoch with drop_last ends; it is `ranks`, since there is a state of each.
 fn carried_on(
     state: &State,
     latest: u64,

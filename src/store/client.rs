@@ -60,8 +60,8 @@ pub struct Payload {
 
 /// Is told how a call fares while it is under way.
 pub(crate) trait Watch: fmt::Debug + Send + Sync {
-    /// The service refused a try, the first one or a later one, because there are too many calls (429), or could not serve it
-    /// for now (503).
+    /// The service refused a try, the first one or a later one, because there are too many calls (429), or could not
+    /// serve it for now (503).
     fn refused(&self, first: bool);
     /// The service began to answer, so long after this try began.
     fn answered(&self, wait: Duration);
@@ -195,14 +195,14 @@ impl Client {
         Self { repeats: true, ..self.clone() }
     }
 
-    /// The same client, which gives a failed call up instead of trying it again once `over` holds true: nobody wants its
-    /// result any more. The try under way is not cut off.
+    /// The same client, which gives a failed call up instead of trying it again once `over` holds true: nobody wants
+    /// its result any more. The try under way is not cut off.
     pub(crate) fn until(&self, over: watch::Receiver<bool>) -> Self {
         Self { over: Some(over), ..self.clone() }
     }
 
-    /// Waits so long, then until the next try may be made, and returns the time that the second wait took. Returns nothing as
-    /// soon as nobody wants the results of this client any more.
+    /// Waits so long, then until the next try may be made, and returns the time that the second wait took. Returns
+    /// nothing as soon as nobody wants the results of this client any more.
     async fn wait_to_try_again(&self, wait: Duration) -> Option<Duration> {
         let again = async {
             if let Some(watch) = &self.watch {
@@ -821,8 +821,8 @@ impl<'a> Call<'a> {
                 }
                 debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
                 let Some(queued) = self.client.wait_to_try_again(wait).await else { return Err(error) };
-                // The queue for the next try is this program's own, so it takes nothing from the call's time. But it is long
-                // where the service refuses much, and a service that stays down must become an error.
+                // The queue for the next try is this program's own, so it takes nothing from the call's time. But it is
+                // long where the service refuses much, and a service that stays down must become an error.
                 let back = queued.min(self.client.retry.deadline.saturating_sub(self.given_back));
                 self.given_back += back;
                 self.limit = self.limit.saturating_add(back);
@@ -840,8 +840,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Hands over the outcome of the call. Every error of a call leaves through here, so that each reports how many tries
-    /// there were, and whether one of them may have done what was asked for.
+    /// Hands over the outcome of the call. Every error of a call leaves through here, so that each reports how many
+    /// tries there were, and whether one of them may have done what was asked for.
     fn end<T>(&self, outcome: Result<T>) -> Result<T> {
         let tries = self.attempt.number;
         outcome.map_err(|error| {

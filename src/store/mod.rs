@@ -117,7 +117,8 @@ impl StorageClass {
     }
 }
 
-/// The `Content-Encoding` of an object: how the bytes are compressed that are stored. Reads bring them as they are stored.
+/// The `Content-Encoding` of an object: how the bytes are compressed that are stored. Reads bring them as they are
+/// stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[repr(u8)]

@@ -111,8 +111,8 @@ impl Objects {
         self.names.len()
     }
 
-    /// Bytes that these take in memory, with those of the JSON text that they come from: names and metadata are in both, and
-    /// all else of an object is some 200 bytes of text.
+    /// Bytes that these take in memory, with those of the JSON text that they come from: names and metadata are in
+    /// both, and all else of an object is some 200 bytes of text.
     pub(crate) fn bytes_with_text(&self) -> usize {
         const TEXT: usize = 200;
         let metadata = self.details.iter().flat_map(|details| &details.metadata);

@@ -9,12 +9,12 @@ use tracing::warn;
 
 use crate::Error;
 
-/// How long a call may wait for the beginning of an answer before a warning is logged. Shorter waits are usual: the back-off after two refusals
-/// takes up to three seconds, and the service's slowest answers some seconds.
+/// How long a call may wait for the beginning of an answer before a warning is logged. Shorter waits are usual: the
+/// back-off after two refusals takes up to three seconds, and the service's slowest answers some seconds.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
-/// How long a host that never answered is tried when its name doesn't resolve or it refuses connections. A server that is
-/// started at the same moment, or the network of a new container, is there within seconds; a typing error never is.
+/// How long a host that never answered is tried when its name doesn't resolve or it refuses connections. A server that
+/// is started at the same moment, or the network of a new container, is there within seconds; a typing error never is.
 pub(super) const FIRST_CONTACT: Duration = Duration::from_secs(5);
 
 /// Shortest time between two warnings. Thousands of calls may be waiting for the same host.

@@ -6,9 +6,9 @@ use crate::{Error, ErrorKind};
 
 /// How often and how long a failed call is made again: exponential back-off with full jitter.
 ///
-/// Before try `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`. Where the
-/// service asked for a wait in `Retry-After`, the random time is added to it. A wait that would end past `deadline`, counted from the start
-/// of the call, isn't begun: the last error is returned instead.
+/// Before try `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`.
+/// Where the service asked for a wait in `Retry-After`, the random time is added to it. A wait that would end past
+/// `deadline`, counted from the start of the call, isn't begun: the last error is returned instead.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,8 +34,8 @@ pub struct RetryPolicy {
     pub(crate) retries_refused: bool,
 }
 
-/// Longest time of a call that is an optional speed-up. A lost answer can be looked up several times in it; the caller has
-/// turned to its substitute by then.
+/// Longest time of a call that is an optional speed-up. A lost answer can be looked up several times in it; the caller
+/// has turned to its substitute by then.
 const OPTIONAL_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Default for RetryPolicy {
@@ -91,8 +91,9 @@ impl RetryPolicy {
         Self { deadline: Duration::ZERO, ..Self::default() }
     }
 
-    /// The policy for calls that are an optional speed-up, under this one for necessary calls: a refused call is not made
-    /// again, since its caller has another way to get what it needs, and other failures are retried for 10 s at most.
+    /// The policy for calls that are an optional speed-up, under this one for necessary calls: a refused call is not
+    /// made again, since its caller has another way to get what it needs, and other failures are retried for 10 s at
+    /// most.
     pub(crate) fn for_optional_calls(self) -> Self {
         Self { deadline: self.deadline.min(OPTIONAL_DEADLINE), retries_refused: false, ..self }
     }
@@ -145,8 +146,8 @@ impl RetryPolicy {
             return Decision::GiveUp;
         }
         let asked = failure.retry_after.unwrap_or_default();
-        // Thousands of clients may have been asked for the same wait, and must not come back at the same moment. The jitter
-        // alone is no reason to give up.
+        // Thousands of clients may have been asked for the same wait, and must not come back at the same moment. The
+        // jitter alone is no reason to give up.
         let spread = self.ceiling(tries).max(asked / 4);
         let spread = if asked.is_zero() { spread } else { spread.min(left.saturating_sub(asked)) };
         let wait = asked + spread.mul_f64(random.clamp(0.0, 1.0));

@@ -1,5 +1,5 @@
-//! What a Rust program would read a bucket with if not with this project: the clients, each as its documentation makes it,
-//! pointed at an emulator.
+//! What a Rust program would read a bucket with if not with this project: the clients, each as its documentation makes
+//! it, pointed at an emulator.
 
 use anyhow::Result;
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};

@@ -104,7 +104,8 @@ fn cpu_seconds() -> Result<f64> {
     Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
 }
 
-/// The most memory this process had resident. Not `ru_maxrss`, which begins with that of the process it was forked from.
+/// The most memory this process had resident. Not `ru_maxrss`, which begins with that of the process it was forked
+/// from.
 fn peak_rss_bytes() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;

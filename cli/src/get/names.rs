@@ -108,8 +108,8 @@ pub(crate) struct Tree {
     /// The name before.
     last: String,
     same: SameNames,
-    /// Of a file system that takes different names for the same, everything: what is in the way may be anywhere. The value
-    /// tells a file.
+    /// Of a file system that takes different names for the same, everything: what is in the way may be anywhere. The
+    /// value tells a file.
     folded: Option<HashMap<String, (String, bool)>>,
 }
 
@@ -155,9 +155,9 @@ impl Tree {
     }
 }
 
-/// Names that some file system takes for the same become the same, and a few that none does: letter by letter, since the
-/// small form of a word depends on its end, and by way of capitals, of which several small letters share one. The normal form
-/// comes first and last, since a letter in its other case may be one that has another form.
+/// Names that some file system takes for the same become the same, and a few that none does: letter by letter, since
+/// the small form of a word depends on its end, and by way of capitals, of which several small letters share one. The
+/// normal form comes first and last, since a letter in its other case may be one that has another form.
 fn fold(path: &str, same: SameNames) -> String {
     let normal = |text: &str| if same.form { text.nfd().collect() } else { text.to_owned() };
     let path = normal(path);

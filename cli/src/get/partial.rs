@@ -40,12 +40,12 @@ impl Swept {
     }
 }
 
-/// A letter in both of Unicode's canonical forms, composed and decomposed: the end of the name by which a `get` sees whether
-/// they are the same to a file system.
+/// A letter in both of Unicode's canonical forms, composed and decomposed: the end of the name by which a `get` sees
+/// whether they are the same to a file system.
 pub(super) const FORMS: [&str; 2] = ["\u{e9}", "e\u{301}"];
 
-/// As downloads name them: `.dataflux-` and 16 hexadecimal digits; with a letter behind them where they are none, but looked
-/// at how the file system takes names.
+/// As downloads name them: `.dataflux-` and 16 hexadecimal digits; with a letter behind them where they are none, but
+/// looked at how the file system takes names.
 fn is_partial(name: &OsStr) -> bool {
     let digits = name.to_str().and_then(|name| name.strip_prefix(".dataflux-"));
     let digits = digits.map(|digits| FORMS.iter().find_map(|form| digits.strip_suffix(form)).unwrap_or(digits));

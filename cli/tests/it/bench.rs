@@ -139,7 +139,8 @@ fn a_bad_service_changes_neither_order_nor_proof() {
     assert!(stormy["retries"].as_u64().unwrap() > 0, "{stormy}");
 }
 
-/// `retries` was 0 where samples had come damaged, and of groups that could not be joined it was told that they had been.
+/// `retries` was 0 where samples had come damaged, and of groups that could not be joined it was told that they had
+/// been.
 #[test]
 fn under_faults_every_figure_is_what_the_service_counted() {
     let emulator = emulator();
@@ -156,8 +157,8 @@ fn under_faults_every_figure_is_what_the_service_counted() {
         assert_eq!(ops, [stats.get_media, stats.compose, stats.delete, stats.insert], "{report}");
         assert_eq!(op(&report, "list") + 1, stats.list, "{report}");
         let groups = |report: &serde_json::Value, kind: &str| report["groups"][kind].as_u64().unwrap();
-        // A composed group is made, read and deleted; any other is read. Where composing a group was given up, of two objects
-        // at least, some of that was done before.
+        // A composed group is made, read and deleted; any other is read. Where composing a group was given up, of two
+        // objects at least, some of that was done before.
         let planned = 3 * groups(&report, "composed") + groups(&report, "direct");
         let most_given_up = if op(&report, "compose") > 0 { groups(&report, "direct") / 2 } else { 0 };
         let first_tries = ops.iter().sum::<u64>() - report["retries"].as_u64().unwrap();

@@ -16,8 +16,8 @@ const LISTING: &str = r#"{"items":[{"name":"a","size":"1","generation":"1","stor
 
 const TOKEN: &str = r#"{"access_token":"the-token","expires_in":3599,"token_type":"Bearer"}"#;
 
-/// Token server, metadata server, storage service and proxy in one, which answers as `answer` says to a request's first line
-/// and the number of requests before it.
+/// Token server, metadata server, storage service and proxy in one, which answers as `answer` says to a request's first
+/// line and the number of requests before it.
 struct Server {
     address: String,
     /// Heads of requests and their bodies.
@@ -86,8 +86,8 @@ fn serve(stream: &TcpStream, requests: &Mutex<Vec<String>>, answer: Answer) {
     );
 }
 
-/// `dataflux` with these arguments in a home folder of its own, without a proxy, a metadata server or the `gcloud` command.
-/// The service is at `storage`.
+/// `dataflux` with these arguments in a home folder of its own, without a proxy, a metadata server or the `gcloud`
+/// command. The service is at `storage`.
 fn at_home(home: &Scratch, storage: &str, args: &[&str]) -> Command {
     let mut command = command("", args);
     for name in ["GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "KUBERNETES_SERVICE_HOST", "GCE_METADATA_HOST"] {

@@ -25,8 +25,8 @@ fn unknown(wanted: &str, got: impl std::fmt::Display) -> Error {
 /// The samples at these positions of the order that a state describes.
 fn order(begin: &Begin, manifest: &Arc<Manifest>, positions: Range<u64>) -> Result<Vec<SampleId>> {
     let state = &begin.state;
-    // Checked before there is room for an id each. Samplers that a state describes in full have a position for each sample of
-    // the manifest, and only a last batch that is filled up goes beyond these.
+    // Checked before there is room for an id each. Samplers that a state describes in full have a position for each
+    // sample of the manifest, and only a last batch that is filled up goes beyond these.
     let count = positions.end.saturating_sub(positions.start);
     if count > state.batch_size as u64 {
         let wanted = format!("at most {} positions, as a batch has", state.batch_size);

@@ -17,7 +17,8 @@ use crate::{Error, ErrorKind, Result};
 /// Longest wait for the metadata server. It is on the same machine or nowhere.
 const METADATA_ANSWER: Duration = Duration::from_secs(5);
 
-/// How long a metadata server that must be there may be away at first: that of a new pod refuses connections for seconds.
+/// How long a metadata server that must be there may be away at first: that of a new pod refuses connections for
+/// seconds.
 const METADATA_START: Duration = Duration::from_secs(30);
 
 /// How long a token of the `gcloud` command holds, which doesn't say: an hour, as all of Google's do.
@@ -132,8 +133,8 @@ impl Adc {
             .hint(LOGIN))
     }
 
-    /// Exchanges what a file holds for a token. A file that is there and doesn't work is an error: the next place may hold
-    /// somebody else's credentials.
+    /// Exchanges what a file holds for a token. A file that is there and doesn't work is an error: the next place may
+    /// hold somebody else's credentials.
     async fn exchange(&self, file: Option<&Path>, place: Place, scopes: &[&str]) -> Result<Look> {
         let Some(file) = file else {
             return Ok(Look::Nothing(match place {

@@ -18,8 +18,9 @@ const EARLY: Duration = Duration::from_secs(240);
 /// Wait before a replacement is fetched again after that failed while the old token still held.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How long a failure answers for all who want a token: thousands of calls that are made again would ask a busy token server
-/// thousands of times a second. With this it is asked five times a second at most, or as it says in `Retry-After`.
+/// How long a failure answers for all who want a token: thousands of calls that are made again would ask a busy token
+/// server thousands of times a second. With this it is asked five times a second at most, or as it says in
+/// `Retry-After`.
 const FAILURE_HOLDS: Duration = Duration::from_millis(200);
 
 /// Longest time that `Retry-After` of a token server is followed without asking again.

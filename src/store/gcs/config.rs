@@ -9,11 +9,11 @@ use super::TokenSource;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Credentials {
-    /// Application default credentials, looked for at the first call: the file that `GOOGLE_APPLICATION_CREDENTIALS` names,
-    /// then what `gcloud auth application-default login` left (in `CLOUDSDK_CONFIG` if that is set), then the metadata server
-    /// (`GCE_METADATA_HOST`, unless `NO_GCE_CHECK=true`), then the `gcloud` command. A file holds the key of a service account
-    /// or the login of a user. Workload identity federation and impersonation are not among them: use a
-    /// [`TokenSource`](Self::Source).
+    /// Application default credentials, looked for at the first call: the file that `GOOGLE_APPLICATION_CREDENTIALS`
+    /// names, then what `gcloud auth application-default login` left (in `CLOUDSDK_CONFIG` if that is set), then the
+    /// metadata server (`GCE_METADATA_HOST`, unless `NO_GCE_CHECK=true`), then the `gcloud` command. A file holds the
+    /// key of a service account or the login of a user. Workload identity federation and impersonation are not among
+    /// them: use a [`TokenSource`](Self::Source).
     #[default]
     Default,
     /// None: for public buckets and emulators.
@@ -70,10 +70,10 @@ impl GcsConfig {
     }
 
     /// [`new`](Self::new) with what the environment says:
-    /// - `STORAGE_EMULATOR_HOST` is an emulator (with or without a scheme), which gets no credentials. The others below then
-    ///   mean nothing.
-    /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is the service under another address, a private endpoint for example, as
-    ///   the `gcloud` command reads it. Calls go there *with* credentials.
+    /// - `STORAGE_EMULATOR_HOST` is an emulator (with or without a scheme), which gets no credentials. The others below
+    ///   then mean nothing.
+    /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is the service under another address, a private endpoint for
+    ///   example, as the `gcloud` command reads it. Calls go there *with* credentials.
     /// - `CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true` leaves credentials out.
     /// - `HTTPS_PROXY` and `NO_PROXY` hold for the service and for token servers.
     pub fn from_env() -> Self {
@@ -96,8 +96,8 @@ impl GcsConfig {
         config
     }
 
-    /// Sets where the service is, as a URL; without a scheme it is `http://`, as emulators have it. The path of the API,
-    /// `/storage/v1/`, may be part of it, as `gcloud` writes it. For a private endpoint write
+    /// Sets where the service is, as a URL; without a scheme it is `http://`, as emulators have it. The path of the
+    /// API, `/storage/v1/`, may be part of it, as `gcloud` writes it. For a private endpoint write
     /// `https://storage-NAME.p.googleapis.com`: tokens go over `https` alone, but for this machine.
     #[must_use]
     pub fn endpoint(mut self, url: impl AsRef<str>) -> Self {
@@ -123,9 +123,9 @@ impl GcsConfig {
         self
     }
 
-    /// Asks for tokens that can only read: enough to list and get, not to compose. Without it tokens may do all that the
-    /// caller's roles allow on buckets and objects: composing writes and deletes objects, and renewing the lease of a
-    /// temporary object changes its metadata, for which the scope `devstorage.read_write` does not suffice.
+    /// Asks for tokens that can only read: enough to list and get, not to compose. Without it tokens may do all that
+    /// the caller's roles allow on buckets and objects: composing writes and deletes objects, and renewing the lease of
+    /// a temporary object changes its metadata, for which the scope `devstorage.read_write` does not suffice.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.read_only = true;

@@ -13,8 +13,8 @@ use crate::{Error, ErrorKind, Result};
 /// Longest wait for a connection. A data centre's takes milliseconds, one across the world half a second.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long a connection waits to be used again. Between batches and calls of one job it waits for less; what another client
-/// of the process has left should not hold files for longer.
+/// How long a connection waits to be used again. Between batches and calls of one job it waits for less; what another
+/// client of the process has left should not hold files for longer.
 const IDLE: Duration = Duration::from_secs(30);
 
 static PROVIDER: Once = Once::new();
@@ -33,8 +33,9 @@ pub(super) fn client(encrypted: bool, system_proxy: bool) -> ClientBuilder {
         .referer(false)
         // The service sends none, but a 308 in uploads that isn't one; a token shouldn't follow a stranger's.
         .redirect(reqwest::redirect::Policy::none())
-        // Objects are delivered as stored. Where another crate of the program enables one of reqwest's features for these,
-        // it would otherwise decompress what has a `Content-Encoding`, and lengths and checksums would mean nothing.
+        // Objects are delivered as stored. Where another crate of the program enables one of reqwest's features for
+        // these, it would otherwise decompress what has a `Content-Encoding`, and lengths and checksums would mean
+        // nothing.
         .no_gzip()
         .no_brotli()
         .no_zstd()

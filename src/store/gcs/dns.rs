@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 use crate::{Error, ErrorKind};
 
-/// How long addresses are used before they are looked up again. The system doesn't say how long an answer holds. With 30 s
-/// there are at most two look-ups a minute, however many connections are opened, and a host that moves is found again
-/// within half a minute.
+/// How long addresses are used before they are looked up again. The system doesn't say how long an answer holds. With
+/// 30 s there are at most two look-ups a minute, however many connections are opened, and a host that moves is found
+/// again within half a minute.
 const HOLDS: Duration = Duration::from_secs(30);
 
-/// How long a failed look-up answers for the connections that want the same host. All that wait share it; a call that is
-/// made again a second later asks anew.
+/// How long a failed look-up answers for the connections that want the same host. All that wait share it; a call that
+/// is made again a second later asks anew.
 const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// Looks each host up once for all who want it at the same time, and hands out its addresses in turn, so that connections
-/// spread over all of them.
+/// Looks each host up once for all who want it at the same time, and hands out its addresses in turn, so that
+/// connections spread over all of them.
 #[derive(Clone)]
 pub(super) struct CachedResolver {
     /// Blocks until the name service has answered.
@@ -39,8 +39,8 @@ struct Host {
     failure: Option<String>,
     /// When to look it up again.
     due: Option<Instant>,
-    /// Becomes true when the look-up under way has ended. It ends whether anybody waits for it or not, since it has a thread
-    /// to itself: whoever began it may never be polled again.
+    /// Becomes true when the look-up under way has ended. It ends whether anybody waits for it or not, since it has a
+    /// thread to itself: whoever began it may never be polled again.
     ended: Option<watch::Receiver<bool>>,
     handed_out: usize,
 }

@@ -37,8 +37,8 @@ impl Task<'_> {
     }
 }
 
-/// Requests under way at once in this process, whatever clients make them: each has a connection, which is an open file.
-/// Waiting for one counts as waiting for the answer. Nobody who holds one waits for another.
+/// Requests under way at once in this process, whatever clients make them: each has a connection, which is an open
+/// file. Waiting for one counts as waiting for the answer. Nobody who holds one waits for another.
 static REQUESTS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(os::file_shares().requests));
 
 /// The right to one connection, for as long as a request and the body of its answer take.
