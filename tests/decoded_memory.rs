@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dataflux::store::MemoryStore;
 use dataflux::{
-    Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, RawSample,
+    Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, OnError, RawSample,
     StackImages,
 };
 use support::{HANG, client, png, until, without_hanging_for};
@@ -158,6 +158,24 @@ fn a_batch_that_never_fits_is_an_error_that_says_what_to_change() {
         // What the first error asks for is enough.
         let dataset = images(&[(64, 64); 16]).decode(ImageFolder::new().resize(700, 700));
         assert_eq!(measure(DataLoader::builder(dataset).batch_size(4), wanted).0, 16);
+    });
+}
+
+/// A damaged header of a few bytes ended the epoch of a loader that was to skip damaged samples.
+#[test]
+fn an_image_that_alone_never_fits_is_lost_like_any_other_bad_sample() {
+    in_own_process("an_image_that_alone_never_fits_is_lost_like_any_other_bad_sample", || {
+        let mut sizes = vec![(64, 64); 16];
+        sizes[5] = (4_000, 4_000);
+        for (on_error, expected) in [(OnError::Skip { limit: 1 }, 15), (OnError::Substitute { limit: 1 }, 16)] {
+            let loader = DataLoader::builder(images(&sizes).decode(ImageFolder::new()))
+                .collate(|images: Vec<Image>| Ok(images))
+                .batch_size(4)
+                .on_error(on_error);
+            let (samples, error, growth) = measure(loader, 16 * MIB);
+            assert_eq!((samples, error.as_str()), (expected, ""));
+            assert!(growth <= 16 * MIB + BESIDE, "{growth} bytes");
+        }
     });
 }
 

@@ -123,7 +123,13 @@ impl ImageHeader {
 
     /// Bytes of the decoder's output.
     pub(crate) fn decoded_bytes(&self) -> u64 {
-        self.pixels() * u64::from(self.channels) * u64::from(self.bits / 8)
+        self.pixels().saturating_mul(u64::from(self.channels) * u64::from(self.bits / 8))
+    }
+
+    /// Bytes that are held at most until the decoder's output is converted to eight bits and `channels` channels.
+    pub(crate) fn decoding_bytes(&self, channels: u64) -> u64 {
+        let converted = self.pixels().saturating_mul(channels);
+        self.decoded_bytes().saturating_add(self.scratch_bytes().max(converted))
     }
 
     /// Bytes that the decoder holds beside its output while it works, at most.

@@ -99,20 +99,18 @@ impl ImageFolder {
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
         let header = self.header(bytes).ok()?;
         let channels = self.channels() as u64;
-        let decoded = header.decoded_bytes();
         // The decoder's output is converted to eight bits and the channels wanted, then resized (by rows first, by
         // columns then), then spread to planes of f32.
-        let converted = header.pixels() * channels;
+        let converted = header.pixels().saturating_mul(channels);
         let (height, width) = self.size.unwrap_or((header.height, header.width));
-        let (height, width) = (u64::from(height), u64::from(width));
-        let resized =
-            if self.size.is_some() { channels * (width * height + width * u64::from(header.height)) } else { 0 };
-        let item_bytes = height * width * channels * 4;
+        let values = (u64::from(height) * u64::from(width)).saturating_mul(channels);
+        let item_bytes = values.saturating_mul(4);
+        let between_resizes = channels * u64::from(width) * u64::from(header.height);
+        let resized = if self.size.is_some() { values.saturating_add(between_resizes) } else { 0 };
         let peak_bytes = [
-            decoded + header.scratch_bytes(),
-            decoded + converted,
-            converted + resized,
-            if self.size.is_some() { channels * width * height } else { converted } + item_bytes,
+            header.decoding_bytes(channels),
+            converted.saturating_add(resized),
+            if self.size.is_some() { values } else { converted }.saturating_add(item_bytes),
         ];
         Some(ImageMemory { item_bytes, peak_bytes: peak_bytes.into_iter().max().unwrap_or_default() })
     }

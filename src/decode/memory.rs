@@ -97,8 +97,8 @@ fn image(of: TypeId) -> Option<Measure> {
         .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| vec_bytes(&image.pixels)))
 }
 
-/// Working memory that a closure which makes a `T` of this object takes, as far as is known: that of the decoder where
-/// it makes an image, which is usually called by the closure.
+/// Working memory that a closure which makes a `T` of this object takes, as far as is known: where it makes an image, that
+/// of decoding the object to RGB, since how the closure resizes isn't known.
 #[cfg_attr(
     not(feature = "image"),
     expect(clippy::extra_unused_type_parameters, reason = "only images have working memory that is known")
@@ -106,8 +106,7 @@ fn image(of: TypeId) -> Option<Measure> {
 pub(crate) fn scratch_of<T: Any>(sample: &RawSample) -> u64 {
     #[cfg(feature = "image")]
     if TypeId::of::<T>() == TypeId::of::<super::Image>() {
-        let memory = super::Decode::decode_memory(&super::ImageFolder::new(), sample);
-        return memory.map_or(0, |memory| memory.scratch);
+        return super::header::ImageHeader::read(sample.bytes()).map_or(0, |header| header.decoding_bytes(3));
     }
     let _ = sample;
     0

@@ -86,7 +86,7 @@ impl DecodeNeed {
         self.item.saturating_add(self.copy)
     }
 
-    fn total(self) -> u64 {
+    pub(super) fn total(self) -> u64 {
         self.lasting().saturating_add(self.scratch)
     }
 }

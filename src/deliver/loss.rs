@@ -14,8 +14,9 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// | `NotFound` | it was deleted after it was listed |
 /// | `PermissionDenied` | this object may not be read |
 /// | `Integrity` | its bytes don't match their CRC or their length, at the third try still |
+/// | `Config` | decoded, this sample alone is too large for the memory budget |
 ///
-/// A service that is down or slow (`Unavailable`, `Timeout`, `RateLimited`), credentials, settings, the memory budget, local
+/// A batch whose samples are too large for the memory budget together, a service that is down or slow (`Unavailable`, `Timeout`, `RateLimited`), credentials, settings, local
 /// files, samples that make no batch, answers that make no sense and bugs end the epoch whatever is set here, since they'd
 /// hit every other sample as well. A whole bucket that is gone or closed looks like many objects that are: that is what
 /// `limit` is for. It counts by epoch and rank, anew where an epoch is resumed, in the order of delivery, so that it

@@ -292,10 +292,21 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         let need =
             guarded(|| Ok(code.sizes.need((&*code.decode, &code.collate), &sample, self.samples(), gate.limits())));
         match need {
+            Ok(need) if need.total() > gate.limits().batch() => {
+                let error = self.too_large(id, NeverFits { batch: need.total() }, need);
+                let name = sample.name().into();
+                drop(sample);
+                let outlook = match &self.terms.losing {
+                    Losing::Fail => self.fail_with(error),
+                    // This one sample is too large, and others may not be.
+                    _ => self.go_without(slot, (id, name), error, false),
+                };
+                (outlook == Outlook::Whole).then(|| Job::Collate(assembly))
+            }
             Ok(need) => {
                 let job = Job::Decode { assembly, slot, sample, passing, granted: Some(need) };
                 if let Err(never) = gate.request(*number, need, job) {
-                    self.fail_too_large(id, never, need);
+                    self.fail(self.too_large(id, never, need));
                 }
                 None
             }
@@ -304,8 +315,8 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         }
     }
 
-    /// Ends the batch because it needs more memory than a batch can ever have.
-    fn fail_too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) {
+    /// The error of a batch, or of a sample alone, that needs more memory than a batch can ever have.
+    fn too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) -> Error {
         let Terms { code, memory_budget, .. } = &*self.terms;
         let samples = self.samples();
         let DecodeNeed { item, copy, scratch, .. } = need;
@@ -329,10 +340,10 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         .hint(
             "raise .memory_budget(bytes) or lower .batch_size(n), or make images smaller with .resize(height, width)",
         );
-        self.fail(match code.manifest.at(id.0) {
+        match code.manifest.at(id.0) {
             Ok(entry) => error.object(code.manifest.id(&entry)),
             Err(damaged) => damaged,
-        });
+        }
     }
 
     /// What was granted for a sample becomes what its item takes.
@@ -344,7 +355,7 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         if (of_item != granted || of_item.copy > 0)
             && let Err(never) = gate.settle(*number, granted, of_item)
         {
-            self.fail_too_large(id, never, of_item);
+            self.fail(self.too_large(id, never, of_item));
         }
     }
 
@@ -437,9 +448,25 @@ impl<D: Decode, C: Collate<D::Item>> Assembly<D, C> {
         was_granted: bool,
     ) -> Outlook {
         if matches!(self.terms.losing, Losing::Fail) || !is_of_one_sample(&error) {
-            self.fail(error);
-            return Outlook::Failed;
+            return self.fail_with(error);
         }
+        self.go_without(slot, (id, name), error, was_granted)
+    }
+
+    /// Ends the batch with an error.
+    fn fail_with(&self, error: Error) -> Outlook {
+        self.fail(error);
+        Outlook::Failed
+    }
+
+    /// Skips a sample, or asks for a substitute.
+    fn go_without(
+        self: &Arc<Self>,
+        slot: usize,
+        (id, name): (SampleId, Arc<str>),
+        error: Error,
+        was_granted: bool,
+    ) -> Outlook {
         let mut parts = self.lock();
         parts.lost.push((slot, LostSample { id, name, position: self.position(slot), error, substitute: None }));
         match &self.terms.losing {
