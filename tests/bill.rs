@@ -2,8 +2,7 @@
 
 mod support;
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use dataflux::metrics::Counts;
 use dataflux::plan::{Cost, Forecast, Layout, PriceTable, Prices};
@@ -11,6 +10,7 @@ use dataflux::sample::{EpochLength, Mixture, Sampler, Shuffle, Subset, Weighted}
 use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, Raw, SampleId, Strategy};
 use dataflux_emulator::{Emulator, ObjectOptions};
+use support::log::Log;
 use support::{all_given_back, content, without_hanging};
 
 /// Pairs of one object in Standard and one in Nearline storage, and an empty one.
@@ -234,20 +234,6 @@ fn a_budget_is_for_what_the_sampler_gives() {
     });
 }
 
-/// All that is logged in this process.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn composing_that_is_dearer_is_told_of_once() {
     let emulator = Emulator::builder().bucket("data").start().unwrap();
@@ -255,40 +241,35 @@ fn composing_that_is_dearer_is_told_of_once() {
         emulator.put("data", &format!("p/{index:02}"), vec![0; 100_000]);
     }
     emulator.configure("data", |config| config.soft_delete_seconds = 14 * 86_400);
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let said = || String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
-    tracing::subscriber::with_default(subscriber, || {
-        let build = |strategy| drop(loader(&emulator).strategy(strategy).build().unwrap());
-        said();
-        build(Strategy::compose());
-        let told = said();
-        assert_eq!(told.matches("and reading object by object").count(), 1, "{told}");
-        for part in
-            ["reading object by object $", "14 days", "gcloud storage buckets update gs://data --clear-soft-delete"]
-        {
-            assert!(told.contains(part), "{part}: {told}");
-        }
-        let emulated = loader(&emulator).strategy(Strategy::compose()).build().unwrap();
-        said();
-        drop(DataLoader::builder(emulated.dataset().clone()).strategy(Strategy::compose()).build().unwrap());
-        assert!(!said().contains("composing costs"), "once for a data set");
-        // Nothing is composed, or for so little that nobody cares.
-        for strategy in [Strategy::Direct, Strategy::Auto] {
-            build(strategy);
-            assert!(!said().contains("composing costs"), "{strategy:?}");
-        }
-        // It is what an epoch has that counts: as much as a day's work, or a sample alone.
-        let build = |strategy, sampler| drop(loader(&emulator).strategy(strategy).sampler(sampler).build().unwrap());
-        let long = Weighted::new(1, &[1.0; 64]).unwrap().samples(64_000);
-        build(Strategy::Auto, Arc::new(long) as Arc<dyn Sampler>);
-        assert!(said().contains("composing costs"));
-        build(Strategy::compose(), Arc::new(Subset::range(0..1)));
-        assert!(!said().contains("composing costs"));
-        let build = |strategy| drop(loader(&emulator).strategy(strategy).build().unwrap());
-        emulator.configure("data", |config| config.soft_delete_seconds = 0);
-        build(Strategy::compose());
-        assert!(!said().contains("composing costs"));
-    });
+    let (log, _guard) = Log::of_thread();
+    let said = || log.take();
+    let build = |strategy| drop(loader(&emulator).strategy(strategy).build().unwrap());
+    said();
+    build(Strategy::compose());
+    let told = said();
+    assert_eq!(told.matches("and reading object by object").count(), 1, "{told}");
+    for part in ["reading object by object $", "14 days", "gcloud storage buckets update gs://data --clear-soft-delete"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let emulated = loader(&emulator).strategy(Strategy::compose()).build().unwrap();
+    said();
+    drop(DataLoader::builder(emulated.dataset().clone()).strategy(Strategy::compose()).build().unwrap());
+    assert!(!said().contains("composing costs"), "once for a data set");
+    // Nothing is composed, or for so little that nobody cares.
+    for strategy in [Strategy::Direct, Strategy::Auto] {
+        build(strategy);
+        assert!(!said().contains("composing costs"), "{strategy:?}");
+    }
+    // It is what an epoch has that counts: as much as a day's work, or a sample alone.
+    let build = |strategy, sampler| drop(loader(&emulator).strategy(strategy).sampler(sampler).build().unwrap());
+    let long = Weighted::new(1, &[1.0; 64]).unwrap().samples(64_000);
+    build(Strategy::Auto, Arc::new(long) as Arc<dyn Sampler>);
+    assert!(said().contains("composing costs"));
+    build(Strategy::compose(), Arc::new(Subset::range(0..1)));
+    assert!(!said().contains("composing costs"));
+    let build = |strategy| drop(loader(&emulator).strategy(strategy).build().unwrap());
+    emulator.configure("data", |config| config.soft_delete_seconds = 0);
+    build(Strategy::compose());
+    assert!(!said().contains("composing costs"));
 }

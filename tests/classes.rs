@@ -6,12 +6,12 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use dataflux::list::Filter;
 use dataflux::store::MemoryStore;
 use dataflux::{DataLoader, DatafluxDataset, Decode, ErrorKind, ImageFolder, Manifest};
+use support::log::Log;
 use support::{client, png, without_hanging};
 
 /// A store of these names, each an image.
@@ -69,25 +69,10 @@ fn delivered<D: Decode<Item = dataflux::Image, Collate = dataflux::StackImages>>
     loader.epoch(0).unwrap().flat_map(|batch| batch.unwrap().labels.clone()).collect()
 }
 
-/// What is logged while `run` runs.
+/// What `run` returns, and the warnings that it logs.
 fn logged<T>(run: impl FnOnce() -> T) -> (T, Vec<String>) {
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let value = tracing::subscriber::with_default(subscriber, run);
-    let bytes = log.0.lock().unwrap().clone();
-    let lines = String::from_utf8(bytes).unwrap();
-    (value, lines.lines().filter(|line| line.contains(" WARN ")).map(str::to_owned).collect())
+    let (log, _guard) = Log::of_thread();
+    (run(), log.warnings())
 }
 
 /// Emus were class 2 of the training data and class 1 of the validation data.

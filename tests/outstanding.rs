@@ -5,18 +5,15 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dataflux::store::{
-    Attempt, Body, BucketInfo, Client, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta,
-    PutRequest, Store,
-};
+use dataflux::store::{Attempt, Body, BucketInfo, Client, ComposeRequest, MemoryStore, ObjectId, ObjectMeta, Store};
 use dataflux::{DataLoader, DatafluxDataset, Result, Strategy};
+use support::forwarding::{Forward, Forwarding};
 use support::{HANG, all_given_back, until, without_hanging};
 use tokio::sync::Semaphore;
 
@@ -30,7 +27,10 @@ struct Slow {
 }
 
 #[async_trait]
-impl Store for Slow {
+impl Forward for Slow {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
+    }
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         let meta = self.inner.compose(request, attempt).await?;
         self.most.fetch_max(self.there.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -40,32 +40,9 @@ impl Store for Slow {
         self.there.fetch_sub(1, Ordering::SeqCst);
         self.inner.delete(id, attempt).await
     }
-    async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
-        self.inner.list(request, attempt).await
-    }
-    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
-        self.inner.bucket_info(bucket, attempt).await
-    }
-    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
-        self.inner.test_permissions(bucket, permissions, attempt).await
-    }
-    async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.stat(id, attempt).await
-    }
     async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
         let _open = self.gate.acquire().await.unwrap();
         self.inner.get(id, range, attempt).await
-    }
-    async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.put(request, attempt).await
-    }
-    async fn update_metadata(
-        &self,
-        id: &ObjectId,
-        metadata: &BTreeMap<String, String>,
-        attempt: &Attempt,
-    ) -> Result<ObjectMeta> {
-        self.inner.update_metadata(id, metadata, attempt).await
     }
 }
 
@@ -87,7 +64,7 @@ fn composing_waits_where_reads_and_deletions_do_not_keep_up() {
             there: Arc::default(),
             most: Arc::default(),
         };
-        let client = Client::new(Arc::new(store.clone())).with_stall_timeout(HANG);
+        let client = Client::new(Arc::new(Forwarding(store.clone()))).with_stall_timeout(HANG);
         let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
         // Two objects of five bytes each in a composed one.
         let strategy = Strategy::Compose { max_bytes: 10 };

@@ -4,40 +4,20 @@
 
 mod support;
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
-
 use dataflux::store::MemoryStore;
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Manifest};
+use support::log::Log;
 use support::{bucket, client};
 
 fn open(store: &MemoryStore) -> DatafluxDataset {
     DatafluxDataset::open_with(client(store.clone()), "gs://data/p/").unwrap()
 }
 
-/// What is logged while `run` runs.
-fn logged(run: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, run);
-    let bytes = log.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap()
-}
-
 /// How often it was warned that each rank lists for itself.
 fn warnings(run: impl FnOnce()) -> usize {
-    logged(run).lines().filter(|line| line.contains(" WARN ") && line.contains("lists for itself")).count()
+    let (log, _guard) = Log::of_thread();
+    run();
+    log.warnings().iter().filter(|line| line.contains("lists for itself")).count()
 }
 
 /// They ordered different data, without a word.

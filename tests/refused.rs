@@ -3,32 +3,17 @@
 
 mod support;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
 use dataflux::{DataLoader, DatafluxDataset, Strategy};
 use dataflux_emulator::Emulator;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+use support::log::Log;
 
 /// Dataflux returns no sample of six here, and no error.
 #[test]
 fn a_compose_refused_falls_back_to_direct_reads_with_one_warning() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+    let log = Log::of_process();
     let emulator = Emulator::builder().bucket("data").start().unwrap();
     for index in 0..200 {
         emulator.put("data", &format!("p/{index:03}"), support::content(&index.to_string(), 300));
@@ -51,9 +36,8 @@ fn a_compose_refused_falls_back_to_direct_reads_with_one_warning() {
         }
         assert_eq!(seen, 200);
     }
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let warnings: Vec<_> = text.lines().filter(|line| line.contains(" WARN ")).collect();
-    assert_eq!(warnings.len(), 1, "{text}");
+    let warnings = log.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].contains("storage.objects.create") && warnings[0].contains("data"), "{}", warnings[0]);
     let composes = loader.dataset().client().metrics().snapshot().compose;
     assert!(composes <= 8, "{composes} composes were tried after the first was refused");

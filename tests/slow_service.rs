@@ -5,53 +5,22 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use dataflux::list::Lister;
 use dataflux::store::{
-    Attempt, Body, BucketInfo, Call, Client, ComposeRequest, Credentials, Fault, FaultStore, GcsConfig, GcsStore,
-    ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
+    Attempt, Call, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore,
+    PutRequest, RetryPolicy, Store,
 };
 use dataflux::{ErrorKind, Result};
 use futures_util::future::join_all;
+use support::forwarding::{Forward, Forwarding};
+use support::log::Log;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-
-/// What this thread logs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Listens at this level, until the guard is dropped.
-    fn at(level: tracing::Level) -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_max_level(level).with_writer(move || writer.clone());
-        (log, tracing::subscriber::set_default(subscriber.finish()))
-    }
-
-    fn lines(&self) -> Vec<String> {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
-    }
-}
 
 fn closed_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -93,7 +62,7 @@ async fn a_name_that_does_not_resolve_fails_within_seconds() {
 /// A server that went away is not a wrong address: it is waited for as long as the policy says.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_has_answered_before_is_retried_to_the_deadline_with_a_warning() {
-    let (log, _guard) = Log::at(tracing::Level::WARN);
+    let (log, _guard) = Log::of_thread();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     let server = tokio::spawn(async move {
@@ -110,7 +79,7 @@ async fn a_host_that_has_answered_before_is_retried_to_the_deadline_with_a_warni
     let error = client.list(&ListRequest::new("b", "")).await.unwrap_err();
     assert!(start.elapsed() > Duration::from_secs(200), "{:?}", start.elapsed());
     assert!(error.to_string().contains("refused"), "{error}");
-    let lines = log.lines();
+    let lines = log.warnings();
     assert!((3..=5).contains(&lines.len()), "once a minute: {lines:#?}");
     for said in ["WARN", &*endpoint, "retried for up to", "gs://b", "refused"] {
         assert!(lines[0].contains(said), "{said}: {}", lines[0]);
@@ -119,7 +88,7 @@ async fn a_host_that_has_answered_before_is_retried_to_the_deadline_with_a_warni
 
 #[tokio::test(start_paused = true)]
 async fn thousands_of_calls_that_are_retried_make_one_warning_a_minute() {
-    let (log, _guard) = Log::at(tracing::Level::WARN);
+    let (log, _guard) = Log::of_thread();
     let faults = FaultStore::new(Arc::new(MemoryStore::new().with_bucket("b")));
     faults.fail_next(Call::List, Fault::Error(ErrorKind::Unavailable), 100_000);
     let client = Client::new(Arc::new(faults)).with_retry(RetryPolicy::default().deadline(Duration::from_secs(50)));
@@ -129,28 +98,28 @@ async fn thousands_of_calls_that_are_retried_make_one_warning_a_minute() {
         async move { client.list(&ListRequest::new("b", "")).await }
     });
     assert!(join_all(lists).await.iter().all(Result::is_err));
-    assert_eq!(log.lines().len(), 1, "{:#?}", log.lines());
+    assert_eq!(log.warnings().len(), 1, "{:#?}", log.warnings());
 }
 
 #[tokio::test(start_paused = true)]
 async fn retries_of_a_few_seconds_are_not_worth_a_warning() {
-    let (log, _guard) = Log::at(tracing::Level::WARN);
+    let (log, _guard) = Log::of_thread();
     let faults = FaultStore::new(Arc::new(MemoryStore::new().with_bucket("b")));
     faults.fail_next(Call::List, Fault::Error(ErrorKind::Unavailable), 2);
     Client::new(Arc::new(faults)).list(&ListRequest::new("b", "")).await.unwrap();
-    assert_eq!(log.lines(), [""; 0]);
+    assert_eq!(log.warnings(), [""; 0]);
 }
 
 /// The first word came after 30 s, when the first try ended.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_accepts_and_is_silent_is_named_after_ten_seconds() {
-    let (log, _guard) = Log::at(tracing::Level::WARN);
+    let (log, _guard) = Log::of_thread();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     let client = client(&endpoint);
     let waited = tokio::time::timeout(Duration::from_secs(11), client.list(&ListRequest::new("b", ""))).await;
     assert!(waited.is_err(), "it is waited for");
-    let lines = log.lines();
+    let lines = log.warnings();
     assert_eq!(lines.len(), 1, "{lines:#?}");
     assert!(lines[0].contains(&endpoint) && lines[0].contains("has not answered"), "{}", lines[0]);
 }
@@ -160,47 +129,21 @@ async fn a_server_that_accepts_and_is_silent_is_named_after_ten_seconds() {
 struct SlowPages(MemoryStore);
 
 #[async_trait]
-impl Store for SlowPages {
+impl Forward for SlowPages {
+    fn inner(&self) -> &dyn Store {
+        &self.0
+    }
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
         tokio::time::sleep(Duration::from_secs(3)).await;
         self.0.list(request, attempt).await
-    }
-    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
-        self.0.bucket_info(bucket, attempt).await
-    }
-    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
-        self.0.test_permissions(bucket, permissions, attempt).await
-    }
-    async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.0.stat(id, attempt).await
-    }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
-        self.0.get(id, range, attempt).await
-    }
-    async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.0.compose(request, attempt).await
-    }
-    async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.0.put(request, attempt).await
-    }
-    async fn update_metadata(
-        &self,
-        id: &ObjectId,
-        metadata: &BTreeMap<String, String>,
-        attempt: &Attempt,
-    ) -> Result<ObjectMeta> {
-        self.0.update_metadata(id, metadata, attempt).await
-    }
-    async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
-        self.0.delete(id, attempt).await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_listing_that_takes_long_says_how_far_it_is() {
-    let (log, _guard) = Log::at(tracing::Level::INFO);
+    let (log, _guard) = Log::of_thread();
     let (store, _) = support::bucket(100);
-    let client = Client::new(Arc::new(SlowPages(store)));
+    let client = Client::new(Arc::new(Forwarding(SlowPages(store))));
     let lister = Lister::new(&client, "gs://data/p/".parse().unwrap()).page_size(5).concurrency(1);
     assert_eq!(lister.objects().await.unwrap().len(), 100);
     let lines = log.lines();

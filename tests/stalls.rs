@@ -13,29 +13,11 @@ use dataflux::{
     Cache, Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, EpochStats, OnError, RawSample, Strategy,
 };
 use support::gated::Gated;
+use support::log::Log;
 use support::{HANG, until, without_hanging};
 
 /// So short that every wait for a gate is told.
 const BOUND: Duration = Duration::from_millis(20);
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
 
 /// A store of `count` objects, whose calls are never given up.
 fn store(count: usize) -> (Gated, Client) {
@@ -60,19 +42,16 @@ fn told<D: Decode, C: Collate<D::Item>>(
     open: impl FnOnce(),
 ) -> (String, EpochStats) {
     let loader = builder.stall_report(BOUND).build().unwrap();
-    let log = Log::default();
-    let (writer, stats) = (log.clone(), Arc::new(Mutex::new(EpochStats::default())));
-    let told = || log.text().lines().filter(|line| line.contains(words)).map(str::to_owned).collect::<Vec<_>>();
+    let (log, stats) = (Log::default(), Mutex::new(EpochStats::default()));
+    let told = || log.lines().into_iter().filter(|line| line.contains(words)).collect::<Vec<_>>();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-            tracing::subscriber::with_default(subscriber, || {
-                let mut batches = loader.epoch(0).unwrap();
-                for batch in &mut batches {
-                    batch.unwrap();
-                }
-                *stats.lock().unwrap() = batches.stats();
-            });
+            let _guard = log.listen();
+            let mut batches = loader.epoch(0).unwrap();
+            for batch in &mut batches {
+                batch.unwrap();
+            }
+            *stats.lock().unwrap() = batches.stats();
         });
         until("the wait is told twice", || told().len() > 1);
         open();

@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,12 +11,13 @@ use dataflux::list::{Filter, Progress};
 use dataflux::manifest::Known;
 use dataflux::sample::BlockShuffle;
 use dataflux::store::{
-    Attempt, Body, BucketInfo, Call, Client, ComposeRequest, Credentials, Fault, FaultStore, GcsConfig, GcsStore,
-    ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
+    Attempt, Call, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore,
+    RetryPolicy, Store,
 };
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, Manifest, Raw, Result};
 use dataflux_emulator::{Emulator, Profile};
 use futures_util::StreamExt;
+use support::forwarding::{Forward, Forwarding};
 use support::{client, until, without_hanging};
 use tokio::sync::Semaphore;
 
@@ -43,7 +42,10 @@ impl Gated {
 }
 
 #[async_trait]
-impl Store for Gated {
+impl Forward for Gated {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
+    }
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
         self.gate.acquire().await.unwrap().forget();
         let mut page = self.inner.list(request, attempt).await?;
@@ -52,35 +54,6 @@ impl Store for Gated {
             page.objects = objects.into_iter().rev().collect();
         }
         Ok(page)
-    }
-    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
-        self.inner.bucket_info(bucket, attempt).await
-    }
-    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
-        self.inner.test_permissions(bucket, permissions, attempt).await
-    }
-    async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.stat(id, attempt).await
-    }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
-        self.inner.get(id, range, attempt).await
-    }
-    async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.compose(request, attempt).await
-    }
-    async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.put(request, attempt).await
-    }
-    async fn update_metadata(
-        &self,
-        id: &ObjectId,
-        metadata: &BTreeMap<String, String>,
-        attempt: &Attempt,
-    ) -> Result<ObjectMeta> {
-        self.inner.update_metadata(id, metadata, attempt).await
-    }
-    async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
-        self.inner.delete(id, attempt).await
     }
 }
 
@@ -185,7 +158,8 @@ fn the_first_batches_come_before_the_second_page() {
     without_hanging(|| {
         let store = Gated::new(filled(6_000), 1);
         let progress = Arc::new(Progress::default());
-        let builder = DatafluxDataset::builder().client(client(store.clone())).progress(Arc::clone(&progress));
+        let builder =
+            DatafluxDataset::builder().client(client(Forwarding(store.clone()))).progress(Arc::clone(&progress));
         let dataset = builder.streaming(true).open("gs://data/p/").unwrap();
         let manifest = Arc::clone(dataset.manifest());
         assert_eq!(manifest.known(), Known::AtLeast(4_096));
@@ -220,7 +194,7 @@ fn asynchronous_code_gets_its_first_batch_before_the_second_page() {
         let store = Gated::new(filled(6_000), 1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let builder = DatafluxDataset::builder().client(client(store.clone())).streaming(true);
+            let builder = DatafluxDataset::builder().client(client(Forwarding(store.clone()))).streaming(true);
             let dataset = builder.open_async("gs://data/p/").await.unwrap();
             let loader = DataLoader::builder(dataset).batch_size(1_000).build().unwrap();
             let mut stream = loader.stream(0).unwrap();
@@ -323,7 +297,7 @@ fn pages_without_a_sample_are_waited_through() {
 fn dropping_the_last_handle_stops_the_listing() {
     without_hanging(|| {
         let store = Gated::new(filled(20_000), 1);
-        let dataset = open(store.clone(), true).unwrap();
+        let dataset = open(Forwarding(store.clone()), true).unwrap();
         assert!(store.is_held());
         drop(dataset);
         until("no task is left of a data set", || !store.is_held());
@@ -331,7 +305,7 @@ fn dropping_the_last_handle_stops_the_listing() {
         // An epoch that waits for samples, and one that waits for all of them.
         for order in [0, 1, 2] {
             store.gate.add_permits(1);
-            let dataset = open(store.clone(), true).unwrap();
+            let dataset = open(Forwarding(store.clone()), true).unwrap();
             let loader = ORDERS[order](DataLoader::builder(dataset).batch_size(5_000)).build().unwrap();
             let epoch = loader.epoch(0).unwrap();
             drop(loader);
@@ -342,7 +316,7 @@ fn dropping_the_last_handle_stops_the_listing() {
 
         // The manifest alone is a handle, too.
         store.gate.add_permits(1);
-        let manifest = Arc::clone(open(store.clone(), true).unwrap().manifest());
+        let manifest = Arc::clone(open(Forwarding(store.clone()), true).unwrap().manifest());
         store.gate.add_permits(1_000);
         assert_eq!(manifest.len(), 20_000);
         until("no task is left of a listing that has ended", || !store.is_held());
@@ -374,8 +348,8 @@ fn labels_out_of_order_are_an_error() {
 fn a_server_without_an_order_is_an_error() {
     without_hanging(|| {
         let store = Gated { backwards: true, ..Gated::new(filled(100), 1_000) };
-        assert_eq!(open(store.clone(), false).unwrap().len(), 100);
-        let error = open(store, true).unwrap_err();
+        assert_eq!(open(Forwarding(store.clone()), false).unwrap().len(), 100);
+        let error = open(Forwarding(store), true).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol);
         assert!(error.to_string().contains("without streaming"), "{error}");
     });

@@ -3,33 +3,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::io::Write;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use dataflux::store::{
-    Attempt, Body, BucketInfo, Client, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta,
-    PutRequest, Store,
-};
+use dataflux::store::{Attempt, Body, BucketInfo, Client, MemoryStore, ObjectId, Store};
 use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, Result, Strategy};
 use futures_util::StreamExt;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+use support::forwarding::{Forward, Forwarding};
+use support::log::Log;
 
 /// What comes of reading a temporary object.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +30,10 @@ struct Unreadable {
 }
 
 #[async_trait]
-impl Store for Unreadable {
+impl Forward for Unreadable {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
+    }
     async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
         let is_temporary = id.name.starts_with("dataflux-composed-objects/");
         let mut body = self.inner.get(id, range, attempt).await?;
@@ -66,44 +53,13 @@ impl Store for Unreadable {
         }
         Ok(body)
     }
-    async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
-        self.inner.list(request, attempt).await
-    }
-    async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.compose(request, attempt).await
-    }
-    async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
-        self.inner.delete(id, attempt).await
-    }
-    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
-        self.inner.bucket_info(bucket, attempt).await
-    }
-    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
-        self.inner.test_permissions(bucket, permissions, attempt).await
-    }
-    async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.stat(id, attempt).await
-    }
-    async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.put(request, attempt).await
-    }
-    async fn update_metadata(
-        &self,
-        id: &ObjectId,
-        metadata: &BTreeMap<String, String>,
-        attempt: &Attempt,
-    ) -> Result<ObjectMeta> {
-        self.inner.update_metadata(id, metadata, attempt).await
-    }
 }
 
 /// The compose alone counted as a success, so that each epoch made, and could not use, one object for each group.
 #[test]
 fn composed_reads_that_always_fail_are_given_up_with_one_warning() {
     const SAMPLES: usize = 6_400;
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+    let log = Log::of_process();
     support::without_hanging(move || {
         for (warnings, harm) in (1..).zip([Harm::Refused, Harm::Damaged]) {
             let mut info = BucketInfo::default();
@@ -113,7 +69,7 @@ fn composed_reads_that_always_fail_are_given_up_with_one_warning() {
                 let name = format!("p/{index:04}");
                 inner.insert("data", &name, support::content(&name, 100));
             }
-            let client = Client::new(Arc::new(Unreadable { inner: inner.clone(), harm }));
+            let client = Client::new(Arc::new(Forwarding(Unreadable { inner: inner.clone(), harm })));
             let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
             let builder = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose());
             let loader = builder.prefetch(2).build().unwrap();
@@ -135,9 +91,7 @@ fn composed_reads_that_always_fail_are_given_up_with_one_warning() {
             assert_eq!(after[0], after[2], "{harm:?}: {after:?} composes");
             assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, [""; 0]);
             assert_eq!(inner.names("data").len(), SAMPLES);
-            let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-            let said = text.lines().filter(|line| line.contains(" WARN ")).count();
-            assert_eq!(said, warnings, "{harm:?}: {text}");
+            assert_eq!(log.warnings().len(), warnings, "{harm:?}: {:#?}", log.warnings());
         }
     });
 }

@@ -1,7 +1,9 @@
 //! What several test programs share.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod forwarding;
 pub mod gated;
+pub mod log;
 
 use std::collections::HashMap;
 use std::sync::Arc;
