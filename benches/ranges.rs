@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use dataflux::fetch::Download;
+use dataflux::read::Download;
 use dataflux::store::{Client, Credentials, GcsConfig, GcsStore, ObjectId};
 use dataflux_emulator::Emulator;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -36,10 +36,10 @@ struct Args {
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
     /// Bytes that chunks may hold
-    #[arg(long, default_value_t = dataflux::fetch::MEMORY_BUDGET)]
+    #[arg(long, default_value_t = dataflux::read::MEMORY_BUDGET)]
     budget: u64,
     /// Streams at once
-    #[arg(long, default_value_t = dataflux::fetch::MAX_STREAMS)]
+    #[arg(long, default_value_t = dataflux::read::MAX_STREAMS)]
     streams: usize,
     /// Threads that the emulator serves with
     #[arg(long, default_value_t = 1)]

@@ -30,7 +30,7 @@ struct Args {
         value_delimiter = ',',
         default_value = "1:1000:5000,10:100:500,100:10:50,1000:1:5,100:10:500,1000:1:500"
     )]
-    shares: Vec<Share>,
+    shares: Vec<RankProgress>,
     /// How long each loop runs; it ends with the batch that it waits for then
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -63,13 +63,13 @@ struct Args {
 
 /// What falls to one of so many ranks.
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct RankProgress {
     ranks: usize,
     writes: f64,
     reads: f64,
 }
 
-impl FromStr for Share {
+impl FromStr for RankProgress {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -117,7 +117,7 @@ fn compare(args: &Args) -> Result<()> {
 }
 
 /// Reads a share in a process of its own; tells what it printed, and how many temporary objects it has left.
-fn run(args: &Args, share: Share, strategy: &str) -> Result<(Value, usize)> {
+fn run(args: &Args, share: RankProgress, strategy: &str) -> Result<(Value, usize)> {
     let samples = 400_000 * if args.told { share.ranks.min(10) } else { 1 };
     let spec = format!("{BUCKET}:n={samples},size={}", args.size);
     let emulator = Emulator::builder().virtual_namespace(spec.parse()?).start()?;

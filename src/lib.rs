@@ -52,35 +52,43 @@ pub mod sample;
 
 pub mod plan;
 
+pub mod pacing;
+
+pub mod compose;
+
 pub mod cache;
 
-pub mod fetch;
-
-pub mod split;
+pub mod read;
 
 pub mod decode;
 
 pub mod collate;
 
-pub mod deliver;
+mod observe;
+
+mod engine;
+
+mod loader;
 
 mod tensor;
 
 pub use cache::{Cache, CacheStats};
 pub use collate::{Batch, Collate, LostSample, Samples};
+pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 pub use decode::{Decode, DecodeMemory, ItemMemory, Raw};
 #[cfg(feature = "image")]
 pub use decode::{Image, ImageFolder, Images, StackImages};
-pub use deliver::{
-    AuditLog, AuditRecord, BatchStream, Batches, Closed, DataLoader, DataLoaderBuilder, DatafluxDataset,
-    DatasetBuilder, EpochStats, Epochs, MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState, OnError, WaitedFor,
-};
+pub use engine::{Closed, OnError, WaitedFor};
 pub use error::{Error, ErrorKind, Result, Stage};
-pub use fetch::{clean, clean_up_on_signals, wait_for_temporaries};
+pub use loader::{
+    BatchStream, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats, Epochs,
+    MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState,
+};
 pub use manifest::Manifest;
+pub use observe::{AuditLog, AuditRecord};
 pub use plan::Strategy;
+pub use read::RawSample;
 pub use sample::{SampleId, State};
-pub use split::RawSample;
 
 /// The README's code is compiled as a test.
 #[cfg(doctest)]

@@ -110,10 +110,10 @@ counters! {
 
 /// A count, and those that it is a part of.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counter(Arc<Link>);
+pub(crate) struct Counter(Arc<CounterLink>);
 
 #[derive(Debug, Default)]
-struct Link {
+struct CounterLink {
     value: AtomicU64,
     whole: Option<Counter>,
 }
@@ -124,7 +124,7 @@ impl Counter {
     }
 
     fn part(&self) -> Self {
-        Self(Arc::new(Link { value: AtomicU64::new(0), whole: Some(self.clone()) }))
+        Self(Arc::new(CounterLink { value: AtomicU64::new(0), whole: Some(self.clone()) }))
     }
 }
 

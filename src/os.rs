@@ -152,7 +152,7 @@ fn network_file_system_of(magic: u32) -> Option<&'static str> {
 /// A lock on a whole file. It belongs to the open file: others that open the same file for themselves, in this process
 /// too, are kept out, and the system lets go of it when the last handle is closed, by the end of the process at the latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lock {
+pub(crate) enum FileLock {
     /// Beside others that share.
     Shared,
     /// Alone.
@@ -164,15 +164,15 @@ pub(crate) enum Lock {
 ///
 /// # Errors
 /// The file system has no locks, or the file is not open for what the lock needs.
-pub(crate) fn try_lock(file: &File, lock: Lock) -> io::Result<bool> {
+pub(crate) fn try_lock(file: &File, lock: FileLock) -> io::Result<bool> {
     // The rule of NFS holds in tests on whatever disk they run.
     #[cfg(test)]
-    if lock == Lock::Exclusive && !is_open_for_writing(file) {
+    if lock == FileLock::Exclusive && !is_open_for_writing(file) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     let how = match lock {
-        Lock::Shared => libc::LOCK_SH,
-        Lock::Exclusive => libc::LOCK_EX,
+        FileLock::Shared => libc::LOCK_SH,
+        FileLock::Exclusive => libc::LOCK_EX,
     };
     loop {
         // SAFETY: the standard library does this from Rust 1.89 on, and this crate is built with 1.88. It takes no pointer,

@@ -17,12 +17,12 @@ pub(crate) const RETRIAL_INTERVAL: Duration = Duration::from_secs(300);
 pub(crate) struct Suspension {
     /// Whether `state` is `Active`, to be read without its lock.
     is_active: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<SuspensionState>,
     is_reported: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SuspensionState {
     Active,
     Suspended { until: Instant },
     OnTrial,
@@ -38,26 +38,30 @@ pub(crate) struct Pass<'a> {
 
 impl Suspension {
     pub(crate) fn new() -> Self {
-        Self { is_active: AtomicBool::new(true), state: Mutex::new(State::Active), is_reported: AtomicBool::new(false) }
+        Self {
+            is_active: AtomicBool::new(true),
+            state: Mutex::new(SuspensionState::Active),
+            is_reported: AtomicBool::new(false),
+        }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SuspensionState> {
         // No code that can panic runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, state: &mut State, to: State) {
+    fn set(&self, state: &mut SuspensionState, to: SuspensionState) {
         *state = to;
-        self.is_active.store(to == State::Active, Ordering::Relaxed);
+        self.is_active.store(to == SuspensionState::Active, Ordering::Relaxed);
     }
 
     /// Whether the feature may be used now: it is active, or a trial is due and not under way.
     pub(crate) fn may_try(&self, now: Instant) -> bool {
         self.is_active.load(Ordering::Relaxed)
             || match *self.state() {
-                State::Active => true,
-                State::Suspended { until } => now >= until,
-                State::OnTrial | State::Off => false,
+                SuspensionState::Active => true,
+                SuspensionState::Suspended { until } => now >= until,
+                SuspensionState::OnTrial | SuspensionState::Off => false,
             }
     }
 
@@ -65,12 +69,12 @@ impl Suspension {
     pub(crate) fn pass(&self, now: Instant) -> Option<Pass<'_>> {
         let mut state = self.state();
         let is_trial = match *state {
-            State::Active => false,
-            State::Suspended { until } if now >= until => true,
-            State::Suspended { .. } | State::OnTrial | State::Off => return None,
+            SuspensionState::Active => false,
+            SuspensionState::Suspended { until } if now >= until => true,
+            SuspensionState::Suspended { .. } | SuspensionState::OnTrial | SuspensionState::Off => return None,
         };
         if is_trial {
-            *state = State::OnTrial;
+            *state = SuspensionState::OnTrial;
         }
         Some(Pass { suspension: self, is_trial })
     }
@@ -78,14 +82,14 @@ impl Suspension {
     /// Suspends the feature from now on.
     pub(crate) fn suspend(&self, now: Instant) {
         let mut state = self.state();
-        if *state != State::Off {
-            self.set(&mut state, State::Suspended { until: now + RETRIAL_INTERVAL });
+        if *state != SuspensionState::Off {
+            self.set(&mut state, SuspensionState::Suspended { until: now + RETRIAL_INTERVAL });
         }
     }
 
     /// Turns the feature off for good.
     pub(crate) fn turn_off(&self) {
-        self.set(&mut self.state(), State::Off);
+        self.set(&mut self.state(), SuspensionState::Off);
     }
 
     /// Notes that the feature worked; true if it was suspended until now.
@@ -94,10 +98,10 @@ impl Suspension {
             return false;
         }
         let mut state = self.state();
-        if matches!(*state, State::Active | State::Off) {
+        if matches!(*state, SuspensionState::Active | SuspensionState::Off) {
             return false;
         }
-        self.set(&mut state, State::Active);
+        self.set(&mut state, SuspensionState::Active);
         true
     }
 
@@ -110,8 +114,8 @@ impl Suspension {
     #[cfg(test)]
     pub(crate) fn end_interval(&self) {
         let mut state = self.state();
-        if matches!(*state, State::Suspended { .. }) {
-            *state = State::Suspended { until: Instant::now() };
+        if matches!(*state, SuspensionState::Suspended { .. }) {
+            *state = SuspensionState::Suspended { until: Instant::now() };
         }
     }
 }
@@ -132,8 +136,8 @@ impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.is_trial {
             let mut state = self.suspension.state();
-            if *state == State::OnTrial {
-                *state = State::Suspended { until: Instant::now() };
+            if *state == SuspensionState::OnTrial {
+                *state = SuspensionState::Suspended { until: Instant::now() };
             }
         }
     }

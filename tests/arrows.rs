@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Modules in the order of the data's way; `lib.rs` lists them so.
-const WAY: [&str; 12] = [
-    "store", "list", "manifest", "sample", "plan", "cache", "fetch", "split", "decode", "collate", "deliver", "tensor",
+const WAY: [&str; 15] = [
+    "store", "list", "manifest", "sample", "plan", "pacing", "compose", "cache", "read", "decode", "collate",
+    "observe", "engine", "loader", "tensor",
 ];
 /// What stands under all of them, and uses none of them, but for the kinds named beside it.
 const GROUND: [(&str, &[&str]); 7] =

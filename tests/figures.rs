@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataflux::fetch::Download;
 use dataflux::metrics::Counts;
 use dataflux::plan::Prices;
+use dataflux::read::Download;
 use dataflux::store::{Call as StoreCall, Client, Credentials, Fault as StoreFault, FaultStore, GcsConfig, GcsStore};
 use dataflux::store::{MemoryStore, ObjectId, RetryPolicy};
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, EpochStats, OnError, Raw, Strategy};

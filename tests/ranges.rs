@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dataflux::fetch::{Download, Lanes};
+use dataflux::read::{Download, Lanes};
 use dataflux::store::{Call, Client, Fault, FaultStore, MemoryStore, ObjectId, RetryPolicy};
 use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind};
 use proptest::prelude::*;

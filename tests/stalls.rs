@@ -167,7 +167,7 @@ fn no_leave_to_read() {
         let other = builder().batch_size(2_000).build().unwrap();
         let held = other.epoch(0).unwrap();
         // Those that wait for their pace, as the first ones do, are no sign of that.
-        let full = |reads: dataflux::fetch::Ceiling| reads.waiting > 0 && reads.in_flight >= reads.at_once;
+        let full = |reads: dataflux::pacing::Ceiling| reads.waiting > 0 && reads.in_flight >= reads.at_once;
         until("as many reads are under way as may be", || full(dataset.ceilings().reads));
         let (line, stats) = told(builder().batch_size(1), "waits for leave to read gs://data/p/0000#", || gated.open());
         assert!(line.contains("reads_waiting="), "{line}");

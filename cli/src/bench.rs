@@ -11,7 +11,7 @@ use dataflux::plan::{Bill, Groups, PriceTable};
 use dataflux::store::Client;
 use dataflux::{
     Cache, CacheStats, Collate, DataLoader, DatafluxDataset, Decode, EpochStats, ImageFolder, OnError, Raw, Strategy,
-    fetch,
+    compose,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -448,7 +448,7 @@ impl Waits {
 /// Temporary objects of this process that are in the bucket; what the library knows where they can't be listed.
 fn leftover(client: &Client, prefix: &Prefix, known: u64) -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let counted = runtime.block_on(fetch::count_own_temporaries(client, &prefix.bucket));
+    let counted = runtime.block_on(compose::count_own_temporaries(client, &prefix.bucket));
     Ok(counted.unwrap_or_else(|error| {
         tracing::warn!(%error, "what is left of temporary objects could not be listed");
         known

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use dataflux::fetch::{Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE};
 use dataflux::list::{Filter, LeftOut, Lister, Prefix};
 use dataflux::manifest::{Entry, Manifest, ManifestBuilder};
+use dataflux::read::{Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE};
 use dataflux::store::{Client, ObjectId};
 use indicatif::ProgressBar;
 use serde::Serialize;

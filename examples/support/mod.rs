@@ -106,7 +106,7 @@ impl Digits {
         println!("altogether, with the upload and the test: {}", calls(&self.client.metrics().snapshot()));
         drop((self.train, self.test));
         dataflux::wait_for_temporaries(std::time::Duration::from_secs(30));
-        let left = self.runtime.block_on(dataflux::fetch::count_own_temporaries(&self.client, &bucket))?;
+        let left = self.runtime.block_on(dataflux::compose::count_own_temporaries(&self.client, &bucket))?;
         println!("estimated cost on Google Cloud Storage: ${:.6}", bill.total());
         println!("temporaries left: {left}");
         println!("test accuracy: {:.4}", right as f64 / tested as f64);

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::folder::Folder;
+use super::folder::CacheFolder;
 
 /// Room for 262,144 claims in 4 MiB: some times what the processes of a machine read at once.
 const BUCKETS: u64 = 1 << 16;
@@ -38,14 +38,14 @@ const AT_MOST: Duration = Duration::from_secs(600);
 /// Claims are made when reads are planned, so that how long one has stood says nothing when the network is slow. What does
 /// is whether its process has written a sample or given up a claim meanwhile, which sets its mark.
 #[derive(Debug, Default)]
-pub(crate) struct Patience {
+pub(crate) struct ClaimWaits {
     /// The mark of each, and how long had been waited when it was first seen.
     seen: HashMap<u64, (Option<SystemTime>, Duration)>,
 }
 
 /// Whether to wait on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum WaitDecision {
     On,
     /// No longer for this, though something comes of them.
     NotForThis,
@@ -53,24 +53,24 @@ pub(crate) enum Wait {
     InVain,
 }
 
-impl Patience {
+impl ClaimWaits {
     /// Takes note of somebody's mark after having `waited`.
-    pub(crate) fn judge(&mut self, who: u64, mark: Option<SystemTime>, waited: Duration) -> Wait {
+    pub(crate) fn judge(&mut self, who: u64, mark: Option<SystemTime>, waited: Duration) -> WaitDecision {
         let seen = self.seen.entry(who).or_insert((mark, waited));
         if seen.0 != mark {
             *seen = (mark, waited);
         }
         match waited {
-            _ if waited.saturating_sub(seen.1) > STANDSTILL => Wait::InVain,
-            _ if waited > AT_MOST => Wait::NotForThis,
-            _ => Wait::On,
+            _ if waited.saturating_sub(seen.1) > STANDSTILL => WaitDecision::InVain,
+            _ if waited > AT_MOST => WaitDecision::NotForThis,
+            _ => WaitDecision::On,
         }
     }
 }
 
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claimed {
+pub(crate) enum ClaimOutcome {
     /// It is this process's until released.
     Mine,
     /// Somebody reads it: this process elsewhere, or another one.
@@ -81,14 +81,14 @@ pub(crate) enum Claimed {
 
 /// The table, as one process sees it.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
+pub(super) struct ClaimTable {
     /// Until when who is passed by; without anybody, until when no lock is asked for.
     passed_by: Mutex<HashMap<Option<u64>, Instant>>,
 }
 
-impl Claims {
+impl ClaimTable {
     /// Claims what nobody else has.
-    pub(super) fn claim(&self, folder: &Folder, hashes: &[u64]) -> io::Result<Vec<Claimed>> {
+    pub(super) fn claim(&self, folder: &CacheFolder, hashes: &[u64]) -> io::Result<Vec<ClaimOutcome>> {
         let mut lives = HashMap::from([(0, false)]);
         let claimed = self.each_bucket(folder, hashes, |hash, bucket| {
             let mut free = None;
@@ -96,19 +96,19 @@ impl Claims {
                 let (of, who) = read(bucket, slot);
                 let taken = *lives.entry(who).or_insert_with(|| folder.lives(who)) && !self.passes_by(Some(who));
                 match (taken, of == hash) {
-                    (true, true) => return (Claimed::Theirs(who), None),
+                    (true, true) => return (ClaimOutcome::Theirs(who), None),
                     (true, false) => {}
                     (false, _) => drop(free.get_or_insert(slot)),
                 }
             }
-            let Some(slot) = free else { return (Claimed::Unmarked, None) };
-            (Claimed::Mine, Some((slot, hash, folder.member)))
+            let Some(slot) = free else { return (ClaimOutcome::Unmarked, None) };
+            (ClaimOutcome::Mine, Some((slot, hash, folder.member)))
         })?;
-        Ok(claimed.unwrap_or_else(|| vec![Claimed::Unmarked; hashes.len()]))
+        Ok(claimed.unwrap_or_else(|| vec![ClaimOutcome::Unmarked; hashes.len()]))
     }
 
     /// Gives up claims of this process. Returns whether it could.
-    pub(super) fn release(&self, folder: &Folder, hashes: &[u64]) -> io::Result<bool> {
+    pub(super) fn release(&self, folder: &CacheFolder, hashes: &[u64]) -> io::Result<bool> {
         let released = self.each_bucket(folder, hashes, |hash, bucket| {
             let mine = (0..SLOTS).find(|&slot| read(bucket, slot) == (hash, folder.member));
             ((), mine.map(|slot| (slot, 0, 0)))
@@ -124,7 +124,7 @@ impl Claims {
     /// Looks at the bucket of each hash, and writes a slot of it. `None` if the lock is not to be had.
     fn each_bucket<T>(
         &self,
-        folder: &Folder,
+        folder: &CacheFolder,
         hashes: &[u64],
         mut look: impl FnMut(u64, &[u8; BUCKET]) -> (T, Option<(usize, u64, u64)>),
     ) -> io::Result<Option<Vec<T>>> {
@@ -179,27 +179,27 @@ mod tests {
 
     #[test]
     fn somebody_slow_of_whom_something_comes_is_waited_for_and_is_not_passed_by() {
-        let mut patience = Patience::default();
+        let mut patience = ClaimWaits::default();
         let mark = |second: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
         let seconds = Duration::from_secs;
         for second in (0..=600).step_by(20) {
-            assert_eq!(patience.judge(1, mark(second), seconds(second)), Wait::On, "{second}");
+            assert_eq!(patience.judge(1, mark(second), seconds(second)), WaitDecision::On, "{second}");
         }
-        assert_eq!(patience.judge(1, mark(601), seconds(601)), Wait::NotForThis);
+        assert_eq!(patience.judge(1, mark(601), seconds(601)), WaitDecision::NotForThis);
     }
 
     #[test]
     fn somebody_of_whom_nothing_comes_is_passed_by() {
-        let mut patience = Patience::default();
+        let mut patience = ClaimWaits::default();
         let (mark, seconds) = (Some(SystemTime::UNIX_EPOCH), Duration::from_secs);
         for second in 5..=35 {
-            assert_eq!(patience.judge(1, mark, seconds(second)), Wait::On, "{second}");
+            assert_eq!(patience.judge(1, mark, seconds(second)), WaitDecision::On, "{second}");
         }
         // Seen first when half of that was over.
-        assert_eq!(patience.judge(2, mark, seconds(20)), Wait::On);
-        assert_eq!(patience.judge(1, mark, seconds(36)), Wait::InVain);
-        assert_eq!(patience.judge(2, mark, seconds(36)), Wait::On);
-        assert_eq!(patience.judge(2, None, seconds(50)), Wait::On);
-        assert_eq!(patience.judge(2, None, seconds(81)), Wait::InVain);
+        assert_eq!(patience.judge(2, mark, seconds(20)), WaitDecision::On);
+        assert_eq!(patience.judge(1, mark, seconds(36)), WaitDecision::InVain);
+        assert_eq!(patience.judge(2, mark, seconds(36)), WaitDecision::On);
+        assert_eq!(patience.judge(2, None, seconds(50)), WaitDecision::On);
+        assert_eq!(patience.judge(2, None, seconds(81)), WaitDecision::InVain);
     }
 }

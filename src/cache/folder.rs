@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::os::{self, Lock};
+use crate::os::{self, FileLock};
 use crate::{Error, ErrorKind, Result};
 
 const MARK: &str = "dataflux-cache";
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_micros(200);
 
 /// A folder that is a cache, and this process as one of its users.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct CacheFolder {
     path: PathBuf,
     /// Of this user, which no other ever had.
     pub(super) member: u64,
@@ -46,9 +46,9 @@ pub(super) struct Folder {
 
 /// A lock that is held until this is dropped.
 #[derive(Debug)]
-pub(super) struct Guard(pub(super) File);
+pub(super) struct FolderLock(pub(super) File);
 
-impl Folder {
+impl CacheFolder {
     /// Opens a folder, and makes it a cache if it is empty or isn't there.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |error: io::Error| unusable(path, error);
@@ -109,28 +109,28 @@ impl Folder {
     }
 
     /// Makes a file for this process, and removes those of dead ones.
-    fn join(path: &Path, _: &Guard) -> io::Result<Self> {
+    fn join(path: &Path, _: &FolderLock) -> io::Result<Self> {
         let members = path.join(MEMBERS);
         DirBuilder::new().recursive(true).mode(0o700).create(&members)?;
         for entry in fs::read_dir(&members)? {
             let other = entry?.path();
             // NFS gives an exclusive lock only on a file that is open for writing.
             let file = OpenOptions::new().read(true).write(true).open(&other);
-            if file.and_then(|file| os::try_lock(&file, Lock::Exclusive)).unwrap_or(false) {
+            if file.and_then(|file| os::try_lock(&file, FileLock::Exclusive)).unwrap_or(false) {
                 let _ = fs::remove_file(other);
             }
         }
         // 0 is nobody.
         let member = rand::random::<u64>().max(1);
         let file = writable(&members.join(format!("{member:016x}")))?;
-        os::try_lock(&file, Lock::Exclusive)?;
+        os::try_lock(&file, FileLock::Exclusive)?;
         Ok(Self { path: path.to_owned(), member, file })
     }
 
     /// Whether the process of that number lives.
     pub(super) fn lives(&self, member: u64) -> bool {
         match File::open(self.member(member)) {
-            Ok(file) => !os::try_lock(&file, Lock::Shared).unwrap_or(false),
+            Ok(file) => !os::try_lock(&file, FileLock::Shared).unwrap_or(false),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
@@ -151,12 +151,12 @@ impl Folder {
     }
 
     /// Waits for the right to make, take over and remove segments; `None` if others have it for too long.
-    pub(super) fn lock(&self, patience: Duration) -> io::Result<Option<Guard>> {
+    pub(super) fn lock(&self, patience: Duration) -> io::Result<Option<FolderLock>> {
         lock(&self.path.join(LOCK), patience)
     }
 
     /// Waits for the right to change claims; `None` as for [`lock`](Self::lock).
-    pub(super) fn lock_claims(&self, patience: Duration) -> io::Result<Option<Guard>> {
+    pub(super) fn lock_claims(&self, patience: Duration) -> io::Result<Option<FolderLock>> {
         lock(&self.path.join(CLAIMS), patience)
     }
 
@@ -181,7 +181,7 @@ impl Folder {
     }
 
     /// Makes a segment without a byte, with a number that none had before.
-    pub(super) fn create(&self, guard: &Guard) -> io::Result<(u32, File)> {
+    pub(super) fn create(&self, guard: &FolderLock) -> io::Result<(u32, File)> {
         let mut last = [0; 4];
         // Shorter before the first, and after a write that was cut off.
         let _ = guard.0.read_exact_at(&mut last, 0);
@@ -193,7 +193,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for CacheFolder {
     fn drop(&mut self) {
         // Whoever opens the cache next does it otherwise.
         let _ = fs::remove_file(self.member(self.member));
@@ -206,12 +206,12 @@ fn writable(path: &Path) -> io::Result<File> {
 }
 
 /// Opens a file for itself, so that threads of one process keep each other out, too.
-fn lock(path: &Path, patience: Duration) -> io::Result<Option<Guard>> {
+fn lock(path: &Path, patience: Duration) -> io::Result<Option<FolderLock>> {
     let file = writable(path)?;
     let started = Instant::now();
     loop {
-        if os::try_lock(&file, Lock::Exclusive)? {
-            return Ok(Some(Guard(file)));
+        if os::try_lock(&file, FileLock::Exclusive)? {
+            return Ok(Some(FolderLock(file)));
         }
         if started.elapsed() > patience {
             return Ok(None);

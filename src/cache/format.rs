@@ -48,13 +48,13 @@ const RECORD: [u8; 4] = *b"DFr1";
 
 /// What a sample is kept under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key<'a> {
+pub(crate) struct CacheKey<'a> {
     pub(crate) bucket: &'a str,
     pub(crate) name: &'a str,
     pub(crate) generation: i64,
 }
 
-impl Key<'_> {
+impl CacheKey<'_> {
     /// The same in all versions, since files hold it: FNV-1a, mixed at the end as MurmurHash3 does, and never 0.
     ///
     /// Of 10^8 keys two have the same hash once in 4,000 times; those push each other out.
@@ -109,7 +109,7 @@ fn record_bytes(before: usize, size: u32) -> u64 {
 
 /// What stands where a record might.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum FoundRecord {
     Record {
         hash: u64,
         /// Of the whole record.
@@ -123,37 +123,37 @@ pub(super) enum Found {
 
 /// What stands at the beginning of `bytes`, in a file that has `left` bytes from there on: all that there is, or at least
 /// [`MOST_BEFORE`].
-pub(super) fn record_at(bytes: &[u8], left: u64) -> Found {
-    let Some(fixed) = bytes.first_chunk::<FIXED>() else { return Found::Short };
+pub(super) fn record_at(bytes: &[u8], left: u64) -> FoundRecord {
+    let Some(fixed) = bytes.first_chunk::<FIXED>() else { return FoundRecord::Short };
     let [bucket, name] = [4, 6].map(|at| usize::from(u16::from_le_bytes([fixed[at], fixed[at + 1]])));
     let before = FIXED + bucket + name;
     if fixed[..4] != RECORD || before > MOST_BEFORE {
-        return Found::Damaged;
+        return FoundRecord::Damaged;
     }
     let size = u32_at(fixed, 16);
     if record_bytes(before, size) > left {
-        return Found::Short;
+        return FoundRecord::Short;
     }
-    let Some(names) = bytes.get(FIXED..before) else { return Found::Damaged };
+    let Some(names) = bytes.get(FIXED..before) else { return FoundRecord::Damaged };
     if crc32c::crc32c_append(crc32c::crc32c(&fixed[..28]), names) != u32_at(fixed, 28) {
-        return Found::Damaged;
+        return FoundRecord::Damaged;
     }
     let (bucket, name) = names.split_at(bucket);
-    let (Ok(bucket), Ok(name)) = (str::from_utf8(bucket), str::from_utf8(name)) else { return Found::Damaged };
-    let hash = Key { bucket, name, generation: u64_at(fixed, 8) as i64 }.hash();
-    Found::Record { hash, bytes: record_bytes(before, size) }
+    let (Ok(bucket), Ok(name)) = (str::from_utf8(bucket), str::from_utf8(name)) else { return FoundRecord::Damaged };
+    let hash = CacheKey { bucket, name, generation: u64_at(fixed, 8) as i64 }.hash();
+    FoundRecord::Record { hash, bytes: record_bytes(before, size) }
 }
 
 /// What the head of a segment says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct SegmentHead {
     /// 0 as long as records may be added.
     pub(super) index_at: u64,
     pub(super) entries: u64,
     pub(super) index_crc32c: u32,
 }
 
-impl Head {
+impl SegmentHead {
     pub(super) fn encode(&self) -> [u8; HEAD as usize] {
         let mut bytes = [0; HEAD as usize];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    const KEY: Key<'_> = Key { bucket: "data", name: "p/ant/é.bin", generation: 1_234_567_890_123 };
+    const KEY: CacheKey<'_> = CacheKey { bucket: "data", name: "p/ant/é.bin", generation: 1_234_567_890_123 };
 
     /// Files in caches have these bytes: whoever changes them raises the version.
     #[test]
@@ -209,9 +209,9 @@ mod tests {
         assert_eq!(format!("{:016x}", KEY.hash()), GOLDEN_HASH);
         let index = index(&[(KEY.hash(), 8)]);
         assert_eq!(entries(&index).collect::<Vec<_>>(), [(KEY.hash(), 8)]);
-        let head = Head { index_at: 64 + record.len() as u64, entries: 1, index_crc32c: crc32c::crc32c(&index) };
+        let head = SegmentHead { index_at: 64 + record.len() as u64, entries: 1, index_crc32c: crc32c::crc32c(&index) };
         assert_eq!(hex(&head.encode()), GOLDEN_HEAD);
-        assert_eq!(Head::decode(&head.encode()), Some(head));
+        assert_eq!(SegmentHead::decode(&head.encode()), Some(head));
     }
 
     const GOLDEN_RECORD: &str = concat!(
@@ -237,25 +237,25 @@ mod tests {
             cut: prop::sample::Index,
             bit: prop::sample::Index,
         ) {
-            let key = Key { bucket: "bucket", name: &name, generation };
+            let key = CacheKey { bucket: "bucket", name: &name, generation };
             let mut record = Vec::new();
             key.record(&bytes, crc32c::crc32c(&bytes), &mut record);
             let whole = record.len() as u64;
             prop_assert_eq!(whole, key.record_bytes(bytes.len() as u32));
-            prop_assert_eq!(record_at(&record, whole), Found::Record { hash: key.hash(), bytes: whole });
+            prop_assert_eq!(record_at(&record, whole), FoundRecord::Record { hash: key.hash(), bytes: whole });
             let cut = cut.index(record.len());
-            prop_assert_eq!(record_at(&record[..cut], cut as u64), Found::Short);
+            prop_assert_eq!(record_at(&record[..cut], cut as u64), FoundRecord::Short);
             let bit = bit.index(8 * key.before());
             record[bit / 8] ^= 1 << (bit % 8);
-            let found = matches!(record_at(&record, whole), Found::Record { .. });
+            let found = matches!(record_at(&record, whole), FoundRecord::Record { .. });
             prop_assert!(!found);
         }
 
         #[test]
         fn a_head_with_a_wrong_bit_is_none(index_at: u64, bit in 0usize..512) {
-            let mut bytes = Head { index_at, entries: 3, index_crc32c: 4 }.encode();
+            let mut bytes = SegmentHead { index_at, entries: 3, index_crc32c: 4 }.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(Head::decode(&bytes), None);
+            prop_assert_eq!(SegmentHead::decode(&bytes), None);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 /// A record: its segment, and where it begins there in units of 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RecordLocation {
     pub(super) segment: u32,
     pub(super) at: u32,
 }
@@ -19,11 +19,11 @@ const PARTS: usize = 256;
 ///
 /// 17 bytes an entry in tables that are between 7/16 and 7/8 full, so that a sample takes 20 to 39 bytes of memory.
 #[derive(Debug)]
-pub(super) struct Index(Box<[RwLock<Part>]>);
+pub(super) struct Index(Box<[RwLock<IndexPart>]>);
 
 #[derive(Debug, Default)]
-struct Part {
-    places: HashMap<u64, Place, BuildHasherDefault<Plain>>,
+struct IndexPart {
+    places: HashMap<u64, RecordLocation, BuildHasherDefault<IdentityHasher>>,
     /// Entries of each segment that is there.
     segments: HashMap<u32, u64>,
     /// Entries of segments that are gone.
@@ -32,9 +32,9 @@ struct Part {
 
 /// Takes a hash for a hash.
 #[derive(Debug, Default)]
-struct Plain(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for Plain {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -55,17 +55,17 @@ impl Default for Index {
 }
 
 impl Index {
-    pub(super) fn get(&self, hash: u64) -> Option<Place> {
+    pub(super) fn get(&self, hash: u64) -> Option<RecordLocation> {
         self.part(hash).read().unwrap_or_else(PoisonError::into_inner).get(hash)
     }
 
     /// Of two places the later one counts.
-    pub(super) fn insert(&self, hash: u64, place: Place) {
+    pub(super) fn insert(&self, hash: u64, place: RecordLocation) {
         self.part(hash).write().unwrap_or_else(PoisonError::into_inner).insert(hash, place);
     }
 
     /// Takes an entry out, if it still says so.
-    pub(super) fn remove(&self, hash: u64, place: Place) {
+    pub(super) fn remove(&self, hash: u64, place: RecordLocation) {
         self.part(hash).write().unwrap_or_else(PoisonError::into_inner).remove(hash, place);
     }
 
@@ -82,24 +82,24 @@ impl Index {
     }
 
     /// By bits that the tables make little of, who take the lowest and the highest.
-    fn part(&self, hash: u64) -> &RwLock<Part> {
+    fn part(&self, hash: u64) -> &RwLock<IndexPart> {
         &self.0[(hash >> 40) as usize % PARTS]
     }
 }
 
-impl Part {
-    fn get(&self, hash: u64) -> Option<Place> {
+impl IndexPart {
+    fn get(&self, hash: u64) -> Option<RecordLocation> {
         self.places.get(&hash).copied().filter(|place| self.segments.contains_key(&place.segment))
     }
 
-    fn insert(&mut self, hash: u64, place: Place) {
+    fn insert(&mut self, hash: u64, place: RecordLocation) {
         *self.segments.entry(place.segment).or_default() += 1;
         if let Some(before) = self.places.insert(hash, place) {
             self.forget(before);
         }
     }
 
-    fn remove(&mut self, hash: u64, place: Place) {
+    fn remove(&mut self, hash: u64, place: RecordLocation) {
         if self.places.get(&hash) == Some(&place) {
             self.places.remove(&hash);
             self.forget(place);
@@ -120,7 +120,7 @@ impl Part {
         self.places.len() as u64 - self.stale
     }
 
-    fn forget(&mut self, place: Place) {
+    fn forget(&mut self, place: RecordLocation) {
         match self.segments.get_mut(&place.segment) {
             Some(entries) => *entries -= 1,
             None => self.stale -= 1,
@@ -145,8 +145,8 @@ mod tests {
     fn no_part_has_many_more_than_its_share() {
         let index = Index::default();
         for number in 0..100 * PARTS as u32 {
-            let key = crate::cache::Key { bucket: "data", name: &format!("train/{number:08}.jpg"), generation: 1 };
-            index.insert(key.hash(), Place { segment: 0, at: number });
+            let key = crate::cache::CacheKey { bucket: "data", name: &format!("train/{number:08}.jpg"), generation: 1 };
+            index.insert(key.hash(), RecordLocation { segment: 0, at: number });
         }
         let most = index.0.iter().map(|part| part.read().unwrap().len()).max();
         assert!(most < Some(200), "{most:?}");
@@ -158,7 +158,7 @@ mod tests {
             steps in prop::collection::vec((0u8..8, 0u64..50, 0u32..6, any::<u32>()), 0..300),
         ) {
             let index = Index::default();
-            let mut model: HashMap<u64, Place> = HashMap::new();
+            let mut model: HashMap<u64, RecordLocation> = HashMap::new();
             // No number comes again once its segment is gone.
             let mut number = [0, 1, 2, 3, 4, 5];
             for (what, hash, which, at) in steps {
@@ -172,13 +172,13 @@ mod tests {
                     1 => {
                         if let Some(place) = index.get(hash) {
                             index.remove(hash, place);
-                            index.remove(hash, Place { segment, at });
+                            index.remove(hash, RecordLocation { segment, at });
                         }
                         model.remove(&hash);
                     }
                     _ => {
-                        index.insert(hash, Place { segment, at });
-                        model.insert(hash, Place { segment, at });
+                        index.insert(hash, RecordLocation { segment, at });
+                        model.insert(hash, RecordLocation { segment, at });
                     }
                 }
                 prop_assert_eq!(index.len(), model.len() as u64);

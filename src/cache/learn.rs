@@ -5,9 +5,9 @@ use std::io;
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::index::Place;
-use super::segment::Segment;
-use super::{Shared, is_gone, is_passing};
+use super::index::RecordLocation;
+use super::segment::CacheSegment;
+use super::{CacheShared, is_gone, is_passing};
 
 /// How young a folder's time of change may be to count as one that can still happen again unseen: clocks of file systems
 /// tick some hundred times a second.
@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Entries that are put in at once: so few that who waits meanwhile doesn't notice.
 const AT_ONCE: usize = 4_096;
 
-impl Shared {
+impl CacheShared {
     pub(super) fn refresh(&self) {
         self.refresh_from(self.looked.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -61,7 +61,7 @@ impl Shared {
             *looked = settled.then_some(changed);
         }
         let mut growing: Vec<_> = {
-            let is_over = |segment: &Segment| segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
+            let is_over = |segment: &CacheSegment| segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
             self.segments().values().filter(|segment| !is_over(segment)).cloned().collect()
         };
         // Of two records of one sample the one put in last counts.
@@ -84,13 +84,13 @@ impl Shared {
         let mut segments = self.segments_mut();
         for number in there {
             let path = || self.folder.segment(number);
-            segments.entry(number).or_insert_with(|| Segment::new(number, path()));
+            segments.entry(number).or_insert_with(|| CacheSegment::new(number, path()));
         }
         Ok(())
     }
 
     /// Learns what was added to a segment.
-    fn follow(&self, segment: &Segment) -> io::Result<()> {
+    fn follow(&self, segment: &CacheSegment) -> io::Result<()> {
         let mut walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
         if walk.over || segment.path.metadata()?.len() == walk.end {
             return Ok(());
@@ -108,7 +108,7 @@ impl Shared {
                 return;
             }
             for &(hash, at) in entries {
-                self.index.insert(hash, Place { segment, at });
+                self.index.insert(hash, RecordLocation { segment, at });
             }
         }
     }

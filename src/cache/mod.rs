@@ -41,17 +41,17 @@ use crossbeam_channel::Sender;
 
 use crate::suspension::{RETRIAL_INTERVAL, Suspension};
 use crate::{Error, ErrorKind, Result, os};
-use claims::Claims;
-pub(crate) use claims::{Claimed, Patience, Wait};
-use folder::Folder;
-pub(crate) use format::Key;
+use claims::ClaimTable;
+pub(crate) use claims::{ClaimOutcome, ClaimWaits, WaitDecision};
+use folder::CacheFolder;
+pub(crate) use format::CacheKey;
 use format::UNIT;
 use index::Index;
-pub(crate) use index::Place;
-use segment::{Open, Segment};
+pub(crate) use index::RecordLocation;
+use segment::{CacheSegment, OpenSegments};
 pub(crate) use stats::CacheCounts;
 pub use stats::CacheStats;
-use writer::Queue;
+use writer::WriteQueue;
 
 /// Segments that a cache is divided into, up to 256 GiB: so much of it goes at once.
 const SEGMENTS: u64 = 64;
@@ -110,30 +110,30 @@ const LOOK: Duration = Duration::from_millis(1);
 /// each, or 4 GiB, and at most an eighth of those that the process may have open (`ulimit -n`). Beyond these, files are
 /// opened and closed as they are read from, and what this process uses may go when another one wants room.
 #[derive(Clone)]
-pub struct Cache(Arc<Handle>);
+pub struct Cache(Arc<CacheHandle>);
 
-type Job = Box<dyn FnOnce() + Send>;
+type CacheJob = Box<dyn FnOnce() + Send>;
 
-struct Handle {
-    shared: Arc<Shared>,
-    jobs: Sender<Job>,
+struct CacheHandle {
+    shared: Arc<CacheShared>,
+    jobs: Sender<CacheJob>,
 }
 
 /// What its threads share.
 #[derive(Debug)]
-struct Shared {
-    folder: Folder,
+struct CacheShared {
+    folder: CacheFolder,
     max_bytes: u64,
     segment_bytes: u64,
     index: Index,
-    segments: RwLock<HashMap<u32, Arc<Segment>>>,
-    open: Open,
+    segments: RwLock<HashMap<u32, Arc<CacheSegment>>>,
+    open: OpenSegments,
     /// When the folder had last changed when it was last looked through.
     looked: Mutex<Option<SystemTime>>,
     /// When it was last learnt what others have written.
     learnt: Mutex<Option<Instant>>,
-    claims: Claims,
-    queue: Mutex<Queue>,
+    claims: ClaimTable,
+    queue: Mutex<WriteQueue>,
     /// Told of what is to be written, and of what has been.
     turn: Condvar,
     /// Counts epochs, by which segments are told that are no longer used.
@@ -150,14 +150,14 @@ struct Shared {
 
 /// A sample to read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) key: Key<'a>,
-    pub(crate) place: Place,
+pub(crate) struct CacheRequest<'a> {
+    pub(crate) key: CacheKey<'a>,
+    pub(crate) place: RecordLocation,
     pub(crate) size: u64,
     pub(crate) crc32c: u32,
 }
 
-impl Wanted<'_> {
+impl CacheRequest<'_> {
     /// Bytes that reading it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.key.record_bytes(self.size as u32) as usize
@@ -188,16 +188,16 @@ impl Cache {
     }
 
     fn of_segments(folder: &Path, max_bytes: u64, segment_bytes: u64, most_open: usize) -> Result<Self> {
-        let shared = Arc::new(Shared {
-            folder: Folder::open(folder)?,
+        let shared = Arc::new(CacheShared {
+            folder: CacheFolder::open(folder)?,
             max_bytes,
             segment_bytes,
             index: Index::default(),
             segments: RwLock::default(),
-            open: Open::new(most_open),
+            open: OpenSegments::new(most_open),
             looked: Mutex::default(),
             learnt: Mutex::default(),
-            claims: Claims::default(),
+            claims: ClaimTable::default(),
             queue: Mutex::default(),
             turn: Condvar::new(),
             epochs: AtomicU64::new(1),
@@ -208,7 +208,7 @@ impl Cache {
             fault: Mutex::default(),
         });
         shared.refresh();
-        let (jobs, work) = crossbeam_channel::unbounded::<Job>();
+        let (jobs, work) = crossbeam_channel::unbounded::<CacheJob>();
         let readers = std::thread::available_parallelism().map_or(READERS.start, |cores| 2 * cores.get());
         let refused = |error: io::Error| {
             Error::new(ErrorKind::Io, "a thread of the cache could not be started")
@@ -217,12 +217,12 @@ impl Cache {
                 .with_source(error)
         };
         // From here on, dropping it ends the threads that there are.
-        let cache = Self(Arc::new(Handle { shared: Arc::clone(&shared), jobs }));
+        let cache = Self(Arc::new(CacheHandle { shared: Arc::clone(&shared), jobs }));
         let thread = || std::thread::Builder::new().name("dataflux-cache".into());
         for _ in 0..readers.clamp(READERS.start, READERS.end) {
             let work = work.clone();
             // A job may run what a user wrote, which may panic: whoever waits for it sees that, and the thread goes on.
-            let run = |job: Job| drop(std::panic::catch_unwind(AssertUnwindSafe(job)));
+            let run = |job: CacheJob| drop(std::panic::catch_unwind(AssertUnwindSafe(job)));
             thread().spawn(move || work.into_iter().for_each(run)).map_err(refused)?;
         }
         thread().spawn(move || writer::run(&shared)).map_err(refused)?;
@@ -258,7 +258,7 @@ impl Cache {
     }
 
     /// Where samples are, by the hashes of their keys.
-    pub(crate) fn find(&self, hashes: impl IntoIterator<Item = u64>) -> Vec<Option<Place>> {
+    pub(crate) fn find(&self, hashes: impl IntoIterator<Item = u64>) -> Vec<Option<RecordLocation>> {
         if self.0.shared.is_off() {
             return hashes.into_iter().map(|_| None).collect();
         }
@@ -267,7 +267,7 @@ impl Cache {
 
     /// Reads the records of samples, one behind the other, into as many bytes as they have, and returns where among these
     /// the bytes of each sample are, proved; `None` for what turned out not to be there. Blocks.
-    pub(crate) fn read(&self, wanted: &[Wanted<'_>], into: &mut [u8]) -> Vec<Option<Range<usize>>> {
+    pub(crate) fn read(&self, wanted: &[CacheRequest<'_>], into: &mut [u8]) -> Vec<Option<Range<usize>>> {
         let mut end = 0;
         let each = wanted.iter().map(|wanted| {
             let start = end;
@@ -280,14 +280,14 @@ impl Cache {
 
     /// Claims samples that are about to be read from the bucket, by the hashes of their keys. Each that is this process's
     /// now is to be [released](Self::release). Waits for others for two seconds at most.
-    pub(crate) fn claim(&self, hashes: &[u64]) -> Vec<Claimed> {
+    pub(crate) fn claim(&self, hashes: &[u64]) -> Vec<ClaimOutcome> {
         let shared = &self.0.shared;
         let claimed = if shared.is_read_only() { Ok(Vec::new()) } else { shared.claims.claim(&shared.folder, hashes) };
         let mut claimed = claimed.unwrap_or_else(|error| {
             shared.failed_to_write(&error);
             Vec::new()
         });
-        claimed.resize(hashes.len(), Claimed::Unmarked);
+        claimed.resize(hashes.len(), ClaimOutcome::Unmarked);
         claimed
     }
 
@@ -309,7 +309,7 @@ impl Cache {
 
     /// Puts in a sample whose bytes have that CRC, unless it is there. Copies it, and returns; it is written behind, or left
     /// out where the disk doesn't keep up.
-    pub(crate) fn put(&self, key: &Key<'_>, crc32c: u32, bytes: &[u8], counts: &Arc<CacheCounts>) {
+    pub(crate) fn put(&self, key: &CacheKey<'_>, crc32c: u32, bytes: &[u8], counts: &Arc<CacheCounts>) {
         let shared = &self.0.shared;
         if shared.is_read_only() || shared.full.load(Ordering::Relaxed) || !self.keeps(bytes.len() as u64) {
             return;
@@ -339,28 +339,28 @@ impl Cache {
 
 impl std::fmt::Debug for Cache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Shared { folder, max_bytes, .. } = &*self.0.shared;
+        let CacheShared { folder, max_bytes, .. } = &*self.0.shared;
         f.debug_struct("Cache").field("folder", &folder.path()).field("max_bytes", max_bytes).finish_non_exhaustive()
     }
 }
 
-impl Drop for Handle {
+impl Drop for CacheHandle {
     fn drop(&mut self) {
         self.shared.queue().close();
         self.shared.turn.notify_all();
     }
 }
 
-impl Shared {
-    fn segments(&self) -> RwLockReadGuard<'_, HashMap<u32, Arc<Segment>>> {
+impl CacheShared {
+    fn segments(&self) -> RwLockReadGuard<'_, HashMap<u32, Arc<CacheSegment>>> {
         self.segments.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn segments_mut(&self) -> RwLockWriteGuard<'_, HashMap<u32, Arc<Segment>>> {
+    fn segments_mut(&self) -> RwLockWriteGuard<'_, HashMap<u32, Arc<CacheSegment>>> {
         self.segments.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, WriteQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -428,7 +428,7 @@ impl Shared {
 
     /// The file of a segment, waited for while somebody looks whether it can be gone on with. Where that takes longer, as of a
     /// large segment of small samples, only the first who come wait.
-    fn file(&self, segment: &Arc<Segment>) -> io::Result<Arc<File>> {
+    fn file(&self, segment: &Arc<CacheSegment>) -> io::Result<Arc<File>> {
         let until = Instant::now() + MOMENT;
         loop {
             let file = self.open.file(segment, self.now());
@@ -445,7 +445,7 @@ impl Shared {
         }
     }
 
-    fn read(&self, wanted: &Wanted<'_>, into: &mut [u8]) -> Option<Range<usize>> {
+    fn read(&self, wanted: &CacheRequest<'_>, into: &mut [u8]) -> Option<Range<usize>> {
         let segment = self.segments().get(&wanted.place.segment).cloned()?;
         let at = u64::from(wanted.place.at) * UNIT;
         let read = self.file(&segment).and_then(|file| file.read_exact_at(into, at));
@@ -485,7 +485,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Where in a record the bytes of the object are, if they are those that are wanted.
-fn proved(wanted: &Wanted<'_>, record: &[u8]) -> Option<Range<usize>> {
+fn proved(wanted: &CacheRequest<'_>, record: &[u8]) -> Option<Range<usize>> {
     let mut before = Vec::with_capacity(format::MOST_BEFORE);
     wanted.key.begin_record(wanted.size as u32, wanted.crc32c, &mut before);
     let range = before.len()..before.len() + wanted.size as usize;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::format::{self, ENTRY, Found, HEAD, Head, MOST_BEFORE, UNIT, record_at};
-use crate::os::{self, Lock};
+use super::format::{self, ENTRY, FoundRecord, HEAD, MOST_BEFORE, SegmentHead, UNIT, record_at};
+use crate::os::{self, FileLock};
 
 /// Read at once while walking along small records, in bytes; and along large ones, of which only the head is wanted.
 const WALK: u64 = 256 << 10;
@@ -16,7 +16,7 @@ const HOP: u64 = 4 << 10;
 
 /// A segment as one process knows it.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(super) struct CacheSegment {
     pub(super) number: u32,
     pub(super) path: PathBuf,
     /// Open, and locked with all others who use it: what is locked is not removed.
@@ -25,7 +25,7 @@ pub(super) struct Segment {
     used: AtomicU64,
     /// When it was last read from, by the count of reads.
     read: AtomicU64,
-    pub(super) walk: Mutex<Walk>,
+    pub(super) walk: Mutex<SegmentScan>,
     /// Whether it was waited for in vain since it was last to be had.
     pub(super) in_vain: AtomicBool,
 }
@@ -33,13 +33,13 @@ pub(super) struct Segment {
 /// The segments that are open here: so many at most, whatever there is, since connections need descriptors, too. Beyond
 /// these, which was read from longest ago is closed. Whoever reads from that one still holds its file for itself.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenSegments {
     most: usize,
     reads: AtomicU64,
-    segments: Mutex<Vec<Arc<Segment>>>,
+    segments: Mutex<Vec<Arc<CacheSegment>>>,
 }
 
-impl Open {
+impl OpenSegments {
     pub(super) fn new(most: usize) -> Self {
         Self { most, reads: AtomicU64::new(0), segments: Mutex::default() }
     }
@@ -49,7 +49,7 @@ impl Open {
     /// # Errors
     /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
     /// looks whether it can be gone on with.
-    pub(super) fn file(&self, segment: &Arc<Segment>, now: u64) -> io::Result<Arc<File>> {
+    pub(super) fn file(&self, segment: &Arc<CacheSegment>, now: u64) -> io::Result<Arc<File>> {
         segment.used.store(now, Ordering::Relaxed);
         let (file, is_new) = segment.open()?;
         if is_new {
@@ -60,12 +60,12 @@ impl Open {
         Ok(file)
     }
 
-    fn touch(&self, segment: &Segment) {
+    fn touch(&self, segment: &CacheSegment) {
         segment.read.store(self.reads.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Counts a segment that is open.
-    pub(super) fn add(&self, segment: &Arc<Segment>) {
+    pub(super) fn add(&self, segment: &Arc<CacheSegment>) {
         self.touch(segment);
         let mut open = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| other.is_open() && !Arc::ptr_eq(other, segment));
@@ -80,14 +80,14 @@ impl Open {
 
 /// How far a segment is known.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(super) struct SegmentScan {
     /// Up to where; 0 before its head was read.
     pub(super) end: u64,
     /// Nothing more will come, or this process is who writes it.
     pub(super) over: bool,
 }
 
-impl Segment {
+impl CacheSegment {
     pub(super) fn new(number: u32, path: PathBuf) -> Arc<Self> {
         let (used, read) = (AtomicU64::new(0), AtomicU64::new(0));
         let (walk, in_vain) = (Mutex::default(), AtomicBool::new(false));
@@ -97,7 +97,7 @@ impl Segment {
     /// One that this process writes.
     pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, now: u64) -> Arc<Self> {
         let (used, read) = (AtomicU64::new(now), AtomicU64::new(0));
-        let walk = Walk { over: true, ..Walk::default() };
+        let walk = SegmentScan { over: true, ..SegmentScan::default() };
         let (walk, in_vain) = (Mutex::new(walk), AtomicBool::new(false));
         Arc::new(Self { number, path, file: Mutex::new(Some(file)), used, read, walk, in_vain })
     }
@@ -109,7 +109,7 @@ impl Segment {
             return Ok((Arc::clone(file), false));
         }
         let file = File::open(&self.path)?;
-        if !os::try_lock(&file, Lock::Shared)? {
+        if !os::try_lock(&file, FileLock::Shared)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         // Removed between the one and the other.
@@ -147,16 +147,16 @@ impl Segment {
     /// Takes it for removal or to go on writing: the file, locked, if nobody alive uses it.
     pub(super) fn take(&self) -> io::Result<Option<File>> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        Ok(os::try_lock(&file, Lock::Exclusive)?.then_some(file))
+        Ok(os::try_lock(&file, FileLock::Exclusive)?.then_some(file))
     }
 }
 
-impl Walk {
+impl SegmentScan {
     /// Goes on along what was added: hash and place of each record.
     ///
     /// Its writer may add to it and close it between any two of the calls here. So the size is asked for behind the head: a
     /// head that says that nothing more comes is believed with all that there is, and not with less.
-    pub(super) fn follow(&mut self, file: &impl Source) -> io::Result<Vec<(u64, u32)>> {
+    pub(super) fn follow(&mut self, file: &impl SegmentSource) -> io::Result<Vec<(u64, u32)>> {
         let Some(head) = head(file)? else { return Ok(Vec::new()) };
         let size = file.size()?;
         let closed = head.index_at != 0;
@@ -178,12 +178,12 @@ impl Walk {
 }
 
 /// What the bytes of a segment are read from: a file, but for tests.
-pub(super) trait Source {
+pub(super) trait SegmentSource {
     fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
     fn size(&self) -> io::Result<u64>;
 }
 
-impl Source for File {
+impl SegmentSource for File {
     fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
         FileExt::read_exact_at(self, into, at)
     }
@@ -195,7 +195,7 @@ impl Source for File {
 
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tail {
+pub(super) enum ScanEnd {
     /// Right behind a record.
     Clean,
     /// Where a record begins that isn't all there.
@@ -205,7 +205,7 @@ pub(super) enum Tail {
 }
 
 /// Walks along records from `from` to `to`, and hands out hash and place of each. Returns where it ended, and how.
-fn walk(file: &impl Source, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, Tail)> {
+fn walk(file: &impl SegmentSource, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, ScanEnd)> {
     let mut at = from;
     let (mut held, mut held_from, mut chunk) = (Vec::new(), from, WALK);
     while at < to {
@@ -218,30 +218,30 @@ fn walk(file: &impl Source, from: u64, to: u64, mut each: impl FnMut(u64, u32)) 
             file.read_exact_at(&mut held, at)?;
         }
         let (hash, bytes) = match record_at(&held[(at - held_from) as usize..], left) {
-            Found::Record { hash, bytes } => (hash, bytes),
-            Found::Short => return Ok((at, Tail::Short)),
-            Found::Damaged => return Ok((at, Tail::Damaged)),
+            FoundRecord::Record { hash, bytes } => (hash, bytes),
+            FoundRecord::Short => return Ok((at, ScanEnd::Short)),
+            FoundRecord::Damaged => return Ok((at, ScanEnd::Damaged)),
         };
-        let Ok(place) = u32::try_from(at / UNIT) else { return Ok((at, Tail::Damaged)) };
+        let Ok(place) = u32::try_from(at / UNIT) else { return Ok((at, ScanEnd::Damaged)) };
         each(hash, place);
         chunk = if bytes > WALK / 4 { HOP } else { WALK };
         at += bytes;
     }
-    Ok((at, Tail::Clean))
+    Ok((at, ScanEnd::Clean))
 }
 
 /// The head of a segment; `None` where there is none, or none of this version.
-fn head(file: &impl Source) -> io::Result<Option<Head>> {
+fn head(file: &impl SegmentSource) -> io::Result<Option<SegmentHead>> {
     let mut bytes = [0; HEAD as usize];
     match file.read_exact_at(&mut bytes, 0) {
-        Ok(()) => Ok(Head::decode(&bytes)),
+        Ok(()) => Ok(SegmentHead::decode(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// The entries of a closed segment's index; `None` where there is no right one.
-fn index(file: &impl Source, head: &Head, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
+fn index(file: &impl SegmentSource, head: &SegmentHead, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
     let bytes = head.entries.checked_mul(ENTRY as u64).filter(|bytes| Some(*bytes) == size.checked_sub(head.index_at));
     let Some(bytes) = bytes else { return Ok(None) };
     let mut index = vec![0; bytes as usize];
@@ -254,12 +254,12 @@ fn index(file: &impl Source, head: &Head, size: u64) -> io::Result<Option<Vec<(u
 pub(super) fn close(file: &File, end: u64, entries: &[(u64, u32)]) -> io::Result<()> {
     let index = format::index(entries);
     file.write_all_at(&index, end)?;
-    let head = Head { index_at: end, entries: entries.len() as u64, index_crc32c: crc32c::crc32c(&index) };
+    let head = SegmentHead { index_at: end, entries: entries.len() as u64, index_crc32c: crc32c::crc32c(&index) };
     file.write_all_at(&head.encode(), 0)
 }
 
 /// What is left to do with a segment of somebody dead.
-pub(super) enum Legacy {
+pub(super) enum OrphanedSegment {
     /// Nothing: it is closed, and others may read it.
     Closed,
     /// It goes on behind its last record.
@@ -271,21 +271,21 @@ pub(super) enum Legacy {
 /// Looks at a segment that nobody alive uses, and makes it fit for more. What stands behind the last whole record is cut
 /// off where it is the beginning of one, since nobody can have read it. Where it is something else, which takes a power
 /// cut or a damaged disk, the segment is closed there: behind it may be records that others know.
-pub(super) fn inherit(file: &File) -> io::Result<Legacy> {
-    let Some(at) = head(file)? else { return Ok(Legacy::Nothing) };
+pub(super) fn inherit(file: &File) -> io::Result<OrphanedSegment> {
+    let Some(at) = head(file)? else { return Ok(OrphanedSegment::Nothing) };
     if at.index_at != 0 {
-        return Ok(Legacy::Closed);
+        return Ok(OrphanedSegment::Closed);
     }
     let size = file.metadata()?.len();
     let mut entries = Vec::new();
     let (end, tail) = walk(file, HEAD, size, |hash, at| entries.push((hash, at)))?;
     match tail {
-        Tail::Clean => {}
-        Tail::Short => file.set_len(end)?,
-        Tail::Damaged => {
+        ScanEnd::Clean => {}
+        ScanEnd::Short => file.set_len(end)?,
+        ScanEnd::Damaged => {
             close(file, size, &entries)?;
-            return Ok(Legacy::Closed);
+            return Ok(OrphanedSegment::Closed);
         }
     }
-    Ok(Legacy::Open { end, entries })
+    Ok(OrphanedSegment::Open { end, entries })
 }

@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::folder::Guard;
-use super::format::{ENTRY, HEAD, Head, UNIT};
-use super::segment::{self, Legacy, Segment};
-use super::{CacheCounts, Shared, is_passing};
-use crate::os::{self, Lock};
+use super::folder::FolderLock;
+use super::format::{ENTRY, HEAD, SegmentHead, UNIT};
+use super::segment::{self, CacheSegment, OrphanedSegment};
+use super::{CacheCounts, CacheShared, is_passing};
+use crate::os::{self, FileLock};
 
 /// Bytes that wait to be written, at most, unless one sample alone has more; as many again are being written. Some
 /// hundredths of a second for the slowest of disks that are worth it, and little beside the memory budget.
@@ -33,8 +33,8 @@ const UNUSED: u64 = 8;
 
 /// What is to be written and released.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    batch: Batch,
+pub(super) struct WriteQueue {
+    batch: WriteBatch,
     /// Bytes of records that are in the batch, or are being copied for it.
     waiting: usize,
     /// Batches that were begun to be filled, and that are done.
@@ -44,20 +44,20 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Batch {
-    records: Vec<Record>,
+struct WriteBatch {
+    records: Vec<QueuedRecord>,
     /// Claims to be given up once the records are there.
     released: Vec<u64>,
 }
 
 #[derive(Debug)]
-struct Record {
+struct QueuedRecord {
     hash: u64,
     bytes: Vec<u8>,
     counts: Arc<CacheCounts>,
 }
 
-impl Queue {
+impl WriteQueue {
     /// Whether there is room for a record, which is to be pushed then.
     pub(super) fn reserve(&mut self, bytes: usize) -> bool {
         let has_room = self.waiting == 0 || self.waiting + bytes <= WAITING;
@@ -67,11 +67,11 @@ impl Queue {
 
     /// Puts in a record that room was reserved for.
     pub(super) fn push(&mut self, hash: u64, bytes: Vec<u8>, counts: &Arc<CacheCounts>) {
-        self.batch.records.push(Record { hash, bytes, counts: Arc::clone(counts) });
+        self.batch.records.push(QueuedRecord { hash, bytes, counts: Arc::clone(counts) });
     }
 
     /// Takes all there is, and its number.
-    fn take(&mut self) -> (Batch, u64) {
+    fn take(&mut self) -> (WriteBatch, u64) {
         let batch = mem::take(&mut self.batch);
         self.waiting -= batch.records.iter().map(|record| record.bytes.len()).sum::<usize>();
         self.begun += 1;
@@ -87,22 +87,22 @@ impl Queue {
     }
 }
 
-impl Batch {
+impl WriteBatch {
     fn is_empty(&self) -> bool {
         self.records.is_empty() && self.released.is_empty()
     }
 }
 
 /// The segment that this process writes.
-struct Active {
-    segment: Arc<Segment>,
+struct ActiveSegment {
+    segment: Arc<CacheSegment>,
     file: Arc<File>,
     /// Where the next record begins.
     end: u64,
     entries: Vec<(u64, u32)>,
 }
 
-impl Active {
+impl ActiveSegment {
     /// Bytes that records may still have, with `more` of them and the index.
     fn has_room(&self, segment_bytes: u64, bytes: u64, more: u64) -> bool {
         let index = (self.entries.len() as u64 + more) * ENTRY as u64;
@@ -111,7 +111,7 @@ impl Active {
 }
 
 /// Writes until the cache is closed and all is written.
-pub(super) fn run(shared: &Shared) {
+pub(super) fn run(shared: &CacheShared) {
     let (mut active, mut buffer) = (None, Vec::new());
     // Claims that could not be given up: others wait for them as long as this process lives.
     let mut held: Vec<u64> = Vec::new();
@@ -155,7 +155,7 @@ pub(super) fn run(shared: &Shared) {
 }
 
 /// Waits until what is in the queue now is written, or `patience` is over.
-pub(super) fn flush(shared: &Shared, patience: Duration) {
+pub(super) fn flush(shared: &CacheShared, patience: Duration) {
     let until = Instant::now() + patience;
     let mut queue = shared.queue();
     let last = queue.begun + u64::from(!queue.batch.is_empty());
@@ -166,7 +166,12 @@ pub(super) fn flush(shared: &Shared, patience: Duration) {
     }
 }
 
-fn write(shared: &Shared, active: &mut Option<Active>, buffer: &mut Vec<u8>, records: &[Record]) -> io::Result<()> {
+fn write(
+    shared: &CacheShared,
+    active: &mut Option<ActiveSegment>,
+    buffer: &mut Vec<u8>,
+    records: &[QueuedRecord],
+) -> io::Result<()> {
     let mut rest = records;
     while let Some(next) = rest.first() {
         let segment_bytes = shared.segment_bytes;
@@ -204,7 +209,7 @@ fn write(shared: &Shared, active: &mut Option<Active>, buffer: &mut Vec<u8>, rec
 
 /// Writes records behind the last one: small ones together, for which the buffer is.
 #[cfg_attr(not(test), expect(unused_variables, reason = "only tests have faults"))]
-fn append(shared: &Shared, to: &Active, buffer: &mut Vec<u8>, records: &[Record]) -> io::Result<()> {
+fn append(shared: &CacheShared, to: &ActiveSegment, buffer: &mut Vec<u8>, records: &[QueuedRecord]) -> io::Result<()> {
     #[cfg(test)]
     if let Some(error) = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
         to.file.write_all_at(&records[0].bytes[..records[0].bytes.len() / 2], to.end)?;
@@ -217,7 +222,7 @@ fn append(shared: &Shared, to: &Active, buffer: &mut Vec<u8>, records: &[Record]
         Ok(())
     };
     buffer.clear();
-    for Record { bytes, .. } in records {
+    for QueuedRecord { bytes, .. } in records {
         if buffer.len() + bytes.len() > TOGETHER {
             put(buffer)?;
             buffer.clear();
@@ -232,7 +237,7 @@ fn append(shared: &Shared, to: &Active, buffer: &mut Vec<u8>, records: &[Record]
 }
 
 /// A segment to write to: one that somebody dead has left, or a new one, if there is room or what is there may go.
-fn room(shared: &Shared, full: Option<Active>) -> io::Result<Option<Active>> {
+fn room(shared: &CacheShared, full: Option<ActiveSegment>) -> io::Result<Option<ActiveSegment>> {
     if let Some(full) = full {
         segment::close(&full.file, full.end, &full.entries)?;
     }
@@ -277,24 +282,24 @@ fn room(shared: &Shared, full: Option<Active>) -> io::Result<Option<Active>> {
     create(shared, &guard).map(Some)
 }
 
-fn create(shared: &Shared, guard: &Guard) -> io::Result<Active> {
+fn create(shared: &CacheShared, guard: &FolderLock) -> io::Result<ActiveSegment> {
     let (number, file) = shared.folder.create(guard)?;
     // Nobody else can have it: removing takes the same right as making.
-    os::try_lock(&file, Lock::Shared)?;
-    file.write_all_at(&Head::default().encode(), 0)?;
+    os::try_lock(&file, FileLock::Shared)?;
+    file.write_all_at(&SegmentHead::default().encode(), 0)?;
     Ok(active(shared, number, file, HEAD, Vec::new()))
 }
 
-fn active(shared: &Shared, number: u32, file: File, end: u64, entries: Vec<(u64, u32)>) -> Active {
+fn active(shared: &CacheShared, number: u32, file: File, end: u64, entries: Vec<(u64, u32)>) -> ActiveSegment {
     let file = Arc::new(file);
-    let segment = Segment::own(number, shared.folder.segment(number), Arc::clone(&file), shared.now());
+    let segment = CacheSegment::own(number, shared.folder.segment(number), Arc::clone(&file), shared.now());
     shared.segments_mut().insert(number, Arc::clone(&segment));
     shared.open.add(&segment);
-    Active { segment, file, end, entries }
+    ActiveSegment { segment, file, end, entries }
 }
 
 /// Goes on with a segment that nobody alive uses, if it has room.
-fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
+fn take_over(shared: &CacheShared, segment: &CacheSegment) -> io::Result<Option<ActiveSegment>> {
     let known = {
         let walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
         if walk.over {
@@ -306,14 +311,14 @@ fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
     segment.close();
     let Some(file) = present(segment.take())?.flatten() else { return Ok(None) };
     match segment::inherit(&file)? {
-        Legacy::Closed => Ok(None),
-        Legacy::Nothing => {
+        OrphanedSegment::Closed => Ok(None),
+        OrphanedSegment::Nothing => {
             std::fs::remove_file(&segment.path)?;
             shared.forget(segment.number);
             Ok(None)
         }
-        Legacy::Open { end, entries } => {
-            os::try_lock(&file, Lock::Shared)?;
+        OrphanedSegment::Open { end, entries } => {
+            os::try_lock(&file, FileLock::Shared)?;
             let active = active(shared, segment.number, file, end, entries);
             // Not those that were learnt before: of these, damaged ones were taken out, and may be elsewhere by now.
             let first = active.entries.partition_point(|(_, at)| u64::from(*at) * UNIT < known);
@@ -328,14 +333,14 @@ fn take_over(shared: &Shared, segment: &Segment) -> io::Result<Option<Active>> {
 }
 
 /// Bytes of the bound that a segment takes: all that it may grow to, as long as it grows.
-fn taken(shared: &Shared, segment: &Segment) -> io::Result<u64> {
+fn taken(shared: &CacheShared, segment: &CacheSegment) -> io::Result<u64> {
     let Some(size) = present(segment.path.metadata())?.map(|data| data.len()) else { return Ok(0) };
     let over = segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
     Ok(if over { size } else { size.max(shared.segment_bytes) })
 }
 
 /// Removes a segment unless somebody alive uses it; bytes of the bound that are free then.
-fn remove(shared: &Shared, segment: &Segment) -> io::Result<u64> {
+fn remove(shared: &CacheShared, segment: &CacheSegment) -> io::Result<u64> {
     let bytes = taken(shared, segment)?;
     let Some(_locked) = present(segment.take())?.flatten() else { return Ok(0) };
     std::fs::remove_file(&segment.path)?;
@@ -357,7 +362,7 @@ mod tests {
 
     #[test]
     fn what_waits_and_what_is_copied_for_it_is_bounded() {
-        let mut queue = Queue::default();
+        let mut queue = WriteQueue::default();
         let half = WAITING / 2;
         assert!(queue.reserve(half) && queue.reserve(half));
         // Neither is there yet, and both count.

@@ -10,7 +10,7 @@ use image::{ColorType, DynamicImage, Limits};
 use super::header::{ImageFormat, ImageHeader, encoded};
 use super::{Decode, DecodeMemory, ItemMemory, jpeg};
 use crate::collate::Collate;
-use crate::split::RawSample;
+use crate::read::RawSample;
 
 /// Decodes images whose label is the first folder below the prefix: `train/cat/1.png` and `train/cat/siamese/2.png` of
 /// prefix `train/` are of class `cat`.

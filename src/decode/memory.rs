@@ -4,7 +4,7 @@ use std::any::{Any, TypeId};
 
 use bytes::Bytes;
 
-use crate::split::RawSample;
+use crate::read::RawSample;
 
 /// What the type of an item says of the memory that it takes.
 #[derive(Clone, Copy, Debug)]

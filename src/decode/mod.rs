@@ -13,7 +13,7 @@ mod jpeg_scans;
 mod memory;
 
 use crate::collate::{Collate, Samples};
-use crate::split::RawSample;
+use crate::read::RawSample;
 
 #[cfg(feature = "image")]
 pub use image::{Image, ImageFolder, Images, StackImages};

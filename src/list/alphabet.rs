@@ -1,12 +1,12 @@
 //! Where in a name a character stands, and which characters come there.
 use std::hash::{BuildHasherDefault, Hasher};
 
-pub(super) type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Mix>>;
+pub(super) type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<KeyHasher>>;
 
 /// Keys are small and made here: no defence against chosen ones is wanted.
 #[derive(Default, Debug)]
-pub(super) struct Mix(u64);
-impl Hasher for Mix {
+pub(super) struct KeyHasher(u64);
+impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -25,7 +25,7 @@ impl Hasher for Mix {
 
 /// Where in a name a character stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
-pub(super) struct Place {
+pub(super) struct CharPlace {
     pub slash: u8,
     pub token: u8,
     pub offset: u8,
@@ -40,7 +40,7 @@ pub(super) fn separates(c: char) -> bool {
     c.is_ascii() && !c.is_ascii_alphanumeric()
 }
 
-impl Place {
+impl CharPlace {
     pub(super) fn after(self, c: char) -> Self {
         let before = c as u32;
         if c == '/' {
@@ -65,24 +65,24 @@ impl Place {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Class {
+enum CharClass {
     Digit,
     Lower,
     Upper,
     Other,
 }
-fn class(c: char) -> Class {
+fn class(c: char) -> CharClass {
     match c {
-        '0'..='9' => Class::Digit,
-        'a'..='z' => Class::Lower,
-        'A'..='Z' => Class::Upper,
-        _ => Class::Other,
+        '0'..='9' => CharClass::Digit,
+        'a'..='z' => CharClass::Lower,
+        'A'..='Z' => CharClass::Upper,
+        _ => CharClass::Other,
     }
 }
 
 /// Characters `low..=high`, their weight together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct CharSpan {
     pub low: char,
     pub high: char,
     pub weight: f64,
@@ -108,7 +108,7 @@ pub(super) struct Alphabet {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Trust {
+pub(super) enum AlphabetTrust {
     Sure,
     Guess(f64),
 }
@@ -132,7 +132,7 @@ pub(super) const SETTLED: f64 = 0.3;
 /// Adds the spans of characters that may follow the last seen one, up to `high`. A script of which so many characters
 /// were seen in a row is as likely to end within as many more as to go on beyond these, and so on for each doubling of
 /// its length: so each doubling has the same weight.
-fn run_on(seen: &[char], high: char, novelty: f64, out: &mut Vec<Span>) {
+fn run_on(seen: &[char], high: char, novelty: f64, out: &mut Vec<CharSpan>) {
     let Some(&last) = seen.last() else { return };
     let mut first = last;
     for &c in seen.iter().rev() {
@@ -147,7 +147,7 @@ fn run_on(seen: &[char], high: char, novelty: f64, out: &mut Vec<Span>) {
         let to = (from + length - 1).min(high as u32);
         if let (Some(low), Some(high)) = (char::from_u32(from), char::from_u32(to)) {
             let part = f64::from(to - from + 1) / f64::from(length);
-            out.push(Span { low, high, weight: std::f64::consts::LN_2 * f64::from(run) * part * novelty });
+            out.push(CharSpan { low, high, weight: std::f64::consts::LN_2 * f64::from(run) * part * novelty });
         }
         (from, length) = (to + 1, 2 * length);
     }
@@ -188,7 +188,7 @@ impl Alphabet {
 
     /// Weighs scripts by how often their characters come instead of by how many characters they have. The sum of all
     /// weights stays.
-    pub(super) fn weigh_scripts(&self, spans: &mut [Span]) {
+    pub(super) fn weigh_scripts(&self, spans: &mut [CharSpan]) {
         let is_new = |at: &usize| {
             *at == 0
                 || f64::from(self.seen[*at] as u32 - self.seen[at - 1] as u32) > WIDE
@@ -219,8 +219,8 @@ impl Alphabet {
         letters: bool,
         plain: bool,
         novelty: f64,
-        trust: Trust,
-        out: &mut Vec<Span>,
+        trust: AlphabetTrust,
+        out: &mut Vec<CharSpan>,
     ) {
         out.clear();
         let mut seen = std::borrow::Cow::Borrowed(&self.seen);
@@ -233,17 +233,17 @@ impl Alphabet {
         let mut beyond_f = false;
         for &c in seen.iter() {
             match class(c) {
-                Class::Digit => digit = true,
-                Class::Lower => {
+                CharClass::Digit => digit = true,
+                CharClass::Lower => {
                     lower = true;
                     beyond_f |= c > 'f';
                 }
-                Class::Upper => upper = true,
-                Class::Other => {}
+                CharClass::Upper => upper = true,
+                CharClass::Other => {}
             }
         }
-        let unsure_letters =
-            letters || trust != Trust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
+        let unsure_letters = letters
+            || trust != AlphabetTrust::Guess(0.0) && seen.iter().filter(|c| c.is_ascii_alphabetic()).count() > 1;
         let mut whole: Vec<(char, char)> = vec![];
         if digit {
             whole.push(('0', '9'));
@@ -259,48 +259,48 @@ impl Alphabet {
         let is_ascii = self.seen.last().is_none_or(char::is_ascii);
         let settled = self.count > 300 && (is_ascii || novelty < SETTLED);
         let ended = if is_ascii { self.off } else { self.off - self.tried };
-        let extra = |low: Option<char>, high: Option<char>, out: &mut Vec<Span>| {
+        let extra = |low: Option<char>, high: Option<char>, out: &mut Vec<CharSpan>| {
             if let (Some(low), Some(high)) = (low, high)
                 && low <= high
             {
                 let n = high as u32 - low as u32 + 1;
-                out.push(Span { low, high, weight: -f64::from(n) });
+                out.push(CharSpan { low, high, weight: -f64::from(n) });
             }
         };
         for (i, &c) in seen.iter().enumerate() {
             let k = class(c);
             let first = i == 0 || class(seen[i - 1]) != k;
             if !plain
-                && k != Class::Other
+                && k != CharClass::Other
                 && first
                 && let Some(&(low, _)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
             {
                 extra(Some(low), prev_char(c), out);
             }
-            out.push(Span { low: c, high: c, weight: 1.0 });
+            out.push(CharSpan { low: c, high: c, weight: 1.0 });
             let next = seen.get(i + 1).copied();
             if plain && c.is_ascii() {
                 // Any character may come: no class ends before the next seen.
                 extra(next_char(c), next.map_or(Some('~'), prev_char).min(Some('~')), out);
             } else if let Some(n) = next
                 && class(n) == k
-                && (k != Class::Other || (!c.is_ascii() && !n.is_ascii()))
+                && (k != CharClass::Other || (!c.is_ascii() && !n.is_ascii()))
             {
                 if let (Some(low), Some(high)) = (next_char(c), prev_char(n))
                     && low <= high
                 {
                     let count = f64::from(high as u32 - low as u32 + 1);
-                    if k == Class::Other && count > WIDE {
+                    if k == CharClass::Other && count > WIDE {
                         run_on(&seen[..=i], high, novelty, out);
                         continue;
                     }
-                    out.push(Span {
+                    out.push(CharSpan {
                         low,
                         high,
                         weight: if settled && c.is_ascii_alphabetic() { count * 0.05 } else { count },
                     });
                 }
-            } else if k != Class::Other
+            } else if k != CharClass::Other
                 && let Some(&(_, high)) = whole.iter().find(|w| w.0 <= c && c <= w.1)
             {
                 extra(next_char(c), Some(high), out);
@@ -319,9 +319,9 @@ impl Alphabet {
             }
         }
         let each = match trust {
-            Trust::Sure if ended >= 3.0 || settled && self.seen.len() > 2 => 0.05,
-            Trust::Sure => 1.0,
-            Trust::Guess(each) => each,
+            AlphabetTrust::Sure if ended >= 3.0 || settled && self.seen.len() > 2 => 0.05,
+            AlphabetTrust::Sure => 1.0,
+            AlphabetTrust::Guess(each) => each,
         };
         for s in out {
             if s.weight < 0.0 {
@@ -331,7 +331,7 @@ impl Alphabet {
     }
 }
 
-pub(super) fn scale(spans: &mut [Span], total: f64) {
+pub(super) fn scale(spans: &mut [CharSpan], total: f64) {
     let sum: f64 = spans.iter().map(|s| s.weight).sum();
     if sum > 0.0 {
         for s in spans {
@@ -341,7 +341,7 @@ pub(super) fn scale(spans: &mut [Span], total: f64) {
 }
 
 /// Scales the weights so that they are `total` at most together.
-pub(super) fn most(spans: &mut [Span], total: f64) {
+pub(super) fn most(spans: &mut [CharSpan], total: f64) {
     let sum: f64 = spans.iter().map(|s| s.weight).sum();
     if sum > total {
         for s in spans {
@@ -350,7 +350,7 @@ pub(super) fn most(spans: &mut [Span], total: f64) {
     }
 }
 
-pub(super) fn position(spans: &[Span], c: char) -> (f64, f64) {
+pub(super) fn position(spans: &[CharSpan], c: char) -> (f64, f64) {
     let mut before = 0.0;
     for s in spans {
         if c < s.low {
@@ -366,7 +366,7 @@ pub(super) fn position(spans: &[Span], c: char) -> (f64, f64) {
 }
 
 /// The spans strictly between.
-pub(super) fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> Vec<Span> {
+pub(super) fn clip(spans: &[CharSpan], above: Option<char>, below: Option<char>) -> Vec<CharSpan> {
     let mut out = vec![];
     for s in spans {
         let low = match above {
@@ -387,7 +387,7 @@ pub(super) fn clip(spans: &[Span], above: Option<char>, below: Option<char>) -> 
             continue;
         }
         let n = f64::from(s.high as u32 - s.low as u32 + 1);
-        out.push(Span { low, high, weight: s.weight * f64::from(high as u32 - low as u32 + 1) / n });
+        out.push(CharSpan { low, high, weight: s.weight * f64::from(high as u32 - low as u32 + 1) / n });
     }
     out
 }

@@ -10,23 +10,23 @@ use shuttle::{check_pct, check_random, future, thread};
 use tokio::time::Instant;
 
 use super::Prefix;
-use super::lister::{Calls, Driver, Page, ProgressLog};
+use super::lister::{ListCalls, ListDriver, Page, ProgressLog};
 use super::ranges::{CallId, Ranges};
 use crate::Result;
 use crate::metrics::Metrics;
 use crate::store::{ListPage, ListRequest, ObjectRef, Pace};
 
-type Answer = (CallId, Result<ListPage>);
+type ScriptedAnswer = (CallId, Result<ListPage>);
 
 /// Calls as threads.
-struct Threads {
+struct ThreadCalls {
     names: Arc<BTreeSet<String>>,
-    answers: (Sender<Answer>, Receiver<Answer>),
+    answers: (Sender<ScriptedAnswer>, Receiver<ScriptedAnswer>),
     under_way: usize,
     most: usize,
 }
 
-impl Calls for Threads {
+impl ListCalls for ThreadCalls {
     fn start(&mut self, id: CallId, request: ListRequest) {
         let (names, answers) = (Arc::clone(&self.names), self.answers.0.clone());
         thread::spawn(move || {
@@ -41,7 +41,7 @@ impl Calls for Threads {
         self.under_way
     }
 
-    fn next(&mut self) -> impl Future<Output = Option<Result<Answer>>> {
+    fn next(&mut self) -> impl Future<Output = Option<Result<ScriptedAnswer>>> {
         let answer = (self.under_way > 0).then(|| self.answers.1.recv().expect("the driver has a sender, too"));
         self.under_way -= usize::from(answer.is_some());
         std::future::ready(answer.map(Ok))
@@ -72,9 +72,9 @@ fn serve(names: &BTreeSet<String>, request: &ListRequest) -> ListPage {
 /// Lists `names` and checks that they come once each; returns the most calls that were under way at once.
 fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> usize {
     let prefix = Prefix { bucket: "bucket".into(), prefix: String::new() };
-    let calls = Threads { names: Arc::clone(names), answers: channel(), under_way: 0, most: 0 };
+    let calls = ThreadCalls { names: Arc::clone(names), answers: channel(), under_way: 0, most: 0 };
     let ranges = Ranges::new("", page_size, Vec::new());
-    let mut driver = Driver {
+    let mut driver = ListDriver {
         ranges,
         pace: Pace::new(concurrency, Duration::ZERO),
         calls,

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::alphabet::{
-    ANY, Alphabet, EXTRA, HashMap, MOST_PLACES, Place, SETTLED, Span, Trust, clip, most, position, scale, separates,
+    ANY, Alphabet, AlphabetTrust, CharPlace, CharSpan, EXTRA, HashMap, MOST_PLACES, SETTLED, clip, most, position,
+    scale, separates,
 };
 
 /// Of the objects a folder of numbers has held so far, how many more are likely.
@@ -41,41 +42,41 @@ pub(super) struct Gap<'a> {
 
 /// Part of a gap.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(super) struct GapSegment {
     pub mass: f64,
     pub sure: bool,
-    kind: Kind,
+    kind: KeyKind,
 }
-impl Segment {
+impl GapSegment {
     pub(super) fn mark(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Mark(m) => Some(m),
-            Kind::Node { .. } => None,
+            KeyKind::Mark(m) => Some(m),
+            KeyKind::Node { .. } => None,
         }
     }
     pub(super) fn below(&self, parent: &str) -> bool {
         match &self.kind {
-            Kind::Node { prefix, .. } => prefix.starts_with(parent),
-            Kind::Mark(m) => m.starts_with(parent),
+            KeyKind::Node { prefix, .. } => prefix.starts_with(parent),
+            KeyKind::Mark(m) => m.starts_with(parent),
         }
     }
 }
 #[derive(Debug)]
-enum Kind {
-    Node { prefix: String, place: Place, spans: Vec<Span> },
+enum KeyKind {
+    Node { prefix: String, place: CharPlace, spans: Vec<CharSpan> },
     Mark(String),
 }
 
 #[derive(Debug)]
 pub(super) struct KeySpace {
     prefix: String,
-    alphabets: HashMap<Place, Alphabet>,
+    alphabets: HashMap<CharPlace, Alphabet>,
     /// Tokens whose digits look like those of hashes.
     random: HashMap<(u8, u8), u32>,
     letters: HashMap<(u8, u8), bool>,
     /// What a token is made of, wherever in it.
     tokens: HashMap<(u8, u8), Alphabet>,
-    origin: Place,
+    origin: CharPlace,
     spread: BTreeSet<(u8, u8)>,
     separators: BTreeSet<(char, u8, u8)>,
     items: f64,
@@ -104,7 +105,7 @@ impl KeySpace {
             letters: HashMap::default(),
             tokens: HashMap::default(),
             spread: BTreeSet::new(),
-            origin: Place { before: ANY, ..Place::default() },
+            origin: CharPlace { before: ANY, ..CharPlace::default() },
             separators: BTreeSet::new(),
             items: 0.0,
             borders: vec![0.0; 32],
@@ -116,11 +117,11 @@ impl KeySpace {
             page,
         }
     }
-    fn place_from(place: Place, s: &str, from: usize, at: usize) -> Place {
-        s[from..at].chars().fold(place, Place::after)
+    fn place_from(place: CharPlace, s: &str, from: usize, at: usize) -> CharPlace {
+        s[from..at].chars().fold(place, CharPlace::after)
     }
-    fn place(&self, s: &str, at: usize) -> Place {
-        s[self.prefix.len()..at].chars().fold(self.origin, Place::after)
+    fn place(&self, s: &str, at: usize) -> CharPlace {
+        s[self.prefix.len()..at].chars().fold(self.origin, CharPlace::after)
     }
 
     /// Counts objects of a folder: how many there have been, of all ranges.
@@ -263,7 +264,7 @@ impl KeySpace {
         self.turn_at(a, l, self.place(a, l), weight);
     }
 
-    fn turn_at(&mut self, a: &str, l: usize, place: Place, weight: f64) {
+    fn turn_at(&mut self, a: &str, l: usize, place: CharPlace, weight: f64) {
         let mut place = place;
         for (i, c) in a[l..].chars().take(40).enumerate() {
             for key in place.keys() {
@@ -287,23 +288,23 @@ impl KeySpace {
     }
 
     /// How many children follow at a place on average.
-    fn proven(&self, place: Place) -> bool {
+    fn proven(&self, place: CharPlace) -> bool {
         self.alphabet(place).is_some_and(|a| a.on >= 2.0)
     }
 
-    fn further(&self, place: Place) -> f64 {
+    fn further(&self, place: CharPlace) -> f64 {
         let (s, f) = self.alphabet(place).map_or((0.0, 0.0), |a| (a.on, a.off));
         (s + EXTRA) / (f + 1.0)
     }
 
-    fn alphabet_mut(&mut self, key: Place) -> Option<&mut Alphabet> {
+    fn alphabet_mut(&mut self, key: CharPlace) -> Option<&mut Alphabet> {
         if self.alphabets.len() >= MOST_PLACES {
             return self.alphabets.get_mut(&key);
         }
         Some(self.alphabets.entry(key).or_default())
     }
 
-    fn note(&mut self, place: Place, c: char) {
+    fn note(&mut self, place: CharPlace, c: char) {
         for key in place.keys() {
             if let Some(a) = self.alphabet_mut(key) {
                 a.learn(c);
@@ -311,7 +312,7 @@ impl KeySpace {
         }
     }
 
-    fn alphabet(&self, place: Place) -> Option<&Alphabet> {
+    fn alphabet(&self, place: CharPlace) -> Option<&Alphabet> {
         let [exact, block, any] = place.keys();
         self.alphabets
             .get(&exact)
@@ -362,7 +363,13 @@ impl KeySpace {
         if b >= 1.0 { self.items / b } else { self.items.max(2.0 * self.page) * 1.5 }
     }
 
-    fn spans(&self, place: Place, also: impl IntoIterator<Item = char>, trust: Trust, out: &mut Vec<Span>) -> f64 {
+    fn spans(
+        &self,
+        place: CharPlace,
+        also: impl IntoIterator<Item = char>,
+        trust: AlphabetTrust,
+        out: &mut Vec<CharSpan>,
+    ) -> f64 {
         let letters = self.letters.get(&(place.slash, place.token)).copied().unwrap_or(false);
         let plain = self.origin.plain;
         // After whatever character, since what followed one character says little about whole scripts.
@@ -400,7 +407,7 @@ impl KeySpace {
 
     /// Where the characters of a place are settled, how often each script came says more than how many characters it
     /// has.
-    fn weigh_scripts(&self, place: Place, novelty: f64, spans: &mut [Span]) {
+    fn weigh_scripts(&self, place: CharPlace, novelty: f64, spans: &mut [CharSpan]) {
         let [_, block, any] = place.keys();
         let known = |key| self.alphabets.get(key).filter(|a: &&Alphabet| a.count >= 100);
         if novelty < SETTLED
@@ -410,14 +417,14 @@ impl KeySpace {
         }
     }
 
-    fn fraction(&self, s: &str, at: usize, place: Place, depth: u32) -> f64 {
+    fn fraction(&self, s: &str, at: usize, place: CharPlace, depth: u32) -> f64 {
         let mut spans = vec![];
-        let total = self.spans(place, tail_char(s, at), Trust::Guess(0.3), &mut spans);
+        let total = self.spans(place, tail_char(s, at), AlphabetTrust::Guess(0.3), &mut spans);
         self.weight_before(&spans, s, at, place, depth) / total.max(1e-9)
     }
 
     /// The weight of what comes before `s` at this place, where these are its spans.
-    fn weight_before(&self, spans: &[Span], s: &str, at: usize, place: Place, depth: u32) -> f64 {
+    fn weight_before(&self, spans: &[CharSpan], s: &str, at: usize, place: CharPlace, depth: u32) -> f64 {
         let Some(c) = tail_char(s, at) else { return 0.0 };
         let (before, own) = position(spans, c);
         let inner = if depth == 0 { 0.5 } else { self.fraction(s, at + c.len_utf8(), place.after(c), depth - 1) };
@@ -436,7 +443,7 @@ impl KeySpace {
         sum
     }
 
-    fn earlier_segments(&self, gap: &Gap, out: &mut Vec<Segment>) {
+    fn earlier_segments(&self, gap: &Gap, out: &mut Vec<GapSegment>) {
         let a = self.earlier.partition_point(|e| e.0.as_str() <= gap.low);
         let b = gap.end.map_or(self.earlier.len(), |end| self.earlier.partition_point(|e| e.0.as_str() < end));
         if a >= b {
@@ -445,17 +452,17 @@ impl KeySpace {
         let step = ((b - a) / 256).max(1);
         let start = self.earlier[a].1 - a.checked_sub(1).map_or(0.0, |i| self.earlier[i].1);
         if a > 0 {
-            out.push(Segment { mass: start * 0.5, sure: false, kind: Kind::Mark(gap.low.into()) });
+            out.push(GapSegment { mass: start * 0.5, sure: false, kind: KeyKind::Mark(gap.low.into()) });
         }
         for i in (a..b).step_by(step) {
             let next = (i + step).min(b - 1);
             let mass = if next > i { self.earlier[next].1 - self.earlier[i].1 } else { start.max(1.0) };
-            out.push(Segment { mass, sure: true, kind: Kind::Mark(self.earlier[i].0.clone()) });
+            out.push(GapSegment { mass, sure: true, kind: KeyKind::Mark(self.earlier[i].0.clone()) });
         }
     }
 
     /// The gap's segments in order.
-    pub(super) fn segments(&self, gap: &Gap) -> Vec<Segment> {
+    pub(super) fn segments(&self, gap: &Gap) -> Vec<GapSegment> {
         let mut out = vec![];
         self.earlier_segments(gap, &mut out);
         if !out.is_empty() {
@@ -486,19 +493,19 @@ impl KeySpace {
             let nested = all.get(i + 1).is_some_and(|n| n.starts_with(m.as_str()));
             let level = m[self.prefix.len()..].bytes().filter(|b| *b == b'/').count() - 1;
             let mass = if nested { 1.0 } else { self.level_mass(level) };
-            out.push(Segment { mass, sure: true, kind: Kind::Mark((*m).clone()) });
+            out.push(GapSegment { mass, sure: true, kind: KeyKind::Mark((*m).clone()) });
         }
         out
     }
 
     #[expect(clippy::many_single_char_names, clippy::single_match_else, reason = "depths along names")]
-    fn flat(&self, gap: &Gap, out: &mut Vec<Segment>) {
+    fn flat(&self, gap: &Gap, out: &mut Vec<GapSegment>) {
         let base = self.prefix.len();
         let x = gap.low;
         let dense = gap.density.filter(|d| d.first < d.last && d.items > 1.0);
         let (first, last) = dense.map_or((x, x), |d| (d.first.as_str(), d.last.as_str()));
         // Depth by character: byte offsets and places of x.
-        let mut at: Vec<(usize, char, Place)> = vec![];
+        let mut at: Vec<(usize, char, CharPlace)> = vec![];
         let mut place = self.origin;
         for (i, c) in x[base.min(x.len())..].char_indices() {
             at.push((base + i, c, place));
@@ -522,8 +529,9 @@ impl KeySpace {
         }
         let j = j.min(at.len() - 1);
         let low_depth = d.map_or(0, |d| d + 1);
-        let random =
-            |p: Place| self.random.contains_key(&(p.slash, p.token)) && at.get(j).is_some_and(|a| a.2.same_token(p));
+        let random = |p: CharPlace| {
+            self.random.contains_key(&(p.slash, p.token)) && at.get(j).is_some_and(|a| a.2.same_token(p))
+        };
         let start = out.len();
         let slash = x[base..].rfind('/').map(|i| base + i);
         let mut spans = vec![];
@@ -542,7 +550,7 @@ impl KeySpace {
                 // letter of ASCII has a weight of its own.
                 let unseen = tail_char(first, jb).filter(|c| !c.is_ascii());
                 let also = tail_char(last, jb).into_iter().chain(unseen);
-                let total = self.spans(place, also, Trust::Guess(0.3), &mut spans);
+                let total = self.spans(place, also, AlphabetTrust::Guess(0.3), &mut spans);
                 let delta = if unseen.is_some() {
                     let [from, to] = [first, last].map(|name| self.weight_before(&spans, name, jb, place, 6));
                     to - from
@@ -552,12 +560,12 @@ impl KeySpace {
                 dn.items / delta.max(1e-12)
             }
             None => {
-                let total = self.spans(at[j].2, Some(at[j].1), Trust::Guess(0.3), &mut spans);
+                let total = self.spans(at[j].2, Some(at[j].1), AlphabetTrust::Guess(0.3), &mut spans);
                 gap.share.min(1e10) / total.max(1.0)
             }
         };
         for k in j + 1..unit.len() {
-            let total = self.spans(at[k].2, Some(at[k].1), Trust::Guess(0.3), &mut spans);
+            let total = self.spans(at[k].2, Some(at[k].1), AlphabetTrust::Guess(0.3), &mut spans);
             unit[k] = unit[k - 1] / total.max(1.0);
         }
         let mut unproven = 0;
@@ -571,7 +579,7 @@ impl KeySpace {
             let mut total = self.spans(
                 at[k + 1].2,
                 Some(at[k + 1].1),
-                if sure { Trust::Sure } else { Trust::Guess(0.3) },
+                if sure { AlphabetTrust::Sure } else { AlphabetTrust::Guess(0.3) },
                 &mut spans,
             );
             if !sure {
@@ -616,7 +624,12 @@ impl KeySpace {
             let middle = d == Some(k);
             let known = covered(at[k].0);
             let sure = !known && (sure_at(k) && unit[k] < 1e8 || middle && gap.doubt == 0 && dy == Some(k));
-            self.spans(at[k].2, Some(at[k].1), if sure { Trust::Sure } else { Trust::Guess(0.3) }, &mut spans);
+            self.spans(
+                at[k].2,
+                Some(at[k].1),
+                if sure { AlphabetTrust::Sure } else { AlphabetTrust::Guess(0.3) },
+                &mut spans,
+            );
             let mut part = clip(&spans, Some(at[k].1), if middle { ec } else { None });
             let mut room: f64 = part.iter().map(|s| s.weight).sum();
             let (mut likely, mut strong) = (room, true);
@@ -633,7 +646,7 @@ impl KeySpace {
                     likely = likely.max(lindy);
                 }
                 let mut all = vec![];
-                self.spans(at[k].2, Some(at[k].1), Trust::Sure, &mut all);
+                self.spans(at[k].2, Some(at[k].1), AlphabetTrust::Sure, &mut all);
                 room = clip(&all, Some(at[k].1), if middle { ec } else { None }).iter().map(|s| s.weight).sum();
                 if known {
                     likely = 0.0;
@@ -654,7 +667,7 @@ impl KeySpace {
             let mut pos = at[d].0;
             for (n, c) in e[pos..].chars().enumerate() {
                 if n > 0 && !covers.iter().any(|c| c.0 <= at[d].0 && at[d].0 <= c.1 && !e[c.0..pos].contains('/')) {
-                    let total = self.spans(place, Some(c), Trust::Guess(0.3), &mut spans);
+                    let total = self.spans(place, Some(c), AlphabetTrust::Guess(0.3), &mut spans);
                     u /= total.max(1.0);
                     let mut part = clip(&spans, None, Some(c));
                     if !sure {
@@ -672,7 +685,7 @@ impl KeySpace {
     }
 
     /// The rest of a folder is what folders hold on average; past that, or before any has ended, about what it held so far.
-    fn settle(&self, rest: &mut [Segment], seen: f64, level: usize) {
+    fn settle(&self, rest: &mut [GapSegment], seen: f64, level: usize) {
         let borders = self.borders[level.min(31)];
         let mean = if borders >= 3.0 { self.items / borders } else { 0.0 };
         let most = if mean > seen { mean - seen } else { 2.0 * seen };
@@ -685,10 +698,10 @@ impl KeySpace {
     }
 
     /// The name at which `mass` of the segment lies to the left.
-    pub(super) fn cut(&self, segment: &Segment, mass: f64, fine: f64) -> String {
+    pub(super) fn cut(&self, segment: &GapSegment, mass: f64, fine: f64) -> String {
         match &segment.kind {
-            Kind::Mark(m) => m.clone(),
-            Kind::Node { prefix, place, spans } => {
+            KeyKind::Mark(m) => m.clone(),
+            KeyKind::Node { prefix, place, spans } => {
                 let mut out = prefix.clone();
 
                 let (mut spans, mut place, segment_place) = (spans.clone(), *place, *place);
@@ -725,7 +738,8 @@ impl KeySpace {
                     if alphabet.seen.len() > 1 && self.further(place) < 0.3 {
                         break;
                     }
-                    let trust = if place.same_token(segment_place) { Trust::Sure } else { Trust::Guess(0.0) };
+                    let trust =
+                        if place.same_token(segment_place) { AlphabetTrust::Sure } else { AlphabetTrust::Guess(0.0) };
                     self.spans(place, None, trust, &mut spans);
                 }
                 out
@@ -740,9 +754,17 @@ fn slashes(bytes: &[u8]) -> usize {
     bytes.iter().filter(|b| **b == b'/').count()
 }
 
-fn push(out: &mut Vec<Segment>, unit: f64, prefix: &str, place: Place, spans: Vec<Span>, sure: bool, tiny: f64) {
+fn push(
+    out: &mut Vec<GapSegment>,
+    unit: f64,
+    prefix: &str,
+    place: CharPlace,
+    spans: Vec<CharSpan>,
+    sure: bool,
+    tiny: f64,
+) {
     let mass = unit * spans.iter().map(|s| s.weight).sum::<f64>();
     if mass > tiny {
-        out.push(Segment { mass, sure, kind: Kind::Node { prefix: prefix.into(), place, spans } });
+        out.push(GapSegment { mass, sure, kind: KeyKind::Node { prefix: prefix.into(), place, spans } });
     }
 }

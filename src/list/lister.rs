@@ -3,7 +3,7 @@
 //! A call is a task of the runtime, so that pages are parsed on all its threads. What a page means is decided by the one
 //! who polls [`Pages::next`]: no lock, no shared state.
 //!
-//! **Why it ends.** Each [`Driver::next`] waits for a call that is under way, and each answer either
+//! **Why it ends.** Each [`ListDriver::next`] waits for a call that is under way, and each answer either
 //! moves its range forward, which happens once for each name at most, or is empty, of which only so many in a row are
 //! borne. [`Ranges::next`] gives a call whenever none is under way and names are left; if it ever didn't, that is an
 //! error and no wait.
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::in_order::InOrder;
-use super::ranges::{CallId, Kept, Lie, MOST_EMPTY, Ranges};
+use super::ranges::{CallId, KeptNames, MOST_EMPTY, ProtocolViolation, Ranges};
 use super::{PAGE_SIZE, Prefix};
 use crate::metrics::Metrics;
 use crate::store::{Client, Fields, ListPage, ListRequest, ObjectRef, Objects, Pace};
@@ -217,10 +217,10 @@ impl Lister {
         let mut request = ListRequest::new(Arc::clone(&self.prefix.bucket), &*self.prefix.prefix);
         request.fields = self.fields;
         let started = Instant::now();
-        Pages(Driver {
+        Pages(ListDriver {
             ranges: Ranges::new(&self.prefix.prefix, self.page_size, self.known),
             pace: Pace::new(self.concurrency, Duration::ZERO),
-            calls: Tasks { client: self.client.clone(), under_way: JoinSet::new() },
+            calls: TaskCalls { client: self.client.clone(), under_way: JoinSet::new() },
             metrics: Arc::clone(self.client.metrics()),
             refused: self.client.metrics().list_refused.load(Ordering::Relaxed),
             largest: 0,
@@ -262,8 +262,8 @@ impl Lister {
                     making.spawn(async move { make(&page) });
                 }
                 Ok(None) => break,
-                Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::OutOfOrder(lie)) => {
+                Err(StopReason::Failed(error)) => return Err(error),
+                Err(StopReason::OutOfOrder(lie)) => {
                     drop((pages, making));
                     tracing::warn!(%prefix, lie, "the server doesn't keep to the order of names; listing one page after another");
                     let (objects, date) = one_by_one(&client, &prefix, page_size, fields, &progress).await?;
@@ -351,7 +351,7 @@ fn panicked(error: tokio::task::JoinError) -> Error {
 
 /// Pages of a listing that is under way. Dropping it stops all calls.
 #[derive(Debug)]
-pub struct Pages(Driver<Tasks>);
+pub struct Pages(ListDriver<TaskCalls>);
 
 impl Pages {
     /// The next page that came; `None` after the last. Pages may be empty.
@@ -363,26 +363,28 @@ impl Pages {
     /// Nothing is lost.
     pub async fn next(&mut self) -> Result<Option<Page>> {
         self.0.next().await.map_err(|stop| match stop {
-            Stop::Failed(error) => error,
-            Stop::OutOfOrder(lie) => Error::new(ErrorKind::Protocol, "the server doesn't keep to the order of names")
-                .stage(Stage::List)
-                .object(&self.0.prefix)
-                .mismatch("names in byte order, from startOffset on", lie)
-                .hint("Lister::collect lists it one page after another; so does a data set without streaming"),
+            StopReason::Failed(error) => error,
+            StopReason::OutOfOrder(lie) => {
+                Error::new(ErrorKind::Protocol, "the server doesn't keep to the order of names")
+                    .stage(Stage::List)
+                    .object(&self.0.prefix)
+                    .mismatch("names in byte order, from startOffset on", lie)
+                    .hint("Lister::collect lists it one page after another; so does a data set without streaming")
+            }
         })
     }
 }
 
 /// Why pages end early.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum StopReason {
     Failed(Error),
     /// The pages so far may lack names.
     OutOfOrder(String),
 }
 
 /// Where calls are made.
-pub(super) trait Calls {
+pub(super) trait ListCalls {
     /// Starts a call.
     fn start(&mut self, id: CallId, request: ListRequest);
 
@@ -395,12 +397,12 @@ pub(super) trait Calls {
 
 /// Calls as tasks, which dropping this stops.
 #[derive(Debug)]
-struct Tasks {
+struct TaskCalls {
     client: Client,
     under_way: JoinSet<(CallId, Result<ListPage>)>,
 }
 
-impl Calls for Tasks {
+impl ListCalls for TaskCalls {
     fn start(&mut self, id: CallId, request: ListRequest) {
         let client = self.client.clone();
         self.under_way.spawn(async move { (id, client.list(&request).await) });
@@ -415,14 +417,14 @@ impl Calls for Tasks {
     }
 }
 
-impl<C> Drop for Driver<C> {
+impl<C> Drop for ListDriver<C> {
     fn drop(&mut self) {
         self.progress.in_flight.store(0, Ordering::Relaxed);
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Driver<C> {
+pub(super) struct ListDriver<C> {
     pub(super) ranges: Ranges,
     pub(super) pace: Pace,
     pub(super) calls: C,
@@ -439,8 +441,8 @@ pub(super) struct Driver<C> {
     pub(super) log: ProgressLog,
 }
 
-impl<C: Calls> Driver<C> {
-    pub(super) async fn next(&mut self) -> Result<Option<Page>, Stop> {
+impl<C: ListCalls> ListDriver<C> {
+    pub(super) async fn next(&mut self) -> Result<Option<Page>, StopReason> {
         self.start();
         if self.ranges.is_done() {
             // What is still under way is about folders, of which nobody needs to know any more.
@@ -449,9 +451,9 @@ impl<C: Calls> Driver<C> {
         let (id, page) = loop {
             let Some(answer) = self.calls.next().await else {
                 let error = Error::new(ErrorKind::Internal, "a listing has names left and nothing to ask for");
-                return Err(Stop::Failed(error.stage(Stage::List).object(&self.prefix)));
+                return Err(StopReason::Failed(error.stage(Stage::List).object(&self.prefix)));
             };
-            let (id, answer) = answer.map_err(Stop::Failed)?;
+            let (id, answer) = answer.map_err(StopReason::Failed)?;
             match answer {
                 Ok(page) => break (id, page),
                 // A token may have expired, or be of a server that has been replaced; 410 says so, and 400.
@@ -459,7 +461,7 @@ impl<C: Calls> Driver<C> {
                     tracing::debug!(%error, "listing on without this call");
                     self.start();
                 }
-                Err(error) => return Err(Stop::Failed(error.stage(Stage::List))),
+                Err(error) => return Err(StopReason::Failed(error.stage(Stage::List))),
             }
         };
         let (in_flight, limit) = (self.calls.under_way() + 1, self.pace.limit());
@@ -470,17 +472,17 @@ impl<C: Calls> Driver<C> {
         self.progress.calls.fetch_add(1, Ordering::Relaxed);
         let folders: usize = page.prefixes.iter().map(|folder| 2 * folder.len() + size_of::<String>()).sum();
         self.largest = self.largest.max(page.objects.bytes_with_text() + folders);
-        let Kept { objects: kept, from, to } = match self.ranges.answered(id, &page) {
+        let KeptNames { objects: kept, from, to } = match self.ranges.answered(id, &page) {
             Ok(kept) => kept,
-            Err(Lie::Nowhere { token }) => {
+            Err(ProtocolViolation::Nowhere { token }) => {
                 let what = format!("nothing but empty pages, the last with token {token:?}");
-                return Err(Stop::Failed(leads_nowhere(&self.prefix, &what)));
+                return Err(StopReason::Failed(leads_nowhere(&self.prefix, &what)));
             }
-            Err(Lie::Unsorted { before, name }) => {
-                return Err(Stop::OutOfOrder(format!("{name:?} after {before:?}")));
+            Err(ProtocolViolation::Unsorted { before, name }) => {
+                return Err(StopReason::OutOfOrder(format!("{name:?} after {before:?}")));
             }
-            Err(Lie::Offset { start, name }) => {
-                return Err(Stop::OutOfOrder(format!("{name:?} of names from {start:?} on")));
+            Err(ProtocolViolation::Offset { start, name }) => {
+                return Err(StopReason::OutOfOrder(format!("{name:?} of names from {start:?} on")));
             }
         };
         self.progress.objects.fetch_add(kept.len() as u64, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
-use super::keyspace::{Density, Gap, KeySpace, Segment, lcp};
+use super::keyspace::{Density, Gap, GapSegment, KeySpace, lcp};
 
 pub(super) type CallId = u64;
 
@@ -37,7 +37,7 @@ pub(super) trait Page {
 
 /// What an answer brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct KeptNames {
     /// Which of the page's objects to keep, by index; none of a call with a delimiter.
     pub objects: Span<usize>,
     /// From here, inclusive, all names are now listed ...
@@ -49,7 +49,7 @@ pub(super) struct Kept {
 
 /// An answer that can't be: list with tokens alone, from the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Lie {
+pub(super) enum ProtocolViolation {
     Unsorted { before: String, name: String },
     Offset { start: String, name: String },
     Nowhere { token: String },
@@ -65,7 +65,7 @@ const LEAST: f64 = 1.6;
 const WORTH_TOKEN: f64 = 0.95;
 
 #[derive(Debug)]
-struct Range {
+struct KeyRange {
     /// Everything below is listed.
     low: String,
     /// `low` is a name that was listed and may come again.
@@ -90,7 +90,7 @@ struct Range {
 }
 
 #[derive(Debug)]
-enum Asked {
+enum AskedPage {
     Range { id: u64, token: Option<String> },
     Folders { parent: String, start: String },
 }
@@ -101,10 +101,10 @@ pub(super) struct Ranges {
     page_size: u32,
     page: f64,
     space: KeySpace,
-    parts: BTreeMap<u64, Range>,
+    parts: BTreeMap<u64, KeyRange>,
     /// By low end.
     order: BTreeMap<String, u64>,
-    calls: BTreeMap<CallId, Asked>,
+    calls: BTreeMap<CallId, AskedPage>,
     ids: u64,
     delims: Vec<Call>,
     pages: u64,
@@ -151,7 +151,7 @@ impl Ranges {
         self.order.insert(low.clone(), id);
         self.parts.insert(
             id,
-            Range {
+            KeyRange {
                 low,
                 last: None,
                 end,
@@ -198,7 +198,7 @@ impl Ranges {
             self.ids += 1;
             self.calls.insert(
                 call.id,
-                Asked::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() },
+                AskedPage::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() },
             );
             return Some(call);
         }
@@ -227,7 +227,7 @@ impl Ranges {
             range.asked =
                 ((!whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone())), range.end.clone());
         }
-        self.calls.insert(call_id, Asked::Range { id, token: token.clone() });
+        self.calls.insert(call_id, AskedPage::Range { id, token: token.clone() });
         Call {
             id: call_id,
             prefix: self.prefix.clone(),
@@ -247,8 +247,8 @@ impl Ranges {
     /// folders are hints, and what a token stands for can be asked for by name.
     pub(super) fn failed(&mut self, call: CallId, token_refused: bool) -> bool {
         match self.calls.remove(&call) {
-            Some(Asked::Folders { .. }) => true,
-            Some(Asked::Range { id, token: Some(_) }) if token_refused => {
+            Some(AskedPage::Folders { .. }) => true,
+            Some(AskedPage::Range { id, token: Some(_) }) if token_refused => {
                 let Some(range) = self.parts.get_mut(&id).filter(|range| range.refused < MOST_REFUSED) else {
                     return false;
                 };
@@ -260,9 +260,9 @@ impl Ranges {
         }
     }
 
-    pub(super) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<Kept, Lie> {
+    pub(super) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<KeptNames, ProtocolViolation> {
         let asked = self.calls.remove(&call);
-        if let Some(Asked::Folders { parent, start }) = &asked {
+        if let Some(AskedPage::Folders { parent, start }) = &asked {
             let whole = page.len() == 0;
             let news = self.space.folders(
                 parent,
@@ -290,10 +290,10 @@ impl Ranges {
             for id in estimates {
                 self.estimate(id);
             }
-            return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
+            return Ok(KeptNames { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
         }
-        let Some(Asked::Range { id, token: used }) = asked else {
-            return Ok(Kept { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
+        let Some(AskedPage::Range { id, token: used }) = asked else {
+            return Ok(KeptNames { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
         };
         let range = self.parts.get_mut(&id).expect("a range with a call in flight");
         range.in_flight = false;
@@ -301,14 +301,14 @@ impl Ranges {
         let n = page.len();
         for i in 1..n {
             if page.name(i - 1) >= page.name(i) {
-                return Err(Lie::Unsorted { before: page.name(i - 1).into(), name: page.name(i).into() });
+                return Err(ProtocolViolation::Unsorted { before: page.name(i - 1).into(), name: page.name(i).into() });
             }
         }
         let mut keep = 0..n;
         if n > 0 {
             let least = range.last.as_deref().unwrap_or(&range.low);
             if page.name(0) < least {
-                return Err(Lie::Offset { start: least.into(), name: page.name(0).into() });
+                return Err(ProtocolViolation::Offset { start: least.into(), name: page.name(0).into() });
             }
             if range.last.as_deref() == Some(page.name(0)) {
                 keep.start = 1;
@@ -331,7 +331,7 @@ impl Ranges {
         if keep.is_empty() {
             range.empty += 1;
             if !done && (range.empty > MOST_EMPTY || used.is_some() && used.as_deref() == token) {
-                return Err(Lie::Nowhere { token: token.unwrap_or_default().into() });
+                return Err(ProtocolViolation::Nowhere { token: token.unwrap_or_default().into() });
             }
         } else {
             range.empty = 0;
@@ -403,10 +403,10 @@ impl Ranges {
             self.order.insert(low, id);
             self.estimate(id);
         }
-        Ok(Kept { objects: keep, from, to })
+        Ok(KeptNames { objects: keep, from, to })
     }
 
-    fn gap_segments(&self, r: &Range) -> Vec<Segment> {
+    fn gap_segments(&self, r: &KeyRange) -> Vec<GapSegment> {
         let low = r.last.as_deref().unwrap_or(&r.low);
         let mut segments = self.space.segments(&Gap {
             low,
@@ -511,7 +511,7 @@ impl Ranges {
         let total: f64 = self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum();
         let fair = (total / limit as f64).max(self.page * 0.92);
         while free > 0 {
-            let flying = |r: &Range| if r.in_flight { self.page } else { 0.0 };
+            let flying = |r: &KeyRange| if r.in_flight { self.page } else { 0.0 };
             let Some((&id, r)) = self
                 .parts
                 .iter()
@@ -544,7 +544,7 @@ impl Ranges {
     }
 
     /// Cuts a range at up to the given masses from its low end. Answers how many pieces that made.
-    fn cut(&mut self, id: u64, segments: &[Segment], targets: &[f64], fine: f64, least: f64) -> usize {
+    fn cut(&mut self, id: u64, segments: &[GapSegment], targets: &[f64], fine: f64, least: f64) -> usize {
         let r = &self.parts[&id];
         let low = r.last.clone().unwrap_or_else(|| r.low.clone());
         let end = r.end.clone();

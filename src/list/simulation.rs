@@ -7,15 +7,15 @@ use std::collections::{BinaryHeap, HashMap};
 
 use proptest::prelude::*;
 
-use super::ranges::{Call, Lie, Page, Ranges};
+use super::ranges::{Call, Page, ProtocolViolation, Ranges};
 
-struct Answer<'a> {
+struct SimulatedAnswer<'a> {
     names: Vec<&'a str>,
     prefixes: Vec<String>,
     token: Option<String>,
 }
 
-impl Page for Answer<'_> {
+impl Page for SimulatedAnswer<'_> {
     fn len(&self) -> usize {
         self.names.len()
     }
@@ -31,14 +31,14 @@ impl Page for Answer<'_> {
 }
 
 /// A server that does what the documentation says. `cap`: the most it gives in a page.
-fn serve<'a>(names: &'a Names, call: &Call, cap: usize) -> Answer<'a> {
+fn serve<'a>(names: &'a NameArena, call: &Call, cap: usize) -> SimulatedAnswer<'a> {
     let cap = cap.min(call.page_size as usize);
     let mut at = names.lower(call.start.as_deref().unwrap_or(&call.prefix)).max(names.lower(&call.prefix));
     if let Some(token) = &call.token {
         at = token.parse().unwrap();
     }
     let end = call.end.as_ref().map_or(names.len(), |end| names.lower(end)).min(names.past(&call.prefix));
-    let mut answer = Answer { names: vec![], prefixes: vec![], token: None };
+    let mut answer = SimulatedAnswer { names: vec![], prefixes: vec![], token: None };
     while at < end && answer.names.len() + answer.prefixes.len() < cap {
         let name = names.get(at);
         if let Some(slash) = name[call.prefix.len()..].find('/').filter(|_| call.delimiter) {
@@ -55,7 +55,7 @@ fn serve<'a>(names: &'a Names, call: &Call, cap: usize) -> Answer<'a> {
 }
 
 #[derive(Clone, Copy)]
-struct Setting {
+struct ListSetting {
     page: u32,
     cap: usize,
     limit: usize,
@@ -63,7 +63,7 @@ struct Setting {
     noise: u64,
 }
 
-struct Outcome {
+struct ListOutcome {
     calls: u64,
     empty: u64,
     /// Per cent of the objects that came twice.
@@ -77,7 +77,7 @@ struct Outcome {
     sequential: f64,
 }
 
-fn simulate(names: &Names, setting: Setting, known: Vec<(String, u64)>) -> Outcome {
+fn simulate(names: &NameArena, setting: ListSetting, known: Vec<(String, u64)>) -> ListOutcome {
     let mut ranges = Ranges::new("", setting.page, known);
     let mut flying = BinaryHeap::new();
     let mut answers = HashMap::new();
@@ -102,7 +102,7 @@ fn simulate(names: &Names, setting: Setting, known: Vec<(String, u64)>) -> Outco
     assert_eq!(kept, names.len());
     let (n, page) = (names.len() as f64, setting.cap.min(setting.page as usize) as f64);
     let pages = (n / page).ceil();
-    Outcome {
+    ListOutcome {
         calls,
         empty,
         dropped: (came - kept) as f64 / n * 100.0,
@@ -113,9 +113,9 @@ fn simulate(names: &Names, setting: Setting, known: Vec<(String, u64)>) -> Outco
     }
 }
 
-const USUAL: Setting = Setting { page: 1_000, cap: usize::MAX, limit: 64, noise: 0 };
+const USUAL: ListSetting = ListSetting { page: 1_000, cap: usize::MAX, limit: 64, noise: 0 };
 
-fn bounds(kind: &str, n: u64, setting: Setting, most_calls: f64, most_time: f64) {
+fn bounds(kind: &str, n: u64, setting: ListSetting, most_calls: f64, most_time: f64) {
     let outcome = simulate(&make(kind, n), setting, vec![]);
     assert!(
         outcome.ratio <= most_calls && outcome.time <= most_time,
@@ -159,7 +159,7 @@ fn folders_of_two() {
 /// A script that had barely begun to be listed was taken for two characters, and a quarter of the answers were empty.
 #[test]
 fn mixed_scripts() {
-    let setting = Setting { limit: 32, ..USUAL };
+    let setting = ListSetting { limit: 32, ..USUAL };
     bounds("mixedletters", 200_000, setting, 1.6, 2.2);
     bounds("fourscripts", 200_000, setting, 1.6, 2.35);
     bounds("cjk", 200_000, setting, 1.25, 2.0);
@@ -172,12 +172,12 @@ fn a_page_takes_one_call() {
             assert_eq!(simulate(&make(kind, n), USUAL, vec![]).calls, 1, "{kind}");
         }
     }
-    assert_eq!(simulate(&Names::new(vec![]), USUAL, vec![]).calls, 1);
+    assert_eq!(simulate(&NameArena::new(vec![]), USUAL, vec![]).calls, 1);
 }
 
 #[test]
 fn small_ones_gain_time_for_few_calls() {
-    let setting = Setting { page: 5_000, ..USUAL };
+    let setting = ListSetting { page: 5_000, ..USUAL };
     for kind in ["hex", "sequence", "folders"] {
         let outcome = simulate(&make(kind, 10_013), setting, vec![]);
         assert!(outcome.sequential <= 0.6 && outcome.calls <= 12, "{kind}: {}", outcome.sequential);
@@ -199,19 +199,19 @@ fn small_ones_gain_time_for_few_calls() {
 #[test]
 fn one_at_a_time_is_the_plain_listing() {
     let names = make("pairs", 10_500);
-    assert_eq!(simulate(&names, Setting { limit: 1, ..USUAL }, vec![]).calls, 11);
+    assert_eq!(simulate(&names, ListSetting { limit: 1, ..USUAL }, vec![]).calls, 11);
 }
 
 #[test]
 fn a_server_with_a_lower_cap() {
-    bounds("hex", 200_000, Setting { page: 5_000, cap: 1_000, limit: 8, noise: 30 }, 1.15, 1.25);
+    bounds("hex", 200_000, ListSetting { page: 5_000, cap: 1_000, limit: 8, noise: 30 }, 1.15, 1.25);
 }
 
 #[test]
 fn an_earlier_listing_gives_the_cuts() {
     let names = make("dates", 200_000);
     let known = (0..names.len()).step_by(500).map(|i| (names.get(i).to_string(), 500)).collect();
-    let outcome = simulate(&names, Setting { limit: 16, ..USUAL }, known);
+    let outcome = simulate(&names, ListSetting { limit: 16, ..USUAL }, known);
     assert!(outcome.ratio <= 1.15 && outcome.time <= 1.25, "{} {}", outcome.ratio, outcome.time);
 }
 
@@ -224,7 +224,7 @@ fn sharing_a_listing_saves_time_whatever_the_names() {
     println!("names                n  calls /ideal     ms /ideal   /seq empty dropped%");
     for kind in KINDS {
         let names = make(kind, n);
-        let Outcome { calls, empty, dropped, micros, time, ratio, sequential } = simulate(&names, USUAL, vec![]);
+        let ListOutcome { calls, empty, dropped, micros, time, ratio, sequential } = simulate(&names, USUAL, vec![]);
         let (n, ms) = (names.len(), micros / 1_000);
         println!("{kind:12} {n:9} {calls:6} {ratio:6.3} {ms:6} {time:6.3} {sequential:6.3} {empty:5} {dropped:5.1}");
         assert!(sequential < 0.5, "{kind}: {sequential:.3} of the time that one call after another takes");
@@ -236,7 +236,7 @@ fn lies_are_told() {
     let ask = || {
         let mut ranges = Ranges::new("", 3, vec![]);
         let first = ranges.next(1).unwrap();
-        let page = Answer { names: vec!["b", "c", "d"], prefixes: vec![], token: Some("t".into()) };
+        let page = SimulatedAnswer { names: vec!["b", "c", "d"], prefixes: vec![], token: Some("t".into()) };
         ranges.answered(first.id, &page).unwrap();
         let second = ranges.next(1).unwrap();
         assert_eq!(second.token.as_deref(), Some("t"));
@@ -244,23 +244,23 @@ fn lies_are_told() {
     };
     let told = |names: &[&'static str], token: Option<&str>| {
         let (mut ranges, id) = ask();
-        ranges.answered(id, &Answer { names: names.to_vec(), prefixes: vec![], token: token.map(Into::into) })
+        ranges.answered(id, &SimulatedAnswer { names: names.to_vec(), prefixes: vec![], token: token.map(Into::into) })
     };
-    assert!(matches!(told(&["f", "e"], None), Err(Lie::Unsorted { .. })));
-    assert!(matches!(told(&["a", "e"], None), Err(Lie::Offset { .. })));
-    assert!(matches!(told(&[], Some("t")), Err(Lie::Nowhere { .. })));
+    assert!(matches!(told(&["f", "e"], None), Err(ProtocolViolation::Unsorted { .. })));
+    assert!(matches!(told(&["a", "e"], None), Err(ProtocolViolation::Offset { .. })));
+    assert!(matches!(told(&[], Some("t")), Err(ProtocolViolation::Nowhere { .. })));
     assert_eq!(told(&["d", "e"], None).unwrap().objects, 1..2);
     let (mut ranges, mut id) = ask();
     let mut tokens = 0;
     let lie = loop {
-        let page = Answer { names: vec![], prefixes: vec![], token: Some(tokens.to_string()) };
+        let page = SimulatedAnswer { names: vec![], prefixes: vec![], token: Some(tokens.to_string()) };
         match ranges.answered(id, &page) {
             Ok(_) => id = ranges.next(1).unwrap().id,
             Err(lie) => break lie,
         }
         tokens += 1;
     };
-    assert!(tokens == 10_000 && matches!(lie, Lie::Nowhere { .. }), "{tokens} {lie:?}");
+    assert!(tokens == 10_000 && matches!(lie, ProtocolViolation::Nowhere { .. }), "{tokens} {lie:?}");
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -284,7 +284,7 @@ proptest! {
         every in 0usize..12,
         seed: u64,
     ) {
-        let names = Names::new(ends.into_iter().map(|end| stem.clone() + &end).filter(|name| name.len() <= 1_024).collect());
+        let names = NameArena::new(ends.into_iter().map(|end| stem.clone() + &end).filter(|name| name.len() <= 1_024).collect());
         let prefix: String = stem.chars().take(cut).collect();
         let earlier = (0..names.len()).step_by(every.max(1)).filter(|_| every > 0);
         let known = earlier.map(|i| (names.get(i).to_string(), mix(seed ^ i as u64) % 40)).collect();
@@ -293,7 +293,7 @@ proptest! {
 }
 
 /// Lists with a server that does all that servers do, answers in any order, and a limit that changes.
-fn exact(names: &Names, prefix: &str, seed: u64, known: Vec<(String, u64)>) {
+fn exact(names: &NameArena, prefix: &str, seed: u64, known: Vec<(String, u64)>) {
     let mut s = seed;
     let mut roll = move |n: u64| {
         s = mix(s);
@@ -305,7 +305,7 @@ fn exact(names: &Names, prefix: &str, seed: u64, known: Vec<(String, u64)>) {
         (roll(4) == 0, roll(3) == 0, roll(3) == 0, roll(5) == 0, roll(4) == 0);
     let top = [1, 2, 5, 64][roll(4) as usize];
     let mut r = Ranges::new(prefix, page, known);
-    let mut flying: Vec<(Call, Answer)> = vec![];
+    let mut flying: Vec<(Call, SimulatedAnswer)> = vec![];
     let mut kept: Vec<&str> = vec![];
     let mut intervals = vec![];
     let mut calls = 0;
@@ -337,7 +337,7 @@ fn exact(names: &Names, prefix: &str, seed: u64, known: Vec<(String, u64)>) {
             if empty && roll(3) == 0 {
                 n = 0;
             }
-            let mut p = Answer { names: vec![], prefixes: vec![], token: None };
+            let mut p = SimulatedAnswer { names: vec![], prefixes: vec![], token: None };
             let mut at = from;
             while at < end && p.names.len() + p.prefixes.len() < n {
                 if c.delimiter
@@ -394,11 +394,11 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 /// All names, sorted, in one arena.
-struct Names {
+struct NameArena {
     text: String,
     ends: Vec<u32>,
 }
-impl Names {
+impl NameArena {
     fn new(mut names: Vec<String>) -> Self {
         names.sort_unstable();
         names.dedup();
@@ -541,8 +541,8 @@ const KINDS: &[&str] = &[
     "hashdirs",
     "wordtree",
 ];
-fn make(kind: &str, n: u64) -> Names {
-    let g = |f: &dyn Fn(u64) -> String| Names::new((0..n).map(f).collect());
+fn make(kind: &str, n: u64) -> NameArena {
+    let g = |f: &dyn Fn(u64) -> String| NameArena::new((0..n).map(f).collect());
     match kind {
         "hex" => g(&|i| {
             hexs(
@@ -572,7 +572,7 @@ fn make(kind: &str, n: u64) -> Names {
                     v.push(format!("{y:04}/{m:02}/{d:02}/{:02}/{k:08}.bin", h % 24));
                 }
             }
-            Names::new(v)
+            NameArena::new(v)
         }
         "pairs" => g(&|i| format!("{:08}/{}", i / 2, if i % 2 == 0 { "image" } else { "label" })),
         "uuid" => g(&uuid),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::chunk::{Layout, Reader, WRITTEN_HERE, Writer};
+use super::chunk::{ChunkLayout, ChunkReader, ChunkWriter, WRITTEN_HERE};
 use super::classes::{Classes, Numbering, root};
 use super::growth::Growth;
-use super::sink::Sink;
+use super::sink::ObjectSink;
 use super::{Entry, LeftOut, Listing, Manifest, of_nothing};
-use crate::list::inventory::{Inventory, InventoryCounts, Told};
+use crate::list::inventory::{Inventory, InventoryCounts, ShardEvent};
 use crate::list::{Filter, Lister, Page, Prefix, Reason};
 use crate::store::{Client, ObjectRef, Objects};
 use crate::{Error, ErrorKind, Result, Stage, os};
@@ -41,7 +41,7 @@ impl Segment {
     /// As [`new`](Self::new), with the reason for which an object isn't wanted: it stands for its name until it is known
     /// whether a newer one of that name does.
     fn judged<'a>(objects: impl Iterator<Item = (ObjectRef<'a>, Option<Reason>)>) -> Self {
-        let mut writer = Writer::default();
+        let mut writer = ChunkWriter::default();
         let mut segment = Self::default();
         let mut last = "";
         for (object, against) in objects {
@@ -118,13 +118,13 @@ pub struct ManifestBuilder {
     left_out: LeftOut,
     /// Rows in the segments that aren't wanted.
     set_aside: LeftOut,
-    report: Option<Report>,
+    report: Option<ReportTotals>,
     is_listed: bool,
 }
 
 /// What an inventory report had.
 #[derive(Debug)]
-struct Report {
+struct ReportTotals {
     counts: InventoryCounts,
     snapshot_time: Option<String>,
 }
@@ -192,14 +192,14 @@ impl ManifestBuilder {
             }
             let (segments, set_aside) = &mut packed[shard];
             match told {
-                Told::Objects(objects) => segments.push(Segment::judged(in_order(&objects).map(|object| {
+                ShardEvent::Objects(objects) => segments.push(Segment::judged(in_order(&objects).map(|object| {
                     let against = filter.reason(&prefix, &object);
                     if let Some(reason) = against {
                         set_aside.add(reason);
                     }
                     (object, against)
                 }))),
-                Told::Again(_) => packed[shard] = Default::default(),
+                ShardEvent::Again(_) => packed[shard] = Default::default(),
             }
             Ok(())
         };
@@ -221,7 +221,7 @@ impl ManifestBuilder {
             snapshot_time = snapshot_time.as_deref().unwrap_or("not told"),
             "read an inventory report"
         );
-        builder.report = Some(Report { counts, snapshot_time });
+        builder.report = Some(ReportTotals { counts, snapshot_time });
         Ok(builder)
     }
 
@@ -257,17 +257,17 @@ impl ManifestBuilder {
         let last = segments.iter().map(|segment| &*segment.last).max().unwrap_or_default();
         let first = segments.iter().map(|segment| &*segment.first).min().unwrap_or_default();
         let root = root(&prefix.prefix, first, last);
-        let mut sink = Sink::new(prefix, newest_wins);
+        let mut sink = ObjectSink::new(prefix, newest_wins);
         sink.labeller.root = root;
         segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
         // Those that have begun. Segments that don't overlap are here one at a time.
-        let mut open: BinaryHeap<Box<Run>> = BinaryHeap::new();
+        let mut open: BinaryHeap<Box<SegmentRun>> = BinaryHeap::new();
         let mut kept = 0;
         loop {
             while let Some(next) = segments.last()
                 && open.peek().is_none_or(|run| *next.first <= *run.reader.name())
             {
-                open.extend(segments.pop().map(Run::open));
+                open.extend(segments.pop().map(SegmentRun::open));
             }
             let Some(mut run) = open.pop() else { break };
             // Where another segment has its next name, if this one gets there.
@@ -301,7 +301,7 @@ impl ManifestBuilder {
     }
 }
 
-impl Report {
+impl ReportTotals {
     /// The error of a report that has no sample: it says nothing of what is in the bucket now.
     fn of_nothing(&self, error: Error) -> Error {
         let error = error.append(" in the inventory report").mismatch("an object to take", self.counts);
@@ -327,7 +327,7 @@ fn pack(prefix: Prefix, filter: Filter) -> impl Fn(&Page) -> (Segment, LeftOut) 
 
 /// A listing whose manifest is in use before it ends.
 #[derive(Clone, Debug)]
-pub(crate) struct Streaming {
+pub(crate) struct StreamingListing {
     pub(crate) lister: Lister,
     pub(crate) filter: Filter,
     /// Whether all that is listed is in the one folder whose name the prefix ends with.
@@ -337,7 +337,7 @@ pub(crate) struct Streaming {
     pub(crate) ended: fn(&Manifest),
 }
 
-impl Streaming {
+impl StreamingListing {
     /// The manifest, which is there as soon as the first object is, while a task goes on listing; dropping the manifest
     /// stops it.
     pub(crate) async fn open(&self) -> Result<Manifest> {
@@ -354,7 +354,7 @@ impl Streaming {
         let Self { lister, filter, is_folder, classes, ended } = self.clone();
         let prefix = lister.prefix().clone();
         let lister = lister.fields(filter.fields());
-        let mut sink = Sink::new(prefix.clone(), false);
+        let mut sink = ObjectSink::new(prefix.clone(), false);
         sink.labeller.in_order = true;
         sink.labeller.numbering = classes.map(Numbering::new);
         if is_folder {
@@ -370,7 +370,7 @@ impl Streaming {
         };
         let whole = manifest(None);
         let (begun, first) = oneshot::channel();
-        let mut streamed = Streamed { sink: Some(sink), left_out: LeftOut::default(), kept: 0, begun: Some(begun) };
+        let mut streamed = ListingTask { sink: Some(sink), left_out: LeftOut::default(), kept: 0, begun: Some(begun) };
         let pack = pack(prefix.clone(), filter);
         let task = runtime.spawn(async move {
             let outcome = lister.in_order(pack, |(segment, left_out)| streamed.take(segment, &left_out)).await;
@@ -384,8 +384,8 @@ impl Streaming {
 }
 
 /// A listing on its way into a manifest that is in use already. It ends however its task does.
-struct Streamed {
-    sink: Option<Sink>,
+struct ListingTask {
+    sink: Option<ObjectSink>,
     left_out: LeftOut,
     /// Freed bytes that the allocator may have kept.
     kept: usize,
@@ -393,14 +393,14 @@ struct Streamed {
     begun: Option<oneshot::Sender<()>>,
 }
 
-impl Streamed {
+impl ListingTask {
     fn take(&mut self, segment: Segment, left_out: &LeftOut) -> Result<()> {
         self.left_out.merge(left_out);
         let Some(sink) = &mut self.sink else { return Ok(()) };
         if segment.is_empty() {
             return Ok(());
         }
-        let mut run = Run::open(segment);
+        let mut run = SegmentRun::open(segment);
         sink.push(run.reader.name(), run.record)?;
         while run.advance() {
             sink.push(run.reader.name(), run.record)?;
@@ -421,7 +421,7 @@ impl Streamed {
     fn end(&mut self, failed: Option<Error>) {
         let Some(mut sink) = self.sink.take() else { return };
         // Should one of the next lines panic, those who wait for the end must hear of it all the same.
-        let _last = LastWord(Arc::clone(&sink.growth));
+        let _last = EndGuard(Arc::clone(&sink.growth));
         if std::thread::panicking() {
             return;
         }
@@ -431,7 +431,7 @@ impl Streamed {
     }
 }
 
-impl Drop for Streamed {
+impl Drop for ListingTask {
     fn drop(&mut self) {
         let message = "the task that lists ended before the listing did";
         self.end(Some(Error::new(ErrorKind::Internal, message).stage(Stage::List)));
@@ -439,9 +439,9 @@ impl Drop for Streamed {
 }
 
 /// Ends what nobody has ended.
-struct LastWord(Arc<Growth>);
+struct EndGuard(Arc<Growth>);
 
-impl Drop for LastWord {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         if self.0.ended().is_none() {
             let error = Error::new(ErrorKind::Internal, "a task that makes a manifest panicked").stage(Stage::Manifest);
@@ -451,17 +451,17 @@ impl Drop for LastWord {
 }
 
 /// A segment that is being read.
-struct Run {
+struct SegmentRun {
     chunks: std::vec::IntoIter<Box<[u8]>>,
     chunk: Box<[u8]>,
-    reader: Reader,
+    reader: ChunkReader,
     record: Entry<()>,
     last: Box<[u8]>,
     /// Of the whole segment.
     bytes: usize,
 }
 
-impl Run {
+impl SegmentRun {
     /// Goes to the first object; there is one.
     fn open(segment: Segment) -> Box<Self> {
         let bytes = segment.chunks.iter().map(|chunk| chunk.len()).sum();
@@ -472,8 +472,8 @@ impl Run {
         Box::new(Self { chunks, chunk, reader, record, last: segment.last, bytes })
     }
 
-    fn reader(chunk: &[u8], buffer: Vec<u8>) -> Reader {
-        Layout::of(chunk).and_then(|layout| Reader::new(layout, chunk, 0, buffer)).expect(WRITTEN_HERE)
+    fn reader(chunk: &[u8], buffer: Vec<u8>) -> ChunkReader {
+        ChunkLayout::of(chunk).and_then(|layout| ChunkReader::new(layout, chunk, 0, buffer)).expect(WRITTEN_HERE)
     }
 
     /// Goes to the next object, if there is one.
@@ -488,23 +488,23 @@ impl Run {
     }
 }
 
-impl Ord for Run {
+impl Ord for SegmentRun {
     /// The greatest is that with the smallest name.
     fn cmp(&self, other: &Self) -> Ordering {
         other.reader.name().cmp(self.reader.name())
     }
 }
 
-impl PartialOrd for Run {
+impl PartialOrd for SegmentRun {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Run {
+impl PartialEq for SegmentRun {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Run {}
+impl Eq for SegmentRun {}

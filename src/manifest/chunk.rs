@@ -51,12 +51,12 @@ pub(super) const CLASSES: [StorageClass; 6] = [
 
 /// What few objects differ in, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Kind {
+struct ObjectKind {
     class: StorageClass,
     encoding: ContentEncoding,
 }
 
-impl Kind {
+impl ObjectKind {
     fn of<N>(entry: &Entry<N>) -> Self {
         Self { class: entry.storage_class, encoding: entry.encoding }
     }
@@ -73,12 +73,12 @@ impl Kind {
 
 /// Numbers kept as what they have beyond the smallest of them.
 #[derive(Clone, Copy, Debug)]
-struct Column {
+struct PackedColumn {
     base: u64,
     width: usize,
 }
 
-impl Column {
+impl PackedColumn {
     fn of(values: impl Iterator<Item = u64>) -> Self {
         let (least, most) = values.fold((u64::MAX, 0), |(least, most), value| (least.min(value), most.max(value)));
         Self { base: least, width: width(most.saturating_sub(least)) }
@@ -114,14 +114,14 @@ const SIGN: u64 = 1 << 63;
 
 /// Where things are in a chunk.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(super) struct ChunkLayout {
     rows: usize,
-    size: Column,
-    generation: Column,
-    label: Column,
+    size: PackedColumn,
+    generation: PackedColumn,
+    label: PackedColumn,
     crc: usize,
     /// The one of all, where it is one.
-    kind: Option<Kind>,
+    kind: Option<ObjectKind>,
     stride: usize,
     offset: usize,
     records: usize,
@@ -129,13 +129,13 @@ pub(super) struct Layout {
     names: usize,
 }
 
-impl Layout {
+impl ChunkLayout {
     /// Reads the head of a chunk; `None` where it is none.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let head = bytes.first_chunk::<HEAD>()?;
         let column = |base, width: u8, most| {
             let width = usize::from(width);
-            (width <= most).then_some(Column { base, width })
+            (width <= most).then_some(PackedColumn { base, width })
         };
         let size = column(number(head, 0, 8)?, head[22], 8)?;
         let generation = column(number(head, 8, 8)?, head[23], 8)?;
@@ -143,7 +143,7 @@ impl Layout {
         let rows = number(head, 20, 2)? as usize;
         let crc = usize::from(head[24]);
         let kind = match head[25] {
-            0 => Some(Kind::of_byte(head[26])?),
+            0 => Some(ObjectKind::of_byte(head[26])?),
             1 => None,
             _ => return None,
         };
@@ -193,11 +193,11 @@ impl Layout {
             },
         };
         at += self.crc;
-        let Kind { class, encoding } = if let Some(kind) = self.kind {
+        let ObjectKind { class, encoding } = if let Some(kind) = self.kind {
             kind
         } else {
             at += 1;
-            Kind::of_byte(*bytes.get(at - 1)?)?
+            ObjectKind::of_byte(*bytes.get(at - 1)?)?
         };
         let label = u32::try_from(self.label.read(bytes, &mut at)?).ok()?.checked_sub(1);
         let generation = (generation ^ SIGN) as i64;
@@ -266,8 +266,8 @@ fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
 
 /// Reads the objects of a chunk one after another. The chunk's bytes are handed in each time, whoever holds them.
 #[derive(Debug)]
-pub(super) struct Reader {
-    layout: Layout,
+pub(super) struct ChunkReader {
+    layout: ChunkLayout,
     /// The one to come.
     row: usize,
     at: usize,
@@ -276,9 +276,9 @@ pub(super) struct Reader {
     stem: usize,
 }
 
-impl Reader {
+impl ChunkReader {
     /// A reader of the chunk's objects from `row` on, with a buffer that had another use before.
-    pub(super) fn new(layout: Layout, bytes: &[u8], row: usize, name: Vec<u8>) -> Option<Self> {
+    pub(super) fn new(layout: ChunkLayout, bytes: &[u8], row: usize, name: Vec<u8>) -> Option<Self> {
         if row >= layout.rows {
             return None;
         }
@@ -292,7 +292,7 @@ impl Reader {
 
     fn step(&mut self, bytes: &[u8]) -> Option<()> {
         self.name.truncate(self.stem);
-        Layout::step(bytes, self.row, &mut self.at, &mut self.name)?;
+        ChunkLayout::step(bytes, self.row, &mut self.at, &mut self.name)?;
         self.stem = self.name.len();
         self.name.extend_from_slice(self.layout.tail(bytes)?);
         self.row += 1;
@@ -324,12 +324,12 @@ impl Reader {
 
 /// Gathers objects and makes chunks of them.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(super) struct ChunkWriter {
     /// The name before the chunk, then those of the chunk.
     names: Vec<u8>,
     /// Where the name before the chunk ends.
     start: usize,
-    rows: Vec<Row>,
+    rows: Vec<ObjectRow>,
     records: Vec<Entry<()>>,
     /// Length of what all names end with.
     tail: usize,
@@ -339,13 +339,13 @@ pub(super) struct Writer {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct ObjectRow {
     end: usize,
     /// What the name has in common with the one before.
     shared: usize,
 }
 
-impl Writer {
+impl ChunkWriter {
     /// Whether a chunk is full, and must be flushed before the next object.
     pub(super) fn is_full(&self) -> bool {
         self.records.len() == CHUNK
@@ -372,7 +372,7 @@ impl Writer {
             self.tail = tail.iter().rev().zip(name.iter().rev()).take_while(|(a, b)| a == b).count();
         }
         self.names.extend_from_slice(name);
-        self.rows.push(Row { end: self.names.len(), shared });
+        self.rows.push(ObjectRow { end: self.names.len(), shared });
         self.records.push(record);
     }
 
@@ -392,16 +392,16 @@ impl Writer {
     pub(super) fn flush(&mut self) -> Option<Box<[u8]>> {
         let records = &self.records[..];
         let first = records.first()?;
-        let size = Column::of(records.iter().map(|record| record.size));
-        let generation = Column::of(records.iter().map(|record| record.generation as u64 ^ SIGN));
+        let size = PackedColumn::of(records.iter().map(|record| record.size));
+        let generation = PackedColumn::of(records.iter().map(|record| record.generation as u64 ^ SIGN));
         let number_of = |label: Option<u32>| label.map_or(0, |label| u64::from(label) + 1);
-        let label = Column::of(records.iter().map(|record| number_of(record.label)));
+        let label = PackedColumn::of(records.iter().map(|record| number_of(record.label)));
         let crc = match records.iter().filter(|record| record.crc32c.is_some()).count() {
             0 => 0,
             some if some == records.len() => 4,
             _ => 5,
         };
-        let kind = usize::from(records.iter().any(|record| Kind::of(record) != Kind::of(first)));
+        let kind = usize::from(records.iter().any(|record| ObjectKind::of(record) != ObjectKind::of(first)));
         let stride = size.width + generation.width + crc + kind + label.width;
 
         self.coded.clear();
@@ -433,7 +433,7 @@ impl Writer {
         chunk.extend_from_slice(&(records.len() as u16).to_le_bytes());
         let widths = [size.width, generation.width, crc, kind];
         chunk.extend(widths.map(|width| width as u8));
-        chunk.push(if kind == 0 { Kind::of(first).to_byte() } else { 0 });
+        chunk.push(if kind == 0 { ObjectKind::of(first).to_byte() } else { 0 });
         chunk.extend([label.width, offset, self.tail].map(|width| width as u8));
         chunk.extend_from_slice(&self.names[self.names.len() - self.tail..]);
 
@@ -449,7 +449,7 @@ impl Writer {
             put(record.size - size.base, size.width);
             put((record.generation as u64 ^ SIGN) - generation.base, generation.width);
             put(u64::from(record.crc32c.unwrap_or(0)) | u64::from(record.crc32c.is_some()) << 32, crc);
-            put(u64::from(Kind::of(record).to_byte()), kind);
+            put(u64::from(ObjectKind::of(record).to_byte()), kind);
             put(number_of(record.label) - label.base, label.width);
         }
         for &value in offsets {

@@ -42,8 +42,8 @@ use memmap2::Mmap;
 
 use super::chunk::{CHUNK, CLASSES};
 use super::digest::ObjectsDigest;
-use super::growth::{End, Growth};
-use super::table::{Labels, Table};
+use super::growth::{Growth, ListingEnd};
+use super::table::{ChunkTable, Labels};
 use super::{Digest, LeftOut, Manifest};
 use crate::list::Prefix;
 use crate::{Error, ErrorKind, Result, Stage, os};
@@ -68,7 +68,7 @@ impl Manifest {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.complete()?;
         let path = path.as_ref();
-        let target = Target::of(path)?;
+        let target = SaveTarget::of(path)?;
         let written = target.create().and_then(|file| self.write(file)).and_then(|()| target.replace());
         written.map_err(|error| {
             // What is in the way of the one is often in the way of the other, and the first is what counts.
@@ -84,7 +84,7 @@ impl Manifest {
     /// The folder isn't there or can't be written to; what has this name is no file.
     pub fn try_save(path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let target = Target::of(path)?;
+        let target = SaveTarget::of(path)?;
         let made = target.create().map(drop);
         made.and(fs::remove_file(&target.beside)).map_err(|error| unwritable(path, error))
     }
@@ -149,7 +149,7 @@ impl Manifest {
         for place in labels.places() {
             write(&place.to_le_bytes())?;
         }
-        tables.into_iter().flat_map(Table::chunks).try_for_each(write)
+        tables.into_iter().flat_map(ChunkTable::chunks).try_for_each(write)
     }
 
     /// Opens a file that [`save`](Self::save) has written. It is mapped into memory: 18 million objects open in a moment,
@@ -237,36 +237,40 @@ impl Manifest {
         Self::read(map, path).map_err(|fault| fault.about(path))
     }
 
-    fn read(map: Mmap, path: &Path) -> Result<Self, Fault> {
+    fn read(map: Mmap, path: &Path) -> Result<Self, FileFault> {
         let bytes = &map[..];
         if !bytes.starts_with(&MAGIC) {
             // The beginning of one, or nothing at all.
             let cut = MAGIC.starts_with(bytes);
-            return Err(if cut { Fault::Short { wanted: OPENING as u64, got: bytes.len() } } else { Fault::Foreign });
+            return Err(if cut {
+                FileFault::Short { wanted: OPENING as u64, got: bytes.len() }
+            } else {
+                FileFault::Foreign
+            });
         }
-        let short = |wanted| Fault::Short { wanted, got: bytes.len() };
-        let mut opening = Fields(bytes.get(MAGIC.len()..OPENING).ok_or(short(OPENING as u64))?);
+        let short = |wanted| FileFault::Short { wanted, got: bytes.len() };
+        let mut opening = FieldReader(bytes.get(MAGIC.len()..OPENING).ok_or(short(OPENING as u64))?);
         let (version, head_bytes) = (opening.u32()?, opening.u32()? as usize);
         if version != VERSION {
-            return Err(Fault::Version(version));
+            return Err(FileFault::Version(version));
         }
         let head = bytes.get(..head_bytes).ok_or(short(head_bytes as u64))?;
-        let (head, crc) = head.split_last_chunk::<4>().ok_or(Fault::Damaged("a head"))?;
+        let (head, crc) = head.split_last_chunk::<4>().ok_or(FileFault::Damaged("a head"))?;
         if crc32c::crc32c(head) != u32::from_le_bytes(*crc) {
-            return Err(Fault::Damaged("a head of its CRC32C"));
+            return Err(FileFault::Damaged("a head of its CRC32C"));
         }
-        let head = Head::of(head)?;
+        let head = FileHead::of(head)?;
         if head.file_bytes > bytes.len() as u64 {
             return Err(short(head.file_bytes));
         }
         if head.file_bytes < bytes.len() as u64 {
-            return Err(Fault::Damaged("no byte after its end"));
+            return Err(FileFault::Damaged("no byte after its end"));
         }
         let body = &bytes[head_bytes..];
         if crc32c::crc32c(body) != head.crc {
-            return Err(Fault::Damaged("contents of their CRC32C"));
+            return Err(FileFault::Damaged("contents of their CRC32C"));
         }
-        let mut fields = Fields(body);
+        let mut fields = FieldReader(body);
         let objects = fields.ends(head.objects)?;
         let labels = fields.ends(head.labels)?;
         let places = fields.take(head.places.checked_mul(4))?;
@@ -275,18 +279,18 @@ impl Manifest {
         let chunks_of_objects = fields.take(objects.last().map(|&end| end as u64))?;
         let chunks_of_labels = fields.take(labels.last().map(|&end| end as u64))?;
         if !fields.0.is_empty() || chunks_of_objects.is_empty() {
-            return Err(Fault::Damaged("sections that fill it"));
+            return Err(FileFault::Damaged("sections that fill it"));
         }
         // Copied, since they are handed out as they are, without a second look.
         let names = labels.windows(2).map(|bounds| Box::from(&chunks_of_labels[bounds[0]..bounds[1]])).collect();
-        let labels = Table::owned(head.labels, names).and_then(|names| Labels::new(names, places));
+        let labels = ChunkTable::owned(head.labels, names).and_then(|names| Labels::new(names, places));
         let bounds = objects.iter().map(|end| start + end).collect();
-        let objects = Table::mapped(head.objects, map, bounds).ok_or(Fault::Damaged("chunks of objects"))?;
+        let objects = ChunkTable::mapped(head.objects, map, bounds).ok_or(FileFault::Damaged("chunks of objects"))?;
         if !objects.is_in_order(head.prefix.prefix.as_bytes()) {
-            return Err(Fault::Damaged("names in order and below its prefix"));
+            return Err(FileFault::Damaged("names in order and below its prefix"));
         }
-        let end = End {
-            labels: labels.ok_or(Fault::Damaged("labels"))?,
+        let end = ListingEnd {
+            labels: labels.ok_or(FileFault::Damaged("labels"))?,
             left_out: head.left_out,
             classes: head.classes,
             digest: head.digest,
@@ -306,7 +310,7 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
 }
 
 /// Where a manifest is saved.
-struct Target {
+struct SaveTarget {
     /// Behind all symbolic links.
     path: PathBuf,
     /// In the same folder, since files are renamed within one file system only. Its name doesn't grow with that of the
@@ -316,7 +320,7 @@ struct Target {
     permissions: Option<Permissions>,
 }
 
-impl Target {
+impl SaveTarget {
     fn of(path: &Path) -> Result<Self> {
         let there = match fs::metadata(path) {
             Ok(there) => Some(there),
@@ -376,7 +380,7 @@ fn unwritable(path: &Path, error: io::Error) -> Error {
 }
 
 /// What the head tells.
-struct Head {
+struct FileHead {
     file_bytes: u64,
     objects: u64,
     labels: u64,
@@ -388,9 +392,9 @@ struct Head {
     classes: [(u64, u64); CLASSES.len()],
 }
 
-impl Head {
-    fn of(head: &[u8]) -> Result<Self, Fault> {
-        let mut fields = Fields(head);
+impl FileHead {
+    fn of(head: &[u8]) -> Result<Self, FileFault> {
+        let mut fields = FieldReader(head);
         fields.take(Some(OPENING as u64))?;
         let [file_bytes, objects, labels, places] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
         let digest = Digest(*fields.array()?);
@@ -398,13 +402,13 @@ impl Head {
         let lengths = [fields.u32()?, fields.u32()?];
         let [reasons, of_classes] = [fields.u32()?, fields.u32()?];
         let [bucket, prefix] = lengths.map(|length| fields.take(Some(length.into())).map(std::str::from_utf8));
-        let (Ok(bucket), Ok(prefix)) = (bucket?, prefix?) else { return Err(Fault::Damaged("a prefix in UTF-8")) };
+        let (Ok(bucket), Ok(prefix)) = (bucket?, prefix?) else { return Err(FileFault::Damaged("a prefix in UTF-8")) };
         // As strict as with what a user writes.
         let prefix: Prefix = format!("gs://{bucket}/{prefix}")
             .parse()
             .ok()
             .filter(|parsed: &Prefix| *parsed.bucket == *bucket)
-            .ok_or(Fault::Damaged("a bucket and a prefix"))?;
+            .ok_or(FileFault::Damaged("a bucket and a prefix"))?;
         let mut left_out = LeftOut::default();
         for reason in 0..reasons as usize {
             let count = fields.u64()?;
@@ -415,53 +419,53 @@ impl Head {
         }
         let mut classes = [(0, 0); CLASSES.len()];
         if of_classes as usize != classes.len() {
-            return Err(Fault::Damaged("as many storage classes as there are"));
+            return Err(FileFault::Damaged("as many storage classes as there are"));
         }
         for class in &mut classes {
             *class = (fields.u64()?, fields.u64()?);
         }
         let sum = classes.iter().try_fold(0u64, |sum, &(objects, _)| sum.checked_add(objects));
         if objects == 0 || sum != Some(objects) || !fields.0.is_empty() {
-            return Err(Fault::Damaged("counts that fit together"));
+            return Err(FileFault::Damaged("counts that fit together"));
         }
         Ok(Self { file_bytes, objects, labels, places, digest, crc, prefix, left_out, classes })
     }
 }
 
 /// Bytes that are read one field after another.
-struct Fields<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, bytes: Option<u64>) -> Result<&'a [u8], Fault> {
+impl<'a> FieldReader<'a> {
+    fn take(&mut self, bytes: Option<u64>) -> Result<&'a [u8], FileFault> {
         let taken = bytes.and_then(|bytes| self.0.split_at_checked(usize::try_from(bytes).ok()?));
-        let (taken, rest) = taken.ok_or(Fault::Damaged("sections that are in it"))?;
+        let (taken, rest) = taken.ok_or(FileFault::Damaged("sections that are in it"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], Fault> {
-        self.take(Some(N as u64))?.first_chunk().ok_or(Fault::Damaged("fields"))
+    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], FileFault> {
+        self.take(Some(N as u64))?.first_chunk().ok_or(FileFault::Damaged("fields"))
     }
 
-    fn u32(&mut self) -> Result<u32, Fault> {
+    fn u32(&mut self) -> Result<u32, FileFault> {
         self.array().map(|bytes| u32::from_le_bytes(*bytes))
     }
 
-    fn u64(&mut self) -> Result<u64, Fault> {
+    fn u64(&mut self) -> Result<u64, FileFault> {
         self.array().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
     /// 0, and where each chunk of a table ends that has `rows`.
-    fn ends(&mut self, rows: u64) -> Result<Vec<usize>, Fault> {
+    fn ends(&mut self, rows: u64) -> Result<Vec<usize>, FileFault> {
         let ends = self.take(rows.div_ceil(CHUNK as u64).checked_mul(8))?;
         let ends = ends.as_chunks().0.iter().map(|end| usize::try_from(u64::from_le_bytes(*end)).unwrap_or(usize::MAX));
         let ends: Vec<usize> = std::iter::once(0).chain(ends).collect();
-        if ends.is_sorted() { Ok(ends) } else { Err(Fault::Damaged("chunks in order")) }
+        if ends.is_sorted() { Ok(ends) } else { Err(FileFault::Damaged("chunks in order")) }
     }
 }
 
 /// What is wrong with a file.
-enum Fault {
+enum FileFault {
     Foreign,
     Version(u32),
     Short {
@@ -472,7 +476,7 @@ enum Fault {
     Damaged(&'static str),
 }
 
-impl Fault {
+impl FileFault {
     fn about(self, path: &Path) -> Error {
         const AGAIN: &str = "list again with `dataflux ls --save`";
         let error = match self {

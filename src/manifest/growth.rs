@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::chunk::{CLASSES, WRITTEN_HERE};
 use super::digest::ObjectsDigest;
-use super::table::{Labels, LabelsWriter, Table};
+use super::table::{ChunkTable, Labels, LabelsWriter};
 use super::{Digest, LeftOut};
 use crate::{Error, Result};
 
@@ -27,15 +27,15 @@ pub enum Known {
 #[derive(Debug)]
 pub(super) struct Growth {
     /// Shared by manifests that number the same folders otherwise.
-    pub(super) objects: Arc<Table>,
-    end: OnceLock<End>,
+    pub(super) objects: Arc<ChunkTable>,
+    end: OnceLock<ListingEnd>,
     /// Told of each chunk and of the end.
     turn: (Mutex<()>, Condvar),
 }
 
 /// What is known once the listing has ended.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct ListingEnd {
     pub(super) labels: Labels,
     pub(super) left_out: LeftOut,
     /// Objects and bytes by class, in the order of [`CLASSES`].
@@ -48,11 +48,11 @@ pub(super) struct End {
 impl Growth {
     /// Without an object.
     pub(super) fn new() -> Self {
-        Self { objects: Arc::new(Table::empty()), end: OnceLock::new(), turn: Default::default() }
+        Self { objects: Arc::new(ChunkTable::empty()), end: OnceLock::new(), turn: Default::default() }
     }
 
     /// Whole from the start.
-    pub(super) fn whole(objects: Arc<Table>, end: End) -> Self {
+    pub(super) fn whole(objects: Arc<ChunkTable>, end: ListingEnd) -> Self {
         Self { objects, end: end.into(), turn: Default::default() }
     }
 
@@ -63,14 +63,14 @@ impl Growth {
     }
 
     /// Nothing comes after this; of several ends the first counts.
-    pub(super) fn end(&self, end: End) {
+    pub(super) fn end(&self, end: ListingEnd) {
         let _ = self.end.set(end);
         self.tell();
     }
 
     /// Ends it with an error alone.
     pub(super) fn fail(&self, error: Error) {
-        self.end(End {
+        self.end(ListingEnd {
             labels: LabelsWriter::default().finish(),
             left_out: LeftOut::default(),
             classes: [(0, 0); CLASSES.len()],
@@ -86,12 +86,12 @@ impl Growth {
     }
 
     /// What the end of the listing tells, if it has ended.
-    pub(super) fn ended(&self) -> Option<&End> {
+    pub(super) fn ended(&self) -> Option<&ListingEnd> {
         self.end.get()
     }
 
     /// As [`ended`](Self::ended), waited for.
-    pub(super) fn wait(&self) -> &End {
+    pub(super) fn wait(&self) -> &ListingEnd {
         self.end.wait()
     }
 

@@ -36,15 +36,15 @@ use crate::store::{ContentEncoding, ObjectId, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use crate::list::LeftOut;
-pub(crate) use build::Streaming;
+pub(crate) use build::StreamingListing;
 pub use build::{ManifestBuilder, Segment};
 use chunk::CLASSES;
 pub(crate) use classes::Classes;
 pub use digest::{Digest, NamesDigest};
 pub use growth::Known;
-use growth::{End, Growth};
+use growth::{Growth, ListingEnd};
 pub(crate) use relabel::FoundImages;
-use table::{Cursor, Labels, NO_CLASS};
+use table::{Labels, NO_CLASS, TableCursor};
 
 /// The error of a listing that has no sample.
 fn of_nothing(prefix: &Prefix, left_out: &LeftOut) -> Error {
@@ -186,7 +186,7 @@ impl Manifest {
         self.is_listed
     }
 
-    fn end(&self) -> &End {
+    fn end(&self) -> &ListingEnd {
         self.growth.wait()
     }
 
@@ -240,8 +240,8 @@ impl Manifest {
 
     /// The same objects with other labels.
     fn relabelled(&self, labels: Labels, digest: Digest) -> Self {
-        let End { left_out, classes, .. } = *self.end();
-        let end = End { labels, left_out, classes, digest, failed: None };
+        let ListingEnd { left_out, classes, .. } = *self.end();
+        let end = ListingEnd { labels, left_out, classes, digest, failed: None };
         let growth = Arc::new(Growth::whole(Arc::clone(&self.growth.objects), end));
         Self { prefix: self.prefix.clone(), growth, _listing: None, file: self.file.clone(), is_listed: self.is_listed }
     }
@@ -303,7 +303,7 @@ impl Manifest {
     /// The objects from `index` on.
     pub fn entries_from(&self, index: u64) -> Entries<'_> {
         self.growth.wait();
-        Entries { manifest: self, cursor: Cursor::new(&self.growth.objects, index) }
+        Entries { manifest: self, cursor: TableCursor::new(&self.growth.objects, index) }
     }
 
     /// Names that cut the manifest into pieces of `objects` each, and how many there are from each name to the next: the
@@ -366,7 +366,7 @@ impl Manifest {
 #[derive(Debug)]
 pub struct Entries<'a> {
     manifest: &'a Manifest,
-    cursor: Cursor<'a>,
+    cursor: TableCursor<'a>,
 }
 
 impl Entries<'_> {

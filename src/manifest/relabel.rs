@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Manifest;
 use super::classes::{Classes, root};
-use super::sink::Sink;
+use super::sink::ObjectSink;
 use crate::Result;
 use crate::list::{Filter, LeftOut, is_hidden};
 
@@ -83,7 +83,7 @@ impl Manifest {
 
     /// A copy of the objects that `is_kept` accepts by their names, with labels as the folders have them.
     fn by_folder(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
-        let mut sink = Sink::new(self.prefix.clone(), false);
+        let mut sink = ObjectSink::new(self.prefix.clone(), false);
         sink.labeller.root = root;
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {

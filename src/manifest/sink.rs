@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
-use super::chunk::{CLASSES, Writer};
+use super::chunk::{CLASSES, ChunkWriter};
 use super::classes::{Numbering, root};
 use super::digest::ObjectsDigest;
-use super::growth::{End, Growth};
+use super::growth::{Growth, ListingEnd};
 use super::table::LabelsWriter;
 use super::{Entry, LeftOut, Manifest, of_nothing};
 use crate::list::{Prefix, Reason};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Takes objects in order.
-pub(super) struct Sink {
+pub(super) struct ObjectSink {
     pub(super) prefix: Prefix,
     /// The object whose name may come again, where the newest wins.
     pending: Option<(Vec<u8>, Entry<()>)>,
     newest_wins: bool,
     /// Those whose newest isn't wanted.
     left_out: LeftOut,
-    writer: Writer,
+    writer: ChunkWriter,
     pub(super) growth: Arc<Growth>,
     pub(super) objects: u64,
     pub(super) labeller: Labeller,
@@ -27,7 +27,7 @@ pub(super) struct Sink {
     digest: ObjectsDigest,
 }
 
-impl Sink {
+impl ObjectSink {
     pub(super) fn new(prefix: Prefix, newest_wins: bool) -> Self {
         let labeller = Labeller { root: root(&prefix.prefix, &[], &[]), ..Labeller::default() };
         Self {
@@ -35,7 +35,7 @@ impl Sink {
             pending: None,
             newest_wins,
             left_out: LeftOut::default(),
-            writer: Writer::default(),
+            writer: ChunkWriter::default(),
             growth: Arc::new(Growth::new()),
             objects: 0,
             labeller,
@@ -125,7 +125,7 @@ impl Sink {
             Some(numbering) => numbering.finish(digest),
             None => (labeller.labels.finish(), digest),
         };
-        growth.end(End { labels, left_out, classes, digest, failed });
+        growth.end(ListingEnd { labels, left_out, classes, digest, failed });
     }
 }
 

@@ -7,31 +7,31 @@ use std::sync::{Arc, OnceLock};
 use memmap2::Mmap;
 
 use super::Entry;
-use super::chunk::{CHUNK, Layout, Reader, WRITTEN_HERE, Writer};
+use super::chunk::{CHUNK, ChunkLayout, ChunkReader, ChunkWriter, WRITTEN_HERE};
 
 /// All chunks but the last are full, so that an index tells its chunk.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct ChunkTable {
     /// Told after the chunk that holds them is there.
     rows: AtomicU64,
-    chunks: Chunks,
+    chunks: StoredChunks,
 }
 
 /// With the layout of each chunk, so that an object is found without a look at its chunk's head.
 #[derive(Debug)]
-enum Chunks {
+enum StoredChunks {
     /// Each for itself: while a manifest is made, what is given back in small pieces is taken again in small pieces.
-    Owned(Grown),
+    Owned(GrowingChunks),
     Mapped {
-        layouts: Vec<Layout>,
+        layouts: Vec<ChunkLayout>,
         map: Mmap,
         /// Where each chunk ends in the file, after where the first begins.
         bounds: Vec<usize>,
     },
 }
 
-impl Chunks {
-    fn get(&self, chunk: usize) -> Option<(&Layout, &[u8])> {
+impl StoredChunks {
+    fn get(&self, chunk: usize) -> Option<(&ChunkLayout, &[u8])> {
         match self {
             Self::Owned(grown) => grown.slot(chunk)?.get().map(|(layout, chunk)| (layout, &**chunk)),
             Self::Mapped { layouts, map, bounds } => {
@@ -41,31 +41,31 @@ impl Chunks {
     }
 }
 
-type Slot = OnceLock<(Layout, Box<[u8]>)>;
+type ChunkSlot = OnceLock<(ChunkLayout, Box<[u8]>)>;
 
 /// Buckets, each with twice the slots of the one before: more chunks than memory can hold.
 const BUCKETS: usize = 40;
 
 /// Chunks that are only ever added. None is moved for another, so that readers need no lock while it grows.
 #[derive(Debug)]
-struct Grown(Box<[OnceLock<Box<[Slot]>>]>);
+struct GrowingChunks(Box<[OnceLock<Box<[ChunkSlot]>>]>);
 
-impl Grown {
+impl GrowingChunks {
     /// Bucket and place in it.
     fn place(chunk: usize) -> (usize, usize) {
         let bucket = (chunk + 1).ilog2() as usize;
         (bucket, chunk + 1 - (1 << bucket))
     }
 
-    fn slot(&self, chunk: usize) -> Option<&Slot> {
+    fn slot(&self, chunk: usize) -> Option<&ChunkSlot> {
         let (bucket, place) = Self::place(chunk);
         self.0.get(bucket)?.get()?.get(place)
     }
 
     /// `None` where the slot is taken.
-    fn set(&self, chunk: usize, layout: Layout, bytes: Box<[u8]>) -> Option<()> {
+    fn set(&self, chunk: usize, layout: ChunkLayout, bytes: Box<[u8]>) -> Option<()> {
         let (bucket, place) = Self::place(chunk);
-        let slots = self.0.get(bucket)?.get_or_init(|| (0..1_usize << bucket).map(|_| Slot::new()).collect());
+        let slots = self.0.get(bucket)?.get_or_init(|| (0..1_usize << bucket).map(|_| ChunkSlot::new()).collect());
         slots.get(place)?.set((layout, bytes)).ok()
     }
 }
@@ -75,10 +75,13 @@ thread_local! {
     static NAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Table {
+impl ChunkTable {
     /// A table without a row, to be added to.
     pub(super) fn empty() -> Self {
-        Self { rows: AtomicU64::new(0), chunks: Chunks::Owned(Grown((0..BUCKETS).map(|_| OnceLock::new()).collect())) }
+        Self {
+            rows: AtomicU64::new(0),
+            chunks: StoredChunks::Owned(GrowingChunks((0..BUCKETS).map(|_| OnceLock::new()).collect())),
+        }
     }
 
     /// `None` where a chunk is none.
@@ -90,20 +93,20 @@ impl Table {
 
     /// As [`owned`](Self::owned). `bounds` are within the map and don't descend.
     pub(super) fn mapped(rows: u64, map: Mmap, bounds: Vec<usize>) -> Option<Self> {
-        let chunks = bounds.windows(2).map(|bounds| Layout::of(map.get(bounds[0]..bounds[1])?));
+        let chunks = bounds.windows(2).map(|bounds| ChunkLayout::of(map.get(bounds[0]..bounds[1])?));
         let layouts = chunks.collect::<Option<Vec<_>>>()?;
         let counted = layouts.iter().map(|layout| layout.rows() as u64).sum::<u64>();
         let full = layouts.iter().rev().skip(1).all(|layout| layout.rows() == CHUNK);
-        let chunks = Chunks::Mapped { layouts, map, bounds };
+        let chunks = StoredChunks::Mapped { layouts, map, bounds };
         (full && counted == rows).then_some(Self { rows: AtomicU64::new(rows), chunks })
     }
 
     /// Adds a chunk, one thread at a time; `None` where it is none, or the one before it isn't full.
     pub(super) fn push(&self, chunk: Box<[u8]>) -> Option<()> {
-        let Chunks::Owned(grown) = &self.chunks else { return None };
+        let StoredChunks::Owned(grown) = &self.chunks else { return None };
         let rows = self.rows();
         let number = usize::try_from(rows).ok().filter(|rows| rows.is_multiple_of(CHUNK))? / CHUNK;
-        let layout = Layout::of(&chunk)?;
+        let layout = ChunkLayout::of(&chunk)?;
         grown.set(number, layout, chunk)?;
         self.rows.store(rows + layout.rows() as u64, Ordering::Release);
         Some(())
@@ -121,7 +124,7 @@ impl Table {
 
     /// Bytes that the table takes.
     pub(super) fn bytes(&self) -> u64 {
-        let per_chunk = size_of::<Layout>() + size_of::<Box<[u8]>>();
+        let per_chunk = size_of::<ChunkLayout>() + size_of::<Box<[u8]>>();
         self.chunks().map(|chunk| (chunk.len() + per_chunk) as u64).sum()
     }
 
@@ -146,7 +149,7 @@ impl Table {
         true
     }
 
-    fn find(&self, index: u64) -> Option<(&Layout, &[u8], usize)> {
+    fn find(&self, index: u64) -> Option<(&ChunkLayout, &[u8], usize)> {
         let index = usize::try_from(index).ok().filter(|_| index < self.rows())?;
         let (layout, chunk) = self.chunks.get(index / CHUNK)?;
         Some((layout, chunk, index % CHUNK))
@@ -169,16 +172,16 @@ impl Table {
 
 /// Goes through a table from one index on.
 #[derive(Debug)]
-pub(super) struct Cursor<'a> {
-    table: &'a Table,
+pub(super) struct TableCursor<'a> {
+    table: &'a ChunkTable,
     /// Of the object to come.
     index: u64,
     chunk: &'a [u8],
-    reader: Option<Reader>,
+    reader: Option<ChunkReader>,
 }
 
-impl<'a> Cursor<'a> {
-    pub(super) fn new(table: &'a Table, index: u64) -> Self {
+impl<'a> TableCursor<'a> {
+    pub(super) fn new(table: &'a ChunkTable, index: u64) -> Self {
         Self { table, index, chunk: &[], reader: None }
     }
 
@@ -193,11 +196,11 @@ impl<'a> Cursor<'a> {
 
     /// The next object; `None` at the end, and where the bytes are none.
     pub(super) fn next(&mut self) -> Option<Entry<&str>> {
-        if self.reader.as_ref().is_none_or(Reader::is_at_end) {
+        if self.reader.as_ref().is_none_or(ChunkReader::is_at_end) {
             let (layout, chunk, row) = self.table.find(self.index)?;
-            let name = self.reader.as_mut().map(Reader::take_buffer).unwrap_or_default();
+            let name = self.reader.as_mut().map(ChunkReader::take_buffer).unwrap_or_default();
             self.chunk = chunk;
-            self.reader = Some(Reader::new(*layout, chunk, row, name)?);
+            self.reader = Some(ChunkReader::new(*layout, chunk, row, name)?);
         }
         let reader = self.reader.as_mut()?;
         let record = reader.next(self.chunk)?;
@@ -214,7 +217,7 @@ pub(super) const NO_CLASS: u32 = u32::MAX;
 /// say of them.
 #[derive(Debug)]
 pub(super) struct Labels {
-    names: Table,
+    names: ChunkTable,
     /// Records number folders as the listing comes to them. Here is the place of each in the order of names, where that
     /// isn't the same. One [`NO_CLASS`] at least where the names are a list of classes, and none where they are the
     /// folders.
@@ -225,8 +228,8 @@ pub(super) struct Labels {
 impl Labels {
     /// Labels of a file; `None` where they are none. Read once, so that nothing can be wrong with them later: `names`
     /// is of memory that only this process can write to.
-    pub(super) fn new(names: Table, places: Vec<u32>) -> Option<Self> {
-        let mut cursor = Cursor::new(&names, 0);
+    pub(super) fn new(names: ChunkTable, places: Vec<u32>) -> Option<Self> {
+        let mut cursor = TableCursor::new(&names, 0);
         while !cursor.is_at_end() {
             cursor.next()?;
         }
@@ -261,7 +264,7 @@ impl Labels {
         Self { places, ..Self::of_classes(classes) }
     }
 
-    pub(super) fn names(&self) -> &Table {
+    pub(super) fn names(&self) -> &ChunkTable {
         &self.names
     }
 
@@ -280,7 +283,7 @@ impl Labels {
     pub(super) fn all(&self) -> &[String] {
         self.decoded.get_or_init(|| {
             let mut labels = Vec::with_capacity(self.names.rows() as usize);
-            let mut cursor = Cursor::new(&self.names, 0);
+            let mut cursor = TableCursor::new(&self.names, 0);
             while let Some(label) = cursor.next() {
                 labels.push(label.name.to_owned());
             }
@@ -342,8 +345,8 @@ impl LabelsWriter {
 }
 
 /// A table of names alone.
-fn in_chunks<'a>(names: impl Iterator<Item = &'a [u8]>) -> Table {
-    let mut writer = Writer::default();
+fn in_chunks<'a>(names: impl Iterator<Item = &'a [u8]>) -> ChunkTable {
+    let mut writer = ChunkWriter::default();
     let mut chunks = Vec::new();
     let mut count = 0;
     for name in names {
@@ -355,5 +358,5 @@ fn in_chunks<'a>(names: impl Iterator<Item = &'a [u8]>) -> Table {
         count += 1;
     }
     chunks.extend(writer.flush());
-    Table::owned(count, chunks).expect(WRITTEN_HERE)
+    ChunkTable::owned(count, chunks).expect(WRITTEN_HERE)
 }

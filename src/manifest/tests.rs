@@ -114,7 +114,7 @@ fn unsorted_listings_are_refused() {
 fn chunks_are_read_while_others_are_added() {
     let chunks: Vec<_> = (0..40u64)
         .map(|chunk| {
-            let mut writer = chunk::Writer::default();
+            let mut writer = chunk::ChunkWriter::default();
             for row in chunk * 4_096..chunk * 4_096 + if chunk == 39 { 5 } else { 4_096 } {
                 let name = format!("{row:08}");
                 let (_, shared) = writer.compare(name.as_bytes());
@@ -123,7 +123,7 @@ fn chunks_are_read_while_others_are_added() {
             writer.flush().unwrap()
         })
         .collect();
-    let table = table::Table::empty();
+    let table = table::ChunkTable::empty();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -173,9 +173,9 @@ fn a_thousand() -> Vec<ObjectMeta> {
 }
 
 /// A folder of its own for a test, gone with it.
-struct Scratch(PathBuf);
+struct ScratchFolder(PathBuf);
 
-impl Scratch {
+impl ScratchFolder {
     fn new() -> Self {
         let path = std::env::temp_dir().join(format!("dataflux-manifest-{:016x}", rand::random::<u64>()));
         fs::create_dir(&path).unwrap();
@@ -187,7 +187,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -215,7 +215,7 @@ fn a_file_of_version_1_stays_what_it_is() {
     same(&loaded, &made);
     assert_eq!(loaded.left_out(), LeftOut { directory_markers: 1, ..LeftOut::default() });
     assert_eq!(loaded.labels(), ["a", "a-b", "ant", "bee", "odd", "été", "😀"]);
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::new();
     for manifest in [&loaded, &made] {
         manifest.save(scratch.file()).unwrap();
         assert!(fs::read(scratch.file()).unwrap() == fs::read(golden()).unwrap(), "not the same bytes");
@@ -227,7 +227,7 @@ fn a_file_of_version_1_stays_what_it_is() {
 #[test]
 fn encodings_are_kept_and_cost_nothing_where_there_are_none() {
     let mut objects: Vec<_> = (0..5_000).map(|index| object(&format!("p/{index:04}"), index)).collect();
-    let (plain, scratch) = (manifest(&objects), Scratch::new());
+    let (plain, scratch) = (manifest(&objects), ScratchFolder::new());
     // All objects of the second chunk, and few of the first.
     let encodings = [ContentEncoding::Gzip, ContentEncoding::Brotli, ContentEncoding::Other];
     for (index, object) in objects.iter_mut().enumerate().filter(|(index, _)| *index >= 4_096 || index % 100 == 7) {
@@ -247,7 +247,7 @@ fn encodings_are_kept_and_cost_nothing_where_there_are_none() {
 /// On NFS another host may replace a file and so take its pages away, which ended the process with SIGBUS.
 #[test]
 fn a_file_on_a_network_file_system_is_copied_and_may_go_while_it_is_open() {
-    let (scratch, made) = (Scratch::new(), Manifest::load(golden()).unwrap());
+    let (scratch, made) = (ScratchFolder::new(), Manifest::load(golden()).unwrap());
     made.save(scratch.file()).unwrap();
     let file = fs::OpenOptions::new().read(true).write(true).open(scratch.file()).unwrap();
     let copied = Manifest::load_from(&file, Some("NFS"), &scratch.file()).unwrap();
@@ -259,7 +259,7 @@ fn a_file_on_a_network_file_system_is_copied_and_may_go_while_it_is_open() {
 }
 
 /// Opens a file of these bytes, without a file.
-fn opened(bytes: &[u8], scratch: &Scratch) -> Result<Manifest> {
+fn opened(bytes: &[u8], scratch: &ScratchFolder) -> Result<Manifest> {
     let mut map = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
     map.copy_from_slice(bytes);
     Manifest::of_bytes(map.make_read_only().unwrap(), &scratch.file())
@@ -292,7 +292,7 @@ fn ask(manifest: &Manifest) -> Result<()> {
 
 #[test]
 fn a_file_that_is_damaged_in_any_way_is_refused_with_what_to_do() {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::new();
     let objects: Vec<_> = (0..20).map(|index| object(&format!("p/{}/{index:02}", index / 9), index)).collect();
     manifest(&objects).save(scratch.file()).unwrap();
     let whole = fs::read(scratch.file()).unwrap();
@@ -348,7 +348,7 @@ fn with_crcs(mut bytes: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn a_file_that_somebody_made_up_with_the_right_crcs_does_no_harm() {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::new();
     let mut objects: Vec<_> = (0..70).map(|index| object(&format!("p/{}/{index:02}", index / 9), index)).collect();
     objects[7].crc32c = None;
     objects[8].storage_class = StorageClass::Archive;
@@ -386,12 +386,12 @@ fn a_file_that_somebody_made_up_with_the_right_crcs_does_no_harm() {
 }
 
 /// The file of a manifest whose objects are of these names in this order, with CRCs that are right.
-fn crafted(names: &[String], scratch: &Scratch) -> Result<Manifest> {
+fn crafted(names: &[String], scratch: &ScratchFolder) -> Result<Manifest> {
     let honest: Vec<_> = (0..names.len()).map(|index| object(&format!("p/{index:06}"), 1)).collect();
     let mut manifest = manifest(&honest);
-    let objects = table::Table::empty();
+    let objects = table::ChunkTable::empty();
     for chunk in names.chunks(4_096) {
-        let mut writer = chunk::Writer::default();
+        let mut writer = chunk::ChunkWriter::default();
         for name in chunk {
             let (_, shared) = writer.compare(name.as_bytes());
             let facts = Facts { size: 1, storage_class: StorageClass::Standard, ..Facts::default() };
@@ -399,7 +399,7 @@ fn crafted(names: &[String], scratch: &Scratch) -> Result<Manifest> {
         }
         objects.push(writer.flush().unwrap()).unwrap();
     }
-    let end = End {
+    let end = ListingEnd {
         labels: table::LabelsWriter::default().finish(),
         left_out: LeftOut::default(),
         classes: manifest.end().classes,
@@ -413,7 +413,7 @@ fn crafted(names: &[String], scratch: &Scratch) -> Result<Manifest> {
 
 #[test]
 fn names_that_somebody_put_out_of_order_twice_or_below_another_prefix_are_refused() {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::new();
     let names: Vec<String> = (0..9_000).map(|index| format!("p/{index:06}")).collect();
     let with = |changes: &[(usize, &str)]| {
         let mut names = names.clone();
@@ -456,7 +456,7 @@ fn names_that_somebody_put_out_of_order_twice_or_below_another_prefix_are_refuse
 
 #[test]
 fn all_reasons_are_saved_and_loaded() {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::new();
     for reason in crate::list::Reason::ALL {
         let mut left_out = LeftOut::default();
         (0..3).for_each(|_| left_out.add(reason));
@@ -471,7 +471,7 @@ fn all_reasons_are_saved_and_loaded() {
 /// A version that comes later may count more reasons.
 #[test]
 fn reasons_that_are_not_known_are_passed_over() {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::new();
     let made = manifest(&[object("p/a", 1), object("p/b/", 0)]);
     made.save(scratch.file()).unwrap();
     let mut bytes = fs::read(scratch.file()).unwrap();
@@ -599,7 +599,7 @@ proptest! {
             builder.push(Segment::of_unsorted(&objects.collect()));
         }
         let merged = builder.finish().unwrap();
-        let scratch = Scratch::new();
+        let scratch = ScratchFolder::new();
         merged.save(scratch.file()).unwrap();
         let loaded = Manifest::load(scratch.file()).unwrap();
 

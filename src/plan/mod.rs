@@ -1,13 +1,7 @@
 //! Which objects to read together, and how: samples cut into groups, and the choice between ways to read them.
 
-mod chooser;
-mod forecast;
+mod cost;
 pub(crate) mod parts;
-mod price;
-#[cfg(test)]
-mod simulation;
-mod table;
-mod way;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,12 +13,8 @@ use crate::Result;
 use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
 use crate::store::{BucketInfo, StorageClass};
-pub(crate) use chooser::{Ceiling, Ceilings, Chooser, Terms, Turn};
-pub(crate) use forecast::Affordable;
-pub use forecast::{Cost, Forecast, Layout};
-pub use price::{Bill, Prices, cold_notice, usd};
-pub use table::PriceTable;
-pub use way::{Choice, Way};
+pub(crate) use cost::Affordable;
+pub use cost::{Bill, Cost, Forecast, Layout, PriceTable, Prices, cold_notice, usd};
 
 /// The most sources that one compose call takes.
 pub const MAX_SOURCES: usize = 32;

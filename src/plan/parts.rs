@@ -12,21 +12,21 @@ pub const MAX_STREAMS: usize = 8;
 
 /// How a loader cuts large objects.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ranges {
+pub(crate) struct RangeSettings {
     pub(crate) min_part_size: u64,
     pub(crate) max_streams: usize,
 }
 
-impl Default for Ranges {
+impl Default for RangeSettings {
     fn default() -> Self {
         Self { min_part_size: MIN_PART_SIZE, max_streams: MAX_STREAMS }
     }
 }
 
-impl Ranges {
+impl RangeSettings {
     /// Calls that read an object of `size` bytes in ranges.
     pub(super) fn calls(self, size: u64) -> u64 {
-        Parts::of(size, self.min_part_size, self.max_streams, u64::MAX).count() as u64
+        RangeParts::of(size, self.min_part_size, self.max_streams, u64::MAX).count() as u64
     }
 }
 
@@ -37,7 +37,7 @@ const LARGEST: u64 = 64 << 20;
 /// How an object is cut: in order, without a gap, the first ones smaller, so that streams that begin together don't end
 /// together and whoever takes the bytes in order gets them evenly.
 #[derive(Clone, Debug)]
-pub(crate) struct Parts {
+pub(crate) struct RangeParts {
     left: Range<u64>,
     /// Of the first part.
     least: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Parts {
     streams: u64,
 }
 
-impl Parts {
+impl RangeParts {
     /// Cuts `size` bytes into parts of `least` bytes and more for so many streams, none of more than `most` bytes, which
     /// goes before `least`. What isn't twice as long as `least` is one part.
     pub(crate) fn of(size: u64, least: u64, streams: usize, most: u64) -> Self {
@@ -66,7 +66,7 @@ impl Parts {
     }
 }
 
-impl Iterator for Parts {
+impl Iterator for RangeParts {
     type Item = Range<u64>;
 
     fn next(&mut self) -> Option<Range<u64>> {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn sizes(size: u64, least: u64, streams: usize, most: u64) -> Vec<u64> {
-        Parts::of(size, least, streams, most).map(|part| part.end - part.start).collect()
+        RangeParts::of(size, least, streams, most).map(|part| part.end - part.start).collect()
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
         #[test]
         fn parts_tile_the_object(size in 0..1_000_000_u64, least in 0..5_000_u64, streams in 0..20_usize, most in 500..9_000_u64) {
             let mut at = 0;
-            for part in Parts::of(size, least, streams, most) {
+            for part in RangeParts::of(size, least, streams, most) {
                 prop_assert_eq!(part.start, at);
                 prop_assert!(part.start < part.end && part.end - part.start <= most);
                 at = part.end;
@@ -124,7 +124,7 @@ mod tests {
 
         #[test]
         fn any_size_is_cut_without_overflow(size: u64, least: u64, streams: usize, most: u64) {
-            prop_assert!(Parts::of(size, least, streams, most).take(10).all(|part| part.start < part.end));
+            prop_assert!(RangeParts::of(size, least, streams, most).take(10).all(|part| part.start < part.end));
         }
     }
 }

@@ -10,19 +10,19 @@ use super::permutation::{mix, scale};
 #[derive(Debug)]
 pub(crate) struct Interleave {
     /// The root first.
-    nodes: Vec<Node>,
+    nodes: Vec<TreeNode>,
 }
 
 #[derive(Debug)]
-struct Node {
+struct TreeNode {
     /// Positions on the left side, and on both.
     left: u64,
     all: u64,
-    sides: [Side; 2],
+    sides: [BranchSide; 2],
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Side {
+enum BranchSide {
     Node(usize),
     Sequence(usize),
 }
@@ -40,10 +40,10 @@ impl Interleave {
         let mut side = self.root();
         loop {
             let at = match side {
-                Side::Sequence(sequence) => return (sequence, position),
-                Side::Node(at) => at,
+                BranchSide::Sequence(sequence) => return (sequence, position),
+                BranchSide::Node(at) => at,
             };
-            let Node { left, all, sides } = &self.nodes[at];
+            let TreeNode { left, all, sides } = &self.nodes[at];
             let (before, rest) = self.line(key, at, position);
             // The line passes the next whole number: this position is the left side's.
             let goes_left = rest >= all - left;
@@ -58,8 +58,8 @@ impl Interleave {
         let mut sides = vec![(self.root(), position)];
         while let Some((side, position)) = sides.pop() {
             match side {
-                Side::Sequence(sequence) => counts[sequence] = position,
-                Side::Node(at) => {
+                BranchSide::Sequence(sequence) => counts[sequence] = position,
+                BranchSide::Node(at) => {
                     let (before, _) = self.line(key, at, position);
                     let [left, right] = self.nodes[at].sides;
                     sides.extend([(left, before), (right, position - before)]);
@@ -69,13 +69,13 @@ impl Interleave {
         counts
     }
 
-    fn root(&self) -> Side {
-        if self.nodes.is_empty() { Side::Sequence(0) } else { Side::Node(0) }
+    fn root(&self) -> BranchSide {
+        if self.nodes.is_empty() { BranchSide::Sequence(0) } else { BranchSide::Node(0) }
     }
 
     /// How many of the first positions at a node are its left side's, and what is left over.
     fn line(&self, key: u64, at: usize, position: u64) -> (u64, u64) {
-        let Node { left, all, .. } = &self.nodes[at];
+        let TreeNode { left, all, .. } = &self.nodes[at];
         divide(position, *left, scale(mix(key ^ mix(at as u64 + 1)), *all), *all)
     }
 }
@@ -91,9 +91,9 @@ fn divide(position: u64, left: u64, offset: u64, all: u64) -> (u64, u64) {
 }
 
 /// Adds the tree over these sequences, the first of which is number `first`.
-fn split(lengths: &[u64], first: usize, nodes: &mut Vec<Node>) -> Side {
+fn split(lengths: &[u64], first: usize, nodes: &mut Vec<TreeNode>) -> BranchSide {
     if lengths.len() < 2 {
-        return Side::Sequence(first);
+        return BranchSide::Sequence(first);
     }
     let all: u64 = lengths.iter().sum();
     // Where both sides come nearest to half.
@@ -105,10 +105,10 @@ fn split(lengths: &[u64], first: usize, nodes: &mut Vec<Node>) -> Side {
         }
     }
     let at = nodes.len();
-    nodes.push(Node { left, all, sides: [Side::Sequence(first); 2] });
+    nodes.push(TreeNode { left, all, sides: [BranchSide::Sequence(first); 2] });
     let sides = [split(&lengths[..cut], first, nodes), split(&lengths[cut..], first + cut, nodes)];
     nodes[at].sides = sides;
-    Side::Node(at)
+    BranchSide::Node(at)
 }
 
 #[cfg(test)]

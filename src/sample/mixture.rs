@@ -101,7 +101,7 @@ impl Sampler for Mixture {
         let parts = self.parts.iter().map(|(sampler, _)| sampler.orders(scope)).collect::<Result<Vec<Orders>>>()?;
         let weights: Vec<_> = self.parts.iter().map(|(_, weight)| *weight).collect();
         let lengths: Vec<_> = parts.iter().map(Orders::len).collect();
-        let counts = shares(&lengths, &weights, self.length, Unit::Samples)?;
+        let counts = shares(&lengths, &weights, self.length, MixtureUnit::Samples)?;
         let (seed, samples) = (self.seed, counts.iter().sum());
         let woven = Arc::new(Interleave::new(&counts));
         let (parts, counts): (Arc<[Orders]>, Arc<[u64]>) = (parts.into(), counts.into());
@@ -128,19 +128,19 @@ impl Sampler for Mixture {
 
 /// What a mixture is of, for its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unit {
+pub(crate) enum MixtureUnit {
     Samples,
     Batches,
 }
 
-impl fmt::Display for Unit {
+impl fmt::Display for MixtureUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if *self == Self::Samples { "samples" } else { "batches" })
     }
 }
 
 /// How many samples, or batches, of an epoch each part has.
-pub(crate) fn shares(lengths: &[u64], weights: &[f64], length: EpochLength, unit: Unit) -> Result<Vec<u64>> {
+pub(crate) fn shares(lengths: &[u64], weights: &[f64], length: EpochLength, unit: MixtureUnit) -> Result<Vec<u64>> {
     const HINT: &str = "add parts with weights above 0, such as 0.7 and 0.3";
     if weights.is_empty() {
         return Err(wrong("a mixture of nothing").mismatch("at least one part", 0).hint(HINT));
@@ -222,7 +222,7 @@ mod tests {
             (&[100, 3], &[1.0, 3.0], UntilFirst, &[1, 3]),
         ] {
             assert_eq!(
-                shares(lengths, weights, length, Unit::Samples).unwrap(),
+                shares(lengths, weights, length, MixtureUnit::Samples).unwrap(),
                 wanted,
                 "{lengths:?} {weights:?} {length:?}"
             );
@@ -248,7 +248,7 @@ mod tests {
             (&[5], &[1.0], Samples(0), "can't be of no samples"),
             (&[5, 5], &[1.0, 1e-30], UntilAll, "at most 2^53"),
         ] {
-            let error = shares(lengths, weights, length, Unit::Samples).unwrap_err().to_string();
+            let error = shares(lengths, weights, length, MixtureUnit::Samples).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
     }
@@ -261,7 +261,7 @@ mod tests {
             parts in prop::collection::vec((1u64..1_000_000, 0.01f64..10.0), 1..9), samples in 1u64..1_000_000,
         ) {
             let (lengths, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-            let of = |length| shares(&lengths, &weights, length, Unit::Samples).ok();
+            let of = |length| shares(&lengths, &weights, length, MixtureUnit::Samples).ok();
             if let Some(counts) = of(EpochLength::UntilFirst) {
                 prop_assert!(counts.iter().zip(&lengths).all(|(count, length)| count <= length));
                 prop_assert!(counts.iter().zip(&lengths).any(|(count, length)| count + 2 >= *length));

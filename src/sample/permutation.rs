@@ -9,7 +9,7 @@ use std::ops::Range;
 use ring::digest::{Context, SHA256};
 
 use super::SampleId;
-use super::sampler::Place;
+use super::sampler::PositionMap;
 
 /// Six rounds shuffle a large domain; a small one has few bits to mix with a round, so it gets more.
 const ROUNDS: usize = 12;
@@ -89,7 +89,7 @@ impl Permutation {
     }
 }
 
-impl Place for Permutation {
+impl PositionMap for Permutation {
     fn at(&mut self, position: u64) -> u64 {
         Self::at(self, position)
     }

@@ -14,19 +14,19 @@ use crate::{Error, Result};
 /// ahead of the training loop at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Beyond {
+pub struct DeliveredAhead {
     /// Positions of the global order that were delivered, by whichever rank: each from the first to before the last, in
     /// order.
     pub positions: Vec<(u64, u64)>,
     /// Where there are several ranks: what one of them delivered. Only all of these together tell what is left.
     #[serde(default)]
-    pub share: Option<Share>,
+    pub share: Option<RankProgress>,
 }
 
 /// What one rank of several has delivered: its batches up to the position of its [`State`], and some beyond.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Share {
+pub struct RankProgress {
     /// The rank, from 0.
     pub rank: usize,
     /// Ranks there were.
@@ -39,12 +39,12 @@ pub struct Share {
 /// Positions that are left from one on, where some beyond it have been delivered: those are holes. What is left is counted
 /// from the same position on, without them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rest {
+pub(crate) struct RemainingPositions {
     /// In order, none empty, none touching another.
     holes: Vec<(u64, u64)>,
 }
 
-impl Rest {
+impl RemainingPositions {
     /// What a state leaves.
     ///
     /// # Errors
@@ -117,43 +117,43 @@ fn put_together(position: u64, mut ranges: Vec<(u64, u64)>) -> (u64, Vec<(u64, u
 
 /// What a rank has delivered of an epoch.
 #[derive(Clone, Debug)]
-pub(crate) struct Delivered {
+pub(crate) struct DeliveredBatches {
     /// Where in the global order the last batch ends before which there is no gap.
     position: u64,
     /// The number of the next one.
     next: u64,
     /// Batches beyond, by the number of the first.
-    ahead: BTreeMap<u64, Stretch>,
-    holes: Rest,
+    ahead: BTreeMap<u64, BatchRun>,
+    holes: RemainingPositions,
     /// Rank and world size, where a state is that of one rank alone.
     share: Option<(usize, usize)>,
 }
 
 /// Batches that follow each other.
 #[derive(Clone, Debug)]
-struct Stretch {
+struct BatchRun {
     /// The number after the last.
     last: u64,
     positions: Range<u64>,
 }
 
-impl Delivered {
+impl DeliveredBatches {
     /// What had been when a state was taken. Where batches are `unordered` and of one rank of several, its states will be
     /// that rank's alone.
     pub(crate) fn from(state: &State, unordered: bool, sharding: &Sharding) -> Result<Self> {
         let (rank, world_size) = (sharding.rank() as usize, sharding.world_size() as usize);
-        let holes = Rest::of(state)?;
+        let holes = RemainingPositions::of(state)?;
         let mut ahead = BTreeMap::new();
         let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
         for &(first, last, end) in share.iter().flat_map(|share| &share.batches) {
-            let before = ahead.last_key_value().map_or(0, |(_, stretch): (_, &Stretch)| stretch.last);
+            let before = ahead.last_key_value().map_or(0, |(_, stretch): (_, &BatchRun)| stretch.last);
             if first <= before || last <= first || end <= state.position {
                 return Err(wrong("this state has delivered batches that can't be")
                     .mismatch(format_args!("batches in order, beyond {before}"), format_args!("{first} to {last}"))
                     .hint("the state is damaged; take an earlier one"));
             }
             // Where they begin is asked for of one rank alone, whose states have no share.
-            ahead.insert(first, Stretch { last, positions: end..end });
+            ahead.insert(first, BatchRun { last, positions: end..end });
         }
         let alone = share.is_some() || (unordered && world_size > 1);
         Ok(Self { position: state.position, next: 0, ahead, holes, share: alone.then_some((rank, world_size)) })
@@ -167,7 +167,7 @@ impl Delivered {
     /// A batch of these positions of the global order, of all ranks, has been.
     pub(crate) fn add(&mut self, number: u64, positions: Range<u64>) {
         if number != self.next {
-            let mut stretch = Stretch { last: number + 1, positions };
+            let mut stretch = BatchRun { last: number + 1, positions };
             if let Some(behind) = self.ahead.remove(&stretch.last) {
                 stretch.last = behind.last;
                 stretch.positions.end = behind.positions.end;
@@ -188,22 +188,22 @@ impl Delivered {
     }
 
     /// Position and what is beyond, for a state.
-    pub(crate) fn state(&self) -> (u64, Option<Beyond>) {
+    pub(crate) fn state(&self) -> (u64, Option<DeliveredAhead>) {
         let holes = self.holes.holes.iter().copied().filter(|(_, end)| *end > self.position).collect::<Vec<_>>();
         if let Some((rank, world_size)) = self.share {
             let batches = self
                 .ahead
                 .iter()
                 .map(|(first, stretch)| (first - self.next, stretch.last - self.next, stretch.positions.end));
-            let share = Some(Share { rank, world_size, batches: batches.collect() });
-            return (self.position, Some(Beyond { positions: holes, share }));
+            let share = Some(RankProgress { rank, world_size, batches: batches.collect() });
+            return (self.position, Some(DeliveredAhead { positions: holes, share }));
         }
         if holes.is_empty() && self.ahead.is_empty() {
             return (self.position, None);
         }
         let ahead = self.ahead.values().map(|stretch| (stretch.positions.start, stretch.positions.end));
         let (position, positions) = put_together(self.position, holes.into_iter().chain(ahead).collect());
-        (position, (!positions.is_empty()).then_some(Beyond { positions, share: None }))
+        (position, (!positions.is_empty()).then_some(DeliveredAhead { positions, share: None }))
     }
 }
 
@@ -219,13 +219,15 @@ fn carried_on(
 ) -> Result<State> {
     let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
     let (rank, world_size) = share.map_or((0, ranks), |share| (share.rank, share.world_size));
-    let left = Rest::of(state)?.known(Known::All(samples));
+    let left = RemainingPositions::of(state)?.known(Known::All(samples));
     let is_over = || Ok::<_, Error>(sharding(rank, world_size)?.spans(state.position).next(left).is_none());
     if state.epoch.checked_add(1) != Some(latest) || !is_over()? {
         return Ok(state.clone());
     }
-    let beyond =
-        share.map(|_| Beyond { positions: Vec::new(), share: Some(Share { rank, world_size, batches: Vec::new() }) });
+    let beyond = share.map(|_| DeliveredAhead {
+        positions: Vec::new(),
+        share: Some(RankProgress { rank, world_size, batches: Vec::new() }),
+    });
     Ok(State { epoch: latest, position: 0, beyond, ..state.clone() })
 }
 
@@ -254,7 +256,7 @@ pub(crate) fn merge(
         states.iter().filter_map(|state| Some((state, state.beyond.as_ref()?.share.as_ref()?))).collect();
     if shares.is_empty() {
         // Each of them tells all.
-        Rest::of(&base)?;
+        RemainingPositions::of(&base)?;
         return match states.iter().find(|state| **state != base) {
             None => Ok(base),
             Some(other) => Err(wrong("these states were not taken after the same step")
@@ -271,12 +273,12 @@ pub(crate) fn merge(
             .mismatch(format_args!("those of ranks 0 to {}", world_size.saturating_sub(1)), format_args!("{ranks:?}"))
             .hint("give resume_all() the states of all ranks"));
     }
-    let rest = Rest::of(&base)?;
+    let rest = RemainingPositions::of(&base)?;
     let known = rest.known(Known::All(samples));
     let mut delivered = rest.holes.clone();
     for (state, share) in shares {
         let cut = sharding(share.rank, world_size)?;
-        let mine = Delivered::from(state, true, &cut)?;
+        let mine = DeliveredBatches::from(state, true, &cut)?;
         let most = mine.ahead.last_key_value().map_or(0, |(_, stretch)| stretch.last);
         let mut spans = cut.spans(base.position);
         // The number of the batch that begins at this rank's position.
@@ -297,7 +299,7 @@ pub(crate) fn merge(
     }
     delivered.retain(|(start, end)| start < end);
     let (position, positions) = put_together(base.position, delivered);
-    let beyond = (!positions.is_empty()).then_some(Beyond { positions, share: None });
+    let beyond = (!positions.is_empty()).then_some(DeliveredAhead { positions, share: None });
     Ok(State { position, beyond, ..base })
 }
 
@@ -309,7 +311,7 @@ mod tests {
     use crate::ErrorKind;
     use crate::sample::LastBatch;
 
-    fn state(position: u64, beyond: Option<Beyond>) -> State {
+    fn state(position: u64, beyond: Option<DeliveredAhead>) -> State {
         State {
             version: State::VERSION,
             manifest: String::new(),
@@ -327,12 +329,12 @@ mod tests {
     }
 
     fn with(position: u64, positions: &[(u64, u64)]) -> State {
-        state(position, Some(Beyond { positions: positions.to_vec(), share: None }))
+        state(position, Some(DeliveredAhead { positions: positions.to_vec(), share: None }))
     }
 
     #[test]
     fn what_is_left_is_counted_without_holes() {
-        let rest = Rest::of(&with(4, &[(6, 8), (9, 12)])).unwrap();
+        let rest = RemainingPositions::of(&with(4, &[(6, 8), (9, 12)])).unwrap();
         assert_eq!((4..9).map(|at| rest.place(at)).collect::<Vec<_>>(), [4, 5, 8, 12, 13]);
         assert_eq!(rest.ranges(4..9).collect::<Vec<_>>(), [4..6, 8..9, 12..14]);
         assert_eq!(rest.ranges(7..7).next(), None);
@@ -344,12 +346,12 @@ mod tests {
 
     #[test]
     fn batches_out_of_turn_are_remembered_until_the_gap_is_closed() {
-        let mut delivered = Delivered::from(&state(10, None), true, &Sharding::new(2, 0, 1).unwrap()).unwrap();
+        let mut delivered = DeliveredBatches::from(&state(10, None), true, &Sharding::new(2, 0, 1).unwrap()).unwrap();
         for number in [3, 1, 4] {
             delivered.add(number, 10 + number * 2..12 + number * 2);
         }
         assert!(delivered.has(1) && !delivered.has(2) && delivered.has(4) && !delivered.has(5));
-        let beyond = Beyond { positions: vec![(12, 14), (16, 20)], share: None };
+        let beyond = DeliveredAhead { positions: vec![(12, 14), (16, 20)], share: None };
         assert_eq!(delivered.state(), (10, Some(beyond)));
         delivered.add(0, 10..12);
         delivered.add(2, 14..16);
@@ -359,13 +361,17 @@ mod tests {
     #[test]
     fn what_is_damaged_is_refused() {
         for positions in [&[(4, 6)][..], &[(5, 5)], &[(8, 9), (6, 7)], &[(6, 8), (8, 9)], &[(9, 7)]] {
-            assert_eq!(Rest::of(&with(4, positions)).unwrap_err().kind(), ErrorKind::Config, "{positions:?}");
+            assert_eq!(
+                RemainingPositions::of(&with(4, positions)).unwrap_err().kind(),
+                ErrorKind::Config,
+                "{positions:?}"
+            );
         }
         for batches in [vec![(0, 1, 9)], vec![(2, 2, 9)], vec![(1, 3, 9), (2, 4, 11)], vec![(1, 2, 3)]] {
-            let share = Some(Share { rank: 0, world_size: 2, batches });
-            let state = state(4, Some(Beyond { positions: Vec::new(), share }));
+            let share = Some(RankProgress { rank: 0, world_size: 2, batches });
+            let state = state(4, Some(DeliveredAhead { positions: Vec::new(), share }));
             assert_eq!(
-                Delivered::from(&state, true, &Sharding::new(2, 0, 2).unwrap()).unwrap_err().kind(),
+                DeliveredBatches::from(&state, true, &Sharding::new(2, 0, 2).unwrap()).unwrap_err().kind(),
                 ErrorKind::Config,
                 "{state:?}"
             );
@@ -378,8 +384,8 @@ mod tests {
         let sharding = |rank, world| Ok(Sharding::new(4, rank, world)?.last(LastBatch::Pad));
         // Both ranks were given the last batch, of which rank 1 has but padding, and not the first.
         let states = [0, 1].map(|rank| {
-            let share = Some(Share { rank, world_size: 2, batches: vec![(1, 2, 10)] });
-            state(0, Some(Beyond { positions: Vec::new(), share }))
+            let share = Some(RankProgress { rank, world_size: 2, batches: vec![(1, 2, 10)] });
+            state(0, Some(DeliveredAhead { positions: Vec::new(), share }))
         });
         assert_eq!(merge(&states, 10, sharding).unwrap(), with(0, &[(8, 10)]));
     }
@@ -388,8 +394,8 @@ mod tests {
     fn states_that_do_not_belong_together_are_refused() {
         let sharding = |rank, world| Sharding::new(2, rank, world);
         let share = |rank, world_size| {
-            let share = Some(Share { rank, world_size, batches: Vec::new() });
-            state(0, Some(Beyond { positions: Vec::new(), share }))
+            let share = Some(RankProgress { rank, world_size, batches: Vec::new() });
+            state(0, Some(DeliveredAhead { positions: Vec::new(), share }))
         };
         for (states, said) in [
             (vec![], "none"),
@@ -434,9 +440,9 @@ mod tests {
                 let mut counts = Vec::new();
                 for (rank, state) in before.into_iter().enumerate() {
                     let state: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
-                    let rest = Rest::of(&state).unwrap();
+                    let rest = RemainingPositions::of(&state).unwrap();
                     let cut = sharding(rank, world).unwrap();
-                    let mut delivered = Delivered::from(&state, true, &cut).unwrap();
+                    let mut delivered = DeliveredBatches::from(&state, true, &cut).unwrap();
                     let (mut spans, mut at) = (cut.spans(state.position), state.position);
                     let known = rest.known(Known::All(samples));
                     let mut left = Vec::new();

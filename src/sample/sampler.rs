@@ -78,14 +78,14 @@ pub trait Sampler: fmt::Debug + Send + Sync + 'static {
 
     /// Whether it is one of this crate's that give each sample once in every epoch.
     #[doc(hidden)]
-    fn takes_all(&self, _: Ours) -> bool {
+    fn takes_all(&self, _: Sealed) -> bool {
         false
     }
 }
 
 /// Nobody else can make one or name it, and so ask or answer what only this crate can know.
 #[derive(Debug)]
-pub struct Ours(());
+pub struct Sealed(());
 
 macro_rules! samplers_behind {
     ($($pointer:ident)+) => {$(
@@ -102,7 +102,7 @@ macro_rules! samplers_behind {
                 (**self).settled(listed)
             }
 
-            fn takes_all(&self, ours: Ours) -> bool {
+            fn takes_all(&self, ours: Sealed) -> bool {
                 (**self).takes_all(ours)
             }
         }
@@ -205,11 +205,11 @@ impl fmt::Debug for Scope {
 #[derive(Clone)]
 pub struct Orders {
     len: u64,
-    order: Arc<dyn Fn(u64) -> Box<dyn Place> + Send + Sync>,
+    order: Arc<dyn Fn(u64) -> Box<dyn PositionMap> + Send + Sync>,
 }
 
 /// From positions to the numbers of samples.
-pub(super) trait Place: Send {
+pub(super) trait PositionMap: Send {
     fn at(&mut self, position: u64) -> u64;
 
     /// Appends those of positions in a row.
@@ -218,9 +218,9 @@ pub(super) trait Place: Send {
     }
 }
 
-struct Each<G>(G);
+struct EachPosition<G>(G);
 
-impl<G: FnMut(u64) -> u64 + Send> Place for Each<G> {
+impl<G: FnMut(u64) -> u64 + Send> PositionMap for EachPosition<G> {
     fn at(&mut self, position: u64) -> u64 {
         (self.0)(position)
     }
@@ -235,10 +235,10 @@ impl Orders {
         F: Fn(u64) -> G + Send + Sync + 'static,
         G: FnMut(u64) -> u64 + Send + 'static,
     {
-        Self::of(len, move |epoch| Each(order(epoch)))
+        Self::of(len, move |epoch| EachPosition(order(epoch)))
     }
 
-    pub(super) fn of<P: Place + 'static>(len: u64, order: impl Fn(u64) -> P + Send + Sync + 'static) -> Self {
+    pub(super) fn of<P: PositionMap + 'static>(len: u64, order: impl Fn(u64) -> P + Send + Sync + 'static) -> Self {
         Self { len, order: Arc::new(move |epoch| Box::new(order(epoch))) }
     }
 
@@ -263,7 +263,7 @@ impl fmt::Debug for Orders {
 /// The order of one epoch: from position to sample.
 pub struct Order {
     len: u64,
-    place: Box<dyn Place>,
+    place: Box<dyn PositionMap>,
 }
 
 impl Order {
@@ -328,7 +328,7 @@ impl Sampling {
     /// A sampler of one's own with an identity that a state would take for a built-in one's.
     pub(crate) fn new(sampler: Box<dyn Sampler>, manifest: Arc<Manifest>) -> Result<Arc<Self>> {
         let identity = identity(&*sampler)?;
-        if !sampler.takes_all(Ours(())) && told(&identity).is_some() {
+        if !sampler.takes_all(Sealed(())) && told(&identity).is_some() {
             return Err(wrong("a sampler of one's own has the identity of a built-in one")
                 .mismatch("a name that nothing else has", identity)
                 .hint("name it after itself in Sampler::identity, or a resume would take the other for it"));
@@ -342,7 +342,7 @@ impl Sampling {
 
     /// Whether each sample comes once in every epoch, for all that this crate knows.
     pub(crate) fn takes_all(&self) -> bool {
-        self.sampler.takes_all(Ours(()))
+        self.sampler.takes_all(Sealed(()))
     }
 
     /// Finds what is wrong with the sampler before an epoch does, as far as can be told without a wait.
@@ -370,8 +370,8 @@ impl Sampling {
         made.as_ref().map_err(Error::clone)
     }
 
-    pub(crate) fn walk(self: &Arc<Self>, epoch: u64) -> Walk {
-        Walk { sampling: Arc::clone(self), epoch, order: None, settled: 0 }
+    pub(crate) fn walk(self: &Arc<Self>, epoch: u64) -> EpochOrder {
+        EpochOrder { sampling: Arc::clone(self), epoch, order: None, settled: 0 }
     }
 
     /// What the sampler answers, or that it panicked.
@@ -394,7 +394,7 @@ impl Sampling {
 
 /// The order of an epoch, as far as its samples are listed.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub(crate) struct EpochOrder {
     sampling: Arc<Sampling>,
     epoch: u64,
     /// With how many samples were listed when it was made.
@@ -403,7 +403,7 @@ pub(crate) struct Walk {
     settled: u64,
 }
 
-impl Walk {
+impl EpochOrder {
     /// What it walks through, for others who do.
     pub(crate) fn course(&self) -> (Arc<Sampling>, u64) {
         (Arc::clone(&self.sampling), self.epoch)

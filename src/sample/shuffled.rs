@@ -1,7 +1,7 @@
 //! Orders of all samples, each once: by name, and shuffled in several ways.
 
 use super::permutation::Permutation;
-use super::sampler::{Orders, Ours, Sampler, Scope};
+use super::sampler::{Orders, Sampler, Scope, Sealed};
 use super::wrong;
 use crate::Result;
 
@@ -22,7 +22,7 @@ impl Sampler for Sequential {
         listed
     }
 
-    fn takes_all(&self, _: Ours) -> bool {
+    fn takes_all(&self, _: Sealed) -> bool {
         true
     }
 }
@@ -51,7 +51,7 @@ impl Sampler for Shuffle {
         Ok(Orders::of(samples, move |epoch| Permutation::new(samples, &digest.0, seed, epoch)))
     }
 
-    fn takes_all(&self, _: Ours) -> bool {
+    fn takes_all(&self, _: Sealed) -> bool {
         true
     }
 }
@@ -100,7 +100,7 @@ impl Sampler for WindowShuffle {
         listed - listed.checked_rem(self.window).unwrap_or(0)
     }
 
-    fn takes_all(&self, _: Ours) -> bool {
+    fn takes_all(&self, _: Sealed) -> bool {
         true
     }
 }
@@ -154,7 +154,7 @@ impl Sampler for BlockShuffle {
         Ok(Orders::new(samples, move |epoch| blocks(samples, &digest.0, (block, mixed), seed, epoch)))
     }
 
-    fn takes_all(&self, _: Ours) -> bool {
+    fn takes_all(&self, _: Sealed) -> bool {
         true
     }
 }

@@ -5,14 +5,14 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::sampler::Sampler;
-use super::{Beyond, LastBatch, Sequential, Shuffle, WindowShuffle, wrong};
+use super::{DeliveredAhead, LastBatch, Sequential, Shuffle, WindowShuffle, wrong};
 use crate::Result;
 use crate::manifest::Digest;
 
 /// Where a run stands: what the training loop has been *given*, not what was fetched for it.
 ///
 /// Less than 256 bytes of JSON where the order is by name or shuffled, and less than 400 with any other sampler, whose
-/// identity is cut if it is long; only what is delivered out of order takes more, see [`Beyond`]. In other formats it is
+/// identity is cut if it is long; only what is delivered out of order takes more, see [`DeliveredAhead`]. In other formats it is
 /// about as much.
 ///
 /// It holds at any number of ranks, since it counts in the global order; where
@@ -50,7 +50,7 @@ pub struct State {
     pub pad_last: Option<bool>,
     /// What was delivered beyond the position, where batches come as they are done; since version 3.
     #[serde(default)]
-    pub beyond: Option<Beyond>,
+    pub beyond: Option<DeliveredAhead>,
 }
 
 impl State {
@@ -275,9 +275,9 @@ mod tests {
 
     /// Of any length, and with whatever characters where it is cut.
     #[derive(Debug)]
-    struct Named(String);
+    struct NameInError(String);
 
-    impl Sampler for Named {
+    impl Sampler for NameInError {
         fn identity(&self) -> String {
             self.0.clone()
         }
@@ -293,7 +293,7 @@ mod tests {
         for length in [97, 1_000, 100_000] {
             for (first, last) in [("a", "b"), ("aa", "b"), ("aaa", "b"), ("aaaa", "b"), ("aaaa", "c")] {
                 let identity = format!("{first}{}{last}", "\u{1F980}".repeat(length / 4));
-                let state = State { global_batch_size: Some(usize::MAX), ..largest(&Named(identity.clone())) };
+                let state = State { global_batch_size: Some(usize::MAX), ..largest(&NameInError(identity.clone())) };
                 assert!(serde_json::to_string(&state).unwrap().len() < 400);
                 // One that was saved in full is the same.
                 assert_eq!(State { sampler: Some(identity), ..state.clone() }.identity(), state.identity());
@@ -310,7 +310,8 @@ mod tests {
     #[test]
     fn fields_are_written_in_the_order_in_which_they_are_read() {
         let [.., (_, state)] = golden();
-        let state = State { seed: Some(1), window: Some(2), drop_last: true, beyond: Some(Beyond::default()), ..state };
+        let state =
+            State { seed: Some(1), window: Some(2), drop_last: true, beyond: Some(DeliveredAhead::default()), ..state };
         let json = serde_json::to_string(&state).unwrap();
         let (mut values, mut names) = (json.clone(), 0);
         for name in [

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::interleave::Interleave;
 use super::permutation::{Permutation, keys};
-use super::sampler::{Orders, Ours, Sampler, Scope};
+use super::sampler::{Orders, Sampler, Scope, Sealed};
 use crate::Result;
 
 /// All samples of an epoch shuffled so that each stretch of it has the labels in the proportion that they have in all of
@@ -81,7 +81,7 @@ impl Sampler for Stratified {
         }))
     }
 
-    fn takes_all(&self, _: Ours) -> bool {
+    fn takes_all(&self, _: Sealed) -> bool {
         true
     }
 }

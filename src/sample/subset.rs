@@ -36,14 +36,14 @@ use crate::manifest::{Digest, EntryRef, Manifest};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Subset {
-    chosen: Chosen,
+    chosen: ChosenSamples,
     /// Of the manifest that it was chosen from, if it was.
     of: Option<Digest>,
     then: Arc<dyn Sampler>,
 }
 
 #[derive(Clone)]
-enum Chosen {
+enum ChosenSamples {
     /// By their numbers among the samples that it is used with.
     Numbers(Range<u64>),
     /// By their indexes in the manifest.
@@ -53,7 +53,7 @@ enum Chosen {
 }
 
 /// Without the list, which may have millions.
-impl fmt::Debug for Chosen {
+impl fmt::Debug for ChosenSamples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Numbers(range) => write!(f, "range={}..{}", range.start, range.end),
@@ -63,7 +63,7 @@ impl fmt::Debug for Chosen {
     }
 }
 
-impl Chosen {
+impl ChosenSamples {
     fn list(ids: Vec<u64>) -> Self {
         let fingerprint = fingerprint(ids.iter().map(|id| id.to_le_bytes()));
         Self::List(ids.into(), fingerprint)
@@ -73,7 +73,7 @@ impl Chosen {
 impl Subset {
     /// The samples at these places in byte order of names, from 0. It takes no memory for each.
     pub fn range(places: Range<u64>) -> Self {
-        Self { chosen: Chosen::Numbers(places), of: None, then: Arc::new(Sequential) }
+        Self { chosen: ChosenSamples::Numbers(places), of: None, then: Arc::new(Sequential) }
     }
 
     /// These samples, by their indexes in the manifest, each once, whatever their order here. It takes 8 bytes for each.
@@ -81,7 +81,7 @@ impl Subset {
         let mut ids: Vec<_> = ids.into_iter().map(|id| id.0).collect();
         ids.sort_unstable();
         ids.dedup();
-        Self { chosen: Chosen::list(ids), of: None, then: Arc::new(Sequential) }
+        Self { chosen: ChosenSamples::list(ids), of: None, then: Arc::new(Sequential) }
     }
 
     /// The samples whose names begin with `prefix`, such as `train/cats/`, for a loader of this manifest and no other. It
@@ -102,7 +102,7 @@ impl Subset {
                 .mismatch(format_args!("the beginning of a whole name{such}"), format_args!("{prefix:?}"))
                 .hint("give the name from the bucket on, without gs:// and the bucket"));
         }
-        Ok(Self { chosen: Chosen::Range(first..end), of: Some(manifest.digest()), then: Arc::new(Sequential) })
+        Ok(Self { chosen: ChosenSamples::Range(first..end), of: Some(manifest.digest()), then: Arc::new(Sequential) })
     }
 
     /// The samples for which `keep` holds, for a loader of this manifest and no other. It takes 8 bytes for each. Waits
@@ -121,7 +121,7 @@ impl Subset {
             }
             index += 1;
         }
-        Ok(Self { chosen: Chosen::list(ids), of: Some(manifest.digest()), then: Arc::new(Sequential) })
+        Ok(Self { chosen: ChosenSamples::list(ids), of: Some(manifest.digest()), then: Arc::new(Sequential) })
     }
 
     /// In the order of `sampler`.
@@ -134,20 +134,22 @@ impl Subset {
     /// How many samples, and after the highest index.
     fn extent(&self) -> (u64, u64) {
         match &self.chosen {
-            Chosen::Numbers(range) | Chosen::Range(range) => (range.end.saturating_sub(range.start), range.end),
-            Chosen::List(ids, _) => (ids.len() as u64, ids.last().map_or(0, |last| last.saturating_add(1))),
+            ChosenSamples::Numbers(range) | ChosenSamples::Range(range) => {
+                (range.end.saturating_sub(range.start), range.end)
+            }
+            ChosenSamples::List(ids, _) => (ids.len() as u64, ids.last().map_or(0, |last| last.saturating_add(1))),
         }
     }
 }
 
 /// Samples by their numbers in a scope.
 #[derive(Clone)]
-enum Numbers {
+enum ScopeNumbers {
     Range(Range<u64>),
     List(Arc<[u64]>),
 }
 
-impl Numbers {
+impl ScopeNumbers {
     fn len(&self) -> u64 {
         match self {
             Self::Range(range) => range.end.saturating_sub(range.start),
@@ -182,7 +184,7 @@ impl Sampler for Subset {
                 .mismatch("at least 1", 0)
                 .hint("look at the range, the ids or the predicate that it was made of"));
         }
-        let all = if let Chosen::Numbers(_) = self.chosen { scope.len() } else { scope.indexes() };
+        let all = if let ChosenSamples::Numbers(_) = self.chosen { scope.len() } else { scope.indexes() };
         if end > all {
             return Err(wrong("this subset has samples that aren't there")
                 .object(scope.manifest().prefix())
@@ -190,10 +192,12 @@ impl Sampler for Subset {
                 .hint("make it for the data set, or the subset, that it is used with"));
         }
         let numbers = match &self.chosen {
-            Chosen::Numbers(range) => Numbers::Range(range.clone()),
-            Chosen::Range(range) => Numbers::Range(scope.numbers(range.clone())),
-            Chosen::List(ids, _) if scope.is_of_indexes() => Numbers::List(Arc::clone(ids)),
-            Chosen::List(ids, _) => Numbers::List(ids.iter().flat_map(|id| scope.numbers(*id..*id + 1)).collect()),
+            ChosenSamples::Numbers(range) => ScopeNumbers::Range(range.clone()),
+            ChosenSamples::Range(range) => ScopeNumbers::Range(scope.numbers(range.clone())),
+            ChosenSamples::List(ids, _) if scope.is_of_indexes() => ScopeNumbers::List(Arc::clone(ids)),
+            ChosenSamples::List(ids, _) => {
+                ScopeNumbers::List(ids.iter().flat_map(|id| scope.numbers(*id..*id + 1)).collect())
+            }
         };
         let samples = numbers.len();
         if samples == 0 {

@@ -346,9 +346,9 @@ fn what_no_order_can_be_made_of_is_said() {
 
 /// A sampler that is wrong at one position, or leaves nothing.
 #[derive(Debug)]
-struct Wrong(u64);
+struct WrongAtOne(u64);
 
-impl Sampler for Wrong {
+impl Sampler for WrongAtOne {
     fn identity(&self) -> String {
         "wrong".into()
     }
@@ -361,7 +361,7 @@ impl Sampler for Wrong {
 
 #[test]
 fn a_sampler_that_names_no_sample_is_an_error_that_names_it() {
-    for sampler in [Box::new(Wrong(5)) as Box<dyn Sampler>, Box::new(Subset::range(0..10).then(Wrong(5)))] {
+    for sampler in [Box::new(WrongAtOne(5)) as Box<dyn Sampler>, Box::new(Subset::range(0..10).then(WrongAtOne(5)))] {
         let sampling = Sampling::new(sampler, data(10)).unwrap();
         let mut walk = sampling.walk(0);
         assert_eq!(walk.positions(Known::All(10)).unwrap(), Known::All(5));
@@ -373,15 +373,15 @@ fn a_sampler_that_names_no_sample_is_an_error_that_names_it() {
         let error = error.to_string();
         assert!(error.contains("wrong") && said.iter().any(|said| error.contains(said)), "{error}");
     }
-    let nothing = Sampling::new(Box::new(Wrong(0)), data(10)).unwrap();
+    let nothing = Sampling::new(Box::new(WrongAtOne(0)), data(10)).unwrap();
     assert!(nothing.walk(0).positions(Known::All(10)).unwrap_err().to_string().contains("without samples"));
 }
 
 /// Settles as much more than is listed, and has orders of so many samples of ten less.
 #[derive(Debug)]
-struct Hasty(u64, u64);
+struct OverSettling(u64, u64);
 
-impl Sampler for Hasty {
+impl Sampler for OverSettling {
     fn identity(&self) -> String {
         "hasty".into()
     }
@@ -398,7 +398,7 @@ impl Sampler for Hasty {
 /// Positions beyond the order were those at its beginning once more, or a division by zero.
 #[test]
 fn a_sampler_that_settles_more_than_it_orders_is_an_error_that_names_it() {
-    for (sampler, from) in [(Hasty(3, 0), 4), (Hasty(0, 2), 2), (Hasty(0, 10), 0)] {
+    for (sampler, from) in [(OverSettling(3, 0), 4), (OverSettling(0, 2), 2), (OverSettling(0, 10), 0)] {
         let sampling = Sampling::new(Box::new(sampler), data(10)).unwrap();
         let mut walk = sampling.walk(0);
         let Known::AtLeast(settled) = walk.positions(Known::AtLeast(4)).unwrap() else { panic!("all of a part") };
@@ -407,7 +407,7 @@ fn a_sampler_that_settles_more_than_it_orders_is_an_error_that_names_it() {
         assert!(error.contains("sampler hasty") && error.contains("as its order of 4 samples has"), "{error}");
     }
     // Nor may it have said so before all was listed.
-    let sampling = Sampling::new(Box::new(Hasty(2, 0)), data(10)).unwrap();
+    let sampling = Sampling::new(Box::new(OverSettling(2, 0)), data(10)).unwrap();
     let mut walk = sampling.walk(0);
     assert_eq!(walk.positions(Known::AtLeast(9)).unwrap(), Known::AtLeast(11));
     let error = walk.positions(Known::All(10)).unwrap_err().to_string();
@@ -417,15 +417,15 @@ fn a_sampler_that_settles_more_than_it_orders_is_an_error_that_names_it() {
 
 /// Panics wherever it is told to.
 #[derive(Debug)]
-struct Panics(&'static str);
+struct PanicsAt(&'static str);
 
-impl Panics {
+impl PanicsAt {
     fn at(&self, place: &str) {
         assert!(self.0 != place, "no {place}");
     }
 }
 
-impl Sampler for Panics {
+impl Sampler for PanicsAt {
     fn identity(&self) -> String {
         self.at("identity");
         "panics".into()
@@ -435,10 +435,10 @@ impl Sampler for Panics {
         self.at("orders");
         let place = self.0;
         Ok(Orders::new(scope.len(), move |_| {
-            Panics(place).at("order");
+            PanicsAt(place).at("order");
             move |position| {
                 if position == 5 {
-                    Panics(place).at("position");
+                    PanicsAt(place).at("position");
                 }
                 position
             }
@@ -453,10 +453,10 @@ impl Sampler for Panics {
 
 #[test]
 fn a_sampler_that_panics_is_an_error_that_names_it() {
-    let error = Sampling::new(Box::new(Panics("identity")), data(10)).unwrap_err().to_string();
+    let error = Sampling::new(Box::new(PanicsAt("identity")), data(10)).unwrap_err().to_string();
     assert!(error.contains("Sampler::identity panicked") && error.contains("no identity"), "{error}");
     for place in ["orders", "settled", "order", "position"] {
-        let sampling = Sampling::new(Box::new(Panics(place)), data(10)).unwrap();
+        let sampling = Sampling::new(Box::new(PanicsAt(place)), data(10)).unwrap();
         let mut walk = sampling.walk(0);
         assert_eq!(sampling.check().is_err(), place == "orders");
         assert_eq!(walk.positions(Known::AtLeast(5)).is_err(), place == "settled");
@@ -476,9 +476,9 @@ fn a_sampler_that_panics_is_an_error_that_names_it() {
 #[test]
 fn a_sampler_that_calls_itself_a_built_in_one_is_refused() {
     #[derive(Debug)]
-    struct Fake(&'static str);
+    struct FakeScope(&'static str);
 
-    impl Sampler for Fake {
+    impl Sampler for FakeScope {
         fn identity(&self) -> String {
             self.0.into()
         }
@@ -489,11 +489,11 @@ fn a_sampler_that_calls_itself_a_built_in_one_is_refused() {
     }
 
     for identity in ["sequential", "shuffle(seed=42)", "windows(seed=1, samples=2)"] {
-        let error = Sampling::new(Box::new(Fake(identity)), data(10)).unwrap_err().to_string();
+        let error = Sampling::new(Box::new(FakeScope(identity)), data(10)).unwrap_err().to_string();
         assert!(error.contains(&format!("got {identity}")), "{error}");
     }
     let own: [Box<dyn Sampler>; 4] = [
-        Box::new(Fake("shuffled(seed=42)")),
+        Box::new(FakeScope("shuffled(seed=42)")),
         Box::new(Shuffle::new(42)),
         Box::new(Box::new(Arc::new(Sequential)) as Box<dyn Sampler>),
         Box::new(Arc::new(WindowShuffle::new(1, 2)) as Arc<dyn Sampler>),

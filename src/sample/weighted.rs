@@ -42,7 +42,7 @@ pub struct Weighted {
     samples: Option<u64>,
     /// Of the weights.
     fingerprint: String,
-    draws: Draws,
+    draws: WeightedDraws,
 }
 
 /// Without the weights, of which there may be millions.
@@ -56,12 +56,12 @@ impl fmt::Debug for Weighted {
 }
 
 #[derive(Clone)]
-enum Draws {
-    WithReplacement(Arc<[Cell]>),
+enum WeightedDraws {
+    WithReplacement(Arc<[AliasCell]>),
     Without(Arc<[f64]>),
 }
 
-impl Draws {
+impl WeightedDraws {
     /// How many weights there are.
     fn weights(&self) -> usize {
         match self {
@@ -74,7 +74,7 @@ impl Draws {
 /// A sample's part of an alias table (Walker, 1977): drawn with all others equally often, it stands for itself in `keep` of
 /// 2^32 cases and for another sample in the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cell {
+struct AliasCell {
     keep: u32,
     other: u32,
 }
@@ -89,7 +89,7 @@ impl Weighted {
     /// Weights that are negative, no numbers, too small or large, or all 0; 2^32 of them or more.
     pub fn new(seed: u64, weights: &[f64]) -> Result<Self> {
         let sum = check(weights)?;
-        let draws = Draws::WithReplacement(alias(weights, sum).into());
+        let draws = WeightedDraws::WithReplacement(alias(weights, sum).into());
         Ok(Self { seed, samples: None, fingerprint: of(weights), draws })
     }
 
@@ -103,7 +103,7 @@ impl Weighted {
     /// As for [`new`](Self::new).
     pub fn without_replacement(seed: u64, weights: &[f64]) -> Result<Self> {
         check(weights)?;
-        Ok(Self { seed, samples: None, fingerprint: of(weights), draws: Draws::Without(weights.into()) })
+        Ok(Self { seed, samples: None, fingerprint: of(weights), draws: WeightedDraws::Without(weights.into()) })
     }
 
     /// So many samples in an epoch, at least 1. Without replacement no more than there are of a weight above 0.
@@ -154,12 +154,12 @@ pub(super) fn is_weight(weight: f64) -> bool {
 }
 
 /// The table of these weights (Vose, 1991). Nothing but sums, products and quotients, which are the same on all machines.
-fn alias(weights: &[f64], sum: f64) -> Vec<Cell> {
+fn alias(weights: &[f64], sum: f64) -> Vec<AliasCell> {
     /// All cases of a cell.
     const ALL: f64 = 4_294_967_296.0;
     let scale = weights.len() as f64 / sum;
     let mut shares: Vec<f64> = weights.iter().map(|weight| weight * scale).collect();
-    let mut cells: Vec<_> = (0..weights.len() as u32).map(|own| Cell { keep: u32::MAX, other: own }).collect();
+    let mut cells: Vec<_> = (0..weights.len() as u32).map(|own| AliasCell { keep: u32::MAX, other: own }).collect();
     let indexes = || 0..weights.len() as u32;
     let mut small: Vec<_> = indexes().filter(|&index| shares[index as usize] < 1.0).collect();
     let mut large: Vec<_> = indexes().filter(|&index| shares[index as usize] >= 1.0).collect();
@@ -167,7 +167,7 @@ fn alias(weights: &[f64], sum: f64) -> Vec<Cell> {
         && let Some(poor) = small.pop()
     {
         let share = shares[poor as usize];
-        cells[poor as usize] = Cell { keep: (share * ALL) as u32, other: rich };
+        cells[poor as usize] = AliasCell { keep: (share * ALL) as u32, other: rich };
         let left = &mut shares[rich as usize];
         *left -= 1.0 - share;
         if *left < 1.0 {
@@ -180,7 +180,7 @@ fn alias(weights: &[f64], sum: f64) -> Vec<Cell> {
     let heaviest = (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0) as u32;
     for (poor, share) in small.into_iter().map(|poor| (poor as usize, shares[poor as usize])) {
         if share < 0.5 {
-            cells[poor] = Cell { keep: (share * ALL) as u32, other: heaviest };
+            cells[poor] = AliasCell { keep: (share * ALL) as u32, other: heaviest };
         }
     }
     cells
@@ -189,8 +189,8 @@ fn alias(weights: &[f64], sum: f64) -> Vec<Cell> {
 impl Sampler for Weighted {
     fn identity(&self) -> String {
         let kind = match self.draws {
-            Draws::WithReplacement(_) => "weighted",
-            Draws::Without(_) => "weighted-once",
+            WeightedDraws::WithReplacement(_) => "weighted",
+            WeightedDraws::Without(_) => "weighted-once",
         };
         let samples = self.samples.map(|samples| format!(", samples={samples}")).unwrap_or_default();
         format!("{kind}(seed={}, weights={}{samples})", self.seed, self.fingerprint)
@@ -211,14 +211,14 @@ impl Sampler for Weighted {
                 .hint("give Weighted::samples more, or leave it out for as many as there are samples"));
         }
         match &self.draws {
-            Draws::WithReplacement(cells) => {
+            WeightedDraws::WithReplacement(cells) => {
                 let cells = Arc::clone(cells);
                 Ok(Orders::new(self.samples.unwrap_or(count), move |epoch| {
                     let (cells, keys) = (Arc::clone(&cells), keys(&[b"dataflux draws 1"], seed, epoch));
                     move |position| draw(&cells, keys, position)
                 }))
             }
-            Draws::Without(weights) => {
+            WeightedDraws::Without(weights) => {
                 let most = weights.iter().filter(|&&weight| weight > 0.0).count() as u64;
                 let samples = self.samples.unwrap_or(most);
                 if samples > most {
@@ -236,10 +236,10 @@ impl Sampler for Weighted {
     }
 }
 
-fn draw(cells: &[Cell], [first, second, third]: [u64; 3], position: u64) -> u64 {
+fn draw(cells: &[AliasCell], [first, second, third]: [u64; 3], position: u64) -> u64 {
     let bits = mix(mix(position ^ first) ^ second);
     let own = scale(bits, cells.len() as u64);
-    let Cell { keep, other } = cells[own as usize];
+    let AliasCell { keep, other } = cells[own as usize];
     // Other bits, since those above have chosen the cell.
     let case = (mix(bits ^ third) >> 32) as u32;
     if case < keep { own } else { u64::from(other) }
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     /// What each sample is drawn with, by the table.
-    fn chances(cells: &[Cell]) -> Vec<f64> {
+    fn chances(cells: &[AliasCell]) -> Vec<f64> {
         let mut chances = vec![0.0; cells.len()];
         for (own, cell) in cells.iter().enumerate() {
             let keep = f64::from(cell.keep) / 4_294_967_296.0;

@@ -20,7 +20,7 @@ use tracing::debug;
 use super::buffers::Buffers;
 use super::hedge::{Hedge, Hedging};
 use super::reach::{Reach, SILENCE};
-use super::reading::{Amount, Reading};
+use super::reading::{Amount, BodyRead};
 use super::retry::{Decision, Failure};
 use super::{
     Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta, PutRequest,
@@ -29,7 +29,7 @@ use super::{
 use crate::metrics::{Counter, Metrics, add, count};
 use crate::{Error, ErrorKind, Result};
 
-pub(crate) use streaming::Streaming;
+pub(crate) use streaming::RangeStream;
 
 /// Longest wait for the head of an answer, or for the next bytes of a body. The service answers within seconds or not
 /// at all; shorter would cut slow composes, longer would hold a batch for a dead connection.
@@ -59,7 +59,7 @@ pub struct Payload {
 }
 
 /// Is told how a call fares while it is under way.
-pub(crate) trait Watch: fmt::Debug + Send + Sync {
+pub(crate) trait CallObserver: fmt::Debug + Send + Sync {
     /// The service refused a try, the first one or a later one, because there are too many calls (429), or could not
     /// serve it for now (503).
     fn refused(&self, first: bool);
@@ -96,7 +96,7 @@ pub struct Client {
     read_stall: Duration,
     buffers: Arc<Buffers>,
     hedging: Option<Arc<Hedging>>,
-    watch: Option<Arc<dyn Watch>>,
+    watch: Option<Arc<dyn CallObserver>>,
     reach: Arc<Reach>,
     /// Whether bytes are hashed as they come.
     hashes: bool,
@@ -175,7 +175,7 @@ impl Client {
     }
 
     /// The same client, whose calls `watch` is told of.
-    pub(crate) fn watched(&self, watch: Arc<dyn Watch>) -> Self {
+    pub(crate) fn watched(&self, watch: Arc<dyn CallObserver>) -> Self {
         Self { watch: Some(watch), ..self.clone() }
     }
 
@@ -257,7 +257,7 @@ impl Client {
     /// # Errors
     /// When the bucket isn't there or not open to the caller, or the policy gives up.
     pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let mut call = Call::new(self, true, 0).refusals(&self.metrics.list_refused);
+        let mut call = ClientCall::new(self, true, 0).refusals(&self.metrics.list_refused);
         let outcome: Result<_> = async {
             loop {
                 count(&self.metrics.list);
@@ -287,7 +287,7 @@ impl Client {
     /// # Errors
     /// When the bucket isn't there, or the policy gives up.
     pub async fn bucket_info(&self, bucket: &str) -> Result<BucketInfo> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = ClientCall::new(self, true, 0);
         let outcome: Result<_> = async {
             loop {
                 count(&self.metrics.bucket);
@@ -307,7 +307,7 @@ impl Client {
     /// # Errors
     /// When the bucket isn't there, or the policy gives up. Some emulators answer every such call with "not found".
     pub async fn test_permissions(&self, bucket: &str, permissions: &[&str]) -> Result<Vec<String>> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = ClientCall::new(self, true, 0);
         let outcome: Result<_> = async {
             loop {
                 count(&self.metrics.bucket);
@@ -326,7 +326,7 @@ impl Client {
     /// # Errors
     /// When the object, or the generation named, isn't there, or the policy gives up.
     pub async fn stat(&self, id: &ObjectId) -> Result<ObjectMeta> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = ClientCall::new(self, true, 0);
         let outcome: Result<_> = async {
             loop {
                 count(&self.metrics.stat);
@@ -361,8 +361,9 @@ impl Client {
                 .object(id)
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
-        let mut call = Call::new(self, true, size).refusals(&self.metrics.get_refused).stalled_after(self.read_stall);
-        let mut reading = Reading::new(id.clone(), range, size, &self.buffers, self.hashes);
+        let mut call =
+            ClientCall::new(self, true, size).refusals(&self.metrics.get_refused).stalled_after(self.read_stall);
+        let mut reading = BodyRead::new(id.clone(), range, size, &self.buffers, self.hashes);
         let outcome: Result<_> = async {
             loop {
                 let before = reading.received();
@@ -388,7 +389,7 @@ impl Client {
     }
 
     /// One try at what is still missing.
-    async fn read_on(&self, call: &Call<'_>, reading: &mut Reading) -> Result<()> {
+    async fn read_on(&self, call: &ClientCall<'_>, reading: &mut BodyRead) -> Result<()> {
         if let Some(hedging) = &self.hedging {
             return self.race(call, reading, hedging).await;
         }
@@ -408,7 +409,7 @@ impl Client {
         }
     }
 
-    fn received(&self, reading: &mut Reading, chunk: Bytes) -> Result<()> {
+    fn received(&self, reading: &mut BodyRead, chunk: Bytes) -> Result<()> {
         add(&self.metrics.bytes_received, chunk.len() as u64);
         add(&self.metrics.bytes_copied, reading.push(chunk)? as u64);
         Ok(())
@@ -417,12 +418,12 @@ impl Client {
     /// As [`read_on`](Self::read_on), but where nothing comes for longer than usual, what is missing is asked for a second
     /// time. Whichever request brings bytes first goes on, and the other is dropped; so both miss the same bytes as long
     /// as there are two.
-    async fn race(&self, call: &Call<'_>, reading: &mut Reading, hedging: &Hedging) -> Result<()> {
+    async fn race(&self, call: &ClientCall<'_>, reading: &mut BodyRead, hedging: &Hedging) -> Result<()> {
         count(&self.metrics.get);
         hedging.asked();
         let asked = Instant::now();
         let mut first = self.ask(reading, call.attempt.clone());
-        let mut second: Option<Asked> = None;
+        let mut second: Option<HedgeAnswer> = None;
         // Since when nothing has come, and whether the second request for that is still to be thought of.
         let (mut quiet, mut patient) = (asked, true);
         let (mut answered, mut begun) = (false, false);
@@ -453,15 +454,15 @@ impl Client {
             };
             let mut moved = true;
             let outcome = match part {
-                Some(Ok(Part::Answer(body))) => {
+                Some(Ok(HedgePart::Answer(body))) => {
                     answered = true;
                     reading.check(body).map(|chunks| {
                         let _ = call.answered(Ok(()));
-                        let chunks = chunks.map(|chunk| chunk.map(Part::Bytes)).boxed();
+                        let chunks = chunks.map(|chunk| chunk.map(HedgePart::Bytes)).boxed();
                         if of_second { second = Some(chunks) } else { first = chunks }
                     })
                 }
-                Some(Ok(Part::Bytes(chunk))) => {
+                Some(Ok(HedgePart::Bytes(chunk))) => {
                     if let Some(second) = second.take()
                         && of_second
                     {
@@ -501,14 +502,14 @@ impl Client {
     }
 
     /// A request for what is missing, which makes its call when it is polled.
-    fn ask(&self, reading: &Reading, attempt: Attempt) -> Asked {
+    fn ask(&self, reading: &BodyRead, attempt: Attempt) -> HedgeAnswer {
         let (store, id, missing) = (Arc::clone(&self.store), reading.id.clone(), reading.missing());
-        stream::once(async move { store.get(&id, missing, &attempt).await.map(Part::Answer) }).boxed()
+        stream::once(async move { store.get(&id, missing, &attempt).await.map(HedgePart::Answer) }).boxed()
     }
 
     /// The error for a generation that is gone; asks once what is there instead.
     async fn changed(&self, id: &ObjectId, wanted: i64, cause: Error) -> Error {
-        let call = Call::new(self, true, 0);
+        let call = ClientCall::new(self, true, 0);
         let live = ObjectId { generation: None, ..id.clone() };
         count(&self.metrics.stat);
         let now = match call.within(self.store.stat(&live, &call.attempt)).await {
@@ -539,7 +540,7 @@ impl Client {
     /// open), [`PermissionDenied`](ErrorKind::PermissionDenied) for a read-only caller.
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
-        let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
+        let mut call = ClientCall::new(self, true, 0).refusals(&self.metrics.write_refused);
         let outcome: Result<_> = async {
             loop {
                 count(&self.metrics.compose);
@@ -572,7 +573,7 @@ impl Client {
         let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
         let (size, crc) = (request.data.len() as u64, crc32c::crc32c(&request.data));
         let mut call =
-            Call::new(self, request.if_generation_match.is_some(), size).refusals(&self.metrics.write_refused);
+            ClientCall::new(self, request.if_generation_match.is_some(), size).refusals(&self.metrics.write_refused);
         // No sign of life comes before the last byte went.
         call.head = call.head.saturating_add(transfer(size));
         let outcome: Result<_> = async {
@@ -599,7 +600,7 @@ impl Client {
         }
         Err(refusal
             .object(id)
-            .mismatch(Told(size, Some(crc)), Told(found.size, found.crc32c))
+            .mismatch(SizeAndCrc(size, Some(crc)), SizeAndCrc(found.size, found.crc32c))
             .hint("another writer uses this name: choose another"))
     }
 
@@ -611,7 +612,7 @@ impl Client {
     /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the right to update it, and whatever the policy gave up
     /// on.
     pub async fn update_metadata(&self, id: &ObjectId, metadata: &BTreeMap<String, String>) -> Result<ObjectMeta> {
-        let mut call = Call::new(self, true, 0);
+        let mut call = ClientCall::new(self, true, 0);
         let outcome: Result<_> = async {
             loop {
                 count(&self.metrics.update);
@@ -632,7 +633,7 @@ impl Client {
     /// [`NotFound`](ErrorKind::NotFound) when it was not there on the first try; on a later one that is success where a
     /// generation was named. Without one it may have been deleted by an earlier try, or never have been there.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
-        let mut call = Call::new(self, true, 0).refusals(&self.metrics.write_refused);
+        let mut call = ClientCall::new(self, true, 0).refusals(&self.metrics.write_refused);
         let outcome: Result<_> = async {
             loop {
                 count(&self.metrics.delete);
@@ -651,14 +652,14 @@ impl Client {
 }
 
 /// What comes of one of two requests.
-enum Part {
+enum HedgePart {
     Answer(Body),
     Bytes(Bytes),
 }
 
-type Asked = BoxStream<'static, Result<Part>>;
+type HedgeAnswer = BoxStream<'static, Result<HedgePart>>;
 
-async fn next_of(asked: &mut Option<Asked>) -> Option<Result<Part>> {
+async fn next_of(asked: &mut Option<HedgeAnswer>) -> Option<Result<HedgePart>> {
     match asked {
         Some(asked) => asked.next().await,
         None => future::pending().await,
@@ -671,7 +672,7 @@ pub(super) fn transfer(bytes: u64) -> Duration {
 }
 
 /// One call: its tries and its time.
-struct Call<'a> {
+struct ClientCall<'a> {
     client: &'a Client,
     attempt: Attempt,
     idempotent: bool,
@@ -698,7 +699,7 @@ struct Call<'a> {
     refused: Option<&'a Counter>,
 }
 
-impl<'a> Call<'a> {
+impl<'a> ClientCall<'a> {
     /// A call that moves `bytes` of an object.
     fn new(client: &'a Client, idempotent: bool, bytes: u64) -> Self {
         let deadline = client.retry.deadline;
@@ -868,7 +869,7 @@ fn same(id: &ObjectId, meta: ObjectMeta, size: u64, crc: u32) -> Result<ObjectMe
     }
     Err(Error::new(ErrorKind::Integrity, "the object written is not what was to be written")
         .object(ObjectId { generation: Some(meta.generation), ..id.clone() })
-        .mismatch(Told(size, Some(crc)), Told(meta.size, meta.crc32c))
+        .mismatch(SizeAndCrc(size, Some(crc)), SizeAndCrc(meta.size, meta.crc32c))
         .hint("a source changed after it was listed, or bytes changed on the way: delete the object, list again"))
 }
 
@@ -881,9 +882,9 @@ impl fmt::Display for BucketUri<'_> {
 }
 
 /// Length and CRC.
-struct Told(u64, Option<u32>);
+struct SizeAndCrc(u64, Option<u32>);
 
-impl fmt::Display for Told {
+impl fmt::Display for SizeAndCrc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(size, crc) = self;
         write!(f, "{}", Amount(*size))?;

@@ -58,11 +58,11 @@ impl Hedge {
 #[derive(Debug)]
 pub(super) struct Hedging {
     hedge: Hedge,
-    seen: Mutex<Seen>,
+    seen: Mutex<HedgeTotals>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct HedgeTotals {
     /// A ring.
     waits: Vec<Duration>,
     next: usize,
@@ -125,7 +125,7 @@ impl Hedging {
         room
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, HedgeTotals> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

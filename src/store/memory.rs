@@ -42,14 +42,14 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Buckets {
-    by_name: BTreeMap<String, Bucket>,
+    by_name: BTreeMap<String, MemoryBucket>,
     last_generation: i64,
 }
 
 #[derive(Debug, Default)]
-struct Bucket {
+struct MemoryBucket {
     info: BucketInfo,
-    objects: BTreeMap<String, Stored>,
+    objects: BTreeMap<String, StoredObject>,
     /// The bytes of those by their generations, which no two objects of a store share.
     live: HashMap<i64, Bytes>,
     /// How many are so no more.
@@ -69,12 +69,12 @@ impl Gone {
     }
 }
 
-impl Bucket {
+impl MemoryBucket {
     fn of(info: BucketInfo) -> Self {
         Self { info, ..Self::default() }
     }
 
-    fn set(&mut self, name: String, stored: Stored) {
+    fn set(&mut self, name: String, stored: StoredObject) {
         let (generation, data) = (stored.meta.generation, stored.data.clone());
         self.live.insert(generation, data);
         // A change of metadata keeps the generation.
@@ -91,14 +91,14 @@ impl Bucket {
         }
     }
 
-    fn let_go(&mut self, stored: &Stored) {
+    fn let_go(&mut self, stored: &StoredObject) {
         self.live.remove(&stored.meta.generation);
         self.gone.fetch_add(1, Ordering::Release);
     }
 }
 
 #[derive(Clone, Debug)]
-struct Stored {
+struct StoredObject {
     meta: ObjectMeta,
     data: Bytes,
 }
@@ -127,7 +127,7 @@ impl MemoryStore {
     /// Adds an empty bucket of these facts, or empties the one of that name.
     #[must_use]
     pub fn with_bucket_info(self, name: &str, info: BucketInfo) -> Self {
-        if let Some(before) = self.lock().by_name.insert(name.to_owned(), Bucket::of(info)) {
+        if let Some(before) = self.lock().by_name.insert(name.to_owned(), MemoryBucket::of(info)) {
             before.gone.fetch_add(1, Ordering::Release);
         }
         self
@@ -153,7 +153,7 @@ impl MemoryStore {
         let mut buckets = self.lock();
         if !buckets.by_name.contains_key(bucket) {
             let info = BucketInfo { storage_class: StorageClass::Standard, ..BucketInfo::default() };
-            buckets.by_name.insert(bucket.to_owned(), Bucket::of(info));
+            buckets.by_name.insert(bucket.to_owned(), MemoryBucket::of(info));
         }
         let generation = buckets.next_generation();
         let stored = stored(&request, generation, StorageClass::Standard);
@@ -208,13 +208,13 @@ impl Buckets {
         self.last_generation
     }
 
-    fn bucket(&mut self, name: &str) -> Result<&mut Bucket> {
+    fn bucket(&mut self, name: &str) -> Result<&mut MemoryBucket> {
         self.by_name
             .get_mut(name)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such bucket").object(format!("gs://{name}")))
     }
 
-    fn object(&mut self, id: &ObjectId) -> Result<&Stored> {
+    fn object(&mut self, id: &ObjectId) -> Result<&StoredObject> {
         let found = self.bucket(&id.bucket)?.objects.get(&*id.name);
         found
             .filter(|stored| id.generation.is_none_or(|wanted| wanted == stored.meta.generation))
@@ -222,7 +222,7 @@ impl Buckets {
     }
 }
 
-fn stored(request: &PutRequest, generation: i64, class: StorageClass) -> Stored {
+fn stored(request: &PutRequest, generation: i64, class: StorageClass) -> StoredObject {
     let now = SystemTime::now();
     let meta = ObjectMeta {
         name: request.name.to_string(),
@@ -234,10 +234,10 @@ fn stored(request: &PutRequest, generation: i64, class: StorageClass) -> Stored 
         updated: Some(now),
         details: Details { created: Some(now), custom_time: None, metadata: request.metadata.clone() },
     };
-    Stored { meta, data: request.data.clone() }
+    StoredObject { meta, data: request.data.clone() }
 }
 
-fn precondition(id: &ObjectId, wanted: i64, live: Option<&Stored>) -> Result<()> {
+fn precondition(id: &ObjectId, wanted: i64, live: Option<&StoredObject>) -> Result<()> {
     let live = live.map_or(0, |stored| stored.meta.generation);
     if wanted == live {
         return Ok(());

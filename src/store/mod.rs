@@ -29,8 +29,8 @@ use futures_util::stream::BoxStream;
 use crate::Result;
 
 pub(crate) use buffers::Buffers;
+pub(crate) use client::{CallObserver, RangeStream};
 pub use client::{Client, Payload};
-pub(crate) use client::{Streaming, Watch};
 pub use faults::{Call, Fault, FaultStore};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use hedge::Hedge;

@@ -19,13 +19,13 @@ use super::{ContentEncoding, ObjectMeta, StorageClass};
 #[derive(Clone, Default)]
 pub struct Objects {
     names: String,
-    records: Vec<Record>,
+    records: Vec<ObjectRecord>,
     /// Of all records or of none.
     details: Vec<Details>,
 }
 
 #[derive(Clone)]
-struct Record {
+struct ObjectRecord {
     name_end: usize,
     size: u64,
     generation: i64,
@@ -84,7 +84,7 @@ impl Objects {
             self.details.push(details.clone());
         }
         self.names.push_str(object.name);
-        self.records.push(Record {
+        self.records.push(ObjectRecord {
             name_end: self.names.len(),
             size: object.size,
             generation: object.generation,
@@ -118,7 +118,7 @@ impl Objects {
         let metadata = self.details.iter().flat_map(|details| &details.metadata);
         let metadata: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
         let details = self.details.len() * (TEXT + size_of::<Details>());
-        2 * (self.names.len() + metadata) + self.len() * (TEXT + size_of::<Record>()) + details
+        2 * (self.names.len() + metadata) + self.len() * (TEXT + size_of::<ObjectRecord>()) + details
     }
 
     /// The name of the object at `index`, counted from 0.

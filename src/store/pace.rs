@@ -65,11 +65,11 @@ pub(crate) struct Pace {
     before: Option<(usize, f64, Option<Duration>)>,
     /// Windows since the limit was settled on.
     settled: Option<u32>,
-    window: Window,
+    window: PaceWindow,
 }
 
 #[derive(Debug, Default)]
-struct Window {
+struct PaceWindow {
     began: Duration,
     calls: usize,
     refusals: usize,
@@ -80,7 +80,7 @@ struct Window {
     waited: Duration,
 }
 
-impl Window {
+impl PaceWindow {
     fn wait(&self) -> Option<Duration> {
         (self.answers > 0).then(|| self.waited / self.answers)
     }
@@ -99,7 +99,7 @@ impl Pace {
             eased: None,
             before: None,
             settled: None,
-            window: Window { began: now, ..Window::default() },
+            window: PaceWindow { began: now, ..PaceWindow::default() },
         }
     }
 
@@ -143,12 +143,12 @@ impl Pace {
         if self.window.refusals > (self.limit / FEW).max(1) {
             self.limit = (self.limit / 2).max(LEAST.min(self.ceiling));
             (self.before, self.settled) = (None, Some(SETTLED - RECOVERY));
-            self.window = Window { began: now, ..Window::default() };
+            self.window = PaceWindow { began: now, ..PaceWindow::default() };
         }
     }
 
     fn judge(&mut self, now: Duration) {
-        let window = std::mem::replace(&mut self.window, Window { began: now, ..Window::default() });
+        let window = std::mem::replace(&mut self.window, PaceWindow { began: now, ..PaceWindow::default() });
         // Too little to do, or refusals: no reason to allow more.
         if window.full * 2 < window.calls || window.refusals > 0 {
             return;

@@ -16,23 +16,23 @@ use crate::{Error, ErrorKind, Result};
 const KEEP: usize = 16 << 10;
 
 /// A read under way.
-pub(super) struct Reading {
+pub(super) struct BodyRead {
     /// The generation is filled in by the first answer.
     pub(super) id: ObjectId,
     range: Option<Range<u64>>,
     pub(super) size: u64,
-    sink: Sink,
-    head: Option<Head>,
+    sink: BodySink,
+    head: Option<ReadHead>,
 }
 
 #[derive(Clone, Copy)]
-struct Head {
+struct ReadHead {
     generation: i64,
     stored_size: Option<u64>,
     crc32c: Option<u32>,
 }
 
-impl Reading {
+impl BodyRead {
     /// All of `id`, or `range` of it: `size` bytes.
     pub(super) fn new(
         id: ObjectId,
@@ -41,7 +41,7 @@ impl Reading {
         buffers: &Arc<Buffers>,
         hashes: bool,
     ) -> Self {
-        Self { id, range, size, sink: Sink { hashes, ..Sink::new(size, Arc::clone(buffers)) }, head: None }
+        Self { id, range, size, sink: BodySink { hashes, ..BodySink::new(size, Arc::clone(buffers)) }, head: None }
     }
 
     /// Bytes that are there.
@@ -104,13 +104,13 @@ impl Reading {
                 .hint("list the prefix again"));
         }
         self.id.generation = Some(body.generation);
-        let head = Head { generation: body.generation, stored_size: body.stored_size, crc32c: body.crc32c };
+        let head = ReadHead { generation: body.generation, stored_size: body.stored_size, crc32c: body.crc32c };
         self.head.get_or_insert(head);
         Ok(body.chunks)
     }
 
     pub(super) fn finish(self) -> Payload {
-        let head = self.head.unwrap_or(Head { generation: 0, stored_size: None, crc32c: None });
+        let head = self.head.unwrap_or(ReadHead { generation: 0, stored_size: None, crc32c: None });
         Payload {
             computed: self.sink.crc32c,
             bytes: self.sink.into_bytes(),
@@ -125,7 +125,7 @@ impl Reading {
 ///
 /// Chunks are copied as they come. Kept, each would hold on to the connection's read buffer, which then needs a fresh one
 /// for what follows; copied while they are in the processor's cache, into memory that was used before, they cost less.
-struct Sink {
+struct BodySink {
     size: u64,
     crc32c: u32,
     hashes: bool,
@@ -134,7 +134,7 @@ struct Sink {
     buffers: Arc<Buffers>,
 }
 
-impl Sink {
+impl BodySink {
     fn new(size: u64, buffers: Arc<Buffers>) -> Self {
         Self { size, crc32c: 0, hashes: true, whole: None, buffer: None, buffers }
     }
@@ -195,14 +195,14 @@ mod tests {
     #[test]
     fn a_size_that_no_memory_holds_is_an_error() {
         for size in [u64::MAX, 1 << 62] {
-            let error = Sink::new(size, Arc::default()).push(Bytes::from_static(b"x")).unwrap_err();
+            let error = BodySink::new(size, Arc::default()).push(Bytes::from_static(b"x")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{error}");
         }
     }
 
     #[test]
     fn chunks_are_put_together_in_one_buffer() {
-        let mut sink = Sink::new(6, Arc::default());
+        let mut sink = BodySink::new(6, Arc::default());
         for chunk in ["ab", "", "c", "def"] {
             sink.push(Bytes::from_static(chunk.as_bytes())).unwrap();
         }

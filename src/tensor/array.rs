@@ -3,7 +3,7 @@ use ndarray::Array2;
 use ndarray::{Array1, Array4};
 
 use crate::collate::Batch;
-use crate::split::RawSample;
+use crate::read::RawSample;
 use crate::{Error, ErrorKind, Result, Stage};
 
 fn shape_error(error: ndarray::ShapeError) -> Error {

@@ -3,7 +3,7 @@ use candle_core::{Device, Tensor};
 use super::library_error;
 use crate::Result;
 use crate::collate::Batch;
-use crate::split::RawSample;
+use crate::read::RawSample;
 
 // `to_candle` takes the batch: on the CPU its memory becomes the tensor's. The name is the one that users look for.
 #[allow(clippy::wrong_self_convention)]

@@ -7,7 +7,7 @@ mod candle;
 mod tch;
 
 use crate::collate::Batch;
-use crate::split::RawSample;
+use crate::read::RawSample;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Samples of one length, end to end; the length.

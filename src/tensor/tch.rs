@@ -3,7 +3,7 @@ use tch::{Device, Tensor};
 use super::library_error;
 use crate::Result;
 use crate::collate::Batch;
-use crate::split::RawSample;
+use crate::read::RawSample;
 
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]

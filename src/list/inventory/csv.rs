@@ -11,7 +11,7 @@ use csv_core::ReadRecordResult;
 use futures_util::future::join;
 use futures_util::stream::{self, Stream};
 
-use super::row::{Batch, Cell, Columns, FIELDS, Sieve};
+use super::row::{FIELDS, FieldColumns, ReportCell, RowBatch, RowFilter};
 use super::shard::{AGAIN, PIECE, Shard, off_thread};
 use crate::store::Client;
 use crate::{Error, ErrorKind, Result, Stage};
@@ -24,25 +24,25 @@ const LONGEST_ROW: usize = 1 << 20;
 pub(super) fn batches<'a>(
     shard: &'a Shard,
     client: &'a Client,
-    sieve: Sieve,
+    sieve: RowFilter,
     counted: bool,
-) -> impl Stream<Item = Result<Batch>> + Send + 'a {
-    let parser = Some(Parser::new(sieve.clone()));
+) -> impl Stream<Item = Result<RowBatch>> + Send + 'a {
+    let parser = Some(CsvParser::new(sieve.clone()));
     let client = client.clone();
-    let reading = Reading { shard, client, sieve, counted, tries: 1, parser, piece: None, next: 0, crc: 0 };
+    let reading = CsvShard { shard, client, sieve, counted, tries: 1, parser, piece: None, next: 0, crc: 0 };
     stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
 }
 
 /// A shard on its way.
-struct Reading<'a> {
+struct CsvShard<'a> {
     shard: &'a Shard,
     client: Client,
-    sieve: Sieve,
+    sieve: RowFilter,
     counted: bool,
     /// How often it was begun.
     tries: u32,
     /// `None` once the end was parsed.
-    parser: Option<Parser>,
+    parser: Option<CsvParser>,
     /// Read and not yet parsed.
     piece: Option<Bytes>,
     /// Where to read on.
@@ -51,8 +51,8 @@ struct Reading<'a> {
     crc: u32,
 }
 
-impl Reading<'_> {
-    async fn next(&mut self) -> Result<Option<Batch>> {
+impl CsvShard<'_> {
+    async fn next(&mut self) -> Result<Option<RowBatch>> {
         let Some(mut parser) = self.parser.take() else { return Ok(None) };
         let place = &self.shard.place;
         let piece = match self.piece.take() {
@@ -63,7 +63,7 @@ impl Reading<'_> {
         let last = self.next == self.shard.size;
         let crc = self.crc;
         let parse = off_thread(place, move || {
-            let mut batch = Batch::default();
+            let mut batch = RowBatch::default();
             let crc = crc32c::crc32c_append(crc, &piece);
             let parsed = parser.push(&piece, &mut batch);
             let ended = parsed.and_then(|()| if last { parser.finish(&mut batch).map(Some) } else { Ok(None) });
@@ -92,8 +92,8 @@ impl Reading<'_> {
         }
         self.tries += 1;
         self.client = self.client.repeating();
-        (self.parser, self.piece, self.next, self.crc) = (Some(Parser::new(self.sieve.clone())), None, 0, 0);
-        Ok(Some(Batch { again: Some(error), ..Batch::default() }))
+        (self.parser, self.piece, self.next, self.crc) = (Some(CsvParser::new(self.sieve.clone())), None, 0, 0);
+        Ok(Some(RowBatch { again: Some(error), ..RowBatch::default() }))
     }
 
     async fn read(&self, at: u64) -> Result<Bytes> {
@@ -117,9 +117,9 @@ impl Reading<'_> {
     }
 
     /// Whether all of the file was there. If its CRC is known, that it matches is another question.
-    fn check(&self, ending: Ending) -> Result<()> {
-        let proved = self.shard.place.crc().is_some() || (self.counted && ending != Ending::InField);
-        if ending == Ending::Whole || (proved && ending != Ending::InQuotes) {
+    fn check(&self, ending: FileEnd) -> Result<()> {
+        let proved = self.shard.place.crc().is_some() || (self.counted && ending != FileEnd::InField);
+        if ending == FileEnd::Whole || (proved && ending != FileEnd::InQuotes) {
             return Ok(());
         }
         Err(self.shard.place.blame(
@@ -132,7 +132,7 @@ impl Reading<'_> {
 
 /// How a file ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum FileEnd {
     /// With a line end.
     Whole,
     /// After a row of all columns, the last of which isn't used.
@@ -144,11 +144,11 @@ pub(super) enum Ending {
 }
 
 /// Rows out of bytes, piece by piece.
-pub(super) struct Parser {
-    sieve: Sieve,
+pub(super) struct CsvParser {
+    sieve: RowFilter,
     core: csv_core::Reader,
     /// `None` before the header.
-    columns: Option<Columns>,
+    columns: Option<FieldColumns>,
     /// The row so far, without quotes and delimiters, and where its fields end.
     row: Vec<u8>,
     row_length: usize,
@@ -165,8 +165,8 @@ pub(super) struct Parser {
     quotes: usize,
 }
 
-impl Parser {
-    pub(super) fn new(sieve: Sieve) -> Self {
+impl CsvParser {
+    pub(super) fn new(sieve: RowFilter) -> Self {
         Self {
             sieve,
             core: csv_core::Reader::new(),
@@ -184,7 +184,7 @@ impl Parser {
     }
 
     /// Parses the next bytes. The first ones must hold the header.
-    pub(super) fn push(&mut self, mut bytes: &[u8], batch: &mut Batch) -> Result<()> {
+    pub(super) fn push(&mut self, mut bytes: &[u8], batch: &mut RowBatch) -> Result<()> {
         if self.columns.is_none() && self.row_length == 0 {
             bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
             self.core = csv_core::ReaderBuilder::new().delimiter(delimiter(bytes)).build();
@@ -211,24 +211,24 @@ impl Parser {
     }
 
     /// Parses what has no line end, and tells how the file ends.
-    pub(super) fn finish(&mut self, batch: &mut Batch) -> Result<Ending> {
-        let used = |columns: &Columns| columns.iter().any(|(_, at)| at + 1 == columns.width);
+    pub(super) fn finish(&mut self, batch: &mut RowBatch) -> Result<FileEnd> {
+        let used = |columns: &FieldColumns| columns.iter().any(|(_, at)| at + 1 == columns.width);
         let ending = match &self.columns {
-            _ if matches!(self.last, b'\n' | b'\r') && self.quotes.is_multiple_of(2) => Ending::Whole,
-            _ if !self.quotes.is_multiple_of(2) => Ending::InQuotes,
-            Some(columns) if !used(columns) => Ending::AfterRow,
-            _ => Ending::InField,
+            _ if matches!(self.last, b'\n' | b'\r') && self.quotes.is_multiple_of(2) => FileEnd::Whole,
+            _ if !self.quotes.is_multiple_of(2) => FileEnd::InQuotes,
+            Some(columns) if !used(columns) => FileEnd::AfterRow,
+            _ => FileEnd::InField,
         };
         // Without input the parser takes the input as ended.
         while !self.advance(&[], batch)?.1 {}
         match self.columns {
             Some(_) => Ok(ending),
-            None => Columns::of(std::iter::empty()).map(|_| ending),
+            None => FieldColumns::of(std::iter::empty()).map(|_| ending),
         }
     }
 
     /// One step: how many bytes it took, and whether that was the end.
-    fn advance(&mut self, bytes: &[u8], batch: &mut Batch) -> Result<(usize, bool)> {
+    fn advance(&mut self, bytes: &[u8], batch: &mut RowBatch) -> Result<(usize, bool)> {
         let (result, taken, written, ended) =
             self.core.read_record(bytes, &mut self.row[self.row_length..], &mut self.ends[self.ends_length..]);
         self.row_length += written;
@@ -240,7 +240,7 @@ impl Parser {
                 self.ends.resize(self.ends.len() * 2, 0);
             }
             ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                return Err(Error::new(ErrorKind::Protocol, format!("{}: the row doesn't end", Line(self.line)))
+                return Err(Error::new(ErrorKind::Protocol, format!("{}: the row doesn't end", CsvLine(self.line)))
                     .mismatch("a row of an inventory report", format_args!("more than {LONGEST_ROW} bytes"))
                     .hint("a quote that never closes does that: copy the shard again"));
             }
@@ -254,28 +254,28 @@ impl Parser {
         Ok((taken, false))
     }
 
-    fn end_row(&mut self, batch: &mut Batch) -> Result<()> {
+    fn end_row(&mut self, batch: &mut RowBatch) -> Result<()> {
         let ends = &self.ends[..self.ends_length];
         let field = |at: usize| &self.row[at.checked_sub(1).map_or(0, |before| ends[before])..ends[at]];
         let Some(columns) = &self.columns else {
             let names: Vec<_> = (0..ends.len()).map(|at| String::from_utf8_lossy(field(at)).into_owned()).collect();
-            self.columns = Some(Columns::of(names.iter().map(|name| &**name))?);
+            self.columns = Some(FieldColumns::of(names.iter().map(|name| &**name))?);
             return Ok(());
         };
         if ends.len() != columns.width {
             return Err(Error::new(
                 ErrorKind::Integrity,
-                format!("{}: the row has another number of columns than the header", Line(self.line)),
+                format!("{}: the row has another number of columns than the header", CsvLine(self.line)),
             )
             .stage(Stage::List)
             .mismatch(format_args!("{} columns", columns.width), format_args!("{}", ends.len()))
             .hint("the shard is cut short, or was changed after the service wrote it: copy it again"));
         }
-        let mut row = [Cell::Null; FIELDS];
+        let mut row = [ReportCell::Null; FIELDS];
         for (name, at) in columns.iter() {
-            row[name as usize] = Cell::text(field(at));
+            row[name as usize] = ReportCell::text(field(at));
         }
-        self.sieve.sift(&row, batch).map_err(|misfit| misfit.at(Line(self.line)))
+        self.sieve.sift(&row, batch).map_err(|misfit| misfit.at(CsvLine(self.line)))
     }
 }
 
@@ -286,9 +286,9 @@ fn delimiter(header: &[u8]) -> u8 {
     first.filter(|byte| byte.is_ascii() && !matches!(byte, b'\r' | b'\n')).unwrap_or(b',')
 }
 
-struct Line(u64);
+struct CsvLine(u64);
 
-impl fmt::Display for Line {
+impl fmt::Display for CsvLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}", self.0)
     }

@@ -35,9 +35,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tracing::warn;
 
-use self::report::{Format, Found, ReportManifest};
-use self::row::{Batch, Sieve};
-use self::shard::{HELD, Place, Proved, Shard, of_disk, off_thread};
+use self::report::{FolderContents, Format, ReportManifest};
+use self::row::{RowBatch, RowFilter};
+use self::shard::{HELD, Shard, ShardLocation, VerifiedFile, of_disk, off_thread};
 use super::{Lister, Page, Prefix};
 use crate::store::{Client, ObjectId, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -139,19 +139,19 @@ impl Inventory {
         };
         let names = files.iter().map(|(name, _)| name.clone());
         let found = match named {
-            Named::Folder => report::find(names).map_err(|error| error.object(location))?,
-            Named::Manifest(manifest) => Found::Manifest { manifest, shards: Vec::new() },
-            Named::Shard(shard) => Found::Shards(vec![shard]),
+            ReportLocation::Folder => report::find(names).map_err(|error| error.object(location))?,
+            ReportLocation::Manifest(manifest) => FolderContents::Manifest { manifest, shards: Vec::new() },
+            ReportLocation::Shard(shard) => FolderContents::Shards(vec![shard]),
         };
-        let files: HashMap<String, (Place, u64)> = files.into_iter().collect();
+        let files: HashMap<String, (ShardLocation, u64)> = files.into_iter().collect();
         let mut inventory =
             Self { location: location.to_owned(), shards: Vec::new(), records: None, snapshot_time: None };
         let shards = match found {
-            Found::Shards(shards) => {
+            FolderContents::Shards(shards) => {
                 warn!(location, shards = shards.len(), "no manifest.json: whether all shards are there isn't known");
                 shards
             }
-            Found::Manifest { manifest, shards } => {
+            FolderContents::Manifest { manifest, shards } => {
                 let said = inventory.read_manifest(client, &files, &manifest).await?;
                 let beside = manifest.rfind(std::path::is_separator).map_or("", |end| &manifest[..=end]);
                 let named: Vec<String> = said.shards.iter().map(|shard| format!("{beside}{shard}")).collect();
@@ -183,7 +183,7 @@ impl Inventory {
     async fn read_manifest(
         &mut self,
         client: &Client,
-        files: &HashMap<String, (Place, u64)>,
+        files: &HashMap<String, (ShardLocation, u64)>,
         manifest: &str,
     ) -> Result<ReportManifest> {
         let missing =
@@ -195,7 +195,7 @@ impl Inventory {
                     .mismatch(format_args!("at most {LARGEST_MANIFEST} bytes"), format_args!("{size} bytes")),
             ));
         }
-        let json = Proved::new(client, place, *size, HELD).await?.read(client, 0..*size).await?;
+        let json = VerifiedFile::new(client, place, *size, HELD).await?.read(client, 0..*size).await?;
         let said = ReportManifest::parse(&json).map_err(|error| place.blame(error))?;
         (self.records, self.snapshot_time) = (said.records, said.snapshot_time.clone());
         Ok(said)
@@ -245,12 +245,12 @@ impl Inventory {
     ) -> Result<InventoryCounts> {
         let mut begun = vec![false; self.shards.len()];
         let sink = |shard: usize, told| match told {
-            Told::Objects(objects) => {
+            ShardEvent::Objects(objects) => {
                 begun[shard] = true;
                 sink(objects)
             }
-            Told::Again(error) if begun[shard] => Err(error),
-            Told::Again(_) => Ok(()),
+            ShardEvent::Again(error) if begun[shard] => Err(error),
+            ShardEvent::Again(_) => Ok(()),
         };
         self.by_shard(client, prefix, sink).await
     }
@@ -260,9 +260,9 @@ impl Inventory {
         &self,
         client: &Client,
         prefix: &Prefix,
-        mut sink: impl FnMut(usize, Told) -> Result<()> + Send,
+        mut sink: impl FnMut(usize, ShardEvent) -> Result<()> + Send,
     ) -> Result<InventoryCounts> {
-        let sieve = Sieve { bucket: Arc::clone(&prefix.bucket), prefix: prefix.prefix.clone() };
+        let sieve = RowFilter { bucket: Arc::clone(&prefix.bucket), prefix: prefix.prefix.clone() };
         let batches = |(number, shard)| {
             self.batches(shard, client, sieve.clone()).map(move |batch| batch.map(|batch| (number, batch)))
         };
@@ -274,13 +274,13 @@ impl Inventory {
             if let Some(error) = batch.again {
                 warn!(%error, "reading it again");
                 of_shards[shard] = InventoryCounts::default();
-                sink(shard, Told::Again(error))?;
+                sink(shard, ShardEvent::Again(error))?;
                 continue;
             }
             of_shards[shard] += batch.counts;
             other = other.or(batch.other_bucket);
             if !batch.objects.is_empty() {
-                sink(shard, Told::Objects(batch.objects))?;
+                sink(shard, ShardEvent::Objects(batch.objects))?;
             }
         }
         let mut counts = InventoryCounts::default();
@@ -309,7 +309,12 @@ impl Inventory {
         Ok(counts)
     }
 
-    fn batches<'a>(&'a self, shard: &'a Shard, client: &'a Client, sieve: Sieve) -> BoxStream<'a, Result<Batch>> {
+    fn batches<'a>(
+        &'a self,
+        shard: &'a Shard,
+        client: &'a Client,
+        sieve: RowFilter,
+    ) -> BoxStream<'a, Result<RowBatch>> {
         match shard.format {
             Format::Csv => csv::batches(shard, client, sieve, self.records.is_some()).boxed(),
             #[cfg(feature = "parquet")]
@@ -321,7 +326,7 @@ impl Inventory {
 }
 
 /// What comes of a shard.
-pub(crate) enum Told {
+pub(crate) enum ShardEvent {
     Objects(Objects),
     /// Nothing holds that came of the shard before: its bytes don't match their CRC, and it is read again.
     Again(Error),
@@ -358,22 +363,22 @@ fn is_json(name: &str) -> bool {
 const MOST_CANDIDATES: usize = 100_000;
 
 /// What a location names.
-enum Named {
+enum ReportLocation {
     Folder,
     Manifest(String),
     Shard(String),
 }
 
-impl Named {
+impl ReportLocation {
     fn of(name: &str) -> Self {
         if is_json(name) { Self::Manifest(name.to_owned()) } else { Self::Shard(name.to_owned()) }
     }
 }
 
 /// Names with their places and sizes in bytes.
-type Files = Vec<(String, (Place, u64))>;
+type ReportFiles = Vec<(String, (ShardLocation, u64))>;
 
-async fn in_bucket(client: &Client, at: &Prefix) -> Result<(Files, Named)> {
+async fn in_bucket(client: &Client, at: &Prefix) -> Result<(ReportFiles, ReportLocation)> {
     // Shards lie beside their manifest and begin as it does, if it has the name that the service gives it.
     let beside = at.prefix.strip_suffix("manifest.json").unwrap_or(&at.prefix);
     let beside = if is_json(&at.prefix) && beside == at.prefix {
@@ -383,21 +388,21 @@ async fn in_bucket(client: &Client, at: &Prefix) -> Result<(Files, Named)> {
     };
     let prefix = Prefix { bucket: Arc::clone(&at.bucket), prefix: beside.to_owned() };
     let (bucket, exact, seen) = (Arc::clone(&at.bucket), at.prefix.clone(), AtomicUsize::new(0));
-    let candidates = move |page: &Page| -> Option<Files> {
-        let mut files = Files::new();
+    let candidates = move |page: &Page| -> Option<ReportFiles> {
+        let mut files = ReportFiles::new();
         for object in page
             .iter()
             .filter(|object| object.name == exact || is_json(object.name) || Format::of(object.name).is_some())
         {
             let id = ObjectId::new(Arc::clone(&bucket), object.name, object.generation);
-            files.push((object.name.to_owned(), (Place::Object(id, object.crc32c), object.size)));
+            files.push((object.name.to_owned(), (ShardLocation::Object(id, object.crc32c), object.size)));
         }
         // What is too much anyway need not be held.
         let before = seen.fetch_add(files.len(), Ordering::Relaxed);
         (before <= 2 * MOST_CANDIDATES).then_some(files)
     };
-    let pages: Option<Vec<Files>> = Lister::new(client, prefix).collect(candidates).await?.into_iter().collect();
-    let files: Option<Files> = pages.map(|pages| pages.into_iter().flatten().collect());
+    let pages: Option<Vec<ReportFiles>> = Lister::new(client, prefix).collect(candidates).await?.into_iter().collect();
+    let files: Option<ReportFiles> = pages.map(|pages| pages.into_iter().flatten().collect());
     let files = files.filter(|files| files.len() <= MOST_CANDIDATES).ok_or_else(|| {
         Error::new(ErrorKind::Config, "there are too many files to find an inventory report among them")
             .stage(Stage::List)
@@ -406,12 +411,12 @@ async fn in_bucket(client: &Client, at: &Prefix) -> Result<(Files, Named)> {
             .hint("name the report's ..._manifest.json")
     })?;
     let exact = files.iter().any(|(name, _)| *name == at.prefix);
-    let named = if exact || is_json(&at.prefix) { Named::of(&at.prefix) } else { Named::Folder };
+    let named = if exact || is_json(&at.prefix) { ReportLocation::of(&at.prefix) } else { ReportLocation::Folder };
     Ok((files, named))
 }
 
-async fn on_disk(path: &Path) -> Result<(Files, Named)> {
-    let place = Place::File(path.to_owned());
+async fn on_disk(path: &Path) -> Result<(ReportFiles, ReportLocation)> {
+    let place = ShardLocation::File(path.to_owned());
     let owned = path.to_owned();
     let read = move || -> std::io::Result<(Vec<(PathBuf, u64)>, bool)> {
         let folder =
@@ -433,15 +438,16 @@ async fn on_disk(path: &Path) -> Result<(Files, Named)> {
     };
     let (files, is_dir) = off_thread(&place, read).await?.map_err(|error| of_disk(path, error))?;
     // Names that aren't in UTF-8 are none of a report.
-    let files =
-        files.into_iter().filter_map(|(path, size)| Some((path.to_str()?.to_owned(), (Place::File(path), size))));
-    let files: Files = files.collect();
+    let files = files
+        .into_iter()
+        .filter_map(|(path, size)| Some((path.to_str()?.to_owned(), (ShardLocation::File(path), size))));
+    let files: ReportFiles = files.collect();
     if is_dir {
-        return Ok((files, Named::Folder));
+        return Ok((files, ReportLocation::Folder));
     }
     // The listing may spell the folder in another way than the caller.
     let name = files.iter().map(|(name, _)| name).find(|name| Path::new(name).file_name() == path.file_name());
-    let named = name.map_or_else(|| Named::of(&path.to_string_lossy()), |name| Named::of(name));
+    let named = name.map_or_else(|| ReportLocation::of(&path.to_string_lossy()), |name| ReportLocation::of(name));
     Ok((files, named))
 }
 

@@ -23,8 +23,8 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescriptor;
 
-use super::row::{Batch, Cell, Columns, FIELDS, Field, Sieve};
-use super::shard::{HELD, Proved, Shard, off_thread};
+use super::row::{FIELDS, FieldColumns, ReportCell, ReportField, RowBatch, RowFilter};
+use super::shard::{HELD, Shard, VerifiedFile, off_thread};
 use crate::store::Client;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -41,38 +41,38 @@ const GAP: u64 = 1 << 20;
 pub(super) fn batches<'a>(
     shard: &'a Shard,
     client: &'a Client,
-    sieve: Sieve,
-) -> impl Stream<Item = Result<Batch>> + Send + 'a {
-    let reading = Reading { shard, client, sieve, bytes: None, file: None, next: 0, group: None };
+    sieve: RowFilter,
+) -> impl Stream<Item = Result<RowBatch>> + Send + 'a {
+    let reading = ParquetShard { shard, client, sieve, bytes: None, file: None, next: 0, group: None };
     stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
 }
 
 /// A shard on its way.
-struct Reading<'a> {
+struct ParquetShard<'a> {
     shard: &'a Shard,
     client: &'a Client,
-    sieve: Sieve,
-    bytes: Option<Proved>,
-    file: Option<Arc<File>>,
+    sieve: RowFilter,
+    bytes: Option<VerifiedFile>,
+    file: Option<Arc<ParquetFooter>>,
     /// The row group to read next.
     next: usize,
-    group: Option<Group>,
+    group: Option<RowGroup>,
 }
 
 /// What a file's footer says.
-struct File {
+struct ParquetFooter {
     metadata: ParquetMetaData,
-    columns: Columns,
+    columns: FieldColumns,
     /// Rows before each row group.
     before: Vec<u64>,
 }
 
-impl Reading<'_> {
-    async fn next(&mut self) -> Result<Option<Batch>> {
+impl ParquetShard<'_> {
+    async fn next(&mut self) -> Result<Option<RowBatch>> {
         let Shard { place, size, .. } = self.shard;
         let bytes = match &mut self.bytes {
             Some(bytes) => bytes,
-            none => none.insert(Proved::new(self.client, place, *size, HELD).await?),
+            none => none.insert(VerifiedFile::new(self.client, place, *size, HELD).await?),
         };
         let file = match &self.file {
             Some(file) => Arc::clone(file),
@@ -84,7 +84,7 @@ impl Reading<'_> {
             None => {
                 let (chunks, index) = (chunks(self.shard, self.client, bytes, &file, self.next).await?, self.next);
                 self.next += 1;
-                off_thread(place, move || Group::open(&file, index, chunks))
+                off_thread(place, move || RowGroup::open(&file, index, chunks))
                     .await?
                     .map_err(|error| place.blame(error))?
             }
@@ -100,7 +100,7 @@ impl Reading<'_> {
     }
 }
 
-async fn footer(shard: &Shard, client: &Client, bytes: &Proved) -> Result<Arc<File>> {
+async fn footer(shard: &Shard, client: &Client, bytes: &VerifiedFile) -> Result<Arc<ParquetFooter>> {
     let Shard { place, size, .. } = shard;
     let cut = |got: String| {
         place.blame(
@@ -126,12 +126,18 @@ async fn footer(shard: &Shard, client: &Client, bytes: &Proved) -> Result<Arc<Fi
         tail = bytes.read(client, size - length..*size).await?;
     }
     let footer = tail.slice(tail.len() - length as usize..tail.len() - 8);
-    let file = off_thread(place, move || File::parse(&footer)).await?;
+    let file = off_thread(place, move || ParquetFooter::parse(&footer)).await?;
     file.map(Arc::new).map_err(|error| place.blame(error))
 }
 
 /// The bytes of the columns of a row group, by field.
-async fn chunks(shard: &Shard, client: &Client, bytes: &Proved, file: &File, index: usize) -> Result<Vec<Chunk>> {
+async fn chunks(
+    shard: &Shard,
+    client: &Client,
+    bytes: &VerifiedFile,
+    file: &ParquetFooter,
+    index: usize,
+) -> Result<Vec<FileChunk>> {
     let place = &shard.place;
     let group = file.metadata.row_group(index);
     let mut wanted = Vec::new();
@@ -153,7 +159,7 @@ async fn chunks(shard: &Shard, client: &Client, bytes: &Proved, file: &File, ind
         let (call, bytes) =
             calls.iter().zip(&read).find(|(call, _)| call.start <= range.start && range.end <= call.end)?;
         let bytes = bytes.slice((range.start - call.start) as usize..(range.end - call.start) as usize);
-        Some(Chunk { start: range.start, bytes })
+        Some(FileChunk { start: range.start, bytes })
     };
     Ok(wanted.into_iter().filter_map(chunk).collect())
 }
@@ -186,11 +192,11 @@ fn refused(error: ParquetError) -> Error {
         .with_source(error)
 }
 
-impl File {
+impl ParquetFooter {
     fn parse(footer: &[u8]) -> Result<Self> {
         let metadata = ParquetMetaDataReader::decode_metadata(footer).map_err(refused)?;
         let schema = metadata.file_metadata().schema_descr();
-        let columns = Columns::of(schema.columns().iter().map(|column| &*column.path().parts()[0]))?;
+        let columns = FieldColumns::of(schema.columns().iter().map(|column| &*column.path().parts()[0]))?;
         for (field, at) in columns.iter() {
             let column = schema.column(at);
             if column.path().parts().len() > 1 || column.max_rep_level() > 0 || column.max_def_level() > 1 {
@@ -216,7 +222,7 @@ impl File {
     }
 }
 
-fn odd(field: Field, got: &str) -> Error {
+fn odd(field: ReportField, got: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("the report's column {} is of a type it can't have", field.as_str()))
         .stage(Stage::List)
         .mismatch("texts, whole numbers or times", got)
@@ -224,12 +230,12 @@ fn odd(field: Field, got: &str) -> Error {
 }
 
 /// Bytes of a file from `start`.
-struct Chunk {
+struct FileChunk {
     start: u64,
     bytes: Bytes,
 }
 
-impl Chunk {
+impl FileChunk {
     fn from(&self, start: u64, length: Option<usize>) -> ParquetResult<Bytes> {
         let from = start.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
         let end = length.map_or(Some(self.bytes.len()), |length| from?.checked_add(length));
@@ -240,13 +246,13 @@ impl Chunk {
     }
 }
 
-impl Length for Chunk {
+impl Length for FileChunk {
     fn len(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
 }
 
-impl ChunkReader for Chunk {
+impl ChunkReader for FileChunk {
     type T = Reader<Bytes>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
@@ -259,28 +265,26 @@ impl ChunkReader for Chunk {
 }
 
 /// A row group that is being decoded.
-struct Group {
-    columns: Vec<(Field, Column)>,
+struct RowGroup {
+    columns: Vec<(ReportField, ColumnReader)>,
     /// Number of the next row in the file, from 1.
     row: u64,
     /// Rows not decoded yet.
     left: u64,
 }
 
-impl Group {
-    fn open(file: &File, index: usize, chunks: Vec<Chunk>) -> Result<Self> {
+impl RowGroup {
+    fn open(file: &ParquetFooter, index: usize, chunks: Vec<FileChunk>) -> Result<Self> {
         let group = file.metadata.row_group(index);
         let rows = file.before[index + 1] - file.before[index];
-        let columns = file
-            .columns
-            .iter()
-            .zip(chunks)
-            .map(|((field, at), chunk)| Ok((field, Column::open(field, group.column(at), chunk, rows as usize)?)));
+        let columns = file.columns.iter().zip(chunks).map(|((field, at), chunk)| {
+            Ok((field, ColumnReader::open(field, group.column(at), chunk, rows as usize)?))
+        });
         Ok(Self { columns: columns.collect::<Result<_>>()?, row: file.before[index] + 1, left: rows })
     }
 
     /// The next rows.
-    fn next(&mut self, sieve: &Sieve) -> Result<Batch> {
+    fn next(&mut self, sieve: &RowFilter) -> Result<RowBatch> {
         let rows = self.left.min(ROWS as u64) as usize;
         for (field, column) in &mut self.columns {
             let read = column.fill(rows).map_err(refused)?;
@@ -293,9 +297,9 @@ impl Group {
                 ));
             }
         }
-        let mut batch = Batch::default();
+        let mut batch = RowBatch::default();
         for at in 0..rows {
-            let mut row = [Cell::Null; FIELDS];
+            let mut row = [ReportCell::Null; FIELDS];
             for (field, column) in &mut self.columns {
                 row[*field as usize] = column.cell(at);
             }
@@ -308,17 +312,17 @@ impl Group {
 }
 
 /// A column of a row group.
-struct Column {
-    values: Values,
+struct ColumnReader {
+    values: ColumnValues,
     /// 1 where there is a value, for columns that may have none.
     levels: Vec<i16>,
     nullable: bool,
     /// The next value to hand out.
     next: usize,
-    unit: Unit,
+    unit: IntegerUnit,
 }
 
-enum Values {
+enum ColumnValues {
     Text(ColumnReaderImpl<ByteArrayType>, Vec<ByteArray>),
     Int(ColumnReaderImpl<Int64Type>, Vec<i64>),
     Short(ColumnReaderImpl<Int32Type>, Vec<i32>),
@@ -328,13 +332,13 @@ enum Values {
 
 /// What a whole number counts.
 #[derive(Clone, Copy)]
-enum Unit {
+enum IntegerUnit {
     One,
     Millis,
     Nanos,
 }
 
-impl Unit {
+impl IntegerUnit {
     fn of(column: &ColumnDescriptor) -> Self {
         match (column.logical_type_ref(), column.converted_type()) {
             (Some(LogicalType::Timestamp(time)), _) => match time.unit {
@@ -360,17 +364,17 @@ fn fill<T: DataType>(
     Ok(reader.read_records(rows, Some(levels), None, values)?.0)
 }
 
-impl Column {
-    fn open(field: Field, chunk: &ColumnChunkMetaData, bytes: Chunk, rows: usize) -> Result<Self> {
+impl ColumnReader {
+    fn open(field: ReportField, chunk: &ColumnChunkMetaData, bytes: FileChunk, rows: usize) -> Result<Self> {
         let described = chunk.column_descr_ptr();
-        let (nullable, unit) = (described.max_def_level() > 0, Unit::of(&described));
+        let (nullable, unit) = (described.max_def_level() > 0, IntegerUnit::of(&described));
         let pages = SerializedPageReader::new(Arc::new(bytes), chunk, rows, None).map_err(refused)?;
         let pages = Box::new(pages);
         let values = match described.physical_type() {
-            Type::BYTE_ARRAY => Values::Text(ColumnReaderImpl::new(described, pages), Vec::new()),
-            Type::INT64 => Values::Int(ColumnReaderImpl::new(described, pages), Vec::new()),
-            Type::INT32 => Values::Short(ColumnReaderImpl::new(described, pages), Vec::new()),
-            Type::INT96 => Values::Time(ColumnReaderImpl::new(described, pages), Vec::new()),
+            Type::BYTE_ARRAY => ColumnValues::Text(ColumnReaderImpl::new(described, pages), Vec::new()),
+            Type::INT64 => ColumnValues::Int(ColumnReaderImpl::new(described, pages), Vec::new()),
+            Type::INT32 => ColumnValues::Short(ColumnReaderImpl::new(described, pages), Vec::new()),
+            Type::INT96 => ColumnValues::Time(ColumnReaderImpl::new(described, pages), Vec::new()),
             other => return Err(odd(field, &other.to_string())),
         };
         Ok(Self { values, levels: Vec::new(), nullable, next: 0, unit })
@@ -381,43 +385,49 @@ impl Column {
         self.next = 0;
         let levels = &mut self.levels;
         match &mut self.values {
-            Values::Text(reader, values) => fill(reader, values, levels, rows),
-            Values::Int(reader, values) => fill(reader, values, levels, rows),
-            Values::Short(reader, values) => fill(reader, values, levels, rows),
-            Values::Time(reader, values) => fill(reader, values, levels, rows),
+            ColumnValues::Text(reader, values) => fill(reader, values, levels, rows),
+            ColumnValues::Int(reader, values) => fill(reader, values, levels, rows),
+            ColumnValues::Short(reader, values) => fill(reader, values, levels, rows),
+            ColumnValues::Time(reader, values) => fill(reader, values, levels, rows),
         }
     }
 
     /// Whether there is a row more, which is passed over.
     fn fill_none(&mut self) -> ParquetResult<bool> {
         let skipped = match &mut self.values {
-            Values::Text(reader, _) => reader.skip_records(1)?,
-            Values::Int(reader, _) => reader.skip_records(1)?,
-            Values::Short(reader, _) => reader.skip_records(1)?,
-            Values::Time(reader, _) => reader.skip_records(1)?,
+            ColumnValues::Text(reader, _) => reader.skip_records(1)?,
+            ColumnValues::Int(reader, _) => reader.skip_records(1)?,
+            ColumnValues::Short(reader, _) => reader.skip_records(1)?,
+            ColumnValues::Time(reader, _) => reader.skip_records(1)?,
         };
         Ok(skipped > 0)
     }
 
     /// The cell of the row at `at` of those just read; each row is asked for once, in order.
-    fn cell(&mut self, at: usize) -> Cell<'_> {
+    fn cell(&mut self, at: usize) -> ReportCell<'_> {
         if self.nullable && self.levels.get(at) != Some(&1) {
-            return Cell::Null;
+            return ReportCell::Null;
         }
         let next = self.next;
         self.next += 1;
         let int = |number: i64| {
-            Cell::Int(match self.unit {
-                Unit::One => number,
-                Unit::Millis => number.saturating_mul(1_000),
-                Unit::Nanos => number / 1_000,
+            ReportCell::Int(match self.unit {
+                IntegerUnit::One => number,
+                IntegerUnit::Millis => number.saturating_mul(1_000),
+                IntegerUnit::Nanos => number / 1_000,
             })
         };
         match &self.values {
-            Values::Text(_, values) => values.get(next).map_or(Cell::Null, |text| Cell::text(text.data())),
-            Values::Int(_, values) => values.get(next).map_or(Cell::Null, |number| int(*number)),
-            Values::Short(_, values) => values.get(next).map_or(Cell::Null, |number| int(i64::from(*number))),
-            Values::Time(_, values) => values.get(next).map_or(Cell::Null, |time| Cell::Int(time.to_micros())),
+            ColumnValues::Text(_, values) => {
+                values.get(next).map_or(ReportCell::Null, |text| ReportCell::text(text.data()))
+            }
+            ColumnValues::Int(_, values) => values.get(next).map_or(ReportCell::Null, |number| int(*number)),
+            ColumnValues::Short(_, values) => {
+                values.get(next).map_or(ReportCell::Null, |number| int(i64::from(*number)))
+            }
+            ColumnValues::Time(_, values) => {
+                values.get(next).map_or(ReportCell::Null, |time| ReportCell::Int(time.to_micros()))
+            }
         }
     }
 }

@@ -37,13 +37,13 @@ pub(super) struct ReportManifest {
 
 /// The fields as the service writes them, under either spelling.
 #[derive(Deserialize)]
-struct Json {
+struct ReportJson {
     #[serde(alias = "reportShardsFileNames", alias = "reportNames")]
     report_shards_file_names: Vec<String>,
     #[serde(alias = "recordsProcessed")]
-    records_processed: Option<Number>,
+    records_processed: Option<JsonNumber>,
     #[serde(alias = "shardCount")]
-    shard_count: Option<Number>,
+    shard_count: Option<JsonNumber>,
     #[serde(alias = "snapshotTime")]
     snapshot_time: Option<serde_json::Value>,
 }
@@ -51,12 +51,12 @@ struct Json {
 /// JSON of protocol buffers has 64-bit integers as texts.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Number {
+enum JsonNumber {
     Number(u64),
     Text(String),
 }
 
-impl Number {
+impl JsonNumber {
     fn get(self) -> Result<u64> {
         match self {
             Self::Number(number) => Ok(number),
@@ -71,7 +71,7 @@ impl Number {
 impl ReportManifest {
     /// Reads the JSON; the error doesn't name the file.
     pub(super) fn parse(json: &[u8]) -> Result<Self> {
-        let json: Json = serde_json::from_slice(json).map_err(|error| {
+        let json: ReportJson = serde_json::from_slice(json).map_err(|error| {
             Error::new(ErrorKind::Protocol, "this isn't the manifest of an inventory report")
                 .stage(Stage::List)
                 .mismatch("JSON with report_shards_file_names", &error)
@@ -80,7 +80,7 @@ impl ReportManifest {
         let last_part = |name: String| name.rsplit_once('/').map(|(_, last)| last.to_owned()).unwrap_or(name);
         let shards: Vec<String> = json.report_shards_file_names.into_iter().map(last_part).collect();
         let distinct: BTreeSet<&String> = shards.iter().collect();
-        let count = json.shard_count.map(Number::get).transpose()?.unwrap_or(shards.len() as u64);
+        let count = json.shard_count.map(JsonNumber::get).transpose()?.unwrap_or(shards.len() as u64);
         if distinct.len() as u64 != count || distinct.len() != shards.len() {
             return Err(Error::new(ErrorKind::Protocol, "the report's manifest contradicts itself")
                 .stage(Stage::List)
@@ -94,13 +94,13 @@ impl ReportManifest {
             serde_json::Value::String(text) => text,
             other => other.to_string(),
         });
-        Ok(Self { shards, records: json.records_processed.map(Number::get).transpose()?, snapshot_time })
+        Ok(Self { shards, records: json.records_processed.map(JsonNumber::get).transpose()?, snapshot_time })
     }
 }
 
 /// What a folder's names are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum FolderContents {
     /// A report's manifest, and the shards that lie around it.
     Manifest { manifest: String, shards: Vec<String> },
     /// Shards of one snapshot without a manifest.
@@ -108,29 +108,29 @@ pub(super) enum Found {
 }
 
 /// A name, cut up: `KEY_manifest.json` or `KEY_3.parquet`.
-enum Part<'a> {
+enum ReportName<'a> {
     Manifest(&'a str),
     Shard(&'a str, Option<u64>),
 }
 
-fn part(name: &str) -> Option<Part<'_>> {
+fn part(name: &str) -> Option<ReportName<'_>> {
     if let Some(key) = name.strip_suffix("manifest.json") {
         let key = key.strip_suffix('_').unwrap_or(key);
-        return Some(Part::Manifest(key));
+        return Some(ReportName::Manifest(key));
     }
     Format::of(name)?;
     let (stem, _) = name.rsplit_once('.')?;
     let numbered = stem.rsplit_once('_').and_then(|(key, index)| Some((key, index.parse().ok()?)));
-    Some(numbered.map_or(Part::Shard(stem, None), |(key, index)| Part::Shard(key, Some(index))))
+    Some(numbered.map_or(ReportName::Shard(stem, None), |(key, index)| ReportName::Shard(key, Some(index))))
 }
 
 /// The one report among `names`: full names or paths; files of other kinds are passed over. The error names no place.
-pub(super) fn find(names: impl IntoIterator<Item = String>) -> Result<Found> {
+pub(super) fn find(names: impl IntoIterator<Item = String>) -> Result<FolderContents> {
     let (mut manifests, mut shards) = (Vec::new(), BTreeMap::<String, Vec<(Option<u64>, String)>>::new());
     for name in names {
         match part(&name) {
-            Some(Part::Manifest(key)) => manifests.push((key.to_owned(), name)),
-            Some(Part::Shard(key, index)) => shards.entry(key.to_owned()).or_default().push((index, name)),
+            Some(ReportName::Manifest(key)) => manifests.push((key.to_owned(), name)),
+            Some(ReportName::Shard(key, index)) => shards.entry(key.to_owned()).or_default().push((index, name)),
             None => {}
         }
     }
@@ -147,13 +147,13 @@ pub(super) fn find(names: impl IntoIterator<Item = String>) -> Result<Found> {
         [(key, manifest)] if keys.len() == 1 || plain(key) => {
             let manifest = manifest.clone();
             let shards = shards.into_values().flatten().map(|(_, name)| name).collect();
-            return Ok(Found::Manifest { manifest, shards });
+            return Ok(FolderContents::Manifest { manifest, shards });
         }
         [] if keys.len() == 1 => {
             let mut shards: Vec<_> = shards.into_values().flatten().collect();
             shards.sort();
             whole(&shards)?;
-            return Ok(Found::Shards(shards.into_iter().map(|(_, name)| name).collect()));
+            return Ok(FolderContents::Shards(shards.into_iter().map(|(_, name)| name).collect()));
         }
         _ => {}
     }

@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 
 /// A metadata field of a report that is of use here. The service has a dozen more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(super) enum ReportField {
     Name,
     Size,
     Generation,
@@ -26,10 +26,10 @@ pub(super) enum Field {
     SoftDeleteTime,
 }
 
-/// Number of [`Field`]s.
+/// Number of [`ReportField`]s.
 pub(super) const FIELDS: usize = 10;
 
-impl Field {
+impl ReportField {
     pub(super) const ALL: [Self; FIELDS] = [
         Self::Name,
         Self::Size,
@@ -63,19 +63,19 @@ impl Field {
 
 /// Where in a shard the fields are.
 #[derive(Clone, Debug)]
-pub(super) struct Columns {
+pub(super) struct FieldColumns {
     at: [Option<usize>; FIELDS],
     /// Number of columns in all.
     pub(super) width: usize,
 }
 
-impl Columns {
+impl FieldColumns {
     /// The columns of these names, in any order; the error names no shard.
     pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
         let mut columns = Self { at: [None; FIELDS], width: 0 };
         let mut seen = String::new();
         for name in names {
-            for field in Field::ALL.into_iter().filter(|field| field.as_str().eq_ignore_ascii_case(name)) {
+            for field in ReportField::ALL.into_iter().filter(|field| field.as_str().eq_ignore_ascii_case(name)) {
                 if columns.at[field as usize].replace(columns.width).is_some() {
                     return Err(Error::new(ErrorKind::Config, "a column comes twice")
                         .mismatch("each column once", format_args!("two of the name {name}"))
@@ -97,8 +97,11 @@ impl Columns {
                      next report",
                 ));
         }
-        let missing: Vec<_> =
-            Field::NEEDED.into_iter().filter(|field| columns.get(*field).is_none()).map(Field::as_str).collect();
+        let missing: Vec<_> = ReportField::NEEDED
+            .into_iter()
+            .filter(|field| columns.get(*field).is_none())
+            .map(ReportField::as_str)
+            .collect();
         if missing.is_empty() {
             return Ok(columns);
         }
@@ -113,19 +116,19 @@ impl Columns {
     }
 
     /// The place of a field, counted from 0.
-    pub(super) fn get(&self, field: Field) -> Option<usize> {
+    pub(super) fn get(&self, field: ReportField) -> Option<usize> {
         self.at[field as usize]
     }
 
     /// The fields that are there, with their places.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Field, usize)> {
-        Field::ALL.into_iter().filter_map(|field| Some((field, self.get(field)?)))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ReportField, usize)> {
+        ReportField::ALL.into_iter().filter_map(|field| Some((field, self.get(field)?)))
     }
 }
 
 /// What stands in a row under a column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Cell<'a> {
+pub(super) enum ReportCell<'a> {
     /// Nothing, or no such column.
     #[default]
     Null,
@@ -136,13 +139,13 @@ pub(super) enum Cell<'a> {
     Int(i64),
 }
 
-impl<'a> Cell<'a> {
+impl<'a> ReportCell<'a> {
     pub(super) fn text(text: &'a [u8]) -> Self {
         if text.is_empty() { Self::Null } else { Self::Text(text) }
     }
 }
 
-impl fmt::Display for Cell<'_> {
+impl fmt::Display for ReportCell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("nothing"),
@@ -155,18 +158,18 @@ impl fmt::Display for Cell<'_> {
     }
 }
 
-/// The cells of a row, by `Field as usize`.
-pub(super) type Row<'a> = [Cell<'a>; FIELDS];
+/// The cells of a row, by `ReportField as usize`.
+pub(super) type ReportRow<'a> = [ReportCell<'a>; FIELDS];
 
 /// A cell that isn't what its column says.
 #[derive(Debug)]
-pub(super) struct Misfit {
-    field: Field,
+pub(super) struct CellMismatch {
+    field: ReportField,
     wanted: &'static str,
     got: String,
 }
 
-impl Misfit {
+impl CellMismatch {
     /// The error, `place` being the row or line.
     pub(super) fn at(self, place: impl fmt::Display) -> Error {
         Error::new(ErrorKind::Protocol, format!("{place}, column {}: a value that can't be", self.field.as_str()))
@@ -178,7 +181,7 @@ impl Misfit {
 
 /// What came of a piece of a shard.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct RowBatch {
     pub(super) objects: Objects,
     pub(super) counts: InventoryCounts,
     /// Another bucket that a row is of, for the error where none is of the one that is wanted.
@@ -189,31 +192,31 @@ pub(super) struct Batch {
 
 /// Which rows are wanted.
 #[derive(Clone, Debug)]
-pub(super) struct Sieve {
+pub(super) struct RowFilter {
     pub(super) bucket: Arc<str>,
     pub(super) prefix: String,
 }
 
-impl Sieve {
+impl RowFilter {
     /// Adds the row's object to the batch if it is wanted, and counts it in any case.
-    pub(super) fn sift(&self, row: &Row<'_>, batch: &mut Batch) -> Result<(), Misfit> {
-        let cell = |field: Field| row[field as usize];
-        let misfit = |field, wanted| Misfit { field, wanted, got: cell(field).to_string() };
+    pub(super) fn sift(&self, row: &ReportRow<'_>, batch: &mut RowBatch) -> Result<(), CellMismatch> {
+        let cell = |field: ReportField| row[field as usize];
+        let misfit = |field, wanted| CellMismatch { field, wanted, got: cell(field).to_string() };
         batch.counts.rows += 1;
-        if let Cell::Text(bucket) = cell(Field::Bucket)
+        if let ReportCell::Text(bucket) = cell(ReportField::Bucket)
             && bucket != self.bucket.as_bytes()
         {
             batch.counts.other_buckets += 1;
             batch.other_bucket.get_or_insert_with(|| String::from_utf8_lossy(bucket).into_owned());
             return Ok(());
         }
-        if is_time(cell(Field::TimeDeleted)) || is_time(cell(Field::SoftDeleteTime)) {
+        if is_time(cell(ReportField::TimeDeleted)) || is_time(cell(ReportField::SoftDeleteTime)) {
             batch.counts.deleted += 1;
             return Ok(());
         }
-        let name = match cell(Field::Name) {
-            Cell::Text(name) if name.len() <= 1_024 => name,
-            _ => return Err(misfit(Field::Name, "a name of 1 to 1,024 bytes")),
+        let name = match cell(ReportField::Name) {
+            ReportCell::Text(name) if name.len() <= 1_024 => name,
+            _ => return Err(misfit(ReportField::Name, "a name of 1 to 1,024 bytes")),
         };
         if !name.starts_with(self.prefix.as_bytes()) {
             batch.counts.other_names += 1;
@@ -222,26 +225,26 @@ impl Sieve {
         let name = std::str::from_utf8(name)
             .ok()
             .filter(|name| !name.contains(['\r', '\n']))
-            .ok_or_else(|| misfit(Field::Name, "a name in UTF-8 without CR and LF"))?;
-        let crc32c = match cell(Field::Crc32c) {
-            Cell::Null => None,
-            told => Some(crc(told).ok_or_else(|| misfit(Field::Crc32c, "base64 of four bytes"))?),
+            .ok_or_else(|| misfit(ReportField::Name, "a name in UTF-8 without CR and LF"))?;
+        let crc32c = match cell(ReportField::Crc32c) {
+            ReportCell::Null => None,
+            told => Some(crc(told).ok_or_else(|| misfit(ReportField::Crc32c, "base64 of four bytes"))?),
         };
-        let size = match cell(Field::Size) {
+        let size = match cell(ReportField::Size) {
             // Where a writer leaves out a zero; the CRC of no bytes is 0.
-            Cell::Null if crc32c == Some(0) => 0,
-            told => number(told).ok_or_else(|| misfit(Field::Size, "a number of bytes"))?,
+            ReportCell::Null if crc32c == Some(0) => 0,
+            told => number(told).ok_or_else(|| misfit(ReportField::Size, "a number of bytes"))?,
         };
-        let generation = number(cell(Field::Generation))
+        let generation = number(cell(ReportField::Generation))
             .and_then(|generation| i64::try_from(generation).ok())
             .filter(|generation| *generation > 0)
-            .ok_or_else(|| misfit(Field::Generation, "a generation, greater than 0"))?;
-        let storage_class = match cell(Field::StorageClass) {
-            Cell::Text(class) => StorageClass::parse(std::str::from_utf8(class).unwrap_or("?")),
+            .ok_or_else(|| misfit(ReportField::Generation, "a generation, greater than 0"))?;
+        let storage_class = match cell(ReportField::StorageClass) {
+            ReportCell::Text(class) => StorageClass::parse(std::str::from_utf8(class).unwrap_or("?")),
             _ => StorageClass::Unspecified,
         };
-        let encoding = match cell(Field::ContentEncoding) {
-            Cell::Text(encoding) => ContentEncoding::parse(std::str::from_utf8(encoding).unwrap_or("?")),
+        let encoding = match cell(ReportField::ContentEncoding) {
+            ReportCell::Text(encoding) => ContentEncoding::parse(std::str::from_utf8(encoding).unwrap_or("?")),
             _ => ContentEncoding::Identity,
         };
         batch.objects.push(ObjectRef {
@@ -251,7 +254,7 @@ impl Sieve {
             crc32c,
             storage_class,
             encoding,
-            updated: time(cell(Field::Updated)),
+            updated: time(cell(ReportField::Updated)),
             details: None,
         });
         batch.counts.objects += 1;
@@ -260,20 +263,20 @@ impl Sieve {
 }
 
 /// Whether a time is there: 1970 is what writers without a null put for "never".
-fn is_time(cell: Cell<'_>) -> bool {
+fn is_time(cell: ReportCell<'_>) -> bool {
     match cell {
-        Cell::Null => false,
-        Cell::Int(micros) => micros != 0,
-        Cell::Text(text) => !text.starts_with(b"1970-01-01"),
+        ReportCell::Null => false,
+        ReportCell::Int(micros) => micros != 0,
+        ReportCell::Text(text) => !text.starts_with(b"1970-01-01"),
     }
 }
 
 /// A whole number that isn't negative.
-fn number(cell: Cell<'_>) -> Option<u64> {
+fn number(cell: ReportCell<'_>) -> Option<u64> {
     match cell {
-        Cell::Null => None,
-        Cell::Int(number) => u64::try_from(number).ok(),
-        Cell::Text(digits) => digits.iter().try_fold(0u64, |number, digit| {
+        ReportCell::Null => None,
+        ReportCell::Int(number) => u64::try_from(number).ok(),
+        ReportCell::Text(digits) => digits.iter().try_fold(0u64, |number, digit| {
             digit.is_ascii_digit().then(|| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?
         }),
     }
@@ -281,8 +284,8 @@ fn number(cell: Cell<'_>) -> Option<u64> {
 
 /// A CRC: base64 of four big-endian bytes, always 8 characters of which the last two are `=`. The service's other
 /// exports have it as a number, which can't be mistaken for that.
-fn crc(cell: Cell<'_>) -> Option<u32> {
-    let Cell::Text(text) = cell else { return number(cell).and_then(|number| number.try_into().ok()) };
+fn crc(cell: ReportCell<'_>) -> Option<u32> {
+    let ReportCell::Text(text) = cell else { return number(cell).and_then(|number| number.try_into().ok()) };
     let mut bytes = [0; 6];
     match STANDARD.decode_slice(text, &mut bytes) {
         Ok(4) if text.len() == 8 => Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
@@ -293,14 +296,16 @@ fn crc(cell: Cell<'_>) -> Option<u32> {
 
 /// A time: microseconds, or a text like `2024-05-20T06:35:00.123Z`, with a space for the `T`, and with ` UTC`, `+00:00` or
 /// nothing for the `Z`. `None` for anything else: no sample depends on it.
-fn time(cell: Cell<'_>) -> Option<SystemTime> {
+fn time(cell: ReportCell<'_>) -> Option<SystemTime> {
     let text = match cell {
-        Cell::Null => return None,
-        Cell::Int(micros) => return SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros.try_into().ok()?)),
-        Cell::Text(text) => text,
+        ReportCell::Null => return None,
+        ReportCell::Int(micros) => {
+            return SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros.try_into().ok()?));
+        }
+        ReportCell::Text(text) => text,
     };
     let (moment, rest) = text.split_at_checked(19)?;
-    let part = |from: usize, to: usize| number(Cell::Text(&moment[from..to]));
+    let part = |from: usize, to: usize| number(ReportCell::Text(&moment[from..to]));
     let separators = [moment[4], moment[7], moment[13], moment[16]];
     if separators != *b"--::" || !matches!(moment[10], b'T' | b' ') {
         return None;
@@ -314,7 +319,9 @@ fn time(cell: Cell<'_>) -> Option<SystemTime> {
     let fraction = rest.strip_prefix(b".").map_or(0, |rest| rest.iter().take_while(|c| c.is_ascii_digit()).count());
     let (nanos, zone) = match fraction {
         0 => (0, rest),
-        1..=9 => (number(Cell::Text(&rest[1..=fraction]))? * 10u64.pow(9 - fraction as u32), &rest[1 + fraction..]),
+        1..=9 => {
+            (number(ReportCell::Text(&rest[1..=fraction]))? * 10u64.pow(9 - fraction as u32), &rest[1 + fraction..])
+        }
         _ => return None,
     };
     if !matches!(zone, b"Z" | b"" | b" UTC" | b"+00:00" | b"+00") {

@@ -28,7 +28,7 @@ pub(super) const HELD: u64 = 64 << 20;
 /// A file of a report.
 #[derive(Clone, Debug)]
 pub(super) struct Shard {
-    pub(super) place: Place,
+    pub(super) place: ShardLocation,
     pub(super) format: Format,
     /// Bytes.
     pub(super) size: u64,
@@ -36,13 +36,13 @@ pub(super) struct Shard {
 
 /// Where a file is.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum ShardLocation {
     File(PathBuf),
     /// An object, pinned to its generation, and its CRC if the listing tells.
     Object(ObjectId, Option<u32>),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ShardLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
@@ -51,7 +51,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl Place {
+impl ShardLocation {
     /// The bytes of `range`, all of them.
     pub(super) async fn read(&self, client: &Client, range: Range<u64>) -> Result<Bytes> {
         if range.is_empty() {
@@ -103,8 +103,8 @@ impl Place {
 /// A file of which any part can be had, as it was written: with a CRC of the whole alone, all is read before the first
 /// part is used.
 #[derive(Debug)]
-pub(super) struct Proved {
-    place: Place,
+pub(super) struct VerifiedFile {
+    place: ShardLocation,
     size: u64,
     known: Known,
 }
@@ -118,9 +118,9 @@ enum Known {
     Blocks(Vec<u32>),
 }
 
-impl Proved {
+impl VerifiedFile {
     /// Reads the whole file, if there is a CRC to prove it by; one of at most `held` bytes is kept.
-    pub(super) async fn new(client: &Client, place: &Place, size: u64, held: u64) -> Result<Self> {
+    pub(super) async fn new(client: &Client, place: &ShardLocation, size: u64, held: u64) -> Result<Self> {
         let mut proved = Self { place: place.clone(), size, known: Known::Nothing };
         let Some(crc) = place.crc() else { return Ok(proved) };
         let (mut client, mut tries) = (client.clone(), 0);
@@ -189,7 +189,7 @@ impl Proved {
 
 /// Runs what takes long, or may panic on a damaged file, where it blocks no other task.
 pub(super) async fn off_thread<T: Send + 'static>(
-    place: &Place,
+    place: &ShardLocation,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {

@@ -3,26 +3,26 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
-use super::report::{Found, ReportManifest, find};
-use super::row::{Batch, Cell, Columns, FIELDS, Field, Sieve};
-use super::shard::{Place, Proved};
+use super::report::{FolderContents, ReportManifest, find};
+use super::row::{FIELDS, FieldColumns, ReportCell, ReportField, RowBatch, RowFilter};
+use super::shard::{ShardLocation, VerifiedFile};
 use super::{Format, csv};
 use crate::store::{Call, Client, ContentEncoding, Fault, FaultStore, MemoryStore, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result};
 
-fn sieve() -> Sieve {
-    Sieve { bucket: "cats".into(), prefix: "train/".into() }
+fn sieve() -> RowFilter {
+    RowFilter { bucket: "cats".into(), prefix: "train/".into() }
 }
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-fn row<'a>(cells: &[(Field, Cell<'a>)]) -> [Cell<'a>; FIELDS] {
-    let mut row = [Cell::Null; FIELDS];
-    row[Field::Name as usize] = Cell::Text(b"train/tom");
-    row[Field::Size as usize] = Cell::Text(b"9");
-    row[Field::Generation as usize] = Cell::Int(7);
+fn row<'a>(cells: &[(ReportField, ReportCell<'a>)]) -> [ReportCell<'a>; FIELDS] {
+    let mut row = [ReportCell::Null; FIELDS];
+    row[ReportField::Name as usize] = ReportCell::Text(b"train/tom");
+    row[ReportField::Size as usize] = ReportCell::Text(b"9");
+    row[ReportField::Generation as usize] = ReportCell::Int(7);
     for (field, cell) in cells {
         row[*field as usize] = *cell;
     }
@@ -30,8 +30,8 @@ fn row<'a>(cells: &[(Field, Cell<'a>)]) -> [Cell<'a>; FIELDS] {
 }
 
 /// What becomes of a row.
-fn sift(cells: &[(Field, Cell<'_>)]) -> Result<Batch> {
-    let mut batch = Batch::default();
+fn sift(cells: &[(ReportField, ReportCell<'_>)]) -> Result<RowBatch> {
+    let mut batch = RowBatch::default();
     sieve().sift(&row(cells), &mut batch).map_err(|misfit| misfit.at("row 1")).map(|()| batch)
 }
 
@@ -42,9 +42,11 @@ fn a_report_is_found_by_its_names() {
     let mut all = shards(&[1, 0, 10, 2, 3, 4, 5, 6, 7, 8, 9]);
     all.push("inv/_SUCCESS".into());
     // By number, not by name.
-    assert_eq!(find(all.clone()).unwrap(), Found::Shards(shards(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])));
+    assert_eq!(find(all.clone()).unwrap(), FolderContents::Shards(shards(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])));
     all.push(format!("{key}_manifest.json"));
-    let Found::Manifest { manifest, shards: beside } = find(all.clone()).unwrap() else { panic!("a manifest") };
+    let FolderContents::Manifest { manifest, shards: beside } = find(all.clone()).unwrap() else {
+        panic!("a manifest")
+    };
     assert_eq!((manifest, beside.len()), (format!("{key}_manifest.json"), 11));
 
     all.push("inv/1a34_2024-05-21T06:35_0.parquet".into());
@@ -64,8 +66,8 @@ fn a_report_is_found_by_its_names() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(said), "{error}");
     }
-    assert_eq!(find(names(&["report.csv"])).unwrap(), Found::Shards(names(&["report.csv"])));
-    assert!(matches!(find(names(&["d/manifest.json", "d/x_0.csv"])).unwrap(), Found::Manifest { .. }));
+    assert_eq!(find(names(&["report.csv"])).unwrap(), FolderContents::Shards(names(&["report.csv"])));
+    assert!(matches!(find(names(&["d/manifest.json", "d/x_0.csv"])).unwrap(), FolderContents::Manifest { .. }));
     assert_eq!(
         (Format::of("a.parquet"), Format::of("a.csv"), Format::of("csv")),
         (Some(Format::Parquet), Some(Format::Csv), None)
@@ -96,32 +98,34 @@ fn a_manifest_is_read_in_either_spelling() {
 
 #[test]
 fn columns_are_found_by_name_in_any_order() {
-    let columns = Columns::of(["etag", "generation", "NAME", "size"].into_iter()).unwrap();
-    assert_eq!((columns.get(Field::Name), columns.get(Field::Bucket), columns.width), (Some(2), None, 4));
+    let columns = FieldColumns::of(["etag", "generation", "NAME", "size"].into_iter()).unwrap();
+    assert_eq!((columns.get(ReportField::Name), columns.get(ReportField::Bucket), columns.width), (Some(2), None, 4));
     for (header, said) in [
         ("name,size", "no column generation"),
         ("bucket,project", "no column name and size and generation"),
         ("cats,train/a,3,1716", "no header"),
         ("name,size,generation,name", "a column comes twice"),
     ] {
-        let error = Columns::of(header.split(',')).unwrap_err();
+        let error = FieldColumns::of(header.split(',')).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().contains(said), "{error}");
     }
-    let error = Columns::of(["name", "size"].into_iter()).unwrap_err().to_string();
+    let error = FieldColumns::of(["name", "size"].into_iter()).unwrap_err().to_string();
     assert!(error.contains("--add-metadata-fields"), "{error}");
 }
 
 #[test]
 fn cells_say_what_they_mean() {
-    let one = |cells: &[(Field, Cell<'_>)]| sift(cells).unwrap().objects.get(0).map(|object| format!("{object:?}"));
+    let one = |cells: &[(ReportField, ReportCell<'_>)]| {
+        sift(cells).unwrap().objects.get(0).map(|object| format!("{object:?}"))
+    };
     let object = sift(&[
-        (Field::Crc32c, Cell::Text(b"4waSgw==")),
-        (Field::StorageClass, Cell::Text(b"ARCHIVE")),
-        (Field::ContentEncoding, Cell::Text(b"gzip")),
-        (Field::Bucket, Cell::Text(b"cats")),
-        (Field::Updated, Cell::Int(1_500_000)),
-        (Field::TimeDeleted, Cell::Int(0)),
+        (ReportField::Crc32c, ReportCell::Text(b"4waSgw==")),
+        (ReportField::StorageClass, ReportCell::Text(b"ARCHIVE")),
+        (ReportField::ContentEncoding, ReportCell::Text(b"gzip")),
+        (ReportField::Bucket, ReportCell::Text(b"cats")),
+        (ReportField::Updated, ReportCell::Int(1_500_000)),
+        (ReportField::TimeDeleted, ReportCell::Int(0)),
     ])
     .unwrap();
     let object = object.objects.get(0).unwrap();
@@ -130,27 +134,33 @@ fn cells_say_what_they_mean() {
     assert_eq!(object.encoding, ContentEncoding::Gzip);
     assert_eq!(object.updated, Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500)));
     // Storage Insights has CRCs as numbers elsewhere.
-    assert_eq!(one(&[(Field::Crc32c, Cell::Int(5))]), one(&[(Field::Crc32c, Cell::Text(b"5"))]));
-    assert_eq!(one(&[(Field::Crc32c, Cell::Text(b"AAAABQ=="))]), one(&[(Field::Crc32c, Cell::Text(b"5"))]));
-    assert_ne!(one(&[]), one(&[(Field::Crc32c, Cell::Text(b"AAAAAA=="))]));
+    assert_eq!(
+        one(&[(ReportField::Crc32c, ReportCell::Int(5))]),
+        one(&[(ReportField::Crc32c, ReportCell::Text(b"5"))])
+    );
+    assert_eq!(
+        one(&[(ReportField::Crc32c, ReportCell::Text(b"AAAABQ=="))]),
+        one(&[(ReportField::Crc32c, ReportCell::Text(b"5"))])
+    );
+    assert_ne!(one(&[]), one(&[(ReportField::Crc32c, ReportCell::Text(b"AAAAAA=="))]));
     // A zero may be left out; the CRC proves that it is one.
-    assert!(one(&[(Field::Size, Cell::Null), (Field::Crc32c, Cell::Int(0))]).is_some());
+    assert!(one(&[(ReportField::Size, ReportCell::Null), (ReportField::Crc32c, ReportCell::Int(0))]).is_some());
 
     for (field, cell, wanted) in [
-        (Field::Name, Cell::Null, "a name of 1 to 1,024 bytes"),
-        (Field::Name, Cell::Text(&[b'x'; 1025]), "a name of 1 to 1,024 bytes"),
-        (Field::Name, Cell::Int(1), "a name of 1 to 1,024 bytes"),
-        (Field::Name, Cell::Text(b"train/\xff"), "a name in UTF-8"),
-        (Field::Name, Cell::Text(b"train/\n"), "without CR and LF"),
-        (Field::Size, Cell::Null, "a number of bytes"),
-        (Field::Size, Cell::Text(b"-1"), "a number of bytes"),
-        (Field::Size, Cell::Text(b"18446744073709551616"), "a number of bytes"),
-        (Field::Size, Cell::Text(b"1e3"), "a number of bytes"),
-        (Field::Generation, Cell::Text(b"0"), "a generation"),
-        (Field::Generation, Cell::Int(-5), "a generation"),
-        (Field::Generation, Cell::Null, "got nothing"),
-        (Field::Crc32c, Cell::Text(b"AAAAAAA="), "base64 of four bytes"),
-        (Field::Crc32c, Cell::Text(b"4294967296"), "base64 of four bytes"),
+        (ReportField::Name, ReportCell::Null, "a name of 1 to 1,024 bytes"),
+        (ReportField::Name, ReportCell::Text(&[b'x'; 1025]), "a name of 1 to 1,024 bytes"),
+        (ReportField::Name, ReportCell::Int(1), "a name of 1 to 1,024 bytes"),
+        (ReportField::Name, ReportCell::Text(b"train/\xff"), "a name in UTF-8"),
+        (ReportField::Name, ReportCell::Text(b"train/\n"), "without CR and LF"),
+        (ReportField::Size, ReportCell::Null, "a number of bytes"),
+        (ReportField::Size, ReportCell::Text(b"-1"), "a number of bytes"),
+        (ReportField::Size, ReportCell::Text(b"18446744073709551616"), "a number of bytes"),
+        (ReportField::Size, ReportCell::Text(b"1e3"), "a number of bytes"),
+        (ReportField::Generation, ReportCell::Text(b"0"), "a generation"),
+        (ReportField::Generation, ReportCell::Int(-5), "a generation"),
+        (ReportField::Generation, ReportCell::Null, "got nothing"),
+        (ReportField::Crc32c, ReportCell::Text(b"AAAAAAA="), "base64 of four bytes"),
+        (ReportField::Crc32c, ReportCell::Text(b"4294967296"), "base64 of four bytes"),
     ] {
         let error = sift(&[(field, cell)]).unwrap_err().to_string();
         assert!(error.contains(wanted) && error.contains(field.as_str()) && error.contains("row 1"), "{error}");
@@ -165,16 +175,16 @@ fn rows_that_are_not_wanted_are_counted() {
         let counts = batch.counts;
         (counts.rows, counts.other_buckets, counts.other_names, counts.deleted)
     };
-    assert_eq!(counts(Field::Bucket, Cell::Text(b"dogs")), (1, 1, 0, 0));
-    assert_eq!(counts(Field::Name, Cell::Text(b"test/tom")), (1, 0, 1, 0));
-    assert_eq!(counts(Field::TimeDeleted, Cell::Text(b"2024-05-20T06:35:00Z")), (1, 0, 0, 1));
-    assert_eq!(counts(Field::SoftDeleteTime, Cell::Int(1)), (1, 0, 0, 1));
+    assert_eq!(counts(ReportField::Bucket, ReportCell::Text(b"dogs")), (1, 1, 0, 0));
+    assert_eq!(counts(ReportField::Name, ReportCell::Text(b"test/tom")), (1, 0, 1, 0));
+    assert_eq!(counts(ReportField::TimeDeleted, ReportCell::Text(b"2024-05-20T06:35:00Z")), (1, 0, 0, 1));
+    assert_eq!(counts(ReportField::SoftDeleteTime, ReportCell::Int(1)), (1, 0, 0, 1));
 }
 
 #[test]
 fn times() {
     let told = |text: &str| {
-        let batch = sift(&[(Field::Updated, Cell::Text(text.as_bytes()))]).unwrap();
+        let batch = sift(&[(ReportField::Updated, ReportCell::Text(text.as_bytes()))]).unwrap();
         batch.objects.get(0).unwrap().updated
     };
     for (text, micros) in [
@@ -198,14 +208,14 @@ proptest! {
     fn times_agree_with_another_reader_of_them(seconds in 0u64..10_000_000_000, nanos in 0u32..1_000_000_000) {
         let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
         let text = humantime::format_rfc3339_nanos(time).to_string();
-        let batch = sift(&[(Field::Updated, Cell::Text(text.as_bytes()))]).unwrap();
+        let batch = sift(&[(ReportField::Updated, ReportCell::Text(text.as_bytes()))]).unwrap();
         prop_assert_eq!(batch.objects.get(0).unwrap().updated, Some(time));
     }
 
     #[test]
     fn no_cell_panics(text in prop::collection::vec(any::<u8>(), 0..40), number in any::<i64>(), field in 0..FIELDS) {
-        let _ = sift(&[(Field::ALL[field], Cell::text(&text))]);
-        let _ = sift(&[(Field::ALL[field], Cell::Int(number))]);
+        let _ = sift(&[(ReportField::ALL[field], ReportCell::text(&text))]);
+        let _ = sift(&[(ReportField::ALL[field], ReportCell::Int(number))]);
     }
 }
 
@@ -224,8 +234,8 @@ fn a_bit_that_flips_after_the_whole_was_proved_is_found() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let read = runtime.block_on(async {
             let id = ObjectId::new("reports", "x_0.parquet", None);
-            let place = Place::Object(id, Some(crc32c::crc32c(&bytes)));
-            Proved::new(&client, &place, bytes.len() as u64, held).await?.read(&client, range.clone()).await
+            let place = ShardLocation::Object(id, Some(crc32c::crc32c(&bytes)));
+            VerifiedFile::new(&client, &place, bytes.len() as u64, held).await?.read(&client, range.clone()).await
         });
         let gets = store.gets().len();
         read.map(|read| (read == bytes[range.start as usize..range.end as usize], gets))
@@ -246,8 +256,8 @@ fn a_bit_that_flips_after_the_whole_was_proved_is_found() {
 }
 
 /// All that a CSV parser makes of these pieces.
-fn parse(pieces: &[&[u8]]) -> Result<(Batch, csv::Ending)> {
-    let (mut parser, mut batch) = (csv::Parser::new(sieve()), Batch::default());
+fn parse(pieces: &[&[u8]]) -> Result<(RowBatch, csv::FileEnd)> {
+    let (mut parser, mut batch) = (csv::CsvParser::new(sieve()), RowBatch::default());
     for piece in pieces {
         parser.push(piece, &mut batch)?;
     }
@@ -266,7 +276,7 @@ fn any_delimiter_of_one_byte_is_found() {
             let text = format!("{header}\n\"train/a,b\",2,3\n").replace(',', delimiter);
             let (batch, ending) = parse(&[text.as_bytes()]).unwrap();
             assert_eq!(batch.objects.name(0), Some(&*format!("train/a{delimiter}b")), "{text}");
-            assert_eq!(ending, csv::Ending::Whole);
+            assert_eq!(ending, csv::FileEnd::Whole);
         }
     }
 }
@@ -296,11 +306,11 @@ fn bad_rows_are_named_by_their_line() {
 #[test]
 fn how_a_file_ends_is_seen() {
     let ending = |text: &str| parse(&[text.as_bytes()]).unwrap().1;
-    assert_eq!(ending("name,size,generation\n"), csv::Ending::Whole);
-    assert_eq!(ending("name,size,generation\ntrain/a,1,17"), csv::Ending::InField);
-    assert_eq!(ending("name,size,generation,etag\ntrain/a,1,17,C"), csv::Ending::AfterRow);
-    assert_eq!(ending("name,size,generation,etag\ntrain/a,1,17,\"C\n"), csv::Ending::InQuotes);
-    assert_eq!(ending("name,size,generation,etag\ntrain/a,1,17,\"C\"\n"), csv::Ending::Whole);
+    assert_eq!(ending("name,size,generation\n"), csv::FileEnd::Whole);
+    assert_eq!(ending("name,size,generation\ntrain/a,1,17"), csv::FileEnd::InField);
+    assert_eq!(ending("name,size,generation,etag\ntrain/a,1,17,C"), csv::FileEnd::AfterRow);
+    assert_eq!(ending("name,size,generation,etag\ntrain/a,1,17,\"C\n"), csv::FileEnd::InQuotes);
+    assert_eq!(ending("name,size,generation,etag\ntrain/a,1,17,\"C\"\n"), csv::FileEnd::Whole);
 }
 
 proptest! {
@@ -331,7 +341,7 @@ proptest! {
             from = to;
         }
         let (batch, ending) = parse(&pieces).unwrap();
-        prop_assert_eq!(ending, csv::Ending::Whole);
+        prop_assert_eq!(ending, csv::FileEnd::Whole);
         let names: Vec<String> = tails.iter().map(|tail| format!("train/{tail}")).collect();
         prop_assert!(batch.objects.iter().map(|object| object.name).eq(names.iter().map(|name| &**name)));
     }
@@ -345,7 +355,7 @@ proptest! {
         let text = format!("name,size,generation\n{}", rows.concat());
         let cut = cut.index(text.len());
         let parsed = parse(&[&text.as_bytes()[..cut]]);
-        if let Ok((batch, csv::Ending::Whole)) = parsed {
+        if let Ok((batch, csv::FileEnd::Whole)) = parsed {
             // Between two rows, or right after the header: what only the count of rows can tell.
             let whole: String = rows.iter().take(batch.objects.len()).map(String::as_str).collect();
             prop_assert_eq!(format!("name,size,generation\n{whole}").len(), cut);

@@ -7,15 +7,15 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::time::timeout;
 
-use super::{Amount, Call, Client, END_MARK, Reading};
+use super::{Amount, BodyRead, Client, ClientCall, END_MARK};
 use crate::metrics::{add, count};
 use crate::store::ObjectId;
 use crate::{Error, ErrorKind, Result};
 
 /// A read under way of a range of an object, or of all of it. A body that breaks off, with an error or silently, is
 /// resumed from the bytes that were handed on, out of the same generation.
-pub(crate) struct Streaming<'a> {
-    call: Call<'a>,
+pub(crate) struct RangeStream<'a> {
+    call: ClientCall<'a>,
     /// The generation is filled in by the first answer.
     id: ObjectId,
     /// Bytes of the object.
@@ -30,14 +30,15 @@ pub(crate) struct Streaming<'a> {
 impl Client {
     /// Reads `range` of an object of `whole` bytes. The time that the caller takes between two chunks counts as time of
     /// the call, so it is for callers that don't wait for others.
-    pub(crate) fn stream(&self, id: ObjectId, range: Range<u64>, whole: u64) -> Streaming<'_> {
-        let call = Call::new(self, true, range.end.saturating_sub(range.start)).refusals(&self.metrics.get_refused);
+    pub(crate) fn stream(&self, id: ObjectId, range: Range<u64>, whole: u64) -> RangeStream<'_> {
+        let call =
+            ClientCall::new(self, true, range.end.saturating_sub(range.start)).refusals(&self.metrics.get_refused);
         let call = call.stalled_after(self.read_stall);
-        Streaming { call, id, whole, missing: range, crc32c: None, body: None, moved: false }
+        RangeStream { call, id, whole, missing: range, crc32c: None, body: None, moved: false }
     }
 }
 
-impl Streaming<'_> {
+impl RangeStream<'_> {
     /// The next bytes; `None` once all have come. None of a chunk is empty.
     ///
     /// # Errors
@@ -137,7 +138,7 @@ impl Streaming<'_> {
         }
         let crc32c = body.crc32c;
         let size = self.missing.end - self.missing.start;
-        let mut reading = Reading::new(self.id.clone(), range, size, &client.buffers, client.hashes);
+        let mut reading = BodyRead::new(self.id.clone(), range, size, &client.buffers, client.hashes);
         let chunks = reading.check(body)?;
         self.id = reading.id;
         self.crc32c = self.crc32c.or(crc32c);

@@ -26,7 +26,7 @@ const GCLOUD_TOKEN: Duration = Duration::from_secs(3_600);
 
 /// Where credentials may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Place {
+enum CredentialPlace {
     /// What `GOOGLE_APPLICATION_CREDENTIALS` names.
     KeyFile,
     /// What `gcloud auth application-default login` left.
@@ -37,10 +37,11 @@ enum Place {
     Gcloud,
 }
 
-const PLACES: [Place; 4] = [Place::KeyFile, Place::UserFile, Place::Metadata, Place::Gcloud];
+const PLACES: [CredentialPlace; 4] =
+    [CredentialPlace::KeyFile, CredentialPlace::UserFile, CredentialPlace::Metadata, CredentialPlace::Gcloud];
 
 /// What looking into a place brought.
-enum Look {
+enum PlaceContents {
     Found(Token),
     /// There are no credentials, for this reason.
     Nothing(String),
@@ -87,7 +88,7 @@ impl Environment {
 /// Looks through the places once and stays with the one that had something.
 pub(super) struct Adc {
     system_proxy: bool,
-    found: OnceLock<Place>,
+    found: OnceLock<CredentialPlace>,
     first_look: OnceLock<Instant>,
 }
 
@@ -112,21 +113,21 @@ impl Adc {
                 continue;
             }
             let look = match place {
-                Place::KeyFile => self.exchange(environment.key_file.as_deref(), place, scopes).await?,
-                Place::UserFile => self.exchange(environment.user_file.as_deref(), place, scopes).await?,
-                Place::Metadata => {
+                CredentialPlace::KeyFile => self.exchange(environment.key_file.as_deref(), place, scopes).await?,
+                CredentialPlace::UserFile => self.exchange(environment.user_file.as_deref(), place, scopes).await?,
+                CredentialPlace::Metadata => {
                     // Once found, and for a while where there must be one, it is only away.
                     let starts = environment.on_google && first_look.elapsed() < METADATA_START;
                     ask_metadata(environment.metadata.as_deref(), starts || self.found.get().is_some()).await?
                 }
-                Place::Gcloud => ask_gcloud(environment.gcloud.clone()).await,
+                CredentialPlace::Gcloud => ask_gcloud(environment.gcloud.clone()).await,
             };
             match look {
-                Look::Found(token) => {
+                PlaceContents::Found(token) => {
                     let _ = self.found.set(place);
                     return Ok(token);
                 }
-                Look::Nothing(reason) => reasons.push(reason),
+                PlaceContents::Nothing(reason) => reasons.push(reason),
             }
         }
         Err(Error::new(ErrorKind::Unauthenticated, format!("no credentials were found: {}", reasons.join("; ")))
@@ -135,23 +136,25 @@ impl Adc {
 
     /// Exchanges what a file holds for a token. A file that is there and doesn't work is an error: the next place may
     /// hold somebody else's credentials.
-    async fn exchange(&self, file: Option<&Path>, place: Place, scopes: &[&str]) -> Result<Look> {
+    async fn exchange(&self, file: Option<&Path>, place: CredentialPlace, scopes: &[&str]) -> Result<PlaceContents> {
         let Some(file) = file else {
-            return Ok(Look::Nothing(match place {
-                Place::KeyFile => "GOOGLE_APPLICATION_CREDENTIALS is not set".to_owned(),
+            return Ok(PlaceContents::Nothing(match place {
+                CredentialPlace::KeyFile => "GOOGLE_APPLICATION_CREDENTIALS is not set".to_owned(),
                 _ => "no home folder is known".to_owned(),
             }));
         };
         let named = |error: Error| error.object(file.display());
         let text = match std::fs::read(file) {
             Ok(text) => text,
-            Err(error) if place == Place::UserFile && error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Look::Nothing(format!("there is no {}", file.display())));
+            Err(error) if place == CredentialPlace::UserFile && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(PlaceContents::Nothing(format!("there is no {}", file.display())));
             }
             Err(error) => {
                 let error = Error::new(ErrorKind::Unauthenticated, format!("the credentials can't be read: {error}"));
                 return Err(named(match place {
-                    Place::KeyFile => error.hint("GOOGLE_APPLICATION_CREDENTIALS names this file: correct or unset it"),
+                    CredentialPlace::KeyFile => {
+                        error.hint("GOOGLE_APPLICATION_CREDENTIALS names this file: correct or unset it")
+                    }
                     _ => error.hint(LOGIN),
                 }));
             }
@@ -159,18 +162,18 @@ impl Adc {
         let grant = Grant::parse(&text).map_err(named)?;
         // A client for one request, an hour apart: its connection would belong to a runtime that may be gone by then.
         let client = connection::build(connection::client(true, self.system_proxy))?;
-        Ok(Look::Found(grant.token(&client, scopes).await.map_err(named)?))
+        Ok(PlaceContents::Found(grant.token(&client, scopes).await.map_err(named)?))
     }
 }
 
 /// Asks the metadata server. Where it `must_be` there, that it doesn't answer is an error that may pass.
-async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<Look> {
+async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<PlaceContents> {
     let Some(host) = host else {
-        return Ok(Look::Nothing("NO_GCE_CHECK forbids asking the metadata server".to_owned()));
+        return Ok(PlaceContents::Nothing("NO_GCE_CHECK forbids asking the metadata server".to_owned()));
     };
     let absent = |why: &str| {
         let what = format!("the metadata server {host} {why}");
-        if must_be { Err(Error::new(ErrorKind::Unavailable, what)) } else { Ok(Look::Nothing(what)) }
+        if must_be { Err(Error::new(ErrorKind::Unavailable, what)) } else { Ok(PlaceContents::Nothing(what)) }
     };
     // Never by way of a proxy: it is on this machine's network, and its tokens must stay there.
     let client = connection::build(connection::client(false, false))?;
@@ -194,26 +197,26 @@ async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<Look> {
         let what = format!("the metadata server {host} gives no token: {error}");
         Error::new(ErrorKind::Unavailable, what).retry_after(error.wait_asked())
     });
-    token.map(Look::Found)
+    token.map(PlaceContents::Found)
 }
 
 /// Asks the `gcloud` command, on a thread that may wait for it.
-async fn ask_gcloud(command: PathBuf) -> Look {
+async fn ask_gcloud(command: PathBuf) -> PlaceContents {
     let run = move || {
         let mut command = Command::new(command);
         command.args(["auth", "print-access-token", "--quiet"]).stdin(Stdio::null()).output()
     };
     match tokio::task::spawn_blocking(run).await {
         Ok(Ok(output)) if output.status.success() => match String::from_utf8(output.stdout) {
-            Ok(token) if !token.trim().is_empty() => Look::Found(Token::new(token.trim(), GCLOUD_TOKEN)),
-            _ => Look::Nothing("the gcloud command prints no token".to_owned()),
+            Ok(token) if !token.trim().is_empty() => PlaceContents::Found(Token::new(token.trim(), GCLOUD_TOKEN)),
+            _ => PlaceContents::Nothing("the gcloud command prints no token".to_owned()),
         },
-        Ok(Ok(_)) => Look::Nothing("the gcloud command is not logged in".to_owned()),
+        Ok(Ok(_)) => PlaceContents::Nothing("the gcloud command is not logged in".to_owned()),
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-            Look::Nothing("there is no gcloud command".to_owned())
+            PlaceContents::Nothing("there is no gcloud command".to_owned())
         }
-        Ok(Err(error)) => Look::Nothing(format!("the gcloud command can't be run: {error}")),
-        Err(_) => Look::Nothing("the gcloud command could not be waited for".to_owned()),
+        Ok(Err(error)) => PlaceContents::Nothing(format!("the gcloud command can't be run: {error}")),
+        Err(_) => PlaceContents::Nothing("the gcloud command could not be waited for".to_owned()),
     }
 }
 

@@ -93,7 +93,7 @@ fn http_date(value: &str) -> Option<SystemTime> {
 
 /// The error that a status stands for.
 pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
-    let words = Words::of(body);
+    let words = ServiceWords::of(body);
     let slow_down = ["rateLimitExceeded", "userRateLimitExceeded"];
     let kind = match status.as_u16() {
         401 => ErrorKind::Unauthenticated,
@@ -132,16 +132,16 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> E
 
 /// What the service says for itself.
 #[derive(Debug, Default, PartialEq)]
-struct Words {
+struct ServiceWords {
     reason: String,
     message: String,
 }
 
-impl Words {
+impl ServiceWords {
     /// Of `{"error":{"message","errors":[{"reason"}]}}`, of an XML error, of anything.
     fn of(body: &[u8]) -> Self {
         #[derive(Deserialize)]
-        struct Answer {
+        struct ErrorAnswer {
             error: ServiceError,
         }
         #[derive(Deserialize)]
@@ -151,21 +151,21 @@ impl Words {
                 #[serde(default)]
                 message: String,
                 #[serde(default)]
-                errors: Vec<Detail>,
+                errors: Vec<ErrorDetail>,
             },
             Word(String),
         }
         #[derive(Deserialize)]
-        struct Detail {
+        struct ErrorDetail {
             #[serde(default)]
             reason: String,
         }
         let text = String::from_utf8_lossy(body);
         let (reason, message) = match serde_json::from_str(&text) {
-            Ok(Answer { error: ServiceError::Full { message, errors } }) => {
+            Ok(ErrorAnswer { error: ServiceError::Full { message, errors } }) => {
                 (errors.into_iter().next().map(|detail| detail.reason).unwrap_or_default(), message)
             }
-            Ok(Answer { error: ServiceError::Word(word) }) => (String::new(), word),
+            Ok(ErrorAnswer { error: ServiceError::Word(word) }) => (String::new(), word),
             Err(_) => {
                 let element = |name: &str| {
                     let (_, rest) = text.split_once(&format!("<{name}>"))?;
@@ -229,8 +229,8 @@ mod tests {
 
     #[test]
     fn words_are_found_in_any_body_and_bounded() {
-        let words = |body: &str| Words::of(body.as_bytes());
-        let both = |reason: &str, message: &str| Words { reason: reason.into(), message: message.into() };
+        let words = |body: &str| ServiceWords::of(body.as_bytes());
+        let both = |reason: &str, message: &str| ServiceWords { reason: reason.into(), message: message.into() };
         assert_eq!(
             words(r#"{"error":{"code":404,"message":"No such object","errors":[{"reason":"notFound"}]}}"#),
             both("notFound", "No such object")
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(words("<html><body>"), both("", ""));
         assert_eq!(words("not\u{7} found\r\n"), both("", "not found"));
         assert_eq!(words(&"ä".repeat(10_000)).message.chars().count(), WORDS + 1);
-        assert_eq!(Words::of(&[0xff, 0xfe]).message, "\u{fffd}\u{fffd}");
+        assert_eq!(ServiceWords::of(&[0xff, 0xfe]).message, "\u{fffd}\u{fffd}");
     }
 
     #[test]

@@ -82,23 +82,23 @@ pub(super) struct Bearer {
 }
 
 /// One token for all callers.
-pub(super) struct Tokens {
+pub(super) struct SharedToken {
     source: Arc<dyn TokenSource>,
     scope: &'static str,
     current: RwLock<Option<Bearer>>,
     /// Held by the one caller who fetches.
-    fetching: tokio::sync::Mutex<Fetches>,
+    fetching: tokio::sync::Mutex<TokenFetch>,
 }
 
 #[derive(Default)]
-struct Fetches {
+struct TokenFetch {
     /// Tokens fetched.
     count: u64,
     /// Why the last fetch failed, and until when that answers for others.
     failed: Option<(Instant, Error)>,
 }
 
-impl Tokens {
+impl SharedToken {
     pub(super) fn new(source: Arc<dyn TokenSource>, scope: &'static str) -> Self {
         Self { source, scope, current: RwLock::new(None), fetching: tokio::sync::Mutex::default() }
     }
@@ -139,7 +139,7 @@ impl Tokens {
         }
     }
 
-    async fn fetch(&self, fetches: &mut Fetches) -> Result<Bearer> {
+    async fn fetch(&self, fetches: &mut TokenFetch) -> Result<Bearer> {
         let Token { secret, lifetime } = match self.source.token(&[self.scope]).await {
             Ok(token) => token,
             Err(error) => {
@@ -182,13 +182,13 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Counting {
+    struct CountingSource {
         fetched: AtomicU64,
         broken: std::sync::atomic::AtomicBool,
     }
 
     #[async_trait]
-    impl TokenSource for Counting {
+    impl TokenSource for CountingSource {
         async fn token(&self, scopes: &[&str]) -> Result<Token> {
             assert_eq!(scopes, ["scope"]);
             let n = self.fetched.fetch_add(1, Ordering::SeqCst) + 1;
@@ -200,14 +200,14 @@ mod tests {
         }
     }
 
-    async fn value(tokens: &Tokens) -> String {
+    async fn value(tokens: &SharedToken) -> String {
         tokens.bearer().await.unwrap().header.to_str().unwrap().to_owned()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_hundred_callers_fetch_one_token() {
-        let source = Arc::new(Counting::default());
-        let tokens = Tokens::new(source.clone(), "scope");
+        let source = Arc::new(CountingSource::default());
+        let tokens = SharedToken::new(source.clone(), "scope");
         let bearers = try_join_all((0..100).map(|_| tokens.bearer())).await.unwrap();
         assert_eq!(source.fetched.load(Ordering::SeqCst), 1);
         // All of them are refused at once: one new token.
@@ -223,8 +223,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_replaced_ahead_of_its_end() {
-        let source = Arc::new(Counting::default());
-        let tokens = Tokens::new(source.clone(), "scope");
+        let source = Arc::new(CountingSource::default());
+        let tokens = SharedToken::new(source.clone(), "scope");
         assert_eq!(value(&tokens).await, "Bearer secret-1");
         tokio::time::advance(Duration::from_secs(3600 - 241)).await;
         assert_eq!(value(&tokens).await, "Bearer secret-1");
@@ -236,8 +236,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_that_holds_outlives_a_broken_source() {
-        let source = Arc::new(Counting::default());
-        let tokens = Tokens::new(source.clone(), "scope");
+        let source = Arc::new(CountingSource::default());
+        let tokens = SharedToken::new(source.clone(), "scope");
         tokens.bearer().await.unwrap();
         source.broken.store(true, Ordering::SeqCst);
         tokio::time::advance(Duration::from_secs(3600 - 200)).await;
@@ -251,8 +251,8 @@ mod tests {
     /// Each of a thousand calls asked a busy token server for itself, one after the other.
     #[tokio::test(start_paused = true)]
     async fn a_failure_answers_for_all_who_wait() {
-        let source = Arc::new(Counting::default());
-        let tokens = Tokens::new(source.clone(), "scope");
+        let source = Arc::new(CountingSource::default());
+        let tokens = SharedToken::new(source.clone(), "scope");
         source.broken.store(true, Ordering::SeqCst);
         let failures = futures_util::future::join_all((0..1_000).map(|_| tokens.bearer())).await;
         assert!(failures.iter().all(Result::is_err));
@@ -264,7 +264,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_who_leaves_does_not_block_the_others() {
-        let tokens = Tokens::new(Arc::new(Counting::default()), "scope");
+        let tokens = SharedToken::new(Arc::new(CountingSource::default()), "scope");
         let left = tokio::time::timeout(Duration::from_millis(500), tokens.bearer()).await;
         assert!(left.is_err());
         assert_eq!(value(&tokens).await, "Bearer secret-2");

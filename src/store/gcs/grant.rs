@@ -27,7 +27,7 @@ const MOST_BYTES: usize = 64 << 10;
 /// What a credentials file of Google's holds, as far as it is understood. `Debug` is left out: it holds secrets.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct File {
+struct CredentialsFile {
     r#type: String,
     client_email: String,
     private_key: String,
@@ -39,11 +39,11 @@ struct File {
 
 /// What can be exchanged for a token: a key of a service account, or a user's login.
 pub(super) struct Grant {
-    secret: Secret,
+    secret: SecretText,
     server: Url,
 }
 
-enum Secret {
+enum SecretText {
     ServiceAccount { email: String, key: RsaKeyPair },
     User { client_id: String, client_secret: String, refresh_token: String },
 }
@@ -57,20 +57,22 @@ impl fmt::Debug for Grant {
 impl Grant {
     /// Reads a credentials file. No error shows anything of what it holds but its type.
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
-        let file: File = serde_json::from_slice(text).map_err(|error| {
+        let file: CredentialsFile = serde_json::from_slice(text).map_err(|error| {
             // What serde says could quote a secret.
             refusal("it is no credentials file")
                 .mismatch("JSON", format!("an error in line {}, column {}", error.line(), error.column()))
         })?;
         let secret = match file.r#type.as_str() {
             "service_account" | "" if !file.private_key.is_empty() && !file.client_email.is_empty() => {
-                Secret::ServiceAccount { key: rsa_key(&file.private_key)?, email: file.client_email }
+                SecretText::ServiceAccount { key: rsa_key(&file.private_key)?, email: file.client_email }
             }
-            "authorized_user" | "" if !file.refresh_token.is_empty() && !file.client_id.is_empty() => Secret::User {
-                client_id: file.client_id,
-                client_secret: file.client_secret,
-                refresh_token: file.refresh_token,
-            },
+            "authorized_user" | "" if !file.refresh_token.is_empty() && !file.client_id.is_empty() => {
+                SecretText::User {
+                    client_id: file.client_id,
+                    client_secret: file.client_secret,
+                    refresh_token: file.refresh_token,
+                }
+            }
             "service_account" | "authorized_user" | "" => return Err(refusal("a credentials file lacks fields")),
             other => {
                 let other: String = other.chars().take(40).collect();
@@ -100,7 +102,7 @@ impl Grant {
     /// The form that asks for a token.
     fn form(&self, scopes: &[&str], now: SystemTime) -> Result<String> {
         match &self.secret {
-            Secret::ServiceAccount { email, key } => {
+            SecretText::ServiceAccount { email, key } => {
                 let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                 let claims = serde_json::json!({
                     "iss": email,
@@ -116,7 +118,7 @@ impl Grant {
                     encoded("urn:ietf:params:oauth:grant-type:jwt-bearer")
                 ))
             }
-            Secret::User { client_id, client_secret, refresh_token } => Ok(format!(
+            SecretText::User { client_id, client_secret, refresh_token } => Ok(format!(
                 "grant_type=refresh_token&client_id={}&client_secret={}&refresh_token={}",
                 encoded(client_id),
                 encoded(client_secret),

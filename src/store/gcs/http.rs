@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::adc::Adc;
 use super::answer;
-use super::auth::{Bearer, LOGIN, Tokens};
+use super::auth::{Bearer, LOGIN, SharedToken};
 use super::config::{Credentials, GcsConfig};
 use super::connection::{broken, build, client, is_loopback};
 use crate::os;
@@ -21,7 +21,7 @@ use crate::{Error, ErrorKind, Result};
 const ERROR_BODY: usize = 64 << 10;
 
 /// What a request is for, as far as an error has to tell.
-pub(super) struct Task<'a> {
+pub(super) struct RequestTask<'a> {
     /// The permission that it takes.
     pub(super) needs: &'static str,
     /// A role that has it.
@@ -30,7 +30,7 @@ pub(super) struct Task<'a> {
     pub(super) about: &'a (dyn fmt::Display + Sync),
 }
 
-impl Task<'_> {
+impl RequestTask<'_> {
     /// An answer that can't be read.
     pub(super) fn nonsense(&self, error: Error) -> Error {
         error.object(self.about).hint("is this a Google Cloud Storage endpoint, and nothing in between rewrites it?")
@@ -45,7 +45,7 @@ static REQUESTS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(os::file_
 pub(super) type ConnectionPermit = SemaphorePermit<'static>;
 
 /// An answer whose body has not been read.
-pub(super) struct Answer {
+pub(super) struct HttpAnswer {
     pub(super) response: Response,
     /// Kept until the body is read or given up.
     pub(super) permit: ConnectionPermit,
@@ -56,7 +56,7 @@ pub(super) struct Http {
     /// Without a slash at its end.
     base: String,
     origin: Url,
-    tokens: Option<Arc<Tokens>>,
+    tokens: Option<Arc<SharedToken>>,
     user_project: Option<HeaderValue>,
 }
 
@@ -83,9 +83,9 @@ impl Http {
                 );
             }
             Credentials::Default => {
-                Some(Arc::new(Tokens::new(Arc::new(Adc::new(config.system_proxy)), config.scope())))
+                Some(Arc::new(SharedToken::new(Arc::new(Adc::new(config.system_proxy)), config.scope())))
             }
-            Credentials::Source(source) => Some(Arc::new(Tokens::new(source, config.scope()))),
+            Credentials::Source(source) => Some(Arc::new(SharedToken::new(source, config.scope()))),
         };
         let user_project = config.user_project.as_ref().map(HeaderValue::try_from).transpose();
         let user_project =
@@ -131,13 +131,23 @@ impl Http {
     }
 
     /// Makes a request and hands over the answer if it is a success.
-    pub(super) async fn send(&self, request: RequestBuilder, attempt: &Attempt, task: &Task<'_>) -> Result<Answer> {
+    pub(super) async fn send(
+        &self,
+        request: RequestBuilder,
+        attempt: &Attempt,
+        task: &RequestTask<'_>,
+    ) -> Result<HttpAnswer> {
         let (answer, bearer) = self.send_any(request, attempt, task).await?;
         if answer.response.status().is_success() { Ok(answer) } else { Err(self.refused(answer, bearer, task).await) }
     }
 
     /// Makes a request and reads its answer, a JSON text.
-    pub(super) async fn json(&self, request: RequestBuilder, attempt: &Attempt, task: &Task<'_>) -> Result<String> {
+    pub(super) async fn json(
+        &self,
+        request: RequestBuilder,
+        attempt: &Attempt,
+        task: &RequestTask<'_>,
+    ) -> Result<String> {
         let answer = self.send(request, attempt, task).await?;
         text(answer).await.map_err(|error| error.object(task.about))
     }
@@ -147,8 +157,8 @@ impl Http {
         &self,
         request: RequestBuilder,
         attempt: &Attempt,
-        task: &Task<'_>,
-    ) -> Result<(Answer, Option<Bearer>)> {
+        task: &RequestTask<'_>,
+    ) -> Result<(HttpAnswer, Option<Bearer>)> {
         let mut request = request.build().map_err(|error| {
             Error::new(ErrorKind::Config, "no request can be made of this")
                 .object(task.about)
@@ -164,7 +174,7 @@ impl Http {
         let permit = REQUESTS.acquire().await;
         let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the budget of connections is closed"))?;
         let response = self.client.execute(request).await.map_err(|error| broken(error).object(task.about))?;
-        Ok((Answer { response, permit }, bearer))
+        Ok((HttpAnswer { response, permit }, bearer))
     }
 
     fn dress(&self, request: &mut Request, attempt: &Attempt, bearer: Option<&Bearer>) {
@@ -182,8 +192,8 @@ impl Http {
     }
 
     /// The error of an answer that is no success. Drops the token where it was that.
-    pub(super) async fn refused(&self, answer: Answer, bearer: Option<Bearer>, task: &Task<'_>) -> Error {
-        let Answer { mut response, permit: _permit } = answer;
+    pub(super) async fn refused(&self, answer: HttpAnswer, bearer: Option<Bearer>, task: &RequestTask<'_>) -> Error {
+        let HttpAnswer { mut response, permit: _permit } = answer;
         let status = response.status();
         let anonymous = bearer.is_none();
         if status == StatusCode::UNAUTHORIZED
@@ -212,8 +222,8 @@ impl Http {
 }
 
 /// The whole of a body, as text.
-pub(super) async fn text(answer: Answer) -> Result<String> {
-    let Answer { response, permit: _permit } = answer;
+pub(super) async fn text(answer: HttpAnswer) -> Result<String> {
+    let HttpAnswer { response, permit: _permit } = answer;
     let bytes: Bytes = response.bytes().await.map_err(broken)?;
     String::from_utf8(bytes.into()).map_err(|error| {
         Error::new(ErrorKind::Protocol, "the answer is no text, perhaps compressed unasked")
@@ -241,10 +251,10 @@ mod tests {
         assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
     }
 
-    struct Secret;
+    struct SecretHeader;
 
     #[async_trait::async_trait]
-    impl TokenSource for Secret {
+    impl TokenSource for SecretHeader {
         async fn token(&self, _: &[&str]) -> Result<Token> {
             Ok(Token::new("hunter2", Duration::from_secs(60)))
         }
@@ -264,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_token_stays_on_encrypted_lines_or_on_this_machine() {
-        let config = |url| GcsConfig::new().endpoint(url).credentials(Credentials::Source(Arc::new(Secret)));
+        let config = |url| GcsConfig::new().endpoint(url).credentials(Credentials::Source(Arc::new(SecretHeader)));
         for url in ["http://127.0.0.1:1", "http://localhost", "http://[::1]:8080"] {
             GcsStore::new(config(url)).unwrap();
         }

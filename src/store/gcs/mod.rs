@@ -27,7 +27,7 @@ use super::{
     Attempt, Body, BucketInfo, ComposeRequest, Fields, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
 };
 use crate::{Error, ErrorKind, Result};
-use http::{Answer, Http, Task};
+use http::{Http, HttpAnswer, RequestTask};
 
 /// What stays itself in a path segment or a query value; `/` does not.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -146,7 +146,8 @@ impl Store for GcsStore {
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
         let path = format!("{}?prettyPrint=false&fields={BUCKET_FIELDS}", bucket_path(bucket)?);
         let about = format!("gs://{bucket}");
-        let task = Task { needs: "storage.buckets.get", role: "roles/storage.legacyBucketReader", about: &about };
+        let task =
+            RequestTask { needs: "storage.buckets.get", role: "roles/storage.legacyBucketReader", about: &about };
         let text = self.http.json(self.http.ask(Method::GET, &path), attempt, &task).await?;
         wire::bucket(&text).map_err(|error| task.nonsense(error))
     }
@@ -158,7 +159,7 @@ impl Store for GcsStore {
             path.extend(encoded(permission));
         }
         let about = format!("gs://{bucket}");
-        let task = Task { needs: "no permission", role: "any role on the bucket", about: &about };
+        let task = RequestTask { needs: "no permission", role: "any role on the bucket", about: &about };
         let text = self.http.json(self.http.ask(Method::GET, &path), attempt, &task).await?;
         wire::permissions(&text).map_err(|error| task.nonsense(error))
     }
@@ -189,7 +190,7 @@ impl Store for GcsStore {
             add("maxResults", &size.to_string());
         }
         let about = format!("gs://{}/{}", request.bucket, request.prefix);
-        let task = Task { needs: "storage.objects.list", role: "roles/storage.objectViewer", about: &about };
+        let task = RequestTask { needs: "storage.objects.list", role: "roles/storage.objectViewer", about: &about };
         let answer = self.http.send(self.http.ask(Method::GET, &path), attempt, &task).await?;
         let date = answer::date(answer.response.headers());
         let text = http::text(answer).await.map_err(|error| error.object(&about))?;
@@ -203,14 +204,14 @@ impl Store for GcsStore {
             object_path(&id.bucket, &id.name)?,
             generation_query(id)
         );
-        let task = Task { needs: "storage.objects.get", role: "roles/storage.objectViewer", about: id };
+        let task = RequestTask { needs: "storage.objects.get", role: "roles/storage.objectViewer", about: id };
         let text = self.http.json(self.http.ask(Method::GET, &path), attempt, &task).await?;
         wire::object(&text).map_err(|error| task.nonsense(error))
     }
 
     async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
         let path = format!("{}?alt=media{}", object_path(&id.bucket, &id.name)?, generation_query(id));
-        let task = Task { needs: "storage.objects.get", role: "roles/storage.objectViewer", about: id };
+        let task = RequestTask { needs: "storage.objects.get", role: "roles/storage.objectViewer", about: id };
         // Without it the service decompresses gzip-encoded objects, and lengths, ranges and hashes mean nothing.
         let mut ask = self.http.ask(Method::GET, &path).header(header::ACCEPT_ENCODING, "gzip");
         if let Some(Range { start, end }) = &range {
@@ -219,7 +220,7 @@ impl Store for GcsStore {
             }
             ask = ask.header(header::RANGE, format!("bytes={start}-{}", end - 1));
         }
-        let Answer { response, permit } = self.http.send(ask, attempt, &task).await?;
+        let HttpAnswer { response, permit } = self.http.send(ask, attempt, &task).await?;
         let part = response.status() == StatusCode::PARTIAL_CONTENT;
         let head = answer::media_head(response.headers(), part).map_err(|error| error.object(id))?;
         let Some(generation) = head.generation.or(id.generation) else {
@@ -251,7 +252,7 @@ impl Store for GcsStore {
             object_path(&request.bucket, &request.destination)?
         );
         let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
-        let task = Task {
+        let task = RequestTask {
             needs: "storage.objects.create and storage.objects.get",
             role: "roles/storage.objectUser",
             about: &id,
@@ -277,7 +278,7 @@ impl Store for GcsStore {
             object_path(&id.bucket, &id.name)?,
             generation_query(id)
         );
-        let task = Task { needs: "storage.objects.update", role: "roles/storage.objectUser", about: id };
+        let task = RequestTask { needs: "storage.objects.update", role: "roles/storage.objectUser", about: id };
         let ask = self.http.mutate(Method::PATCH, &path, attempt);
         let ask = ask.header(header::CONTENT_TYPE, "application/json").body(wire::metadata(metadata));
         let text = self.http.json(ask, attempt, &task).await?;
@@ -286,7 +287,7 @@ impl Store for GcsStore {
 
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
         let path = format!("{}?prettyPrint=false{}", object_path(&id.bucket, &id.name)?, generation_query(id));
-        let task = Task { needs: "storage.objects.delete", role: "roles/storage.objectUser", about: id };
+        let task = RequestTask { needs: "storage.objects.delete", role: "roles/storage.objectUser", about: id };
         let answer = self.http.send(self.http.mutate(Method::DELETE, &path, attempt), attempt, &task).await?;
         // Read to its end, so that the connection can be used again; the deletion is done in any case.
         let _ = http::text(answer).await;

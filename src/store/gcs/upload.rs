@@ -8,7 +8,7 @@ use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::http::{Http, Task, text, uuid};
+use super::http::{Http, RequestTask, text, uuid};
 use super::{OBJECT_FIELDS, bucket_path, check_name, encoded, wire};
 use crate::store::client::{STALL, transfer};
 use crate::store::{Attempt, ObjectId, ObjectMeta, PutRequest};
@@ -30,21 +30,21 @@ const SESSIONS: u32 = 3;
 pub(super) async fn put(http: &Http, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
     let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
     check_name(&request.bucket, &request.name)?;
-    let task = Task { needs: "storage.objects.create", role: "roles/storage.objectUser", about: &id };
-    let upload = Upload { http, request, attempt, task };
+    let task = RequestTask { needs: "storage.objects.create", role: "roles/storage.objectUser", about: &id };
+    let upload = ResumableUpload { http, request, attempt, task };
     let answer = if request.data.len() <= ONE_REQUEST { upload.in_one().await? } else { upload.in_pieces().await? };
     wire::object(&answer).map_err(|error| upload.task.nonsense(error))
 }
 
-struct Upload<'a> {
+struct ResumableUpload<'a> {
     http: &'a Http,
     request: &'a PutRequest,
     attempt: &'a Attempt,
-    task: Task<'a>,
+    task: RequestTask<'a>,
 }
 
 /// How a session stands.
-enum Standing {
+enum SessionStatus {
     /// So many bytes are stored.
     At(usize),
     /// The object is written; this is it.
@@ -53,7 +53,7 @@ enum Standing {
     Gone,
 }
 
-impl Upload<'_> {
+impl ResumableUpload<'_> {
     /// A request that opens an upload of this type.
     fn open(&self, kind: &str) -> Result<RequestBuilder> {
         let mut url = format!(
@@ -124,20 +124,20 @@ impl Upload<'_> {
             complete |= known && self.request.data.len() - stored <= PIECE;
             let step = if known { self.piece(session, stored).await } else { self.standing(session).await };
             match step {
-                Ok(Standing::Done(answer)) => return Ok(Some(answer)),
+                Ok(SessionStatus::Done(answer)) => return Ok(Some(answer)),
                 // A new session would overwrite, or be refused for, what this one may have written: the caller's next
                 // try looks at what is there.
-                Ok(Standing::Gone) if complete => {
+                Ok(SessionStatus::Gone) if complete => {
                     let what = "the upload session is gone, and the answer to its last piece with it";
                     return Err(Error::new(ErrorKind::Unavailable, what).object(self.task.about));
                 }
-                Ok(Standing::Gone) => return Ok(None),
-                Ok(Standing::At(at)) if at < stored || at > self.request.data.len() => {
+                Ok(SessionStatus::Gone) => return Ok(None),
+                Ok(SessionStatus::At(at)) if at < stored || at > self.request.data.len() => {
                     return Err(Error::new(ErrorKind::Protocol, "the service miscounts an upload")
                         .object(self.task.about)
                         .mismatch(format!("{stored} bytes or more"), format!("{at} bytes")));
                 }
-                Ok(Standing::At(at)) => {
+                Ok(SessionStatus::At(at)) => {
                     if at > stored {
                         failures = 0;
                     } else if known {
@@ -167,7 +167,7 @@ impl Upload<'_> {
     }
 
     /// Sends the next piece.
-    async fn piece(&self, session: &Url, start: usize) -> Result<Standing> {
+    async fn piece(&self, session: &Url, start: usize) -> Result<SessionStatus> {
         let total = self.request.data.len();
         let end = total.min(start + PIECE);
         // All stored and not done happens when the answer to the last piece was lost half way: ask with no bytes.
@@ -179,7 +179,7 @@ impl Upload<'_> {
     }
 
     /// Asks how the session stands.
-    async fn standing(&self, session: &Url) -> Result<Standing> {
+    async fn standing(&self, session: &Url) -> Result<SessionStatus> {
         self.step(session, &format!("bytes */{}", self.request.data.len()), Bytes::new()).await
     }
 
@@ -192,11 +192,11 @@ impl Upload<'_> {
         })
     }
 
-    async fn step(&self, session: &Url, range: &str, bytes: Bytes) -> Result<Standing> {
+    async fn step(&self, session: &Url, range: &str, bytes: Bytes) -> Result<SessionStatus> {
         self.in_time(bytes.len(), self.send(session, range, bytes)).await
     }
 
-    async fn send(&self, session: &Url, range: &str, bytes: Bytes) -> Result<Standing> {
+    async fn send(&self, session: &Url, range: &str, bytes: Bytes) -> Result<SessionStatus> {
         let ask = self.http.client().put(session.clone());
         let ask = ask.header(CONTENT_RANGE, range).header(CONTENT_LENGTH, bytes.len()).body(bytes);
         let (answer, bearer) = self.http.send_any(ask, self.attempt, &self.task).await?;
@@ -209,12 +209,12 @@ impl Upload<'_> {
                         .ok()
                         .and_then(|range| range.rsplit_once('-')?.1.trim().parse::<usize>().ok()?.checked_add(1)),
                 };
-                stored.map(Standing::At).ok_or_else(|| {
+                stored.map(SessionStatus::At).ok_or_else(|| {
                     self.task.nonsense(Error::new(ErrorKind::Protocol, "the answer doesn't say how much is stored"))
                 })
             }
-            status if status.is_success() => Ok(Standing::Done(text(answer).await?)),
-            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Standing::Gone),
+            status if status.is_success() => Ok(SessionStatus::Done(text(answer).await?)),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(SessionStatus::Gone),
             _ => Err(self.http.refused(answer, bearer, &self.task).await),
         }
     }

@@ -61,9 +61,9 @@ impl Lenient for i64 {
 
 /// A CRC.
 #[derive(Default)]
-struct Crc(Option<u32>);
+struct CrcJson(Option<u32>);
 
-impl Lenient for Crc {
+impl Lenient for CrcJson {
     const WANTED: &'static str = "base64 of four bytes";
     fn of_text(text: &str) -> Option<Self> {
         if text.is_empty() { Some(Self(None)) } else { crc_of(text).map(|crc| Self(Some(crc))) }
@@ -72,9 +72,9 @@ impl Lenient for Crc {
 
 /// A moment; one that can't be read is none, since nothing depends on it.
 #[derive(Default)]
-struct Moment(Option<SystemTime>);
+struct MomentJson(Option<SystemTime>);
 
-impl Lenient for Moment {
+impl Lenient for MomentJson {
     const WANTED: &'static str = "a date and time";
     fn of_text(text: &str) -> Option<Self> {
         Some(Self(moment(text)))
@@ -139,7 +139,7 @@ fn lenient<'de, T: Lenient, D: Deserializer<'de>>(deserializer: D) -> Result<T, 
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Object<'a> {
+struct ObjectJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(default, deserialize_with = "lenient")]
@@ -147,21 +147,21 @@ struct Object<'a> {
     #[serde(default, deserialize_with = "lenient")]
     generation: i64,
     #[serde(default, deserialize_with = "lenient")]
-    crc32c: Crc,
+    crc32c: CrcJson,
     #[serde(default, deserialize_with = "lenient")]
     storage_class: StorageClass,
     #[serde(default, deserialize_with = "lenient")]
     content_encoding: ContentEncoding,
     #[serde(default, deserialize_with = "lenient")]
-    updated: Moment,
+    updated: MomentJson,
     #[serde(default, deserialize_with = "lenient")]
-    time_created: Moment,
+    time_created: MomentJson,
     #[serde(default, deserialize_with = "lenient")]
-    custom_time: Moment,
+    custom_time: MomentJson,
     metadata: Option<BTreeMap<String, String>>,
 }
 
-impl Object<'_> {
+impl ObjectJson<'_> {
     /// What makes no sense of it, if anything.
     fn nonsense(&self) -> Option<String> {
         (self.name.is_empty() || self.generation <= 0)
@@ -192,14 +192,14 @@ impl Object<'_> {
 
 /// The objects of a page, which go from the text into one buffer: a page has thousands of them.
 #[derive(Default)]
-struct Items<const DETAILS: bool>(Objects);
+struct PageItems<const DETAILS: bool>(Objects);
 
-impl<'de, const DETAILS: bool> Deserialize<'de> for Items<DETAILS> {
+impl<'de, const DETAILS: bool> Deserialize<'de> for PageItems<DETAILS> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Array<const DETAILS: bool>;
+        struct ItemArray<const DETAILS: bool>;
 
-        impl<'de, const DETAILS: bool> Visitor<'de> for Array<DETAILS> {
-            type Value = Items<DETAILS>;
+        impl<'de, const DETAILS: bool> Visitor<'de> for ItemArray<DETAILS> {
+            type Value = PageItems<DETAILS>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array of objects")
@@ -207,22 +207,22 @@ impl<'de, const DETAILS: bool> Deserialize<'de> for Items<DETAILS> {
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
                 let mut objects = Objects::default();
-                while let Some(mut object) = items.next_element::<Object<'de>>()? {
+                while let Some(mut object) = items.next_element::<ObjectJson<'de>>()? {
                     if let Some(nonsense) = object.nonsense() {
                         return Err(de::Error::custom(nonsense));
                     }
                     let details = DETAILS.then(|| object.details());
                     objects.push(object.to_ref(details.as_ref()));
                 }
-                Ok(Items(objects))
+                Ok(PageItems(objects))
             }
 
             fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-                Ok(Items::default())
+                Ok(PageItems::default())
             }
         }
 
-        deserializer.deserialize_any(Array)
+        deserializer.deserialize_any(ItemArray)
     }
 }
 
@@ -246,13 +246,13 @@ pub(super) fn page(text: &str, details: bool) -> Result<ListPage> {
 fn page_of<const DETAILS: bool>(text: &str) -> Result<ListPage> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Page<const DETAILS: bool> {
+    struct PageJson<const DETAILS: bool> {
         #[serde(default)]
-        items: Items<DETAILS>,
+        items: PageItems<DETAILS>,
         prefixes: Option<Vec<String>>,
         next_page_token: Option<String>,
     }
-    let page: Page<DETAILS> = parse(text)?;
+    let page: PageJson<DETAILS> = parse(text)?;
     Ok(ListPage {
         objects: page.items.0,
         prefixes: page.prefixes.unwrap_or_default(),
@@ -263,7 +263,7 @@ fn page_of<const DETAILS: bool>(text: &str) -> Result<ListPage> {
 
 /// One object.
 pub(super) fn object(text: &str) -> Result<ObjectMeta> {
-    let mut object: Object<'_> = parse(text)?;
+    let mut object: ObjectJson<'_> = parse(text)?;
     if let Some(nonsense) = object.nonsense() {
         return Err(Error::new(ErrorKind::Protocol, format!("the answer tells of {nonsense}")));
     }
@@ -284,33 +284,33 @@ pub(super) fn object(text: &str) -> Result<ObjectMeta> {
 pub(super) fn bucket(text: &str) -> Result<BucketInfo> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Bucket {
+    struct BucketJson {
         location: Option<String>,
         location_type: Option<String>,
         #[serde(default, deserialize_with = "lenient")]
         storage_class: StorageClass,
-        soft_delete_policy: Option<SoftDelete>,
-        retention_policy: Option<Retention>,
+        soft_delete_policy: Option<SoftDeleteJson>,
+        retention_policy: Option<RetentionJson>,
         default_event_based_hold: Option<bool>,
-        hierarchical_namespace: Option<Hierarchical>,
+        hierarchical_namespace: Option<HierarchicalJson>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct SoftDelete {
+    struct SoftDeleteJson {
         #[serde(default, deserialize_with = "lenient")]
         retention_duration_seconds: u64,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Retention {
+    struct RetentionJson {
         #[serde(default, deserialize_with = "lenient")]
         retention_period: u64,
     }
     #[derive(Deserialize)]
-    struct Hierarchical {
+    struct HierarchicalJson {
         enabled: Option<bool>,
     }
-    let bucket: Bucket = parse(text)?;
+    let bucket: BucketJson = parse(text)?;
     Ok(BucketInfo {
         location: bucket.location,
         location_type: bucket.location_type,
@@ -326,16 +326,16 @@ pub(super) fn bucket(text: &str) -> Result<BucketInfo> {
 /// The permissions held.
 pub(super) fn permissions(text: &str) -> Result<Vec<String>> {
     #[derive(Deserialize)]
-    struct Held {
+    struct HoldJson {
         permissions: Option<Vec<String>>,
     }
-    Ok(parse::<Held>(text)?.permissions.unwrap_or_default())
+    Ok(parse::<HoldJson>(text)?.permissions.unwrap_or_default())
 }
 
 /// What is said of an object that is to be written.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Resource<'a> {
+struct ResourceJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     crc32c: String,
@@ -361,34 +361,34 @@ const BYTES: &str = "application/octet-stream";
 pub(super) fn compose(request: &ComposeRequest) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Compose<'a> {
-        source_objects: Vec<Source<'a>>,
-        destination: Resource<'a>,
+    struct ComposeJson<'a> {
+        source_objects: Vec<SourceJson<'a>>,
+        destination: ResourceJson<'a>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Source<'a> {
+    struct SourceJson<'a> {
         name: &'a str,
         generation: String,
-        object_preconditions: Preconditions,
+        object_preconditions: PreconditionsJson,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Preconditions {
+    struct PreconditionsJson {
         if_generation_match: String,
     }
     let source = |(name, generation): &'_ (std::sync::Arc<str>, i64)| (name.clone(), generation.to_string());
     let sources: Vec<_> = request.sources.iter().map(source).collect();
-    written(&Compose {
+    written(&ComposeJson {
         source_objects: sources
             .iter()
-            .map(|(name, generation)| Source {
+            .map(|(name, generation)| SourceJson {
                 name,
                 generation: generation.clone(),
-                object_preconditions: Preconditions { if_generation_match: generation.clone() },
+                object_preconditions: PreconditionsJson { if_generation_match: generation.clone() },
             })
             .collect(),
-        destination: Resource {
+        destination: ResourceJson {
             name: None,
             crc32c: crc_text(request.crc32c),
             content_type: BYTES,
@@ -403,15 +403,15 @@ pub(super) fn compose(request: &ComposeRequest) -> String {
 /// The body of a change of metadata.
 pub(super) fn metadata(metadata: &BTreeMap<String, String>) -> String {
     #[derive(Serialize)]
-    struct Patch<'a> {
+    struct PatchJson<'a> {
         metadata: &'a BTreeMap<String, String>,
     }
-    written(&Patch { metadata })
+    written(&PatchJson { metadata })
 }
 
 /// What an upload says of its object.
 pub(super) fn put(request: &PutRequest) -> String {
-    written(&Resource {
+    written(&ResourceJson {
         name: Some(&request.name),
         crc32c: crc_text(crc32c::crc32c(&request.data)),
         content_type: content_type(request),

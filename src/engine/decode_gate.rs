@@ -1,0 +1,644 @@
+//! Memory for decoding, granted in the order of delivery.
+//!
+//! The decoded size of an image is known only after its bytes have been read. So the memory budget of a loader whose
+//! decoder makes items of unknown size has two parts. The planner reserves the first, in the order of delivery, for
+//! bytes that are being read. The gate grants the second for items, the copies of them in a batch, and the decoder's
+//! working memory: a sample that was read waits in the gate until these are granted, and only then goes to a decode
+//! thread.
+//!
+//! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
+//! Grants to batches behind it never exceed `DecodeLimits::ahead` together. Grants to the front itself may take all that is
+//! free, and [`GrantLedger::request`] refuses a batch that needs more than `all - ahead`. Batches before the front have
+//! all their grants: they need nothing more to be decoded, collated and delivered, and then give everything back.
+//! Working memory is given back when its sample is decoded. So what a sample of the front waits for is always given
+//! back, provided that the training loop takes batches; and bytes that are being read come out of the other part, so no
+//! read is in the way. Items whose size is only estimated may turn out larger than their grants, and batches behind the
+//! front may then hold what the front needs. So once every estimated sample with a grant is decoded and no batch before
+//! the front is left, nothing more would be given back, and the front's samples are let through beyond the limit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::Sender;
+
+use crate::budget::Gauge;
+
+/// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is some ten times as large as its
+/// PNG file and a hundred times as large as its JPEG file, so that reading needs the smaller part. With half of this
+/// share the budget, and not the network, would limit how many large photos are read at once.
+const READ_PARTS: u64 = 8;
+
+/// Batches behind the front may hold `1 / AHEAD_PARTS` of the memory budget together. With less, decode threads would
+/// have nothing to do when one read is late; with more, a batch could take less of the budget.
+const AHEAD_PARTS: u64 = 8;
+
+/// Upper limits for outstanding grants. The unit is bytes, or samples where the size of items is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DecodeLimits {
+    pub(crate) all: u64,
+    /// Maximum for all batches behind the front together.
+    pub(crate) ahead: u64,
+}
+
+impl DecodeLimits {
+    /// Divides a memory budget: the bytes for reading, and the limits for decoding.
+    pub(crate) fn of_budget(bytes: u64) -> (u64, Self) {
+        let reading = (bytes / READ_PARTS).max(1);
+        (reading, Self { all: bytes - reading.min(bytes), ahead: bytes / AHEAD_PARTS })
+    }
+
+    /// The memory budget that leaves `batch` bytes for one batch.
+    pub(crate) fn budget_for(batch: u64) -> u64 {
+        let parts = READ_PARTS * AHEAD_PARTS;
+        // A byte more for each of the divisions that round down.
+        batch.saturating_mul(parts).div_ceil(parts - READ_PARTS - AHEAD_PARTS).saturating_add(2)
+    }
+
+    /// Limits in samples: about four batches may be decoded and not yet handed over. Those behind the front may hold
+    /// two samples for each decode thread, so that all threads have work.
+    pub(crate) fn of_samples(batch_size: u64, threads: u64) -> Self {
+        let ahead = batch_size.max(2 * threads);
+        Self { all: ahead + 3 * batch_size, ahead }
+    }
+
+    /// What one batch may have.
+    pub(crate) fn batch(self) -> u64 {
+        self.all.saturating_sub(self.ahead)
+    }
+}
+
+/// What one sample needs to be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DecodeNeed {
+    /// The item, until the training loop gives the batch back.
+    pub(crate) item: u64,
+    /// The copy that collating makes of it, until the batch is collated and the items are dropped.
+    pub(crate) copy: u64,
+    /// The decoder's working memory, until the sample is decoded.
+    pub(crate) scratch: u64,
+    /// Whether item and copy are estimated from other items, so that they may turn out larger.
+    pub(crate) is_estimate: bool,
+}
+
+impl DecodeNeed {
+    fn lasting(self) -> u64 {
+        self.item.saturating_add(self.copy)
+    }
+
+    pub(crate) fn total(self) -> u64 {
+        self.lasting().saturating_add(self.scratch)
+    }
+}
+
+/// Error for a batch whose samples need more memory than the limit for one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NeverFits {
+    /// What was requested for it so far, the sample that was too much included.
+    pub(crate) batch: u64,
+}
+
+/// Accounting of grants, without I/O. The caller stores the jobs that wait.
+#[derive(Debug)]
+struct GrantLedger {
+    limits: DecodeLimits,
+    used: u64,
+    /// The part of `used` that batches behind the front hold.
+    ahead: u64,
+    /// Number of the first batch with a sample that lacks a grant, or `next` if there is none.
+    front: u64,
+    /// Number of the batch that is registered next.
+    next: u64,
+    /// Samples with a grant by an estimate that are not decoded yet.
+    undecoded: usize,
+    open: BTreeMap<u64, OpenBatch>,
+}
+
+/// A batch from when it is promised until its memory is given back.
+#[derive(Debug)]
+struct OpenBatch {
+    /// Samples without a grant.
+    missing: usize,
+    held: u64,
+    /// Samples with a grant by an estimate that are not decoded yet.
+    undecoded: usize,
+    /// Bytes of items and their copies, including those of samples that still wait for a grant; where these are
+    /// estimated, only those of samples that are decoded.
+    lasting: u64,
+    /// Bytes that collating copies of decoded samples, given back once the batch is collated.
+    copies: u64,
+    largest_scratch: u64,
+}
+
+impl GrantLedger {
+    fn new(limits: DecodeLimits) -> Self {
+        Self { limits, used: 0, ahead: 0, front: 0, next: 0, undecoded: 0, open: BTreeMap::new() }
+    }
+
+    /// A batch of so many samples, behind all others; returns its number.
+    fn register(&mut self, samples: usize) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let batch = OpenBatch { missing: samples, held: 0, undecoded: 0, lasting: 0, copies: 0, largest_scratch: 0 };
+        self.open.insert(number, batch);
+        self.move_front();
+        number
+    }
+
+    /// Counts what a sample needs to its batch. To be called once for each, before the grant.
+    fn request(&mut self, number: u64, need: DecodeNeed) -> Result<(), NeverFits> {
+        let most = self.limits.batch();
+        let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
+        // A batch is refused for what is known, and never for an estimate.
+        if !need.is_estimate {
+            batch.lasting = batch.lasting.saturating_add(need.lasting());
+        }
+        batch.largest_scratch = batch.largest_scratch.max(need.scratch);
+        batch.check(most)
+    }
+
+    fn fits(&self, number: u64, need: DecodeNeed) -> bool {
+        // A batch before the front already has all its grants, so this request is for a substitute of a sample that
+        // failed to decode. It is granted at once, because later batches may hold all memory and it could wait for
+        // ever.
+        if number < self.front || !self.open.contains_key(&number) {
+            return true;
+        }
+        let is_front = number == self.front;
+        let fits = |held: u64, limit: u64| held.checked_add(need.total()).is_some_and(|sum| sum <= limit);
+        if fits(self.used, self.limits.all) && (is_front || fits(self.ahead, self.limits.ahead)) {
+            return true;
+        }
+        // Nothing that the front could wait for is to be given back: items took more than was estimated.
+        let is_front_first = self.open.range(..self.front).next().is_none();
+        need.is_estimate && is_front && is_front_first && self.undecoded == 0
+    }
+
+    fn grant(&mut self, number: u64, need: DecodeNeed) {
+        self.hold(number, need.total(), 0);
+        if let Some(batch) = self.open.get_mut(&number) {
+            batch.missing = batch.missing.saturating_sub(1);
+            batch.undecoded += usize::from(need.is_estimate);
+            self.undecoded += usize::from(need.is_estimate);
+        }
+        self.move_front();
+    }
+
+    /// Replaces a decoded sample's grant with the memory that its item really takes.
+    fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
+        self.hold(number, item.lasting(), granted.total());
+        let most = self.limits.batch();
+        let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
+        if granted.is_estimate {
+            batch.undecoded = batch.undecoded.saturating_sub(1);
+            self.undecoded = self.undecoded.saturating_sub(1);
+        } else {
+            batch.lasting = batch.lasting.saturating_sub(granted.lasting());
+        }
+        batch.lasting = batch.lasting.saturating_add(item.lasting());
+        batch.copies += item.copy;
+        batch.check(most)
+    }
+
+    /// A batch goes without one of its samples.
+    fn skip(&mut self, number: u64) {
+        if let Some(batch) = self.open.get_mut(&number) {
+            batch.missing = batch.missing.saturating_sub(1);
+        }
+        self.move_front();
+    }
+
+    /// Expects one more grant, because a sample that had its grant could not be decoded and a substitute follows.
+    /// Batches before the front stay as they are: their substitutes pass the limits by.
+    fn reopen(&mut self, number: u64) {
+        if let Some(batch) = self.open.get_mut(&number)
+            && number >= self.front
+        {
+            batch.missing += 1;
+        }
+    }
+
+    /// A batch is collated: gives back what its items and their copies took at the same time.
+    fn collated(&mut self, number: u64) {
+        let copies = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.copies));
+        self.hold(number, 0, copies);
+    }
+
+    /// All that a batch holds is given back.
+    fn close(&mut self, number: u64) {
+        let (held, undecoded) = self.open.get(&number).map_or((0, 0), |batch| (batch.held, batch.undecoded));
+        self.undecoded -= undecoded;
+        self.hold(number, 0, held);
+        self.open.remove(&number);
+        self.move_front();
+    }
+
+    fn hold(&mut self, number: u64, more: u64, less: u64) {
+        let Some(batch) = self.open.get_mut(&number) else { return };
+        let change = |held: &mut u64| *held = held.saturating_add(more).saturating_sub(less);
+        change(&mut batch.held);
+        change(&mut self.used);
+        if number > self.front {
+            change(&mut self.ahead);
+        }
+    }
+
+    fn move_front(&mut self) {
+        while self.front < self.next && self.open.get(&self.front).is_none_or(|batch| batch.missing == 0) {
+            self.front += 1;
+            self.ahead -= self.open.get(&self.front).map_or(0, |batch| batch.held);
+        }
+    }
+}
+
+impl OpenBatch {
+    fn check(&self, most: u64) -> Result<(), NeverFits> {
+        let batch = self.lasting.saturating_add(self.largest_scratch);
+        if batch <= most { Ok(()) } else { Err(NeverFits { batch }) }
+    }
+}
+
+/// A job whose epoch may be cancelled while the job waits.
+pub(crate) trait Cancellable {
+    fn is_cancelled(&self) -> bool;
+}
+
+/// Lets jobs through to the decode threads once there is memory for what they make.
+pub(crate) struct DecodeGate<J> {
+    state: Mutex<GateState<J>>,
+    jobs: Sender<J>,
+    /// Gauge of granted bytes; `None` if the limits count samples.
+    held: Option<Gauge>,
+}
+
+struct GateState<J> {
+    admission: GrantLedger,
+    /// By the number of the batch, and in the order in which they came.
+    waiting: BTreeMap<(u64, u64), (DecodeNeed, J)>,
+    arrivals: u64,
+}
+
+impl<J: Cancellable> DecodeGate<J> {
+    pub(crate) fn new(limits: DecodeLimits, jobs: Sender<J>, held: Option<Gauge>) -> Arc<Self> {
+        let state = GateState { admission: GrantLedger::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
+        Arc::new(Self { state: Mutex::new(state), jobs, held })
+    }
+
+    pub(crate) fn limits(&self) -> DecodeLimits {
+        self.lock().admission.limits
+    }
+
+    /// A batch of so many samples, behind all others.
+    pub(crate) fn register(self: &Arc<Self>, samples: usize) -> BatchMemory<J> {
+        BatchMemory { number: self.update(|state| state.admission.register(samples)), gate: Arc::clone(self) }
+    }
+
+    /// Passes the job of a sample on once what it needs is granted.
+    ///
+    /// # Errors
+    /// Its batch can never have what it needs.
+    pub(crate) fn request(&self, batch: u64, need: DecodeNeed, job: J) -> Result<(), NeverFits> {
+        // A job that is refused is dropped when the lock is released.
+        let mut job = Some(job);
+        self.update(|state| {
+            state.admission.request(batch, need)?;
+            if state.waiting.is_empty() && state.admission.fits(batch, need) {
+                state.admission.grant(batch, need);
+            } else if let Some(job) = job.take() {
+                state.arrivals += 1;
+                state.waiting.insert((batch, state.arrivals), (need, job));
+            }
+            Ok(())
+        })?;
+        if let Some(job) = job {
+            let _ = self.jobs.send(job);
+        }
+        Ok(())
+    }
+
+    /// See [`GrantLedger::settle`].
+    pub(crate) fn settle(&self, batch: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
+        self.update(|state| state.admission.settle(batch, granted, item))
+    }
+
+    /// See [`GrantLedger::skip`].
+    pub(crate) fn skip(&self, batch: u64) {
+        self.update(|state| state.admission.skip(batch));
+    }
+
+    /// See [`GrantLedger::reopen`].
+    pub(crate) fn reopen(&self, batch: u64) {
+        self.update(|state| state.admission.reopen(batch));
+    }
+
+    /// See [`GrantLedger::collated`].
+    pub(crate) fn collated(&self, batch: u64) {
+        self.update(|state| state.admission.collated(batch));
+    }
+
+    /// Removes cancelled jobs and sends them to the decode threads, which drop them without decoding.
+    pub(crate) fn release_cancelled(&self) {
+        let released: Vec<_> = self.update(|state| {
+            let cancelled = state.waiting.iter().filter(|(_, (_, job))| job.is_cancelled());
+            let places: Vec<_> = cancelled.map(|(place, _)| *place).collect();
+            places.iter().filter_map(|place| state.waiting.remove(place)).map(|(_, job)| job).collect()
+        });
+        self.pass_on(released);
+    }
+
+    /// Applies `change`, then sends every job that is granted by now to the decode threads.
+    fn update<R>(&self, change: impl FnOnce(&mut GateState<J>) -> R) -> R {
+        let mut state = self.lock();
+        let before = state.admission.used;
+        let result = change(&mut state);
+        let ready = state.take_ready();
+        if let Some(held) = &self.held {
+            held.replace(before, state.admission.used);
+        }
+        drop(state);
+        self.pass_on(ready);
+        result
+    }
+
+    fn pass_on(&self, jobs: Vec<J>) {
+        for job in jobs {
+            // If the decode threads have ended, dropping the job closes the channel of its batch, which the iterator
+            // reports.
+            let _ = self.jobs.send(job);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GateState<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J: Cancellable> GateState<J> {
+    fn take_ready(&mut self) -> Vec<J> {
+        let mut ready = Vec::new();
+        while let Some(first) = self.waiting.first_entry() {
+            let &(batch, _) = first.key();
+            let (need, job) = first.get();
+            if job.is_cancelled() {
+                ready.push(first.remove().1);
+            } else if self.admission.fits(batch, *need) {
+                self.admission.grant(batch, *need);
+                ready.push(first.remove().1);
+            } else {
+                break;
+            }
+        }
+        ready
+    }
+}
+
+impl<J> fmt::Debug for DecodeGate<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecodeGate").finish_non_exhaustive()
+    }
+}
+
+/// What a batch holds; dropping it gives everything back.
+#[derive(Debug)]
+pub(crate) struct BatchMemory<J: Cancellable> {
+    gate: Arc<DecodeGate<J>>,
+    number: u64,
+}
+
+impl<J: Cancellable> BatchMemory<J> {
+    /// The gate, and the batch's number there.
+    pub(crate) fn place(&self) -> (Arc<DecodeGate<J>>, u64) {
+        (Arc::clone(&self.gate), self.number)
+    }
+}
+
+impl<J: Cancellable> Drop for BatchMemory<J> {
+    fn drop(&mut self) {
+        self.gate.update(|state| state.admission.close(self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl Cancellable for u32 {
+        fn is_cancelled(&self) -> bool {
+            *self == u32::MAX
+        }
+    }
+
+    fn need(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
+        DecodeNeed { item, copy, scratch, is_estimate: false }
+    }
+
+    fn estimate(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
+        DecodeNeed { is_estimate: true, ..need(item, copy, scratch) }
+    }
+
+    fn gate(all: u64, ahead: u64) -> (Arc<DecodeGate<u32>>, crossbeam_channel::Receiver<u32>, Gauge) {
+        let (jobs, granted) = crossbeam_channel::unbounded();
+        let held = Gauge::default();
+        (DecodeGate::new(DecodeLimits { all, ahead }, jobs, Some(held.clone())), granted, held)
+    }
+
+    #[test]
+    fn a_batch_behind_leaves_room_for_the_front() {
+        let (gate, granted, held) = gate(100, 20);
+        let (first, second) = (gate.register(2), gate.register(2));
+        gate.request(second.number, need(15, 0, 0), 3).unwrap();
+        gate.request(second.number, need(15, 0, 0), 4).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3], "two would be more than what batches ahead may hold");
+        gate.request(first.number, need(40, 0, 5), 1).unwrap();
+        gate.request(first.number, need(35, 0, 5), 2).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2], "the front takes all that is free");
+        assert_eq!(held.bytes(), 100);
+    }
+
+    #[test]
+    fn the_front_takes_what_is_free_and_then_moves_on() {
+        let (gate, granted, held) = gate(100, 20);
+        let (first, second) = (gate.register(2), gate.register(1));
+        gate.request(first.number, need(30, 0, 20), 1).unwrap();
+        gate.request(first.number, need(30, 0, 20), 2).unwrap();
+        gate.request(second.number, need(30, 0, 0), 3).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2]);
+        gate.settle(first.number, need(30, 0, 20), need(30, 0, 0)).unwrap();
+        assert!(granted.try_iter().next().is_none(), "80 are held still");
+        gate.settle(first.number, need(30, 0, 20), need(30, 0, 0)).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3]);
+        drop(first);
+        assert_eq!(held.bytes(), 30);
+        drop(second);
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn what_collating_copied_is_given_back() {
+        let (gate, granted, held) = gate(100, 20);
+        let first = gate.register(1);
+        gate.request(first.number, need(30, 30, 5), 1).unwrap();
+        assert_eq!((granted.try_recv(), held.bytes()), (Ok(1), 65));
+        gate.settle(first.number, need(30, 30, 5), need(30, 30, 0)).unwrap();
+        assert_eq!(held.bytes(), 60);
+        gate.collated(first.number);
+        assert_eq!(held.bytes(), 30);
+    }
+
+    #[test]
+    fn a_batch_that_can_never_have_what_it_needs_is_refused_whatever_comes_first() {
+        for order in [[(30, 0), (30, 0), (10, 21)], [(10, 21), (30, 0), (30, 0)]] {
+            let (gate, _granted, _) = gate(100, 10);
+            let first = gate.register(3);
+            let requests = order.map(|(item, scratch)| gate.request(first.number, need(item, 0, scratch), 1));
+            assert_eq!(requests, [Ok(()), Ok(()), Err(NeverFits { batch: 91 })]);
+        }
+    }
+
+    /// Items of the second batch took eight times what was estimated, and the first batch waited for memory for ever.
+    #[test]
+    fn items_larger_than_estimated_do_not_keep_the_front_waiting() {
+        let (gate, granted, held) = gate(100, 20);
+        let (first, second) = (gate.register(1), gate.register(2));
+        gate.request(second.number, estimate(5, 0, 0), 2).unwrap();
+        gate.request(second.number, estimate(5, 0, 0), 3).unwrap();
+        gate.settle(second.number, estimate(5, 0, 0), need(40, 0, 0)).unwrap();
+        gate.request(first.number, estimate(60, 0, 0), 1).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [2, 3], "one that is being decoded may give something back");
+        gate.settle(second.number, estimate(5, 0, 0), need(40, 0, 0)).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1]);
+        drop((first, second));
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn a_batch_is_not_refused_for_an_estimate() {
+        let (gate, _granted, _) = gate(110, 10);
+        let first = gate.register(2);
+        gate.request(first.number, estimate(50, 0, 0), 1).unwrap();
+        gate.request(first.number, estimate(50, 0, 0), 2).unwrap();
+        gate.settle(first.number, estimate(50, 0, 0), need(60, 0, 0)).unwrap();
+        gate.settle(first.number, estimate(50, 0, 0), need(1, 0, 0)).unwrap();
+        let second = gate.register(2);
+        gate.request(second.number, estimate(50, 0, 0), 3).unwrap();
+        assert_eq!(gate.settle(second.number, estimate(50, 0, 0), need(101, 0, 0)), Err(NeverFits { batch: 101 }));
+    }
+
+    #[test]
+    fn a_sample_that_is_lost_or_replaced_does_not_hold_the_front() {
+        let (gate, granted, _) = gate(100, 20);
+        let (first, second) = (gate.register(2), gate.register(1));
+        gate.request(first.number, need(40, 0, 0), 1).unwrap();
+        gate.skip(first.number);
+        gate.request(second.number, need(50, 0, 0), 2).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2]);
+        // The one that was granted could not be decoded; its substitute comes when others hold nearly everything.
+        gate.settle(first.number, need(40, 0, 0), need(0, 0, 0)).unwrap();
+        gate.reopen(first.number);
+        gate.request(first.number, need(60, 0, 0), 3).unwrap();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn jobs_that_are_cancelled_wait_for_nothing() {
+        let (gate, granted, held) = gate(10, 1);
+        let (first, second) = (gate.register(1), gate.register(1));
+        gate.request(first.number, need(9, 0, 0), 1).unwrap();
+        gate.request(second.number, need(9, 0, 0), u32::MAX).unwrap();
+        gate.release_cancelled();
+        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, u32::MAX]);
+        drop((first, second));
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn the_budget_that_is_asked_for_is_enough() {
+        for batch in (0..10_000).chain([1 << 30, (1 << 40) + 7]) {
+            let (_, limits) = DecodeLimits::of_budget(DecodeLimits::budget_for(batch));
+            assert!(limits.batch() >= batch, "{batch}: {limits:?}");
+        }
+    }
+
+    /// Samples of batches, as what each needs.
+    fn batches() -> impl Strategy<Value = Vec<Vec<(u64, u64, u64)>>> {
+        let sample = (0..40_u64, 0..2_u64, 0..40_u64);
+        proptest::collection::vec(proptest::collection::vec(sample, 0..6), 1..12)
+    }
+
+    proptest! {
+        /// Samples arrive in any order, are decoded in any order, turn out smaller than they were taken for, or larger
+        /// where that was an estimate, and batches are taken in order or as they are done: never does everything stand
+        /// still, and never is more granted than the limit, unless items turn out larger.
+        #[test]
+        fn nothing_stands_still_and_the_limit_holds(
+            batches in batches(),
+            choices in proptest::collection::vec(any::<u16>(), 1..64),
+            unordered in any::<bool>(),
+            are_estimates in any::<bool>(),
+        ) {
+            const ALL: u64 = 150;
+            let (gate, granted, held) = gate(ALL, 30);
+            let mut choice = choices.iter().cycle().map(|choice| usize::from(*choice));
+            let mut choose = |count: usize| choice.next().unwrap() % count;
+            let mut shares: Vec<_> = batches.iter().map(|samples| Some(gate.register(samples.len()))).collect();
+            let mut coming: Vec<(usize, DecodeNeed)> = Vec::new();
+            for (index, samples) in batches.iter().enumerate() {
+                for (item, copies, scratch) in samples {
+                    // So that a batch always fits: 6 * 12 + 6 * 2 + 20 < 120.
+                    let exact = need(item % 13, (item % 3) * copies, scratch % 21);
+                    coming.push((index, DecodeNeed { is_estimate: are_estimates, ..exact }));
+                }
+            }
+            let mut jobs: Vec<(usize, DecodeNeed)> = Vec::new();
+            let mut running: Vec<u32> = Vec::new();
+            let mut missing: Vec<usize> = batches.iter().map(Vec::len).collect();
+            let mut left: BTreeSet<usize> = (0..batches.len()).collect();
+            let mut in_hand: Option<BatchMemory<u32>> = None;
+            while !left.is_empty() {
+                running.extend(granted.try_iter());
+                prop_assert!(are_estimates || held.bytes() <= ALL, "{} are held", held.bytes());
+                let done = left.iter().copied().find(|index| missing[*index] == 0);
+                let done = done.filter(|index| unordered || left.first() == Some(index));
+                // What can happen: an arrival, the end of a decode, the loop asks for a batch.
+                let ways = [!coming.is_empty(), !running.is_empty(), done.is_some() || in_hand.is_some()];
+                let ways: Vec<_> = (0..3).filter(|way| ways[*way]).collect();
+                prop_assert!(!ways.is_empty(), "all stand still with {} batches to come", left.len());
+                match ways[choose(ways.len())] {
+                    0 => {
+                        let (index, need) = coming.swap_remove(choose(coming.len()));
+                        jobs.push((index, need));
+                        let number = shares[index].as_ref().unwrap().number;
+                        gate.request(number, need, jobs.len() as u32 - 1).unwrap();
+                    }
+                    1 => {
+                        let (index, granted) = jobs[running.swap_remove(choose(running.len())) as usize];
+                        let number = shares[index].as_ref().unwrap().number;
+                        // A batch never has over 6 * 18 + 6 * 2 bytes.
+                        let grows = are_estimates && choose(2) == 1;
+                        let smaller = granted.item - granted.item / 3 * (choose(2) as u64);
+                        let item = need(if grows { 18 } else { smaller }, granted.copy, 0);
+                        gate.settle(number, granted, item).unwrap();
+                        missing[index] -= 1;
+                        if missing[index] == 0 {
+                            gate.collated(number);
+                        }
+                    }
+                    _ => {
+                        // Asking for the next batch gives back the one before.
+                        drop(in_hand.take());
+                        if let Some(index) = done {
+                            left.remove(&index);
+                            in_hand = shares[index].take();
+                        }
+                    }
+                }
+            }
+            drop(in_hand);
+            prop_assert_eq!(held.bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Decides when the memory of a decoded item is known, and who reports it.
+
+use std::any::Any;
+use std::sync::{Mutex, PoisonError};
+
+use super::decode_gate::{DecodeLimits, DecodeNeed};
+use crate::collate::Collate;
+use crate::decode::{Decode, ItemMemory, ItemSize, item_size, scratch_of};
+use crate::read::RawSample;
+
+/// The size of items to come is estimated as the largest of the last 256 to 512: so many that a batch of usual size has
+/// its like among them, so few that a single item much larger than all others is soon forgotten.
+const REMEMBERED_ITEMS: usize = 256;
+
+/// How the memory of items is counted.
+#[derive(Debug)]
+pub(crate) struct ItemSizes {
+    mode: ItemSizeMode,
+    finished: Mutex<LargestItems>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum ItemSizeMode {
+    /// `Decode::item_bytes` computes it from the object's size, and the planner reserves it before the object is read.
+    FromSize,
+    /// The user stated it for all items, and the planner reserves it before the object is read.
+    Stated(u64),
+    /// The headers in the object's bytes state it, and the gate grants it between reading and decoding.
+    FromBytes,
+    /// As `FromBytes`, but estimated from items that are finished.
+    Measured(fn(&dyn Any) -> u64),
+    /// Nobody knows it: samples are counted instead.
+    Unknown,
+}
+
+/// The largest item of the last two windows of [`REMEMBERED_ITEMS`] items.
+#[derive(Debug, Default)]
+struct LargestItems {
+    before: Option<u64>,
+    now: Option<u64>,
+    finished: usize,
+}
+
+impl LargestItems {
+    fn add(&mut self, item: u64) {
+        self.now = self.now.max(Some(item));
+        self.finished += 1;
+        if self.finished == REMEMBERED_ITEMS {
+            (self.before, self.now, self.finished) = (self.now, None, 0);
+        }
+    }
+
+    fn largest(&self) -> Option<u64> {
+        self.before.max(self.now)
+    }
+}
+
+impl ItemSizes {
+    pub(crate) fn new<D: Decode>(decode: &D, stated: Option<u64>) -> Self {
+        let mode = match (stated, decode.item_memory()) {
+            (Some(bytes), _) => ItemSizeMode::Stated(bytes),
+            // A light decoder runs on the network's threads and passes no gate, so the planner reserves its memory.
+            _ if decode.is_light() => ItemSizeMode::FromSize,
+            (None, ItemMemory::FromSize) => ItemSizeMode::FromSize,
+            (None, ItemMemory::FromBytes) => ItemSizeMode::FromBytes,
+            (None, ItemMemory::FromItems) => match item_size::<D::Item>() {
+                Some(ItemSize::Bytes) => ItemSizeMode::FromSize,
+                Some(ItemSize::Fixed(bytes)) => ItemSizeMode::Stated(bytes),
+                Some(ItemSize::Measured(measure)) => ItemSizeMode::Measured(measure),
+                None => ItemSizeMode::Unknown,
+            },
+        };
+        Self { mode, finished: Mutex::default() }
+    }
+
+    /// Divides the memory budget: the bytes that the planner takes from, and what a gate before the decoder may grant,
+    /// if there is one, and whether that is bytes.
+    pub(crate) fn divide(&self, budget: u64, batch_size: u64, threads: usize) -> (u64, Option<(DecodeLimits, bool)>) {
+        match self.mode {
+            ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => (budget, None),
+            ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) => {
+                let (reading, limits) = DecodeLimits::of_budget(budget);
+                (reading, Some((limits, true)))
+            }
+            ItemSizeMode::Unknown => (budget, Some((DecodeLimits::of_samples(batch_size, threads as u64), false))),
+        }
+    }
+
+    /// Whether the bytes read are released after decoding, because the gate counts the item instead.
+    pub(crate) fn counts_items_later(&self) -> bool {
+        matches!(self.mode, ItemSizeMode::FromBytes | ItemSizeMode::Measured(_))
+    }
+
+    /// Bytes that the planner reserves for the item of an object of `size` bytes; `None` if the item keeps the object's
+    /// own bytes, or if its size isn't known before the object is read.
+    pub(crate) fn planned<D: Decode, C: Collate<D::Item>>(&self, decode: &D, collate: &C, size: u64) -> Option<u64> {
+        match self.mode {
+            ItemSizeMode::FromSize => decode.item_bytes(size),
+            ItemSizeMode::Stated(item) => Some(item.saturating_add(collate.copied_bytes(item))),
+            ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) | ItemSizeMode::Unknown => None,
+        }
+    }
+
+    /// Memory that a sample needs to be decoded, in a batch of `samples` under these `limits`.
+    pub(crate) fn need<D: Decode, C: Collate<D::Item>>(
+        &self,
+        (decode, collate): (&D, &C),
+        sample: &RawSample,
+        samples: usize,
+        limits: DecodeLimits,
+    ) -> DecodeNeed {
+        match self.mode {
+            ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => DecodeNeed::default(),
+            ItemSizeMode::Unknown => DecodeNeed { item: 1, ..DecodeNeed::default() },
+            ItemSizeMode::FromBytes => {
+                // Where the headers can't be read, decoding fails and needs no memory.
+                let memory = decode.decode_memory(sample).unwrap_or_default();
+                DecodeNeed { scratch: memory.scratch, ..of_item(memory.item, collate) }
+            }
+            ItemSizeMode::Measured(_) => {
+                let scratch = scratch_of::<D::Item>(sample);
+                let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
+                let lately = self.finished.lock().unwrap_or_else(PoisonError::into_inner).largest();
+                let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);
+                // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a
+                // batch, which also stands for the estimate until the first item is finished.
+                if need.item.saturating_add(need.copy) <= share {
+                    DecodeNeed { scratch, is_estimate: true, ..need }
+                } else {
+                    DecodeNeed { item: share.div_ceil(2), copy: share / 2, scratch, is_estimate: true }
+                }
+            }
+        }
+    }
+
+    /// Returns the memory that a decoded item takes, and records it for later estimates.
+    pub(crate) fn finished<D: Decode, C: Collate<D::Item>>(
+        &self,
+        collate: &C,
+        granted: DecodeNeed,
+        item: &D::Item,
+    ) -> DecodeNeed {
+        let ItemSizeMode::Measured(measure) = self.mode else { return DecodeNeed { scratch: 0, ..granted } };
+        let bytes = measure(item);
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).add(bytes);
+        of_item(bytes, collate)
+    }
+}
+
+fn of_item<T, C: Collate<T>>(item: u64, collate: &C) -> DecodeNeed {
+    DecodeNeed { item, copy: collate.copied_bytes(item), scratch: 0, is_estimate: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_large_item_is_forgotten() {
+        let mut items = LargestItems::default();
+        assert_eq!(items.largest(), None);
+        items.add(1_000);
+        for _ in 0..REMEMBERED_ITEMS {
+            items.add(10);
+            assert_eq!(items.largest(), Some(1_000));
+        }
+        (0..REMEMBERED_ITEMS).for_each(|_| items.add(10));
+        assert_eq!(items.largest(), Some(10));
+    }
+}

@@ -1,0 +1,5 @@
+//! What a run records about itself: the audit log of the batches that were delivered.
+
+pub(crate) mod audit;
+
+pub use audit::{AuditLog, AuditRecord};

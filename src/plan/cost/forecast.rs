@@ -1,0 +1,587 @@
+//! What an epoch will ask for and cost, by strategy, before it runs.
+
+use serde::Serialize;
+
+use super::price::usd;
+use crate::manifest::{ClassTotal, Facts, Manifest};
+use crate::metrics::Counts;
+use crate::plan::parts::RangeSettings;
+use crate::plan::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, MIN_RANGED, Prices, Strategy, can_be_source};
+use crate::store::StorageClass;
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// Calls and bytes, and what they cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Calls and bytes.
+    pub ops: Counts,
+    /// Dollars, by what they are for.
+    pub bill: Bill,
+}
+
+impl Cost {
+    /// All dollars.
+    pub fn usd(&self) -> f64 {
+        self.bill.total()
+    }
+
+    fn of(classes: &CostByClass, prices: &Prices) -> Self {
+        let each = || StorageClass::ALL.into_iter().zip(classes);
+        Self {
+            ops: classes.iter().fold(Counts::default(), |sum, counts| sum.plus(counts)),
+            bill: each().map(|(class, counts)| prices.bill_of(class, counts)).sum(),
+        }
+    }
+}
+
+/// What one epoch over all samples asks for and costs, whatever the number of ranks that share it, if every call works at
+/// the first try.
+///
+/// Of composed reads it is taken that each storage class is cut into groups of 32, or as many as fit the cap, in byte
+/// order of names. A shuffled epoch cuts other groups, of as many objects on the average; and where groups end with
+/// batches, small ones have more of them. What opening a data set asks for is not in it: a listing, and two calls of
+/// class B.
+///
+/// ```
+/// # use dataflux::{Manifest, store::{BucketInfo, ObjectRef, Objects, StorageClass}};
+/// use dataflux::plan::{Forecast, Layout, Prices};
+/// # let names: Vec<String> = (0..1_000).map(|index| format!("train/{index:04}.png")).collect();
+/// # let object = |name| ObjectRef { name, size: 4_096, crc32c: Some(7), ..ObjectRef::default() };
+/// # let manifest = Manifest::new("gs://my-bucket/train/".parse()?, &names.iter().map(|name| object(name)).collect::<Objects>())?;
+/// let forecast = Forecast::new(&manifest, &Prices::of(&BucketInfo::default()), Layout::default())?;
+/// assert_eq!((forecast.direct.ops.get, forecast.composed.ops.get), (1_000, 32));
+/// assert!(forecast.composed.usd() < forecast.direct.usd());
+/// # Ok::<(), dataflux::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Forecast {
+    /// [`Strategy::Direct`].
+    pub direct: Cost,
+    /// [`Strategy::Compose`].
+    pub composed: Cost,
+    /// [`Strategy::Auto`], if it went by price alone: each group in the way that costs less. No cold class is composed.
+    pub cheapest: Cost,
+    /// [`Strategy::Compose`], if the bucket had no soft delete.
+    pub composed_without_soft_delete: Cost,
+    /// What is in each of these for large objects, which are read in ranges; `None` where there is none.
+    pub ranged: Option<Cost>,
+    /// Dollars of the dearest mix of ways that [`Strategy::Auto`] may come to.
+    #[serde(skip)]
+    dearest: f64,
+}
+
+/// How objects are cut and joined.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    most_bytes: u64,
+    ranged_from: u64,
+    ranges: RangeSettings,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { most_bytes: MAX_COMPOSED_BYTES, ranged_from: MIN_RANGED, ranges: RangeSettings::default() }
+    }
+}
+
+impl Layout {
+    /// Composed objects of at most so many bytes; 100 MB by default.
+    #[must_use]
+    pub fn most_bytes(mut self, bytes: u64) -> Self {
+        self.most_bytes = bytes;
+        self
+    }
+
+    /// Objects of at least so many bytes are read in ranges; [`MIN_RANGED`] by default.
+    #[must_use]
+    pub fn ranged_from(mut self, bytes: u64) -> Self {
+        self.ranged_from = bytes;
+        self
+    }
+
+    /// Least bytes of a range, as the loader's [`min_part_size`](crate::DataLoaderBuilder::min_part_size).
+    #[must_use]
+    pub fn min_part_size(mut self, bytes: u64) -> Self {
+        self.ranges.min_part_size = bytes;
+        self
+    }
+
+    /// Most ranges of an object at once, as the loader's [`max_streams`](crate::DataLoaderBuilder::max_streams).
+    #[must_use]
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.ranges.max_streams = streams;
+        self
+    }
+
+    pub(crate) fn ranges(mut self, ranges: RangeSettings) -> Self {
+        self.ranges = ranges;
+        self
+    }
+
+    /// Calls that read an object by itself.
+    fn calls(&self, size: u64) -> u64 {
+        if size >= self.ranged_from { self.ranges.calls(size).max(1) } else { 1 }
+    }
+}
+
+type CostByClass = [Counts; StorageClass::ALL.len()];
+
+/// Sums up.
+struct CostSums<'a> {
+    prices: &'a Prices,
+    layout: Layout,
+    direct: CostByClass,
+    composed: CostByClass,
+    cheapest: CostByClass,
+    ranged: CostByClass,
+    more_if_joined: f64,
+}
+
+impl<'a> CostSums<'a> {
+    fn new(prices: &'a Prices, layout: Layout) -> Self {
+        let none = CostByClass::default();
+        Self { prices, layout, direct: none, composed: none, cheapest: none, ranged: none, more_if_joined: 0.0 }
+    }
+
+    /// So many objects of one size, each read by itself whatever the strategy.
+    fn alone(&mut self, class: StorageClass, objects: u64, size: u64) {
+        let counts = reads(objects.saturating_mul(self.layout.calls(size)), objects.saturating_mul(size));
+        for ways in [&mut self.direct, &mut self.composed, &mut self.cheapest] {
+            add(ways, class, &counts);
+        }
+        if size >= self.layout.ranged_from {
+            add(&mut self.ranged, class, &counts);
+        }
+    }
+
+    /// So many groups, each of `sources` objects that can be joined and have `bytes` together.
+    fn groups(&mut self, class: StorageClass, groups: u64, sources: u64, bytes: u64) {
+        let all = groups.saturating_mul(bytes);
+        let alone = reads(groups.saturating_mul(sources), all);
+        add(&mut self.direct, class, &alone);
+        if sources < 2 {
+            add(&mut self.composed, class, &alone);
+            return;
+        }
+        add(&mut self.composed, class, &joined(groups, all));
+    }
+
+    /// The same of groups that are joined only where that costs less.
+    fn by_price(&mut self, class: StorageClass, groups: u64, sources: u64, bytes: u64) {
+        let all = groups.saturating_mul(bytes);
+        let joins = self.prices.joins(class, sources, bytes);
+        let counts = if joins { joined(groups, all) } else { reads(groups.saturating_mul(sources), all) };
+        add(&mut self.cheapest, class, &counts);
+    }
+
+    /// As many times as `whole` is of `part`.
+    fn scale(&mut self, (whole, part): (u64, u64)) {
+        for ways in [&mut self.direct, &mut self.composed, &mut self.cheapest, &mut self.ranged] {
+            *ways = ways.map(|counts| counts.scaled((whole, part)));
+        }
+        self.more_if_joined *= whole as f64 / part as f64;
+    }
+
+    fn forecast(&self) -> Forecast {
+        let cost = |classes| Cost::of(classes, self.prices);
+        let (direct, composed) = (cost(&self.direct), cost(&self.composed));
+        Forecast {
+            dearest: (direct.usd() + self.more_if_joined).max(composed.usd()),
+            direct,
+            composed,
+            composed_without_soft_delete: Cost::of(&self.composed, &self.prices.without_soft_delete()),
+            cheapest: cost(&self.cheapest),
+            ranged: (self.ranged != CostByClass::default()).then(|| cost(&self.ranged)),
+        }
+    }
+}
+
+fn reads(calls: u64, bytes: u64) -> Counts {
+    Counts { get: calls, bytes_received: bytes, ..Counts::default() }
+}
+
+fn joined(groups: u64, bytes: u64) -> Counts {
+    Counts { compose: groups, delete: groups, bytes_composed: bytes, ..reads(groups, bytes) }
+}
+
+/// Adds an object to a group; the sources and bytes of the group that was full before, if it was.
+fn push(group: &mut (u64, u64), size: u64, most_bytes: u64) -> Option<(u64, u64)> {
+    let full = group.0 == MAX_SOURCES as u64 || group.1.saturating_add(size) > most_bytes;
+    let before = full.then(|| std::mem::take(group));
+    *group = (group.0 + 1, group.1 + size);
+    before
+}
+
+fn add(ways: &mut CostByClass, class: StorageClass, counts: &Counts) {
+    let sum = &mut ways[class as usize];
+    *sum = sum.plus(counts);
+}
+
+impl Forecast {
+    /// Of all objects of a manifest, one by one: some 50 ns each. Waits for the end of its listing.
+    ///
+    /// # Errors
+    /// A listing that failed; a manifest whose file was written to since it was opened.
+    pub fn new(manifest: &Manifest, prices: &Prices, layout: Layout) -> Result<Self> {
+        manifest.complete()?;
+        Self::of_facts((0..manifest.len()).map(|index| manifest.facts_at(index)), (1, 1), prices, layout)
+    }
+
+    /// Of these objects, one by one, which are `part` of a `whole` that is like them.
+    ///
+    /// # Errors
+    /// Those of the facts.
+    pub(crate) fn of_facts(
+        facts: impl Iterator<Item = Result<Facts>>,
+        (whole, part): (u64, u64),
+        prices: &Prices,
+        layout: Layout,
+    ) -> Result<Self> {
+        let mut sums = CostSums::new(prices, layout);
+        // Sources and bytes of the group of each class that isn't full yet: of all, and of those worth it by price.
+        let mut open = [(0u64, 0u64); StorageClass::ALL.len()];
+        let mut worth = open;
+        let most_bytes = layout.most_bytes;
+        for object in facts {
+            let object = object?;
+            let Facts { size, storage_class: class, .. } = object;
+            if size == 0 {
+                continue;
+            }
+            if !can_be_source(&object, layout.most_bytes.min(layout.ranged_from)) {
+                sums.alone(class, 1, size);
+                continue;
+            }
+            if let Some((sources, bytes)) = push(&mut open[class as usize], size, most_bytes) {
+                sums.groups(class, 1, sources, bytes);
+            }
+            sums.more_if_joined += prices.more_if_joined(class, size, most_bytes);
+            if !prices.worth_joining(class, size, most_bytes) {
+                add(&mut sums.cheapest, class, &reads(1, size));
+            } else if let Some((sources, bytes)) = push(&mut worth[class as usize], size, most_bytes) {
+                sums.by_price(class, 1, sources, bytes);
+            }
+        }
+        for (class, ((sources, bytes), worth)) in StorageClass::ALL.into_iter().zip(open.into_iter().zip(worth)) {
+            if sources > 0 {
+                sums.groups(class, 1, sources, bytes);
+            }
+            if worth.0 > 0 {
+                sums.by_price(class, 1, worth.0, worth.1);
+            }
+        }
+        sums.scale((whole, part));
+        Ok(sums.forecast())
+    }
+
+    /// Of totals alone, as if all objects of a class were of one size.
+    pub(crate) fn of_totals(classes: impl Iterator<Item = ClassTotal>, prices: &Prices, layout: Layout) -> Self {
+        let mut sums = CostSums::new(prices, layout);
+        for ClassTotal { storage_class: class, objects, bytes } in classes.filter(|class| class.bytes > 0) {
+            let mean = (bytes / objects).max(1);
+            let sources = (layout.most_bytes / mean).min(MAX_SOURCES as u64);
+            if sources < 2 || class == StorageClass::Other || mean >= layout.ranged_from {
+                sums.alone(class, objects, mean);
+                continue;
+            }
+            sums.more_if_joined += prices.more_if_joined(class, mean, layout.most_bytes) * objects as f64;
+            let (full, rest) = (objects / sources, objects % sources);
+            for (groups, sources) in [(full, sources), (u64::from(rest > 0), rest)] {
+                sums.groups(class, groups, sources, sources * mean);
+                sums.by_price(class, groups, sources, sources * mean);
+            }
+        }
+        sums.forecast()
+    }
+
+    /// What a strategy costs; of one that goes by measurement, too, what it would cost by price alone.
+    pub fn of(&self, strategy: Strategy) -> &Cost {
+        match strategy {
+            Strategy::Direct => &self.direct,
+            Strategy::Compose { .. } => &self.composed,
+            Strategy::Auto => &self.cheapest,
+        }
+    }
+}
+
+impl Forecast {
+    /// Where composing costs more than reading object by object: by how much, why, and what to do; `None` elsewhere.
+    pub fn dearer(&self, bucket: &str, prices: &Prices) -> Option<String> {
+        let (direct, composed) = (self.direct.usd(), self.composed.usd());
+        if composed <= direct {
+            return None;
+        }
+        let Bill { temporaries, replication, .. } = self.composed.bill;
+        let mut why = Vec::new();
+        if temporaries > 0.0 {
+            let days = prices.soft_delete().as_secs_f64() / 86_400.0;
+            why.push(if self.composed_without_soft_delete.bill.temporaries < temporaries {
+                format!("soft delete keeps temporary objects, and bills them, for {days} days ({})", usd(temporaries))
+            } else {
+                format!("cold storage bills temporary objects for a month and more ({})", usd(temporaries))
+            });
+        }
+        if replication > 0.0 {
+            why.push(format!("temporary objects are copied to another region ({})", usd(replication)));
+        }
+        if why.is_empty() {
+            why.push("few objects fit into a temporary one".to_owned());
+        }
+        let hard = self.composed_without_soft_delete.usd();
+        let way_out = if hard < direct {
+            format!(
+                ", or switch soft delete off, and composing costs {}: `gcloud storage buckets update gs://{bucket} \
+                 --clear-soft-delete`",
+                usd(hard)
+            )
+        } else {
+            String::new()
+        };
+        Some(format!(
+            "composing costs {} an epoch, and reading object by object {}, since {}; choose Strategy::Direct (--strategy \
+             direct){way_out}",
+            usd(composed),
+            usd(direct),
+            why.join(" and "),
+        ))
+    }
+}
+
+/// What a budget leaves of a strategy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Affordable {
+    /// All of its ways of reading.
+    All,
+    /// Reading object by object.
+    Direct,
+    /// Composing whatever can be.
+    Composed,
+    /// Whichever way costs less, group by group, whatever measurement says.
+    Cheapest,
+}
+
+impl Forecast {
+    /// What `budget` dollars an epoch leave of a strategy. `no_compose` says why nothing can be composed, if so.
+    ///
+    /// # Errors
+    /// Nothing: the budget is too small.
+    pub(crate) fn within(&self, budget: f64, strategy: Strategy, no_compose: Option<&str>) -> Result<Affordable> {
+        let fits = |cost: &Cost| cost.usd() <= budget;
+        let composes = no_compose.is_none();
+        let allowed = match strategy {
+            _ if !composes => fits(&self.direct).then_some(Affordable::Direct),
+            Strategy::Direct => fits(&self.direct).then_some(Affordable::Direct),
+            Strategy::Compose { .. } => fits(&self.composed).then_some(Affordable::Composed),
+            Strategy::Auto => match (fits(&self.direct), fits(&self.composed)) {
+                (true, true) if self.dearest <= budget => Some(Affordable::All),
+                (true, true) => Some(Affordable::Cheapest),
+                (true, false) => Some(Affordable::Direct),
+                (false, true) => Some(Affordable::Composed),
+                (false, false) => fits(&self.cheapest).then_some(Affordable::Cheapest),
+            },
+        };
+        allowed.ok_or_else(|| self.over(budget, strategy, no_compose))
+    }
+
+    fn over(&self, budget: f64, strategy: Strategy, no_compose: Option<&str>) -> Error {
+        let mut ways = vec![("Strategy::Direct", &self.direct)];
+        if no_compose.is_none() {
+            ways.extend([("Strategy::compose()", &self.composed), ("Strategy::Auto by price alone", &self.cheapest)]);
+        }
+        let figures: Vec<_> = ways.iter().map(|(name, cost)| format!("{name} {}", usd(cost.usd()))).collect();
+        let hint = match ways.iter().min_by(|(_, one), (_, other)| one.usd().total_cmp(&other.usd())) {
+            Some((name, least)) if least.usd() <= budget => format!("choose {name}, which fits, or raise the budget"),
+            least => {
+                let least = least.map_or(0.0, |(_, cost)| cost.usd());
+                format!("raise the budget above {}, or filter the data set", usd(least))
+            }
+        };
+        let never = no_compose.map(|why| format!("; nothing can be composed here, because {why}")).unwrap_or_default();
+        let wanted = if no_compose.is_some() { &self.direct } else { self.of(strategy) };
+        Error::new(ErrorKind::Config, "an epoch costs more than its budget, over all ranks")
+            .stage(Stage::Plan)
+            .mismatch(
+                format_args!("at most {}", usd(budget)),
+                format_args!("{} ({})", usd(wanted.usd()), figures.join(", ")),
+            )
+            .hint(hint + &never)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use proptest::prelude::{prop, proptest};
+    use proptest::prop_assert_eq;
+
+    use super::*;
+    use crate::manifest::tests::{manifest, object};
+    use crate::plan::{Method, Planner};
+    use crate::sample::SampleId;
+    use crate::store::BucketInfo;
+
+    fn of_sizes(sizes: &[(u64, StorageClass, bool)]) -> Manifest {
+        let objects = sizes.iter().enumerate().map(|(index, &(size, class, crc))| {
+            let mut object = object(&format!("p/{index:06}"), size);
+            object.storage_class = class;
+            object.crc32c = object.crc32c.filter(|_| crc);
+            object
+        });
+        manifest(&objects.collect::<Vec<_>>())
+    }
+
+    fn uniform(objects: usize, size: u64) -> Manifest {
+        of_sizes(&vec![(size, StorageClass::Standard, true); objects])
+    }
+
+    fn hard() -> BucketInfo {
+        BucketInfo { soft_delete: Some(Duration::ZERO), ..BucketInfo::default() }
+    }
+
+    fn class() -> impl proptest::strategy::Strategy<Value = StorageClass> {
+        prop::sample::select(StorageClass::ALL.to_vec())
+    }
+
+    /// Small ones, and some about and far above the size from which objects are read in ranges.
+    fn size() -> impl proptest::strategy::Strategy<Value = u64> {
+        proptest::prop_oneof![9 => 0u64..200_000, 1 => MIN_RANGED - 2..MIN_RANGED + 2, 1 => 0..5 * MIN_RANGED]
+    }
+
+    /// What the planner plans of all samples at once, counted.
+    fn planned(manifest: &Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Cost {
+        let prices = Prices::of(bucket);
+        let planner = Planner::new(Arc::clone(manifest), strategy, most_bytes, bucket);
+        // What becomes of the groups of Auto is else decided when their turn comes.
+        let planner = if strategy == Strategy::Auto { planner.by_price() } else { planner };
+        let ids: Vec<_> = (0..manifest.len()).map(SampleId).collect();
+        let mut cost = Cost::default();
+        for group in planner.plan(&ids).unwrap() {
+            let class = manifest.facts(group.slices[0].id.0).unwrap().storage_class;
+            let joined = u64::from(group.method == Method::Composed);
+            let counts = Counts {
+                get: match group.method {
+                    Method::Empty => 0,
+                    Method::Ranged => RangeSettings::default().calls(group.bytes()),
+                    Method::Direct | Method::Composed => 1,
+                },
+                compose: joined,
+                delete: joined,
+                bytes_composed: joined * group.bytes(),
+                bytes_received: group.bytes(),
+                ..Counts::default()
+            };
+            cost.ops = cost.ops.plus(&counts);
+            cost.bill = cost.bill + prices.bill_of(class, &counts);
+        }
+        cost
+    }
+
+    proptest! {
+        #[test]
+        fn the_forecast_is_what_the_planner_plans(
+            sizes in prop::collection::vec((size(), class(), prop::bool::weighted(0.9)), 1..200),
+            most_bytes in prop::sample::select(vec![1, 50_000, 1_000_000, 4_000_000, 50_000_000, MAX_COMPOSED_BYTES]),
+            soft_delete in prop::option::of(0u64..30 * 86_400),
+        ) {
+            let manifest = Arc::new(of_sizes(&sizes));
+            let bucket = BucketInfo { soft_delete: soft_delete.map(Duration::from_secs), ..BucketInfo::default() };
+            let forecast = Forecast::new(&manifest, &Prices::of(&bucket), Layout::default().most_bytes(most_bytes)).unwrap();
+            for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
+                let planned = planned(&manifest, strategy, most_bytes, &bucket);
+                let told = forecast.of(strategy);
+                prop_assert_eq!(told.ops, planned.ops, "{:?}", strategy);
+                proptest::prop_assert!((told.usd() - planned.usd()).abs() <= 1e-9 * planned.usd(), "{:?}", strategy);
+            }
+        }
+
+        #[test]
+        fn totals_of_objects_of_one_size_tell_as_much_as_each_of_them(objects in 1usize..300, size in 1u64..200_000) {
+            let (manifest, prices, layout) = (uniform(objects, size), Prices::of(&hard()), Layout::default().most_bytes(1_000_000));
+            let (each, totals) = (
+                Forecast::new(&manifest, &prices, layout).unwrap(),
+                Forecast::of_totals(manifest.classes(), &prices, layout),
+            );
+            prop_assert_eq!(each.direct.ops, totals.direct.ops);
+            prop_assert_eq!(each.composed.ops, totals.composed.ops);
+            prop_assert_eq!(each.cheapest.ops, totals.cheapest.ops);
+        }
+    }
+
+    #[test]
+    fn large_objects_are_read_in_ranges_and_not_joined() {
+        let of = |sizes: &[u64]| {
+            let sizes: Vec<_> = sizes.iter().map(|&size| (size, StorageClass::Standard, true)).collect();
+            let layout = Layout::default().ranged_from(2_000).min_part_size(1_000).max_streams(1);
+            let told = Forecast::new(&of_sizes(&sizes), &Prices::of(&hard()), layout).unwrap();
+            (told.direct.ops.get, told.composed.ops.get, told.ranged.map(|cost| cost.ops.get))
+        };
+        // Two of 1,000; one of 1,000, three of 2,500 and the rest.
+        assert_eq!(of(&[1, 1_999, 2_000, 10_000]), (9, 8, Some(7)));
+        assert_eq!(of(&[0, 1, 1_999]), (2, 1, None));
+    }
+
+    #[test]
+    fn where_composing_is_dearer_the_reason_the_figures_and_the_way_out_are_told() {
+        let told = |bucket: &BucketInfo, size| {
+            let prices = Prices::of(bucket);
+            Forecast::new(&uniform(3_200, size), &prices, Layout::default()).unwrap().dearer("pets", &prices)
+        };
+        let week = BucketInfo::default();
+        assert_eq!(told(&week, 1_000), None);
+        // 3,200 reads cost $0.00128. 100 composites of 3.2 MB: $0.00054, and 0.298 GiB for a week: $0.00139.
+        let dearer = told(&week, 100_000).unwrap();
+        assert_eq!(
+            dearer,
+            "composing costs $0.00193 an epoch, and reading object by object $0.00128, since soft delete keeps temporary \
+             objects, and bills them, for 7 days ($0.00139); choose Strategy::Direct (--strategy direct), or switch soft delete off, and \
+             composing costs $0.000540: `gcloud storage buckets update gs://pets --clear-soft-delete`"
+        );
+        assert_eq!(told(&hard(), 100_000), None);
+        let two = BucketInfo { location_type: Some("dual-region".into()), ..hard() };
+        let dearer = told(&two, 100_000).unwrap();
+        assert!(dearer.contains("copied to another region") && !dearer.contains("gcloud"), "{dearer}");
+        let few = told(&hard(), 10_000_000).unwrap();
+        assert!(few.contains("few objects fit"), "{few}");
+    }
+
+    #[test]
+    fn a_budget_rules_out_what_costs_more() {
+        use Strategy::{Auto, Direct};
+        let compose = Strategy::compose();
+        // 3,200 small ones, which composing reads for less, and 3,200 large ones, which it reads for more.
+        let sizes: Vec<_> = [1_000, 1_000_000].map(|size| vec![(size, StorageClass::Standard, true); 3_200]).concat();
+        let forecast =
+            Forecast::new(&of_sizes(&sizes), &Prices::of(&BucketInfo::default()), Layout::default()).unwrap();
+        let (direct, composed, cheapest) = (forecast.direct.usd(), forecast.composed.usd(), forecast.cheapest.usd());
+        assert!(cheapest < direct && direct < composed);
+        let within = |budget, strategy| forecast.within(budget, strategy, None);
+        assert_eq!(within(composed, Auto).unwrap(), Affordable::Cheapest, "a mix may be dearer than either");
+        assert_eq!(within(forecast.dearest, Auto).unwrap(), Affordable::All);
+        assert_eq!(within(direct, Auto).unwrap(), Affordable::Direct);
+        assert_eq!(within(cheapest, Auto).unwrap(), Affordable::Cheapest);
+        assert_eq!(within(composed, compose).unwrap(), Affordable::Composed);
+        assert_eq!(within(direct, Direct).unwrap(), Affordable::Direct);
+        let small = Forecast::new(&uniform(3_200, 1_000), &Prices::of(&hard()), Layout::default()).unwrap();
+        assert_eq!(small.within(small.composed.usd(), Auto, None).unwrap(), Affordable::Composed);
+
+        let over = |budget, strategy, why| forecast.within(budget, strategy, why).unwrap_err().to_string();
+        let told = over(direct, compose, None);
+        assert!(
+            told.contains("over all ranks") && told.contains("choose Strategy::Auto by price alone, which fits"),
+            "{told}"
+        );
+        for figure in [direct, composed, cheapest].map(usd) {
+            assert!(told.contains(&figure), "{told}");
+        }
+        let told = over(0.0, Auto, None);
+        assert!(told.contains(&format!("raise the budget above {}", usd(cheapest))), "{told}");
+        // What can't be composed can't be had for less.
+        let told = over(cheapest, Auto, Some("its default hold is on"));
+        assert!(told.contains(&format!("raise the budget above {}", usd(direct))), "{told}");
+        assert!(told.contains("because its default hold is on") && !told.contains("compose()"), "{told}");
+    }
+}

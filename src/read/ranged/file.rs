@@ -1,0 +1,155 @@
+//! A file that is written in pieces and gets its name once it is whole.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes handed to the system at a time: enough that changing threads costs nothing beside copying them.
+const BATCH: usize = 1 << 20;
+
+/// Bytes that a stream into a file holds at most: a batch being written, one being filled, and what fills it up at once.
+pub(crate) const PER_STREAM: u64 = 3 << 20;
+
+/// A new file beside the one that it is to be. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct PartialFile {
+    file: Arc<File>,
+    path: PathBuf,
+    target: PathBuf,
+    named: bool,
+}
+
+impl PartialFile {
+    pub(crate) async fn create(target: &Path, size: u64) -> Result<Self> {
+        let target = target.to_owned();
+        blocking(target.clone(), move || {
+            let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            // Random, so that no two get in each other's way, and short, so that it fits wherever the name fits.
+            let path = folder.join(format!(".dataflux-{:016x}", rand::random::<u64>()));
+            let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+            let unnamed = Self { file: Arc::new(file), path, target, named: false };
+            unnamed.file.set_len(size)?;
+            Ok(unnamed)
+        })
+        .await
+    }
+
+    pub(crate) fn writer(&self, at: u64) -> FileWriter {
+        let (file, target) = (Arc::clone(&self.file), self.target.clone());
+        FileWriter { file, target, at, batch: Vec::new(), filled: 0, writing: None }
+    }
+
+    /// Gives it its name, in the place of what has it now. With `sync` its bytes are on the disk by then; that the folder is,
+    /// too, is told in the log where it can't be had: some systems don't let a folder be opened or synced, and the file is
+    /// whole and has its name.
+    pub(crate) async fn name(mut self, sync: bool) -> Result<()> {
+        blocking(self.target.clone(), move || {
+            if sync {
+                self.file.sync_all()?;
+            }
+            std::fs::rename(&self.path, &self.target)?;
+            self.named = true;
+            #[cfg(unix)]
+            if sync && let Some(folder) = self.path.parent() {
+                let synced = File::open(folder).and_then(|folder| folder.sync_all());
+                if let Err(error) = synced {
+                    let folder = folder.display();
+                    tracing::warn!(%folder, %error, "the folder can't be synced: a power cut may lose the file's name");
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if !self.named {
+            // Nobody is there to be told.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes bytes that follow each other, a batch while the next one comes.
+pub(crate) struct FileWriter {
+    file: Arc<File>,
+    target: PathBuf,
+    /// Where the batch goes.
+    at: u64,
+    batch: Vec<Bytes>,
+    filled: usize,
+    writing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl FileWriter {
+    pub(crate) async fn push(&mut self, chunk: Bytes) -> Result<()> {
+        self.filled += chunk.len();
+        self.batch.push(chunk);
+        if self.filled >= BATCH { self.flush().await } else { Ok(()) }
+    }
+
+    pub(crate) async fn finish(mut self) -> Result<()> {
+        self.flush().await?;
+        self.written().await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.written().await?;
+        let (file, batch, at) = (Arc::clone(&self.file), std::mem::take(&mut self.batch), self.at);
+        self.at += std::mem::take(&mut self.filled) as u64;
+        self.writing = Some(spawn_blocking(move || {
+            batch.iter().try_fold(at, |at, chunk| write_all_at(&file, chunk, at).map(|()| at + chunk.len() as u64))?;
+            Ok(())
+        }));
+        Ok(())
+    }
+
+    async fn written(&mut self) -> Result<()> {
+        match self.writing.take() {
+            Some(writing) => writing.await.map_err(|_| panicked())?.map_err(|error| refused(&self.target, error)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, at)?;
+        bytes = &bytes[written..];
+        at += written as u64;
+    }
+    Ok(())
+}
+
+/// Does what may wait for a disk on a thread that nobody waits for.
+async fn blocking<T: Send + 'static>(
+    target: PathBuf,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = spawn_blocking(work).await.map_err(|_| panicked())?;
+    done.map_err(|error| refused(&target, error))
+}
+
+fn refused(target: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("{} can't be written", target.display()))
+        .hint("is there room, and may this user write there?")
+        .with_source(error)
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, "a thread that writes to a file panicked")
+}
