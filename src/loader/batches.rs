@@ -334,7 +334,7 @@ pub(crate) fn of_manifest(state: &State, manifest: &Manifest) -> State {
 /// The batches of one epoch, as [`Batches`], for asynchronous code.
 #[derive(Debug)]
 pub struct BatchStream<B> {
-    batches: mpsc::Receiver<ReadStep<B>>,
+    batches: mpsc::Receiver<StreamStep<B>>,
     manifest: Arc<Manifest>,
     /// As in [`Batches`].
     state: State,
@@ -348,7 +348,7 @@ pub struct BatchStream<B> {
 }
 
 /// What the iterator gave, the bytes of that, and where it stood then.
-type ReadStep<B> = (Option<Result<Batch<B>>>, Vec<HeldBytes>, State, EpochStats);
+type StreamStep<B> = (Option<Result<Batch<B>>>, Vec<HeldBytes>, State, EpochStats);
 
 impl<B: Send + 'static> BatchStream<B> {
     pub(crate) fn new(mut batches: Batches<B>, io: &Handle) -> Result<Self> {
