@@ -1,4 +1,4 @@
-//! The one error of this crate.
+//! The error type of this crate.
 
 use std::any::Any;
 use std::fmt;
@@ -10,13 +10,13 @@ type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, in one word; see the predicates on [`Error`] for the questions programs usually ask.
+/// The kind of an [`Error`]. The predicates on [`Error`] answer the questions that programs usually have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument or a setting that can't work; nothing was tried.
+    /// An argument or a setting that can't work. No call was made.
     Config,
-    /// The bucket or object isn't there.
+    /// The bucket or object doesn't exist.
     NotFound,
     /// The object was overwritten or deleted after it was listed.
     Changed,
@@ -28,27 +28,29 @@ pub enum ErrorKind {
     Unauthenticated,
     /// The service asks to slow down.
     RateLimited,
-    /// The service or the way to it failed; trying again may help.
+    /// The service or the connection to it failed; a retry may help.
     Unavailable,
-    /// No answer in the time allowed.
+    /// No answer arrived in time.
     Timeout,
     /// Bytes that don't match their checksum or length.
     Integrity,
     /// An answer that makes no sense.
     Protocol,
+    /// The store can't do what was asked of it.
+    Unsupported,
     /// The user's decoder refused a sample.
     Decode,
     /// The samples of a batch don't fit together.
     Collate,
     /// The epoch was dropped or the process is shutting down.
     Cancelled,
-    /// A local file or thread could not be had.
+    /// The system refused access to a file, or a new thread.
     Io,
     /// A panic in a worker, or a bug of this crate.
     Internal,
 }
 
-/// Where in the way of the data it went wrong.
+/// The stage of the data path in which an error occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
@@ -62,15 +64,15 @@ pub enum Stage {
     Plan,
     /// Composing and downloading.
     Fetch,
-    /// Cutting payloads into samples and proving them.
+    /// Splitting payloads into samples and proving them.
     Split,
     /// The user's decoder.
     Decode,
-    /// Making a batch of samples.
+    /// Collating samples into a batch.
     Collate,
-    /// Handing batches to the training loop.
+    /// Delivering batches to the training loop.
     Deliver,
-    /// Making tensors of a batch.
+    /// Converting a batch to tensors.
     Tensor,
 }
 
@@ -91,9 +93,10 @@ impl fmt::Display for Stage {
     }
 }
 
-/// An error that names the object, what was wanted, what was got and what to do.
+/// An error that names the object, what was expected, what was found, and what to do.
 ///
-/// One pointer wide. [`Display`](fmt::Display) is one line and never repeats [`source`](std::error::Error::source).
+/// It is one pointer wide. [`Display`](fmt::Display) writes one line and never repeats
+/// [`source`](std::error::Error::source).
 ///
 /// ```
 /// use dataflux::{DatafluxDataset, ErrorKind};
@@ -117,14 +120,15 @@ struct Inner {
     status: Option<u16>,
     retry_after: Option<Duration>,
     tries: u32,
+    /// Whether an earlier attempt of the call may have done what was asked for.
     left_open: bool,
     unreachable: bool,
-    /// Shared, since a listing that failed tells everyone who asks.
+    /// Shared, since a failed listing returns its error to every caller.
     source: Option<Arc<dyn std::error::Error + Send + Sync + 'static>>,
 }
 
 impl Error {
-    /// An error of `kind`; `message` says what happened, without a full stop.
+    /// An error of `kind`. The message says what happened and has no full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -143,21 +147,21 @@ impl Error {
         }))
     }
 
-    /// Names the object (or bucket) this is about; the first to name it wins.
+    /// Names the object or bucket that the error is about, unless it has a name already.
     #[must_use]
     pub fn object(mut self, object: impl fmt::Display) -> Self {
         self.0.object.get_or_insert_with(|| object.to_string());
         self
     }
 
-    /// Names the stage this happened in; the first to name it wins.
+    /// Names the stage in which the error occurred, unless it names one already.
     #[must_use]
     pub fn stage(mut self, stage: Stage) -> Self {
         self.0.stage.get_or_insert(stage);
         self
     }
 
-    /// Says what was wanted and what was got instead.
+    /// Adds what was wanted and what was found instead.
     #[must_use]
     pub fn mismatch(mut self, wanted: impl fmt::Display, got: impl fmt::Display) -> Self {
         self.0.wanted = Some(wanted.to_string());
@@ -165,107 +169,107 @@ impl Error {
         self
     }
 
-    /// Says what to do about it.
+    /// Adds what the reader can do about the error.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// The HTTP status that told of it.
+    /// Adds the HTTP status of the answer.
     #[must_use]
     pub fn status(mut self, status: u16) -> Self {
         self.0.status = Some(status);
         self
     }
 
-    /// How long the service asks to wait before another try.
+    /// Adds how long the service asks to wait before another attempt.
     #[must_use]
     pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
         self.0.retry_after = wait;
         self
     }
 
-    /// Adds to what happened, when a caller knows more of it: how often it was tried, say.
+    /// Appends to the message what only a caller knows, such as the number of attempts.
     #[must_use]
     pub(crate) fn append(mut self, more: &str) -> Self {
         self.0.message.push_str(more);
         self
     }
 
-    /// Notes how often the call was tried in all.
+    /// Sets the number of attempts of the call.
     #[must_use]
     pub(crate) fn tried(mut self, tries: u32) -> Self {
         self.0.tries = tries;
         self
     }
 
-    /// Notes whether a try before this one may have done what was asked for.
+    /// Sets whether an earlier attempt may have done what was asked for.
     #[must_use]
     pub(crate) fn with_left_open(mut self, left_open: bool) -> Self {
         self.0.left_open = left_open;
         self
     }
 
-    /// Whether the service said clearly that this try did nothing.
+    /// Whether the service's answer means that this attempt changed nothing.
     pub(crate) fn is_refusal(&self) -> bool {
         use ErrorKind::{NotFound, PermissionDenied, Precondition, RateLimited, Unauthenticated};
-        let said = matches!(self.0.kind, NotFound | Precondition | PermissionDenied | Unauthenticated | RateLimited);
-        said || self.0.status == Some(400)
+        let refused = matches!(self.0.kind, NotFound | Precondition | PermissionDenied | Unauthenticated | RateLimited);
+        refused || self.0.status == Some(400)
     }
 
-    /// Whether the service said clearly of each try of the call that it did nothing.
+    /// Whether the service's answers mean that no attempt of the call changed anything.
     pub(crate) fn did_nothing(&self) -> bool {
         self.is_refusal() && !self.0.left_open
     }
 
-    /// How often the call was tried before this error was returned: 1 for an error of the first try.
+    /// Number of attempts before this error was returned: 1 for an error of the first attempt.
     pub fn tries(&self) -> u32 {
         self.0.tries
     }
 
-    /// Marks an error of a host whose name doesn't resolve or that refuses connections.
+    /// Marks the error of a host whose name doesn't resolve or that refuses connections.
     #[must_use]
     pub(crate) fn unreachable(mut self) -> Self {
         self.0.unreachable = true;
         self
     }
 
-    /// Whether the host's name doesn't resolve or it refuses connections, which a wrong address does for ever.
+    /// Whether the host's name doesn't resolve or the host refuses connections, as for a wrong address.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.0.unreachable
     }
 
-    /// The error underneath.
+    /// Sets the error that caused this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(Arc::from(source.into()));
         self
     }
 
-    /// The same error under another kind, when a caller knows better what it means.
+    /// The same error with another kind, where a caller knows better what the error means.
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
         self
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Where in the way of the data, if known.
+    /// The stage in which the error occurred, if known.
     pub fn at_stage(&self) -> Option<Stage> {
         self.0.stage
     }
 
-    /// The object or bucket, as a `gs://` URI, if one is concerned.
+    /// The object or bucket that the error is about, as a `gs://` URI, if there is one.
     pub fn about(&self) -> Option<&str> {
         self.0.object.as_deref()
     }
 
-    /// What to do about it, if there is something.
+    /// What the reader can do about the error, if anything.
     pub fn what_to_do(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
@@ -280,17 +284,17 @@ impl Error {
         self.0.retry_after
     }
 
-    /// Whether the bucket or object isn't there.
+    /// Whether the bucket or object doesn't exist.
     pub fn is_not_found(&self) -> bool {
         self.0.kind == ErrorKind::NotFound
     }
 
-    /// Whether the object is another than the one listed.
+    /// Whether the object was overwritten or deleted after it was listed.
     pub fn is_changed(&self) -> bool {
         self.0.kind == ErrorKind::Changed
     }
 
-    /// Whether rights or credentials are what is missing.
+    /// Whether permissions or credentials are missing.
     pub fn is_permission(&self) -> bool {
         matches!(self.0.kind, ErrorKind::PermissionDenied | ErrorKind::Unauthenticated)
     }
@@ -301,12 +305,12 @@ impl Error {
         self.kind() == ErrorKind::RateLimited || self.http_status() == Some(503)
     }
 
-    /// Whether the same call may succeed if it is made again.
+    /// Whether the same call may succeed if it is repeated.
     pub fn is_retryable(&self) -> bool {
         matches!(self.0.kind, ErrorKind::RateLimited | ErrorKind::Unavailable | ErrorKind::Timeout)
     }
 
-    /// Whether the work was called off and not failed.
+    /// Whether the work was cancelled rather than failed.
     pub fn is_cancelled(&self) -> bool {
         self.0.kind == ErrorKind::Cancelled
     }
@@ -344,7 +348,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// What a panic in a user's code said.
+/// The message of a panic in a user's code.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
@@ -361,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn display_says_it_all_once() {
+    fn display_writes_every_part_once() {
         let error = Error::new(ErrorKind::Changed, "the object was overwritten after it was listed")
             .stage(Stage::Fetch)
             .object("gs://b/o")

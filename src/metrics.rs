@@ -78,6 +78,8 @@ counters! {
     delete,
     /// Uploads (class A); a resumable one counts once.
     put,
+    /// Copies on the server (class A); one that takes several calls counts once.
+    copy,
     /// Changes of one object's metadata (class A).
     update,
     /// Look-ups of one object's metadata (class B).

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dataflux::store::{Call, Client, Fault, FaultStore, MemoryStore};
+use dataflux::store::{Client, Fault, FaultStore, MemoryStore, StoreCall};
 use dataflux::{Cache, CacheStats, DataLoader, DatafluxDataset, ErrorKind, OnError, RawSample, Strategy};
 use support::{STRATEGIES, all_given_back, bucket, client, names_of, until, without_hanging};
 
@@ -227,7 +227,7 @@ fn an_error_of_one_loader_is_none_of_another() {
         let (store, contents) = bucket(200);
         let folder = Scratch::new();
         let faulty = FaultStore::new(Arc::new(store.clone()));
-        let faulty = faulty.fail(Call::Get, 40, Fault::Error(ErrorKind::PermissionDenied));
+        let faulty = faulty.fail(StoreCall::Get, 40, Fault::Error(ErrorKind::PermissionDenied));
         let first = loader(client(faulty.clone()), Strategy::Direct, Some(folder.open()));
         let mut batches = first.epoch(0).unwrap();
         assert!(batches.any(|batch| batch.is_err()));

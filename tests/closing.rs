@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use dataflux::store::{BucketInfo, Call, Client, MemoryStore};
+use dataflux::store::{BucketInfo, Client, MemoryStore, StoreCall};
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, RawSample, Strategy};
 use futures_util::StreamExt;
 use support::gated::Gated;
@@ -51,7 +51,7 @@ fn an_epoch_closed_amid_reads_leaves_nothing() {
     without_hanging(|| {
         for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
             let (gated, dataset) = store(640);
-            gated.shut_after(Call::Get, 3);
+            gated.shut_after(StoreCall::Get, 3);
             let loader = DataLoader::builder(dataset).batch_size(32).strategy(strategy).build().unwrap();
             let batches = loader.epoch(0).unwrap();
             until("reads wait", || gated.gets().len() > 3);
@@ -76,7 +76,7 @@ fn closing_waits_no_longer_than_it_is_told_to() {
     let _alone = alone();
     without_hanging(|| {
         let (gated, dataset) = store(64);
-        gated.shut(Call::Delete);
+        gated.shut(StoreCall::Delete);
         let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
         let mut batches = loader.epoch(0).unwrap();
         batches.next().unwrap().unwrap();
@@ -99,7 +99,7 @@ fn closing_the_loader_ends_the_waits_of_its_epochs() {
     let _alone = alone();
     without_hanging(|| {
         let (gated, dataset) = store(64);
-        gated.shut(Call::Get);
+        gated.shut(StoreCall::Get);
         for io_threads in [None, Some(1)] {
             let builder = DataLoader::builder(dataset.clone()).batch_size(1).prefetch(2).decode_threads(2);
             let builder = if let Some(threads) = io_threads { builder.io_threads(threads) } else { builder };

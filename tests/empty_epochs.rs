@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use dataflux::list::Filter;
 use dataflux::sample::Subset;
-use dataflux::store::{Call, Client, MemoryStore};
+use dataflux::store::{Client, MemoryStore, StoreCall};
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, MixedLoader, Raw};
 use support::gated::Gated;
 use support::{HANG, client, without_hanging};
@@ -77,7 +77,7 @@ fn a_streaming_epoch_of_no_batches_ends_with_an_error() {
         let pages = 10;
         let gated = Gated::new(store(5_000).with_page_cap(5_000 / pages));
         let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
-        gated.shut_after(Call::List, 1);
+        gated.shut_after(StoreCall::List, 1);
         let dataset = DatafluxDataset::builder().client(client).streaming(true).list_concurrency(1);
         let dataset = dataset.open("gs://data/p/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(6_000).drop_last(true).build().unwrap();

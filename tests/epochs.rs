@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use dataflux::store::{BucketInfo, Call, Client, MemoryStore};
+use dataflux::store::{BucketInfo, Client, MemoryStore, StoreCall};
 use dataflux::{Batches, DataLoader, DatafluxDataset, Decode, ErrorKind, RawSample, Samples, Strategy};
 use support::gated::Gated;
 use support::{HANG, STRATEGIES, all_given_back, bucket, names_of, until, without_hanging};
@@ -258,7 +258,7 @@ fn no_epoch_but_the_last_waits_for_its_temporaries_to_be_deleted() {
         let store = MemoryStore::new().with_bucket_info("data", info);
         (0..64).for_each(|index| _ = store.insert("data", &format!("p/{index:02}"), vec![7; 100]));
         let gated = Gated::new(store);
-        gated.shut(Call::Delete);
+        gated.shut(StoreCall::Delete);
         let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
         let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();

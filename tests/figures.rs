@@ -9,7 +9,7 @@ use std::time::Duration;
 use dataflux::metrics::Counts;
 use dataflux::plan::Prices;
 use dataflux::read::Download;
-use dataflux::store::{Call as StoreCall, Client, Credentials, Fault as StoreFault, FaultStore, GcsConfig, GcsStore};
+use dataflux::store::{Client, Credentials, Fault as StoreFault, FaultStore, GcsConfig, GcsStore, StoreCall};
 use dataflux::store::{MemoryStore, ObjectId, RetryPolicy};
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, EpochStats, OnError, Raw, Strategy};
 use dataflux_emulator::{Call, Emulator, Fault, Faults, Stats};

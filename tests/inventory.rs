@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use dataflux::list::inventory::{Inventory, InventoryCounts};
 use dataflux::list::{Filter, Prefix};
 use dataflux::manifest::ManifestBuilder;
-use dataflux::store::{Call, Client, Fault, FaultStore, MemoryStore, ObjectRef, Objects, StorageClass};
+use dataflux::store::{Client, Fault, FaultStore, MemoryStore, ObjectRef, Objects, StorageClass, StoreCall};
 use dataflux::{ErrorKind, Result};
 
 use support::client;
@@ -125,7 +125,7 @@ fn parquet_reads_what_was_written() {
 fn of_flipped(format: &str, nth: u64, at: u64, times: u64) -> Result<ManifestBuilder> {
     let mut store = FaultStore::new(std::sync::Arc::new(bucket(format, |_, bytes| Some(bytes))));
     for read in nth..nth + times {
-        store = store.fail(Call::Get, read, Fault::FlipAt(at));
+        store = store.fail(StoreCall::Get, read, Fault::FlipAt(at));
     }
     support::without_hanging(move || {
         runtime().block_on(async {
@@ -187,7 +187,7 @@ fn rows_of_a_csv_shard_that_turns_out_to_be_damaged_are_called_off() {
         let mut store = FaultStore::new(std::sync::Arc::new(store.clone()));
         for read in flipped {
             // Of the second piece: a digit of a name, or what makes the row one that can't be.
-            store = store.fail(Call::Get, *read, Fault::FlipAt(500_000));
+            store = store.fail(StoreCall::Get, *read, Fault::FlipAt(500_000));
         }
         client(store)
     };

@@ -9,7 +9,7 @@ mod support;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataflux::store::{Call, Fault, FaultStore, MemoryStore};
+use dataflux::store::{Fault, FaultStore, MemoryStore, StoreCall};
 use dataflux::{DataLoader, DatafluxDataset, Decode, ErrorKind, RawSample, Strategy};
 use futures_util::StreamExt;
 use support::{HANG, client, until, without_hanging_for};
@@ -73,7 +73,7 @@ fn cycle(store: &MemoryStore, end: usize, taken: usize) {
     let faults = FaultStore::new(Arc::new(store.clone()));
     if end == 1 {
         // All there may be of an object: joined with others, by itself, and by itself again.
-        faults.fail_next(Call::Get, Fault::Error(ErrorKind::PermissionDenied), 1_000);
+        faults.fail_next(StoreCall::Get, Fault::Error(ErrorKind::PermissionDenied), 1_000);
     }
     let dataset = DatafluxDataset::open_with(client(faults), "gs://data/p/").unwrap();
     let strategy = if taken.is_multiple_of(2) { Strategy::Direct } else { Strategy::compose() };

@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dataflux::list::{Lister, Prefix};
 use dataflux::store::{
-    Attempt, Body, BucketInfo, Client, ComposeRequest, Credentials, GcsConfig, GcsStore, ListPage, ListRequest,
-    ObjectId, ObjectMeta, ObjectRef, PutRequest, RetryPolicy, Store,
+    Attempt, Body, ByteRange, Capabilities, Client, CopyRequest, Credentials, GcsConfig, GcsStore, ListPage,
+    ListRequest, ObjectId, ObjectMeta, ObjectRef, PutRequest, RetryPolicy, Store,
 };
 use dataflux::{Error, ErrorKind, Result};
 use dataflux_emulator::{Call, Emulator, Fault, VirtualSpec};
@@ -85,6 +84,10 @@ fn unused() -> Error {
 
 #[async_trait]
 impl Store for Odd {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
     async fn list(&self, request: &ListRequest, _: &Attempt) -> Result<ListPage> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let _live = Live::new(&self.live);
@@ -172,25 +175,16 @@ impl Store for Odd {
         Ok(page)
     }
 
-    async fn bucket_info(&self, _: &str, _: &Attempt) -> Result<BucketInfo> {
-        Err(unused())
-    }
-    async fn test_permissions(&self, _: &str, _: &[&str], _: &Attempt) -> Result<Vec<String>> {
-        Err(unused())
-    }
     async fn stat(&self, _: &ObjectId, _: &Attempt) -> Result<ObjectMeta> {
         Err(unused())
     }
-    async fn get(&self, _: &ObjectId, _: Option<Range<u64>>, _: &Attempt) -> Result<Body> {
-        Err(unused())
-    }
-    async fn compose(&self, _: &ComposeRequest, _: &Attempt) -> Result<ObjectMeta> {
+    async fn get(&self, _: &ObjectId, _: ByteRange, _: &Attempt) -> Result<Body> {
         Err(unused())
     }
     async fn put(&self, _: &PutRequest, _: &Attempt) -> Result<ObjectMeta> {
         Err(unused())
     }
-    async fn update_metadata(&self, _: &ObjectId, _: &BTreeMap<String, String>, _: &Attempt) -> Result<ObjectMeta> {
+    async fn copy(&self, _: &CopyRequest, _: &Attempt) -> Result<ObjectMeta> {
         Err(unused())
     }
     async fn delete(&self, _: &ObjectId, _: &Attempt) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dataflux::store::{
-    Attempt, Call, Client, Fault, FaultStore, MemoryStore, ObjectId, ObjectRef, Objects, RetryPolicy, Store,
+    Attempt, Client, Fault, FaultStore, MemoryStore, ObjectId, ObjectRef, Objects, RetryPolicy, Store, StoreCall,
 };
 use dataflux::{
     Collate, DataLoader, DatafluxDataset, Decode, ErrorKind, LostSample, Manifest, OnError, Raw, RawSample, Stage,
@@ -307,7 +307,7 @@ fn a_service_that_is_down_is_not_skipped() {
                 let hasty = Client::new(Arc::new(faults.clone())).with_retry(RetryPolicy::never());
                 let dataset = DatafluxDataset::open_with(hasty, "gs://data/p/").unwrap();
                 let loader = DataLoader::builder(dataset).batch_size(5).on_error(on_error).build().unwrap();
-                faults.fail_next(Call::Get, Fault::Error(kind), 1_000);
+                faults.fail_next(StoreCall::Get, Fault::Error(kind), 1_000);
                 let error = loader.epoch(0).unwrap().find_map(Result::err).unwrap();
                 assert_eq!(error.kind(), kind, "{error}");
                 all_given_back(&loader);
@@ -486,7 +486,7 @@ fn dropping_the_iterator_while_substitutes_wait_for_the_listing_stops_nothing() 
         let (store, other) = data(vec![20; 6_000], &BTreeSet::new());
         let mut slow = FaultStore::new(Arc::new(store.with_page_cap(1_000)));
         for call in 6..100 {
-            slow = slow.fail(Call::List, call, Fault::Stall);
+            slow = slow.fail(StoreCall::List, call, Fault::Stall);
         }
         let patient = Client::new(Arc::new(slow)).with_stall_timeout(HANG * 10);
         let builder = DatafluxDataset::builder().client(patient).streaming(true).list_concurrency(1);
@@ -513,7 +513,7 @@ fn a_thousand_losses_that_wait_for_the_listing_leave_it_threads() {
     without_hanging(|| {
         let (store, _) = data(vec![20; 20_000], &BTreeSet::new());
         let gated = Gated::new(store.with_page_cap(1_000));
-        gated.shut_after(Call::List, 10);
+        gated.shut_after(StoreCall::List, 10);
         let patient = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
         let builder = DatafluxDataset::builder().client(patient).streaming(true).list_concurrency(1);
         let dataset = builder.open("gs://data/p/").unwrap();

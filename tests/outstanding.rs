@@ -5,13 +5,14 @@
 
 mod support;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dataflux::store::{Attempt, Body, BucketInfo, Client, ComposeRequest, MemoryStore, ObjectId, ObjectMeta, Store};
+use dataflux::store::{
+    Attempt, Body, BucketInfo, ByteRange, Client, ComposeRequest, MemoryStore, ObjectId, ObjectMeta, Store,
+};
 use dataflux::{DataLoader, DatafluxDataset, Result, Strategy};
 use support::forwarding::{Forward, Forwarding};
 use support::{HANG, all_given_back, until, without_hanging};
@@ -40,7 +41,7 @@ impl Forward for Slow {
         self.there.fetch_sub(1, Ordering::SeqCst);
         self.inner.delete(id, attempt).await
     }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
         let _open = self.gate.acquire().await.unwrap();
         self.inner.get(id, range, attempt).await
     }

@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,8 +10,8 @@ use std::time::Duration;
 use dataflux::pacing::ReadMode;
 use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
 use dataflux::store::{
-    Attempt, Body, BucketInfo, Call, ComposeRequest, Fault, FaultStore, Hedge, ListPage, ListRequest, MemoryStore,
-    ObjectId, ObjectMeta, PutRequest,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, Fault, FaultStore, Hedge,
+    ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta, PutRequest, StoreCall,
 };
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Manifest, RawSample, State, Strategy};
 use futures_util::StreamExt;
@@ -213,7 +212,7 @@ fn auto_reads_beside_a_loader_with_thousands_of_reads_waiting() {
     without_hanging(|| {
         let (store, _) = even(20_000);
         let slow = FaultStore::new(Arc::new(store));
-        slow.fail_next(Call::Get, Fault::Drip(Duration::from_millis(50)), 50_000);
+        slow.fail_next(StoreCall::Get, Fault::Drip(Duration::from_millis(50)), 50_000);
         let dataset = DatafluxDataset::open_with(client(slow.clone()), "gs://data/p/").unwrap();
         let all = DataLoader::builder(dataset.clone()).batch_size(20_000).strategy(Strategy::Direct).build().unwrap();
         let direct = all.epoch(0).unwrap();
@@ -425,10 +424,10 @@ fn damaged_bytes_are_read_again_and_then_refused() {
             let faults = FaultStore::new(Arc::new(store.clone()));
             let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
             let loader = DataLoader::builder(dataset).batch_size(20).strategy(strategy).build().unwrap();
-            faults.fail_next(Call::Get, Fault::FlipAt(11), 1);
-            faults.fail_next(Call::Get, Fault::EndAt(5), 1);
+            faults.fail_next(StoreCall::Get, Fault::FlipAt(11), 1);
+            faults.fail_next(StoreCall::Get, Fault::EndAt(5), 1);
             assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 40);
-            faults.fail_next(Call::Get, Fault::FlipAt(0), 1_000);
+            faults.fail_next(StoreCall::Get, Fault::FlipAt(0), 1_000);
             let error = names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
             assert!(error.about().unwrap().starts_with("gs://data/p/"), "{error}");
@@ -446,14 +445,14 @@ fn a_stall_ends_in_another_try_or_an_error() {
         let patient = client(faults.clone());
         let dataset = DatafluxDataset::open_with(patient, "gs://data/p/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(20).build().unwrap();
-        faults.fail_next(Call::Get, Fault::Stall, 2);
+        faults.fail_next(StoreCall::Get, Fault::Stall, 2);
         assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 20);
         assert!(loader.dataset().client().metrics().snapshot().retries >= 1);
 
         let impatient = client(faults.clone()).with_retry(dataflux::store::RetryPolicy::never());
         let dataset = DatafluxDataset::open_with(impatient, "gs://data/p/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(20).strategy(Strategy::Direct).build().unwrap();
-        faults.fail_next(Call::Get, Fault::Stall, 1);
+        faults.fail_next(StoreCall::Get, Fault::Stall, 1);
         let error = names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         assert!(error.about().is_some(), "{error}");
@@ -471,7 +470,7 @@ fn a_hedged_loader_does_not_wait_for_a_stall() {
         let builder = builder.stall_timeout(Duration::from_secs(1_000));
         let loader = builder.hedge(Hedge::percentile(99.0).max_share(1.0)).build().unwrap();
         assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 300);
-        faults.fail_next(Call::Get, Fault::Stall, 1);
+        faults.fail_next(StoreCall::Get, Fault::Stall, 1);
         assert_eq!(names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap().len(), 300);
         let counts = loader.dataset().client().metrics().snapshot();
         assert!(counts.hedges_won >= 1 && counts.retries == 0, "{counts:?}");
@@ -514,10 +513,10 @@ fn a_lost_answer_to_a_compose_is_found_again() {
         let faults = FaultStore::new(Arc::new(store.clone()));
         let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
-        faults.fail_next(Call::Compose, Fault::LostResponse(ErrorKind::Unavailable), 1);
+        faults.fail_next(StoreCall::Compose, Fault::LostResponse(ErrorKind::Unavailable), 1);
         assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 64);
-        assert_eq!(faults.calls(Call::Compose), 3, "one was tried twice");
-        assert_eq!(faults.calls(Call::Get), 2, "and adopted, not read object by object");
+        assert_eq!(faults.calls(StoreCall::Compose), 3, "one was tried twice");
+        assert_eq!(faults.calls(StoreCall::Get), 2, "and adopted, not read object by object");
         assert_eq!(faults.faults_left(), 0);
         all_given_back(&loader);
         assert_eq!(store.names("data").len(), 64);
@@ -532,7 +531,7 @@ fn a_compose_that_never_succeeds_is_read_object_by_object() {
         let client = client(faults.clone()).with_retry(dataflux::store::RetryPolicy::never());
         let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
-        faults.fail_next(Call::Compose, Fault::LostResponse(ErrorKind::Unavailable), 100);
+        faults.fail_next(StoreCall::Compose, Fault::LostResponse(ErrorKind::Unavailable), 100);
         assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 64);
         all_given_back(&loader);
         assert_eq!(store.names("data").len(), 64, "what a lost compose made must be deleted, too");
@@ -550,10 +549,10 @@ fn composes_that_fail_slowly_do_not_wait_for_each_other() {
         let client = client(faults.clone()).with_retry(policy);
         let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).build().unwrap();
-        faults.fail_next(Call::Compose, Fault::Stall, 100_000);
+        faults.fail_next(StoreCall::Compose, Fault::Stall, 100_000);
         let mut batches = loader.epoch(0).unwrap();
         assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 1_280);
-        let calls = faults.calls(Call::Compose);
+        let calls = faults.calls(StoreCall::Compose);
         assert!(calls < 12, "{calls} calls, each compose some four");
         all_given_back(&loader);
     });
@@ -609,6 +608,9 @@ struct Late(MemoryStore);
 
 #[async_trait::async_trait]
 impl dataflux::store::Store for Late {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> dataflux::Result<BucketInfo> {
         self.0.bucket_info(bucket, attempt).await
     }
@@ -621,11 +623,11 @@ impl dataflux::store::Store for Late {
     async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> dataflux::Result<ObjectMeta> {
         self.0.stat(id, attempt).await
     }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> dataflux::Result<Body> {
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> dataflux::Result<Body> {
         self.0.get(id, range, attempt).await
     }
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> dataflux::Result<ObjectMeta> {
-        let (store, request, attempt) = (self.0.clone(), request.clone(), attempt.clone());
+        let (store, request, attempt) = (self.0.clone(), request.clone(), *attempt);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(700)).await;
             store.compose(&request, &attempt).await
@@ -634,6 +636,9 @@ impl dataflux::store::Store for Late {
     }
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> dataflux::Result<ObjectMeta> {
         self.0.put(request, attempt).await
+    }
+    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> dataflux::Result<ObjectMeta> {
+        self.0.copy(request, attempt).await
     }
     async fn update_metadata(
         &self,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dataflux::read::{Download, Lanes};
-use dataflux::store::{Call, Client, Fault, FaultStore, MemoryStore, ObjectId, RetryPolicy};
+use dataflux::store::{ByteRange, Client, Fault, FaultStore, MemoryStore, ObjectId, RetryPolicy, StoreCall};
 use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind};
 use proptest::prelude::*;
 use support::{HANG, content, names_of, until, without_hanging};
@@ -122,7 +122,7 @@ proptest! {
     ) {
         let mut object = object(size, chunk);
         for (nth, fault) in faults {
-            object.faults = object.faults.fail(Call::Get, nth, fault);
+            object.faults = object.faults.fail(StoreCall::Get, nth, fault);
         }
         let download = object.download().min_part_size(part).max_streams(streams).memory_budget(budget);
         let folder = Folder::new(&format!("any-{size}-{chunk}"));
@@ -159,9 +159,9 @@ fn a_small_object_is_one_read_and_a_large_one_parts_in_order() {
         let (bytes, _) = object.download().into_memory().await.unwrap();
         assert_eq!(bytes, object.bytes);
         assert_eq!(object.faults.gets().len(), 1);
-        assert_eq!(object.faults.gets()[0].1, None);
+        assert_eq!(object.faults.gets()[0].range, ByteRange::All);
         assert!(all(object.download().min_part_size(10_000).max_streams(2)).await.unwrap().1);
-        let ranges: Vec<_> = object.faults.gets().into_iter().skip(1).map(|(_, range)| range.unwrap()).collect();
+        let ranges: Vec<_> = object.faults.gets().into_iter().skip(1).map(|get| get.range.bounds().unwrap()).collect();
         assert!(ranges.len() > 4, "{ranges:?}");
         let mut sorted = ranges.clone();
         sorted.sort_by_key(|range| range.start);
@@ -172,19 +172,20 @@ fn a_small_object_is_one_read_and_a_large_one_parts_in_order() {
 #[test]
 fn a_part_is_resumed_from_the_bytes_that_came() {
     let mut object = object(40_000, 1_000);
-    object.faults = object.faults.fail(Call::Get, 1, Fault::EndAt(3_000)).fail(Call::Get, 3, Fault::BreakAt(2_000));
+    object.faults =
+        object.faults.fail(StoreCall::Get, 1, Fault::EndAt(3_000)).fail(StoreCall::Get, 3, Fault::BreakAt(2_000));
     run(async {
         let (bytes, verified) = all(object.download().min_part_size(10_000).max_streams(1)).await.unwrap();
         assert!(bytes == object.bytes && verified);
     });
-    let gets: Vec<_> = object.faults.gets().into_iter().map(|(_, range)| range.unwrap()).collect();
+    let gets: Vec<_> = object.faults.gets().into_iter().map(|get| get.range.bounds().unwrap()).collect();
     assert_eq!(gets[..4], [0..10_000, 3_000..10_000, 10_000..20_000, 12_000..20_000]);
 }
 
 #[test]
 fn wrong_bytes_end_in_an_error_in_the_place_of_the_last_chunk() {
     let mut object = object(40_000, 1_000);
-    object.faults = object.faults.fail(Call::Get, 2, Fault::FlipAt(5));
+    object.faults = object.faults.fail(StoreCall::Get, 2, Fault::FlipAt(5));
     run(async {
         let mut chunks = object.download().min_part_size(5_000).max_streams(3).chunks();
         let mut seen = 0;
@@ -198,9 +199,9 @@ fn wrong_bytes_end_in_an_error_in_the_place_of_the_last_chunk() {
         names_the_object(&error);
         assert!(chunks.next().await.is_none() && chunks.receipt().is_none());
         // Read again as a whole, they are right.
-        object.faults.fail_next(Call::Get, Fault::FlipAt(5), 1);
+        object.faults.fail_next(StoreCall::Get, Fault::FlipAt(5), 1);
         assert_eq!(object.download().min_part_size(5_000).into_memory().await.unwrap().0, object.bytes);
-        object.faults.fail_next(Call::Get, Fault::FlipAt(5), 100);
+        object.faults.fail_next(StoreCall::Get, Fault::FlipAt(5), 100);
         let error = object.download().min_part_size(5_000).into_memory().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Integrity);
     });
@@ -219,7 +220,7 @@ fn a_slow_consumer_holds_the_read_ahead_to_the_budget() {
             // Whatever can be read ahead is, meanwhile.
             tokio::time::sleep(Duration::from_millis(1)).await;
             let asked: u64 =
-                object.faults.gets().iter().map(|(_, range)| range.clone().map_or(0, |r| r.end - r.start)).sum();
+                object.faults.gets().iter().map(|get| get.range.bounds().map_or(0, |r| r.end - r.start)).sum();
             assert!(asked <= at + budget, "{asked} bytes were asked for when {at} had been taken");
         }
         assert_eq!(at, 1 << 20);
@@ -253,17 +254,17 @@ fn what_is_dropped_leaves_no_file_and_goes_on_with_nothing() {
         let lanes = Lanes::new(4, 1 << 20);
         let download = || object.download().min_part_size(16 << 10).within(&lanes);
         for steps in 0..60 {
-            object.faults.fail_next(Call::Get, Fault::Drip(Duration::from_micros(200)), 100);
+            object.faults.fail_next(StoreCall::Get, Fault::Drip(Duration::from_micros(200)), 100);
             // Cut off wherever it is then.
             let _ = timeout(Duration::from_micros(steps * 150), download().into_file(folder.file())).await;
             let mut chunks = download().chunks();
             let _ = timeout(Duration::from_micros(steps * 100), chunks.next()).await;
         }
         until("the files are gone", || folder.names() == ["file"]);
-        let calls = object.faults.calls(Call::Get);
+        let calls = object.faults.calls(StoreCall::Get);
         // All streams and bytes are there again.
         assert_eq!(timeout(HANG, all(download())).await.unwrap().unwrap().0, object.bytes);
-        assert!(object.faults.calls(Call::Get) > calls);
+        assert!(object.faults.calls(StoreCall::Get) > calls);
     });
     assert_eq!(std::fs::read(folder.file()).unwrap(), b"of before");
 }
@@ -317,7 +318,7 @@ fn loaders_read_large_objects_in_ranges() {
     without_hanging(move || {
         for strategy in [dataflux::Strategy::Direct, dataflux::Strategy::compose()] {
             let faults = FaultStore::new(Arc::new(store.clone()));
-            faults.fail_next(Call::Get, Fault::EndAt(100), 2);
+            faults.fail_next(StoreCall::Get, Fault::EndAt(100), 2);
             let dataset = DatafluxDataset::open_with(support::client(faults.clone()), "gs://data/p/").unwrap();
             let loader = DataLoader::builder(dataset).batch_size(3).strategy(strategy);
             let loader = loader.min_part_size(5 << 20).max_streams(3).build().unwrap();
@@ -325,7 +326,7 @@ fn loaders_read_large_objects_in_ranges() {
             assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 3);
             drop(batches);
             support::all_given_back(&loader);
-            let ranges = faults.gets().iter().filter(|(_, range)| range.is_some()).count();
+            let ranges = faults.gets().iter().filter(|get| get.range.bounds().is_some()).count();
             assert!(ranges > 10, "{ranges}");
         }
     });

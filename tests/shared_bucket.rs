@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataflux::store::{BucketInfo, Call, Client, Credentials, GcsConfig, GcsStore, MemoryStore};
+use dataflux::store::{BucketInfo, Client, Credentials, GcsConfig, GcsStore, MemoryStore, StoreCall};
 use dataflux::{DataLoader, DatafluxDataset, Strategy};
 use dataflux_emulator::Emulator;
 use support::gated::Gated;
@@ -118,7 +118,7 @@ fn gated_in(store: MemoryStore, objects: usize) -> (Gated, DatafluxDataset) {
 fn a_compose_that_the_loop_waits_for_too_long_is_given_up() {
     without_hanging(|| {
         let (gated, dataset) = gated(320);
-        gated.shut(Call::Compose);
+        gated.shut(StoreCall::Compose);
         let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
         let samples: usize = loader.epoch(0).unwrap().take(5).map(|batch| batch.unwrap().len()).sum();
         assert_eq!(samples, 320, "read, while the composes are still under way");
@@ -135,7 +135,7 @@ fn composes_that_the_loop_gives_up_again_and_again_are_suspended() {
         let mut info = BucketInfo::default();
         info.retention = Some(Duration::ZERO);
         let (gated, dataset) = gated_in(MemoryStore::new().with_bucket_info("data", info), OBJECTS);
-        gated.shut(Call::Compose);
+        gated.shut(StoreCall::Compose);
         let builder = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose());
         let loader = builder.prefetch(20).build().unwrap();
         let mut batches = loader.epoch(0).unwrap();
@@ -156,7 +156,7 @@ fn composes_that_the_loop_gives_up_again_and_again_are_suspended() {
 fn the_first_composed_batch_does_not_wait_for_its_deletion() {
     without_hanging_for(Duration::from_secs(40), || {
         let (gated, dataset) = gated(64);
-        gated.shut(Call::Delete);
+        gated.shut(StoreCall::Delete);
         let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
         let samples: usize = loader.epoch(0).unwrap().take(1).map(|batch| batch.unwrap().len()).sum();
         assert_eq!(samples, 64, "while nothing is deleted");

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dataflux::list::Lister;
 use dataflux::store::{
-    Attempt, Call, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore,
-    PutRequest, RetryPolicy, Store,
+    Attempt, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore,
+    PutRequest, RetryPolicy, Store, StoreCall,
 };
 use dataflux::{ErrorKind, Result};
 use futures_util::future::join_all;
@@ -90,7 +90,7 @@ async fn a_host_that_has_answered_before_is_retried_to_the_deadline_with_a_warni
 async fn thousands_of_calls_that_are_retried_make_one_warning_a_minute() {
     let (log, _guard) = Log::of_thread();
     let faults = FaultStore::new(Arc::new(MemoryStore::new().with_bucket("b")));
-    faults.fail_next(Call::List, Fault::Error(ErrorKind::Unavailable), 100_000);
+    faults.fail_next(StoreCall::List, Fault::Error(ErrorKind::Unavailable), 100_000);
     let client = Client::new(Arc::new(faults)).with_retry(RetryPolicy::default().deadline(Duration::from_secs(50)));
     // Clones and their parts are one client.
     let lists = (0..3_000).map(|_| {
@@ -105,7 +105,7 @@ async fn thousands_of_calls_that_are_retried_make_one_warning_a_minute() {
 async fn retries_of_a_few_seconds_are_not_worth_a_warning() {
     let (log, _guard) = Log::of_thread();
     let faults = FaultStore::new(Arc::new(MemoryStore::new().with_bucket("b")));
-    faults.fail_next(Call::List, Fault::Error(ErrorKind::Unavailable), 2);
+    faults.fail_next(StoreCall::List, Fault::Error(ErrorKind::Unavailable), 2);
     Client::new(Arc::new(faults)).list(&ListRequest::new("b", "")).await.unwrap();
     assert_eq!(log.warnings(), [""; 0]);
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dataflux::store::{Call, Client, MemoryStore};
+use dataflux::store::{Client, MemoryStore, StoreCall};
 use dataflux::{
     Cache, Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, EpochStats, OnError, RawSample, Strategy,
 };
@@ -129,7 +129,7 @@ fn a_sample_that_somebody_else_reads_into_the_cache() {
         let cache = || Cache::open(&folder, 64 << 20).unwrap();
         let builder = |client| DataLoader::builder(opened(client)).batch_size(8).strategy(Strategy::Direct);
         let (gated, client) = store(64);
-        gated.shut(Call::Get);
+        gated.shut(StoreCall::Get);
         let one = builder(client).cache(cache()).build().unwrap();
         let held = one.epoch(0).unwrap();
         until("the first ones are claimed", || gated.gets().len() >= 16);
@@ -148,7 +148,7 @@ fn a_sample_that_somebody_else_reads_into_the_cache() {
 fn a_compose_that_never_ends() {
     without_hanging(|| {
         let (gated, client) = store(64);
-        gated.shut(Call::Compose);
+        gated.shut(StoreCall::Compose);
         let builder = DataLoader::builder(opened(client)).batch_size(64).strategy(Strategy::compose());
         let (line, stats) = told(builder, "to be joined", || gated.open());
         assert!(line.contains("stage=compose"), "{line}");
@@ -161,7 +161,7 @@ fn no_leave_to_read() {
     without_hanging(|| {
         let (gated, client) = store(2_000);
         let dataset = opened(client);
-        gated.shut(Call::Get);
+        gated.shut(StoreCall::Get);
         let builder = || DataLoader::builder(dataset.clone()).strategy(Strategy::Direct);
         // Whatever leave there is belongs to another loader of the data set.
         let other = builder().batch_size(2_000).build().unwrap();
@@ -180,7 +180,7 @@ fn no_leave_to_read() {
 fn a_listing_that_stands_still() {
     without_hanging(|| {
         let (gated, client) = store(10_000);
-        gated.shut_after(Call::List, 8);
+        gated.shut_after(StoreCall::List, 8);
         let opening = DatafluxDataset::builder().client(client).streaming(true).list_concurrency(1);
         let dataset = opening.open("gs://data/p/").unwrap();
         let (line, stats) =

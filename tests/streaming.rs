@@ -11,8 +11,8 @@ use dataflux::list::{Filter, Progress};
 use dataflux::manifest::Known;
 use dataflux::sample::BlockShuffle;
 use dataflux::store::{
-    Attempt, Call, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore,
-    RetryPolicy, Store,
+    Attempt, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore,
+    RetryPolicy, Store, StoreCall,
 };
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, Manifest, Raw, Result};
 use dataflux_emulator::{Emulator, Profile};
@@ -234,7 +234,7 @@ fn a_failure_comes_after_the_batches_before_it() {
         for (order, least) in [(0, 4_096 / 64), (1, 3_000 / 64), (2, 0)] {
             let loader = |dataset| ORDERS[order](DataLoader::builder(dataset).batch_size(64)).build().unwrap();
             let faults = FaultStore::new(Arc::new(store.clone()));
-            let faults = faults.fail(Call::List, 3, Fault::Error(ErrorKind::Unavailable));
+            let faults = faults.fail(StoreCall::List, 3, Fault::Error(ErrorKind::Unavailable));
             let failing = loader(open_with_faults(faults).unwrap());
             let wanted = whole(&loader(open(store.clone(), false).unwrap()), 0);
             for _ in 0..2 {
@@ -274,7 +274,7 @@ fn what_the_first_page_tells_is_an_error_of_open() {
             assert_eq!(opened(uri).unwrap_err().kind(), kind, "{uri}");
         }
         let faults = FaultStore::new(Arc::new(store.clone()));
-        let faults = faults.fail(Call::List, 1, Fault::Error(ErrorKind::PermissionDenied));
+        let faults = faults.fail(StoreCall::List, 1, Fault::Error(ErrorKind::PermissionDenied));
         assert_eq!(open_with_faults(faults).unwrap_err().kind(), ErrorKind::PermissionDenied);
         let huge = DatafluxDataset::builder().client(client(in_pages(&store))).filter(Filter::new().min_size(1 << 40));
         let error = huge.streaming(true).open("gs://data/p/").unwrap_err();

@@ -3,13 +3,12 @@
 
 mod support;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use dataflux::store::{Attempt, Body, BucketInfo, Client, MemoryStore, ObjectId, Store};
+use dataflux::store::{Attempt, Body, BucketInfo, ByteRange, Client, MemoryStore, ObjectId, Store};
 use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, Result, Strategy};
 use futures_util::StreamExt;
 use support::forwarding::{Forward, Forwarding};
@@ -34,7 +33,7 @@ impl Forward for Unreadable {
     fn inner(&self) -> &dyn Store {
         &self.inner
     }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
         let is_temporary = id.name.starts_with("dataflux-composed-objects/");
         let mut body = self.inner.get(id, range, attempt).await?;
         match self.harm {

@@ -6,7 +6,7 @@ mod support;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataflux::store::{Call, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, MemoryStore};
+use dataflux::store::{Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, MemoryStore, StoreCall};
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Strategy};
 use dataflux_emulator::{Emulator, Profile};
 use support::gated::Gated;
@@ -46,11 +46,11 @@ fn a_temporary_whose_answer_and_look_up_are_lost_is_deleted() {
                 let store = memory(256);
                 let faults = FaultStore::new(Arc::new(store.clone()));
                 let loader = loader(support::client(faults.clone()));
-                faults.fail_next(Call::Compose, Fault::LostResponse(lost), 1);
-                faults.fail_next(Call::Stat, Fault::Error(look_up), 1);
+                faults.fail_next(StoreCall::Compose, Fault::LostResponse(lost), 1);
+                faults.fail_next(StoreCall::Stat, Fault::Error(look_up), 1);
                 let samples: usize = loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum();
                 assert_eq!(samples, 256);
-                assert_eq!(faults.calls(Call::Stat), 1, "the fault has come about");
+                assert_eq!(faults.calls(StoreCall::Stat), 1, "the fault has come about");
                 assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
                 assert_eq!(store.names("data").len(), 256, "{lost:?}, then {look_up:?}: a temporary object is left");
             }
@@ -66,10 +66,10 @@ fn an_epoch_that_is_dropped_ends_the_retries_of_its_composes() {
         for fault in [ErrorKind::Unavailable, ErrorKind::RateLimited] {
             let store = memory(2_048);
             let faults = FaultStore::new(Arc::new(store.clone()));
-            faults.fail_next(Call::Compose, Fault::Error(fault), 1_000_000);
+            faults.fail_next(StoreCall::Compose, Fault::Error(fault), 1_000_000);
             let loader = loader(Client::new(Arc::new(faults.clone())));
             let batches = loader.epoch(0).unwrap();
-            until("a compose has failed", || faults.calls(Call::Compose) > 0);
+            until("a compose has failed", || faults.calls(StoreCall::Compose) > 0);
             let closed = batches.close(EXIT);
             assert!(closed.is_clean(), "{fault:?}: {closed:?}");
             assert_eq!(store.names("data").len(), 2_048);
@@ -105,7 +105,7 @@ fn no_name_of_a_temporary_makes_a_folder_where_the_bucket_tells_nothing() {
     let _alone = alone();
     without_hanging(|| {
         let gated = Gated::new(memory(256));
-        gated.shut(Call::Delete);
+        gated.shut(StoreCall::Delete);
         let loader = loader(Client::new(Arc::new(gated.clone())));
         let batches = loader.epoch(0).unwrap();
         let temporary = || gated.inner.names("data").into_iter().find(|name| name.starts_with("dataflux-"));

@@ -127,7 +127,7 @@ struct Line {
 impl Line {
     fn new(ops: &Counts, bill: Bill, epochs: u64) -> Self {
         Self {
-            class_a_calls: ops.list + ops.compose + ops.put + ops.update,
+            class_a_calls: ops.list + ops.compose + ops.put + ops.copy + ops.update,
             class_b_calls: ops.get + ops.stat + ops.bucket,
             deletes: ops.delete,
             bytes_down: ops.bytes_received,

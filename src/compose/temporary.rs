@@ -270,7 +270,7 @@ async fn delete(
             slot = writes.acquire_behind(number) => Some(slot),
         };
         let outcome = if let Some(slot) = slot {
-            let outcome = client.watched(slot.watch()).until(closing.clone()).delete(id).await;
+            let outcome = client.with_observer(slot.watch()).with_cancellation(closing.clone()).delete(id).await;
             slot.done(0);
             if *closing.borrow() && outcome.as_ref().is_err_and(|error| !error.is_not_found()) {
                 // It may have been given up for that alone. To repeat it is safe: nobody else uses the name.
@@ -280,7 +280,7 @@ async fn delete(
             outcome
         } else {
             let place = ClosingSlot::take().await;
-            client.watched(place).delete(id).await
+            client.with_observer(place).delete(id).await
         };
         match outcome {
             Err(error) if error.is_not_found() => match again.next() {
@@ -556,7 +556,7 @@ impl TemporaryRun {
         let guard = Temporary { id, of: Arc::clone(&self.of), renew };
         let (done, wait) = oneshot::channel();
         // The group's objects can be read without it.
-        let client = client.for_optional_calls().watched(slot.watch()).until(self.over.subscribe());
+        let client = client.for_optional_calls().with_observer(slot.watch()).with_cancellation(self.over.subscribe());
         io.handle().spawn(async move {
             let mut guard = guard;
             let outcome = client.compose(&request).await;
@@ -669,7 +669,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::store::{Call, Fault, FaultStore, MemoryStore};
+    use crate::store::{Fault, FaultStore, MemoryStore, StoreCall};
 
     struct TestBucket {
         memory: MemoryStore,
@@ -698,15 +698,15 @@ mod tests {
     async fn a_lease_is_renewed_while_the_object_is_held_and_no_longer() {
         let TestBucket { client, temporary, faults, .. } = world();
         temporary.hold(&client, seconds(99)).await;
-        assert_eq!(faults.calls(Call::UpdateMetadata), 0, "what lives for seconds costs nothing");
+        assert_eq!(faults.calls(StoreCall::UpdateMetadata), 0, "what lives for seconds costs nothing");
         let before = SystemTime::now();
         temporary.hold(&client, seconds(901)).await;
-        assert_eq!(faults.calls(Call::UpdateMetadata), 9);
+        assert_eq!(faults.calls(StoreCall::UpdateMetadata), 9);
         let meta = client.stat(temporary.id()).await.unwrap();
         assert_eq!((meta.details.metadata[key::LEASE].as_str(), &*meta.details.metadata[key::RENEWALS]), ("300", "9"));
         assert!(meta.updated.is_some_and(|updated| updated >= before));
         seconds(10_000).await;
-        assert_eq!(faults.calls(Call::UpdateMetadata), 9);
+        assert_eq!(faults.calls(StoreCall::UpdateMetadata), 9);
         assert_eq!(client.metrics().snapshot().update, 9);
     }
 
@@ -714,14 +714,14 @@ mod tests {
     async fn a_renewal_fails_for_a_while_or_for_good() {
         let TestBucket { client, temporary, faults, .. } = world();
         // Longer than one call tries.
-        faults.fail_next(Call::UpdateMetadata, Fault::Stall, 15);
+        faults.fail_next(StoreCall::UpdateMetadata, Fault::Stall, 15);
         temporary.hold(&client, seconds(1_000)).await;
         assert_eq!(faults.faults_left(), 0);
         assert!(client.stat(temporary.id()).await.unwrap().details.metadata.contains_key(key::RENEWALS));
         let TestBucket { client, temporary, faults, .. } = world();
-        faults.fail_next(Call::UpdateMetadata, Fault::Error(ErrorKind::PermissionDenied), 1);
+        faults.fail_next(StoreCall::UpdateMetadata, Fault::Error(ErrorKind::PermissionDenied), 1);
         temporary.hold(&client, seconds(1_000)).await;
-        assert_eq!(faults.calls(Call::UpdateMetadata), 1, "a right that isn't there won't come");
+        assert_eq!(faults.calls(StoreCall::UpdateMetadata), 1, "a right that isn't there won't come");
     }
 
     /// The right was there, and the scope of the token was not: every lease ended while its object was read.
@@ -730,7 +730,7 @@ mod tests {
         let TestBucket { client, temporary, faults, .. } = world();
         let (before, after) = (TemporaryRun::new(&temporary.of), TemporaryRun::new(&temporary.of));
         let renewed = before.lease(&client, 1_000);
-        faults.fail_next(Call::UpdateMetadata, Fault::Error(ErrorKind::PermissionDenied), 1);
+        faults.fail_next(StoreCall::UpdateMetadata, Fault::Error(ErrorKind::PermissionDenied), 1);
         temporary.hold(&client, seconds(1_000)).await;
         let lengthened = after.lease(&client, 1_000);
         assert!(lengthened >= client.deadline() * 2 + LEASE_SLACK && lengthened > renewed, "{lengthened:?}");
@@ -746,14 +746,14 @@ mod tests {
             "the work goes on"
         });
         assert_eq!(done.await, "the work goes on");
-        assert_eq!(faults.calls(Call::UpdateMetadata), 1);
+        assert_eq!(faults.calls(StoreCall::UpdateMetadata), 1);
     }
 
     /// The delete was tried twice, the second try found nothing, and that was taken for success.
     #[tokio::test(start_paused = true)]
     async fn what_comes_after_a_delete_that_was_retried_is_deleted_too() {
         let TestBucket { client, faults, memory, .. } = world();
-        faults.fail_next(Call::Delete, Fault::Error(ErrorKind::Unavailable), 1);
+        faults.fail_next(StoreCall::Delete, Fault::Error(ErrorKind::Unavailable), 1);
         let writes = Arc::clone(&crate::pacing::Throttles::new(crate::pacing::CallCaps::default()).writes);
         let id = ObjectId::new("bucket", "late", None);
         let compose = async {
@@ -783,13 +783,13 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(5), deletion).await.expect("it waits for its turn").unwrap();
         };
         let minute = Fault::RetryAfter(Duration::from_secs(60));
-        faults.fail_next(Call::Delete, minute, 1);
+        faults.fail_next(StoreCall::Delete, minute, 1);
         let refused = deletion("refused before");
         seconds(2).await;
         closing.send_replace(true);
         soon(refused).await;
-        assert_eq!(faults.calls(Call::Delete), 2);
-        faults.fail_next(Call::Delete, minute, CLOSING_DELETIONS as u64);
+        assert_eq!(faults.calls(StoreCall::Delete), 2);
+        faults.fail_next(StoreCall::Delete, minute, CLOSING_DELETIONS as u64);
         let refused: Vec<_> = (0..CLOSING_DELETIONS).map(|n| deletion(&format!("refused {n}"))).collect();
         seconds(1).await;
         soon(deletion("not refused")).await;
@@ -821,7 +821,7 @@ mod tests {
             }
         };
         // The service refuses the first call, and with it the first object.
-        faults.fail_next(Call::Delete, Fault::Error(ErrorKind::PermissionDenied), 1);
+        faults.fail_next(StoreCall::Delete, Fault::Error(ErrorKind::PermissionDenied), 1);
         of.end_interval();
         of.delete_again(&client, &io, &writes, 0);
         let last = || LEDGER.undeleted().iter().rfind(|one| Arc::ptr_eq(&one.run, &run)).map(|one| one.id.name.clone());
@@ -837,7 +837,7 @@ mod tests {
         let TestBucket { client, mut temporary, faults, .. } = world();
         temporary.renew = None;
         temporary.hold(&client, seconds(1_000)).await;
-        assert_eq!(faults.calls(Call::UpdateMetadata), 0);
+        assert_eq!(faults.calls(StoreCall::UpdateMetadata), 0);
         let (once, many) = (TemporaryRun::new(&LoaderTemporaries::new()), TemporaryRun::new(&LoaderTemporaries::new()));
         assert!(once.of.never_renew());
         assert_eq!(

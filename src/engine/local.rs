@@ -241,7 +241,7 @@ impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
         let listed =
             || hits.iter().filter_map(|hit| if let LocalSample::AtHand(listed) = hit { Some(listed) } else { None });
         let Some(store) = self.fetcher.in_memory() else { return vec![None; hits.len()] };
-        let mut found = store.at_hand(&self.manifest.prefix().bucket, listed().map(|listed| listed.generation));
+        let mut found = store.live_bytes(&self.manifest.prefix().bucket, listed().map(|listed| listed.generation));
         // As in the store: a look at each line of memory, before the first is proved.
         let lines = found.iter().flatten().flat_map(|bytes| bytes.iter().step_by(LINE));
         std::hint::black_box(lines.fold(0, |all, byte| all ^ byte));

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::{DataLoader, DatafluxDataset};
 use crate::ErrorKind;
 use crate::plan::Strategy;
-use crate::store::{Attempt, BucketInfo, Call, Client, ComposeRequest, Fault, FaultStore, MemoryStore, Store};
+use crate::store::{Attempt, BucketInfo, Client, ComposeRequest, Fault, FaultStore, MemoryStore, Store, StoreCall};
 
 const SAMPLES: usize = 3_200;
 
@@ -44,10 +44,10 @@ impl TrialBucket {
 
     /// Runs an epoch to its end; how many composes it made.
     fn composes_of_an_epoch(&self) -> u64 {
-        let before = self.faults.calls(Call::Compose);
+        let before = self.faults.calls(StoreCall::Compose);
         let samples: usize = self.loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum();
         assert_eq!(samples, SAMPLES);
-        self.faults.calls(Call::Compose) - before
+        self.faults.calls(StoreCall::Compose) - before
     }
 }
 
@@ -57,13 +57,13 @@ fn composing_is_tried_again_by_one_compose_at_a_time() {
     for refusal in [ErrorKind::PermissionDenied, ErrorKind::Protocol] {
         let world = world();
         // So many of any kind in a row, with those that are under way by then.
-        world.faults.fail_next(Call::Compose, Fault::Error(refusal), 64);
+        world.faults.fail_next(StoreCall::Compose, Fault::Error(refusal), 64);
         assert!(world.composes_of_an_epoch() <= 64, "{refusal:?}");
         assert_eq!(world.composes_of_an_epoch(), 0, "{refusal:?}: it is suspended");
         world.spend_faults();
 
         world.loader.engine.fetcher.end_interval();
-        world.faults.fail_next(Call::Compose, Fault::Error(refusal), 1);
+        world.faults.fail_next(StoreCall::Compose, Fault::Error(refusal), 1);
         assert_eq!(world.composes_of_an_epoch(), 1, "{refusal:?}: a trial that fails");
         assert_eq!(world.composes_of_an_epoch(), 0, "{refusal:?}: it is suspended again");
 
@@ -77,13 +77,13 @@ fn composing_is_tried_again_by_one_compose_at_a_time() {
 #[test]
 fn a_trial_that_is_given_up_or_asked_to_wait_ends_the_trials_for_the_interval() {
     let world = world();
-    world.faults.fail_next(Call::Compose, Fault::Error(ErrorKind::PermissionDenied), 64);
+    world.faults.fail_next(StoreCall::Compose, Fault::Error(ErrorKind::PermissionDenied), 64);
     world.composes_of_an_epoch();
     world.spend_faults();
     // The loop gives up one that never ends.
     for fault in [Fault::RetryAfter(Duration::from_secs(1)), Fault::Stall] {
         world.loader.engine.fetcher.end_interval();
-        world.faults.fail_next(Call::Compose, fault, 1);
+        world.faults.fail_next(StoreCall::Compose, fault, 1);
         assert_eq!(world.composes_of_an_epoch(), 1, "{fault:?}: a trial");
         assert_eq!(world.composes_of_an_epoch(), 0, "{fault:?}: it is suspended again");
     }
@@ -95,13 +95,13 @@ fn a_trial_that_is_given_up_or_asked_to_wait_ends_the_trials_for_the_interval() 
 #[test]
 fn deletions_that_failed_are_tried_again_in_a_later_epoch() {
     let world = world();
-    world.faults.fail_next(Call::Delete, Fault::Error(ErrorKind::PermissionDenied), 1);
+    world.faults.fail_next(StoreCall::Delete, Fault::Error(ErrorKind::PermissionDenied), 1);
     world.composes_of_an_epoch();
     let settled = || world.store.names("data").len() == SAMPLES;
     assert!(!settled(), "one is left");
-    let deletes = world.faults.calls(Call::Delete);
+    let deletes = world.faults.calls(StoreCall::Delete);
     assert_eq!(world.composes_of_an_epoch(), 0, "what can't be deleted is not made");
-    assert_eq!(world.faults.calls(Call::Delete), deletes, "not tried again at once");
+    assert_eq!(world.faults.calls(StoreCall::Delete), deletes, "not tried again at once");
 
     world.loader.engine.fetcher.end_interval();
     world.composes_of_an_epoch();

@@ -840,17 +840,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_service_that_stays_down_becomes_an_error_however_long_the_queue() {
         let faults = FaultStore::new(Arc::new(MemoryStore::new().with_bucket("bucket")));
-        faults.fail_next(store::Call::Delete, Fault::RetryAfter(Duration::ZERO), 1_000);
+        faults.fail_next(store::StoreCall::Delete, Fault::RetryAfter(Duration::ZERO), 1_000);
         let policy = RetryPolicy::default();
         let throttle = throttle(1, 0.01);
         let slot = throttle.acquire(0).await;
-        let client = Client::new(Arc::new(faults.clone())).with_retry(policy).watched(slot.watch());
+        let client = Client::new(Arc::new(faults.clone())).with_retry(policy).with_observer(slot.watch());
         let began = Instant::now();
         client.delete(&ObjectId::new("bucket", "temporary", 1)).await.unwrap_err();
         // The last try may wait for its turn, which comes once in 100 s.
         let longest = 2 * policy.deadline + Duration::from_secs(100);
         assert!(began.elapsed() > policy.deadline && began.elapsed() <= longest, "{:?}", began.elapsed());
-        assert!(faults.calls(store::Call::Delete) > 3);
+        assert!(faults.calls(store::StoreCall::Delete) > 3);
         drop(slot);
         assert_eq!((throttle.snapshot().in_flight, throttle.snapshot().waiting), (0, 0));
     }

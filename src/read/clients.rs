@@ -11,12 +11,12 @@ pub(crate) struct Clients([Client; StorageClass::ALL.len()]);
 
 impl Clients {
     pub(crate) fn of(client: &Client) -> Self {
-        Self(std::array::from_fn(|_| client.counted_apart()))
+        Self(std::array::from_fn(|_| client.with_own_counts()))
     }
 
     /// The same with counts that begin at 0, and that count for these, too.
     pub(crate) fn apart(&self) -> Self {
-        Self(self.0.each_ref().map(Client::counted_apart))
+        Self(self.0.each_ref().map(Client::with_own_counts))
     }
 
     /// The same, with bodies put into `buffers`.

@@ -218,7 +218,7 @@ impl Fetcher {
     /// Counts objects that were at hand, with their bytes, by their storage class.
     pub(crate) fn found(&self, counts: &[(u64, u64); StorageClass::ALL.len()]) {
         for (class, &(objects, bytes)) in StorageClass::ALL.into_iter().zip(counts).filter(|(_, counts)| counts.0 > 0) {
-            self.clients.class(class).found(objects, bytes);
+            self.clients.class(class).count_found(objects, bytes);
         }
     }
 
@@ -272,7 +272,7 @@ impl Fetcher {
         told(ReadStep::Reading);
         self.throttles.serves(number);
         // In a box, since thousands wait for their turn, and a read under way is large.
-        let read = Box::pin(client.watched(slot.watch()).read(id, None, size)).await?;
+        let read = Box::pin(client.with_observer(slot.watch()).read(id, None, size)).await?;
         slot.done(read.bytes.len() as u64);
         Ok(read)
     }
@@ -298,7 +298,7 @@ impl Fetcher {
         let client = self.clients.class(entries[0].storage_class);
         let temporary = self.compose(client, group, entries, number, told).await?;
         // Each sample is proved by its own CRC.
-        let unhashed = client.unhashed();
+        let unhashed = client.without_hashing();
         let read = self.read(&unhashed, temporary.id(), group.bytes(), number, told);
         temporary.hold(client, read).await
     }

@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use crate::manifest::{Known, Manifest};
 use crate::sample::SampleId;
-use crate::store::{Gone, MemoryStore, StorageClass};
+use crate::store::{MemoryStore, RemovalWatch, StorageClass};
 
 /// The bytes of a manifest's objects, each from when it was first read and proved: 40 bytes an object beside its own,
 /// which are in memory anyway. They stay so while this lives, even if the object goes.
 #[derive(Debug)]
 pub(crate) struct ProvedSamples {
     bytes: Box<[OnceLock<Bytes>]>,
-    gone: Gone,
+    removals: RemovalWatch,
     /// Of every object.
     pub(crate) class: StorageClass,
 }
@@ -25,14 +25,14 @@ impl ProvedSamples {
         let Known::All(samples) = manifest.known() else { return None };
         let mut classes = manifest.classes().map(|class| class.storage_class);
         let (Some(class), None) = (classes.next(), classes.next()) else { return None };
-        let gone = store.gone(&manifest.prefix().bucket)?;
+        let removals = store.watch_removals(&manifest.prefix().bucket)?;
         let bytes = std::iter::repeat_with(OnceLock::new).take(usize::try_from(samples).ok()?).collect();
-        Some(Arc::new(Self { bytes, gone, class }))
+        Some(Arc::new(Self { bytes, removals, class }))
     }
 
     /// Whether all that is here is still what a read would bring. An object that comes changes nothing.
     pub(crate) fn holds(&self) -> bool {
-        !self.gone.any()
+        !self.removals.has_removals()
     }
 
     pub(crate) fn get(&self, id: SampleId) -> Option<&Bytes> {

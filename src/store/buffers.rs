@@ -1,5 +1,5 @@
-//! Buffers for bodies, used again. Memory fresh from the system has to be cleared, page by page, which takes longer than
-//! to receive the bytes; and the allocator gives back to the system what batches let go of.
+//! Reusable buffers for bodies. The system clears fresh memory page by page, which takes longer than receiving the bytes,
+//! and the allocator returns the memory of dropped batches to the system.
 
 use std::collections::{BTreeMap, TryReserveError};
 use std::mem;
@@ -10,26 +10,26 @@ use memmap2::MmapMut;
 
 use crate::budget::Gauge;
 
-/// Smallest body that gets a buffer of these. What is smaller the allocator has at hand without asking the system.
-const SMALLEST: usize = 16 << 10;
+/// Smallest body that gets a reusable buffer. For smaller ones the allocator has memory without asking the system.
+const MIN_SIZE: usize = 16 << 10;
 
-/// Smallest buffer that is the system's own memory and not the allocator's. That keeps what is freed in pieces of many
-/// sizes, of which few fit what comes next: where single objects and joined ones took turns, it came to a third more than
-/// the budget. Smaller ones would be too many: a process may have 65,530 maps.
-const MAPPED: usize = 64 << 10;
+/// Smallest buffer that is mapped from the system instead of allocated. The allocator keeps freed memory in pieces of many
+/// sizes, few of which fit the next body: where single and composed objects alternated, it held a third more than the
+/// budget. Smaller buffers would be too many, since a process may have 65,530 maps.
+const MIN_MAPPED: usize = 64 << 10;
 
-/// Buffers that were let go of, for bodies to come. Together with those in use, and with what else is held of the same
-/// budget, they never have more bytes than the limit; the others may have more by themselves. All are free once this is
-/// dropped.
+/// A pool of buffers for bodies. The free buffers, those in use and the decoded items that are held of the same budget
+/// together never have more bytes than the limit because of the free ones; buffers in use and items may exceed it by
+/// themselves. Dropping the pool frees the free buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     limit: usize,
-    /// Bytes held of the budget that are in no buffer: items that a decoder has made.
+    /// Bytes held of the budget outside of buffers: items that a decoder has made.
     items: Gauge,
     stock: Mutex<Stock>,
 }
 
-/// All sizes are capacities in bytes.
+/// The buffers of a pool. All sizes are capacities in bytes.
 #[derive(Debug, Default)]
 struct Stock {
     free: BTreeMap<usize, Vec<Memory>>,
@@ -38,25 +38,25 @@ struct Stock {
 }
 
 impl Buffers {
-    /// Keeps as many as have, with those in use and with `items`, up to `limit` bytes.
+    /// A pool that keeps free buffers as long as all buffers and `items` together have at most `limit` bytes.
     pub(crate) fn new(limit: u64, items: Gauge) -> Arc<Self> {
         Arc::new(Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), items, stock: Mutex::default() })
     }
 
-    /// Whether a body of this size would be put into a buffer that was used before, or will be again.
+    /// Whether a body of this size gets a reusable buffer.
     pub(super) fn serves(&self, size: usize) -> bool {
-        (SMALLEST..=self.limit).contains(&size)
+        (MIN_SIZE..=self.limit).contains(&size)
     }
 
-    /// An empty buffer that has room for `size` bytes.
+    /// An empty buffer with room for `size` bytes.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// When there is no memory for it.
     pub(crate) fn take(self: &Arc<Self>, size: usize) -> Result<Buffer, TryReserveError> {
         if !self.serves(size) {
-            return Ok(Buffer { memory: Memory::new(size)?, home: Weak::new() });
+            return Ok(Buffer { memory: Memory::new(size)?, pool: Weak::new() });
         }
-        let size = rounded(size);
+        let size = round_up(size);
         let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
         let found = stock.pop(size);
         stock.used_bytes += size;
@@ -66,10 +66,11 @@ impl Buffers {
         let memory = found.map_or_else(|| Memory::new(size), Ok).inspect_err(|_| {
             self.stock.lock().unwrap_or_else(PoisonError::into_inner).used_bytes -= size;
         })?;
-        Ok(Buffer { memory, home: Arc::downgrade(self) })
+        Ok(Buffer { memory, pool: Arc::downgrade(self) })
     }
 
-    fn give(&self, mut memory: Memory) {
+    /// Takes a buffer back that is no longer in use.
+    fn give_back(&self, mut memory: Memory) {
         memory.clear();
         let size = memory.capacity();
         let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +81,7 @@ impl Buffers {
         }
     }
 
-    /// Bytes that buffers in use and free ones may have.
+    /// Number of bytes that buffers in use and free ones may have together.
     fn room(&self) -> usize {
         self.limit.saturating_sub(usize::try_from(self.items.bytes()).unwrap_or(usize::MAX))
     }
@@ -93,7 +94,7 @@ impl Stock {
         Some(buffer)
     }
 
-    /// Takes out free buffers, the largest first, until all are within the limit or none is left.
+    /// Removes free buffers, the largest first, until all buffers are within the limit or no free one is left.
     fn shrink_to(&mut self, limit: usize) -> Vec<Memory> {
         let mut surplus = Vec::new();
         while self.used_bytes + self.free_bytes > limit
@@ -112,25 +113,25 @@ impl Stock {
     }
 }
 
-/// A size rounded up by a 32nd at most, so that objects of about one size share buffers, and a full memory budget
-/// takes no more than that beyond its bytes.
-fn rounded(size: usize) -> usize {
+/// Rounds a size up by at most a 32nd. Objects of similar sizes then share buffers, and a full memory budget takes at most
+/// a 32nd more than its bytes.
+fn round_up(size: usize) -> usize {
     let step = 1 << (size.ilog2().saturating_sub(5));
     size.next_multiple_of(step)
 }
 
-/// Bytes in a row, with room for more.
+/// The memory of a buffer, part of which is filled.
 #[derive(Debug)]
 enum Memory {
     Allocated(Vec<u8>),
-    /// The first so many bytes are filled.
+    /// A map, and the number of bytes at its start that are filled.
     Mapped(MmapMut, usize),
 }
 
 impl Memory {
     fn new(size: usize) -> Result<Self, TryReserveError> {
-        // Where the process has all the maps it may have, the allocator may know better.
-        if size >= MAPPED
+        // If the process has as many maps as it may have, the allocator may still have memory.
+        if size >= MIN_MAPPED
             && let Ok(map) = MmapMut::map_anon(size)
         {
             return Ok(Self::Mapped(map, 0));
@@ -168,11 +169,11 @@ impl Default for Memory {
     }
 }
 
-/// A buffer that goes back to where it came from.
+/// A buffer that returns to its pool when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     memory: Memory,
-    home: Weak<Buffers>,
+    pool: Weak<Buffers>,
 }
 
 impl Buffer {
@@ -180,10 +181,10 @@ impl Buffer {
         self.memory.bytes().len()
     }
 
-    /// Adds bytes.
+    /// Appends bytes.
     ///
     /// # Panics
-    /// When they are more than the buffer was taken for.
+    /// When the buffer was taken for fewer.
     pub(super) fn extend(&mut self, more: &[u8]) {
         match &mut self.memory {
             Memory::Allocated(bytes) => bytes.extend_from_slice(more),
@@ -194,7 +195,7 @@ impl Buffer {
         }
     }
 
-    /// Its first `size` bytes, to be written over: what is there is of no use.
+    /// The first `size` bytes, to be overwritten; their present contents are arbitrary.
     ///
     /// # Panics
     /// When the buffer was taken for fewer.
@@ -211,10 +212,10 @@ impl Buffer {
         }
     }
 
-    /// The bytes, whose last owner gives the buffer back.
+    /// The bytes. When the last reference to them is dropped, the buffer returns to its pool.
     pub(crate) fn freeze(mut self) -> Bytes {
         match &mut self.memory {
-            Memory::Allocated(bytes) if self.home.strong_count() == 0 => mem::take(bytes).into(),
+            Memory::Allocated(bytes) if self.pool.strong_count() == 0 => mem::take(bytes).into(),
             _ => Bytes::from_owner(self),
         }
     }
@@ -228,8 +229,8 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(home) = self.home.upgrade() {
-            home.give(mem::take(&mut self.memory));
+        if let Some(pool) = self.pool.upgrade() {
+            pool.give_back(mem::take(&mut self.memory));
         }
     }
 }
@@ -244,7 +245,7 @@ mod tests {
     const KIB: usize = 1 << 10;
 
     #[test]
-    fn a_buffer_is_used_again_by_a_body_of_about_its_size() {
+    fn a_buffer_is_reused_by_a_body_of_similar_size() {
         let buffers = Buffers::new(1 << 20, Gauge::default());
         let mut buffer = buffers.take(100 * KIB).unwrap();
         buffer.extend(b"meow");
@@ -252,7 +253,7 @@ mod tests {
         let bytes = buffer.freeze();
         let (slice, rest) = (bytes.slice(1..3), bytes.slice(3..));
         drop((bytes, rest));
-        assert_eq!(&slice[..], b"eo", "held by any part of it");
+        assert_eq!(&slice[..], b"eo", "any part of it keeps the buffer");
         drop(slice);
         assert!(buffers.take(200 * KIB).unwrap().as_ref().as_ptr() != at, "of another size");
         let again = buffers.take(99 * KIB).unwrap();
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_decoder_holds_of_the_budget_free_buffers_have_not() {
+    async fn free_buffers_make_room_for_decoded_items() {
         let budget = Budget::new(1 << 20, Gauge::default());
         let buffers = Buffers::new(budget.bytes(), budget.items());
         let free = || buffers.stock.lock().unwrap().free_bytes;
@@ -270,14 +271,14 @@ mod tests {
         drop(buffers.take(20 * KIB).unwrap());
         assert_eq!(free(), 20 * KIB, "the large one is gone");
         drop(buffers.take(512 * KIB).unwrap());
-        assert_eq!(free(), 0, "nor is there room for it");
+        assert_eq!(free(), 0, "there is no room for it");
         drop(items);
         drop(buffers.take(512 * KIB).unwrap());
         assert_eq!(free(), 512 * KIB);
     }
 
     #[test]
-    fn what_outlives_its_buffers_is_free_like_any_other() {
+    fn a_buffer_that_outlives_its_pool_is_freed() {
         let buffers = Buffers::new(1 << 20, Gauge::default());
         let bytes = buffers.take(100 * KIB).unwrap().freeze();
         drop(buffers);
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn no_memory_is_an_error_and_counts_for_nothing() {
+    fn no_memory_is_an_error_and_is_not_counted() {
         let buffers = Buffers::new(u64::MAX, Gauge::default());
         buffers.take(isize::MAX as usize - KIB).unwrap_err();
         assert_eq!(buffers.stock.lock().unwrap().used_bytes, 0);
@@ -309,7 +310,7 @@ mod tests {
                     held.swap_remove(which.index(held.len()));
                 }
                 let stock = buffers.stock.lock().unwrap();
-                let used = held.iter().filter(|buffer| buffer.home.strong_count() > 0);
+                let used = held.iter().filter(|buffer| buffer.pool.strong_count() > 0);
                 prop_assert_eq!(stock.used_bytes, used.map(|buffer| buffer.memory.capacity()).sum::<usize>());
                 let free = stock.free.iter().map(|(size, all)| size * all.len()).sum::<usize>();
                 prop_assert_eq!(stock.free_bytes, free);

@@ -1,7 +1,6 @@
-//! A store that fails as it is told to.
+//! A store that fails by script.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,14 +9,15 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, future, stream};
 
 use super::{
-    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, ListPage, ListRequest, ObjectId,
+    ObjectMeta, PutRequest, Store,
 };
 use crate::{Error, ErrorKind, Result};
 
-/// The calls of a [`Store`].
+/// A kind of call of a [`Store`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-pub enum Call {
+pub enum StoreCall {
     /// [`Store::bucket_info`]
     BucketInfo,
     /// [`Store::test_permissions`]
@@ -32,58 +32,60 @@ pub enum Call {
     Compose,
     /// [`Store::put`]
     Put,
+    /// [`Store::copy`]
+    Copy,
     /// [`Store::update_metadata`]
     UpdateMetadata,
     /// [`Store::delete`]
     Delete,
 }
 
-/// What goes wrong with a call. Byte positions count from the first byte of the body, not of the object; those past
-/// its end do nothing. The faults of bodies do nothing to calls without one.
+/// A fault of a call. Byte positions count from the first byte of the body, not of the object; a position past its end
+/// has no effect. Faults of bodies have no effect on calls without a body.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The call isn't made; an error of this kind comes back.
+    /// The call isn't made and fails with an error of this kind.
     Error(ErrorKind),
     /// The call isn't made; the service asks to wait this long.
     RetryAfter(Duration),
-    /// The call isn't made; its token is refused (401).
+    /// The call isn't made and fails as if its token were refused (401).
     Unauthenticated,
     /// The call isn't made and never ends.
     Stall,
-    /// The call is made; an error of this kind comes back all the same.
+    /// The call is made, and an error of this kind is returned instead of its answer.
     LostResponse(ErrorKind),
     /// The body breaks with an error before this byte, or after its last.
     BreakAt(u64),
     /// The body ends before this byte, without an error.
     EndAt(u64),
-    /// The body never goes on from this byte.
+    /// The body stops arriving before this byte and never continues.
     StallAt(u64),
-    /// Each chunk of the body comes this long after the one before.
+    /// Each chunk of the body arrives this long after the one before.
     Drip(Duration),
     /// The lowest bit of this byte is flipped.
     FlipAt(u64),
-    /// This many bytes too many come at the end.
+    /// So many surplus bytes follow the body.
     Surplus(u64),
-    /// The body says that it is of this generation.
+    /// The answer names this generation.
     Generation(i64),
 }
 
-/// A [`Store`] over another, whose calls fail by script: the k-th of a kind, or the next few. For tests of whatever
+/// A [`Store`] over another one whose calls fail by script: the k-th of a kind, or the next few. For tests of code that
 /// reads through a [`Client`](super::Client). Clones share the script.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?.block_on(async {
 /// use std::sync::Arc;
-/// use dataflux::store::{Call, Client, Fault, FaultStore, MemoryStore, ObjectId};
+/// use dataflux::store::{ByteRange, Client, Fault, FaultStore, MemoryStore, ObjectId, StoreCall};
 ///
 /// let store = MemoryStore::new();
 /// store.insert("cats", "tom.txt", "meow");
-/// let faults = FaultStore::new(Arc::new(store)).fail(Call::Get, 1, Fault::EndAt(2));
+/// let faults = FaultStore::new(Arc::new(store)).fail(StoreCall::Get, 1, Fault::EndAt(2));
 /// let client = Client::new(Arc::new(faults.clone()));
 /// let payload = client.read(&ObjectId::new("cats", "tom.txt", None), None, 4).await?;
 /// assert_eq!(&payload.bytes[..], b"meow");
-/// assert_eq!(faults.gets()[1].1, Some(2..4), "resumed from the bytes received");
+/// assert_eq!(faults.gets()[1].range, ByteRange::Bounded(2..4), "resumed from the bytes received");
 /// # Ok::<_, dataflux::Error>(()) })?;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
@@ -93,45 +95,55 @@ pub struct FaultStore {
     script: Arc<Mutex<Script>>,
 }
 
+/// What a call of [`Store::get`] asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordedGet {
+    /// The object.
+    pub id: ObjectId,
+    /// The requested bytes of it.
+    pub range: ByteRange,
+}
+
 #[derive(Debug, Default)]
 struct Script {
     /// By kind of call and its number, from 1.
-    faults: BTreeMap<(Call, u64), Fault>,
-    calls: BTreeMap<Call, u64>,
-    gets: Vec<(ObjectId, Option<Range<u64>>)>,
+    faults: BTreeMap<(StoreCall, u64), Fault>,
+    calls: BTreeMap<StoreCall, u64>,
+    gets: Vec<RecordedGet>,
 }
 
 impl FaultStore {
-    /// A store that passes every call on to `inner`, until it is told otherwise.
+    /// A store that passes every call on to `inner` as long as its script is empty.
     pub fn new(inner: Arc<dyn Store>) -> Self {
         Self { inner, script: Arc::default() }
     }
 
-    /// Lets the `nth` call of this kind fail, 1 being the first that this store ever sees.
+    /// Makes the `nth` call of this kind fail, counted from 1 since the store was made.
     #[must_use]
-    pub fn fail(self, call: Call, nth: u64, fault: Fault) -> Self {
+    pub fn fail(self, call: StoreCall, nth: u64, fault: Fault) -> Self {
         self.lock().faults.insert((call, nth), fault);
         self
     }
 
-    /// Lets the next `times` calls of this kind fail.
-    pub fn fail_next(&self, call: Call, fault: Fault, times: u64) {
+    /// Makes the next `times` calls of this kind fail.
+    pub fn fail_next(&self, call: StoreCall, fault: Fault, times: u64) {
         let mut script = self.lock();
         let seen = script.calls.get(&call).copied().unwrap_or(0);
         script.faults.extend((1..=times).map(|n| ((call, seen + n), fault)));
     }
 
-    /// How many calls of this kind came, the failed ones included.
-    pub fn calls(&self, call: Call) -> u64 {
+    /// Number of calls of this kind, the failed ones included.
+    pub fn calls(&self, call: StoreCall) -> u64 {
         self.lock().calls.get(&call).copied().unwrap_or(0)
     }
 
-    /// What was asked for by each [`Store::get`], in order.
-    pub fn gets(&self) -> Vec<(ObjectId, Option<Range<u64>>)> {
+    /// The calls of [`Store::get`], in order.
+    pub fn gets(&self) -> Vec<RecordedGet> {
         self.lock().gets.clone()
     }
 
-    /// How many scripted faults have not come about.
+    /// Number of scripted faults that have not occurred yet.
     pub fn faults_left(&self) -> usize {
         self.lock().faults.len()
     }
@@ -140,8 +152,8 @@ impl FaultStore {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call and says what is to become of it.
-    fn next(&self, call: Call) -> Option<Fault> {
+    /// Counts a call and takes its fault out of the script.
+    fn next_fault(&self, call: StoreCall) -> Option<Fault> {
         let mut script = self.lock();
         let seen = script.calls.entry(call).or_default();
         *seen += 1;
@@ -149,11 +161,11 @@ impl FaultStore {
         script.faults.remove(&(call, nth))
     }
 
-    /// Makes a call that has no body.
-    async fn pass<T>(&self, call: Call, made: impl Future<Output = Result<T>>) -> Result<T> {
-        match self.next(call) {
+    /// Makes a call whose answer has no body, with its fault.
+    async fn pass<T>(&self, call: StoreCall, made: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.next_fault(call) {
             None => made.await,
-            Some(fault) => refuse(fault, made).await,
+            Some(fault) => with_fault(fault, made).await,
         }
     }
 }
@@ -162,8 +174,8 @@ fn scripted(kind: ErrorKind) -> Error {
     Error::new(kind, "a scripted fault")
 }
 
-/// What becomes of the call itself; faults of bodies are another matter.
-async fn refuse<T>(fault: Fault, made: impl Future<Output = Result<T>>) -> Result<T> {
+/// Makes a call with a fault of the call itself; faults of bodies have no effect here.
+async fn with_fault<T>(fault: Fault, made: impl Future<Output = Result<T>>) -> Result<T> {
     match fault {
         Fault::Error(kind) => Err(scripted(kind)),
         Fault::RetryAfter(wait) => Err(scripted(ErrorKind::RateLimited).status(429).retry_after(Some(wait))),
@@ -177,8 +189,8 @@ async fn refuse<T>(fault: Fault, made: impl Future<Output = Result<T>>) -> Resul
     }
 }
 
-/// The body as the fault leaves it.
-fn spoil(mut body: Body, fault: Fault) -> Body {
+/// Applies a fault to a body.
+fn spoil_body(mut body: Body, fault: Fault) -> Body {
     let chunks = body.chunks;
     body.chunks = match fault {
         Fault::Generation(generation) => {
@@ -187,10 +199,10 @@ fn spoil(mut body: Body, fault: Fault) -> Body {
         }
         Fault::BreakAt(at) => {
             let broken = stream::iter([Err(scripted(ErrorKind::Unavailable))]);
-            cut(chunks, at).chain(broken).boxed()
+            truncate(chunks, at).chain(broken).boxed()
         }
-        Fault::EndAt(at) => cut(chunks, at).boxed(),
-        Fault::StallAt(at) => cut(chunks, at).chain(stream::pending()).boxed(),
+        Fault::EndAt(at) => truncate(chunks, at).boxed(),
+        Fault::StallAt(at) => truncate(chunks, at).chain(stream::pending()).boxed(),
         Fault::Surplus(bytes) => {
             let surplus = Bytes::from(vec![0x55; bytes as usize]);
             chunks.chain(stream::iter([Ok(surplus)])).boxed()
@@ -222,8 +234,8 @@ fn spoil(mut body: Body, fault: Fault) -> Body {
     body
 }
 
-/// The first `left` bytes.
-fn cut(
+/// The first `left` bytes of a body.
+fn truncate(
     chunks: stream::BoxStream<'static, Result<Bytes>>,
     left: u64,
 ) -> impl stream::Stream<Item = Result<Bytes>> + Send + 'static {
@@ -246,37 +258,45 @@ impl Store for FaultStore {
         self.inner.endpoint()
     }
 
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
-        self.pass(Call::BucketInfo, self.inner.bucket_info(bucket, attempt)).await
+        self.pass(StoreCall::BucketInfo, self.inner.bucket_info(bucket, attempt)).await
     }
 
     async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
-        self.pass(Call::TestPermissions, self.inner.test_permissions(bucket, permissions, attempt)).await
+        self.pass(StoreCall::TestPermissions, self.inner.test_permissions(bucket, permissions, attempt)).await
     }
 
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
-        self.pass(Call::List, self.inner.list(request, attempt)).await
+        self.pass(StoreCall::List, self.inner.list(request, attempt)).await
     }
 
     async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.pass(Call::Stat, self.inner.stat(id, attempt)).await
+        self.pass(StoreCall::Stat, self.inner.stat(id, attempt)).await
     }
 
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
-        self.lock().gets.push((id.clone(), range.clone()));
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
+        self.lock().gets.push(RecordedGet { id: id.clone(), range: range.clone() });
         let made = self.inner.get(id, range, attempt);
-        match self.next(Call::Get) {
+        match self.next_fault(StoreCall::Get) {
             None => made.await,
-            Some(fault) => refuse(fault, made).await.map(|body| spoil(body, fault)),
+            Some(fault) => with_fault(fault, made).await.map(|body| spoil_body(body, fault)),
         }
     }
 
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.pass(Call::Compose, self.inner.compose(request, attempt)).await
+        self.pass(StoreCall::Compose, self.inner.compose(request, attempt)).await
     }
 
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.pass(Call::Put, self.inner.put(request, attempt)).await
+        self.pass(StoreCall::Put, self.inner.put(request, attempt)).await
+    }
+
+    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.pass(StoreCall::Copy, self.inner.copy(request, attempt)).await
     }
 
     async fn update_metadata(
@@ -285,10 +305,10 @@ impl Store for FaultStore {
         metadata: &BTreeMap<String, String>,
         attempt: &Attempt,
     ) -> Result<ObjectMeta> {
-        self.pass(Call::UpdateMetadata, self.inner.update_metadata(id, metadata, attempt)).await
+        self.pass(StoreCall::UpdateMetadata, self.inner.update_metadata(id, metadata, attempt)).await
     }
 
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
-        self.pass(Call::Delete, self.inner.delete(id, attempt)).await
+        self.pass(StoreCall::Delete, self.inner.delete(id, attempt)).await
     }
 }

@@ -1,29 +1,29 @@
-//! When a read that nothing comes of is asked for a second time. No I/O and no clock.
+//! Second requests for reads of which nothing arrives. No I/O and no clock.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Reads whose waits are remembered: enough for a percentile of 99, few enough to follow a service within seconds.
-const REMEMBERED: usize = 512;
+/// Number of waits that are remembered: enough for the 99th percentile, few enough to follow a service within seconds.
+const MAX_WAITS: usize = 512;
 
-/// Waits that must be known before any is called long.
-const LEAST: usize = 64;
+/// Number of waits that must be known before a read is hedged.
+const MIN_WAITS: usize = 64;
 
-/// After how many new waits the percentile is found anew; finding it takes some microseconds.
-const RENEWED: usize = 32;
+/// Number of new waits after which the percentile is computed again, which takes some microseconds.
+const RECOMPUTE_AFTER: usize = 32;
 
-/// Shortest wait that is called long: timers know no less.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// Shortest threshold, the resolution of timers.
+const MIN_THRESHOLD: Duration = Duration::from_millis(1);
 
-/// Requests over which the share of second ones is held.
+/// Number of requests in a row over which the share of second requests is limited.
 const WINDOW: u64 = 1_000;
 
-/// Second requests for what a read misses when nothing comes for long: they cut the slow tail of a service that answers
-/// one request in a hundred late, and cost their share in calls. Off unless asked for.
+/// Second requests for reads of which nothing arrives for long. They cut the slow tail of a service that answers one
+/// request in a hundred late, and cost their share in calls. Off by default.
 ///
-/// A read is asked for again once it has waited for its first or next bytes longer than all but a few recent reads
-/// waited for their first; whichever request brings bytes first goes on, the other is dropped.
+/// A read sends a second request once it has waited for its first or next bytes longer than all but a few recent reads
+/// waited for their first. Whichever request brings bytes first is kept, and the other is dropped.
 ///
 /// ```
 /// use dataflux::store::Hedge;
@@ -38,15 +38,15 @@ pub struct Hedge {
 }
 
 impl Hedge {
-    /// Asks again where a read waits longer than `percentile` per cent of recent ones did: from 50 to 99.9, and what is
-    /// beyond is taken for these. At most 2% of calls are second ones, unless [`max_share`](Self::max_share) says otherwise.
+    /// Sends a second request if a read waits longer than `percentile` per cent of recent reads. The value is clamped to
+    /// 50 to 99.9. At most 2% of calls are second requests, unless [`max_share`](Self::max_share) sets another limit.
     pub fn percentile(percentile: f64) -> Self {
-        // What is no number is taken for the median.
+        // NaN means the median.
         let percentile = if percentile.is_nan() { 50.0 } else { percentile.clamp(50.0, 99.9) };
         Self { percentile, share: 0.02 }
     }
 
-    /// The most second requests, from 0 to 1 for each first one; held for any 1,000 reads in a row.
+    /// Sets the maximum number of second requests for each first one, from 0 to 1, over any 1,000 reads in a row.
     #[must_use]
     pub fn max_share(mut self, share: f64) -> Self {
         self.share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
@@ -54,79 +54,79 @@ impl Hedge {
     }
 }
 
-/// What reads have come to so far.
+/// Decides which reads of a client and its clones are hedged, from the waits of earlier ones.
 #[derive(Debug)]
 pub(super) struct Hedging {
     hedge: Hedge,
-    seen: Mutex<HedgeTotals>,
+    totals: Mutex<HedgeTotals>,
 }
 
 #[derive(Debug, Default)]
 struct HedgeTotals {
-    /// A ring.
+    /// The latest waits, as a ring buffer.
     waits: Vec<Duration>,
     next: usize,
-    /// Waits since the percentile was found.
-    fresh: usize,
-    percentile: Option<Duration>,
-    /// Requests so far, without second ones.
-    asked: u64,
-    /// Their number at each second request of the window.
-    again: VecDeque<u64>,
+    /// Number of waits since the percentile was computed.
+    new_waits: usize,
+    threshold: Option<Duration>,
+    /// Number of requests so far, without second ones.
+    requests: u64,
+    /// The value of `requests` at each second request in the window.
+    hedged_at: VecDeque<u64>,
 }
 
 impl Hedging {
     pub(super) fn new(hedge: Hedge) -> Self {
-        Self { hedge, seen: Mutex::default() }
+        Self { hedge, totals: Mutex::default() }
     }
 
-    /// Counts a request.
-    pub(super) fn asked(&self) {
-        self.seen().asked += 1;
+    /// Counts a first request.
+    pub(super) fn record_request(&self) {
+        self.totals().requests += 1;
     }
 
-    /// Learns how long a request waited for its first bytes, or for those of its second.
-    pub(super) fn waited(&self, wait: Duration) {
-        let mut seen = self.seen();
-        if seen.waits.len() < REMEMBERED {
-            seen.waits.push(wait);
+    /// Records how long a read waited for its first bytes, from either request.
+    pub(super) fn record_wait(&self, wait: Duration) {
+        let mut totals = self.totals();
+        if totals.waits.len() < MAX_WAITS {
+            totals.waits.push(wait);
         } else {
-            let next = seen.next;
-            seen.waits[next] = wait;
-            seen.next = (next + 1) % REMEMBERED;
+            let next = totals.next;
+            totals.waits[next] = wait;
+            totals.next = (next + 1) % MAX_WAITS;
         }
-        seen.fresh += 1;
-        if seen.waits.len() >= LEAST && (seen.fresh >= RENEWED || seen.percentile.is_none()) {
-            seen.fresh = 0;
-            let mut waits = seen.waits.clone();
+        totals.new_waits += 1;
+        if totals.waits.len() >= MIN_WAITS && (totals.new_waits >= RECOMPUTE_AFTER || totals.threshold.is_none()) {
+            totals.new_waits = 0;
+            let mut waits = totals.waits.clone();
             let at = (waits.len() as f64 * self.hedge.percentile / 100.0) as usize;
             let at = at.min(waits.len() - 1);
-            seen.percentile = Some((*waits.select_nth_unstable(at).1).max(SHORTEST));
+            totals.threshold = Some((*waits.select_nth_unstable(at).1).max(MIN_THRESHOLD));
         }
     }
 
-    /// How long a read waits before it is asked for again; `None` while that isn't known.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        self.seen().percentile
+    /// How long a read waits before it sends a second request; `None` until enough waits are known.
+    pub(super) fn threshold(&self) -> Option<Duration> {
+        self.totals().threshold
     }
 
-    /// Whether the share has room for a second request, which it then counts.
-    pub(super) fn may_ask_again(&self) -> bool {
-        let mut seen = self.seen();
-        let asked = seen.asked;
-        while seen.again.front().is_some_and(|&at| at + WINDOW <= asked) {
-            seen.again.pop_front();
+    /// Whether a second request is within the share. If so, it is counted.
+    pub(super) fn try_hedge(&self) -> bool {
+        let mut totals = self.totals();
+        let requests = totals.requests;
+        while totals.hedged_at.front().is_some_and(|&at| at + WINDOW <= requests) {
+            totals.hedged_at.pop_front();
         }
-        let most = asked.min(WINDOW) as f64 * self.hedge.share;
-        let room = (seen.again.len() + 1) as f64 <= most;
-        if room {
-            seen.again.push_back(asked);
+        let limit = requests.min(WINDOW) as f64 * self.hedge.share;
+        let is_allowed = (totals.hedged_at.len() + 1) as f64 <= limit;
+        if is_allowed {
+            totals.hedged_at.push_back(requests);
         }
-        room
+        is_allowed
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HedgeTotals> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn totals(&self) -> MutexGuard<'_, HedgeTotals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,22 +137,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_long_follows_the_waits() {
+    fn the_threshold_follows_the_waits() {
         let hedging = Hedging::new(Hedge::percentile(90.0));
-        let wait = |millis: u64| (0..100).for_each(|n| hedging.waited(Duration::from_millis(millis + n)));
-        (0..LEAST - 1).for_each(|_| hedging.waited(Duration::from_millis(5)));
-        assert_eq!(hedging.patience(), None, "too few to tell");
+        let wait = |millis: u64| (0..100).for_each(|n| hedging.record_wait(Duration::from_millis(millis + n)));
+        (0..MIN_WAITS - 1).for_each(|_| hedging.record_wait(Duration::from_millis(5)));
+        assert_eq!(hedging.threshold(), None, "too few waits are known");
         (0..10).for_each(|_| wait(100));
-        let patience = hedging.patience().unwrap();
-        assert!((185..=195).contains(&patience.as_millis()), "{patience:?}");
+        let threshold = hedging.threshold().unwrap();
+        assert!((185..=195).contains(&threshold.as_millis()), "{threshold:?}");
         (0..10).for_each(|_| wait(1_000));
-        assert!(hedging.patience().unwrap() > Duration::from_millis(1_080));
-        (0..REMEMBERED).for_each(|_| hedging.waited(Duration::ZERO));
-        assert_eq!(hedging.patience(), Some(SHORTEST));
+        assert!(hedging.threshold().unwrap() > Duration::from_millis(1_080));
+        (0..MAX_WAITS).for_each(|_| hedging.record_wait(Duration::ZERO));
+        assert_eq!(hedging.threshold(), Some(MIN_THRESHOLD));
     }
 
     #[test]
-    fn settings_beyond_reason_are_taken_for_the_nearest() {
+    fn settings_out_of_range_are_clamped() {
         for (given, taken) in [(f64::NAN, 50.0), (-1.0, 50.0), (95.0, 95.0), (f64::INFINITY, 99.9)] {
             assert!((Hedge::percentile(given).percentile - taken).abs() < 1e-9, "{given}");
         }
@@ -161,13 +161,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_share_holds_for_any_thousand_in_a_row(share in 0.0f64..0.3, again in prop::collection::vec(any::<bool>(), 1..4_000)) {
+        fn the_share_holds_for_any_thousand_in_a_row(share in 0.0f64..0.3, hedges in prop::collection::vec(any::<bool>(), 1..4_000)) {
             let hedging = Hedging::new(Hedge::percentile(95.0).max_share(share));
-            let granted: Vec<u64> = again
+            let granted: Vec<u64> = hedges
                 .into_iter()
-                .map(|again| {
-                    hedging.asked();
-                    u64::from(again && hedging.may_ask_again())
+                .map(|hedge| {
+                    hedging.record_request();
+                    u64::from(hedge && hedging.try_hedge())
                 })
                 .collect();
             for window in granted.windows(WINDOW as usize) {

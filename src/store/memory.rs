@@ -1,7 +1,7 @@
 //! A bucket in memory, with the service's semantics.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::{Bound, Range};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::SystemTime;
@@ -10,20 +10,21 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
+use super::uri::BucketUri;
 use super::{
-    Attempt, Body, BucketInfo, ComposeRequest, ContentEncoding, Details, Fields, ListPage, ListRequest, ObjectId,
-    ObjectMeta, PutRequest, StorageClass, Store,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, ContentEncoding, CopyRequest, Details, Fields,
+    ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass, Store,
 };
 use crate::{Error, ErrorKind, Result};
 
-/// Most sources of a compose, as the service has it.
-const MOST_SOURCES: usize = 32;
+/// Maximum number of sources of a compose, as the service has it.
+const MAX_SOURCES: usize = 32;
 
-/// Objects in memory: generations, preconditions, checksums, paging and compose behave as the service's do. For tests
-/// and examples. Clones share the buckets.
+/// Objects in memory, for tests and examples. Generations, preconditions, checksums, paging and compose behave like the
+/// service's. Clones share the buckets.
 ///
-/// A loader that joins nothing and has no cache proves each object's bytes once, and holds on to them, with 40 bytes for each
-/// object of its data set, until an epoch begins after any was deleted or replaced.
+/// A loader that neither composes nor has a cache proves each object's bytes once. It keeps them, with 40 bytes more for
+/// each object of its data set, until an epoch begins after any object was deleted or replaced.
 ///
 /// ```
 /// use dataflux::store::MemoryStore;
@@ -50,50 +51,51 @@ struct Buckets {
 struct MemoryBucket {
     info: BucketInfo,
     objects: BTreeMap<String, StoredObject>,
-    /// The bytes of those by their generations, which no two objects of a store share.
+    /// The bytes of the live objects by generation, which no two objects of a store share.
     live: HashMap<i64, Bytes>,
-    /// How many are so no more.
-    gone: Arc<AtomicU64>,
+    /// Number of generations that were deleted or replaced.
+    removals: Arc<AtomicU64>,
 }
 
-/// Whether any object of a bucket has gone, or another come in its place, since this was asked for.
+/// Watches a bucket for objects that are deleted or replaced.
 #[derive(Debug)]
-pub(crate) struct Gone {
-    now: Arc<AtomicU64>,
-    then: u64,
+pub(crate) struct RemovalWatch {
+    removals: Arc<AtomicU64>,
+    seen: u64,
 }
 
-impl Gone {
-    pub(crate) fn any(&self) -> bool {
-        self.now.load(Ordering::Acquire) != self.then
+impl RemovalWatch {
+    /// Whether any object of the bucket was deleted or replaced since the watch began. Takes no lock.
+    pub(crate) fn has_removals(&self) -> bool {
+        self.removals.load(Ordering::Acquire) != self.seen
     }
 }
 
 impl MemoryBucket {
-    fn of(info: BucketInfo) -> Self {
+    fn new(info: BucketInfo) -> Self {
         Self { info, ..Self::default() }
     }
 
-    fn set(&mut self, name: String, stored: StoredObject) {
+    fn insert(&mut self, name: String, stored: StoredObject) {
         let (generation, data) = (stored.meta.generation, stored.data.clone());
         self.live.insert(generation, data);
         // A change of metadata keeps the generation.
         if let Some(before) = self.objects.insert(name, stored)
             && before.meta.generation != generation
         {
-            self.let_go(&before);
+            self.record_removal(&before);
         }
     }
 
     fn remove(&mut self, name: &str) {
         if let Some(before) = self.objects.remove(name) {
-            self.let_go(&before);
+            self.record_removal(&before);
         }
     }
 
-    fn let_go(&mut self, stored: &StoredObject) {
+    fn record_removal(&mut self, stored: &StoredObject) {
         self.live.remove(&stored.meta.generation);
-        self.gone.fetch_add(1, Ordering::Release);
+        self.removals.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -124,44 +126,44 @@ impl MemoryStore {
         self.with_bucket_info(name, info)
     }
 
-    /// Adds an empty bucket of these facts, or empties the one of that name.
+    /// Adds an empty bucket with these facts, or empties the one of that name.
     #[must_use]
     pub fn with_bucket_info(self, name: &str, info: BucketInfo) -> Self {
-        if let Some(before) = self.lock().by_name.insert(name.to_owned(), MemoryBucket::of(info)) {
-            before.gone.fetch_add(1, Ordering::Release);
+        if let Some(before) = self.lock().by_name.insert(name.to_owned(), MemoryBucket::new(info)) {
+            before.removals.fetch_add(1, Ordering::Release);
         }
         self
     }
 
-    /// Sets the most items of a page, whatever a request asks for: 5,000 if never set. At least 1.
+    /// Sets the maximum number of items in a page, whatever a request asks for. Default 5,000, at least 1.
     #[must_use]
     pub fn with_page_cap(mut self, items: usize) -> Self {
         self.page_cap = items.max(1);
         self
     }
 
-    /// Sets the longest chunk of a body; without it a body is one chunk. At least 1 byte.
+    /// Sets the maximum length of a chunk of a body, at least 1 byte. By default a body is one chunk.
     #[must_use]
     pub fn with_chunk_size(mut self, bytes: usize) -> Self {
         self.chunk = bytes.max(1);
         self
     }
 
-    /// Writes an object, whatever is there, and tells its generation. The bucket is made if it isn't there.
+    /// Writes an object, replacing the live one, and returns its generation. Creates the bucket if it doesn't exist.
     pub fn insert(&self, bucket: &str, name: &str, data: impl Into<Bytes>) -> i64 {
         let request = PutRequest::new(bucket, name, data);
         let mut buckets = self.lock();
         if !buckets.by_name.contains_key(bucket) {
             let info = BucketInfo { storage_class: StorageClass::Standard, ..BucketInfo::default() };
-            buckets.by_name.insert(bucket.to_owned(), MemoryBucket::of(info));
+            buckets.by_name.insert(bucket.to_owned(), MemoryBucket::new(info));
         }
         let generation = buckets.next_generation();
-        let stored = stored(&request, generation, StorageClass::Standard);
-        buckets.by_name.entry(bucket.to_owned()).or_default().set(name.to_owned(), stored);
+        let stored = StoredObject::new(&request, generation, StorageClass::Standard);
+        buckets.by_name.entry(bucket.to_owned()).or_default().insert(name.to_owned(), stored);
         generation
     }
 
-    /// Whether the live object has this name.
+    /// Whether a live object has this name.
     pub fn contains(&self, bucket: &str, name: &str) -> bool {
         self.lock().by_name.get(bucket).is_some_and(|bucket| bucket.objects.contains_key(name))
     }
@@ -171,32 +173,32 @@ impl MemoryStore {
         self.lock().by_name.get(bucket).map(|bucket| bucket.objects.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// The bytes of live objects, in the order of these generations; `None` for each that is gone. In one hold of the lock,
-    /// which others that read share.
-    pub(crate) fn at_hand(&self, bucket: &str, generations: impl Iterator<Item = i64>) -> Vec<Option<Bytes>> {
+    /// The bytes of the objects with these generations, in their order; `None` for each that is not live any more. Holds
+    /// the lock once for all of them, and shares it with other readers.
+    pub(crate) fn live_bytes(&self, bucket: &str, generations: impl Iterator<Item = i64>) -> Vec<Option<Bytes>> {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         let bucket = buckets.by_name.get(bucket);
         let found: Vec<_> = generations.map(|generation| bucket?.live.get(&generation)).collect();
-        // A mere look at the owners of each, since the processor waits for memory for many looks at once, but for one owner
-        // to be added after the other.
+        // Read each reference count first: the processor fetches many of them at once, while each increment would wait
+        // for the one before it.
         found.iter().flatten().for_each(|bytes| _ = bytes.is_unique());
         found.into_iter().map(Option::<&Bytes>::cloned).collect()
     }
 
-    /// Tells from now on whether objects of a bucket have gone, without a lock.
-    pub(crate) fn gone(&self, bucket: &str) -> Option<Gone> {
+    /// Watches a bucket for removals from now on; `None` if it doesn't exist.
+    pub(crate) fn watch_removals(&self, bucket: &str) -> Option<RemovalWatch> {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        let now = Arc::clone(&buckets.by_name.get(bucket)?.gone);
-        let then = now.load(Ordering::Acquire);
-        Some(Gone { now, then })
+        let removals = Arc::clone(&buckets.by_name.get(bucket)?.removals);
+        let seen = removals.load(Ordering::Acquire);
+        Some(RemovalWatch { removals, seen })
     }
 
-    /// Whether bodies are to come in chunks.
+    /// Whether bodies are delivered in chunks of limited length.
     pub(crate) fn is_chunked(&self) -> bool {
         self.chunk < usize::MAX
     }
 
-    /// Nothing is left half done by a panic under this lock, so that a poisoned one is as good.
+    /// A panic under this lock leaves nothing half done, so a poisoned lock can be used.
     fn lock(&self) -> RwLockWriteGuard<'_, Buckets> {
         self.buckets.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,7 +213,7 @@ impl Buckets {
     fn bucket(&mut self, name: &str) -> Result<&mut MemoryBucket> {
         self.by_name
             .get_mut(name)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such bucket").object(format!("gs://{name}")))
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such bucket").object(BucketUri(name)))
     }
 
     fn object(&mut self, id: &ObjectId) -> Result<&StoredObject> {
@@ -222,22 +224,26 @@ impl Buckets {
     }
 }
 
-fn stored(request: &PutRequest, generation: i64, class: StorageClass) -> StoredObject {
-    let now = SystemTime::now();
-    let meta = ObjectMeta {
-        name: request.name.to_string(),
-        size: request.data.len() as u64,
-        generation,
-        crc32c: Some(crc32c::crc32c(&request.data)),
-        storage_class: request.storage_class.unwrap_or(class),
-        encoding: ContentEncoding::parse(request.content_encoding.as_deref().unwrap_or_default()),
-        updated: Some(now),
-        details: Details { created: Some(now), custom_time: None, metadata: request.metadata.clone() },
-    };
-    StoredObject { meta, data: request.data.clone() }
+impl StoredObject {
+    /// The object that `request` writes; `class` is that of the bucket.
+    fn new(request: &PutRequest, generation: i64, class: StorageClass) -> Self {
+        let now = SystemTime::now();
+        let meta = ObjectMeta {
+            name: request.name.to_string(),
+            size: request.data.len() as u64,
+            generation,
+            crc32c: Some(crc32c::crc32c(&request.data)),
+            storage_class: request.storage_class.unwrap_or(class),
+            encoding: ContentEncoding::parse(request.content_encoding.as_deref().unwrap_or_default()),
+            updated: Some(now),
+            details: Details { created: Some(now), custom_time: None, metadata: request.metadata.clone() },
+        };
+        Self { meta, data: request.data.clone() }
+    }
 }
 
-fn precondition(id: &ObjectId, wanted: i64, live: Option<&StoredObject>) -> Result<()> {
+/// Checks that the `live` object has the `wanted` generation; 0 means that there is no live object.
+fn check_precondition(id: &ObjectId, wanted: i64, live: Option<&StoredObject>) -> Result<()> {
     let live = live.map_or(0, |stored| stored.meta.generation);
     if wanted == live {
         return Ok(());
@@ -249,6 +255,10 @@ fn precondition(id: &ObjectId, wanted: i64, live: Option<&StoredObject>) -> Resu
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::ALL
+    }
+
     async fn bucket_info(&self, bucket: &str, _: &Attempt) -> Result<BucketInfo> {
         Ok(self.lock().bucket(bucket)?.info.clone())
     }
@@ -267,7 +277,7 @@ impl Store for MemoryStore {
         let token = request.page_token.as_deref().map(|token| {
             token.split_once(' ').filter(|(kind, _)| ["o", "p"].contains(kind)).ok_or_else(|| {
                 Error::new(ErrorKind::Protocol, "the page token isn't one of this store's")
-                    .object(format!("gs://{}", request.bucket))
+                    .object(BucketUri(&request.bucket))
             })
         });
         let after = token.transpose()?;
@@ -317,19 +327,21 @@ impl Store for MemoryStore {
         Ok(self.lock().object(id)?.meta.clone())
     }
 
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, _: &Attempt) -> Result<Body> {
+    async fn get(&self, id: &ObjectId, range: ByteRange, _: &Attempt) -> Result<Body> {
         let stored = self.lock().object(id)?.clone();
         let size = stored.meta.size;
-        let data = match range {
-            None => stored.data,
-            Some(range) if range.start >= size || range.is_empty() => {
-                return Err(Error::new(ErrorKind::Integrity, "the range lies beyond the object")
+        let range = match range {
+            ByteRange::All => 0..size,
+            ByteRange::Bounded(range) if range.start < range.end.min(size) => range.start..range.end.min(size),
+            ByteRange::Suffix(length) if length.min(size) > 0 => size.saturating_sub(length)..size,
+            range => {
+                return Err(Error::new(ErrorKind::Integrity, "the range lies outside the object")
                     .object(id)
                     .status(416)
-                    .mismatch(format!("bytes {}..{}", range.start, range.end), format!("{size} bytes")));
+                    .mismatch(range, format!("{size} bytes")));
             }
-            Some(range) => stored.data.slice(range.start as usize..range.end.min(size) as usize),
         };
+        let data = stored.data.slice(range.start as usize..range.end as usize);
         let chunk = self.chunk;
         let chunks = stream::iter(std::iter::successors(Some(data), move |rest| {
             (rest.len() > chunk).then(|| rest.slice(chunk..))
@@ -341,7 +353,7 @@ impl Store for MemoryStore {
 
     async fn compose(&self, request: &ComposeRequest, _: &Attempt) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
-        if request.sources.is_empty() || request.sources.len() > MOST_SOURCES {
+        if request.sources.is_empty() || request.sources.len() > MAX_SOURCES {
             return Err(Error::new(ErrorKind::Protocol, "a compose takes 1 to 32 sources")
                 .object(&id)
                 .status(400)
@@ -360,10 +372,10 @@ impl Store for MemoryStore {
             }
             data.extend_from_slice(&source.data);
         }
-        precondition(&id, 0, buckets.bucket(&request.bucket)?.objects.get(&*request.destination))?;
+        check_precondition(&id, 0, buckets.bucket(&request.bucket)?.objects.get(&*request.destination))?;
         let crc = crc32c::crc32c(&data);
         if crc != request.crc32c {
-            return Err(Error::new(ErrorKind::Integrity, "the joined bytes don't have the CRC they were to have")
+            return Err(Error::new(ErrorKind::Integrity, "the composed bytes don't have the expected CRC")
                 .object(&id)
                 .status(400)
                 .mismatch(format!("crc32c {:08x}", request.crc32c), format!("crc32c {crc:08x}")));
@@ -371,10 +383,10 @@ impl Store for MemoryStore {
         let mut put = PutRequest::new(request.bucket.clone(), request.destination.clone(), data);
         put.metadata.clone_from(&request.metadata);
         let generation = buckets.next_generation();
-        let mut stored = stored(&put, generation, class.unwrap_or_default());
+        let mut stored = StoredObject::new(&put, generation, class.unwrap_or_default());
         stored.meta.details.custom_time = Some(request.custom_time);
         let meta = stored.meta.clone();
-        buckets.bucket(&request.bucket)?.set(put.name.to_string(), stored);
+        buckets.bucket(&request.bucket)?.insert(put.name.to_string(), stored);
         Ok(meta)
     }
 
@@ -384,11 +396,33 @@ impl Store for MemoryStore {
         let generation = buckets.next_generation();
         let bucket = buckets.bucket(&request.bucket)?;
         if let Some(wanted) = request.if_generation_match {
-            precondition(&id, wanted, bucket.objects.get(&*request.name))?;
+            check_precondition(&id, wanted, bucket.objects.get(&*request.name))?;
         }
-        let stored = stored(request, generation, bucket.info.storage_class);
+        let stored = StoredObject::new(request, generation, bucket.info.storage_class);
         let meta = stored.meta.clone();
-        bucket.set(request.name.to_string(), stored);
+        bucket.insert(request.name.to_string(), stored);
+        Ok(meta)
+    }
+
+    async fn copy(&self, request: &CopyRequest, _: &Attempt) -> Result<ObjectMeta> {
+        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+        let mut buckets = self.lock();
+        let source = buckets.object(&request.source)?.clone();
+        let generation = buckets.next_generation();
+        let bucket = buckets.bucket(&request.bucket)?;
+        if let Some(wanted) = request.if_generation_match {
+            check_precondition(&id, wanted, bucket.objects.get(&*request.name))?;
+        }
+        let now = Some(SystemTime::now());
+        let meta = ObjectMeta {
+            name: request.name.to_string(),
+            generation,
+            storage_class: bucket.info.storage_class,
+            updated: now,
+            details: Details { created: now, ..source.meta.details },
+            ..source.meta
+        };
+        bucket.insert(request.name.to_string(), StoredObject { meta: meta.clone(), data: source.data });
         Ok(meta)
     }
 
@@ -403,7 +437,7 @@ impl Store for MemoryStore {
         stored.meta.details.metadata.extend(metadata.clone());
         stored.meta.updated = Some(SystemTime::now());
         let meta = stored.meta.clone();
-        buckets.bucket(&id.bucket)?.set(id.name.to_string(), stored);
+        buckets.bucket(&id.bucket)?.insert(id.name.to_string(), stored);
         Ok(meta)
     }
 
@@ -420,7 +454,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_at_hand_is_what_a_read_would_bring() {
+    async fn bytes_in_memory_are_what_a_read_would_bring() {
         let (store, attempt) = (MemoryStore::new(), Attempt::first());
         let [first, gone, other] = ["a", "b", "c"].map(|name| store.insert("cats", name, name));
         let second = store.insert("cats", "a", "A");
@@ -432,30 +466,30 @@ mod tests {
         let sources = vec![("a".into(), second), ("c".into(), other)];
         let compose = ComposeRequest::new("cats".into(), "e".into(), sources, 2, crc32c, SystemTime::now());
         let composed = store.compose(&compose, &attempt).await.unwrap().generation;
-        let found = store.at_hand("cats", [first, second, gone, other, put, composed, 7].into_iter());
+        let found = store.live_bytes("cats", [first, second, gone, other, put, composed, 7].into_iter());
         let wanted = [None, Some("A"), None, Some("c"), Some("D"), Some("Ac"), None];
         assert_eq!(found, wanted.map(|bytes| bytes.map(Bytes::from)));
-        assert_eq!(store.at_hand("dogs", [other].into_iter()), [None]);
+        assert_eq!(store.live_bytes("dogs", [other].into_iter()), [None]);
     }
 
     #[tokio::test]
-    async fn what_has_gone_is_told_and_what_comes_is_not() {
+    async fn a_watch_sees_removals_and_no_additions() {
         let (store, attempt) = (MemoryStore::new(), Attempt::first());
         store.insert("cats", "a", "a");
-        let gone = || store.gone("cats").unwrap();
-        let before = gone();
+        let watch = || store.watch_removals("cats").unwrap();
+        let before = watch();
         store.insert("cats", "b", "b");
         store.update_metadata(&ObjectId::new("cats", "a", None), &BTreeMap::new(), &attempt).await.unwrap();
-        assert!(!before.any());
+        assert!(!before.has_removals());
         store.insert("cats", "a", "A");
-        assert!(before.any());
-        let before = gone();
+        assert!(before.has_removals());
+        let before = watch();
         store.delete(&ObjectId::new("cats", "b", None), &attempt).await.unwrap();
-        assert!(before.any());
-        let before = gone();
-        assert!(!before.any());
+        assert!(before.has_removals());
+        let before = watch();
+        assert!(!before.has_removals());
         let _ = store.clone().with_bucket("cats");
-        assert!(before.any(), "the bucket was emptied");
-        assert!(store.gone("dogs").is_none());
+        assert!(before.has_removals(), "the bucket was emptied");
+        assert!(store.watch_removals("dogs").is_none());
     }
 }

@@ -1,9 +1,12 @@
-//! Objects in buckets: the [`Store`] trait, one call at a time, and the [`Client`] that everything else goes through.
+//! Objects in buckets: the [`Store`] trait for single calls, and the [`Client`] that everything else goes through.
 //!
-//! A [`Store`] makes exactly one attempt per call and keeps no policy. A [`Client`] adds what every caller needs: retry
-//! with full jitter, resume of a body cut short, adoption of a compose whose answer was lost, and the count of calls.
+//! A [`Store`] makes exactly one attempt per call and has no policy. What only some stores can do, they declare as
+//! [`Capabilities`]. A [`Client`] adds what every caller needs: retries with full jitter, resumed reads, adoption of a
+//! write whose answer was lost, and counts of calls.
 
+mod attributes;
 mod buffers;
+mod capabilities;
 mod client;
 mod faults;
 pub mod gcs;
@@ -14,6 +17,7 @@ mod pace;
 mod reach;
 mod reading;
 mod retry;
+mod uri;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -27,29 +31,34 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::Result;
+use capabilities::unsupported;
 
+pub use attributes::{ContentEncoding, StorageClass};
 pub(crate) use buffers::Buffers;
+pub use capabilities::Capabilities;
 pub(crate) use client::{CallObserver, RangeStream};
 pub use client::{Client, Payload};
-pub use faults::{Call, Fault, FaultStore};
+pub use faults::{Fault, FaultStore, RecordedGet, StoreCall};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use hedge::Hedge;
-pub(crate) use memory::Gone;
 pub use memory::MemoryStore;
+pub(crate) use memory::RemovalWatch;
 pub use objects::{Details, ObjectRef, Objects};
 pub(crate) use pace::Pace;
 pub use retry::RetryPolicy;
 #[cfg(test)]
 pub(crate) use retry::{Decision, Failure};
+pub(crate) use uri::ObjectUri;
+pub use uri::{Scheme, StoreUri};
 
 /// An object: its bucket, its name **and its generation**.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId {
     /// The bucket, without `gs://`.
     pub bucket: Arc<str>,
-    /// 1 to 1,024 bytes of UTF-8, anything but CR and LF.
+    /// 1 to 1,024 bytes of UTF-8 without CR and LF.
     pub name: Arc<str>,
-    /// The version that is meant; `None` is whichever is live.
+    /// The version; `None` is whichever is live.
     pub generation: Option<i64>,
 }
 
@@ -62,118 +71,12 @@ impl ObjectId {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gs://{}/{}", self.bucket, self.name)?;
+        write!(f, "{}", ObjectUri { bucket: &self.bucket, name: &self.name })?;
         self.generation.map_or(Ok(()), |generation| write!(f, "#{generation}"))
     }
 }
 
-/// What a storage class costs to read and write; composing needs one class for all sources.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-#[repr(u8)]
-pub enum StorageClass {
-    /// The listing didn't say; some emulators leave it out.
-    #[default]
-    Unspecified = 0,
-    /// `STANDARD`.
-    Standard = 1,
-    /// `NEARLINE`.
-    Nearline = 2,
-    /// `COLDLINE`.
-    Coldline = 3,
-    /// `ARCHIVE`.
-    Archive = 4,
-    /// A class this crate has no name for, the three of old times among them.
-    Other = 5,
-}
-
-impl StorageClass {
-    /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Unspecified, Self::Standard, Self::Nearline, Self::Coldline, Self::Archive, Self::Other];
-
-    /// The class of the service's word for it; an empty word is [`Unspecified`](Self::Unspecified).
-    pub fn parse(word: &str) -> Self {
-        match word {
-            "" => Self::Unspecified,
-            "STANDARD" => Self::Standard,
-            "NEARLINE" => Self::Nearline,
-            "COLDLINE" => Self::Coldline,
-            "ARCHIVE" => Self::Archive,
-            _ => Self::Other,
-        }
-    }
-
-    /// The service's word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unspecified => "",
-            Self::Standard => "STANDARD",
-            Self::Nearline => "NEARLINE",
-            Self::Coldline => "COLDLINE",
-            Self::Archive => "ARCHIVE",
-            Self::Other => "OTHER",
-        }
-    }
-}
-
-/// The `Content-Encoding` of an object: how the bytes are compressed that are stored. Reads bring them as they are
-/// stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-#[repr(u8)]
-pub enum ContentEncoding {
-    /// None: the bytes are the data itself.
-    #[default]
-    Identity = 0,
-    /// `gzip`, which the service itself decompresses for browsers.
-    Gzip = 1,
-    /// `br`.
-    Brotli = 2,
-    /// `zstd`.
-    Zstd = 3,
-    /// `deflate`.
-    Deflate = 4,
-    /// An encoding that this crate has no name for, or several of them.
-    Other = 5,
-}
-
-impl ContentEncoding {
-    /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Identity, Self::Gzip, Self::Brotli, Self::Zstd, Self::Deflate, Self::Other];
-
-    /// The encoding of the word in the object's metadata, in any case; an empty word is [`Identity`](Self::Identity).
-    pub fn parse(word: &str) -> Self {
-        match word.trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => Self::Identity,
-            "gzip" | "x-gzip" => Self::Gzip,
-            "br" => Self::Brotli,
-            "zstd" => Self::Zstd,
-            "deflate" => Self::Deflate,
-            _ => Self::Other,
-        }
-    }
-
-    /// The word for it, such as `gzip`; empty for [`Identity`](Self::Identity).
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Identity => "",
-            Self::Gzip => "gzip",
-            Self::Brotli => "br",
-            Self::Zstd => "zstd",
-            Self::Deflate => "deflate",
-            Self::Other => "other",
-        }
-    }
-
-    /// Whether the bytes are stored as they are.
-    pub fn is_identity(self) -> bool {
-        self == Self::Identity
-    }
-}
-
-/// What a look-up or a write tells of one object.
+/// The facts about one object, as a look-up or a write returns them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ObjectMeta {
@@ -183,19 +86,19 @@ pub struct ObjectMeta {
     pub size: u64,
     /// The version, greater than 0.
     pub generation: i64,
-    /// Castagnoli CRC of the bytes as stored; `None` where the server doesn't say.
+    /// Castagnoli CRC of the bytes as stored; `None` where the server reports none.
     pub crc32c: Option<u32>,
     /// The storage class.
     pub storage_class: StorageClass,
     /// How the stored bytes are compressed, by the object's `Content-Encoding`.
     pub encoding: ContentEncoding,
-    /// The last change.
+    /// When the object was last changed.
     pub updated: Option<SystemTime>,
-    /// What few callers want to know.
+    /// Facts that few callers need.
     pub details: Details,
 }
 
-/// What a listing tells of each object: less is sent, parsed and kept the less is asked for.
+/// Which facts a listing returns about each object. The fewer are asked for, the less is sent, parsed and kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fields {
@@ -208,25 +111,25 @@ pub enum Fields {
     All,
 }
 
-/// One page of a listing, as asked for. Servers may ignore any of it.
+/// A request for one page of a listing. Servers may ignore any field.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ListRequest {
     /// The bucket.
     pub bucket: Arc<str>,
-    /// Only names that begin so; empty for all.
+    /// Only names that begin with this; empty for all.
     pub prefix: String,
-    /// Names that hold this after the prefix are rolled up into [`ListPage::prefixes`].
+    /// Names that contain this after the prefix are rolled up into [`ListPage::prefixes`].
     pub delimiter: Option<String>,
     /// First name wanted, inclusive.
     pub start_offset: Option<String>,
     /// First name no longer wanted.
     pub end_offset: Option<String>,
-    /// Most items in the page; `None` leaves it to the server.
+    /// Maximum number of items in the page; `None` leaves it to the server.
     pub page_size: Option<u32>,
-    /// Where the last page ended.
+    /// The token of the page before.
     pub page_token: Option<String>,
-    /// What to tell of each object.
+    /// Which facts to return about each object.
     pub fields: Fields,
 }
 
@@ -237,7 +140,7 @@ impl ListRequest {
     }
 }
 
-/// One page of a listing. Empty pages with a token occur; only a missing token ends a listing.
+/// One page of a listing. A page may be empty and have a token; only a missing token ends a listing.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ListPage {
@@ -245,50 +148,51 @@ pub struct ListPage {
     pub objects: Objects,
     /// Names rolled up by the delimiter.
     pub prefixes: Vec<String>,
-    /// Where to go on.
+    /// The token of the next page.
     pub next_page_token: Option<String>,
-    /// When the server answered, by its own clock, to the second; `None` where it doesn't say.
+    /// When the server answered, by its own clock, to the second; `None` where it doesn't report that.
     pub date: Option<SystemTime>,
 }
 
-/// Facts of a bucket that decide how to read it. `None` is "not told", for want of `storage.buckets.get` perhaps.
+/// Facts about a bucket that decide how it is read. `None` is an unknown fact: the store has no such fact, or the caller
+/// lacks `storage.buckets.get`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BucketInfo {
-    /// Such as `US-CENTRAL1`.
+    /// The location, such as `US-CENTRAL1`.
     pub location: Option<String>,
     /// `region`, `dual-region` or `multi-region`.
     pub location_type: Option<String>,
-    /// Class of objects that name none.
+    /// Class of objects that are written without naming one.
     pub storage_class: StorageClass,
-    /// How long deleted objects stay, and are billed; zero when soft delete is off.
+    /// How long deleted objects are kept and billed; zero when soft delete is off.
     pub soft_delete: Option<Duration>,
-    /// How long objects can't be deleted; zero when there is no policy.
+    /// How long objects can't be deleted; zero when there is no retention policy.
     pub retention: Option<Duration>,
     /// Whether new objects are held by default, and so can't be deleted.
     pub default_hold: bool,
-    /// Whether folders are real.
+    /// Whether the bucket has real folders.
     pub hierarchical_namespace: bool,
 }
 
 impl BucketInfo {
-    /// Whether what is written is copied to another region.
+    /// Whether written objects are copied to another region.
     pub(crate) fn replicates(&self) -> bool {
         matches!(self.location_type.as_deref(), Some("dual-region" | "multi-region"))
     }
 }
 
-/// Joins sources, in order, into one new object of the same bucket.
+/// A request to join sources, in order, into one new object of the same bucket.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ComposeRequest {
     /// The bucket of sources and destination.
     pub bucket: Arc<str>,
-    /// A name that nothing has yet: the call asks for `ifGenerationMatch=0`.
+    /// A name that no object has yet: the call is conditional on that.
     pub destination: Arc<str>,
     /// Name and generation of 1 to 32 sources.
     pub sources: Vec<(Arc<str>, i64)>,
-    /// Length that the result must have.
+    /// Length that the result must have, in bytes.
     pub size: u64,
     /// CRC that the result must have; the server checks it.
     pub crc32c: u32,
@@ -299,7 +203,7 @@ pub struct ComposeRequest {
 }
 
 impl ComposeRequest {
-    /// A request for `destination` out of `sources`, which together have `size` bytes of CRC `crc32c`.
+    /// A request to make `destination` from `sources`, which together have `size` bytes with the CRC `crc32c`.
     pub fn new(
         bucket: Arc<str>,
         destination: Arc<str>,
@@ -312,7 +216,7 @@ impl ComposeRequest {
     }
 }
 
-/// Writes one whole object.
+/// A request to write one whole object.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PutRequest {
@@ -320,22 +224,22 @@ pub struct PutRequest {
     pub bucket: Arc<str>,
     /// The name.
     pub name: Arc<str>,
-    /// The bytes; their CRC goes along and the server checks it.
+    /// The bytes. Their CRC is sent, too, and the server checks it.
     pub data: Bytes,
-    /// Only if the live version is this one; 0 means that there is none.
+    /// Writes only if the live version is this one; 0 means that there must be none.
     pub if_generation_match: Option<i64>,
     /// `Content-Type`; `application/octet-stream` by default.
     pub content_type: Option<String>,
     /// `Content-Encoding` of the bytes.
     pub content_encoding: Option<String>,
-    /// Class, where it isn't the bucket's.
+    /// Class, if it differs from the bucket's.
     pub storage_class: Option<StorageClass>,
     /// Key-value pairs.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl PutRequest {
-    /// Writes `data` to `name`, whatever is there now.
+    /// A request to write `data` to `name`, whatever has that name now.
     pub fn new(bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>, data: impl Into<Bytes>) -> Self {
         Self {
             bucket: bucket.into(),
@@ -350,15 +254,80 @@ impl PutRequest {
     }
 }
 
-/// The bytes of an object, or of a range of it, as they come.
+/// A request to copy an object on the server.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CopyRequest {
+    /// The object to copy; without a generation, whichever is live.
+    pub source: ObjectId,
+    /// The bucket to copy into.
+    pub bucket: Arc<str>,
+    /// The name of the copy.
+    pub name: Arc<str>,
+    /// Copies only if the live version under that name is this one; 0 means that there must be none.
+    pub if_generation_match: Option<i64>,
+}
+
+impl CopyRequest {
+    /// A request to copy `source` to `name` in `bucket`, whatever has that name now.
+    pub fn new(source: ObjectId, bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { source, bucket: bucket.into(), name: name.into(), if_generation_match: None }
+    }
+}
+
+/// Which bytes of an object a read is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ByteRange {
+    /// All bytes.
+    #[default]
+    All,
+    /// From the start of the range, inclusive, to its end, exclusive; counted from 0 and not empty.
+    Bounded(Range<u64>),
+    /// The last so many bytes, or all of them if the object has fewer; not 0.
+    Suffix(u64),
+}
+
+impl ByteRange {
+    /// Start and end, if this is a bounded range.
+    pub fn bounds(&self) -> Option<Range<u64>> {
+        match self {
+            Self::Bounded(range) => Some(range.clone()),
+            Self::All | Self::Suffix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all bytes"),
+            Self::Bounded(Range { start, end }) => write!(f, "bytes {start}..{end}"),
+            Self::Suffix(length) => write!(f, "the last {length} bytes"),
+        }
+    }
+}
+
+impl From<Range<u64>> for ByteRange {
+    fn from(range: Range<u64>) -> Self {
+        Self::Bounded(range)
+    }
+}
+
+impl From<Option<Range<u64>>> for ByteRange {
+    fn from(range: Option<Range<u64>>) -> Self {
+        range.map_or(Self::All, Self::Bounded)
+    }
+}
+
+/// The bytes of an object, or of a range of it, as a stream.
 pub struct Body {
-    /// The version that is being read.
+    /// The generation that is being read.
     pub generation: i64,
-    /// Stored length of the *whole* object, if told.
+    /// Stored length of the *whole* object in bytes, if reported.
     pub stored_size: Option<u64>,
-    /// CRC of the *whole* stored object, if told.
+    /// CRC of the *whole* stored object, if reported.
     pub crc32c: Option<u32>,
-    /// The bytes. The end of the stream is the end of what came, which may be short of what was asked.
+    /// The bytes. The stream ends where the body ended, which may be before the end of the requested range.
     pub chunks: BoxStream<'static, Result<Bytes>>,
 }
 
@@ -368,77 +337,96 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Which try of which call this is; goes into the headers by which the service tells tries from calls.
-#[derive(Clone, Debug)]
+/// Which attempt of which call this is. It is sent in headers, by which the service recognizes repeated calls.
+#[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// One value for all tries of a call.
+    /// Identifies the call; the same for all its attempts.
     pub call: u128,
-    /// 1 for the first.
+    /// 1 for the first attempt.
     pub number: u32,
 }
 
 impl Attempt {
-    /// The first try of a new call.
+    /// The first attempt of a new call.
     pub fn first() -> Self {
         Self { call: rand::random(), number: 1 }
     }
 
-    /// The next try of the same call.
+    /// The next attempt of the same call.
     #[must_use]
-    pub fn next(&self) -> Self {
+    pub fn next(self) -> Self {
         Self { call: self.call, number: self.number + 1 }
     }
 }
 
-/// Object storage, one attempt at a time: no retry, no cache, no policy. Errors carry a kind that tells whether
-/// another attempt can help.
+/// Object storage, one attempt per call: no retry, no cache, no policy. The kind of an error says whether another
+/// attempt can help.
+///
+/// Every store can list, look up, read, write, copy and delete objects. A store declares in
+/// [`capabilities`](Self::capabilities) what else it can do; the methods for that have a default that fails with
+/// [`Unsupported`](crate::ErrorKind::Unsupported).
 ///
 /// # Cancel safety
-/// Dropping the future of a read leaves nothing behind. Dropping that of a write leaves it open whether it happened.
+/// Dropping the future of a read leaves nothing behind. Dropping that of a write leaves open whether it happened.
 #[async_trait]
 pub trait Store: Any + fmt::Debug + Send + Sync {
-    /// The same store with connections of its own, where it has connections: they live and die with the runtime that
-    /// opened them, so two runtimes better share none.
+    /// The same store with connections of its own, if it has connections: they live and die with the runtime that
+    /// opened them, so two runtimes should share none.
     fn reconnected(&self) -> Option<Result<Arc<dyn Store>>> {
         None
     }
 
-    /// Where the service is, such as `https://storage.googleapis.com`, for messages; `None` where nothing is remote.
+    /// The address of the service, such as `https://storage.googleapis.com`, for messages; `None` if nothing is remote.
     fn endpoint(&self) -> Option<&str> {
         None
     }
 
-    /// Facts of the bucket.
-    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo>;
-
-    /// Which of `permissions` the caller holds on the bucket.
-    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>>;
+    /// What this store can do besides its required methods. The answer never changes.
+    fn capabilities(&self) -> Capabilities;
 
     /// One page of names.
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage>;
 
-    /// What is known of one object. A generation that is gone is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    /// The facts about one object. A generation that is gone is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta>;
 
-    /// The stored bytes of an object, or those of `range` (end exclusive, not empty). Never decompresses.
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body>;
-
-    /// Joins objects on the server. A destination that exists is
-    /// [`ErrorKind::Precondition`](crate::ErrorKind::Precondition).
-    async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta>;
+    /// The stored bytes of an object, or those of a range of it. Never decompresses.
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body>;
 
     /// Writes a whole object.
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta>;
 
-    /// Sets key-value pairs of an object, the named generation or whichever is live; pairs of other keys stay. Its bytes
-    /// and generation stay, too; [`ObjectMeta::updated`] is now.
-    async fn update_metadata(
-        &self,
-        id: &ObjectId,
-        metadata: &BTreeMap<String, String>,
-        attempt: &Attempt,
-    ) -> Result<ObjectMeta>;
+    /// Copies an object on the server, with its metadata. The copy has the storage class of its bucket.
+    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta>;
 
     /// Removes an object: the named generation, or whichever is live.
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()>;
+
+    /// Facts about the bucket; those that the store doesn't have are unknown.
+    async fn bucket_info(&self, _bucket: &str, _attempt: &Attempt) -> Result<BucketInfo> {
+        Ok(BucketInfo::default())
+    }
+
+    /// Which of `permissions` the caller holds on the bucket. Needs [`Capabilities::permissions`].
+    async fn test_permissions(&self, _bucket: &str, _permissions: &[&str], _attempt: &Attempt) -> Result<Vec<String>> {
+        Err(unsupported(self.endpoint(), "report permissions", "try the call itself"))
+    }
+
+    /// Joins objects on the server. A destination that exists is
+    /// [`ErrorKind::Precondition`](crate::ErrorKind::Precondition). Needs [`Capabilities::compose`].
+    async fn compose(&self, _request: &ComposeRequest, _attempt: &Attempt) -> Result<ObjectMeta> {
+        Err(unsupported(self.endpoint(), "compose objects", "read the objects individually"))
+    }
+
+    /// Sets key-value pairs of an object: of the named generation, or of whichever is live. Pairs with other keys stay,
+    /// and so do the bytes and the generation; [`ObjectMeta::updated`] becomes the present time. Needs
+    /// [`Capabilities::metadata_updates`].
+    async fn update_metadata(
+        &self,
+        _id: &ObjectId,
+        _metadata: &BTreeMap<String, String>,
+        _attempt: &Attempt,
+    ) -> Result<ObjectMeta> {
+        Err(unsupported(self.endpoint(), "update metadata", "write the object again"))
+    }
 }

@@ -1,4 +1,4 @@
-//! Many objects as a listing tells of them: in one piece, not in one each.
+//! The objects of a listing, in a few large allocations.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use super::{ContentEncoding, ObjectMeta, StorageClass};
 
-/// Objects of a listing, in the order in which they were pushed: their names in one buffer, and 48 bytes each beside it.
+/// Objects of a listing, in the order in which they were pushed. Their names are in one buffer; each object takes 48
+/// bytes more.
 ///
 /// ```
 /// use dataflux::store::{ObjectRef, Objects};
@@ -20,7 +21,7 @@ use super::{ContentEncoding, ObjectMeta, StorageClass};
 pub struct Objects {
     names: String,
     records: Vec<ObjectRecord>,
-    /// Of all records or of none.
+    /// The details of all records, or of none.
     details: Vec<Details>,
 }
 
@@ -45,25 +46,24 @@ pub struct ObjectRef<'a> {
     pub size: u64,
     /// The version, greater than 0.
     pub generation: i64,
-    /// Castagnoli CRC of the bytes as stored; `None` where the server doesn't say.
+    /// Castagnoli CRC of the bytes as stored; `None` where the server reports none.
     pub crc32c: Option<u32>,
     /// The storage class.
     pub storage_class: StorageClass,
     /// How the stored bytes are compressed, by the object's `Content-Encoding`.
     pub encoding: ContentEncoding,
-    /// The last change; only where [`Fields::Times`] or [`Fields::All`] was asked for.
+    /// When the object was last changed; only with [`Fields::Times`] or [`Fields::All`].
     ///
     /// [`Fields::Times`]: super::Fields::Times
     /// [`Fields::All`]: super::Fields::All
     pub updated: Option<SystemTime>,
-    /// What only [`Fields::All`] asks for.
+    /// Further facts; only with [`Fields::All`].
     ///
-    /// [`Fields::Times`]: super::Fields::Times
     /// [`Fields::All`]: super::Fields::All
     pub details: Option<&'a Details>,
 }
 
-/// What few callers want to know of an object.
+/// Facts about an object that few callers need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Details {
@@ -76,7 +76,7 @@ pub struct Details {
 }
 
 impl Objects {
-    /// Appends an object. Its details are kept if all objects before it had some.
+    /// Appends an object. Its details are kept if all objects before it had details.
     pub fn push(&mut self, object: ObjectRef<'_>) {
         if let Some(details) = object.details
             && self.details.len() == self.records.len()
@@ -101,18 +101,18 @@ impl Objects {
         self.records.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no objects.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// Bytes of all names together.
+    /// Number of bytes of all names together.
     pub fn name_bytes(&self) -> usize {
         self.names.len()
     }
 
-    /// Bytes that these take in memory, with those of the JSON text that they come from: names and metadata are in
-    /// both, and all else of an object is some 200 bytes of text.
+    /// Number of bytes that the objects take in memory, plus those of the JSON text that they were parsed from. Names and
+    /// metadata are in both; the rest of an object is about 200 bytes of text.
     pub(crate) fn bytes_with_text(&self) -> usize {
         const TEXT: usize = 200;
         let metadata = self.details.iter().flat_map(|details| &details.metadata);
@@ -143,13 +143,14 @@ impl Objects {
         })
     }
 
-    /// Puts the objects in byte order of their names and keeps of each name the last to come, which is the newest.
+    /// Sorts the objects by the bytes of their names. Of objects with the same name it keeps the one pushed last, which is
+    /// the newest.
     pub fn sort(&mut self) {
         if (1..self.len()).all(|index| self.name(index - 1) < self.name(index)) {
             return;
         }
         let mut order: Vec<usize> = (0..self.len()).collect();
-        // Stable, so that of equal names the last to come is the last here.
+        // The sort is stable, so of equal names the one pushed last stays last.
         order.sort_by_key(|&index| self.name(index));
         let last = |pair: &[usize]| pair.get(1).is_none_or(|&next| self.name(pair[0]) != self.name(next));
         let kept = (0..order.len()).filter(|&at| last(&order[at..order.len().min(at + 2)])).map(|at| order[at]);
@@ -191,7 +192,7 @@ impl fmt::Debug for Objects {
 }
 
 impl ObjectMeta {
-    /// The same object, as listings tell of it.
+    /// The same object in the form that listings have.
     pub fn to_ref(&self) -> ObjectRef<'_> {
         ObjectRef {
             name: &self.name,
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sorting_keeps_the_newest_of_a_name() {
+    fn sorting_keeps_the_newest_object_of_a_name() {
         let object = |name, generation| ObjectRef { name, generation, ..ObjectRef::default() };
         let mut objects: Objects =
             [object("b", 1), object("a", 2), object("b", 3), object("", 4), object("b", 2)].into_iter().collect();
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pushed_comes_back() {
+    fn pushed_objects_are_returned_unchanged() {
         let details = Details { created: Some(SystemTime::UNIX_EPOCH), ..Details::default() };
         let full = ObjectRef {
             name: "ü/1",

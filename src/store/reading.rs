@@ -1,4 +1,4 @@
-//! A read under way: what is wanted, what is there, and what an answer must be to go on with it. No I/O.
+//! A read under way: which bytes are wanted, which have arrived, and which answers fit. No I/O.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,24 +8,26 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::buffers::{Buffer, Buffers};
-use super::{Body, ObjectId, Payload};
+use super::client::Payload;
+use super::{Body, ByteRange, ObjectId};
 use crate::{Error, ErrorKind, Result};
 
-/// Smallest body kept as the one chunk it came in, where buffers aren't used again. A smaller one is copied, since the
-/// chunk may hold on to a read buffer many times its size, which no memory budget would count.
-const KEEP: usize = 16 << 10;
+/// Smallest body that is kept as the one chunk it came in, where buffers aren't reused. A smaller one is copied, since
+/// the chunk may keep a read buffer many times its size alive, which no memory budget would count.
+const MIN_KEPT_CHUNK: usize = 16 << 10;
 
 /// A read under way.
 pub(super) struct BodyRead {
-    /// The generation is filled in by the first answer.
+    /// The first answer fills in the generation.
     pub(super) id: ObjectId,
     range: Option<Range<u64>>,
-    pub(super) size: u64,
+    size: u64,
     sink: BodySink,
     head: Option<ReadHead>,
 }
 
-#[derive(Clone, Copy)]
+/// What the first answer reported about the object.
+#[derive(Clone, Copy, Default)]
 struct ReadHead {
     generation: i64,
     stored_size: Option<u64>,
@@ -33,7 +35,7 @@ struct ReadHead {
 }
 
 impl BodyRead {
-    /// All of `id`, or `range` of it: `size` bytes.
+    /// A read of all of `id`, or of `range` of it: `size` bytes.
     pub(super) fn new(
         id: ObjectId,
         range: Option<Range<u64>>,
@@ -44,41 +46,46 @@ impl BodyRead {
         Self { id, range, size, sink: BodySink { hashes, ..BodySink::new(size, Arc::clone(buffers)) }, head: None }
     }
 
-    /// Bytes that are there.
+    /// Number of bytes that have arrived.
     pub(super) fn received(&self) -> u64 {
         self.sink.len() as u64
     }
 
-    /// Adds a chunk, or refuses one that is too many. Returns how many bytes of it were copied.
+    /// Whether all bytes have arrived.
+    pub(super) fn is_full(&self) -> bool {
+        self.received() == self.size
+    }
+
+    /// Adds a chunk, or refuses one that is too long. Returns how many of its bytes were copied.
     pub(super) fn push(&mut self, chunk: Bytes) -> Result<usize> {
         self.sink.push(chunk).map_err(|error| error.object(&self.id))
     }
 
-    /// The error of a body that ended without an error of its own.
+    /// The error of a body that ended early without an error of its own.
     pub(super) fn ended(&self) -> Error {
-        self.short(Error::new(ErrorKind::Unavailable, "the body ended early"))
+        self.incomplete(Error::new(ErrorKind::Unavailable, "the body ended early"))
     }
 
-    /// The error of a body that was waited for in vain.
-    pub(super) fn timed_out(&self, what: String) -> Error {
-        self.short(Error::new(ErrorKind::Timeout, what))
+    /// The error of a body that stopped arriving.
+    pub(super) fn timed_out(&self, message: String) -> Error {
+        self.incomplete(Error::new(ErrorKind::Timeout, message))
     }
 
-    fn short(&self, error: Error) -> Error {
+    fn incomplete(&self, error: Error) -> Error {
         error.mismatch(Amount(self.size), Amount(self.received()))
     }
 
-    /// The range to ask for.
-    pub(super) fn missing(&self) -> Option<Range<u64>> {
-        let received = self.sink.len() as u64;
+    /// The range to request.
+    pub(super) fn missing(&self) -> ByteRange {
+        let received = self.received();
         match &self.range {
-            None if received == 0 => None,
-            None => Some(received..self.size),
-            Some(range) => Some(range.start + received..range.end),
+            None if received == 0 => ByteRange::All,
+            None => ByteRange::Bounded(received..self.size),
+            Some(range) => ByteRange::Bounded(range.start + received..range.end),
         }
     }
 
-    /// Holds an answer's head against what is wanted.
+    /// Checks that an answer is from the wanted generation and fits the wanted range. Returns its bytes.
     pub(super) fn check(&mut self, body: Body) -> Result<BoxStream<'static, Result<Bytes>>> {
         if let Some(wanted) = self.id.generation
             && body.generation != wanted
@@ -88,6 +95,7 @@ impl BodyRead {
                 .mismatch(format!("generation {wanted}"), format!("generation {}", body.generation))
                 .hint("list the prefix again, and keep writers off it while it is read"));
         }
+
         let fits = match (&self.range, body.stored_size) {
             (_, None) => true,
             (None, Some(stored)) => stored == self.size,
@@ -103,6 +111,7 @@ impl BodyRead {
                 .mismatch(wanted, Amount(body.stored_size.unwrap_or_default()))
                 .hint("list the prefix again"));
         }
+
         self.id.generation = Some(body.generation);
         let head = ReadHead { generation: body.generation, stored_size: body.stored_size, crc32c: body.crc32c };
         self.head.get_or_insert(head);
@@ -110,7 +119,7 @@ impl BodyRead {
     }
 
     pub(super) fn finish(self) -> Payload {
-        let head = self.head.unwrap_or(ReadHead { generation: 0, stored_size: None, crc32c: None });
+        let head = self.head.unwrap_or_default();
         Payload {
             computed: self.sink.crc32c,
             bytes: self.sink.into_bytes(),
@@ -121,10 +130,11 @@ impl BodyRead {
     }
 }
 
-/// Where the bytes of a body are put together: one buffer of the known size, or the one chunk that is all.
+/// Collects the bytes of a body: in one buffer of the known size, or as the one chunk that is the whole body.
 ///
-/// Chunks are copied as they come. Kept, each would hold on to the connection's read buffer, which then needs a fresh one
-/// for what follows; copied while they are in the processor's cache, into memory that was used before, they cost less.
+/// Chunks are copied as they arrive. A chunk that is kept would keep the connection's read buffer alive, and the
+/// connection would need a fresh one for what follows. Copying costs less while the bytes are in the processor's cache
+/// and the target is memory that was used before.
 struct BodySink {
     size: u64,
     crc32c: u32,
@@ -143,7 +153,7 @@ impl BodySink {
         self.whole.as_ref().map_or_else(|| self.buffer.as_ref().map_or(0, Buffer::len), Bytes::len)
     }
 
-    /// Adds a chunk, or refuses one that is too many. Returns how many bytes of it were copied.
+    /// Adds a chunk, or refuses one that is too long. Returns how many of its bytes were copied.
     fn push(&mut self, chunk: Bytes) -> Result<usize> {
         let total = self.len() as u64 + chunk.len() as u64;
         if total > self.size {
@@ -156,13 +166,16 @@ impl BodySink {
         if self.hashes {
             self.crc32c = crc32c::crc32c_append(self.crc32c, &chunk);
         }
-        if self.len() == 0 && total == self.size && chunk.len() >= KEEP && !self.buffers.serves(chunk.len()) {
+
+        let is_whole_body = self.len() == 0 && total == self.size;
+        if is_whole_body && chunk.len() >= MIN_KEPT_CHUNK && !self.buffers.serves(chunk.len()) {
             self.whole = Some(chunk);
             return Ok(0);
         }
+
         let buffer = match &mut self.buffer {
             Some(buffer) => buffer,
-            // The size is what a listing said, which may be anything.
+            // The size comes from a listing, and may be any number.
             none => none.insert(
                 usize::try_from(self.size).ok().and_then(|size| self.buffers.take(size).ok()).ok_or_else(|| {
                     Error::new(ErrorKind::Config, format!("no memory for {}", Amount(self.size)))
@@ -179,7 +192,7 @@ impl BodySink {
     }
 }
 
-/// A number of bytes.
+/// A number of bytes, written with its unit.
 pub(super) struct Amount(pub(super) u64);
 
 impl fmt::Display for Amount {
@@ -201,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_put_together_in_one_buffer() {
+    fn chunks_are_collected_in_one_buffer() {
         let mut sink = BodySink::new(6, Arc::default());
         for chunk in ["ab", "", "c", "def"] {
             sink.push(Bytes::from_static(chunk.as_bytes())).unwrap();

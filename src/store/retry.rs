@@ -1,14 +1,14 @@
-//! When to try again: a pure value. Clock and randomness are handed in.
+//! The retry policy, a pure value: the caller supplies clock and randomness.
 
 use std::time::Duration;
 
 use crate::{Error, ErrorKind};
 
-/// How often and how long a failed call is made again: exponential back-off with full jitter.
+/// How often and for how long a failed call is retried: exponential back-off with full jitter.
 ///
-/// Before try `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`.
-/// Where the service asked for a wait in `Retry-After`, the random time is added to it. A wait that would end past
-/// `deadline`, counted from the start of the call, isn't begun: the last error is returned instead.
+/// Before attempt `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`. If
+/// the service asked for a wait in `Retry-After`, the random time is added to that. If a wait would end after `deadline`,
+/// counted from the start of the call, the client returns the last error at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,21 +21,21 @@ use crate::{Error, ErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// Longest wait before the second try: 1 s, as the service's own clients have it.
+    /// Longest wait before the second attempt: 1 s, as in the service's own clients.
     pub initial: Duration,
-    /// Growth of the longest wait from try to try: 2.
+    /// Growth of the longest wait from attempt to attempt: 2.
     pub multiplier: f64,
-    /// What the longest wait grows to: 60 s.
+    /// Limit to which the longest wait grows: 60 s.
     pub max: Duration,
-    /// How long a call may take in all, tries and waits together: 300 s. Zero for one try only. A read or an upload
-    /// gets more time in proportion to its size (see [`Client::read`](crate::store::Client::read)).
+    /// How long a call may take in all, attempts and waits together: 300 s. Zero allows one attempt only. A read or an
+    /// upload gets more time in proportion to its size (see [`Client::read`](crate::store::Client::read)).
     pub deadline: Duration,
-    /// Whether a call is made again that the service refused because there are too many (429, 503).
+    /// Whether a call is retried that the service refused because there are too many (429, 503).
     pub(crate) retries_refused: bool,
 }
 
-/// Longest time of a call that is an optional speed-up. A lost answer can be looked up several times in it; the caller
-/// has turned to its substitute by then.
+/// Longest time of a call that is an optional speed-up. It suffices to look a lost answer up several times; by then the
+/// caller has turned to its alternative.
 const OPTIONAL_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Default for RetryPolicy {
@@ -50,25 +50,25 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What is to be done about a failed try.
+/// What to do after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Try again after this long.
+    /// Make another attempt after this time.
     Wait(Duration),
     /// Return the error.
     GiveUp,
 }
 
-/// What a failed try tells, and what is known of its call.
+/// The facts about a failed attempt and its call on which the decision depends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: ErrorKind,
-    /// The service refused the token itself, which a new one may mend.
+    /// The service refused the token itself; a new one may be accepted.
     pub(crate) token_refused: bool,
-    /// The service refused the call because there are too many, or could not serve it for now.
+    /// The service refused the call because there are too many calls, or could not serve it for now.
     pub(crate) refused: bool,
     pub(crate) retry_after: Option<Duration>,
-    /// Whether making the call twice does what making it once does.
+    /// Whether making the call twice has the same effect as making it once.
     pub(crate) idempotent: bool,
 }
 
@@ -76,7 +76,7 @@ impl Failure {
     pub(crate) fn of(error: &Error, idempotent: bool) -> Self {
         Self {
             kind: error.kind(),
-            // Where none was sent a 401 is a lack of permission, and says so.
+            // If no token was sent, the error of a 401 is a lack of permission.
             token_refused: error.http_status() == Some(401) && error.kind() == ErrorKind::Unauthenticated,
             refused: error.asks_for_fewer_calls(),
             retry_after: error.wait_asked(),
@@ -86,69 +86,80 @@ impl Failure {
 }
 
 impl RetryPolicy {
-    /// One try, whatever comes.
+    /// The policy that makes one attempt only.
     pub fn never() -> Self {
         Self { deadline: Duration::ZERO, ..Self::default() }
     }
 
-    /// The policy for calls that are an optional speed-up, under this one for necessary calls: a refused call is not
-    /// made again, since its caller has another way to get what it needs, and other failures are retried for 10 s at
-    /// most.
+    /// The policy for calls that are an optional speed-up, derived from this one for necessary calls. A refused call is
+    /// not retried, since its caller has an alternative, and other failures are retried for 10 s at most.
     pub(crate) fn for_optional_calls(self) -> Self {
         Self { deadline: self.deadline.min(OPTIONAL_DEADLINE), retries_refused: false, ..self }
     }
 
-    /// Sets the longest wait before the second try.
+    /// Sets the longest wait before the second attempt.
     #[must_use]
     pub fn initial(mut self, wait: Duration) -> Self {
         self.initial = wait;
         self
     }
 
-    /// Sets how the longest wait grows; below 1 counts as 1.
+    /// Sets the factor by which the longest wait grows; a value below 1 counts as 1.
     #[must_use]
     pub fn multiplier(mut self, factor: f64) -> Self {
         self.multiplier = factor;
         self
     }
 
-    /// Sets the longest wait there ever is.
+    /// Sets the limit of the longest wait.
     #[must_use]
     pub fn max(mut self, wait: Duration) -> Self {
         self.max = wait;
         self
     }
 
-    /// Sets how long a call may take in all; zero for one try only.
+    /// Sets how long a call may take in all; zero allows one attempt only.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Longest jittered wait after `tries` failed tries (1 is the first).
-    fn ceiling(&self, tries: u32) -> Duration {
-        let exponent = i32::try_from(tries.saturating_sub(1)).unwrap_or(i32::MAX);
+    /// Longest jittered wait after so many failed attempts, at least 1.
+    fn max_wait(&self, failures: u32) -> Duration {
+        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
         let factor = self.multiplier.max(1.0).powi(exponent);
-        // Infinite and NaN factors end up at `max` too.
+        // Infinite and NaN factors result in `max`, too.
         Duration::try_from_secs_f64(self.initial.as_secs_f64() * factor).map_or(self.max, |wait| wait.min(self.max))
     }
 
-    /// What to do after `tries` failed tries (since the last progress), `refusals` of them for a refused token
-    /// (in all), with `left` of the call's time; `random` in `[0, 1)`.
-    pub(crate) fn decide(&self, failure: &Failure, tries: u32, refusals: u32, left: Duration, random: f64) -> Decision {
+    /// Decides what to do after a failure. `failures` counts the failed attempts since the last progress,
+    /// `token_refusals` those of the whole call whose token was refused. `left` is what is left of the call's time, and
+    /// `random` a number in `[0, 1)`.
+    pub(crate) fn decide(
+        &self,
+        failure: &Failure,
+        failures: u32,
+        token_refusals: u32,
+        left: Duration,
+        random: f64,
+    ) -> Decision {
         if failure.token_refused {
-            // Refused before anything was done, so that it is safe for any call. The store has dropped the token.
-            return if refusals <= 1 && !left.is_zero() { Decision::Wait(Duration::ZERO) } else { Decision::GiveUp };
+            // The service did nothing, so any call may be repeated. The store has dropped the token.
+            return if token_refusals <= 1 && !left.is_zero() {
+                Decision::Wait(Duration::ZERO)
+            } else {
+                Decision::GiveUp
+            };
         }
         let retryable = matches!(failure.kind, ErrorKind::RateLimited | ErrorKind::Unavailable | ErrorKind::Timeout);
         if !retryable || !failure.idempotent || (failure.refused && !self.retries_refused) {
             return Decision::GiveUp;
         }
         let asked = failure.retry_after.unwrap_or_default();
-        // Thousands of clients may have been asked for the same wait, and must not come back at the same moment. The
-        // jitter alone is no reason to give up.
-        let spread = self.ceiling(tries).max(asked / 4);
+        // Thousands of clients may have been asked for the same wait, and must not return at the same moment. The jitter
+        // alone is no reason to give up.
+        let spread = self.max_wait(failures).max(asked / 4);
         let spread = if asked.is_zero() { spread } else { spread.min(left.saturating_sub(asked)) };
         let wait = asked + spread.mul_f64(random.clamp(0.0, 1.0));
         if wait < left { Decision::Wait(wait) } else { Decision::GiveUp }
@@ -169,11 +180,11 @@ mod tests {
     #[test]
     fn waits_double_to_the_maximum() {
         let policy = RetryPolicy::default();
-        let ceilings: Vec<u64> = (1..=9).map(|tries| policy.ceiling(tries).as_secs()).collect();
-        assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(policy.ceiling(u32::MAX), policy.max);
-        assert_eq!(policy.multiplier(f64::NAN).ceiling(3), Duration::from_secs(1));
-        assert_eq!(policy.multiplier(f64::INFINITY).ceiling(3), policy.max);
+        let waits: Vec<u64> = (1..=9).map(|failures| policy.max_wait(failures).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(policy.max_wait(u32::MAX), policy.max);
+        assert_eq!(policy.multiplier(f64::NAN).max_wait(3), Duration::from_secs(1));
+        assert_eq!(policy.multiplier(f64::INFINITY).max_wait(3), policy.max);
     }
 
     #[test]
@@ -185,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_pass_is_tried_again() {
+    fn only_passing_failures_of_idempotent_calls_are_retried() {
         let policy = RetryPolicy::default();
         for kind in [ErrorKind::RateLimited, ErrorKind::Unavailable, ErrorKind::Timeout] {
             assert!(matches!(policy.decide(&failure(kind), 1, 0, LONG, 0.5), Decision::Wait(_)), "{kind:?}");
@@ -206,7 +217,7 @@ mod tests {
         }
     }
 
-    /// A refused compose was retried for 300 s while its objects could be read at once.
+    /// A refused compose was once retried for 300 s, while its objects could have been read at once.
     #[test]
     fn an_optional_call_that_is_refused_is_given_up() {
         let policy = RetryPolicy::default().for_optional_calls();

@@ -3,6 +3,7 @@
 //! A backend that is known to be wrong somewhere names the case and the reason; the case must then fail, so that a
 //! deviation that has gone doesn't stay on the list.
 
+mod capabilities;
 mod listing;
 mod reading;
 mod writing;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use dataflux::store::{
-    Attempt, Client, ComposeRequest, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
+    Attempt, Client, ComposeRequest, CopyRequest, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
 };
 use dataflux::{Error, ErrorKind};
 use futures_util::future::BoxFuture;
@@ -37,6 +38,11 @@ macro_rules! cases {
 }
 
 cases! {
+    capabilities {
+        capabilities_do_not_change,
+        writes_have_versions_and_checksums_as_declared,
+        operations_that_are_not_declared_are_unsupported,
+    }
     listing {
         an_empty_listing_is_no_error,
         a_missing_bucket_is_not_found,
@@ -54,6 +60,8 @@ cases! {
     reading {
         whole_objects,
         ranges,
+        suffix_ranges,
+        a_suffix_of_an_empty_object_is_refused,
         a_range_beyond_the_end_is_refused,
         empty_objects,
         missing_objects_are_not_found,
@@ -73,6 +81,10 @@ cases! {
         put_if_absent,
         put_if_generation,
         large_objects,
+        copies_have_the_bytes_and_metadata_of_their_source,
+        copy_of_a_generation,
+        copy_if_absent,
+        copy_of_what_is_gone_is_refused,
         metadata_and_class_are_kept,
         metadata_is_updated_key_by_key,
         update_of_what_is_gone_is_refused,
@@ -134,6 +146,10 @@ impl Target {
 
     fn put_request(&self, name: &str, data: impl Into<bytes::Bytes>) -> PutRequest {
         PutRequest::new(self.bucket.clone(), self.name(name), data)
+    }
+
+    fn copy_request(&self, from: &str, generation: impl Into<Option<i64>>, to: &str) -> CopyRequest {
+        CopyRequest::new(self.id(from, generation), self.bucket.clone(), self.name(to))
     }
 
     async fn put(&self, name: &str, data: impl Into<bytes::Bytes>) -> Result<ObjectMeta> {

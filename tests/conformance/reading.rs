@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use dataflux::ErrorKind;
-use dataflux::store::{Attempt, ContentEncoding};
+use dataflux::store::{Attempt, ByteRange, ContentEncoding};
+use futures_util::TryStreamExt;
 
 use super::{Target, refused, telling};
 
@@ -34,9 +35,29 @@ pub(super) async fn ranges(t: Target) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn suffix_ranges(t: Target) -> Result<()> {
+    let data = telling("suffix", 5000);
+    let meta = t.put("o", data.clone()).await?;
+    for length in [1, 2, 1234, 5000, 9999] {
+        let id = t.id("o", meta.generation);
+        let body = t.store.get(&id, ByteRange::Suffix(length), &Attempt::first()).await?;
+        ensure!(body.stored_size.is_none_or(|size| size == 5000), "{body:?}");
+        let bytes = body.chunks.try_collect::<Vec<_>>().await?.concat();
+        ensure!(bytes == data[data.len().saturating_sub(length as usize)..], "the last {length} bytes");
+    }
+    Ok(())
+}
+
+pub(super) async fn a_suffix_of_an_empty_object_is_refused(t: Target) -> Result<()> {
+    let meta = t.put("empty", "").await?;
+    let answer = t.store.get(&t.id("empty", meta.generation), ByteRange::Suffix(1), &Attempt::first()).await;
+    refused(answer, &[ErrorKind::Integrity], &t.name("empty"))?;
+    Ok(())
+}
+
 pub(super) async fn a_range_beyond_the_end_is_refused(t: Target) -> Result<()> {
     let meta = t.put("o", "meow").await?;
-    let beyond = t.store.get(&t.id("o", meta.generation), Some(4..8), &Attempt::first()).await;
+    let beyond = t.store.get(&t.id("o", meta.generation), (4..8).into(), &Attempt::first()).await;
     refused(beyond, &[ErrorKind::Integrity], &t.name("o"))?;
     let across = t.client.read(&t.id("o", meta.generation), Some(2..8), 6).await;
     refused(across, &[ErrorKind::Integrity], &t.name("o"))?;

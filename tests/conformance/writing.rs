@@ -110,6 +110,55 @@ pub(super) async fn large_objects(t: Target) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn copies_have_the_bytes_and_metadata_of_their_source(t: Target) -> Result<()> {
+    let mut put = t.put_request("a/ü?", telling("copy", 1000));
+    put.metadata.insert("label".into(), "chat \"noir\" ü".into());
+    let source = t.client.put(&put).await?;
+    let copy = t.client.copy(&t.copy_request("a/ü?", source.generation, "b c#d"), &source).await?;
+    ensure!(copy.name == t.name("b c#d") && copy.generation > source.generation, "{copy:?}");
+    ensure!((copy.size, copy.crc32c) == (source.size, source.crc32c), "{copy:?} of {source:?}");
+    ensure!(t.read("b c#d").await? == put.data, "other bytes");
+    let stat = t.client.stat(&t.id("b c#d", copy.generation)).await?;
+    ensure!(stat.details.metadata == put.metadata, "{stat:?}");
+    let stat = t.client.stat(&t.id("a/ü?", source.generation)).await?;
+    ensure!(stat.generation == source.generation, "the source was changed: {stat:?}");
+    Ok(())
+}
+
+pub(super) async fn copy_of_a_generation(t: Target) -> Result<()> {
+    let old = t.put("o", "meow").await?;
+    let new = t.put("o", "purr").await?;
+    refused(
+        t.client.copy(&t.copy_request("o", old.generation, "copy"), &old).await,
+        &[ErrorKind::NotFound],
+        &t.name("copy"),
+    )?;
+    ensure!(!t.exists("copy").await?);
+    t.client.copy(&t.copy_request("o", None, "copy"), &new).await?;
+    ensure!(t.read("copy").await? == b"purr");
+    // What is copied is not what the caller knows.
+    refused(t.client.copy(&t.copy_request("o", None, "copy"), &old).await, &[ErrorKind::Integrity], &t.name("copy"))?;
+    Ok(())
+}
+
+pub(super) async fn copy_if_absent(t: Target) -> Result<()> {
+    let source = t.put("o", "meow").await?;
+    let mut request = t.copy_request("o", source.generation, "copy");
+    request.if_generation_match = Some(0);
+    t.client.copy(&request, &source).await?;
+    refused(t.client.copy(&request, &source).await, &[ErrorKind::Precondition], &t.name("copy"))?;
+    Ok(())
+}
+
+pub(super) async fn copy_of_what_is_gone_is_refused(t: Target) -> Result<()> {
+    let source = t.put("o", "meow").await?;
+    t.client.delete(&t.id("o", source.generation)).await?;
+    let answer = t.client.copy(&t.copy_request("o", None, "copy"), &source).await;
+    refused(answer, &[ErrorKind::NotFound], &t.root)?;
+    ensure!(!t.exists("copy").await?);
+    Ok(())
+}
+
 pub(super) async fn metadata_and_class_are_kept(t: Target) -> Result<()> {
     let mut put = t.put_request("o", "meow");
     put.metadata.insert("label".into(), "chat \"noir\" ü".into());

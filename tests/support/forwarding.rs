@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 
 use async_trait::async_trait;
 use dataflux::Result;
 use dataflux::store::{
-    Attempt, Body, BucketInfo, ComposeRequest, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, ListPage, ListRequest, ObjectId,
+    ObjectMeta, PutRequest, Store,
 };
 
 /// The calls of a [`Store`], each of which goes to `inner` unless it is overridden.
@@ -19,7 +19,7 @@ pub trait Forward: fmt::Debug + Send + Sync + 'static {
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
         self.inner().list(request, attempt).await
     }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
         self.inner().get(id, range, attempt).await
     }
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
@@ -36,10 +36,13 @@ pub struct Forwarding<F>(pub F);
 
 #[async_trait]
 impl<F: Forward> Store for Forwarding<F> {
+    fn capabilities(&self) -> Capabilities {
+        self.0.inner().capabilities()
+    }
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
         self.0.list(request, attempt).await
     }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
         self.0.get(id, range, attempt).await
     }
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
@@ -59,6 +62,9 @@ impl<F: Forward> Store for Forwarding<F> {
     }
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         self.0.inner().put(request, attempt).await
+    }
+    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.0.inner().copy(request, attempt).await
     }
     async fn update_metadata(
         &self,

@@ -1,7 +1,6 @@
 //! A store whose calls wait where they are told to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dataflux::Result;
 use dataflux::store::{
-    Attempt, Body, BucketInfo, Call, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta,
-    PutRequest, Store,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, ListPage, ListRequest,
+    MemoryStore, ObjectId, ObjectMeta, PutRequest, Store, StoreCall,
 };
 
 /// Over a store in memory. Clones share the gates.
@@ -26,7 +25,7 @@ pub struct Gated {
 #[derive(Debug, Default)]
 struct Shut {
     /// With how many calls go through before.
-    calls: BTreeMap<Call, usize>,
+    calls: BTreeMap<StoreCall, usize>,
     objects: BTreeSet<String>,
 }
 
@@ -36,12 +35,12 @@ impl Gated {
     }
 
     /// Calls of this kind wait from now on.
-    pub fn shut(&self, call: Call) {
+    pub fn shut(&self, call: StoreCall) {
         self.shut_after(call, 0);
     }
 
     /// Calls of this kind wait once so many more have been made.
-    pub fn shut_after(&self, call: Call, calls: usize) {
+    pub fn shut_after(&self, call: StoreCall, calls: usize) {
         self.shut.lock().unwrap().calls.insert(call, calls);
     }
 
@@ -65,7 +64,7 @@ impl Gated {
         self.composes.load(Ordering::SeqCst)
     }
 
-    async fn pass(&self, call: Call, name: &str) {
+    async fn pass(&self, call: StoreCall, name: &str) {
         let shut = || {
             let mut shut = self.shut.lock().unwrap();
             match shut.calls.get_mut(&call) {
@@ -90,22 +89,25 @@ impl Gated {
 
 #[async_trait]
 impl Store for Gated {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
-        self.pass(Call::List, "").await;
+        self.pass(StoreCall::List, "").await;
         self.inner.list(request, attempt).await
     }
-    async fn get(&self, id: &ObjectId, range: Option<Range<u64>>, attempt: &Attempt) -> Result<Body> {
+    async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
         self.gets.lock().unwrap().push(id.name.to_string());
-        self.pass(Call::Get, &id.name).await;
+        self.pass(StoreCall::Get, &id.name).await;
         self.inner.get(id, range, attempt).await
     }
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         self.composes.fetch_add(1, Ordering::SeqCst);
-        self.pass(Call::Compose, "").await;
+        self.pass(StoreCall::Compose, "").await;
         self.inner.compose(request, attempt).await
     }
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
-        self.pass(Call::Delete, "").await;
+        self.pass(StoreCall::Delete, "").await;
         self.inner.delete(id, attempt).await
     }
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
@@ -119,6 +121,9 @@ impl Store for Gated {
     }
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         self.inner.put(request, attempt).await
+    }
+    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+        self.inner.copy(request, attempt).await
     }
     async fn update_metadata(
         &self,

@@ -7,7 +7,7 @@ use super::report::{FolderContents, ReportManifest, find};
 use super::row::{FIELDS, FieldColumns, ReportCell, ReportField, RowBatch, RowFilter};
 use super::shard::{ShardLocation, VerifiedFile};
 use super::{Format, csv};
-use crate::store::{Call, Client, ContentEncoding, Fault, FaultStore, MemoryStore, ObjectId, StorageClass};
+use crate::store::{Client, ContentEncoding, Fault, FaultStore, MemoryStore, ObjectId, StorageClass, StoreCall};
 use crate::{Error, ErrorKind, Result};
 
 fn sieve() -> RowFilter {
@@ -228,7 +228,7 @@ fn a_bit_that_flips_after_the_whole_was_proved_is_found() {
     let run = |flips: &[u64], held: u64, range: std::ops::Range<u64>| {
         let mut store = FaultStore::new(Arc::new(store.clone()));
         for read in flips {
-            store = store.fail(Call::Get, *read, Fault::FlipAt(70_000));
+            store = store.fail(StoreCall::Get, *read, Fault::FlipAt(70_000));
         }
         let client = Client::new(Arc::new(store.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

@@ -192,7 +192,7 @@ impl Prices {
     pub fn bill_of(&self, class: StorageClass, counts: &Counts) -> Bill {
         let row = self.row(class);
         Bill {
-            class_a: row.class_a * (counts.list + counts.compose + counts.put + counts.update) as f64,
+            class_a: row.class_a * (counts.list + counts.compose + counts.put + counts.copy + counts.update) as f64,
             class_b: row.class_b * (counts.get + counts.stat + counts.bucket) as f64,
             retrieval: row.retrieval * counts.bytes_received as f64 / GIB,
             temporaries: self.kept(class, counts.bytes_composed),

@@ -106,7 +106,7 @@ impl StreamSlot {
     fn client(&self, client: &Client) -> Client {
         match self {
             Self::Stream(_) => client.clone(),
-            Self::Call(slot) => client.watched(slot.watch()),
+            Self::Call(slot) => client.with_observer(slot.watch()),
         }
     }
 

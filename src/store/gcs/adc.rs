@@ -1,4 +1,4 @@
-//! Application default credentials: where they are looked for, and what is found there.
+//! Application default credentials: the places where they are looked for.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,24 +14,24 @@ use super::connection;
 use super::grant::{self, Grant};
 use crate::{Error, ErrorKind, Result};
 
-/// Longest wait for the metadata server. It is on the same machine or nowhere.
-const METADATA_ANSWER: Duration = Duration::from_secs(5);
+/// Longest wait for an answer of the metadata server, which runs on the same machine if it runs at all.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a metadata server that must be there may be away at first: that of a new pod refuses connections for
-/// seconds.
-const METADATA_START: Duration = Duration::from_secs(30);
+/// How long a metadata server that must exist may be unreachable at first: the server of a new pod refuses connections
+/// for seconds.
+const METADATA_STARTUP: Duration = Duration::from_secs(30);
 
-/// How long a token of the `gcloud` command holds, which doesn't say: an hour, as all of Google's do.
-const GCLOUD_TOKEN: Duration = Duration::from_secs(3_600);
+/// Lifetime of a token of the `gcloud` command, which doesn't print it: an hour, as for all tokens of Google.
+const GCLOUD_TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
 
-/// Where credentials may be.
+/// A place where credentials may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum CredentialPlace {
-    /// What `GOOGLE_APPLICATION_CREDENTIALS` names.
+    /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names.
     KeyFile,
-    /// What `gcloud auth application-default login` left.
+    /// The file of `gcloud auth application-default login`.
     UserFile,
-    /// The server that every Google Cloud machine can ask.
+    /// The metadata server of a Google Cloud machine.
     Metadata,
     /// The `gcloud` command.
     Gcloud,
@@ -40,21 +40,21 @@ enum CredentialPlace {
 const PLACES: [CredentialPlace; 4] =
     [CredentialPlace::KeyFile, CredentialPlace::UserFile, CredentialPlace::Metadata, CredentialPlace::Gcloud];
 
-/// What looking into a place brought.
+/// The outcome of looking into a place.
 enum PlaceContents {
     Found(Token),
-    /// There are no credentials, for this reason.
+    /// There are no credentials there, for this reason.
     Nothing(String),
 }
 
-/// What the environment says about credentials.
+/// The settings in the environment that concern credentials.
 #[derive(Debug)]
 struct Environment {
     key_file: Option<PathBuf>,
     user_file: Option<PathBuf>,
-    /// Host and port of the metadata server; `None` where it is not to be asked.
+    /// Host and port of the metadata server; `None` if it must not be asked.
     metadata: Option<String>,
-    /// Whether this is a machine of Google's, or may be a pod on one, so that there is a metadata server.
+    /// Whether this is a machine of Google's, or may be a pod on one, so that a metadata server must exist.
     on_google: bool,
     /// The `gcloud` command.
     gcloud: PathBuf,
@@ -85,7 +85,7 @@ impl Environment {
     }
 }
 
-/// Looks through the places once and stays with the one that had something.
+/// A source that looks through the places once and keeps using the first one that has credentials.
 pub(super) struct Adc {
     system_proxy: bool,
     found: OnceLock<CredentialPlace>,
@@ -100,7 +100,7 @@ impl TokenSource for Adc {
 }
 
 impl Adc {
-    /// With `system_proxy`, token servers are asked by way of the proxy that `HTTPS_PROXY` names.
+    /// With `system_proxy`, token servers are reached through the proxy that `HTTPS_PROXY` names.
     pub(super) fn new(system_proxy: bool) -> Self {
         Self { system_proxy, found: OnceLock::new(), first_look: OnceLock::new() }
     }
@@ -116,9 +116,9 @@ impl Adc {
                 CredentialPlace::KeyFile => self.exchange(environment.key_file.as_deref(), place, scopes).await?,
                 CredentialPlace::UserFile => self.exchange(environment.user_file.as_deref(), place, scopes).await?,
                 CredentialPlace::Metadata => {
-                    // Once found, and for a while where there must be one, it is only away.
-                    let starts = environment.on_google && first_look.elapsed() < METADATA_START;
-                    ask_metadata(environment.metadata.as_deref(), starts || self.found.get().is_some()).await?
+                    // A server that was found before, or must exist and may just be starting, is only unreachable for now.
+                    let is_starting = environment.on_google && first_look.elapsed() < METADATA_STARTUP;
+                    ask_metadata(environment.metadata.as_deref(), is_starting || self.found.get().is_some()).await?
                 }
                 CredentialPlace::Gcloud => ask_gcloud(environment.gcloud.clone()).await,
             };
@@ -134,8 +134,8 @@ impl Adc {
             .hint(LOGIN))
     }
 
-    /// Exchanges what a file holds for a token. A file that is there and doesn't work is an error: the next place may
-    /// hold somebody else's credentials.
+    /// Exchanges the credentials in a file for a token. A file that exists and doesn't work is an error, since the next
+    /// place may hold somebody else's credentials.
     async fn exchange(&self, file: Option<&Path>, place: CredentialPlace, scopes: &[&str]) -> Result<PlaceContents> {
         let Some(file) = file else {
             return Ok(PlaceContents::Nothing(match place {
@@ -160,29 +160,32 @@ impl Adc {
             }
         };
         let grant = Grant::parse(&text).map_err(named)?;
-        // A client for one request, an hour apart: its connection would belong to a runtime that may be gone by then.
-        let client = connection::build(connection::client(true, self.system_proxy))?;
+        // A new client for each request: the next one comes an hour later, and the runtime that owns the connection may be
+        // gone by then.
+        let client = connection::build(connection::client_builder(true, self.system_proxy))?;
         Ok(PlaceContents::Found(grant.token(&client, scopes).await.map_err(named)?))
     }
 }
 
-/// Asks the metadata server. Where it `must_be` there, that it doesn't answer is an error that may pass.
-async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<PlaceContents> {
+/// Asks the metadata server. If it `must_exist`, it is a retryable error when it doesn't answer.
+async fn ask_metadata(host: Option<&str>, must_exist: bool) -> Result<PlaceContents> {
     let Some(host) = host else {
         return Ok(PlaceContents::Nothing("NO_GCE_CHECK forbids asking the metadata server".to_owned()));
     };
-    let absent = |why: &str| {
-        let what = format!("the metadata server {host} {why}");
-        if must_be { Err(Error::new(ErrorKind::Unavailable, what)) } else { Ok(PlaceContents::Nothing(what)) }
+    let absent = |reason: &str| {
+        let message = format!("the metadata server {host} {reason}");
+        if must_exist { Err(Error::new(ErrorKind::Unavailable, message)) } else { Ok(PlaceContents::Nothing(message)) }
     };
-    // Never by way of a proxy: it is on this machine's network, and its tokens must stay there.
-    let client = connection::build(connection::client(false, false))?;
+    // Never through a proxy: the server is on this machine's network, and its tokens must stay there.
+    let client = connection::build(connection::client_builder(false, false))?;
     let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token");
-    let request = client.get(url).header("Metadata-Flavor", "Google").timeout(METADATA_ANSWER);
+    let request = client.get(url).header("Metadata-Flavor", "Google").timeout(METADATA_TIMEOUT);
     let response = match request.send().await {
         Ok(response) => response,
         Err(error) if error.is_builder() => {
-            return Err(Error::new(ErrorKind::Unauthenticated, "GCE_METADATA_HOST is no host").mismatch("a host", host));
+            return Err(
+                Error::new(ErrorKind::Unauthenticated, "GCE_METADATA_HOST isn't a host").mismatch("a host", host)
+            );
         }
         Err(error) if error.is_timeout() => return absent("doesn't answer"),
         Err(error) if error.is_connect() => return absent("can't be reached"),
@@ -192,15 +195,15 @@ async fn ask_metadata(host: Option<&str>, must_be: bool) -> Result<PlaceContents
     if answer.status == reqwest::StatusCode::NOT_FOUND {
         return absent("has no service account");
     }
-    // It has no credentials of the caller's that could be wrong: whatever it refuses may be granted the next time.
+    // The request holds no credentials that could be wrong, so the server may grant the next one.
     let token = answer.into_token().map_err(|error| {
-        let what = format!("the metadata server {host} gives no token: {error}");
-        Error::new(ErrorKind::Unavailable, what).retry_after(error.wait_asked())
+        let message = format!("the metadata server {host} returned no token: {error}");
+        Error::new(ErrorKind::Unavailable, message).retry_after(error.wait_asked())
     });
     token.map(PlaceContents::Found)
 }
 
-/// Asks the `gcloud` command, on a thread that may wait for it.
+/// Asks the `gcloud` command, on a thread that may block.
 async fn ask_gcloud(command: PathBuf) -> PlaceContents {
     let run = move || {
         let mut command = Command::new(command);
@@ -208,7 +211,9 @@ async fn ask_gcloud(command: PathBuf) -> PlaceContents {
     };
     match tokio::task::spawn_blocking(run).await {
         Ok(Ok(output)) if output.status.success() => match String::from_utf8(output.stdout) {
-            Ok(token) if !token.trim().is_empty() => PlaceContents::Found(Token::new(token.trim(), GCLOUD_TOKEN)),
+            Ok(token) if !token.trim().is_empty() => {
+                PlaceContents::Found(Token::new(token.trim(), GCLOUD_TOKEN_LIFETIME))
+            }
             _ => PlaceContents::Nothing("the gcloud command prints no token".to_owned()),
         },
         Ok(Ok(_)) => PlaceContents::Nothing("the gcloud command is not logged in".to_owned()),
@@ -226,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    /// Nothing anywhere, but for a metadata server at `host`.
+    /// An environment without credentials, except for a metadata server at `host`.
     fn environment(host: Option<&str>) -> Environment {
         Environment {
             key_file: None,
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_named_and_not_there_is_not_passed_over() {
+    async fn a_missing_file_that_is_named_is_an_error() {
         let named = Environment { key_file: Some("/nonexistent/key.json".into()), ..environment(None) };
         let error = Adc::new(false).look(&named, &["scope"]).await.unwrap_err();
         assert!(error.to_string().starts_with("/nonexistent/key.json: "), "{error}");
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_metadata_server_is_no_credentials_where_nothing_speaks_for_one() {
+    async fn an_absent_metadata_server_is_no_error_outside_of_google() {
         let elsewhere = Environment { on_google: false, ..environment(Some(&closed_port())) };
         let error = Adc::new(false).look(&elsewhere, &["scope"]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unauthenticated);
@@ -275,11 +280,11 @@ mod tests {
 
     /// On virtual time: refused connections take none.
     #[tokio::test(start_paused = true)]
-    async fn a_metadata_server_that_must_be_there_is_waited_for() {
+    async fn a_metadata_server_that_must_exist_is_waited_for() {
         let (adc, environment) = (Adc::new(false), environment(Some(&closed_port())));
         let error = adc.look(&environment, &["scope"]).await.unwrap_err();
         assert!(error.is_retryable(), "{error}");
-        tokio::time::advance(METADATA_START).await;
+        tokio::time::advance(METADATA_STARTUP).await;
         let error = adc.look(&environment, &["scope"]).await.unwrap_err();
         assert!(!error.is_retryable(), "{error}");
     }
@@ -293,6 +298,6 @@ mod tests {
         let environment = Environment { on_google: false, ..environment(Some(&host)) };
         let error = Adc::new(false).look(&environment, &["scope"]).await.unwrap_err();
         assert!(error.to_string().contains("doesn't answer"), "{error}");
-        assert_eq!(start.elapsed().as_secs(), METADATA_ANSWER.as_secs());
+        assert_eq!(start.elapsed().as_secs(), METADATA_TIMEOUT.as_secs());
     }
 }

@@ -1,4 +1,4 @@
-//! What statuses and headers mean. No I/O.
+//! The meaning of statuses and headers of answers. No I/O.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,39 +6,39 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 
-use super::wire::crc_of;
+use super::lenient::parse_crc;
 use crate::{Error, ErrorKind, Result};
 
-/// Most characters of a service's own words in an error.
-const WORDS: usize = 300;
+/// Maximum number of characters that an error quotes from the service.
+const MAX_QUOTE: usize = 300;
 
-/// What the head of a media answer tells.
+/// The facts in the head of an answer that brings an object's bytes.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct MediaHead {
     pub(super) generation: Option<i64>,
     pub(super) stored_size: Option<u64>,
     pub(super) crc32c: Option<u32>,
-    /// First byte of a partial answer.
+    /// Position of the first byte of a partial answer, counted from 0.
     pub(super) start: Option<u64>,
 }
 
-/// Reads the head of a media answer, `part` telling whether it is a partial one.
-pub(super) fn media_head(headers: &HeaderMap, part: bool) -> Result<MediaHead> {
+/// Reads the head of an answer that brings an object's bytes, or a part of them.
+pub(super) fn media_head(headers: &HeaderMap, is_partial: bool) -> Result<MediaHead> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let mut head = MediaHead {
         generation: text("x-goog-generation").and_then(|value| value.parse().ok()),
         stored_size: text("x-goog-stored-content-length").and_then(|value| value.parse().ok()),
         ..MediaHead::default()
     };
-    // One header with commas, or one header for each hash.
+    // The hashes are in one header, separated by commas, or in a header each.
     head.crc32c = headers
         .get_all("x-goog-hash")
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .find_map(|hash| hash.trim().strip_prefix("crc32c="))
-        .and_then(crc_of);
-    if part {
+        .and_then(parse_crc);
+    if is_partial {
         let Some((start, total)) = text(CONTENT_RANGE.as_str()).and_then(content_range) else {
             return Err(Error::new(ErrorKind::Protocol, "a partial answer doesn't say which part it is"));
         };
@@ -51,14 +51,14 @@ pub(super) fn media_head(headers: &HeaderMap, part: bool) -> Result<MediaHead> {
     Ok(head)
 }
 
-/// First byte and whole length of `bytes 5-9/20`.
+/// Parses the position of the first byte and the whole length from `bytes 5-9/20`.
 fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
     Some((start.trim().parse().ok()?, total.trim().parse().ok()))
 }
 
-/// How long `Retry-After` asks to wait, in seconds or until a date.
+/// How long `Retry-After` asks to wait. It names seconds or a date.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<u64>() {
@@ -72,7 +72,7 @@ pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
     http_date(headers.get(DATE)?.to_str().ok()?.trim())
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that servers may write.
+/// Parses a date such as `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that servers may write.
 fn http_date(value: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let mut words = value.split_once(", ")?.1.split(' ');
@@ -85,15 +85,15 @@ fn http_date(value: &str) -> Option<SystemTime> {
     if words.next() != Some("GMT") || !(1..=31).contains(&day) {
         return None;
     }
-    // Days since 1970, with years that begin in March so that the leap day is the last.
+    // Days since 1970. Years begin in March here, so that the leap day is the last of its year.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719_468;
     UNIX_EPOCH.checked_add(Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second))
 }
 
-/// The error that a status stands for.
-pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
-    let words = ServiceWords::of(body);
+/// The error that a status means.
+pub(super) fn status_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
+    let words = ServiceMessage::parse(body);
     let slow_down = ["rateLimitExceeded", "userRateLimitExceeded"];
     let kind = match status.as_u16() {
         401 => ErrorKind::Unauthenticated,
@@ -103,7 +103,7 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> E
         304 | 412 => ErrorKind::Precondition,
         416 => ErrorKind::Integrity,
         429 => ErrorKind::RateLimited,
-        // Not implemented, and never will be: trying again is in vain.
+        // The server doesn't implement the call, so a retry can't help.
         501 | 505 => ErrorKind::Protocol,
         408 | 500..=599 => ErrorKind::Unavailable,
         400 if words.message.to_ascii_lowercase().contains("crc32c") => ErrorKind::Integrity,
@@ -130,16 +130,16 @@ pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> E
     }
 }
 
-/// What the service says for itself.
+/// The service's own description of an error.
 #[derive(Debug, Default, PartialEq)]
-struct ServiceWords {
+struct ServiceMessage {
     reason: String,
     message: String,
 }
 
-impl ServiceWords {
-    /// Of `{"error":{"message","errors":[{"reason"}]}}`, of an XML error, of anything.
-    fn of(body: &[u8]) -> Self {
+impl ServiceMessage {
+    /// Parses `{"error":{"message","errors":[{"reason"}]}}` or an XML error; takes anything else as the message.
+    fn parse(body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct ErrorAnswer {
             error: ServiceError,
@@ -153,7 +153,7 @@ impl ServiceWords {
                 #[serde(default)]
                 errors: Vec<ErrorDetail>,
             },
-            Word(String),
+            Text(String),
         }
         #[derive(Deserialize)]
         struct ErrorDetail {
@@ -165,7 +165,7 @@ impl ServiceWords {
             Ok(ErrorAnswer { error: ServiceError::Full { message, errors } }) => {
                 (errors.into_iter().next().map(|detail| detail.reason).unwrap_or_default(), message)
             }
-            Ok(ErrorAnswer { error: ServiceError::Word(word) }) => (String::new(), word),
+            Ok(ErrorAnswer { error: ServiceError::Text(text) }) => (String::new(), text),
             Err(_) => {
                 let element = |name: &str| {
                     let (_, rest) = text.split_once(&format!("<{name}>"))?;
@@ -176,15 +176,15 @@ impl ServiceWords {
                 (element("Code").unwrap_or_default(), message.unwrap_or_else(plain))
             }
         };
-        Self { reason: bounded(&reason), message: bounded(&message) }
+        Self { reason: quote(&reason), message: quote(&message) }
     }
 }
 
-/// One line, of bounded length, without control characters.
-fn bounded(words: &str) -> String {
+/// Makes a text one line of limited length without control characters.
+fn quote(words: &str) -> String {
     let mut line = words.split_whitespace().collect::<Vec<_>>().join(" ");
     line.retain(|c| !c.is_control());
-    if let Some((cut, _)) = line.char_indices().nth(WORDS) {
+    if let Some((cut, _)) = line.char_indices().nth(MAX_QUOTE) {
         line.truncate(cut);
         line.push('…');
     }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     fn kind(status: u16, body: &str) -> ErrorKind {
-        refusal(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes()).kind()
+        status_error(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes()).kind()
     }
 
     #[test]
@@ -228,9 +228,9 @@ mod tests {
     }
 
     #[test]
-    fn words_are_found_in_any_body_and_bounded() {
-        let words = |body: &str| ServiceWords::of(body.as_bytes());
-        let both = |reason: &str, message: &str| ServiceWords { reason: reason.into(), message: message.into() };
+    fn messages_are_found_in_any_body_and_bounded() {
+        let words = |body: &str| ServiceMessage::parse(body.as_bytes());
+        let both = |reason: &str, message: &str| ServiceMessage { reason: reason.into(), message: message.into() };
         assert_eq!(
             words(r#"{"error":{"code":404,"message":"No such object","errors":[{"reason":"notFound"}]}}"#),
             both("notFound", "No such object")
@@ -243,8 +243,8 @@ mod tests {
         assert_eq!(words("<html><title>502 Bad Gateway</title>"), both("", "502 Bad Gateway"));
         assert_eq!(words("<html><body>"), both("", ""));
         assert_eq!(words("not\u{7} found\r\n"), both("", "not found"));
-        assert_eq!(words(&"ä".repeat(10_000)).message.chars().count(), WORDS + 1);
-        assert_eq!(ServiceWords::of(&[0xff, 0xfe]).message, "\u{fffd}\u{fffd}");
+        assert_eq!(words(&"ä".repeat(10_000)).message.chars().count(), MAX_QUOTE + 1);
+        assert_eq!(ServiceMessage::parse(&[0xff, 0xfe]).message, "\u{fffd}\u{fffd}");
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
             }
             media_head(&map, part)
         };
-        let joined = head(
+        let one_header = head(
             &[
                 ("x-goog-generation", "7"),
                 ("x-goog-hash", "crc32c=4waSgw==,md5=CY9rzUYh03PK3k6DJie09g=="),
@@ -282,9 +282,10 @@ mod tests {
         );
         let wanted =
             MediaHead { generation: Some(7), stored_size: Some(20), crc32c: Some(0xE306_9283), start: Some(5) };
-        assert_eq!(joined.unwrap(), wanted);
-        let apart = head(&[("x-goog-hash", "md5=CY9rzUYh03PK3k6DJie09g=="), ("x-goog-hash", "crc32c=4waSgw==")], false);
-        assert_eq!(apart.unwrap().crc32c, Some(0xE306_9283));
+        assert_eq!(one_header.unwrap(), wanted);
+        let separate_headers =
+            head(&[("x-goog-hash", "md5=CY9rzUYh03PK3k6DJie09g=="), ("x-goog-hash", "crc32c=4waSgw==")], false);
+        assert_eq!(separate_headers.unwrap().crc32c, Some(0xE306_9283));
         assert_eq!(head(&[], false).unwrap(), MediaHead::default());
         assert_eq!(head(&[], true).unwrap_err().kind(), ErrorKind::Protocol);
     }

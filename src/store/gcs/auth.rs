@@ -1,4 +1,4 @@
-//! Tokens: fetched by one caller for all, ahead of their end, and dropped when refused.
+//! Access tokens: one caller fetches a token for all, before the old one expires. A refused token is dropped.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,22 +11,22 @@ use tracing::warn;
 
 use crate::{Error, ErrorKind, Result};
 
-/// How long before its end a token is replaced. The metadata server hands out the same token until 5 minutes before
-/// its end, so that asking earlier gains nothing; a call may take minutes, so that asking much later risks it.
-const EARLY: Duration = Duration::from_secs(240);
+/// How long before it expires a token is replaced. The metadata server returns the same token until 5 minutes before it
+/// expires, so asking earlier gains nothing. A call may take minutes, so its token could expire if it were replaced much
+/// later.
+const REFRESH_MARGIN: Duration = Duration::from_secs(240);
 
-/// Wait before a replacement is fetched again after that failed while the old token still held.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Wait between two attempts to replace a token that is still valid.
+const REFRESH_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a failure answers for all who want a token: thousands of calls that are made again would ask a busy token
-/// server thousands of times a second. With this it is asked five times a second at most, or as it says in
-/// `Retry-After`.
-const FAILURE_HOLDS: Duration = Duration::from_millis(200);
+/// How long a failure is the answer to all callers. Without it thousands of retried calls would ask a busy token server
+/// thousands of times a second; with it the server is asked five times a second at most, or as its `Retry-After` says.
+const FAILURE_LIFETIME: Duration = Duration::from_millis(200);
 
-/// Longest time that `Retry-After` of a token server is followed without asking again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest wait for which the `Retry-After` of a token server is followed.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// An OAuth 2.0 access token. `Debug` doesn't show it.
+/// An OAuth 2.0 access token. `Debug` doesn't show the secret.
 #[derive(Clone)]
 pub struct Token {
     secret: String,
@@ -34,7 +34,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// A token that holds for `lifetime` from now.
+    /// A token that is valid for `lifetime` from now.
     pub fn new(secret: impl Into<String>, lifetime: Duration) -> Self {
         Self { secret: secret.into(), lifetime }
     }
@@ -46,7 +46,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Where tokens come from, for credentials that this crate has no name for.
+/// A source of tokens, for credentials that this crate doesn't support itself.
 ///
 /// ```
 /// use std::time::Duration;
@@ -63,39 +63,46 @@ impl fmt::Debug for Token {
 /// ```
 #[async_trait]
 pub trait TokenSource: Send + Sync + 'static {
-    /// Fetches a new token; never one kept from before, since this is called when that one was refused. Calls don't
-    /// overlap.
+    /// Fetches a new token. It must not return an earlier one, which may just have been refused. Calls don't overlap.
     async fn token(&self, scopes: &[&str]) -> Result<Token>;
 }
 
-/// What to do without a token that works.
+/// The hint for errors of credentials.
 pub(super) const LOGIN: &str = "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS to a \
      service-account key, or read anonymously if the bucket is public";
 
+/// A token in the form in which it is sent.
 #[derive(Clone)]
 pub(super) struct Bearer {
     /// `Bearer …`, marked sensitive.
     pub(super) header: HeaderValue,
+    /// The number of the fetch that brought it.
     serial: u64,
-    refresh: Instant,
-    end: Instant,
+    /// When it is to be replaced.
+    refresh_at: Instant,
+    expires_at: Instant,
 }
 
-/// One token for all callers.
+/// The token that all callers of a client share.
 pub(super) struct SharedToken {
     source: Arc<dyn TokenSource>,
     scope: &'static str,
     current: RwLock<Option<Bearer>>,
-    /// Held by the one caller who fetches.
+    /// Held by the caller that fetches a token.
     fetching: tokio::sync::Mutex<TokenFetch>,
 }
 
 #[derive(Default)]
 struct TokenFetch {
-    /// Tokens fetched.
+    /// Number of tokens fetched.
     count: u64,
-    /// Why the last fetch failed, and until when that answers for others.
-    failed: Option<(Instant, Error)>,
+    failure: Option<FetchFailure>,
+}
+
+/// A failed fetch, which is the answer to other callers for a while.
+struct FetchFailure {
+    valid_until: Instant,
+    error: Error,
 }
 
 impl SharedToken {
@@ -107,32 +114,35 @@ impl SharedToken {
     pub(super) async fn bearer(&self) -> Result<Bearer> {
         let now = Instant::now();
         match self.current() {
-            Some(bearer) if now < bearer.refresh => Ok(bearer),
-            // It still holds: one caller replaces it, the others go on with it.
-            Some(bearer) if now < bearer.end => match self.fetching.try_lock() {
+            Some(bearer) if now < bearer.refresh_at => Ok(bearer),
+            // It is still valid: one caller replaces it, and the others use it.
+            Some(bearer) if now < bearer.expires_at => match self.fetching.try_lock() {
                 Err(_) => Ok(bearer),
                 Ok(mut fetches) => match self.fetch(&mut fetches).await {
                     Ok(new) => Ok(new),
                     Err(error) => {
-                        warn!(%error, "the token could not be replaced ahead of its end; the old one still holds");
-                        self.set(Some(Bearer { refresh: Instant::now() + PAUSE, ..bearer.clone() }));
+                        warn!(%error, "the token could not be replaced early; the old one is still valid");
+                        self.set(Some(Bearer {
+                            refresh_at: Instant::now() + REFRESH_RETRY_INTERVAL,
+                            ..bearer.clone()
+                        }));
                         Ok(bearer)
                     }
                 },
             },
             _ => {
                 let mut fetches = self.fetching.lock().await;
-                match (self.current(), &fetches.failed) {
-                    (Some(bearer), _) if Instant::now() < bearer.end => Ok(bearer),
-                    (_, Some((until, error))) if Instant::now() < *until => Err(error.clone()),
+                match (self.current(), &fetches.failure) {
+                    (Some(bearer), _) if Instant::now() < bearer.expires_at => Ok(bearer),
+                    (_, Some(failure)) if Instant::now() < failure.valid_until => Err(failure.error.clone()),
                     _ => self.fetch(&mut fetches).await,
                 }
             }
         }
     }
 
-    /// Drops the token, if it is still the one that was refused.
-    pub(super) fn refused(&self, bearer: &Bearer) {
+    /// Drops the token, if it is still the one that the service refused.
+    pub(super) fn drop_refused(&self, bearer: &Bearer) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|current| current.serial == bearer.serial) {
             *current = None;
@@ -143,23 +153,24 @@ impl SharedToken {
         let Token { secret, lifetime } = match self.source.token(&[self.scope]).await {
             Ok(token) => token,
             Err(error) => {
-                let holds = error.wait_asked().map_or(FAILURE_HOLDS, |asked| asked.min(LONGEST_PAUSE));
-                fetches.failed = Some((Instant::now() + holds, error.clone()));
+                let lifetime = error.wait_asked().map_or(FAILURE_LIFETIME, |asked| asked.min(MAX_RETRY_AFTER));
+                let valid_until = Instant::now() + lifetime;
+                fetches.failure = Some(FetchFailure { valid_until, error: error.clone() });
                 return Err(error);
             }
         };
-        fetches.failed = None;
+        fetches.failure = None;
         let mut header = HeaderValue::try_from(format!("Bearer {}", secret.trim())).map_err(|_| {
-            // The cause is left out: it could show the token.
+            // The source is left out, since it could show the token.
             Error::new(ErrorKind::Unauthenticated, "the token can't be sent in a header").hint(LOGIN)
         })?;
         header.set_sensitive(true);
         fetches.count += 1;
         let now = Instant::now();
-        // Absurd lifetimes are cut to a day, which spares the arithmetic its overflow.
+        // Lifetimes are limited to a day, so that no time overflows.
         let lifetime = lifetime.min(Duration::from_secs(86_400));
-        let refresh = now + lifetime.saturating_sub(EARLY.min(lifetime / 4));
-        let bearer = Bearer { header, serial: fetches.count, refresh, end: now + lifetime };
+        let refresh_at = now + lifetime.saturating_sub(REFRESH_MARGIN.min(lifetime / 4));
+        let bearer = Bearer { header, serial: fetches.count, refresh_at, expires_at: now + lifetime };
         self.set(Some(bearer.clone()));
         Ok(bearer)
     }
@@ -212,17 +223,17 @@ mod tests {
         assert_eq!(source.fetched.load(Ordering::SeqCst), 1);
         // All of them are refused at once: one new token.
         for bearer in &bearers {
-            tokens.refused(bearer);
+            tokens.drop_refused(bearer);
         }
         try_join_all((0..100).map(|_| tokens.bearer())).await.unwrap();
         assert_eq!(source.fetched.load(Ordering::SeqCst), 2);
-        // A late refusal of the first token doesn't cost the second.
-        tokens.refused(&bearers[0]);
+        // A late refusal of the first token doesn't drop the second.
+        tokens.drop_refused(&bearers[0]);
         assert_eq!(value(&tokens).await, "Bearer secret-2");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_replaced_ahead_of_its_end() {
+    async fn a_token_is_replaced_before_it_expires() {
         let source = Arc::new(CountingSource::default());
         let tokens = SharedToken::new(source.clone(), "scope");
         assert_eq!(value(&tokens).await, "Bearer secret-1");
@@ -231,11 +242,11 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         let both = try_join_all([tokens.bearer(), tokens.bearer()]).await.unwrap();
         assert_eq!(both[0].header, "Bearer secret-2");
-        assert_eq!(both[1].header, "Bearer secret-1", "nobody waits while the old one holds");
+        assert_eq!(both[1].header, "Bearer secret-1", "no caller waits while the old one is valid");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_that_holds_outlives_a_broken_source() {
+    async fn a_valid_token_is_used_while_its_source_fails() {
         let source = Arc::new(CountingSource::default());
         let tokens = SharedToken::new(source.clone(), "scope");
         tokens.bearer().await.unwrap();
@@ -243,14 +254,14 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3600 - 200)).await;
         assert_eq!(value(&tokens).await, "Bearer secret-1");
         assert_eq!(value(&tokens).await, "Bearer secret-1");
-        assert_eq!(source.fetched.load(Ordering::SeqCst), 2, "not fetched again within the pause");
+        assert_eq!(source.fetched.load(Ordering::SeqCst), 2, "no second fetch within the interval");
         tokio::time::advance(Duration::from_secs(300)).await;
         assert_eq!(tokens.bearer().await.err().unwrap().kind(), ErrorKind::Unavailable);
     }
 
-    /// Each of a thousand calls asked a busy token server for itself, one after the other.
+    /// Each of a thousand calls once asked a busy token server, one after the other.
     #[tokio::test(start_paused = true)]
-    async fn a_failure_answers_for_all_who_wait() {
+    async fn a_failure_is_the_answer_to_all_waiting_callers() {
         let source = Arc::new(CountingSource::default());
         let tokens = SharedToken::new(source.clone(), "scope");
         source.broken.store(true, Ordering::SeqCst);
@@ -258,12 +269,12 @@ mod tests {
         assert!(failures.iter().all(Result::is_err));
         assert_eq!(source.fetched.load(Ordering::SeqCst), 1);
         source.broken.store(false, Ordering::SeqCst);
-        tokio::time::advance(FAILURE_HOLDS).await;
+        tokio::time::advance(FAILURE_LIFETIME).await;
         assert_eq!(value(&tokens).await, "Bearer secret-2");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_who_leaves_does_not_block_the_others() {
+    async fn a_dropped_future_does_not_block_the_others() {
         let tokens = SharedToken::new(Arc::new(CountingSource::default()), "scope");
         let left = tokio::time::timeout(Duration::from_millis(500), tokens.bearer()).await;
         assert!(left.is_err());

@@ -1,4 +1,4 @@
-//! What a store is told once.
+//! The configuration of a [`GcsStore`](super::GcsStore).
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use super::TokenSource;
 #[non_exhaustive]
 pub enum Credentials {
     /// Application default credentials, looked for at the first call: the file that `GOOGLE_APPLICATION_CREDENTIALS`
-    /// names, then what `gcloud auth application-default login` left (in `CLOUDSDK_CONFIG` if that is set), then the
+    /// names, then the file of `gcloud auth application-default login` (in `CLOUDSDK_CONFIG` if that is set), then the
     /// metadata server (`GCE_METADATA_HOST`, unless `NO_GCE_CHECK=true`), then the `gcloud` command. A file holds the
-    /// key of a service account or the login of a user. Workload identity federation and impersonation are not among
-    /// them: use a [`TokenSource`](Self::Source).
+    /// key of a service account or the login of a user. Workload identity federation and impersonation are not
+    /// supported: use a [`TokenSource`](Self::Source).
     #[default]
     Default,
-    /// None: for public buckets and emulators.
+    /// No credentials: for public buckets and emulators.
     Anonymous,
-    /// The program's own.
+    /// The program's own source of tokens.
     Source(Arc<dyn TokenSource>),
 }
 
@@ -32,7 +32,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// How to reach the service.
+/// How the service is reached.
 ///
 /// ```
 /// use dataflux::store::{Credentials, GcsConfig};
@@ -57,8 +57,8 @@ impl Default for GcsConfig {
 }
 
 impl GcsConfig {
-    /// The service itself, with application default credentials. Nothing is read from the environment but what
-    /// [`Credentials::Default`] reads when the first token is needed.
+    /// The service itself, with application default credentials. Only [`Credentials::Default`] reads the environment,
+    /// when the first token is needed.
     pub fn new() -> Self {
         Self {
             endpoint: "https://storage.googleapis.com".to_owned(),
@@ -69,13 +69,13 @@ impl GcsConfig {
         }
     }
 
-    /// [`new`](Self::new) with what the environment says:
-    /// - `STORAGE_EMULATOR_HOST` is an emulator (with or without a scheme), which gets no credentials. The others below
-    ///   then mean nothing.
-    /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is the service under another address, a private endpoint for
-    ///   example, as the `gcloud` command reads it. Calls go there *with* credentials.
+    /// [`new`](Self::new) with the settings in the environment:
+    /// - `STORAGE_EMULATOR_HOST` is the address of an emulator (with or without a scheme), which gets no credentials. The
+    ///   variables below are then ignored.
+    /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is another address of the service, such as a private endpoint, as the
+    ///   `gcloud` command reads it. Calls go there *with* credentials.
     /// - `CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true` leaves credentials out.
-    /// - `HTTPS_PROXY` and `NO_PROXY` hold for the service and for token servers.
+    /// - `HTTPS_PROXY` and `NO_PROXY` apply to the service and to token servers.
     pub fn from_env() -> Self {
         Self::from_vars(|name| std::env::var(name).ok())
     }
@@ -96,9 +96,9 @@ impl GcsConfig {
         config
     }
 
-    /// Sets where the service is, as a URL; without a scheme it is `http://`, as emulators have it. The path of the
-    /// API, `/storage/v1/`, may be part of it, as `gcloud` writes it. For a private endpoint write
-    /// `https://storage-NAME.p.googleapis.com`: tokens go over `https` alone, but for this machine.
+    /// Sets the URL of the service. Without a scheme it is `http://`, as for emulators. The URL may contain the API's path,
+    /// `/storage/v1/`, as `gcloud` writes it. For a private endpoint write `https://storage-NAME.p.googleapis.com`: tokens
+    /// are sent over `https` only, except to this machine.
     #[must_use]
     pub fn endpoint(mut self, url: impl AsRef<str>) -> Self {
         let url = url.as_ref().trim();
@@ -109,23 +109,24 @@ impl GcsConfig {
         self
     }
 
-    /// Sets where tokens come from.
+    /// Sets the source of tokens.
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = credentials;
         self
     }
 
-    /// Names the project that pays, for requester-pays buckets.
+    /// Sets the project that is billed for calls to requester-pays buckets.
     #[must_use]
     pub fn user_project(mut self, project: impl Into<String>) -> Self {
         self.user_project = Some(project.into());
         self
     }
 
-    /// Asks for tokens that can only read: enough to list and get, not to compose. Without it tokens may do all that
-    /// the caller's roles allow on buckets and objects: composing writes and deletes objects, and renewing the lease of
-    /// a temporary object changes its metadata, for which the scope `devstorage.read_write` does not suffice.
+    /// Requests tokens that can only read, which suffices to list and get, but not to compose. By default tokens allow
+    /// everything that the caller's roles allow on buckets and objects: composing writes and deletes objects, and
+    /// renewing the lease of a temporary object changes its metadata, for which the scope `devstorage.read_write` does
+    /// not suffice.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
@@ -142,7 +143,7 @@ impl GcsConfig {
     }
 }
 
-/// A private endpoint's URL, which is `https` where it doesn't say.
+/// The URL of a private endpoint, which is `https` if it names no scheme.
 fn with_scheme(url: &str) -> String {
     let url = url.trim();
     if url.contains("://") { url.to_owned() } else { format!("https://{url}") }
@@ -152,13 +153,13 @@ fn with_scheme(url: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(vars: &[(&str, &str)]) -> GcsConfig {
+    fn config_of(vars: &[(&str, &str)]) -> GcsConfig {
         let value = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         GcsConfig::from_vars(value)
     }
 
     #[test]
-    fn the_emulator_host_is_taken_with_and_without_a_scheme() {
+    fn the_emulator_host_may_have_a_scheme_or_not() {
         for (host, endpoint) in [
             ("localhost:9000", "http://localhost:9000"),
             ("http://localhost:9000/", "http://localhost:9000"),
@@ -166,12 +167,12 @@ mod tests {
             (" https://storage.test// ", "https://storage.test"),
         ] {
             let private = ("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", "https://other.test");
-            let config = of(&[("STORAGE_EMULATOR_HOST", host), private]);
+            let config = config_of(&[("STORAGE_EMULATOR_HOST", host), private]);
             assert_eq!(config.endpoint, endpoint);
             assert!(matches!(config.credentials, Credentials::Anonymous), "an emulator gets no credentials");
         }
         for vars in [&[][..], &[("STORAGE_EMULATOR_HOST", "")], &[("STORAGE_EMULATOR_HOST", " ")]] {
-            let config = of(vars);
+            let config = config_of(vars);
             assert_eq!(config.endpoint, "https://storage.googleapis.com");
             assert!(matches!(config.credentials, Credentials::Default));
         }
@@ -185,17 +186,17 @@ mod tests {
             ("storage-link.p.googleapis.com", "https://storage-link.p.googleapis.com"),
             ("http://127.0.0.1:4443/", "http://127.0.0.1:4443"),
         ] {
-            let config = of(&[("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", url)]);
+            let config = config_of(&[("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", url)]);
             assert_eq!(config.endpoint, endpoint);
             assert!(matches!(config.credentials, Credentials::Default) && config.system_proxy);
         }
-        let config = of(&[("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "True")]);
+        let config = config_of(&[("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "True")]);
         assert!(matches!(config.credentials, Credentials::Anonymous));
     }
 
     #[test]
-    fn the_scope_is_as_narrow_as_asked() {
-        // What `objects.patch`, by which leases are renewed, asks for at least.
+    fn the_scope_follows_the_configuration() {
+        // `objects.patch`, which renews leases, needs at least this scope.
         assert!(GcsConfig::new().scope().ends_with("devstorage.full_control"));
         assert!(GcsConfig::new().read_only().scope().ends_with("devstorage.read_only"));
     }

@@ -1,4 +1,4 @@
-//! Connections: what all HTTP clients of this crate have in common, and the errors of a connection that fails.
+//! Connections: the settings of all HTTP clients of this crate, and the errors of connections.
 
 use std::error::Error as _;
 use std::sync::Once;
@@ -10,32 +10,33 @@ use super::dns::CachedResolver;
 use crate::os;
 use crate::{Error, ErrorKind, Result};
 
-/// Longest wait for a connection. A data centre's takes milliseconds, one across the world half a second.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Longest wait for a connection. One in a data centre takes milliseconds, one across the world half a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection waits to be used again. Between batches and calls of one job it waits for less; what another
-/// client of the process has left should not hold files for longer.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long an idle connection is kept. Between the batches and calls of one job connections are idle for less; those
+/// that another client of the process has left should not hold files for longer.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-static PROVIDER: Once = Once::new();
+static CRYPTO_PROVIDER: Once = Once::new();
 
-/// What all HTTP clients of this crate have in common.
-pub(super) fn client(encrypted: bool, system_proxy: bool) -> ClientBuilder {
-    // With two providers compiled in, rustls takes neither by itself; one the program installed is as good.
-    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+/// The settings of all HTTP clients of this crate.
+pub(super) fn client_builder(encrypted: bool, system_proxy: bool) -> ClientBuilder {
+    // With two providers compiled in, rustls chooses neither. A provider that the program installed is kept.
+    CRYPTO_PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     let mut builder = reqwest::Client::builder()
         .http1_only()
         .tcp_nodelay(true)
-        .connect_timeout(CONNECT)
+        .connect_timeout(CONNECT_TIMEOUT)
         .pool_max_idle_per_host(os::file_shares().idle_connections)
-        .pool_idle_timeout(IDLE)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .dns_resolver(CachedResolver::shared())
         .referer(false)
-        // The service sends none, but a 308 in uploads that isn't one; a token shouldn't follow a stranger's.
+        // The service sends no redirects: its status 308 in uploads isn't one. A token must not follow a redirect to
+        // another server.
         .redirect(reqwest::redirect::Policy::none())
-        // Objects are delivered as stored. Where another crate of the program enables one of reqwest's features for
-        // these, it would otherwise decompress what has a `Content-Encoding`, and lengths and checksums would mean
-        // nothing.
+        // Objects are delivered as stored. If another crate of the program enables reqwest's features for these
+        // encodings, reqwest would decompress bodies with a `Content-Encoding`, and lengths and checksums would be
+        // meaningless.
         .no_gzip()
         .no_brotli()
         .no_zstd()
@@ -45,13 +46,13 @@ pub(super) fn client(encrypted: bool, system_proxy: bool) -> ClientBuilder {
         builder = builder.no_proxy();
     }
     if !encrypted {
-        // Spares loading the system's certificates.
+        // No encryption, so the system's certificates need not be loaded.
         builder = builder.tls_certs_only([]);
     }
     builder
 }
 
-/// Makes a client of its settings.
+/// Builds a client from its settings.
 pub(super) fn build(builder: ClientBuilder) -> Result<reqwest::Client> {
     builder.build().map_err(|error| {
         Error::new(ErrorKind::Config, "no HTTPS client can be set up")
@@ -60,14 +61,14 @@ pub(super) fn build(builder: ClientBuilder) -> Result<reqwest::Client> {
     })
 }
 
-/// What to do about a host that can't be reached.
+/// The hint about a host that can't be reached.
 const UNREACHABLE: &str = "check the endpoint (STORAGE_EMULATOR_HOST or CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE in the \
      environment, GcsConfig::endpoint in a program), whether its server runs, and this machine's DNS and HTTPS_PROXY";
 
 /// The error of a request or body that broke off.
 pub(super) fn broken(error: reqwest::Error) -> Error {
     let host = error.url().map_or_else(|| "the server".to_owned(), host_and_port);
-    // The URL of an upload is as good as a token.
+    // The URL of an upload grants access like a token.
     let error = error.without_url();
     let kind = match &error {
         error if error.is_timeout() => ErrorKind::Timeout,
@@ -79,8 +80,8 @@ pub(super) fn broken(error: reqwest::Error) -> Error {
             .hint("install the CA that signed it, and check the clock")
             .with_source(error);
     }
-    let cause = root(&error);
-    let what = match error.is_connect() {
+    let cause = root_cause(&error);
+    let message = match error.is_connect() {
         true if error.is_dns() => {
             let name = host.rsplit_once(':').map_or(&*host, |(name, _)| name);
             format!("the name {name} can't be resolved: {cause}")
@@ -89,7 +90,7 @@ pub(super) fn broken(error: reqwest::Error) -> Error {
         false => format!("the connection to {host} broke off: {cause}"),
     };
     let unreachable = error.is_connect() && (error.is_dns() || is_refused(&error));
-    let error = Error::new(kind, what).with_source(error);
+    let error = Error::new(kind, message).with_source(error);
     if unreachable { error.unreachable().hint(UNREACHABLE) } else { error }
 }
 
@@ -98,7 +99,7 @@ fn host_and_port(url: &Url) -> String {
     url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Whether nobody listens where a connection was to go.
+/// Whether the host refused the connection.
 fn is_refused(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -111,8 +112,8 @@ fn is_refused(error: &reqwest::Error) -> bool {
     false
 }
 
-/// The error at the bottom, which alone says what happened: "connection refused".
-fn root(error: &reqwest::Error) -> String {
+/// The innermost error, such as "connection refused", which alone says what happened.
+fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;
@@ -120,7 +121,7 @@ fn root(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// What is wrong with the server's certificate, if that is what broke the connection. Trying again won't mend it.
+/// Describes what is wrong with the server's certificate, if that broke the connection. A retry can't repair it.
 fn certificate_error(error: &reqwest::Error) -> Option<String> {
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! Addresses of hosts: one look-up for all connections, used for a while and in turn.
+//! A cache of host addresses: one look-up serves all connections for a while.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 use crate::{Error, ErrorKind};
 
-/// How long addresses are used before they are looked up again. The system doesn't say how long an answer holds. With
-/// 30 s there are at most two look-ups a minute, however many connections are opened, and a host that moves is found
-/// again within half a minute.
-const HOLDS: Duration = Duration::from_secs(30);
+/// How long addresses are used before they are looked up again. The system doesn't report how long an answer is valid.
+/// With 30 s there are at most two look-ups a minute, however many connections are opened, and a host that moves is
+/// found again within half a minute.
+const LIFETIME: Duration = Duration::from_secs(30);
 
-/// How long a failed look-up answers for the connections that want the same host. All that wait share it; a call that
-/// is made again a second later asks anew.
-const FAILURE_HOLDS: Duration = Duration::from_millis(500);
+/// How long a failed look-up is the answer to all connections that want the same host. A call that is retried a second
+/// later looks the host up again.
+const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
 
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// Looks each host up once for all who want it at the same time, and hands out its addresses in turn, so that
-/// connections spread over all of them.
+/// Resolver that looks each host up once for all connections that want it at the same time. It rotates the addresses, so
+/// that connections spread over all of them.
 #[derive(Clone)]
 pub(super) struct CachedResolver {
     /// Blocks until the name service has answered.
@@ -32,49 +32,50 @@ pub(super) struct CachedResolver {
     hosts: Arc<Mutex<HashMap<String, Host>>>,
 }
 
-/// What is known of one host.
+/// The cached addresses of one host.
 #[derive(Default)]
 struct Host {
     addresses: Vec<SocketAddr>,
     failure: Option<String>,
-    /// When to look it up again.
+    /// When the host is to be looked up again.
     due: Option<Instant>,
-    /// Becomes true when the look-up under way has ended. It ends whether anybody waits for it or not, since it has a
-    /// thread to itself: whoever began it may never be polled again.
+    /// Becomes true when the look-up under way has ended. The look-up runs on a thread of its own, so it ends whether or
+    /// not anybody waits for it: the future that started it may never be polled again.
     ended: Option<watch::Receiver<bool>>,
-    handed_out: usize,
+    /// Number of answers so far, by which addresses are rotated.
+    answers: usize,
 }
 
 impl Host {
-    fn note(&mut self, outcome: io::Result<Vec<SocketAddr>>) {
-        let holds = match outcome {
+    fn record(&mut self, outcome: io::Result<Vec<SocketAddr>>) {
+        let lifetime = match outcome {
             Ok(addresses) if !addresses.is_empty() => {
                 (self.addresses, self.failure) = (addresses, None);
-                HOLDS
+                LIFETIME
             }
-            // Addresses that worked until now are better than none while the name service is away.
+            // While the name service fails, the old addresses stay in use.
             outcome => {
-                let why = outcome.err().map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
-                self.failure = Some(why);
-                FAILURE_HOLDS
+                let reason = outcome.err().map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
+                self.failure = Some(reason);
+                FAILURE_LIFETIME
             }
         };
-        self.due = Some(Instant::now() + holds);
+        self.due = Some(Instant::now() + lifetime);
         self.ended = None;
     }
 
     fn answer(&mut self) -> crate::Result<Vec<SocketAddr>> {
         if self.addresses.is_empty() {
-            let why = self.failure.as_deref().unwrap_or("it has no address");
-            return Err(Error::new(ErrorKind::Unavailable, why));
+            let reason = self.failure.as_deref().unwrap_or("it has no address");
+            return Err(Error::new(ErrorKind::Unavailable, reason));
         }
-        self.handed_out = self.handed_out.wrapping_add(1);
-        Ok(in_turn(&self.addresses, self.handed_out))
+        self.answers = self.answers.wrapping_add(1);
+        Ok(rotated(&self.addresses, self.answers))
     }
 }
 
 impl CachedResolver {
-    /// The one of this process, which asks the system.
+    /// The resolver of this process, which asks the system.
     pub(super) fn shared() -> Self {
         static SHARED: LazyLock<CachedResolver> =
             LazyLock::new(|| CachedResolver::new(|name| Ok((name, 0).to_socket_addrs()?.collect())));
@@ -97,26 +98,26 @@ impl CachedResolver {
                 if host.due.is_some_and(|due| Instant::now() < due) {
                     return host.answer();
                 }
-                // Closed before its end: the runtime that it was begun in was dropped.
+                // A look-up whose runtime was dropped closes its channel without ending.
                 match host.ended.clone().filter(|ended| ended.has_changed().is_ok()) {
                     Some(ended) => (ended, false),
                     None => (host.ended.insert(self.look_up(name)).clone(), true),
                 }
             };
             if ended.wait_for(|&ended| ended).await.is_err() && is_own {
-                return Err(Error::new(ErrorKind::Unavailable, "the look-up was called off"));
+                return Err(Error::new(ErrorKind::Unavailable, "the look-up was cancelled"));
             }
         }
     }
 
-    /// Looks a host up on a thread that may block; the outcome is noted before what is returned becomes true.
+    /// Looks a host up on a thread that may block. The outcome is recorded before the returned channel becomes true.
     fn look_up(&self, name: &str) -> watch::Receiver<bool> {
-        let (ends, ended) = watch::channel(false);
+        let (end, ended) = watch::channel(false);
         let (resolver, name) = (self.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || {
             let outcome = (resolver.lookup)(&name);
-            resolver.hosts().entry(name).or_default().note(outcome);
-            ends.send_replace(true);
+            resolver.hosts().entry(name).or_default().record(outcome);
+            end.send_replace(true);
         });
         ended
     }
@@ -132,15 +133,15 @@ impl Resolve for CachedResolver {
     }
 }
 
-/// The addresses, beginning with another one each turn. Those of the family that the system prefers stay first: whoever
-/// has no route to the other one would wait for each connection.
-fn in_turn(addresses: &[SocketAddr], turn: usize) -> Vec<SocketAddr> {
+/// The addresses, rotated by `shift` within each family. The family that the system prefers stays first: a machine
+/// without a route to the other family would wait for each connection.
+fn rotated(addresses: &[SocketAddr], shift: usize) -> Vec<SocketAddr> {
     let preferred = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let (mut first, mut rest): (Vec<_>, Vec<_>) =
         addresses.iter().copied().partition(|address| address.is_ipv4() == preferred);
     for family in [&mut first, &mut rest] {
         if !family.is_empty() {
-            let start = turn % family.len();
+            let start = shift % family.len();
             family.rotate_left(start);
         }
     }
@@ -182,7 +183,11 @@ mod tests {
         let mut firsts = std::collections::BTreeMap::new();
         for answer in answers {
             let addresses = answer.unwrap();
-            assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), 4, "each has all, to fall back on");
+            assert_eq!(
+                addresses.iter().collect::<BTreeSet<_>>().len(),
+                4,
+                "each answer has all addresses to fall back on"
+            );
             *firsts.entry(addresses[0]).or_insert(0) += 1;
         }
         assert_eq!(firsts.into_values().collect::<Vec<_>>(), [250; 4]);
@@ -197,51 +202,51 @@ mod tests {
         let failures = join_all((0..100).map(|_| resolver.addresses("a"))).await;
         assert!(failures.iter().all(|failure| failure.as_ref().unwrap_err().to_string().contains("not known")));
         assert_eq!(count.load(Ordering::SeqCst), 1);
-        tokio::time::advance(FAILURE_HOLDS).await;
+        tokio::time::advance(FAILURE_LIFETIME).await;
         off.store(false, Ordering::SeqCst);
         resolver.addresses("a").await.unwrap();
-        tokio::time::advance(HOLDS.saturating_sub(Duration::from_millis(1))).await;
+        tokio::time::advance(LIFETIME.saturating_sub(Duration::from_millis(1))).await;
         resolver.addresses("a").await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), 2);
         tokio::time::advance(Duration::from_millis(1)).await;
         resolver.addresses("a").await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), 3);
-        // What was known is used while the name service is away.
+        // The old addresses are used while the name service fails.
         off.store(true, Ordering::SeqCst);
-        tokio::time::advance(HOLDS).await;
+        tokio::time::advance(LIFETIME).await;
         assert_eq!(resolver.addresses("a").await.unwrap().len(), 4);
         assert_eq!(count.load(Ordering::SeqCst), 4);
     }
 
     #[tokio::test]
-    async fn a_caller_who_leaves_does_not_block_the_others() {
+    async fn a_dropped_future_does_not_block_the_others() {
         let (resolver, count, _) = counting();
         assert!(resolver.addresses("a").now_or_never().is_none());
         assert_eq!(resolver.addresses("a").await.unwrap().len(), 4);
-        assert_eq!(count.load(Ordering::SeqCst), 1, "what was begun is used");
+        assert_eq!(count.load(Ordering::SeqCst), 1, "the look-up that was started is used");
     }
 
-    /// The first one held a lock that all others in the process waited for.
+    /// The first caller once held a lock that all others in the process waited for.
     #[test]
     fn a_caller_whose_runtime_stops_does_not_block_the_others() {
         let (resolver, ..) = counting();
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (stops, goes_on) = (runtime(), runtime());
+        let (stopped_runtime, other_runtime) = (runtime(), runtime());
         let stopped = resolver.clone();
-        stops.spawn(async move { stopped.addresses("a").await.map(drop) });
-        stops.block_on(tokio::task::yield_now());
-        // It is there, and nobody runs it.
+        stopped_runtime.spawn(async move { stopped.addresses("a").await.map(drop) });
+        stopped_runtime.block_on(tokio::task::yield_now());
+        // The task exists, and nobody polls it.
         let others = async { tokio::time::timeout(Duration::from_secs(20), resolver.addresses("a")).await };
-        assert_eq!(goes_on.block_on(others).expect("it waits for ever").unwrap().len(), 4);
-        drop(stops);
+        assert_eq!(other_runtime.block_on(others).expect("it waits forever").unwrap().len(), 4);
+        drop(stopped_runtime);
     }
 
     #[test]
     fn the_preferred_family_stays_first() {
         let v6 = |last: u16| SocketAddr::from(([0x2001, 0, 0, 0, 0, 0, 0, last], 0));
         let v4 = |last: u8| SocketAddr::from(([10, 0, 0, last], 0));
-        assert_eq!(in_turn(&[v6(1), v4(1), v6(2), v4(2)], 1), [v6(2), v6(1), v4(2), v4(1)]);
-        assert_eq!(in_turn(&[v4(1)], 7), [v4(1)]);
-        assert!(in_turn(&[], 7).is_empty());
+        assert_eq!(rotated(&[v6(1), v4(1), v6(2), v4(2)], 1), [v6(2), v6(1), v4(2), v4(1)]);
+        assert_eq!(rotated(&[v4(1)], 7), [v4(1)]);
+        assert!(rotated(&[], 7).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Requests for tokens: what a credentials file is exchanged for, and what the answer means.
+//! Grants: the exchange of a credentials file for a token.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,19 +12,20 @@ use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::Deserialize;
 
 use super::auth::{LOGIN, Token};
-use super::{answer, connection, encoded};
+use super::path::encode;
+use super::{answer, connection};
 use crate::{Error, ErrorKind, Result};
 
-/// Where tokens are asked for if the file doesn't name a server.
+/// The token server, if the file doesn't name one.
 const TOKEN_SERVER: &str = "https://oauth2.googleapis.com/token";
 
-/// Longest wait for a token server. It answers in some tens of milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a token server, which usually answers within some tens of milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most bytes that are read of an answer: a token has some 1,000.
-const MOST_BYTES: usize = 64 << 10;
+/// Maximum number of bytes that are read of an answer. A token has about 1,000.
+const MAX_ANSWER: usize = 64 << 10;
 
-/// What a credentials file of Google's holds, as far as it is understood. `Debug` is left out: it holds secrets.
+/// The fields of a credentials file that this crate uses. It holds secrets, so it isn't `Debug`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct CredentialsFile {
@@ -37,13 +38,13 @@ struct CredentialsFile {
     token_uri: Option<String>,
 }
 
-/// What can be exchanged for a token: a key of a service account, or a user's login.
+/// Credentials that can be exchanged for a token: the key of a service account, or a user's login.
 pub(super) struct Grant {
-    secret: SecretText,
+    secret: Secret,
     server: Url,
 }
 
-enum SecretText {
+enum Secret {
     ServiceAccount { email: String, key: RsaKeyPair },
     User { client_id: String, client_secret: String, refresh_token: String },
 }
@@ -55,24 +56,22 @@ impl fmt::Debug for Grant {
 }
 
 impl Grant {
-    /// Reads a credentials file. No error shows anything of what it holds but its type.
+    /// Parses a credentials file. No error shows its contents, except for the type of the credentials.
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
         let file: CredentialsFile = serde_json::from_slice(text).map_err(|error| {
-            // What serde says could quote a secret.
-            refusal("it is no credentials file")
+            // A message of serde could quote a secret.
+            refusal("this isn't a credentials file")
                 .mismatch("JSON", format!("an error in line {}, column {}", error.line(), error.column()))
         })?;
         let secret = match file.r#type.as_str() {
             "service_account" | "" if !file.private_key.is_empty() && !file.client_email.is_empty() => {
-                SecretText::ServiceAccount { key: rsa_key(&file.private_key)?, email: file.client_email }
+                Secret::ServiceAccount { key: rsa_key(&file.private_key)?, email: file.client_email }
             }
-            "authorized_user" | "" if !file.refresh_token.is_empty() && !file.client_id.is_empty() => {
-                SecretText::User {
-                    client_id: file.client_id,
-                    client_secret: file.client_secret,
-                    refresh_token: file.refresh_token,
-                }
-            }
+            "authorized_user" | "" if !file.refresh_token.is_empty() && !file.client_id.is_empty() => Secret::User {
+                client_id: file.client_id,
+                client_secret: file.client_secret,
+                refresh_token: file.refresh_token,
+            },
             "service_account" | "authorized_user" | "" => return Err(refusal("a credentials file lacks fields")),
             other => {
                 let other: String = other.chars().take(40).collect();
@@ -91,57 +90,57 @@ impl Grant {
         Ok(Self { secret, server })
     }
 
-    /// Exchanges it for a token.
+    /// Exchanges the grant for a token.
     pub(super) async fn token(&self, client: &reqwest::Client, scopes: &[&str]) -> Result<Token> {
         let form = self.form(scopes, SystemTime::now())?;
         let request = client.post(self.server.clone()).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        let response = request.body(form).timeout(PATIENCE).send().await.map_err(connection::broken)?;
+        let response = request.body(form).timeout(ANSWER_TIMEOUT).send().await.map_err(connection::broken)?;
         read(response).await?.into_token()
     }
 
-    /// The form that asks for a token.
+    /// The form that requests a token.
     fn form(&self, scopes: &[&str], now: SystemTime) -> Result<String> {
         match &self.secret {
-            SecretText::ServiceAccount { email, key } => {
+            Secret::ServiceAccount { email, key } => {
                 let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                 let claims = serde_json::json!({
                     "iss": email,
                     "scope": scopes.join(" "),
                     "aud": self.server.as_str(),
                     "iat": now,
-                    // The longest that the server accepts.
+                    // The longest lifetime that the server accepts.
                     "exp": now + 3_600,
                 });
                 let assertion = signed(key, &claims)?;
                 Ok(format!(
                     "grant_type={}&assertion={assertion}",
-                    encoded("urn:ietf:params:oauth:grant-type:jwt-bearer")
+                    encode("urn:ietf:params:oauth:grant-type:jwt-bearer")
                 ))
             }
-            SecretText::User { client_id, client_secret, refresh_token } => Ok(format!(
+            Secret::User { client_id, client_secret, refresh_token } => Ok(format!(
                 "grant_type=refresh_token&client_id={}&client_secret={}&refresh_token={}",
-                encoded(client_id),
-                encoded(client_secret),
-                encoded(refresh_token)
+                encode(client_id),
+                encode(client_secret),
+                encode(refresh_token)
             )),
         }
     }
 }
 
-fn refusal(what: &str) -> Error {
-    Error::new(ErrorKind::Unauthenticated, what).hint(LOGIN)
+fn refusal(message: &str) -> Error {
+    Error::new(ErrorKind::Unauthenticated, message).hint(LOGIN)
 }
 
-/// The key in a PEM text of PKCS #8, the form in which Google hands keys out.
+/// Parses a key in a PEM text of PKCS #8, the form in which Google issues keys.
 fn rsa_key(pem: &str) -> Result<RsaKeyPair> {
     let body = pem.split_once("-----BEGIN PRIVATE KEY-----").and_then(|(_, rest)| rest.split_once("-----END"));
     let body: Option<String> = body.map(|(body, _)| body.split_whitespace().collect());
     let der = body.and_then(|body| STANDARD.decode(body).ok());
     der.and_then(|der| RsaKeyPair::from_pkcs8(&der).ok())
-        .ok_or_else(|| refusal("the private key of a service account can't be read: it is no RSA key in PKCS #8"))
+        .ok_or_else(|| refusal("the private key of a service account can't be read: it isn't an RSA key in PKCS #8"))
 }
 
-/// A JSON web token of these claims.
+/// A signed JSON web token with these claims.
 fn signed(key: &RsaKeyPair, claims: &serde_json::Value) -> Result<String> {
     let mut token = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
     token.push('.');
@@ -154,25 +153,25 @@ fn signed(key: &RsaKeyPair, claims: &serde_json::Value) -> Result<String> {
     Ok(token)
 }
 
-/// A token server's answer.
+/// The answer of a token server.
 pub(super) struct TokenAnswer {
     pub(super) status: StatusCode,
     retry_after: Option<Duration>,
     body: Vec<u8>,
 }
 
-/// Reads an answer whole.
+/// Reads a whole answer.
 pub(super) async fn read(mut response: reqwest::Response) -> Result<TokenAnswer> {
     let retry_after = answer::retry_after(response.headers(), SystemTime::now());
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(connection::broken)? {
-        body.extend_from_slice(&chunk[..chunk.len().min(MOST_BYTES - body.len())]);
+        body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]);
     }
     Ok(TokenAnswer { status: response.status(), retry_after, body })
 }
 
 impl TokenAnswer {
-    /// The token, or the error that the answer stands for. A server that is busy makes an error that may be retried.
+    /// The token, or the error that the answer means. The error of a busy server may be retried.
     pub(super) fn into_token(self) -> Result<Token> {
         #[derive(Deserialize)]
         struct Granted {
@@ -182,7 +181,7 @@ impl TokenAnswer {
         if !self.status.is_success() {
             return Err(self.refused());
         }
-        // What serde says could quote the token.
+        // A message of serde could quote the token.
         let granted: Granted = serde_json::from_slice(&self.body)
             .map_err(|_| Error::new(ErrorKind::Unavailable, "the answer of the token server holds no token"))?;
         Ok(Token::new(granted.access_token, Duration::from_secs(granted.expires_in)))
@@ -194,20 +193,20 @@ impl TokenAnswer {
         struct Refused {
             error: String,
         }
-        let word = serde_json::from_slice::<Refused>(&self.body).unwrap_or_default().error;
-        let word: String = word.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(60).collect();
-        let what = match word.as_str() {
+        let code = serde_json::from_slice::<Refused>(&self.body).unwrap_or_default().error;
+        let code: String = code.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(60).collect();
+        let message = match code.as_str() {
             "" => format!("the token server answered {}", self.status),
-            word => format!("the token server answered {}, {word}", self.status),
+            code => format!("the token server answered {}, {code}", self.status),
         };
         let busy = matches!(self.status.as_u16(), 408 | 429 | 500..=599)
-            || matches!(word.as_str(), "internal_failure" | "server_error" | "temporarily_unavailable");
-        // The status is left out of the error: as that of the storage service it would mean something else.
+            || matches!(code.as_str(), "internal_failure" | "server_error" | "temporarily_unavailable");
+        // The status is left out of the error, where it would be taken for a status of the storage service.
         if busy {
-            return Error::new(ErrorKind::Unavailable, what).retry_after(self.retry_after);
+            return Error::new(ErrorKind::Unavailable, message).retry_after(self.retry_after);
         }
-        let error = refusal(&what);
-        match word.as_str() {
+        let error = refusal(&message);
+        match code.as_str() {
             "invalid_grant" => error.hint(format!(
                 "the login or key was revoked or has expired, or this machine's clock is wrong: {LOGIN}"
             )),
@@ -222,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// A key that was made for these tests and opens nothing.
+    /// A key that was made for these tests and grants access to nothing.
     const KEY: &str = include_str!("testdata/key.b64");
 
     fn service_account(more: &str) -> String {
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_account_signs_what_it_asks() {
+    fn a_service_account_signs_its_request() {
         let grant = Grant::parse(service_account("").as_bytes()).unwrap();
         assert_eq!(grant.server.as_str(), TOKEN_SERVER);
         let form = grant.form(&["a", "b"], UNIX_EPOCH + Duration::from_secs(1_000)).unwrap();
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_understood_is_refused_without_quoting_it() {
+    fn an_invalid_file_is_refused_without_quoting_it() {
         let insecure = service_account(r#","token_uri":"http://token.test/""#);
         for (file, said) in [
             ("hunter2", "line 1"),
@@ -283,13 +282,13 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_token_server_is_asked_again_and_a_refusal_ends_it() {
+    fn errors_of_a_busy_token_server_may_be_retried_and_refusals_not() {
         answered(200, r#"{"access_token":"t","expires_in":3599,"token_type":"Bearer"}"#).unwrap();
         for (status, body) in [(429, ""), (503, "<html>"), (500, "{}"), (400, r#"{"error":"internal_failure"}"#)] {
             let error = answered(status, body).unwrap_err();
             assert!(error.is_retryable(), "{status}: {error}");
             assert_eq!(error.wait_asked(), Some(Duration::from_secs(7)));
-            assert_eq!(error.http_status(), None, "it says nothing of the storage service");
+            assert_eq!(error.http_status(), None, "it isn't a status of the storage service");
         }
         let error = answered(400, r#"{"error":"invalid_grant","error_description":"hunter2"}"#).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unauthenticated);

@@ -12,48 +12,61 @@ use super::adc::Adc;
 use super::answer;
 use super::auth::{Bearer, LOGIN, SharedToken};
 use super::config::{Credentials, GcsConfig};
-use super::connection::{broken, build, client, is_loopback};
+use super::connection::{broken, build, client_builder, is_loopback};
 use crate::os;
 use crate::store::Attempt;
 use crate::{Error, ErrorKind, Result};
 
-/// Most of an error's body that is read.
-const ERROR_BODY: usize = 64 << 10;
+/// Maximum number of bytes that are read of an error's body.
+const MAX_ERROR_BODY: usize = 64 << 10;
 
-/// What a request is for, as far as an error has to tell.
-pub(super) struct RequestTask<'a> {
-    /// The permission that it takes.
-    pub(super) needs: &'static str,
-    /// A role that has it.
+/// A permission that a request needs, and a role that includes it.
+#[derive(Clone, Copy)]
+pub(super) struct Permission {
+    pub(super) name: &'static str,
     pub(super) role: &'static str,
+}
+
+const VIEWER: &str = "roles/storage.objectViewer";
+const USER: &str = "roles/storage.objectUser";
+pub(super) const LIST: Permission = Permission { name: "storage.objects.list", role: VIEWER };
+pub(super) const GET: Permission = Permission { name: "storage.objects.get", role: VIEWER };
+pub(super) const CREATE: Permission = Permission { name: "storage.objects.create", role: USER };
+pub(super) const UPDATE: Permission = Permission { name: "storage.objects.update", role: USER };
+pub(super) const DELETE: Permission = Permission { name: "storage.objects.delete", role: USER };
+
+/// What a request is for, as its errors report it.
+pub(super) struct RequestTask<'a> {
+    pub(super) permission: Permission,
     /// The object or bucket.
     pub(super) about: &'a (dyn fmt::Display + Sync),
 }
 
 impl RequestTask<'_> {
-    /// An answer that can't be read.
-    pub(super) fn nonsense(&self, error: Error) -> Error {
+    /// Completes the error of an answer that can't be parsed.
+    pub(super) fn malformed(&self, error: Error) -> Error {
         error.object(self.about).hint("is this a Google Cloud Storage endpoint, and nothing in between rewrites it?")
     }
 }
 
-/// Requests under way at once in this process, whatever clients make them: each has a connection, which is an open
-/// file. Waiting for one counts as waiting for the answer. Nobody who holds one waits for another.
+/// Limits the requests under way in this process, over all clients: each has a connection, which is an open file. The
+/// wait for a permit counts as waiting for the answer. No holder of a permit waits for another one.
 static REQUESTS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(os::file_shares().requests));
 
-/// The right to one connection, for as long as a request and the body of its answer take.
+/// Permission to use one connection, held until the body of the answer is read or dropped.
 pub(super) type ConnectionPermit = SemaphorePermit<'static>;
 
 /// An answer whose body has not been read.
 pub(super) struct HttpAnswer {
     pub(super) response: Response,
-    /// Kept until the body is read or given up.
+    /// Kept until the body is read or dropped.
     pub(super) permit: ConnectionPermit,
 }
 
+/// Sends requests to one endpoint.
 pub(super) struct Http {
     client: reqwest::Client,
-    /// Without a slash at its end.
+    /// URL without a trailing slash.
     base: String,
     origin: Url,
     tokens: Option<Arc<SharedToken>>,
@@ -62,7 +75,7 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(config: &GcsConfig) -> Result<Self> {
-        let refuse = |what: &str| Error::new(ErrorKind::Config, what).object(&config.endpoint);
+        let refuse = |message: &str| Error::new(ErrorKind::Config, message).object(&config.endpoint);
         let origin = Url::parse(&config.endpoint)
             .map_err(|error| refuse("the endpoint is no URL").with_source(error))
             .and_then(|url| match url.scheme() {
@@ -79,7 +92,7 @@ impl Http {
             Credentials::Anonymous => None,
             _ if !encrypted && !is_loopback(&origin) => {
                 return Err(
-                    refuse("a token would go over an unencrypted line").hint("use https, or anonymous credentials")
+                    refuse("a token would be sent without encryption").hint("use https, or anonymous credentials")
                 );
             }
             Credentials::Default => {
@@ -91,15 +104,15 @@ impl Http {
         let user_project =
             user_project.map_err(|error| refuse("the user project can't be sent in a header").with_source(error))?;
 
-        let client = build(client(encrypted, config.system_proxy))?;
+        let client = build(client_builder(encrypted, config.system_proxy))?;
         let base = origin.as_str().trim_end_matches('/').to_owned();
         Ok(Self { client, base, origin, tokens, user_project })
     }
 
-    /// The same, tokens included, with connections of its own.
+    /// The same endpoint and tokens, with connections of its own.
     pub(super) fn reconnected(&self, config: &GcsConfig) -> Result<Self> {
         Ok(Self {
-            client: build(client(self.origin.scheme() == "https", config.system_proxy))?,
+            client: build(client_builder(self.origin.scheme() == "https", config.system_proxy))?,
             base: self.base.clone(),
             origin: self.origin.clone(),
             tokens: self.tokens.clone(),
@@ -115,22 +128,22 @@ impl Http {
         &self.client
     }
 
-    /// Whether a URL is of the server that tokens are for.
-    pub(super) fn is_own(&self, url: &Url) -> bool {
+    /// Whether a URL is on the server that tokens are for.
+    fn accepts_tokens(&self, url: &Url) -> bool {
         url.origin() == self.origin.origin()
     }
 
     /// A request that changes nothing.
-    pub(super) fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(super) fn query(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}/storage/v1{path}", self.base))
     }
 
-    /// A request that changes something, once however often it is made.
-    pub(super) fn mutate(&self, method: Method, path: &str, attempt: &Attempt) -> RequestBuilder {
-        self.ask(method, path).header("x-goog-gcs-idempotency-token", uuid(attempt.call))
+    /// A request that changes something. The service carries out the attempts of one call only once.
+    pub(super) fn mutation(&self, method: Method, path: &str, attempt: &Attempt) -> RequestBuilder {
+        self.query(method, path).header("x-goog-gcs-idempotency-token", uuid(attempt.call))
     }
 
-    /// Makes a request and hands over the answer if it is a success.
+    /// Sends a request and returns its answer if that is a success.
     pub(super) async fn send(
         &self,
         request: RequestBuilder,
@@ -141,7 +154,7 @@ impl Http {
         if answer.response.status().is_success() { Ok(answer) } else { Err(self.refused(answer, bearer, task).await) }
     }
 
-    /// Makes a request and reads its answer, a JSON text.
+    /// Sends a request and reads its answer, a JSON text.
     pub(super) async fn json(
         &self,
         request: RequestBuilder,
@@ -152,7 +165,7 @@ impl Http {
         text(answer).await.map_err(|error| error.object(task.about))
     }
 
-    /// Makes a request and hands over the answer, whatever it is, and the token it was made with.
+    /// Sends a request and returns its answer, whatever its status, and the token that was sent.
     pub(super) async fn send_any(
         &self,
         request: RequestBuilder,
@@ -160,24 +173,24 @@ impl Http {
         task: &RequestTask<'_>,
     ) -> Result<(HttpAnswer, Option<Bearer>)> {
         let mut request = request.build().map_err(|error| {
-            Error::new(ErrorKind::Config, "no request can be made of this")
+            Error::new(ErrorKind::Config, "this can't be sent as a request")
                 .object(task.about)
                 .with_source(error.without_url())
         })?;
         let bearer = match &self.tokens {
-            Some(tokens) if self.is_own(request.url()) => {
+            Some(tokens) if self.accepts_tokens(request.url()) => {
                 Some(tokens.bearer().await.map_err(|error| error.object(task.about))?)
             }
             _ => None,
         };
-        self.dress(&mut request, attempt, bearer.as_ref());
+        self.add_headers(&mut request, attempt, bearer.as_ref());
         let permit = REQUESTS.acquire().await;
-        let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the budget of connections is closed"))?;
+        let permit = permit.map_err(|_| Error::new(ErrorKind::Internal, "the limit of connections is closed"))?;
         let response = self.client.execute(request).await.map_err(|error| broken(error).object(task.about))?;
         Ok((HttpAnswer { response, permit }, bearer))
     }
 
-    fn dress(&self, request: &mut Request, attempt: &Attempt, bearer: Option<&Bearer>) {
+    fn add_headers(&self, request: &mut Request, attempt: &Attempt, bearer: Option<&Bearer>) {
         let headers = request.headers_mut();
         let client = format!("gccl-invocation-id/{} gccl-attempt-count/{}", uuid(attempt.call), attempt.number);
         if let Ok(client) = HeaderValue::try_from(client) {
@@ -191,7 +204,7 @@ impl Http {
         }
     }
 
-    /// The error of an answer that is no success. Drops the token where it was that.
+    /// The error of an answer that is no success. Drops the token if the service refused it.
     pub(super) async fn refused(&self, answer: HttpAnswer, bearer: Option<Bearer>, task: &RequestTask<'_>) -> Error {
         let HttpAnswer { mut response, permit: _permit } = answer;
         let status = response.status();
@@ -199,21 +212,24 @@ impl Http {
         if status == StatusCode::UNAUTHORIZED
             && let (Some(tokens), Some(bearer)) = (&self.tokens, bearer)
         {
-            tokens.refused(&bearer);
+            tokens.drop_refused(&bearer);
         }
         let mut body = Vec::new();
-        while body.len() < ERROR_BODY {
-            // What came before a break is as good as the whole: the status has told already.
+        while body.len() < MAX_ERROR_BODY {
+            // The status matters more than the body, so a body that breaks off is used as far as it came.
             let Ok(Some(chunk)) = response.chunk().await else { break };
-            body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BODY - body.len())]);
+            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - body.len())]);
         }
-        let error = answer::refusal(status, response.headers(), &body).object(task.about);
+        let error = answer::status_error(status, response.headers(), &body).object(task.about);
         match error.kind() {
-            ErrorKind::PermissionDenied => error.hint(format!("this takes {}: ask for {}", task.needs, task.role)),
-            // Without a token the service says 401 where it says 403 with one.
+            ErrorKind::PermissionDenied => {
+                let Permission { name, role } = task.permission;
+                error.hint(format!("this takes {name}: ask for {role}"))
+            }
+            // Without a token the service answers 401 where it answers 403 with one.
             ErrorKind::Unauthenticated if anonymous => error.with_kind(ErrorKind::PermissionDenied).hint(format!(
                 "anonymous callers may not do this, which takes {}; is the bucket public? use credentials",
-                task.needs
+                task.permission.name
             )),
             ErrorKind::Unauthenticated => error.hint(format!("the token is expired or revoked: {LOGIN}")),
             _ => error,
@@ -221,17 +237,17 @@ impl Http {
     }
 }
 
-/// The whole of a body, as text.
+/// Reads a whole body as text.
 pub(super) async fn text(answer: HttpAnswer) -> Result<String> {
     let HttpAnswer { response, permit: _permit } = answer;
     let bytes: Bytes = response.bytes().await.map_err(broken)?;
     String::from_utf8(bytes.into()).map_err(|error| {
-        Error::new(ErrorKind::Protocol, "the answer is no text, perhaps compressed unasked")
+        Error::new(ErrorKind::Protocol, "the answer isn't text; perhaps it is compressed")
             .with_source(error.utf8_error())
     })
 }
 
-/// The value as a random (version 4) UUID is written.
+/// Writes a call's number as a random (version 4) UUID.
 pub(super) fn uuid(call: u128) -> String {
     let bits = call & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let hex = format!("{bits:032x}");
@@ -266,14 +282,14 @@ mod tests {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let http = Http::new(&GcsConfig::new().endpoint("127.0.0.1").credentials(Credentials::Anonymous)).unwrap();
         let error = http.client().get(format!("http://127.0.0.1:{port}/?upload_id=hunter2")).send().await.unwrap_err();
-        assert!(format!("{error:?}").contains("hunter2"), "what this is about");
+        assert!(format!("{error:?}").contains("hunter2"), "the error underneath shows the URL");
         let error = broken(error);
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
 
     #[test]
-    fn a_token_stays_on_encrypted_lines_or_on_this_machine() {
+    fn a_token_is_sent_encrypted_or_within_this_machine() {
         let config = |url| GcsConfig::new().endpoint(url).credentials(Credentials::Source(Arc::new(SecretHeader)));
         for url in ["http://127.0.0.1:1", "http://localhost", "http://[::1]:8080"] {
             GcsStore::new(config(url)).unwrap();
@@ -284,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_that_are_none_are_refused() {
+    fn malformed_endpoints_are_refused() {
         for url in ["", "ftp://host", "http://", "http://host/?a=b", "http://user:hunter2@host"] {
             let error = GcsStore::new(GcsConfig::new().endpoint(url).credentials(Credentials::Anonymous)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

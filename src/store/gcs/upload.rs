@@ -1,4 +1,4 @@
-//! Writing objects: in one request if small, in resumable pieces if not.
+//! Writing objects: small ones in one request, large ones in resumable pieces.
 
 use std::time::Duration;
 
@@ -8,59 +8,66 @@ use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::http::{Http, RequestTask, text, uuid};
-use super::{OBJECT_FIELDS, bucket_path, check_name, encoded, wire};
-use crate::store::client::{STALL, transfer};
+use super::http::{CREATE, Http, RequestTask, text, uuid};
+use super::path::{OBJECT_FIELDS, bucket_path, check_name, encode};
+use super::wire;
+use crate::store::client::{STALL, transfer_time};
 use crate::store::{Attempt, ObjectId, ObjectMeta, PutRequest};
 use crate::{Error, ErrorKind, Result};
 
-/// Up to here an upload is one request: 8 MiB cost less to send again than a session costs to open.
-const ONE_REQUEST: usize = 8 << 20;
+/// Largest upload that is sent as one request. Sending 8 MiB again costs less than opening a session.
+const MAX_SINGLE_REQUEST: usize = 8 << 20;
 
-/// A piece of a resumable upload; a multiple of 256 KiB, as the service demands.
-const PIECE: usize = 8 << 20;
+/// Bytes of a piece of a resumable upload; a multiple of 256 KiB, as the service demands.
+const PIECE_SIZE: usize = 8 << 20;
 
-/// Waits after a broken piece. A piece that makes headway starts them anew.
-const WAITS: [Duration; 4] =
+/// Waits after failures of a piece. A piece that makes progress starts them anew.
+const BACKOFF: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(8)];
 
-/// Most sessions tried when the service says that they are gone.
-const SESSIONS: u32 = 3;
+/// Maximum number of sessions that are opened when the service forgets them.
+const MAX_SESSIONS: u32 = 3;
 
+/// Writes an object.
 pub(super) async fn put(http: &Http, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
     let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
     check_name(&request.bucket, &request.name)?;
-    let task = RequestTask { needs: "storage.objects.create", role: "roles/storage.objectUser", about: &id };
-    let upload = ResumableUpload { http, request, attempt, task };
-    let answer = if request.data.len() <= ONE_REQUEST { upload.in_one().await? } else { upload.in_pieces().await? };
-    wire::object(&answer).map_err(|error| upload.task.nonsense(error))
+    let task = RequestTask { permission: CREATE, about: &id };
+    let upload = Upload { http, request, attempt, task };
+    let answer = if request.data.len() <= MAX_SINGLE_REQUEST {
+        upload.send_whole().await?
+    } else {
+        upload.send_in_pieces().await?
+    };
+    wire::parse_object(&answer).map_err(|error| upload.task.malformed(error))
 }
 
-struct ResumableUpload<'a> {
+/// An upload under way.
+struct Upload<'a> {
     http: &'a Http,
     request: &'a PutRequest,
     attempt: &'a Attempt,
     task: RequestTask<'a>,
 }
 
-/// How a session stands.
+/// The status of an upload session.
 enum SessionStatus {
     /// So many bytes are stored.
-    At(usize),
-    /// The object is written; this is it.
+    Stored(usize),
+    /// The object is written; this is its description.
     Done(String),
-    /// The session isn't known any more.
+    /// The service doesn't know the session any more.
     Gone,
 }
 
-impl ResumableUpload<'_> {
+impl Upload<'_> {
     /// A request that opens an upload of this type.
     fn open(&self, kind: &str) -> Result<RequestBuilder> {
         let mut url = format!(
             "{}/upload/storage/v1{}/o?uploadType={kind}&name={}&prettyPrint=false&fields={OBJECT_FIELDS}",
             self.http.base(),
             bucket_path(&self.request.bucket)?,
-            encoded(&self.request.name),
+            encode(&self.request.name),
         );
         if let Some(generation) = self.request.if_generation_match {
             url.push_str("&ifGenerationMatch=");
@@ -70,94 +77,97 @@ impl ResumableUpload<'_> {
         Ok(request.header("x-goog-gcs-idempotency-token", uuid(self.attempt.call)))
     }
 
-    /// Metadata and bytes in one request.
-    async fn in_one(&self) -> Result<String> {
+    /// Sends metadata and bytes in one request.
+    async fn send_whole(&self) -> Result<String> {
         let boundary = format!("dataflux-{:032x}", rand::random::<u128>());
         let head = format!(
             "--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{}\r\n\
              --{boundary}\r\nContent-Type: {}\r\n\r\n",
-            wire::put(self.request),
+            wire::upload_body(self.request),
             wire::content_type(self.request).replace(['\r', '\n'], " "),
         );
         let tail = format!("\r\n--{boundary}--\r\n");
         let body: Bytes = [head.as_bytes(), &self.request.data, tail.as_bytes()].concat().into();
-        let ask = self.open("multipart")?.header(CONTENT_TYPE, format!("multipart/related; boundary={boundary}"));
-        self.http.json(ask.body(body), self.attempt, &self.task).await
+        let content_type = format!("multipart/related; boundary={boundary}");
+        let request = self.open("multipart")?.header(CONTENT_TYPE, content_type);
+        self.http.json(request.body(body), self.attempt, &self.task).await
     }
 
-    /// A session and its pieces.
-    async fn in_pieces(&self) -> Result<String> {
-        for _ in 0..SESSIONS {
-            let session = self.session().await?;
-            if let Some(answer) = self.fill(&session).await? {
+    /// Sends the bytes in pieces of a session.
+    async fn send_in_pieces(&self) -> Result<String> {
+        for _ in 0..MAX_SESSIONS {
+            let session = self.open_session().await?;
+            if let Some(answer) = self.send_pieces(&session).await? {
                 return Ok(answer);
             }
             debug!(object = %self.task.about, "the upload session is gone; starting again");
         }
-        Err(Error::new(ErrorKind::Unavailable, format!("the service forgot {SESSIONS} upload sessions"))
+        Err(Error::new(ErrorKind::Unavailable, format!("the service forgot {MAX_SESSIONS} upload sessions"))
             .object(self.task.about))
     }
 
-    /// Opens a session; its URL is as good as a token, so that no error or log may show it.
-    async fn session(&self) -> Result<Url> {
-        let ask = self
+    /// Opens a session. Its URL grants access like a token, so no error or log may show it.
+    async fn open_session(&self) -> Result<Url> {
+        let request = self
             .open("resumable")?
             .header(CONTENT_TYPE, "application/json; charset=UTF-8")
             .header("x-upload-content-type", wire::content_type(self.request))
             .header("x-upload-content-length", self.request.data.len())
-            .body(wire::put(self.request));
-        let answer = self.in_time(0, self.http.send(ask, self.attempt, &self.task)).await?;
+            .body(wire::upload_body(self.request));
+        let answer = self.within(0, self.http.send(request, self.attempt, &self.task)).await?;
         let location = answer.response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
         let session = location.and_then(|location| Url::parse(self.http.base()).ok()?.join(location).ok());
         session.ok_or_else(|| {
-            self.task.nonsense(Error::new(ErrorKind::Protocol, "the answer names no session to upload to"))
+            self.task.malformed(Error::new(ErrorKind::Protocol, "the answer names no session to upload to"))
         })
     }
 
-    /// Sends the pieces; `None` when the session is gone.
-    async fn fill(&self, session: &Url) -> Result<Option<String>> {
+    /// Sends the pieces of a session; `None` when the session is gone.
+    async fn send_pieces(&self, session: &Url) -> Result<Option<String>> {
         let (mut stored, mut failures) = (0, 0);
-        let mut known = true;
-        // Whether the last piece went, after which the object may be written whatever the session says.
-        let mut complete = false;
+        // Whether `stored` is what the service has.
+        let mut is_known = true;
+        // Whether the last piece was sent, after which the object may exist whatever the session's status is.
+        let mut is_complete = false;
         loop {
-            complete |= known && self.request.data.len() - stored <= PIECE;
-            let step = if known { self.piece(session, stored).await } else { self.standing(session).await };
-            match step {
+            is_complete |= is_known && self.request.data.len() - stored <= PIECE_SIZE;
+            let status =
+                if is_known { self.send_piece(session, stored).await } else { self.query_status(session).await };
+            match status {
                 Ok(SessionStatus::Done(answer)) => return Ok(Some(answer)),
-                // A new session would overwrite, or be refused for, what this one may have written: the caller's next
-                // try looks at what is there.
-                Ok(SessionStatus::Gone) if complete => {
-                    let what = "the upload session is gone, and the answer to its last piece with it";
-                    return Err(Error::new(ErrorKind::Unavailable, what).object(self.task.about));
+                // A new session would overwrite the object that this one may have written, or be refused because of it.
+                // The caller's next attempt looks at the object.
+                Ok(SessionStatus::Gone) if is_complete => {
+                    let message = "the upload session is gone, and the answer to its last piece with it";
+                    return Err(Error::new(ErrorKind::Unavailable, message).object(self.task.about));
                 }
                 Ok(SessionStatus::Gone) => return Ok(None),
-                Ok(SessionStatus::At(at)) if at < stored || at > self.request.data.len() => {
+                Ok(SessionStatus::Stored(at)) if at < stored || at > self.request.data.len() => {
                     return Err(Error::new(ErrorKind::Protocol, "the service miscounts an upload")
                         .object(self.task.about)
                         .mismatch(format!("{stored} bytes or more"), format!("{at} bytes")));
                 }
-                Ok(SessionStatus::At(at)) => {
+                Ok(SessionStatus::Stored(at)) => {
                     if at > stored {
                         failures = 0;
-                    } else if known {
-                        // A piece of which nothing was kept.
+                    } else if is_known {
+                        // The service kept nothing of this piece.
                         failures = self.pause(failures, None).await?;
                     }
-                    (stored, known) = (at, true);
+                    (stored, is_known) = (at, true);
                 }
                 Err(error) if error.is_retryable() => {
                     failures = self.pause(failures, Some(error)).await?;
-                    known = false;
+                    is_known = false;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Waits after a failure, or gives up.
+    /// Waits after a failure, or gives up. Returns the number of failures in a row.
     async fn pause(&self, failures: usize, error: Option<Error>) -> Result<usize> {
-        let Some(wait) = WAITS.get(failures) else {
+        let Some(wait) = BACKOFF.get(failures) else {
             return Err(error.unwrap_or_else(|| {
                 Error::new(ErrorKind::Unavailable, "the service keeps nothing of what is sent").object(self.task.about)
             }));
@@ -167,39 +177,39 @@ impl ResumableUpload<'_> {
     }
 
     /// Sends the next piece.
-    async fn piece(&self, session: &Url, start: usize) -> Result<SessionStatus> {
+    async fn send_piece(&self, session: &Url, start: usize) -> Result<SessionStatus> {
         let total = self.request.data.len();
-        let end = total.min(start + PIECE);
-        // All stored and not done happens when the answer to the last piece was lost half way: ask with no bytes.
+        let end = total.min(start + PIECE_SIZE);
+        // All bytes are stored and the object isn't known to be written: the answer to the last piece was lost.
         if start == end {
-            return self.standing(session).await;
+            return self.query_status(session).await;
         }
         let range = format!("bytes {start}-{}/{total}", end - 1);
-        self.step(session, &range, self.request.data.slice(start..end)).await
+        self.put_range(session, &range, self.request.data.slice(start..end)).await
     }
 
-    /// Asks how the session stands.
-    async fn standing(&self, session: &Url) -> Result<SessionStatus> {
-        self.step(session, &format!("bytes */{}", self.request.data.len()), Bytes::new()).await
+    /// Asks for the status of the session.
+    async fn query_status(&self, session: &Url) -> Result<SessionStatus> {
+        self.put_range(session, &format!("bytes */{}", self.request.data.len()), Bytes::new()).await
     }
 
-    /// Makes a request that sends so many bytes and reads its answer, as long as may be waited for it.
-    async fn in_time<T>(&self, bytes: usize, made: impl Future<Output = Result<T>>) -> Result<T> {
-        let patience = STALL.saturating_add(transfer(bytes as u64));
-        timeout(patience, made).await.unwrap_or_else(|_| {
+    /// Waits for a request that sends so many bytes, and for its answer, up to a timeout.
+    async fn within<T>(&self, bytes: usize, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let patience = STALL.saturating_add(transfer_time(bytes as u64));
+        timeout(patience, request).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Timeout, format!("no answer to a part of an upload for {patience:.1?}"))
                 .object(self.task.about))
         })
     }
 
-    async fn step(&self, session: &Url, range: &str, bytes: Bytes) -> Result<SessionStatus> {
-        self.in_time(bytes.len(), self.send(session, range, bytes)).await
+    async fn put_range(&self, session: &Url, range: &str, bytes: Bytes) -> Result<SessionStatus> {
+        self.within(bytes.len(), self.try_put_range(session, range, bytes)).await
     }
 
-    async fn send(&self, session: &Url, range: &str, bytes: Bytes) -> Result<SessionStatus> {
-        let ask = self.http.client().put(session.clone());
-        let ask = ask.header(CONTENT_RANGE, range).header(CONTENT_LENGTH, bytes.len()).body(bytes);
-        let (answer, bearer) = self.http.send_any(ask, self.attempt, &self.task).await?;
+    async fn try_put_range(&self, session: &Url, range: &str, bytes: Bytes) -> Result<SessionStatus> {
+        let request = self.http.client().put(session.clone());
+        let request = request.header(CONTENT_RANGE, range).header(CONTENT_LENGTH, bytes.len()).body(bytes);
+        let (answer, bearer) = self.http.send_any(request, self.attempt, &self.task).await?;
         match answer.response.status() {
             StatusCode::PERMANENT_REDIRECT => {
                 let stored = match answer.response.headers().get(RANGE) {
@@ -209,8 +219,8 @@ impl ResumableUpload<'_> {
                         .ok()
                         .and_then(|range| range.rsplit_once('-')?.1.trim().parse::<usize>().ok()?.checked_add(1)),
                 };
-                stored.map(SessionStatus::At).ok_or_else(|| {
-                    self.task.nonsense(Error::new(ErrorKind::Protocol, "the answer doesn't say how much is stored"))
+                stored.map(SessionStatus::Stored).ok_or_else(|| {
+                    self.task.malformed(Error::new(ErrorKind::Protocol, "the answer doesn't say how much is stored"))
                 })
             }
             status if status.is_success() => Ok(SessionStatus::Done(text(answer).await?)),

@@ -1,0 +1,73 @@
+//! The prefix that a listing is of.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::store::{ObjectUri, StoreUri};
+use crate::{Error, Result};
+
+/// A bucket, and the beginning of the names in it: `gs://bucket/prefix`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    /// The bucket's name.
+    pub bucket: Arc<str>,
+    /// What names begin with; empty for the whole bucket. It need not be a folder: `train` also begins
+    /// `training/a.png`.
+    pub prefix: String,
+}
+
+impl FromStr for Prefix {
+    type Err = Error;
+
+    fn from_str(uri: &str) -> Result<Self> {
+        let StoreUri { bucket, path, .. } = uri.parse()?;
+        Ok(Self { bucket, prefix: path })
+    }
+}
+
+impl Prefix {
+    /// If this looks like a glob, the prefix above the glob, and the glob as [`Filter::include`](super::Filter::include)
+    /// takes it below that prefix. Names may hold the characters of a glob, so a prefix that holds some isn't wrong; a
+    /// prefix that no name begins with was probably meant as a glob.
+    ///
+    /// ```
+    /// let meant = dataflux::list::Prefix::glob(&"gs://bucket/train/*.jpg".parse()?);
+    /// assert_eq!(meant, Some(("gs://bucket/train/".parse()?, "/*.jpg".to_owned())));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn glob(&self) -> Option<(Self, String)> {
+        let first = self.prefix.find(['*', '?', '[', '{'])?;
+        let folder_end = self.prefix[..first].rfind('/').map_or(0, |slash| slash + 1);
+        let (folder, glob) = self.prefix.split_at(folder_end);
+        // A filter's glob without a slash applies to files in any folder, which is more than was written.
+        let glob = if glob.contains('/') { glob.to_owned() } else { format!("/{glob}") };
+        Some((Self { bucket: Arc::clone(&self.bucket), prefix: folder.to_owned() }, glob))
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ObjectUri { bucket: &self.bucket, name: &self.prefix }.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_in_prefixes() {
+        let prefix = |prefix: &str| Prefix { bucket: "bucket".into(), prefix: prefix.into() };
+        for (text, folder, glob) in [
+            ("train/*.jpg", "train/", "/*.jpg"),
+            ("*.jpg", "", "/*.jpg"),
+            ("train/ca?/**", "train/", "ca?/**"),
+            ("a/b/c-{1,2}", "a/b/", "/c-{1,2}"),
+            ("a/[ab]/c", "a/", "[ab]/c"),
+        ] {
+            assert_eq!(prefix(text).glob(), Some((prefix(folder), glob.to_owned())), "{text}");
+        }
+        assert_eq!(prefix("train/").glob(), None);
+    }
+}

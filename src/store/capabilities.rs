@@ -1,0 +1,51 @@
+//! What a store can do besides the operations that every store has.
+
+use crate::{Error, ErrorKind};
+
+/// What a [`Store`](super::Store) can do besides listing, looking up, reading, writing, copying and deleting objects.
+///
+/// A caller asks for a capability before it relies on it, and never infers one from the name of a store. A new store
+/// starts from `Capabilities::default()`, which has none.
+///
+/// ```
+/// use std::sync::Arc;
+/// use dataflux::store::{Client, MemoryStore};
+///
+/// assert!(Client::new(Arc::new(MemoryStore::new())).capabilities().compose);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact about a store")]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Each write gives the object a new generation, and a call that names a generation never gets another one.
+    pub versions: bool,
+    /// The store computes a CRC32C of each object, reports it in listings and look-ups, and refuses a write whose CRC
+    /// differs.
+    pub checksums: bool,
+    /// [`compose`](super::Store::compose) joins objects without moving their bytes through the client.
+    pub compose: bool,
+    /// Writes and copies honour `if_generation_match`.
+    pub conditional_writes: bool,
+    /// [`update_metadata`](super::Store::update_metadata) changes metadata and leaves the bytes and the generation.
+    pub metadata_updates: bool,
+    /// [`test_permissions`](super::Store::test_permissions) reports what the caller may do.
+    pub permissions: bool,
+}
+
+impl Capabilities {
+    /// All capabilities, as Google Cloud Storage has them.
+    pub(super) const ALL: Self = Self {
+        versions: true,
+        checksums: true,
+        compose: true,
+        conditional_writes: true,
+        metadata_updates: true,
+        permissions: true,
+    };
+}
+
+/// The error of an operation that the store at `endpoint` doesn't have; `instead` says what the caller can do.
+pub(super) fn unsupported(endpoint: Option<&str>, operation: &str, instead: &str) -> Error {
+    let store = endpoint.unwrap_or("this store");
+    Error::new(ErrorKind::Unsupported, format!("{store} can't {operation}")).hint(instead)
+}

@@ -1,0 +1,274 @@
+//! One call of a [`Client`]: its attempts and its time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use super::{Client, transfer_time};
+use crate::metrics::{Counter, count};
+use crate::store::Attempt;
+use crate::store::reach::SILENCE;
+use crate::store::retry::{Decision, Failure};
+use crate::{Error, ErrorKind, Result};
+
+/// One call: its attempts and its time.
+pub(super) struct ClientCall<'a> {
+    pub(super) client: &'a Client,
+    pub(super) attempt: Attempt,
+    idempotent: bool,
+    /// Failed attempts since the last progress, the present one included.
+    failures: u32,
+    /// Whether an earlier attempt may have done what the call asks for, though it failed.
+    left_open: bool,
+    /// Attempts whose token was refused.
+    token_refusals: u32,
+    started: Instant,
+    /// Longest time of the whole call; zero allows one attempt only.
+    limit: Duration,
+    /// Time added to `limit` for waiting in this program's own queue.
+    queue_time_added: Duration,
+    /// Longest time of the first attempt, which has some even where nothing is to be retried.
+    first_limit: Duration,
+    /// Longest wait for the head of an answer.
+    head_timeout: Duration,
+    /// Longest wait for the next bytes of a body.
+    stall: Duration,
+    /// When the present attempt began.
+    attempt_started: Instant,
+    /// Where a refusal of the first attempt is counted.
+    refusal_counter: Option<&'a Counter>,
+}
+
+impl<'a> ClientCall<'a> {
+    /// A call that moves `bytes` of an object.
+    pub(super) fn new(client: &'a Client, idempotent: bool, bytes: u64) -> Self {
+        let deadline = client.retry.deadline;
+        if client.repeats {
+            count(&client.metrics.retries);
+        }
+        Self {
+            client,
+            attempt: Attempt::first(),
+            idempotent,
+            failures: 1,
+            left_open: false,
+            token_refusals: 0,
+            started: Instant::now(),
+            limit: if deadline.is_zero() { deadline } else { deadline.saturating_add(transfer_time(bytes)) },
+            queue_time_added: Duration::ZERO,
+            first_limit: deadline.max(client.stall).saturating_add(transfer_time(bytes)),
+            head_timeout: client.stall,
+            stall: client.stall,
+            attempt_started: Instant::now(),
+            refusal_counter: None,
+        }
+    }
+
+    /// Counts a refusal of the first attempt in `counter`.
+    pub(super) fn with_refusal_counter(mut self, counter: &'a Counter) -> Self {
+        self.refusal_counter = Some(counter);
+        self
+    }
+
+    /// Sets the longest wait for an answer and for the next bytes.
+    pub(super) fn with_stall(mut self, wait: Duration) -> Self {
+        (self.head_timeout, self.stall) = (wait, wait);
+        self
+    }
+
+    /// Allows more time for the head of the answer: that of an upload of `bytes` comes after its last byte was sent.
+    pub(super) fn with_upload_of(mut self, bytes: u64) -> Self {
+        self.head_timeout = self.head_timeout.saturating_add(transfer_time(bytes));
+        self
+    }
+
+    /// Doubles the timeouts after an attempt that brought nothing: the service may be slow and not dead, and then no
+    /// later attempt may end where this one did.
+    pub(super) fn wait_longer(&mut self) {
+        self.stall = self.stall.saturating_mul(2);
+        self.head_timeout = self.head_timeout.saturating_mul(2);
+    }
+
+    /// The message for a body of which nothing came for `patience`.
+    pub(super) fn silence(&self, patience: Duration) -> String {
+        if patience < self.stall {
+            format!("the body was incomplete after {:.1?}", self.started.elapsed())
+        } else {
+            format!("no bytes for {patience:.1?}")
+        }
+    }
+
+    /// Reports an answer, and how long it took, to the client's observer.
+    pub(super) fn observe<T>(&self, answer: Result<T>) -> Result<T> {
+        if answer.is_ok() {
+            self.client.reach.record_answer();
+            if let Some(observer) = &self.client.observer {
+                observer.answered(self.attempt_started.elapsed());
+            }
+        }
+        answer
+    }
+
+    fn time_left(&self) -> Duration {
+        self.limit.saturating_sub(self.started.elapsed())
+    }
+
+    /// Longest wait for the next bytes. No wait ends after the call's time, however slowly a body arrives.
+    pub(super) fn patience(&self) -> Duration {
+        let limit = if self.attempt.number == 1 { self.first_limit } else { self.limit };
+        self.stall.min(limit.saturating_sub(self.started.elapsed()))
+    }
+
+    /// Makes one attempt, within its time.
+    pub(super) async fn within<T>(&self, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        let patience =
+            if self.attempt.number == 1 { self.head_timeout } else { self.head_timeout.min(self.time_left()) };
+        let mut attempt = std::pin::pin!(attempt);
+        let mut answer = timeout(patience.min(SILENCE), &mut attempt).await;
+        if answer.is_err() && patience > SILENCE {
+            let left = patience.saturating_sub(SILENCE);
+            self.client.reach.warn_of_silence(self.client.host(), left);
+            answer = timeout(left, attempt).await;
+        }
+        let answer =
+            answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, format!("no answer for {patience:.1?}"))));
+        if answer.as_ref().map_or_else(|error| error.http_status().is_some(), |_| true) {
+            self.client.reach.record_answer();
+        }
+        answer
+    }
+
+    /// Makes attempts until one succeeds or the policy gives up. Each is counted in `counter`. The error names `about`.
+    pub(super) async fn run<T, F>(
+        mut self,
+        about: &(dyn fmt::Display + Sync),
+        counter: &Counter,
+        attempt: impl Fn(Attempt) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let outcome = loop {
+            count(counter);
+            let error = match self.within(attempt(self.attempt)).await {
+                Ok(value) => break Ok(value),
+                Err(error) => error,
+            };
+            if let Err(error) = self.recover(error, about).await {
+                break Err(error);
+            }
+        };
+        self.finish(outcome)
+    }
+
+    /// Whether what a failed precondition found may be the result of an earlier attempt of this call.
+    pub(super) fn may_be_own(&self, error: &Error) -> bool {
+        error.kind() == ErrorKind::Precondition && self.attempt.number > 1
+    }
+
+    /// Starts the back-off anew, since the call made progress.
+    pub(super) fn record_progress(&mut self) {
+        self.failures = 1;
+    }
+
+    /// Waits until the next attempt may be made, or returns the error.
+    pub(super) async fn recover(&mut self, error: Error, about: &(dyn fmt::Display + Sync)) -> Result<()> {
+        let error = error.object(about);
+        self.report_refusal(&error);
+
+        let failure = Failure::of(&error, self.idempotent);
+        self.token_refusals += u32::from(failure.token_refused);
+        let left = self.time_left();
+        let decision = self.client.retry.decide(&failure, self.failures, self.token_refusals, left, rand::random());
+        let wait = match decision {
+            Decision::Wait(wait) if !self.client.reach.is_hopeless(&error, self.started.elapsed() + wait) => wait,
+            _ => return Err(error),
+        };
+
+        if self.started.elapsed() + wait >= SILENCE {
+            let (elapsed, left) = (self.started.elapsed(), self.time_left());
+            self.client.reach.warn_of_retries(self.client.host(), &error, elapsed, left);
+        }
+        debug!(%error, ?wait, attempt = self.attempt.number, "trying again");
+        let Some(queued) = self.client.wait_to_try_again(wait).await else { return Err(error) };
+
+        // The queue for the next attempt is this program's own, so it takes nothing from the call's time. But the queue
+        // is long where the service refuses much, and a service that stays down must become an error.
+        let added = queued.min(self.client.retry.deadline.saturating_sub(self.queue_time_added));
+        self.queue_time_added += added;
+        self.limit = self.limit.saturating_add(added);
+        if self.time_left().is_zero() {
+            return Err(error);
+        }
+
+        self.left_open |= !error.is_refusal();
+        self.attempt = self.attempt.next();
+        self.attempt_started = Instant::now();
+        self.failures += 1;
+        count(&self.client.metrics.retries);
+        Ok(())
+    }
+
+    /// Counts a refusal of the first attempt, and reports every refusal to the observer.
+    fn report_refusal(&self, error: &Error) {
+        if !error.asks_for_fewer_calls() {
+            return;
+        }
+        let first = self.attempt.number == 1;
+        if let Some(counter) = self.refusal_counter.filter(|_| first) {
+            count(counter);
+        }
+        if let Some(observer) = &self.client.observer {
+            observer.refused(first);
+        }
+    }
+
+    /// Returns the outcome of the call. Every error of a call leaves through here, so that each reports how many
+    /// attempts there were, and whether one of them may have done what was asked for.
+    pub(super) fn finish<T>(&self, outcome: Result<T>) -> Result<T> {
+        let tries = self.attempt.number;
+        outcome.map_err(|error| {
+            if tries == 1 {
+                return error;
+            }
+            // A precondition that fails after the first attempt may have met the result of an earlier one.
+            let left_open = self.left_open || error.kind() == ErrorKind::Precondition;
+            // The look-up for an adoption may have reported its own attempts already.
+            let error = if error.tries() == 1 {
+                error.append(&format!(", on try {tries} after {:.1?}", self.started.elapsed()))
+            } else {
+                error
+            };
+            error.tried(tries).with_left_open(left_open)
+        })
+    }
+}
+
+impl Client {
+    /// The host that calls go to, for messages.
+    fn host(&self) -> &str {
+        self.store.endpoint().unwrap_or("the store")
+    }
+
+    /// Waits for `wait`, then until the next attempt may be made, and returns the time that the second wait took.
+    /// Returns `None` as soon as nobody wants the results of this client any more.
+    async fn wait_to_try_again(&self, wait: Duration) -> Option<Duration> {
+        let again = async {
+            if let Some(observer) = &self.observer {
+                Arc::clone(observer).again(wait).await
+            } else {
+                sleep(wait).await;
+                Duration::ZERO
+            }
+        };
+        let Some(mut cancelled) = self.cancelled.clone() else { return Some(again.await) };
+        tokio::select! {
+            biased;
+            _ = cancelled.wait_for(|cancelled| *cancelled) => None,
+            queued = again => Some(queued),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! [`Client`]: a [`Store`] with retries, resumed reads and counts.
+//!
+//! [`call`] has what every call needs, [`query`] the calls that ask, [`read`] and [`stream`] those that bring bytes, and
+//! [`write`] those that change something.
+
+mod call;
+mod query;
+mod read;
+mod stream;
+mod write;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::buffers::Buffers;
+use super::hedge::{Hedge, Hedging};
+use super::reach::Reach;
+use super::{Capabilities, MemoryStore, RetryPolicy, Store};
+use crate::Result;
+use crate::metrics::{Metrics, add};
+
+pub(crate) use stream::RangeStream;
+
+/// Longest wait for the head of an answer, or for the next bytes of a body. The service answers within seconds or not
+/// at all. A shorter wait would cut off slow composes; a longer one would hold a batch for a dead connection.
+pub(super) const STALL: Duration = Duration::from_secs(30);
+
+/// Slowest transfer that is still waited for, in bytes a second: 64 streams that share 4 MiB/s. A read or an upload may
+/// take the policy's deadline plus the time for its size at this rate, so that a large one on a slow line isn't cut off
+/// while it makes progress.
+const SLOWEST: u64 = 64 << 10;
+
+/// Longest time that so many bytes may take.
+pub(super) fn transfer_time(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST)
+}
+
+/// The bytes of an object, or of a range of it: all of them, and from one generation.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Payload {
+    /// The bytes as stored. Their number is what was asked for; only a CRC can show whether they are right.
+    pub bytes: Bytes,
+    /// The generation of the object.
+    pub generation: i64,
+    /// Stored length of the whole object in bytes; `None` where the service doesn't report it.
+    pub stored_size: Option<u64>,
+    /// CRC of the whole stored object as the service reports it, not computed from `bytes`.
+    pub crc32c: Option<u32>,
+    /// CRC of `bytes`, computed while they arrived.
+    pub computed: u32,
+}
+
+/// Observes calls while they are under way, and decides when one may be retried.
+pub(crate) trait CallObserver: fmt::Debug + Send + Sync {
+    /// The service refused an attempt, the first one or a later one, because there are too many calls (429) or because
+    /// it could not serve this one for now (503).
+    fn refused(&self, first: bool);
+
+    /// The service began to answer, `wait` after the attempt began.
+    fn answered(&self, wait: Duration);
+
+    /// Waits for `wait`, then until the call may be made again. Returns the time that the second wait took.
+    fn again(self: Arc<Self>, wait: Duration) -> BoxFuture<'static, Duration>;
+}
+
+/// A [`Store`] with retries, resumed reads and counts: what the rest of the crate reads and writes through.
+///
+/// Clones share the store and the counts.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+/// use std::sync::Arc;
+/// use dataflux::store::{Client, MemoryStore, ObjectId};
+///
+/// let store = MemoryStore::new().with_bucket("cats");
+/// let generation = store.insert("cats", "tom.txt", "meow");
+/// let client = Client::new(Arc::new(store));
+/// let payload = client.read(&ObjectId::new("cats", "tom.txt", generation), None, 4).await?;
+/// assert_eq!(&payload.bytes[..], b"meow");
+/// assert_eq!(client.metrics().snapshot().get, 1);
+/// # Ok::<_, dataflux::Error>(()) })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    retry: RetryPolicy,
+    stall: Duration,
+    read_stall: Duration,
+    buffers: Arc<Buffers>,
+    hedging: Option<Arc<Hedging>>,
+    observer: Option<Arc<dyn CallObserver>>,
+    reach: Arc<Reach>,
+    /// Whether bytes are hashed while they arrive.
+    hashes: bool,
+    /// Whether the first attempt of a call counts as a retry of an earlier call that failed.
+    repeats: bool,
+    /// Becomes true once nobody wants the results any more.
+    cancelled: Option<watch::Receiver<bool>>,
+}
+
+impl Client {
+    /// A client of `store` with the default [`RetryPolicy`] and a stall timeout of 30 s.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            metrics: Arc::default(),
+            retry: RetryPolicy::default(),
+            stall: STALL,
+            read_stall: STALL,
+            buffers: Arc::default(),
+            hedging: None,
+            observer: None,
+            reach: Arc::default(),
+            hashes: true,
+            repeats: false,
+            cancelled: None,
+        }
+    }
+
+    /// Sets how failed calls are retried.
+    #[must_use]
+    pub fn with_retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// Sets the longest wait for the head of an answer and for the next bytes of a body. For one read it doubles after
+    /// each attempt that it ended.
+    #[must_use]
+    pub fn with_stall_timeout(mut self, wait: Duration) -> Self {
+        (self.stall, self.read_stall) = (wait, wait);
+        self
+    }
+
+    /// Sets the stall timeout of reads alone, which are answered sooner than a compose. Without `wait` it is at most
+    /// `most`.
+    pub(crate) fn with_read_stall(mut self, wait: Option<Duration>, most: Duration) -> Self {
+        self.read_stall = wait.unwrap_or(self.read_stall.min(most));
+        self
+    }
+
+    /// Sends a second request for what a read misses where nothing arrives for longer than usual. Clones share what they
+    /// learn about usual waits. Large objects that are read in ranges get no second requests, since their other streams
+    /// continue meanwhile.
+    #[must_use]
+    pub fn with_hedge(mut self, hedge: Hedge) -> Self {
+        self.hedging = Some(Arc::new(Hedging::new(hedge)));
+        self
+    }
+
+    /// The same client, counts included, which puts bodies into `buffers`.
+    pub(crate) fn with_buffers(&self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self.clone() }
+    }
+
+    /// The same client, counts included, with connections of its own: for use on another runtime.
+    ///
+    /// # Errors
+    /// As for opening the store.
+    pub fn reconnected(&self) -> Result<Self> {
+        let store = self.store.reconnected().transpose()?;
+        Ok(Self { store: store.unwrap_or_else(|| Arc::clone(&self.store)), ..self.clone() })
+    }
+
+    /// The same client with counts of its own, which are added to those of this client, too.
+    pub(crate) fn with_own_counts(&self) -> Self {
+        Self { metrics: Arc::new(self.metrics.part()), ..self.clone() }
+    }
+
+    /// The same client, whose calls `observer` observes.
+    pub(crate) fn with_observer(&self, observer: Arc<dyn CallObserver>) -> Self {
+        Self { observer: Some(observer), ..self.clone() }
+    }
+
+    /// The same client for calls that are an optional speed-up: see [`RetryPolicy::for_optional_calls`].
+    pub(crate) fn for_optional_calls(&self) -> Self {
+        Self { retry: self.retry.for_optional_calls(), ..self.clone() }
+    }
+
+    /// The same client without computing [`Payload::computed`]: for callers that prove parts of what they read.
+    pub(crate) fn without_hashing(&self) -> Self {
+        Self { hashes: false, ..self.clone() }
+    }
+
+    /// The same client for calls that repeat others which failed or brought wrong bytes: their first attempts count as
+    /// [retries](crate::metrics::Counts::retries), too.
+    pub(crate) fn repeating(&self) -> Self {
+        Self { repeats: true, ..self.clone() }
+    }
+
+    /// The same client, which gives a failed call up instead of retrying it once `cancelled` holds true: nobody wants
+    /// its result any more. The attempt under way is not cut off.
+    pub(crate) fn with_cancellation(&self, cancelled: watch::Receiver<bool>) -> Self {
+        Self { cancelled: Some(cancelled), ..self.clone() }
+    }
+
+    /// How long a call may take in all, without the time that its bytes add.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.retry.deadline
+    }
+
+    /// Longest wait for the next bytes.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        self.stall
+    }
+
+    /// What the store can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    /// The store, if its objects are in memory. A caller that looks objects up there counts them with
+    /// [`count_found`](Self::count_found).
+    pub(crate) fn in_memory(&self) -> Option<&MemoryStore> {
+        let store: &dyn Any = &*self.store;
+        store.downcast_ref().filter(|store: &&MemoryStore| !store.is_chunked())
+    }
+
+    /// Counts objects that were found in memory, each as a read.
+    pub(crate) fn count_found(&self, objects: u64, bytes: u64) {
+        add(&self.metrics.get, objects);
+        add(&self.metrics.bytes_received, bytes);
+    }
+
+    /// The counts of the calls made through this client and its clones.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+}

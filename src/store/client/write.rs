@@ -1,0 +1,221 @@
+//! Calls that change something: put, copy, compose, changes of metadata, delete.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tracing::debug;
+
+use super::Client;
+use super::call::ClientCall;
+use crate::metrics::{Counter, add, count};
+use crate::store::capabilities::unsupported;
+use crate::store::reading::Amount;
+use crate::store::{Attempt, ComposeRequest, CopyRequest, ObjectId, ObjectMeta, PutRequest};
+use crate::{Error, ErrorKind, Result};
+
+impl Client {
+    /// Joins objects on the server into a new one.
+    ///
+    /// If the answer to a compose is lost, the retry finds its result, which is adopted if length and CRC are right.
+    ///
+    /// # Errors
+    /// [`Precondition`](ErrorKind::Precondition) when another object has the destination's name,
+    /// [`NotFound`](ErrorKind::NotFound) when a source is gone, [`Integrity`](ErrorKind::Integrity) when the result
+    /// isn't what was asked for (**then it exists, and the caller has to delete it**, as after any error that leaves
+    /// open whether it exists), [`PermissionDenied`](ErrorKind::PermissionDenied) for a read-only caller,
+    /// [`Unsupported`](ErrorKind::Unsupported) where the store can't compose.
+    pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
+        let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
+        self.require(self.capabilities().compose, "compose objects", "read the objects individually", &id)?;
+        let call = ClientCall::new(self, true, 0).with_refusal_counter(&self.metrics.write_refused);
+        let creation = Creation {
+            id,
+            expected: SizeAndCrc { size: request.size, crc32c: Some(request.crc32c) },
+            calls: &self.metrics.compose,
+            bytes: Some(&self.metrics.bytes_composed),
+        };
+        self.create(call, creation, |attempt| async move { self.store.compose(request, &attempt).await }).await
+    }
+
+    /// Writes a whole object. The call is retried only with
+    /// [`if_generation_match`](PutRequest::if_generation_match), since without it a late attempt could overwrite what
+    /// another writer put there in between.
+    ///
+    /// # Errors
+    /// [`Precondition`](ErrorKind::Precondition) when another generation is live than the named one,
+    /// [`Unsupported`](ErrorKind::Unsupported) when one is named and the store can't write conditionally, and the last
+    /// error when the policy gives up.
+    pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
+        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+        let size = request.data.len() as u64;
+        let call = self.conditional_call(request.if_generation_match, size, &id)?;
+        let expected = SizeAndCrc { size, crc32c: Some(crc32c::crc32c(&request.data)) };
+        let creation = Creation { id, expected, calls: &self.metrics.put, bytes: None };
+        let attempt = |attempt| async move {
+            add(&self.metrics.bytes_sent, size);
+            self.store.put(request, &attempt).await
+        };
+        self.create(call, creation, attempt).await
+    }
+
+    /// Copies an object on the server, within a bucket or into another one. The call is retried only with
+    /// [`if_generation_match`](CopyRequest::if_generation_match), for the reason given at [`put`](Self::put). The copy
+    /// is checked against `source`, the facts about the object as a look-up or a listing reported them.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when the source, or the named generation of it, doesn't exist,
+    /// [`Precondition`](ErrorKind::Precondition) when another generation of the destination is live than the named one,
+    /// [`Integrity`](ErrorKind::Integrity) when the copy isn't like `source`, and the last error when the policy gives
+    /// up.
+    pub async fn copy(&self, request: &CopyRequest, source: &ObjectMeta) -> Result<ObjectMeta> {
+        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+        let call = self.conditional_call(request.if_generation_match, source.size, &id)?;
+        let expected = SizeAndCrc::of(source);
+        let creation = Creation { id, expected, calls: &self.metrics.copy, bytes: None };
+        self.create(call, creation, |attempt| async move { self.store.copy(request, &attempt).await }).await
+    }
+
+    /// Sets key-value pairs of an object, either of the named generation or of the live one. Pairs with other keys
+    /// stay. The call may be made more than once.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when the object, or the named generation, doesn't exist,
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the right to update it,
+    /// [`Unsupported`](ErrorKind::Unsupported) where the store can't update metadata, and the last error when the policy
+    /// gives up.
+    pub async fn update_metadata(&self, id: &ObjectId, metadata: &BTreeMap<String, String>) -> Result<ObjectMeta> {
+        self.require(self.capabilities().metadata_updates, "update metadata", "write the object again", id)?;
+        let attempt = |attempt| async move { self.store.update_metadata(id, metadata, &attempt).await };
+        ClientCall::new(self, true, 0).run(id, &self.metrics.update, attempt).await
+    }
+
+    /// Removes an object: the named generation, or the live one. Without a generation nobody else may write to that
+    /// name, since the call may be made more than once.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) when the first attempt found nothing. If a later one finds nothing, that is
+    /// success where a generation was named. Without one it is an error: the object may have been deleted by an earlier
+    /// attempt, or may never have existed.
+    pub async fn delete(&self, id: &ObjectId) -> Result<()> {
+        let call = ClientCall::new(self, true, 0).with_refusal_counter(&self.metrics.write_refused);
+        let attempt = |attempt| async move { self.store.delete(id, &attempt).await };
+        match call.run(id, &self.metrics.delete, attempt).await {
+            Err(error) if error.is_not_found() && error.tries() > 1 && id.generation.is_some() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// An error unless the store `can` do what a call relies on.
+    fn require(&self, can: bool, operation: &str, instead: &str, id: &ObjectId) -> Result<()> {
+        if can { Ok(()) } else { Err(unsupported(self.store.endpoint(), operation, instead).object(id)) }
+    }
+
+    /// A call that writes `size` bytes. It can be repeated safely only if it names the generation it replaces.
+    fn conditional_call(&self, if_generation_match: Option<i64>, size: u64, id: &ObjectId) -> Result<ClientCall<'_>> {
+        let conditional = if_generation_match.is_some();
+        self.require(
+            !conditional || self.capabilities().conditional_writes,
+            "write on a condition",
+            "leave if_generation_match out, and have one writer for each name",
+            id,
+        )?;
+        let call = ClientCall::new(self, conditional, size).with_refusal_counter(&self.metrics.write_refused);
+        Ok(call.with_upload_of(size))
+    }
+
+    /// Makes attempts until one creates the object, or finds that an earlier one has created it.
+    async fn create<F>(
+        &self,
+        mut call: ClientCall<'_>,
+        creation: Creation<'_>,
+        attempt: impl Fn(Attempt) -> F,
+    ) -> Result<ObjectMeta>
+    where
+        F: Future<Output = Result<ObjectMeta>>,
+    {
+        let outcome = loop {
+            count(creation.calls);
+            let error = match call.observe(call.within(attempt(call.attempt)).await) {
+                Ok(meta) => {
+                    creation.count_bytes(&meta);
+                    break creation.check(meta);
+                }
+                Err(error) if call.may_be_own(&error) => break self.adopt(&creation, error).await,
+                Err(error) => error,
+            };
+            if let Err(error) = call.recover(error, &creation.id).await {
+                break Err(error);
+            }
+        };
+        call.finish(outcome)
+    }
+
+    /// Takes the object with the destination's name for the result of an earlier attempt, if length and CRC fit.
+    async fn adopt(&self, creation: &Creation<'_>, refusal: Error) -> Result<ObjectMeta> {
+        let Creation { id, expected, .. } = creation;
+        let found = self.stat(id).await?;
+        if expected.fits(&found) {
+            creation.count_bytes(&found);
+            debug!(object = %id, generation = found.generation, "adopted the result of an attempt whose answer was lost");
+            return Ok(found);
+        }
+        Err(refusal
+            .object(id)
+            .mismatch(expected, SizeAndCrc::of(&found))
+            .hint("another writer uses this name: choose another"))
+    }
+}
+
+/// What a call creates, and where it is counted.
+struct Creation<'a> {
+    id: ObjectId,
+    expected: SizeAndCrc,
+    calls: &'a Counter,
+    /// Counts the bytes of the object created.
+    bytes: Option<&'a Counter>,
+}
+
+impl Creation<'_> {
+    fn count_bytes(&self, created: &ObjectMeta) {
+        if let Some(bytes) = self.bytes {
+            add(bytes, created.size);
+        }
+    }
+
+    /// The object written, if it is what was to be written.
+    fn check(&self, written: ObjectMeta) -> Result<ObjectMeta> {
+        if self.expected.fits(&written) {
+            return Ok(written);
+        }
+        Err(Error::new(ErrorKind::Integrity, "the object written is not what was to be written")
+            .object(ObjectId { generation: Some(written.generation), ..self.id.clone() })
+            .mismatch(self.expected, SizeAndCrc::of(&written))
+            .hint("a source changed after it was listed, or bytes changed in transit: delete the object, list again"))
+    }
+}
+
+/// Length and CRC of an object.
+#[derive(Clone, Copy)]
+struct SizeAndCrc {
+    size: u64,
+    /// `None` where the service reports none.
+    crc32c: Option<u32>,
+}
+
+impl SizeAndCrc {
+    fn of(meta: &ObjectMeta) -> Self {
+        Self { size: meta.size, crc32c: meta.crc32c }
+    }
+
+    /// Whether an object may have these; a CRC that isn't known fits any other.
+    fn fits(self, meta: &ObjectMeta) -> bool {
+        meta.size == self.size && self.crc32c.zip(meta.crc32c).is_none_or(|(wanted, got)| wanted == got)
+    }
+}
+
+impl fmt::Display for SizeAndCrc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Amount(self.size))?;
+        self.crc32c.map_or(Ok(()), |crc| write!(f, " of crc32c {crc:08x}"))
+    }
+}

@@ -1,0 +1,252 @@
+//! URIs of buckets and of what is in them: the one place that parses and writes them. No I/O.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+
+use crate::{Error, ErrorKind, Result};
+
+/// The scheme of a [`StoreUri`], which says what kind of store it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// `gs`: Google Cloud Storage, or an emulator of it.
+    Gs,
+}
+
+impl Scheme {
+    /// The scheme as it is written before `://`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gs => "gs",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        (text == Self::Gs.as_str()).then_some(Self::Gs)
+    }
+}
+
+/// A bucket and a path in it, such as `gs://bucket/train/`.
+///
+/// ```
+/// use dataflux::store::{Scheme, StoreUri};
+///
+/// let uri: StoreUri = "gs://my-bucket/train/".parse()?;
+/// assert_eq!((uri.scheme, &*uri.bucket, &*uri.path), (Scheme::Gs, "my-bucket", "train/"));
+/// assert!("s3://my-bucket/train/".parse::<StoreUri>().is_err());
+/// # Ok::<_, dataflux::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StoreUri {
+    /// The kind of store.
+    pub scheme: Scheme,
+    /// The bucket's name: 3 to 222 of `a-z`, `0-9`, `-`, `_` and `.`.
+    pub bucket: Arc<str>,
+    /// What follows the bucket and a slash: at most 1,024 bytes without CR and LF; may be empty. Its bytes are the name
+    /// itself: nothing is percent-encoded.
+    pub path: String,
+}
+
+impl FromStr for StoreUri {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = |message: &str, hint: String| Err(Error::new(ErrorKind::Config, message).object(text).hint(hint));
+        let suggestion = || match suggest(text).filter(|meant| meant != text && Self::from_str(meant).is_ok()) {
+            Some(meant) => format!("write {meant}"),
+            None => "write gs://my-bucket/train/, for example".to_owned(),
+        };
+
+        let Some((scheme, path)) = text.split_once("://") else {
+            return wrong("this isn't a URI that begins with gs://", suggestion());
+        };
+        let Some(scheme) = Scheme::parse(scheme) else {
+            return wrong(&format!("{scheme}:// isn't a scheme that this crate reads"), suggestion());
+        };
+        if path.starts_with('/') {
+            return wrong("this URI has no bucket between its slashes", suggestion());
+        }
+
+        let (bucket, path) = split(path);
+        let is_legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.');
+        if !(3..=222).contains(&bucket.len()) || !bucket.bytes().all(is_legal) {
+            let hint = "a bucket's name has 3 to 222 of a-z, 0-9, '-', '_' and '.', as in gs://my-bucket/train/";
+            return wrong(&format!("'{bucket}' can't be a bucket's name"), hint.into());
+        }
+        if path.len() > 1_024 || path.contains(['\r', '\n']) {
+            let hint = "names of objects have at most 1,024 bytes and neither CR nor LF";
+            return wrong("no object's name can begin so", hint.into());
+        }
+        Ok(Self { scheme, bucket: bucket.into(), path: path.into() })
+    }
+}
+
+impl fmt::Display for StoreUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ObjectUri { bucket: &self.bucket, name: &self.path }.fmt(f)
+    }
+}
+
+/// Writes the URI of a bucket, for messages.
+pub(crate) struct BucketUri<'a>(pub(crate) &'a str);
+
+impl fmt::Display for BucketUri<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", Scheme::Gs.as_str(), self.0)
+    }
+}
+
+/// Writes the URI of an object or a prefix.
+pub(crate) struct ObjectUri<'a> {
+    pub(crate) bucket: &'a str,
+    pub(crate) name: &'a str,
+}
+
+impl fmt::Display for ObjectUri<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", BucketUri(self.bucket), self.name)
+    }
+}
+
+/// Hosts whose paths begin with the bucket: the XML API, and the download links of the console.
+const PATH_HOSTS: [&str; 4] = [
+    "storage.googleapis.com",
+    "storage.cloud.google.com",
+    "commondatastorage.googleapis.com",
+    "storage.mtls.googleapis.com",
+];
+
+/// Domains whose host names begin with the bucket.
+const BUCKET_DOMAINS: [&str; 2] = [".storage.googleapis.com", ".commondatastorage.googleapis.com"];
+
+/// The host of the web console.
+const CONSOLE: &str = "console.cloud.google.com";
+
+/// The URI that the author of `text` probably meant, if that can be guessed. The result isn't checked.
+fn suggest(text: &str) -> Option<String> {
+    let text = text.trim();
+    let (scheme, rest) = match text.split_once(':') {
+        Some((scheme, rest)) if !scheme.contains(['/', '.']) => (scheme.to_ascii_lowercase(), rest),
+        // Browsers show addresses without a scheme.
+        _ if is_storage_host(text) => return from_web_address(text),
+        _ => return Some(BucketUri(text.trim_start_matches('/')).to_string()),
+    };
+    let path = rest.trim_start_matches('/');
+    match scheme.as_str() {
+        "http" | "https" => from_web_address(path),
+        // A file's path is one on this machine.
+        "file" => None,
+        // One slash, three slashes, or a colon alone; and other stores, whose copy in this one has the same name.
+        _ if !path.is_empty() => Some(BucketUri(path).to_string()),
+        _ => None,
+    }
+}
+
+fn is_storage_host(address: &str) -> bool {
+    let host = split_host(address).0;
+    PATH_HOSTS.contains(&&*host) || host == CONSOLE || BUCKET_DOMAINS.iter().any(|domain| host.ends_with(domain))
+}
+
+/// Host, in lower case, and path of an address without its scheme.
+fn split_host(address: &str) -> (String, &str) {
+    let (host, path) = split(address);
+    (host.to_ascii_lowercase(), path)
+}
+
+/// The URI that a web address without its scheme stands for.
+fn from_web_address(address: &str) -> Option<String> {
+    let (host, path) = split_host(address);
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let (bucket, name) = if host == CONSOLE {
+        // Such as storage/browser/_details/bucket/a.png;tab=live_object
+        let path = path.split(';').next().unwrap_or_default();
+        let below = path.strip_prefix("storage/browser/")?;
+        split(below.strip_prefix("_details/").unwrap_or(below))
+    } else if let Some(bucket) = BUCKET_DOMAINS.iter().find_map(|domain| host.strip_suffix(domain)) {
+        (bucket, path)
+    } else if PATH_HOSTS.contains(&&*host) {
+        // The JSON API has the name in one segment.
+        let json = path.strip_prefix("download/").unwrap_or(path).strip_prefix("storage/v1/b/");
+        match json.map(|below| below.split_once("/o/").unwrap_or((below.trim_end_matches("/o"), ""))) {
+            Some(parts) => parts,
+            None => split(path),
+        }
+    } else {
+        return None;
+    };
+    let name = percent_decode_str(name).decode_utf8().ok()?;
+    (!bucket.is_empty()).then(|| ObjectUri { bucket, name: &name }.to_string())
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.split_once('/').unwrap_or((path, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_parsed_or_refused_with_a_suggestion() {
+        let uri = |text: &str| text.parse::<StoreUri>();
+        for (text, bucket, path) in
+            [("gs://bucket/a/b", "bucket", "a/b"), ("gs://bucket", "bucket", ""), ("gs://bucket//a", "bucket", "/a")]
+        {
+            let uri = uri(text).unwrap();
+            assert_eq!((uri.scheme, &*uri.bucket, &*uri.path), (Scheme::Gs, bucket, path));
+        }
+        assert_eq!(uri("gs://bucket/a/b").unwrap().to_string(), "gs://bucket/a/b");
+        for (text, said) in [
+            ("bucket/a", "write gs://bucket/a"),
+            ("/bucket/a", "write gs://bucket/a"),
+            ("s3://bucket/a", "write gs://bucket/a"),
+            ("gs://", "can't be a bucket's name"),
+            ("gs://Bucket/a", "can't be a bucket's name"),
+            ("gs:///a", "no bucket between its slashes; write gs://my-bucket/train/"),
+            ("gs:///bucket/a", "write gs://bucket/a"),
+            ("gs:/bucket/a", "write gs://bucket/a"),
+            ("https://storage.googleapis.com/bucket/a%20b", "write gs://bucket/a b"),
+            ("https://example.com/bucket/a", "write gs://my-bucket/train/"),
+            ("gs://bucket/a\nb", "neither CR nor LF"),
+        ] {
+            let error = uri(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn suggestions() {
+        for (text, wanted) in [
+            ("bkt/x", "gs://bkt/x"),
+            ("/bkt/x", "gs://bkt/x"),
+            (" bkt", "gs://bkt"),
+            ("gs:/bkt/x", "gs://bkt/x"),
+            ("gs:bkt/x", "gs://bkt/x"),
+            ("gs:///bkt/x", "gs://bkt/x"),
+            ("GS://bkt/x y", "gs://bkt/x y"),
+            ("gcs://bkt/x:y", "gs://bkt/x:y"),
+            ("s3://bkt/x", "gs://bkt/x"),
+            ("https://storage.googleapis.com/bkt/x", "gs://bkt/x"),
+            ("http://storage.googleapis.com/bkt", "gs://bkt/"),
+            ("https://Storage.GoogleAPIs.com/bkt/a%20b/%C3%BC?generation=7#top", "gs://bkt/a b/ü"),
+            ("storage.googleapis.com/bkt/x", "gs://bkt/x"),
+            ("https://bkt.storage.googleapis.com/x/", "gs://bkt/x/"),
+            ("https://my.bkt.storage.googleapis.com", "gs://my.bkt/"),
+            ("https://storage.googleapis.com/storage/v1/b/bkt/o/a%2Fb?alt=media", "gs://bkt/a/b"),
+            ("https://storage.googleapis.com/download/storage/v1/b/bkt/o/a%2Fb", "gs://bkt/a/b"),
+            ("https://storage.googleapis.com/storage/v1/b/bkt/o", "gs://bkt/"),
+            ("https://storage.cloud.google.com/bkt/x?authuser=1", "gs://bkt/x"),
+            ("https://console.cloud.google.com/storage/browser/bkt/x;tab=objects?project=p", "gs://bkt/x"),
+            ("https://console.cloud.google.com/storage/browser/_details/bkt/x/a.png", "gs://bkt/x/a.png"),
+        ] {
+            assert_eq!(suggest(text).as_deref(), Some(wanted), "{text}");
+        }
+        for text in ["gs://", "gs:", "https://example.com/bkt/x", "https://storage.googleapis.com/", "file:///data/x"] {
+            assert_eq!(suggest(text), None, "{text}");
+        }
+    }
+}
