@@ -28,7 +28,7 @@ struct Ready<'a> {
 pub(crate) fn run(args: Args, json: bool) -> Result<()> {
     let json = json || args.emulator.json;
     let buckets = args.emulator.virtuals.iter().map(|spec| spec.bucket().to_owned());
-    let buckets = buckets.chain(args.emulator.folders.iter().map(|(bucket, _)| bucket.clone()));
+    let buckets = buckets.chain(args.emulator.folders.iter().map(|folder| folder.bucket.clone()));
     let bucket = buckets.chain(args.emulator.buckets.iter().cloned()).next();
     let emulator = args.emulator.start().context("the emulator can't start")?;
     // Watched before the endpoint is told, so that a signal right after the line ends this in good order.

@@ -1,22 +1,23 @@
-//! CRC32C as linear algebra over GF(2), MD5, and their base64 forms.
+//! CRC32C and MD5, their base64 forms, and CRC32C as linear algebra over GF(2).
 //!
-//! With its initial value and final inversion left out, a CRC is a linear map of the message. Two things follow:
-//! appending is a matrix (`combine`), and the CRC of a buffer that was XORed with a repeated word is the CRC of the
-//! buffer XORed with a linear map of the word (`RepeatedWord`). The second makes the CRC of a virtual object cost a
-//! few table look-ups whatever its size.
+//! Without its initial value and final inversion, a CRC is a linear map of the message. Two things follow. Appending to
+//! a message multiplies its CRC by a matrix ([`combine`]). And the CRC of a buffer XORed with a repeated word is the
+//! CRC of the buffer XORed with a linear map of the word ([`RepeatedWord`]), so that the CRC of a virtual object takes
+//! a few table look-ups, whatever its size.
 
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use md5::{Digest, Md5};
 
-/// The Castagnoli polynomial, bits reflected.
+/// The Castagnoli polynomial with its bits reversed.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 
-/// Column `i` is the image of bit `i`.
-type Matrix = [u32; 32];
+/// A linear map of a CRC register. Column `i` is the image of bit `i`.
+type CrcMatrix = [u32; 32];
 
-fn apply(matrix: &Matrix, mut vector: u32) -> u32 {
+fn apply(matrix: &CrcMatrix, mut vector: u32) -> u32 {
     let mut image = 0;
     while vector != 0 {
         image ^= matrix[vector.trailing_zeros() as usize];
@@ -25,9 +26,9 @@ fn apply(matrix: &Matrix, mut vector: u32) -> u32 {
     image
 }
 
-/// Entry `k` advances a CRC register over `2^k` zero bytes.
-static ZEROS: LazyLock<Vec<Matrix>> = LazyLock::new(|| {
-    let mut matrix: Matrix = std::array::from_fn(|bit| {
+/// Entry `k` is the matrix that advances a CRC register over `2^k` zero bytes.
+static ZERO_RUNS: LazyLock<Vec<CrcMatrix>> = LazyLock::new(|| {
+    let mut matrix: CrcMatrix = std::array::from_fn(|bit| {
         (0..8).fold(1_u32 << bit, |r, _| if r & 1 == 1 { (r >> 1) ^ POLYNOMIAL } else { r >> 1 })
     });
     let mut powers = Vec::with_capacity(64);
@@ -38,10 +39,10 @@ static ZEROS: LazyLock<Vec<Matrix>> = LazyLock::new(|| {
     powers
 });
 
-/// The register after `bytes` zero bytes.
+/// The CRC register after `bytes` more zero bytes.
 fn advance(mut register: u32, mut bytes: u64) -> u32 {
     while bytes != 0 {
-        register = apply(&ZEROS[bytes.trailing_zeros() as usize], register);
+        register = apply(&ZERO_RUNS[bytes.trailing_zeros() as usize], register);
         bytes &= bytes - 1;
     }
     register
@@ -52,14 +53,15 @@ pub(crate) fn combine(a: u32, b: u32, length_of_b: u64) -> u32 {
     advance(a, length_of_b) ^ b
 }
 
-/// For one length: what XORing a little-endian 64-bit word, repeated from the first byte on, does to the CRC32C.
+/// How the CRC32C of a buffer changes when a 64-bit little-endian word is XORed onto all of it, repeated from the first
+/// byte on. Tables for one length of the buffer.
 pub(crate) struct RepeatedWord {
     /// Indexed by the position of a four-bit digit of the word, then by its value.
     nibbles: [[u32; 16]; 16],
 }
 
 impl RepeatedWord {
-    /// The map for buffers of `length` bytes.
+    /// Computes the tables for buffers of `length` bytes.
     pub(crate) fn new(length: u64) -> Self {
         let columns: [u32; 64] = std::array::from_fn(|bit| column(1_u64 << bit, length));
         let nibbles = std::array::from_fn(|position| {
@@ -70,7 +72,7 @@ impl RepeatedWord {
         Self { nibbles }
     }
 
-    /// The difference that `word` makes.
+    /// The value to XOR onto the CRC32C when `word` is XORed onto the buffer.
     pub(crate) fn difference(&self, word: u64) -> u32 {
         let mut sum = 0;
         for (position, table) in self.nibbles.iter().enumerate() {
@@ -80,9 +82,9 @@ impl RepeatedWord {
     }
 }
 
-/// The linear CRC of `word` repeated over `length` bytes, by doubling.
+/// The linear CRC of `word` repeated over `length` bytes. The repeats are doubled, so this takes logarithmic time.
 fn column(word: u64, length: u64) -> u32 {
-    let one = linear(&word.to_le_bytes());
+    let one = linear_crc(&word.to_le_bytes());
     let repeats = length / 8;
     let (mut sum, mut done) = (0, 0_u64);
     for bit in (0..u64::BITS - repeats.leading_zeros()).rev() {
@@ -94,29 +96,49 @@ fn column(word: u64, length: u64) -> u32 {
         }
     }
     let tail = (length % 8) as usize;
-    advance(sum, tail as u64) ^ linear(&word.to_le_bytes()[..tail])
+    advance(sum, tail as u64) ^ linear_crc(&word.to_le_bytes()[..tail])
 }
 
-/// The CRC without initial value and final inversion, of at most eight bytes.
-fn linear(bytes: &[u8]) -> u32 {
+/// The CRC of at most eight bytes, without initial value and final inversion.
+fn linear_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes) ^ crc32c::crc32c(&[0; 8][..bytes.len()])
 }
 
-/// MD5 of bytes that come in pieces.
-#[derive(Default)]
-pub(crate) struct Md5Stream(Md5);
+/// The checksums that an object carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ContentHashes {
+    pub(crate) crc32c: u32,
+    pub(crate) md5: [u8; 16],
+}
 
-impl Md5Stream {
+/// Computes the checksums of bytes that come in pieces.
+#[derive(Default)]
+pub(crate) struct Hasher {
+    crc32c: u32,
+    md5: Md5,
+}
+
+impl Hasher {
     pub(crate) fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
+        self.crc32c = crc32c::crc32c_append(self.crc32c, piece);
+        self.md5.update(piece);
     }
 
-    pub(crate) fn finish(self) -> [u8; 16] {
-        self.0.finalize().into()
+    pub(crate) fn finish(self) -> ContentHashes {
+        ContentHashes { crc32c: self.crc32c, md5: self.md5.finalize().into() }
     }
 }
 
-/// CRC32C as the service writes it: base64 of four big-endian bytes.
+/// The checksums of the concatenation of `pieces`.
+pub(crate) fn hash_pieces(pieces: &[Bytes]) -> ContentHashes {
+    let mut hasher = Hasher::default();
+    for piece in pieces {
+        hasher.update(piece);
+    }
+    hasher.finish()
+}
+
+/// A CRC32C as the service writes it: the base64 form of four big-endian bytes.
 pub(crate) fn crc32c_base64(crc: u32) -> String {
     let mut text = Vec::with_capacity(8);
     push_crc32c_base64(&mut text, crc);
@@ -131,7 +153,7 @@ pub(crate) fn push_crc32c_base64(out: &mut Vec<u8>, crc: u32) {
     out.extend_from_slice(&[digit(30), digit(24), digit(18), digit(12), digit(6), digit(0), b'=', b'=']);
 }
 
-/// Standard base64.
+/// Encodes bytes as standard base64 with padding.
 pub(crate) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }

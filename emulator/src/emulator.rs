@@ -1,201 +1,47 @@
-//! Setting up, running, steering and stopping an emulator.
+//! A running emulator: reading and changing its objects, steering it, and stopping it.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
-    path::PathBuf,
-    sync::{Arc, Mutex, RwLock, atomic::AtomicU64, mpsc},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{runtime::Runtime, sync::watch};
-
-use crate::{
-    bucket::{Base, Bucket, BucketConfig, Namespace},
-    buckets,
-    content::{Content, Segment, hashes},
-    error::Error,
-    fault::{Fault, FaultPlan, Faults},
-    folder::Folder,
-    listen::listen,
-    listing::{Entry, ListQuery, page},
-    lock::{lock, write},
-    object::{Attributes, Object},
-    profile::Profile,
-    server,
-    service::State,
-    stats::{Call, Counters, Stats},
-    virtual_ns::VirtualSpec,
+use tokio::{
+    net::TcpListener,
+    runtime::{Handle, Runtime},
+    sync::watch,
 };
 
-/// How long stopping waits for the listener to close.
-const STOP: Duration = Duration::from_secs(2);
+use crate::{
+    api::state::EmulatorState,
+    buckets::{
+        base::BucketBase,
+        config::BucketConfig,
+        list_query::ListQuery,
+        listing::{ListEntry, collect_page},
+        stored::StoredBucket,
+    },
+    checksum::hash_pieces,
+    error::Error,
+    locks::{lock, write},
+    naming::check_object_name,
+    objects::{attributes::ObjectAttributes, content::Content, version::ObjectVersion},
+    server::connection::serve,
+    signals::SignalWatch,
+    traffic::{
+        fault::{Fault, Faults},
+        profile::Profile,
+        stats::{Call, Stats},
+    },
+};
 
-/// Attributes of an object that a test puts into a bucket.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObjectOptions {
-    /// The storage class; the bucket's when None.
-    pub storage_class: Option<String>,
-    /// `gzip` for contents that are.
-    pub content_encoding: Option<String>,
-    /// The media type.
-    pub content_type: Option<String>,
-    /// An RFC 3339 time of the user's.
-    pub custom_time: Option<String>,
-    /// The user's own keys and values.
-    pub metadata: std::collections::BTreeMap<String, String>,
-}
+/// How long dropping an emulator waits for the listener to close. It closes at once, unless a thread that serves is
+/// busy.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sets up an [`Emulator`].
-#[derive(Debug)]
-#[must_use = "nothing runs before `start`"]
-pub struct Builder {
-    host: String,
-    port: u16,
-    threads: usize,
-    seed: u64,
-    profile: Profile,
-    faults: Faults,
-    buckets: Vec<(String, BucketConfig)>,
-    virtuals: Vec<VirtualSpec>,
-    folders: Vec<(String, PathBuf)>,
-}
-
-impl Builder {
-    /// The address to listen on; `127.0.0.1` unless told.
-    pub fn host(mut self, host: impl Into<String>) -> Self {
-        self.host = host.into();
-        self
-    }
-
-    /// The port to listen on; 0, as without this, takes any free one.
-    pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
-        self
-    }
-
-    /// Threads that serve; one unless told.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads.max(1);
-        self
-    }
-
-    /// How fast it answers; [`Profile::fast`] unless told.
-    pub fn profile(mut self, profile: Profile) -> Self {
-        self.profile = profile;
-        self
-    }
-
-    /// An empty bucket.
-    pub fn bucket(self, name: impl Into<String>) -> Self {
-        self.bucket_with(name, BucketConfig::default())
-    }
-
-    /// A bucket of this configuration: an empty one, or that of a virtual namespace or folder of the same name.
-    pub fn bucket_with(mut self, name: impl Into<String>, config: BucketConfig) -> Self {
-        self.buckets.push((name.into(), config));
-        self
-    }
-
-    /// A bucket of virtual objects.
-    pub fn virtual_namespace(mut self, spec: VirtualSpec) -> Self {
-        self.virtuals.push(spec);
-        self
-    }
-
-    /// A bucket of the files below a directory. What is written to the bucket stays in memory: the directory is never
-    /// changed.
-    pub fn folder(mut self, bucket: impl Into<String>, directory: impl Into<PathBuf>) -> Self {
-        self.folders.push((bucket.into(), directory.into()));
-        self
-    }
-
-    /// Random faults; none unless told.
-    pub fn faults(mut self, faults: Faults) -> Self {
-        self.faults = faults;
-        self
-    }
-
-    /// The seed of jitter and faults; 0 unless told.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// Binds and serves, on threads of its own: blocking code and other runtimes can use it.
-    ///
-    /// # Errors
-    /// When a bucket's name is bad or taken twice, a folder cannot be read, or the address cannot be bound.
-    pub fn start(self) -> Result<Emulator, Error> {
-        let namespace = Namespace::default();
-        let mut configs: HashMap<String, BucketConfig> = HashMap::new();
-        for (name, config) in self.buckets {
-            if configs.insert(name.clone(), config).is_some() {
-                return Err(Error::DuplicateBucket(name));
-            }
-        }
-        let mut based = Vec::new();
-        for spec in self.virtuals {
-            based.push((spec.bucket().to_owned(), Base::Virtual(spec)));
-        }
-        for (bucket, directory) in self.folders {
-            based.push((bucket, Base::Folder(Folder::scan(&directory)?)));
-        }
-        for (name, base) in based {
-            let config = configs.remove(&name).unwrap_or_default();
-            add(&namespace, &name, config, base)?;
-        }
-        for (name, config) in configs {
-            add(&namespace, &name, config, Base::Empty)?;
-        }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.threads)
-            .thread_name("emulator")
-            .enable_all()
-            .build()
-            .map_err(Error::Runtime)?;
-        let within = runtime.enter();
-        let bound = listen(&self.host, self.port).and_then(|listener| Ok((listener.local_addr()?, listener)));
-        drop(within);
-        let (address, listener) = match bound {
-            Ok(bound) => bound,
-            Err(source) => {
-                // Who starts an emulator may be within a runtime, which must not wait for the end of another.
-                runtime.shutdown_background();
-                return Err(Error::Bind { address: format!("{}:{}", self.host, self.port), source });
-            }
-        };
-        let state = Arc::new(State {
-            namespace,
-            profile: RwLock::new(self.profile),
-            faults: FaultPlan::new(self.faults, self.seed),
-            stats: Counters::default(),
-            token: RwLock::default(),
-            sessions: Mutex::default(),
-            seed: self.seed,
-            draws: AtomicU64::new(0),
-            started: Instant::now(),
-            endpoint: format!("http://{address}"),
-        });
-        let (stop, stopping) = watch::channel(false);
-        let (closed, closing) = mpsc::channel();
-        let serving = Arc::clone(&state);
-        runtime.spawn(async move {
-            server::serve(listener, serving, stopping).await;
-            // Nobody listens when the emulator was leaked.
-            let _ = closed.send(());
-        });
-        Ok(Emulator { state, stop, closed: Mutex::new(closing), runtime: Some(runtime) })
-    }
-}
-
-fn add(namespace: &Namespace, name: &str, config: BucketConfig, base: Base) -> Result<(), Error> {
-    buckets::check_name(name).map_err(|why| Error::spec("bucket", name, why))?;
-    if namespace.add(Bucket::new(name, config, base)) { Ok(()) } else { Err(Error::DuplicateBucket(name.to_owned())) }
-}
-
-/// A running emulator. Dropping it stops it: connections end, the port is free, and what it held is gone.
+/// A running emulator. Dropping it stops it: connections end, the port is free, and its objects are gone.
 ///
 /// ```
 /// let emulator = dataflux_emulator::Emulator::builder().bucket("photos").start()?;
@@ -204,10 +50,28 @@ fn add(namespace: &Namespace, name: &str, config: BucketConfig, base: Base) -> R
 /// # Ok::<(), dataflux_emulator::Error>(())
 /// ```
 pub struct Emulator {
-    state: Arc<State>,
+    state: Arc<EmulatorState>,
     stop: watch::Sender<bool>,
+    /// Gets a message when the listener has closed.
     closed: Mutex<mpsc::Receiver<()>>,
+    handle: Handle,
+    /// `None` only while the emulator is dropped.
     runtime: Option<Runtime>,
+}
+
+/// Attributes of an object that a test puts into a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectOptions {
+    /// The storage class; the bucket's when `None`.
+    pub storage_class: Option<String>,
+    /// The content encoding, such as `gzip` for contents that are compressed.
+    pub content_encoding: Option<String>,
+    /// The media type.
+    pub content_type: Option<String>,
+    /// The custom time, an RFC 3339 time that users can set.
+    pub custom_time: Option<String>,
+    /// The user's metadata: keys and values.
+    pub metadata: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for Emulator {
@@ -217,29 +81,27 @@ impl fmt::Debug for Emulator {
 }
 
 impl Emulator {
-    /// Starts setting one up.
-    pub fn builder() -> Builder {
-        Builder {
-            host: "127.0.0.1".to_owned(),
-            port: 0,
-            threads: 1,
-            seed: 0,
-            profile: Profile::fast(),
-            faults: Faults::none(),
-            buckets: Vec::new(),
-            virtuals: Vec::new(),
-            folders: Vec::new(),
-        }
+    /// Serves on the threads of `runtime`.
+    pub(crate) fn serve(state: Arc<EmulatorState>, listener: TcpListener, runtime: Runtime) -> Self {
+        let (stop, stopping) = watch::channel(false);
+        let (closed, closing) = mpsc::channel();
+        let serving = Arc::clone(&state);
+        runtime.spawn(async move {
+            serve(listener, serving, stopping).await;
+            // Nobody listens when the emulator was leaked.
+            let _ = closed.send(());
+        });
+        Self { state, stop, closed: Mutex::new(closing), handle: runtime.handle().clone(), runtime: Some(runtime) }
     }
 
-    /// The base URL, such as `http://127.0.0.1:40123`: what `STORAGE_EMULATOR_HOST` wants.
+    /// The base URL, such as `http://127.0.0.1:40123`: the value for `STORAGE_EMULATOR_HOST`.
     pub fn endpoint(&self) -> &str {
         &self.state.endpoint
     }
 
-    /// The counters.
+    /// The current values of the counters.
     pub fn stats(&self) -> Stats {
-        self.state.stats.read()
+        self.state.stats.snapshot()
     }
 
     /// Sets the counters to zero.
@@ -247,7 +109,7 @@ impl Emulator {
         self.state.stats.reset();
     }
 
-    /// Creates or replaces an object, and its bucket where that is missing. Returns the generation. Permissions,
+    /// Creates or replaces an object, and creates its bucket if that is missing. Returns the generation. Permissions,
     /// holds, limits and faults do not apply.
     ///
     /// # Panics
@@ -261,63 +123,58 @@ impl Emulator {
     /// # Panics
     /// When the service would refuse the name.
     pub fn put_with(&self, bucket: &str, name: &str, bytes: impl Into<Bytes>, options: ObjectOptions) -> i64 {
-        if let Err(refusal) = crate::object::check_name(name) {
+        if let Err(refusal) = check_object_name(name) {
             panic!("object {name:?}: {}", refusal.message);
         }
+
         let bucket = self.bucket_or_new(bucket);
-        let bytes = bytes.into();
-        let (crc32c, md5) = hashes(std::slice::from_ref(&bytes));
-        let generation = self.state.namespace.next_generation();
-        let object = Object {
-            name: name.to_owned(),
-            generation,
-            metageneration: 1,
-            crc32c,
-            md5: Some(md5),
-            component_count: None,
-            created: generation,
-            updated: generation,
-            attributes: Attributes {
-                storage_class: Some(options.storage_class.unwrap_or_else(|| bucket.config().storage_class)),
-                content_encoding: options.content_encoding,
-                content_type: options.content_type,
-                custom_time: options.custom_time,
-                metadata: options.metadata,
-                ..Attributes::default()
-            },
-            content: Content::new([Segment::Bytes(bytes)]),
+        let attributes = ObjectAttributes {
+            storage_class: Some(options.storage_class.unwrap_or_else(|| bucket.config().storage_class)),
+            content_encoding: options.content_encoding,
+            content_type: options.content_type,
+            custom_time: options.custom_time,
+            metadata: options.metadata,
+            ..ObjectAttributes::default()
         };
+        let bytes = bytes.into();
+        let hashes = hash_pieces(std::slice::from_ref(&bytes));
+        let generation = self.state.buckets.next_generation();
+        let object = ObjectVersion::new(name.to_owned(), generation, hashes, attributes, Content::from_bytes(bytes));
         bucket.replace(name, Some(Arc::new(object)));
         generation
     }
 
-    /// Removes an object; false when there was none. Permissions and holds do not apply.
+    /// Deletes an object. Returns false when there was none. Permissions and holds do not apply.
     pub fn delete(&self, bucket: &str, name: &str) -> bool {
-        self.state.namespace.bucket(bucket).is_some_and(|bucket| bucket.replace(name, None))
+        self.state.buckets.bucket(bucket).is_some_and(|bucket| bucket.replace(name, None))
     }
 
-    /// The contents of an object; None, too, for a file that has changed since the start.
+    /// The contents of an object. `None` when there is none, and for a file that has changed since the start.
     pub fn get(&self, bucket: &str, name: &str) -> Option<Bytes> {
-        let object = self.state.namespace.bucket(bucket)?.get(name).ok()??;
+        let object = self.live_version(bucket, name)?;
         object.content.read(0, object.size()).ok()
     }
 
     /// The generation of an object.
     pub fn generation(&self, bucket: &str, name: &str) -> Option<i64> {
-        Some(self.state.namespace.bucket(bucket)?.get(name).ok()??.generation)
+        Some(self.live_version(bucket, name)?.generation)
     }
 
-    /// All names of a bucket in byte order; none when there is no such bucket.
+    fn live_version(&self, bucket: &str, name: &str) -> Option<Arc<ObjectVersion>> {
+        self.state.buckets.bucket(bucket)?.get(name).ok()?
+    }
+
+    /// All names of a bucket in byte order; none when there is no bucket of this name.
     pub fn names(&self, bucket: &str) -> Vec<String> {
-        let Some(bucket) = self.state.namespace.bucket(bucket) else { return Vec::new() };
+        let Some(bucket) = self.state.buckets.bucket(bucket) else { return Vec::new() };
         let mut names = Vec::new();
-        for entry in page(&bucket, &ListQuery::everything()).entries {
+        for entry in collect_page(&bucket, &ListQuery::everything()).entries {
             match entry {
-                Entry::Object(object) => names.push(object.name.clone()),
-                Entry::Run(first, end) => {
+                ListEntry::Object(object) => names.push(object.name.clone()),
+                ListEntry::Run(run) => {
                     let mut name = Vec::new();
-                    for i in first..end {
-                        bucket.base.name(i, &mut name);
+                    for i in run {
+                        bucket.base.read_name(i, &mut name);
                         names.push(String::from_utf8_lossy(&name).into_owned());
                     }
                 }
@@ -329,36 +186,40 @@ impl Emulator {
     /// The name of object `index` of a virtual namespace.
     ///
     /// # Panics
-    /// When the bucket is no virtual namespace or has fewer objects.
+    /// When the bucket is not a virtual namespace, or has no object with this index.
     pub fn virtual_name(&self, bucket: &str, index: u64) -> String {
-        match self.state.namespace.bucket(bucket).as_deref() {
-            Some(Bucket { base: Base::Virtual(spec), .. }) => spec.name(index),
+        match self.state.buckets.bucket(bucket).as_deref() {
+            Some(StoredBucket { base: BucketBase::Virtual(spec), .. }) => spec.name(index),
             _ => panic!("no virtual namespace {bucket}"),
         }
     }
 
-    /// Takes a permission away, such as `storage.objects.create`. Every caller counts as a known principal, also one
-    /// without credentials, and gets 403; see [`deny_anonymous`](Self::deny_anonymous) for what the service tells the
-    /// latter.
+    /// Takes a permission away, such as `storage.objects.create`. Every caller, even one without credentials, counts as
+    /// a known principal and gets 403. For the answer that the service gives to anonymous callers, see
+    /// [`deny_anonymous`](Self::deny_anonymous).
     pub fn deny(&self, bucket: &str, permission: &str) {
-        write(&self.bucket_or_new(bucket).settings).config.denied.insert(permission.to_owned());
+        self.change_config(bucket, |config| {
+            config.denied.insert(permission.to_owned());
+        });
     }
 
-    /// Takes a permission away from anonymous callers: requests without an `Authorization` header get 401. Those with
-    /// one, whatever it says, keep the permission unless it is [denied](Self::deny), too.
+    /// Takes a permission away from anonymous callers: requests without an `Authorization` header get 401. Requests
+    /// with any such header keep the permission, unless it is [denied](Self::deny) as well.
     pub fn deny_anonymous(&self, bucket: &str, permission: &str) {
-        write(&self.bucket_or_new(bucket).settings).config.denied_anonymous.insert(permission.to_owned());
+        self.change_config(bucket, |config| {
+            config.denied_anonymous.insert(permission.to_owned());
+        });
     }
 
-    /// Gives a permission back, to anonymous callers, too.
+    /// Gives a permission back to all callers, including anonymous ones.
     pub fn allow(&self, bucket: &str, permission: &str) {
-        let bucket = self.bucket_or_new(bucket);
-        let config = &mut write(&bucket.settings).config;
-        config.denied.remove(permission);
-        config.denied_anonymous.remove(permission);
+        self.change_config(bucket, |config| {
+            config.denied.remove(permission);
+            config.denied_anonymous.remove(permission);
+        });
     }
 
-    /// Changes a bucket's configuration, and makes the bucket where it is missing.
+    /// Changes the configuration of a bucket, and creates the bucket if it is missing.
     pub fn configure(&self, bucket: &str, change: impl FnOnce(&mut BucketConfig)) {
         let bucket = self.bucket_or_new(bucket);
         let mut settings = write(&bucket.settings);
@@ -366,35 +227,50 @@ impl Emulator {
         settings.metageneration += 1;
     }
 
-    /// Asks every request for this bearer token from now on; with None for none.
+    /// Changes permissions, which the metageneration does not cover.
+    fn change_config(&self, bucket: &str, change: impl FnOnce(&mut BucketConfig)) {
+        change(&mut write(&self.bucket_or_new(bucket).settings).config);
+    }
+
+    fn bucket_or_new(&self, name: &str) -> Arc<StoredBucket> {
+        loop {
+            if let Some(bucket) = self.state.buckets.bucket(name) {
+                return bucket;
+            }
+            self.state.buckets.add(StoredBucket::new(name, BucketConfig::default(), BucketBase::Empty));
+        }
+    }
+
+    /// Requires this bearer token of all requests from now on; `None` requires none.
     pub fn require_token(&self, token: Option<&str>) {
         *write(&self.state.token) = token.map(str::to_owned);
     }
 
-    /// Replaces the random faults and starts their numbering over.
+    /// Replaces the random faults and restarts their numbering.
     pub fn set_faults(&self, faults: Faults) {
         self.state.faults.set(faults);
     }
 
-    /// Replaces delays and limits.
+    /// Replaces delays and rate limits.
     pub fn set_profile(&self, profile: Profile) {
         *write(&self.state.profile) = profile;
     }
 
-    /// Lets the next `count` calls of a kind go wrong, before any random fault. Scripts for one kind queue up.
+    /// Makes the next `count` calls of a kind fail. Scripted faults come before random ones, and those for the same
+    /// kind of call queue up.
     pub fn fault_next(&self, call: Call, fault: Fault, count: u64) {
         self.state.faults.script(call, fault, count);
     }
 
-    /// Ends every unfinished resumable upload, as a week does: later requests get 410.
+    /// Expires every unfinished resumable upload, as the service does after a week: later requests get 410.
     pub fn expire_uploads(&self) {
-        let sessions: Vec<_> = lock(&self.state.sessions).values().cloned().collect();
+        let sessions: Vec<_> = lock(&self.state.uploads).values().cloned().collect();
         for session in sessions {
             lock(&session).expire();
         }
     }
 
-    /// Blocks until the process gets SIGINT or SIGTERM. Signals are watched from here on; where one may come earlier,
+    /// Blocks until the process gets SIGINT or SIGTERM. Signals are watched from this call on; if one can come earlier,
     /// call [`watch_signals`](Self::watch_signals) first.
     ///
     /// # Errors
@@ -404,72 +280,21 @@ impl Emulator {
         Ok(())
     }
 
-    /// Watches SIGINT and SIGTERM from now on: they no longer kill the process, not even before it waits for them.
+    /// Watches SIGINT and SIGTERM from this call on. They no longer kill the process, even before it waits for them.
     ///
     /// # Errors
     /// When the signals cannot be watched.
-    pub fn watch_signals(&self) -> Result<Signals, Error> {
-        let (sender, receiver) = mpsc::channel();
-        if let Some(runtime) = &self.runtime {
-            let _context = runtime.enter();
-            let interrupted = interrupted().map_err(Error::Runtime)?;
-            runtime.spawn(async move {
-                interrupted.await;
-                let _ = sender.send(());
-            });
-        }
-        Ok(Signals { receiver })
+    pub fn watch_signals(&self) -> Result<SignalWatch, Error> {
+        SignalWatch::start(&self.handle).map_err(Error::Runtime)
     }
-
-    fn bucket_or_new(&self, name: &str) -> Arc<Bucket> {
-        loop {
-            if let Some(bucket) = self.state.namespace.bucket(name) {
-                return bucket;
-            }
-            self.state.namespace.add(Bucket::new(name, BucketConfig::default(), Base::Empty));
-        }
-    }
-}
-
-/// Signals that are being watched.
-#[derive(Debug)]
-pub struct Signals {
-    receiver: mpsc::Receiver<()>,
-}
-
-impl Signals {
-    /// Blocks until the first of them, or until the emulator is gone.
-    pub fn wait(self) {
-        let _ = self.receiver.recv();
-    }
-}
-
-/// Registers at once; the future ends with the first signal.
-#[cfg(unix)]
-fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-#[cfg(windows)]
-fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = tokio::signal::windows::ctrl_c()?;
-    Ok(async move {
-        interrupt.recv().await;
-    })
 }
 
 impl Drop for Emulator {
     fn drop(&mut self) {
         let _ = self.stop.send(true);
-        // Bounded, and on threads that are not the caller's, so that a runtime's thread may do it, too.
-        let _ = lock(&self.closed).recv_timeout(STOP);
+        // The wait has a bound and the work is on other threads, so that a thread of a runtime can drop an emulator,
+        // too.
+        let _ = lock(&self.closed).recv_timeout(STOP_TIMEOUT);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -1,12 +1,12 @@
 //! A Google Cloud Storage JSON API on loopback, for tests, examples and benchmarks.
 //!
 //! [`Emulator`] serves buckets, listings, contents with ranges and preconditions, compositions, uploads in one request
-//! and resumable ones, batches and permissions, with the status codes and error bodies of the service. On top it has
-//! - virtual namespaces ([`VirtualSpec`]): millions of self-checking objects that cost no memory,
+//! and resumable ones, batches and permissions, with the status codes and error bodies of the service. It adds
+//! - virtual namespaces ([`VirtualSpec`]): millions of self-checking objects that take no memory,
 //! - profiles ([`Profile`]): the delays and rate limits of a real bucket,
-//! - faults ([`Faults`], [`Fault`]): errors, resets, stalls, short and damaged bodies, lost answers, from a seed or by
-//!   script,
-//! - counters ([`Stats`]): in-process and at `GET /_emulator/stats`, reset by `POST /_emulator/reset-stats`.
+//! - faults ([`Faults`], [`Fault`]): errors, resets, stalls, short and damaged bodies and lost answers, drawn from a
+//!   seed or scripted,
+//! - counters ([`Stats`]): in the process and at `GET /_emulator/stats`; `POST /_emulator/reset-stats` resets them.
 //!
 //! ```
 //! use dataflux_emulator::{Call, Emulator, Fault, Profile};
@@ -20,53 +20,53 @@
 //! # Ok::<(), dataflux_emulator::Error>(())
 //! ```
 //!
-//! It does not keep old or deleted versions, know access control lists, speak the gRPC API, or store anything on disk.
-//! Of the XML API it knows reading: listings of both versions, and objects by GET and HEAD. It shares no code with the
-//! client, so that their mistakes cannot cancel out.
+//! The emulator keeps no old or deleted versions, has no access control lists, does not speak the gRPC API, and stores
+//! nothing on disk. Of the XML API it implements reading: listings of both versions, and objects by GET and HEAD. It
+//! shares no code with the client, so that a mistake in one is not repeated in the other.
+
+// A module uses only modules above it. `tests/it/structure.rs` fails on a circle.
+mod checksum;
+mod decimal;
+mod error;
+mod locks;
+mod naming;
+mod random;
+mod refusal;
+mod timestamp;
+
+mod traffic;
+
+mod objects;
+
+mod buckets;
+
+mod http;
+
+mod api;
+
+mod routing;
+
+mod server;
+
+mod signals;
+
+mod emulator;
+
+mod builder;
 
 #[cfg(feature = "cli")]
 mod args;
-mod batch;
-mod body;
-mod bucket;
-mod buckets;
-mod checksum;
-mod compose;
-mod content;
-mod emulator;
-mod error;
-mod fault;
-mod fields;
-mod folder;
-mod glob;
-mod limits;
-mod list_objects;
-mod listen;
-mod listing;
-mod lock;
-mod media;
-mod multipart;
-mod object;
-mod objects;
-mod profile;
-mod random;
-mod route;
-mod server;
-mod service;
-mod stats;
-mod timestamp;
-mod upload;
-mod virtual_names;
-mod virtual_ns;
-mod xml;
 
 #[cfg(feature = "cli")]
 pub use args::EmulatorArgs;
-pub use bucket::BucketConfig;
-pub use emulator::{Builder, Emulator, ObjectOptions, Signals};
+pub use buckets::config::BucketConfig;
+pub use builder::{EmulatorBuilder, FolderBucket};
+pub use emulator::{Emulator, ObjectOptions};
 pub use error::Error;
-pub use fault::{Fault, Faults};
-pub use profile::Profile;
-pub use stats::{Call, Stats};
-pub use virtual_names::Pattern;
-pub use virtual_ns::VirtualSpec;
+pub use objects::virtual_namespace::VirtualSpec;
+pub use signals::SignalWatch;
+pub use traffic::{
+    fault::{Fault, Faults},
+    profile::Profile,
+    stats::{Call, Stats},
+};

@@ -1,4 +1,4 @@
-//! Seeded pseudo-randomness without state: a hash of a counter.
+//! Pseudo-random numbers without state: a hash of a seed and a counter.
 
 /// A bijection of 64-bit words with good avalanche (the finaliser of SplitMix64).
 pub(crate) fn mix(value: u64) -> u64 {
@@ -8,7 +8,7 @@ pub(crate) fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A number in `[0, 1)` for draw `counter` of `seed`.
+/// A number in `[0, 1)` for draw number `counter` of `seed`.
 pub(crate) fn unit(seed: u64, counter: u64) -> f64 {
     (mix(mix(seed) ^ counter) >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,19 +1,27 @@
-//! Microseconds since 1970 and the RFC 3339 and HTTP forms of them.
+//! Times in microseconds since 1970, and their RFC 3339 and HTTP forms.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Now, in microseconds since 1970.
+/// The current time in microseconds since 1970.
 pub(crate) fn now() -> i64 {
-    from_system(SystemTime::now())
+    from_system_time(SystemTime::now())
 }
 
-/// A file's time, in microseconds since 1970.
-pub(crate) fn from_system(time: SystemTime) -> i64 {
+/// Converts a system time to microseconds since 1970; earlier times become 0.
+pub(crate) fn from_system_time(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
 
-/// Year, month and day of a number of days since 1970 (proleptic Gregorian).
-pub(crate) fn civil(days: i64) -> (i64, u32, u32) {
+/// A date of the proleptic Gregorian calendar. Month and day count from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CivilDate {
+    pub(crate) year: i64,
+    pub(crate) month: u32,
+    pub(crate) day: u32,
+}
+
+/// The date that is `days` days after 1 January 1970.
+pub(crate) fn civil_date(days: i64) -> CivilDate {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
@@ -22,21 +30,21 @@ pub(crate) fn civil(days: i64) -> (i64, u32, u32) {
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = (day_of_year - (153 * month_from_march + 2) / 5 + 1) as u32;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 } as u32;
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+    CivilDate { year: year_of_era + era * 400 + i64::from(month <= 2), month, day }
 }
 
-/// Days since 1970 of a date, the inverse of [`civil`].
-fn days(year: i64, month: u32, day: u32) -> i64 {
+/// The number of days from 1 January 1970 to a date: the inverse of [`civil_date`].
+fn days_since_1970(CivilDate { year, month, day }: CivilDate) -> i64 {
     let year = year - i64::from(month <= 2);
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let day_of_year = i64::from((153 * ((month + 9) % 12) + 2) / 5 + day) - 1;
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// `2026-11-21T03:34:28.123Z`.
+/// Formats a time in microseconds since 1970 as `2026-11-21T03:34:28.123Z`.
 pub(crate) fn rfc3339(micros: i64) -> String {
     let (days, in_day) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
-    let (year, month, day) = civil(days);
+    let CivilDate { year, month, day } = civil_date(days);
     let millis = in_day / 1_000;
     let (hour, minute) = (millis / 3_600_000, millis / 60_000 % 60);
     let (second, milli) = (millis / 1_000 % 60, millis % 1_000);
@@ -45,19 +53,20 @@ pub(crate) fn rfc3339(micros: i64) -> String {
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// `Sat, 21 Nov 2026 03:34:28 GMT`, the form of HTTP headers.
+/// Formats a time in microseconds since 1970 as `Sat, 21 Nov 2026 03:34:28 GMT`, the form that HTTP headers have.
 pub(crate) fn http_date(micros: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     let seconds = micros.div_euclid(1_000_000);
     let (days, in_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
+    let CivilDate { year, month, day } = civil_date(days);
     let (weekday, month) = (DAYS[days.rem_euclid(7) as usize], MONTHS[month as usize - 1]);
     let (hour, minute, second) = (in_day / 3_600, in_day / 60 % 60, in_day % 60);
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// Seconds since 1970 of a time in the form of [`http_date`]; `None` where it is in none, and its header is ignored
-/// then, as HTTP has it. The weekday isn't looked at.
+/// Parses a time in the form of [`http_date`] to seconds since 1970. The weekday is not checked.
+///
+/// `None` for any other text; HTTP says to ignore a header with that value.
 pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
     let parts: Vec<&str> = text.trim().split([' ', ':']).collect();
     let [_, day, month, year, hour, minute, second, "GMT"] = parts.as_slice() else { return None };
@@ -66,11 +75,14 @@ pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
     let day = number(day, 32)? as u32;
     let in_day = number(hour, 24)? * 3_600 + number(minute, 60)? * 60 + number(second, 61)?;
     let year = number(year, 10_000)?;
-    let days = days(year, month, day);
-    (civil(days) == (year, month, day)).then_some(days * 86_400 + in_day)
+    let date = CivilDate { year, month, day };
+    let days = days_since_1970(date);
+
+    // 31 February has a number of days, too, and is another date.
+    (civil_date(days) == date).then_some(days * 86_400 + in_day)
 }
 
-/// Whether `text` has the shape of an RFC 3339 time: enough to refuse what the service refuses.
+/// Whether `text` has the form of an RFC 3339 time, as far as the service checks it.
 pub(crate) fn is_rfc3339(text: &str) -> bool {
     let bytes = text.as_bytes();
     let digits = |range: std::ops::Range<usize>| {
@@ -90,6 +102,7 @@ pub(crate) fn is_rfc3339(text: &str) -> bool {
     if !time {
         return false;
     }
+
     let mut rest = &bytes[19..];
     if rest[0] == b'.' {
         let count = rest[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -98,6 +111,7 @@ pub(crate) fn is_rfc3339(text: &str) -> bool {
         }
         rest = &rest[1 + count..];
     }
+
     match rest {
         [b'Z' | b'z'] => true,
         [b'+' | b'-', h1, h2, b':', m1, m2] => [h1, h2, m1, m2].iter().all(|byte| byte.is_ascii_digit()),
@@ -117,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dates_of_headers_are_read_as_they_are_written() {
+    fn http_dates_parse_back() {
         for seconds in [0, 784_111_777, 951_782_400, 1_709_210_096, 4_107_542_400] {
             assert_eq!(parse_http_date(&http_date(seconds * 1_000_000)), Some(seconds));
         }
@@ -129,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes() {
+    fn only_rfc3339_times_are_recognised() {
         for good in ["2024-02-29T12:34:56Z", "2024-02-29T12:34:56.789Z", "2024-02-29t12:34:56+01:00"] {
             assert!(is_rfc3339(good), "{good}");
         }

@@ -18,7 +18,7 @@ fn compose(emulator: &Emulator) -> Result<u16, ureq::Error> {
 }
 
 #[test]
-fn refusals() {
+fn faults_can_be_error_answers() {
     let emulator = emulator();
     emulator.set_faults("retry_after=2".parse().unwrap());
     emulator.fault_next(Call::GetMedia, Fault::Error, 1);
@@ -35,7 +35,7 @@ fn refusals() {
 }
 
 #[test]
-fn broken_bodies() {
+fn faults_can_damage_bodies() {
     let emulator = emulator();
     emulator.fault_next(Call::GetMedia, Fault::Cut, 1);
     let cut = get(&emulator, MEDIA);
@@ -44,7 +44,7 @@ fn broken_bodies() {
     emulator.fault_next(Call::GetMedia, Fault::Short, 1);
     let short = get(&emulator, MEDIA);
     assert_eq!((short.status, short.header("content-length")), (200, None));
-    assert!(short.broken.is_none() && short.body.len() < 100_000, "an end like any other");
+    assert!(short.broken.is_none() && short.body.len() < 100_000, "the end looks regular");
     emulator.fault_next(Call::GetMedia, Fault::Flip, 1);
     let flipped = get(&emulator, MEDIA);
     let wrong: Vec<u8> = flipped.body.iter().copied().filter(|byte| *byte != 7).collect();
@@ -68,7 +68,7 @@ fn stalls_end() {
 }
 
 #[test]
-fn lost_answers_happened_and_resets_did_not() {
+fn calls_with_lost_answers_take_effect_and_reset_calls_do_not() {
     let emulator = emulator();
     emulator.fault_next(Call::Compose, Fault::Reset, 1);
     emulator.fault_next(Call::Compose, Fault::LostResponse, 1);
@@ -76,16 +76,16 @@ fn lost_answers_happened_and_resets_did_not() {
     assert_eq!(emulator.names("bucket"), ["x"]);
     assert!(compose(&emulator).is_err());
     assert_eq!(emulator.names("bucket"), ["out", "x"]);
-    assert_eq!(compose(&emulator).unwrap(), 412, "the retry meets its own success");
+    assert_eq!(compose(&emulator).unwrap(), 412, "the retry finds the result of the first try");
 }
 
 #[test]
-fn the_same_seed_breaks_the_same_calls() {
+fn the_same_seed_fails_the_same_calls() {
     let run = |seed: u64| {
         let faults: Faults = "error=0.3,only=list".parse().unwrap();
         let emulator = Emulator::builder().bucket("bucket").faults(faults).seed(seed).start().unwrap();
         let statuses: Vec<u16> = (0..40).map(|_| get(&emulator, "/storage/v1/b/bucket/o").status).collect();
-        assert!((0..20).all(|_| get(&emulator, "/storage/v1/b/bucket").status == 200), "only listings");
+        assert!((0..20).all(|_| get(&emulator, "/storage/v1/b/bucket").status == 200), "only listings fail");
         statuses
     };
     assert_eq!(run(1), run(1));
@@ -94,9 +94,9 @@ fn the_same_seed_breaks_the_same_calls() {
 }
 
 #[test]
-fn limits_answer_429() {
+fn calls_over_a_limit_get_429() {
     let emulator = emulator();
-    // A rate so low that one call uses all of it up for the length of any test.
+    // The rate is so low that one call uses it up for longer than any test runs.
     emulator.set_profile("fast,reads_per_s=0.001,writes_per_s=0.001".parse::<Profile>().unwrap());
     assert_eq!(get(&emulator, MEDIA).status, 200);
     assert_eq!(get(&emulator, MEDIA).refusal(), (429, "rateLimitExceeded".to_owned()));
@@ -127,7 +127,7 @@ fn paced_bodies_arrive_whole() {
 }
 
 #[test]
-fn a_change_happens_though_its_client_is_gone() {
+fn a_change_takes_effect_after_its_client_has_left() {
     use std::io::Write;
     let emulator = emulator();
     emulator.set_profile("fast,compose_ms=300".parse::<Profile>().unwrap());
@@ -138,7 +138,7 @@ fn a_change_happens_though_its_client_is_gone() {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let wait_until = |done: &dyn Fn() -> bool| {
         while !done() {
-            assert!(std::time::Instant::now() < deadline, "it never happened");
+            assert!(std::time::Instant::now() < deadline, "the condition did not become true");
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     };

@@ -1,15 +1,16 @@
-//! A small HTTP client: any status is an answer, nothing is followed, nothing is decompressed.
+//! A small HTTP client: any status is an answer, and it neither follows redirects nor decompresses.
 
 use std::io::Read;
 
 use dataflux_emulator::Emulator;
 use serde_json::Value;
 
+/// An answer of the emulator.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: ureq::http::HeaderMap,
     pub(crate) body: Vec<u8>,
-    /// How the body ended, when not well.
+    /// The error that the body ended with, if any.
     pub(crate) broken: Option<std::io::Error>,
 }
 
@@ -30,7 +31,7 @@ impl Answer {
         self.json()["error"]["errors"][0]["reason"].as_str().unwrap().to_owned()
     }
 
-    /// Status and reason of a refusal, whose body must have the service's form.
+    /// The status and reason of a refusal. Its body must have the service's form.
     pub(crate) fn refusal(&self) -> (u16, String) {
         let error = &self.json()["error"];
         assert_eq!(error["code"], self.status);
@@ -40,7 +41,7 @@ impl Answer {
     }
 }
 
-/// Sends one request on a connection of its own. `target` is a path, or a whole URL at the emulator.
+/// Sends one request on a connection of its own. `target` is a path, or a whole URL of the emulator.
 pub(crate) fn try_send(
     emulator: &Emulator,
     method: &str,

@@ -7,7 +7,7 @@ use crate::http::{delete, get, post};
 
 const FIELDS: &str = "items(name,size,generation,crc32c,storageClass,contentEncoding,updated),prefixes,nextPageToken";
 
-/// Everything that a listing gives, page by page.
+/// The items and prefixes of all pages of a listing, and the number of pages.
 fn list(emulator: &Emulator, bucket: &str, query: &str) -> (Vec<Value>, Vec<String>, usize) {
     let (mut items, mut prefixes, mut pages, mut token) = (Vec::new(), Vec::new(), 0, String::new());
     loop {
@@ -44,14 +44,14 @@ fn tree() -> Emulator {
 }
 
 #[test]
-fn every_page_size_gives_the_same() {
+fn every_page_size_lists_the_same() {
     let emulator = tree();
     let all = emulator.names("tree");
     assert!(all.windows(2).all(|pair| pair[0] < pair[1]));
     for size in 1..=15 {
         let (items, prefixes, pages) = list(&emulator, "tree", &format!("maxResults={size}"));
         assert_eq!((names(&items), prefixes.len()), (all.clone(), 0));
-        assert_eq!(pages, all.len().div_ceil(size), "a token comes only when more does");
+        assert_eq!(pages, all.len().div_ceil(size), "only a page before another one has a token");
         let (items, prefixes, pages) = list(&emulator, "tree", &format!("maxResults={size}&delimiter=%2F"));
         assert_eq!(names(&items), ["a", "b0", "d", "ü", "\u{10FFFF}"]);
         assert_eq!(prefixes, ["/", "b/", "c/", "é/"]);
@@ -64,7 +64,7 @@ fn every_page_size_gives_the_same() {
 }
 
 #[test]
-fn prefixes_and_offsets() {
+fn prefixes_offsets_and_globs_select_names() {
     let emulator = tree();
     for (query, items, prefixes) in [
         ("prefix=b%2F", vec!["b/", "b/1", "b/2", "b/c/3"], vec![]),
@@ -94,7 +94,7 @@ fn prefixes_and_offsets() {
 }
 
 #[test]
-fn fields_select() {
+fn the_fields_parameter_selects_fields() {
     let emulator = tree();
     let page = |query: &str| get(&emulator, &format!("/storage/v1/b/tree/o?{query}")).json();
     assert_eq!(page("fields=items%2Fname&maxResults=1"), json!({ "items": [{ "name": "//" }] }));
@@ -118,7 +118,7 @@ fn fields_select() {
 }
 
 #[test]
-fn bad_parameters_are_refused() {
+fn invalid_parameters_are_refused() {
     let emulator = tree();
     for query in [
         "maxResults=0",
@@ -143,7 +143,7 @@ fn bad_parameters_are_refused() {
 }
 
 #[test]
-fn pages_hold_a_thousand_and_at_most_five() {
+fn pages_have_a_thousand_entries_by_default_and_five_thousand_at_most() {
     let spec: VirtualSpec = "virt:n=12000,size=10".parse().unwrap();
     let emulator = Emulator::builder().virtual_namespace(spec.clone()).start().unwrap();
     for (query, expected) in [("", 1_000), ("maxResults=5000", 5_000), ("maxResults=9999", 5_000), ("maxResults=3", 3)]
@@ -167,11 +167,11 @@ fn crc_base64(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_short_way_and_the_long_way_write_the_same() {
+fn the_fast_and_the_general_writer_agree() {
     let text = "virt:n=30,pattern=pairs,size=1..50,prefix=q\"\\/,class=NEARLINE";
     let emulator = Emulator::builder().virtual_namespace(text.parse().unwrap()).start().unwrap();
     let (short, _, _) = list(&emulator, "virt", &format!("fields={FIELDS}"));
-    // The whole resource goes another way than the fields that virtual namespaces write themselves.
+    // Whole resources are written by other code than the fields that come from a namespace's tables.
     let (long, _, _) = list(&emulator, "virt", "");
     assert_eq!(short.len(), 30);
     for (short, long) in short.iter().zip(&long) {
@@ -187,7 +187,7 @@ fn the_short_way_and_the_long_way_write_the_same() {
 }
 
 #[test]
-fn virtual_patterns_fold_into_prefixes() {
+fn virtual_names_have_common_prefixes() {
     for (pattern, prefixes, items) in
         [("pairs", 5_000, 0), ("folders", 1_000, 0), ("dates", 3, 0), ("sequence", 0, 9_999)]
     {
@@ -201,7 +201,7 @@ fn virtual_patterns_fold_into_prefixes() {
 }
 
 #[test]
-fn writes_lie_over_virtual_objects() {
+fn writes_hide_virtual_objects() {
     let emulator = Emulator::builder().virtual_namespace("virt:n=50,size=7".parse().unwrap()).start().unwrap();
     let mut expected = emulator.names("virt");
     assert_eq!(expected.len(), 50);
@@ -230,7 +230,7 @@ fn writes_lie_over_virtual_objects() {
 }
 
 #[test]
-fn a_rare_glob_gives_empty_pages_with_tokens() {
+fn a_glob_that_matches_little_makes_empty_pages_with_tokens() {
     let emulator = Emulator::builder().virtual_namespace("virt:n=70000,size=1".parse().unwrap()).start().unwrap();
     let (items, _, pages) = list(&emulator, "virt", "matchGlob=*69999");
     assert_eq!(names(&items), ["00069999"]);
@@ -239,7 +239,7 @@ fn a_rare_glob_gives_empty_pages_with_tokens() {
 }
 
 #[test]
-fn buckets() {
+fn buckets_are_created_patched_and_deleted() {
     let emulator = Emulator::builder().start().unwrap();
     let create = |body: Value| post(&emulator, "/storage/v1/b?project=p", &body);
     assert_eq!(create(json!({ "name": "bucket-a", "location": "europe-west1" })).status, 200);

@@ -1,6 +1,6 @@
-//! The emulator over real connections, and the process API.
+//! Tests of the emulator over real connections and through its library API.
 
-// The lint knows test functions and not the helpers beside them.
+// The lint recognises test functions, but not the helper functions beside them.
 #![allow(clippy::unwrap_used)]
 
 mod faults;
@@ -8,5 +8,6 @@ mod http;
 mod listing;
 mod objects;
 mod process;
+mod structure;
 mod uploads;
 mod xml;

@@ -18,7 +18,7 @@ fn named(names: &[&str]) -> Value {
 }
 
 #[test]
-fn contents_and_headers() {
+fn contents_come_with_headers_and_in_ranges() {
     let emulator = emulator();
     let generation = emulator.put("bucket", "a/b c%", "0123456789");
     for path in
@@ -47,7 +47,11 @@ fn contents_and_headers() {
             (answer.status, answer.text().as_str(), answer.header("content-range")),
             (206, text, Some(content_range))
         );
-        assert_eq!(answer.header("x-goog-hash"), Some("crc32c=KAwGng==,md5=eB5eJF1ptWaXm4bijSPyxw=="), "of the whole");
+        assert_eq!(
+            answer.header("x-goog-hash"),
+            Some("crc32c=KAwGng==,md5=eB5eJF1ptWaXm4bijSPyxw=="),
+            "the hash is that of the whole object"
+        );
     }
     let refused = ranged("bytes=10-");
     assert_eq!(refused.refusal(), (416, "requestedRangeNotSatisfiable".to_owned()));
@@ -55,7 +59,7 @@ fn contents_and_headers() {
 }
 
 #[test]
-fn versions_and_preconditions() {
+fn generations_and_preconditions_are_checked() {
     let emulator = emulator();
     let old = emulator.put("bucket", "x", "old");
     let new = emulator.put("bucket", "x", "new");
@@ -90,7 +94,7 @@ fn versions_and_preconditions() {
 }
 
 #[test]
-fn gzip_is_undone_unless_accepted() {
+fn gzip_is_decompressed_unless_accepted() {
     let emulator = emulator();
     let plain = b"plain text, again and again and again".repeat(10);
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -101,11 +105,11 @@ fn gzip_is_undone_unless_accepted() {
     let fetch = |headers: &[(&str, &str)]| send(&emulator, "GET", "/storage/v1/b/bucket/o/z?alt=media", headers, b"");
     let raw = fetch(&[("accept-encoding", "gzip"), ("range", "bytes=0-9")]);
     assert_eq!((raw.status, &raw.body[..], raw.header("content-encoding")), (206, &stored[..10], Some("gzip")));
-    let undone = fetch(&[("accept-encoding", "identity"), ("range", "bytes=0-9")]);
-    assert_eq!((undone.status, &undone.body, undone.header("content-encoding")), (200, &plain, None));
-    assert_eq!(undone.header("content-length"), None);
-    assert_eq!(undone.header("x-goog-hash"), raw.header("x-goog-hash"), "hashes are those of the stored bytes");
-    assert_eq!(undone.header("x-goog-stored-content-encoding"), Some("gzip"));
+    let plain_answer = fetch(&[("accept-encoding", "identity"), ("range", "bytes=0-9")]);
+    assert_eq!((plain_answer.status, &plain_answer.body, plain_answer.header("content-encoding")), (200, &plain, None));
+    assert_eq!(plain_answer.header("content-length"), None);
+    assert_eq!(plain_answer.header("x-goog-hash"), raw.header("x-goog-hash"), "hashes are those of the stored bytes");
+    assert_eq!(plain_answer.header("x-goog-stored-content-encoding"), Some("gzip"));
     assert_eq!(fetch(&[("accept-encoding", "gzip;q=0")]).body, plain);
 }
 
@@ -131,7 +135,7 @@ fn patches_merge_and_updates_replace() {
 }
 
 #[test]
-fn compositions() {
+fn compositions_concatenate_their_sources() {
     let emulator = emulator();
     let names: Vec<String> = (0..32).map(|i| format!("part-{i:02}")).collect();
     let mut whole = Vec::new();
@@ -156,7 +160,7 @@ fn compositions() {
     assert_eq!(hash, format!("crc32c={}", made["crc32c"].as_str().unwrap()));
     let ranged = send(&emulator, "GET", "/storage/v1/b/bucket/o/all?alt=media", &[("range", "bytes=250-4000")], b"");
     assert_eq!(ranged.body, whole[250..=4000]);
-    // What was written in one go has the same checksum.
+    // An upload of the same bytes has the same checksum.
     emulator.put("bucket", "same", whole.clone());
     assert_eq!(get(&emulator, "/storage/v1/b/bucket/o/same").json()["crc32c"], made["crc32c"]);
     let again = compose(&emulator, "all", "ifGenerationMatch=0", &body);
@@ -169,7 +173,7 @@ fn compositions() {
 }
 
 #[test]
-fn compositions_refused() {
+fn invalid_compositions_are_refused() {
     let emulator = emulator();
     let generation = emulator.put("bucket", "a", "a");
     emulator.put("bucket", "b", "b");
@@ -198,7 +202,7 @@ fn compositions_refused() {
 fn composites_of_themselves_are_bounded() {
     let emulator = emulator();
     let itself = |name: &'static str| compose(&emulator, name, "", &json!({ "sourceObjects": named(&[name; 32]) }));
-    // Of nothing there are no parts to keep, and the components are only counted.
+    // An empty object has no segments to keep, so that its components are only counted.
     emulator.put("bucket", "empty", "");
     let counts: Vec<Value> = (0..8).map(|_| itself("empty").json()["componentCount"].clone()).collect();
     assert_eq!((&counts[5], &counts[6], &counts[7]), (&json!(1 << 30), &json!(u32::MAX), &json!(u32::MAX)));
@@ -207,7 +211,7 @@ fn composites_of_themselves_are_bounded() {
         assert_eq!(itself("byte").status, 200);
     }
     assert_eq!(itself("byte").refusal(), (400, "invalid".to_owned()));
-    assert_eq!(emulator.get("bucket", "byte").unwrap().len(), 32 * 32 * 32, "as before");
+    assert_eq!(emulator.get("bucket", "byte").unwrap().len(), 32 * 32 * 32, "the object has not changed");
 }
 
 #[test]
@@ -222,7 +226,7 @@ fn composing_can_delete_its_sources() {
 }
 
 #[test]
-fn virtual_objects_compose() {
+fn virtual_objects_can_be_composed() {
     let spec: dataflux_emulator::VirtualSpec = "bucket:n=100,pattern=folders,size=10..90000".parse().unwrap();
     let emulator = Emulator::builder().virtual_namespace(spec.clone()).start().unwrap();
     let sources: Vec<Value> =
@@ -242,7 +246,7 @@ fn virtual_objects_compose() {
 }
 
 #[test]
-fn copies_and_rewrites() {
+fn objects_are_copied_and_rewritten() {
     let emulator = Emulator::builder().bucket("bucket").bucket("other").start().unwrap();
     emulator.put("bucket", "a", "content");
     let copied = post(&emulator, "/storage/v1/b/bucket/o/a/copyTo/b/other/o/b%2Fc", &json!({}));
@@ -268,7 +272,7 @@ fn copies_and_rewrites() {
 }
 
 #[test]
-fn permissions() {
+fn missing_permissions_are_refused() {
     let emulator = emulator();
     emulator.put("bucket", "a", "a");
     let upload = |name: &str| {
@@ -280,7 +284,7 @@ fn permissions() {
     emulator.deny("bucket", "storage.objects.delete");
     assert_eq!(get(&emulator, test).json()["permissions"], json!(["storage.objects.get"]));
     assert_eq!(delete(&emulator, "/storage/v1/b/bucket/o/a").refusal(), (403, "forbidden".to_owned()));
-    assert_eq!(upload("a").refusal(), (403, "forbidden".to_owned()), "replacing deletes");
+    assert_eq!(upload("a").refusal(), (403, "forbidden".to_owned()), "replacing an object deletes it");
     assert_eq!(upload("b").status, 200);
     emulator.deny("bucket", "storage.objects.create");
     assert_eq!(upload("c").status, 403);
@@ -324,13 +328,17 @@ fn anonymous_callers_are_asked_for_credentials() {
     assert_eq!(get(&emulator, &test).json().get("permissions"), None);
     assert_eq!(known(&test).json()["permissions"], json!(["storage.buckets.get"]));
     emulator.deny("bucket", "storage.buckets.get");
-    assert_eq!((get(&emulator, bucket).status, known(bucket).status), (401, 403), "who is known lacks it, too");
+    assert_eq!(
+        (get(&emulator, bucket).status, known(bucket).status),
+        (401, 403),
+        "an authenticated caller lacks it, too"
+    );
     emulator.allow("bucket", "storage.buckets.get");
     assert_eq!(get(&emulator, bucket).status, 200);
 }
 
 #[test]
-fn retention_holds_and_billing() {
+fn retention_holds_and_billing_are_enforced() {
     let config = BucketConfig { retention_seconds: Some(3_600), requester_pays: true, ..BucketConfig::default() };
     let emulator = Emulator::builder().bucket_with("bucket", config).start().unwrap();
     emulator.put("bucket", "a", "a");
@@ -348,7 +356,7 @@ fn retention_holds_and_billing() {
 }
 
 #[test]
-fn tokens() {
+fn a_required_token_is_checked() {
     let emulator = emulator();
     emulator.require_token(Some("one"));
     let with = |token: &str| send(&emulator, "GET", "/storage/v1/b/bucket", &[("authorization", token)], b"");
@@ -364,7 +372,7 @@ fn tokens() {
 }
 
 #[test]
-fn batches() {
+fn batches_answer_each_call() {
     let emulator = emulator();
     for name in ["a", "b", "c"] {
         emulator.put("bucket", name, name);
@@ -374,7 +382,8 @@ fn batches() {
         for (i, call) in calls.iter().enumerate() {
             write!(
                 body,
-                "--=b=\r\nContent-Type: application/http\r\nContent-ID: <x+{i}>\r\n\r\n{call} HTTP/1.1\r\nAccept: */*\r\n\r\n\r\n"
+                "--=b=\r\nContent-Type: application/http\r\nContent-ID: <x+{i}>\r\n\r\n\
+                 {call} HTTP/1.1\r\nAccept: */*\r\n\r\n\r\n"
             )
             .unwrap();
         }

@@ -5,7 +5,7 @@ use dataflux_emulator::{Emulator, Error, Stats};
 use crate::http::{delete, get, post, send};
 
 #[test]
-fn counters() {
+fn calls_are_counted() {
     let emulator = Emulator::builder().bucket("bucket").start().unwrap();
     emulator.put("bucket", "x", "12345");
     get(&emulator, "/storage/v1/b/bucket/o");
@@ -29,7 +29,7 @@ fn counters() {
 }
 
 #[test]
-fn folders() {
+fn folders_are_served_and_never_written() {
     let directory = tempfile::tempdir().unwrap();
     for (name, content) in [("b/one.jpg", "1"), ("b/c/two", "22"), ("a b", ""), ("b0", "x")] {
         let path = directory.path().join(name);
@@ -51,12 +51,12 @@ fn folders() {
     assert_eq!(emulator.names("files"), ["a b", "b/c/two", "b/one.jpg", "new/file"]);
     assert!(
         directory.path().join("b0").exists() && !directory.path().join("new").exists(),
-        "the directory stays as it was"
+        "the directory does not change"
     );
 }
 
 #[test]
-fn a_file_that_changed_is_an_error_and_not_another_object() {
+fn a_changed_file_is_an_error_and_not_another_object() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(1_000);
@@ -71,7 +71,7 @@ fn a_file_that_changed_is_an_error_and_not_another_object() {
     for name in names.iter().filter(|name| **name != "unseen") {
         assert_eq!(get(&emulator, &object(name)).status, 200, "{name}");
     }
-    // A copy shares the file, and is not looked at before its bytes are.
+    // A copy shares the file, which is checked only when its bytes are read.
     let copy = post(&emulator, &format!("{}/copyTo/b/files/o/copy", object("same")), &serde_json::json!({}));
     assert_eq!(copy.status, 200);
     write("empty", "after");
@@ -87,10 +87,14 @@ fn a_file_that_changed_is_an_error_and_not_another_object() {
         }
         assert_eq!(emulator.get("files", name), None);
     }
-    assert_eq!(get(&emulator, "/storage/v1/b/files/o").status, 500, "a listing without them would pass for the whole");
+    assert_eq!(
+        get(&emulator, "/storage/v1/b/files/o").status,
+        500,
+        "a listing without these files would look complete"
+    );
     let media = get(&emulator, &format!("{}?alt=media", object("copy")));
     assert!(media.broken.is_some() && media.body.is_empty(), "{}", media.text());
-    // The process can write over such files and remove them.
+    // The library API can overwrite and delete objects of changed files.
     emulator.put("files", "same", "anew");
     assert_eq!(get(&emulator, &format!("{}?alt=media", object("same"))).text(), "anew");
     assert!(names.iter().all(|name| emulator.delete("files", name)) && !emulator.delete("files", "same"));
@@ -98,7 +102,7 @@ fn a_file_that_changed_is_an_error_and_not_another_object() {
 }
 
 #[test]
-fn it_stops_when_dropped() {
+fn dropping_an_emulator_stops_it() {
     let emulator = Emulator::builder().start().unwrap();
     let address = emulator.endpoint().strip_prefix("http://").unwrap().to_owned();
     let _open = TcpStream::connect(&address).unwrap();
@@ -107,7 +111,7 @@ fn it_stops_when_dropped() {
 }
 
 #[test]
-fn it_starts_and_stops_inside_another_runtime() {
+fn an_emulator_starts_and_stops_inside_another_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let emulator = Emulator::builder().bucket("bucket").start().unwrap();
@@ -116,7 +120,7 @@ fn it_starts_and_stops_inside_another_runtime() {
 }
 
 #[test]
-fn bad_setups_are_refused() {
+fn invalid_setups_are_refused() {
     let error = Emulator::builder().bucket("bucket").bucket("bucket").start().unwrap_err();
     assert!(matches!(error, Error::DuplicateBucket(name) if name == "bucket"));
     assert!(matches!(Emulator::builder().bucket("B").start(), Err(Error::Spec { .. })));
@@ -127,7 +131,7 @@ fn bad_setups_are_refused() {
 }
 
 #[test]
-fn names_of_every_sort() {
+fn unusual_names_work() {
     let emulator = Emulator::builder().bucket("bucket").start().unwrap();
     for name in ["/", "//a", "a/../b", "%2F", "a+b c", "🦀", "\u{1}\"\\", "...", "x?y#z&w=1", &"n".repeat(1_024)] {
         emulator.put("bucket", name, name.as_bytes().to_vec());
@@ -142,7 +146,7 @@ fn names_of_every_sort() {
 
 #[cfg(all(unix, feature = "cli"))]
 #[test]
-fn the_binary_says_where_and_stops_at_a_signal() {
+fn the_binary_prints_its_endpoint_and_stops_at_a_signal() {
     use std::io::{BufRead, BufReader};
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_dataflux-emulator"))
         .args(["--json", "--bucket", "bucket", "--virtual", "virt:n=3,size=2", "--profile", "gcs,scale=0"])

@@ -19,7 +19,7 @@ fn multipart(emulator: &Emulator, query: &str, resource: &str, media: &[u8]) -> 
 }
 
 #[test]
-fn in_one_request() {
+fn objects_are_uploaded_in_one_request() {
     let emulator = emulator();
     let media = "/upload/storage/v1/b/bucket/o?uploadType=media&name=a%2Fb";
     let made = send(&emulator, "POST", media, &[("content-type", "x/y")], b"media");
@@ -42,7 +42,7 @@ fn in_one_request() {
 }
 
 #[test]
-fn refused() {
+fn invalid_uploads_are_refused() {
     let emulator = emulator();
     let made = multipart(
         &emulator,
@@ -101,7 +101,7 @@ fn put(emulator: &Emulator, session: &str, range: &str, body: &[u8]) -> Answer {
 }
 
 #[test]
-fn in_chunks() {
+fn resumable_uploads_take_chunks() {
     let emulator = emulator();
     let bytes: Vec<u8> = (0..2 * CHUNK + 1_000).map(|i| (i / 7) as u8).collect();
     let total = bytes.len();
@@ -124,11 +124,11 @@ fn in_chunks() {
         "a gap"
     );
     assert_eq!(put(&emulator, &session, "bytes 5-4/*", b"").status, 400);
-    // Bytes that are there already are passed over.
+    // Bytes that are stored already are skipped.
     let again = put(&emulator, &session, &format!("bytes 0-{}/{total}", 2 * CHUNK - 1), &bytes[..2 * CHUNK]);
     assert_eq!((again.status, again.header("range")), (308, Some("bytes=0-524287")));
-    assert!(emulator.names("bucket").is_empty(), "nothing is there before the last byte");
-    assert_eq!(put(&emulator, &session, "bytes */7", b"").status, 400, "another size than announced");
+    assert!(emulator.names("bucket").is_empty(), "the object does not exist before the last byte");
+    assert_eq!(put(&emulator, &session, "bytes */7", b"").status, 400, "the size differs from the announced one");
     let last = put(&emulator, &session, &format!("bytes {}-{}/{total}", 2 * CHUNK, total - 1), &bytes[2 * CHUNK..]);
     assert_eq!(
         (last.status, &last.json()["metadata"]["k"], &last.json()["contentType"]),
@@ -141,7 +141,7 @@ fn in_chunks() {
 }
 
 #[test]
-fn in_one_put_and_of_unknown_length() {
+fn resumable_uploads_take_one_put_and_unknown_lengths() {
     let emulator = emulator();
     let session = start(&emulator, "&name=one", &[]);
     assert_eq!(put(&emulator, &session, "", b"whole").status, 200);
@@ -156,7 +156,7 @@ fn in_one_put_and_of_unknown_length() {
 }
 
 #[test]
-fn ranges_without_end_are_refused() {
+fn ranges_up_to_the_largest_number_are_refused() {
     let emulator = emulator();
     let session = start(&emulator, "&name=x", &[]);
     for range in ["bytes 0-18446744073709551615/*", "bytes 18446744073709551615-18446744073709551615/*"] {
@@ -175,13 +175,17 @@ fn more_bytes_than_announced_are_refused() {
     assert_eq!(put(&emulator, &session, &whole, &bytes).refusal(), (400, "invalid".to_owned()));
     assert_eq!(put(&emulator, &session, "", &bytes).status, 400);
     let first = put(&emulator, &session, &format!("bytes 0-{}/*", CHUNK - 1), &bytes[..CHUNK]);
-    assert_eq!((first.status, first.header("range")), (308, Some("bytes=0-262143")), "nothing of them was kept");
+    assert_eq!(
+        (first.status, first.header("range")),
+        (308, Some("bytes=0-262143")),
+        "nothing of the refused request was stored"
+    );
     let rest = format!("bytes {CHUNK}-{}/*", 2 * CHUNK - 1);
     assert_eq!(put(&emulator, &session, &rest, &bytes[CHUNK..]).status, 400);
     let rest = format!("bytes {CHUNK}-{}/*", announced - 1);
     assert_eq!(put(&emulator, &session, &rest, &bytes[CHUNK..announced]).status, 200);
     assert_eq!(emulator.get("bucket", "x").unwrap().len(), announced);
-    // A size announced late cannot be below what is there.
+    // A size that is announced late cannot be less than the bytes stored.
     let session = start(&emulator, "&name=y", &[]);
     assert_eq!(put(&emulator, &session, &format!("bytes 0-{}/*", CHUNK - 1), &bytes[..CHUNK]).status, 308);
     for range in ["bytes */1000", "bytes 0-999/1000"] {
@@ -194,7 +198,7 @@ fn more_bytes_than_announced_are_refused() {
 }
 
 #[test]
-fn sessions_end() {
+fn upload_sessions_end() {
     let emulator = emulator();
     let session = start(&emulator, "&name=x", &[]);
     assert_eq!(delete(&emulator, &session).status, 499);
@@ -211,7 +215,7 @@ fn sessions_end() {
 }
 
 #[test]
-fn a_broken_chunk_leaves_whole_blocks() {
+fn whole_blocks_of_a_broken_chunk_are_stored() {
     use std::io::Write;
     let emulator = emulator();
     let session = start(&emulator, "&name=x", &[]);
@@ -226,7 +230,7 @@ fn a_broken_chunk_leaves_whole_blocks() {
     .unwrap();
     stream.write_all(&vec![9; 2 * CHUNK + 77]).unwrap();
     drop(stream);
-    // The connection's end is seen on another thread: ask until it has been, or for longer than any machine needs.
+    // Another thread notices the end of the connection, so ask until it has, with a generous deadline.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let stored = loop {
         let answer = put(&emulator, &session, "bytes */*", b"");

@@ -12,7 +12,7 @@ fn tree() -> Emulator {
     emulator
 }
 
-/// The texts of all elements of a name, in order. Enough for documents that are made here.
+/// The texts of all elements with a name, in order. It parses only the documents of these tests.
 fn texts<'a>(xml: &'a str, element: &str) -> Vec<&'a str> {
     let (open, close) = (format!("<{element}>"), format!("</{element}>"));
     xml.split(&open).skip(1).map(|rest| rest.split_once(&close).unwrap().0).collect()
@@ -32,7 +32,7 @@ fn unescaped(text: &str) -> String {
     text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 }
 
-/// Keys and common prefixes of all pages, and how many pages there were.
+/// The keys and common prefixes of all pages of a listing, and the number of pages.
 fn list(emulator: &Emulator, query: &str, next: &str, parameter: &str) -> (Vec<String>, Vec<String>, usize) {
     let (mut keys, mut prefixes, mut pages, mut token) = (Vec::new(), Vec::new(), 0, String::new());
     loop {
@@ -78,14 +78,14 @@ fn both_versions_of_the_xml_listing_page_through_everything() {
 }
 
 #[test]
-fn xml_listings_begin_behind_a_marker_or_an_offset() {
+fn xml_listings_start_after_a_marker_or_an_offset() {
     let emulator = tree();
     for (query, wanted) in [
         ("list-type=2&start-after=b%2F2", vec!["b/c/3", "b0", "c/x", "d&amp;&lt;e&gt;", "é/1"]),
         ("marker=b%2F2", vec!["b/c/3", "b0", "c/x", "d&amp;&lt;e&gt;", "é/1"]),
         ("list-type=2&start-after=b&prefix=b", vec!["b/", "b/1", "b/2", "b/c/3", "b0"]),
         ("marker=b%2F&delimiter=%2F", vec!["b0", "d&amp;&lt;e&gt;"]),
-        // Each is of the other version.
+        // Each of these parameters belongs to the other version and is ignored.
         ("list-type=2&marker=z&prefix=a", vec!["a"]),
         ("start-after=z&prefix=a", vec!["a"]),
         ("encoding-type=url&prefix=d", vec!["d%26%3Ce%3E"]),
@@ -97,7 +97,7 @@ fn xml_listings_begin_behind_a_marker_or_an_offset() {
 }
 
 #[test]
-fn an_xml_listing_says_of_an_object_what_reading_it_says() {
+fn xml_listings_and_reads_agree_on_attributes() {
     let emulator = tree();
     let page = get(&emulator, "/tree?list-type=2&prefix=b%2F1").text();
     let object = get(&emulator, &format!("{JSON}/b%2F1")).json();
@@ -116,7 +116,7 @@ fn an_xml_listing_says_of_an_object_what_reading_it_says() {
     let read = get(&emulator, "/tree/b/1");
     assert_eq!((read.status, &*read.body), (200, b"b/1".as_slice()));
     assert_eq!(texts(&page, "ETag"), [read.header("etag").unwrap()]);
-    // MD5, as `md5sum` has it.
+    // The MD5 that `md5sum` computes.
     assert_eq!(read.header("etag"), Some("\"46bc882b88120fd4dc12076ba56c7dd4\""));
     let body = serde_json::json!({ "sourceObjects": [{ "name": "a" }, { "name": "b0" }] });
     assert_eq!(post(&emulator, &format!("{JSON}/both/compose"), &body).status, 200);
@@ -127,7 +127,7 @@ fn an_xml_listing_says_of_an_object_what_reading_it_says() {
 }
 
 #[test]
-fn head_has_the_headers_of_get_and_no_body() {
+fn head_returns_the_headers_of_get_and_no_body() {
     let emulator = tree();
     emulator.put("tree", "empty", "");
     let metadata = [("colour".to_owned(), "blue".to_owned())].into();
@@ -154,7 +154,7 @@ fn head_has_the_headers_of_get_and_no_body() {
     let gone = send(&emulator, "HEAD", "/tree/gone", &[], b"");
     assert_eq!((gone.status, gone.body.len()), (404, 0));
     let stats = emulator.stats();
-    assert!(stats.get_metadata > 0 && stats.get_media == 19, "HEAD reads no contents: {stats:?}");
+    assert!(stats.get_metadata > 0 && stats.get_media == 19, "HEAD does not count as reading contents: {stats:?}");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn refusals_of_the_xml_api_are_xml() {
 }
 
 #[test]
-fn xml_pages_of_a_virtual_bucket_have_a_thousand_at_most() {
+fn xml_pages_of_a_virtual_bucket_have_a_thousand_entries_at_most() {
     let spec: VirtualSpec = "tree:n=2500,pattern=sequence,size=7".parse().unwrap();
     let emulator = Emulator::builder().virtual_namespace(spec).start().unwrap();
     for (query, next, parameter) in
