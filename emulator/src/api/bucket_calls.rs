@@ -17,7 +17,7 @@ use crate::{
     timestamp,
 };
 
-/// The number of the project that owns all buckets. Clients only display it.
+/// The number of the project that owns all buckets.
 const PROJECT_NUMBER: &str = "123456789012";
 
 /// The JSON resource of a bucket.

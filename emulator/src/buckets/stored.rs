@@ -1,10 +1,11 @@
 //! One bucket: its settings and its objects.
 //!
 //! A bucket is a read-only base (nothing, a virtual namespace or a directory) and an overlay: an ordered map of all
-//! later writes, where a deleted base object leaves a tombstone. One `RwLock` protects the overlay. Its entries are
-//! `Arc`s to versions that never change. So a reader holds the lock for one look-up, a page of a listing for the merge
-//! of at most one page of keys, and nobody while a body is sent or a page is rendered. An immutable snapshot for each
-//! write would spare readers the lock, but takes time proportional to the size of the bucket on every write.
+//! later writes, where a deleted base object leaves a tombstone. One `RwLock` protects the overlay, whose entries are
+//! `Arc`s to versions that never change. So a reader holds the lock for one look-up, and a listing holds it for the
+//! merge of one page of keys at most. Nothing holds it while a body is sent or a page is rendered. With an immutable
+//! snapshot for each write, readers would need no lock, but each write would take time proportional to the size of the
+//! bucket.
 
 use std::{
     collections::BTreeMap,

@@ -15,10 +15,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{api::state::EmulatorState, objects::content::Content};
 
-/// The most bytes of one frame: large enough that the number of frames takes no time to speak of, small enough to pace
-/// and to stream.
+/// The most bytes of one frame: enough that the cost of frames does not matter, and few enough to pace and to stream
+/// contents.
 const MAX_FRAME_BYTES: u64 = 256 * 1_024;
-/// Bodies shorter than this are not paced: their time is within one delay's jitter.
+/// Bodies shorter than this are not paced: all of their bytes follow the delay to the first byte.
 const MIN_PACED_BYTES: u64 = 64 * 1_024;
 
 /// How a fault damages a body. The default is no damage. Offsets count from the first byte that is sent.

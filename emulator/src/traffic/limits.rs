@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-/// How many seconds of its rate a bucket accepts at once: short enough to show in a test of a second.
+/// How many seconds of its rate a bucket accepts at once.
 const BURST_SECONDS: f64 = 0.1;
 /// How many names are remembered before the expired ones are removed. Bounds the memory; a removal takes a pass over
 /// all names.
