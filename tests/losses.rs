@@ -328,7 +328,7 @@ fn where_nothing_can_be_had_substituting_ends_with_an_error() {
                 let error = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
                 let said = error.to_string();
                 let tried = samples.min(17);
-                assert!(said.contains(&format!("of {tried} samples none could be had for one place")), "{said}");
+                assert!(said.contains(&format!("none of {tried} samples tried for one place")), "{said}");
                 assert!(std::error::Error::source(&error).is_some(), "{said}");
                 all_given_back(&loader);
             }

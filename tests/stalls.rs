@@ -136,7 +136,7 @@ fn a_sample_that_somebody_else_reads_into_the_cache() {
         // The same objects, of which nothing is in the way.
         let open = Client::new(Arc::new(gated.inner.clone())).with_stall_timeout(HANG);
         let builder = builder(open).memory_budget(8 << 10).cache(cache());
-        let (line, stats) = told(builder, "which somebody else reads into the cache", || gated.open());
+        let (line, stats) = told(builder, "which another loader or process reads into the cache", || gated.open());
         assert!(line.contains("gs://data/p/0000#") && line.contains("and 7 more"), "{line}");
         counted(stats.waited_for.claim);
         drop((held, one));
@@ -150,7 +150,7 @@ fn a_compose_that_never_ends() {
         let (gated, client) = store(64);
         gated.shut(StoreCall::Compose);
         let builder = DataLoader::builder(opened(client)).batch_size(64).strategy(Strategy::compose());
-        let (line, stats) = told(builder, "to be joined", || gated.open());
+        let (line, stats) = told(builder, "to be composed", || gated.open());
         assert!(line.contains("stage=compose"), "{line}");
         counted(stats.waited_for.compose);
     });
@@ -169,7 +169,8 @@ fn no_leave_to_read() {
         // Those that wait for their pace, as the first ones do, are no sign of that.
         let full = |reads: dataflux::pacing::Ceiling| reads.waiting > 0 && reads.in_flight >= reads.at_once;
         until("as many reads are under way as may be", || full(dataset.ceilings().reads));
-        let (line, stats) = told(builder().batch_size(1), "waits for leave to read gs://data/p/0000#", || gated.open());
+        let (line, stats) =
+            told(builder().batch_size(1), "waits for a slot to read gs://data/p/0000#", || gated.open());
         assert!(line.contains("reads_waiting="), "{line}");
         counted(stats.waited_for.turn);
         drop(held);
@@ -184,7 +185,7 @@ fn a_listing_that_stands_still() {
         let opening = DatafluxDataset::builder().client(client).streaming(true).list_concurrency(1);
         let dataset = opening.open("gs://data/p/").unwrap();
         let (line, stats) =
-            told(DataLoader::builder(dataset).batch_size(4_096), "the listing to come", || gated.open());
+            told(DataLoader::builder(dataset).batch_size(4_096), "the listing to reach", || gated.open());
         assert!(line.contains("stage=listing"), "{line}");
         counted(stats.waited_for.listing);
     });
@@ -216,7 +217,7 @@ fn a_decoder_that_takes_long() {
             Ok(sample.bytes().len())
         };
         let builder = DataLoader::builder(opened(client).decode(decode)).batch_size(16).decode_threads(2);
-        let (line, stats) = told(builder.strategy(Strategy::Direct), "which has 1 samples", || gate.open());
+        let (line, stats) = told(builder.strategy(Strategy::Direct), "the decoder: 1 samples", || gate.open());
         assert!(line.contains("stage=decode"), "{line}");
         counted(stats.waited_for.decode);
     });

@@ -52,6 +52,15 @@ impl<T> Batch<T> {
         Self { ids, manifest, names: OnceLock::new(), positions, padding, lost, data }
     }
 
+    /// The same batch with other data.
+    ///
+    /// # Errors
+    /// The error of `change`.
+    pub(crate) fn try_map<U, E>(self, change: impl FnOnce(T) -> Result<U, E>) -> Result<Batch<U>, E> {
+        let Self { ids, manifest, names, positions, padding, lost, data } = self;
+        Ok(Batch { ids, manifest, names, positions, padding, lost, data: change(data)? })
+    }
+
     /// Which samples these are, in order.
     pub fn ids(&self) -> &[SampleId] {
         &self.ids

@@ -1,206 +1,192 @@
-//! Batches as they come out of an epoch: in order, or as they are done.
+//! Batches as they come out of an epoch: in order, or as they are finished.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use tokio::sync::watch;
 
-use super::pipeline::{PendingBatch, Ticket};
-use super::pool::{BatchReceiver, FinishedBatch};
-use super::wait_report::{BatchTrace, PlannerStatus, WaitSource};
+use super::stages::PlannerStatus;
+use super::ticket::{FinishedBatch, PendingBatch, Ticket};
+use super::wait_report::{BatchTrace, WaitSource};
 use crate::{Error, Result};
 
-/// The end of a promise that keeps or breaks it.
-pub(crate) struct BatchSender<B> {
-    promise: Sender<Result<FinishedBatch<B>>>,
-    /// Who is told that it was, and the number of the batch.
-    bell: Option<(Sender<u64>, u64)>,
-    kept: AtomicBool,
-}
-
-/// The promise of a batch with this number, whose end is told to `bell`.
-pub(crate) fn batch_channel<B>(number: u64, bell: Option<&Sender<u64>>) -> (BatchSender<B>, BatchReceiver<B>) {
-    let (promise, receiver) = crossbeam_channel::bounded(1);
-    let bell = bell.map(|bell| (bell.clone(), number));
-    (BatchSender { promise, bell, kept: AtomicBool::new(false) }, receiver)
-}
-
-impl<B> BatchSender<B> {
-    /// Keeps the promise; of several times the first counts.
-    pub(crate) fn keep(&self, ready: Result<FinishedBatch<B>>) {
-        // Full if it was kept already; closed if nobody waits.
-        if self.promise.try_send(ready).is_ok() {
-            self.ring();
-        }
-    }
-
-    fn ring(&self) {
-        if let Some((bell, number)) = &self.bell
-            && !self.kept.swap(true, Ordering::Relaxed)
-        {
-            // Nobody listens any more.
-            let _ = bell.send(*number);
-        }
-    }
-}
-
-impl<B> Drop for BatchSender<B> {
-    fn drop(&mut self) {
-        // Broken, if it wasn't kept.
-        self.ring();
-    }
-}
-
-/// What an epoch hands out, one batch after the other.
-pub(crate) struct Arrivals<B> {
-    tickets: Receiver<Ticket<B>>,
-    standing: Arc<PlannerStatus>,
-    /// Told the number after that of the first batch that is waited for: what that lacks may wait for nothing that is given
-    /// back behind it.
-    turn: watch::Sender<u64>,
-    /// Those that are waited for, by number: one where they come in order.
-    open: BTreeMap<u64, PendingBatch<B>>,
+/// The batches of an epoch, for the iterator that delivers them.
+pub(crate) struct Arrivals {
+    tickets: Receiver<Ticket>,
+    planner: Arc<PlannerStatus>,
+    /// Receives the number of batches that were delivered or are waited for. What the last of these lacks must not wait
+    /// for bytes that batches behind it hold.
+    awaited: watch::Sender<u64>,
+    /// Batches that are waited for, by number: at most one where batches come in order.
+    open: BTreeMap<u64, PendingBatch>,
     unordered: Option<UnorderedArrivals>,
 }
 
-/// Batches that come as they are done.
+/// What is needed to deliver batches as they are finished.
 struct UnorderedArrivals {
+    /// Receives the number of each finished batch.
     bell: Receiver<u64>,
-    /// Those that are, and haven't been taken: their tickets may still be on the way.
-    done: BTreeSet<u64>,
-    /// Most to wait for at once, so that the loader doesn't go further ahead than where they come in order. The channel of
-    /// tickets has as much room; a window has no more batches than that, so that where a ticket waits for room, all that
-    /// are waited for here are of earlier windows, and come without it.
-    most: usize,
-    /// No ticket follows.
-    all: bool,
-    /// Why not, if that is an error.
+    /// Finished batches that were not taken yet; some of their tickets may not have come yet.
+    finished: BTreeSet<u64>,
+    /// Most batches to wait for at once, so that the loader goes no further ahead than where batches come in order. The
+    /// channel of tickets has as much room, and a window has no more batches than that. So if a ticket waits for room,
+    /// all batches that are waited for here belong to earlier windows, which are finished without it.
+    max_open: usize,
+    has_all_tickets: bool,
+    /// The error that ended the tickets, if one did.
     failed: Option<Error>,
 }
 
 /// What comes next.
-pub(crate) enum Arrival<B> {
-    /// A batch, or why there is none; its number, and positions of the global order.
-    Batch(Result<FinishedBatch<B>>, u64, Range<u64>),
+pub(crate) enum Arrival {
+    Batch(ArrivedBatch),
     /// No batch can follow.
     Failed(Error),
-    /// There are no more.
+    /// There are no more batches.
     End,
-    /// Whoever was to make it is gone.
+    /// Every task that could finish the batch has ended without doing so.
     Lost,
 }
 
-impl<B> Arrivals<B> {
-    /// In order, or, with a `bell` that tells of each that is done, as they are.
+/// A batch that is finished, or failed.
+pub(crate) struct ArrivedBatch {
+    pub(crate) finished: Result<FinishedBatch>,
+    /// Index of the batch in its epoch.
+    pub(crate) number: u64,
+    /// Positions of the global batch, of all ranks, in the order of the epoch.
+    pub(crate) positions: Range<u64>,
+}
+
+impl UnorderedArrivals {
+    fn new(bell: Receiver<u64>, max_open: usize) -> Self {
+        Self { bell, finished: BTreeSet::new(), max_open, has_all_tickets: false, failed: None }
+    }
+
+    /// Whether another ticket may be taken.
+    fn has_room(&self, open: &BTreeMap<u64, PendingBatch>) -> bool {
+        !self.has_all_tickets && open.len() < self.max_open
+    }
+
+    /// Notes a ticket, or that none follows.
+    fn add(&mut self, ticket: Option<Ticket>, open: &mut BTreeMap<u64, PendingBatch>) {
+        match ticket {
+            Some(Ticket::Batch(pending)) => _ = open.insert(pending.number, pending),
+            Some(Ticket::Failed(error)) => (self.has_all_tickets, self.failed) = (true, Some(error)),
+            None => self.has_all_tickets = true,
+        }
+    }
+}
+
+impl Arrivals {
+    /// Batches in order or, with a `bell` that receives the number of each finished batch, as they are finished.
     pub(crate) fn new(
-        tickets: Receiver<Ticket<B>>,
-        standing: Arc<PlannerStatus>,
-        turn: watch::Sender<u64>,
+        tickets: Receiver<Ticket>,
+        planner: Arc<PlannerStatus>,
+        awaited: watch::Sender<u64>,
         bell: Option<Receiver<u64>>,
     ) -> Self {
-        let most = tickets.capacity().unwrap_or(1);
-        let unordered =
-            bell.map(|bell| UnorderedArrivals { bell, done: BTreeSet::new(), most, all: false, failed: None });
-        Self { tickets, standing, turn, open: BTreeMap::new(), unordered }
+        let max_open = tickets.capacity().unwrap_or(1);
+        let unordered = bell.map(|bell| UnorderedArrivals::new(bell, max_open));
+        Self { tickets, planner, awaited, open: BTreeMap::new(), unordered }
     }
 
-    /// Leaves nothing behind of what is there and comes: those that would make it are not waited for.
+    /// Moves out all that has come and will come. What is left waits for nothing and holds nothing.
     pub(crate) fn take(&mut self) -> Self {
-        let tickets = std::mem::replace(&mut self.tickets, crossbeam_channel::never());
-        let open = std::mem::take(&mut self.open);
-        let (standing, turn) = (Arc::clone(&self.standing), self.turn.clone());
-        Self { tickets, standing, turn, open, unordered: self.unordered.take() }
-    }
-
-    /// From now on the oldest of those that are open is waited for, if not for it alone.
-    fn waits(&self) {
-        if let Some(number) = self.open.keys().next() {
-            self.turn.send_if_modified(|turn| std::mem::replace(turn, number + 1) != number + 1);
+        Self {
+            tickets: std::mem::replace(&mut self.tickets, crossbeam_channel::never()),
+            planner: Arc::clone(&self.planner),
+            awaited: self.awaited.clone(),
+            open: std::mem::take(&mut self.open),
+            unordered: self.unordered.take(),
         }
     }
 
-    fn in_order(&mut self, deadline: Instant) -> Option<Arrival<B>> {
+    /// Notes that the training loop waits for the oldest batch that is open, perhaps among others.
+    fn note_wait(&self) {
+        if let Some(number) = self.open.keys().next() {
+            let count = number + 1;
+            self.awaited.send_if_modified(|awaited| std::mem::replace(awaited, count) != count);
+        }
+    }
+
+    fn next_in_order(&mut self, deadline: Instant) -> Option<Arrival> {
         if self.open.is_empty() {
             match self.tickets.recv_deadline(deadline) {
-                Ok(Ticket::Batch(coming)) => _ = self.open.insert(coming.number, coming),
+                Ok(Ticket::Batch(pending)) => _ = self.open.insert(pending.number, pending),
                 Ok(Ticket::Failed(error)) => return Some(Arrival::Failed(error)),
                 Err(RecvTimeoutError::Timeout) => return None,
-                Err(RecvTimeoutError::Disconnected) => return Some(end(&self.standing)),
+                Err(RecvTimeoutError::Disconnected) => return Some(self.end()),
             }
         }
-        self.waits();
-        let awaited = self.open.first_entry()?;
-        let ready = match awaited.get().promise.recv_deadline(deadline) {
-            Ok(ready) => ready,
+        self.note_wait();
+        let pending = self.open.first_entry()?;
+        let finished = match pending.get().receiver.recv_deadline(deadline) {
+            Ok(finished) => finished,
             Err(RecvTimeoutError::Timeout) => return None,
             Err(RecvTimeoutError::Disconnected) => return Some(Arrival::Lost),
         };
-        let PendingBatch { number, positions, .. } = awaited.remove();
-        Some(Arrival::Batch(ready, number, positions))
+        let PendingBatch { number, positions, .. } = pending.remove();
+        Some(Arrival::Batch(ArrivedBatch { finished, number, positions }))
     }
 
-    fn as_done(&mut self, deadline: Instant) -> Option<Arrival<B>> {
+    fn next_finished(&mut self, deadline: Instant) -> Option<Arrival> {
         loop {
-            self.waits();
-            let UnorderedArrivals { bell, done, most, all, failed } = self.unordered.as_mut()?;
-            while !*all && self.open.len() < *most {
+            self.note_wait();
+            let unordered = self.unordered.as_mut()?;
+            while unordered.has_room(&self.open) {
                 match self.tickets.try_recv() {
-                    Ok(Ticket::Batch(coming)) => _ = self.open.insert(coming.number, coming),
-                    Ok(Ticket::Failed(error)) => (*all, *failed) = (true, Some(error)),
-                    Err(TryRecvError::Disconnected) => *all = true,
+                    Ok(ticket) => unordered.add(Some(ticket), &mut self.open),
+                    Err(TryRecvError::Disconnected) => unordered.add(None, &mut self.open),
                     Err(TryRecvError::Empty) => break,
                 }
             }
-            done.extend(bell.try_iter());
-            if let Some(number) = done.iter().copied().find(|number| self.open.contains_key(number)) {
-                done.remove(&number);
-                let PendingBatch { promise, positions, .. } = self.open.remove(&number)?;
-                // It is there, or breaks at this moment.
-                return Some(match promise.recv() {
-                    Ok(ready) => Arrival::Batch(ready, number, positions),
+            unordered.finished.extend(unordered.bell.try_iter());
+            if let Some(number) = unordered.finished.iter().copied().find(|number| self.open.contains_key(number)) {
+                unordered.finished.remove(&number);
+                let PendingBatch { receiver, positions, .. } = self.open.remove(&number)?;
+                // The batch is in its channel, or the channel closes at this moment.
+                return Some(match receiver.recv() {
+                    Ok(finished) => Arrival::Batch(ArrivedBatch { finished, number, positions }),
                     Err(_) => Arrival::Lost,
                 });
             }
-            if self.open.is_empty() && *all {
-                return Some(failed.take().map_or_else(|| end(&self.standing), Arrival::Failed));
+            if self.open.is_empty() && unordered.has_all_tickets {
+                let failed = unordered.failed.take();
+                return Some(failed.map_or_else(|| self.end(), Arrival::Failed));
             }
+
             let none = crossbeam_channel::never();
-            let tickets = if !*all && self.open.len() < *most { &self.tickets } else { &none };
+            let tickets = if unordered.has_room(&self.open) { &self.tickets } else { &none };
             crossbeam_channel::select! {
-                recv(bell) -> number => match number {
-                    Ok(number) => _ = done.insert(number),
-                    // All that could ring have.
+                recv(unordered.bell) -> number => match number {
+                    Ok(number) => _ = unordered.finished.insert(number),
+                    // No batch is left that could ring.
                     Err(_) if !self.open.is_empty() => return Some(Arrival::Lost),
-                    Err(_) => *bell = crossbeam_channel::never(),
+                    Err(_) => unordered.bell = crossbeam_channel::never(),
                 },
-                recv(tickets) -> ticket => match ticket {
-                    Ok(Ticket::Batch(coming)) => _ = self.open.insert(coming.number, coming),
-                    Ok(Ticket::Failed(error)) => (*all, *failed) = (true, Some(error)),
-                    Err(_) => *all = true,
-                },
+                recv(tickets) -> ticket => unordered.add(ticket.ok(), &mut self.open),
                 default(deadline.saturating_duration_since(Instant::now())) => return None,
             }
         }
     }
+
+    /// What follows the last ticket.
+    fn end(&self) -> Arrival {
+        if self.planner.has_ended() { Arrival::End } else { Arrival::Lost }
+    }
 }
 
-/// Where no ticket follows.
-fn end<B>(standing: &PlannerStatus) -> Arrival<B> {
-    if standing.has_ended() { Arrival::End } else { Arrival::Lost }
-}
-
-impl<B> WaitSource<Arrival<B>> for Arrivals<B> {
-    fn get(&mut self, within: Duration) -> Option<Arrival<B>> {
+impl WaitSource<Arrival> for Arrivals {
+    fn get(&mut self, within: Duration) -> Option<Arrival> {
         let deadline = Instant::now() + within;
-        if self.unordered.is_some() { self.as_done(deadline) } else { self.in_order(deadline) }
+        if self.unordered.is_some() { self.next_finished(deadline) } else { self.next_in_order(deadline) }
     }
 
-    /// The oldest, which is most likely to be in the way of others.
+    /// The oldest batch, which is most likely to hold up others.
     fn trace(&self) -> Option<&BatchTrace> {
-        self.open.first_key_value().map(|(_, coming)| &coming.trace)
+        self.open.first_key_value().map(|(_, pending)| &pending.trace)
     }
 }

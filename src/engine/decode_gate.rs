@@ -7,14 +7,15 @@
 //! thread.
 //!
 //! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
-//! Grants to batches behind it never exceed `DecodeLimits::ahead` together. Grants to the front itself may take all that is
-//! free, and [`GrantLedger::request`] refuses a batch that needs more than `all - ahead`. Batches before the front have
-//! all their grants: they need nothing more to be decoded, collated and delivered, and then give everything back.
-//! Working memory is given back when its sample is decoded. So what a sample of the front waits for is always given
-//! back, provided that the training loop takes batches; and bytes that are being read come out of the other part, so no
-//! read is in the way. Items whose size is only estimated may turn out larger than their grants, and batches behind the
-//! front may then hold what the front needs. So once every estimated sample with a grant is decoded and no batch before
-//! the front is left, nothing more would be given back, and the front's samples are let through beyond the limit.
+//! Grants to batches behind it never exceed `DecodeLimits::ahead` together. Grants to the front itself may take all
+//! that is free, and [`GrantLedger::request`] refuses a batch that needs more than `all - ahead`. Batches before the
+//! front have all their grants: they need nothing more to be decoded, collated and delivered, and then give everything
+//! back. Working memory is given back when its sample is decoded. So what a sample of the front waits for is always
+//! given back, provided that the training loop takes batches; and bytes that are being read come out of the other part,
+//! so no read is in the way. Items whose size is only estimated may turn out larger than their grants, and batches
+//! behind the front may then hold what the front needs. So once every estimated sample with a grant is decoded and no
+//! batch before the front is left, nothing more would be given back, and the front's samples are let through beyond the
+//! limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -406,9 +407,9 @@ pub(crate) struct BatchMemory<J: Cancellable> {
 }
 
 impl<J: Cancellable> BatchMemory<J> {
-    /// The gate, and the batch's number there.
-    pub(crate) fn place(&self) -> (Arc<DecodeGate<J>>, u64) {
-        (Arc::clone(&self.gate), self.number)
+    /// The batch's number at the gate.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 }
 

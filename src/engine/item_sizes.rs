@@ -12,6 +12,23 @@ use crate::read::RawSample;
 /// its like among them, so few that a single item much larger than all others is soon forgotten.
 const REMEMBERED_ITEMS: usize = 256;
 
+/// The parts of a memory budget.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MemoryShares {
+    /// Bytes that the planner takes from.
+    pub(crate) reading: u64,
+    /// What the gate before the decoder may grant, if there is a gate.
+    pub(crate) decoding: Option<GateSetup>,
+}
+
+/// How a gate before the decoder is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GateSetup {
+    pub(crate) limits: DecodeLimits,
+    /// Whether the limits count bytes; if not, they count samples.
+    pub(crate) counts_bytes: bool,
+}
+
 /// How the memory of items is counted.
 #[derive(Debug)]
 pub(crate) struct ItemSizes {
@@ -73,16 +90,18 @@ impl ItemSizes {
         Self { mode, finished: Mutex::default() }
     }
 
-    /// Divides the memory budget: the bytes that the planner takes from, and what a gate before the decoder may grant,
-    /// if there is one, and whether that is bytes.
-    pub(crate) fn divide(&self, budget: u64, batch_size: u64, threads: usize) -> (u64, Option<(DecodeLimits, bool)>) {
+    /// Divides the memory budget between the planner and the gate.
+    pub(crate) fn divide(&self, budget: u64, batch_size: u64, decode_threads: usize) -> MemoryShares {
         match self.mode {
-            ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => (budget, None),
+            ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => MemoryShares { reading: budget, decoding: None },
             ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) => {
                 let (reading, limits) = DecodeLimits::of_budget(budget);
-                (reading, Some((limits, true)))
+                MemoryShares { reading, decoding: Some(GateSetup { limits, counts_bytes: true }) }
             }
-            ItemSizeMode::Unknown => (budget, Some((DecodeLimits::of_samples(batch_size, threads as u64), false))),
+            ItemSizeMode::Unknown => {
+                let limits = DecodeLimits::of_samples(batch_size, decode_threads as u64);
+                MemoryShares { reading: budget, decoding: Some(GateSetup { limits, counts_bytes: false }) }
+            }
         }
     }
 
@@ -104,7 +123,8 @@ impl ItemSizes {
     /// Memory that a sample needs to be decoded, in a batch of `samples` under these `limits`.
     pub(crate) fn need<D: Decode, C: Collate<D::Item>>(
         &self,
-        (decode, collate): (&D, &C),
+        decode: &D,
+        collate: &C,
         sample: &RawSample,
         samples: usize,
         limits: DecodeLimits,

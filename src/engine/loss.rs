@@ -1,11 +1,11 @@
-//! Samples that can't be had: which errors are a sample's own, what is done about them, and how they are told.
+//! Lost samples: which errors are a sample's own, what a loader does about them, and how they are reported.
 
 use crate::collate::{Batch, LostSample};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// What a loader does about a sample that can't be had, when all retries are through.
+/// What a loader does about a sample that can't be read or decoded after all retries.
 ///
-/// A sample's own error is one of these; nothing else is skipped or substituted:
+/// Only a sample's own error is skipped or substituted. It is one of these:
 ///
 /// | [`ErrorKind`] | |
 /// |---|---|
@@ -16,14 +16,15 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// | `Integrity` | its bytes don't match their CRC or their length, at the third try still |
 /// | `Config` | decoded, this sample alone is too large for the memory budget |
 ///
-/// A batch whose samples are too large for the memory budget together, a service that is down or slow (`Unavailable`, `Timeout`, `RateLimited`), credentials, settings, local
-/// files, samples that make no batch, answers that make no sense and bugs end the epoch whatever is set here, since they'd
-/// hit every other sample as well. A whole bucket that is gone or closed looks like many objects that are: that is what
-/// `limit` is for. It counts by epoch and rank, anew where an epoch is resumed, in the order of delivery, so that it
-/// is met at the same batch in every run. The batch that goes beyond it is an error, which ends the epoch.
+/// All other errors end the epoch whatever is set here, since they would hit every other sample as well: a batch whose
+/// samples together are too large for the memory budget, a service that is down or slow (`Unavailable`, `Timeout`,
+/// `RateLimited`), credentials, settings, local files, samples that make no batch, answers that make no sense, and
+/// bugs. If a whole bucket is deleted or closed, that looks like many lost objects, which is why there is a `limit`. It
+/// counts per epoch and rank, from 0 again when an epoch is resumed, in the order of delivery, so that every run
+/// reaches it at the same batch. The batch that exceeds it is an error, which ends the epoch.
 ///
-/// What was lost is told by [`Batch::skipped`] and [`Batch::substituted`], in the log, and at the end of the epoch by
-/// [`EpochStats`](crate::loader::EpochStats).
+/// [`Batch::skipped`], [`Batch::substituted`], the log, and [`EpochStats`](crate::loader::EpochStats) report lost
+/// samples.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -51,41 +52,45 @@ pub enum OnError {
     /// The batch is an error, which ends the epoch.
     #[default]
     Fail,
-    /// The batch goes without it. Ranks have equally many batches all the same, but not equally many samples; a batch of which
-    /// all are skipped is an empty one.
+    /// The batch is delivered without the sample. All ranks still have the same number of batches, but not of samples.
+    /// A batch whose samples are all skipped is empty.
     Skip {
         /// Most samples of an epoch to lose, on this rank.
         limit: u64,
     },
-    /// Another sample of the epoch comes in its place, which then comes twice. Which one hangs on the place in the order and
-    /// the epoch alone, so batches stay full and the global order is the same at any number of ranks, though no rank asks
-    /// another. Where that one can't be had either, a third comes, and so on, 16 times at most.
+    /// Another sample of the epoch replaces it, and is then delivered twice. The choice depends only on the epoch and
+    /// on the place in its order, so batches stay full, and the global order is the same at any number of ranks without
+    /// a word between them. If that sample can't be read either, a third one is tried, and so on, 16 times at most.
     ///
-    /// Where the data set is [streaming](crate::loader::DatasetBuilder::streaming), a substitute waits for the end of the listing.
+    /// If the data set is [streaming](crate::loader::DatasetBuilder::streaming), a substitute waits for the end of the
+    /// listing.
     Substitute {
         /// Most samples of an epoch to lose, on this rank, substitutes included.
         limit: u64,
     },
 }
 
-/// Losses that are logged one by one in an epoch: enough to see what is wrong, few enough to read.
-const LOGGED: u64 = 20;
+/// Losses of an epoch that are logged individually: enough to see what is wrong, few enough to read.
+const MAX_LOGGED_LOSSES: u64 = 20;
 
-/// Whether an error is that of the one sample that was read or decoded. The table stands at [`OnError`].
+/// Whether an error is the sample's own. [`OnError`] has the table.
 pub(crate) fn is_of_one_sample(error: &Error) -> bool {
     use ErrorKind::{Changed, Decode, Integrity, NotFound, PermissionDenied, Precondition};
     let kind = matches!(error.kind(), Changed | Decode | Integrity | NotFound | PermissionDenied | Precondition);
-    // A manifest that is damaged is no matter of one sample.
+    // A damaged manifest concerns all samples.
     kind && error.at_stage() != Some(Stage::Manifest)
 }
 
-/// The error of a place for which no substitute could be had.
+/// The error of a batch that found no substitute after so many tries.
 pub(crate) fn in_vain(last: &LostSample, tried: usize) -> Error {
-    of_lost(last, format!("of {tried} samples none could be had for one place of a batch, and this was the last"))
-        .hint("most of the data is bad or out of reach: see the cause")
+    of_lost(
+        last,
+        format!("none of {tried} samples tried for one place of a batch could be read and decoded; this was the last"),
+    )
+    .hint("most of the data is bad or out of reach: see the cause")
 }
 
-/// An error that one more loss has brought about.
+/// An error whose cause is this loss.
 fn of_lost(last: &LostSample, message: impl Into<String>) -> Error {
     let cause = &last.error;
     Error::new(cause.kind(), message)
@@ -94,7 +99,7 @@ fn of_lost(last: &LostSample, message: impl Into<String>) -> Error {
         .with_source(cause.clone())
 }
 
-/// What an epoch has lost so far of what was delivered.
+/// The losses among the delivered samples of an epoch.
 #[derive(Debug)]
 pub(crate) struct LossTotals {
     on_error: OnError,
@@ -107,15 +112,15 @@ impl LossTotals {
         Self { on_error, skipped: 0, substituted: 0 }
     }
 
-    /// Skipped and substituted so far.
+    /// Number of skipped and of substituted samples so far.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.skipped, self.substituted)
     }
 
-    /// Counts and logs what a batch has lost.
+    /// Counts and logs the losses of a batch.
     ///
     /// # Errors
-    /// The limit is passed, and the batch is not to be delivered.
+    /// The limit is exceeded, and the batch must not be delivered.
     pub(crate) fn count<B>(&mut self, batch: &Batch<B>) -> Result<()> {
         let limit = match self.on_error {
             OnError::Fail => return Ok(()),
@@ -124,29 +129,29 @@ impl LossTotals {
         for lost in batch.skipped().iter().chain(batch.substituted()) {
             let before = self.skipped + self.substituted;
             if before == limit {
-                return Err(of_lost(lost, "too many samples can't be had")
+                return Err(of_lost(lost, "too many samples can't be read or decoded")
                     .mismatch(format_args!("at most {limit} in an epoch on this rank"), format_args!("{}", before + 1))
-                    .hint("the log names them: mend them, or raise the limit of .on_error(..)"));
+                    .hint("the log names them: repair them, or raise the limit of .on_error(..)"));
             }
             let (id, position, error) = (lost.id.0, lost.position, &lost.error);
             match lost.substitute {
-                _ if before > LOGGED => {}
-                _ if before == LOGGED => {
-                    tracing::warn!("more samples can't be had; the end of the epoch tells how many");
+                _ if before > MAX_LOGGED_LOSSES => {}
+                _ if before == MAX_LOGGED_LOSSES => {
+                    tracing::warn!("more samples can't be read or decoded; the end of the epoch logs how many");
                 }
                 None => tracing::warn!(id, position, %error, "a sample is skipped"),
-                Some(by) => tracing::warn!(id, position, by = by.0, %error, "another sample comes in the place of one"),
+                Some(by) => tracing::warn!(id, position, by = by.0, %error, "a sample is replaced by another"),
             }
             *(if lost.substitute.is_none() { &mut self.skipped } else { &mut self.substituted }) += 1;
         }
         Ok(())
     }
 
-    /// Tells, at the end of the epoch, what was lost.
+    /// Logs, at the end of the epoch, what was lost.
     pub(crate) fn summarize(&self, epoch: u64) {
         let Self { skipped, substituted, .. } = *self;
         if skipped + substituted > 0 {
-            tracing::warn!(epoch, skipped, substituted, "samples of this epoch could not be had");
+            tracing::warn!(epoch, skipped, substituted, "samples of this epoch could not be read or decoded");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The end of an epoch or a loader before its time.
+//! The early end of an epoch or a loader.
 //!
-//! Whoever ends an epoch says so and goes on. All that works for it listens: its thread, its reads, and the batches in the
-//! making each hold a receiver of the word, and let go of it when they end. What is left then finishes behind: batches
-//! that are done are dropped by the decode threads, temporary objects are deleted by the network's. Each of these is
-//! bounded by the deadline of a call, or by the one sample that user code has at hand. So that there is none left to wait
-//! for is when nobody holds a receiver, and the run has no temporary; and to wait for that is all that closing adds.
+//! Whoever ends an epoch sets a flag and returns at once. Every thread, task and batch that works for the epoch holds a
+//! receiver of the flag, and drops it when it ends. What is left then finishes in the background: the decode threads
+//! drop finished batches, and the network threads delete temporary objects. Each of these has a bound: the deadline of
+//! a call, or the one sample that user code is working on. So nothing is left of an epoch once nobody holds a receiver
+//! and its run has no temporary object. Closing adds only the wait for that.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,24 +16,29 @@ use tokio::sync::watch;
 
 use crate::compose::TemporaryRun;
 
-/// How often someone who waits looks. What it waits for takes milliseconds, or else the time of a call.
+/// How often a thread that closes looks whether it is done. What it waits for takes milliseconds, or as long as a call.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What closing a loader or an epoch came to.
+/// Whether an epoch is cancelled. It also is if its iterator was dropped, which closes the channel.
+pub(crate) fn is_cancelled(cancel: &watch::Receiver<bool>) -> bool {
+    *cancel.borrow() || cancel.has_changed().is_err()
+}
+
+/// The result of closing a loader or an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Closed {
-    /// Reads and batches in the making that were under way and have ended.
+    /// Reads and unfinished batches that have ended.
     pub tasks_ended: u64,
-    /// Those that haven't.
+    /// Reads and unfinished batches that have not ended yet.
     pub tasks_left: u64,
     /// Threads that have ended.
     pub threads_joined: u64,
-    /// Those that haven't: user code that takes its time, usually.
+    /// Threads that have not ended yet, usually because user code is still running.
     pub threads_left: u64,
-    /// Temporary objects deleted meanwhile.
+    /// Temporary objects that were deleted meanwhile.
     pub temporaries_deleted: u64,
-    /// Those that could not be deleted, or not yet.
+    /// Temporary objects that could not be deleted, or are not deleted yet.
     pub temporaries_left: u64,
 }
 
@@ -43,7 +48,6 @@ impl Closed {
         self.tasks_left + self.threads_left + self.temporaries_left == 0
     }
 
-    /// Of both.
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             tasks_ended: self.tasks_ended + other.tasks_ended,
@@ -55,7 +59,7 @@ impl Closed {
         }
     }
 
-    fn tell(self) -> Self {
+    fn log(self) -> Self {
         if !self.is_clean() {
             tracing::warn!(
                 tasks = self.tasks_left,
@@ -68,88 +72,93 @@ impl Closed {
     }
 }
 
-/// The word that ends an epoch, and what has to end with it.
+/// Cancellation signal for one epoch, with the threads to join.
 #[derive(Debug)]
 pub(crate) struct EpochShutdown {
-    word: watch::Sender<bool>,
-    /// Whether the training loop has let go of its batches.
-    released: AtomicBool,
+    cancelled: watch::Sender<bool>,
+    /// Whether the training loop holds no batch of the epoch any more.
+    is_released: AtomicBool,
     run: Arc<TemporaryRun>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    on_end: OnceLock<EndCallback>,
+    on_cancel: OnceLock<CancelCallback>,
 }
 
-/// What makes those let go that wait for something else than the word.
-struct EndCallback(Box<dyn Fn() + Send + Sync>);
+/// Wakes what waits for something else than the signal.
+struct CancelCallback(Box<dyn Fn() + Send + Sync>);
 
-impl fmt::Debug for EndCallback {
+impl fmt::Debug for CancelCallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnEnd")
+        f.write_str("CancelCallback")
     }
 }
 
+/// What is left of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leftovers {
+    tasks: u64,
+    temporaries: u64,
+}
+
 impl EpochShutdown {
-    /// The ending of an epoch of these temporaries, and what listens to it.
+    /// The signal of an epoch whose temporary objects belong to `run`, and its first receiver.
     pub(crate) fn new(run: &Arc<TemporaryRun>) -> (Arc<Self>, watch::Receiver<bool>) {
-        let (word, listener) = watch::channel(false);
-        let ending = Self {
-            word,
-            released: AtomicBool::new(false),
+        let (cancelled, receiver) = watch::channel(false);
+        let shutdown = Self {
+            cancelled,
+            is_released: AtomicBool::new(false),
             run: Arc::clone(run),
             threads: Mutex::default(),
-            on_end: OnceLock::new(),
+            on_cancel: OnceLock::new(),
         };
-        (Arc::new(ending), listener)
+        (Arc::new(shutdown), receiver)
     }
 
     pub(crate) fn run(&self) -> &TemporaryRun {
         &self.run
     }
 
-    pub(crate) fn listen(&self) -> watch::Receiver<bool> {
-        self.word.subscribe()
+    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
+        self.cancelled.subscribe()
     }
 
-    /// A thread of this epoch alone.
-    pub(crate) fn has(&self, thread: JoinHandle<()>) {
+    /// Adds a thread that works for this epoch alone.
+    pub(crate) fn track_thread(&self, thread: JoinHandle<()>) {
         lock(&self.threads).push(thread);
     }
 
-    /// Has `call` called whenever the epoch is ended, once the word is said. To be set once.
-    pub(crate) fn on_end(&self, call: impl Fn() + Send + Sync + 'static) {
-        // One that is set already stays.
-        let _ = self.on_end.set(EndCallback(Box::new(call)));
+    /// Sets the function that is called after each cancellation. Only the first one set counts.
+    pub(crate) fn on_cancel(&self, callback: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_cancel.set(CancelCallback(Box::new(callback)));
     }
 
-    /// Ends the epoch, if it goes on. Returns at once.
-    pub(crate) fn end(&self) {
-        self.word.send_replace(true);
-        if let Some(EndCallback(call)) = self.on_end.get() {
-            call();
+    /// Cancels the epoch if it still runs. Returns at once.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.send_replace(true);
+        if let Some(CancelCallback(callback)) = self.on_cancel.get() {
+            callback();
         }
         self.run.end();
     }
 
-    /// No batch of it is held any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
+    /// Notes that the training loop holds no batch of the epoch any more.
     pub(crate) fn release(&self) {
-        self.released.store(true, Ordering::SeqCst);
+        self.is_released.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn is_released(&self) -> bool {
-        self.released.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn is_said(&self) -> bool {
-        *self.word.borrow()
+        self.is_released.load(Ordering::SeqCst)
     }
 
     fn tasks(&self) -> u64 {
-        self.word.receiver_count() as u64
+        self.cancelled.receiver_count() as u64
     }
 
-    /// What there is of it: tasks and temporaries.
-    fn there(&self) -> (u64, u64) {
-        (self.tasks(), self.run.outstanding())
+    fn leftovers(&self) -> Leftovers {
+        Leftovers { tasks: self.tasks(), temporaries: self.run.outstanding() }
     }
 }
 
@@ -157,81 +166,88 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a loader has started, so that it can see the end of it.
+/// The epochs and threads that a loader has started, so that it can end them.
 #[derive(Debug, Default)]
 pub(crate) struct LiveEpochs {
     epochs: Mutex<Vec<Arc<EpochShutdown>>>,
-    /// Those that go through several epochs.
+    /// Threads that go through several epochs.
     threads: Mutex<Vec<JoinHandle<()>>>,
-    closing: AtomicBool,
+    is_closing: AtomicBool,
 }
 
 impl LiveEpochs {
     pub(crate) fn add(&self, epoch: &Arc<EpochShutdown>) {
         let mut epochs = lock(&self.epochs);
-        epochs.retain(|epoch| epoch.there() != (0, 0));
+        epochs.retain(|epoch| epoch.leftovers() != Leftovers { tasks: 0, temporaries: 0 });
         epochs.push(Arc::clone(epoch));
         drop(epochs);
-        // Whoever closes says so first and then looks at them.
+        // A thread that closes sets the flag before it looks at the epochs.
         if self.is_closing() {
-            epoch.end();
+            epoch.cancel();
         }
     }
 
-    pub(crate) fn has(&self, thread: JoinHandle<()>) {
+    pub(crate) fn track_thread(&self, thread: JoinHandle<()>) {
         let mut threads = lock(&self.threads);
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
     }
 
-    /// Ends all epochs, and lets none begin.
-    pub(crate) fn end(&self) {
-        self.closing.store(true, Ordering::SeqCst);
+    /// Cancels all epochs, and every epoch that begins later.
+    pub(crate) fn cancel(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
         for epoch in lock(&self.epochs).iter() {
-            epoch.end();
+            epoch.cancel();
         }
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::SeqCst)
+        self.is_closing.load(Ordering::SeqCst)
     }
 }
 
-/// Ends one epoch by `end`, and waits for all that is left of it.
+/// Ends one epoch by `end`, and waits until nothing is left of it.
 pub(crate) fn close_epoch(epoch: &EpochShutdown, end: impl FnOnce(), within: Duration) -> Closed {
-    let mut closing = ShutdownWait::new(within);
-    let there = epoch.there();
+    let mut wait = ShutdownWait::new(within);
+    let before = epoch.leftovers();
     end();
-    closing.epoch(epoch, there);
-    closing.closed.tell()
+    wait.for_epoch(epoch, before);
+    wait.closed.log()
 }
 
-/// Ends a loader: its epochs, and then, once `let_go` has been called, its decode threads.
+/// A loader that is being closed, apart from its epochs.
+pub(crate) struct ClosingLoader<EndDecoders, EndIo> {
+    pub(crate) decode_threads: Vec<JoinHandle<()>>,
+    /// Ends the decode threads.
+    pub(crate) end_decoders: EndDecoders,
+    /// Ends the network threads within the time that is left. Returns how many have ended, and how many have not.
+    pub(crate) end_io: EndIo,
+}
+
+/// Ends a loader: first its epochs, then its decode threads, then its network threads.
 pub(crate) fn close_loader(
     live: &LiveEpochs,
-    decoders: Vec<JoinHandle<()>>,
-    let_go: impl FnOnce(),
-    end_io: impl FnOnce(Duration) -> (u64, u64),
+    loader: ClosingLoader<impl FnOnce(), impl FnOnce(Duration) -> (u64, u64)>,
     within: Duration,
 ) -> Closed {
-    let mut closing = ShutdownWait::new(within);
-    live.closing.store(true, Ordering::SeqCst);
+    let mut wait = ShutdownWait::new(within);
+    live.is_closing.store(true, Ordering::SeqCst);
     let epochs = std::mem::take(&mut *lock(&live.epochs));
-    let there: Vec<_> = epochs.iter().map(|epoch| epoch.there()).collect();
-    // All of them, before any is waited for.
+    let before: Vec<_> = epochs.iter().map(|epoch| epoch.leftovers()).collect();
+    // All epochs are cancelled before the first one is waited for.
     for epoch in &epochs {
-        epoch.end();
+        epoch.cancel();
     }
-    for (epoch, there) in epochs.iter().zip(there) {
-        closing.epoch(epoch, there);
+    for (epoch, before) in epochs.iter().zip(before) {
+        wait.for_epoch(epoch, before);
     }
-    closing.join(std::mem::take(&mut *lock(&live.threads)));
-    let_go();
-    closing.join(decoders);
-    let (ended, left) = end_io(closing.left());
-    closing.closed.threads_joined += ended;
-    closing.closed.threads_left += left;
-    closing.closed.tell()
+    wait.join(std::mem::take(&mut *lock(&live.threads)));
+    (loader.end_decoders)();
+    wait.join(loader.decode_threads);
+    let (ended, left) = (loader.end_io)(wait.time_left());
+    wait.closed.threads_joined += ended;
+    wait.closed.threads_left += left;
+    wait.closed.log()
 }
 
 struct ShutdownWait {
@@ -242,38 +258,38 @@ struct ShutdownWait {
 impl ShutdownWait {
     fn new(within: Duration) -> Self {
         let now = Instant::now();
-        // Further than clocks go: a day is for ever here.
+        // If the clock can't express the deadline, a day stands for an endless wait.
         let deadline = now.checked_add(within).unwrap_or_else(|| now + Duration::from_secs(86_400));
         Self { deadline, closed: Closed::default() }
     }
 
-    fn left(&self) -> Duration {
+    fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Waits for what is left of an epoch that was ended when there was so much.
-    fn epoch(&mut self, epoch: &EpochShutdown, (tasks, temporaries): (u64, u64)) {
+    /// Waits until nothing is left of a cancelled epoch that had `before` when it was cancelled.
+    fn for_epoch(&mut self, epoch: &EpochShutdown, before: Leftovers) {
         self.until(|| epoch.tasks() == 0);
-        let left = epoch.tasks();
-        self.closed.tasks_left += left;
-        self.closed.tasks_ended += tasks.saturating_sub(left);
+        let tasks_left = epoch.tasks();
+        self.closed.tasks_left += tasks_left;
+        self.closed.tasks_ended += before.tasks.saturating_sub(tasks_left);
         self.join(std::mem::take(&mut *lock(&epoch.threads)));
-        // Last, since no task can begin another now.
-        let left = epoch.run.wait(self.left());
-        self.closed.temporaries_left += left;
-        self.closed.temporaries_deleted += temporaries.saturating_sub(left);
+        // Temporary objects come last, because no task can begin another one now.
+        let temporaries_left = epoch.run.wait(self.time_left());
+        self.closed.temporaries_left += temporaries_left;
+        self.closed.temporaries_deleted += before.temporaries.saturating_sub(temporaries_left);
     }
 
     fn join(&mut self, threads: Vec<JoinHandle<()>>) {
         let own = std::thread::current().id();
         for thread in threads {
-            // A decoder or a batch of its own may be what closes the loader.
+            // User code on a thread of the loader may be what closes it.
             if thread.thread().id() == own {
                 continue;
             }
             self.until(|| thread.is_finished());
             if thread.is_finished() {
-                // It has said on stderr what it panicked of, and those who waited for it were told.
+                // The message of a panic is on stderr, and the training loop got an error.
                 let _ = thread.join();
                 self.closed.threads_joined += 1;
             } else {
@@ -282,9 +298,9 @@ impl ShutdownWait {
         }
     }
 
-    fn until(&self, done: impl Fn() -> bool) {
-        while !done() && !self.left().is_zero() {
-            std::thread::sleep(LOOK.min(self.left()));
+    fn until(&self, is_done: impl Fn() -> bool) {
+        while !is_done() && !self.time_left().is_zero() {
+            std::thread::sleep(LOOK.min(self.time_left()));
         }
     }
 }

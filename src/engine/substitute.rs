@@ -1,124 +1,159 @@
-//! Samples that come in the place of others.
+//! Samples that replace lost ones.
+//!
+//! **Why a substitute cannot deadlock.** A substitute uses the bytes of the sample that it replaces, which stay with
+//! the batch, and needs what it has more than that one. It takes these bytes from the budget only once all groups of
+//! its window have theirs: before that, the window's groups could lack exactly these bytes, and would get them back
+//! only when their own batch is delivered. And it waits for them only until the training loop waits for its batch: all
+//! that is held then may belong to batches behind this one, so it takes the bytes beside the budget. So a substitute
+//! never waits on anything that may wait on it: the window's bytes depend on earlier batches alone, and the training
+//! loop reaches the batch when these are delivered. Beside the budget is at most what the substitutes of one batch have
+//! more than the samples that they replace.
 
 use std::sync::Arc;
 
 use tokio::sync::{OnceCell, watch};
 
+use super::assembly::{LossPolicy, SubstituteRequest};
 use super::loss::OnError;
-use super::pipeline::{Engine, is_cancelled};
-use super::pool::{LossPolicy, SubstituteRequest};
-use crate::collate::Collate;
-use crate::decode::Decode;
+use super::pipeline::{Engine, GroupBytes};
+use super::shutdown::is_cancelled;
+use super::source::{SampleSource, spawn_read};
+use super::stages::SampleStage;
+use crate::budget::Permit;
 use crate::manifest::Known;
-use crate::plan::Slice;
+use crate::plan::{Group, Slice};
 use crate::sample::{SampleId, Sampling, substitute};
 use crate::{Error, ErrorKind, Result};
 
-/// What substitutes of an epoch are found by.
+/// What the substitutes of an epoch have in common.
 #[derive(Clone)]
 pub(crate) struct SubstituteContext {
     pub(crate) sampling: Arc<Sampling>,
     pub(crate) epoch: u64,
-    /// Number of the batch that the training loop waits for.
-    pub(crate) turn: watch::Receiver<u64>,
-    /// Number of the last batch whose window has all its bytes.
-    pub(crate) held: watch::Receiver<u64>,
-    /// Whether all is listed, once one for all has waited for that: each such wait takes a thread of the runtime, which has
-    /// a bounded number of them, and whose name look-ups, those of the listing itself, need some, too.
+    /// Number of batches that were delivered or are waited for.
+    pub(crate) awaited: watch::Receiver<u64>,
+    /// Number of batches whose windows have all their bytes.
+    pub(crate) funded: watch::Receiver<u64>,
+    /// Whether the listing has ended. One task waits for that on behalf of all, because each wait takes a thread
+    /// of the runtime. It has a bounded number of these, and name look-ups, also those of the listing itself, need
+    /// some.
     pub(crate) listed: Arc<OnceCell<Result<bool>>>,
     pub(crate) cancel: watch::Receiver<bool>,
 }
 
-impl<D: Decode, C: Collate<D::Item>> Engine<D, C> {
-    /// What becomes of samples of an epoch that can't be had.
-    pub(crate) fn losing(self: &Arc<Self>, lockstep: SubstituteContext) -> LossPolicy<D, C> {
-        match self.on_error {
-            OnError::Fail => LossPolicy::Fail,
-            OnError::Skip { .. } => LossPolicy::Skip,
-            OnError::Substitute { .. } => {
-                let engine = Arc::clone(self);
-                LossPolicy::Substitute(Box::new(move |wanted| {
-                    let (engine, lockstep, mut cancel) =
-                        (Arc::clone(&engine), lockstep.clone(), lockstep.cancel.clone());
-                    engine.io.clone().handle().spawn(async move {
-                        let assembly = Arc::clone(&wanted.assembly);
-                        tokio::select! {
-                            outcome = engine.substitute(wanted, lockstep) => {
-                                outcome.unwrap_or_else(|error| assembly.fail(error));
-                            }
-                            _ = cancel.wait_for(|&cancelled| cancelled) => {}
-                        }
-                    });
-                }))
-            }
+/// What one substitute works with.
+struct Substitution {
+    engine: Arc<Engine>,
+    source: Arc<dyn SampleSource>,
+    context: SubstituteContext,
+    request: SubstituteRequest,
+}
+
+/// The loss policy of an epoch.
+pub(crate) fn loss_policy(
+    engine: &Arc<Engine>,
+    source: &Arc<dyn SampleSource>,
+    context: SubstituteContext,
+) -> LossPolicy {
+    match engine.on_error {
+        OnError::Fail => LossPolicy::Fail,
+        OnError::Skip { .. } => LossPolicy::Skip,
+        OnError::Substitute { .. } => {
+            let (engine, source) = (Arc::clone(engine), Arc::clone(source));
+            LossPolicy::Substitute(Box::new(move |request| {
+                let (engine, source) = (Arc::clone(&engine), Arc::clone(&source));
+                let substitution = Substitution { engine, source, context: context.clone(), request };
+                let io = Arc::clone(&substitution.engine.bucket.io);
+                spawn_read(&io, context.cancel.clone(), async move {
+                    let assembly = Arc::clone(&substitution.request.assembly);
+                    if let Err(error) = substitution.run().await {
+                        assembly.fail(error);
+                    }
+                });
+            }))
         }
     }
+}
 
-    /// Reads a sample in the place of another and hands it over. Where it can't be had, that is a loss like the first.
+impl Substitution {
+    /// Reads a substitute and has it decoded. If it can't be read, that is a loss like the first.
     ///
-    /// Its bytes are those of the sample that it replaces, which stay with the batch, and what it has beyond them. That is
-    /// taken from the budget once all groups of the batch's window have their bytes: before, it could be what they lack,
-    /// and they would wait for what is given back when their own batch is delivered. And it is waited for only until
-    /// the training loop waits for this batch: then all that is held may belong to batches behind this one, so it is had
-    /// beside the budget. So a substitute waits for nothing that hangs on it: for the bytes of its window, which wait for
-    /// earlier batches alone, or for its turn, which comes when those are delivered. What is held beside the budget is at most
-    /// what one batch's substitutes have beyond the samples they replace.
-    async fn substitute(self: &Arc<Self>, wanted: SubstituteRequest<D, C>, lockstep: SubstituteContext) -> Result<()> {
-        let SubstituteRequest { assembly, slot, for_sample, attempt } = wanted;
-        let SubstituteContext { sampling, epoch, mut turn, mut held, listed, cancel } = lockstep;
-        let (steps, at) = (&assembly.steps.0, assembly.steps.1 + slot);
-        if let Known::AtLeast(_) = self.manifest.known() {
-            steps.listing(at);
-            let manifest = Arc::clone(&self.manifest);
-            // Only the end of the listing tells which positions there are.
+    /// # Errors
+    /// The listing, the sampler or the manifest failed. The batch fails with it.
+    async fn run(mut self) -> Result<()> {
+        let Some(id) = self.choose().await? else { return Ok(()) };
+        let SubstituteRequest { assembly, slot, planned, .. } = &self.request;
+        let (assembly, slot) = (Arc::clone(assembly), *slot);
+        assembly.stages.replace(slot, Some(id), SampleStage::Planned);
+
+        let alone = |id: SampleId| -> Result<Group> {
+            let range = 0..self.engine.bucket.manifest.facts_at(id.0)?.size;
+            Ok(self.engine.bucket.planner.alone(&Slice { slot, id, range }))
+        };
+        let group = alone(id)?;
+        let GroupBytes { until_delivered, until_decoded } = self.engine.bytes(&group);
+        let replaced = self.engine.bytes(&alone(*planned)?).until_delivered;
+        let more = until_delivered.saturating_sub(replaced).saturating_add(until_decoded);
+        let mut permit = self.take(more).await;
+        let passing = Arc::new(permit.split(until_decoded));
+
+        match self.source.read_one(group, assembly.place.group_number, &assembly.stages).await {
+            Ok(sample) => {
+                assembly.stages.set([slot], SampleStage::Read);
+                assembly.hold(Arc::new(permit));
+                if !self.engine.code.is_light() {
+                    assembly.queue_decode(slot, sample, Some(passing));
+                } else if assembly.decode(vec![(slot, sample)], None) {
+                    assembly.queue_collate();
+                }
+            }
+            Err(error) => {
+                drop((permit, passing));
+                assembly.lose(slot, id, error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sample that is tried next. `None` if there is none, which fails the batch, or if the epoch is cancelled.
+    async fn choose(&self) -> Result<Option<SampleId>> {
+        let SubstituteRequest { assembly, slot, attempt, .. } = &self.request;
+        let SubstituteContext { sampling, epoch, listed, cancel, .. } = &self.context;
+        let manifest = &self.engine.bucket.manifest;
+        if let Known::AtLeast(_) = manifest.known() {
+            assembly.stages.replace(*slot, None, SampleStage::Listing);
+            let (manifest, cancel) = (Arc::clone(manifest), cancel.clone());
+            // The substitute depends on the number of positions, which is known only at the end of the listing.
             let wait = async || {
                 tokio::task::spawn_blocking(move || manifest.wait_beyond(u64::MAX, || is_cancelled(&cancel)))
                     .await
                     .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "waiting for the listing panicked")))
             };
             if !listed.get_or_init(wait).await.clone()? {
-                return Ok(());
+                return Ok(None);
             }
         }
-        let (mut walk, listed) = (sampling.walk(epoch), Known::All(self.manifest.len()));
-        let (Known::AtLeast(positions) | Known::All(positions)) = walk.positions(listed)?;
-        let Some(place) = substitute(assembly.position(slot), attempt, epoch, positions) else {
-            assembly.give_up(slot);
-            return Ok(());
+        let (mut order, listed) = (sampling.walk(*epoch), Known::All(manifest.len()));
+        let (Known::AtLeast(positions) | Known::All(positions)) = order.positions(listed)?;
+        let Some(position) = substitute(assembly.position(*slot), *attempt, *epoch, positions) else {
+            assembly.give_up(*slot);
+            return Ok(None);
         };
-        let id = walk.ids(place..place + 1, listed)?[0];
-        steps.instead(at, id);
-        let alone = |id: SampleId| {
-            let range = 0..self.manifest.facts_at(id.0)?.size;
-            Ok(self.planner.alone(&Slice { slot, id, range }))
-        };
-        let group = alone(id)?;
-        let (keeps, passes) = self.bytes(&group);
-        let beyond = keeps.saturating_sub(self.bytes(&alone(for_sample)?).0);
-        let more = beyond.saturating_add(passes);
-        let mut permit = tokio::select! {
+        Ok(order.ids(position..position + 1, listed)?.first().copied())
+    }
+
+    /// Takes bytes for the substitute; the module's documentation says why this ends.
+    async fn take(&mut self, bytes: u64) -> Permit {
+        let (number, budget) = (self.request.assembly.place.number, &self.engine.budget);
+        let SubstituteContext { awaited, funded, .. } = &mut self.context;
+        tokio::select! {
             biased;
             permit = async {
-                // Nobody says so any more: the epoch is called off.
-                let _ = held.wait_for(|&held| held >= assembly.turn).await;
-                self.budget.take(more).await
+                // An error means that the planning thread has ended because the epoch is cancelled.
+                let _ = funded.wait_for(|&funded| funded > number).await;
+                budget.take(bytes).await
             } => permit,
-            _ = turn.wait_for(|&turn| turn >= assembly.turn) => self.budget.beside(more),
-        };
-        let passing = Arc::new(permit.split(passes));
-        match self.read_one(group, assembly.number, (steps, at)).await {
-            Ok(samples) => {
-                steps.brought(std::iter::once(at));
-                assembly.keep(Arc::new(permit));
-                for (_, sample) in samples {
-                    self.hand_one_over(&assembly, slot, sample, Some(&passing));
-                }
-            }
-            Err(error) => {
-                drop((permit, passing));
-                self.lose((&assembly, slot), id, error);
-            }
+            _ = awaited.wait_for(|&awaited| awaited > number) => budget.beside(bytes),
         }
-        Ok(())
     }
 }

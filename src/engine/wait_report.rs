@@ -1,68 +1,64 @@
-//! What the training loop waits for: by stage in the figures of an epoch, and in the log where a wait is long.
+//! What the training loop waits for: by stage in the statistics of an epoch, and in the log where a wait is long.
 //!
-//! Each sample of a window has a mark that says how far it is, or shares one with those that come with it; a step of its group
-//! sets it. Who waits looks at the marks of the batch it waits for. So a batch that is there in time costs a few stores a
-//! sample, and nobody is asked anything.
+//! The thread that waits for a batch looks at the [stages](super::stages) of its samples, in time slices that grow from
+//! 1 ms to 64 ms, and counts each slice under the stage that it saw at the slice's start.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::ops::Range;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
+use super::stages::{PlannerState, PlannerStatus, SampleStage, StageSince, WindowStages};
 use crate::budget::Gauge;
-use crate::compose::ReadStep;
 use crate::manifest::Manifest;
 use crate::pacing::{Ceilings, Throttles};
 use crate::sample::SampleId;
 
-/// Waits longer than this are told unless another bound is set: three times what a read waits for bytes before it is made
-/// again, so that what is told is no single lost packet.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
+/// Default of [`stall_report`](crate::loader::DataLoaderBuilder::stall_report): three times as long as a read waits for
+/// bytes before it is repeated, so that one lost packet never triggers a warning.
+pub(crate) const STALL_REPORT: Duration = Duration::from_secs(30);
 
-/// First time slice of a wait, by whose stage all of it is counted: short beside the reads and decodes that are waited
-/// for, long beside the microseconds of a look.
-const SLICE: Duration = Duration::from_millis(1);
+/// First time slice of a wait: short beside the reads and decodes that are waited for, long beside the microseconds of
+/// a look.
+const SHORTEST_SLICE: Duration = Duration::from_millis(1);
 
 /// Longest slice: a wait of seconds is seldom for several things in turn.
 const LONGEST_SLICE: Duration = Duration::from_millis(64);
 
-/// How many times longer than usual a compose may take before the training loop gives it up: those that take longer are
-/// few, and to read their objects takes a tenth of that.
-const PATIENCE: u32 = 3;
+/// The training loop gives up a compose that takes this many times longer than usual. Few composes take longer, and
+/// reading their objects takes a tenth of that time.
+const COMPOSE_PATIENCE: u32 = 3;
 
 /// Time that the training loop has waited for batches, by what these were waiting for; see
 /// [`EpochStats::waited_for`](crate::loader::EpochStats::waited_for).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WaitedFor {
-    /// The listing to come as far as the batch.
+    /// The listing had not reached the batch.
     pub listing: Duration,
     /// Bytes of the memory budget.
     pub budget: Duration,
-    /// Leave to make a call, where as many are under way as help, or as the service takes.
+    /// Calls waited to be let through: as many were under way as help, or as the service takes.
     pub turn: Duration,
-    /// Objects to be composed, and the leave to do so.
+    /// Objects were composed, or waited for that.
     pub compose: Duration,
     /// Bytes of objects.
     pub read: Duration,
-    /// Samples that are read from the [cache](crate::loader::DataLoaderBuilder::cache).
+    /// Samples were read from the [cache](crate::loader::DataLoaderBuilder::cache).
     pub cache: Duration,
-    /// Samples that another loader or process of the machine is reading into the cache.
+    /// Another loader or process of the machine read samples into the cache.
     pub claim: Duration,
     /// The decoder.
     pub decode: Duration,
-    /// Samples to be put together to a batch.
+    /// The collate function.
     pub collate: Duration,
-    /// The batch to be planned.
+    /// The batch was not planned yet.
     pub plan: Duration,
 }
 
 impl WaitedFor {
-    fn add(&mut self, stage: WaitReason, time: Duration) {
-        *match stage {
+    fn add(&mut self, reason: WaitReason, time: Duration) {
+        *match reason {
             WaitReason::Listing => &mut self.listing,
             WaitReason::Budget => &mut self.budget,
             WaitReason::Turn => &mut self.turn,
@@ -76,12 +72,12 @@ impl WaitedFor {
         } += time;
     }
 
-    /// All of it, that for the first batch included.
+    /// The sum of all stages. It includes the wait for the first batch.
     pub fn total(&self) -> Duration {
         self.by_stage().iter().map(|(_, time)| *time).sum()
     }
 
-    /// Each of them with its name.
+    /// Each stage's name and time.
     pub fn by_stage(&self) -> [(&'static str, Duration); 10] {
         let Self { listing, budget, turn, compose, read, cache, claim, decode, collate, plan } = *self;
         [
@@ -114,15 +110,20 @@ pub(crate) enum WaitReason {
     Plan,
 }
 
-/// What samples wait for on their own: what ends by itself first, and what comes when something of that ends last.
-const CALLS: [WaitReason; 6] = [
-    WaitReason::Compose,
-    WaitReason::Read,
-    WaitReason::Cache,
-    WaitReason::Claim,
-    WaitReason::Listing,
-    WaitReason::Turn,
-];
+impl WaitReason {
+    /// The reason of a sample in this stage; `None` for stages that another thread has to end.
+    fn of_stage(stage: SampleStage) -> Option<Self> {
+        match stage {
+            SampleStage::Planned | SampleStage::Read => None,
+            SampleStage::Composing => Some(Self::Compose),
+            SampleStage::Reading => Some(Self::Read),
+            SampleStage::Caching => Some(Self::Cache),
+            SampleStage::Claimed => Some(Self::Claim),
+            SampleStage::Listing => Some(Self::Listing),
+            SampleStage::Queued => Some(Self::Turn),
+        }
+    }
+}
 
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,488 +142,211 @@ impl fmt::Display for WaitReason {
     }
 }
 
-/// What the thread of an epoch is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum PlannerState {
-    Planning,
-    Listing,
-    Budget,
-    Turn,
-    /// All batches have been handed out.
-    Ended,
-}
-
-/// How far a sample is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum SampleStage {
-    Planned,
-    Queued,
-    Composing,
-    Reading,
-    /// From the cache.
-    Kept,
-    /// By somebody else.
-    Claimed,
-    /// Lost, and which one comes in its place is told by the end of the listing.
-    Listing,
-    Brought,
-}
-
-/// Something and since when, in milliseconds since the epoch began: in one word, so that nobody sees half of it.
-#[derive(Debug, Default)]
-struct StageStamp(AtomicU64);
-
-impl StageStamp {
-    fn set(&self, code: u8, since: u64) {
-        self.0.store(u64::from(code) << 56 | since & (u64::MAX >> 8), Ordering::Release);
-    }
-
-    fn get(&self) -> (u8, u64) {
-        let word = self.0.load(Ordering::Acquire);
-        ((word >> 56) as u8, word & (u64::MAX >> 8))
-    }
-
-    fn at(&self) -> (SampleStage, u64) {
-        let (code, since) = self.get();
-        let at = match code {
-            0 => SampleStage::Planned,
-            1 => SampleStage::Queued,
-            2 => SampleStage::Composing,
-            3 => SampleStage::Reading,
-            4 => SampleStage::Kept,
-            5 => SampleStage::Claimed,
-            6 => SampleStage::Listing,
-            _ => SampleStage::Brought,
-        };
-        (at, since)
-    }
-}
-
-/// Where the thread of an epoch stands, for those who wait for it.
-#[derive(Debug)]
-pub(crate) struct PlannerStatus {
-    began: Instant,
-    doing: StageStamp,
-}
-
-impl PlannerStatus {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), doing: StageStamp::default() })
-    }
-
-    fn now(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
-    }
-
-    /// The thread goes on to something else, which may take long.
-    pub(crate) fn does(&self, doing: PlannerState) {
-        // Planning is no news, and comes for each group.
-        let since = if doing == PlannerState::Planning { 0 } else { self.now() };
-        self.doing.set(doing as u8, since);
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.doing.get().0 == PlannerState::Ended as u8
-    }
-
-    fn doing(&self) -> (PlannerState, u64) {
-        let (code, since) = self.doing.get();
-        let doing = match code {
-            1 => PlannerState::Listing,
-            2 => PlannerState::Budget,
-            3 => PlannerState::Turn,
-            4 => PlannerState::Ended,
-            _ => PlannerState::Planning,
-        };
-        (doing, since)
-    }
-}
-
-/// How far the samples of a window are.
-#[derive(Clone, Debug)]
-pub(crate) struct WindowStages {
-    samples: Arc<SampleStages>,
-    standing: Arc<PlannerStatus>,
-}
-
-#[derive(Debug)]
-struct SampleStages {
-    ids: Vec<SampleId>,
-    /// Where runs of samples that take each step together end; each has one mark. `None` where each sample has its own.
-    ends: Option<Vec<usize>>,
-    marks: Vec<StageStamp>,
-    /// Places that others come in, each with a mark of its own. Few, if any.
-    apart: Mutex<BTreeMap<usize, (SampleId, StageStamp)>>,
-    /// Which composes the training loop no longer waits for.
-    given_up: watch::Sender<AbandonedComposes>,
-}
-
-/// Composes that are given up because the training loop has waited for their batch longer than reads would take: of the
-/// groups that begin before `before` in the window, those that aren't let through yet, and those that were before a
-/// moment, in milliseconds since the epoch began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct AbandonedComposes {
-    before: usize,
-    begun_before: u64,
-}
-
-/// How far the compose of a group is, and since when.
-#[derive(Debug)]
-pub(crate) struct ComposeStep(Mutex<(ReadStep, u64)>);
-
-impl ComposeStep {
-    fn get(&self) -> (ReadStep, u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SampleStages {
-    fn new(ids: Vec<SampleId>, ends: Option<Vec<usize>>) -> Arc<Self> {
-        let marks =
-            std::iter::repeat_with(StageStamp::default).take(ends.as_ref().map_or(ids.len(), Vec::len)).collect();
-        Arc::new(Self { ids, ends, marks, apart: Mutex::default(), given_up: watch::Sender::default() })
-    }
-
-    fn apart(&self) -> MutexGuard<'_, BTreeMap<usize, (SampleId, StageStamp)>> {
-        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn mark(&self, slot: usize) -> Option<&StageStamp> {
-        self.marks.get(self.ends.as_ref().map_or(slot, |ends| ends.partition_point(|end| *end <= slot)))
-    }
-}
-
-impl WindowStages {
-    pub(crate) fn new(ids: Vec<SampleId>, standing: &Arc<PlannerStatus>) -> Self {
-        Self { samples: SampleStages::new(ids, None), standing: Arc::clone(standing) }
-    }
-
-    /// Of samples in runs, of which the first is told of for all.
-    pub(crate) fn of_runs(ids: Vec<SampleId>, ends: Vec<usize>, standing: &Arc<PlannerStatus>) -> Self {
-        Self { samples: SampleStages::new(ids, Some(ends)), standing: Arc::clone(standing) }
-    }
-
-    /// The samples of the window.
-    pub(crate) fn ids(&self) -> &[SampleId] {
-        &self.samples.ids
-    }
-
-    fn set(&self, slots: impl Iterator<Item = usize>, at: SampleStage) {
-        let now = self.standing.now();
-        let apart = self.samples.apart();
-        for slot in slots {
-            if let Some(mark) = apart.get(&slot).map(|(_, mark)| mark).or_else(|| self.samples.mark(slot)) {
-                mark.set(at as u8, now);
-            }
-        }
-    }
-
-    fn set_apart(&self, slot: usize, id: Option<SampleId>, at: SampleStage) {
-        let mut apart = self.samples.apart();
-        let before = apart.get(&slot).map(|(id, _)| *id).or_else(|| self.ids().get(slot).copied());
-        if let Some(id) = id.or(before) {
-            let mark = StageStamp::default();
-            mark.set(at as u8, self.standing.now());
-            apart.insert(slot, (id, mark));
-        }
-    }
-
-    /// The read of these samples has come so far.
-    pub(crate) fn step(&self, slots: impl Iterator<Item = usize>, step: ReadStep) {
-        let at = match step {
-            ReadStep::Queued => SampleStage::Queued,
-            ReadStep::ComposeQueued | ReadStep::Composing => SampleStage::Composing,
-            ReadStep::Reading => SampleStage::Reading,
-        };
-        self.set(slots, at);
-    }
-
-    /// The compose of a group, which waits to be let through.
-    pub(crate) fn compose(&self) -> ComposeStep {
-        ComposeStep(Mutex::new((ReadStep::ComposeQueued, self.standing.now())))
-    }
-
-    /// The compose of these samples has come so far.
-    pub(crate) fn compose_step(&self, compose: &ComposeStep, slots: impl Iterator<Item = usize>, step: ReadStep) {
-        *compose.0.lock().unwrap_or_else(PoisonError::into_inner) = (step, self.standing.now());
-        self.step(slots, step);
-    }
-
-    /// Waits until the training loop gives up the compose of a group that begins with this sample. Never ends for one
-    /// that is composed already.
-    pub(crate) async fn given_up(&self, slot: usize, compose: &ComposeStep) {
-        let mut given_up = self.samples.given_up.subscribe();
-        let is_given_up = |given_up: &AbandonedComposes| {
-            slot < given_up.before
-                && match compose.get() {
-                    (ReadStep::ComposeQueued, _) => true,
-                    (ReadStep::Composing, began) => began < given_up.begun_before,
-                    (ReadStep::Queued | ReadStep::Reading, _) => false,
-                }
-        };
-        // The sender lives as long as the samples do.
-        let _ = given_up.wait_for(is_given_up).await;
-    }
-
-    /// These samples are read from the cache.
-    pub(crate) fn kept(&self, slots: impl Iterator<Item = usize>) {
-        self.set(slots, SampleStage::Kept);
-    }
-
-    /// Somebody else reads these samples.
-    pub(crate) fn claimed(&self, slots: impl Iterator<Item = usize>) {
-        self.set(slots, SampleStage::Claimed);
-    }
-
-    /// Which sample comes in the place of this one is told by the end of the listing.
-    pub(crate) fn listing(&self, slot: usize) {
-        self.set_apart(slot, None, SampleStage::Listing);
-    }
-
-    /// Another sample comes in a place, and is to be read.
-    pub(crate) fn instead(&self, slot: usize, id: SampleId) {
-        self.set_apart(slot, Some(id), SampleStage::Planned);
-    }
-
-    /// The bytes of these samples are there, and go to the decoder.
-    pub(crate) fn brought(&self, slots: impl Iterator<Item = usize>) {
-        self.set(slots, SampleStage::Brought);
-    }
-}
-
-/// A batch in the making, as far as who waits for it needs to know.
+/// A batch that is being assembled, for the thread that waits for it.
 pub(crate) trait BatchProgress: Send + Sync {
-    /// Samples that aren't decoded yet.
+    /// Number of samples that are not decoded yet.
     fn missing(&self) -> usize;
 }
 
-/// How far one batch is.
+/// Access to the progress of one batch.
 pub(crate) struct BatchTrace {
-    steps: WindowStages,
-    /// Where it begins among the samples of its window, and how many it has.
-    start: usize,
-    samples: usize,
-    /// Weak, since the promise of a batch must break when all who could keep it are gone.
-    making: Weak<dyn BatchProgress>,
+    stages: Arc<WindowStages>,
+    /// The batch's slots in its window.
+    slots: Range<usize>,
+    /// Weak, because the channel of a batch must close when every task that could finish the batch has ended.
+    assembly: Weak<dyn BatchProgress>,
 }
 
 impl BatchTrace {
-    pub(crate) fn new(steps: WindowStages, start: usize, samples: usize, making: Weak<dyn BatchProgress>) -> Self {
-        Self { steps, start, samples, making }
+    pub(crate) fn new(stages: Arc<WindowStages>, slots: Range<usize>, assembly: Weak<dyn BatchProgress>) -> Self {
+        Self { stages, slots, assembly }
     }
 
-    fn id(&self, slot: usize) -> Option<SampleId> {
-        let slot = self.start + slot;
-        let apart = self.steps.samples.apart().get(&slot).map(|(id, _)| *id);
-        apart.or_else(|| self.steps.ids().get(slot).copied())
+    fn id(&self, place: usize) -> Option<SampleId> {
+        self.stages.id(self.slots.start + place)
     }
 
-    /// Gives up composes of this batch, where the training loop has `waited` for longer than it takes to read their
-    /// objects: those that aren't under way yet, and those that take far longer than usual.
+    /// Gives up composes of this batch where the training loop has `waited` for longer than it takes to read their
+    /// objects.
     fn give_up_composing(&self, waited: Duration, throttles: &Throttles) {
-        let composing = {
-            let (samples, apart) = (&self.steps.samples, self.steps.samples.apart());
-            let mark = |slot| apart.get(&slot).map(|(_, mark)| mark).or_else(|| samples.mark(slot));
-            let marks = (self.start..self.start + self.samples).filter_map(mark);
-            marks.filter(|mark| mark.at().0 == SampleStage::Composing).count()
-        };
-        if composing == 0 {
+        let stages = self.stages.stages(self.slots.clone());
+        let composing = stages.iter().filter(|at| at.stage == SampleStage::Composing).count();
+        if composing == 0 || waited <= throttles.reads.time_for(composing) {
             return;
         }
-        if waited <= throttles.reads.time_for(composing) {
-            return;
-        }
-        let patience = throttles.writes.usual_wait() * PATIENCE;
-        let begun_before = self.steps.standing.now().saturating_sub(patience.as_millis() as u64);
-        let before = self.start + self.samples;
-        self.steps.samples.given_up.send_modify(|given_up| {
-            given_up.before = given_up.before.max(before);
-            given_up.begun_before = begun_before;
-        });
+        let patience = throttles.writes.usual_wait() * COMPOSE_PATIENCE;
+        self.stages.abandon_composes(self.slots.end, patience.as_millis() as u64);
     }
 
-    fn look(&self, doing: (PlannerState, u64)) -> WaitSnapshot {
-        // Gone: it is done, or will never be.
-        let missing = self.making.upgrade().map_or(0, |making| making.missing());
-        let (samples, apart) = (&self.steps.samples, self.steps.samples.apart());
-        let mark = |slot| apart.get(&slot).map(|(_, mark)| mark).or_else(|| samples.mark(slot));
-        let marks = (self.start..self.start + self.samples).filter_map(mark);
-        look(marks.map(StageStamp::at), missing, doing)
+    fn snapshot(&self, planner: (PlannerState, u64)) -> WaitSnapshot {
+        // If the assembly is gone, the batch is finished or never will be.
+        let missing = self.assembly.upgrade().map_or(0, |assembly| assembly.missing());
+        WaitSnapshot::of(&self.stages.stages(self.slots.clone()), missing, planner)
     }
 }
 
-/// What a look at a batch came to.
+/// What a batch was waiting for at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WaitSnapshot {
-    waiting: WaitReason,
-    /// The sample that has been waiting longest, by its place in the batch, where one is to blame.
-    slot: Option<usize>,
-    /// Milliseconds since the epoch began, where that is known.
-    since: Option<u64>,
-    /// Samples of the batch that wait for the same.
+    reason: WaitReason,
+    /// The sample to blame, which has waited longest, by its place in the batch.
+    place: Option<usize>,
+    /// Milliseconds since the epoch began, if known.
+    since_ms: Option<u64>,
+    /// Number of samples of the batch that wait for the same.
     samples: usize,
 }
 
-/// What a batch waits for whose samples are so far, and of which so many aren't decoded.
-///
-/// A call that is under way is to blame before anything that waits for calls to end, and the oldest of them first: what
-/// isn't begun for want of bytes or of leave gets them when one ends.
-fn look(marks: impl Iterator<Item = (SampleStage, u64)>, missing: usize, doing: (PlannerState, u64)) -> WaitSnapshot {
-    let (mut planned, mut brought, mut samples) = (0, 0, 0);
-    // Of each of `CALLS`: the oldest by place and time, and how many there are.
-    let mut calls: [(Option<(usize, u64)>, usize); CALLS.len()] = Default::default();
-    for (slot, (at, since)) in marks.enumerate() {
-        samples += 1;
-        let kind = match at {
-            SampleStage::Planned => {
-                planned += 1;
-                continue;
-            }
-            SampleStage::Brought => {
-                brought += 1;
-                continue;
-            }
-            SampleStage::Composing => 0,
-            SampleStage::Reading => 1,
-            SampleStage::Kept => 2,
-            SampleStage::Claimed => 3,
-            SampleStage::Listing => 4,
-            SampleStage::Queued => 5,
-        };
-        let (oldest, count) = &mut calls[kind];
-        *count += 1;
-        if oldest.is_none_or(|(_, then)| since < then) {
-            *oldest = Some((slot, since));
+impl WaitSnapshot {
+    /// The snapshot of a batch with these stages, of whose samples `missing` are not decoded yet.
+    ///
+    /// Calls that are under way come first, the oldest before all others. Samples that wait for bytes of the budget, or
+    /// to be let through, come after them, because they get these when a call ends.
+    fn of(stages: &[StageSince], missing: usize, (state, state_since_ms): (PlannerState, u64)) -> Self {
+        let under_way = stages.iter().enumerate().filter_map(|(place, at)| {
+            let reason = WaitReason::of_stage(at.stage)?;
+            Some((reason, place, at.since_ms))
+        });
+        let oldest = under_way.clone().min_by_key(|(reason, _, since_ms)| (*reason == WaitReason::Turn, *since_ms));
+        if let Some((reason, place, since_ms)) = oldest {
+            let samples = under_way.filter(|(other, ..)| *other == reason).count();
+            return Self { reason, place: Some(place), since_ms: Some(since_ms), samples };
+        }
+
+        let count = |stage| stages.iter().filter(|at| at.stage == stage).count();
+        let (samples, planned, read) = (stages.len(), count(SampleStage::Planned), count(SampleStage::Read));
+        let of_batch = |reason, samples| Self { reason, place: None, since_ms: None, samples };
+        if planned == 0 && missing == 0 && samples > 0 {
+            return of_batch(WaitReason::Collate, samples);
+        }
+        let decoded = samples - missing.min(samples);
+        if read > decoded {
+            return of_batch(WaitReason::Decode, read - decoded);
+        }
+
+        let since_ms = Some(state_since_ms);
+        match state {
+            PlannerState::Listing => Self { since_ms, ..of_batch(WaitReason::Listing, planned) },
+            PlannerState::Budget => Self { since_ms, ..of_batch(WaitReason::Budget, planned) },
+            PlannerState::Admission => Self { since_ms, ..of_batch(WaitReason::Turn, planned) },
+            PlannerState::Planning | PlannerState::Ended => of_batch(WaitReason::Plan, planned),
         }
     }
-    let calls = CALLS.into_iter().zip(calls).filter_map(|(waiting, (oldest, samples))| {
-        let (slot, since) = oldest?;
-        Some(WaitSnapshot { waiting, slot: Some(slot), since: Some(since), samples })
-    });
-    if let Some(look) = calls.min_by_key(|look| (look.waiting == WaitReason::Turn, look.since)) {
-        return look;
-    }
-    let decoded = samples - missing.min(samples);
-    if planned == 0 && missing == 0 && samples > 0 {
-        return WaitSnapshot { waiting: WaitReason::Collate, slot: None, since: None, samples };
-    }
-    if brought > decoded {
-        return WaitSnapshot { waiting: WaitReason::Decode, slot: None, since: None, samples: brought - decoded };
-    }
-    let (doing, since) = doing;
-    let (waiting, since) = match doing {
-        PlannerState::Listing => (WaitReason::Listing, Some(since)),
-        PlannerState::Budget => (WaitReason::Budget, Some(since)),
-        PlannerState::Turn => (WaitReason::Turn, Some(since)),
-        PlannerState::Planning | PlannerState::Ended => (WaitReason::Plan, None),
-    };
-    WaitSnapshot { waiting, slot: None, since, samples: planned }
 }
 
-/// One wait of the training loop: in which slices to look what it is for, and when to tell.
+/// One wait of the training loop: how long to wait until the next look, and when to report.
 #[derive(Debug)]
 struct WaitSlices {
     waited: Duration,
     slice: Duration,
-    tell: Duration,
+    report_at: Duration,
 }
 
 impl WaitSlices {
-    fn new(bound: Duration) -> Self {
-        Self { waited: Duration::ZERO, slice: SLICE, tell: bound }
+    fn new(stall_report: Duration) -> Self {
+        Self { waited: Duration::ZERO, slice: SHORTEST_SLICE, report_at: stall_report }
     }
 
     /// How long to wait until the next look.
     fn slice(&self) -> Duration {
-        self.slice.min(self.tell.saturating_sub(self.waited)).max(Duration::from_micros(1))
+        self.slice.min(self.report_at.saturating_sub(self.waited)).max(Duration::from_micros(1))
     }
 
-    /// So long was waited; true when it is time to tell, which is twice as far away each time.
+    /// Adds `time` to the wait. Returns true when a report is due; the next one is due after twice the time.
     fn passed(&mut self, time: Duration) -> bool {
         self.waited += time;
         self.slice = (self.slice * 2).min(LONGEST_SLICE);
-        let due = self.waited >= self.tell;
-        while self.waited >= self.tell {
-            self.tell = self.tell.saturating_mul(2).max(Duration::from_nanos(1));
+        let is_due = self.waited >= self.report_at;
+        while self.waited >= self.report_at {
+            self.report_at = self.report_at.saturating_mul(2).max(Duration::from_nanos(1));
         }
-        due
+        is_due
     }
 }
 
-/// What an epoch needs to say what it waits for.
+/// Measures and reports the waits of one epoch.
 #[derive(Debug)]
 pub(crate) struct WaitWatcher {
-    pub(crate) standing: Arc<PlannerStatus>,
-    pub(crate) bound: Duration,
+    pub(crate) planner: Arc<PlannerStatus>,
+    pub(crate) stall_report: Duration,
     pub(crate) held: Gauge,
-    pub(crate) budget: u64,
+    pub(crate) memory_budget: u64,
     pub(crate) throttles: Arc<Throttles>,
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) epoch: u64,
 }
 
-/// What waiting has come to.
+/// The waits of an epoch so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct WaitTotals {
     pub(crate) waited_for: WaitedFor,
+    /// Number of reports.
     pub(crate) stalls: u64,
 }
 
+/// A source of batches that a thread can wait for.
+pub(crate) trait WaitSource<T> {
+    /// The next batch, if it comes within this time.
+    fn get(&mut self, within: Duration) -> Option<T>;
+    /// The batch that is waited for, if it is known.
+    fn trace(&self) -> Option<&BatchTrace>;
+}
+
 impl WaitWatcher {
-    /// Waits until `source` brings something. What has been waited is reported to `waiting` while the wait lasts, slice
-    /// by slice; the last slice is not.
+    /// Waits until `source` returns something. `on_slice` is called with each slice of the wait but the last, while the
+    /// wait lasts.
     pub(crate) fn wait<T>(
         &self,
-        waits: &mut WaitTotals,
+        totals: &mut WaitTotals,
         batch: u64,
         source: &mut impl WaitSource<T>,
-        mut waiting: impl FnMut(Duration),
+        mut on_slice: impl FnMut(Duration),
     ) -> T {
-        let mut patience = WaitSlices::new(self.bound);
         if let Some(got) = source.get(Duration::ZERO) {
             return got;
         }
+        let mut slices = WaitSlices::new(self.stall_report);
         loop {
-            let look = self.look(source.trace());
+            let snapshot = self.snapshot(source.trace());
             let asked = Instant::now();
-            let got = source.get(patience.slice());
+            let got = source.get(slices.slice());
             let took = asked.elapsed();
-            waits.waited_for.add(look.waiting, took);
-            let due = patience.passed(took);
+
+            totals.waited_for.add(snapshot.reason, took);
+            let is_due = slices.passed(took);
             if let Some(got) = got {
                 return got;
             }
-            waiting(took);
+            on_slice(took);
             if let Some(trace) = source.trace() {
-                trace.give_up_composing(patience.waited, &self.throttles);
+                trace.give_up_composing(slices.waited, &self.throttles);
             }
-            if due {
-                waits.stalls += 1;
-                self.tell(batch, patience.waited, source.trace());
+            if is_due {
+                totals.stalls += 1;
+                self.report(batch, slices.waited, source.trace());
             }
         }
     }
 
-    fn look(&self, trace: Option<&BatchTrace>) -> WaitSnapshot {
-        let doing = self.standing.doing();
-        trace.map_or_else(|| look(std::iter::empty(), 0, doing), |trace| trace.look(doing))
+    fn snapshot(&self, trace: Option<&BatchTrace>) -> WaitSnapshot {
+        let planner = self.planner.state();
+        trace.map_or_else(|| WaitSnapshot::of(&[], 0, planner), |trace| trace.snapshot(planner))
     }
 
-    fn tell(&self, batch: u64, waited: Duration, trace: Option<&BatchTrace>) {
-        let look = self.look(trace);
+    fn report(&self, batch: u64, waited: Duration, trace: Option<&BatchTrace>) {
+        let snapshot = self.snapshot(trace);
         let Ceilings { reads, writes } = self.throttles.snapshot();
-        let since = look.since.map(|since| Duration::from_millis(self.standing.now().saturating_sub(since)));
+        let now_ms = self.planner.now_ms();
+        let since = snapshot.since_ms.map(|since_ms| Duration::from_millis(now_ms.saturating_sub(since_ms)));
         tracing::warn!(
             prefix = %self.manifest.prefix(),
             epoch = self.epoch,
             batch,
-            stage = %look.waiting,
+            stage = %snapshot.reason,
             waited_seconds = waited.as_secs_f64(),
             stage_seconds = since.map(|since| since.as_secs_f64()),
             bytes_held = self.held.bytes(),
-            memory_budget = self.budget,
+            memory_budget = self.memory_budget,
             reads_in_flight = reads.in_flight,
             reads_waiting = reads.waiting,
             reads_at_once = reads.at_once,
@@ -633,40 +357,33 @@ impl WaitWatcher {
             writes_at_once = writes.at_once,
             writes_per_second = writes.per_second,
             "the training loop waits for {}",
-            self.words(look, trace)
+            self.describe(snapshot, trace)
         );
     }
 
-    fn words(&self, look: WaitSnapshot, trace: Option<&BatchTrace>) -> String {
-        let id = look.slot.and_then(|slot| trace?.id(slot));
+    /// The end of the sentence "the training loop waits for".
+    fn describe(&self, snapshot: WaitSnapshot, trace: Option<&BatchTrace>) -> String {
+        let id = snapshot.place.and_then(|place| trace?.id(place));
         let object = id.and_then(|id| self.manifest.get(id.0)).map(|entry| self.manifest.id(&entry).to_string());
         let object = object.as_deref().unwrap_or("an object");
-        let others = match look.samples {
+        let others = match snapshot.samples {
             0 | 1 => String::new(),
             samples => format!(" and {} more of its batch", samples - 1),
         };
-        match look.waiting {
-            WaitReason::Listing => "the listing to come so far".to_owned(),
-            WaitReason::Budget => "bytes of the memory budget, which batches that were delivered hold".to_owned(),
-            WaitReason::Turn if look.slot.is_some() => format!("leave to read {object}{others}"),
-            WaitReason::Turn => "leave to make calls: as many are under way as help".to_owned(),
-            WaitReason::Compose => format!("{object}{others} to be joined by the service"),
+        match snapshot.reason {
+            WaitReason::Listing => "the listing to reach the batch".to_owned(),
+            WaitReason::Budget => "bytes of the memory budget, which delivered batches hold".to_owned(),
+            WaitReason::Turn if snapshot.place.is_some() => format!("a slot to read {object}{others}"),
+            WaitReason::Turn => "a slot for a call: as many calls are under way as help".to_owned(),
+            WaitReason::Compose => format!("{object}{others} to be composed by the service"),
             WaitReason::Read => format!("the bytes of {object}{others}"),
             WaitReason::Cache => format!("{object}{others} to be read from the cache"),
-            WaitReason::Claim => format!("{object}{others}, which somebody else reads into the cache"),
-            WaitReason::Decode => format!("the decoder, which has {} samples of the batch to go", look.samples),
-            WaitReason::Collate => format!("the collation of {} samples", look.samples),
+            WaitReason::Claim => format!("{object}{others}, which another loader or process reads into the cache"),
+            WaitReason::Decode => format!("the decoder: {} samples of the batch are not decoded yet", snapshot.samples),
+            WaitReason::Collate => format!("the collation of {} samples", snapshot.samples),
             WaitReason::Plan => "the batch to be planned".to_owned(),
         }
     }
-}
-
-/// Where a wait ends.
-pub(crate) trait WaitSource<T> {
-    /// What has come, or comes within this time.
-    fn get(&mut self, within: Duration) -> Option<T>;
-    /// The batch that is waited for, if it is known.
-    fn trace(&self) -> Option<&BatchTrace>;
 }
 
 #[cfg(test)]
@@ -674,24 +391,25 @@ mod tests {
     use super::*;
 
     fn waiting(
-        marks: &[(SampleStage, u64)],
+        stages: &[(SampleStage, u64)],
         missing: usize,
-        doing: PlannerState,
+        state: PlannerState,
     ) -> (WaitReason, Option<usize>, usize) {
-        let look = look(marks.iter().copied(), missing, (doing, 7));
-        (look.waiting, look.slot, look.samples)
+        let stages: Vec<_> = stages.iter().map(|&(stage, since_ms)| StageSince { stage, since_ms }).collect();
+        let snapshot = WaitSnapshot::of(&stages, missing, (state, 7));
+        (snapshot.reason, snapshot.place, snapshot.samples)
     }
 
     #[test]
     fn the_stage_of_a_wait() {
-        use SampleStage::{Brought, Claimed, Composing, Kept, Listing, Planned, Queued, Reading};
+        use SampleStage::{Caching, Claimed, Composing, Listing, Planned, Queued, Read, Reading};
         let none = PlannerState::Planning;
         assert_eq!(waiting(&[], 0, PlannerState::Listing).0, WaitReason::Listing);
         assert_eq!(waiting(&[], 0, none).0, WaitReason::Plan);
         assert_eq!(waiting(&[(Planned, 0), (Planned, 0)], 2, PlannerState::Budget), (WaitReason::Budget, None, 2));
-        assert_eq!(waiting(&[(Planned, 0), (Queued, 3)], 2, PlannerState::Turn), (WaitReason::Turn, Some(1), 1));
-        assert_eq!(waiting(&[(Planned, 0)], 1, PlannerState::Turn), (WaitReason::Turn, None, 1));
-        let reads = [(Reading, 9), (Queued, 1), (Reading, 5), (Brought, 0), (Planned, 0)];
+        assert_eq!(waiting(&[(Planned, 0), (Queued, 3)], 2, PlannerState::Admission), (WaitReason::Turn, Some(1), 1));
+        assert_eq!(waiting(&[(Planned, 0)], 1, PlannerState::Admission), (WaitReason::Turn, None, 1));
+        let reads = [(Reading, 9), (Queued, 1), (Reading, 5), (Read, 0), (Planned, 0)];
         assert_eq!(
             waiting(&reads, 5, PlannerState::Budget),
             (WaitReason::Read, Some(2), 2),
@@ -699,38 +417,27 @@ mod tests {
         );
         assert_eq!(waiting(&[(Composing, 4), (Reading, 5)], 2, none), (WaitReason::Compose, Some(0), 1));
         assert_eq!(waiting(&[(Composing, 6), (Reading, 5)], 2, none), (WaitReason::Read, Some(1), 1));
-        assert_eq!(waiting(&[(Kept, 4), (Reading, 5)], 2, none), (WaitReason::Cache, Some(0), 1));
-        assert_eq!(waiting(&[(Kept, 4), (Claimed, 3), (Claimed, 5)], 3, none), (WaitReason::Claim, Some(1), 2));
-        assert_eq!(waiting(&[(Brought, 0), (Listing, 4)], 2, PlannerState::Ended), (WaitReason::Listing, Some(1), 1));
-        assert_eq!(waiting(&[(Brought, 0), (Brought, 0), (Brought, 0)], 2, none), (WaitReason::Decode, None, 2));
-        assert_eq!(waiting(&[(Brought, 0), (Planned, 0)], 1, PlannerState::Budget), (WaitReason::Budget, None, 1));
-        assert_eq!(waiting(&[(Brought, 0), (Brought, 0)], 0, PlannerState::Ended), (WaitReason::Collate, None, 2));
+        assert_eq!(waiting(&[(Caching, 4), (Reading, 5)], 2, none), (WaitReason::Cache, Some(0), 1));
+        assert_eq!(waiting(&[(Caching, 4), (Claimed, 3), (Claimed, 5)], 3, none), (WaitReason::Claim, Some(1), 2));
+        assert_eq!(waiting(&[(Read, 0), (Listing, 4)], 2, PlannerState::Ended), (WaitReason::Listing, Some(1), 1));
+        assert_eq!(waiting(&[(Read, 0), (Read, 0), (Read, 0)], 2, none), (WaitReason::Decode, None, 2));
+        assert_eq!(waiting(&[(Read, 0), (Planned, 0)], 1, PlannerState::Budget), (WaitReason::Budget, None, 1));
+        assert_eq!(waiting(&[(Read, 0), (Read, 0)], 0, PlannerState::Ended), (WaitReason::Collate, None, 2));
     }
 
     #[test]
-    fn a_run_takes_each_step_together() {
-        let steps = WindowStages::of_runs((0..5).map(SampleId).collect(), vec![2, 5], &PlannerStatus::new());
-        let at = || (0..6).map(|slot| steps.samples.mark(slot).map(|mark| mark.at().0)).collect::<Vec<_>>();
-        steps.step(std::iter::once(2), ReadStep::Reading);
-        let (planned, reading) = (Some(SampleStage::Planned), Some(SampleStage::Reading));
-        assert_eq!(at(), [planned, planned, reading, reading, reading, None]);
-        steps.brought(std::iter::once(0));
-        assert_eq!(at()[..3], [Some(SampleStage::Brought), Some(SampleStage::Brought), reading]);
-    }
-
-    #[test]
-    fn told_after_the_bound_and_then_ever_more_seldom() {
+    fn reports_come_at_the_bound_and_then_ever_more_seldom() {
         let seconds = Duration::from_secs;
-        let mut patience = WaitSlices::new(seconds(30));
-        assert_eq!(patience.slice(), SLICE);
-        let told: Vec<_> = (1..=400).filter(|_| patience.passed(seconds(1))).collect();
-        assert_eq!(told, [30, 60, 120, 240]);
-        assert_eq!(patience.slice(), LONGEST_SLICE);
-        let mut patience = WaitSlices::new(Duration::from_millis(3));
-        assert!(!patience.passed(Duration::from_micros(2_500)));
-        assert_eq!(patience.slice(), Duration::from_micros(500), "no look comes after the bound");
-        assert!(patience.passed(seconds(9)));
-        assert!(!patience.passed(Duration::from_micros(1)), "told once, however long it slept");
+        let mut slices = WaitSlices::new(seconds(30));
+        assert_eq!(slices.slice(), SHORTEST_SLICE);
+        let reports: Vec<_> = (1..=400).filter(|_| slices.passed(seconds(1))).collect();
+        assert_eq!(reports, [30, 60, 120, 240]);
+        assert_eq!(slices.slice(), LONGEST_SLICE);
+        let mut slices = WaitSlices::new(Duration::from_millis(3));
+        assert!(!slices.passed(Duration::from_micros(2_500)));
+        assert_eq!(slices.slice(), Duration::from_micros(500), "no look comes after the bound");
+        assert!(slices.passed(seconds(9)));
+        assert!(!slices.passed(Duration::from_micros(1)), "one report, however long it slept");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Dollars of an epoch: the ways of reading that a budget leaves, what is said of the others, and what it came to.
+//! The price of an epoch: the strategies that a budget in dollars allows, a warning about expensive ones, and the
+//! outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,32 +11,33 @@ use crate::read::Clients;
 use crate::sample::Sampling;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Dollars an epoch from which it is said where composing was not asked for that it would be dearer by as much: for less
-/// than a cent nobody changes a bucket.
-const WORTH_A_WORD: f64 = 0.01;
+/// Additional dollars an epoch from which a warning reports that composing, which was not set, costs more than direct
+/// reads: nobody changes a bucket for less than a cent.
+const MIN_REPORTED_DOLLARS: f64 = 0.01;
 
-/// Positions of an epoch that are looked at for its dollars at least, where it has as many: some tenths of a second.
-const LOOKED_AT: u64 = 1 << 20;
+/// Least number of positions of an epoch that a forecast looks at, if the epoch has as many: this takes some tenths of
+/// a second.
+const FORECAST_POSITIONS: u64 = 1 << 20;
 
-/// Samples that are asked of the sampler at once: so many that the asking itself costs nothing.
-const AT_ONCE: u64 = 1 << 12;
+/// Number of samples that the sampler returns in one call: so many that the call itself costs nothing.
+const SAMPLES_PER_CALL: u64 = 1 << 12;
 
-/// What decides on the dollars of an epoch.
+/// Estimates the price of an epoch.
 pub(crate) struct CostEstimator<'a> {
     pub(crate) manifest: &'a Arc<Manifest>,
     pub(crate) sampling: &'a Arc<Sampling>,
     pub(crate) prices: &'a Prices,
     pub(crate) layout: Layout,
     pub(crate) strategy: Strategy,
-    /// Why nothing can be composed, if so.
+    /// Why nothing can be composed, if that is so.
     pub(crate) no_compose: Option<String>,
 }
 
 impl CostEstimator<'_> {
-    /// What a budget leaves of the strategy.
+    /// The part of the strategy that a budget allows.
     ///
     /// # Errors
-    /// A budget that is no amount, or that nothing fits; a listing that failed.
+    /// The budget is no amount, or nothing fits into it; the listing failed.
     pub(crate) fn within(&self, budget: f64) -> Result<Affordable> {
         if !(budget.is_finite() && budget >= 0.0) {
             return Err(Error::new(ErrorKind::Config, "this can't be the budget of an epoch")
@@ -56,17 +58,17 @@ impl CostEstimator<'_> {
         Ok(allowed)
     }
 
-    /// Of what an epoch has, which may be less than the manifest, or more.
+    /// The forecast for the samples of an epoch, which may be fewer than those of the manifest, or more.
     fn forecast(&self) -> Result<Forecast> {
         if self.sampling.takes_all() {
             return Forecast::new(self.manifest, self.prices, self.layout);
         }
         let samples = self.sampling.orders()?.len();
-        // An epoch that is longer draws again and again, or begins anew.
-        let part = samples.min(self.manifest.len().max(LOOKED_AT));
+        // A longer epoch draws samples repeatedly, or starts again from the first one.
+        let part = samples.min(self.manifest.len().max(FORECAST_POSITIONS));
         let (mut walk, listed) = (self.sampling.walk(0), Known::All(self.manifest.len()));
-        let starts = (0..part).step_by(AT_ONCE as usize);
-        let asked = starts.map(|start| walk.ids(start..part.min(start + AT_ONCE), listed));
+        let starts = (0..part).step_by(SAMPLES_PER_CALL as usize);
+        let asked = starts.map(|start| walk.ids(start..part.min(start + SAMPLES_PER_CALL), listed));
         let ids = asked.flat_map(|ids| match ids {
             Ok(ids) => ids.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(error)],
@@ -75,16 +77,17 @@ impl CostEstimator<'_> {
         Forecast::of_facts(facts, (samples, part), self.prices, self.layout)
     }
 
-    /// Says so where what becomes of temporary objects makes composing, which may happen, dearer than reading object by
-    /// object, unless it was said. Of a listing that still goes on nothing is known.
-    pub(crate) fn warn(&self, told_before: &AtomicBool) {
+    /// Warns, once for each data set, if the strategy may compose and the fate of temporary objects makes that more
+    /// expensive than reading object by object. While the listing runs nothing is known.
+    pub(crate) fn warn(&self, was_warned: &AtomicBool) {
         if self.strategy == Strategy::Direct || self.no_compose.is_some() {
             return;
         }
         let Known::All(all) = self.manifest.known() else { return };
-        // Of a sampler that can't order these data the loader isn't built.
+        // A loader whose sampler can't order these data is not built.
         let Ok(orders) = self.sampling.orders() else { return };
-        // Which samples an epoch has would take a look at all of them: as many as it has of each class, by their means.
+        // To find out which samples an epoch has would take a look at all of them, so this estimates their number in
+        // each storage class.
         let share = (orders.len(), all.max(1));
         let classes = self.manifest.classes().map(|class| ClassTotal {
             objects: scaled(class.objects, share).max(1),
@@ -92,23 +95,23 @@ impl CostEstimator<'_> {
             ..class
         });
         let forecast = Forecast::of_totals(classes, self.prices, self.layout);
-        // Few objects cost more to join than to read, too, and there is nothing that anybody could change about it.
+        // Composing few objects also costs more than reading them, which no setting of the bucket changes.
         let Bill { temporaries, replication, .. } = forecast.composed.bill;
         let more = forecast.composed.usd() - forecast.direct.usd();
-        let least = if self.strategy == Strategy::Auto { WORTH_A_WORD } else { 0.0 };
+        let least = if self.strategy == Strategy::Auto { MIN_REPORTED_DOLLARS } else { 0.0 };
         if more <= least || temporaries + replication < more {
             return;
         }
         let prefix = self.manifest.prefix();
-        if let Some(told) = forecast.dearer(&prefix.bucket, self.prices)
-            && !told_before.swap(true, Ordering::Relaxed)
+        if let Some(warning) = forecast.dearer(&prefix.bucket, self.prices)
+            && !was_warned.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(%prefix, "{told}");
+            tracing::warn!(%prefix, "{warning}");
         }
     }
 }
 
-/// What an epoch has asked for so far.
+/// The calls of an epoch so far, and their prices.
 #[derive(Debug)]
 pub(crate) struct EpochSpending {
     pub(crate) clients: Clients,
@@ -116,12 +119,12 @@ pub(crate) struct EpochSpending {
 }
 
 impl EpochSpending {
-    /// Calls and bytes.
+    /// Number of calls and bytes.
     pub(crate) fn ops(&self) -> Counts {
         self.clients.counts().fold(Counts::default(), |sum, (_, counts)| sum.plus(&counts))
     }
 
-    /// Dollars, each call by the class of its object.
+    /// The price, of each call by the storage class of its object.
     pub(crate) fn bill(&self) -> Bill {
         self.clients.counts().map(|(class, counts)| self.prices.bill_of(class, &counts)).sum()
     }

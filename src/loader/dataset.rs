@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::decode::{Decode, Raw};
-use crate::engine::pipeline::read_alone;
-use crate::engine::pool::{guarded, refused};
+use crate::engine::bucket::read_alone;
+use crate::engine::sample_code::{guarded, refused};
 use crate::io::Io;
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
@@ -661,10 +661,7 @@ impl<D: Decode> DatafluxDataset<D> {
         let throttles = Arc::clone(throttles);
         let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, throttles);
         let manifest = Arc::clone(manifest);
-        let sample = io.run(async move {
-            let mut samples = read_alone(&fetcher, &manifest, group, 0, &|_| {}).await?;
-            samples.pop().map(|(_, sample)| sample).ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was read"))
-        })?;
+        let sample = io.run(async move { read_alone(&fetcher, &manifest, group, 0, &|_| {}).await })?;
         let id = sample.manifest().id(sample.entry());
         guarded(|| self.decode.decode(sample)).map_err(|cause| refused(id, &cause))
     }

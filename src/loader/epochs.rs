@@ -1,10 +1,11 @@
-//! Epochs that follow each other on one thread and within one memory budget, each read ahead while the one before is
+//! Epochs that follow each other on one thread and within one memory budget. Each is read ahead while the one before is
 //! still being delivered.
 //!
-//! The thread plans one epoch after the other, so that bytes are taken in the order of delivery across all of them: what
-//! is held is of batches that come earlier, and those need no more bytes. That is why the batches of an epoch must be let
-//! go of before those of the next are asked for: nothing else would give their bytes back.
+//! The thread plans one epoch after the other, so it takes bytes in the order of delivery across all of them: bytes are
+//! held by earlier batches, and these need no more bytes. That is why the batches of an epoch must be released before
+//! those of the next epoch are requested: nothing else would give their bytes back.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,71 +13,56 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::watch;
 
-use super::batches::{Batches, ended_early, of_manifest};
+use super::batches::Batches;
 use super::cost::EpochSpending;
+use super::running_epoch::{EpochParts, RunningEpoch, ended_early, with_digest};
 use crate::budget::Gauge;
-use crate::collate::Collate;
-use crate::decode::Decode;
 use crate::engine::arrivals::Arrivals;
+use crate::engine::assembly::DecodeJob;
+use crate::engine::cursor::EpochCursor;
+use crate::engine::epoch_planner::{EpochPlanner, NeighbourEpochs};
 use crate::engine::loss::LossTotals;
-use crate::engine::pipeline::{Engine, EpochCursor, Ticket};
-use crate::engine::pool::DecodeJob;
+use crate::engine::pipeline::Engine;
 use crate::engine::shutdown::{EpochShutdown, LiveEpochs};
-use crate::engine::wait_report::{PlannerStatus, WaitWatcher};
-use crate::observe::audit;
+use crate::engine::stages::PlannerStatus;
+use crate::engine::wait_report::WaitWatcher;
+use crate::observe::audit::AuditWriter;
 use crate::sample::{DeliveredBatches, LastBatch, RemainingPositions, Sampling, Sharding, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// How often the thread looks whether its loader is closed while nobody asks for the next epoch.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the planning thread checks whether its loader is closed, while nobody asks for the next epoch.
+const CLOSE_CHECK: Duration = Duration::from_millis(20);
 
 /// Begins epochs that share one memory budget.
-pub(crate) struct EpochSeries<D: Decode, C: Collate<D::Item>> {
-    /// Of all of them; see [`Engine::for_epochs`].
-    pub(crate) engine: Engine<D, C>,
+pub(crate) struct EpochSeries {
+    /// The engine of the series; see [`Engine::for_epochs`].
+    pub(crate) engine: Engine,
     pub(crate) live: Arc<LiveEpochs>,
     pub(crate) held: Gauge,
     pub(crate) sharding: Sharding,
     pub(crate) sampling: Arc<Sampling>,
     pub(crate) global_batch_size: Option<usize>,
-    /// Batches ahead of the training loop.
-    pub(crate) ahead: usize,
-    pub(crate) bound: Duration,
-    /// Whether batches come as they are done.
+    /// Number of batches ahead of the training loop.
+    pub(crate) prefetch: usize,
+    pub(crate) stall_report: Duration,
+    /// Whether batches are delivered as they are finished.
     pub(crate) unordered: bool,
-    pub(crate) audit: Option<Arc<audit::AuditWriter>>,
-    /// Where to go on.
+    pub(crate) audit: Option<Arc<AuditWriter>>,
+    /// The state to resume from.
     pub(crate) resumed: Option<State>,
-    /// An epoch of which only so many batches are wanted.
-    pub(crate) last: Option<(u64, u64)>,
+    /// An epoch of which only some batches are wanted.
+    pub(crate) last: Option<PartialEpoch>,
 }
 
-/// An epoch that is to be planned.
-pub(crate) struct StartedEpoch<D: Decode, C: Collate<D::Item>> {
-    pub(crate) ending: Arc<EpochShutdown>,
-    engine: Arc<Engine<D, C>>,
-    course: EpochCursor,
-    tickets: Sender<Ticket<C::Output>>,
-    word: watch::Receiver<bool>,
-    standing: Arc<PlannerStatus>,
-    bell: Option<Sender<u64>>,
-    turn: watch::Receiver<u64>,
-    bound: Duration,
+/// The first batches of an epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartialEpoch {
+    pub(crate) epoch: u64,
+    pub(crate) batches: u64,
 }
 
-/// Its batches, and what has to run for them to come.
-pub(crate) type Epoch<D, C> = (Batches<<C as Collate<<D as Decode>::Item>>::Output>, StartedEpoch<D, C>);
-
-impl<D: Decode, C: Collate<D::Item>> StartedEpoch<D, C> {
-    /// Plans it and begins its reads, whose groups are numbered on from `number`. Returns the last number. Blocks.
-    pub(crate) fn run(self, number: u64) -> u64 {
-        let Self { engine, course, tickets, word, standing, bell, turn, bound, .. } = self;
-        engine.run(course, &tickets, &word, (&standing, bound), (bell.as_ref(), turn), number)
-    }
-}
-
-impl<D: Decode, C: Collate<D::Item>> EpochSeries<D, C> {
-    /// Where an epoch begins, but for the digest of the manifest.
+impl EpochSeries {
+    /// The state at the start of an epoch, without the digest of the manifest.
     pub(crate) fn state(&self, epoch: u64, resumed: Option<&State>) -> State {
         State {
             version: State::VERSION,
@@ -94,99 +80,107 @@ impl<D: Decode, C: Collate<D::Item>> EpochSeries<D, C> {
         }
     }
 
-    /// The batches of an epoch, which may be begun `ahead` of the end of another, or `followed` by one that is, and what has to run
-    /// for them to come.
+    /// Begins an epoch. The planner has to run for its batches to come.
     ///
     /// # Errors
-    /// A state that can't be.
-    pub(crate) fn begin(&self, epoch: u64, (ahead, followed): (bool, bool)) -> Result<Epoch<D, C>> {
+    /// The state to resume from is damaged.
+    pub(crate) fn begin(&self, epoch: u64, neighbours: NeighbourEpochs) -> Result<(RunningEpoch, EpochPlanner)> {
         let state = self.state(epoch, self.resumed.as_ref().filter(|state| state.epoch == epoch));
-        let wanted = self.last.filter(|(last, _)| *last == epoch).map_or(u64::MAX, |(_, batches)| batches);
+        let wanted = self.last.filter(|last| last.epoch == epoch).map_or(u64::MAX, |last| last.batches);
         let delivered = DeliveredBatches::from(&state, self.unordered, &self.sharding)?;
-        let course = EpochCursor {
-            walk: self.sampling.walk(epoch),
+        let cursor = EpochCursor {
+            order: self.sampling.walk(epoch),
             spans: self.sharding.spans(state.position).take(wanted),
-            neighbours: (ahead, followed),
             world_size: self.sharding.world_size(),
-            rest: RemainingPositions::of(&state)?,
+            remaining: RemainingPositions::of(&state)?,
             delivered: delivered.clone(),
-            next: (0, state.position),
+            next_number: 0,
+            next_position: state.position,
         };
-        let (bell, rung) = self.unordered.then(crossbeam_channel::unbounded).unzip();
-        let (tickets, receiver) = crossbeam_channel::bounded(self.ahead);
+
         let engine = Arc::new(self.engine.for_epoch());
-        let (standing, manifest) = (PlannerStatus::new(), Arc::clone(&engine.manifest));
-        let watch = WaitWatcher {
-            standing: Arc::clone(&standing),
-            bound: self.bound,
-            held: self.held.clone(),
-            budget: engine.memory_budget,
-            throttles: Arc::clone(engine.fetcher.throttles()),
-            manifest: Arc::clone(&manifest),
-            epoch,
-        };
-        let (waits, turn) = watch::channel(0);
-        let arrivals = Arrivals::new(receiver, Arc::clone(&standing), waits, rung);
-        let (ending, word) = EpochShutdown::new(engine.fetcher.run());
+        let bucket = &engine.bucket;
+        let (status, manifest) = (PlannerStatus::new(), Arc::clone(&bucket.manifest));
+        let (shutdown, cancel) = EpochShutdown::new(bucket.fetcher.run());
         if let Some(gate) = &engine.gate {
-            // Those that use it keep it: this must not keep the decode threads alive.
+            // The epochs that use the gate hold it. A strong reference here would keep the decode threads alive.
             let gate = Arc::downgrade(gate);
-            ending.on_end(move || _ = gate.upgrade().map(|gate| gate.release_cancelled()));
+            shutdown.on_cancel(move || _ = gate.upgrade().map(|gate| gate.release_cancelled()));
         }
-        self.live.add(&ending);
+        self.live.add(&shutdown);
+
+        let (bell, rung) = self.unordered.then(crossbeam_channel::unbounded).unzip();
+        let (tickets, receiver) = crossbeam_channel::bounded(self.prefetch);
+        let (await_sender, awaited) = watch::channel(0);
         let jobs = engine.jobs.clone();
-        let discard = Box::new(move |arrivals| {
-            // Where the threads have ended it comes back, and is dropped here.
-            let _ = jobs.send(DecodeJob::Discard(arrivals));
-        });
-        let spent = EpochSpending { clients: engine.fetcher.clients().clone(), prices: *engine.planner.prices() };
-        let counts = (Arc::clone(&engine.groups), engine.auto.clone(), engine.kept.clone());
-        let ends = (Arc::clone(&ending), discard as _);
+        let discard = move |arrivals| {
+            // If the threads have ended, the job comes back and is dropped here.
+            let _ = jobs.send(DecodeJob::Discard(Box::new(arrivals)));
+        };
         let audit = self.audit.as_ref().map(|log| {
             let (rank, world_size) = (self.sharding.rank(), self.sharding.world_size());
             let step = self.sharding.batch_count(state.position, 0);
-            log.epoch(&manifest, (rank, world_size), step, of_manifest(&state, &manifest))
+            log.epoch(&manifest, (rank, world_size), step, with_digest(&state, &manifest))
         });
-        let losses = (LossTotals::new(engine.on_error), audit);
-        let mut batches = Batches::new((arrivals, watch), ends, counts, spent, manifest, (state, delivered), losses);
-        if !ahead && engine.planner.may_compose() {
-            batches.waits_for_composes();
+        let mut running = RunningEpoch::new(EpochParts {
+            arrivals: Arrivals::new(receiver, Arc::clone(&status), await_sender, rung),
+            watcher: WaitWatcher {
+                planner: Arc::clone(&status),
+                stall_report: self.stall_report,
+                held: self.held.clone(),
+                memory_budget: engine.memory_budget,
+                throttles: Arc::clone(bucket.fetcher.throttles()),
+                manifest: Arc::clone(&manifest),
+                epoch,
+            },
+            shutdown,
+            discard: Some(Box::new(discard)),
+            groups: Arc::clone(&bucket.groups),
+            auto: bucket.auto.clone(),
+            cache: engine.cache.clone(),
+            spending: EpochSpending { clients: bucket.fetcher.clients().clone(), prices: *bucket.planner.prices() },
+            manifest,
+            state,
+            delivered,
+            losses: LossTotals::new(engine.on_error),
+            audit,
+            has_next: neighbours.has_next,
+        });
+        if !neighbours.has_previous && bucket.planner.may_compose() {
+            running.expect_composes();
         }
-        Ok((batches, StartedEpoch { ending, engine, course, tickets, word, standing, bell, turn, bound: self.bound }))
+        let stall_report = self.stall_report;
+        let planner = EpochPlanner { engine, cursor, neighbours, tickets, cancel, status, bell, awaited, stall_report };
+        Ok((running, planner))
     }
 
-    /// Plans epochs one after the other, each when the one before is planned and `taken`, so that no more than one is ahead
-    /// of who takes them. Blocks.
-    fn run(&self, epochs: Range<u64>, coming: &Sender<Result<Batches<C::Output>>>, taken: &Receiver<()>) {
-        let mut number = 0;
+    /// Plans epochs one after the other. Each is planned once the one before is planned and `taken`, so that no more
+    /// than one is ahead of the training loop. Blocks.
+    fn run(&self, epochs: Range<u64>, begun: &Sender<Result<RunningEpoch>>, taken: &Receiver<()>) {
+        let mut last_number = 0;
         let (first, end) = (epochs.start, epochs.end);
         for epoch in epochs {
             if epoch > first && !self.is_taken(taken) {
                 return;
             }
-            let followed = epoch + 1 < end;
-            let begun = match self.begin(epoch, (epoch > first, followed)) {
-                Ok((mut batches, begun)) => {
-                    if followed {
-                        batches.is_followed();
-                    }
-                    coming.send(Ok(batches)).is_ok().then_some(begun)
-                }
+            let neighbours = NeighbourEpochs { has_previous: epoch > first, has_next: epoch + 1 < end };
+            let planner = match self.begin(epoch, neighbours) {
+                Ok((running, planner)) => begun.send(Ok(running)).is_ok().then_some(planner),
                 Err(error) => {
-                    // Nobody wants it any more.
-                    let _ = coming.send(Err(error));
+                    // The receiver is gone if nobody wants another epoch.
+                    let _ = begun.send(Err(error));
                     None
                 }
             };
-            let Some(begun) = begun else { return };
-            number = begun.run(number);
+            let Some(planner) = planner else { return };
+            last_number = planner.run(last_number);
         }
     }
 
-    /// Waits until an epoch is taken; false where nobody wants any more.
+    /// Waits until an epoch is taken. Returns false if nobody wants another one.
     fn is_taken(&self, taken: &Receiver<()>) -> bool {
         loop {
-            match taken.recv_timeout(LOOK) {
+            match taken.recv_timeout(CLOSE_CHECK) {
                 Ok(()) => return true,
                 Err(RecvTimeoutError::Timeout) if !self.live.is_closing() => {}
                 Err(_) => return false,
@@ -194,21 +188,21 @@ impl<D: Decode, C: Collate<D::Item>> EpochSeries<D, C> {
         }
     }
 
-    /// Starts the thread that does so.
-    pub(crate) fn start(self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
-        // A bounded one keeps what is in it when the receiver is dropped, and with it an epoch that nobody ends; this one
-        // drops it. What bounds it is the word that an epoch was taken.
-        let (sender, coming) = crossbeam_channel::unbounded();
-        let (takes, taken) = crossbeam_channel::unbounded();
+    /// Starts the thread that plans these epochs.
+    pub(crate) fn start<B>(self, epochs: Range<u64>) -> Result<Epochs<B>> {
+        // A bounded channel keeps its content when the receiver is dropped, and with it an epoch that nobody would end.
+        // An unbounded one drops it. The thread waits for each epoch to be taken, so the channel never has many.
+        let (sender, begun) = crossbeam_channel::unbounded();
+        let (taken, receiver) = crossbeam_channel::unbounded();
         let (live, ahead) = (Arc::clone(&self.live), epochs.clone());
-        let thread = thread(move || self.run(ahead, &sender, &taken))?;
-        live.has(thread);
-        Ok(Epochs { coming, takes, live, left: epochs, last: None })
+        let thread = spawn_planner(move || self.run(ahead, &sender, &receiver))?;
+        live.track_thread(thread);
+        Ok(Epochs { begun, taken, live, left: epochs, last: None, data: PhantomData })
     }
 }
 
-/// Starts the thread that plans.
-pub(crate) fn thread(run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+/// Starts a planning thread.
+pub(crate) fn spawn_planner(run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("dataflux-plan".into()).spawn(run).map_err(|error| {
         Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
             .stage(Stage::Deliver)
@@ -217,15 +211,17 @@ pub(crate) fn thread(run: impl FnOnce() + Send + 'static) -> Result<std::thread:
     })
 }
 
-/// Epochs one after the other, each begun before the one before ends; see [`DataLoader::epochs`](crate::loader::DataLoader::epochs).
+/// Epochs one after the other, each begun before the one before ends; see
+/// [`DataLoader::epochs`](crate::loader::DataLoader::epochs).
 #[derive(Debug)]
 pub struct Epochs<B> {
-    coming: Receiver<Result<Batches<B>>>,
-    /// Told of each that is taken.
-    takes: Sender<()>,
+    begun: Receiver<Result<RunningEpoch>>,
+    /// Receives a message for each epoch that is taken.
+    taken: Sender<()>,
     live: Arc<LiveEpochs>,
     left: Range<u64>,
     last: Option<Arc<EpochShutdown>>,
+    data: PhantomData<fn() -> B>,
 }
 
 impl<B> Iterator for Epochs<B> {
@@ -241,8 +237,8 @@ impl<B> Iterator for Epochs<B> {
                 .stage(Stage::Deliver)
                 .hint("take all its batches, or drop them: both epochs share one memory budget")));
         }
-        let mut batches = match self.coming.recv() {
-            Ok(Ok(batches)) => batches,
+        let mut epoch = match self.begun.recv() {
+            Ok(Ok(epoch)) => epoch,
             ended => {
                 self.left = 0..0;
                 return Some(Err(match ended {
@@ -255,16 +251,16 @@ impl<B> Iterator for Epochs<B> {
             }
         };
         self.left.start += 1;
-        self.last = Some(Arc::clone(batches.ending()));
-        batches.is_taken(Instant::now());
-        // The thread has ended: this was the last, or its error is told with the next.
-        let _ = self.takes.send(());
-        Some(Ok(batches))
+        self.last = Some(Arc::clone(epoch.shutdown()));
+        epoch.begin_delivery(Instant::now());
+        // The thread has ended if this was the last epoch, or after an error, which comes next.
+        let _ = self.taken.send(());
+        Some(Ok(Batches::new(epoch)))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = usize::try_from(self.left.end.saturating_sub(self.left.start));
-        // An error in between counts as none of them.
+        // An error ends the iterator early, without counting as one of these.
         (left.unwrap_or(usize::MAX), None)
     }
 }

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::batches::{Batches, of_manifest};
+use super::batches::Batches;
 use super::cost::EpochSpending;
 use super::data_loader::{DataLoader, before_state};
-use super::epochs::Epochs;
+use super::epochs::{Epochs, PartialEpoch};
+use super::running_epoch::with_digest;
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
 use crate::engine::shutdown::Closed;
@@ -142,12 +143,12 @@ impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
     }
 
     fn refused(&self) -> Option<(&'static str, &'static str)> {
-        if self.resumed.is_some() {
+        if self.core.resumed.is_some() {
             Some((
                 "one that was built",
                 "one that goes on from a state: give MixedLoaderBuilder::resume the state of the mixture",
             ))
-        } else if self.settings.unordered {
+        } else if self.core.settings.unordered {
             Some(("batches in order", "unordered ones, of which a position says nothing: leave unordered out"))
         } else {
             None
@@ -159,7 +160,7 @@ impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
     }
 
     fn beginning(&self) -> (State, u64) {
-        (of_manifest(&self.series().state(0, None), self.dataset().manifest()), self.sharding.step())
+        (with_digest(&self.core.series().state(0, None), self.dataset().manifest()), self.core.sharding.step())
     }
 
     fn check(&self, state: &State) -> Result<()> {
@@ -180,22 +181,23 @@ impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
         };
         let per_epoch = DataLoader::batches_per_epoch(self)?;
         let ((epoch, batch), (last, end)) = (place(first, per_epoch), place(last, per_epoch));
-        let mut series = self.series();
-        series.resumed = Some(State { position: batch * self.sharding.step(), ..series.state(epoch, None) });
-        series.last = Some((last, if last == epoch { end + 1 - batch } else { end + 1 }));
+        let mut series = self.core.series();
+        series.resumed = Some(State { position: batch * self.core.sharding.step(), ..series.state(epoch, None) });
+        let batches = if last == epoch { end + 1 - batch } else { end + 1 };
+        series.last = Some(PartialEpoch { epoch: last, batches });
         Ok(PartBatches { epochs: Some(series.start(epoch..last + 1)?), current: None })
     }
 
     fn rank(&self) -> (u64, u64) {
-        (self.sharding.rank(), self.sharding.world_size())
+        (self.core.sharding.rank(), self.core.sharding.world_size())
     }
 
     fn spent(&self) -> (EpochSpending, Arc<Metrics>) {
-        (DataLoader::spent(self), Arc::clone(self.dataset().client().metrics()))
+        (self.core.spending(), Arc::clone(self.dataset().client().metrics()))
     }
 
     fn end(&self) {
-        self.live.end();
+        self.core.live.cancel();
     }
 
     fn close(self: Box<Self>, within: Duration) -> Closed {
@@ -203,11 +205,11 @@ impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
     }
 }
 
-impl<B> PartBatches<B> {
+impl<B: 'static> PartBatches<B> {
     /// The batch that was given last is done with, though others come before the next of this part.
     fn let_go(&mut self) {
         if let Some(current) = &mut self.current {
-            current.let_go();
+            current.release_batch();
         }
     }
 
@@ -467,7 +469,7 @@ pub struct MixedBatches<B> {
     last: Option<usize>,
 }
 
-impl<B> MixedBatches<B> {
+impl<B: 'static> MixedBatches<B> {
     /// Where to go on after what was delivered so far, also after an error or the end; see [`MixedLoaderBuilder::resume`].
     pub fn state(&self) -> MixedState {
         MixedState { parts: self.progress.iter().map(PartProgress::state).collect(), ..self.state.clone() }
@@ -490,7 +492,7 @@ fn broken(part: usize, what: &str) -> Error {
         .hint("please report it")
 }
 
-impl<B> Iterator for MixedBatches<B> {
+impl<B: 'static> Iterator for MixedBatches<B> {
     type Item = Result<(usize, Batch<B>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -526,7 +528,7 @@ impl<B> Iterator for MixedBatches<B> {
     }
 }
 
-impl<B> FusedIterator for MixedBatches<B> {}
+impl<B: 'static> FusedIterator for MixedBatches<B> {}
 
 impl<B> fmt::Debug for MixedLoader<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

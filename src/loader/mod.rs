@@ -6,13 +6,21 @@ mod cost;
 mod data_loader;
 mod dataset;
 mod epochs;
+mod loader_core;
 mod mixed;
+mod resume;
 #[cfg(test)]
 mod retrials;
+mod running_epoch;
+mod settings;
+mod stats;
+mod stream;
 
-pub use batches::{BatchStream, Batches, EpochStats};
+pub use batches::Batches;
 pub use builder::DataLoaderBuilder;
 pub use data_loader::DataLoader;
 pub use dataset::{DatafluxDataset, DatasetBuilder};
 pub use epochs::Epochs;
 pub use mixed::{MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState};
+pub use stats::EpochStats;
+pub use stream::BatchStream;

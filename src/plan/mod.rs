@@ -166,11 +166,6 @@ impl GroupCounts {
     /// Counts the objects of a group that could not be composed as read individually.
     pub(crate) fn count_as_alone(&self, objects: u64) {
         self.0[2].fetch_sub(1, Ordering::Relaxed);
-        self.count_reads(objects);
-    }
-
-    /// Counts objects that are brought one by one.
-    pub(crate) fn count_reads(&self, objects: u64) {
         self.0[0].fetch_add(objects, Ordering::Relaxed);
     }
 
@@ -273,11 +268,6 @@ impl Planner {
     /// A sample of a group, by itself.
     pub(crate) fn alone(&self, slice: &Slice) -> Group {
         Group::alone(slice.slot, slice.id, slice.range.end - slice.range.start, self.ranged)
-    }
-
-    /// Whether a sample of this size, by itself, is read in one read.
-    pub(crate) fn is_direct(&self, size: u64) -> bool {
-        (1..self.ranged).contains(&size)
     }
 
     /// Whether an object is to be a source. Of the cold classes only an explicit strategy makes temporaries.

@@ -17,7 +17,7 @@ use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
 use crate::pacing::{Ceilings, Throttles};
 use crate::plan::{Group, Method};
-use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, MemoryStore, ObjectId, StorageClass};
+use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 /// What is left free of the memory budget by buffers that are kept for bodies to come: the read buffers of connections, which
 /// nobody counts, come on top. At most half of it.
@@ -208,18 +208,6 @@ impl Fetcher {
         let outcome = unless(given_up, self.fetch(group, number, &told)).await.and_then(prove);
         self.compose.note(admission, outcome.as_ref().err(), begun.into_inner(), &self.run, &self.io);
         outcome
-    }
-
-    /// Where objects are in memory, so that they are had without a call.
-    pub(crate) fn in_memory(&self) -> Option<&MemoryStore> {
-        self.clients.class(StorageClass::default()).in_memory()
-    }
-
-    /// Counts objects that were at hand, with their bytes, by their storage class.
-    pub(crate) fn found(&self, counts: &[(u64, u64); StorageClass::ALL.len()]) {
-        for (class, &(objects, bytes)) in StorageClass::ALL.into_iter().zip(counts).filter(|(_, counts)| counts.0 > 0) {
-            self.clients.class(class).count_found(objects, bytes);
-        }
     }
 
     /// Whether composing is worth a try now.

@@ -1,67 +1,44 @@
 //! Payloads cut into samples, each proved against the CRC that was listed. Nothing is copied.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{GroupPayload, ProvedSamples};
+use super::GroupPayload;
 use crate::manifest::{Entry, Manifest};
 use crate::sample::SampleId;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// One object's bytes as stored, before decoding.
 ///
-/// Cheap to clone. Of a composed download all samples share one buffer, which lives as long as any of them, and of a
-/// [`MemoryStore`](crate::store::MemoryStore) all of a data set may: to keep a few samples of many for long, copy their
-/// bytes.
+/// Cheap to clone. Of a composed download all samples share one buffer, which lives as long as any of them: to keep a few
+/// samples of many for long, copy their bytes.
 #[derive(Clone)]
 pub struct RawSample {
     origin: Arc<Origin>,
     id: SampleId,
-    /// Looked up when it is asked for, if nobody needed it before.
-    entry: OnceLock<Box<Entry>>,
-    /// Its own; else those of its origin.
-    bytes: Option<Bytes>,
+    entry: Box<Entry>,
+    bytes: Bytes,
     verified: bool,
 }
-
-/// What is true of every sample since it was made.
-const HAS_BYTES: &str = "a sample has bytes, or its origin has them";
 
 /// What samples that are read together share, so that not all samples of all threads count the owners of one manifest.
 #[derive(Debug)]
 pub(crate) struct Origin {
     manifest: Arc<Manifest>,
-    proved: Option<Arc<ProvedSamples>>,
 }
 
 impl Origin {
     pub(crate) fn new(manifest: &Arc<Manifest>) -> Arc<Self> {
-        Arc::new(Self { manifest: Arc::clone(manifest), proved: None })
-    }
-
-    /// Of samples whose bytes are these.
-    pub(crate) fn proved(manifest: &Arc<Manifest>, proved: Arc<ProvedSamples>) -> Arc<Self> {
-        Arc::new(Self { manifest: Arc::clone(manifest), proved: Some(proved) })
-    }
-
-    fn bytes(&self, id: SampleId) -> Option<&Bytes> {
-        self.proved.as_ref()?.get(id)
+        Arc::new(Self { manifest: Arc::clone(manifest) })
     }
 }
 
 impl RawSample {
-    /// A sample whose bytes were proved where they were. Its entry is looked up when it is asked for, if it isn't given.
-    pub(crate) fn proved(origin: &Arc<Origin>, id: SampleId, entry: Option<Entry>, bytes: Bytes) -> Self {
-        let entry = entry.map_or_else(OnceLock::new, |entry| Box::new(entry).into());
-        Self { origin: Arc::clone(origin), id, entry, bytes: Some(bytes), verified: true }
-    }
-
-    /// A sample whose bytes are those of its origin, which has them. Nobody is counted as another owner of them: each
-    /// count lies somewhere else in memory, as far away as the bytes.
-    pub(crate) fn of_origin(origin: &Arc<Origin>, id: SampleId) -> Self {
-        Self { origin: Arc::clone(origin), id, entry: OnceLock::new(), bytes: None, verified: true }
+    /// A sample whose bytes were verified where they were read.
+    pub(crate) fn verified_before(origin: &Arc<Origin>, id: SampleId, entry: Entry, bytes: Bytes) -> Self {
+        Self { origin: Arc::clone(origin), id, entry: Box::new(entry), bytes, verified: true }
     }
 
     /// The sample's index in the manifest.
@@ -74,10 +51,9 @@ impl RawSample {
         &self.entry().name
     }
 
-    /// What the listing told of the object. One without a name where the manifest's file was written to since the sample
-    /// was read.
+    /// What the listing told of the object.
     pub fn entry(&self) -> &Entry {
-        self.entry.get_or_init(|| Box::new(self.origin.manifest.get(self.id.0).unwrap_or_default()))
+        &self.entry
     }
 
     /// The manifest this is a sample of.
@@ -87,12 +63,12 @@ impl RawSample {
 
     /// The bytes as stored; an object with a `Content-Encoding` is still encoded.
     pub fn bytes(&self) -> &Bytes {
-        self.bytes.as_ref().or_else(|| self.origin.bytes(self.id)).expect(HAS_BYTES)
+        &self.bytes
     }
 
     /// The bytes, without a copy.
     pub fn into_bytes(self) -> Bytes {
-        self.bytes.or_else(|| self.origin.bytes(self.id).cloned()).expect(HAS_BYTES)
+        self.bytes
     }
 
     /// Whether the bytes were proved by a CRC; not so only where the server tells none at all.
@@ -145,8 +121,8 @@ pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<V
                         ));
                 }
             }
-            let (origin, entry, verified) = (Arc::clone(&origin), Box::new(entry).into(), wanted.is_some());
-            Ok((slice.slot, RawSample { origin, id: slice.id, entry, bytes: Some(bytes), verified }))
+            let (origin, entry, verified) = (Arc::clone(&origin), Box::new(entry), wanted.is_some());
+            Ok((slice.slot, RawSample { origin, id: slice.id, entry, bytes, verified }))
         })
         .collect()
 }

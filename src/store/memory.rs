@@ -1,9 +1,8 @@
 //! A bucket in memory, with the service's semantics.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -23,9 +22,6 @@ const MAX_SOURCES: usize = 32;
 /// Objects in memory, for tests and examples. Generations, preconditions, checksums, paging and compose behave like the
 /// service's. Clones share the buckets.
 ///
-/// A loader that neither composes nor has a cache proves each object's bytes once. It keeps them, with 40 bytes more for
-/// each object of its data set, until an epoch begins after any object was deleted or replaced.
-///
 /// ```
 /// use dataflux::store::MemoryStore;
 ///
@@ -36,7 +32,7 @@ const MAX_SOURCES: usize = 32;
 /// ```
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
-    buckets: Arc<RwLock<Buckets>>,
+    buckets: Arc<Mutex<Buckets>>,
     page_cap: usize,
     chunk: usize,
 }
@@ -51,51 +47,11 @@ struct Buckets {
 struct MemoryBucket {
     info: BucketInfo,
     objects: BTreeMap<String, StoredObject>,
-    /// The bytes of the live objects by generation, which no two objects of a store share.
-    live: HashMap<i64, Bytes>,
-    /// Number of generations that were deleted or replaced.
-    removals: Arc<AtomicU64>,
-}
-
-/// Watches a bucket for objects that are deleted or replaced.
-#[derive(Debug)]
-pub(crate) struct RemovalWatch {
-    removals: Arc<AtomicU64>,
-    seen: u64,
-}
-
-impl RemovalWatch {
-    /// Whether any object of the bucket was deleted or replaced since the watch began. Takes no lock.
-    pub(crate) fn has_removals(&self) -> bool {
-        self.removals.load(Ordering::Acquire) != self.seen
-    }
 }
 
 impl MemoryBucket {
     fn new(info: BucketInfo) -> Self {
         Self { info, ..Self::default() }
-    }
-
-    fn insert(&mut self, name: String, stored: StoredObject) {
-        let (generation, data) = (stored.meta.generation, stored.data.clone());
-        self.live.insert(generation, data);
-        // A change of metadata keeps the generation.
-        if let Some(before) = self.objects.insert(name, stored)
-            && before.meta.generation != generation
-        {
-            self.record_removal(&before);
-        }
-    }
-
-    fn remove(&mut self, name: &str) {
-        if let Some(before) = self.objects.remove(name) {
-            self.record_removal(&before);
-        }
-    }
-
-    fn record_removal(&mut self, stored: &StoredObject) {
-        self.live.remove(&stored.meta.generation);
-        self.removals.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -116,7 +72,7 @@ impl MemoryStore {
     pub fn new() -> Self {
         // Generations look like the service's: microseconds since 1970.
         let buckets = Buckets { by_name: BTreeMap::new(), last_generation: 1_700_000_000_000_000 };
-        Self { buckets: Arc::new(RwLock::new(buckets)), page_cap: 5_000, chunk: usize::MAX }
+        Self { buckets: Arc::new(Mutex::new(buckets)), page_cap: 5_000, chunk: usize::MAX }
     }
 
     /// Adds an empty bucket of class `STANDARD`, or empties the one of that name.
@@ -129,9 +85,7 @@ impl MemoryStore {
     /// Adds an empty bucket with these facts, or empties the one of that name.
     #[must_use]
     pub fn with_bucket_info(self, name: &str, info: BucketInfo) -> Self {
-        if let Some(before) = self.lock().by_name.insert(name.to_owned(), MemoryBucket::new(info)) {
-            before.removals.fetch_add(1, Ordering::Release);
-        }
+        self.lock().by_name.insert(name.to_owned(), MemoryBucket::new(info));
         self
     }
 
@@ -159,7 +113,7 @@ impl MemoryStore {
         }
         let generation = buckets.next_generation();
         let stored = StoredObject::new(&request, generation, StorageClass::Standard);
-        buckets.by_name.entry(bucket.to_owned()).or_default().insert(name.to_owned(), stored);
+        buckets.by_name.entry(bucket.to_owned()).or_default().objects.insert(name.to_owned(), stored);
         generation
     }
 
@@ -173,34 +127,9 @@ impl MemoryStore {
         self.lock().by_name.get(bucket).map(|bucket| bucket.objects.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// The bytes of the objects with these generations, in their order; `None` for each that is not live any more. Holds
-    /// the lock once for all of them, and shares it with other readers.
-    pub(crate) fn live_bytes(&self, bucket: &str, generations: impl Iterator<Item = i64>) -> Vec<Option<Bytes>> {
-        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        let bucket = buckets.by_name.get(bucket);
-        let found: Vec<_> = generations.map(|generation| bucket?.live.get(&generation)).collect();
-        // Read each reference count first: the processor fetches many of them at once, while each increment would wait
-        // for the one before it.
-        found.iter().flatten().for_each(|bytes| _ = bytes.is_unique());
-        found.into_iter().map(Option::<&Bytes>::cloned).collect()
-    }
-
-    /// Watches a bucket for removals from now on; `None` if it doesn't exist.
-    pub(crate) fn watch_removals(&self, bucket: &str) -> Option<RemovalWatch> {
-        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        let removals = Arc::clone(&buckets.by_name.get(bucket)?.removals);
-        let seen = removals.load(Ordering::Acquire);
-        Some(RemovalWatch { removals, seen })
-    }
-
-    /// Whether bodies are delivered in chunks of limited length.
-    pub(crate) fn is_chunked(&self) -> bool {
-        self.chunk < usize::MAX
-    }
-
     /// A panic under this lock leaves nothing half done, so a poisoned lock can be used.
-    fn lock(&self) -> RwLockWriteGuard<'_, Buckets> {
-        self.buckets.write().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -386,7 +315,7 @@ impl Store for MemoryStore {
         let mut stored = StoredObject::new(&put, generation, class.unwrap_or_default());
         stored.meta.details.custom_time = Some(request.custom_time);
         let meta = stored.meta.clone();
-        buckets.bucket(&request.bucket)?.insert(put.name.to_string(), stored);
+        buckets.bucket(&request.bucket)?.objects.insert(put.name.to_string(), stored);
         Ok(meta)
     }
 
@@ -400,7 +329,7 @@ impl Store for MemoryStore {
         }
         let stored = StoredObject::new(request, generation, bucket.info.storage_class);
         let meta = stored.meta.clone();
-        bucket.insert(request.name.to_string(), stored);
+        bucket.objects.insert(request.name.to_string(), stored);
         Ok(meta)
     }
 
@@ -422,7 +351,7 @@ impl Store for MemoryStore {
             details: Details { created: now, ..source.meta.details },
             ..source.meta
         };
-        bucket.insert(request.name.to_string(), StoredObject { meta: meta.clone(), data: source.data });
+        bucket.objects.insert(request.name.to_string(), StoredObject { meta: meta.clone(), data: source.data });
         Ok(meta)
     }
 
@@ -437,59 +366,14 @@ impl Store for MemoryStore {
         stored.meta.details.metadata.extend(metadata.clone());
         stored.meta.updated = Some(SystemTime::now());
         let meta = stored.meta.clone();
-        buckets.bucket(&id.bucket)?.insert(id.name.to_string(), stored);
+        buckets.bucket(&id.bucket)?.objects.insert(id.name.to_string(), stored);
         Ok(meta)
     }
 
     async fn delete(&self, id: &ObjectId, _: &Attempt) -> Result<()> {
         let mut buckets = self.lock();
         buckets.object(id)?;
-        buckets.bucket(&id.bucket)?.remove(&id.name);
+        buckets.bucket(&id.bucket)?.objects.remove(&*id.name);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn bytes_in_memory_are_what_a_read_would_bring() {
-        let (store, attempt) = (MemoryStore::new(), Attempt::first());
-        let [first, gone, other] = ["a", "b", "c"].map(|name| store.insert("cats", name, name));
-        let second = store.insert("cats", "a", "A");
-        let id = |name: &str, generation| ObjectId::new("cats", name, generation);
-        store.delete(&id("b", gone), &attempt).await.unwrap();
-        store.update_metadata(&id("c", other), &BTreeMap::new(), &attempt).await.unwrap();
-        let put = store.put(&PutRequest::new("cats", "d", "D"), &attempt).await.unwrap().generation;
-        let crc32c = crc32c::crc32c(b"Ac");
-        let sources = vec![("a".into(), second), ("c".into(), other)];
-        let compose = ComposeRequest::new("cats".into(), "e".into(), sources, 2, crc32c, SystemTime::now());
-        let composed = store.compose(&compose, &attempt).await.unwrap().generation;
-        let found = store.live_bytes("cats", [first, second, gone, other, put, composed, 7].into_iter());
-        let wanted = [None, Some("A"), None, Some("c"), Some("D"), Some("Ac"), None];
-        assert_eq!(found, wanted.map(|bytes| bytes.map(Bytes::from)));
-        assert_eq!(store.live_bytes("dogs", [other].into_iter()), [None]);
-    }
-
-    #[tokio::test]
-    async fn a_watch_sees_removals_and_no_additions() {
-        let (store, attempt) = (MemoryStore::new(), Attempt::first());
-        store.insert("cats", "a", "a");
-        let watch = || store.watch_removals("cats").unwrap();
-        let before = watch();
-        store.insert("cats", "b", "b");
-        store.update_metadata(&ObjectId::new("cats", "a", None), &BTreeMap::new(), &attempt).await.unwrap();
-        assert!(!before.has_removals());
-        store.insert("cats", "a", "A");
-        assert!(before.has_removals());
-        let before = watch();
-        store.delete(&ObjectId::new("cats", "b", None), &attempt).await.unwrap();
-        assert!(before.has_removals());
-        let before = watch();
-        assert!(!before.has_removals());
-        let _ = store.clone().with_bucket("cats");
-        assert!(before.has_removals(), "the bucket was emptied");
-        assert!(store.watch_removals("dogs").is_none());
     }
 }

@@ -19,7 +19,6 @@ mod reading;
 mod retry;
 mod uri;
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -42,7 +41,6 @@ pub use faults::{Fault, FaultStore, RecordedGet, StoreCall};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use hedge::Hedge;
 pub use memory::MemoryStore;
-pub(crate) use memory::RemovalWatch;
 pub use objects::{Details, ObjectRef, Objects};
 pub(crate) use pace::Pace;
 pub use retry::RetryPolicy;
@@ -369,7 +367,7 @@ impl Attempt {
 /// # Cancel safety
 /// Dropping the future of a read leaves nothing behind. Dropping that of a write leaves open whether it happened.
 #[async_trait]
-pub trait Store: Any + fmt::Debug + Send + Sync {
+pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The same store with connections of its own, if it has connections: they live and die with the runtime that
     /// opened them, so two runtimes should share none.
     fn reconnected(&self) -> Option<Result<Arc<dyn Store>>> {

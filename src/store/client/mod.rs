@@ -9,7 +9,6 @@ mod read;
 mod stream;
 mod write;
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +20,9 @@ use tokio::sync::watch;
 use super::buffers::Buffers;
 use super::hedge::{Hedge, Hedging};
 use super::reach::Reach;
-use super::{Capabilities, MemoryStore, RetryPolicy, Store};
+use super::{Capabilities, RetryPolicy, Store};
 use crate::Result;
-use crate::metrics::{Metrics, add};
+use crate::metrics::Metrics;
 
 pub(crate) use stream::RangeStream;
 
@@ -216,19 +215,6 @@ impl Client {
     /// What the store can do.
     pub fn capabilities(&self) -> Capabilities {
         self.store.capabilities()
-    }
-
-    /// The store, if its objects are in memory. A caller that looks objects up there counts them with
-    /// [`count_found`](Self::count_found).
-    pub(crate) fn in_memory(&self) -> Option<&MemoryStore> {
-        let store: &dyn Any = &*self.store;
-        store.downcast_ref().filter(|store: &&MemoryStore| !store.is_chunked())
-    }
-
-    /// Counts objects that were found in memory, each as a read.
-    pub(crate) fn count_found(&self, objects: u64, bytes: u64) {
-        add(&self.metrics.get, objects);
-        add(&self.metrics.bytes_received, bytes);
     }
 
     /// The counts of the calls made through this client and its clones.

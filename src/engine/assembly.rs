@@ -1,0 +1,427 @@
+//! A batch that is being assembled: its samples are decoded in any order and by any thread, and the last one completes
+//! it.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::Sender;
+use tokio::sync::watch;
+
+use super::decode_gate::{BatchMemory, Cancellable, DecodeGate, DecodeLimits, DecodeNeed, NeverFits};
+use super::loss::{in_vain, is_of_one_sample};
+use super::sample_code::{BatchItems, SampleCode, refused};
+use super::shutdown::is_cancelled;
+use super::stages::WindowStages;
+use super::ticket::{BatchSender, FinishedBatch, HeldBytes};
+use super::wait_report::BatchProgress;
+use crate::budget::Permit;
+use crate::collate::{Batch, LostSample};
+use crate::manifest::Manifest;
+use crate::read::RawSample;
+use crate::sample::SampleId;
+use crate::{Error, ErrorKind, Stage};
+
+/// A job for the decode threads.
+pub(crate) enum DecodeJob {
+    /// Decode a sample, and collate its batch if it is the last one.
+    Decode {
+        assembly: Arc<BatchAssembly>,
+        slot: usize,
+        sample: RawSample,
+        /// Bytes of the payload that the sample is part of, if they are given back once all of it is decoded.
+        passing: Option<Arc<Permit>>,
+        /// Memory that was granted for the sample, if it had to wait for that.
+        granted: Option<DecodeNeed>,
+    },
+    /// Collate a batch whose samples are all decoded.
+    Collate(Arc<BatchAssembly>),
+    /// Drop what nobody needs any more. It may be many batches, whose memory takes long to free.
+    Discard(Box<dyn Send>),
+    /// End the thread that receives this.
+    End,
+}
+
+impl Cancellable for DecodeJob {
+    fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Decode { assembly, .. } if assembly.is_cancelled())
+    }
+}
+
+/// What all batches of an epoch share.
+pub(crate) struct BatchContext {
+    pub(crate) code: Arc<dyn SampleCode>,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) cancel: watch::Receiver<bool>,
+    pub(crate) loss_policy: LossPolicy,
+    /// Where samples wait for memory before they are decoded.
+    pub(crate) gate: Option<Arc<DecodeGate<DecodeJob>>>,
+    pub(crate) jobs: Sender<DecodeJob>,
+    pub(crate) memory_budget: u64,
+}
+
+/// What happens when a sample can't be read or decoded.
+pub(crate) enum LossPolicy {
+    /// The batch fails.
+    Fail,
+    /// The batch is delivered without the sample.
+    Skip,
+    /// Another sample replaces it. The function may be called from any thread; it brings a sample or reports another
+    /// loss.
+    Substitute(Box<dyn Fn(SubstituteRequest) + Send + Sync>),
+}
+
+/// A slot of a batch that needs a substitute.
+pub(crate) struct SubstituteRequest {
+    pub(crate) assembly: Arc<BatchAssembly>,
+    pub(crate) slot: usize,
+    /// The sample that was planned for the slot.
+    pub(crate) planned: SampleId,
+    /// Counted from 1.
+    pub(crate) attempt: usize,
+}
+
+/// The state of a batch after it lost a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchOutlook {
+    Failed,
+    /// It waits for more samples.
+    Incomplete,
+    /// All its samples are decoded, and it can be collated.
+    Complete,
+}
+
+/// The place of a batch in its epoch and in its window.
+#[derive(Debug)]
+pub(crate) struct BatchPlace {
+    /// Index of the batch in its epoch.
+    pub(crate) number: u64,
+    /// Its slots: the indices of its samples in the window.
+    pub(crate) slots: Range<usize>,
+    /// The positions of its samples in the order of the epoch.
+    pub(crate) positions: Vec<Range<u64>>,
+    /// Number of samples at the end that only fill the batch up.
+    pub(crate) padding: usize,
+    /// Number of the last group that was started before the batch's own groups. Reads of substitutes use it.
+    pub(crate) group_number: u64,
+}
+
+/// A batch that is being assembled.
+pub(crate) struct BatchAssembly {
+    context: Arc<BatchContext>,
+    pub(crate) place: BatchPlace,
+    pub(crate) stages: Arc<WindowStages>,
+    parts: Mutex<AssemblyParts>,
+    sender: BatchSender,
+    /// The batch's number at the gate, if there is a gate.
+    gate_number: Option<u64>,
+}
+
+struct AssemblyParts {
+    items: Option<BatchItems>,
+    /// The sample that was decoded for each place of the batch; empty until the first one is.
+    decoded: Vec<Option<SampleId>>,
+    /// Lost samples in the order in which they were lost.
+    lost: Vec<LostInSlot>,
+    missing: usize,
+    bytes: u64,
+    verified: u64,
+    held: Vec<HeldBytes>,
+    /// The batch's memory for decoding. The finished batch takes it over.
+    memory: Option<BatchMemory<DecodeJob>>,
+}
+
+struct LostInSlot {
+    slot: usize,
+    lost: LostSample,
+}
+
+impl BatchAssembly {
+    pub(crate) fn new(
+        context: &Arc<BatchContext>,
+        place: BatchPlace,
+        stages: Arc<WindowStages>,
+        sender: BatchSender,
+    ) -> Arc<Self> {
+        let samples = place.slots.len();
+        let memory = context.gate.as_ref().map(|gate| gate.register(samples));
+        let gate_number = memory.as_ref().map(BatchMemory::number);
+        let parts = AssemblyParts {
+            items: Some(context.code.new_items()),
+            decoded: Vec::new(),
+            lost: Vec::new(),
+            missing: samples,
+            bytes: 0,
+            verified: 0,
+            held: Vec::new(),
+            memory,
+        };
+        Arc::new(Self { context: Arc::clone(context), place, stages, parts: Mutex::new(parts), sender, gate_number })
+    }
+
+    /// The gate, and the batch's number there.
+    fn gate(&self) -> Option<(&DecodeGate<DecodeJob>, u64)> {
+        self.context.gate.as_deref().zip(self.gate_number)
+    }
+
+    /// The position in the order of the epoch at which the sample of a slot is due.
+    pub(crate) fn position(&self, slot: usize) -> u64 {
+        let mut place = (slot - self.place.slots.start) as u64;
+        for range in &self.place.positions {
+            if place < range.end - range.start {
+                return range.start + place;
+            }
+            place -= range.end - range.start;
+        }
+        unreachable!("a slot of the batch")
+    }
+
+    /// Number of samples that the batch is planned to have.
+    fn samples(&self) -> usize {
+        self.place.slots.len()
+    }
+
+    /// Holds bytes until the batch is delivered.
+    pub(crate) fn hold(&self, permit: HeldBytes) {
+        self.lock().held.push(permit);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        is_cancelled(&self.context.cancel)
+    }
+
+    /// Sends a job of this batch to the decode threads.
+    fn send(&self, job: DecodeJob) {
+        if self.context.jobs.send(job).is_err() {
+            self.fail(Error::new(ErrorKind::Internal, "the decode threads are gone"));
+        }
+    }
+
+    /// Has the decode threads collate the batch.
+    pub(crate) fn queue_collate(self: &Arc<Self>) {
+        self.send(DecodeJob::Collate(Arc::clone(self)));
+    }
+
+    /// Has the decode threads decode a sample, once there is memory for what decoding makes.
+    pub(crate) fn queue_decode(self: &Arc<Self>, slot: usize, sample: RawSample, passing: Option<Arc<Permit>>) {
+        let job = |sample, granted| DecodeJob::Decode { assembly: Arc::clone(self), slot, sample, passing, granted };
+        let Some((gate, number)) = self.gate() else {
+            return self.send(job(sample, None));
+        };
+        // If the user's code panics here, it will do so again in the decode thread, which reports it.
+        let Some(need) = self.context.code.decode_need(&sample, self.samples(), gate.limits()) else {
+            return self.send(job(sample, None));
+        };
+        let id = sample.id();
+        if need.total() > gate.limits().batch() {
+            drop(sample);
+            let error = self.too_large(id, NeverFits { batch: need.total() }, need);
+            // This sample alone is too large, and others may not be.
+            if self.go_without(slot, id, error, false) == BatchOutlook::Complete {
+                self.queue_collate();
+            }
+        } else if let Err(never) = gate.request(number, need, job(sample, Some(need))) {
+            self.fail(self.too_large(id, never, need));
+        }
+    }
+
+    /// The error of a batch, or of a single sample, that needs more memory than a batch can ever have.
+    fn too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) -> Error {
+        let samples = self.samples();
+        let DecodeNeed { item, copy, scratch, .. } = need;
+        let lasting = item.saturating_add(copy);
+        let together = lasting.saturating_mul(samples as u64).saturating_add(scratch);
+        let mut wanted = format!("a memory_budget of at least {} bytes", DecodeLimits::budget_for(never.batch));
+        if together > never.batch {
+            let all = DecodeLimits::budget_for(together);
+            wanted = format!("{wanted}, or {all} if all samples of the batch are as large");
+        }
+        let copied = if copy == 0 { String::new() } else { format!(", {copy} bytes in the batch") };
+        let error = Error::new(
+            ErrorKind::Config,
+            format!(
+                "a batch of {samples} samples is over the memory budget once it is decoded: this one takes {item} bytes\
+                 {copied} and {scratch} bytes of working memory, and one batch may have three quarters of the budget"
+            ),
+        )
+        .stage(Stage::Decode)
+        .mismatch(wanted, self.context.memory_budget)
+        .hint(
+            "raise .memory_budget(bytes) or lower .batch_size(n), or make images smaller with .resize(height, width)",
+        );
+        match self.context.manifest.at(id.0) {
+            Ok(entry) => error.object(self.context.manifest.id(&entry)),
+            Err(damaged) => damaged,
+        }
+    }
+
+    /// Replaces the grant of a decoded sample with the memory that its item takes.
+    fn settle(&self, id: SampleId, granted: DecodeNeed, item: DecodeNeed) {
+        let Some((gate, number)) = self.gate() else { return };
+        // A copy is reported even if nothing else changed, since the gate gives it back when the batch is collated.
+        if (item != granted || item.copy > 0)
+            && let Err(never) = gate.settle(number, granted, item)
+        {
+            self.fail(self.too_large(id, never, item));
+        }
+    }
+
+    /// Ends the batch with an error. Only the first one counts.
+    pub(crate) fn fail(&self, error: Error) {
+        self.sender.send(Err(error));
+    }
+
+    /// Decodes samples of the batch. Returns whether it is complete by that and can be collated.
+    pub(crate) fn decode(self: &Arc<Self>, samples: Vec<(usize, RawSample)>, granted: Option<DecodeNeed>) -> bool {
+        if self.is_cancelled() {
+            return false;
+        }
+        let first = samples.first().map(|(_, sample)| sample.id());
+        let mut samples = self.context.code.decode(samples, granted);
+        if let (Some(id), Some(granted), Some(item)) = (first, granted, samples.memory) {
+            self.settle(id, granted, item);
+        }
+
+        let lost = std::mem::take(&mut samples.refused);
+        let mut is_complete = false;
+        if !samples.decoded.is_empty() {
+            let mut parts = self.lock();
+            let AssemblyParts { items, decoded, missing, bytes, verified, .. } = &mut *parts;
+            decoded.resize(self.samples(), None);
+            for sample in &samples.decoded {
+                let place = &mut decoded[sample.slot - self.place.slots.start];
+                *missing -= usize::from(place.replace(sample.id).is_none());
+            }
+            *bytes += samples.bytes;
+            *verified += samples.verified;
+            if let Some(items) = items {
+                self.context.code.fill(items, self.place.slots.start, self.samples(), samples);
+            }
+            is_complete = *missing == 0;
+        }
+
+        for sample in lost {
+            let outlook = match self.context.manifest.at(sample.id.0) {
+                Ok(entry) => {
+                    let error = refused(self.context.manifest.id(&entry), &sample.cause);
+                    self.lose_granted(sample.slot, sample.id, error, granted.is_some())
+                }
+                Err(damaged) => self.fail_with(damaged),
+            };
+            is_complete |= outlook == BatchOutlook::Complete;
+        }
+        is_complete
+    }
+
+    /// Applies the loss policy to a sample that can't be read. If the batch is complete without it, the decode threads
+    /// collate it.
+    pub(crate) fn lose(self: &Arc<Self>, slot: usize, id: SampleId, error: Error) -> BatchOutlook {
+        let outlook = self.lose_granted(slot, id, error, false);
+        if outlook == BatchOutlook::Complete {
+            self.queue_collate();
+        }
+        outlook
+    }
+
+    /// As [`lose`](Self::lose), for a sample that had its memory or hadn't; the caller collates the batch.
+    fn lose_granted(self: &Arc<Self>, slot: usize, id: SampleId, error: Error, was_granted: bool) -> BatchOutlook {
+        if is_of_one_sample(&error) { self.go_without(slot, id, error, was_granted) } else { self.fail_with(error) }
+    }
+
+    fn fail_with(&self, error: Error) -> BatchOutlook {
+        self.fail(error);
+        BatchOutlook::Failed
+    }
+
+    /// Skips a sample or requests a substitute, if the loss policy allows that.
+    fn go_without(self: &Arc<Self>, slot: usize, id: SampleId, error: Error, was_granted: bool) -> BatchOutlook {
+        if matches!(self.context.loss_policy, LossPolicy::Fail) {
+            return self.fail_with(error);
+        }
+        let name = match self.context.manifest.at(id.0) {
+            Ok(entry) => entry.name,
+            Err(damaged) => return self.fail_with(damaged),
+        };
+        let lost = LostSample { id, name, position: self.position(slot), error, substitute: None };
+        let mut parts = self.lock();
+        parts.lost.push(LostInSlot { slot, lost });
+        match &self.context.loss_policy {
+            LossPolicy::Fail => BatchOutlook::Failed,
+            LossPolicy::Skip => {
+                if let Some((gate, number)) = self.gate().filter(|_| !was_granted) {
+                    gate.skip(number);
+                }
+                parts.missing -= 1;
+                if parts.missing == 0 { BatchOutlook::Complete } else { BatchOutlook::Incomplete }
+            }
+            LossPolicy::Substitute(request) => {
+                let mut of_slot = parts.lost.iter().filter(|other| other.slot == slot).map(|other| other.lost.id);
+                let attempt = of_slot.clone().count();
+                let planned = of_slot.next().unwrap_or(id);
+                drop(parts);
+                if let Some((gate, number)) = self.gate().filter(|_| was_granted) {
+                    gate.reopen(number);
+                }
+                request(SubstituteRequest { assembly: Arc::clone(self), slot, planned, attempt });
+                BatchOutlook::Incomplete
+            }
+        }
+    }
+
+    /// Ends the batch with an error, because no substitute is left for this slot.
+    pub(crate) fn give_up(&self, slot: usize) {
+        let parts = self.lock();
+        let of_slot: Vec<_> = parts.lost.iter().filter(|lost| lost.slot == slot).collect();
+        if let Some(last) = of_slot.last() {
+            self.fail(in_vain(&last.lost, of_slot.len()));
+        }
+    }
+
+    /// Makes the batch of the samples that are decoded, and sends it.
+    pub(crate) fn collate(&self) {
+        let mut parts = self.lock();
+        let Some(items) = parts.items.take() else { return };
+        let decoded = std::mem::take(&mut parts.decoded);
+        let mut lost = std::mem::take(&mut parts.lost);
+        let mut held = std::mem::take(&mut parts.held);
+        let (bytes, verified) = (parts.bytes, parts.verified);
+        if let Some(memory) = parts.memory.take() {
+            held.push(Arc::new(memory));
+        }
+        drop(parts);
+
+        let in_slot = |slot: usize| decoded.get(slot - self.place.slots.start).copied().flatten();
+        // The sort is stable: the samples of one slot stay in the order in which they were tried.
+        lost.sort_by_key(|lost| lost.slot);
+        let lost = lost.into_iter().map(|LostInSlot { slot, lost }| LostSample { substitute: in_slot(slot), ..lost });
+        let lost = lost.collect();
+        let end = self.place.slots.end;
+        let padding = (end - self.place.padding..end).filter(|slot| in_slot(*slot).is_some()).count();
+        let ids = decoded.iter().flatten().copied().collect();
+
+        match self.context.code.collate(items) {
+            Ok(data) => {
+                if let Some((gate, number)) = self.gate() {
+                    gate.collated(number);
+                }
+                let positions = &self.place.positions;
+                let span =
+                    positions.first().map_or(0, |range| range.start)..positions.last().map_or(0, |range| range.end);
+                let batch = Batch::new(ids, Arc::clone(&self.context.manifest), span, padding, lost, data);
+                self.sender.send(Ok(FinishedBatch { batch, bytes, verified, held }));
+            }
+            Err(cause) => self.fail(
+                Error::new(ErrorKind::Collate, format!("the samples make no batch: {cause}")).stage(Stage::Collate),
+            ),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, AssemblyParts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BatchProgress for BatchAssembly {
+    fn missing(&self) -> usize {
+        self.lock().missing
+    }
+}

@@ -1,0 +1,286 @@
+//! Samples that are read from the bucket: directly, in ranges, or as composed objects.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+
+use super::assembly::BatchOutlook;
+use super::shutdown::is_cancelled;
+use super::source::{Delivery, PlannedReads, ReadStart, SampleSource, spawn_read};
+use super::stages::{PlannerState, WindowStages};
+use crate::compose::{ReadStep, StepObserver};
+use crate::io::Io;
+use crate::manifest::Manifest;
+use crate::pacing::auto::{Auto, InFlightRead};
+use crate::pacing::{CallCeiling, ServiceCeilings};
+use crate::plan::{Group, GroupCounts, MAX_SOURCES, Method, Planner};
+use crate::read::{Fetcher, RawSample, split};
+use crate::sample::SampleId;
+use crate::{Error, ErrorKind, Result};
+
+/// How often an object is read if its bytes don't match their checksum. Transport damages a few bytes now and then, and
+/// another read is cheap beside a lost epoch; damage that stays is not in the transport.
+const MAX_READS: usize = 3;
+
+/// The pause before an object is read again.
+const REREAD_PAUSE: Duration = Duration::from_millis(10);
+
+/// Reads samples of one data set from its bucket.
+pub(crate) struct BucketSource {
+    pub(crate) io: Arc<Io>,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) planner: Planner,
+    /// Chooses between direct and composed reads where measurement decides.
+    pub(crate) auto: Option<Arc<Auto>>,
+    pub(crate) fetcher: Fetcher,
+    /// Counts the groups that this epoch started.
+    pub(crate) groups: Arc<GroupCounts>,
+}
+
+/// What is held for a sample until its read has ended.
+pub(crate) type ReadGuard = Option<Box<dyn Any + Send>>;
+
+struct BucketReads {
+    source: Arc<BucketSource>,
+    groups: Vec<Group>,
+}
+
+impl PlannedReads for BucketReads {
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    fn start(&mut self, index: usize, delivery: Delivery, start: &ReadStart<'_>) -> Option<()> {
+        let group = Group { method: Method::Empty, slices: Vec::new() };
+        let group = std::mem::replace(&mut self.groups[index], group);
+        self.source.start(group, Vec::new(), delivery, start)
+    }
+}
+
+#[async_trait]
+impl SampleSource for BucketSource {
+    fn plan(self: Arc<Self>, ids: &[SampleId], _: &dyn Fn(&[Group]) -> bool) -> Result<Box<dyn PlannedReads>> {
+        let groups = self.plan_groups(ids)?;
+        Ok(Box::new(BucketReads { source: self, groups }))
+    }
+
+    async fn read_one(self: Arc<Self>, group: Group, number: u64, stages: &WindowStages) -> Result<RawSample> {
+        self.groups.count(group.method);
+        let slot = group.slices[0].slot;
+        let observe = |step| stages.set_read_step([slot], step);
+        read_alone(&self.fetcher, &self.manifest, group, number, &observe).await
+    }
+}
+
+impl BucketSource {
+    /// The source of one epoch: its temporary objects and its counts are its own.
+    pub(crate) fn for_epoch(&self) -> Self {
+        self.with_fetcher(self.fetcher.for_epoch())
+    }
+
+    pub(crate) fn with_fetcher(&self, fetcher: Fetcher) -> Self {
+        Self {
+            io: Arc::clone(&self.io),
+            manifest: Arc::clone(&self.manifest),
+            planner: self.planner.clone(),
+            auto: self.auto.clone(),
+            fetcher,
+            groups: Arc::default(),
+        }
+    }
+
+    /// Cuts samples into groups; the index of an id is its slot.
+    pub(crate) fn plan_groups(&self, ids: &[SampleId]) -> Result<Vec<Group>> {
+        let groups = self.planner.plan(ids)?;
+        if self.fetcher.may_compose() {
+            return Ok(groups);
+        }
+        self.fetcher.delete_again();
+        Ok(groups.iter().flat_map(Group::split_up).collect())
+    }
+
+    /// Starts the read of a group, or of each of its samples. If there are `guards`, each sample has one.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        group: Group,
+        guards: Vec<ReadGuard>,
+        delivery: Delivery,
+        start: &ReadStart<'_>,
+    ) -> Option<()> {
+        let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
+            self.spawn(group, guards, None, delivery, start);
+            return Some(());
+        };
+        let sources = if group.method == Method::Composed { group.slices.len() } else { 1 };
+        start.planner.enter(PlannerState::Admission);
+        let admission = auto.admit(
+            (sources, group.bytes(), start.held_bytes),
+            start.samples_left,
+            || self.ceilings(),
+            || is_cancelled(&delivery.cancel),
+        )?;
+        start.planner.enter(PlannerState::Planning);
+        if admission.composed || sources == 1 {
+            self.spawn(group, guards, Some(auto.place(admission)), delivery, start);
+            return Some(());
+        }
+        let mut guards = guards.into_iter();
+        for group in group.split_up() {
+            let guards = guards.by_ref().take(1).collect();
+            self.spawn(group, guards, Some(auto.place(admission)), delivery.clone(), start);
+        }
+        Some(())
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        group: Group,
+        guards: Vec<ReadGuard>,
+        in_flight: Option<InFlightRead>,
+        delivery: Delivery,
+        start: &ReadStart<'_>,
+    ) {
+        self.groups.count(group.method);
+        let number = start.numbers.next();
+        let (source, cancel) = (Arc::clone(self), delivery.cancel.clone());
+        spawn_read(&self.io, cancel, async move {
+            source.read_group(group, number, &delivery, in_flight).await;
+            drop(guards);
+        });
+    }
+
+    fn ceilings(&self) -> ServiceCeilings {
+        let now = self.fetcher.ceilings();
+        let most_behind = self.fetcher.throttles().writes.most_behind();
+        let [reads, writes] = [now.reads, now.writes].map(|lane| CallCeiling {
+            at_once: lane.at_once,
+            in_flight: lane.in_flight,
+            waiting: lane.waiting + lane.behind.saturating_sub(most_behind),
+            rate: lane.per_second,
+        });
+        ServiceCeilings { reads, writes, may_write: self.fetcher.is_proven() }
+    }
+
+    /// Reads and verifies the samples of a group, and delivers them.
+    async fn read_group(&self, group: Group, number: u64, delivery: &Delivery, mut in_flight: Option<InFlightRead>) {
+        if let Some(in_flight) = &mut in_flight {
+            in_flight.begin();
+        }
+        if group.method != Method::Composed {
+            self.read_sample(group, number, delivery, in_flight).await;
+            return;
+        }
+
+        let compose = delivery.stages().queue_compose();
+        let slots = || group.slices.iter().map(|slice| slice.slot);
+        let is_composed = AtomicBool::new(false);
+        let observe = |step| {
+            is_composed.fetch_or(step == ReadStep::Reading, Ordering::Relaxed);
+            delivery.stages().set_compose_step(&compose, slots(), step);
+        };
+        let abandoned = delivery.stages().wait_until_abandoned(group.slices[0].slot, &compose);
+        let verify = |payload| split(&self.manifest, payload);
+        let outcome = self.fetcher.fetch_composed(group.clone(), number, &observe, verify, abandoned).await;
+        let error = match outcome {
+            Ok(samples) => {
+                if let Some(mut in_flight) = in_flight {
+                    in_flight.done(samples.len());
+                }
+                delivery.deliver(samples);
+                return;
+            }
+            Err(error) if error.is_cancelled() => {
+                delivery.window.batch(group.slices[0].slot).fail(error);
+                return;
+            }
+            Err(error) => error,
+        };
+
+        // Whatever went wrong: reading each object by itself works, or finds out which object is to blame.
+        tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
+        if let Some(in_flight) = in_flight {
+            in_flight.failed();
+        }
+        let repeating;
+        let fetcher = if is_composed.into_inner() {
+            repeating = self.fetcher.repeating();
+            &repeating
+        } else {
+            // None of the bytes was requested yet, so these are no repetitions.
+            self.groups.count_as_alone(group.slices.len() as u64);
+            &self.fetcher
+        };
+        self.read_each(fetcher, group.split_up().collect(), number, delivery).await;
+    }
+
+    /// Reads and delivers the one sample of a group.
+    pub(crate) async fn read_sample(
+        &self,
+        group: Group,
+        number: u64,
+        delivery: &Delivery,
+        in_flight: Option<InFlightRead>,
+    ) {
+        let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+        let observe = |step| delivery.stages().set_read_step([slot], step);
+        match read_alone(&self.fetcher, &self.manifest, group, number, &observe).await {
+            Ok(sample) => {
+                if let Some(mut in_flight) = in_flight {
+                    in_flight.done(1);
+                }
+                delivery.deliver(vec![(slot, sample)]);
+            }
+            Err(error) => _ = delivery.lose(slot, id, error),
+        }
+    }
+
+    /// Reads objects by themselves, and delivers them in order. Batches before an object that fails its batch are
+    /// complete then, and nobody sees the batches behind it.
+    async fn read_each(&self, fetcher: &Fetcher, groups: Vec<Group>, number: u64, delivery: &Delivery) {
+        let read = async |group: Group| {
+            let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+            let observe = |step| delivery.stages().set_read_step([slot], step);
+            (slot, id, read_alone(fetcher, &self.manifest, group, number, &observe).await)
+        };
+        let mut reads = stream::iter(groups).map(read).buffered(MAX_SOURCES);
+        while let Some((slot, id, sample)) = reads.next().await {
+            match sample {
+                Ok(sample) => delivery.deliver(vec![(slot, sample)]),
+                Err(error) => {
+                    if delivery.lose(slot, id, error) == BatchOutlook::Failed {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads the one object of a group, again if its bytes don't match.
+pub(crate) async fn read_alone(
+    fetcher: &Fetcher,
+    manifest: &Arc<Manifest>,
+    group: Group,
+    number: u64,
+    observe: StepObserver<'_>,
+) -> Result<RawSample> {
+    let (mut repeating, mut reads) = (None, 1);
+    let mut samples = loop {
+        let fetcher = repeating.as_ref().unwrap_or(fetcher);
+        match split(manifest, fetcher.fetch(group.clone(), number, observe).await?) {
+            Err(error) if error.kind() == ErrorKind::Integrity && reads < MAX_READS => {
+                reads += 1;
+                tracing::warn!(%error, "reading again");
+                repeating = Some(fetcher.repeating());
+                tokio::time::sleep(REREAD_PAUSE).await;
+            }
+            outcome => break outcome?,
+        }
+    };
+    let sample = samples.pop().map(|(_, sample)| sample);
+    sample.ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was read"))
+}

@@ -1,0 +1,185 @@
+//! The cache as one epoch uses it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::cache::{Cache, CacheCounts, CacheKey, CacheRequest, CacheStats, ClaimOutcome, RecordLocation};
+use crate::manifest::{Entry, Manifest};
+use crate::read::RawSample;
+use crate::sample::SampleId;
+use crate::store::Buffers;
+
+/// How long the end of an epoch waits until samples are written to the cache. At most 16 MiB are not written by then,
+/// or one sample.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The cache as one epoch uses it.
+#[derive(Clone, Debug)]
+pub(crate) struct CacheSession {
+    cache: Cache,
+    counts: Arc<CacheCounts>,
+    manifest: Arc<Manifest>,
+}
+
+/// What the cache has of some samples, by their slots.
+#[derive(Debug, Default)]
+pub(crate) struct CacheLookup {
+    /// Hashes of the samples that a cache can hold.
+    pub(crate) hashes: BTreeMap<usize, u64>,
+    pub(crate) hits: BTreeMap<usize, CacheHit>,
+}
+
+/// A sample that is in the cache.
+#[derive(Debug)]
+pub(crate) struct CacheHit {
+    pub(crate) entry: Entry,
+    location: RecordLocation,
+}
+
+/// Keeps others from reading a sample, which this process reads into the cache, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct ReadClaim {
+    cache: Cache,
+    hash: u64,
+}
+
+impl Drop for ReadClaim {
+    fn drop(&mut self) {
+        self.cache.release(self.hash);
+    }
+}
+
+/// Who reads a sample into the cache.
+#[derive(Debug)]
+pub(crate) enum SampleReader {
+    /// This read. There is no claim if the cache can't hold the sample, or couldn't record the claim.
+    ThisOne(Option<ReadClaim>),
+    /// Another loader or process, by the number of its claims.
+    Other(u64),
+    /// Nobody: it is in the cache by now.
+    Nobody,
+}
+
+impl CacheSession {
+    pub(crate) fn new(cache: Cache, manifest: &Arc<Manifest>) -> Self {
+        Self { cache, counts: Arc::default(), manifest: Arc::clone(manifest) }
+    }
+
+    /// The session of one epoch, with counts of its own.
+    pub(crate) fn for_epoch(&self) -> Self {
+        self.cache.begin_epoch();
+        Self::new(self.cache.clone(), &self.manifest)
+    }
+
+    pub(crate) fn stats(&self) -> CacheStats {
+        self.counts.stats()
+    }
+
+    /// Learns what other processes have written.
+    pub(crate) fn refresh(&self) {
+        self.cache.refresh();
+    }
+
+    /// As [`refresh`](Self::refresh), unless that was done within `age`.
+    pub(crate) fn refresh_after(&self, age: Duration) {
+        self.cache.refresh_after(age);
+    }
+
+    /// Runs a job on the threads of the cache, which may wait for a disk.
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.cache.run(job);
+    }
+
+    /// Waits for a while until what was read is written.
+    pub(crate) fn flush(&self) {
+        self.cache.flush(FLUSH_PATIENCE);
+    }
+
+    /// The key of an object, and the CRC that its bytes must have; `None` if a cache can't hold it.
+    fn key<'a>(&'a self, entry: &'a Entry) -> Option<(CacheKey<'a>, u32)> {
+        let bucket = &self.manifest.prefix().bucket;
+        let key = CacheKey { bucket, name: &entry.name, generation: entry.generation };
+        entry.crc32c.filter(|_| self.cache.keeps(entry.size)).map(|crc32c| (key, crc32c))
+    }
+
+    /// Looks samples up, each by its slot.
+    pub(crate) fn find(&self, samples: impl Iterator<Item = (usize, SampleId)>) -> CacheLookup {
+        let mut lookup = CacheLookup::default();
+        // A sample that the manifest doesn't return is reported by the read that follows.
+        let known: Vec<_> = samples
+            .filter_map(|(slot, id)| {
+                let entry = self.manifest.at(id.0).ok()?;
+                let hash = self.key(&entry)?.0.hash();
+                lookup.hashes.insert(slot, hash);
+                Some((slot, entry, hash))
+            })
+            .collect();
+        let locations = self.cache.find(known.iter().map(|(_, _, hash)| *hash));
+        for ((slot, entry, _), location) in known.into_iter().zip(locations) {
+            if let Some(location) = location {
+                lookup.hits.insert(slot, CacheHit { entry, location });
+            }
+        }
+        lookup
+    }
+
+    /// Reads samples into one buffer and verifies them; `None` for each that turned out not to be in the cache. Blocks.
+    pub(crate) fn read(&self, hits: &[CacheHit], buffers: &Arc<Buffers>) -> Vec<Option<Bytes>> {
+        let requests = hits.iter().filter_map(|CacheHit { entry, location }| {
+            let (key, crc32c) = self.key(entry)?;
+            Some(CacheRequest { key, place: *location, size: entry.size, crc32c })
+        });
+        let requests: Vec<_> = requests.collect();
+        let size = requests.iter().map(CacheRequest::bytes).sum();
+        let Ok(mut buffer) = buffers.take(size) else { return vec![None; hits.len()] };
+        let ranges = self.cache.read(&requests, buffer.fill(size));
+        let bytes: Bytes = buffer.freeze();
+        let found = ranges.into_iter().map(|range| {
+            let range = range?;
+            self.counts.hit(range.len() as u64);
+            Some(bytes.slice(range))
+        });
+        found.collect()
+    }
+
+    /// Adds a sample that was read from elsewhere.
+    pub(crate) fn put(&self, sample: &RawSample) {
+        if sample.entry().size > 0 {
+            self.counts.miss();
+        }
+        if let Some((key, crc32c)) = self.key(sample.entry()) {
+            self.cache.put(&key, crc32c, sample.bytes(), &self.counts);
+        }
+    }
+
+    /// Claims samples that are to be read into the cache, by their hashes. Blocks for moments.
+    pub(crate) fn claim(&self, hashes: &[u64]) -> Vec<SampleReader> {
+        let claims = self.cache.claim(hashes);
+        // A process that held a claim before has written the sample by now, or never will.
+        self.cache.refresh();
+        let locations = self.cache.find(hashes.iter().copied());
+        let claimed = claims.into_iter().zip(locations).zip(hashes);
+        let readers = claimed.map(|((claim, location), &hash)| {
+            let own = (claim == ClaimOutcome::Mine).then(|| ReadClaim { cache: self.cache.clone(), hash });
+            match (claim, location) {
+                (ClaimOutcome::Theirs(reader), _) => SampleReader::Other(reader),
+                (_, Some(_)) => SampleReader::Nobody,
+                (_, None) => SampleReader::ThisOne(own),
+            }
+        });
+        readers.collect()
+    }
+
+    /// A time that changes whenever this reader writes something or gives up claims. Asks the file system.
+    pub(crate) fn last_sign_of(&self, reader: u64) -> Option<SystemTime> {
+        self.cache.mark(reader)
+    }
+
+    /// Ignores the claims of this reader for a minute, because it was waited for in vain.
+    pub(crate) fn ignore_claims_of(&self, reader: u64) {
+        self.cache.pass_by(reader);
+    }
+}

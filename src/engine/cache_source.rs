@@ -1,0 +1,326 @@
+//! Samples that are read from the cache, or that another loader or process is about to write there. All others come
+//! from the bucket.
+//!
+//! **Why no wait for a claim is endless.** A group holds its bytes of the memory budget before it claims its samples,
+//! so a claim lasts as long as calls of the network take, and never waits for a training loop. A read that finds
+//! samples claimed by another process waits in a task of its own, which holds the bytes of the group, while the planner
+//! starts later groups. That task waits for time alone: ten minutes at most, or 30 seconds without a sign of the other
+//! process, and then reads the samples itself. So two processes that wait for each other's claims both resume, and the
+//! claim of a dead process counts for nothing. What a training loop, the budget or the gate waits for is behind reads
+//! that all end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::bucket::{BucketSource, ReadGuard};
+use super::cache_session::{CacheHit, CacheLookup, CacheSession, ReadClaim, SampleReader};
+use super::shutdown::is_cancelled;
+use super::source::{Delivery, PlannedReads, ReadStart, SampleSource, spawn_read};
+use super::stages::{SampleStage, WindowStages};
+use crate::Result;
+use crate::cache::{ClaimWaits, WaitDecision};
+use crate::plan::{Group, MAX_SOURCES, Method, Slice};
+use crate::read::{Origin, RawSample};
+use crate::sample::SampleId;
+
+/// The first pause between two looks for claimed samples: these may be almost there.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+
+/// The longest pause between two looks: as long as the start of a read, so that a sample comes hardly later than it
+/// could.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Every so many looks the task also claims samples again, in case their reader has died.
+const LOOKS_PER_CLAIM: u32 = 8;
+
+/// Bytes that one job reads from the cache, unless one sample has more: so few that threads share the work, so many
+/// that handing over a job costs nothing beside it.
+const JOB_BYTES: u64 = 1 << 20;
+
+/// Reads samples from the cache, and from the bucket what is not in it.
+pub(crate) struct CacheSource {
+    pub(crate) session: CacheSession,
+    pub(crate) bucket: Arc<BucketSource>,
+}
+
+struct CacheReads {
+    source: Arc<CacheSource>,
+    groups: Vec<Group>,
+    lookup: CacheLookup,
+}
+
+/// A sample that this task reads from the bucket.
+struct OwnRead {
+    slice: Slice,
+    claim: Option<ReadClaim>,
+}
+
+/// A sample that another loader or process reads.
+struct AwaitedRead {
+    slice: Slice,
+    reader: u64,
+}
+
+/// Samples by who reads them.
+#[derive(Default)]
+struct Division {
+    own: Vec<OwnRead>,
+    awaited: Vec<AwaitedRead>,
+}
+
+impl Division {
+    fn own(slices: impl IntoIterator<Item = Slice>) -> impl Iterator<Item = OwnRead> {
+        slices.into_iter().map(|slice| OwnRead { slice, claim: None })
+    }
+}
+
+/// A group of these samples, without gaps between their bytes.
+fn group(method: Method, slices: impl IntoIterator<Item = Slice>) -> Group {
+    let mut group = Group { method, slices: Vec::new() };
+    for Slice { slot, id, range } in slices {
+        let start = group.bytes();
+        group.slices.push(Slice { slot, id, range: start..start + (range.end - range.start) });
+    }
+    group
+}
+
+/// Groups of the samples that are in the cache, each of at most `max_bytes` bytes unless it has one sample.
+fn cached_groups(ids: &[SampleId], lookup: &CacheLookup, max_bytes: u64) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (&slot, hit) in &lookup.hits {
+        let size = hit.entry.size;
+        let has_room =
+            |group: &&mut Group| group.slices.len() < MAX_SOURCES && group.bytes().saturating_add(size) <= max_bytes;
+        let slice = |start| Slice { slot, id: ids[slot], range: start..start + size };
+        match groups.last_mut().filter(has_room) {
+            Some(group) => group.slices.push(slice(group.bytes())),
+            None => groups.push(Group { method: Method::Direct, slices: vec![slice(0)] }),
+        }
+    }
+    groups
+}
+
+impl PlannedReads for CacheReads {
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    fn start(&mut self, index: usize, mut delivery: Delivery, start: &ReadStart<'_>) -> Option<()> {
+        let group = std::mem::replace(&mut self.groups[index], group(Method::Empty, []));
+        delivery.cache = Some(self.source.session.clone());
+        let hits: Vec<_> = group.slices.iter().map_while(|slice| self.lookup.hits.remove(&slice.slot)).collect();
+        if hits.is_empty() {
+            return self.source.start_uncached(group, &self.lookup.hashes, delivery, start);
+        }
+        let (source, number) = (Arc::clone(&self.source), start.numbers.next());
+        delivery.stages().set(group.slices.iter().map(|slice| slice.slot), SampleStage::Caching);
+        self.source.session.run(move || {
+            if !is_cancelled(&delivery.cancel) {
+                let missed = source.deliver_hits(group.slices, hits, &delivery);
+                source.wait_for(missed, number, delivery);
+            }
+        });
+        Some(())
+    }
+}
+
+#[async_trait]
+impl SampleSource for CacheSource {
+    fn plan(self: Arc<Self>, ids: &[SampleId], fits: &dyn Fn(&[Group]) -> bool) -> Result<Box<dyn PlannedReads>> {
+        self.session.refresh();
+        let lookup = self.session.find(ids.iter().copied().enumerate());
+        let uncached = (0..ids.len()).filter(|slot| !lookup.hits.contains_key(slot));
+        let uncached: Vec<_> = uncached.collect();
+        let mut from_bucket = self.bucket.plan_groups(&uncached.iter().map(|slot| ids[*slot]).collect::<Vec<_>>())?;
+        for slice in from_bucket.iter_mut().flat_map(|group| &mut group.slices) {
+            slice.slot = uncached[slice.slot];
+        }
+
+        let with_cached = |max_bytes| {
+            let mut groups = [from_bucket.as_slice(), &cached_groups(ids, &lookup, max_bytes)].concat();
+            groups.sort_by_key(|group| group.slices[0].slot);
+            groups
+        };
+        let mut groups = with_cached(JOB_BYTES);
+        if !fits(&groups) {
+            // Single samples may fit where many at once are too much for the budget.
+            groups = with_cached(0);
+        }
+        Ok(Box::new(CacheReads { source: self, groups, lookup }))
+    }
+
+    async fn read_one(self: Arc<Self>, group: Group, number: u64, stages: &WindowStages) -> Result<RawSample> {
+        let (slot, id) = (group.slices[0].slot, group.slices[0].id);
+        stages.set([slot], SampleStage::Caching);
+        let (source, (done, wait)) = (Arc::clone(&self), oneshot::channel());
+        self.session.run(move || drop(done.send(source.read_hit(id))));
+        if let Ok(Some(sample)) = wait.await {
+            return Ok(sample);
+        }
+        let sample = Arc::clone(&self.bucket).read_one(group, number, stages).await?;
+        self.session.put(&sample);
+        Ok(sample)
+    }
+}
+
+impl CacheSource {
+    /// Starts the read of a group that is not in the cache. Samples that another loader or process reads are awaited in
+    /// a task of their own.
+    fn start_uncached(
+        self: &Arc<Self>,
+        whole: Group,
+        hashes: &BTreeMap<usize, u64>,
+        delivery: Delivery,
+        start: &ReadStart<'_>,
+    ) -> Option<()> {
+        let method = whole.method;
+        let Division { own, awaited } = self.divide(whole.slices, hashes);
+        let is_whole = awaited.is_empty();
+        if !is_whole {
+            let slices = awaited.into_iter().map(|awaited| awaited.slice).collect();
+            self.wait_for(slices, start.numbers.next(), delivery.clone());
+        }
+        if own.is_empty() {
+            return Some(());
+        }
+        let guard = |claim: Option<ReadClaim>| claim.map(|claim| Box::new(claim) as _);
+        let (slices, guards): (Vec<_>, Vec<ReadGuard>) =
+            own.into_iter().map(|own| (own.slice, guard(own.claim))).unzip();
+        let method = if slices.len() < 2 && method == Method::Composed { Method::Direct } else { method };
+        self.bucket.start(group(method, slices), guards, delivery, start)
+    }
+
+    /// Claims samples and divides them by who reads them now. Blocks for moments.
+    fn divide(&self, slices: Vec<Slice>, hashes: &BTreeMap<usize, u64>) -> Division {
+        let known: Vec<_> = slices.iter().filter_map(|slice| hashes.get(&slice.slot).copied()).collect();
+        let mut readers = if known.is_empty() { Vec::new() } else { self.session.claim(&known) }.into_iter();
+        let mut division = Division::default();
+        for slice in slices {
+            let reader = if hashes.contains_key(&slice.slot) { readers.next() } else { None };
+            match reader.unwrap_or(SampleReader::ThisOne(None)) {
+                SampleReader::ThisOne(claim) => division.own.push(OwnRead { slice, claim }),
+                SampleReader::Other(reader) => division.awaited.push(AwaitedRead { slice, reader }),
+                // The task that waits for it finds it at once.
+                SampleReader::Nobody => division.awaited.push(AwaitedRead { slice, reader: 0 }),
+            }
+        }
+        division
+    }
+
+    /// Reads and delivers samples that are in the cache. Returns those that turned out not to be there. Blocks.
+    fn deliver_hits(&self, slices: Vec<Slice>, hits: Vec<CacheHit>, delivery: &Delivery) -> Vec<Slice> {
+        delivery.stages().set(slices.iter().map(|slice| slice.slot), SampleStage::Caching);
+        let found = self.session.read(&hits, self.bucket.fetcher.buffers());
+        let origin = Origin::new(&self.bucket.manifest);
+        let (mut samples, mut missed) = (Vec::with_capacity(slices.len()), Vec::new());
+        for ((slice, hit), bytes) in slices.into_iter().zip(hits).zip(found) {
+            match bytes {
+                Some(bytes) => {
+                    samples.push((slice.slot, RawSample::verified_before(&origin, slice.id, hit.entry, bytes)))
+                }
+                None => missed.push(slice),
+            }
+        }
+        delivery.deliver_cached(samples);
+        missed
+    }
+
+    /// A sample from the cache, if it is there. Blocks.
+    fn read_hit(&self, id: SampleId) -> Option<RawSample> {
+        self.session.refresh_after(SHORTEST_PAUSE);
+        let hit = self.session.find(std::iter::once((0, id))).hits.remove(&0)?;
+        let bytes = self.session.read(std::slice::from_ref(&hit), self.bucket.fetcher.buffers()).pop()??;
+        Some(RawSample::verified_before(&Origin::new(&self.bucket.manifest), id, hit.entry, bytes))
+    }
+
+    /// Starts a task that delivers samples which others read, or which were not where the cache found them.
+    fn wait_for(self: &Arc<Self>, slices: Vec<Slice>, number: u64, delivery: Delivery) {
+        if slices.is_empty() {
+            return;
+        }
+        delivery.stages().set(slices.iter().map(|slice| slice.slot), SampleStage::Claimed);
+        let (source, cancel) = (Arc::clone(self), delivery.cancel.clone());
+        spawn_read(&self.bucket.io, cancel, async move { source.obtain(slices, number, delivery).await });
+    }
+
+    /// Delivers samples from the cache as soon as they are there, or from the bucket once this process may read them.
+    async fn obtain(self: &Arc<Self>, slices: Vec<Slice>, number: u64, delivery: Delivery) {
+        let mut awaited: Vec<_> = slices.into_iter().map(|slice| AwaitedRead { slice, reader: 0 }).collect();
+        let (began, mut waits) = (Instant::now(), ClaimWaits::default());
+        let (mut pause, mut looks) = (SHORTEST_PAUSE, 0);
+        loop {
+            let (source, to) = (Arc::clone(self), delivery.clone());
+            let (done, wait) = oneshot::channel();
+            // On a thread of the cache, because the network threads must not wait for a disk.
+            self.session.run(move || drop(done.send(source.look(awaited, looks % LOOKS_PER_CLAIM == 0, &to))));
+            // The channel is closed if the job panicked. Then the channels of its batches close, too.
+            let Ok((Division { mut own, awaited: rest }, signs)) = wait.await else { return };
+
+            let decisions: BTreeMap<u64, WaitDecision> =
+                signs.into_iter().map(|(reader, sign)| (reader, waits.judge(reader, sign, began.elapsed()))).collect();
+            for (reader, _) in decisions.iter().filter(|(_, decision)| **decision == WaitDecision::InVain) {
+                self.session.ignore_claims_of(*reader);
+            }
+            let (late, rest): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|awaited| decisions[&awaited.reader] != WaitDecision::On);
+            own.extend(Division::own(late.into_iter().map(|awaited| awaited.slice)));
+            self.read_from_bucket(own, number, &delivery).await;
+            awaited = rest;
+            if awaited.is_empty() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            (pause, looks) = ((2 * pause).min(LONGEST_PAUSE), looks + 1);
+        }
+    }
+
+    /// Looks for samples that others read. If some have come, or if it `must_claim`, delivers what has come and claims
+    /// what nobody reads any more. Returns the rest, with the last sign of each of their readers. Blocks.
+    fn look(
+        &self,
+        awaited: Vec<AwaitedRead>,
+        must_claim: bool,
+        delivery: &Delivery,
+    ) -> (Division, BTreeMap<u64, Option<SystemTime>>) {
+        self.session.refresh_after(SHORTEST_PAUSE);
+        let samples = awaited.iter().map(|awaited| (awaited.slice.slot, awaited.slice.id));
+        let lookup = self.session.find(samples);
+        let division = if must_claim || !lookup.hits.is_empty() {
+            self.settle(awaited.into_iter().map(|awaited| awaited.slice).collect(), lookup, delivery)
+        } else {
+            Division { own: Vec::new(), awaited }
+        };
+        let readers: BTreeSet<_> = division.awaited.iter().map(|awaited| awaited.reader).collect();
+        let signs = readers.into_iter().map(|reader| (reader, self.session.last_sign_of(reader))).collect();
+        (division, signs)
+    }
+
+    /// Delivers what is in the cache, and claims what nobody reads any more. Blocks.
+    fn settle(&self, slices: Vec<Slice>, mut lookup: CacheLookup, delivery: &Delivery) -> Division {
+        let (cached, rest): (Vec<_>, Vec<_>) =
+            slices.into_iter().partition(|slice| lookup.hits.contains_key(&slice.slot));
+        let hits = cached.iter().filter_map(|slice| lookup.hits.remove(&slice.slot)).collect();
+        let missed = self.deliver_hits(cached, hits, delivery);
+        let mut division = self.divide(rest, &lookup.hashes);
+        // Nobody waits for a sample that can't be read though the cache has it.
+        division.own.extend(Division::own(missed));
+        division
+    }
+
+    /// Reads samples from the bucket, each by itself.
+    async fn read_from_bucket(&self, own: Vec<OwnRead>, number: u64, delivery: &Delivery) {
+        let reads = own.into_iter().map(async |OwnRead { slice, claim }| {
+            let alone = self.bucket.planner.alone(&slice);
+            self.bucket.groups.count(alone.method);
+            self.bucket.read_sample(alone, number, delivery, None).await;
+            drop(claim);
+        });
+        stream::iter(reads).for_each_concurrent(MAX_SOURCES, |read| read).await;
+    }
+}

@@ -1,0 +1,351 @@
+//! The planning thread of an epoch: it plans batches in order, takes their bytes from the memory budget, and starts
+//! their reads.
+//!
+//! **Why no batch waits for itself.** The bytes of a group are held until the last batch with one of its samples is
+//! delivered, so a batch may wait for bytes that other batches of its window hold. Such a wait ends: this thread alone
+//! takes bytes, in the order of delivery. So bytes are held either by earlier windows, whose every group has its bytes
+//! and which are delivered without any more, or by this window, which [`Engine::check_budget`] has found to fit into
+//! the budget as a whole. A window never has more batches than the channel of tickets has room for, so a ticket that
+//! waits for room waits for batches of earlier windows to be delivered, and never for its own.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{SendTimeoutError, Sender};
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::assembly::{BatchAssembly, BatchContext, BatchPlace};
+use super::cursor::{EpochCursor, PlannedBatch};
+use super::pipeline::{Engine, GroupBytes};
+use super::shutdown::is_cancelled;
+use super::source::{Delivery, PlannedReads, ReadNumbers, ReadStart, SampleSource};
+use super::stages::{PlannerState, PlannerStatus, WindowStages};
+use super::substitute::{SubstituteContext, loss_policy};
+use super::ticket::{PendingBatch, Ticket, batch_channel};
+use super::wait_report::{BatchProgress, BatchTrace};
+use super::window::BatchWindow;
+use crate::Error;
+use crate::budget::Permit;
+use crate::plan::{Group, MAX_SOURCES};
+use crate::sample::SampleId;
+
+/// Batches that are planned together may need this part of the memory budget: so little that the groups of several
+/// windows overlap.
+const WINDOW_PARTS: u64 = 8;
+
+/// Most samples that are planned together, where no number of batches fills their groups well.
+const MAX_WINDOW_SAMPLES: usize = 512;
+
+/// How often a thread that waits for the training loop checks whether the epoch is cancelled.
+const CANCEL_CHECK: Duration = Duration::from_millis(20);
+
+/// Whether groups of so many samples leave few places empty: a compose takes as long for one source as for 32.
+fn fills_groups(samples: usize) -> bool {
+    samples.next_multiple_of(MAX_SOURCES) - samples <= samples / MAX_SOURCES || samples >= MAX_WINDOW_SAMPLES
+}
+
+/// An epoch that is to be planned.
+pub(crate) struct EpochPlanner {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) cursor: EpochCursor,
+    pub(crate) neighbours: NeighbourEpochs,
+    pub(crate) tickets: Sender<Ticket>,
+    pub(crate) cancel: watch::Receiver<bool>,
+    pub(crate) status: Arc<PlannerStatus>,
+    /// Where batches are unordered: receives the number of each finished batch.
+    pub(crate) bell: Option<Sender<u64>>,
+    /// Number of batches that were delivered or are waited for.
+    pub(crate) awaited: watch::Receiver<u64>,
+    /// After this time a log message reports that the training loop takes no batch.
+    pub(crate) stall_report: Duration,
+}
+
+/// The epochs of the same series beside an epoch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NeighbourEpochs {
+    /// Whether it begins while another epoch is delivered.
+    pub(crate) has_previous: bool,
+    /// Whether another epoch begins while it is delivered.
+    pub(crate) has_next: bool,
+}
+
+/// A part of the epoch was cancelled, or ended by an error: no batch follows.
+struct Ended;
+
+/// What the planning thread works with.
+struct PlannerRun<'a> {
+    engine: &'a Engine,
+    source: Arc<dyn SampleSource>,
+    context: Arc<BatchContext>,
+    tickets: &'a Sender<Ticket>,
+    cancel: &'a watch::Receiver<bool>,
+    status: &'a Arc<PlannerStatus>,
+    bell: Option<&'a Sender<u64>>,
+    stall_report: Duration,
+    /// Number of batches whose windows have all their bytes.
+    funded: watch::Sender<u64>,
+    numbers: ReadNumbers,
+}
+
+impl EpochPlanner {
+    /// Hands out the tickets of the epoch and starts its reads, until its end or a cancellation. Reads get numbers that
+    /// follow `last_number`. Returns the last number. Blocks.
+    pub(crate) fn run(self, last_number: u64) -> u64 {
+        let Self { engine, mut cursor, neighbours, tickets, cancel, status, bell, awaited, stall_report } = self;
+        if let Some(auto) = &engine.bucket.auto {
+            auto.began((neighbours.has_previous, neighbours.has_next));
+        }
+        let (funded, window_funded) = watch::channel(0);
+        let (sampling, epoch) = cursor.order.course();
+        let substitutes = SubstituteContext {
+            sampling,
+            epoch,
+            awaited,
+            funded: window_funded,
+            listed: Arc::default(),
+            cancel: cancel.clone(),
+        };
+        let source = engine.source();
+        let context = Arc::new(BatchContext {
+            code: Arc::clone(&engine.code),
+            manifest: Arc::clone(&engine.bucket.manifest),
+            cancel: cancel.clone(),
+            loss_policy: loss_policy(&engine, &source, substitutes),
+            gate: engine.gate.clone(),
+            jobs: engine.jobs.clone(),
+            memory_budget: engine.memory_budget,
+        });
+        let run = PlannerRun {
+            engine: &engine,
+            source,
+            context,
+            tickets: &tickets,
+            cancel: &cancel,
+            status: &status,
+            bell: bell.as_ref(),
+            stall_report,
+            funded,
+            numbers: ReadNumbers::after(last_number),
+        };
+        // The tickets end here, also if the epoch was cancelled or a batch failed.
+        let _ = run.plan(&mut cursor);
+        run.numbers.last()
+    }
+}
+
+impl PlannerRun<'_> {
+    fn is_cancelled(&self) -> bool {
+        is_cancelled(self.cancel)
+    }
+
+    fn plan(&self, cursor: &mut EpochCursor) -> Result<(), Ended> {
+        let manifest = &self.engine.bucket.manifest;
+        let mut too_much = None;
+        loop {
+            let next = match too_much.take() {
+                Some(batch) => Ok(Some(batch)),
+                None => cursor.next(manifest, self.status, || self.is_cancelled()),
+            };
+            let first = match next {
+                Ok(Some(first)) => first,
+                Ok(None) if self.is_cancelled() => return Err(Ended),
+                Ok(None) => {
+                    self.status.enter(PlannerState::Ended);
+                    // This was checked when the loader was built, unless the listing was under way then.
+                    return cursor.check_batches(manifest).or_else(|error| self.fail(error));
+                }
+                Err(error) => return self.fail(error),
+            };
+
+            let mut window = vec![first];
+            let widened = self.widen(&mut window, cursor);
+            self.start(window)?;
+            match widened {
+                Ok(batch) => too_much = batch,
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    /// Adds batches to the window until their samples fill groups. It adds only batches whose samples are listed, as
+    /// many as the channel of tickets has room for, and as long as their bytes are few beside the budget. Returns a
+    /// batch that was too much.
+    ///
+    /// # Errors
+    /// The sampler's error for the batch behind these.
+    fn widen(&self, window: &mut Vec<PlannedBatch>, cursor: &mut EpochCursor) -> crate::Result<Option<PlannedBatch>> {
+        let (planner, manifest) = (&self.engine.bucket.planner, &self.engine.bucket.manifest);
+        let mut samples = window[0].ids.len();
+        if !planner.may_compose() || fills_groups(samples) {
+            return Ok(None);
+        }
+        let max_batches = self.tickets.capacity().unwrap_or(1);
+        // A failed look-up fails again when the window is planned, which reports it.
+        let bytes_of = |batch: &PlannedBatch| planner.bytes(&batch.ids).unwrap_or(u64::MAX);
+        let mut bytes = bytes_of(&window[0]);
+        while window.len() < max_batches && !fills_groups(samples) {
+            let Some(next) = cursor.next_known(manifest.known())? else { break };
+            bytes = bytes.saturating_add(bytes_of(&next));
+            if bytes > self.engine.budget.bytes() / WINDOW_PARTS {
+                return Ok(Some(next));
+            }
+            samples += next.ids.len();
+            window.push(next);
+        }
+        Ok(None)
+    }
+
+    /// Hands out the tickets of a window and starts its reads.
+    ///
+    /// # Errors
+    /// The epoch is cancelled, or a batch of the window fails.
+    fn start(&self, batches: Vec<PlannedBatch>) -> Result<(), Ended> {
+        let ids: Vec<SampleId> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
+        let reads = self.plan_reads(&ids);
+        if reads.is_err() && batches.len() > 1 {
+            // Batch by batch, the error finds the batch that it belongs to.
+            return batches.into_iter().try_for_each(|batch| self.start(vec![batch]));
+        }
+
+        let samples_left = batches.last().map_or(0, |batch| batch.samples_left);
+        let end = batches.last().map_or(0, |batch| batch.number + 1);
+        let mut samples_behind = ids.len() as u64;
+        let stages = WindowStages::new(ids, self.status);
+        let window = self.hand_out_batches(batches, stages)?;
+        let mut reads = match reads {
+            Ok(reads) => reads,
+            Err(error) => {
+                window.batches[0].fail(error);
+                return Err(Ended);
+            }
+        };
+        for index in 0..reads.groups().len() {
+            let group = &reads.groups()[index];
+            samples_behind -= group.slices.len() as u64;
+            let bytes = self.engine.bytes(group);
+            // Before the group is admitted: a group that waits for bytes must hold no slot that another epoch could
+            // use.
+            let passing = self.hold(bytes, group, &window)?;
+            let delivery = Delivery { window: Arc::clone(&window), passing, cancel: self.cancel.clone(), cache: None };
+            let start = ReadStart {
+                numbers: &self.numbers,
+                planner: self.status,
+                held_bytes: bytes.total(),
+                samples_left: samples_left.saturating_add(samples_behind),
+            };
+            reads.start(index, delivery, &start).ok_or(Ended)?;
+        }
+        self.funded.send_replace(end);
+        Ok(())
+    }
+
+    /// Plans the reads of a window, if the memory budget can hold them together.
+    fn plan_reads(&self, ids: &[SampleId]) -> crate::Result<Box<dyn PlannedReads>> {
+        let fits = |groups: &[Group]| self.engine.check_budget(groups).is_ok();
+        let reads = Arc::clone(&self.source).plan(ids, &fits)?;
+        match self.engine.check_budget(reads.groups()) {
+            Ok(()) => Ok(reads),
+            Err(bytes) => Err(self.engine.too_large(reads.groups(), bytes)),
+        }
+    }
+
+    /// Hands out the tickets of the batches of a window.
+    fn hand_out_batches(
+        &self,
+        batches: Vec<PlannedBatch>,
+        stages: Arc<WindowStages>,
+    ) -> Result<Arc<BatchWindow>, Ended> {
+        let mut assemblies = Vec::with_capacity(batches.len());
+        let mut first = 0;
+        for batch in batches {
+            let slots = first..first + batch.ids.len();
+            first = slots.end;
+            let is_empty = batch.ids.is_empty();
+            let PlannedBatch { number, own_positions, padding, global_positions, .. } = batch;
+            let place = BatchPlace {
+                number,
+                slots: slots.clone(),
+                positions: own_positions,
+                padding,
+                group_number: self.numbers.last(),
+            };
+            let (sender, receiver) = batch_channel(number, self.bell);
+            let assembly = BatchAssembly::new(&self.context, place, Arc::clone(&stages), sender);
+            let progress: Weak<dyn BatchProgress> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn BatchProgress>));
+            let trace = BatchTrace::new(Arc::clone(&stages), slots, progress);
+            self.hand_out(Ticket::Batch(PendingBatch { receiver, number, positions: global_positions, trace }))?;
+            if is_empty {
+                assembly.collate();
+            }
+            assemblies.push(assembly);
+        }
+        Ok(Arc::new(BatchWindow { batches: assemblies, stages, code: Arc::clone(&self.context.code) }))
+    }
+
+    /// Hands out the error that ends the epoch.
+    fn fail(&self, error: Error) -> Result<(), Ended> {
+        self.hand_out(Ticket::Failed(error))
+    }
+
+    /// Hands a ticket out, once the training loop has few enough batches ahead.
+    fn hand_out(&self, mut ticket: Ticket) -> Result<(), Ended> {
+        let (began, mut report_at) = (Instant::now(), self.stall_report);
+        loop {
+            match self.tickets.send_timeout(ticket, CANCEL_CHECK) {
+                Ok(()) => return Ok(()),
+                Err(SendTimeoutError::Disconnected(_)) => return Err(Ended),
+                Err(SendTimeoutError::Timeout(_)) if self.is_cancelled() => return Err(Ended),
+                Err(SendTimeoutError::Timeout(back)) => ticket = back,
+            }
+            // This is no stall of the loader: a loop may well do something else for an hour.
+            if began.elapsed() >= report_at {
+                report_at = report_at.saturating_mul(2);
+                tracing::info!(
+                    batches = self.tickets.len(),
+                    seconds = began.elapsed().as_secs_f64(),
+                    "the training loop takes no batch; so many are ahead of it"
+                );
+            }
+        }
+    }
+
+    /// Waits for the bytes of a group. Takes all of them at once, as they were checked, however the group is then read.
+    /// The batches of the group keep the bytes that are held until delivery; those that are held until the group is
+    /// decoded are returned.
+    fn hold(&self, bytes: GroupBytes, group: &Group, window: &BatchWindow) -> Result<Option<Arc<Permit>>, Ended> {
+        let are_items = bytes.until_decoded > 0;
+        let lasting = self.take(bytes.until_delivered, are_items)?;
+        let passing = self.take(bytes.until_decoded, false)?;
+        if let Some(lasting) = lasting {
+            window.batches_of(group).for_each(|batch| batch.hold(Arc::clone(&lasting) as _));
+        }
+        Ok(passing)
+    }
+
+    /// Takes bytes from the budget. There is no permit for none.
+    fn take(&self, bytes: u64, are_items: bool) -> Result<Option<Arc<Permit>>, Ended> {
+        if self.is_cancelled() {
+            return Err(Ended);
+        }
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let budget = &self.engine.budget;
+        let take = async || if are_items { budget.take_for_items(bytes).await } else { budget.take(bytes).await };
+        // This thread alone waits for this budget, so that it overtakes nobody.
+        if let Some(permit) = take().now_or_never() {
+            return Ok(Some(Arc::new(permit)));
+        }
+        self.status.enter(PlannerState::Budget);
+        let mut cancel = self.cancel.clone();
+        let permit = self.engine.bucket.io.handle().block_on(async {
+            tokio::select! {
+                permit = take() => Ok(permit),
+                _ = cancel.wait_for(|&cancelled| cancelled) => Err(Ended),
+            }
+        })?;
+        self.status.enter(PlannerState::Planning);
+        Ok(Some(Arc::new(permit)))
+    }
+}

@@ -1,0 +1,124 @@
+//! What the engine asks of a place that samples are read from. Each source is one file: [`bucket`](super::bucket) and
+//! [`cache_source`](super::cache_source).
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::assembly::BatchOutlook;
+use super::cache_session::CacheSession;
+use super::stages::{PlannerStatus, WindowStages};
+use super::window::BatchWindow;
+use crate::budget::Permit;
+use crate::io::Io;
+use crate::plan::Group;
+use crate::read::RawSample;
+use crate::sample::SampleId;
+use crate::{Error, Result};
+
+/// A place that samples are read from.
+#[async_trait]
+pub(crate) trait SampleSource: Send + Sync {
+    /// Cuts the samples of a window into groups; the index of an id is its slot. `fits` returns whether the memory
+    /// budget can ever hold these groups together.
+    ///
+    /// # Errors
+    /// The manifest no longer holds what it did.
+    fn plan(self: Arc<Self>, ids: &[SampleId], fits: &dyn Fn(&[Group]) -> bool) -> Result<Box<dyn PlannedReads>>;
+
+    /// Reads the one sample of a group. It must not wait for what another loader or process reads.
+    ///
+    /// # Errors
+    /// The sample can't be read.
+    async fn read_one(self: Arc<Self>, group: Group, number: u64, stages: &WindowStages) -> Result<RawSample>;
+}
+
+/// The reads of a window, as a source planned them.
+pub(crate) trait PlannedReads {
+    /// The groups in the order in which their reads are to be started.
+    fn groups(&self) -> &[Group];
+
+    /// Starts the read of the group with this index, whose bytes are held, and returns without waiting for it. `None`
+    /// if the epoch is cancelled. Each sample of the group either comes to `delivery` or is reported to it as lost,
+    /// unless the epoch is cancelled meanwhile.
+    fn start(&mut self, index: usize, delivery: Delivery, start: &ReadStart<'_>) -> Option<()>;
+}
+
+/// What the planning thread gives to a read that it starts.
+pub(crate) struct ReadStart<'a> {
+    pub(crate) numbers: &'a ReadNumbers,
+    pub(crate) planner: &'a PlannerStatus,
+    /// Bytes that the group holds of the memory budget.
+    pub(crate) held_bytes: u64,
+    /// Number of samples that the epoch has behind this group, as far as is known.
+    pub(crate) samples_left: u64,
+}
+
+/// Numbers the reads of an epoch in the order of delivery. Of the calls that wait, the one with the smallest number
+/// goes first.
+#[derive(Debug)]
+pub(crate) struct ReadNumbers(Cell<u64>);
+
+impl ReadNumbers {
+    /// Numbers that follow `last`.
+    pub(crate) fn after(last: u64) -> Self {
+        Self(Cell::new(last))
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        self.0.set(self.last() + 1);
+        self.last()
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// Where the samples of a group go.
+#[derive(Clone)]
+pub(crate) struct Delivery {
+    pub(crate) window: Arc<BatchWindow>,
+    /// Bytes of the memory budget that are given back once the group is decoded.
+    pub(crate) passing: Option<Arc<Permit>>,
+    pub(crate) cancel: watch::Receiver<bool>,
+    /// The cache that keeps a copy of what is read from elsewhere.
+    pub(crate) cache: Option<CacheSession>,
+}
+
+impl Delivery {
+    pub(crate) fn stages(&self) -> &WindowStages {
+        &self.window.stages
+    }
+
+    /// Delivers samples that were read, each with its slot.
+    pub(crate) fn deliver(&self, samples: Vec<(usize, RawSample)>) {
+        if let Some(cache) = &self.cache {
+            samples.iter().for_each(|(_, sample)| cache.put(sample));
+        }
+        self.deliver_cached(samples);
+    }
+
+    /// Delivers samples that came from the cache.
+    pub(crate) fn deliver_cached(&self, samples: Vec<(usize, RawSample)>) {
+        self.window.decode(samples, self.passing.as_ref());
+    }
+
+    /// Reports a sample that can't be read.
+    pub(crate) fn lose(&self, slot: usize, id: SampleId, error: Error) -> BatchOutlook {
+        self.window.batch(slot).lose(slot, id, error)
+    }
+}
+
+/// Runs a read on the network threads until it ends or the epoch is cancelled.
+pub(crate) fn spawn_read(io: &Io, mut cancel: watch::Receiver<bool>, read: impl Future<Output = ()> + Send + 'static) {
+    io.handle().spawn(async move {
+        tokio::select! {
+            () = read => {}
+            // An error, which means that the iterator was dropped, ends the read, too.
+            _ = cancel.wait_for(|&cancelled| cancelled) => {}
+        }
+    });
+}

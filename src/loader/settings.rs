@@ -1,0 +1,262 @@
+//! Settings of a loader, and what can be checked or derived from them alone.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::dataset::DatasetSource;
+use crate::budget::memory_limit;
+use crate::cache::Cache;
+use crate::engine::OnError;
+use crate::engine::wait_report::STALL_REPORT;
+use crate::pacing::{CallCaps, LEAST_RATE};
+use crate::plan::{PriceTable, Strategy};
+use crate::read::RangeSettings;
+use crate::sample::{LastBatch, Sampler, Sharding, Shuffle, WindowShuffle};
+use crate::store::Hedge;
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// Default memory budget in bytes: enough for composed objects of 100 MB to overlap, and little beside the memory of a
+/// training process.
+const MEMORY_BUDGET: u64 = 1 << 30;
+
+/// The default memory budget is at most this part of the memory that the process may use: the model and the rest of the
+/// program need the others.
+const MEMORY_LIMIT_PARTS: u64 = 4;
+
+/// Samples to have ahead by default, where the budget has room for them: what a bucket's 1,000 writes a second can
+/// compose in 4 s, since a slow compose takes nearly 3 s. A sample that is held costs some 200 bytes beside its own.
+const SAMPLES_AHEAD: usize = 65_536;
+
+/// Most batches ahead, whatever is set: the channel for them is allocated at once.
+const MAX_BATCHES_AHEAD: usize = 65_536;
+
+/// What a program sets; `None` stands for the default.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) batch_size: Option<usize>,
+    pub(crate) global_batch_size: Option<usize>,
+    pub(crate) shuffle: Option<Shuffle>,
+    pub(crate) windows: Option<WindowShuffle>,
+    pub(crate) sampler: Option<Box<dyn Sampler>>,
+    pub(crate) drop_last: Option<bool>,
+    pub(crate) pad_last: Option<bool>,
+    /// Rank and world size, or why a launcher did not set them.
+    pub(crate) shard: Result<(usize, usize), String>,
+    pub(crate) memory_budget: Option<u64>,
+    pub(crate) strategy: Strategy,
+    pub(crate) io_threads: Option<usize>,
+    pub(crate) decode_threads: Option<usize>,
+    pub(crate) prefetch: Option<usize>,
+    pub(crate) caps: CallCaps,
+    pub(crate) ranges: RangeSettings,
+    pub(crate) stall: Option<Duration>,
+    pub(crate) stall_report: Duration,
+    pub(crate) unordered: bool,
+    pub(crate) hedge: Option<Hedge>,
+    pub(crate) prices: Option<PriceTable>,
+    pub(crate) epoch_budget_usd: Option<f64>,
+    pub(crate) on_error: OnError,
+    pub(crate) audit: Option<PathBuf>,
+    pub(crate) cache: Option<Cache>,
+    /// The digest that the manifest must have.
+    pub(crate) manifest_digest: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            batch_size: None,
+            global_batch_size: None,
+            shuffle: None,
+            windows: None,
+            sampler: None,
+            drop_last: None,
+            pad_last: None,
+            shard: Ok((0, 1)),
+            memory_budget: None,
+            strategy: Strategy::default(),
+            io_threads: None,
+            decode_threads: None,
+            prefetch: None,
+            caps: CallCaps::default(),
+            ranges: RangeSettings::default(),
+            stall: None,
+            stall_report: STALL_REPORT,
+            unordered: false,
+            hedge: None,
+            prices: None,
+            epoch_budget_usd: None,
+            on_error: OnError::default(),
+            audit: None,
+            cache: None,
+            manifest_digest: None,
+        }
+    }
+}
+
+impl Settings {
+    /// The one sampler that was set, if one was.
+    ///
+    /// # Errors
+    /// Several samplers were set; the window of a shuffle is empty.
+    pub(crate) fn take_sampler(&mut self) -> Result<Option<Box<dyn Sampler>>> {
+        let (shuffle, windows, sampler) = (self.shuffle.take(), self.windows.take(), self.sampler.take());
+        let set =
+            [("shuffle", shuffle.is_some()), ("shuffle_window", windows.is_some()), ("sampler", sampler.is_some())];
+        let set: Vec<_> = set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
+        if set.len() > 1 {
+            return Err(Error::new(ErrorKind::Config, "an epoch can't be ordered in two ways")
+                .stage(Stage::Sample)
+                .mismatch("one of shuffle, shuffle_window and sampler", set.join(" and "))
+                .hint("leave out all but one"));
+        }
+        if let Some(windows) = &windows {
+            windows.check()?;
+        }
+        let shuffle = shuffle.map(|shuffle| Box::new(shuffle) as Box<dyn Sampler>);
+        let windows = windows.map(|windows| Box::new(windows) as Box<dyn Sampler>);
+        Ok(shuffle.or(windows).or(sampler))
+    }
+
+    fn last_batch(&self) -> Result<LastBatch> {
+        match (self.drop_last.unwrap_or(false), self.pad_last.unwrap_or(false)) {
+            (false, false) => Ok(LastBatch::Short),
+            (true, false) => Ok(LastBatch::Drop),
+            (false, true) => Ok(LastBatch::Pad),
+            (true, true) => Err(Error::new(ErrorKind::Config, "a last batch can't be left out and filled up")
+                .stage(Stage::Sample)
+                .mismatch("drop_last or pad_last", "both")
+                .hint("leave out one of them")),
+        }
+    }
+
+    pub(crate) fn sharding(&self) -> Result<Sharding> {
+        let (rank, world_size) = self.shard.clone().map_err(|reason| {
+            Error::new(ErrorKind::Config, "this process's rank can't be told")
+                .mismatch("a launcher's variables", reason)
+                .hint("start it with torchrun, srun or mpirun, or call .shard(rank, world_size)")
+        })?;
+        let sharding = match (self.batch_size, self.global_batch_size) {
+            (Some(_), Some(_)) => {
+                return Err(Error::new(ErrorKind::Config, "a batch can't have two sizes")
+                    .stage(Stage::Sample)
+                    .mismatch("batch_size or global_batch_size", "both")
+                    .hint("give batch_size the samples of one rank, or global_batch_size those of all ranks"));
+            }
+            (_, Some(samples)) => Sharding::global(samples, rank, world_size)?,
+            (batch_size, None) => Sharding::new(batch_size.unwrap_or(1), rank, world_size)?,
+        };
+        let sharding = sharding.last(self.last_batch()?);
+        sharding.check()?;
+        Ok(sharding)
+    }
+
+    /// Checks that the data are those that were expected. Without an expectation, warns of ranks that may have
+    /// different data.
+    pub(crate) fn check_digest(&self, source: &DatasetSource, sharding: &Sharding) -> Result<()> {
+        let manifest = &source.manifest;
+        let Some(expected) = &self.manifest_digest else {
+            let may_differ = sharding.world_size() > 1 && manifest.is_listed();
+            if may_differ && !source.told.ranks.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    prefix = %manifest.prefix(),
+                    ranks = sharding.world_size(),
+                    "each rank lists for itself: if anything is written in between, ranks order different data, and samples \
+                     are lost and repeated; load one saved manifest in all ranks (Manifest::save, Manifest::load), or confirm \
+                     each by .manifest_digest(..)"
+                );
+            }
+            return Ok(());
+        };
+        manifest.complete()?;
+        let digest = manifest.digest().to_string();
+        if !expected.trim().eq_ignore_ascii_case(&digest) {
+            return Err(Error::new(ErrorKind::Config, "the data are not those that were expected")
+                .stage(Stage::Manifest)
+                .object(manifest.prefix())
+                .mismatch(format_args!("a manifest of digest {expected}"), digest)
+                .hint("something was added, removed, overwritten or filtered otherwise: give all ranks one saved manifest"));
+        }
+        Ok(())
+    }
+
+    /// Number of batches to have ahead of the training loop, by the setting or by default.
+    pub(crate) fn batches_ahead(&self, batch_size: u64) -> usize {
+        let default = || (SAMPLES_AHEAD / batch_size as usize).clamp(4, 16_384);
+        self.prefetch.unwrap_or_else(default).min(MAX_BATCHES_AHEAD)
+    }
+
+    /// Threads that decode, by the setting or by default.
+    pub(crate) fn decode_threads(&self) -> usize {
+        self.decode_threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from))
+    }
+
+    /// The memory budget in bytes, by the setting or by default.
+    pub(crate) fn memory_budget(&self) -> u64 {
+        self.memory_budget.unwrap_or_else(default_memory_budget)
+    }
+
+    /// Checks numbers that no loader can work with.
+    ///
+    /// # Errors
+    /// The first of them, by its name.
+    pub(crate) fn check_numbers(&self) -> Result<()> {
+        let zero = |what: &str, wanted: &str, got: &str, hint: &str| {
+            Err(Error::new(ErrorKind::Config, format!("{what} can't be 0")).mismatch(wanted, got).hint(hint))
+        };
+        let part_size = usize::try_from(self.ranges.min_part_size).unwrap_or(usize::MAX);
+        for (what, value) in [
+            ("io_threads", self.io_threads),
+            ("decode_threads", self.decode_threads),
+            ("prefetch", self.prefetch),
+            ("concurrency", self.caps.at_once),
+            ("min_part_size", Some(part_size)),
+            ("max_streams", Some(self.ranges.max_streams)),
+        ] {
+            if value == Some(0) {
+                return zero(what, "at least 1", "0", "leave it out for a value that suits this machine");
+            }
+        }
+        for (what, rate) in [
+            ("max_reads_per_second", self.caps.reads_per_second),
+            ("max_writes_per_second", self.caps.writes_per_second),
+        ] {
+            if rate.is_some_and(|rate| rate.is_nan() || rate < LEAST_RATE) {
+                return Err(Error::new(ErrorKind::Config, format!("{what} is too little to get on with"))
+                    .mismatch(format_args!("at least {LEAST_RATE}"), format_args!("{rate:?}"))
+                    .hint("leave it out for what the service takes"));
+            }
+        }
+        if self.stall.is_some_and(|wait| wait.is_zero()) {
+            return zero("stall_timeout", "the longest wait for bytes", "none at all", "leave it out for 10 s");
+        }
+        if self.stall_report.is_zero() {
+            return zero(
+                "stall_report",
+                "the longest wait without a log message",
+                "none at all",
+                "leave it out for 30 s",
+            );
+        }
+        if self.memory_budget == Some(0) {
+            let hint = "give it the bytes that loading may take, such as 1 << 30";
+            return zero("memory_budget", "at least 1", "0", hint);
+        }
+        Ok(())
+    }
+}
+
+/// The memory budget where none is set.
+fn default_memory_budget() -> u64 {
+    let Some((limit, of)) = memory_limit() else { return MEMORY_BUDGET };
+    let share = (limit / MEMORY_LIMIT_PARTS).max(1);
+    if share < MEMORY_BUDGET {
+        tracing::info!(
+            memory_budget = share,
+            limit,
+            "the memory budget is a quarter of {of}; set another by memory_budget"
+        );
+    }
+    share.min(MEMORY_BUDGET)
+}
