@@ -280,9 +280,12 @@ mod tests {
     #[test]
     fn a_buffer_that_outlives_its_pool_is_freed() {
         let buffers = Buffers::new(1 << 20, Gauge::default());
-        let bytes = buffers.take(100 * KIB).unwrap().freeze();
+        let mut buffer = buffers.take(100 * KIB).unwrap();
+        buffer.extend(b"meow");
+        let (bytes, home) = (buffer.freeze(), Arc::downgrade(&buffers));
         drop(buffers);
-        drop(bytes);
+        assert_eq!(home.strong_count(), 0, "bytes in use keep no free buffers");
+        assert_eq!(&bytes[..], b"meow");
     }
 
     #[test]

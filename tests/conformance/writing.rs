@@ -97,7 +97,7 @@ pub(super) async fn put_if_generation(t: Target) -> Result<()> {
 }
 
 pub(super) async fn large_objects(t: Target) -> Result<()> {
-    // In pieces: whole ones, and a last one that is short.
+    // Objects that are uploaded in pieces: whole ones, and a shorter last one.
     for len in [16 << 20, (16 << 20) + 12_345] {
         let data = telling("large", len);
         let mut put = t.put_request("large", data.clone());
@@ -128,11 +128,8 @@ pub(super) async fn copies_have_the_bytes_and_metadata_of_their_source(t: Target
 pub(super) async fn copy_of_a_generation(t: Target) -> Result<()> {
     let old = t.put("o", "meow").await?;
     let new = t.put("o", "purr").await?;
-    refused(
-        t.client.copy(&t.copy_request("o", old.generation, "copy"), &old).await,
-        &[ErrorKind::NotFound],
-        &t.name("copy"),
-    )?;
+    // The error names the source or the destination.
+    refused(t.client.copy(&t.copy_request("o", old.generation, "copy"), &old).await, &[ErrorKind::NotFound], &t.root)?;
     ensure!(!t.exists("copy").await?);
     t.client.copy(&t.copy_request("o", None, "copy"), &new).await?;
     ensure!(t.read("copy").await? == b"purr");
@@ -328,7 +325,7 @@ pub(super) async fn compose_of_a_missing_source_is_refused(t: Target) -> Result<
 
 pub(super) async fn compose_of_another_generation_is_refused(t: Target) -> Result<()> {
     let old = t.put("source", "meow").await?;
-    // The same bytes, so that nothing but the generation can tell.
+    // The same bytes, so that only the generation differs.
     t.put("source", "meow").await?;
     let answer = t.compose_once(&t.compose_request("joined", &[&old], b"meow")).await;
     refused(answer, &[ErrorKind::NotFound, ErrorKind::Precondition], &t.root)?;
