@@ -132,7 +132,7 @@ fn judge(object: ObjectRef<'_>, now: SystemTime, older_than: Duration) -> RunVer
     }
     // A lease that can't be read is as good as none: then only its age speaks, and that was asked above.
     let expired = lease.parse().map_or(true, |seconds| age > Duration::from_secs(seconds));
-    let lives = metadata.get(key::PROCESS).and_then(|identity| process::lives(identity));
+    let lives = metadata.get(key::PROCESS).and_then(|identity| process::is_alive(identity));
     // Seeing the process beats the lease, which is for those who can't.
     if lives.unwrap_or(!expired) { RunVerdict::Living } else { RunVerdict::Dead }
 }

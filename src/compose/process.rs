@@ -1,29 +1,27 @@
-//! The process around it: its identity, its end, and the signals that ask for it.
+//! The identity of this process, and what happens at its end.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
-use super::temporary;
 use crate::os;
-use crate::{Error, ErrorKind, Result};
 
-/// What tells this process from every other, on this machine and on others: boot, PID namespace, PID and start time.
-/// Two of them with the same first part can see whether the other lives. Of a process whose place or start the system
-/// doesn't tell, nobody can.
+/// The identity of this process among all processes of all machines: boot, PID namespace, PID and start time. Two
+/// processes with the same boot and namespace can see whether the other lives. Where the system reports no boot, namespace
+/// or start time, no other process can see that.
 pub(crate) fn identity() -> &'static str {
     static IDENTITY: LazyLock<String> = LazyLock::new(|| {
         let pid = std::process::id();
-        match started(pid) {
-            Ok(Some(start)) => format!("{}/{pid}/{start}", place()),
+        match start_time(pid) {
+            Ok(Some(start)) => format!("{}/{pid}/{start}", pid_namespace()),
             _ => format!("/{pid}/{:016x}", rand::random::<u64>()),
         }
     });
     &IDENTITY
 }
 
-/// Where PIDs mean the same: one boot of one machine, one PID namespace. Empty where the system doesn't tell.
-fn place() -> String {
+/// The boot and the PID namespace, within which a PID means one process. Empty where the system doesn't report them.
+fn pid_namespace() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     match (boot.trim(), namespace.to_string_lossy()) {
@@ -33,17 +31,18 @@ fn place() -> String {
     }
 }
 
-/// When a process began, in ticks since the boot; `None` if there surely is none of that number.
-fn started(pid: u32) -> std::io::Result<Option<u64>> {
+/// The start time of a process in ticks since the boot; `None` if there certainly is no process of this PID.
+fn start_time(pid: u32) -> std::io::Result<Option<u64>> {
     let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        // Systems that hide other users' processes say the same of those, and hide the first of all then, too.
+        // Systems that hide the processes of other users hide process 1, too; then the absence means nothing.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return std::fs::read_to_string("/proc/1/stat").map(|_| None);
         }
         Err(error) => return Err(error),
     };
-    // The name in parentheses may hold anything, so count from its end: state is the first, start the twentieth.
+    // The name in parentheses may contain anything. Counted from its end, the state is the first field and the start time
+    // the twentieth.
     let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
     if fields.next() == Some("Z") {
         return Ok(None);
@@ -52,106 +51,54 @@ fn started(pid: u32) -> std::io::Result<Option<u64>> {
     start.map(Some).ok_or_else(|| std::io::Error::other("no start time in the process's stat"))
 }
 
-/// Whether the process of that identity lives; `None` if that can't be seen from here.
-pub(crate) fn lives(identity: &str) -> Option<bool> {
+/// Whether the process of this identity lives; `None` if this process can't see that.
+pub(crate) fn is_alive(identity: &str) -> Option<bool> {
     let mut parts = identity.rsplitn(3, '/');
-    let (start, pid, there) = (parts.next()?, parts.next()?, parts.next()?);
-    if there.is_empty() || there != place() {
+    let (start, pid, namespace) = (parts.next()?, parts.next()?, parts.next()?);
+    if namespace.is_empty() || namespace != pid_namespace() {
         return None;
     }
     let (pid, start): (u32, u64) = (pid.parse().ok()?, start.parse().ok()?);
-    Some(started(pid).ok()? == Some(start))
+    Some(start_time(pid).ok()? == Some(start))
 }
 
-/// Whether a signal is about to end the process.
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// Whether a signal is ending the process.
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
 
-/// How long a signal waits for temporaries to be deleted before it ends the process all the same.
-const ON_SIGNAL: Duration = Duration::from_secs(20);
+/// How long a signal waits for temporary objects to be deleted before it ends the process anyway.
+pub(crate) const SIGNAL_GRACE: Duration = Duration::from_secs(20);
 
-/// On SIGINT and SIGTERM: deletes every temporary object of this process (20 seconds at most), then ends it with code
-/// 130 or 143. A second signal ends it at once. Programs with a handler of their own call
-/// [`wait_for_temporaries`](crate::compose::wait_for_temporaries) after dropping their loaders instead.
-///
-/// # Errors
-/// The system lets no handler be set, or no thread be started.
-pub fn clean_up_on_signals() -> Result<()> {
-    let failed = |error: std::io::Error| {
-        Error::new(ErrorKind::Io, "the handler of SIGINT and SIGTERM could not be set up").with_source(error)
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
-    let (interrupt, terminate) = {
-        use tokio::signal::unix::{SignalKind, signal};
-        let _context = runtime.enter();
-        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?)
-    };
-    let watch = async move |mut interrupt: tokio::signal::unix::Signal, mut terminate: tokio::signal::unix::Signal| {
-        let mut next = async || {
-            tokio::select! {
-                _ = interrupt.recv() => 130,
-                _ = terminate.recv() => 143,
-            }
-        };
-        let code = next().await;
-        ENDING.store(true, Ordering::SeqCst);
-        tracing::info!("ending on a signal: deleting temporary objects");
-        let close = move || {
-            let left = temporary::close(ON_SIGNAL).objects;
-            if !left.is_empty() {
-                tracing::error!(count = left.len(), "temporary objects are left: run `dataflux clean` on the bucket");
-            }
-            flush();
-            end(code);
-        };
-        if std::thread::Builder::new().name("dataflux-closing".into()).spawn(close).is_err() {
-            end(code);
-        }
-        end(next().await)
-    };
-    std::thread::Builder::new()
-        .name("dataflux-signals".into())
-        .spawn(move || runtime.block_on(watch(interrupt, terminate)))
-        .map_err(failed)?;
-    Ok(())
-}
-
-/// Writes out what standard output holds, unless somebody else holds that: no signal waits for a lock.
-fn flush() {
-    let (done, wait) = std::sync::mpsc::channel();
-    let flush = move || {
-        use std::io::Write;
-        let _ = std::io::stdout().flush();
-        let _ = done.send(());
-    };
-    if std::thread::Builder::new().spawn(flush).is_ok() {
-        let _ = wait.recv_timeout(Duration::from_millis(100));
-    }
+/// Records that a signal is ending the process, so that an ordinary exit leaves the exit code to the signal.
+pub(crate) fn begin_ending() {
+    IS_ENDING.store(true, Ordering::SeqCst);
 }
 
 /// Ends the process without the clean-up of C libraries, which other threads may still be using: libtorch is known to
-/// crash in it, and a crash would hide the exit code. Everything of this crate is done by then.
-fn end(code: i32) -> ! {
+/// crash in it, and a crash would hide the exit code. This crate has no work left by then.
+pub(crate) fn end(code: i32) -> ! {
     os::exit_now(code)
 }
 
-/// Has `run` called when the process ends normally: main returns, or `exit` is called.
+/// Calls `run` when the process ends normally: main returns, or the program calls `exit`.
 pub(crate) fn at_exit(run: fn()) {
-    static RUN: std::sync::OnceLock<(fn(), u32)> = std::sync::OnceLock::new();
-    /// Uses statics alone, which Rust never destroys, and threads, which run on while exit handlers do.
+    static RUN: OnceLock<(fn(), u32)> = OnceLock::new();
+
+    /// Uses only statics, which Rust never destroys, and threads, which keep running while exit handlers do.
     extern "C" fn call() {
         if let Some((run, pid)) = RUN.get() {
-            // A fork inherits the handler and none of the threads that could do the work.
+            // A fork inherits the handler, but none of the threads that could do the work.
             if *pid != std::process::id() {
                 return;
             }
             // A panic must not cross into C.
             let _ = std::panic::catch_unwind(run);
         }
-        if ENDING.load(Ordering::SeqCst) {
-            // Main ended first, of the error that closing made of its next batch. The code is the signal's to choose.
-            std::thread::sleep(ON_SIGNAL);
+        if IS_ENDING.load(Ordering::SeqCst) {
+            // Main ended first, because closing made its next batch an error. The signal's thread sets the exit code.
+            std::thread::sleep(SIGNAL_GRACE);
         }
     }
+
     if RUN.set((run, std::process::id())).is_ok()
         && let Err(error) = os::at_exit(call)
     {
@@ -165,16 +112,16 @@ mod tests {
 
     #[test]
     fn sees_itself_alive_and_a_past_process_dead() {
-        assert_eq!(lives(identity()), Some(true));
+        assert_eq!(is_alive(identity()), Some(true));
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
-        let then = started(pid).unwrap().unwrap_or(1);
+        let then = start_time(pid).unwrap().unwrap_or(1);
         child.wait().unwrap();
-        assert_eq!(lives(&format!("{}/{pid}/{then}", place())), Some(false));
+        assert_eq!(is_alive(&format!("{}/{pid}/{then}", pid_namespace())), Some(false));
         // The number may have gone to another process: then the start time differs.
-        assert_eq!(lives(&format!("{}/{}/1", place(), std::process::id())), Some(false));
-        assert_eq!(lives("another-boot+pid:[1]/1/1"), None);
-        assert_eq!(lives("nonsense"), None);
-        assert_eq!(lives("/1/1"), None);
+        assert_eq!(is_alive(&format!("{}/{}/1", pid_namespace(), std::process::id())), Some(false));
+        assert_eq!(is_alive("another-boot+pid:[1]/1/1"), None);
+        assert_eq!(is_alive("nonsense"), None);
+        assert_eq!(is_alive("/1/1"), None);
     }
 }
