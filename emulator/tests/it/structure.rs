@@ -54,7 +54,7 @@ fn collect_paths<'a>(tree: &'a str, prefix: &str, paths: &mut Vec<String>) -> &'
     rest
 }
 
-/// The module that a path names, or in which the item lies that it names.
+/// The module that a path names, or that defines the item that it names.
 fn module_of<'a>(path: &str, modules: &'a BTreeMap<String, String>) -> Option<&'a str> {
     let mut path = path;
     loop {
@@ -86,7 +86,7 @@ fn arrows(modules: &BTreeMap<String, String>) -> Arrows {
     arrows
 }
 
-/// The same arrows between folders; a file outside of folders counts as one.
+/// The arrows between folders. A file outside of all folders counts as a folder.
 fn folder_arrows(arrows: &Arrows) -> Arrows {
     let folder = |module: &str| module.split('/').next().unwrap().to_owned();
     let mut folders = Arrows::new();
@@ -98,7 +98,7 @@ fn folder_arrows(arrows: &Arrows) -> Arrows {
     folders
 }
 
-/// A circle, if there is one. Removes modules that use no others until only those on a way to a circle are left.
+/// A circle, if there is one. Removes modules that use no other modules until each module left leads to a circle.
 fn find_circle(arrows: &Arrows) -> Option<Vec<String>> {
     let mut left = arrows.clone();
     loop {
