@@ -1,6 +1,9 @@
 //! The calls that upload objects: in one request (`media`, `multipart`), and in many (`resumable`).
 
-use std::sync::{Arc, Mutex};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use serde_json::Map;
@@ -151,8 +154,7 @@ pub(crate) fn continue_session(state: &EmulatorState, request: &ReceivedRequest)
     }
 
     if let Some(bytes) = range.bytes {
-        let (first, last) = bytes.into_inner();
-        if let Some(piece) = accept_chunk(request, first, last, *stored, final_size)? {
+        if let Some(piece) = accept_chunk(request, bytes, *stored, final_size)? {
             *stored += piece.len() as u64;
             pieces.push(piece);
         }
@@ -188,14 +190,14 @@ fn sent_range(request: &ReceivedRequest) -> Result<ContentRange, Refusal> {
     }
 }
 
-/// Checks a chunk of the bytes `first` to `last` (inclusive), and returns those of its bytes that are new.
+/// Checks a chunk, which covers `bytes` of the object, and returns the part of it that is not stored yet.
 fn accept_chunk(
     request: &ReceivedRequest,
-    first: u64,
-    last: u64,
+    bytes: RangeInclusive<u64>,
     stored: u64,
     final_size: Option<u64>,
 ) -> Result<Option<Bytes>, Refusal> {
+    let (first, last) = bytes.into_inner();
     let length = request.body.len() as u64;
     let announced = last - first + 1;
     if request.is_complete && length != announced {
