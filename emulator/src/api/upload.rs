@@ -153,11 +153,11 @@ pub(crate) fn continue_session(state: &EmulatorState, request: &ReceivedRequest)
         return Err(Refusal::invalid(format!("The upload has {size} bytes in all and not {reached} or more.")));
     }
 
-    if let Some(bytes) = range.bytes {
-        if let Some(piece) = accept_chunk(request, bytes, *stored, final_size)? {
-            *stored += piece.len() as u64;
-            pieces.push(piece);
-        }
+    if let Some(bytes) = range.bytes
+        && let Some(piece) = accept_chunk(request, bytes, *stored, final_size)?
+    {
+        *stored += piece.len() as u64;
+        pieces.push(piece);
     }
 
     if request.is_complete && final_size == Some(*stored) {

@@ -108,7 +108,9 @@ fn find_circle(arrows: &Arrows) -> Option<Vec<String>> {
             break;
         }
         left.retain(|module, _| !done.contains(module));
-        left.values_mut().for_each(|used| used.retain(|target| !done.contains(target)));
+        for used in left.values_mut() {
+            used.retain(|target| !done.contains(target));
+        }
     }
 
     let mut path = vec![left.keys().next()?.clone()];
