@@ -222,7 +222,8 @@ impl CacheSource {
         for ((slice, hit), bytes) in slices.into_iter().zip(hits).zip(found) {
             match bytes {
                 Some(bytes) => {
-                    samples.push((slice.slot, RawSample::verified_before(&origin, slice.id, hit.entry, bytes)))
+                    let sample = RawSample::verified_before(&origin, slice.id, hit.entry, bytes);
+                    samples.push((slice.slot, sample));
                 }
                 None => missed.push(slice),
             }

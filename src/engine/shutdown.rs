@@ -212,58 +212,50 @@ pub(crate) fn close_epoch(epoch: &EpochShutdown, end: impl FnOnce(), within: Dur
     let before = epoch.leftovers();
     end();
     wait.for_epoch(epoch, before);
-    wait.closed.log()
+    wait.finish()
 }
 
-/// A loader that is being closed, apart from its epochs.
-pub(crate) struct ClosingLoader<EndDecoders, EndIo> {
-    pub(crate) decode_threads: Vec<JoinHandle<()>>,
-    /// Ends the decode threads.
-    pub(crate) end_decoders: EndDecoders,
-    /// Ends the network threads within the time that is left. Returns how many have ended, and how many have not.
-    pub(crate) end_io: EndIo,
-}
-
-/// Ends a loader: first its epochs, then its decode threads, then its network threads.
-pub(crate) fn close_loader(
-    live: &LiveEpochs,
-    loader: ClosingLoader<impl FnOnce(), impl FnOnce(Duration) -> (u64, u64)>,
-    within: Duration,
-) -> Closed {
-    let mut wait = ShutdownWait::new(within);
-    live.is_closing.store(true, Ordering::SeqCst);
-    let epochs = std::mem::take(&mut *lock(&live.epochs));
-    let before: Vec<_> = epochs.iter().map(|epoch| epoch.leftovers()).collect();
-    // All epochs are cancelled before the first one is waited for.
-    for epoch in &epochs {
-        epoch.cancel();
-    }
-    for (epoch, before) in epochs.iter().zip(before) {
-        wait.for_epoch(epoch, before);
-    }
-    wait.join(std::mem::take(&mut *lock(&live.threads)));
-    (loader.end_decoders)();
-    wait.join(loader.decode_threads);
-    let (ended, left) = (loader.end_io)(wait.time_left());
-    wait.closed.threads_joined += ended;
-    wait.closed.threads_left += left;
-    wait.closed.log()
-}
-
-struct ShutdownWait {
+/// Waits for the parts of a loader or an epoch to end, and counts them.
+pub(crate) struct ShutdownWait {
     deadline: Instant,
     closed: Closed,
 }
 
 impl ShutdownWait {
-    fn new(within: Duration) -> Self {
+    pub(crate) fn new(within: Duration) -> Self {
         let now = Instant::now();
         // If the clock can't express the deadline, a day stands for an endless wait.
         let deadline = now.checked_add(within).unwrap_or_else(|| now + Duration::from_secs(86_400));
         Self { deadline, closed: Closed::default() }
     }
 
-    fn time_left(&self) -> Duration {
+    /// Cancels the epochs of a loader, and waits until nothing is left of them and of their threads.
+    pub(crate) fn end_epochs(&mut self, live: &LiveEpochs) {
+        live.is_closing.store(true, Ordering::SeqCst);
+        let epochs = std::mem::take(&mut *lock(&live.epochs));
+        let before: Vec<_> = epochs.iter().map(|epoch| epoch.leftovers()).collect();
+        // All epochs are cancelled before the first one is waited for.
+        for epoch in &epochs {
+            epoch.cancel();
+        }
+        for (epoch, before) in epochs.iter().zip(before) {
+            self.for_epoch(epoch, before);
+        }
+        self.join(std::mem::take(&mut *lock(&live.threads)));
+    }
+
+    /// Counts threads that were ended elsewhere, or could not be.
+    pub(crate) fn count_threads(&mut self, threads: usize, have_ended: bool) {
+        let counter = if have_ended { &mut self.closed.threads_joined } else { &mut self.closed.threads_left };
+        *counter += threads as u64;
+    }
+
+    /// What has ended, and what is left, which is logged.
+    pub(crate) fn finish(self) -> Closed {
+        self.closed.log()
+    }
+
+    pub(crate) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
@@ -280,7 +272,8 @@ impl ShutdownWait {
         self.closed.temporaries_deleted += before.temporaries.saturating_sub(temporaries_left);
     }
 
-    fn join(&mut self, threads: Vec<JoinHandle<()>>) {
+    /// Waits for threads that are about to end.
+    pub(crate) fn join(&mut self, threads: Vec<JoinHandle<()>>) {
         let own = std::thread::current().id();
         for thread in threads {
             // User code on a thread of the loader may be what closes it.

@@ -96,7 +96,9 @@ impl Delivery {
     /// Delivers samples that were read, each with its slot.
     pub(crate) fn deliver(&self, samples: Vec<(usize, RawSample)>) {
         if let Some(cache) = &self.cache {
-            samples.iter().for_each(|(_, sample)| cache.put(sample));
+            for (_, sample) in &samples {
+                cache.put(sample);
+            }
         }
         self.deliver_cached(samples);
     }

@@ -104,7 +104,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// samples are lost and repeated. So give all ranks one saved manifest, or confirm what each has listed by
     /// [`manifest_digest`](Self::manifest_digest). A warning is logged if neither is done.
     pub fn shard(mut self, rank: usize, world_size: usize) -> Self {
-        self.settings.shard = Ok((rank, world_size));
+        self.settings.shard = Some(Ok((rank, world_size)));
         self
     }
 
@@ -114,7 +114,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// the other to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)). Without
     /// any of these pairs `build` returns an error: a program of a single process leaves this call out.
     pub fn shard_from_env(mut self) -> Self {
-        self.settings.shard = shard(|name| std::env::var(name).ok());
+        self.settings.shard = Some(shard(|name| std::env::var(name).ok()));
         self
     }
 
@@ -255,7 +255,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// the batch is waiting for, with the figures that show why, and again each time that the wait has doubled.
     /// [`EpochStats::waited_for`](crate::loader::EpochStats::waited_for) has the sums.
     pub fn stall_report(mut self, after: Duration) -> Self {
-        self.settings.stall_report = after;
+        self.settings.stall_report = Some(after);
         self
     }
 

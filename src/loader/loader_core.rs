@@ -17,7 +17,8 @@ use crate::engine::cache_session::CacheSession;
 use crate::engine::decode_pool::{self, DecodePool};
 use crate::engine::pipeline::Engine;
 use crate::engine::sample_code::SampleCode;
-use crate::engine::shutdown::{ClosingLoader, LiveEpochs, close_loader};
+use crate::engine::shutdown::{LiveEpochs, ShutdownWait};
+use crate::engine::wait_report::STALL_REPORT;
 use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::metrics::Counts;
@@ -283,7 +284,7 @@ impl LoaderCore {
             sampling: Arc::clone(&self.sampling),
             global_batch_size: self.settings.global_batch_size,
             prefetch: self.settings.batches_ahead(self.sharding.batch_size()),
-            stall_report: self.settings.stall_report,
+            stall_report: self.settings.stall_report.unwrap_or(STALL_REPORT),
             unordered: self.settings.unordered,
             audit: self.audit.clone(),
             resumed: self.resumed.clone(),
@@ -309,18 +310,17 @@ impl LoaderCore {
         let Self { engine, decode_threads, live, settings, .. } = self;
         let (jobs, io) = (engine.jobs.clone(), Arc::clone(&engine.bucket.io));
         drop(engine);
-        let threads = decode_threads.len();
-        let end_decoders = move || {
-            for _ in 0..threads {
-                // The channel is closed if all threads have ended already.
-                let _ = jobs.send(DecodeJob::End);
-            }
-        };
-        let end_io = |within| match settings.io_threads.map(|threads| (threads as u64, io.close(within))) {
-            None => (0, 0),
-            Some((threads, true)) => (threads, 0),
-            Some((threads, false)) => (0, threads),
-        };
-        close_loader(&live, ClosingLoader { decode_threads, end_decoders, end_io }, within)
+        let mut wait = ShutdownWait::new(within);
+        wait.end_epochs(&live);
+        for _ in &decode_threads {
+            // The channel is closed if all threads have ended already.
+            let _ = jobs.send(DecodeJob::End);
+        }
+        wait.join(decode_threads);
+        if let Some(threads) = settings.io_threads {
+            let have_ended = io.close(wait.time_left());
+            wait.count_threads(threads, have_ended);
+        }
+        wait.finish()
     }
 }

@@ -8,7 +8,6 @@ use super::dataset::DatasetSource;
 use crate::budget::memory_limit;
 use crate::cache::Cache;
 use crate::engine::OnError;
-use crate::engine::wait_report::STALL_REPORT;
 use crate::pacing::{CallCaps, LEAST_RATE};
 use crate::plan::{PriceTable, Strategy};
 use crate::read::RangeSettings;
@@ -32,7 +31,7 @@ const SAMPLES_AHEAD: usize = 65_536;
 const MAX_BATCHES_AHEAD: usize = 65_536;
 
 /// What a program sets; `None` stands for the default.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) batch_size: Option<usize>,
     pub(crate) global_batch_size: Option<usize>,
@@ -42,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) drop_last: Option<bool>,
     pub(crate) pad_last: Option<bool>,
     /// Rank and world size, or why a launcher did not set them.
-    pub(crate) shard: Result<(usize, usize), String>,
+    pub(crate) shard: Option<Result<(usize, usize), String>>,
     pub(crate) memory_budget: Option<u64>,
     pub(crate) strategy: Strategy,
     pub(crate) io_threads: Option<usize>,
@@ -51,7 +50,7 @@ pub(crate) struct Settings {
     pub(crate) caps: CallCaps,
     pub(crate) ranges: RangeSettings,
     pub(crate) stall: Option<Duration>,
-    pub(crate) stall_report: Duration,
+    pub(crate) stall_report: Option<Duration>,
     pub(crate) unordered: bool,
     pub(crate) hedge: Option<Hedge>,
     pub(crate) prices: Option<PriceTable>,
@@ -61,38 +60,6 @@ pub(crate) struct Settings {
     pub(crate) cache: Option<Cache>,
     /// The digest that the manifest must have.
     pub(crate) manifest_digest: Option<String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            batch_size: None,
-            global_batch_size: None,
-            shuffle: None,
-            windows: None,
-            sampler: None,
-            drop_last: None,
-            pad_last: None,
-            shard: Ok((0, 1)),
-            memory_budget: None,
-            strategy: Strategy::default(),
-            io_threads: None,
-            decode_threads: None,
-            prefetch: None,
-            caps: CallCaps::default(),
-            ranges: RangeSettings::default(),
-            stall: None,
-            stall_report: STALL_REPORT,
-            unordered: false,
-            hedge: None,
-            prices: None,
-            epoch_budget_usd: None,
-            on_error: OnError::default(),
-            audit: None,
-            cache: None,
-            manifest_digest: None,
-        }
-    }
 }
 
 impl Settings {
@@ -132,7 +99,7 @@ impl Settings {
     }
 
     pub(crate) fn sharding(&self) -> Result<Sharding> {
-        let (rank, world_size) = self.shard.clone().map_err(|reason| {
+        let (rank, world_size) = self.shard.clone().unwrap_or(Ok((0, 1))).map_err(|reason| {
             Error::new(ErrorKind::Config, "this process's rank can't be told")
                 .mismatch("a launcher's variables", reason)
                 .hint("start it with torchrun, srun or mpirun, or call .shard(rank, world_size)")
@@ -231,7 +198,7 @@ impl Settings {
         if self.stall.is_some_and(|wait| wait.is_zero()) {
             return zero("stall_timeout", "the longest wait for bytes", "none at all", "leave it out for 10 s");
         }
-        if self.stall_report.is_zero() {
+        if self.stall_report.is_some_and(|after| after.is_zero()) {
             return zero(
                 "stall_report",
                 "the longest wait without a log message",
