@@ -1,4 +1,4 @@
-//! The byte budget: how much may be held from the socket to the batch.
+//! The memory budget: how many bytes may be held from the socket to the batch.
 
 mod limit;
 
@@ -9,13 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use limit::memory_limit;
 
-/// Bytes are counted in these, so that a budget of terabytes fits the semaphore's 32 bits a call.
+/// The unit in which bytes are counted, so that a budget of terabytes fits the 32 bits of a call of the semaphore.
 const UNIT: u64 = 1024;
 
-/// Bytes that may be held at once. Waiters are served in the order in which they asked, so that no later group can
+/// A limit on the bytes that are held at once. Waiters are served in the order in which they asked, so no later group can
 /// take the bytes that an earlier one waits for.
 ///
-/// What alone is more than the whole budget is held beside it, one such thing at a time.
+/// A request for more than the whole budget is granted outside of it, one at a time.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     units: u32,
@@ -25,7 +25,7 @@ pub(crate) struct Budget {
     items: Gauge,
 }
 
-/// Bytes held of all budgets that were made with it.
+/// The number of bytes held of all budgets that were made with it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gauge(Arc<AtomicU64>);
 
@@ -34,7 +34,7 @@ impl Gauge {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Counts `after` bytes where `before` were counted.
+    /// Counts `after` bytes instead of `before`.
     pub(crate) fn replace(&self, before: u64, after: u64) {
         if after >= before {
             self.0.fetch_add(after - before, Ordering::SeqCst);
@@ -44,24 +44,24 @@ impl Gauge {
     }
 }
 
-/// Bytes taken from a [`Budget`]; dropping it gives them back.
+/// Bytes taken from a [`Budget`]. Dropping the permit gives them back.
 #[derive(Debug)]
 pub(crate) struct Permit {
     units: OwnedSemaphorePermit,
     bytes: u64,
     held: Gauge,
-    /// Where they are counted, too, if they are items.
+    /// Where the bytes are counted as well, if they are for items.
     items: Option<Gauge>,
 }
 
 impl Permit {
-    /// The part of it that `bytes` of them need, to be given back by itself: at most what there is.
+    /// Splits off a permit for `bytes`, or for all bytes if there are fewer, which is given back separately.
     pub(crate) fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        // What stays must cover what it is for, so that a part may be of no unit.
+        // The units that stay must cover the bytes that stay, so a split-off permit may have no unit.
         let spare = (self.units.num_permits() as u64).saturating_sub(self.bytes.div_ceil(UNIT));
-        let units = self.units.split(spare as usize).expect("no more is taken than there is");
+        let units = self.units.split(spare as usize).expect("no more units are split off than there are");
         Self { units, bytes, held: self.held.clone(), items: self.items.clone() }
     }
 }
@@ -87,17 +87,17 @@ impl Budget {
         }
     }
 
-    /// Bytes held of this budget that are items, which decoders make of the bytes that were read.
+    /// The bytes of this budget that are held for items, which decoders make from the bytes that were read.
     pub(crate) fn items(&self) -> Gauge {
         self.items.clone()
     }
 
-    /// Bytes of the whole budget.
+    /// The whole budget in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         u64::from(self.units) * UNIT
     }
 
-    /// Whether `bytes` alone are more than the whole budget.
+    /// Whether `bytes` are more than the whole budget.
     fn is_oversize(&self, bytes: u64) -> bool {
         bytes.div_ceil(UNIT) > u64::from(self.units)
     }
@@ -105,7 +105,7 @@ impl Budget {
     /// Waits for `bytes`.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up its place and takes nothing.
+    /// Dropping the future gives up its place in the queue and takes nothing.
     pub(crate) async fn take(&self, bytes: u64) -> Permit {
         let (semaphore, wanted) = match u32::try_from(bytes.div_ceil(UNIT)) {
             Ok(units) if units <= self.units => (&self.shared, units),
@@ -116,7 +116,7 @@ impl Budget {
         Permit { units, bytes, held: self.held.clone(), items: None }
     }
 
-    /// As [`take`](Self::take), for items.
+    /// Waits for `bytes` that are for items.
     pub(crate) async fn take_for_items(&self, bytes: u64) -> Permit {
         let mut permit = self.take(bytes).await;
         self.items.0.fetch_add(bytes, Ordering::SeqCst);
@@ -124,8 +124,8 @@ impl Budget {
         permit
     }
 
-    /// Counts `bytes` beside the budget, for what must not wait for any of it.
-    pub(crate) fn beside(&self, bytes: u64) -> Permit {
+    /// Counts `bytes` outside of the budget, for a caller that must not wait for any of it.
+    pub(crate) fn exceed(&self, bytes: u64) -> Permit {
         let units = Arc::clone(&self.shared).try_acquire_many_owned(0).expect("the semaphores are never closed");
         self.held.0.fetch_add(bytes, Ordering::SeqCst);
         Permit { units, bytes, held: self.held.clone(), items: None }
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_come_first_served_and_all_given_back() {
+    async fn waiters_are_served_in_order_and_all_bytes_are_given_back() {
         let held = Gauge::default();
         let budget = Budget::new(10 * UNIT, held.clone());
         let first = budget.take(9 * UNIT).await;
         let mut large = Box::pin(budget.take(8 * UNIT));
         assert!(pending(&mut large));
         let mut small = Box::pin(budget.take(UNIT));
-        assert!(pending(&mut small), "a later one must not overtake");
+        assert!(pending(&mut small), "a later waiter must not overtake");
         drop(first);
         let large = large.await;
         let small = small.await;
@@ -185,14 +185,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_permit_is_given_back_in_parts_and_never_too_early() {
+    async fn a_permit_is_given_back_in_parts_and_never_early() {
         let held = Gauge::default();
         let budget = Budget::new(4 * UNIT, held.clone());
         let mut permit = budget.take(3 * UNIT + 1).await;
         let mut next = Box::pin(budget.take(2 * UNIT));
         let first = permit.split(UNIT);
         drop(first);
-        assert!(pending(&mut next), "2,049 bytes are held still, which is three units of four");
+        assert!(pending(&mut next), "2,049 bytes are still held, which is three units of four");
         let second = permit.split(1);
         drop(second);
         let next = next.await;
@@ -201,13 +201,13 @@ mod tests {
         drop((permit, next));
         assert_eq!(held.bytes(), 0);
         let mut items = budget.take_for_items(4 * UNIT).await;
-        assert_eq!((items.bytes, budget.items().bytes()), (4 * UNIT, 4 * UNIT), "all of it is there again");
+        assert_eq!((items.bytes, budget.items().bytes()), (4 * UNIT, 4 * UNIT), "the whole budget is free again");
         drop(items.split(UNIT));
         assert_eq!(budget.items().bytes(), 3 * UNIT);
     }
 
     #[tokio::test]
-    async fn oversize_one_at_a_time_beside_the_budget() {
+    async fn oversize_requests_are_granted_one_at_a_time() {
         let held = Gauge::default();
         let budget = Budget::new(4 * UNIT, held.clone());
         let all = budget.take(4 * UNIT).await;
@@ -220,22 +220,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_beside_the_budget_waits_for_nobody_and_is_counted() {
+    async fn bytes_outside_of_the_budget_are_granted_at_once_and_counted() {
         let held = Gauge::default();
         let budget = Budget::new(2 * UNIT, held.clone());
         let all = budget.take(2 * UNIT).await;
         let mut next = Box::pin(budget.take(UNIT));
         assert!(pending(&mut next));
-        let beside = budget.beside(3 * UNIT);
+        let outside = budget.exceed(3 * UNIT);
         assert_eq!(held.bytes(), 5 * UNIT);
-        drop(beside);
-        assert!(pending(&mut next), "it had no unit to give back");
+        drop(outside);
+        assert!(pending(&mut next), "they had no unit to give back");
         drop((all, next));
         assert_eq!(held.bytes(), 0);
     }
 
     #[test]
-    fn a_batch_that_could_never_be_held_is_seen_before() {
+    fn a_batch_that_can_never_be_held_is_detected() {
         let budget = Budget::new(10 * UNIT, Gauge::default());
         let check =
             |parts: &[(u64, u64)]| budget.check(parts.iter().map(|&(keeps, gives)| (keeps * UNIT, gives * UNIT)));

@@ -1,10 +1,10 @@
-//! CRC32C of joined bytes from the CRCs of the parts, without the bytes.
+//! CRC32C of concatenated bytes, computed from the CRCs of the parts.
 
 /// The Castagnoli polynomial, reflected, without its leading term.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 
-/// `x^(2^k)` modulo the polynomial. 67 of them cover every shift of up to 2^64 bytes: unlike those of CRC-32, the powers
-/// of this polynomial don't repeat with a period that divides 32, so the table can't wrap.
+/// `x^(2^k)` modulo the polynomial. 67 powers cover every shift of up to 2^64 bytes. Unlike those of CRC-32, the powers of
+/// this polynomial don't repeat with a period that divides 32, so the table can't wrap.
 const POWERS: [u32; 67] = {
     let mut powers = [0; 67];
     powers[0] = 1 << 30;
@@ -16,7 +16,7 @@ const POWERS: [u32; 67] = {
     powers
 };
 
-/// The product of two polynomials modulo [`POLYNOMIAL`], highest power in the lowest bit.
+/// The product of two polynomials modulo [`POLYNOMIAL`]. The highest power is in the lowest bit.
 const fn multiply(a: u32, mut b: u32) -> u32 {
     let mut product = 0;
     let mut bit = 32;
@@ -30,7 +30,7 @@ const fn multiply(a: u32, mut b: u32) -> u32 {
     product
 }
 
-/// The CRC32C of A followed by B, of that of A, that of B, and the length of B in bytes.
+/// The CRC32C of A followed by B, from the CRC of A, the CRC of B, and the length of B in bytes.
 pub(crate) fn combine(a: u32, b: u32, length_of_b: u64) -> u32 {
     let mut shift = 1 << 31;
     let mut rest = length_of_b;
@@ -55,8 +55,8 @@ mod tests {
         let bytes: Vec<u8> = (0..100_003u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for cut in [0, 1, 7, 64, 4_096, 99_999, 100_003] {
             let (a, b) = bytes.split_at(cut);
-            let joined = combine(crc32c::crc32c(a), crc32c::crc32c(b), b.len() as u64);
-            assert_eq!(joined, crc32c::crc32c(&bytes), "cut at {cut}");
+            let whole = combine(crc32c::crc32c(a), crc32c::crc32c(b), b.len() as u64);
+            assert_eq!(whole, crc32c::crc32c(&bytes), "cut at {cut}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Threads that do the network's work, for callers that are not asynchronous.
+//! The network threads, for callers that are not asynchronous.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{Error, ErrorKind, Result};
 
-/// A runtime of its own. Dropping it never waits: tasks still on it are dropped at their next await.
+/// A runtime with threads of its own. Dropping it never waits: its remaining tasks are dropped at their next await.
 #[derive(Debug)]
 pub(crate) struct Io {
     runtime: Option<Runtime>,
@@ -23,7 +23,7 @@ impl Io {
             .enable_all()
             .build()
             .map_err(|error| {
-                Error::new(ErrorKind::Io, "no threads for the network could be started")
+                Error::new(ErrorKind::Io, "the network threads could not be started")
                     .mismatch(format_args!("{threads} threads"), "a refusal by the system")
                     .hint("lower io_threads, or raise the limit on threads (ulimit -u)")
                     .with_source(error)
@@ -31,7 +31,7 @@ impl Io {
         Ok(Arc::new(Self { runtime: Some(runtime) }))
     }
 
-    /// The runtime that everything without one of its own shares; it lives as long as the process.
+    /// The runtime that is shared by everything without a runtime of its own. It lives as long as the process.
     pub(crate) fn shared() -> Result<Arc<Self>> {
         static SHARED: OnceLock<Arc<Io>> = OnceLock::new();
         if let Some(shared) = SHARED.get() {
@@ -43,13 +43,13 @@ impl Io {
     }
 
     pub(crate) fn handle(&self) -> &Handle {
-        self.runtime.as_ref().expect("the runtime is taken in drop alone").handle()
+        self.runtime.as_ref().expect("the runtime is taken only when it ends").handle()
     }
 
     /// Runs `future` on the runtime.
     ///
     /// # Cancel safety
-    /// The future runs on when this one is dropped.
+    /// The future continues to run when the returned one is dropped.
     pub(crate) async fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = Result<T>> + Send + 'static,
@@ -57,18 +57,18 @@ impl Io {
         self.handle().spawn(future).await.unwrap_or_else(|_| Err(panicked()))
     }
 
-    /// Ends its threads, once nobody else holds it, and waits for that. False when `within` is over before.
+    /// Waits until this is the only reference, then ends the threads. Returns whether that took less than `within`.
     pub(crate) fn close(mut self: Arc<Self>, within: Duration) -> bool {
         let began = Instant::now();
         let left = move || within.saturating_sub(began.elapsed());
         loop {
             match Arc::try_unwrap(self) {
                 Err(_) if left().is_zero() => return false,
-                // A task that is about to end, or the last entry of the ledger.
+                // A task that is about to end, or the last entry of the ledger, still holds a reference.
                 Err(shared) => self = shared,
                 Ok(mut io) => {
                     let Some(runtime) = io.runtime.take() else { return true };
-                    // On a thread of its own: a runtime may not be waited for from within another.
+                    // On a thread of its own, since a runtime must not be waited for from within another one.
                     let end = move || runtime.shutdown_timeout(left());
                     return std::thread::spawn(end).join().is_ok() && !left().is_zero();
                 }
@@ -77,12 +77,12 @@ impl Io {
         }
     }
 
-    /// Runs `future` on the runtime and blocks this thread until it is done. Unlike a runtime's own `block_on`, this
-    /// may be called from anywhere, even from within another runtime.
+    /// Runs `future` on the runtime and blocks this thread until it is done. Unlike the `block_on` of a runtime, this may
+    /// be called from anywhere, even from within another runtime.
     pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (done, wait) = crossbeam_channel::bounded(1);
         self.handle().spawn(async move {
-            // Nobody waits any more only if this thread is gone.
+            // The receiver is gone only if this thread is.
             let _ = done.send(future.await);
         });
         wait.recv().unwrap_or_else(|_| Err(panicked()))
@@ -90,7 +90,7 @@ impl Io {
 }
 
 fn panicked() -> Error {
-    Error::new(ErrorKind::Internal, "a task of the network threads panicked")
+    Error::new(ErrorKind::Internal, "a task on the network threads panicked")
 }
 
 impl Drop for Io {

@@ -1,4 +1,4 @@
-//! Counts of what was asked of the service: what an epoch cost at most is read from here.
+//! Counts of the calls that were made. They bound the cost of an epoch from above.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// Running counts of one [`Client`](crate::store::Client) and its clones. They only grow; read them with
-        /// [`snapshot`](Self::snapshot).
+        /// Running counts of one [`Client`](crate::store::Client) and its clones. They only grow.
+        /// [`snapshot`](Self::snapshot) reads them.
         #[derive(Debug, Default)]
         pub struct Metrics {
             $(pub(crate) $name: Counter,)+
         }
 
-        /// The counts of a [`Metrics`] at one moment. Calls are counted once for each attempt that was sent. Those
-        /// that the service answers with an error are generally not billed, so that the bill may be lower than what
-        /// these counts come to, not higher.
+        /// The counts of a [`Metrics`] at one moment. A call is counted once for each attempt that was sent. The service
+        /// generally doesn't bill calls that it answers with an error, so the bill may be lower than these counts suggest,
+        /// but not higher.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         #[non_exhaustive]
@@ -25,31 +25,31 @@ macro_rules! counters {
         }
 
         impl Metrics {
-            /// The counts now. Each is exact; they are not read at one instant.
+            /// The present counts. Each is exact, but they are not read at the same instant.
             pub fn snapshot(&self) -> Counts {
                 Counts { $($name: self.$name.load(Ordering::Relaxed),)+ }
             }
 
-            /// Counts that begin at 0, and of which each is counted here, too.
+            /// New counts that start at 0. Whatever is added to them is added to these counts, too.
             pub(crate) fn part(&self) -> Self {
                 Self { $($name: self.$name.part(),)+ }
             }
         }
 
         impl Counts {
-            /// What was counted after `earlier` was taken from the same [`Metrics`].
+            /// The difference to `earlier`, a snapshot of the same [`Metrics`].
             #[must_use]
             pub fn since(&self, earlier: &Self) -> Self {
                 Self { $($name: self.$name.saturating_sub(earlier.$name),)+ }
             }
 
-            /// As many times as `whole` is of `part`, which isn't 0.
+            /// The counts multiplied by a ratio.
             #[must_use]
-            pub(crate) fn scaled(&self, (whole, part): (u64, u64)) -> Self {
-                Self { $($name: scaled(self.$name, (whole, part)),)+ }
+            pub(crate) fn scaled(&self, ratio: Ratio) -> Self {
+                Self { $($name: ratio.scale(self.$name),)+ }
             }
 
-            /// The sum of both, as for the epochs of a run.
+            /// The sum of both, such as of two epochs.
             #[must_use]
             pub fn plus(&self, other: &Self) -> Self {
                 Self { $($name: self.$name.saturating_add(other.$name),)+ }
@@ -58,21 +58,32 @@ macro_rules! counters {
     };
 }
 
-/// A number as many times as `whole` is of `part`, which isn't 0, rounded down.
-pub(crate) fn scaled(number: u64, (whole, part): (u64, u64)) -> u64 {
-    u64::try_from(u128::from(number) * u128::from(whole) / u128::from(part)).unwrap_or(u64::MAX)
+/// The ratio of a whole to a part of it, or of a part to the whole, by which counts are scaled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ratio {
+    pub(crate) numerator: u64,
+    /// Not 0.
+    pub(crate) denominator: u64,
+}
+
+impl Ratio {
+    /// `number` multiplied by the ratio, rounded down.
+    pub(crate) fn scale(self, number: u64) -> u64 {
+        let scaled = u128::from(number) * u128::from(self.numerator) / u128::from(self.denominator);
+        u64::try_from(scaled).unwrap_or(u64::MAX)
+    }
 }
 
 counters! {
     /// Listing calls (class A).
     list,
-    /// Those of them that answered with neither objects nor prefixes.
+    /// Listing calls that were answered with neither objects nor prefixes.
     empty_list,
-    /// Media calls, resumed ones included (class B).
+    /// Calls that read an object's bytes, resumed ones included (class B).
     get,
     /// Compose calls (class A).
     compose,
-    /// Bytes of the objects that composing made.
+    /// Bytes of the composed objects.
     bytes_composed,
     /// Delete calls (free).
     delete,
@@ -84,39 +95,40 @@ counters! {
     update,
     /// Look-ups of one object's metadata (class B).
     stat,
-    /// Look-ups of a bucket's facts and permissions (class B).
+    /// Look-ups of a bucket's facts and of permissions (class B).
     bucket,
-    /// Attempts that were made because an earlier one had failed or had brought wrong bytes: all but the first of a
-    /// call, all of a read that is repeated since its bytes did not match their checksum, the reads of single objects
-    /// after the read of their composed object failed, and deletions of a temporary object that was not there yet. Also
+    /// Attempts that were made because an earlier one had failed or had brought wrong bytes: all but the first of a call,
+    /// all of a read that is repeated since its bytes did not match their checksum, the reads of single objects after the
+    /// read of their composed object failed, and deletions of a temporary object that did not exist yet. They are also
     /// counted by their kind above.
     retries,
-    /// Listing calls whose first attempt the service refused because there were too many (429), or could not serve for now
-    /// (503).
+    /// Listing calls whose first attempt the service refused because there were too many (429), or because it could not
+    /// serve them for now (503).
     list_refused,
-    /// Media calls whose first attempt the service refused so.
+    /// Reads whose first attempt was refused with 429 or 503.
     get_refused,
-    /// Composes, deletions and uploads whose first attempt the service refused so.
+    /// Composes, copies, deletions and uploads whose first attempt was refused with 429 or 503.
     write_refused,
-    /// Bytes of bodies received, those thrown away included; headers and listings are not.
+    /// Bytes of bodies received, discarded ones included. Headers and listings are not counted.
     bytes_received,
-    /// Those of them that were copied within this process, to be joined or to let go of a connection's read buffer.
+    /// Received bytes that were copied within this process, to collect them or to release a connection's read buffer.
     bytes_copied,
-    /// Second requests for what a read missed when nothing came for long; also counted as media calls.
+    /// Second requests for reads of which nothing arrived for long; also counted as reads.
     hedged,
-    /// Those of them that brought bytes before the first request did.
+    /// Second requests that brought bytes before the first request did.
     hedges_won,
     /// Bytes of the objects uploaded, once for each attempt, whether or not it sent them all.
     bytes_sent,
 }
 
-/// A count, and those that it is a part of.
+/// A count that may be part of another count.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counter(Arc<CounterLink>);
 
 #[derive(Debug, Default)]
 struct CounterLink {
     value: AtomicU64,
+    /// The count that this one is part of.
     whole: Option<Counter>,
 }
 
@@ -149,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn since_is_what_came_between() {
+    fn since_is_the_difference_of_snapshots() {
         let metrics = Metrics::default();
         count(&metrics.get);
         let earlier = metrics.snapshot();
@@ -161,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_counts_for_the_whole_and_not_for_another_part() {
+    fn a_part_adds_to_the_whole_and_not_to_another_part() {
         let whole = Metrics::default();
         count(&whole.get);
         let (one, other) = (whole.part(), whole.part());

@@ -1,6 +1,6 @@
-//! What only the operating system can do, and no safe function of the standard library asks it to: the one module that
-//! may hold `unsafe` code.
-#![allow(unsafe_code, reason = "each block says why nothing safe does it, and why it is sound")]
+//! Calls of the operating system that the standard library has no safe function for. This is the only module that may
+//! contain `unsafe` code.
+#![allow(unsafe_code, reason = "each block says why no safe function does it, and why it is sound")]
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,14 +8,14 @@ use std::os::fd::AsRawFd;
 
 use memmap2::{Mmap, MmapMut};
 
-/// Has `call` called when the process ends normally: main returns, or `exit` is called.
+/// Registers `handler` to be called when the process ends normally: main returns, or `exit` is called.
 ///
 /// # Errors
-/// The C library has no room for another.
-pub(crate) fn at_exit(call: extern "C" fn()) -> io::Result<()> {
-    // SAFETY: Rust runs nothing at the end of a process; only the C library can be asked to. `call` is a function of the
-    // right type that lives as long as the program; a panic in it aborts and doesn't unwind into C.
-    match unsafe { libc::atexit(call) } {
+/// When the C library has no room for another handler.
+pub(crate) fn at_exit(handler: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: only the C library can run code at the end of a process. `handler` is a function of the right type that lives
+    // as long as the program. A panic in it aborts and doesn't unwind into C.
+    match unsafe { libc::atexit(handler) } {
         0 => Ok(()),
         _ => Err(io::Error::other("atexit() has no room for another function")),
     }
@@ -23,24 +23,24 @@ pub(crate) fn at_exit(call: extern "C" fn()) -> io::Result<()> {
 
 /// Ends the process without running exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
-    // SAFETY: no safe function ends a process so. It takes no pointer, has no precondition and doesn't return.
+    // SAFETY: no safe function ends a process without exit handlers. `_exit` takes no pointer, has no precondition and
+    // doesn't return.
     unsafe { libc::_exit(code) }
 }
 
-/// Files and connections that this process may have open at once: the soft limit, which `ulimit -n` sets. `None` where
-/// there is none, or the system doesn't tell.
+/// Number of files and connections that this process may have open at once: the soft limit, which `ulimit -n` sets.
+/// `None` if there is no limit, or if the system doesn't report it.
 pub(crate) fn open_files() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: no safe function tells. The pointer is to a value of the right type that outlives the call, which only
-    // writes to it.
-    let told = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
-    (told && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    // SAFETY: no safe function returns the limit. The pointer is to a value of the right type that outlives the call, which
+    // only writes to it.
+    let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    (is_known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// How the files that the process may have open are divided. All that open files in numbers go by this: half of them
-/// are requests under way, an eighth each the idle connections of one client and the segments of a cache, and a quarter
-/// is left for the program and for the idle connections of a second client, such as that of a loader with threads of
-/// its own.
+/// How the files that the process may have open are divided among the parts that open many. Half of them are for requests
+/// under way, an eighth each for the idle connections of one client and for the segments of a cache. A quarter is left for
+/// the program and for the idle connections of a second client, such as that of a loader with threads of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileShares {
     pub(crate) requests: usize,
@@ -50,48 +50,49 @@ pub(crate) struct FileShares {
 
 /// The shares of this process.
 pub(crate) fn file_shares() -> FileShares {
-    FileShares::of(open_files())
+    FileShares::new(open_files())
 }
 
 impl FileShares {
-    fn of(files: Option<u64>) -> Self {
-        // More than anything here opens, so that without a limit nobody waits.
+    fn new(files: Option<u64>) -> Self {
+        // More than this crate ever opens, so that without a limit nothing waits.
         let files = files.map_or(1 << 20, |files| files.min(1 << 20)) as usize;
         Self { requests: (files / 2).max(1), idle_connections: (files / 8).max(1), cached_segments: files / 8 }
     }
 }
 
-/// Has the allocator give freed memory back to the system that it keeps for allocations to come. The C library of most
-/// Linux systems keeps what one thread has allocated for that thread, so what many threads have made and one thread uses
-/// up stays for good. Takes some milliseconds for each hundred MiB; does nothing elsewhere.
+/// Returns freed memory that the allocator keeps for later allocations to the system. The C library of most Linux systems
+/// keeps memory that one thread has allocated for that thread, so memory that many threads allocate and one thread frees
+/// is kept for good. Takes some milliseconds for each hundred MiB. Does nothing on other systems.
 pub(crate) fn give_back_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: no safe function says so to the allocator. It takes no pointer and may be called at any time by any thread.
+    // SAFETY: no safe function asks the allocator for this. `malloc_trim` takes no pointer and may be called at any time by
+    // any thread.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// The bytes of a file as memory that all processes share which map it, read when they are touched.
+/// Maps a file. All processes that map the file share its memory, and bytes are read when they are first accessed.
 ///
-/// Whoever writes into the file while it is mapped changes what is read here, and whoever cuts it short has the system
-/// end this process with SIGBUS where it reads beyond the end. So map only files that are replaced and never written
-/// into, and read what is mapped as bytes that may be anything at any time.
+/// A process that writes into the file while it is mapped changes the bytes that are read here. If a process truncates the
+/// file, the system ends this process with SIGBUS when it reads past the new end. So map only files that are replaced and
+/// never written into, and treat mapped bytes as values that may change at any time.
 ///
 /// # Errors
-/// The system refuses.
+/// When the system refuses.
 pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
-    // SAFETY: sharing pages with other processes is what no safe function does. The map is read-only, and stays valid
-    // when the file is removed or replaced. That nobody writes into it is for its owner to keep; what readers do with
-    // bytes that change all the same is bounded, since none of them trusts a value that it has read before.
+    // SAFETY: no safe function shares pages with other processes. The map is read-only, and stays valid when the file is
+    // removed or replaced. The file's owner ensures that nobody writes into it. If bytes change all the same, the effect is
+    // limited, since no reader relies on a value that it has read before.
     unsafe { Mmap::map(file) }
 }
 
-/// The bytes of a file, as [`map_file`] gives them, but read into memory of this process: for files that others may
-/// change or cut short while they are open.
+/// The bytes of a file in the form of [`map_file`], but read into memory of this process: for files that other processes
+/// may change or truncate while they are open.
 ///
 /// # Errors
-/// The system refuses; there is no memory; the file became shorter meanwhile.
+/// When the system refuses, when there is no memory, or when the file was truncated meanwhile.
 pub(crate) fn read_file(mut file: &File) -> io::Result<Mmap> {
     let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut memory = MmapMut::map_anon(length)?;
@@ -99,14 +100,14 @@ pub(crate) fn read_file(mut file: &File) -> io::Result<Mmap> {
     memory.make_read_only()
 }
 
-/// The name of the network file system that a file or an open folder is on; `None` where it is on a local disk, or
-/// where the system doesn't say.
+/// The name of the network file system that a file or an open folder is on. `None` if it is on a local disk, or if the
+/// system doesn't report it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn network_file_system(file: &File) -> Option<&'static str> {
     let mut answer = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: no safe function tells. The descriptor is open for as long as the reference lives, and the pointer is to
-    // memory of the right type, which the call only writes to. All zeros are a value of the type, should it write only
-    // a part.
+    // SAFETY: no safe function returns the file system. The descriptor is open for as long as the reference lives, and the
+    // pointer is to memory of the right type, which the call only writes to. If the call writes only a part, the rest is
+    // zero, which is a valid value of the type.
     let answer = unsafe { (libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()) == 0).then(|| answer.assume_init()) }?;
     #[allow(
         clippy::cast_possible_truncation,
@@ -118,15 +119,15 @@ pub(crate) fn network_file_system(file: &File) -> Option<&'static str> {
     network_file_system_of(magic)
 }
 
-/// Other systems have no such numbers.
+/// Other systems have no magic numbers of file systems.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn network_file_system(_: &File) -> Option<&'static str> {
     None
 }
 
-/// The name of the file system with this magic number (`f_type` of `statfs`), if another host may change its files
-/// while they are open here. FUSE may be a local disk (ntfs-3g) or a bucket (gcsfuse, JuiceFS); virtiofs has its
-/// number, too.
+/// The name of the file system with this magic number (`f_type` of `statfs`), if another host may change its files while
+/// they are open here. FUSE may be a local disk (ntfs-3g) or a bucket (gcsfuse, JuiceFS), and virtiofs has the same
+/// number.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn network_file_system_of(magic: u32) -> Option<&'static str> {
     Some(match magic {
@@ -149,35 +150,36 @@ fn network_file_system_of(magic: u32) -> Option<&'static str> {
     })
 }
 
-/// A lock on a whole file. It belongs to the open file: others that open the same file for themselves, in this process
-/// too, are kept out, and the system lets go of it when the last handle is closed, by the end of the process at the latest.
+/// A lock on a whole file. It belongs to the open file, so it excludes everyone who opens the same file again, in this
+/// process, too. The system releases it when the last handle is closed, at the latest when the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileLock {
-    /// Beside others that share.
+    /// Several holders may share the lock.
     Shared,
-    /// Alone.
+    /// One holder has the lock.
     Exclusive,
 }
 
-/// Takes a lock, or changes the one that is held, if nobody else is in the way; whether it did. Never waits. NFS gives
-/// an exclusive lock only on a file that is open for writing, and a shared one only where it is open for reading.
+/// Takes a lock, or changes the lock that is held, unless another holder excludes that. Returns whether it did. Never
+/// waits. NFS grants an exclusive lock only on a file that is open for writing, and a shared one only on a file that is
+/// open for reading.
 ///
 /// # Errors
-/// The file system has no locks, or the file is not open for what the lock needs.
+/// When the file system has no locks, or the file isn't open for what the lock needs.
 pub(crate) fn try_lock(file: &File, lock: FileLock) -> io::Result<bool> {
-    // The rule of NFS holds in tests on whatever disk they run.
+    // Tests follow the rule of NFS on every file system.
     #[cfg(test)]
     if lock == FileLock::Exclusive && !is_open_for_writing(file) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    let how = match lock {
+    let operation = match lock {
         FileLock::Shared => libc::LOCK_SH,
         FileLock::Exclusive => libc::LOCK_EX,
     };
     loop {
-        // SAFETY: the standard library does this from Rust 1.89 on, and this crate is built with 1.88. It takes no pointer,
+        // SAFETY: the standard library has this from Rust 1.89 on, and this crate supports 1.88. `flock` takes no pointer,
         // and the descriptor is open for as long as the reference lives.
-        if unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } == 0 {
+        if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
             return Ok(true);
         }
         match io::Error::last_os_error() {
@@ -190,8 +192,8 @@ pub(crate) fn try_lock(file: &File, lock: FileLock) -> io::Result<bool> {
 
 #[cfg(test)]
 fn is_open_for_writing(file: &File) -> bool {
-    // SAFETY: no safe function tells. It takes no pointer, and the descriptor is open for as long as the reference
-    // lives.
+    // SAFETY: no safe function returns the flags. `fcntl` takes no pointer here, and the descriptor is open for as long as
+    // the reference lives.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
@@ -201,20 +203,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shares_of_files_fit_together() {
+    fn the_shares_of_files_are_within_the_limit() {
         for files in [Some(0), Some(9), Some(256), Some(1_024), Some(1 << 20), Some(u64::MAX), None] {
-            let shares = FileShares::of(files);
+            let shares = FileShares::new(files);
             assert!(shares.requests > 0 && shares.idle_connections > 0);
             let all = (shares.requests + 2 * shares.idle_connections + shares.cached_segments) as u64;
             assert!(files.is_none_or(|files| files < 9 || all <= files / 8 * 7), "{files:?}: {shares:?}");
         }
         let usual = FileShares { requests: 512, idle_connections: 128, cached_segments: 128 };
-        assert_eq!(FileShares::of(Some(1_024)), usual);
+        assert_eq!(FileShares::new(Some(1_024)), usual);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn network_file_systems_are_told_by_their_magic_numbers() {
+    fn network_file_systems_are_recognized_by_their_magic_numbers() {
         for (magic, name) in [
             (0x6969, Some("NFS")),
             (0x517B, Some("SMB")),
@@ -239,10 +241,10 @@ mod tests {
         }
     }
 
-    /// `/proc` is on no network, and its numbers are the system's own.
+    /// `/proc` isn't on a network.
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_system_is_asked_where_a_file_is() {
+    fn a_local_file_is_on_no_network_file_system() {
         assert_eq!(network_file_system(&File::open("/proc/self/status").unwrap()), None);
         assert_eq!(network_file_system(&File::open("/proc").unwrap()), None);
     }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 /// 864,000 trials, and at 30,000 s a repaired feature would stay unused for up to 8 hours.
 pub(crate) const RETRIAL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Whether a feature works: it does until it is suspended, and may be tried again after each [`RETRIAL_INTERVAL`].
-/// Where only one trial may run at a time, users take a [`pass`](Self::pass); where trials side by side do no harm, as
-/// reads of a cache, they ask [`may_try`](Self::may_try) and report the outcome.
+/// The state of a feature: active until it is suspended, and to be tried again after each [`RETRIAL_INTERVAL`]. If only
+/// one trial may run at a time, users take a [`pass`](Self::pass). If concurrent trials do no harm, as reads of a cache,
+/// they ask [`may_try`](Self::may_try) and report the outcome.
 #[derive(Debug)]
 pub(crate) struct Suspension {
-    /// Whether `state` is `Active`, to be read without its lock.
+    /// Whether `state` is `Active`; readable without the lock.
     is_active: AtomicBool,
     state: Mutex<SuspensionState>,
     is_reported: AtomicBool,
@@ -65,7 +65,7 @@ impl Suspension {
             }
     }
 
-    /// Leave to use the feature: for everybody while it is active, for one at a time when a trial is due.
+    /// Permission to use the feature: for every caller while it is active, for one at a time when a trial is due.
     pub(crate) fn pass(&self, now: Instant) -> Option<Pass<'_>> {
         let mut state = self.state();
         let is_trial = match *state {
@@ -92,7 +92,7 @@ impl Suspension {
         self.set(&mut self.state(), SuspensionState::Off);
     }
 
-    /// Notes that the feature worked; true if it was suspended until now.
+    /// Records that the feature worked. Returns whether it was suspended until now.
     pub(crate) fn restore(&self) -> bool {
         if self.is_active.load(Ordering::Relaxed) {
             return false;
@@ -105,7 +105,7 @@ impl Suspension {
         true
     }
 
-    /// Whether this is the first report of a failure. Later ones are no news, and a month of them would fill the log.
+    /// Whether this is the first report of a failure. Later reports say nothing new, and a month of them would fill the log.
     pub(crate) fn is_first_report(&self) -> bool {
         !self.is_reported.swap(true, Ordering::Relaxed)
     }
@@ -121,12 +121,13 @@ impl Suspension {
 }
 
 impl Pass<'_> {
-    /// Whether the feature is suspended but for this one use.
+    /// Whether the feature is suspended except for this one use.
     pub(crate) fn is_trial(&self) -> bool {
         self.is_trial
     }
 
-    /// The feature worked; true if it was suspended until now. What began before the suspension doesn't end it.
+    /// Records that the feature worked. Returns whether it was suspended until now. A use that began before the suspension
+    /// doesn't end it.
     pub(crate) fn succeeded(self) -> bool {
         self.is_trial && self.suspension.restore()
     }
@@ -148,13 +149,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_trial_at_a_time_when_the_interval_is_over() {
+    fn one_trial_at_a_time_after_the_interval() {
         let suspension = Suspension::new();
         let (start, later) = (Instant::now(), Instant::now() + RETRIAL_INTERVAL);
         let (one, other) = (suspension.pass(start).unwrap(), suspension.pass(start).unwrap());
         assert!(!one.is_trial() && !other.is_trial());
         suspension.suspend(start);
-        assert!(!other.succeeded(), "it began before");
+        assert!(!other.succeeded(), "it began before the suspension");
         drop(one);
         assert!(!suspension.may_try(start) && suspension.pass(start).is_none());
         let trial = suspension.pass(later).unwrap();
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_without_an_outcome_is_left_to_another() {
+    fn after_a_trial_without_an_outcome_another_is_due() {
         let suspension = Suspension::new();
         let start = Instant::now();
         suspension.suspend(start);

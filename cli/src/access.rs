@@ -1,4 +1,4 @@
-//! How a bucket is reached, as options say.
+//! Options for reaching a bucket.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Access")]
 pub(crate) struct AccessArgs {
-    /// Bill this project for the calls, as buckets ask for whose requesters pay
+    /// Bill this project for the calls, as requester-pays buckets demand
     #[arg(long, value_name = "PROJECT", value_parser = project)]
     project: Option<String>,
 
-    /// Use no credentials, as public buckets need none
+    /// Send no credentials; public buckets need none
     #[arg(long)]
     anonymous: bool,
 }
 
 impl AccessArgs {
-    /// A client that only reads.
+    /// A client that can only read.
     pub(crate) fn reader(&self) -> dataflux::Result<Client> {
         Self::client(self.config().read_only())
     }
 
-    /// A client that also composes, or deletes.
+    /// A client that can also compose and delete.
     pub(crate) fn writer(&self) -> dataflux::Result<Client> {
         Self::client(self.config())
     }
@@ -40,7 +40,7 @@ impl AccessArgs {
     }
 }
 
-/// The ID or the number of a project.
+/// Parses the ID or the number of a project.
 fn project(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
     if text.is_empty() || !text.chars().all(fits) {

@@ -1,4 +1,4 @@
-//! `dataflux clean`: temporary objects of dead runs.
+//! `dataflux clean`: removes the temporary objects of dead runs.
 
 use std::time::{Duration, Instant};
 
@@ -11,24 +11,24 @@ use crate::{failure, output, progress, value};
 
 /// Remove temporary objects that dead data loaders left in a bucket
 ///
-/// Data loaders join small objects into temporary ones at the root of the bucket, below dataflux-composed-objects/, and
-/// remove them again; one that is killed leaves some. Never removes those of a living run: on this machine its process
-/// is looked for, and one elsewhere is taken to live until the object's lease is over: 15 minutes after it was made, and five
-/// minutes after the lease was last renewed.
+/// Data loaders compose small objects into temporary ones at the root of the bucket, below dataflux-composed-objects/, and
+/// delete them after use. A loader that is killed leaves some behind. The temporary objects of a living run are never
+/// removed. A run on this machine lives as long as its process. A run elsewhere counts as living until the object's lease
+/// expires: 15 minutes after the object was made, and five minutes after the lease was last renewed.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   dataflux clean gs://bucket --dry-run
   dataflux clean gs://bucket --older-than 1h")]
 pub(crate) struct Args {
-    /// The bucket, as gs://BUCKET; anything after it is ignored, since temporary objects live at the bucket's root
+    /// The bucket, as gs://BUCKET; a path after it is ignored, since temporary objects are at the bucket's root
     uri: Prefix,
 
-    /// Leave alone what is younger than this, such as 30s, 10m, 1h or 2days
+    /// Keep objects that are younger than this, such as 30s, 10m, 1h or 2days
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = value::duration)]
     older_than: Duration,
 
-    /// Only tell what would be removed
+    /// Only print what would be removed
     #[arg(long)]
     dry_run: bool,
 
@@ -49,14 +49,14 @@ struct Report {
     objects: Vec<String>,
 }
 
-/// Names shown to humans: a screenful.
-const SHOWN: usize = 20;
+/// Maximum number of names that are printed without --json: about a screenful.
+const MAX_NAMES: usize = 20;
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     dataflux::clean_up_on_signals()?;
     let client = args.access.writer()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spinner = progress::wait("cleaning");
+    let spinner = progress::spinner("cleaning");
     let started = Instant::now();
     let cleaned = runtime.block_on(dataflux::clean(&client, &args.uri.bucket, args.older_than, args.dry_run))?;
     drop(spinner);
@@ -84,11 +84,11 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     }
     output::write(|out| {
         let removed = if args.dry_run { "would remove" } else { "removed" };
-        for object in report.objects.iter().take(SHOWN) {
+        for object in report.objects.iter().take(MAX_NAMES) {
             writeln!(out, "{removed} {}", failure::printable(object))?;
         }
-        if let Some(more) = report.objects.len().checked_sub(SHOWN).filter(|&more| more > 0) {
-            writeln!(out, "... and {more} more; --json tells them all")?;
+        if let Some(more) = report.objects.len().checked_sub(MAX_NAMES).filter(|&more| more > 0) {
+            writeln!(out, "... and {more} more; --json prints all")?;
         }
         Ok(())
     })?;
@@ -98,9 +98,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             if args.dry_run { "to remove" } else { "removed" },
             format!("{}, {}", report.removed, output::bytes(report.removed_bytes)),
         ),
-        ("living", format!("{} of runs that live, or can't be told to be dead yet", report.living)),
+        ("living", format!("{} of runs that live or may still live", report.living)),
         ("young", format!("{} younger than {}", report.young, humantime::format_duration(args.older_than))),
-        ("foreign", format!("{} that no data loader made", report.foreign)),
+        ("foreign", format!("{} not made by a data loader", report.foreign)),
         ("seconds", format!("{:.3}", report.seconds)),
     ])
 }

@@ -1,4 +1,4 @@
-//! `dataflux emulate`: the emulator, until interrupted.
+//! `dataflux emulate`: runs the emulator until it is interrupted.
 
 use anyhow::{Context, Result};
 use dataflux_emulator::EmulatorArgs;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: Args, json: bool) -> Result<()> {
     let buckets = buckets.chain(args.emulator.folders.iter().map(|folder| folder.bucket.clone()));
     let bucket = buckets.chain(args.emulator.buckets.iter().cloned()).next();
     let emulator = args.emulator.start().context("the emulator can't start")?;
-    // Watched before the endpoint is told, so that a signal right after the line ends this in good order.
+    // Signals are watched before the endpoint is printed, so that a signal right after that ends the emulator cleanly.
     let signals = emulator.watch_signals().context("the emulator can't watch for signals")?;
     let endpoint = emulator.endpoint();
     if json {

@@ -1,4 +1,4 @@
-//! How many objects are stored compressed, and what that means for who reads them.
+//! Counts of objects that are stored compressed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::progress;
 
-/// Objects of each `Content-Encoding`.
+/// The number of objects of each `Content-Encoding`.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Encodings(BTreeMap<&'static str, u64>);
@@ -39,16 +39,16 @@ impl Encodings {
         }
     }
 
-    /// On standard error: names don't tell of it, and the bytes are not what their names say.
-    pub(crate) fn say(&self) {
+    /// Prints a notice to standard error, since the bytes of compressed objects are not what their names suggest.
+    pub(crate) fn print_notice(&self) {
         let count: u64 = self.0.values().sum();
         if count == 0 {
             return;
         }
         let (are, them) = if count == 1 { ("object is", "it") } else { ("objects are", "them") };
-        progress::aside(&format!(
-            "{count} {are} stored compressed, by Content-Encoding ({self}): data sets and `dataflux get` bring the bytes as \
-             they are stored; decompress {them} yourself, in the decoder or after the download\n"
+        progress::print(&format!(
+            "{count} {are} stored compressed, by Content-Encoding ({self}): data sets and `dataflux get` return the bytes \
+             as stored; decompress {them} yourself, in the decoder or after the download\n"
         ));
     }
 }

@@ -1,9 +1,9 @@
-//! Failures: how they are told, and which are none.
+//! Failures: how they are printed, and which ends are no failures.
 
 use std::fmt;
 use std::io;
 
-/// Arguments that can't work together: exit code 2, as clap has it for those that can't work at all.
+/// Arguments that can't work together. The exit code is 2, as for arguments that clap refuses.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);
 
@@ -15,7 +15,7 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Whatever read standard output has closed it.
+/// The reader of standard output has closed it.
 #[derive(Debug)]
 pub(crate) struct ReaderGone;
 
@@ -27,8 +27,8 @@ impl fmt::Display for ReaderGone {
 
 impl std::error::Error for ReaderGone {}
 
-/// The failure of a write to standard output.
-pub(crate) fn of_stdout(error: io::Error) -> anyhow::Error {
+/// The error of a failed write to standard output.
+pub(crate) fn stdout_error(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         ReaderGone.into()
     } else {
@@ -38,7 +38,7 @@ pub(crate) fn of_stdout(error: io::Error) -> anyhow::Error {
 
 /// An error and its causes on one line, safe to print: names of objects may hold anything.
 pub(crate) fn line(error: &anyhow::Error) -> String {
-    let mut chain = error.chain().map(told);
+    let mut chain = error.chain().map(message);
     let error = chain.next().unwrap_or_default();
     let causes: Vec<_> = chain.collect();
     if causes.is_empty() {
@@ -47,17 +47,17 @@ pub(crate) fn line(error: &anyhow::Error) -> String {
     printable(&format!("{error} (cause: {})", causes.join(": ")))
 }
 
-/// An error without its causes, which names options and not calls.
-fn told(error: &(dyn std::error::Error + 'static)) -> String {
+/// The message of an error without its causes. It names options of the command line instead of calls of the library.
+fn message(error: &(dyn std::error::Error + 'static)) -> String {
     let text = error.to_string();
     let Some(error) = error.downcast_ref::<dataflux::Error>() else { return text };
-    // An object may be called anything.
+    // An object's name may contain anything, so it isn't translated.
     let object = error.about().and_then(|object| Some(text.find(object)? + object.len())).unwrap_or_default();
     let (object, rest) = text.split_at(object);
-    format!("{object}{}", in_options(rest))
+    format!("{object}{}", with_options(rest))
 }
 
-/// What the library says to programs, in hints for the most part, and what stands for it on the command line.
+/// Phrases in which the library addresses programs, mostly in hints, and their equivalents on the command line.
 const OPTIONS: &[(&str, &str)] = &[
     ("name the project that pays in GcsConfig::user_project", "name the project that pays with --project"),
     ("read anonymously if the bucket is public", "give --anonymous if the bucket is public"),
@@ -82,11 +82,11 @@ const OPTIONS: &[(&str, &str)] = &[
     ("with the feature for it", "with the feature for it, and build this program with that"),
 ];
 
-fn in_options(text: &str) -> String {
+fn with_options(text: &str) -> String {
     OPTIONS.iter().fold(text.to_owned(), |text, (call, option)| text.replace(call, option))
 }
 
-/// Without control characters, which could do anything to a terminal.
+/// Replaces control characters, which could do anything to a terminal.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -112,8 +112,8 @@ mod tests {
         assert_eq!(line(&anyhow::anyhow!("alone")), "alone");
     }
 
-    /// What hints name that no command can cause, since its options don't go so far, or since the command says
-    /// something else instead.
+    /// Parts of hints that no command can cause: its options don't allow the situation, or the command prints another
+    /// message.
     const OF_PROGRAMS: [&str; 14] = [
         "Filter::include(",
         "first_epoch()",
@@ -131,7 +131,7 @@ mod tests {
         "into_memory",
     ];
 
-    /// The texts in the calls of `.hint(..)`, up to where a source file's tests begin.
+    /// The texts in the calls of `.hint(..)`, up to the tests of a source file.
     fn hints(source: &str) -> Vec<String> {
         let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
         let mut hints = Vec::new();
@@ -156,7 +156,7 @@ mod tests {
         hints
     }
 
-    /// Whether it reads like something of a program: a path, a method, a name with an underscore.
+    /// Whether a word looks like code: a path, a method, a name with an underscore.
     fn names_a_call(word: &str) -> bool {
         if word.contains('{') {
             return false;
@@ -178,19 +178,22 @@ mod tests {
     }
 
     #[test]
-    fn hints_that_name_calls_have_words_for_the_command_line() {
+    fn hints_that_name_calls_have_equivalents_on_the_command_line() {
         let mut files = Vec::new();
         sources(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../src")), &mut files);
         let all: Vec<_> = files.iter().flat_map(|file| hints(&std::fs::read_to_string(file).unwrap())).collect();
         assert!(all.len() > 100, "only {} hints were found", all.len());
-        let untold: Vec<_> = all
+        let untranslated: Vec<_> = all
             .iter()
-            .map(|hint| in_options(hint))
+            .map(|hint| with_options(hint))
             .filter(|hint| {
                 hint.split_whitespace().any(names_a_call) && !OF_PROGRAMS.iter().any(|word| hint.contains(word))
             })
             .collect();
-        assert_eq!(untold, [""; 0], "give them a line in OPTIONS, or in OF_PROGRAMS where no command can cause them");
+        assert_eq!(
+            untranslated, [""; 0],
+            "give them a line in OPTIONS, or in OF_PROGRAMS where no command can cause them"
+        );
     }
 
     #[test]
@@ -203,10 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_closed_standard_output_is_no_failure() {
+    fn only_a_closed_standard_output_counts_as_success() {
         let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
-        assert!(of_stdout(closed()).is::<ReaderGone>());
-        assert!(!of_stdout(io::ErrorKind::StorageFull.into()).is::<ReaderGone>());
+        assert!(stdout_error(closed()).is::<ReaderGone>());
+        assert!(!stdout_error(io::ErrorKind::StorageFull.into()).is::<ReaderGone>());
         assert!(!anyhow::Error::new(closed()).is::<ReaderGone>(), "a connection may break, too");
     }
 }

@@ -1,4 +1,4 @@
-//! Which objects are wanted, as options say.
+//! Options that select objects.
 
 use std::time::SystemTime;
 
@@ -16,44 +16,45 @@ pub(crate) struct FilterArgs {
     storage_class: Vec<StorageClass>,
 
     /// Only names that this glob matches below the prefix, such as '*.jpg', 'cat/**' or 'raw/'; may be given more than
-    /// once. Without a slash it is for the last part of a name, in whatever folder; * stops at a slash, ** doesn't
+    /// once. A glob without a slash applies to the last part of a name, in any folder; * stops at a slash, ** doesn't
     #[arg(long, value_name = "GLOB", value_parser = value::glob)]
     include: Vec<String>,
 
-    /// No names that this glob matches, even if they are included; may be given more than once
+    /// No names that this glob matches, even if --include selects them; may be given more than once
     #[arg(long, value_name = "GLOB", value_parser = value::glob)]
     exclude: Vec<String>,
 
-    /// Match the globs in any case, so that '*.jpg' stands for A.JPG, too
+    /// Match the globs in upper and lower case, so that '*.jpg' matches A.JPG, too
     #[arg(long)]
     ignore_case: bool,
 
-    /// Only images, by what their names end with in any case (.jpg, .png, .webp and the like), and none in hidden files
-    /// and folders such as .ipynb_checkpoints, __MACOSX and Thumbs.db
+    /// Only images, recognized by the ends of their names in any case (.jpg, .png, .webp and the like). Leaves out hidden
+    /// files and folders such as .ipynb_checkpoints, __MACOSX and Thumbs.db
     #[arg(long)]
     images: bool,
 
-    /// Only objects of at least so many bytes, such as 1, 10KiB or 2MB
+    /// Only objects of at least this size, such as 1, 10KiB or 2MB
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     min_size: Option<u64>,
 
-    /// Only objects of at most so many bytes
+    /// Only objects of at most this size
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     max_size: Option<u64>,
 
-    /// Only objects changed at this time or later, such as 2026-01-31 or 2026-01-31T12:00:00Z, or since so long ago,
-    /// such as 12h or 7d
+    /// Only objects changed at this time or later, such as 2026-01-31 or 2026-01-31T12:00:00Z, or within this time before
+    /// now, such as 12h or 7d
     #[arg(long, value_name = "TIME|AGE", value_parser = value::moment_before_now)]
     modified_since: Option<SystemTime>,
 }
 
 impl FilterArgs {
-    /// All of them. Their group would do for a conflict, but clap would name its first option instead of the one given.
+    /// The names of all options. The group would do for a conflict, but clap would name its first option instead of the one
+    /// given.
     pub(crate) const OPTIONS: [&str; 8] =
         ["storage_class", "include", "exclude", "ignore_case", "images", "min_size", "max_size", "modified_since"];
 
-    /// What `base` wants, where the options want it, too.
-    pub(crate) fn of(&self, base: Filter) -> anyhow::Result<Filter> {
+    /// The filter that selects what both `base` and the options select.
+    pub(crate) fn apply(&self, base: Filter) -> anyhow::Result<Filter> {
         if let (Some(min), Some(max)) = (self.min_size, self.max_size)
             && min > max
         {
@@ -85,8 +86,8 @@ impl FilterArgs {
         Ok(filter)
     }
 
-    /// The options that have left something out, as they might have been typed.
-    pub(crate) fn behind(&self, left: &LeftOut) -> String {
+    /// The options that left objects out, as they are written on the command line.
+    pub(crate) fn causes(&self, left: &LeftOut) -> String {
         let each = |option: &str, values: &mut dyn Iterator<Item = String>| {
             values.map(|value| format!("--{option} {value}")).collect::<Vec<_>>()
         };
@@ -104,11 +105,11 @@ impl FilterArgs {
                 each("modified-since", &mut self.modified_since.iter().map(|time| output::time(*time)))
             }
             Reason::Hidden | Reason::NotAnImage if self.images => vec!["--images".to_owned()],
-            // Those of the samples' own rules, and such as have no option yet.
+            // Rules for samples, and reasons that have no option.
             _ => Vec::new(),
         });
         let mut options: Vec<_> = options.collect();
-        // Two reasons may be of one option.
+        // Two reasons may come from the same option.
         options.dedup();
         options.join(" ")
     }
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_option_is_forgotten_where_they_are_named() {
+    fn all_options_are_named() {
         let command = FilterArgs::augment_args(clap::Command::new("filter"));
         assert!(command.get_arguments().map(|option| option.get_id().as_str()).eq(FilterArgs::OPTIONS));
     }

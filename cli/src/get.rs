@@ -1,4 +1,4 @@
-//! `dataflux get`: the objects below a prefix, as files.
+//! `dataflux get`: downloads the objects below a prefix as files.
 
 mod names;
 mod partial;
@@ -26,25 +26,25 @@ use crate::encodings::Encodings;
 use crate::filter::FilterArgs;
 use crate::{output, progress, source, value};
 
-use names::{Names, Place, SameNames};
+use names::{FilePath, Names, SameNames};
 use partial::Swept;
 
 /// Download the objects below a prefix into a folder
 ///
-/// A file is called what the object is called below the last slash of the prefix. A file that is there and has the size and
-/// CRC32C of its object is left alone, so that a download that was cut off goes on where it was; any other is replaced once
-/// the new one is whole and proved.
+/// A file has the name of its object below the last slash of the prefix. A file that exists and has the size and CRC32C of
+/// its object is kept, so that an interrupted download resumes; any other file is replaced once the new one is complete and
+/// proved.
 ///
-/// Until then it is beside it as .dataflux- and 16 digits, which an error, SIGINT and SIGTERM remove (exit codes 130 and 143).
-/// A get that is killed leaves it; a later one into the same folder removes it when nobody wrote to it for a day.
+/// Until then the new file is beside the old one as .dataflux- and 16 digits. An error, SIGINT and SIGTERM remove it (exit
+/// codes 130 and 143). A get that is killed leaves it; a later get into the same folder removes it once it is a day old.
 ///
-/// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. Before
-/// anything is read all names are looked at, and those that can't be files are a failure that names the first hundred:
-/// an empty part (a//b), the parts . and .., a zero byte, parts of more than 255 bytes, an object below another (a and
-/// a/b), and names that the file system takes for the same, because of case or of Unicode's normal forms.
-/// --escape-names writes the first three so that they can be.
+/// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. All names are
+/// checked before anything is read, and names that can't be files are a failure that lists the first hundred: an empty part
+/// (a//b), the parts . and .., a zero byte, parts of more than 255 bytes, an object below another (a and a/b), and names
+/// that the file system treats as the same, because of case or of Unicode's normal forms. --escape-names makes the first
+/// three valid.
 ///
-/// Bytes are written as they are stored: an object with a Content-Encoding stays compressed, which is told.
+/// Bytes are written as stored: an object with a Content-Encoding stays compressed, and a notice says so.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -52,43 +52,43 @@ Examples:
   dataflux get gs://bucket/train/ train --include '*.jpg' --concurrency 128
   dataflux get gs://bucket/models/large.bin . --max-streams 16 --memory-budget 1GiB --json
 
-Marks of folders (empty objects whose names end in a slash) become folders.")]
+Markers of folders (empty objects whose names end in a slash) become folders.")]
 pub(crate) struct Args {
-    /// What names begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
+    /// The prefix of the objects' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
     uri: Prefix,
 
-    /// Where the files go; made if it isn't there
+    /// The target folder; created if it doesn't exist
     dir: PathBuf,
 
-    /// Take the objects from this manifest, saved by `dataflux ls --save`, instead of listing
+    /// Load the objects from this manifest, saved by `dataflux ls --save`, instead of listing
     #[arg(long, value_name = "FILE", conflicts_with_all = FilterArgs::OPTIONS)]
     manifest: Option<PathBuf>,
 
-    /// Only what a data set takes for samples: no marks of folders and no temporary objects of data loaders
+    /// Only objects that a data set takes as samples: no markers of folders and no temporary objects of data loaders
     #[arg(long, help_heading = "Filters")]
     samples: bool,
 
-    /// Write what can't stand in a file's name as %XX, an empty part as a single %, and % as %25
+    /// Write characters that can't stand in a file's name as %XX, an empty part as a single %, and % as %25
     #[arg(long)]
     escape_names: bool,
 
-    /// Reads at once, those of parts included
+    /// Maximum number of concurrent reads, those of parts included
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = value::at_least_one)]
     concurrency: usize,
 
-    /// Reads at once of one object
+    /// Maximum number of concurrent reads of one object
     #[arg(long, value_name = "N", default_value_t = MAX_STREAMS, value_parser = value::at_least_one)]
     max_streams: usize,
 
-    /// Least bytes of an object that are worth a read of their own
+    /// Minimum size of the parts in which a large object is read
     #[arg(long, value_name = "BYTES", default_value_t = MIN_PART_SIZE, value_parser = value::bytes)]
     min_part_size: u64,
 
-    /// Most bytes to hold that aren't written yet
+    /// Maximum number of bytes to hold in memory before they are written
     #[arg(long, value_name = "BYTES", default_value_t = MEMORY_BUDGET, value_parser = value::bytes)]
     memory_budget: u64,
 
-    /// Have each file on the disk before it gets its name, which takes longer and outlasts a crash of the system
+    /// Flush each file to the disk before it gets its name; slower, but files survive a crash of the system
     #[arg(long)]
     sync: bool,
 
@@ -99,31 +99,31 @@ pub(crate) struct Args {
     access: AccessArgs,
 }
 
-/// How long the end waits for files to be removed, which takes milliseconds: what takes longer only reads.
-const TO_END: Duration = Duration::from_secs(5);
+/// How long the end waits for partial files to be removed, which takes milliseconds. Tasks that take longer only read.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Default, Serialize)]
 struct Report {
-    /// All that were wanted; those that were there already included.
+    /// All selected objects, including those whose files existed already.
     objects: u64,
     bytes: u64,
     seconds: f64,
-    /// Files whose bytes have the CRC32C of their object, also those that were there.
+    /// Files whose bytes have the CRC32C of their object, including those that existed already.
     verified: u64,
-    /// Files that were there already.
+    /// Files that existed already.
     skipped: u64,
-    /// Files whose bytes are compressed, since their objects are; where there are such.
+    /// Files whose bytes are compressed, as their objects are; omitted if there are none.
     #[serde(skip_serializing_if = "Encodings::is_empty")]
     content_encodings: Encodings,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let base = if args.samples { Filter::new() } else { Filter::everything() };
-    let filter = args.filter.of(base)?;
+    let filter = args.filter.apply(base)?;
     let client = args.access.reader()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let manifest = if let Some(file) = &args.manifest {
-        source::of_prefix(Manifest::load(file)?, file, &args.uri)?
+        source::check_prefix(Manifest::load(file)?, file, &args.uri)?
     } else {
         let lister = Lister::new(&client, args.uri.clone());
         let _spinner = progress::listing(lister.progress());
@@ -133,13 +133,13 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         }
         builder.finish()?
     };
-    fs::create_dir_all(&args.dir).with_context(|| format!("{} can't be made", args.dir.display()))?;
-    // What is below it is looked at part by part; the way to it is the user's own.
+    fs::create_dir_all(&args.dir).with_context(|| format!("{} can't be created", args.dir.display()))?;
+    // Each folder below this one is checked for links; the path to it is the user's own.
     let dir = args.dir.canonicalize().with_context(|| format!("{} can't be opened", args.dir.display()))?;
     let names = Names::new(&args.uri, args.escape_names);
-    check(&manifest, &names, same_names(&dir)?)?;
+    check_names(&manifest, &names, same_names(&dir)?)?;
     let content_encodings = Encodings::of_manifest(&manifest)?;
-    content_encodings.say();
+    content_encodings.print_notice();
     let started = Instant::now();
     let outcome = runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -149,12 +149,12 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             _ = terminate.recv() => Ok(Err(143)),
         }
     });
-    // Ends what is under way, so that partial files are removed.
-    runtime.shutdown_timeout(TO_END);
+    // Ends the downloads under way, which removes their partial files.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     let report = match outcome? {
         Ok(report) => report,
         Err(code) => {
-            progress::aside("ended by a signal: the same command goes on where this one was\n");
+            progress::print("ended by a signal: run the same command again to resume\n");
             std::process::exit(code);
         }
     };
@@ -164,7 +164,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     }
     let rate = report.bytes as f64 / report.seconds.max(1e-9);
     output::table(&[
-        ("objects", format!("{}, {} of them were there", report.objects, report.skipped)),
+        ("objects", format!("{}, {} of them existed already", report.objects, report.skipped)),
         ("bytes", format!("{} ({}/s)", output::bytes(report.bytes), indicatif::HumanBytes(rate as u64))),
         ("seconds", format!("{:.3}", report.seconds)),
         ("verified", report.verified.to_string()),
@@ -173,75 +173,75 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
 
 fn nothing(args: &Args, left_out: &LeftOut) -> anyhow::Error {
     if left_out.total() == 0
-        && let Some(hint) = source::globbed(&args.uri)
+        && let Some(hint) = source::glob_hint(&args.uri)
     {
-        anyhow::anyhow!("{}: nothing is there; {hint}", args.uri)
+        anyhow::anyhow!("{}: no object has this prefix; {hint}", args.uri)
     } else if left_out.total() == 0 {
-        anyhow::anyhow!("{}: nothing is there; check its spelling, and `dataflux ls` what is above it", args.uri)
+        anyhow::anyhow!(
+            "{}: no object has this prefix; check its spelling, and list what is above it with `dataflux ls`",
+            args.uri
+        )
     } else {
-        let options = args.filter.behind(left_out);
-        anyhow::anyhow!("{}: nothing is left: {left_out}; loosen {options}", args.uri)
+        let options = args.filter.causes(left_out);
+        anyhow::anyhow!("{}: all objects are left out: {left_out}; loosen {options}", args.uri)
     }
 }
 
-/// Names that are told when there are more that can't be files: enough to see what they have in common.
-const MOST_REFUSED: u64 = 100;
+/// Maximum number of invalid names in an error: enough to see what they have in common.
+const MAX_REPORTED: u64 = 100;
 
-/// Looks at all names before anything is read, and tells of all that can't be files.
-fn check(manifest: &Manifest, names: &Names, same: SameNames) -> Result<()> {
+/// Checks all names before anything is read. The error lists the names that can't be files.
+fn check_names(manifest: &Manifest, names: &Names, same: SameNames) -> Result<()> {
     let mut tree = names::Tree::new(same);
-    // By what is wrong with them, in the order in which that was found first.
+    // Names by reason, in the order in which the reasons were found.
     let (mut refused, mut count) = (Vec::<(String, Vec<String>)>::new(), 0);
     let mut entries = manifest.entries();
     while let Some(entry) = entries.next()? {
-        let Err(why) = names.place(entry.name, entry.size).and_then(|place| tree.add(entry.name, &place)) else {
+        let Err(reason) = names.path(entry.name, entry.size).and_then(|path| tree.add(entry.name, &path)) else {
             continue;
         };
         count += 1;
-        if count > MOST_REFUSED {
+        if count > MAX_REPORTED {
             continue;
         }
         let name = format!("gs://{}/{}", manifest.prefix().bucket, entry.name);
-        match refused.iter_mut().find(|(reason, _)| *reason == why) {
+        match refused.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, names)) => names.push(name),
-            None => refused.push((why, vec![name])),
+            None => refused.push((reason, vec![name])),
         }
     }
-    let reasons: Vec<_> = refused.iter().map(|(why, names)| format!("{}: {why}", names.join(", "))).collect();
+    let reasons: Vec<_> = refused.iter().map(|(reason, names)| format!("{}: {reason}", names.join(", "))).collect();
     let reasons = reasons.join("; ");
     match count {
         0 => Ok(()),
         1 => bail!(reasons),
-        2..=MOST_REFUSED => bail!("{count} of {} objects can't be files: {reasons}", manifest.len()),
-        _ => bail!(
-            "{count} of {} objects can't be files, of which the first {MOST_REFUSED} are these: {reasons}",
-            manifest.len()
-        ),
+        2..=MAX_REPORTED => bail!("{count} of {} objects can't be files: {reasons}", manifest.len()),
+        _ => bail!("{count} of {} objects can't be files; the first {MAX_REPORTED}: {reasons}", manifest.len()),
     }
 }
 
-/// Which names the file system takes for the same.
+/// Which different names the file system treats as the same.
 fn same_names(dir: &Path) -> Result<SameNames> {
-    // Named as partial files are, so that what a killed process leaves is removed with them.
+    // Probe files are named like partial files, so that those of a killed process are removed with them.
     let stem = format!(".dataflux-{:016x}", RandomState::new().hash_one(0));
     let case = probe(dir, &stem, &stem.to_uppercase());
     let case = case.with_context(|| format!("{} can't be written to", dir.display()))?;
     let [composed, decomposed] = partial::FORMS.map(|end| format!("{stem}{end}"));
-    // A file system that takes no such name at all is one whose rules aren't known: names that may collide are refused.
+    // If the file system refuses such names, its rules are unknown, and names that may collide are refused.
     Ok(SameNames { case, form: probe(dir, &composed, &decomposed).unwrap_or(true) })
 }
 
-/// Whether a file is also there under another name.
+/// Whether a file that is created under one name also exists under another.
 fn probe(dir: &Path, name: &str, other: &str) -> io::Result<bool> {
     let file = dir.join(name);
-    // New, or whoever planted a link of this name would have us empty what it leads to.
+    // Only a new file: a link that somebody planted under this name would have its target emptied.
     OpenOptions::new().write(true).create_new(true).open(&file)?;
     let same = dir.join(other).exists();
     fs::remove_file(&file)?;
     Ok(same)
 }
 
-/// What all downloads share.
+/// The state that all downloads share.
 struct Job {
     client: Client,
     dir: PathBuf,
@@ -268,14 +268,14 @@ async fn download(args: &Args, client: &Client, manifest: &Manifest, names: Name
         skipped: AtomicU64::new(0),
         bar: progress::samples("downloading", manifest.len()),
     });
-    // Dropping it, as the first error does, ends the downloads that are under way.
+    // Dropping the set, as the first error does, ends the downloads under way.
     let mut under_way = JoinSet::new();
     let bucket = &manifest.prefix().bucket;
     for index in 0..manifest.len() {
         let Some(entry) = manifest.get(index) else { bail!("the manifest was written to while it was read") };
-        let place = names.place(&entry.name, entry.size).map_err(anyhow::Error::msg)?;
+        let path = names.path(&entry.name, entry.size).map_err(anyhow::Error::msg)?;
         let (job, id) = (Arc::clone(&job), ObjectId::new(bucket.clone(), entry.name.clone(), entry.generation));
-        under_way.spawn(async move { job.bring(id, entry, place).await });
+        under_way.spawn(async move { job.download(id, entry, path).await });
         while under_way.len() >= args.concurrency
             && let Some(done) = under_way.join_next().await
         {
@@ -290,11 +290,11 @@ async fn download(args: &Args, client: &Client, manifest: &Manifest, names: Name
 }
 
 impl Job {
-    /// Brings one object to its place.
-    async fn bring(&self, id: ObjectId, entry: Entry, place: Place) -> Result<()> {
+    /// Downloads one object to its path.
+    async fn download(&self, id: ObjectId, entry: Entry, path: FilePath) -> Result<()> {
         let about = id.to_string();
         let (dir, swept, size, crc32c) = (self.dir.clone(), Arc::clone(&self.swept), entry.size, entry.crc32c);
-        let prepared = spawn_blocking(move || prepare(&dir, &swept, &place, size, crc32c)).await?.context(about)?;
+        let prepared = spawn_blocking(move || prepare(&dir, &swept, &path, size, crc32c)).await?.context(about)?;
         let verified = match prepared {
             Prepared::Folder => true,
             Prepared::Same => {
@@ -313,43 +313,45 @@ impl Job {
     }
 }
 
+/// What has to be done about an object.
 enum Prepared {
-    /// The object is a mark of this folder, which is there now.
+    /// Nothing: the object is the marker of a folder, which exists now.
     Folder,
-    /// The file is there and is the object.
+    /// Nothing: the file exists and has the object's bytes.
     Same,
+    /// The object is to be downloaded to this path.
     Wanted(PathBuf),
 }
 
-/// Makes the folders on the way to a place, none of which may be a link to elsewhere, and looks at what is there.
-fn prepare(dir: &Path, swept: &Swept, place: &Place, size: u64, crc32c: Option<u32>) -> Result<Prepared> {
+/// Creates the folders of a path, none of which may be a link, and inspects the file.
+fn prepare(dir: &Path, swept: &Swept, target: &FilePath, size: u64, crc32c: Option<u32>) -> Result<Prepared> {
     let mut path = dir.to_owned();
-    for folder in &place.folders {
+    for folder in &target.folders {
         path.push(folder);
         match fs::create_dir(&path) {
             Ok(()) => continue,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("{} can't be made", path.display())),
+            Err(error) => return Err(error).with_context(|| format!("{} can't be created", path.display())),
         }
         if !path.symlink_metadata()?.is_dir() {
-            bail!("{} is in the way: it is no folder; remove it, or choose another folder", path.display());
+            bail!("{} is in the way: it isn't a folder; remove it, or choose another folder", path.display());
         }
     }
-    let Some(file) = &place.file else { return Ok(Prepared::Folder) };
+    let Some(file) = &target.file else { return Ok(Prepared::Folder) };
     swept.sweep(&path);
     path.push(file);
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Prepared::Wanted(path)),
-        Err(error) => Err(error).with_context(|| format!("{} can't be looked at", path.display())),
+        Err(error) => Err(error).with_context(|| format!("{} can't be inspected", path.display())),
         Ok(there) if !there.is_file() => {
-            bail!("{} is in the way: it is no file; remove it, or choose another folder", path.display())
+            bail!("{} is in the way: it isn't a file; remove it, or choose another folder", path.display())
         }
         Ok(there) if there.len() == size && crc32c.is_some() && crc_of(&path)? == crc32c => Ok(Prepared::Same),
         Ok(_) => Ok(Prepared::Wanted(path)),
     }
 }
 
-/// CRC32C of a file; none of one that can't be read, which is replaced then.
+/// CRC32C of a file; `None` if it can't be opened, in which case it is replaced.
 fn crc_of(path: &Path) -> Result<Option<u32>> {
     let Ok(mut file) = File::open(path) else { return Ok(None) };
     let (mut buffer, mut crc) = (vec![0; 1 << 20], 0);
@@ -367,7 +369,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn looking_at_names_follows_no_link_and_empties_nothing() {
+    fn probing_follows_no_link_and_empties_no_file() {
         let folder = std::env::temp_dir().join(format!("dataflux-probe-{}", std::process::id()));
         let dir = folder.join("dir");
         fs::create_dir_all(&dir).unwrap();

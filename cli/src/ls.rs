@@ -1,4 +1,4 @@
-//! `dataflux ls`: what is below a prefix.
+//! `dataflux ls`: lists the objects below a prefix.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,9 +22,9 @@ use crate::{failure, output, progress, source, value};
 
 /// List the objects below a prefix, in byte order of names
 ///
-/// Lists everything whose name begins with the prefix: marks of folders, and temporary objects of running data loaders,
-/// too, but for --samples and --save. What filters leave out is counted. Nothing there or nothing left is a failure (exit
-/// code 1).
+/// Lists every object whose name begins with the prefix. Markers of folders and temporary objects of running data loaders
+/// are included, except with --samples and --save. Objects that filters leave out are counted. It is a failure (exit code
+/// 1) if no object is found or none is left.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,15 +34,15 @@ Examples:
   dataflux ls --summary --json gs://bucket
   dataflux ls gs://bucket/train/ --save train.dfm
 
-With --json come the objects; with --summary their totals, and with --save, which shows no objects, the totals as well.
-Of an inventory report `updated` is null.")]
+With --json the objects are printed, or their totals with --summary or --save. For objects of an inventory report, `updated`
+is null.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Args {
-    /// What names begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
+    /// The prefix of the objects' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
     uri: Prefix,
 
     /// Print size (bytes), storage class, last change (UTC), generation and CRC32C (hex) before each name, and the
-    /// Content-Encoding, too, where an object of the listing has one
+    /// Content-Encoding if any object of the listing has one
     #[arg(short, long, conflicts_with = "summary")]
     long: bool,
 
@@ -50,13 +50,13 @@ pub(crate) struct Args {
     #[arg(long)]
     summary: bool,
 
-    /// Save the listing as a manifest into this file, which data sets open without listing again. Saves what a data set
-    /// takes for samples, as --samples has it, but for --everything
+    /// Save the listing as a manifest in this file, which data sets open without listing again. Saves only samples, as
+    /// with --samples, unless --everything is given
     #[arg(long, value_name = "FILE", conflicts_with = "long")]
     save: Option<PathBuf>,
 
-    /// Divide the work of listing by this manifest, saved by an earlier --save of the same prefix, or of one above or below
-    /// it
+    /// Divide the work of listing by this manifest, saved by an earlier --save of the same prefix, or of a prefix above or
+    /// below it
     #[arg(long, value_name = "FILE")]
     refresh: Option<PathBuf>,
 
@@ -65,20 +65,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REPORT", conflicts_with_all = ["long", "refresh"])]
     inventory: Option<String>,
 
-    /// Most list calls at once; fewer are made where more don't help
+    /// Maximum number of concurrent list calls; fewer are made if more don't help
     #[arg(long, value_name = "N", default_value_t = CONCURRENCY, value_parser = value::at_least_one)]
     concurrency: usize,
 
-    /// Objects to ask for in a call; the service gives 5000 at most
+    /// Number of objects to ask for in a call; the service returns at most 5000
     #[arg(long, value_name = "N", default_value_t = PAGE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
     page_size: u32,
 
-    /// Only what a data set takes for samples: no marks of folders and no temporary objects of data loaders
+    /// Only objects that a data set takes as samples: no markers of folders and no temporary objects of data loaders
     #[arg(long, help_heading = "Filters")]
     samples: bool,
 
-    /// Folder marks and temporary objects as well, which is what --save leaves out otherwise: an inventory of all objects,
-    /// and no data set
+    /// Save markers of folders and temporary objects, too: an inventory of all objects instead of a data set
     #[arg(long, help_heading = "Filters", conflicts_with = "samples")]
     everything: bool,
 
@@ -90,7 +89,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Whether only what data sets take is wanted.
+    /// Whether only objects that data sets take as samples are selected.
     fn only_samples(&self) -> bool {
         self.samples || (self.save.is_some() && !self.everything)
     }
@@ -102,7 +101,7 @@ struct Summary {
     bytes: u64,
     #[serde(serialize_with = "by_class")]
     classes: Vec<ClassTotal>,
-    /// Objects of each Content-Encoding, where there are such.
+    /// Number of objects of each Content-Encoding; omitted if there are none.
     #[serde(skip_serializing_if = "Encodings::is_empty")]
     content_encodings: Encodings,
     list_calls: u64,
@@ -111,7 +110,7 @@ struct Summary {
     digest: String,
     #[serde(serialize_with = "by_reason")]
     left_out: LeftOut,
-    /// Bytes that the listing takes in memory, and as a file.
+    /// Number of bytes of the manifest, in memory and as a file.
     manifest_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     saved: Option<String>,
@@ -128,11 +127,11 @@ fn by_class<S: Serializer>(classes: &[ClassTotal], serializer: S) -> Result<S::O
         bytes: u64,
     }
     let total = |class: &ClassTotal| Total { objects: class.objects, bytes: class.bytes };
-    serializer.collect_map(classes.iter().map(|class| (word(class.storage_class), total(class))))
+    serializer.collect_map(classes.iter().map(|class| (class_name(class.storage_class), total(class))))
 }
 
-/// A storage class, also where the listing didn't say which.
-fn word(class: StorageClass) -> &'static str {
+/// The name of a storage class, even if the listing didn't report it.
+fn class_name(class: StorageClass) -> &'static str {
     if class == StorageClass::Unspecified { "UNSPECIFIED" } else { class.as_str() }
 }
 
@@ -161,18 +160,18 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Without the last change, which manifests don't have.
+    /// An object without the time of its last change, which manifests don't have.
     fn of_entry(entry: EntryRef<'a>) -> Self {
         let EntryRef { name, size, generation, crc32c, storage_class, encoding, .. } = entry;
         Self::of(ObjectRef { name, size, generation, crc32c, storage_class, encoding, ..ObjectRef::default() })
     }
 }
 
-/// Names of an earlier listing by which the work of another is divided.
-const MOST_CUTS: u64 = 4_096;
+/// Maximum number of names of an earlier listing by which the work of a new one is divided.
+const MAX_CUTS: u64 = 4_096;
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let filter = args.filter.of(if args.only_samples() { Filter::new() } else { Filter::everything() })?;
+    let filter = args.filter.apply(if args.only_samples() { Filter::new() } else { Filter::everything() })?;
     let cuts = args.refresh.as_deref().map(|file| cuts(args, file)).transpose()?;
     if let Some(file) = &args.save {
         Manifest::try_save(file)?;
@@ -184,21 +183,21 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         lister = lister.known(cuts);
     }
     let spinner = match &args.inventory {
-        Some(_) => progress::wait("reading the report"),
+        Some(_) => progress::spinner("reading the report"),
         None => progress::listing(lister.progress()),
     };
     let started = Instant::now();
-    // What only these two show, manifests don't have.
+    // These two modes print facts that manifests don't have.
     if args.long || (json && !args.summary && args.save.is_none() && args.inventory.is_none()) {
         let (objects, left_out) = runtime.block_on(details(lister, filter))?;
         drop(spinner);
         if objects.iter().all(Objects::is_empty) {
-            return Err(nothing(args, &left_out));
+            return Err(no_objects(args, &left_out));
         }
         let objects = || objects.iter().flat_map(Objects::iter);
-        say_left_out(&left_out, json);
-        say_cold(objects().map(|object| (object.storage_class, 1, object.size)));
-        Encodings::of(objects().map(|object| object.encoding)).say();
+        print_left_out(&left_out, json);
+        print_cold_notice(objects().map(|object| (object.storage_class, 1, object.size)));
+        Encodings::of(objects().map(|object| object.encoding)).print_notice();
         return output::write(|out| {
             if json {
                 write_json(out, &left_out, |array| objects().try_for_each(|object| array.push(&Object::of(object))))
@@ -214,22 +213,22 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     })?;
     if builder.objects() == 0 {
         drop(spinner);
-        return Err(nothing(args, &builder.left_out()));
+        return Err(no_objects(args, &builder.left_out()));
     }
     let manifest = builder.finish()?;
     let seconds = started.elapsed().as_secs_f64();
     drop(spinner);
-    say_left_out(&manifest.left_out(), json);
-    say_cold(manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)));
+    print_left_out(&manifest.left_out(), json);
+    print_cold_notice(manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)));
     if let Some(file) = &args.save {
         manifest.save(file)?;
         if !json {
             let (objects, bytes) = (manifest.len(), output::bytes(manifest.memory_bytes()));
-            progress::aside(&format!("saved {objects} objects in {}: {bytes}\n", file.display()));
+            progress::print(&format!("saved {objects} objects in {}: {bytes}\n", file.display()));
         }
     }
     let encodings = Encodings::of_manifest(&manifest)?;
-    encodings.say();
+    encodings.print_notice();
     if args.summary || (json && args.save.is_some()) {
         return summary(args, &client, &manifest, encodings, seconds, json);
     }
@@ -246,19 +245,19 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     })
 }
 
-/// What an earlier listing tells of this one.
+/// Names of an earlier listing by which the work of this one is divided.
 fn cuts(args: &Args, file: &Path) -> Result<Vec<(String, u64)>> {
     let manifest = Manifest::load(file)?;
     let (of, prefix) = (manifest.prefix(), &args.uri);
     if of.bucket != prefix.bucket || !(of.prefix.starts_with(&prefix.prefix) || prefix.prefix.starts_with(&of.prefix)) {
         let file = file.display();
         let message = format!(
-            "{file} is a manifest of {of}, which tells nothing of {prefix}: name one that was saved of {prefix}, or list \
-             without --refresh"
+            "{file} is a manifest of {of}, which doesn't overlap {prefix}: name one that was saved of {prefix}, or list without \
+             --refresh"
         );
         return Err(Usage(message).into());
     }
-    let mut cuts = manifest.cuts((manifest.len() / MOST_CUTS).max(args.page_size.into()))?;
+    let mut cuts = manifest.cuts((manifest.len() / MAX_CUTS).max(args.page_size.into()))?;
     cuts.retain(|(name, _)| name.starts_with(&prefix.prefix));
     Ok(cuts)
 }
@@ -271,7 +270,7 @@ fn each(manifest: &Manifest, mut show: impl FnMut(EntryRef<'_>) -> io::Result<()
     Ok(())
 }
 
-/// All that listings tell of each object: parts in byte order of names.
+/// Lists the objects with their details. Returns parts in byte order of names, and the counts of what was left out.
 async fn details(lister: Lister, filter: Filter) -> dataflux::Result<(Vec<Objects>, LeftOut)> {
     let prefix = lister.prefix().clone();
     let keep = move |page: &Page| {
@@ -288,14 +287,14 @@ async fn details(lister: Lister, filter: Filter) -> dataflux::Result<(Vec<Object
     Ok((parts, left_out))
 }
 
-fn say_left_out(left_out: &LeftOut, json: bool) {
+fn print_left_out(left_out: &LeftOut, json: bool) {
     if !json && left_out.total() > 0 {
-        progress::aside(&format!("left out: {left_out}\n"));
+        progress::print(&format!("left out: {left_out}\n"));
     }
 }
 
-/// On standard error even with --json: it is for who pays.
-fn say_cold(all: impl Iterator<Item = (StorageClass, u64, u64)>) {
+/// Prints a notice about objects in cold storage, even with --json, since it concerns the bill.
+fn print_cold_notice(all: impl Iterator<Item = (StorageClass, u64, u64)>) {
     let mut classes = BTreeMap::<StorageClass, (u64, u64)>::new();
     for (class, objects, bytes) in all {
         let total = classes.entry(class).or_default();
@@ -303,50 +302,48 @@ fn say_cold(all: impl Iterator<Item = (StorageClass, u64, u64)>) {
     }
     let classes: Vec<_> = classes.into_iter().map(|(class, (objects, bytes))| (class, objects, bytes)).collect();
     if let Some(notice) = cold_notice(&classes) {
-        progress::aside(&format!("{notice}\n"));
+        progress::print(&format!("{notice}\n"));
     }
 }
 
-/// Nothing is there, or nothing is left.
-fn nothing(args: &Args, left_out: &LeftOut) -> Error {
+/// The error of a listing without objects, or of which filters left none.
+fn no_objects(args: &Args, left_out: &LeftOut) -> Error {
     if left_out.total() > 0 {
-        return nothing_left(args, left_out);
+        return all_left_out(args, left_out);
     }
     if let Some(report) = &args.inventory {
         let uri = &args.uri;
-        return anyhow!(
-            "the report {report} tells of no object whose name begins with {uri}; check the spelling of both"
-        );
+        return anyhow!("the report {report} has no object whose name begins with {uri}; check the spelling of both");
     }
     let bucket = &args.uri.bucket;
-    let hint = if let Some(hint) = source::globbed(&args.uri) {
+    let hint = if let Some(hint) = source::glob_hint(&args.uri) {
         hint
     } else if args.uri.prefix.is_empty() {
         format!("the bucket {bucket} is empty: upload data, or name another")
     } else {
-        format!("check its spelling; `dataflux ls gs://{bucket}` shows all that the bucket holds")
+        format!("check its spelling; `dataflux ls gs://{bucket}` lists all objects of the bucket")
     };
     anyhow!("no object's name begins with {}; {hint}", args.uri)
 }
 
-/// The filters leave out all there is: which do, and what would pass.
-fn nothing_left(args: &Args, left_out: &LeftOut) -> Error {
+/// The error of filters that leave out all objects. It names the options to loosen.
+fn all_left_out(args: &Args, left_out: &LeftOut) -> Error {
     let count = left_out.total();
     let are = if count == 1 { "object is" } else { "objects are" };
-    let mut message = format!("nothing is left of {}: all of its {count} {are} left out ({left_out})", args.uri);
-    // To a string nothing can fail to be written.
-    let options = args.filter.behind(left_out);
+    let mut message = format!("no object of {} is left: all {count} {are} left out ({left_out})", args.uri);
+    // Writing to a string can't fail.
+    let options = args.filter.causes(left_out);
     if !options.is_empty() {
         let _ = write!(message, "; loosen {options}");
     }
     if left_out.storage_class > 0 {
-        let _ = write!(message, "; `dataflux ls -l {}` shows which storage classes are there", args.uri);
+        let _ = write!(message, "; `dataflux ls -l {}` shows the storage classes", args.uri);
     }
     if left_out.temporaries + left_out.directory_markers > 0 {
         message += if args.samples {
-            "; without --samples folder marks and temporary objects are shown"
+            "; without --samples markers of folders and temporary objects are listed"
         } else {
-            "; --everything saves folder marks and temporary objects, too"
+            "; --everything saves markers of folders and temporary objects, too"
         };
     }
     anyhow!(message)
@@ -383,7 +380,7 @@ fn summary(
         return output::json(&summary);
     }
     let of_class = |class: &ClassTotal| {
-        format!("{} {} ({})", class.objects, word(class.storage_class), output::bytes(class.bytes))
+        format!("{} {} ({})", class.objects, class_name(class.storage_class), output::bytes(class.bytes))
     };
     let classes: Vec<_> = summary.classes.iter().map(of_class).collect();
     let each = summary.manifest_bytes as f64 / summary.objects as f64;
@@ -399,7 +396,7 @@ fn summary(
     ])
 }
 
-/// An array of JSON, written as it goes: millions of names are no second copy in memory.
+/// A JSON array that is written object by object, so that millions of names aren't held in memory twice.
 struct Array<'a> {
     out: &'a mut dyn Write,
     empty: bool,
@@ -432,7 +429,7 @@ fn write_long<'a, I: Iterator<Item = ObjectRef<'a>>>(out: &mut dyn Write, object
     let size = digits(objects().map(|object| object.size).max().unwrap_or_default());
     let generation = digits(objects().map(|object| object.generation.unsigned_abs()).max().unwrap_or_default());
     let class = widest(|object| object.storage_class.as_str().len().max(1));
-    // A column that nearly no bucket needs is only there where it says something.
+    // Few buckets have encoded objects, so the column is printed only if there is one.
     let encoding = widest(|object| object.encoding.as_str().len());
     for object in objects() {
         let row = Object::of(object);
@@ -453,7 +450,7 @@ fn write_long<'a, I: Iterator<Item = ObjectRef<'a>>>(out: &mut dyn Write, object
     Ok(())
 }
 
-/// A name as it is, or for a terminal without the control characters that it may hold.
+/// A name as printed: on a terminal, control characters in it are replaced.
 fn shown(name: &str) -> std::borrow::Cow<'_, str> {
     if name.contains(char::is_control) && io::stdout().is_terminal() {
         failure::printable(name).into()

@@ -1,4 +1,4 @@
-//! `dataflux`: look at, measure and tidy buckets of training data.
+//! `dataflux`: a command-line tool that lists, downloads, measures and cleans buckets of training data.
 
 mod access;
 mod bench;
@@ -24,9 +24,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::failure::{ReaderGone, Usage};
 
-/// Look at, measure and tidy training data in Google Cloud Storage
+/// List, download and measure training data in Google Cloud Storage
 ///
-/// Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 bad usage.
+/// Results go to standard output, progress and logs to standard error. Exit codes: 0 success, 1 failure, 2 bad usage.
 #[derive(Parser)]
 #[command(name = "dataflux", version, max_term_width = 120, after_help = AFTER_HELP)]
 struct Cli {
@@ -37,21 +37,21 @@ struct Cli {
     #[arg(long, global = true, display_order = 900)]
     json: bool,
 
-    /// Log more to standard error: -v what is done, -vv every retry, -vvv everything
+    /// Log more to standard error: -v each step, -vv each retry, -vvv everything
     #[arg(short, long, global = true, display_order = 901, action = ArgAction::Count)]
     verbose: u8,
 }
 
 const AFTER_HELP: &str = "\
 Environment:
-  STORAGE_EMULATOR_HOST  an emulator to talk to instead of Google, such as http://127.0.0.1:4443
+  STORAGE_EMULATOR_HOST  the address of an emulator to use instead of Google, such as http://127.0.0.1:4443
   CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE
                          another address of the service, such as a private endpoint; it gets credentials
-  HTTPS_PROXY, NO_PROXY  a proxy to reach the service and token servers by, and hosts that need none
+  HTTPS_PROXY, NO_PROXY  a proxy for the service and token servers, and the hosts to reach without it
   DATAFLUX_LOG           what to log, such as warn or dataflux=debug,hyper=info; -v overrides it
-  NO_COLOR               no colours, whatever its value
+  NO_COLOR               if set to anything, logs have no colours
 
-Credentials are those that gcloud and other Google tools find; an emulator gets none, nor does anyone with --anonymous.";
+Credentials are those that gcloud and other Google tools find. An emulator gets none, and with --anonymous none are sent.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -77,18 +77,18 @@ fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        // As in `dataflux ls | head`: whoever read has seen enough.
+        // As in `dataflux ls | head`: the reader has seen enough.
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(usage) = error.downcast_ref::<Usage>() {
                 Cli::command().error(clap::error::ErrorKind::ValueValidation, usage).exit();
             }
             if error.downcast_ref::<dataflux::Error>().is_some_and(dataflux::Error::is_cancelled) {
-                // By a signal: the library ends the process with the signal's code.
-                tracing::info!(%error, "called off");
+                // A signal cancelled the work, and the library ends the process with the signal's code.
+                tracing::info!(%error, "cancelled");
                 return ExitCode::FAILURE;
             }
-            progress::aside(&format!("error: {}\n", failure::line(&error)));
+            progress::print(&format!("error: {}\n", failure::line(&error)));
             ExitCode::FAILURE
         }
     }
@@ -101,12 +101,12 @@ fn start_logging(verbose: u8) -> anyhow::Result<()> {
         2 => "info,dataflux=debug".to_owned(),
         _ => "trace".to_owned(),
     };
-    // Where there is no terminal for a progress bar, the log says how far a slow listing is.
-    let usual = if std::io::stderr().is_terminal() { "warn" } else { "warn,dataflux::progress=info" };
-    let wanted = if wanted.trim().is_empty() { usual } else { &wanted };
+    // Without a terminal for a progress bar, the log reports the progress of a slow listing.
+    let default = if std::io::stderr().is_terminal() { "warn" } else { "warn,dataflux::progress=info" };
+    let wanted = if wanted.trim().is_empty() { default } else { &wanted };
     let filter = EnvFilter::try_new(wanted)
         .map_err(|error| Usage(format!("DATAFLUX_LOG is '{wanted}', which is no log filter: {error}")))?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| progress::Aside).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| progress::Stderr).init();
     Ok(())
 }

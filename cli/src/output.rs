@@ -1,4 +1,4 @@
-//! Standard output: results and nothing else.
+//! Standard output, which gets results and nothing else.
 
 use std::io::{self, BufWriter, Write};
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use crate::failure;
 /// Writes a result, buffered, and flushes it.
 pub(crate) fn write(body: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
-    body(&mut out).and_then(|()| out.flush()).map_err(failure::of_stdout)
+    body(&mut out).and_then(|()| out.flush()).map_err(failure::stdout_error)
 }
 
 /// Writes a result as one line of JSON.
@@ -28,12 +28,12 @@ pub(crate) fn table(rows: &[(&str, String)]) -> Result<()> {
     write(|out| rows.iter().try_for_each(|(name, value)| writeln!(out, "{name:width$}  {value}")))
 }
 
-/// RFC 3339, in UTC, to the millisecond, as the service has it.
+/// Writes a time in the form of RFC 3339, in UTC, to the millisecond, as the service does.
 pub(crate) fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// Rounded to units, and exactly.
+/// Writes a number of bytes, rounded to a unit and exact.
 pub(crate) fn bytes(bytes: u64) -> String {
     if bytes < 1_024 { format!("{bytes} B") } else { format!("{} ({bytes})", indicatif::HumanBytes(bytes)) }
 }

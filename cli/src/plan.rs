@@ -1,4 +1,4 @@
-//! `dataflux plan`: what an epoch will do and cost, by strategy.
+//! `dataflux plan`: predicts the calls and the cost of an epoch, by strategy.
 
 use std::path::PathBuf;
 
@@ -13,44 +13,44 @@ use crate::access::AccessArgs;
 use crate::filter::FilterArgs;
 use crate::{failure, output, source};
 
-/// Predict what an epoch will do and cost, by strategy, without reading a sample
+/// Predict the calls and the cost of an epoch, by strategy, without reading a sample
 ///
-/// Lists the prefix, or loads a manifest of it, asks the bucket for its facts, and multiplies by the price table. Nothing
-/// is written.
+/// Lists the prefix, or loads a manifest of it, reads the facts about the bucket, and applies the price table. Writes
+/// nothing to the bucket.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   dataflux plan gs://bucket/train/
   dataflux plan gs://bucket/train/ --epochs 90 --json
-  dataflux plan --print-prices > prices.json       # put in what your contract says, then
+  dataflux plan --print-prices > prices.json       # enter the prices of your contract, then
   dataflux plan gs://bucket/train/ --prices prices.json
 
 The strategies:
-  direct   one read an object
-  compose  up to 32 objects of a class, as many as fit 100 MB, are joined in the bucket, read, and deleted
-  auto     the default: goes by measured speed, and by price; the line shows it by price alone
-  ranged   what is in each of these for large objects, which are read in ranges; only where there are such
+  direct   one read for each object
+  compose  up to 32 objects of a class, as many as fit 100 MB, are composed in the bucket, read, and deleted
+  auto     the default: chooses by measured speed and by price; the line shows the choice by price alone
+  ranged   the part of each of these for large objects, which are read in ranges; shown only if there are any
 
-Figures are those of one epoch over all ranks if each call works at the first try. Groups are taken to be full and in
-order of names; a shuffled epoch has as many on the average. Traffic that leaves the location is not in the bill.")]
+Figures are for one epoch over all ranks, if each call succeeds at the first attempt. Groups are assumed to be full and in
+order of names; a shuffled epoch has the same number on average. Traffic that leaves the location is not in the bill.")]
 pub(crate) struct Args {
-    /// What names of samples begin with, as gs://BUCKET or gs://BUCKET/PREFIX; not only whole folders
+    /// The prefix of the samples' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
     #[arg(required_unless_present = "print_prices")]
     uri: Option<Prefix>,
 
-    /// Take the samples from this manifest, saved by `dataflux ls --save`, instead of listing
+    /// Load the samples from this manifest, saved by `dataflux ls --save`, instead of listing
     #[arg(long, value_name = "FILE", conflicts_with_all = FilterArgs::OPTIONS)]
     manifest: Option<PathBuf>,
 
-    /// Epochs to add up
+    /// Number of epochs to add up
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
 
-    /// Go by the prices in this file, in the form that --print-prices has, instead of the built-in ones
+    /// Use the prices in this file, in the format of --print-prices, instead of the built-in ones
     #[arg(long, value_name = "FILE")]
     prices: Option<PathBuf>,
 
-    /// Print the built-in price table as JSON, to make one of your own of, and do nothing else
+    /// Print the built-in price table as JSON, as a template for your own, and do nothing else
     #[arg(long, conflicts_with = "uri")]
     print_prices: bool,
 
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     access: AccessArgs,
 }
 
-/// What composing needs beyond reading.
+/// The permissions that composing needs besides those for reading.
 const COMPOSING: [&str; 2] = ["storage.objects.create", "storage.objects.delete"];
 
 #[derive(Serialize)]
@@ -73,11 +73,11 @@ struct Report {
     bucket: Bucket,
     prices: PriceList,
     strategies: Strategies,
-    /// Once, and not in the strategies.
+    /// The listing, which happens once and is not part of the strategies.
     listing: Line,
     recommended: &'static str,
     why: String,
-    /// Why nothing can be composed.
+    /// The reason why nothing can be composed, if there is one.
     never_composes: Option<String>,
     advice: Option<String>,
     assumptions: Vec<String>,
@@ -97,20 +97,20 @@ struct Bucket {
 struct PriceList {
     date: String,
     source: String,
-    /// `None` for the built-in ones.
+    /// `None` for the built-in prices.
     file: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Strategies {
     direct: Line,
-    /// `None` where nothing can be composed.
+    /// `None` if nothing can be composed.
     compose: Option<Line>,
     auto: Line,
     ranged: Option<Line>,
 }
 
-/// One epoch in one way.
+/// The calls and the cost of one epoch with one strategy.
 #[derive(Serialize)]
 struct Line {
     class_a_calls: u64,
@@ -120,7 +120,7 @@ struct Line {
     bytes_temporary: u64,
     bill: Bill,
     cost_usd: f64,
-    /// Of all epochs.
+    /// The cost of all epochs.
     total_usd: f64,
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let forecast = Forecast::new(manifest, &prices, Layout::default())?;
     let never_composes = match never_compose(info) {
         Some(reason) => Some(reason),
-        None => lacking(&client, uri)?,
+        None => missing_permission(&client, uri)?,
     };
     let (recommended, why) = recommend(&forecast, never_composes.as_deref());
     let line = |cost: &Cost| Line::new(&cost.ops, cost.bill, args.epochs);
@@ -190,25 +190,25 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     if json { output::json(&report) } else { report.show() }
 }
 
-/// The right that composing needs and that the caller hasn't, if that can be told.
-fn lacking(client: &Client, prefix: &Prefix) -> Result<Option<String>> {
+/// Says which permission for composing the caller lacks, if that is known.
+fn missing_permission(client: &Client, prefix: &Prefix) -> Result<Option<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(match runtime.block_on(client.test_permissions(&prefix.bucket, &COMPOSING)) {
         Ok(held) => {
-            let lacking = COMPOSING.iter().find(|one| !held.iter().any(|held| held == *one));
-            lacking.map(|one| format!("{one} is not granted (role Storage Object User has it)"))
+            let missing = COMPOSING.iter().find(|permission| !held.iter().any(|held| held == *permission));
+            missing.map(|permission| format!("{permission} is not granted (role Storage Object User has it)"))
         }
         Err(error) => {
-            tracing::debug!(%error, "which rights are held is not told");
+            tracing::debug!(%error, "the caller's permissions are unknown");
             None
         }
     })
 }
 
-/// A strategy, and why that one.
+/// The recommended strategy, and the reason.
 fn recommend(forecast: &Forecast, never_composes: Option<&str>) -> (&'static str, String) {
     let (direct, composed, cheapest) = (forecast.direct.usd(), forecast.composed.usd(), forecast.cheapest.usd());
-    let less = |cost: f64| format!("{:.0}% less than reading object by object", 100.0 * (1.0 - cost / direct));
+    let less = |cost: f64| format!("{:.0}% less than reading objects individually", 100.0 * (1.0 - cost / direct));
     if let Some(reason) = never_composes {
         ("direct", format!("nothing can be composed, because {reason}"))
     } else if composed < cheapest {
@@ -233,7 +233,8 @@ impl Bucket {
         }
     }
 
-    fn told(&self) -> String {
+    /// Describes the bucket in one line.
+    fn description(&self) -> String {
         let unknown = || "unknown".to_owned();
         let days = |seconds: u64| format!("{} days", seconds as f64 / 86_400.0);
         let location = self.location.clone().unwrap_or_else(unknown);
@@ -249,7 +250,7 @@ impl Bucket {
     }
 }
 
-/// What dollars are for, and how many a bill has for that.
+/// The name of a part of a bill, and its amount in dollars.
 type Part = (&'static str, fn(&Bill) -> f64);
 
 impl Report {
@@ -260,13 +261,13 @@ impl Report {
         if let Some(advice) = &self.advice {
             after.push(("note", advice.clone()));
         }
-        after.extend(self.assumptions.iter().map(|told| ("assumed", told.clone())));
+        after.extend(self.assumptions.iter().map(|assumption| ("assumed", assumption.clone())));
         let rows = self.rows();
         let widths: Vec<_> =
             (0..rows[0].len()).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
         output::write(|out| {
             writeln!(out, "{}: {} objects, {}", self.uri, self.objects, output::bytes(self.bytes))?;
-            writeln!(out, "bucket: {}", self.bucket.told())?;
+            writeln!(out, "bucket: {}", self.bucket.description())?;
             writeln!(out, "prices: of {date}, {} ({})\n", failure::printable(source), failure::printable(file))?;
             for row in &rows {
                 write!(out, "{:width$}", row[0], width = widths[0])?;
@@ -276,11 +277,11 @@ impl Report {
                 writeln!(out)?;
             }
             writeln!(out)?;
-            after.iter().try_for_each(|(what, told)| writeln!(out, "{what}: {told}"))
+            after.iter().try_for_each(|(label, text)| writeln!(out, "{label}: {text}"))
         })
     }
 
-    /// The table with its head; dollars that are nowhere spent have no column.
+    /// The rows of the table, its head first. A part of the bill that is zero everywhere has no column.
     fn rows(&self) -> Vec<Vec<String>> {
         let Strategies { direct, compose, auto, ranged } = &self.strategies;
         let lines: Vec<(&str, &Line)> = [
@@ -330,10 +331,10 @@ impl Report {
     }
 }
 
-/// Digits after the point that tell two of the smallest amount, so that all of a table stand below each other.
+/// Number of digits after the point that shows two digits of the smallest amount, so that amounts of a table line up.
 fn digits<'a>(amounts: impl Iterator<Item = &'a f64>) -> usize {
     let least = amounts.filter(|amount| **amount > 0.0).fold(f64::INFINITY, |least, amount| least.min(*amount));
-    // Beyond a billionth of a dollar there is nothing to tell.
+    // Amounts below a billionth of a dollar don't matter.
     (1.0 - least.log10().floor()).clamp(2.0, 9.0) as usize
 }
 

@@ -1,4 +1,4 @@
-//! Standard error: progress on a terminal, and what else is said there without tearing it.
+//! Standard error: progress bars on a terminal, and messages that don't tear them.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,15 +10,15 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressFinish, Progress
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// How often the clock of a bar moves on while nothing else does.
+/// How often the clock of a bar is redrawn while nothing else changes.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Something whose progress can't be told. Not shown unless standard error is a terminal.
-pub(crate) fn wait(what: &'static str) -> ProgressBar {
+/// A spinner for work whose progress is unknown. Shown only if standard error is a terminal.
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
     show(ProgressBar::new_spinner(), "{spinner} {prefix} ({elapsed})", what)
 }
 
-/// A listing. Not shown unless standard error is a terminal.
+/// A spinner for a listing. Shown only if standard error is a terminal.
 pub(crate) fn listing(progress: Arc<Progress>) -> ProgressBar {
     let started = Instant::now();
     let listed = move |_: &ProgressState, out: &mut dyn fmt::Write| {
@@ -31,7 +31,7 @@ pub(crate) fn listing(progress: Arc<Progress>) -> ProgressBar {
     add(ProgressBar::new_spinner().with_style(style), "listing")
 }
 
-/// Samples out of `total`. Not shown unless standard error is a terminal.
+/// A bar of samples out of `total`. Shown only if standard error is a terminal.
 pub(crate) fn samples(what: &'static str, total: u64) -> ProgressBar {
     let template = "{prefix} {wide_bar} {human_pos}/{human_len} samples, {rate} (left: {eta})";
     show(ProgressBar::new(total), template, what)
@@ -39,7 +39,7 @@ pub(crate) fn samples(what: &'static str, total: u64) -> ProgressBar {
 
 fn show(bar: ProgressBar, template: &str, what: &'static str) -> ProgressBar {
     let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
-        // A bar has no way to fail.
+        // A bar can't report an error.
         let _ = write!(out, "{:.0}/s", state.per_sec());
     };
     let style = ProgressStyle::with_template(template).expect("the template is a constant and tested");
@@ -52,15 +52,15 @@ fn add(bar: ProgressBar, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// Writes to standard error between two drawings of the bars. That it can't be written is nobody's to tell.
-pub(crate) fn aside(text: &str) {
-    let _ = Aside.write_all(text.as_bytes());
+/// Prints to standard error between two drawings of the bars. There is nowhere to report a failure to.
+pub(crate) fn print(text: &str) {
+    let _ = Stderr.write_all(text.as_bytes());
 }
 
-/// Standard error for logs.
-pub(crate) struct Aside;
+/// Standard error, written between two drawings of the bars.
+pub(crate) struct Stderr;
 
-impl Write for Aside {
+impl Write for Stderr {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         BARS.suspend(|| io::stderr().write_all(buffer)).map(|()| buffer.len())
     }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn templates_are_well_formed() {
-        wait("cleaning").finish();
+        spinner("cleaning").finish();
         listing(Arc::default()).finish();
         samples("epochs", 3).finish();
     }

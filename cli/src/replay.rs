@@ -1,4 +1,4 @@
-//! `dataflux replay`: what a step of a run saw, by its audit log.
+//! `dataflux replay`: prints the samples of a step of a run from its audit log.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use crate::{failure, output, source};
 
 /// Print the samples that a step of a run was given, by its audit log
 ///
-/// Reads the whole log, as a loader with .audit(path) or `bench --audit` writes it, sees that each record follows from the one
-/// before, finds the samples of the step again in the order of its epoch, and proves them by the hash in the log. The
-/// manifest of the run is taken from a file, or listed again, which works as long as nothing was added, removed or
+/// Reads the whole log, as a loader with .audit(path) or `bench --audit` writes it, checks that each record follows from the
+/// one before, computes the samples of the step from the order of its epoch, and proves them by the hash in the log. The
+/// manifest of the run is loaded from a file or listed again, which works as long as no object was added, removed or
 /// overwritten.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   dataflux replay run.audit --step 1200 --manifest train.dfm
   dataflux replay run.audit --step 1200 --epoch 3 gs://bucket/train/ --json
-  dataflux replay run.audit                        # is it whole? what is in it?
+  dataflux replay run.audit                        # check the log and print a summary
 
-A step that was delivered more than once, since the run went on from an earlier state, is printed as it was the last time.
-A record that was changed, left out or put in is named by its line, and so is what doesn't follow from it; a last line
-that was cut off, as by a kill, is none.")]
+If a step was delivered more than once, because the run resumed from an earlier state, its last delivery is printed. An
+error names the line of a record that was changed, removed or inserted. A last line that was cut off, as when the process
+is killed, is ignored.")]
 pub(crate) struct Args {
     /// The log of one rank
     log: PathBuf,
 
-    /// What was listed, as gs://BUCKET or gs://BUCKET/PREFIX, to list it again [default: what the log names]
+    /// The prefix of the run, as gs://BUCKET or gs://BUCKET/PREFIX, to list again [default: the prefix in the log]
     #[arg(conflicts_with = "manifest")]
     uri: Option<Prefix>,
 
@@ -41,11 +41,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = FilterArgs::OPTIONS)]
     manifest: Option<PathBuf>,
 
-    /// The batch of the epoch on this rank, counted from 0; without, the log is only checked
+    /// The number of the batch in its epoch on this rank, from 0; without it the log is only checked
     #[arg(long, value_name = "N")]
     step: Option<u64>,
 
-    /// The epoch, counted from 0 [default: the last that has the step]
+    /// The epoch, counted from 0 [default: the last epoch that has the step]
     #[arg(long, value_name = "E", requires = "step")]
     epoch: Option<u64>,
 
@@ -57,11 +57,11 @@ pub(crate) struct Args {
 struct Report {
     #[serde(flatten)]
     log: Log,
-    /// `None` where none was asked for.
-    step: Option<Seen>,
+    /// `None` if no step was asked for.
+    step: Option<Step>,
 }
 
-/// The log as a whole.
+/// Facts about the whole log.
 #[derive(Default, Serialize)]
 struct Log {
     records: u64,
@@ -74,16 +74,16 @@ struct Log {
 }
 
 #[derive(Serialize)]
-struct Seen {
+struct Step {
     epoch: u64,
     step: u64,
     rank: u64,
     world_size: u64,
-    /// From, inclusive, and to, exclusive.
+    /// First position, inclusive, and last position, exclusive.
     positions: [u64; 2],
-    /// Where in the log it stands.
+    /// Its line in the log.
     line: u64,
-    /// How often the log has it.
+    /// Number of times that it was delivered.
     delivered: u64,
     samples: Vec<Sample>,
     skipped: Vec<Lost>,
@@ -104,7 +104,7 @@ struct Lost {
     position: u64,
     id: u64,
     name: String,
-    /// The sample that came in its place.
+    /// The sample that was delivered instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<u64>,
 }
@@ -113,7 +113,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let (log, found) = read(args)?;
     let step = match (args.step, found) {
         (None, _) => None,
-        (Some(_), Some((record, delivered))) => Some(Seen::new(&manifest(args, &record)?, &record, delivered)?),
+        (Some(_), Some(FoundStep { record, deliveries: delivered })) => {
+            Some(Step::new(&manifest(args, &record)?, &record, delivered)?)
+        }
         (Some(step), None) => {
             let of = args.epoch.map_or_else(String::new, |epoch| format!(" of epoch {epoch}"));
             let has = match (log.first_epoch, log.last_epoch) {
@@ -127,31 +129,39 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     if json { output::json(&report) } else { report.show() }
 }
 
-/// The log, checked from its start, and the step that was asked for with how often it is there.
-fn read(args: &Args) -> Result<(Log, Option<(AuditRecord, u64)>)> {
+/// A record of the step that was asked for.
+struct FoundStep {
+    record: AuditRecord,
+    /// Number of times that the step was delivered.
+    deliveries: u64,
+}
+
+/// Reads and checks the whole log. Returns its facts and the last delivery of the step that was asked for.
+fn read(args: &Args) -> Result<(Log, Option<FoundStep>)> {
     let mut audit = AuditLog::open(&args.log)?;
-    let (mut log, mut found) = (Log::default(), None::<(AuditRecord, u64)>);
+    let (mut log, mut found) = (Log::default(), None::<FoundStep>);
     for record in &mut audit {
         let record = record?;
         let epoch = record.epoch();
         log.records += 1;
         log.first_epoch = Some(log.first_epoch.map_or(epoch, |first| first.min(epoch)));
         log.last_epoch = Some(log.last_epoch.map_or(epoch, |last| last.max(epoch)));
-        let newer = found.as_ref().is_none_or(|(found, _)| epoch >= found.epoch());
-        if Some(record.step()) == args.step && args.epoch.is_none_or(|wanted| wanted == epoch) && newer {
-            let before = found.take().filter(|(found, _)| found.epoch() == epoch).map_or(0, |(_, times)| times);
-            found = Some((record, before + 1));
+        let is_newer = found.as_ref().is_none_or(|found| epoch >= found.record.epoch());
+        if Some(record.step()) == args.step && args.epoch.is_none_or(|wanted| wanted == epoch) && is_newer {
+            let same_epoch = found.take().filter(|found| found.record.epoch() == epoch);
+            let deliveries = same_epoch.map_or(0, |found| found.deliveries) + 1;
+            found = Some(FoundStep { record, deliveries });
         }
     }
     (log.hash, log.torn) = (audit.hash(), audit.is_torn());
     Ok((log, found))
 }
 
-/// What the run was over.
+/// The manifest of the run.
 fn manifest(args: &Args, record: &AuditRecord) -> Result<Arc<Manifest>> {
     let logged: Prefix = record.prefix().parse().context("the audit log names no prefix")?;
     if let Some(file) = &args.manifest {
-        return Ok(Arc::new(source::of_prefix(Manifest::load(file)?, file, &logged)?));
+        return Ok(Arc::new(source::check_prefix(Manifest::load(file)?, file, &logged)?));
     }
     if let Some(uri) = args.uri.as_ref().filter(|uri| **uri != logged) {
         return Err(Usage(format!("{} is of {logged}, not of {uri}", args.log.display())).into());
@@ -160,10 +170,10 @@ fn manifest(args: &Args, record: &AuditRecord) -> Result<Arc<Manifest>> {
     Ok(Arc::clone(source::open(&client, &logged, None, &args.filter)?.manifest()))
 }
 
-impl Seen {
+impl Step {
     fn new(manifest: &Arc<Manifest>, record: &AuditRecord, delivered: u64) -> Result<Self> {
         let samples = record.samples(manifest)?;
-        let entry = |id: SampleId| manifest.get(id.0).context("the audit log names a sample that isn't there");
+        let entry = |id: SampleId| manifest.get(id.0).context("the audit log names a sample that doesn't exist");
         let lost = |position, id: SampleId, by: Option<SampleId>| {
             Ok(Lost { position, id: id.0, name: entry(id)?.name.to_string(), by: by.map(|id| id.0) })
         };
@@ -195,7 +205,7 @@ impl Report {
         output::write(|out| {
             writeln!(out, "log      {records} records, each follows from the one before{torn}; hash {hash}")?;
             let Some(step) = &self.step else { return Ok(()) };
-            let Seen { epoch, step: number, rank, world_size, positions: [from, to], line, delivered, .. } = step;
+            let Step { epoch, step: number, rank, world_size, positions: [from, to], line, delivered, .. } = step;
             let times = if *delivered > 1 { format!(", delivered {delivered} times") } else { String::new() };
             writeln!(out, "step     {number} of epoch {epoch} on rank {rank} of {world_size}, line {line}{times}")?;
             writeln!(out, "samples  {}, positions {from} to {to}, proved by the log", step.samples.len())?;

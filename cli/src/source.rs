@@ -1,4 +1,4 @@
-//! The samples that a command is about: listed, or out of a manifest.
+//! The samples that a command works on: listed, or loaded from a manifest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::failure::Usage;
 use crate::filter::FilterArgs;
 use crate::progress;
 
-/// Lists the samples of `prefix`, or takes them from a manifest of it.
+/// Opens the samples below `prefix`: lists them, or loads them from a manifest.
 pub(crate) fn open(
     client: &Client,
     prefix: &Prefix,
@@ -21,25 +21,25 @@ pub(crate) fn open(
 ) -> Result<DatafluxDataset> {
     let builder = DatafluxDataset::builder().client(client.clone());
     if let Some(file) = manifest {
-        return Ok(builder.from_manifest(of_prefix(Manifest::load(file)?, file, prefix)?)?);
+        return Ok(builder.from_manifest(check_prefix(Manifest::load(file)?, file, prefix)?)?);
     }
     let listing = Arc::new(Progress::default());
     let _spinner = progress::listing(Arc::clone(&listing));
-    let opened = builder.filter(filter.of(Filter::new())?).progress(listing).open(&prefix.to_string());
-    Ok(opened.map_err(|error| match globbed(prefix) {
+    let opened = builder.filter(filter.apply(Filter::new())?).progress(listing).open(&prefix.to_string());
+    Ok(opened.map_err(|error| match glob_hint(prefix) {
         Some(hint) if error.what_to_do().is_some_and(|hint| hint.contains("isn't a glob")) => error.hint(hint),
         _ => error,
     })?)
 }
 
-/// What to write instead of a prefix that no name begins with and that looks like a glob.
-pub(crate) fn globbed(prefix: &Prefix) -> Option<String> {
+/// A hint for a prefix that no name begins with, if it looks like a glob.
+pub(crate) fn glob_hint(prefix: &Prefix) -> Option<String> {
     let (folder, glob) = prefix.glob()?;
     Some(format!("a prefix isn't a glob: write {folder} --include '{glob}'"))
 }
 
-/// The manifest, if it is of this prefix.
-pub(crate) fn of_prefix(manifest: Manifest, file: &Path, prefix: &Prefix) -> Result<Manifest> {
+/// Returns the manifest if it is of this prefix.
+pub(crate) fn check_prefix(manifest: Manifest, file: &Path, prefix: &Prefix) -> Result<Manifest> {
     if manifest.prefix() == prefix {
         return Ok(manifest);
     }

@@ -1,4 +1,4 @@
-//! Values of options.
+//! Parsers for the values of options.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -7,7 +7,7 @@ use dataflux::OnError;
 use dataflux::list::Filter;
 use dataflux::store::StorageClass;
 
-/// A count that can't be 0.
+/// Parses a count that must not be 0.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("it must be at least 1".to_owned()),
@@ -16,7 +16,7 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Bytes, at least one: `512MiB`, `1.5GiB`, `2GB`, or a plain number.
+/// Parses a number of bytes that is at least 1: `512MiB`, `1.5GiB`, `2GB`, or a plain number.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     match size(text)? {
         0 => Err("it must be at least 1 byte".to_owned()),
@@ -24,31 +24,31 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// What to do about samples that can't be had.
+/// Parses what to do about lost samples.
 pub(crate) fn on_error(text: &str) -> Result<OnError, String> {
-    let limited = || {
-        let (what, limit) = text.split_once(':')?;
+    let with_limit = || {
+        let (action, limit) = text.split_once(':')?;
         let limit = limit.parse().ok()?;
-        match what {
+        match action {
             "skip" => Some(OnError::Skip { limit }),
             "substitute" => Some(OnError::Substitute { limit }),
             _ => None,
         }
     };
-    let wanted = "it must be fail, skip:N or substitute:N, with the most samples of an epoch to lose";
-    if text == "fail" { Ok(OnError::Fail) } else { limited().ok_or_else(|| wanted.to_owned()) }
+    let wanted = "it must be fail, skip:N or substitute:N, with the maximum number of samples an epoch may lose";
+    if text == "fail" { Ok(OnError::Fail) } else { with_limit().ok_or_else(|| wanted.to_owned()) }
 }
 
-/// A folder, and bytes where what stands behind the last colon is some.
+/// Parses a folder, and a number of bytes if one follows the last colon.
 pub(crate) fn folder_and_bytes(text: &str) -> Result<(PathBuf, Option<u64>), String> {
-    let (folder, most) = match text.rsplit_once(':') {
-        Some((folder, most)) if most.starts_with(|c: char| c.is_ascii_digit()) => (folder, Some(bytes(most)?)),
+    let (folder, limit) = match text.rsplit_once(':') {
+        Some((folder, limit)) if limit.starts_with(|c: char| c.is_ascii_digit()) => (folder, Some(bytes(limit)?)),
         _ => (text, None),
     };
-    if folder.is_empty() { Err("it must name a folder".to_owned()) } else { Ok((folder.into(), most)) }
+    if folder.is_empty() { Err("it must name a folder".to_owned()) } else { Ok((folder.into(), limit)) }
 }
 
-/// Bytes: as [`bytes`], and also none.
+/// Parses a number of bytes, which may be 0.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 9] = [
         ("", 1.0),
@@ -70,15 +70,15 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     };
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wanted)?;
     if number.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Exactly, however large.
+        // Whole numbers are parsed exactly, however large they are.
         return number.parse().ok().and_then(|number: u64| number.checked_mul(*factor as u64)).ok_or_else(wanted);
     }
     let bytes = number.parse::<f64>().map_err(|_| wanted())? * factor;
-    // A part of a byte is a slip of the pen; that of a unit may come to one.
+    // A fraction of a byte is a mistake; a fraction of a larger unit may be meant.
     if *factor > 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wanted()) }
 }
 
-/// A time, such as `10m`, `1h 30m` or `0s`.
+/// Parses a length of time, such as `10m`, `1h 30m` or `0s`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
         return Ok(Duration::ZERO);
@@ -86,7 +86,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 30s, 10m, 1h or 2days"))
 }
 
-/// A moment, as RFC 3339 has it or shortened to a day in UTC, or how long before `now` it was.
+/// Parses a time: in the form of RFC 3339, as a day in UTC, or as an age before `now`.
 pub(crate) fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     let wanted = || {
         "it must be a time such as 2026-01-31, 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+01:00, or an age such as \
@@ -103,7 +103,7 @@ pub(crate) fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> 
         Some(sign) => (format!("{}Z", &clock[..sign]).to_ascii_uppercase(), Some(&clock[sign..])),
         None => (if clock.is_empty() { "T00:00:00Z".to_owned() } else { clock.to_ascii_uppercase() }, None),
     };
-    // The parser overlooks what stands between two.
+    // The parser ignores text between two of them.
     if clock.matches('Z').count() != 1 {
         return Err(wanted());
     }
@@ -111,7 +111,7 @@ pub(crate) fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> 
     let Some(offset) = offset else { return Ok(time) };
     let (hours, minutes) = offset[1..].split_once(':').ok_or_else(wanted)?;
     let part = |text: &str, below: u64| {
-        // A number may have a sign of its own, and these may not.
+        // `parse` would accept a sign, which isn't allowed here.
         let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse::<u64>().ok().filter(|number| digits && *number < below);
         number.ok_or_else(wanted)
@@ -121,21 +121,21 @@ pub(crate) fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> 
     utc.ok_or_else(wanted)
 }
 
-/// As [`moment`], before now.
+/// Parses a time as [`moment`] does, with ages before the present.
 pub(crate) fn moment_before_now(text: &str) -> Result<SystemTime, String> {
     moment(text, SystemTime::now())
 }
 
-/// What the library takes for a glob.
+/// Parses a glob as the library does.
 pub(crate) fn glob(text: &str) -> Result<String, String> {
     Filter::everything().include(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// A storage class, in upper or lower case.
+/// Parses a storage class in upper or lower case.
 pub(crate) fn storage_class(text: &str) -> Result<StorageClass, String> {
     match StorageClass::parse(&text.to_ascii_uppercase()) {
         StorageClass::Unspecified | StorageClass::Other => {
-            Err("there are standard, nearline, coldline and archive".to_owned())
+            Err("it must be standard, nearline, coldline or archive".to_owned())
         }
         class => Ok(class),
     }
@@ -144,9 +144,9 @@ pub(crate) fn storage_class(text: &str) -> Result<StorageClass, String> {
 /// How `bench` decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decoding {
-    /// Not at all.
+    /// Samples are the bytes as read.
     Raw,
-    /// PNG and JPEG, resized.
+    /// PNG and JPEG images are decoded and resized.
     Image {
         /// Pixels.
         height: u32,
@@ -165,7 +165,7 @@ impl std::str::FromStr for Decoding {
         let size = || {
             let (height, width) = text.strip_prefix("image:")?.split_once(['x', 'X'])?;
             let (height, width) = (height.parse().ok()?, width.parse().ok()?);
-            // Beyond this a batch of one would be gigabytes.
+            // A batch of one larger image would take gigabytes.
             (1..=16_384).contains(&height).then_some(())?;
             (1..=16_384).contains(&width).then_some(Self::Image { height, width })
         };
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_part_of_a_byte_nor_more_than_there_can_be_is_taken_for_a_size() {
+    fn fractions_of_a_byte_and_overflowing_sizes_are_refused() {
         for text in
             ["1.5", "1.5B", "0.0", "99999999999999999999", "99999999999999999999.5KiB", "16777216.5TiB", "1.2.3kib"]
         {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn none_is_a_size_and_no_amount() {
+    fn zero_is_a_size_and_no_number_of_bytes_to_use() {
         assert_eq!(size("0"), Ok(0));
         assert_eq!(size("0.5 KiB"), Ok(512));
         assert!(bytes("0").unwrap_err().contains("at least 1 byte"));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn globs_are_the_librarys() {
+    fn globs_are_parsed_by_the_library() {
         assert_eq!(glob("*.png"), Ok("*.png".to_owned()));
         assert!(glob("[a").unwrap_err().contains("missing ']'"));
     }

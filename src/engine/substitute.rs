@@ -153,7 +153,7 @@ impl Substitution {
                 let _ = funded.wait_for(|&funded| funded > number).await;
                 budget.take(bytes).await
             } => permit,
-            _ = awaited.wait_for(|&awaited| awaited > number) => budget.beside(bytes),
+            _ = awaited.wait_for(|&awaited| awaited > number) => budget.exceed(bytes),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::manifest::{ClassTotal, Known, Manifest};
-use crate::metrics::{Counts, scaled};
+use crate::metrics::{Counts, Ratio};
 use crate::plan::{Affordable, Bill, Forecast, Layout, Prices, Strategy};
 use crate::read::Clients;
 use crate::sample::Sampling;
@@ -88,10 +88,10 @@ impl CostEstimator<'_> {
         let Ok(orders) = self.sampling.orders() else { return };
         // To find out which samples an epoch has would take a look at all of them, so this estimates their number in
         // each storage class.
-        let share = (orders.len(), all.max(1));
+        let share = Ratio { numerator: orders.len(), denominator: all.max(1) };
         let classes = self.manifest.classes().map(|class| ClassTotal {
-            objects: scaled(class.objects, share).max(1),
-            bytes: scaled(class.bytes, share),
+            objects: share.scale(class.objects).max(1),
+            bytes: share.scale(class.bytes),
             ..class
         });
         let forecast = Forecast::of_totals(classes, self.prices, self.layout);

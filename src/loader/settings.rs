@@ -216,13 +216,14 @@ impl Settings {
 
 /// The memory budget where none is set.
 fn default_memory_budget() -> u64 {
-    let Some((limit, of)) = memory_limit() else { return MEMORY_BUDGET };
-    let share = (limit / MEMORY_LIMIT_PARTS).max(1);
+    let Some(limit) = memory_limit() else { return MEMORY_BUDGET };
+    let share = (limit.bytes / MEMORY_LIMIT_PARTS).max(1);
     if share < MEMORY_BUDGET {
         tracing::info!(
             memory_budget = share,
-            limit,
-            "the memory budget is a quarter of {of}; set another by memory_budget"
+            limit = limit.bytes,
+            "the memory budget is a quarter of {}; set another by memory_budget",
+            limit.source
         );
     }
     share.min(MEMORY_BUDGET)

@@ -1,4 +1,4 @@
-//! URIs of buckets and of what is in them: the one place that parses and writes them. No I/O.
+//! Parses and writes the URIs of buckets, prefixes and objects. No other file does. No I/O.
 
 use std::fmt;
 use std::str::FromStr;

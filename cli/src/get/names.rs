@@ -1,4 +1,4 @@
-//! Where in a folder an object goes. Pure.
+//! The path of an object's file below a folder. No I/O.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -6,73 +6,74 @@ use std::fmt::Write as _;
 use dataflux::list::Prefix;
 use unicode_normalization::UnicodeNormalization;
 
-/// Longest name that file systems take, in bytes.
-const LONGEST: usize = 255;
+/// Longest name of a file that file systems accept, in bytes.
+const MAX_PART: usize = 255;
 
-/// Where an object goes: every part is the name of one thing in a folder, and no way out of it.
+/// The path of an object's file. Every part is the name of one entry of a folder, so the path can't leave the folder.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct FilePath {
     pub(crate) folders: Vec<String>,
-    /// None for the mark of a folder.
+    /// `None` for the marker of a folder.
     pub(crate) file: Option<String>,
 }
 
-/// How names of objects become those of files.
+/// How names of objects become paths of files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
-    /// Bytes of a name that are left away: the folders of the prefix.
-    above: usize,
+    /// Number of bytes to drop from a name: the folders of the prefix.
+    dropped: usize,
     escape: bool,
 }
 
 impl Names {
     pub(crate) fn new(prefix: &Prefix, escape: bool) -> Self {
-        Self { above: prefix.prefix.rfind('/').map_or(0, |slash| slash + 1), escape }
+        Self { dropped: prefix.prefix.rfind('/').map_or(0, |slash| slash + 1), escape }
     }
 
-    /// The place of an object, or why it can have none.
-    pub(crate) fn place(&self, name: &str, size: u64) -> Result<Place, String> {
-        let below = name.get(self.above..).unwrap_or(name);
-        // The prefix's own mark is the folder that all goes into.
+    /// The path of an object's file, or the reason why it can't have one.
+    pub(crate) fn path(&self, name: &str, size: u64) -> Result<FilePath, String> {
+        let below = name.get(self.dropped..).unwrap_or(name);
+        // The marker of the prefix itself is the target folder.
         if below.is_empty() && size == 0 {
-            return Ok(Place { folders: Vec::new(), file: None });
+            return Ok(FilePath { folders: Vec::new(), file: None });
         }
-        let (below, is_mark) = match below.strip_suffix('/') {
+        let (below, is_marker) = match below.strip_suffix('/') {
             Some(folder) if size == 0 => (folder, true),
             _ => (below, false),
         };
         let mut parts = below.split('/').map(|part| self.part(part)).collect::<Result<Vec<_>, _>>()?;
-        let file = if is_mark { None } else { parts.pop() };
-        Ok(Place { folders: parts, file })
+        let file = if is_marker { None } else { parts.pop() };
+        Ok(FilePath { folders: parts, file })
     }
 
     fn part(&self, part: &str) -> Result<String, String> {
-        let why = match part {
+        let reason = match part {
             "" => Some("an empty part in its name can't be a file or a folder".to_owned()),
             "." | ".." => Some(format!("the part {part} of its name would lead elsewhere")),
             _ => part.contains(unfit).then(|| "a character in its name can't stand in that of a file".to_owned()),
         };
-        let written = match (why, self.escape) {
+        let written = match (reason, self.escape) {
             (None, false) => part.to_owned(),
-            (Some(why), false) => return Err(format!("{why}; --escape-names writes it another way")),
+            (Some(reason), false) => return Err(format!("{reason}; --escape-names writes it differently")),
             (_, true) => escaped(part),
         };
-        if written.len() > LONGEST {
+        if written.len() > MAX_PART {
             let bytes = written.len();
             return Err(format!(
-                "a part of its name has {bytes} bytes, and file systems take {LONGEST}; leave it out with --exclude"
+                "a part of its name has {bytes} bytes, and file systems take {MAX_PART}; leave it out with --exclude"
             ));
         }
         Ok(written)
     }
 }
 
-/// What no file's name may hold; a backslash leads elsewhere on some systems.
+/// Whether no file's name may contain a character. A backslash separates folders on some systems.
 fn unfit(c: char) -> bool {
     c == '\0' || (cfg!(windows) && (c.is_control() || r#"\:*?"<>|"#.contains(c)))
 }
 
-/// A part that is no way out, no two of them the same: what can't stand is written as `%XX`, and `%`, too.
+/// Escapes a part so that it names an entry of its folder, and different parts stay different. Characters that can't stand
+/// in a file's name are written as `%XX`, and so is `%`.
 fn escaped(part: &str) -> String {
     if part.is_empty() {
         return "%".to_owned();
@@ -81,7 +82,7 @@ fn escaped(part: &str) -> String {
     let mut out = String::with_capacity(part.len());
     for c in part.chars() {
         if c == '%' || unfit(c) || (dots && c == '.') {
-            // All of these are of one byte.
+            // All of these characters have one byte.
             let _ = write!(out, "%{:02X}", u32::from(c));
         } else {
             out.push(c);
@@ -90,27 +91,34 @@ fn escaped(part: &str) -> String {
     out
 }
 
-/// Which names a file system takes for the same.
+/// Which different names a file system treats as the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct SameNames {
-    /// Those that differ in case alone.
+    /// Names that differ only in case.
     pub(crate) case: bool,
-    /// Those that differ in Unicode's normal form alone: `é` as one character, or as `e` and an accent.
+    /// Names that differ only in Unicode's normal form: `é` as one character, or as `e` and an accent.
     pub(crate) form: bool,
 }
 
-/// Places in byte order of the objects' names, of which none may take another's.
+/// Paths, added in byte order of the objects' names, none of which may collide with another.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    /// Objects that become files and whose names begin that of what comes next: between a name and what would be below it,
-    /// byte order has only such as begin with it, too. No two names are written the same way.
+    /// Names of files that the next name may begin with. In byte order, all names between a name and those below it begin
+    /// with that name, too, so earlier files can't collide. No two names are written as the same path.
     files: Vec<String>,
-    /// The name before.
+    /// The name added last.
     last: String,
     same: SameNames,
-    /// Of a file system that takes different names for the same, everything: what is in the way may be anywhere. The
-    /// value tells a file.
-    folded: Option<HashMap<String, (String, bool)>>,
+    /// All entries by folded path, if the file system treats different names as the same: a collision may then be with any
+    /// earlier name.
+    folded: Option<HashMap<String, TreeEntry>>,
+}
+
+/// An entry of a [`Tree`].
+#[derive(Debug)]
+struct TreeEntry {
+    path: String,
+    is_file: bool,
 }
 
 impl Tree {
@@ -119,45 +127,45 @@ impl Tree {
         Self { files: Vec::new(), last: String::new(), same, folded }
     }
 
-    /// Adds a place, or says what is in its way.
-    pub(crate) fn add(&mut self, name: &str, place: &Place) -> Result<(), String> {
-        let in_the_way = |file: &str| {
+    /// Adds the path of the object `name`, or returns the reason why it collides.
+    pub(crate) fn add(&mut self, name: &str, file: &FilePath) -> Result<(), String> {
+        let collision = |file: &str| {
             format!(
-                "its file and that of {} would be in each other's way; leave one of them out with --exclude",
+                "its file and that of {} collide; leave one of them out with --exclude",
                 file.trim_start_matches('/')
             )
         };
-        // What is in the way is looked for in that order. The name of an object isn't empty.
+        // The search for collisions relies on the order. No object has an empty name.
         if name <= self.last.as_str() {
             return Err(format!("it comes after {} in the manifest, where names must go up: save another", self.last));
         }
         name.clone_into(&mut self.last);
         self.files.retain(|file| name.starts_with(file.as_str()));
         if let Some(file) = self.files.iter().find(|file| name[file.len()..].starts_with('/')) {
-            return Err(in_the_way(file));
+            return Err(collision(file));
         }
         if let Some(folded) = &mut self.folded {
-            let path: String = place.folders.iter().chain(&place.file).flat_map(|part| ["/", part]).collect();
-            let is_file = place.file.is_some();
+            let path: String = file.folders.iter().chain(&file.file).flat_map(|part| ["/", part]).collect();
             let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
             for end in ends.filter(|&end| end > 0) {
-                let (here, file) = (&path[..end], is_file && end == path.len());
-                let (other, is_file) = folded.entry(fold(here, self.same)).or_insert_with(|| (here.to_owned(), file));
-                if other != here || *is_file != file {
-                    return Err(in_the_way(other));
+                let (here, is_file) = (&path[..end], file.file.is_some() && end == path.len());
+                let entry = folded.entry(fold(here, self.same));
+                let other = entry.or_insert_with(|| TreeEntry { path: here.to_owned(), is_file });
+                if other.path != here || other.is_file != is_file {
+                    return Err(collision(&other.path));
                 }
             }
         }
-        if place.file.is_some() {
+        if file.file.is_some() {
             self.files.push(name.to_owned());
         }
         Ok(())
     }
 }
 
-/// Names that some file system takes for the same become the same, and a few that none does: letter by letter, since
-/// the small form of a word depends on its end, and by way of capitals, of which several small letters share one. The
-/// normal form comes first and last, since a letter in its other case may be one that has another form.
+/// Maps names that some file system treats as the same to the same text, and a few more. Case is folded letter by letter,
+/// since the lower case of a word depends on its end, and through upper case, since several lower-case letters share an
+/// upper-case one. The normal form is applied first and last, since a letter in its other case may have another form.
 fn fold(path: &str, same: SameNames) -> String {
     let normal = |text: &str| if same.form { text.nfd().collect() } else { text.to_owned() };
     let path = normal(path);
@@ -171,16 +179,16 @@ fn fold(path: &str, same: SameNames) -> String {
 mod tests {
     use super::*;
 
-    fn place(name: &str, size: u64, escape: bool) -> Result<String, String> {
+    fn path(name: &str, size: u64, escape: bool) -> Result<String, String> {
         let names = Names::new(&"gs://bucket/p/q".parse().unwrap(), escape);
-        names.place(name, size).map(|place| {
-            let folders: String = place.folders.iter().flat_map(|folder| [folder, "/"]).collect();
-            folders + place.file.as_deref().unwrap_or_default()
+        names.path(name, size).map(|path| {
+            let folders: String = path.folders.iter().flat_map(|folder| [folder, "/"]).collect();
+            folders + path.file.as_deref().unwrap_or_default()
         })
     }
 
     #[test]
-    fn names_are_those_below_the_prefix() {
+    fn paths_start_below_the_folders_of_the_prefix() {
         for (name, size, wanted) in [
             ("p/q", 1, "q"),
             ("p/qa/b", 1, "qa/b"),
@@ -190,12 +198,12 @@ mod tests {
             ("p/q...", 1, "q..."),
             ("p/q\n\u{1b}", 1, "q\n\u{1b}"),
         ] {
-            assert_eq!(place(name, size, false).as_deref(), Ok(wanted), "{name:?}");
+            assert_eq!(path(name, size, false).as_deref(), Ok(wanted), "{name:?}");
         }
     }
 
     #[test]
-    fn what_leads_elsewhere_is_refused_or_written_another_way() {
+    fn parts_that_leave_the_folder_are_refused_or_escaped() {
         for (name, escaped) in [
             ("p/../x", "%2E%2E/x"),
             ("p/q/../../../x", "q/%2E%2E/%2E%2E/%2E%2E/x"),
@@ -207,16 +215,16 @@ mod tests {
             ("p/%2E%2E/q%", "%252E%252E/q%25"),
         ] {
             if !name.contains("%2E") {
-                let why = place(name, 1, false).unwrap_err();
+                let why = path(name, 1, false).unwrap_err();
                 assert!(why.contains("--escape-names"), "{name:?}: {why}");
             }
-            assert_eq!(place(name, 1, true).as_deref(), Ok(escaped), "{name:?}");
+            assert_eq!(path(name, 1, true).as_deref(), Ok(escaped), "{name:?}");
         }
         for escape in [false, true] {
-            assert!(place(&format!("p/q{}", "é".repeat(127)), 1, escape).is_ok());
-            assert!(place(&format!("p/q{}", "é".repeat(150)), 1, escape).unwrap_err().contains("301 bytes"));
+            assert!(path(&format!("p/q{}", "é".repeat(127)), 1, escape).is_ok());
+            assert!(path(&format!("p/q{}", "é".repeat(150)), 1, escape).unwrap_err().contains("301 bytes"));
         }
-        assert!(place(&format!("p/q{}", "%".repeat(100)), 1, true).unwrap_err().contains("301 bytes"));
+        assert!(path(&format!("p/q{}", "%".repeat(100)), 1, true).unwrap_err().contains("301 bytes"));
     }
 
     const ALL: [SameNames; 4] = [
@@ -227,14 +235,14 @@ mod tests {
     ];
 
     fn collide(names: &[&str], same: SameNames) -> Result<(), String> {
-        let (how, mut tree) = (Names { above: 0, escape: false }, Tree::new(same));
+        let (how, mut tree) = (Names { dropped: 0, escape: false }, Tree::new(same));
         let mut sorted = names.to_vec();
         sorted.sort_unstable();
-        sorted.into_iter().try_for_each(|name| tree.add(name, &how.place(name, u64::from(!name.ends_with('/')))?))
+        sorted.into_iter().try_for_each(|name| tree.add(name, &how.path(name, u64::from(!name.ends_with('/')))?))
     }
 
     #[test]
-    fn no_object_takes_the_place_of_another() {
+    fn no_two_objects_have_the_same_file() {
         for names in [&["a", "a/b"][..], &["a", "a-", "a!x/y", "a/b/c"], &["x/a", "x/a/"]] {
             for same in ALL {
                 assert!(collide(names, same).unwrap_err().contains("--exclude"), "{names:?}");
@@ -255,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn names_equal_but_for_their_normal_form_are_in_each_others_way() {
+    fn names_that_differ_only_in_normal_form_collide() {
         for names in [
             &["\u{e9}", "e\u{301}"][..],
             &["caf\u{e9}/a", "cafe\u{301}/b"],
@@ -267,7 +275,7 @@ mod tests {
                 assert_eq!(collide(names, same).is_err(), same.form, "{names:?} {same:?}");
             }
         }
-        // In both at once.
+        // Names that differ in both.
         for names in [&["\u{c9}", "e\u{301}"][..], &["\u{212b}", "a\u{30a}"]] {
             for same in ALL {
                 assert_eq!(collide(names, same).is_err(), same.case && same.form, "{names:?} {same:?}");
@@ -276,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_whose_names_do_not_go_up_is_refused() {
-        let how = Names { above: 0, escape: false };
+    fn a_manifest_with_unsorted_names_is_refused() {
+        let how = Names { dropped: 0, escape: false };
         for names in [["b", "a"], ["a", "a"]] {
             let mut tree = Tree::new(SameNames::default());
-            assert_eq!(tree.add(names[0], &how.place(names[0], 1).unwrap()), Ok(()));
-            assert!(tree.add(names[1], &how.place(names[1], 1).unwrap()).unwrap_err().contains("must go up"));
+            assert_eq!(tree.add(names[0], &how.path(names[0], 1).unwrap()), Ok(()));
+            assert!(tree.add(names[1], &how.path(names[1], 1).unwrap()).unwrap_err().contains("must go up"));
         }
     }
 }

@@ -202,7 +202,7 @@ fn a_report_gives_objects_in_json_and_its_summary_only_when_asked() {
     assert_eq!((&saved["saved"], &saved["digest"]), (&json!(path), &summary["digest"]));
 
     let none = dataflux(&emulator, &["ls", "gs://mixed/nosuch", "--inventory", &report]).expect(1).stderr;
-    assert!(none.contains(&report) && none.contains("tells of no object"), "{none}");
+    assert!(none.contains(&report) && none.contains("has no object"), "{none}");
     assert!(!none.contains("empty"), "the report may be wrong, and not the bucket: {none}");
     assert_eq!(emulator.stats().calls(), 0, "a report on disk takes no call");
 }

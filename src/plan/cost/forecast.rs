@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::price::usd;
 use crate::manifest::{ClassTotal, Facts, Manifest};
-use crate::metrics::Counts;
+use crate::metrics::{Counts, Ratio};
 use crate::plan::parts::RangeSettings;
 use crate::plan::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, MIN_RANGED, Prices, Strategy, can_be_source};
 use crate::store::StorageClass;
@@ -179,7 +179,7 @@ impl<'a> CostSums<'a> {
     /// As many times as `whole` is of `part`.
     fn scale(&mut self, (whole, part): (u64, u64)) {
         for ways in [&mut self.direct, &mut self.composed, &mut self.cheapest, &mut self.ranged] {
-            *ways = ways.map(|counts| counts.scaled((whole, part)));
+            *ways = ways.map(|counts| counts.scaled(Ratio { numerator: whole, denominator: part }));
         }
         self.more_if_joined *= whole as f64 / part as f64;
     }
