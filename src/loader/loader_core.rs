@@ -156,6 +156,14 @@ fn make_fetcher(
             tracing::warn!(prefix = %manifest.prefix(), reason, "not composing here; reading every object by itself");
         }
     } else if settings.strategy != Strategy::Direct {
+        let capabilities = client.capabilities();
+        if !capabilities.compose {
+            fetcher.stop_composing("this store can't compose objects");
+        }
+        if !capabilities.metadata_updates {
+            fetcher.never_renew();
+        }
+
         let bucket = Arc::clone(&manifest.prefix().bucket);
         let wanted = [COMPOSE_PERMISSIONS[0], COMPOSE_PERMISSIONS[1], RENEW_PERMISSION];
         let granted = io.run(async move { client.test_permissions(&bucket, &wanted).await });

@@ -49,3 +49,71 @@ pub(super) fn unsupported(endpoint: Option<&str>, operation: &str, instead: &str
     let store = endpoint.unwrap_or("this store");
     Error::new(ErrorKind::Unsupported, format!("{store} can't {operation}")).hint(instead)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::Result;
+    use crate::store::{
+        Attempt, Body, ByteRange, Client, ComposeRequest, CopyRequest, ListPage, ListRequest, MemoryStore, ObjectId,
+        ObjectMeta, PutRequest, Store,
+    };
+
+    /// A store that has only what every store must have.
+    #[derive(Debug)]
+    struct BareStore(MemoryStore);
+
+    #[async_trait]
+    impl Store for BareStore {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::default()
+        }
+        async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
+            self.0.list(request, attempt).await
+        }
+        async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
+            self.0.stat(id, attempt).await
+        }
+        async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
+            self.0.get(id, range, attempt).await
+        }
+        async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+            self.0.put(request, attempt).await
+        }
+        async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
+            self.0.copy(request, attempt).await
+        }
+        async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
+            self.0.delete(id, attempt).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_store_lacks_is_an_error_that_says_what_to_do() {
+        let client = Client::new(Arc::new(BareStore(MemoryStore::new().with_bucket("cats"))));
+        let mut put = PutRequest::new("cats", "tom", "meow");
+        let source = client.put(&put).await.unwrap();
+        let id = ObjectId::new("cats", "tom", source.generation);
+        put.if_generation_match = Some(0);
+        let sources = vec![("tom".into(), source.generation)];
+        let compose = ComposeRequest::new("cats".into(), "both".into(), sources, 4, 0, SystemTime::now());
+        for (error, operation) in [
+            (client.compose(&compose).await.unwrap_err(), "compose objects"),
+            (client.update_metadata(&id, &BTreeMap::new()).await.unwrap_err(), "update metadata"),
+            (client.test_permissions("cats", &["read"]).await.unwrap_err(), "report permissions"),
+            (client.put(&put).await.unwrap_err(), "write on a condition"),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains(operation) && error.what_to_do().is_some(), "{error}");
+        }
+        assert_eq!(client.metrics().snapshot().compose, 0, "no call was made");
+        assert_eq!(client.bucket_info("cats").await.unwrap(), crate::store::BucketInfo::default());
+        assert_eq!(&client.read(&id, None, 4).await.unwrap().bytes[..], b"meow");
+    }
+}
