@@ -12,8 +12,8 @@ pub(crate) use limit::memory_limit;
 /// The unit in which bytes are counted, so that a budget of terabytes fits the 32 bits of a call of the semaphore.
 const UNIT: u64 = 1024;
 
-/// A limit on the bytes that are held at once. Waiters are served in the order in which they asked, so no later group can
-/// take the bytes that an earlier one waits for.
+/// A limit on the bytes that are held at once. Waiters are served in the order in which they asked, so no later group
+/// can take the bytes that an earlier one waits for.
 ///
 /// A request for more than the whole budget is granted outside of it, one at a time.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 /// The Castagnoli polynomial, reflected, without its leading term.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 
-/// `x^(2^k)` modulo the polynomial. 67 powers cover every shift of up to 2^64 bytes. Unlike those of CRC-32, the powers of
-/// this polynomial don't repeat with a period that divides 32, so the table can't wrap.
+/// `x^(2^k)` modulo the polynomial. 67 powers cover every shift of up to 2^64 bytes. Unlike those of CRC-32, the powers
+/// of this polynomial don't repeat with a period that divides 32, so the table can't wrap.
 const POWERS: [u32; 67] = {
     let mut powers = [0; 67];
     powers[0] = 1 << 30;

@@ -77,8 +77,8 @@ impl Io {
         }
     }
 
-    /// Runs `future` on the runtime and blocks this thread until it is done. Unlike the `block_on` of a runtime, this may
-    /// be called from anywhere, even from within another runtime.
+    /// Runs `future` on the runtime and blocks this thread until it is done. Unlike the `block_on` of a runtime, this
+    /// may be called from anywhere, even from within another runtime.
     pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (done, wait) = crossbeam_channel::bounded(1);
         self.handle().spawn(async move {

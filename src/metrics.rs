@@ -14,9 +14,9 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)+
         }
 
-        /// The counts of a [`Metrics`] at one moment. A call is counted once for each attempt that was sent. The service
-        /// generally doesn't bill calls that it answers with an error, so the bill may be lower than these counts suggest,
-        /// but not higher.
+        /// The counts of a [`Metrics`] at one moment. A call is counted once for each attempt that was sent. The
+        /// service generally doesn't bill calls that it answers with an error, so the bill may be lower than these
+        /// counts suggest, but not higher.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         #[non_exhaustive]
@@ -97,10 +97,10 @@ counters! {
     stat,
     /// Look-ups of a bucket's facts and of permissions (class B).
     bucket,
-    /// Attempts that were made because an earlier one had failed or had brought wrong bytes: all but the first of a call,
-    /// all of a read that is repeated since its bytes did not match their checksum, the reads of single objects after the
-    /// read of their composed object failed, and deletions of a temporary object that did not exist yet. They are also
-    /// counted by their kind above.
+    /// Attempts that were made because an earlier one had failed or had brought wrong bytes: all but the first of a
+    /// call, all of a read that is repeated since its bytes did not match their checksum, the reads of single objects
+    /// after the read of their composed object failed, and deletions of a temporary object that did not exist yet. They
+    /// are also counted by their kind above.
     retries,
     /// Listing calls whose first attempt the service refused because there were too many (429), or because it could not
     /// serve them for now (503).

@@ -13,8 +13,8 @@ use memmap2::{Mmap, MmapMut};
 /// # Errors
 /// When the C library has no room for another handler.
 pub(crate) fn at_exit(handler: extern "C" fn()) -> io::Result<()> {
-    // SAFETY: only the C library can run code at the end of a process. `handler` is a function of the right type that lives
-    // as long as the program. A panic in it aborts and doesn't unwind into C.
+    // SAFETY: only the C library can run code at the end of a process. `handler` is a function of the right type that
+    // lives as long as the program. A panic in it aborts and doesn't unwind into C.
     match unsafe { libc::atexit(handler) } {
         0 => Ok(()),
         _ => Err(io::Error::other("atexit() has no room for another function")),
@@ -32,15 +32,16 @@ pub(crate) fn exit_now(code: i32) -> ! {
 /// `None` if there is no limit, or if the system doesn't report it.
 pub(crate) fn open_files() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: no safe function returns the limit. The pointer is to a value of the right type that outlives the call, which
-    // only writes to it.
+    // SAFETY: no safe function returns the limit. The pointer is to a value of the right type that outlives the call,
+    // which only writes to it.
     let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
     (is_known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// How the files that the process may have open are divided among the parts that open many. Half of them are for requests
-/// under way, an eighth each for the idle connections of one client and for the segments of a cache. A quarter is left for
-/// the program and for the idle connections of a second client, such as that of a loader with threads of its own.
+/// How the files that the process may have open are divided among the parts that open many. Half of them are for
+/// requests under way, an eighth each for the idle connections of one client and for the segments of a cache. A quarter
+/// is left for the program and for the idle connections of a second client, such as that of a loader with threads of
+/// its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileShares {
     pub(crate) requests: usize,
@@ -61,13 +62,13 @@ impl FileShares {
     }
 }
 
-/// Returns freed memory that the allocator keeps for later allocations to the system. The C library of most Linux systems
-/// keeps memory that one thread has allocated for that thread, so memory that many threads allocate and one thread frees
-/// is kept for good. Takes some milliseconds for each hundred MiB. Does nothing on other systems.
+/// Returns freed memory that the allocator keeps for later allocations to the system. The C library of most Linux
+/// systems keeps memory that one thread has allocated for that thread, so memory that many threads allocate and one
+/// thread frees is kept for good. Takes some milliseconds for each hundred MiB. Does nothing on other systems.
 pub(crate) fn give_back_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: no safe function asks the allocator for this. `malloc_trim` takes no pointer and may be called at any time by
-    // any thread.
+    // SAFETY: no safe function asks the allocator for this. `malloc_trim` takes no pointer and may be called at any
+    // time by any thread.
     unsafe {
         libc::malloc_trim(0);
     }
@@ -75,21 +76,21 @@ pub(crate) fn give_back_memory() {
 
 /// Maps a file. All processes that map the file share its memory, and bytes are read when they are first accessed.
 ///
-/// A process that writes into the file while it is mapped changes the bytes that are read here. If a process truncates the
-/// file, the system ends this process with SIGBUS when it reads past the new end. So map only files that are replaced and
-/// never written into, and treat mapped bytes as values that may change at any time.
+/// A process that writes into the file while it is mapped changes the bytes that are read here. If a process truncates
+/// the file, the system ends this process with SIGBUS when it reads past the new end. So map only files that are
+/// replaced and never written into, and treat mapped bytes as values that may change at any time.
 ///
 /// # Errors
 /// When the system refuses.
 pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
-    // SAFETY: no safe function shares pages with other processes. The map is read-only, and stays valid when the file is
-    // removed or replaced. The file's owner ensures that nobody writes into it. If bytes change all the same, the effect is
-    // limited, since no reader relies on a value that it has read before.
+    // SAFETY: no safe function shares pages with other processes. The map is read-only, and stays valid when the file
+    // is removed or replaced. The file's owner ensures that nobody writes into it. If bytes change all the same, the
+    // effect is limited, since no reader relies on a value that it has read before.
     unsafe { Mmap::map(file) }
 }
 
-/// The bytes of a file in the form of [`map_file`], but read into memory of this process: for files that other processes
-/// may change or truncate while they are open.
+/// The bytes of a file in the form of [`map_file`], but read into memory of this process: for files that other
+/// processes may change or truncate while they are open.
 ///
 /// # Errors
 /// When the system refuses, when there is no memory, or when the file was truncated meanwhile.
@@ -105,9 +106,9 @@ pub(crate) fn read_file(mut file: &File) -> io::Result<Mmap> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn network_file_system(file: &File) -> Option<&'static str> {
     let mut answer = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: no safe function returns the file system. The descriptor is open for as long as the reference lives, and the
-    // pointer is to memory of the right type, which the call only writes to. If the call writes only a part, the rest is
-    // zero, which is a valid value of the type.
+    // SAFETY: no safe function returns the file system. The descriptor is open for as long as the reference lives, and
+    // the pointer is to memory of the right type, which the call only writes to. If the call writes only a part, the
+    // rest is zero, which is a valid value of the type.
     let answer = unsafe { (libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()) == 0).then(|| answer.assume_init()) }?;
     #[allow(
         clippy::cast_possible_truncation,
@@ -125,9 +126,9 @@ pub(crate) fn network_file_system(_: &File) -> Option<&'static str> {
     None
 }
 
-/// The name of the file system with this magic number (`f_type` of `statfs`), if another host may change its files while
-/// they are open here. FUSE may be a local disk (ntfs-3g) or a bucket (gcsfuse, JuiceFS), and virtiofs has the same
-/// number.
+/// The name of the file system with this magic number (`f_type` of `statfs`), if another host may change its files
+/// while they are open here. FUSE may be a local disk (ntfs-3g) or a bucket (gcsfuse, JuiceFS), and virtiofs has the
+/// same number.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn network_file_system_of(magic: u32) -> Option<&'static str> {
     Some(match magic {
@@ -177,8 +178,8 @@ pub(crate) fn try_lock(file: &File, lock: FileLock) -> io::Result<bool> {
         FileLock::Exclusive => libc::LOCK_EX,
     };
     loop {
-        // SAFETY: the standard library has this from Rust 1.89 on, and this crate supports 1.88. `flock` takes no pointer,
-        // and the descriptor is open for as long as the reference lives.
+        // SAFETY: the standard library has this from Rust 1.89 on, and this crate supports 1.88. `flock` takes no
+        // pointer, and the descriptor is open for as long as the reference lives.
         if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
             return Ok(true);
         }
@@ -192,8 +193,8 @@ pub(crate) fn try_lock(file: &File, lock: FileLock) -> io::Result<bool> {
 
 #[cfg(test)]
 fn is_open_for_writing(file: &File) -> bool {
-    // SAFETY: no safe function returns the flags. `fcntl` takes no pointer here, and the descriptor is open for as long as
-    // the reference lives.
+    // SAFETY: no safe function returns the flags. `fcntl` takes no pointer here, and the descriptor is open for as long
+    // as the reference lives.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 pub(crate) const RETRIAL_INTERVAL: Duration = Duration::from_secs(300);
 
 /// The state of a feature: active until it is suspended, and to be tried again after each [`RETRIAL_INTERVAL`]. If only
-/// one trial may run at a time, users take a [`pass`](Self::pass). If concurrent trials do no harm, as reads of a cache,
-/// they ask [`may_try`](Self::may_try) and report the outcome.
+/// one trial may run at a time, users take a [`pass`](Self::pass). If concurrent trials do no harm, as reads of a
+/// cache, they ask [`may_try`](Self::may_try) and report the outcome.
 #[derive(Debug)]
 pub(crate) struct Suspension {
     /// Whether `state` is `Active`; readable without the lock.
@@ -105,7 +105,8 @@ impl Suspension {
         true
     }
 
-    /// Whether this is the first report of a failure. Later reports say nothing new, and a month of them would fill the log.
+    /// Whether this is the first report of a failure. Later reports say nothing new, and a month of them would fill the
+    /// log.
     pub(crate) fn is_first_report(&self) -> bool {
         !self.is_reported.swap(true, Ordering::Relaxed)
     }
@@ -126,8 +127,8 @@ impl Pass<'_> {
         self.is_trial
     }
 
-    /// Records that the feature worked. Returns whether it was suspended until now. A use that began before the suspension
-    /// doesn't end it.
+    /// Records that the feature worked. Returns whether it was suspended until now. A use that began before the
+    /// suspension doesn't end it.
     pub(crate) fn succeeded(self) -> bool {
         self.is_trial && self.suspension.restore()
     }

@@ -25,8 +25,8 @@ use report::{Report, Usage};
 
 /// Run epochs over a data set as a training loop would, and measure them
 ///
-/// Lists the prefix, then reads, proves and decodes every sample. `order_digest` is a hash of the delivered names in order.
-/// It doesn't depend on the threads and the strategy. For one epoch without --shuffle it equals the digest of
+/// Lists the prefix, then reads, proves and decodes every sample. `order_digest` is a hash of the delivered names in
+/// order. It doesn't depend on the threads and the strategy. For one epoch without --shuffle it equals the digest of
 /// `ls --summary` if that finds nothing but samples.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -95,8 +95,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = value::at_least_one)]
     decode_threads: Option<usize>,
 
-    /// Maximum number of bytes of samples to hold, decoded ones included, such as 512MiB, 2GB or 1073741824 [default: 1GiB,
-    /// or a quarter of the memory that this process may use, if that is less]
+    /// Maximum number of bytes of samples to hold, decoded ones included, such as 512MiB, 2GB or 1073741824 [default:
+    /// 1GiB, or a quarter of the memory that this process may use, if that is less]
     #[arg(long, value_name = "BYTES", value_parser = value::bytes)]
     memory_budget: Option<u64>,
 
@@ -132,8 +132,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
 
-    /// Cache samples in this folder on local disk: DIR or DIR:BYTES, such as /mnt/cache:1TiB, with the maximum number of
-    /// bytes it may take [default: 16GiB]
+    /// Cache samples in this folder on local disk: DIR or DIR:BYTES, such as /mnt/cache:1TiB, with the maximum number
+    /// of bytes it may take [default: 16GiB]
     #[arg(long, value_name = "DIR[:BYTES]", value_parser = value::folder_and_bytes)]
     cache: Option<(PathBuf, Option<u64>)>,
 
@@ -270,7 +270,8 @@ fn cpu_seconds() -> Result<f64> {
     Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
 }
 
-/// Maximum resident memory of this process. Unlike `ru_maxrss`, it doesn't include that of the process it was forked from.
+/// Maximum resident memory of this process. Unlike `ru_maxrss`, it doesn't include that of the process it was forked
+/// from.
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -11,10 +11,10 @@ use crate::{failure, output, progress, value};
 
 /// Remove temporary objects that dead data loaders left in a bucket
 ///
-/// Data loaders compose small objects into temporary ones at the root of the bucket, below dataflux-composed-objects/, and
-/// delete them after use. A loader that is killed leaves some behind. The temporary objects of a living run are never
-/// removed. A run on this machine lives as long as its process. A run elsewhere counts as living until the object's lease
-/// expires: 15 minutes after the object was made, and five minutes after the lease was last renewed.
+/// Data loaders compose small objects into temporary ones at the root of the bucket, below dataflux-composed-objects/,
+/// and delete them after use. A loader that is killed leaves some behind. The temporary objects of a living run are
+/// never removed. A run on this machine lives as long as its process. A run elsewhere counts as living until the
+/// object's lease expires: 15 minutes after the object was made, and five minutes after the lease was last renewed.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -47,8 +47,8 @@ impl Encodings {
         }
         let (are, them) = if count == 1 { ("object is", "it") } else { ("objects are", "them") };
         progress::print(&format!(
-            "{count} {are} stored compressed, by Content-Encoding ({self}): data sets and `dataflux get` return the bytes \
-             as stored; decompress {them} yourself, in the decoder or after the download\n"
+            "{count} {are} stored compressed, by Content-Encoding ({self}): data sets and `dataflux get` return the \
+             bytes as stored; decompress {them} yourself, in the decoder or after the download\n"
         ));
     }
 }

@@ -28,8 +28,8 @@ pub(crate) struct FilterArgs {
     #[arg(long)]
     ignore_case: bool,
 
-    /// Only images, recognized by the ends of their names in any case (.jpg, .png, .webp and the like). Leaves out hidden
-    /// files and folders such as .ipynb_checkpoints, __MACOSX and Thumbs.db
+    /// Only images, recognized by the ends of their names in any case (.jpg, .png, .webp and the like). Leaves out
+    /// hidden files and folders such as .ipynb_checkpoints, __MACOSX and Thumbs.db
     #[arg(long)]
     images: bool,
 
@@ -41,15 +41,15 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     max_size: Option<u64>,
 
-    /// Only objects changed at this time or later, such as 2026-01-31 or 2026-01-31T12:00:00Z, or within this time before
-    /// now, such as 12h or 7d
+    /// Only objects changed at this time or later, such as 2026-01-31 or 2026-01-31T12:00:00Z, or within this time
+    /// before now, such as 12h or 7d
     #[arg(long, value_name = "TIME|AGE", value_parser = value::moment_before_now)]
     modified_since: Option<SystemTime>,
 }
 
 impl FilterArgs {
-    /// The names of all options. The group would do for a conflict, but clap would name its first option instead of the one
-    /// given.
+    /// The names of all options. The group would do for a conflict, but clap would name its first option instead of the
+    /// one given.
     pub(crate) const OPTIONS: [&str; 8] =
         ["storage_class", "include", "exclude", "ignore_case", "images", "min_size", "max_size", "modified_since"];
 

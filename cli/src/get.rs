@@ -31,18 +31,19 @@ use partial::Swept;
 
 /// Download the objects below a prefix into a folder
 ///
-/// A file has the name of its object below the last slash of the prefix. A file that exists and has the size and CRC32C of
-/// its object is kept, so that an interrupted download resumes; any other file is replaced once the new one is complete and
-/// proved.
+/// A file has the name of its object below the last slash of the prefix. A file that exists and has the size and CRC32C
+/// of its object is kept, so that an interrupted download resumes; any other file is replaced once the new one is
+/// complete and proved.
 ///
-/// Until then the new file is beside the old one as .dataflux- and 16 digits. An error, SIGINT and SIGTERM remove it (exit
-/// codes 130 and 143). A get that is killed leaves it; a later get into the same folder removes it once it is a day old.
+/// Until then the new file is beside the old one as .dataflux- and 16 digits. An error, SIGINT and SIGTERM remove it
+/// (exit codes 130 and 143). A get that is killed leaves it; a later get into the same folder removes it once it is a
+/// day old.
 ///
-/// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. All names are
-/// checked before anything is read, and names that can't be files are a failure that lists the first hundred: an empty part
-/// (a//b), the parts . and .., a zero byte, parts of more than 255 bytes, an object below another (a and a/b), and names
-/// that the file system treats as the same, because of case or of Unicode's normal forms. --escape-names makes the first
-/// three valid.
+/// Nothing is ever written outside the folder, through a symbolic link in it, or over another object's file. All names
+/// are checked before anything is read, and names that can't be files are a failure that lists the first hundred: an
+/// empty part (a//b), the parts . and .., a zero byte, parts of more than 255 bytes, an object below another (a and
+/// a/b), and names that the file system treats as the same, because of case or of Unicode's normal forms.
+/// --escape-names makes the first three valid.
 ///
 /// Bytes are written as stored: an object with a Content-Encoding stays compressed, and a notice says so.
 #[derive(clap::Args)]

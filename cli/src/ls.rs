@@ -22,9 +22,9 @@ use crate::{failure, output, progress, source, value};
 
 /// List the objects below a prefix, in byte order of names
 ///
-/// Lists every object whose name begins with the prefix. Markers of folders and temporary objects of running data loaders
-/// are included, except with --samples and --save. Objects that filters leave out are counted. It is a failure (exit code
-/// 1) if no object is found or none is left.
+/// Lists every object whose name begins with the prefix. Markers of folders and temporary objects of running data
+/// loaders are included, except with --samples and --save. Objects that filters leave out are counted. It is a failure
+/// (exit code 1) if no object is found or none is left.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,8 +34,8 @@ Examples:
   dataflux ls --summary --json gs://bucket
   dataflux ls gs://bucket/train/ --save train.dfm
 
-With --json the objects are printed, or their totals with --summary or --save. For objects of an inventory report, `updated`
-is null.")]
+With --json the objects are printed, or their totals with --summary or --save. For objects of an inventory report,
+`updated` is null.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Args {
     /// The prefix of the objects' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
@@ -55,13 +55,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "long")]
     save: Option<PathBuf>,
 
-    /// Divide the work of listing by this manifest, saved by an earlier --save of the same prefix, or of a prefix above or
-    /// below it
+    /// Divide the work of listing by this manifest, saved by an earlier --save of the same prefix, or of a prefix above
+    /// or below it
     #[arg(long, value_name = "FILE")]
     refresh: Option<PathBuf>,
 
-    /// Read a Storage Insights inventory report instead of listing: a folder, a manifest.json or a shard, as a path or as
-    /// gs://BUCKET/PATH
+    /// Read a Storage Insights inventory report instead of listing: a folder, a manifest.json or a shard, as a path or
+    /// as gs://BUCKET/PATH
     #[arg(long, value_name = "REPORT", conflicts_with_all = ["long", "refresh"])]
     inventory: Option<String>,
 
@@ -252,8 +252,8 @@ fn cuts(args: &Args, file: &Path) -> Result<Vec<(String, u64)>> {
     if of.bucket != prefix.bucket || !(of.prefix.starts_with(&prefix.prefix) || prefix.prefix.starts_with(&of.prefix)) {
         let file = file.display();
         let message = format!(
-            "{file} is a manifest of {of}, which doesn't overlap {prefix}: name one that was saved of {prefix}, or list without \
-             --refresh"
+            "{file} is a manifest of {of}, which doesn't overlap {prefix}: name one that was saved of {prefix}, or list \
+             without --refresh"
         );
         return Err(Usage(message).into());
     }
@@ -341,9 +341,9 @@ fn all_left_out(args: &Args, left_out: &LeftOut) -> Error {
     }
     if left_out.temporaries + left_out.directory_markers > 0 {
         message += if args.samples {
-            "; without --samples markers of folders and temporary objects are listed"
+            "; without --samples folder marks and temporary objects are listed"
         } else {
-            "; --everything saves markers of folders and temporary objects, too"
+            "; --everything saves folder marks and temporary objects, too"
         };
     }
     anyhow!(message)

@@ -51,7 +51,7 @@ Environment:
   DATAFLUX_LOG           what to log, such as warn or dataflux=debug,hyper=info; -v overrides it
   NO_COLOR               if set to anything, logs have no colours
 
-Credentials are those that gcloud and other Google tools find. An emulator gets none, and with --anonymous none are sent.";
+Credentials are those that gcloud and other Google tools find. An emulator gets none; with --anonymous none are sent.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -31,8 +31,8 @@ The strategies:
   auto     the default: chooses by measured speed and by price; the line shows the choice by price alone
   ranged   the part of each of these for large objects, which are read in ranges; shown only if there are any
 
-Figures are for one epoch over all ranks, if each call succeeds at the first attempt. Groups are assumed to be full and in
-order of names; a shuffled epoch has the same number on average. Traffic that leaves the location is not in the bill.")]
+Figures are for one epoch over all ranks, if each call succeeds at the first attempt. Groups are assumed to be full and
+in order of names; a shuffled epoch has the same number on average. Traffic that leaves the location is not in the bill.")]
 pub(crate) struct Args {
     /// The prefix of the samples' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
     #[arg(required_unless_present = "print_prices")]

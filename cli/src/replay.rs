@@ -15,10 +15,10 @@ use crate::{failure, output, source};
 
 /// Print the samples that a step of a run was given, by its audit log
 ///
-/// Reads the whole log, as a loader with .audit(path) or `bench --audit` writes it, checks that each record follows from the
-/// one before, computes the samples of the step from the order of its epoch, and proves them by the hash in the log. The
-/// manifest of the run is loaded from a file or listed again, which works as long as no object was added, removed or
-/// overwritten.
+/// Reads the whole log, as a loader with .audit(path) or `bench --audit` writes it, checks that each record follows
+/// from the one before, computes the samples of the step from the order of its epoch, and proves them by the hash in
+/// the log. The manifest of the run is loaded from a file or listed again, which works as long as no object was added,
+/// removed or overwritten.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,9 +26,9 @@ Examples:
   dataflux replay run.audit --step 1200 --epoch 3 gs://bucket/train/ --json
   dataflux replay run.audit                        # check the log and print a summary
 
-If a step was delivered more than once, because the run resumed from an earlier state, its last delivery is printed. An
-error names the line of a record that was changed, removed or inserted. A last line that was cut off, as when the process
-is killed, is ignored.")]
+If a step was delivered more than once, because the run resumed from an earlier state, its last delivery is printed.
+An error names the line of a record that was changed, removed or inserted. A last line that was cut off, as when the
+process is killed, is ignored.")]
 pub(crate) struct Args {
     /// The log of one rank
     log: PathBuf,

@@ -10,7 +10,8 @@ pub(crate) struct MemoryLimit {
     pub(crate) source: &'static str,
 }
 
-/// The lowest limit on the memory of this process. `None` if the system doesn't report one, as on all systems but Linux.
+/// The lowest limit on the memory of this process. `None` if the system doesn't report one, as on all systems but
+/// Linux.
 pub(crate) fn memory_limit() -> Option<MemoryLimit> {
     limit_below(Path::new("/"))
 }

@@ -27,9 +27,9 @@ impl FromStr for Prefix {
 }
 
 impl Prefix {
-    /// If this looks like a glob, the prefix above the glob, and the glob as [`Filter::include`](super::Filter::include)
-    /// takes it below that prefix. Names may hold the characters of a glob, so a prefix that holds some isn't wrong; a
-    /// prefix that no name begins with was probably meant as a glob.
+    /// If this looks like a glob, the prefix above the glob, and the glob as
+    /// [`Filter::include`](super::Filter::include) takes it below that prefix. Names may hold the characters of a glob,
+    /// so a prefix that holds some isn't wrong; a prefix that no name begins with was probably meant as a glob.
     ///
     /// ```
     /// let meant = dataflux::list::Prefix::glob(&"gs://bucket/train/*.jpg".parse()?);

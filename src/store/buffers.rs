@@ -1,5 +1,5 @@
-//! Reusable buffers for bodies. The system clears fresh memory page by page, which takes longer than receiving the bytes,
-//! and the allocator returns the memory of dropped batches to the system.
+//! Reusable buffers for bodies. The system clears fresh memory page by page, which takes longer than receiving the
+//! bytes, and the allocator returns the memory of dropped batches to the system.
 
 use std::collections::{BTreeMap, TryReserveError};
 use std::mem;
@@ -13,9 +13,9 @@ use crate::budget::Gauge;
 /// Smallest body that gets a reusable buffer. For smaller ones the allocator has memory without asking the system.
 const MIN_SIZE: usize = 16 << 10;
 
-/// Smallest buffer that is mapped from the system instead of allocated. The allocator keeps freed memory in pieces of many
-/// sizes, few of which fit the next body: where single and composed objects alternated, it held a third more than the
-/// budget. Smaller buffers would be too many, since a process may have 65,530 maps.
+/// Smallest buffer that is mapped from the system instead of allocated. The allocator keeps freed memory in pieces of
+/// many sizes, few of which fit the next body: where single and composed objects alternated, it held a third more than
+/// the budget. Smaller buffers would be too many, since a process may have 65,530 maps.
 const MIN_MAPPED: usize = 64 << 10;
 
 /// A pool of buffers for bodies. The free buffers, those in use and the decoded items that are held of the same budget
@@ -113,8 +113,8 @@ impl Stock {
     }
 }
 
-/// Rounds a size up by at most a 32nd. Objects of similar sizes then share buffers, and a full memory budget takes at most
-/// a 32nd more than its bytes.
+/// Rounds a size up by at most a 32nd. Objects of similar sizes then share buffers, and a full memory budget takes at
+/// most a 32nd more than its bytes.
 fn round_up(size: usize) -> usize {
     let step = 1 << (size.ilog2().saturating_sub(5));
     size.next_multiple_of(step)

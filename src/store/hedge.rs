@@ -38,8 +38,9 @@ pub struct Hedge {
 }
 
 impl Hedge {
-    /// Sends a second request if a read waits longer than `percentile` per cent of recent reads. The value is clamped to
-    /// 50 to 99.9. At most 2% of calls are second requests, unless [`max_share`](Self::max_share) sets another limit.
+    /// Sends a second request if a read waits longer than `percentile` per cent of recent reads. The value is clamped
+    /// to 50 to 99.9. At most 2% of calls are second requests, unless [`max_share`](Self::max_share) sets another
+    /// limit.
     pub fn percentile(percentile: f64) -> Self {
         // NaN means the median.
         let percentile = if percentile.is_nan() { 50.0 } else { percentile.clamp(50.0, 99.9) };

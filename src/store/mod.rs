@@ -152,8 +152,8 @@ pub struct ListPage {
     pub date: Option<SystemTime>,
 }
 
-/// Facts about a bucket that decide how it is read. `None` is an unknown fact: the store has no such fact, or the caller
-/// lacks `storage.buckets.get`.
+/// Facts about a bucket that decide how it is read. `None` is an unknown fact: the store has no such fact, or the
+/// caller lacks `storage.buckets.get`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BucketInfo {

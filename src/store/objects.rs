@@ -111,8 +111,8 @@ impl Objects {
         self.names.len()
     }
 
-    /// Number of bytes that the objects take in memory, plus those of the JSON text that they were parsed from. Names and
-    /// metadata are in both; the rest of an object is about 200 bytes of text.
+    /// Number of bytes that the objects take in memory, plus those of the JSON text that they were parsed from. Names
+    /// and metadata are in both; the rest of an object is about 200 bytes of text.
     pub(crate) fn bytes_with_text(&self) -> usize {
         const TEXT: usize = 200;
         let metadata = self.details.iter().flat_map(|details| &details.metadata);
@@ -143,8 +143,8 @@ impl Objects {
         })
     }
 
-    /// Sorts the objects by the bytes of their names. Of objects with the same name it keeps the one pushed last, which is
-    /// the newest.
+    /// Sorts the objects by the bytes of their names. Of objects with the same name it keeps the one pushed last, which
+    /// is the newest.
     pub fn sort(&mut self) {
         if (1..self.len()).all(|index| self.name(index - 1) < self.name(index)) {
             return;

@@ -6,9 +6,9 @@ use crate::{Error, ErrorKind};
 
 /// How often and for how long a failed call is retried: exponential back-off with full jitter.
 ///
-/// Before attempt `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`. If
-/// the service asked for a wait in `Retry-After`, the random time is added to that. If a wait would end after `deadline`,
-/// counted from the start of the call, the client returns the last error at once.
+/// Before attempt `n + 1` the client waits a random time between zero and `initial * multiplier^(n-1)`, at most `max`.
+/// If the service asked for a wait in `Retry-After`, the random time is added to that. If a wait would end after
+/// `deadline`, counted from the start of the call, the client returns the last error at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -157,8 +157,8 @@ impl RetryPolicy {
             return Decision::GiveUp;
         }
         let asked = failure.retry_after.unwrap_or_default();
-        // Thousands of clients may have been asked for the same wait, and must not return at the same moment. The jitter
-        // alone is no reason to give up.
+        // Thousands of clients may have been asked for the same wait, and must not return at the same moment. The
+        // jitter alone is no reason to give up.
         let spread = self.max_wait(failures).max(asked / 4);
         let spread = if asked.is_zero() { spread } else { spread.min(left.saturating_sub(asked)) };
         let wait = asked + spread.mul_f64(random.clamp(0.0, 1.0));

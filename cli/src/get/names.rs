@@ -72,8 +72,8 @@ fn unfit(c: char) -> bool {
     c == '\0' || (cfg!(windows) && (c.is_control() || r#"\:*?"<>|"#.contains(c)))
 }
 
-/// Escapes a part so that it names an entry of its folder, and different parts stay different. Characters that can't stand
-/// in a file's name are written as `%XX`, and so is `%`.
+/// Escapes a part so that it names an entry of its folder, and different parts stay different. Characters that can't
+/// stand in a file's name are written as `%XX`, and so is `%`.
 fn escaped(part: &str) -> String {
     if part.is_empty() {
         return "%".to_owned();
@@ -103,14 +103,14 @@ pub(crate) struct SameNames {
 /// Paths, added in byte order of the objects' names, none of which may collide with another.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    /// Names of files that the next name may begin with. In byte order, all names between a name and those below it begin
-    /// with that name, too, so earlier files can't collide. No two names are written as the same path.
+    /// Names of files that the next name may begin with. In byte order, all names between a name and those below it
+    /// begin with that name, too, so earlier files can't collide. No two names are written as the same path.
     files: Vec<String>,
     /// The name added last.
     last: String,
     same: SameNames,
-    /// All entries by folded path, if the file system treats different names as the same: a collision may then be with any
-    /// earlier name.
+    /// All entries by folded path, if the file system treats different names as the same: a collision may then be with
+    /// any earlier name.
     folded: Option<HashMap<String, TreeEntry>>,
 }
 
@@ -163,9 +163,10 @@ impl Tree {
     }
 }
 
-/// Maps names that some file system treats as the same to the same text, and a few more. Case is folded letter by letter,
-/// since the lower case of a word depends on its end, and through upper case, since several lower-case letters share an
-/// upper-case one. The normal form is applied first and last, since a letter in its other case may have another form.
+/// Maps names that some file system treats as the same to the same text, and a few more. Case is folded letter by
+/// letter, since the lower case of a word depends on its end, and through upper case, since several lower-case letters
+/// share an upper-case one. The normal form is applied first and last, since a letter in its other case may have
+/// another form.
 fn fold(path: &str, same: SameNames) -> String {
     let normal = |text: &str| if same.form { text.nfd().collect() } else { text.to_owned() };
     let path = normal(path);

@@ -16,8 +16,8 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Swept(Mutex<HashSet<PathBuf>>);
 
 impl Swept {
-    /// Removes abandoned files from a folder at the first call for it. No file in the folder may be used as an object's file
-    /// before this returns.
+    /// Removes abandoned files from a folder at the first call for it. No file in the folder may be used as an object's
+    /// file before this returns.
     pub(super) fn sweep(&self, folder: &Path) {
         let mut swept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if swept.contains(folder) {
@@ -34,14 +34,15 @@ impl Swept {
             let age = about.modified().ok().and_then(|written| written.elapsed().ok());
             if about.is_file() && age.is_some_and(|age| age >= ABANDONED_AFTER) {
                 let removed = fs::remove_file(entry.path());
-                tracing::info!(path = %entry.path().display(), removed = removed.is_ok(), "found a partial file of an earlier get");
+                let (path, removed) = (entry.path(), removed.is_ok());
+                tracing::info!(path = %path.display(), removed, "found a partial file of an earlier get");
             }
         }
     }
 }
 
-/// A letter in both of Unicode's canonical forms, composed and decomposed. A `get` ends the names of probe files with them
-/// to find out whether the file system treats them as the same.
+/// A letter in both of Unicode's canonical forms, composed and decomposed. A `get` ends the names of probe files with
+/// them to find out whether the file system treats them as the same.
 pub(super) const FORMS: [&str; 2] = ["\u{e9}", "e\u{301}"];
 
 /// Whether downloads or probes name files like this: `.dataflux-` and 16 hexadecimal digits, followed by a letter for a

@@ -1,7 +1,7 @@
 //! [`Client`]: a [`Store`] with retries, resumed reads and counts.
 //!
-//! [`call`] has what every call needs, [`query`] the calls that ask, [`read`] and [`stream`] those that bring bytes, and
-//! [`write`] those that change something.
+//! `call` has the attempts of a call, `query` the calls that ask for facts, `read` and `stream` those that return bytes,
+//! and `write` those that change something.
 
 mod call;
 mod query;
@@ -147,9 +147,9 @@ impl Client {
         self
     }
 
-    /// Sends a second request for what a read misses where nothing arrives for longer than usual. Clones share what they
-    /// learn about usual waits. Large objects that are read in ranges get no second requests, since their other streams
-    /// continue meanwhile.
+    /// Sends a second request for what a read misses where nothing arrives for longer than usual. Clones share what
+    /// they learn about usual waits. Large objects that are read in ranges get no second requests, since their other
+    /// streams continue meanwhile.
     #[must_use]
     pub fn with_hedge(mut self, hedge: Hedge) -> Self {
         self.hedging = Some(Arc::new(Hedging::new(hedge)));

@@ -156,7 +156,7 @@ impl Client {
         let found = self.stat(id).await?;
         if expected.fits(&found) {
             creation.count_bytes(&found);
-            debug!(object = %id, generation = found.generation, "adopted the result of an attempt whose answer was lost");
+            debug!(object = %id, generation = found.generation, "adopted the result of a lost attempt");
             return Ok(found);
         }
         Err(refusal

@@ -116,7 +116,8 @@ impl Adc {
                 CredentialPlace::KeyFile => self.exchange(environment.key_file.as_deref(), place, scopes).await?,
                 CredentialPlace::UserFile => self.exchange(environment.user_file.as_deref(), place, scopes).await?,
                 CredentialPlace::Metadata => {
-                    // A server that was found before, or must exist and may just be starting, is only unreachable for now.
+                    // A server that was found before, or must exist and may just be starting, is only unreachable for
+                    // now.
                     let is_starting = environment.on_google && first_look.elapsed() < METADATA_STARTUP;
                     ask_metadata(environment.metadata.as_deref(), is_starting || self.found.get().is_some()).await?
                 }
@@ -160,8 +161,8 @@ impl Adc {
             }
         };
         let grant = Grant::parse(&text).map_err(named)?;
-        // A new client for each request: the next one comes an hour later, and the runtime that owns the connection may be
-        // gone by then.
+        // A new client for each request: the next one comes an hour later, and the runtime that owns the connection may
+        // be gone by then.
         let client = connection::build(connection::client_builder(true, self.system_proxy))?;
         Ok(PlaceContents::Found(grant.token(&client, scopes).await.map_err(named)?))
     }

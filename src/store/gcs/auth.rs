@@ -12,8 +12,8 @@ use tracing::warn;
 use crate::{Error, ErrorKind, Result};
 
 /// How long before it expires a token is replaced. The metadata server returns the same token until 5 minutes before it
-/// expires, so asking earlier gains nothing. A call may take minutes, so its token could expire if it were replaced much
-/// later.
+/// expires, so asking earlier gains nothing. A call may take minutes, so its token could expire if it were replaced
+/// much later.
 const REFRESH_MARGIN: Duration = Duration::from_secs(240);
 
 /// Wait between two attempts to replace a token that is still valid.

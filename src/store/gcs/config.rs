@@ -70,10 +70,10 @@ impl GcsConfig {
     }
 
     /// [`new`](Self::new) with the settings in the environment:
-    /// - `STORAGE_EMULATOR_HOST` is the address of an emulator (with or without a scheme), which gets no credentials. The
-    ///   variables below are then ignored.
-    /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is another address of the service, such as a private endpoint, as the
-    ///   `gcloud` command reads it. Calls go there *with* credentials.
+    /// - `STORAGE_EMULATOR_HOST` is the address of an emulator (with or without a scheme), which gets no credentials.
+    ///   The variables below are then ignored.
+    /// - `CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE` is another address of the service, such as a private endpoint. The
+    ///   `gcloud` command reads it, too. Calls go there *with* credentials.
     /// - `CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true` leaves credentials out.
     /// - `HTTPS_PROXY` and `NO_PROXY` apply to the service and to token servers.
     pub fn from_env() -> Self {
@@ -96,9 +96,9 @@ impl GcsConfig {
         config
     }
 
-    /// Sets the URL of the service. Without a scheme it is `http://`, as for emulators. The URL may contain the API's path,
-    /// `/storage/v1/`, as `gcloud` writes it. For a private endpoint write `https://storage-NAME.p.googleapis.com`: tokens
-    /// are sent over `https` only, except to this machine.
+    /// Sets the URL of the service. Without a scheme it is `http://`, as for emulators. The URL may contain the API's
+    /// path, `/storage/v1/`, as `gcloud` writes it. For a private endpoint write
+    /// `https://storage-NAME.p.googleapis.com`: tokens are sent over `https` only, except to this machine.
     #[must_use]
     pub fn endpoint(mut self, url: impl AsRef<str>) -> Self {
         let url = url.as_ref().trim();

@@ -23,8 +23,8 @@ const FAILURE_LIFETIME: Duration = Duration::from_millis(500);
 
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// Resolver that looks each host up once for all connections that want it at the same time. It rotates the addresses, so
-/// that connections spread over all of them.
+/// Resolver that looks each host up once for all connections that want it at the same time. It rotates the addresses,
+/// so that connections spread over all of them.
 #[derive(Clone)]
 pub(super) struct CachedResolver {
     /// Blocks until the name service has answered.
@@ -39,8 +39,8 @@ struct Host {
     failure: Option<String>,
     /// When the host is to be looked up again.
     due: Option<Instant>,
-    /// Becomes true when the look-up under way has ended. The look-up runs on a thread of its own, so it ends whether or
-    /// not anybody waits for it: the future that started it may never be polled again.
+    /// Becomes true when the look-up under way has ended. The look-up runs on a thread of its own, so it ends whether
+    /// or not anybody waits for it: the future that started it may never be polled again.
     ended: Option<watch::Receiver<bool>>,
     /// Number of answers so far, by which addresses are rotated.
     answers: usize,

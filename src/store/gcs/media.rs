@@ -16,7 +16,8 @@ use crate::{Error, ErrorKind, Result};
 pub(super) async fn get(http: &Http, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
     let path = format!("{}?alt=media{}", object_path(&id.bucket, &id.name)?, generation_query(id));
     let task = RequestTask { permission: GET, about: id };
-    // Without this header the service decompresses gzip-encoded objects, and lengths, ranges and hashes are meaningless.
+    // Without this header the service decompresses gzip-encoded objects, and lengths, ranges and hashes are
+    // meaningless.
     let mut request = http.query(Method::GET, &path).header(header::ACCEPT_ENCODING, "gzip");
     if let Some(value) = range_header(&range).map_err(|error| error.object(id))? {
         request = request.header(header::RANGE, value);
