@@ -44,7 +44,10 @@ pub(crate) fn run(args: Args, json: bool) -> Result<()> {
                 Some(bucket) => writeln!(out, "  dataflux ls --summary gs://{bucket}")?,
                 None => writeln!(out, "  curl {endpoint}/storage/v1/b?project=test -d '{{\"name\":\"my-bucket\"}}'")?,
             }
-            writeln!(out, "\nInterrupt (Ctrl-C) to stop; what it holds is then gone.")
+            writeln!(
+                out,
+                "\nInterrupt (Ctrl-C) to stop. The emulator keeps its objects in memory, so they are lost then."
+            )
         })?;
     }
     signals.wait();

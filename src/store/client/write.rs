@@ -219,3 +219,34 @@ impl fmt::Display for SizeAndCrc {
         self.crc32c.map_or(Ok(()), |crc| write!(f, " of crc32c {crc:08x}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::{Fault, FaultStore, MemoryStore, StoreCall};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conditional_copy_whose_answer_was_lost_is_adopted() {
+        let store = MemoryStore::new();
+        let generation = store.insert("cats", "tom", "meow");
+        let faults = FaultStore::new(Arc::new(store.clone()));
+        let client = Client::new(Arc::new(faults.clone()));
+        let id = ObjectId::new("cats", "tom", generation);
+        let source = client.stat(&id).await.unwrap();
+
+        let mut request = CopyRequest::new(id, "cats", "tim");
+        request.if_generation_match = Some(0);
+        faults.fail_next(StoreCall::Copy, Fault::LostResponse(ErrorKind::Unavailable), 1);
+        let copy = client.copy(&request, &source).await.unwrap();
+        assert_eq!((copy.size, copy.crc32c), (source.size, source.crc32c));
+        assert_eq!(client.metrics().snapshot().copy, 2);
+
+        // Without a condition a second attempt could overwrite what another writer put there.
+        request.if_generation_match = None;
+        faults.fail_next(StoreCall::Copy, Fault::LostResponse(ErrorKind::Unavailable), 1);
+        assert_eq!(client.copy(&request, &source).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(faults.calls(StoreCall::Copy), 3);
+    }
+}
