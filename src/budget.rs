@@ -75,6 +75,22 @@ impl Drop for Permit {
     }
 }
 
+/// Bytes that a group holds of the memory budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupBytes {
+    /// Held until the last batch with a sample of the group is delivered.
+    pub(crate) until_delivered: u64,
+    /// Held until the group is decoded.
+    pub(crate) until_decoded: u64,
+}
+
+impl GroupBytes {
+    /// All bytes that the group holds at once.
+    pub(crate) fn total(self) -> u64 {
+        self.until_delivered.saturating_add(self.until_decoded)
+    }
+}
+
 impl Budget {
     pub(crate) fn new(bytes: u64, held: Gauge) -> Self {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
@@ -131,24 +147,23 @@ impl Budget {
         Permit { units, bytes, held: self.held.clone(), items: None }
     }
 
-    /// Checks, before any of it is taken, that the parts of one batch can ever be held together: a list of bytes that
-    /// are kept until the batch is delivered, and bytes that are given back before.
-    ///
-    /// Without this a batch could wait for bytes that it holds itself. The error is the least budget that would do.
-    pub(crate) fn check(&self, parts: impl Iterator<Item = (u64, u64)>) -> Result<(), u64> {
-        let (mut kept, mut kept_oversize, mut needed, mut fits) = (0u64, false, 0, true);
-        let mut all_kept = 0u64;
-        for (keeps, passing) in parts {
-            for (part, stays) in [(keeps, true), (passing, false)] {
-                let units = part.div_ceil(UNIT);
+    /// Checks, before any bytes are taken, that the groups of one batch can be held together. Without this check a batch
+    /// could wait for bytes that it holds itself. The error is the lowest budget that suffices.
+    pub(crate) fn check(&self, groups: impl Iterator<Item = GroupBytes>) -> Result<(), u64> {
+        let (mut kept, mut has_kept_oversize, mut fits) = (0u64, false, true);
+        // Units as if nothing were held outside of the budget, by which the lowest budget is computed.
+        let (mut all_kept, mut needed) = (0u64, 0);
+        for GroupBytes { until_delivered, until_decoded } in groups {
+            for (bytes, is_kept) in [(until_delivered, true), (until_decoded, false)] {
+                let units = bytes.div_ceil(UNIT);
                 needed = needed.max(all_kept.saturating_add(units));
-                all_kept = if stays { all_kept.saturating_add(units) } else { all_kept };
-                if self.is_oversize(part) {
-                    fits &= !kept_oversize;
-                    kept_oversize |= stays;
+                all_kept = if is_kept { all_kept.saturating_add(units) } else { all_kept };
+                if self.is_oversize(bytes) {
+                    fits &= !has_kept_oversize;
+                    has_kept_oversize |= is_kept;
                 } else {
                     fits &= kept + units <= u64::from(self.units);
-                    kept += if stays { units } else { 0 };
+                    kept += if is_kept { units } else { 0 };
                 }
             }
         }
@@ -237,8 +252,11 @@ mod tests {
     #[test]
     fn a_batch_that_can_never_be_held_is_detected() {
         let budget = Budget::new(10 * UNIT, Gauge::default());
-        let check =
-            |parts: &[(u64, u64)]| budget.check(parts.iter().map(|&(keeps, gives)| (keeps * UNIT, gives * UNIT)));
+        let bytes = |&(delivered, decoded): &(u64, u64)| GroupBytes {
+            until_delivered: delivered * UNIT,
+            until_decoded: decoded * UNIT,
+        };
+        let check = |groups: &[(u64, u64)]| budget.check(groups.iter().map(bytes));
         assert_eq!(check(&[(5, 0), (5, 0)]), Ok(()));
         assert_eq!(check(&[(5, 0), (6, 0)]), Err(11 * UNIT));
         assert_eq!(check(&[(2, 8), (2, 6)]), Ok(()));

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::assembly::{BatchAssembly, BatchContext, BatchPlace};
 use super::cursor::{EpochCursor, PlannedBatch};
-use super::pipeline::{Engine, GroupBytes};
+use super::pipeline::Engine;
 use super::shutdown::is_cancelled;
 use super::source::{Delivery, PlannedReads, ReadNumbers, ReadStart, SampleSource};
 use super::stages::{PlannerState, PlannerStatus, WindowStages};
@@ -26,7 +26,7 @@ use super::ticket::{PendingBatch, Ticket, batch_channel};
 use super::wait_report::{BatchProgress, BatchTrace};
 use super::window::BatchWindow;
 use crate::Error;
-use crate::budget::Permit;
+use crate::budget::{GroupBytes, Permit};
 use crate::plan::{Group, MAX_SOURCES};
 use crate::sample::SampleId;
 

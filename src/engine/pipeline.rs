@@ -13,7 +13,7 @@ use super::item_sizes::GateSetup;
 use super::loss::OnError;
 use super::sample_code::SampleCode;
 use super::source::SampleSource;
-use crate::budget::{Budget, Gauge};
+use crate::budget::{Budget, Gauge, GroupBytes};
 use crate::plan::Group;
 use crate::{Error, ErrorKind, Stage};
 
@@ -33,21 +33,6 @@ pub(crate) struct Engine {
     pub(crate) gate_setup: Option<GateSetup>,
     /// Where samples wait for memory before they are decoded.
     pub(crate) gate: Option<Arc<DecodeGate<DecodeJob>>>,
-}
-
-/// Bytes that a group holds of the memory budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct GroupBytes {
-    /// Held until the last batch with a sample of the group is delivered.
-    pub(crate) until_delivered: u64,
-    /// Held until the group is decoded.
-    pub(crate) until_decoded: u64,
-}
-
-impl GroupBytes {
-    pub(crate) fn total(self) -> u64 {
-        self.until_delivered.saturating_add(self.until_decoded)
-    }
 }
 
 impl Engine {
@@ -81,10 +66,7 @@ impl Engine {
     /// # Errors
     /// The least budget that can.
     pub(crate) fn check_budget(&self, groups: &[Group]) -> Result<(), u64> {
-        self.budget.check(groups.iter().map(|group| {
-            let GroupBytes { until_delivered, until_decoded } = self.bytes(group);
-            (until_delivered, until_decoded)
-        }))
+        self.budget.check(groups.iter().map(|group| self.bytes(group)))
     }
 
     /// Bytes that a group holds of the memory budget.

@@ -15,11 +15,11 @@ use tokio::sync::{OnceCell, watch};
 
 use super::assembly::{LossPolicy, SubstituteRequest};
 use super::loss::OnError;
-use super::pipeline::{Engine, GroupBytes};
+use super::pipeline::Engine;
 use super::shutdown::is_cancelled;
 use super::source::{SampleSource, spawn_read};
 use super::stages::SampleStage;
-use crate::budget::Permit;
+use crate::budget::{GroupBytes, Permit};
 use crate::manifest::Known;
 use crate::plan::{Group, Slice};
 use crate::sample::{SampleId, Sampling, substitute};

@@ -333,7 +333,7 @@ fn all_names_that_cannot_be_files_are_told_at_once() {
         emulator.put("data", &format!("many//{number:03}"), "x");
     }
     let told = get(&emulator, "gs://data", &folder, &[]).error();
-    assert!(told.starts_with("error: 125 of 127 objects can't be files, of which the first 100 are these: "), "{told}");
+    assert!(told.starts_with("error: 125 of 127 objects can't be files; the first 100: "), "{told}");
     assert!(told.contains("many//094") && !told.contains("many//095"), "{told}");
     assert!(folder.files().is_empty());
 }
