@@ -1,12 +1,15 @@
-//! A second epoch out of the cache, beside the same bytes read from plain files, one for each sample:
-//! `cargo bench --bench cache -- [--size BYTES] [--samples N] [--times N] [--threads N] [--one-buffer] [--folder DIR] [--cold]`
+//! Measures a second epoch out of the cache, compared with the same bytes read from plain files, one for each sample:
+//! `cargo bench --bench cache -- [--size BYTES] [--samples N] [--times N] [--threads N] [--one-buffer] [--folder DIR]
+//! [--cold]`
 //!
-//! Both read in the same shuffled order. Files are read by so many threads, each its share, with `fs::read`, and are kept
-//! until a batch of 256 is there; `ratio` is against that, and `proved` against the same with the CRC32C of each file
-//! computed, as the loader does for every sample. It decodes `Raw` in such batches. With `--one-buffer` files are read over
-//! one another instead, into a buffer of each thread that never leaves its cache, which is faster than any use that a batch
-//! could be put to. They take turns, and medians are compared. Of files that were just written memory is what is read;
-//! `--cold` has the system forget them before each turn, which takes the rights to (`/proc/sys/vm/drop_caches`).
+//! Both read in the same shuffled order. The files are divided among the threads, read with `fs::read`, and kept until
+//! a batch of 256 is complete. `ratio` compares the cache with that, and `proved` with the same plus the CRC32C of each
+//! file, which the loader computes for every sample, too. The loader decodes `Raw` in such batches. With
+//! `--one-buffer`, each thread reads all files into one buffer, which never leaves its cache: that is faster than any
+//! use of a batch could be.
+//!
+//! The methods take turns, and medians are compared. Files that were just written are read from memory. With `--cold`
+//! the system forgets them before each turn, which needs permission to write `/proc/sys/vm/drop_caches`.
 
 use std::fs::File;
 use std::io::Read;
@@ -28,25 +31,25 @@ struct Args {
     /// Bytes of a sample
     #[arg(long, value_delimiter = ',', default_values_t = [4 << 10, 100 << 10])]
     size: Vec<usize>,
-    /// Samples; by default as many as have half a GiB together
+    /// Number of samples; by default as many as have half a GiB together
     #[arg(long)]
     samples: Option<usize>,
-    /// How often each way is measured
+    /// How often each method is measured
     #[arg(long, default_value_t = 7)]
     times: usize,
     /// Threads that read files [default: one for each core]
     #[arg(long)]
     threads: Option<usize>,
-    /// Read files over one another, instead of keeping those of a batch
+    /// Read files into one buffer for each thread, instead of keeping those of a batch
     #[arg(long)]
     one_buffer: bool,
-    /// Where files and cache are
+    /// Where the files and the cache are
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
-    /// Have the system forget what it has read, before each turn
+    /// Make the system forget what it has read, before each turn
     #[arg(long)]
     cold: bool,
-    /// Given by cargo
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -57,7 +60,7 @@ fn main() -> Result<()> {
     for &size in &args.size {
         let folder = args.folder.join(format!("dataflux-bench-cache-{}", std::process::id()));
         let measured = measure(&args, size, &folder);
-        std::fs::remove_dir_all(&folder).context("tidying up")?;
+        std::fs::remove_dir_all(&folder).context("removing the files of the benchmark")?;
         let (samples, [files, proved, cached]) = measured?;
         let per_second = |seconds: f64| samples as f64 / seconds;
         let megabytes = |seconds: f64| per_second(seconds) * size as f64 / 1e6;
@@ -74,7 +77,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Samples, and seconds for files, for files whose CRC32C is computed, and for the cache.
+/// The number of samples, and seconds for files, for files with their CRC32C, and for the cache.
 fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, [f64; 3])> {
     let samples = args.samples.unwrap_or((512 << 20) / size);
     let store = MemoryStore::new();
@@ -90,7 +93,7 @@ fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, [f64; 3])>
     let loader = DataLoader::builder(dataset).batch_size(BATCH).shuffle(42).strategy(Strategy::Direct);
     let loader = loader.cache(cache).build()?;
     let (_, names) = epoch(&loader, 0, true)?;
-    // A bucket in memory is faster than a disk, so that some of it is left out at first.
+    // A bucket in memory is faster than a disk, so some samples are left out of the cache at first.
     for _ in 0..100 {
         let mut batches = loader.epoch(0)?;
         batches.by_ref().try_for_each(|batch| batch.map(drop))?;
@@ -101,9 +104,9 @@ fn measure(args: &Args, size: usize, folder: &Path) -> Result<(usize, [f64; 3])>
     let threads = args.threads.unwrap_or(std::thread::available_parallelism()?.get());
     let mut seconds = [const { Vec::new() }; 3];
     for _ in 0..args.times {
-        for (way, prove) in [(0, false), (1, true)] {
+        for (method, prove) in [(0, false), (1, true)] {
             forget(args.cold)?;
-            seconds[way].push(read_files(&folder.join("files"), &names, threads, args.one_buffer, prove)?);
+            seconds[method].push(read_files(&folder.join("files"), &names, threads, args.one_buffer, prove)?);
         }
         forget(args.cold)?;
         seconds[2].push(epoch(&loader, 0, false)?.0);
@@ -116,7 +119,8 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-/// Seconds of an epoch, and the names in its order. The first fills the cache, others must find all there.
+/// Seconds of an epoch, and the names in its order. The first epoch fills the cache; later ones must find everything in
+/// it.
 fn epoch(loader: &DataLoader, number: u64, first: bool) -> Result<(f64, Vec<String>)> {
     let mut names = Vec::new();
     let started = Instant::now();
@@ -168,13 +172,13 @@ fn read_files(folder: &Path, names: &[String], threads: usize, one_buffer: bool,
 fn forget(cold: bool) -> Result<()> {
     if cold {
         write_out();
-        std::fs::write("/proc/sys/vm/drop_caches", "3").context("forgetting files takes root's rights")?;
+        std::fs::write("/proc/sys/vm/drop_caches", "3").context("--cold needs the permissions of root")?;
     }
     Ok(())
 }
 
-/// What isn't on the disk can't be forgotten.
+/// Writes files to the disk, since the system can forget only what is there.
 fn write_out() {
-    // Fails where there is no such program; then less is forgotten.
+    // If there is no such program, less is forgotten.
     let _ = std::process::Command::new("sync").status();
 }

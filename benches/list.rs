@@ -1,4 +1,4 @@
-//! What listing costs beside the network: `cargo bench --bench list`.
+//! Measures what listing costs in addition to the network: `cargo bench --bench list`.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -11,10 +11,10 @@ use dataflux::manifest::{ManifestBuilder, Segment};
 use dataflux::store::gcs::parse_page;
 use dataflux::store::{Client, MemoryStore, ObjectRef, Objects, StorageClass};
 
-/// Objects in a page, as the service gives them.
+/// Objects in a page of the service.
 const PAGE: u64 = 5_000;
 
-/// A page as the service writes it, with names like ImageNet's.
+/// The text of a page as the service sends it, with names like ImageNet's.
 fn page() -> String {
     let mut text = String::from(r#"{"kind":"storage#objects","nextPageToken":"CgxuMDE0NDA3NjQ=","items":["#);
     for index in 0..PAGE {
@@ -55,7 +55,7 @@ fn objects(count: u64) -> Objects {
     objects
 }
 
-/// A whole listing of a bucket in memory: what dividing the names and driving the calls costs, with the copies of a page.
+/// Lists a bucket in memory: the cost of dividing the names and driving the calls, with the copies of a page.
 fn listing(criterion: &mut Criterion) {
     const LISTED: u64 = 200_000;
     let store = MemoryStore::new().with_bucket("bench");
@@ -64,7 +64,7 @@ fn listing(criterion: &mut Criterion) {
     }
     let client = Client::new(Arc::new(store));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
-    let runtime = runtime.expect("two threads can be had");
+    let runtime = runtime.expect("the system grants two threads");
     let mut group = criterion.benchmark_group("list");
     group.throughput(Throughput::Elements(LISTED));
     group.sample_size(10);
@@ -81,7 +81,7 @@ fn listing(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Objects of the manifest that is looked into: many times what a processor's caches hold.
+/// Number of objects in the manifest: many times what a processor's caches hold.
 const OBJECTS: u64 = 1_000_000;
 
 fn manifest(criterion: &mut Criterion) {
@@ -100,7 +100,7 @@ fn manifest(criterion: &mut Criterion) {
     });
     let manifest = Manifest::new(prefix, &objects(OBJECTS)).expect("the objects are in order");
     group.throughput(Throughput::Elements(1));
-    // A step that shares no factor with the length, so that every object is asked for, far from the one before.
+    // A step that shares no factor with the length, so that every object is looked up, far from the one before.
     let mut index = 0;
     let mut next = || {
         index = (index + 618_033) % OBJECTS;
@@ -123,7 +123,7 @@ fn manifest(criterion: &mut Criterion) {
     manifest.save(&file).expect("there is room for 20 MB");
     group.bench_function("load", |bench| bench.iter(|| Manifest::load(&file)));
     group.finish();
-    // Nothing depends on it.
+    // A file that stays behind does no harm.
     let _ = std::fs::remove_file(file);
 }
 

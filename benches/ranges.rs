@@ -1,8 +1,9 @@
-//! One large object through ranges, beside one read of all of it with nothing but reqwest:
-//! `cargo bench --bench ranges -- [--profile PROFILE] [--size BYTES] [--times N] [--folder DIR] [--budget BYTES] [--streams N]`
+//! Measures a large object read in ranges, compared with one plain read of all of it with reqwest: `cargo bench --bench
+//! ranges -- [--profile PROFILE] [--size BYTES] [--times N] [--folder DIR] [--budget BYTES] [--streams N]`
 //!
-//! An emulator in a process of its own serves the object. Each way to read it is a process, too, so that its CPU time and
-//! its peak memory are its own; they take turns, and medians are compared. What goes into a file goes to DIR.
+//! An emulator in a process of its own serves the object. Each method runs in a process of its own, too, so that its
+//! CPU time and its peak memory can be measured. The methods take turns, and medians are compared. Files are written to
+//! DIR.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ struct Args {
     /// Bytes of the object
     #[arg(long, default_value_t = 4 << 30)]
     size: u64,
-    /// How often each way is measured
+    /// How often each method is measured
     #[arg(long, default_value_t = 5)]
     times: usize,
     /// Where files are written
@@ -38,19 +39,19 @@ struct Args {
     /// Bytes that chunks may hold
     #[arg(long, default_value_t = dataflux::read::MEMORY_BUDGET)]
     budget: u64,
-    /// Streams at once
+    /// Streams at once, at most
     #[arg(long, default_value_t = dataflux::read::MAX_STREAMS)]
     streams: usize,
-    /// Threads that the emulator serves with
+    /// Threads of the emulator
     #[arg(long, default_value_t = 1)]
     serving: usize,
-    /// Ways to measure beside the bare loop
+    /// Methods to measure in addition to the plain read
     #[arg(long, value_delimiter = ',', default_value = "chunks,memory,file")]
-    ways: Vec<String>,
-    /// Given by cargo
+    methods: Vec<String>,
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
-    /// What a process started by this one does
+    /// The part of a process that this one has started
     #[arg(long, hide = true)]
     role: Option<String>,
     #[arg(long, hide = true, default_value = "")]
@@ -62,7 +63,7 @@ fn main() -> Result<()> {
     match args.role.as_deref() {
         None => compare(&args),
         Some("serve") => serve(&args),
-        Some(way) => measure(&args, way),
+        Some(method) => measure(&args, method),
     }
 }
 
@@ -78,12 +79,12 @@ fn serve(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A process that is killed when this goes.
+/// A child process, which is killed when this is dropped.
 struct Role(Child);
 
 impl Drop for Role {
     fn drop(&mut self) {
-        // Fails for one that is over.
+        // Fails if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -98,22 +99,22 @@ fn start(args: &Args, role: &str, endpoint: &str) -> Result<(Role, String)> {
         .arg(&args.folder)
         .stdout(Stdio::piped())
         .spawn()?;
-    let out = child.stdout.take().context("it was asked for")?;
+    let out = child.stdout.take().context("the output is piped")?;
     let role = Role(child);
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line)?;
-    ensure!(!line.is_empty(), "a process ended without a word");
+    ensure!(!line.is_empty(), "a process ended without any output");
     Ok((role, line.trim().to_owned()))
 }
 
 fn compare(args: &Args) -> Result<()> {
     let (_emulator, endpoint) = start(args, "serve", "")?;
-    let mut ways = vec!["bare".to_owned()];
-    ways.extend(args.ways.iter().cloned());
-    let mut all = vec![Vec::new(); ways.len()];
+    let mut methods = vec!["plain".to_owned()];
+    methods.extend(args.methods.iter().cloned());
+    let mut all = vec![Vec::new(); methods.len()];
     for _ in 0..args.times {
-        for (way, runs) in ways.iter().zip(&mut all) {
-            let (_process, line) = start(args, way, &endpoint)?;
+        for (method, runs) in methods.iter().zip(&mut all) {
+            let (_process, line) = start(args, method, &endpoint)?;
             runs.push(serde_json::from_str::<Value>(&line)?);
         }
     }
@@ -130,14 +131,14 @@ fn compare(args: &Args) -> Result<()> {
         args.budget >> 20,
         args.times
     );
-    println!("way      MB/s   of bare  CPU s  peak MiB  first bytes ms");
-    let bare = median(&all[0], "seconds");
-    for (way, runs) in ways.iter().zip(&all) {
+    println!("method   MB/s   of plain  CPU s  peak MiB  first bytes ms");
+    let plain = median(&all[0], "seconds");
+    for (method, runs) in methods.iter().zip(&all) {
         let seconds = median(runs, "seconds");
         println!(
-            "{way:7}  {:6.0}  {:6.2}  {:5.2}  {:8.0}  {:14.1}",
+            "{method:7}  {:6.0}  {:7.2}  {:5.2}  {:8.0}  {:14.1}",
             args.size as f64 / 1e6 / seconds,
-            bare / seconds,
+            plain / seconds,
             median(runs, "cpu"),
             median(runs, "peak") / 1_048_576.0,
             median(runs, "first") * 1e3,
@@ -146,7 +147,7 @@ fn compare(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn measure(args: &Args, way: &str) -> Result<()> {
+fn measure(args: &Args, method: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let config = GcsConfig::new().endpoint(&args.endpoint).credentials(Credentials::Anonymous);
     let client = Client::new(Arc::new(GcsStore::new(config)?));
@@ -160,10 +161,10 @@ fn measure(args: &Args, way: &str) -> Result<()> {
         let file = args.folder.join(format!("dataflux-bench-{}", std::process::id()));
         let mut first = None;
         let started = Instant::now();
-        match way {
-            "bare" => {
+        match method {
+            "plain" => {
                 let http = reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().tls_certs_only([]);
-                // The library doesn't decompress, either.
+                // The library doesn't decompress either.
                 let http = http.no_gzip().no_deflate();
                 let url = format!("{}/storage/v1/b/{BUCKET}/o/00000000?alt=media", args.endpoint);
                 let mut response = http.build()?.get(url).send().await?.error_for_status()?;
@@ -172,7 +173,7 @@ fn measure(args: &Args, way: &str) -> Result<()> {
                     first.get_or_insert_with(|| started.elapsed());
                     bytes += chunk.len() as u64;
                 }
-                ensure!(bytes == args.size, "{bytes} bytes came");
+                ensure!(bytes == args.size, "{bytes} bytes were received");
             }
             "chunks" => {
                 let mut chunks = download.chunks();
@@ -180,10 +181,13 @@ fn measure(args: &Args, way: &str) -> Result<()> {
                 while let Some(chunk) = chunks.next().await {
                     let chunk = chunk?;
                     first.get_or_insert_with(|| started.elapsed());
-                    ensure!(chunk.offset() == at, "byte {} came after byte {at}", chunk.offset());
+                    ensure!(chunk.offset() == at, "byte {} follows byte {at}", chunk.offset());
                     at += chunk.len() as u64;
                 }
-                ensure!(at == args.size && chunks.receipt().is_some_and(|receipt| receipt.verified), "{at} bytes came");
+                ensure!(
+                    at == args.size && chunks.receipt().is_some_and(|receipt| receipt.verified),
+                    "{at} bytes were received"
+                );
             }
             "memory" => {
                 let (bytes, receipt) = download.into_memory().await?;
@@ -192,10 +196,10 @@ fn measure(args: &Args, way: &str) -> Result<()> {
             "file" => ensure!(download.sync(false).into_file(&file).await?.verified),
             "synced" => ensure!(download.into_file(&file).await?.verified),
             "both" => ensure!(download.sync(false).into_memory_and_file(&file).await?.1.verified),
-            other => bail!("there is no way {other}"),
+            other => bail!("there is no method {other}"),
         }
         let seconds = started.elapsed();
-        // Made by two of the ways alone.
+        // Only some methods write it.
         let _ = std::fs::remove_file(&file);
         let (cpu, peak) = usage()?;
         let first = first.unwrap_or(seconds).as_secs_f64();
@@ -204,12 +208,13 @@ fn measure(args: &Args, way: &str) -> Result<()> {
     })
 }
 
-/// CPU seconds of this process, and the most bytes of memory it had.
+/// CPU seconds and peak memory in bytes of this process.
 fn usage() -> Result<(f64, u64)> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let cpu = (usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6;
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no peak memory is told")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the system reports no peak memory")?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok((cpu, kibibytes << 10))
 }

@@ -1,11 +1,11 @@
-//! One rank's share of a bucket that many ranks use, read directly and by `Strategy::Auto`: `cargo bench --bench shares
-//! -- [--shares RANKS:WRITES:READS,...] [--seconds S] [--batch-size N] [--strategies direct,auto] [--told] [--faults
-//! SPEC]`
+//! Measures one rank's share of a bucket that many ranks use, read directly and by `Strategy::Auto`: `cargo bench
+//! --bench shares -- [--shares RANKS:WRITES:READS,...] [--seconds S] [--batch-size N] [--strategies direct,auto]
+//! [--sharded] [--faults SPEC]`
 //!
-//! An emulator takes so many writes and reads a second as fall to one of so many ranks. A process reads from it as a
-//! training loop does that takes no time for its steps, and prints how long the loop waited for a batch at most, for
-//! how many batches, how many calls were refused, and how many temporary objects are left when the process has ended.
-//! With `--told` the loader knows of the other ranks (`.shard(0, RANKS)`); without, it finds out.
+//! An emulator takes as many writes and reads a second as one rank gets. A process reads from it like a training loop
+//! whose steps take no time. It prints the longest wait for a batch, the number of batches, how many calls were
+//! refused, and how many temporary objects are left after the process has ended. With `--sharded` the loader knows the
+//! number of ranks (`.shard(0, RANKS)`); otherwise it has to find the limits out.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -24,14 +24,14 @@ const BUCKET: &str = "shared";
 
 #[derive(Parser)]
 struct Args {
-    /// What falls to one rank: `RANKS:WRITES:READS`, the last two a second
+    /// What one rank gets: `RANKS:WRITES:READS`, the last two a second
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "1:1000:5000,10:100:500,100:10:50,1000:1:5,100:10:500,1000:1:500"
     )]
-    shares: Vec<RankProgress>,
-    /// How long each loop runs; it ends with the batch that it waits for then
+    shares: Vec<RankShare>,
+    /// How long each loop runs; it ends with the batch that it then waits for
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Samples in a batch
@@ -40,19 +40,19 @@ struct Args {
     /// Bytes of a sample
     #[arg(long, default_value_t = 4096)]
     size: usize,
-    /// Ways to read
+    /// Strategies to read by
     #[arg(long, value_delimiter = ',', default_value = "direct,auto")]
     strategies: Vec<String>,
     /// Tell the loader how many ranks there are
     #[arg(long)]
-    told: bool,
+    sharded: bool,
     /// Faults of the emulator, such as `error=0.05,lost=0.05`
     #[arg(long, default_value = "")]
     faults: String,
-    /// Given by cargo
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
-    /// What a process started by this one reads by
+    /// The strategy of a process that this one has started
     #[arg(long, hide = true)]
     role: Option<String>,
     #[arg(long, hide = true, default_value = "")]
@@ -61,15 +61,15 @@ struct Args {
     ranks: usize,
 }
 
-/// What falls to one of so many ranks.
+/// What one of `ranks` ranks gets of a bucket, in calls a second.
 #[derive(Clone, Copy, Debug)]
-struct RankProgress {
+struct RankShare {
     ranks: usize,
     writes: f64,
     reads: f64,
 }
 
-impl FromStr for RankProgress {
+impl FromStr for RankShare {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -93,7 +93,7 @@ fn compare(args: &Args) -> Result<()> {
         args.batch_size,
         args.size,
         args.seconds,
-        if args.told { "knows" } else { "doesn't know" }
+        if args.sharded { "knows" } else { "doesn't know" }
     );
     println!(" ranks  writes/s  reads/s  strategy  longest wait s  at batch  batches  refused of calls  left");
     for share in &args.shares {
@@ -116,27 +116,27 @@ fn compare(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Reads a share in a process of its own; tells what it printed, and how many temporary objects it has left.
-fn run(args: &Args, share: RankProgress, strategy: &str) -> Result<(Value, usize)> {
-    let samples = 400_000 * if args.told { share.ranks.min(10) } else { 1 };
+/// Reads a share in a process of its own. Returns what the process printed, and how many temporary objects it left.
+fn run(args: &Args, share: RankShare, strategy: &str) -> Result<(Value, usize)> {
+    let samples = 400_000 * if args.sharded { share.ranks.min(10) } else { 1 };
     let spec = format!("{BUCKET}:n={samples},size={}", args.size);
     let emulator = Emulator::builder().virtual_namespace(spec.parse()?).start()?;
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args(["--role", strategy, "--endpoint", emulator.endpoint(), "--seconds", &args.seconds.to_string()])
         .args(["--batch-size", &args.batch_size.to_string(), "--ranks", &share.ranks.to_string()]);
-    if args.told {
-        command.arg("--told");
+    if args.sharded {
+        command.arg("--sharded");
     }
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("it was asked for")?).lines();
+    let mut lines = BufReader::new(child.stdout.take().context("the output is piped")?).lines();
     ensure!(lines.next().transpose()?.as_deref() == Some("open"), "the process did not open the data set");
-    // What a listing takes is no part of this.
+    // The limits are set after the listing, which is not measured.
     let profile: Profile = format!("gcs,writes_per_s={},reads_per_s={}", share.writes, share.reads).parse()?;
     emulator.set_profile(profile);
     emulator.set_faults(args.faults.parse()?);
-    writeln!(child.stdin.take().context("it was asked for")?)?;
-    let line = lines.next().transpose()?.context("the process ended without a word")?;
+    writeln!(child.stdin.take().context("the input is piped")?)?;
+    let line = lines.next().transpose()?.context("the process ended without any output")?;
     ensure!(child.wait()?.success(), "the process failed");
     let left = emulator.names(BUCKET).iter().filter(|name| name.starts_with("dataflux-")).count();
     Ok((serde_json::from_str(&line)?, left))
@@ -159,12 +159,13 @@ fn measure(args: &Args, role: &str) -> Result<()> {
     let client = Client::new(Arc::new(GcsStore::new(config)?));
     let dataset = DatafluxDataset::open_with(client, &format!("gs://{BUCKET}/"))?;
     let mut builder = DataLoader::builder(dataset).batch_size(args.batch_size).shuffle(7).strategy(strategy);
-    if args.told {
+    if args.sharded {
         builder = builder.shard(0, args.ranks);
     }
     let loader = builder.build()?;
     println!("open");
     std::io::stdin().read_line(&mut String::new())?;
+
     let (mut longest, mut at, mut batches) = (Duration::ZERO, 0, 0);
     let started = Instant::now();
     let mut epoch = loader.epoch(0)?;
@@ -179,6 +180,7 @@ fn measure(args: &Args, role: &str) -> Result<()> {
         asked = Instant::now();
     }
     drop(epoch);
+
     let ceilings = loader.ceilings();
     let counts = loader.dataset().client().metrics().snapshot();
     let report = json!({

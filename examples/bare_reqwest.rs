@@ -1,7 +1,7 @@
-//! The least that reading objects over HTTP takes: what the benchmarks hold the loader against.
+//! The least work that reading objects over HTTP takes. The benchmarks compare the loader with it.
 //!
-//! Reads names from stdin, one a line, and gets each whole, with nothing but reqwest: no retry, no checksum, no order,
-//! no batches. Prints one JSON object.
+//! Reads names from stdin, one on each line, and gets each object with nothing but reqwest: no retry, no checksum, no
+//! order, no batches. Prints one JSON object.
 //!
 //! ```text
 //! dataflux ls gs://bucket/train/ | cargo run --release --example bare_reqwest -- http://127.0.0.1:9000 bucket 64
@@ -33,10 +33,10 @@ fn main() -> Result<()> {
     let objects = urls.len();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    // The library's own first use sets the provider up; nothing here is encrypted.
+    // The library sets the provider up at its first use. Nothing here is encrypted.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().tls_certs_only([]);
-    // The library doesn't decompress, either.
+    // The library doesn't decompress either.
     let client = client.no_gzip().no_deflate().build()?;
     let (cpu, start) = (cpu_seconds()?, Instant::now());
     // In tasks, so that all threads have work.

@@ -1,4 +1,4 @@
-//! Two epochs of an image folder, against whatever `STORAGE_EMULATOR_HOST` or the credentials of the environment name.
+//! Two epochs of an image folder, from the bucket or emulator that the environment configures.
 //!
 //! cargo run --release --example basics -- gs://my-bucket/train/
 

@@ -1,4 +1,4 @@
-//! Reads an inventory report and says what is in it, and how fast that went:
+//! Reads an inventory report, and prints how many objects it has and how fast they were read:
 //!
 //!     cargo run --release --features parquet --example inventory -- gs://reports/daily/ gs://my-bucket/train/
 

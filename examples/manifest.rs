@@ -1,4 +1,5 @@
-//! What a manifest weighs, and how long it takes to make, ask, save and open. Nothing leaves the machine.
+//! Measures a manifest's memory, and how long building, lookups, saving and loading take. Works on generated names,
+//! without a network.
 //!
 //! cargo run --release --example manifest -- imagenet 17944239
 
@@ -9,9 +10,9 @@ use dataflux::Manifest;
 use dataflux::manifest::{ManifestBuilder, Segment};
 use dataflux::store::{ObjectRef, Objects, StorageClass};
 
-/// Objects in a page, as the service gives them.
+/// Objects in a page of the service.
 const PAGE: u64 = 5_000;
-/// Lookups to take the mean of.
+/// Number of lookups that are averaged.
 const ROUNDS: u64 = 1_000_000;
 
 /// SplitMix64: a number that looks random.
@@ -24,7 +25,7 @@ fn mix(index: u64) -> u64 {
 
 fn name(kind: &str, index: u64, count: u64) -> anyhow::Result<String> {
     Ok(match kind {
-        // 1,300 images a class, of which the numbers have gaps.
+        // 1,300 images a class, numbered with gaps.
         "imagenet" => {
             let (class, image) = (1_440_764 + index / 1_300 * 600, 10_000 + index % 1_300 * 13 + mix(index) % 13);
             format!("train/n{class:08}/n{class:08}_{image:05}.JPEG")
@@ -47,7 +48,7 @@ fn page(kind: &str, number: u64, count: u64) -> anyhow::Result<Objects> {
         objects.push(ObjectRef {
             name: &name(kind, index, count)?,
             size: 20_000 + random % 200_000,
-            // Written one after another, a hundred a second.
+            // As if written one after another, a hundred a second.
             generation: 1_700_000_000_000_000 + index as i64 * 10_000 + (random >> 52) as i64,
             crc32c: Some((random >> 13) as u32),
             storage_class: StorageClass::Standard,
@@ -57,7 +58,7 @@ fn page(kind: &str, number: u64, count: u64) -> anyhow::Result<Objects> {
     Ok(objects)
 }
 
-/// Resident bytes of this process, by the name of one of the kernel's figures; 0 where it gives none.
+/// Memory of this process in bytes, from a line of `/proc/self/status`; 0 if it isn't there.
 fn resident(figure: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_suffix("kB"));

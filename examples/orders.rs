@@ -1,4 +1,4 @@
-//! What a look into an order costs, by sampler. Nothing leaves the machine.
+//! Measures what lookups in an order cost, by sampler. Works on generated names, without a network.
 //!
 //! cargo run --release --example orders -- 1000000
 
@@ -12,7 +12,7 @@ use dataflux::sample::{
 };
 use dataflux::store::{ObjectRef, Objects};
 
-/// Looks to take the mean of.
+/// Number of lookups that are averaged.
 const LOOKS: u64 = 1_000_000;
 
 fn main() -> anyhow::Result<()> {
@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
         let mut order = orders.order(1);
         let epoch = begun.elapsed();
         let far = nanoseconds(&mut order, |look| {
-            // Knuth's multiplier: far from the last, and all different.
+            // Knuth's multiplier: each lookup is far from the last, and all differ.
             ((u128::from(look.wrapping_mul(6_364_136_223_846_793_005)) * u128::from(orders.len())) >> 64) as u64
         });
         let row = nanoseconds(&mut order, |look| look % orders.len());

@@ -1,8 +1,8 @@
 //! A run that is stopped and resumed, as one program: end it with SIGTERM or Ctrl-C, and start it again with the states
 //! that it saved, on as many ranks as you like. Each sample of an epoch is delivered exactly once over all these runs.
 //!
-//! RANK=0 WORLD_SIZE=1 cargo run --release --example resume -- gs://my-bucket/train/ run-1
-//! RANK=0 WORLD_SIZE=1 cargo run --release --example resume -- gs://my-bucket/train/ run-2 run-1
+//! RANK=0 WORLD_SIZE=1 cargo run --release --example resume -- gs://my-bucket/train/ run-1 RANK=0 WORLD_SIZE=1 cargo
+//! run --release --example resume -- gs://my-bucket/train/ run-2 run-1
 //!
 //! `RANK` and `WORLD_SIZE` are set by launchers such as torchrun. All ranks share the folders of states. Each run has a
 //! new folder, since `resume_all` takes the states of one run. The signal must reach all ranks in the same epoch: a
@@ -72,12 +72,12 @@ pub(crate) fn train(
     Ok(())
 }
 
-/// Set when the process is told to end.
+/// A flag that is set when the process gets SIGTERM or SIGINT.
 fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let is_told = Arc::clone(&stop);
+    let is_signalled = Arc::clone(&stop);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // The handlers are there before this returns, so that a signal can no longer kill the process.
+    // The handlers are set before this returns, so a signal can no longer kill the process.
     let context = runtime.enter();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     drop(context);
@@ -85,12 +85,12 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
         runtime.block_on(async {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         });
-        is_told.store(true, Ordering::Relaxed);
+        is_signalled.store(true, Ordering::Relaxed);
     });
     Ok(stop)
 }
 
-/// Writes the state of this rank, whole or not at all.
+/// Writes the state of this rank to a temporary file, and renames it, so that the state is whole or absent.
 fn save_state(folder: &Path, state: &State) -> Result<()> {
     fs::create_dir_all(folder)?;
     let rank = std::env::var("RANK").context("RANK is not set")?;

@@ -1,5 +1,5 @@
-//! Trains a small convolutional network with candle, on images read from a bucket: by default from an emulator that
-//! this program starts and fills itself.
+//! Trains a small convolutional network with candle on images read from a bucket; by default from an emulator that this
+//! program starts and fills.
 //!
 //! cargo run --release --example train_digits
 
@@ -29,7 +29,7 @@ impl Network {
 }
 
 impl Module for Network {
-    /// Images of shape (n, 1, 8, 8) to scores of shape (n, 10).
+    /// Maps images of shape (n, 1, 8, 8) to scores of shape (n, 10).
     fn forward(&self, images: &Tensor) -> candle_core::Result<Tensor> {
         let maps = self.first.forward(images)?.relu()?;
         let maps = self.second.forward(&maps)?.relu()?.max_pool2d(2)?;
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     let network = Network::new(&VarBuilder::from_varmap(&vars, DType::F32, &device))?;
     let mut optimizer = AdamW::new(vars.all_vars(), ParamsAdamW::default())?;
     for epoch in 0..args.epochs {
-        // From 0.004 down to a tenth of it, along a cosine.
+        // From 0.004 down to a tenth of that, along a cosine.
         let done = epoch as f64 / args.epochs as f64;
         optimizer.set_learning_rate(0.004 * (0.55 + 0.45 * (std::f64::consts::PI * done).cos()));
         digits.epoch(epoch, |batch| {

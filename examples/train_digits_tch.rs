@@ -1,4 +1,4 @@
-//! As `train_digits`, with tch. libtorch comes first:
+//! Like `train_digits`, with tch. Install libtorch first:
 //!
 //! eval "$(scripts/libtorch)" && cargo run --release --features tch --example train_digits_tch
 
@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     let network = network(&vars.root());
     let mut optimizer = tch::nn::AdamW::default().build(&vars, 0.004)?;
     for epoch in 0..args.epochs {
-        // From 0.004 down to a tenth of it, along a cosine.
+        // From 0.004 down to a tenth of that, along a cosine.
         let done = epoch as f64 / args.epochs as f64;
         optimizer.set_lr(0.004 * (0.55 + 0.45 * (std::f64::consts::PI * done).cos()));
         digits.epoch(epoch, |batch| {

@@ -101,7 +101,7 @@ fn what_is_replayed_is_what_was_delivered() {
                     let steps: Vec<_> = records.iter().map(|record| (record.epoch(), record.step())).collect();
                     let each = |epoch, steps| (0..steps).map(move |step| (epoch, step));
                     assert_eq!(steps, each(0, 5).chain(each(1, 5)).chain(each(2, 2)).collect::<Vec<_>>());
-                    assert!(records.iter().all(|record| record.shard() == (rank as u64, 3)));
+                    assert!(records.iter().all(|record| (record.rank(), record.world_size()) == (rank as u64, 3)));
                 }
             }
         }

@@ -182,12 +182,11 @@ impl Step {
             let (name, generation) = (entry.name.to_string(), entry.generation);
             Ok(Sample { position, id: id.0, name, bytes: entry.size, generation })
         };
-        let (rank, world_size) = record.shard();
         Ok(Self {
             epoch: record.epoch(),
             step: record.step(),
-            rank,
-            world_size,
+            rank: record.rank(),
+            world_size: record.world_size(),
             positions: [record.positions().start, record.positions().end],
             line: record.line(),
             delivered,

@@ -1,4 +1,4 @@
-//! What the training examples share: a bucket to read from, and the report.
+//! Shared by the training examples: a bucket to read from, and the report.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 /// Trains a small convolutional network on handwritten digits read from a bucket.
 #[derive(clap::Parser)]
 pub(crate) struct Args {
-    /// Where `train/` and `test/` are, such as gs://my-bucket/digits/; without it an emulator is started in this
-    /// process and `datasets/digits` uploaded to it.
+    /// Where `train/` and `test/` are, such as gs://my-bucket/digits/. Without it, an emulator is started in this
+    /// process and `datasets/digits` is uploaded to it
     #[arg(long)]
     uri: Option<String>,
-    /// How the emulator behaves: `fast`, or `gcs` for the delays and limits of a real bucket.
+    /// How the emulator behaves: `fast`, or `gcs` for the delays and limits of a real bucket
     #[arg(long, default_value = "fast")]
     profile: Profile,
-    /// Passes over the training images.
+    /// Number of epochs
     #[arg(long, default_value_t = 12)]
     pub(crate) epochs: u64,
-    /// Images in a step.
+    /// Images in a batch
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
-    /// Of the order of images.
+    /// Seed of the order of images
     #[arg(long, default_value_t = 42)]
     seed: u64,
 }
 
-/// The loaders, and what they read from.
+/// The loaders of the data sets, and the client and emulator behind them.
 pub(crate) struct Digits {
     pub(crate) train: DataLoader<ImageFolder>,
     pub(crate) test: DataLoader<ImageFolder>,
@@ -44,7 +44,7 @@ pub(crate) struct Digits {
 
 impl Digits {
     pub(crate) fn open(args: &Args) -> Result<Self> {
-        // On Ctrl-C: delete what composing has made, then end.
+        // On Ctrl-C, temporary objects are deleted before the process ends.
         dataflux::clean_up_on_signals()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (emulator, config, uri) = if let Some(uri) = &args.uri {
@@ -75,7 +75,7 @@ impl Digits {
         Ok(Self { train, test, client, runtime, _emulator: emulator })
     }
 
-    /// Runs `step` on every batch of an epoch; it returns the sum of the losses of its samples.
+    /// Runs `step` on every batch of an epoch. `step` returns the sum of the losses of its samples.
     pub(crate) fn epoch(
         &self,
         epoch: u64,
@@ -99,7 +99,7 @@ impl Digits {
         Ok(())
     }
 
-    /// Tells the result and what it took. Ends the work on the bucket first.
+    /// Prints the result, the calls and their cost, after the work on the bucket has ended.
     pub(crate) fn report(self, right: u64) -> Result<()> {
         let bucket = Arc::clone(&self.test.dataset().manifest().prefix().bucket);
         let (tested, bill) = (self.test.dataset().len(), self.train.bill());

@@ -1,9 +1,10 @@
-//! Who reads which sample from the bucket, so that of two processes that want one at the same time only one does.
+//! Claims of samples that are being read from the bucket, so that of two processes that want the same sample only one
+//! reads it.
 //!
-//! The file `claims` is a table of 2^16 buckets of four slots. A slot is the hash of a key and the number of whoever
-//! claims it, 8 bytes each, little-endian; 0 is nobody. It is read and written under a lock, which nobody holds for longer
-//! than a few system calls. Whatever stands there, the worst that comes of it is a wait that ends, or a sample that two
-//! processes read from the bucket.
+//! The file `claims` is a table of 2^16 buckets of four slots. A slot holds the hash of a key and the number of the
+//! process that claims it, 8 bytes each, little-endian; number 0 is a free slot. The table is read and written under a
+//! lock that is held for a few system calls only. If the table is damaged, the worst outcome is a wait that ends, or a
+//! sample that two processes read from the bucket.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,164 +14,202 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::folder::CacheFolder;
 
-/// Room for 262,144 claims in 4 MiB: some times what the processes of a machine read at once.
+/// Room for 262,144 claims in 4 MiB, several times what the processes of a machine read at once.
 const BUCKETS: u64 = 1 << 16;
-const SLOTS: usize = 4;
-const SLOT: usize = 16;
-const BUCKET: usize = SLOTS * SLOT;
+const BUCKET_SLOTS: usize = 4;
+const SLOT_BYTES: usize = 16;
+const BUCKET_BYTES: usize = BUCKET_SLOTS * SLOT_BYTES;
 
-/// How long a claim waits for the lock. It is free within microseconds, unless a process is stopped, or starved of time,
-/// just where it holds it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a claim waits for the lock. It is free within microseconds, unless a process is suspended, or gets no CPU
+/// time, while it holds the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// For how long nobody tries again when the lock was not to be had, and for how long a process is passed by that was
-/// waited for in vain.
-const PASS_BY: Duration = Duration::from_secs(60);
+/// How long no claim is tried after the lock was not free in time, and how long the claims of a process are ignored
+/// after a wait for it was in vain.
+const IGNORE_TIME: Duration = Duration::from_secs(60);
 
-/// How long somebody is waited for of whom nothing comes: longer than a read takes that stalls once and is made again.
-const STANDSTILL: Duration = Duration::from_secs(30);
+/// How long to wait for a process that makes no progress: longer than a read takes that stalls once and is retried.
+const MAX_STANDSTILL: Duration = Duration::from_secs(30);
 
-/// How long somebody is waited for at most, whatever comes of them: a budget of 1 GiB takes as long at 2 MB/s.
-const AT_MOST: Duration = Duration::from_secs(600);
+/// How long to wait for a process at most, whatever progress it makes: a memory budget of 1 GiB takes as long at 2
+/// MB/s.
+const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// Waiting for others, and since when nothing has come of each: pure.
+/// How long a reader has waited for each process whose claims are in its way. Pure.
 ///
-/// Claims are made when reads are planned, so that how long one has stood says nothing when the network is slow. What does
-/// is whether its process has written a sample or given up a claim meanwhile, which sets its mark.
+/// Claims are made when reads are planned, so the age of a claim says nothing on a slow network. Progress does: whether
+/// the process has written a sample or given up a claim meanwhile, which changes the time of its last progress.
 #[derive(Debug, Default)]
 pub(crate) struct ClaimWaits {
-    /// The mark of each, and how long had been waited when it was first seen.
-    seen: HashMap<u64, (Option<SystemTime>, Duration)>,
+    seen: HashMap<u64, SeenProgress>,
 }
 
-/// Whether to wait on.
+/// The last progress of a process, and how long the reader had waited when it first saw that.
+#[derive(Debug)]
+struct SeenProgress {
+    last_progress: Option<SystemTime>,
+    waited: Duration,
+}
+
+/// Whether a reader keeps waiting for a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitDecision {
-    On,
-    /// No longer for this, though something comes of them.
-    NotForThis,
-    /// No longer for anything of theirs.
-    InVain,
+    Continue,
+    /// The wait takes too long, although the process makes progress: read this sample from the bucket.
+    GiveUpSample,
+    /// The process makes no progress: ignore all of its claims.
+    GiveUpProcess,
 }
 
 impl ClaimWaits {
-    /// Takes note of somebody's mark after having `waited`.
-    pub(crate) fn judge(&mut self, who: u64, mark: Option<SystemTime>, waited: Duration) -> WaitDecision {
-        let seen = self.seen.entry(who).or_insert((mark, waited));
-        if seen.0 != mark {
-            *seen = (mark, waited);
+    /// Decides about a process after having `waited`, by the time of its last progress.
+    pub(crate) fn judge(&mut self, member: u64, last_progress: Option<SystemTime>, waited: Duration) -> WaitDecision {
+        let seen = self.seen.entry(member).or_insert(SeenProgress { last_progress, waited });
+        if seen.last_progress != last_progress {
+            *seen = SeenProgress { last_progress, waited };
         }
         match waited {
-            _ if waited.saturating_sub(seen.1) > STANDSTILL => WaitDecision::InVain,
-            _ if waited > AT_MOST => WaitDecision::NotForThis,
-            _ => WaitDecision::On,
+            _ if waited.saturating_sub(seen.waited) > MAX_STANDSTILL => WaitDecision::GiveUpProcess,
+            _ if waited > MAX_WAIT => WaitDecision::GiveUpSample,
+            _ => WaitDecision::Continue,
         }
     }
 }
 
-/// What became of a claim.
+/// The outcome of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClaimOutcome {
-    /// It is this process's until released.
+    /// The sample is this reader's until released.
     Mine,
-    /// Somebody reads it: this process elsewhere, or another one.
+    /// Another reader of the process with this number reads the sample. The process may be this one.
     Theirs(u64),
-    /// Nobody is seen to read it, and nobody will see that this process does, for want of room.
-    Unmarked,
+    /// No reader is known to read the sample, and the claim could not be recorded.
+    Unrecorded,
 }
 
-/// The table, as one process sees it.
+/// The table of claims, as one process uses it.
 #[derive(Debug, Default)]
 pub(super) struct ClaimTable {
-    /// Until when who is passed by; without anybody, until when no lock is asked for.
-    passed_by: Mutex<HashMap<Option<u64>, Instant>>,
+    /// Processes whose claims are ignored, each with the end of that.
+    ignored: Mutex<HashMap<u64, Instant>>,
+    /// Until when nothing is claimed, because the lock was not free in time.
+    suspended_until: Mutex<Option<Instant>>,
+}
+
+/// The content of a slot; [`Claim::FREE`] if nobody claims it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Claim {
+    hash: u64,
+    member: u64,
+}
+
+impl Claim {
+    const FREE: Self = Self { hash: 0, member: 0 };
+
+    fn read(bucket: &[u8; BUCKET_BYTES], slot: usize) -> Self {
+        let number = |at: usize| bucket[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Self { hash: number(slot * SLOT_BYTES), member: number(slot * SLOT_BYTES + 8) }
+    }
+
+    fn encode(self) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        bytes[..8].copy_from_slice(&self.hash.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.member.to_le_bytes());
+        bytes
+    }
+}
+
+/// A change to a bucket of the table.
+struct SlotWrite {
+    slot: usize,
+    claim: Claim,
 }
 
 impl ClaimTable {
-    /// Claims what nobody else has.
+    /// Claims the samples that no other reader claims.
     pub(super) fn claim(&self, folder: &CacheFolder, hashes: &[u64]) -> io::Result<Vec<ClaimOutcome>> {
-        let mut lives = HashMap::from([(0, false)]);
-        let claimed = self.each_bucket(folder, hashes, |hash, bucket| {
+        let mut is_alive = HashMap::from([(Claim::FREE.member, false)]);
+        let claimed = self.update_buckets(folder, hashes, |hash, bucket| {
             let mut free = None;
-            for slot in 0..SLOTS {
-                let (of, who) = read(bucket, slot);
-                let taken = *lives.entry(who).or_insert_with(|| folder.lives(who)) && !self.passes_by(Some(who));
-                match (taken, of == hash) {
-                    (true, true) => return (ClaimOutcome::Theirs(who), None),
+            for slot in 0..BUCKET_SLOTS {
+                let Claim { hash: claimed, member } = Claim::read(bucket, slot);
+                let is_alive = *is_alive.entry(member).or_insert_with(|| folder.is_alive(member));
+                match (is_alive && !self.is_ignored(member), claimed == hash) {
+                    (true, true) => return (ClaimOutcome::Theirs(member), None),
                     (true, false) => {}
                     (false, _) => drop(free.get_or_insert(slot)),
                 }
             }
-            let Some(slot) = free else { return (ClaimOutcome::Unmarked, None) };
-            (ClaimOutcome::Mine, Some((slot, hash, folder.member)))
+            let Some(slot) = free else { return (ClaimOutcome::Unrecorded, None) };
+            (ClaimOutcome::Mine, Some(SlotWrite { slot, claim: Claim { hash, member: folder.member } }))
         })?;
-        Ok(claimed.unwrap_or_else(|| vec![ClaimOutcome::Unmarked; hashes.len()]))
+        Ok(claimed.unwrap_or_else(|| vec![ClaimOutcome::Unrecorded; hashes.len()]))
     }
 
-    /// Gives up claims of this process. Returns whether it could.
+    /// Gives up claims of this process. Returns false if the lock was not free in time.
     pub(super) fn release(&self, folder: &CacheFolder, hashes: &[u64]) -> io::Result<bool> {
-        let released = self.each_bucket(folder, hashes, |hash, bucket| {
-            let mine = (0..SLOTS).find(|&slot| read(bucket, slot) == (hash, folder.member));
-            ((), mine.map(|slot| (slot, 0, 0)))
+        let released = self.update_buckets(folder, hashes, |hash, bucket| {
+            let mine = Claim { hash, member: folder.member };
+            let slot = (0..BUCKET_SLOTS).find(|&slot| Claim::read(bucket, slot) == mine);
+            ((), slot.map(|slot| SlotWrite { slot, claim: Claim::FREE }))
         })?;
         Ok(released.is_some())
     }
 
-    /// Takes no heed for a while of what `who` claims, who was waited for in vain.
-    pub(super) fn pass_by(&self, who: u64) {
-        self.passed_by().insert(Some(who), Instant::now() + PASS_BY);
+    /// Ignores for a while the claims of a process that was waited for in vain.
+    pub(super) fn ignore(&self, member: u64) {
+        self.ignored().insert(member, Instant::now() + IGNORE_TIME);
     }
 
-    /// Looks at the bucket of each hash, and writes a slot of it. `None` if the lock is not to be had.
-    fn each_bucket<T>(
+    /// Calls `update` with the bucket of each hash, and writes the slot that it returns. Returns what `update` returned
+    /// beside it; `None` if the lock was not free in time.
+    fn update_buckets<T>(
         &self,
         folder: &CacheFolder,
         hashes: &[u64],
-        mut look: impl FnMut(u64, &[u8; BUCKET]) -> (T, Option<(usize, u64, u64)>),
+        mut update: impl FnMut(u64, &[u8; BUCKET_BYTES]) -> (T, Option<SlotWrite>),
     ) -> io::Result<Option<Vec<T>>> {
         if hashes.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        if self.passes_by(None) {
+        if self.suspended_until().is_some_and(|until| Instant::now() < until) {
             return Ok(None);
         }
-        let Some(guard) = folder.lock_claims(PATIENCE)? else {
-            self.passed_by().insert(None, Instant::now() + PASS_BY);
+        let Some(lock) = folder.lock_claims(LOCK_WAIT)? else {
+            *self.suspended_until() = Some(Instant::now() + IGNORE_TIME);
             return Ok(None);
         };
-        if guard.0.metadata()?.len() < BUCKETS * BUCKET as u64 {
-            // Without a byte on the disk: what nobody has written reads as zeros.
-            guard.0.set_len(BUCKETS * BUCKET as u64)?;
+
+        let file = lock.file();
+        if file.metadata()?.len() < BUCKETS * BUCKET_BYTES as u64 {
+            // This takes no space on the disk: what was never written reads as zeros.
+            file.set_len(BUCKETS * BUCKET_BYTES as u64)?;
         }
-        let mut all = Vec::with_capacity(hashes.len());
+        let mut outcomes = Vec::with_capacity(hashes.len());
         for &hash in hashes {
-            let at = hash % BUCKETS * BUCKET as u64;
-            let mut bucket = [0; BUCKET];
-            guard.0.read_exact_at(&mut bucket, at)?;
-            let (outcome, write) = look(hash, &bucket);
-            if let Some((slot, of, who)) = write {
-                let mut bytes = [0; SLOT];
-                bytes[..8].copy_from_slice(&of.to_le_bytes());
-                bytes[8..].copy_from_slice(&who.to_le_bytes());
-                guard.0.write_all_at(&bytes, at + (slot * SLOT) as u64)?;
+            let offset = hash % BUCKETS * BUCKET_BYTES as u64;
+            let mut bucket = [0; BUCKET_BYTES];
+            file.read_exact_at(&mut bucket, offset)?;
+            let (outcome, write) = update(hash, &bucket);
+            if let Some(SlotWrite { slot, claim }) = write {
+                file.write_all_at(&claim.encode(), offset + (slot * SLOT_BYTES) as u64)?;
             }
-            all.push(outcome);
+            outcomes.push(outcome);
         }
-        Ok(Some(all))
+        Ok(Some(outcomes))
     }
 
-    fn passes_by(&self, who: Option<u64>) -> bool {
-        self.passed_by().get(&who).is_some_and(|until| Instant::now() < *until)
+    fn is_ignored(&self, member: u64) -> bool {
+        self.ignored().get(&member).is_some_and(|until| Instant::now() < *until)
     }
 
-    fn passed_by(&self) -> std::sync::MutexGuard<'_, HashMap<Option<u64>, Instant>> {
-        self.passed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ignored(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Instant>> {
+        self.ignored.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn read(bucket: &[u8; BUCKET], slot: usize) -> (u64, u64) {
-    let half = |at: usize| bucket[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    (half(slot * SLOT), half(slot * SLOT + 8))
+    fn suspended_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.suspended_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -178,28 +217,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn somebody_slow_of_whom_something_comes_is_waited_for_and_is_not_passed_by() {
-        let mut patience = ClaimWaits::default();
-        let mark = |second: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+    fn a_slow_process_that_makes_progress_is_waited_for_and_not_ignored() {
+        let mut waits = ClaimWaits::default();
+        let progress = |second: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
         let seconds = Duration::from_secs;
         for second in (0..=600).step_by(20) {
-            assert_eq!(patience.judge(1, mark(second), seconds(second)), WaitDecision::On, "{second}");
+            assert_eq!(waits.judge(1, progress(second), seconds(second)), WaitDecision::Continue, "{second}");
         }
-        assert_eq!(patience.judge(1, mark(601), seconds(601)), WaitDecision::NotForThis);
+        assert_eq!(waits.judge(1, progress(601), seconds(601)), WaitDecision::GiveUpSample);
     }
 
     #[test]
-    fn somebody_of_whom_nothing_comes_is_passed_by() {
-        let mut patience = ClaimWaits::default();
-        let (mark, seconds) = (Some(SystemTime::UNIX_EPOCH), Duration::from_secs);
+    fn a_process_without_progress_is_given_up() {
+        let mut waits = ClaimWaits::default();
+        let (progress, seconds) = (Some(SystemTime::UNIX_EPOCH), Duration::from_secs);
         for second in 5..=35 {
-            assert_eq!(patience.judge(1, mark, seconds(second)), WaitDecision::On, "{second}");
+            assert_eq!(waits.judge(1, progress, seconds(second)), WaitDecision::Continue, "{second}");
         }
-        // Seen first when half of that was over.
-        assert_eq!(patience.judge(2, mark, seconds(20)), WaitDecision::On);
-        assert_eq!(patience.judge(1, mark, seconds(36)), WaitDecision::InVain);
-        assert_eq!(patience.judge(2, mark, seconds(36)), WaitDecision::On);
-        assert_eq!(patience.judge(2, None, seconds(50)), WaitDecision::On);
-        assert_eq!(patience.judge(2, None, seconds(81)), WaitDecision::InVain);
+        // Seen for the first time when half of that was over.
+        assert_eq!(waits.judge(2, progress, seconds(20)), WaitDecision::Continue);
+        assert_eq!(waits.judge(1, progress, seconds(36)), WaitDecision::GiveUpProcess);
+        assert_eq!(waits.judge(2, progress, seconds(36)), WaitDecision::Continue);
+        assert_eq!(waits.judge(2, None, seconds(50)), WaitDecision::Continue);
+        assert_eq!(waits.judge(2, None, seconds(81)), WaitDecision::GiveUpProcess);
     }
 }

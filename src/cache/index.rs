@@ -1,36 +1,37 @@
-//! Where each sample is: pure.
+//! The index in memory: which segment holds each sample, and where. Pure.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{PoisonError, RwLock};
 
-/// A record: its segment, and where it begins there in units of 8 bytes.
+/// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordLocation {
     pub(super) segment: u32,
-    pub(super) at: u32,
+    /// Where in the segment the record begins, in units of 8 bytes.
+    pub(super) at_unit: u32,
 }
 
-/// Tables that the index is divided into by hash. One that grows is made anew under its lock: of 10^8 samples each has
-/// 390,000, for which that takes milliseconds, and not seconds.
+/// Number of tables that the index is divided into by hash. A table that grows is rebuilt under its lock. With 10^8
+/// samples each table has 390,000 entries, for which that takes milliseconds instead of seconds.
 const PARTS: usize = 256;
 
-/// From hashes of keys to places.
+/// Locations of records by the hashes of their keys.
 ///
-/// 17 bytes an entry in tables that are between 7/16 and 7/8 full, so that a sample takes 20 to 39 bytes of memory.
+/// An entry takes 17 bytes in tables that are between 7/16 and 7/8 full, so a sample takes 20 to 39 bytes of memory.
 #[derive(Debug)]
 pub(super) struct Index(Box<[RwLock<IndexPart>]>);
 
 #[derive(Debug, Default)]
 struct IndexPart {
-    places: HashMap<u64, RecordLocation, BuildHasherDefault<IdentityHasher>>,
-    /// Entries of each segment that is there.
+    locations: HashMap<u64, RecordLocation, BuildHasherDefault<IdentityHasher>>,
+    /// Number of entries in each segment that exists.
     segments: HashMap<u32, u64>,
-    /// Entries of segments that are gone.
+    /// Number of entries in segments that were removed.
     stale: u64,
 }
 
-/// Takes a hash for a hash.
+/// A hasher that returns the key, which is a hash already.
 #[derive(Debug, Default)]
 struct IdentityHasher(u64);
 
@@ -59,29 +60,29 @@ impl Index {
         self.part(hash).read().unwrap_or_else(PoisonError::into_inner).get(hash)
     }
 
-    /// Of two places the later one counts.
-    pub(super) fn insert(&self, hash: u64, place: RecordLocation) {
-        self.part(hash).write().unwrap_or_else(PoisonError::into_inner).insert(hash, place);
+    /// Adds an entry, and replaces an earlier one of the same hash.
+    pub(super) fn insert(&self, hash: u64, location: RecordLocation) {
+        self.part(hash).write().unwrap_or_else(PoisonError::into_inner).insert(hash, location);
     }
 
-    /// Takes an entry out, if it still says so.
-    pub(super) fn remove(&self, hash: u64, place: RecordLocation) {
-        self.part(hash).write().unwrap_or_else(PoisonError::into_inner).remove(hash, place);
+    /// Removes an entry, unless it has another location by now.
+    pub(super) fn remove(&self, hash: u64, location: RecordLocation) {
+        self.part(hash).write().unwrap_or_else(PoisonError::into_inner).remove(hash, location);
     }
 
-    /// Takes a segment out with all its entries.
+    /// Removes a segment with all its entries.
     pub(super) fn remove_segment(&self, number: u32) {
         for part in &self.0 {
             part.write().unwrap_or_else(PoisonError::into_inner).remove_segment(number);
         }
     }
 
-    /// Samples that are there.
+    /// Number of samples in the index.
     pub(super) fn len(&self) -> u64 {
         self.0.iter().map(|part| part.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 
-    /// By bits that the tables make little of, who take the lowest and the highest.
+    /// Selects by bits that matter little to the hash tables, which use the lowest and the highest ones.
     fn part(&self, hash: u64) -> &RwLock<IndexPart> {
         &self.0[(hash >> 40) as usize % PARTS]
     }
@@ -89,39 +90,40 @@ impl Index {
 
 impl IndexPart {
     fn get(&self, hash: u64) -> Option<RecordLocation> {
-        self.places.get(&hash).copied().filter(|place| self.segments.contains_key(&place.segment))
+        self.locations.get(&hash).copied().filter(|location| self.segments.contains_key(&location.segment))
     }
 
-    fn insert(&mut self, hash: u64, place: RecordLocation) {
-        *self.segments.entry(place.segment).or_default() += 1;
-        if let Some(before) = self.places.insert(hash, place) {
-            self.forget(before);
+    fn insert(&mut self, hash: u64, location: RecordLocation) {
+        *self.segments.entry(location.segment).or_default() += 1;
+        if let Some(replaced) = self.locations.insert(hash, location) {
+            self.count_removed(replaced);
         }
     }
 
-    fn remove(&mut self, hash: u64, place: RecordLocation) {
-        if self.places.get(&hash) == Some(&place) {
-            self.places.remove(&hash);
-            self.forget(place);
+    fn remove(&mut self, hash: u64, location: RecordLocation) {
+        if self.locations.get(&hash) == Some(&location) {
+            self.locations.remove(&hash);
+            self.count_removed(location);
         }
     }
 
-    /// Entries of a segment that goes are found when they are looked up, or all together when there are
-    /// as many as others, so that each costs two steps at most.
+    /// Entries of a removed segment stay until they are replaced, and `get` ignores them. Once they are more than half
+    /// of the table, all of them are removed together, so that each costs two steps at most.
     fn remove_segment(&mut self, number: u32) {
         self.stale += self.segments.remove(&number).unwrap_or(0);
-        if self.stale * 2 > self.places.len() as u64 {
-            self.places.retain(|_, place| self.segments.contains_key(&place.segment));
+        if self.stale * 2 > self.locations.len() as u64 {
+            self.locations.retain(|_, location| self.segments.contains_key(&location.segment));
             self.stale = 0;
         }
     }
 
     fn len(&self) -> u64 {
-        self.places.len() as u64 - self.stale
+        self.locations.len() as u64 - self.stale
     }
 
-    fn forget(&mut self, place: RecordLocation) {
-        match self.segments.get_mut(&place.segment) {
+    /// Corrects the counts for an entry that was removed or replaced.
+    fn count_removed(&mut self, location: RecordLocation) {
+        match self.segments.get_mut(&location.segment) {
             Some(entries) => *entries -= 1,
             None => self.stale -= 1,
         }
@@ -136,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Over some parts.
+    /// A hash in one of three parts.
     fn spread(hash: u64) -> u64 {
         hash | (hash % 3) << 40
     }
@@ -146,7 +148,7 @@ mod tests {
         let index = Index::default();
         for number in 0..100 * PARTS as u32 {
             let key = crate::cache::CacheKey { bucket: "data", name: &format!("train/{number:08}.jpg"), generation: 1 };
-            index.insert(key.hash(), RecordLocation { segment: 0, at: number });
+            index.insert(key.hash(), RecordLocation { segment: 0, at_unit: number });
         }
         let most = index.0.iter().map(|part| part.read().unwrap().len()).max();
         assert!(most < Some(200), "{most:?}");
@@ -154,31 +156,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map_from_which_segments_can_be_taken(
+        fn the_index_is_a_map_whose_segments_can_be_removed(
             steps in prop::collection::vec((0u8..8, 0u64..50, 0u32..6, any::<u32>()), 0..300),
         ) {
             let index = Index::default();
             let mut model: HashMap<u64, RecordLocation> = HashMap::new();
-            // No number comes again once its segment is gone.
+            // A number is not reused after its segment was removed.
             let mut number = [0, 1, 2, 3, 4, 5];
-            for (what, hash, which, at) in steps {
+            for (what, hash, which, at_unit) in steps {
                 let (segment, hash) = (number[which as usize], spread(hash));
                 match what {
                     0 => {
                         number[which as usize] += 6;
                         index.remove_segment(segment);
-                        model.retain(|_, place| place.segment != segment);
+                        model.retain(|_, location| location.segment != segment);
                     }
                     1 => {
-                        if let Some(place) = index.get(hash) {
-                            index.remove(hash, place);
-                            index.remove(hash, RecordLocation { segment, at });
+                        if let Some(location) = index.get(hash) {
+                            index.remove(hash, location);
+                            index.remove(hash, RecordLocation { segment, at_unit });
                         }
                         model.remove(&hash);
                     }
                     _ => {
-                        index.insert(hash, RecordLocation { segment, at });
-                        model.insert(hash, RecordLocation { segment, at });
+                        index.insert(hash, RecordLocation { segment, at_unit });
+                        model.insert(hash, RecordLocation { segment, at_unit });
                     }
                 }
                 prop_assert_eq!(index.len(), model.len() as u64);

@@ -1,120 +1,124 @@
-//! Learning what there is, and what others add to it.
+//! Learning which samples the segments hold, including what other processes add to them.
 
 use std::fs::File;
 use std::io;
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::format::IndexEntry;
 use super::index::RecordLocation;
 use super::segment::CacheSegment;
-use super::{CacheShared, is_gone, is_passing};
+use super::shared::{CacheShared, is_gone, is_transient};
 
-/// How young a folder's time of change may be to count as one that can still happen again unseen: clocks of file systems
+/// If the folder's time of change is younger than this, another change may get the same time: clocks of file systems
 /// tick some hundred times a second.
-const TICK: Duration = Duration::from_millis(100);
+const CLOCK_TICK: Duration = Duration::from_millis(100);
 
-/// Entries that are put in at once: so few that who waits meanwhile doesn't notice.
-const AT_ONCE: usize = 4_096;
+/// Entries that are added under one lock: so few that a waiting thread doesn't notice.
+const ENTRIES_PER_LOCK: usize = 4_096;
 
 impl CacheShared {
+    /// Learns what other processes have written.
     pub(super) fn refresh(&self) {
-        self.refresh_from(self.looked.lock().unwrap_or_else(PoisonError::into_inner));
+        self.refresh_from(self.folder_changed.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Unless it was done a moment ago, or somebody is at it, who may have a long way to walk: nobody waits for that but
-    /// who has to know.
+    /// As [`refresh`](Self::refresh), unless that was done less than `age` ago, or another thread is doing it. The
+    /// other thread may have much to scan, so only callers that need the result wait for it.
     pub(super) fn refresh_after(&self, age: Duration) {
-        let learnt = *self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        if learnt.is_some_and(|learnt| learnt.elapsed() <= age) {
+        let refreshed = *self.refreshed.lock().unwrap_or_else(PoisonError::into_inner);
+        if refreshed.is_some_and(|refreshed| refreshed.elapsed() <= age) {
             return;
         }
-        match self.looked.try_lock() {
-            Ok(looked) => self.refresh_from(looked),
-            Err(TryLockError::Poisoned(looked)) => self.refresh_from(looked.into_inner()),
+        match self.folder_changed.try_lock() {
+            Ok(changed) => self.refresh_from(changed),
+            Err(TryLockError::Poisoned(changed)) => self.refresh_from(changed.into_inner()),
             Err(TryLockError::WouldBlock) => {}
         }
     }
 
-    fn refresh_from(&self, looked: MutexGuard<'_, Option<SystemTime>>) {
+    fn refresh_from(&self, folder_changed: MutexGuard<'_, Option<SystemTime>>) {
         if self.is_off() {
             return;
         }
         let now = Instant::now();
-        match self.learn_from(looked) {
-            Err(error) if !is_passing(&error) => self.turn_off(&error),
-            // What could not be learnt for the moment is learnt the next time.
+        match self.learn_from(folder_changed) {
+            Err(error) if !is_transient(&error) => self.turn_off(&error),
+            // After a transient error the next refresh learns the rest.
             _ => {}
         }
-        *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.refreshed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     pub(super) fn learn(&self) -> io::Result<()> {
-        self.learn_from(self.looked.lock().unwrap_or_else(PoisonError::into_inner))
+        self.learn_from(self.folder_changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn learn_from(&self, mut looked: MutexGuard<'_, Option<SystemTime>>) -> io::Result<()> {
+    fn learn_from(&self, mut folder_changed: MutexGuard<'_, Option<SystemTime>>) -> io::Result<()> {
         let changed = self.folder.path().metadata()?.modified()?;
-        if *looked != Some(changed) {
-            // A change within the same tick would leave the same time.
-            let settled = SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK);
-            self.look_through()?;
-            *looked = settled.then_some(changed);
+        if *folder_changed != Some(changed) {
+            // Another change within the same tick would leave the same time, so a recent time is not remembered.
+            let is_settled = SystemTime::now().duration_since(changed).is_ok_and(|age| age > CLOCK_TICK);
+            self.learn_segments()?;
+            *folder_changed = is_settled.then_some(changed);
         }
         let mut growing: Vec<_> = {
-            let is_over = |segment: &CacheSegment| segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
-            self.segments().values().filter(|segment| !is_over(segment)).cloned().collect()
+            let is_complete = |segment: &CacheSegment| segment.scan().is_complete;
+            self.segments().values().filter(|segment| !is_complete(segment)).cloned().collect()
         };
-        // Of two records of one sample the one put in last counts.
+        // If two segments hold a sample, the one that is added last counts.
         growing.sort_unstable_by_key(|segment| segment.number);
-        growing.iter().try_for_each(|segment| match self.follow(segment) {
-            // Removed, or cut off behind its last whole record by who goes on with it.
+        growing.iter().try_for_each(|segment| match self.learn_records(segment) {
+            // Removed, or truncated behind its last whole record by the process that continues it.
             Err(error) if is_gone(&error) => Ok(()),
-            followed => followed,
+            learned => learned,
         })
     }
 
-    /// Learns which segments there are.
-    fn look_through(&self) -> io::Result<()> {
-        let there = self.folder.segments()?;
-        let gone: Vec<u32> =
-            self.segments().keys().copied().filter(|number| there.binary_search(number).is_err()).collect();
+    /// Learns which segments exist.
+    fn learn_segments(&self) -> io::Result<()> {
+        let existing = self.folder.segment_numbers()?;
+        let is_gone = |number: &u32| existing.binary_search(number).is_err();
+        let gone: Vec<u32> = self.segments().keys().copied().filter(is_gone).collect();
         for number in gone {
             self.forget(number);
         }
         let mut segments = self.segments_mut();
-        for number in there {
-            let path = || self.folder.segment(number);
+        for number in existing {
+            let path = || self.folder.segment_path(number);
             segments.entry(number).or_insert_with(|| CacheSegment::new(number, path()));
         }
         Ok(())
     }
 
-    /// Learns what was added to a segment.
-    fn follow(&self, segment: &CacheSegment) -> io::Result<()> {
-        let mut walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
-        if walk.over || segment.path.metadata()?.len() == walk.end {
+    /// Learns which records were added to a segment.
+    fn learn_records(&self, segment: &CacheSegment) -> io::Result<()> {
+        let mut scan = segment.scan();
+        if scan.is_complete || segment.path.metadata()?.len() == scan.end {
             return Ok(());
         }
-        let entries = walk.follow(&File::open(&segment.path)?)?;
+        let entries = scan.resume(&File::open(&segment.path)?)?;
         self.add(segment.number, &entries);
         Ok(())
     }
 
-    pub(super) fn add(&self, segment: u32, entries: &[(u64, u32)]) {
-        for entries in entries.chunks(AT_ONCE) {
-            // Held, so that whoever forgets the segment does it before all of these or behind them.
+    /// Adds records of a segment to the index, unless the segment was removed.
+    pub(super) fn add(&self, segment: u32, entries: &[IndexEntry]) {
+        for entries in entries.chunks(ENTRIES_PER_LOCK) {
+            // Held, so that a thread that forgets the segment does so before all of these entries or after them.
             let segments = self.segments();
             if !segments.contains_key(&segment) {
                 return;
             }
-            for &(hash, at) in entries {
-                self.index.insert(hash, RecordLocation { segment, at });
+            for &IndexEntry { hash, at_unit } in entries {
+                self.index.insert(hash, RecordLocation { segment, at_unit });
             }
         }
     }
 
+    /// Forgets a segment that was removed, and closes its file.
     pub(super) fn forget(&self, segment: u32) {
-        // A statement of its own, at whose end the lock is free again.
+        // A statement of its own, so that the lock is free when the file is closed.
         let gone = self.segments_mut().remove(&segment);
         if let Some(gone) = gone {
             gone.close();

@@ -1,56 +1,57 @@
-//! One segment: a file of records that grows until it is full, and goes as a whole.
+//! A segment: a file of records that grows until it is full, and is evicted as a whole.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::format::{self, ENTRY, FoundRecord, HEAD, MOST_BEFORE, SegmentHead, UNIT, record_at};
+use super::format::{self, ENTRY, FoundRecord, HEAD, IndexEntry, MAX_RECORD_HEAD, SegmentHead, UNIT, record_at};
 use crate::os::{self, FileLock};
 
-/// Read at once while walking along small records, in bytes; and along large ones, of which only the head is wanted.
-const WALK: u64 = 256 << 10;
-const HOP: u64 = 4 << 10;
+/// Bytes of one read while scanning small records, and while scanning large ones, of which only the heads are needed.
+const SMALL_RECORDS_READ: u64 = 256 << 10;
+const LARGE_RECORDS_READ: u64 = 4 << 10;
 
-/// A segment as one process knows it.
+/// A segment, as one process uses it.
 #[derive(Debug)]
 pub(super) struct CacheSegment {
     pub(super) number: u32,
     pub(super) path: PathBuf,
-    /// Open, and locked with all others who use it: what is locked is not removed.
+    /// The open file, which holds a shared lock. A locked segment is not removed.
     file: Mutex<Option<Arc<File>>>,
-    /// When it was last used, by the cache's count of epochs; 0 when it isn't in use here.
-    used: AtomicU64,
-    /// When it was last read from, by the count of reads.
-    read: AtomicU64,
-    pub(super) walk: Mutex<SegmentScan>,
-    /// Whether it was waited for in vain since it was last to be had.
-    pub(super) in_vain: AtomicBool,
+    /// The epoch in which this process last used the segment; 0 if it doesn't use it.
+    last_used: AtomicU64,
+    /// When it was last read, by the count of reads.
+    last_read: AtomicU64,
+    scan: Mutex<SegmentScan>,
+    /// Whether a read waited in vain for the segment after it was opened last.
+    pub(super) waited_in_vain: AtomicBool,
 }
 
-/// The segments that are open here: so many at most, whatever there is, since connections need descriptors, too. Beyond
-/// these, which was read from longest ago is closed. Whoever reads from that one still holds its file for itself.
+/// The segments that are open in this process. Their number is limited, because connections need descriptors, too.
+/// Above the limit, the segment that was read least recently is closed; a thread that still reads it holds the file
+/// itself.
 #[derive(Debug)]
 pub(super) struct OpenSegments {
-    most: usize,
+    max_open: usize,
     reads: AtomicU64,
     segments: Mutex<Vec<Arc<CacheSegment>>>,
 }
 
 impl OpenSegments {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, reads: AtomicU64::new(0), segments: Mutex::default() }
+    pub(super) fn new(max_open: usize) -> Self {
+        Self { max_open, reads: AtomicU64::new(0), segments: Mutex::default() }
     }
 
-    /// The file of a segment, to be read from.
+    /// Opens a segment for reading in the current epoch.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where it is gone; [`io::ErrorKind::WouldBlock`] where somebody is about to remove it, or
-    /// looks whether it can be gone on with.
-    pub(super) fn file(&self, segment: &Arc<CacheSegment>, now: u64) -> io::Result<Arc<File>> {
-        segment.used.store(now, Ordering::Relaxed);
+    /// [`io::ErrorKind::NotFound`] if it is gone; [`io::ErrorKind::WouldBlock`] if another process is about to remove
+    /// it, or scans it to continue it.
+    pub(super) fn file(&self, segment: &Arc<CacheSegment>, epoch: u64) -> io::Result<Arc<File>> {
+        segment.last_used.store(epoch, Ordering::Relaxed);
         let (file, is_new) = segment.open()?;
         if is_new {
             self.add(segment);
@@ -61,16 +62,16 @@ impl OpenSegments {
     }
 
     fn touch(&self, segment: &CacheSegment) {
-        segment.read.store(self.reads.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        segment.last_read.store(self.reads.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Counts a segment that is open.
+    /// Adds a segment that is open, and closes others above the limit.
     pub(super) fn add(&self, segment: &Arc<CacheSegment>) {
         self.touch(segment);
         let mut open = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| other.is_open() && !Arc::ptr_eq(other, segment));
-        while open.len() >= self.most
-            && let Some(oldest) = (0..open.len()).min_by_key(|&at| open[at].read.load(Ordering::Relaxed))
+        while open.len() >= self.max_open
+            && let Some(oldest) = (0..open.len()).min_by_key(|&at| open[at].last_read.load(Ordering::Relaxed))
         {
             open.swap_remove(oldest).close();
         }
@@ -78,31 +79,35 @@ impl OpenSegments {
     }
 }
 
-/// How far a segment is known.
+/// How far this process has scanned a segment.
 #[derive(Debug, Default)]
 pub(super) struct SegmentScan {
-    /// Up to where; 0 before its head was read.
+    /// End of the records that were scanned; 0 before the head was read.
     pub(super) end: u64,
-    /// Nothing more will come, or this process is who writes it.
-    pub(super) over: bool,
+    /// Whether no other process will add records: the segment is closed, or this process writes it.
+    pub(super) is_complete: bool,
 }
 
 impl CacheSegment {
     pub(super) fn new(number: u32, path: PathBuf) -> Arc<Self> {
-        let (used, read) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (walk, in_vain) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { number, path, file: Mutex::default(), used, read, walk, in_vain })
+        let (last_used, last_read) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (scan, waited_in_vain) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { number, path, file: Mutex::default(), last_used, last_read, scan, waited_in_vain })
     }
 
-    /// One that this process writes.
-    pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, now: u64) -> Arc<Self> {
-        let (used, read) = (AtomicU64::new(now), AtomicU64::new(0));
-        let walk = SegmentScan { over: true, ..SegmentScan::default() };
-        let (walk, in_vain) = (Mutex::new(walk), AtomicBool::new(false));
-        Arc::new(Self { number, path, file: Mutex::new(Some(file)), used, read, walk, in_vain })
+    /// A segment that this process writes.
+    pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, epoch: u64) -> Arc<Self> {
+        let (last_used, last_read) = (AtomicU64::new(epoch), AtomicU64::new(0));
+        let scan = Mutex::new(SegmentScan { is_complete: true, ..SegmentScan::default() });
+        let (file, waited_in_vain) = (Mutex::new(Some(file)), AtomicBool::new(false));
+        Arc::new(Self { number, path, file, last_used, last_read, scan, waited_in_vain })
     }
 
-    /// The file, and whether it was opened for this.
+    pub(super) fn scan(&self) -> MutexGuard<'_, SegmentScan> {
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the file if it isn't open. Returns it, and whether it was opened now.
     fn open(&self) -> io::Result<(Arc<File>, bool)> {
         let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &*open {
@@ -112,7 +117,7 @@ impl CacheSegment {
         if !os::try_lock(&file, FileLock::Shared)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        // Removed between the one and the other.
+        // It may have been removed between opening and locking.
         if !self.path.try_exists()? {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -123,61 +128,61 @@ impl CacheSegment {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Whether this process is to find it again, open or not.
+    /// Whether this process uses the segment, open or not.
     pub(super) fn is_in_use(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > 0
+        self.last_used.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn close(&self) {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Lets go of it where nobody here has used it since `then`; whether it did.
-    pub(super) fn let_go_since(&self, then: u64) -> bool {
-        let used = self.used.load(Ordering::Relaxed);
-        let let_go = used > 0
-            && used < then
-            && self.used.compare_exchange(used, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if let_go {
+    /// Ends the use of a segment that this process last used before `epoch`, and closes it. Returns whether it did.
+    pub(super) fn release_if_unused_since(&self, epoch: u64) -> bool {
+        let last_used = self.last_used.load(Ordering::Relaxed);
+        let is_released = last_used > 0
+            && last_used < epoch
+            && self.last_used.compare_exchange(last_used, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_released {
             self.close();
         }
-        let_go
+        is_released
     }
 
-    /// Takes it for removal or to go on writing: the file, locked, if nobody alive uses it.
-    pub(super) fn take(&self) -> io::Result<Option<File>> {
+    /// Opens and locks the file, in order to remove the segment or to continue it. `None` if a living process uses it.
+    pub(super) fn lock_exclusively(&self) -> io::Result<Option<File>> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         Ok(os::try_lock(&file, FileLock::Exclusive)?.then_some(file))
     }
 }
 
 impl SegmentScan {
-    /// Goes on along what was added: hash and place of each record.
+    /// Scans the records that were added since the last scan.
     ///
-    /// Its writer may add to it and close it between any two of the calls here. So the size is asked for behind the head: a
-    /// head that says that nothing more comes is believed with all that there is, and not with less.
-    pub(super) fn follow(&mut self, file: &impl SegmentSource) -> io::Result<Vec<(u64, u32)>> {
-        let Some(head) = head(file)? else { return Ok(Vec::new()) };
+    /// The writer may add records and close the segment between any two of the calls here. The size is therefore read
+    /// after the head: if the head says that the segment is closed, all of its records are there.
+    pub(super) fn resume(&mut self, file: &impl SegmentSource) -> io::Result<Vec<IndexEntry>> {
+        let Some(head) = read_head(file)? else { return Ok(Vec::new()) };
         let size = file.size()?;
-        let closed = head.index_at != 0;
-        if closed
+        let is_closed = head.index_at != 0;
+        if is_closed
             && self.end == 0
-            && let Some(entries) = index(file, &head, size)?
+            && let Some(entries) = read_index(file, &head, size)?
         {
-            (self.end, self.over) = (head.index_at, true);
+            (self.end, self.is_complete) = (head.index_at, true);
             return Ok(entries);
         }
-        let mut entries = Vec::new();
-        let to = if closed { head.index_at.min(size) } else { size };
-        // Where it ends before the file does, it is begun there again: what is there may be the half of a record, or the
-        // index of somebody who has closed it since.
-        self.end = walk(file, self.end.max(HEAD), to, |hash, at| entries.push((hash, at)))?.0;
-        self.over = closed;
+
+        let to = if is_closed { head.index_at.min(size) } else { size };
+        // If the scan ends before the file does, the next one starts there again: what follows may be the first part of
+        // a record, or the index of a segment that was closed meanwhile.
+        let ScannedRecords { entries, end, .. } = scan_records(file, self.end.max(HEAD), to)?;
+        (self.end, self.is_complete) = (end, is_closed);
         Ok(entries)
     }
 }
 
-/// What the bytes of a segment are read from: a file, but for tests.
+/// The bytes of a segment: a file, except in tests.
 pub(super) trait SegmentSource {
     fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()>;
     fn size(&self) -> io::Result<u64>;
@@ -193,45 +198,57 @@ impl SegmentSource for File {
     }
 }
 
-/// How a walk ended.
+/// The records that a scan found.
+struct ScannedRecords {
+    entries: Vec<IndexEntry>,
+    /// Where the scan ended, and why.
+    end: u64,
+    tail: ScanTail,
+}
+
+/// What stands behind the last record of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScanEnd {
-    /// Right behind a record.
+enum ScanTail {
+    /// Nothing.
     Clean,
-    /// Where a record begins that isn't all there.
+    /// The first part of a record.
     Short,
-    /// Before something that is no record.
+    /// Bytes that are no record.
     Damaged,
 }
 
-/// Walks along records from `from` to `to`, and hands out hash and place of each. Returns where it ended, and how.
-fn walk(file: &impl SegmentSource, from: u64, to: u64, mut each: impl FnMut(u64, u32)) -> io::Result<(u64, ScanEnd)> {
+/// Scans the records from offset `from` to `to`.
+fn scan_records(file: &impl SegmentSource, from: u64, to: u64) -> io::Result<ScannedRecords> {
+    let mut entries = Vec::new();
     let mut at = from;
-    let (mut held, mut held_from, mut chunk) = (Vec::new(), from, WALK);
-    while at < to {
-        let left = to - at;
-        let have = (held_from + held.len() as u64).saturating_sub(at);
-        if have < left.min(MOST_BEFORE as u64) {
-            let count = left.min(chunk) as usize;
-            held.resize(count, 0);
-            held_from = at;
-            file.read_exact_at(&mut held, at)?;
+    let (mut buffer, mut buffer_from, mut read_bytes) = (Vec::new(), from, SMALL_RECORDS_READ);
+    let tail = loop {
+        let left = to.saturating_sub(at);
+        if left == 0 {
+            break ScanTail::Clean;
         }
-        let (hash, bytes) = match record_at(&held[(at - held_from) as usize..], left) {
+        let buffered = (buffer_from + buffer.len() as u64).saturating_sub(at);
+        if buffered < left.min(MAX_RECORD_HEAD as u64) {
+            buffer.resize(left.min(read_bytes) as usize, 0);
+            buffer_from = at;
+            file.read_exact_at(&mut buffer, at)?;
+        }
+
+        let (hash, bytes) = match record_at(&buffer[(at - buffer_from) as usize..], left) {
             FoundRecord::Record { hash, bytes } => (hash, bytes),
-            FoundRecord::Short => return Ok((at, ScanEnd::Short)),
-            FoundRecord::Damaged => return Ok((at, ScanEnd::Damaged)),
+            FoundRecord::Short => break ScanTail::Short,
+            FoundRecord::Damaged => break ScanTail::Damaged,
         };
-        let Ok(place) = u32::try_from(at / UNIT) else { return Ok((at, ScanEnd::Damaged)) };
-        each(hash, place);
-        chunk = if bytes > WALK / 4 { HOP } else { WALK };
+        let Ok(at_unit) = u32::try_from(at / UNIT) else { break ScanTail::Damaged };
+        entries.push(IndexEntry { hash, at_unit });
+        read_bytes = if bytes > SMALL_RECORDS_READ / 4 { LARGE_RECORDS_READ } else { SMALL_RECORDS_READ };
         at += bytes;
-    }
-    Ok((at, ScanEnd::Clean))
+    };
+    Ok(ScannedRecords { entries, end: at, tail })
 }
 
-/// The head of a segment; `None` where there is none, or none of this version.
-fn head(file: &impl SegmentSource) -> io::Result<Option<SegmentHead>> {
+/// The head of a segment; `None` if it has none of this version.
+fn read_head(file: &impl SegmentSource) -> io::Result<Option<SegmentHead>> {
     let mut bytes = [0; HEAD as usize];
     match file.read_exact_at(&mut bytes, 0) {
         Ok(()) => Ok(SegmentHead::decode(&bytes)),
@@ -240,49 +257,50 @@ fn head(file: &impl SegmentSource) -> io::Result<Option<SegmentHead>> {
     }
 }
 
-/// The entries of a closed segment's index; `None` where there is no right one.
-fn index(file: &impl SegmentSource, head: &SegmentHead, size: u64) -> io::Result<Option<Vec<(u64, u32)>>> {
+/// The entries of a closed segment's index; `None` if the index is damaged.
+fn read_index(file: &impl SegmentSource, head: &SegmentHead, size: u64) -> io::Result<Option<Vec<IndexEntry>>> {
     let bytes = head.entries.checked_mul(ENTRY as u64).filter(|bytes| Some(*bytes) == size.checked_sub(head.index_at));
     let Some(bytes) = bytes else { return Ok(None) };
     let mut index = vec![0; bytes as usize];
     file.read_exact_at(&mut index, head.index_at)?;
-    Ok((crc32c::crc32c(&index) == head.index_crc32c).then(|| format::entries(&index).collect()))
+    Ok((crc32c::crc32c(&index) == head.index_crc32c).then(|| format::decode_index(&index).collect()))
 }
 
-/// Writes the index behind the records, then says so in the head: whoever is killed in between leaves a segment that is
-/// still open, with something behind its records that is none.
-pub(super) fn close(file: &File, end: u64, entries: &[(u64, u32)]) -> io::Result<()> {
-    let index = format::index(entries);
+/// Writes the index behind the records, and then its place into the head. If the process is killed in between, the
+/// segment is still open, and bytes that are no record stand behind its records.
+pub(super) fn close(file: &File, end: u64, entries: &[IndexEntry]) -> io::Result<()> {
+    let index = format::encode_index(entries);
     file.write_all_at(&index, end)?;
     let head = SegmentHead { index_at: end, entries: entries.len() as u64, index_crc32c: crc32c::crc32c(&index) };
     file.write_all_at(&head.encode(), 0)
 }
 
-/// What is left to do with a segment of somebody dead.
+/// The state of a segment that a dead process left.
 pub(super) enum OrphanedSegment {
-    /// Nothing: it is closed, and others may read it.
+    /// It is closed, and others may read it.
     Closed,
-    /// It goes on behind its last record.
-    Open { end: u64, entries: Vec<(u64, u32)> },
-    /// It holds nothing of use.
-    Nothing,
+    /// Records may be added from `end` on.
+    Open { end: u64, entries: Vec<IndexEntry> },
+    /// It has no head of this version, and is of no use.
+    Useless,
 }
 
-/// Looks at a segment that nobody alive uses, and makes it fit for more. What stands behind the last whole record is cut
-/// off where it is the beginning of one, since nobody can have read it. Where it is something else, which takes a power
-/// cut or a damaged disk, the segment is closed there: behind it may be records that others know.
+/// Prepares a segment that no living process uses for more records.
+///
+/// If the first part of a record stands behind the last whole record, it is truncated, because no process can know it.
+/// If something else stands there, which takes a power cut or a damaged disk, the segment is closed: other processes
+/// may know records further behind.
 pub(super) fn inherit(file: &File) -> io::Result<OrphanedSegment> {
-    let Some(at) = head(file)? else { return Ok(OrphanedSegment::Nothing) };
-    if at.index_at != 0 {
+    let Some(head) = read_head(file)? else { return Ok(OrphanedSegment::Useless) };
+    if head.index_at != 0 {
         return Ok(OrphanedSegment::Closed);
     }
     let size = file.metadata()?.len();
-    let mut entries = Vec::new();
-    let (end, tail) = walk(file, HEAD, size, |hash, at| entries.push((hash, at)))?;
+    let ScannedRecords { entries, end, tail } = scan_records(file, HEAD, size)?;
     match tail {
-        ScanEnd::Clean => {}
-        ScanEnd::Short => file.set_len(end)?,
-        ScanEnd::Damaged => {
+        ScanTail::Clean => {}
+        ScanTail::Short => file.set_len(end)?,
+        ScanTail::Damaged => {
             close(file, size, &entries)?;
             return Ok(OrphanedSegment::Closed);
         }

@@ -1,23 +1,24 @@
-//! What an epoch has had of the cache.
+//! Statistics of an epoch's use of the cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What an epoch has had of a [`Cache`](crate::Cache).
+/// Statistics of an epoch's use of a [`Cache`](crate::Cache).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Samples read from the cache.
     pub hits: u64,
-    /// Samples read from the bucket, those that a cache doesn't keep included; empty ones are read from nowhere.
+    /// Samples read from the bucket, including those that the cache doesn't keep. Empty samples count neither here nor
+    /// as hits.
     pub misses: u64,
     /// Bytes of the samples read from the cache.
     pub bytes_read: u64,
-    /// Bytes written to the cache so far, with names and heads. It is written to behind the epoch; the end of one waits for
-    /// that.
+    /// Bytes written to the cache so far, including names and record heads. Samples are written in the background; the
+    /// end of an epoch waits for that.
     pub bytes_written: u64,
 }
 
-/// Running [`CacheStats`].
+/// Running counts of [`CacheStats`].
 #[derive(Debug, Default)]
 pub(crate) struct CacheCounts {
     hits: AtomicU64,
@@ -27,16 +28,16 @@ pub(crate) struct CacheCounts {
 }
 
 impl CacheCounts {
-    pub(crate) fn hit(&self, bytes: u64) {
+    pub(crate) fn add_hit(&self, bytes: u64) {
         self.hits.fetch_add(1, Ordering::Relaxed);
         self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn miss(&self) {
+    pub(crate) fn add_miss(&self) {
         self.misses.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn written(&self, bytes: u64) {
+    pub(super) fn add_written(&self, bytes: u64) {
         self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
     }
 

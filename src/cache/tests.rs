@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use proptest::prelude::*;
 
+use super::format::UNIT;
 use super::*;
 
-/// Longer than anything here takes; only a hang lasts that long.
+/// Longer than anything here takes, so that only a hang lasts that long.
 const HANG: Duration = Duration::from_secs(60);
 
-/// A folder that is removed with this.
+/// A folder that is removed when this is dropped.
 struct ScratchFolder(PathBuf);
 
 impl ScratchFolder {
@@ -29,8 +31,8 @@ impl ScratchFolder {
         self.with_files(max_bytes, segment_bytes, usize::MAX)
     }
 
-    fn with_files(&self, max_bytes: u64, segment_bytes: u64, most_open: usize) -> Cache {
-        Cache::of_segments(&self.0, max_bytes, segment_bytes, most_open).unwrap()
+    fn with_files(&self, max_bytes: u64, segment_bytes: u64, max_open: usize) -> Cache {
+        Cache::of_segments(&self.0, max_bytes, segment_bytes, max_open).unwrap()
     }
 
     fn segments(&self) -> Vec<PathBuf> {
@@ -44,7 +46,7 @@ impl ScratchFolder {
         self.segments().iter().map(|path| path.metadata().unwrap().len()).sum()
     }
 
-    /// The folder as a process leaves it that is killed now.
+    /// A copy of the folder, as if a process were killed now.
     fn as_killed(&self) -> Self {
         let copy = Self::new();
         copy_folder(&self.0, &copy.0);
@@ -67,7 +69,7 @@ fn copy_folder(from: &Path, to: &Path) {
 
 impl Drop for ScratchFolder {
     fn drop(&mut self) {
-        // Writers that are about to end may still be at it.
+        // Writer threads that are about to end may still use the folder.
         for _ in 0..100 {
             if fs::remove_dir_all(&self.0).is_ok() || !self.0.exists() {
                 return;
@@ -77,7 +79,7 @@ impl Drop for ScratchFolder {
     }
 }
 
-/// An object, from a number: its name and its bytes.
+/// The name and the bytes of an object, by its number.
 fn object(number: u32) -> (String, Vec<u8>) {
     let name = format!("p/{number:04}");
     let size = 1 + (number as usize * 7_919) % 400;
@@ -95,13 +97,13 @@ fn hash(number: u32) -> u64 {
     CacheKey { bucket: "data", name: &object(number).0, generation: i64::from(number) }.hash()
 }
 
-/// Whether it is there; it is wrong to be there otherwise than it was put in.
+/// Whether the cache has the object. Panics if it has other bytes than were put.
 fn has(cache: &Cache, number: u32) -> bool {
     cache.refresh();
     let (name, bytes) = object(number);
     let key = CacheKey { bucket: "data", name: &name, generation: i64::from(number) };
-    let Some(place) = cache.find([key.hash()])[0] else { return false };
-    let wanted = CacheRequest { key, place, size: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
+    let Some(location) = cache.find([key.hash()])[0] else { return false };
+    let wanted = CacheRequest { key, location, size: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
     let mut into = vec![0; wanted.bytes()];
     let Some(range) = cache.read(&[wanted], &mut into)[0].clone() else { return false };
     assert_eq!(into[range], bytes, "{name}");
@@ -117,7 +119,7 @@ fn eventually(what: &str, is: impl Fn() -> bool) {
 }
 
 #[test]
-fn what_is_put_in_is_there_for_all_who_open_it() {
+fn samples_are_visible_to_all_processes() {
     let folder = ScratchFolder::new();
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
     (0..100).for_each(|number| put(&one, number));
@@ -134,17 +136,17 @@ fn what_is_put_in_is_there_for_all_who_open_it() {
     }
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder.0), 0o700);
-    for name in [MARK_NAME, "lock", "claims"] {
+    for name in [MARKER_NAME, "lock", "claims"] {
         let path = folder.0.join(name);
         assert!(name == "claims" && !path.exists() || mode(&path) == 0o600, "{name}");
     }
     assert!(folder.segments().iter().all(|path| mode(path) == 0o600));
 }
 
-const MARK_NAME: &str = "dataflux-cache";
+const MARKER_NAME: &str = "dataflux-cache";
 
 #[test]
-fn another_generation_or_crc_is_not_there() {
+fn another_generation_or_crc_is_a_miss() {
     let folder = ScratchFolder::new();
     let cache = folder.open(4 << 10);
     put(&cache, 1);
@@ -153,20 +155,20 @@ fn another_generation_or_crc_is_not_there() {
     let key = CacheKey { bucket: "data", name: &name, generation: 2 };
     assert_eq!(cache.find([key.hash()]), [None]);
     // As when two keys have one hash.
-    let place = cache.find([hash(1)])[0].unwrap();
+    let location = cache.find([hash(1)])[0].unwrap();
     let crc32c = crc32c::crc32c(&bytes);
     for wanted in [
-        CacheRequest { key, place, size: bytes.len() as u64, crc32c },
-        CacheRequest { key: CacheKey { generation: 1, ..key }, place, size: bytes.len() as u64, crc32c: !crc32c },
-        CacheRequest { key: CacheKey { generation: 1, ..key }, place, size: bytes.len() as u64 - 1, crc32c },
+        CacheRequest { key, location, size: bytes.len() as u64, crc32c },
+        CacheRequest { key: CacheKey { generation: 1, ..key }, location, size: bytes.len() as u64, crc32c: !crc32c },
+        CacheRequest { key: CacheKey { generation: 1, ..key }, location, size: bytes.len() as u64 - 1, crc32c },
     ] {
         assert_eq!(cache.read(&[wanted], &mut vec![0; wanted.bytes()]), [None]);
     }
 }
 
-/// Cut off at every byte there is, it opens, holds all that is whole, and goes on.
+/// A segment that is truncated at any byte opens, has all whole records, and is continued.
 #[test]
-fn a_segment_cut_off_anywhere() {
+fn a_segment_truncated_anywhere() {
     let folder = ScratchFolder::new();
     let cache = folder.open(1 << 20);
     (0..4).for_each(|number| put(&cache, number));
@@ -183,15 +185,15 @@ fn a_segment_cut_off_anywhere() {
         (0..8).for_each(|number| put(&cache, number));
         cache.flush(HANG);
         assert!((0..8).all(|number| has(&cache, number)), "at {end}");
-        assert_eq!(killed.segments().len(), 1, "it is gone on with, at {end}");
+        assert_eq!(killed.segments().len(), 1, "it is continued, at {end}");
         let killed = killed.as_killed();
         let again = killed.open(1 << 20);
         assert!((0..8).all(|number| has(&again, number)), "at {end}");
     }
-    assert_eq!(whole, 3, "else this proves nothing");
+    assert_eq!(whole, 3, "otherwise this proves nothing");
 }
 
-/// A segment whose writer does something before the call after so many.
+/// A segment whose writer runs `does` before one of the calls.
 struct InterruptedSegment<'a> {
     file: &'a fs::File,
     before: std::cell::Cell<usize>,
@@ -221,29 +223,29 @@ impl segment::SegmentSource for InterruptedSegment<'_> {
 }
 
 #[test]
-fn a_segment_that_is_closed_between_any_two_calls_is_learnt_whole() {
+fn a_segment_that_is_closed_during_a_scan_is_learned_whole() {
     let folder = ScratchFolder::new();
     fs::create_dir(&folder.0).unwrap();
     let mut bytes = format::SegmentHead::default().encode().to_vec();
     let mut entries = Vec::new();
     let ends: Vec<_> = (0..6)
         .map(|number| {
-            entries.push((hash(number), (bytes.len() as u64 / UNIT) as u32));
+            entries.push(format::IndexEntry { hash: hash(number), at_unit: (bytes.len() as u64 / UNIT) as u32 });
             let (name, object) = object(number);
             let key = CacheKey { bucket: "data", name: &name, generation: i64::from(number) };
-            key.record(&object, crc32c::crc32c(&object), &mut bytes);
+            key.write_record(&object, crc32c::crc32c(&object), &mut bytes);
             bytes.len()
         })
         .collect();
-    // Before whoever looks has seen anything of it, and after.
+    // Before the first scan, and after one.
     for seen in [0, 2] {
         for before in 0.. {
             let path = folder.0.join(format!("{seen}-{before}"));
             let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-            let (mut walk, mut known) = (segment::SegmentScan::default(), Vec::new());
+            let (mut scan, mut known) = (segment::SegmentScan::default(), Vec::new());
             if seen > 0 {
                 file.write_all_at(&bytes[..ends[seen - 1]], 0).unwrap();
-                known.extend(walk.follow(&file).unwrap());
+                known.extend(scan.resume(&file).unwrap());
             }
             file.write_all_at(&bytes[..ends[3]], 0).unwrap();
             let close = || {
@@ -251,24 +253,24 @@ fn a_segment_that_is_closed_between_any_two_calls_is_learnt_whole() {
                 segment::close(&file, bytes.len() as u64, &entries).unwrap();
             };
             let watched = InterruptedSegment { file: &file, before: before.into(), does: &close };
-            known.extend(walk.follow(&watched).unwrap());
+            known.extend(scan.resume(&watched).unwrap());
             let has_closed = watched.before.get() > before;
             if !has_closed {
                 assert_eq!(before, 3, "the head, the size, the records");
                 break;
             }
-            // As at the next look.
-            if !walk.over {
-                known.extend(walk.follow(&file).unwrap());
+            // As at the next refresh.
+            if !scan.is_complete {
+                known.extend(scan.resume(&file).unwrap());
             }
-            assert!(walk.over);
+            assert!(scan.is_complete);
             assert_eq!(known, entries, "{seen} known, closed before call {before}");
         }
     }
 }
 
 #[test]
-fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
+fn the_oldest_segment_that_no_process_uses_is_evicted() {
     let folder = ScratchFolder::new();
     let (segment, max) = (4 << 10, 32 << 10);
     let first = folder.bounded(max, segment);
@@ -280,14 +282,14 @@ fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
     let kept: Vec<_> = (0..1_000).filter(|number| has(&first, *number)).collect();
     assert!(kept.len() > 80 && kept == (0..kept.len() as u32).collect::<Vec<_>>(), "what came first: {kept:?}");
 
-    // Another one, which uses one of them.
+    // Another process, which uses one of the segments.
     let second = folder.bounded(max, segment);
     assert!(has(&second, 0));
     put(&second, 2_000);
     second.flush(HANG);
     assert!(!has(&second, 2_000), "all of it is in use");
     drop(first);
-    eventually("the first has let go", || {
+    eventually("the first has closed its segments", || {
         second.begin_epoch();
         put(&second, 2_000);
         second.flush(HANG);
@@ -299,7 +301,7 @@ fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
     assert!(!kept[20..].iter().any(|number| has(&second, *number)));
     assert!(folder.bytes() <= max, "{}", folder.bytes());
 
-    // A loop that goes over to other data.
+    // A loop that changes to other data.
     for _ in 0..10 {
         second.begin_epoch();
     }
@@ -310,7 +312,7 @@ fn what_living_processes_use_stays_and_the_oldest_of_the_rest_goes() {
 }
 
 #[test]
-fn a_large_cache_has_few_files_open_and_keeps_what_it_uses() {
+fn a_large_cache_has_few_files_open_and_keeps_used_segments() {
     let folder = ScratchFolder::new();
     let (segment, max) = (4 << 10, 64 << 10);
     let cache = folder.with_files(max, segment, 3);
@@ -322,30 +324,30 @@ fn a_large_cache_has_few_files_open_and_keeps_what_it_uses() {
     }
     let kept: Vec<_> = (0..1_000).filter(|number| has(&cache, *number)).collect();
     assert!(folder.segments().len() > 10 && kept.len() > 160, "{}", kept.len());
-    // What is closed is in use still.
+    // Closed segments are still in use.
     assert_eq!(kept, (0..kept.len() as u32).collect::<Vec<_>>());
     let other = folder.with_files(max, segment, 3);
     for number in kept.iter().rev().chain(&kept) {
         assert!(has(&cache, *number) && has(&other, *number));
         assert!(open(&cache) <= 3 && open(&other) <= 3);
     }
-    // The one read from longest ago is what was closed.
-    let places = cache.find(kept.iter().map(|number| hash(*number)));
-    let mut last: Vec<u32> = places.into_iter().flatten().map(|place| place.segment).collect();
+    // The segments read least recently were closed.
+    let locations = cache.find(kept.iter().map(|number| hash(*number)));
+    let mut last: Vec<u32> = locations.into_iter().flatten().map(|location| location.segment).collect();
     last.dedup();
     for number in &last[last.len() - 3..] {
         assert!(cache.0.shared.segments()[number].is_open());
     }
 }
 
-/// In a process of its own, since the limit is the process's.
+/// Runs in a process of its own, because the limit is the process's.
 #[test]
-fn want_of_descriptors_passes() {
+fn a_shortage_of_descriptors_passes() {
     const CHILD: &str = "DATAFLUX_TEST_FEW_FILES";
     if std::env::var_os(CHILD).is_none() {
         let mut child = std::process::Command::new("sh");
         child.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
-        child.args(["--exact", "cache::tests::want_of_descriptors_passes", "--nocapture"]).env(CHILD, "1");
+        child.args(["--exact", "cache::tests::a_shortage_of_descriptors_passes", "--nocapture"]).env(CHILD, "1");
         let output = child.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.contains("1 passed"), "{said}{output:?}");
@@ -363,10 +365,10 @@ fn want_of_descriptors_passes() {
     assert!(fs::File::open("/dev/null").is_err());
     (30..60).for_each(|number| put(&cache, number));
     cache.flush(HANG);
-    assert_eq!(cache.claim(&[1, 2]), [ClaimOutcome::Unmarked; 2]);
+    assert_eq!(cache.claim(&[1, 2]), [ClaimOutcome::Unrecorded; 2]);
     cache.release(hashes[0]);
     cache.flush(HANG);
-    // So that there is something to look through.
+    // A change of the folder, so that it is read.
     fs::create_dir(folder.0.join("new")).unwrap();
     for cache in [&cache, &other] {
         cache.refresh();
@@ -378,12 +380,12 @@ fn want_of_descriptors_passes() {
     cache.flush(HANG);
     assert!((0..30).chain(60..90).all(|number| has(&other, number)));
     let theirs = ClaimOutcome::Theirs(cache.0.shared.folder.member);
-    eventually("it is given up late", || other.claim(&hashes[..1]) == [ClaimOutcome::Mine]);
+    eventually("the claim is released late", || other.claim(&hashes[..1]) == [ClaimOutcome::Mine]);
     assert_eq!(other.claim(&hashes[1..]), [theirs]);
 }
 
 #[test]
-fn of_two_who_want_a_sample_one_reads_it() {
+fn only_one_of_two_processes_reads_a_sample() {
     let folder = ScratchFolder::new();
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
     let hashes: Vec<_> = (0..10).map(hash).collect();
@@ -391,15 +393,15 @@ fn of_two_who_want_a_sample_one_reads_it() {
     let theirs = ClaimOutcome::Theirs(one.0.shared.folder.member);
     assert_eq!(other.claim(&hashes), [theirs; 10]);
     assert_eq!(one.claim(&hashes[..1]), [theirs], "an epoch of the same process waits, too");
-    // What is put in is there for others before the claim is given up.
+    // A sample is visible to others before its claim is released.
     put(&one, 0);
     one.release(hashes[0]);
     one.release(hashes[1]);
     one.flush(HANG);
     assert!(has(&other, 0));
     assert_eq!(other.claim(&hashes[..3]), [ClaimOutcome::Mine, ClaimOutcome::Mine, theirs]);
-    // One that stands still is passed by, and one that is dead counts for nothing.
-    other.pass_by(one.0.shared.folder.member);
+    // Claims of a process without progress are ignored, and so are those of a dead process.
+    other.ignore_claims_of(one.0.shared.folder.member);
     assert_eq!(other.claim(&hashes[2..3]), [ClaimOutcome::Mine]);
     let third = folder.open(4 << 10);
     assert_eq!(third.claim(&hashes[3..4]), [theirs]);
@@ -408,45 +410,45 @@ fn of_two_who_want_a_sample_one_reads_it() {
 }
 
 #[test]
-fn a_mark_changes_when_something_comes_and_only_then() {
+fn progress_is_recorded_for_writes_and_releases_only() {
     let folder = ScratchFolder::new();
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
     let who = one.0.shared.folder.member;
-    let mut mark = other.mark(who).unwrap();
+    let mut progress = other.last_progress(who).unwrap();
     one.claim(&[hash(1), hash(2)]);
     one.refresh();
-    assert_eq!(other.mark(who), Some(mark), "to claim is no progress");
+    assert_eq!(other.last_progress(who), Some(progress), "a claim is no progress");
     let steps: [fn(&Cache); 3] = [|cache| put(cache, 1), |cache| cache.release(hash(1)), |cache| put(cache, 3)];
     for step in steps {
         // Clocks may stand still for a moment.
-        eventually("a new mark", || {
+        eventually("progress", || {
             step(&one);
             one.flush(HANG);
-            other.mark(who) != Some(mark)
+            other.last_progress(who) != Some(progress)
         });
-        mark = other.mark(who).unwrap();
+        progress = other.last_progress(who).unwrap();
         one.flush(HANG);
-        assert_eq!(other.mark(who), Some(mark));
+        assert_eq!(other.last_progress(who), Some(progress));
     }
     drop(one);
-    eventually("it is dead", || other.mark(who).is_none());
+    eventually("it is dead", || other.last_progress(who).is_none());
 }
 
 #[test]
-fn claims_without_room_are_unmarked_and_no_lock_waits_for_ever() {
+fn claims_without_room_are_unrecorded_and_waits_for_the_lock_end() {
     let folder = ScratchFolder::new();
     let cache = folder.open(4 << 10);
-    // Of one bucket of the table.
+    // Hashes of one bucket of the table.
     let hashes: Vec<u64> = (1..=6).map(|number| number << 20).collect();
     let claimed = cache.claim(&hashes);
     assert_eq!(claimed.iter().filter(|claimed| **claimed == ClaimOutcome::Mine).count(), 4);
-    assert_eq!(claimed[4..], [ClaimOutcome::Unmarked; 2]);
+    assert_eq!(claimed[4..], [ClaimOutcome::Unrecorded; 2]);
     let _stopped = cache.0.shared.folder.lock_claims(HANG).unwrap().unwrap();
-    assert_eq!(cache.claim(&hashes), [ClaimOutcome::Unmarked; 6]);
+    assert_eq!(cache.claim(&hashes), [ClaimOutcome::Unrecorded; 6]);
 }
 
 #[test]
-fn a_full_disk_ends_the_writing_and_not_the_reading() {
+fn a_full_disk_stops_writes_and_not_reads() {
     for code in [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EIO] {
         let folder = ScratchFolder::new();
         let cache = folder.open(1 << 20);
@@ -457,16 +459,16 @@ fn a_full_disk_ends_the_writing_and_not_the_reading() {
         (10..20).for_each(|number| put(&cache, number));
         cache.flush(HANG);
         assert!((0..10).all(|number| has(&cache, number)) && !(10..20).any(|number| has(&cache, number)));
-        assert_eq!(folder.bytes(), size, "what could not be finished is gone");
-        assert_eq!(cache.claim(&[1, 2]), [ClaimOutcome::Unmarked; 2], "nobody waits for what will not be written");
+        assert_eq!(folder.bytes(), size, "the partial write is removed");
+        assert_eq!(cache.claim(&[1, 2]), [ClaimOutcome::Unrecorded; 2], "nobody waits for what will not be written");
         let another = folder.open(1 << 20);
         assert!((0..10).all(|number| has(&another, number)));
     }
 }
 
-/// One full disk ended the writing for as long as the process lived.
+/// After one full disk, nothing was written for the rest of the process.
 #[test]
-fn a_cache_whose_disk_was_full_is_written_to_again_some_minutes_later() {
+fn a_cache_is_written_again_some_minutes_after_its_disk_was_full() {
     let folder = ScratchFolder::new();
     let cache = folder.open(1 << 20);
     let is_suspended = || cache.0.shared.is_read_only();
@@ -490,11 +492,11 @@ fn a_cache_whose_disk_was_full_is_written_to_again_some_minutes_later() {
     assert!(!is_suspended() && has(&cache, 0) && !(1..3).any(|number| has(&cache, number)));
     let another = folder.open(1 << 20);
     assert!((3..10).all(|number| has(&another, number)));
-    assert!(!cache.0.shared.writing.is_first_report(), "it was said");
+    assert!(!cache.0.shared.writing.is_first_report(), "it was reported");
 }
 
 #[test]
-fn a_cache_whose_disk_failed_is_read_again_some_minutes_later() {
+fn a_cache_is_read_again_some_minutes_after_its_disk_failed() {
     let folder = ScratchFolder::new();
     let cache = folder.open(1 << 20);
     put(&cache, 0);
@@ -507,7 +509,7 @@ fn a_cache_whose_disk_failed_is_read_again_some_minutes_later() {
 }
 
 #[test]
-fn a_folder_that_goes_away_turns_it_off() {
+fn a_removed_folder_turns_the_cache_off() {
     let folder = ScratchFolder::new();
     let cache = folder.open(4 << 10);
     put(&cache, 1);
@@ -521,12 +523,12 @@ fn a_folder_that_goes_away_turns_it_off() {
 }
 
 #[test]
-fn a_look_in_passing_waits_for_nobody_who_looks() {
+fn a_refresh_in_passing_does_not_wait_for_another() {
     let folder = ScratchFolder::new();
     let (cache, other) = (folder.open(4 << 10), folder.open(4 << 10));
     put(&other, 1);
     other.flush(HANG);
-    let walking = cache.0.shared.looked.lock().unwrap();
+    let scanning = cache.0.shared.folder_changed.lock().unwrap();
     let (done, wait) = crossbeam_channel::bounded(1);
     let clone = cache.clone();
     std::thread::spawn(move || {
@@ -534,17 +536,17 @@ fn a_look_in_passing_waits_for_nobody_who_looks() {
         done.send(clone.samples())
     });
     assert_eq!(wait.recv_timeout(HANG), Ok(0));
-    drop(walking);
+    drop(scanning);
     cache.refresh_after(Duration::ZERO);
     assert_eq!(cache.samples(), 1);
 }
 
 #[test]
-fn a_job_that_panics_ends_no_reader() {
+fn a_panicking_job_ends_no_reader() {
     let folder = ScratchFolder::new();
     let cache = folder.open(4 << 10);
     for _ in 0..READERS.end {
-        // Without a word on stderr.
+        // Without output on stderr.
         cache.run(|| std::panic::resume_unwind(Box::new(())));
     }
     let (done, wait) = crossbeam_channel::bounded(1);
@@ -553,7 +555,7 @@ fn a_job_that_panics_ends_no_reader() {
 }
 
 #[test]
-fn errors_of_opening_say_what_to_do() {
+fn errors_of_open_say_what_to_do() {
     let folder = ScratchFolder::new();
     let error = |path: &Path, bytes| Cache::open(path, bytes).unwrap_err().to_string();
     assert!(error(&folder.0, 1_000).contains("at least 1048576 bytes, got 1000"));
@@ -566,14 +568,14 @@ fn errors_of_opening_say_what_to_do() {
     let said = error(&folder.0.join("thesis.tex/cache"), 1 << 30);
     assert!(said.contains("may write to"), "{said}");
     fs::remove_file(folder.0.join("thesis.tex")).unwrap();
-    for (mark, wanted) in [("dataflux cache, version 2\n", "newer version"), ("something", "no cache")] {
-        fs::write(folder.0.join(MARK_NAME), mark).unwrap();
+    for (marker, wanted) in [("dataflux cache, version 2\n", "newer version"), ("something", "no cache")] {
+        fs::write(folder.0.join(MARKER_NAME), marker).unwrap();
         let said = error(&folder.0, 1 << 30);
         assert!(said.contains(wanted), "{said}");
     }
-    // Of one who was killed while making it.
+    // As a process leaves the marker that is killed while it writes it.
     for end in 0.."dataflux cache, version 1".len() {
-        fs::write(folder.0.join(MARK_NAME), &"dataflux cache, version 1\n"[..end]).unwrap();
+        fs::write(folder.0.join(MARKER_NAME), &"dataflux cache, version 1\n"[..end]).unwrap();
         drop(Cache::open(&folder.0, 1 << 30).unwrap());
     }
 }
@@ -583,20 +585,20 @@ enum CacheStep {
     Put(u32),
     Get(u32),
     Flush,
-    /// Another process, as well.
+    /// Another process opens the cache.
     Open,
-    /// Killed, with the end of a segment not on the disk.
+    /// The process is killed, and the end of a segment is not on the disk.
     Cut(prop::sample::Index, prop::sample::Index),
-    /// Killed, on a disk that forgets a bit.
+    /// The process is killed, and a bit on the disk flips.
     Flip(prop::sample::Index, prop::sample::Index),
 }
 
-/// Whether a sample is there.
+/// Whether the cache has a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IsCached {
-    /// Since something was damaged, nobody knows.
+    /// Unknown, because something was damaged.
     Perhaps,
-    /// As soon as it is written.
+    /// As soon as the write is done.
     Put,
     Surely,
 }
@@ -615,10 +617,10 @@ fn step() -> impl Strategy<Value = CacheStep> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// With room for all, what was written is there until something is damaged; and whatever happens, what is there is
-    /// right, the bound holds, and what is put in later is there.
+    /// With room for all, a sample that was written is there until something is damaged. Whatever happens, every sample
+    /// that is there is right, the limit holds, and samples that are put later are there.
     #[test]
-    fn never_a_wrong_byte(
+    fn the_cache_never_returns_a_wrong_byte(
         steps in prop::collection::vec(step(), 1..80),
         max_bytes in prop_oneof![Just(1u64 << 30), Just(8 << 10)],
     ) {
@@ -631,7 +633,7 @@ proptest! {
             match step {
                 CacheStep::Put(number) => {
                     put(&caches[turn % caches.len()], number);
-                    // One that is there and damaged is not put in again before it was read.
+                    // A damaged sample is replaced only after a read has found the damage.
                     model.entry(number).or_insert(IsCached::Put);
                 }
                 CacheStep::Get(number) => {
@@ -679,7 +681,7 @@ proptest! {
         }
         if roomy {
             let last = &caches[0];
-            // What is there and damaged is seen when it is read.
+            // A read finds the damaged samples.
             (0..60).filter(|number| !has(last, *number)).for_each(|number| put(last, number));
             last.flush(HANG);
             prop_assert!((0..60).all(|number| has(last, number)));
@@ -687,13 +689,13 @@ proptest! {
     }
 }
 
-/// Locks were asked for on files opened for reading alone, which NFS refuses: dead processes then stayed for good.
+/// Locks were requested on files opened for reading only, which NFS refuses, so files of dead processes were kept.
 #[test]
-fn files_of_dead_processes_go_where_a_lock_needs_a_file_opened_for_writing() {
+fn files_of_dead_processes_are_removed_if_locks_need_files_opened_for_writing() {
     let scratch = ScratchFolder::new();
     drop(scratch.open(1 << 20));
     let members = || fs::read_dir(scratch.0.join("members")).unwrap().count();
-    // The thread of the one that was dropped takes its own file away when it ends.
+    // The thread of the dropped cache removes its own file when it ends.
     for _ in 0..6_000 {
         if members() == 0 {
             break;
@@ -704,7 +706,7 @@ fn files_of_dead_processes_go_where_a_lock_needs_a_file_opened_for_writing() {
     fs::write(&dead, "").unwrap();
     let living = scratch.open(1 << 20);
     assert!(!dead.exists());
-    // That of a living one stays.
+    // The file of a living process stays.
     let other = scratch.open(1 << 20);
     assert_eq!(members(), 2);
     drop((living, other));

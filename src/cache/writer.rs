@@ -1,97 +1,31 @@
-//! The thread that writes: samples into the segment of this process, and room for them.
+//! The thread that writes samples into this process's segment, and makes room for them by eviction.
 
 use std::fs::File;
 use std::io;
-use std::mem;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::folder::FolderLock;
-use super::format::{ENTRY, HEAD, SegmentHead, UNIT};
+use super::format::{ENTRY, HEAD, IndexEntry, SegmentHead, UNIT};
 use super::segment::{self, CacheSegment, OrphanedSegment};
-use super::{CacheCounts, CacheShared, is_passing};
+use super::shared::{CacheShared, is_transient};
+use super::write_queue::QueuedRecord;
 use crate::os::{self, FileLock};
 
-/// Bytes that wait to be written, at most, unless one sample alone has more; as many again are being written. Some
-/// hundredths of a second for the slowest of disks that are worth it, and little beside the memory budget.
-const WAITING: usize = 16 << 20;
+/// Bytes for one write call, unless a record has more: enough that the call itself costs nothing in comparison.
+const WRITE_BYTES: usize = 1 << 20;
 
-/// Bytes that are written at once, unless a record has more: so many that a call is nothing beside them.
-const TOGETHER: usize = 1 << 20;
+/// How long to wait for the lock under which others create and remove segments, which takes milliseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// How long room is waited for that others make or take at the time, which takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long until claims are released again if the lock was not free or no descriptor was left.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long until claims are tried again to be given up, for which there was no lock or no descriptor.
-const AGAIN: Duration = Duration::from_millis(100);
-
-/// Epochs that nothing of a segment was read in, after which it is not in use any more: loops that train and validate
-/// come back to each of their data sets sooner.
-const UNUSED: u64 = 8;
-
-/// What is to be written and released.
-#[derive(Debug, Default)]
-pub(super) struct WriteQueue {
-    batch: WriteBatch,
-    /// Bytes of records that are in the batch, or are being copied for it.
-    waiting: usize,
-    /// Batches that were begun to be filled, and that are done.
-    begun: u64,
-    done: u64,
-    closed: bool,
-}
-
-#[derive(Debug, Default)]
-struct WriteBatch {
-    records: Vec<QueuedRecord>,
-    /// Claims to be given up once the records are there.
-    released: Vec<u64>,
-}
-
-#[derive(Debug)]
-struct QueuedRecord {
-    hash: u64,
-    bytes: Vec<u8>,
-    counts: Arc<CacheCounts>,
-}
-
-impl WriteQueue {
-    /// Whether there is room for a record, which is to be pushed then.
-    pub(super) fn reserve(&mut self, bytes: usize) -> bool {
-        let has_room = self.waiting == 0 || self.waiting + bytes <= WAITING;
-        self.waiting += if has_room { bytes } else { 0 };
-        has_room
-    }
-
-    /// Puts in a record that room was reserved for.
-    pub(super) fn push(&mut self, hash: u64, bytes: Vec<u8>, counts: &Arc<CacheCounts>) {
-        self.batch.records.push(QueuedRecord { hash, bytes, counts: Arc::clone(counts) });
-    }
-
-    /// Takes all there is, and its number.
-    fn take(&mut self) -> (WriteBatch, u64) {
-        let batch = mem::take(&mut self.batch);
-        self.waiting -= batch.records.iter().map(|record| record.bytes.len()).sum::<usize>();
-        self.begun += 1;
-        (batch, self.begun)
-    }
-
-    pub(super) fn release(&mut self, hash: u64) {
-        self.batch.released.push(hash);
-    }
-
-    pub(super) fn close(&mut self) {
-        self.closed = true;
-    }
-}
-
-impl WriteBatch {
-    fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.released.is_empty()
-    }
-}
+/// A segment that was not read for this many epochs is not in use any more. A loop that trains and validates comes back
+/// to each of its data sets sooner.
+const UNUSED_EPOCHS: u64 = 8;
 
 /// The segment that this process writes.
 struct ActiveSegment {
@@ -99,135 +33,146 @@ struct ActiveSegment {
     file: Arc<File>,
     /// Where the next record begins.
     end: u64,
-    entries: Vec<(u64, u32)>,
+    entries: Vec<IndexEntry>,
 }
 
 impl ActiveSegment {
-    /// Bytes that records may still have, with `more` of them and the index.
-    fn has_room(&self, segment_bytes: u64, bytes: u64, more: u64) -> bool {
-        let index = (self.entries.len() as u64 + more) * ENTRY as u64;
+    /// Whether `count` more records of `bytes` bytes fit, with their part of the index.
+    fn has_room(&self, segment_bytes: u64, bytes: u64, count: u64) -> bool {
+        let index = (self.entries.len() as u64 + count) * ENTRY as u64;
         self.end + bytes + index <= segment_bytes
     }
 }
 
-/// Writes until the cache is closed and all is written.
+/// Writes until the cache is closed and the queue is empty.
 pub(super) fn run(shared: &CacheShared) {
     let (mut active, mut buffer) = (None, Vec::new());
-    // Claims that could not be given up: others wait for them as long as this process lives.
-    let mut held: Vec<u64> = Vec::new();
+    // Claims that could not be released. Others wait for them as long as this process lives.
+    let mut unreleased: Vec<u64> = Vec::new();
     loop {
         let mut queue = shared.queue();
-        while queue.batch.is_empty() {
-            if queue.closed {
+        while queue.is_empty() {
+            if queue.is_closed() {
                 return;
             }
-            if held.is_empty() {
-                queue = shared.turn.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            if unreleased.is_empty() {
+                queue = shared.queue_changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             } else {
-                queue = shared.turn.wait_timeout(queue, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+                let waited = shared.queue_changed.wait_timeout(queue, RELEASE_INTERVAL);
+                queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 break;
             }
         }
         let (mut batch, number) = queue.take();
         drop(queue);
-        let has_news = !batch.is_empty();
+
+        let has_work = !batch.is_empty();
         if !shared.is_read_only()
             && let Err(error) = write(shared, &mut active, &mut buffer, &batch.records)
         {
             shared.failed_to_write(&error);
         }
-        held.append(&mut batch.released);
-        match shared.claims.release(&shared.folder, &held) {
-            Ok(true) => held.clear(),
-            Err(error) if !is_passing(&error) => {
+        unreleased.append(&mut batch.released);
+        match shared.claims.release(&shared.folder, &unreleased) {
+            Ok(true) => unreleased.clear(),
+            Err(error) if !is_transient(&error) => {
                 shared.suspend_writing(&error);
-                held.clear();
+                unreleased.clear();
             }
             Ok(false) | Err(_) => {}
         }
-        // Not for what is tried again in vain.
-        if has_news {
-            shared.folder.set_mark();
+        // Releasing claims again in vain is no progress.
+        if has_work {
+            shared.folder.record_progress();
         }
-        shared.queue().done = number;
-        shared.turn.notify_all();
+        shared.queue().finish(number);
+        shared.queue_changed.notify_all();
     }
 }
 
-/// Waits until what is in the queue now is written, or `patience` is over.
-pub(super) fn flush(shared: &CacheShared, patience: Duration) {
-    let until = Instant::now() + patience;
+/// Waits until what is in the queue now is written, but no longer than `max_wait`.
+pub(super) fn flush(shared: &CacheShared, max_wait: Duration) {
+    let deadline = Instant::now() + max_wait;
     let mut queue = shared.queue();
-    let last = queue.begun + u64::from(!queue.batch.is_empty());
-    while queue.done < last
-        && let Some(left) = until.checked_duration_since(Instant::now())
+    let last = queue.last_number();
+    while queue.done() < last
+        && let Some(left) = deadline.checked_duration_since(Instant::now())
     {
-        queue = shared.turn.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        queue = shared.queue_changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 
+/// Appends records to this process's segment, or to a new one when that is full. Records are left out if there is no
+/// room.
 fn write(
     shared: &CacheShared,
     active: &mut Option<ActiveSegment>,
     buffer: &mut Vec<u8>,
     records: &[QueuedRecord],
 ) -> io::Result<()> {
-    let mut rest = records;
-    while let Some(next) = rest.first() {
+    let mut left = records;
+    while let Some(next) = left.first() {
         let segment_bytes = shared.segment_bytes;
         if !active.as_ref().is_some_and(|active| active.has_room(segment_bytes, next.bytes.len() as u64, 1)) {
-            *active = room(shared, active.take())?;
+            *active = next_segment(shared, active.take())?;
         }
-        let Some(to) = active else { return Ok(()) };
+        let Some(segment) = active else { return Ok(()) };
+
         let (mut bytes, mut count) = (0, 0);
-        for record in rest {
+        for record in left {
             let more = bytes + record.bytes.len() as u64;
-            // At least one: a new segment has room for two of the largest.
-            if count > 0 && !to.has_room(segment_bytes, more, count as u64 + 1) {
+            // At least one record fits, since a new segment has room for two of the largest.
+            if count > 0 && !segment.has_room(segment_bytes, more, count as u64 + 1) {
                 break;
             }
             (bytes, count) = (more, count + 1);
         }
-        let (records, others) = rest.split_at(count);
-        if let Err(error) = append(shared, to, buffer, records) {
-            // What is of no use to anybody may be what fills the disk.
-            let _ = to.file.set_len(to.end);
+        let (records, others) = left.split_at(count);
+        if let Err(error) = append(shared, segment, buffer, records) {
+            // The part that was written may be what fills the disk.
+            let _ = segment.file.set_len(segment.end);
             return Err(error);
         }
-        let known = to.entries.len();
+
+        let first_new = segment.entries.len();
         for record in records {
-            to.entries.push((record.hash, (to.end / UNIT) as u32));
-            record.counts.written(record.bytes.len() as u64);
-            to.end += record.bytes.len() as u64;
+            segment.entries.push(IndexEntry { hash: record.hash, at_unit: (segment.end / UNIT) as u32 });
+            record.counts.add_written(record.bytes.len() as u64);
+            segment.end += record.bytes.len() as u64;
         }
-        shared.add(to.segment.number, &to.entries[known..]);
-        shared.wrote();
-        rest = others;
+        shared.add(segment.segment.number, &segment.entries[first_new..]);
+        shared.note_written();
+        left = others;
     }
     Ok(())
 }
 
-/// Writes records behind the last one: small ones together, for which the buffer is.
+/// Writes records at the end of the segment. Small records are collected in `buffer` and written together.
 #[cfg_attr(not(test), expect(unused_variables, reason = "only tests have faults"))]
-fn append(shared: &CacheShared, to: &ActiveSegment, buffer: &mut Vec<u8>, records: &[QueuedRecord]) -> io::Result<()> {
+fn append(
+    shared: &CacheShared,
+    segment: &ActiveSegment,
+    buffer: &mut Vec<u8>,
+    records: &[QueuedRecord],
+) -> io::Result<()> {
     #[cfg(test)]
     if let Some(error) = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        to.file.write_all_at(&records[0].bytes[..records[0].bytes.len() / 2], to.end)?;
+        segment.file.write_all_at(&records[0].bytes[..records[0].bytes.len() / 2], segment.end)?;
         return Err(error);
     }
-    let mut at = to.end;
+    let mut at = segment.end;
     let mut put = |bytes: &[u8]| -> io::Result<()> {
-        to.file.write_all_at(bytes, at)?;
+        segment.file.write_all_at(bytes, at)?;
         at += bytes.len() as u64;
         Ok(())
     };
     buffer.clear();
     for QueuedRecord { bytes, .. } in records {
-        if buffer.len() + bytes.len() > TOGETHER {
+        if buffer.len() + bytes.len() > WRITE_BYTES {
             put(buffer)?;
             buffer.clear();
         }
-        if bytes.len() > TOGETHER {
+        if bytes.len() > WRITE_BYTES {
             put(bytes)?;
         } else {
             buffer.extend(bytes);
@@ -236,12 +181,13 @@ fn append(shared: &CacheShared, to: &ActiveSegment, buffer: &mut Vec<u8>, record
     put(buffer)
 }
 
-/// A segment to write to: one that somebody dead has left, or a new one, if there is room or what is there may go.
-fn room(shared: &CacheShared, full: Option<ActiveSegment>) -> io::Result<Option<ActiveSegment>> {
+/// Closes a full segment and returns the next one: one that a dead process left, or a new one. `None` if there is no
+/// room and nothing may be evicted.
+fn next_segment(shared: &CacheShared, full: Option<ActiveSegment>) -> io::Result<Option<ActiveSegment>> {
     if let Some(full) = full {
         segment::close(&full.file, full.end, &full.entries)?;
     }
-    let Some(guard) = shared.folder.lock(PATIENCE)? else { return Ok(None) };
+    let Some(guard) = shared.folder.lock(LOCK_WAIT)? else { return Ok(None) };
     shared.learn()?;
     let mut segments: Vec<_> = shared.segments().values().cloned().collect();
     segments.sort_unstable_by_key(|segment| segment.number);
@@ -250,11 +196,12 @@ fn room(shared: &CacheShared, full: Option<ActiveSegment>) -> io::Result<Option<
             return Ok(Some(active));
         }
     }
+
     let mut total = shared.segment_bytes;
     for segment in &segments {
-        total += taken(shared, segment)?;
+        total += reserved_bytes(shared, segment)?;
     }
-    let mut let_go = false;
+    let mut has_released = false;
     while total > shared.max_bytes {
         let mut removed = 0;
         for segment in &segments {
@@ -266,9 +213,12 @@ fn room(shared: &CacheShared, full: Option<ActiveSegment>) -> io::Result<Option<
         if total <= shared.max_bytes {
             break;
         }
-        let then = shared.now().saturating_sub(UNUSED);
-        if let_go || segments.iter().filter(|segment| segment.let_go_since(then)).count() == 0 {
-            if !shared.full.swap(true, Ordering::Relaxed) {
+
+        // Segments that this process has not used for some epochs are released, and then the loop tries again, once.
+        let unused_since = shared.current_epoch().saturating_sub(UNUSED_EPOCHS);
+        let release = || segments.iter().filter(|segment| segment.release_if_unused_since(unused_since)).count();
+        if has_released || release() == 0 {
+            if !shared.is_full.swap(true, Ordering::Relaxed) {
                 tracing::info!(
                     folder = %shared.folder.path().display(),
                     bytes = shared.max_bytes,
@@ -277,42 +227,44 @@ fn room(shared: &CacheShared, full: Option<ActiveSegment>) -> io::Result<Option<
             }
             return Ok(None);
         }
-        let_go = true;
+        has_released = true;
     }
     create(shared, &guard).map(Some)
 }
 
 fn create(shared: &CacheShared, guard: &FolderLock) -> io::Result<ActiveSegment> {
-    let (number, file) = shared.folder.create(guard)?;
-    // Nobody else can have it: removing takes the same right as making.
+    let (number, file) = shared.folder.create_segment(guard)?;
+    // No other process can have locked it, since segments are removed under the lock that this process holds.
     os::try_lock(&file, FileLock::Shared)?;
     file.write_all_at(&SegmentHead::default().encode(), 0)?;
     Ok(active(shared, number, file, HEAD, Vec::new()))
 }
 
-fn active(shared: &CacheShared, number: u32, file: File, end: u64, entries: Vec<(u64, u32)>) -> ActiveSegment {
+/// Registers a segment that this process writes.
+fn active(shared: &CacheShared, number: u32, file: File, end: u64, entries: Vec<IndexEntry>) -> ActiveSegment {
     let file = Arc::new(file);
-    let segment = CacheSegment::own(number, shared.folder.segment(number), Arc::clone(&file), shared.now());
+    let path = shared.folder.segment_path(number);
+    let segment = CacheSegment::own(number, path, Arc::clone(&file), shared.current_epoch());
     shared.segments_mut().insert(number, Arc::clone(&segment));
     shared.open.add(&segment);
     ActiveSegment { segment, file, end, entries }
 }
 
-/// Goes on with a segment that nobody alive uses, if it has room.
+/// Continues a segment that no living process uses, if it has room.
 fn take_over(shared: &CacheShared, segment: &CacheSegment) -> io::Result<Option<ActiveSegment>> {
-    let known = {
-        let walk = segment.walk.lock().unwrap_or_else(PoisonError::into_inner);
-        if walk.over {
+    let scanned_to = {
+        let scan = segment.scan();
+        if scan.is_complete {
             return Ok(None);
         }
-        walk.end
+        scan.end
     };
-    // A lock of one's own is in the way, too; whoever reads here takes it again.
+    // This process's own shared lock would be in the way, too. The next read takes it again.
     segment.close();
-    let Some(file) = present(segment.take())?.flatten() else { return Ok(None) };
+    let Some(file) = if_found(segment.lock_exclusively())?.flatten() else { return Ok(None) };
     match segment::inherit(&file)? {
         OrphanedSegment::Closed => Ok(None),
-        OrphanedSegment::Nothing => {
+        OrphanedSegment::Useless => {
             std::fs::remove_file(&segment.path)?;
             shared.forget(segment.number);
             Ok(None)
@@ -320,9 +272,10 @@ fn take_over(shared: &CacheShared, segment: &CacheSegment) -> io::Result<Option<
         OrphanedSegment::Open { end, entries } => {
             os::try_lock(&file, FileLock::Shared)?;
             let active = active(shared, segment.number, file, end, entries);
-            // Not those that were learnt before: of these, damaged ones were taken out, and may be elsewhere by now.
-            let first = active.entries.partition_point(|(_, at)| u64::from(*at) * UNIT < known);
-            shared.add(segment.number, &active.entries[first..]);
+            // Not the records that were learned before: damaged ones among them were removed from the index, and may be
+            // in another segment by now.
+            let first_new = active.entries.partition_point(|entry| u64::from(entry.at_unit) * UNIT < scanned_to);
+            shared.add(segment.number, &active.entries[first_new..]);
             if active.has_room(shared.segment_bytes, shared.segment_bytes / 2, 1) {
                 return Ok(Some(active));
             }
@@ -332,50 +285,26 @@ fn take_over(shared: &CacheShared, segment: &CacheSegment) -> io::Result<Option<
     }
 }
 
-/// Bytes of the bound that a segment takes: all that it may grow to, as long as it grows.
-fn taken(shared: &CacheShared, segment: &CacheSegment) -> io::Result<u64> {
-    let Some(size) = present(segment.path.metadata())?.map(|data| data.len()) else { return Ok(0) };
-    let over = segment.walk.lock().unwrap_or_else(PoisonError::into_inner).over;
-    Ok(if over { size } else { size.max(shared.segment_bytes) })
+/// Bytes of the cache's limit that a segment takes: as long as it may grow, all that it may grow to.
+fn reserved_bytes(shared: &CacheShared, segment: &CacheSegment) -> io::Result<u64> {
+    let Some(size) = if_found(segment.path.metadata())?.map(|data| data.len()) else { return Ok(0) };
+    let is_complete = segment.scan().is_complete;
+    Ok(if is_complete { size } else { size.max(shared.segment_bytes) })
 }
 
-/// Removes a segment unless somebody alive uses it; bytes of the bound that are free then.
+/// Removes a segment, unless a living process uses it. Returns the bytes of the limit that this frees.
 fn remove(shared: &CacheShared, segment: &CacheSegment) -> io::Result<u64> {
-    let bytes = taken(shared, segment)?;
-    let Some(_locked) = present(segment.take())?.flatten() else { return Ok(0) };
+    let bytes = reserved_bytes(shared, segment)?;
+    let Some(_locked) = if_found(segment.lock_exclusively())?.flatten() else { return Ok(0) };
     std::fs::remove_file(&segment.path)?;
     shared.forget(segment.number);
     Ok(bytes)
 }
 
-/// What isn't there is no failure.
-fn present<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+/// `None` in place of an error if a file was not found.
+fn if_found<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         outcome => outcome.map(Some),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_waits_and_what_is_copied_for_it_is_bounded() {
-        let mut queue = WriteQueue::default();
-        let half = WAITING / 2;
-        assert!(queue.reserve(half) && queue.reserve(half));
-        // Neither is there yet, and both count.
-        assert!(!queue.reserve(1));
-        queue.push(1, vec![0; half], &Arc::default());
-        let (batch, number) = queue.take();
-        assert_eq!((batch.records.len(), number), (1, 1));
-        assert!(queue.reserve(half) && !queue.reserve(1));
-        for hash in [2, 3] {
-            queue.push(hash, vec![0; half], &Arc::default());
-        }
-        assert_eq!(queue.take().0.records.len(), 2);
-        // One that is larger than all that may wait goes alone.
-        assert!(queue.reserve(2 * WAITING) && !queue.reserve(1));
     }
 }

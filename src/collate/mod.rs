@@ -1,4 +1,4 @@
-//! From samples to a batch.
+//! Collators: from samples to a batch.
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,7 @@ use crate::Error;
 use crate::manifest::Manifest;
 use crate::sample::SampleId;
 
-/// A sample that could not be had, where the loader was told to [go on](crate::OnError) without it.
+/// A sample that could not be read or decoded, and that the loader [continued](crate::OnError) without.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LostSample {
@@ -15,23 +15,23 @@ pub struct LostSample {
     pub id: SampleId,
     /// Its object's name.
     pub name: Arc<str>,
-    /// Where in the global order of the epoch it was to come, counted from 0.
+    /// Its position in the global order of the epoch, counted from 0.
     pub position: u64,
-    /// What is wrong with it. [`Error::at_stage`] tells where that was found.
+    /// What is wrong with the sample. [`Error::at_stage`] returns the stage that found it.
     pub error: Error,
-    /// The sample that came in its place, where one did.
+    /// The sample that was delivered in its place, if there was one.
     pub substitute: Option<SampleId>,
 }
 
-/// Samples that one training step takes, and what was made of them.
+/// The samples of one training step, collated.
 ///
-/// Derefs to what was made: of raw samples a `Vec` of them, of an [`ImageFolder`](crate::ImageFolder) an
-/// [`Images`](crate::Images).
+/// It derefs to the collated data: a `Vec` for raw samples, [`Images`](crate::Images) for an
+/// [`ImageFolder`](crate::ImageFolder).
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
     ids: Vec<SampleId>,
     manifest: Arc<Manifest>,
-    /// Looked up when they are asked for.
+    /// Looked up by the first call of `names()`.
     names: OnceLock<Vec<Arc<str>>>,
     positions: Range<u64>,
     padding: usize,
@@ -40,7 +40,7 @@ pub struct Batch<T> {
 }
 
 impl<T> Batch<T> {
-    /// `lost` are either skipped or substituted, all of them.
+    /// `lost` are either all skipped or all substituted.
     pub(crate) fn new(
         ids: Vec<SampleId>,
         manifest: Arc<Manifest>,
@@ -61,42 +61,42 @@ impl<T> Batch<T> {
         Ok(Batch { ids, manifest, names, positions, padding, lost, data: change(data)? })
     }
 
-    /// Which samples these are, in order.
+    /// The indices of the samples in the manifest, in order.
     pub fn ids(&self) -> &[SampleId] {
         &self.ids
     }
 
-    /// Their objects' names, in order; the first call looks them up. Empty where the manifest's file was written to since
-    /// they were read.
+    /// The names of the samples' objects, in order. The first call looks them up. A name is empty if the manifest's
+    /// file was modified after the sample was read.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         let name = |id: &SampleId| self.manifest.get(id.0).map(|entry| entry.name).unwrap_or_default();
         self.names.get_or_init(|| self.ids.iter().map(name).collect()).iter().map(|name| &**name)
     }
 
-    /// Where in the global order of the epoch these samples stand, those that were skipped included.
+    /// The positions of the samples in the global order of the epoch, including those that were skipped.
     pub fn positions(&self) -> Range<u64> {
         self.positions.clone()
     }
 
-    /// Samples that this batch goes without, in order; none unless [`OnError::Skip`](crate::OnError::Skip) was asked for.
+    /// Samples that this batch lacks, in order. There are none unless [`OnError::Skip`](crate::OnError::Skip) was set.
     pub fn skipped(&self) -> &[LostSample] {
         if self.is_substituted() { &[] } else { &self.lost }
     }
 
-    /// Samples that others came in the place of, in order; none unless
-    /// [`OnError::Substitute`](crate::OnError::Substitute) was asked for. Where a substitute could not be had either, it
-    /// is among them, behind the one it was to replace.
+    /// Samples that were replaced by others, in order. There are none unless
+    /// [`OnError::Substitute`](crate::OnError::Substitute) was set. If a substitute could not be read or decoded
+    /// either, it follows the sample that it was to replace.
     pub fn substituted(&self) -> &[LostSample] {
         if self.is_substituted() { &self.lost } else { &[] }
     }
 
-    /// What is true of one that was lost is of all.
+    /// Either all lost samples have a substitute or none has.
     fn is_substituted(&self) -> bool {
         self.lost.first().is_some_and(|lost| lost.substitute.is_some())
     }
 
-    /// Number of samples. 0 only where the last global batch has fewer samples than there are ranks, or where all were
-    /// [skipped](Self::skipped).
+    /// Number of samples. It is 0 only if the last global batch has fewer samples than there are ranks, or if all
+    /// samples were [skipped](Self::skipped).
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -106,13 +106,14 @@ impl<T> Batch<T> {
         self.ids.is_empty()
     }
 
-    /// How many samples at the end of this batch fill it up, and were or will be delivered in their own place, too; 0
-    /// but with [`pad_last`](crate::DataLoaderBuilder::pad_last), in the last batch. A measurement leaves them out.
+    /// How many samples at the end of this batch are padding, which are also delivered at their own positions. It is 0
+    /// except in the last batch with [`pad_last`](crate::DataLoaderBuilder::pad_last). A measurement should leave them
+    /// out.
     pub fn padding(&self) -> usize {
         self.padding
     }
 
-    /// What was made of the samples.
+    /// The collated data.
     pub fn into_inner(self) -> T {
         self.data
     }
@@ -128,21 +129,21 @@ impl<T> Deref for Batch<T> {
 
 /// Makes one batch of samples. Runs on the decode threads.
 ///
-/// Any `Fn(Vec<T>) -> anyhow::Result<B>` is one.
+/// Any `Fn(Vec<T>) -> anyhow::Result<B>` is a collator.
 pub trait Collate<T>: Send + Sync + 'static {
-    /// The batch.
+    /// Type of the collated data.
     type Output: Send + 'static;
 
-    /// Makes a batch of `samples`, which are in order. There are none where the last global batch has fewer samples than
-    /// there are ranks, see [`drop_last`](crate::DataLoaderBuilder::drop_last), or where all were
+    /// Makes a batch of `samples`, which are in order. There are none if the last global batch has fewer samples than
+    /// there are ranks, see [`drop_last`](crate::DataLoaderBuilder::drop_last), or if all were
     /// [skipped](crate::OnError::Skip).
     ///
     /// # Errors
-    /// They don't fit together.
+    /// The samples don't fit together.
     fn collate(&self, samples: Vec<T>) -> anyhow::Result<Self::Output>;
 
-    /// Bytes of memory that collating allocates for one sample of `item_bytes` bytes while the samples are still there:
-    /// as many by default, since most batches are copies; 0 where samples are moved. The memory budget counts by it.
+    /// Bytes of memory that collating allocates for one sample of `item_bytes` bytes while the samples still exist, for
+    /// the memory budget. As many by default, since most batches are copies; 0 if samples are moved.
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
         item_bytes
     }
@@ -160,7 +161,7 @@ where
     }
 }
 
-/// Keeps the samples as they are, in a `Vec`.
+/// A [`Collate`] that keeps the samples in a `Vec`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Samples;
 

@@ -1,4 +1,4 @@
-//! Removing temporary objects of dead runs.
+//! Removal of the temporary objects that dead runs left.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -6,57 +6,59 @@ use std::time::{Duration, SystemTime};
 use futures_util::{StreamExt, stream};
 use tokio::time::MissedTickBehavior;
 
-use super::process;
-use super::temporary::key;
+use super::{metadata, process};
 use crate::Result;
 use crate::list::{Lister, Page, Prefix, TEMPORARY_PREFIX};
 use crate::store::{Client, Fields, ObjectId, ObjectRef};
 
-/// What [`clean`] found and did.
+/// The result of [`clean`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cleaned {
     /// Temporary objects in the bucket when it was listed.
     pub found: u64,
-    /// Those removed; in a dry run, those that would be.
+    /// URIs of the objects that were removed; in a dry run, of those that would be.
     pub removed: Vec<String>,
-    /// Bytes of those.
+    /// Bytes of the removed objects.
     pub removed_bytes: u64,
-    /// Those left alone because their run lives, or can't be told to be dead yet.
+    /// Objects that were kept because their run is alive or not yet known to be dead.
     pub living: u64,
-    /// Those left alone because they are younger than asked for.
+    /// Objects that were kept because they are younger than `older_than`.
     pub young: u64,
-    /// Objects below the prefix of temporaries that this crate didn't make, and so leaves alone.
+    /// Objects below the prefix of temporaries that this crate didn't create. They are kept.
     pub foreign: u64,
-    /// Those that could not be removed, and why.
+    /// An error message for each object that could not be removed.
     pub failed: Vec<String>,
 }
 
 /// Time from one deletion to the next: 250 a second, a quarter of the 1,000 writes a second that a bucket takes before
-/// it has grown with its use. The rest is for the jobs that run meanwhile.
+/// it has scaled up with its use. The rest is for the jobs that run meanwhile.
 const DELETION_INTERVAL: Duration = Duration::from_millis(4);
 
-/// Deletions under way at once: enough to keep up that rate where each takes 250 ms.
-const CONCURRENCY: usize = 64;
+/// Deletions at once: enough to keep up that rate if each takes 250 ms.
+const MAX_CONCURRENT_DELETIONS: usize = 64;
 
-/// Removes the temporary objects of dead runs from `bucket`, never those of a living one.
+/// Removes the temporary objects of dead runs from `bucket`, and never those of a living run.
 ///
-/// A run of this machine is dead when its process is gone. Of one elsewhere the lease in the object's metadata tells,
-/// which a living run renews: it is over when nothing has changed the object for that long, 15 minutes usually, and
-/// five once it was renewed. Both moments are the service's, so that no other clock matters; only a server that tells
-/// no time in its answers is read by this machine's. It removes at most 250 objects a second, a quarter of the writes
-/// that a bucket takes at first, so that running jobs keep most of them. With `older_than`, objects younger than that,
-/// since their last renewal, stay as well.
+/// A run on this machine is dead when its process is gone. A run on another machine is dead when the lease in the
+/// object's metadata has expired, which a living run renews: that is, when nothing has changed the object for the
+/// length of the lease, usually 15 minutes, and five once it was renewed. If a process on another machine is suspended
+/// past its lease, `clean` may delete its temporary object; the process then reads the sources directly. Both times are
+/// the service's, so clocks of machines don't matter; this machine's clock is used only if the server sends no `Date`.
+///
+/// At most 250 objects a second are removed, a quarter of the writes that a bucket takes at first, so that running jobs
+/// keep most of them. Objects that were created or renewed less than `older_than` ago are kept as well.
 ///
 /// # Errors
-/// Whatever listing answers when retrying has not helped; what can't be deleted is told in [`Cleaned::failed`].
+/// The listing failed, after its retries. Deletions that fail are reported in [`Cleaned::failed`] instead.
 pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run: bool) -> Result<Cleaned> {
-    let of: Arc<str> = bucket.into();
+    let bucket_name: Arc<str> = bucket.into();
     let judged = temporaries(client, bucket, move |object, now| {
-        let id = ObjectId::new(Arc::clone(&of), object.name, object.generation);
+        let id = ObjectId::new(Arc::clone(&bucket_name), object.name, object.generation);
         (judge(object, now, older_than), id, object.size)
     });
     let judged = judged.await?;
+
     let mut cleaned = Cleaned { found: judged.len() as u64, ..Cleaned::default() };
     let mut dead = Vec::new();
     for (verdict, id, size) in judged {
@@ -67,8 +69,9 @@ pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run:
             RunVerdict::Dead => dead.push((id, size)),
         }
     }
+
     let mut pace = tokio::time::interval(DELETION_INTERVAL);
-    // Time that deletions took is not made up for by a burst.
+    // After slow deletions there is no burst to catch up.
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let delete = async |(id, size): (ObjectId, u64)| {
         let outcome = if dry_run { Ok(()) } else { client.delete(&id).await };
@@ -81,7 +84,8 @@ pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run:
         }
         Some((next, (dead, pace)))
     });
-    let mut outcomes = std::pin::pin!(paced.map(delete).buffer_unordered(CONCURRENCY));
+
+    let mut outcomes = std::pin::pin!(paced.map(delete).buffer_unordered(MAX_CONCURRENT_DELETIONS));
     while let Some((id, size, outcome)) = outcomes.next().await {
         match outcome {
             Err(error) if !error.is_not_found() => {
@@ -98,20 +102,21 @@ pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run:
     Ok(cleaned)
 }
 
-/// What `make` makes of each temporary object of the bucket and the moment at which it was listed.
+/// Lists the temporary objects of the bucket, and applies `map` to each and the time at which it was listed.
 async fn temporaries<T: Send + 'static>(
     client: &Client,
     bucket: &str,
-    make: impl Fn(ObjectRef<'_>, SystemTime) -> T + Send + Sync + 'static,
+    map: impl Fn(ObjectRef<'_>, SystemTime) -> T + Send + Sync + 'static,
 ) -> Result<Vec<T>> {
     let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
     let page = move |page: &Page| {
         let now = page.date().unwrap_or_else(SystemTime::now);
-        page.iter().map(|object| make(object, now)).collect::<Vec<_>>()
+        page.iter().map(|object| map(object, now)).collect::<Vec<_>>()
     };
     Ok(Lister::new(client, prefix).fields(Fields::All).collect(page).await?.into_iter().flatten().collect())
 }
 
+/// Whether the run of a temporary object is dead, or why the object is kept.
 #[derive(Debug, PartialEq, Eq)]
 enum RunVerdict {
     Foreign,
@@ -121,34 +126,36 @@ enum RunVerdict {
 }
 
 fn judge(object: ObjectRef<'_>, now: SystemTime, older_than: Duration) -> RunVerdict {
-    let metadata = object.details.map(|details| &details.metadata);
-    let Some((metadata, lease)) = metadata.and_then(|metadata| Some((metadata, metadata.get(key::LEASE)?))) else {
+    let fields = object.details.map(|details| &details.metadata);
+    let Some((fields, lease)) = fields.and_then(|fields| Some((fields, fields.get(metadata::LEASE)?))) else {
         return RunVerdict::Foreign;
     };
-    // A clock of the service's that is ahead of ours makes an age of 0. What tells no age is taken to be new.
+
+    // If the service's clock is ahead of ours, the age is 0. An object without a time counts as new.
     let age = object.updated.map_or(Duration::ZERO, |updated| now.duration_since(updated).unwrap_or_default());
     if age < older_than {
         return RunVerdict::Young;
     }
-    // A lease that can't be read is as good as none: then only its age speaks, and that was asked above.
+
+    // A lease that is no number counts as expired: the age alone decides then, and was checked above.
     let expired = lease.parse().map_or(true, |seconds| age > Duration::from_secs(seconds));
-    let lives = metadata.get(key::PROCESS).and_then(|identity| process::is_alive(identity));
-    // Seeing the process beats the lease, which is for those who can't.
-    if lives.unwrap_or(!expired) { RunVerdict::Living } else { RunVerdict::Dead }
+    let is_alive = fields.get(metadata::PROCESS).and_then(|identity| process::is_alive(identity));
+    // The lease decides only if the process can't be seen from here.
+    if is_alive.unwrap_or(!expired) { RunVerdict::Living } else { RunVerdict::Dead }
 }
 
 /// Counts the temporary objects of this process that are in `bucket` now, by listing it.
 ///
 /// # Errors
-/// Whatever listing answers when retrying has not helped.
+/// The listing failed, after its retries.
 pub async fn count_own_temporaries(client: &Client, bucket: &str) -> Result<u64> {
-    let ours = |object: ObjectRef<'_>, _| {
+    let is_own = |object: ObjectRef<'_>, _| {
         object
             .details
-            .and_then(|details| details.metadata.get(key::PROCESS))
-            .is_some_and(|is| is == process::identity())
+            .and_then(|details| details.metadata.get(metadata::PROCESS))
+            .is_some_and(|identity| identity == process::identity())
     };
-    Ok(temporaries(client, bucket, ours).await?.into_iter().filter(|ours| *ours).count() as u64)
+    Ok(temporaries(client, bucket, is_own).await?.into_iter().filter(|is_own| *is_own).count() as u64)
 }
 
 #[cfg(test)]
@@ -158,14 +165,14 @@ mod tests {
 
     fn temporary(process: &str, lease: &str) -> ObjectMeta {
         let mut object = ObjectMeta { name: format!("{TEMPORARY_PREFIX}1/2"), generation: 1, ..ObjectMeta::default() };
-        object.details.metadata.insert(key::PROCESS.into(), process.into());
-        object.details.metadata.insert(key::LEASE.into(), lease.into());
+        object.details.metadata.insert(metadata::PROCESS.into(), process.into());
+        object.details.metadata.insert(metadata::LEASE.into(), lease.into());
         object.updated = Some(SystemTime::now() - Duration::from_secs(100));
         object
     }
 
     #[test]
-    fn the_dead_and_the_living() {
+    fn dead_and_living_runs() {
         let now = SystemTime::now();
         let judge = |object: &ObjectMeta| judge(object.to_ref(), now, Duration::ZERO);
         let (past, future) = ("99", "9999");

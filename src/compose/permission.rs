@@ -1,4 +1,5 @@
-//! Whether composing works in a bucket: found out by what comes of it, and looked at again after some minutes.
+//! Whether composing works in a bucket. The outcomes of composed reads show it, and after failures it is tried again
+//! every few minutes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,48 +8,59 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
-use super::temporary::{LoaderTemporaries, TemporaryRun};
+use super::ledger::{LoaderTemporaries, TemporaryRun};
 use crate::io::Io;
 use crate::store::BucketInfo;
 use crate::suspension::{Pass, Suspension};
 use crate::{Error, ErrorKind, Result};
 
-/// How many composed reads in a row may fail, of whatever, before no more are tried.
-const FAILURES: u32 = 32;
+/// How many composed reads in a row may fail, for any reason, before composing is suspended.
+const MAX_FAILURES: u32 = 32;
 
-/// How many failures one counts for while composes go one by one: in parallel, that many would have failed meanwhile.
-const UNPROVEN: u32 = 8;
+/// How many failures one failure counts for while only one compose may run at a time: if they ran in parallel, about as
+/// many would have failed meanwhile.
+const SINGLE_FAILURE_WEIGHT: u32 = 8;
 
-/// How long others wait for the first compose in a bucket that tells nothing of itself: twice what making, reading and
-/// deleting takes where all is well.
-const PROOF: Duration = Duration::from_secs(2);
+/// How long other reads wait for the first compose in a bucket whose retention policy is unknown: twice what composing,
+/// reading and deleting take if all is well.
+const PROOF_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the first deletion in a bucket that tells nothing of itself may take.
+/// How long the first deletion in a bucket whose retention policy is unknown may take.
 const FIRST_DELETION: Duration = Duration::from_secs(60);
 
-/// What is known of composing in one bucket; the epochs of a loader share it.
+/// What is known about composing in one bucket. The epochs of a loader share it.
 #[derive(Debug)]
 pub(crate) struct ComposePermission {
     bucket: Arc<str>,
     suspension: Suspension,
-    /// Composed reads that failed since the last that worked.
+    /// Composed reads that failed since the last success.
     failures: AtomicU32,
-    /// Whether a temporary is known to be deletable. Until then composes go one by one, each deleted before the next:
-    /// what a retention policy keeps would be billed for as long as that lasts.
-    deletable: AtomicBool,
-    proving: Arc<Mutex<()>>,
-    /// Whether to wait for that: no more, once it has taken long or failed.
-    patient: AtomicBool,
-    /// The temporaries of all epochs, of which some could not be deleted.
+    /// Whether temporaries are known to be deletable. Until then only one compose runs at a time, and its object is
+    /// deleted before the next: objects that a retention policy keeps would be billed until it lets them go.
+    is_deletable: AtomicBool,
+    /// Held by the read that finds out whether temporaries are deletable.
+    proof: Arc<Mutex<()>>,
+    /// Whether other reads wait for the proof. They stop doing so once it has taken long or failed.
+    waits_for_proof: AtomicBool,
+    /// The temporaries of all epochs. While some could not be deleted, nothing is composed.
     temporaries: Arc<LoaderTemporaries>,
 }
 
-/// Leave for one composed read.
+/// Permission for one composed read.
 #[derive(Debug)]
 pub(crate) struct ComposePermit<'a> {
     pass: Pass<'a>,
-    /// Held by the one that shows whether temporaries can be deleted.
-    proving: Option<OwnedMutexGuard<()>>,
+    /// Held by the read that finds out whether temporaries are deletable.
+    proof: Option<OwnedMutexGuard<()>>,
+}
+
+/// The outcome of a composed read, from the compose to the proof of each sample.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ComposeOutcome<'a> {
+    /// The error, if the read failed.
+    pub(crate) error: Option<&'a Error>,
+    /// Whether the compose call was started. A failure before it is no evidence about composing.
+    pub(crate) is_started: bool,
 }
 
 impl ComposePermission {
@@ -57,72 +69,71 @@ impl ComposePermission {
             bucket,
             suspension: Suspension::new(),
             failures: AtomicU32::new(0),
-            deletable: AtomicBool::new(info.retention.is_some()),
-            proving: Arc::default(),
-            patient: AtomicBool::new(true),
+            is_deletable: AtomicBool::new(info.retention.is_some()),
+            proof: Arc::default(),
+            waits_for_proof: AtomicBool::new(true),
             temporaries: Arc::clone(temporaries),
         })
     }
 
-    /// Whether composing is worth a try now.
+    /// Whether a compose may be tried now.
     pub(crate) fn may_compose(&self) -> bool {
         self.suspension.may_try(Instant::now()) && self.temporaries.undeleted() == 0
     }
 
-    /// Whether what is composed is known to be deletable.
+    /// Whether composed objects are known to be deletable.
     pub(crate) fn is_proven(&self) -> bool {
-        self.deletable.load(Ordering::Relaxed)
+        self.is_deletable.load(Ordering::Relaxed)
     }
 
-    /// Leave for one composed read. While it isn't known whether temporaries can be deleted it is given to one at a
-    /// time; others wait for that for a moment only, since a compose may fail slowly.
+    /// Permits one composed read. While it isn't known whether temporaries are deletable, only one read at a time is
+    /// permitted; the others wait for a moment only, since a compose may fail slowly.
     ///
     /// # Errors
-    /// Composing is suspended, or another read finds out whether it works. Neither counts as a failure.
+    /// Composing is suspended, or another read is finding out whether it works. Neither counts as a failure.
     pub(crate) async fn admit(&self) -> Result<ComposePermit<'_>> {
-        let refused = |what: &str| Error::new(ErrorKind::Unavailable, what);
-        let proving = if self.deletable.load(Ordering::Acquire) {
+        let refused = |message: &str| Error::new(ErrorKind::Unavailable, message);
+        let proof = if self.is_deletable.load(Ordering::Acquire) {
             None
         } else {
-            let turn = self.turn_to_prove().await;
-            Some(turn.ok_or_else(|| refused("another compose shows whether temporaries can be deleted"))?)
+            let proof = self.lock_proof().await;
+            Some(proof.ok_or_else(|| refused("another compose shows whether temporaries can be deleted"))?)
         };
-        // Another may have shown it meanwhile.
-        let proving = proving.filter(|_| !self.deletable.load(Ordering::Acquire));
+        // Another read may have shown it meanwhile.
+        let proof = proof.filter(|_| !self.is_deletable.load(Ordering::Acquire));
+
         if self.temporaries.undeleted() > 0 {
             return Err(refused("a temporary object could not be deleted"));
         }
         let pass = self.suspension.pass(Instant::now());
         let pass = pass.ok_or_else(|| refused("composing was found not to work here"))?;
-        Ok(ComposePermit { pass, proving })
+        Ok(ComposePermit { pass, proof })
     }
 
-    async fn turn_to_prove(&self) -> Option<OwnedMutexGuard<()>> {
-        if let Ok(turn) = Arc::clone(&self.proving).try_lock_owned() {
-            return Some(turn);
+    async fn lock_proof(&self) -> Option<OwnedMutexGuard<()>> {
+        if let Ok(proof) = Arc::clone(&self.proof).try_lock_owned() {
+            return Some(proof);
         }
-        if !self.patient.load(Ordering::Relaxed) {
+        if !self.waits_for_proof.load(Ordering::Relaxed) {
             return None;
         }
-        let turn = timeout(PROOF, Arc::clone(&self.proving).lock_owned()).await.ok();
-        if turn.is_none() {
-            self.patient.store(false, Ordering::Relaxed);
+        let proof = timeout(PROOF_WAIT, Arc::clone(&self.proof).lock_owned()).await.ok();
+        if proof.is_none() {
+            self.waits_for_proof.store(false, Ordering::Relaxed);
         }
-        turn
+        proof
     }
 
-    /// Notes what came of a composed read, from the compose to the proof of each sample. What failed before the compose
-    /// had `begun` says nothing of composing.
+    /// Learns from the outcome of a composed read, and suspends composing if it doesn't work.
     pub(crate) fn note(
         self: &Arc<Self>,
-        admission: ComposePermit<'_>,
-        failure: Option<&Error>,
-        begun: bool,
+        permit: ComposePermit<'_>,
+        outcome: ComposeOutcome<'_>,
         run: &Arc<TemporaryRun>,
         io: &Io,
     ) {
-        let ComposePermit { pass, proving } = admission;
-        match failure {
+        let ComposePermit { pass, proof } = permit;
+        match outcome.error {
             None => {
                 self.failures.store(0, Ordering::Relaxed);
                 if pass.succeeded() {
@@ -134,59 +145,60 @@ impl ComposePermission {
             Some(error) if error.kind() == ErrorKind::PermissionDenied => {
                 self.suspend(&format!("composing is refused ({error})"));
             }
-            // Whatever the reason: were it no outcome, the next window would try again, and wait as long.
+            // For any reason: without an outcome the next window would try again, and wait as long.
             Some(error) if pass.is_trial() => {
                 self.suspend(&format!("composing did not work when it was tried again: {error}"));
             }
-            // What is refused because there are too many calls says nothing of the next one.
-            Some(error) if error.asks_for_fewer_calls() || !begun => {}
-            Some(error) if self.has_failed() => {
+            // A refusal of too many calls is no evidence about the next call.
+            Some(error) if error.asks_for_fewer_calls() || !outcome.is_started => {}
+            Some(error) if self.count_failure() => {
                 self.suspend(&format!("composing failed again and again, last with: {error}"));
             }
             Some(_) => {}
         }
-        let Some(proving) = proving else { return };
-        let (works, composing, run) = (failure.is_none(), Arc::clone(self), Arc::clone(run));
-        // Behind the reader's back: the samples are there, however long the deletion takes.
+
+        let Some(proof) = proof else { return };
+        let (works, permission, run) = (outcome.error.is_none(), Arc::clone(self), Arc::clone(run));
+        // In a task, so that the samples don't wait for the deletion.
         io.handle().spawn(async move {
-            if works && run.settled(FIRST_DELETION).await && !run.has_failed() {
-                composing.deletable.store(true, Ordering::Release);
+            if works && run.is_settled_within(FIRST_DELETION).await && !run.has_undeleted() {
+                permission.is_deletable.store(true, Ordering::Release);
             } else {
-                composing.patient.store(false, Ordering::Relaxed);
+                permission.waits_for_proof.store(false, Ordering::Relaxed);
             }
-            drop(proving);
+            drop(proof);
         });
     }
 
-    /// Counts a failure; true when there were too many in a row.
-    fn has_failed(&self) -> bool {
-        let weight = if self.is_proven() { 1 } else { UNPROVEN };
-        self.failures.fetch_add(weight, Ordering::Relaxed) + weight >= FAILURES
+    /// Counts a failure, and returns whether there were too many in a row.
+    fn count_failure(&self) -> bool {
+        let weight = if self.is_proven() { 1 } else { SINGLE_FAILURE_WEIGHT };
+        self.failures.fetch_add(weight, Ordering::Relaxed) + weight >= MAX_FAILURES
     }
 
-    /// Composes no more for some minutes.
-    fn suspend(&self, why: &str) {
+    /// Suspends composing for some minutes.
+    fn suspend(&self, reason: &str) {
         self.suspension.suspend(Instant::now());
-        self.report(why);
+        self.report(reason);
     }
 
-    /// Composes no more, for want of a right that was asked for.
-    pub(crate) fn turn_off(&self, why: &str) {
+    /// Turns composing off for good, because a permission is missing.
+    pub(crate) fn turn_off(&self, reason: &str) {
         self.suspension.turn_off();
-        self.report(why);
+        self.report(reason);
     }
 
-    /// Says once why nothing is composed.
-    pub(crate) fn report(&self, why: &str) {
+    /// Logs why nothing is composed: the first time as a warning.
+    pub(crate) fn report(&self, reason: &str) {
         if self.suspension.is_first_report() {
             tracing::warn!(
                 bucket = &*self.bucket,
-                "{why}, so every object is read by itself: slower and dearer for small objects; grant \
+                "{reason}, so every object is read by itself: slower and dearer for small objects; grant \
                  storage.objects.create and storage.objects.delete (role Storage Object User), or choose \
                  Strategy::Direct (--strategy direct) to silence this"
             );
         } else {
-            tracing::debug!(bucket = &*self.bucket, why, "composing is suspended");
+            tracing::debug!(bucket = &*self.bucket, reason, "composing is suspended");
         }
     }
 

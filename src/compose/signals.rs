@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{process, temporary};
+use super::{ledger, process};
 use crate::{Error, ErrorKind, Result};
 
 /// On SIGINT and SIGTERM: deletes every temporary object of this process (20 seconds at most), then ends it with code
@@ -46,7 +46,7 @@ async fn handle_signals(mut interrupt: Signal, mut terminate: Signal) {
     process::begin_ending();
     tracing::info!("ending on a signal: deleting temporary objects");
     let close = move || {
-        let left = temporary::close(process::SIGNAL_GRACE).objects;
+        let left = ledger::close(process::SIGNAL_GRACE).objects;
         if !left.is_empty() {
             tracing::error!(count = left.len(), "temporary objects are left: run `dataflux clean` on the bucket");
         }

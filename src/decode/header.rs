@@ -1,5 +1,7 @@
-//! What an image file is, how large it is, and how much memory decoding it takes: read from its headers, before
-//! anything is decoded. Pure: bytes in, facts out.
+//! The headers of an image file: what it is, how large it is, and how much memory decoding it takes. They are read
+//! before anything is decoded. Pure.
+
+use std::ops::Range;
 
 use anyhow::{Context, bail};
 
@@ -30,8 +32,8 @@ pub(crate) struct ImageHeader {
     pub(crate) channels: u8,
     /// Bits for each of these values that the decoder returns: 8 or 16.
     pub(crate) bits: u8,
-    /// Where the EXIF tags' TIFF structure stands: its first byte and its length in the file.
-    pub(crate) exif: Option<(usize, usize)>,
+    /// Where in the file the TIFF structure of the EXIF tags is.
+    pub(crate) exif: Option<Range<usize>>,
     /// Bytes of the whole file.
     pub(crate) file_bytes: u64,
 }
@@ -42,7 +44,7 @@ const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// First bytes of JPEG files: the start marker, and the first byte of another one.
 const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 
-/// First bytes of files that are stored instead of a PNG or JPEG: where they stand, what they are, and of what.
+/// First bytes of files that are stored in place of a PNG or JPEG: their offset, the bytes, and what the file is.
 const FOREIGN_SIGNATURES: [(usize, &[u8], &str); 32] = [
     (8, b"WEBP", "a WebP image"),
     (0, b"GIF8", "a GIF image"),
@@ -78,7 +80,7 @@ const FOREIGN_SIGNATURES: [(usize, &[u8], &str); 32] = [
     (0, b"RIFF", "a RIFF file (audio or video)"),
 ];
 
-/// Kinds of text that web servers and exports store under an image's name.
+/// First characters of text files that web servers and exports store under an image's name.
 const TEXT_SIGNATURES: [(&[u8], &str); 4] = [
     (b"<svg", "an SVG image"),
     (b"<!doctype html", "an HTML page"),
@@ -111,7 +113,7 @@ impl ImageHeader {
         }
     }
 
-    /// Whether a file begins like those that decode here.
+    /// Whether a file begins like a format that is decoded here.
     pub(crate) fn has_known_signature(bytes: &[u8]) -> bool {
         bytes.starts_with(PNG_SIGNATURE) || bytes.starts_with(JPEG_SIGNATURE)
     }
@@ -132,15 +134,15 @@ impl ImageHeader {
         self.decoded_bytes().saturating_add(self.scratch_bytes().max(converted))
     }
 
-    /// Bytes that the decoder holds beside its output while it works, at most.
+    /// Bytes that the decoder holds in addition to its output while it works, at most.
     pub(crate) fn scratch_bytes(&self) -> u64 {
-        /// Tables, a zlib window and its input buffer; measured at 100 to 200 KiB for either decoder.
+        /// Tables, a zlib window and its input buffer. Measured at 100 to 200 KiB for either decoder.
         const FIXED_BYTES: u64 = 256 << 10;
         FIXED_BYTES
             + match &self.format {
-                // The file is copied, to be given another end.
+                // The file is copied, because another end is appended.
                 ImageFormat::Jpeg(jpeg) => jpeg.scratch_bytes() + self.file_bytes,
-                // Rows as they come out of the inflater, of which some are in its window; chunks that are no pixels.
+                // Rows from the inflater, some of which are in its window; chunks that are no pixels.
                 ImageFormat::Png { .. } => {
                     u64::from(self.width) * u64::from(self.channels) * u64::from(self.bits / 8) * 4 + self.file_bytes
                 }
@@ -156,7 +158,7 @@ fn png(bytes: &[u8]) -> anyhow::Result<ImageHeader> {
     if width == 0 || height == 0 {
         bail!("its size is {width} x {height} pixels (width x height)");
     }
-    // Bits and colour type, in the decoder's output: palettes and fewer than 8 bits are expanded.
+    // Bits and colour type of the decoder's output, in which palettes and samples of fewer than 8 bits are expanded.
     let (stored_bits, color_type) = (header[8], header[9]);
     let color_channels = match color_type {
         0 | 4 => 1,
@@ -172,7 +174,7 @@ fn png(bytes: &[u8]) -> anyhow::Result<ImageHeader> {
         let data = at + 8;
         match name {
             b"tRNS" => alpha = true,
-            b"eXIf" if bytes.get(data..data.saturating_add(length)).is_some() => exif = Some((data, length)),
+            b"eXIf" if bytes.get(data..data.saturating_add(length)).is_some() => exif = Some(data..data + length),
             b"IEND" => {
                 has_end = bytes.len() >= data + 4;
                 break;
@@ -193,7 +195,7 @@ fn png(bytes: &[u8]) -> anyhow::Result<ImageHeader> {
     })
 }
 
-/// Says that an object is stored with a `Content-Encoding` of this name, and what to do.
+/// The message for an object that is stored with a `Content-Encoding` of this name.
 pub(crate) fn encoded(encoding: &str) -> String {
     format!(
         "it is stored {encoding}-encoded, and objects are delivered as they are stored; upload the image itself, without a \
@@ -201,7 +203,7 @@ pub(crate) fn encoded(encoding: &str) -> String {
     )
 }
 
-/// Says what a file is that is neither PNG nor JPEG, and what to do.
+/// The message for a file that is neither PNG nor JPEG: what it is, and what to do.
 fn foreign(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "it is empty (0 bytes); upload it again, or leave it out".to_owned();
@@ -244,7 +246,7 @@ mod tests {
     use super::*;
 
     fn chunk(name: &[u8], data: &[u8]) -> Vec<u8> {
-        // The checksum isn't looked at here.
+        // The checksum is not checked here.
         [&(data.len() as u32).to_be_bytes()[..], name, data, &[0; 4]].concat()
     }
 
@@ -274,7 +276,7 @@ mod tests {
             file.truncate(33);
             file.extend([&length.to_be_bytes()[..], b"eXIf", b"12"].concat());
             let header = ImageHeader::read(&file).unwrap();
-            assert_eq!(header.exif, (length == 0).then_some((41, 0)));
+            assert_eq!(header.exif, (length == 0).then_some(41..41));
         }
     }
 
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_formats_are_called_by_their_names() {
+    fn foreign_formats_are_named() {
         let riff = [b"RIFF\x10\0\0\0WEBPVP8 ".as_slice(), &[0; 20]].concat();
         let bmp = [b"BM".as_slice(), &[0; 60]].concat();
         for (bytes, name) in [

@@ -1,4 +1,4 @@
-//! Folders of images: PNG and JPEG to `f32` planes, and the label from the folder.
+//! Image folders: PNG and JPEG files to planes of `f32`, and labels from folders.
 
 use anyhow::{Context, bail};
 use fast_image_resize::images::{Image as Pixels, ImageRef};
@@ -12,21 +12,21 @@ use super::{Decode, DecodeMemory, ItemMemory, jpeg};
 use crate::collate::Collate;
 use crate::read::RawSample;
 
-/// Decodes images whose label is the first folder below the prefix: `train/cat/1.png` and `train/cat/siamese/2.png` of
-/// prefix `train/` are of class `cat`.
+/// Decodes images whose label is the first folder below the prefix: with the prefix `train/`, `train/cat/1.png` and
+/// `train/cat/siamese/2.png` are of class `cat`.
 ///
 /// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another
-/// data set may have other folders, and so other numbers: give it the classes of the training data, by
-/// [`classes_from`](crate::DatafluxDataset::classes_from). What is no image by its name, and what is hidden, is no
-/// sample of a data set that is decoded so; see [`Filter::images`](crate::list::Filter::images). Pixels are `f32` in
-/// `0.0..=1.0`, three channels (RGB) or one, then normalised if asked for.
+/// data set may have other folders, and so other numbers: give it the classes of the training data with
+/// [`classes_from`](crate::DatafluxDataset::classes_from). Objects that are hidden, or no images by their names, are
+/// left out of the data set; see [`Filter::images`](crate::list::Filter::images). Pixels are `f32` in `0.0..=1.0`, in
+/// three channels (RGB) or one, and normalised if requested.
 ///
 /// Decodes PNG (all kinds; transparency is dropped) and JPEG (baseline and progressive; grey, colour and CMYK). A file
-/// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image; so are
-/// rare kinds of JPEG (arithmetic coding, 12 bits) and images beyond [`max_pixels`](Self::max_pixels). Images of other
-/// formats, such as WebP, stay in the data set and are errors when they are decoded; exclude them by
+/// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image. Rare kinds
+/// of JPEG (arithmetic coding, 12 bits) and images of more than [`max_pixels`](Self::max_pixels) are errors, too.
+/// Images of other formats, such as WebP, stay in the data set and are errors when they are decoded; exclude them with
 /// [`Filter::exclude`](crate::list::Filter::exclude). The error says what the file is. A missing end marker, and bytes
-/// behind it, do no harm.
+/// after it, are accepted.
 ///
 /// ```
 /// use dataflux::ImageFolder;
@@ -40,12 +40,21 @@ pub struct ImageFolder {
     grayscale: bool,
     exif_orientation: bool,
     max_pixels: u64,
-    /// Mean and one over the standard deviation, by channel.
-    normal: Vec<(f32, f32)>,
+    /// One for each channel; empty without normalization.
+    normalization: Vec<ChannelNormalization>,
 }
 
-/// What Pillow opens by default (an error above; twice the size at which it warns): so that what others could prepare
-/// with it decodes here, and a file of a few kilobytes that claims 65,535 x 65,535 pixels doesn't take 12 GiB.
+/// How the values of one channel are normalized: to `(value - mean) * scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ChannelNormalization {
+    mean: f32,
+    /// The reciprocal of the standard deviation.
+    scale: f32,
+}
+
+/// The limit above which Pillow refuses an image by default (twice the size at which it warns). So whatever was
+/// prepared with Pillow decodes here, and a file of a few kilobytes that claims 65,535 x 65,535 pixels doesn't take 12
+/// GiB.
 const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 
 impl Default for ImageFolder {
@@ -55,52 +64,52 @@ impl Default for ImageFolder {
             grayscale: false,
             exif_orientation: true,
             max_pixels: DEFAULT_MAX_PIXELS,
-            normal: Vec::new(),
+            normalization: Vec::new(),
         }
     }
 }
 
-/// What decoding one image takes of memory, beside the bytes of its file.
+/// The memory that decoding one image takes, in addition to the bytes of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ImageMemory {
     /// Bytes that the decoded [`Image`] holds.
     pub(crate) item_bytes: u64,
-    /// Bytes that are held at once while it is decoded, converted and resized, the item's own included, at most.
+    /// Bytes that are held at once at most while it is decoded, converted and resized, including the item.
     pub(crate) peak_bytes: u64,
 }
 
 impl ImageFolder {
-    /// RGB at the size that each image has.
+    /// RGB images of their original sizes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Refuses images of more than `pixels` pixels (width times height, as stored) before anything of them is decoded.
+    /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded.
     ///
-    /// The default is 178,956,970, as of Pillow. The memory budget of a loader holds whatever this is; this limit is
-    /// for files whose size is a mistake, or an attack.
+    /// The default is 178,956,970, as in Pillow. The loader keeps to its memory budget whatever the limit is; the limit
+    /// is for files whose size is a mistake or an attack.
     #[must_use]
     pub fn max_pixels(mut self, pixels: u64) -> Self {
         self.max_pixels = pixels;
         self
     }
 
-    /// Whether images are turned and mirrored as their EXIF orientation says, which cameras and phones write; height
-    /// and width are those after the turn. On by default; off, pixels are as they are stored, as torchvision's
-    /// `ImageFolder` has them.
+    /// Sets whether images are turned and mirrored according to their EXIF orientation, which cameras and phones write.
+    /// Height and width are those after the turn. On by default. If off, pixels are as stored, as in torchvision's
+    /// `ImageFolder`.
     #[must_use]
     pub fn exif_orientation(mut self, honour: bool) -> Self {
         self.exif_orientation = honour;
         self
     }
 
-    /// What decoding the image in these bytes takes of memory, by its header; `None` for one that will be refused
-    /// before anything is decoded.
+    /// The memory that decoding this file takes, by its header. `None` if the image will be refused before it is
+    /// decoded.
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
         let header = self.header(bytes).ok()?;
         let channels = self.channels() as u64;
-        // The decoder's output is converted to eight bits and the channels wanted, then resized (by rows first, by
-        // columns then), then spread to planes of f32.
+        // The decoder's output is converted to eight bits and the requested channels, then resized (first within rows,
+        // then within columns), then spread to planes of f32.
         let converted = header.pixels().saturating_mul(channels);
         let (height, width) = self.size.unwrap_or((header.height, header.width));
         let values = (u64::from(height) * u64::from(width)).saturating_mul(channels);
@@ -115,11 +124,10 @@ impl ImageFolder {
         Some(ImageMemory { item_bytes, peak_bytes: peak_bytes.into_iter().max().unwrap_or_default() })
     }
 
-    /// How the stored image is to be turned.
+    /// The EXIF orientation, if it is to be applied.
     fn orientation(&self, header: &ImageHeader, bytes: &[u8]) -> Orientation {
-        let exif = header.exif.filter(|_| self.exif_orientation);
-        exif.and_then(|(at, length)| Orientation::from_exif_chunk(bytes.get(at..at + length)?))
-            .unwrap_or(Orientation::NoTransforms)
+        let exif = header.exif.clone().filter(|_| self.exif_orientation);
+        exif.and_then(|range| Orientation::from_exif_chunk(bytes.get(range)?)).unwrap_or(Orientation::NoTransforms)
     }
 
     /// Height and width that the image is resized to before it is turned.
@@ -131,7 +139,7 @@ impl ImageFolder {
         }
     }
 
-    /// The header of an image that is small enough to be decoded.
+    /// The header of an image that may be decoded.
     fn header(&self, bytes: &[u8]) -> anyhow::Result<ImageHeader> {
         let header = ImageHeader::read(bytes)?;
         if header.pixels() > self.max_pixels {
@@ -154,21 +162,22 @@ impl ImageFolder {
         self
     }
 
-    /// One channel of luminance instead of three of colour.
+    /// Decodes to one channel of luminance instead of three of colour.
     #[must_use]
     pub fn grayscale(mut self) -> Self {
         self.grayscale = true;
         self
     }
 
-    /// Maps each channel's value `v` to `(v - mean) / std`. As many values as there are channels; a decode fails
-    /// otherwise.
+    /// Maps each channel's value `v` to `(v - mean) / std`. There must be one mean and one deviation for each channel;
+    /// otherwise decoding fails.
     #[must_use]
     pub fn normalize(mut self, mean: &[f32], std: &[f32]) -> Self {
-        // Lengths that differ are kept as they are, to be told of with an object's name by `decode`.
-        let scale = std.iter().copied().chain(std::iter::repeat(f32::NAN));
-        self.normal = mean.iter().copied().zip(scale.map(f32::recip)).collect();
-        self.normal.extend(std.iter().skip(mean.len()).map(|_| (f32::NAN, f32::NAN)));
+        // Lengths that differ are kept, so that `decode` can report them with an object's name.
+        let channels = mean.len().max(std.len());
+        let value = |values: &[f32], channel: usize| values.get(channel).copied().unwrap_or(f32::NAN);
+        let channel = |channel| ChannelNormalization { mean: value(mean, channel), scale: value(std, channel).recip() };
+        self.normalization = (0..channels).map(channel).collect();
         self
     }
 
@@ -203,8 +212,9 @@ impl Decode for ImageFolder {
             );
         };
         let channels = self.channels();
-        if !self.normal.is_empty()
-            && (self.normal.len() != channels || self.normal.iter().any(|(mean, scale)| !(mean * scale).is_finite()))
+        let is_usable = |channel: &ChannelNormalization| (channel.mean * channel.scale).is_finite();
+        if !self.normalization.is_empty()
+            && (self.normalization.len() != channels || !self.normalization.iter().all(is_usable))
         {
             bail!("normalize() wants {channels} means and as many standard deviations, none of them 0");
         }
@@ -218,11 +228,12 @@ impl Decode for ImageFolder {
         let image = match &header.format {
             ImageFormat::Jpeg(jpeg) => jpeg::decode(sample.bytes(), jpeg)?,
             ImageFormat::Png { missing_end: None } => decode_png(sample.bytes(), &header)?,
-            // The decoder insists on the end chunk, without which no pixel is missing.
+            // The decoder requires the end chunk, although no pixel is missing without it.
             ImageFormat::Png { missing_end: Some(at) } => {
                 decode_png(&[&sample.bytes()[..*at], PNG_END].concat(), &header)?
             }
         };
+
         drop(sample);
         let image = self.to_channels(image);
         let (source_height, source_width) = (image.height(), image.width());
@@ -277,12 +288,13 @@ impl ImageFolder {
         Ok(target.into_vec())
     }
 
-    /// Interleaved bytes to planes of floats, turned.
+    /// Converts interleaved bytes to planes of floats, and applies the orientation.
     fn planes(&self, bytes: &[u8], [channels, height, width]: [usize; 3], orientation: Orientation) -> Vec<f32> {
         let plane = height * width;
         let mut pixels = Vec::with_capacity(channels * plane);
         for channel in 0..channels {
-            let (mean, scale) = self.normal.get(channel).copied().unwrap_or((0.0, 1.0));
+            let identity = ChannelNormalization { mean: 0.0, scale: 1.0 };
+            let ChannelNormalization { mean, scale } = self.normalization.get(channel).copied().unwrap_or(identity);
             let (factor, offset) = (scale / 255.0, -mean * scale);
             let value = |&byte: &u8| f32::from(byte) * factor + offset;
             if orientation == Orientation::NoTransforms {
@@ -301,7 +313,7 @@ impl ImageFolder {
     }
 }
 
-/// Whether the turn makes rows of columns.
+/// Whether the orientation swaps rows and columns.
 fn swaps_sides(orientation: Orientation) -> bool {
     matches!(
         orientation,
@@ -309,7 +321,7 @@ fn swaps_sides(orientation: Orientation) -> bool {
     )
 }
 
-/// Row and column of a stored image of `height` by `width` pixels that a row and column of the turned one shows.
+/// Row and column in the stored image of `height` by `width` pixels for a row and column of the turned image.
 fn stored_position(orientation: Orientation, row: usize, column: usize, height: usize, width: usize) -> (usize, usize) {
     match orientation {
         Orientation::NoTransforms => (row, column),
@@ -327,8 +339,8 @@ fn stored_position(orientation: Orientation, row: usize, column: usize, height: 
 const PNG_END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
 
 fn decode_png(bytes: &[u8], header: &ImageHeader) -> anyhow::Result<DynamicImage> {
-    // Bounds what the decoder holds of chunks that aren't pixels, above all of a compressed colour profile: one that is
-    // larger is passed over. The file's chunks and a few rows always fit.
+    // The limit on what the decoder holds of chunks that aren't pixels, above all of a compressed colour profile: a
+    // larger profile is skipped. The file's chunks and a few rows always fit.
     const PROFILE_BYTES: u64 = 64 << 10;
     let row = u64::from(header.width) * 8;
     let mut limits = Limits::no_limits();
@@ -344,23 +356,23 @@ fn decode_png(bytes: &[u8], header: &ImageHeader) -> anyhow::Result<DynamicImage
     )
 }
 
-/// Images of one size, stacked, and their labels.
+/// Stacked images of one size, and their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Images {
     /// Image after image, each plane after plane, row after row.
     pub pixels: Vec<f32>,
-    /// Images, channels, height, width: NCHW.
+    /// Number of images, channels, height, width: NCHW.
     pub shape: [usize; 4],
     /// One for each image: index in [`Manifest::labels`](crate::Manifest::labels).
     pub labels: Vec<i64>,
 }
 
-/// Stacks images into one array.
+/// A [`Collate`] that stacks images into one array.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StackImages;
 
-/// Bytes from which on an image is given back to the system as soon as it is copied into the batch. The allocator keeps
-/// smaller ones for images to come: this is the largest value that glibc's threshold for its own maps takes.
+/// From this size on, an image is returned to the system as soon as it is copied into the batch. The allocator keeps
+/// smaller ones for later images: this is the largest value of glibc's threshold for separate maps.
 const RETURNED_BYTES: u64 = 32 << 20;
 
 impl Collate<Image> for StackImages {
@@ -374,7 +386,7 @@ impl Collate<Image> for StackImages {
         let Some(Image { mut pixels, shape: [channels, height, width], name, .. }) = images.next() else {
             return Ok(Images { pixels: Vec::new(), shape: [0; 4], labels });
         };
-        // The first image becomes the batch, and each other one is gone once it is copied.
+        // The first image becomes the batch, and each other image is dropped once it is copied.
         pixels.reserve_exact(values - pixels.len());
         for image in images {
             let [other_channels, other_height, other_width] = image.shape;
@@ -390,7 +402,7 @@ impl Collate<Image> for StackImages {
     }
 
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
-        // One image is there twice while it is copied, of two images or more.
+        // If there are two images or more, the one that is being copied exists twice.
         if item_bytes < RETURNED_BYTES { item_bytes } else { item_bytes.div_ceil(2) }
     }
 }

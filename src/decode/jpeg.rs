@@ -1,9 +1,9 @@
-//! JPEG to pixels, or an error where pixels are missing.
+//! Decodes JPEG files, and fails if pixels are missing.
 //!
-//! Both decoders fill up with zeros what a file that is cut short doesn't have, and return grey areas or blurred pixels
-//! without an error. In a JPEG no code of the entropy coding consists of ones only. So what is decoded is the file up
-//! to the end of its last scan, then a few bytes of ones, then an end marker: whoever needs more bits than the file has
-//! finds an invalid code, and fails.
+//! For a file that is cut short, both decoders fill in zeros, and return grey areas or blurred pixels without an error.
+//! In a JPEG no code of the entropy coding consists of ones only. So the file is decoded up to the end of its last
+//! scan, followed by a few bytes of ones and an end marker: a decoder that needs more bits than the file has finds an
+//! invalid code, and fails.
 
 use anyhow::{Context, anyhow, bail};
 use image::{DynamicImage, GrayImage, RgbImage};
@@ -17,13 +17,13 @@ use super::jpeg_scans::JpegScans;
 /// Eight bytes of ones, each followed by the zero that marks it as data. The longest code has 16 bits.
 const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
 
-/// As many bits of zeros.
+/// As many bytes of zeros as `ONES` has data bytes.
 const ZEROS: [u8; 8] = [0; 8];
 
 const END_MARKER: [u8; 2] = [0xff, 0xd9];
 
-/// Zeros at the end of a file without an end marker that are no data but the rest of a file that was reserved and never
-/// written. Data of a scan hold no such run.
+/// A run of zeros at the end of a file without an end marker is space that was reserved and never written. The data of
+/// a scan hold no such run.
 const UNWRITTEN_ZEROS: [u8; 16] = [0; 16];
 
 /// Decodes a whole JPEG file with this header.
@@ -57,8 +57,8 @@ fn decode_whole(bytes: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyh
     if scans.has_end_marker || header.process != 2 {
         return Ok(image);
     }
-    // Refinement scans have bits outside of codes, and the last scan of a progressive file may end in these: ones and
-    // zeros in their place make two images. Only one of them is in memory at a time.
+    // Refinement scans have bits outside of codes, and the last scan of a progressive file may end in those. Then ones
+    // and zeros in their place make two different images. Only one of the images is in memory at a time.
     let checksum = crc32c::crc32c(image.as_bytes());
     drop(image);
     let image = decode_data(data, &ZEROS, header, decoder)?;
@@ -88,7 +88,7 @@ fn zune(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .jpeg_set_out_colorspace(colors)
-        // The format's own limits; `ImageFolder::max_pixels` is looked at before.
+        // The format's own limits. `ImageFolder::max_pixels` was checked before.
         .set_max_width(u16::MAX.into())
         .set_max_height(u16::MAX.into());
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(file), options);
@@ -101,7 +101,7 @@ fn plain(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {
     if header.components.len() < 4 {
         return Ok(pixels);
     }
-    // Its CMYK is the amount of ink: (255 - c) * (255 - k) / 255, rounded, is what Pillow makes of it.
+    // The decoder's CMYK is the amount of ink. Pillow converts it to (255 - c) * (255 - k) / 255, rounded.
     let light = |ink: u8, black: u8| {
         let product = u32::from(255 - ink) * u32::from(255 - black) + 128;
         ((product + (product >> 8)) >> 8) as u8

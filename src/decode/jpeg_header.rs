@@ -1,8 +1,10 @@
-//! What a JPEG file's frame and first scan header say.
+//! The frame header and the first scan header of a JPEG file.
+
+use std::ops::Range;
 
 use anyhow::{Context, bail};
 
-/// The frame header (SOF) and what else decides how a JPEG is decoded.
+/// The frame header (SOF), and the other facts that decide how a JPEG is decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JpegHeader {
     /// Samples in a line: 1 to 65,535.
@@ -19,13 +21,13 @@ pub(crate) struct JpegHeader {
     pub(crate) first_scan_components: u8,
     /// The colour transform of the Adobe segment: 0 none, 1 YCbCr, 2 YCCK.
     pub(crate) adobe_transform: Option<u8>,
-    /// Where the first scan's marker stands: offset in the file.
+    /// Offset in the file of the first scan's marker.
     pub(crate) first_scan: usize,
     /// Units (MCUs) between two restart markers of the first scan; 0 without restart markers.
     pub(crate) restart_interval: u16,
 }
 
-/// The decoders there are. `tests/jpegs.rs` holds each to libjpeg-turbo in what it is trusted with.
+/// The decoders. `tests/jpegs.rs` compares each with libjpeg-turbo for the files that it is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JpegDecoder {
     /// zune-jpeg: fast, and right for the forms that nearly all files have.
@@ -45,8 +47,8 @@ pub(crate) struct JpegComponent {
     pub(crate) vertical: u8,
 }
 
-/// Where a file's EXIF data stand: the first byte of their TIFF structure, and how many there are.
-type ExifRange = Option<(usize, usize)>;
+/// Where in a file the TIFF structure of the EXIF tags is.
+type ExifRange = Option<Range<usize>>;
 
 impl JpegHeader {
     /// Reads the segments up to the first scan.
@@ -57,7 +59,7 @@ impl JpegHeader {
         segments(bytes).context("it is a JPEG image with damaged headers; upload it again, or leave it out")
     }
 
-    /// Whether coefficients of the whole image are held until the last scan.
+    /// Whether the coefficients of the whole image are held until the last scan.
     pub(crate) fn holds_all_coefficients(&self) -> bool {
         matches!(self.process, 2 | 6 | 10 | 14) || usize::from(self.first_scan_components) < self.components.len()
     }
@@ -138,7 +140,7 @@ impl JpegHeader {
         }
     }
 
-    /// Bytes that the decoder holds beside its output, at most, without tables of constant size.
+    /// Bytes that the decoder holds in addition to its output, at most, without tables of constant size.
     pub(crate) fn scratch_bytes(&self) -> u64 {
         let (most_horizontal, most_vertical) = self.most_factors();
         let units_across = u64::from(self.width).div_ceil(8 * most_horizontal);
@@ -157,7 +159,8 @@ impl JpegHeader {
             }
             _ => 0,
         };
-        // Of each component the stripe under way as decoded and as upsampled, and what the next stripe needs of it.
+        // Of each component, the current stripe as decoded and as upsampled, and the part of it that the next stripe
+        // needs.
         coefficients + planes + stripe * self.components.len() as u64 * 3
     }
 }
@@ -169,7 +172,7 @@ fn segments(bytes: &[u8]) -> anyhow::Result<(JpegHeader, ExifRange)> {
     let mut restart_interval = 0;
     let mut at = 2;
     loop {
-        // Markers may be preceded by any number of fill bytes; libjpeg also passes over other bytes in between.
+        // Markers may be preceded by any number of fill bytes; libjpeg also skips other bytes in between.
         while *bytes.get(at).context("the file ends before its first scan")? != 0xff {
             at += 1;
         }
@@ -200,7 +203,7 @@ fn segments(bytes: &[u8]) -> anyhow::Result<(JpegHeader, ExifRange)> {
                 frame = Some(frame_header(marker & 15, data)?);
             }
             0xf7 => frame = Some(frame_header(55, data)?),
-            0xe1 if exif.is_none() && data.starts_with(b"Exif\0\0") => exif = Some((at + 8, length - 8)),
+            0xe1 if exif.is_none() && data.starts_with(b"Exif\0\0") => exif = Some(at + 8..at + length),
             0xee if data.starts_with(b"Adobe") => adobe_transform = data.get(11).copied(),
             0xdd => restart_interval = u16::from_be_bytes([*data.first().unwrap_or(&0), *data.get(1).unwrap_or(&0)]),
             0xda => {
@@ -271,7 +274,7 @@ pub(super) mod tests {
         let (header, exif) = JpegHeader::read(&file(0, &[[1, 0x21, 0], [2, 0x11, 0], [3, 0x11, 0]], 3)).unwrap();
         assert_eq!((header.width, header.height, header.process, header.precision), (100, 60, 0, 8));
         assert_eq!(header.components[0], JpegComponent { id: 1, horizontal: 2, vertical: 1 });
-        assert_eq!((header.components.len(), header.first_scan_components, exif), (3, 3, Some((12, 8))));
+        assert_eq!((header.components.len(), header.first_scan_components, exif), (3, 3, Some(12..20)));
     }
 
     #[test]
@@ -285,7 +288,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn headers_that_are_not_whole() {
+    fn damaged_headers() {
         let whole = file(0, &[[1, 0x11, 0]], 1);
         for (bytes, wanted) in [
             (&whole[..10], "is not whole"),

@@ -1,5 +1,5 @@
-//! The scans of a JPEG file, walked from marker to marker without decoding them: where they end, and whether all of
-//! them are there.
+//! The scans of a JPEG file, found from marker to marker without decoding them: where they end, and whether all of them
+//! are there.
 
 use anyhow::bail;
 
@@ -8,7 +8,7 @@ use super::jpeg_header::JpegHeader;
 /// Summary of the scans in a JPEG file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct JpegScans {
-    /// Where the last scan's data end; what follows, up to the end marker, is of no use.
+    /// End of the last scan's data. The bytes from there to the end marker are ignored.
     pub(super) end: usize,
     /// Whether the file has its end marker.
     pub(super) has_end_marker: bool,
@@ -35,7 +35,7 @@ impl JpegScans {
         let mut restart_interval = u64::from(header.restart_interval);
         let (mut count, mut has_end_marker) = (0, false);
         let mut at = header.first_scan;
-        // End of the last scan's data. Segments after it that no scan follows are ignored.
+        // End of the last scan's data. Segments that no scan follows are ignored.
         let mut end = at;
         while let Some((marker, segment)) = next_marker(bytes, at) {
             if marker == 0xd9 {
@@ -80,7 +80,7 @@ fn note_scan(data: &[u8], header: &JpegHeader, missing: &mut MissingBits) -> any
             bail!("a scan is of component {id}, which the frame header doesn't name");
         };
         indices.push(index);
-        // Only progressive scans choose coefficients and bits; others bring all, whatever a careless encoder writes
+        // Only progressive scans select coefficients and bits. Others have all, whatever a careless encoder writes
         // here.
         let (coefficients, left_out) = match header.process {
             2 => (usize::from(first)..=usize::from(last), approximation & 15),
@@ -93,7 +93,7 @@ fn note_scan(data: &[u8], header: &JpegHeader, missing: &mut MissingBits) -> any
     Ok(indices)
 }
 
-/// The next marker from `at` on that has a meaning outside of a scan, and where its segment begins.
+/// The next marker from `at` on that has a meaning outside of a scan, and the offset of its segment.
 fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     loop {
         at += bytes.get(at..)?.iter().position(|&byte| byte == 0xff)?;
@@ -106,14 +106,14 @@ fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     }
 }
 
-/// What stands in the segment whose length begins at `at`.
+/// The data of the segment whose length field is at `at`.
 fn segment_data(bytes: &[u8], at: usize) -> Option<&[u8]> {
     let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     bytes.get(at + 2..at + length)
 }
 
-/// Moves `at` from a scan's data to the marker behind them, or to the end of the file; returns the restart markers on
-/// that way.
+/// Moves `at` from the start of a scan's data to the marker after them, or to the end of the file. Returns the number
+/// of restart markers in between.
 fn skip_entropy_coded(bytes: &[u8], at: &mut usize) -> u64 {
     let mut restarts = 0;
     loop {
@@ -139,9 +139,9 @@ fn skip_entropy_coded(bytes: &[u8], at: &mut usize) -> u64 {
     }
 }
 
-/// Position of the first byte 0xff, many bytes at a time: scans are nearly all of a file.
+/// Position of the first byte 0xff. Searches many bytes at a time, since scans are nearly all of a file.
 fn find_ff(bytes: &[u8]) -> Option<usize> {
-    // The standard library's fast search for a byte stands behind this call. Reading a slice never fails.
+    // This call uses the standard library's fast search for a byte. Reading a slice never fails.
     let passed = std::io::BufRead::skip_until(&mut &*bytes, 0xff).ok()?;
     let found = passed.checked_sub(1)?;
     (bytes[found] == 0xff).then_some(found)
@@ -169,20 +169,20 @@ mod tests {
 
     #[test]
     fn a_progressive_file_cut_between_two_scans_is_not_complete() {
-        // As file() leaves it: one scan of all coefficients with no bit left out.
+        // The file from file(): one scan of all coefficients and all bits.
         let mut bytes = file(2, &[[1, 0x11, 0]], 1);
         let last = bytes.len() - 1;
         assert!(read(&bytes).unwrap().are_complete);
         bytes[last] = 1;
         assert!(!read(&bytes).unwrap().are_complete);
-        // The second scan brings that bit.
+        // The second scan has that bit.
         bytes.extend([5, 0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0x10, 5]);
         let scans = read(&bytes).unwrap();
         assert!(scans.are_complete && scans.count == 2 && scans.end == bytes.len());
     }
 
     #[test]
-    fn what_the_file_says_is_there_and_is_not() {
+    fn scans_and_intervals_that_are_missing() {
         let mut bytes = file(0, &[[1, 0x11, 0], [2, 0x11, 0]], 1);
         bytes.extend([5, 0xff, 0xd9]);
         assert!(read(&bytes).unwrap_err().to_string().contains("component 2 of 2 has no scan"));

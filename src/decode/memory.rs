@@ -1,4 +1,4 @@
-//! Memory that items take, where their type says.
+//! The memory that items take, by their types.
 
 use std::any::{Any, TypeId};
 
@@ -6,18 +6,18 @@ use bytes::Bytes;
 
 use crate::read::RawSample;
 
-/// What the type of an item says of the memory that it takes.
+/// How the memory that an item takes is known from its type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ItemSize {
-    /// The object's own bytes and no more.
+    /// The item takes the object's own bytes and no more.
     Bytes,
-    /// So many bytes, whatever its value.
+    /// The item takes this many bytes, whatever its value.
     Fixed(u64),
-    /// Its value says.
+    /// The function measures an item.
     Measured(fn(&dyn Any) -> u64),
 }
 
-/// The size of items of type `T`, if it is one of those that are known.
+/// How the memory of items of type `T` is known; `None` for other types.
 pub(crate) fn item_size<T: Any>() -> Option<ItemSize> {
     let of = TypeId::of::<T>();
     if of == TypeId::of::<RawSample>() || of == TypeId::of::<Bytes>() {
@@ -58,7 +58,7 @@ fn fixed<T: Any>(of: TypeId) -> Option<ItemSize> {
     (of == TypeId::of::<T>()).then_some(ItemSize::Fixed(size_of::<T>() as u64))
 }
 
-/// A `Vec` of numbers, alone or with a label.
+/// A `Vec` of numbers, alone or in a pair with a label.
 fn values<N: Any>(of: TypeId) -> Option<Measure> {
     alone::<N>(of)
         .or_else(|| labelled::<N, u8>(of))
@@ -97,8 +97,8 @@ fn image(of: TypeId) -> Option<Measure> {
         .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| vec_bytes(&image.pixels)))
 }
 
-/// Working memory that a closure which makes a `T` of this object takes, as far as is known: where it makes an image, that
-/// of decoding the object to RGB, since how the closure resizes isn't known.
+/// Working memory of a closure that makes a `T` of this object, as far as is known. If it makes an image, this is the
+/// memory that decoding the object to RGB takes; how the closure resizes is unknown.
 #[cfg_attr(
     not(feature = "image"),
     expect(clippy::extra_unused_type_parameters, reason = "only images have working memory that is known")
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_size_of_items_is_known_by_their_type() {
+    fn the_size_of_items_is_known_from_their_type() {
         struct Own;
         assert!(item_size::<Own>().is_none());
         assert!(matches!(item_size::<RawSample>(), Some(ItemSize::Bytes)));

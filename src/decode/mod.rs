@@ -1,4 +1,4 @@
-//! From stored bytes to the user's type.
+//! Decoders: from stored bytes to the user's type.
 
 #[cfg(feature = "image")]
 mod header;
@@ -19,11 +19,11 @@ use crate::read::RawSample;
 pub use image::{Image, ImageFolder, Images, StackImages};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
 
-/// Turns one object's bytes into one training sample. Runs on the decode threads, several at once, unless it
-/// [is light](Self::is_light).
+/// Decodes one object's bytes into one training sample. Runs on the decode threads, several at once, unless it [is
+/// light](Self::is_light).
 ///
-/// Any `Fn(RawSample) -> anyhow::Result<T>` is one. What it returns as an error, and what it panics with, reaches the
-/// training loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the object.
+/// Any `Fn(RawSample) -> anyhow::Result<T>` is a decoder. An error that it returns, and a panic, reach the training
+/// loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the object.
 ///
 /// ```
 /// use dataflux::RawSample;
@@ -35,50 +35,50 @@ pub(crate) use memory::{ItemSize, item_size, scratch_of};
 /// # check(words);
 /// ```
 pub trait Decode: Send + Sync + 'static {
-    /// The sample.
+    /// Type of a decoded sample.
     type Item: Send + 'static;
-    /// How samples become a batch, unless the loader is told otherwise.
+    /// How samples are collated, unless the loader is given another collator.
     type Collate: Collate<Self::Item>;
 
     /// Decodes one object.
     ///
     /// # Errors
-    /// Whatever is wrong with the bytes; the object need not be named.
+    /// The bytes can't be decoded. The error need not name the object.
     fn decode(&self, sample: RawSample) -> anyhow::Result<Self::Item>;
 
-    /// The usual way from samples to a batch.
+    /// The default collator.
     fn collate(&self) -> Self::Collate;
 
-    /// When the memory that an item takes is known. The memory budget counts by it.
+    /// When the memory that an item takes is known, for the memory budget.
     fn item_memory(&self) -> ItemMemory {
         ItemMemory::FromSize
     }
 
-    /// Bytes of memory that an item takes when made of an object of `size` bytes, and twice that where collating copies
-    /// it; `None` if it keeps hold of the object's own bytes and no more. Called where
+    /// Bytes of memory that an item takes when it is made of an object of `size` bytes, and twice that if collating
+    /// copies it; `None` if the item holds the object's own bytes and no more. Called if
     /// [`item_memory`](Self::item_memory) is [`FromSize`](ItemMemory::FromSize).
     fn item_bytes(&self, size: u64) -> Option<u64> {
         let _ = size;
         None
     }
 
-    /// Memory that decoding this object takes, by the headers in its bytes; `None` where they don't say, because
-    /// they are damaged, say. Called before [`decode`](Self::decode) where [`item_memory`](Self::item_memory) is
-    /// [`FromBytes`](ItemMemory::FromBytes); takes microseconds.
+    /// Memory that decoding this object takes, by the headers in its bytes; `None` if they don't say, for example
+    /// because they are damaged. Called before [`decode`](Self::decode) if [`item_memory`](Self::item_memory) is
+    /// [`FromBytes`](ItemMemory::FromBytes). It should take microseconds.
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let _ = sample;
         None
     }
 
-    /// Whether it decodes images, so that a data set it is [given to](crate::DatafluxDataset::decode) leaves out
-    /// whatever is no image by its name, as [`Filter::images`](crate::list::Filter::images) does. A closure decodes
-    /// whatever there is.
+    /// Whether this decodes images, so that a data set that it is [given to](crate::DatafluxDataset::decode) leaves out
+    /// objects that are no images by their names, as [`Filter::images`](crate::list::Filter::images) does. A closure
+    /// decodes all objects.
     fn wants_images(&self) -> bool {
         false
     }
 
-    /// Whether decoding takes a microsecond or so and never waits for anything. Then it is done where the bytes come in,
-    /// since to hand a sample to another thread takes longer than that.
+    /// Whether decoding takes about a microsecond and never waits. If so, it runs on the thread that receives the
+    /// bytes, since handing a sample to another thread takes longer than that.
     fn is_light(&self) -> bool {
         false
     }
@@ -105,33 +105,33 @@ where
     }
 }
 
-/// When the memory that an item takes is known.
+/// When the memory that an item takes is known, for the memory budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ItemMemory {
-    /// Before its object is read: [`Decode::item_bytes`] says it.
+    /// Before its object is read: [`Decode::item_bytes`] returns it.
     #[default]
     FromSize,
-    /// When its object is read and before it is decoded: [`Decode::decode_memory`] says it.
+    /// After its object is read and before it is decoded: [`Decode::decode_memory`] returns it.
     FromBytes,
-    /// Not before it is there, as with closures. What items to come take is estimated from those that are finished, if
-    /// they are of a type whose size is known: an [`Image`], a `Vec` of `f32`, `f64` or integers of fixed width, a
-    /// `String`, or such a `Vec` with a label (a pair). For other types state it by
-    /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes); otherwise a loader only bounds how many
-    /// samples are decoded ahead of the training loop: about four batches.
+    /// Only after it is decoded, as with closures. The memory of later items is estimated from finished ones, if their
+    /// type is one whose size is known: an [`Image`], a `Vec` of `f32`, `f64` or integers of fixed width, a `String`,
+    /// or such a `Vec` in a pair with a label. For other types, state it with
+    /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes); otherwise the loader only limits how many
+    /// samples are decoded ahead of the training loop, to about four batches.
     FromItems,
 }
 
 /// Memory that decoding one object takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DecodeMemory {
-    /// The item.
+    /// The decoded item.
     pub item: u64,
-    /// Buffers that the decoder holds beside the item while it works, at their peak.
+    /// Buffers that the decoder holds in addition to the item while it works, at their peak.
     pub scratch: u64,
 }
 
-/// No decoding: samples are the stored bytes.
+/// A decoder that decodes nothing: samples are the stored bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Raw;
 

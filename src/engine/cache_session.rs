@@ -130,7 +130,7 @@ impl CacheSession {
     pub(crate) fn read(&self, hits: &[CacheHit], buffers: &Arc<Buffers>) -> Vec<Option<Bytes>> {
         let requests = hits.iter().filter_map(|CacheHit { entry, location }| {
             let (key, crc32c) = self.key(entry)?;
-            Some(CacheRequest { key, place: *location, size: entry.size, crc32c })
+            Some(CacheRequest { key, location: *location, size: entry.size, crc32c })
         });
         let requests: Vec<_> = requests.collect();
         let size = requests.iter().map(CacheRequest::bytes).sum();
@@ -139,7 +139,7 @@ impl CacheSession {
         let bytes: Bytes = buffer.freeze();
         let found = ranges.into_iter().map(|range| {
             let range = range?;
-            self.counts.hit(range.len() as u64);
+            self.counts.add_hit(range.len() as u64);
             Some(bytes.slice(range))
         });
         found.collect()
@@ -148,7 +148,7 @@ impl CacheSession {
     /// Adds a sample that was read from elsewhere.
     pub(crate) fn put(&self, sample: &RawSample) {
         if sample.entry().size > 0 {
-            self.counts.miss();
+            self.counts.add_miss();
         }
         if let Some((key, crc32c)) = self.key(sample.entry()) {
             self.cache.put(&key, crc32c, sample.bytes(), &self.counts);
@@ -175,11 +175,11 @@ impl CacheSession {
 
     /// A time that changes whenever this reader writes something or gives up claims. Asks the file system.
     pub(crate) fn last_sign_of(&self, reader: u64) -> Option<SystemTime> {
-        self.cache.mark(reader)
+        self.cache.last_progress(reader)
     }
 
     /// Ignores the claims of this reader for a minute, because it was waited for in vain.
     pub(crate) fn ignore_claims_of(&self, reader: u64) {
-        self.cache.pass_by(reader);
+        self.cache.ignore_claims_of(reader);
     }
 }

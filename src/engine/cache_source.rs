@@ -265,11 +265,11 @@ impl CacheSource {
 
             let decisions: BTreeMap<u64, WaitDecision> =
                 signs.into_iter().map(|(reader, sign)| (reader, waits.judge(reader, sign, began.elapsed()))).collect();
-            for (reader, _) in decisions.iter().filter(|(_, decision)| **decision == WaitDecision::InVain) {
+            for (reader, _) in decisions.iter().filter(|(_, decision)| **decision == WaitDecision::GiveUpProcess) {
                 self.session.ignore_claims_of(*reader);
             }
             let (late, rest): (Vec<_>, Vec<_>) =
-                rest.into_iter().partition(|awaited| decisions[&awaited.reader] != WaitDecision::On);
+                rest.into_iter().partition(|awaited| decisions[&awaited.reader] != WaitDecision::Continue);
             own.extend(Division::own(late.into_iter().map(|awaited| awaited.slice)));
             self.read_from_bucket(own, number, &delivery).await;
             awaited = rest;

@@ -120,7 +120,7 @@ impl EpochSeries {
         let audit = self.audit.as_ref().map(|log| {
             let (rank, world_size) = (self.sharding.rank(), self.sharding.world_size());
             let step = self.sharding.batch_count(state.position, 0);
-            log.epoch(&manifest, (rank, world_size), step, with_digest(&state, &manifest))
+            log.epoch(&manifest, rank, world_size, step, with_digest(&state, &manifest))
         });
         let mut running = RunningEpoch::new(EpochParts {
             arrivals: Arrivals::new(receiver, Arc::clone(&status), await_sender, rung),

@@ -218,7 +218,7 @@ fn plan_reads(
         Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
         Some(Affordable::Cheapest | Affordable::All) | None => settings.strategy,
     };
-    CostEstimator { strategy, ..estimator }.warn(&source.told.dollars);
+    CostEstimator { strategy, ..estimator }.warn(&source.notices.cost);
 
     let planner = Planner::new(Arc::clone(manifest), strategy, max_composed, bucket).with_prices(prices);
     if affordable == Some(Affordable::Cheapest) {

@@ -125,7 +125,7 @@ impl Settings {
         let manifest = &source.manifest;
         let Some(expected) = &self.manifest_digest else {
             let may_differ = sharding.world_size() > 1 && manifest.is_listed();
-            if may_differ && !source.told.ranks.swap(true, Ordering::Relaxed) {
+            if may_differ && !source.notices.ranks.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     prefix = %manifest.prefix(),
                     ranks = sharding.world_size(),

@@ -1,4 +1,4 @@
-//! What a run records about itself: the audit log of the batches that were delivered.
+//! Records of a run: the audit log of the batches that were delivered.
 
 pub(crate) mod audit;
 

@@ -1,4 +1,4 @@
-//! Groups to payloads: composed and direct reads, and the temporary objects of the former.
+//! Reads groups: object by object or through a temporary composed object.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -8,10 +8,12 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::ranged::{Download, Lanes};
-use super::{Clients, RangeSettings};
+use super::clients::Clients;
+use super::ranged::{Download, Lanes, RangeSettings};
 use crate::budget::Budget;
-use crate::compose::{ComposePermission, LoaderTemporaries, ReadStep, StepObserver, Temporary, TemporaryRun};
+use crate::compose::{
+    ComposeOutcome, ComposePermission, LoaderTemporaries, ReadStep, StepObserver, Temporary, TemporaryRun,
+};
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
@@ -19,41 +21,42 @@ use crate::pacing::{Ceilings, Throttles};
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
-/// What is left free of the memory budget by buffers that are kept for bodies to come: the read buffers of connections, which
-/// nobody counts, come on top. At most half of it.
-const NOT_KEPT: u64 = 128 << 20;
+
+/// Bytes of the memory budget that the buffers kept for later bodies leave free, but at most half of the budget. The
+/// read buffers of connections, which are not counted, come on top of the budget.
+const UNBUFFERED_BYTES: u64 = 128 << 20;
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
 pub struct GroupPayload {
-    /// What was asked for.
+    /// The group that was read.
     pub group: Group,
     /// The objects of the group's slices, in their order.
     pub entries: Vec<Entry>,
-    /// All its bytes.
+    /// All bytes of the group.
     pub bytes: Bytes,
-    /// CRC of the whole payload, where the server told it.
+    /// CRC32C of the whole payload, if the server sent it.
     pub crc32c: Option<u32>,
-    /// CRC of `bytes`, where it was computed: not where each slice is proved by its own.
+    /// CRC32C of `bytes`, if it was computed. It is not where each slice is proved by its own CRC.
     pub computed: Option<u32>,
 }
 
-/// In how many seconds the temporaries there are can be deleted, at the rate of writes now: where a bucket takes so few
-/// that this matters, reading directly costs less than what is left behind.
-const DELETION_SECONDS: f64 = 4.0;
+/// Composing stops while more temporaries exist than can be deleted in this many seconds at the current rate of writes.
+/// In a bucket that takes so few writes, reading directly costs less than temporaries that stay behind.
+const MAX_DELETION_SECONDS: f64 = 4.0;
 
 /// Reads groups of one data set.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fetcher {
     clients: Clients,
-    /// What bodies are put into, and samples of a cache.
+    /// Buffers for bodies, and for samples of the cache.
     buffers: Arc<Buffers>,
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<TemporaryRun>,
     throttles: Arc<Throttles>,
     /// What is added to the numbers of this epoch's groups.
-    first: u64,
+    group_offset: u64,
     ranges: RangeSettings,
     compose: Arc<ComposePermission>,
     temporaries: Arc<LoaderTemporaries>,
@@ -69,10 +72,10 @@ impl Fetcher {
     ) -> Self {
         let temporaries = LoaderTemporaries::new();
         let compose = ComposePermission::new(Arc::clone(&manifest.prefix().bucket), bucket, &temporaries);
-        let first = throttles.now_serving();
+        let group_offset = throttles.now_serving();
         let (clients, ranges) = (Clients::of(client), RangeSettings::default());
         let (run, buffers) = (TemporaryRun::new(&temporaries), Arc::default());
-        Self { clients, buffers, manifest, io, run, throttles, first, ranges, compose, temporaries }
+        Self { clients, buffers, manifest, io, run, throttles, group_offset, ranges, compose, temporaries }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -81,46 +84,25 @@ impl Fetcher {
         self
     }
 
-    /// The same for epochs that follow each other, with buffers that are used again as long as they run: within `budget`, as
-    /// far as they are free. The numbers of their groups begin where the bucket's calls are now.
+    /// The same fetcher for consecutive epochs. It reuses buffers within the free part of `budget` while the epochs
+    /// run, and numbers their groups from where the bucket's calls are now.
     pub(crate) fn for_epochs(&self, budget: &Budget) -> Self {
-        let buffers = Buffers::new(budget.bytes() - NOT_KEPT.min(budget.bytes() / 2), budget.items());
+        let buffers = Buffers::new(budget.bytes() - UNBUFFERED_BYTES.min(budget.bytes() / 2), budget.items());
         let clients = self.clients.with_buffers(&buffers);
-        Self { clients, buffers, first: self.throttles.now_serving(), ..self.for_epoch() }
+        Self { clients, buffers, group_offset: self.throttles.now_serving(), ..self.for_epoch() }
     }
 
-    /// The same for one epoch, with temporaries and counts of its own.
+    /// The same fetcher for one epoch, with temporaries and counts of its own.
     pub(crate) fn for_epoch(&self) -> Self {
-        Self {
-            clients: self.clients.apart(),
-            buffers: Arc::clone(&self.buffers),
-            manifest: Arc::clone(&self.manifest),
-            io: Arc::clone(&self.io),
-            run: TemporaryRun::new(&self.temporaries),
-            throttles: Arc::clone(&self.throttles),
-            first: self.first,
-            ranges: self.ranges,
-            compose: Arc::clone(&self.compose),
-            temporaries: Arc::clone(&self.temporaries),
-        }
+        Self { clients: self.clients.apart(), run: TemporaryRun::new(&self.temporaries), ..self.clone() }
     }
 
-    /// The same for reads that repeat others which failed or brought wrong bytes; only the counts differ.
+    /// The same fetcher for reads that repeat failed ones or ones that brought wrong bytes. Only the counts differ.
     pub(crate) fn repeating(&self) -> Self {
-        Self {
-            clients: self.clients.repeating(),
-            buffers: Arc::clone(&self.buffers),
-            manifest: Arc::clone(&self.manifest),
-            io: Arc::clone(&self.io),
-            run: Arc::clone(&self.run),
-            throttles: Arc::clone(&self.throttles),
-            compose: Arc::clone(&self.compose),
-            temporaries: Arc::clone(&self.temporaries),
-            ..*self
-        }
+        Self { clients: self.clients.repeating(), ..self.clone() }
     }
 
-    /// What bodies are put into.
+    /// Buffers that bodies are read into.
     pub(crate) fn buffers(&self) -> &Arc<Buffers> {
         &self.buffers
     }
@@ -130,7 +112,7 @@ impl Fetcher {
         &self.run
     }
 
-    /// What this fetcher, or those that are for its epochs, asked of the service.
+    /// Clients that count the calls of this fetcher, and of those made from it for its epochs.
     pub(crate) fn clients(&self) -> &Clients {
         &self.clients
     }
@@ -139,98 +121,109 @@ impl Fetcher {
         &self.throttles
     }
 
-    /// What is known of how many calls the bucket takes.
+    /// How many calls the bucket takes, as far as is known.
     pub(crate) fn ceilings(&self) -> Ceilings {
         self.throttles.snapshot()
     }
 
-    /// Reads a group as planned, the one with the smallest `number` of those that wait before all others. A composed
-    /// read that fails may still be read object by object. Each step on the way is `told`.
+    /// Reads a group as planned. Waiting reads are let through in the order of their `group_number`, the smallest
+    /// first. The caller may still read a group directly if its composed read fails.
     ///
     /// # Cancel safety
-    /// Dropping the future hands a temporary that exists, or may come to exist, to the reaper.
-    pub(crate) async fn fetch(&self, group: Group, number: u64, told: StepObserver<'_>) -> Result<GroupPayload> {
-        let number = self.first.saturating_add(number);
+    /// Dropping the future starts the deletion of a temporary that exists or may come to exist.
+    pub(crate) async fn fetch(
+        &self,
+        group: Group,
+        group_number: u64,
+        on_step: StepObserver<'_>,
+    ) -> Result<GroupPayload> {
+        let group_number = self.group_offset.saturating_add(group_number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
         let read = match group.method {
-            // What the listing says of an empty object is all there is to prove.
+            // The listing alone proves that an object is empty.
             Method::Empty => {
                 return Ok(GroupPayload { group, entries, bytes: Bytes::new(), crc32c: None, computed: Some(0) });
             }
             Method::Direct => {
                 let client = self.clients.class(entries[0].storage_class);
-                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, number, told).await
+                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, group_number, on_step).await
             }
             Method::Ranged => {
-                // Each part waits for leave by itself.
-                told(ReadStep::Reading);
-                self.ranged(&entries[0], number).await
+                // Each part waits for a slot by itself.
+                on_step(ReadStep::Reading);
+                self.ranged(&entries[0], group_number).await
             }
-            Method::Composed => self.composed(&group, &entries, number, told).await,
+            Method::Composed => self.composed(&group, &entries, group_number, on_step).await,
         };
+
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         let computed = (group.method != Method::Composed).then_some(read.computed);
         Ok(GroupPayload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
     }
 
-    /// Reads a group by a temporary object, where composing works, and has `prove` look at what came: only what it
-    /// accepts counts as a success of composing. Ends when `given_up` does, which counts as a failure where the compose
-    /// was under way: the temporary, if there is one or will be, is deleted all the same.
+    /// Reads a group through a temporary object, and passes the payload to `prove`. Composing counts as successful only
+    /// if `prove` accepts the payload.
+    ///
+    /// The read ends when `given_up` does. That counts as a failure if the compose was under way, and the temporary is
+    /// deleted.
     ///
     /// # Errors
-    /// As for [`fetch`](Self::fetch), those of `prove`, and where nothing may be composed now or the read is given up.
+    /// Those of [`fetch`](Self::fetch) and of `prove`; composing is not permitted now; the read was given up.
     ///
     /// # Cancel safety
     /// As for [`fetch`](Self::fetch).
     pub(crate) async fn fetch_composed<T>(
         &self,
         group: Group,
-        number: u64,
-        told: StepObserver<'_>,
+        group_number: u64,
+        on_step: StepObserver<'_>,
         prove: impl FnOnce(GroupPayload) -> Result<T>,
         given_up: impl Future<Output = ()>,
     ) -> Result<T> {
         let mut given_up = pin!(given_up);
-        told(ReadStep::ComposeQueued);
-        let admission = unless(given_up.as_mut(), self.compose.admit()).await;
-        let admission = admission.map_err(|error| error.stage(Stage::Fetch))?;
-        // Those there are may wait for their reads in the order of the batches: the end of the process has no time for
-        // more.
-        if self.run.outstanding() as f64 > self.throttles.writes.per_second() * DELETION_SECONDS {
+        on_step(ReadStep::ComposeQueued);
+        let permit = or_given_up(given_up.as_mut(), self.compose.admit()).await;
+        let permit = permit.map_err(|error| error.stage(Stage::Fetch))?;
+
+        // Existing temporaries may be kept until their batches are due, and the end of the process has no time to
+        // delete more than this.
+        if self.run.outstanding() as f64 > self.throttles.writes.per_second() * MAX_DELETION_SECONDS {
             let message = "there are as many temporary objects as can be deleted in time";
             return Err(Error::new(ErrorKind::Unavailable, message).stage(Stage::Fetch));
         }
-        let begun = AtomicBool::new(false);
-        let told = |step| {
-            begun.fetch_or(step == ReadStep::Composing, Ordering::Relaxed);
-            told(step);
+
+        let is_started = AtomicBool::new(false);
+        let on_step = |step| {
+            is_started.fetch_or(step == ReadStep::Composing, Ordering::Relaxed);
+            on_step(step);
         };
-        let outcome = unless(given_up, self.fetch(group, number, &told)).await.and_then(prove);
-        self.compose.note(admission, outcome.as_ref().err(), begun.into_inner(), &self.run, &self.io);
+        let outcome = or_given_up(given_up, self.fetch(group, group_number, &on_step)).await.and_then(prove);
+        let noted = ComposeOutcome { error: outcome.as_ref().err(), is_started: is_started.into_inner() };
+        self.compose.note(permit, noted, &self.run, &self.io);
         outcome
     }
 
-    /// Whether composing is worth a try now.
+    /// Whether a compose may be tried now.
     pub(crate) fn may_compose(&self) -> bool {
         self.compose.may_compose()
     }
 
-    /// Whether that is no question any more: what is composed is known to be deletable.
+    /// Whether a compose may be tried now, and composed objects are known to be deletable.
     pub(crate) fn is_proven(&self) -> bool {
         self.may_compose() && self.compose.is_proven()
     }
 
-    /// Gives temporaries leases that last for all that may be done with them, for want of the right to renew any.
+    /// Gives temporaries leases that need no renewal, because the permission to renew is missing.
     pub(crate) fn never_renew(&self) {
         self.temporaries.never_renew();
     }
 
-    /// Composes no more, for want of a right, and says so.
-    pub(crate) fn stop_composing(&self, why: &str) {
-        self.compose.turn_off(why);
+    /// Stops composing for good, because a permission is missing, and logs the reason.
+    pub(crate) fn stop_composing(&self, reason: &str) {
+        self.compose.turn_off(reason);
     }
 
-    /// Tries again to delete temporaries that could not be deleted, some minutes after the last time. Returns at once.
+    /// Starts another try to delete temporaries that could not be deleted some minutes ago. Returns at once.
     pub(crate) fn delete_again(&self) {
         if self.temporaries.undeleted() > 0 {
             self.compose.report("a temporary object could not be deleted");
@@ -240,7 +233,7 @@ impl Fetcher {
         }
     }
 
-    /// Ends the minutes after which what failed is tried again.
+    /// Makes whatever failed due to be tried again.
     #[cfg(test)]
     pub(crate) fn end_interval(&self) {
         self.compose.end_interval();
@@ -252,23 +245,23 @@ impl Fetcher {
         client: &Client,
         id: &ObjectId,
         size: u64,
-        number: u64,
-        told: StepObserver<'_>,
+        group_number: u64,
+        on_step: StepObserver<'_>,
     ) -> Result<store::Payload> {
-        told(ReadStep::Queued);
-        let slot = self.throttles.reads.acquire(number).await;
-        told(ReadStep::Reading);
-        self.throttles.serves(number);
-        // In a box, since thousands wait for their turn, and a read under way is large.
+        on_step(ReadStep::Queued);
+        let slot = self.throttles.reads.acquire(group_number).await;
+        on_step(ReadStep::Reading);
+        self.throttles.serves(group_number);
+        // Boxed, since the future of a read is large and thousands may be under way.
         let read = Box::pin(client.with_observer(slot.watch()).read(id, None, size)).await?;
         slot.done(read.bytes.len() as u64);
         Ok(read)
     }
 
-    /// In one buffer, each part a call of its own to whoever lets calls through.
-    async fn ranged(&self, entry: &Entry, number: u64) -> Result<store::Payload> {
-        self.throttles.serves(number);
-        let lanes = Lanes::throttled(Arc::clone(&self.throttles.reads), number);
+    /// Reads a large object into one buffer. Each part waits for a slot of its own.
+    async fn ranged(&self, entry: &Entry, group_number: u64) -> Result<store::Payload> {
+        self.throttles.serves(group_number);
+        let lanes = Lanes::throttled(Arc::clone(&self.throttles.reads), group_number);
         let client = self.clients.class(entry.storage_class);
         let download = Download::of(client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
         let RangeSettings { min_part_size, max_streams } = self.ranges;
@@ -279,15 +272,15 @@ impl Fetcher {
         &self,
         group: &Group,
         entries: &[Entry],
-        number: u64,
-        told: StepObserver<'_>,
+        group_number: u64,
+        on_step: StepObserver<'_>,
     ) -> Result<store::Payload> {
-        // All sources are of one class, and what they are joined into is, too.
+        // All sources have one storage class, and so has the composed object.
         let client = self.clients.class(entries[0].storage_class);
-        let temporary = self.compose(client, group, entries, number, told).await?;
-        // Each sample is proved by its own CRC.
+        let temporary = self.compose(client, group, entries, group_number, on_step).await?;
+        // Each sample is proved by its own CRC, so the whole is not hashed.
         let unhashed = client.without_hashing();
-        let read = self.read(&unhashed, temporary.id(), group.bytes(), number, told);
+        let read = self.read(&unhashed, temporary.id(), group.bytes(), group_number, on_step);
         temporary.hold(client, read).await
     }
 
@@ -296,8 +289,8 @@ impl Fetcher {
         client: &Client,
         group: &Group,
         entries: &[Entry],
-        number: u64,
-        told: StepObserver<'_>,
+        group_number: u64,
+        on_step: StepObserver<'_>,
     ) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(entries.len());
         let mut crc32c = 0;
@@ -309,6 +302,7 @@ impl Fetcher {
             crc32c = crc::combine(crc32c, listed, entry.size);
             sources.push((Arc::clone(&entry.name), entry.generation));
         }
+
         let request = ComposeRequest::new(
             Arc::clone(&self.manifest.prefix().bucket),
             self.run.temporary_name(),
@@ -317,13 +311,16 @@ impl Fetcher {
             crc32c,
             SystemTime::now(),
         );
-        self.throttles.serves(number);
-        self.run.compose(client, &self.io, &self.throttles.writes, number, request, told).await
+        self.throttles.serves(group_number);
+        self.run.compose(client, &self.io, &self.throttles.writes, group_number, request, on_step).await
     }
 }
 
-/// What `work` comes to, unless the training loop gives it up before.
-async fn unless<T>(given_up: Pin<&mut impl Future<Output = ()>>, work: impl Future<Output = Result<T>>) -> Result<T> {
+/// The outcome of `work`, or an error if `given_up` ends before it.
+async fn or_given_up<T>(
+    given_up: Pin<&mut impl Future<Output = ()>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     tokio::select! {
         biased;
         outcome = work => outcome,

@@ -1,4 +1,5 @@
-//! Groups to samples: composed and direct reads, large objects in ranges, and the proof of each sample by its CRC32C.
+//! Reads of groups: direct, composed, and in ranges for large objects; and the samples cut from their payloads, each
+//! proved by its CRC32C.
 
 mod clients;
 mod fetcher;

@@ -1,19 +1,19 @@
-//! Payloads cut into samples, each proved against the CRC that was listed. Nothing is copied.
+//! Cuts payloads into samples, and proves each against its listed CRC32C. Nothing is copied.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::GroupPayload;
+use super::fetcher::GroupPayload;
 use crate::manifest::{Entry, Manifest};
 use crate::sample::SampleId;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// One object's bytes as stored, before decoding.
 ///
-/// Cheap to clone. Of a composed download all samples share one buffer, which lives as long as any of them: to keep a few
-/// samples of many for long, copy their bytes.
+/// Cheap to clone. All samples of a composed read share one buffer, which lives as long as any of them. To keep a few
+/// samples for long, copy their bytes.
 #[derive(Clone)]
 pub struct RawSample {
     origin: Arc<Origin>,
@@ -23,7 +23,8 @@ pub struct RawSample {
     verified: bool,
 }
 
-/// What samples that are read together share, so that not all samples of all threads count the owners of one manifest.
+/// What samples that are read together share. With one for each group, decode threads don't contend for the reference
+/// count of the manifest.
 #[derive(Debug)]
 pub(crate) struct Origin {
     manifest: Arc<Manifest>,
@@ -46,17 +47,17 @@ impl RawSample {
         self.id
     }
 
-    /// The object's whole name.
+    /// The object's full name.
     pub fn name(&self) -> &str {
         &self.entry().name
     }
 
-    /// What the listing told of the object.
+    /// The listing's entry of the object.
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
 
-    /// The manifest this is a sample of.
+    /// The manifest that the sample belongs to.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.origin.manifest
     }
@@ -71,7 +72,7 @@ impl RawSample {
         self.bytes
     }
 
-    /// Whether the bytes were proved by a CRC; not so only where the server tells none at all.
+    /// Whether the bytes were proved by a CRC32C. This is false only if neither the listing nor the service has one.
     pub fn verified(&self) -> bool {
         self.verified
     }
@@ -87,7 +88,7 @@ impl fmt::Debug for RawSample {
     }
 }
 
-/// Cuts a payload into its samples, with the slot of each.
+/// Cuts a payload into its samples, each with its slot in the batch.
 ///
 /// # Errors
 /// [`ErrorKind::Integrity`] for the first sample whose bytes don't have the CRC that was listed.
@@ -98,9 +99,10 @@ pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<V
             .stage(Stage::Split)
             .mismatch(format_args!("{} bytes", group.bytes()), bytes.len()));
     }
-    // The server's word for the CRC of a whole object serves where the listing had none, but never instead of it.
-    let alone = group.slices.len() == 1;
-    let told = if alone { crc32c } else { None };
+
+    // The CRC that the server sent for a whole object serves if the listing has none, but never instead of it.
+    let is_single = group.slices.len() == 1;
+    let sent = if is_single { crc32c } else { None };
     let origin = Origin::new(manifest);
     group
         .slices
@@ -108,9 +110,9 @@ pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<V
         .zip(entries)
         .map(|(slice, entry)| {
             let bytes = bytes.slice(slice.range.start as usize..slice.range.end as usize);
-            let wanted = entry.crc32c.or(told);
+            let wanted = entry.crc32c.or(sent);
             if let Some(wanted) = wanted {
-                let got = computed.filter(|_| alone).unwrap_or_else(|| crc32c::crc32c(&bytes));
+                let got = computed.filter(|_| is_single).unwrap_or_else(|| crc32c::crc32c(&bytes));
                 if wanted != got {
                     return Err(Error::new(ErrorKind::Integrity, "the bytes read are not those that were listed")
                         .stage(Stage::Split)

@@ -15,7 +15,7 @@ impl Batch<crate::decode::Images> {
     /// Images as `f32` of shape (images, channels, height, width), without a copy, and labels of shape (images).
     ///
     /// # Errors
-    /// None for a batch that a loader made.
+    /// None for a batch that a loader has made.
     pub fn into_ndarray(self) -> Result<(Array4<f32>, Array1<i64>)> {
         let images = self.into_inner();
         let pixels = Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?;
@@ -24,13 +24,14 @@ impl Batch<crate::decode::Images> {
 }
 
 impl Batch<Vec<RawSample>> {
-    /// Stored bytes as `u8` of shape (samples, bytes of one).
+    /// Stored bytes as `u8` of shape (samples, bytes of one). Stored bytes as `u8` of shape (samples, bytes of a
+    /// sample).
     ///
     /// # Errors
-    /// Samples differ in length.
+    /// The samples differ in length.
     pub fn into_ndarray(self) -> Result<Array2<u8>> {
         let samples = self.len();
-        let (bytes, length) = super::rows(&self)?;
+        let (bytes, length) = super::concatenate(&self)?;
         Array2::from_shape_vec((samples, length), bytes).map_err(shape_error)
     }
 }

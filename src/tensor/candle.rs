@@ -5,7 +5,7 @@ use crate::Result;
 use crate::collate::Batch;
 use crate::read::RawSample;
 
-// `to_candle` takes the batch: on the CPU its memory becomes the tensor's. The name is the one that users look for.
+// `to_candle` takes the batch, since on the CPU its memory becomes the tensor's. Users look for this name.
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]
 impl Batch<crate::decode::Images> {
@@ -13,7 +13,7 @@ impl Batch<crate::decode::Images> {
     /// On the CPU nothing is copied.
     ///
     /// # Errors
-    /// The device is not there or has no memory left.
+    /// The device doesn't exist or has no memory left.
     pub fn to_candle(self, device: &Device) -> Result<(Tensor, Tensor)> {
         let images = self.into_inner();
         let count = images.labels.len();
@@ -25,13 +25,13 @@ impl Batch<crate::decode::Images> {
 
 #[allow(clippy::wrong_self_convention)]
 impl Batch<Vec<RawSample>> {
-    /// Stored bytes as `u8` of shape (samples, bytes of one), on `device`.
+    /// Stored bytes as `u8` of shape (samples, bytes of a sample), on `device`.
     ///
     /// # Errors
-    /// Samples differ in length; the device is not there or has no memory left.
+    /// The samples differ in length; the device doesn't exist or has no memory left.
     pub fn to_candle(self, device: &Device) -> Result<Tensor> {
         let samples = self.len();
-        let (bytes, length) = super::rows(&self)?;
+        let (bytes, length) = super::concatenate(&self)?;
         Tensor::from_vec(bytes, (samples, length), device).map_err(|error| library_error("candle", error))
     }
 }

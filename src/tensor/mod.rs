@@ -1,4 +1,4 @@
-//! Batches as tensors: ndarray always, candle and tch where their features ask for it.
+//! Batches as tensors: ndarray always, candle and tch if their features are enabled.
 
 mod array;
 #[cfg(feature = "candle")]
@@ -10,8 +10,8 @@ use crate::collate::Batch;
 use crate::read::RawSample;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Samples of one length, end to end; the length.
-fn rows(batch: &Batch<Vec<RawSample>>) -> Result<(Vec<u8>, usize)> {
+/// The bytes of samples of one length, end to end, and that length.
+fn concatenate(batch: &Batch<Vec<RawSample>>) -> Result<(Vec<u8>, usize)> {
     let length = batch.first().map_or(0, |first| first.bytes().len());
     let mut bytes = Vec::with_capacity(length * batch.len());
     for sample in batch.iter() {

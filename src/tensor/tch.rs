@@ -12,7 +12,7 @@ impl Batch<crate::decode::Images> {
     /// libtorch copies once.
     ///
     /// # Errors
-    /// The device is not there or has no memory left.
+    /// The device doesn't exist or has no memory left.
     pub fn to_tch(self, device: Device) -> Result<(Tensor, Tensor)> {
         let images = self.into_inner();
         let shape = images.shape.map(|size| size as i64);
@@ -23,13 +23,13 @@ impl Batch<crate::decode::Images> {
 
 #[allow(clippy::wrong_self_convention)]
 impl Batch<Vec<RawSample>> {
-    /// Stored bytes as `u8` of shape (samples, bytes of one), on `device`.
+    /// Stored bytes as `u8` of shape (samples, bytes of a sample), on `device`.
     ///
     /// # Errors
-    /// Samples differ in length; the device is not there or has no memory left.
+    /// The samples differ in length; the device doesn't exist or has no memory left.
     pub fn to_tch(self, device: Device) -> Result<Tensor> {
         let samples = self.len() as i64;
-        let (bytes, length) = super::rows(&self)?;
+        let (bytes, length) = super::concatenate(&self)?;
         on_device(Tensor::f_from_slice(&bytes).and_then(|flat| flat.f_view([samples, length as i64])), device)
     }
 }

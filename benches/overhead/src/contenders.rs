@@ -12,12 +12,12 @@ use dataflux::plan::Strategy;
 use dataflux::store::{Client, MemoryStore};
 use dataflux::{DataLoader, DatafluxDataset};
 
-use crate::{Course, Seen};
+use crate::{Seen, Workload};
 
-/// A loader, and how to go through an epoch with it.
+/// A loader, and a function that runs an epoch with it.
 pub(crate) struct Contender<'a> {
     pub(crate) name: String,
-    /// Those that it has beside the consumer's.
+    /// Number of threads in addition to the consumer's.
     pub(crate) threads: &'static str,
     pub(crate) sample: &'static str,
     pub(crate) epoch: Box<dyn FnMut() -> anyhow::Result<Seen> + 'a>,
@@ -38,7 +38,7 @@ pub(crate) struct Shared(pub(crate) Bytes);
 #[derive(Clone, Debug)]
 pub(crate) struct Copied(pub(crate) Vec<u8>);
 
-/// What loaders hand out.
+/// A sample as a loader returns it.
 pub(crate) trait Sample: Clone + std::fmt::Debug + Send + Sync + 'static {
     const WHAT: &'static str;
     fn bytes(&self) -> &[u8];
@@ -63,33 +63,38 @@ fn look_at<S: Sample>(seen: &mut Seen, batch: &[S]) {
 }
 
 pub(crate) fn all<'a>(
-    course: &'a Course,
+    workload: &'a Workload,
     shared: &'a [Shared],
     copied: &'a [Copied],
 ) -> anyhow::Result<Vec<Contender<'a>>> {
-    let mut all = vec![plain(course, shared), dataflux(course, shared)?];
-    all.extend([burn(course, shared, 0), burn(course, copied, 0), burn(course, shared, 2), burn(course, copied, 2)]);
+    let mut all = vec![plain(workload, shared), dataflux(workload, shared)?];
+    all.extend([
+        burn(workload, shared, 0),
+        burn(workload, copied, 0),
+        burn(workload, shared, 2),
+        burn(workload, copied, 2),
+    ]);
     for threads in [0, 2] {
-        all.extend([dataloader_rs(course, shared, threads), dataloader_rs(course, copied, threads)]);
+        all.extend([dataloader_rs(workload, shared, threads), dataloader_rs(workload, copied, threads)]);
     }
-    if course.shuffled {
+    if workload.shuffled {
         all.extend([
-            ai_dataloader(shared, |data| shuffled_ai(course, data)),
-            ai_dataloader(copied, |data| shuffled_ai(course, data)),
+            ai_dataloader(shared, |data| shuffled_ai(workload, data)),
+            ai_dataloader(copied, |data| shuffled_ai(workload, data)),
         ]);
     } else {
         all.extend([
-            ai_dataloader(shared, |data| ordered_ai(course, data)),
-            ai_dataloader(copied, |data| ordered_ai(course, data)),
+            ai_dataloader(shared, |data| ordered_ai(workload, data)),
+            ai_dataloader(copied, |data| ordered_ai(workload, data)),
         ]);
     }
     Ok(all)
 }
 
-/// No loader: the order is made before, and each batch is a `Vec` of what is there.
-fn plain<'a>(course: &'a Course, data: &'a [Shared]) -> Contender<'a> {
+/// No loader: the order is computed beforehand, and each batch is a `Vec` of clones.
+fn plain<'a>(workload: &'a Workload, data: &'a [Shared]) -> Contender<'a> {
     let mut order: Vec<usize> = (0..data.len()).collect();
-    if course.shuffled {
+    if workload.shuffled {
         let mut state = 1u64;
         for at in (1..order.len()).rev() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -98,7 +103,7 @@ fn plain<'a>(course: &'a Course, data: &'a [Shared]) -> Contender<'a> {
     }
     let epoch = Box::new(move || {
         let mut seen = Seen::default();
-        for batch in order.chunks(course.batch) {
+        for batch in order.chunks(workload.batch) {
             let batch: Vec<Shared> = batch.iter().map(|&index| data[index].clone()).collect();
             look_at(&mut seen, &batch);
         }
@@ -107,15 +112,15 @@ fn plain<'a>(course: &'a Course, data: &'a [Shared]) -> Contender<'a> {
     Contender { name: "plain loop".to_owned(), threads: "0", sample: Shared::WHAT, epoch }
 }
 
-/// This crate: every sample proved by its CRC32C, pinned to its generation, counted, and within the byte budget.
-fn dataflux(course: &Course, data: &[Shared]) -> anyhow::Result<Contender<'static>> {
+/// This crate: every sample is proved by its CRC32C, pinned to its generation, counted, and within the memory budget.
+fn dataflux(workload: &Workload, data: &[Shared]) -> anyhow::Result<Contender<'static>> {
     let store = MemoryStore::new();
     for (index, sample) in data.iter().enumerate() {
         store.insert("samples", &format!("train/{index:08}.bin"), sample.0.clone());
     }
     let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://samples/train/")?;
-    let builder = DataLoader::builder(dataset).batch_size(course.batch).strategy(Strategy::Direct);
-    let loader = if course.shuffled { builder.shuffle(1) } else { builder }.build()?;
+    let builder = DataLoader::builder(dataset).batch_size(workload.batch).strategy(Strategy::Direct);
+    let loader = if workload.shuffled { builder.shuffle(1) } else { builder }.build()?;
     let mut number = 0;
     let epoch = Box::new(move || {
         let mut seen = Seen::default();
@@ -136,11 +141,11 @@ impl<S: Sample> Batcher<S, Vec<S>> for Keep {
     }
 }
 
-fn burn<S: Sample>(course: &Course, data: &[S], threads: usize) -> Contender<'static> {
-    // Some device there must be; nothing is ever put on it.
+fn burn<S: Sample>(workload: &Workload, data: &[S], threads: usize) -> Contender<'static> {
+    // A device is required, but nothing is put on it.
     let builder = DataLoaderBuilder::new(Keep).set_device(Device::capture());
-    let mut builder = builder.batch_size(course.batch).num_workers(threads);
-    if course.shuffled {
+    let mut builder = builder.batch_size(workload.batch).num_workers(threads);
+    if workload.shuffled {
         builder = builder.shuffle(1);
     }
     let loader = builder.build(InMemDataset::new(data.to_vec()));
@@ -168,25 +173,25 @@ impl<S: Sample> dataloader_rs::Dataset for Indexed<S> {
     }
 }
 
-/// Batches ahead of `dataloader-rs`: more made it no faster here, fewer made it slower.
-const AHEAD: usize = 16;
+/// Batches that `dataloader-rs` prefetches: more made it no faster here, fewer made it slower.
+const PREFETCHED_BATCHES: usize = 16;
 
-fn dataloader_rs<S: Sample>(course: &Course, data: &[S], threads: usize) -> Contender<'static> {
+fn dataloader_rs<S: Sample>(workload: &Workload, data: &[S], threads: usize) -> Contender<'static> {
     let builder = dataloader_rs::DataLoader::builder(Indexed(data.to_vec()))
-        .batch_size(course.batch)
+        .batch_size(workload.batch)
         .num_workers(threads)
-        .prefetch_depth(AHEAD);
-    let epoch: Box<dyn FnMut() -> anyhow::Result<Seen>> = if course.shuffled {
+        .prefetch_depth(PREFETCHED_BATCHES);
+    let epoch: Box<dyn FnMut() -> anyhow::Result<Seen>> = if workload.shuffled {
         let mut loader = builder.sampler(dataloader_rs::RandomSampler::new(1)).build();
-        Box::new(move || go_through(&mut loader))
+        Box::new(move || run_epoch(&mut loader))
     } else {
         let mut loader = builder.build();
-        Box::new(move || go_through(&mut loader))
+        Box::new(move || run_epoch(&mut loader))
     };
     Contender { name: "dataloader-rs".to_owned(), threads: ["0", "1", "2"][threads], sample: S::WHAT, epoch }
 }
 
-fn go_through<S, O>(
+fn run_epoch<S, O>(
     loader: &mut dataloader_rs::DataLoader<Indexed<S>, O, dataloader_rs::collator::VecCollator>,
 ) -> anyhow::Result<Seen>
 where
@@ -201,7 +206,7 @@ where
     Ok(seen)
 }
 
-// Its builder wants these, though another collate function is then set.
+// The builder requires these, although another collate function is set afterwards.
 impl Collate<Shared> for DefaultCollate {
     type Output = Vec<Shared>;
 
@@ -220,7 +225,7 @@ impl Collate<Copied> for DefaultCollate {
 
 type Ai<S, O> = ai_dataloader::indexable::DataLoader<Vec<S>, O, NoOpCollate>;
 
-/// Its threads are those of one pool for the process, whose number the first loader sets; so there is no second row.
+/// All loaders use one thread pool of the process, whose size the first loader sets, so there is only one row.
 fn ai_dataloader<S: Sample, O: ai_dataloader::sampler::Sampler + 'static>(
     data: &[S],
     make: impl FnOnce(Vec<S>) -> Ai<S, O>,
@@ -236,18 +241,18 @@ fn ai_dataloader<S: Sample, O: ai_dataloader::sampler::Sampler + 'static>(
     Contender { name: "ai-dataloader".to_owned(), threads: "2", sample: S::WHAT, epoch }
 }
 
-fn shuffled_ai<S: Sample>(course: &Course, data: Vec<S>) -> Ai<S, ai_dataloader::sampler::RandomSampler>
+fn shuffled_ai<S: Sample>(workload: &Workload, data: Vec<S>) -> Ai<S, ai_dataloader::sampler::RandomSampler>
 where
     DefaultCollate: Collate<S>,
 {
-    let builder = ai_dataloader::indexable::DataLoader::builder(data).batch_size(course.batch).num_threads(2);
+    let builder = ai_dataloader::indexable::DataLoader::builder(data).batch_size(workload.batch).num_threads(2);
     builder.shuffle().collate_fn(NoOpCollate).build()
 }
 
-fn ordered_ai<S: Sample>(course: &Course, data: Vec<S>) -> Ai<S, ai_dataloader::sampler::SequentialSampler>
+fn ordered_ai<S: Sample>(workload: &Workload, data: Vec<S>) -> Ai<S, ai_dataloader::sampler::SequentialSampler>
 where
     DefaultCollate: Collate<S>,
 {
-    let builder = ai_dataloader::indexable::DataLoader::builder(data).batch_size(course.batch).num_threads(2);
+    let builder = ai_dataloader::indexable::DataLoader::builder(data).batch_size(workload.batch).num_threads(2);
     builder.collate_fn(NoOpCollate).build()
 }

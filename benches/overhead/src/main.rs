@@ -1,8 +1,9 @@
-//! What a loader adds to samples that are in memory already: this crate, three other loaders for Rust, and a plain loop.
+//! Measures the overhead of loaders for samples that are in memory: this crate, three other loaders for Rust, and a
+//! plain loop.
 //!
-//! Each hands out batches of samples of 1 KiB without decoding them, and the consumer reads every sample once, as a sum of
-//! its words. Rounds of all contenders take turns, so that what else the machine does hits all alike; the
-//! table has medians. Run by `scripts/bench-overhead`.
+//! Each returns batches of samples of 1 KiB without decoding them, and the consumer reads every sample once, as a sum
+//! of its words. The contenders take turns in rounds, so that other load on the machine affects all alike; the table
+//! has medians. Run by `scripts/bench-overhead`.
 
 mod contenders;
 
@@ -16,14 +17,14 @@ use nix::sys::time::TimeValLike;
 /// Bytes of a sample.
 const SIZE: usize = 1024;
 
-/// What is run.
-pub struct Course {
+/// The work that every contender does in an epoch.
+pub struct Workload {
     samples: usize,
     batch: usize,
     shuffled: bool,
 }
 
-/// What a consumer saw of an epoch.
+/// The samples that a consumer has read in an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     samples: usize,
@@ -32,8 +33,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Reads all of a sample once, as whatever trains on it does: nobody gets away without bringing the bytes, and who has
-    /// brought them near gains by it.
+    /// Reads all of a sample once, as training does. So no contender can omit the bytes, and one that has them in a
+    /// processor's cache benefits.
     fn look(&mut self, sample: &[u8]) {
         self.samples += 1;
         self.bytes += sample.len();
@@ -42,7 +43,7 @@ impl Seen {
     }
 }
 
-/// The bytes of a sample: its number, and what follows from that.
+/// The bytes of a sample, generated from its number.
 fn sample(index: usize) -> Vec<u8> {
     let mut state = index as u64 ^ 0x9E37_79B9_7F4A_7C15;
     let mut bytes = Vec::with_capacity(SIZE);
@@ -73,14 +74,14 @@ fn cpu() -> anyhow::Result<Duration> {
     Ok(Duration::from_micros((usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as u64))
 }
 
-/// The least time of a round: short ones repeat the epoch.
-const ROUND: Duration = Duration::from_millis(400);
+/// The shortest time of a round, in which the epoch is repeated.
+const MIN_ROUND: Duration = Duration::from_millis(400);
 
 fn main() -> anyhow::Result<()> {
     let mut options = Options { samples: 200_000, batch: 256, rounds: 7, only: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut value = || words.next().with_context(|| format!("{word} wants a value"));
+        let mut value = || words.next().with_context(|| format!("{word} needs a value"));
         match word.as_str() {
             "--samples" => options.samples = value()?.parse()?,
             "--batch" => options.batch = value()?.parse()?,
@@ -100,8 +101,8 @@ fn main() -> anyhow::Result<()> {
         processor().unwrap_or_default(),
     );
     for shuffled in [true, false] {
-        let course = Course { samples: options.samples, batch: options.batch, shuffled };
-        run(&options, &course, contenders::all(&course, &shared, &copied)?)?;
+        let workload = Workload { samples: options.samples, batch: options.batch, shuffled };
+        run(&options, &workload, contenders::all(&workload, &shared, &copied)?)?;
     }
     Ok(())
 }
@@ -114,24 +115,24 @@ struct Options {
     only: Option<String>,
 }
 
-fn run(options: &Options, course: &Course, mut contenders: Vec<Contender<'_>>) -> anyhow::Result<()> {
+fn run(options: &Options, workload: &Workload, mut contenders: Vec<Contender<'_>>) -> anyhow::Result<()> {
     if let Some(only) = &options.only {
         contenders.retain(|contender| contender.name.contains(only.as_str()));
     }
-    let wanted = (0..course.samples).fold(Seen::default(), |mut seen, index| {
+    let wanted = (0..workload.samples).fold(Seen::default(), |mut seen, index| {
         seen.look(&sample(index));
         seen
     });
-    // The first round warms up, and shows that all bring all.
+    // The first round warms up, and checks that every contender returns all samples.
     for contender in &mut contenders {
         let seen = (contender.epoch)().with_context(|| contender.name.clone())?;
-        ensure!(seen == wanted, "{} brought {seen:?}, not {wanted:?}", contender.name);
+        ensure!(seen == wanted, "{} returned {seen:?}, not {wanted:?}", contender.name);
     }
     let mut rounds: Vec<Rounds> = contenders.iter().map(|_| Rounds::default()).collect();
     for _ in 0..options.rounds {
         for (contender, rounds) in contenders.iter_mut().zip(&mut rounds) {
             let (started, used, mut samples) = (Instant::now(), cpu()?, 0);
-            while started.elapsed() < ROUND {
+            while started.elapsed() < MIN_ROUND {
                 samples += (contender.epoch)()?.samples;
             }
             rounds.rates.push(samples as f64 / started.elapsed().as_secs_f64());
@@ -139,12 +140,12 @@ fn run(options: &Options, course: &Course, mut contenders: Vec<Contender<'_>>) -
         }
     }
     let of = |name: &str| contenders.iter().position(|contender| contender.name == name).map(|at| &rounds[at]);
-    // Of each round, so that what else the machine did then cancels out.
+    // Ratios within each round, so that other load on the machine cancels out.
     let beside = |rounds: &Rounds, other: Option<&Rounds>| {
         let other = other.map_or(&[][..], |other| &other.rates);
         median(&rounds.rates.iter().zip(other).map(|(rate, other)| rate / other).collect::<Vec<_>>())
     };
-    println!("\n{}:\n", if course.shuffled { "shuffled" } else { "in order" });
+    println!("\n{}:\n", if workload.shuffled { "shuffled" } else { "in order" });
     println!(
         "| loader | threads | a sample is | million samples/s | of the plain loop | dataflux is | CPU, ns/sample |"
     );

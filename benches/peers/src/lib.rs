@@ -1,5 +1,4 @@
-//! What a Rust program would read a bucket with if not with this project: the clients, each as its documentation makes
-//! it, pointed at an emulator.
+//! Other Rust clients for reading a bucket, each set up as in its documentation and pointed at an emulator.
 
 use anyhow::Result;
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
@@ -7,9 +6,9 @@ use object_store::{ClientOptions, RetryConfig};
 use opendal::Operator;
 use opendal::layers::RetryLayer;
 
-/// Makes ring the process's provider of cryptography, which the clients want even where nothing is encrypted.
+/// Makes ring the process's provider of cryptography, which the clients need even if nothing is encrypted.
 pub fn install_provider() {
-    // An error says that there is one already.
+    // An error means that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 

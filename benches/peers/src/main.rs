@@ -1,4 +1,4 @@
-//! Reads objects by the client of another crate, and prints what that took as one JSON object on one line.
+//! Reads objects with the client of another crate, and prints time and memory as one JSON object on one line.
 //!
 //! ```text
 //! dataflux ls gs://bucket/train/ | peer object_store http://127.0.0.1:9000 bucket 64
@@ -79,7 +79,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Reads all objects, so many at once; the bytes of all, and the seconds and the CPU seconds that it took.
+/// Reads all objects, `concurrency` at once. Returns their bytes, the seconds and the CPU seconds.
 async fn read_all<R: Future<Output = Result<usize>> + Send + 'static>(
     names: Vec<String>,
     concurrency: usize,
@@ -104,8 +104,7 @@ fn cpu_seconds() -> Result<f64> {
     Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
 }
 
-/// The most memory this process had resident. Not `ru_maxrss`, which begins with that of the process it was forked
-/// from.
+/// Peak resident memory of this process. `ru_maxrss` is not used, since it starts with the value of the parent process.
 fn peak_rss_bytes() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;

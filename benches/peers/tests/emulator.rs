@@ -1,4 +1,4 @@
-//! Clients that others wrote list, look up and read a bucket of the emulator, unchanged.
+//! Other clients list, look up and read a bucket of the emulator without changes to them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
 use opendal::ErrorKind;
 
-/// Bytes that tell where they came from.
+/// Bytes that show their object and offset.
 fn content(name: &str) -> Vec<u8> {
     (0..300).flat_map(|number| format!("{name}@{number:03};").into_bytes()).collect()
 }
@@ -27,14 +27,14 @@ fn emulator() -> Emulator {
     emulator
 }
 
-/// Everything that is there, as the emulator has it.
+/// The sizes of all objects in the emulator, by name.
 fn wanted(emulator: &Emulator) -> BTreeMap<String, u64> {
     let size = |name: &str| if name == "z/empty" { 0 } else { content(name).len() as u64 };
     emulator.names("train").into_iter().map(|name| (name.clone(), size(&name))).collect()
 }
 
 fn store(emulator: &Emulator) -> object_store::gcp::GoogleCloudStorage {
-    // Tests of retries don't wait for long.
+    // Short waits, for the tests of retries.
     let backoff = BackoffConfig { init_backoff: Duration::from_millis(1), ..BackoffConfig::default() };
     peers::object_store(emulator.endpoint(), "train", RetryConfig { backoff, ..RetryConfig::default() }).unwrap()
 }
@@ -145,7 +145,7 @@ async fn object_store_reads_whole_objects_and_ranges() -> Result<()> {
             assert_eq!(got.meta.size, size);
             assert_eq!(got.bytes().await?, wanted, "{name} {range:?}");
         }
-        // Far from each other, so that they stay several reads.
+        // Far from each other, so that the client does not merge them.
         let ranges = [0..3, 5..5 + 9, size - 4..size];
         let parts = store.get_ranges(&path, &ranges).await?;
         for (range, part) in ranges.iter().zip(parts) {

@@ -1,4 +1,4 @@
-//! Audit logs read again.
+//! Reading audit logs.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -7,41 +7,41 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{
-    AuditHash, AuditLine, DeliveredLine, EpochHeader, HEAD, LONGEST, VERSION, damaged, failed, hash_of_ids, hex,
-    no_log, other_version, parse,
+use super::format::{
+    AuditHash, AuditLine, DeliveredLine, EpochHeader, LINE_HEAD, MAX_LINE_BYTES, VERSION, damaged, failed, hash_of_ids,
+    hex, no_log, other_version, parse,
 };
 use crate::manifest::{Known, Manifest};
 use crate::sample::{MOST_PADDED, SampleId, Sampling, State, told};
 use crate::{Error, ErrorKind, Result, Stage};
 
-fn unknown(wanted: &str, got: impl std::fmt::Display) -> Error {
+fn not_reproducible(wanted: &str, got: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Integrity, "the audit log has a batch that can't be found again")
         .stage(Stage::Deliver)
         .mismatch(wanted, got)
-        .hint("it was made by a later version of the crate, or it was made up")
+        .hint("a later version of the crate wrote it, or it was forged")
 }
 
 /// The samples at these positions of the order that a state describes.
 fn order(begin: &EpochHeader, manifest: &Arc<Manifest>, positions: Range<u64>) -> Result<Vec<SampleId>> {
     let state = &begin.state;
-    // Checked before there is room for an id each. Samplers that a state describes in full have a position for each
-    // sample of the manifest, and only a last batch that is filled up goes beyond these.
+    // Checked before an id is allocated for each. A sampler that is described in full has a position for each sample of
+    // the manifest, and only a last batch that is padded goes past these.
     let count = positions.end.saturating_sub(positions.start);
     if count > state.batch_size as u64 {
         let wanted = format!("at most {} positions, as a batch has", state.batch_size);
-        return Err(unknown(&wanted, format_args!("{positions:?}")));
+        return Err(not_reproducible(&wanted, format_args!("{positions:?}")));
     }
     if positions.end > manifest.len() && count > MOST_PADDED {
         let wanted = format!("positions below {}, or at most {MOST_PADDED} of a padded batch", manifest.len());
-        return Err(unknown(&wanted, format_args!("{positions:?}")));
+        return Err(not_reproducible(&wanted, format_args!("{positions:?}")));
     }
     let sampler = told(&state.identity())
-        .ok_or_else(|| unknown("a sampler that the state describes in full", state.identity()))?;
+        .ok_or_else(|| not_reproducible("a sampler that the state describes in full", state.identity()))?;
     Sampling::new(sampler, Arc::clone(manifest))?.walk(state.epoch).ids(positions, Known::All(manifest.len()))
 }
 
-/// Reads an [audit log](crate::DataLoaderBuilder::audit), from its first record to its last, and sees that each
+/// Reads an [audit log](crate::DataLoaderBuilder::audit), from its first record to its last, and checks that each
 /// follows from the one before.
 ///
 /// ```
@@ -68,13 +68,13 @@ fn order(begin: &EpochHeader, manifest: &Arc<Manifest>, positions: Range<u64>) -
 pub struct AuditLog {
     path: PathBuf,
     lines: BufReader<File>,
-    /// Lines read.
+    /// Number of lines read.
     read: u64,
     hash: AuditHash,
-    /// What each epoch began with last.
+    /// The last start of each epoch.
     begins: HashMap<u64, Arc<EpochHeader>>,
-    torn: bool,
-    over: bool,
+    is_torn: bool,
+    is_over: bool,
 }
 
 impl AuditLog {
@@ -86,15 +86,16 @@ impl AuditLog {
         let path = path.as_ref().to_owned();
         let file = File::open(&path).map_err(|error| failed(&path, "the audit log can't be opened", error))?;
         let (lines, begins) = (BufReader::new(file), HashMap::new());
-        Ok(Self { path, lines, read: 0, hash: AuditHash::default(), begins, torn: false, over: false })
+        Ok(Self { path, lines, read: 0, hash: AuditHash::default(), begins, is_torn: false, is_over: false })
     }
 
-    /// Whether the log ends with a line that was cut off, as when a run is killed, which is then no record. Known at the end.
+    /// Whether the log ends with a line that was cut off, as when a run is killed. Such a line is no record. Known once
+    /// all records were read.
     pub fn is_torn(&self) -> bool {
-        self.torn
+        self.is_torn
     }
 
-    /// The rolling hash after the last record read, in hex: who keeps it elsewhere sees any change before it.
+    /// The hash after the last record read, in hex. A user who keeps it elsewhere can detect any change before it.
     pub fn hash(&self) -> String {
         hex(&self.hash)
     }
@@ -102,22 +103,23 @@ impl AuditLog {
     fn read(&mut self) -> Result<Option<AuditRecord>> {
         loop {
             let mut line = Vec::new();
-            let read = (&mut self.lines).take(LONGEST).read_until(b'\n', &mut line);
+            let read = (&mut self.lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
             let read = read.map_err(|error| failed(&self.path, "the audit log can't be read", error))?;
             let Some(line) = line.strip_suffix(b"\n") else {
-                if read as u64 == LONGEST {
+                if read as u64 == MAX_LINE_BYTES {
                     return Err(self.damaged("a line without an end"));
                 }
-                self.torn = read > 0;
+                self.is_torn = read > 0;
                 return Ok(None);
             };
+
             self.read += 1;
-            let (said, linked) = parse(line, &self.hash).map_err(|got| match self.read {
-                1 if !line.get(HEAD..).is_some_and(|json| json.starts_with(b"{\"begin\":")) => no_log(&self.path),
+            let (content, linked) = parse(line, &self.hash).map_err(|got| match self.read {
+                1 if !line.get(LINE_HEAD..).is_some_and(|json| json.starts_with(b"{\"begin\":")) => no_log(&self.path),
                 _ => self.damaged(&got),
             })?;
             self.hash = linked;
-            match said {
+            match content {
                 AuditLine::Begin(begin) if begin.audit != VERSION => {
                     return Err(other_version(&self.path, begin.audit));
                 }
@@ -133,7 +135,7 @@ impl AuditLog {
 
     fn damaged(&self, got: &str) -> Error {
         damaged(&self.path, format_args!("line {}", self.read.max(1)), got)
-            .hint("what stands before it is as it was written")
+            .hint("the lines before it are as they were written")
     }
 }
 
@@ -141,18 +143,18 @@ impl Iterator for AuditLog {
     type Item = Result<AuditRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
+        if self.is_over {
             return None;
         }
         let record = self.read().transpose();
-        self.over = !matches!(record, Some(Ok(_)));
+        self.is_over = !matches!(record, Some(Ok(_)));
         record
     }
 }
 
 impl std::iter::FusedIterator for AuditLog {}
 
-/// A batch that was delivered, as an [`AuditLog`] tells of it.
+/// A batch that was delivered, as recorded in an [`AuditLog`].
 #[derive(Debug)]
 pub struct AuditRecord {
     line: u64,
@@ -161,7 +163,7 @@ pub struct AuditRecord {
 }
 
 impl AuditRecord {
-    /// Where in the log it stands, counted from 1.
+    /// The line of the log, counted from 1.
     pub fn line(&self) -> u64 {
         self.line
     }
@@ -171,17 +173,22 @@ impl AuditRecord {
         self.step.epoch
     }
 
-    /// Which batch of its epoch it is on this rank, counted from 0, those before a resume included.
+    /// Number of the batch within its epoch on this rank, counted from 0, including batches before a resume.
     pub fn step(&self) -> u64 {
         self.step.step
     }
 
-    /// Rank, counted from 0, and number of ranks.
-    pub fn shard(&self) -> (u64, u64) {
-        (self.begin.rank, self.begin.world_size)
+    /// The rank, counted from 0.
+    pub fn rank(&self) -> u64 {
+        self.begin.rank
     }
 
-    /// Where in the global order of the epoch its samples stand, those that were skipped included.
+    /// Number of ranks.
+    pub fn world_size(&self) -> u64 {
+        self.begin.world_size
+    }
+
+    /// The positions of its samples in the global order of the epoch, including those that were skipped.
     pub fn positions(&self) -> Range<u64> {
         self.step.from..self.step.to
     }
@@ -191,26 +198,27 @@ impl AuditRecord {
         &self.begin.prefix
     }
 
-    /// Where the epoch, or what a resumed run added to it, began: digest of the manifest, order, batch size.
+    /// The state at the start of the epoch, or of the part that a resumed run added: digest of the manifest, order,
+    /// batch size.
     pub fn state(&self) -> &State {
         &self.begin.state
     }
 
-    /// Position and sample of those that the batch went without.
+    /// Position and id of each sample that the batch lacks.
     pub fn skipped(&self) -> impl ExactSizeIterator<Item = (u64, SampleId)> {
         self.step.skipped.iter().map(|&(position, id)| (position, SampleId(id)))
     }
 
-    /// Position and sample of those that another came in the place of, and that one.
+    /// Position and id of each sample that was replaced, and the id of the sample delivered in its place.
     pub fn substituted(&self) -> impl ExactSizeIterator<Item = (u64, SampleId, SampleId)> {
         self.step.substituted.iter().map(|&(position, id, by)| (position, SampleId(id), SampleId(by)))
     }
 
-    /// The samples that the batch had, in order, each with its position: found again in the order of the epoch, and proved
-    /// by the hash that was logged. Waits for the end of the manifest's listing.
+    /// The samples that the batch had, in order, each with its position: found again in the order of the epoch, and
+    /// proved by the recorded hash. Waits for the end of the manifest's listing.
     ///
     /// # Errors
-    /// The manifest is another one; the samples found aren't those that were delivered.
+    /// The manifest is another one; the samples found are not those that were delivered.
     pub fn samples(&self, manifest: &Arc<Manifest>) -> Result<Vec<(u64, SampleId)>> {
         manifest.complete()?;
         let (here, there) = (manifest.digest().to_string(), &self.begin.state.manifest);
@@ -224,7 +232,8 @@ impl AuditRecord {
                 ));
         }
         let DeliveredLine { ids, skipped, substituted, list, .. } = &self.step;
-        // Looked up instead of searched: a log that was made up may have millions of them.
+
+        // In sets instead of lists, since a forged log may have millions of them.
         let skipped: HashSet<_> = skipped.iter().map(|(position, _)| *position).collect();
         let substituted: HashMap<_, _> =
             substituted.iter().map(|&(position, _, by)| (position, SampleId(by))).collect();
@@ -232,7 +241,7 @@ impl AuditRecord {
         let samples: Vec<_> = if let Some(list) = list {
             let count = (self.step.to.saturating_sub(self.step.from)).saturating_sub(skipped.len() as u64);
             if count != list.len() as u64 {
-                return Err(unknown(&format!("{count} samples"), list.len()));
+                return Err(not_reproducible(&format!("{count} samples"), list.len()));
             }
             positions.zip(list.iter().copied().map(SampleId)).collect()
         } else {
@@ -245,7 +254,7 @@ impl AuditRecord {
             return Err(Error::new(ErrorKind::Integrity, "the samples found are not those that were delivered")
                 .stage(Stage::Deliver)
                 .mismatch(format_args!("samples of hash {ids}"), found)
-                .hint("the order was made by another version of the crate, or the log was made up"));
+                .hint("another version of the crate made the order, or the log was forged"));
         }
         Ok(samples)
     }

@@ -11,11 +11,11 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Sleep, sleep};
 
-use super::{Download, PartSum, Receipt};
+use super::download::{Download, PartSum, Receipt};
 use crate::budget::Permit;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Bytes of an object that follow each other. Those that it holds are given back to the memory budget when it is dropped.
+/// Consecutive bytes of an object. Dropping a chunk gives its bytes back to the memory budget.
 pub struct Chunk {
     bytes: Bytes,
     offset: u64,
@@ -23,12 +23,12 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Where in the object its first byte is.
+    /// Offset of its first byte in the object.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The bytes, which from now on are no matter of the memory budget.
+    /// The bytes, no longer counted by the memory budget.
     pub fn into_bytes(self) -> Bytes {
         drop(self.permit);
         self.bytes
@@ -52,33 +52,49 @@ impl fmt::Debug for Chunk {
 
 /// The chunks of an object in order: made by [`Download::chunks`].
 ///
-/// Chunks count against the memory budget until they are dropped, so that collecting those of an object larger than the
-/// budget can't work; that is an error after the client's stall timeout, but not with shared [`Lanes`](crate::read::ranged::Lanes), whose
-/// bytes others may hold for as long as they need: there, take the chunks of each download in a task of its own. Dropping this ends all that it has under way.
+/// Chunks count against the memory budget until they are dropped. Collecting all chunks of an object larger than the
+/// budget therefore ends in an error, after the client's stall timeout. With shared
+/// [`Lanes`](crate::read::ranged::Lanes) there is no error, because other downloads may hold the bytes for as long as
+/// they need; there, take the chunks of each download in a task of its own.
+///
+/// Dropping this cancels the reads under way.
 #[must_use = "nothing is read before the first chunk is asked for"]
 pub struct Chunks {
     download: Download,
-    /// The rest is there from the first call on.
+    /// `None` until the first call.
     parts: Option<UnboundedReceiver<UnboundedReceiver<PartPiece>>>,
+    /// The task that starts the reads.
     driver: Option<AbortHandle>,
     current: Option<UnboundedReceiver<PartPiece>>,
-    /// The last chunk, until the bytes are proved.
+    /// The last chunk, held back until the bytes are proved.
     last: Option<Chunk>,
     sum: PartSum,
-    /// Bytes handed out, or held back as the last.
+    /// Bytes handed out, including the last chunk while it is held back.
     at: u64,
-    /// Since when nothing is under way.
+    /// The stall timeout, while no read is under way.
     idle: Option<Pin<Box<Sleep>>>,
     outcome: Option<Result<Receipt, ()>>,
 }
 
+/// What the read of a part sends: chunks, then its end.
 enum PartPiece {
     Chunk(Bytes, Permit),
     End(Result<PartSum>),
 }
 
+impl Download {
+    /// The bytes in order, as they are received. Later parts are read ahead as far as the memory budget has room for
+    /// them.
+    ///
+    /// Nothing is proved before the end: **wrong bytes may have been handed out by then**, all but the last chunk, in
+    /// whose place there is an error.
+    pub fn chunks(self) -> Chunks {
+        Chunks::new(self)
+    }
+}
+
 impl Chunks {
-    pub(crate) fn new(download: Download) -> Self {
+    fn new(download: Download) -> Self {
         Self {
             download,
             parts: None,
@@ -92,7 +108,7 @@ impl Chunks {
         }
     }
 
-    /// The next chunk; `None` after the last one, and after an error.
+    /// The next chunk. `None` after the last one and after an error.
     ///
     /// # Errors
     /// As for [`Download::into_memory`].
@@ -103,18 +119,19 @@ impl Chunks {
         future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// What is known of the bytes once the last chunk was handed out; `None` before, and after an error.
+    /// The receipt, once the last chunk was handed out. `None` before, and after an error.
     pub fn receipt(&self) -> Option<Receipt> {
         self.outcome.and_then(Result::ok)
     }
 
-    /// Starts reading.
+    /// Starts the driver.
     fn start(&mut self) -> UnboundedReceiver<UnboundedReceiver<PartPiece>> {
         let (sender, parts) = mpsc::unbounded_channel();
         self.driver = Some(tokio::spawn(drive(self.download.clone(), sender)).abort_handle());
         parts
     }
 
+    /// Polls for the next chunk; `Ok(None)` at the end of an empty object.
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Chunk>>> {
         let lost = || Error::new(ErrorKind::Internal, "a task of the network threads panicked");
         if self.parts.is_none() {
@@ -135,6 +152,7 @@ impl Chunks {
                 };
                 self.idle = None;
             }
+
             let Some(part) = &mut self.current else { continue };
             match ready!(part.poll_recv(context)) {
                 None => return Poll::Ready(Err(lost())),
@@ -155,18 +173,18 @@ impl Chunks {
         }
     }
 
-    /// Waits for a part to begin. None of this download is under way then, so nothing but chunks that were handed out can
-    /// hold its bytes; where that lasts, whoever waits here is the one who holds them.
+    /// Waits for a part to begin. No read of this download is under way, so only chunks that were handed out can hold
+    /// its bytes. If that lasts, the caller holds them, and would wait forever.
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Error> {
-        // Those of shared lanes may be held by other downloads, which go on by themselves.
+        // Bytes of shared lanes may be held by other downloads, which make progress without this one.
         if self.download.lanes.is_some() || self.at == 0 {
             return Poll::Pending;
         }
-        let wait = self.download.client.stall_timeout();
-        ready!(self.idle.get_or_insert_with(|| Box::pin(sleep(wait))).as_mut().poll(context));
-        let what = format!("chunks that were handed out have held all of the memory budget for {wait:.1?}");
+        let timeout = self.download.client.stall_timeout();
+        ready!(self.idle.get_or_insert_with(|| Box::pin(sleep(timeout))).as_mut().poll(context));
+        let message = format!("chunks that were handed out have held all of the memory budget for {timeout:.1?}");
         Poll::Ready(
-            Error::new(ErrorKind::Config, what)
+            Error::new(ErrorKind::Config, message)
                 .hint("drop chunks before asking for more, raise memory_budget, or read into_memory"),
         )
     }
@@ -212,21 +230,22 @@ impl fmt::Debug for Chunks {
     }
 }
 
-/// Starts the reads of the parts in their order, each once there is room for all its bytes: so a read never waits for the
-/// consumer, and the part that is to be delivered next is never behind a later one.
+/// Starts the reads of the parts in order, each when the budget has room for all its bytes. So a read never waits for
+/// the consumer, and the next part to deliver is never behind a later one.
 async fn drive(mut download: Download, parts: UnboundedSender<UnboundedReceiver<PartPiece>>) {
     let lanes = download.lanes();
-    let share = lanes.budget.bytes() / 4 * 3 / download.max_streams as u64;
-    let cut = download.parts(share.clamp(download.min_part_size.min(lanes.budget.bytes()), lanes.budget.bytes()));
+    let part_share = lanes.budget.bytes() / 4 * 3 / download.max_streams as u64;
+    let cut = download.parts(part_share.clamp(download.min_part_size.min(lanes.budget.bytes()), lanes.budget.bytes()));
     if !cut.is_one()
-        && let Err(error) = download.pin().await
+        && let Err(error) = download.pin_generation().await
     {
         let (sender, part) = mpsc::unbounded_channel();
-        // Closed: nobody wants it any more.
+        // Fails if the consumer is gone.
         let _ = parts.send(part);
         let _ = sender.send(PartPiece::End(Err(error)));
         return;
     }
+
     let mut reads = JoinSet::new();
     for range in cut {
         let permit = lanes.budget.take(range.end - range.start).await;
@@ -250,17 +269,17 @@ async fn drive(mut download: Download, parts: UnboundedSender<UnboundedReceiver<
                         }
                     }
                     Ok(None) => {
-                        lane.done(sum.length);
-                        break Ok(sum.told_by(&stream));
+                        lane.finish(sum.length);
+                        break Ok(sum.with_answer(&stream));
                     }
                     Err(error) => break Err(error),
                 }
             };
-            // Closed: nobody wants it any more.
+            // Fails if the consumer is gone.
             let _ = pieces.send(PartPiece::End(end));
         });
         while reads.try_join_next().is_some() {}
     }
-    // The set aborts what is in it when this task ends.
+    // When this task ends, the set aborts the reads that are left.
     while reads.join_next().await.is_some() {}
 }

@@ -1,4 +1,4 @@
-//! A file that is written in pieces and gets its name once it is whole.
+//! A file that is written in pieces under a temporary name, and renamed once it is whole.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,19 +10,20 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Bytes handed to the system at a time: enough that changing threads costs nothing beside copying them.
-const BATCH: usize = 1 << 20;
+/// Bytes for one write call: enough that the change of threads costs nothing compared to copying them.
+const WRITE_BYTES: usize = 1 << 20;
 
-/// Bytes that a stream into a file holds at most: a batch being written, one being filled, and what fills it up at once.
-pub(crate) const PER_STREAM: u64 = 3 << 20;
+/// Bytes that one stream into a file holds at most: one batch being written, one being filled, and the chunk that fills
+/// it.
+pub(crate) const STREAM_BYTES: u64 = 3 << 20;
 
-/// A new file beside the one that it is to be. Dropping it removes it.
+/// A new file in the target's folder, under a temporary name. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct PartialFile {
     file: Arc<File>,
     path: PathBuf,
     target: PathBuf,
-    named: bool,
+    is_renamed: bool,
 }
 
 impl PartialFile {
@@ -30,31 +31,32 @@ impl PartialFile {
         let target = target.to_owned();
         blocking(target.clone(), move || {
             let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            // Random, so that no two get in each other's way, and short, so that it fits wherever the name fits.
+            // The name is random, so that no two collide, and short, so that it fits wherever the target's name fits.
             let path = folder.join(format!(".dataflux-{:016x}", rand::random::<u64>()));
             let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-            let unnamed = Self { file: Arc::new(file), path, target, named: false };
-            unnamed.file.set_len(size)?;
-            Ok(unnamed)
+            let partial = Self { file: Arc::new(file), path, target, is_renamed: false };
+            partial.file.set_len(size)?;
+            Ok(partial)
         })
         .await
     }
 
+    /// A writer of consecutive bytes from offset `at` on.
     pub(crate) fn writer(&self, at: u64) -> FileWriter {
         let (file, target) = (Arc::clone(&self.file), self.target.clone());
         FileWriter { file, target, at, batch: Vec::new(), filled: 0, writing: None }
     }
 
-    /// Gives it its name, in the place of what has it now. With `sync` its bytes are on the disk by then; that the folder is,
-    /// too, is told in the log where it can't be had: some systems don't let a folder be opened or synced, and the file is
-    /// whole and has its name.
-    pub(crate) async fn name(mut self, sync: bool) -> Result<()> {
+    /// Renames the file to its target, which is replaced if it exists. With `sync`, its bytes are on the disk before
+    /// that. The folder is synced as well; if the system refuses that, a warning is logged, since the file is whole and
+    /// has its name.
+    pub(crate) async fn rename(mut self, sync: bool) -> Result<()> {
         blocking(self.target.clone(), move || {
             if sync {
                 self.file.sync_all()?;
             }
             std::fs::rename(&self.path, &self.target)?;
-            self.named = true;
+            self.is_renamed = true;
             #[cfg(unix)]
             if sync && let Some(folder) = self.path.parent() {
                 let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -71,20 +73,21 @@ impl PartialFile {
 
 impl Drop for PartialFile {
     fn drop(&mut self) {
-        if !self.named {
-            // Nobody is there to be told.
+        if !self.is_renamed {
+            // A drop can't report an error.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Writes bytes that follow each other, a batch while the next one comes.
+/// Writes consecutive bytes, one batch while the next is received.
 pub(crate) struct FileWriter {
     file: Arc<File>,
     target: PathBuf,
-    /// Where the batch goes.
+    /// Offset in the file of the batch that is being filled.
     at: u64,
     batch: Vec<Bytes>,
+    /// Bytes in the batch.
     filled: usize,
     writing: Option<JoinHandle<io::Result<()>>>,
 }
@@ -93,16 +96,16 @@ impl FileWriter {
     pub(crate) async fn push(&mut self, chunk: Bytes) -> Result<()> {
         self.filled += chunk.len();
         self.batch.push(chunk);
-        if self.filled >= BATCH { self.flush().await } else { Ok(()) }
+        if self.filled >= WRITE_BYTES { self.flush().await } else { Ok(()) }
     }
 
     pub(crate) async fn finish(mut self) -> Result<()> {
         self.flush().await?;
-        self.written().await
+        self.finish_write().await
     }
 
     async fn flush(&mut self) -> Result<()> {
-        self.written().await?;
+        self.finish_write().await?;
         let (file, batch, at) = (Arc::clone(&self.file), std::mem::take(&mut self.batch), self.at);
         self.at += std::mem::take(&mut self.filled) as u64;
         self.writing = Some(spawn_blocking(move || {
@@ -112,7 +115,8 @@ impl FileWriter {
         Ok(())
     }
 
-    async fn written(&mut self) -> Result<()> {
+    /// Waits for the batch that is being written.
+    async fn finish_write(&mut self) -> Result<()> {
         match self.writing.take() {
             Some(writing) => writing.await.map_err(|_| panicked())?.map_err(|error| refused(&self.target, error)),
             None => Ok(()),
@@ -135,7 +139,7 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Does what may wait for a disk on a thread that nobody waits for.
+/// Runs work that may wait for a disk on a blocking thread.
 async fn blocking<T: Send + 'static>(
     target: PathBuf,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

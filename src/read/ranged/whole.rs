@@ -1,4 +1,4 @@
-//! All bytes of an object at once: in one buffer, in a file, or both.
+//! All bytes of an object at once: into one buffer, into a file, or into both.
 
 use std::ops::Range;
 use std::path::Path;
@@ -6,21 +6,59 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
 
-use super::file::{FileWriter, PER_STREAM, PartialFile};
-use super::{Download, Lanes, PartSum, Receipt};
+use super::download::{Download, PartSum, Receipt};
+use super::file::{FileWriter, PartialFile, STREAM_BYTES};
+use super::lanes::Lanes;
 use crate::store::Payload;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// How often an object whose bytes don't match is read: transport damages a few bytes in a while; damage that stays is not
-/// in the transport.
-const READS: usize = 3;
+/// How often an object whose bytes don't match is read. Damage in transport is rare and passes; damage that stays has
+/// another cause.
+const MAX_READS: usize = 3;
 
 impl Download {
-    pub(crate) async fn whole(mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
+    /// Reads the bytes into one buffer, and proves them. If they don't match their CRC32C, they are read again, three
+    /// times in all.
+    ///
+    /// # Errors
+    /// [`Changed`](ErrorKind::Changed) if the generation is gone, [`Integrity`](ErrorKind::Integrity) if the object has
+    /// another length or its bytes don't have its CRC32C, [`Config`](ErrorKind::Config) if memory can't hold it, and
+    /// any error that retries didn't help against.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the bytes and leaves nothing behind.
+    pub async fn into_memory(self) -> Result<(Bytes, Receipt)> {
+        self.whole(true, None).await
+    }
+
+    /// Reads the bytes into a file, and proves them. They are written under another name in the same folder, and the
+    /// file replaces what is at `path` once it is whole. If the bytes don't match their CRC32C, they are read again,
+    /// three times in all.
+    ///
+    /// # Errors
+    /// As for [`into_memory`](Self::into_memory), and [`Io`](ErrorKind::Io) if the file can't be written. On an error,
+    /// what was at `path` is unchanged.
+    ///
+    /// # Cancel safety
+    /// Dropping the future removes what was written; a file that was already whole may still be renamed to `path`.
+    pub async fn into_file(self, path: impl AsRef<Path>) -> Result<Receipt> {
+        self.whole(false, Some(path.as_ref())).await.map(|(_, receipt)| receipt)
+    }
+
+    /// Does what [`into_memory`](Self::into_memory) and [`into_file`](Self::into_file) do, in one read.
+    ///
+    /// # Errors
+    /// As for these two.
+    pub async fn into_memory_and_file(self, path: impl AsRef<Path>) -> Result<(Bytes, Receipt)> {
+        self.whole(true, Some(path.as_ref())).await
+    }
+
+    /// Reads all bytes, into memory if `memory`, into a file if there is a `path`, and proves them.
+    async fn whole(mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
         let mut reads = 1;
         loop {
             match self.read_whole(memory, path).await {
-                Err(error) if error.kind() == ErrorKind::Integrity && reads < READS => {
+                Err(error) if error.kind() == ErrorKind::Integrity && reads < MAX_READS => {
                     reads += 1;
                     tracing::warn!(%error, "reading again");
                     self.client = self.client.repeating();
@@ -30,12 +68,12 @@ impl Download {
         }
     }
 
-    /// All bytes, and the CRCs of them, told and computed: for whoever proves them.
+    /// Reads all bytes, with the CRC32C that was sent and the computed one. The caller proves them.
     pub(crate) async fn into_payload(mut self) -> Result<Payload> {
         let lanes = self.lanes();
         let (bytes, sum) = self.read_parts(true, None, &lanes).await.map_err(|error| error.object(&self.id))?;
         let generation = sum.generation.unwrap_or_default();
-        Ok(Payload { bytes, generation, stored_size: None, crc32c: sum.told, computed: sum.crc32c })
+        Ok(Payload { bytes, generation, stored_size: None, crc32c: sum.sent_crc32c, computed: sum.crc32c })
     }
 
     async fn read_whole(&mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
@@ -45,28 +83,28 @@ impl Download {
             None => None,
         };
         let (bytes, sum) = if file.is_none() && self.parts(u64::MAX).is_one() {
-            self.read_alone(&lanes).await?
+            self.read_single(&lanes).await?
         } else {
             self.read_parts(memory, file.as_ref(), &lanes).await?
         };
         let receipt = self.prove(&sum)?;
         if let Some(file) = file {
-            file.name(self.sync).await?;
+            file.rename(self.sync).await?;
         }
         Ok((bytes, receipt))
     }
 
-    /// Where there is but one part, one chunk may be all, and then it is not copied.
-    async fn read_alone(&self, lanes: &Lanes) -> Result<(Bytes, PartSum)> {
+    /// Reads an object of one part. If all of it comes in one chunk, nothing is copied.
+    async fn read_single(&self, lanes: &Lanes) -> Result<(Bytes, PartSum)> {
         let mut sum = PartSum::default();
         if self.size == 0 {
             return Ok((Bytes::new(), sum));
         }
         let lane = lanes.stream().await;
         let read = lane.client(&self.client).read(&self.id, None, self.size).await?;
-        lane.done(self.size);
+        lane.finish(self.size);
         sum.push(&read.bytes);
-        (sum.generation, sum.told) = (Some(read.generation), read.crc32c);
+        (sum.generation, sum.sent_crc32c) = (Some(read.generation), read.crc32c);
         Ok((read.bytes, sum))
     }
 
@@ -78,12 +116,12 @@ impl Download {
     ) -> Result<(Bytes, PartSum)> {
         let cut = self.parts(u64::MAX);
         if !cut.is_one() {
-            self.pin().await?;
+            self.pin_generation().await?;
         }
         let mut rest = if memory { Some(buffer(self.size)?) } else { None };
         let mut parts = cut.enumerate();
         let mut read: Vec<Option<(Option<BytesMut>, PartSum)>> = Vec::new();
-        // Dropping it, as any error does, ends the reads that are under way.
+        // An error drops the set, which cancels the reads under way.
         let mut reads = JoinSet::new();
         loop {
             while reads.len() < self.max_streams
@@ -106,11 +144,12 @@ impl Download {
             let (number, part) = done.unwrap_or_else(panicked)?;
             read[number] = Some(part);
         }
+
         let (mut bytes, mut sum) = (BytesMut::new(), PartSum::default());
         for (buffer, part) in read.into_iter().flatten() {
             sum.append(&part);
             if let Some(buffer) = buffer {
-                // They lie behind each other in one allocation, so nothing is copied.
+                // The buffers are adjacent in one allocation, so nothing is copied.
                 bytes.unsplit(buffer);
             }
         }
@@ -124,15 +163,18 @@ impl Download {
         mut writer: Option<FileWriter>,
         lanes: &Lanes,
     ) -> Result<(Option<BytesMut>, PartSum)> {
-        // Bytes before a stream, as everywhere: then whoever has a stream waits for nobody.
+        // Bytes before a stream, as everywhere, so that a holder of a stream never waits.
         let _held = match &writer {
-            Some(_) => Some(lanes.budget.take(PER_STREAM.min(range.end - range.start).min(lanes.budget.bytes())).await),
+            Some(_) => {
+                Some(lanes.budget.take(STREAM_BYTES.min(range.end - range.start).min(lanes.budget.bytes())).await)
+            }
             None => None,
         };
         let lane = lanes.stream().await;
         let part = self.by(&lane);
         let mut stream = part.stream(range);
         let mut sum = PartSum::default();
+
         while let Some(chunk) = stream.next().await? {
             sum.push(&chunk);
             if let Some(buffer) = &mut buffer {
@@ -142,15 +184,16 @@ impl Download {
                 writer.push(chunk).await?;
             }
         }
-        lane.done(sum.length);
+
+        lane.finish(sum.length);
         if let Some(writer) = writer {
             writer.finish().await?;
         }
-        Ok((buffer, sum.told_by(&stream)))
+        Ok((buffer, sum.with_answer(&stream)))
     }
 }
 
-/// Room for so many bytes, which is what a listing said and may be anything.
+/// A buffer of `size` bytes, which is what a listing says and may be anything.
 fn buffer(size: u64) -> Result<BytesMut> {
     let size = usize::try_from(size).ok().filter(|&size| Vec::<u8>::new().try_reserve_exact(size).is_ok());
     size.map(BytesMut::with_capacity).ok_or_else(|| {

@@ -1,0 +1,95 @@
+//! What is logged about a listing: its end, objects that were left out, doubtful labels, and cold storage.
+
+use crate::list::Prefix;
+use crate::manifest::{Classes, FoundImages, Manifest};
+use crate::plan::cold_notice;
+
+/// Logs that a listing has ended.
+pub(super) fn log_listed(manifest: &Manifest) {
+    tracing::info!(
+        prefix = %manifest.prefix(),
+        samples = manifest.len(),
+        bytes = manifest.bytes(),
+        left_out = %manifest.left_out(),
+        "listed"
+    );
+    warn_of_cold(manifest);
+}
+
+/// As [`log_listed`], for a listing of images.
+pub(super) fn log_images_listed(manifest: &Manifest) {
+    log_listed(manifest);
+    let left_out = manifest.left_out();
+    if left_out.hidden + left_out.not_an_image > 0 {
+        tracing::warn!(prefix = %manifest.prefix(), %left_out, "{LEFT_OUT}");
+    }
+    warn_of_labels(manifest, None);
+}
+
+/// The warning that an image data set leaves out objects.
+const LEFT_OUT: &str = "an image data set leaves out what is hidden, and what has no image's suffix";
+
+/// Warns of the objects that an image data set leaves out, and of images without a label.
+pub(super) fn warn_of_left_out(images: &Manifest, found: &FoundImages) {
+    let prefix = images.prefix();
+    if let Some(example) = &found.example {
+        let left_out = &found.left_out;
+        tracing::warn!(%prefix, %left_out, example, "{LEFT_OUT}");
+    }
+    if let Some(example) = &found.first_without_folder {
+        let images = found.without_folder;
+        tracing::warn!(%prefix, images, example, "images in no folder have no label and can't be decoded; move them into one");
+    }
+}
+
+/// Warns if the labels are probably not the intended ones: if there is only one class, or if the URI lacks its last
+/// slash.
+pub(super) fn warn_of_labels(images: &Manifest, classes: Option<&Classes>) {
+    let prefix = images.prefix();
+    let labels = images.labels();
+    let lacks_slash = !prefix.prefix.is_empty() && !prefix.prefix.ends_with('/');
+    match (classes, labels) {
+        (None, [one]) => {
+            let folder = prefix.prefix.rfind('/').map_or(0, |slash| slash + 1);
+            let (bucket, above) = (&prefix.bucket, &prefix.prefix[..folder]);
+            let is_cut_name =
+                lacks_slash && !above.ends_with(&format!("{one}/")) && one.starts_with(&prefix.prefix[folder..]);
+            let meant = if is_cut_name {
+                format!("gs://{bucket}/{above}{one}/")
+            } else {
+                format!("{prefix}{}{one}/", if lacks_slash { "/" } else { "" })
+            };
+            tracing::warn!(
+                %prefix,
+                class = one,
+                "all images are of one class; if the classes are the folders within it, open {meant} instead"
+            );
+        }
+        (None, labels) if lacks_slash && labels.iter().all(|label| label.starts_with(last_part(prefix))) => {
+            let some = labels.iter().take(MAX_LISTED_FOLDERS).map(String::as_str).collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                %prefix,
+                classes = some,
+                "the URI ends without a slash, and the classes are the folders that it begins; for the folders within one, \
+                 add the slash"
+            );
+        }
+        _ => {}
+    }
+}
+
+/// How many folders a warning names at most.
+const MAX_LISTED_FOLDERS: usize = 8;
+
+/// The part of a prefix after its last slash.
+fn last_part(prefix: &Prefix) -> &str {
+    &prefix.prefix[prefix.prefix.rfind('/').map_or(0, |slash| slash + 1)..]
+}
+
+/// Warns if objects are in a storage class whose reads are charged for.
+pub(super) fn warn_of_cold(manifest: &Manifest) {
+    let classes: Vec<_> = manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect();
+    if let Some(notice) = cold_notice(&classes) {
+        tracing::warn!(prefix = %manifest.prefix(), "{notice}");
+    }
+}
