@@ -24,12 +24,34 @@ pub(crate) struct CacheSession {
     manifest: Arc<Manifest>,
 }
 
-/// What the cache has of some samples, by their slots.
+/// What the cache has of some samples: those that a cache can hold, by their slots.
 #[derive(Debug, Default)]
-pub(crate) struct CacheLookup {
-    /// Hashes of the samples that a cache can hold.
-    pub(crate) hashes: BTreeMap<usize, u64>,
-    pub(crate) hits: BTreeMap<usize, CacheHit>,
+pub(crate) struct CacheLookup(BTreeMap<usize, LookedUpSample>);
+
+#[derive(Debug)]
+struct LookedUpSample {
+    hash: u64,
+    hit: Option<CacheHit>,
+}
+
+impl CacheLookup {
+    /// The hash of a sample that a cache can hold.
+    pub(crate) fn hash(&self, slot: usize) -> Option<u64> {
+        Some(self.0.get(&slot)?.hash)
+    }
+
+    pub(crate) fn has_hit(&self, slot: usize) -> bool {
+        self.0.get(&slot).is_some_and(|sample| sample.hit.is_some())
+    }
+
+    pub(crate) fn take_hit(&mut self, slot: usize) -> Option<CacheHit> {
+        self.0.get_mut(&slot)?.hit.take()
+    }
+
+    /// The samples that are in the cache, in the order of their slots.
+    pub(crate) fn hits(&self) -> impl Iterator<Item = (usize, &CacheHit)> {
+        self.0.iter().filter_map(|(slot, sample)| Some((*slot, sample.hit.as_ref()?)))
+    }
 }
 
 /// A sample that is in the cache.
@@ -107,23 +129,20 @@ impl CacheSession {
 
     /// Looks samples up, each by its slot.
     pub(crate) fn find(&self, samples: impl Iterator<Item = (usize, SampleId)>) -> CacheLookup {
-        let mut lookup = CacheLookup::default();
         // A sample that the manifest doesn't return is reported by the read that follows.
         let known: Vec<_> = samples
             .filter_map(|(slot, id)| {
                 let entry = self.manifest.at(id.0).ok()?;
                 let hash = self.key(&entry)?.0.hash();
-                lookup.hashes.insert(slot, hash);
                 Some((slot, entry, hash))
             })
             .collect();
         let locations = self.cache.find(known.iter().map(|(_, _, hash)| *hash));
-        for ((slot, entry, _), location) in known.into_iter().zip(locations) {
-            if let Some(location) = location {
-                lookup.hits.insert(slot, CacheHit { entry, location });
-            }
-        }
-        lookup
+        let samples = known.into_iter().zip(locations).map(|((slot, entry, hash), location)| {
+            let hit = location.map(|location| CacheHit { entry, location });
+            (slot, LookedUpSample { hash, hit })
+        });
+        CacheLookup(samples.collect())
     }
 
     /// Reads samples into one buffer and verifies them; `None` for each that turned out not to be in the cache. Blocks.

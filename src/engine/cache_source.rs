@@ -93,7 +93,7 @@ fn group(method: Method, slices: impl IntoIterator<Item = Slice>) -> Group {
 /// Groups of the samples that are in the cache, each of at most `max_bytes` bytes unless it has one sample.
 fn cached_groups(ids: &[SampleId], lookup: &CacheLookup, max_bytes: u64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (&slot, hit) in &lookup.hits {
+    for (slot, hit) in lookup.hits() {
         let size = hit.entry.size;
         let has_room =
             |group: &&mut Group| group.slices.len() < MAX_SOURCES && group.bytes().saturating_add(size) <= max_bytes;
@@ -114,9 +114,9 @@ impl PlannedReads for CacheReads {
     fn start(&mut self, index: usize, mut delivery: Delivery, start: &ReadStart<'_>) -> Option<()> {
         let group = std::mem::replace(&mut self.groups[index], group(Method::Empty, []));
         delivery.cache = Some(self.source.session.clone());
-        let hits: Vec<_> = group.slices.iter().map_while(|slice| self.lookup.hits.remove(&slice.slot)).collect();
+        let hits: Vec<_> = group.slices.iter().map_while(|slice| self.lookup.take_hit(slice.slot)).collect();
         if hits.is_empty() {
-            return self.source.start_uncached(group, &self.lookup.hashes, delivery, start);
+            return self.source.start_uncached(group, &self.lookup, delivery, start);
         }
         let (source, number) = (Arc::clone(&self.source), start.numbers.next());
         delivery.stages().set(group.slices.iter().map(|slice| slice.slot), SampleStage::Caching);
@@ -135,7 +135,7 @@ impl SampleSource for CacheSource {
     fn plan(self: Arc<Self>, ids: &[SampleId], fits: &dyn Fn(&[Group]) -> bool) -> Result<Box<dyn PlannedReads>> {
         self.session.refresh();
         let lookup = self.session.find(ids.iter().copied().enumerate());
-        let uncached = (0..ids.len()).filter(|slot| !lookup.hits.contains_key(slot));
+        let uncached = (0..ids.len()).filter(|slot| !lookup.has_hit(*slot));
         let uncached: Vec<_> = uncached.collect();
         let mut from_bucket = self.bucket.plan_groups(&uncached.iter().map(|slot| ids[*slot]).collect::<Vec<_>>())?;
         for slice in from_bucket.iter_mut().flat_map(|group| &mut group.slices) {
@@ -175,12 +175,12 @@ impl CacheSource {
     fn start_uncached(
         self: &Arc<Self>,
         whole: Group,
-        hashes: &BTreeMap<usize, u64>,
+        lookup: &CacheLookup,
         delivery: Delivery,
         start: &ReadStart<'_>,
     ) -> Option<()> {
         let method = whole.method;
-        let Division { own, awaited } = self.divide(whole.slices, hashes);
+        let Division { own, awaited } = self.divide(whole.slices, lookup);
         let is_whole = awaited.is_empty();
         if !is_whole {
             let slices = awaited.into_iter().map(|awaited| awaited.slice).collect();
@@ -197,12 +197,12 @@ impl CacheSource {
     }
 
     /// Claims samples and divides them by who reads them now. Blocks for moments.
-    fn divide(&self, slices: Vec<Slice>, hashes: &BTreeMap<usize, u64>) -> Division {
-        let known: Vec<_> = slices.iter().filter_map(|slice| hashes.get(&slice.slot).copied()).collect();
+    fn divide(&self, slices: Vec<Slice>, lookup: &CacheLookup) -> Division {
+        let known: Vec<_> = slices.iter().filter_map(|slice| lookup.hash(slice.slot)).collect();
         let mut readers = if known.is_empty() { Vec::new() } else { self.session.claim(&known) }.into_iter();
         let mut division = Division::default();
         for slice in slices {
-            let reader = if hashes.contains_key(&slice.slot) { readers.next() } else { None };
+            let reader = lookup.hash(slice.slot).and_then(|_| readers.next());
             match reader.unwrap_or(SampleReader::ThisOne(None)) {
                 SampleReader::ThisOne(claim) => division.own.push(OwnRead { slice, claim }),
                 SampleReader::Other(reader) => division.awaited.push(AwaitedRead { slice, reader }),
@@ -235,7 +235,7 @@ impl CacheSource {
     /// A sample from the cache, if it is there. Blocks.
     fn read_hit(&self, id: SampleId) -> Option<RawSample> {
         self.session.refresh_after(SHORTEST_PAUSE);
-        let hit = self.session.find(std::iter::once((0, id))).hits.remove(&0)?;
+        let hit = self.session.find(std::iter::once((0, id))).take_hit(0)?;
         let bytes = self.session.read(std::slice::from_ref(&hit), self.bucket.fetcher.buffers()).pop()??;
         Some(RawSample::verified_before(&Origin::new(&self.bucket.manifest), id, hit.entry, bytes))
     }
@@ -292,7 +292,7 @@ impl CacheSource {
         self.session.refresh_after(SHORTEST_PAUSE);
         let samples = awaited.iter().map(|awaited| (awaited.slice.slot, awaited.slice.id));
         let lookup = self.session.find(samples);
-        let division = if must_claim || !lookup.hits.is_empty() {
+        let division = if must_claim || lookup.hits().next().is_some() {
             self.settle(awaited.into_iter().map(|awaited| awaited.slice).collect(), lookup, delivery)
         } else {
             Division { own: Vec::new(), awaited }
@@ -304,11 +304,10 @@ impl CacheSource {
 
     /// Delivers what is in the cache, and claims what nobody reads any more. Blocks.
     fn settle(&self, slices: Vec<Slice>, mut lookup: CacheLookup, delivery: &Delivery) -> Division {
-        let (cached, rest): (Vec<_>, Vec<_>) =
-            slices.into_iter().partition(|slice| lookup.hits.contains_key(&slice.slot));
-        let hits = cached.iter().filter_map(|slice| lookup.hits.remove(&slice.slot)).collect();
+        let (cached, rest): (Vec<_>, Vec<_>) = slices.into_iter().partition(|slice| lookup.has_hit(slice.slot));
+        let hits = cached.iter().filter_map(|slice| lookup.take_hit(slice.slot)).collect();
         let missed = self.deliver_hits(cached, hits, delivery);
-        let mut division = self.divide(rest, &lookup.hashes);
+        let mut division = self.divide(rest, &lookup);
         // Nobody waits for a sample that can't be read though the cache has it.
         division.own.extend(Division::own(missed));
         division
