@@ -44,6 +44,8 @@ mod suspension;
 
 pub mod store;
 
+pub mod pacing;
+
 pub mod list;
 
 pub mod manifest;
@@ -51,8 +53,6 @@ pub mod manifest;
 pub mod sample;
 
 pub mod plan;
-
-pub mod pacing;
 
 pub mod compose;
 

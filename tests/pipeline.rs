@@ -237,7 +237,7 @@ fn a_small_epoch_is_read_one_by_one_and_says_why() {
     assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 300);
     assert_eq!((batches.stats().groups.direct, batches.stats().groups.composed), (300, 0));
     let choice = loader.choice().unwrap();
-    assert_eq!((choice.way, &*choice.to_string()), (ReadMode::Direct, "direct: nothing was measured yet"));
+    assert_eq!((choice.mode, &*choice.to_string()), (ReadMode::Direct, "direct: nothing was measured yet"));
     let fixed = DataLoader::builder(dataset(&store)).strategy(Strategy::Direct).build().unwrap();
     assert_eq!(fixed.choice(), None);
 }

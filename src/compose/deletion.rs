@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::Result;
-use crate::pacing::throttle::Throttle;
+use crate::pacing::CallGate;
 use crate::store::{CallObserver, Client, ObjectId};
 
 /// Waits before an object that was not found is deleted again. If the answer to its compose was lost, the service may
@@ -15,7 +15,7 @@ use crate::store::{CallObserver, Client, ObjectId};
 const LATE_COMPOSE_WAITS: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
-/// Deletions at once while the process shuts down, where no throttle limits them. At 80 ms each, 4,096 of them take
+/// Deletions at once while the process shuts down, where no gate limits them. At 80 ms each, 4,096 of them take
 /// five of the 20 seconds there are, and the process has this many connections in any case.
 const MAX_CLOSING_DELETIONS: usize = 64;
 
@@ -25,7 +25,7 @@ static CLOSING_SLOTS: Semaphore = Semaphore::const_new(MAX_CLOSING_DELETIONS);
 /// call among those that wait for `writes`. Once `closing` holds true, the call needs no slot of `writes` any more.
 pub(super) async fn delete(
     client: &Client,
-    writes: &Arc<Throttle>,
+    writes: &Arc<CallGate>,
     group_number: u64,
     id: &ObjectId,
     mut closing: watch::Receiver<bool>,
@@ -36,12 +36,12 @@ pub(super) async fn delete(
         let slot = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => None,
-            slot = writes.acquire_behind(group_number) => Some(slot),
+            slot = writes.acquire_background(group_number) => Some(slot),
         };
 
         let outcome = if let Some(slot) = slot {
-            let outcome = client.with_observer(slot.watch()).with_cancellation(closing.clone()).delete(id).await;
-            slot.done(0);
+            let outcome = client.with_observer(slot.observer()).with_cancellation(closing.clone()).delete(id).await;
+            slot.finish(0);
             if *closing.borrow() && outcome.as_ref().is_err_and(|error| !error.is_not_found()) {
                 // The client may have given up only because the process closes. The name is used by nobody else, so
                 // repeating the deletion is safe.
@@ -104,7 +104,7 @@ impl CallObserver for ClosingSlot {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::pacing::{CallCaps, Throttles};
+    use crate::pacing::{BucketGates, CallCaps};
     use crate::store::{Fault, FaultStore, MemoryStore, StoreCall};
 
     async fn seconds(n: u64) {
@@ -118,7 +118,7 @@ mod tests {
         let faults = FaultStore::new(Arc::new(memory.clone()));
         let client = Client::new(Arc::new(faults.clone()));
         faults.fail_next(StoreCall::Delete, Fault::Error(ErrorKind::Unavailable), 1);
-        let writes = Arc::clone(&Throttles::new(CallCaps::default()).writes);
+        let writes = Arc::clone(&BucketGates::new(CallCaps::default()).writes);
         let closing = watch::Sender::new(false);
         let id = ObjectId::new("bucket", "late", None);
         let compose = async {
@@ -137,7 +137,7 @@ mod tests {
         let memory = MemoryStore::new();
         let faults = FaultStore::new(Arc::new(memory.clone()));
         let client = Client::new(Arc::new(faults.clone()));
-        let writes = Arc::clone(&Throttles::new(CallCaps::default()).writes);
+        let writes = Arc::clone(&BucketGates::new(CallCaps::default()).writes);
         let closing = watch::Sender::new(false);
         let deletion = |name: &str| {
             let id = ObjectId::new("bucket", name, memory.insert("bucket", name, "meow"));

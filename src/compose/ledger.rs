@@ -15,7 +15,7 @@ use super::deletion::delete;
 use super::process;
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
-use crate::pacing::throttle::Throttle;
+use crate::pacing::CallGate;
 use crate::store::{Client, ObjectId};
 use crate::suspension::RETRIAL_INTERVAL;
 use crate::{Error, ErrorKind, Result};
@@ -66,7 +66,7 @@ pub(super) struct LedgerEntry {
     pub(super) io: Arc<Io>,
     pub(super) run: Arc<TemporaryRun>,
     pub(super) bucket: Arc<str>,
-    pub(super) writes: Arc<Throttle>,
+    pub(super) writes: Arc<CallGate>,
     /// The number of the group that it holds; deletions go in this order.
     pub(super) group_number: u64,
     pub(super) state: TemporaryState,
@@ -297,7 +297,7 @@ impl LoaderTemporaries {
     }
 
     /// Starts another try to delete what could not be deleted at least [`RETRIAL_INTERVAL`] ago. Returns at once.
-    pub(crate) fn delete_again(self: &Arc<Self>, client: &Client, io: &Io, writes: &Arc<Throttle>, group_number: u64) {
+    pub(crate) fn delete_again(self: &Arc<Self>, client: &Client, io: &Io, writes: &Arc<CallGate>, group_number: u64) {
         let now = Instant::now();
         let mut undeleted = LEDGER.undeleted();
         let is_due =
@@ -408,7 +408,7 @@ impl TemporaryRun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pacing::{CallCaps, Throttles};
+    use crate::pacing::{BucketGates, CallCaps};
     use crate::store::{Fault, FaultStore, MemoryStore, StoreCall};
 
     /// The first one that could not be deleted was tried first every time, and kept all others from being tried.
@@ -417,7 +417,7 @@ mod tests {
         let memory = MemoryStore::new();
         let faults = FaultStore::new(Arc::new(memory.clone()));
         let client = Client::new(Arc::new(faults.clone()));
-        let writes = Arc::clone(&Throttles::new(CallCaps::default()).writes);
+        let writes = Arc::clone(&BucketGates::new(CallCaps::default()).writes);
         let io = Io::shared().unwrap();
         let loader = LoaderTemporaries::new();
         let run = TemporaryRun::new(&loader);

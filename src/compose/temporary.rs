@@ -14,7 +14,7 @@ use super::ledger::{LEDGER, LedgerEntry, LoaderTemporaries, TemporaryRun, Tempor
 use super::step::{ReadStep, StepObserver};
 use super::{metadata, process};
 use crate::io::Io;
-use crate::pacing::throttle::Throttle;
+use crate::pacing::CallGate;
 use crate::store::{Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result};
 
@@ -56,7 +56,7 @@ impl TemporaryRun {
         self: &Arc<Self>,
         client: &Client,
         io: &Arc<Io>,
-        writes: &Arc<Throttle>,
+        writes: &Arc<CallGate>,
         group_number: u64,
         mut request: ComposeRequest,
         on_step: StepObserver<'_>,
@@ -93,12 +93,12 @@ impl TemporaryRun {
         let (done, wait) = oneshot::channel();
         // The call is optional, since the objects of the group can be read without it.
         let client =
-            client.for_optional_calls().with_observer(slot.watch()).with_cancellation(self.is_over.subscribe());
+            client.for_optional_calls().with_observer(slot.observer()).with_cancellation(self.is_over.subscribe());
         io.handle().spawn(async move {
             let mut guard = guard;
             let outcome = client.compose(&request).await;
             // Before the read and the deletion that follow, which wait for slots themselves.
-            slot.done(0);
+            slot.finish(0);
             let outcome = match outcome {
                 Ok(meta) if LEDGER.note_composed(&name, meta.generation) => {
                     guard.id.generation = Some(meta.generation);

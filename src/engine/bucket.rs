@@ -15,8 +15,7 @@ use super::stages::{PlannerState, WindowStages};
 use crate::compose::{ReadStep, StepObserver};
 use crate::io::Io;
 use crate::manifest::Manifest;
-use crate::pacing::auto::{Auto, InFlightRead};
-use crate::pacing::{CallCeiling, ServiceCeilings};
+use crate::pacing::{GroupSize, InFlightRead, ServiceState, SharedChooser};
 use crate::plan::{Group, GroupCounts, MAX_SOURCES, Method, Planner};
 use crate::read::{Fetcher, RawSample, split};
 use crate::sample::SampleId;
@@ -35,7 +34,7 @@ pub(crate) struct BucketSource {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) planner: Planner,
     /// Chooses between direct and composed reads where measurement decides.
-    pub(crate) auto: Option<Arc<Auto>>,
+    pub(crate) auto: Option<Arc<SharedChooser>>,
     pub(crate) fetcher: Fetcher,
     /// Counts the groups that this epoch started.
     pub(crate) groups: Arc<GroupCounts>,
@@ -117,21 +116,18 @@ impl BucketSource {
         };
         let sources = if group.method == Method::Composed { group.slices.len() } else { 1 };
         start.planner.enter(PlannerState::Admission);
-        let admission = auto.admit(
-            (sources, group.bytes(), start.held_bytes),
-            start.samples_left,
-            || self.ceilings(),
-            || is_cancelled(&delivery.cancel),
-        )?;
+        let size = GroupSize { samples: sources, bytes: group.bytes(), held: start.held_bytes };
+        let is_cancelled = || is_cancelled(&delivery.cancel);
+        let admission = auto.admit(size, start.samples_left, || self.service(), is_cancelled)?;
         start.planner.enter(PlannerState::Planning);
-        if admission.composed || sources == 1 {
-            self.spawn(group, guards, Some(auto.place(admission)), delivery, start);
+        if admission.is_composed || sources == 1 {
+            self.spawn(group, guards, Some(auto.track(admission)), delivery, start);
             return Some(());
         }
         let mut guards = guards.into_iter();
         for group in group.split_up() {
             let guards = guards.by_ref().take(1).collect();
-            self.spawn(group, guards, Some(auto.place(admission)), delivery.clone(), start);
+            self.spawn(group, guards, Some(auto.track(admission)), delivery.clone(), start);
         }
         Some(())
     }
@@ -153,16 +149,8 @@ impl BucketSource {
         });
     }
 
-    fn ceilings(&self) -> ServiceCeilings {
-        let now = self.fetcher.ceilings();
-        let most_behind = self.fetcher.throttles().writes.most_behind();
-        let [reads, writes] = [now.reads, now.writes].map(|lane| CallCeiling {
-            at_once: lane.at_once,
-            in_flight: lane.in_flight,
-            waiting: lane.waiting + lane.behind.saturating_sub(most_behind),
-            rate: lane.per_second,
-        });
-        ServiceCeilings { reads, writes, may_write: self.fetcher.is_proven() }
+    fn service(&self) -> ServiceState {
+        ServiceState { ceilings: self.fetcher.ceilings(), is_composing_proven: self.fetcher.is_proven() }
     }
 
     /// Reads and verifies the samples of a group, and delivers them.
@@ -188,7 +176,7 @@ impl BucketSource {
         let error = match outcome {
             Ok(samples) => {
                 if let Some(mut in_flight) = in_flight {
-                    in_flight.done(samples.len());
+                    in_flight.succeed(samples.len());
                 }
                 delivery.deliver(samples);
                 return;
@@ -203,7 +191,7 @@ impl BucketSource {
         // Whatever went wrong: reading each object by itself works, or finds out which object is to blame.
         tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
         if let Some(in_flight) = in_flight {
-            in_flight.failed();
+            in_flight.record_failed_compose();
         }
         let repeating;
         let fetcher = if is_composed.into_inner() {
@@ -230,7 +218,7 @@ impl BucketSource {
         match read_alone(&self.fetcher, &self.manifest, group, number, &observe).await {
             Ok(sample) => {
                 if let Some(mut in_flight) = in_flight {
-                    in_flight.done(1);
+                    in_flight.succeed(1);
                 }
                 delivery.deliver(vec![(slot, sample)]);
             }

@@ -27,6 +27,7 @@ use super::wait_report::{BatchProgress, BatchTrace};
 use super::window::BatchWindow;
 use crate::Error;
 use crate::budget::{GroupBytes, Permit};
+use crate::pacing::NeighbourEpochs;
 use crate::plan::{Group, MAX_SOURCES};
 use crate::sample::SampleId;
 
@@ -61,15 +62,6 @@ pub(crate) struct EpochPlanner {
     pub(crate) stall_report: Duration,
 }
 
-/// The epochs of the same series beside an epoch.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct NeighbourEpochs {
-    /// Whether it begins while another epoch is delivered.
-    pub(crate) has_previous: bool,
-    /// Whether another epoch begins while it is delivered.
-    pub(crate) has_next: bool,
-}
-
 /// A part of the epoch was cancelled, or ended by an error: no batch follows.
 struct Ended;
 
@@ -94,7 +86,7 @@ impl EpochPlanner {
     pub(crate) fn run(self, last_number: u64) -> u64 {
         let Self { engine, mut cursor, neighbours, tickets, cancel, status, bell, awaited, stall_report } = self;
         if let Some(auto) = &engine.bucket.auto {
-            auto.began((neighbours.has_previous, neighbours.has_next));
+            auto.start_epoch(neighbours);
         }
         let (funded, window_funded) = watch::channel(0);
         let (sampling, epoch) = cursor.order.course();

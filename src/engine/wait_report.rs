@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::stages::{PlannerState, PlannerStatus, SampleStage, StageSince, WindowStages};
 use crate::budget::Gauge;
 use crate::manifest::Manifest;
-use crate::pacing::{Ceilings, Throttles};
+use crate::pacing::{BucketGates, Ceilings};
 use crate::sample::SampleId;
 
 /// Default of [`stall_report`](crate::loader::DataLoaderBuilder::stall_report): three times as long as a read waits for
@@ -168,13 +168,13 @@ impl BatchTrace {
 
     /// Gives up composes of this batch where the training loop has `waited` for longer than it takes to read their
     /// objects.
-    fn give_up_composing(&self, waited: Duration, throttles: &Throttles) {
+    fn give_up_composing(&self, waited: Duration, gates: &BucketGates) {
         let stages = self.stages.stages(self.slots.clone());
         let composing = stages.iter().filter(|at| at.stage == SampleStage::Composing).count();
-        if composing == 0 || waited <= throttles.reads.time_for(composing) {
+        if composing == 0 || waited <= gates.reads.time_for(composing) {
             return;
         }
-        let patience = throttles.writes.usual_wait() * COMPOSE_PATIENCE;
+        let patience = gates.writes.typical_wait() * COMPOSE_PATIENCE;
         self.stages.abandon_composes(self.slots.end, patience.as_millis() as u64);
     }
 
@@ -271,7 +271,7 @@ pub(crate) struct WaitWatcher {
     pub(crate) stall_report: Duration,
     pub(crate) held: Gauge,
     pub(crate) memory_budget: u64,
-    pub(crate) throttles: Arc<Throttles>,
+    pub(crate) gates: Arc<BucketGates>,
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) epoch: u64,
 }
@@ -319,7 +319,7 @@ impl WaitWatcher {
             }
             on_slice(took);
             if let Some(trace) = source.trace() {
-                trace.give_up_composing(slices.waited, &self.throttles);
+                trace.give_up_composing(slices.waited, &self.gates);
             }
             if is_due {
                 totals.stalls += 1;
@@ -335,7 +335,7 @@ impl WaitWatcher {
 
     fn report(&self, batch: u64, waited: Duration, trace: Option<&BatchTrace>) {
         let snapshot = self.snapshot(trace);
-        let Ceilings { reads, writes } = self.throttles.snapshot();
+        let Ceilings { reads, writes } = self.gates.snapshot();
         let now_ms = self.planner.now_ms();
         let since = snapshot.since_ms.map(|since_ms| Duration::from_millis(now_ms.saturating_sub(since_ms)));
         tracing::warn!(
@@ -353,7 +353,7 @@ impl WaitWatcher {
             reads_per_second = reads.per_second,
             writes_in_flight = writes.in_flight,
             writes_waiting = writes.waiting,
-            deletions_waiting = writes.behind,
+            deletions_waiting = writes.background_waiting,
             writes_at_once = writes.at_once,
             writes_per_second = writes.per_second,
             "the training loop waits for {}",

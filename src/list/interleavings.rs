@@ -14,7 +14,8 @@ use super::lister::{ListCalls, ListDriver, Page, ProgressLog};
 use super::ranges::{CallId, Ranges};
 use crate::Result;
 use crate::metrics::Metrics;
-use crate::store::{ListPage, ListRequest, ObjectRef, Pace};
+use crate::pacing::ConcurrencyLimit;
+use crate::store::{ListPage, ListRequest, ObjectRef};
 
 type ScriptedAnswer = (CallId, Result<ListPage>);
 
@@ -76,7 +77,7 @@ fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> us
     let ranges = Ranges::new("", page_size, Vec::new());
     let mut driver = ListDriver {
         ranges,
-        pace: Pace::new(concurrency, Duration::ZERO),
+        concurrency: ConcurrencyLimit::new(concurrency, Duration::ZERO),
         calls,
         metrics: Arc::new(Metrics::default()),
         refused: 0,

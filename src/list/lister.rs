@@ -22,7 +22,8 @@ use super::in_order::InOrder;
 use super::ranges::{CallId, KeptNames, MOST_EMPTY, ProtocolViolation, Ranges};
 use super::{PAGE_SIZE, Prefix};
 use crate::metrics::Metrics;
-use crate::store::{Client, Fields, ListPage, ListRequest, ObjectRef, Objects, Pace};
+use crate::pacing::ConcurrencyLimit;
+use crate::store::{Client, Fields, ListPage, ListRequest, ObjectRef, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Calls at once unless told otherwise. A page of 5,000 takes some 0.4 s, so that this many bring 3 million objects a
@@ -219,7 +220,7 @@ impl Lister {
         let started = Instant::now();
         Pages(ListDriver {
             ranges: Ranges::new(&self.prefix.prefix, self.page_size, self.known),
-            pace: Pace::new(self.concurrency, Duration::ZERO),
+            concurrency: ConcurrencyLimit::new(self.concurrency, Duration::ZERO),
             calls: TaskCalls { client: self.client.clone(), under_way: JoinSet::new() },
             metrics: Arc::clone(self.client.metrics()),
             refused: self.client.metrics().list_refused.load(Ordering::Relaxed),
@@ -426,7 +427,7 @@ impl<C> Drop for ListDriver<C> {
 #[derive(Debug)]
 pub(super) struct ListDriver<C> {
     pub(super) ranges: Ranges,
-    pub(super) pace: Pace,
+    pub(super) concurrency: ConcurrencyLimit,
     pub(super) calls: C,
     pub(super) metrics: Arc<Metrics>,
     /// Refusals seen.
@@ -464,10 +465,10 @@ impl<C: ListCalls> ListDriver<C> {
                 Err(error) => return Err(StopReason::Failed(error.stage(Stage::List))),
             }
         };
-        let (in_flight, limit) = (self.calls.under_way() + 1, self.pace.limit());
-        self.pace.done(self.started.elapsed(), page.objects.len() as u64, in_flight);
-        if self.pace.limit() != limit {
-            tracing::debug!(before = limit, now = self.pace.limit(), "list calls at once");
+        let (in_flight, limit) = (self.calls.under_way() + 1, self.concurrency.limit());
+        self.concurrency.record_call(self.started.elapsed(), page.objects.len() as u64, in_flight);
+        if self.concurrency.limit() != limit {
+            tracing::debug!(before = limit, now = self.concurrency.limit(), "list calls at once");
         }
         self.progress.calls.fetch_add(1, Ordering::Relaxed);
         let folders: usize = page.prefixes.iter().map(|folder| 2 * folder.len() + size_of::<String>()).sum();
@@ -494,10 +495,10 @@ impl<C: ListCalls> ListDriver<C> {
     fn start(&mut self) {
         let refused = self.metrics.list_refused.load(Ordering::Relaxed);
         if refused > self.refused {
-            self.pace.refused(self.started.elapsed(), (refused - self.refused) as usize);
+            self.concurrency.record_refusals(self.started.elapsed(), (refused - self.refused) as usize);
             self.refused = refused;
         }
-        let limit = self.pace.limit().min(calls_within(MAX_PAGE_BYTES, self.largest));
+        let limit = self.concurrency.limit().min(calls_within(MAX_PAGE_BYTES, self.largest));
         while let Some(call) = self.ranges.next(limit) {
             let request = ListRequest {
                 prefix: call.prefix,

@@ -13,8 +13,7 @@ use super::stream::BatchStream;
 use crate::collate::Collate;
 use crate::decode::{Decode, Raw};
 use crate::engine::Closed;
-use crate::engine::epoch_planner::NeighbourEpochs;
-use crate::pacing::{Ceilings, Choice};
+use crate::pacing::{Ceilings, Choice, NeighbourEpochs};
 use crate::plan::Bill;
 use crate::{Error, ErrorKind, Result, Stage};
 

@@ -9,7 +9,7 @@ use crate::engine::bucket::read_alone;
 use crate::engine::sample_code::{guarded, refused};
 use crate::io::Io;
 use crate::manifest::{Classes, Manifest, StreamingListing};
-use crate::pacing::{CallCaps, Ceilings, Throttles};
+use crate::pacing::{BucketGates, CallCaps, Ceilings};
 use crate::plan::{Group, MIN_RANGED};
 use crate::read::Fetcher;
 use crate::sample::SampleId;
@@ -53,7 +53,7 @@ pub(crate) struct DatasetSource {
     streaming: Option<StreamingListing>,
     pub(crate) bucket: BucketInfo,
     /// Shared by all readers of the data set, so that each learns from what the bucket refused to the others.
-    pub(crate) throttles: Arc<Throttles>,
+    pub(crate) gates: Arc<BucketGates>,
     pub(crate) notices: Arc<GivenNotices>,
 }
 
@@ -107,7 +107,7 @@ pub(super) fn new_dataset(
     streaming: Option<StreamingListing>,
     bucket: BucketInfo,
 ) -> DatafluxDataset {
-    let throttles = Throttles::new(CallCaps::default());
+    let gates = BucketGates::new(CallCaps::default());
     DatafluxDataset {
         source: Arc::new(DatasetSource {
             client,
@@ -117,7 +117,7 @@ pub(super) fn new_dataset(
             classes: None,
             streaming,
             bucket,
-            throttles,
+            gates,
             notices: Arc::default(),
         }),
         decode: Arc::new(Raw),
@@ -257,7 +257,7 @@ impl<D> DatafluxDataset<D> {
     /// How many calls the bucket takes, as learned from what it refused to this data set. Loaders with limits of their
     /// own learn for themselves; see [`DataLoader::ceilings`](crate::loader::DataLoader::ceilings).
     pub fn ceilings(&self) -> Ceilings {
-        self.source.throttles.snapshot()
+        self.source.gates.snapshot()
     }
 
     /// Facts about the bucket, as far as the service reports them.
@@ -273,7 +273,7 @@ impl<D: Decode> DatafluxDataset<D> {
     /// The index is out of range; the listing failed before it came to the index; the object was overwritten or deleted
     /// since the listing; its CRC32C or the decoder refuses the bytes.
     pub fn get(&self, index: u64) -> Result<D::Item> {
-        let DatasetSource { client, manifest, throttles, .. } = &*self.source;
+        let DatasetSource { client, manifest, gates, .. } = &*self.source;
         if !manifest.reaches(index)? {
             return Err(Error::new(ErrorKind::Config, "there is no sample of that index")
                 .stage(Stage::Sample)
@@ -283,8 +283,8 @@ impl<D: Decode> DatafluxDataset<D> {
         let size = manifest.facts_at(index)?.size;
         let group = Group::alone(0, SampleId(index), size, MIN_RANGED);
         let io = Io::shared()?;
-        let throttles = Arc::clone(throttles);
-        let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, throttles);
+        let gates = Arc::clone(gates);
+        let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, gates);
         let manifest = Arc::clone(manifest);
         let sample = io.run(async move { read_alone(&fetcher, &manifest, group, 0, &|_| {}).await })?;
         let id = sample.manifest().id(sample.entry());

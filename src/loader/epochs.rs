@@ -20,13 +20,14 @@ use crate::budget::Gauge;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::assembly::DecodeJob;
 use crate::engine::cursor::EpochCursor;
-use crate::engine::epoch_planner::{EpochPlanner, NeighbourEpochs};
+use crate::engine::epoch_planner::EpochPlanner;
 use crate::engine::loss::LossTotals;
 use crate::engine::pipeline::Engine;
 use crate::engine::shutdown::{EpochShutdown, LiveEpochs};
 use crate::engine::stages::PlannerStatus;
 use crate::engine::wait_report::WaitWatcher;
 use crate::observe::audit::AuditWriter;
+use crate::pacing::NeighbourEpochs;
 use crate::sample::{DeliveredBatches, LastBatch, RemainingPositions, Sampling, Sharding, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -129,7 +130,7 @@ impl EpochSeries {
                 stall_report: self.stall_report,
                 held: self.held.clone(),
                 memory_budget: engine.memory_budget,
-                throttles: Arc::clone(bucket.fetcher.throttles()),
+                gates: Arc::clone(bucket.fetcher.gates()),
                 manifest: Arc::clone(&manifest),
                 epoch,
             },

@@ -23,11 +23,11 @@ use crate::io::Io;
 use crate::manifest::{Known, Manifest};
 use crate::metrics::Counts;
 use crate::observe::audit::AuditWriter;
-use crate::pacing::auto::Auto;
-use crate::pacing::{CallCaps, ChooserConfig, MOST_CALLS, Throttles};
+use crate::pacing::{BucketGates, CallCaps, ChooserConfig, MAX_CALLS, SharedChooser};
 use crate::plan::{Affordable, Bill, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Prices, Strategy, never_compose};
 use crate::read::Fetcher;
 use crate::sample::{LastBatch, Sampling, Sequential, Sharding, State};
+use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Default of the longest wait for bytes. The service answers within tenths of a second, and by then a lost packet was
@@ -79,7 +79,7 @@ pub(crate) fn unordered_audit(path: &Path) -> Error {
 }
 
 /// Most connections whose read buffers stay small beside `budget` bytes, for objects of `mean_size` bytes. At the
-/// default budget that is no less than the throttle allows, except for objects of about 50 KiB or more; of these a
+/// default budget that is no less than the gate allows, except for objects of about 50 KiB or more; of these a
 /// machine can't receive so many at once.
 fn max_connections(budget: u64, mean_size: u64) -> usize {
     let each = mean_size.saturating_mul(2).saturating_add(CONNECTION_BYTES).min(MAX_READ_BUFFER);
@@ -142,13 +142,13 @@ fn make_fetcher(
     let mut caps = settings.caps;
     if let Known::All(samples) = manifest.known() {
         let max = max_connections(reading, manifest.bytes() / samples.max(1));
-        if max < MOST_CALLS {
+        if max < MAX_CALLS {
             caps.at_once = Some(caps.at_once.map_or(max, |cap| cap.min(max)));
         }
     }
-    let throttles = if caps == CallCaps::default() { Arc::clone(&source.throttles) } else { Throttles::new(caps) };
-    throttles.add_rank(sharding.rank(), sharding.world_size());
-    let fetcher = Fetcher::new(&client, Arc::clone(manifest), Arc::clone(&io), &source.bucket, throttles)
+    let gates = if caps == CallCaps::default() { Arc::clone(&source.gates) } else { BucketGates::new(caps) };
+    gates.add_rank(sharding.rank(), sharding.world_size());
+    let fetcher = Fetcher::new(&client, Arc::clone(manifest), Arc::clone(&io), &source.bucket, gates)
         .with_ranges(settings.ranges);
 
     if let Some(reason) = never_compose(&source.bucket) {
@@ -185,7 +185,7 @@ fn make_fetcher(
 struct ReadPlan {
     planner: Planner,
     /// Chooses between direct and composed reads, where measurement decides.
-    auto: Option<Arc<Auto>>,
+    auto: Option<Arc<SharedChooser>>,
 }
 
 /// Chooses the strategy by the setting and by the epoch's budget in dollars.
@@ -226,13 +226,13 @@ fn plan_reads(
     }
     let batch_size = sharding.batch_size();
     let auto = (strategy == Strategy::Auto).then(|| {
-        Auto::new(ChooserConfig {
-            max_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
+        SharedChooser::new(ChooserConfig {
+            max_composed_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
             budget: reading,
-            ahead: (settings.batches_ahead(batch_size) as u64).saturating_mul(batch_size),
-            share: fetcher.throttles().share(),
-            prices: *planner.prices(),
-            pay_for_speed: !bucket.replicates(),
+            max_ahead: (settings.batches_ahead(batch_size) as u64).saturating_mul(batch_size),
+            bucket_share: fetcher.gates().share(),
+            prices: planner.prices().of_reads(StorageClass::Standard),
+            pays_for_speed: !bucket.replicates(),
         })
     });
     Ok(ReadPlan { planner, auto })

@@ -16,8 +16,7 @@ use crate::engine::ticket::HeldBytes;
 use crate::engine::wait_report::{WaitTotals, WaitWatcher};
 use crate::manifest::Manifest;
 use crate::observe::audit::EpochAudit;
-use crate::pacing::auto::Auto;
-use crate::pacing::starvation::WaitReporter;
+use crate::pacing::{SharedChooser, WaitReporter};
 use crate::plan::GroupCounts;
 use crate::sample::{DeliveredBatches, State};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -36,7 +35,7 @@ pub(crate) struct EpochParts {
     /// Keeps the decode threads alive. `None` once the epoch is over.
     pub(crate) discard: Option<Discard>,
     pub(crate) groups: Arc<GroupCounts>,
-    pub(crate) auto: Option<Arc<Auto>>,
+    pub(crate) auto: Option<Arc<SharedChooser>>,
     pub(crate) cache: Option<CacheSession>,
     pub(crate) spending: EpochSpending,
     pub(crate) manifest: Arc<Manifest>,
@@ -66,7 +65,7 @@ impl RunningEpoch {
     pub(crate) fn new(parts: EpochParts) -> Self {
         // Nothing is reported before the loop is known to wait: at the start few batches are ahead, which could make up
         // for calls that are refused.
-        let reporter = WaitReporter::new(parts.auto.clone(), parts.watcher.throttles.appetite());
+        let reporter = WaitReporter::new(parts.auto.clone(), parts.watcher.gates.add_loop());
         Self {
             parts,
             waits: WaitTotals::default(),
@@ -116,7 +115,7 @@ impl RunningEpoch {
 
     /// Notes that the first batches may wait for composes, because nothing is ahead of the loop.
     pub(crate) fn expect_composes(&mut self) {
-        self.reporter.waits_for_composes();
+        self.reporter.expect_composes();
     }
 
     /// Gives back the bytes of the batch that was delivered last.

@@ -8,7 +8,7 @@ use super::dataset::DatasetSource;
 use crate::budget::memory_limit;
 use crate::cache::Cache;
 use crate::engine::OnError;
-use crate::pacing::{CallCaps, LEAST_RATE};
+use crate::pacing::{CallCaps, MIN_RATE};
 use crate::plan::{PriceTable, Strategy};
 use crate::read::RangeSettings;
 use crate::sample::{LastBatch, Sampler, Sharding, Shuffle, WindowShuffle};
@@ -189,9 +189,9 @@ impl Settings {
             ("max_reads_per_second", self.caps.reads_per_second),
             ("max_writes_per_second", self.caps.writes_per_second),
         ] {
-            if rate.is_some_and(|rate| rate.is_nan() || rate < LEAST_RATE) {
+            if rate.is_some_and(|rate| rate.is_nan() || rate < MIN_RATE) {
                 return Err(Error::new(ErrorKind::Config, format!("{what} is too little to get on with"))
-                    .mismatch(format_args!("at least {LEAST_RATE}"), format_args!("{rate:?}"))
+                    .mismatch(format_args!("at least {MIN_RATE}"), format_args!("{rate:?}"))
                     .hint("leave it out for what the service takes"));
             }
         }

@@ -4,9 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::{Admission, CallCeiling, Choice, Chooser, ChooserConfig, ReadMode, ServiceCeilings};
-use crate::plan::Prices;
-use crate::store::BucketInfo;
+use super::chooser::{Admission, ReadModeChooser, ReadOutcome};
+use super::{Ceiling, Ceilings, Choice, ChooserConfig, GroupSize, NeighbourEpochs, ReadMode, ReadPrices, ServiceState};
 
 /// A bucket and the machine that reads from it.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +50,11 @@ impl SimulatedService {
 
 /// Bytes a second of one stream.
 const STREAM: f64 = 60e6;
-/// Seconds of both cores for a call and for a byte, and for the bytes of joined objects, which are dearer: measured on two
+/// Seconds of both cores for a call and for a byte, and for the bytes of composed objects, which take longer: measured on two
 /// cores, emulator included, at 1 KiB and 100 KiB.
 const CALL: f64 = 48e-6;
 const BYTE: f64 = 0.45e-6 / 1024.0;
-const JOINED: f64 = 0.55e-6 / 1024.0;
+const COMPOSED_BYTE: f64 = 0.55e-6 / 1024.0;
 /// Composing, reading and deleting.
 const GROUP: f64 = 280e-6;
 /// Calls of a kind at once.
@@ -109,22 +108,23 @@ impl CallLane {
         at
     }
 
-    fn ceiling(&self) -> CallCeiling {
-        CallCeiling {
+    fn ceiling(&self) -> Ceiling {
+        Ceiling {
             at_once: self.limit,
             in_flight: self.flying,
             waiting: self.waiting.len(),
-            rate: self.rate.is_finite().then_some(self.rate),
+            per_second: self.rate.is_finite().then_some(self.rate),
+            ..Ceiling::default()
         }
     }
 }
 
-/// When, in nanoseconds; the number that makes ties fall one way; group, reads, and kind.
+/// When, in nanoseconds; a number that decides ties; group, reads, and kind.
 type SimulatedEvent = (u64, u64, usize, u64, u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 enum EventKind {
-    /// Objects of a group came, one by one.
+    /// Objects of a group arrived that were read directly.
     Read(usize, u64),
     /// A group was composed.
     Made(usize),
@@ -136,11 +136,11 @@ enum EventKind {
     Look,
 }
 
-/// A group under way: samples it lacks, and the turn it is read in.
+/// A group under way: the samples that it lacks, and its admission.
 struct GroupInFlight {
     samples: u64,
     missing: u64,
-    turn: Option<Admission>,
+    admission: Option<Admission>,
     composed: bool,
     began: f64,
 }
@@ -148,8 +148,8 @@ struct GroupInFlight {
 struct SimulatedEpoch {
     /// Seconds that each epoch took.
     epochs: Vec<f64>,
-    chooser: Chooser,
-    /// Groups that were joined.
+    chooser: ReadModeChooser,
+    /// Groups that were composed.
     composed: u64,
 }
 
@@ -159,25 +159,27 @@ impl SimulatedEpoch {
     }
 }
 
-fn terms(world: &SimulatedService) -> ChooserConfig {
-    let bucket = BucketInfo {
-        soft_delete: (!world.soft_delete).then_some(Duration::ZERO),
-        location_type: world.regions.then(|| "dual-region".to_owned()),
-        ..BucketInfo::default()
+fn config(world: &SimulatedService) -> ChooserConfig {
+    let gib = f64::from(1 << 30);
+    let kept = if world.soft_delete { 0.02 * 7.0 / 30.0 / gib } else { 0.0 };
+    let prices = if world.regions {
+        ReadPrices { direct: 4e-7, composed: 1.04e-5, composed_byte: kept + 0.02 / gib }
+    } else {
+        ReadPrices { direct: 4e-7, composed: 5.4e-6, composed_byte: kept }
     };
     ChooserConfig {
-        max_bytes: world.sources() * world.size,
+        max_composed_bytes: world.sources() * world.size,
         budget: world.budget as u64,
-        ahead: AHEAD,
-        share: 1.0,
-        prices: Prices::of(&bucket),
-        pay_for_speed: !world.regions,
+        max_ahead: AHEAD,
+        bucket_share: 1.0,
+        prices,
+        pays_for_speed: !world.regions,
     }
 }
 
 /// Reads `samples` in each of `epochs`.
 fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: usize) -> SimulatedEpoch {
-    let mut chooser = Chooser::new(terms(&world));
+    let mut chooser = ReadModeChooser::new(config(&world));
     let mut direct = CallLane::reads(world.reads, world.media + world.size as f64 / STREAM);
     let mut composed = CallLane::writes(world.writes);
     let (mut now, mut processor) = (0.0f64, 0.0f64);
@@ -187,7 +189,7 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
     for _ in 0..epochs {
         let started = now;
         // Not a series: each epoch begins when the one before is over.
-        chooser.began(Duration::from_secs_f64(now), (false, false));
+        chooser.start_epoch(NeighbourEpochs::default());
         let mut events: BinaryHeap<Reverse<SimulatedEvent>> = BinaryHeap::new();
         let mut number = 0;
         let mut push = |events: &mut BinaryHeap<_>, at: f64, what: EventKind| {
@@ -212,7 +214,7 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
             // A loop that is faster than all waits all the time.
             if world.takes.is_infinite() || takes < now {
                 let since = if world.takes.is_infinite() { before } else { before.max(takes) };
-                chooser.waited(Duration::from_secs_f64((now - since).max(0.0)));
+                chooser.record_wait(Duration::from_secs_f64((now - since).max(0.0)));
             }
             let clock = Duration::from_secs_f64(now);
             match kind {
@@ -229,21 +231,22 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
                 2 => {
                     composed.token(now);
                     let bytes = (parts[part].samples * world.size) as f64;
-                    processor = processor.max(now) + GROUP + JOINED * bytes;
+                    processor = processor.max(now) + GROUP + COMPOSED_BYTE * bytes;
                     push(&mut events, processor, EventKind::Proved(part, parts[part].samples));
                 }
                 3 => {
-                    let GroupInFlight { missing, turn, began, composed: joined, .. } = &mut parts[part];
+                    let GroupInFlight { missing, admission, began, composed: is_composed, .. } = &mut parts[part];
                     *missing -= count;
-                    let well = Duration::from_secs_f64(now - *began);
-                    if !*joined {
+                    let took = Duration::from_secs_f64(now - *began);
+                    if !*is_composed {
                         (0..count).for_each(|_| direct.ended());
                     }
-                    if let Some(turn) = *turn {
-                        if *joined {
-                            chooser.ended(clock, turn, Some((count, well)));
+                    if let Some(admission) = *admission {
+                        if *is_composed {
+                            chooser.end_read(clock, admission, Some(ReadOutcome { samples: count, took }));
                         } else {
-                            (0..count).for_each(|_| chooser.ended(clock, turn, Some((1, well))));
+                            let outcome = Some(ReadOutcome { samples: 1, took });
+                            (0..count).for_each(|_| chooser.end_read(clock, admission, outcome));
                         }
                     }
                 }
@@ -271,31 +274,37 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
                 if held + bytes > world.budget {
                     break;
                 }
-                let ceilings = ServiceCeilings { reads: direct.ceiling(), writes: composed.ceiling(), may_write: true };
+                let ceilings = Ceilings { reads: direct.ceiling(), writes: composed.ceiling() };
+                let service = ServiceState { ceilings, is_composing_proven: true };
                 let left = samples - planned - group;
-                let (joined, turn) = match how {
-                    SimulatedStrategy::Always(joined) => {
-                        let full = if joined { composed.waiting.len() > 64 } else { direct.waiting.len() > 64 };
+                let (is_composed, admission) = match how {
+                    SimulatedStrategy::Always(is_composed) => {
+                        let full = if is_composed { composed.waiting.len() > 64 } else { direct.waiting.len() > 64 };
                         if full {
                             break;
                         }
-                        (joined, None)
+                        (is_composed, None)
                     }
                     SimulatedStrategy::Auto => {
-                        let Some(turn) =
-                            chooser.admit(clock, (group as usize, bytes as u64, bytes as u64), left, &ceilings)
-                        else {
+                        let size = GroupSize { samples: group as usize, bytes: bytes as u64, held: bytes as u64 };
+                        let Some(admission) = chooser.admit(clock, size, left, &service) else {
                             break;
                         };
-                        (0..if turn.composed { 1 } else { group }).for_each(|_| chooser.begins(turn));
-                        (turn.composed, Some(turn))
+                        (0..if admission.is_composed { 1 } else { group }).for_each(|_| chooser.begin_read(admission));
+                        (admission.is_composed, Some(admission))
                     }
                 };
                 held += bytes;
                 planned += group;
-                parts.push(GroupInFlight { samples: group, missing: group, turn, composed: joined, began: now });
-                groups += u64::from(joined);
-                if joined {
+                parts.push(GroupInFlight {
+                    samples: group,
+                    missing: group,
+                    admission,
+                    composed: is_composed,
+                    began: now,
+                });
+                groups += u64::from(is_composed);
+                if is_composed {
                     composed.waiting.push_back(parts.len() - 1);
                 } else {
                     (0..group).for_each(|_| direct.waiting.push_back(parts.len() - 1));
@@ -327,11 +336,11 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
 
 const SIZES: [u64; 5] = [1 << 10, 32 << 10, 100 << 10, 1 << 20, 16 << 20];
 
-/// Samples that the better of the two fixed ways reads in about so many seconds.
+/// Samples that the better of the two fixed modes reads in about `seconds`.
 fn samples(world: SimulatedService, seconds: f64) -> u64 {
     let try_out = 60_000_000_000u64.min(20_000 * world.size).max(64 * world.size) / world.size;
-    let rate =
-        [false, true].map(|joined| try_out as f64 / run(world, SimulatedStrategy::Always(joined), try_out, 1).total());
+    let rate = [false, true]
+        .map(|is_composed| try_out as f64 / run(world, SimulatedStrategy::Always(is_composed), try_out, 1).total());
     ((rate[0].max(rate[1]) * seconds) as u64).next_multiple_of(32)
 }
 
@@ -366,14 +375,14 @@ fn grid(seconds: f64, epochs: usize) -> Vec<(SimulatedService, [f64; 3], Choice)
 }
 
 #[test]
-fn within_a_tenth_of_the_better_way_in_every_cell() {
+fn within_a_tenth_of_the_better_mode_in_every_cell() {
     for (world, [direct, composed, auto], choice) in grid(20.0, 3) {
         assert!(auto >= 0.9 * direct.max(composed), "{world:?}: {direct} {composed} {auto}, {choice:?}");
     }
 }
 
 #[test]
-fn what_looking_costs_a_single_short_epoch() {
+fn what_trials_cost_a_single_short_epoch() {
     for (world, [direct, composed, auto], choice) in grid(5.0, 1) {
         assert!(auto >= 0.85 * direct.max(composed), "{world:?}: {direct} {composed} {auto}, {choice:?}");
     }
@@ -386,23 +395,23 @@ fn slow_loop(takes: f64, change: impl Fn(&mut SimulatedService)) -> SimulatedEpo
     run(world, SimulatedStrategy::Auto, (takes * 100.0) as u64, 2)
 }
 
-/// 2,000 samples a second are nothing for either way, and joined by 32 they cost less than half.
+/// Either mode brings 2,000 samples a second easily, and composed by 32 they cost less than half.
 #[test]
 fn speed_that_nobody_uses_is_not_paid_for() {
     let run = slow_loop(2_000.0, |_| {});
-    assert_eq!(run.chooser.choice().way, ReadMode::Composed, "{:?}", run.chooser.choice());
+    assert_eq!(run.chooser.choice().mode, ReadMode::Composed, "{:?}", run.chooser.choice());
     assert!(run.total() < 1.1 * 200.0, "{:?}", run.epochs);
 }
 
-/// Kept for a week after its deletion, what is joined is dearer above 53 kB.
+/// With a soft delete of a week, composing is dearer above 53 kB.
 #[test]
 fn nothing_dearer_is_tried_for_a_loop_that_has_all_it_wants() {
     let run = slow_loop(1_000.0, |world| (world.size, world.soft_delete) = (100 << 10, true));
-    assert_eq!(run.chooser.choice().way, ReadMode::Direct, "{:?}", run.chooser.choice());
+    assert_eq!(run.chooser.choice().mode, ReadMode::Direct, "{:?}", run.chooser.choice());
 }
 
 #[test]
-fn where_writes_go_to_two_regions_only_what_is_cheaper_is_joined() {
+fn where_writes_go_to_two_regions_only_what_is_cheaper_is_composed() {
     let composed = |size| {
         run(
             SimulatedService { regions: true, ..SimulatedService::gcs(size, 0.2, true) },

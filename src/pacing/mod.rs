@@ -1,19 +1,34 @@
-//! How fast, and by which method, a bucket is read: how many calls at once, how many a second, and whether groups are
-//! read directly, composed, or both.
+//! Pacing: how many calls are in flight, how many start in a second, and in which mode small objects are read.
+//!
+//! - [`concurrency`] and [`rate`] are the two limits, pure; [`gate`] applies both to the calls of one kind, and
+//!   [`bucket_gates`] holds the gates of a bucket: reads, and writes.
+//! - [`demand`] says whether the training loops want more than they get; [`wait_reporter`] reports their waits.
+//! - [`chooser`] chooses among the modes of [`read_mode`] by measurement, and by [`estimates`] where nothing is measured
+//!   yet; both are pure. [`shared_chooser`] is the choice of one loader.
 
-pub(crate) mod auto;
+pub(crate) mod bucket_gates;
 #[cfg(test)]
 mod choice_simulation;
 pub(crate) mod chooser;
+pub(crate) mod concurrency;
+pub(crate) mod demand;
+mod estimates;
+pub(crate) mod gate;
 #[cfg(test)]
 mod ranks_simulation;
 pub(crate) mod rate;
 pub(crate) mod read_mode;
-pub(crate) mod starvation;
-pub(crate) mod throttle;
+pub(crate) mod shared_chooser;
+pub(crate) mod wait_reporter;
 
-pub(crate) use chooser::{Admission, CallCeiling, Chooser, ChooserConfig, ServiceCeilings};
-pub(crate) use rate::LEAST as LEAST_RATE;
+pub use bucket_gates::Ceilings;
+pub(crate) use bucket_gates::{BucketGates, CallCaps, MAX_CALLS};
+pub(crate) use chooser::NeighbourEpochs;
+pub(crate) use concurrency::ConcurrencyLimit;
+pub(crate) use estimates::{ChooserConfig, GroupSize, ReadPrices, ServiceState};
+pub use gate::Ceiling;
+pub(crate) use gate::{CallGate, CallSlot};
+pub(crate) use rate::MIN_RATE;
 pub use read_mode::{Choice, ReadMode};
-pub(crate) use throttle::{CallCaps, DemandHandle, MOST_CALLS, Throttles};
-pub use throttle::{Ceiling, Ceilings};
+pub(crate) use shared_chooser::{InFlightRead, SharedChooser};
+pub(crate) use wait_reporter::WaitReporter;

@@ -1,7 +1,7 @@
-//! Many ranks that start on one bucket at once: the real throttles, rates and retry policies, on virtual time.
+//! Many ranks that start on one bucket at once: the real gates, rates and retry policies, on virtual time.
 //!
-//! Each rank reads as much as it is let, and composes groups that it reads and deletes, as a loader does; it goes on
-//! for a while, then composes no more and deletes what there is. The bucket takes what is documented and not a call
+//! Each rank reads as much as the gates allow, and composes groups that it reads and deletes, as a loader does. After a
+//! while it composes no more and deletes what there is. The bucket takes what is documented and not a call
 //! more.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::throttle::{CallCaps, CallSlot, Throttles};
+use super::{BucketGates, CallCaps, CallSlot};
 use crate::store::{Decision, Failure, RetryPolicy};
 use crate::{Error, ErrorKind};
 
@@ -89,15 +89,15 @@ impl SimulatedBucket {
         for tries in 1.. {
             if self.takes(tokens) {
                 sleep(latency).await;
-                slot.watch().answered(latency);
+                slot.observer().answered(latency);
                 return true;
             }
             sleep(REFUSAL).await;
-            slot.watch().refused(tries == 1);
+            slot.observer().refused(tries == 1);
             let error = Error::new(ErrorKind::RateLimited, "too many calls").status(429);
             let left = (policy.deadline + queued).saturating_sub(began.elapsed());
             match policy.decide(&Failure::of(&error, true), tries, 0, left, rand::random()) {
-                Decision::Wait(wait) => queued += slot.watch().again(wait).await,
+                Decision::Wait(wait) => queued += slot.observer().again(wait).await,
                 Decision::GiveUp => return false,
             }
         }
@@ -105,37 +105,37 @@ impl SimulatedBucket {
     }
 }
 
-async fn read(bucket: Arc<SimulatedBucket>, throttles: Arc<Throttles>) {
+async fn read(bucket: Arc<SimulatedBucket>, gates: Arc<BucketGates>) {
     for number in 0.. {
-        let slot = throttles.reads.acquire(number).await;
+        let slot = gates.reads.acquire(number).await;
         let read = bucket.call(&slot, &bucket.reads, READ, RetryPolicy::default()).await;
-        slot.done(4096);
+        slot.finish(4096);
         bucket.read.fetch_add(u64::from(read), Ordering::Relaxed);
         bucket.failed.fetch_add(u64::from(!read), Ordering::Relaxed);
     }
 }
 
-async fn compose(bucket: Arc<SimulatedBucket>, throttles: Arc<Throttles>, mut over: watch::Receiver<bool>) {
+async fn compose(bucket: Arc<SimulatedBucket>, gates: Arc<BucketGates>, mut over: watch::Receiver<bool>) {
     for number in 0.. {
         let slot = tokio::select! {
             biased;
             _ = over.wait_for(|over| *over) => return,
-            slot = throttles.writes.acquire(number) => slot,
+            slot = gates.writes.acquire(number) => slot,
         };
         let composed = bucket.call(&slot, &bucket.writes, COMPOSE, RetryPolicy::default().for_optional_calls()).await;
-        slot.done(0);
+        slot.finish(0);
         if !composed {
             // Its objects are read, as others are all the time.
             continue;
         }
         bucket.composed.fetch_add(1, Ordering::Relaxed);
         bucket.temporaries.fetch_add(1, Ordering::Relaxed);
-        let slot = throttles.reads.acquire(number).await;
+        let slot = gates.reads.acquire(number).await;
         let read = bucket.call(&slot, &bucket.reads, READ, RetryPolicy::default()).await;
-        slot.done(131_072);
-        let slot = throttles.writes.acquire_behind(number).await;
+        slot.finish(131_072);
+        let slot = gates.writes.acquire_background(number).await;
         let deleted = bucket.call(&slot, &bucket.writes, READ, RetryPolicy::default()).await;
-        slot.done(0);
+        slot.finish(0);
         bucket.temporaries.fetch_sub(u64::from(deleted), Ordering::Relaxed);
         bucket.failed.fetch_add(u64::from(!read) + u64::from(!deleted), Ordering::Relaxed);
     }
@@ -158,24 +158,24 @@ struct RanksOutcome {
 
 const AT_FIRST: usize = 10;
 
-/// So many ranks that start at once, for so many seconds; `told` whether each knows how many there are.
+/// Runs `ranks` that start at once for `seconds`. `knows_world` is whether each knows how many there are.
 #[expect(clippy::print_stdout, reason = "the results, with --nocapture")]
-async fn run(ranks: u64, seconds: u64, told: bool) -> RanksOutcome {
+async fn run(ranks: u64, seconds: u64, knows_world: bool) -> RanksOutcome {
     let bucket = SimulatedBucket::new(5_000.0, 1_000.0);
     let (end, over) = watch::channel(false);
     let (mut readers, mut composers, mut loops) = (JoinSet::new(), JoinSet::new(), Vec::new());
     for rank in 0..ranks {
-        let throttles = Throttles::new(CallCaps::default());
-        if told {
-            throttles.add_rank(rank, ranks);
+        let gates = BucketGates::new(CallCaps::default());
+        if knows_world {
+            gates.add_rank(rank, ranks);
         }
-        let mut appetite = throttles.appetite();
-        appetite.set(true);
-        loops.push(appetite);
+        let mut demand = gates.add_loop();
+        demand.set_starved(true);
+        loops.push(demand);
         // Enough of each that a rank has one that waits for its turn.
         for _ in 0..2 {
-            readers.spawn(read(Arc::clone(&bucket), Arc::clone(&throttles)));
-            composers.spawn(compose(Arc::clone(&bucket), Arc::clone(&throttles), over.clone()));
+            readers.spawn(read(Arc::clone(&bucket), Arc::clone(&gates)));
+            composers.spawn(compose(Arc::clone(&bucket), Arc::clone(&gates), over.clone()));
         }
     }
     sleep(Duration::from_secs(seconds)).await;
@@ -201,7 +201,7 @@ async fn run(ranks: u64, seconds: u64, told: bool) -> RanksOutcome {
         left: bucket.temporaries.load(Ordering::Relaxed),
         failed: bucket.failed.load(Ordering::Relaxed),
     };
-    println!("{ranks} ranks, told {told}, {seconds} s: {outcome:?}");
+    println!("{ranks} ranks, knows_world {knows_world}, {seconds} s: {outcome:?}");
     outcome
 }
 

@@ -1,120 +1,105 @@
-//! How many calls may start in a second: what the service is known to take, learned from what it refuses.
+//! Limit on the calls that start in a second: what the service is known to take, learned from its refusals.
 //!
-//! Pure: the clock is handed in. A rate begins at what a bucket is documented to take. Time is cut into *windows*: one in
-//! which that many calls started and none was refused *proves* the rate, and a higher one is tried. The first refusals of
-//! a rate that was tried lead back to the proven one, and the next try is half as bold, until what is left is the ramp
-//! that the service asks for. Refusals of a proven rate say that the service takes less than before: then the rate is
-//! a little below what was served.
+//! This module is pure: callers hand in the clock. The rate begins at what a bucket is documented to take. Time is cut
+//! into *windows*. A window in which that many calls started and hardly any was refused *proves* the rate, and a higher
+//! one is tried: twice the rate, or halfway to the lowest rate that was refused. Refusals of a rate on trial lead back to
+//! the proven one. Now and then a quarter more is tried, in case the ceiling has risen.
 //!
-//! Many processes may share a bucket, each with a rate far below one call a second. So a window lasts for a number of
-//! calls at least, the refusals it bears are fewer where it has few calls, and refusals are *paid for*: a higher rate
-//! is tried only when all but one in 50 of the calls of late were served. What thousands of ranks find out so costs the
-//! bucket little, and a random first moment keeps ranks that start together from trying together.
+//! Refusals of a proven rate mean that the service takes less than before: the rate is cut to a little below what was
+//! served. But a service that is down for a moment refuses everything, which says nothing of its ceiling. So the rate
+//! then *recovers*: it doubles after each window that is served, up to what it was, until a doubled rate is refused. It
+//! never falls below a small share of the first rate.
 //!
-//! A service that is down for a moment refuses everything, which says nothing of its ceiling. So a rate that was cut is
-//! doubled after each window that is served, whatever is to be paid for, up to what it was before. This ends with the
-//! first doubled rate that is refused: then it was a lower ceiling. The rate never falls below a small share of the
-//! first.
+//! Many processes may share a bucket, each with a rate far below one call a second. So a window has a minimum of calls,
+//! tolerates fewer refusals if it has few calls, and refusals are a *debt* that calls pay off: a higher rate is tried
+//! only if all but one in 50 of the recent calls were served. So the search of thousands of ranks costs the bucket
+//! little, and a random first debt keeps ranks that start together from trying together.
 
 use std::time::Duration;
 
-/// Refusals in a window that are bad luck at any rate; more are looked at. It is also what a try of too high a rate
-/// costs. In a window of few calls it is this share of them.
-const FEW: u64 = 7;
-const FEW_SHARE: f64 = 0.1;
+/// Refusals that a window tolerates: bad luck, at any rate. It is also about what a trial of too high a rate costs.
+const TOLERATED_REFUSALS: u64 = 7;
 
-/// Calls that a window has at least where all were served: with fewer, one refusal more or less is more than noise.
-const WINDOW_CALLS: f64 = 16.0;
+/// Largest share of refusals that can be bad luck. A larger share means that the service asks to slow down.
+const MAX_LUCK: f64 = 0.1;
 
-/// The longest window, however few calls it has: a rate that fell low would else take many minutes to recover.
-const LONGEST: Duration = Duration::from_secs(30);
+/// Calls that prove a rate: with fewer, one refusal more or less is more than noise.
+const MIN_WINDOW_CALLS: f64 = 16.0;
 
-/// Refusals that each call pays for. Ranks that all look for a higher rate are refused no larger share of their calls.
-const PAYS: f64 = 0.02;
+/// Shortest window before anything was refused. A bucket that has served far more than the documented rate before is so
+/// used to the full in a second or two.
+const FIRST_WINDOW: Duration = Duration::from_millis(250);
 
-/// The most refusals that are still to be paid for: what a second of calls pays, and never less than what a try or two
-/// cost. A bucket that refused much for a while is else left unused for long after.
-const MOST_OWED_SECONDS: f64 = 1.0;
-const LEAST_OWED: f64 = 4.0;
-
-/// What is left of the rate that was served when it is cut. The rest is for calls made again and for uneven arrival.
-const BELOW: f64 = 0.97;
-
-/// A larger share of refusals than this is never bad luck, but a service that asks to slow down.
-const MOST_LUCK: f64 = 0.1;
-
-/// What is left of the belief in bad luck after a window: others who share the bucket can look like it for a while.
-const LUCK_FADES: f64 = 0.8;
-
-/// After so long without many refusals, what was served at some time is tried again, in steps of a quarter.
-const RETRY: Duration = Duration::from_secs(20);
-const RETRY_STEP: f64 = 0.25;
-
-/// How long a rate is to be served until a higher one is tried, before anything was refused. A bucket that has served
-/// far more than the documented rate before is so used to the full in a second or two.
-const WINDOW: Duration = Duration::from_millis(250);
-
-/// The same once calls were refused: then the ceiling is near, and each try above it costs some refusals.
+/// Shortest window once calls were refused: the ceiling is near, and each trial above it costs some refusals.
 const LEARNED_WINDOW: Duration = Duration::from_secs(2);
 
-/// Shortest time from which a rate is read, for bursts at its beginning.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// Longest window, however few calls it has: a rate that fell low would else take many minutes to recover.
+const MAX_WINDOW: Duration = Duration::from_secs(30);
 
-/// The least that is tried beyond a proven rate in one step; when half a step would be less, the ceiling is known well
-/// enough, and what is left is the ramp.
-const LEAST_STEP: f64 = 0.02;
+/// Shortest time from which the rate of calls is measured, for bursts at its beginning.
+const MIN_MEASURED: Duration = Duration::from_millis(50);
 
-/// In how many seconds the service asks for no more than a doubled rate.
-const DOUBLING: f64 = 1_200.0;
-
-/// The share of a rate that must have been used for its window to prove it.
+/// Share of the rate that must have been used for a window to prove it.
 const USED: f64 = 0.85;
 
-/// How late a call may start and still not delay those after it: timers are right to a millisecond or two, and a
-/// thread may be busy for some. The service lets a tenth of a second's calls come at once.
+/// Debt that each call pays off. Ranks that all look for a higher rate are refused no larger share of their calls.
+const DEBT_PER_CALL: f64 = 0.02;
+
+/// Upper bound of the debt: the cost of a trial or two. A bucket that refused much for a while would else be left unused
+/// for long after.
+const MAX_DEBT: f64 = 4.0;
+
+/// Share of the rate that was served which is left by a cut. The rest is for calls made again and for uneven arrival.
+const CUT: f64 = 0.97;
+
+/// Smallest step of a trial. When half the way to the ceiling is less, the ceiling is known well enough.
+const MIN_STEP: f64 = 0.02;
+
+/// Time without a refused trial after which a quarter more than the rate is tried, in case the ceiling has risen.
+const RETRIAL_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How late a call may start without a delay of those after it: timers are right to a millisecond or two, and a thread
+/// may be busy for some. The service lets a tenth of a second's calls come at once.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// Least rate: with a call in 100 s each, 10,000 ranks make 100 calls a second, a tenth of what a bucket takes.
-pub(crate) const LEAST: f64 = 0.01;
+/// Lowest rate: with a call in 100 s each, 10,000 ranks make 100 calls a second, a tenth of what a bucket takes.
+pub(crate) const MIN_RATE: f64 = 0.01;
 
-/// The share of its first rate that a process always has: from there five doublings lead back.
-const LEAST_SHARE: f64 = 0.05;
+/// Lower bound of the rate, as a share of the first rate: from there five doublings lead back.
+const MIN_SHARE: f64 = 0.05;
 
-/// The most that this share comes to in calls a second. Processes that know nothing of each other each begin with all
-/// of a bucket, and some 500 of them have room in the 1,000 writes that it takes.
-const MOST_LEAST: f64 = 2.0;
+/// Upper bound of that lower bound. Some 500 processes that don't know of each other, and each begin with all of a
+/// bucket's rate, have room in the 1,000 writes a second that it takes.
+const MAX_MIN_RATE: f64 = 2.0;
 
 /// The rate at which calls may start.
 #[derive(Debug)]
-pub(crate) struct Rate {
-    most: f64,
-    /// The rate never falls below this.
-    least: f64,
+pub(crate) struct RateLimit {
+    max: f64,
+    min: f64,
     /// Calls a second now.
     per_second: f64,
-    /// The highest of late that was served for a window; 0 for none.
+    /// The highest rate that was served recently for a window; 0 for none.
     proven: f64,
-    /// The highest that ever was served for a window, less what time has taken from it.
-    best: f64,
-    /// When a rate was last given up.
-    refused: Duration,
-    /// How much more than the proven is tried next.
-    step: f64,
-    /// Whether anything was refused that was no bad luck.
-    learned: bool,
-    /// The share of calls that is refused whatever their rate.
+    /// The lowest rate that was refused recently, and which trials stay below.
+    ceiling: f64,
+    /// When the rate last fell.
+    fell: Duration,
+    /// Whether the rate was cut, and doubles until it is what it was or a doubled rate is refused.
+    is_recovering: bool,
+    /// The rate to recover, less 10% for each trial that was refused since: the service may be down again before the rate
+    /// is reached, or take less for good.
+    recovery_rate: f64,
+    /// Whether refusals have shown what the service takes.
+    is_learned: bool,
+    /// Share of calls that is refused whatever the rate.
     luck: f64,
-    /// Refusals that calls have not paid for yet; while there are any, no higher rate is tried, except to recover.
-    owed: f64,
+    /// Refusals that calls have not paid off. While there are any, a higher rate is tried only to recover.
+    debt: f64,
     cut: Option<RateCut>,
-    /// Whether the rate was cut, and no doubled one was refused since.
-    recovers: bool,
-    /// What it recovers to: a little less than before it was cut, and less with each try in vain. The service may be
-    /// down again before it was reached.
-    before: f64,
     window: RateWindow,
-    /// When the next call starts if those before keep to the rate.
-    next: Duration,
+    /// When the next call starts if the calls before keep to the rate.
+    next_start: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -124,48 +109,50 @@ struct RateWindow {
     refused: u64,
 }
 
-/// What a proven rate was cut for.
+impl RateWindow {
+    fn starting(now: Duration) -> Self {
+        Self { began: now, ..Self::default() }
+    }
+}
+
+/// A cut of a proven rate.
 #[derive(Clone, Copy, Debug)]
 struct RateCut {
     at: Duration,
-    /// The rate before, and whether it was learned.
+    /// The rate before, and the share of its calls that was refused.
     rate: f64,
-    learned: bool,
-    /// Calls a second that really were sent, and the share of them that was refused.
-    sent: f64,
-    share: f64,
+    refused_share: f64,
 }
 
-impl Rate {
-    /// Begins with `first` calls a second, never more than `most`; `random` in `[0, 1)` sets the moment of the first
-    /// call within the first interval, and that of the first try of a higher rate.
-    pub(crate) fn new(first: f64, most: f64, now: Duration, random: f64) -> Self {
-        let most = most.max(LEAST);
-        let first = first.clamp(LEAST, most);
+impl RateLimit {
+    /// Limit of at first `first` and at most `max` calls a second. `random` in `[0, 1)` sets the moment of the first call
+    /// within the first interval, and the first debt.
+    pub(crate) fn new(first: f64, max: f64, now: Duration, random: f64) -> Self {
+        let max = max.max(MIN_RATE);
+        let first = first.clamp(MIN_RATE, max);
         Self {
-            most,
-            least: (LEAST_SHARE * first).clamp(LEAST, MOST_LEAST),
+            max,
+            min: (MIN_SHARE * first).clamp(MIN_RATE, MAX_MIN_RATE),
             per_second: first,
             proven: 0.0,
-            best: 0.0,
-            refused: now,
-            step: 1.0,
-            learned: false,
+            ceiling: f64::INFINITY,
+            fell: now,
+            is_recovering: false,
+            recovery_rate: 0.0,
+            is_learned: false,
             luck: 0.0,
-            // 25 to 100 calls: ranks that start together don't all try a higher rate in the same moment.
-            owed: 0.5 + 1.5 * random,
+            // 25 to 100 calls.
+            debt: 0.5 + 1.5 * random,
             cut: None,
-            recovers: false,
-            before: 0.0,
-            window: RateWindow { began: now, ..RateWindow::default() },
-            next: now + Duration::from_secs_f64(random / first),
+            window: RateWindow::starting(now),
+            next_start: now + Duration::from_secs_f64(random / first),
         }
     }
 
-    /// Begins with `first` calls a second instead, unless calls have already shown what is served.
-    pub(crate) fn begin_with(&mut self, first: f64, now: Duration, random: f64) {
-        if !self.learned && self.proven == 0.0 && self.window.started == 0 {
-            *self = Self::new(first, self.most, now, random);
+    /// Replaces the first rate, unless calls have already shown what is served.
+    pub(crate) fn start_at(&mut self, first: f64, now: Duration, random: f64) {
+        if !self.is_learned && self.proven == 0.0 && self.window.started == 0 {
+            *self = Self::new(first, self.max, now, random);
         }
     }
 
@@ -174,130 +161,131 @@ impl Rate {
         self.per_second
     }
 
-    /// How long the rate is to be served until a higher one is tried.
-    fn window(&self) -> Duration {
-        let length = if self.learned { LEARNED_WINDOW } else { WINDOW };
-        length.max(Duration::from_secs_f64(WINDOW_CALLS / self.per_second).min(LONGEST))
-    }
-
-    /// Refusals that a window bears: one at least, which may be bad luck.
-    fn few(&self) -> u64 {
-        ((FEW_SHARE * self.per_second * self.window().as_secs_f64()) as u64).clamp(1, FEW)
-    }
-
     /// The ceiling in calls a second; `None` before anything was refused.
     pub(crate) fn learned(&self) -> Option<f64> {
-        self.learned.then_some(self.per_second)
+        self.is_learned.then_some(self.per_second)
     }
 
     /// When the next call may start.
-    pub(crate) fn due(&self) -> Duration {
-        self.next
+    pub(crate) fn next_start(&self) -> Duration {
+        self.next_start
     }
 
-    /// A call starts. With `more` higher rates than the proven are tried.
-    pub(crate) fn start(&mut self, now: Duration, more: bool) {
-        if now.saturating_sub(self.window.began) >= self.window() {
-            self.judge(now, more);
+    /// Records the start of a call. Higher rates than the proven one are tried only if `wants_more`.
+    pub(crate) fn record_start(&mut self, now: Duration, wants_more: bool) {
+        if now.saturating_sub(self.window.began) >= self.window_length() {
+            self.judge(now, wants_more);
         }
         self.window.started += 1;
-        self.owed = (self.owed - PAYS - self.luck).max(0.0);
-        self.next = self.next.max(now.saturating_sub(SLACK)) + Duration::from_secs_f64(1.0 / self.per_second);
+        self.debt = (self.debt - DEBT_PER_CALL - self.luck).max(0.0);
+        let interval = Duration::from_secs_f64(1.0 / self.per_second);
+        self.next_start = self.next_start.max(now.saturating_sub(SLACK)) + interval;
     }
 
-    /// A window is over without more refusals than bad luck explains.
-    fn judge(&mut self, now: Duration, more: bool) {
-        let RateWindow { began, started, refused } =
-            std::mem::replace(&mut self.window, RateWindow { began: now, ..RateWindow::default() });
+    /// How long a rate must be served to be proven.
+    fn window_length(&self) -> Duration {
+        let shortest = if self.is_learned { LEARNED_WINDOW } else { FIRST_WINDOW };
+        shortest.max(Duration::from_secs_f64(MIN_WINDOW_CALLS / self.per_second).min(MAX_WINDOW))
+    }
+
+    /// Refusals that a window tolerates: one at least, which may be bad luck.
+    fn tolerated_refusals(&self) -> u64 {
+        ((MAX_LUCK * self.per_second * self.window_length().as_secs_f64()) as u64).clamp(1, TOLERATED_REFUSALS)
+    }
+
+    /// Ends a window without more refusals than bad luck explains.
+    fn judge(&mut self, now: Duration, wants_more: bool) {
+        let RateWindow { began, started, refused } = std::mem::replace(&mut self.window, RateWindow::starting(now));
         let elapsed = now.saturating_sub(began).as_secs_f64();
-        if started as f64 > 16.0 * FEW as f64 {
-            self.luck = (self.luck * LUCK_FADES).min(1.5 * refused as f64 / started as f64);
-        }
+        let refused_share = refused as f64 / started.max(1) as f64;
+        // Others who share the bucket can look like bad luck for a while.
+        self.luck = self.luck.min(1.5 * refused_share);
         if ((started + 1) as f64) < USED * self.per_second * elapsed {
             return;
         }
+
         self.proven = self.per_second;
-        self.best = self.best.max(self.per_second);
-        if !more {
+        if !wants_more {
             return;
         }
-        if self.recovers && self.per_second < self.before {
-            // In a window of few calls a refusal may be all that came of them.
-            if refused as f64 <= FEW_SHARE.max(self.luck) * started as f64 {
-                self.per_second = (2.0 * self.per_second).min(self.before);
-            }
+        if self.proven >= self.recovery_rate {
+            (self.is_recovering, self.recovery_rate) = (false, 0.0);
+        }
+        if self.is_recovering {
+            self.per_second = (2.0 * self.proven).min(self.recovery_rate);
             return;
         }
-        if self.recovers {
-            (self.recovers, self.before) = (false, 0.0);
-        }
-        if self.owed > 0.0 {
+        if self.debt > 0.0 {
             return;
         }
-        if self.step < RETRY_STEP
-            && now.saturating_sub(self.refused) > RETRY
-            && self.per_second < BELOW * BELOW * self.best
-        {
-            self.step = RETRY_STEP;
+
+        if now.saturating_sub(self.fell) > RETRIAL_INTERVAL {
+            self.ceiling = self.ceiling.max(1.5 * self.proven);
         }
-        let more = if self.step < LEAST_STEP { elapsed / DOUBLING } else { self.step };
-        self.per_second = (self.per_second * (1.0 + more)).min(self.most);
+        let halfway = (self.ceiling / self.proven - 1.0) / 2.0;
+        if halfway > MIN_STEP {
+            self.per_second = (self.proven * (1.0 + halfway.min(1.0))).min(self.max);
+        }
     }
 
-    /// A call that started then was refused: 429, or 503.
-    pub(crate) fn refused(&mut self, now: Duration, started: Duration) {
-        self.owed = (self.owed + 1.0).min((PAYS * MOST_OWED_SECONDS * self.per_second).max(LEAST_OWED));
-        // Of a rate that was given up since.
+    /// Records that a call that started at `started` was refused (429, 503).
+    pub(crate) fn record_refusal(&mut self, now: Duration, started: Duration) {
+        self.debt = (self.debt + 1.0).min(MAX_DEBT);
+        // The call belongs to a rate that has been given up since.
         if started < self.window.began {
             return;
         }
         self.window.refused += 1;
         let RateWindow { began, started, refused } = self.window;
-        let share = refused as f64 / started.max(refused) as f64;
-        if refused <= self.few() || share <= 1.5 * self.luck {
+        let refused_share = refused as f64 / started.max(refused) as f64;
+        if refused <= self.tolerated_refusals() || refused_share <= 1.5 * self.luck {
             return;
         }
-        if self.proven > 0.0 && self.per_second > self.proven * 1.000_1 {
-            self.recovers = false;
-            self.step /= 2.0;
-            // Each try in vain makes it less likely that the best comes back.
-            self.best = self.best.mul_add(0.9, 0.1 * self.proven).max(self.proven);
-            self.before *= 0.9;
-            // With nothing bolder to try, some room above the rate keeps refusals rare.
-            self.set(now, if self.step < LEAST_STEP { self.proven * BELOW } else { self.proven });
+
+        if self.proven > 0.0 && self.per_second > self.proven {
+            self.end_trial(now);
             return;
         }
         let elapsed = now.saturating_sub(began);
-        if elapsed < SHORTEST {
-            return;
+        if elapsed >= MIN_MEASURED {
+            let sent = (started as f64 / elapsed.as_secs_f64()).min(self.per_second);
+            self.cut(now, sent, refused_share);
         }
-        let sent = (started as f64 / elapsed.as_secs_f64()).min(self.per_second);
-        if let Some(cut) = self.cut.take().filter(|cut| now.saturating_sub(cut.at) < 2 * LEARNED_WINDOW) {
-            // What would be refused still, if the service took as much as then and no more.
-            let expected = (1.0 - (1.0 - cut.share) * cut.sent / sent).max(0.0);
-            if share < MOST_LUCK && share - expected > cut.share / 2.0 {
-                self.luck = self.luck.max(share);
-                self.set(now, cut.rate);
-                self.learned = cut.learned;
-                return;
-            }
-        }
-        self.cut = Some(RateCut { at: now, rate: self.per_second, learned: self.learned, sent, share });
-        // Few were sent where there was little to do for most of the window, which says nothing of what is taken.
-        let rate = (sent * (1.0 - share) * BELOW).max(sent / 2.0).max(self.per_second / 2.0);
-        // What was lost is tried again, in case it was for a moment.
-        self.step = (sent / rate.max(LEAST) - 1.0).min(1.0);
-        self.recovers = true;
-        self.before = self.before.max(BELOW * self.per_second);
-        self.set(now, rate);
     }
 
-    fn set(&mut self, now: Duration, rate: f64) {
-        self.learned = true;
-        self.refused = now;
-        self.per_second = rate.clamp(self.least, self.most);
+    /// Returns from a refused trial to the proven rate.
+    fn end_trial(&mut self, now: Duration) {
+        self.is_recovering = false;
+        self.recovery_rate *= 0.9;
+        self.ceiling = self.per_second;
+        // If no trial is left, some room above the rate keeps refusals rare.
+        let is_close = self.ceiling < self.proven * (1.0 + 2.0 * MIN_STEP);
+        self.lower(now, if is_close { self.proven * CUT } else { self.proven });
+    }
+
+    /// Cuts a proven rate of which `refused_share` was refused, or takes back a cut that didn't help.
+    fn cut(&mut self, now: Duration, sent: f64, refused_share: f64) {
+        if let Some(cut) = self.cut.take().filter(|cut| now.saturating_sub(cut.at) < 2 * LEARNED_WINDOW)
+            && refused_share < MAX_LUCK
+            && refused_share > cut.refused_share / 2.0
+        {
+            self.luck = self.luck.max(refused_share);
+            return self.lower(now, cut.rate);
+        }
+        self.cut = Some(RateCut { at: now, rate: self.per_second, refused_share });
+
+        self.recovery_rate = self.recovery_rate.max(CUT * self.per_second);
+        self.is_recovering = true;
+        // Few calls were sent where there was little to do for most of the window, which doesn't show what is taken.
+        self.lower(now, (sent * (1.0 - refused_share) * CUT).max(self.per_second / 2.0));
+    }
+
+    fn lower(&mut self, now: Duration, rate: f64) {
+        self.is_learned = true;
+        self.fell = now;
+        self.per_second = rate.clamp(self.min, self.max);
         self.proven = self.per_second;
-        self.window = RateWindow { began: now, ..RateWindow::default() };
+        self.window = RateWindow::starting(now);
     }
 }
 
@@ -325,14 +313,14 @@ mod tests {
         }
     }
 
-    /// One of those that share a bucket.
+    /// A rank that shares the bucket with others.
     struct SimulatedRank {
-        rate: Rate,
+        rate: RateLimit,
         begins: Duration,
         most_in_flight: usize,
         in_flight: usize,
         started: u64,
-        /// Refused calls that wait for their turn.
+        /// Refused calls that wait to be made again.
         again: u64,
     }
 
@@ -392,8 +380,8 @@ mod tests {
             for offset in 0..ranks.len() {
                 let index = (turn + offset) % ranks.len();
                 let rank = &mut ranks[index];
-                while now >= rank.begins && rank.in_flight < rank.most_in_flight && rank.rate.due() <= now {
-                    rank.rate.start(now, true);
+                while now >= rank.begins && rank.in_flight < rank.most_in_flight && rank.rate.next_start() <= now {
+                    rank.rate.record_start(now, true);
                     rank.in_flight += 1;
                     // Those made again go first.
                     if rank.again > 0 {
@@ -409,7 +397,7 @@ mod tests {
                     let (_, answer) = queue.pop_front().unwrap();
                     ranks[answer.rank].in_flight -= 1;
                     if answer.refused {
-                        ranks[answer.rank].rate.refused(now, answer.began);
+                        ranks[answer.rank].rate.record_refusal(now, answer.began);
                         again.push_back((now + AGAIN, answer.rank));
                     }
                 }
@@ -421,7 +409,7 @@ mod tests {
 
     fn rank(first: f64, begins: u64, most_in_flight: usize) -> SimulatedRank {
         let begins = Duration::from_secs(begins);
-        let rate = Rate::new(first, f64::INFINITY, begins, 0.5);
+        let rate = RateLimit::new(first, f64::INFINITY, begins, 0.5);
         SimulatedRank { rate, begins, most_in_flight, in_flight: 0, started: 0, again: 0 }
     }
 
@@ -481,12 +469,12 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_enough_is_left_alone() {
-        let mut rate = Rate::new(5_000.0, f64::INFINITY, Duration::ZERO, 0.5);
+        let mut rate = RateLimit::new(5_000.0, f64::INFINITY, Duration::ZERO, 0.5);
         let mut seconds = |from: u64, to: u64, more| {
             let mut now = Duration::from_secs(from);
             while now < Duration::from_secs(to) {
-                now = now.max(rate.due());
-                rate.start(now, more);
+                now = now.max(rate.next_start());
+                rate.record_start(now, more);
             }
             rate.per_second
         };
@@ -511,7 +499,7 @@ mod tests {
     #[test]
     fn the_users_cap_holds() {
         let mut rank = rank(5_000.0, 0, 512);
-        rank.rate = Rate::new(5_000.0, 300.0, Duration::ZERO, 0.5);
+        rank.rate = RateLimit::new(5_000.0, 300.0, Duration::ZERO, 0.5);
         let seconds = run(&mut [rank], 20, READ, 0.0, |_| 1e9);
         assert!(seconds.iter().all(|second| second.served <= 310), "{seconds:?}");
         assert!(mean(&seconds).0 > 295.0);

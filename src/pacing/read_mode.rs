@@ -1,22 +1,20 @@
-//! The ways to read small objects, and what a loader tells of its choice.
+//! The modes of reading small objects, and a loader's choice among them.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How samples are read that can be joined.
+/// How samples are read that could be composed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReadMode {
-    /// Each by itself.
+    /// Each object by itself.
     #[default]
     Direct,
-    /// As many joined as the service lets be composed, and the others each by itself.
+    /// As many objects composed as the service allows, and the others each by itself.
     Mixed,
-    /// All joined.
+    /// All objects composed.
     Composed,
 }
-
-pub(crate) const READ_MODES: [ReadMode; 3] = [ReadMode::Direct, ReadMode::Mixed, ReadMode::Composed];
 
 impl fmt::Display for ReadMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,27 +26,27 @@ impl fmt::Display for ReadMode {
     }
 }
 
-/// How a loader reads what could be joined, and why.
+/// The mode in which a loader reads objects that could be composed, and why.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Choice {
-    /// The way now; on trial where `reason` says so.
-    pub way: ReadMode,
-    /// Why, in one line with the figures that decided.
+    /// The current mode; on trial if `reason` says so.
+    pub mode: ReadMode,
+    /// The reason, in one line with the figures that decided.
     pub reason: String,
-    /// Samples a second that reading one by one last brought, where it was measured; or should bring, as is documented, where joining
-    /// began before there was anything to measure.
+    /// Samples a second of direct reads, as last measured. If the loader began to compose before there was a measurement,
+    /// this is the documented rate.
     pub direct: Option<f64>,
-    /// The same of both ways at once.
+    /// Samples a second of mixed reads, as last measured.
     pub mixed: Option<f64>,
-    /// The same of joined reads alone.
+    /// Samples a second of composed reads alone, as last measured.
     pub composed: Option<f64>,
-    /// From the start of a compose to the last byte of its object, where one was tried.
+    /// Time from the start of a compose to the last byte of its object, if a group was composed.
     pub compose_latency: Option<Duration>,
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.way, self.reason)
+        write!(f, "{}: {}", self.mode, self.reason)
     }
 }

@@ -12,12 +12,10 @@ use serde::Serialize;
 use crate::Result;
 use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
+pub use crate::store::MAX_SOURCES;
 use crate::store::{BucketInfo, StorageClass};
 pub(crate) use cost::Affordable;
 pub use cost::{Bill, Cost, Forecast, Layout, PriceTable, Prices, cold_notice, usd};
-
-/// The most sources that one compose call takes.
-pub const MAX_SOURCES: usize = 32;
 
 /// The most bytes of a composed object unless told otherwise: what Python Dataflux uses, too.
 pub const MAX_COMPOSED_BYTES: u64 = 100_000_000;

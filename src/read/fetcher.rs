@@ -17,7 +17,7 @@ use crate::compose::{
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Manifest};
-use crate::pacing::{Ceilings, Throttles};
+use crate::pacing::{BucketGates, Ceilings};
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -54,7 +54,7 @@ pub(crate) struct Fetcher {
     manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<TemporaryRun>,
-    throttles: Arc<Throttles>,
+    gates: Arc<BucketGates>,
     /// What is added to the numbers of this epoch's groups.
     group_offset: u64,
     ranges: RangeSettings,
@@ -68,14 +68,14 @@ impl Fetcher {
         manifest: Arc<Manifest>,
         io: Arc<Io>,
         bucket: &BucketInfo,
-        throttles: Arc<Throttles>,
+        gates: Arc<BucketGates>,
     ) -> Self {
         let temporaries = LoaderTemporaries::new();
         let compose = ComposePermission::new(Arc::clone(&manifest.prefix().bucket), bucket, &temporaries);
-        let group_offset = throttles.now_serving();
+        let group_offset = gates.latest_number();
         let (clients, ranges) = (Clients::of(client), RangeSettings::default());
         let (run, buffers) = (TemporaryRun::new(&temporaries), Arc::default());
-        Self { clients, buffers, manifest, io, run, throttles, group_offset, ranges, compose, temporaries }
+        Self { clients, buffers, manifest, io, run, gates, group_offset, ranges, compose, temporaries }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -89,7 +89,7 @@ impl Fetcher {
     pub(crate) fn for_epochs(&self, budget: &Budget) -> Self {
         let buffers = Buffers::new(budget.bytes() - UNBUFFERED_BYTES.min(budget.bytes() / 2), budget.items());
         let clients = self.clients.with_buffers(&buffers);
-        Self { clients, buffers, group_offset: self.throttles.now_serving(), ..self.for_epoch() }
+        Self { clients, buffers, group_offset: self.gates.latest_number(), ..self.for_epoch() }
     }
 
     /// The same fetcher for one epoch, with temporaries and counts of its own.
@@ -117,13 +117,13 @@ impl Fetcher {
         &self.clients
     }
 
-    pub(crate) fn throttles(&self) -> &Arc<Throttles> {
-        &self.throttles
+    pub(crate) fn gates(&self) -> &Arc<BucketGates> {
+        &self.gates
     }
 
     /// How many calls the bucket takes, as far as is known.
     pub(crate) fn ceilings(&self) -> Ceilings {
-        self.throttles.snapshot()
+        self.gates.snapshot()
     }
 
     /// Reads a group as planned. Waiting reads are let through in the order of their `group_number`, the smallest
@@ -187,7 +187,7 @@ impl Fetcher {
 
         // Existing temporaries may be kept until their batches are due, and the end of the process has no time to
         // delete more than this.
-        if self.run.outstanding() as f64 > self.throttles.writes.per_second() * MAX_DELETION_SECONDS {
+        if self.run.outstanding() as f64 > self.gates.writes.per_second() * MAX_DELETION_SECONDS {
             let message = "there are as many temporary objects as can be deleted in time";
             return Err(Error::new(ErrorKind::Unavailable, message).stage(Stage::Fetch));
         }
@@ -227,8 +227,8 @@ impl Fetcher {
     pub(crate) fn delete_again(&self) {
         if self.temporaries.undeleted() > 0 {
             self.compose.report("a temporary object could not be deleted");
-            let (client, writes) = (self.clients.class(StorageClass::default()), &self.throttles.writes);
-            let number = self.throttles.now_serving();
+            let (client, writes) = (self.clients.class(StorageClass::default()), &self.gates.writes);
+            let number = self.gates.latest_number();
             self.temporaries.delete_again(client, &self.io, writes, number);
         }
     }
@@ -249,19 +249,19 @@ impl Fetcher {
         on_step: StepObserver<'_>,
     ) -> Result<store::Payload> {
         on_step(ReadStep::Queued);
-        let slot = self.throttles.reads.acquire(group_number).await;
+        let slot = self.gates.reads.acquire(group_number).await;
         on_step(ReadStep::Reading);
-        self.throttles.serves(group_number);
+        self.gates.record_number(group_number);
         // Boxed, since the future of a read is large and thousands may be under way.
-        let read = Box::pin(client.with_observer(slot.watch()).read(id, None, size)).await?;
-        slot.done(read.bytes.len() as u64);
+        let read = Box::pin(client.with_observer(slot.observer()).read(id, None, size)).await?;
+        slot.finish(read.bytes.len() as u64);
         Ok(read)
     }
 
     /// Reads a large object into one buffer. Each part waits for a slot of its own.
     async fn ranged(&self, entry: &Entry, group_number: u64) -> Result<store::Payload> {
-        self.throttles.serves(group_number);
-        let lanes = Lanes::throttled(Arc::clone(&self.throttles.reads), group_number);
+        self.gates.record_number(group_number);
+        let lanes = Lanes::gated(Arc::clone(&self.gates.reads), group_number);
         let client = self.clients.class(entry.storage_class);
         let download = Download::of(client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
         let RangeSettings { min_part_size, max_streams } = self.ranges;
@@ -311,8 +311,8 @@ impl Fetcher {
             crc32c,
             SystemTime::now(),
         );
-        self.throttles.serves(group_number);
-        self.run.compose(client, &self.io, &self.throttles.writes, group_number, request, on_step).await
+        self.gates.record_number(group_number);
+        self.run.compose(client, &self.io, &self.gates.writes, group_number, request, on_step).await
     }
 }
 

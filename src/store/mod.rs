@@ -13,7 +13,6 @@ pub mod gcs;
 mod hedge;
 mod memory;
 mod objects;
-mod pace;
 mod reach;
 mod reading;
 mod retry;
@@ -42,12 +41,14 @@ pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use hedge::Hedge;
 pub use memory::MemoryStore;
 pub use objects::{Details, ObjectRef, Objects};
-pub(crate) use pace::Pace;
 pub use retry::RetryPolicy;
 #[cfg(test)]
 pub(crate) use retry::{Decision, Failure};
 pub(crate) use uri::ObjectUri;
 pub use uri::{Scheme, StoreUri};
+
+/// The most sources that one compose call takes.
+pub const MAX_SOURCES: usize = 32;
 
 /// An object: its bucket, its name **and its generation**.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use crate::sources::Sources;
 
 /// The rooms, in the order in which data passes through them; `lib.rs` declares them so. A room may use those before it.
 const ROOMS: [&str; 15] = [
-    "store", "list", "manifest", "sample", "plan", "pacing", "compose", "cache", "read", "decode", "collate",
+    "store", "pacing", "list", "manifest", "sample", "plan", "compose", "cache", "read", "decode", "collate",
     "observe", "engine", "loader", "tensor",
 ];
 

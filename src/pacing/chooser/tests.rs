@@ -1,228 +1,246 @@
-//! The choice, step by step: what it begins with, and what it makes of what comes back.
+//! The choice step by step: its first decisions, and its reactions to the reads that end.
 
 use super::*;
-use crate::store::BucketInfo;
+use crate::pacing::estimates::MAX_WAITING_COMPOSES;
+use crate::pacing::{Ceiling, ReadPrices};
+
+/// Prices of a bucket of class Standard in one region, without soft delete.
+const STANDARD: ReadPrices = ReadPrices { direct: 4e-7, composed: 5.4e-6, composed_byte: 0.0 };
 
 const MANY: u64 = 1 << 20;
 const KIB: u64 = 1 << 10;
 
-fn chooser() -> Chooser {
-    let bucket = BucketInfo { soft_delete: Some(Duration::ZERO), ..BucketInfo::default() };
-    let mut chooser = Chooser::new(ChooserConfig {
-        max_bytes: 32 * KIB,
+fn chooser() -> ReadModeChooser {
+    let mut chooser = ReadModeChooser::new(ChooserConfig {
+        max_composed_bytes: 32 * KIB,
         budget: 1 << 30,
-        ahead: 65_536,
-        share: 1.0,
-        prices: Prices::of(&bucket),
-        pay_for_speed: true,
+        max_ahead: 65_536,
+        bucket_share: 1.0,
+        prices: STANDARD,
+        pays_for_speed: true,
     });
-    chooser.began(Duration::ZERO, (false, false));
+    chooser.start_epoch(NeighbourEpochs::default());
     chooser
 }
 
-fn ceilings(may_write: bool, waiting: usize) -> ServiceCeilings {
-    let lane = |waiting| CallCeiling { at_once: 1_024, in_flight: 0, waiting, rate: None };
-    ServiceCeilings { reads: lane(0), writes: lane(waiting), may_write }
+const GROUP: GroupSize = GroupSize { samples: 32, bytes: 32 * KIB, held: 32 * KIB };
+
+fn neighbours(has_previous: bool, has_next: bool) -> NeighbourEpochs {
+    NeighbourEpochs { has_previous, has_next }
+}
+
+fn service(is_composing_proven: bool, waiting: usize) -> ServiceState {
+    let ceiling = |waiting| Ceiling { at_once: 1_024, waiting, ..Ceiling::default() };
+    ServiceState { ceilings: Ceilings { reads: ceiling(0), writes: ceiling(waiting) }, is_composing_proven }
+}
+
+fn success(samples: u64, took: Duration) -> Option<ReadOutcome> {
+    Some(ReadOutcome { samples, took })
 }
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Groups of 32 samples of a KiB until one is joined, or none is let through.
-fn until_joined(chooser: &mut Chooser, left: u64, ceilings: &ServiceCeilings) -> (Vec<Admission>, Option<Admission>) {
-    let mut alone = Vec::new();
-    while alone.len() < 1_000 {
-        match chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), left - 32 * alone.len() as u64, ceilings) {
-            Some(turn) if turn.composed => return (alone, Some(turn)),
-            Some(turn) => alone.push(turn),
+/// Admits groups of 32 samples of a KiB until one is composed, or none is admitted.
+fn until_composed(
+    chooser: &mut ReadModeChooser,
+    left: u64,
+    service: &ServiceState,
+) -> (Vec<Admission>, Option<Admission>) {
+    let mut direct = Vec::new();
+    while direct.len() < 1_000 {
+        match chooser.admit(Duration::ZERO, GROUP, left - 32 * direct.len() as u64, service) {
+            Some(admission) if admission.is_composed => return (direct, Some(admission)),
+            Some(admission) => direct.push(admission),
             None => break,
         }
     }
-    (alone, None)
+    (direct, None)
 }
 
-/// One that began joined, and whose first compose came back after `took`; all reads before it wait for their calls.
-fn after_the_first(took: Duration, left: u64) -> Chooser {
+/// A chooser that began to compose, and whose first compose took `took`. All reads before it wait for their calls.
+fn after_the_first_compose(took: Duration, left: u64) -> ReadModeChooser {
     let mut chooser = chooser();
-    let (alone, joined) = until_joined(&mut chooser, left, &ceilings(true, 0));
-    for turn in alone {
-        (0..32).for_each(|_| chooser.begins(turn));
+    let (direct, composed) = until_composed(&mut chooser, left, &service(true, 0));
+    for admission in direct {
+        (0..32).for_each(|_| chooser.begin_read(admission));
     }
-    let turn = joined.unwrap();
-    chooser.begins(turn);
-    chooser.ended(took, turn, Some((32, took)));
+    let admission = composed.unwrap();
+    chooser.begin_read(admission);
+    chooser.end_read(took, admission, success(32, took));
     chooser
 }
 
 #[test]
-fn small_objects_are_joined_behind_what_reads_bring_meanwhile() {
+fn small_objects_are_composed_behind_what_reads_bring_meanwhile() {
     let mut chooser = chooser();
-    let (alone, joined) = until_joined(&mut chooser, MANY, &ceilings(true, 0));
-    assert!(joined.is_some() && chooser.way == ReadMode::Mixed, "{chooser:?}");
-    assert!((3_000..4_000).contains(&(32 * alone.len())), "{}", alone.len());
+    let (direct, composed) = until_composed(&mut chooser, MANY, &service(true, 0));
+    assert!(composed.is_some() && chooser.mode == ReadMode::Mixed, "{chooser:?}");
+    assert!((3_000..4_000).contains(&(32 * direct.len())), "{}", direct.len());
 }
 
 #[test]
-fn until_a_compose_is_back_all_is_joined_but_for_what_reads_bring_meanwhile() {
-    for (followed, most) in [(false, 24_000 - 3_750 - 5_000), (true, 24_000 - 3_750)] {
+fn until_a_compose_is_back_all_is_composed_but_for_what_reads_bring_meanwhile() {
+    for (followed, most) in [(false, 24_000 - 3_750 - 3_750), (true, 24_000 - 3_750)] {
         let mut chooser = chooser();
-        chooser.began(Duration::ZERO, (false, followed));
-        let mut joined = 0;
+        chooser.start_epoch(neighbours(false, followed));
+        let mut composed = 0;
         for left in (0..750).rev().map(|groups| groups * 32) {
-            let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), left, &ceilings(true, 0)).unwrap();
-            (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
-            joined += if turn.composed { 32 } else { 0 };
-            if !turn.composed {
-                (0..32).for_each(|_| chooser.ended(millis(1), turn, Some((1, millis(1)))));
+            let admission = chooser.admit(Duration::ZERO, GROUP, left, &service(true, 0)).unwrap();
+            (0..if admission.is_composed { 1 } else { 32 }).for_each(|_| chooser.begin_read(admission));
+            composed += if admission.is_composed { 32 } else { 0 };
+            if !admission.is_composed {
+                (0..32).for_each(|_| chooser.end_read(millis(1), admission, success(1, millis(1))));
             }
         }
-        assert!((most - 64..most + 64).contains(&joined), "{followed}: {joined}");
+        assert!((most - 64..most + 64).contains(&composed), "{followed}: {composed}");
     }
 }
 
 #[test]
-fn an_epoch_whose_end_is_not_known_goes_on_joining() {
+fn an_epoch_whose_end_is_not_known_keeps_composing() {
     let mut chooser = chooser();
     for _ in 0..500 {
-        let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), u64::MAX, &ceilings(true, 0)).unwrap();
-        (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
+        let admission = chooser.admit(Duration::ZERO, GROUP, u64::MAX, &service(true, 0)).unwrap();
+        (0..if admission.is_composed { 1 } else { 32 }).for_each(|_| chooser.begin_read(admission));
     }
-    assert_eq!(chooser.out[COMPOSED], 500 - 3_750_usize.div_ceil(32), "{chooser:?}");
+    assert_eq!(chooser.composed.admitted, 500 - 3_750_usize.div_ceil(32), "{chooser:?}");
 }
 
 #[test]
 fn where_composing_is_unproven_or_nearly_all_is_refused_two_are_tried() {
-    let slow =
-        ServiceCeilings { writes: CallCeiling { rate: Some(50.0), ..ceilings(true, 0).writes }, ..ceilings(true, 0) };
-    for ceilings in [ceilings(false, 0), slow] {
+    let mut slow = service(true, 0);
+    slow.ceilings.writes.per_second = Some(50.0);
+    for service in [service(false, 0), slow] {
         let mut chooser = chooser();
-        assert!(until_joined(&mut chooser, MANY, &ceilings).1.is_some());
-        assert!(until_joined(&mut chooser, MANY, &ceilings).1.is_some());
-        assert_eq!((until_joined(&mut chooser, MANY, &ceilings).1, chooser.way), (None, ReadMode::Direct));
+        assert!(until_composed(&mut chooser, MANY, &service).1.is_some());
+        assert!(until_composed(&mut chooser, MANY, &service).1.is_some());
+        assert_eq!((until_composed(&mut chooser, MANY, &service).1, chooser.mode), (None, ReadMode::Direct));
     }
 }
 
 #[test]
 fn first_composes_that_fail_are_the_last_for_now() {
     let mut chooser = chooser();
-    let turn = until_joined(&mut chooser, MANY, &ceilings(true, 0)).1.unwrap();
-    chooser.begins(turn);
+    let admission = until_composed(&mut chooser, MANY, &service(true, 0)).1.unwrap();
+    chooser.begin_read(admission);
     // Dropped with its epoch, which says nothing of composing.
     let mut dropped = chooser.clone();
-    dropped.ended(millis(50), turn, None);
-    assert_eq!(dropped.way, ReadMode::Mixed);
-    chooser.failed(millis(50), turn);
-    chooser.ended(millis(50), turn, None);
+    dropped.end_read(millis(50), admission, None);
+    assert_eq!(dropped.mode, ReadMode::Mixed);
+    chooser.record_failed_compose(millis(50), admission);
+    chooser.end_read(millis(50), admission, None);
     assert_eq!(chooser.choice().to_string(), "direct: the first composes failed");
     // A failure later on is one of many reads.
     let mut chooser = self::chooser();
-    let ceilings = ceilings(true, 0);
-    let turns: Vec<_> = (0..2).filter_map(|_| until_joined(&mut chooser, MANY, &ceilings).1).collect();
-    for turn in &turns {
-        chooser.begins(*turn);
+    let service = self::service(true, 0);
+    let admissions: Vec<_> = (0..2).filter_map(|_| until_composed(&mut chooser, MANY, &service).1).collect();
+    for admission in &admissions {
+        chooser.begin_read(*admission);
     }
-    chooser.ended(millis(900), turns[0], Some((32, millis(900))));
-    chooser.failed(millis(910), turns[1]);
-    chooser.ended(millis(910), turns[1], None);
-    assert_eq!(chooser.way, ReadMode::Mixed);
+    chooser.end_read(millis(900), admissions[0], success(32, millis(900)));
+    chooser.record_failed_compose(millis(910), admissions[1]);
+    chooser.end_read(millis(910), admissions[1], None);
+    assert_eq!(chooser.mode, ReadMode::Mixed);
 }
 
 /// Two that failed were the last for as long as the loader lived.
 #[test]
 fn probes_that_failed_are_made_again_in_the_next_epoch() {
     let mut chooser = chooser();
-    let joined = |chooser: &mut Chooser| {
-        let (alone, joined) = until_joined(chooser, MANY, &ceilings(false, 0));
-        for turn in alone {
-            (0..32).for_each(|_| chooser.begins(turn));
-            (0..32).for_each(|_| chooser.ended(millis(1), turn, Some((1, millis(1)))));
+    let composed = |chooser: &mut ReadModeChooser| {
+        let (direct, composed) = until_composed(chooser, MANY, &service(false, 0));
+        for admission in direct {
+            (0..32).for_each(|_| chooser.begin_read(admission));
+            (0..32).for_each(|_| chooser.end_read(millis(1), admission, success(1, millis(1))));
         }
-        joined
+        composed
     };
-    let probes: Vec<_> = (0..2).filter_map(|_| joined(&mut chooser)).collect();
+    let probes: Vec<_> = (0..2).filter_map(|_| composed(&mut chooser)).collect();
     assert_eq!(probes.len(), 2);
-    chooser.began(millis(10), (true, true));
-    assert_eq!(joined(&mut chooser), None, "they are under way");
-    for turn in probes {
-        chooser.begins(turn);
-        chooser.failed(millis(50), turn);
-        chooser.ended(millis(50), turn, None);
+    chooser.start_epoch(neighbours(true, true));
+    assert_eq!(composed(&mut chooser), None, "they are under way");
+    for admission in probes {
+        chooser.begin_read(admission);
+        chooser.record_failed_compose(millis(50), admission);
+        chooser.end_read(millis(50), admission, None);
     }
-    assert_eq!(joined(&mut chooser), None, "not in the same epoch");
-    chooser.began(millis(100), (false, false));
-    assert!(joined(&mut chooser).is_some());
+    assert_eq!(composed(&mut chooser), None, "not in the same epoch");
+    chooser.start_epoch(neighbours(false, false));
+    assert!(composed(&mut chooser).is_some());
 }
 
 #[test]
 fn a_compose_that_takes_most_of_an_epoch_is_not_waited_for_in_the_next() {
-    for (took, way) in [(900, ReadMode::Mixed), (2_400, ReadMode::Direct)] {
-        let mut chooser = after_the_first(millis(took), 16_000);
-        chooser.began(millis(4_000), (false, false));
-        assert_eq!(chooser.way, way, "{took}");
+    for (took, mode) in [(900, ReadMode::Mixed), (2_400, ReadMode::Direct)] {
+        let mut chooser = after_the_first_compose(millis(took), 16_000);
+        chooser.start_epoch(neighbours(false, false));
+        assert_eq!(chooser.mode, mode, "{took}");
     }
 }
 
 #[test]
-fn a_busy_machine_is_no_reason_to_read_one_by_one() {
-    let mut chooser = after_the_first(millis(900), MANY);
+fn a_busy_machine_is_no_reason_to_read_directly() {
+    let mut chooser = after_the_first_compose(millis(900), MANY);
     // So many are let through that none has begun of.
-    let admit = |chooser: &mut Chooser, waiting| {
-        chooser.admit(millis(950), (32, 32 * KIB, 32 * KIB), MANY, &ceilings(true, waiting)).map(|turn| turn.composed)
+    let admit = |chooser: &mut ReadModeChooser, waiting| {
+        chooser.admit(millis(950), GROUP, MANY, &service(true, waiting)).map(|admission| admission.is_composed)
     };
-    let joined = (0..100).take_while(|_| admit(&mut chooser, 0) == Some(true)).count();
-    assert_eq!(joined, FEW);
+    let composed = (0..100).take_while(|_| admit(&mut chooser, 0) == Some(true)).count();
+    assert_eq!(composed, MAX_WAITING_COMPOSES);
     assert_eq!(admit(&mut chooser, 0), None);
     // Those that wait for the service leave reads their share.
-    assert_eq!(admit(&mut chooser, FEW), Some(false));
+    assert_eq!(admit(&mut chooser, MAX_WAITING_COMPOSES), Some(false));
 }
 
 #[test]
-fn an_epoch_goes_on_with_what_is_known_where_it_was_begun_ahead() {
-    for (ahead, goes_on) in [(true, true), (false, false)] {
+fn a_measurement_continues_where_an_epoch_was_begun_ahead() {
+    for (ahead, continues) in [(true, true), (false, false)] {
         let mut chooser = chooser();
-        let turns: Vec<_> = (0..2).filter_map(|_| until_joined(&mut chooser, MANY, &ceilings(true, 0)).1).collect();
-        for turn in &turns {
-            chooser.begins(*turn);
+        let admissions: Vec<_> =
+            (0..2).filter_map(|_| until_composed(&mut chooser, MANY, &service(true, 0)).1).collect();
+        for admission in &admissions {
+            chooser.begin_read(*admission);
         }
-        chooser.ended(millis(900), turns[0], Some((32, millis(900))));
-        chooser.began(millis(1_000), (ahead, false));
-        assert_eq!(chooser.is_settled(), goes_on);
+        chooser.end_read(millis(900), admissions[0], success(32, millis(900)));
+        chooser.start_epoch(neighbours(ahead, false));
+        assert_eq!(chooser.is_measurable(), continues);
     }
 }
 
 #[test]
-fn the_ends_of_an_epoch_are_read_one_by_one_where_a_loop_would_wait() {
+fn the_ends_of_an_epoch_are_read_directly_where_a_loop_would_wait() {
     for (ahead, followed) in [(false, false), (true, false), (true, true)] {
-        let mut chooser = after_the_first(millis(900), MANY);
-        chooser.began(millis(1_000), (ahead, followed));
-        let joins = |chooser: &mut Chooser, left| {
-            let turn = chooser.admit(millis(1_000), (32, 32 * KIB, 32 * KIB), left, &ceilings(true, 0)).unwrap();
-            (0..if turn.composed { 1 } else { 32 }).for_each(|_| chooser.begins(turn));
-            turn.composed
+        let mut chooser = after_the_first_compose(millis(900), MANY);
+        chooser.start_epoch(neighbours(ahead, followed));
+        let composes = |chooser: &mut ReadModeChooser, left| {
+            let admission = chooser.admit(millis(1_000), GROUP, left, &service(true, 0)).unwrap();
+            (0..if admission.is_composed { 1 } else { 32 }).for_each(|_| chooser.begin_read(admission));
+            admission.is_composed
         };
-        assert_eq!((joins(&mut chooser, MANY), joins(&mut chooser, 320)), (ahead, followed));
+        assert_eq!((composes(&mut chooser, MANY), composes(&mut chooser, 320)), (ahead, followed));
     }
 }
 
 #[test]
 fn a_loop_that_stops_for_long_undoes_no_trial() {
     let mut chooser = chooser();
-    let ceilings = ceilings(true, 0);
-    let mut turns = Vec::new();
-    while turns.len() < 64 {
-        let turn = chooser.admit(Duration::ZERO, (32, 32 * KIB, 32 * KIB), MANY, &ceilings).unwrap();
-        if turn.composed {
-            chooser.begins(turn);
-            turns.push(turn);
+    let service = self::service(true, 0);
+    let mut admissions = Vec::new();
+    while admissions.len() < 64 {
+        let admission = chooser.admit(Duration::ZERO, GROUP, MANY, &service).unwrap();
+        if admission.is_composed {
+            chooser.begin_read(admission);
+            admissions.push(admission);
         } else {
-            (0..32).for_each(|_| chooser.begins(turn));
+            (0..32).for_each(|_| chooser.begin_read(admission));
         }
     }
-    for turn in turns {
-        chooser.ended(millis(900), turn, Some((32, millis(900))));
+    for admission in admissions {
+        chooser.end_read(millis(900), admission, success(32, millis(900)));
     }
     // It compiles its kernels.
-    _ = chooser.admit(Duration::from_secs(40), (32, 32 * KIB, 32 * KIB), MANY, &ceilings);
-    assert_eq!(chooser.way, ReadMode::Mixed, "{chooser:?}");
+    _ = chooser.admit(Duration::from_secs(40), GROUP, MANY, &service);
+    assert_eq!(chooser.mode, ReadMode::Mixed, "{chooser:?}");
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::table::{LocationType, PriceRow, PriceTable};
 use crate::metrics::Counts;
+use crate::pacing::ReadPrices;
 use crate::plan::{MAX_SOURCES, Method};
 use crate::store::{BucketInfo, StorageClass};
 
@@ -118,6 +119,13 @@ impl Prices {
     pub fn composed(&self, class: StorageClass, bytes: u64) -> f64 {
         let row = self.row(class);
         row.class_a + row.class_b + self.kept(class, bytes) + row.replication * bytes as f64 / GIB
+    }
+
+    /// The prices of reading objects of a class, as the choice of a read mode needs them.
+    pub(crate) fn of_reads(&self, class: StorageClass) -> ReadPrices {
+        let composed = self.composed(class, 0);
+        let composed_byte = (self.composed(class, GIB as u64) - composed) / GIB;
+        ReadPrices { direct: self.direct(class, 1), composed, composed_byte }
     }
 
     /// Whether temporaries of a class are billed for a month and more however soon they are deleted. What has no class of

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::budget::{Budget, Gauge};
-use crate::pacing::throttle::{CallSlot, Throttle};
+use crate::pacing::{CallGate, CallSlot};
 use crate::store::Client;
 
 /// Streams and bytes that several downloads share.
@@ -21,7 +21,7 @@ enum StreamGate {
     /// One of so many streams.
     Streams(Arc<Semaphore>),
     /// A slot for a read call, in the order of group numbers.
-    Throttle { throttle: Arc<Throttle>, group_number: u64 },
+    Calls { gate: Arc<CallGate>, group_number: u64 },
 }
 
 /// Permission for one stream, for as long as it is held.
@@ -35,14 +35,14 @@ impl StreamSlot {
     pub(super) fn client(&self, client: &Client) -> Client {
         match self {
             Self::Stream(_) => client.clone(),
-            Self::Call(slot) => client.with_observer(slot.watch()),
+            Self::Call(slot) => client.with_observer(slot.observer()),
         }
     }
 
     /// Ends the stream, which received this many bytes.
     pub(super) fn finish(self, bytes: u64) {
         if let Self::Call(slot) = self {
-            slot.done(bytes);
+            slot.finish(bytes);
         }
     }
 }
@@ -55,9 +55,9 @@ impl Lanes {
         Self { gate, budget: Budget::new(bytes, Gauge::default()) }
     }
 
-    /// Lanes for a download into memory whose bytes are counted elsewhere: each stream waits for a slot of `throttle`.
-    pub(crate) fn throttled(throttle: Arc<Throttle>, group_number: u64) -> Self {
-        Self { gate: StreamGate::Throttle { throttle, group_number }, budget: Budget::new(0, Gauge::default()) }
+    /// Lanes for a download into memory whose bytes are counted elsewhere: each stream waits for a slot of `gate`.
+    pub(crate) fn gated(gate: Arc<CallGate>, group_number: u64) -> Self {
+        Self { gate: StreamGate::Calls { gate, group_number }, budget: Budget::new(0, Gauge::default()) }
     }
 
     /// Waits for permission for one stream.
@@ -66,7 +66,7 @@ impl Lanes {
             StreamGate::Streams(streams) => {
                 StreamSlot::Stream(Arc::clone(streams).acquire_owned().await.expect("the semaphore is never closed"))
             }
-            StreamGate::Throttle { throttle, group_number } => StreamSlot::Call(throttle.acquire(*group_number).await),
+            StreamGate::Calls { gate, group_number } => StreamSlot::Call(gate.acquire(*group_number).await),
         }
     }
 }

@@ -1,0 +1,156 @@
+//! What composing promises before anything is measured: by sizes, prices and documented rates.
+
+use std::time::Duration;
+
+use super::bucket_gates::{Ceilings, DOCUMENTED_COMPOSE, DOCUMENTED_READS, DOCUMENTED_WRITES};
+use super::gate::CALL_BYTES;
+use super::read_mode::ReadMode;
+use crate::store::MAX_SOURCES;
+
+/// Upper bound of the composes that wait for their calls: enough that none of the bucket's rate is left unused.
+pub(super) const MAX_WAITING_COMPOSES: usize = 16;
+
+/// US dollars for reading objects, besides the retrieval of their bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadPrices {
+    /// Reading one object directly.
+    pub(crate) direct: f64,
+    /// Composing objects and reading the result once.
+    pub(crate) composed: f64,
+    /// Each byte of a composed object: its storage until soft delete removes it, and its replication.
+    pub(crate) composed_byte: f64,
+}
+
+/// What a choice depends on besides measurements.
+#[derive(Clone, Debug)]
+pub(crate) struct ChooserConfig {
+    /// The largest composed object in bytes; 0 if no object may be composed.
+    pub(crate) max_composed_bytes: u64,
+    /// Bytes that may be held, from before a compose until the delivery.
+    pub(crate) budget: u64,
+    /// Samples that may be ahead of the training loop.
+    pub(crate) max_ahead: u64,
+    /// This process's share of the bucket's documented rates; 1 if no other process shares the bucket.
+    pub(crate) bucket_share: f64,
+    pub(crate) prices: ReadPrices,
+    /// Whether a faster mode may cost more than direct reads.
+    pub(crate) pays_for_speed: bool,
+}
+
+/// The size of a group that could be composed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupSize {
+    pub(crate) samples: usize,
+    pub(crate) bytes: u64,
+    /// Bytes that the group takes from the memory budget.
+    pub(crate) held: u64,
+}
+
+/// What is known of the service when a group asks to be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServiceState {
+    pub(crate) ceilings: Ceilings,
+    /// Whether composing and deleting are known to work. If not, composes go individually.
+    pub(crate) is_composing_proven: bool,
+}
+
+/// Estimates for the groups of one loader, from its settings and the mean size of its samples.
+#[derive(Clone, Debug)]
+pub(super) struct ComposeEstimates {
+    config: ChooserConfig,
+    /// Sums over the samples that could be composed.
+    samples: u64,
+    bytes: u64,
+    held: u64,
+}
+
+impl ComposeEstimates {
+    pub(super) fn new(config: ChooserConfig) -> Self {
+        Self { config, samples: 0, bytes: 0, held: 0 }
+    }
+
+    /// Whether objects may be composed at all.
+    pub(super) fn may_compose(&self) -> bool {
+        self.config.max_composed_bytes > 0
+    }
+
+    /// Adds the sizes of a group that could be composed.
+    pub(super) fn add(&mut self, group: GroupSize) {
+        self.samples += group.samples as u64;
+        self.bytes += group.bytes;
+        self.held += group.held;
+        // Halved now and then, so that the means follow the data. A group that asks again counts again, which is harmless.
+        if self.samples > 1 << 16 {
+            (self.samples, self.bytes, self.held) = (self.samples / 2, self.bytes / 2, self.held / 2);
+        }
+    }
+
+    /// This process's share of the documented reads a second.
+    pub(super) fn documented_reads(&self) -> f64 {
+        DOCUMENTED_READS * self.config.bucket_share
+    }
+
+    /// Composes a second that the service takes of this process, as far as is known. Each needs a deletion, too.
+    pub(super) fn composes_per_second(&self, service: &ServiceState) -> f64 {
+        let documented = DOCUMENTED_WRITES * self.config.bucket_share;
+        service.ceilings.writes.per_second.unwrap_or(documented) / 2.0
+    }
+
+    /// Composes that may wait for their calls. More composes than begin while one is under way would wait for long, and
+    /// direct reads come sooner.
+    pub(super) fn max_waiting_composes(&self, service: &ServiceState) -> usize {
+        let begin_meanwhile = self.composes_per_second(service) * DOCUMENTED_COMPOSE.as_secs_f64();
+        MAX_WAITING_COMPOSES.min(begin_meanwhile.ceil() as usize) + service.ceilings.writes.in_flight / 8
+    }
+
+    /// How many more samples the same processor time brings when they are composed. For objects above some 400 KiB that is
+    /// hardly more.
+    pub(super) fn compose_gain(&self) -> f64 {
+        let (call, size) = (CALL_BYTES as f64, self.mean_bytes());
+        (call + size) / (call / self.sources() + size)
+    }
+
+    /// Samples that can be under way and ahead of the training loop.
+    pub(super) fn samples_held(&self) -> f64 {
+        (self.config.budget as f64 / self.mean_held()).min(self.config.max_ahead as f64)
+    }
+
+    /// Objects in a composed group.
+    pub(super) fn sources(&self) -> f64 {
+        (self.config.max_composed_bytes as f64 / self.mean_bytes()).floor().clamp(1.0, MAX_SOURCES as f64)
+    }
+
+    /// Samples a second that a mode could bring next to one that brings `rate`. The estimate is rather too high than too
+    /// low, since a trial decides.
+    pub(super) fn predict(&self, mode: ReadMode, rate: f64, latency: Duration, service: &ServiceState) -> f64 {
+        // Where no write was refused, there may be no limit.
+        let is_limited = service.ceilings.writes.per_second.is_some();
+        let composed = if is_limited { self.composes_per_second(service) * self.sources() } else { f64::INFINITY };
+        let direct = if mode == ReadMode::Composed { 0.0 } else { rate };
+        // A sample is held from before its compose until its delivery.
+        (direct + composed).min(self.samples_held() / latency.as_secs_f64().max(0.001))
+    }
+
+    /// Whether composed reads cost less than direct ones.
+    pub(super) fn composing_saves(&self) -> bool {
+        let ReadPrices { direct, composed, composed_byte } = self.config.prices;
+        composed / self.sources() + composed_byte * self.mean_bytes() < direct
+    }
+
+    pub(super) fn is_allowed(&self, mode: ReadMode) -> bool {
+        mode == ReadMode::Direct || (self.may_compose() && (self.config.pays_for_speed || self.composing_saves()))
+    }
+
+    fn mean_bytes(&self) -> f64 {
+        (self.bytes as f64 / self.samples.max(1) as f64).max(1.0)
+    }
+
+    fn mean_held(&self) -> f64 {
+        (self.held as f64 / self.samples.max(1) as f64).max(1.0)
+    }
+}
+
+/// Whether samples composed in a trial arrive long before the epoch ends.
+pub(super) fn is_worth_trying(rate: f64, latency: Duration, left: u64) -> bool {
+    left as f64 >= 2.0 * rate * latency.as_secs_f64()
+}

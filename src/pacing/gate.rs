@@ -1,0 +1,411 @@
+//! Gate for the calls of one kind on one bucket: it limits how many calls are in flight and how many start in a second.
+//!
+//! A caller waits for a [`CallSlot`] before each call. The gate serves waiters by their numbers, the smallest first, so
+//! that the batch that is needed first is read first. *Background* calls are those that no batch waits for; they get
+//! every other slot while both kinds wait.
+//!
+//! No task drives the gate. Each waiter that arrives or gives up and each call that ends serves those who may start.
+//! Where only the rate holds calls back, the first waiter is the *timekeeper*, which sleeps until the next call may
+//! start. So the gate works on any runtime, and for as long as somebody waits.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::concurrency::ConcurrencyLimit;
+use super::demand::Demand;
+use super::rate::RateLimit;
+use crate::store::CallObserver;
+
+/// Cost of one call, in bytes that are received in the same processor time.
+pub(super) const CALL_BYTES: u64 = 64 << 10;
+
+/// Weight of the answers so far, beside one new answer, in the typical wait: some ten answers show a change.
+const WAIT_MEMORY: u32 = 7;
+
+/// State of the calls of one kind, and what is known of the number that the bucket takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Ceiling {
+    /// The current limit on calls in flight.
+    pub at_once: usize,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Calls that wait to start, without background calls.
+    pub waiting: usize,
+    /// Background calls that wait to start: deletions, which no batch waits for.
+    #[serde(default)]
+    pub background_waiting: usize,
+    /// The limit on calls a second, as learned from refusals; `None` if the service refused none.
+    pub per_second: Option<f64>,
+    /// Calls whose first try the service refused (429, 503).
+    pub refused: u64,
+}
+
+/// Lets calls of one kind start.
+#[derive(Debug)]
+pub(crate) struct CallGate {
+    /// What the log calls these calls.
+    calls: &'static str,
+    created: Instant,
+    demand: Arc<Demand>,
+    state: Mutex<GateState>,
+}
+
+/// Priority of a waiter among those of its kind, smallest first. `arrival` makes it unique.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct WaiterKey {
+    background: bool,
+    number: u64,
+    arrival: u64,
+}
+
+#[derive(Debug)]
+struct GateState {
+    concurrency: ConcurrencyLimit,
+    rate: RateLimit,
+    in_flight: usize,
+    refused: u64,
+    /// Foreground waiters, then background waiters.
+    waiters: [BTreeMap<WaiterKey, Arc<Notify>>; 2],
+    /// Whether a background waiter comes next, if there is one.
+    background_next: bool,
+    /// The first waiter, while only the rate holds it back.
+    timekeeper: Option<WaiterKey>,
+    arrivals: u64,
+    /// How long an answer typically takes.
+    typical_wait: Duration,
+}
+
+/// The result of a waiter's look at the gate.
+enum SlotDecision {
+    Granted,
+    /// Wait for a notification; the timekeeper also waits for this moment.
+    Wait(Option<Duration>),
+}
+
+impl CallGate {
+    /// Gate with these limits. `typical_wait` holds until there are answers.
+    pub(super) fn new(
+        calls: &'static str,
+        concurrency: ConcurrencyLimit,
+        rate: RateLimit,
+        typical_wait: Duration,
+        demand: &Arc<Demand>,
+    ) -> Arc<Self> {
+        let state = GateState {
+            concurrency,
+            rate,
+            in_flight: 0,
+            refused: 0,
+            waiters: Default::default(),
+            background_next: false,
+            timekeeper: None,
+            arrivals: 0,
+            typical_wait,
+        };
+        Arc::new(Self { calls, created: Instant::now(), demand: Arc::clone(demand), state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        // No code that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.created.elapsed()
+    }
+
+    /// Waits until a call may start. Calls with smaller numbers start first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue, and a slot that was already granted.
+    pub(crate) async fn acquire(self: &Arc<Self>, number: u64) -> CallSlot {
+        self.acquire_slot(false, number).await
+    }
+
+    /// Waits like [`acquire`](Self::acquire) for the start of a background call.
+    pub(crate) async fn acquire_background(self: &Arc<Self>, number: u64) -> CallSlot {
+        self.acquire_slot(true, number).await
+    }
+
+    async fn acquire_slot(self: &Arc<Self>, background: bool, number: u64) -> CallSlot {
+        self.wait_for_start(background, number).await;
+        CallSlot::new(self, background, number)
+    }
+
+    /// Waits until a call may start, which then counts as in flight.
+    async fn wait_for_start(self: &Arc<Self>, background: bool, number: u64) {
+        let mut waiter = Waiter::enter(self, background, number);
+        loop {
+            match waiter.look(self.now()) {
+                SlotDecision::Granted => return,
+                SlotDecision::Wait(None) => waiter.wake.notified().await,
+                SlotDecision::Wait(Some(until)) => {
+                    tokio::select! {
+                        () = waiter.wake.notified() => {}
+                        () = sleep_until(self.created + until) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Ceiling {
+        let state = self.state();
+        let [waiting, background_waiting] = [0, 1].map(|kind| state.waiters[kind].len());
+        Ceiling {
+            at_once: state.concurrency.limit(),
+            in_flight: state.in_flight,
+            waiting,
+            background_waiting,
+            per_second: state.rate.learned(),
+            refused: state.refused,
+        }
+    }
+
+    /// Replaces the initial rate, unless calls have already shown what the service takes.
+    pub(super) fn start_at_rate(&self, per_second: f64) {
+        let now = self.now();
+        self.state().rate.start_at(per_second, now, rand::random());
+    }
+
+    /// How long an answer typically takes.
+    pub(crate) fn typical_wait(&self) -> Duration {
+        self.state().typical_wait
+    }
+
+    /// Estimated time for `calls` calls when no others are made meanwhile.
+    pub(crate) fn time_for(&self, calls: usize) -> Duration {
+        let state = self.state();
+        let by_rate = calls as f64 / state.rate.per_second();
+        let by_concurrency = state.typical_wait.as_secs_f64() * calls as f64 / state.concurrency.limit() as f64;
+        state.typical_wait + Duration::try_from_secs_f64(by_rate.max(by_concurrency)).unwrap_or(Duration::MAX / 2)
+    }
+
+    /// Calls that may start in a second now.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.state().rate.per_second()
+    }
+
+    /// Records that the service refused a try that began at `started`.
+    fn record_refusal(&self, started: Duration, first_try: bool) {
+        let now = self.now();
+        let mut state = self.state();
+        state.refused += u64::from(first_try);
+        let was_known = state.rate.learned().is_some();
+        state.rate.record_refusal(now, started);
+
+        if let Some(rate) = state.rate.learned().filter(|_| !was_known) {
+            drop(state);
+            tracing::info!(calls = self.calls, per_second = rate.round(), "the bucket refuses calls above a ceiling");
+        }
+    }
+}
+
+impl GateState {
+    /// The waiter that is served next.
+    fn first(&self) -> Option<(WaiterKey, Arc<Notify>)> {
+        let first = |background| self.waiters[usize::from(background)].first_key_value();
+        let (key, wake) = first(self.background_next).or_else(|| first(!self.background_next))?;
+        Some((*key, Arc::clone(wake)))
+    }
+
+    fn remove(&mut self, key: WaiterKey) -> bool {
+        if self.timekeeper == Some(key) {
+            self.timekeeper = None;
+        }
+        self.waiters[usize::from(key.background)].remove(&key).is_some()
+    }
+
+    /// Lets all waiters start that may. Where the rate holds back the first one, makes that one the timekeeper.
+    fn serve(&mut self, now: Duration, wants_more: bool) {
+        while let Some((key, wake)) = self.first() {
+            // The next call that ends serves again.
+            if self.in_flight >= self.concurrency.limit() {
+                self.timekeeper = None;
+                return;
+            }
+            if self.rate.next_start() > now {
+                if self.timekeeper != Some(key) {
+                    self.timekeeper = Some(key);
+                    wake.notify_one();
+                }
+                return;
+            }
+            self.remove(key);
+            self.background_next = !key.background;
+            self.in_flight += 1;
+            self.rate.record_start(now, wants_more);
+            wake.notify_one();
+        }
+    }
+}
+
+/// A place in the queue.
+struct Waiter<'a> {
+    gate: &'a Arc<CallGate>,
+    key: WaiterKey,
+    wake: Arc<Notify>,
+    /// Whether the slot was granted and the waiter knows.
+    is_granted: bool,
+}
+
+impl<'a> Waiter<'a> {
+    fn enter(gate: &'a Arc<CallGate>, background: bool, number: u64) -> Self {
+        let wake = Arc::new(Notify::new());
+        let mut state = gate.state();
+        state.arrivals += 1;
+        let key = WaiterKey { background, number, arrival: state.arrivals };
+        state.waiters[usize::from(background)].insert(key, Arc::clone(&wake));
+        drop(state);
+        Self { gate, key, wake, is_granted: false }
+    }
+
+    fn look(&mut self, now: Duration) -> SlotDecision {
+        let mut state = self.gate.state();
+        state.serve(now, self.gate.demand.wants_more());
+
+        self.is_granted = !state.waiters[usize::from(self.key.background)].contains_key(&self.key);
+        if self.is_granted {
+            SlotDecision::Granted
+        } else {
+            SlotDecision::Wait((state.timekeeper == Some(self.key)).then(|| state.rate.next_start()))
+        }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if self.is_granted {
+            return;
+        }
+        let now = self.gate.now();
+        let mut state = self.gate.state();
+        if !state.remove(self.key) {
+            // The slot was granted, and the waiter gave up before it knew.
+            state.in_flight -= 1;
+        }
+        state.serve(now, self.gate.demand.wants_more());
+    }
+}
+
+/// Permission for one call. The call is in flight until this is dropped.
+#[derive(Debug)]
+pub(crate) struct CallSlot {
+    call: Arc<CallRecord>,
+    bytes: u64,
+}
+
+/// What the client reports of a call.
+#[derive(Debug)]
+struct CallRecord {
+    gate: Arc<CallGate>,
+    background: bool,
+    number: u64,
+    /// When the present try began, in nanoseconds on the gate's clock.
+    began: AtomicU64,
+    /// Whether the call is in flight. It is not while it waits to be made again.
+    is_in_flight: AtomicBool,
+    was_refused: AtomicBool,
+    /// Nanoseconds until the answer began; 0 for no answer.
+    wait: AtomicU64,
+}
+
+impl CallSlot {
+    fn new(gate: &Arc<CallGate>, background: bool, number: u64) -> Self {
+        let call = CallRecord {
+            gate: Arc::clone(gate),
+            background,
+            number,
+            began: nanoseconds(gate.now()).into(),
+            is_in_flight: true.into(),
+            was_refused: false.into(),
+            wait: 0.into(),
+        };
+        Self { call: Arc::new(call), bytes: 0 }
+    }
+
+    /// Observer that the client of this call reports to.
+    pub(crate) fn observer(&self) -> Arc<dyn CallObserver> {
+        Arc::clone(&self.call) as Arc<dyn CallObserver>
+    }
+
+    /// Ends a call that brought `bytes`.
+    pub(crate) fn finish(mut self, bytes: u64) {
+        self.bytes = bytes;
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl CallObserver for CallRecord {
+    fn refused(&self, first: bool) {
+        self.was_refused.store(true, Ordering::Relaxed);
+        self.gate.record_refusal(Duration::from_nanos(self.began.load(Ordering::Relaxed)), first);
+    }
+
+    fn answered(&self, wait: Duration) {
+        self.wait.store(nanoseconds(wait), Ordering::Relaxed);
+    }
+
+    /// Other calls may start meanwhile. The next try waits in the queue as the first did, and by its number it starts
+    /// before calls that are needed later.
+    fn again(self: Arc<Self>, wait: Duration) -> BoxFuture<'static, Duration> {
+        Box::pin(async move {
+            self.leave(|_, _| {});
+            sleep(wait).await;
+
+            let queued = Instant::now();
+            self.gate.wait_for_start(self.background, self.number).await;
+            // No await follows, so the future cannot be dropped between the grant and this mark.
+            self.is_in_flight.store(true, Ordering::Relaxed);
+            self.began.store(nanoseconds(self.gate.now()), Ordering::Relaxed);
+            queued.elapsed()
+        })
+    }
+}
+
+impl CallRecord {
+    /// Takes the call out of those in flight, after `record` has noted what it showed, and serves the next waiters.
+    fn leave(&self, record: impl FnOnce(&mut GateState, Duration)) {
+        if !self.is_in_flight.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let now = self.gate.now();
+        let mut state = self.gate.state();
+        record(&mut state, now);
+        state.in_flight -= 1;
+        state.serve(now, self.gate.demand.wants_more());
+    }
+}
+
+impl Drop for CallSlot {
+    fn drop(&mut self) {
+        let wait = Duration::from_nanos(self.call.wait.load(Ordering::Relaxed));
+        let was_refused = self.call.was_refused.load(Ordering::Relaxed);
+        self.call.leave(|state, now| {
+            if !wait.is_zero() {
+                state.concurrency.record_answer(wait);
+                state.typical_wait = (state.typical_wait * WAIT_MEMORY + wait) / (WAIT_MEMORY + 1);
+            }
+            // The duration of a call that waited to be made again does not depend on how many are in flight.
+            if !was_refused {
+                state.concurrency.record_call(now, CALL_BYTES + self.bytes, state.in_flight);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod tests;
