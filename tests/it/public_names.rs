@@ -1,6 +1,34 @@
-//! The reader of sources finds the public names of a crate.
+//! The public names of the library are those of a golden file, so that each change of them is seen.
+
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::sources::Sources;
+
+/// Set this environment variable to write the golden file anew.
+const RENEW: &str = "DATAFLUX_RENEW_NAMES";
+
+/// The file lacks the fields that a macro makes of its arguments: those of `Counts`.
+#[test]
+fn public_names_are_those_of_the_golden_file() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let golden = folder.join("tests/golden/public.txt");
+    let names = Sources::read(&folder.join("src/lib.rs")).public_names("dataflux");
+    if std::env::var_os(RENEW).is_some() {
+        let lines: Vec<_> = names.iter().map(String::as_str).collect();
+        std::fs::write(&golden, lines.join("\n") + "\n").unwrap();
+    }
+
+    let text = std::fs::read_to_string(&golden).unwrap();
+    let known: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+    let new: Vec<_> = names.difference(&known).collect();
+    let gone: Vec<_> = known.difference(&names).collect();
+    assert!(
+        new.is_empty() && gone.is_empty(),
+        "public names have changed. New: {new:#?}. Gone: {gone:#?}. If users are meant to see this, write it into \
+         CHANGELOG.md and renew the file: {RENEW}=1 cargo test -p dataflux --test it public_names"
+    );
+}
 
 #[test]
 fn names_are_those_that_a_user_reaches() {
