@@ -1,5 +1,6 @@
-//! Every fault that the emulator has, at once and at rates that hurt: twenty epochs of each strategy. In a program of its
-//! own, since it asks what temporaries the process has left.
+//! Every fault of the emulator at once, at high rates, for twenty epochs of each strategy.
+//!
+//! A program of its own, because it checks the temporary objects of the whole process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,7 +22,7 @@ const FAULTS: &str = "error=0.05,429=0.02,reset=0.02,cut=0.02,short=0.02,flip=0.
                       lost_compose=0.1,seed=11";
 const KINDS: [&str; 8] = ["error", "429", "reset", "stall", "cut", "short", "flip", "lost"];
 
-/// 300 objects from nothing to 2 KB, and one in 30 of one to four MiB.
+/// The sizes of 300 objects: 0 to 2 KB, and for one in 30, one to four MiB.
 fn size(index: usize) -> usize {
     if index.is_multiple_of(30) { (1 + index / 30 % 4) << 20 } else { index * 37 % 2_000 }
 }
@@ -35,7 +36,7 @@ fn contents() -> BTreeMap<String, Vec<u8>> {
     (0..300).map(object).collect()
 }
 
-/// A loader of a listing of its own, which meets faults, too.
+/// A loader with a listing of its own, which meets faults, too.
 fn loader(emulator: &Emulator, batch_size: usize, strategy: Strategy) -> DataLoader {
     let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
     let policy = RetryPolicy::default()
@@ -50,7 +51,7 @@ fn loader(emulator: &Emulator, batch_size: usize, strategy: Strategy) -> DataLoa
     builder.strategy(strategy).build().unwrap()
 }
 
-/// Names in the order delivered, each with all its bytes and nothing else, up to the end or an error.
+/// Reads to the end or an error and checks the bytes of each sample. Returns the names in the order of delivery.
 fn names(
     loader: &DataLoader,
     epoch: u64,
@@ -101,11 +102,11 @@ fn chaos(strategy: Strategy) {
                 until("no temporary is left", || emulator.names("data").len() == contents.len());
             }
         }
-        // An object whose bytes are damaged three times in a row, which is once in a million reads.
+        // An object is damaged three times in a row once in a million reads, which is an error.
         assert!(failed <= 1, "{failed} of {EPOCHS} epochs failed");
         assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
         let faults = emulator.stats().faults;
-        // Whoever writes nothing loses no answers to writes, and Auto writes where that is faster, which depends.
+        // Direct reads lose no answers to writes, and whether `Auto` writes depends on what is faster.
         let kinds = if strategy == Strategy::compose() { &KINDS } else { &KINDS[..7] };
         assert!(kinds.iter().all(|kind| faults.contains_key(*kind)), "no chaos: {faults:?}");
     });

@@ -1,5 +1,6 @@
-//! The end of epochs and loaders at any moment: at once for whoever ends them, and with nothing left behind. In a program
-//! of its own, since threads and temporaries are counted by process.
+//! Epochs and loaders that end at any moment: dropping returns at once, and nothing is left.
+//!
+//! A program of its own, because it counts the threads and temporary objects of the process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,13 +17,13 @@ use futures_util::StreamExt;
 use support::gated::Gated;
 use support::{HANG, until, without_hanging};
 
-/// One test at a time: they count threads.
+/// Lets one test run at a time, because the tests count the threads of the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Threads of loaders in this process; those that all loaders share aren't among them.
+/// Counts the threads of loaders in this process, without those that all loaders share.
 fn threads() -> usize {
     let names = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
         let name = std::fs::read_to_string(task.unwrap().path().join("comm")).ok()?;
@@ -32,7 +33,7 @@ fn threads() -> usize {
 }
 
 fn store(count: usize) -> (Gated, DatafluxDataset) {
-    // It says how long it keeps what, so that no compose has to be waited for.
+    // The bucket reports its retention policy, so that nothing waits for a first compose.
     let mut info = BucketInfo::default();
     info.retention = Some(Duration::ZERO);
     let store = MemoryStore::new().with_bucket_info("data", info);
@@ -40,7 +41,7 @@ fn store(count: usize) -> (Gated, DatafluxDataset) {
         store.insert("data", &format!("p/{index:04}"), vec![7; 100]);
     }
     let gated = Gated::new(store);
-    let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(HANG);
+    let client = Client::new(gated.store()).with_stall_timeout(HANG);
     let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
     (gated, dataset)
 }
@@ -61,7 +62,7 @@ fn an_epoch_closed_amid_reads_leaves_nothing() {
             assert_eq!(closed.temporaries_deleted > 0, strategy == Strategy::compose(), "{closed:?}");
             assert_eq!(gated.inner.names("data").len(), 640);
             assert_eq!(loader.bytes_held(), 0);
-            // The loader is none the worse for it.
+            // The loader still works.
             gated.open();
             assert_eq!(loader.epoch(1).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 640);
             assert!(loader.close(HANG).is_clean());
@@ -70,7 +71,7 @@ fn an_epoch_closed_amid_reads_leaves_nothing() {
     });
 }
 
-/// What can't be told to have ended is told, and goes on ending.
+/// Closing reports what has not ended in time, which then ends later.
 #[test]
 fn closing_waits_no_longer_than_it_is_told_to() {
     let _alone = alone();
@@ -93,7 +94,7 @@ fn closing_waits_no_longer_than_it_is_told_to() {
     });
 }
 
-/// The one who trains may be amid a wait that nothing else would ever end.
+/// The training thread may be in a wait that only closing ends.
 #[test]
 fn closing_the_loader_ends_the_waits_of_its_epochs() {
     let _alone = alone();
@@ -127,7 +128,7 @@ fn closing_the_loader_ends_the_waits_of_its_epochs() {
     });
 }
 
-/// Says on which thread it was dropped.
+/// An item that records the thread that drops it.
 struct Item(Arc<Mutex<Vec<ThreadId>>>);
 
 impl Drop for Item {
@@ -136,7 +137,7 @@ impl Drop for Item {
     }
 }
 
-/// Panics when it is dropped, once.
+/// An item whose first drop panics.
 struct Fragile(Arc<AtomicBool>);
 
 impl Drop for Fragile {
@@ -145,7 +146,7 @@ impl Drop for Fragile {
     }
 }
 
-/// It ended a decode thread for good: with the last one the loader was none any more.
+/// The panic ended a decode thread for good; after the last one, the loader was useless.
 #[test]
 fn an_item_that_panics_when_it_is_dropped_ends_no_decode_thread() {
     let _alone = alone();
@@ -167,7 +168,7 @@ fn an_item_that_panics_when_it_is_dropped_ends_no_decode_thread() {
         let batches = loader.epoch(0).unwrap();
         until("a sample is being decoded", || reached.load(Ordering::SeqCst) == 6);
         until("all is read", || gated.gets().len() == 64);
-        // From then on nobody but the thread, and what is still to be decoded, holds the batch.
+        // From then on only the thread, and samples that are still to be decoded, hold the batch.
         drop(batches);
         panics.store(true, Ordering::SeqCst);
         gate.store(true, Ordering::SeqCst);
@@ -192,7 +193,7 @@ fn batches_that_nobody_wants_are_not_dropped_by_the_training_loop() {
                 anyhow::ensure!(!fail || sample.id().0 != 7, "a refusal");
                 Ok(Item(Arc::clone(&told)))
             };
-            // Its size is stated so that all batches are decoded ahead.
+            // The item size is known, so that all batches are decoded ahead.
             let dataset = dataset.decode(decode).item_bytes(100);
             let loader = DataLoader::builder(dataset).batch_size(8).strategy(Strategy::Direct).build().unwrap();
             let mut batches = loader.epoch(0).unwrap();
@@ -211,7 +212,7 @@ fn batches_that_nobody_wants_are_not_dropped_by_the_training_loop() {
     });
 }
 
-/// A decoder can't be interrupted, but what is dropped doesn't wait for it.
+/// A decoder can't be interrupted, but dropping doesn't wait for it.
 #[test]
 fn dropping_waits_for_no_user_code() {
     let _alone = alone();
@@ -233,5 +234,33 @@ fn dropping_waits_for_no_user_code() {
         assert_eq!((closed.threads_left, closed.is_clean()), (1, false), "{closed:?}");
         gate.store(true, Ordering::SeqCst);
         until("the thread has ended", || threads() == 0);
+    });
+}
+
+#[test]
+fn dropping_the_iterator_anywhere_leaves_nothing() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (store, _) = support::bucket(300);
+        let store = store.with_chunk_size(100);
+        for taken in 0..12 {
+            let dataset = DatafluxDataset::open_with(support::client(store.clone()), "gs://data/p/").unwrap();
+            let strategy = Strategy::compose();
+            let loader = DataLoader::builder(dataset).batch_size(16).strategy(strategy).io_threads(2).build().unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            for batch in batches.by_ref().take(taken) {
+                batch.unwrap();
+            }
+            if taken % 2 == 0 {
+                drop(batches);
+                support::all_given_back(&loader);
+            } else {
+                drop(loader);
+                drop(batches);
+                assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
+            }
+            assert_eq!(store.names("data").len(), 300);
+        }
+        until("the threads of dropped loaders have ended", || threads() == 0);
     });
 }

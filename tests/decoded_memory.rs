@@ -1,4 +1,6 @@
-//! What decoding takes is within the memory budget: the peak of a process, of which each case has one of its own.
+//! Decoding stays within the memory budget.
+//!
+//! A program of its own, which starts a process for each case, because it measures the peak memory of a process.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -17,13 +19,13 @@ use support::{HANG, client, png, until, without_hanging_for};
 
 const MIB: u64 = 1 << 20;
 
-/// What a process may take beside its budget: the program, its threads, and what its allocator keeps.
+/// Memory that a process may use in addition to its budget: the program, its threads, and what its allocator keeps.
 const BESIDE: u64 = 96 * MIB;
 
-/// Set in the processes that this starts for its cases.
+/// The environment variable that is set in the process of a case.
 const CASE: &str = "DATAFLUX_MEMORY_CASE";
 
-/// Runs the test of this name in a process of its own, which gets here again and runs `body`.
+/// Runs the test of this name in a process of its own, which calls this function again and runs `body`.
 fn in_own_process(test: &str, body: impl FnOnce() + Send + 'static) {
     if std::env::var_os(CASE).is_some() {
         return without_hanging_for(3 * HANG, body);
@@ -35,19 +37,19 @@ fn in_own_process(test: &str, body: impl FnOnce() + Send + 'static) {
     out.lines().filter(|line| line.starts_with("budget")).for_each(|line| println!("{test}: {line}"));
 }
 
-/// The most memory that this process had so far, in bytes.
+/// The peak memory of this process so far, in bytes.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap() * 1_024
 }
 
-/// Whether the large cases are to run, too; see `cli/tests/it/memory.rs`.
+/// Whether the large cases run, too; see `cli/tests/it/memory.rs`.
 fn is_full_size() -> bool {
     std::env::var("DATAFLUX_LARGEST").is_ok_and(|largest| largest == "1GiB")
 }
 
-/// Images of these heights and widths, black, so that they are some KiB as files.
+/// A data set of black images of these heights and widths, whose files have a few KiB.
 fn images(sizes: &[(u32, u32)]) -> DatafluxDataset {
     let store = MemoryStore::new().with_bucket("data");
     let mut files = std::collections::HashMap::new();
@@ -59,9 +61,9 @@ fn images(sizes: &[(u32, u32)]) -> DatafluxDataset {
     DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap()
 }
 
-/// Takes an epoch, the first batch of which is held until nothing moves any more, as a long training step would.
-/// Returns the samples that came, the error that ended it, and by how much the peak of memory grew meanwhile: a program
-/// that links libtorch begins with 128 MiB.
+/// Runs an epoch and holds its first batch until the loader is idle, as a long training step would. Returns the number
+/// of samples, the error that ended the epoch, and the growth of the peak memory: a program that links libtorch starts
+/// with 128 MiB.
 fn measure<D: Decode, C: Collate<D::Item>>(builder: DataLoaderBuilder<D, C>, budget: u64) -> (usize, String, u64) {
     let before = peak();
     let loader = builder.memory_budget(budget).decode_threads(4).build().unwrap();
@@ -124,7 +126,7 @@ fn images_of_mixed_sizes_stay_within_the_budget() {
 #[test]
 fn large_images_that_are_made_small_count_while_they_are_decoded() {
     in_own_process("large_images_that_are_made_small_count_while_they_are_decoded", || {
-        // Four threads decode; two of these images at once are what the budget has room for.
+        // Four threads decode; the budget has room for two of these images at once.
         let (side, count, budget) = if is_full_size() { (12_000, 8, 1_024 * MIB) } else { (3_600, 8, 72 * MIB) };
         let dataset = images(&vec![(side, side); count]).decode(ImageFolder::new().resize(32, 32));
         let (samples, error, peak) = measure(DataLoader::builder(dataset).batch_size(4), budget);
@@ -155,13 +157,13 @@ fn a_batch_that_never_fits_is_an_error_that_says_what_to_change() {
         for part in ["memory_budget", "p/ant/00000.png", "resize"] {
             assert!(error.contains(part), "{part} in {error}");
         }
-        // What the first error asks for is enough.
+        // The budget that the first error asks for is enough.
         let dataset = images(&[(64, 64); 16]).decode(ImageFolder::new().resize(700, 700));
         assert_eq!(measure(DataLoader::builder(dataset).batch_size(4), wanted).0, 16);
     });
 }
 
-/// A damaged header of a few bytes ended the epoch of a loader that was to skip damaged samples.
+/// A damaged header of a few bytes ended the epoch of a loader that skips damaged samples.
 #[test]
 fn an_image_that_alone_never_fits_is_lost_like_any_other_bad_sample() {
     in_own_process("an_image_that_alone_never_fits_is_lost_like_any_other_bad_sample", || {
@@ -179,7 +181,7 @@ fn an_image_that_alone_never_fits_is_lost_like_any_other_bad_sample() {
     });
 }
 
-/// As the documentation shows it: the decoder of an image folder, called by a closure.
+/// A closure that calls the decoder of an image folder, as in the documentation.
 #[test]
 fn what_a_closure_makes_of_images_stays_within_the_budget() {
     in_own_process("what_a_closure_makes_of_images_stays_within_the_budget", || {
@@ -192,7 +194,7 @@ fn what_a_closure_makes_of_images_stays_within_the_budget() {
     });
 }
 
-/// A type of the user's own, of whose size nothing is known.
+/// A type of the user, whose size the loader doesn't know.
 #[test]
 fn items_of_unknown_size_are_decoded_a_few_batches_ahead() {
     struct Own(RawSample);

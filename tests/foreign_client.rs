@@ -1,4 +1,7 @@
-//! Google's own Python client against our emulator, which it must not be able to tell from the service.
+//! Google's Python client against the emulator, which must behave like the service.
+//!
+//! A program of its own, because it needs a Python with that client: `scripts/test` provides it and counts this
+//! program.
 
 use std::process::Command;
 

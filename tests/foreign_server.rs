@@ -1,4 +1,7 @@
-//! The client against a server that somebody else wrote, and that shares none of our mistakes.
+//! The client against a server by other authors, which shares none of our mistakes.
+//!
+//! A program of its own, because it starts a server process: `scripts/test` provides the server and counts this
+//! program.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,7 +18,7 @@ use dataflux::list::Lister;
 use dataflux::store::{Client, ComposeRequest, Credentials, GcsConfig, GcsStore, PutRequest};
 use futures_util::{StreamExt, stream};
 
-/// What `fake-gcs-server` 1.54 does otherwise than the service; each was seen, and none is our doing.
+/// Where `fake-gcs-server` 1.54 differs from the service. Each was observed, and none is caused by this crate.
 const DEVIATIONS: &[(&str, &str)] = &[
     ("a_delimiter_rolls_up", "it takes the first character of a delimiter for the whole"),
     ("permissions_held", "it has no testIamPermissions and answers 404"),
@@ -64,10 +67,10 @@ impl Server {
         GcsStore::new(GcsConfig::new().endpoint(&self.endpoint).credentials(Credentials::Anonymous)).unwrap()
     }
 
-    /// Whether it answers, and makes our bucket.
+    /// Creates our bucket. Returns whether the server answers.
     async fn is_up(&mut self) -> bool {
         let url = format!("{}/storage/v1/b?project=p", self.endpoint);
-        // Also installs the TLS provider that any reqwest client asks for.
+        // This also installs the TLS provider that every reqwest client needs.
         drop(self.store());
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
         for _ in 0..200 {
@@ -94,7 +97,7 @@ impl Drop for Server {
 #[tokio::test]
 #[ignore = "needs fake-gcs-server: run scripts/test"]
 async fn a_source_overwritten_before_the_compose_is_noticed_all_the_same() {
-    // The server joins whatever is there and says that all is well; the CRC of what was listed tells.
+    // The server composes whatever exists and reports success; the CRC of the listing reveals the difference.
     let server = Server::start().await;
     let client = Client::new(Arc::new(server.store()));
     let old = client.put(&PutRequest::new("bucket", "source", "meow")).await.unwrap();
@@ -116,7 +119,7 @@ async fn fake_gcs_server_conforms_but_for_its_own_faults() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs fake-gcs-server: run scripts/test"]
 async fn a_parallel_listing_of_it_is_exact() {
-    // It repeats prefixes on every page, and takes no notice of `fields`.
+    // The server repeats prefixes on every page and ignores `fields`.
     let server = Server::start().await;
     let client = Client::new(Arc::new(server.store()));
     let names: BTreeSet<String> =

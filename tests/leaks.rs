@@ -1,5 +1,7 @@
-//! Nothing is left of loaders however they end, and nothing grows while they run. In a program of its own, since threads,
-//! descriptors and memory are counted by process. `DATAFLUX_LEAK_SAMPLES` and `DATAFLUX_LEAK_CYCLES` say how much to do.
+//! Loaders leave nothing, however they end, and nothing grows while they run.
+//!
+//! A program of its own, because it counts the threads, descriptors and memory of the process. `DATAFLUX_LEAK_SAMPLES`
+//! and `DATAFLUX_LEAK_CYCLES` set how much it does.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "the figures")]
@@ -14,7 +16,7 @@ use dataflux::{DataLoader, DatafluxDataset, Decode, ErrorKind, RawSample, Strate
 use futures_util::StreamExt;
 use support::{HANG, client, until, without_hanging_for};
 
-/// One test at a time: they count what is the process's.
+/// Lets one test run at a time, because the tests count what belongs to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -24,8 +26,8 @@ fn setting(name: &str, usual: usize) -> usize {
     std::env::var(name).map_or(usual, |value| value.parse().unwrap())
 }
 
-/// Runs a test by itself, in a process that has one heap instead of one for each of a few threads: what the C library keeps
-/// in those of threads that have ended comes and goes by megabytes, in which no leak would be seen.
+/// Runs a test in a process of its own with one heap instead of one for each of a few threads. What the C library keeps
+/// in the heaps of ended threads varies by megabytes, which would hide a leak.
 fn in_one_heap(test: &str, body: impl FnOnce() + Send + 'static) {
     if std::env::var_os("MALLOC_ARENA_MAX").is_some() {
         return without_hanging_for(HOURS, body);
@@ -36,21 +38,21 @@ fn in_one_heap(test: &str, body: impl FnOnce() + Send + 'static) {
     assert!(ran.success(), "see above");
 }
 
-/// Long enough for as much as anybody asks for; only a hang lasts that long.
+/// Longer than any requested amount of work; only a hang lasts that long.
 const HOURS: Duration = Duration::from_secs(4 * 3_600);
 
 fn entries(folder: &str) -> usize {
     std::fs::read_dir(folder).unwrap().count()
 }
 
-/// Bytes of memory that the process has.
+/// The resident memory of the process, in bytes.
 fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() * 1_024.0
 }
 
-/// By how much `y` grows with each `x`, by least squares.
+/// The growth of `y` per unit of `x`, by least squares.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let (x, y) = points.iter().fold((0.0, 0.0), |(sx, sy), (x, y)| (sx + x / count, sy + y / count));
@@ -65,14 +67,14 @@ fn the_slope_of_a_line() {
     assert!((slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]) - 2.0).abs() < 1e-9);
 }
 
-/// The ends of a loader.
+/// The number of endings that `cycle` knows.
 const ENDS: usize = 11;
 
-/// Starts a loader, takes `taken` batches, and ends it in one way or another.
+/// Starts a loader, takes `taken` batches, and ends it by the ending of this number.
 fn cycle(store: &MemoryStore, end: usize, taken: usize) {
     let faults = FaultStore::new(Arc::new(store.clone()));
     if end == 1 {
-        // All there may be of an object: joined with others, by itself, and by itself again.
+        // Every read of an object fails: the composed one, the single one, and its retry.
         faults.fail_next(StoreCall::Get, Fault::Error(ErrorKind::PermissionDenied), 1_000);
     }
     let dataset = DatafluxDataset::open_with(client(faults), "gs://data/p/").unwrap();
@@ -89,9 +91,9 @@ fn cycle(store: &MemoryStore, end: usize, taken: usize) {
     };
     let builder = DataLoader::builder(dataset.decode(decode)).collate(collate).batch_size(8).strategy(strategy);
     let builder = builder.shuffle(taken as u64).decode_threads(2).unordered(end == 4);
-    // A runtime of its own has descriptors of its own.
+    // A loader with its own runtime has its own descriptors.
     let builder = if taken.is_multiple_of(5) { builder.io_threads(1) } else { builder };
-    // So few that the epoch that is read ahead doesn't fit.
+    // A budget so small that the epoch that is read ahead doesn't fit.
     let builder = if end >= 9 { builder.prefetch(2) } else { builder };
     let loader = builder.build().unwrap();
     match end {
@@ -146,7 +148,7 @@ fn a_thousand_loaders_leave_nothing() {
             store.insert("data", &name, support::content(&name, 1_024));
         }
         let cycles = setting("DATAFLUX_LEAK_CYCLES", 1_000);
-        // What is made once and stays: the threads that all loaders share, and the allocator's arenas.
+        // The first cycles create what stays: the threads that all loaders share, and the allocator's arenas.
         let warm = cycles / 5;
         let (mut before, mut points) = ((0, 0), Vec::new());
         let ended = || {
@@ -179,12 +181,12 @@ fn a_thousand_loaders_leave_nothing() {
         assert_eq!(store.names("data").len(), 200, "temporary objects are left");
         assert!(after.0 <= before.0, "threads: {before:?}, then {after:?}");
         assert!(after.1 <= before.1, "descriptors: {before:?}, then {after:?}");
-        // What one loader takes is many times this.
+        // One loader takes many times this.
         assert!(slope < 2_048.0, "{slope} bytes a cycle");
     });
 }
 
-/// Those of loaders, with runtimes of their own: of the runtime that all share, threads stay.
+/// Whether threads of loaders or of their own runtimes exist; those of the shared runtime stay.
 fn threads_of_loaders() -> bool {
     let names = std::fs::read_dir("/proc/self/task").unwrap();
     let names: Vec<_> = names
@@ -196,7 +198,7 @@ fn threads_of_loaders() -> bool {
     names.len() > io || io > shared
 }
 
-/// Takes no time, so that it is the loader that is seen.
+/// A decoder that takes no time, so that only the loader is measured.
 #[derive(Debug)]
 struct Size;
 
@@ -226,7 +228,7 @@ fn memory_is_flat_over_ten_epochs_of_tiny_samples() {
         }
         let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap().decode(Size);
         let builder = DataLoader::builder(dataset).batch_size(256).shuffle(1).strategy(Strategy::Direct);
-        // Few batches ahead: as many as may be would be memory that comes and goes by many megabytes.
+        // Few batches ahead, because the memory of the largest number would vary by many megabytes.
         let loader = builder.memory_budget(64 << 20).prefetch(16).build().unwrap();
         let mut resident_after = Vec::new();
         for batches in loader.epochs(0..EPOCHS).unwrap() {
@@ -244,7 +246,7 @@ fn memory_is_flat_over_ten_epochs_of_tiny_samples() {
             growth / samples as f64
         );
         assert!(loader.close(HANG).is_clean());
-        // A peak that was never needed at once before, and two bytes a sample in each epoch: whatever is kept has more.
+        // The limit allows for a new peak, and for two bytes a sample in each epoch; anything that is kept takes more.
         assert!(growth < f64::from(8 << 20) + 16.0 * samples as f64, "{growth} bytes");
     });
 }

@@ -1,5 +1,6 @@
-//! Composed objects that nobody gets to reading and deleting. In a program of its own, since temporaries of all loaders of a process are counted
-//! together.
+//! The number of temporary objects has a limit where reads and deletions don't keep up with composing.
+//!
+//! A program of its own, because the limit counts those of all loaders of the process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +19,7 @@ use support::forwarding::{Forward, Forwarding};
 use support::{HANG, all_given_back, until, without_hanging};
 use tokio::sync::Semaphore;
 
-/// A store that reads nothing before it is told to, and knows how many composed objects there were at most.
+/// A store whose reads wait at a gate, and which records the largest number of composed objects.
 #[derive(Clone, Debug)]
 struct Slow {
     inner: MemoryStore,
@@ -47,12 +48,12 @@ impl Forward for Slow {
     }
 }
 
-/// Each was a task and an object, as many as the read-ahead has groups.
+/// There was a task and an object for each group that is read ahead.
 #[test]
 fn composing_waits_where_reads_and_deletions_do_not_keep_up() {
     const MOST: usize = 4_096;
     without_hanging(|| {
-        // The first deletion in a bucket that tells nothing of its retention is waited for, so it tells.
+        // The bucket reports its retention policy, so that nothing waits for a first deletion.
         let mut info = BucketInfo::default();
         info.retention = Some(Duration::ZERO);
         let inner = MemoryStore::new().with_bucket_info("data", info);
@@ -74,7 +75,7 @@ fn composing_waits_where_reads_and_deletions_do_not_keep_up() {
             let epoch = scope.spawn(|| loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>());
             until("no more are composed", || store.there.load(Ordering::SeqCst) >= MOST);
             assert!(!epoch.is_finished());
-            // From here on as many as there are calls at once.
+            // From here on, as many reads as there are calls at once pass.
             store.gate.add_permits(64);
             assert_eq!(epoch.join().unwrap(), 5 * MOST);
         });

@@ -1,5 +1,6 @@
-//! A principal who may read and not write: said once, and read all the same. In a program of its own, since it listens
-//! to the whole process's log.
+//! A principal with read access only: one warning, and all samples are read directly.
+//!
+//! A program of its own, because it collects the log of the whole process.
 
 mod support;
 
@@ -10,7 +11,7 @@ use dataflux::{DataLoader, DatafluxDataset, Strategy};
 use dataflux_emulator::Emulator;
 use support::log::Log;
 
-/// Dataflux returns no sample of six here, and no error.
+/// Google's Dataflux returns none of six samples here, and no error.
 #[test]
 fn a_compose_refused_falls_back_to_direct_reads_with_one_warning() {
     let log = Log::of_process();

@@ -1,5 +1,7 @@
 //! `examples/resume.rs` in processes of its own, against the emulator: ended by SIGTERM, and resumed at another number
 //! of ranks.
+//!
+//! A program of its own, because it runs the example as a module and sends signals to its own processes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +24,7 @@ const EPOCHS: u64 = 2;
 /// Only a hang lasts that long.
 const HANG: Duration = Duration::from_secs(120);
 
-/// A folder that goes with it.
+/// A folder that is removed when this is dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -47,7 +49,7 @@ fn emulator() -> Emulator {
     emulator
 }
 
-/// The ranks of one run, each a process, which are killed when this goes.
+/// The ranks of one run, each a process that is killed when this is dropped.
 struct Run {
     folder: PathBuf,
     ranks: Vec<Child>,
@@ -70,7 +72,7 @@ impl Run {
         Self { ranks: ranks.collect(), folder: folder.clone() }
     }
 
-    /// What a rank was given, by epoch.
+    /// The samples that a rank got, with their epochs.
     fn given(&self, rank: usize) -> Vec<(u64, String)> {
         let lines = fs::read_to_string(self.folder.join(format!("given-{rank}"))).unwrap_or_default();
         let given = lines.lines().map(|line| {
@@ -80,7 +82,7 @@ impl Run {
         given.collect()
     }
 
-    /// Tells a rank to end, once it was given so many samples.
+    /// Sends SIGTERM to a rank once it has got this many samples.
     fn terminate_after(&mut self, rank: usize, samples: usize) {
         let began = Instant::now();
         while self.given(rank).len() < samples {
@@ -91,7 +93,7 @@ impl Run {
         kill(Pid::from_raw(self.ranks[rank].id() as i32), Signal::SIGTERM).unwrap();
     }
 
-    /// Waits for the end of all ranks, and counts what they were given.
+    /// Waits for the end of all ranks and counts the samples that they got.
     fn finish(mut self, seen: &mut BTreeMap<(u64, String), usize>) {
         let began = Instant::now();
         for rank in &mut self.ranks {
@@ -113,7 +115,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         for rank in &mut self.ranks {
-            // It has ended, mostly.
+            // Usually it has ended already.
             let _ = rank.kill();
             let _ = rank.wait();
         }
@@ -128,7 +130,7 @@ fn be_a_rank(run: &Path) {
         for name in names {
             writeln!(given, "{epoch} {name}")?;
         }
-        // A step of training, so that there is a time to stop at.
+        // A training step, so that there is time to stop the rank.
         std::thread::sleep(Duration::from_millis(20));
         Ok(())
     };
@@ -143,7 +145,7 @@ fn exactly_once(seen: &BTreeMap<(u64, String), usize>) {
     }
 }
 
-/// The processes of the tests here are this test, too.
+/// The processes that the tests here start run this test, too.
 #[test]
 fn one_rank_is_stopped_and_goes_on() {
     if let Some(run) = std::env::var_os("RESUME_TEST_RUN") {

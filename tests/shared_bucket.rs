@@ -1,5 +1,8 @@
-//! Buckets that others use, too: what one loader gets of their rates, and composes that the service refuses or keeps
-//! waiting. In a program of its own, since it asks what temporaries the process has left.
+//! Buckets that other jobs use, too: a loader's share of the request rate, and composes that the service refuses or
+//! delays.
+//!
+//! A program of its own, because its rates depend on the load of the process, and it checks the temporary objects of
+//! the process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,7 +29,7 @@ fn bucket(objects: usize) -> (Emulator, DatafluxDataset) {
     (emulator, dataset)
 }
 
-/// Reads an epoch and proves that all of it came and nothing is left.
+/// Reads an epoch and checks that all samples came and nothing is left.
 fn read_all(emulator: &Emulator, loader: &DataLoader, objects: usize) -> dataflux::EpochStats {
     let mut batches = loader.epoch(0).unwrap();
     let mut seen = 0;
@@ -44,7 +47,7 @@ fn read_all(emulator: &Emulator, loader: &DataLoader, objects: usize) -> dataflu
     stats
 }
 
-/// Each compose was made again for up to 300 s: the loop waited 278 s for a batch whose objects could be read at once.
+/// Each compose was retried for up to 300 s: the loop waited 278 s for a batch whose objects could be read at once.
 #[test]
 fn a_compose_that_is_refused_is_given_up_and_its_objects_are_read() {
     without_hanging(|| {
@@ -53,12 +56,12 @@ fn a_compose_that_is_refused_is_given_up_and_its_objects_are_read() {
         let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
         let stats = read_all(&emulator, &loader, 6_400);
         assert!(stats.ops.get >= 5_000, "most composes were refused, and their objects read: {:?}", stats.ops);
-        // 200 groups; what is refused for one is a reason to ask less for the others.
+        // There are 200 groups; a refusal for one lowers the rate for the others.
         assert!(stats.ops.compose <= 200, "{:?}", stats.ops);
     });
 }
 
-/// `Strategy::Auto` began with all that a bucket is documented to take, and kept it until its refusals were counted.
+/// `Strategy::Auto` began with the full documented rate of a bucket and kept it until its refusals were counted.
 #[test]
 fn auto_reads_on_where_hardly_any_write_is_taken() {
     without_hanging(|| {
@@ -70,7 +73,7 @@ fn auto_reads_on_where_hardly_any_write_is_taken() {
     });
 }
 
-/// A retry went out at no rate, so that what a bucket refused came back at once, and was refused again.
+/// Retries were not limited in rate, so that a refused call was repeated at once and refused again.
 #[test]
 fn a_loader_that_is_refused_asks_for_less() {
     without_hanging(|| {
@@ -79,12 +82,12 @@ fn a_loader_that_is_refused_asks_for_less() {
         emulator.reset_stats();
         let loader = DataLoader::builder(dataset).batch_size(50).strategy(Strategy::Direct).build().unwrap();
         let stats = read_all(&emulator, &loader, 2_000);
-        // Some 1,280 calls are refused where nothing is learned from what is made again.
+        // About 1,280 calls are refused if nothing is learned from retries.
         assert!(stats.ops.retries < 1_000, "{:?}", stats.ops);
     });
 }
 
-/// Each of its tries waited up to a minute for the next, for 300 s: batches came 35 and 65 s late.
+/// Each attempt waited up to a minute for the next one, for 300 s: batches came 35 and 65 s late.
 #[test]
 fn a_batch_whose_composes_fail_again_and_again_is_read() {
     without_hanging(|| {
@@ -99,7 +102,7 @@ fn a_batch_whose_composes_fail_again_and_again_is_read() {
     });
 }
 
-/// A bucket in memory, and the gates of its calls, which are never given up.
+/// A bucket in memory with gates. Its calls have no timeout.
 fn gated(objects: usize) -> (Gated, DatafluxDataset) {
     gated_in(MemoryStore::new().with_bucket("data"), objects)
 }
@@ -109,11 +112,11 @@ fn gated_in(store: MemoryStore, objects: usize) -> (Gated, DatafluxDataset) {
         store.insert("data", &format!("p/{index:05}"), content(&index.to_string(), 100));
     }
     let gated = Gated::new(store);
-    let client = Client::new(Arc::new(gated.clone())).with_stall_timeout(2 * HANG);
+    let client = Client::new(gated.store()).with_stall_timeout(2 * HANG);
     (gated, DatafluxDataset::open_with(client, "gs://data/p/").unwrap())
 }
 
-/// A compose whose answer never came held its batch for the client's whole patience.
+/// A compose whose answer never came held its batch until the client's timeout.
 #[test]
 fn a_compose_that_the_loop_waits_for_too_long_is_given_up() {
     without_hanging(|| {
@@ -127,7 +130,8 @@ fn a_compose_that_the_loop_waits_for_too_long_is_given_up() {
     });
 }
 
-/// What the loop gave up was never counted as a failure, so that each batch waited for composes that never answer.
+/// Composes that were given up were never counted as failures, so that each batch waited for composes that never
+/// answer.
 #[test]
 fn composes_that_the_loop_gives_up_again_and_again_are_suspended() {
     const OBJECTS: usize = 12_800;
@@ -141,7 +145,8 @@ fn composes_that_the_loop_gives_up_again_and_again_are_suspended() {
         let mut batches = loader.epoch(0).unwrap();
         let samples: usize = batches.by_ref().take(OBJECTS / 64).map(|batch| batch.unwrap().len()).sum();
         assert_eq!(samples, OBJECTS);
-        // There are 400 groups. After 32 failures it is suspended, and those of 21 batches are under way by then: 42.
+        // There are 400 groups. After 32 failures composing is suspended, when the composes of 21 batches have begun:
+        // 42.
         let composes = gated.composes();
         assert!((32..100).contains(&composes), "{composes} composes");
         gated.open();
@@ -150,8 +155,8 @@ fn composes_that_the_loop_gives_up_again_and_again_are_suspended() {
     });
 }
 
-/// In a bucket that tells nothing of its retention, the batch of the first compose came a minute late where its
-/// deletion was slow, although its bytes were there.
+/// In a bucket that reports no retention policy, the batch of the first compose came a minute late if its deletion was
+/// slow, although its bytes had arrived.
 #[test]
 fn the_first_composed_batch_does_not_wait_for_its_deletion() {
     without_hanging_for(Duration::from_secs(40), || {

@@ -1,5 +1,6 @@
-//! Composed reads that never work: given up soon, and said once. In a program of its own, since it listens to the whole
-//! process's log.
+//! Temporary objects that can't be read: composing is given up soon, with one warning.
+//!
+//! A program of its own, because it collects the log of the whole process.
 
 mod support;
 
@@ -14,14 +15,14 @@ use futures_util::StreamExt;
 use support::forwarding::{Forward, Forwarding};
 use support::log::Log;
 
-/// What comes of reading a temporary object.
+/// The result of reading a temporary object.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     Refused,
     Damaged,
 }
 
-/// A store whose temporary objects can be made and deleted, and not be read.
+/// A store whose temporary objects can be created and deleted, but not read.
 #[derive(Debug)]
 struct Unreadable {
     inner: MemoryStore,
@@ -54,7 +55,7 @@ impl Forward for Unreadable {
     }
 }
 
-/// The compose alone counted as a success, so that each epoch made, and could not use, one object for each group.
+/// The compose alone counted as a success, so that each epoch created one useless object for each group.
 #[test]
 fn composed_reads_that_always_fail_are_given_up_with_one_warning() {
     const SAMPLES: usize = 6_400;
@@ -85,7 +86,7 @@ fn composed_reads_that_always_fail_are_given_up_with_one_warning() {
                 assert_eq!(seen, SAMPLES);
                 after.push(composes());
             }
-            // So many in a row may fail, and some more are under way by then; there are 200 groups in an epoch.
+            // This many may fail in a row, and a few more have begun by then; an epoch has 200 groups.
             assert!(after[0] < 64, "{harm:?}: {after:?} composes");
             assert_eq!(after[0], after[2], "{harm:?}: {after:?} composes");
             assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, [""; 0]);

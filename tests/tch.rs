@@ -1,4 +1,6 @@
 //! Batches as tch tensors.
+//!
+//! A program of its own, because only it links libtorch: `scripts/test` counts it.
 #![cfg(feature = "tch")]
 
 mod support;

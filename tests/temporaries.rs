@@ -1,5 +1,6 @@
-//! Temporary objects where calls fail: none is left behind or forgotten. In a program of its own, since temporaries are
-//! counted by process.
+//! Temporary objects where calls fail: each is deleted or accounted for.
+//!
+//! A program of its own, because it counts the temporary objects of the process.
 
 mod support;
 
@@ -12,10 +13,10 @@ use dataflux_emulator::{Emulator, Profile};
 use support::gated::Gated;
 use support::{HANG, until, without_hanging};
 
-/// What the end of the process waits for temporaries.
+/// How long the end of the process waits for temporary objects.
 const EXIT: Duration = Duration::from_secs(20);
 
-/// One test at a time: the temporaries are those of the process.
+/// Lets one test run at a time, because the tests check the temporary objects of the process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -35,8 +36,8 @@ fn loader(client: Client) -> DataLoader {
     DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap()
 }
 
-/// The compose happened, its answer was lost, the second try met its own result, and looking at that failed: that error
-/// was taken for the refusal of a first try, so that the object stayed and nobody knew of it.
+/// A compose succeeded, its answer was lost, its retry met its own result, and the look-up of that result failed. The
+/// error was taken for the refusal of a first attempt, so the object stayed and was not recorded.
 #[test]
 fn a_temporary_whose_answer_and_look_up_are_lost_is_deleted() {
     let _alone = alone();
@@ -58,7 +59,7 @@ fn a_temporary_whose_answer_and_look_up_are_lost_is_deleted() {
     });
 }
 
-/// Composes that nobody wanted any more were tried again for minutes.
+/// Composes of a dropped epoch were retried for minutes.
 #[test]
 fn an_epoch_that_is_dropped_ends_the_retries_of_its_composes() {
     let _alone = alone();
@@ -77,7 +78,8 @@ fn an_epoch_that_is_dropped_ends_the_retries_of_its_composes() {
     });
 }
 
-/// Of a bucket that takes few writes, most went to composes of an epoch that was gone, and its temporaries stayed.
+/// In a bucket with a low write rate, composes of a dropped epoch took most of the writes, and its temporary objects
+/// stayed.
 #[test]
 fn where_the_bucket_takes_few_writes_a_dropped_epoch_leaves_no_temporary() {
     let _alone = alone();
@@ -99,21 +101,22 @@ fn where_the_bucket_takes_few_writes_a_dropped_epoch_leaves_no_temporary() {
     });
 }
 
-/// Each would leave an empty folder behind where folders are real, and whether they are can't always be asked.
+/// Names with a slash would leave empty folders in buckets with real folders, and a loader can't always find out which
+/// these are.
 #[test]
 fn no_name_of_a_temporary_makes_a_folder_where_the_bucket_tells_nothing() {
     let _alone = alone();
     without_hanging(|| {
         let gated = Gated::new(memory(256));
         gated.shut(StoreCall::Delete);
-        let loader = loader(Client::new(Arc::new(gated.clone())));
+        let loader = loader(Client::new(gated.store()));
         let batches = loader.epoch(0).unwrap();
         let temporary = || gated.inner.names("data").into_iter().find(|name| name.starts_with("dataflux-"));
         until("there is a temporary", || temporary().is_some());
         let name = temporary().unwrap();
         gated.open();
         assert_eq!(name.matches('/').count(), 1, "{name}");
-        // What `clean` and the lifecycle rule of the README go by.
+        // `clean` and the lifecycle rule in the README depend on this prefix.
         assert!(name.starts_with("dataflux-composed-objects/"), "{name}");
         assert!(batches.close(HANG).is_clean());
     });

@@ -1,5 +1,6 @@
-//! Buckets where a temporary object can be made and not deleted. In a program of its own, since what a process could not
-//! delete is told by every later look.
+//! Buckets where a temporary object can be created and not deleted.
+//!
+//! A program of its own, because what a process could not delete stays in every later report of that process.
 
 mod support;
 
@@ -17,7 +18,7 @@ fn bucket() -> Emulator {
     emulator
 }
 
-/// Three epochs, all samples right; how many temporary objects they leave.
+/// Runs three epochs and checks all samples. Returns the number of temporary objects that they leave.
 fn left_after_three_epochs(emulator: &Emulator) -> usize {
     let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
     let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
@@ -37,7 +38,7 @@ fn left_after_three_epochs(emulator: &Emulator) -> usize {
     emulator.names("data").iter().filter(|name| name.starts_with("dataflux-")).count()
 }
 
-/// One object would be left behind for every group, for ever.
+/// Otherwise one object would stay for every group, forever.
 #[test]
 fn without_the_right_to_delete_nothing_is_made() {
     support::without_hanging(|| {
@@ -47,7 +48,7 @@ fn without_the_right_to_delete_nothing_is_made() {
     });
 }
 
-/// No right tells of a retention policy, and a caller who may not see the bucket doesn't know of it.
+/// No permission reveals a retention policy, and a caller that may not read the bucket's metadata doesn't know of it.
 #[test]
 fn under_a_retention_policy_unseen_the_first_shows_it() {
     support::without_hanging(|| {

@@ -27,7 +27,7 @@ pub(crate) struct JpegHeader {
     pub(crate) restart_interval: u16,
 }
 
-/// The decoders. `tests/jpegs.rs` compares each with libjpeg-turbo for the files that it is trusted with.
+/// The decoders. `tests/it/jpegs.rs` compares each with libjpeg-turbo for the files that it is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JpegDecoder {
     /// zune-jpeg: fast, and right for the forms that nearly all files have.

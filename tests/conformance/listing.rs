@@ -146,7 +146,7 @@ pub(super) async fn details_come_when_asked_for(t: Target) -> Result<()> {
 }
 
 pub(super) async fn listing_within_one_letter(t: Target) -> Result<()> {
-    // What a splitter asks for: ranges between names that share all but their end, and cuts that are no names.
+    // Ranges like those of the lister: between names that differ only at their end, and with bounds that are no names.
     t.put_all(&["x/000", "x/001", "x/002", "x/01", "x/1"]).await?;
     let mut found = Vec::new();
     for (start, end) in

@@ -18,19 +18,19 @@ use dataflux::store::{
 use dataflux::{Error, ErrorKind};
 use futures_util::future::BoxFuture;
 
-/// A store, and a bucket of it that is there and that this process may do anything with.
+/// A store, and a bucket of it for which this process has all permissions.
 #[derive(Clone)]
 pub(crate) struct Target {
     store: Arc<dyn Store>,
     client: Client,
     bucket: Arc<str>,
-    /// What the names of this case begin with, so that cases don't meet.
+    /// The prefix of all names of this case, so that cases don't interfere.
     root: String,
 }
 
 type Case = fn(Target) -> BoxFuture<'static, Result<()>>;
 
-/// Names the cases as their functions are named.
+/// Lists the cases under the names of their functions.
 macro_rules! cases {
     ($($module:ident { $($case:ident,)+ })+) => {
         const CASES: &[(&str, Case)] = &[$($((stringify!($case), |target| Box::pin($module::$case(target))),)+)+];
@@ -106,8 +106,8 @@ cases! {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "what deviates is to be seen")]
 /// Runs every case against `store`. `deviations` are the cases known to fail, each with its reason.
+#[allow(clippy::print_stdout, reason = "a run shows its deviations")]
 pub(crate) async fn run(store: Arc<dyn Store>, bucket: &str, deviations: &[(&str, &str)]) {
     let retry = RetryPolicy::default().initial(Duration::from_millis(1)).deadline(Duration::from_secs(20));
     let client = Client::new(store.clone()).with_retry(retry);
@@ -228,7 +228,7 @@ impl Target {
     }
 }
 
-/// An error of one of `kinds`, that names what it is about.
+/// Checks that the call is refused with an error of one of `kinds` that names the object.
 fn refused<T: std::fmt::Debug>(result: dataflux::Result<T>, kinds: &[ErrorKind], about: &str) -> Result<Error> {
     let error = match result {
         Ok(value) => bail!("nothing was refused: {value:?}"),
@@ -246,7 +246,7 @@ fn telling(name: &str, len: usize) -> Vec<u8> {
         if bytes.len() >= len {
             break;
         }
-        // Long lines where there are many bytes, which spares time.
+        // Long lines for many bytes, which saves time.
         bytes.extend(format!("{name}:{line:>width$}\n", width = len / 1000).bytes());
     }
     bytes.truncate(len);

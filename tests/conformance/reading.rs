@@ -134,7 +134,7 @@ pub(super) async fn bodies_tell_of_the_whole_object(t: Target) -> Result<()> {
 }
 
 pub(super) async fn bucket_facts(t: Target) -> Result<()> {
-    // What a backend tells is its own; that it is read without an error is not.
+    // The reported facts depend on the backend; that the call succeeds does not.
     t.client.bucket_info(&t.bucket).await?;
     Ok(())
 }

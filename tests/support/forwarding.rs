@@ -10,7 +10,7 @@ use dataflux::store::{
     ObjectMeta, PutRequest, Store,
 };
 
-/// The calls of a [`Store`], each of which goes to `inner` unless it is overridden.
+/// The calls of a [`Store`] that tests override; each one goes to `inner` by default.
 #[async_trait]
 pub trait Forward: fmt::Debug + Send + Sync + 'static {
     /// The store that calls are passed on to.

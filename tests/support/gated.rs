@@ -1,4 +1,4 @@
-//! A store whose calls wait where they are told to.
+//! A store whose calls wait at gates that a test shuts and opens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,23 +8,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dataflux::Result;
 use dataflux::store::{
-    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, ListPage, ListRequest,
-    MemoryStore, ObjectId, ObjectMeta, PutRequest, Store, StoreCall,
+    Attempt, Body, ByteRange, ComposeRequest, ListPage, ListRequest, MemoryStore, ObjectId, ObjectMeta, Store,
+    StoreCall,
 };
 
-/// Over a store in memory. Clones share the gates.
+use super::forwarding::{Forward, Forwarding};
+
+/// A store in memory behind gates. Clones share the gates.
 #[derive(Clone, Debug)]
 pub struct Gated {
     pub inner: MemoryStore,
     shut: Arc<Mutex<Shut>>,
-    /// Names of the objects asked for.
+    /// Names of the objects that were read.
     gets: Arc<Mutex<Vec<String>>>,
     composes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct Shut {
-    /// With how many calls go through before.
+    /// The kinds of calls that wait, each with the number of calls that still pass.
     calls: BTreeMap<StoreCall, usize>,
     objects: BTreeSet<String>,
 }
@@ -34,12 +36,17 @@ impl Gated {
         Self { inner, shut: Arc::default(), gets: Arc::default(), composes: Arc::default() }
     }
 
+    /// The store to give to a client.
+    pub fn store(&self) -> Arc<Forwarding<Self>> {
+        Arc::new(Forwarding(self.clone()))
+    }
+
     /// Calls of this kind wait from now on.
     pub fn shut(&self, call: StoreCall) {
         self.shut_after(call, 0);
     }
 
-    /// Calls of this kind wait once so many more have been made.
+    /// Calls of this kind wait after this many more have passed.
     pub fn shut_after(&self, call: StoreCall, calls: usize) {
         self.shut.lock().unwrap().calls.insert(call, calls);
     }
@@ -54,12 +61,12 @@ impl Gated {
         *self.shut.lock().unwrap() = Shut::default();
     }
 
-    /// Names of the objects that were asked for, in order.
+    /// Names of the objects that were read, in the order of the calls.
     pub fn gets(&self) -> Vec<String> {
         self.gets.lock().unwrap().clone()
     }
 
-    /// How many composes were asked for, those that wait included.
+    /// The number of compose calls, with those that wait.
     pub fn composes(&self) -> usize {
         self.composes.load(Ordering::SeqCst)
     }
@@ -82,15 +89,15 @@ impl Gated {
         while shut() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        // As for a new connection, whose name is looked up on such a thread.
+        // A new connection needs a blocking thread, too, to look up the name of its host.
         tokio::task::spawn_blocking(|| {}).await.expect("it does nothing");
     }
 }
 
 #[async_trait]
-impl Store for Gated {
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+impl Forward for Gated {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
     }
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage> {
         self.pass(StoreCall::List, "").await;
@@ -109,28 +116,5 @@ impl Store for Gated {
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
         self.pass(StoreCall::Delete, "").await;
         self.inner.delete(id, attempt).await
-    }
-    async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
-        self.inner.bucket_info(bucket, attempt).await
-    }
-    async fn test_permissions(&self, bucket: &str, permissions: &[&str], attempt: &Attempt) -> Result<Vec<String>> {
-        self.inner.test_permissions(bucket, permissions, attempt).await
-    }
-    async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.stat(id, attempt).await
-    }
-    async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.put(request, attempt).await
-    }
-    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.inner.copy(request, attempt).await
-    }
-    async fn update_metadata(
-        &self,
-        id: &ObjectId,
-        metadata: &BTreeMap<String, String>,
-        attempt: &Attempt,
-    ) -> Result<ObjectMeta> {
-        self.inner.update_metadata(id, metadata, attempt).await
     }
 }

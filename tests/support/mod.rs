@@ -13,7 +13,7 @@ use std::time::Duration;
 use dataflux::store::{Client, MemoryStore, RetryPolicy, Store};
 use dataflux::{Batches, DataLoader, RawSample, Result, Strategy};
 
-/// Longer than anything here takes on a busy machine; only a hang lasts that long.
+/// Longer than any wait here takes on a busy machine; only a hang lasts that long.
 pub const HANG: Duration = Duration::from_secs(120);
 
 /// Runs `body` on a thread of its own and fails if it hangs.
@@ -21,7 +21,7 @@ pub fn without_hanging<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'sta
     without_hanging_for(HANG, body)
 }
 
-/// As [`without_hanging`], for what takes long.
+/// Like [`without_hanging`], with a longer limit.
 pub fn without_hanging_for<T: Send + 'static>(long: Duration, body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -35,7 +35,7 @@ pub fn without_hanging_for<T: Send + 'static>(long: Duration, body: impl FnOnce(
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Bytes that show whose they are and where: the name and the offset, over and over.
+/// Bytes that show their object and offset: both are repeated throughout.
 pub fn content(name: &str, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size + name.len() + 24);
     while bytes.len() < size {
@@ -45,7 +45,7 @@ pub fn content(name: &str, size: usize) -> Vec<u8> {
     bytes
 }
 
-/// A client that doesn't wait long between tries.
+/// A client with short waits between attempts.
 pub fn client(store: impl Store) -> Client {
     let policy = RetryPolicy::default()
         .initial(Duration::from_millis(1))
@@ -67,7 +67,7 @@ pub fn bucket(count: usize) -> (MemoryStore, HashMap<String, Vec<u8>>) {
     (store, contents)
 }
 
-/// Names in the order delivered, each with the right bytes, all proved.
+/// Reads all batches and checks that each sample has the right bytes and is verified. Returns the names in order.
 pub fn names_of(batches: &mut Batches<Vec<RawSample>>, contents: &HashMap<String, Vec<u8>>) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for batch in batches {
@@ -82,17 +82,17 @@ pub fn names_of(batches: &mut Batches<Vec<RawSample>>, contents: &HashMap<String
     Ok(names)
 }
 
-/// All ways to read.
+/// All strategies.
 pub const STRATEGIES: [Strategy; 4] =
     [Strategy::Direct, Strategy::compose(), Strategy::Compose { max_bytes: 5_000 }, Strategy::Auto];
 
-/// Waits until nothing is held any more: bytes of the budget, and temporary objects of this process.
+/// Waits until the budget has all its bytes again and this process has no temporary objects.
 pub fn all_given_back(loader: &DataLoader) {
     assert_eq!(dataflux::wait_for_temporaries(HANG).objects, Vec::<String>::new());
     until("the budget is given back", || loader.bytes_held() == 0);
 }
 
-/// Waits for something that comes about by itself.
+/// Waits until `is` returns true.
 pub fn until(what: &str, mut is: impl FnMut() -> bool) {
     let patience = HANG.as_millis() / 5;
     for _ in 0..patience {

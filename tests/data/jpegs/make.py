@@ -5,7 +5,7 @@
 
 index.txt has a line for each file: its name, where it begins in files.bin, its length, and the same of its pixels (grey
 or RGB, row after row). The name says colours, sampling factors by component, order of scans, restart interval and size.
-Files that differ only in their scans have the same pixels. tests/jpegs.rs reads both.
+Files that differ only in their scans have the same pixels. tests/it/jpegs.rs reads both.
 """
 
 import itertools
