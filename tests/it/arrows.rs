@@ -33,6 +33,9 @@ const CLOSING_ARROWS: &[(&str, &str)] = &[
     ("store/objects.rs", "store/mod.rs"),
 ];
 
+/// The same for the command line.
+const CLOSING_ARROWS_OF_CLI: &[(&str, &str)] = &[("bench/epochs.rs", "bench.rs")];
+
 /// Which file uses which.
 type Arrow = (PathBuf, PathBuf);
 
@@ -128,9 +131,9 @@ fn rooms_use_only_those_before_them() {
 #[test]
 fn files_of_a_crate_make_no_circle() {
     assert_eq!(wrong_circles(&library(), CLOSING_ARROWS), [""; 0]);
-    for root in ["emulator/src/lib.rs", "cli/src/main.rs"] {
+    for (root, known) in [("emulator/src/lib.rs", &[][..]), ("cli/src/main.rs", CLOSING_ARROWS_OF_CLI)] {
         let sources = Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(root));
-        assert_eq!(wrong_circles(&sources, &[]), [""; 0], "{root}");
+        assert_eq!(wrong_circles(&sources, known), [""; 0], "{root}");
     }
 }
 
