@@ -1,36 +1,84 @@
 //! A training data loader for Rust on Google Cloud Storage.
 //!
-//! [`DatafluxDataset`] lists a prefix once. [`DataLoader`] shuffles it, groups the objects of each batch into few
-//! server-side composed reads, proves each sample against its listed CRC32C, decodes, and delivers batches in an order
-//! that is a pure function of data, seed and epoch.
+//! Your samples are many small objects in a bucket, and your training loop is Rust: candle, tch, or plain ndarray. This crate
+//! lists the prefix once, shuffles, reads the objects ahead of the loop, verifies each against its listed checksum,
+//! decodes, and delivers batches. Where that pays, the server first concatenates small objects, so that 32 of them take one
+//! read. The order depends only on the data, the seed and the epoch.
 //!
-//! ```
-//! use std::sync::Arc;
+//! ```no_run
+//! use candle_core::{DType, Device};
+//! use candle_nn::{AdamW, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap, loss};
+//! use dataflux::{DataLoader, DatafluxDataset, ImageFolder};
 //!
-//! use dataflux::store::{Client, MemoryStore};
-//! use dataflux::{DataLoader, DatafluxDataset};
+//! # fn main() -> anyhow::Result<()> {
+//! let device = Device::cuda_if_available(0)?;
+//! let vars = VarMap::new();
+//! let model = candle_nn::linear(3 * 64 * 64, 10, VarBuilder::from_varmap(&vars, DType::F32, &device))?;
+//! let mut optimizer = AdamW::new(vars.all_vars(), ParamsAdamW::default())?;
 //!
-//! // A bucket in memory; `DatafluxDataset::open("gs://my-bucket/train/")` reads a real one.
-//! let store = MemoryStore::new();
-//! for index in 0..100 {
-//!     store.insert("my-bucket", &format!("train/{index:03}.txt"), format!("sample {index}"));
+//! // Images whose folder is their label: gs://my-bucket/train/cat/1.png
+//! let images = ImageFolder::new().resize(64, 64);
+//! let dataset = DatafluxDataset::open("gs://my-bucket/train/")?.decode(images);
+//! let loader = DataLoader::builder(dataset).batch_size(256).shuffle(42).drop_last(true).build()?;
+//!
+//! for batches in loader.epochs(0..90)? {
+//!     for batch in batches? {
+//!         let (images, labels) = batch?.to_candle(&device)?; // (256, 3, 64, 64) and (256)
+//!         let scores = model.forward(&images.flatten_from(1)?)?;
+//!         optimizer.backward_step(&loss::cross_entropy(&scores, &labels)?)?;
+//!     }
 //! }
-//! let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
-//! let loader = DataLoader::builder(dataset).batch_size(32).shuffle(42).build()?;
-//! let sizes: Vec<usize> = loader.epoch(0)?.map(|batch| Ok(batch?.len())).collect::<dataflux::Result<_>>()?;
-//! assert_eq!(sizes, [32, 32, 32, 4]);
-//! # Ok::<(), dataflux::Error>(())
+//! # Ok(()) }
 //! ```
 //!
-//! # What it does not do
-//! It doesn't transform data sets into another format, doesn't read other clouds, doesn't augment images, and doesn't
-//! decompress: an object with a `Content-Encoding` is delivered as stored. It caches on disk only if it is given a [`Cache`].
-//! Temporary objects live in the bucket for the time of a read when it composes; [`Strategy::Direct`] never writes.
+//! This example needs `dataflux = { version = "0.1", features = ["candle"] }`.
+//!
+//! # I want to ...
+//!
+//! | ... | here |
+//! |---|---|
+//! | understand how the parts fit together | [guide: concepts](guide::concepts) |
+//! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
+//! | decode something else than images | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
+//! | train on several ranks | [recipe](guide::cookbook#several-ranks), [guide: order](guide::order) |
+//! | stop and resume | [recipe](guide::cookbook#stop-and-resume), [`State`] |
+//! | survive bad samples | [recipe](guide::cookbook#samples-that-cant-be-read), [`OnError`] |
+//! | see rare classes more often | [recipe](guide::cookbook#rare-classes-more-often), [`Weighted`] |
+//! | use it from asynchronous code | [recipe](guide::cookbook#from-asynchronous-code), [`BatchStream`] |
+//! | see logs and figures | [recipe](guide::cookbook#see-what-it-does), [`EpochStats`] |
+//! | read a public bucket | [recipe](guide::cookbook#a-public-bucket) |
+//! | cache samples on local disk | [recipe](guide::cookbook#a-cache-on-local-disk), [`Cache`] |
+//! | mix several data sets | [`MixedLoader`], [`Mixture`] |
+//! | know what memory it takes | [guide: memory](guide::memory) |
+//! | know what it costs and writes | [guide: cost](guide::cost) |
+//!
+//! # Build with optimization
+//!
+//! Decoding images is some hundred times slower in a debug build. Train with `cargo run --release`, or have Cargo optimize
+//! dependencies in debug builds, too:
+//!
+//! ```toml
+//! [profile.dev.package."*"]
+//! opt-level = 3
+//! ```
 //!
 //! # Features
-//! - `image` (default): [`ImageFolder`], PNG and JPEG.
+//!
+//! - `image` (default): [`ImageFolder`] for PNG and JPEG.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 //! - `parquet`: inventory reports in Parquet, beside those in CSV; see [`list::inventory`].
+//!
+//! Batches convert to the types of ndarray 0.16, candle 0.11 and tch 0.26. Each is re-exported, as [`ndarray`], `candle_core`
+//! and `tch`, so that your program can use the same version.
+//!
+//! # What it does not do
+//!
+//! - It reads no other cloud, and no local folders.
+//! - It does not convert data sets into another format, and reads no archives of samples such as tar or Parquet.
+//! - It does not augment images; a decoder of your own may.
+//! - It does not decompress: an object with a `Content-Encoding` is delivered as it is stored.
+//! - It writes to the bucket only to concatenate objects, and only for the time of a read; [`Strategy::Direct`] never
+//!   writes. It caches on disk only if it is given a [`Cache`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -72,11 +120,19 @@ mod loader;
 
 mod tensor;
 
+#[cfg(doc)]
+pub mod guide;
+
+#[doc(inline)]
 pub use cache::{Cache, CacheStats};
+#[doc(inline)]
 pub use collate::{Batch, Collate, LostSample, Samples};
+#[doc(inline)]
 pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
+#[doc(inline)]
 pub use decode::{Decode, DecodeMemory, ItemMemory, Raw};
 #[cfg(feature = "image")]
+#[doc(inline)]
 pub use decode::{Image, ImageFolder, Images, StackImages};
 pub use engine::{Closed, OnError, WaitedFor};
 pub use error::{Error, ErrorKind, Result, Stage};
@@ -84,11 +140,28 @@ pub use loader::{
     BatchStream, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats, Epochs,
     MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState,
 };
+#[doc(inline)]
 pub use manifest::Manifest;
 pub use observe::{AuditLog, AuditRecord};
+#[doc(inline)]
 pub use plan::Strategy;
+#[doc(inline)]
 pub use read::RawSample;
-pub use sample::{SampleId, State};
+#[doc(inline)]
+pub use sample::{
+    BlockShuffle, Mixture, SampleId, Sampler, Sequential, Shuffle, State, Stratified, Subset, Weighted, WindowShuffle,
+};
+
+/// The version of ndarray that batches convert to.
+pub use ndarray;
+
+/// The version of candle that batches convert to.
+#[cfg(feature = "candle")]
+pub use candle_core;
+
+/// The version of tch that batches convert to.
+#[cfg(feature = "tch")]
+pub use tch;
 
 /// The README's code is compiled as a test.
 #[cfg(doctest)]

@@ -129,7 +129,13 @@ impl<T> Deref for Batch<T> {
 
 /// Makes one batch of samples. Runs on the decode threads.
 ///
-/// Any `Fn(Vec<T>) -> anyhow::Result<B>` is a collator.
+/// Any `Fn(Vec<T>) -> `[`anyhow::Result<B>`](anyhow::Result) is a collator.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not make batches of `{T}`",
+    label = "not a collate function for these samples",
+    note = "a collate function is `Samples`, `StackImages` (for images), a type that implements `Collate<{T}>`, or a closure \
+            `|samples: Vec<{T}>| -> anyhow::Result<B>` that is `Send + Sync + 'static`"
+)]
 pub trait Collate<T>: Send + Sync + 'static {
     /// Type of the collated data.
     type Output: Send + 'static;

@@ -22,8 +22,8 @@ pub(crate) use memory::{ItemSize, item_size, scratch_of};
 /// Decodes one object's bytes into one training sample. Runs on the decode threads, several at once, unless it [is
 /// light](Self::is_light).
 ///
-/// Any `Fn(RawSample) -> anyhow::Result<T>` is a decoder. An error that it returns, and a panic, reach the training
-/// loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the object.
+/// Any `Fn(RawSample) -> `[`anyhow::Result<T>`](anyhow::Result) is a decoder. An error that it returns, and a panic,
+/// reach the training loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the object.
 ///
 /// ```
 /// use dataflux::RawSample;
@@ -34,6 +34,12 @@ pub(crate) use memory::{ItemSize, item_size, scratch_of};
 /// # fn check(_: impl dataflux::Decode<Item = Vec<String>>) {}
 /// # check(words);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not decode samples",
+    label = "not a decoder",
+    note = "a decoder is `ImageFolder` (feature `image`), `Raw`, a type that implements `Decode`, or a closure \
+            `move |sample: RawSample| -> anyhow::Result<T>` that is `Send + Sync + 'static`"
+)]
 pub trait Decode: Send + Sync + 'static {
     /// Type of a decoded sample.
     type Item: Send + 'static;

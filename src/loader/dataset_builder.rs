@@ -10,7 +10,7 @@ use crate::io::Io;
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
 use crate::manifest::{Known, Manifest, ManifestBuilder, StreamingListing};
-use crate::store::{Client, GcsConfig, GcsStore, ListRequest};
+use crate::store::{Client, Credentials, GcsConfig, GcsStore, ListRequest};
 use crate::{Error, ErrorKind, Result, Stage};
 
 impl DatafluxDataset<Raw> {
@@ -31,6 +31,16 @@ impl DatafluxDataset<Raw> {
     /// As for [`open`](Self::open).
     pub async fn open_async(uri: &str) -> Result<Self> {
         Self::builder().open_async(uri).await
+    }
+
+    /// Opens as [`open`](Self::open) does, without credentials, even where the environment has some: for public buckets.
+    /// The other settings of the environment, such as `STORAGE_EMULATOR_HOST`, apply.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); the bucket isn't public.
+    pub fn open_anonymous(uri: &str) -> Result<Self> {
+        let config = GcsConfig::from_env().credentials(Credentials::Anonymous);
+        Self::open_with(Client::new(Arc::new(GcsStore::new(config)?)), uri)
     }
 
     /// As [`open`](Self::open), through another client: another store, endpoint, credential or retry policy.

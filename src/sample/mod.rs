@@ -25,6 +25,7 @@ mod rest;
 mod sampler;
 mod sharding;
 mod shuffled;
+mod split;
 mod state;
 mod stratified;
 mod subset;

@@ -121,7 +121,13 @@ impl Subset {
             }
             index += 1;
         }
-        Ok(Self { chosen: ChosenSamples::list(ids), of: Some(manifest.digest()), then: Arc::new(Sequential) })
+        Ok(Self::of_manifest(manifest, ids))
+    }
+
+    /// A subset of these indexes, in any order, for a loader of this manifest and no other.
+    pub(super) fn of_manifest(manifest: &Manifest, mut indexes: Vec<u64>) -> Self {
+        indexes.sort_unstable();
+        Self { chosen: ChosenSamples::list(indexes), of: Some(manifest.digest()), then: Arc::new(Sequential) }
     }
 
     /// In the order of `sampler`.

@@ -1,0 +1,16 @@
+#![doc = include_str!("../docs/guide/README.md")]
+
+#[doc = include_str!("../docs/guide/concepts.md")]
+pub mod concepts {}
+
+#[doc = include_str!("../docs/guide/order.md")]
+pub mod order {}
+
+#[doc = include_str!("../docs/guide/memory.md")]
+pub mod memory {}
+
+#[doc = include_str!("../docs/guide/cost.md")]
+pub mod cost {}
+
+#[doc = include_str!("../docs/guide/cookbook.md")]
+pub mod cookbook {}
