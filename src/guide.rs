@@ -6,6 +6,9 @@ pub mod concepts {}
 #[doc = include_str!("../docs/guide/order.md")]
 pub mod order {}
 
+#[doc = include_str!("../docs/guide/listing.md")]
+pub mod listing {}
+
 #[doc = include_str!("../docs/guide/memory.md")]
 pub mod memory {}
 
