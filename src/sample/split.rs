@@ -33,7 +33,7 @@ impl Subset {
     /// let (train, val) = Subset::split(dataset.manifest(), 0.9, 42)?;
     /// let val = DataLoader::builder(dataset.clone()).batch_size(16).sampler(val).build()?;
     /// let train = DataLoader::builder(dataset).batch_size(16).sampler(train.then(Shuffle::new(42))).build()?;
-    /// assert_eq!((train.batches_per_epoch(), val.batches_per_epoch()), (6, 1)); // 90 and 10 samples
+    /// assert_eq!((train.batches_per_epoch()?, val.batches_per_epoch()?), (6, 1)); // 90 and 10 samples
     /// # Ok::<(), dataflux::Error>(())
     /// ```
     ///
