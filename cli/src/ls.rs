@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Error, Result, anyhow};
 use dataflux::list::inventory::Inventory;
-use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, PAGE_SIZE, Page, Prefix};
+use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, ListingCut, PAGE_SIZE, Page, Prefix};
 use dataflux::manifest::{ClassTotal, EntryRef, Manifest, ManifestBuilder, NamesDigest};
 use dataflux::plan::cold_notice;
 use dataflux::store::{Client, Fields, ObjectRef, Objects, StorageClass};
@@ -180,7 +180,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut lister = Lister::new(&client, args.uri.clone()).page_size(args.page_size).concurrency(args.concurrency);
     if let Some(cuts) = cuts {
-        lister = lister.known(cuts);
+        lister = lister.earlier(cuts);
     }
     let spinner = match &args.inventory {
         Some(_) => progress::spinner("reading the report"),
@@ -219,7 +219,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     drop(spinner);
     print_left_out(&manifest.left_out(), json);
-    print_cold_notice(manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)));
+    print_cold_notice(manifest.storage_classes().map(|class| (class.storage_class, class.objects, class.bytes)));
     if let Some(file) = &args.save {
         manifest.save(file)?;
         if !json {
@@ -246,7 +246,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
 }
 
 /// Names of an earlier listing by which the work of this one is divided.
-fn cuts(args: &Args, file: &Path) -> Result<Vec<(String, u64)>> {
+fn cuts(args: &Args, file: &Path) -> Result<Vec<ListingCut>> {
     let manifest = Manifest::load(file)?;
     let (of, prefix) = (manifest.prefix(), &args.uri);
     if of.bucket != prefix.bucket || !(of.prefix.starts_with(&prefix.prefix) || prefix.prefix.starts_with(&of.prefix)) {
@@ -258,7 +258,7 @@ fn cuts(args: &Args, file: &Path) -> Result<Vec<(String, u64)>> {
         return Err(Usage(message).into());
     }
     let mut cuts = manifest.cuts((manifest.len() / MAX_CUTS).max(args.page_size.into()))?;
-    cuts.retain(|(name, _)| name.starts_with(&prefix.prefix));
+    cuts.retain(|cut| cut.name.starts_with(&prefix.prefix));
     Ok(cuts)
 }
 
@@ -366,7 +366,7 @@ fn summary(
     let summary = Summary {
         objects: manifest.len(),
         bytes: manifest.bytes(),
-        classes: manifest.classes().collect(),
+        classes: manifest.storage_classes().collect(),
         content_encodings,
         list_calls: counts.list,
         empty_calls: counts.empty_list,

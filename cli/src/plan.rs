@@ -183,7 +183,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         listing: Line::new(&listing, prices.bill(&listing), 1),
         recommended,
         why,
-        advice: if composes { forecast.dearer(&uri.bucket, &prices) } else { None },
+        advice: if composes { forecast.composing_advice(&uri.bucket, &prices) } else { None },
         never_composes,
         assumptions: table.assumptions(info),
     };

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use super::stages::{PlannerState, PlannerStatus};
 use crate::Result;
-use crate::manifest::{Known, Manifest};
-use crate::sample::{BatchSpan, DeliveredBatches, EpochOrder, RemainingPositions, SampleId, Spans};
+use crate::manifest::{KnownSamples, Manifest};
+use crate::sample::{BatchSpan, BatchSpans, DeliveredBatches, EpochOrder, RemainingPositions, SampleId};
 
 /// Iterates over the batches of an epoch, also while the data set is still being listed.
 pub(crate) struct EpochCursor {
     pub(crate) order: EpochOrder,
-    pub(crate) spans: Spans,
+    pub(crate) spans: BatchSpans,
     pub(crate) world_size: u64,
     /// The positions, and the batches, that an earlier run left.
     pub(crate) remaining: RemainingPositions,
@@ -46,8 +46,8 @@ impl EpochCursor {
             return Ok(());
         }
         match self.order.positions(manifest.known())? {
-            Known::All(samples) => self.spans.check_samples(samples),
-            Known::AtLeast(_) => Ok(()),
+            KnownSamples::All(samples) => self.spans.check_samples(samples),
+            KnownSamples::AtLeast(_) => Ok(()),
         }
     }
 
@@ -66,7 +66,7 @@ impl EpochCursor {
             if let Some(next) = self.next_known(known)? {
                 return Ok(Some(next));
             }
-            let Known::AtLeast(samples) = known else { return Ok(None) };
+            let KnownSamples::AtLeast(samples) = known else { return Ok(None) };
             if self.spans.are_over() {
                 return Ok(None);
             }
@@ -83,7 +83,7 @@ impl EpochCursor {
     ///
     /// # Errors
     /// The sampler failed.
-    pub(crate) fn next_known(&mut self, listed: Known) -> Result<Option<PlannedBatch>> {
+    pub(crate) fn next_known(&mut self, listed: KnownSamples) -> Result<Option<PlannedBatch>> {
         let known = self.remaining.known(self.order.positions(listed)?);
         loop {
             let Some(BatchSpan { positions, padding, end }) = self.spans.next(known) else { return Ok(None) };
@@ -94,8 +94,8 @@ impl EpochCursor {
             }
 
             let samples_left = match known {
-                Known::All(all) => (all - end) / self.world_size,
-                Known::AtLeast(_) => u64::MAX,
+                KnownSamples::All(all) => (all - end) / self.world_size,
+                KnownSamples::AtLeast(_) => u64::MAX,
             };
             let own_positions: Vec<_> = self.remaining.ranges(positions).collect();
             let mut ids = Vec::new();
@@ -107,8 +107,8 @@ impl EpochCursor {
                 ids,
                 own_positions,
                 padding: padding as usize,
-                global_positions: self.remaining.place(start)..self.remaining.place(end),
-                samples_left: samples_left.min(self.spans.most_samples()),
+                global_positions: self.remaining.global_position(start)..self.remaining.global_position(end),
+                samples_left: samples_left.min(self.spans.max_samples()),
             }));
         }
     }

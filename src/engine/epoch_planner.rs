@@ -89,7 +89,7 @@ impl EpochPlanner {
             auto.start_epoch(neighbours);
         }
         let (funded, window_funded) = watch::channel(0);
-        let (sampling, epoch) = cursor.order.course();
+        let (sampling, epoch) = (Arc::clone(cursor.order.sampling()), cursor.order.epoch());
         let substitutes = SubstituteContext {
             sampling,
             epoch,

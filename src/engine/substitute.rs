@@ -20,7 +20,7 @@ use super::shutdown::is_cancelled;
 use super::source::{SampleSource, spawn_read};
 use super::stages::SampleStage;
 use crate::budget::{GroupBytes, Permit};
-use crate::manifest::Known;
+use crate::manifest::KnownSamples;
 use crate::plan::{Group, Slice};
 use crate::sample::{SampleId, Sampling, substitute};
 use crate::{Error, ErrorKind, Result};
@@ -120,7 +120,7 @@ impl Substitution {
         let SubstituteRequest { assembly, slot, attempt, .. } = &self.request;
         let SubstituteContext { sampling, epoch, listed, cancel, .. } = &self.context;
         let manifest = &self.engine.bucket.manifest;
-        if let Known::AtLeast(_) = manifest.known() {
+        if let KnownSamples::AtLeast(_) = manifest.known() {
             assembly.stages.replace(*slot, None, SampleStage::Listing);
             let (manifest, cancel) = (Arc::clone(manifest), cancel.clone());
             // The substitute depends on the number of positions, which is known only at the end of the listing.
@@ -133,8 +133,8 @@ impl Substitution {
                 return Ok(None);
             }
         }
-        let (mut order, listed) = (sampling.walk(*epoch), Known::All(manifest.len()));
-        let (Known::AtLeast(positions) | Known::All(positions)) = order.positions(listed)?;
+        let (mut order, listed) = (sampling.epoch_order(*epoch), KnownSamples::All(manifest.len()));
+        let (KnownSamples::AtLeast(positions) | KnownSamples::All(positions)) = order.positions(listed)?;
         let Some(position) = substitute(assembly.position(*slot), *attempt, *epoch, positions) else {
             assembly.give_up(*slot);
             return Ok(None);

@@ -1,39 +1,48 @@
-//! Pages that come in any order, put in order.
+//! Puts results of pages, which come in any order, in order.
 
 use std::collections::BTreeMap;
 
-/// Holds back what was made of pages until nothing before it is missing.
+use super::ranges::NameInterval;
+
+/// Holds back the results of pages until nothing before them is missing.
 #[derive(Debug)]
-pub(crate) struct InOrder<T> {
+pub(super) struct InOrder<T> {
     /// Where the next part begins; `None` after the last.
     next: Option<String>,
-    /// By where they begin: where they end, and what they hold.
-    waiting: BTreeMap<String, (Option<String>, T)>,
+    /// By where each part begins.
+    waiting: BTreeMap<String, WaitingPart<T>>,
+}
+
+#[derive(Debug)]
+struct WaitingPart<T> {
+    /// Where the part ends, exclusive; `None` at the end of the listing.
+    to: Option<String>,
+    made: T,
 }
 
 impl<T> InOrder<T> {
-    /// Begins where names with `prefix` begin.
-    pub(crate) fn new(prefix: &str) -> Self {
+    /// The first part begins at `prefix`.
+    pub(super) fn new(prefix: &str) -> Self {
         Self { next: Some(prefix.to_owned()), waiting: BTreeMap::new() }
     }
 
-    /// Takes in a part of the listing, from its first name, inclusive, to the first beyond it. A part without a name of its
-    /// own is dropped.
-    pub(crate) fn push(&mut self, (from, to): (String, Option<String>), made: T) {
-        if to.as_ref() != Some(&from) {
-            self.waiting.insert(from, (to, made));
+    /// Takes in the result of a part of the listing. A part with an empty interval is dropped.
+    pub(super) fn push(&mut self, interval: NameInterval, made: T) {
+        if !interval.is_empty() {
+            let NameInterval { from, to } = interval;
+            self.waiting.insert(from, WaitingPart { to, made });
         }
     }
 
-    /// The next part in order, if it is there.
-    pub(crate) fn next(&mut self) -> Option<T> {
-        let (to, made) = self.waiting.remove(self.next.as_ref()?)?;
+    /// The result of the next part in order, if it is there.
+    pub(super) fn next(&mut self) -> Option<T> {
+        let WaitingPart { to, made } = self.waiting.remove(self.next.as_ref()?)?;
         self.next = to;
         Some(made)
     }
 
-    /// Whether the last part was given out.
-    pub(crate) fn is_complete(&self) -> bool {
+    /// Whether the last result was handed out.
+    pub(super) fn is_complete(&self) -> bool {
         self.next.is_none()
     }
 }
@@ -56,8 +65,9 @@ mod tests {
             let mut given = Vec::new();
             for part in order {
                 prop_assert!(!parts.is_complete());
-                parts.push((name(part), Some(name(part))), usize::MAX);
-                parts.push((name(part), (part + 1 < cuts).then(|| name(part + 1))), part);
+                let interval = |to| NameInterval { from: name(part), to };
+                parts.push(interval(Some(name(part))), usize::MAX);
+                parts.push(interval((part + 1 < cuts).then(|| name(part + 1))), part);
                 given.extend(std::iter::from_fn(|| parts.next()));
                 prop_assert!(given.iter().copied().eq(0..given.len()));
             }

@@ -1,31 +1,35 @@
-//! From a prefix to the objects below it.
+//! Lists the objects below a prefix.
 //!
-//! [`Lister`] makes many calls at once, which divide the names among themselves. What other servers than the real one do
-//! is survived: pages that are empty, short or unsorted, offsets and page sizes that are ignored, a token that never ends.
-//! [`Filter`] says which objects are wanted. [`inventory`] reads reports instead of listing.
+//! [`Lister`] divides the names among many calls at once. It copes with servers that return empty, short or unsorted
+//! pages, ignore offsets or page sizes, or whose tokens never end. [`Filter`] selects the objects that are wanted.
+//! [`inventory`] reads reports instead of listing.
 
 mod alphabet;
+mod driver;
 mod filter;
 mod in_order;
 pub mod inventory;
 mod keyspace;
 mod lister;
 mod prefix;
+mod progress;
 mod ranges;
+mod sequential;
 
+pub use driver::Page;
 pub(crate) use filter::is_hidden;
 pub use filter::{Filter, LeftOut, Reason};
-pub use lister::{CONCURRENCY, Lister, Page, Pages, Progress};
+pub use keyspace::ListingCut;
+pub use lister::{CONCURRENCY, Lister, Pages};
 pub use prefix::Prefix;
+pub use progress::Progress;
 
-/// Objects that composing makes live below this; a listing of samples leaves them out.
+/// The prefix of temporary objects, which composing makes. Listings of samples leave them out.
 pub(crate) const TEMPORARY_PREFIX: &str = "dataflux-composed-objects/";
 
-/// What to ask for in a page. The documented most is 1,000, the service gives 5,000 and Google's own clients ask for
-/// it; a server with a lower cap just gives less.
+/// Objects to ask for in a page. The documented maximum is 1,000, but the service returns 5,000, which Google's own
+/// clients ask for. A server with a lower cap returns fewer.
 pub const PAGE_SIZE: u32 = 5_000;
 
 #[cfg(test)]
-mod interleavings;
-#[cfg(test)]
-mod simulation;
+mod tests;

@@ -1,640 +1,468 @@
 //! Which list calls to make, and what to keep of their answers.
 //!
-//! The key space is cut into ranges that tile it; each has at most one call in flight. A range may be cut anywhere past
-//! the last name it has listed, even while its call is in flight: it then drops what the answer brings from the cut on.
-//! So guesses may be wrong without an object being lost or coming twice. No clock, no I/O, no locks: one owner drives
-//! this.
-use std::collections::BTreeMap;
-use std::ops::Range as Span;
+//! The key space is divided into ranges that tile it, each with at most one call in flight. A range may be cut anywhere
+//! behind the last name that it has listed, even while its call is in flight: it then drops the part of the answer from
+//! the cut on. So a wrong guess never loses an object or lists it twice. [`Ranges`] has no clock, no I/O and no locks;
+//! a single owner drives it.
 
-use super::keyspace::{Density, Gap, GapSegment, KeySpace, lcp};
+mod cuts;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::keyspace::{Density, FolderPage, KeySpace, ListingCut};
 
 pub(super) type CallId = u64;
 
-/// One `objects.list` to make.
+/// One `objects.list` call to make.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(super) struct ListCall {
     pub id: CallId,
-    /// The request's prefix: the listing's own, or a folder below it where `delimiter` is set.
+    /// The request's prefix: that of the listing, or a folder below it where `delimiter` is set.
     pub prefix: String,
     /// `startOffset`, inclusive.
     pub start: Option<String>,
     /// `endOffset`, exclusive.
     pub end: Option<String>,
     pub token: Option<String>,
-    /// Whether to ask with the delimiter `/`: for the sub-folders, whose objects are listed by other calls.
+    /// Whether to ask with the delimiter `/`, for sub-folders; other calls list the objects in them.
     pub delimiter: bool,
     pub page_size: u32,
 }
 
-/// An answer.
-pub(super) trait Page {
+/// The answer to a [`ListCall`].
+pub(super) trait AnswerPage {
+    /// Number of objects.
     fn len(&self) -> usize;
+    /// Name of the object at `index`.
     fn name(&self, index: usize) -> &str;
+    /// Sub-folders, of a call with a delimiter.
     fn prefixes(&self) -> &[String];
+    /// Token of the next page.
     fn token(&self) -> Option<&str>;
 }
 
-/// What an answer brought.
+/// A part of the key space.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KeptNames {
-    /// Which of the page's objects to keep, by index; none of a call with a delimiter.
-    pub objects: Span<usize>,
-    /// From here, inclusive, all names are now listed ...
+pub(super) struct NameInterval {
+    /// Where the interval begins, inclusive.
     pub from: String,
-    /// ... to here, exclusive; none: to the end of the prefix. The intervals of all answers tile the prefix, and one that
-    /// follows on another has that one's `to` as its `from`.
+    /// Where the interval ends, exclusive; `None` at the end of the listing.
     pub to: Option<String>,
 }
 
-/// An answer that can't be: list with tokens alone, from the start.
+impl NameInterval {
+    pub(super) fn is_empty(&self) -> bool {
+        self.to.as_ref() == Some(&self.from)
+    }
+}
+
+/// What to keep of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeptNames {
+    /// Which of the page's objects to keep, by index; none of a call with a delimiter.
+    pub objects: Range<usize>,
+    /// The names that are now listed. The intervals of all answers tile the prefix, and where one interval ends, the
+    /// next one begins.
+    pub interval: NameInterval,
+}
+
+/// An answer that breaks the protocol, so that the prefix must be listed by tokens alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ProtocolViolation {
+    /// Two names that are out of order.
     Unsorted { before: String, name: String },
+    /// A name before the start that was asked for.
     Offset { start: String, name: String },
-    Nowhere { token: String },
+    /// Too many empty pages, the last of which had this token.
+    Endless { token: String },
 }
 
-/// Empty pages in a row after which a range is taken to lead nowhere.
-pub(super) const MOST_EMPTY: u32 = 10_000;
-/// Tokens refused in a row after which a range is given up: where pages have one name, only a token leads past it.
-const MOST_REFUSED: u32 = 10;
-/// Pages below which no range is cut: both halves would take a call each, as the whole does.
-const LEAST: f64 = 1.6;
-/// Pages left before a cut from which on a token is followed past it.
-const WORTH_TOKEN: f64 = 0.95;
+/// Empty pages in a row after which a range is taken to be endless.
+pub(super) const MAX_EMPTY_PAGES: u32 = 10_000;
+/// Tokens refused in a row after which a range fails. Where pages hold one name, only a token leads past that name, so
+/// a refused token can't always be replaced by an offset.
+const MAX_TOKENS_REFUSED: u32 = 10;
+/// Pages below which no range is cut, since both halves would take a call each, as the whole does.
+const MIN_PAGES_TO_CUT: f64 = 1.6;
+/// Pages estimated before a cut from which on a token is still followed across the cut.
+const PAGES_WORTH_A_TOKEN: f64 = 0.95;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct KeyRange {
-    /// Everything below is listed.
+    /// All names of the range below this are listed.
     low: String,
-    /// `low` is a name that was listed and may come again.
+    /// The last name listed. A call that starts there brings it again.
     last: Option<String>,
+    /// Where the range ends, exclusive; `None` at the end of the listing.
     end: Option<String>,
     token: Option<String>,
-    /// Start and end of the request that the token is of.
-    asked: (Option<String>, Option<String>),
+    /// Bounds of the request that the token belongs to.
+    request: RequestBounds,
     in_flight: bool,
     /// Tokens refused since the last object came.
-    refused: u32,
+    tokens_refused: u32,
     density: Option<Density>,
+    /// Objects that the range is estimated to hold.
     estimate: f64,
+    /// How many ranges right before this one's end turned out to be empty.
     doubt: u32,
-    /// Full pages that came since the last cut, with more behind them, where the estimate was too low for a cut.
+    /// Full pages since the last cut that had more behind them where the estimate was too low for a cut.
     surprises: u32,
-    empty: u32,
-    stuck: bool,
-    answered: bool,
-    /// Objects of the last one's folder so far, wherever they were listed.
-    folder: f64,
+    /// Empty pages in a row.
+    empty_pages: u32,
+    /// Whether no place to cut was found since the last answer.
+    is_uncuttable: bool,
+    is_answered: bool,
+    /// Objects listed so far in the folder of the last name, by any range.
+    folder_objects: f64,
 }
 
+#[derive(Debug, Default, PartialEq)]
+struct RequestBounds {
+    start: Option<String>,
+    end: Option<String>,
+}
+
+/// What a call in flight asks for.
 #[derive(Debug)]
 enum AskedPage {
     Range { id: u64, token: Option<String> },
     Folders { parent: String, start: String },
 }
 
+/// The ranges of a listing.
 #[derive(Debug)]
 pub(super) struct Ranges {
     prefix: String,
     page_size: u32,
+    /// Objects that a full page of this server holds, as far as is known.
     page: f64,
     space: KeySpace,
-    parts: BTreeMap<u64, KeyRange>,
-    /// By low end.
-    order: BTreeMap<String, u64>,
+    ranges: BTreeMap<u64, KeyRange>,
+    /// The ranges' numbers by their low ends.
+    by_low: BTreeMap<String, u64>,
     calls: BTreeMap<CallId, AskedPage>,
-    ids: u64,
-    delims: Vec<Call>,
+    /// The number of the next range or call.
+    next_id: u64,
+    /// Calls for folders that are to be made.
+    folder_calls: Vec<ListCall>,
+    /// Pages with objects.
     pages: u64,
-    /// Pages that go on, empty ends, cuts made.
-    full: u64,
-    nothing: u64,
-    cuts: u64,
-    started: bool,
-    /// There are cut points of an earlier listing.
-    known: bool,
+    /// Pages with objects and more behind them.
+    full_pages: u64,
+    /// Calls that came to the end of their range without an object.
+    empty_ends: u64,
+    /// Cuts made at guessed names.
+    guessed_cuts: u64,
+    is_started: bool,
+    /// Whether an earlier listing gave places to cut.
+    has_earlier: bool,
 }
 
 impl Ranges {
-    /// Lists what begins with `prefix`. `page_size`: objects to ask for in a call. `known`: names of an earlier listing, in
-    /// order, each with the number of objects from it to the next; none where there is no such listing.
-    pub(super) fn new(prefix: &str, page_size: u32, known: impl IntoIterator<Item = (String, u64)>) -> Self {
+    /// Lists all names that begin with `prefix`, with calls for `page_size` objects. `earlier` are cuts of an earlier
+    /// listing, in order, if there is one.
+    pub(super) fn new(prefix: &str, page_size: u32, earlier: impl IntoIterator<Item = ListingCut>) -> Self {
         let page = f64::from(page_size);
         let mut new = Self {
             prefix: prefix.into(),
             page_size,
             page,
             space: KeySpace::new(prefix, page),
-            parts: BTreeMap::new(),
-            order: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            by_low: BTreeMap::new(),
             calls: BTreeMap::new(),
-            ids: 0,
-            delims: vec![],
+            next_id: 0,
+            folder_calls: vec![],
             pages: 0,
-            full: 0,
-            nothing: 0,
-            cuts: 0,
-            started: false,
-            known: false,
+            full_pages: 0,
+            empty_ends: 0,
+            guessed_cuts: 0,
+            is_started: false,
+            has_earlier: false,
         };
-        let share = new.space.remember(known);
-        new.known = share > page;
-        new.insert(prefix.into(), None, if share > 0.0 { share } else { f64::INFINITY }, 0);
+        let objects = new.space.remember(earlier);
+        new.has_earlier = objects > page;
+        new.insert(prefix.into(), None, if objects > 0.0 { objects } else { f64::INFINITY }, 0);
         new
     }
 
-    fn insert(&mut self, low: String, end: Option<String>, share: f64, doubt: u32) -> u64 {
-        let id = self.ids;
-        self.ids += 1;
-        self.order.insert(low.clone(), id);
-        self.parts.insert(
-            id,
-            KeyRange {
-                low,
-                last: None,
-                end,
-                token: None,
-                asked: (None, None),
-                in_flight: false,
-                refused: 0,
-                density: None,
-                estimate: share,
-                doubt,
-                surprises: 0,
-                empty: 0,
-                stuck: false,
-                answered: false,
-                folder: 0.0,
-            },
-        );
+    fn insert(&mut self, low: String, end: Option<String>, estimate: f64, doubt: u32) {
+        let id = self.new_id();
+        self.by_low.insert(low.clone(), id);
+        self.ranges.insert(id, KeyRange { low, end, estimate, doubt, ..KeyRange::default() });
+    }
+
+    fn new_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
         id
     }
 
-    /// Whether everything is listed. Calls for folders that are then still in flight may be dropped.
+    /// Whether everything is listed. Calls for folders that are still in flight may then be dropped.
     pub(super) fn is_done(&self) -> bool {
-        self.parts.is_empty()
+        self.ranges.is_empty()
     }
-    /// The next call to make, while fewer than `limit` are in flight; none: nothing useful to do before an answer comes.
-    pub(super) fn next(&mut self, limit: usize) -> Option<Call> {
+
+    /// The next call to make while fewer than `limit` are in flight; `None` where no useful call is left until an
+    /// answer comes.
+    pub(super) fn next(&mut self, limit: usize) -> Option<ListCall> {
         let idle = limit.saturating_sub(self.calls.len());
         if idle == 0 || self.is_done() {
             return None;
         }
-        if self.pages == 1 && !self.started && !self.known && limit > 1 {
-            self.started = true;
-            self.start(idle);
+        if self.pages == 1 && !self.is_started && !self.has_earlier && limit > 1 {
+            self.is_started = true;
+            self.cut_first_range(idle);
         }
-        let mut waiting = self.waiting();
-        // Pieces for the workers that would else have nothing to do.
-        let free = idle.saturating_sub(self.parts.values().filter(|r| !r.in_flight).count() + self.delims.len());
-        if free > 0 && (self.pages > 0 || self.known) {
-            self.steal(free, limit);
-            waiting = self.waiting();
+
+        // Makes ranges for calls that would otherwise be idle.
+        let mut waiting = self.largest_waiting();
+        let waiting_ranges = self.ranges.values().filter(|range| !range.in_flight).count();
+        let free = idle.saturating_sub(waiting_ranges + self.folder_calls.len());
+        if free > 0 && (self.pages > 0 || self.has_earlier) {
+            self.cut_largest(free, limit);
+            waiting = self.largest_waiting();
         }
-        if let Some(mut call) = self.delims.pop() {
-            call.id = self.ids;
-            self.ids += 1;
-            self.calls.insert(
-                call.id,
-                AskedPage::Folders { parent: call.prefix.clone(), start: call.start.clone().unwrap_or_default() },
-            );
+
+        if let Some(mut call) = self.folder_calls.pop() {
+            call.id = self.new_id();
+            let start = call.start.clone().unwrap_or_default();
+            self.calls.insert(call.id, AskedPage::Folders { parent: call.prefix.clone(), start });
             return Some(call);
         }
         waiting.map(|id| self.issue(id))
     }
 
-    fn waiting(&self) -> Option<u64> {
-        self.parts
+    /// The range without a call in flight that is estimated to hold the most objects.
+    fn largest_waiting(&self) -> Option<u64> {
+        self.ranges
             .iter()
-            .filter(|(_, r)| !r.in_flight)
+            .filter(|(_, range)| !range.in_flight)
             .max_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate))
             .map(|(id, _)| *id)
     }
 
-    fn issue(&mut self, id: u64) -> Call {
-        let range = self.parts.get_mut(&id).expect("a waiting range");
-        let call_id = self.ids;
-        self.ids += 1;
+    fn issue(&mut self, id: u64) -> ListCall {
+        let call_id = self.new_id();
+        let range = self.ranges.get_mut(&id).expect("a waiting range");
         range.in_flight = true;
-        // After a cut the token's request goes on past the end, and what it brings from there is dropped. That costs
-        // less than asking anew with the last name, which comes again, unless little is left before the cut.
-        let goes_on = range.asked.1 == range.end || range.estimate >= WORTH_TOKEN * self.page;
-        let token = range.token.take().filter(|_| goes_on);
+        // After a cut the token's request still runs to the old end, and what it brings from the cut on is dropped.
+        // That costs less than a new request from the last name on, which brings that name again, unless little is left
+        // before the cut.
+        let follows_token = range.request.end == range.end || range.estimate >= PAGES_WORTH_A_TOKEN * self.page;
+        let token = range.token.take().filter(|_| follows_token);
         if token.is_none() {
-            let whole = range.low == self.prefix && range.last.is_none();
-            range.asked =
-                ((!whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone())), range.end.clone());
+            let is_whole = range.low == self.prefix && range.last.is_none();
+            let start = (!is_whole).then(|| range.last.clone().unwrap_or_else(|| range.low.clone()));
+            range.request = RequestBounds { start, end: range.end.clone() };
         }
         self.calls.insert(call_id, AskedPage::Range { id, token: token.clone() });
-        Call {
+        ListCall {
             id: call_id,
             prefix: self.prefix.clone(),
-            start: range.asked.0.clone(),
-            end: range.asked.1.clone(),
+            start: range.request.start.clone(),
+            end: range.request.end.clone(),
             token,
             delimiter: false,
             page_size: self.page_size,
         }
     }
 
-    /// Takes in the answer to `call`.
-    ///
-    /// # Errors
-    /// When the answer can't be one to what was asked.
-    /// Takes back a call that failed, `token_refused` where that may be its token's fault. Tells whether the listing goes on:
-    /// folders are hints, and what a token stands for can be asked for by name.
+    /// Takes back a call that failed; `token_refused` says whether that may be the fault of its token. Returns whether
+    /// the listing can continue: folders are hints, and the names that a token stands for can be asked for by an
+    /// offset.
     pub(super) fn failed(&mut self, call: CallId, token_refused: bool) -> bool {
         match self.calls.remove(&call) {
             Some(AskedPage::Folders { .. }) => true,
             Some(AskedPage::Range { id, token: Some(_) }) if token_refused => {
-                let Some(range) = self.parts.get_mut(&id).filter(|range| range.refused < MOST_REFUSED) else {
-                    return false;
-                };
+                let range = self.ranges.get_mut(&id).filter(|range| range.tokens_refused < MAX_TOKENS_REFUSED);
+                let Some(range) = range else { return false };
                 (range.in_flight, range.token) = (false, None);
-                range.refused += 1;
+                range.tokens_refused += 1;
                 true
             }
             _ => false,
         }
     }
 
-    pub(super) fn answered(&mut self, call: CallId, page: &dyn Page) -> Result<KeptNames, ProtocolViolation> {
-        let asked = self.calls.remove(&call);
-        if let Some(AskedPage::Folders { parent, start }) = &asked {
-            let whole = page.len() == 0;
-            let news = self.space.folders(
-                parent,
-                start,
-                page.prefixes().iter().map(String::as_str),
-                whole,
-                page.token().is_none(),
-            );
-            // Many objects hide behind a page of folders: the next page of them pays.
-            if let (Some(token), Some(first)) = (page.token(), page.prefixes().first())
-                && news
-                && self.space.folder_mass(first) * page.prefixes().len() as f64 > 30.0 * self.page
-            {
-                self.delims.push(Call {
-                    id: 0,
-                    prefix: parent.clone(),
-                    start: Some(start.clone()),
-                    end: None,
-                    token: Some(token.into()),
-                    delimiter: true,
-                    page_size: self.page_size,
-                });
+    /// Takes in the answer to `call`.
+    ///
+    /// # Errors
+    /// An answer that breaks the protocol.
+    pub(super) fn answered(&mut self, call: CallId, page: &dyn AnswerPage) -> Result<KeptNames, ProtocolViolation> {
+        match self.calls.remove(&call) {
+            Some(AskedPage::Range { id, token }) => self.range_answered(id, token.as_deref(), page),
+            asked => {
+                if let Some(AskedPage::Folders { parent, start }) = asked {
+                    self.folders_answered(parent, start, page);
+                }
+                let interval = NameInterval { from: self.prefix.clone(), to: Some(self.prefix.clone()) };
+                Ok(KeptNames { objects: 0..0, interval })
             }
-            let estimates: Vec<u64> = self.parts.keys().copied().collect();
-            for id in estimates {
-                self.estimate(id);
-            }
-            return Ok(KeptNames { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
         }
-        let Some(AskedPage::Range { id, token: used }) = asked else {
-            return Ok(KeptNames { objects: 0..0, from: self.prefix.clone(), to: Some(self.prefix.clone()) });
-        };
-        let range = self.parts.get_mut(&id).expect("a range with a call in flight");
+    }
+
+    fn folders_answered(&mut self, parent: String, start: String, page: &dyn AnswerPage) {
+        let is_new = self.space.learn_folders(&FolderPage {
+            parent: &parent,
+            start: &start,
+            prefixes: page.prefixes(),
+            has_no_objects: page.len() == 0,
+            is_last: page.token().is_none(),
+        });
+        // Where many objects are behind a page of folders, the next page of folders is worth a call.
+        if let (Some(token), Some(first)) = (page.token(), page.prefixes().first())
+            && is_new
+            && self.space.folder_mass(first) * page.prefixes().len() as f64 > 30.0 * self.page
+        {
+            self.folder_calls.push(ListCall {
+                id: 0,
+                prefix: parent,
+                start: Some(start),
+                end: None,
+                token: Some(token.into()),
+                delimiter: true,
+                page_size: self.page_size,
+            });
+        }
+        let ids: Vec<u64> = self.ranges.keys().copied().collect();
+        for id in ids {
+            self.estimate(id);
+        }
+    }
+
+    fn range_answered(
+        &mut self,
+        id: u64,
+        used_token: Option<&str>,
+        page: &dyn AnswerPage,
+    ) -> Result<KeptNames, ProtocolViolation> {
+        let range = self.ranges.get_mut(&id).expect("a range with a call in flight");
         range.in_flight = false;
         let from = range.low.clone();
-        let n = page.len();
-        for i in 1..n {
-            if page.name(i - 1) >= page.name(i) {
-                return Err(ProtocolViolation::Unsorted { before: page.name(i - 1).into(), name: page.name(i).into() });
-            }
-        }
-        let mut keep = 0..n;
-        if n > 0 {
-            let least = range.last.as_deref().unwrap_or(&range.low);
-            if page.name(0) < least {
-                return Err(ProtocolViolation::Offset { start: least.into(), name: page.name(0).into() });
-            }
-            if range.last.as_deref() == Some(page.name(0)) {
-                keep.start = 1;
-            }
-            // Past the end: what a cut gave away, or a server that ignores the end.
-            let beyond = |name: &str| match &range.end {
-                Some(end) => name >= end.as_str(),
-                None => !name.starts_with(&self.prefix),
-            };
-            let (mut a, mut b) = (keep.start, n);
-            while a < b {
-                let m = usize::midpoint(a, b);
-                if beyond(page.name(m)) { b = m } else { a = m + 1 }
-            }
-            keep.end = a;
-        }
-        let over = keep.end < n;
+        let keep = kept(range, &self.prefix, page)?;
+
         let token = page.token();
-        let done = over || token.is_none();
+        let is_done = keep.end < page.len() || token.is_none();
         if keep.is_empty() {
-            range.empty += 1;
-            if !done && (range.empty > MOST_EMPTY || used.is_some() && used.as_deref() == token) {
-                return Err(ProtocolViolation::Nowhere { token: token.unwrap_or_default().into() });
+            range.empty_pages += 1;
+            let is_stuck = used_token.is_some() && used_token == token;
+            if !is_done && (range.empty_pages > MAX_EMPTY_PAGES || is_stuck) {
+                return Err(ProtocolViolation::Endless { token: token.unwrap_or_default().into() });
             }
         } else {
-            range.empty = 0;
-            range.refused = 0;
+            range.empty_pages = 0;
+            range.tokens_refused = 0;
             let last = page.name(keep.end - 1);
             range.last = Some(last.into());
             range.low = format!("{last}\0");
         }
-        let first_answer = !range.answered;
-        range.answered = true;
-        range.stuck = false;
-        let to = if done { range.end.clone() } else { Some(range.low.clone()) };
-        if token.is_some() && n > 0 {
-            // The first full page shows what the server gives.
-            if self.pages == 0 {
-                self.page = n as f64;
-            } else {
-                self.page = self.page.max(n as f64);
-            }
-            self.space.page = self.page;
-        }
-        self.pages += u64::from(n > 0);
-        self.full += u64::from(token.is_some() && n > 0);
-        self.nothing += u64::from(n == 0 && done);
+        let is_first_answer = !std::mem::replace(&mut range.is_answered, true);
+        range.is_uncuttable = false;
+        let to = if is_done { range.end.clone() } else { Some(range.low.clone()) };
+
+        self.count_page(page, is_done);
         if !keep.is_empty() {
-            let first = page.name(keep.start);
-            if first_answer {
-                self.space.real(first);
-            }
-            if let Some(d) = &range.density {
-                let last = d.last.clone();
-                self.space.turn(&last, first, 1.0);
-            }
-            range.density =
-                Some(Density { first: first.into(), last: page.name(keep.end - 1).into(), items: keep.len() as f64 });
-            let last = page.name(keep.end - 1);
-            let parent = last.rfind('/').map_or("", |i| &last[..=i]);
-            let (mut a, mut b) = (keep.start, keep.end);
-            while a < b {
-                let m = usize::midpoint(a, b);
-                if page.name(m) >= parent { b = m } else { a = m + 1 }
-            }
-            range.folder = self.space.in_folder(parent, (keep.end - a) as f64);
-            self.space.learn(keep.len(), &|i| page.name(keep.start + i));
+            self.learn(id, keep.clone(), page, is_first_answer);
         }
-        self.order.remove(&from);
-        if done {
-            let nothing = first_answer && keep.is_empty();
-            let doubt = range.doubt;
-            let gone = self.parts.remove(&id).expect("just seen");
-            if nothing && let Some((_, left)) = self.order.range(..from.clone()).next_back() {
-                let left = *left;
-                if let Some(l) = self.parts.get_mut(&left)
-                    && l.end.as_deref() == Some(from.as_str())
-                {
-                    let low = l.last.clone().unwrap_or_else(|| l.low.clone());
-                    self.space.tried(&low, &from);
-                    let l = self.parts.get_mut(&left).expect("seen");
-                    l.doubt = l.doubt.max(doubt) + 1;
-                    self.estimate(left);
-                }
-            }
-            drop(gone);
+        self.by_low.remove(&from);
+        if is_done {
+            self.remove(id, &from, is_first_answer && keep.is_empty());
         } else {
+            let range = self.ranges.get_mut(&id).expect("a range with an answer");
             let is_full = keep.len() as f64 >= 0.9 * self.page;
-            range.surprises += u32::from(!first_answer && is_full && range.estimate < LEAST * self.page);
+            let is_surprise = !is_first_answer && is_full && range.estimate < MIN_PAGES_TO_CUT * self.page;
+            range.surprises += u32::from(is_surprise);
             range.token = token.map(Into::into);
-            let low = range.low.clone();
-            self.order.insert(low, id);
+            self.by_low.insert(range.low.clone(), id);
             self.estimate(id);
         }
-        Ok(KeptNames { objects: keep, from, to })
+        Ok(KeptNames { objects: keep, interval: NameInterval { from, to } })
     }
 
-    fn gap_segments(&self, r: &KeyRange) -> Vec<GapSegment> {
-        let low = r.last.as_deref().unwrap_or(&r.low);
-        let mut segments = self.space.segments(&Gap {
-            low,
-            end: r.end.as_deref(),
-            density: r.density.as_ref(),
-            share: r.estimate,
-            doubt: r.doubt,
-            folder: r.folder,
-        });
-        // A range that has gone on against all estimates is likely to go on. It is cut after four such pages: after
-        // two, other kinds of names paid up to 13% more calls, and after three up to 10% more time.
-        let least = self.page * f64::from(r.surprises.min(8)).exp2() * 0.125;
-        let mass: f64 = segments.iter().map(|s| s.mass).sum();
-        if r.surprises > 0 && mass < least && mass > 0.0 {
-            for s in &mut segments {
-                s.mass *= least / mass;
-            }
+    fn count_page(&mut self, page: &dyn AnswerPage, is_done: bool) {
+        let (objects, has_more) = (page.len(), page.token().is_some());
+        if has_more && objects > 0 {
+            // The first full page shows how many objects the server gives.
+            let objects = objects as f64;
+            self.page = if self.pages == 0 { objects } else { self.page.max(objects) };
+            self.space.page = self.page;
         }
-        segments
+        self.pages += u64::from(objects > 0);
+        self.full_pages += u64::from(has_more && objects > 0);
+        self.empty_ends += u64::from(objects == 0 && is_done);
     }
 
-    fn estimate(&mut self, id: u64) {
-        let r = &self.parts[&id];
-        if !r.answered {
+    /// Learns from the names of a range's page that are kept, at least one.
+    fn learn(&mut self, id: u64, keep: Range<usize>, page: &dyn AnswerPage, is_first_answer: bool) {
+        let range = self.ranges.get_mut(&id).expect("a range with an answer");
+        let (first, last) = (page.name(keep.start), page.name(keep.end - 1));
+        if is_first_answer {
+            self.space.add_first_name(first);
+        }
+        if let Some(density) = &range.density {
+            self.space.learn_step(&density.last, first, 1.0);
+        }
+        range.density = Some(Density { first: first.into(), last: last.into(), items: keep.len() as f64 });
+
+        let folder = last.rfind('/').map_or("", |slash| &last[..=slash]);
+        let first_in_folder = first_index(keep.clone(), |index| page.name(index) >= folder);
+        range.folder_objects = self.space.count_in_folder(folder, (keep.end - first_in_folder) as f64);
+        self.space.learn(keep.len(), &|index| page.name(keep.start + index));
+    }
+
+    /// Removes a range that is listed to its end. If it `was_empty`, the cut at its low end was a wrong guess, and the
+    /// range before it now reaches to its end.
+    fn remove(&mut self, id: u64, from: &str, was_empty: bool) {
+        let Some(removed) = self.ranges.remove(&id) else { return };
+        if !was_empty {
             return;
         }
-        let mass: f64 = self.gap_segments(r).iter().map(|s| s.mass).sum();
-        let r = self.parts.get_mut(&id).expect("seen");
-        r.estimate = if mass.is_finite() { mass.clamp(self.page * 0.5, 1e12) } else { self.page };
+        let Some((_, &before)) = self.by_low.range(..from.to_owned()).next_back() else { return };
+        if let Some(range) = self.ranges.get_mut(&before)
+            && range.end.as_deref() == Some(from)
+        {
+            range.doubt = range.doubt.max(removed.doubt) + 1;
+            self.space.learn_failed_cut(range.last.as_deref().unwrap_or(&range.low), from);
+            self.estimate(before);
+        }
+    }
+}
+
+/// Which names of a range's page to keep: those that were not listed before and are not behind the range's end, where
+/// another range has taken over or the server ignores the end.
+fn kept(range: &KeyRange, prefix: &str, page: &dyn AnswerPage) -> Result<Range<usize>, ProtocolViolation> {
+    let len = page.len();
+    for index in 1..len {
+        let (before, name) = (page.name(index - 1), page.name(index));
+        if before >= name {
+            return Err(ProtocolViolation::Unsorted { before: before.into(), name: name.into() });
+        }
+    }
+    if len == 0 {
+        return Ok(0..0);
     }
 
-    /// After the first page: the next page's worth in small pieces, where the limit leaves room for them.
-    fn start(&mut self, idle: usize) {
-        let Some((&id, r)) = self.parts.first_key_value() else { return };
-        let Some(last) = r.last.clone() else { return };
-        // Folders along the last name.
-        let first = r.density.as_ref().map(|d| d.first.clone()).unwrap_or_default();
-        let common = lcp(&first, &last);
-        let mut at = self.prefix.len();
-        let mut parent = self.prefix.clone();
-        let mut delims = vec![];
-        while let Some(n) = last[at..].find('/') {
-            let slash = at + n;
-            if slash < common || self.space.folder_mass(&last[..=slash]) > 50.0 {
-                delims.push(Call {
-                    id: 0,
-                    prefix: parent.clone(),
-                    start: Some(format!("{}0", &last[..slash])),
-                    end: None,
-                    token: None,
-                    delimiter: true,
-                    page_size: self.page_size,
-                });
-            }
-            parent = last[..=slash].to_string();
-            at = slash + 1;
-        }
-        delims.reverse();
-        delims.truncate(6);
-        delims.reverse();
-        let room = idle.saturating_sub(delims.len()).min(self.allowance());
-        self.delims = delims;
-        let pieces = room.min(7);
-        if pieces >= 2 {
-            let mut segments = self.gap_segments(&self.parts[&id]);
-            let total: f64 = segments.iter().map(|s| s.mass).sum();
-            let mut upto = 0.0;
-            let sure: f64 = segments.iter().filter(|s| s.sure).map(|s| s.mass).sum();
-            for s in &mut segments {
-                s.sure |= upto < self.page * 0.9;
-                upto += s.mass;
-            }
-            let mut targets: Vec<f64> =
-                (1..=pieces).map(|i| (self.page * i as f64 / pieces as f64).min(total * 0.98)).collect();
-            targets.dedup();
-            // Many pages are likely there: the usual shares.
-            if sure > 3.0 * self.page {
-                let n = ((sure / self.page) as usize).min(room);
-                let (first, share) = (self.page * 0.97, (total - self.page * 0.97) / (n as f64 + 1.0));
-                targets = (0..n).map(|i| first + share * (i as f64 + if n == room { 1.0 } else { 0.0 })).collect();
-            }
-            let mut left = room.saturating_sub(targets.len());
-            let mut sum = 0.0;
-            for s in &segments {
-                if sum > self.page * 1.2 && !s.sure && left > 0 && s.below(&parent) {
-                    targets.push(sum + 1e-6);
-                    left -= 1;
-                }
-                sum += s.mass;
-            }
-            self.cut(id, &segments, &targets, self.page / pieces as f64 / 4.0, 0.0);
-        }
+    let (first, start) = (page.name(0), range.last.as_deref().unwrap_or(&range.low));
+    if first < start {
+        return Err(ProtocolViolation::Offset { start: start.into(), name: first.into() });
     }
+    let start = usize::from(range.last.as_deref() == Some(first));
+    let is_behind = |name: &str| match &range.end {
+        Some(end) => name >= end.as_str(),
+        None => !name.starts_with(prefix),
+    };
+    Ok(start..first_index(start..len, |index| is_behind(page.name(index))))
+}
 
-    /// How many more cuts what has been seen is worth: pages that go on pay for guesses, empty answers take them back.
-    fn allowance(&self) -> usize {
-        (6 + 6 * self.full).saturating_sub(3 * self.nothing + self.cuts) as usize
+/// The first index in `range` for which `holds` is true, where it is true for all behind that one; otherwise the end.
+fn first_index(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (range.start, range.end);
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if holds(middle) { high = middle } else { low = middle + 1 }
     }
-
-    fn steal(&mut self, free: usize, limit: usize) {
-        let mut free = free;
-        let total: f64 = self.parts.values().map(|r| r.estimate).filter(|e| e.is_finite()).sum();
-        let fair = (total / limit as f64).max(self.page * 0.92);
-        while free > 0 {
-            let flying = |r: &KeyRange| if r.in_flight { self.page } else { 0.0 };
-            let Some((&id, r)) = self
-                .parts
-                .iter()
-                .filter(|(_, r)| !r.stuck && r.empty == 0 && (r.answered || self.known))
-                .max_by(|a, b| (a.1.estimate - flying(a.1)).total_cmp(&(b.1.estimate - flying(b.1))))
-            else {
-                return;
-            };
-            let skip = if r.answered { self.page * 0.97 } else { 0.0 };
-            let rest = r.estimate - skip;
-            if r.estimate - flying(r) < self.page * LEAST {
-                return;
-            }
-            let n = ((rest / fair).ceil() as usize).clamp(1, free);
-            // The owner takes the page that it is at, and a share of the rest where there are many.
-            let skip = if n == free && rest > fair * (n as f64 + 1.0) { skip + rest / (n as f64 + 1.0) } else { skip };
-            let segments = self.gap_segments(r);
-            let open = !self.known && (r.end.is_none() || r.doubt > 0) && segments.iter().all(|s| s.mark().is_none());
-            let n = if open { n.min(self.allowance().max(1)) } else { n };
-            let total: f64 = segments.iter().map(|s| s.mass).sum();
-            let skip = skip.min(total * 0.5);
-            let targets: Vec<f64> = (0..n).map(|i| skip + (total - skip) * i as f64 / n as f64).collect();
-            let made = self.cut(id, &segments, &targets, self.page * 0.3, self.page * 0.5);
-            let r = self.parts.get_mut(&id).expect("seen");
-            if made == 0 {
-                r.stuck = true;
-            }
-            free = free.saturating_sub(made);
-        }
-    }
-
-    /// Cuts a range at up to the given masses from its low end. Answers how many pieces that made.
-    fn cut(&mut self, id: u64, segments: &[GapSegment], targets: &[f64], fine: f64, least: f64) -> usize {
-        let r = &self.parts[&id];
-        let low = r.last.clone().unwrap_or_else(|| r.low.clone());
-        let end = r.end.clone();
-        let mut cuts: Vec<(String, f64)> = vec![];
-        let mut borders = vec![];
-        let mut upto = 0.0;
-        for s in segments {
-            if let Some(m) = s.mark() {
-                borders.push((upto, m));
-            }
-            upto += s.mass;
-        }
-        let piece =
-            if targets.len() > 1 { targets[1] - targets[0] } else { upto - targets.first().copied().unwrap_or(0.0) };
-        let (mut at, mut sum, mut guesses) = (0, 0.0, (usize::MAX, 0));
-        let mut all_guesses = 0;
-        // Few pages are no ground for many guesses.
-        let most_guesses = (4 + self.full).min(12).min(self.allowance().max(1) as u64);
-        for &t in targets {
-            // A folder's begin is a real name: better than a guess nearby.
-            let near = borders.partition_point(|b| b.0 < t);
-            let snap = [near.checked_sub(1), Some(near)]
-                .into_iter()
-                .flatten()
-                .filter_map(|i| borders.get(i))
-                .filter(|b| (b.0 - t).abs() < piece * 0.5)
-                .min_by(|a, b| (a.0 - t).abs().total_cmp(&(b.0 - t).abs()));
-            let (t, mark) = snap.map_or((t, None), |b| (b.0, Some(b.1)));
-            if let Some(m) = mark {
-                let fits =
-                    m > cuts.last().map_or(low.as_str(), |l| l.0.as_str()) && end.as_deref().is_none_or(|e| m < e);
-                if fits && !m.contains(['\r', '\n']) && !self.order.contains_key(m) {
-                    cuts.push((m.to_string(), t));
-                }
-                continue;
-            }
-            while at < segments.len() && sum + segments[at].mass < t {
-                sum += segments[at].mass;
-                at += 1;
-            }
-            let Some(s) = segments.get(at) else { break };
-            if !s.sure {
-                if guesses.0 != at {
-                    guesses = (at, 0);
-                }
-                guesses.1 += 1;
-                if guesses.1 > 2 || all_guesses >= most_guesses {
-                    continue;
-                }
-                all_guesses += 1;
-            }
-            let c = self.space.cut(
-                s,
-                if s.sure {
-                    t - sum
-                } else if guesses.1 == 1 && sum > least {
-                    0.0
-                } else {
-                    (t - sum).max(least - sum).min(s.mass * 0.999)
-                },
-                fine,
-            );
-            let mass = t;
-            let fits = c.as_str() > cuts.last().map_or(low.as_str(), |l| l.0.as_str())
-                && end.as_deref().is_none_or(|e| c.as_str() < e)
-                && c.len() <= 1024
-                && c.starts_with(&self.prefix)
-                // What real names begin with is legal; what is added to it should be harmless.
-                && !c[lcp(&c, &low)..].contains(char::is_control);
-            if fits && !self.order.contains_key(&c) {
-                cuts.push((c, mass));
-            }
-        }
-        if cuts.is_empty() {
-            return 0;
-        }
-        let total: f64 = segments.iter().map(|s| s.mass).sum();
-        let doubt = r.doubt;
-        let r = self.parts.get_mut(&id).expect("seen");
-        r.end = Some(cuts[0].0.clone());
-        r.estimate = cuts[0].1.max(self.page * 0.3);
-        (r.doubt, r.surprises) = (0, 0);
-        if end.is_none() || doubt > 0 {
-            self.cuts += cuts.iter().filter(|c| !c.0.ends_with('/')).count() as u64;
-        }
-        for i in 0..cuts.len() {
-            let (to, mass) = cuts.get(i + 1).map_or((end.clone(), total), |c| (Some(c.0.clone()), c.1));
-            let last = i + 1 == cuts.len();
-            self.insert(cuts[i].0.clone(), to, (mass - cuts[i].1).max(1.0), if last { doubt } else { 0 });
-        }
-        cuts.len()
-    }
+    low
 }

@@ -16,7 +16,7 @@ use crate::decode::Decode;
 use crate::engine::OnError;
 use crate::engine::sample_code::{SampleCode, UserCode};
 use crate::plan::{PriceTable, Strategy};
-use crate::sample::{Sampler, Shuffle, State, WindowShuffle, shard};
+use crate::sample::{Sampler, Shuffle, State, WindowShuffle, rank_from_environment};
 use crate::store::Hedge;
 
 /// Settings of a [`DataLoader`].
@@ -114,7 +114,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// the other to the job's `completions` in the env of its pod template, or call [`shard`](Self::shard)). Without
     /// any of these pairs `build` returns an error: a program of a single process leaves this call out.
     pub fn shard_from_env(mut self) -> Self {
-        self.settings.shard = Some(shard(|name| std::env::var(name).ok()));
+        self.settings.shard = Some(rank_from_environment(|name| std::env::var(name).ok()));
         self
     }
 

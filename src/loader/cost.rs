@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::manifest::{ClassTotal, Known, Manifest};
+use crate::manifest::{ClassTotal, KnownSamples, Manifest};
 use crate::metrics::{Counts, Ratio};
-use crate::plan::{Affordable, Bill, Forecast, Layout, Prices, Strategy};
+use crate::plan::{Affordable, Bill, Forecast, Layout, Prices, SampleScale, Strategy};
 use crate::read::Clients;
 use crate::sample::Sampling;
 use crate::{Error, ErrorKind, Result, Stage};
@@ -66,7 +66,7 @@ impl CostEstimator<'_> {
         let samples = self.sampling.orders()?.len();
         // A longer epoch draws samples repeatedly, or starts again from the first one.
         let part = samples.min(self.manifest.len().max(FORECAST_POSITIONS));
-        let (mut walk, listed) = (self.sampling.walk(0), Known::All(self.manifest.len()));
+        let (mut walk, listed) = (self.sampling.epoch_order(0), KnownSamples::All(self.manifest.len()));
         let starts = (0..part).step_by(SAMPLES_PER_CALL as usize);
         let asked = starts.map(|start| walk.ids(start..part.min(start + SAMPLES_PER_CALL), listed));
         let ids = asked.flat_map(|ids| match ids {
@@ -74,7 +74,8 @@ impl CostEstimator<'_> {
             Err(error) => vec![Err(error)],
         });
         let facts = ids.map(|id| self.manifest.facts_at(id?.0));
-        Forecast::of_facts(facts, (samples, part), self.prices, self.layout)
+        let scale = SampleScale { all: samples, sampled: part };
+        Forecast::of_facts(facts, scale, self.prices, self.layout)
     }
 
     /// Warns, once for each data set, if the strategy may compose and the fate of temporary objects makes that more
@@ -83,13 +84,13 @@ impl CostEstimator<'_> {
         if self.strategy == Strategy::Direct || self.no_compose.is_some() {
             return;
         }
-        let Known::All(all) = self.manifest.known() else { return };
+        let KnownSamples::All(all) = self.manifest.known() else { return };
         // A loader whose sampler can't order these data is not built.
         let Ok(orders) = self.sampling.orders() else { return };
         // To find out which samples an epoch has would take a look at all of them, so this estimates their number in
         // each storage class.
         let share = Ratio { numerator: orders.len(), denominator: all.max(1) };
-        let classes = self.manifest.classes().map(|class| ClassTotal {
+        let classes = self.manifest.storage_classes().map(|class| ClassTotal {
             objects: share.scale(class.objects).max(1),
             bytes: share.scale(class.bytes),
             ..class
@@ -103,7 +104,7 @@ impl CostEstimator<'_> {
             return;
         }
         let prefix = self.manifest.prefix();
-        if let Some(warning) = forecast.dearer(&prefix.bucket, self.prices)
+        if let Some(warning) = forecast.composing_advice(&prefix.bucket, self.prices)
             && !was_warned.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(%prefix, "{warning}");

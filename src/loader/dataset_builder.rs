@@ -8,8 +8,8 @@ use super::notices::{log_listed, warn_of_cold};
 use crate::decode::Raw;
 use crate::io::Io;
 use crate::list::inventory::Inventory;
-use crate::list::{Filter, Lister, PAGE_SIZE, Prefix, Progress};
-use crate::manifest::{Known, Manifest, ManifestBuilder, StreamingListing};
+use crate::list::{Filter, Lister, ListingCut, PAGE_SIZE, Prefix, Progress};
+use crate::manifest::{KnownSamples, Manifest, ManifestBuilder, StreamingListing};
 use crate::store::{Client, Credentials, GcsConfig, GcsStore, ListRequest};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -87,7 +87,7 @@ pub struct DatasetBuilder {
     filter: Option<Filter>,
     concurrency: Option<usize>,
     /// Names of an earlier listing by which the work is divided, each with the number of objects before it.
-    known: Vec<(String, u64)>,
+    earlier: Vec<ListingCut>,
     inventory: Option<String>,
     streaming: bool,
     progress: Arc<Progress>,
@@ -119,7 +119,7 @@ impl DatasetBuilder {
     /// # Errors
     /// The manifest's file was modified after it was opened.
     pub fn refresh(mut self, earlier: &Manifest) -> Result<Self> {
-        self.known = earlier.cuts((earlier.len() / MAX_CUTS).max(u64::from(PAGE_SIZE)))?;
+        self.earlier = earlier.cuts((earlier.len() / MAX_CUTS).max(u64::from(PAGE_SIZE)))?;
         Ok(self)
     }
 
@@ -218,7 +218,7 @@ impl DatasetBuilder {
         let listing_settings = [
             ("filter", self.filter.is_some()),
             ("inventory", self.inventory.is_some()),
-            ("refresh", !self.known.is_empty()),
+            ("refresh", !self.earlier.is_empty()),
             ("streaming", self.streaming),
         ];
         let set: Vec<_> = listing_settings.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
@@ -238,7 +238,7 @@ impl DatasetBuilder {
         Ok(async move {
             let bucket = client.bucket_info(&manifest.prefix().bucket).await?;
             // A manifest that still grows reports it when it is complete; waiting here would hold up the listing.
-            if let Known::All(_) = manifest.known() {
+            if let KnownSamples::All(_) = manifest.known() {
                 warn_of_cold(&manifest);
             }
             Ok(new_dataset(client, manifest, None, bucket))
@@ -250,7 +250,7 @@ impl DatasetBuilder {
         let prefix: Prefix = uri.parse()?;
         let client = self.client.map_or_else(client_of_environment, Ok)?;
         let bucket = Arc::clone(&prefix.bucket);
-        let mut lister = Lister::new(&client, prefix.clone()).known(self.known).watched(self.progress);
+        let mut lister = Lister::new(&client, prefix.clone()).earlier(self.earlier).watched(self.progress);
         if let Some(calls) = self.concurrency {
             lister = lister.concurrency(calls);
         }

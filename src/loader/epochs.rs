@@ -68,9 +68,7 @@ impl EpochSeries {
         State {
             version: State::VERSION,
             manifest: String::new(),
-            seed: None,
-            window: None,
-            sampler: Some(self.sampling.identity().to_owned()),
+            sampler: self.sampling.identity().to_owned(),
             global_batch_size: self.global_batch_size,
             pad_last: (self.sharding.last_batch() == LastBatch::Pad).then_some(true),
             epoch,
@@ -90,7 +88,7 @@ impl EpochSeries {
         let wanted = self.last.filter(|last| last.epoch == epoch).map_or(u64::MAX, |last| last.batches);
         let delivered = DeliveredBatches::from(&state, self.unordered, &self.sharding)?;
         let cursor = EpochCursor {
-            order: self.sampling.walk(epoch),
+            order: self.sampling.epoch_order(epoch),
             spans: self.sharding.spans(state.position).take(wanted),
             world_size: self.sharding.world_size(),
             remaining: RemainingPositions::of(&state)?,

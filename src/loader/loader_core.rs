@@ -20,7 +20,7 @@ use crate::engine::sample_code::SampleCode;
 use crate::engine::shutdown::{LiveEpochs, ShutdownWait};
 use crate::engine::wait_report::STALL_REPORT;
 use crate::io::Io;
-use crate::manifest::{Known, Manifest};
+use crate::manifest::{KnownSamples, Manifest};
 use crate::metrics::Counts;
 use crate::observe::audit::AuditWriter;
 use crate::pacing::{BucketGates, CallCaps, ChooserConfig, MAX_CALLS, SharedChooser};
@@ -106,7 +106,7 @@ fn check_sampling(settings: &mut Settings, source: &DatasetSource, sharding: &Sh
     let sampling = Sampling::new(sampler, Arc::clone(manifest))?;
     sampling.check()?;
     settings.check_digest(source, sharding)?;
-    if let Known::All(_) = manifest.known() {
+    if let KnownSamples::All(_) = manifest.known() {
         let samples = sampling.orders()?.len();
         sharding.check_samples(samples)?;
         if samples < sharding.world_size() && sharding.last_batch() != LastBatch::Pad {
@@ -140,7 +140,7 @@ fn make_fetcher(
     };
 
     let mut caps = settings.caps;
-    if let Known::All(samples) = manifest.known() {
+    if let KnownSamples::All(samples) = manifest.known() {
         let max = max_connections(reading, manifest.bytes() / samples.max(1));
         if max < MAX_CALLS {
             caps.at_once = Some(caps.at_once.map_or(max, |cap| cap.min(max)));

@@ -21,7 +21,7 @@ use crate::decode::Decode;
 use crate::engine::shutdown::Closed;
 use crate::metrics::Counts;
 use crate::plan::Bill;
-use crate::sample::{EpochLength, Interleave, MixtureUnit, State, keys, shares};
+use crate::sample::{EpochLength, Interleave, MixtureUnit, State, keys, part_lengths};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Loaders of several data sets that deliver their batches in turn, by weights. Within any stretch of an epoch, the
@@ -156,7 +156,7 @@ impl<B: 'static> MixedLoaderBuilder<B> {
             batches.push(part.batches_per_epoch().map_err(|error| error.object(object))?);
         }
         let (parts, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let counts = shares(&batches, &weights, length, MixtureUnit::Batches)?;
+        let counts = part_lengths(&batches, &weights, length, MixtureUnit::Batches)?;
         let interleave = Arc::new(Interleave::new(&counts));
         Ok(MixedLoader { seed, parts, counts, interleave, resumed: None })
     }
@@ -283,7 +283,7 @@ impl<B: 'static> MixedLoader<B> {
             }
             Ok(PartProgress {
                 initial: part.initial_state(),
-                step_samples: part.sharding().step(),
+                step_samples: part.sharding().global_batch_size(),
                 per_epoch,
                 next,
                 left,

@@ -124,8 +124,10 @@ impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
         let (first, last) = (PartPosition::new(first, per_epoch), PartPosition::new(last, per_epoch));
 
         let mut series = self.core.series();
-        series.resumed =
-            Some(State { position: first.batch * self.core.sharding.step(), ..series.state(first.epoch, None) });
+        series.resumed = Some(State {
+            position: first.batch * self.core.sharding.global_batch_size(),
+            ..series.state(first.epoch, None)
+        });
         // The number of batches to take of the last epoch, which may also be the first.
         let skipped = if last.epoch == first.epoch { first.batch } else { 0 };
         series.last = Some(PartialEpoch { epoch: last.epoch, batches: last.batch + 1 - skipped });

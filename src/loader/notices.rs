@@ -88,7 +88,8 @@ fn last_part(prefix: &Prefix) -> &str {
 
 /// Warns if objects are in a storage class whose reads are charged for.
 pub(super) fn warn_of_cold(manifest: &Manifest) {
-    let classes: Vec<_> = manifest.classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect();
+    let classes: Vec<_> =
+        manifest.storage_classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect();
     if let Some(notice) = cold_notice(&classes) {
         tracing::warn!(prefix = %manifest.prefix(), "{notice}");
     }

@@ -6,9 +6,10 @@ use super::dataset::DatasetSource;
 use super::loader_core::{LoaderCore, unordered_audit};
 use super::settings::Settings;
 use crate::engine::sample_code::SampleCode;
-use crate::manifest::Known;
+use crate::manifest::KnownSamples;
 use crate::sample::{
-    DeliveredBatches, LastBatch, RankProgress, RemainingPositions, Sharding, State, identity, merge, told,
+    DeliveredBatches, LastBatch, RankProgress, RemainingPositions, Sharding, State, identity, merge,
+    sampler_from_identity,
 };
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -30,7 +31,7 @@ impl Settings {
         let set = self.take_sampler()?;
         let found = set.as_ref().map_or_else(|| Ok("none".to_owned()), |sampler| identity(&**sampler))?;
         let sampler = match set {
-            None => told(&wanted),
+            None => sampler_from_identity(&wanted),
             Some(sampler) => Some(sampler).filter(|_| found == wanted),
         };
         self.sampler = Some(sampler.ok_or_else(|| {
@@ -108,7 +109,7 @@ impl LoaderCore {
             None => merge(states, samples, cut)?,
         };
 
-        let remaining = RemainingPositions::of(&resumed)?.known(Known::All(samples));
+        let remaining = RemainingPositions::of(&resumed)?.known(KnownSamples::All(samples));
         let is_over = core.sharding.spans(resumed.position).next(remaining).is_none();
         core.first_epoch = resumed.epoch.saturating_add(u64::from(is_over));
         if let Some(path) = core.settings.audit.as_ref().filter(|_| resumed.beyond.is_some()) {

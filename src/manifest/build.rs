@@ -1,98 +1,29 @@
-//! From the pages of a listing, in whatever order they come, to a manifest: pages are packed, and merged into one order.
+//! Makes a manifest of the pages of a listing, which come in any order: pages are packed, and merged into one order.
 
-use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-
-use super::chunk::{ChunkLayout, ChunkReader, ChunkWriter, WRITTEN_HERE};
-use super::classes::{Classes, Numbering, root};
-use super::growth::Growth;
+use super::classes::label_root;
+use super::segment::{FreedMemory, JudgedObject, Segment, SegmentRun, sorted};
 use super::sink::ObjectSink;
-use super::{Entry, LeftOut, Listing, Manifest, of_nothing};
+use super::{LeftOut, Manifest};
 use crate::list::inventory::{Inventory, InventoryCounts, ShardEvent};
-use crate::list::{Filter, Lister, Page, Prefix, Reason};
-use crate::store::{Client, ObjectRef, Objects};
-use crate::{Error, ErrorKind, Result, Stage, os};
+use crate::list::{Filter, Lister, Page, Prefix};
+use crate::store::{Client, Objects};
+use crate::{Error, Result};
 
-/// Freed bytes that the allocator may keep while a manifest is made. Less would ask it more often for what is not worth
-/// asking.
-const KEPT: usize = 32 << 20;
-
-/// Some of the objects of a listing, such as a page of it, packed as tightly as in a [`Manifest`].
-///
-/// Any thread can make one: what is left for [`ManifestBuilder::finish`] is little.
-#[derive(Debug, Default)]
-pub struct Segment {
-    chunks: Vec<Box<[u8]>>,
-    objects: u64,
-    first: Box<[u8]>,
-    last: Box<[u8]>,
-}
-
-impl Segment {
-    /// Packs objects, which come in byte order of their names.
-    pub fn new<'a>(objects: impl IntoIterator<Item = ObjectRef<'a>>) -> Self {
-        Self::judged(objects.into_iter().map(|object| (object, None)))
+impl Manifest {
+    /// Freezes a listing of `prefix`. Objects that can't be samples are left out and counted.
+    ///
+    /// # Errors
+    /// A listing without samples; a name that comes twice or out of order.
+    pub fn new(prefix: Prefix, objects: &Objects) -> Result<Self> {
+        let mut left_out = LeftOut::default();
+        let segment = Segment::new(Filter::new().keep(&prefix, objects.iter(), &mut left_out));
+        let mut builder = ManifestBuilder::new(prefix);
+        builder.push(segment);
+        builder.leave_out(&left_out);
+        builder.finish()
     }
-
-    /// As [`new`](Self::new), with the reason for which an object isn't wanted: it stands for its name until it is known
-    /// whether a newer one of that name does.
-    fn judged<'a>(objects: impl Iterator<Item = (ObjectRef<'a>, Option<Reason>)>) -> Self {
-        let mut writer = ChunkWriter::default();
-        let mut segment = Self::default();
-        let mut last = "";
-        for (object, against) in objects {
-            last = object.name;
-            if segment.objects == 0 {
-                segment.first = last.as_bytes().into();
-            }
-            segment.objects += 1;
-            let record = Entry {
-                name: (),
-                size: object.size,
-                generation: object.generation,
-                crc32c: object.crc32c,
-                storage_class: object.storage_class,
-                encoding: object.encoding,
-                // Free until all are in order.
-                label: against.map(|reason| reason as u32),
-            };
-            if writer.is_full() {
-                segment.chunks.extend(writer.flush());
-            }
-            let (_, shared) = writer.compare(last.as_bytes());
-            writer.push(last.as_bytes(), shared, record);
-        }
-        segment.chunks.extend(writer.flush());
-        segment.last = last.as_bytes().into();
-        segment
-    }
-
-    /// Packs objects in whatever order, of which some may have one name. The more go into a segment, the fewer are
-    /// merged later.
-    pub fn of_unsorted(objects: &Objects) -> Self {
-        Self::new(in_order(objects))
-    }
-
-    /// Number of objects.
-    pub fn len(&self) -> u64 {
-        self.objects
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.objects == 0
-    }
-}
-
-/// The objects in byte order of names.
-fn in_order(objects: &Objects) -> impl Iterator<Item = ObjectRef<'_>> {
-    let mut order: Vec<usize> = (0..objects.len()).collect();
-    order.sort_by_key(|&index| objects.name(index));
-    order.into_iter().filter_map(|index| objects.get(index))
 }
 
 /// Makes a [`Manifest`] of [`Segment`]s.
@@ -116,13 +47,13 @@ pub struct ManifestBuilder {
     segments: Vec<Segment>,
     newest_wins: bool,
     left_out: LeftOut,
-    /// Rows in the segments that aren't wanted.
-    set_aside: LeftOut,
+    /// Rows of an inventory report that are in the segments but aren't wanted.
+    unwanted_rows: LeftOut,
     report: Option<ReportTotals>,
     is_listed: bool,
 }
 
-/// What an inventory report had.
+/// What an inventory report held.
 #[derive(Debug)]
 struct ReportTotals {
     counts: InventoryCounts,
@@ -137,33 +68,33 @@ impl ManifestBuilder {
             segments: Vec::new(),
             newest_wins: false,
             left_out: LeftOut::default(),
-            set_aside: LeftOut::default(),
+            unwanted_rows: LeftOut::default(),
             report: None,
             is_listed: false,
         }
     }
 
-    /// Of objects of one name keeps that of the highest generation, as is right for reports of the past. Otherwise a
-    /// name that comes twice is an error: a listing tells each once.
+    /// Keeps the object of the highest generation where several have the same name, as is right for inventory reports.
+    /// By default a name that comes twice is an error, since a listing returns each name once.
     #[must_use]
     pub fn newest_wins(mut self) -> Self {
         self.newest_wins = true;
         self
     }
 
-    /// Adds objects. Segments come in any order and may overlap, which costs more the more of them do.
+    /// Adds objects. Segments may come in any order. They may overlap, but the more of them do, the slower it is.
     pub fn push(&mut self, segment: Segment) {
         if !segment.is_empty() {
             self.segments.push(segment);
         }
     }
 
-    /// Counts what was listed and is in no segment.
+    /// Counts objects that were listed but are in no segment.
     pub fn leave_out(&mut self, left_out: &LeftOut) {
         self.left_out.merge(left_out);
     }
 
-    /// What `lister` lists and `filter` wants, packed on all threads of the runtime this is used on.
+    /// Lists the objects that `filter` accepts, and packs them on all threads of the current runtime.
     ///
     /// # Errors
     /// As for [`Lister::collect`].
@@ -178,37 +109,38 @@ impl ManifestBuilder {
         Ok(builder)
     }
 
-    /// What `inventory` tells of `prefix` and `filter` wants: of versions of one object the newest, if that is wanted.
+    /// Reads the objects below `prefix` that `filter` accepts from an inventory report. Of several versions of an
+    /// object, only the newest counts.
     ///
     /// # Errors
     /// As for [`Inventory::objects`].
     pub async fn inventory(client: &Client, inventory: &Inventory, prefix: Prefix, filter: &Filter) -> Result<Self> {
         let mut builder = Self::new(prefix.clone()).newest_wins();
-        // By shard, since what came of one may be called off.
-        let mut packed: Vec<(Vec<Segment>, LeftOut)> = Vec::new();
-        let pack = |shard: usize, told| {
-            if packed.len() <= shard {
-                packed.resize_with(shard + 1, Default::default);
+        // Kept by shard, since a shard may have to be read again from its beginning.
+        let mut shards: Vec<PackedShard> = Vec::new();
+        let pack = |shard: usize, event| {
+            if shards.len() <= shard {
+                shards.resize_with(shard + 1, Default::default);
             }
-            let (segments, set_aside) = &mut packed[shard];
-            match told {
-                ShardEvent::Objects(objects) => segments.push(Segment::judged(in_order(&objects).map(|object| {
-                    let against = filter.reason(&prefix, &object);
-                    if let Some(reason) = against {
-                        set_aside.add(reason);
-                    }
-                    (object, against)
-                }))),
-                ShardEvent::Again(_) => packed[shard] = Default::default(),
+            let PackedShard { segments, unwanted } = &mut shards[shard];
+            match event {
+                ShardEvent::Objects(objects) => {
+                    segments.push(Segment::from_judged(sorted(&objects).map(|object| {
+                        let against = filter.reason(&prefix, &object);
+                        if let Some(reason) = against {
+                            unwanted.add(reason);
+                        }
+                        JudgedObject { object, against }
+                    })));
+                }
+                ShardEvent::Restarted(_) => shards[shard] = PackedShard::default(),
             }
             Ok(())
         };
         let counts = inventory.by_shard(client, &prefix, pack).await?;
-        for (segments, set_aside) in packed {
-            for segment in segments {
-                builder.push(segment);
-            }
-            builder.set_aside.merge(&set_aside);
+        for PackedShard { segments, unwanted } in shards {
+            segments.into_iter().for_each(|segment| builder.push(segment));
+            builder.unwanted_rows.merge(&unwanted);
         }
         let snapshot_time = inventory.snapshot_time().map(str::to_owned);
         tracing::info!(
@@ -218,96 +150,106 @@ impl ManifestBuilder {
             deleted = counts.deleted,
             other_names = counts.other_names,
             other_buckets = counts.other_buckets,
-            snapshot_time = snapshot_time.as_deref().unwrap_or("not told"),
+            snapshot_time = snapshot_time.as_deref().unwrap_or("unknown"),
             "read an inventory report"
         );
         builder.report = Some(ReportTotals { counts, snapshot_time });
         Ok(builder)
     }
 
-    /// What the rows of the inventory report were; `None` of a listing.
+    /// Counts of the inventory report's rows; `None` for a listing.
     pub fn inventory_counts(&self) -> Option<InventoryCounts> {
         self.report.as_ref().map(|report| report.counts)
     }
 
-    /// When the snapshot of the inventory report was taken, if there is one and its manifest tells.
+    /// When the snapshot of the inventory report was taken, where there is a report and its manifest says so.
     pub fn snapshot_time(&self) -> Option<&str> {
         self.report.as_ref()?.snapshot_time.as_deref()
     }
 
-    /// Number of objects that are wanted so far, those counted twice that come twice.
+    /// Number of wanted objects so far. Objects that come twice are counted twice.
     pub fn objects(&self) -> u64 {
-        self.segments.iter().map(Segment::len).sum::<u64>() - self.set_aside.total()
+        self.segments.iter().map(Segment::len).sum::<u64>() - self.unwanted_rows.total()
     }
 
-    /// What was left out so far; of an inventory report, whose versions of one object are told apart by
-    /// [`finish`](Self::finish), by rows.
+    /// What was left out so far. Of an inventory report this counts rows, since [`finish`](Self::finish) finds out
+    /// which rows are versions of the same object.
     pub fn left_out(&self) -> LeftOut {
         let mut left_out = self.left_out;
-        left_out.merge(&self.set_aside);
+        left_out.merge(&self.unwanted_rows);
         left_out
     }
 
-    /// Puts all in order, and gives each segment's memory back as soon as it is through.
+    /// Merges all segments in order, and frees the memory of each as soon as it is merged.
     ///
     /// # Errors
     /// No object at all; a name that comes twice, is out of order in its segment, or isn't below the prefix.
     pub fn finish(self) -> Result<Manifest> {
-        let Self { prefix, mut segments, newest_wins, left_out, set_aside: _, report, is_listed } = self;
+        let Self { prefix, mut segments, newest_wins, left_out, unwanted_rows: _, report, is_listed } = self;
         let last = segments.iter().map(|segment| &*segment.last).max().unwrap_or_default();
         let first = segments.iter().map(|segment| &*segment.first).min().unwrap_or_default();
-        let root = root(&prefix.prefix, first, last);
+        let root = label_root(&prefix.prefix, first, last);
         let mut sink = ObjectSink::new(prefix, newest_wins);
         sink.labeller.root = root;
-        segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
-        // Those that have begun. Segments that don't overlap are here one at a time.
-        let mut open: BinaryHeap<Box<SegmentRun>> = BinaryHeap::new();
-        let mut kept = 0;
-        loop {
-            while let Some(next) = segments.last()
-                && open.peek().is_none_or(|run| *next.first <= *run.reader.name())
-            {
-                open.extend(segments.pop().map(SegmentRun::open));
-            }
-            let Some(mut run) = open.pop() else { break };
-            // Where another segment has its next name, if this one gets there.
-            let there = [open.peek().map(|run| run.reader.name()), segments.last().map(|segment| &*segment.first)];
-            let bound = there.into_iter().flatten().min().filter(|bound| **bound <= *run.last);
-            let goes_on = loop {
-                sink.push(run.reader.name(), run.record)?;
-                if !run.advance() {
-                    break false;
-                }
-                if bound.is_some_and(|bound| *bound <= *run.reader.name()) {
-                    break true;
-                }
-            };
-            if goes_on {
-                open.push(run);
-                continue;
-            }
-            kept += run.bytes;
-            drop(run);
-            if kept > KEPT {
-                os::give_back_memory();
-                kept = 0;
-            }
-        }
+        merge_segments(&mut segments, &mut sink)?;
         let manifest = sink.finish(left_out).map_err(|error| match &report {
-            Some(report) if error.is_not_found() => report.of_nothing(error),
+            Some(report) if error.is_not_found() => report.no_samples(error),
             _ => error,
         })?;
         Ok(Manifest { is_listed, ..manifest })
     }
 }
 
+/// What came of a shard of an inventory report.
+#[derive(Default)]
+struct PackedShard {
+    segments: Vec<Segment>,
+    unwanted: LeftOut,
+}
+
+/// Pushes the objects of all segments into `sink`, in byte order of names.
+fn merge_segments(segments: &mut Vec<Segment>, sink: &mut ObjectSink) -> Result<()> {
+    segments.sort_unstable_by(|a, b| b.first.cmp(&a.first));
+    // Segments that have begun. Where segments don't overlap, there is one at a time.
+    let mut open: BinaryHeap<Box<SegmentRun>> = BinaryHeap::new();
+    let mut freed = FreedMemory::default();
+    loop {
+        while let Some(next) = segments.last()
+            && open.peek().is_none_or(|run| *next.first <= *run.name())
+        {
+            open.extend(segments.pop().map(SegmentRun::open));
+        }
+        let Some(mut run) = open.pop() else { return Ok(()) };
+
+        // The next name of another segment, if this segment reaches as far.
+        let others = [open.peek().map(|run| run.name()), segments.last().map(|segment| &*segment.first)];
+        let bound = others.into_iter().flatten().min().filter(|bound| **bound <= *run.last);
+        let has_more = loop {
+            sink.push(run.name(), run.record)?;
+            if !run.advance() {
+                break false;
+            }
+            if bound.is_some_and(|bound| *bound <= *run.name()) {
+                break true;
+            }
+        };
+        if has_more {
+            open.push(run);
+        } else {
+            let bytes = run.bytes;
+            drop(run);
+            freed.add(bytes);
+        }
+    }
+}
+
 impl ReportTotals {
-    /// The error of a report that has no sample: it says nothing of what is in the bucket now.
-    fn of_nothing(&self, error: Error) -> Error {
+    /// The error of a report without a sample, which doesn't say what is in the bucket now.
+    fn no_samples(&self, error: Error) -> Error {
         let error = error.append(" in the inventory report").mismatch("an object to take", self.counts);
         let time = self.snapshot_time.as_ref().map_or_else(String::new, |time| format!(" of {time}"));
         if self.counts.objects > 0 {
-            // What was left out, and why, is told already.
+            // The error has a hint that says what was left out, and why.
             return error;
         }
         error.hint(format!(
@@ -316,195 +258,11 @@ impl ReportTotals {
     }
 }
 
-/// What is made of each page.
-fn pack(prefix: Prefix, filter: Filter) -> impl Fn(&Page) -> (Segment, LeftOut) {
+/// Returns a function that packs the wanted objects of a page, and counts the others.
+pub(super) fn pack(prefix: Prefix, filter: Filter) -> impl Fn(&Page) -> (Segment, LeftOut) {
     move |page| {
         let mut left_out = LeftOut::default();
         let segment = Segment::new(filter.keep(&prefix, page.iter(), &mut left_out));
         (segment, left_out)
     }
 }
-
-/// A listing whose manifest is in use before it ends.
-#[derive(Clone, Debug)]
-pub(crate) struct StreamingListing {
-    pub(crate) lister: Lister,
-    pub(crate) filter: Filter,
-    /// Whether all that is listed is in the one folder whose name the prefix ends with.
-    pub(crate) is_folder: bool,
-    pub(crate) classes: Option<Arc<Classes>>,
-    /// Called with the whole manifest.
-    pub(crate) ended: fn(&Manifest),
-}
-
-impl StreamingListing {
-    /// The manifest, which is there as soon as the first object is, while a task goes on listing; dropping the manifest
-    /// stops it.
-    pub(crate) async fn open(&self) -> Result<Manifest> {
-        let (manifest, first) = self.begin(&Handle::current());
-        // Nothing was sent where it has ended without an object.
-        if first.await.is_err() {
-            manifest.complete()?;
-        }
-        Ok(manifest)
-    }
-
-    /// As [`open`](Self::open), without waiting for the first object, whose arrival is sent.
-    pub(crate) fn begin(&self, runtime: &Handle) -> (Manifest, oneshot::Receiver<()>) {
-        let Self { lister, filter, is_folder, classes, ended } = self.clone();
-        let prefix = lister.prefix().clone();
-        let lister = lister.fields(filter.fields());
-        let mut sink = ObjectSink::new(prefix.clone(), false);
-        sink.labeller.in_order = true;
-        sink.labeller.numbering = classes.map(Numbering::new);
-        if is_folder {
-            sink.labeller.root = prefix.prefix.len() + 1;
-        }
-        let growth = Arc::clone(&sink.growth);
-        let manifest = |listing| Manifest {
-            prefix: prefix.clone(),
-            growth: Arc::clone(&growth),
-            _listing: listing,
-            file: None,
-            is_listed: true,
-        };
-        let whole = manifest(None);
-        let (begun, first) = oneshot::channel();
-        let mut streamed = ListingTask { sink: Some(sink), left_out: LeftOut::default(), kept: 0, begun: Some(begun) };
-        let pack = pack(prefix.clone(), filter);
-        let task = runtime.spawn(async move {
-            let outcome = lister.in_order(pack, |(segment, left_out)| streamed.take(segment, &left_out)).await;
-            streamed.end(outcome.err());
-            if whole.complete().is_ok() {
-                ended(&whole);
-            }
-        });
-        (manifest(Some(Listing(task.abort_handle()))), first)
-    }
-}
-
-/// A listing on its way into a manifest that is in use already. It ends however its task does.
-struct ListingTask {
-    sink: Option<ObjectSink>,
-    left_out: LeftOut,
-    /// Freed bytes that the allocator may have kept.
-    kept: usize,
-    /// Last, so that whoever waits for it in vain finds the end.
-    begun: Option<oneshot::Sender<()>>,
-}
-
-impl ListingTask {
-    fn take(&mut self, segment: Segment, left_out: &LeftOut) -> Result<()> {
-        self.left_out.merge(left_out);
-        let Some(sink) = &mut self.sink else { return Ok(()) };
-        if segment.is_empty() {
-            return Ok(());
-        }
-        let mut run = SegmentRun::open(segment);
-        sink.push(run.reader.name(), run.record)?;
-        while run.advance() {
-            sink.push(run.reader.name(), run.record)?;
-        }
-        self.kept += run.bytes;
-        drop(run);
-        if self.kept > KEPT {
-            os::give_back_memory();
-            self.kept = 0;
-        }
-        if let Some(begun) = self.begun.take() {
-            // Nobody waits if the manifest is gone, and then this task ends, too.
-            let _ = begun.send(());
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, failed: Option<Error>) {
-        let Some(mut sink) = self.sink.take() else { return };
-        // Should one of the next lines panic, those who wait for the end must hear of it all the same.
-        let _last = EndGuard(Arc::clone(&sink.growth));
-        if std::thread::panicking() {
-            return;
-        }
-        let flushed = sink.flush();
-        let nothing = (sink.objects == 0).then(|| of_nothing(&sink.prefix, &self.left_out));
-        sink.end(self.left_out, failed.or(flushed.err()).or(nothing));
-    }
-}
-
-impl Drop for ListingTask {
-    fn drop(&mut self) {
-        let message = "the task that lists ended before the listing did";
-        self.end(Some(Error::new(ErrorKind::Internal, message).stage(Stage::List)));
-    }
-}
-
-/// Ends what nobody has ended.
-struct EndGuard(Arc<Growth>);
-
-impl Drop for EndGuard {
-    fn drop(&mut self) {
-        if self.0.ended().is_none() {
-            let error = Error::new(ErrorKind::Internal, "a task that makes a manifest panicked").stage(Stage::Manifest);
-            self.0.fail(error.hint("its panic message is on stderr; please report it"));
-        }
-    }
-}
-
-/// A segment that is being read.
-struct SegmentRun {
-    chunks: std::vec::IntoIter<Box<[u8]>>,
-    chunk: Box<[u8]>,
-    reader: ChunkReader,
-    record: Entry<()>,
-    last: Box<[u8]>,
-    /// Of the whole segment.
-    bytes: usize,
-}
-
-impl SegmentRun {
-    /// Goes to the first object; there is one.
-    fn open(segment: Segment) -> Box<Self> {
-        let bytes = segment.chunks.iter().map(|chunk| chunk.len()).sum();
-        let mut chunks = segment.chunks.into_iter();
-        let chunk = chunks.next().expect("no empty segment was kept");
-        let mut reader = Self::reader(&chunk, Vec::new());
-        let record = reader.next(&chunk).expect(WRITTEN_HERE);
-        Box::new(Self { chunks, chunk, reader, record, last: segment.last, bytes })
-    }
-
-    fn reader(chunk: &[u8], buffer: Vec<u8>) -> ChunkReader {
-        ChunkLayout::of(chunk).and_then(|layout| ChunkReader::new(layout, chunk, 0, buffer)).expect(WRITTEN_HERE)
-    }
-
-    /// Goes to the next object, if there is one.
-    fn advance(&mut self) -> bool {
-        if self.reader.is_at_end() {
-            let Some(chunk) = self.chunks.next() else { return false };
-            self.chunk = chunk;
-            self.reader = Self::reader(&self.chunk, self.reader.take_buffer());
-        }
-        self.record = self.reader.next(&self.chunk).expect(WRITTEN_HERE);
-        true
-    }
-}
-
-impl Ord for SegmentRun {
-    /// The greatest is that with the smallest name.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.reader.name().cmp(self.reader.name())
-    }
-}
-
-impl PartialOrd for SegmentRun {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for SegmentRun {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for SegmentRun {}

@@ -1,5 +1,5 @@
-//! How objects are written down: in chunks, of records that have one width throughout a chunk, and of names of which
-//! only the part is kept that differs from the name before.
+//! The encoding of objects: chunks of records that have one width throughout a chunk, and of names from which the
+//! prefix that they share with the name before is removed.
 //!
 //! All numbers are little-endian. A chunk is
 //!
@@ -9,38 +9,39 @@
 //! | 8 | 8 | smallest generation, 2^63 added |
 //! | 16 | 4 | smallest label; 0 is none, and label `n` is `n + 1` |
 //! | 20 | 2 | records, 1 to 4,096 |
-//! | 22 | 1 | width of a size in bytes, 0 to 8; each is kept as what it has beyond the smallest |
+//! | 22 | 1 | width of a size in bytes, 0 to 8; a size is kept as its difference from the smallest |
 //! | 23 | 1 | width of a generation, 0 to 8, likewise |
-//! | 24 | 1 | width of a CRC32C: 0 where no object has one, 4 where all have, 5 where a byte says whether (1 or 0) |
-//! | 25 | 1 | width of a kind: 0 where all have one, else 1 |
-//! | 26 | 1 | the kind of all: the number of the [`StorageClass`] in the lower four bits, that of the [`ContentEncoding`] in the upper ones, which files made before these were written down leave at 0 |
-//! | 27 | 1 | width of a label, 0 to 4, as that of a size |
+//! | 24 | 1 | width of a CRC32C: 0 where no object has one, 4 where all have one, 5 where a further byte says which have one (1 or 0) |
+//! | 25 | 1 | width of a kind: 0 where all objects have the same kind, else 1 |
+//! | 26 | 1 | the kind of all objects, if it is the same: the number of the [`StorageClass`] in the lower four bits, that of the [`ContentEncoding`] in the upper four |
+//! | 27 | 1 | width of a label, 0 to 4; a label is kept as its difference from the smallest |
 //! | 28 | 1 | width of an offset, 0 to 8 |
 //! | 29 | 1 | length of the tail |
-//! | 30 | | the tail: what all names of the chunk end with, 255 bytes at most; of names, only what is before it follows |
+//! | 30 | | the tail: what all names of the chunk end with, at most 255 bytes; it is removed from the names below |
 //! | | | the records: size, generation, CRC, kind, label |
-//! | | | for each block of 16 names the offset of the first, from the beginning of names |
-//! | | | the names; the first of a block is its length and itself, each other the length that it shares with the one before, the length of the rest, and the rest; lengths in LEB128 |
+//! | | | for each block of 16 names, the offset of the first, from the beginning of the names |
+//! | | | the names; the first of a block as its length and its bytes, each other as the length that it shares with the name before, the length of the rest, and the rest; lengths in LEB128 |
 
 use std::cmp::Ordering;
 
 use super::Entry;
 use crate::store::{ContentEncoding, StorageClass};
 
-/// Records in a chunk. More bring nearly nothing: at this number what a chunk has once is 0.04 bytes an object.
+/// Records in a chunk. More would save nearly nothing, since the head of a chunk takes 0.04 bytes for each object.
 pub(super) const CHUNK: usize = 4_096;
 
-/// Why a chunk may be relied on that doesn't come out of a file.
-pub(super) const WRITTEN_HERE: &str = "this process has written the chunk, and nobody else can write into it";
+/// Why a chunk that doesn't come from a file is valid.
+pub(super) const WRITTEN_HERE: &str = "this process has written the chunk, and nothing else can write into it";
 
-/// Names in a block: of a random one 7.5 are read before it, and the first, which is whole, costs 2 bytes a name.
+/// Names in a block. To find a random name, 7.5 names before it are read on average; the first name of a block, which
+/// is whole, costs 2 bytes for each name.
 const BLOCK: usize = 16;
 
 /// Bytes before the tail.
 const HEAD: usize = 30;
 
-/// By their number in the file, which is that of the enum.
-pub(super) const CLASSES: [StorageClass; 6] = [
+/// Storage classes by their number in the file, which is that of the enum.
+pub(super) const STORAGE_CLASSES: [StorageClass; 6] = [
     StorageClass::Unspecified,
     StorageClass::Standard,
     StorageClass::Nearline,
@@ -49,7 +50,7 @@ pub(super) const CLASSES: [StorageClass; 6] = [
     StorageClass::Other,
 ];
 
-/// What few objects differ in, in one byte.
+/// Properties in which few objects differ, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct ObjectKind {
     class: StorageClass,
@@ -66,12 +67,12 @@ impl ObjectKind {
     }
 
     fn of_byte(byte: u8) -> Option<Self> {
-        let class = *CLASSES.get(usize::from(byte & 15))?;
+        let class = *STORAGE_CLASSES.get(usize::from(byte & 15))?;
         Some(Self { class, encoding: *ContentEncoding::ALL.get(usize::from(byte >> 4))? })
     }
 }
 
-/// Numbers kept as what they have beyond the smallest of them.
+/// Numbers that are kept as their difference from the smallest.
 #[derive(Clone, Copy, Debug)]
 struct PackedColumn {
     base: u64,
@@ -84,24 +85,24 @@ impl PackedColumn {
         Self { base: least, width: width(most.saturating_sub(least)) }
     }
 
-    /// Reads the value at `at`, and goes behind it.
+    /// Reads the value at `at`, and moves `at` behind it.
     fn read(self, bytes: &[u8], at: &mut usize) -> Option<u64> {
         let value = number(bytes, *at, self.width)?;
         *at += self.width;
-        // Wraps only in a file that nobody wrote so.
+        // Wraps only in a forged file.
         Some(self.base.wrapping_add(value))
     }
 }
 
-/// Bytes that a number takes.
+/// Number of bytes that a number takes.
 fn width(number: u64) -> usize {
     (u64::BITS - number.leading_zeros()).div_ceil(8) as usize
 }
 
-/// The number of `width` bytes, 8 at most, at `at`.
+/// Reads a number of `width` bytes, at most 8, at `at`.
 fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     if let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        // Of the word only the first bytes count; a shift by all of it would not be one.
+        // Keeps the first `width` bytes of a word. A shift by 64 bits would overflow.
         return Some(if width == 0 { 0 } else { u64::from_le_bytes(*word) << (64 - 8 * width) >> (64 - 8 * width) });
     }
     let mut word = [0; 8];
@@ -109,10 +110,10 @@ fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     Some(u64::from_le_bytes(word))
 }
 
-/// Generations as numbers that have the same order and no sign.
+/// The bit that maps generations to unsigned numbers of the same order.
 const SIGN: u64 = 1 << 63;
 
-/// Where things are in a chunk.
+/// The head of a chunk, and where its parts are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChunkLayout {
     rows: usize,
@@ -120,17 +121,20 @@ pub(super) struct ChunkLayout {
     generation: PackedColumn,
     label: PackedColumn,
     crc: usize,
-    /// The one of all, where it is one.
+    /// The kind of all objects, where it is the same.
     kind: Option<ObjectKind>,
+    /// Bytes of a record.
     stride: usize,
+    /// Bytes of an offset.
     offset: usize,
+    /// Where the records begin, the offsets of blocks, and the names.
     records: usize,
     blocks: usize,
     names: usize,
 }
 
 impl ChunkLayout {
-    /// Reads the head of a chunk; `None` where it is none.
+    /// Reads the head of a chunk; `None` where it is invalid.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let head = bytes.first_chunk::<HEAD>()?;
         let column = |base, width: u8, most| {
@@ -175,7 +179,7 @@ impl ChunkLayout {
         self.rows
     }
 
-    /// All of an object but its name.
+    /// An object without its name.
     pub(super) fn record(&self, bytes: &[u8], row: usize) -> Option<Entry<()>> {
         if row >= self.rows {
             return None;
@@ -214,7 +218,7 @@ impl ChunkLayout {
         self.names.checked_add(usize::try_from(offset).ok()?)
     }
 
-    /// Makes of the name before, without its tail, the one at `row`, which is written at `at`.
+    /// Replaces `stem`, which is the name before without the tail, by the name at `row`, which is encoded at `at`.
     fn step(bytes: &[u8], row: usize, at: &mut usize, stem: &mut Vec<u8>) -> Option<()> {
         let shared = if row.is_multiple_of(BLOCK) { 0 } else { length(bytes, at)? };
         if shared > stem.len() {
@@ -242,7 +246,7 @@ impl ChunkLayout {
     }
 }
 
-/// Reads a length in LEB128, of 32 bits at most.
+/// Reads a length in LEB128, of at most 32 bits.
 fn length(bytes: &[u8], at: &mut usize) -> Option<usize> {
     let mut value = 0;
     for shift in (0..35).step_by(7) {
@@ -264,11 +268,11 @@ fn push_length(bytes: &mut Vec<u8>, mut length: usize) {
     bytes.push(length as u8);
 }
 
-/// Reads the objects of a chunk one after another. The chunk's bytes are handed in each time, whoever holds them.
+/// Reads the objects of a chunk in order. The caller holds the chunk's bytes and passes them to each call.
 #[derive(Debug)]
 pub(super) struct ChunkReader {
     layout: ChunkLayout,
-    /// The one to come.
+    /// The next row.
     row: usize,
     at: usize,
     name: Vec<u8>,
@@ -277,7 +281,7 @@ pub(super) struct ChunkReader {
 }
 
 impl ChunkReader {
-    /// A reader of the chunk's objects from `row` on, with a buffer that had another use before.
+    /// A reader of the chunk's objects from `row` on. `name` is a buffer to reuse.
     pub(super) fn new(layout: ChunkLayout, bytes: &[u8], row: usize, name: Vec<u8>) -> Option<Self> {
         if row >= layout.rows {
             return None;
@@ -299,19 +303,19 @@ impl ChunkReader {
         Some(())
     }
 
-    /// Whether all of the chunk was read.
+    /// Whether all objects were read.
     pub(super) fn is_at_end(&self) -> bool {
         self.row >= self.layout.rows
     }
 
-    /// The next object; `None` at the end, and where the bytes are none.
+    /// The next object; `None` at the end, and where the bytes are invalid.
     pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Entry<()>> {
         let record = self.layout.record(bytes, self.row)?;
         self.step(bytes)?;
         Some(record)
     }
 
-    /// The name of the object that [`next`](Self::next) gave last.
+    /// The name of the object that [`next`](Self::next) returned last.
     pub(super) fn name(&self) -> &[u8] {
         &self.name
     }
@@ -322,26 +326,27 @@ impl ChunkReader {
     }
 }
 
-/// Gathers objects and makes chunks of them.
+/// Collects objects and encodes them as chunks.
 #[derive(Debug, Default)]
 pub(super) struct ChunkWriter {
-    /// The name before the chunk, then those of the chunk.
+    /// The last name before the chunk, then the names of the chunk.
     names: Vec<u8>,
     /// Where the name before the chunk ends.
     start: usize,
     rows: Vec<ObjectRow>,
     records: Vec<Entry<()>>,
-    /// Length of what all names end with.
+    /// Length of the tail that all names have so far.
     tail: usize,
-    /// Buffers that the last chunk was made in.
+    /// Buffers, reused for each chunk.
     coded: Vec<u8>,
     chunk: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct ObjectRow {
+    /// Where the name ends.
     end: usize,
-    /// What the name has in common with the one before.
+    /// Bytes that the name shares with the one before.
     shared: usize,
 }
 
@@ -356,14 +361,14 @@ impl ChunkWriter {
         &self.names[if self.rows.is_empty() { 0 } else { before_last }..]
     }
 
-    /// How the last name stands to `name`, and the bytes that they have in common.
+    /// Compares the last name to `name`. Also returns how many bytes they share at their beginning.
     pub(super) fn compare(&self, name: &[u8]) -> (Ordering, usize) {
         let last = self.last();
         let shared = shared(last, name);
         (last.get(shared).cmp(&name.get(shared)), shared)
     }
 
-    /// Takes an object in, with what its name has in common with the last one.
+    /// Adds an object whose name shares `shared` bytes with the last one.
     pub(super) fn push(&mut self, name: &[u8], shared: usize, record: Entry<()>) {
         let tail = &self.names[self.names.len() - self.tail..];
         if self.records.is_empty() {
@@ -381,14 +386,14 @@ impl ChunkWriter {
         self.records.is_empty()
     }
 
-    /// Names and records since the last flush.
+    /// The objects since the last flush.
     pub(super) fn objects(&mut self) -> impl Iterator<Item = (&[u8], &mut Entry<()>)> {
         let starts = std::iter::once(self.start).chain(self.rows.iter().map(|row| row.end));
         let names = starts.zip(&self.rows).map(|(start, row)| &self.names[start..row.end]);
         names.zip(&mut self.records)
     }
 
-    /// A chunk of what there is, if there is something.
+    /// A chunk of the objects since the last flush, if there are any.
     pub(super) fn flush(&mut self) -> Option<Box<[u8]>> {
         let records = &self.records[..];
         let first = records.first()?;
@@ -437,7 +442,8 @@ impl ChunkWriter {
         chunk.extend([label.width, offset, self.tail].map(|width| width as u8));
         chunk.extend_from_slice(&self.names[self.names.len() - self.tail..]);
 
-        // Whole words, each over the surplus of the one before: a copy of a known length is a single instruction.
+        // Writes whole words, each over the surplus of the one before, since a copy of a constant length is a single
+        // instruction.
         let mut at = chunk.len();
         let end = at + stride * records.len() + offset * offsets.len();
         chunk.resize(end + 8, 0);
@@ -468,7 +474,7 @@ impl ChunkWriter {
     }
 }
 
-/// How many bytes two names have in common at their beginning.
+/// How many bytes two names share at their beginning.
 fn shared(a: &[u8], b: &[u8]) -> usize {
     let mut same = 0;
     for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {

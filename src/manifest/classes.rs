@@ -1,4 +1,4 @@
-//! Which number a folder has as a class, where a list says so, and which part of a name is the folder.
+//! Lists of classes, which number the folders, and which part of a name is the folder.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use super::table::Labels;
 use crate::list::{Prefix, is_hidden};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// How many names an error lists at most, so that it stays one that can be read.
-const MOST_NAMED: usize = 12;
+/// Most names that an error lists, so that it stays readable.
+const MAX_NAMES: usize = 12;
 
-/// The classes of a data set in the order of their numbers, as another data set has them.
+/// A list of classes in the order of their numbers, usually taken from another data set.
 #[derive(Debug)]
 pub(crate) struct Classes {
     names: Vec<String>,
@@ -51,15 +51,15 @@ impl Classes {
         &self.names
     }
 
-    /// The number of a class by its name.
+    /// The number of the class of this name.
     pub(super) fn get(&self, name: &str) -> Option<u32> {
         self.numbers.get(name).copied()
     }
 
-    /// The number of a folder's class; `None` of a folder that tools hide, which an image data set leaves out.
+    /// The number of a folder's class; `None` for a hidden folder, which image data sets leave out.
     ///
     /// # Errors
-    /// A folder that is none of the classes.
+    /// The folder is none of the classes.
     pub(super) fn number(&self, folder: &str, prefix: &Prefix) -> Result<Option<u32>> {
         match self.numbers.get(folder) {
             Some(&number) => Ok(Some(number)),
@@ -71,8 +71,8 @@ impl Classes {
     /// The error of folders that are none of the classes.
     pub(super) fn unknown(&self, folders: &[&str], prefix: &Prefix) -> Error {
         let listed = |names: &mut dyn Iterator<Item = String>, count: usize| {
-            let more = count.saturating_sub(MOST_NAMED);
-            let named = names.take(MOST_NAMED).collect::<Vec<_>>().join(", ");
+            let more = count.saturating_sub(MAX_NAMES);
+            let named = names.take(MAX_NAMES).collect::<Vec<_>>().join(", ");
             if more > 0 { format!("{named} and {more} more") } else { named }
         };
         let quoted = |name: &str| format!("'{name}'");
@@ -90,21 +90,24 @@ impl Classes {
     }
 }
 
-/// Where in a name of a listing the folder begins that is its label: below the last `/` of the prefix. Where all that
-/// is listed is in one folder whose name the prefix ends with, as for `gs://bucket/val` without its slash, below that.
-pub(super) fn root(prefix: &str, first: &[u8], last: &[u8]) -> usize {
+/// Where the folder that is the label begins in a name: behind the last `/` of the prefix. But where all listed names,
+/// from `first` to `last`, are in one folder whose name the prefix ends with, as for `gs://bucket/val` without its
+/// slash, the label begins behind the slash of that folder.
+pub(super) fn label_root(prefix: &str, first: &[u8], last: &[u8]) -> usize {
     let folder = prefix.rfind('/').map_or(0, |slash| slash + 1);
-    // Whatever comes between two names begins as both do.
+    // All names between two names begin with their common prefix.
     let is_folder = folder < prefix.len() && [first, last].iter().all(|name| name.get(prefix.len()) == Some(&b'/'));
     if is_folder { prefix.len() + 1 } else { folder }
 }
 
-/// Which classes a listing has met, to find out whether a list is just that of its folders.
+/// Numbers folders by a list of classes, and records which classes occur, to find out whether the list is just that of
+/// the folders.
 #[derive(Debug)]
 pub(super) struct Numbering {
-    pub(super) classes: Arc<Classes>,
+    classes: Arc<Classes>,
+    /// Which classes occur.
     met: Vec<bool>,
-    /// Whether there was a hidden folder that is none of the classes.
+    /// Whether a hidden folder occurs that is none of the classes.
     has_met_hidden: bool,
 }
 
@@ -123,7 +126,7 @@ impl Numbering {
         Ok(number)
     }
 
-    /// The labels, and the digest of the data where that of the objects is this one.
+    /// The labels, and the digest of the data, given that of the objects.
     pub(super) fn finish(self, objects: Digest) -> (Labels, Digest) {
         let names = self.classes.names();
         let all_met = !self.has_met_hidden && self.met.iter().all(|met| *met);

@@ -1,4 +1,4 @@
-//! Digests of what was listed.
+//! Digests of listed objects.
 
 use std::fmt;
 
@@ -7,13 +7,14 @@ use ring::digest::{Context, SHA256};
 use super::Entry;
 
 /// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order, and of the list of classes where
-/// that is another than the list of folders.
+/// that differs from the list of folders.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub(crate) [u8; 32]);
 
 impl Digest {
-    /// The digest of the same objects where their labels are numbered by a list. An order may depend on the numbers,
-    /// and a run that was trained with others must not be resumed. Frozen as all digests are.
+    /// The digest of the same objects with labels numbered by a list of classes. It must differ, because an order may
+    /// depend on the numbers, and a run that was trained with other numbers must not be resumed. Like all digests it
+    /// must never change.
     pub(super) fn with_classes(self, classes: &[String]) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(b"dataflux classes 1");
@@ -39,8 +40,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A running SHA-256 over names in order, each ended by a line feed, which no name can hold. The digest of `ls` and the
-/// `order_digest` of `bench` are made so: of an epoch without shuffling they are equal.
+/// A running SHA-256 over names in order, each followed by a line feed, which no name can hold. The digest of `ls` and
+/// the `order_digest` of `bench` are made by this, so for an epoch without shuffling they are equal.
 pub struct NamesDigest(Context);
 
 impl Default for NamesDigest {
@@ -50,7 +51,7 @@ impl Default for NamesDigest {
 }
 
 impl NamesDigest {
-    /// Takes in the next name.
+    /// Adds the next name.
     pub fn push(&mut self, name: &str) {
         self.0.update(name.as_bytes());
         self.0.update(b"\n");
@@ -74,38 +75,38 @@ fn sha256(context: Context) -> Digest {
     Digest(bytes)
 }
 
-/// Bytes to gather before they are hashed: a call of the hash costs as much as a short name does.
-const GATHERED: usize = 16 << 10;
+/// Bytes that are collected before they are hashed, since a call of the hash costs as much as hashing a short name.
+const COLLECTED: usize = 16 << 10;
 
-/// The running [`Digest`] of a manifest. What it takes in is frozen: states that users hold name its result.
+/// The running [`Digest`] of a manifest. Its input must never change, since users' states hold its result.
 pub(super) struct ObjectsDigest {
     context: Context,
-    gathered: Vec<u8>,
+    collected: Vec<u8>,
 }
 
 impl Default for ObjectsDigest {
     fn default() -> Self {
-        Self { context: Context::new(&SHA256), gathered: Vec::with_capacity(2 * GATHERED) }
+        Self { context: Context::new(&SHA256), collected: Vec::with_capacity(2 * COLLECTED) }
     }
 }
 
 impl ObjectsDigest {
     pub(super) fn push<N>(&mut self, name: &[u8], entry: &Entry<N>) {
-        self.gathered.extend_from_slice(name);
+        self.collected.extend_from_slice(name);
         let mut fields = [0; 21];
         fields[0] = b'\n';
         fields[1..9].copy_from_slice(&entry.size.to_le_bytes());
         fields[9..17].copy_from_slice(&entry.generation.to_le_bytes());
         fields[17..].copy_from_slice(&entry.crc32c.unwrap_or(0).to_le_bytes());
-        self.gathered.extend_from_slice(&fields);
-        if self.gathered.len() >= GATHERED {
-            self.context.update(&self.gathered);
-            self.gathered.clear();
+        self.collected.extend_from_slice(&fields);
+        if self.collected.len() >= COLLECTED {
+            self.context.update(&self.collected);
+            self.collected.clear();
         }
     }
 
     pub(super) fn finish(mut self) -> Digest {
-        self.context.update(&self.gathered);
+        self.context.update(&self.collected);
         sha256(self.context)
     }
 }

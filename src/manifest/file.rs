@@ -1,4 +1,4 @@
-//! Manifests as files, read where they lie.
+//! Manifests as files, which are mapped into memory.
 //!
 //! All numbers are little-endian. A file of version 1 is
 //!
@@ -10,7 +10,7 @@
 //! | 16 | 8 | bytes of the file |
 //! | 24 | 8 | objects, at least 1 |
 //! | 32 | 8 | labels |
-//! | 40 | 8 | places of labels |
+//! | 40 | 8 | indexes of labels |
 //! | 48 | 32 | digest |
 //! | 80 | 4 | CRC32C of all that follows the head |
 //! | 84 | 4, 4 | bytes of the bucket's name and of the prefix |
@@ -21,16 +21,16 @@
 //! | | 4 | CRC32C of the head up to here |
 //! | | 8 each | for each chunk of objects, where it ends, counted from the first |
 //! | | 8 each | the same for chunks of labels |
-//! | | 4 each | for each label in the order of the listing its place in the order of names, or in that of a list of classes (4,294,967,295: in neither); none where that is the same. Of a list of classes at least one is 4,294,967,295, if need be one more than there are labels |
+//! | | 4 each | for each label in the order of the listing, its index in the order of names or in a list of classes (4,294,967,295: in neither); absent where the order of the listing is that of names. For a list of classes at least one is 4,294,967,295, which may be an additional one |
 //! | | | the chunks of objects, as `chunk.rs` describes them: all of 4,096 records but the last |
-//! | | | the chunks of labels: of these only the names count |
+//! | | | the chunks of labels, whose records have no meaning except for their names |
 //!
-//! The head is small, and what follows it is read once when a file is opened, for its CRC. Of each chunk its head is
-//! checked then, too, and that its first and last names are in UTF-8, below the prefix and after those of the chunk before.
-//! What is between them is checked when it is read, as far as that it is an object with a name in UTF-8 and a label that
-//! there is, or an error. So a file that somebody made up, CRCs and all, may hold names within a chunk that are out of
-//! order, doubled or of another prefix, totals that don't add up and a digest of something else: that takes
-//! [`Manifest::verify`], which reads every object.
+//! The head is small. What follows it is read once when a file is opened, to check its CRC. Then the head of each chunk
+//! is checked, and that its first and last names are in UTF-8, below the prefix, and after those of the chunk before.
+//! The records between them are checked when they are read: each is an object with a name in UTF-8 and an existing
+//! label, or an error. So a forged file with valid CRCs may hold names within a chunk that are out of order, doubled or
+//! of another prefix, totals that don't add up, and a wrong digest. [`Manifest::verify`] finds these, since it reads
+//! every object.
 
 use std::fmt;
 use std::fs::{self, File, Permissions};
@@ -40,9 +40,9 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::chunk::{CHUNK, CLASSES};
+use super::chunk::CHUNK;
 use super::digest::ObjectsDigest;
-use super::growth::{Growth, ListingEnd};
+use super::growth::{ClassTotals, Growth, ListingEnd};
 use super::table::{ChunkTable, Labels};
 use super::{Digest, LeftOut, Manifest};
 use crate::list::Prefix;
@@ -52,36 +52,36 @@ const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
 const VERSION: u32 = 1;
 /// Bytes of the head before the bucket's name.
 const FIXED: usize = 100;
-/// Reasons that every file counts, met or not. Those that came later are counted up to the last that was met, so that
-/// the file of a listing which met none of them is what it always was.
-const LEAST_REASONS: usize = 8;
-/// Bytes at the beginning that say what the rest is.
+/// Reasons that every file counts, whether they apply or not. Reasons added later are only written up to the last one
+/// that applies, so that files without them never change.
+const MIN_REASONS: usize = 8;
+/// Bytes before the length of the file: magic number, version and length of the head.
 const OPENING: usize = 16;
 
 impl Manifest {
-    /// Writes the manifest into a file, whole or not at all: beside it first, then in its place. Two manifests of the
-    /// same listing make the same file, byte for byte. Symbolic links are followed, and a file that is replaced leaves its
-    /// permissions to the new one.
+    /// Writes the manifest into a file, whole or not at all: it is written beside its destination and then renamed. Two
+    /// manifests of the same listing make the same file, byte for byte. Symbolic links are followed, and the
+    /// permissions of a file that is replaced are kept.
     ///
     /// # Errors
-    /// What [`try_save`](Self::try_save) finds; the disk is full; the listing failed.
+    /// Those of [`try_save`](Self::try_save); the disk is full; the listing failed.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.complete()?;
         let path = path.as_ref();
         let target = SaveTarget::of(path)?;
         let written = target.create().and_then(|file| self.write(file)).and_then(|()| target.replace());
         written.map_err(|error| {
-            // What is in the way of the one is often in the way of the other, and the first is what counts.
+            // The removal often fails for the same reason as the write, which is the error that counts.
             let _ = fs::remove_file(&target.beside);
             unwritable(path, error)
         })
     }
 
-    /// Finds out whether [`save`](Self::save) may write there, before a listing that takes long: makes a file beside the
-    /// one that is named, and removes it.
+    /// Checks whether [`save`](Self::save) can write to `path`, for use before a long listing: makes a file beside
+    /// `path` and removes it.
     ///
     /// # Errors
-    /// The folder isn't there or can't be written to; what has this name is no file.
+    /// The folder doesn't exist or can't be written to; `path` exists and is no file.
     pub fn try_save(path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let target = SaveTarget::of(path)?;
@@ -107,10 +107,11 @@ impl Manifest {
         let end = self.end();
         let mut left_out = end.left_out;
         let counts = left_out.counts_mut();
-        let reasons = counts.iter().rposition(|count| **count > 0).map_or(0, |last| last + 1).max(LEAST_REASONS);
+        let reasons = counts.iter().rposition(|count| **count > 0).map_or(0, |last| last + 1).max(MIN_REASONS);
         let left_out = &counts[..reasons];
+        let totals = end.totals.iter();
         let Prefix { bucket, prefix } = &self.prefix;
-        let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * end.classes.len() + 4;
+        let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * totals.len() + 4;
 
         let mut head = Vec::with_capacity(head_bytes);
         head.extend(MAGIC);
@@ -119,23 +120,21 @@ impl Manifest {
         head.extend(((head_bytes + length) as u64).to_le_bytes());
         head.extend(self.growth.objects.rows().to_le_bytes());
         head.extend(end.labels.names().rows().to_le_bytes());
-        head.extend((end.labels.places().len() as u64).to_le_bytes());
+        head.extend((end.labels.indexes().len() as u64).to_le_bytes());
         head.extend(end.digest.0);
         head.extend(crc.to_le_bytes());
-        for length in [bucket.len(), prefix.len(), left_out.len(), end.classes.len()] {
+        for length in [bucket.len(), prefix.len(), left_out.len(), totals.len()] {
             head.extend((length as u32).to_le_bytes());
         }
         head.extend(bucket.as_bytes());
         head.extend(prefix.as_bytes());
         head.extend(left_out.iter().flat_map(|count| count.to_le_bytes()));
-        head.extend(
-            end.classes.iter().flat_map(|(objects, bytes)| [objects.to_le_bytes(), bytes.to_le_bytes()]).flatten(),
-        );
+        head.extend(totals.flat_map(|total| [total.objects.to_le_bytes(), total.bytes.to_le_bytes()]).flatten());
         head.extend(crc32c::crc32c(&head).to_le_bytes());
         head
     }
 
-    /// Hands out all that follows the head.
+    /// Passes everything behind the head to `write`.
     fn body<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let labels = &self.end().labels;
         let tables = [&*self.growth.objects, labels.names()];
@@ -146,28 +145,28 @@ impl Manifest {
                 write(&end.to_le_bytes())?;
             }
         }
-        for place in labels.places() {
-            write(&place.to_le_bytes())?;
+        for index in labels.indexes() {
+            write(&index.to_le_bytes())?;
         }
         tables.into_iter().flat_map(ChunkTable::chunks).try_for_each(write)
     }
 
-    /// Opens a file that [`save`](Self::save) has written. It is mapped into memory: 18 million objects open in a moment,
-    /// and the processes of a machine that open the same file share its memory.
+    /// Opens a file that [`save`](Self::save) has written. The file is mapped into memory, so 18 million objects open
+    /// in a moment, and processes on the same machine that open the same file share its memory.
     ///
-    /// Replace the file, by `save` or by renaming another, and never write into it while it is open: what is read then
-    /// is an error at best, and the end of the process with SIGBUS if the file has become shorter. On a network file
-    /// system, such as NFS, SMB, Lustre or FUSE, even a file that another host replaces may be gone here. So a file
-    /// there is read into memory as a whole, some 18 bytes an object in each process, and may be replaced by anybody at
-    /// any time.
+    /// Replace the file by `save` or by renaming another file, but never write into it while it is open: a read then
+    /// returns an error at best, and ends the process with SIGBUS if the file has become shorter. On a network file
+    /// system, for example NFS, SMB, Lustre or FUSE, even a file that another host replaces may disappear here. So a
+    /// file there is read into memory as a whole, which takes some 18 bytes for each object in each process, and may be
+    /// replaced at any time.
     ///
     /// # Errors
-    /// The file can't be read, is no manifest, or one of another version; it was cut short or damaged. Of a file from
-    /// somebody who may have made it up, [`verify`](Self::verify) tells the rest.
+    /// The file can't be read, is no manifest, or has another version; it was cut short or damaged. For a file from an
+    /// untrusted source, [`verify`](Self::verify) checks the rest.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |error| unreadable(path, error);
-        // Before it is opened, since to open a pipe is to wait for whoever writes into it.
+        // Checked before the file is opened, since opening a pipe waits for its writer.
         if !fs::metadata(path).map_err(io)?.is_file() {
             return Err(io(io::Error::other("it is no file")));
         }
@@ -175,7 +174,7 @@ impl Manifest {
         Self::load_from(&file, os::network_file_system(&file), path)
     }
 
-    /// Opens a file that is on this network file system, if it is on any.
+    /// Opens a file that is on the network file system `network`, if it is on any.
     pub(super) fn load_from(file: &File, network: Option<&str>, path: &Path) -> Result<Self> {
         let bytes = match network {
             Some(network) => {
@@ -187,43 +186,42 @@ impl Manifest {
         Self::of_bytes(bytes.map_err(|error| unreadable(path, error))?, path)
     }
 
-    /// Reads every object, and proves what [`load`](Self::load) takes from the file as it stands: that all names are below
-    /// the prefix, in order and each there once, that objects and bytes of each storage class add up, and that the
-    /// [digest](Self::digest) is that of the objects. 18 million objects take 1.4 s; needed only for files
-    /// from somebody who may have made them up. Waits for the end of the listing.
+    /// Reads every object, and checks what [`load`](Self::load) doesn't: that all names are below the prefix, in order,
+    /// and each there once, that objects and bytes of each storage class add up, and that the [digest](Self::digest) is
+    /// that of the objects. This is needed only for files from an untrusted source. 18 million objects take 1.4 s.
+    /// Waits for the end of the listing.
     ///
     /// # Errors
-    /// What isn't so; the listing failed.
+    /// One of these doesn't hold; the listing failed.
     pub fn verify(&self) -> Result<()> {
         let mut entries = self.entries();
         let (mut digest, mut last, mut index) = (ObjectsDigest::default(), String::new(), 0u64);
-        let mut classes = [(0u64, 0u64); CLASSES.len()];
+        let mut totals = ClassTotals::default();
         while let Some(entry) = entries.next()? {
             if !entry.name.starts_with(&self.prefix.prefix) {
-                return Err(self.made_up(self.prefix(), format_args!("object {index}: {:?}", entry.name)));
+                return Err(self.forged(self.prefix(), format_args!("object {index}: {:?}", entry.name)));
             }
             if index > 0 && entry.name <= &*last {
                 let got = format_args!("object {index}: {:?} after {last:?}", entry.name);
-                return Err(self.made_up("names in order, each once", got));
+                return Err(self.forged("names in order, each once", got));
             }
             digest.push(entry.name.as_bytes(), &entry);
-            let class = &mut classes[entry.storage_class as usize];
-            *class = (class.0 + 1, class.1.saturating_add(entry.size));
+            totals.add(entry.storage_class, entry.size);
             last.clear();
             last.push_str(entry.name);
             index += 1;
         }
-        if classes != self.end().classes {
-            return Err(self.made_up("totals by storage class that add up", "others"));
+        if totals != self.end().totals {
+            return Err(self.forged("totals by storage class that add up", "others"));
         }
         let digest = digest.finish();
         if ![digest, digest.with_classes(self.labels())].contains(&self.digest()) {
-            return Err(self.made_up(format_args!("objects of the digest {}", self.digest()), digest));
+            return Err(self.forged(format_args!("objects of the digest {}", self.digest()), digest));
         }
         Ok(())
     }
 
-    fn made_up(&self, wanted: impl fmt::Display, got: impl fmt::Display) -> Error {
+    fn forged(&self, wanted: impl fmt::Display, got: impl fmt::Display) -> Error {
         let error = Error::new(ErrorKind::Integrity, "this manifest isn't one that dataflux has made");
         let error = match &self.file {
             Some(file) => error.object(file.display()),
@@ -232,7 +230,7 @@ impl Manifest {
         error.stage(Stage::Manifest).mismatch(wanted, got).hint("list again with `dataflux ls --save`")
     }
 
-    /// Reads the bytes of the file at `path`.
+    /// Reads a manifest from the bytes of the file at `path`.
     pub(super) fn of_bytes(map: Mmap, path: &Path) -> Result<Self> {
         Self::read(map, path).map_err(|fault| fault.about(path))
     }
@@ -240,9 +238,9 @@ impl Manifest {
     fn read(map: Mmap, path: &Path) -> Result<Self, FileFault> {
         let bytes = &map[..];
         if !bytes.starts_with(&MAGIC) {
-            // The beginning of one, or nothing at all.
-            let cut = MAGIC.starts_with(bytes);
-            return Err(if cut {
+            // An empty file, or a manifest cut within its magic number.
+            let is_cut = MAGIC.starts_with(bytes);
+            return Err(if is_cut {
                 FileFault::Short { wanted: OPENING as u64, got: bytes.len() }
             } else {
                 FileFault::Foreign
@@ -273,17 +271,17 @@ impl Manifest {
         let mut fields = FieldReader(body);
         let objects = fields.ends(head.objects)?;
         let labels = fields.ends(head.labels)?;
-        let places = fields.take(head.places.checked_mul(4))?;
-        let places = places.as_chunks().0.iter().map(|place| u32::from_le_bytes(*place)).collect();
+        let indexes = fields.take(head.label_indexes.checked_mul(4))?;
+        let indexes = indexes.as_chunks().0.iter().map(|index| u32::from_le_bytes(*index)).collect();
         let start = bytes.len() - fields.0.len();
         let chunks_of_objects = fields.take(objects.last().map(|&end| end as u64))?;
         let chunks_of_labels = fields.take(labels.last().map(|&end| end as u64))?;
         if !fields.0.is_empty() || chunks_of_objects.is_empty() {
             return Err(FileFault::Damaged("sections that fill it"));
         }
-        // Copied, since they are handed out as they are, without a second look.
+        // Labels are copied, since they are handed out later without another check.
         let names = labels.windows(2).map(|bounds| Box::from(&chunks_of_labels[bounds[0]..bounds[1]])).collect();
-        let labels = ChunkTable::owned(head.labels, names).and_then(|names| Labels::new(names, places));
+        let labels = ChunkTable::owned(head.labels, names).and_then(|names| Labels::new(names, indexes));
         let bounds = objects.iter().map(|end| start + end).collect();
         let objects = ChunkTable::mapped(head.objects, map, bounds).ok_or(FileFault::Damaged("chunks of objects"))?;
         if !objects.is_in_order(head.prefix.prefix.as_bytes()) {
@@ -292,12 +290,12 @@ impl Manifest {
         let end = ListingEnd {
             labels: labels.ok_or(FileFault::Damaged("labels"))?,
             left_out: head.left_out,
-            classes: head.classes,
+            totals: head.totals,
             digest: head.digest,
             failed: None,
         };
         let growth = Arc::new(Growth::whole(Arc::new(objects), end));
-        Ok(Self { prefix: head.prefix, growth, _listing: None, file: Some(path.to_owned()), is_listed: false })
+        Ok(Self { file: Some(path.to_owned()), ..Self::with_growth(head.prefix, growth) })
     }
 }
 
@@ -311,12 +309,12 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
 
 /// Where a manifest is saved.
 struct SaveTarget {
-    /// Behind all symbolic links.
+    /// The path with all symbolic links resolved.
     path: PathBuf,
-    /// In the same folder, since files are renamed within one file system only. Its name doesn't grow with that of the
-    /// file, which may be as long as names can be.
+    /// The new file until it is renamed, in the same folder, since files can only be renamed within one file system.
+    /// Its name has a constant length, since the name of the file may have the greatest length there is.
     beside: PathBuf,
-    /// Of the file that is replaced.
+    /// Permissions of the file that is replaced.
     permissions: Option<Permissions>,
 }
 
@@ -335,14 +333,14 @@ impl SaveTarget {
                 .mismatch("a file, or a name that nothing has", got)
                 .hint("name another file"));
         }
-        let path = followed(path).map_err(|error| unwritable(path, error))?;
+        let path = resolve_links(path).map_err(|error| unwritable(path, error))?;
         let beside = path.with_file_name(format!(".dataflux-{:016x}.new", rand::random::<u64>()));
         Ok(Self { path, beside, permissions: there.map(|there| there.permissions()) })
     }
 
     fn create(&self) -> io::Result<File> {
         let file = File::create_new(&self.beside)?;
-        // Before anything is in it, which may be for the eyes of few.
+        // Set before the file has contents, which may be confidential.
         if let Some(permissions) = &self.permissions {
             file.set_permissions(permissions.clone())?;
         }
@@ -351,20 +349,20 @@ impl SaveTarget {
 
     fn replace(&self) -> io::Result<()> {
         fs::rename(&self.beside, &self.path)?;
-        // The name is a part of its folder, and lasts as long where folders can be told to write.
+        // Syncs the new name, which is stored in the folder, where folders can be synced.
         let folder = self.path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
         Ok(())
     }
 }
 
-/// What a path leads to, where that needs not be there yet.
-fn followed(path: &Path) -> io::Result<PathBuf> {
+/// Resolves the symbolic links at the end of a path, which needs not exist.
+fn resolve_links(path: &Path) -> io::Result<PathBuf> {
     /// As many as Linux follows.
-    const MOST_LINKS: usize = 40;
+    const MAX_LINKS: usize = 40;
     let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        // That it can't be read says that it is no link.
+    for _ in 0..MAX_LINKS {
+        // A path that can't be read as a link is none.
         let Ok(link) = fs::read_link(&path) else { return Ok(path) };
         path = path.parent().unwrap_or(Path::new("")).join(link);
     }
@@ -379,31 +377,32 @@ fn unwritable(path: &Path, error: io::Error) -> Error {
         .with_source(error)
 }
 
-/// What the head tells.
+/// The head of a file.
 struct FileHead {
     file_bytes: u64,
     objects: u64,
     labels: u64,
-    places: u64,
+    label_indexes: u64,
     digest: Digest,
+    /// CRC32C of everything behind the head.
     crc: u32,
     prefix: Prefix,
     left_out: LeftOut,
-    classes: [(u64, u64); CLASSES.len()],
+    totals: ClassTotals,
 }
 
 impl FileHead {
     fn of(head: &[u8]) -> Result<Self, FileFault> {
         let mut fields = FieldReader(head);
         fields.take(Some(OPENING as u64))?;
-        let [file_bytes, objects, labels, places] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+        let [file_bytes, objects, labels, label_indexes] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
         let digest = Digest(*fields.array()?);
         let crc = fields.u32()?;
         let lengths = [fields.u32()?, fields.u32()?];
-        let [reasons, of_classes] = [fields.u32()?, fields.u32()?];
+        let [reasons, storage_classes] = [fields.u32()?, fields.u32()?];
         let [bucket, prefix] = lengths.map(|length| fields.take(Some(length.into())).map(std::str::from_utf8));
         let (Ok(bucket), Ok(prefix)) = (bucket?, prefix?) else { return Err(FileFault::Damaged("a prefix in UTF-8")) };
-        // As strict as with what a user writes.
+        // Parsed as strictly as a user's URI.
         let prefix: Prefix = format!("gs://{bucket}/{prefix}")
             .parse()
             .ok()
@@ -412,27 +411,27 @@ impl FileHead {
         let mut left_out = LeftOut::default();
         for reason in 0..reasons as usize {
             let count = fields.u64()?;
-            // Of reasons that this version doesn't know there is nothing to say.
+            // Counts of reasons that this version doesn't know are ignored.
             if let Some(known) = left_out.counts_mut().into_iter().nth(reason) {
                 *known = count;
             }
         }
-        let mut classes = [(0, 0); CLASSES.len()];
-        if of_classes as usize != classes.len() {
+        let mut totals = ClassTotals::default();
+        if storage_classes as usize != totals.iter().len() {
             return Err(FileFault::Damaged("as many storage classes as there are"));
         }
-        for class in &mut classes {
-            *class = (fields.u64()?, fields.u64()?);
+        for total in totals.iter_mut() {
+            (total.objects, total.bytes) = (fields.u64()?, fields.u64()?);
         }
-        let sum = classes.iter().try_fold(0u64, |sum, &(objects, _)| sum.checked_add(objects));
+        let sum = totals.iter().try_fold(0u64, |sum, total| sum.checked_add(total.objects));
         if objects == 0 || sum != Some(objects) || !fields.0.is_empty() {
             return Err(FileFault::Damaged("counts that fit together"));
         }
-        Ok(Self { file_bytes, objects, labels, places, digest, crc, prefix, left_out, classes })
+        Ok(Self { file_bytes, objects, labels, label_indexes, digest, crc, prefix, left_out, totals })
     }
 }
 
-/// Bytes that are read one field after another.
+/// Reads fields from the beginning of bytes.
 struct FieldReader<'a>(&'a [u8]);
 
 impl<'a> FieldReader<'a> {
@@ -455,7 +454,7 @@ impl<'a> FieldReader<'a> {
         self.array().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
-    /// 0, and where each chunk of a table ends that has `rows`.
+    /// 0, and where each chunk of a table with `rows` rows ends.
     fn ends(&mut self, rows: u64) -> Result<Vec<usize>, FileFault> {
         let ends = self.take(rows.div_ceil(CHUNK as u64).checked_mul(8))?;
         let ends = ends.as_chunks().0.iter().map(|end| usize::try_from(u64::from_le_bytes(*end)).unwrap_or(usize::MAX));
@@ -466,13 +465,15 @@ impl<'a> FieldReader<'a> {
 
 /// What is wrong with a file.
 enum FileFault {
+    /// It isn't a manifest.
     Foreign,
+    /// It has this other version.
     Version(u32),
     Short {
         wanted: u64,
         got: usize,
     },
-    /// What the file doesn't have.
+    /// It lacks this.
     Damaged(&'static str),
 }
 

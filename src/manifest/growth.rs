@@ -1,112 +1,146 @@
-//! What a manifest holds, while it grows and when it is whole.
+//! What a manifest holds, while its listing runs and after its end.
 //!
-//! One thread adds chunks, any number read those that are there, without a lock. Who needs what only the end of the
-//! listing tells waits for it.
+//! One thread adds chunks, and any number of threads read the chunks that are there, without a lock. Readers that need
+//! what is only known at the end of the listing wait for that.
 
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::chunk::{CLASSES, WRITTEN_HERE};
+use super::chunk::{STORAGE_CLASSES, WRITTEN_HERE};
 use super::digest::ObjectsDigest;
 use super::table::{ChunkTable, Labels, LabelsWriter};
-use super::{Digest, LeftOut};
+use super::{ClassTotal, Digest, LeftOut};
+use crate::store::StorageClass;
 use crate::{Error, Result};
 
-/// How often someone who waits looks whether that was called off.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often waiting threads check whether their wait was cancelled.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How many samples a listing has, as far as it has come.
+/// How many samples of a listing are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// So many, and perhaps more; that is all there will ever be of a listing that failed.
+pub enum KnownSamples {
+    /// This many, and the listing may find more. A listing that failed stays at this.
     AtLeast(u64),
-    /// So many.
+    /// Exactly this many.
     All(u64),
 }
 
 #[derive(Debug)]
 pub(super) struct Growth {
-    /// Shared by manifests that number the same folders otherwise.
+    /// Shared by manifests of the same objects with other labels.
     pub(super) objects: Arc<ChunkTable>,
     end: OnceLock<ListingEnd>,
-    /// Told of each chunk and of the end.
-    turn: (Mutex<()>, Condvar),
+    /// Held by threads between their check of `objects` and `end` and their wait for `changed`.
+    checking: Mutex<()>,
+    /// Notified of each chunk and of the end.
+    changed: Condvar,
 }
 
-/// What is known once the listing has ended.
+/// What is known when the listing has ended.
 #[derive(Debug)]
 pub(super) struct ListingEnd {
     pub(super) labels: Labels,
     pub(super) left_out: LeftOut,
-    /// Objects and bytes by class, in the order of [`CLASSES`].
-    pub(super) classes: [(u64, u64); CLASSES.len()],
+    pub(super) totals: ClassTotals,
     pub(super) digest: Digest,
-    /// Why it is not whole.
+    /// Why the manifest is incomplete, if so.
     pub(super) failed: Option<Error>,
 }
 
+/// Objects and bytes of each storage class, in the order of [`STORAGE_CLASSES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClassTotals([ClassTotal; STORAGE_CLASSES.len()]);
+
+impl Default for ClassTotals {
+    fn default() -> Self {
+        Self(STORAGE_CLASSES.map(|storage_class| ClassTotal { storage_class, objects: 0, bytes: 0 }))
+    }
+}
+
+impl ClassTotals {
+    pub(super) fn add(&mut self, class: StorageClass, bytes: u64) {
+        let total = &mut self.0[class as usize];
+        total.objects += 1;
+        total.bytes = total.bytes.saturating_add(bytes);
+    }
+
+    /// The totals of all classes, also of those without objects.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &ClassTotal> {
+        self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut ClassTotal> {
+        self.0.iter_mut()
+    }
+}
+
 impl Growth {
-    /// Without an object.
+    /// A running listing without an object yet.
     pub(super) fn new() -> Self {
-        Self { objects: Arc::new(ChunkTable::empty()), end: OnceLock::new(), turn: Default::default() }
+        Self {
+            objects: Arc::new(ChunkTable::empty()),
+            end: OnceLock::new(),
+            checking: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
-    /// Whole from the start.
+    /// A listing that has ended.
     pub(super) fn whole(objects: Arc<ChunkTable>, end: ListingEnd) -> Self {
-        Self { objects, end: end.into(), turn: Default::default() }
+        Self { objects, end: end.into(), ..Self::new() }
     }
 
-    /// Adds a chunk, one thread at a time.
+    /// Adds a chunk. Only one thread may do so at a time.
     pub(super) fn push(&self, chunk: Box<[u8]>) {
         self.objects.push(chunk).expect(WRITTEN_HERE);
-        self.tell();
+        self.notify();
     }
 
-    /// Nothing comes after this; of several ends the first counts.
+    /// Ends the listing. No chunk may be added after this. If this is called repeatedly, the first end counts.
     pub(super) fn end(&self, end: ListingEnd) {
         let _ = self.end.set(end);
-        self.tell();
+        self.notify();
     }
 
-    /// Ends it with an error alone.
+    /// Ends the listing with nothing but an error.
     pub(super) fn fail(&self, error: Error) {
         self.end(ListingEnd {
             labels: LabelsWriter::default().finish(),
             left_out: LeftOut::default(),
-            classes: [(0, 0); CLASSES.len()],
+            totals: ClassTotals::default(),
             digest: ObjectsDigest::default().finish(),
             failed: Some(error),
         });
     }
 
-    fn tell(&self) {
-        // Whoever has looked and not yet gone to sleep holds the lock.
-        drop(self.turn.0.lock().unwrap_or_else(PoisonError::into_inner));
-        self.turn.1.notify_all();
+    fn notify(&self) {
+        // A thread that has checked but doesn't wait yet holds the lock, so it can't miss the notification.
+        drop(self.checking.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
     }
 
-    /// What the end of the listing tells, if it has ended.
+    /// What is known at the end of the listing, if it has ended.
     pub(super) fn ended(&self) -> Option<&ListingEnd> {
         self.end.get()
     }
 
-    /// As [`ended`](Self::ended), waited for.
+    /// Waits for the end of the listing.
     pub(super) fn wait(&self) -> &ListingEnd {
         self.end.wait()
     }
 
-    pub(super) fn known(&self) -> Known {
-        // First the end: after it nothing is added.
-        let whole = self.ended().is_some_and(|end| end.failed.is_none());
+    pub(super) fn known(&self) -> KnownSamples {
+        // The end is read first, since nothing is added after it.
+        let is_whole = self.ended().is_some_and(|end| end.failed.is_none());
         let rows = self.objects.rows();
-        if whole { Known::All(rows) } else { Known::AtLeast(rows) }
+        if is_whole { KnownSamples::All(rows) } else { KnownSamples::AtLeast(rows) }
     }
 
-    /// Waits until more than `samples` are there, or no more come. False where it was called off before.
-    pub(super) fn wait_beyond(&self, samples: u64, called_off: impl Fn() -> bool) -> Result<bool> {
-        let mut turn = self.turn.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// As [`Manifest::wait_beyond`](super::Manifest::wait_beyond).
+    pub(super) fn wait_beyond(&self, samples: u64, is_cancelled: impl Fn() -> bool) -> Result<bool> {
+        let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            // As in `known`.
+            // The end is read first, as in `known`.
             let end = self.ended();
             if self.objects.rows() > samples {
                 return Ok(true);
@@ -114,10 +148,11 @@ impl Growth {
             if let Some(end) = end {
                 return end.failed.clone().map_or(Ok(true), Err);
             }
-            if called_off() {
+            if is_cancelled() {
                 return Ok(false);
             }
-            turn = self.turn.1.wait_timeout(turn, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.changed.wait_timeout(checking, CANCEL_INTERVAL);
+            checking = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

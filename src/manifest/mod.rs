@@ -1,8 +1,8 @@
-//! The listing, frozen: what an epoch is made of.
+//! A frozen listing: the samples that epochs are made of.
 //!
-//! In memory a manifest is what it is in its file: objects stand in chunks of 4,096, and an object is found by its index
-//! in constant time. One takes 18 bytes where names are like `n01440764/n01440764_10026.JPEG`, 15 where they are like
-//! `00000000.bin`, and 45 where each is a UUID.
+//! A manifest has the same form in memory as in its file: chunks of 4,096 objects, in which an object is found by its
+//! index in constant time. An object takes 18 bytes where names are like `n01440764/n01440764_10026.JPEG`, 15 where
+//! they are like `00000000.bin`, and 45 where each name is a UUID.
 //!
 //! ```
 //! # use dataflux::{Manifest, store::{ObjectRef, Objects}};
@@ -21,114 +21,49 @@ mod build;
 mod chunk;
 mod classes;
 mod digest;
+mod entry;
 mod file;
 mod growth;
 mod relabel;
+mod segment;
 mod sink;
+mod streaming;
 mod table;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::list::{Filter, Prefix};
-use crate::store::{ContentEncoding, ObjectId, Objects, StorageClass};
+use crate::list::{ListingCut, Prefix};
+use crate::store::ObjectId;
 use crate::{Error, ErrorKind, Result, Stage};
 
 pub use crate::list::LeftOut;
-pub(crate) use build::StreamingListing;
-pub use build::{ManifestBuilder, Segment};
-use chunk::CLASSES;
+pub use build::ManifestBuilder;
 pub(crate) use classes::Classes;
 pub use digest::{Digest, NamesDigest};
-pub use growth::Known;
+pub use entry::{ClassTotal, Entry, EntryRef, Facts};
+pub use growth::KnownSamples;
 use growth::{Growth, ListingEnd};
 pub(crate) use relabel::FoundImages;
+pub use segment::Segment;
+pub(crate) use streaming::StreamingListing;
 use table::{Labels, NO_CLASS, TableCursor};
-
-/// The error of a listing that has no sample.
-fn of_nothing(prefix: &Prefix, left_out: &LeftOut) -> Error {
-    let error =
-        Error::new(ErrorKind::NotFound, "there is no sample below this prefix").stage(Stage::Manifest).object(prefix);
-    if left_out.total() > 0 {
-        return error.hint(format!("all that is there was left out: {left_out}; name another prefix, or filter less"));
-    }
-    if let Some((folder, glob)) = prefix.glob() {
-        return error.hint(format!("a prefix isn't a glob: open {folder} with Filter::include({glob:?})"));
-    }
-    error.hint("check its spelling, and that the data was uploaded: `dataflux ls` shows what a prefix holds")
-}
-
-/// One object of a [`Manifest`]. `N` is how its name is held: [`Arc<str>`], borrowed ([`EntryRef`]), or not at all
-/// ([`Facts`]).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Entry<N = Arc<str>> {
-    /// The whole name.
-    pub name: N,
-    /// Bytes as stored.
-    pub size: u64,
-    /// The version that was listed.
-    pub generation: i64,
-    /// The CRC that the bytes must have; `None` where the listing had none.
-    pub crc32c: Option<u32>,
-    /// The storage class.
-    pub storage_class: StorageClass,
-    /// How the stored bytes are compressed. Samples have them as they are stored, and decoders may want to decompress
-    /// them.
-    pub encoding: ContentEncoding,
-    /// Index in [`Manifest::labels`] of the first folder below the prefix that this is in, however deep; `None` right
-    /// below the last `/` of the prefix, and in a hidden folder that isn't in the [list of
-    /// classes](crate::DatafluxDataset::classes).
-    pub label: Option<u32>,
-}
-
-/// An object whose name is borrowed.
-pub type EntryRef<'a> = Entry<&'a str>;
-
-/// All of an object but its name, which is found faster than the name is.
-pub type Facts = Entry<()>;
-
-impl<N> Entry<N> {
-    fn named<M>(self, name: M) -> Entry<M> {
-        let Self { name: _, size, generation, crc32c, storage_class, encoding, label } = self;
-        Entry { name, size, generation, crc32c, storage_class, encoding, label }
-    }
-
-    /// With the label that users know instead of the one that is written down; `None` where there is no such label.
-    fn labelled(mut self, growth: &Growth) -> Option<Self> {
-        // Labels that are in use while they come are in order.
-        if let (Some(label), Some(end)) = (self.label, growth.ended()) {
-            self.label = Some(end.labels.place(label)?).filter(|place| *place != NO_CLASS);
-        }
-        Some(self)
-    }
-}
-
-/// How much of a manifest is of one storage class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClassTotal {
-    /// The class.
-    pub storage_class: StorageClass,
-    /// Objects of it, at least 1.
-    pub objects: u64,
-    /// Their bytes, as stored.
-    pub bytes: u64,
-}
 
 /// A frozen snapshot of a listing: objects in byte order of names, each at one generation.
 ///
-/// That of a data set that is [streaming](crate::DatasetBuilder::streaming) grows until the listing ends. What only the
-/// end tells, such as [`len`](Self::len), [`digest`](Self::digest) and [`labels`](Self::labels), blocks until then. Of a
-/// listing that failed all this tells what came before it did, and [`complete`](Self::complete) says why.
+/// The manifest of a [streaming](crate::DatasetBuilder::streaming) data set grows until the listing ends. Methods that
+/// need the end of the listing, for example [`len`](Self::len), [`digest`](Self::digest) and [`labels`](Self::labels),
+/// block until then. After a failed listing these cover only what was listed, and [`complete`](Self::complete) returns
+/// the error.
 pub struct Manifest {
     prefix: Prefix,
     growth: Arc<Growth>,
+    /// Stops the listing when the manifest is dropped.
     _listing: Option<Listing>,
-    /// Where it was loaded from.
+    /// The file that the manifest was loaded from.
     file: Option<PathBuf>,
-    /// Whether it is what a listing found.
+    /// Whether this process listed the objects.
     is_listed: bool,
 }
 
@@ -139,7 +74,7 @@ impl fmt::Debug for Manifest {
     }
 }
 
-/// A listing under way, which dropping this stops.
+/// A running listing. Dropping this stops it.
 #[derive(Debug)]
 struct Listing(tokio::task::AbortHandle);
 
@@ -150,38 +85,33 @@ impl Drop for Listing {
 }
 
 impl Manifest {
-    /// Freezes a listing of `prefix`: leaves out what is no sample, and counts it.
-    ///
-    /// # Errors
-    /// An empty listing; a name that comes twice or out of order.
-    pub fn new(prefix: Prefix, objects: &Objects) -> Result<Self> {
-        let mut left_out = LeftOut::default();
-        let segment = Segment::new(Filter::new().keep(&prefix, objects.iter(), &mut left_out));
-        let mut builder = ManifestBuilder::new(prefix);
-        builder.push(segment);
-        builder.leave_out(&left_out);
-        builder.finish()
+    fn with_growth(prefix: Prefix, growth: Arc<Growth>) -> Self {
+        Self { prefix, growth, _listing: None, file: None, is_listed: false }
     }
 
-    /// Waits until the listing has ended, for those that are [streaming](crate::DatasetBuilder::streaming).
+    /// Waits until the listing has ended, where the data set is [streaming](crate::DatasetBuilder::streaming).
     ///
     /// # Errors
-    /// Why the listing failed.
+    /// The listing failed.
     pub fn complete(&self) -> Result<()> {
         self.growth.wait().failed.clone().map_or(Ok(()), Err)
     }
 
-    /// How many samples there are, as far as is known by now. Doesn't wait.
-    pub fn known(&self) -> Known {
+    /// How many samples are known so far. Doesn't wait.
+    pub fn known(&self) -> KnownSamples {
         self.growth.known()
     }
 
-    /// Waits until more than `samples` are known, or that there are no more; false where it was called off.
-    pub(crate) fn wait_beyond(&self, samples: u64, called_off: impl Fn() -> bool) -> Result<bool> {
-        self.growth.wait_beyond(samples, called_off)
+    /// Waits until more than `samples` samples are known, or the listing has ended. Returns false if `is_cancelled`
+    /// became true before.
+    ///
+    /// # Errors
+    /// The listing failed.
+    pub(crate) fn wait_beyond(&self, samples: u64, is_cancelled: impl Fn() -> bool) -> Result<bool> {
+        self.growth.wait_beyond(samples, is_cancelled)
     }
 
-    /// Whether this process has listed it, so that another process which did the same may have found other objects.
+    /// Whether this process listed the objects, so that another process may have found other objects at another time.
     pub(crate) fn is_listed(&self) -> bool {
         self.is_listed
     }
@@ -199,103 +129,102 @@ impl Manifest {
 
     /// Bytes of all samples together, as stored.
     pub fn bytes(&self) -> u64 {
-        self.end().classes.iter().fold(0, |sum, &(_, bytes)| sum.saturating_add(bytes))
+        self.end().totals.iter().fold(0, |sum, total| sum.saturating_add(total.bytes))
     }
 
-    /// What was listed.
+    /// The prefix that was listed.
     pub fn prefix(&self) -> &Prefix {
         &self.prefix
     }
 
-    /// Folders right below the last `/` of the prefix that hold samples, in byte order: the labels of an image folder.
-    /// Of `training/a.png` it is `training` for the prefix `gs://bucket/train`, as for `gs://bucket`; but where all
-    /// samples are in one folder whose name ends the prefix, as in `val/` for `gs://bucket/val`, the folders in that.
-    /// Of a data set that was given a list of [classes](crate::DatafluxDataset::classes) it is that list. Made when
-    /// they are first asked for.
+    /// The labels of an image folder: the folders right below the last `/` of the prefix that hold samples, in byte
+    /// order.
+    ///
+    /// For the prefix `gs://bucket/train`, as for `gs://bucket`, the label of `training/a.png` is `training`. But where
+    /// all samples are in one folder whose name the prefix ends with, for example in `val/` for `gs://bucket/val`, the
+    /// labels are the folders in that folder. If the data set was given a list of
+    /// [classes](crate::DatafluxDataset::classes), the labels are that list. They are made when they are first asked
+    /// for.
     pub fn labels(&self) -> &[String] {
         self.end().labels.all()
     }
 
-    /// Objects and bytes of each storage class that occurs. For the classes of samples see [`labels`](Self::labels).
-    pub fn classes(&self) -> impl Iterator<Item = ClassTotal> {
-        let totals = CLASSES.into_iter().zip(self.end().classes);
-        totals.filter(|&(_, (objects, _))| objects > 0).map(|(storage_class, (objects, bytes))| ClassTotal {
-            storage_class,
-            objects,
-            bytes,
-        })
+    /// Objects and bytes of each storage class that occurs.
+    pub fn storage_classes(&self) -> impl Iterator<Item = ClassTotal> {
+        self.end().totals.iter().filter(|total| total.objects > 0).copied()
     }
 
-    /// What was listed and is no sample.
+    /// Objects that were listed but left out.
     pub fn left_out(&self) -> LeftOut {
         self.end().left_out
     }
 
-    /// Digest of all names, sizes, versions and checksums, and of the list of classes where one was set that differs
-    /// from the folders. The order of every epoch and the right to resume depend on it, so all ranks of a run must have
-    /// the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
+    /// Digest of all names, sizes, versions and checksums, and of the list of classes if one was set that differs from
+    /// the folders. The order of every epoch depends on the digest, and a resume needs the same digest. So all ranks of
+    /// a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
     }
 
     /// The same objects with other labels.
     fn relabelled(&self, labels: Labels, digest: Digest) -> Self {
-        let ListingEnd { left_out, classes, .. } = *self.end();
-        let end = ListingEnd { labels, left_out, classes, digest, failed: None };
+        let ListingEnd { left_out, totals, .. } = *self.end();
+        let end = ListingEnd { labels, left_out, totals, digest, failed: None };
         let growth = Arc::new(Growth::whole(Arc::clone(&self.growth.objects), end));
-        Self { prefix: self.prefix.clone(), growth, _listing: None, file: self.file.clone(), is_listed: self.is_listed }
+        let (file, is_listed) = (self.file.clone(), self.is_listed);
+        Self { file, is_listed, ..Self::with_growth(self.prefix.clone(), growth) }
     }
 
-    /// A manifest of nothing but the error that whoever needs it gets.
+    /// A manifest without objects, whose methods return `error`.
     pub(crate) fn failed(prefix: Prefix, error: Error) -> Self {
         let growth = Growth::new();
         growth.fail(error);
-        Self { prefix, growth: Arc::new(growth), _listing: None, file: None, is_listed: false }
+        Self::with_growth(prefix, Arc::new(growth))
     }
 
-    /// Why there is nothing in it and never will be.
+    /// The error of a listing that failed without an object.
     pub(crate) fn failure(&self) -> Option<Error> {
         let failed = self.growth.ended().and_then(|end| end.failed.clone());
         failed.filter(|_| self.growth.objects.rows() == 0)
     }
 
-    /// Whether the listing is under way.
+    /// Whether the listing is still running.
     pub(crate) fn is_growing(&self) -> bool {
         self.growth.ended().is_none()
     }
 
-    /// Bytes that the objects and the labels take, in memory or in the file that is mapped.
+    /// Bytes that the objects and the labels take, in memory or in a mapped file.
     pub fn memory_bytes(&self) -> u64 {
         let labels = &self.end().labels;
-        self.growth.objects.bytes() + labels.names().bytes() + size_of_val(labels.places()) as u64
+        self.growth.objects.bytes() + labels.names().bytes() + size_of_val(labels.indexes()) as u64
     }
 
-    /// The object at `index`, counted from 0 in byte order of names; `None` where there is none. `None` of an index below
-    /// [`len`](Self::len) says that the file this was loaded from was written to since. Blocks until the listing has come
-    /// to this object, or to its end.
+    /// The object at `index`, counted from 0 in byte order of names; `None` where there is none. `None` for an index
+    /// below [`len`](Self::len) means that the manifest's file was written to since it was opened. Blocks until the
+    /// listing has reached this object, or its end.
     pub fn get(&self, index: u64) -> Option<Entry> {
-        // Why there is none is not what was asked.
+        // The caller asked for the object, not for the reason why there is none.
         let _ = self.reaches(index);
-        self.growth.objects.entry(index)?.labelled(&self.growth)
+        labelled(self.growth.objects.entry(index)?, &self.growth)
     }
 
     /// As [`get`](Self::get), without the name.
     pub fn facts(&self, index: u64) -> Option<Facts> {
         let _ = self.reaches(index);
-        self.growth.objects.record(index)?.labelled(&self.growth)
+        labelled(self.growth.objects.record(index)?, &self.growth)
     }
 
-    /// Whether there is an object of that index. Waits until it is there, or the listing has ended.
+    /// Whether there is an object at `index`. Waits until it is listed, or the listing has ended.
     ///
     /// # Errors
-    /// The listing failed before it came to it.
+    /// The listing failed before it reached this object.
     pub(crate) fn reaches(&self, index: u64) -> Result<bool> {
         let is_there = || index < self.growth.objects.rows();
         Ok(is_there() || (self.growth.wait_beyond(index, || false)? && is_there()))
     }
 
-    /// All objects in byte order of names. Waits for the end of the listing; where that failed, its error comes after the
-    /// last object that was listed.
+    /// All objects in byte order of names. Waits for the end of the listing. If the listing failed, its error comes
+    /// after the last object that was listed.
     pub fn entries(&self) -> Entries<'_> {
         self.entries_from(0)
     }
@@ -306,22 +235,23 @@ impl Manifest {
         Entries { manifest: self, cursor: TableCursor::new(&self.growth.objects, index) }
     }
 
-    /// Names that cut the manifest into pieces of `objects` each, and how many there are from each name to the next: the
-    /// first name of all, and each `objects`-th from it. At 0 every object is a piece.
+    /// Cuts the manifest into pieces of `objects` objects, from which a later listing can divide its work: see
+    /// [`Lister::earlier`](crate::list::Lister::earlier). The last piece may be smaller. 0 counts as 1.
     ///
     /// # Errors
-    /// The file this was loaded from was written to since; the listing failed.
-    pub fn cuts(&self, objects: u64) -> Result<Vec<(String, u64)>> {
+    /// The manifest's file was written to since it was opened; the listing failed.
+    pub fn cuts(&self, objects: u64) -> Result<Vec<ListingCut>> {
         self.complete()?;
         let objects = objects.max(1);
         let piece = |number| {
             let first = number * objects;
-            Ok((String::from(&*self.at(first)?.name), objects.min(self.len() - first)))
+            let name = String::from(&*self.at(first)?.name);
+            Ok(ListingCut { name, objects: objects.min(self.len() - first) })
         };
         (0..self.len().div_ceil(objects)).map(piece).collect()
     }
 
-    /// The object of an index that is known to be below the length.
+    /// The object at an index that is known to be below the length.
     pub(crate) fn at(&self, index: u64) -> Result<Entry> {
         self.get(index).ok_or_else(|| self.damaged(index))
     }
@@ -331,7 +261,7 @@ impl Manifest {
         self.facts(index).ok_or_else(|| self.damaged(index))
     }
 
-    /// The object's identity, for a request.
+    /// The identity of an object, for a request.
     pub(crate) fn id(&self, entry: &Entry) -> ObjectId {
         ObjectId::new(Arc::clone(&self.prefix.bucket), Arc::clone(&entry.name), entry.generation)
     }
@@ -350,7 +280,16 @@ impl Manifest {
     }
 }
 
-/// Objects of a [`Manifest`], one after another. Each is borrowed until the next is asked for, so that none is
+/// Replaces the label as recorded by an index in [`Manifest::labels`]; `None` where there is no such label.
+fn labelled<N>(mut entry: Entry<N>, growth: &Growth) -> Option<Entry<N>> {
+    // While a listing runs, labels are recorded in the order of `labels`.
+    if let (Some(label), Some(end)) = (entry.label, growth.ended()) {
+        entry.label = Some(end.labels.index_of(label)?).filter(|index| *index != NO_CLASS);
+    }
+    Some(entry)
+}
+
+/// Iterates over the objects of a [`Manifest`]. Each is borrowed until the next is asked for, so that none is
 /// allocated.
 ///
 /// ```
@@ -373,15 +312,15 @@ impl Entries<'_> {
     /// The next object; `None` at the end.
     ///
     /// # Errors
-    /// The file that the manifest was loaded from was written to since.
-    #[expect(clippy::should_implement_trait, reason = "what it gives borrows from it, as no iterator allows")]
+    /// The manifest's file was written to since it was opened; the listing failed.
+    #[expect(clippy::should_implement_trait, reason = "the result borrows from self, which no iterator allows")]
     pub fn next(&mut self) -> Result<Option<EntryRef<'_>>> {
         if self.cursor.is_at_end() {
             self.manifest.complete()?;
             return Ok(None);
         }
         let (manifest, index) = (self.manifest, self.cursor.index());
-        let entry = self.cursor.next().and_then(|entry| entry.labelled(&manifest.growth));
+        let entry = self.cursor.next().and_then(|entry| labelled(entry, &manifest.growth));
         entry.map(Some).ok_or_else(|| manifest.damaged(index))
     }
 }

@@ -1,29 +1,28 @@
-//! Copies of a manifest with other labels, or of its images alone.
+//! Copies of a manifest with other labels, or with only its images.
 
 use std::sync::Arc;
 
 use super::Manifest;
-use super::classes::{Classes, root};
+use super::classes::{Classes, label_root};
 use super::sink::ObjectSink;
 use crate::Result;
 use crate::list::{Filter, LeftOut, is_hidden};
 
 impl Manifest {
-    /// The same objects, of which each has the number that `classes` gives its folder. Waits for the end of the
-    /// listing.
+    /// The same objects, each labelled by the number that `classes` gives its folder. Waits for the end of the listing.
     ///
     /// # Errors
-    /// Folders that are none of the classes; a listing that failed.
+    /// Folders that are none of the classes; the listing failed.
     pub(crate) fn with_classes(&self, classes: &Classes) -> Result<Self> {
         self.complete()?;
         let end = self.end();
         let folders = end.labels.all();
 
-        // Another list doesn't say which folders there are.
-        if end.labels.are_a_list() && folders != classes.names() {
+        // Where the labels are another list of classes, they don't say which folders there are.
+        if end.labels.is_class_list() && folders != classes.names() {
             let (first, last) = (self.at(0)?.name, self.at(self.len() - 1)?.name);
-            let root = root(&self.prefix.prefix, first.as_bytes(), last.as_bytes());
-            return self.by_folder(|_| true, root, self.left_out())?.with_classes(classes);
+            let root = label_root(&self.prefix.prefix, first.as_bytes(), last.as_bytes());
+            return self.labelled_by_folder(|_| true, root, self.left_out())?.with_classes(classes);
         }
 
         let unknown: Vec<_> = folders
@@ -34,24 +33,24 @@ impl Manifest {
         if !unknown.is_empty() {
             return Err(classes.unknown(&unknown, &self.prefix));
         }
-        let labels = end.labels.numbered(classes.names(), |folder| classes.get(folder));
+        let labels = end.labels.renumbered(classes.names(), |folder| classes.get(folder));
         let digest = if folders == classes.names() { end.digest } else { end.digest.with_classes(classes.names()) };
         Ok(self.relabelled(labels, digest))
     }
 
-    /// Only the objects that are images by their names, and what was found on the way. Waits for the end of the
-    /// listing. Nothing is copied where all are. A list of classes is kept; without one, labels are the folders that
-    /// hold images.
+    /// Only the objects that are images by their names, and counts of the others. Waits for the end of the listing.
+    /// Nothing is copied where all objects are images. A list of classes is kept; without one, labels are the folders
+    /// that hold images.
     ///
     /// # Errors
-    /// There are no images; a listing that failed; a file that was written to since it was opened.
+    /// There are no images; the listing failed; the manifest's file was written to since it was opened.
     pub(crate) fn images(self: &Arc<Self>) -> Result<(Arc<Self>, FoundImages)> {
         let mut found = FoundImages::default();
         let filter = Filter::everything().images();
         let (mut first, mut last) = (None::<Vec<u8>>, Vec::new());
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
-            if let Some(reason) = filter.reason_of_name(&self.prefix, entry.name) {
+            if let Some(reason) = filter.reason_by_name(&self.prefix, entry.name) {
                 found.left_out.add(reason);
                 found.example.get_or_insert_with(|| entry.name.to_owned());
                 continue;
@@ -69,20 +68,20 @@ impl Manifest {
         }
         let mut left_out = self.left_out();
         left_out.merge(&found.left_out);
-        let root = root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
-        let is_image = |name: &str| filter.reason_of_name(&self.prefix, name).is_none();
-        let mut images = self.by_folder(is_image, root, left_out)?;
+        let root = label_root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
+        let is_image = |name: &str| filter.reason_by_name(&self.prefix, name).is_none();
+        let mut images = self.labelled_by_folder(is_image, root, left_out)?;
 
-        // A saved manifest may have a list of classes, by which its samples stay numbered.
-        if self.end().labels.are_a_list() {
+        // A saved manifest may have a list of classes, which still numbers its samples.
+        if self.end().labels.is_class_list() {
             images = images.with_classes(&*Classes::new(self.labels().to_vec())?)?;
         }
 
         Ok((Arc::new(images), found))
     }
 
-    /// A copy of the objects that `is_kept` accepts by their names, with labels as the folders have them.
-    fn by_folder(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
+    /// A copy of the objects whose names `is_kept` accepts, labelled by their folders.
+    fn labelled_by_folder(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
         let mut sink = ObjectSink::new(self.prefix.clone(), false);
         sink.labeller.root = root;
         let mut entries = self.entries();
@@ -95,15 +94,15 @@ impl Manifest {
     }
 }
 
-/// What was found while images were told from other objects.
+/// What [`Manifest::images`] found.
 #[derive(Debug, Default)]
 pub(crate) struct FoundImages {
-    /// Those that are none.
+    /// Objects that aren't images.
     pub(crate) left_out: LeftOut,
-    /// The first of them.
+    /// The first object that isn't an image.
     pub(crate) example: Option<String>,
-    /// Images that lie in no folder, and so have no label.
+    /// Images that are in no folder, and so have no label.
     pub(crate) without_folder: u64,
-    /// The first of these.
+    /// The first image in no folder.
     pub(crate) first_without_folder: Option<String>,
 }

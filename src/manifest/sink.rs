@@ -1,35 +1,54 @@
-//! What takes the objects of a listing in order, and makes of them what a manifest holds.
+//! Takes the objects of a listing in order, and fills a manifest with them.
 
 use std::sync::Arc;
 
-use super::chunk::{CLASSES, ChunkWriter};
-use super::classes::{Numbering, root};
+use super::chunk::ChunkWriter;
+use super::classes::{Numbering, label_root};
 use super::digest::ObjectsDigest;
-use super::growth::{Growth, ListingEnd};
+use super::growth::{ClassTotals, Growth, ListingEnd};
 use super::table::LabelsWriter;
-use super::{Entry, LeftOut, Manifest, of_nothing};
+use super::{Entry, LeftOut, Manifest};
 use crate::list::{Prefix, Reason};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Takes objects in order.
+/// The error of a listing without samples.
+pub(super) fn no_samples(prefix: &Prefix, left_out: &LeftOut) -> Error {
+    let error =
+        Error::new(ErrorKind::NotFound, "there is no sample below this prefix").stage(Stage::Manifest).object(prefix);
+    if left_out.total() > 0 {
+        return error.hint(format!("all that is there was left out: {left_out}; name another prefix, or filter less"));
+    }
+    if let Some((folder, glob)) = prefix.glob() {
+        return error.hint(format!("a prefix isn't a glob: open {folder} with Filter::include({glob:?})"));
+    }
+    error.hint("check its spelling, and that the data was uploaded: `dataflux ls` shows what a prefix holds")
+}
+
+/// Fills a [`Growth`] with objects, which must come in order.
 pub(super) struct ObjectSink {
     pub(super) prefix: Prefix,
-    /// The object whose name may come again, where the newest wins.
-    pending: Option<(Vec<u8>, Entry<()>)>,
+    /// Where the newest wins: the newest object so far of the last name, which may come again.
+    pending: Option<PendingObject>,
     newest_wins: bool,
-    /// Those whose newest isn't wanted.
+    /// Objects whose newest version isn't wanted.
     left_out: LeftOut,
     writer: ChunkWriter,
     pub(super) growth: Arc<Growth>,
+    /// Objects in the chunks written so far.
     pub(super) objects: u64,
     pub(super) labeller: Labeller,
-    classes: [(u64, u64); CLASSES.len()],
+    totals: ClassTotals,
     digest: ObjectsDigest,
+}
+
+struct PendingObject {
+    name: Vec<u8>,
+    newest: Entry<()>,
 }
 
 impl ObjectSink {
     pub(super) fn new(prefix: Prefix, newest_wins: bool) -> Self {
-        let labeller = Labeller { root: root(&prefix.prefix, &[], &[]), ..Labeller::default() };
+        let labeller = Labeller { root: label_root(&prefix.prefix, &[], &[]), ..Labeller::default() };
         Self {
             prefix,
             pending: None,
@@ -39,7 +58,7 @@ impl ObjectSink {
             growth: Arc::new(Growth::new()),
             objects: 0,
             labeller,
-            classes: [(0, 0); CLASSES.len()],
+            totals: ClassTotals::default(),
             digest: ObjectsDigest::default(),
         }
     }
@@ -48,24 +67,25 @@ impl ObjectSink {
         if !self.newest_wins {
             return self.add(name, record);
         }
-        if let Some((pending, newest)) = &mut self.pending
-            && pending == name
+        if let Some(pending) = &mut self.pending
+            && pending.name == name
         {
-            if newest.generation < record.generation {
-                *newest = record;
+            if pending.newest.generation < record.generation {
+                pending.newest = record;
             }
             return Ok(());
         }
         let mut buffer = self.settle()?;
         buffer.clear();
         buffer.extend_from_slice(name);
-        self.pending = Some((buffer, record));
+        self.pending = Some(PendingObject { name: buffer, newest: record });
         Ok(())
     }
 
-    /// Takes in the newest of its name, if it is wanted, and gives back the buffer of the name.
+    /// Adds the pending object if it is wanted, and returns the buffer of its name for reuse.
     fn settle(&mut self) -> Result<Vec<u8>> {
-        let Some((name, newest)) = self.pending.take() else { return Ok(Vec::new()) };
+        let Some(PendingObject { name, newest }) = self.pending.take() else { return Ok(Vec::new()) };
+        // Segments record in the label why an object isn't wanted.
         match newest.label.and_then(|against| Reason::ALL.get(against as usize)) {
             Some(reason) => self.left_out.add(*reason),
             None => self.add(&name, newest)?,
@@ -73,7 +93,7 @@ impl ObjectSink {
         Ok(name)
     }
 
-    /// Takes in an object that is wanted.
+    /// Adds an object that is wanted.
     fn add(&mut self, name: &[u8], record: Entry<()>) -> Result<()> {
         let (last, shared) = self.writer.compare(name);
         if last.is_ge() && (self.objects > 0 || !self.writer.is_empty()) {
@@ -86,17 +106,15 @@ impl ObjectSink {
         Ok(())
     }
 
-    /// Takes a chunk's objects into account and makes a chunk of them.
+    /// Labels and counts the objects since the last flush, and adds them to the manifest as a chunk.
     pub(super) fn flush(&mut self) -> Result<()> {
-        // All of them first: where one fails, none of the chunk counts.
+        // All objects are labelled first, since none of them counts where one fails.
         for (name, record) in self.writer.objects() {
             record.label = self.labeller.label(&self.prefix, name)?;
         }
         for (name, record) in self.writer.objects() {
             self.digest.push(name, record);
-            let class = &mut self.classes[record.storage_class as usize];
-            class.0 += 1;
-            class.1 = class.1.saturating_add(record.size);
+            self.totals.add(record.storage_class, record.size);
             self.objects += 1;
         }
         if let Some(chunk) = self.writer.flush() {
@@ -110,22 +128,22 @@ impl ObjectSink {
         self.flush()?;
         left_out.merge(&self.left_out);
         if self.objects == 0 {
-            return Err(of_nothing(&self.prefix, &left_out));
+            return Err(no_samples(&self.prefix, &left_out));
         }
-        let (prefix, growth) = (self.prefix.clone(), Arc::clone(&self.growth));
+        let manifest = Manifest::with_growth(self.prefix.clone(), Arc::clone(&self.growth));
         self.end(left_out, None);
-        Ok(Manifest { prefix, growth, _listing: None, file: None, is_listed: false })
+        Ok(manifest)
     }
 
-    /// Says what only the end tells.
+    /// Ends the growth of the manifest.
     pub(super) fn end(self, left_out: LeftOut, failed: Option<Error>) {
-        let Self { growth, labeller, classes, digest, .. } = self;
+        let Self { growth, labeller, totals, digest, .. } = self;
         let digest = digest.finish();
         let (labels, digest) = match labeller.numbering {
             Some(numbering) => numbering.finish(digest),
             None => (labeller.labels.finish(), digest),
         };
-        growth.end(ListingEnd { labels, left_out, classes, digest, failed });
+        growth.end(ListingEnd { labels, left_out, totals, digest, failed });
     }
 }
 
@@ -148,18 +166,19 @@ fn out_of_order(prefix: &Prefix, name: &[u8]) -> Error {
     .hint("open the data set without streaming(true)")
 }
 
-/// Finds the folder that an object is in.
+/// Finds the label of an object, which is its folder.
 #[derive(Default)]
 pub(super) struct Labeller {
     labels: LabelsWriter,
-    /// The last label, and what names that have it begin with.
+    /// The last label.
     last: Option<u32>,
+    /// What names with the last label begin with.
     folder: Vec<u8>,
-    /// Whether labels are in use as soon as they are given, so that none may come late.
+    /// Whether labels are used before the listing ends, so that they must come in order.
     pub(super) in_order: bool,
-    /// Where in names the folder begins; see [`root`].
+    /// Where the folder begins in names; see [`label_root`].
     pub(super) root: usize,
-    /// Numbers the folders, where a list of classes does.
+    /// Numbers the folders by a list of classes, if there is one.
     pub(super) numbering: Option<Numbering>,
 }
 
@@ -179,7 +198,7 @@ impl Labeller {
                 .mismatch(format_args!("names below {prefix}/"), "one beside them")
                 .hint(format!("something was written while it was listed: open {prefix}/, with its slash")));
         }
-        // A prefix may end within the name of a folder; globs begin there, too.
+        // A prefix may end within the name of a folder.
         let below = &name[self.root..];
         let folder = below.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &below[start..]);
         self.last = match folder.iter().position(|&byte| byte == b'/') {

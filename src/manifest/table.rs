@@ -1,4 +1,4 @@
-//! Chunks in a row, in memory of their own or in a mapped file, and the way to any object in them.
+//! Tables of chunks, in memory or in a mapped file, with random access to their objects.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,18 +9,19 @@ use memmap2::Mmap;
 use super::Entry;
 use super::chunk::{CHUNK, ChunkLayout, ChunkReader, ChunkWriter, WRITTEN_HERE};
 
-/// All chunks but the last are full, so that an index tells its chunk.
+/// A table of objects. All chunks but the last are full, so the chunk of an object follows from its index.
 #[derive(Debug)]
 pub(super) struct ChunkTable {
-    /// Told after the chunk that holds them is there.
+    /// Set after the chunk that holds the rows is stored.
     rows: AtomicU64,
     chunks: StoredChunks,
 }
 
-/// With the layout of each chunk, so that an object is found without a look at its chunk's head.
+/// Chunks with their layouts, so that an object is found without reading its chunk's head.
 #[derive(Debug)]
 enum StoredChunks {
-    /// Each for itself: while a manifest is made, what is given back in small pieces is taken again in small pieces.
+    /// Each chunk in an allocation of its own, so that the memory which segments free in small pieces is reused while a
+    /// manifest is made.
     Owned(GrowingChunks),
     Mapped {
         layouts: Vec<ChunkLayout>,
@@ -43,40 +44,41 @@ impl StoredChunks {
 
 type ChunkSlot = OnceLock<(ChunkLayout, Box<[u8]>)>;
 
-/// Buckets, each with twice the slots of the one before: more chunks than memory can hold.
+/// Number of buckets. Each has twice the slots of the one before, so 40 buckets have more slots than there can be
+/// chunks.
 const BUCKETS: usize = 40;
 
-/// Chunks that are only ever added. None is moved for another, so that readers need no lock while it grows.
+/// A list of chunks that only grows. No chunk is ever moved, so readers need no lock.
 #[derive(Debug)]
 struct GrowingChunks(Box<[OnceLock<Box<[ChunkSlot]>>]>);
 
 impl GrowingChunks {
-    /// Bucket and place in it.
-    fn place(chunk: usize) -> (usize, usize) {
+    /// The bucket of a chunk, and the slot in the bucket.
+    fn bucket_and_slot(chunk: usize) -> (usize, usize) {
         let bucket = (chunk + 1).ilog2() as usize;
         (bucket, chunk + 1 - (1 << bucket))
     }
 
     fn slot(&self, chunk: usize) -> Option<&ChunkSlot> {
-        let (bucket, place) = Self::place(chunk);
-        self.0.get(bucket)?.get()?.get(place)
+        let (bucket, slot) = Self::bucket_and_slot(chunk);
+        self.0.get(bucket)?.get()?.get(slot)
     }
 
-    /// `None` where the slot is taken.
+    /// Stores a chunk; `None` where the slot is taken.
     fn set(&self, chunk: usize, layout: ChunkLayout, bytes: Box<[u8]>) -> Option<()> {
-        let (bucket, place) = Self::place(chunk);
+        let (bucket, slot) = Self::bucket_and_slot(chunk);
         let slots = self.0.get(bucket)?.get_or_init(|| (0..1_usize << bucket).map(|_| ChunkSlot::new()).collect());
-        slots.get(place)?.set((layout, bytes)).ok()
+        slots.get(slot)?.set((layout, bytes)).ok()
     }
 }
 
 thread_local! {
-    /// Where a name is put together before it is allocated at its length.
+    /// A buffer in which names are decoded before they are allocated at their length.
     static NAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl ChunkTable {
-    /// A table without a row, to be added to.
+    /// A table without rows, to which chunks can be added.
     pub(super) fn empty() -> Self {
         Self {
             rows: AtomicU64::new(0),
@@ -84,14 +86,14 @@ impl ChunkTable {
         }
     }
 
-    /// `None` where a chunk is none.
+    /// A table of these chunks; `None` where a chunk is invalid, or there aren't as many rows.
     pub(super) fn owned(rows: u64, chunks: Vec<Box<[u8]>>) -> Option<Self> {
         let table = Self::empty();
         chunks.into_iter().try_for_each(|chunk| table.push(chunk))?;
         (table.rows() == rows).then_some(table)
     }
 
-    /// As [`owned`](Self::owned). `bounds` are within the map and don't descend.
+    /// As [`owned`](Self::owned), of chunks in a map. `bounds` are within the map and sorted.
     pub(super) fn mapped(rows: u64, map: Mmap, bounds: Vec<usize>) -> Option<Self> {
         let chunks = bounds.windows(2).map(|bounds| ChunkLayout::of(map.get(bounds[0]..bounds[1])?));
         let layouts = chunks.collect::<Option<Vec<_>>>()?;
@@ -101,7 +103,7 @@ impl ChunkTable {
         (full && counted == rows).then_some(Self { rows: AtomicU64::new(rows), chunks })
     }
 
-    /// Adds a chunk, one thread at a time; `None` where it is none, or the one before it isn't full.
+    /// Adds a chunk; `None` where it is invalid, or the one before it isn't full. Only one thread may do so at a time.
     pub(super) fn push(&self, chunk: Box<[u8]>) -> Option<()> {
         let StoredChunks::Owned(grown) = &self.chunks else { return None };
         let rows = self.rows();
@@ -112,7 +114,7 @@ impl ChunkTable {
         Some(())
     }
 
-    /// Rows so far.
+    /// Number of rows so far.
     pub(super) fn rows(&self) -> u64 {
         self.rows.load(Ordering::Acquire)
     }
@@ -128,8 +130,8 @@ impl ChunkTable {
         self.chunks().map(|chunk| (chunk.len() + per_chunk) as u64).sum()
     }
 
-    /// Whether the first and the last name of each chunk are in UTF-8, begin with `prefix`, and come after the chunk before.
-    /// What is between them is read by nobody yet.
+    /// Whether the first and the last name of each chunk are in UTF-8, begin with `prefix`, and come after the chunk
+    /// before. The names between them aren't checked.
     pub(super) fn is_in_order(&self, prefix: &[u8]) -> bool {
         let (mut last, mut name) = (Vec::new(), Vec::new());
         let mut first_of_all = true;
@@ -170,11 +172,11 @@ impl ChunkTable {
     }
 }
 
-/// Goes through a table from one index on.
+/// Reads a table in order, from any index on.
 #[derive(Debug)]
 pub(super) struct TableCursor<'a> {
     table: &'a ChunkTable,
-    /// Of the object to come.
+    /// Index of the next object.
     index: u64,
     chunk: &'a [u8],
     reader: Option<ChunkReader>,
@@ -189,12 +191,12 @@ impl<'a> TableCursor<'a> {
         self.index >= self.table.rows()
     }
 
-    /// Of the object to come.
+    /// Index of the next object.
     pub(super) fn index(&self) -> u64 {
         self.index
     }
 
-    /// The next object; `None` at the end, and where the bytes are none.
+    /// The next object; `None` at the end, and where the bytes are invalid.
     pub(super) fn next(&mut self) -> Option<Entry<&str>> {
         if self.reader.as_ref().is_none_or(ChunkReader::is_at_end) {
             let (layout, chunk, row) = self.table.find(self.index)?;
@@ -210,76 +212,79 @@ impl<'a> TableCursor<'a> {
     }
 }
 
-/// In the place of a label's number: its folder is none of the classes, so its samples have no label.
+/// The index of a label whose folder is none of the classes, so that its samples have no label.
 pub(super) const NO_CLASS: u32 = u32::MAX;
 
-/// The folders right below the prefix, in byte order or in that of a list of classes, and what the records of objects
-/// say of them.
+/// The labels of a manifest: folders in byte order of names, or a list of classes. Records refer to labels by number;
+/// see [`index_of`](Self::index_of).
 #[derive(Debug)]
 pub(super) struct Labels {
     names: ChunkTable,
-    /// Records number folders as the listing comes to them. Here is the place of each in the order of names, where that
-    /// isn't the same. One [`NO_CLASS`] at least where the names are a list of classes, and none where they are the
+    /// Records number folders in the order of the listing. These are the indexes in `names` by that number; empty where
+    /// both are the same. At least one is [`NO_CLASS`] if the names are a list of classes, and none if they are the
     /// folders.
-    places: Vec<u32>,
+    indexes: Vec<u32>,
     decoded: OnceLock<Vec<String>>,
 }
 
 impl Labels {
-    /// Labels of a file; `None` where they are none. Read once, so that nothing can be wrong with them later: `names`
-    /// is of memory that only this process can write to.
-    pub(super) fn new(names: ChunkTable, places: Vec<u32>) -> Option<Self> {
+    /// Labels of a file; `None` where they are invalid. All names are read once, so that no error can occur later:
+    /// `names` is in memory that only this process can write to.
+    pub(super) fn new(names: ChunkTable, indexes: Vec<u32>) -> Option<Self> {
         let mut cursor = TableCursor::new(&names, 0);
         while !cursor.is_at_end() {
             cursor.next()?;
         }
-        let there = places.iter().all(|&place| place == NO_CLASS || u64::from(place) < names.rows());
-        there.then(|| Self { names, places, decoded: OnceLock::new() })
+        let is_valid = indexes.iter().all(|&index| index == NO_CLASS || u64::from(index) < names.rows());
+        is_valid.then(|| Self { names, indexes, decoded: OnceLock::new() })
     }
 
-    /// Classes that records number as the list does.
+    /// A list of classes, whose order the records' numbers follow.
     pub(super) fn of_classes(classes: &[String]) -> Self {
-        let places = (0..classes.len() as u32).chain([NO_CLASS]).collect();
-        Self { names: in_chunks(classes.iter().map(String::as_bytes)), places, decoded: OnceLock::new() }
+        let indexes = (0..classes.len() as u32).chain([NO_CLASS]).collect();
+        Self { names: name_table(classes.iter().map(String::as_bytes)), indexes, decoded: OnceLock::new() }
     }
 
-    /// Whether the names are those of a list of classes, which stays when folders are left out. No digest says so where
-    /// the list is just that of the folders.
-    pub(super) fn are_a_list(&self) -> bool {
-        self.places.contains(&NO_CLASS)
+    /// Whether the names are a list of classes, which doesn't change when folders are left out. The digest doesn't show
+    /// this where the list is just that of the folders.
+    pub(super) fn is_class_list(&self) -> bool {
+        self.indexes.contains(&NO_CLASS)
     }
 
-    /// The same numbers in records, with the places that the folders have in a list of classes, where they are in it.
-    pub(super) fn numbered(&self, classes: &[String], place: impl Fn(&str) -> Option<u32>) -> Self {
+    /// These labels for the same records by a list of classes. `class_of` returns the number of a folder's class, if
+    /// the folder is in the list.
+    pub(super) fn renumbered(&self, classes: &[String], class_of: impl Fn(&str) -> Option<u32>) -> Self {
         let folders = self.all();
-        let numbers = if self.places.is_empty() { folders.len() } else { self.places.len() };
-        let numbered = |number: usize| {
-            let folder = self.place(number as u32).and_then(|place| folders.get(place as usize));
-            folder.and_then(|folder| place(folder)).unwrap_or(NO_CLASS)
+        let numbers = if self.indexes.is_empty() { folders.len() } else { self.indexes.len() };
+        let renumber = |number: usize| {
+            let folder = self.index_of(number as u32).and_then(|index| folders.get(index as usize));
+            folder.and_then(|folder| class_of(folder)).unwrap_or(NO_CLASS)
         };
-        let mut places: Vec<_> = (0..numbers).map(numbered).collect();
-        if !places.contains(&NO_CLASS) {
-            places.push(NO_CLASS);
+        let mut indexes: Vec<_> = (0..numbers).map(renumber).collect();
+        if !indexes.contains(&NO_CLASS) {
+            indexes.push(NO_CLASS);
         }
-        Self { places, ..Self::of_classes(classes) }
+        Self { indexes, ..Self::of_classes(classes) }
     }
 
     pub(super) fn names(&self) -> &ChunkTable {
         &self.names
     }
 
-    pub(super) fn places(&self) -> &[u32] {
-        &self.places
+    pub(super) fn indexes(&self) -> &[u32] {
+        &self.indexes
     }
 
-    /// The label's place in the order of names, or [`NO_CLASS`]; `None` where there is no such label.
-    pub(super) fn place(&self, number: u32) -> Option<u32> {
-        if self.places.is_empty() {
+    /// The index in [`all`](Self::all) of the label that records refer to by `number`, or [`NO_CLASS`]; `None` where
+    /// there is no such label.
+    pub(super) fn index_of(&self, number: u32) -> Option<u32> {
+        if self.indexes.is_empty() {
             return Some(number).filter(|&number| u64::from(number) < self.names.rows());
         }
-        self.places.get(number as usize).copied()
+        self.indexes.get(number as usize).copied()
     }
 
+    /// All labels, in order.
     pub(super) fn all(&self) -> &[String] {
         self.decoded.get_or_init(|| {
             let mut labels = Vec::with_capacity(self.names.rows() as usize);
@@ -292,7 +297,7 @@ impl Labels {
     }
 }
 
-/// Gathers folders in the order of the listing.
+/// Collects folders in the order of the listing.
 #[derive(Debug, Default)]
 pub(super) struct LabelsWriter {
     names: Vec<u8>,
@@ -300,7 +305,7 @@ pub(super) struct LabelsWriter {
 }
 
 impl LabelsWriter {
-    /// Whether a folder may come next without any of those before having to make way for it.
+    /// Whether the next folder is not before the last one in byte order.
     pub(super) fn is_in_order(&self, folder: &[u8]) -> bool {
         self.ends.len().checked_sub(1).is_none_or(|last| self.get(last) <= folder)
     }
@@ -310,7 +315,8 @@ impl LabelsWriter {
         &self.names[start..self.ends[number]]
     }
 
-    /// The number of a folder. Objects of one stand together, so the last is nearly always the one.
+    /// The number of a folder. Objects of a folder are neighbours, so this is nearly always the last folder. A folder
+    /// that comes again later gets another number.
     pub(super) fn number(&mut self, folder: &[u8]) -> usize {
         match self.ends.len().checked_sub(1) {
             Some(last) if self.get(last) == folder => last,
@@ -322,30 +328,30 @@ impl LabelsWriter {
         }
     }
 
-    /// Labels in byte order, each once. The order of the listing is nearly that, but for a folder whose name goes on
-    /// from another's with a character below `/`, and for doubled slashes.
+    /// The labels in byte order, each once. This is nearly the order of the listing, except for doubled slashes, and
+    /// for a folder whose name continues that of another with a character below `/`.
     pub(super) fn finish(self) -> Labels {
         let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
-        let sorted = (1..self.ends.len()).all(|number| self.get(number - 1) < self.get(number));
-        let mut places = Vec::new();
-        if !sorted {
+        let is_sorted = (1..self.ends.len()).all(|number| self.get(number - 1) < self.get(number));
+        let mut indexes = Vec::new();
+        if !is_sorted {
             order.sort_by_key(|&number| self.get(number as usize));
-            places.resize(order.len(), 0);
-            let mut place = 0;
+            indexes.resize(order.len(), 0);
+            let mut index = 0;
             for at in 0..order.len() {
                 let differs = at > 0 && self.get(order[at - 1] as usize) != self.get(order[at] as usize);
-                place += u32::from(differs);
-                places[order[at] as usize] = place;
+                index += u32::from(differs);
+                indexes[order[at] as usize] = index;
             }
             order.dedup_by_key(|number| self.get(*number as usize));
         }
-        let names = in_chunks(order.iter().map(|&number| self.get(number as usize)));
-        Labels { names, places, decoded: OnceLock::new() }
+        let names = name_table(order.iter().map(|&number| self.get(number as usize)));
+        Labels { names, indexes, decoded: OnceLock::new() }
     }
 }
 
-/// A table of names alone.
-fn in_chunks<'a>(names: impl Iterator<Item = &'a [u8]>) -> ChunkTable {
+/// A table of names without other properties.
+fn name_table<'a>(names: impl Iterator<Item = &'a [u8]>) -> ChunkTable {
     let mut writer = ChunkWriter::default();
     let mut chunks = Vec::new();
     let mut count = 0;

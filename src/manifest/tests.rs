@@ -3,7 +3,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{ObjectMeta, ObjectRef};
+use crate::store::{ContentEncoding, ObjectMeta, ObjectRef, Objects, StorageClass};
 
 pub(crate) fn object(name: &str, size: u64) -> ObjectMeta {
     ObjectMeta {
@@ -24,7 +24,7 @@ pub(crate) fn manifest(objects: &[ObjectMeta]) -> Manifest {
     Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(objects)).unwrap()
 }
 
-/// All entries, in order, by the cursor.
+/// All entries in order, read by the cursor.
 fn all(manifest: &Manifest) -> Vec<Entry> {
     let mut entries = manifest.entries();
     let mut all = Vec::new();
@@ -86,7 +86,7 @@ fn temporaries_are_no_samples() {
 }
 
 #[test]
-fn the_digest_tells_every_field_apart() {
+fn the_digest_covers_every_field() {
     let base = manifest(&[object("p/a", 1)]).digest();
     assert_eq!(base, manifest(&[object("p/a", 1)]).digest());
     let mut other = object("p/a", 1);
@@ -109,7 +109,7 @@ fn unsorted_listings_are_refused() {
     assert!(Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(&objects)).is_err());
 }
 
-/// Whoever sees that rows are there can read them, and those before them stay what they were.
+/// A thread that sees a number of rows can read all of them, and they never change.
 #[test]
 fn chunks_are_read_while_others_are_added() {
     let chunks: Vec<_> = (0..40u64)
@@ -142,9 +142,9 @@ fn chunks_are_read_while_others_are_added() {
     assert_eq!(table.chunks().count(), 40);
 }
 
-/// What states of users name. The values are those of the code before this one was written.
+/// Never to be changed: users' states hold digests.
 #[test]
-fn the_digest_is_what_it_always_was() {
+fn golden_digests() {
     assert_eq!(
         manifest(&[object("p/a", 1)]).digest().to_string(),
         "dc3225c8d86d4ae00a4dfa78edf9e221c9c0f32ce7e5d4cec9cba9061b4fab14"
@@ -172,7 +172,7 @@ fn a_thousand() -> Vec<ObjectMeta> {
         .collect()
 }
 
-/// A folder of its own for a test, gone with it.
+/// A temporary folder for a test, which is removed when this is dropped.
 struct ScratchFolder(PathBuf);
 
 impl ScratchFolder {
@@ -193,13 +193,12 @@ impl Drop for ScratchFolder {
     }
 }
 
-/// Made by [`of_the_golden_file`], once. A new version of the format gets a file of its own: those of the old one are in
-/// users' hands.
+/// A file that was made by [`of_the_golden_file`], once. A new version of the format gets another file.
 fn golden() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/manifest/v1.dfm"))
 }
 
-/// A thousand objects, a mark of a folder, and folders whose order is another than that of names.
+/// A thousand objects, a folder mark, and folders whose order differs from that of names.
 fn of_the_golden_file() -> Manifest {
     let mut objects = a_thousand();
     objects.extend(["p//odd/1", "p/a-b/1", "p/a/", "p/a/1", "p/alone", "p/largest"].map(|name| object(name, 0)));
@@ -244,7 +243,7 @@ fn encodings_are_kept_and_cost_nothing_where_there_are_none() {
     assert_eq!(encoded.memory_bytes(), plain.memory_bytes() + 4_096, "one byte an object of the mixed chunk");
 }
 
-/// On NFS another host may replace a file and so take its pages away, which ended the process with SIGBUS.
+/// On NFS another host may replace a file, which makes its pages disappear and ended the process with SIGBUS.
 #[test]
 fn a_file_on_a_network_file_system_is_copied_and_may_go_while_it_is_open() {
     let (scratch, made) = (ScratchFolder::new(), Manifest::load(golden()).unwrap());
@@ -258,22 +257,22 @@ fn a_file_on_a_network_file_system_is_copied_and_may_go_while_it_is_open() {
     ask(&copied).unwrap();
 }
 
-/// Opens a file of these bytes, without a file.
+/// Reads a manifest from bytes.
 fn opened(bytes: &[u8], scratch: &ScratchFolder) -> Result<Manifest> {
     let mut map = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
     map.copy_from_slice(bytes);
     Manifest::of_bytes(map.make_read_only().unwrap(), &scratch.file())
 }
 
-/// Whether two manifests are equal in all that can be asked of them.
+/// Asserts that two manifests are equal in everything that can be read from them.
 fn same(a: &Manifest, b: &Manifest) {
     assert_eq!((a.prefix(), a.len(), a.bytes(), a.digest()), (b.prefix(), b.len(), b.bytes(), b.digest()));
     assert_eq!((a.labels(), a.left_out()), (b.labels(), b.left_out()));
-    assert!(a.classes().eq(b.classes()));
+    assert!(a.storage_classes().eq(b.storage_classes()));
     assert_eq!(all(a), all(b));
 }
 
-/// Asks a manifest for all that it has. Its answers may be wrong, but they come.
+/// Reads everything from a manifest. The results may be wrong, but nothing may panic.
 fn ask(manifest: &Manifest) -> Result<()> {
     let labels = manifest.labels().len();
     let mut last = Ok(());
@@ -291,7 +290,7 @@ fn ask(manifest: &Manifest) -> Result<()> {
 }
 
 #[test]
-fn a_file_that_is_damaged_in_any_way_is_refused_with_what_to_do() {
+fn damaged_files_are_refused_with_a_hint() {
     let scratch = ScratchFolder::new();
     let objects: Vec<_> = (0..20).map(|index| object(&format!("p/{}/{index:02}", index / 9), index)).collect();
     manifest(&objects).save(scratch.file()).unwrap();
@@ -332,7 +331,7 @@ fn a_file_that_is_damaged_in_any_way_is_refused_with_what_to_do() {
     assert!(nowhere.to_string().contains("no/such/folder"), "{nowhere}");
 }
 
-/// Gives a file CRCs that are right, whatever else isn't.
+/// Corrects the CRCs of a file.
 fn with_crcs(mut bytes: Vec<u8>) -> Vec<u8> {
     let head = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
     if let Some(body) = bytes.get(head..) {
@@ -385,7 +384,7 @@ fn a_file_that_somebody_made_up_with_the_right_crcs_does_no_harm() {
     assert!(opened > 1_000 && read > 1_000 && read < opened, "the test tests nothing: {read} of {opened}");
 }
 
-/// The file of a manifest whose objects are of these names in this order, with CRCs that are right.
+/// Writes and loads a manifest whose objects have these names in this order, with correct CRCs.
 fn crafted(names: &[String], scratch: &ScratchFolder) -> Result<Manifest> {
     let honest: Vec<_> = (0..names.len()).map(|index| object(&format!("p/{index:06}"), 1)).collect();
     let mut manifest = manifest(&honest);
@@ -402,7 +401,7 @@ fn crafted(names: &[String], scratch: &ScratchFolder) -> Result<Manifest> {
     let end = ListingEnd {
         labels: table::LabelsWriter::default().finish(),
         left_out: LeftOut::default(),
-        classes: manifest.end().classes,
+        totals: manifest.end().totals,
         digest: manifest.digest(),
         failed: None,
     };
@@ -468,7 +467,7 @@ fn all_reasons_are_saved_and_loaded() {
     }
 }
 
-/// A version that comes later may count more reasons.
+/// A later version may count more reasons.
 #[test]
 fn reasons_that_are_not_known_are_passed_over() {
     let scratch = ScratchFolder::new();
@@ -493,7 +492,7 @@ fn reasons_that_are_not_known_are_passed_over() {
 }
 
 #[test]
-fn segments_come_in_any_order_and_are_told_apart() {
+fn segments_are_merged_in_any_order() {
     let builder = |names: &[&[&str]]| {
         let mut builder = ManifestBuilder::new("gs://bucket/p/".parse().unwrap());
         for (generation, names) in (1..).zip(names) {
@@ -522,18 +521,18 @@ fn segments_come_in_any_order_and_are_told_apart() {
 #[test]
 fn totals_and_cuts() {
     let manifest = manifest(&a_thousand());
-    let classes: Vec<_> = manifest.classes().map(|class| (class.storage_class, class.objects)).collect();
+    let classes: Vec<_> = manifest.storage_classes().map(|class| (class.storage_class, class.objects)).collect();
     let wanted = [(StorageClass::Unspecified, 333), (StorageClass::Standard, 334), (StorageClass::Nearline, 333)];
     assert_eq!(classes, wanted);
-    assert_eq!(manifest.classes().map(|class| class.bytes).sum::<u64>(), manifest.bytes());
+    assert_eq!(manifest.storage_classes().map(|class| class.bytes).sum::<u64>(), manifest.bytes());
     let cuts = manifest.cuts(400).unwrap();
     let wanted = [("p/ant/00000.bin", 400), ("p/bee/00400.bin", 400), ("p/😀/00800.bin", 200)];
-    assert_eq!(cuts, wanted.map(|(name, objects)| (name.to_owned(), objects)));
+    assert_eq!(cuts, wanted.map(|(name, objects)| ListingCut { name: name.to_owned(), objects }));
     assert_eq!(manifest.cuts(u64::MAX).unwrap().len(), 1);
     assert_eq!(manifest.cuts(0).unwrap().len(), 1_000);
 }
 
-/// Names below `p/` that share much, nothing, or all but the end, in order and each once.
+/// Names below `p/` that share much, nothing, or all but the end; sorted, and each once.
 fn names() -> impl Strategy<Value = Vec<String>> {
     let part = prop_oneof![
         4 => "[ab/]{0,3}",
@@ -551,7 +550,7 @@ fn names() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn class() -> impl Strategy<Value = StorageClass> {
-    prop_oneof![3 => Just(StorageClass::Standard), 1 => prop::sample::select(&chunk::CLASSES[..])]
+    prop_oneof![3 => Just(StorageClass::Standard), 1 => prop::sample::select(&chunk::STORAGE_CLASSES[..])]
 }
 
 fn size() -> impl Strategy<Value = u64> {
@@ -561,7 +560,7 @@ fn size() -> impl Strategy<Value = u64> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is put in comes out, by index, by cursor, and of a file; `repeat` makes chunks full.
+    /// A manifest returns what was put in, by index, by cursor, and from a file. `repeat` fills chunks.
     #[test]
     fn agrees_with_a_plain_list(
         names in names(),

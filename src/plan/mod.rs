@@ -1,9 +1,9 @@
-//! Which objects to read together, and how: samples cut into groups, and the choice between ways to read them.
+//! Divides samples into groups that are read together, and decides how each group is read.
 
 mod cost;
+mod group;
 pub(crate) mod parts;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,41 +14,44 @@ use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
 pub use crate::store::MAX_SOURCES;
 use crate::store::{BucketInfo, StorageClass};
-pub(crate) use cost::Affordable;
+pub(crate) use cost::{Affordable, SampleScale};
 pub use cost::{Bill, Cost, Forecast, Layout, PriceTable, Prices, cold_notice, usd};
+pub use group::{Group, Method, Slice};
 
-/// The most bytes of a composed object unless told otherwise: what Python Dataflux uses, too.
+/// Most bytes of a composed object by default, which Python Dataflux uses, too.
 pub const MAX_COMPOSED_BYTES: u64 = 100_000_000;
 
-/// The least bytes of an object that is read in several ranges at once: two of the parts that a range has at least.
+/// Least bytes of an object that is read in several ranges at once.
 pub const MIN_RANGED: u64 = 32 << 20;
 
 /// How to read small objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// One read an object.
+    /// Reads each object individually.
     Direct,
-    /// Join up to 32 objects on the server, read the result, delete it. Writes to the bucket.
+    /// Composes up to 32 objects on the server, reads the result, and deletes it. This writes to the bucket.
     Compose {
-        /// The most bytes of a joined object; a sample larger than this is read by itself.
+        /// Most bytes of a composed object. A larger sample is read individually.
         max_bytes: u64,
     },
-    /// Per group, by measurement: one by one, joined, or both at once, whichever brings more samples a second; where the
-    /// training loop is what holds things up, or two ways are as fast, whichever costs less. Where composing writes to more
-    /// than one region, only if that is cheaper; never to cold classes, nor where the bucket or the rights forbid it.
+    /// Measures while reading, and picks the method that delivers more samples per second: individual reads, composing,
+    /// or both at once. Where the training loop is the bottleneck, or two methods are equally fast, it picks the
+    /// cheaper one. Where composing writes to more than one region, it composes only if that is cheaper. It never
+    /// composes cold storage classes, nor where the bucket or its permissions forbid composing.
     #[default]
     Auto,
 }
 
 impl Strategy {
-    /// Composing, with the usual cap of 100 MB.
+    /// [`Compose`](Self::Compose) with the default cap of 100 MB.
     pub const fn compose() -> Self {
         Self::Compose { max_bytes: MAX_COMPOSED_BYTES }
     }
 }
 
-/// Why a bucket must not be composed in, whatever the strategy; a reason that goes on after "because".
+/// Why composing is impossible in a bucket, whatever the strategy, as the part of a sentence after "because"; `None`
+/// where it is possible.
 pub fn never_compose(bucket: &BucketInfo) -> Option<String> {
     if let Some(retention) = bucket.retention.filter(|retention| !retention.is_zero()) {
         let days = retention.as_secs_f64() / 86_400.0;
@@ -57,78 +60,18 @@ pub fn never_compose(bucket: &BucketInfo) -> Option<String> {
     bucket.default_hold.then(|| "its default hold keeps temporary objects from being deleted".to_owned())
 }
 
-/// Whether an object can be a source of a composed one of at most `max_bytes`. What has no CRC can't be proved before it
-/// is joined, and "another class" may be several.
+/// Whether an object can be a source of a composed object of at most `max_bytes`. An object without a CRC couldn't be
+/// verified in the composed object, and objects of [`StorageClass::Other`] may have different classes.
 fn can_be_source(object: &Facts, max_bytes: u64) -> bool {
     let known = object.storage_class != StorageClass::Other && object.crc32c.is_some();
     known && object.size > 0 && object.size < max_bytes
 }
 
-/// One sample's place in a payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// Place among the samples that were planned together, from 0.
-    pub slot: usize,
-    /// The sample.
-    pub id: SampleId,
-    /// Where its bytes are in the payload.
-    pub range: Range<u64>,
-}
-
-/// How a group is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Method {
-    /// Nothing to read: the object is empty.
-    Empty,
-    /// One object, one read.
-    Direct,
-    /// One large object, read in several ranges at once.
-    Ranged,
-    /// At least two objects, joined by the server in the order of the slices.
-    Composed,
-}
-
-/// Samples whose bytes are read together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// How.
-    pub method: Method,
-    /// In the order of their bytes, without a gap.
-    pub slices: Vec<Slice>,
-}
-
-impl Group {
-    /// One sample by itself. It is read in ranges if it has at least `ranged` bytes.
-    pub(crate) fn alone(slot: usize, id: SampleId, size: u64, ranged: u64) -> Self {
-        let method = match size {
-            0 => Method::Empty,
-            size if size >= ranged => Method::Ranged,
-            _ => Method::Direct,
-        };
-        Self { method, slices: vec![Slice { slot, id, range: 0..size }] }
-    }
-
-    /// Bytes of the payload.
-    pub fn bytes(&self) -> u64 {
-        self.slices.last().map_or(0, |slice| slice.range.end)
-    }
-
-    /// The same samples, each read by itself; what was joined, whole.
-    pub fn split_up(&self) -> impl Iterator<Item = Self> + '_ {
-        // What is read in ranges stays so where composing is off.
-        let ranged = if self.method == Method::Ranged { 0 } else { u64::MAX };
-        self.slices
-            .iter()
-            .map(move |slice| Self::alone(slice.slot, slice.id, slice.range.end - slice.range.start, ranged))
-    }
-}
-
-/// How many groups were read in which way.
+/// How many groups were read by each method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Groups {
-    /// Objects read by themselves, in one read.
+    /// Objects read individually, in a single read.
     pub direct: u64,
     /// Large objects read in ranges.
     pub ranged: u64,
@@ -146,47 +89,55 @@ impl std::ops::AddAssign for Groups {
     }
 }
 
-/// Running [`Groups`]; objects without bytes are read in no way.
+/// Running counts of [`Groups`]. Empty objects aren't counted, since they aren't read.
 #[derive(Debug, Default)]
-pub(crate) struct GroupCounts([AtomicU64; 3]);
+pub(crate) struct GroupCounts {
+    direct: AtomicU64,
+    ranged: AtomicU64,
+    composed: AtomicU64,
+}
 
 impl GroupCounts {
     pub(crate) fn count(&self, method: Method) {
-        let at = match method {
+        let count = match method {
             Method::Empty => return,
-            Method::Direct => 0,
-            Method::Ranged => 1,
-            Method::Composed => 2,
+            Method::Direct => &self.direct,
+            Method::Ranged => &self.ranged,
+            Method::Composed => &self.composed,
         };
-        self.0[at].fetch_add(1, Ordering::Relaxed);
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts the objects of a group that could not be composed as read individually.
     pub(crate) fn count_as_alone(&self, objects: u64) {
-        self.0[2].fetch_sub(1, Ordering::Relaxed);
-        self.0[0].fetch_add(objects, Ordering::Relaxed);
+        self.composed.fetch_sub(1, Ordering::Relaxed);
+        self.direct.fetch_add(objects, Ordering::Relaxed);
     }
 
     pub(crate) fn groups(&self) -> Groups {
-        let [direct, ranged, composed] = [0, 1, 2].map(|at: usize| self.0[at].load(Ordering::Relaxed));
+        let Self { direct, ranged, composed } = self;
+        let [direct, ranged, composed] = [direct, ranged, composed].map(|count| count.load(Ordering::Relaxed));
         Groups { direct, ranged, composed }
     }
 }
 
-/// Plans the samples of one data set.
+/// Divides samples of one data set into groups.
 #[derive(Clone, Debug)]
 pub struct Planner {
     manifest: Arc<Manifest>,
     strategy: Strategy,
+    /// Most bytes of a composed object; 0 where nothing may be composed.
     max_bytes: u64,
+    /// Least bytes of an object that is read in ranges.
     ranged: u64,
     prices: Prices,
+    /// Whether only groups are composed that cost less composed.
     by_price: bool,
 }
 
 impl Planner {
-    /// A planner for objects of `manifest`, which live in `bucket`. No composed object has more than `most_bytes`,
-    /// whatever the strategy allows. Objects of [`MIN_RANGED`] bytes and more are read in ranges.
+    /// A planner for objects of `manifest`, which are in `bucket`. No composed object has more than `most_bytes` bytes,
+    /// whatever the strategy allows. Objects of at least [`MIN_RANGED`] bytes are read in ranges.
     pub fn new(manifest: Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Self {
         let strategy = if never_compose(bucket).is_some() { Strategy::Direct } else { strategy };
         let max_bytes = match strategy {
@@ -211,34 +162,34 @@ impl Planner {
         self
     }
 
-    /// The most bytes of a joined object.
+    /// Most bytes of a composed object.
     pub(crate) fn max_bytes(&self) -> u64 {
         self.max_bytes
     }
 
-    /// Whether any objects may be joined.
+    /// Whether any objects may be composed.
     pub(crate) fn may_compose(&self) -> bool {
         self.max_bytes > 0
     }
 
-    /// Bytes of these samples.
+    /// Bytes of these samples together.
     pub(crate) fn bytes(&self, ids: &[SampleId]) -> Result<u64> {
         ids.iter().try_fold(0u64, |sum, id| Ok(sum.saturating_add(self.manifest.facts_at(id.0)?.size)))
     }
 
-    /// Cuts samples, in the order of their delivery, into groups. Each sample is in exactly one. Of a [`Strategy::Auto`]
-    /// groups are those that may be read joined; whether one is, or is [split up](Group::split_up), is decided when its
-    /// turn comes.
+    /// Divides samples, given in the order of their delivery, into groups. Each sample is in exactly one group. With
+    /// [`Strategy::Auto`] a composed group is one that *may* be composed: whether it is, or is split up into individual
+    /// reads, is decided when its turn comes.
     ///
     /// # Errors
-    /// A manifest that no longer holds what it did.
+    /// The manifest's file was written to since it was opened.
     pub fn plan(&self, samples: &[SampleId]) -> Result<Vec<Group>> {
         let mut groups = Vec::new();
-        // One open group for each storage class: sources of a compose must share it.
+        // One open group for each storage class, since sources of a compose must have the same class.
         let mut open: Vec<(StorageClass, Group)> = Vec::new();
         for (slot, &id) in samples.iter().enumerate() {
             let object = self.manifest.facts_at(id.0)?;
-            if !self.may_join(&object) {
+            if !self.may_be_source(&object) {
                 groups.push(Group::alone(slot, id, object.size, self.ranged));
                 continue;
             }
@@ -258,56 +209,58 @@ impl Planner {
         for (class, group) in open {
             self.close(class, group, &mut groups);
         }
-        // What is delivered first should be asked for first.
+        // Groups are requested in the order of their delivery.
         groups.sort_by_key(|group| group.slices[0].slot);
         Ok(groups)
     }
 
-    /// A sample of a group, by itself.
+    /// A group of its own for a sample of a group.
     pub(crate) fn alone(&self, slice: &Slice) -> Group {
         Group::alone(slice.slot, slice.id, slice.range.end - slice.range.start, self.ranged)
     }
 
-    /// Whether an object is to be a source. Of the cold classes only an explicit strategy makes temporaries.
-    fn may_join(&self, object: &Facts) -> bool {
+    /// Whether an object may be a source of a composed object. Cold storage classes are composed only by an explicit
+    /// strategy.
+    fn may_be_source(&self, object: &Facts) -> bool {
         let small = self.max_bytes.min(self.ranged);
         let class = object.storage_class;
         can_be_source(object, small)
             && !(self.strategy == Strategy::Auto && self.prices.is_cold(class))
-            && (!self.by_price || self.prices.worth_joining(class, object.size, self.max_bytes))
+            && (!self.by_price || self.prices.is_worth_composing(class, object.size, self.max_bytes))
     }
 
-    /// A group of one is read by itself. So are, unless composing was asked for, a few: small ones would take as long as a
-    /// whole group, large ones have no need to be joined, and both would cost more than their reads.
+    /// Adds an open group to `groups`, composed or split up. A single sample is read individually. So are a few
+    /// samples, unless composing was asked for: composing a few small ones takes as long as composing a full group,
+    /// large ones gain nothing by it, and both would cost more than individual reads.
     fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
         let sources = group.slices.len() as u64;
-        if self.by_price && !self.prices.joins(class, sources, group.bytes()) {
+        if self.by_price && !self.prices.is_cheaper_composed(class, sources, group.bytes()) {
             groups.extend(group.split_up());
             return;
         }
-        let (joined, alone) = (self.prices.composed(class, 0), self.prices.direct(class, sources));
-        let few = self.strategy == Strategy::Auto && joined > alone;
-        if sources > 1 && !few {
+        let (composed, alone) = (self.prices.composed(class, 0), self.prices.direct(class, sources));
+        let is_too_small = self.strategy == Strategy::Auto && composed > alone;
+        if sources > 1 && !is_too_small {
             groups.push(group);
         } else {
             groups.extend(group.split_up());
         }
     }
 
-    /// The same by other prices than the built-in ones.
+    /// Uses these prices instead of the built-in ones.
     #[must_use]
     pub fn with_prices(mut self, prices: Prices) -> Self {
         self.prices = prices;
         self
     }
 
-    /// Joins what costs less joined, and nothing else, so that no group is dearer than its reads one by one.
+    /// Composes only groups that cost less composed, so that no group costs more than individual reads.
     pub(crate) fn by_price(mut self) -> Self {
         self.by_price = true;
         self
     }
 
-    /// What calls of an epoch come to.
+    /// The prices in use.
     pub fn prices(&self) -> &Prices {
         &self.prices
     }
@@ -380,9 +333,9 @@ mod tests {
         }
     }
 
-    /// By the price table 13.5 reads cost what a compose and its read do.
+    /// By the price table, 13.5 reads cost as much as a compose with its read.
     #[test]
-    fn auto_joins_no_few_and_nothing_cold() {
+    fn auto_composes_neither_small_groups_nor_cold_objects() {
         let composed = |count: usize, class, strategy| {
             let planner = planner(&vec![(1_000, class, true); count], strategy, &BucketInfo::default());
             planner.plan(&all(&planner)).unwrap().iter().filter(|group| group.method == Method::Composed).count()
@@ -393,21 +346,21 @@ mod tests {
             assert_eq!(composed(count, StorageClass::Standard, asked_for), always, "{count}");
             assert_eq!(composed(count, StorageClass::Nearline, Strategy::Auto), 0, "{count}");
         }
-        for (size, joined) in [(7_000_000, true), (8_000_000, false), (16_000_000, false)] {
+        for (size, is_composed) in [(7_000_000, true), (8_000_000, false), (16_000_000, false)] {
             let planner = planner(&[(size, StorageClass::Standard, true); 32], Strategy::Auto, &BucketInfo::default());
             let groups = planner.plan(&all(&planner)).unwrap();
-            assert_eq!(groups[0].method == Method::Composed, joined, "large ones: {size}");
+            assert_eq!(groups[0].method == Method::Composed, is_composed, "large ones: {size}");
         }
     }
 
     #[test]
-    fn objects_of_no_told_class_are_as_cold_as_their_bucket() {
+    fn objects_without_a_class_are_as_cold_as_their_bucket() {
         let bucket = |storage_class| BucketInfo { storage_class, ..BucketInfo::default() };
-        for (of_bucket, joined) in [(StorageClass::Standard, true), (StorageClass::Archive, false)] {
+        for (of_bucket, is_composed) in [(StorageClass::Standard, true), (StorageClass::Archive, false)] {
             let sizes = [(1_000, StorageClass::Unspecified, true); 32];
             let planner = planner(&sizes, Strategy::Auto, &bucket(of_bucket));
             let groups = planner.plan(&all(&planner)).unwrap();
-            assert_eq!(groups[0].method == Method::Composed, joined, "{of_bucket:?}");
+            assert_eq!(groups[0].method == Method::Composed, is_composed, "{of_bucket:?}");
         }
     }
 

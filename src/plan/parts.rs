@@ -1,16 +1,15 @@
-//! An object cut into the ranges that are read at once. Pure.
+//! Cuts an object into ranges that are read at once.
 
 use std::ops::Range;
 
-/// Smallest part unless told otherwise. At 60 MB/s and 80 ms to the first byte more calls for less would make the wait for
-/// first bytes more than a third of the time.
+/// Smallest part by default, in bytes. At 60 MB/s and 80 ms to the first byte, smaller parts would spend more than a
+/// third of the time waiting for first bytes.
 pub const MIN_PART_SIZE: u64 = 8 << 20;
 
-/// Streams at once unless told otherwise: eight times what one stream brings fills most of what a small machine's
-/// network takes.
+/// Most streams at once by default. Eight streams fill most of a small machine's network.
 pub const MAX_STREAMS: usize = 8;
 
-/// How a loader cuts large objects.
+/// How large objects are cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RangeSettings {
     pub(crate) min_part_size: u64,
@@ -24,43 +23,44 @@ impl Default for RangeSettings {
 }
 
 impl RangeSettings {
-    /// Calls that read an object of `size` bytes in ranges.
+    /// Number of calls that read an object of `size` bytes.
     pub(super) fn calls(self, size: u64) -> u64 {
         RangeParts::of(size, self.min_part_size, self.max_streams, u64::MAX).count() as u64
     }
 }
 
-/// Largest part, where the budget has room for it: at 60 MB/s a second of transfer for each 80 ms to its first byte, and
-/// the streams end within a second of each other.
-const LARGEST: u64 = 64 << 20;
+/// Largest part, where the memory budget has room for it, in bytes. At 60 MB/s it takes a second of transfer for the 80
+/// ms to its first byte, and streams end within a second of each other.
+const MAX_PART_SIZE: u64 = 64 << 20;
 
-/// How an object is cut: in order, without a gap, the first ones smaller, so that streams that begin together don't end
-/// together and whoever takes the bytes in order gets them evenly.
+/// The parts of an object, in order and without gaps. The first parts are smaller, so that streams that begin together
+/// don't end together, and a consumer that takes the bytes in order gets them evenly.
 #[derive(Clone, Debug)]
 pub(crate) struct RangeParts {
     left: Range<u64>,
-    /// Of the first part.
+    /// Size of the first part.
     least: u64,
-    /// Of all after the first round.
+    /// Size of all parts after the first round of streams.
     usual: u64,
-    /// A part may be so much and no more.
+    /// Largest size of a part.
     most: u64,
+    /// Number of the next part.
     number: u64,
     streams: u64,
 }
 
 impl RangeParts {
-    /// Cuts `size` bytes into parts of `least` bytes and more for so many streams, none of more than `most` bytes, which
-    /// goes before `least`. What isn't twice as long as `least` is one part.
+    /// Cuts `size` bytes into parts of at least `least` bytes for this number of streams. No part has more than `most`
+    /// bytes, which takes precedence over `least`. An object of less than twice `least` bytes is a single part.
     pub(crate) fn of(size: u64, least: u64, streams: usize, most: u64) -> Self {
         let (least, most, streams) = (least.max(1), most.max(1), (streams as u64).max(1));
         let least = if size / 2 < least { size } else { least };
-        // Four rounds at least, so that a slow stream doesn't make the others wait for long.
-        let usual = (size / 4 / streams).min(LARGEST).max(least).min(most);
+        // Each stream gets at least four parts, so that a slow stream doesn't make the others wait for long.
+        let usual = (size / 4 / streams).min(MAX_PART_SIZE).max(least).min(most);
         Self { left: 0..size, least: least.min(usual), usual, most, number: 0, streams }
     }
 
-    /// Whether there is but one.
+    /// Whether there is only one part.
     pub(crate) fn is_one(&self) -> bool {
         self.clone().nth(1).is_none()
     }
@@ -77,7 +77,7 @@ impl Iterator for RangeParts {
         let round = self.number.min(self.streams);
         let growth = u128::from(self.usual - self.least) * u128::from(round) / u128::from(self.streams);
         let mut size = self.least + growth as u64;
-        // No call for a small rest.
+        // A small rest is added to the last part, since it isn't worth a call.
         if left <= self.most && left - left.min(size) < self.least / 2 {
             size = left;
         }
@@ -106,8 +106,8 @@ mod tests {
         assert_eq!(sizes(19, 8, 4, 100), [8, 11], "no call for three bytes");
         let large = [&[4, 8, 12, 16][..], &[20; 14]].concat();
         assert_eq!(sizes(320, 4, 4, 100), large);
-        assert_eq!(sizes(100, 50, 4, 30), [30, 30, 30, 10], "what the budget has room for goes before");
-        assert_eq!(sizes(4 << 30, 8 << 20, 8, 1 << 40).into_iter().max(), Some(LARGEST));
+        assert_eq!(sizes(100, 50, 4, 30), [30, 30, 30, 10], "the budget takes precedence");
+        assert_eq!(sizes(4 << 30, 8 << 20, 8, 1 << 40).into_iter().max(), Some(MAX_PART_SIZE));
     }
 
     proptest! {

@@ -1,9 +1,10 @@
-//! Several sequences woven into one, each in proportion everywhere, with random access.
+//! Several sequences interleaved into one, each in proportion everywhere, with random access.
 //!
-//! A binary tree over the sequences, halved by their lengths. At a node of `left` positions on one side and `all` on both,
-//! the first `p` have `(p * left + offset) / all` of the left side: those of a line, rounded. So a position finds its
-//! way down by one division a level, and each side of each node gets exactly its share. What rounding leaves is less
-//! than one position a level, and of that a lower level inherits its share only: see the test for the sum.
+//! [`Interleave`] is a binary tree over the sequences, halved by their lengths. At a node with `left` positions on its
+//! left side and `all` on both sides, the first `p` positions have `(p * left + offset) / all` positions of the left
+//! side: points of a line, rounded. So finding a position takes one division a level, and each side of each node gets
+//! exactly its share. Rounding shifts a level by less than one position, and lower levels inherit only their share of
+//! that: the test below bounds the sum.
 
 use super::permutation::{mix, scale};
 
@@ -28,14 +29,15 @@ enum BranchSide {
 }
 
 impl Interleave {
-    /// Sequences of these lengths, of which there is at least one and none is 0.
+    /// Interleaves sequences of these lengths. There must be at least one, and none may be 0.
     pub(crate) fn new(lengths: &[u64]) -> Self {
         let mut nodes = Vec::with_capacity(lengths.len());
         split(lengths, 0, &mut nodes);
         Self { nodes }
     }
 
-    /// The sequence at `position`, and the place within it. `key` moves where each sequence begins.
+    /// The sequence that `position` belongs to, and the place within that sequence. `key` moves where each sequence
+    /// begins.
     pub(crate) fn at(&self, key: u64, mut position: u64) -> (usize, u64) {
         let mut side = self.root();
         loop {
@@ -45,14 +47,14 @@ impl Interleave {
             };
             let TreeNode { left, all, sides } = &self.nodes[at];
             let (before, rest) = self.line(key, at, position);
-            // The line passes the next whole number: this position is the left side's.
+            // Where the line passes a whole number, the position belongs to the left side.
             let goes_left = rest >= all - left;
             side = sides[usize::from(!goes_left)];
             position = if goes_left { before } else { position - before };
         }
     }
 
-    /// How many of each of so many sequences come before `position`.
+    /// How many items of each of the `sequences` come before `position`.
     pub(crate) fn before(&self, key: u64, position: u64, sequences: usize) -> Vec<u64> {
         let mut counts = vec![0; sequences];
         let mut sides = vec![(self.root(), position)];
@@ -73,16 +75,17 @@ impl Interleave {
         if self.nodes.is_empty() { BranchSide::Sequence(0) } else { BranchSide::Node(0) }
     }
 
-    /// How many of the first positions at a node are its left side's, and what is left over.
+    /// How many of the first `position` positions at a node belong to its left side, and the remainder of that
+    /// division.
     fn line(&self, key: u64, at: usize, position: u64) -> (u64, u64) {
         let TreeNode { left, all, .. } = &self.nodes[at];
         divide(position, *left, scale(mix(key ^ mix(at as u64 + 1)), *all), *all)
     }
 }
 
-/// `(position * left + offset) / all`, and what is left over.
+/// `(position * left + offset) / all`, and the remainder.
 fn divide(position: u64, left: u64, offset: u64, all: u64) -> (u64, u64) {
-    // A division of 64 bits takes a fraction of the time of one of 128.
+    // A division of 64 bits takes a fraction of the time of one of 128 bits.
     if let Some(line) = position.checked_mul(left).and_then(|product| product.checked_add(offset)) {
         return (line / all, line % all);
     }
@@ -90,13 +93,13 @@ fn divide(position: u64, left: u64, offset: u64, all: u64) -> (u64, u64) {
     ((line / u128::from(all)) as u64, (line % u128::from(all)) as u64)
 }
 
-/// Adds the tree over these sequences, the first of which is number `first`.
+/// Adds the tree over these sequences, the first of which has the number `first`.
 fn split(lengths: &[u64], first: usize, nodes: &mut Vec<TreeNode>) -> BranchSide {
     if lengths.len() < 2 {
         return BranchSide::Sequence(first);
     }
     let all: u64 = lengths.iter().sum();
-    // Where both sides come nearest to half.
+    // The cut that halves the sum best.
     let (mut cut, mut left, mut sum) = (1, lengths[0], 0);
     for (index, length) in lengths[..lengths.len() - 1].iter().enumerate() {
         sum += length;
@@ -123,8 +126,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each sequence comes in order and whole; and any number of first positions has of each sequence its share, but
-        /// for three at most, so any stretch its share but for six.
+        /// Each sequence comes in order and whole. The first n positions hold the share of each sequence to within
+        /// three, so any stretch holds it to within six.
         #[test]
         fn all_in_order_and_in_proportion_everywhere(lengths in lengths(), key: u64) {
             let woven = Interleave::new(&lengths);
@@ -144,9 +147,9 @@ mod tests {
             prop_assert_eq!(woven.before(key, all, lengths.len()), lengths);
         }
 
-        /// With numbers that need 128 bits, too.
+        /// Also where numbers need 128 bits.
         #[test]
-        fn far_positions_are_as_near_ones(lengths in prop::collection::vec(1u64 << 55..1 << 58, 2..9), key: u64, at: u64) {
+        fn large_positions_behave_as_small_ones(lengths in prop::collection::vec(1u64 << 55..1 << 58, 2..9), key: u64, at: u64) {
             let woven = Interleave::new(&lengths);
             let at = scale(at, lengths.iter().sum::<u64>() - 100);
             let mut last = vec![None; lengths.len()];
@@ -159,7 +162,7 @@ mod tests {
         }
     }
 
-    /// Never to be changed: a saved state means this order.
+    /// Never to be changed: saved states rely on this order.
     #[test]
     fn golden() {
         let woven = Interleave::new(&[5, 2, 1]);

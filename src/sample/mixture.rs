@@ -1,4 +1,4 @@
-//! Several orders woven into one by weights.
+//! Several orders interleaved into one by weights.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,20 +10,21 @@ use super::weighted::{WEIGHTS, is_weight};
 use super::wrong;
 use crate::Result;
 
-/// Several samplers mixed by weights: of each stretch of an epoch every part has its share, but for six samples at most.
-/// Parts are usually [subsets](super::Subset), such as the folders of several data sets in one bucket; for data sets in several
-/// buckets see [`MixedLoader`](crate::MixedLoader).
+/// Mixes several samplers by weights. In each stretch of an epoch every part has its share to within six samples. Parts
+/// are usually [subsets](super::Subset), for example the folders of several data sets in one bucket. For data sets in
+/// several buckets see [`MixedLoader`](crate::MixedLoader).
 ///
-/// Each part goes on where it stood at the end of the epoch before, and begins its next order when it is through. So
-/// nothing of a part comes twice before all of it came once, however small or large its share is; but in one epoch a part may
-/// come to its end and begin anew.
+/// Each part continues where it stopped at the end of the epoch before, and begins its next order when one is finished.
+/// So no sample of a part comes twice before all samples of the part came once, whatever the part's share is; but a
+/// part may finish an order and begin the next one in the middle of an epoch.
 ///
-/// **Parts with the same samples, or as many samples, want different seeds**: with one seed they have the same order, so
-/// that the same samples, or those at the same places, come at the same times.
+/// **Give different seeds to parts with the same samples, or with equally many samples.** With one seed they have the
+/// same order, so the same samples, or those at the same positions, come at the same times.
 ///
-/// It takes some 100 bytes for each part, in each epoch that lives some 100 more, and what the parts take; a look into the
-/// order is a division for each doubling of the number of parts, and one into the part's. Where a part begins anew its
-/// order is made, which for [`Weighted::without_replacement`](super::Weighted::without_replacement) is a sort.
+/// The mixture takes some 100 bytes for each part, some 100 more in each live epoch, and what the parts take. Looking
+/// up a position takes a division for each doubling of the number of parts, and a look-up in the part's order. When a
+/// part begins its next order, that order is made, which for
+/// [`Weighted::without_replacement`](super::Weighted::without_replacement) takes a sort.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -50,35 +51,36 @@ pub struct Mixture {
     length: EpochLength,
 }
 
-/// How long an epoch of a [`Mixture`] is: the same for all epochs, by what holds of the first. Later ones begin where the one
-/// before ended, so that a part may be through, and begin anew, in the midst of them.
+/// How long an epoch of a [`Mixture`] is. All epochs have the length that is computed for the first. Later epochs begin
+/// where the one before ended, so a part may begin its next order in the middle of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EpochLength {
-    /// As many samples as epoch 0 can have before any part has to begin anew.
+    /// As many samples as epoch 0 can have before any part has to begin its second order.
     #[default]
     UntilFirst,
-    /// As many samples as epoch 0 needs for every part to come once; smaller ones begin anew meanwhile. In a later one, too,
-    /// each part has as many as it has samples, or more; but they may be the end of one of its orders and the beginning of
-    /// the next.
+    /// As many samples as epoch 0 needs until every part has given all its samples; smaller parts begin again
+    /// meanwhile. In later epochs, too, each part gives at least as many samples as it has, but these may be the end of
+    /// one of its orders and the beginning of the next.
     UntilAll,
-    /// So many samples, at least 1.
+    /// This number of samples, at least 1.
     Samples(u64),
 }
 
 impl Mixture {
-    /// Of no parts yet. The seed decides where in the mixture each part begins; parts have their own for their orders.
+    /// A mixture without parts. The seed decides where in the mixture each part begins; parts have seeds of their own
+    /// for their orders.
     pub fn new(seed: u64) -> Self {
         Self { seed, parts: Vec::new(), length: EpochLength::default() }
     }
 
-    /// With `sampler` for a share of `weight`, from 1e-290 to 1e290, out of the sum of all weights.
+    /// Adds a part with a share of `weight`, from 1e-290 to 1e290, out of the sum of all weights.
     pub fn add(mut self, sampler: impl Sampler, weight: f64) -> Self {
         self.parts.push((Arc::new(sampler), weight));
         self
     }
 
-    /// With epochs of this length; by default of as many samples as it takes for the first part to be through once.
+    /// Sets the length of epochs, which is [`EpochLength::UntilFirst`] by default.
     pub fn epoch_length(mut self, length: EpochLength) -> Self {
         self.length = length;
         self
@@ -101,18 +103,18 @@ impl Sampler for Mixture {
         let parts = self.parts.iter().map(|(sampler, _)| sampler.orders(scope)).collect::<Result<Vec<Orders>>>()?;
         let weights: Vec<_> = self.parts.iter().map(|(_, weight)| *weight).collect();
         let lengths: Vec<_> = parts.iter().map(Orders::len).collect();
-        let counts = shares(&lengths, &weights, self.length, MixtureUnit::Samples)?;
+        let counts = part_lengths(&lengths, &weights, self.length, MixtureUnit::Samples)?;
         let (seed, samples) = (self.seed, counts.iter().sum());
-        let woven = Arc::new(Interleave::new(&counts));
+        let interleave = Arc::new(Interleave::new(&counts));
         let (parts, counts): (Arc<[Orders]>, Arc<[u64]>) = (parts.into(), counts.into());
         Ok(Orders::new(samples, move |epoch| {
             let [key] = keys(&[b"dataflux mixture 1"], seed, epoch);
-            let (woven, parts, counts) = (Arc::clone(&woven), Arc::clone(&parts), Arc::clone(&counts));
-            // Of each part the order it is in, and which one of its orders that is.
+            let (interleave, parts, counts) = (Arc::clone(&interleave), Arc::clone(&parts), Arc::clone(&counts));
+            // The current order of each part, with its number.
             let mut orders: Vec<Option<(u64, Order)>> = parts.iter().map(|_| None).collect();
             move |position| {
-                let (part, place) = woven.at(key, position);
-                // In 128 bits, since an epoch may have any number.
+                let (part, place) = interleave.at(key, position);
+                // In 128 bits, since the number of an epoch may be any.
                 let place = u128::from(epoch) * u128::from(counts[part]) + u128::from(place);
                 let len = u128::from(parts[part].len());
                 let (round, place) = ((place / len) as u64, (place % len) as u64);
@@ -126,7 +128,7 @@ impl Sampler for Mixture {
     }
 }
 
-/// What a mixture is of, for its errors.
+/// What a mixture consists of, for its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MixtureUnit {
     Samples,
@@ -139,8 +141,13 @@ impl fmt::Display for MixtureUnit {
     }
 }
 
-/// How many samples, or batches, of an epoch each part has.
-pub(crate) fn shares(lengths: &[u64], weights: &[f64], length: EpochLength, unit: MixtureUnit) -> Result<Vec<u64>> {
+/// How many samples, or batches, each part has in an epoch.
+pub(crate) fn part_lengths(
+    lengths: &[u64],
+    weights: &[f64],
+    length: EpochLength,
+    unit: MixtureUnit,
+) -> Result<Vec<u64>> {
     const HINT: &str = "add parts with weights above 0, such as 0.7 and 0.3";
     if weights.is_empty() {
         return Err(wrong("a mixture of nothing").mismatch("at least one part", 0).hint(HINT));
@@ -163,11 +170,12 @@ pub(crate) fn shares(lengths: &[u64], weights: &[f64], length: EpochLength, unit
             .hint("make epochs longer"));
     }
     let sum: f64 = weights.iter().sum();
-    // Samples until each is through, but for what rounding does: below, that can cost a part none of its samples.
-    let through = || lengths.iter().zip(weights).map(|(length, weight)| *length as f64 * sum / weight);
+    // Samples of the mixture until each part is finished. Rounding errors are corrected below, where they would cost a
+    // part a sample.
+    let finished = || lengths.iter().zip(weights).map(|(length, weight)| *length as f64 * sum / weight);
     let samples = match length {
-        EpochLength::UntilFirst => through().fold(f64::INFINITY, f64::min).round(),
-        EpochLength::UntilAll => through().fold(0.0, f64::max).round(),
+        EpochLength::UntilFirst => finished().fold(f64::INFINITY, f64::min).round(),
+        EpochLength::UntilAll => finished().fold(0.0, f64::max).round(),
         EpochLength::Samples(samples) => samples as f64,
     };
     if samples > (1u64 << 53) as f64 {
@@ -175,7 +183,7 @@ pub(crate) fn shares(lengths: &[u64], weights: &[f64], length: EpochLength, unit
             .mismatch(format_args!("at most 2^53 {unit}"), samples)
             .hint("set the length of its epochs, or other weights"));
     }
-    // Rounded sums of shares, and not shares, so that together they are what was asked for.
+    // Running sums are rounded instead of shares, so that the shares add up to the length asked for.
     let (mut before, mut weight_before) = (0, 0.0);
     let mut counts = Vec::with_capacity(weights.len());
     for (part, weight) in weights.iter().enumerate() {
@@ -222,7 +230,7 @@ mod tests {
             (&[100, 3], &[1.0, 3.0], UntilFirst, &[1, 3]),
         ] {
             assert_eq!(
-                shares(lengths, weights, length, MixtureUnit::Samples).unwrap(),
+                part_lengths(lengths, weights, length, MixtureUnit::Samples).unwrap(),
                 wanted,
                 "{lengths:?} {weights:?} {length:?}"
             );
@@ -230,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_mixed_is_said() {
+    fn errors_say_what_cannot_be_mixed() {
         use EpochLength::{Samples, UntilAll, UntilFirst};
         for (lengths, weights, length, said) in [
             (&[][..], &[][..], UntilFirst, "at least one part"),
@@ -248,20 +256,20 @@ mod tests {
             (&[5], &[1.0], Samples(0), "can't be of no samples"),
             (&[5, 5], &[1.0, 1e-30], UntilAll, "at most 2^53"),
         ] {
-            let error = shares(lengths, weights, length, MixtureUnit::Samples).unwrap_err().to_string();
+            let error = part_lengths(lengths, weights, length, MixtureUnit::Samples).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
     }
 
     proptest! {
-        /// Until the first is through no part has to begin anew; until all are, each comes at least once; and a number
-        /// asked for is kept.
+        /// With `UntilFirst` no part begins a second order; with `UntilAll` each comes whole at least once; and
+        /// `Samples` is kept exactly.
         #[test]
         fn lengths_are_kept(
             parts in prop::collection::vec((1u64..1_000_000, 0.01f64..10.0), 1..9), samples in 1u64..1_000_000,
         ) {
             let (lengths, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-            let of = |length| shares(&lengths, &weights, length, MixtureUnit::Samples).ok();
+            let of = |length| part_lengths(&lengths, &weights, length, MixtureUnit::Samples).ok();
             if let Some(counts) = of(EpochLength::UntilFirst) {
                 prop_assert!(counts.iter().zip(&lengths).all(|(count, length)| count <= length));
                 prop_assert!(counts.iter().zip(&lengths).any(|(count, length)| count + 2 >= *length));

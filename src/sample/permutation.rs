@@ -1,8 +1,8 @@
 //! A keyed permutation of `0..n`: random access to a shuffled order, with no array.
 //!
-//! A balanced Feistel network over the least even number of bits that holds `n`, walked along its cycle until it falls
-//! below `n` (fewer than four steps on average). The output is a promise: it must never change, or runs could not be
-//! resumed. The test below holds golden values.
+//! A balanced Feistel network over the smallest even number of bits that holds `n` is applied repeatedly until its
+//! output falls below `n`, which takes fewer than four steps on average. The output must never change, or runs could
+//! not be resumed. The test below holds golden values.
 
 use std::ops::Range;
 
@@ -11,10 +11,11 @@ use ring::digest::{Context, SHA256};
 use super::SampleId;
 use super::sampler::PositionMap;
 
-/// Six rounds shuffle a large domain; a small one has few bits to mix with a round, so it gets more.
+/// Rounds in a small domain, where a round has few bits to mix.
 const ROUNDS: usize = 12;
+/// Rounds that shuffle a large domain.
 const ROUNDS_LARGE: usize = 6;
-/// Bits of a half from which the lower number of rounds is used.
+/// Bits of a half from which a domain counts as large.
 const LARGE_HALF: u32 = 8;
 
 #[derive(Clone, Debug)]
@@ -27,23 +28,23 @@ pub(super) struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation of `0..samples` that belongs to this manifest, seed and epoch.
+    /// The permutation of `0..samples` for this manifest, seed and epoch.
     pub(super) fn new(samples: u64, digest: &[u8; 32], seed: u64, epoch: u64) -> Self {
         Self::keyed(samples, &[b"dataflux shuffle 1", digest], seed, epoch)
     }
 
-    /// The permutation of `0..samples` that belongs to this window, seed and epoch, whatever the manifest.
+    /// The permutation of `0..samples` for this window, seed and epoch, independent of the manifest.
     pub(super) fn of_window(samples: u64, window: u64, seed: u64, epoch: u64) -> Self {
         Self::keyed(samples, &[b"dataflux window 1", &window.to_le_bytes()], seed, epoch)
     }
 
-    /// The permutation of `0..others` that belongs to a place whose sample can't be had, whatever the manifest and the seed.
+    /// The permutation of `0..others` for a position whose sample needs a substitute, independent of manifest and seed.
     pub(super) fn of_substitutes(others: u64, position: u64, epoch: u64) -> Self {
         Self::keyed(others, &[b"dataflux substitute 1"], position, epoch)
     }
 
-    /// The permutation of `0..samples` that belongs to these names, which begin with one that nothing else has and are as
-    /// long each time, and to this seed and epoch.
+    /// The permutation of `0..samples` for these names, seed and epoch. Each use begins its names with one of its own,
+    /// and its names always have the same lengths.
     pub(super) fn keyed(samples: u64, names: &[&[u8]], seed: u64, epoch: u64) -> Self {
         let bits = u64::BITS - samples.saturating_sub(1).leading_zeros();
         let half = bits.div_ceil(2).max(1);
@@ -51,19 +52,21 @@ impl Permutation {
         Self { samples, half, rounds, keys: keys(names, seed, epoch) }
     }
 
-    /// Where `index` comes: the other way round.
-    pub(super) fn place_of(&self, index: u64) -> u64 {
+    /// The position of `index`: the inverse of [`at`](Self::at).
+    pub(super) fn position_of(&self, index: u64) -> u64 {
         let mut position = self.decipher(index);
-        // Ends as the walk in `at` does.
+        // Ends for the reason given in `at`.
         while position >= self.samples {
             position = self.decipher(position);
         }
         position
     }
 
+    /// The index at `position`, which must be below the number of samples.
     pub(super) fn at(&self, position: u64) -> u64 {
         let mut index = self.encipher(position);
-        // Ends: the cipher is a bijection, so the walk is a cycle through `position`, which is below `samples`.
+        // The loop ends because the cipher is a bijection: repeated, it is a cycle through `position`, which is below
+        // `samples`.
         while index >= self.samples {
             index = self.encipher(index);
         }
@@ -94,29 +97,30 @@ impl PositionMap for Permutation {
         Self::at(self, position)
     }
 
-    /// A step of all, then another of those that are still beyond the last sample, and so on: a processor computes steps
-    /// side by side that hang on nothing, but stops where it was wrong about how many there are.
+    /// Enciphers all positions once, then again those that are still behind the last sample, and so on. A processor
+    /// overlaps independent steps, but stalls where it mispredicts how often a loop over a single position repeats.
     fn many(&mut self, positions: Range<u64>, into: &mut Vec<SampleId>) {
         let first = into.len();
         into.extend(positions.map(|position| SampleId(self.encipher(position))));
         let ids = &mut into[first..];
-        let mut beyond = vec![0; ids.len() + 1];
+        // Filled without a branch on the value, which is as good as random.
+        let mut unfinished = vec![0; ids.len() + 1];
         let mut left = 0;
         for (at, id) in ids.iter().enumerate() {
-            beyond[left] = at;
+            unfinished[left] = at;
             left += usize::from(id.0 >= self.samples);
         }
-        beyond.truncate(left);
-        while !beyond.is_empty() {
-            for &at in &beyond {
+        unfinished.truncate(left);
+        while !unfinished.is_empty() {
+            for &at in &unfinished {
                 ids[at].0 = self.encipher(ids[at].0);
             }
-            beyond.retain(|&at| ids[at].0 >= self.samples);
+            unfinished.retain(|&at| ids[at].0 >= self.samples);
         }
     }
 }
 
-/// Keys that belong to these names, this seed and this epoch.
+/// Keys for these names, this seed and this epoch.
 pub(crate) fn keys<const N: usize>(names: &[&[u8]], seed: u64, epoch: u64) -> [u64; N] {
     let mut keys = [0; N];
     for (block, keys) in keys.chunks_mut(4).enumerate() {
@@ -135,12 +139,12 @@ pub(crate) fn keys<const N: usize>(names: &[&[u8]], seed: u64, epoch: u64) -> [u
     keys
 }
 
-/// Brings 64 even bits to `0..below`, evenly but for a part in 2^64.
+/// Maps 64 uniform bits to `0..below`, uniformly to within one part in 2^64.
 pub(super) fn scale(bits: u64, below: u64) -> u64 {
     ((u128::from(bits) * u128::from(below)) >> 64) as u64
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every input bit sways every output bit.
+/// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): every input bit influences every output bit.
 pub(super) fn mix(mut value: u64) -> u64 {
     value = (value ^ value >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     value = (value ^ value >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -155,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn many_are_as_one_by_one(samples in 1u64..3_000, seed: u64, cut: [u64; 2]) {
+        fn many_at_once_are_those_asked_for_individually(samples in 1u64..3_000, seed: u64, cut: [u64; 2]) {
             let mut permutation = Permutation::new(samples, &[9; 32], seed, 0);
             let [start, end] = cut.map(|cut| scale(cut, samples + 1));
             let positions = start.min(end)..start.max(end);
@@ -172,14 +176,14 @@ mod tests {
             for position in 0..samples {
                 let index = permutation.at(position) as usize;
                 prop_assert!(!seen[index]);
-                prop_assert_eq!(permutation.place_of(index as u64), position);
+                prop_assert_eq!(permutation.position_of(index as u64), position);
                 seen[index] = true;
             }
         }
     }
 
-    /// Of a billion samples nobody counts all: each of some windows of positions is found again where it came from, so no
-    /// two of any positions there are one sample, and each sample looked for is somewhere.
+    /// A billion samples are too many to count all. For some windows of positions, the inverse finds each sample at its
+    /// position, so no two of these positions have the same sample; and each sample looked for has a position.
     #[test]
     fn a_permutation_of_a_billion() {
         const SAMPLES: u64 = 1_000_000_000;
@@ -187,14 +191,14 @@ mod tests {
         assert!(size_of_val(&permutation) < 256);
         for start in [0, 1, 123_456_789, SAMPLES / 2, SAMPLES - 20_000] {
             for value in start..start + 20_000 {
-                let (index, position) = (permutation.at(value), permutation.place_of(value));
+                let (index, position) = (permutation.at(value), permutation.position_of(value));
                 assert!(index < SAMPLES && position < SAMPLES);
-                assert_eq!((permutation.place_of(index), permutation.at(position)), (value, value));
+                assert_eq!((permutation.position_of(index), permutation.at(position)), (value, value));
             }
         }
     }
 
-    /// Never to be changed: a saved state means this order.
+    /// Never to be changed: saved states rely on this order.
     #[test]
     fn golden() {
         let first = |samples, seed, epoch| -> Vec<u64> {
@@ -241,11 +245,11 @@ mod tests {
         assert!(chi < 39.3, "chi-square {chi}");
     }
 
-    /// Parts of the order take as much from each part of the samples: chi-square of 32 by 32 parts has 961 degrees of
-    /// freedom, a deviation of 44, and five of those are its bound. On the other side, an order that spread its samples
-    /// more evenly than chance would be no shuffle, either.
+    /// Each part of the order draws equally from each part of the samples. Chi-square of 32 by 32 parts has 961 degrees
+    /// of freedom and a standard deviation of 44; the bound is five of these. An order that spread its samples more
+    /// evenly than chance would be no shuffle either, so there is a lower bound, too.
     #[test]
-    fn every_part_of_a_large_order_is_of_all_parts_of_the_samples() {
+    fn every_part_of_a_large_order_draws_from_all_parts_of_the_samples() {
         const SAMPLES: u64 = 200_000;
         for seed in 0..8 {
             let permutation = Permutation::new(SAMPLES, &[3; 32], seed, 1);
@@ -260,11 +264,11 @@ mod tests {
         }
     }
 
-    /// Of samples that are next to each other, two pairs stay so on the average in any number of samples, and they are
-    /// spread as rare events are. So 400 orders have 800 such pairs with a deviation of 28; four of these are the bound.
+    /// Whatever the number of samples, on average two pairs of neighbours stay neighbours, and their number has a
+    /// Poisson distribution. So 400 orders have 800 pairs with a standard deviation of 28; the bound is four of these.
     /// Pairs a fixed step apart must not stay together, either.
     #[test]
-    fn neighbours_part() {
+    fn neighbours_are_separated() {
         const STEPS: [u64; 4] = [1, 2, 64, 1_000];
         let mut pairs = [0; 4];
         for seed in 0..400 {
@@ -275,7 +279,7 @@ mod tests {
             }
         }
         for (pairs, step) in pairs.into_iter().zip(STEPS) {
-            // A pair that far apart can be in this many places fewer.
+            // Pairs `step` apart have `step` fewer places.
             let wanted = 800.0 * (2_000 - step) as f64 / 2_000.0;
             assert!((pairs as f64 - wanted).abs() < 113.0, "{pairs} of {wanted} pairs of step {step}");
         }

@@ -1,25 +1,25 @@
-//! How the order of an epoch is cut into batches, and these into the parts of the ranks.
+//! How the order of an epoch is cut into global batches, and a global batch into one part for each rank.
 
 use std::ops::Range;
 
 use super::wrong;
 use crate::Result;
-use crate::manifest::Known;
+use crate::manifest::KnownSamples;
 
-/// Most samples of one rank in a batch that may have to be filled up: the ids of so many take 128 MiB, and no step trains on
-/// as many. One that isn't filled up has no more samples than its epoch.
-pub(crate) const MOST_PADDED: u64 = 1 << 24;
+/// Most samples of one rank in a batch that may have to be padded. The ids of so many samples take 128 MiB, and no step
+/// trains on as many. Batches that aren't padded need no bound, since they have no more samples than their epoch.
+pub(crate) const MAX_PADDED_BATCH: u64 = 1 << 24;
 
-/// What becomes of the last global batch of an epoch, where it isn't full.
+/// What becomes of the last global batch of an epoch where it isn't full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LastBatch {
-    /// It is smaller, and ranks differ by one sample at most.
+    /// The batch is smaller. The parts of ranks differ by one sample at most.
     #[default]
     Short,
-    /// Nobody gets its samples.
+    /// The batch is not delivered.
     Drop,
-    /// It is filled up with the first samples of the same order, over and over where these are fewer.
+    /// The batch is filled up with the first samples of the same order, repeatedly where there are too few of them.
     Pad,
 }
 
@@ -37,12 +37,12 @@ pub struct Sharding {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchSpan {
-    /// Positions in the global order; empty where the last global batch has fewer samples than there are ranks. Those
-    /// beyond the end are padding, and begin again with position 0.
+    /// Positions in the global order. Empty where the last global batch has no sample for this rank. Positions behind
+    /// the end of the order are padding, and stand for those from position 0 on.
     pub positions: Range<u64>,
-    /// How many of them are beyond the end.
+    /// How many of the positions are padding.
     pub padding: u64,
-    /// Where the global batch ends, over all ranks and without padding: what has been delivered once this batch has.
+    /// Where the global batch of all ranks ends, without padding, exclusive.
     pub end: u64,
 }
 
@@ -61,10 +61,10 @@ impl Sharding {
         Self::of(global, rank, world_size)
     }
 
-    /// Batches of `samples` over all of `world_size` ranks: each rank gets its share of these, rounded up or down.
+    /// Batches of `samples` samples over all of `world_size` ranks. Each rank gets its share, rounded up or down.
     ///
     /// # Errors
-    /// A world size of 0, or of more than there are samples; a rank that isn't below it.
+    /// A world size of 0, or larger than `samples`; a rank that isn't below the world size.
     pub fn global(samples: usize, rank: usize, world_size: usize) -> Result<Self> {
         if samples < world_size.max(1) {
             return Err(wrong("a global batch needs samples for every rank")
@@ -88,19 +88,19 @@ impl Sharding {
         Ok(Self { global, rank: rank as u64, world_size: world_size as u64, last: LastBatch::default() })
     }
 
-    /// What becomes of the last global batch; it is short by default.
+    /// Sets what becomes of the last global batch, which is [short](LastBatch::Short) by default.
     #[must_use]
     pub fn last(mut self, last: LastBatch) -> Self {
         self.last = last;
         self
     }
 
-    /// Refuses batches that are to be filled up and would be so large that they can't be held.
+    /// Refuses padded batches that are too large to be held in memory.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.last == LastBatch::Pad && self.batch_size() > MOST_PADDED {
+        if self.last == LastBatch::Pad && self.batch_size() > MAX_PADDED_BATCH {
             return Err(wrong("a batch of so many samples can't be filled up")
                 .mismatch(
-                    format_args!("with pad_last a batch_size of at most {MOST_PADDED} samples for each rank"),
+                    format_args!("with pad_last a batch_size of at most {MAX_PADDED_BATCH} samples for each rank"),
                     format_args!("{} for each of {}", self.batch_size(), self.world_size),
                 )
                 .hint("leave out pad_last, or choose a smaller batch_size or global_batch_size"));
@@ -108,7 +108,7 @@ impl Sharding {
         Ok(())
     }
 
-    /// Refuses epochs of `samples` that have no batch, since the only one would not be full.
+    /// Refuses epochs of `samples` samples that would have no batch because the only batch isn't full and is dropped.
     pub(crate) fn check_samples(&self, samples: u64) -> Result<()> {
         if self.batch_count(samples, 0) > 0 {
             return Ok(());
@@ -132,17 +132,17 @@ impl Sharding {
         self.global.div_ceil(self.world_size)
     }
 
-    /// Samples of a batch over all ranks, but for the last.
-    pub(crate) fn step(&self) -> u64 {
+    /// Samples in a global batch, except in the last.
+    pub(crate) fn global_batch_size(&self) -> u64 {
         self.global
     }
 
-    /// This rank, from 0.
+    /// This rank, counted from 0.
     pub fn rank(&self) -> u64 {
         self.rank
     }
 
-    /// Ranks that share each global batch.
+    /// Number of ranks that share each global batch.
     pub fn world_size(&self) -> u64 {
         self.world_size
     }
@@ -152,18 +152,19 @@ impl Sharding {
         self.last
     }
 
-    /// This rank's batches from `position` of the global order on. All ranks get the same number of them.
+    /// This rank's batches of an epoch of `samples` samples, from `position` of the global order on. All ranks get the
+    /// same number of batches.
     pub fn batches(self, samples: u64, position: u64) -> impl Iterator<Item = BatchSpan> {
         let mut spans = self.spans(position);
-        std::iter::from_fn(move || spans.next(Known::All(samples)))
+        std::iter::from_fn(move || spans.next(KnownSamples::All(samples)))
     }
 
-    /// As [`batches`](Self::batches), for a number of samples that is told little by little.
-    pub fn spans(self, position: u64) -> Spans {
-        Spans { sharding: self, start: position, left: u64::MAX }
+    /// As [`batches`](Self::batches), while the number of samples isn't known yet.
+    pub(crate) fn spans(self, position: u64) -> BatchSpans {
+        BatchSpans { sharding: self, start: position, left: u64::MAX }
     }
 
-    /// How many batches that is.
+    /// The number of batches that [`batches`](Self::batches) returns.
     pub fn batch_count(&self, samples: u64, position: u64) -> u64 {
         let left = samples.saturating_sub(position);
         if self.last == LastBatch::Drop { left / self.global } else { left.div_ceil(self.global) }
@@ -172,18 +173,18 @@ impl Sharding {
 
 /// Batches of one rank, as far as the number of samples is known.
 #[derive(Clone, Debug)]
-pub struct Spans {
+pub(crate) struct BatchSpans {
     sharding: Sharding,
     /// Where the next global batch begins.
     start: u64,
-    /// Batches to come at most.
+    /// Most batches to come.
     left: u64,
 }
 
-impl Spans {
-    /// No more than so many from here on.
+impl BatchSpans {
+    /// Limits the batches to come to `batches`.
     #[must_use]
-    pub fn take(self, batches: u64) -> Self {
+    pub(crate) fn take(self, batches: u64) -> Self {
         Self { left: self.left.min(batches), ..self }
     }
 
@@ -192,27 +193,27 @@ impl Spans {
         self.sharding.check_samples(samples)
     }
 
-    /// Whether none comes, whatever is known.
+    /// Whether the limit set by [`take`](Self::take) is used up.
     pub(crate) fn are_over(&self) -> bool {
         self.left == 0
     }
 
-    /// Samples of this rank to come at most.
-    pub(crate) fn most_samples(&self) -> u64 {
+    /// Most samples of this rank in the batches to come.
+    pub(crate) fn max_samples(&self) -> u64 {
         self.left.saturating_mul(self.sharding.batch_size())
     }
 
-    /// The next batch. `None` where more must be known for it; where all is known, at the end.
-    pub fn next(&mut self, known: Known) -> Option<BatchSpan> {
+    /// The next batch. `None` at the end, and where the batch can't be determined until more samples are known.
+    pub(crate) fn next(&mut self, known: KnownSamples) -> Option<BatchSpan> {
         let Sharding { global, rank, world_size, last } = self.sharding;
-        let (Known::AtLeast(samples) | Known::All(samples)) = known;
+        let (KnownSamples::AtLeast(samples) | KnownSamples::All(samples)) = known;
         let left = samples.saturating_sub(self.start);
-        let whole_only = last == LastBatch::Drop || matches!(known, Known::AtLeast(_));
+        let whole_only = last == LastBatch::Drop || matches!(known, KnownSamples::AtLeast(_));
         if left == 0 || self.left == 0 || (left < global && whole_only) {
             return None;
         }
         let taken = if last == LastBatch::Pad { global } else { left.min(global) };
-        // In 128 bits, since a rank times a count may not fit 64.
+        // In 128 bits, since a rank times a number of samples may not fit 64.
         let cut = |rank: u64| (u128::from(taken) * u128::from(rank) / u128::from(world_size)) as u64;
         let own = cut(rank)..cut(rank + 1);
         let padding = own.end.saturating_sub(own.start.max(left));
@@ -250,10 +251,10 @@ mod tests {
         }
     }
 
-    /// It held an id for each of them.
+    /// A padded batch held an id for each of its samples, so a large one took all memory.
     #[test]
     fn padding_without_bound_is_refused() {
-        let most = MOST_PADDED as usize;
+        let most = MAX_PADDED_BATCH as usize;
         for (sharding, samples) in [
             (Sharding::new(usize::MAX, 0, 1), usize::MAX),
             (Sharding::new(most + 1, 0, 4), most + 1),
@@ -272,8 +273,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the ranks are counted, and wherever a run stops and goes on with another number of them, each
-        /// position is one rank's, once, and all ranks have equally many batches.
+        /// However many ranks there are, and wherever a run stops and resumes with another number of ranks, each
+        /// position belongs to one rank, once, and all ranks have equally many batches.
         #[test]
         fn every_position_once_over_all_ranks_and_stops(
             samples in 0u64..500, batch in 1usize..20, worlds in prop::collection::vec((1usize..9, 1usize..5), 1..6),
@@ -303,8 +304,8 @@ mod tests {
             prop_assert!(seen.iter().all(|&times| times == 1), "{:?}", seen);
         }
 
-        /// The same with a last batch that is dropped or filled up: but for what is dropped, each position is one rank's, once,
-        /// and what fills up follows the last position, without a gap, and is less than a global batch.
+        /// The same with a last batch that is dropped or padded. Except for dropped positions, each position belongs to
+        /// one rank, once. Padding follows the last position without a gap, and is less than a global batch.
         #[test]
         fn dropped_and_padded_batches_over_all_ranks_and_stops(
             samples in 0u64..500, batch in 1usize..20, worlds in prop::collection::vec((1usize..9, 1usize..5), 1..6),
@@ -340,23 +341,24 @@ mod tests {
             prop_assert!(fits, "{} of {}", seen, samples);
         }
 
-        /// Told little by little or at once, the batches are the same; and none is told before it is known.
+        /// Batches are the same whether the number of samples becomes known gradually or at once, and no batch comes before
+        /// its samples are known.
         #[test]
         fn batches_are_the_same_however_samples_become_known(
-            mut told in prop::collection::vec(0u64..300, 1..8), batch in 1usize..20, world in 1usize..5, last in last(),
+            mut counts in prop::collection::vec(0u64..300, 1..8), batch in 1usize..20, world in 1usize..5, last in last(),
         ) {
-            told.sort_unstable();
-            let samples = told.last().copied().unwrap_or(0);
+            counts.sort_unstable();
+            let samples = counts.last().copied().unwrap_or(0);
             for rank in 0..world {
                 let sharding = Sharding::new(batch, rank, world).unwrap().last(last);
                 let (mut spans, mut early) = (sharding.spans(0), Vec::new());
-                for &known in &told {
-                    while let Some(span) = spans.next(Known::AtLeast(known)) {
+                for &known in &counts {
+                    while let Some(span) = spans.next(KnownSamples::AtLeast(known)) {
                         prop_assert!(span.end <= known);
                         early.push(span);
                     }
                 }
-                early.extend(std::iter::from_fn(|| spans.next(Known::All(samples))));
+                early.extend(std::iter::from_fn(|| spans.next(KnownSamples::All(samples))));
                 prop_assert_eq!(early, positions(sharding, samples, 0));
             }
         }
@@ -366,7 +368,7 @@ mod tests {
             let sharding = Sharding::new(batch, 0, 1).unwrap().last(last);
             let all = positions(sharding, samples, 0);
             let mut spans = sharding.spans(0).take(most);
-            let taken: Vec<_> = std::iter::from_fn(|| spans.next(Known::All(samples))).collect();
+            let taken: Vec<_> = std::iter::from_fn(|| spans.next(KnownSamples::All(samples))).collect();
             prop_assert_eq!(taken.len() as u64, most.min(all.len() as u64));
             prop_assert_eq!(&taken[..], &all[..taken.len()]);
             prop_assert_eq!(spans.are_over(), taken.len() as u64 == most);
@@ -383,9 +385,9 @@ mod tests {
             }
         }
 
-        /// All batches are full on all ranks; what is no padding is each position once, and the padding goes on from there.
+        /// All batches are full on all ranks. Each position comes once, and padding continues from the last.
         #[test]
-        fn padded_batches_are_full_and_say_what_fills_them(
+        fn padded_batches_are_full_and_count_their_padding(
             samples in 1u64..500, from in 0u64..500, batch in 1usize..20, world in 1usize..6,
         ) {
             let from = from.min(samples);

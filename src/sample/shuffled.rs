@@ -1,4 +1,4 @@
-//! Orders of all samples, each once: by name, and shuffled in several ways.
+//! Samplers that give all samples, each once: ordered by name, or shuffled by one of several methods.
 
 use super::permutation::Permutation;
 use super::sampler::{Orders, Sampler, Scope, Sealed};
@@ -27,7 +27,7 @@ impl Sampler for Sequential {
     }
 }
 
-/// All samples of an epoch shuffled, by a seed, the epoch's number and the manifest's digest. It takes some 100 bytes,
+/// Shuffles all samples of an epoch by a seed, the epoch's number and the manifest's digest. It takes some 100 bytes,
 /// however many samples there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shuffle {
@@ -35,7 +35,7 @@ pub struct Shuffle {
 }
 
 impl Shuffle {
-    /// A shuffle for each seed.
+    /// Each seed gives another shuffle.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
@@ -56,8 +56,8 @@ impl Sampler for Shuffle {
     }
 }
 
-/// Each window of so many samples, in byte order of names, shuffled within itself, by a seed, the epoch's number and the
-/// window's. A sample stays where its window is, so that an epoch can begin before the listing ends; see
+/// Shuffles windows of samples, in byte order of names, each within itself, by a seed, the epoch's number and the
+/// window's number. A sample stays within its window, so that an epoch can begin before the listing ends; see
 /// [`shuffle_window`](crate::DataLoaderBuilder::shuffle_window).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowShuffle {
@@ -91,12 +91,14 @@ impl Sampler for WindowShuffle {
         let Self { seed, window } = *self;
         let samples = scope.len();
         Ok(Orders::new(samples, move |epoch| {
-            within(samples, window, move |size, number| Permutation::of_window(size, number, seed, epoch))
+            permuted_within_windows(samples, window, move |size, number| {
+                Permutation::of_window(size, number, seed, epoch)
+            })
         }))
     }
 
     fn settled(&self, listed: u64) -> u64 {
-        // Of a window that isn't full, the order hangs on how full it gets.
+        // The order of a window that isn't full depends on how full it gets.
         listed - listed.checked_rem(self.window).unwrap_or(0)
     }
 
@@ -105,10 +107,14 @@ impl Sampler for WindowShuffle {
     }
 }
 
-/// Positions permuted within each window of `window` of them, of which the last may be smaller. `permutation` makes that
-/// of a size and a window's number.
-fn within(samples: u64, window: u64, permutation: impl Fn(u64, u64) -> Permutation) -> impl FnMut(u64) -> u64 {
-    // Of the window that the last position was in.
+/// Permutes positions within each window of `window` positions, the last of which may be smaller. `permutation` makes
+/// the permutation of a window from its size and its number.
+fn permuted_within_windows(
+    samples: u64,
+    window: u64,
+    permutation: impl Fn(u64, u64) -> Permutation,
+) -> impl FnMut(u64) -> u64 {
+    // Number and permutation of the window that the last position was in.
     let mut last: Option<(u64, Permutation)> = None;
     move |position| {
         let number = position / window;
@@ -120,9 +126,9 @@ fn within(samples: u64, window: u64, permutation: impl Fn(u64, u64) -> Permutati
     }
 }
 
-/// Blocks of samples that are neighbours in byte order of names, in a random order, and the samples of some blocks in a row
-/// shuffled among each other: near a full shuffle, where the blocks are much smaller than a class, with reads that stay
-/// in few places. It takes some 250 bytes, however many samples there are.
+/// Shuffles blocks of samples that are neighbours in byte order of names, and then the samples of several consecutive
+/// blocks among each other. Where blocks are much smaller than a class, this is close to a full shuffle, with reads
+/// that stay in few places. It takes some 250 bytes, however many samples there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockShuffle {
     seed: u64,
@@ -131,8 +137,8 @@ pub struct BlockShuffle {
 }
 
 impl BlockShuffle {
-    /// Blocks of `block` samples, at least 1; the samples of `mixed` blocks that follow each other, at least 1, are
-    /// shuffled among each other.
+    /// Blocks of `block` samples, at least 1. The samples of `mixed` consecutive blocks, at least 1, are shuffled among
+    /// each other.
     pub fn new(seed: u64, block: u64, mixed: u64) -> Self {
         Self { seed, block, mixed }
     }
@@ -144,14 +150,15 @@ impl Sampler for BlockShuffle {
     }
 
     fn orders(&self, scope: &Scope) -> Result<Orders> {
-        let Self { seed, block, mixed } = *self;
+        let shuffle = *self;
+        let Self { block, mixed, .. } = shuffle;
         if block == 0 || mixed == 0 {
             return Err(wrong("blocks can't be of no samples, nor mixed by none")
                 .mismatch("at least 1 of each", format_args!("{block} and {mixed}"))
                 .hint("give BlockShuffle samples in a block, and blocks to mix, such as 256 and 64"));
         }
         let (samples, digest) = (scope.len(), scope.manifest().digest());
-        Ok(Orders::new(samples, move |epoch| blocks(samples, &digest.0, (block, mixed), seed, epoch)))
+        Ok(Orders::new(samples, move |epoch| shuffle.order(samples, &digest.0, epoch)))
     }
 
     fn takes_all(&self, _: Sealed) -> bool {
@@ -159,33 +166,33 @@ impl Sampler for BlockShuffle {
     }
 }
 
-fn blocks(
-    samples: u64,
-    digest: &[u8; 32],
-    (block, mixed): (u64, u64),
-    seed: u64,
-    epoch: u64,
-) -> impl FnMut(u64) -> u64 + use<> {
-    let count = samples.div_ceil(block);
-    let order = Permutation::keyed(count, &[b"dataflux blocks 1", digest], seed, epoch);
-    // The last block may be short: where it comes among the others, and by how much.
-    let short = order.place_of(count - 1);
-    let missing = count * block - samples;
-    // Where the block at a place begins, and which place a position is in.
-    let start = move |place: u64| place * block - if place > short { missing } else { 0 };
-    let place_of = move |position: u64| {
-        if position < start(short + 1) { (position / block).min(short) } else { (position + missing) / block }
-    };
-    let mut last: Option<(u64, Permutation)> = None;
-    move |position| {
-        let group = place_of(position) / mixed;
-        let (from, to) = (start(group * mixed), start(count.min(group.saturating_add(1).saturating_mul(mixed))));
-        if last.as_ref().is_none_or(|(of, _)| *of != group) {
-            let names: [&[u8]; 2] = [b"dataflux mixed blocks 1", &group.to_le_bytes()];
-            last = Some((group, Permutation::keyed(to - from, &names, seed, epoch)));
+impl BlockShuffle {
+    fn order(self, samples: u64, digest: &[u8; 32], epoch: u64) -> impl FnMut(u64) -> u64 + use<> {
+        let Self { seed, block, mixed } = self;
+        let count = samples.div_ceil(block);
+        let order = Permutation::keyed(count, &[b"dataflux blocks 1", digest], seed, epoch);
+
+        // The last block may be short: its place among the others, and how many samples it lacks.
+        let short = order.position_of(count - 1);
+        let missing = count * block - samples;
+        // Where the block at a place begins, and the place that a position belongs to.
+        let start = move |place: u64| place * block - if place > short { missing } else { 0 };
+        let place_of = move |position: u64| {
+            if position < start(short + 1) { (position / block).min(short) } else { (position + missing) / block }
+        };
+
+        // Number and permutation of the group of mixed blocks that the last position was in.
+        let mut last: Option<(u64, Permutation)> = None;
+        move |position| {
+            let group = place_of(position) / mixed;
+            let (from, to) = (start(group * mixed), start(count.min(group.saturating_add(1).saturating_mul(mixed))));
+            if last.as_ref().is_none_or(|(of, _)| *of != group) {
+                let names: [&[u8]; 2] = [b"dataflux mixed blocks 1", &group.to_le_bytes()];
+                last = Some((group, Permutation::keyed(to - from, &names, seed, epoch)));
+            }
+            let shuffled = from + last.as_ref().map_or(0, |(_, permutation)| permutation.at(position - from));
+            let place = place_of(shuffled);
+            order.at(place) * block + (shuffled - start(place))
         }
-        let mixed = from + last.as_ref().map_or(0, |(_, permutation)| permutation.at(position - from));
-        let place = place_of(mixed);
-        order.at(place) * block + (mixed - start(place))
     }
 }

@@ -5,63 +5,84 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::sampler::Sampler;
-use super::{DeliveredAhead, LastBatch, Sequential, Shuffle, WindowShuffle, wrong};
+use super::{LastBatch, Sequential, Shuffle, WindowShuffle, wrong};
 use crate::Result;
 use crate::manifest::Digest;
 
 /// Where a run stands: what the training loop has been *given*, not what was fetched for it.
 ///
-/// Less than 256 bytes of JSON where the order is by name or shuffled, and less than 400 with any other sampler, whose
-/// identity is cut if it is long; only what is delivered out of order takes more, see [`DeliveredAhead`]. In other formats it is
-/// about as much.
+/// A state takes less than 256 bytes of JSON where samples are ordered by name or shuffled, and less than 400 bytes
+/// with any other sampler, whose identity is shortened if it is long. Only batches delivered out of order take more;
+/// see [`DeliveredAhead`]. Other formats take about as much.
 ///
-/// It holds at any number of ranks, since it counts in the global order; where
-/// batches are [unordered](crate::DataLoaderBuilder::unordered) and there are several ranks, those of all ranks together do.
+/// A state can be resumed at any number of ranks, since positions count in the global order. Where batches are
+/// [unordered](crate::DataLoaderBuilder::unordered) and there are several ranks, a resume at another number of ranks
+/// needs the states of all ranks.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct State {
-    /// Of this format.
+    /// Version of this format.
     pub version: u32,
     /// Digest of the manifest, in hex.
     pub manifest: String,
-    /// In versions 1 and 2 the seed, where the order is shuffled; `sampler` has it since.
-    #[serde(default)]
-    pub seed: Option<u64>,
-    /// The epoch this is in.
+    /// The epoch that the run is in, counted from 0.
     pub epoch: u64,
-    /// Samples of this epoch delivered, over all ranks, padding not counted.
+    /// Samples of this epoch delivered, over all ranks, without padding.
     pub position: u64,
     /// Most samples in a batch of one rank.
     pub batch_size: usize,
     /// Whether a last batch that isn't full is dropped.
     #[serde(default)]
     pub drop_last: bool,
-    /// In version 2 the samples in a window, where each is shuffled within itself; `sampler` has it since.
-    #[serde(default)]
-    pub window: Option<u64>,
-    /// What orders the samples: [`Sampler::identity`], cut where that has more than 96 bytes; since version 3.
-    #[serde(default)]
-    pub sampler: Option<String>,
-    /// Samples in a batch over all ranks, where that is what was set; since version 3.
+    /// Identity of the sampler ([`Sampler::identity`]), shortened where it has more than 96 bytes.
+    pub sampler: String,
+    /// Samples in a batch over all ranks, where the run set that instead of the batch size of a rank.
     #[serde(default)]
     pub global_batch_size: Option<usize>,
-    /// Whether a last batch that isn't full is filled up, if it is; since version 3.
+    /// `Some(true)` where a last batch that isn't full is filled up.
     #[serde(default)]
     pub pad_last: Option<bool>,
-    /// What was delivered beyond the position, where batches come as they are done; since version 3.
+    /// What was delivered ahead of the position, where batches are unordered.
     #[serde(default)]
     pub beyond: Option<DeliveredAhead>,
 }
 
+/// What was delivered ahead of the position of a [`State`], which happens where batches are
+/// [unordered](crate::DataLoaderBuilder::unordered). It takes some 16 bytes for each gap between delivered batches;
+/// there are at most as many gaps as batches ahead of the training loop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeliveredAhead {
+    /// Ranges of positions in the global order that any rank delivered: start, inclusive, and end, exclusive; sorted.
+    pub positions: Vec<(u64, u64)>,
+    /// What this rank delivered, where there are several ranks. Only the states of all ranks together show what is
+    /// left.
+    #[serde(default)]
+    pub share: Option<RankProgress>,
+}
+
+/// What one rank of several has delivered: its batches up to the position of its [`State`], and some ahead of that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RankProgress {
+    /// The rank, counted from 0.
+    pub rank: usize,
+    /// Number of ranks in the run.
+    pub world_size: usize,
+    /// Runs of batches delivered ahead of the position: number of the first batch, number after the last (both counted
+    /// from the position), and the position in the global order where the last batch ends.
+    pub batches: Vec<(u64, u64, u64)>,
+}
+
 impl State {
-    /// The version this crate writes. It reads those before, too, in formats that name their fields, such as JSON.
+    /// The version that this crate writes and reads.
     pub const VERSION: u32 = 3;
 
     /// Refuses a state of another format, or of another manifest.
     pub(crate) fn check(&self, digest: Digest) -> Result<()> {
-        if !(1..=Self::VERSION).contains(&self.version) {
+        if self.version != Self::VERSION {
             return Err(wrong("this state was saved by another version of the crate")
-                .mismatch(format_args!("version 1 to {}", Self::VERSION), format_args!("version {}", self.version))
+                .mismatch(format_args!("version {}", Self::VERSION), format_args!("version {}", self.version))
                 .hint("resume with the version that saved it"));
         }
         if self.manifest != digest.to_string() {
@@ -69,26 +90,15 @@ impl State {
                 .mismatch(format_args!("a manifest of digest {}", self.manifest), digest)
                 .hint("objects were added, removed or overwritten since: begin the epoch anew"));
         }
-        let damaged = |message, wanted: &str, got: String| {
-            Err(wrong(message).mismatch(wanted, got).hint("the state is damaged; take an earlier one"))
-        };
-        let named = self.version >= 3;
-        if self.sampler.is_some() != named {
-            let wanted = if named { "a sampler, since version 3 has one" } else { "a seed or none, and no sampler" };
-            let got = format!("{:?} in version {}", self.sampler, self.version);
-            return damaged("this state isn't of the version that it says", wanted, got);
-        }
-        if self.window == Some(0) || (self.window.is_some() && self.seed.is_none()) {
-            let got = format!("{:?} and {:?}", self.window, self.seed);
-            return damaged("this state has a window that can't be", "a window of at least 1, and a seed", got);
-        }
         if self.drop_last && self.pad_last == Some(true) {
-            return damaged("this state drops the last batch and fills it up", "one of these", "both".to_owned());
+            return Err(wrong("this state drops the last batch and fills it up")
+                .mismatch("one of these", "both")
+                .hint("the state is damaged; take an earlier one"));
         }
         Ok(())
     }
 
-    /// Refuses a place that isn't there.
+    /// Refuses a position behind the last sample of the epoch.
     pub(crate) fn check_position(&self, samples: u64) -> Result<()> {
         if self.position > samples {
             return Err(wrong("this state is beyond the end of its epoch")
@@ -98,14 +108,9 @@ impl State {
         Ok(())
     }
 
-    /// The identity of the sampler that its epoch is ordered by.
+    /// The identity of the sampler that orders the epoch.
     pub(crate) fn identity(&self) -> String {
-        match (&self.sampler, self.seed, self.window) {
-            (Some(sampler), ..) => short(sampler),
-            (None, None, _) => Sequential.identity(),
-            (None, Some(seed), None) => Shuffle::new(seed).identity(),
-            (None, Some(seed), Some(window)) => WindowShuffle::new(seed, window).identity(),
-        }
+        shorten_identity(&self.sampler)
     }
 
     pub(crate) fn last_batch(&self) -> LastBatch {
@@ -117,44 +122,37 @@ impl State {
     }
 }
 
-/// In formats for people, such as JSON, without what says nothing; others may not name their fields, and have all of them.
+/// Formats for people, such as JSON, leave out fields at their defaults. Other formats may not name their fields, so
+/// they get all of them.
 impl Serialize for State {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self { version, manifest, seed, epoch, position, batch_size, drop_last, window, .. } = self;
+        let Self { version, manifest, epoch, position, batch_size, drop_last, .. } = self;
         let Self { sampler, global_batch_size, pad_last, beyond, .. } = self;
+
         let all = !serializer.is_human_readable();
-        let said = [
-            seed.is_some(),
-            *drop_last,
-            window.is_some(),
-            sampler.is_some(),
-            global_batch_size.is_some(),
-            pad_last.is_some(),
-            beyond.is_some(),
-        ]
-        .map(|said| said || all);
-        let [has_seed, has_drop_last, has_window, has_sampler, has_global, has_pad_last, has_beyond] = said;
-        let mut state = serializer.serialize_struct("State", 5 + said.into_iter().filter(|said| *said).count())?;
+        let optional = [*drop_last, global_batch_size.is_some(), pad_last.is_some(), beyond.is_some()]
+            .map(|is_written| is_written || all);
+        let [has_drop_last, has_global, has_pad_last, has_beyond] = optional;
+        let fields = 6 + optional.into_iter().filter(|is_written| *is_written).count();
+        let mut state = serializer.serialize_struct("State", fields)?;
         macro_rules! fields {
-            ($($field:ident if $said:expr,)+) => {$(
-                if $said {
+            ($($field:ident if $is_written:expr,)+) => {$(
+                if $is_written {
                     state.serialize_field(stringify!($field), $field)?;
                 } else {
                     state.skip_field(stringify!($field))?;
                 }
             )+};
         }
-        // In the order of the declaration, as formats without names read them.
+        // In the order of the declaration, since formats without names read fields in that order.
         fields! {
             version if true,
             manifest if true,
-            seed if has_seed,
             epoch if true,
             position if true,
             batch_size if true,
             drop_last if has_drop_last,
-            window if has_window,
-            sampler if has_sampler,
+            sampler if true,
             global_batch_size if has_global,
             pad_last if has_pad_last,
             beyond if has_beyond,
@@ -163,26 +161,28 @@ impl Serialize for State {
     }
 }
 
-/// Bytes of a sampler's identity in a state at most: those of all built-in samplers that aren't made of others fit.
-const LONGEST: usize = 96;
+/// Most bytes of a sampler's identity in a state. The identities of all built-in samplers that don't contain other
+/// samplers fit.
+const MAX_IDENTITY_BYTES: usize = 96;
 
-/// An identity as states hold it: of a long one the beginning, and half a SHA-256 of all of it.
-pub(crate) fn short(identity: &str) -> String {
-    if identity.len() <= LONGEST {
+/// An identity as states hold it: a long one is cut, and half a SHA-256 of the whole is appended.
+pub(crate) fn shorten_identity(identity: &str) -> String {
+    if identity.len() <= MAX_IDENTITY_BYTES {
         return identity.to_owned();
     }
     let hash = digest(&SHA256, identity.as_bytes());
     let half = hash.as_ref().first_chunk().map_or(0, |half| u128::from_be_bytes(*half));
     let hash = format!("..{half:032x}");
-    let mut end = LONGEST - hash.len();
+    let mut end = MAX_IDENTITY_BYTES - hash.len();
     while !identity.is_char_boundary(end) {
         end -= 1;
     }
     format!("{}{hash}", &identity[..end])
 }
 
-/// The sampler of an identity that tells all of it.
-pub(crate) fn told(identity: &str) -> Option<Box<dyn Sampler>> {
+/// Rebuilds a sampler from its identity. `Sequential`, `Shuffle` and `WindowShuffle` are described in full by theirs;
+/// `None` for any other.
+pub(crate) fn sampler_from_identity(identity: &str) -> Option<Box<dyn Sampler>> {
     let numbers = |name: &str, keys: &[&str]| -> Option<Vec<u64>> {
         let inner = identity.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')')?;
         let mut parts = inner.split(", ");
@@ -198,7 +198,7 @@ pub(crate) fn told(identity: &str) -> Option<Box<dyn Sampler>> {
     } else {
         return None;
     };
-    // Written otherwise than it would be, it is somebody else's.
+    // An identity that these samplers would spell otherwise belongs to a sampler of somebody else.
     (sampler.identity() == identity).then_some(sampler)
 }
 
@@ -209,53 +209,32 @@ mod tests {
 
     const DIGEST: Digest = Digest([1; 32]);
 
-    fn golden() -> [(u32, State); 5] {
-        [
-            (1, include_str!("golden/state-1.json")),
-            (2, include_str!("golden/state-2.json")),
-            (3, include_str!("golden/state-3.json")),
-            (3, include_str!("golden/state-3-nulls.json")),
-            (3, include_str!("golden/state-3-sampler.json")),
-        ]
-        .map(|(version, json)| (version, serde_json::from_str(json).unwrap()))
+    /// A state of a shuffle, and one of a custom sampler with every setting.
+    const GOLDEN: [&str; 2] = [include_str!("golden/state.json"), include_str!("golden/state-sampler.json")];
+
+    fn golden() -> [State; 2] {
+        GOLDEN.map(|json| serde_json::from_str(json).unwrap())
     }
 
-    /// Files that earlier versions wrote.
     #[test]
-    fn states_of_all_versions_are_read() {
-        for (version, state) in golden() {
-            assert_eq!(state.version, version);
+    fn golden_states_are_read_and_written() {
+        for (state, json) in golden().into_iter().zip(GOLDEN) {
+            assert_eq!(state.version, State::VERSION);
             state.check(DIGEST).unwrap();
             state.check_position(512).unwrap();
             assert_eq!((state.epoch, state.position, state.batch_size), (3, 512, 256));
+            assert_eq!(serde_json::to_string(&state).unwrap(), json.trim_end());
         }
-        let [first, second, third, nulls, own] = golden().map(|(_, state)| state);
-        assert_eq!((first.identity(), first.last_batch()), ("shuffle(seed=42)".into(), LastBatch::Drop));
-        assert_eq!(second.identity(), "windows(seed=42, samples=1000)");
-        assert_eq!((third.identity(), third.last_batch()), (first.identity(), LastBatch::Short));
+        let [shuffle, own] = golden();
+        assert_eq!((shuffle.identity(), shuffle.last_batch()), ("shuffle(seed=42)".into(), LastBatch::Short));
         assert_eq!((own.identity(), own.last_batch()), ("mine(weight=0.5)".into(), LastBatch::Pad));
         assert_eq!(own.global_batch_size, Some(512));
-        assert_eq!(nulls, own);
-        let sequential = State { seed: None, sampler: None, ..first };
-        assert_eq!(sequential.identity(), "sequential");
-    }
-
-    /// What is written today.
-    #[test]
-    fn golden_of_this_version() {
-        let [.., (_, shuffle), _, (_, own)] = golden();
-        for (state, golden) in
-            [(shuffle, include_str!("golden/state-3.json")), (own, include_str!("golden/state-3-sampler.json"))]
-        {
-            assert_eq!(state.version, State::VERSION);
-            assert_eq!(serde_json::to_string(&state).unwrap(), golden.trim_end());
-        }
     }
 
     fn largest(sampler: &dyn Sampler) -> State {
-        let [.., (_, state)] = golden();
+        let [_, state] = golden();
         let far = State { epoch: u64::MAX, position: u64::MAX, batch_size: usize::MAX, ..state };
-        State { sampler: Some(short(&sampler.identity())), global_batch_size: None, pad_last: None, ..far }
+        State { sampler: shorten_identity(&sampler.identity()), global_batch_size: None, pad_last: None, ..far }
     }
 
     #[test]
@@ -296,33 +275,30 @@ mod tests {
                 let state = State { global_batch_size: Some(usize::MAX), ..largest(&NameInError(identity.clone())) };
                 assert!(serde_json::to_string(&state).unwrap().len() < 400);
                 // One that was saved in full is the same.
-                assert_eq!(State { sampler: Some(identity), ..state.clone() }.identity(), state.identity());
+                assert_eq!(State { sampler: identity, ..state.clone() }.identity(), state.identity());
                 assert!(seen.insert(state.identity()));
             }
         }
         let whole = "b".repeat(96);
-        assert_eq!((short(&whole), short("")), (whole.clone(), String::new()));
+        assert_eq!((shorten_identity(&whole), shorten_identity("")), (whole.clone(), String::new()));
         // Never to be changed: a saved state has it.
-        assert_eq!(short(&"b".repeat(97)), format!("{}..3de8fc0d20ec6b9b27c435532c06748a", &whole[..62]));
+        assert_eq!(shorten_identity(&"b".repeat(97)), format!("{}..3de8fc0d20ec6b9b27c435532c06748a", &whole[..62]));
     }
 
     /// Formats that don't name fields have all of them, in the order in which they are read.
     #[test]
     fn fields_are_written_in_the_order_in_which_they_are_read() {
-        let [.., (_, state)] = golden();
-        let state =
-            State { seed: Some(1), window: Some(2), drop_last: true, beyond: Some(DeliveredAhead::default()), ..state };
+        let [_, state] = golden();
+        let state = State { drop_last: true, beyond: Some(DeliveredAhead::default()), ..state };
         let json = serde_json::to_string(&state).unwrap();
         let (mut values, mut names) = (json.clone(), 0);
         for name in [
             "version",
             "manifest",
-            "seed",
             "epoch",
             "position",
             "batch_size",
             "drop_last",
-            "window",
             "sampler",
             "global_batch_size",
             "pad_last",
@@ -332,20 +308,20 @@ mod tests {
             names += values.matches(&named).count();
             values = values.replacen(&named, "", 1);
         }
-        assert_eq!(names, 12, "{json}");
+        assert_eq!(names, 10, "{json}");
         let values = format!("[{}]", &values[1..values.len() - 1]);
         assert_eq!(serde_json::from_str::<State>(&values).unwrap(), state, "{values}");
     }
 
     #[test]
-    fn what_an_identity_tells_all_of_is_made_again() {
+    fn samplers_are_rebuilt_from_identities_that_describe_them_in_full() {
         for sampler in [
             Box::new(Sequential) as Box<dyn Sampler>,
             Box::new(Shuffle::new(u64::MAX)),
             Box::new(WindowShuffle::new(0, 100_000)),
         ] {
             let identity = sampler.identity();
-            assert_eq!(told(&identity).map(|sampler| sampler.identity()), Some(identity));
+            assert_eq!(sampler_from_identity(&identity).map(|sampler| sampler.identity()), Some(identity));
         }
         for other in [
             "",
@@ -363,21 +339,16 @@ mod tests {
             "shuffle(seed=+1)",
             "shuffle(seed=18446744073709551616)",
         ] {
-            assert!(told(other).is_none(), "{other}");
+            assert!(sampler_from_identity(other).is_none(), "{other}");
         }
     }
 
     #[test]
     fn a_damaged_state_is_refused() {
-        let [(_, first), .., (_, state)] = golden();
+        let [_, state] = golden();
         for state in [
-            State { sampler: None, ..state.clone() },
-            State { sampler: state.sampler.clone(), ..first.clone() },
             State { version: 2, ..state.clone() },
-            State { version: 0, ..state.clone() },
             State { version: 4, ..state.clone() },
-            State { window: Some(0), ..first.clone() },
-            State { seed: None, window: Some(9), ..first },
             State { drop_last: true, ..state.clone() },
         ] {
             assert_eq!(state.check(DIGEST).unwrap_err().kind(), ErrorKind::Config);
@@ -387,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_state_for_other_data_is_refused_with_both_digests() {
-        let [.., (_, state)] = golden();
+        let [_, state] = golden();
         let said = state.check(Digest([2; 32])).unwrap_err().to_string();
         assert!(said.contains(&"01".repeat(32)) && said.contains(&"02".repeat(32)), "{said}");
     }

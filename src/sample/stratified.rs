@@ -1,4 +1,4 @@
-//! Every label in proportion everywhere.
+//! A shuffle that keeps every label in proportion everywhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use super::permutation::{Permutation, keys};
 use super::sampler::{Orders, Sampler, Scope, Sealed};
 use crate::Result;
 
-/// All samples of an epoch shuffled so that each stretch of it has the labels in the proportion that they have in all of
-/// it: in a batch, or in the part of it that a rank gets, a label has at most six samples more or less than its share,
-/// and usually one. Samples without a label are one, too. Within a label the order is shuffled by the seed, the epoch's
-/// number and the manifest's digest.
+/// Shuffles all samples of an epoch so that each stretch of the order has the labels in the same proportion as the
+/// whole. In a batch, or in a rank's part of a batch, a label has at most six samples more or fewer than its share, and
+/// usually at most one. Samples without a label count as one more label. Within a label the order is shuffled by the
+/// seed, the epoch's number and the manifest's digest.
 ///
-/// Labels are those of the folders ([`Manifest::labels`](crate::Manifest::labels)). It takes some 200 bytes for each, and 16
-/// for each place where the label changes from one name to the next, but none for each sample. It looks at every sample
-/// once, when the loader is built: a second for 18 million.
+/// Labels are those of the folders ([`Manifest::labels`](crate::Manifest::labels)). The sampler takes some 200 bytes
+/// for each label, and 16 for each place where the label changes from one name to the next, but none for each sample.
+/// It looks at every sample once, when the loader is built, which takes a second for 18 million samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stratified {
     seed: u64,
 }
 
 impl Stratified {
-    /// By the label of each sample.
+    /// Stratifies by the label of each sample.
     pub fn by_label(seed: u64) -> Self {
         Self { seed }
     }
@@ -32,23 +32,31 @@ impl Stratified {
 #[derive(Debug, Default)]
 struct Stratum {
     samples: u64,
-    /// Where each run of neighbours begins, and how many samples of the label come before it.
-    runs: Vec<(u64, u64)>,
-    /// After the last of them.
+    runs: Vec<StratumRun>,
+    /// The number after that of the last sample.
     end: u64,
+}
+
+/// Samples of a label with consecutive numbers.
+#[derive(Debug)]
+struct StratumRun {
+    /// Number of the first sample.
+    start: u64,
+    /// Samples of the label before this run.
+    before: u64,
 }
 
 impl Stratum {
     fn push(&mut self, number: u64) {
         if self.runs.is_empty() || self.end != number {
-            self.runs.push((number, self.samples));
+            self.runs.push(StratumRun { start: number, before: self.samples });
         }
         (self.samples, self.end) = (self.samples + 1, number + 1);
     }
 
     fn at(&self, place: u64) -> u64 {
-        let (start, before) = self.runs[self.runs.partition_point(|(_, before)| *before <= place) - 1];
-        start + (place - before)
+        let run = &self.runs[self.runs.partition_point(|run| run.before <= place) - 1];
+        run.start + (place - run.before)
     }
 }
 
@@ -65,13 +73,13 @@ impl Sampler for Stratified {
         }
         let strata: Arc<[Stratum]> = by_label.into_values().collect();
         let lengths: Vec<_> = strata.iter().map(|stratum| stratum.samples).collect();
-        let woven = Arc::new(Interleave::new(&lengths));
+        let interleave = Arc::new(Interleave::new(&lengths));
         Ok(Orders::new(scope.len(), move |epoch| {
             let [key] = keys(&[b"dataflux strata 1", &digest], seed, epoch);
-            let (strata, woven) = (Arc::clone(&strata), Arc::clone(&woven));
+            let (strata, interleave) = (Arc::clone(&strata), Arc::clone(&interleave));
             let mut permutations: Vec<Option<Permutation>> = vec![None; strata.len()];
             move |position| {
-                let (label, place) = woven.at(key, position);
+                let (label, place) = interleave.at(key, position);
                 let permutation = permutations[label].get_or_insert_with(|| {
                     let names: [&[u8]; 3] = [b"dataflux stratum 1", &digest, &(label as u64).to_le_bytes()];
                     Permutation::keyed(strata[label].samples, &names, seed, epoch)

@@ -1,4 +1,4 @@
-//! Some of the samples.
+//! A sampler of some of the samples.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,14 +11,14 @@ use super::{SampleId, Sequential, wrong};
 use crate::Result;
 use crate::manifest::{Digest, EntryRef, Manifest};
 
-/// Some of the samples, as another sampler orders them: by name unless told otherwise.
+/// Some of the samples, as another sampler orders them; by name unless [`then`](Self::then) sets another sampler.
 ///
-/// Within another subset, one of a [`range`](Self::range) has the places of the samples there, so that
-/// `Subset::below(..)?.then(Subset::range(0..100))` are the first hundred of a folder; any other has the samples that both
-/// have, of which it finds its own when the loader is built: by some look-ups in the other for a folder, for each sample in a
-/// list, which takes 8 bytes for each once more.
+/// Subsets can be nested. A [`range`](Self::range) within another subset counts places in that subset, so that
+/// `Subset::below(..)?.then(Subset::range(0..100))` is the first hundred samples of a folder. Any other subset within
+/// another one consists of the samples that are in both. These are found when the loader is built: by a few look-ups
+/// for a folder, by one look-up for each sample of a list, whose copy takes another 8 bytes for each sample.
 ///
-/// A look into the order is one into the other sampler's, and one into the list where there is one.
+/// Looking up a position takes a look-up in the other sampler's order, and one in the list where there is one.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -37,18 +37,18 @@ use crate::manifest::{Digest, EntryRef, Manifest};
 #[derive(Clone, Debug)]
 pub struct Subset {
     chosen: ChosenSamples,
-    /// Of the manifest that it was chosen from, if it was.
+    /// Digest of the manifest that the samples were chosen from, where they were.
     of: Option<Digest>,
     then: Arc<dyn Sampler>,
 }
 
 #[derive(Clone)]
 enum ChosenSamples {
-    /// By their numbers among the samples that it is used with.
+    /// Numbers of samples in the scope that the subset is used with.
     Numbers(Range<u64>),
-    /// By their indexes in the manifest.
+    /// Indexes in the manifest.
     Range(Range<u64>),
-    /// The same, in order, each once, and what tells them from others.
+    /// Indexes in the manifest, sorted and each once, and their fingerprint.
     List(Arc<[u64]>, String),
 }
 
@@ -71,12 +71,13 @@ impl ChosenSamples {
 }
 
 impl Subset {
-    /// The samples at these places in byte order of names, from 0. It takes no memory for each.
+    /// The samples at these places in byte order of names, counted from 0. It takes no memory for each sample.
     pub fn range(places: Range<u64>) -> Self {
         Self { chosen: ChosenSamples::Numbers(places), of: None, then: Arc::new(Sequential) }
     }
 
-    /// These samples, by their indexes in the manifest, each once, whatever their order here. It takes 8 bytes for each.
+    /// The samples with these indexes in the manifest, each once, whatever the order of `ids`. It takes 8 bytes for
+    /// each sample.
     pub fn ids(ids: impl IntoIterator<Item = SampleId>) -> Self {
         let mut ids: Vec<_> = ids.into_iter().map(|id| id.0).collect();
         ids.sort_unstable();
@@ -84,31 +85,33 @@ impl Subset {
         Self { chosen: ChosenSamples::list(ids), of: None, then: Arc::new(Sequential) }
     }
 
-    /// The samples whose names begin with `prefix`, such as `train/cats/`, for a loader of this manifest and no other. It
-    /// takes no memory for each, and is found by some look-ups. Waits for the end of the listing.
+    /// The samples whose names begin with `prefix`, for example `train/cats/`, for a loader of this manifest and no
+    /// other. It takes no memory for each sample, and a few look-ups. Waits for the end of the listing.
     ///
     /// # Errors
-    /// No sample has such a name, which is the whole name in its bucket; the listing failed; the manifest's file was written
-    /// to since it was opened.
+    /// No sample has a name that begins with `prefix`, where names are whole names in the bucket; the listing failed;
+    /// the manifest's file was written to since it was opened.
     pub fn below(manifest: &Manifest, prefix: &str) -> Result<Self> {
         manifest.complete()?;
-        // They are neighbours, since names are in byte order.
+        // These samples are neighbours, since names are in byte order.
         let first = first_where(manifest, 0, |name| name >= prefix)?;
         let end = first_where(manifest, first, |name| !name.starts_with(prefix))?;
         if first == end {
-            let such = if manifest.len() == 0 { String::new() } else { format!(", such as {}", manifest.at(0)?.name) };
+            let example = manifest.at(0)?.name;
             return Err(wrong("no sample's name begins so")
                 .object(manifest.prefix())
-                .mismatch(format_args!("the beginning of a whole name{such}"), format_args!("{prefix:?}"))
+                .mismatch(format_args!("the beginning of a whole name, such as {example}"), format_args!("{prefix:?}"))
                 .hint("give the name from the bucket on, without gs:// and the bucket"));
         }
         Ok(Self { chosen: ChosenSamples::Range(first..end), of: Some(manifest.digest()), then: Arc::new(Sequential) })
     }
 
-    /// The samples for which `keep` holds, for a loader of this manifest and no other. It takes 8 bytes for each. Waits
-    /// for the end of the listing, and looks at every sample once: a second for some 20 million.
+    /// The samples for which `keep` returns true, for a loader of this manifest and no other. It takes 8 bytes for each
+    /// sample. Waits for the end of the listing, and looks at every sample once, which takes a second for some 20
+    /// million.
     ///
-    /// Where no run wants the others, a [`Filter`](crate::list::Filter) on opening leaves them out of the manifest.
+    /// Where no run wants the other samples, a [`Filter`](crate::list::Filter) on opening leaves them out of the
+    /// manifest.
     ///
     /// # Errors
     /// The listing failed; the manifest's file was written to since it was opened.
@@ -130,20 +133,25 @@ impl Subset {
         Self { chosen: ChosenSamples::list(indexes), of: Some(manifest.digest()), then: Arc::new(Sequential) }
     }
 
-    /// In the order of `sampler`.
+    /// Orders the samples by `sampler`.
     #[must_use]
     pub fn then(mut self, sampler: impl Sampler) -> Self {
         self.then = Arc::new(sampler);
         self
     }
 
-    /// How many samples, and after the highest index.
-    fn extent(&self) -> (u64, u64) {
+    fn is_empty(&self) -> bool {
         match &self.chosen {
-            ChosenSamples::Numbers(range) | ChosenSamples::Range(range) => {
-                (range.end.saturating_sub(range.start), range.end)
-            }
-            ChosenSamples::List(ids, _) => (ids.len() as u64, ids.last().map_or(0, |last| last.saturating_add(1))),
+            ChosenSamples::Numbers(range) | ChosenSamples::Range(range) => range.is_empty(),
+            ChosenSamples::List(ids, _) => ids.is_empty(),
+        }
+    }
+
+    /// The number after the highest one that was chosen.
+    fn end(&self) -> u64 {
+        match &self.chosen {
+            ChosenSamples::Numbers(range) | ChosenSamples::Range(range) => range.end,
+            ChosenSamples::List(ids, _) => ids.last().map_or(0, |last| last.saturating_add(1)),
         }
     }
 }
@@ -173,7 +181,7 @@ impl ScopeNumbers {
 
 impl Sampler for Subset {
     fn identity(&self) -> String {
-        // As chosen and not as found, since only the scope tells that.
+        // The samples as they were chosen, since the samples found depend on the scope.
         format!("subset({:?}, {})", self.chosen, self.then.identity())
     }
 
@@ -184,23 +192,26 @@ impl Sampler for Subset {
                 .mismatch(format_args!("a manifest of digest {of}"), digest)
                 .hint("choose it from the manifest of the data set that it is used with"));
         }
-        let (samples, end) = self.extent();
-        if samples == 0 {
+        if self.is_empty() {
             return Err(wrong("this subset has no samples")
                 .mismatch("at least 1", 0)
                 .hint("look at the range, the ids or the predicate that it was made of"));
         }
-        let all = if let ChosenSamples::Numbers(_) = self.chosen { scope.len() } else { scope.indexes() };
+        let (end, all) = match self.chosen {
+            ChosenSamples::Numbers(_) => (self.end(), scope.len()),
+            _ => (self.end(), scope.indexes()),
+        };
         if end > all {
             return Err(wrong("this subset has samples that aren't there")
                 .object(scope.manifest().prefix())
                 .mismatch(format_args!("indexes below {all}"), end - 1)
                 .hint("make it for the data set, or the subset, that it is used with"));
         }
+        // The numbers in the scope of the samples that were chosen.
         let numbers = match &self.chosen {
             ChosenSamples::Numbers(range) => ScopeNumbers::Range(range.clone()),
             ChosenSamples::Range(range) => ScopeNumbers::Range(scope.numbers(range.clone())),
-            ChosenSamples::List(ids, _) if scope.is_of_indexes() => ScopeNumbers::List(Arc::clone(ids)),
+            ChosenSamples::List(ids, _) if scope.is_numbered_by_index() => ScopeNumbers::List(Arc::clone(ids)),
             ChosenSamples::List(ids, _) => {
                 ScopeNumbers::List(ids.iter().flat_map(|id| scope.numbers(*id..*id + 1)).collect())
             }
@@ -213,19 +224,20 @@ impl Sampler for Subset {
                 .hint("choose it from the samples of the other, or leave one of them out"));
         }
         let place = numbers.clone();
-        let inner = self.then.orders(&scope.some(samples, move |number| place.at(number)))?;
+        let inner = self.then.orders(&scope.narrow(samples, move |number| place.at(number)))?;
         Ok(Orders::new(inner.len(), move |epoch| {
             let (mut order, numbers) = (inner.order(epoch), numbers.clone());
             move |position| {
                 let number = order.at(position).0;
-                // A sampler that goes beyond the subset.
+                // The inner sampler may name a number that the subset doesn't have.
                 if number < samples { numbers.at(number) } else { NOWHERE }
             }
         }))
     }
 }
 
-/// The first index from `low` on whose name `holds`, which then holds for all after it; the length where it holds for none.
+/// The first index from `low` on for whose name `holds` is true, where it is true for all names behind that one; the
+/// length of the manifest where it is true for none.
 fn first_where(manifest: &Manifest, mut low: u64, holds: impl Fn(&str) -> bool) -> Result<u64> {
     let mut high = manifest.len();
     while low < high {
@@ -235,7 +247,7 @@ fn first_where(manifest: &Manifest, mut low: u64, holds: impl Fn(&str) -> bool) 
     Ok(low)
 }
 
-/// What tells one list from another, in 16 hex digits.
+/// A hash of a list, in 16 hex digits, by which samplers' identities tell lists apart.
 pub(super) fn fingerprint<const N: usize>(items: impl Iterator<Item = [u8; N]>) -> String {
     let mut context = Context::new(&SHA256);
     items.for_each(|item| context.update(&item));

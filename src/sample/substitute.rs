@@ -1,16 +1,18 @@
-//! Which sample comes in the place of one that can't be had.
+//! Which sample replaces one that can't be read or decoded.
 
 use super::permutation::Permutation;
 
-/// Most samples that are tried in one place: of data of which half can't be had, fewer than one place in 60,000 finds none.
+/// Most substitutes that are tried for one sample. Where half of the data can't be read, fewer than one sample in
+/// 60,000 finds no substitute.
 const ATTEMPTS: usize = 16;
 
-/// The position whose sample replaces the one at `position`, if `attempt - 1` others were tried in vain before; `None` where
-/// none is left.
+/// The position whose sample replaces the one at `position`, where `attempt - 1` other substitutes failed before;
+/// `None` where no attempt is left.
 ///
-/// It hangs on nothing but its arguments, so that every rank, however many there are, finds the same one without asking
-/// another. It is never `position` itself, nor one of the attempts before; and those of neighbours lie anywhere in the
-/// epoch, so that a run of bad objects isn't replaced by a run of the same. The output is a promise, as orders are.
+/// The result depends on the arguments alone, so that all ranks, however many there are, find the same substitute
+/// without asking each other. It is never `position` itself, nor the result of an earlier attempt. Substitutes of
+/// neighbours lie anywhere in the epoch, so that a run of bad objects isn't replaced by a run of the same sample. Like
+/// the orders, the output must never change.
 pub(crate) fn substitute(position: u64, attempt: usize, epoch: u64, positions: u64) -> Option<u64> {
     let others = positions.checked_sub(1)?;
     let tried = (attempt as u64).checked_sub(1).filter(|&tried| attempt <= ATTEMPTS && tried < others)?;
@@ -24,7 +26,7 @@ mod tests {
 
     use super::*;
 
-    /// Never to be changed: a run that is made again means these.
+    /// Never to be changed: a run that is repeated relies on these substitutes.
     #[test]
     fn golden() {
         let of = |position, attempt| substitute(position, attempt, 3, 1_000_000).unwrap();
@@ -51,7 +53,7 @@ mod tests {
 
     /// Chi-square of 10,000 neighbours over ten tenths, with 9 degrees of freedom: the 99.9th percentile is 27.9.
     #[test]
-    fn those_of_neighbours_and_of_epochs_are_spread() {
+    fn substitutes_of_neighbours_and_of_epochs_are_spread() {
         let tenths = |draw: &dyn Fn(u64) -> u64| {
             let mut counts = [0f64; 10];
             (0..10_000).for_each(|n| counts[(draw(n) / 1_000) as usize] += 1.0);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::manifest::tests::{manifest, object};
-use crate::manifest::{Known, Manifest};
+use crate::manifest::{KnownSamples, Manifest};
 
 /// Samples of several folders, in proportions of 8, 4, 2, 1 and 1, some of them in none.
 fn data(samples: u64) -> Arc<Manifest> {
@@ -29,14 +29,14 @@ fn weights(samples: u64) -> Vec<f64> {
     (0..samples).map(|index| (index % 5) as f64).collect()
 }
 
-/// Three parts of `b/` or of the rest to one of `a/`.
+/// A mixture of three parts of samples that aren't in `a/` to one part of samples in `a/`.
 fn mixture(manifest: &Arc<Manifest>, seed: u64, length: EpochLength) -> Mixture {
     let often = Subset::below(manifest, "p/a/").unwrap().then(Shuffle::new(seed));
     let rest = Subset::filter(manifest, |entry| !entry.name.starts_with("p/a/")).unwrap().then(Shuffle::new(seed));
     Mixture::new(seed).add(rest, 3.0).add(often, 1.0).epoch_length(length)
 }
 
-/// One of each that gives every sample once.
+/// One sampler of each kind that gives every sample once.
 fn whole(seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
     vec![
         Box::new(Sequential),
@@ -48,7 +48,7 @@ fn whole(seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
     ]
 }
 
-/// One of each.
+/// One sampler of each kind, without those that contain others.
 fn all(samples: u64, seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
     let half = || Subset::range(samples / 2..samples);
     let mut all = whole(seed, size);
@@ -61,7 +61,7 @@ fn all(samples: u64, seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
     all
 }
 
-/// Samplers that are made of others.
+/// Samplers that contain others.
 fn made_of_others(manifest: &Arc<Manifest>, seed: u64, size: u64) -> Vec<Box<dyn Sampler>> {
     let samples = manifest.len();
     let odd = || Subset::ids((0..samples).step_by(2).map(SampleId));
@@ -83,13 +83,13 @@ fn made_of_others(manifest: &Arc<Manifest>, seed: u64, size: u64) -> Vec<Box<dyn
     ]
 }
 
-/// Whatever the number of samples.
+/// A mixture that works for any number of samples.
 fn mixture_of_ends(seed: u64) -> Mixture {
     let first = Subset::range(0..1).then(Shuffle::new(seed));
     Mixture::new(seed).add(first, 2.0).add(Shuffle::new(seed), 1.0).epoch_length(EpochLength::UntilAll)
 }
 
-/// Never to be changed: a saved state means these orders.
+/// Never to be changed: saved states rely on these orders.
 #[test]
 fn golden() {
     let manifest = data(20);
@@ -110,11 +110,11 @@ fn golden() {
     assert_eq!(found, wanted, "{}", serde_json::to_string(&found).unwrap());
 }
 
-/// Never to be changed: a saved state means this order.
+/// Never to be changed: saved states rely on this order.
 #[test]
 fn golden_windows() {
     let order = |samples, window, epoch| {
-        let scope = Scope::new(data(16)).some(samples, |number| number);
+        let scope = Scope::new(data(16)).narrow(samples, |number| number);
         WindowShuffle::new(42, window).orders(&scope).unwrap().order(epoch)
     };
     assert_eq!(order(10, 4, 1).ids(0..10).map(|id| id.0).collect::<Vec<_>>(), [3, 0, 2, 1, 4, 5, 7, 6, 9, 8]);
@@ -126,7 +126,7 @@ fn golden_windows() {
 }
 
 proptest! {
-    /// Asked anywhere, in any order, a sampler says what it says when it is asked one after another.
+    /// A sampler returns the same at each position, in whatever order positions are asked for.
     #[test]
     fn random_access(samples in 1u64..200, seed: u64, size in 1u64..40, epoch in 0u64..3, jumps in prop::collection::vec(any::<prop::sample::Index>(), 20)) {
         let manifest = data(samples);
@@ -139,9 +139,9 @@ proptest! {
         }
     }
 
-    /// The inner one took indexes in the manifest for places in the outer one, and so other samples.
+    /// The inner subset took indexes in the manifest for places in the outer subset, and so gave other samples.
     #[test]
-    fn subsets_within_subsets_have_what_both_have(
+    fn nested_subsets_have_the_samples_of_both(
         samples in 1u64..200, cut in any::<[prop::sample::Index; 2]>(), outer in 0usize..4, middle in 0usize..4, inner in 0usize..4,
         mixed: bool,
     ) {
@@ -188,8 +188,8 @@ proptest! {
         }
     }
 
-    /// Each window holds what it held in order of names; and what is settled of an order before all samples are listed is
-    /// what it turns out to be.
+    /// Each window holds the samples that it has in order of names. Positions that are settled before all samples are
+    /// listed keep their samples.
     #[test]
     fn windows_are_shuffled_each_within_itself(
         samples in 1u64..500, window in 1u64..200, seed: u64, epoch in 0u64..3, listed in 1u64..500,
@@ -204,12 +204,12 @@ proptest! {
         }
         let listed = listed.min(samples);
         let settled = sampler.settled(listed);
-        let early = Scope::new(manifest).some(listed, |number| number);
+        let early = Scope::new(manifest).narrow(listed, |number| number);
         let mut early = sampler.orders(&early).unwrap().order(epoch);
         prop_assert!(early.ids(0..settled).map(|id| id.0).eq(ids[..settled as usize].iter().copied()));
     }
 
-    /// Samples of a group come from no more blocks than are mixed in it.
+    /// Samples of a group come from at most as many blocks as are mixed.
     #[test]
     fn blocks_stay_together(samples in 1u64..500, block in 1u64..50, mixed in 1u64..8, seed: u64) {
         let ids = ids(&BlockShuffle::new(seed, block, mixed), &data(samples), 0);
@@ -236,7 +236,7 @@ proptest! {
         }
     }
 
-    /// Any stretch has each label by its share, but for six samples; see `interleave`.
+    /// Any stretch holds the share of each label to within six samples; see `interleave`.
     #[test]
     fn strata_are_in_proportion_in_every_stretch(samples in 1u64..600, seed: u64, from: prop::sample::Index, len: prop::sample::Index) {
         let manifest = data(samples);
@@ -259,8 +259,8 @@ proptest! {
     }
 }
 
-/// Blocks of 10: each is as often at each of 10 places (81 degrees of freedom; 99.9th percentile 125), and few pairs of
-/// neighbours stay neighbours.
+/// Each of 10 blocks is equally often at each of 10 places (81 degrees of freedom; 99.9th percentile 125), and few pairs
+/// of neighbours stay neighbours.
 #[test]
 fn blocks_are_as_likely_at_every_place_and_their_samples_mixed() {
     const RUNS: u64 = 4_000;
@@ -282,7 +282,6 @@ fn blocks_are_as_likely_at_every_place_and_their_samples_mixed() {
     assert!((neighbours as f64 - wanted).abs() < 0.03 * wanted, "{neighbours} pairs, {wanted} wanted");
 }
 
-/// Draws with replacement come one by one, so that a resume at any place costs a draw.
 #[test]
 fn samples_of_no_weight_are_never_drawn() {
     let manifest = data(100);
@@ -316,7 +315,7 @@ fn epochs_and_seeds_give_other_orders() {
 }
 
 #[test]
-fn what_no_order_can_be_made_of_is_said() {
+fn samplers_that_cannot_order_the_data_are_refused() {
     let manifest = data(10);
     let scope = Scope::new(Arc::clone(&manifest));
     let other = data(11);
@@ -344,7 +343,7 @@ fn what_no_order_can_be_made_of_is_said() {
     }
 }
 
-/// A sampler that is wrong at one position, or leaves nothing.
+/// A sampler of this many positions that names a missing sample at position 3.
 #[derive(Debug)]
 struct WrongAtOne(u64);
 
@@ -363,21 +362,23 @@ impl Sampler for WrongAtOne {
 fn a_sampler_that_names_no_sample_is_an_error_that_names_it() {
     for sampler in [Box::new(WrongAtOne(5)) as Box<dyn Sampler>, Box::new(Subset::range(0..10).then(WrongAtOne(5)))] {
         let sampling = Sampling::new(sampler, data(10)).unwrap();
-        let mut walk = sampling.walk(0);
-        assert_eq!(walk.positions(Known::All(10)).unwrap(), Known::All(5));
-        assert_eq!(walk.ids(0..3, Known::All(10)).unwrap(), [0, 1, 2].map(SampleId));
+        let mut order = sampling.epoch_order(0);
+        assert_eq!(order.positions(KnownSamples::All(10)).unwrap(), KnownSamples::All(5));
+        assert_eq!(order.ids(0..3, KnownSamples::All(10)).unwrap(), [0, 1, 2].map(SampleId));
         // What fills up the last batch is the first of the order.
-        assert_eq!(walk.ids(4..7, Known::All(10)).unwrap(), [4, 0, 1].map(SampleId));
-        let error = walk.ids(2..5, Known::All(10)).unwrap_err();
+        assert_eq!(order.ids(4..7, KnownSamples::All(10)).unwrap(), [4, 0, 1].map(SampleId));
+        let error = order.ids(2..5, KnownSamples::All(10)).unwrap_err();
         let said = ["a number below 10, got 10", "a sample of its subset, got one beyond it"];
         let error = error.to_string();
         assert!(error.contains("wrong") && said.iter().any(|said| error.contains(said)), "{error}");
     }
     let nothing = Sampling::new(Box::new(WrongAtOne(0)), data(10)).unwrap();
-    assert!(nothing.walk(0).positions(Known::All(10)).unwrap_err().to_string().contains("without samples"));
+    assert!(
+        nothing.epoch_order(0).positions(KnownSamples::All(10)).unwrap_err().to_string().contains("without samples")
+    );
 }
 
-/// Settles as much more than is listed, and has orders of so many samples of ten less.
+/// A sampler that settles `0` positions more than are listed, and whose orders lack the last `1` positions.
 #[derive(Debug)]
 struct OverSettling(u64, u64);
 
@@ -395,27 +396,29 @@ impl Sampler for OverSettling {
     }
 }
 
-/// Positions beyond the order were those at its beginning once more, or a division by zero.
+/// Positions behind the order's end repeated its beginning, or divided by zero.
 #[test]
 fn a_sampler_that_settles_more_than_it_orders_is_an_error_that_names_it() {
     for (sampler, from) in [(OverSettling(3, 0), 4), (OverSettling(0, 2), 2), (OverSettling(0, 10), 0)] {
         let sampling = Sampling::new(Box::new(sampler), data(10)).unwrap();
-        let mut walk = sampling.walk(0);
-        let Known::AtLeast(settled) = walk.positions(Known::AtLeast(4)).unwrap() else { panic!("all of a part") };
-        assert_eq!(walk.ids(0..from, Known::AtLeast(4)).unwrap().len() as u64, from);
-        let error = walk.ids(0..settled, Known::AtLeast(4)).unwrap_err().to_string();
+        let mut order = sampling.epoch_order(0);
+        let KnownSamples::AtLeast(settled) = order.positions(KnownSamples::AtLeast(4)).unwrap() else {
+            panic!("all of a part")
+        };
+        assert_eq!(order.ids(0..from, KnownSamples::AtLeast(4)).unwrap().len() as u64, from);
+        let error = order.ids(0..settled, KnownSamples::AtLeast(4)).unwrap_err().to_string();
         assert!(error.contains("sampler hasty") && error.contains("as its order of 4 samples has"), "{error}");
     }
     // Nor may it have said so before all was listed.
     let sampling = Sampling::new(Box::new(OverSettling(2, 0)), data(10)).unwrap();
-    let mut walk = sampling.walk(0);
-    assert_eq!(walk.positions(Known::AtLeast(9)).unwrap(), Known::AtLeast(11));
-    let error = walk.positions(Known::All(10)).unwrap_err().to_string();
+    let mut order = sampling.epoch_order(0);
+    assert_eq!(order.positions(KnownSamples::AtLeast(9)).unwrap(), KnownSamples::AtLeast(11));
+    let error = order.positions(KnownSamples::All(10)).unwrap_err().to_string();
     assert!(error.contains("sampler hasty") && error.contains("at most 10") && error.contains("got 11"), "{error}");
-    assert_eq!(walk.positions(Known::AtLeast(0)).unwrap(), Known::AtLeast(0));
+    assert_eq!(order.positions(KnownSamples::AtLeast(0)).unwrap(), KnownSamples::AtLeast(0));
 }
 
-/// Panics wherever it is told to.
+/// A sampler that panics in the given function.
 #[derive(Debug)]
 struct PanicsAt(&'static str);
 
@@ -457,14 +460,14 @@ fn a_sampler_that_panics_is_an_error_that_names_it() {
     assert!(error.contains("Sampler::identity panicked") && error.contains("no identity"), "{error}");
     for place in ["orders", "settled", "order", "position"] {
         let sampling = Sampling::new(Box::new(PanicsAt(place)), data(10)).unwrap();
-        let mut walk = sampling.walk(0);
+        let mut order = sampling.epoch_order(0);
         assert_eq!(sampling.check().is_err(), place == "orders");
-        assert_eq!(walk.positions(Known::AtLeast(5)).is_err(), place == "settled");
+        assert_eq!(order.positions(KnownSamples::AtLeast(5)).is_err(), place == "settled");
         for _ in 0..2 {
-            assert_eq!(walk.ids(0..5, Known::All(10)).is_ok(), ["settled", "position"].contains(&place));
+            assert_eq!(order.ids(0..5, KnownSamples::All(10)).is_ok(), ["settled", "position"].contains(&place));
             let error = match place {
-                "settled" => walk.positions(Known::AtLeast(5)).unwrap_err().to_string(),
-                _ => walk.ids(3..8, Known::All(10)).unwrap_err().to_string(),
+                "settled" => order.positions(KnownSamples::AtLeast(5)).unwrap_err().to_string(),
+                _ => order.ids(3..8, KnownSamples::All(10)).unwrap_err().to_string(),
             };
             assert!(error.contains("sampler panics: the sampler panicked"), "{error}");
             assert!(error.contains(&format!("no {place}")), "{error}");
@@ -472,7 +475,7 @@ fn a_sampler_that_panics_is_an_error_that_names_it() {
     }
 }
 
-/// A resume without a sampler, and the replay of an audit log, would have taken the built-in one for it.
+/// A resume without a sampler, and the replay of an audit log, would have used the built-in sampler instead.
 #[test]
 fn a_sampler_that_calls_itself_a_built_in_one_is_refused() {
     #[derive(Debug)]
@@ -503,7 +506,7 @@ fn a_sampler_that_calls_itself_a_built_in_one_is_refused() {
     }
 }
 
-/// All weights, or all indexes, were in each log line that had a loader's settings.
+/// Log lines with a loader's settings contained all weights or all indexes.
 #[test]
 fn debug_is_short() {
     let weights = vec![1.5; 10_000];
@@ -519,7 +522,7 @@ fn debug_is_short() {
     }
 }
 
-/// Never to be changed: a saved state means these draws, on every machine and forever.
+/// Never to be changed: saved states rely on these draws, on every machine.
 #[test]
 fn golden_draws() {
     let weights: Vec<_> = (0..10_000u32).map(|index| f64::from(index % 17) + 1.0 / f64::from(index + 1)).collect();
@@ -542,9 +545,9 @@ fn golden_draws() {
     assert_eq!(found, wanted.as_flattened());
 }
 
-/// In any number of epochs a part has its share, and none of its samples comes once more before all have come.
+/// In any number of epochs a part has its share, and none of its samples comes again before all of them have come.
 #[test]
-fn parts_of_a_mixture_go_on_from_epoch_to_epoch() {
+fn parts_of_a_mixture_continue_from_epoch_to_epoch() {
     let manifest = data(200);
     let often: BTreeSet<u64> = (0..200).filter(|id| manifest.get(*id).unwrap().name.starts_with("p/a/")).collect();
     for (length, samples, both) in [

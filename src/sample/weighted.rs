@@ -1,4 +1,4 @@
-//! Samples drawn by weights.
+//! Samplers that draw samples by weights.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use super::subset::fingerprint;
 use super::wrong;
 use crate::Result;
 
-/// Samples drawn by weights: with replacement, where a sample of twice the weight comes twice as often, and one of
-/// weight 0 never; or without, where it comes at most once in an epoch, and sooner.
+/// Draws samples by weights. With replacement, a sample of twice the weight comes twice as often, and a sample of
+/// weight 0 never. Without replacement, each sample comes at most once in an epoch, and heavier samples tend to come
+/// earlier.
 ///
-/// A weight is 0, or from 1e-290 to 1e290; what counts is its share of the sum of all. With replacement a sample's chance is
-/// exact but for 2^-32 of the mean chance of all, so that what has less than that may never come.
+/// A weight is 0, or from 1e-290 to 1e290; only its share of the sum of all weights matters. With replacement a
+/// sample's probability is exact to 2^-32 of the mean probability, so a sample with less than that may never come.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -38,9 +39,9 @@ use crate::Result;
 #[derive(Clone)]
 pub struct Weighted {
     seed: u64,
-    /// Draws in an epoch; `None` for as many as is usual.
+    /// Draws in an epoch; `None` for the default.
     samples: Option<u64>,
-    /// Of the weights.
+    /// Hash of the weights.
     fingerprint: String,
     draws: WeightedDraws,
 }
@@ -71,8 +72,8 @@ impl WeightedDraws {
     }
 }
 
-/// A sample's part of an alias table (Walker, 1977): drawn with all others equally often, it stands for itself in `keep` of
-/// 2^32 cases and for another sample in the rest.
+/// A sample's part of an alias table (Walker, 1977): drawn with all others equally often, it stands for itself in
+/// `keep` of 2^32 cases and for another sample in the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct AliasCell {
     keep: u32,
@@ -80,33 +81,39 @@ struct AliasCell {
 }
 
 impl Weighted {
-    /// With replacement, by one weight for each sample in byte order of names: each of the data set, or of the subset that
-    /// this is used in. An epoch has as many draws as there are samples unless [told otherwise](Self::samples). It takes 8
-    /// bytes for each sample, and 12 more while it is made, which takes some tens of nanoseconds for each; a draw is a hash of
-    /// seed, epoch and position and a look into a table, some tens of nanoseconds, so any of them is had at once.
+    /// Draws with replacement. There is one weight for each sample, in byte order of names, of the data set or of the
+    /// subset that the sampler is used in. An epoch has as many draws as there are samples unless
+    /// [`samples`](Self::samples) sets another number.
+    ///
+    /// The sampler takes 8 bytes for each sample, and 12 more while it is made, which takes some tens of nanoseconds
+    /// for each sample. A draw takes a hash of seed, epoch and position and a look-up in a table, some tens of
+    /// nanoseconds, whatever its position.
     ///
     /// # Errors
-    /// Weights that are negative, no numbers, too small or large, or all 0; 2^32 of them or more.
+    /// Weights that are negative, no numbers, too small or large, or all 0; 2^32 weights or more.
     pub fn new(seed: u64, weights: &[f64]) -> Result<Self> {
-        let sum = check(weights)?;
-        let draws = WeightedDraws::WithReplacement(alias(weights, sum).into());
-        Ok(Self { seed, samples: None, fingerprint: of(weights), draws })
+        let sum = check_weights(weights)?;
+        let draws = WeightedDraws::WithReplacement(alias_table(weights, sum).into());
+        Ok(Self { seed, samples: None, fingerprint: fingerprint_of_weights(weights), draws })
     }
 
-    /// Without replacement: as if samples were drawn one after another, each by its weight among those that are left. An
-    /// epoch has all samples of a weight above 0 unless [told otherwise](Self::samples). It takes 8 bytes for each
-    /// sample, 4 more for each that is drawn in each epoch that lives, and 16 more for each sample while an epoch starts,
-    /// which sorts them: some tenths of a second for a million, at a resume, too. Then a look into the order is one into a
-    /// list.
+    /// Draws without replacement, as if samples were drawn one after another, each by its weight among those that are
+    /// left. An epoch has all samples of a weight above 0 unless [`samples`](Self::samples) sets another number.
+    ///
+    /// The sampler takes 8 bytes for each sample, and 4 more for each sample drawn in each live epoch. The start of an
+    /// epoch, also at a resume, sorts all samples, which takes 16 more bytes for each and some tenths of a second for a
+    /// million. After that, looking up a position is a look-up in a list.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn without_replacement(seed: u64, weights: &[f64]) -> Result<Self> {
-        check(weights)?;
-        Ok(Self { seed, samples: None, fingerprint: of(weights), draws: WeightedDraws::Without(weights.into()) })
+        check_weights(weights)?;
+        let fingerprint = fingerprint_of_weights(weights);
+        Ok(Self { seed, samples: None, fingerprint, draws: WeightedDraws::Without(weights.into()) })
     }
 
-    /// So many samples in an epoch, at least 1. Without replacement no more than there are of a weight above 0.
+    /// Sets the number of samples in an epoch, at least 1. Without replacement there can be no more than there are
+    /// samples of a weight above 0.
     #[must_use]
     pub fn samples(mut self, samples: u64) -> Self {
         self.samples = Some(samples);
@@ -114,12 +121,12 @@ impl Weighted {
     }
 }
 
-fn of(weights: &[f64]) -> String {
+fn fingerprint_of_weights(weights: &[f64]) -> String {
     fingerprint(weights.iter().map(|weight| weight.to_bits().to_le_bytes()))
 }
 
-/// The sum of the weights.
-fn check(weights: &[f64]) -> Result<f64> {
+/// Refuses weights that can't be. Returns their sum.
+fn check_weights(weights: &[f64]) -> Result<f64> {
     const HINT: &str = "give each sample a weight of 0 or more, and one of them more than 0";
     if u32::try_from(weights.len()).is_err() {
         return Err(wrong("there are too many weights")
@@ -141,22 +148,23 @@ fn check(weights: &[f64]) -> Result<f64> {
     Ok(sum)
 }
 
-/// What a weight above 0 may be.
+/// The range of weights above 0, for errors.
 pub(super) const WEIGHTS: &str = "a number from 1e-290 to 1e290";
 
-/// What to do about one that isn't.
-pub(super) const SCALE: &str = "multiply all weights by the same number, and give 0 to what should never come";
+/// The hint for weights out of that range.
+const SCALE: &str = "multiply all weights by the same number, and give 0 to what should never come";
 
-/// Whether a weight above 0 is neither so large that 2^32 of them have no sum, nor so small that the number of samples, or
-/// the longest time in `drawn`, divided by it is infinite.
+/// Whether a weight above 0 is in range. The bounds ensure that the sum of 2^32 weights is finite, and so are the
+/// number of samples, and the longest time in [`drawn_once`], divided by a weight.
 pub(super) fn is_weight(weight: f64) -> bool {
     (1e-290..=1e290).contains(&weight)
 }
 
-/// The table of these weights (Vose, 1991). Nothing but sums, products and quotients, which are the same on all machines.
-fn alias(weights: &[f64], sum: f64) -> Vec<AliasCell> {
-    /// All cases of a cell.
-    const ALL: f64 = 4_294_967_296.0;
+/// The alias table of these weights (Vose, 1991). It is made by sums, products and quotients alone, which are the same
+/// on all machines.
+fn alias_table(weights: &[f64], sum: f64) -> Vec<AliasCell> {
+    /// Number of cases of a cell.
+    const CASES: f64 = 4_294_967_296.0;
     let scale = weights.len() as f64 / sum;
     let mut shares: Vec<f64> = weights.iter().map(|weight| weight * scale).collect();
     let mut cells: Vec<_> = (0..weights.len() as u32).map(|own| AliasCell { keep: u32::MAX, other: own }).collect();
@@ -167,7 +175,7 @@ fn alias(weights: &[f64], sum: f64) -> Vec<AliasCell> {
         && let Some(poor) = small.pop()
     {
         let share = shares[poor as usize];
-        cells[poor as usize] = AliasCell { keep: (share * ALL) as u32, other: rich };
+        cells[poor as usize] = AliasCell { keep: (share * CASES) as u32, other: rich };
         let left = &mut shares[rich as usize];
         *left -= 1.0 - share;
         if *left < 1.0 {
@@ -175,12 +183,12 @@ fn alias(weights: &[f64], sum: f64) -> Vec<AliasCell> {
             small.push(rich);
         }
     }
-    // Rounding may leave some that nobody fills up. They are full but for that; or they weigh next to nothing, and what the
-    // heaviest had for them went to the sum of many roundings.
+    // Rounding may leave cells that were not filled up. They are full except for rounding; or they weigh nearly
+    // nothing, and the share that the heaviest sample had for them was lost to the sum of many roundings.
     let heaviest = (0..weights.len()).max_by(|a, b| weights[*a].total_cmp(&weights[*b])).unwrap_or(0) as u32;
     for (poor, share) in small.into_iter().map(|poor| (poor as usize, shares[poor as usize])) {
         if share < 0.5 {
-            cells[poor] = AliasCell { keep: (share * ALL) as u32, other: heaviest };
+            cells[poor] = AliasCell { keep: (share * CASES) as u32, other: heaviest };
         }
     }
     cells
@@ -228,7 +236,7 @@ impl Sampler for Weighted {
                 }
                 let weights = Arc::clone(weights);
                 Ok(Orders::new(samples, move |epoch| {
-                    let drawn = drawn(&weights, samples, keys(&[b"dataflux draws once 1"], seed, epoch));
+                    let drawn = drawn_once(&weights, samples, keys(&[b"dataflux draws once 1"], seed, epoch));
                     move |position| u64::from(drawn[position as usize])
                 }))
             }
@@ -240,14 +248,14 @@ fn draw(cells: &[AliasCell], [first, second, third]: [u64; 3], position: u64) ->
     let bits = mix(mix(position ^ first) ^ second);
     let own = scale(bits, cells.len() as u64);
     let AliasCell { keep, other } = cells[own as usize];
-    // Other bits, since those above have chosen the cell.
+    // From other bits than those that chose the cell.
     let case = (mix(bits ^ third) >> 32) as u32;
     if case < keep { own } else { u64::from(other) }
 }
 
-/// Each sample waits for a random time, the shorter the more it weighs; the first `samples` in the order of their times are
-/// drawn by their weights (Efraimidis and Spirakis, 2006).
-fn drawn(weights: &[f64], samples: u64, [first, second]: [u64; 2]) -> Box<[u32]> {
+/// Draws `samples` samples without replacement. Each sample gets a random time, which is shorter the more the sample
+/// weighs; the samples with the shortest times are drawn, in the order of their times (Efraimidis and Spirakis, 2006).
+fn drawn_once(weights: &[f64], samples: u64, [first, second]: [u64; 2]) -> Box<[u32]> {
     let times = weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0).map(|(index, weight)| {
         // From 2^-53 to 1.
         let even = ((mix(mix(index as u64 ^ first) ^ second) >> 11) + 1) as f64 / (1u64 << 53) as f64;
@@ -264,8 +272,8 @@ fn drawn(weights: &[f64], samples: u64, [first, second]: [u64; 2]) -> Box<[u32]>
     times.into_iter().map(|(_, index)| index).collect()
 }
 
-/// The natural logarithm of a number above 0 that is not subnormal. That of the standard library may differ in its last
-/// digit from one machine to another, and with it an order, which must not.
+/// The natural logarithm of a number above 0 that is not subnormal. The logarithm of the standard library may differ in
+/// its last digit from one machine to another, and with it an order, which must not.
 fn logarithm(number: f64) -> f64 {
     let bits = number.to_bits();
     let mut exponent = (bits >> 52) as i64 - 1_023;
@@ -274,7 +282,8 @@ fn logarithm(number: f64) -> f64 {
         mantissa /= 2.0;
         exponent += 1;
     }
-    // ln(m) = 2 artanh((m - 1) / (m + 1)), whose argument is below 0.172: eleven terms are exact to the last digit or two.
+    // ln(m) = 2 artanh((m - 1) / (m + 1)), whose argument is below 0.172: eleven terms are exact to the last digit or
+    // two.
     let ratio = (mantissa - 1.0) / (mantissa + 1.0);
     let square = ratio * ratio;
     let series = (0..11).rev().fold(0.0, |sum, term| sum * square + 1.0 / f64::from(2 * term + 1));
@@ -285,7 +294,7 @@ fn logarithm(number: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// What each sample is drawn with, by the table.
+    /// The probability of each sample by the table.
     fn chances(cells: &[AliasCell]) -> Vec<f64> {
         let mut chances = vec![0.0; cells.len()];
         for (own, cell) in cells.iter().enumerate() {
@@ -308,22 +317,22 @@ mod tests {
             vec![1e-290, 2e-290],
             (0..997).map(|index| 1.0 / f64::from(index + 1)).collect(),
         ] {
-            let sum = check(&weights).unwrap();
-            for (chance, weight) in chances(&alias(&weights, sum)).iter().zip(&weights) {
+            let sum = check_weights(&weights).unwrap();
+            for (chance, weight) in chances(&alias_table(&weights, sum)).iter().zip(&weights) {
                 assert!((chance - weight / sum).abs() < 1e-9, "{chance} for {weight} of {sum}");
                 assert!(*weight > 0.0 || *chance == 0.0, "a sample of weight 0 is drawn");
             }
         }
     }
 
-    /// Sums of 2^30 roundings may be a whole share; here the sum of the weights is wrong by as much. What was left over then
-    /// came as often as all others on the average, whatever it weighs.
+    /// The sum of 2^30 rounding errors may be a whole share; here the sum of the weights is wrong by as much. Samples
+    /// that rounding had left over were drawn as often as the average sample, whatever their weight.
     #[test]
-    fn what_roundings_leave_over_is_not_drawn_more_than_it_weighs() {
+    fn samples_that_rounding_leaves_over_are_not_drawn_more_than_they_weigh() {
         for most in [0, 1, 2] {
             let mut weights = [1e-12; 3];
             weights[most] = 1.0;
-            let chances = chances(&alias(&weights, 1.6));
+            let chances = chances(&alias_table(&weights, 1.6));
             for (index, chance) in chances.iter().enumerate().filter(|(index, _)| *index != most) {
                 assert!(*chance < 1e-9, "{chance} of {index}");
             }
@@ -332,10 +341,10 @@ mod tests {
 
     /// Chi-square of 10 samples, of which one has weight 0: 8 degrees of freedom, whose 99.9th percentile is 26.1.
     #[test]
-    fn draws_are_as_often_as_their_weights_say() {
+    fn draws_have_the_frequencies_of_their_weights() {
         const DRAWS: u64 = 100_000;
         let weights: Vec<f64> = (0..10).map(f64::from).collect();
-        let cells = alias(&weights, 45.0);
+        let cells = alias_table(&weights, 45.0);
         for seed in 0..5 {
             let keys = keys(&[b"dataflux draws 1"], seed, 0);
             let mut counts = [0f64; 10];
@@ -349,15 +358,15 @@ mod tests {
         }
     }
 
-    /// The first of four is drawn by weight, and the second by weight among the others: 12 pairs, 11 degrees of freedom,
-    /// whose 99.9th percentile is 31.3.
+    /// The first of four is drawn by weight, and the second by weight among the others: 12 pairs, 11 degrees of
+    /// freedom, whose 99.9th percentile is 31.3.
     #[test]
-    fn without_replacement_each_draw_is_by_the_weights_that_are_left() {
+    fn without_replacement_each_draw_goes_by_the_weights_that_are_left() {
         const RUNS: u64 = 40_000;
         let weights = [1.0, 2.0, 3.0, 4.0];
         let mut counts = [[0f64; 4]; 4];
         for epoch in 0..RUNS {
-            let drawn = drawn(&weights, 4, keys(&[b"dataflux draws once 1"], 7, epoch));
+            let drawn = drawn_once(&weights, 4, keys(&[b"dataflux draws once 1"], 7, epoch));
             counts[drawn[0] as usize][drawn[1] as usize] += 1.0;
         }
         let mut chi = 0.0;
@@ -373,17 +382,17 @@ mod tests {
     #[test]
     fn fewer_draws_are_the_first_of_all() {
         let weights: Vec<f64> = (0..500).map(|index| f64::from(index % 7)).collect();
-        let all = drawn(&weights, 428, [1, 2]);
+        let all = drawn_once(&weights, 428, [1, 2]);
         let mut once: Vec<_> = all.to_vec();
         once.sort_unstable();
         assert!(once.iter().copied().eq((0..500).filter(|index| index % 7 > 0)));
         for fewer in [1, 2, 100, 427] {
-            assert_eq!(*drawn(&weights, fewer, [1, 2]), all[..fewer as usize]);
+            assert_eq!(*drawn_once(&weights, fewer, [1, 2]), all[..fewer as usize]);
         }
     }
 
     #[test]
-    fn logarithms_are_those_of_the_standard_library_but_for_the_last_digits() {
+    fn logarithms_are_those_of_the_standard_library_except_for_the_last_digits() {
         for step in 1..10_000 {
             for number in [f64::from(step) / 10_000.0, 2f64.powi(-53) * f64::from(step)] {
                 let (own, std) = (logarithm(number), number.ln());

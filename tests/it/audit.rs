@@ -427,7 +427,9 @@ proptest! {
         let state = &mut begin["begin"]["state"];
         state["manifest"] = dataset.manifest().digest().to_string().into();
         (state["batch_size"], state["position"], state["epoch"]) = (batch_size.into(), position.into(), epoch.into());
-        state["window"] = window.into();
+        if let Some(window) = window {
+            state["sampler"] = format!("windows(seed=42, samples={window})").into();
+        }
         (begin["begin"]["rank"], begin["begin"]["world_size"]) = (rank.into(), world_size.into());
         let of = &mut batch["batch"];
         (of["from"], of["to"], of["end"]) = (from.into(), to.into(), end.into());

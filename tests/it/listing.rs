@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dataflux::list::{Lister, Prefix};
+use dataflux::list::{Lister, ListingCut, Prefix};
 use dataflux::store::{
     Attempt, Client, Credentials, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore, ObjectRef, RetryPolicy,
     Store,
@@ -184,13 +184,13 @@ impl Odd {
         prefix: &str,
         page_size: u32,
         concurrency: usize,
-        known: Vec<(String, u64)>,
+        earlier: Vec<ListingCut>,
     ) -> Result<Vec<String>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let prefix = Prefix { bucket: "bucket".into(), prefix: prefix.into() };
             let client = Client::new(Arc::new(Forwarding(self.clone())));
-            let lister = Lister::new(&client, prefix).page_size(page_size).concurrency(concurrency).known(known);
+            let lister = Lister::new(&client, prefix).page_size(page_size).concurrency(concurrency).earlier(earlier);
             let objects =
                 tokio::time::timeout(Duration::from_secs(1_000_000), lister.objects()).await.expect("it hangs");
             Ok(objects?.iter().map(|object| object.name.to_owned()).collect())
@@ -246,9 +246,9 @@ proptest! {
             8 => server.expires = 20,
             _ => {}
         }
-        let cuts: Vec<_> = server.names.iter().step_by(7).map(|name| (name.clone(), 7)).collect();
-        let known = if known { cuts } else { Vec::new() };
-        let listed = server.listed(&prefix, page_size, concurrency, known).unwrap();
+        let cut = |name: &String| ListingCut { name: name.clone(), objects: 7 };
+        let earlier = if known { server.names.iter().step_by(7).map(cut).collect() } else { Vec::new() };
+        let listed = server.listed(&prefix, page_size, concurrency, earlier).unwrap();
         prop_assert_eq!(listed, server.below(&prefix), "{} calls", server.calls.load(Ordering::Relaxed));
     }
 }

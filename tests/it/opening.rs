@@ -228,8 +228,11 @@ fn cold_objects_are_listed_and_counted_by_class() {
             runtime.block_on(client.put(&put)).unwrap();
         }
         let dataset = DatafluxDataset::open_with(client.clone(), "gs://data/p/").unwrap();
-        let classes: Vec<_> =
-            dataset.manifest().classes().map(|class| (class.storage_class, class.objects, class.bytes)).collect();
+        let classes: Vec<_> = dataset
+            .manifest()
+            .storage_classes()
+            .map(|class| (class.storage_class, class.objects, class.bytes))
+            .collect();
         let wanted = [(StorageClass::Standard, 1, 1), (StorageClass::Nearline, 1, 2), (StorageClass::Archive, 1, 4)];
         assert_eq!(classes, wanted);
         let warm = Filter::new().storage_class(StorageClass::Standard);

@@ -299,7 +299,7 @@ fn a_state_of_another_sampler_is_refused_with_both_named() {
     let (store, _) = bucket(20);
     let loader = || DataLoader::builder(dataset(&store)).batch_size(4);
     let state = loader().sampler(BlockShuffle::new(1, 4, 2)).build().unwrap().epoch(0).unwrap().state();
-    assert_eq!(state.sampler.as_deref(), Some("blocks(seed=1, samples=4, mixed=2)"));
+    assert_eq!(state.sampler, "blocks(seed=1, samples=4, mixed=2)");
     for (other, named) in [
         (loader().sampler(BlockShuffle::new(1, 4, 3)), "blocks(seed=1, samples=4, mixed=3)"),
         (loader().shuffle(1), "shuffle(seed=1)"),
@@ -443,7 +443,7 @@ fn a_state_with_a_long_identity_is_small_and_resumed() {
     let state: State = serde_json::from_str(&json).unwrap();
     assert!(loader().sampler(mixture(50)).resume(state.clone()).is_ok());
     let mut full = state.clone();
-    full.sampler = Some(mixture(50).identity());
+    full.sampler = mixture(50).identity();
     assert!(loader().sampler(mixture(50)).resume(full).is_ok());
     assert!(loader().sampler(mixture(49)).resume(state).unwrap_err().to_string().contains("another sampler"));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dataflux::list::{Filter, Progress};
-use dataflux::manifest::Known;
+use dataflux::manifest::KnownSamples;
 use dataflux::sample::BlockShuffle;
 use dataflux::store::{
     Attempt, Client, Credentials, Fault, FaultStore, GcsConfig, GcsStore, ListPage, ListRequest, MemoryStore,
@@ -159,7 +159,7 @@ fn the_first_batches_come_before_the_second_page() {
             DatafluxDataset::builder().client(client(Forwarding(store.clone()))).progress(Arc::clone(&progress));
         let dataset = builder.streaming(true).open("gs://data/p/").unwrap();
         let manifest = Arc::clone(dataset.manifest());
-        assert_eq!(manifest.known(), Known::AtLeast(4_096));
+        assert_eq!(manifest.known(), KnownSamples::AtLeast(4_096));
         for (order, known) in [(0, 4_096), (1, 3_000)] {
             let loader = ORDERS[order](DataLoader::builder(dataset.clone()).batch_size(64)).build().unwrap();
             let mut batches = loader.epoch(0).unwrap();
@@ -179,7 +179,7 @@ fn the_first_batches_come_before_the_second_page() {
                 assert_eq!(batches.map(|batch| batch.unwrap().len()).sum::<usize>(), 6_000 - known / 64 * 64);
             }
         }
-        assert_eq!(manifest.known(), Known::All(6_000));
+        assert_eq!(manifest.known(), KnownSamples::All(6_000));
         assert_eq!(manifest.labels(), FOLDERS);
         assert!(progress.calls() > 1);
     });
@@ -218,7 +218,7 @@ fn a_slow_service_is_not_waited_for() {
         let loader = DataLoader::builder(builder.open("gs://data/").unwrap()).batch_size(64).build().unwrap();
         assert_eq!(loader.epoch(0).unwrap().next().unwrap().unwrap().len(), 64);
         let known = loader.dataset().manifest().known();
-        assert!(matches!(known, Known::AtLeast(4_096..60_000)), "{known:?}");
+        assert!(matches!(known, KnownSamples::AtLeast(4_096..60_000)), "{known:?}");
         assert!(emulator.stats().list < 12);
     });
 }
@@ -245,8 +245,8 @@ fn a_failure_comes_after_the_batches_before_it() {
             let dataset = failing.dataset();
             let manifest: &Manifest = dataset.manifest();
             assert_eq!(manifest.complete().unwrap_err().kind(), ErrorKind::Unavailable);
-            assert_eq!(manifest.known(), Known::AtLeast(manifest.len()));
-            assert_eq!(manifest.classes().map(|class| class.objects).sum::<u64>(), manifest.len());
+            assert_eq!(manifest.known(), KnownSamples::AtLeast(manifest.len()));
+            assert_eq!(manifest.storage_classes().map(|class| class.objects).sum::<u64>(), manifest.len());
             assert!((4_096..12_000).contains(&manifest.len()));
             assert!(manifest.get(11_999).is_none() && manifest.get(0).is_some());
             assert_eq!(dataset.get(11_999).unwrap_err().kind(), ErrorKind::Unavailable);
@@ -367,8 +367,7 @@ fn a_state_holds_whether_it_was_taken_while_listing_or_not() {
                 epoch.next().unwrap().unwrap();
             }
             let state = epoch.state();
-            let identity = state.sampler.as_deref();
-            assert_eq!((identity, state.position), (Some("windows(seed=9, samples=1000)"), 2_100));
+            assert_eq!((&*state.sampler, state.position), ("windows(seed=9, samples=1000)", 2_100));
             let json = serde_json::to_string(&state).unwrap();
             let dataset = open(in_pages(&store), !streaming).unwrap();
             let resumed = DataLoader::builder(dataset).resume(serde_json::from_str(&json).unwrap()).unwrap();

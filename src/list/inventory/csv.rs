@@ -1,8 +1,8 @@
 //! Shards in CSV: RFC 4180, with any one-byte delimiter, found in the header.
 //!
-//! Files are read from front to back in pieces, the next one while the last is parsed, and proved at the end: where bytes
-//! changed on the way, all that came of the shard is called off and it is read again. Rows are parsed in place: none
-//! becomes a `String`.
+//! Files are read from front to back in pieces, each while the piece before is parsed, and verified at the end. If
+//! bytes changed on the way, the rows that came of the shard are void and the shard is read again. Rows are parsed in
+//! place, without a `String` for each.
 
 use std::fmt;
 
@@ -12,61 +12,62 @@ use futures_util::future::join;
 use futures_util::stream::{self, Stream};
 
 use super::row::{FIELDS, FieldColumns, ReportCell, RowBatch, RowFilter};
-use super::shard::{AGAIN, PIECE, Shard, off_thread};
+use super::shard::{MAX_REREADS, PIECE, Shard, off_thread};
 use crate::store::Client;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Longest row. Names have at most 1,024 bytes and no other field is longer, so this means a quote that never closes.
-const LONGEST_ROW: usize = 1 << 20;
+/// Longest row, in bytes. Names have at most 1,024 bytes and no other field is longer, so a longer row means a quote
+/// that is never closed.
+const MAX_ROW_BYTES: usize = 1 << 20;
 
-/// The rows of `shard` that are wanted, a batch a piece. `counted` is whether the report's manifest says how many rows
-/// there are, which shows a shard that is cut short between two of them.
+/// The rows of `shard` that are wanted, one batch for each piece. `is_counted` says whether the report's manifest has
+/// the number of rows, which shows whether a shard is cut between two rows.
 pub(super) fn batches<'a>(
     shard: &'a Shard,
     client: &'a Client,
-    sieve: RowFilter,
-    counted: bool,
+    filter: RowFilter,
+    is_counted: bool,
 ) -> impl Stream<Item = Result<RowBatch>> + Send + 'a {
-    let parser = Some(CsvParser::new(sieve.clone()));
+    let parser = Some(CsvParser::new(filter.clone()));
     let client = client.clone();
-    let reading = CsvShard { shard, client, sieve, counted, tries: 1, parser, piece: None, next: 0, crc: 0 };
+    let reading = CsvShard { shard, client, filter, is_counted, tries: 1, parser, piece: None, next: 0, crc: 0 };
     stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
 }
 
-/// A shard on its way.
+/// A shard that is being read.
 struct CsvShard<'a> {
     shard: &'a Shard,
     client: Client,
-    sieve: RowFilter,
-    counted: bool,
-    /// How often it was begun.
+    filter: RowFilter,
+    is_counted: bool,
+    /// How often reading was begun.
     tries: u32,
-    /// `None` once the end was parsed.
+    /// `None` when the end is parsed.
     parser: Option<CsvParser>,
-    /// Read and not yet parsed.
+    /// The piece that is read and not yet parsed.
     piece: Option<Bytes>,
-    /// Where to read on.
+    /// Offset of the next piece to parse.
     next: u64,
-    /// Of all that was parsed.
+    /// CRC32C of the bytes parsed.
     crc: u32,
 }
 
 impl CsvShard<'_> {
     async fn next(&mut self) -> Result<Option<RowBatch>> {
         let Some(mut parser) = self.parser.take() else { return Ok(None) };
-        let place = &self.shard.place;
+        let location = &self.shard.location;
         let piece = match self.piece.take() {
             Some(piece) => piece,
             None => self.read(self.next).await?,
         };
         self.next += piece.len() as u64;
-        let last = self.next == self.shard.size;
+        let is_last = self.next == self.shard.size;
         let crc = self.crc;
-        let parse = off_thread(place, move || {
+        let parse = off_thread(location, move || {
             let mut batch = RowBatch::default();
             let crc = crc32c::crc32c_append(crc, &piece);
             let parsed = parser.push(&piece, &mut batch);
-            let ended = parsed.and_then(|()| if last { parser.finish(&mut batch).map(Some) } else { Ok(None) });
+            let ended = parsed.and_then(|()| if is_last { parser.finish(&mut batch).map(Some) } else { Ok(None) });
             (parser, batch, crc, ended)
         });
         let (parsed, piece) = join(parse, self.read(self.next)).await;
@@ -78,30 +79,31 @@ impl CsvShard<'_> {
                 return Ok(Some(batch));
             }
             Ok(Some(ending)) => self.check(ending),
-            Err(error) => Err(place.blame(error)),
+            Err(error) => Err(location.error(error)),
         };
-        // Rows that make no sense are first of all a sign of bytes that changed on the way.
-        let Some(wanted) = place.crc() else { return whole.map(|()| Some(batch)) };
+
+        // Impossible rows may come from bytes that changed on the way, so the CRC is checked before they are reported.
+        let Some(wanted) = location.crc() else { return whole.map(|()| Some(batch)) };
         let got = self.crc_of_all().await?;
         if got == wanted {
             return whole.map(|()| Some(batch));
         }
-        let error = place.corrupt(wanted, got).tried(self.tries);
-        if self.tries > AGAIN {
+        let error = location.corrupt(wanted, got).tried(self.tries);
+        if self.tries > MAX_REREADS {
             return Err(error);
         }
         self.tries += 1;
         self.client = self.client.repeating();
-        (self.parser, self.piece, self.next, self.crc) = (Some(CsvParser::new(self.sieve.clone())), None, 0, 0);
-        Ok(Some(RowBatch { again: Some(error), ..RowBatch::default() }))
+        (self.parser, self.piece, self.next, self.crc) = (Some(CsvParser::new(self.filter.clone())), None, 0, 0);
+        Ok(Some(RowBatch { restarted: Some(error), ..RowBatch::default() }))
     }
 
     async fn read(&self, at: u64) -> Result<Bytes> {
         let end = self.shard.size.min(at + PIECE);
-        self.shard.place.read(&self.client, at..end).await
+        self.shard.location.read(&self.client, at..end).await
     }
 
-    /// The CRC of the whole file, what wasn't parsed included.
+    /// The CRC of the whole file, including what wasn't parsed.
     async fn crc_of_all(&mut self) -> Result<u32> {
         let (mut at, mut crc) = (self.next, self.crc);
         let mut piece = self.piece.take().unwrap_or_default();
@@ -116,13 +118,13 @@ impl CsvShard<'_> {
         Ok(crc)
     }
 
-    /// Whether all of the file was there. If its CRC is known, that it matches is another question.
+    /// Checks that the file isn't cut short, apart from its CRC.
     fn check(&self, ending: FileEnd) -> Result<()> {
-        let proved = self.shard.place.crc().is_some() || (self.counted && ending != FileEnd::InField);
-        if ending == FileEnd::Whole || (proved && ending != FileEnd::InQuotes) {
+        let is_verified = self.shard.location.crc().is_some() || (self.is_counted && ending != FileEnd::InField);
+        if ending == FileEnd::Whole || (is_verified && ending != FileEnd::InQuotes) {
             return Ok(());
         }
-        Err(self.shard.place.blame(
+        Err(self.shard.location.error(
             Error::new(ErrorKind::Integrity, "the shard may be cut short: its last row doesn't end")
                 .mismatch("a line end after the last row", "the end of the file")
                 .hint("copy the shard again and read it by the report's ..._manifest.json; if it is whole, add a line end"),
@@ -135,17 +137,17 @@ impl CsvShard<'_> {
 pub(super) enum FileEnd {
     /// With a line end.
     Whole,
-    /// After a row of all columns, the last of which isn't used.
+    /// In the last column of a row, which isn't used.
     AfterRow,
-    /// In the last column of a row, which is used.
+    /// In the last column of a row, which is used, or before that.
     InField,
-    /// In quotes.
+    /// Within quotes.
     InQuotes,
 }
 
-/// Rows out of bytes, piece by piece.
+/// Parses rows from pieces of bytes.
 pub(super) struct CsvParser {
-    sieve: RowFilter,
+    filter: RowFilter,
     core: csv_core::Reader,
     /// `None` before the header.
     columns: Option<FieldColumns>,
@@ -156,19 +158,20 @@ pub(super) struct CsvParser {
     ends_length: usize,
     /// Whether a byte of the row has been seen.
     begun: bool,
-    /// Line on which the row begins, from 1.
+    /// Line on which the row begins, counted from 1.
     line: u64,
-    /// Line ends before rows, which the parser doesn't see: it takes the CR of a CRLF as the end of a row.
-    passed: u64,
-    /// Last byte of all.
+    /// Line ends skipped before rows. `core` doesn't count these, since it takes the CR of a CRLF as the end of a row.
+    skipped_lines: u64,
+    /// The last byte so far.
     last: u8,
+    /// Quotes so far.
     quotes: usize,
 }
 
 impl CsvParser {
-    pub(super) fn new(sieve: RowFilter) -> Self {
+    pub(super) fn new(filter: RowFilter) -> Self {
         Self {
-            sieve,
+            filter,
             core: csv_core::Reader::new(),
             columns: None,
             row: vec![0; 4 << 10],
@@ -177,7 +180,7 @@ impl CsvParser {
             ends_length: 0,
             begun: false,
             line: 1,
-            passed: 0,
+            skipped_lines: 0,
             last: b'\n',
             quotes: 0,
         }
@@ -197,20 +200,20 @@ impl CsvParser {
             while let [end @ (b'\r' | b'\n'), rest @ ..] = bytes
                 && !self.begun
             {
-                self.passed += u64::from(*end == b'\n');
+                self.skipped_lines += u64::from(*end == b'\n');
                 bytes = rest;
             }
             if bytes.is_empty() {
                 return Ok(());
             }
             if !self.begun {
-                (self.begun, self.line) = (true, self.core.line() + self.passed);
+                (self.begun, self.line) = (true, self.core.line() + self.skipped_lines);
             }
-            bytes = &bytes[self.advance(bytes, batch)?.0..];
+            bytes = &bytes[self.advance(bytes, batch)?.taken..];
         }
     }
 
-    /// Parses what has no line end, and tells how the file ends.
+    /// Parses a last row without a line end. Returns how the file ends.
     pub(super) fn finish(&mut self, batch: &mut RowBatch) -> Result<FileEnd> {
         let used = |columns: &FieldColumns| columns.iter().any(|(_, at)| at + 1 == columns.width);
         let ending = match &self.columns {
@@ -219,29 +222,29 @@ impl CsvParser {
             Some(columns) if !used(columns) => FileEnd::AfterRow,
             _ => FileEnd::InField,
         };
-        // Without input the parser takes the input as ended.
-        while !self.advance(&[], batch)?.1 {}
+        // `core` takes empty input as the end of the file.
+        while !self.advance(&[], batch)?.is_end {}
         match self.columns {
             Some(_) => Ok(ending),
             None => FieldColumns::of(std::iter::empty()).map(|_| ending),
         }
     }
 
-    /// One step: how many bytes it took, and whether that was the end.
-    fn advance(&mut self, bytes: &[u8], batch: &mut RowBatch) -> Result<(usize, bool)> {
+    /// Parses up to the end of a row, or until a buffer is full.
+    fn advance(&mut self, bytes: &[u8], batch: &mut RowBatch) -> Result<ParserStep> {
         let (result, taken, written, ended) =
             self.core.read_record(bytes, &mut self.row[self.row_length..], &mut self.ends[self.ends_length..]);
         self.row_length += written;
         self.ends_length += ended;
         match result {
             ReadRecordResult::InputEmpty => {}
-            ReadRecordResult::OutputFull if self.row.len() < LONGEST_ROW => self.row.resize(self.row.len() * 2, 0),
-            ReadRecordResult::OutputEndsFull if self.ends.len() < LONGEST_ROW => {
+            ReadRecordResult::OutputFull if self.row.len() < MAX_ROW_BYTES => self.row.resize(self.row.len() * 2, 0),
+            ReadRecordResult::OutputEndsFull if self.ends.len() < MAX_ROW_BYTES => {
                 self.ends.resize(self.ends.len() * 2, 0);
             }
             ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
                 return Err(Error::new(ErrorKind::Protocol, format!("{}: the row doesn't end", CsvLine(self.line)))
-                    .mismatch("a row of an inventory report", format_args!("more than {LONGEST_ROW} bytes"))
+                    .mismatch("a row of an inventory report", format_args!("more than {MAX_ROW_BYTES} bytes"))
                     .hint("a quote that never closes does that: copy the shard again"));
             }
             ReadRecordResult::Record => {
@@ -249,9 +252,9 @@ impl CsvParser {
                 (self.row_length, self.ends_length) = (0, 0);
                 self.begun = false;
             }
-            ReadRecordResult::End => return Ok((taken, true)),
+            ReadRecordResult::End => return Ok(ParserStep { taken, is_end: true }),
         }
-        Ok((taken, false))
+        Ok(ParserStep { taken, is_end: false })
     }
 
     fn end_row(&mut self, batch: &mut RowBatch) -> Result<()> {
@@ -275,11 +278,18 @@ impl CsvParser {
         for (name, at) in columns.iter() {
             row[name as usize] = ReportCell::text(field(at));
         }
-        self.sieve.sift(&row, batch).map_err(|misfit| misfit.at(CsvLine(self.line)))
+        self.filter.apply(&row, batch).map_err(|mismatch| mismatch.at(CsvLine(self.line)))
     }
 }
 
-/// The first byte that can't be of a column's name: those are letters and digits.
+struct ParserStep {
+    /// Bytes that were parsed.
+    taken: usize,
+    /// Whether the end of the file was reached.
+    is_end: bool,
+}
+
+/// The delimiter of a header: its first byte that can't be part of a column's name.
 fn delimiter(header: &[u8]) -> u8 {
     let of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'"');
     let first = header.iter().copied().find(|byte| !of_name(byte));

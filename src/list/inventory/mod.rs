@@ -1,22 +1,22 @@
-//! Objects out of an inventory report, so that nobody lists a billion of them.
+//! Reads objects from an inventory report, so that a billion objects need not be listed.
 //!
-//! [Storage Insights](https://docs.cloud.google.com/storage/docs/insights/inventory-reports) writes one every day or week:
-//! shards of about a million rows, in CSV or Parquet, named `CONFIG_SNAPSHOT_0.csv` and so on, and when all are written a
-//! `CONFIG_SNAPSHOT_manifest.json` that names them and says how many rows they have. [`Inventory`] reads all of one report
-//! or fails: a shard that is missing or cut short is an error, and so are rows that make no sense.
+//! [Storage Insights](https://docs.cloud.google.com/storage/docs/insights/inventory-reports) writes a report every day
+//! or week: shards of about a million rows, in CSV or Parquet, named `CONFIG_SNAPSHOT_0.csv` and so on, and then a
+//! `CONFIG_SNAPSHOT_manifest.json` that names the shards and says how many rows they have. [`Inventory`] reads all of a
+//! report or fails: a missing or cut shard is an error, and so are rows with impossible values.
 //!
-//! What it tells is as old as the report. An object that was overwritten or deleted since then is an error when it is
-//! read, since its generation is another; one that is new is not there.
+//! The objects are those of the time of the report. An object that was overwritten or deleted since then is an error
+//! when it is read, since its generation has changed. Objects written since then are missing.
 //!
 //! # What a report must hold
-//! The metadata fields `name`, `size` and `generation`. With `bucket` it is checked that the report is of the right
-//! bucket; with `crc32c` samples are proved; `storageClass` and `contentEncoding` are used where they are there; with
-//! `timeDeleted`, rows of versions that are no longer live are left out, so a bucket with object versions or soft delete
-//! needs it. All of these are in a report unless its configuration says otherwise. CSV needs its header
-//! (`--csv-header`); the delimiter is found in it.
+//! The metadata fields `name`, `size` and `generation` are required. Others are used if they are there: `bucket` to
+//! check that the report is of the right bucket; `crc32c` to verify samples; `storageClass` and `contentEncoding`; and
+//! `timeDeleted` to leave out versions that are no longer live, so buckets with object versions or soft delete need it.
+//! A report has all of these unless its configuration says otherwise. CSV needs its header (`--csv-header`), from which
+//! the delimiter is inferred.
 //!
-//! Where no source states it, the format is inferred: that CRCs are written as in listings, how times are written (no
-//! sample depends on it), and which codecs Parquet has (Snappy, gzip and none are read).
+//! Some of the format isn't documented and is inferred: that CRCs are written as in listings, how times are written (no
+//! sample depends on these), and which codecs Parquet files use (Snappy, gzip and none are supported).
 
 mod csv;
 #[cfg(feature = "parquet")]
@@ -26,8 +26,6 @@ mod row;
 mod shard;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
-use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,20 +34,22 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tracing::warn;
 
 use self::report::{FolderContents, Format, ReportManifest};
+pub use self::row::InventoryCounts;
 use self::row::{RowBatch, RowFilter};
-use self::shard::{HELD, Shard, ShardLocation, VerifiedFile, of_disk, off_thread};
+use self::shard::{MAX_HELD_BYTES, Shard, ShardLocation, VerifiedFile, disk_error, off_thread};
 use super::{Lister, Page, Prefix};
 use crate::store::{Client, ObjectId, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Shards that are read at once. So many streams of 60 MB/s fill what a few processors parse (CSV 450 MB/s each), and the
-/// memory stays below half a GiB: eight shards of a million rows took 330 MB in CSV and 500 MB in Parquet.
-const AT_ONCE: usize = 8;
+/// Shards that are read at once. Eight streams of 60 MB/s keep a few processors busy, each of which parses 450 MB/s of
+/// CSV, and memory stays around half a GiB: eight shards of a million rows took 330 MB in CSV and 500 MB in Parquet.
+const SHARDS_AT_ONCE: usize = 8;
 
-/// Largest manifest of a report that is read: a billion objects have a thousand shards, so 100 kB of names.
-const LARGEST_MANIFEST: u64 = 64 << 20;
+/// Largest manifest of a report that is read. A report of a billion objects has a thousand shards, and so 100 kB of
+/// names.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// A Storage Insights inventory report: shards on disk or in a bucket.
+/// A Storage Insights inventory report, with shards on disk or in a bucket.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
@@ -84,66 +84,26 @@ pub struct Inventory {
     snapshot_time: Option<String>,
 }
 
-/// What the rows of a report were.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InventoryCounts {
-    /// Rows in all: objects and those that follow.
-    pub rows: u64,
-    /// Live objects of the bucket, of names that begin as wanted.
-    pub objects: u64,
-    /// Rows of other buckets.
-    pub other_buckets: u64,
-    /// Rows of the bucket, of names that begin otherwise.
-    pub other_names: u64,
-    /// Rows of the bucket with a time of deletion: versions that are no longer live, and soft-deleted objects.
-    pub deleted: u64,
-}
-
-/// Such as `221 rows, 5 of other buckets, 100 of other names, 16 of deleted objects, 100 of objects`.
-impl fmt::Display for InventoryCounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rows, objects, other_buckets, other_names, deleted } = self;
-        write!(
-            f,
-            "{rows} rows, {other_buckets} of other buckets, {other_names} of other names, {deleted} of deleted objects, \
-             {objects} of objects"
-        )
-    }
-}
-
-impl AddAssign for InventoryCounts {
-    fn add_assign(&mut self, other: Self) {
-        self.rows += other.rows;
-        self.objects += other.objects;
-        self.other_buckets += other.other_buckets;
-        self.other_names += other.other_names;
-        self.deleted += other.deleted;
-    }
-}
-
 impl Inventory {
-    /// Finds the report at `location`, a path or a `gs://` URI: of the report's `..._manifest.json`, of one shard, or of a
-    /// folder (in a bucket: a prefix) that holds one report. A shard that is named alone is all that is read.
+    /// Finds the report at `location`: a path or a `gs://` URI of the report's `..._manifest.json`, of one shard, or of
+    /// a folder (in a bucket: a prefix) that holds one report. If it is a shard, only this shard is read.
     ///
     /// # Errors
-    /// Where there is no report or more than one, and where a shard that the manifest names, or that the numbers of the
-    /// others suppose, isn't there.
+    /// There is no report or more than one; a shard is missing that the manifest names, or that the numbers of the
+    /// other shards imply.
     pub async fn open(client: &Client, location: &str) -> Result<Self> {
         let (files, named) = match location.parse::<Prefix>() {
             Ok(prefix) => in_bucket(client, &prefix).await?,
             Err(error) if location.contains("://") => return Err(error),
-            // A slip of the pen, unless there is such a folder.
+            // Probably a mistyped URI, unless there is a folder of this name.
             Err(error) if location.starts_with("gs:") && !Path::new(location).exists() => return Err(error),
             Err(_) => on_disk(Path::new(location)).await?,
         };
-        let names = files.iter().map(|(name, _)| name.clone());
         let found = match named {
-            ReportLocation::Folder => report::find(names).map_err(|error| error.object(location))?,
+            ReportLocation::Folder => report::find(files.keys().cloned()).map_err(|error| error.object(location))?,
             ReportLocation::Manifest(manifest) => FolderContents::Manifest { manifest, shards: Vec::new() },
             ReportLocation::Shard(shard) => FolderContents::Shards(vec![shard]),
         };
-        let files: HashMap<String, (ShardLocation, u64)> = files.into_iter().collect();
         let mut inventory =
             Self { location: location.to_owned(), shards: Vec::new(), records: None, snapshot_time: None };
         let shards = match found {
@@ -152,9 +112,9 @@ impl Inventory {
                 shards
             }
             FolderContents::Manifest { manifest, shards } => {
-                let said = inventory.read_manifest(client, &files, &manifest).await?;
-                let beside = manifest.rfind(std::path::is_separator).map_or("", |end| &manifest[..=end]);
-                let named: Vec<String> = said.shards.iter().map(|shard| format!("{beside}{shard}")).collect();
+                let report = inventory.read_manifest(client, &files, &manifest).await?;
+                let folder = manifest.rfind(std::path::is_separator).map_or("", |end| &manifest[..=end]);
+                let named: Vec<String> = report.shards.iter().map(|shard| format!("{folder}{shard}")).collect();
                 let known: HashSet<&String> = named.iter().collect();
                 if let Some(other) = shards.iter().find(|shard| !known.contains(shard)) {
                     return Err(Error::new(ErrorKind::Config, "there is more than one inventory report")
@@ -168,45 +128,40 @@ impl Inventory {
         };
         let count = shards.len();
         for name in shards {
-            let Some((place, size)) = files.get(&name) else {
+            let Some(ReportFile { location: place, size }) = files.get(&name) else {
                 return Err(Error::new(ErrorKind::NotFound, "a shard of the report is missing")
                     .stage(Stage::List)
                     .object(location)
                     .mismatch(format_args!("{count} shards, {name} among them"), "no such file")
                     .hint("copy the whole report, or take the next one"));
             };
-            inventory.shards.push(Shard { place: place.clone(), format: format(&name)?, size: *size });
+            inventory.shards.push(Shard { location: place.clone(), format: format(&name)?, size: *size });
         }
         Ok(inventory)
     }
 
-    async fn read_manifest(
-        &mut self,
-        client: &Client,
-        files: &HashMap<String, (ShardLocation, u64)>,
-        manifest: &str,
-    ) -> Result<ReportManifest> {
+    async fn read_manifest(&mut self, client: &Client, files: &ReportFiles, manifest: &str) -> Result<ReportManifest> {
         let missing =
             || Error::new(ErrorKind::NotFound, "there is no such manifest").stage(Stage::List).object(manifest);
-        let (place, size) = files.get(manifest).ok_or_else(missing)?;
-        if *size > LARGEST_MANIFEST {
-            return Err(place.blame(
+        let ReportFile { location, size } = files.get(manifest).ok_or_else(missing)?;
+        if *size > MAX_MANIFEST_BYTES {
+            return Err(location.error(
                 Error::new(ErrorKind::Protocol, "this isn't the manifest of an inventory report")
-                    .mismatch(format_args!("at most {LARGEST_MANIFEST} bytes"), format_args!("{size} bytes")),
+                    .mismatch(format_args!("at most {MAX_MANIFEST_BYTES} bytes"), format_args!("{size} bytes")),
             ));
         }
-        let json = VerifiedFile::new(client, place, *size, HELD).await?.read(client, 0..*size).await?;
-        let said = ReportManifest::parse(&json).map_err(|error| place.blame(error))?;
-        (self.records, self.snapshot_time) = (said.records, said.snapshot_time.clone());
-        Ok(said)
+        let json = VerifiedFile::new(client, location, *size, MAX_HELD_BYTES).await?.read(client, 0..*size).await?;
+        let report = ReportManifest::parse(&json).map_err(|error| location.error(error))?;
+        (self.records, self.snapshot_time) = (report.records, report.snapshot_time.clone());
+        Ok(report)
     }
 
-    /// Rows that the report's manifest says there are; `None` without one.
+    /// Number of rows by the report's manifest; `None` without a manifest.
     pub fn records(&self) -> Option<u64> {
         self.records
     }
 
-    /// When the snapshot was taken, as the report's manifest has it.
+    /// When the snapshot was taken, as the report's manifest says.
     pub fn snapshot_time(&self) -> Option<&str> {
         self.snapshot_time.as_deref()
     }
@@ -221,19 +176,21 @@ impl Inventory {
         self.shards.iter().map(|shard| shard.size).sum()
     }
 
-    /// Reads all shards, eight at once, and hands the live objects of `prefix` to `sink`, a batch of some ten thousand at
-    /// a time, in no order. Of one name there may be several generations, in a report without `timeDeleted`: the highest
-    /// is the live one.
+    /// Reads all shards, eight at once, and hands the live objects of `prefix` to `sink`, in batches of some ten
+    /// thousand and in no particular order. In a report without `timeDeleted`, a name may come with several
+    /// generations, of which the highest is the live one.
     ///
-    /// What is in a bucket is proved by its CRC. Held at once are up to 16 MiB of each CSV shard; of each Parquet shard all
-    /// its bytes, or if they are more than 64 MiB, which are read twice, those of one row group's columns of use; and a
-    /// batch of each.
+    /// Shards in a bucket are verified by their CRC. Memory holds one batch of each shard, and up to 16 MiB of each CSV
+    /// shard. Of each Parquet shard it holds all bytes; a shard of more than 64 MiB is read twice instead, and memory
+    /// holds the columns needed of one row group.
     ///
     /// # Errors
-    /// Bytes that don't match their CRC: of Parquet, when reading them again has not helped; of CSV, where rows have gone
-    /// to the sink already, at once.
-    /// Whatever makes the report less than whole: a row, a shard or the count of rows that isn't as it must be. What the
-    /// sink has got by then isn't all. Also where all rows are of other buckets, and what the sink returns.
+    /// - Bytes don't match their CRC: of Parquet, after reading them again has not helped; of CSV, at once if the sink
+    ///   has got rows of the shard already.
+    /// - The report isn't whole: a row, a shard or the number of rows is wrong. The sink has then got only some of the
+    ///   objects.
+    /// - All rows are of other buckets.
+    /// - The sink returned an error.
     ///
     /// # Cancel safety
     /// Reads only: dropping the future stops it.
@@ -244,63 +201,66 @@ impl Inventory {
         mut sink: impl FnMut(Objects) -> Result<()> + Send,
     ) -> Result<InventoryCounts> {
         let mut begun = vec![false; self.shards.len()];
-        let sink = |shard: usize, told| match told {
+        let sink = |shard: usize, event| match event {
             ShardEvent::Objects(objects) => {
                 begun[shard] = true;
                 sink(objects)
             }
-            ShardEvent::Again(error) if begun[shard] => Err(error),
-            ShardEvent::Again(_) => Ok(()),
+            ShardEvent::Restarted(error) if begun[shard] => Err(error),
+            ShardEvent::Restarted(_) => Ok(()),
         };
         self.by_shard(client, prefix, sink).await
     }
 
-    /// As [`objects`](Self::objects), for a sink that can call off what came of a shard; shards count from 0.
+    /// As [`objects`](Self::objects), for a sink that can discard the objects that it got from a shard. Shards are
+    /// counted from 0.
     pub(crate) async fn by_shard(
         &self,
         client: &Client,
         prefix: &Prefix,
         mut sink: impl FnMut(usize, ShardEvent) -> Result<()> + Send,
     ) -> Result<InventoryCounts> {
-        let sieve = RowFilter { bucket: Arc::clone(&prefix.bucket), prefix: prefix.prefix.clone() };
+        let filter = RowFilter { bucket: Arc::clone(&prefix.bucket), prefix: prefix.prefix.clone() };
         let batches = |(number, shard)| {
-            self.batches(shard, client, sieve.clone()).map(move |batch| batch.map(|batch| (number, batch)))
+            self.batches(shard, client, filter.clone()).map(move |batch| batch.map(|batch| (number, batch)))
         };
         let shards: Vec<_> = self.shards.iter().enumerate().map(batches).collect();
-        let mut batches = stream::iter(shards).flatten_unordered(AT_ONCE);
-        let (mut of_shards, mut other) = (vec![InventoryCounts::default(); self.shards.len()], None);
+        let mut batches = stream::iter(shards).flatten_unordered(SHARDS_AT_ONCE);
+        let mut counts_by_shard = vec![InventoryCounts::default(); self.shards.len()];
+        let mut other_bucket = None;
         while let Some(batch) = batches.next().await {
             let (shard, batch) = batch?;
-            if let Some(error) = batch.again {
+            if let Some(error) = batch.restarted {
                 warn!(%error, "reading it again");
-                of_shards[shard] = InventoryCounts::default();
-                sink(shard, ShardEvent::Again(error))?;
+                counts_by_shard[shard] = InventoryCounts::default();
+                sink(shard, ShardEvent::Restarted(error))?;
                 continue;
             }
-            of_shards[shard] += batch.counts;
-            other = other.or(batch.other_bucket);
+            counts_by_shard[shard] += batch.counts;
+            other_bucket = other_bucket.or(batch.other_bucket);
             if !batch.objects.is_empty() {
                 sink(shard, ShardEvent::Objects(batch.objects))?;
             }
         }
+
         let mut counts = InventoryCounts::default();
-        for shard in of_shards {
+        for shard in counts_by_shard {
             counts += shard;
         }
-        let blame = |error: Error| Err(error.stage(Stage::List).object(&self.location));
+        let failed = |error: Error| Err(error.stage(Stage::List).object(&self.location));
         if let Some(records) = self.records
             && records != counts.rows
         {
-            return blame(
+            return failed(
                 Error::new(ErrorKind::Integrity, "the report isn't whole")
                     .mismatch(format_args!("{records} rows, as its manifest says"), format_args!("{}", counts.rows))
                     .hint("a shard is cut short or another's: copy the report again"),
             );
         }
-        if let Some(other) = other
+        if let Some(other) = other_bucket
             && counts.other_buckets == counts.rows
         {
-            return blame(
+            return failed(
                 Error::new(ErrorKind::Config, "the report is of another bucket")
                     .mismatch(format_args!("gs://{}", prefix.bucket), format_args!("gs://{other}"))
                     .hint("name a report of this bucket"),
@@ -313,23 +273,23 @@ impl Inventory {
         &'a self,
         shard: &'a Shard,
         client: &'a Client,
-        sieve: RowFilter,
+        filter: RowFilter,
     ) -> BoxStream<'a, Result<RowBatch>> {
         match shard.format {
-            Format::Csv => csv::batches(shard, client, sieve, self.records.is_some()).boxed(),
+            Format::Csv => csv::batches(shard, client, filter, self.records.is_some()).boxed(),
             #[cfg(feature = "parquet")]
-            Format::Parquet => parquet::batches(shard, client, sieve).boxed(),
+            Format::Parquet => parquet::batches(shard, client, filter).boxed(),
             #[cfg(not(feature = "parquet"))]
-            Format::Parquet => stream::iter([Err(shard.place.blame(no_parquet()))]).boxed(),
+            Format::Parquet => stream::iter([Err(shard.location.error(no_parquet()))]).boxed(),
         }
     }
 }
 
-/// What comes of a shard.
+/// What comes from a shard.
 pub(crate) enum ShardEvent {
     Objects(Objects),
-    /// Nothing holds that came of the shard before: its bytes don't match their CRC, and it is read again.
-    Again(Error),
+    /// The shard is read again, because its bytes don't match their CRC. All objects that came from it before are void.
+    Restarted(Error),
 }
 
 #[cfg(not(feature = "parquet"))]
@@ -359,10 +319,10 @@ fn is_json(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "json")
 }
 
-/// Most files of which those of a report are found: a report of a billion objects has a thousand.
-const MOST_CANDIDATES: usize = 100_000;
+/// Most files among which those of a report are searched. A report of a billion objects has a thousand files.
+const MAX_CANDIDATES: usize = 100_000;
 
-/// What a location names.
+/// What the user named.
 enum ReportLocation {
     Folder,
     Manifest(String),
@@ -375,18 +335,25 @@ impl ReportLocation {
     }
 }
 
-/// Names with their places and sizes in bytes.
-type ReportFiles = Vec<(String, (ShardLocation, u64))>;
+/// A file that may belong to a report.
+struct ReportFile {
+    location: ShardLocation,
+    /// Bytes.
+    size: u64,
+}
+
+/// Files by their names.
+type ReportFiles = HashMap<String, ReportFile>;
 
 async fn in_bucket(client: &Client, at: &Prefix) -> Result<(ReportFiles, ReportLocation)> {
-    // Shards lie beside their manifest and begin as it does, if it has the name that the service gives it.
-    let beside = at.prefix.strip_suffix("manifest.json").unwrap_or(&at.prefix);
-    let beside = if is_json(&at.prefix) && beside == at.prefix {
-        at.prefix.rsplit_once('/').map_or("", |(folder, _)| &at.prefix[..=folder.len()])
-    } else {
-        beside
+    // Shards are in the folder of their manifest. If the manifest has the name that the service gave it, the names of
+    // shards begin as its name does.
+    let common = match at.prefix.strip_suffix("manifest.json") {
+        Some(common) => common,
+        None if is_json(&at.prefix) => at.prefix.rsplit_once('/').map_or("", |(folder, _)| &at.prefix[..=folder.len()]),
+        None => &at.prefix,
     };
-    let prefix = Prefix { bucket: Arc::clone(&at.bucket), prefix: beside.to_owned() };
+    let prefix = Prefix { bucket: Arc::clone(&at.bucket), prefix: common.to_owned() };
     let (bucket, exact, seen) = (Arc::clone(&at.bucket), at.prefix.clone(), AtomicUsize::new(0));
     let candidates = move |page: &Page| -> Option<ReportFiles> {
         let mut files = ReportFiles::new();
@@ -395,33 +362,37 @@ async fn in_bucket(client: &Client, at: &Prefix) -> Result<(ReportFiles, ReportL
             .filter(|object| object.name == exact || is_json(object.name) || Format::of(object.name).is_some())
         {
             let id = ObjectId::new(Arc::clone(&bucket), object.name, object.generation);
-            files.push((object.name.to_owned(), (ShardLocation::Object(id, object.crc32c), object.size)));
+            let location = ShardLocation::Object(id, object.crc32c);
+            files.insert(object.name.to_owned(), ReportFile { location, size: object.size });
         }
-        // What is too much anyway need not be held.
+        // Where there are too many files already, no more are held in memory.
         let before = seen.fetch_add(files.len(), Ordering::Relaxed);
-        (before <= 2 * MOST_CANDIDATES).then_some(files)
+        (before <= 2 * MAX_CANDIDATES).then_some(files)
     };
     let pages: Option<Vec<ReportFiles>> = Lister::new(client, prefix).collect(candidates).await?.into_iter().collect();
     let files: Option<ReportFiles> = pages.map(|pages| pages.into_iter().flatten().collect());
-    let files = files.filter(|files| files.len() <= MOST_CANDIDATES).ok_or_else(|| {
+    let files = files.filter(|files| files.len() <= MAX_CANDIDATES).ok_or_else(|| {
         Error::new(ErrorKind::Config, "there are too many files to find an inventory report among them")
             .stage(Stage::List)
             .object(at)
-            .mismatch(format_args!("at most {MOST_CANDIDATES} that end in .json, .csv or .parquet"), "more")
+            .mismatch(format_args!("at most {MAX_CANDIDATES} that end in .json, .csv or .parquet"), "more")
             .hint("name the report's ..._manifest.json")
     })?;
-    let exact = files.iter().any(|(name, _)| *name == at.prefix);
-    let named = if exact || is_json(&at.prefix) { ReportLocation::of(&at.prefix) } else { ReportLocation::Folder };
+    let named = if files.contains_key(&at.prefix) || is_json(&at.prefix) {
+        ReportLocation::of(&at.prefix)
+    } else {
+        ReportLocation::Folder
+    };
     Ok((files, named))
 }
 
 async fn on_disk(path: &Path) -> Result<(ReportFiles, ReportLocation)> {
-    let place = ShardLocation::File(path.to_owned());
+    let location = ShardLocation::File(path.to_owned());
     let owned = path.to_owned();
     let read = move || -> std::io::Result<(Vec<(PathBuf, u64)>, bool)> {
         let folder =
             if owned.is_dir() { owned.clone() } else { owned.parent().map(Path::to_owned).unwrap_or_default() };
-        // An empty path is the folder of a bare file name.
+        // The parent of a bare file name is an empty path.
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         if !owned.exists() {
             return Err(std::io::ErrorKind::NotFound.into());
@@ -436,17 +407,17 @@ async fn on_disk(path: &Path) -> Result<(ReportFiles, ReportLocation)> {
         }
         Ok((files, owned.is_dir()))
     };
-    let (files, is_dir) = off_thread(&place, read).await?.map_err(|error| of_disk(path, error))?;
-    // Names that aren't in UTF-8 are none of a report.
-    let files = files
-        .into_iter()
-        .filter_map(|(path, size)| Some((path.to_str()?.to_owned(), (ShardLocation::File(path), size))));
+    let (files, is_dir) = off_thread(&location, read).await?.map_err(|error| disk_error(path, error))?;
+    // Files of reports have names in UTF-8.
+    let files = files.into_iter().filter_map(|(path, size)| {
+        Some((path.to_str()?.to_owned(), ReportFile { location: ShardLocation::File(path), size }))
+    });
     let files: ReportFiles = files.collect();
     if is_dir {
         return Ok((files, ReportLocation::Folder));
     }
-    // The listing may spell the folder in another way than the caller.
-    let name = files.iter().map(|(name, _)| name).find(|name| Path::new(name).file_name() == path.file_name());
+    // The system may spell the folder differently from the caller.
+    let name = files.keys().find(|name| Path::new(name).file_name() == path.file_name());
     let named = name.map_or_else(|| ReportLocation::of(&path.to_string_lossy()), |name| ReportLocation::of(name));
     Ok((files, named))
 }

@@ -1,11 +1,12 @@
-//! Shards in Parquet. Nothing else names that crate.
+//! Shards in Parquet. No other file uses the crate `parquet`.
 //!
-//! A shard in a bucket is proved by its CRC before any of it is used. Its footer is read first, then of one row group after another the columns that are of use, in as few ranges as they
-//! lie in. What is held of a shard is one row group's bytes of them.
+//! A shard in a bucket is verified by its CRC before any of it is used. Its footer is read first, then one row group
+//! after another: the columns that are needed, in as few ranges as possible. Memory holds these columns of one row
+//! group.
 //!
-//! The crate checks much of what a file says, but not all: of 30,000 files with one to three bytes changed, 31 ended in
-//! an assertion of its bit reader or the want of a dictionary. Each step runs on a thread of its own, where a panic ends
-//! in an error; with `panic = "abort"` it ends the program.
+//! The crate checks much of what a file says, but not everything: of 30,000 files with one to three bytes changed, 31
+//! made it panic in an assertion of its bit reader or for lack of a dictionary. Each step runs on a thread of its own,
+//! where a panic becomes an error; with `panic = "abort"` it ends the program.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,86 +25,90 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescriptor;
 
 use super::row::{FIELDS, FieldColumns, ReportCell, ReportField, RowBatch, RowFilter};
-use super::shard::{HELD, Shard, VerifiedFile, off_thread};
+use super::shard::{MAX_HELD_BYTES, Shard, VerifiedFile, off_thread};
 use crate::store::Client;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Rows of a batch: some MiB of names.
-const ROWS: usize = 32 << 10;
+/// Rows of a batch, whose names take a few MiB.
+const BATCH_ROWS: usize = 32 << 10;
 
-/// What is read from a file's end at first. The footer of a shard of a million rows is smaller, so one call is enough.
+/// Bytes that are read from a file's end at first. The footer of a shard of a million rows is smaller, so one call is
+/// enough.
 const TAIL: u64 = 64 << 10;
 
-/// Widest gap between two columns that is read along: as long as a call's wait for its first byte.
-const GAP: u64 = 1 << 20;
+/// Widest gap between two columns that is read with them, since reading it takes no longer than another call's wait for
+/// its first byte.
+const MAX_GAP: u64 = 1 << 20;
 
 /// The rows of `shard` that are wanted.
 pub(super) fn batches<'a>(
     shard: &'a Shard,
     client: &'a Client,
-    sieve: RowFilter,
+    filter: RowFilter,
 ) -> impl Stream<Item = Result<RowBatch>> + Send + 'a {
-    let reading = ParquetShard { shard, client, sieve, bytes: None, file: None, next: 0, group: None };
+    let reading = ParquetShard { shard, client, filter, file: None, footer: None, next: 0, group: None };
     stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|batch| (batch, reading))) })
 }
 
-/// A shard on its way.
+/// A shard that is being read.
 struct ParquetShard<'a> {
     shard: &'a Shard,
     client: &'a Client,
-    sieve: RowFilter,
-    bytes: Option<VerifiedFile>,
-    file: Option<Arc<ParquetFooter>>,
+    filter: RowFilter,
+    file: Option<VerifiedFile>,
+    footer: Option<Arc<ParquetFooter>>,
     /// The row group to read next.
     next: usize,
+    /// The row group that is being decoded.
     group: Option<RowGroup>,
 }
 
-/// What a file's footer says.
+/// The footer of a file.
 struct ParquetFooter {
     metadata: ParquetMetaData,
     columns: FieldColumns,
-    /// Rows before each row group.
+    /// Rows before each row group, and rows in all.
     before: Vec<u64>,
 }
 
 impl ParquetShard<'_> {
     async fn next(&mut self) -> Result<Option<RowBatch>> {
-        let Shard { place, size, .. } = self.shard;
-        let bytes = match &mut self.bytes {
-            Some(bytes) => bytes,
-            none => none.insert(VerifiedFile::new(self.client, place, *size, HELD).await?),
+        let Shard { location, size, .. } = self.shard;
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(VerifiedFile::new(self.client, location, *size, MAX_HELD_BYTES).await?),
         };
-        let file = match &self.file {
-            Some(file) => Arc::clone(file),
-            None => Arc::clone(self.file.insert(footer(self.shard, self.client, bytes).await?)),
+        let footer = match &self.footer {
+            Some(footer) => Arc::clone(footer),
+            None => Arc::clone(self.footer.insert(read_footer(self.shard, self.client, file).await?)),
         };
         let mut group = match self.group.take() {
             Some(group) => group,
-            None if self.next == file.metadata.num_row_groups() => return Ok(None),
+            None if self.next == footer.metadata.num_row_groups() => return Ok(None),
             None => {
-                let (chunks, index) = (chunks(self.shard, self.client, bytes, &file, self.next).await?, self.next);
+                let index = self.next;
+                let chunks = read_columns(self.shard, self.client, file, &footer, index).await?;
                 self.next += 1;
-                off_thread(place, move || RowGroup::open(&file, index, chunks))
+                off_thread(location, move || RowGroup::open(&footer, index, chunks))
                     .await?
-                    .map_err(|error| place.blame(error))?
+                    .map_err(|error| location.error(error))?
             }
         };
-        let sieve = self.sieve.clone();
-        let (group, batch) = off_thread(place, move || {
-            let batch = group.next(&sieve);
+        let filter = self.filter.clone();
+        let (group, batch) = off_thread(location, move || {
+            let batch = group.next(&filter);
             (group, batch)
         })
         .await?;
         self.group = (group.left > 0).then_some(group);
-        batch.map(Some).map_err(|error| place.blame(error))
+        batch.map(Some).map_err(|error| location.error(error))
     }
 }
 
-async fn footer(shard: &Shard, client: &Client, bytes: &VerifiedFile) -> Result<Arc<ParquetFooter>> {
-    let Shard { place, size, .. } = shard;
+async fn read_footer(shard: &Shard, client: &Client, file: &VerifiedFile) -> Result<Arc<ParquetFooter>> {
+    let Shard { location, size, .. } = shard;
     let cut = |got: String| {
-        place.blame(
+        location.error(
             Error::new(ErrorKind::Integrity, "the Parquet shard is cut short, or is none")
                 .mismatch("a footer that ends in PAR1", got)
                 .hint("copy the shard again"),
@@ -112,7 +117,7 @@ async fn footer(shard: &Shard, client: &Client, bytes: &VerifiedFile) -> Result<
     if *size < 12 {
         return Err(cut(format!("{size} bytes")));
     }
-    let mut tail = bytes.read(client, size.saturating_sub(TAIL)..*size).await?;
+    let mut tail = file.read(client, size.saturating_sub(TAIL)..*size).await?;
     let end: [u8; 8] = tail[tail.len() - 8..].try_into().map_err(|_| cut("less".to_owned()))?;
     let footer = FooterTail::try_new(&end).map_err(|error| cut(error.to_string()))?;
     if footer.is_encrypted_footer() {
@@ -123,26 +128,25 @@ async fn footer(shard: &Shard, client: &Client, bytes: &VerifiedFile) -> Result<
         return Err(cut(format!("one of {length} bytes in a file of {size}")));
     }
     if length > tail.len() as u64 {
-        tail = bytes.read(client, size - length..*size).await?;
+        tail = file.read(client, size - length..*size).await?;
     }
     let footer = tail.slice(tail.len() - length as usize..tail.len() - 8);
-    let file = off_thread(place, move || ParquetFooter::parse(&footer)).await?;
-    file.map(Arc::new).map_err(|error| place.blame(error))
+    let footer = off_thread(location, move || ParquetFooter::parse(&footer)).await?;
+    footer.map(Arc::new).map_err(|error| location.error(error))
 }
 
-/// The bytes of the columns of a row group, by field.
-async fn chunks(
+/// Reads the needed columns of a row group, in the order of fields.
+async fn read_columns(
     shard: &Shard,
     client: &Client,
-    bytes: &VerifiedFile,
-    file: &ParquetFooter,
+    file: &VerifiedFile,
+    footer: &ParquetFooter,
     index: usize,
 ) -> Result<Vec<FileChunk>> {
-    let place = &shard.place;
-    let group = file.metadata.row_group(index);
+    let group = footer.metadata.row_group(index);
     let mut wanted = Vec::new();
-    for (_, at) in file.columns.iter() {
-        let range = range(group.column(at), shard.size).map_err(|error| place.blame(error))?;
+    for (_, at) in footer.columns.iter() {
+        let range = column_range(group.column(at), shard.size).map_err(|error| shard.location.error(error))?;
         wanted.push(range);
     }
     let mut ranges = wanted.clone();
@@ -150,11 +154,11 @@ async fn chunks(
     let mut calls: Vec<Range<u64>> = Vec::new();
     for range in ranges {
         match calls.last_mut() {
-            Some(last) if range.start <= last.end + GAP => last.end = last.end.max(range.end),
+            Some(last) if range.start <= last.end + MAX_GAP => last.end = last.end.max(range.end),
             _ => calls.push(range),
         }
     }
-    let read = try_join_all(calls.iter().map(|range| bytes.read(client, range.clone()))).await?;
+    let read = try_join_all(calls.iter().map(|range| file.read(client, range.clone()))).await?;
     let chunk = |range: Range<u64>| {
         let (call, bytes) =
             calls.iter().zip(&read).find(|(call, _)| call.start <= range.start && range.end <= call.end)?;
@@ -164,8 +168,8 @@ async fn chunks(
     Ok(wanted.into_iter().filter_map(chunk).collect())
 }
 
-/// Where a column's bytes are, of a file of `size` bytes.
-fn range(column: &ColumnChunkMetaData, size: u64) -> Result<Range<u64>> {
+/// Where a column's bytes are in a file of `size` bytes.
+fn column_range(column: &ColumnChunkMetaData, size: u64) -> Result<Range<u64>> {
     let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
     let range = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
     let range = range.and_then(|(start, length)| Some(start..start.checked_add(length)?));
@@ -181,7 +185,7 @@ fn damaged() -> Error {
     Error::new(ErrorKind::Integrity, "the Parquet shard is damaged").stage(Stage::List).hint("copy the shard again")
 }
 
-/// What the crate says of a file. It can't read what is compressed otherwise than with Snappy or gzip.
+/// An error of the crate. It can only read files that aren't compressed, or compressed with Snappy or gzip.
 fn refused(error: ParquetError) -> Error {
     Error::new(ErrorKind::Integrity, "the Parquet shard can't be read")
         .stage(Stage::List)
@@ -200,7 +204,7 @@ impl ParquetFooter {
         for (field, at) in columns.iter() {
             let column = schema.column(at);
             if column.path().parts().len() > 1 || column.max_rep_level() > 0 || column.max_def_level() > 1 {
-                return Err(odd(field, "a list or a group"));
+                return Err(wrong_type(field, "a list or a group"));
             }
         }
         let mut before = vec![0];
@@ -222,14 +226,14 @@ impl ParquetFooter {
     }
 }
 
-fn odd(field: ReportField, got: &str) -> Error {
+fn wrong_type(field: ReportField, got: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("the report's column {} is of a type it can't have", field.as_str()))
         .stage(Stage::List)
         .mismatch("texts, whole numbers or times", got)
         .hint("take a report as the service writes it")
 }
 
-/// Bytes of a file from `start`.
+/// Bytes of a file from `start` on.
 struct FileChunk {
     start: u64,
     bytes: Bytes,
@@ -267,7 +271,7 @@ impl ChunkReader for FileChunk {
 /// A row group that is being decoded.
 struct RowGroup {
     columns: Vec<(ReportField, ColumnReader)>,
-    /// Number of the next row in the file, from 1.
+    /// Number of the next row in the file, counted from 1.
     row: u64,
     /// Rows not decoded yet.
     left: u64,
@@ -283,17 +287,17 @@ impl RowGroup {
         Ok(Self { columns: columns.collect::<Result<_>>()?, row: file.before[index] + 1, left: rows })
     }
 
-    /// The next rows.
-    fn next(&mut self, sieve: &RowFilter) -> Result<RowBatch> {
-        let rows = self.left.min(ROWS as u64) as usize;
+    /// Decodes the next rows.
+    fn next(&mut self, filter: &RowFilter) -> Result<RowBatch> {
+        let rows = self.left.min(BATCH_ROWS as u64) as usize;
         for (field, column) in &mut self.columns {
             let read = column.fill(rows).map_err(refused)?;
-            // Where the row group ends, so must the column.
-            let more = self.left == rows as u64 && column.fill_none().map_err(refused)?;
-            if read != rows || more {
+            // A column must not be longer than its row group.
+            let is_longer = self.left == rows as u64 && column.skip_row().map_err(refused)?;
+            if read != rows || is_longer {
                 return Err(damaged().mismatch(
                     format_args!("{} more rows", self.left),
-                    format_args!("{} of column {}", if more { "more" } else { "fewer" }, field.as_str()),
+                    format_args!("{} of column {}", if is_longer { "more" } else { "fewer" }, field.as_str()),
                 ));
             }
         }
@@ -303,7 +307,8 @@ impl RowGroup {
             for (field, column) in &mut self.columns {
                 row[*field as usize] = column.cell(at);
             }
-            sieve.sift(&row, &mut batch).map_err(|misfit| misfit.at(format_args!("row {}", self.row + at as u64)))?;
+            let number = self.row + at as u64;
+            filter.apply(&row, &mut batch).map_err(|mismatch| mismatch.at(format_args!("row {number}")))?;
         }
         self.row += rows as u64;
         self.left -= rows as u64;
@@ -314,10 +319,10 @@ impl RowGroup {
 /// A column of a row group.
 struct ColumnReader {
     values: ColumnValues,
-    /// 1 where there is a value, for columns that may have none.
+    /// For nullable columns: 1 for each row with a value, 0 for others.
     levels: Vec<i16>,
-    nullable: bool,
-    /// The next value to hand out.
+    is_nullable: bool,
+    /// The next value to return.
     next: usize,
     unit: IntegerUnit,
 }
@@ -326,11 +331,11 @@ enum ColumnValues {
     Text(ColumnReaderImpl<ByteArrayType>, Vec<ByteArray>),
     Int(ColumnReaderImpl<Int64Type>, Vec<i64>),
     Short(ColumnReaderImpl<Int32Type>, Vec<i32>),
-    /// The times of old: nanoseconds of a Julian day.
+    /// Times in the old encoding: a Julian day, and nanoseconds in it.
     Time(ColumnReaderImpl<Int96Type>, Vec<parquet::data_type::Int96>),
 }
 
-/// What a whole number counts.
+/// The unit of whole numbers.
 #[derive(Clone, Copy)]
 enum IntegerUnit {
     One,
@@ -352,7 +357,7 @@ impl IntegerUnit {
     }
 }
 
-/// Reads `rows` records over what was there.
+/// Replaces `values` and `levels` by those of the next `rows` rows.
 fn fill<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
     values: &mut Vec<T::T>,
@@ -367,7 +372,7 @@ fn fill<T: DataType>(
 impl ColumnReader {
     fn open(field: ReportField, chunk: &ColumnChunkMetaData, bytes: FileChunk, rows: usize) -> Result<Self> {
         let described = chunk.column_descr_ptr();
-        let (nullable, unit) = (described.max_def_level() > 0, IntegerUnit::of(&described));
+        let (is_nullable, unit) = (described.max_def_level() > 0, IntegerUnit::of(&described));
         let pages = SerializedPageReader::new(Arc::new(bytes), chunk, rows, None).map_err(refused)?;
         let pages = Box::new(pages);
         let values = match described.physical_type() {
@@ -375,12 +380,12 @@ impl ColumnReader {
             Type::INT64 => ColumnValues::Int(ColumnReaderImpl::new(described, pages), Vec::new()),
             Type::INT32 => ColumnValues::Short(ColumnReaderImpl::new(described, pages), Vec::new()),
             Type::INT96 => ColumnValues::Time(ColumnReaderImpl::new(described, pages), Vec::new()),
-            other => return Err(odd(field, &other.to_string())),
+            other => return Err(wrong_type(field, &other.to_string())),
         };
-        Ok(Self { values, levels: Vec::new(), nullable, next: 0, unit })
+        Ok(Self { values, levels: Vec::new(), is_nullable, next: 0, unit })
     }
 
-    /// Reads so many rows, and tells how many there were.
+    /// Reads the next `rows` rows. Returns how many there were.
     fn fill(&mut self, rows: usize) -> ParquetResult<usize> {
         self.next = 0;
         let levels = &mut self.levels;
@@ -392,8 +397,8 @@ impl ColumnReader {
         }
     }
 
-    /// Whether there is a row more, which is passed over.
-    fn fill_none(&mut self) -> ParquetResult<bool> {
+    /// Skips a row. Returns whether there was one.
+    fn skip_row(&mut self) -> ParquetResult<bool> {
         let skipped = match &mut self.values {
             ColumnValues::Text(reader, _) => reader.skip_records(1)?,
             ColumnValues::Int(reader, _) => reader.skip_records(1)?,
@@ -403,9 +408,9 @@ impl ColumnReader {
         Ok(skipped > 0)
     }
 
-    /// The cell of the row at `at` of those just read; each row is asked for once, in order.
+    /// The cell of row `at` among those just read. Each row must be asked for once, in order.
     fn cell(&mut self, at: usize) -> ReportCell<'_> {
-        if self.nullable && self.levels.get(at) != Some(&1) {
+        if self.is_nullable && self.levels.get(at) != Some(&1) {
             return ReportCell::Null;
         }
         let next = self.next;

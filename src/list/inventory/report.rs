@@ -1,4 +1,4 @@
-//! Which files are a report: their names and its manifest. No I/O.
+//! Which files belong to a report, by their names and by the report's manifest. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The format that a name ends in.
+    /// The format by the end of a name.
     pub(super) fn of(name: &str) -> Option<Self> {
         match name.rsplit_once('.')?.1 {
             "csv" => Some(Self::Csv),
@@ -24,18 +24,18 @@ impl Format {
     }
 }
 
-/// What a report's `..._manifest.json` says.
+/// A report's `..._manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReportManifest {
-    /// The shards, by the last part of their names: they lie beside the manifest.
+    /// The last parts of the shards' names. Shards are in the same folder as the manifest.
     pub(super) shards: Vec<String>,
     /// Rows in all shards together.
     pub(super) records: Option<u64>,
-    /// When the snapshot was taken, as written.
+    /// When the snapshot was taken, as written there.
     pub(super) snapshot_time: Option<String>,
 }
 
-/// The fields as the service writes them, under either spelling.
+/// The fields that the service writes, in either spelling.
 #[derive(Deserialize)]
 struct ReportJson {
     #[serde(alias = "reportShardsFileNames", alias = "reportNames")]
@@ -48,7 +48,7 @@ struct ReportJson {
     snapshot_time: Option<serde_json::Value>,
 }
 
-/// JSON of protocol buffers has 64-bit integers as texts.
+/// A number, which JSON of protocol buffers may have as a text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum JsonNumber {
@@ -69,7 +69,7 @@ impl JsonNumber {
 }
 
 impl ReportManifest {
-    /// Reads the JSON; the error doesn't name the file.
+    /// Parses the JSON. The error doesn't name the file.
     pub(super) fn parse(json: &[u8]) -> Result<Self> {
         let json: ReportJson = serde_json::from_slice(json).map_err(|error| {
             Error::new(ErrorKind::Protocol, "this isn't the manifest of an inventory report")
@@ -98,39 +98,55 @@ impl ReportManifest {
     }
 }
 
-/// What a folder's names are.
+/// The report in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FolderContents {
-    /// A report's manifest, and the shards that lie around it.
+    /// A report's manifest, and the shards around it.
     Manifest { manifest: String, shards: Vec<String> },
     /// Shards of one snapshot without a manifest.
     Shards(Vec<String>),
 }
 
-/// A name, cut up: `KEY_manifest.json` or `KEY_3.parquet`.
+/// The parts of a name: `KEY_manifest.json` or `KEY_3.parquet`.
 enum ReportName<'a> {
-    Manifest(&'a str),
-    Shard(&'a str, Option<u64>),
+    Manifest { key: &'a str },
+    Shard { key: &'a str, number: Option<u64> },
 }
 
-fn part(name: &str) -> Option<ReportName<'_>> {
-    if let Some(key) = name.strip_suffix("manifest.json") {
-        let key = key.strip_suffix('_').unwrap_or(key);
-        return Some(ReportName::Manifest(key));
+impl<'a> ReportName<'a> {
+    /// `None` for files of other kinds.
+    fn parse(name: &'a str) -> Option<Self> {
+        if let Some(key) = name.strip_suffix("manifest.json") {
+            return Some(Self::Manifest { key: key.strip_suffix('_').unwrap_or(key) });
+        }
+        Format::of(name)?;
+        let (stem, _) = name.rsplit_once('.')?;
+        let numbered = stem.rsplit_once('_').and_then(|(key, number)| Some((key, number.parse().ok()?)));
+        Some(match numbered {
+            Some((key, number)) => Self::Shard { key, number: Some(number) },
+            None => Self::Shard { key: stem, number: None },
+        })
     }
-    Format::of(name)?;
-    let (stem, _) = name.rsplit_once('.')?;
-    let numbered = stem.rsplit_once('_').and_then(|(key, index)| Some((key, index.parse().ok()?)));
-    Some(numbered.map_or(ReportName::Shard(stem, None), |(key, index)| ReportName::Shard(key, Some(index))))
 }
 
-/// The one report among `names`: full names or paths; files of other kinds are passed over. The error names no place.
+/// A shard without a manifest. Shards are sorted by their numbers.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct NumberedShard {
+    number: Option<u64>,
+    name: String,
+}
+
+/// The single report among `names`, which are full names or paths. Files of other kinds are ignored. The error doesn't
+/// name the folder.
 pub(super) fn find(names: impl IntoIterator<Item = String>) -> Result<FolderContents> {
-    let (mut manifests, mut shards) = (Vec::new(), BTreeMap::<String, Vec<(Option<u64>, String)>>::new());
+    let (mut manifests, mut shards) = (Vec::new(), BTreeMap::<String, Vec<NumberedShard>>::new());
     for name in names {
-        match part(&name) {
-            Some(ReportName::Manifest(key)) => manifests.push((key.to_owned(), name)),
-            Some(ReportName::Shard(key, index)) => shards.entry(key.to_owned()).or_default().push((index, name)),
+        match ReportName::parse(&name) {
+            Some(ReportName::Manifest { key }) => manifests.push((key.to_owned(), name)),
+            Some(ReportName::Shard { key, number }) => {
+                let key = key.to_owned();
+                shards.entry(key).or_default().push(NumberedShard { number, name });
+            }
             None => {}
         }
     }
@@ -141,19 +157,19 @@ pub(super) fn find(names: impl IntoIterator<Item = String>) -> Result<FolderCont
             .mismatch("a ..._manifest.json, or shards that end in .csv or .parquet", "none")
             .hint("the first report comes up to a day after its configuration was made"));
     }
-    // A plain `manifest.json` has no key of its own: what it names decides.
-    let plain = |key: &str| key.is_empty() || key.ends_with('/');
+    // A plain `manifest.json` has no key, so the shards that it names count.
+    let is_plain = |key: &str| key.is_empty() || key.ends_with('/');
     match &*manifests {
-        [(key, manifest)] if keys.len() == 1 || plain(key) => {
+        [(key, manifest)] if keys.len() == 1 || is_plain(key) => {
             let manifest = manifest.clone();
-            let shards = shards.into_values().flatten().map(|(_, name)| name).collect();
+            let shards = shards.into_values().flatten().map(|shard| shard.name).collect();
             return Ok(FolderContents::Manifest { manifest, shards });
         }
         [] if keys.len() == 1 => {
             let mut shards: Vec<_> = shards.into_values().flatten().collect();
             shards.sort();
-            whole(&shards)?;
-            return Ok(FolderContents::Shards(shards.into_iter().map(|(_, name)| name).collect()));
+            check_numbers(&shards)?;
+            return Ok(FolderContents::Shards(shards.into_iter().map(|shard| shard.name).collect()));
         }
         _ => {}
     }
@@ -165,12 +181,13 @@ pub(super) fn find(names: impl IntoIterator<Item = String>) -> Result<FolderCont
         .hint("name the ..._manifest.json of the one to read"))
 }
 
-/// Whether numbered shards, in order, are all there as far as their numbers tell.
-fn whole(shards: &[(Option<u64>, String)]) -> Result<()> {
-    let first = shards.first().and_then(|(index, _)| *index).unwrap_or_default();
-    let gap = shards.iter().enumerate().find(|(at, (index, _))| index.is_some_and(|index| index != first + *at as u64));
-    if first > 1 || gap.is_some() || (shards.len() > 1 && shards.iter().any(|(index, _)| index.is_none())) {
-        let name = gap.map_or(&shards[0].1, |(_, (_, name))| name);
+/// Checks that no shard is missing, as far as the numbers of sorted shards show.
+fn check_numbers(shards: &[NumberedShard]) -> Result<()> {
+    let first = shards.first().and_then(|shard| shard.number).unwrap_or_default();
+    let expected = (0..).map(|index| first.wrapping_add(index));
+    let gap = shards.iter().zip(expected).find(|(shard, wanted)| shard.number.is_some_and(|number| number != *wanted));
+    if first > 1 || gap.is_some() || (shards.len() > 1 && shards.iter().any(|shard| shard.number.is_none())) {
+        let name = &gap.map_or(&shards[0], |(shard, _)| shard).name;
         return Err(Error::new(ErrorKind::NotFound, "a shard of the report is missing, or there twice")
             .stage(Stage::List)
             .mismatch("shards numbered one after another", format_args!("{name} out of turn"))

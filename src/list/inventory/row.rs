@@ -1,17 +1,18 @@
-//! A row of a report, whatever format it came in: its columns, whether it is wanted, and what its cells say.
+//! Rows of a report, independent of its format: which columns there are, which rows are wanted, and the values of
+//! cells.
 
 use std::fmt;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::InventoryCounts;
 use crate::store::{ContentEncoding, ObjectRef, Objects, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// A metadata field of a report that is of use here. The service has a dozen more.
+/// A metadata field of a report that is used here. The service has a dozen more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReportField {
     Name,
@@ -42,9 +43,9 @@ impl ReportField {
         Self::TimeDeleted,
         Self::SoftDeleteTime,
     ];
-    const NEEDED: [Self; 3] = [Self::Name, Self::Size, Self::Generation];
+    const REQUIRED: [Self; 3] = [Self::Name, Self::Size, Self::Generation];
 
-    /// The service's word for it, as it stands in `metadataFields` of a report's configuration.
+    /// The service's name for the field, as in `metadataFields` of a report's configuration.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Name => "name",
@@ -61,7 +62,7 @@ impl ReportField {
     }
 }
 
-/// Where in a shard the fields are.
+/// The columns of a shard that hold the fields.
 #[derive(Clone, Debug)]
 pub(super) struct FieldColumns {
     at: [Option<usize>; FIELDS],
@@ -70,7 +71,7 @@ pub(super) struct FieldColumns {
 }
 
 impl FieldColumns {
-    /// The columns of these names, in any order; the error names no shard.
+    /// Finds the fields in a header. The error doesn't name the shard.
     pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
         let mut columns = Self { at: [None; FIELDS], width: 0 };
         let mut seen = String::new();
@@ -97,7 +98,7 @@ impl FieldColumns {
                      next report",
                 ));
         }
-        let missing: Vec<_> = ReportField::NEEDED
+        let missing: Vec<_> = ReportField::REQUIRED
             .into_iter()
             .filter(|field| columns.get(*field).is_none())
             .map(ReportField::as_str)
@@ -115,27 +116,27 @@ impl FieldColumns {
             )))
     }
 
-    /// The place of a field, counted from 0.
+    /// The column of a field, counted from 0.
     pub(super) fn get(&self, field: ReportField) -> Option<usize> {
         self.at[field as usize]
     }
 
-    /// The fields that are there, with their places.
+    /// The fields that the shard has, with their columns.
     pub(super) fn iter(&self) -> impl Iterator<Item = (ReportField, usize)> {
         ReportField::ALL.into_iter().filter_map(|field| Some((field, self.get(field)?)))
     }
 }
 
-/// What stands in a row under a column.
+/// The value of a column in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ReportCell<'a> {
-    /// Nothing, or no such column.
+    /// No value, or no such column.
     #[default]
     Null,
-    /// The bytes of a text; not empty.
+    /// The bytes of a text, which isn't empty.
     Text(&'a [u8]),
-    /// A whole number; of times, microseconds since 1970.
-    #[cfg_attr(not(feature = "parquet"), allow(dead_code, reason = "CSV is all texts"))]
+    /// A whole number; for times, microseconds since 1970. Only Parquet has these.
+    #[cfg(any(feature = "parquet", test))]
     Int(i64),
 }
 
@@ -149,6 +150,7 @@ impl fmt::Display for ReportCell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("nothing"),
+            #[cfg(any(feature = "parquet", test))]
             Self::Int(number) => number.fmt(f),
             Self::Text(text) => {
                 let (start, more) = if text.len() > 80 { (&text[..80], "...") } else { (*text, "") };
@@ -161,7 +163,7 @@ impl fmt::Display for ReportCell<'_> {
 /// The cells of a row, by `ReportField as usize`.
 pub(super) type ReportRow<'a> = [ReportCell<'a>; FIELDS];
 
-/// A cell that isn't what its column says.
+/// A cell with an impossible value.
 #[derive(Debug)]
 pub(super) struct CellMismatch {
     field: ReportField,
@@ -170,27 +172,65 @@ pub(super) struct CellMismatch {
 }
 
 impl CellMismatch {
-    /// The error, `place` being the row or line.
-    pub(super) fn at(self, place: impl fmt::Display) -> Error {
-        Error::new(ErrorKind::Protocol, format!("{place}, column {}: a value that can't be", self.field.as_str()))
+    /// The error, given the row or line.
+    pub(super) fn at(self, row: impl fmt::Display) -> Error {
+        Error::new(ErrorKind::Protocol, format!("{row}, column {}: a value that can't be", self.field.as_str()))
             .stage(Stage::List)
             .mismatch(self.wanted, self.got)
             .hint("the shard is damaged, or was changed after the service wrote it: take the original")
     }
 }
 
-/// What came of a piece of a shard.
+/// Counts of a report's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InventoryCounts {
+    /// All rows: the sum of the counts below.
+    pub rows: u64,
+    /// Live objects of the bucket, below the prefix.
+    pub objects: u64,
+    /// Rows of other buckets.
+    pub other_buckets: u64,
+    /// Rows of the bucket with names that aren't below the prefix.
+    pub other_names: u64,
+    /// Rows of the bucket with a time of deletion: versions that are no longer live, and soft-deleted objects.
+    pub deleted: u64,
+}
+
+/// For example `221 rows, 5 of other buckets, 100 of other names, 16 of deleted objects, 100 of objects`.
+impl fmt::Display for InventoryCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, objects, other_buckets, other_names, deleted } = self;
+        write!(
+            f,
+            "{rows} rows, {other_buckets} of other buckets, {other_names} of other names, {deleted} of deleted objects, \
+             {objects} of objects"
+        )
+    }
+}
+
+impl AddAssign for InventoryCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.objects += other.objects;
+        self.other_buckets += other.other_buckets;
+        self.other_names += other.other_names;
+        self.deleted += other.deleted;
+    }
+}
+
+/// The result of a piece of a shard.
 #[derive(Debug, Default)]
 pub(super) struct RowBatch {
     pub(super) objects: Objects,
     pub(super) counts: InventoryCounts,
-    /// Another bucket that a row is of, for the error where none is of the one that is wanted.
+    /// The bucket of a row of another bucket, for the error where all rows are of other buckets.
     pub(super) other_bucket: Option<String>,
-    /// Why nothing holds that came of this shard before: it is read again.
-    pub(super) again: Option<Error>,
+    /// Set if the shard is read again, which makes all rows that came from it before void: the reason.
+    pub(super) restarted: Option<Error>,
 }
 
-/// Which rows are wanted.
+/// Selects the rows that are wanted.
 #[derive(Clone, Debug)]
 pub(super) struct RowFilter {
     pub(super) bucket: Arc<str>,
@@ -198,10 +238,10 @@ pub(super) struct RowFilter {
 }
 
 impl RowFilter {
-    /// Adds the row's object to the batch if it is wanted, and counts it in any case.
-    pub(super) fn sift(&self, row: &ReportRow<'_>, batch: &mut RowBatch) -> Result<(), CellMismatch> {
+    /// Adds the row's object to the batch if it is wanted. Counts the row in any case.
+    pub(super) fn apply(&self, row: &ReportRow<'_>, batch: &mut RowBatch) -> Result<(), CellMismatch> {
         let cell = |field: ReportField| row[field as usize];
-        let misfit = |field, wanted| CellMismatch { field, wanted, got: cell(field).to_string() };
+        let mismatch = |field, wanted| CellMismatch { field, wanted, got: cell(field).to_string() };
         batch.counts.rows += 1;
         if let ReportCell::Text(bucket) = cell(ReportField::Bucket)
             && bucket != self.bucket.as_bytes()
@@ -216,7 +256,7 @@ impl RowFilter {
         }
         let name = match cell(ReportField::Name) {
             ReportCell::Text(name) if name.len() <= 1_024 => name,
-            _ => return Err(misfit(ReportField::Name, "a name of 1 to 1,024 bytes")),
+            _ => return Err(mismatch(ReportField::Name, "a name of 1 to 1,024 bytes")),
         };
         if !name.starts_with(self.prefix.as_bytes()) {
             batch.counts.other_names += 1;
@@ -225,20 +265,20 @@ impl RowFilter {
         let name = std::str::from_utf8(name)
             .ok()
             .filter(|name| !name.contains(['\r', '\n']))
-            .ok_or_else(|| misfit(ReportField::Name, "a name in UTF-8 without CR and LF"))?;
+            .ok_or_else(|| mismatch(ReportField::Name, "a name in UTF-8 without CR and LF"))?;
         let crc32c = match cell(ReportField::Crc32c) {
             ReportCell::Null => None,
-            told => Some(crc(told).ok_or_else(|| misfit(ReportField::Crc32c, "base64 of four bytes"))?),
+            crc => Some(parse_crc(crc).ok_or_else(|| mismatch(ReportField::Crc32c, "base64 of four bytes"))?),
         };
         let size = match cell(ReportField::Size) {
-            // Where a writer leaves out a zero; the CRC of no bytes is 0.
+            // A writer may leave out a zero. The CRC of no bytes is 0.
             ReportCell::Null if crc32c == Some(0) => 0,
-            told => number(told).ok_or_else(|| misfit(ReportField::Size, "a number of bytes"))?,
+            size => parse_number(size).ok_or_else(|| mismatch(ReportField::Size, "a number of bytes"))?,
         };
-        let generation = number(cell(ReportField::Generation))
+        let generation = parse_number(cell(ReportField::Generation))
             .and_then(|generation| i64::try_from(generation).ok())
             .filter(|generation| *generation > 0)
-            .ok_or_else(|| misfit(ReportField::Generation, "a generation, greater than 0"))?;
+            .ok_or_else(|| mismatch(ReportField::Generation, "a generation, greater than 0"))?;
         let storage_class = match cell(ReportField::StorageClass) {
             ReportCell::Text(class) => StorageClass::parse(std::str::from_utf8(class).unwrap_or("?")),
             _ => StorageClass::Unspecified,
@@ -254,7 +294,7 @@ impl RowFilter {
             crc32c,
             storage_class,
             encoding,
-            updated: time(cell(ReportField::Updated)),
+            updated: parse_time(cell(ReportField::Updated)),
             details: None,
         });
         batch.counts.objects += 1;
@@ -262,19 +302,21 @@ impl RowFilter {
     }
 }
 
-/// Whether a time is there: 1970 is what writers without a null put for "never".
+/// Whether a cell holds a time. Writers without nulls write 1970 for "never".
 fn is_time(cell: ReportCell<'_>) -> bool {
     match cell {
         ReportCell::Null => false,
+        #[cfg(any(feature = "parquet", test))]
         ReportCell::Int(micros) => micros != 0,
         ReportCell::Text(text) => !text.starts_with(b"1970-01-01"),
     }
 }
 
 /// A whole number that isn't negative.
-fn number(cell: ReportCell<'_>) -> Option<u64> {
+fn parse_number(cell: ReportCell<'_>) -> Option<u64> {
     match cell {
         ReportCell::Null => None,
+        #[cfg(any(feature = "parquet", test))]
         ReportCell::Int(number) => u64::try_from(number).ok(),
         ReportCell::Text(digits) => digits.iter().try_fold(0u64, |number, digit| {
             digit.is_ascii_digit().then(|| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?
@@ -282,30 +324,31 @@ fn number(cell: ReportCell<'_>) -> Option<u64> {
     }
 }
 
-/// A CRC: base64 of four big-endian bytes, always 8 characters of which the last two are `=`. The service's other
-/// exports have it as a number, which can't be mistaken for that.
-fn crc(cell: ReportCell<'_>) -> Option<u32> {
-    let ReportCell::Text(text) = cell else { return number(cell).and_then(|number| number.try_into().ok()) };
+/// A CRC: base64 of four big-endian bytes, which always has 8 characters, the last two of them `=`. The service's other
+/// exports have CRCs as numbers, which can't be mistaken for base64.
+fn parse_crc(cell: ReportCell<'_>) -> Option<u32> {
+    let ReportCell::Text(text) = cell else { return parse_number(cell)?.try_into().ok() };
     let mut bytes = [0; 6];
     match STANDARD.decode_slice(text, &mut bytes) {
         Ok(4) if text.len() == 8 => Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
         _ if text.ends_with(b"=") => None,
-        _ => number(cell)?.try_into().ok(),
+        _ => parse_number(cell)?.try_into().ok(),
     }
 }
 
-/// A time: microseconds, or a text like `2024-05-20T06:35:00.123Z`, with a space for the `T`, and with ` UTC`, `+00:00` or
-/// nothing for the `Z`. `None` for anything else: no sample depends on it.
-fn time(cell: ReportCell<'_>) -> Option<SystemTime> {
+/// A time: microseconds, or a text like `2024-05-20T06:35:00.123Z`. A space may replace the `T`, and ` UTC`, `+00:00`
+/// or nothing the `Z`. `None` for anything else, since no sample depends on it.
+fn parse_time(cell: ReportCell<'_>) -> Option<SystemTime> {
     let text = match cell {
         ReportCell::Null => return None,
+        #[cfg(any(feature = "parquet", test))]
         ReportCell::Int(micros) => {
             return SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros.try_into().ok()?));
         }
         ReportCell::Text(text) => text,
     };
     let (moment, rest) = text.split_at_checked(19)?;
-    let part = |from: usize, to: usize| number(ReportCell::Text(&moment[from..to]));
+    let part = |from: usize, to: usize| parse_number(ReportCell::Text(&moment[from..to]));
     let separators = [moment[4], moment[7], moment[13], moment[16]];
     if separators != *b"--::" || !matches!(moment[10], b'T' | b' ') {
         return None;
@@ -320,14 +363,15 @@ fn time(cell: ReportCell<'_>) -> Option<SystemTime> {
     let (nanos, zone) = match fraction {
         0 => (0, rest),
         1..=9 => {
-            (number(ReportCell::Text(&rest[1..=fraction]))? * 10u64.pow(9 - fraction as u32), &rest[1 + fraction..])
+            let digits = parse_number(ReportCell::Text(&rest[1..=fraction]))?;
+            (digits * 10u64.pow(9 - fraction as u32), &rest[1 + fraction..])
         }
         _ => return None,
     };
     if !matches!(zone, b"Z" | b"" | b" UTC" | b"+00:00" | b"+00") {
         return None;
     }
-    // Days since 1970 by years that begin in March, so that the leap day is the last of its year.
+    // Days since 1970, counted in years that begin in March, so that the leap day is the last day of its year.
     let shifted = if month > 2 { year } else { year - 1 };
     let month_days = (153 * ((month + 9) % 12) + 2) / 5;
     let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + month_days + day - 1 - 719_468;

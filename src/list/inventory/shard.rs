@@ -12,23 +12,23 @@ use super::report::Format;
 use crate::store::{Client, ObjectId};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Bytes of a call where all of a file is read. At 80 ms to the first byte and 60 MB/s a stream, smaller ones would wait
-/// more than they read.
+/// Bytes of a call where a whole file is read. At 80 ms to the first byte and 60 MB/s for each stream, smaller calls
+/// would wait for longer than they read.
 pub(super) const PIECE: u64 = 8 << 20;
 
 /// How often bytes that don't match their checksum are read again.
-pub(super) const AGAIN: u32 = 3;
+pub(super) const MAX_REREADS: u32 = 3;
 
-/// Bytes that have a checksum of their own once the whole file is proved; a piece is some of these.
+/// Bytes whose checksum is recorded while the whole file is verified. A piece consists of several blocks.
 const BLOCK: u64 = 1 << 20;
 
-/// Largest file that is held whole instead of being read twice: of eight at once, half a GiB.
-pub(super) const HELD: u64 = 64 << 20;
+/// Largest file that is held in memory instead of being read twice. Eight at once take half a GiB.
+pub(super) const MAX_HELD_BYTES: u64 = 64 << 20;
 
 /// A file of a report.
 #[derive(Clone, Debug)]
 pub(super) struct Shard {
-    pub(super) place: ShardLocation,
+    pub(super) location: ShardLocation,
     pub(super) format: Format,
     /// Bytes.
     pub(super) size: u64,
@@ -38,7 +38,7 @@ pub(super) struct Shard {
 #[derive(Clone, Debug)]
 pub(super) enum ShardLocation {
     File(PathBuf),
-    /// An object, pinned to its generation, and its CRC if the listing tells.
+    /// An object, pinned to its generation, and its CRC32C if the listing has it.
     Object(ObjectId, Option<u32>),
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for ShardLocation {
 }
 
 impl ShardLocation {
-    /// The bytes of `range`, all of them.
+    /// Reads all bytes of `range`.
     pub(super) async fn read(&self, client: &Client, range: Range<u64>) -> Result<Bytes> {
         if range.is_empty() {
             return Ok(Bytes::new());
@@ -72,12 +72,12 @@ impl ShardLocation {
                     file.read_exact(&mut bytes)?;
                     Ok(Bytes::from(bytes))
                 };
-                off_thread(self, read).await?.map_err(|error| of_disk(path, error))
+                off_thread(self, read).await?.map_err(|error| disk_error(path, error))
             }
         }
     }
 
-    /// The CRC that the bytes of the file must have.
+    /// The CRC32C that the bytes of the file must have, if it is known.
     pub(super) fn crc(&self) -> Option<u32> {
         match self {
             Self::Object(_, crc) => *crc,
@@ -87,52 +87,54 @@ impl ShardLocation {
 
     /// The error of bytes that changed on the way.
     pub(super) fn corrupt(&self, wanted: u32, got: u32) -> Error {
-        self.blame(
+        self.error(
             Error::new(ErrorKind::Integrity, "the bytes that came don't match the checksum of the object")
                 .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("crc32c {got:08x}"))
-                .hint("something between here and the service changes bytes: read it again, or by another way"),
+                .hint("something between here and the service changes bytes: read it again, or over another network"),
         )
     }
 
-    /// An error about this file.
-    pub(super) fn blame(&self, error: Error) -> Error {
+    /// Adds this file to an error.
+    pub(super) fn error(&self, error: Error) -> Error {
         error.stage(Stage::List).object(self)
     }
 }
 
-/// A file of which any part can be had, as it was written: with a CRC of the whole alone, all is read before the first
-/// part is used.
+/// A file any part of which can be read and verified. Since there is only a CRC of the whole file, all of it is read
+/// before the first part is used.
 #[derive(Debug)]
 pub(super) struct VerifiedFile {
-    place: ShardLocation,
+    location: ShardLocation,
     size: u64,
-    known: Known,
+    proof: FileProof,
 }
 
+/// How parts of a file are verified.
 #[derive(Debug)]
-enum Known {
-    /// Nobody told a CRC.
-    Nothing,
-    Whole(Bytes),
-    /// The CRC of each block, in a file that is too large to be held.
+enum FileProof {
+    /// No CRC is known.
+    None,
+    /// The verified bytes are held in memory.
+    Held(Bytes),
+    /// The CRC32C of each block is recorded, for a file that is too large to be held.
     Blocks(Vec<u32>),
 }
 
 impl VerifiedFile {
-    /// Reads the whole file, if there is a CRC to prove it by; one of at most `held` bytes is kept.
-    pub(super) async fn new(client: &Client, place: &ShardLocation, size: u64, held: u64) -> Result<Self> {
-        let mut proved = Self { place: place.clone(), size, known: Known::Nothing };
-        let Some(crc) = place.crc() else { return Ok(proved) };
+    /// Reads the whole file if there is a CRC to verify it by. A file of at most `max_held` bytes is held in memory.
+    pub(super) async fn new(client: &Client, location: &ShardLocation, size: u64, max_held: u64) -> Result<Self> {
+        let mut file = Self { location: location.clone(), size, proof: FileProof::None };
+        let Some(crc) = location.crc() else { return Ok(file) };
         let (mut client, mut tries) = (client.clone(), 0);
         loop {
-            let (known, got) = proved.read_all(&client, held).await?;
+            let (proof, got) = file.read_all(&client, max_held).await?;
             if got == crc {
-                proved.known = known;
-                return Ok(proved);
+                file.proof = proof;
+                return Ok(file);
             }
             tries += 1;
-            let error = place.corrupt(crc, got).tried(tries);
-            if tries > AGAIN {
+            let error = location.corrupt(crc, got).tried(tries);
+            if tries > MAX_REREADS {
                 return Err(error);
             }
             warn!(%error, "reading it again");
@@ -140,45 +142,47 @@ impl VerifiedFile {
         }
     }
 
-    async fn read_all(&self, client: &Client, held: u64) -> Result<(Known, u32)> {
+    /// Reads the whole file. Returns the proof for parts, and the CRC32C of all bytes.
+    async fn read_all(&self, client: &Client, max_held: u64) -> Result<(FileProof, u32)> {
+        let is_held = self.size <= max_held;
         let (mut whole, mut blocks, mut crc) = (Vec::new(), Vec::new(), 0);
         let mut at = 0;
         while at < self.size {
-            let piece = self.place.read(client, at..self.size.min(at + PIECE)).await?;
+            let piece = self.location.read(client, at..self.size.min(at + PIECE)).await?;
             at += piece.len() as u64;
             for block in piece.chunks(BLOCK as usize) {
                 let own = crc32c::crc32c(block);
                 crc = crate::crc::combine(crc, own, block.len() as u64);
                 blocks.push(own);
             }
-            if self.size <= held {
+            if is_held {
                 whole.extend_from_slice(&piece);
             }
         }
-        Ok((if self.size <= held { Known::Whole(whole.into()) } else { Known::Blocks(blocks) }, crc))
+        Ok((if is_held { FileProof::Held(whole.into()) } else { FileProof::Blocks(blocks) }, crc))
     }
 
-    /// The bytes of a range within the file.
+    /// Reads and verifies a range within the file.
     pub(super) async fn read(&self, client: &Client, range: Range<u64>) -> Result<Bytes> {
-        let blocks = match &self.known {
-            Known::Nothing => return self.place.read(client, range).await,
-            Known::Whole(whole) => return Ok(whole.slice(range.start as usize..range.end as usize)),
-            Known::Blocks(_) if range.is_empty() => return Ok(Bytes::new()),
-            Known::Blocks(blocks) => blocks,
+        let blocks = match &self.proof {
+            FileProof::None => return self.location.read(client, range).await,
+            FileProof::Held(whole) => return Ok(whole.slice(range.start as usize..range.end as usize)),
+            FileProof::Blocks(_) if range.is_empty() => return Ok(Bytes::new()),
+            FileProof::Blocks(blocks) => blocks,
         };
         let first = range.start / BLOCK;
         let (from, to) = (first * BLOCK, range.end.next_multiple_of(BLOCK).min(self.size));
         let (mut client, mut tries) = (client.clone(), 0);
         loop {
-            let bytes = self.place.read(&client, from..to).await?;
-            let known = blocks.iter().skip(first as usize);
-            let mut told = bytes.chunks(BLOCK as usize).map(crc32c::crc32c).zip(known);
-            let Some((got, wanted)) = told.find(|(got, wanted)| got != *wanted) else {
+            let bytes = self.location.read(&client, from..to).await?;
+            let wanted = blocks.iter().skip(first as usize);
+            let mut crcs = bytes.chunks(BLOCK as usize).map(crc32c::crc32c).zip(wanted);
+            let Some((got, wanted)) = crcs.find(|(got, wanted)| got != *wanted) else {
                 return Ok(bytes.slice((range.start - from) as usize..(range.end - from) as usize));
             };
             tries += 1;
-            let error = self.place.corrupt(*wanted, got).tried(tries);
-            if tries > AGAIN {
+            let error = self.location.corrupt(*wanted, got).tried(tries);
+            if tries > MAX_REREADS {
                 return Err(error);
             }
             warn!(%error, "reading it again");
@@ -187,16 +191,16 @@ impl VerifiedFile {
     }
 }
 
-/// Runs what takes long, or may panic on a damaged file, where it blocks no other task.
+/// Runs work that takes long, or may panic on a damaged file, on a thread where it blocks no other task.
 pub(super) async fn off_thread<T: Send + 'static>(
-    place: &ShardLocation,
+    location: &ShardLocation,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        place.blame(if error.is_panic() {
+        location.error(if error.is_panic() {
             Error::new(ErrorKind::Integrity, "the shard's reader panicked")
                 .mismatch("a report as the service writes them", "a damaged file")
-                .hint("copy the report again; if it goes on, choose CSV in the report's configuration")
+                .hint("copy the report again; if that doesn't help, choose CSV in the report's configuration")
         } else {
             Error::new(ErrorKind::Cancelled, "the runtime is shutting down")
         })
@@ -204,7 +208,7 @@ pub(super) async fn off_thread<T: Send + 'static>(
 }
 
 /// An error of the local file system.
-pub(super) fn of_disk(path: &Path, error: std::io::Error) -> Error {
+pub(super) fn disk_error(path: &Path, error: std::io::Error) -> Error {
     let (kind, message) = match error.kind() {
         std::io::ErrorKind::NotFound => (ErrorKind::NotFound, "there is no such file"),
         std::io::ErrorKind::UnexpectedEof => (ErrorKind::Changed, "the file became shorter while it was read"),

@@ -10,7 +10,7 @@ use super::{Format, csv};
 use crate::store::{Client, ContentEncoding, Fault, FaultStore, MemoryStore, ObjectId, StorageClass, StoreCall};
 use crate::{Error, ErrorKind, Result};
 
-fn sieve() -> RowFilter {
+fn row_filter() -> RowFilter {
     RowFilter { bucket: "cats".into(), prefix: "train/".into() }
 }
 
@@ -29,10 +29,10 @@ fn row<'a>(cells: &[(ReportField, ReportCell<'a>)]) -> [ReportCell<'a>; FIELDS] 
     row
 }
 
-/// What becomes of a row.
-fn sift(cells: &[(ReportField, ReportCell<'_>)]) -> Result<RowBatch> {
+/// The batch that a row makes.
+fn apply(cells: &[(ReportField, ReportCell<'_>)]) -> Result<RowBatch> {
     let mut batch = RowBatch::default();
-    sieve().sift(&row(cells), &mut batch).map_err(|misfit| misfit.at("row 1")).map(|()| batch)
+    row_filter().apply(&row(cells), &mut batch).map_err(|mismatch| mismatch.at("row 1")).map(|()| batch)
 }
 
 #[test]
@@ -115,11 +115,11 @@ fn columns_are_found_by_name_in_any_order() {
 }
 
 #[test]
-fn cells_say_what_they_mean() {
+fn cells_are_parsed_and_impossible_values_refused() {
     let one = |cells: &[(ReportField, ReportCell<'_>)]| {
-        sift(cells).unwrap().objects.get(0).map(|object| format!("{object:?}"))
+        apply(cells).unwrap().objects.get(0).map(|object| format!("{object:?}"))
     };
-    let object = sift(&[
+    let object = apply(&[
         (ReportField::Crc32c, ReportCell::Text(b"4waSgw==")),
         (ReportField::StorageClass, ReportCell::Text(b"ARCHIVE")),
         (ReportField::ContentEncoding, ReportCell::Text(b"gzip")),
@@ -162,7 +162,7 @@ fn cells_say_what_they_mean() {
         (ReportField::Crc32c, ReportCell::Text(b"AAAAAAA="), "base64 of four bytes"),
         (ReportField::Crc32c, ReportCell::Text(b"4294967296"), "base64 of four bytes"),
     ] {
-        let error = sift(&[(field, cell)]).unwrap_err().to_string();
+        let error = apply(&[(field, cell)]).unwrap_err().to_string();
         assert!(error.contains(wanted) && error.contains(field.as_str()) && error.contains("row 1"), "{error}");
     }
 }
@@ -170,7 +170,7 @@ fn cells_say_what_they_mean() {
 #[test]
 fn rows_that_are_not_wanted_are_counted() {
     let counts = |field, cell| {
-        let batch = sift(&[(field, cell)]).unwrap();
+        let batch = apply(&[(field, cell)]).unwrap();
         assert!(batch.objects.is_empty());
         let counts = batch.counts;
         (counts.rows, counts.other_buckets, counts.other_names, counts.deleted)
@@ -184,7 +184,7 @@ fn rows_that_are_not_wanted_are_counted() {
 #[test]
 fn times() {
     let told = |text: &str| {
-        let batch = sift(&[(ReportField::Updated, ReportCell::Text(text.as_bytes()))]).unwrap();
+        let batch = apply(&[(ReportField::Updated, ReportCell::Text(text.as_bytes()))]).unwrap();
         batch.objects.get(0).unwrap().updated
     };
     for (text, micros) in [
@@ -208,18 +208,18 @@ proptest! {
     fn times_agree_with_another_reader_of_them(seconds in 0u64..10_000_000_000, nanos in 0u32..1_000_000_000) {
         let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
         let text = humantime::format_rfc3339_nanos(time).to_string();
-        let batch = sift(&[(ReportField::Updated, ReportCell::Text(text.as_bytes()))]).unwrap();
+        let batch = apply(&[(ReportField::Updated, ReportCell::Text(text.as_bytes()))]).unwrap();
         prop_assert_eq!(batch.objects.get(0).unwrap().updated, Some(time));
     }
 
     #[test]
     fn no_cell_panics(text in prop::collection::vec(any::<u8>(), 0..40), number in any::<i64>(), field in 0..FIELDS) {
-        let _ = sift(&[(ReportField::ALL[field], ReportCell::text(&text))]);
-        let _ = sift(&[(ReportField::ALL[field], ReportCell::Int(number))]);
+        let _ = apply(&[(ReportField::ALL[field], ReportCell::text(&text))]);
+        let _ = apply(&[(ReportField::ALL[field], ReportCell::Int(number))]);
     }
 }
 
-/// A file that is too large to be held is proved block by block when a part of it is read.
+/// A file that is too large to be held is verified block by block when a part of it is read.
 #[test]
 fn a_bit_that_flips_after_the_whole_was_proved_is_found() {
     let bytes: Vec<u8> = (0..(9u32 << 20) + 5).map(|at| (at % 251) as u8).collect();
@@ -255,9 +255,9 @@ fn a_bit_that_flips_after_the_whole_was_proved_is_found() {
     }
 }
 
-/// All that a CSV parser makes of these pieces.
+/// Parses pieces of a CSV file.
 fn parse(pieces: &[&[u8]]) -> Result<(RowBatch, csv::FileEnd)> {
-    let (mut parser, mut batch) = (csv::CsvParser::new(sieve()), RowBatch::default());
+    let (mut parser, mut batch) = (csv::CsvParser::new(row_filter()), RowBatch::default());
     for piece in pieces {
         parser.push(piece, &mut batch)?;
     }

@@ -11,8 +11,8 @@ use super::format::{
     AuditHash, AuditLine, DeliveredLine, EpochHeader, LINE_HEAD, MAX_LINE_BYTES, VERSION, damaged, failed, hash_of_ids,
     hex, no_log, other_version, parse,
 };
-use crate::manifest::{Known, Manifest};
-use crate::sample::{MOST_PADDED, SampleId, Sampling, State, told};
+use crate::manifest::{KnownSamples, Manifest};
+use crate::sample::{MAX_PADDED_BATCH, SampleId, Sampling, State, sampler_from_identity};
 use crate::{Error, ErrorKind, Result, Stage};
 
 fn not_reproducible(wanted: &str, got: impl std::fmt::Display) -> Error {
@@ -32,13 +32,15 @@ fn order(begin: &EpochHeader, manifest: &Arc<Manifest>, positions: Range<u64>) -
         let wanted = format!("at most {} positions, as a batch has", state.batch_size);
         return Err(not_reproducible(&wanted, format_args!("{positions:?}")));
     }
-    if positions.end > manifest.len() && count > MOST_PADDED {
-        let wanted = format!("positions below {}, or at most {MOST_PADDED} of a padded batch", manifest.len());
+    if positions.end > manifest.len() && count > MAX_PADDED_BATCH {
+        let wanted = format!("positions below {}, or at most {MAX_PADDED_BATCH} of a padded batch", manifest.len());
         return Err(not_reproducible(&wanted, format_args!("{positions:?}")));
     }
-    let sampler = told(&state.identity())
+    let sampler = sampler_from_identity(&state.identity())
         .ok_or_else(|| not_reproducible("a sampler that the state describes in full", state.identity()))?;
-    Sampling::new(sampler, Arc::clone(manifest))?.walk(state.epoch).ids(positions, Known::All(manifest.len()))
+    Sampling::new(sampler, Arc::clone(manifest))?
+        .epoch_order(state.epoch)
+        .ids(positions, KnownSamples::All(manifest.len()))
 }
 
 /// Reads an [audit log](crate::DataLoaderBuilder::audit), from its first record to its last, and checks that each

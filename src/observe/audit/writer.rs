@@ -13,7 +13,7 @@ use super::format::{
 };
 use crate::collate::Batch;
 use crate::manifest::Manifest;
-use crate::sample::{State, told};
+use crate::sample::{State, sampler_from_identity};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Bytes at the end of a log that are read and checked when the log is continued. They hold some thousand steps, and
@@ -238,7 +238,7 @@ impl EpochAudit {
 
 /// Whether the state describes the order in full.
 fn describes_order(state: &State) -> bool {
-    told(&state.identity()).is_some()
+    sampler_from_identity(&state.identity()).is_some()
 }
 
 #[cfg(test)]
@@ -271,7 +271,7 @@ mod tests {
     fn a_long_log_is_continued_from_its_end() {
         let path = std::env::temp_dir().join(format!("dataflux-audit-long-{}", std::process::id()));
         let state = serde_json::from_str(
-            r#"{"version":2,"manifest":"","seed":null,"epoch":0,"position":0,"batch_size":1,"drop_last":false}"#,
+            r#"{"version":3,"manifest":"","epoch":0,"position":0,"batch_size":1,"sampler":"sequential"}"#,
         );
         let (prefix, state) = ("gs://data/".to_owned(), state.unwrap());
         let begin = EpochHeader { audit: VERSION, prefix, samples: 1, rank: 0, world_size: 1, step: 0, state };

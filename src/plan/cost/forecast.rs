@@ -1,4 +1,4 @@
-//! What an epoch will ask for and cost, by strategy, before it runs.
+//! The forecast of an epoch's calls, bytes and cost, by strategy.
 
 use serde::Serialize;
 
@@ -10,18 +10,18 @@ use crate::plan::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, MIN_RANGED, Prices, Str
 use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Calls and bytes, and what they cost.
+/// Calls and bytes, and their cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Cost {
     /// Calls and bytes.
     pub ops: Counts,
-    /// Dollars, by what they are for.
+    /// Dollars, by purpose.
     pub bill: Bill,
 }
 
 impl Cost {
-    /// All dollars.
+    /// The sum of the bill, in dollars.
     pub fn usd(&self) -> f64 {
         self.bill.total()
     }
@@ -35,13 +35,13 @@ impl Cost {
     }
 }
 
-/// What one epoch over all samples asks for and costs, whatever the number of ranks that share it, if every call works at
-/// the first try.
+/// The calls, bytes and cost of one epoch over all samples, by all ranks together, if every call succeeds at the first
+/// try.
 ///
-/// Of composed reads it is taken that each storage class is cut into groups of 32, or as many as fit the cap, in byte
-/// order of names. A shuffled epoch cuts other groups, of as many objects on the average; and where groups end with
-/// batches, small ones have more of them. What opening a data set asks for is not in it: a listing, and two calls of
-/// class B.
+/// For composed reads, each storage class is assumed to be divided into groups of 32 objects, or of as many as fit the
+/// cap, in byte order of names. A shuffled epoch has other groups with the same number of objects on average, and where
+/// groups end with batches, small batches have more groups. Calls that open a data set are not included: a listing, and
+/// two calls of class B.
 ///
 /// ```
 /// # use dataflux::{Manifest, store::{BucketInfo, ObjectRef, Objects, StorageClass}};
@@ -61,18 +61,19 @@ pub struct Forecast {
     pub direct: Cost,
     /// [`Strategy::Compose`].
     pub composed: Cost,
-    /// [`Strategy::Auto`], if it went by price alone: each group in the way that costs less. No cold class is composed.
+    /// [`Strategy::Auto`], if it decided by price alone: each group is read by the cheaper method. Cold classes aren't
+    /// composed.
     pub cheapest: Cost,
     /// [`Strategy::Compose`], if the bucket had no soft delete.
     pub composed_without_soft_delete: Cost,
-    /// What is in each of these for large objects, which are read in ranges; `None` where there is none.
+    /// The part of each of these that is for large objects, which are read in ranges; `None` without large objects.
     pub ranged: Option<Cost>,
-    /// Dollars of the dearest mix of ways that [`Strategy::Auto`] may come to.
+    /// Dollars of the most expensive mix of methods that [`Strategy::Auto`] may choose.
     #[serde(skip)]
-    dearest: f64,
+    most_expensive: f64,
 }
 
-/// How objects are cut and joined.
+/// How objects are divided into ranges and composed into groups.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     most_bytes: u64,
@@ -87,28 +88,28 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// Composed objects of at most so many bytes; 100 MB by default.
+    /// Most bytes of a composed object; 100 MB by default.
     #[must_use]
     pub fn most_bytes(mut self, bytes: u64) -> Self {
         self.most_bytes = bytes;
         self
     }
 
-    /// Objects of at least so many bytes are read in ranges; [`MIN_RANGED`] by default.
+    /// Least bytes of an object that is read in ranges; [`MIN_RANGED`] by default.
     #[must_use]
     pub fn ranged_from(mut self, bytes: u64) -> Self {
         self.ranged_from = bytes;
         self
     }
 
-    /// Least bytes of a range, as the loader's [`min_part_size`](crate::DataLoaderBuilder::min_part_size).
+    /// Least bytes of a range, as for the loader's [`min_part_size`](crate::DataLoaderBuilder::min_part_size).
     #[must_use]
     pub fn min_part_size(mut self, bytes: u64) -> Self {
         self.ranges.min_part_size = bytes;
         self
     }
 
-    /// Most ranges of an object at once, as the loader's [`max_streams`](crate::DataLoaderBuilder::max_streams).
+    /// Most ranges of an object at once, as for the loader's [`max_streams`](crate::DataLoaderBuilder::max_streams).
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.ranges.max_streams = streams;
@@ -120,7 +121,7 @@ impl Layout {
         self
     }
 
-    /// Calls that read an object by itself.
+    /// Number of calls that read an object individually.
     fn calls(&self, size: u64) -> u64 {
         if size >= self.ranged_from { self.ranges.calls(size).max(1) } else { 1 }
     }
@@ -128,7 +129,7 @@ impl Layout {
 
 type CostByClass = [Counts; StorageClass::ALL.len()];
 
-/// Sums up.
+/// Running sums of a forecast.
 struct CostSums<'a> {
     prices: &'a Prices,
     layout: Layout,
@@ -136,59 +137,102 @@ struct CostSums<'a> {
     composed: CostByClass,
     cheapest: CostByClass,
     ranged: CostByClass,
-    more_if_joined: f64,
+    /// Dollars that composing adds for the objects for which it costs more.
+    surcharge: f64,
+}
+
+/// Groups of the same size.
+#[derive(Clone, Copy)]
+struct EqualGroups {
+    class: StorageClass,
+    groups: u64,
+    /// Objects of each group.
+    sources: u64,
+    /// Bytes of each group.
+    bytes: u64,
+}
+
+impl EqualGroups {
+    fn read_individually(self) -> Counts {
+        reads(self.groups.saturating_mul(self.sources), self.groups.saturating_mul(self.bytes))
+    }
+
+    fn composed(self) -> Counts {
+        let Self { groups, bytes, .. } = self;
+        let bytes = groups.saturating_mul(bytes);
+        Counts { compose: groups, delete: groups, bytes_composed: bytes, ..reads(groups, bytes) }
+    }
+}
+
+/// A group that isn't full yet.
+#[derive(Clone, Copy, Default)]
+struct OpenGroup {
+    sources: u64,
+    bytes: u64,
+}
+
+impl OpenGroup {
+    /// Adds an object. If the group was full before, returns that and begins another group.
+    fn push(&mut self, size: u64, most_bytes: u64) -> Option<Self> {
+        let is_full = self.sources == MAX_SOURCES as u64 || self.bytes.saturating_add(size) > most_bytes;
+        let full = is_full.then(|| std::mem::take(self));
+        self.sources += 1;
+        self.bytes += size;
+        full
+    }
+
+    fn of_class(self, class: StorageClass) -> EqualGroups {
+        EqualGroups { class, groups: 1, sources: self.sources, bytes: self.bytes }
+    }
 }
 
 impl<'a> CostSums<'a> {
     fn new(prices: &'a Prices, layout: Layout) -> Self {
         let none = CostByClass::default();
-        Self { prices, layout, direct: none, composed: none, cheapest: none, ranged: none, more_if_joined: 0.0 }
+        Self { prices, layout, direct: none, composed: none, cheapest: none, ranged: none, surcharge: 0.0 }
     }
 
-    /// So many objects of one size, each read by itself whatever the strategy.
-    fn alone(&mut self, class: StorageClass, objects: u64, size: u64) {
+    /// Adds `objects` objects of the same size, each read individually whatever the strategy.
+    fn add_individual(&mut self, class: StorageClass, objects: u64, size: u64) {
         let counts = reads(objects.saturating_mul(self.layout.calls(size)), objects.saturating_mul(size));
-        for ways in [&mut self.direct, &mut self.composed, &mut self.cheapest] {
-            add(ways, class, &counts);
+        for sums in [&mut self.direct, &mut self.composed, &mut self.cheapest] {
+            add(sums, class, &counts);
         }
         if size >= self.layout.ranged_from {
             add(&mut self.ranged, class, &counts);
         }
     }
 
-    /// So many groups, each of `sources` objects that can be joined and have `bytes` together.
-    fn groups(&mut self, class: StorageClass, groups: u64, sources: u64, bytes: u64) {
-        let all = groups.saturating_mul(bytes);
-        let alone = reads(groups.saturating_mul(sources), all);
-        add(&mut self.direct, class, &alone);
-        if sources < 2 {
-            add(&mut self.composed, class, &alone);
-            return;
-        }
-        add(&mut self.composed, class, &joined(groups, all));
+    /// Adds groups that can be composed to the forecasts of direct and composed reads.
+    fn add_groups(&mut self, groups: EqualGroups) {
+        let individual = groups.read_individually();
+        add(&mut self.direct, groups.class, &individual);
+        let composed = if groups.sources < 2 { individual } else { groups.composed() };
+        add(&mut self.composed, groups.class, &composed);
     }
 
-    /// The same of groups that are joined only where that costs less.
-    fn by_price(&mut self, class: StorageClass, groups: u64, sources: u64, bytes: u64) {
-        let all = groups.saturating_mul(bytes);
-        let joins = self.prices.joins(class, sources, bytes);
-        let counts = if joins { joined(groups, all) } else { reads(groups.saturating_mul(sources), all) };
+    /// Adds groups to the forecast by price, in which they are composed only where that costs less.
+    fn add_by_price(&mut self, groups: EqualGroups) {
+        let EqualGroups { class, sources, bytes, .. } = groups;
+        let is_composed = self.prices.is_cheaper_composed(class, sources, bytes);
+        let counts = if is_composed { groups.composed() } else { groups.read_individually() };
         add(&mut self.cheapest, class, &counts);
     }
 
-    /// As many times as `whole` is of `part`.
-    fn scale(&mut self, (whole, part): (u64, u64)) {
-        for ways in [&mut self.direct, &mut self.composed, &mut self.cheapest, &mut self.ranged] {
-            *ways = ways.map(|counts| counts.scaled(Ratio { numerator: whole, denominator: part }));
+    /// Scales the sums of a sample of the objects to all objects.
+    fn scale(&mut self, scale: SampleScale) {
+        let SampleScale { all, sampled } = scale;
+        for sums in [&mut self.direct, &mut self.composed, &mut self.cheapest, &mut self.ranged] {
+            *sums = sums.map(|counts| counts.scaled(Ratio { numerator: all, denominator: sampled }));
         }
-        self.more_if_joined *= whole as f64 / part as f64;
+        self.surcharge *= all as f64 / sampled as f64;
     }
 
     fn forecast(&self) -> Forecast {
         let cost = |classes| Cost::of(classes, self.prices);
         let (direct, composed) = (cost(&self.direct), cost(&self.composed));
         Forecast {
-            dearest: (direct.usd() + self.more_if_joined).max(composed.usd()),
+            most_expensive: (direct.usd() + self.surcharge).max(composed.usd()),
             direct,
             composed,
             composed_without_soft_delete: Cost::of(&self.composed, &self.prices.without_soft_delete()),
@@ -202,47 +246,48 @@ fn reads(calls: u64, bytes: u64) -> Counts {
     Counts { get: calls, bytes_received: bytes, ..Counts::default() }
 }
 
-fn joined(groups: u64, bytes: u64) -> Counts {
-    Counts { compose: groups, delete: groups, bytes_composed: bytes, ..reads(groups, bytes) }
-}
-
-/// Adds an object to a group; the sources and bytes of the group that was full before, if it was.
-fn push(group: &mut (u64, u64), size: u64, most_bytes: u64) -> Option<(u64, u64)> {
-    let full = group.0 == MAX_SOURCES as u64 || group.1.saturating_add(size) > most_bytes;
-    let before = full.then(|| std::mem::take(group));
-    *group = (group.0 + 1, group.1 + size);
-    before
-}
-
-fn add(ways: &mut CostByClass, class: StorageClass, counts: &Counts) {
-    let sum = &mut ways[class as usize];
+fn add(sums: &mut CostByClass, class: StorageClass, counts: &Counts) {
+    let sum = &mut sums[class as usize];
     *sum = sum.plus(counts);
 }
 
+/// How a sample of objects is scaled to all objects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SampleScale {
+    pub(crate) all: u64,
+    pub(crate) sampled: u64,
+}
+
+impl SampleScale {
+    /// All objects are in the sample.
+    const WHOLE: Self = Self { all: 1, sampled: 1 };
+}
+
 impl Forecast {
-    /// Of all objects of a manifest, one by one: some 50 ns each. Waits for the end of its listing.
+    /// A forecast from all objects of a manifest, at some 50 ns for each. Waits for the end of the listing.
     ///
     /// # Errors
-    /// A listing that failed; a manifest whose file was written to since it was opened.
+    /// The listing failed; the manifest's file was written to since it was opened.
     pub fn new(manifest: &Manifest, prices: &Prices, layout: Layout) -> Result<Self> {
         manifest.complete()?;
-        Self::of_facts((0..manifest.len()).map(|index| manifest.facts_at(index)), (1, 1), prices, layout)
+        let facts = (0..manifest.len()).map(|index| manifest.facts_at(index));
+        Self::of_facts(facts, SampleScale::WHOLE, prices, layout)
     }
 
-    /// Of these objects, one by one, which are `part` of a `whole` that is like them.
+    /// A forecast from these objects, which are a sample of all objects.
     ///
     /// # Errors
-    /// Those of the facts.
+    /// Those of `facts`.
     pub(crate) fn of_facts(
         facts: impl Iterator<Item = Result<Facts>>,
-        (whole, part): (u64, u64),
+        scale: SampleScale,
         prices: &Prices,
         layout: Layout,
     ) -> Result<Self> {
         let mut sums = CostSums::new(prices, layout);
-        // Sources and bytes of the group of each class that isn't full yet: of all, and of those worth it by price.
-        let mut open = [(0u64, 0u64); StorageClass::ALL.len()];
-        let mut worth = open;
+        // The open group of each class: of all objects, and of those that are worth composing by price.
+        let mut open = [OpenGroup::default(); StorageClass::ALL.len()];
+        let mut open_by_price = open;
         let most_bytes = layout.most_bytes;
         for object in facts {
             let object = object?;
@@ -251,52 +296,54 @@ impl Forecast {
                 continue;
             }
             if !can_be_source(&object, layout.most_bytes.min(layout.ranged_from)) {
-                sums.alone(class, 1, size);
+                sums.add_individual(class, 1, size);
                 continue;
             }
-            if let Some((sources, bytes)) = push(&mut open[class as usize], size, most_bytes) {
-                sums.groups(class, 1, sources, bytes);
+            if let Some(full) = open[class as usize].push(size, most_bytes) {
+                sums.add_groups(full.of_class(class));
             }
-            sums.more_if_joined += prices.more_if_joined(class, size, most_bytes);
-            if !prices.worth_joining(class, size, most_bytes) {
+            sums.surcharge += prices.surcharge_if_composed(class, size, most_bytes);
+            if !prices.is_worth_composing(class, size, most_bytes) {
                 add(&mut sums.cheapest, class, &reads(1, size));
-            } else if let Some((sources, bytes)) = push(&mut worth[class as usize], size, most_bytes) {
-                sums.by_price(class, 1, sources, bytes);
+            } else if let Some(full) = open_by_price[class as usize].push(size, most_bytes) {
+                sums.add_by_price(full.of_class(class));
             }
         }
-        for (class, ((sources, bytes), worth)) in StorageClass::ALL.into_iter().zip(open.into_iter().zip(worth)) {
-            if sources > 0 {
-                sums.groups(class, 1, sources, bytes);
+        for class in StorageClass::ALL {
+            let (all, by_price) = (open[class as usize], open_by_price[class as usize]);
+            if all.sources > 0 {
+                sums.add_groups(all.of_class(class));
             }
-            if worth.0 > 0 {
-                sums.by_price(class, 1, worth.0, worth.1);
+            if by_price.sources > 0 {
+                sums.add_by_price(by_price.of_class(class));
             }
         }
-        sums.scale((whole, part));
+        sums.scale(scale);
         Ok(sums.forecast())
     }
 
-    /// Of totals alone, as if all objects of a class were of one size.
+    /// A forecast from totals alone, as if all objects of a class had the same size.
     pub(crate) fn of_totals(classes: impl Iterator<Item = ClassTotal>, prices: &Prices, layout: Layout) -> Self {
         let mut sums = CostSums::new(prices, layout);
         for ClassTotal { storage_class: class, objects, bytes } in classes.filter(|class| class.bytes > 0) {
             let mean = (bytes / objects).max(1);
             let sources = (layout.most_bytes / mean).min(MAX_SOURCES as u64);
             if sources < 2 || class == StorageClass::Other || mean >= layout.ranged_from {
-                sums.alone(class, objects, mean);
+                sums.add_individual(class, objects, mean);
                 continue;
             }
-            sums.more_if_joined += prices.more_if_joined(class, mean, layout.most_bytes) * objects as f64;
+            sums.surcharge += prices.surcharge_if_composed(class, mean, layout.most_bytes) * objects as f64;
             let (full, rest) = (objects / sources, objects % sources);
             for (groups, sources) in [(full, sources), (u64::from(rest > 0), rest)] {
-                sums.groups(class, groups, sources, sources * mean);
-                sums.by_price(class, groups, sources, sources * mean);
+                let groups = EqualGroups { class, groups, sources, bytes: sources * mean };
+                sums.add_groups(groups);
+                sums.add_by_price(groups);
             }
         }
         sums.forecast()
     }
 
-    /// What a strategy costs; of one that goes by measurement, too, what it would cost by price alone.
+    /// The cost of a strategy; for [`Strategy::Auto`], what it would cost by price alone.
     pub fn of(&self, strategy: Strategy) -> &Cost {
         match strategy {
             Strategy::Direct => &self.direct,
@@ -307,8 +354,8 @@ impl Forecast {
 }
 
 impl Forecast {
-    /// Where composing costs more than reading object by object: by how much, why, and what to do; `None` elsewhere.
-    pub fn dearer(&self, bucket: &str, prices: &Prices) -> Option<String> {
+    /// If composing costs more than individual reads, a text that says how much more, why, and what to do.
+    pub fn composing_advice(&self, bucket: &str, prices: &Prices) -> Option<String> {
         let (direct, composed) = (self.direct.usd(), self.composed.usd());
         if composed <= direct {
             return None;
@@ -349,24 +396,25 @@ impl Forecast {
     }
 }
 
-/// What a budget leaves of a strategy.
+/// What a strategy may do within a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Affordable {
-    /// All of its ways of reading.
+    /// Any method.
     All,
-    /// Reading object by object.
+    /// Only individual reads.
     Direct,
-    /// Composing whatever can be.
+    /// Only composing all objects that can be composed.
     Composed,
-    /// Whichever way costs less, group by group, whatever measurement says.
+    /// Only the cheaper method for each group, whatever measurements say.
     Cheapest,
 }
 
 impl Forecast {
-    /// What `budget` dollars an epoch leave of a strategy. `no_compose` says why nothing can be composed, if so.
+    /// What a strategy may do within a budget of `budget` dollars for an epoch. `no_compose` is the reason why nothing
+    /// can be composed, if so.
     ///
     /// # Errors
-    /// Nothing: the budget is too small.
+    /// The budget is too small for anything.
     pub(crate) fn within(&self, budget: f64, strategy: Strategy, no_compose: Option<&str>) -> Result<Affordable> {
         let fits = |cost: &Cost| cost.usd() <= budget;
         let composes = no_compose.is_none();
@@ -375,23 +423,24 @@ impl Forecast {
             Strategy::Direct => fits(&self.direct).then_some(Affordable::Direct),
             Strategy::Compose { .. } => fits(&self.composed).then_some(Affordable::Composed),
             Strategy::Auto => match (fits(&self.direct), fits(&self.composed)) {
-                (true, true) if self.dearest <= budget => Some(Affordable::All),
+                (true, true) if self.most_expensive <= budget => Some(Affordable::All),
                 (true, true) => Some(Affordable::Cheapest),
                 (true, false) => Some(Affordable::Direct),
                 (false, true) => Some(Affordable::Composed),
                 (false, false) => fits(&self.cheapest).then_some(Affordable::Cheapest),
             },
         };
-        allowed.ok_or_else(|| self.over(budget, strategy, no_compose))
+        allowed.ok_or_else(|| self.over_budget(budget, strategy, no_compose))
     }
 
-    fn over(&self, budget: f64, strategy: Strategy, no_compose: Option<&str>) -> Error {
-        let mut ways = vec![("Strategy::Direct", &self.direct)];
+    fn over_budget(&self, budget: f64, strategy: Strategy, no_compose: Option<&str>) -> Error {
+        let mut options = vec![("Strategy::Direct", &self.direct)];
         if no_compose.is_none() {
-            ways.extend([("Strategy::compose()", &self.composed), ("Strategy::Auto by price alone", &self.cheapest)]);
+            options
+                .extend([("Strategy::compose()", &self.composed), ("Strategy::Auto by price alone", &self.cheapest)]);
         }
-        let figures: Vec<_> = ways.iter().map(|(name, cost)| format!("{name} {}", usd(cost.usd()))).collect();
-        let hint = match ways.iter().min_by(|(_, one), (_, other)| one.usd().total_cmp(&other.usd())) {
+        let figures: Vec<_> = options.iter().map(|(name, cost)| format!("{name} {}", usd(cost.usd()))).collect();
+        let hint = match options.iter().min_by(|(_, one), (_, other)| one.usd().total_cmp(&other.usd())) {
             Some((name, least)) if least.usd() <= budget => format!("choose {name}, which fits, or raise the budget"),
             least => {
                 let least = least.map_or(0.0, |(_, cost)| cost.usd());
@@ -455,22 +504,22 @@ mod tests {
     fn planned(manifest: &Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Cost {
         let prices = Prices::of(bucket);
         let planner = Planner::new(Arc::clone(manifest), strategy, most_bytes, bucket);
-        // What becomes of the groups of Auto is else decided when their turn comes.
+        // Otherwise Auto would decide by measurement.
         let planner = if strategy == Strategy::Auto { planner.by_price() } else { planner };
         let ids: Vec<_> = (0..manifest.len()).map(SampleId).collect();
         let mut cost = Cost::default();
         for group in planner.plan(&ids).unwrap() {
             let class = manifest.facts(group.slices[0].id.0).unwrap().storage_class;
-            let joined = u64::from(group.method == Method::Composed);
+            let composed = u64::from(group.method == Method::Composed);
             let counts = Counts {
                 get: match group.method {
                     Method::Empty => 0,
                     Method::Ranged => RangeSettings::default().calls(group.bytes()),
                     Method::Direct | Method::Composed => 1,
                 },
-                compose: joined,
-                delete: joined,
-                bytes_composed: joined * group.bytes(),
+                compose: composed,
+                delete: composed,
+                bytes_composed: composed * group.bytes(),
                 bytes_received: group.bytes(),
                 ..Counts::default()
             };
@@ -492,18 +541,18 @@ mod tests {
             let forecast = Forecast::new(&manifest, &Prices::of(&bucket), Layout::default().most_bytes(most_bytes)).unwrap();
             for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
                 let planned = planned(&manifest, strategy, most_bytes, &bucket);
-                let told = forecast.of(strategy);
-                prop_assert_eq!(told.ops, planned.ops, "{:?}", strategy);
-                proptest::prop_assert!((told.usd() - planned.usd()).abs() <= 1e-9 * planned.usd(), "{:?}", strategy);
+                let cost = forecast.of(strategy);
+                prop_assert_eq!(cost.ops, planned.ops, "{:?}", strategy);
+                proptest::prop_assert!((cost.usd() - planned.usd()).abs() <= 1e-9 * planned.usd(), "{:?}", strategy);
             }
         }
 
         #[test]
-        fn totals_of_objects_of_one_size_tell_as_much_as_each_of_them(objects in 1usize..300, size in 1u64..200_000) {
+        fn totals_of_objects_of_one_size_give_the_same_forecast_as_each_object(objects in 1usize..300, size in 1u64..200_000) {
             let (manifest, prices, layout) = (uniform(objects, size), Prices::of(&hard()), Layout::default().most_bytes(1_000_000));
             let (each, totals) = (
                 Forecast::new(&manifest, &prices, layout).unwrap(),
-                Forecast::of_totals(manifest.classes(), &prices, layout),
+                Forecast::of_totals(manifest.storage_classes(), &prices, layout),
             );
             prop_assert_eq!(each.direct.ops, totals.direct.ops);
             prop_assert_eq!(each.composed.ops, totals.composed.ops);
@@ -516,8 +565,8 @@ mod tests {
         let of = |sizes: &[u64]| {
             let sizes: Vec<_> = sizes.iter().map(|&size| (size, StorageClass::Standard, true)).collect();
             let layout = Layout::default().ranged_from(2_000).min_part_size(1_000).max_streams(1);
-            let told = Forecast::new(&of_sizes(&sizes), &Prices::of(&hard()), layout).unwrap();
-            (told.direct.ops.get, told.composed.ops.get, told.ranged.map(|cost| cost.ops.get))
+            let forecast = Forecast::new(&of_sizes(&sizes), &Prices::of(&hard()), layout).unwrap();
+            (forecast.direct.ops.get, forecast.composed.ops.get, forecast.ranged.map(|cost| cost.ops.get))
         };
         // Two of 1,000; one of 1,000, three of 2,500 and the rest.
         assert_eq!(of(&[1, 1_999, 2_000, 10_000]), (9, 8, Some(7)));
@@ -525,26 +574,25 @@ mod tests {
     }
 
     #[test]
-    fn where_composing_is_dearer_the_reason_the_figures_and_the_way_out_are_told() {
-        let told = |bucket: &BucketInfo, size| {
+    fn where_composing_costs_more_the_text_has_reasons_figures_and_a_remedy() {
+        let advice = |bucket: &BucketInfo, size| {
             let prices = Prices::of(bucket);
-            Forecast::new(&uniform(3_200, size), &prices, Layout::default()).unwrap().dearer("pets", &prices)
+            Forecast::new(&uniform(3_200, size), &prices, Layout::default()).unwrap().composing_advice("pets", &prices)
         };
         let week = BucketInfo::default();
-        assert_eq!(told(&week, 1_000), None);
+        assert_eq!(advice(&week, 1_000), None);
         // 3,200 reads cost $0.00128. 100 composites of 3.2 MB: $0.00054, and 0.298 GiB for a week: $0.00139.
-        let dearer = told(&week, 100_000).unwrap();
         assert_eq!(
-            dearer,
+            advice(&week, 100_000).unwrap(),
             "composing costs $0.00193 an epoch, and reading object by object $0.00128, since soft delete keeps temporary \
              objects, and bills them, for 7 days ($0.00139); choose Strategy::Direct (--strategy direct), or switch soft delete off, and \
              composing costs $0.000540: `gcloud storage buckets update gs://pets --clear-soft-delete`"
         );
-        assert_eq!(told(&hard(), 100_000), None);
+        assert_eq!(advice(&hard(), 100_000), None);
         let two = BucketInfo { location_type: Some("dual-region".into()), ..hard() };
-        let dearer = told(&two, 100_000).unwrap();
-        assert!(dearer.contains("copied to another region") && !dearer.contains("gcloud"), "{dearer}");
-        let few = told(&hard(), 10_000_000).unwrap();
+        let replicated = advice(&two, 100_000).unwrap();
+        assert!(replicated.contains("copied to another region") && !replicated.contains("gcloud"), "{replicated}");
+        let few = advice(&hard(), 10_000_000).unwrap();
         assert!(few.contains("few objects fit"), "{few}");
     }
 
@@ -559,8 +607,8 @@ mod tests {
         let (direct, composed, cheapest) = (forecast.direct.usd(), forecast.composed.usd(), forecast.cheapest.usd());
         assert!(cheapest < direct && direct < composed);
         let within = |budget, strategy| forecast.within(budget, strategy, None);
-        assert_eq!(within(composed, Auto).unwrap(), Affordable::Cheapest, "a mix may be dearer than either");
-        assert_eq!(within(forecast.dearest, Auto).unwrap(), Affordable::All);
+        assert_eq!(within(composed, Auto).unwrap(), Affordable::Cheapest, "a mix may cost more than either method");
+        assert_eq!(within(forecast.most_expensive, Auto).unwrap(), Affordable::All);
         assert_eq!(within(direct, Auto).unwrap(), Affordable::Direct);
         assert_eq!(within(cheapest, Auto).unwrap(), Affordable::Cheapest);
         assert_eq!(within(composed, compose).unwrap(), Affordable::Composed);
@@ -569,19 +617,19 @@ mod tests {
         assert_eq!(small.within(small.composed.usd(), Auto, None).unwrap(), Affordable::Composed);
 
         let over = |budget, strategy, why| forecast.within(budget, strategy, why).unwrap_err().to_string();
-        let told = over(direct, compose, None);
+        let error = over(direct, compose, None);
         assert!(
-            told.contains("over all ranks") && told.contains("choose Strategy::Auto by price alone, which fits"),
-            "{told}"
+            error.contains("over all ranks") && error.contains("choose Strategy::Auto by price alone, which fits"),
+            "{error}"
         );
         for figure in [direct, composed, cheapest].map(usd) {
-            assert!(told.contains(&figure), "{told}");
+            assert!(error.contains(&figure), "{error}");
         }
-        let told = over(0.0, Auto, None);
-        assert!(told.contains(&format!("raise the budget above {}", usd(cheapest))), "{told}");
-        // What can't be composed can't be had for less.
-        let told = over(cheapest, Auto, Some("its default hold is on"));
-        assert!(told.contains(&format!("raise the budget above {}", usd(direct))), "{told}");
-        assert!(told.contains("because its default hold is on") && !told.contains("compose()"), "{told}");
+        let error = over(0.0, Auto, None);
+        assert!(error.contains(&format!("raise the budget above {}", usd(cheapest))), "{error}");
+        // Where nothing can be composed, the price of composing doesn't matter.
+        let error = over(cheapest, Auto, Some("its default hold is on"));
+        assert!(error.contains(&format!("raise the budget above {}", usd(direct))), "{error}");
+        assert!(error.contains("because its default hold is on") && !error.contains("compose()"), "{error}");
     }
 }

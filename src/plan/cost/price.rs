@@ -1,4 +1,4 @@
-//! What calls cost.
+//! Prices in one bucket, and bills.
 
 use std::fmt;
 use std::ops::Add;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::table::{LocationType, PriceRow, PriceTable};
+use super::table::{LocationPrices, LocationType, PriceRow, PriceTable};
 use crate::metrics::Counts;
 use crate::pacing::ReadPrices;
 use crate::plan::{MAX_SOURCES, Method};
@@ -15,22 +15,22 @@ use crate::store::{BucketInfo, StorageClass};
 const GIB: f64 = (1u64 << 30) as f64;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// The month that prices of storage are for.
+/// The month that prices of storage refer to.
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
-/// What a bucket does when it doesn't say: keep deleted objects, and bill them, for seven days.
+/// How long a bucket keeps deleted objects, and bills them, by default.
 pub(crate) const SOFT_DELETE: Duration = Duration::from_secs(7 * 86_400);
 
-/// The price list as it holds for one bucket.
+/// The prices that hold in one bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prices {
-    /// Of Standard, Nearline, Coldline and Archive.
+    /// Prices of Standard, Nearline, Coldline and Archive.
     rows: [PriceRow; 4],
-    /// The class of what no listing tells the class of.
+    /// The bucket's class, which objects have for which the listing has no class.
     class: StorageClass,
     soft_delete: Duration,
 }
 
-/// What calls cost, in US dollars, by the price list. Traffic that leaves the location is not in it.
+/// The cost of calls, in US dollars, by the price list. Network traffic out of the location is not included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Bill {
@@ -40,21 +40,21 @@ pub struct Bill {
     pub class_b: f64,
     /// Retrieval of bytes of the cold classes.
     pub retrieval: f64,
-    /// Storage of temporary objects: soft delete keeps them after their deletion, and the cold classes bill each object
-    /// for a month or more.
+    /// Storage of temporary objects: soft delete keeps them after their deletion, and cold classes bill each object for
+    /// at least a month.
     pub temporaries: f64,
     /// Copies of temporary objects to the other region of a dual- or multi-region bucket.
     pub replication: f64,
 }
 
 impl Bill {
-    /// All of it.
+    /// The sum.
     pub fn total(&self) -> f64 {
         self.class_a + self.class_b + self.retrieval + self.temporaries + self.replication
     }
 }
 
-/// The total, and what it is made of.
+/// The total and its parts.
 impl fmt::Display for Bill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&usd(self.total()))?;
@@ -93,32 +93,33 @@ impl std::iter::Sum for Bill {
 }
 
 impl Prices {
-    /// The built-in prices that hold in a bucket. What isn't known is taken to be as in a new bucket of one region.
+    /// The built-in prices for a bucket. Unknown properties are assumed to be those of a new bucket in one region.
     pub fn of(bucket: &BucketInfo) -> Self {
         PriceTable::built_in().of(bucket)
     }
 
     fn row(&self, class: StorageClass) -> &PriceRow {
-        let told = |class| match class {
+        let index = |class| match class {
             StorageClass::Unspecified => None,
-            // Those of old times cost about what Standard does.
+            // Old classes cost about as much as Standard.
             StorageClass::Standard | StorageClass::Other => Some(0),
             StorageClass::Nearline => Some(1),
             StorageClass::Coldline => Some(2),
             StorageClass::Archive => Some(3),
         };
-        &self.rows[told(class).or_else(|| told(self.class)).unwrap_or(0)]
+        &self.rows[index(class).or_else(|| index(self.class)).unwrap_or(0)]
     }
 
-    /// Dollars for reading `objects` one by one, beside the retrieval of their bytes.
+    /// Dollars for reading `objects` individually, without the retrieval of their bytes.
     pub fn direct(&self, class: StorageClass, objects: u64) -> f64 {
         self.row(class).class_b * objects as f64
     }
 
-    /// Dollars for joining objects of `bytes` in all, and reading the result once, beside the retrieval of its bytes.
+    /// Dollars for composing objects of `bytes` in all, and reading the result once, without the retrieval of its
+    /// bytes.
     pub fn composed(&self, class: StorageClass, bytes: u64) -> f64 {
         let row = self.row(class);
-        row.class_a + row.class_b + self.kept(class, bytes) + row.replication * bytes as f64 / GIB
+        row.class_a + row.class_b + self.temporary_storage(class, bytes) + row.replication * bytes as f64 / GIB
     }
 
     /// The prices of reading objects of a class, as the choice of a read mode needs them.
@@ -128,36 +129,37 @@ impl Prices {
         ReadPrices { direct: self.direct(class, 1), composed, composed_byte }
     }
 
-    /// Whether temporaries of a class are billed for a month and more however soon they are deleted. What has no class of
-    /// its own has the bucket's.
+    /// Whether temporary objects of a class are billed for at least a month, however soon they are deleted. Objects
+    /// without a class of their own have that of the bucket.
     pub(crate) fn is_cold(&self, class: StorageClass) -> bool {
         let class = if class == StorageClass::Unspecified { self.class } else { class };
         matches!(class, StorageClass::Nearline | StorageClass::Coldline | StorageClass::Archive)
     }
 
-    /// Whether so many objects, of so many bytes in all, cost less joined than one by one. Of cold classes none are joined.
-    pub(crate) fn joins(&self, class: StorageClass, sources: u64, bytes: u64) -> bool {
+    /// Whether `sources` objects of `bytes` in all cost less composed than read individually. False for cold classes.
+    pub(crate) fn is_cheaper_composed(&self, class: StorageClass, sources: u64, bytes: u64) -> bool {
         sources > 1 && !self.is_cold(class) && self.composed(class, bytes) < self.direct(class, sources)
     }
 
-    /// Whether that holds of objects of one size, as many as go together. By this what is too large to be worth it doesn't
-    /// make the small ones it would be joined with dear.
-    pub(crate) fn worth_joining(&self, class: StorageClass, size: u64, most_bytes: u64) -> bool {
-        let sources = together(size, most_bytes);
-        self.joins(class, sources, sources * size)
+    /// Whether a full group of objects of this size costs less composed. Objects that are too large for that are
+    /// excluded from groups, in which they would make the small ones more expensive.
+    pub(crate) fn is_worth_composing(&self, class: StorageClass, size: u64, most_bytes: u64) -> bool {
+        let sources = sources_of_size(size, most_bytes);
+        self.is_cheaper_composed(class, sources, sources * size)
     }
 
-    /// How much more an object of a size costs as part of a full group than by itself; 0 where it costs less.
-    pub(crate) fn more_if_joined(&self, class: StorageClass, size: u64, most_bytes: u64) -> f64 {
-        let sources = together(size, most_bytes);
+    /// How many dollars more an object of this size costs as part of a full composed group than individually; 0 where
+    /// it costs less.
+    pub(crate) fn surcharge_if_composed(&self, class: StorageClass, size: u64, most_bytes: u64) -> f64 {
+        let sources = sources_of_size(size, most_bytes);
         if sources < 2 || self.is_cold(class) {
             return 0.0;
         }
         (self.composed(class, sources * size) / sources as f64 - self.direct(class, 1)).max(0.0)
     }
 
-    /// Dollars for a sample of `mean_size` bytes that is read with `sources` others like it, itself included, in one
-    /// composed read, or by itself with another method.
+    /// Dollars for a sample of `mean_size` bytes that is composed in a group of `sources` samples like it, or read
+    /// individually by another method.
     pub fn usd_per_sample(&self, method: Method, class: StorageClass, mean_size: u64, sources: u64) -> f64 {
         let retrieval = self.row(class).retrieval * mean_size as f64 / GIB;
         match method {
@@ -170,12 +172,12 @@ impl Prices {
         }
     }
 
-    /// How long the bucket keeps what was deleted, and bills it.
+    /// How long the bucket keeps deleted objects, and bills them.
     pub fn soft_delete(&self) -> Duration {
         self.soft_delete
     }
 
-    /// The prices of a bucket that keeps nothing.
+    /// The prices of the same bucket without soft delete.
     pub(crate) fn without_soft_delete(&self) -> Self {
         Self { soft_delete: Duration::ZERO, ..*self }
     }
@@ -186,7 +188,7 @@ impl Prices {
     }
 
     /// Dollars for the storage of `bytes` of temporary objects.
-    fn kept(&self, class: StorageClass, bytes: u64) -> f64 {
+    fn temporary_storage(&self, class: StorageClass, bytes: u64) -> f64 {
         let months = self.billed_for(class).as_secs_f64() / MONTH.as_secs_f64();
         self.row(class).storage_month * months * bytes as f64 / GIB
     }
@@ -203,61 +205,65 @@ impl Prices {
             class_a: row.class_a * (counts.list + counts.compose + counts.put + counts.copy + counts.update) as f64,
             class_b: row.class_b * (counts.get + counts.stat + counts.bucket) as f64,
             retrieval: row.retrieval * counts.bytes_received as f64 / GIB,
-            temporaries: self.kept(class, counts.bytes_composed),
+            temporaries: self.temporary_storage(class, counts.bytes_composed),
             replication: row.replication * counts.bytes_composed as f64 / GIB,
         }
     }
 }
 
 impl PriceTable {
-    /// The prices that hold in a bucket. What isn't known of it is taken to be as in a new bucket of one region;
-    /// [`assumptions`](Self::assumptions) says so in words.
+    /// The prices for a bucket. Unknown properties are assumed to be those of a new bucket in one region;
+    /// [`assumptions`](Self::assumptions) lists them.
     pub fn of(&self, bucket: &BucketInfo) -> Prices {
-        let (rows, ..) = self.rows(bucket.hierarchical_namespace, location_type(bucket), bucket.location.as_deref());
+        let LocationPrices { rows, .. } = self.for_bucket(bucket);
         Prices { rows, class: bucket.storage_class, soft_delete: bucket.soft_delete.unwrap_or(SOFT_DELETE) }
     }
 
-    /// What is taken for granted of a bucket where neither it nor the table tells, a sentence each.
+    fn for_bucket(&self, bucket: &BucketInfo) -> LocationPrices {
+        self.rows(bucket.hierarchical_namespace, location_type(bucket), bucket.location.as_deref())
+    }
+
+    /// The assumptions made about a bucket where neither the bucket nor the table has the fact, one sentence each.
     pub fn assumptions(&self, bucket: &BucketInfo) -> Vec<String> {
-        let (rows, from_flat, placed) =
-            self.rows(bucket.hierarchical_namespace, location_type(bucket), bucket.location.as_deref());
-        let mut told = Vec::new();
+        let LocationPrices { rows, is_from_flat, is_known_location } = self.for_bucket(bucket);
+        let mut assumptions = Vec::new();
         let near = |place: &str| ["US", "EU", "NAM"].iter().any(|name| place.to_ascii_uppercase().starts_with(name));
         if rows[0].replication > 0.0 && !bucket.location.as_deref().is_some_and(near) {
-            told.push(format!(
-                "the table's price for copies to another region, ${} for a GiB, is that of the US and the EU, and is taken \
-                 for this location, too",
+            assumptions.push(format!(
+                "the table's price for copies to another region, ${} for a GiB, is that of the US and the EU, and is \
+                 assumed for this location, too",
                 rows[0].replication
             ));
         }
         if bucket.location_type.is_none() {
-            told.push(
-                "the bucket doesn't tell where it is (storage.buckets.get may be missing): one region is taken"
+            assumptions.push(
+                "the bucket's location is unknown (storage.buckets.get may be missing): one region is assumed"
                     .to_owned(),
             );
         }
         if bucket.soft_delete.is_none() {
             let days = SOFT_DELETE.as_secs() / DAY.as_secs();
-            told.push(format!("the bucket doesn't tell how long it keeps deleted objects: {days} days are taken"));
+            assumptions
+                .push(format!("it is unknown how long the bucket keeps deleted objects: {days} days are assumed"));
         }
-        if bucket.hierarchical_namespace && from_flat {
-            told.push(
-                "the table has no prices for hierarchical namespaces: those of flat ones are taken, and are too low"
+        if bucket.hierarchical_namespace && is_from_flat {
+            assumptions.push(
+                "the table has no prices for hierarchical namespaces: those of flat ones are used, and are too low"
                     .to_owned(),
             );
         }
-        if let Some(location) = bucket.location.as_deref().filter(|_| !placed) {
+        if let Some(location) = bucket.location.as_deref().filter(|_| !is_known_location) {
             let month = rows[0].storage_month;
-            told.push(format!(
-                "the table has no price for storage in {location}: ${month} for a GiB-month of Standard is taken"
+            assumptions.push(format!(
+                "the table has no price for storage in {location}: ${month} for a GiB-month of Standard is assumed"
             ));
         }
-        told
+        assumptions
     }
 }
 
-/// How many objects of a size are joined.
-fn together(size: u64, most_bytes: u64) -> u64 {
+/// How many objects of this size a full group has.
+fn sources_of_size(size: u64, most_bytes: u64) -> u64 {
     (most_bytes / size.max(1)).min(MAX_SOURCES as u64)
 }
 
@@ -265,10 +271,11 @@ fn location_type(bucket: &BucketInfo) -> LocationType {
     bucket.location_type.as_deref().and_then(LocationType::parse).unwrap_or(LocationType::Region)
 }
 
-/// One line on what it costs to read objects of cold storage classes, and what to do about it; `None` where there are
-/// none. `classes` holds class, number of objects and bytes; what isn't Nearline, Coldline or Archive is passed over.
+/// One line on what reading objects of cold storage classes costs, and what to do about it; `None` where there are no
+/// such objects. `classes` holds class, number of objects and bytes; classes other than Nearline, Coldline and Archive
+/// are ignored.
 ///
-/// The calls are one read an object; composing makes fewer.
+/// The cost of calls is that of one read for each object; composing makes fewer.
 ///
 /// ```
 /// use dataflux::plan::cold_notice;
@@ -278,7 +285,7 @@ fn location_type(bucket: &BucketInfo) -> LocationType {
 /// assert_eq!(
 ///     line.unwrap(),
 ///     "200000 objects are in cold storage (200000 COLDLINE, 50.0 GiB): each epoch costs $1.00 for their retrieval \
-///      and, read one by one, $2.00 for the calls ($0.08 in Standard storage); leave them out with \
+///      and, read individually, $2.00 for the calls ($0.08 in Standard storage); leave them out with \
 ///      `--storage-class standard` (`Filter::storage_class`), or rewrite them to Standard storage"
 /// );
 /// assert_eq!(cold_notice(&[(StorageClass::Standard, 9, 9)]), None);
@@ -306,7 +313,7 @@ pub fn cold_notice(classes: &[(StorageClass, u64, u64)]) -> Option<String> {
     }
     let are = if objects == 1 { "object is" } else { "objects are" };
     Some(format!(
-        "{objects} {are} in cold storage ({}): each epoch costs {} for their retrieval and, read one by one, {} \
+        "{objects} {are} in cold storage ({}): each epoch costs {} for their retrieval and, read individually, {} \
          for the calls ({} in Standard storage); leave them out with `--storage-class standard` \
          (`Filter::storage_class`), or rewrite them to Standard storage",
         held.join("; "),
@@ -316,25 +323,25 @@ pub fn cold_notice(classes: &[(StorageClass, u64, u64)]) -> Option<String> {
     ))
 }
 
-/// US dollars to the cent, and to three digits where there are less than that many: an epoch may cost so little that
-/// cents don't tell one strategy from another.
+/// US dollars to the cent, and to three significant digits below a dollar: an epoch may cost so little that strategies
+/// differ by less than a cent.
 pub fn usd(amount: f64) -> String {
     if amount <= 0.0 {
         return "$0".to_owned();
     }
-    // Beyond a billionth of a dollar there is nothing to tell.
+    // At most to a billionth of a dollar.
     let digits = (2.0 - amount.log10().floor()).clamp(2.0, 9.0) as usize;
     format!("${amount:.digits$}")
 }
 
-/// To the cent.
+/// US dollars to the cent.
 fn dollars(amount: f64) -> String {
     if amount > 0.0 && amount < 0.01 { "under $0.01".to_owned() } else { format!("${amount:.2}") }
 }
 
 fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    // By what would be shown: 1,048,575 bytes are 1.0 MiB and not 1024.0 KiB.
+    // The unit is chosen after rounding: 1,048,575 bytes are 1.0 MiB and not 1024.0 KiB.
     let unit = (0..units.len()).rev().find(|unit| bytes as f64 / 1024f64.powi(*unit as i32 + 1) >= 0.99995);
     unit.map_or_else(
         || format!("{bytes} B"),
@@ -347,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cold_objects_are_told_of_by_class() {
+    fn the_notice_names_cold_objects_by_class() {
         let notice = |classes: &[_]| cold_notice(classes).unwrap();
         let line = notice(&[
             (StorageClass::Archive, 1_000_000, 10 << 30),
@@ -361,7 +368,7 @@ mod tests {
         );
         // 10 GiB at 0.05 and next to nothing; a million calls at 0.05 a thousand, and 2,000 at 0.001 a thousand.
         assert!(
-            line.contains("$0.50 for their retrieval and, read one by one, $50.00 for the calls ($0.40 in"),
+            line.contains("$0.50 for their retrieval and, read individually, $50.00 for the calls ($0.40 in"),
             "{line}"
         );
         let one = notice(&[(StorageClass::Coldline, 1, 1_000)]);
@@ -376,7 +383,7 @@ mod tests {
 
     #[test]
     fn sizes_and_dollars_as_people_write_them() {
-        for (bytes, told) in [
+        for (bytes, text) in [
             (0, "0 B"),
             (1_023, "1023 B"),
             (1_024, "1.0 KiB"),
@@ -385,12 +392,12 @@ mod tests {
             (1 << 40, "1.0 TiB"),
             (u64::MAX, "16.0 EiB"),
         ] {
-            assert_eq!(size(bytes), told);
+            assert_eq!(size(bytes), text);
         }
-        let told = [0.0, 0.000_1, 0.01, 12.344].map(dollars);
-        assert_eq!(told, ["$0.00", "under $0.01", "$0.01", "$12.34"]);
-        let told = [0.0, 1e-12, 0.000_401_6, 0.168_75, 0.4, 1.0, 12.344, 123_456.789].map(usd);
-        assert_eq!(told, ["$0", "$0.000000000", "$0.000402", "$0.169", "$0.400", "$1.00", "$12.34", "$123456.79"]);
+        let texts = [0.0, 0.000_1, 0.01, 12.344].map(dollars);
+        assert_eq!(texts, ["$0.00", "under $0.01", "$0.01", "$12.34"]);
+        let texts = [0.0, 1e-12, 0.000_401_6, 0.168_75, 0.4, 1.0, 12.344, 123_456.789].map(usd);
+        assert_eq!(texts, ["$0", "$0.000000000", "$0.000402", "$0.169", "$0.400", "$1.00", "$12.34", "$123456.79"]);
     }
 
     /// The worked example of the price list: a million objects.
@@ -405,25 +412,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_told_is_taken_as_in_a_new_bucket_of_one_region_and_said() {
-        let told = |bucket: &BucketInfo| PriceTable::built_in().assumptions(bucket).join("\n");
+    fn unknown_properties_are_assumed_to_be_those_of_a_new_bucket_in_one_region() {
+        let assumptions = |bucket: &BucketInfo| PriceTable::built_in().assumptions(bucket).join("\n");
         let known = BucketInfo {
             location: Some("US-CENTRAL1".into()),
             location_type: Some("region".into()),
             soft_delete: Some(SOFT_DELETE),
             ..BucketInfo::default()
         };
-        assert_eq!(told(&known), "");
+        assert_eq!(assumptions(&known), "");
         assert_eq!(Prices::of(&known), Prices::of(&BucketInfo::default()));
-        let nothing = told(&BucketInfo::default());
+        let nothing = assumptions(&BucketInfo::default());
         assert!(nothing.contains("one region") && nothing.contains("7 days"), "{nothing}");
         let elsewhere = BucketInfo { location: Some("ASIA-EAST2".into()), hierarchical_namespace: true, ..known };
-        let told = told(&elsewhere);
-        assert!(told.contains("hierarchical") && told.contains("ASIA-EAST2: $0.02"), "{told}");
+        let text = assumptions(&elsewhere);
+        assert!(text.contains("hierarchical") && text.contains("ASIA-EAST2: $0.02"), "{text}");
     }
 
     #[test]
-    fn temporaries_are_billed_for_as_long_as_either_rule_has_it_and_copied_to_the_other_region() {
+    fn temporaries_are_billed_for_the_longer_of_both_periods_and_copied_to_the_other_region() {
         let week = Prices::of(&BucketInfo::default());
         let year = Prices::of(&BucketInfo { soft_delete: Some(DAY * 90), ..BucketInfo::default() });
         let days = |prices: &Prices, class| prices.billed_for(class).as_secs() / DAY.as_secs();
@@ -445,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sample_costs_is_its_part_of_what_the_calls_cost() {
+    fn the_cost_of_a_sample_is_its_part_of_the_bill() {
         let prices = Prices::of(&BucketInfo::default());
         for (class, size, sources) in [(StorageClass::Standard, 1_000, 32), (StorageClass::Coldline, 1 << 20, 7)] {
             let bytes = size * sources;

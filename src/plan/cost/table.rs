@@ -1,4 +1,4 @@
-//! The price list as data: built in, or a file of the user's.
+//! The price list as data: the built-in one, or a user's file.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -9,21 +9,42 @@ use serde_json::{Map, Value};
 use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Dollars of one storage class at one type of location.
+/// Prices of one storage class at one type of location, in dollars.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PriceRow {
-    /// For one call.
+    /// For one call of class A.
     pub(crate) class_a: f64,
+    /// For one call of class B.
     pub(crate) class_b: f64,
-    /// For a GiB.
+    /// For retrieving a GiB.
     pub(crate) retrieval: f64,
+    /// For storing a GiB for a month.
     pub(crate) storage_month: f64,
+    /// For replicating a GiB to another region.
     pub(crate) replication: f64,
     /// Days that an object is billed for at least.
     pub(crate) minimum_days: u32,
 }
 
-/// Storage classes that have prices, in the order of a [`PricedLocation`]'s.
+/// The prices at one location.
+pub(crate) struct LocationPrices {
+    /// By storage class, in the order of [`CLASSES`].
+    pub(crate) rows: [PriceRow; 4],
+    /// Whether rows of flat namespaces were taken for a hierarchical one, because the table has no others.
+    pub(crate) is_from_flat: bool,
+    /// Whether the table has this very location.
+    pub(crate) is_known_location: bool,
+}
+
+/// What a row of the table is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct RowKey {
+    is_hierarchical: bool,
+    location_type: LocationType,
+    class: StorageClass,
+}
+
+/// Storage classes that have prices, in the order of the prices.
 pub(crate) const CLASSES: [StorageClass; 4] =
     [StorageClass::Standard, StorageClass::Nearline, StorageClass::Coldline, StorageClass::Archive];
 
@@ -46,18 +67,18 @@ impl LocationType {
     }
 }
 
-/// A place whose storage has a price of its own.
+/// A location whose storage has prices of its own.
 #[derive(Clone, Debug, PartialEq)]
 struct PricedLocation {
     name: String,
-    kind: LocationType,
+    location_type: LocationType,
     storage_month: [f64; 4],
 }
 
-/// What Google Cloud Storage costs: dollars by storage class, type of location and type of namespace.
+/// The prices of Google Cloud Storage: dollars by storage class, type of location and type of namespace.
 ///
-/// The built-in table is the public price list at [`date`](Self::date). Your contract may say otherwise, and so may your
-/// location: `dataflux plan --print-prices` prints the table to start from, and [`load`](Self::load) reads it back.
+/// The built-in table is the public price list at [`date`](Self::date). Prices of your contract or location may differ:
+/// `dataflux plan --print-prices` prints the table to start from, and [`load`](Self::load) reads it back.
 ///
 /// ```
 /// use dataflux::plan::PriceTable;
@@ -74,7 +95,7 @@ struct PricedLocation {
 pub struct PriceTable {
     date: String,
     source: String,
-    rows: Vec<((bool, LocationType, StorageClass), PriceRow)>,
+    rows: Vec<(RowKey, PriceRow)>,
     locations: Vec<PricedLocation>,
 }
 
@@ -90,7 +111,7 @@ impl PriceTable {
         &TABLE
     }
 
-    /// The built-in table as JSON, with its notes: what a table of one's own starts from.
+    /// The built-in table as JSON, with its notes, from which to make another table.
     pub fn built_in_json() -> &'static str {
         BUILT_IN
     }
@@ -98,7 +119,7 @@ impl PriceTable {
     /// Reads a table from a file, in the form of [`built_in_json`](Self::built_in_json).
     ///
     /// # Errors
-    /// A file that can't be read; all that [`from_json`](Self::from_json) refuses, with the file's name.
+    /// The file can't be read; errors of [`from_json`](Self::from_json), with the file's name.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -111,11 +132,11 @@ impl PriceTable {
         Self::parse(&text, &path.display().to_string())
     }
 
-    /// Reads a table in the form of [`built_in_json`](Self::built_in_json). Rows of hierarchical namespaces may be missing,
-    /// in which case those of flat ones hold for them; all else must be there.
+    /// Reads a table in the form of [`built_in_json`](Self::built_in_json). Rows of hierarchical namespaces may be
+    /// missing, in which case those of flat namespaces are used instead. Everything else is required.
     ///
     /// # Errors
-    /// What is no such table; the error names the field and what was wanted there.
+    /// An invalid table; the error names the field and what was wanted there.
     pub fn from_json(text: &str) -> Result<Self> {
         Self::parse(text, "the price table")
     }
@@ -144,11 +165,11 @@ impl PriceTable {
                 "minimum_days",
                 "replication_per_gib",
             ])?;
-            let key = (
-                row.get("namespace")?.one_of(&[("flat", false), ("hierarchical", true)])?,
-                row.get("location_type")?.one_of(&LOCATION_TYPES)?,
-                row.get("class")?.one_of(&CLASSES.map(|class| (class.as_str(), class)))?,
-            );
+            let key = RowKey {
+                is_hierarchical: row.get("namespace")?.one_of(&[("flat", false), ("hierarchical", true)])?,
+                location_type: row.get("location_type")?.one_of(&LOCATION_TYPES)?,
+                class: row.get("class")?.one_of(&CLASSES.map(|class| (class.as_str(), class)))?,
+            };
             if table.row(key).is_some() {
                 return Err(refused(&at.path).mismatch("one row of each kind", "another of the same"));
             }
@@ -164,7 +185,7 @@ impl PriceTable {
         }
         for (word, location_type) in LOCATION_TYPES {
             for class in CLASSES {
-                if table.row((false, location_type, class)).is_none() {
+                if table.row(RowKey { is_hierarchical: false, location_type, class }).is_none() {
                     let wanted = format!("a row for flat, {word}, {}", class.as_str());
                     return Err(refused(&format!("{file}: rows")).mismatch(wanted, "none"));
                 }
@@ -179,52 +200,49 @@ impl PriceTable {
                 *month = classes.get(class.as_str())?.dollars()?;
             }
             let name = location.get("location")?.text()?.to_owned();
-            let kind = location.get("location_type")?.one_of(&LOCATION_TYPES)?;
-            table.locations.push(PricedLocation { name, kind, storage_month });
+            let location_type = location.get("location_type")?.one_of(&LOCATION_TYPES)?;
+            table.locations.push(PricedLocation { name, location_type, storage_month });
         }
         Ok(table)
     }
 
-    fn row(&self, key: (bool, LocationType, StorageClass)) -> Option<&PriceRow> {
+    fn row(&self, key: RowKey) -> Option<&PriceRow> {
         self.rows.iter().find(|(other, _)| *other == key).map(|(_, row)| row)
     }
 
-    /// The prices of the four classes, where a location that is named may have storage of its own price; whether those
-    /// of flat namespaces were taken for want of others, and whether the location is known.
+    /// The prices at a location, whose storage may have prices of its own.
     pub(crate) fn rows(
         &self,
-        hierarchical: bool,
-        kind: LocationType,
+        is_hierarchical: bool,
+        location_type: LocationType,
         location: Option<&str>,
-    ) -> ([PriceRow; 4], bool, bool) {
-        let mut from_flat = false;
-        // A dual-region of one's own choice is in "US", too, and costs more than the multi-region of that name.
-        let is_there = |place: &&PricedLocation| {
-            place.kind == kind && location.is_some_and(|name| place.name.eq_ignore_ascii_case(name))
-        };
-        let place = self.locations.iter().find(is_there);
-        let rows = CLASSES.map(|class| {
-            let own = self.row((hierarchical, kind, class));
-            from_flat |= own.is_none();
-            // That there is one for each flat namespace was checked.
-            own.or_else(|| self.row((false, kind, class))).copied()
+    ) -> LocationPrices {
+        let mut is_from_flat = false;
+        let mut rows = CLASSES.map(|class| {
+            let own = self.row(RowKey { is_hierarchical, location_type, class });
+            is_from_flat |= own.is_none();
+            let row = own.or_else(|| self.row(RowKey { is_hierarchical: false, location_type, class }));
+            *row.unwrap_or_else(|| unreachable!("the table was checked to have a row for every flat namespace"))
         });
-        let mut rows =
-            rows.map(|row| row.unwrap_or_else(|| unreachable!("a table has a row for every flat namespace")));
-        if let Some(place) = place {
-            for (row, month) in rows.iter_mut().zip(place.storage_month) {
+
+        // The type matters, too: a configurable dual-region may be in "US", and costs more than the multi-region "US".
+        let known = self.locations.iter().find(|known| {
+            known.location_type == location_type && location.is_some_and(|name| known.name.eq_ignore_ascii_case(name))
+        });
+        if let Some(known) = known {
+            for (row, month) in rows.iter_mut().zip(known.storage_month) {
                 row.storage_month = month;
             }
         }
-        (rows, from_flat, place.is_some())
+        LocationPrices { rows, is_from_flat, is_known_location: known.is_some() }
     }
 
-    /// Day of the price list, as the table has it.
+    /// Date of the price list, as written in the table.
     pub fn date(&self) -> &str {
         &self.date
     }
 
-    /// Where the prices are from.
+    /// Source of the prices.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -237,7 +255,7 @@ fn refused(at: &str) -> Error {
         .hint("compare it with what `dataflux plan --print-prices` prints")
 }
 
-/// A value of the file, and where it is.
+/// A value of the file, and its path.
 struct JsonAt<'a> {
     path: String,
     value: &'a Value,
@@ -254,7 +272,7 @@ impl<'a> JsonAt<'a> {
         refused(&self.path).mismatch(wanted, self.value)
     }
 
-    /// An object of these fields and no others: a slip of the pen in a name would leave a price as it is.
+    /// An object with these fields and no others, since a misspelled name would otherwise leave a price unchanged.
     fn fields(&self, names: &[&str]) -> Result<JsonFields<'a>> {
         let map = self.value.as_object().ok_or_else(|| self.wrong(format!("an object of {}", names.join(", "))))?;
         if let Some(other) = map.keys().find(|key| !names.contains(&key.as_str())) {
@@ -305,18 +323,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_table_is_one() {
+    fn the_built_in_table_is_valid() {
         let table = PriceTable::built_in();
         assert_eq!((table.date(), table.source()), ("2026-09-20", "https://cloud.google.com/storage/pricing"));
-        let (rows, from_flat, placed) = table.rows(true, LocationType::Region, Some("us-central1"));
-        assert_eq!((rows[0].class_a, from_flat, placed), (0.005e-3, true, true));
-        let (rows, from_flat, placed) = table.rows(false, LocationType::Region, Some("us-east4"));
-        assert_eq!((rows[0].storage_month, from_flat, placed), (0.023, false, true));
+        let prices = table.rows(true, LocationType::Region, Some("us-central1"));
+        assert_eq!((prices.rows[0].class_a, prices.is_from_flat, prices.is_known_location), (0.005e-3, true, true));
+        let prices = table.rows(false, LocationType::Region, Some("us-east4"));
+        let standard = prices.rows[0].storage_month;
+        assert_eq!((standard, prices.is_from_flat, prices.is_known_location), (0.023, false, true));
     }
 
     #[test]
     fn a_dual_region_in_the_us_is_not_priced_as_the_multi_region_us() {
-        let month = |kind| PriceTable::built_in().rows(false, kind, Some("us")).0[0].storage_month;
+        let month = |kind| PriceTable::built_in().rows(false, kind, Some("us")).rows[0].storage_month;
         assert_eq!((month(LocationType::MultiRegion), month(LocationType::DualRegion)), (0.026, 0.044));
     }
 
@@ -326,7 +345,7 @@ mod tests {
             assert!(BUILT_IN.contains(old), "{old}");
             PriceTable::from_json(&BUILT_IN.replacen(old, new, 1)).unwrap_err().to_string()
         };
-        for (old, new, told) in [
+        for (old, new, part) in [
             ("\"class_b_per_1000\": 0.0004", "\"class_b_per_1000\": \"0.0004\"", "rows[0]: class_b_per_1000"),
             ("\"class_b_per_1000\": 0.0004", "\"class_b_per_1000\": -1", "a number of dollars, 0 or more"),
             ("\"class_b_per_1000\": 0.0004,", "", "rows[0]: class_b_per_1000"),
@@ -341,7 +360,7 @@ mod tests {
             ("\"rows\": [", "\"rows\": {", "a price table as JSON"),
         ] {
             let error = with(old, new);
-            assert!(error.contains(told), "{new}: {error}");
+            assert!(error.contains(part), "{new}: {error}");
         }
         let none = PriceTable::from_json(r#"{"date":"","currency":"USD","source":"","rows":[],"locations":[]}"#);
         assert!(none.unwrap_err().to_string().contains("a row for flat, region, STANDARD"));
@@ -356,7 +375,7 @@ mod tests {
             "minimum_days": 0, "replication_per_gib": 0},"#;
         let table = PriceTable::from_json(&BUILT_IN.replacen("\"rows\": [", own, 1)).unwrap();
         let prices = |hierarchical| table.rows(hierarchical, LocationType::Region, None);
-        assert_eq!((prices(true).0[0].class_a, prices(false).0[0].class_a), (0.007, 0.005e-3));
-        assert!(prices(true).1, "the other classes are taken from the flat ones");
+        assert_eq!((prices(true).rows[0].class_a, prices(false).rows[0].class_a), (0.007, 0.005e-3));
+        assert!(prices(true).is_from_flat, "the other classes are taken from the flat ones");
     }
 }

@@ -1,4 +1,4 @@
-//! The driver of a listing under shuttle: calls are threads that answer in every order there is time for.
+//! Runs the driver of a listing under shuttle, with threads as calls, in as many interleavings as there is time for.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -7,49 +7,47 @@ use std::time::Duration;
 
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::{check_pct, check_random, future, thread};
-use tokio::time::Instant;
 
-use super::Prefix;
-use super::lister::{ListCalls, ListDriver, Page, ProgressLog};
-use super::ranges::{CallId, Ranges};
+use super::super::Prefix;
+use super::super::driver::{ListAnswer, ListCalls, ListDriver, Page};
+use super::super::ranges::{CallId, Ranges};
 use crate::Result;
 use crate::metrics::Metrics;
 use crate::pacing::ConcurrencyLimit;
-use crate::store::{ListPage, ListRequest, ObjectRef};
-
-type ScriptedAnswer = (CallId, Result<ListPage>);
+use crate::store::{Fields, ListPage, ListRequest, ObjectRef};
 
 /// Calls as threads.
 struct ThreadCalls {
     names: Arc<BTreeSet<String>>,
-    answers: (Sender<ScriptedAnswer>, Receiver<ScriptedAnswer>),
-    under_way: usize,
-    most: usize,
+    sender: Sender<ListAnswer>,
+    receiver: Receiver<ListAnswer>,
+    in_flight: usize,
+    most_in_flight: usize,
 }
 
 impl ListCalls for ThreadCalls {
     fn start(&mut self, id: CallId, request: ListRequest) {
-        let (names, answers) = (Arc::clone(&self.names), self.answers.0.clone());
+        let (names, answers) = (Arc::clone(&self.names), self.sender.clone());
         thread::spawn(move || {
             let page = serve(&names, &request);
-            answers.send((id, Ok(page))).expect("the driver waits for all");
+            answers.send(ListAnswer { id, page: Ok(page) }).expect("the driver waits for all");
         });
-        self.under_way += 1;
-        self.most = self.most.max(self.under_way);
+        self.in_flight += 1;
+        self.most_in_flight = self.most_in_flight.max(self.in_flight);
     }
 
-    fn under_way(&self) -> usize {
-        self.under_way
+    fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
-    fn next(&mut self) -> impl Future<Output = Option<Result<ScriptedAnswer>>> {
-        let answer = (self.under_way > 0).then(|| self.answers.1.recv().expect("the driver has a sender, too"));
-        self.under_way -= usize::from(answer.is_some());
+    fn next(&mut self) -> impl Future<Output = Option<Result<ListAnswer>>> {
+        let answer = (self.in_flight > 0).then(|| self.receiver.recv().expect("the driver has a sender, too"));
+        self.in_flight -= usize::from(answer.is_some());
         std::future::ready(answer.map(Ok))
     }
 }
 
-/// A page of `names`, as the service answers.
+/// The page of `names` that the service would return.
 fn serve(names: &BTreeSet<String>, request: &ListRequest) -> ListPage {
     let size = request.page_size.map_or(usize::MAX, |size| size as usize);
     let (start, after) = (request.start_offset.as_deref().unwrap_or_default(), request.page_token.as_deref());
@@ -70,24 +68,14 @@ fn serve(names: &BTreeSet<String>, request: &ListRequest) -> ListPage {
     page
 }
 
-/// Lists `names` and checks that they come once each; returns the most calls that were under way at once.
+/// Lists `names` and checks that each comes once. Returns the most calls that were in flight at once.
 fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> usize {
     let prefix = Prefix { bucket: "bucket".into(), prefix: String::new() };
-    let calls = ThreadCalls { names: Arc::clone(names), answers: channel(), under_way: 0, most: 0 };
+    let (sender, receiver) = channel();
+    let calls = ThreadCalls { names: Arc::clone(names), sender, receiver, in_flight: 0, most_in_flight: 0 };
     let ranges = Ranges::new("", page_size, Vec::new());
-    let mut driver = ListDriver {
-        ranges,
-        concurrency: ConcurrencyLimit::new(concurrency, Duration::ZERO),
-        calls,
-        metrics: Arc::new(Metrics::default()),
-        refused: 0,
-        largest: 0,
-        progress: Arc::default(),
-        request: ListRequest::new("bucket", ""),
-        prefix,
-        started: Instant::now(),
-        log: ProgressLog::new(Instant::now()),
-    };
+    let (limit, metrics) = (ConcurrencyLimit::new(concurrency, Duration::ZERO), Arc::new(Metrics::default()));
+    let mut driver = ListDriver::new(ranges, limit, calls, metrics, Arc::default(), prefix, Fields::default());
     let mut listed: Vec<String> = Vec::new();
     future::block_on(async {
         while let Some(page) = driver.next().await.expect("the server is right") {
@@ -96,15 +84,15 @@ fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> us
     });
     listed.sort();
     assert!(listed.iter().eq(names.iter()), "{listed:?}");
-    assert_eq!(driver.calls.under_way(), 0, "calls are left behind");
-    driver.calls.most
+    assert_eq!(driver.calls.in_flight(), 0, "calls are left behind");
+    driver.calls.most_in_flight
 }
 
 fn sequence(count: usize) -> Arc<BTreeSet<String>> {
     Arc::new((0..count).map(|number| format!("{number:04}")).collect())
 }
 
-/// Folders of different sizes, so that some workers are done early and steal.
+/// Folders of different sizes, so that some ranges are listed early and others have to be cut.
 fn folders() -> Arc<BTreeSet<String>> {
     let sizes = [1, 40, 2, 3, 1, 9];
     let names =
@@ -123,6 +111,6 @@ fn every_name_once_in_any_interleaving() {
 }
 
 #[test]
-fn idle_workers_steal() {
-    check_random(|| assert_eq!(list(&sequence(200), 5, 4), 4, "workers had nothing to do"), 200);
+fn idle_calls_get_work() {
+    check_random(|| assert_eq!(list(&sequence(200), 5, 4), 4, "calls had nothing to do"), 200);
 }

@@ -1,99 +1,74 @@
-//! What is left of an epoch whose batches are delivered in another order than their own.
+//! What is left of an epoch whose batches are delivered out of order.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Sharding, State, wrong};
-use crate::manifest::Known;
+use super::{DeliveredAhead, RankProgress, Sharding, State, wrong};
+use crate::manifest::KnownSamples;
 use crate::{Error, Result};
 
-/// What was delivered beyond the position of a [`State`], of which there is some where batches are
-/// [unordered](crate::DataLoaderBuilder::unordered). Some 16 bytes for each gap, of which there are as many as batches
-/// ahead of the training loop at most.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct DeliveredAhead {
-    /// Positions of the global order that were delivered, by whichever rank: each from the first to before the last, in
-    /// order.
-    pub positions: Vec<(u64, u64)>,
-    /// Where there are several ranks: what one of them delivered. Only all of these together tell what is left.
-    #[serde(default)]
-    pub share: Option<RankProgress>,
-}
-
-/// What one rank of several has delivered: its batches up to the position of its [`State`], and some beyond.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct RankProgress {
-    /// The rank, from 0.
-    pub rank: usize,
-    /// Ranks there were.
-    pub world_size: usize,
-    /// Batches delivered beyond the position, counted from it: each from the first to before the last, and the position in
-    /// the global order where the last ends.
-    pub batches: Vec<(u64, u64, u64)>,
-}
-
-/// Positions that are left from one on, where some beyond it have been delivered: those are holes. What is left is counted
-/// from the same position on, without them.
+/// Positions of the global order that are left, from one position on, without those delivered ahead of it (the holes).
+/// Positions *that are left* are counted from the same position on, as if there were no holes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RemainingPositions {
-    /// In order, none empty, none touching another.
-    holes: Vec<(u64, u64)>,
+    /// Sorted; none is empty, none touches another.
+    holes: Vec<Range<u64>>,
 }
 
 impl RemainingPositions {
     /// What a state leaves.
     ///
     /// # Errors
-    /// Holes that are none, or aren't where they can be.
+    /// Holes that are empty, out of order, or not ahead of the state's position.
     pub(crate) fn of(state: &State) -> Result<Self> {
-        let holes = state.beyond.as_ref().map(|beyond| beyond.positions.clone()).unwrap_or_default();
+        let positions = state.beyond.iter().flat_map(|ahead| &ahead.positions);
+        let holes: Vec<_> = positions.map(|&(start, end)| start..end).collect();
         let mut at = state.position;
-        for &(start, end) in &holes {
-            if start <= at || end <= start {
+        for hole in &holes {
+            if hole.start <= at || hole.is_empty() {
                 return Err(wrong("this state has delivered positions that can't be")
-                    .mismatch(format_args!("positions in order, beyond {at}"), format_args!("{start} to {end}"))
+                    .mismatch(
+                        format_args!("positions in order, beyond {at}"),
+                        format_args!("{} to {}", hole.start, hole.end),
+                    )
                     .hint("the state is damaged; take an earlier one"));
             }
-            at = end;
+            at = hole.end;
         }
         Ok(Self { holes })
     }
 
-    /// How many of what is known are left, counted with those before the position.
-    pub(crate) fn known(&self, known: Known) -> Known {
+    /// How many of the known samples are left, plus those before the position.
+    pub(crate) fn known(&self, known: KnownSamples) -> KnownSamples {
         let left = |samples: u64| {
-            let below = self.holes.iter().map(|&(start, end)| end.min(samples).saturating_sub(start)).sum::<u64>();
-            samples - below
+            let delivered = self.holes.iter().map(|hole| hole.end.min(samples).saturating_sub(hole.start)).sum::<u64>();
+            samples - delivered
         };
         match known {
-            Known::AtLeast(samples) => Known::AtLeast(left(samples)),
-            Known::All(samples) => Known::All(left(samples)),
+            KnownSamples::AtLeast(samples) => KnownSamples::AtLeast(left(samples)),
+            KnownSamples::All(samples) => KnownSamples::All(left(samples)),
         }
     }
 
-    /// Where in the global order the next one is, once so many that are left have been passed.
-    pub(crate) fn place(&self, at: u64) -> u64 {
-        let mut place = at;
-        for &(start, end) in &self.holes {
-            if start > place {
+    /// The position in the global order of the position `at` of those that are left.
+    pub(crate) fn global_position(&self, at: u64) -> u64 {
+        let mut position = at;
+        for hole in &self.holes {
+            if hole.start > position {
                 break;
             }
-            place += end - start;
+            position += hole.end - hole.start;
         }
-        place
+        position
     }
 
-    /// Positions in the global order of some that are left.
+    /// The ranges of the global order that a range of the positions left consists of.
     pub(crate) fn ranges(&self, left: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let mut at = left.start;
         std::iter::from_fn(move || {
             let more = left.end.checked_sub(at).filter(|more| *more > 0)?;
-            let start = self.place(at);
-            let until = self.holes.iter().map(|&(hole, _)| hole).find(|hole| *hole > start).unwrap_or(u64::MAX);
+            let start = self.global_position(at);
+            let until = self.holes.iter().map(|hole| hole.start).find(|hole| *hole > start).unwrap_or(u64::MAX);
             let taken = more.min(until - start);
             at += taken;
             Some(start..start + taken)
@@ -101,115 +76,129 @@ impl RemainingPositions {
     }
 }
 
-/// Ranges put in order and together, less what `position` has passed, which goes as far as they go on from it.
-fn put_together(position: u64, mut ranges: Vec<(u64, u64)>) -> (u64, Vec<(u64, u64)>) {
-    ranges.sort_unstable();
-    let (mut position, mut together) = (position, Vec::<(u64, u64)>::new());
-    for (start, end) in ranges {
-        match together.last_mut() {
-            Some((_, last)) if start <= *last => *last = end.max(*last),
-            _ if start <= position => position = position.max(end),
-            _ => together.push((start, end)),
+/// Merges delivered ranges. Returns the position up to which nothing is missing, and the ranges ahead of it.
+fn merge_ranges(position: u64, mut ranges: Vec<Range<u64>>) -> (u64, Vec<Range<u64>>) {
+    ranges.sort_unstable_by_key(|range| (range.start, range.end));
+    let (mut position, mut merged) = (position, Vec::<Range<u64>>::new());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = range.end.max(last.end),
+            _ if range.start <= position => position = position.max(range.end),
+            _ => merged.push(range),
         }
     }
-    (position, together)
+    (position, merged)
 }
 
-/// What a rank has delivered of an epoch.
+/// Ranges as states hold them; `None` where there are none.
+fn delivered_ahead(ranges: &[Range<u64>]) -> Option<DeliveredAhead> {
+    let positions = ranges.iter().map(|range| (range.start, range.end)).collect();
+    (!ranges.is_empty()).then_some(DeliveredAhead { positions, share: None })
+}
+
+/// What a rank has delivered of an epoch. Its batches are numbered from the position of the state that it began with.
 #[derive(Clone, Debug)]
 pub(crate) struct DeliveredBatches {
-    /// Where in the global order the last batch ends before which there is no gap.
+    /// Where in the global order the last batch ends before which no batch is missing.
     position: u64,
-    /// The number of the next one.
+    /// The number of the first batch that was not delivered.
     next: u64,
-    /// Batches beyond, by the number of the first.
+    /// Runs of batches delivered ahead of `next`, by the number of their first batch.
     ahead: BTreeMap<u64, BatchRun>,
     holes: RemainingPositions,
-    /// Rank and world size, where a state is that of one rank alone.
-    share: Option<(usize, usize)>,
+    /// Which rank this is, where its states hold what this rank alone delivered.
+    alone: Option<OwnRank>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OwnRank {
+    rank: usize,
+    world_size: usize,
 }
 
 /// Batches that follow each other.
 #[derive(Clone, Debug)]
 struct BatchRun {
-    /// The number after the last.
-    last: u64,
+    /// The number after that of the last batch.
+    end: u64,
     positions: Range<u64>,
 }
 
 impl DeliveredBatches {
-    /// What had been when a state was taken. Where batches are `unordered` and of one rank of several, its states will be
-    /// that rank's alone.
+    /// What had been delivered when a state was taken. Where batches are `unordered` and there are several ranks, the
+    /// states taken from now on hold what this rank alone delivered.
+    ///
+    /// # Errors
+    /// Batches that are empty, out of order, or not ahead of the state's position.
     pub(crate) fn from(state: &State, unordered: bool, sharding: &Sharding) -> Result<Self> {
-        let (rank, world_size) = (sharding.rank() as usize, sharding.world_size() as usize);
+        let rank = OwnRank { rank: sharding.rank() as usize, world_size: sharding.world_size() as usize };
         let holes = RemainingPositions::of(state)?;
         let mut ahead = BTreeMap::new();
-        let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
-        for &(first, last, end) in share.iter().flat_map(|share| &share.batches) {
-            let before = ahead.last_key_value().map_or(0, |(_, stretch): (_, &BatchRun)| stretch.last);
-            if first <= before || last <= first || end <= state.position {
+        let share = state.beyond.as_ref().and_then(|ahead| ahead.share.as_ref());
+        for &(first, end, position) in share.iter().flat_map(|share| &share.batches) {
+            let before = ahead.last_key_value().map_or(0, |(_, run): (_, &BatchRun)| run.end);
+            if first <= before || end <= first || position <= state.position {
                 return Err(wrong("this state has delivered batches that can't be")
-                    .mismatch(format_args!("batches in order, beyond {before}"), format_args!("{first} to {last}"))
+                    .mismatch(format_args!("batches in order, beyond {before}"), format_args!("{first} to {end}"))
                     .hint("the state is damaged; take an earlier one"));
             }
-            // Where they begin is asked for of one rank alone, whose states have no share.
-            ahead.insert(first, BatchRun { last, positions: end..end });
+            // Only states of all ranks need to know where a run begins, and this one is of a single rank.
+            ahead.insert(first, BatchRun { end, positions: position..position });
         }
-        let alone = share.is_some() || (unordered && world_size > 1);
-        Ok(Self { position: state.position, next: 0, ahead, holes, share: alone.then_some((rank, world_size)) })
+        let is_alone = share.is_some() || (unordered && rank.world_size > 1);
+        Ok(Self { position: state.position, next: 0, ahead, holes, alone: is_alone.then_some(rank) })
     }
 
-    /// Whether a batch had been, by its number from the position on.
+    /// Whether the batch of this number was delivered.
     pub(crate) fn has(&self, number: u64) -> bool {
-        number < self.next || self.ahead.range(..=number).next_back().is_some_and(|(_, stretch)| number < stretch.last)
+        number < self.next || self.ahead.range(..=number).next_back().is_some_and(|(_, run)| number < run.end)
     }
 
-    /// A batch of these positions of the global order, of all ranks, has been.
+    /// Records that a batch was delivered, with the positions of the global order that all ranks' parts of it cover.
     pub(crate) fn add(&mut self, number: u64, positions: Range<u64>) {
         if number != self.next {
-            let mut stretch = BatchRun { last: number + 1, positions };
-            if let Some(behind) = self.ahead.remove(&stretch.last) {
-                stretch.last = behind.last;
-                stretch.positions.end = behind.positions.end;
+            let mut run = BatchRun { end: number + 1, positions };
+            if let Some(behind) = self.ahead.remove(&run.end) {
+                run.end = behind.end;
+                run.positions.end = behind.positions.end;
             }
             match self.ahead.range_mut(..number).next_back() {
-                Some((_, before)) if before.last == number => {
-                    before.last = stretch.last;
-                    before.positions.end = stretch.positions.end;
+                Some((_, before)) if before.end == number => {
+                    before.end = run.end;
+                    before.positions.end = run.positions.end;
                 }
-                _ => _ = self.ahead.insert(number, stretch),
+                _ => _ = self.ahead.insert(number, run),
             }
             return;
         }
+
         (self.next, self.position) = (number + 1, positions.end);
-        if let Some(stretch) = self.ahead.remove(&self.next) {
-            (self.next, self.position) = (stretch.last, stretch.positions.end);
+        if let Some(run) = self.ahead.remove(&self.next) {
+            (self.next, self.position) = (run.end, run.positions.end);
         }
     }
 
-    /// Position and what is beyond, for a state.
+    /// Position and what was delivered ahead of it, for a state.
     pub(crate) fn state(&self) -> (u64, Option<DeliveredAhead>) {
-        let holes = self.holes.holes.iter().copied().filter(|(_, end)| *end > self.position).collect::<Vec<_>>();
-        if let Some((rank, world_size)) = self.share {
-            let batches = self
-                .ahead
-                .iter()
-                .map(|(first, stretch)| (first - self.next, stretch.last - self.next, stretch.positions.end));
+        let holes = self.holes.holes.iter().filter(|hole| hole.end > self.position).cloned();
+        if let Some(OwnRank { rank, world_size }) = self.alone {
+            let batches =
+                self.ahead.iter().map(|(first, run)| (first - self.next, run.end - self.next, run.positions.end));
             let share = Some(RankProgress { rank, world_size, batches: batches.collect() });
-            return (self.position, Some(DeliveredAhead { positions: holes, share }));
+            let positions = holes.map(|hole| (hole.start, hole.end)).collect();
+            return (self.position, Some(DeliveredAhead { positions, share }));
         }
-        if holes.is_empty() && self.ahead.is_empty() {
-            return (self.position, None);
-        }
-        let ahead = self.ahead.values().map(|stretch| (stretch.positions.start, stretch.positions.end));
-        let (position, positions) = put_together(self.position, holes.into_iter().chain(ahead).collect());
-        (position, (!positions.is_empty()).then_some(DeliveredAhead { positions, share: None }))
+
+        let ahead = self.ahead.values().map(|run| run.positions.clone());
+        let (position, ranges) = merge_ranges(self.position, holes.chain(ahead).collect());
+        (position, delivered_ahead(&ranges))
     }
 }
 
-/// The state at the beginning of epoch `latest` instead of that at the end of the one before, which is the same: ranks
-/// that are stopped around the end of an epoch are on both sides of it. States of ordered batches don't have the number
-/// of ranks, which decides where an epoch with drop_last ends; it is `ranks`, since there is a state of each.
+/// The state at the beginning of epoch `latest`, where `state` is at the end of the epoch before, which is the same
+/// point of the run. Ranks that are stopped around the end of an epoch are on both sides of it. States of ordered
+/// batches don't hold the number of ranks, which decides where an epoch with drop_last ends; `ranks` is that number,
+/// since there is one state for each rank.
 fn carried_on(
     state: &State,
     latest: u64,
@@ -217,9 +206,9 @@ fn carried_on(
     samples: u64,
     sharding: impl Fn(usize, usize) -> Result<Sharding>,
 ) -> Result<State> {
-    let share = state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref());
+    let share = state.beyond.as_ref().and_then(|ahead| ahead.share.as_ref());
     let (rank, world_size) = share.map_or((0, ranks), |share| (share.rank, share.world_size));
-    let left = RemainingPositions::of(state)?.known(Known::All(samples));
+    let left = RemainingPositions::of(state)?.known(KnownSamples::All(samples));
     let is_over = || Ok::<_, Error>(sharding(rank, world_size)?.spans(state.position).next(left).is_none());
     if state.epoch.checked_add(1) != Some(latest) || !is_over()? {
         return Ok(state.clone());
@@ -231,7 +220,8 @@ fn carried_on(
     Ok(State { epoch: latest, position: 0, beyond, ..state.clone() })
 }
 
-/// One state of those of all ranks. `sharding` tells how each cut the epoch, which has so many samples.
+/// Merges the states of all ranks into one. `sharding` returns how a rank, given with the world size, cut the epoch
+/// into batches; the epoch has `samples` samples.
 ///
 /// # Errors
 /// States of different runs or epochs, or not of all ranks.
@@ -243,19 +233,21 @@ pub(crate) fn merge(
     let latest = states.iter().map(|state| state.epoch).max().unwrap_or(0);
     let carried = states.iter().map(|state| carried_on(state, latest, states.len(), samples, &sharding));
     let states = &carried.collect::<Result<Vec<_>>>()?[..];
+
     let bare = |state: &State| State { position: 0, beyond: None, ..state.clone() };
     let Some(base) = states.iter().min_by_key(|state| state.position).cloned() else {
-        return Err(wrong("there is no state to go on from").mismatch("the states of all ranks", "none"));
+        return Err(wrong("there is no state to resume from").mismatch("the states of all ranks", "none"));
     };
     if let Some(other) = states.iter().find(|state| bare(state) != bare(&base)) {
         return Err(wrong("these states are not of one run and epoch")
             .mismatch(format_args!("{:?}", bare(&base)), format_args!("{:?}", bare(other)))
             .hint("take those that all ranks saved after the same step"));
     }
+
     let shares: Vec<_> =
         states.iter().filter_map(|state| Some((state, state.beyond.as_ref()?.share.as_ref()?))).collect();
     if shares.is_empty() {
-        // Each of them tells all.
+        // Each state covers all ranks.
         RemainingPositions::of(&base)?;
         return match states.iter().find(|state| **state != base) {
             None => Ok(base),
@@ -264,43 +256,44 @@ pub(crate) fn merge(
                 .hint("take those that all ranks saved after the same step")),
         };
     }
+
     let mut ranks: Vec<_> = shares.iter().map(|(_, share)| share.rank).collect();
     ranks.sort_unstable();
     let world_size = shares[0].1.world_size;
     let of_one_world = shares.iter().all(|(_, share)| share.world_size == world_size) && shares.len() == states.len();
     if !of_one_world || !ranks.iter().copied().eq(0..world_size) {
-        return Err(wrong("what is left is not told by the states of some ranks alone")
+        return Err(wrong("the states of some ranks alone don't show what is left")
             .mismatch(format_args!("those of ranks 0 to {}", world_size.saturating_sub(1)), format_args!("{ranks:?}"))
             .hint("give resume_all() the states of all ranks"));
     }
-    let rest = RemainingPositions::of(&base)?;
-    let known = rest.known(Known::All(samples));
-    let mut delivered = rest.holes.clone();
+
+    let remaining = RemainingPositions::of(&base)?;
+    let known = remaining.known(KnownSamples::All(samples));
+    let mut delivered = remaining.holes.clone();
     for (state, share) in shares {
         let cut = sharding(share.rank, world_size)?;
         let mine = DeliveredBatches::from(state, true, &cut)?;
-        let most = mine.ahead.last_key_value().map_or(0, |(_, stretch)| stretch.last);
+        let most = mine.ahead.last_key_value().map_or(0, |(_, run)| run.end);
         let mut spans = cut.spans(base.position);
         // The number of the batch that begins at this rank's position.
         let mut own = None;
         for number in 0u64.. {
             let Some(span) = spans.next(known) else { break };
-            let before = rest.place(span.end) <= state.position;
-            let first = if before { None } else { Some(*own.get_or_insert(number)) };
+            let is_before = remaining.global_position(span.end) <= state.position;
+            let first = if is_before { None } else { Some(*own.get_or_insert(number)) };
             if first.is_some_and(|first| number - first >= most) {
                 break;
             }
             if first.is_none_or(|first| mine.has(number - first)) {
-                // What fills it up is of other batches.
+                // Padding repeats positions of other batches.
                 let own = span.positions.start..span.positions.end - span.padding;
-                delivered.extend(rest.ranges(own).map(|range| (range.start, range.end)));
+                delivered.extend(remaining.ranges(own));
             }
         }
     }
-    delivered.retain(|(start, end)| start < end);
-    let (position, positions) = put_together(base.position, delivered);
-    let beyond = (!positions.is_empty()).then_some(DeliveredAhead { positions, share: None });
-    Ok(State { position, beyond, ..base })
+    delivered.retain(|range| !range.is_empty());
+    let (position, ranges) = merge_ranges(base.position, delivered);
+    Ok(State { position, beyond: delivered_ahead(&ranges), ..base })
 }
 
 #[cfg(test)]
@@ -315,9 +308,7 @@ mod tests {
         State {
             version: State::VERSION,
             manifest: String::new(),
-            seed: None,
-            window: None,
-            sampler: Some("sequential".to_owned()),
+            sampler: "sequential".to_owned(),
             global_batch_size: None,
             pad_last: Some(false),
             epoch: 0,
@@ -333,15 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_counted_without_holes() {
-        let rest = RemainingPositions::of(&with(4, &[(6, 8), (9, 12)])).unwrap();
-        assert_eq!((4..9).map(|at| rest.place(at)).collect::<Vec<_>>(), [4, 5, 8, 12, 13]);
-        assert_eq!(rest.ranges(4..9).collect::<Vec<_>>(), [4..6, 8..9, 12..14]);
-        assert_eq!(rest.ranges(7..7).next(), None);
-        assert_eq!(rest.known(Known::All(20)), Known::All(15));
-        assert_eq!(rest.known(Known::AtLeast(10)), Known::AtLeast(7));
-        assert_eq!(rest.known(Known::AtLeast(5)), Known::AtLeast(5));
-        assert_eq!(put_together(3, vec![(9, 12), (3, 5), (5, 6), (8, 9), (20, 21)]), (6, vec![(8, 12), (20, 21)]));
+    fn remaining_positions_are_counted_without_holes() {
+        let remaining = RemainingPositions::of(&with(4, &[(6, 8), (9, 12)])).unwrap();
+        assert_eq!((4..9).map(|at| remaining.global_position(at)).collect::<Vec<_>>(), [4, 5, 8, 12, 13]);
+        assert_eq!(remaining.ranges(4..9).collect::<Vec<_>>(), [4..6, 8..9, 12..14]);
+        assert_eq!(remaining.ranges(7..7).next(), None);
+        assert_eq!(remaining.known(KnownSamples::All(20)), KnownSamples::All(15));
+        assert_eq!(remaining.known(KnownSamples::AtLeast(10)), KnownSamples::AtLeast(7));
+        assert_eq!(remaining.known(KnownSamples::AtLeast(5)), KnownSamples::AtLeast(5));
+        assert_eq!(merge_ranges(3, vec![9..12, 3..5, 5..6, 8..9, 20..21]), (6, vec![8..12, 20..21]));
     }
 
     #[test]
@@ -359,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_refused() {
+    fn damaged_states_are_refused() {
         for positions in [&[(4, 6)][..], &[(5, 5)], &[(8, 9), (6, 7)], &[(6, 8), (8, 9)], &[(9, 7)]] {
             assert_eq!(
                 RemainingPositions::of(&with(4, positions)).unwrap_err().kind(),
@@ -378,11 +369,11 @@ mod tests {
         }
     }
 
-    /// What it made of them could not be resumed: it was beyond the end of the epoch.
+    /// The merged state could not be resumed: its positions were beyond the end of the epoch.
     #[test]
-    fn what_fills_up_the_last_batch_is_no_position_of_a_merged_state() {
+    fn padding_is_no_position_of_a_merged_state() {
         let sharding = |rank, world| Ok(Sharding::new(4, rank, world)?.last(LastBatch::Pad));
-        // Both ranks were given the last batch, of which rank 1 has but padding, and not the first.
+        // Both ranks were given the last batch, of which rank 1 has only padding, and not the first.
         let states = [0, 1].map(|rank| {
             let share = Some(RankProgress { rank, world_size: 2, batches: vec![(1, 2, 10)] });
             state(0, Some(DeliveredAhead { positions: Vec::new(), share }))
@@ -414,9 +405,9 @@ mod tests {
     }
 
     proptest! {
-        /// However many ranks there are, in whatever order each of them is given its batches, and wherever it stops and
-        /// goes on, at the same ranks or at others: each position comes once. And where nobody stops, batches are those
-        /// that come in order.
+        /// However many ranks there are, in whatever order each rank is given its batches, and wherever the run stops
+        /// and resumes, at the same number of ranks or at another: each position comes once. Where nothing stops,
+        /// batches are those that come in order.
         #[test]
         fn every_position_once_whatever_comes_first(
             samples in 0u64..300, batch in 1usize..12,
@@ -440,20 +431,20 @@ mod tests {
                 let mut counts = Vec::new();
                 for (rank, state) in before.into_iter().enumerate() {
                     let state: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
-                    let rest = RemainingPositions::of(&state).unwrap();
+                    let remaining = RemainingPositions::of(&state).unwrap();
                     let cut = sharding(rank, world).unwrap();
                     let mut delivered = DeliveredBatches::from(&state, true, &cut).unwrap();
                     let (mut spans, mut at) = (cut.spans(state.position), state.position);
-                    let known = rest.known(Known::All(samples));
+                    let known = remaining.known(KnownSamples::All(samples));
                     let mut left = Vec::new();
                     for number in 0.. {
                         let Some(span) = spans.next(known) else { break };
-                        let global = rest.place(at)..rest.place(span.end);
+                        let global = remaining.global_position(at)..remaining.global_position(span.end);
                         at = span.end;
                         if !delivered.has(number) {
-                            // What fills a batch up comes again, and is delivered with another.
+                            // Padding repeats positions of another batch, which delivers them.
                             let own = span.positions.start..span.positions.end - span.padding;
-                            left.push((number, global, rest.ranges(own).collect::<Vec<_>>()));
+                            left.push((number, global, remaining.ranges(own).collect::<Vec<_>>()));
                         }
                     }
                     counts.push(left.len());
@@ -463,7 +454,7 @@ mod tests {
                             break;
                         }
                         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                        // A few ahead, as a loader has them.
+                        // A few batches ahead, as a loader has them.
                         let (number, global, own) = left.remove((dice >> 33) as usize % left.len().min(4));
                         own.into_iter().flatten().for_each(|position| seen[position as usize] += 1);
                         delivered.add(number, global);

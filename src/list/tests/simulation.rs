@@ -1,5 +1,5 @@
-//! Drives [`Ranges`] in virtual time against servers made up here: how many calls and how much time a listing takes, and
-//! that it is exact whatever the server does.
+//! Drives [`Ranges`] in virtual time against simulated servers, to bound the calls and the time that a listing takes,
+//! and to show that it is exact whatever the server does.
 #![allow(clippy::many_single_char_names, clippy::single_match_else, reason = "generators of names are formulas")]
 
 use std::cmp::Reverse;
@@ -7,7 +7,8 @@ use std::collections::{BinaryHeap, HashMap};
 
 use proptest::prelude::*;
 
-use super::ranges::{Call, Page, ProtocolViolation, Ranges};
+use super::super::keyspace::ListingCut;
+use super::super::ranges::{AnswerPage, KeptNames, ListCall, NameInterval, ProtocolViolation, Ranges};
 
 struct SimulatedAnswer<'a> {
     names: Vec<&'a str>,
@@ -15,7 +16,7 @@ struct SimulatedAnswer<'a> {
     token: Option<String>,
 }
 
-impl Page for SimulatedAnswer<'_> {
+impl AnswerPage for SimulatedAnswer<'_> {
     fn len(&self) -> usize {
         self.names.len()
     }
@@ -30,8 +31,8 @@ impl Page for SimulatedAnswer<'_> {
     }
 }
 
-/// A server that does what the documentation says. `cap`: the most it gives in a page.
-fn serve<'a>(names: &'a NameArena, call: &Call, cap: usize) -> SimulatedAnswer<'a> {
+/// The answer of a server that does what the documentation says, and returns at most `cap` objects in a page.
+fn serve<'a>(names: &'a NameArena, call: &ListCall, cap: usize) -> SimulatedAnswer<'a> {
     let cap = cap.min(call.page_size as usize);
     let mut at = names.lower(call.start.as_deref().unwrap_or(&call.prefix)).max(names.lower(&call.prefix));
     if let Some(token) = &call.token {
@@ -59,26 +60,26 @@ struct ListSetting {
     page: u32,
     cap: usize,
     limit: usize,
-    /// Per cent by which latencies differ.
+    /// How much latencies vary, in per cent.
     noise: u64,
 }
 
 struct ListOutcome {
     calls: u64,
     empty: u64,
-    /// Per cent of the objects that came twice.
+    /// Objects that came twice, in per cent.
     dropped: f64,
     micros: u64,
-    /// Of `n / page / limit` full pages.
+    /// The time, as a multiple of that of `n / page / limit` full pages.
     time: f64,
-    /// Of `n / page` calls, rounded up.
+    /// The calls, as a multiple of `n / page`, rounded up.
     ratio: f64,
-    /// Of the time of one call after another.
+    /// The time, as a multiple of that of one call after another.
     sequential: f64,
 }
 
-fn simulate(names: &NameArena, setting: ListSetting, known: Vec<(String, u64)>) -> ListOutcome {
-    let mut ranges = Ranges::new("", setting.page, known);
+fn simulate(names: &NameArena, setting: ListSetting, earlier: Vec<ListingCut>) -> ListOutcome {
+    let mut ranges = Ranges::new("", setting.page, earlier);
     let mut flying = BinaryHeap::new();
     let mut answers = HashMap::new();
     let (mut now, mut calls, mut empty, mut came, mut kept) = (0u64, 0u64, 0u64, 0, 0);
@@ -156,7 +157,8 @@ fn folders_of_two() {
     bounds("pairs", 2_000_000, USUAL, 1.12, 1.25);
 }
 
-/// A script that had barely begun to be listed was taken for two characters, and a quarter of the answers were empty.
+/// A script of which two characters had been listed was taken to have no others, and a quarter of the answers were
+/// empty.
 #[test]
 fn mixed_scripts() {
     let setting = ListSetting { limit: 32, ..USUAL };
@@ -185,11 +187,11 @@ fn small_ones_gain_time_for_few_calls() {
     for kind in KINDS {
         for n in [1_001, 2_000, 3_500, 7_000, 20_000] {
             let outcome = simulate(&make(kind, n), USUAL, vec![]);
-            // A listing of two pages exactly may end with a call for the one object that asking anew brought again.
+            // A listing of exactly two pages may end with a call for the one object that a new request brought again.
             let plain = (outcome.micros as f64 / outcome.sequential) as u64;
             assert!(outcome.micros <= plain + 51_000, "{kind} of {n}: {} us, not {plain}", outcome.micros);
-            // Known to be too many; twice the pages and two more is the aim. Constant digits in long names each look like
-            // a place to cut, and three kinds find little to go by.
+            // These are too many; the aim is twice the pages and two more. Each constant digit in a long name looks
+            // like a place to cut, and in three kinds of names there is little to learn from.
             let times = if ["cjk", "mixedscript", "zipf"].contains(kind) { 8 } else { 6 };
             assert!(outcome.calls <= times * n.div_ceil(1_000) + 20, "{kind} of {n}: {} calls", outcome.calls);
         }
@@ -210,13 +212,13 @@ fn a_server_with_a_lower_cap() {
 #[test]
 fn an_earlier_listing_gives_the_cuts() {
     let names = make("dates", 200_000);
-    let known = (0..names.len()).step_by(500).map(|i| (names.get(i).to_string(), 500)).collect();
-    let outcome = simulate(&names, ListSetting { limit: 16, ..USUAL }, known);
+    let cuts = (0..names.len()).step_by(500).map(|i| ListingCut { name: names.get(i).to_string(), objects: 500 });
+    let outcome = simulate(&names, ListSetting { limit: 16, ..USUAL }, cuts.collect());
     assert!(outcome.ratio <= 1.15 && outcome.time <= 1.25, "{} {}", outcome.ratio, outcome.time);
 }
 
-/// Of 100,000 names of every kind, and of as many as `DATAFLUX_SIMULATE` says:
-/// `DATAFLUX_SIMULATE=2000000 cargo test --release -p dataflux --lib list::simulation::sharing -- --nocapture`
+/// Lists 100,000 names of every kind, or as many as `DATAFLUX_SIMULATE` says:
+/// `DATAFLUX_SIMULATE=2000000 cargo test --release -p dataflux --lib list::tests::simulation::sharing -- --nocapture`
 #[test]
 #[expect(clippy::print_stdout, reason = "a table to read")]
 fn sharing_a_listing_saves_time_whatever_the_names() {
@@ -232,7 +234,7 @@ fn sharing_a_listing_saves_time_whatever_the_names() {
 }
 
 #[test]
-fn lies_are_told() {
+fn protocol_violations_are_reported() {
     let ask = || {
         let mut ranges = Ranges::new("", 3, vec![]);
         let first = ranges.next(1).unwrap();
@@ -242,25 +244,25 @@ fn lies_are_told() {
         assert_eq!(second.token.as_deref(), Some("t"));
         (ranges, second.id)
     };
-    let told = |names: &[&'static str], token: Option<&str>| {
+    let answer = |names: &[&'static str], token: Option<&str>| {
         let (mut ranges, id) = ask();
         ranges.answered(id, &SimulatedAnswer { names: names.to_vec(), prefixes: vec![], token: token.map(Into::into) })
     };
-    assert!(matches!(told(&["f", "e"], None), Err(ProtocolViolation::Unsorted { .. })));
-    assert!(matches!(told(&["a", "e"], None), Err(ProtocolViolation::Offset { .. })));
-    assert!(matches!(told(&[], Some("t")), Err(ProtocolViolation::Nowhere { .. })));
-    assert_eq!(told(&["d", "e"], None).unwrap().objects, 1..2);
+    assert!(matches!(answer(&["f", "e"], None), Err(ProtocolViolation::Unsorted { .. })));
+    assert!(matches!(answer(&["a", "e"], None), Err(ProtocolViolation::Offset { .. })));
+    assert!(matches!(answer(&[], Some("t")), Err(ProtocolViolation::Endless { .. })));
+    assert_eq!(answer(&["d", "e"], None).unwrap().objects, 1..2);
     let (mut ranges, mut id) = ask();
     let mut tokens = 0;
-    let lie = loop {
+    let violation = loop {
         let page = SimulatedAnswer { names: vec![], prefixes: vec![], token: Some(tokens.to_string()) };
         match ranges.answered(id, &page) {
             Ok(_) => id = ranges.next(1).unwrap().id,
-            Err(lie) => break lie,
+            Err(violation) => break violation,
         }
         tokens += 1;
     };
-    assert!(tokens == 10_000 && matches!(lie, ProtocolViolation::Nowhere { .. }), "{tokens} {lie:?}");
+    assert!(tokens == 10_000 && matches!(violation, ProtocolViolation::Endless { .. }), "{tokens} {violation:?}");
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -287,13 +289,13 @@ proptest! {
         let names = NameArena::new(ends.into_iter().map(|end| stem.clone() + &end).filter(|name| name.len() <= 1_024).collect());
         let prefix: String = stem.chars().take(cut).collect();
         let earlier = (0..names.len()).step_by(every.max(1)).filter(|_| every > 0);
-        let known = earlier.map(|i| (names.get(i).to_string(), mix(seed ^ i as u64) % 40)).collect();
-        exact(&names, &prefix, seed, known);
+        let cuts = earlier.map(|i| ListingCut { name: names.get(i).to_string(), objects: mix(seed ^ i as u64) % 40 });
+        exact(&names, &prefix, seed, cuts.collect());
     }
 }
 
-/// Lists with a server that does all that servers do, answers in any order, and a limit that changes.
-fn exact(names: &NameArena, prefix: &str, seed: u64, known: Vec<(String, u64)>) {
+/// Lists with a server that misbehaves in every known respect, with answers in any order and a limit that changes.
+fn exact(names: &NameArena, prefix: &str, seed: u64, earlier: Vec<ListingCut>) {
     let mut s = seed;
     let mut roll = move |n: u64| {
         s = mix(s);
@@ -304,8 +306,8 @@ fn exact(names: &NameArena, prefix: &str, seed: u64, known: Vec<(String, u64)>) 
     let (no_end, short, empty, no_size, no_delim) =
         (roll(4) == 0, roll(3) == 0, roll(3) == 0, roll(5) == 0, roll(4) == 0);
     let top = [1, 2, 5, 64][roll(4) as usize];
-    let mut r = Ranges::new(prefix, page, known);
-    let mut flying: Vec<(Call, SimulatedAnswer)> = vec![];
+    let mut r = Ranges::new(prefix, page, earlier);
+    let mut flying: Vec<(ListCall, SimulatedAnswer)> = vec![];
     let mut kept: Vec<&str> = vec![];
     let mut intervals = vec![];
     let mut calls = 0;
@@ -362,12 +364,13 @@ fn exact(names: &NameArena, prefix: &str, seed: u64, known: Vec<(String, u64)>) 
         }
         let i = roll(flying.len() as u64) as usize;
         let (c, p) = flying.swap_remove(i);
-        let k = r.answered(c.id, &p).unwrap_or_else(|l| panic!("{l:?} {c:?}"));
-        kept.extend(&p.names[k.objects.clone()]);
-        for n in &p.names[k.objects.clone()] {
-            assert!(*n >= k.from.as_str() && k.to.as_ref().is_none_or(|t| *n < t.as_str()));
+        let KeptNames { objects, interval: NameInterval { from, to } } =
+            r.answered(c.id, &p).unwrap_or_else(|violation| panic!("{violation:?} {c:?}"));
+        kept.extend(&p.names[objects.clone()]);
+        for n in &p.names[objects] {
+            assert!(*n >= from.as_str() && to.as_ref().is_none_or(|t| *n < t.as_str()));
         }
-        intervals.push((k.from, k.to));
+        intervals.push((from, to));
     }
     assert!(r.is_done());
     kept.sort_unstable();
@@ -385,7 +388,7 @@ fn exact(names: &NameArena, prefix: &str, seed: u64, known: Vec<(String, u64)>) 
     assert!(intervals.last().is_some_and(|i| i.1.is_none()));
 }
 
-// What names look like.
+// The kinds of names.
 
 fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -1,0 +1,166 @@
+//! Why objects of a listing aren't wanted, and how many objects aren't wanted for each reason.
+
+use std::fmt;
+
+/// Why an object of a listing isn't wanted. Filters check the reasons in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It is a temporary object that composing made and hasn't removed yet, in this run or in another.
+    Temporary,
+    /// It is an empty object whose name ends in `/`, the mark that tools leave for a folder.
+    DirectoryMarker,
+    /// It has another storage class than those wanted.
+    StorageClass,
+    /// No glob includes it.
+    NotIncluded,
+    /// A glob excludes it.
+    Excluded,
+    /// It has fewer bytes than wanted.
+    TooSmall,
+    /// It has more bytes than wanted.
+    TooLarge,
+    /// It was last changed before the time wanted.
+    NotModified,
+    /// Images are wanted, and it is a hidden file or in a hidden folder: `.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`.
+    Hidden,
+    /// Images are wanted, and its name doesn't have an image's suffix.
+    NotAnImage,
+}
+
+impl Reason {
+    /// All reasons, in order.
+    pub const ALL: [Self; 10] = [
+        Self::Temporary,
+        Self::DirectoryMarker,
+        Self::StorageClass,
+        Self::NotIncluded,
+        Self::Excluded,
+        Self::TooSmall,
+        Self::TooLarge,
+        Self::NotModified,
+        Self::Hidden,
+        Self::NotAnImage,
+    ];
+
+    /// The name of the field of [`LeftOut`] that counts this reason.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Temporary => "temporaries",
+            Self::DirectoryMarker => "directory_markers",
+            Self::StorageClass => "storage_class",
+            Self::NotIncluded => "not_included",
+            Self::Excluded => "excluded",
+            Self::TooSmall => "too_small",
+            Self::TooLarge => "too_large",
+            Self::NotModified => "not_modified",
+            Self::Hidden => "hidden",
+            Self::NotAnImage => "not_an_image",
+        }
+    }
+}
+
+/// Objects of a listing that were not wanted, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Temporary objects that composing made and hasn't removed yet, in this run or in others.
+    pub temporaries: u64,
+    /// Empty objects whose name ends in `/`, the marks that tools leave for folders.
+    pub directory_markers: u64,
+    /// Objects of other storage classes than those wanted.
+    pub storage_class: u64,
+    /// Objects that no glob includes.
+    pub not_included: u64,
+    /// Objects that a glob excludes.
+    pub excluded: u64,
+    /// Objects with fewer bytes than wanted.
+    pub too_small: u64,
+    /// Objects with more bytes than wanted.
+    pub too_large: u64,
+    /// Objects last changed before the time wanted.
+    pub not_modified: u64,
+    /// Where images are wanted: hidden files, and files in hidden folders.
+    pub hidden: u64,
+    /// Where images are wanted: objects whose name doesn't have an image's suffix.
+    pub not_an_image: u64,
+}
+
+impl LeftOut {
+    /// Counts one object.
+    pub fn add(&mut self, reason: Reason) {
+        *self.counts_mut()[reason as usize] += 1;
+    }
+
+    /// Adds the counts of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (reason, count) in other.counts() {
+            *self.counts_mut()[reason as usize] += count;
+        }
+    }
+
+    /// Number of objects left out.
+    pub fn total(&self) -> u64 {
+        self.counts().map(|(_, count)| count).sum()
+    }
+
+    /// The reasons that apply to any object, in order, with their counts.
+    pub fn counts(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counts = { *self }.counts_mut().map(|count| *count);
+        Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0)
+    }
+
+    /// All counts, in the order of [`Reason::ALL`], in which files hold them. So a new reason must come last.
+    pub(crate) fn counts_mut(&mut self) -> [&mut u64; 10] {
+        let Self {
+            temporaries,
+            directory_markers,
+            storage_class,
+            not_included,
+            excluded,
+            too_small,
+            too_large,
+            not_modified,
+            hidden,
+            not_an_image,
+        } = self;
+        [
+            temporaries,
+            directory_markers,
+            storage_class,
+            not_included,
+            excluded,
+            too_small,
+            too_large,
+            not_modified,
+            hidden,
+            not_an_image,
+        ]
+    }
+}
+
+/// For example `12 folder marks, 3 of another storage class`, or `nothing`.
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::default() {
+            return f.write_str("nothing");
+        }
+        for (index, (reason, count)) in self.counts().enumerate() {
+            let (one, many) = match reason {
+                Reason::Temporary => ("temporary object", "temporary objects"),
+                Reason::DirectoryMarker => ("folder mark", "folder marks"),
+                Reason::StorageClass => ("of another storage class", "of another storage class"),
+                Reason::NotIncluded => ("not included", "not included"),
+                Reason::Excluded => ("excluded", "excluded"),
+                Reason::TooSmall => ("too small", "too small"),
+                Reason::TooLarge => ("too large", "too large"),
+                Reason::NotModified => ("too old", "too old"),
+                Reason::Hidden => ("hidden file", "hidden files"),
+                Reason::NotAnImage => ("without an image's suffix", "without an image's suffix"),
+            };
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{count} {}", if count == 1 { one } else { many })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,4 @@
+//! Listings in virtual time and under a scheduler of threads.
+
+mod interleavings;
+mod simulation;

@@ -1,0 +1,53 @@
+//! An object of a manifest.
+
+use std::sync::Arc;
+
+use crate::store::{ContentEncoding, StorageClass};
+
+/// One object of a [`Manifest`](super::Manifest). `N` is the type of its name: [`Arc<str>`], a borrowed name ([`EntryRef`]), or none
+/// ([`Facts`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry<N = Arc<str>> {
+    /// The whole name.
+    pub name: N,
+    /// Bytes as stored.
+    pub size: u64,
+    /// The version that was listed.
+    pub generation: i64,
+    /// The CRC32C that the bytes must have; `None` where the listing had none.
+    pub crc32c: Option<u32>,
+    /// The storage class.
+    pub storage_class: StorageClass,
+    /// How the stored bytes are compressed. Samples are delivered as stored, so decoders may have to decompress them.
+    pub encoding: ContentEncoding,
+    /// Index in [`Manifest::labels`](super::Manifest::labels) of the first folder below the prefix on the object's path. `None` for an object
+    /// right below the last `/` of the prefix, and in a hidden folder that isn't in the [list of
+    /// classes](crate::DatafluxDataset::classes).
+    pub label: Option<u32>,
+}
+
+/// An object whose name is borrowed.
+pub type EntryRef<'a> = Entry<&'a str>;
+
+/// An object without its name, which is faster to find than one with its name.
+pub type Facts = Entry<()>;
+
+impl<N> Entry<N> {
+    pub(super) fn named<M>(self, name: M) -> Entry<M> {
+        let Self { name: _, size, generation, crc32c, storage_class, encoding, label } = self;
+        Entry { name, size, generation, crc32c, storage_class, encoding, label }
+    }
+}
+
+/// Objects and bytes of one storage class in a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassTotal {
+    /// The storage class.
+    pub storage_class: StorageClass,
+    /// Number of objects, at least 1.
+    pub objects: u64,
+    /// Bytes of these objects, as stored.
+    pub bytes: u64,
+}
