@@ -58,7 +58,7 @@ struct Report {
     #[serde(flatten)]
     log: Log,
     /// `None` if no step was asked for.
-    step: Option<Step>,
+    step: Option<ReplayedStep>,
 }
 
 /// Facts about the whole log.
@@ -74,7 +74,7 @@ struct Log {
 }
 
 #[derive(Serialize)]
-struct Step {
+struct ReplayedStep {
     epoch: u64,
     step: u64,
     rank: u64,
@@ -114,7 +114,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let step = match (args.step, found) {
         (None, _) => None,
         (Some(_), Some(FoundStep { record, deliveries: delivered })) => {
-            Some(Step::new(&manifest(args, &record)?, &record, delivered)?)
+            Some(ReplayedStep::new(&manifest(args, &record)?, &record, delivered)?)
         }
         (Some(step), None) => {
             let of = args.epoch.map_or_else(String::new, |epoch| format!(" of epoch {epoch}"));
@@ -170,7 +170,7 @@ fn manifest(args: &Args, record: &AuditRecord) -> Result<Arc<Manifest>> {
     Ok(Arc::clone(source::open(&client, &logged, None, &args.filter)?.manifest()))
 }
 
-impl Step {
+impl ReplayedStep {
     fn new(manifest: &Arc<Manifest>, record: &AuditRecord, delivered: u64) -> Result<Self> {
         let samples = record.samples(manifest)?;
         let entry = |id: SampleId| manifest.get(id.0).context("the audit log names a sample that doesn't exist");
@@ -204,7 +204,8 @@ impl Report {
         output::write(|out| {
             writeln!(out, "log      {records} records, each follows from the one before{torn}; hash {hash}")?;
             let Some(step) = &self.step else { return Ok(()) };
-            let Step { epoch, step: number, rank, world_size, positions: [from, to], line, delivered, .. } = step;
+            let ReplayedStep { epoch, step: number, rank, world_size, positions: [from, to], line, delivered, .. } =
+                step;
             let times = if *delivered > 1 { format!(", delivered {delivered} times") } else { String::new() };
             writeln!(out, "step     {number} of epoch {epoch} on rank {rank} of {world_size}, line {line}{times}")?;
             writeln!(out, "samples  {}, positions {from} to {to}, proved by the log", step.samples.len())?;

@@ -272,6 +272,12 @@ impl Alphabet {
     /// Weighs scripts by how often their characters come, instead of by how many characters they have. The sum of all
     /// weights stays the same.
     pub(super) fn weigh_scripts(&self, spans: &mut [CharSpan]) {
+        #[derive(Clone, Default)]
+        struct Script {
+            times: f64,
+            weight: f64,
+        }
+
         let begins_script = |at: &usize| {
             *at == 0
                 || distance(self.seen[at - 1], self.seen[*at]) > SCRIPT_GAP
@@ -282,11 +288,6 @@ impl Alphabet {
             return;
         }
 
-        #[derive(Clone, Default)]
-        struct Script {
-            times: f64,
-            weight: f64,
-        }
         let script_of = |c: char| starts.partition_point(|at| self.seen[*at] <= c).saturating_sub(1);
         let mut scripts = vec![Script::default(); starts.len()];
         for (c, times) in self.seen.iter().zip(&self.times) {
@@ -415,7 +416,9 @@ fn whole_classes(seen: &[char], options: &SpanOptions) -> Vec<std::ops::RangeInc
 pub(super) fn scale(spans: &mut [CharSpan], total: f64) {
     let sum: f64 = spans.iter().map(|span| span.weight).sum();
     if sum > 0.0 {
-        spans.iter_mut().for_each(|span| span.weight *= total / sum);
+        for span in spans {
+            span.weight *= total / sum;
+        }
     }
 }
 
@@ -423,7 +426,9 @@ pub(super) fn scale(spans: &mut [CharSpan], total: f64) {
 pub(super) fn scale_down(spans: &mut [CharSpan], total: f64) {
     let sum: f64 = spans.iter().map(|span| span.weight).sum();
     if sum > total {
-        spans.iter_mut().for_each(|span| span.weight *= total / sum);
+        for span in spans {
+            span.weight *= total / sum;
+        }
     }
 }
 

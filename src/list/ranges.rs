@@ -139,7 +139,8 @@ pub(super) struct Ranges {
     /// Objects that a full page of this server holds, as far as is known.
     page: f64,
     space: KeySpace,
-    ranges: BTreeMap<u64, KeyRange>,
+    /// Ranges with names that nobody has listed yet, by their numbers.
+    open: BTreeMap<u64, KeyRange>,
     /// The ranges' numbers by their low ends.
     by_low: BTreeMap<String, u64>,
     calls: BTreeMap<CallId, AskedPage>,
@@ -170,7 +171,7 @@ impl Ranges {
             page_size,
             page,
             space: KeySpace::new(prefix, page),
-            ranges: BTreeMap::new(),
+            open: BTreeMap::new(),
             by_low: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_id: 0,
@@ -191,7 +192,7 @@ impl Ranges {
     fn insert(&mut self, low: String, end: Option<String>, estimate: f64, doubt: u32) {
         let id = self.new_id();
         self.by_low.insert(low.clone(), id);
-        self.ranges.insert(id, KeyRange { low, end, estimate, doubt, ..KeyRange::default() });
+        self.open.insert(id, KeyRange { low, end, estimate, doubt, ..KeyRange::default() });
     }
 
     fn new_id(&mut self) -> u64 {
@@ -202,7 +203,7 @@ impl Ranges {
 
     /// Whether everything is listed. Calls for folders that are still in flight may then be dropped.
     pub(super) fn is_done(&self) -> bool {
-        self.ranges.is_empty()
+        self.open.is_empty()
     }
 
     /// The next call to make while fewer than `limit` are in flight; `None` where no useful call is left until an
@@ -219,7 +220,7 @@ impl Ranges {
 
         // Makes ranges for calls that would otherwise be idle.
         let mut waiting = self.largest_waiting();
-        let waiting_ranges = self.ranges.values().filter(|range| !range.in_flight).count();
+        let waiting_ranges = self.open.values().filter(|range| !range.in_flight).count();
         let free = idle.saturating_sub(waiting_ranges + self.folder_calls.len());
         if free > 0 && (self.pages > 0 || self.has_earlier) {
             self.cut_largest(free, limit);
@@ -237,7 +238,7 @@ impl Ranges {
 
     /// The range without a call in flight that is estimated to hold the most objects.
     fn largest_waiting(&self) -> Option<u64> {
-        self.ranges
+        self.open
             .iter()
             .filter(|(_, range)| !range.in_flight)
             .max_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate))
@@ -246,7 +247,7 @@ impl Ranges {
 
     fn issue(&mut self, id: u64) -> ListCall {
         let call_id = self.new_id();
-        let range = self.ranges.get_mut(&id).expect("a waiting range");
+        let range = self.open.get_mut(&id).expect("a waiting range");
         range.in_flight = true;
         // After a cut the token's request still runs to the old end, and what it brings from the cut on is dropped.
         // That costs less than a new request from the last name on, which brings that name again, unless little is left
@@ -277,7 +278,7 @@ impl Ranges {
         match self.calls.remove(&call) {
             Some(AskedPage::Folders { .. }) => true,
             Some(AskedPage::Range { id, token: Some(_) }) if token_refused => {
-                let range = self.ranges.get_mut(&id).filter(|range| range.tokens_refused < MAX_TOKENS_REFUSED);
+                let range = self.open.get_mut(&id).filter(|range| range.tokens_refused < MAX_TOKENS_REFUSED);
                 let Some(range) = range else { return false };
                 (range.in_flight, range.token) = (false, None);
                 range.tokens_refused += 1;
@@ -327,7 +328,7 @@ impl Ranges {
                 page_size: self.page_size,
             });
         }
-        let ids: Vec<u64> = self.ranges.keys().copied().collect();
+        let ids: Vec<u64> = self.open.keys().copied().collect();
         for id in ids {
             self.estimate(id);
         }
@@ -339,7 +340,7 @@ impl Ranges {
         used_token: Option<&str>,
         page: &dyn AnswerPage,
     ) -> Result<KeptNames, ProtocolViolation> {
-        let range = self.ranges.get_mut(&id).expect("a range with a call in flight");
+        let range = self.open.get_mut(&id).expect("a range with a call in flight");
         range.in_flight = false;
         let from = range.low.clone();
         let keep = kept(range, &self.prefix, page)?;
@@ -371,7 +372,7 @@ impl Ranges {
         if is_done {
             self.remove(id, &from, is_first_answer && keep.is_empty());
         } else {
-            let range = self.ranges.get_mut(&id).expect("a range with an answer");
+            let range = self.open.get_mut(&id).expect("a range with an answer");
             let is_full = keep.len() as f64 >= 0.9 * self.page;
             let is_surprise = !is_first_answer && is_full && range.estimate < MIN_PAGES_TO_CUT * self.page;
             range.surprises += u32::from(is_surprise);
@@ -397,7 +398,7 @@ impl Ranges {
 
     /// Learns from the names of a range's page that are kept, at least one.
     fn learn(&mut self, id: u64, keep: Range<usize>, page: &dyn AnswerPage, is_first_answer: bool) {
-        let range = self.ranges.get_mut(&id).expect("a range with an answer");
+        let range = self.open.get_mut(&id).expect("a range with an answer");
         let (first, last) = (page.name(keep.start), page.name(keep.end - 1));
         if is_first_answer {
             self.space.add_first_name(first);
@@ -416,12 +417,12 @@ impl Ranges {
     /// Removes a range that is listed to its end. If it `was_empty`, the cut at its low end was a wrong guess, and the
     /// range before it now reaches to its end.
     fn remove(&mut self, id: u64, from: &str, was_empty: bool) {
-        let Some(removed) = self.ranges.remove(&id) else { return };
+        let Some(removed) = self.open.remove(&id) else { return };
         if !was_empty {
             return;
         }
         let Some((_, &before)) = self.by_low.range(..from.to_owned()).next_back() else { return };
-        if let Some(range) = self.ranges.get_mut(&before)
+        if let Some(range) = self.open.get_mut(&before)
             && range.end.as_deref() == Some(from)
         {
             range.doubt = range.doubt.max(removed.doubt) + 1;

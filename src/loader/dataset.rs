@@ -204,6 +204,7 @@ impl<D> DatafluxDataset<D> {
     /// # Ok::<(), dataflux::Error>(())
     /// ```
     ///
+    /// # Errors
     /// As for [`classes`](Self::classes); the other's listing failed.
     pub fn classes_from<E>(self, other: &DatafluxDataset<E>) -> Result<Self> {
         other.manifest().complete()?;

@@ -139,7 +139,9 @@ impl ManifestBuilder {
         };
         let counts = inventory.by_shard(client, &prefix, pack).await?;
         for PackedShard { segments, unwanted } in shards {
-            segments.into_iter().for_each(|segment| builder.push(segment));
+            for segment in segments {
+                builder.push(segment);
+            }
             builder.unwanted_rows.merge(&unwanted);
         }
         let snapshot_time = inventory.snapshot_time().map(str::to_owned);

@@ -48,6 +48,7 @@ struct Ops {
 }
 
 /// The time and memory that the epochs took.
+#[derive(Clone, Copy)]
 pub(super) struct Usage {
     pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,

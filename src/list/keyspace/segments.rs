@@ -254,12 +254,11 @@ impl KeySpace {
         let deepest = deepest.max(flat.end_depth.map_or(0, |depth| (depth + 1).min(chars.len())));
         let mut unit = vec![0.0; deepest.max(dense_depth + 1)];
         let at_dense = &chars[dense_depth];
-        unit[dense_depth] = match flat.dense {
-            Some(density) => density.items / self.weight_of_page(density, at_dense, &mut spans).max(1e-12),
-            None => {
-                let total = self.spans(at_dense.place, Some(at_dense.c), AlphabetTrust::DEFAULT_GUESS, &mut spans);
-                flat.gap.share.min(MAX_UNIT) / total.max(1.0)
-            }
+        unit[dense_depth] = if let Some(density) = flat.dense {
+            density.items / self.weight_of_page(density, at_dense, &mut spans).max(1e-12)
+        } else {
+            let total = self.spans(at_dense.place, Some(at_dense.c), AlphabetTrust::DEFAULT_GUESS, &mut spans);
+            flat.gap.share.min(MAX_UNIT) / total.max(1.0)
         };
         for depth in dense_depth + 1..unit.len() {
             let NameChar { c, place, .. } = chars[depth];
@@ -432,7 +431,9 @@ impl KeySpace {
         let most = if mean > seen { mean - seen } else { 2.0 * seen };
         let sum: f64 = rest.iter().map(|segment| segment.mass).sum();
         if sum > most {
-            rest.iter_mut().for_each(|segment| segment.mass *= most / sum);
+            for segment in rest {
+                segment.mass *= most / sum;
+            }
         }
     }
 

@@ -54,13 +54,13 @@ impl Ranges {
 
     /// Estimates again how many objects a range holds.
     pub(super) fn estimate(&mut self, id: u64) {
-        let range = &self.ranges[&id];
+        let range = &self.open[&id];
         if !range.is_answered {
             return;
         }
         let mass = total_mass(&self.gap_segments(range));
         let estimate = if mass.is_finite() { mass.clamp(self.page * 0.5, 1e12) } else { self.page };
-        if let Some(range) = self.ranges.get_mut(&id) {
+        if let Some(range) = self.open.get_mut(&id) {
             range.estimate = estimate;
         }
     }
@@ -68,7 +68,7 @@ impl Ranges {
     /// After the first page: asks for the folders along its last name, and cuts the next page into small pieces, where
     /// the limit leaves room for these calls.
     pub(super) fn cut_first_range(&mut self, idle: usize) {
-        let Some((&id, range)) = self.ranges.first_key_value() else { return };
+        let Some((&id, range)) = self.open.first_key_value() else { return };
         let Some(last) = range.last.clone() else { return };
 
         let first = range.density.as_ref().map(|density| density.first.clone()).unwrap_or_default();
@@ -100,7 +100,7 @@ impl Ranges {
         if pieces < 2 {
             return;
         }
-        let mut segments = self.gap_segments(&self.ranges[&id]);
+        let mut segments = self.gap_segments(&self.open[&id]);
         let total = total_mass(&segments);
         let sure: f64 = segments.iter().filter(|segment| segment.is_sure).map(|segment| segment.mass).sum();
         let mut before = 0.0;
@@ -142,14 +142,14 @@ impl Ranges {
 
     /// Cuts the ranges with the most objects until `free` more ranges wait, or none is worth a cut.
     pub(super) fn cut_largest(&mut self, mut free: usize, limit: usize) {
-        let estimates = self.ranges.values().map(|range| range.estimate);
+        let estimates = self.open.values().map(|range| range.estimate);
         let total: f64 = estimates.filter(|estimate| estimate.is_finite()).sum();
         let fair = (total / limit as f64).max(self.page * 0.92);
         while free > 0 {
             // Objects behind the page that is in flight.
             let left = |range: &KeyRange| range.estimate - if range.in_flight { self.page } else { 0.0 };
             let largest = self
-                .ranges
+                .open
                 .iter()
                 .filter(|(_, range)| !range.is_uncuttable && range.empty_pages == 0)
                 .filter(|(_, range)| range.is_answered || self.has_earlier)
@@ -178,7 +178,7 @@ impl Ranges {
             let sizes = PieceSizes { precision: self.page * 0.3, least: self.page * 0.5 };
             let made = self.cut(id, &segments, &targets, sizes);
             if made == 0
-                && let Some(range) = self.ranges.get_mut(&id)
+                && let Some(range) = self.open.get_mut(&id)
             {
                 range.is_uncuttable = true;
             }
@@ -188,10 +188,10 @@ impl Ranges {
 
     /// Cuts a range near the given numbers of objects from its low end. Returns how many ranges that made.
     fn cut(&mut self, id: u64, segments: &[GapSegment], targets: &[f64], sizes: PieceSizes) -> usize {
-        let cuts = self.plan_cuts(&self.ranges[&id], segments, targets, sizes);
+        let cuts = self.plan_cuts(&self.open[&id], segments, targets, sizes);
         let Some(first) = cuts.first() else { return 0 };
 
-        let range = self.ranges.get_mut(&id).expect("the caller chose the range");
+        let range = self.open.get_mut(&id).expect("the caller chose the range");
         let (end, doubt) = (range.end.replace(first.name.clone()), range.doubt);
         range.estimate = first.objects_before.max(self.page * 0.3);
         (range.doubt, range.surprises) = (0, 0);

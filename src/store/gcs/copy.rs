@@ -17,10 +17,10 @@ pub(super) async fn copy(http: &Http, request: &CopyRequest, attempt: &Attempt) 
     let mut path =
         format!("{source}/rewriteTo{target}?prettyPrint=false&fields=rewriteToken,resource({OBJECT_FIELDS})");
     if let Some(generation) = request.source.generation {
-        path.push_str(&format!("&sourceGeneration={generation}"));
+        path = format!("{path}&sourceGeneration={generation}");
     }
     if let Some(generation) = request.if_generation_match {
-        path.push_str(&format!("&ifGenerationMatch={generation}"));
+        path = format!("{path}&ifGenerationMatch={generation}");
     }
 
     let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
