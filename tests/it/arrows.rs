@@ -109,7 +109,9 @@ fn rooms_use_only_those_before_them() {
     let library = library();
     assert_eq!(forbidden_arrows(&library), [""; 0]);
 
-    let (ground, rooms): (Vec<_>, Vec<_>) = library.rooms().into_iter().partition(|name| GROUND.contains(&&**name));
+    // The guide is text alone.
+    let modules = library.rooms().into_iter().filter(|name| name != "guide");
+    let (ground, rooms): (Vec<_>, Vec<_>) = modules.partition(|name| GROUND.contains(&&**name));
     assert_eq!(rooms, ROOMS, "lib.rs declares the rooms in the order of the data");
     assert_eq!(ground, GROUND);
 

@@ -34,8 +34,8 @@ fn service(is_composing_proven: bool, waiting: usize) -> ServiceState {
     ServiceState { ceilings: Ceilings { reads: ceiling(0), writes: ceiling(waiting) }, is_composing_proven }
 }
 
-fn success(samples: u64, took: Duration) -> Option<ReadOutcome> {
-    Some(ReadOutcome { samples, took })
+fn success(samples: u64, took: Duration) -> ReadOutcome {
+    ReadOutcome { samples, took }
 }
 
 fn millis(millis: u64) -> Duration {
@@ -68,7 +68,7 @@ fn after_the_first_compose(took: Duration, left: u64) -> ReadModeChooser {
     }
     let admission = composed.unwrap();
     chooser.begin_read(admission);
-    chooser.end_read(took, admission, success(32, took));
+    chooser.end_read(took, admission, Some(success(32, took)));
     chooser
 }
 
@@ -91,7 +91,7 @@ fn until_a_compose_is_back_all_is_composed_but_for_what_reads_bring_meanwhile() 
             (0..if admission.is_composed { 1 } else { 32 }).for_each(|_| chooser.begin_read(admission));
             composed += if admission.is_composed { 32 } else { 0 };
             if !admission.is_composed {
-                (0..32).for_each(|_| chooser.end_read(millis(1), admission, success(1, millis(1))));
+                (0..32).for_each(|_| chooser.end_read(millis(1), admission, Some(success(1, millis(1)))));
             }
         }
         assert!((most - 64..most + 64).contains(&composed), "{followed}: {composed}");
@@ -139,7 +139,7 @@ fn first_composes_that_fail_are_the_last_for_now() {
     for admission in &admissions {
         chooser.begin_read(*admission);
     }
-    chooser.end_read(millis(900), admissions[0], success(32, millis(900)));
+    chooser.end_read(millis(900), admissions[0], Some(success(32, millis(900))));
     chooser.record_failed_compose(millis(910), admissions[1]);
     chooser.end_read(millis(910), admissions[1], None);
     assert_eq!(chooser.mode, ReadMode::Mixed);
@@ -153,7 +153,7 @@ fn probes_that_failed_are_made_again_in_the_next_epoch() {
         let (direct, composed) = until_composed(chooser, MANY, &service(false, 0));
         for admission in direct {
             (0..32).for_each(|_| chooser.begin_read(admission));
-            (0..32).for_each(|_| chooser.end_read(millis(1), admission, success(1, millis(1))));
+            (0..32).for_each(|_| chooser.end_read(millis(1), admission, Some(success(1, millis(1)))));
         }
         composed
     };
@@ -203,7 +203,7 @@ fn a_measurement_continues_where_an_epoch_was_begun_ahead() {
         for admission in &admissions {
             chooser.begin_read(*admission);
         }
-        chooser.end_read(millis(900), admissions[0], success(32, millis(900)));
+        chooser.end_read(millis(900), admissions[0], Some(success(32, millis(900))));
         chooser.start_epoch(neighbours(ahead, false));
         assert_eq!(chooser.is_measurable(), continues);
     }
@@ -238,7 +238,7 @@ fn a_loop_that_stops_for_long_undoes_no_trial() {
         }
     }
     for admission in admissions {
-        chooser.end_read(millis(900), admission, success(32, millis(900)));
+        chooser.end_read(millis(900), admission, Some(success(32, millis(900))));
     }
     // It compiles its kernels.
     _ = chooser.admit(Duration::from_secs(40), GROUP, MANY, &service);
