@@ -1,6 +1,7 @@
 //! The ledger of this process's temporary objects, and the counts of them by epoch and by loader.
 //!
-//! A name is in the ledger from before the call that may create the object until its deletion is confirmed. There is
+//! A name is in the ledger from before the call that may create the object until its deletion has succeeded or
+//! failed; a failed one is listed apart and tried again later. There is
 //! one ledger for the process, because a signal and the end of the process concern all of its loaders. The ledger holds
 //! a limited number of names: where deletions don't keep up, composing waits for them.
 
@@ -21,7 +22,7 @@ use crate::suspension::RETRIAL_INTERVAL;
 use crate::{Error, ErrorKind, Result};
 
 /// Temporaries there may be at once, including those that are being deleted. A bucket takes some 1,000 writes a second,
-/// which makes 500 temporaries a second at most, so this is eight seconds' worth: more would mean that deletions don't
+/// which makes 500 temporaries a second at most (a compose and a deletion each), so this is eight seconds' worth: more would mean that deletions don't
 /// keep up, and each temporary costs a task, an entry here, and billed storage.
 const MAX_TEMPORARIES: usize = 4_096;
 
@@ -48,7 +49,7 @@ pub(super) struct Ledger {
     changed: Condvar,
     /// Holds true once the process shuts down.
     closing: watch::Sender<bool>,
-    /// Temporaries whose deletion failed when all its tries were over. A later deletion removes them from here.
+    /// Temporaries whose deletion failed after all tries. A later deletion removes them from here.
     undeleted: Mutex<Vec<UndeletedTemporary>>,
 }
 
@@ -67,7 +68,7 @@ pub(super) struct LedgerEntry {
     pub(super) run: Arc<TemporaryRun>,
     pub(super) bucket: Arc<str>,
     pub(super) writes: Arc<CallGate>,
-    /// The number of the group that it holds; deletions go in this order.
+    /// Number of the group stored in the temporary; deletions go in this order.
     pub(super) group_number: u64,
     pub(super) state: TemporaryState,
     #[expect(dead_code, reason = "held for its drop")]
@@ -79,7 +80,7 @@ pub(super) struct LedgerEntry {
 pub(super) enum TemporaryState {
     /// The call that creates it is under way.
     Composing,
-    /// It exists at this generation, and a read uses it.
+    /// It exists at this generation and may be read.
     InUse { generation: i64 },
     /// Its deletion is under way.
     Deleting,
@@ -115,7 +116,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that the object exists. Returns false if the ledger closes, so that the object is to be deleted unread.
+    /// Notes that the object exists. Returns false if the ledger closes: the caller must drop the object
+    /// unread.
     pub(super) fn note_composed(&self, name: &Arc<str>, generation: i64) -> bool {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(name) {
@@ -132,7 +134,7 @@ impl Ledger {
     pub(super) fn remove(&self, name: &Arc<str>) {
         let mut entries = self.entries();
         if let Some(entry) = entries.remove(name) {
-            // Under the lock, or a waiter could look in between and then sleep through the call below.
+            // Under the lock, because a waiter could otherwise miss the notification.
             entry.run.outstanding.fetch_sub(1, Ordering::SeqCst);
             self.changed.notify_all();
             drop(entries);
@@ -147,7 +149,7 @@ impl Ledger {
         let Some(entry) = entries.get_mut(name) else { return };
         let generation = match entry.state {
             TemporaryState::Deleting => return,
-            // The answer to the compose never came. The name is random and used by nobody else, so the deletion goes by
+            // The generation is unknown: the compose had no answer, or an error. The name is random and used by nobody else, so the deletion goes by
             // name alone.
             TemporaryState::Composing => None,
             TemporaryState::InUse { generation } => Some(generation),
@@ -226,10 +228,10 @@ pub struct Leftover {
 /// Waits until every temporary object of this process is deleted, but no longer than `timeout`, and returns what is
 /// left.
 ///
-/// This includes objects that are still being read for a batch. The end of the process waits by itself, for 20 seconds
-/// at most, and then does not wait for reads.
+/// This waits for reads of such objects, too. The end of the process waits by itself, for 20 seconds at most, and deletes
+/// objects that are being read.
 pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
-    // The lock is still held, so temporaries that start after the wait are not among these.
+    // The lock is still held, so this is the state at the end of the wait.
     let entries = LEDGER.wait_until(deadline_after(timeout), HashMap::is_empty);
     let mut objects: Vec<_> = entries.iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
     drop(entries);
@@ -252,6 +254,7 @@ pub(super) fn close(timeout: Duration) -> Leftover {
             .iter()
             // Composes under way are not retried, since nobody wants their objects any more.
             .inspect(|(_, entry)| _ = entry.run.is_over.send_replace(true))
+            // Their guards delete the objects of those once they end.
             .filter(|(_, entry)| entry.state != TemporaryState::Composing)
             .map(|(name, _)| Arc::clone(name))
             .collect()
@@ -281,9 +284,9 @@ impl LoaderTemporaries {
         Arc::new(Self { is_renewable: AtomicBool::new(true), undeleted: AtomicU64::new(0) })
     }
 
-    /// Gives new temporaries leases that outlast everything that may be done with them, since leases can't be renewed.
-    /// Returns whether they were renewed until now.
-    pub(crate) fn never_renew(&self) -> bool {
+    /// Notes that leases can't be renewed, so new temporaries get longer ones. Returns whether they could be renewed
+    /// before.
+    pub(crate) fn disable_renewal(&self) -> bool {
         self.is_renewable.swap(false, Ordering::Relaxed)
     }
 
@@ -296,7 +299,7 @@ impl LoaderTemporaries {
         self.undeleted.load(Ordering::SeqCst)
     }
 
-    /// Starts another try to delete what could not be deleted at least [`RETRIAL_INTERVAL`] ago. Returns at once.
+    /// Starts another try to delete the temporaries whose last failed try is at least [`RETRIAL_INTERVAL`] old. Returns at once.
     pub(crate) fn delete_again(self: &Arc<Self>, client: &Client, io: &Io, writes: &Arc<CallGate>, group_number: u64) {
         let now = Instant::now();
         let mut undeleted = LEDGER.undeleted();
@@ -388,7 +391,7 @@ impl TemporaryRun {
     }
 
     /// Waits until the ledger holds no temporary of this run; false if it still does after `timeout`.
-    pub(crate) async fn is_settled_within(&self, timeout: Duration) -> bool {
+    pub(crate) async fn wait_until_settled(&self, timeout: Duration) -> bool {
         let settled = async {
             while self.outstanding() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -165,19 +165,19 @@ impl Temporary {
             let changes = changes.map(|(key, value)| (key.to_owned(), value.to_string())).into();
             match client.update_metadata(&self.id, &changes).await {
                 Ok(_) => {}
-                // A `clean` elsewhere took this run for dead. Either the read fails, or it has all it needs.
+                // A `clean` elsewhere took this process for dead. The read fails by itself if it still needs the object.
                 Err(error) if error.is_not_found() => return,
                 // The permission may be granted and missing from the token's scope, as on machines with default scopes.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    if self.loader.never_renew() {
+                    if self.loader.disable_renewal() {
                         tracing::warn!(object = %self.id, %error, "the lease of a temporary object could not be renewed, \
-                            so that from here on each is given a longer one");
+                            so new temporary objects get longer ones");
                     }
                     return;
                 }
                 Err(error) => {
                     tracing::warn!(object = %self.id, %error, "the lease of a temporary object could not be renewed, so \
-                        that `dataflux clean` elsewhere may take it");
+                        that `dataflux clean` elsewhere may delete it");
                 }
             }
         }
@@ -285,7 +285,7 @@ mod tests {
         temporary.hold(&client, seconds(1_000)).await;
         assert_eq!(faults.calls(StoreCall::UpdateMetadata), 0);
         let (once, many) = (TemporaryRun::new(&LoaderTemporaries::new()), TemporaryRun::new(&LoaderTemporaries::new()));
-        assert!(once.loader.never_renew());
+        assert!(once.loader.disable_renewal());
         assert_eq!(many.lease(&client, 100_000_000), client.deadline() * 2 + LEASE, "no renewal during the compose");
         assert!(once.lease(&client, 100_000_000) > 4 * LEASE + Duration::from_secs(1_000));
     }

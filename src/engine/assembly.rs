@@ -28,7 +28,8 @@ pub(crate) enum DecodeJob {
         assembly: Arc<BatchAssembly>,
         slot: usize,
         sample: RawSample,
-        /// Bytes of the payload that the sample is part of, if they are given back once all of it is decoded.
+        /// Bytes of the payload that the sample is part of, if they are given back once all of it is decoded; `None` if
+        /// they are held until delivery.
         passing: Option<Arc<Permit>>,
         /// Memory that was granted for the sample, if it had to wait for that.
         granted: Option<DecodeNeed>,
@@ -53,7 +54,7 @@ pub(crate) struct BatchContext {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) cancel: watch::Receiver<bool>,
     pub(crate) loss_policy: LossPolicy,
-    /// Where samples wait for memory before they are decoded.
+    /// Where samples wait for memory before they are decoded; `None` if the sizes of items are known before reading.
     pub(crate) gate: Option<Arc<DecodeGate<DecodeJob>>>,
     pub(crate) jobs: Sender<DecodeJob>,
     pub(crate) memory_budget: u64,
@@ -101,7 +102,7 @@ pub(crate) struct BatchPlace {
     pub(crate) positions: Vec<Range<u64>>,
     /// Number of samples at the end that only fill the batch up.
     pub(crate) padding: usize,
-    /// Number of the last group that was started before the batch's own groups. Reads of substitutes use it.
+    /// Number of the last read that was started before the batch's window. Reads of substitutes use it.
     pub(crate) group_number: u64,
 }
 
@@ -118,12 +119,15 @@ pub(crate) struct BatchAssembly {
 
 struct AssemblyParts {
     items: Option<BatchItems>,
-    /// The sample that was decoded for each place of the batch; empty until the first one is.
+    /// The decoded sample of each index in the batch; empty until a sample is decoded.
     decoded: Vec<Option<SampleId>>,
     /// Lost samples in the order in which they were lost.
     lost: Vec<LostInSlot>,
-    missing: usize,
+    /// Samples that are not decoded yet.
+    undecoded: usize,
+    /// Bytes of the decoded samples, as they are stored.
     bytes: u64,
+    /// Decoded samples whose bytes were verified.
     verified: u64,
     held: Vec<HeldBytes>,
     /// The batch's memory for decoding. The finished batch takes it over.
@@ -149,7 +153,7 @@ impl BatchAssembly {
             items: Some(context.code.new_items()),
             decoded: Vec::new(),
             lost: Vec::new(),
-            missing: samples,
+            undecoded: samples,
             bytes: 0,
             verified: 0,
             held: Vec::new(),
@@ -224,7 +228,7 @@ impl BatchAssembly {
         }
     }
 
-    /// The error of a batch, or of a single sample, that needs more memory than a batch can ever have.
+    /// The error for a sample that does not fit into the memory for decoding, alone or with its batch.
     fn too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) -> Error {
         let samples = self.samples();
         let DecodeNeed { item, copy, scratch, .. } = need;
@@ -239,7 +243,7 @@ impl BatchAssembly {
         let error = Error::new(
             ErrorKind::Config,
             format!(
-                "a batch of {samples} samples is over the memory budget once it is decoded: this one takes {item} bytes\
+                "a batch of {samples} samples is over the memory budget once it is decoded: this sample takes {item} bytes\
                  {copied} and {scratch} bytes of working memory, and one batch may have three quarters of the budget"
             ),
         )
@@ -257,7 +261,7 @@ impl BatchAssembly {
     /// Replaces the grant of a decoded sample with the memory that its item takes.
     fn settle(&self, id: SampleId, granted: DecodeNeed, item: DecodeNeed) {
         let Some((gate, number)) = self.gate() else { return };
-        // A copy is reported even if nothing else changed, since the gate gives it back when the batch is collated.
+        // Also if only a copy is to be noted: the gate learns of it here, and gives it back after collating.
         if (item != granted || item.copy > 0)
             && let Err(never) = gate.settle(number, granted, item)
         {
@@ -270,7 +274,7 @@ impl BatchAssembly {
         self.sender.send(Err(error));
     }
 
-    /// Decodes samples of the batch. Returns whether it is complete by that and can be collated.
+    /// Decodes samples of the batch. Returns whether the batch is now complete and can be collated.
     pub(crate) fn decode(self: &Arc<Self>, samples: Vec<(usize, RawSample)>, granted: Option<DecodeNeed>) -> bool {
         if self.is_cancelled() {
             return false;
@@ -322,7 +326,8 @@ impl BatchAssembly {
         outlook
     }
 
-    /// As [`lose`](Self::lose), for a sample that had its memory or hadn't; the caller collates the batch.
+    /// Applies the loss policy to a sample. `was_granted` says whether the gate had granted its memory. The caller
+    /// queues the batch for collating if it is complete.
     fn lose_granted(self: &Arc<Self>, slot: usize, id: SampleId, error: Error, was_granted: bool) -> BatchOutlook {
         if is_of_one_sample(&error) { self.go_without(slot, id, error, was_granted) } else { self.fail_with(error) }
     }
@@ -350,8 +355,8 @@ impl BatchAssembly {
                 if let Some((gate, number)) = self.gate().filter(|_| !was_granted) {
                     gate.skip(number);
                 }
-                parts.missing -= 1;
-                if parts.missing == 0 { BatchOutlook::Complete } else { BatchOutlook::Incomplete }
+                parts.undecoded -= 1;
+                if parts.undecoded == 0 { BatchOutlook::Complete } else { BatchOutlook::Incomplete }
             }
             LossPolicy::Substitute(request) => {
                 let mut of_slot = parts.lost.iter().filter(|other| other.slot == slot).map(|other| other.lost.id);

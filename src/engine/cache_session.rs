@@ -81,8 +81,8 @@ pub(crate) enum SampleReader {
     ThisOne(Option<ReadClaim>),
     /// Another loader or process, by the number of its claims.
     Other(u64),
-    /// Nobody: it is in the cache by now.
-    Nobody,
+    /// AlreadyCached: it is in the cache by now.
+    AlreadyCached,
 }
 
 impl CacheSession {
@@ -185,7 +185,7 @@ impl CacheSession {
             let own = (claim == ClaimOutcome::Mine).then(|| ReadClaim { cache: self.cache.clone(), hash });
             match (claim, location) {
                 (ClaimOutcome::Theirs(reader), _) => SampleReader::Other(reader),
-                (_, Some(_)) => SampleReader::Nobody,
+                (_, Some(_)) => SampleReader::AlreadyCached,
                 (_, None) => SampleReader::ThisOne(own),
             }
         });

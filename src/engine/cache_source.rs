@@ -2,12 +2,12 @@
 //! from the bucket.
 //!
 //! **Why no wait for a claim is endless.** A group holds its bytes of the memory budget before it claims its samples,
-//! so a claim lasts as long as calls of the network take, and never waits for a training loop. A read that finds
-//! samples claimed by another process waits in a task of its own, which holds the bytes of the group, while the planner
-//! starts later groups. That task waits for time alone: ten minutes at most, or 30 seconds without a sign of the other
-//! process, and then reads the samples itself. So two processes that wait for each other's claims both resume, and the
-//! claim of a dead process counts for nothing. What a training loop, the budget or the gate waits for is behind reads
-//! that all end.
+//! so a claim is held only during network calls, and never waits for a training loop. A read that finds samples claimed
+//! by another process waits in a task of its own, while the planner starts later groups; the batches hold the group's
+//! bytes meanwhile. That task stops waiting after ten minutes, or after 30 seconds without a sign of the other process,
+//! and then reads the samples itself. So two processes that wait for each other's claims both resume, and the claim of a
+//! dead process counts for nothing. So every read ends, and with it every wait of the training loop, the budget and the
+//! gate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,21 +29,21 @@ use crate::plan::{Group, MAX_SOURCES, Method, Slice};
 use crate::read::{Origin, RawSample};
 use crate::sample::SampleId;
 
-/// The first pause between two looks for claimed samples: these may be almost there.
+/// The first pause between two looks for claimed samples, which may be about to arrive.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 
-/// The longest pause between two looks: as long as the start of a read, so that a sample comes hardly later than it
-/// could.
+/// The longest pause between two looks. It is about the latency of starting a read, so polling adds little delay.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Every so many looks the task also claims samples again, in case their reader has died.
+/// On the first poll_once, and on each poll_once after this many more, the task also claims samples again, in case their reader
+/// has died.
 const LOOKS_PER_CLAIM: u32 = 8;
 
-/// Bytes that one job reads from the cache, unless one sample has more: so few that threads share the work, so many
-/// that handing over a job costs nothing beside it.
+/// Bytes that one job reads from the cache, unless one sample has more. They are few enough to share the work among
+/// threads, and enough to hide the cost of handing over a job.
 const JOB_BYTES: u64 = 1 << 20;
 
-/// Reads samples from the cache, and from the bucket what is not in it.
+/// Reads samples from the cache, and from the bucket those that are not in it.
 pub(crate) struct CacheSource {
     pub(crate) session: CacheSession,
     pub(crate) bucket: Arc<BucketSource>,
@@ -55,7 +55,7 @@ struct CacheReads {
     lookup: CacheLookup,
 }
 
-/// A sample that this task reads from the bucket.
+/// A sample that this loader reads from the bucket.
 struct OwnRead {
     slice: Slice,
     claim: Option<ReadClaim>,
@@ -123,7 +123,7 @@ impl PlannedReads for CacheReads {
         self.source.session.run(move || {
             if !is_cancelled(&delivery.cancel) {
                 let missed = source.deliver_hits(group.slices, hits, &delivery);
-                source.wait_for(missed, number, delivery);
+                source.spawn_waiter(missed, number, delivery);
             }
         });
         Some(())
@@ -159,7 +159,7 @@ impl SampleSource for CacheSource {
         let (slot, id) = (group.slices[0].slot, group.slices[0].id);
         stages.set([slot], SampleStage::Caching);
         let (source, (done, wait)) = (Arc::clone(&self), oneshot::channel());
-        self.session.run(move || drop(done.send(source.read_hit(id))));
+        self.session.run(move || drop(done.send(source.find_and_read(id))));
         if let Ok(Some(sample)) = wait.await {
             return Ok(sample);
         }
@@ -170,7 +170,7 @@ impl SampleSource for CacheSource {
 }
 
 impl CacheSource {
-    /// Starts the read of a group that is not in the cache. Samples that another loader or process reads are awaited in
+    /// Starts the read of a group whose samples were not in the cache when it was planned. Samples that another loader or process reads are awaited in
     /// a task of their own.
     fn start_uncached(
         self: &Arc<Self>,
@@ -184,7 +184,7 @@ impl CacheSource {
         let is_whole = awaited.is_empty();
         if !is_whole {
             let slices = awaited.into_iter().map(|awaited| awaited.slice).collect();
-            self.wait_for(slices, start.numbers.next(), delivery.clone());
+            self.spawn_waiter(slices, start.numbers.next(), delivery.clone());
         }
         if own.is_empty() {
             return Some(());
@@ -196,7 +196,7 @@ impl CacheSource {
         self.bucket.start(group(method, slices), guards, delivery, start)
     }
 
-    /// Claims samples and divides them by who reads them now. Blocks for moments.
+    /// Claims samples and divides them by who reads them now. Blocks briefly.
     fn divide(&self, slices: Vec<Slice>, lookup: &CacheLookup) -> Division {
         let known: Vec<_> = slices.iter().filter_map(|slice| lookup.hash(slice.slot)).collect();
         let mut readers = if known.is_empty() { Vec::new() } else { self.session.claim(&known) }.into_iter();
@@ -206,8 +206,8 @@ impl CacheSource {
             match reader.unwrap_or(SampleReader::ThisOne(None)) {
                 SampleReader::ThisOne(claim) => division.own.push(OwnRead { slice, claim }),
                 SampleReader::Other(reader) => division.awaited.push(AwaitedRead { slice, reader }),
-                // The task that waits for it finds it at once.
-                SampleReader::Nobody => division.awaited.push(AwaitedRead { slice, reader: 0 }),
+                // It was written after the lookup, so the waiting task finds it at its first poll_once.
+                SampleReader::AlreadyCached => division.awaited.push(AwaitedRead { slice, reader: 0 }),
             }
         }
         division
@@ -233,25 +233,25 @@ impl CacheSource {
     }
 
     /// A sample from the cache, if it is there. Blocks.
-    fn read_hit(&self, id: SampleId) -> Option<RawSample> {
+    fn find_and_read(&self, id: SampleId) -> Option<RawSample> {
         self.session.refresh_after(SHORTEST_PAUSE);
         let hit = self.session.find(std::iter::once((0, id))).take_hit(0)?;
         let bytes = self.session.read(std::slice::from_ref(&hit), self.bucket.fetcher.buffers()).pop()??;
         Some(RawSample::verified_before(&Origin::new(&self.bucket.manifest), id, hit.entry, bytes))
     }
 
-    /// Starts a task that delivers samples which others read, or which were not where the cache found them.
-    fn wait_for(self: &Arc<Self>, slices: Vec<Slice>, number: u64, delivery: Delivery) {
+    /// Starts a task that delivers samples which others read, or which the cache listed but could not read.
+    fn spawn_waiter(self: &Arc<Self>, slices: Vec<Slice>, number: u64, delivery: Delivery) {
         if slices.is_empty() {
             return;
         }
         delivery.stages().set(slices.iter().map(|slice| slice.slot), SampleStage::Claimed);
         let (source, cancel) = (Arc::clone(self), delivery.cancel.clone());
-        spawn_read(&self.bucket.io, cancel, async move { source.obtain(slices, number, delivery).await });
+        spawn_read(&self.bucket.io, cancel, async move { source.poll_until_delivered(slices, number, delivery).await });
     }
 
     /// Delivers samples from the cache as soon as they are there, or from the bucket once this process may read them.
-    async fn obtain(self: &Arc<Self>, slices: Vec<Slice>, number: u64, delivery: Delivery) {
+    async fn poll_until_delivered(self: &Arc<Self>, slices: Vec<Slice>, number: u64, delivery: Delivery) {
         let mut awaited: Vec<_> = slices.into_iter().map(|slice| AwaitedRead { slice, reader: 0 }).collect();
         let (began, mut waits) = (Instant::now(), ClaimWaits::default());
         let (mut pause, mut looks) = (SHORTEST_PAUSE, 0);
@@ -259,12 +259,14 @@ impl CacheSource {
             let (source, to) = (Arc::clone(self), delivery.clone());
             let (done, wait) = oneshot::channel();
             // On a thread of the cache, because the network threads must not wait for a disk.
-            self.session.run(move || drop(done.send(source.look(awaited, looks % LOOKS_PER_CLAIM == 0, &to))));
+            self.session.run(move || drop(done.send(source.poll_once(awaited, looks % LOOKS_PER_CLAIM == 0, &to))));
             // The channel is closed if the job panicked. Then the channels of its batches close, too.
-            let Ok((Division { mut own, awaited: rest }, signs)) = wait.await else { return };
+            let Ok((Division { mut own, awaited: rest }, last_seen)) = wait.await else { return };
 
-            let decisions: BTreeMap<u64, WaitDecision> =
-                signs.into_iter().map(|(reader, sign)| (reader, waits.judge(reader, sign, began.elapsed()))).collect();
+            let decisions: BTreeMap<u64, WaitDecision> = last_seen
+                .into_iter()
+                .map(|(reader, sign)| (reader, waits.judge(reader, sign, began.elapsed())))
+                .collect();
             for (reader, _) in decisions.iter().filter(|(_, decision)| **decision == WaitDecision::GiveUpProcess) {
                 self.session.ignore_claims_of(*reader);
             }
@@ -281,9 +283,10 @@ impl CacheSource {
         }
     }
 
-    /// Looks for samples that others read. If some have come, or if it `must_claim`, delivers what has come and claims
-    /// what nobody reads any more. Returns the rest, with the last sign of each of their readers. Blocks.
-    fn look(
+    /// Looks once for samples that others read. If some are there, or if it `must_claim`, delivers those and claims the
+    /// samples that nobody reads any more. Returns the rest, with the time at which each of their readers was last
+    /// known to be alive. Blocks.
+    fn poll_once(
         &self,
         awaited: Vec<AwaitedRead>,
         must_claim: bool,
@@ -293,22 +296,22 @@ impl CacheSource {
         let samples = awaited.iter().map(|awaited| (awaited.slice.slot, awaited.slice.id));
         let lookup = self.session.find(samples);
         let division = if must_claim || lookup.hits().next().is_some() {
-            self.settle(awaited.into_iter().map(|awaited| awaited.slice).collect(), lookup, delivery)
+            self.deliver_and_claim(awaited.into_iter().map(|awaited| awaited.slice).collect(), lookup, delivery)
         } else {
             Division { own: Vec::new(), awaited }
         };
         let readers: BTreeSet<_> = division.awaited.iter().map(|awaited| awaited.reader).collect();
-        let signs = readers.into_iter().map(|reader| (reader, self.session.last_sign_of(reader))).collect();
-        (division, signs)
+        let last_seen = readers.into_iter().map(|reader| (reader, self.session.last_sign_of(reader))).collect();
+        (division, last_seen)
     }
 
-    /// Delivers what is in the cache, and claims what nobody reads any more. Blocks.
-    fn settle(&self, slices: Vec<Slice>, mut lookup: CacheLookup, delivery: &Delivery) -> Division {
+    /// Delivers the samples that are in the cache, and claims those that nobody reads any more. Blocks.
+    fn deliver_and_claim(&self, slices: Vec<Slice>, mut lookup: CacheLookup, delivery: &Delivery) -> Division {
         let (cached, rest): (Vec<_>, Vec<_>) = slices.into_iter().partition(|slice| lookup.has_hit(slice.slot));
         let hits = cached.iter().filter_map(|slice| lookup.take_hit(slice.slot)).collect();
         let missed = self.deliver_hits(cached, hits, delivery);
         let mut division = self.divide(rest, &lookup);
-        // Nobody waits for a sample that can't be read though the cache has it.
+        // The cache lists these but could not read them, so waiting is useless: this loader reads them.
         division.own.extend(Division::own(missed));
         division
     }

@@ -7,8 +7,8 @@
 //! thread.
 //!
 //! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
-//! Grants to batches behind it never exceed `DecodeLimits::ahead` together. Grants to the front itself may take all
-//! that is free, and [`GrantLedger::request`] refuses a batch that needs more than `all - ahead`. Batches before the
+//! Grants to batches behind it never exceed `DecodeLimits::behind_front` together. Grants to the front itself may take all
+//! that is free, and [`GrantLedger::request`] refuses a batch that needs more than `all - behind_front`. Batches before the
 //! front have all their grants: they need nothing more to be decoded, collated and delivered, and then give everything
 //! back. Working memory is given back when its sample is decoded. So what a sample of the front waits for is always
 //! given back, provided that the training loop takes batches; and bytes that are being read come out of the other part,
@@ -25,7 +25,7 @@ use crossbeam_channel::Sender;
 
 use crate::budget::Gauge;
 
-/// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is some ten times as large as its
+/// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is about ten times as large as its
 /// PNG file and a hundred times as large as its JPEG file, so that reading needs the smaller part. With half of this
 /// share the budget, and not the network, would limit how many large photos are read at once.
 const READ_PARTS: u64 = 8;
@@ -39,7 +39,7 @@ const AHEAD_PARTS: u64 = 8;
 pub(crate) struct DecodeLimits {
     pub(crate) all: u64,
     /// Maximum for all batches behind the front together.
-    pub(crate) ahead: u64,
+    pub(crate) behind_front: u64,
 }
 
 impl DecodeLimits {
@@ -65,20 +65,21 @@ impl DecodeLimits {
 
     /// What one batch may have.
     pub(crate) fn batch(self) -> u64 {
-        self.all.saturating_sub(self.ahead)
+        self.all.saturating_sub(self.behind_front)
     }
 }
 
 /// What one sample needs to be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DecodeNeed {
-    /// The item, until the training loop gives the batch back.
+    /// The item, and later its part of the batch, until the training loop asks for the next batch.
     pub(crate) item: u64,
-    /// The copy that collating makes of it, until the batch is collated and the items are dropped.
+    /// What collating takes beside the items while both exist. The gate gives it back once the batch is collated and
+    /// the items are dropped; the batch's data then takes the items' place.
     pub(crate) copy: u64,
     /// The decoder's working memory, until the sample is decoded.
     pub(crate) scratch: u64,
-    /// Whether item and copy are estimated from other items, so that they may turn out larger.
+    /// Whether item and copy are estimated from items decoded earlier, so that they may turn out larger.
     pub(crate) is_estimate: bool,
 }
 
@@ -95,7 +96,7 @@ impl DecodeNeed {
 /// Error for a batch whose samples need more memory than the limit for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NeverFits {
-    /// What was requested for it so far, the sample that was too much included.
+    /// The need of the batch so far, or of a sample that alone is too large.
     pub(crate) batch: u64,
 }
 
@@ -105,7 +106,7 @@ struct GrantLedger {
     limits: DecodeLimits,
     used: u64,
     /// The part of `used` that batches behind the front hold.
-    ahead: u64,
+    behind_front: u64,
     /// Number of the first batch with a sample that lacks a grant, or `next` if there is none.
     front: u64,
     /// Number of the batch that is registered next.
@@ -115,11 +116,11 @@ struct GrantLedger {
     open: BTreeMap<u64, OpenBatch>,
 }
 
-/// A batch from when it is promised until its memory is given back.
+/// A batch from its registration until its memory is given back.
 #[derive(Debug)]
 struct OpenBatch {
     /// Samples without a grant.
-    missing: usize,
+    ungranted: usize,
     held: u64,
     /// Samples with a grant by an estimate that are not decoded yet.
     undecoded: usize,
@@ -146,7 +147,7 @@ impl GrantLedger {
         number
     }
 
-    /// Counts what a sample needs to its batch. To be called once for each, before the grant.
+    /// Adds a sample's need to its batch's total. To be called once for each sample, before the grant.
     fn request(&mut self, number: u64, need: DecodeNeed) -> Result<(), NeverFits> {
         let most = self.limits.batch();
         let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
@@ -167,18 +168,18 @@ impl GrantLedger {
         }
         let is_front = number == self.front;
         let fits = |held: u64, limit: u64| held.checked_add(need.total()).is_some_and(|sum| sum <= limit);
-        if fits(self.used, self.limits.all) && (is_front || fits(self.ahead, self.limits.ahead)) {
+        if fits(self.used, self.limits.all) && (is_front || fits(self.behind_front, self.limits.behind_front)) {
             return true;
         }
-        // Nothing that the front could wait for is to be given back: items took more than was estimated.
-        let is_front_first = self.open.range(..self.front).next().is_none();
-        need.is_estimate && is_front && is_front_first && self.undecoded == 0
+        // No outstanding grant will be given back, because items outgrew their estimates: the front exceeds the limit.
+        let none_before_front = self.open.range(..self.front).next().is_none();
+        need.is_estimate && is_front && none_before_front && self.undecoded == 0
     }
 
     fn grant(&mut self, number: u64, need: DecodeNeed) {
-        self.hold(number, need.total(), 0);
+        self.adjust(number, need.total(), 0);
         if let Some(batch) = self.open.get_mut(&number) {
-            batch.missing = batch.missing.saturating_sub(1);
+            batch.ungranted = batch.ungranted.saturating_sub(1);
             batch.undecoded += usize::from(need.is_estimate);
             self.undecoded += usize::from(need.is_estimate);
         }
@@ -187,7 +188,7 @@ impl GrantLedger {
 
     /// Replaces a decoded sample's grant with the memory that its item really takes.
     fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
-        self.hold(number, item.lasting(), granted.total());
+        self.adjust(number, item.lasting(), granted.total());
         let most = self.limits.batch();
         let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
         if granted.is_estimate {
@@ -204,50 +205,50 @@ impl GrantLedger {
     /// A batch goes without one of its samples.
     fn skip(&mut self, number: u64) {
         if let Some(batch) = self.open.get_mut(&number) {
-            batch.missing = batch.missing.saturating_sub(1);
+            batch.ungranted = batch.ungranted.saturating_sub(1);
         }
         self.move_front();
     }
 
     /// Expects one more grant, because a sample that had its grant could not be decoded and a substitute follows.
-    /// Batches before the front stay as they are: their substitutes pass the limits by.
+    /// Batches before the front stay as they are: their substitutes are granted regardless of the limits.
     fn reopen(&mut self, number: u64) {
         if let Some(batch) = self.open.get_mut(&number)
             && number >= self.front
         {
-            batch.missing += 1;
+            batch.ungranted += 1;
         }
     }
 
     /// A batch is collated: gives back what its items and their copies took at the same time.
     fn collated(&mut self, number: u64) {
         let copies = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.copies));
-        self.hold(number, 0, copies);
+        self.adjust(number, 0, copies);
     }
 
     /// All that a batch holds is given back.
     fn close(&mut self, number: u64) {
         let (held, undecoded) = self.open.get(&number).map_or((0, 0), |batch| (batch.held, batch.undecoded));
         self.undecoded -= undecoded;
-        self.hold(number, 0, held);
+        self.adjust(number, 0, held);
         self.open.remove(&number);
         self.move_front();
     }
 
-    fn hold(&mut self, number: u64, more: u64, less: u64) {
+    fn adjust(&mut self, number: u64, more: u64, less: u64) {
         let Some(batch) = self.open.get_mut(&number) else { return };
         let change = |held: &mut u64| *held = held.saturating_add(more).saturating_sub(less);
         change(&mut batch.held);
         change(&mut self.used);
         if number > self.front {
-            change(&mut self.ahead);
+            change(&mut self.behind_front);
         }
     }
 
     fn move_front(&mut self) {
-        while self.front < self.next && self.open.get(&self.front).is_none_or(|batch| batch.missing == 0) {
+        while self.front < self.next && self.open.get(&self.front).is_none_or(|batch| batch.ungranted == 0) {
             self.front += 1;
-            self.ahead -= self.open.get(&self.front).map_or(0, |batch| batch.held);
+            self.behind_front -= self.open.get(&self.front).map_or(0, |batch| batch.held);
         }
     }
 }
@@ -273,7 +274,7 @@ pub(crate) struct DecodeGate<J> {
 }
 
 struct GateState<J> {
-    admission: GrantLedger,
+    ledger: GrantLedger,
     /// By the number of the batch, and in the order in which they came.
     waiting: BTreeMap<(u64, u64), (DecodeNeed, J)>,
     arrivals: u64,
@@ -281,30 +282,30 @@ struct GateState<J> {
 
 impl<J: Cancellable> DecodeGate<J> {
     pub(crate) fn new(limits: DecodeLimits, jobs: Sender<J>, held: Option<Gauge>) -> Arc<Self> {
-        let state = GateState { admission: GrantLedger::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
+        let state = GateState { ledger: GrantLedger::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
         Arc::new(Self { state: Mutex::new(state), jobs, held })
     }
 
     pub(crate) fn limits(&self) -> DecodeLimits {
-        self.lock().admission.limits
+        self.lock().ledger.limits
     }
 
     /// A batch of so many samples, behind all others.
     pub(crate) fn register(self: &Arc<Self>, samples: usize) -> BatchMemory<J> {
-        BatchMemory { number: self.update(|state| state.admission.register(samples)), gate: Arc::clone(self) }
+        BatchMemory { number: self.update(|state| state.ledger.register(samples)), gate: Arc::clone(self) }
     }
 
-    /// Passes the job of a sample on once what it needs is granted.
+    /// Sends a sample's job to the decode threads once its memory is granted.
     ///
     /// # Errors
     /// Its batch can never have what it needs.
     pub(crate) fn request(&self, batch: u64, need: DecodeNeed, job: J) -> Result<(), NeverFits> {
-        // A job that is refused is dropped when the lock is released.
+        // A job that is refused is dropped after the lock is released.
         let mut job = Some(job);
         self.update(|state| {
-            state.admission.request(batch, need)?;
-            if state.waiting.is_empty() && state.admission.fits(batch, need) {
-                state.admission.grant(batch, need);
+            state.ledger.request(batch, need)?;
+            if state.waiting.is_empty() && state.ledger.fits(batch, need) {
+                state.ledger.grant(batch, need);
             } else if let Some(job) = job.take() {
                 state.arrivals += 1;
                 state.waiting.insert((batch, state.arrivals), (need, job));
@@ -319,22 +320,22 @@ impl<J: Cancellable> DecodeGate<J> {
 
     /// See [`GrantLedger::settle`].
     pub(crate) fn settle(&self, batch: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
-        self.update(|state| state.admission.settle(batch, granted, item))
+        self.update(|state| state.ledger.settle(batch, granted, item))
     }
 
     /// See [`GrantLedger::skip`].
     pub(crate) fn skip(&self, batch: u64) {
-        self.update(|state| state.admission.skip(batch));
+        self.update(|state| state.ledger.skip(batch));
     }
 
     /// See [`GrantLedger::reopen`].
     pub(crate) fn reopen(&self, batch: u64) {
-        self.update(|state| state.admission.reopen(batch));
+        self.update(|state| state.ledger.reopen(batch));
     }
 
     /// See [`GrantLedger::collated`].
     pub(crate) fn collated(&self, batch: u64) {
-        self.update(|state| state.admission.collated(batch));
+        self.update(|state| state.ledger.collated(batch));
     }
 
     /// Removes cancelled jobs and sends them to the decode threads, which drop them without decoding.
@@ -350,11 +351,11 @@ impl<J: Cancellable> DecodeGate<J> {
     /// Applies `change`, then sends every job that is granted by now to the decode threads.
     fn update<R>(&self, change: impl FnOnce(&mut GateState<J>) -> R) -> R {
         let mut state = self.lock();
-        let before = state.admission.used;
+        let before = state.ledger.used;
         let result = change(&mut state);
         let ready = state.take_ready();
         if let Some(held) = &self.held {
-            held.replace(before, state.admission.used);
+            held.replace(before, state.ledger.used);
         }
         drop(state);
         self.pass_on(ready);
@@ -382,8 +383,8 @@ impl<J: Cancellable> GateState<J> {
             let (need, job) = first.get();
             if job.is_cancelled() {
                 ready.push(first.remove().1);
-            } else if self.admission.fits(batch, *need) {
-                self.admission.grant(batch, *need);
+            } else if self.ledger.fits(batch, *need) {
+                self.ledger.grant(batch, *need);
                 ready.push(first.remove().1);
             } else {
                 break;
@@ -415,7 +416,7 @@ impl<J: Cancellable> BatchMemory<J> {
 
 impl<J: Cancellable> Drop for BatchMemory<J> {
     fn drop(&mut self) {
-        self.gate.update(|state| state.admission.close(self.number));
+        self.gate.update(|state| state.ledger.close(self.number));
     }
 }
 
@@ -453,7 +454,11 @@ mod tests {
         let (first, second) = (gate.register(2), gate.register(2));
         gate.request(second.number, need(15, 0, 0), 3).unwrap();
         gate.request(second.number, need(15, 0, 0), 4).unwrap();
-        assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3], "two would be more than what batches ahead may hold");
+        assert_eq!(
+            granted.try_iter().collect::<Vec<_>>(),
+            [3],
+            "two would be more than batches behind the front may hold"
+        );
         gate.request(first.number, need(40, 0, 5), 1).unwrap();
         gate.request(first.number, need(35, 0, 5), 2).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2], "the front takes all that is free");

@@ -3,8 +3,8 @@
 //!
 //! **Why no batch waits for itself.** The bytes of a group are held until the last batch with one of its samples is
 //! delivered, so a batch may wait for bytes that other batches of its window hold. Such a wait ends: this thread alone
-//! takes bytes, in the order of delivery. So bytes are held either by earlier windows, whose every group has its bytes
-//! and which are delivered without any more, or by this window, which [`Engine::check_budget`] has found to fit into
+//! takes bytes, in the order of delivery. So bytes are held either by earlier windows, that
+//! have all their bytes and need no more to be delivered, or by this window, which [`Engine::check_budget`] has found to fit into
 //! the budget as a whole. A window never has more batches than the channel of tickets has room for, so a ticket that
 //! waits for room waits for batches of earlier windows to be delivered, and never for its own.
 
@@ -31,8 +31,8 @@ use crate::pacing::NeighbourEpochs;
 use crate::plan::{Group, MAX_SOURCES};
 use crate::sample::SampleId;
 
-/// Batches that are planned together may need this part of the memory budget: so little that the groups of several
-/// windows overlap.
+/// A window of batches may need at most `1 / WINDOW_PARTS` of the memory budget, so that the reads of several windows can
+/// be in flight.
 const WINDOW_PARTS: u64 = 8;
 
 /// Most samples that are planned together, where no number of batches fills their groups well.
@@ -41,7 +41,7 @@ const MAX_WINDOW_SAMPLES: usize = 512;
 /// How often a thread that waits for the training loop checks whether the epoch is cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(20);
 
-/// Whether groups of so many samples leave few places empty: a compose takes as long for one source as for 32.
+/// Whether this many samples nearly fill their last group. A compose request costs the same for 1 source as for 32.
 fn fills_groups(samples: usize) -> bool {
     samples.next_multiple_of(MAX_SOURCES) - samples <= samples / MAX_SOURCES || samples >= MAX_WINDOW_SAMPLES
 }
@@ -54,15 +54,15 @@ pub(crate) struct EpochPlanner {
     pub(crate) tickets: Sender<Ticket>,
     pub(crate) cancel: watch::Receiver<bool>,
     pub(crate) status: Arc<PlannerStatus>,
-    /// Where batches are unordered: receives the number of each finished batch.
+    /// Receives the number of each finished batch, if batches are unordered.
     pub(crate) bell: Option<Sender<u64>>,
-    /// Number of batches that were delivered or are waited for.
+    /// Number of batches that were delivered, plus those that the training loop waits for.
     pub(crate) awaited: watch::Receiver<u64>,
     /// After this time a log message reports that the training loop takes no batch.
     pub(crate) stall_report: Duration,
 }
 
-/// A part of the epoch was cancelled, or ended by an error: no batch follows.
+/// The epoch was cancelled, or ended by an error: no batch follows.
 struct Ended;
 
 /// What the planning thread works with.
@@ -76,7 +76,7 @@ struct PlannerRun<'a> {
     bell: Option<&'a Sender<u64>>,
     stall_report: Duration,
     /// Number of batches whose windows have all their bytes.
-    funded: watch::Sender<u64>,
+    batches_with_bytes: watch::Sender<u64>,
     numbers: ReadNumbers,
 }
 
@@ -88,13 +88,13 @@ impl EpochPlanner {
         if let Some(auto) = &engine.bucket.auto {
             auto.start_epoch(neighbours);
         }
-        let (funded, window_funded) = watch::channel(0);
+        let (batches_with_bytes, window_funded) = watch::channel(0);
         let (sampling, epoch) = (Arc::clone(cursor.order.sampling()), cursor.order.epoch());
         let substitutes = SubstituteContext {
             sampling,
             epoch,
             awaited,
-            funded: window_funded,
+            batches_with_bytes: window_funded,
             listed: Arc::default(),
             cancel: cancel.clone(),
         };
@@ -117,10 +117,10 @@ impl EpochPlanner {
             status: &status,
             bell: bell.as_ref(),
             stall_report,
-            funded,
+            batches_with_bytes,
             numbers: ReadNumbers::after(last_number),
         };
-        // The tickets end here, also if the epoch was cancelled or a batch failed.
+        // Dropping the sender ends the tickets, also if the epoch was cancelled or a batch failed.
         let _ = run.plan(&mut cursor);
         run.numbers.last()
     }
@@ -133,9 +133,9 @@ impl PlannerRun<'_> {
 
     fn plan(&self, cursor: &mut EpochCursor) -> Result<(), Ended> {
         let manifest = &self.engine.bucket.manifest;
-        let mut too_much = None;
+        let mut carried_over = None;
         loop {
-            let next = match too_much.take() {
+            let next = match carried_over.take() {
                 Some(batch) => Ok(Some(batch)),
                 None => cursor.next(manifest, self.status, || self.is_cancelled()),
             };
@@ -154,18 +154,18 @@ impl PlannerRun<'_> {
             let widened = self.widen(&mut window, cursor);
             self.start(window)?;
             match widened {
-                Ok(batch) => too_much = batch,
+                Ok(batch) => carried_over = batch,
                 Err(error) => return self.fail(error),
             }
         }
     }
 
     /// Adds batches to the window until their samples fill groups. It adds only batches whose samples are listed, as
-    /// many as the channel of tickets has room for, and as long as their bytes are few beside the budget. Returns a
-    /// batch that was too much.
+    /// many as the channel of tickets has room for, and as long as their bytes are few beside the budget. Returns the
+    /// batch that no longer fits, which starts the next window.
     ///
     /// # Errors
-    /// The sampler's error for the batch behind these.
+    /// The sampler's error for the next batch.
     fn widen(&self, window: &mut Vec<PlannedBatch>, cursor: &mut EpochCursor) -> crate::Result<Option<PlannedBatch>> {
         let (planner, manifest) = (&self.engine.bucket.planner, &self.engine.bucket.manifest);
         let mut samples = window[0].ids.len();
@@ -196,13 +196,13 @@ impl PlannerRun<'_> {
         let ids: Vec<SampleId> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
         let reads = self.plan_reads(&ids);
         if reads.is_err() && batches.len() > 1 {
-            // Batch by batch, the error finds the batch that it belongs to.
+            // Planned singly, the batches show which of them the error belongs to.
             return batches.into_iter().try_for_each(|batch| self.start(vec![batch]));
         }
 
         let samples_left = batches.last().map_or(0, |batch| batch.samples_left);
         let end = batches.last().map_or(0, |batch| batch.number + 1);
-        let mut samples_behind = ids.len() as u64;
+        let mut window_samples_left = ids.len() as u64;
         let stages = WindowStages::new(ids, self.status);
         let window = self.hand_out_batches(batches, stages)?;
         let mut reads = match reads {
@@ -214,9 +214,9 @@ impl PlannerRun<'_> {
         };
         for index in 0..reads.groups().len() {
             let group = &reads.groups()[index];
-            samples_behind -= group.slices.len() as u64;
+            window_samples_left -= group.slices.len() as u64;
             let bytes = self.engine.bytes(group);
-            // Before the group is admitted: a group that waits for bytes must hold no slot that another epoch could
+            // Before the group is admitted: a group that waits for bytes must hold no read slot that another epoch could
             // use.
             let passing = self.hold(bytes, group, &window)?;
             let delivery = Delivery { window: Arc::clone(&window), passing, cancel: self.cancel.clone(), cache: None };
@@ -224,11 +224,11 @@ impl PlannerRun<'_> {
                 numbers: &self.numbers,
                 planner: self.status,
                 held_bytes: bytes.total(),
-                samples_left: samples_left.saturating_add(samples_behind),
+                samples_left: samples_left.saturating_add(window_samples_left),
             };
             reads.start(index, delivery, &start).ok_or(Ended)?;
         }
-        self.funded.send_replace(end);
+        self.batches_with_bytes.send_replace(end);
         Ok(())
     }
 
@@ -242,7 +242,8 @@ impl PlannerRun<'_> {
         }
     }
 
-    /// Hands out the tickets of the batches of a window.
+    /// Hands out the tickets of the batches of a window. A new batch also registers at the gate for decoding, which
+    /// grants memory in that order. A batch without samples is collated here.
     fn hand_out_batches(
         &self,
         batches: Vec<PlannedBatch>,
@@ -275,7 +276,7 @@ impl PlannerRun<'_> {
         Ok(Arc::new(BatchWindow { batches: assemblies, stages, code: Arc::clone(&self.context.code) }))
     }
 
-    /// Hands out the error that ends the epoch.
+    /// Hands out the error that ends the epoch. `Ok` means that the ticket with the error was handed out.
     fn fail(&self, error: Error) -> Result<(), Ended> {
         self.hand_out(Ticket::Failed(error))
     }
@@ -296,16 +297,17 @@ impl PlannerRun<'_> {
                 tracing::info!(
                     batches = self.tickets.len(),
                     seconds = began.elapsed().as_secs_f64(),
-                    "the training loop takes no batch; so many are ahead of it"
+                    "the training loop takes no batch; `batches` are ready or under way"
                 );
             }
         }
     }
 
-    /// Waits for the bytes of a group. Takes all of them at once, as they were checked, however the group is then read.
-    /// The batches of the group keep the bytes that are held until delivery; those that are held until the group is
-    /// decoded are returned.
+    /// Waits for the bytes of a group, the amount that was checked even if the read needs less. The batches of the group
+    /// keep the bytes that are held until delivery. Returns the permit for the bytes that are held until the group is
+    /// decoded.
     fn hold(&self, bytes: GroupBytes, group: &Group, window: &BatchWindow) -> Result<Option<Arc<Permit>>, Ended> {
+        // If payloads are freed after decoding, the bytes kept until delivery are those of items.
         let are_items = bytes.until_decoded > 0;
         let lasting = self.take(bytes.until_delivered, are_items)?;
         let passing = self.take(bytes.until_decoded, false)?;
@@ -315,7 +317,7 @@ impl PlannerRun<'_> {
         Ok(passing)
     }
 
-    /// Takes bytes from the budget. There is no permit for none.
+    /// Takes bytes from the budget; `None` for 0 bytes.
     fn take(&self, bytes: u64, are_items: bool) -> Result<Option<Arc<Permit>>, Ended> {
         if self.is_cancelled() {
             return Err(Ended);
@@ -325,7 +327,7 @@ impl PlannerRun<'_> {
         }
         let budget = &self.engine.budget;
         let take = async || if are_items { budget.take_for_items(bytes).await } else { budget.take(bytes).await };
-        // This thread alone waits for this budget, so that it overtakes nobody.
+        // This thread alone waits for this budget, so taking at once cannot jump a queue.
         if let Some(permit) = take().now_or_never() {
             return Ok(Some(Arc::new(permit)));
         }

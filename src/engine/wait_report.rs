@@ -22,7 +22,7 @@ pub(crate) const STALL_REPORT: Duration = Duration::from_secs(30);
 /// a look.
 const SHORTEST_SLICE: Duration = Duration::from_millis(1);
 
-/// Longest slice: a wait of seconds is seldom for several things in turn.
+/// Longest slice. A wait of seconds is seldom for several things in turn.
 const LONGEST_SLICE: Duration = Duration::from_millis(64);
 
 /// The training loop gives up a compose that takes this many times longer than usual. Few composes take longer, and
@@ -38,15 +38,15 @@ pub struct WaitedFor {
     pub listing: Duration,
     /// Bytes of the memory budget.
     pub budget: Duration,
-    /// Calls waited to be let through: as many were under way as help, or as the service takes.
+    /// Calls waited for the limits on calls in flight and on calls a second.
     pub turn: Duration,
-    /// Objects were composed, or waited for that.
+    /// Compose calls were queued or running.
     pub compose: Duration,
     /// Bytes of objects.
     pub read: Duration,
     /// Samples were read from the [cache](crate::loader::DataLoaderBuilder::cache).
     pub cache: Duration,
-    /// Another loader or process of the machine read samples into the cache.
+    /// Another loader or process of the machine was reading these samples into the cache.
     pub claim: Duration,
     /// The decoder.
     pub decode: Duration,
@@ -166,15 +166,15 @@ impl BatchTrace {
         self.stages.id(self.slots.start + place)
     }
 
-    /// Gives up composes of this batch where the training loop has `waited` for longer than it takes to read their
-    /// objects.
+    /// Where the training loop has `waited` for longer than reading the objects would take: gives up all queued composes
+    /// of groups that begin before this batch's end, and running ones that take [`COMPOSE_PATIENCE`] times too long.
     fn give_up_composing(&self, waited: Duration, gates: &BucketGates) {
         let stages = self.stages.stages(self.slots.clone());
         let composing = stages.iter().filter(|at| at.stage == SampleStage::Composing).count();
         if composing == 0 || waited <= gates.reads.time_for(composing) {
             return;
         }
-        let patience = gates.writes.typical_wait() * COMPOSE_PATIENCE;
+        let patience = gates.writes.typical_latency() * COMPOSE_PATIENCE;
         self.stages.abandon_composes(self.slots.end, patience.as_millis() as u64);
     }
 

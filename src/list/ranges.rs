@@ -67,7 +67,8 @@ pub(super) struct KeptNames {
     pub interval: NameInterval,
 }
 
-/// An answer that breaks the protocol, so that the prefix must be listed by tokens alone.
+/// An answer that breaks the listing protocol. After names out of order or before the offset, a listing that is collected
+/// starts anew with one page after another, and a streaming one fails; endless empty pages are always an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ProtocolViolation {
     /// Two names that are out of order.
@@ -85,7 +86,7 @@ pub(super) const MAX_EMPTY_PAGES: u32 = 10_000;
 const MAX_TOKENS_REFUSED: u32 = 10;
 /// Pages below which no range is cut, since both halves would take a call each, as the whole does.
 const MIN_PAGES_TO_CUT: f64 = 1.6;
-/// Pages estimated before a cut from which on a token is still followed across the cut.
+/// A token is still followed past a cut if at least this many pages are estimated to remain before the cut.
 const PAGES_WORTH_A_TOKEN: f64 = 0.95;
 
 #[derive(Debug, Default)]
@@ -97,7 +98,7 @@ struct KeyRange {
     /// Where the range ends, exclusive; `None` at the end of the listing.
     end: Option<String>,
     token: Option<String>,
-    /// Bounds of the request that the token belongs to.
+    /// Bounds of the request whose answer gave `token`.
     request: RequestBounds,
     in_flight: bool,
     /// Tokens refused since the last object came.
@@ -105,9 +106,9 @@ struct KeyRange {
     density: Option<Density>,
     /// Objects that the range is estimated to hold.
     estimate: f64,
-    /// How many ranges right before this one's end turned out to be empty.
-    doubt: u32,
-    /// Full pages since the last cut that had more behind them where the estimate was too low for a cut.
+    /// How many ranges that started at this one's end turned out to be empty.
+    failed_cuts_at_end: u32,
+    /// Pages with a next page since the last cut, received while the estimate was too low for a cut.
     surprises: u32,
     /// Empty pages in a row.
     empty_pages: u32,
@@ -150,14 +151,14 @@ pub(super) struct Ranges {
     folder_calls: Vec<ListCall>,
     /// Pages with objects.
     pages: u64,
-    /// Pages with objects and more behind them.
-    full_pages: u64,
+    /// Pages with objects and a next page.
+    pages_with_next: u64,
     /// Calls that came to the end of their range without an object.
     empty_ends: u64,
-    /// Cuts made at guessed names.
+    /// Cuts that count as guesses: at a name without a trailing `/`, in a range without an end or with failed cuts.
     guessed_cuts: u64,
     is_started: bool,
-    /// Whether an earlier listing gave places to cut.
+    /// Whether the earlier listing had more than one page.
     has_earlier: bool,
 }
 
@@ -177,7 +178,7 @@ impl Ranges {
             next_id: 0,
             folder_calls: vec![],
             pages: 0,
-            full_pages: 0,
+            pages_with_next: 0,
             empty_ends: 0,
             guessed_cuts: 0,
             is_started: false,
@@ -189,10 +190,10 @@ impl Ranges {
         new
     }
 
-    fn insert(&mut self, low: String, end: Option<String>, estimate: f64, doubt: u32) {
+    fn insert(&mut self, low: String, end: Option<String>, estimate: f64, failed_cuts_at_end: u32) {
         let id = self.new_id();
         self.by_low.insert(low.clone(), id);
-        self.open.insert(id, KeyRange { low, end, estimate, doubt, ..KeyRange::default() });
+        self.open.insert(id, KeyRange { low, end, estimate, failed_cuts_at_end, ..KeyRange::default() });
     }
 
     fn new_id(&mut self) -> u64 {
@@ -392,7 +393,7 @@ impl Ranges {
             self.space.page = self.page;
         }
         self.pages += u64::from(objects > 0);
-        self.full_pages += u64::from(has_more && objects > 0);
+        self.pages_with_next += u64::from(has_more && objects > 0);
         self.empty_ends += u64::from(objects == 0 && is_done);
     }
 
@@ -415,7 +416,7 @@ impl Ranges {
     }
 
     /// Removes a range that is listed to its end. If it `was_empty`, the cut at its low end was a wrong guess, and the
-    /// range before it now reaches to its end.
+    /// names up to its end are known to be none.
     fn remove(&mut self, id: u64, from: &str, was_empty: bool) {
         let Some(removed) = self.open.remove(&id) else { return };
         if !was_empty {
@@ -425,7 +426,7 @@ impl Ranges {
         if let Some(range) = self.open.get_mut(&before)
             && range.end.as_deref() == Some(from)
         {
-            range.doubt = range.doubt.max(removed.doubt) + 1;
+            range.failed_cuts_at_end = range.failed_cuts_at_end.max(removed.failed_cuts_at_end) + 1;
             self.space.learn_failed_cut(range.last.as_deref().unwrap_or(&range.low), from);
             self.estimate(before);
         }

@@ -161,7 +161,7 @@ fn make_fetcher(
             fetcher.stop_composing("this store can't compose objects");
         }
         if !capabilities.metadata_updates {
-            fetcher.never_renew();
+            fetcher.disable_renewal();
         }
 
         let bucket = Arc::clone(&manifest.prefix().bucket);
@@ -174,7 +174,7 @@ fn make_fetcher(
                 fetcher.stop_composing(&format!("{missing} is not granted"));
             }
             if is_missing(RENEW_PERMISSION) {
-                fetcher.never_renew();
+                fetcher.disable_renewal();
             }
         }
     }

@@ -67,9 +67,9 @@ impl BucketGates {
     pub(crate) fn new(caps: CallCaps) -> Arc<Self> {
         let max_calls = MAX_CALLS.min(os::file_shares().requests).min(caps.at_once.unwrap_or(MAX_CALLS)).max(1);
         let demand = Arc::<Demand>::default();
-        let gate = |calls, concurrency, documented: f64, cap: Option<f64>, typical_wait| {
+        let gate = |calls, concurrency, documented: f64, cap: Option<f64>, typical_latency| {
             let rate = RateLimit::new(INITIAL_SHARE * documented, cap.unwrap_or(f64::INFINITY), Duration::ZERO, 0.0);
-            CallGate::new(calls, concurrency, rate, typical_wait, &demand)
+            CallGate::new(calls, concurrency, rate, typical_latency, &demand)
         };
 
         let reads = ConcurrencyLimit::new(max_calls, Duration::ZERO);

@@ -1,7 +1,8 @@
 //! The choice of a read mode for small objects, by measurement.
 //!
 //! This module is pure: callers hand in the clock and the state of the service. The service limits reads and composes
-//! separately, so there are three modes in a row: direct, mixed (both at once) and composed. The chooser stays with one
+//! separately, so there are three modes, ordered by how much is composed: direct, mixed (both at
+//! once) and composed. The chooser stays with one
 //! mode, tries the next one when that could be better by what is known, and keeps the better of the two by what both
 //! brought. A trial costs little: on the step from direct to mixed no read stops, and composed groups are read ahead of
 //! what the training loop waits for.
@@ -30,7 +31,7 @@ pub(crate) struct Admission {
     period: u64,
 }
 
-/// The success of a read.
+/// What a successful read brought.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadOutcome {
     pub(crate) samples: u64,
@@ -38,13 +39,13 @@ pub(crate) struct ReadOutcome {
 }
 
 /// How much better than the settled mode another one must be, or promise to be: more than the noise between measurements.
-const NOTABLY: f64 = 1.15;
+const MIN_GAIN: f64 = 1.15;
 
 /// How much better composing must promise to be if it begins before anything is measured.
-const CLEARLY: f64 = 2.0;
+const MIN_UNMEASURED_GAIN: f64 = 2.0;
 
 /// A training loop that waits for less than this share of the time doesn't need more.
-const HARDLY_WAITS: f64 = 0.1;
+const SATISFIED_WAIT_SHARE: f64 = 0.1;
 
 /// Shortest measurement. It lasts at least as long as a compose, since composed reads come in bursts of that period.
 const MIN_MEASUREMENT: Duration = Duration::from_millis(300);
@@ -52,7 +53,7 @@ const MIN_MEASUREMENT: Duration = Duration::from_millis(300);
 /// Reads that a measurement needs: with fewer, one more or less is more than noise.
 const MIN_READS: u64 = 16;
 
-/// Measurements that decide a trial. The first one may suffer from limits on calls that are still opening, and from
+/// Measurements that decide a trial. The first one may suffer from call limits that are still rising, and from
 /// other load on the machine.
 const TRIAL_MEASUREMENTS: u32 = 2;
 
@@ -68,10 +69,10 @@ const PROBES: u32 = 2;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct ModeRecord {
-    /// Samples a second.
+    /// Samples a second: measured, or documented where composing began before anything was measured.
     rate: Option<f64>,
-    /// The mode is not tried before.
-    retrial: Duration,
+    /// Earliest time of the next trial.
+    retry_at: Duration,
     /// Trials in a row in which the mode was worse.
     failed_trials: u32,
 }
@@ -86,12 +87,12 @@ struct Measurement {
     waited: Duration,
 }
 
-/// Reads of one kind, direct or composed, that were admitted and have not ended.
+/// Reads of one kind that were admitted and have not ended: samples if direct, groups if composed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lane {
     admitted: usize,
-    /// Those that have not begun to wait for their calls.
-    not_begun: usize,
+    /// Admitted reads that do not wait for their calls yet.
+    not_queued: usize,
     /// Whether a read that was admitted in this period has succeeded.
     has_succeeded: bool,
 }
@@ -105,7 +106,7 @@ struct EpochProgress {
     head: u64,
     has_next: bool,
     /// Whether the rest is read directly. Measurements near the end of an epoch are discarded.
-    is_ending: bool,
+    rest_is_direct: bool,
 }
 
 /// The choice of one loader, for all its epochs.
@@ -117,7 +118,8 @@ pub(crate) struct ReadModeChooser {
     settled: ReadMode,
     reason: String,
     records: [ModeRecord; 3],
-    /// Counts changes of mode and starts of epochs. Reads of earlier periods don't show what the mode brings.
+    /// Counts changes of mode, and starts of epochs that follow no composed one. A measurement starts only after a read of
+    /// this period has succeeded.
     period: u64,
     direct: Lane,
     composed: Lane,
@@ -169,7 +171,7 @@ impl ReadModeChooser {
         }
     }
 
-    /// Starts an epoch. If nothing is ahead of the training loop, as many samples are read directly as arrive before the
+    /// Starts an epoch. If no previous epoch is still being delivered, as many samples are read directly as arrive before the
     /// first composes do.
     pub(crate) fn start_epoch(&mut self, neighbours: NeighbourEpochs) {
         // Probes that have all ended without success have failed, and the cause may have passed.
@@ -177,7 +179,7 @@ impl ReadModeChooser {
             self.probes = 0;
         }
 
-        // In a series of epochs what was composed for the previous one arrives in this one.
+        // In a series, composes started in the previous epoch finish in this one, so the period continues.
         if neighbours.has_previous && self.composed.has_succeeded && self.composed.admitted > 0 {
             self.measurement = None;
         } else {
@@ -197,7 +199,7 @@ impl ReadModeChooser {
         self.waited += time;
     }
 
-    /// Decides how a group is read, behind which `left` samples of the epoch are to come. `None` if enough reads are
+    /// Decides how a group is read; `left` is the number of samples of the epoch after it. `None` if enough reads are
     /// under way; the caller asks again when one has ended.
     pub(crate) fn admit(
         &mut self,
@@ -207,23 +209,23 @@ impl ReadModeChooser {
         service: &ServiceState,
     ) -> Option<Admission> {
         let samples = group.samples as u64;
-        let could_compose = group.samples > 1 && self.estimates.may_compose();
-        if could_compose {
+        let is_composable = group.samples > 1 && self.estimates.may_compose();
+        if is_composable {
             self.estimates.add(group);
         }
         if self.epoch.admitted == 0 {
             self.epoch.samples = left.saturating_add(samples);
         }
-        // What takes no longer than a compose is read directly: the loop would wait for the compose.
+        // If the rest can be read directly before one compose ends, it is: the loop would wait for the compose.
         let is_short = self.mode != ReadMode::Direct && !self.epoch.has_next && left <= self.reads_meanwhile();
-        self.epoch.is_ending |= left == 0 || is_short;
-        if self.epoch.is_ending {
+        self.epoch.rest_is_direct |= left == 0 || is_short;
+        if self.epoch.rest_is_direct {
             self.measurement = None;
         } else {
             self.evaluate(now, left, service);
         }
 
-        if could_compose && self.should_begin_composed(left, service) {
+        if is_composable && self.should_begin_composed(left, service) {
             self.epoch.head = self.reads_meanwhile();
             let documented = self.estimates.documented_reads();
             self.records[ReadMode::Direct as usize].rate.get_or_insert(documented);
@@ -231,33 +233,33 @@ impl ReadModeChooser {
             self.switch(ReadMode::Mixed, reason.to_owned());
         }
 
-        let is_composed = self.decide_group(could_compose, left, service)?;
+        let is_composed = self.decide_group(is_composable, left, service)?;
         let reads = if is_composed { 1 } else { group.samples };
         let lane = if is_composed { &mut self.composed } else { &mut self.direct };
         lane.admitted += reads;
-        lane.not_begun += reads;
+        lane.not_queued += reads;
         self.epoch.admitted += samples;
         Some(Admission { is_composed, period: self.period })
     }
 
     /// Whether a group is composed; `None` if it has to wait.
-    fn decide_group(&mut self, could_compose: bool, left: u64, service: &ServiceState) -> Option<bool> {
+    fn decide_group(&mut self, is_composable: bool, left: u64, service: &ServiceState) -> Option<bool> {
         let Ceilings { reads, writes } = &service.ceilings;
         let max_composed = self.estimates.max_waiting_composes(service);
         let max_direct = MAX_SOURCES + reads.at_once / 4;
-        // Other loaders of the data set may be what waits. That doesn't hold up a loader that has little under way.
-        let has_room = |lane: &Lane, waiting, max| lane.not_begun + waiting < max || lane.admitted < max;
-        let can_compose = has_room(&self.composed, writes.waiting, max_composed);
-        let composed = can_compose.then_some(true);
+        // `waiting` includes other loaders, so a loader that has few reads under way is admitted regardless.
+        let has_room = |lane: &Lane, waiting, max| lane.not_queued + waiting < max || lane.admitted < max;
+        let has_compose_room = has_room(&self.composed, writes.waiting, max_composed);
+        let composed = has_compose_room.then_some(true);
         let direct = has_room(&self.direct, reads.waiting, max_direct).then_some(false);
 
-        if !could_compose || self.epoch.is_ending {
+        if !is_composable || self.epoch.rest_is_direct {
             return direct;
         }
         if self.epoch.admitted < self.epoch.head {
             return Some(false);
         }
-        // Until the first compose shows how long it takes, half of what can be held is for reads that come meanwhile.
+        // Until the first compose shows how long it takes, composed groups get at most half of the buffer.
         let is_half_composed =
             || self.composed.admitted as f64 * self.estimates.sources() > self.estimates.samples_held() / 2.0;
         match self.mode {
@@ -267,8 +269,8 @@ impl ReadModeChooser {
             }
             ReadMode::Composed => composed,
             ReadMode::Mixed if self.compose_latency.is_none() && is_half_composed() => direct,
-            ReadMode::Mixed if can_compose => composed,
-            // Composes that have not begun to wait show that this machine is busy, and direct reads are more work for it.
+            ReadMode::Mixed if has_compose_room => composed,
+            // If composes are admitted but not queued at the gate, this machine is the bottleneck: it gets no more reads.
             ReadMode::Mixed if writes.waiting < max_composed => None,
             ReadMode::Direct | ReadMode::Mixed => direct,
         }
@@ -276,7 +278,7 @@ impl ReadModeChooser {
 
     /// Records that a read begins to wait for its call.
     pub(crate) fn begin_read(&mut self, admission: Admission) {
-        self.lane(admission).not_begun -= 1;
+        self.lane(admission).not_queued -= 1;
     }
 
     /// Records that a group could not be composed. Its read has yet to end.
@@ -332,7 +334,7 @@ impl ReadModeChooser {
 
     /// Whether reads that end now show what the mode brings.
     fn is_measurable(&self) -> bool {
-        !self.epoch.is_ending
+        !self.epoch.rest_is_direct
             && match self.mode {
                 ReadMode::Direct => self.direct.has_succeeded && self.composed.admitted <= PROBES as usize,
                 ReadMode::Mixed | ReadMode::Composed => self.composed.has_succeeded,
@@ -354,7 +356,7 @@ impl ReadModeChooser {
 
         let time = now.saturating_sub(measurement.began).as_secs_f64();
         let measured = measurement.samples as f64 / time;
-        self.is_satisfied = self.waited.saturating_sub(measurement.waited).as_secs_f64() < HARDLY_WAITS * time;
+        self.is_satisfied = self.waited.saturating_sub(measurement.waited).as_secs_f64() < SATISFIED_WAIT_SHARE * time;
         let rate = match self.rate(self.mode) {
             // What a satisfied loop takes is only a lower bound of what the mode could bring.
             Some(before) if self.is_satisfied => before.max(measured),
@@ -380,7 +382,7 @@ impl ReadModeChooser {
         let is_better = if self.is_satisfied {
             is_cheaper
         } else {
-            rate > NOTABLY * other || (is_cheaper && rate * NOTABLY > other)
+            rate > MIN_GAIN * other || (is_cheaper && rate * MIN_GAIN > other)
         };
 
         let figures = format!("{} brought {rate:.0} samples/s, {} {other:.0}", self.mode, self.settled);
@@ -391,7 +393,7 @@ impl ReadModeChooser {
         }
     }
 
-    /// Starts a trial of a mode next to the settled one if it may be better: faster than `rate`, or cheaper if the
+    /// Starts a trial of a mode next to the settled one if it may be better: faster than `rate`, and also cheaper if the
     /// training loop has all it wants at that rate.
     fn look_for_better(&mut self, now: Duration, rate: f64, left: u64, service: &ServiceState) {
         if self.period <= 1 {
@@ -406,15 +408,15 @@ impl ReadModeChooser {
             ReadMode::Mixed => &[ReadMode::Composed, ReadMode::Direct],
         };
         for &mode in neighbours {
-            let ModeRecord { rate: known, retrial, .. } = self.records[mode as usize];
+            let ModeRecord { rate: known, retry_at, .. } = self.records[mode as usize];
             let expected = known.unwrap_or_else(|| self.estimates.predict(mode, rate, latency, service));
             let is_promising = if self.is_satisfied {
-                self.is_cheaper(mode) && expected > NOTABLY * rate
+                self.is_cheaper(mode) && expected > MIN_GAIN * rate
             } else {
                 // A known mode was worse, and may have become better.
-                known.is_some() || expected > NOTABLY * rate
+                known.is_some() || expected > MIN_GAIN * rate
             };
-            if self.estimates.is_allowed(mode) && is_promising && now >= retrial {
+            if self.estimates.is_allowed(mode) && is_promising && now >= retry_at {
                 let promise = if self.is_satisfied { "cost less".into() } else { format!("bring {expected:.0}") };
                 let reason = format!("on trial: {} brings {rate:.0} samples/s, this may {promise}", self.settled);
                 return self.switch(mode, reason);
@@ -427,12 +429,12 @@ impl ReadModeChooser {
             && self.probes < PROBES
             && self.epoch.admitted > 0
             && left >= MIN_SAMPLES_LEFT
-            && (self.estimates.compose_gain() > NOTABLY || (self.is_satisfied && self.estimates.composing_saves()))
+            && (self.estimates.compose_gain() > MIN_GAIN || (self.is_satisfied && self.estimates.composing_saves()))
             && self.estimates.is_allowed(ReadMode::Mixed)
     }
 
-    /// Whether composing is so likely to be better, by documented rates and by price, that the first composes are no
-    /// probes but as many as the service takes. Direct reads continue beside them.
+    /// Whether to skip the probes and start in mixed mode, because documented rates and prices make composing so likely
+    /// to be better. Direct reads continue beside the composes.
     fn should_begin_composed(&self, left: u64, service: &ServiceState) -> bool {
         let documented = self.estimates.documented_reads();
         self.mode == ReadMode::Direct
@@ -442,8 +444,8 @@ impl ReadModeChooser {
             && self.epoch.admitted > 0
             && service.is_composing_proven
             && self.estimates.composing_saves()
-            && self.estimates.compose_gain() > CLEARLY
-            && self.estimates.composes_per_second(service) * self.estimates.sources() > CLEARLY * documented
+            && self.estimates.compose_gain() > MIN_UNMEASURED_GAIN
+            && self.estimates.composes_per_second(service) * self.estimates.sources() > MIN_UNMEASURED_GAIN * documented
             && is_worth_trying(documented, DOCUMENTED_COMPOSE, left)
     }
 
@@ -454,7 +456,8 @@ impl ReadModeChooser {
         (0.75 * rate * self.compose_latency.unwrap_or(DOCUMENTED_COMPOSE).as_secs_f64()) as u64
     }
 
-    /// Whether a mode costs less than the settled one: it composes more, and that saves, or less.
+    /// Whether a mode costs less than the settled one: it composes more and composing saves, or it composes less and
+    /// composing costs extra.
     fn is_cheaper(&self, mode: ReadMode) -> bool {
         (mode as usize > self.settled as usize) == self.estimates.composing_saves()
     }
@@ -478,7 +481,7 @@ impl ReadModeChooser {
     fn settle(&mut self, now: Duration, reason: String) {
         tracing::info!(mode = %self.mode, reason, "settled on a mode of reading small objects");
         let left = &mut self.records[self.settled as usize];
-        (left.retrial, left.failed_trials) = (now + RETRIAL_INTERVAL, 0);
+        (left.retry_at, left.failed_trials) = (now + RETRIAL_INTERVAL, 0);
         self.records[self.mode as usize].failed_trials = 0;
         (self.settled, self.reason) = (self.mode, reason);
     }
@@ -486,7 +489,7 @@ impl ReadModeChooser {
     /// Ends the trial of a mode that was no better.
     fn abandon(&mut self, now: Duration, reason: String) {
         let tried = &mut self.records[self.mode as usize];
-        tried.retrial = now + RETRIAL_INTERVAL * (1 << tried.failed_trials);
+        tried.retry_at = now + RETRIAL_INTERVAL * (1 << tried.failed_trials);
         tried.failed_trials = (tried.failed_trials + 1).min(5);
         self.switch(self.settled, reason);
     }

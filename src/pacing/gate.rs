@@ -1,6 +1,6 @@
 //! Gate for the calls of one kind on one bucket: it limits how many calls are in flight and how many start in a second.
 //!
-//! A caller waits for a [`CallSlot`] before each call. The gate serves waiters by their numbers, the smallest first, so
+//! A caller waits for a [`CallSlot`] before each call. The gate serves waiters by the numbers of their groups, the smallest first, so
 //! that the batch that is needed first is read first. *Background* calls are those that no batch waits for; they get
 //! every other slot while both kinds wait.
 //!
@@ -23,13 +23,13 @@ use super::demand::Demand;
 use super::rate::RateLimit;
 use crate::store::CallObserver;
 
-/// Cost of one call, in bytes that are received in the same processor time.
+/// Processor time of one call, as the number of bytes that take as long to receive.
 pub(super) const CALL_BYTES: u64 = 64 << 10;
 
-/// Weight of the answers so far, beside one new answer, in the typical wait: some ten answers show a change.
-const WAIT_MEMORY: u32 = 7;
+/// Weight of the old average against one new answer in the typical latency; about ten answers replace it.
+const LATENCY_MEMORY: u32 = 7;
 
-/// State of the calls of one kind, and what is known of the number that the bucket takes.
+/// Limits and counts of the calls of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Ceiling {
@@ -42,7 +42,7 @@ pub struct Ceiling {
     /// Background calls that wait to start: deletions, which no batch waits for.
     #[serde(default)]
     pub background_waiting: usize,
-    /// The limit on calls a second, as learned from refusals; `None` if the service refused none.
+    /// The current limit on calls a second; `None` until refusals have lowered it.
     pub per_second: Option<f64>,
     /// Calls whose first try the service refused (429, 503).
     pub refused: u64,
@@ -52,13 +52,13 @@ pub struct Ceiling {
 #[derive(Debug)]
 pub(crate) struct CallGate {
     /// What the log calls these calls.
-    calls: &'static str,
+    label: &'static str,
     created: Instant,
     demand: Arc<Demand>,
     state: Mutex<GateState>,
 }
 
-/// Priority of a waiter among those of its kind, smallest first. `arrival` makes it unique.
+/// Priority of a waiter among foreground or background calls, smallest first. `arrival` makes it unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct WaiterKey {
     background: bool,
@@ -79,8 +79,8 @@ struct GateState {
     /// The first waiter, while only the rate holds it back.
     timekeeper: Option<WaiterKey>,
     arrivals: u64,
-    /// How long an answer typically takes.
-    typical_wait: Duration,
+    /// How long an answer typically takes to begin.
+    typical_latency: Duration,
 }
 
 /// The result of a waiter's look at the gate.
@@ -91,12 +91,12 @@ enum SlotDecision {
 }
 
 impl CallGate {
-    /// Gate with these limits. `typical_wait` holds until there are answers.
+    /// Gate with these limits. `typical_latency` holds until there are answers.
     pub(super) fn new(
         calls: &'static str,
         concurrency: ConcurrencyLimit,
         rate: RateLimit,
-        typical_wait: Duration,
+        typical_latency: Duration,
         demand: &Arc<Demand>,
     ) -> Arc<Self> {
         let state = GateState {
@@ -108,7 +108,7 @@ impl CallGate {
             background_next: false,
             timekeeper: None,
             arrivals: 0,
-            typical_wait,
+            typical_latency,
         };
         Arc::new(Self { calls, created: Instant::now(), demand: Arc::clone(demand), state: Mutex::new(state) })
     }
@@ -170,26 +170,26 @@ impl CallGate {
         }
     }
 
-    /// Replaces the initial rate, unless calls have already shown what the service takes.
+    /// Replaces the initial rate, if no call has started yet.
     pub(super) fn start_at_rate(&self, per_second: f64) {
         let now = self.now();
         self.state().rate.start_at(per_second, now, rand::random());
     }
 
     /// How long an answer typically takes.
-    pub(crate) fn typical_wait(&self) -> Duration {
-        self.state().typical_wait
+    pub(crate) fn typical_latency(&self) -> Duration {
+        self.state().typical_latency
     }
 
     /// Estimated time for `calls` calls when no others are made meanwhile.
     pub(crate) fn time_for(&self, calls: usize) -> Duration {
         let state = self.state();
         let by_rate = calls as f64 / state.rate.per_second();
-        let by_concurrency = state.typical_wait.as_secs_f64() * calls as f64 / state.concurrency.limit() as f64;
-        state.typical_wait + Duration::try_from_secs_f64(by_rate.max(by_concurrency)).unwrap_or(Duration::MAX / 2)
+        let by_concurrency = state.typical_latency.as_secs_f64() * calls as f64 / state.concurrency.limit() as f64;
+        state.typical_latency + Duration::try_from_secs_f64(by_rate.max(by_concurrency)).unwrap_or(Duration::MAX / 2)
     }
 
-    /// Calls that may start in a second now.
+    /// The current limit on calls that start in a second.
     pub(crate) fn per_second(&self) -> f64 {
         self.state().rate.per_second()
     }
@@ -204,7 +204,7 @@ impl CallGate {
 
         if let Some(rate) = state.rate.learned().filter(|_| !was_known) {
             drop(state);
-            tracing::info!(calls = self.calls, per_second = rate.round(), "the bucket refuses calls above a ceiling");
+            tracing::info!(calls = self.label, per_second = rate.round(), "the bucket refuses calls above a ceiling");
         }
     }
 }
@@ -311,7 +311,7 @@ struct CallRecord {
     number: u64,
     /// When the present try began, in nanoseconds on the gate's clock.
     began: AtomicU64,
-    /// Whether the call is in flight. It is not while it waits to be made again.
+    /// Whether the call is in flight. It is not while it waits for a retry.
     is_in_flight: AtomicBool,
     was_refused: AtomicBool,
     /// Nanoseconds until the answer began; 0 for no answer.
@@ -361,7 +361,7 @@ impl CallObserver for CallRecord {
     /// before calls that are needed later.
     fn again(self: Arc<Self>, wait: Duration) -> BoxFuture<'static, Duration> {
         Box::pin(async move {
-            self.leave(|_, _| {});
+            self.end_flight(|_, _| {});
             sleep(wait).await;
 
             let queued = Instant::now();
@@ -375,8 +375,8 @@ impl CallObserver for CallRecord {
 }
 
 impl CallRecord {
-    /// Takes the call out of those in flight, after `record` has noted what it showed, and serves the next waiters.
-    fn leave(&self, record: impl FnOnce(&mut GateState, Duration)) {
+    /// Ends the flight of the call after `record` has updated the limits, and serves the next waiters.
+    fn end_flight(&self, record: impl FnOnce(&mut GateState, Duration)) {
         if !self.is_in_flight.swap(false, Ordering::Relaxed) {
             return;
         }
@@ -392,12 +392,12 @@ impl Drop for CallSlot {
     fn drop(&mut self) {
         let wait = Duration::from_nanos(self.call.wait.load(Ordering::Relaxed));
         let was_refused = self.call.was_refused.load(Ordering::Relaxed);
-        self.call.leave(|state, now| {
+        self.call.end_flight(|state, now| {
             if !wait.is_zero() {
                 state.concurrency.record_answer(wait);
-                state.typical_wait = (state.typical_wait * WAIT_MEMORY + wait) / (WAIT_MEMORY + 1);
+                state.typical_latency = (state.typical_latency * LATENCY_MEMORY + wait) / (LATENCY_MEMORY + 1);
             }
-            // The duration of a call that waited to be made again does not depend on how many are in flight.
+            // The duration of a retried call includes the wait before the retry, so it says nothing of the limit.
             if !was_refused {
                 state.concurrency.record_call(now, CALL_BYTES + self.bytes, state.in_flight);
             }

@@ -2,10 +2,10 @@
 //!
 //! This module is pure: callers hand in the clock. The rate begins at what a bucket is documented to take. Time is cut
 //! into *windows*. A window in which that many calls started and hardly any was refused *proves* the rate, and a higher
-//! one is tried: twice the rate, or halfway to the lowest rate that was refused. Refusals of a rate on trial lead back to
-//! the proven one. Now and then a quarter more is tried, in case the ceiling has risen.
+//! one is tried: twice the rate, or halfway to the lowest rate that was refused, whichever is less. Refusals of a rate on trial lead
+//! back to the proven one. Now and then a quarter more is tried, in case the ceiling has risen.
 //!
-//! Refusals of a proven rate mean that the service takes less than before: the rate is cut to a little below what was
+//! Refusals of a rate that is not on trial mean that the service takes less than before: the rate is cut to a little below what was
 //! served. But a service that is down for a moment refuses everything, which says nothing of its ceiling. So the rate
 //! then *recovers*: it doubles after each window that is served, up to what it was, until a doubled rate is refused. It
 //! never falls below a small share of the first rate.
@@ -17,11 +17,12 @@
 
 use std::time::Duration;
 
-/// Refusals that a window tolerates: bad luck, at any rate. It is also about what a trial of too high a rate costs.
+/// Refusals that a window tolerates, because a few occur at every rate. It is also about what a trial of too high a
+/// rate costs.
 const TOLERATED_REFUSALS: u64 = 7;
 
-/// Largest share of refusals that can be bad luck. A larger share means that the service asks to slow down.
-const MAX_LUCK: f64 = 0.1;
+/// Largest share of refusals that can be unrelated to the rate. A larger share means that the service asks to slow down.
+const MAX_UNRELATED_SHARE: f64 = 0.1;
 
 /// Calls that prove a rate: with fewer, one refusal more or less is more than noise.
 const MIN_WINDOW_CALLS: f64 = 16.0;
@@ -36,26 +37,26 @@ const LEARNED_WINDOW: Duration = Duration::from_secs(2);
 /// Longest window, however few calls it has: a rate that fell low would else take many minutes to recover.
 const MAX_WINDOW: Duration = Duration::from_secs(30);
 
-/// Shortest time from which the rate of calls is measured, for bursts at its beginning.
+/// A window younger than this is not measured, because a burst at its start would dominate.
 const MIN_MEASURED: Duration = Duration::from_millis(50);
 
 /// Share of the rate that must have been used for a window to prove it.
 const USED: f64 = 0.85;
 
-/// Debt that each call pays off. Ranks that all look for a higher rate are refused no larger share of their calls.
+/// Debt that each call pays off. In the long run trials of higher rates have at most this share of calls refused.
 const DEBT_PER_CALL: f64 = 0.02;
 
 /// Upper bound of the debt: the cost of a trial or two. A bucket that refused much for a while would else be left unused
 /// for long after.
 const MAX_DEBT: f64 = 4.0;
 
-/// Share of the rate that was served which is left by a cut. The rest is for calls made again and for uneven arrival.
+/// A cut sets the rate to this share of the served rate. The rest is for retries and uneven arrival.
 const CUT: f64 = 0.97;
 
 /// Smallest step of a trial. When half the way to the ceiling is less, the ceiling is known well enough.
 const MIN_STEP: f64 = 0.02;
 
-/// Time without a refused trial after which a quarter more than the rate is tried, in case the ceiling has risen.
+/// Time since refusals last set the rate, after which a quarter more is tried in case the ceiling has risen.
 const RETRIAL_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How late a call may start without a delay of those after it: timers are right to a millisecond or two, and a thread
@@ -68,8 +69,8 @@ pub(crate) const MIN_RATE: f64 = 0.01;
 /// Lower bound of the rate, as a share of the first rate: from there five doublings lead back.
 const MIN_SHARE: f64 = 0.05;
 
-/// Upper bound of that lower bound. Some 500 processes that don't know of each other, and each begin with all of a
-/// bucket's rate, have room in the 1,000 writes a second that it takes.
+/// Upper bound of that lower bound: 500 processes that don't know of each other just fill the 1,000 writes a second of
+/// a bucket at this rate.
 const MAX_MIN_RATE: f64 = 2.0;
 
 /// The rate at which calls may start.
@@ -83,8 +84,8 @@ pub(crate) struct RateLimit {
     proven: f64,
     /// The lowest rate that was refused recently, and which trials stay below.
     ceiling: f64,
-    /// When the rate last fell.
-    fell: Duration,
+    /// When refusals last set the rate.
+    last_set_by_refusals: Duration,
     /// Whether the rate was cut, and doubles until it is what it was or a doubled rate is refused.
     is_recovering: bool,
     /// The rate to recover, less 10% for each trial that was refused since: the service may be down again before the rate
@@ -93,7 +94,7 @@ pub(crate) struct RateLimit {
     /// Whether refusals have shown what the service takes.
     is_learned: bool,
     /// Share of calls that is refused whatever the rate.
-    luck: f64,
+    unrelated_share: f64,
     /// Refusals that calls have not paid off. While there are any, a higher rate is tried only to recover.
     debt: f64,
     cut: Option<RateCut>,
@@ -115,7 +116,7 @@ impl RateWindow {
     }
 }
 
-/// A cut of a proven rate.
+/// A cut of a rate that was not on trial.
 #[derive(Clone, Copy, Debug)]
 struct RateCut {
     at: Duration,
@@ -125,7 +126,7 @@ struct RateCut {
 }
 
 impl RateLimit {
-    /// Limit of at first `first` and at most `max` calls a second. `random` in `[0, 1)` sets the moment of the first call
+    /// Limit that starts at `first` calls a second and never exceeds `max`. `random` in `[0, 1)` sets the moment of the first call
     /// within the first interval, and the first debt.
     pub(crate) fn new(first: f64, max: f64, now: Duration, random: f64) -> Self {
         let max = max.max(MIN_RATE);
@@ -136,12 +137,12 @@ impl RateLimit {
             per_second: first,
             proven: 0.0,
             ceiling: f64::INFINITY,
-            fell: now,
+            last_set_by_refusals: now,
             is_recovering: false,
             recovery_rate: 0.0,
             is_learned: false,
-            luck: 0.0,
-            // 25 to 100 calls.
+            unrelated_share: 0.0,
+            // Paid off by 25 to 100 calls.
             debt: 0.5 + 1.5 * random,
             cut: None,
             window: RateWindow::starting(now),
@@ -149,7 +150,7 @@ impl RateLimit {
         }
     }
 
-    /// Replaces the first rate, unless calls have already shown what is served.
+    /// Replaces the first rate, if no call has started yet.
     pub(crate) fn start_at(&mut self, first: f64, now: Duration, random: f64) {
         if !self.is_learned && self.proven == 0.0 && self.window.started == 0 {
             *self = Self::new(first, self.max, now, random);
@@ -161,7 +162,7 @@ impl RateLimit {
         self.per_second
     }
 
-    /// The ceiling in calls a second; `None` before anything was refused.
+    /// The current rate in calls a second; `None` until refusals have changed it.
     pub(crate) fn learned(&self) -> Option<f64> {
         self.is_learned.then_some(self.per_second)
     }
@@ -177,7 +178,7 @@ impl RateLimit {
             self.judge(now, wants_more);
         }
         self.window.started += 1;
-        self.debt = (self.debt - DEBT_PER_CALL - self.luck).max(0.0);
+        self.debt = (self.debt - DEBT_PER_CALL - self.unrelated_share).max(0.0);
         let interval = Duration::from_secs_f64(1.0 / self.per_second);
         self.next_start = self.next_start.max(now.saturating_sub(SLACK)) + interval;
     }
@@ -188,18 +189,19 @@ impl RateLimit {
         shortest.max(Duration::from_secs_f64(MIN_WINDOW_CALLS / self.per_second).min(MAX_WINDOW))
     }
 
-    /// Refusals that a window tolerates: one at least, which may be bad luck.
+    /// Refusals that a window tolerates: at least one, which may be unrelated to the rate.
     fn tolerated_refusals(&self) -> u64 {
-        ((MAX_LUCK * self.per_second * self.window_length().as_secs_f64()) as u64).clamp(1, TOLERATED_REFUSALS)
+        ((MAX_UNRELATED_SHARE * self.per_second * self.window_length().as_secs_f64()) as u64)
+            .clamp(1, TOLERATED_REFUSALS)
     }
 
-    /// Ends a window without more refusals than bad luck explains.
+    /// Ends a window that had only tolerated refusals.
     fn judge(&mut self, now: Duration, wants_more: bool) {
         let RateWindow { began, started, refused } = std::mem::replace(&mut self.window, RateWindow::starting(now));
         let elapsed = now.saturating_sub(began).as_secs_f64();
         let refused_share = refused as f64 / started.max(1) as f64;
-        // Others who share the bucket can look like bad luck for a while.
-        self.luck = self.luck.min(1.5 * refused_share);
+        // The share may be too high, because others used the bucket for a while.
+        self.unrelated_share = self.unrelated_share.min(1.5 * refused_share);
         if ((started + 1) as f64) < USED * self.per_second * elapsed {
             return;
         }
@@ -219,7 +221,8 @@ impl RateLimit {
             return;
         }
 
-        if now.saturating_sub(self.fell) > RETRIAL_INTERVAL {
+        if now.saturating_sub(self.last_set_by_refusals) > RETRIAL_INTERVAL {
+            // Halved below: a quarter more is tried.
             self.ceiling = self.ceiling.max(1.5 * self.proven);
         }
         let halfway = (self.ceiling / self.proven - 1.0) / 2.0;
@@ -231,14 +234,14 @@ impl RateLimit {
     /// Records that a call that started at `started` was refused (429, 503).
     pub(crate) fn record_refusal(&mut self, now: Duration, started: Duration) {
         self.debt = (self.debt + 1.0).min(MAX_DEBT);
-        // The call belongs to a rate that has been given up since.
+        // The call belongs to an earlier window.
         if started < self.window.began {
             return;
         }
         self.window.refused += 1;
         let RateWindow { began, started, refused } = self.window;
         let refused_share = refused as f64 / started.max(refused) as f64;
-        if refused <= self.tolerated_refusals() || refused_share <= 1.5 * self.luck {
+        if refused <= self.tolerated_refusals() || refused_share <= 1.5 * self.unrelated_share {
             return;
         }
 
@@ -260,29 +263,30 @@ impl RateLimit {
         self.ceiling = self.per_second;
         // If no trial is left, some room above the rate keeps refusals rare.
         let is_close = self.ceiling < self.proven * (1.0 + 2.0 * MIN_STEP);
-        self.lower(now, if is_close { self.proven * CUT } else { self.proven });
+        self.fall_back_to(now, if is_close { self.proven * CUT } else { self.proven });
     }
 
-    /// Cuts a proven rate of which `refused_share` was refused, or takes back a cut that didn't help.
+    /// Cuts a rate of which `refused_share` was refused, or takes back a cut that didn't help.
     fn cut(&mut self, now: Duration, sent: f64, refused_share: f64) {
         if let Some(cut) = self.cut.take().filter(|cut| now.saturating_sub(cut.at) < 2 * LEARNED_WINDOW)
-            && refused_share < MAX_LUCK
+            && refused_share < MAX_UNRELATED_SHARE
             && refused_share > cut.refused_share / 2.0
         {
-            self.luck = self.luck.max(refused_share);
-            return self.lower(now, cut.rate);
+            self.unrelated_share = self.unrelated_share.max(refused_share);
+            return self.fall_back_to(now, cut.rate);
         }
         self.cut = Some(RateCut { at: now, rate: self.per_second, refused_share });
 
         self.recovery_rate = self.recovery_rate.max(CUT * self.per_second);
         self.is_recovering = true;
-        // Few calls were sent where there was little to do for most of the window, which doesn't show what is taken.
-        self.lower(now, (sent * (1.0 - refused_share) * CUT).max(self.per_second / 2.0));
+        // If the process was idle for most of the window, `sent` is too low, so the rate is halved at most.
+        self.fall_back_to(now, (sent * (1.0 - refused_share) * CUT).max(self.per_second / 2.0));
     }
 
-    fn lower(&mut self, now: Duration, rate: f64) {
+    /// Sets the rate that refusals lead to, which is higher where a cut is taken back.
+    fn fall_back_to(&mut self, now: Duration, rate: f64) {
         self.is_learned = true;
-        self.fell = now;
+        self.last_set_by_refusals = now;
         self.per_second = rate.clamp(self.min, self.max);
         self.proven = self.per_second;
         self.window = RateWindow::starting(now);

@@ -214,8 +214,8 @@ impl Fetcher {
     }
 
     /// Gives temporaries leases that need no renewal, because the permission to renew is missing.
-    pub(crate) fn never_renew(&self) {
-        self.temporaries.never_renew();
+    pub(crate) fn disable_renewal(&self) {
+        self.temporaries.disable_renewal();
     }
 
     /// Stops composing for good, because a permission is missing, and logs the reason.

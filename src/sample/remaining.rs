@@ -8,7 +8,8 @@ use crate::manifest::KnownSamples;
 use crate::{Error, Result};
 
 /// Positions of the global order that are left, from one position on, without those delivered ahead of it (the holes).
-/// Positions *that are left* are counted from the same position on, as if there were no holes.
+/// A *remaining position* numbers what is left: it equals the global position up to the first hole, and counts on without
+/// the holes after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RemainingPositions {
     /// Sorted; none is empty, none touches another.
@@ -99,14 +100,14 @@ fn delivered_ahead(ranges: &[Range<u64>]) -> Option<DeliveredAhead> {
 /// What a rank has delivered of an epoch. Its batches are numbered from the position of the state that it began with.
 #[derive(Clone, Debug)]
 pub(crate) struct DeliveredBatches {
-    /// Where in the global order the last batch ends before which no batch is missing.
+    /// Global position after the run of delivered batches without a gap.
     position: u64,
     /// The number of the first batch that was not delivered.
     next: u64,
     /// Runs of batches delivered ahead of `next`, by the number of their first batch.
     ahead: BTreeMap<u64, BatchRun>,
     holes: RemainingPositions,
-    /// Which rank this is, where its states hold what this rank alone delivered.
+    /// Set if the states record only what this rank delivered.
     alone: Option<OwnRank>,
 }
 

@@ -37,7 +37,7 @@ pub struct Sharding {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchSpan {
-    /// Positions in the global order. Empty where the last global batch has no sample for this rank. Positions behind
+    /// Positions among those that remain, which are global ones if nothing was delivered ahead. Empty where the last global batch has no sample for this rank. Positions behind
     /// the end of the order are padding, and stand for those from position 0 on.
     pub positions: Range<u64>,
     /// How many of the positions are padding.

@@ -1,4 +1,4 @@
-//! Parses and writes the URIs of buckets, prefixes and objects. No other file does. No I/O.
+//! Parses and writes the URIs of buckets, prefixes and objects, without I/O. No other file parses them.
 
 use std::fmt;
 use std::str::FromStr;

@@ -30,9 +30,9 @@ pub(in crate::list) struct Gap<'a> {
     /// Where the gap ends, exclusive; `None` at the end of the listing.
     pub end: Option<&'a str>,
     pub density: Option<&'a Density>,
-    /// Objects that the gap was estimated to hold before its first page came.
+    /// The latest estimate of the objects in the gap. It is used where the last page shows no density.
     pub share: f64,
-    /// How many guessed cuts before the end turned out to have nothing behind them.
+    /// How many cuts at the gap's end turned out to have no objects behind them.
     pub doubt: u32,
     /// Objects listed so far in the folder of `low`.
     pub folder_objects: f64,

@@ -36,7 +36,7 @@ impl Ranges {
             end: range.end.as_deref(),
             density: range.density.as_ref(),
             share: range.estimate,
-            doubt: range.doubt,
+            doubt: range.failed_cuts_at_end,
             folder_objects: range.folder_objects,
         });
         // A range that had more objects than estimated several times is likely to have more again. The estimate reaches
@@ -137,7 +137,7 @@ impl Ranges {
     /// How many more guessed cuts are worth a call, by what was seen: full pages pay for guesses, and calls that end
     /// without an object take them back.
     fn guesses_allowed(&self) -> usize {
-        (6 + 6 * self.full_pages).saturating_sub(3 * self.empty_ends + self.guessed_cuts) as usize
+        (6 + 6 * self.pages_with_next).saturating_sub(3 * self.empty_ends + self.guessed_cuts) as usize
     }
 
     /// Cuts the ranges with the most objects until `free` more ranges wait, or none is worth a cut.
@@ -168,7 +168,7 @@ impl Ranges {
 
             let segments = self.gap_segments(range);
             let is_open = !self.has_earlier
-                && (range.end.is_none() || range.doubt > 0)
+                && (range.end.is_none() || range.failed_cuts_at_end > 0)
                 && segments.iter().all(|segment| segment.mark().is_none());
             let pieces = if is_open { pieces.min(self.guesses_allowed().max(1)) } else { pieces };
             let total = total_mass(&segments);
@@ -192,9 +192,9 @@ impl Ranges {
         let Some(first) = cuts.first() else { return 0 };
 
         let range = self.open.get_mut(&id).expect("the caller chose the range");
-        let (end, doubt) = (range.end.replace(first.name.clone()), range.doubt);
+        let (end, doubt) = (range.end.replace(first.name.clone()), range.failed_cuts_at_end);
         range.estimate = first.objects_before.max(self.page * 0.3);
-        (range.doubt, range.surprises) = (0, 0);
+        (range.failed_cuts_at_end, range.surprises) = (0, 0);
         if end.is_none() || doubt > 0 {
             self.guessed_cuts += cuts.iter().filter(|cut| !cut.name.ends_with('/')).count() as u64;
         }
@@ -241,7 +241,7 @@ impl Ranges {
         };
 
         // Few pages are no ground for many guesses.
-        let max_guesses = (4 + self.full_pages).min(12).min(self.guesses_allowed().max(1) as u64);
+        let max_guesses = (4 + self.pages_with_next).min(12).min(self.guesses_allowed().max(1) as u64);
         let mut guesses = 0;
         let (mut at, mut before) = (0, 0.0);
         // Guesses in the segment at this index.
