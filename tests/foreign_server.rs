@@ -31,6 +31,8 @@ const DEVIATIONS: &[(&str, &str)] = &[
     ("compose_of_another_crc_is_refused", "it ignores destination.crc32c"),
     ("compose_onto_something_is_refused", "it ignores preconditions of a compose"),
     ("compose_of_two_classes_is_refused", "it ignores storage classes"),
+    ("copy_if_absent", "it ignores preconditions of a copy"),
+    ("a_suffix_of_an_empty_object_is_refused", "it answers with no bytes"),
 ];
 
 /// A running server; killed when dropped.

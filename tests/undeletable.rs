@@ -6,9 +6,12 @@ mod support;
 
 use std::sync::Arc;
 
-use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
-use dataflux::{DataLoader, DatafluxDataset, Strategy};
+use async_trait::async_trait;
+use dataflux::store::{Attempt, Client, Credentials, GcsConfig, GcsStore, MemoryStore, ObjectId, Store};
+use dataflux::{DataLoader, DatafluxDataset, Result, Strategy};
 use dataflux_emulator::Emulator;
+
+use support::forwarding::{Forward, Forwarding};
 
 fn bucket() -> Emulator {
     let emulator = Emulator::builder().bucket("data").start().unwrap();
@@ -56,5 +59,41 @@ fn under_a_retention_policy_unseen_the_first_shows_it() {
         emulator.configure("data", |config| config.retention_seconds = Some(3_600));
         emulator.deny("data", "storage.buckets.get");
         assert_eq!(left_after_three_epochs(&emulator), 1);
+    });
+}
+
+/// A store of which deleting panics.
+#[derive(Debug)]
+struct PanicsOnDelete(MemoryStore);
+
+#[async_trait]
+impl Forward for PanicsOnDelete {
+    fn inner(&self) -> &dyn Store {
+        &self.0
+    }
+
+    async fn delete(&self, id: &ObjectId, _: &Attempt) -> Result<()> {
+        panic!("deleting {id}")
+    }
+}
+
+/// Its name would stay in the ledger, and every later wait for temporary objects would last as long as it may.
+#[test]
+fn a_deletion_that_panics_is_no_longer_waited_for() {
+    support::without_hanging(|| {
+        let store = MemoryStore::new();
+        for index in 0..320 {
+            store.insert("data", &format!("p/{index:03}"), "a sample");
+        }
+        let client = Client::new(Arc::new(Forwarding(PanicsOnDelete(store))));
+        let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
+        let mut batches = loader.epoch(0).unwrap();
+        let samples: usize = batches.by_ref().map(|batch| batch.unwrap().len()).sum();
+        assert_eq!(samples, 320);
+        let stats = batches.stats();
+        assert!(stats.groups.composed > 0, "nothing was composed, so nothing was deleted");
+        assert_eq!(stats.temporaries_left, stats.groups.composed, "all are reported");
+        assert!(loader.close(support::HANG).threads_left == 0, "no deletion is waited for");
     });
 }

@@ -86,6 +86,25 @@ pub(super) enum TemporaryState {
     Deleting,
 }
 
+/// A deletion under way. Dropping it takes the name off the ledger, even if a store or a log subscriber panics: a name
+/// that stayed would be waited for at the end of every epoch and of the process.
+struct Deletion {
+    ledger: &'static Ledger,
+    name: Arc<str>,
+    run: Arc<TemporaryRun>,
+    /// The object, unless it is known to be deleted.
+    unconfirmed: Option<ObjectId>,
+}
+
+impl Drop for Deletion {
+    fn drop(&mut self) {
+        if let Some(id) = self.unconfirmed.take() {
+            self.ledger.note_undeleted(id, Arc::clone(&self.run));
+        }
+        self.ledger.remove(&self.name);
+    }
+}
+
 impl Ledger {
     fn entries(&self) -> MutexGuard<'_, HashMap<Arc<str>, LedgerEntry>> {
         // No code that can panic runs under the lock.
@@ -162,11 +181,14 @@ impl Ledger {
 
         let (handle, name) = (io.handle().clone(), Arc::clone(name));
         handle.spawn(async move {
-            if let Err(error) = delete(&client, &writes, group_number, &id, self.closing.subscribe()).await {
-                tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
-                self.note_undeleted(id, run);
+            let mut deletion = Deletion { ledger: self, name, run, unconfirmed: Some(id.clone()) };
+            match delete(&client, &writes, group_number, &id, self.closing.subscribe()).await {
+                Ok(()) => deletion.unconfirmed = None,
+                Err(error) => {
+                    tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
+                }
             }
-            self.remove(&name);
+            drop(deletion);
             // This task may hold the last handle of the runtime.
             drop(io);
         });

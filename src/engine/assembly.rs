@@ -289,18 +289,18 @@ impl BatchAssembly {
         let mut is_complete = false;
         if !samples.decoded.is_empty() {
             let mut parts = self.lock();
-            let AssemblyParts { items, decoded, missing, bytes, verified, .. } = &mut *parts;
+            let AssemblyParts { items, decoded, undecoded, bytes, verified, .. } = &mut *parts;
             decoded.resize(self.samples(), None);
             for sample in &samples.decoded {
                 let place = &mut decoded[sample.slot - self.place.slots.start];
-                *missing -= usize::from(place.replace(sample.id).is_none());
+                *undecoded -= usize::from(place.replace(sample.id).is_none());
             }
             *bytes += samples.bytes;
             *verified += samples.verified;
             if let Some(items) = items {
                 self.context.code.fill(items, self.place.slots.start, self.samples(), samples);
             }
-            is_complete = *missing == 0;
+            is_complete = *undecoded == 0;
         }
 
         for sample in lost {
@@ -427,6 +427,6 @@ impl BatchAssembly {
 
 impl BatchProgress for BatchAssembly {
     fn missing(&self) -> usize {
-        self.lock().missing
+        self.lock().undecoded
     }
 }

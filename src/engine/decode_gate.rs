@@ -46,7 +46,7 @@ impl DecodeLimits {
     /// Divides a memory budget: the bytes for reading, and the limits for decoding.
     pub(crate) fn of_budget(bytes: u64) -> (u64, Self) {
         let reading = (bytes / READ_PARTS).max(1);
-        (reading, Self { all: bytes - reading.min(bytes), ahead: bytes / AHEAD_PARTS })
+        (reading, Self { all: bytes - reading.min(bytes), behind_front: bytes / AHEAD_PARTS })
     }
 
     /// The memory budget that leaves `batch` bytes for one batch.
@@ -60,7 +60,7 @@ impl DecodeLimits {
     /// two samples for each decode thread, so that all threads have work.
     pub(crate) fn of_samples(batch_size: u64, threads: u64) -> Self {
         let ahead = batch_size.max(2 * threads);
-        Self { all: ahead + 3 * batch_size, ahead }
+        Self { all: ahead + 3 * batch_size, behind_front: ahead }
     }
 
     /// What one batch may have.
@@ -134,14 +134,14 @@ struct OpenBatch {
 
 impl GrantLedger {
     fn new(limits: DecodeLimits) -> Self {
-        Self { limits, used: 0, ahead: 0, front: 0, next: 0, undecoded: 0, open: BTreeMap::new() }
+        Self { limits, used: 0, behind_front: 0, front: 0, next: 0, undecoded: 0, open: BTreeMap::new() }
     }
 
     /// A batch of so many samples, behind all others; returns its number.
     fn register(&mut self, samples: usize) -> u64 {
         let number = self.next;
         self.next += 1;
-        let batch = OpenBatch { missing: samples, held: 0, undecoded: 0, lasting: 0, copies: 0, largest_scratch: 0 };
+        let batch = OpenBatch { ungranted: samples, held: 0, undecoded: 0, lasting: 0, copies: 0, largest_scratch: 0 };
         self.open.insert(number, batch);
         self.move_front();
         number
@@ -445,7 +445,7 @@ mod tests {
     fn gate(all: u64, ahead: u64) -> (Arc<DecodeGate<u32>>, crossbeam_channel::Receiver<u32>, Gauge) {
         let (jobs, granted) = crossbeam_channel::unbounded();
         let held = Gauge::default();
-        (DecodeGate::new(DecodeLimits { all, ahead }, jobs, Some(held.clone())), granted, held)
+        (DecodeGate::new(DecodeLimits { all, behind_front: ahead }, jobs, Some(held.clone())), granted, held)
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) struct SubstituteContext {
     /// Number of batches that were delivered or are waited for.
     pub(crate) awaited: watch::Receiver<u64>,
     /// Number of batches whose windows have all their bytes.
-    pub(crate) funded: watch::Receiver<u64>,
+    pub(crate) batches_with_bytes: watch::Receiver<u64>,
     /// Whether the listing has ended. One task waits for that on behalf of all, because each wait takes a thread
     /// of the runtime. It has a bounded number of these, and name look-ups, also those of the listing itself, need
     /// some.
@@ -145,12 +145,12 @@ impl Substitution {
     /// Takes bytes for the substitute; the module's documentation says why this ends.
     async fn take(&mut self, bytes: u64) -> Permit {
         let (number, budget) = (self.request.assembly.place.number, &self.engine.budget);
-        let SubstituteContext { awaited, funded, .. } = &mut self.context;
+        let SubstituteContext { awaited, batches_with_bytes, .. } = &mut self.context;
         tokio::select! {
             biased;
             permit = async {
                 // An error means that the planning thread has ended because the epoch is cancelled.
-                let _ = funded.wait_for(|&funded| funded > number).await;
+                let _ = batches_with_bytes.wait_for(|&batches| batches > number).await;
                 budget.take(bytes).await
             } => permit,
             _ = awaited.wait_for(|&awaited| awaited > number) => budget.exceed(bytes),

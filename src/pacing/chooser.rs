@@ -464,13 +464,15 @@ impl ReadModeChooser {
 
     fn start_period(&mut self) {
         self.period += 1;
-        (self.measurement, self.measurements, self.early_failures) = (None, 0, 0);
+        (self.measurement, self.early_failures) = (None, 0);
         (self.direct.has_succeeded, self.composed.has_succeeded) = (false, false);
     }
 
     fn switch(&mut self, mode: ReadMode, reason: String) {
         tracing::info!(from = %self.mode, to = %mode, reason, "reading small objects in another mode");
         (self.mode, self.reason) = (mode, reason);
+        // An epoch that ends keeps the measurements of its trial, or trials in short epochs would never end.
+        self.measurements = 0;
         if mode != self.settled {
             self.records[mode as usize].rate = None;
         }

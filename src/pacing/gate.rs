@@ -2,7 +2,7 @@
 //!
 //! A caller waits for a [`CallSlot`] before each call. The gate serves waiters by the numbers of their groups, the smallest first, so
 //! that the batch that is needed first is read first. *Background* calls are those that no batch waits for; they get
-//! every other slot while both kinds wait.
+//! every other slot while both kinds wait, and every slot while too many of them wait.
 //!
 //! No task drives the gate. Each waiter that arrives or gives up and each call that ends serves those who may start.
 //! Where only the rate holds calls back, the first waiter is the *timekeeper*, which sleeps until the next call may
@@ -25,6 +25,10 @@ use crate::store::CallObserver;
 
 /// Processor time of one call, as the number of bytes that take as long to receive.
 pub(super) const CALL_BYTES: u64 = 64 << 10;
+
+/// Background calls that wait beside foreground ones, in seconds of the current rate; where more wait, they go first. Half
+/// the calls of a bucket are deletions, and without this they would last for minutes after an epoch where the rate is low.
+const MAX_BACKGROUND_SECONDS: f64 = 0.8;
 
 /// Weight of the old average against one new answer in the typical latency; about ten answers replace it.
 const LATENCY_MEMORY: u32 = 7;
@@ -93,7 +97,7 @@ enum SlotDecision {
 impl CallGate {
     /// Gate with these limits. `typical_latency` holds until there are answers.
     pub(super) fn new(
-        calls: &'static str,
+        label: &'static str,
         concurrency: ConcurrencyLimit,
         rate: RateLimit,
         typical_latency: Duration,
@@ -110,7 +114,7 @@ impl CallGate {
             arrivals: 0,
             typical_latency,
         };
-        Arc::new(Self { calls, created: Instant::now(), demand: Arc::clone(demand), state: Mutex::new(state) })
+        Arc::new(Self { label, created: Instant::now(), demand: Arc::clone(demand), state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, GateState> {
@@ -213,7 +217,9 @@ impl GateState {
     /// The waiter that is served next.
     fn first(&self) -> Option<(WaiterKey, Arc<Notify>)> {
         let first = |background| self.waiters[usize::from(background)].first_key_value();
-        let (key, wake) = first(self.background_next).or_else(|| first(!self.background_next))?;
+        let has_backlog = self.waiters[1].len() as f64 > MAX_BACKGROUND_SECONDS * self.rate.per_second();
+        let background_next = self.background_next || has_backlog;
+        let (key, wake) = first(background_next).or_else(|| first(!background_next))?;
         Some((*key, Arc::clone(wake)))
     }
 

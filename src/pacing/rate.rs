@@ -206,6 +206,12 @@ impl RateLimit {
             return;
         }
 
+        // A window of few calls tolerates one refusal, which may be all that came of them. That proves nothing, and during
+        // an outage it would lead to a trial, whose refusal ends the recovery.
+        if refused_share > MAX_UNRELATED_SHARE.max(self.unrelated_share) {
+            return;
+        }
+
         self.proven = self.per_second;
         if !wants_more {
             return;
@@ -521,6 +527,10 @@ mod tests {
             (1_000.0, 10..70, 0, 60),
             (4.85, 10..70, 0, 150),
             (0.5, 0..20, 0, 150),
+            (0.97, 10..130, 0, 300),
+            (0.97, 10..150, 0, 300),
+            (0.97, 10..165, 0, 300),
+            (0.97, 10..180, 0, 300),
         ] {
             // Down, up for a moment, and down again.
             let up = down.end / 2..down.end / 2 + up_between;
@@ -530,7 +540,10 @@ mod tests {
             let capacity = |second| if is_down(second) { 0.0 } else { 1.1 * first };
             let seconds = run(&mut ranks, over + 20, READ, 0.0, capacity);
             let (served, refused) = mean(&seconds[over as usize..]);
-            assert!(served > 0.8 * first && refused < 0.05, "{first}, {down:?}, {up:?}: {served} {refused}");
+            // A trial costs a refusal or two, which are more than that share of the few calls of a low rate.
+            let refusals: u64 = seconds[over as usize..].iter().map(|second| second.refused).sum();
+            let is_rarely_refused = refused < 0.05 || refusals <= 2;
+            assert!(served > 0.8 * first && is_rarely_refused, "{first}, {down:?}, {up:?}: {served} {refused}");
             let at_first = 0.2 * first;
             let asked: u64 = seconds[down.start as usize..down.end as usize].iter().map(|second| second.refused).sum();
             let most = at_first + 5.0 * (down.end - down.start) as f64;

@@ -141,6 +141,10 @@ pub(super) enum ReportCell<'a> {
 }
 
 impl<'a> ReportCell<'a> {
+    fn as_text(self) -> Option<&'a [u8]> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
     pub(super) fn text(text: &'a [u8]) -> Self {
         if text.is_empty() { Self::Null } else { Self::Text(text) }
     }
@@ -266,9 +270,11 @@ impl RowFilter {
             .ok()
             .filter(|name| !name.contains(['\r', '\n']))
             .ok_or_else(|| mismatch(ReportField::Name, "a name in UTF-8 without CR and LF"))?;
-        let crc32c = match cell(ReportField::Crc32c) {
-            ReportCell::Null => None,
-            crc => Some(parse_crc(crc).ok_or_else(|| mismatch(ReportField::Crc32c, "base64 of four bytes"))?),
+        let crc = cell(ReportField::Crc32c);
+        let crc32c = if matches!(crc, ReportCell::Null) {
+            None
+        } else {
+            Some(parse_crc(crc).ok_or_else(|| mismatch(ReportField::Crc32c, "base64 of four bytes"))?)
         };
         let size = match cell(ReportField::Size) {
             // A writer may leave out a zero. The CRC of no bytes is 0.
@@ -279,14 +285,9 @@ impl RowFilter {
             .and_then(|generation| i64::try_from(generation).ok())
             .filter(|generation| *generation > 0)
             .ok_or_else(|| mismatch(ReportField::Generation, "a generation, greater than 0"))?;
-        let storage_class = match cell(ReportField::StorageClass) {
-            ReportCell::Text(class) => StorageClass::parse(std::str::from_utf8(class).unwrap_or("?")),
-            _ => StorageClass::Unspecified,
-        };
-        let encoding = match cell(ReportField::ContentEncoding) {
-            ReportCell::Text(encoding) => ContentEncoding::parse(std::str::from_utf8(encoding).unwrap_or("?")),
-            _ => ContentEncoding::Identity,
-        };
+        let text = |field| cell(field).as_text().map(|text| std::str::from_utf8(text).unwrap_or("?"));
+        let storage_class = text(ReportField::StorageClass).map_or(StorageClass::Unspecified, StorageClass::parse);
+        let encoding = text(ReportField::ContentEncoding).map_or(ContentEncoding::Identity, ContentEncoding::parse);
         batch.objects.push(ObjectRef {
             name,
             size,

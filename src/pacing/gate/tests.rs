@@ -39,6 +39,31 @@ async fn the_smallest_number_is_served_first_whenever_it_came() {
     assert_eq!((end.in_flight, end.waiting, end.refused, end.per_second), (0, 0, 0, None));
 }
 
+/// Ranks of large jobs have a rate far below one call a second, and their deletions lasted for half a minute.
+#[tokio::test(start_paused = true)]
+async fn too_many_background_calls_go_first() {
+    let gate = gate(1, 1_000.0);
+    let first = gate.acquire(0).await;
+    let mut background: Vec<_> = (0..810).map(|_| Box::pin(gate.acquire_background(0))).collect();
+    for waiter in &mut background {
+        assert!(waiter.now_or_never().is_none());
+    }
+    let mut foreground = Box::pin(gate.acquire(1));
+    assert!((&mut foreground).now_or_never().is_none());
+
+    advance(Duration::from_secs(1)).await;
+    first.finish(0);
+    let mut slots = 0;
+    while (&mut foreground).now_or_never().is_none() {
+        let slot = background[slots].as_mut().now_or_never().unwrap();
+        slots += 1;
+        advance(Duration::from_secs(1)).await;
+        slot.finish(0);
+    }
+    // Ten too many, and the slot that background calls have anyway.
+    assert!((10..=11).contains(&slots), "{slots}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn background_calls_have_every_other_slot_and_what_nobody_else_wants() {
     let gate = gate(1, 1e6);
