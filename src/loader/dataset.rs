@@ -184,7 +184,7 @@ impl<D> DatafluxDataset<D> {
     /// # Errors
     /// A folder that is not hidden is none of the classes (the error names it); samples in a hidden folder have no
     /// label, and an image data set leaves them out. The list is empty, or has a class twice. If the data set is
-    /// [streaming](DatasetBuilder::streaming), an unknown folder makes the listing fail when it gets there.
+    /// [streaming](crate::DatasetBuilder::streaming), an unknown folder makes the listing fail when it gets there.
     pub fn classes<S: Into<String>>(self, classes: impl IntoIterator<Item = S>) -> Result<Self> {
         let classes = Classes::new(classes.into_iter().map(Into::into).collect())?;
         let source = self.source.relabelled(self.source.only_images, Some(classes))?;

@@ -1,10 +1,10 @@
 //! Pacing: how many calls are in flight, how many start in a second, and in which mode small objects are read.
 //!
-//! - [`concurrency`] and [`rate`] are the two limits, pure; [`gate`] applies both to the calls of one kind, and
-//!   [`bucket_gates`] holds the gates of a bucket: reads, and writes.
-//! - [`demand`] says whether the training loops want more than they get; [`wait_reporter`] reports their waits.
-//! - [`chooser`] chooses among the modes of [`read_mode`] by measurement, and by [`estimates`] where nothing is measured
-//!   yet; both are pure. [`shared_chooser`] is the choice of one loader.
+//! - `concurrency` and `rate` are the two limits, pure; `gate` applies both to the calls of one kind, and
+//!   `bucket_gates` holds the gates of a bucket: reads, and writes.
+//! - `demand` says whether the training loops want more than they get; `wait_reporter` reports their waits.
+//! - `chooser` chooses among the modes of `read_mode` by measurement, and by `estimates` where nothing is measured
+//!   yet; both are pure. `shared_chooser` is the choice of one loader.
 
 pub(crate) mod bucket_gates;
 #[cfg(test)]
