@@ -147,8 +147,8 @@ impl Budget {
         Permit { units, bytes, held: self.held.clone(), items: None }
     }
 
-    /// Checks, before any bytes are taken, that the groups of one batch can be held together. Without this check a batch
-    /// could wait for bytes that it holds itself. The error is the lowest budget that suffices.
+    /// Checks, before any bytes are taken, that the groups of one batch can be held together. Without this check a
+    /// batch could wait for bytes that it holds itself. The error is the lowest budget that suffices.
     pub(crate) fn check(&self, groups: impl Iterator<Item = GroupBytes>) -> Result<(), u64> {
         let (mut kept, mut has_kept_oversize, mut fits) = (0u64, false, true);
         // Units as if nothing were held outside of the budget, by which the lowest budget is computed.

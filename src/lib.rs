@@ -1,9 +1,9 @@
 //! A training data loader for Rust on Google Cloud Storage.
 //!
-//! Your samples are many small objects in a bucket, and your training loop is Rust: candle, tch, or plain ndarray. This crate
-//! lists the prefix once, shuffles, reads the objects ahead of the loop, verifies each against its listed checksum,
-//! decodes, and delivers batches. Where that pays, the server first concatenates small objects, so that 32 of them take one
-//! read. The order depends only on the data, the seed and the epoch.
+//! Your samples are many small objects in a bucket, and your training loop is Rust: candle, tch, or plain ndarray. This
+//! crate lists the prefix once, shuffles, reads the objects ahead of the loop, verifies each against its listed
+//! checksum, decodes, and delivers batches. Where that pays, the server first concatenates small objects, so that 32 of
+//! them take one read. The order depends only on the data, the seed and the epoch.
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
@@ -54,8 +54,8 @@
 //!
 //! # Build with optimization
 //!
-//! Decoding images is some hundred times slower in a debug build. Train with `cargo run --release`, or have Cargo optimize
-//! dependencies in debug builds, too:
+//! Decoding images is some hundred times slower in a debug build. Train with `cargo run --release`, or have Cargo
+//! optimize dependencies in debug builds, too:
 //!
 //! ```toml
 //! [profile.dev.package."*"]
@@ -68,8 +68,8 @@
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 //! - `parquet`: inventory reports in Parquet, beside those in CSV; see [`list::inventory`].
 //!
-//! Batches convert to the types of ndarray 0.16, candle 0.11 and tch 0.26. Each is re-exported, as [`ndarray`], `candle_core`
-//! and `tch`, so that your program can use the same version.
+//! Batches convert to the types of ndarray 0.16, candle 0.11 and tch 0.26. Each is re-exported, as [`ndarray`],
+//! `candle_core` and `tch`, so that your program can use the same version.
 //!
 //! # What it does not do
 //!

@@ -15,9 +15,9 @@ use super::*;
 const HANG: Duration = Duration::from_secs(60);
 
 /// A folder that is removed when this is dropped.
-struct ScratchFolder(PathBuf);
+struct ScratchCache(PathBuf);
 
-impl ScratchFolder {
+impl ScratchCache {
     fn new() -> Self {
         let path = std::env::temp_dir().join(format!("dataflux-cache-{:016x}", rand::random::<u64>()));
         Self(path)
@@ -67,7 +67,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-impl Drop for ScratchFolder {
+impl Drop for ScratchCache {
     fn drop(&mut self) {
         // Writer threads that are about to end may still use the folder.
         for _ in 0..100 {
@@ -120,7 +120,7 @@ fn eventually(what: &str, is: impl Fn() -> bool) {
 
 #[test]
 fn samples_are_visible_to_all_processes() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
     (0..100).for_each(|number| put(&one, number));
     (100..200).for_each(|number| put(&other, number));
@@ -147,7 +147,7 @@ const MARKER_NAME: &str = "dataflux-cache";
 
 #[test]
 fn another_generation_or_crc_is_a_miss() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let cache = folder.open(4 << 10);
     put(&cache, 1);
     cache.flush(HANG);
@@ -169,7 +169,7 @@ fn another_generation_or_crc_is_a_miss() {
 /// A segment that is truncated at any byte opens, has all whole records, and is continued.
 #[test]
 fn a_segment_truncated_anywhere() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let cache = folder.open(1 << 20);
     (0..4).for_each(|number| put(&cache, number));
     cache.flush(HANG);
@@ -224,7 +224,7 @@ impl segment::SegmentSource for InterruptedSegment<'_> {
 
 #[test]
 fn a_segment_that_is_closed_during_a_scan_is_learned_whole() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     fs::create_dir(&folder.0).unwrap();
     let mut bytes = format::SegmentHead::default().encode().to_vec();
     let mut entries = Vec::new();
@@ -271,7 +271,7 @@ fn a_segment_that_is_closed_during_a_scan_is_learned_whole() {
 
 #[test]
 fn the_oldest_segment_that_no_process_uses_is_evicted() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let (segment, max) = (4 << 10, 32 << 10);
     let first = folder.bounded(max, segment);
     for number in 0..1_000 {
@@ -313,7 +313,7 @@ fn the_oldest_segment_that_no_process_uses_is_evicted() {
 
 #[test]
 fn a_large_cache_has_few_files_open_and_keeps_used_segments() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let (segment, max) = (4 << 10, 64 << 10);
     let cache = folder.with_files(max, segment, 3);
     let open = |cache: &Cache| cache.0.shared.segments().values().filter(|segment| segment.is_open()).count();
@@ -353,7 +353,7 @@ fn a_shortage_of_descriptors_passes() {
         assert!(output.status.success() && said.contains("1 passed"), "{said}{output:?}");
         return;
     }
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let (cache, other) = (folder.open(4 << 10), folder.open(4 << 10));
     (0..30).for_each(|number| put(&cache, number));
     cache.flush(HANG);
@@ -386,7 +386,7 @@ fn a_shortage_of_descriptors_passes() {
 
 #[test]
 fn only_one_of_two_processes_reads_a_sample() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
     let hashes: Vec<_> = (0..10).map(hash).collect();
     assert_eq!(one.claim(&hashes), [ClaimOutcome::Mine; 10]);
@@ -411,7 +411,7 @@ fn only_one_of_two_processes_reads_a_sample() {
 
 #[test]
 fn progress_is_recorded_for_writes_and_releases_only() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let (one, other) = (folder.open(4 << 10), folder.open(4 << 10));
     let who = one.0.shared.folder.member;
     let mut progress = other.last_progress(who).unwrap();
@@ -436,7 +436,7 @@ fn progress_is_recorded_for_writes_and_releases_only() {
 
 #[test]
 fn claims_without_room_are_unrecorded_and_waits_for_the_lock_end() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let cache = folder.open(4 << 10);
     // Hashes of one bucket of the table.
     let hashes: Vec<u64> = (1..=6).map(|number| number << 20).collect();
@@ -450,7 +450,7 @@ fn claims_without_room_are_unrecorded_and_waits_for_the_lock_end() {
 #[test]
 fn a_full_disk_stops_writes_and_not_reads() {
     for code in [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EIO] {
-        let folder = ScratchFolder::new();
+        let folder = ScratchCache::new();
         let cache = folder.open(1 << 20);
         (0..10).for_each(|number| put(&cache, number));
         cache.flush(HANG);
@@ -469,7 +469,7 @@ fn a_full_disk_stops_writes_and_not_reads() {
 /// After one full disk, nothing was written for the rest of the process.
 #[test]
 fn a_cache_is_written_again_some_minutes_after_its_disk_was_full() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let cache = folder.open(1 << 20);
     let is_suspended = || cache.0.shared.is_read_only();
     let full = || *cache.0.shared.fault.lock().unwrap() = Some(io::Error::from_raw_os_error(libc::ENOSPC));
@@ -497,7 +497,7 @@ fn a_cache_is_written_again_some_minutes_after_its_disk_was_full() {
 
 #[test]
 fn a_cache_is_read_again_some_minutes_after_its_disk_failed() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let cache = folder.open(1 << 20);
     put(&cache, 0);
     cache.flush(HANG);
@@ -510,7 +510,7 @@ fn a_cache_is_read_again_some_minutes_after_its_disk_failed() {
 
 #[test]
 fn a_removed_folder_turns_the_cache_off() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let cache = folder.open(4 << 10);
     put(&cache, 1);
     cache.flush(HANG);
@@ -524,7 +524,7 @@ fn a_removed_folder_turns_the_cache_off() {
 
 #[test]
 fn a_refresh_in_passing_does_not_wait_for_another() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let (cache, other) = (folder.open(4 << 10), folder.open(4 << 10));
     put(&other, 1);
     other.flush(HANG);
@@ -543,7 +543,7 @@ fn a_refresh_in_passing_does_not_wait_for_another() {
 
 #[test]
 fn a_panicking_job_ends_no_reader() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let cache = folder.open(4 << 10);
     for _ in 0..READERS.end {
         // Without output on stderr.
@@ -556,7 +556,7 @@ fn a_panicking_job_ends_no_reader() {
 
 #[test]
 fn errors_of_open_say_what_to_do() {
-    let folder = ScratchFolder::new();
+    let folder = ScratchCache::new();
     let error = |path: &Path, bytes| Cache::open(path, bytes).unwrap_err().to_string();
     assert!(error(&folder.0, 1_000).contains("at least 1048576 bytes, got 1000"));
     fs::create_dir(&folder.0).unwrap();
@@ -625,7 +625,7 @@ proptest! {
         max_bytes in prop_oneof![Just(1u64 << 30), Just(8 << 10)],
     ) {
         let segment = 2 << 10;
-        let mut folder = ScratchFolder::new();
+        let mut folder = ScratchCache::new();
         let mut caches = vec![folder.bounded(max_bytes, segment)];
         let mut model: HashMap<u32, IsCached> = HashMap::new();
         let roomy = max_bytes > 1 << 20;
@@ -692,7 +692,7 @@ proptest! {
 /// Locks were requested on files opened for reading only, which NFS refuses, so files of dead processes were kept.
 #[test]
 fn files_of_dead_processes_are_removed_if_locks_need_files_opened_for_writing() {
-    let scratch = ScratchFolder::new();
+    let scratch = ScratchCache::new();
     drop(scratch.open(1 << 20));
     let members = || fs::read_dir(scratch.0.join("members")).unwrap().count();
     // The thread of the dropped cache removes its own file when it ends.

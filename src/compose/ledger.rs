@@ -22,8 +22,8 @@ use crate::suspension::RETRIAL_INTERVAL;
 use crate::{Error, ErrorKind, Result};
 
 /// Temporaries there may be at once, including those that are being deleted. A bucket takes some 1,000 writes a second,
-/// which makes 500 temporaries a second at most (a compose and a deletion each), so this is eight seconds' worth: more would mean that deletions don't
-/// keep up, and each temporary costs a task, an entry here, and billed storage.
+/// which makes 500 temporaries a second at most (a compose and a deletion each), so this is eight seconds' worth: more
+/// would mean that deletions don't keep up, and each temporary costs a task, an entry here, and billed storage.
 const MAX_TEMPORARIES: usize = 4_096;
 
 /// How long the end of the process waits for temporaries that are still being deleted.
@@ -168,8 +168,8 @@ impl Ledger {
         let Some(entry) = entries.get_mut(name) else { return };
         let generation = match entry.state {
             TemporaryState::Deleting => return,
-            // The generation is unknown: the compose had no answer, or an error. The name is random and used by nobody else, so the deletion goes by
-            // name alone.
+            // The generation is unknown: the compose had no answer, or an error. The name is random and used by nobody
+            // else, so the deletion goes by name alone.
             TemporaryState::Composing => None,
             TemporaryState::InUse { generation } => Some(generation),
         };
@@ -250,8 +250,8 @@ pub struct Leftover {
 /// Waits until every temporary object of this process is deleted, but no longer than `timeout`, and returns what is
 /// left.
 ///
-/// This waits for reads of such objects, too. The end of the process waits by itself, for 20 seconds at most, and deletes
-/// objects that are being read.
+/// This waits for reads of such objects, too. The end of the process waits by itself, for 20 seconds at most, and
+/// deletes objects that are being read.
 pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
     // The lock is still held, so this is the state at the end of the wait.
     let entries = LEDGER.wait_until(deadline_after(timeout), HashMap::is_empty);
@@ -321,7 +321,8 @@ impl LoaderTemporaries {
         self.undeleted.load(Ordering::SeqCst)
     }
 
-    /// Starts another try to delete the temporaries whose last failed try is at least [`RETRIAL_INTERVAL`] old. Returns at once.
+    /// Starts another try to delete the temporaries whose last failed try is at least [`RETRIAL_INTERVAL`] old. Returns
+    /// at once.
     pub(crate) fn delete_again(self: &Arc<Self>, client: &Client, io: &Io, writes: &Arc<CallGate>, group_number: u64) {
         let now = Instant::now();
         let mut undeleted = LEDGER.undeleted();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::os;
 
 /// The identity of this process among all processes of all machines: boot, PID namespace, PID and start time. Two
-/// processes with the same boot and namespace can see whether the other lives. Where the system reports no boot, namespace
-/// or start time, no other process can see that.
+/// processes with the same boot and namespace can see whether the other lives. Where the system reports no boot,
+/// namespace or start time, no other process can see that.
 pub(crate) fn identity() -> &'static str {
     static IDENTITY: LazyLock<String> = LazyLock::new(|| {
         let pid = std::process::id();
@@ -41,8 +41,8 @@ fn start_time(pid: u32) -> std::io::Result<Option<u64>> {
         }
         Err(error) => return Err(error),
     };
-    // The name in parentheses may contain anything. Counted from its end, the state is the first field and the start time
-    // the twentieth.
+    // The name in parentheses may contain anything. Counted from its end, the state is the first field and the start
+    // time the twentieth.
     let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
     if fields.next() == Some("Z") {
         return Ok(None);

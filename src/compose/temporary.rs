@@ -165,7 +165,8 @@ impl Temporary {
             let changes = changes.map(|(key, value)| (key.to_owned(), value.to_string())).into();
             match client.update_metadata(&self.id, &changes).await {
                 Ok(_) => {}
-                // A `clean` elsewhere took this process for dead. The read fails by itself if it still needs the object.
+                // A `clean` elsewhere took this process for dead. The read fails by itself if it still needs the
+                // object.
                 Err(error) if error.is_not_found() => return,
                 // The permission may be granted and missing from the token's scope, as on machines with default scopes.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {

@@ -23,7 +23,8 @@ pub(crate) use memory::{ItemSize, item_size, scratch_of};
 /// light](Self::is_light).
 ///
 /// Any `Fn(RawSample) -> `[`anyhow::Result<T>`](anyhow::Result) is a decoder. An error that it returns, and a panic,
-/// reach the training loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the object.
+/// reach the training loop as an [`Error`](crate::Error) of kind [`Decode`](crate::ErrorKind::Decode) that names the
+/// object.
 ///
 /// ```
 /// use dataflux::RawSample;

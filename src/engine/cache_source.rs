@@ -5,9 +5,9 @@
 //! so a claim is held only during network calls, and never waits for a training loop. A read that finds samples claimed
 //! by another process waits in a task of its own, while the planner starts later groups; the batches hold the group's
 //! bytes meanwhile. That task stops waiting after ten minutes, or after 30 seconds without a sign of the other process,
-//! and then reads the samples itself. So two processes that wait for each other's claims both resume, and the claim of a
-//! dead process counts for nothing. So every read ends, and with it every wait of the training loop, the budget and the
-//! gate.
+//! and then reads the samples itself. So two processes that wait for each other's claims both resume, and the claim of
+//! a dead process counts for nothing. So every read ends, and with it every wait of the training loop, the budget and
+//! the gate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,8 +35,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause between two looks. It is about the latency of starting a read, so polling adds little delay.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// On the first poll_once, and on each poll_once after this many more, the task also claims samples again, in case their reader
-/// has died.
+/// On the first poll_once, and on each poll_once after this many more, the task also claims samples again, in case
+/// their reader has died.
 const LOOKS_PER_CLAIM: u32 = 8;
 
 /// Bytes that one job reads from the cache, unless one sample has more. They are few enough to share the work among
@@ -170,8 +170,8 @@ impl SampleSource for CacheSource {
 }
 
 impl CacheSource {
-    /// Starts the read of a group whose samples were not in the cache when it was planned. Samples that another loader or process reads are awaited in
-    /// a task of their own.
+    /// Starts the read of a group whose samples were not in the cache when it was planned. Samples that another loader
+    /// or process reads are awaited in a task of their own.
     fn start_uncached(
         self: &Arc<Self>,
         whole: Group,

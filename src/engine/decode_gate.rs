@@ -7,15 +7,15 @@
 //! thread.
 //!
 //! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
-//! Grants to batches behind it never exceed `DecodeLimits::behind_front` together. Grants to the front itself may take all
-//! that is free, and [`GrantLedger::request`] refuses a batch that needs more than `all - behind_front`. Batches before the
-//! front have all their grants: they need nothing more to be decoded, collated and delivered, and then give everything
-//! back. Working memory is given back when its sample is decoded. So what a sample of the front waits for is always
-//! given back, provided that the training loop takes batches; and bytes that are being read come out of the other part,
-//! so no read is in the way. Items whose size is only estimated may turn out larger than their grants, and batches
-//! behind the front may then hold what the front needs. So once every estimated sample with a grant is decoded and no
-//! batch before the front is left, nothing more would be given back, and the front's samples are let through beyond the
-//! limit.
+//! Grants to batches behind it never exceed `DecodeLimits::behind_front` together. Grants to the front itself may take
+//! all that is free, and [`GrantLedger::request`] refuses a batch that needs more than `all - behind_front`. Batches
+//! before the front have all their grants: they need nothing more to be decoded, collated and delivered, and then give
+//! everything back. Working memory is given back when its sample is decoded. So what a sample of the front waits for is
+//! always given back, provided that the training loop takes batches; and bytes that are being read come out of the
+//! other part, so no read is in the way. Items whose size is only estimated may turn out larger than their grants, and
+//! batches behind the front may then hold what the front needs. So once every estimated sample with a grant is decoded
+//! and no batch before the front is left, nothing more would be given back, and the front's samples are let through
+//! beyond the limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -267,13 +267,13 @@ pub(crate) trait Cancellable {
 
 /// Lets jobs through to the decode threads once there is memory for what they make.
 pub(crate) struct DecodeGate<J> {
-    state: Mutex<GateState<J>>,
+    state: Mutex<DecodeGateState<J>>,
     jobs: Sender<J>,
     /// Gauge of granted bytes; `None` if the limits count samples.
     held: Option<Gauge>,
 }
 
-struct GateState<J> {
+struct DecodeGateState<J> {
     ledger: GrantLedger,
     /// By the number of the batch, and in the order in which they came.
     waiting: BTreeMap<(u64, u64), (DecodeNeed, J)>,
@@ -282,7 +282,7 @@ struct GateState<J> {
 
 impl<J: Cancellable> DecodeGate<J> {
     pub(crate) fn new(limits: DecodeLimits, jobs: Sender<J>, held: Option<Gauge>) -> Arc<Self> {
-        let state = GateState { ledger: GrantLedger::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
+        let state = DecodeGateState { ledger: GrantLedger::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
         Arc::new(Self { state: Mutex::new(state), jobs, held })
     }
 
@@ -349,7 +349,7 @@ impl<J: Cancellable> DecodeGate<J> {
     }
 
     /// Applies `change`, then sends every job that is granted by now to the decode threads.
-    fn update<R>(&self, change: impl FnOnce(&mut GateState<J>) -> R) -> R {
+    fn update<R>(&self, change: impl FnOnce(&mut DecodeGateState<J>) -> R) -> R {
         let mut state = self.lock();
         let before = state.ledger.used;
         let result = change(&mut state);
@@ -370,12 +370,12 @@ impl<J: Cancellable> DecodeGate<J> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, GateState<J>> {
+    fn lock(&self) -> MutexGuard<'_, DecodeGateState<J>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<J: Cancellable> GateState<J> {
+impl<J: Cancellable> DecodeGateState<J> {
     fn take_ready(&mut self) -> Vec<J> {
         let mut ready = Vec::new();
         while let Some(first) = self.waiting.first_entry() {

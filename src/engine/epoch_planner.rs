@@ -3,10 +3,10 @@
 //!
 //! **Why no batch waits for itself.** The bytes of a group are held until the last batch with one of its samples is
 //! delivered, so a batch may wait for bytes that other batches of its window hold. Such a wait ends: this thread alone
-//! takes bytes, in the order of delivery. So bytes are held either by earlier windows, that
-//! have all their bytes and need no more to be delivered, or by this window, which [`Engine::check_budget`] has found to fit into
-//! the budget as a whole. A window never has more batches than the channel of tickets has room for, so a ticket that
-//! waits for room waits for batches of earlier windows to be delivered, and never for its own.
+//! takes bytes, in the order of delivery. So bytes are held either by earlier windows, that have all their bytes and
+//! need no more to be delivered, or by this window, which [`Engine::check_budget`] has found to fit into the budget as
+//! a whole. A window never has more batches than the channel of tickets has room for, so a ticket that waits for room
+//! waits for batches of earlier windows to be delivered, and never for its own.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -31,8 +31,8 @@ use crate::pacing::NeighbourEpochs;
 use crate::plan::{Group, MAX_SOURCES};
 use crate::sample::SampleId;
 
-/// A window of batches may need at most `1 / WINDOW_PARTS` of the memory budget, so that the reads of several windows can
-/// be in flight.
+/// A window of batches may need at most `1 / WINDOW_PARTS` of the memory budget, so that the reads of several windows
+/// can be in flight.
 const WINDOW_PARTS: u64 = 8;
 
 /// Most samples that are planned together, where no number of batches fills their groups well.
@@ -216,8 +216,8 @@ impl PlannerRun<'_> {
             let group = &reads.groups()[index];
             window_samples_left -= group.slices.len() as u64;
             let bytes = self.engine.bytes(group);
-            // Before the group is admitted: a group that waits for bytes must hold no read slot that another epoch could
-            // use.
+            // Before the group is admitted: a group that waits for bytes must hold no read slot that another epoch
+            // could use.
             let passing = self.hold(bytes, group, &window)?;
             let delivery = Delivery { window: Arc::clone(&window), passing, cancel: self.cancel.clone(), cache: None };
             let start = ReadStart {
@@ -303,9 +303,9 @@ impl PlannerRun<'_> {
         }
     }
 
-    /// Waits for the bytes of a group, the amount that was checked even if the read needs less. The batches of the group
-    /// keep the bytes that are held until delivery. Returns the permit for the bytes that are held until the group is
-    /// decoded.
+    /// Waits for the bytes of a group, the amount that was checked even if the read needs less. The batches of the
+    /// group keep the bytes that are held until delivery. Returns the permit for the bytes that are held until the
+    /// group is decoded.
     fn hold(&self, bytes: GroupBytes, group: &Group, window: &BatchWindow) -> Result<Option<Arc<Permit>>, Ended> {
         // If payloads are freed after decoding, the bytes kept until delivery are those of items.
         let are_items = bytes.until_decoded > 0;

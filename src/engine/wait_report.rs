@@ -166,8 +166,9 @@ impl BatchTrace {
         self.stages.id(self.slots.start + place)
     }
 
-    /// Where the training loop has `waited` for longer than reading the objects would take: gives up all queued composes
-    /// of groups that begin before this batch's end, and running ones that take [`COMPOSE_PATIENCE`] times too long.
+    /// Where the training loop has `waited` for longer than reading the objects would take: gives up all queued
+    /// composes of groups that begin before this batch's end, and running ones that take [`COMPOSE_PATIENCE`] times too
+    /// long.
     fn give_up_composing(&self, waited: Duration, gates: &BucketGates) {
         let stages = self.stages.stages(self.slots.clone());
         let composing = stages.iter().filter(|at| at.stage == SampleStage::Composing).count();

@@ -273,7 +273,7 @@ impl Alphabet {
     /// weights stays the same.
     pub(super) fn weigh_scripts(&self, spans: &mut [CharSpan]) {
         #[derive(Clone, Default)]
-        struct Script {
+        struct ScriptShare {
             times: f64,
             weight: f64,
         }
@@ -289,14 +289,14 @@ impl Alphabet {
         }
 
         let script_of = |c: char| starts.partition_point(|at| self.seen[*at] <= c).saturating_sub(1);
-        let mut scripts = vec![Script::default(); starts.len()];
+        let mut scripts = vec![ScriptShare::default(); starts.len()];
         for (c, times) in self.seen.iter().zip(&self.times) {
             scripts[script_of(*c)].times += f64::from(*times);
         }
         for span in &*spans {
             scripts[script_of(span.low)].weight += span.weight;
         }
-        let mut all = Script::default();
+        let mut all = ScriptShare::default();
         for script in scripts.iter().filter(|script| script.weight > 0.0) {
             all.times += script.times;
             all.weight += script.weight;

@@ -67,8 +67,9 @@ pub(super) struct KeptNames {
     pub interval: NameInterval,
 }
 
-/// An answer that breaks the listing protocol. After names out of order or before the offset, a listing that is collected
-/// starts anew with one page after another, and a streaming one fails; endless empty pages are always an error.
+/// An answer that breaks the listing protocol. After names out of order or before the offset, a listing that is
+/// collected starts anew with one page after another, and a streaming one fails; endless empty pages are always an
+/// error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ProtocolViolation {
     /// Two names that are out of order.

@@ -33,8 +33,8 @@ impl DatafluxDataset<Raw> {
         Self::builder().open_async(uri).await
     }
 
-    /// Opens as [`open`](Self::open) does, without credentials, even where the environment has some: for public buckets.
-    /// The other settings of the environment, such as `STORAGE_EMULATOR_HOST`, apply.
+    /// Opens as [`open`](Self::open) does, without credentials, even where the environment has some: for public
+    /// buckets. The other settings of the environment, such as `STORAGE_EMULATOR_HOST`, apply.
     ///
     /// # Errors
     /// As for [`open`](Self::open); the bucket isn't public.

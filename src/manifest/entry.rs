@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::store::{ContentEncoding, StorageClass};
 
-/// One object of a [`Manifest`](super::Manifest). `N` is the type of its name: [`Arc<str>`], a borrowed name ([`EntryRef`]), or none
-/// ([`Facts`]).
+/// One object of a [`Manifest`](super::Manifest). `N` is the type of its name: [`Arc<str>`], a borrowed name
+/// ([`EntryRef`]), or none ([`Facts`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry<N = Arc<str>> {
@@ -21,9 +21,9 @@ pub struct Entry<N = Arc<str>> {
     pub storage_class: StorageClass,
     /// How the stored bytes are compressed. Samples are delivered as stored, so decoders may have to decompress them.
     pub encoding: ContentEncoding,
-    /// Index in [`Manifest::labels`](super::Manifest::labels) of the first folder below the prefix on the object's path. `None` for an object
-    /// right below the last `/` of the prefix, and in a hidden folder that isn't in the [list of
-    /// classes](crate::DatafluxDataset::classes).
+    /// Index in [`Manifest::labels`](super::Manifest::labels) of the first folder below the prefix on the object's
+    /// path. `None` for an object right below the last `/` of the prefix, and in a hidden folder that isn't in the
+    /// [list of classes](crate::DatafluxDataset::classes).
     pub label: Option<u32>,
 }
 

@@ -23,7 +23,8 @@ pub(super) const DOCUMENTED_WRITES: f64 = 1_000.0;
 /// and made again a second later; a little below it the service forgives bursts.
 const INITIAL_SHARE: f64 = 0.97;
 
-/// Upper bound of the calls of a kind in flight: 12,800 reads of 80 ms in a second, more than a few threads can receive.
+/// Upper bound of the calls of a kind in flight: 12,800 reads of 80 ms in a second, more than a few threads can
+/// receive.
 pub(crate) const MAX_CALLS: usize = 1_024;
 
 /// Duration of a read, and of a compose, until there are answers.
@@ -55,8 +56,8 @@ pub(crate) struct BucketGates {
     pub(crate) reads: Arc<CallGate>,
     /// Composes and deletions, which the service counts together.
     pub(crate) writes: Arc<CallGate>,
-    /// The largest number of a call so far. The numbers of the next epoch begin there, so that its calls neither wait for
-    /// all calls of other epochs nor start before them.
+    /// The largest number of a call so far. The numbers of the next epoch begin there, so that its calls neither wait
+    /// for all calls of other epochs nor start before them.
     latest_number: AtomicU64,
     demand: Arc<Demand>,
     /// The ranks that use these gates, by the number of ranks that share the bucket.

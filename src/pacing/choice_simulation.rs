@@ -50,8 +50,8 @@ impl SimulatedService {
 
 /// Bytes a second of one stream.
 const STREAM: f64 = 60e6;
-/// Seconds of both cores for a call and for a byte, and for the bytes of composed objects, which take longer: measured on two
-/// cores, emulator included, at 1 KiB and 100 KiB.
+/// Seconds of both cores for a call and for a byte, and for the bytes of composed objects, which take longer: measured
+/// on two cores, emulator included, at 1 KiB and 100 KiB.
 const CALL: f64 = 48e-6;
 const BYTE: f64 = 0.45e-6 / 1024.0;
 const COMPOSED_BYTE: f64 = 0.55e-6 / 1024.0;

@@ -38,7 +38,8 @@ pub(crate) struct ReadOutcome {
     pub(crate) took: Duration,
 }
 
-/// How much better than the settled mode another one must be, or promise to be: more than the noise between measurements.
+/// How much better than the settled mode another one must be, or promise to be: more than the noise between
+/// measurements.
 const MIN_GAIN: f64 = 1.15;
 
 /// How much better composing must promise to be if it begins before anything is measured.
@@ -118,8 +119,8 @@ pub(crate) struct ReadModeChooser {
     settled: ReadMode,
     reason: String,
     records: [ModeRecord; 3],
-    /// Counts changes of mode, and starts of epochs that follow no composed one. A measurement starts only after a read of
-    /// this period has succeeded.
+    /// Counts changes of mode, and starts of epochs that follow no composed one. A measurement starts only after a read
+    /// of this period has succeeded.
     period: u64,
     direct: Lane,
     composed: Lane,
@@ -171,8 +172,8 @@ impl ReadModeChooser {
         }
     }
 
-    /// Starts an epoch. If no previous epoch is still being delivered, as many samples are read directly as arrive before the
-    /// first composes do.
+    /// Starts an epoch. If no previous epoch is still being delivered, as many samples are read directly as arrive
+    /// before the first composes do.
     pub(crate) fn start_epoch(&mut self, neighbours: NeighbourEpochs) {
         // Probes that have all ended without success have failed, and the cause may have passed.
         if self.compose_latency.is_none() && self.composed.admitted == 0 {
@@ -270,7 +271,8 @@ impl ReadModeChooser {
             ReadMode::Composed => composed,
             ReadMode::Mixed if self.compose_latency.is_none() && is_half_composed() => direct,
             ReadMode::Mixed if has_compose_room => composed,
-            // If composes are admitted but not queued at the gate, this machine is the bottleneck: it gets no more reads.
+            // If composes are admitted but not queued at the gate, this machine is the bottleneck: it gets no more
+            // reads.
             ReadMode::Mixed if writes.waiting < max_composed => None,
             ReadMode::Direct | ReadMode::Mixed => direct,
         }
@@ -393,8 +395,8 @@ impl ReadModeChooser {
         }
     }
 
-    /// Starts a trial of a mode next to the settled one if it may be better: faster than `rate`, and also cheaper if the
-    /// training loop has all it wants at that rate.
+    /// Starts a trial of a mode next to the settled one if it may be better: faster than `rate`, and also cheaper if
+    /// the training loop has all it wants at that rate.
     fn look_for_better(&mut self, now: Duration, rate: f64, left: u64, service: &ServiceState) {
         if self.period <= 1 {
             self.reason = format!("{rate:.0} samples/s");

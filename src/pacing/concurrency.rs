@@ -2,8 +2,8 @@
 //!
 //! This module is pure: callers hand in the clock. Calls are judged in *windows* of as many calls as may be in flight,
 //! about one round trip. The limit doubles as long as each doubling brings more work a second. Then it returns to the
-//! last limit that did, and doubles again now and then. A window with many refusals halves the limit. If answers become slow while no more work is done, a lower limit is tried, and kept only if it makes the
-//! answers faster.
+//! last limit that did, and doubles again now and then. A window with many refusals halves the limit. If answers become
+//! slow while no more work is done, a lower limit is tried, and kept only if it makes the answers faster.
 
 use std::time::Duration;
 
@@ -180,8 +180,8 @@ impl ConcurrencyLimit {
         is_slow && self.limit > INITIAL_LIMIT && rate < self.best_rate * MIN_GAIN
     }
 
-    /// Keeps a lower limit if it made answers faster: calls wait for each other, so that they would at best wait as much
-    /// less as the limit is lower.
+    /// Keeps a lower limit if it made answers faster: calls wait for each other, so that they would at best wait as
+    /// much less as the limit is lower.
     fn judge_lower(&mut self, before: &LimitTrial, rate: f64, wait: Option<Duration>) {
         let is_faster = |(before, wait): (Duration, Duration)| wait <= before.mul_f64(f64::midpoint(1.0, LOWER_TRIAL));
         if !before.wait.zip(wait).is_some_and(is_faster) {
@@ -206,8 +206,8 @@ fn has_helped(before: &LimitTrial, limit: usize, rate: f64, wait: Option<Duratio
 mod tests {
     use super::*;
 
-    /// A service that serves `most` calls at once, each in 100 ms, and queues the rest. Returns the limit after `rounds`
-    /// windows, and the highest one until then.
+    /// A service that serves `most` calls at once, each in 100 ms, and queues the rest. Returns the limit after
+    /// `rounds` windows, and the highest one until then.
     fn run(limiter: &mut ConcurrencyLimit, most: f64, rounds: usize) -> usize {
         let mut now = Duration::from_secs(1);
         let mut highest = 0;

@@ -1,5 +1,5 @@
-//! Whether training loops want data faster than they get it. Only then is it worth exceeding the call rate that a bucket
-//! is known to take: refused calls are made again about a second later and delay their batches.
+//! Whether training loops want data faster than they get it. Only then is it worth exceeding the call rate that a
+//! bucket is known to take: refused calls are made again about a second later and delay their batches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,8 +27,8 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// Whether some refusals are an acceptable price for finding out if the bucket takes more than is known. They are if
-    /// a loop is starved, and if there is no loop.
+    /// Whether some refusals are an acceptable price for finding out if the bucket takes more than is known. They are
+    /// if a loop is starved, and if there is no loop.
     pub(super) fn wants_more(&self) -> bool {
         self.starved.load(Ordering::Relaxed) > 0 || self.loops.load(Ordering::Relaxed) == 0
     }
@@ -80,8 +80,8 @@ impl StarvationTracker {
         Self { remembered: Duration::ZERO, allowance }
     }
 
-    /// Records that the loop waited for `waited` of the time `since` the last call. Callers record parts of a wait while
-    /// it lasts, and the rest when the batch arrives.
+    /// Records that the loop waited for `waited` of the time `since` the last call. Callers record parts of a wait
+    /// while it lasts, and the rest when the batch arrives.
     pub(super) fn record_wait(&mut self, waited: Duration, since: Duration) {
         let counted = waited.saturating_sub(self.allowance);
         self.allowance = self.allowance.saturating_sub(waited);

@@ -79,7 +79,8 @@ impl ComposeEstimates {
         self.samples += group.samples as u64;
         self.bytes += group.bytes;
         self.held += group.held;
-        // Halved now and then, so that the means follow the data. A group that asks again counts again, which is harmless.
+        // Halved now and then, so that the means follow the data. A group that asks again counts again, which is
+        // harmless.
         if self.samples > 1 << 16 {
             (self.samples, self.bytes, self.held) = (self.samples / 2, self.bytes / 2, self.held / 2);
         }
@@ -103,8 +104,8 @@ impl ComposeEstimates {
         MAX_WAITING_COMPOSES.min(begin_meanwhile.ceil() as usize) + service.ceilings.writes.in_flight / 8
     }
 
-    /// How many more samples the same processor time brings when they are composed. For objects above some 400 KiB that is
-    /// hardly more.
+    /// How many more samples the same processor time brings when they are composed. For objects above some 400 KiB that
+    /// is hardly more.
     pub(super) fn compose_gain(&self) -> f64 {
         let (call, size) = (CALL_BYTES as f64, self.mean_bytes());
         (call + size) / (call / self.sources() + size)
@@ -120,8 +121,8 @@ impl ComposeEstimates {
         (self.config.max_composed_bytes as f64 / self.mean_bytes()).floor().clamp(1.0, MAX_SOURCES as f64)
     }
 
-    /// Samples a second that a mode could bring next to one that brings `rate`. The estimate is rather too high than too
-    /// low, since a trial decides.
+    /// Samples a second that a mode could bring next to one that brings `rate`. The estimate is rather too high than
+    /// too low, since a trial decides.
     pub(super) fn predict(&self, mode: ReadMode, rate: f64, latency: Duration, service: &ServiceState) -> f64 {
         // Where no write was refused, there may be no limit.
         let is_limited = service.ceilings.writes.per_second.is_some();

@@ -1,8 +1,8 @@
 //! Gate for the calls of one kind on one bucket: it limits how many calls are in flight and how many start in a second.
 //!
-//! A caller waits for a [`CallSlot`] before each call. The gate serves waiters by the numbers of their groups, the smallest first, so
-//! that the batch that is needed first is read first. *Background* calls are those that no batch waits for; they get
-//! every other slot while both kinds wait, and every slot while too many of them wait.
+//! A caller waits for a [`CallSlot`] before each call. The gate serves waiters by the numbers of their groups, the
+//! smallest first, so that the batch that is needed first is read first. *Background* calls are those that no batch
+//! waits for; they get every other slot while both kinds wait, and every slot while too many of them wait.
 //!
 //! No task drives the gate. Each waiter that arrives or gives up and each call that ends serves those who may start.
 //! Where only the rate holds calls back, the first waiter is the *timekeeper*, which sleeps until the next call may
@@ -26,8 +26,9 @@ use crate::store::CallObserver;
 /// Processor time of one call, as the number of bytes that take as long to receive.
 pub(super) const CALL_BYTES: u64 = 64 << 10;
 
-/// Background calls that wait beside foreground ones, in seconds of the current rate; where more wait, they go first. Half
-/// the calls of a bucket are deletions, and without this they would last for minutes after an epoch where the rate is low.
+/// Background calls that wait beside foreground ones, in seconds of the current rate; where more wait, they go first.
+/// Half the calls of a bucket are deletions, and without this they would last for minutes after an epoch where the rate
+/// is low.
 const MAX_BACKGROUND_SECONDS: f64 = 0.8;
 
 /// Weight of the old average against one new answer in the typical latency; about ten answers replace it.
@@ -59,7 +60,7 @@ pub(crate) struct CallGate {
     label: &'static str,
     created: Instant,
     demand: Arc<Demand>,
-    state: Mutex<GateState>,
+    state: Mutex<CallGateState>,
 }
 
 /// Priority of a waiter among foreground or background calls, smallest first. `arrival` makes it unique.
@@ -71,7 +72,7 @@ struct WaiterKey {
 }
 
 #[derive(Debug)]
-struct GateState {
+struct CallGateState {
     concurrency: ConcurrencyLimit,
     rate: RateLimit,
     in_flight: usize,
@@ -103,7 +104,7 @@ impl CallGate {
         typical_latency: Duration,
         demand: &Arc<Demand>,
     ) -> Arc<Self> {
-        let state = GateState {
+        let state = CallGateState {
             concurrency,
             rate,
             in_flight: 0,
@@ -117,7 +118,7 @@ impl CallGate {
         Arc::new(Self { label, created: Instant::now(), demand: Arc::clone(demand), state: Mutex::new(state) })
     }
 
-    fn state(&self) -> MutexGuard<'_, GateState> {
+    fn state(&self) -> MutexGuard<'_, CallGateState> {
         // No code that can panic runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,7 +214,7 @@ impl CallGate {
     }
 }
 
-impl GateState {
+impl CallGateState {
     /// The waiter that is served next.
     fn first(&self) -> Option<(WaiterKey, Arc<Notify>)> {
         let first = |background| self.waiters[usize::from(background)].first_key_value();
@@ -382,7 +383,7 @@ impl CallObserver for CallRecord {
 
 impl CallRecord {
     /// Ends the flight of the call after `record` has updated the limits, and serves the next waiters.
-    fn end_flight(&self, record: impl FnOnce(&mut GateState, Duration)) {
+    fn end_flight(&self, record: impl FnOnce(&mut CallGateState, Duration)) {
         if !self.is_in_flight.swap(false, Ordering::Relaxed) {
             return;
         }

@@ -17,13 +17,13 @@ use crate::store::{Decision, Failure, RetryPolicy};
 use crate::{Error, ErrorKind};
 
 /// The service's side of one kind of call: tokens that come back at a rate, up to a tenth of a second's worth.
-struct TokenBucket {
+struct ServiceTokens {
     rate: f64,
     left: f64,
     last: Instant,
 }
 
-impl TokenBucket {
+impl ServiceTokens {
     fn new(rate: f64) -> Mutex<Self> {
         Mutex::new(Self { rate, left: rate / 10.0, last: Instant::now() })
     }
@@ -41,8 +41,8 @@ impl TokenBucket {
 /// The bucket, and what came of all calls.
 struct SimulatedBucket {
     began: Instant,
-    reads: Mutex<TokenBucket>,
-    writes: Mutex<TokenBucket>,
+    reads: Mutex<ServiceTokens>,
+    writes: Mutex<ServiceTokens>,
     /// Calls and refused ones of each second.
     seconds: Mutex<Vec<(u64, u64)>>,
     temporaries: AtomicU64,
@@ -60,8 +60,8 @@ impl SimulatedBucket {
     fn new(reads: f64, writes: f64) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
-            reads: TokenBucket::new(reads),
-            writes: TokenBucket::new(writes),
+            reads: ServiceTokens::new(reads),
+            writes: ServiceTokens::new(writes),
             seconds: Mutex::default(),
             temporaries: AtomicU64::new(0),
             composed: AtomicU64::new(0),
@@ -70,7 +70,7 @@ impl SimulatedBucket {
         })
     }
 
-    fn takes(&self, tokens: &Mutex<TokenBucket>) -> bool {
+    fn takes(&self, tokens: &Mutex<ServiceTokens>) -> bool {
         let fits = tokens.lock().unwrap().take();
         let second = self.began.elapsed().as_secs() as usize;
         let mut seconds = self.seconds.lock().unwrap();
@@ -83,7 +83,13 @@ impl SimulatedBucket {
     }
 
     /// One call with its tries, as the client makes them; false where the policy gave it up.
-    async fn call(&self, slot: &CallSlot, tokens: &Mutex<TokenBucket>, latency: Duration, policy: RetryPolicy) -> bool {
+    async fn call(
+        &self,
+        slot: &CallSlot,
+        tokens: &Mutex<ServiceTokens>,
+        latency: Duration,
+        policy: RetryPolicy,
+    ) -> bool {
         let began = Instant::now();
         let mut queued = Duration::ZERO;
         for tries in 1.. {

@@ -2,13 +2,13 @@
 //!
 //! This module is pure: callers hand in the clock. The rate begins at what a bucket is documented to take. Time is cut
 //! into *windows*. A window in which that many calls started and hardly any was refused *proves* the rate, and a higher
-//! one is tried: twice the rate, or halfway to the lowest rate that was refused, whichever is less. Refusals of a rate on trial lead
-//! back to the proven one. Now and then a quarter more is tried, in case the ceiling has risen.
+//! one is tried: twice the rate, or halfway to the lowest rate that was refused, whichever is less. Refusals of a rate
+//! on trial lead back to the proven one. Now and then a quarter more is tried, in case the ceiling has risen.
 //!
-//! Refusals of a rate that is not on trial mean that the service takes less than before: the rate is cut to a little below what was
-//! served. But a service that is down for a moment refuses everything, which says nothing of its ceiling. So the rate
-//! then *recovers*: it doubles after each window that is served, up to what it was, until a doubled rate is refused. It
-//! never falls below a small share of the first rate.
+//! Refusals of a rate that is not on trial mean that the service takes less than before: the rate is cut to a little
+//! below what was served. But a service that is down for a moment refuses everything, which says nothing of its
+//! ceiling. So the rate then *recovers*: it doubles after each window that is served, up to what it was, until a
+//! doubled rate is refused. It never falls below a small share of the first rate.
 //!
 //! Many processes may share a bucket, each with a rate far below one call a second. So a window has a minimum of calls,
 //! tolerates fewer refusals if it has few calls, and refusals are a *debt* that calls pay off: a higher rate is tried
@@ -21,7 +21,8 @@ use std::time::Duration;
 /// rate costs.
 const TOLERATED_REFUSALS: u64 = 7;
 
-/// Largest share of refusals that can be unrelated to the rate. A larger share means that the service asks to slow down.
+/// Largest share of refusals that can be unrelated to the rate. A larger share means that the service asks to slow
+/// down.
 const MAX_UNRELATED_SHARE: f64 = 0.1;
 
 /// Calls that prove a rate: with fewer, one refusal more or less is more than noise.
@@ -46,8 +47,8 @@ const USED: f64 = 0.85;
 /// Debt that each call pays off. In the long run trials of higher rates have at most this share of calls refused.
 const DEBT_PER_CALL: f64 = 0.02;
 
-/// Upper bound of the debt: the cost of a trial or two. A bucket that refused much for a while would else be left unused
-/// for long after.
+/// Upper bound of the debt: the cost of a trial or two. A bucket that refused much for a while would else be left
+/// unused for long after.
 const MAX_DEBT: f64 = 4.0;
 
 /// A cut sets the rate to this share of the served rate. The rest is for retries and uneven arrival.
@@ -88,8 +89,8 @@ pub(crate) struct RateLimit {
     last_set_by_refusals: Duration,
     /// Whether the rate was cut, and doubles until it is what it was or a doubled rate is refused.
     is_recovering: bool,
-    /// The rate to recover, less 10% for each trial that was refused since: the service may be down again before the rate
-    /// is reached, or take less for good.
+    /// The rate to recover, less 10% for each trial that was refused since: the service may be down again before the
+    /// rate is reached, or take less for good.
     recovery_rate: f64,
     /// Whether refusals have shown what the service takes.
     is_learned: bool,
@@ -126,8 +127,8 @@ struct RateCut {
 }
 
 impl RateLimit {
-    /// Limit that starts at `first` calls a second and never exceeds `max`. `random` in `[0, 1)` sets the moment of the first call
-    /// within the first interval, and the first debt.
+    /// Limit that starts at `first` calls a second and never exceeds `max`. `random` in `[0, 1)` sets the moment of the
+    /// first call within the first interval, and the first debt.
     pub(crate) fn new(first: f64, max: f64, now: Duration, random: f64) -> Self {
         let max = max.max(MIN_RATE);
         let first = first.clamp(MIN_RATE, max);
@@ -206,8 +207,8 @@ impl RateLimit {
             return;
         }
 
-        // A window of few calls tolerates one refusal, which may be all that came of them. That proves nothing, and during
-        // an outage it would lead to a trial, whose refusal ends the recovery.
+        // A window of few calls tolerates one refusal, which may be all that came of them. That proves nothing, and
+        // during an outage it would lead to a trial, whose refusal ends the recovery.
         if refused_share > MAX_UNRELATED_SHARE.max(self.unrelated_share) {
             return;
         }

@@ -34,8 +34,8 @@ pub struct Choice {
     pub mode: ReadMode,
     /// The reason, in one line with the figures that decided.
     pub reason: String,
-    /// Samples a second of direct reads, as last measured. If the loader began to compose before there was a measurement,
-    /// this is the documented rate.
+    /// Samples a second of direct reads, as last measured. If the loader began to compose before there was a
+    /// measurement, this is the documented rate.
     pub direct: Option<f64>,
     /// Samples a second of mixed reads, as last measured.
     pub mixed: Option<f64>,

@@ -32,7 +32,8 @@ impl WaitReporter {
         }
     }
 
-    /// Declares, before the first batch, that nothing is ahead of the loop and that some of its batches may be composed.
+    /// Declares, before the first batch, that nothing is ahead of the loop and that some of its batches may be
+    /// composed.
     pub(crate) fn expect_composes(&mut self) {
         self.allowance_after_first = COMPOSE_ALLOWANCE;
     }

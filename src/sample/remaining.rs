@@ -8,8 +8,8 @@ use crate::manifest::KnownSamples;
 use crate::{Error, Result};
 
 /// Positions of the global order that are left, from one position on, without those delivered ahead of it (the holes).
-/// A *remaining position* numbers what is left: it equals the global position up to the first hole, and counts on without
-/// the holes after it.
+/// A *remaining position* numbers what is left: it equals the global position up to the first hole, and counts on
+/// without the holes after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RemainingPositions {
     /// Sorted; none is empty, none touches another.

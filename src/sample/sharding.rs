@@ -37,8 +37,9 @@ pub struct Sharding {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchSpan {
-    /// Positions among those that remain, which are global ones if nothing was delivered ahead. Empty where the last global batch has no sample for this rank. Positions behind
-    /// the end of the order are padding, and stand for those from position 0 on.
+    /// Positions among those that remain, which are global ones if nothing was delivered ahead. Empty where the last
+    /// global batch has no sample for this rank. Positions behind the end of the order are padding, and stand for those
+    /// from position 0 on.
     pub positions: Range<u64>,
     /// How many of the positions are padding.
     pub padding: u64,
@@ -341,8 +342,8 @@ mod tests {
             prop_assert!(fits, "{} of {}", seen, samples);
         }
 
-        /// Batches are the same whether the number of samples becomes known gradually or at once, and no batch comes before
-        /// its samples are known.
+        /// Batches are the same whether the number of samples becomes known gradually or at once, and no batch comes
+        /// before its samples are known.
         #[test]
         fn batches_are_the_same_however_samples_become_known(
             mut counts in prop::collection::vec(0u64..300, 1..8), batch in 1usize..20, world in 1usize..5, last in last(),

@@ -18,8 +18,8 @@ impl Subset {
     /// The split depends only on `seed`, `fraction` and the names below the prefix, so that all ranks, all runs and all
     /// copies of a bucket split alike. When samples are added, few of the old ones change sides.
     ///
-    /// Each subset takes 8 bytes a sample. Splitting looks at each sample once, which takes a second for some 5 million,
-    /// and takes another 16 bytes a sample meanwhile. It waits for the end of the listing.
+    /// Each subset takes 8 bytes a sample. Splitting looks at each sample once, which takes a second for some 5
+    /// million, and takes another 16 bytes a sample meanwhile. It waits for the end of the listing.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -38,15 +38,15 @@ impl Subset {
     /// ```
     ///
     /// # Errors
-    /// The fraction isn't between 0 and 1, or leaves one side empty; the listing failed; the manifest's file was written
-    /// to since it was opened.
+    /// The fraction isn't between 0 and 1, or leaves one side empty; the listing failed; the manifest's file was
+    /// written to since it was opened.
     pub fn split(manifest: &Manifest, fraction: f64, seed: u64) -> Result<(Self, Self)> {
         split(manifest, fraction, seed, false)
     }
 
-    /// Splits as [`split`](Self::split) does, but each label by itself, so that both subsets have the labels in the same
-    /// proportion. The number of samples of each label is rounded to a whole number; a label with a single sample has it
-    /// on the larger side. Samples without a label are split among themselves.
+    /// Splits as [`split`](Self::split) does, but each label by itself, so that both subsets have the labels in the
+    /// same proportion. The number of samples of each label is rounded to a whole number; a label with a single sample
+    /// has it on the larger side. Samples without a label are split among themselves.
     ///
     /// # Errors
     /// As for [`split`](Self::split).

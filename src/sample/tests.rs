@@ -259,8 +259,8 @@ proptest! {
     }
 }
 
-/// Each of 10 blocks is equally often at each of 10 places (81 degrees of freedom; 99.9th percentile 125), and few pairs
-/// of neighbours stay neighbours.
+/// Each of 10 blocks is equally often at each of 10 places (81 degrees of freedom; 99.9th percentile 125), and few
+/// pairs of neighbours stay neighbours.
 #[test]
 fn blocks_are_as_likely_at_every_place_and_their_samples_mixed() {
     const RUNS: u64 = 4_000;

@@ -92,7 +92,7 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct FaultStore {
     inner: Arc<dyn Store>,
-    script: Arc<Mutex<Script>>,
+    script: Arc<Mutex<FaultScript>>,
 }
 
 /// What a call of [`Store::get`] asked for.
@@ -106,7 +106,7 @@ pub struct RecordedGet {
 }
 
 #[derive(Debug, Default)]
-struct Script {
+struct FaultScript {
     /// By kind of call and its number, from 1.
     faults: BTreeMap<(StoreCall, u64), Fault>,
     calls: BTreeMap<StoreCall, u64>,
@@ -148,7 +148,7 @@ impl FaultStore {
         self.lock().faults.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Script> {
+    fn lock(&self) -> MutexGuard<'_, FaultScript> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

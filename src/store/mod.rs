@@ -40,7 +40,7 @@ pub use faults::{Fault, FaultStore, RecordedGet, StoreCall};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use hedge::Hedge;
 pub use memory::MemoryStore;
-pub use objects::{Details, ObjectRef, Objects};
+pub use objects::{Details, ObjectMeta, ObjectRef, Objects};
 pub use retry::RetryPolicy;
 #[cfg(test)]
 pub(crate) use retry::{Decision, Failure};
@@ -73,28 +73,6 @@ impl fmt::Display for ObjectId {
         write!(f, "{}", ObjectUri { bucket: &self.bucket, name: &self.name })?;
         self.generation.map_or(Ok(()), |generation| write!(f, "#{generation}"))
     }
-}
-
-/// The facts about one object, as a look-up or a write returns them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ObjectMeta {
-    /// The whole name.
-    pub name: String,
-    /// Bytes as stored; 0 where the server leaves it out, as some do for empty objects.
-    pub size: u64,
-    /// The version, greater than 0.
-    pub generation: i64,
-    /// Castagnoli CRC of the bytes as stored; `None` where the server reports none.
-    pub crc32c: Option<u32>,
-    /// The storage class.
-    pub storage_class: StorageClass,
-    /// How the stored bytes are compressed, by the object's `Content-Encoding`.
-    pub encoding: ContentEncoding,
-    /// When the object was last changed.
-    pub updated: Option<SystemTime>,
-    /// Facts that few callers need.
-    pub details: Details,
 }
 
 /// Which facts a listing returns about each object. The fewer are asked for, the less is sent, parsed and kept.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
-use super::{ContentEncoding, ObjectMeta, StorageClass};
+use super::attributes::{ContentEncoding, StorageClass};
 
 /// Objects of a listing, in the order in which they were pushed. Their names are in one buffer; each object takes 48
 /// bytes more.
@@ -189,6 +189,28 @@ impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
+}
+
+/// The facts about one object, as a look-up or a write returns them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ObjectMeta {
+    /// The whole name.
+    pub name: String,
+    /// Bytes as stored; 0 where the server leaves it out, as some do for empty objects.
+    pub size: u64,
+    /// The version, greater than 0.
+    pub generation: i64,
+    /// Castagnoli CRC of the bytes as stored; `None` where the server reports none.
+    pub crc32c: Option<u32>,
+    /// The storage class.
+    pub storage_class: StorageClass,
+    /// How the stored bytes are compressed, by the object's `Content-Encoding`.
+    pub encoding: ContentEncoding,
+    /// When the object was last changed.
+    pub updated: Option<SystemTime>,
+    /// Facts that few callers need.
+    pub details: Details,
 }
 
 impl ObjectMeta {

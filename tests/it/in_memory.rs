@@ -1,5 +1,5 @@
-//! Samples of a store in memory: what an epoch delivers and counts is the same through a store that forwards every call,
-//! and in a later epoch of the same loader.
+//! Samples of a store in memory: what an epoch delivers and counts is the same through a store that forwards every
+//! call, and in a later epoch of the same loader.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};

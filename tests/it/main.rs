@@ -1,8 +1,8 @@
 //! The tests of the library that need no process of their own, in one program: a file a subject.
 //!
-//! They run at the same time, so none may change or count what belongs to the process: its environment, limits, signals,
-//! threads, memory, log or temporary objects. A test that does is a program of its own beside this folder, and says there
-//! why; those that only check that no temporary object is left are in `tests/load`.
+//! They run at the same time, so none may change or count what belongs to the process: its environment, limits,
+//! signals, threads, memory, log or temporary objects. A test that does is a program of its own beside this folder, and
+//! says there why; those that only check that no temporary object is left are in `tests/load`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -9,7 +9,7 @@ use dataflux::plan::Groups;
 use dataflux::{CacheStats, Collate, DataLoader, Decode, EpochStats};
 use serde::Serialize;
 
-use super::Args;
+use super::args::Args;
 use crate::progress;
 
 /// The use of the cache by all epochs.

@@ -1,7 +1,7 @@
 //! `bench --cache`, by one process after another, by several at once, and by such that are killed.
 //!
-//! `DATAFLUX_KILLS=100 cargo test -p dataflux-cli --test it killed_while -- --nocapture` kills so many and says what came
-//! of it.
+//! `DATAFLUX_KILLS=100 cargo test -p dataflux-cli --test it killed_while -- --nocapture` kills so many and says what
+//! came of it.
 
 use std::path::PathBuf;
 use std::time::Duration;

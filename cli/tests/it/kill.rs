@@ -1,6 +1,7 @@
 //! Runs that are killed at random moments, beside one that lives.
 //!
-//! `DATAFLUX_KILLS=200 cargo test -p dataflux-cli --test it killed -- --nocapture` kills so many and says what came of it.
+//! `DATAFLUX_KILLS=200 cargo test -p dataflux-cli --test it killed -- --nocapture` kills so many and says what came of
+//! it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The most memory that a run takes is what it was allowed, whatever sizes are mixed.
 //!
-//! `DATAFLUX_LARGEST=1GiB cargo test --release -p dataflux-cli --test it memory -- --nocapture` is the full size; without,
-//! all is an eighth of it.
+//! `DATAFLUX_LARGEST=1GiB cargo test --release -p dataflux-cli --test it memory -- --nocapture` is the full size;
+//! without, all is an eighth of it.
 
 use std::sync::Arc;
 use std::time::SystemTime;

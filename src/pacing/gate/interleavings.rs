@@ -1,5 +1,5 @@
-//! Waiters of a gate under shuttle: they arrive, look, are woken and give up in every order there is time for. If nobody
-//! keeps the clock for those that wait, all threads are blocked, which shuttle reports.
+//! Waiters of a gate under shuttle: they arrive, look, are woken and give up in every order there is time for. If
+//! nobody keeps the clock for those that wait, all threads are blocked, which shuttle reports.
 
 use futures_util::FutureExt;
 use shuttle::rand::{Rng, thread_rng};

@@ -1,7 +1,7 @@
 //! [`Client`]: a [`Store`] with retries, resumed reads and counts.
 //!
-//! `call` has the attempts of a call, `query` the calls that ask for facts, `read` and `stream` those that return bytes,
-//! and `write` those that change something.
+//! `call` has the attempts of a call, `query` the calls that ask for facts, `read` and `stream` those that return
+//! bytes, and `write` those that change something.
 
 mod call;
 mod query;

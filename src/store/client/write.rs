@@ -81,8 +81,8 @@ impl Client {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when the object, or the named generation, doesn't exist,
     /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the right to update it,
-    /// [`Unsupported`](ErrorKind::Unsupported) where the store can't update metadata, and the last error when the policy
-    /// gives up.
+    /// [`Unsupported`](ErrorKind::Unsupported) where the store can't update metadata, and the last error when the
+    /// policy gives up.
     pub async fn update_metadata(&self, id: &ObjectId, metadata: &BTreeMap<String, String>) -> Result<ObjectMeta> {
         self.require(self.capabilities().metadata_updates, "update metadata", "write the object again", id)?;
         let attempt = |attempt| async move { self.store.update_metadata(id, metadata, &attempt).await };

@@ -1,7 +1,7 @@
 //! A reader of Rust sources: the modules of a crate, what each file uses of the others, and the names that are public.
 //!
-//! It works on tokens, so strings and comments never look like code. It knows nothing of types: a path ends at the first
-//! item that is no module, and the file that defines this item is the one that is used.
+//! It works on tokens, so strings and comments never look like code. It knows nothing of types: a path ends at the
+//! first item that is no module, and the file that defines this item is the one that is used.
 
 mod items;
 
