@@ -112,7 +112,7 @@ pub mod decode;
 
 pub mod collate;
 
-mod observe;
+mod audit;
 
 mod engine;
 
@@ -123,6 +123,7 @@ mod tensor;
 #[cfg(doc)]
 pub mod guide;
 
+pub use audit::{AuditLog, AuditRecord};
 #[doc(inline)]
 pub use cache::{Cache, CacheStats};
 #[doc(inline)]
@@ -142,7 +143,6 @@ pub use loader::{
 };
 #[doc(inline)]
 pub use manifest::Manifest;
-pub use observe::{AuditLog, AuditRecord};
 #[doc(inline)]
 pub use plan::Strategy;
 #[doc(inline)]

@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::Result;
 use crate::pacing::CallGate;
-use crate::store::{CallObserver, Client, ObjectId};
+use crate::store::{CallPacer, Client, ObjectId};
 
 /// Waits before an object that was not found is deleted again. If the answer to its compose was lost, the service may
 /// still be composing, which takes about a second.
@@ -40,7 +40,7 @@ pub(super) async fn delete(
         };
 
         let outcome = if let Some(slot) = slot {
-            let outcome = client.with_observer(slot.observer()).with_cancellation(closing.clone()).delete(id).await;
+            let outcome = client.with_pacer(slot.pacer()).with_cancellation(closing.clone()).delete(id).await;
             slot.finish(0);
             if *closing.borrow() && outcome.as_ref().is_err_and(|error| !error.is_not_found()) {
                 // The client may have given up only because the process closes. The name is used by nobody else, so
@@ -50,7 +50,7 @@ pub(super) async fn delete(
             }
             outcome
         } else {
-            client.with_observer(ClosingSlot::take().await).delete(id).await
+            client.with_pacer(ClosingSlot::take().await).delete(id).await
         };
 
         match outcome {
@@ -84,7 +84,7 @@ impl ClosingSlot {
     }
 }
 
-impl CallObserver for ClosingSlot {
+impl CallPacer for ClosingSlot {
     fn refused(&self, _first: bool) {}
 
     fn answered(&self, _wait: Duration) {}

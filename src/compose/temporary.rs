@@ -92,8 +92,7 @@ impl TemporaryRun {
         let guard = Temporary { id, loader: Arc::clone(&self.loader), first_renewal };
         let (done, wait) = oneshot::channel();
         // The call is optional, since the objects of the group can be read without it.
-        let client =
-            client.for_optional_calls().with_observer(slot.observer()).with_cancellation(self.is_over.subscribe());
+        let client = client.for_optional_calls().with_pacer(slot.pacer()).with_cancellation(self.is_over.subscribe());
         io.handle().spawn(async move {
             let mut guard = guard;
             let outcome = client.compose(&request).await;

@@ -310,7 +310,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     }
 
     /// Writes to the file at `path` which samples each delivered batch has: some 150 bytes a batch, chained by hashes
-    /// so that a change shows. [`AuditLog`](crate::observe::AuditLog) and `dataflux replay` read the file. If it
+    /// so that a change shows. [`AuditLog`](crate::audit::AuditLog) and `dataflux replay` read the file. If it
     /// exists, records are appended. A line is written before its batch is delivered; it survives a kill of the
     /// process, though not a crash of the machine. Each rank, and each loader that lives at the same time, needs a log
     /// of its own.

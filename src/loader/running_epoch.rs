@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cost::EpochSpending;
 use super::stats::EpochStats;
+use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::arrivals::{Arrival, Arrivals, ArrivedBatch};
 use crate::engine::cache_session::CacheSession;
@@ -15,7 +16,6 @@ use crate::engine::shutdown::{Closed, EpochShutdown, close_epoch};
 use crate::engine::ticket::HeldBytes;
 use crate::engine::wait_report::{WaitTotals, WaitWatcher};
 use crate::manifest::Manifest;
-use crate::observe::audit::EpochAudit;
 use crate::pacing::{SharedChooser, WaitReporter};
 use crate::plan::GroupCounts;
 use crate::sample::{DeliveredBatches, State};

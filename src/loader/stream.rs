@@ -11,12 +11,12 @@ use tokio::sync::mpsc;
 
 use super::running_epoch::{RunningEpoch, ended_early, with_digest};
 use super::stats::EpochStats;
+use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::sample_code::{BatchData, restore_type};
 use crate::engine::shutdown::EpochShutdown;
 use crate::engine::ticket::HeldBytes;
 use crate::manifest::Manifest;
-use crate::observe::audit::EpochAudit;
 use crate::sample::State;
 use crate::{Error, ErrorKind, Result, Stage};
 

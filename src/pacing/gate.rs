@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::concurrency::ConcurrencyLimit;
 use super::demand::Demand;
 use super::rate::RateLimit;
-use crate::store::CallObserver;
+use crate::store::CallPacer;
 
 /// Processor time of one call, as the number of bytes that take as long to receive.
 pub(super) const CALL_BYTES: u64 = 64 << 10;
@@ -339,9 +339,9 @@ impl CallSlot {
         Self { call: Arc::new(call), bytes: 0 }
     }
 
-    /// Observer that the client of this call reports to.
-    pub(crate) fn observer(&self) -> Arc<dyn CallObserver> {
-        Arc::clone(&self.call) as Arc<dyn CallObserver>
+    /// The pacer of this call, for its client.
+    pub(crate) fn pacer(&self) -> Arc<dyn CallPacer> {
+        Arc::clone(&self.call) as Arc<dyn CallPacer>
     }
 
     /// Ends a call that brought `bytes`.
@@ -354,7 +354,7 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl CallObserver for CallRecord {
+impl CallPacer for CallRecord {
     fn refused(&self, first: bool) {
         self.was_refused.store(true, Ordering::Relaxed);
         self.gate.record_refusal(Duration::from_nanos(self.began.load(Ordering::Relaxed)), first);

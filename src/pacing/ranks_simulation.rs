@@ -95,15 +95,15 @@ impl SimulatedBucket {
         for tries in 1.. {
             if self.takes(tokens) {
                 sleep(latency).await;
-                slot.observer().answered(latency);
+                slot.pacer().answered(latency);
                 return true;
             }
             sleep(REFUSAL).await;
-            slot.observer().refused(tries == 1);
+            slot.pacer().refused(tries == 1);
             let error = Error::new(ErrorKind::RateLimited, "too many calls").status(429);
             let left = (policy.deadline + queued).saturating_sub(began.elapsed());
             match policy.decide(&Failure::of(&error, true), tries, 0, left, rand::random()) {
-                Decision::Wait(wait) => queued += slot.observer().again(wait).await,
+                Decision::Wait(wait) => queued += slot.pacer().again(wait).await,
                 Decision::GiveUp => return false,
             }
         }

@@ -253,7 +253,7 @@ impl Fetcher {
         on_step(ReadStep::Reading);
         self.gates.record_number(group_number);
         // Boxed, since the future of a read is large and thousands may be under way.
-        let read = Box::pin(client.with_observer(slot.observer()).read(id, None, size)).await?;
+        let read = Box::pin(client.with_pacer(slot.pacer()).read(id, None, size)).await?;
         slot.finish(read.bytes.len() as u64);
         Ok(read)
     }

@@ -34,7 +34,7 @@ use capabilities::unsupported;
 pub use attributes::{ContentEncoding, StorageClass};
 pub(crate) use buffers::Buffers;
 pub use capabilities::Capabilities;
-pub(crate) use client::{CallObserver, RangeStream};
+pub(crate) use client::{CallPacer, RangeStream};
 pub use client::{Client, Payload};
 pub use faults::{Fault, FaultStore, RecordedGet, StoreCall};
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};

@@ -179,7 +179,7 @@ async fn a_slot_granted_to_a_waiter_that_gave_up_goes_to_the_next() {
 async fn a_call_that_is_made_again_waits_for_its_turn_as_the_first_time() {
     let gate = gate(1, 10.0);
     let slot = gate.acquire(3).await;
-    let mut again = slot.observer().again(Duration::from_secs(1));
+    let mut again = slot.pacer().again(Duration::from_secs(1));
     assert!((&mut again).now_or_never().is_none());
     assert_eq!(gate.snapshot().in_flight, 0, "others may be made meanwhile");
     let other = gate.acquire(9).await;
@@ -204,7 +204,7 @@ async fn a_service_that_stays_down_becomes_an_error_however_long_the_queue() {
     let policy = RetryPolicy::default();
     let gate = gate(1, 0.01);
     let slot = gate.acquire(0).await;
-    let client = Client::new(Arc::new(faults.clone())).with_retry(policy).with_observer(slot.observer());
+    let client = Client::new(Arc::new(faults.clone())).with_retry(policy).with_pacer(slot.pacer());
     let began = Instant::now();
     client.delete(&ObjectId::new("bucket", "temporary", 1)).await.unwrap_err();
     // The last try may wait for its turn, which comes once in 100 s.
@@ -220,7 +220,7 @@ async fn a_call_that_is_given_up_while_it_waits_to_be_made_again_keeps_nothing()
     let gate = gate(1, 1e6);
     for wait in [0, 5] {
         let slot = gate.acquire(0).await;
-        let mut again = slot.observer().again(Duration::from_secs(wait));
+        let mut again = slot.pacer().again(Duration::from_secs(wait));
         assert!((&mut again).now_or_never().is_none() || wait == 0);
         drop((again, slot));
         assert_eq!((gate.snapshot().in_flight, gate.snapshot().waiting), (0, 0));
@@ -233,7 +233,7 @@ async fn refusals_teach_a_ceiling() {
     for number in 0..2_000 {
         let slot = gate.acquire(number).await;
         if number % 2 == 0 {
-            slot.observer().refused(true);
+            slot.pacer().refused(true);
         }
         drop(slot);
     }

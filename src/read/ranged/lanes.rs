@@ -35,7 +35,7 @@ impl StreamSlot {
     pub(super) fn client(&self, client: &Client) -> Client {
         match self {
             Self::Stream(_) => client.clone(),
-            Self::Call(slot) => client.with_observer(slot.observer()),
+            Self::Call(slot) => client.with_pacer(slot.pacer()),
         }
     }
 

@@ -101,12 +101,12 @@ impl<'a> ClientCall<'a> {
         }
     }
 
-    /// Reports an answer, and how long it took, to the client's observer.
-    pub(super) fn observe<T>(&self, answer: Result<T>) -> Result<T> {
+    /// Reports an answer, and how long it took, to the client's pacer.
+    pub(super) fn report_answer<T>(&self, answer: Result<T>) -> Result<T> {
         if answer.is_ok() {
             self.client.reach.record_answer();
-            if let Some(observer) = &self.client.observer {
-                observer.answered(self.attempt_started.elapsed());
+            if let Some(pacer) = &self.client.pacer {
+                pacer.answered(self.attempt_started.elapsed());
             }
         }
         answer
@@ -212,7 +212,7 @@ impl<'a> ClientCall<'a> {
         Ok(())
     }
 
-    /// Counts a refusal of the first attempt, and reports every refusal to the observer.
+    /// Counts a refusal of the first attempt, and reports every refusal to the pacer.
     fn report_refusal(&self, error: &Error) {
         if !error.asks_for_fewer_calls() {
             return;
@@ -221,8 +221,8 @@ impl<'a> ClientCall<'a> {
         if let Some(counter) = self.refusal_counter.filter(|_| first) {
             count(counter);
         }
-        if let Some(observer) = &self.client.observer {
-            observer.refused(first);
+        if let Some(pacer) = &self.client.pacer {
+            pacer.refused(first);
         }
     }
 
@@ -257,8 +257,8 @@ impl Client {
     /// Returns `None` as soon as nobody wants the results of this client any more.
     async fn wait_to_try_again(&self, wait: Duration) -> Option<Duration> {
         let again = async {
-            if let Some(observer) = &self.observer {
-                Arc::clone(observer).again(wait).await
+            if let Some(pacer) = &self.pacer {
+                Arc::clone(pacer).again(wait).await
             } else {
                 sleep(wait).await;
                 Duration::ZERO

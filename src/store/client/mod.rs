@@ -56,8 +56,8 @@ pub struct Payload {
     pub computed: u32,
 }
 
-/// Observes calls while they are under way, and decides when one may be retried.
-pub(crate) trait CallObserver: fmt::Debug + Send + Sync {
+/// Learns how calls fare while they are under way, and decides when one may be retried.
+pub(crate) trait CallPacer: fmt::Debug + Send + Sync {
     /// The service refused an attempt, the first one or a later one, because there are too many calls (429) or because
     /// it could not serve this one for now (503).
     fn refused(&self, first: bool);
@@ -96,7 +96,7 @@ pub struct Client {
     read_stall: Duration,
     buffers: Arc<Buffers>,
     hedging: Option<Arc<Hedging>>,
-    observer: Option<Arc<dyn CallObserver>>,
+    pacer: Option<Arc<dyn CallPacer>>,
     reach: Arc<Reach>,
     /// Whether bytes are hashed while they arrive.
     hashes: bool,
@@ -117,7 +117,7 @@ impl Client {
             read_stall: STALL,
             buffers: Arc::default(),
             hedging: None,
-            observer: None,
+            pacer: None,
             reach: Arc::default(),
             hashes: true,
             repeats: false,
@@ -175,9 +175,9 @@ impl Client {
         Self { metrics: Arc::new(self.metrics.part()), ..self.clone() }
     }
 
-    /// The same client, whose calls `observer` observes.
-    pub(crate) fn with_observer(&self, observer: Arc<dyn CallObserver>) -> Self {
-        Self { observer: Some(observer), ..self.clone() }
+    /// The same client, whose calls `pacer` paces.
+    pub(crate) fn with_pacer(&self, pacer: Arc<dyn CallPacer>) -> Self {
+        Self { pacer: Some(pacer), ..self.clone() }
     }
 
     /// The same client for calls that are an optional speed-up: see [`RetryPolicy::for_optional_calls`].

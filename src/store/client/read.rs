@@ -76,7 +76,7 @@ impl Client {
         }
         count(&self.metrics.get);
         let body = call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await;
-        let mut chunks = reading.check(call.observe(body)?)?;
+        let mut chunks = reading.check(call.report_answer(body)?)?;
         loop {
             let is_full = reading.is_full();
             let patience = patience(call, is_full);
@@ -198,7 +198,7 @@ impl HedgedRead<'_> {
                 Some(Ok(HedgePart::Answer(body))) => {
                     answered = true;
                     reading.check(body).map(|chunks| {
-                        let _ = call.observe(Ok(()));
+                        let _ = call.report_answer(Ok(()));
                         let chunks = chunks.map(|chunk| chunk.map(HedgePart::Bytes)).boxed();
                         if is_second { second = Some(chunks) } else { first = chunks }
                     })

@@ -135,7 +135,7 @@ impl RangeStream<'_> {
         let range = (self.missing != (0..self.object_size)).then(|| self.missing.clone());
         count(&client.metrics.get);
         let body = client.store.get(&self.id, ByteRange::from(range.clone()), &self.call.attempt);
-        let body = self.call.observe(self.call.within(body).await)?;
+        let body = self.call.report_answer(self.call.within(body).await)?;
 
         if body.stored_size.is_some_and(|stored| stored != self.object_size) {
             return Err(Error::new(ErrorKind::Integrity, "the object is of another length than listed")

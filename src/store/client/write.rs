@@ -135,7 +135,7 @@ impl Client {
     {
         let outcome = loop {
             count(creation.calls);
-            let error = match call.observe(call.within(attempt(call.attempt)).await) {
+            let error = match call.report_answer(call.within(attempt(call.attempt)).await) {
                 Ok(meta) => {
                     creation.count_bytes(&meta);
                     break creation.check(meta);
