@@ -86,6 +86,7 @@ mod budget;
 mod crc;
 mod error;
 mod io;
+mod lock;
 pub mod metrics;
 mod os;
 mod suspension;

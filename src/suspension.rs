@@ -1,9 +1,11 @@
 //! Optional features that are suspended after a failure and tried again minutes later, so that a passing failure
 //! doesn't disable a feature for the rest of a long run.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
 
 /// How long a feature that failed stays suspended. A permission that was granted takes effect within minutes, and a
 /// person needs minutes to make room on a disk. A trial costs a call or two: at 3 s a month of failures would take
@@ -45,11 +47,6 @@ impl Suspension {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, SuspensionState> {
-        // No code that can panic runs under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn set(&self, state: &mut SuspensionState, to: SuspensionState) {
         *state = to;
         self.is_active.store(to == SuspensionState::Active, Ordering::Relaxed);
@@ -58,7 +55,7 @@ impl Suspension {
     /// Whether the feature may be used now: it is active, or a trial is due and not under way.
     pub(crate) fn may_try(&self, now: Instant) -> bool {
         self.is_active.load(Ordering::Relaxed)
-            || match *self.state() {
+            || match *lock(&self.state) {
                 SuspensionState::Active => true,
                 SuspensionState::Suspended { until } => now >= until,
                 SuspensionState::OnTrial | SuspensionState::Off => false,
@@ -67,7 +64,7 @@ impl Suspension {
 
     /// Permission to use the feature: for every caller while it is active, for one at a time when a trial is due.
     pub(crate) fn pass(&self, now: Instant) -> Option<Pass<'_>> {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let is_trial = match *state {
             SuspensionState::Active => false,
             SuspensionState::Suspended { until } if now >= until => true,
@@ -81,7 +78,7 @@ impl Suspension {
 
     /// Suspends the feature from now on.
     pub(crate) fn suspend(&self, now: Instant) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if *state != SuspensionState::Off {
             self.set(&mut state, SuspensionState::Suspended { until: now + RETRIAL_INTERVAL });
         }
@@ -89,7 +86,7 @@ impl Suspension {
 
     /// Turns the feature off for good.
     pub(crate) fn turn_off(&self) {
-        self.set(&mut self.state(), SuspensionState::Off);
+        self.set(&mut lock(&self.state), SuspensionState::Off);
     }
 
     /// Records that the feature worked. Returns whether it was suspended until now.
@@ -97,7 +94,7 @@ impl Suspension {
         if self.is_active.load(Ordering::Relaxed) {
             return false;
         }
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if matches!(*state, SuspensionState::Active | SuspensionState::Off) {
             return false;
         }
@@ -114,7 +111,7 @@ impl Suspension {
     /// Makes a trial due at once.
     #[cfg(test)]
     pub(crate) fn end_interval(&self) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         if matches!(*state, SuspensionState::Suspended { .. }) {
             *state = SuspensionState::Suspended { until: Instant::now() };
         }
@@ -137,7 +134,7 @@ impl Pass<'_> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.is_trial {
-            let mut state = self.suspension.state();
+            let mut state = lock(&self.suspension.state);
             if *state == SuspensionState::OnTrial {
                 *state = SuspensionState::Suspended { until: Instant::now() };
             }

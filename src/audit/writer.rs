@@ -5,13 +5,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::format::{
     AuditHash, AuditLine, DeliveredLine, EpochHeader, LINE_HEAD, MAX_LINE_BYTES, VERSION, damaged, failed, hash_of_ids,
     hex, link, no_log, other_version, parse, stated_hash,
 };
 use crate::collate::Batch;
+use crate::lock::lock;
 use crate::manifest::Manifest;
 use crate::sample::{State, sampler_from_identity};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -106,7 +107,7 @@ impl AuditWriter {
         state: State,
     ) -> EpochAudit {
         let at = (state.epoch, state.position);
-        let known = self.end.lock().unwrap_or_else(PoisonError::into_inner).steps.get(&at).map(|last| last + 1);
+        let known = lock(&self.end).steps.get(&at).map(|last| last + 1);
         let (prefix, samples) = (manifest.prefix().to_string(), manifest.len());
         let (lists_ids, step) = (!describes_order(&state), known.unwrap_or(step));
         let begin = EpochHeader { audit: VERSION, prefix, samples, rank, world_size, step, state };
@@ -119,7 +120,7 @@ impl AuditWriter {
             failed(&self.path, "the audit log can't be written", error)
                 .hint("make room on its disk; the current batch is not in the log, and was not delivered")
         };
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = lock(&self.end);
         let found = end.file.metadata().map_err(unwritten)?.len();
         if found != end.bytes {
             return Err(Error::new(ErrorKind::Config, "somebody else writes to this audit log")

@@ -9,10 +9,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::folder::CacheFolder;
+
+use crate::lock::lock;
 
 /// Room for 262,144 claims in 4 MiB, several times what the processes of a machine read at once.
 const BUCKETS: u64 = 1 << 16;
@@ -158,7 +160,7 @@ impl ClaimTable {
 
     /// Ignores for a while the claims of a process that was waited for in vain.
     pub(super) fn ignore(&self, member: u64) {
-        self.ignored().insert(member, Instant::now() + IGNORE_TIME);
+        lock(&self.ignored).insert(member, Instant::now() + IGNORE_TIME);
     }
 
     /// Calls `update` with the bucket of each hash, and writes the slot that it returns. Returns what `update` returned
@@ -172,11 +174,11 @@ impl ClaimTable {
         if hashes.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        if self.suspended_until().is_some_and(|until| Instant::now() < until) {
+        if lock(&self.suspended_until).is_some_and(|until| Instant::now() < until) {
             return Ok(None);
         }
         let Some(lock) = folder.lock_claims(LOCK_WAIT)? else {
-            *self.suspended_until() = Some(Instant::now() + IGNORE_TIME);
+            *lock(&self.suspended_until) = Some(Instant::now() + IGNORE_TIME);
             return Ok(None);
         };
 
@@ -200,15 +202,7 @@ impl ClaimTable {
     }
 
     fn is_ignored(&self, member: u64) -> bool {
-        self.ignored().get(&member).is_some_and(|until| Instant::now() < *until)
-    }
-
-    fn ignored(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Instant>> {
-        self.ignored.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn suspended_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.suspended_until.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ignored).get(&member).is_some_and(|until| Instant::now() < *until)
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{MutexGuard, PoisonError, TryLockError};
+use std::sync::{MutexGuard, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::format::IndexEntry;
 use super::index::RecordLocation;
 use super::segment::CacheSegment;
 use super::shared::{CacheShared, is_gone, is_transient};
+
+use crate::lock::lock;
 
 /// If the folder's time of change is younger than this, another change may get the same time: clocks of file systems
 /// tick some hundred times a second.
@@ -20,13 +22,13 @@ const ENTRIES_PER_LOCK: usize = 4_096;
 impl CacheShared {
     /// Learns what other processes have written.
     pub(super) fn refresh(&self) {
-        self.refresh_from(self.folder_changed.lock().unwrap_or_else(PoisonError::into_inner));
+        self.refresh_from(lock(&self.folder_changed));
     }
 
     /// As [`refresh`](Self::refresh), unless that was done less than `age` ago, or another thread is doing it. The
     /// other thread may have much to scan, so only callers that need the result wait for it.
     pub(super) fn refresh_after(&self, age: Duration) {
-        let refreshed = *self.refreshed.lock().unwrap_or_else(PoisonError::into_inner);
+        let refreshed = *lock(&self.refreshed);
         if refreshed.is_some_and(|refreshed| refreshed.elapsed() <= age) {
             return;
         }
@@ -47,11 +49,11 @@ impl CacheShared {
             // After a transient error the next refresh learns the rest.
             _ => {}
         }
-        *self.refreshed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *lock(&self.refreshed) = Some(now);
     }
 
     pub(super) fn learn(&self) -> io::Result<()> {
-        self.learn_from(self.folder_changed.lock().unwrap_or_else(PoisonError::into_inner))
+        self.learn_from(lock(&self.folder_changed))
     }
 
     fn learn_from(&self, mut folder_changed: MutexGuard<'_, Option<SystemTime>>) -> io::Result<()> {
@@ -63,7 +65,7 @@ impl CacheShared {
             *folder_changed = is_settled.then_some(changed);
         }
         let mut growing: Vec<_> = {
-            let is_complete = |segment: &CacheSegment| segment.scan().is_complete;
+            let is_complete = |segment: &CacheSegment| lock(&segment.scan).is_complete;
             self.segments().values().filter(|segment| !is_complete(segment)).cloned().collect()
         };
         // If two segments hold a sample, the one that is added last counts.
@@ -93,7 +95,7 @@ impl CacheShared {
 
     /// Learns which records were added to a segment.
     fn learn_records(&self, segment: &CacheSegment) -> io::Result<()> {
-        let mut scan = segment.scan();
+        let mut scan = lock(&segment.scan);
         if scan.is_complete || segment.path.metadata()?.len() == scan.end {
             return Ok(());
         }

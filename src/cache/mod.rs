@@ -50,6 +50,7 @@ use shared::CacheShared;
 pub(crate) use stats::CacheCounts;
 pub use stats::CacheStats;
 
+use crate::lock::lock;
 use crate::{Error, ErrorKind, Result, os};
 
 /// How many segments a cache up to 256 GiB is divided into. Eviction removes a whole segment.
@@ -231,7 +232,7 @@ impl Cache {
 
     /// Gives up a claim, after all samples that were put before are written and visible to other processes.
     pub(crate) fn release(&self, hash: u64) {
-        self.0.shared.queue().release(hash);
+        lock(&self.0.shared.queue).release(hash);
         self.0.shared.queue_changed.notify_all();
     }
 
@@ -253,13 +254,13 @@ impl Cache {
             return;
         }
         let size = key.record_bytes(bytes.len() as u32) as usize;
-        if shared.index.get(key.hash()).is_some() || !shared.queue().reserve(size) {
+        if shared.index.get(key.hash()).is_some() || !lock(&shared.queue).reserve(size) {
             return;
         }
         // Copied without the lock, so that others who add a sample or give up a claim don't wait for the copy.
         let mut record = Vec::with_capacity(size);
         key.write_record(bytes, crc32c, &mut record);
-        shared.queue().push(key.hash(), record, counts);
+        lock(&shared.queue).push(key.hash(), record, counts);
         shared.queue_changed.notify_all();
     }
 
@@ -284,7 +285,7 @@ impl std::fmt::Debug for Cache {
 
 impl Drop for CacheHandle {
     fn drop(&mut self) {
-        self.shared.queue().close();
+        lock(&self.shared.queue).close();
         self.shared.queue_changed.notify_all();
     }
 }

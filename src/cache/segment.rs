@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::format::{self, ENTRY, FoundRecord, HEAD, IndexEntry, MAX_RECORD_HEAD, SegmentHead, UNIT, record_at};
+use crate::lock::lock;
 use crate::os::{self, FileLock};
 
 /// Bytes of one read while scanning small records, and while scanning large ones, of which only the heads are needed.
@@ -25,7 +26,7 @@ pub(super) struct CacheSegment {
     last_used: AtomicU64,
     /// When it was last read, by the count of reads.
     last_read: AtomicU64,
-    scan: Mutex<SegmentScan>,
+    pub(super) scan: Mutex<SegmentScan>,
     /// Whether a read waited in vain for the segment after it was opened last.
     pub(super) waited_in_vain: AtomicBool,
 }
@@ -68,7 +69,7 @@ impl OpenSegments {
     /// Adds a segment that is open, and closes others above the limit.
     pub(super) fn add(&self, segment: &Arc<CacheSegment>) {
         self.touch(segment);
-        let mut open = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.segments);
         open.retain(|other| other.is_open() && !Arc::ptr_eq(other, segment));
         while open.len() >= self.max_open
             && let Some(oldest) = (0..open.len()).min_by_key(|&at| open[at].last_read.load(Ordering::Relaxed))
@@ -103,13 +104,9 @@ impl CacheSegment {
         Arc::new(Self { number, path, file, last_used, last_read, scan, waited_in_vain })
     }
 
-    pub(super) fn scan(&self) -> MutexGuard<'_, SegmentScan> {
-        self.scan.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Opens the file if it isn't open. Returns it, and whether it was opened now.
     fn open(&self) -> io::Result<(Arc<File>, bool)> {
-        let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.file);
         if let Some(file) = &*open {
             return Ok((Arc::clone(file), false));
         }
@@ -125,7 +122,7 @@ impl CacheSegment {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        lock(&self.file).is_some()
     }
 
     /// Whether this process uses the segment, open or not.
@@ -134,7 +131,7 @@ impl CacheSegment {
     }
 
     pub(super) fn close(&self) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.file).take();
     }
 
     /// Ends the use of a segment that this process last used before `epoch`, and closes it. Returns whether it did.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::claims::ClaimTable;
@@ -100,10 +100,6 @@ impl CacheShared {
 
     pub(super) fn segments_mut(&self) -> RwLockWriteGuard<'_, HashMap<u32, Arc<CacheSegment>>> {
         self.segments.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn queue(&self) -> MutexGuard<'_, WriteQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn current_epoch(&self) -> u64 {

@@ -12,6 +12,7 @@ use super::format::{ENTRY, HEAD, IndexEntry, SegmentHead, UNIT};
 use super::segment::{self, CacheSegment, OrphanedSegment};
 use super::shared::{CacheShared, is_transient};
 use super::write_queue::QueuedRecord;
+use crate::lock::lock;
 use crate::os::{self, FileLock};
 
 /// Bytes for one write call, unless a record has more: enough that the call itself costs nothing in comparison.
@@ -50,7 +51,7 @@ pub(super) fn run(shared: &CacheShared) {
     // Claims that could not be released. Others wait for them as long as this process lives.
     let mut unreleased: Vec<u64> = Vec::new();
     loop {
-        let mut queue = shared.queue();
+        let mut queue = lock(&shared.queue);
         while queue.is_empty() {
             if queue.is_closed() {
                 return;
@@ -85,7 +86,7 @@ pub(super) fn run(shared: &CacheShared) {
         if has_work {
             shared.folder.record_progress();
         }
-        shared.queue().finish(number);
+        lock(&shared.queue).finish(number);
         shared.queue_changed.notify_all();
     }
 }
@@ -93,7 +94,7 @@ pub(super) fn run(shared: &CacheShared) {
 /// Waits until what is in the queue now is written, but no longer than `max_wait`.
 pub(super) fn flush(shared: &CacheShared, max_wait: Duration) {
     let deadline = Instant::now() + max_wait;
-    let mut queue = shared.queue();
+    let mut queue = lock(&shared.queue);
     let last = queue.last_number();
     while queue.done() < last
         && let Some(left) = deadline.checked_duration_since(Instant::now())
@@ -156,7 +157,7 @@ fn append(
     records: &[QueuedRecord],
 ) -> io::Result<()> {
     #[cfg(test)]
-    if let Some(error) = shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(error) = lock(&shared.fault).take() {
         segment.file.write_all_at(&records[0].bytes[..records[0].bytes.len() / 2], segment.end)?;
         return Err(error);
     }
@@ -253,7 +254,7 @@ fn active(shared: &CacheShared, number: u32, file: File, end: u64, entries: Vec<
 /// Continues a segment that no living process uses, if it has room.
 fn take_over(shared: &CacheShared, segment: &CacheSegment) -> io::Result<Option<ActiveSegment>> {
     let scanned_to = {
-        let scan = segment.scan();
+        let scan = lock(&segment.scan);
         if scan.is_complete {
             return Ok(None);
         }
@@ -288,7 +289,7 @@ fn take_over(shared: &CacheShared, segment: &CacheSegment) -> io::Result<Option<
 /// Bytes of the cache's limit that a segment takes: as long as it may grow, all that it may grow to.
 fn reserved_bytes(shared: &CacheShared, segment: &CacheSegment) -> io::Result<u64> {
     let Some(size) = if_found(segment.path.metadata())?.map(|data| data.len()) else { return Ok(0) };
-    let is_complete = segment.scan().is_complete;
+    let is_complete = lock(&segment.scan).is_complete;
     Ok(if is_complete { size } else { size.max(shared.segment_bytes) })
 }
 

@@ -1,12 +1,13 @@
 //! Deletion of one temporary object, repeated where a single call may not be enough.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::Result;
+use crate::lock::lock;
 use crate::pacing::CallGate;
 use crate::store::{CallPacer, Client, ObjectId};
 
@@ -80,7 +81,7 @@ impl ClosingSlot {
     }
 
     fn set(&self, permit: Option<SemaphorePermit<'static>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+        *lock(&self.0) = permit;
     }
 }
 

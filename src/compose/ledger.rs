@@ -16,6 +16,7 @@ use super::deletion::delete;
 use super::process;
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
+use crate::lock::lock;
 use crate::pacing::CallGate;
 use crate::store::{Client, ObjectId};
 use crate::suspension::RETRIAL_INTERVAL;
@@ -106,11 +107,6 @@ impl Drop for Deletion {
 }
 
 impl Ledger {
-    fn entries(&self) -> MutexGuard<'_, HashMap<Arc<str>, LedgerEntry>> {
-        // No code that can panic runs under the lock.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for room for one more temporary. The room is free again when the permit is dropped.
     pub(super) async fn reserve(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.room).acquire_owned().await.expect("the semaphore is never closed")
@@ -121,7 +117,7 @@ impl Ledger {
     /// # Errors
     /// The process shuts down, or the epoch was ended.
     pub(super) fn record(&self, name: &Arc<str>, entry: LedgerEntry) -> Result<()> {
-        let mut entries = self.entries();
+        let mut entries = lock(&self.entries);
         // Checked under the lock, so that nothing is recorded after `close` has looked at the entries.
         if self.is_closing() {
             return Err(shutting_down());
@@ -138,7 +134,7 @@ impl Ledger {
     /// Notes that the object exists. Returns false if the ledger closes: the caller must drop the object
     /// unread.
     pub(super) fn note_composed(&self, name: &Arc<str>, generation: i64) -> bool {
-        let mut entries = self.entries();
+        let mut entries = lock(&self.entries);
         if let Some(entry) = entries.get_mut(name) {
             entry.state = TemporaryState::InUse { generation };
         }
@@ -151,7 +147,7 @@ impl Ledger {
 
     /// Removes a name whose object is gone, was never created, or can't be deleted.
     pub(super) fn remove(&self, name: &Arc<str>) {
-        let mut entries = self.entries();
+        let mut entries = lock(&self.entries);
         if let Some(entry) = entries.remove(name) {
             // Under the lock, because a waiter could otherwise miss the notification.
             entry.run.outstanding.fetch_sub(1, Ordering::SeqCst);
@@ -164,7 +160,7 @@ impl Ledger {
 
     /// Starts the deletion of an object on the network's threads, unless it has been started. Returns at once.
     pub(super) fn start_deletion(&'static self, name: &Arc<str>) {
-        let mut entries = self.entries();
+        let mut entries = lock(&self.entries);
         let Some(entry) = entries.get_mut(name) else { return };
         let generation = match entry.state {
             TemporaryState::Deleting => return,
@@ -194,19 +190,15 @@ impl Ledger {
         });
     }
 
-    fn undeleted(&self) -> MutexGuard<'_, Vec<UndeletedTemporary>> {
-        self.undeleted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn note_undeleted(&self, id: ObjectId, run: Arc<TemporaryRun>) {
         run.undeleted.fetch_add(1, Ordering::SeqCst);
         run.loader.undeleted.fetch_add(1, Ordering::SeqCst);
-        self.undeleted().push(UndeletedTemporary { id, run, due: Instant::now() + RETRIAL_INTERVAL });
+        lock(&self.undeleted).push(UndeletedTemporary { id, run, due: Instant::now() + RETRIAL_INTERVAL });
     }
 
     /// Removes a temporary that a later deletion has deleted after all.
     fn forget_undeleted(&self, id: &ObjectId) {
-        let mut undeleted = self.undeleted();
+        let mut undeleted = lock(&self.undeleted);
         let Some(index) = undeleted.iter().position(|temporary| temporary.id == *id) else { return };
         // Keeps the order, since the first one is tried next.
         let UndeletedTemporary { run, .. } = undeleted.remove(index);
@@ -216,7 +208,7 @@ impl Ledger {
 
     /// Moves a temporary to the end, so that all others are tried before it.
     fn move_undeleted_to_end(&self, id: &ObjectId) {
-        let mut undeleted = self.undeleted();
+        let mut undeleted = lock(&self.undeleted);
         if let Some(index) = undeleted.iter().position(|temporary| temporary.id == *id) {
             undeleted[index..].rotate_left(1);
         }
@@ -228,7 +220,7 @@ impl Ledger {
         deadline: Instant,
         is_done: impl Fn(&HashMap<Arc<str>, LedgerEntry>) -> bool,
     ) -> MutexGuard<'_, HashMap<Arc<str>, LedgerEntry>> {
-        let mut entries = self.entries();
+        let mut entries = lock(&self.entries);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || is_done(&entries) {
@@ -257,7 +249,7 @@ pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
     let entries = LEDGER.wait_until(deadline_after(timeout), HashMap::is_empty);
     let mut objects: Vec<_> = entries.iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
     drop(entries);
-    objects.extend(LEDGER.undeleted().iter().map(|temporary| temporary.id.to_string()));
+    objects.extend(lock(&LEDGER.undeleted).iter().map(|temporary| temporary.id.to_string()));
     Leftover { objects }
 }
 
@@ -270,7 +262,7 @@ fn deadline_after(timeout: Duration) -> Instant {
 /// Lets no temporary begin any more, deletes all there are, in use or not, and waits for that.
 pub(super) fn close(timeout: Duration) -> Leftover {
     let names: Vec<_> = {
-        let entries = LEDGER.entries();
+        let entries = lock(&LEDGER.entries);
         LEDGER.closing.send_replace(true);
         entries
             .iter()
@@ -325,7 +317,7 @@ impl LoaderTemporaries {
     /// at once.
     pub(crate) fn delete_again(self: &Arc<Self>, client: &Client, io: &Io, writes: &Arc<CallGate>, group_number: u64) {
         let now = Instant::now();
-        let mut undeleted = LEDGER.undeleted();
+        let mut undeleted = lock(&LEDGER.undeleted);
         let is_due =
             |temporary: &&mut UndeletedTemporary| Arc::ptr_eq(&temporary.run.loader, self) && temporary.due <= now;
         let due: Vec<_> = undeleted
@@ -358,7 +350,7 @@ impl LoaderTemporaries {
 
     #[cfg(test)]
     pub(crate) fn end_interval(self: &Arc<Self>) {
-        let mut undeleted = LEDGER.undeleted();
+        let mut undeleted = lock(&LEDGER.undeleted);
         let mine = undeleted.iter_mut().filter(|temporary| Arc::ptr_eq(&temporary.run.loader, self));
         mine.for_each(|temporary| temporary.due = Instant::now());
     }
@@ -393,7 +385,7 @@ impl TemporaryRun {
     pub(crate) fn end(&self) {
         self.is_over.send_replace(true);
         // A call of `record` that has already passed the check holds the lock until its entry is in the ledger.
-        drop(LEDGER.entries());
+        drop(lock(&LEDGER.entries));
     }
 
     /// Number of temporaries that exist or may come to exist, including those that are being deleted.
@@ -464,7 +456,7 @@ mod tests {
         loader.end_interval();
         loader.delete_again(&client, &io, &writes, 0);
         let last = || {
-            let undeleted = LEDGER.undeleted();
+            let undeleted = lock(&LEDGER.undeleted);
             undeleted.iter().rfind(|temporary| Arc::ptr_eq(&temporary.run, &run)).map(|last| last.id.name.clone())
         };
         wait_until(&|| last().as_deref() == Some("held"));

@@ -2,7 +2,7 @@
 //! it.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use super::ticket::{BatchSender, FinishedBatch, HeldBytes};
 use super::wait_report::BatchProgress;
 use crate::budget::Permit;
 use crate::collate::{Batch, LostSample};
+use crate::lock::lock;
 use crate::manifest::Manifest;
 use crate::read::RawSample;
 use crate::sample::SampleId;
@@ -186,7 +187,7 @@ impl BatchAssembly {
 
     /// Holds bytes until the batch is delivered.
     pub(crate) fn hold(&self, permit: HeldBytes) {
-        self.lock().held.push(permit);
+        lock(&self.parts).held.push(permit);
     }
 
     fn is_cancelled(&self) -> bool {
@@ -288,7 +289,7 @@ impl BatchAssembly {
         let lost = std::mem::take(&mut samples.refused);
         let mut is_complete = false;
         if !samples.decoded.is_empty() {
-            let mut parts = self.lock();
+            let mut parts = lock(&self.parts);
             let AssemblyParts { items, decoded, undecoded, bytes, verified, .. } = &mut *parts;
             decoded.resize(self.samples(), None);
             for sample in &samples.decoded {
@@ -347,7 +348,7 @@ impl BatchAssembly {
             Err(damaged) => return self.fail_with(damaged),
         };
         let lost = LostSample { id, name, position: self.position(slot), error, substitute: None };
-        let mut parts = self.lock();
+        let mut parts = lock(&self.parts);
         parts.lost.push(LostInSlot { slot, lost });
         match &self.context.loss_policy {
             LossPolicy::Fail => BatchOutlook::Failed,
@@ -374,7 +375,7 @@ impl BatchAssembly {
 
     /// Ends the batch with an error, because no substitute is left for this slot.
     pub(crate) fn give_up(&self, slot: usize) {
-        let parts = self.lock();
+        let parts = lock(&self.parts);
         let of_slot: Vec<_> = parts.lost.iter().filter(|lost| lost.slot == slot).collect();
         if let Some(last) = of_slot.last() {
             self.fail(in_vain(&last.lost, of_slot.len()));
@@ -383,7 +384,7 @@ impl BatchAssembly {
 
     /// Makes the batch of the samples that are decoded, and sends it.
     pub(crate) fn collate(&self) {
-        let mut parts = self.lock();
+        let mut parts = lock(&self.parts);
         let Some(items) = parts.items.take() else { return };
         let decoded = std::mem::take(&mut parts.decoded);
         let mut lost = std::mem::take(&mut parts.lost);
@@ -419,14 +420,10 @@ impl BatchAssembly {
             ),
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, AssemblyParts> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl BatchProgress for BatchAssembly {
     fn missing(&self) -> usize {
-        self.lock().undecoded
+        lock(&self.parts).undecoded
     }
 }

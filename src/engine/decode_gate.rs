@@ -19,11 +19,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 
 use crate::budget::Gauge;
+use crate::lock::lock;
 
 /// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is about ten times as large as its
 /// PNG file and a hundred times as large as its JPEG file, so that reading needs the smaller part. With half of this
@@ -287,7 +288,7 @@ impl<J: Cancellable> DecodeGate<J> {
     }
 
     pub(crate) fn limits(&self) -> DecodeLimits {
-        self.lock().ledger.limits
+        lock(&self.state).ledger.limits
     }
 
     /// A batch of so many samples, behind all others.
@@ -350,7 +351,7 @@ impl<J: Cancellable> DecodeGate<J> {
 
     /// Applies `change`, then sends every job that is granted by now to the decode threads.
     fn update<R>(&self, change: impl FnOnce(&mut DecodeGateState<J>) -> R) -> R {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let before = state.ledger.used;
         let result = change(&mut state);
         let ready = state.take_ready();
@@ -368,10 +369,6 @@ impl<J: Cancellable> DecodeGate<J> {
             // reports.
             let _ = self.jobs.send(job);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, DecodeGateState<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

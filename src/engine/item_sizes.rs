@@ -1,11 +1,12 @@
 //! Decides when the memory of a decoded item is known, and who reports it.
 
 use std::any::Any;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::decode_gate::{DecodeLimits, DecodeNeed};
 use crate::collate::Collate;
 use crate::decode::{Decode, ItemMemory, ItemSize, item_size, scratch_of};
+use crate::lock::lock;
 use crate::read::RawSample;
 
 /// The size of items to come is estimated as the largest of the last 256 to 512: so many that a batch of usual size has
@@ -140,7 +141,7 @@ impl ItemSizes {
             ItemSizeMode::Measured(_) => {
                 let scratch = scratch_of::<D::Item>(sample);
                 let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
-                let lately = self.finished.lock().unwrap_or_else(PoisonError::into_inner).largest();
+                let lately = lock(&self.finished).largest();
                 let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);
                 // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a
                 // batch, which also stands for the estimate until the first item is finished.
@@ -162,7 +163,7 @@ impl ItemSizes {
     ) -> DecodeNeed {
         let ItemSizeMode::Measured(measure) = self.mode else { return DecodeNeed { scratch: 0, ..granted } };
         let bytes = measure(item);
-        self.finished.lock().unwrap_or_else(PoisonError::into_inner).add(bytes);
+        lock(&self.finished).add(bytes);
         of_item(bytes, collate)
     }
 }

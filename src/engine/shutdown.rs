@@ -8,13 +8,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::compose::TemporaryRun;
+use crate::lock::lock;
 
 /// How often a thread that closes looks whether it is done. What it waits for takes milliseconds, or as long as a call.
 const LOOK: Duration = Duration::from_millis(2);
@@ -160,10 +161,6 @@ impl EpochShutdown {
     fn leftovers(&self) -> Leftovers {
         Leftovers { tasks: self.tasks(), temporaries: self.run.outstanding() }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The epochs and threads that a loader has started, so that it can end them.

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::compose::ReadStep;
+use crate::lock::lock;
 use crate::sample::SampleId;
 
 /// What the planning thread of an epoch is doing.
@@ -156,26 +157,22 @@ impl WindowStages {
         Arc::new(Self { planner: Arc::clone(planner), ids, stamps, replaced, abandoned })
     }
 
-    fn replaced(&self) -> MutexGuard<'_, BTreeMap<usize, (SampleId, StageStamp)>> {
-        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The sample of a slot, or the one that replaces it.
     pub(crate) fn id(&self, slot: usize) -> Option<SampleId> {
-        let replaced = self.replaced().get(&slot).map(|(id, _)| *id);
+        let replaced = lock(&self.replaced).get(&slot).map(|(id, _)| *id);
         replaced.or_else(|| self.ids.get(slot).copied())
     }
 
     /// The stages of these slots, in their order.
     pub(crate) fn stages(&self, slots: Range<usize>) -> Vec<StageSince> {
-        let replaced = self.replaced();
+        let replaced = lock(&self.replaced);
         let stamp = |slot| replaced.get(&slot).map(|(_, stamp)| stamp).or_else(|| self.stamps.get(slot));
         slots.filter_map(stamp).map(StageStamp::stage).collect()
     }
 
     pub(crate) fn set(&self, slots: impl IntoIterator<Item = usize>, stage: SampleStage) {
         let now_ms = self.planner.now_ms();
-        let replaced = self.replaced();
+        let replaced = lock(&self.replaced);
         for slot in slots {
             if let Some(stamp) = replaced.get(&slot).map(|(_, stamp)| stamp).or_else(|| self.stamps.get(slot)) {
                 stamp.set(stage as u8, now_ms);
@@ -188,7 +185,7 @@ impl WindowStages {
         if let Some(id) = id.or_else(|| self.id(slot)) {
             let stamp = StageStamp::default();
             stamp.set(stage as u8, self.planner.now_ms());
-            self.replaced().insert(slot, (id, stamp));
+            lock(&self.replaced).insert(slot, (id, stamp));
         }
     }
 
@@ -214,7 +211,7 @@ impl WindowStages {
         slots: impl IntoIterator<Item = usize>,
         step: ReadStep,
     ) {
-        *compose.0.lock().unwrap_or_else(PoisonError::into_inner) = (step, self.planner.now_ms());
+        *lock(&compose.0) = (step, self.planner.now_ms());
         self.set_read_step(slots, step);
     }
 
@@ -223,7 +220,7 @@ impl WindowStages {
     pub(crate) async fn wait_until_abandoned(&self, slot: usize, compose: &ComposeProgress) {
         let mut abandoned = self.abandoned.subscribe();
         let is_abandoned = |abandoned: &AbandonedComposes| {
-            let (step, since_ms) = *compose.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let (step, since_ms) = *lock(&compose.0);
             slot < abandoned.before_slot
                 && match step {
                     ReadStep::ComposeQueued => true,

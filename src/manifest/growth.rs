@@ -10,6 +10,7 @@ use super::chunk::{STORAGE_CLASSES, WRITTEN_HERE};
 use super::digest::ObjectsDigest;
 use super::table::{ChunkTable, Labels, LabelsWriter};
 use super::{ClassTotal, Digest, LeftOut};
+use crate::lock::lock;
 use crate::store::StorageClass;
 use crate::{Error, Result};
 
@@ -115,7 +116,7 @@ impl Growth {
 
     fn notify(&self) {
         // A thread that has checked but doesn't wait yet holds the lock, so it can't miss the notification.
-        drop(self.checking.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(lock(&self.checking));
         self.changed.notify_all();
     }
 
@@ -138,7 +139,7 @@ impl Growth {
 
     /// As [`Manifest::wait_beyond`](super::Manifest::wait_beyond).
     pub(super) fn wait_beyond(&self, samples: u64, is_cancelled: impl Fn() -> bool) -> Result<bool> {
-        let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut checking = lock(&self.checking);
         loop {
             // The end is read first, as in `known`.
             let end = self.ended();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use super::concurrency::ConcurrencyLimit;
 use super::demand::{Demand, DemandHandle};
 use super::gate::{CallGate, Ceiling};
 use super::rate::RateLimit;
+use crate::lock::lock;
 use crate::os;
 
 /// Reads and lists a second that a bucket takes before it has grown with its use, as documented.
@@ -94,7 +95,7 @@ impl BucketGates {
     /// to worlds of several sizes, the smallest part counts: a loader that one process has for itself, for validation
     /// say, still shares the bucket with the other ranks.
     pub(crate) fn add_rank(&self, rank: u64, world_size: u64) {
-        let mut ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranks = lock(&self.ranks);
         ranks.entry(world_size).or_default().insert(rank);
         let share = share(&ranks);
         self.reads.start_at_rate(INITIAL_SHARE * DOCUMENTED_READS * share);
@@ -103,7 +104,7 @@ impl BucketGates {
 
     /// This process's share of the documented rates.
     pub(crate) fn share(&self) -> f64 {
-        share(&self.ranks.lock().unwrap_or_else(PoisonError::into_inner))
+        share(&lock(&self.ranks))
     }
 
     /// Demand of one more training loop, which isn't starved until it says so.

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::concurrency::ConcurrencyLimit;
 use super::demand::Demand;
 use super::rate::RateLimit;
+use crate::lock::lock;
 use crate::store::CallPacer;
 
 /// Processor time of one call, as the number of bytes that take as long to receive.
@@ -118,11 +119,6 @@ impl CallGate {
         Arc::new(Self { label, created: Instant::now(), demand: Arc::clone(demand), state: Mutex::new(state) })
     }
 
-    fn state(&self) -> MutexGuard<'_, CallGateState> {
-        // No code that can panic runs under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn now(&self) -> Duration {
         self.created.elapsed()
     }
@@ -163,7 +159,7 @@ impl CallGate {
     }
 
     pub(crate) fn snapshot(&self) -> Ceiling {
-        let state = self.state();
+        let state = lock(&self.state);
         let [waiting, background_waiting] = [0, 1].map(|kind| state.waiters[kind].len());
         Ceiling {
             at_once: state.concurrency.limit(),
@@ -178,17 +174,17 @@ impl CallGate {
     /// Replaces the initial rate, if no call has started yet.
     pub(super) fn start_at_rate(&self, per_second: f64) {
         let now = self.now();
-        self.state().rate.start_at(per_second, now, rand::random());
+        lock(&self.state).rate.start_at(per_second, now, rand::random());
     }
 
     /// How long an answer typically takes.
     pub(crate) fn typical_latency(&self) -> Duration {
-        self.state().typical_latency
+        lock(&self.state).typical_latency
     }
 
     /// Estimated time for `calls` calls when no others are made meanwhile.
     pub(crate) fn time_for(&self, calls: usize) -> Duration {
-        let state = self.state();
+        let state = lock(&self.state);
         let by_rate = calls as f64 / state.rate.per_second();
         let by_concurrency = state.typical_latency.as_secs_f64() * calls as f64 / state.concurrency.limit() as f64;
         state.typical_latency + Duration::try_from_secs_f64(by_rate.max(by_concurrency)).unwrap_or(Duration::MAX / 2)
@@ -196,13 +192,13 @@ impl CallGate {
 
     /// The current limit on calls that start in a second.
     pub(crate) fn per_second(&self) -> f64 {
-        self.state().rate.per_second()
+        lock(&self.state).rate.per_second()
     }
 
     /// Records that the service refused a try that began at `started`.
     fn record_refusal(&self, started: Duration, first_try: bool) {
         let now = self.now();
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         state.refused += u64::from(first_try);
         let was_known = state.rate.learned().is_some();
         state.rate.record_refusal(now, started);
@@ -267,7 +263,7 @@ struct Waiter<'a> {
 impl<'a> Waiter<'a> {
     fn enter(gate: &'a Arc<CallGate>, background: bool, number: u64) -> Self {
         let wake = Arc::new(Notify::new());
-        let mut state = gate.state();
+        let mut state = lock(&gate.state);
         state.arrivals += 1;
         let key = WaiterKey { background, number, arrival: state.arrivals };
         state.waiters[usize::from(background)].insert(key, Arc::clone(&wake));
@@ -276,7 +272,7 @@ impl<'a> Waiter<'a> {
     }
 
     fn look(&mut self, now: Duration) -> SlotDecision {
-        let mut state = self.gate.state();
+        let mut state = lock(&self.gate.state);
         state.serve(now, self.gate.demand.wants_more());
 
         self.is_granted = !state.waiters[usize::from(self.key.background)].contains_key(&self.key);
@@ -294,7 +290,7 @@ impl Drop for Waiter<'_> {
             return;
         }
         let now = self.gate.now();
-        let mut state = self.gate.state();
+        let mut state = lock(&self.gate.state);
         if !state.remove(self.key) {
             // The slot was granted, and the waiter gave up before it knew.
             state.in_flight -= 1;
@@ -388,7 +384,7 @@ impl CallRecord {
             return;
         }
         let now = self.gate.now();
-        let mut state = self.gate.state();
+        let mut state = lock(&self.gate.state);
         record(&mut state, now);
         state.in_flight -= 1;
         state.serve(now, self.gate.demand.wants_more());

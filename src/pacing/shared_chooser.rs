@@ -1,11 +1,13 @@
 //! The choice of a read mode, shared by the epochs of a loader: a [`ReadModeChooser`] with a clock and a queue.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chooser::{Admission, NeighbourEpochs, ReadModeChooser, ReadOutcome};
 use super::estimates::{ChooserConfig, GroupSize, ServiceState};
 use super::read_mode::Choice;
+
+use crate::lock::lock;
 
 /// How often a waiting group asks again. The end of a read wakes it, but nothing reports that fewer calls wait in the
 /// gates.
@@ -25,20 +27,16 @@ impl SharedChooser {
         Arc::new(Self { chooser, has_changed: Condvar::new(), created: Instant::now() })
     }
 
-    fn chooser(&self) -> MutexGuard<'_, ReadModeChooser> {
-        self.chooser.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn choice(&self) -> Choice {
-        self.chooser().choice()
+        lock(&self.chooser).choice()
     }
 
     pub(crate) fn start_epoch(&self, neighbours: NeighbourEpochs) {
-        self.chooser().start_epoch(neighbours);
+        lock(&self.chooser).start_epoch(neighbours);
     }
 
     pub(crate) fn record_wait(&self, time: Duration) {
-        self.chooser().record_wait(time);
+        lock(&self.chooser).record_wait(time);
     }
 
     /// Waits until a group may be read, behind which `left` samples of the epoch are to come. `None` once the epoch is
@@ -50,7 +48,7 @@ impl SharedChooser {
         service: impl Fn() -> ServiceState,
         is_cancelled: impl Fn() -> bool,
     ) -> Option<Admission> {
-        let mut chooser = self.chooser();
+        let mut chooser = lock(&self.chooser);
         while !is_cancelled() {
             if let Some(admission) = chooser.admit(self.created.elapsed(), group, left, &service()) {
                 return Some(admission);
@@ -80,13 +78,13 @@ impl InFlightRead {
     /// Records that the read begins to wait for its call.
     pub(crate) fn begin(&mut self) {
         self.began = Some(Instant::now());
-        self.chooser.chooser().begin_read(self.admission);
+        lock(&self.chooser.chooser).begin_read(self.admission);
         self.chooser.has_changed.notify_all();
     }
 
     /// Records that the group could not be composed.
     pub(crate) fn record_failed_compose(&self) {
-        self.chooser.chooser().record_failed_compose(self.chooser.created.elapsed(), self.admission);
+        lock(&self.chooser.chooser).record_failed_compose(self.chooser.created.elapsed(), self.admission);
     }
 
     /// Records the success of the read.
@@ -100,7 +98,7 @@ impl Drop for InFlightRead {
         let outcome =
             self.began.zip(self.samples).map(|(began, samples)| ReadOutcome { samples, took: began.elapsed() });
         let now = self.chooser.created.elapsed();
-        let mut chooser = self.chooser.chooser();
+        let mut chooser = lock(&self.chooser.chooser);
         if self.began.is_none() {
             chooser.begin_read(self.admission);
         }

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, TryReserveError};
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use memmap2::MmapMut;
 
 use crate::budget::Gauge;
+use crate::lock::lock;
 
 /// Smallest body that gets a reusable buffer. For smaller ones the allocator has memory without asking the system.
 const MIN_SIZE: usize = 16 << 10;
@@ -57,14 +58,14 @@ impl Buffers {
             return Ok(Buffer { memory: Memory::new(size)?, pool: Weak::new() });
         }
         let size = round_up(size);
-        let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stock = lock(&self.stock);
         let found = stock.pop(size);
         stock.used_bytes += size;
         let surplus = stock.shrink_to(self.room());
         drop(stock);
         drop(surplus);
         let memory = found.map_or_else(|| Memory::new(size), Ok).inspect_err(|_| {
-            self.stock.lock().unwrap_or_else(PoisonError::into_inner).used_bytes -= size;
+            lock(&self.stock).used_bytes -= size;
         })?;
         Ok(Buffer { memory, pool: Arc::downgrade(self) })
     }
@@ -73,7 +74,7 @@ impl Buffers {
     fn give_back(&self, mut memory: Memory) {
         memory.clear();
         let size = memory.capacity();
-        let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stock = lock(&self.stock);
         stock.used_bytes = stock.used_bytes.saturating_sub(size);
         if stock.used_bytes + stock.free_bytes + size <= self.room() {
             stock.free_bytes += size;

@@ -1,7 +1,7 @@
 //! A store that fails by script.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use super::{
     Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, ListPage, ListRequest, ObjectId,
     ObjectMeta, PutRequest, Store,
 };
+use crate::lock::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// A kind of call of a [`Store`].
@@ -122,39 +123,35 @@ impl FaultStore {
     /// Makes the `nth` call of this kind fail, counted from 1 since the store was made.
     #[must_use]
     pub fn fail(self, call: StoreCall, nth: u64, fault: Fault) -> Self {
-        self.lock().faults.insert((call, nth), fault);
+        lock(&self.script).faults.insert((call, nth), fault);
         self
     }
 
     /// Makes the next `times` calls of this kind fail.
     pub fn fail_next(&self, call: StoreCall, fault: Fault, times: u64) {
-        let mut script = self.lock();
+        let mut script = lock(&self.script);
         let seen = script.calls.get(&call).copied().unwrap_or(0);
         script.faults.extend((1..=times).map(|n| ((call, seen + n), fault)));
     }
 
     /// Number of calls of this kind, the failed ones included.
     pub fn calls(&self, call: StoreCall) -> u64 {
-        self.lock().calls.get(&call).copied().unwrap_or(0)
+        lock(&self.script).calls.get(&call).copied().unwrap_or(0)
     }
 
     /// The calls of [`Store::get`], in order.
     pub fn gets(&self) -> Vec<RecordedGet> {
-        self.lock().gets.clone()
+        lock(&self.script).gets.clone()
     }
 
     /// Number of scripted faults that have not occurred yet.
     pub fn faults_left(&self) -> usize {
-        self.lock().faults.len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, FaultScript> {
-        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.script).faults.len()
     }
 
     /// Counts a call and takes its fault out of the script.
     fn next_fault(&self, call: StoreCall) -> Option<Fault> {
-        let mut script = self.lock();
+        let mut script = lock(&self.script);
         let seen = script.calls.entry(call).or_default();
         *seen += 1;
         let nth = *seen;
@@ -279,7 +276,7 @@ impl Store for FaultStore {
     }
 
     async fn get(&self, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
-        self.lock().gets.push(RecordedGet { id: id.clone(), range: range.clone() });
+        lock(&self.script).gets.push(RecordedGet { id: id.clone(), range: range.clone() });
         let made = self.inner.get(id, range, attempt);
         match self.next_fault(StoreCall::Get) {
             None => made.await,

@@ -1,8 +1,10 @@
 //! Second requests for reads of which nothing arrives. No I/O and no clock.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
+
+use crate::lock::lock;
 
 /// Number of waits that are remembered: enough for the 99th percentile, few enough to follow a service within seconds.
 const MAX_WAITS: usize = 512;
@@ -83,12 +85,12 @@ impl Hedging {
 
     /// Counts a first request.
     pub(super) fn record_request(&self) {
-        self.totals().requests += 1;
+        lock(&self.totals).requests += 1;
     }
 
     /// Records how long a read waited for its first bytes, from either request.
     pub(super) fn record_wait(&self, wait: Duration) {
-        let mut totals = self.totals();
+        let mut totals = lock(&self.totals);
         if totals.waits.len() < MAX_WAITS {
             totals.waits.push(wait);
         } else {
@@ -108,12 +110,12 @@ impl Hedging {
 
     /// How long a read waits before it sends a second request; `None` until enough waits are known.
     pub(super) fn threshold(&self) -> Option<Duration> {
-        self.totals().threshold
+        lock(&self.totals).threshold
     }
 
     /// Whether a second request is within the share. If so, it is counted.
     pub(super) fn try_hedge(&self) -> bool {
-        let mut totals = self.totals();
+        let mut totals = lock(&self.totals);
         let requests = totals.requests;
         while totals.hedged_at.front().is_some_and(|&at| at + WINDOW <= requests) {
             totals.hedged_at.pop_front();
@@ -124,10 +126,6 @@ impl Hedging {
             totals.hedged_at.push_back(requests);
         }
         is_allowed
-    }
-
-    fn totals(&self) -> MutexGuard<'_, HedgeTotals> {
-        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

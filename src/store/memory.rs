@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use super::{
     Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, ContentEncoding, CopyRequest, Details, Fields,
     ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass, Store,
 };
+use crate::lock::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum number of sources of a compose, as the service has it.
@@ -85,7 +86,7 @@ impl MemoryStore {
     /// Adds an empty bucket with these facts, or empties the one of that name.
     #[must_use]
     pub fn with_bucket_info(self, name: &str, info: BucketInfo) -> Self {
-        self.lock().by_name.insert(name.to_owned(), MemoryBucket::new(info));
+        lock(&self.buckets).by_name.insert(name.to_owned(), MemoryBucket::new(info));
         self
     }
 
@@ -106,7 +107,7 @@ impl MemoryStore {
     /// Writes an object, replacing the live one, and returns its generation. Creates the bucket if it doesn't exist.
     pub fn insert(&self, bucket: &str, name: &str, data: impl Into<Bytes>) -> i64 {
         let request = PutRequest::new(bucket, name, data);
-        let mut buckets = self.lock();
+        let mut buckets = lock(&self.buckets);
         if !buckets.by_name.contains_key(bucket) {
             let info = BucketInfo { storage_class: StorageClass::Standard, ..BucketInfo::default() };
             buckets.by_name.insert(bucket.to_owned(), MemoryBucket::new(info));
@@ -119,17 +120,16 @@ impl MemoryStore {
 
     /// Whether a live object has this name.
     pub fn contains(&self, bucket: &str, name: &str) -> bool {
-        self.lock().by_name.get(bucket).is_some_and(|bucket| bucket.objects.contains_key(name))
+        lock(&self.buckets).by_name.get(bucket).is_some_and(|bucket| bucket.objects.contains_key(name))
     }
 
     /// Names of all objects of a bucket, in byte order.
     pub fn names(&self, bucket: &str) -> Vec<String> {
-        self.lock().by_name.get(bucket).map(|bucket| bucket.objects.keys().cloned().collect()).unwrap_or_default()
-    }
-
-    /// A panic under this lock leaves nothing half done, so a poisoned lock can be used.
-    fn lock(&self) -> MutexGuard<'_, Buckets> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buckets)
+            .by_name
+            .get(bucket)
+            .map(|bucket| bucket.objects.keys().cloned().collect())
+            .unwrap_or_default()
     }
 }
 
@@ -189,16 +189,16 @@ impl Store for MemoryStore {
     }
 
     async fn bucket_info(&self, bucket: &str, _: &Attempt) -> Result<BucketInfo> {
-        Ok(self.lock().bucket(bucket)?.info.clone())
+        Ok(lock(&self.buckets).bucket(bucket)?.info.clone())
     }
 
     async fn test_permissions(&self, bucket: &str, permissions: &[&str], _: &Attempt) -> Result<Vec<String>> {
-        self.lock().bucket(bucket)?;
+        lock(&self.buckets).bucket(bucket)?;
         Ok(permissions.iter().map(ToString::to_string).collect())
     }
 
     async fn list(&self, request: &ListRequest, _: &Attempt) -> Result<ListPage> {
-        let mut buckets = self.lock();
+        let mut buckets = lock(&self.buckets);
         let objects = &buckets.bucket(&request.bucket)?.objects;
         let cap = request.page_size.map_or(self.page_cap, |size| self.page_cap.min(size.max(1) as usize));
         let first = request.start_offset.as_deref().unwrap_or("").max(&request.prefix);
@@ -253,11 +253,11 @@ impl Store for MemoryStore {
     }
 
     async fn stat(&self, id: &ObjectId, _: &Attempt) -> Result<ObjectMeta> {
-        Ok(self.lock().object(id)?.meta.clone())
+        Ok(lock(&self.buckets).object(id)?.meta.clone())
     }
 
     async fn get(&self, id: &ObjectId, range: ByteRange, _: &Attempt) -> Result<Body> {
-        let stored = self.lock().object(id)?.clone();
+        let stored = lock(&self.buckets).object(id)?.clone();
         let size = stored.meta.size;
         let range = match range {
             ByteRange::All => 0..size,
@@ -288,7 +288,7 @@ impl Store for MemoryStore {
                 .status(400)
                 .mismatch("1 to 32 sources", format!("{}", request.sources.len())));
         }
-        let mut buckets = self.lock();
+        let mut buckets = lock(&self.buckets);
         let (mut data, mut class) = (Vec::new(), None);
         for (name, generation) in &request.sources {
             let source = buckets.object(&ObjectId::new(request.bucket.clone(), name.clone(), *generation))?;
@@ -321,7 +321,7 @@ impl Store for MemoryStore {
 
     async fn put(&self, request: &PutRequest, _: &Attempt) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
-        let mut buckets = self.lock();
+        let mut buckets = lock(&self.buckets);
         let generation = buckets.next_generation();
         let bucket = buckets.bucket(&request.bucket)?;
         if let Some(wanted) = request.if_generation_match {
@@ -335,7 +335,7 @@ impl Store for MemoryStore {
 
     async fn copy(&self, request: &CopyRequest, _: &Attempt) -> Result<ObjectMeta> {
         let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
-        let mut buckets = self.lock();
+        let mut buckets = lock(&self.buckets);
         let source = buckets.object(&request.source)?.clone();
         let generation = buckets.next_generation();
         let bucket = buckets.bucket(&request.bucket)?;
@@ -361,7 +361,7 @@ impl Store for MemoryStore {
         metadata: &BTreeMap<String, String>,
         _: &Attempt,
     ) -> Result<ObjectMeta> {
-        let mut buckets = self.lock();
+        let mut buckets = lock(&self.buckets);
         let mut stored = buckets.object(id)?.clone();
         stored.meta.details.metadata.extend(metadata.clone());
         stored.meta.updated = Some(SystemTime::now());
@@ -371,7 +371,7 @@ impl Store for MemoryStore {
     }
 
     async fn delete(&self, id: &ObjectId, _: &Attempt) -> Result<()> {
-        let mut buckets = self.lock();
+        let mut buckets = lock(&self.buckets);
         buckets.object(id)?;
         buckets.bucket(&id.bucket)?.objects.remove(&*id.name);
         Ok(())

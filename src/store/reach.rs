@@ -1,13 +1,14 @@
 //! Tracks whether a client's service has ever answered, and limits warnings about it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::Error;
+use crate::lock::lock;
 
 /// How long a call may wait for the beginning of an answer before a warning is logged. Shorter waits are usual: the
 /// back-off after two refusals takes up to three seconds, and the service's slowest answers some seconds.
@@ -59,7 +60,7 @@ impl Reach {
 
     fn may_warn(&self) -> bool {
         let now = Instant::now();
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = lock(&self.warned);
         let due = warned.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
         if due {
             *warned = Some(now);

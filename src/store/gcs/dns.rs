@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::{Error, ErrorKind};
 
 /// How long addresses are used before they are looked up again. The system doesn't report how long an answer is valid.
@@ -86,14 +87,10 @@ impl CachedResolver {
         Self { lookup: Arc::new(lookup), hosts: Arc::default() }
     }
 
-    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Host>> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn addresses(&self, name: &str) -> crate::Result<Vec<SocketAddr>> {
         loop {
             let (mut ended, is_own) = {
-                let mut hosts = self.hosts();
+                let mut hosts = lock(&self.hosts);
                 let host = hosts.entry(name.to_owned()).or_default();
                 if host.due.is_some_and(|due| Instant::now() < due) {
                     return host.answer();
@@ -116,7 +113,7 @@ impl CachedResolver {
         let (resolver, name) = (self.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || {
             let outcome = (resolver.lookup)(&name);
-            resolver.hosts().entry(name).or_default().record(outcome);
+            lock(&resolver.hosts).entry(name).or_default().record(outcome);
             end.send_replace(true);
         });
         ended
