@@ -46,12 +46,11 @@ pub(crate) fn train(
     // Ranks may stop after different steps. With unordered batches each state records what its rank received, so that
     // `resume_all` can combine them exactly. Ranks that all stop after the same step use `DataLoaderBuilder::resume`
     // instead.
-    let builder = DataLoader::builder(dataset).shard_from_env().unordered(true);
-    let loader = match resume_from {
-        None => builder.batch_size(8).shuffle(42).build()?,
-        // The states hold the batch size and the shuffle.
-        Some(folder) => builder.resume_all(saved_states(folder)?)?,
-    };
+    let mut builder = DataLoader::builder(dataset).batch_size(8).shuffle(42).shard_from_env().unordered(true);
+    if let Some(folder) = resume_from {
+        builder = builder.resume_all(saved_states(folder)?);
+    }
+    let loader = builder.build()?;
 
     // The range of the whole run: a resumed loader starts at the saved epoch.
     for batches in loader.epochs(epochs)? {

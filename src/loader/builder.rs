@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::data_loader::DataLoader;
 use super::dataset::DatafluxDataset;
-use super::loader_core::LoaderCore;
-use super::settings::Settings;
+use super::resume::build_or_resume;
+use super::settings::{ResumeFrom, Settings};
 use crate::Result;
 use crate::cache::Cache;
 use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::engine::OnError;
-use crate::engine::sample_code::{SampleCode, UserCode};
+use crate::engine::sample_code::UserCode;
 use crate::plan::{PriceTable, Strategy};
 use crate::sample::{Sampler, Shuffle, State, WindowShuffle, rank_from_environment};
 use crate::store::Hedge;
@@ -337,7 +337,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
     }
 
-    /// Builds a loader that resumes where `state` was taken: its epoch begins with the first sample not delivered then.
+    /// Resumes where `state` was taken: the loader's first epoch begins with the first sample not delivered then.
     /// [`epochs`](DataLoader::epochs) begins there; an [`epoch`](DataLoader::epoch) before that of the state is
     /// refused.
     ///
@@ -351,17 +351,17 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// [`unordered`](Self::unordered), the decoder, filters and classes. A changed decoder setting, such as another
     /// size of images, is not detected. Rank and world size may differ, and are set by [`shard`](Self::shard); without
     /// it this process receives all samples. `batch_size` is that of one rank: four ranks of 256 that resume as three
-    /// take steps of 768, where [`global_batch_size`](Self::global_batch_size) of 1,024 stays what it is. Waits for the
-    /// end of the listing, since only that tells whether the data are the same.
+    /// take steps of 768, where [`global_batch_size`](Self::global_batch_size) of 1,024 stays what it is.
     ///
-    /// # Errors
-    /// The state is of other data; another sampler, `drop_last` or `pad_last` than the state's is set here; the listing
-    /// failed; all errors of [`build`](Self::build).
-    pub fn resume(self, state: State) -> Result<DataLoader<D, C>> {
-        self.resume_from(&[state], false)
+    /// [`build`](Self::build) then waits for the end of the listing, since only that tells whether the data are the
+    /// same. It fails if the state is of other data, or if another sampler, `drop_last` or `pad_last` than the state's
+    /// is set here.
+    pub fn resume(mut self, state: State) -> Self {
+        self.settings.resume = Some(ResumeFrom { states: vec![state], are_all: false });
+        self
     }
 
-    /// Builds a loader that resumes from the states of all ranks, at any number of ranks; see [`resume`](Self::resume).
+    /// Resumes from the states of all ranks, at any number of ranks; see [`resume`](Self::resume), which this replaces.
     /// Each rank passes all of these states.
     ///
     /// If batches were [`unordered`](Self::unordered), each rank may have stopped after another number of batches of
@@ -369,34 +369,25 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// batches were in order, all states must be of the same step, which is checked. Pass one state for each rank,
     /// because with `drop_last` their number decides where the epoch ends.
     ///
-    /// # Errors
-    /// The states are of different runs, or of epochs that don't follow each other; they are of unordered batches and
-    /// some ranks are missing; they are of ordered batches and of different steps; all errors of
-    /// [`resume`](Self::resume).
-    pub fn resume_all(self, states: impl IntoIterator<Item = State>) -> Result<DataLoader<D, C>> {
-        self.resume_from(&states.into_iter().collect::<Vec<_>>(), true)
-    }
-
-    fn resume_from(self, states: &[State], are_all: bool) -> Result<DataLoader<D, C>> {
-        self.build_by(|settings, dataset, code| LoaderCore::resume(settings, &dataset.source, code, states, are_all))
+    /// [`build`](Self::build) fails as for [`resume`](Self::resume), and if the states are of different runs, or of
+    /// epochs that don't follow each other; if they are of unordered batches and some ranks are missing; and if they
+    /// are of ordered batches and of different steps.
+    pub fn resume_all(mut self, states: impl IntoIterator<Item = State>) -> Self {
+        self.settings.resume = Some(ResumeFrom { states: states.into_iter().collect(), are_all: true });
+        self
     }
 
     /// Builds the loader and starts its threads.
     ///
     /// # Errors
-    /// A setting that can't work, named with what would; threads that the system refuses.
+    /// A setting that can't work, named with what would; a state that can't be [resumed](Self::resume) from; threads
+    /// that the system refuses.
     pub fn build(self) -> Result<DataLoader<D, C>> {
-        self.build_by(|settings, dataset, code| LoaderCore::build(settings, &dataset.source, code))
-    }
-
-    /// Erases the types of decoder and collate function, so that all else is compiled once, in this crate.
-    fn build_by(
-        self,
-        build: impl FnOnce(Settings, &DatafluxDataset<D>, Arc<dyn SampleCode>) -> Result<LoaderCore>,
-    ) -> Result<DataLoader<D, C>> {
         let Self { dataset, collate, settings } = self;
+        // From here on, the types of decoder and collate function are erased, so that all else is compiled once, in
+        // this crate.
         let code = Arc::new(UserCode::new(Arc::clone(&dataset.decode), collate, dataset.item_bytes));
-        let core = build(settings, &dataset, code)?;
+        let core = build_or_resume(settings, &dataset.source, code)?;
         Ok(DataLoader::new(dataset, core))
     }
 }

@@ -212,7 +212,9 @@ pub(crate) fn before_state(asked: impl std::fmt::Display, epoch: u64) -> Error {
     Error::new(ErrorKind::Config, "this loader was resumed from a state of a later epoch")
         .stage(Stage::Deliver)
         .mismatch(format_args!("epoch {epoch}, where the state stands, or a later one"), asked)
-        .hint("begin with first_epoch(), or give epochs() the range of the whole run; build() without a state runs all anew")
+        .hint(
+            "begin with first_epoch(), or give epochs() the range of the whole run; leave out resume() to run all anew",
+        )
 }
 
 impl<D: Decode, C: Collate<D::Item>> std::fmt::Debug for DataLoader<D, C> {

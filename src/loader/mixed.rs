@@ -77,6 +77,7 @@ pub struct MixedLoaderBuilder<B> {
     seed: u64,
     parts: Vec<(Box<dyn MixedPart<B>>, f64)>,
     length: EpochLength,
+    resume: Option<MixedState>,
 }
 
 /// Where a run over a [`MixedLoader`] stands, counted by the batches that the training loop has *received*. It takes
@@ -127,14 +128,26 @@ impl<B: 'static> MixedLoaderBuilder<B> {
         self
     }
 
+    /// Resumes from `state`: the loader's first epoch starts with the first batch that was not delivered then. Give it
+    /// the same parts, which themselves don't resume. Their strategies, caches, budgets and threads may differ. Rank
+    /// and world size may differ if each part has a
+    /// [`global_batch_size`](crate::DataLoaderBuilder::global_batch_size), so that a step is the same.
+    ///
+    /// [`build`](Self::build) fails if the state is of other data or of another seed, or if its parts had another order
+    /// or other numbers of batches.
+    pub fn resume(mut self, state: MixedState) -> Self {
+        self.resume = Some(state);
+        self
+    }
+
     /// Builds the loader. Waits for the end of all listings.
     ///
     /// # Errors
     /// There are no parts; a weight is out of range; a part has no batch, is
     /// [resumed](crate::DataLoaderBuilder::resume) or [unordered](crate::DataLoaderBuilder::unordered), or has no batch
-    /// in an epoch of the mixture; a listing failed.
+    /// in an epoch of the mixture; a listing failed; the state can't be [resumed](Self::resume) from.
     pub fn build(self) -> Result<MixedLoader<B>> {
-        let Self { seed, parts, length } = self;
+        let Self { seed, parts, length, resume } = self;
         let mut batches = Vec::with_capacity(parts.len());
         for (number, (part, _)) in parts.iter().enumerate() {
             let object = part_name(number, &**part);
@@ -158,63 +171,11 @@ impl<B: 'static> MixedLoaderBuilder<B> {
         let (parts, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let counts = part_lengths(&batches, &weights, length, MixtureUnit::Batches)?;
         let interleave = Arc::new(Interleave::new(&counts));
-        Ok(MixedLoader { seed, parts, counts, interleave, resumed: None })
-    }
-
-    /// Builds a loader that resumes from `state`: its epoch starts with the first batch that was not delivered then.
-    /// Give it the same parts, built by `build` and not by `resume`. Their strategies, caches, budgets and threads may
-    /// differ. Rank and world size may differ if each part has a
-    /// [`global_batch_size`](crate::DataLoaderBuilder::global_batch_size), so that a step is the same.
-    ///
-    /// # Errors
-    /// The state is of other data or of another seed, or its parts had another order or other numbers of batches;
-    /// anything that [`build`](Self::build) refuses.
-    pub fn resume(self, state: MixedState) -> Result<MixedLoader<B>> {
-        let mut mixed = self.build()?;
-        let MixedState { version, seed, epoch, position, batches, parts } = &state;
-        if *version != MixedState::VERSION {
-            return Err(config_error("this state was saved by another version of the crate")
-                .mismatch(format_args!("version {}", MixedState::VERSION), format_args!("version {version}"))
-                .hint("resume with the version that saved it"));
+        let mixed = MixedLoader { seed, parts, counts, interleave, resumed: None };
+        match resume {
+            Some(state) => mixed.resumed_from(state),
+            None => Ok(mixed),
         }
-        if *seed != mixed.seed || parts.len() != mixed.parts.len() {
-            let describe = |seed, parts| format!("seed {seed} and {parts} parts");
-            return Err(config_error("this state is of another mixture")
-                .mismatch(describe(*seed, parts.len()), describe(mixed.seed, mixed.parts.len()))
-                .hint("build the mixture as it was"));
-        }
-        for (number, (part, state)) in mixed.parts.iter().zip(parts).enumerate() {
-            part.check(state).map_err(|error| error.object(part_name(number, &**part)))?;
-        }
-        if *batches != mixed.counts {
-            return Err(config_error("the parts of this state had other numbers of batches in an epoch")
-                .mismatch(format_args!("{batches:?}"), format_args!("{:?}", mixed.counts))
-                .hint(
-                    "build the mixture with the weights and batch sizes it had; to resume on another number of ranks, use \
-                     global_batch_size from the start",
-                ));
-        }
-        if *position > mixed.batches_per_epoch() {
-            return Err(config_error("this state is beyond the end of its epoch")
-                .mismatch(format_args!("a position of at most {}", mixed.batches_per_epoch()), position)
-                .hint("the state is damaged; take an earlier one"));
-        }
-
-        let progress = mixed.progress(*epoch, *position)?;
-        for (number, (saved, progress)) in parts.iter().zip(&progress).enumerate() {
-            let describe = |state: &State| format!("sample {} of epoch {}", state.position, state.epoch);
-            let (saved, wanted) = (describe(saved), describe(&progress.state()));
-            if saved != wanted {
-                return Err(config_error("a part of this state stands where it can't")
-                    .object(part_name(number, &*mixed.parts[number]))
-                    .mismatch(wanted, saved)
-                    .hint(
-                        "build the mixture with the batch sizes it had; else the state is damaged: take an earlier one",
-                    ));
-            }
-        }
-        mixed.resumed = Some(state);
-        Ok(mixed)
     }
 }
 
@@ -227,7 +188,57 @@ impl<B: 'static> MixedLoader<B> {
     /// A builder without parts. The seed decides where in the mixture each part begins; the order within a part depends
     /// on the part's own seed.
     pub fn builder(seed: u64) -> MixedLoaderBuilder<B> {
-        MixedLoaderBuilder { seed, parts: Vec::new(), length: EpochLength::default() }
+        MixedLoaderBuilder { seed, parts: Vec::new(), length: EpochLength::default(), resume: None }
+    }
+
+    /// The same loader, resumed from `state`.
+    ///
+    /// # Errors
+    /// The state is of another mixture, or damaged.
+    fn resumed_from(self, state: MixedState) -> Result<Self> {
+        let MixedState { version, seed, epoch, position, batches, parts } = &state;
+        if *version != MixedState::VERSION {
+            return Err(config_error("this state was saved by another version of the crate")
+                .mismatch(format_args!("version {}", MixedState::VERSION), format_args!("version {version}"))
+                .hint("resume with the version that saved it"));
+        }
+        if *seed != self.seed || parts.len() != self.parts.len() {
+            let describe = |seed, parts| format!("seed {seed} and {parts} parts");
+            return Err(config_error("this state is of another mixture")
+                .mismatch(describe(*seed, parts.len()), describe(self.seed, self.parts.len()))
+                .hint("build the mixture as it was"));
+        }
+        for (number, (part, state)) in self.parts.iter().zip(parts).enumerate() {
+            part.check(state).map_err(|error| error.object(part_name(number, &**part)))?;
+        }
+        if *batches != self.counts {
+            return Err(config_error("the parts of this state had other numbers of batches in an epoch")
+                .mismatch(format_args!("{batches:?}"), format_args!("{:?}", self.counts))
+                .hint(
+                    "build the mixture with the weights and batch sizes it had; to resume on another number of ranks, use \
+                     global_batch_size from the start",
+                ));
+        }
+        if *position > self.batches_per_epoch() {
+            return Err(config_error("this state is beyond the end of its epoch")
+                .mismatch(format_args!("a position of at most {}", self.batches_per_epoch()), position)
+                .hint("the state is damaged; take an earlier one"));
+        }
+
+        let progress = self.progress(*epoch, *position)?;
+        for (number, (saved, progress)) in parts.iter().zip(&progress).enumerate() {
+            let describe = |state: &State| format!("sample {} of epoch {}", state.position, state.epoch);
+            let (saved, wanted) = (describe(saved), describe(&progress.state()));
+            if saved != wanted {
+                return Err(config_error("a part of this state stands where it can't")
+                    .object(part_name(number, &*self.parts[number]))
+                    .mismatch(wanted, saved)
+                    .hint(
+                        "build the mixture with the batch sizes it had; else the state is damaged: take an earlier one",
+                    ));
+            }
+        }
+        Ok(Self { resumed: Some(state), ..self })
     }
 
     /// Starts `epoch`, counted from 0. Its order depends only on the data, the samplers, the weights, the seed and this

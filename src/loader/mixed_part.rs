@@ -79,7 +79,7 @@ impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
     fn mismatch(&self) -> Option<PartMismatch> {
         if self.core.resumed.is_some() {
             Some(PartMismatch {
-                wanted: "one that was built",
+                wanted: "one that starts at its first epoch",
                 got: "one that resumes from a state: give MixedLoaderBuilder::resume the state of the mixture",
             })
         } else if self.core.settings.unordered {

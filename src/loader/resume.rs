@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::dataset::DatasetSource;
 use super::loader_core::{LoaderCore, unordered_audit};
-use super::settings::Settings;
+use super::settings::{ResumeFrom, Settings};
 use crate::engine::sample_code::SampleCode;
 use crate::manifest::KnownSamples;
 use crate::sample::{
@@ -60,65 +60,65 @@ impl Settings {
     }
 }
 
-impl LoaderCore {
-    /// A loader that resumes from one state, or from those of all ranks if these `are_all`.
-    ///
-    /// # Errors
-    /// See [`DataLoaderBuilder::resume`](crate::DataLoaderBuilder::resume) and
-    /// [`resume_all`](crate::DataLoaderBuilder::resume_all).
-    pub(crate) fn resume(
-        mut settings: Settings,
-        source: &DatasetSource,
-        code: Arc<dyn SampleCode>,
-        states: &[State],
-        are_all: bool,
-    ) -> Result<Self> {
-        let manifest = &source.manifest;
-        manifest.complete()?;
-        let Some(state) = states.first() else {
-            return Err(Error::new(ErrorKind::Config, "there is no state to resume from")
-                .stage(Stage::Sample)
-                .mismatch("the states of all ranks", "none"));
-        };
-        for state in states {
-            state.check(manifest.digest())?;
-        }
-        settings.adopt(state)?;
-        let mut core = Self::build(settings, source, code)?;
-
-        let samples = core.sampling.orders()?.len();
-        for state in states {
-            state.check_position(samples)?;
-        }
-        // How the run that took the state cut its batches for a rank.
-        let cut = |rank, world_size| {
-            let sharding = match state.global_batch_size {
-                Some(samples) => Sharding::global(samples, rank, world_size),
-                None => Sharding::new(state.batch_size, rank, world_size),
-            };
-            Ok(sharding?.last(state.last_batch()))
-        };
-        let of_one_rank = if are_all { None } else { state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref()) };
-        let resumed = match of_one_rank {
-            Some(progress) => {
-                core.check_rank(progress, &cut(progress.rank, progress.world_size)?, state.batch_size)?;
-                // If the state is damaged, this returns the error now instead of when its epoch begins.
-                DeliveredBatches::from(state, false, &core.sharding)?;
-                state.clone()
-            }
-            None => merge(states, samples, cut)?,
-        };
-
-        let remaining = RemainingPositions::of(&resumed)?.known(KnownSamples::All(samples));
-        let is_over = core.sharding.spans(resumed.position).next(remaining).is_none();
-        core.first_epoch = resumed.epoch.saturating_add(u64::from(is_over));
-        if let Some(path) = core.settings.audit.as_ref().filter(|_| resumed.beyond.is_some()) {
-            return Err(unordered_audit(path));
-        }
-        core.resumed = Some(resumed);
-        Ok(core)
+/// Makes a loader, which resumes if the settings say from which states.
+///
+/// # Errors
+/// See [`DataLoaderBuilder::build`](crate::DataLoaderBuilder::build).
+pub(crate) fn build_or_resume(
+    mut settings: Settings,
+    source: &DatasetSource,
+    code: Arc<dyn SampleCode>,
+) -> Result<LoaderCore> {
+    let Some(ResumeFrom { states, are_all }) = settings.resume.take() else {
+        return LoaderCore::build(settings, source, code);
+    };
+    let manifest = &source.manifest;
+    manifest.complete()?;
+    let Some(state) = states.first() else {
+        return Err(Error::new(ErrorKind::Config, "there is no state to resume from")
+            .stage(Stage::Sample)
+            .mismatch("the states of all ranks", "none"));
+    };
+    for state in &states {
+        state.check(manifest.digest())?;
     }
+    settings.adopt(state)?;
+    let mut core = LoaderCore::build(settings, source, code)?;
 
+    let samples = core.sampling.orders()?.len();
+    for state in &states {
+        state.check_position(samples)?;
+    }
+    // How the run that took the state cut its batches for a rank.
+    let cut = |rank, world_size| {
+        let sharding = match state.global_batch_size {
+            Some(samples) => Sharding::global(samples, rank, world_size),
+            None => Sharding::new(state.batch_size, rank, world_size),
+        };
+        Ok(sharding?.last(state.last_batch()))
+    };
+    let of_one_rank = if are_all { None } else { state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref()) };
+    let resumed = match of_one_rank {
+        Some(progress) => {
+            core.check_rank(progress, &cut(progress.rank, progress.world_size)?, state.batch_size)?;
+            // If the state is damaged, this returns the error now instead of when its epoch begins.
+            DeliveredBatches::from(state, false, &core.sharding)?;
+            state.clone()
+        }
+        None => merge(&states, samples, cut)?,
+    };
+
+    let remaining = RemainingPositions::of(&resumed)?.known(KnownSamples::All(samples));
+    let is_over = core.sharding.spans(resumed.position).next(remaining).is_none();
+    core.first_epoch = resumed.epoch.saturating_add(u64::from(is_over));
+    if let Some(path) = core.settings.audit.as_ref().filter(|_| resumed.beyond.is_some()) {
+        return Err(unordered_audit(path));
+    }
+    core.resumed = Some(resumed);
+    Ok(core)
+}
+
+impl LoaderCore {
     /// Checks that this loader cuts batches as the one rank did whose state it resumes from. Unordered batches leave
     /// each rank with other samples.
     fn check_rank(&self, progress: &RankProgress, cut: &Sharding, batch_size: usize) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::engine::OnError;
 use crate::pacing::{CallCaps, MIN_RATE};
 use crate::plan::{PriceTable, Strategy};
 use crate::read::RangeSettings;
-use crate::sample::{LastBatch, Sampler, Sharding, Shuffle, WindowShuffle};
+use crate::sample::{LastBatch, Sampler, Sharding, Shuffle, State, WindowShuffle};
 use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -60,6 +60,15 @@ pub(crate) struct Settings {
     pub(crate) cache: Option<Cache>,
     /// The digest that the manifest must have.
     pub(crate) manifest_digest: Option<String>,
+    pub(crate) resume: Option<ResumeFrom>,
+}
+
+/// The states of an earlier run that a loader resumes from.
+#[derive(Debug)]
+pub(crate) struct ResumeFrom {
+    pub(crate) states: Vec<State>,
+    /// Whether there is a state of each rank.
+    pub(crate) are_all: bool,
 }
 
 impl Settings {

@@ -158,7 +158,7 @@ fn a_resumed_run_goes_on_with_the_log() {
             // An earlier state than the last one, as if the last two steps had not been saved.
             let clean = DataLoader::builder(dataset.clone()).batch_size(8).shuffle(1).build().unwrap();
             let (_, state) = take(&clean, 4, 5);
-            let loader = builder(&dataset, &scratch).shard(0, world).resume(state.clone()).unwrap();
+            let loader = builder(&dataset, &scratch).shard(0, world).resume(state.clone()).build().unwrap();
             delivered.extend(take(&loader, 4, usize::MAX).0);
             let records = records(&scratch);
             assert_eq!(records.iter().map(|record| replay(record, &dataset)).collect::<Vec<_>>(), delivered);

@@ -273,8 +273,8 @@ fn classes_are_saved_with_the_manifest_and_are_part_of_its_digest() {
     assert_eq!(streamed.manifest().digest(), val.manifest().digest());
     assert_ne!(plain.manifest().digest(), val.manifest().digest());
     let state = DataLoader::builder(val).build().unwrap().epoch(0).unwrap().state();
-    assert!(DataLoader::builder(plain).resume(state.clone()).unwrap_err().to_string().contains("other data"));
-    assert!(DataLoader::builder(streamed).resume(state).is_ok());
+    assert!(DataLoader::builder(plain).resume(state.clone()).build().unwrap_err().to_string().contains("other data"));
+    assert!(DataLoader::builder(streamed).resume(state).build().is_ok());
 }
 
 /// The folders with images were renumbered, because the labels of a loaded manifest were taken for its folders.

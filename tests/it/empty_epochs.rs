@@ -46,9 +46,9 @@ fn an_epoch_of_no_batches_is_an_error_when_the_loader_is_built() {
 #[test]
 fn a_resumed_run_at_so_many_ranks_that_no_batch_is_left_in_any_epoch_is_an_error() {
     let state = builder(100).batch_size(10).shard(0, 2).drop_last(true).build().unwrap().epoch(0).unwrap().state();
-    let error = builder(100).shard(0, 11).resume(state.clone()).unwrap_err();
+    let error = builder(100).shard(0, 11).resume(state.clone()).build().unwrap_err();
     assert!(error.to_string().contains("110") && error.to_string().contains("100"), "{error}");
-    assert!(builder(100).shard(0, 10).resume(state).is_ok());
+    assert!(builder(100).shard(0, 10).resume(state).build().is_ok());
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn ride(
         let builder = run.builder(datasets, leg, rank);
         let mixed = match from {
             None => builder.build().unwrap(),
-            Some(state) => builder.resume(state.clone()).unwrap(),
+            Some(state) => builder.resume(state.clone()).build().unwrap(),
         };
         let (mut step, mut stood) = (0, None);
         for epoch in epochs.clone() {
@@ -346,7 +346,7 @@ fn what_cannot_be_mixed_or_gone_on_with_is_said() {
         assert!(said.contains("part 1, gs://data/p/") && said.contains("rank 1 of 2, as part 0"), "{said}");
         let late = new().add(loader(&data, 4), 1.0).until_all().build().unwrap();
         assert!(late.epoch(u64::MAX).unwrap_err().to_string().contains("so late"));
-        let resumed = DataLoader::builder(data.clone()).resume(state).unwrap();
+        let resumed = DataLoader::builder(data.clone()).resume(state).build().unwrap();
         assert!(refused(new().add(resumed, 1.0)).contains("MixedLoaderBuilder::resume"));
 
         let mixed = |batch| new().add(loader(&data, batch), 1.0).add(loader(&other, 4), 1.0).batches_per_epoch(10);
@@ -357,7 +357,8 @@ fn what_cannot_be_mixed_or_gone_on_with_is_said() {
             batches.state()
         };
         assert!(serde_json::to_string(&state).unwrap().len() < 800);
-        let refused = |state: MixedState, mixed: MixedLoaderBuilder<Raws>| mixed.resume(state).unwrap_err().to_string();
+        let refused =
+            |state: MixedState, mixed: MixedLoaderBuilder<Raws>| mixed.resume(state).build().unwrap_err().to_string();
         let with = |change: &dyn Fn(&mut MixedState)| {
             let mut state = state.clone();
             change(&mut state);

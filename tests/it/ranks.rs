@@ -64,6 +64,6 @@ fn ranks_that_list_for_themselves_are_warned_once() {
     assert_eq!(warnings(build), 0, "confirmed");
     let state = builder(&dataset).build().unwrap().epoch(0).unwrap().state();
     let resumed = open(&store);
-    let resume = || _ = DataLoader::builder(resumed).shard(0, 2).resume(state).unwrap();
+    let resume = || _ = DataLoader::builder(resumed).shard(0, 2).resume(state).build().unwrap();
     assert_eq!(warnings(resume), 0, "a state names its data");
 }

@@ -128,7 +128,7 @@ fn ride(run: &Run, leg: &Leg, dataset: &DatafluxDataset, from: Option<&State>) -
         };
         let loader = match from {
             None => loader.build().unwrap(),
-            Some(state) => loader.resume(state.clone()).unwrap(),
+            Some(state) => loader.resume(state.clone()).build().unwrap(),
         };
         let mut batches = loader.epoch(run.epoch).unwrap();
         let mut steps = Vec::new();
@@ -201,7 +201,7 @@ proptest! {
                     let loader = run.loader(dataset.clone()).shard(0, leg.world);
                     let refused = match &state {
                         None => loader.build(),
-                        Some(state) => loader.resume(state.clone()),
+                        Some(state) => loader.resume(state.clone()).build(),
                     };
                     assert!(refused.unwrap_err().to_string().contains("drop_last"));
                     return;
@@ -273,7 +273,7 @@ fn resume_at_a_billion_asks_for_nothing_before() {
             let mut state = begun.state();
             drop(begun);
             state.position = position;
-            let loader = loader().resume(state).unwrap();
+            let loader = loader().resume(state).build().unwrap();
             // Waits for the requests of the loader above. Only the test, the sampler and its orders hold the record
             // then.
             until("the first epoch is gone", || Arc::strong_count(&asked) == 3);
@@ -306,12 +306,12 @@ fn a_state_of_another_sampler_is_refused_with_both_named() {
         // Only samplers that their identity fully describes are rebuilt.
         (loader(), "none"),
     ] {
-        let error = other.resume(state.clone()).unwrap_err();
+        let error = other.resume(state.clone()).build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         let both = format!("wanted sampler blocks(seed=1, samples=4, mixed=2), got {named}");
         assert!(error.to_string().contains(&both), "{error}");
     }
-    assert!(loader().sampler(BlockShuffle::new(1, 4, 2)).resume(state).is_ok());
+    assert!(loader().sampler(BlockShuffle::new(1, 4, 2)).resume(state).build().is_ok());
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a_state_keeps_what_was_set_of_batches() {
     let state = loader().global_batch_size(10).pad_last(true).shard(1, 4).build().unwrap().epoch(0).unwrap().state();
     assert_eq!((state.global_batch_size, state.batch_size, state.pad_last), (Some(10), 3, Some(true)));
     for rank in 0..3 {
-        let resumed = loader().shard(rank, 3).resume(state.clone()).unwrap();
+        let resumed = loader().shard(rank, 3).resume(state.clone()).build().unwrap();
         assert_eq!(resumed.batches_per_epoch().unwrap(), 3);
         let batches: Vec<_> = resumed.epoch(0).unwrap().map(Result::unwrap).collect();
         assert_eq!(batches.iter().map(dataflux::Batch::len).collect::<Vec<_>>(), [[3, 3, 4][rank]; 3]);
@@ -329,10 +329,10 @@ fn a_state_keeps_what_was_set_of_batches() {
         assert_eq!(batches.iter().map(dataflux::Batch::padding).collect::<Vec<_>>(), [0, 0, [0, 1, 4][rank]]);
     }
     // The position counts samples, so batch sizes may differ; the handling of the last batch may not.
-    assert_eq!(loader().batch_size(5).resume(state.clone()).unwrap().batches_per_epoch().unwrap(), 5);
-    let error = loader().pad_last(false).resume(state.clone()).unwrap_err();
+    assert_eq!(loader().batch_size(5).resume(state.clone()).build().unwrap().batches_per_epoch().unwrap(), 5);
+    let error = loader().pad_last(false).resume(state.clone()).build().unwrap_err();
     assert!(error.to_string().contains("wanted pad_last true, got false"), "{error}");
-    let error = loader().drop_last(true).resume(state).unwrap_err();
+    let error = loader().drop_last(true).resume(state).build().unwrap_err();
     assert!(error.to_string().contains("wanted drop_last false, got true"), "{error}");
 }
 
@@ -441,9 +441,9 @@ fn a_state_with_a_long_identity_is_small_and_resumed() {
     let json = serde_json::to_string(&state).unwrap();
     assert!(json.len() < 400, "{json}");
     let state: State = serde_json::from_str(&json).unwrap();
-    assert!(loader().sampler(mixture(50)).resume(state.clone()).is_ok());
+    assert!(loader().sampler(mixture(50)).resume(state.clone()).build().is_ok());
     let mut full = state.clone();
     full.sampler = mixture(50).identity();
-    assert!(loader().sampler(mixture(50)).resume(full).is_ok());
-    assert!(loader().sampler(mixture(49)).resume(state).unwrap_err().to_string().contains("another sampler"));
+    assert!(loader().sampler(mixture(50)).resume(full).build().is_ok());
+    assert!(loader().sampler(mixture(49)).resume(state).build().unwrap_err().to_string().contains("another sampler"));
 }

@@ -45,7 +45,7 @@ fn epochs_of_a_resumed_loader_begin_where_its_state_is() {
         let loader = builder(&store).batch_size(10).shuffle(7).build().unwrap();
         let straight = epochs_of(&loader, 0..5);
         let state = stopped(&loader, 2, 6);
-        let resumed = builder(&store).resume(state.clone()).unwrap();
+        let resumed = builder(&store).resume(state.clone()).build().unwrap();
         let mut wanted = straight[2..].to_vec();
         wanted[0].1.drain(..60);
         assert!(epochs_of(&resumed, 0..5) == wanted, "the range of the whole run");
@@ -68,7 +68,7 @@ fn an_epoch_before_that_of_the_state_is_refused_and_not_run_anew() {
     without_hanging(|| {
         let (store, _) = bucket(40);
         let state = stopped(&builder(&store).batch_size(10).build().unwrap(), 3, 2);
-        let resumed = builder(&store).resume(state).unwrap();
+        let resumed = builder(&store).resume(state).build().unwrap();
         let refused = [
             resumed.epoch(2).map(drop),
             resumed.stream(0).map(drop),
@@ -98,7 +98,7 @@ fn after_the_end_of_an_epoch_the_next_one_comes() {
             };
             let begun = loader().batch_size(10).shuffle(1).build().unwrap();
             let state = stopped(&begun, 1, batches);
-            let resumed = loader().resume(state).unwrap();
+            let resumed = loader().resume(state).build().unwrap();
             let straight = epochs_of(&begun, 0..4);
             assert!(epochs_of(&resumed, 0..4) == straight[2..], "{last}");
             assert_eq!(epochs_of(&resumed, 0..2), [], "{last}: the run was over");
@@ -117,7 +117,7 @@ fn an_epoch_of_a_mixture_before_that_of_the_state_is_refused() {
         let begun = mixed().build().unwrap();
         let mut running = begun.epoch(2).unwrap();
         running.by_ref().take(3).for_each(|batch| drop(batch.unwrap()));
-        let resumed = mixed().resume(running.state()).unwrap();
+        let resumed = mixed().resume(running.state()).build().unwrap();
         let error = resumed.epoch(1).map(drop).unwrap_err();
         assert!(error.kind() == ErrorKind::Config && error.to_string().contains("epoch 2"), "{error}");
         let left = resumed.epoch(2).unwrap().count();
@@ -145,7 +145,8 @@ fn unordered_ranks_that_stop_at_different_steps_go_on_as_others() {
             }
             let mut given = Vec::new();
             for rank in 0..worlds {
-                let loader = builder(&store).shard(rank, worlds).unordered(true).resume_all(states.clone()).unwrap();
+                let loader =
+                    builder(&store).shard(rank, worlds).unordered(true).resume_all(states.clone()).build().unwrap();
                 let mut epochs = loader.epochs(0..2).unwrap();
                 let mut batches = 0;
                 for batch in epochs.next().unwrap().unwrap() {
@@ -167,9 +168,9 @@ fn ordered_ranks_that_stop_at_different_steps_are_refused() {
         let (store, _) = bucket(60);
         let state =
             |rank, steps| stopped(&builder(&store).batch_size(5).shuffle(9).shard(rank, 2).build().unwrap(), 0, steps);
-        let error = builder(&store).resume_all([state(0, 2), state(1, 3)]).unwrap_err();
+        let error = builder(&store).resume_all([state(0, 2), state(1, 3)]).build().unwrap_err();
         assert!(error.kind() == ErrorKind::Config && error.to_string().contains("same step"), "{error}");
-        assert!(builder(&store).resume_all([state(0, 2), state(1, 2)]).is_ok());
+        assert!(builder(&store).resume_all([state(0, 2), state(1, 2)]).build().is_ok());
     });
 }
 
@@ -188,7 +189,7 @@ fn unordered_ranks_that_stop_on_both_sides_of_the_end_of_an_epoch_go_on() {
         let (second, mut given) = run(1, 2, 2);
         for rank in 0..3 {
             let states = [first.clone(), second.clone()];
-            let loader = builder(&store).shard(rank, 3).unordered(true).resume_all(states).unwrap();
+            let loader = builder(&store).shard(rank, 3).unordered(true).resume_all(states).build().unwrap();
             let mut batches = loader.epochs(0..3).unwrap().next().unwrap().unwrap();
             assert_eq!(batches.epoch(), 2);
             given.extend(batches.by_ref().flat_map(|batch| batch.unwrap().ids().to_vec()));
@@ -196,7 +197,7 @@ fn unordered_ranks_that_stop_on_both_sides_of_the_end_of_an_epoch_go_on() {
         given.sort_unstable();
         assert!(given.iter().map(|id| id.0).eq(0..60), "{given:?}");
         let (amid, _) = run(0, 1, 3);
-        let error = builder(&store).resume_all([amid, second]).unwrap_err();
+        let error = builder(&store).resume_all([amid, second]).build().unwrap_err();
         assert!(error.to_string().contains("not of one run and epoch"), "{error}");
     });
 }
@@ -213,16 +214,16 @@ fn ordered_ranks_that_stop_on_both_sides_of_the_end_of_an_epoch_go_on_with_drop_
         let (first, second) = (run(0, 0, usize::MAX), run(1, 1, 0));
         assert_eq!(((first.epoch, first.position), (second.epoch, second.position)), ((0, 992), (1, 0)));
         for states in [[first.clone(), second.clone()], [second.clone(), first]] {
-            let loader = builder(&store).shard(0, 2).resume_all(states).unwrap();
+            let loader = builder(&store).shard(0, 2).resume_all(states).build().unwrap();
             let batches = loader.epochs(0..2).unwrap().next().unwrap().unwrap();
             assert_eq!((batches.epoch(), batches.count()), (1, 62));
         }
         // A step before the end differs.
         for amid in [run(0, 0, 61), run(0, 0, 0)] {
-            let error = builder(&store).resume_all([amid, second.clone()]).unwrap_err();
+            let error = builder(&store).resume_all([amid, second.clone()]).build().unwrap_err();
             assert!(error.to_string().contains("not of one run and epoch"), "{error}");
         }
-        let error = builder(&store).resume_all([run(0, 0, usize::MAX), run(1, 1, 1)]).unwrap_err();
+        let error = builder(&store).resume_all([run(0, 0, usize::MAX), run(1, 1, 1)]).build().unwrap_err();
         assert!(error.to_string().contains("same step"), "{error}");
     });
 }

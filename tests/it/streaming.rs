@@ -370,7 +370,7 @@ fn a_state_holds_whether_it_was_taken_while_listing_or_not() {
             assert_eq!((&*state.sampler, state.position), ("windows(seed=9, samples=1000)", 2_100));
             let json = serde_json::to_string(&state).unwrap();
             let dataset = open(in_pages(&store), !streaming).unwrap();
-            let resumed = DataLoader::builder(dataset).resume(serde_json::from_str(&json).unwrap()).unwrap();
+            let resumed = DataLoader::builder(dataset).resume(serde_json::from_str(&json).unwrap()).build().unwrap();
             assert_eq!(batches(&resumed, 2).0, straight[7..]);
             let others: [(Settings, &str); 3] = [
                 (|loader| loader.shuffle_window(9, 1_001), "windows(seed=9, samples=1001)"),
@@ -379,11 +379,11 @@ fn a_state_holds_whether_it_was_taken_while_listing_or_not() {
             ];
             for (settings, got) in others {
                 let other = settings(DataLoader::builder(resumed.dataset().clone()));
-                let said = other.resume(state.clone()).unwrap_err().to_string();
+                let said = other.resume(state.clone()).build().unwrap_err().to_string();
                 let both = format!("wanted sampler windows(seed=9, samples=1000), got {got}");
                 assert!(said.contains(&both), "{said}");
             }
-            assert!(loader(true).resume(state).is_ok());
+            assert!(loader(true).resume(state).build().is_ok());
         }
     });
 }

@@ -170,7 +170,7 @@ fn a_series_goes_on_from_a_state() {
         let mut second = epochs.next().unwrap().unwrap();
         let mut names = take(&mut second, 3);
         let state = second.state();
-        let resumed = builder().resume(state).unwrap();
+        let resumed = builder().resume(state).build().unwrap();
         let mut epochs = resumed.epochs(1..3).unwrap();
         names.extend(names_of(&mut epochs.next().unwrap().unwrap(), &contents).unwrap());
         assert_eq!(names, names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap());

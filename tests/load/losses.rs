@@ -444,7 +444,7 @@ fn resume_counts_what_was_skipped_or_substituted() {
                 batches.by_ref().take(steps).for_each(|batch| outcome.add(0, &batch.unwrap()));
                 let state: State = batches.state();
                 for rank in 0..2 {
-                    let loader = builder().shard(rank, 2).resume(state.clone()).unwrap();
+                    let loader = builder().shard(rank, 2).resume(state.clone()).build().unwrap();
                     loader.epoch(1).unwrap().for_each(|batch| outcome.add(rank, &batch.unwrap()));
                 }
                 assert_eq!((&outcome.delivered, &outcome.lost), (&whole.delivered, &whole.lost));

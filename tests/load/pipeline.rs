@@ -300,6 +300,7 @@ fn resume_is_exact() {
                         .shard(rank, 2)
                         .strategy(Strategy::compose())
                         .resume(state.clone())
+                        .build()
                         .unwrap();
                     let rest = loader.epoch(2).unwrap();
                     rest.map(|batch| batch.unwrap().names().map(str::to_owned).collect()).collect()
@@ -320,10 +321,10 @@ fn a_state_of_other_data_or_settings_is_refused() {
     let (store, _) = bucket(10);
     let loader = DataLoader::builder(dataset(&store)).shuffle(1).build().unwrap();
     let state = loader.epoch(0).unwrap().state();
-    let error = DataLoader::builder(dataset(&store)).shuffle(2).resume(state.clone()).unwrap_err();
+    let error = DataLoader::builder(dataset(&store)).shuffle(2).resume(state.clone()).build().unwrap_err();
     assert!(error.to_string().contains("wanted sampler shuffle(seed=1), got shuffle(seed=2)"), "{error}");
     store.insert("data", "p/new", "x");
-    let error = DataLoader::builder(dataset(&store)).resume(state).unwrap_err();
+    let error = DataLoader::builder(dataset(&store)).resume(state).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("other data"), "{error}");
 }

@@ -92,9 +92,9 @@ fn resume_is_exact_at_any_number_of_ranks() {
                         shard.batch_size(5).shuffle(seed).build().unwrap()
                     } else if before.len() == world {
                         // Each rank resumes from its own state.
-                        shard.resume(before[rank].clone()).unwrap()
+                        shard.resume(before[rank].clone()).build().unwrap()
                     } else {
-                        shard.resume_all(before.clone()).unwrap()
+                        shard.resume_all(before.clone()).build().unwrap()
                     };
                     // Different batches come late each time, which leaves gaps.
                     gated.open();
@@ -131,14 +131,14 @@ fn a_state_of_one_rank_is_no_other_ranks() {
     let (_, dataset) = opened(60);
     let shard = |rank| builder(&dataset).batch_size(4).shard(rank, 2).unordered(true);
     let state = shard(0).build().unwrap().epoch(0).unwrap().state();
-    let error = shard(1).resume(state.clone()).unwrap_err();
+    let error = shard(1).resume(state.clone()).build().unwrap_err();
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("resume_all"), "{error}");
-    let error = builder(&dataset).resume(state.clone()).unwrap_err();
+    let error = builder(&dataset).resume(state.clone()).build().unwrap_err();
     assert!(error.to_string().contains("resume_all"), "{error}");
-    let error = shard(0).batch_size(5).resume(state.clone()).unwrap_err();
+    let error = shard(0).batch_size(5).resume(state.clone()).build().unwrap_err();
     assert!(error.to_string().contains("resume_all"), "{error}");
-    assert!(shard(0).resume(state.clone()).is_ok());
-    let error = builder(&dataset).resume_all([state]).unwrap_err();
+    assert!(shard(0).resume(state.clone()).build().is_ok());
+    let error = builder(&dataset).resume_all([state]).build().unwrap_err();
     assert!(error.to_string().contains("ranks 0 to 1"), "{error}");
 }
 
