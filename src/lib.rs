@@ -139,8 +139,8 @@ pub use decode::{Image, ImageFolder, Images, StackImages};
 pub use engine::{Closed, OnError, WaitedFor};
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use loader::{
-    BatchStream, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats, Epochs,
-    MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState,
+    BatchStream, Batches, Cost, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats, Epochs,
+    Limits, MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState,
 };
 #[doc(inline)]
 pub use manifest::Manifest;

@@ -10,7 +10,7 @@ use anyhow::Result;
 use dataflux::list::Prefix;
 use dataflux::plan::PriceTable;
 use dataflux::store::Client;
-use dataflux::{Cache, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, compose};
+use dataflux::{Cache, Cost, DataLoader, DatafluxDataset, Decode, ImageFolder, Raw, compose};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -70,12 +70,8 @@ fn loader<D: Decode>(
     if let (Some(rank), Some(world_size)) = (args.rank, args.world_size) {
         builder = builder.shard(rank, world_size);
     }
-    if let Some(prices) = prices {
-        builder = builder.prices(prices);
-    }
-    if let Some(dollars) = args.epoch_budget {
-        builder = builder.epoch_budget_usd(dollars);
-    }
+    let cost = prices.into_iter().fold(Cost::default(), Cost::prices);
+    builder = builder.cost(args.epoch_budget.into_iter().fold(cost, Cost::epoch_budget_usd));
     if let Some(log) = &args.audit {
         builder = builder.audit(log);
     }

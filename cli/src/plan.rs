@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use dataflux::list::Prefix;
 use dataflux::metrics::Counts;
-use dataflux::plan::{Bill, Cost, Forecast, Layout, PriceTable, never_compose, usd};
+use dataflux::plan::{Bill, EpochCost, Forecast, Layout, PriceTable, never_compose, usd};
 use dataflux::store::{BucketInfo, Client};
 use serde::Serialize;
 
@@ -161,7 +161,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         None => missing_permission(&client, uri)?,
     };
     let (recommended, why) = recommend(&forecast, never_composes.as_deref());
-    let line = |cost: &Cost| Line::new(&cost.ops, cost.bill, args.epochs);
+    let line = |cost: &EpochCost| Line::new(&cost.ops, cost.bill, args.epochs);
     let composes = never_composes.is_none();
     let report = Report {
         uri: uri.to_string(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::data_loader::DataLoader;
 use super::dataset::DatafluxDataset;
+use super::limits::{Cost, Limits};
 use super::resume::build_or_resume;
 use super::settings::{ResumeFrom, Settings};
 use crate::Result;
@@ -15,9 +16,8 @@ use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::engine::OnError;
 use crate::engine::sample_code::UserCode;
-use crate::plan::{PriceTable, Strategy};
+use crate::plan::Strategy;
 use crate::sample::{Sampler, Shuffle, State, WindowShuffle, rank_from_environment};
-use crate::store::Hedge;
 
 /// Settings of a [`DataLoader`].
 #[derive(Debug)]
@@ -205,52 +205,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Most reads at once, and most composes and deletions of composed objects at once. By default 1,024 of each, fewer
-    /// if the process may not have so many files open. Below this limit, the loader finds out how many calls help, and
-    /// calls that the service refuses (429, 503) show how many it takes per second.
-    ///
-    /// All loaders of a data set share what one of them learns. A loader with a limit of its own, of any kind, learns
-    /// for itself.
-    pub fn concurrency(mut self, calls: usize) -> Self {
-        self.settings.caps.at_once = Some(calls);
-        self
-    }
-
-    /// Least bytes of a large object for a read of their own; 8 MiB by default. Objects of 32 MiB and more are read in
-    /// several ranges at once.
-    pub fn min_part_size(mut self, bytes: u64) -> Self {
-        self.settings.ranges.min_part_size = bytes;
-        self
-    }
-
-    /// Most ranges of one large object to read at once; 8 by default. Each counts as a read.
-    pub fn max_streams(mut self, streams: usize) -> Self {
-        self.settings.ranges.max_streams = streams;
-        self
-    }
-
-    /// Most reads to start per second, for programs that share a bucket with others. By default as many as the service
-    /// takes, starting with the documented 5,000, divided by the world size. At least 0.01.
-    pub fn max_reads_per_second(mut self, reads: f64) -> Self {
-        self.settings.caps.reads_per_second = Some(reads);
-        self
-    }
-
-    /// Most composes and deletions of composed objects to start per second. By default as many as the service takes,
-    /// starting with the documented 1,000 writes, divided by the world size. At least 0.01.
-    pub fn max_writes_per_second(mut self, writes: f64) -> Self {
-        self.settings.caps.writes_per_second = Some(writes);
-        self
-    }
-
-    /// Longest wait for the first or the next bytes of a read before it is repeated. By default 10 s, or the stall
-    /// timeout of the data set's [`Client`](crate::store::Client) if that is less. Each try of a read that brings
-    /// nothing doubles it, so that a service that is slow but alive gets enough time in the end.
-    pub fn stall_timeout(mut self, wait: Duration) -> Self {
-        self.settings.stall = Some(wait);
-        self
-    }
-
     /// Longest wait of the training loop for a batch without a log message; 30 s by default. Then a warning says what
     /// the batch is waiting for, with the figures that show why, and again each time that the wait has doubled.
     /// [`EpochStats::waited_for`](crate::loader::EpochStats::waited_for) has the sums.
@@ -259,46 +213,15 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Sends a second request for the rest of a read that has been silent for longer than usual; off by default. Each
-    /// second request is one more call of class B. Objects that are read in several ranges are not requested twice.
-    pub fn hedge(mut self, hedge: Hedge) -> Self {
-        self.settings.hedge = Some(hedge);
+    /// Limits the calls of this loader; see [`Limits`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
         self
     }
 
-    /// Uses these prices instead of the built-in ones: those of a contract, of a location, or of another day.
-    pub fn prices(mut self, table: PriceTable) -> Self {
-        self.settings.prices = Some(table);
-        self
-    }
-
-    /// Limit on the price of a whole epoch in US dollars, **over all ranks together**, by the price table.
-    /// [`build`](Self::build) rules out strategies that cost more. For that it waits for the end of the listing and
-    /// goes through the manifest once (a second for 18 million objects). If a [`sampler`](Self::sampler) may leave
-    /// samples out, or repeat them, it goes through epoch 0 instead, in its order, which takes several times longer. Of
-    /// an epoch that is longer than both the manifest and a million samples, it looks at as many samples as the longer
-    /// of these has. Other epochs may draw other samples. The limit applies to the [`Forecast`](crate::plan::Forecast),
-    /// which leaves out retries, objects that are read individually because composing fails, the listing, and what
-    /// groups cost more that aren't full because the batches of an epoch end.
-    ///
-    /// [`Strategy::Auto`] measures if each of its methods fits the limit. Otherwise all groups are read by one method,
-    /// or each by the method that costs less, and [`choice`](DataLoader::choice) is `None`.
-    ///
-    /// ```
-    /// # use std::sync::Arc;
-    /// # use dataflux::store::{Client, MemoryStore};
-    /// use dataflux::{DataLoader, DatafluxDataset, Strategy};
-    /// # let store = MemoryStore::new();
-    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
-    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
-    ///
-    /// // 100 reads at $0.0004 a thousand cost $0.00004.
-    /// let builder = DataLoader::builder(dataset).strategy(Strategy::Direct).epoch_budget_usd(0.00003);
-    /// assert!(builder.build().unwrap_err().to_string().contains("$0.0000400"));
-    /// # Ok::<(), dataflux::Error>(())
-    /// ```
-    pub fn epoch_budget_usd(mut self, dollars: f64) -> Self {
-        self.settings.epoch_budget_usd = Some(dollars);
+    /// Limits what an epoch may cost, or sets the prices; see [`Cost`].
+    pub fn cost(mut self, cost: Cost) -> Self {
+        self.settings.cost = cost;
         self
     }
 

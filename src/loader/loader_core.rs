@@ -133,13 +133,13 @@ fn make_fetcher(
         None => (Io::shared()?, source.client.clone()),
         Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
     };
-    let client = client.with_read_stall(settings.stall, STALL_TIMEOUT);
-    let client = match settings.hedge {
+    let client = client.with_read_stall(settings.limits.stall_timeout, STALL_TIMEOUT);
+    let client = match settings.limits.hedge {
         Some(hedge) => client.with_hedge(hedge),
         None => client,
     };
 
-    let mut caps = settings.caps;
+    let mut caps = settings.limits.caps;
     if let KnownSamples::All(samples) = manifest.known() {
         let max = max_connections(reading, manifest.bytes() / samples.max(1));
         if max < MAX_CALLS {
@@ -149,7 +149,7 @@ fn make_fetcher(
     let gates = if caps == CallCaps::default() { Arc::clone(&source.gates) } else { BucketGates::new(caps) };
     gates.add_rank(sharding.rank(), sharding.world_size());
     let fetcher = Fetcher::new(&client, Arc::clone(manifest), Arc::clone(&io), &source.bucket, gates)
-        .with_ranges(settings.ranges);
+        .with_ranges(settings.limits.ranges);
 
     if let Some(reason) = never_compose(&source.bucket) {
         if let Strategy::Compose { .. } = settings.strategy {
@@ -198,7 +198,7 @@ fn plan_reads(
     reading: u64,
 ) -> Result<ReadPlan> {
     let (manifest, bucket) = (&source.manifest, &source.bucket);
-    let prices: Prices = settings.prices.as_ref().unwrap_or_else(|| PriceTable::built_in()).of(bucket);
+    let prices: Prices = settings.cost.prices.as_ref().unwrap_or_else(|| PriceTable::built_in()).of(bucket);
     // A composed download is one allocation. A few must fit at once, or reading would stop for each.
     let max_composed = reading / 4;
     let cap = if let Strategy::Compose { max_bytes } = settings.strategy { max_bytes } else { MAX_COMPOSED_BYTES };
@@ -208,11 +208,11 @@ fn plan_reads(
         manifest,
         sampling,
         prices: &prices,
-        layout: Layout::default().most_bytes(max_composed.min(cap)).ranges(settings.ranges),
+        layout: Layout::default().most_bytes(max_composed.min(cap)).ranges(settings.limits.ranges),
         strategy: settings.strategy,
         no_compose,
     };
-    let affordable = settings.epoch_budget_usd.map(|budget| estimator.within(budget)).transpose()?;
+    let affordable = settings.cost.epoch_budget_usd.map(|budget| estimator.within(budget)).transpose()?;
     let strategy = match affordable {
         Some(Affordable::Direct) => Strategy::Direct,
         Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },

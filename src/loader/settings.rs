@@ -5,14 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::dataset::DatasetSource;
+use super::limits::{Cost, Limits};
 use crate::budget::memory_limit;
 use crate::cache::Cache;
 use crate::engine::OnError;
-use crate::pacing::{CallCaps, MIN_RATE};
-use crate::plan::{PriceTable, Strategy};
-use crate::read::RangeSettings;
+use crate::pacing::MIN_RATE;
+use crate::plan::Strategy;
 use crate::sample::{LastBatch, Sampler, Sharding, Shuffle, State, WindowShuffle};
-use crate::store::Hedge;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Default memory budget in bytes: enough for composed objects of 100 MB to overlap, and little beside the memory of a
@@ -47,14 +46,10 @@ pub(crate) struct Settings {
     pub(crate) io_threads: Option<usize>,
     pub(crate) decode_threads: Option<usize>,
     pub(crate) prefetch: Option<usize>,
-    pub(crate) caps: CallCaps,
-    pub(crate) ranges: RangeSettings,
-    pub(crate) stall: Option<Duration>,
     pub(crate) stall_report: Option<Duration>,
     pub(crate) unordered: bool,
-    pub(crate) hedge: Option<Hedge>,
-    pub(crate) prices: Option<PriceTable>,
-    pub(crate) epoch_budget_usd: Option<f64>,
+    pub(crate) limits: Limits,
+    pub(crate) cost: Cost,
     pub(crate) on_error: OnError,
     pub(crate) audit: Option<PathBuf>,
     pub(crate) cache: Option<Cache>,
@@ -181,30 +176,29 @@ impl Settings {
         let zero = |what: &str, wanted: &str, got: &str, hint: &str| {
             Err(Error::new(ErrorKind::Config, format!("{what} can't be 0")).mismatch(wanted, got).hint(hint))
         };
-        let part_size = usize::try_from(self.ranges.min_part_size).unwrap_or(usize::MAX);
+        let Limits { caps, ranges, stall_timeout, hedge: _ } = &self.limits;
+        let part_size = usize::try_from(ranges.min_part_size).unwrap_or(usize::MAX);
         for (what, value) in [
             ("io_threads", self.io_threads),
             ("decode_threads", self.decode_threads),
             ("prefetch", self.prefetch),
-            ("concurrency", self.caps.at_once),
+            ("concurrency", caps.at_once),
             ("min_part_size", Some(part_size)),
-            ("max_streams", Some(self.ranges.max_streams)),
+            ("max_streams", Some(ranges.max_streams)),
         ] {
             if value == Some(0) {
                 return zero(what, "at least 1", "0", "leave it out for a value that suits this machine");
             }
         }
-        for (what, rate) in [
-            ("max_reads_per_second", self.caps.reads_per_second),
-            ("max_writes_per_second", self.caps.writes_per_second),
-        ] {
+        for (what, rate) in [("reads_per_second", caps.reads_per_second), ("writes_per_second", caps.writes_per_second)]
+        {
             if rate.is_some_and(|rate| rate.is_nan() || rate < MIN_RATE) {
                 return Err(Error::new(ErrorKind::Config, format!("{what} is too little to get on with"))
                     .mismatch(format_args!("at least {MIN_RATE}"), format_args!("{rate:?}"))
                     .hint("leave it out for what the service takes"));
             }
         }
-        if self.stall.is_some_and(|wait| wait.is_zero()) {
+        if stall_timeout.is_some_and(|wait| wait.is_zero()) {
             return zero("stall_timeout", "the longest wait for bytes", "none at all", "leave it out for 10 s");
         }
         if self.stall_report.is_some_and(|after| after.is_zero()) {

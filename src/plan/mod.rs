@@ -15,7 +15,7 @@ use crate::sample::SampleId;
 pub use crate::store::MAX_SOURCES;
 use crate::store::{BucketInfo, StorageClass};
 pub(crate) use cost::{Affordable, SampleScale};
-pub use cost::{Bill, Cost, Forecast, Layout, PriceTable, Prices, cold_notice, usd};
+pub use cost::{Bill, EpochCost, Forecast, Layout, PriceTable, Prices, cold_notice, usd};
 pub use group::{Group, Method, Slice};
 
 /// Most bytes of a composed object by default, which Python Dataflux uses, too.

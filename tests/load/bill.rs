@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use dataflux::metrics::Counts;
-use dataflux::plan::{Cost, Forecast, Layout, PriceTable, Prices};
+use dataflux::plan::{EpochCost, Forecast, Layout, PriceTable, Prices};
 use dataflux::sample::{EpochLength, Mixture, Sampler, Shuffle, Subset, Weighted};
 use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
-use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, Raw, SampleId, Strategy};
+use dataflux::{Cost, DataLoader, DataLoaderBuilder, DatafluxDataset, Limits, Raw, SampleId, Strategy};
 use dataflux_emulator::{Emulator, ObjectOptions};
 
 use crate::support::log::Log;
@@ -32,6 +32,11 @@ fn loader(emulator: &Emulator) -> DataLoaderBuilder<Raw> {
     DataLoader::builder(DatafluxDataset::open_with(client, "gs://data/p/").unwrap()).batch_size(64)
 }
 
+/// A limit on the price of an epoch.
+fn within_budget(dollars: f64) -> Cost {
+    Cost::default().epoch_budget_usd(dollars)
+}
+
 fn forecast(loader: &DataLoader) -> Forecast {
     let dataset = loader.dataset();
     Forecast::new(dataset.manifest(), &Prices::of(dataset.bucket_info()), Layout::default()).unwrap()
@@ -44,7 +49,7 @@ fn billed(mut ops: Counts) -> Counts {
 }
 
 #[track_caller]
-fn same(told: &Cost, loader: &DataLoader, epoch: u64) {
+fn same(told: &EpochCost, loader: &DataLoader, epoch: u64) {
     let mut batches = loader.epoch(epoch).unwrap();
     batches.by_ref().for_each(|batch| drop(batch.unwrap()));
     let stats = batches.stats();
@@ -100,8 +105,8 @@ fn the_ranges_of_large_objects_are_in_the_forecast() {
         let emulator = filled(2, 500);
         emulator.put("data", "p/large", content("large", 40 << 20));
         for (streams, part) in [(8, 8 << 20), (2, 5 << 20)] {
-            let loader =
-                loader(&emulator).strategy(Strategy::Direct).max_streams(streams).min_part_size(part).build().unwrap();
+            let limits = Limits::default().max_streams(streams).min_part_size(part);
+            let loader = loader(&emulator).strategy(Strategy::Direct).limits(limits).build().unwrap();
             let dataset = loader.dataset();
             let layout = Layout::default().max_streams(streams).min_part_size(part);
             let told = Forecast::new(dataset.manifest(), &Prices::of(dataset.bucket_info()), layout).unwrap();
@@ -110,7 +115,7 @@ fn the_ranges_of_large_objects_are_in_the_forecast() {
         }
         // A cost budget includes them, too.
         let least = forecast(&loader(&emulator).build().unwrap()).direct.usd();
-        let within = |dollars| loader(&emulator).strategy(Strategy::Direct).epoch_budget_usd(dollars).build();
+        let within = |dollars| loader(&emulator).strategy(Strategy::Direct).cost(within_budget(dollars)).build();
         assert!(within(0.99 * least).is_err() && within(1.01 * least).is_ok());
     });
 }
@@ -128,7 +133,7 @@ fn a_budget_that_only_the_cheapest_mix_fits_is_kept() {
         let budget = told.cheapest.usd() * 1.02;
         assert!(budget < told.direct.usd() && budget < told.composed.usd());
         for builder in [loader(&emulator), loader(&emulator).shuffle(3)] {
-            let loader = builder.epoch_budget_usd(budget).build().unwrap();
+            let loader = builder.cost(within_budget(budget)).build().unwrap();
             assert!(loader.choice().is_none());
             let mut batches = loader.epoch(0).unwrap();
             batches.by_ref().for_each(|batch| drop(batch.unwrap()));
@@ -137,7 +142,7 @@ fn a_budget_that_only_the_cheapest_mix_fits_is_kept() {
             assert!(bill.total() < 1.3 * budget && bill.total() < 0.75 * told.direct.usd(), "{bill} for {budget}");
             all_given_back(&loader);
         }
-        let loader = loader(&emulator).batch_size(800).epoch_budget_usd(budget).build().unwrap();
+        let loader = loader(&emulator).batch_size(800).cost(within_budget(budget)).build().unwrap();
         same(&told.cheapest, &loader, 0);
     });
 }
@@ -182,17 +187,17 @@ fn a_budget_rules_ways_of_reading_out() {
         assert!(composed < direct);
         let between = f64::midpoint(direct, composed);
         // By price alone, `Auto` composes no objects of cold storage.
-        let loader_within = loader(&emulator).epoch_budget_usd(between).build().unwrap();
+        let loader_within = loader(&emulator).cost(within_budget(between)).build().unwrap();
         same(&told.composed, &loader_within, 0);
-        assert!(loader(&emulator).strategy(Strategy::Direct).epoch_budget_usd(between).build().is_err());
-        assert!(loader(&emulator).strategy(Strategy::compose()).epoch_budget_usd(between).build().is_ok());
+        assert!(loader(&emulator).strategy(Strategy::Direct).cost(within_budget(between)).build().is_err());
+        assert!(loader(&emulator).strategy(Strategy::compose()).cost(within_budget(between)).build().is_ok());
 
         // Large: soft delete makes composing dearer.
         let emulator = filled(32, 200_000);
         let told = forecast(&loader(&emulator).build().unwrap());
         let between = f64::midpoint(told.direct.usd(), told.composed.usd());
         assert!(told.direct.usd() < told.composed.usd());
-        let within = |strategy, budget| loader(&emulator).strategy(strategy).epoch_budget_usd(budget).build();
+        let within = |strategy, budget| loader(&emulator).strategy(strategy).cost(within_budget(budget)).build();
         same(&told.direct, &within(Strategy::Auto, between).unwrap(), 0);
         let refused = within(Strategy::compose(), between).unwrap_err().to_string();
         assert!(refused.contains("over all ranks") && refused.contains("choose Strategy::Direct"), "{refused}");
@@ -203,7 +208,7 @@ fn a_budget_rules_ways_of_reading_out() {
         // With a price table in which calls are almost free, a tiny budget suffices.
         let free = PriceTable::built_in_json().replace("_per_1000\": 0.", "_per_1000\": 0.0000000000");
         let free = PriceTable::from_json(&free).unwrap();
-        let loader = loader(&emulator).strategy(Strategy::Direct).prices(free).epoch_budget_usd(0.001).build();
+        let loader = loader(&emulator).strategy(Strategy::Direct).cost(within_budget(0.001).prices(free)).build();
         assert!(loader.unwrap().bill().total() < 1e-9);
     });
 }
@@ -228,8 +233,8 @@ fn a_budget_is_for_what_the_sampler_gives() {
             let mut batches = free.epoch(0).unwrap();
             batches.by_ref().for_each(|batch| drop(batch.unwrap()));
             let cost = batches.stats().bill.total();
-            assert!(loader().epoch_budget_usd(cost * 1.001).build().is_ok(), "{sampler:?} costs {cost}");
-            assert!(loader().epoch_budget_usd(cost * 0.999).build().is_err(), "{sampler:?} costs {cost}");
+            assert!(loader().cost(within_budget(cost * 1.001)).build().is_ok(), "{sampler:?} costs {cost}");
+            assert!(loader().cost(within_budget(cost * 0.999)).build().is_err(), "{sampler:?} costs {cost}");
         }
     });
 }

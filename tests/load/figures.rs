@@ -9,7 +9,7 @@ use dataflux::plan::Prices;
 use dataflux::read::Download;
 use dataflux::store::{Client, Credentials, Fault as StoreFault, FaultStore, GcsConfig, GcsStore, StoreCall};
 use dataflux::store::{MemoryStore, ObjectId, RetryPolicy};
-use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, EpochStats, OnError, Raw, Strategy};
+use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, EpochStats, Limits, OnError, Raw, Strategy};
 use dataflux_emulator::{Call, Emulator, Fault, Faults, Stats};
 
 use crate::support::{STRATEGIES, all_given_back, content, until, without_hanging};
@@ -108,7 +108,8 @@ fn ranges_that_are_read_again_are_retries() {
     without_hanging(|| {
         let emulator = Emulator::builder().bucket("data").start().unwrap();
         emulator.put("data", "p/large", content("large", 33 << 20));
-        let loader = loader(&client(&emulator), Strategy::Direct).min_part_size(4 << 20).build().unwrap();
+        let limits = Limits::default().min_part_size(4 << 20);
+        let loader = loader(&client(&emulator), Strategy::Direct).limits(limits).build().unwrap();
         let (calm, _) = epoch(&emulator, &loader, 0);
         assert!(calm.ops.get > 1 && calm.ops.retries == 0 && calm.groups.ranged == 1, "{calm:?}");
         emulator.fault_next(Call::GetMedia, Fault::Flip, 1);

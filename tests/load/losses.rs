@@ -8,8 +8,8 @@ use dataflux::store::{
     Attempt, Client, Fault, FaultStore, MemoryStore, ObjectId, ObjectRef, Objects, RetryPolicy, Store, StoreCall,
 };
 use dataflux::{
-    Collate, DataLoader, DatafluxDataset, Decode, ErrorKind, LostSample, Manifest, OnError, Raw, RawSample, Stage,
-    State, Strategy,
+    Collate, DataLoader, DatafluxDataset, Decode, ErrorKind, Limits, LostSample, Manifest, OnError, Raw, RawSample,
+    Stage, State, Strategy,
 };
 use futures_util::StreamExt;
 use proptest::prelude::*;
@@ -359,7 +359,7 @@ fn substitutes_larger_than_what_they_replace_wait_for_no_byte_of_their_own() {
                     .memory_budget(budget)
                     // With `Auto`, groups of a batch then wait for each other while the bytes for the other groups are
                     // not yet granted.
-                    .concurrency(1)
+                    .limits(Limits::default().concurrency(1))
                     .strategy(strategy)
                     .on_error(SUBSTITUTE)
                     .build()

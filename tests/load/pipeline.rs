@@ -11,7 +11,7 @@ use dataflux::store::StorageClass::{Archive, Coldline, Nearline};
 use dataflux::store::{
     Attempt, BucketInfo, ComposeRequest, Fault, FaultStore, Hedge, MemoryStore, ObjectMeta, Store, StoreCall,
 };
-use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, Manifest, RawSample, Result, State, Strategy};
+use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, Limits, Manifest, RawSample, Result, State, Strategy};
 use futures_util::StreamExt;
 
 use crate::support::forwarding::{Forward, Forwarding};
@@ -196,7 +196,7 @@ fn epochs_that_nobody_reads_stop_no_other() {
             .batch_size(32)
             .prefetch(30)
             .memory_budget(64 << 10)
-            .concurrency(3)
+            .limits(Limits::default().concurrency(3))
             .build()
             .unwrap();
         let paused: Vec<_> = (1..4).map(|epoch| loader.epoch(epoch).unwrap()).collect();
@@ -469,8 +469,9 @@ fn a_hedged_loader_does_not_wait_for_a_stall() {
         let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
         let builder = DataLoader::builder(dataset).batch_size(20).strategy(Strategy::Direct);
         // Far longer than a test may take.
-        let builder = builder.stall_timeout(Duration::from_secs(1_000));
-        let loader = builder.hedge(Hedge::percentile(99.0).max_share(1.0)).build().unwrap();
+        let limits = Limits::default().stall_timeout(Duration::from_secs(1_000));
+        let limits = limits.hedge(Hedge::percentile(99.0).max_share(1.0));
+        let loader = builder.limits(limits).build().unwrap();
         assert_eq!(names_of(&mut loader.epoch(0).unwrap(), &contents).unwrap().len(), 300);
         faults.fail_next(StoreCall::Get, Fault::Stall, 1);
         assert_eq!(names_of(&mut loader.epoch(1).unwrap(), &contents).unwrap().len(), 300);
@@ -784,8 +785,11 @@ fn settings_that_cannot_work_are_told() {
     assert!(said(builder().decode_threads(0).build().unwrap_err()).contains("decode_threads"));
     assert!(said(builder().io_threads(0).build().unwrap_err()).contains("io_threads"));
     assert!(said(builder().prefetch(0).build().unwrap_err()).contains("prefetch"));
-    assert!(said(builder().concurrency(0).build().unwrap_err()).contains("concurrency"));
-    assert!(said(builder().stall_timeout(Duration::ZERO).build().unwrap_err()).contains("stall_timeout"));
+    let limited = |limits: Limits| said(builder().limits(limits).build().unwrap_err());
+    assert!(limited(Limits::default().concurrency(0)).contains("concurrency"));
+    assert!(limited(Limits::default().stall_timeout(Duration::ZERO)).contains("stall_timeout"));
+    assert!(limited(Limits::default().reads_per_second(f64::NAN)).contains("reads_per_second"));
+    assert!(limited(Limits::default().min_part_size(0)).contains("min_part_size"));
     let error = dataset(&store).get(3).unwrap_err();
     assert!(said(error).contains("below 3"));
     let error = DatafluxDataset::open("data/p/").unwrap_err();

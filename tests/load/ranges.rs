@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dataflux::read::{Download, Lanes};
 use dataflux::store::{ByteRange, Client, Fault, FaultStore, MemoryStore, ObjectId, RetryPolicy, StoreCall};
-use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind};
+use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, Limits};
 use proptest::prelude::*;
 use tokio::time::timeout;
 
@@ -321,7 +321,7 @@ fn loaders_read_large_objects_in_ranges() {
             faults.fail_next(StoreCall::Get, Fault::EndAt(100), 2);
             let dataset = DatafluxDataset::open_with(support::client(faults.clone()), "gs://data/p/").unwrap();
             let loader = DataLoader::builder(dataset).batch_size(3).strategy(strategy);
-            let loader = loader.min_part_size(5 << 20).max_streams(3).build().unwrap();
+            let loader = loader.limits(Limits::default().min_part_size(5 << 20).max_streams(3)).build().unwrap();
             let mut batches = loader.epoch(0).unwrap();
             assert_eq!(names_of(&mut batches, &contents).unwrap().len(), 3);
             drop(batches);

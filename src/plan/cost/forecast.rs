@@ -10,17 +10,17 @@ use crate::plan::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, MIN_RANGED, Prices, Str
 use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Calls and bytes, and their cost.
+/// Calls and bytes of an epoch, and their cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Cost {
+pub struct EpochCost {
     /// Calls and bytes.
     pub ops: Counts,
     /// Dollars, by purpose.
     pub bill: Bill,
 }
 
-impl Cost {
+impl EpochCost {
     /// The sum of the bill, in dollars.
     pub fn usd(&self) -> f64 {
         self.bill.total()
@@ -58,16 +58,16 @@ impl Cost {
 #[non_exhaustive]
 pub struct Forecast {
     /// [`Strategy::Direct`].
-    pub direct: Cost,
+    pub direct: EpochCost,
     /// [`Strategy::Compose`].
-    pub composed: Cost,
+    pub composed: EpochCost,
     /// [`Strategy::Auto`], if it decided by price alone: each group is read by the cheaper method. Cold classes aren't
     /// composed.
-    pub cheapest: Cost,
+    pub cheapest: EpochCost,
     /// [`Strategy::Compose`], if the bucket had no soft delete.
-    pub composed_without_soft_delete: Cost,
+    pub composed_without_soft_delete: EpochCost,
     /// The part of each of these that is for large objects, which are read in ranges; `None` without large objects.
-    pub ranged: Option<Cost>,
+    pub ranged: Option<EpochCost>,
     /// Dollars of the most expensive mix of methods that [`Strategy::Auto`] may choose.
     #[serde(skip)]
     most_expensive: f64,
@@ -229,13 +229,13 @@ impl<'a> CostSums<'a> {
     }
 
     fn forecast(&self) -> Forecast {
-        let cost = |classes| Cost::of(classes, self.prices);
+        let cost = |classes| EpochCost::of(classes, self.prices);
         let (direct, composed) = (cost(&self.direct), cost(&self.composed));
         Forecast {
             most_expensive: (direct.usd() + self.surcharge).max(composed.usd()),
             direct,
             composed,
-            composed_without_soft_delete: Cost::of(&self.composed, &self.prices.without_soft_delete()),
+            composed_without_soft_delete: EpochCost::of(&self.composed, &self.prices.without_soft_delete()),
             cheapest: cost(&self.cheapest),
             ranged: (self.ranged != CostByClass::default()).then(|| cost(&self.ranged)),
         }
@@ -344,7 +344,7 @@ impl Forecast {
     }
 
     /// The cost of a strategy; for [`Strategy::Auto`], what it would cost by price alone.
-    pub fn of(&self, strategy: Strategy) -> &Cost {
+    pub fn of(&self, strategy: Strategy) -> &EpochCost {
         match strategy {
             Strategy::Direct => &self.direct,
             Strategy::Compose { .. } => &self.composed,
@@ -416,7 +416,7 @@ impl Forecast {
     /// # Errors
     /// The budget is too small for anything.
     pub(crate) fn within(&self, budget: f64, strategy: Strategy, no_compose: Option<&str>) -> Result<Affordable> {
-        let fits = |cost: &Cost| cost.usd() <= budget;
+        let fits = |cost: &EpochCost| cost.usd() <= budget;
         let composes = no_compose.is_none();
         let allowed = match strategy {
             _ if !composes => fits(&self.direct).then_some(Affordable::Direct),
@@ -501,13 +501,13 @@ mod tests {
     }
 
     /// What the planner plans of all samples at once, counted.
-    fn planned(manifest: &Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Cost {
+    fn planned(manifest: &Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> EpochCost {
         let prices = Prices::of(bucket);
         let planner = Planner::new(Arc::clone(manifest), strategy, most_bytes, bucket);
         // Otherwise Auto would decide by measurement.
         let planner = if strategy == Strategy::Auto { planner.by_price() } else { planner };
         let ids: Vec<_> = (0..manifest.len()).map(SampleId).collect();
-        let mut cost = Cost::default();
+        let mut cost = EpochCost::default();
         for group in planner.plan(&ids).unwrap() {
             let class = manifest.facts(group.slices[0].id.0).unwrap().storage_class;
             let composed = u64::from(group.method == Method::Composed);

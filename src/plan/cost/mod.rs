@@ -5,6 +5,6 @@ mod price;
 mod table;
 
 pub(crate) use forecast::{Affordable, SampleScale};
-pub use forecast::{Cost, Forecast, Layout};
+pub use forecast::{EpochCost, Forecast, Layout};
 pub use price::{Bill, Prices, cold_notice, usd};
 pub use table::PriceTable;
