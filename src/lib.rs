@@ -132,7 +132,7 @@ pub use collate::{Batch, Collate, LostSample, Samples};
 #[doc(inline)]
 pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 #[doc(inline)]
-pub use decode::{Decode, DecodeMemory, ItemMemory, Raw};
+pub use decode::{BatchOf, Collated, Decode, DecodeMemory, ItemMemory, Raw};
 #[cfg(feature = "image")]
 #[doc(inline)]
 pub use decode::{Image, ImageFolder, Images, StackImages};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use dataflux::store::MemoryStore;
 use dataflux::{
-    Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, OnError, RawSample,
+    DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, OnError, RawSample,
     StackImages,
 };
 use support::{HANG, client, png, until, without_hanging_for};
@@ -64,7 +64,7 @@ fn images(sizes: &[(u32, u32)]) -> DatafluxDataset {
 /// Runs an epoch and holds its first batch until the loader is idle, as a long training step would. Returns the number
 /// of samples, the error that ended the epoch, and the growth of the peak memory: a program that links libtorch starts
 /// with 128 MiB.
-fn measure<D: Decode, C: Collate<D::Item>>(builder: DataLoaderBuilder<D, C>, budget: u64) -> (usize, String, u64) {
+fn measure<D: Decode>(builder: DataLoaderBuilder<D>, budget: u64) -> (usize, String, u64) {
     let before = peak();
     let loader = builder.memory_budget(budget).decode_threads(4).build().unwrap();
     let (mut samples, mut error) = (0, String::new());
@@ -115,9 +115,8 @@ fn images_of_mixed_sizes_stay_within_the_budget() {
         for (at, side) in [(3, 800), (50, 600), (51, 900), (52, 800), (200, 850), (300, 900), (301, 900), (399, 900)] {
             sizes[at] = (times * side, times * side);
         }
-        let dataset = images(&sizes).decode(ImageFolder::new());
-        let (samples, error, peak) =
-            measure(DataLoader::builder(dataset).collate(|images: Vec<Image>| Ok(images)), budget);
+        let dataset = images(&sizes).decode(ImageFolder::new()).collate(|images: Vec<Image>| Ok(images));
+        let (samples, error, peak) = measure(DataLoader::builder(dataset), budget);
         assert_eq!((samples, error.as_str()), (400, ""));
         assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
     });
@@ -170,11 +169,9 @@ fn an_image_that_alone_never_fits_is_lost_like_any_other_bad_sample() {
         let mut sizes = vec![(64, 64); 16];
         sizes[5] = (4_000, 4_000);
         for (on_error, expected) in [(OnError::Skip { limit: 1 }, 15), (OnError::Substitute { limit: 1 }, 16)] {
-            let loader = DataLoader::builder(images(&sizes).decode(ImageFolder::new()))
-                .collate(|images: Vec<Image>| Ok(images))
-                .batch_size(4)
-                .on_error(on_error);
-            let (samples, error, growth) = measure(loader, 16 * MIB);
+            let dataset = images(&sizes).decode(ImageFolder::new()).collate(|images: Vec<Image>| Ok(images));
+            let builder = DataLoader::builder(dataset).batch_size(4).on_error(on_error);
+            let (samples, error, growth) = measure(builder, 16 * MIB);
             assert_eq!((samples, error.as_str()), (expected, ""));
             assert!(growth <= 16 * MIB + BESIDE, "{growth} bytes");
         }
@@ -187,8 +184,9 @@ fn what_a_closure_makes_of_images_stays_within_the_budget() {
     in_own_process("what_a_closure_makes_of_images_stays_within_the_budget", || {
         let (side, count, budget) = if is_full_size() { (224, 4_000, 256 * MIB) } else { (500, 96, 32 * MIB) };
         let folder = ImageFolder::new().resize(side, side);
-        let dataset = images(&vec![(64, 64); count]).decode(move |sample: RawSample| folder.decode(sample));
-        let (samples, error, peak) = measure(DataLoader::builder(dataset).batch_size(2).collate(StackImages), budget);
+        let decode = move |sample: RawSample| folder.decode(sample);
+        let dataset = images(&vec![(64, 64); count]).decode(decode).collate(StackImages);
+        let (samples, error, peak) = measure(DataLoader::builder(dataset).batch_size(2), budget);
         assert_eq!((samples, error.as_str()), (count, ""));
         assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
     });

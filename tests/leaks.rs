@@ -89,7 +89,7 @@ fn cycle(store: &MemoryStore, end: usize, taken: usize) {
         anyhow::ensure!(!(refuses && samples.iter().any(|bytes| bytes.starts_with(b"p/099"))), "these don't fit");
         Ok(samples)
     };
-    let builder = DataLoader::builder(dataset.decode(decode)).collate(collate).batch_size(8).strategy(strategy);
+    let builder = DataLoader::builder(dataset.decode(decode).collate(collate)).batch_size(8).strategy(strategy);
     let builder = builder.shuffle(taken as u64).decode_threads(2).unordered(end == 4);
     // A loader with its own runtime has its own descriptors.
     let builder = if taken.is_multiple_of(5) { builder.io_threads(1) } else { builder };

@@ -129,7 +129,8 @@ impl<T> Deref for Batch<T> {
 
 /// Makes one batch of samples. Runs on the decode threads.
 ///
-/// Any `Fn(Vec<T>) -> `[`anyhow::Result<B>`](anyhow::Result) is a collator.
+/// Any `Fn(Vec<T>) -> `[`anyhow::Result<B>`](anyhow::Result) is a collator. A decoder has one;
+/// [`DatafluxDataset::collate`](crate::DatafluxDataset::collate) sets another.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make batches of `{T}`",
     label = "not a collate function for these samples",
@@ -164,6 +165,18 @@ where
 
     fn collate(&self, samples: Vec<T>) -> anyhow::Result<B> {
         self(samples)
+    }
+}
+
+impl<T, C: Collate<T> + ?Sized> Collate<T> for Arc<C> {
+    type Output = C::Output;
+
+    fn collate(&self, samples: Vec<T>) -> anyhow::Result<C::Output> {
+        (**self).collate(samples)
+    }
+
+    fn copied_bytes(&self, item_bytes: u64) -> u64 {
+        (**self).copied_bytes(item_bytes)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Decoders: from stored bytes to the user's type.
 
+mod collated;
 #[cfg(feature = "image")]
 mod header;
 #[cfg(feature = "image")]
@@ -15,6 +16,7 @@ mod memory;
 use crate::collate::{Collate, Samples};
 use crate::read::RawSample;
 
+pub use collated::Collated;
 #[cfg(feature = "image")]
 pub use image::{Image, ImageFolder, Images, StackImages};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
@@ -44,7 +46,8 @@ pub(crate) use memory::{ItemSize, item_size, scratch_of};
 pub trait Decode: Send + Sync + 'static {
     /// Type of a decoded sample.
     type Item: Send + 'static;
-    /// How samples are collated, unless the loader is given another collator.
+    /// How samples are collated, unless the data set is given [another
+    /// collator](crate::DatafluxDataset::collate).
     type Collate: Collate<Self::Item>;
 
     /// Decodes one object.
@@ -90,6 +93,9 @@ pub trait Decode: Send + Sync + 'static {
         false
     }
 }
+
+/// The data of a batch of samples that `D` decodes: what its collator returns.
+pub type BatchOf<D> = <<D as Decode>::Collate as Collate<<D as Decode>::Item>>::Output;
 
 impl<F, T> Decode for F
 where

@@ -87,15 +87,15 @@ pub(crate) trait SampleCode: Send + Sync {
 }
 
 /// The code of one loader.
-pub(crate) struct UserCode<D, C> {
+pub(crate) struct UserCode<D: Decode> {
     decode: Arc<D>,
-    collate: C,
+    collate: D::Collate,
     sizes: ItemSizes,
 }
 
-impl<D: Decode, C: Collate<D::Item>> UserCode<D, C> {
-    pub(crate) fn new(decode: Arc<D>, collate: C, stated_item_bytes: Option<u64>) -> Self {
-        let sizes = ItemSizes::new(&*decode, stated_item_bytes);
+impl<D: Decode> UserCode<D> {
+    pub(crate) fn new(decode: Arc<D>, stated_item_bytes: Option<u64>) -> Self {
+        let (collate, sizes) = (decode.collate(), ItemSizes::new(&*decode, stated_item_bytes));
         Self { decode, collate, sizes }
     }
 }
@@ -108,7 +108,7 @@ enum Items<T> {
     All(Vec<T>),
 }
 
-impl<D: Decode, C: Collate<D::Item>> SampleCode for UserCode<D, C> {
+impl<D: Decode> SampleCode for UserCode<D> {
     fn is_light(&self) -> bool {
         self.decode.is_light()
     }
@@ -137,7 +137,7 @@ impl<D: Decode, C: Collate<D::Item>> SampleCode for UserCode<D, C> {
             let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
             match guarded(|| self.decode.decode(sample)) {
                 Ok(item) => {
-                    memory = granted.map(|granted| self.sizes.finished::<D, C>(&self.collate, granted, &item));
+                    memory = granted.map(|granted| self.sizes.finished::<D, _>(&self.collate, granted, &item));
                     decoded.push(DecodedSample { slot, id });
                     items.push(item);
                     bytes += size;
@@ -217,7 +217,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::collate::Samples;
     use crate::manifest::tests::{manifest, object};
     use crate::read::Origin;
 
@@ -237,7 +236,7 @@ mod tests {
     #[test]
     fn items_are_in_the_order_of_their_slots_however_they_come() {
         let decode = |sample: RawSample| -> anyhow::Result<u64> { Ok(sample.id().0) };
-        let code = UserCode::new(Arc::new(decode), Samples, None);
+        let code = UserCode::new(Arc::new(decode), None);
         for calls in [&[&[10, 11, 12][..]][..], &[&[12, 10], &[11]], &[&[12], &[11], &[10]], &[&[12, 11, 10]]] {
             let mut items = code.new_items();
             for slots in calls {
@@ -257,7 +256,7 @@ mod tests {
             anyhow::ensure!(sample.id().0 != 1, "one");
             Ok(7)
         };
-        let code = UserCode::new(Arc::new(decode), Samples, None);
+        let code = UserCode::new(Arc::new(decode), None);
         let decoded = code.decode(samples(&[10, 11, 12]), None);
         let refused: Vec<_> = decoded.refused.iter().map(|refused| (refused.slot, refused.id.0)).collect();
         assert_eq!((decoded.decoded.len(), refused), (1, vec![(11, 1), (12, 2)]));

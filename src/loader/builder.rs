@@ -12,19 +12,18 @@ use super::resume::build_or_resume;
 use super::settings::{ResumeFrom, Settings};
 use crate::Result;
 use crate::cache::Cache;
-use crate::collate::Collate;
 use crate::decode::Decode;
 use crate::engine::OnError;
 use crate::engine::sample_code::UserCode;
 use crate::plan::Strategy;
 use crate::sample::{Sampler, Shuffle, State, WindowShuffle, rank_from_environment};
 
-/// Settings of a [`DataLoader`].
+/// Settings of a [`DataLoader`]. How samples are decoded and collated is set on the data set, by
+/// [`DatafluxDataset::decode`] and [`DatafluxDataset::collate`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until build() is called"]
-pub struct DataLoaderBuilder<D: Decode, C: Collate<D::Item> = <D as Decode>::Collate> {
+pub struct DataLoaderBuilder<D: Decode> {
     dataset: DatafluxDataset<D>,
-    collate: C,
     settings: Settings,
 }
 
@@ -32,12 +31,11 @@ impl<D: Decode> DataLoader<D> {
     /// A builder for a loader of `dataset`. By default the loader makes batches of one sample, in the order of names,
     /// for one rank.
     pub fn builder(dataset: DatafluxDataset<D>) -> DataLoaderBuilder<D> {
-        let collate = dataset.decode.collate();
-        DataLoaderBuilder { dataset, collate, settings: Settings::default() }
+        DataLoaderBuilder { dataset, settings: Settings::default() }
     }
 }
 
-impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
+impl<D: Decode> DataLoaderBuilder<D> {
     /// Samples in a batch of one rank; 1 by default. With more ranks a step has more samples;
     /// [`global_batch_size`](Self::global_batch_size) sets the samples of a step instead.
     pub fn batch_size(mut self, samples: usize) -> Self {
@@ -255,11 +253,6 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
         self
     }
 
-    /// Makes batches with `collate` instead of the decoder's own collate function.
-    pub fn collate<E: Collate<D::Item>>(self, collate: E) -> DataLoaderBuilder<D, E> {
-        DataLoaderBuilder { dataset: self.dataset, collate, settings: self.settings }
-    }
-
     /// Resumes where `state` was taken: the loader's first epoch begins with the first sample not delivered then.
     /// [`epochs`](DataLoader::epochs) begins there; an [`epoch`](DataLoader::epoch) before that of the state is
     /// refused.
@@ -305,11 +298,11 @@ impl<D: Decode, C: Collate<D::Item>> DataLoaderBuilder<D, C> {
     /// # Errors
     /// A setting that can't work, named with what would; a state that can't be [resumed](Self::resume) from; threads
     /// that the system refuses.
-    pub fn build(self) -> Result<DataLoader<D, C>> {
-        let Self { dataset, collate, settings } = self;
+    pub fn build(self) -> Result<DataLoader<D>> {
+        let Self { dataset, settings } = self;
         // From here on, the types of decoder and collate function are erased, so that all else is compiled once, in
         // this crate.
-        let code = Arc::new(UserCode::new(Arc::clone(&dataset.decode), collate, dataset.item_bytes));
+        let code = Arc::new(UserCode::new(Arc::clone(&dataset.decode), dataset.item_bytes));
         let core = build_or_resume(settings, &dataset.source, code)?;
         Ok(DataLoader::new(dataset, core))
     }

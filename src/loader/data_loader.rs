@@ -1,6 +1,5 @@
 //! The loader that a training program holds.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -10,8 +9,7 @@ use super::epochs::{Epochs, spawn_planner};
 use super::loader_core::LoaderCore;
 use super::running_epoch::RunningEpoch;
 use super::stream::BatchStream;
-use crate::collate::Collate;
-use crate::decode::{Decode, Raw};
+use crate::decode::{BatchOf, Decode, Raw};
 use crate::engine::Closed;
 use crate::pacing::{Ceilings, Choice, NeighbourEpochs};
 use crate::plan::Bill;
@@ -31,16 +29,15 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// }
 /// # Ok::<(), dataflux::Error>(())
 /// ```
-pub struct DataLoader<D: Decode = Raw, C: Collate<<D as Decode>::Item> = <D as Decode>::Collate> {
+pub struct DataLoader<D: Decode = Raw> {
     dataset: DatafluxDataset<D>,
     /// The loader without the types of its decoder and its batches.
     pub(crate) core: LoaderCore,
-    collate: PhantomData<fn() -> C>,
 }
 
-impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
+impl<D: Decode> DataLoader<D> {
     pub(crate) fn new(dataset: DatafluxDataset<D>, core: LoaderCore) -> Self {
-        Self { dataset, core, collate: PhantomData }
+        Self { dataset, core }
     }
 
     /// Starts `epoch`, counted from 0. Its order depends only on the data, the sampler and this number.
@@ -54,7 +51,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     ///
     /// # Errors
     /// The epoch lies before that of the state which the loader was resumed from; the system refuses a thread.
-    pub fn epoch(&self, epoch: u64) -> Result<Batches<C::Output>> {
+    pub fn epoch(&self, epoch: u64) -> Result<Batches<BatchOf<D>>> {
         Ok(Batches::new(self.begin(epoch)?))
     }
 
@@ -105,7 +102,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     ///
     /// # Errors
     /// The range ends before the epoch of the state which the loader was resumed from; the system refuses a thread.
-    pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<C::Output>> {
+    pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<BatchOf<D>>> {
         if let Some(state) = self.core.resumed.as_ref().filter(|state| !epochs.is_empty() && epochs.end <= state.epoch)
         {
             return Err(before_state(format_args!("the range {epochs:?}"), state.epoch));
@@ -139,7 +136,7 @@ impl<D: Decode, C: Collate<D::Item>> DataLoader<D, C> {
     ///
     /// # Errors
     /// As for [`epoch`](Self::epoch).
-    pub fn stream(&self, epoch: u64) -> Result<BatchStream<C::Output>> {
+    pub fn stream(&self, epoch: u64) -> Result<BatchStream<BatchOf<D>>> {
         BatchStream::new(self.begin(epoch)?, self.core.engine.bucket.io.handle())
     }
 
@@ -217,7 +214,7 @@ pub(crate) fn before_state(asked: impl std::fmt::Display, epoch: u64) -> Error {
         )
 }
 
-impl<D: Decode, C: Collate<D::Item>> std::fmt::Debug for DataLoader<D, C> {
+impl<D: Decode> std::fmt::Debug for DataLoader<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DataLoader")
             .field("prefix", self.dataset.manifest().prefix())

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::notices::{log_images_listed, warn_of_labels, warn_of_left_out};
-use crate::decode::{Decode, Raw};
+use crate::collate::Collate;
+use crate::decode::{Collated, Decode, Raw};
 use crate::engine::bucket::read_alone;
 use crate::engine::sample_code::{guarded, refused};
 use crate::io::Io;
@@ -268,6 +269,31 @@ impl<D> DatafluxDataset<D> {
 }
 
 impl<D: Decode> DatafluxDataset<D> {
+    /// The same samples, made into batches by `collate` instead of the decoder's own collator. Call this after
+    /// [`decode`](Self::decode), which discards it.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DataLoader, DatafluxDataset, RawSample};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "7 "));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// let number = |sample: RawSample| Ok(std::str::from_utf8(sample.bytes())?.trim().parse::<u64>()?);
+    /// let sum = |numbers: Vec<u64>| Ok(numbers.iter().sum::<u64>());
+    /// let dataset = dataset.decode(number).collate(sum);
+    /// for batch in DataLoader::builder(dataset).batch_size(50).build()?.epoch(0)? {
+    ///     assert_eq!(batch?.into_inner(), 350);
+    /// }
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    #[must_use]
+    pub fn collate<C: Collate<D::Item>>(self, collate: C) -> DatafluxDataset<Collated<D, C>> {
+        let Self { source, decode, item_bytes } = self;
+        DatafluxDataset { source, decode: Arc::new(Collated { decode, collate: Arc::new(collate) }), item_bytes }
+    }
+
     /// Reads, proves and decodes the sample at `index`, counted from 0 in byte order of names. Blocks.
     ///
     /// # Errors

@@ -106,10 +106,10 @@ impl MixedState {
 
 impl<B: 'static> MixedLoaderBuilder<B> {
     /// Adds `loader`. Its share is `weight`, from 1e-290 to 1e290, divided by the sum of all weights.
-    pub fn add<D, C>(mut self, loader: DataLoader<D, C>, weight: f64) -> Self
+    pub fn add<D>(mut self, loader: DataLoader<D>, weight: f64) -> Self
     where
         D: Decode,
-        C: Collate<D::Item, Output = B>,
+        D::Collate: Collate<D::Item, Output = B>,
     {
         self.parts.push((Box::new(loader), weight));
         self

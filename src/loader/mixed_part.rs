@@ -8,8 +8,8 @@ use super::cost::EpochSpending;
 use super::data_loader::DataLoader;
 use super::epochs::{Epochs, PartialEpoch};
 use super::running_epoch::with_digest;
-use crate::collate::{Batch, Collate};
-use crate::decode::Decode;
+use crate::collate::Batch;
+use crate::decode::{BatchOf, Decode};
 use crate::engine::shutdown::Closed;
 use crate::metrics::Metrics;
 use crate::sample::{Sharding, State};
@@ -71,7 +71,7 @@ pub(super) fn config_error(message: &str) -> Error {
     Error::new(ErrorKind::Config, message).stage(Stage::Sample)
 }
 
-impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
+impl<D: Decode> MixedPart<BatchOf<D>> for DataLoader<D> {
     fn object(&self) -> String {
         self.dataset().manifest().prefix().to_string()
     }
@@ -116,7 +116,7 @@ impl<D: Decode, C: Collate<D::Item>> MixedPart<C::Output> for DataLoader<D, C> {
         Ok(())
     }
 
-    fn start(&self, first: u128, count: u64) -> Result<PartBatches<C::Output>> {
+    fn start(&self, first: u128, count: u64) -> Result<PartBatches<BatchOf<D>>> {
         let Some(last) = count.checked_sub(1).map(|more| first + u128::from(more)) else {
             return Ok(PartBatches { epochs: None, current: None });
         };

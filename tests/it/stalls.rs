@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dataflux::store::{Client, MemoryStore, StoreCall};
 use dataflux::{
-    Cache, Collate, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, EpochStats, OnError, RawSample, Strategy,
+    Cache, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, EpochStats, OnError, RawSample, Strategy,
 };
 
 use crate::support::gated::Gated;
@@ -33,11 +33,7 @@ fn opened(client: Client) -> DatafluxDataset {
 
 /// Runs an epoch in which one batch waits until the log has reported it twice in these words; then `open` ends the
 /// wait. Returns the first line, and the statistics of the epoch.
-fn told<D: Decode, C: Collate<D::Item>>(
-    builder: DataLoaderBuilder<D, C>,
-    words: &str,
-    open: impl FnOnce(),
-) -> (String, EpochStats) {
+fn told<D: Decode>(builder: DataLoaderBuilder<D>, words: &str, open: impl FnOnce()) -> (String, EpochStats) {
     let loader = builder.stall_report(BOUND).build().unwrap();
     let (log, stats) = (Log::default(), Mutex::new(EpochStats::default()));
     let told = || log.lines().into_iter().filter(|line| line.contains(words)).collect::<Vec<_>>();
@@ -231,7 +227,7 @@ fn a_collation_that_takes_long() {
             within.pass();
             Ok(samples.len())
         };
-        let builder = DataLoader::builder(opened(client)).batch_size(16).collate(collate);
+        let builder = DataLoader::builder(opened(client).collate(collate)).batch_size(16);
         let (line, stats) = told(builder.strategy(Strategy::Direct), "the collation of 16 samples", || gate.open());
         assert!(line.contains("stage=collate"), "{line}");
         counted(stats.waited_for.collate);

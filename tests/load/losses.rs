@@ -415,8 +415,8 @@ fn a_batch_of_which_all_are_skipped_is_an_empty_one() {
     without_hanging(|| {
         let (_store, dataset) = data(vec![10; 12], &(4..8).collect());
         for strategy in [Strategy::Direct, Strategy::compose()] {
-            let builder = DataLoader::builder(dataset.clone()).batch_size(4).strategy(strategy).on_error(SKIP);
-            let loader = builder.collate(Sum).build().unwrap();
+            let builder = DataLoader::builder(dataset.clone().collate(Sum)).batch_size(4).strategy(strategy);
+            let loader = builder.on_error(SKIP).build().unwrap();
             let batches: Vec<_> = loader.epoch(0).unwrap().map(Result::unwrap).collect();
             assert_eq!(
                 batches.iter().map(|batch| (**batch, batch.len())).collect::<Vec<_>>(),

@@ -675,7 +675,7 @@ fn what_user_code_says_reaches_the_loop_with_the_object() {
             anyhow::ensure!(samples.len() == 7, "{} samples", samples.len());
             Ok(samples.iter().map(|sample| sample.bytes().len()).sum())
         };
-        let loader = DataLoader::builder(dataset(&store)).batch_size(7).collate(collate).build().unwrap();
+        let loader = DataLoader::builder(dataset(&store).collate(collate)).batch_size(7).build().unwrap();
         let outcomes: Vec<_> = loader.epoch(0).unwrap().collect();
         assert_eq!(outcomes.len(), 5);
         let error = outcomes.last().unwrap().as_ref().unwrap_err();

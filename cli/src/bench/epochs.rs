@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use dataflux::manifest::NamesDigest;
 use dataflux::plan::Groups;
-use dataflux::{CacheStats, Collate, DataLoader, Decode, EpochStats};
+use dataflux::{CacheStats, DataLoader, Decode, EpochStats};
 use serde::Serialize;
 
 use super::args::Args;
@@ -49,7 +49,7 @@ pub(super) struct Epochs {
 
 impl Epochs {
     /// Runs the epochs.
-    pub(super) fn run<D: Decode, C: Collate<D::Item>>(args: &Args, loader: &DataLoader<D, C>) -> Result<Self> {
+    pub(super) fn run<D: Decode>(args: &Args, loader: &DataLoader<D>) -> Result<Self> {
         let per_epoch = loader.dataset().len() / args.world_size.unwrap_or(1) as u64;
         let total = per_epoch.saturating_mul(args.epochs).min(args.limit.unwrap_or(u64::MAX));
         let bar = progress::samples("epochs", total);
