@@ -40,6 +40,7 @@
 //! | understand how the parts fit together | [guide: concepts](guide::concepts) |
 //! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
 //! | decode something else than images | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
+//! | augment images | [recipe](guide::cookbook#augment), [`RawSample::rng_seed`] |
 //! | train on several ranks | [recipe](guide::cookbook#several-ranks), [guide: order](guide::order) |
 //! | stop and resume | [recipe](guide::cookbook#stop-and-resume), [`State`] |
 //! | survive bad samples | [recipe](guide::cookbook#samples-that-cant-be-read), [`OnError`] |
@@ -75,7 +76,7 @@
 //!
 //! - It reads no other cloud, and no local folders.
 //! - It does not convert data sets into another format, and reads no archives of samples such as tar or Parquet.
-//! - It does not augment images; a decoder of your own may.
+//! - It has no augmentations of its own; a decoder of yours augments, with a seed from the sample.
 //! - It does not decompress: an object with a `Content-Encoding` is delivered as it is stored.
 //! - It writes to the bucket only to concatenate objects, and only for the time of a read; [`Strategy::Direct`] never
 //!   writes. It caches on disk only if it is given a [`Cache`].

@@ -19,7 +19,7 @@ use crate::collate::{Batch, LostSample};
 use crate::lock::lock;
 use crate::manifest::Manifest;
 use crate::read::RawSample;
-use crate::sample::SampleId;
+use crate::sample::{EpochPlace, SampleId};
 use crate::{Error, ErrorKind, Stage};
 
 /// A job for the decode threads.
@@ -59,6 +59,8 @@ pub(crate) struct BatchContext {
     pub(crate) gate: Option<Arc<DecodeGate<DecodeJob>>>,
     pub(crate) jobs: Sender<DecodeJob>,
     pub(crate) memory_budget: u64,
+    /// The first place of the epoch, from which samples get theirs.
+    pub(crate) first_place: EpochPlace,
 }
 
 /// What happens when a sample can't be read or decoded.
@@ -206,8 +208,14 @@ impl BatchAssembly {
         self.send(DecodeJob::Collate(Arc::clone(self)));
     }
 
+    /// Sets where in the epoch a sample stands.
+    fn set_place(&self, slot: usize, sample: &mut RawSample) {
+        sample.set_place(self.context.first_place.at(self.position(slot)));
+    }
+
     /// Has the decode threads decode a sample, once there is memory for what decoding makes.
-    pub(crate) fn queue_decode(self: &Arc<Self>, slot: usize, sample: RawSample, passing: Option<Arc<Permit>>) {
+    pub(crate) fn queue_decode(self: &Arc<Self>, slot: usize, mut sample: RawSample, passing: Option<Arc<Permit>>) {
+        self.set_place(slot, &mut sample);
         let job = |sample, granted| DecodeJob::Decode { assembly: Arc::clone(self), slot, sample, passing, granted };
         let Some((gate, number)) = self.gate() else {
             return self.send(job(sample, None));
@@ -273,6 +281,12 @@ impl BatchAssembly {
     /// Ends the batch with an error. Only the first one counts.
     pub(crate) fn fail(&self, error: Error) {
         self.sender.send(Err(error));
+    }
+
+    /// Decodes samples of the batch by a light decoder. Returns whether the batch is now complete and can be collated.
+    pub(crate) fn decode_light(self: &Arc<Self>, mut samples: Vec<(usize, RawSample)>) -> bool {
+        samples.iter_mut().for_each(|(slot, sample)| self.set_place(*slot, sample));
+        self.decode(samples, None)
     }
 
     /// Decodes samples of the batch. Returns whether the batch is now complete and can be collated.

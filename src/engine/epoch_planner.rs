@@ -29,7 +29,7 @@ use crate::Error;
 use crate::budget::{GroupBytes, Permit};
 use crate::pacing::NeighbourEpochs;
 use crate::plan::{Group, MAX_SOURCES};
-use crate::sample::SampleId;
+use crate::sample::{EpochPlace, SampleId};
 
 /// A window of batches may need at most `1 / WINDOW_PARTS` of the memory budget, so that the reads of several windows
 /// can be in flight.
@@ -90,6 +90,7 @@ impl EpochPlanner {
         }
         let (batches_with_bytes, window_funded) = watch::channel(0);
         let (sampling, epoch) = (Arc::clone(cursor.order.sampling()), cursor.order.epoch());
+        let first_place = EpochPlace::first(sampling.identity(), epoch);
         let substitutes = SubstituteContext {
             sampling,
             epoch,
@@ -107,6 +108,7 @@ impl EpochPlanner {
             gate: engine.gate.clone(),
             jobs: engine.jobs.clone(),
             memory_budget: engine.memory_budget,
+            first_place,
         });
         let run = PlannerRun {
             engine: &engine,

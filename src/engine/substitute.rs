@@ -103,7 +103,7 @@ impl Substitution {
                 assembly.hold(Arc::new(permit));
                 if !self.engine.code.is_light() {
                     assembly.queue_decode(slot, sample, Some(passing));
-                } else if assembly.decode(vec![(slot, sample)], None) {
+                } else if assembly.decode_light(vec![(slot, sample)]) {
                     assembly.queue_collate();
                 }
             }

@@ -54,7 +54,7 @@ impl BatchWindow {
             let batch = self.batch(*slot);
             let of_batch = samples.iter().take_while(|(slot, _)| batch.place.slots.contains(slot)).count();
             let rest = samples.split_off(of_batch);
-            if batch.decode(std::mem::replace(&mut samples, rest), None) {
+            if batch.decode_light(std::mem::replace(&mut samples, rest)) {
                 batch.queue_collate();
             }
         }

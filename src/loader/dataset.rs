@@ -13,7 +13,7 @@ use crate::manifest::{Classes, Manifest, StreamingListing};
 use crate::pacing::{BucketGates, CallCaps, Ceilings};
 use crate::plan::{Group, MIN_RANGED};
 use crate::read::Fetcher;
-use crate::sample::SampleId;
+use crate::sample::{EpochPlace, SampleId, Sampler, Sequential};
 use crate::store::{BucketInfo, Client};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -313,7 +313,9 @@ impl<D: Decode> DatafluxDataset<D> {
         let gates = Arc::clone(gates);
         let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, gates);
         let manifest = Arc::clone(manifest);
-        let sample = io.run(async move { read_alone(&fetcher, &manifest, group, 0, &|_| {}).await })?;
+        let mut sample = io.run(async move { read_alone(&fetcher, &manifest, group, 0, &|_| {}).await })?;
+        // As a loader in order of names delivers it in its first epoch.
+        sample.set_place(EpochPlace::first(&Sequential.identity(), 0).at(index));
         let id = sample.manifest().id(sample.entry());
         guarded(|| self.decode.decode(sample)).map_err(|cause| refused(id, &cause))
     }

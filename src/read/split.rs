@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::fetcher::GroupPayload;
 use crate::manifest::{Entry, Manifest};
-use crate::sample::SampleId;
+use crate::sample::{EpochPlace, SampleId};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// One object's bytes as stored, before decoding.
@@ -18,6 +18,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub struct RawSample {
     origin: Arc<Origin>,
     id: SampleId,
+    place: EpochPlace,
     entry: Box<Entry>,
     bytes: Bytes,
     verified: bool,
@@ -39,7 +40,13 @@ impl Origin {
 impl RawSample {
     /// A sample whose bytes were verified where they were read.
     pub(crate) fn verified_before(origin: &Arc<Origin>, id: SampleId, entry: Entry, bytes: Bytes) -> Self {
-        Self { origin: Arc::clone(origin), id, entry: Box::new(entry), bytes, verified: true }
+        let (origin, place) = (Arc::clone(origin), EpochPlace::default());
+        Self { origin, id, place, entry: Box::new(entry), bytes, verified: true }
+    }
+
+    /// Sets where in an epoch the sample stands. Whoever reads a sample doesn't know that.
+    pub(crate) fn set_place(&mut self, place: EpochPlace) {
+        self.place = place;
     }
 
     /// The sample's index in the manifest.
@@ -70,6 +77,33 @@ impl RawSample {
     /// The bytes, without a copy.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
+    }
+
+    /// The epoch that the sample is delivered in, counted from 0. It is 0 if [`DatafluxDataset::get`] read the sample.
+    ///
+    /// [`DatafluxDataset::get`]: crate::DatafluxDataset::get
+    pub fn epoch(&self) -> u64 {
+        self.place.epoch
+    }
+
+    /// The position of the sample in the global order of the epoch, counted from 0 over all ranks. Samples that only
+    /// [fill up](crate::DataLoaderBuilder::pad_last) the last batch have positions behind the end of the order. A
+    /// [substitute](crate::OnError::Substitute) has the position of the sample that it replaces.
+    pub fn position(&self) -> u64 {
+        self.place.position
+    }
+
+    /// A seed for the random numbers that a decoder augments this sample with. It is a function of the sampler, which
+    /// includes the seed of the shuffle, the epoch and the [`id`](Self::id). So a sample gets the same augmentation at
+    /// any number of threads and ranks and after a resume, and another one in each epoch. See the [cookbook].
+    ///
+    /// Runs that differ in nothing that a sampler knows, such as two runs in order of names, get the same seeds: mix in
+    /// one of your own, if that is not what you want. A sampler that repeats a sample within an epoch, such as
+    /// [`Weighted`](crate::Weighted), gives it the same seed each time: mix in [`position`](Self::position).
+    ///
+    /// [cookbook]: crate::guide::cookbook#augment
+    pub fn rng_seed(&self) -> u64 {
+        self.place.rng_seed(self.id)
     }
 
     /// Whether the bytes were proved by a CRC32C. This is false only if neither the listing nor the service has one.
@@ -124,7 +158,8 @@ pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<V
                 }
             }
             let (origin, entry, verified) = (Arc::clone(&origin), Box::new(entry), wanted.is_some());
-            Ok((slice.slot, RawSample { origin, id: slice.id, entry, bytes, verified }))
+            let place = EpochPlace::default();
+            Ok((slice.slot, RawSample { origin, id: slice.id, place, entry, bytes, verified }))
         })
         .collect()
 }

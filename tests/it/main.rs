@@ -13,6 +13,7 @@ mod support;
 
 mod arrows;
 mod audit;
+mod augment;
 mod classes;
 mod empty_epochs;
 mod images;
