@@ -262,7 +262,7 @@ def check(found: dict) -> list:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", help="the dataflux program")
-    parser.add_argument("--bare", help="the example bare_reqwest")
+    parser.add_argument("--bare", help="the program of benches/bare_reqwest.rs")
     parser.add_argument("--peer", help="the program of benches/peers")
     parser.add_argument("--profiles", nargs="+", default=PROFILES, help="profiles of the emulator")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of objects")

@@ -16,6 +16,7 @@ mod audit;
 mod augment;
 mod classes;
 mod empty_epochs;
+mod examples;
 mod images;
 mod in_memory;
 mod inventory;

@@ -1,6 +1,6 @@
 //! Measures what lookups in an order cost, by sampler. Works on generated names, without a network.
 //!
-//! cargo run --release --example orders -- 1000000
+//! cargo bench --bench orders -- 1000000
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,7 +16,9 @@ use dataflux::store::{ObjectRef, Objects};
 const LOOKS: u64 = 1_000_000;
 
 fn main() -> anyhow::Result<()> {
-    let samples: u64 = std::env::args().nth(1).map_or(Ok(1_000_000), |samples| samples.parse())?;
+    // `cargo bench` adds `--bench`.
+    let samples = std::env::args().nth(1).filter(|arg| arg != "--bench");
+    let samples: u64 = samples.map_or(Ok(1_000_000), |samples| samples.parse())?;
     let mut objects = Objects::default();
     let mut name = String::new();
     for index in 0..samples {

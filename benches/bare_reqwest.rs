@@ -4,7 +4,7 @@
 //! order, no batches. Prints one JSON object.
 //!
 //! ```text
-//! dataflux ls gs://bucket/train/ | cargo run --release --example bare_reqwest -- http://127.0.0.1:9000 bucket 64
+//! dataflux ls gs://bucket/train/ | cargo bench --bench bare_reqwest -- http://127.0.0.1:9000 bucket 64
 //! ```
 
 use std::io::BufRead;
@@ -16,7 +16,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 fn main() -> Result<()> {
-    let mut args = std::env::args().skip(1);
+    // `cargo bench` adds `--bench`.
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let usage = "usage: bare_reqwest ENDPOINT BUCKET [CONCURRENCY [THREADS]] <NAMES";
     let (endpoint, bucket) = (args.next().context(usage)?, args.next().context(usage)?);
     let mut number = |default| args.next().map_or(Ok(default), |text| text.parse().context(usage));

@@ -1,7 +1,7 @@
 //! Measures a manifest's memory, and how long building, lookups, saving and loading take. Works on generated names,
 //! without a network.
 //!
-//! cargo run --release --example manifest -- imagenet 17944239
+//! cargo bench --bench manifest -- imagenet 17944239
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -66,7 +66,8 @@ fn resident(figure: &str) -> u64 {
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args().skip(1);
+    // `cargo bench` adds `--bench`.
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let kind = args.next().unwrap_or("imagenet".into());
     let count: u64 = args.next().map_or(Ok(1_000_000), |count| count.parse())?;
     let each = |since: Instant, times: u64| since.elapsed().as_nanos() as f64 / times as f64;
