@@ -6,19 +6,18 @@ use crate::sample::SampleId;
 
 /// One sample's part of a group's payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
+pub(crate) struct Slice {
     /// Number of the sample among those that were planned together, counted from 0.
-    pub slot: usize,
+    pub(crate) slot: usize,
     /// The sample.
-    pub id: SampleId,
+    pub(crate) id: SampleId,
     /// The range of its bytes in the payload.
-    pub range: Range<u64>,
+    pub(crate) range: Range<u64>,
 }
 
 /// How a group is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Method {
+pub(crate) enum Method {
     /// The object is empty, so there is nothing to read.
     Empty,
     /// One object, in a single read.
@@ -31,11 +30,11 @@ pub enum Method {
 
 /// Samples whose bytes are read together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// How the group is read.
-    pub method: Method,
+    pub(crate) method: Method,
     /// The samples, in the order of their bytes, without gaps.
-    pub slices: Vec<Slice>,
+    pub(crate) slices: Vec<Slice>,
 }
 
 impl Group {
@@ -50,7 +49,7 @@ impl Group {
     }
 
     /// Bytes of the payload.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.slices.last().map_or(0, |slice| slice.range.end)
     }
 

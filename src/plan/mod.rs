@@ -16,7 +16,7 @@ pub use crate::store::MAX_SOURCES;
 use crate::store::{BucketInfo, StorageClass};
 pub(crate) use cost::{Affordable, SampleScale};
 pub use cost::{Bill, EpochCost, Forecast, Layout, PriceTable, Prices, cold_notice, usd};
-pub use group::{Group, Method, Slice};
+pub(crate) use group::{Group, Method, Slice};
 
 /// Most bytes of a composed object by default, which Python Dataflux uses, too.
 pub const MAX_COMPOSED_BYTES: u64 = 100_000_000;
@@ -123,7 +123,7 @@ impl GroupCounts {
 
 /// Divides samples of one data set into groups.
 #[derive(Clone, Debug)]
-pub struct Planner {
+pub(crate) struct Planner {
     manifest: Arc<Manifest>,
     strategy: Strategy,
     /// Most bytes of a composed object; 0 where nothing may be composed.
@@ -138,7 +138,7 @@ pub struct Planner {
 impl Planner {
     /// A planner for objects of `manifest`, which are in `bucket`. No composed object has more than `most_bytes` bytes,
     /// whatever the strategy allows. Objects of at least [`MIN_RANGED`] bytes are read in ranges.
-    pub fn new(manifest: Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Self {
+    pub(crate) fn new(manifest: Arc<Manifest>, strategy: Strategy, most_bytes: u64, bucket: &BucketInfo) -> Self {
         let strategy = if never_compose(bucket).is_some() { Strategy::Direct } else { strategy };
         let max_bytes = match strategy {
             Strategy::Direct => 0,
@@ -156,8 +156,9 @@ impl Planner {
     }
 
     /// Objects of at least `bytes` are read in ranges, instead of [`MIN_RANGED`].
+    #[cfg(test)]
     #[must_use]
-    pub fn ranged_from(mut self, bytes: u64) -> Self {
+    pub(crate) fn ranged_from(mut self, bytes: u64) -> Self {
         self.ranged = bytes;
         self
     }
@@ -183,7 +184,7 @@ impl Planner {
     ///
     /// # Errors
     /// The manifest's file was written to since it was opened.
-    pub fn plan(&self, samples: &[SampleId]) -> Result<Vec<Group>> {
+    pub(crate) fn plan(&self, samples: &[SampleId]) -> Result<Vec<Group>> {
         let mut groups = Vec::new();
         // One open group for each storage class, since sources of a compose must have the same class.
         let mut open: Vec<(StorageClass, Group)> = Vec::new();
@@ -249,7 +250,7 @@ impl Planner {
 
     /// Uses these prices instead of the built-in ones.
     #[must_use]
-    pub fn with_prices(mut self, prices: Prices) -> Self {
+    pub(crate) fn with_prices(mut self, prices: Prices) -> Self {
         self.prices = prices;
         self
     }
@@ -261,7 +262,7 @@ impl Planner {
     }
 
     /// The prices in use.
-    pub fn prices(&self) -> &Prices {
+    pub(crate) fn prices(&self) -> &Prices {
         &self.prices
     }
 }

@@ -28,17 +28,17 @@ const UNBUFFERED_BYTES: u64 = 128 << 20;
 
 /// The bytes of a group, in the order of its slices.
 #[derive(Debug)]
-pub struct GroupPayload {
+pub(crate) struct GroupPayload {
     /// The group that was read.
-    pub group: Group,
+    pub(crate) group: Group,
     /// The objects of the group's slices, in their order.
-    pub entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     /// All bytes of the group.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// CRC32C of the whole payload, if the server sent it.
-    pub crc32c: Option<u32>,
+    pub(crate) crc32c: Option<u32>,
     /// CRC32C of `bytes`, if it was computed. It is not where each slice is proved by its own CRC.
-    pub computed: Option<u32>,
+    pub(crate) computed: Option<u32>,
 }
 
 /// Composing stops while more temporaries exist than can be deleted in this many seconds at the current rate of writes.

@@ -8,7 +8,6 @@ mod split;
 
 pub(crate) use clients::Clients;
 pub(crate) use fetcher::Fetcher;
-pub use fetcher::GroupPayload;
 pub(crate) use ranged::RangeSettings;
 pub use ranged::{Chunk, Chunks, Download, Lanes, MAX_STREAMS, MEMORY_BUDGET, MIN_PART_SIZE, Receipt};
 pub use split::RawSample;

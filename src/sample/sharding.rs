@@ -12,8 +12,7 @@ pub(crate) const MAX_PADDED_BATCH: u64 = 1 << 24;
 
 /// What becomes of the last global batch of an epoch where it isn't full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LastBatch {
+pub(crate) enum LastBatch {
     /// The batch is smaller. The parts of ranks differ by one sample at most.
     #[default]
     Short,
@@ -25,7 +24,7 @@ pub enum LastBatch {
 
 /// How the global order is cut into batches, and which part of each is this rank's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sharding {
+pub(crate) struct Sharding {
     /// Samples in a global batch.
     global: u64,
     rank: u64,
@@ -35,16 +34,15 @@ pub struct Sharding {
 
 /// One batch of one rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BatchSpan {
+pub(crate) struct BatchSpan {
     /// Positions among those that remain, which are global ones if nothing was delivered ahead. Empty where the last
     /// global batch has no sample for this rank. Positions behind the end of the order are padding, and stand for those
     /// from position 0 on.
-    pub positions: Range<u64>,
+    pub(crate) positions: Range<u64>,
     /// How many of the positions are padding.
-    pub padding: u64,
+    pub(crate) padding: u64,
     /// Where the global batch of all ranks ends, without padding, exclusive.
-    pub end: u64,
+    pub(crate) end: u64,
 }
 
 impl Sharding {
@@ -52,7 +50,7 @@ impl Sharding {
     ///
     /// # Errors
     /// A batch size or world size of 0; a rank that isn't below the world size.
-    pub fn new(batch_size: usize, rank: usize, world_size: usize) -> Result<Self> {
+    pub(crate) fn new(batch_size: usize, rank: usize, world_size: usize) -> Result<Self> {
         if batch_size == 0 {
             return Err(wrong("a batch needs samples")
                 .mismatch("a batch_size of at least 1", 0)
@@ -66,7 +64,7 @@ impl Sharding {
     ///
     /// # Errors
     /// A world size of 0, or larger than `samples`; a rank that isn't below the world size.
-    pub fn global(samples: usize, rank: usize, world_size: usize) -> Result<Self> {
+    pub(crate) fn global(samples: usize, rank: usize, world_size: usize) -> Result<Self> {
         if samples < world_size.max(1) {
             return Err(wrong("a global batch needs samples for every rank")
                 .mismatch(format_args!("a global_batch_size of at least {}", world_size.max(1)), samples)
@@ -91,7 +89,7 @@ impl Sharding {
 
     /// Sets what becomes of the last global batch, which is [short](LastBatch::Short) by default.
     #[must_use]
-    pub fn last(mut self, last: LastBatch) -> Self {
+    pub(crate) fn last(mut self, last: LastBatch) -> Self {
         self.last = last;
         self
     }
@@ -129,7 +127,7 @@ impl Sharding {
     }
 
     /// Most samples in one batch of one rank.
-    pub fn batch_size(&self) -> u64 {
+    pub(crate) fn batch_size(&self) -> u64 {
         self.global.div_ceil(self.world_size)
     }
 
@@ -139,34 +137,36 @@ impl Sharding {
     }
 
     /// This rank, counted from 0.
-    pub fn rank(&self) -> u64 {
+    pub(crate) fn rank(&self) -> u64 {
         self.rank
     }
 
     /// Number of ranks that share each global batch.
-    pub fn world_size(&self) -> u64 {
+    pub(crate) fn world_size(&self) -> u64 {
         self.world_size
     }
 
     /// What becomes of the last global batch.
-    pub fn last_batch(&self) -> LastBatch {
+    pub(crate) fn last_batch(&self) -> LastBatch {
         self.last
     }
 
     /// This rank's batches of an epoch of `samples` samples, from `position` of the global order on. All ranks get the
     /// same number of batches.
-    pub fn batches(self, samples: u64, position: u64) -> impl Iterator<Item = BatchSpan> {
+    #[cfg(test)]
+    pub(crate) fn batches(self, samples: u64, position: u64) -> impl Iterator<Item = BatchSpan> {
         let mut spans = self.spans(position);
         std::iter::from_fn(move || spans.next(KnownSamples::All(samples)))
     }
 
-    /// As [`batches`](Self::batches), while the number of samples isn't known yet.
+    /// This rank's batches from `position` of the global order on, while the number of samples may not be known yet. All
+    /// ranks get the same number of batches.
     pub(crate) fn spans(self, position: u64) -> BatchSpans {
         BatchSpans { sharding: self, start: position, left: u64::MAX }
     }
 
-    /// The number of batches that [`batches`](Self::batches) returns.
-    pub fn batch_count(&self, samples: u64, position: u64) -> u64 {
+    /// The number of batches of an epoch of `samples` samples, from `position` of the global order on.
+    pub(crate) fn batch_count(&self, samples: u64, position: u64) -> u64 {
         let left = samples.saturating_sub(position);
         if self.last == LastBatch::Drop { left / self.global } else { left.div_ceil(self.global) }
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use dataflux::sample::LastBatch;
 use dataflux::store::MemoryStore;
 use dataflux::{
     DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, MixedLoader, MixedLoaderBuilder, MixedState, OnError,
@@ -11,7 +10,7 @@ use dataflux::{
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
-use crate::support::{STRATEGIES, bucket, client, without_hanging};
+use crate::support::{LastBatch, STRATEGIES, bucket, client, without_hanging};
 
 type Raws = Vec<RawSample>;
 

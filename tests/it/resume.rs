@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex};
 
 use dataflux::sample::{
-    BlockShuffle, EpochLength, LastBatch, Mixture, Orders, Sampler, Scope, Sequential, Shuffle, Stratified, Subset,
-    Weighted, WindowShuffle,
+    BlockShuffle, EpochLength, Mixture, Orders, Sampler, Scope, Sequential, Shuffle, Stratified, Subset, Weighted,
+    WindowShuffle,
 };
 use dataflux::store::MemoryStore;
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, ErrorKind, Raw, SampleId, State, Strategy};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
-use crate::support::{STRATEGIES, bucket, client, until, without_hanging};
+use crate::support::{LastBatch, STRATEGIES, bucket, client, until, without_hanging};
 
 fn dataset(store: &MemoryStore) -> DatafluxDataset {
     DatafluxDataset::open_with(client(store.clone()), "gs://data/p/").unwrap()

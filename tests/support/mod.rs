@@ -82,6 +82,14 @@ pub fn names_of(batches: &mut Batches<Vec<RawSample>>, contents: &HashMap<String
     Ok(names)
 }
 
+/// What becomes of a last batch that isn't full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastBatch {
+    Short,
+    Drop,
+    Pad,
+}
+
 /// All strategies.
 pub const STRATEGIES: [Strategy; 4] =
     [Strategy::Direct, Strategy::compose(), Strategy::Compose { max_bytes: 5_000 }, Strategy::Auto];

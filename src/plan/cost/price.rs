@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::table::{LocationPrices, LocationType, PriceRow, PriceTable};
 use crate::metrics::Counts;
 use crate::pacing::ReadPrices;
-use crate::plan::{MAX_SOURCES, Method};
+use crate::plan::MAX_SOURCES;
 use crate::store::{BucketInfo, StorageClass};
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -156,20 +156,6 @@ impl Prices {
             return 0.0;
         }
         (self.composed(class, sources * size) / sources as f64 - self.direct(class, 1)).max(0.0)
-    }
-
-    /// Dollars for a sample of `mean_size` bytes that is composed in a group of `sources` samples like it, or read
-    /// individually by another method.
-    pub fn usd_per_sample(&self, method: Method, class: StorageClass, mean_size: u64, sources: u64) -> f64 {
-        let retrieval = self.row(class).retrieval * mean_size as f64 / GIB;
-        match method {
-            Method::Empty => 0.0,
-            Method::Direct | Method::Ranged => self.direct(class, 1) + retrieval,
-            Method::Composed => {
-                let sources = sources.max(1);
-                self.composed(class, mean_size.saturating_mul(sources)) / sources as f64 + retrieval
-            }
-        }
     }
 
     /// How long the bucket keeps deleted objects, and bills them.
@@ -449,27 +435,5 @@ mod tests {
         near(bill.replication, 0.020);
         near(bill.class_a, 2.0 * 0.010e-3);
         near(bill.temporaries, 0.026 * 7.0 / 30.0);
-    }
-
-    #[test]
-    fn the_cost_of_a_sample_is_its_part_of_the_bill() {
-        let prices = Prices::of(&BucketInfo::default());
-        for (class, size, sources) in [(StorageClass::Standard, 1_000, 32), (StorageClass::Coldline, 1 << 20, 7)] {
-            let bytes = size * sources;
-            let counts = Counts {
-                compose: 1,
-                get: 1,
-                delete: 1,
-                bytes_composed: bytes,
-                bytes_received: bytes,
-                ..Counts::default()
-            };
-            let composed = prices.bill_of(class, &counts).total() / sources as f64;
-            assert!((prices.usd_per_sample(Method::Composed, class, size, sources) / composed - 1.0).abs() < 1e-9);
-            let alone = Counts { get: 1, bytes_received: size, ..Counts::default() };
-            let direct = prices.bill_of(class, &alone).total();
-            assert!((prices.usd_per_sample(Method::Direct, class, size, 1) / direct - 1.0).abs() < 1e-9);
-        }
-        assert!(prices.usd_per_sample(Method::Empty, StorageClass::Standard, 0, 1) <= 0.0);
     }
 }
