@@ -38,6 +38,7 @@
 //! | ... | here |
 //! |---|---|
 //! | understand how the parts fit together | [guide: concepts](guide::concepts) |
+//! | find what PyTorch calls otherwise | [guide: concepts](guide::concepts#names-that-pytorch-uses) |
 //! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
 //! | decode something else than images | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
 //! | augment images | [recipe](guide::cookbook#augment), [`RawSample::rng_seed`] |
@@ -51,7 +52,8 @@
 //! | cache samples on local disk | [recipe](guide::cookbook#a-cache-on-local-disk), [`Cache`] |
 //! | mix several data sets | [`MixedLoader`], [`Mixture`] |
 //! | know what memory it takes | [guide: memory](guide::memory) |
-//! | know what it costs and writes | [guide: cost](guide::cost) |
+//! | know what it costs and writes, or limit that | [guide: cost](guide::cost), [`Cost`] |
+//! | leave room for others who use the bucket | [`Limits`] |
 //!
 //! # Build with optimization
 //!
