@@ -9,7 +9,7 @@ use dataflux::Manifest;
 use dataflux::list::{Lister, Page, Prefix};
 use dataflux::manifest::{ManifestBuilder, Segment};
 use dataflux::store::gcs::parse_page;
-use dataflux::store::{Client, MemoryStore, ObjectRef, Objects, StorageClass};
+use dataflux::store::{Client, MemoryStore, ObjectRef, Objects, StorageClass, Version};
 
 /// Objects in a page of the service.
 const PAGE: u64 = 5_000;
@@ -46,11 +46,11 @@ fn objects(count: u64) -> Objects {
     for index in 0..count {
         let (class, number) = (index / 1_300, index % 1_300);
         let name = format!("train/n{class:08}/n{class:08}_{number:05}.JPEG");
-        let generation = 1_700_000_000_000_000 + (index * 7_919) as i64;
+        let version = Version::Generation(1_700_000_000_000_000 + (index * 7_919) as i64);
         let crc32c = Some((index as u32).wrapping_mul(2_654_435_761));
         let size = 100_000 + index * 31 % 50_000;
         let storage_class = StorageClass::Standard;
-        objects.push(ObjectRef { name: &name, size, generation, crc32c, storage_class, ..ObjectRef::default() });
+        objects.push(ObjectRef { name: &name, size, version, crc32c, storage_class, ..ObjectRef::default() });
     }
     objects
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use dataflux::Manifest;
 use dataflux::manifest::{ManifestBuilder, Segment};
-use dataflux::store::{ObjectRef, Objects, StorageClass};
+use dataflux::store::{ObjectRef, Objects, StorageClass, Version};
 
 /// Objects in a page of the service.
 const PAGE: u64 = 5_000;
@@ -49,7 +49,7 @@ fn page(kind: &str, number: u64, count: u64) -> anyhow::Result<Objects> {
             name: &name(kind, index, count)?,
             size: 20_000 + random % 200_000,
             // As if written one after another, a hundred a second.
-            generation: 1_700_000_000_000_000 + index as i64 * 10_000 + (random >> 52) as i64,
+            version: Version::Generation(1_700_000_000_000_000 + index as i64 * 10_000 + (random >> 52) as i64),
             crc32c: Some((random >> 13) as u32),
             storage_class: StorageClass::Standard,
             ..ObjectRef::default()

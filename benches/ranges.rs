@@ -152,10 +152,10 @@ fn measure(args: &Args, method: &str) -> Result<()> {
     let config = GcsConfig::new().endpoint(&args.endpoint).credentials(Credentials::Anonymous);
     let client = Client::new(Arc::new(GcsStore::new(config)?));
     runtime.block_on(async {
-        let id = ObjectId::new(BUCKET, "00000000", None);
+        let id = ObjectId::live(BUCKET, "00000000");
         let meta = client.stat(&id).await?;
         ensure!(meta.size == args.size, "the object has {} bytes", meta.size);
-        let id = ObjectId { generation: Some(meta.generation), ..id };
+        let id = ObjectId { version: meta.version, ..id };
         let download = Download::of(&client, id, meta.size, meta.crc32c);
         let download = download.memory_budget(args.budget).max_streams(args.streams);
         let file = args.folder.join(format!("dataflux-bench-{}", std::process::id()));

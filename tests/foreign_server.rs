@@ -104,7 +104,7 @@ async fn a_source_overwritten_before_the_compose_is_noticed_all_the_same() {
     let client = Client::new(Arc::new(server.store()));
     let old = client.put(&PutRequest::new("bucket", "source", "meow")).await.unwrap();
     client.put(&PutRequest::new("bucket", "source", "purr")).await.unwrap();
-    let sources = vec![("source".into(), old.generation)];
+    let sources = vec![("source".into(), old.version)];
     let request =
         ComposeRequest::new("bucket".into(), "joined".into(), sources, 4, crc32c::crc32c(b"meow"), SystemTime::now());
     let error = client.compose(&request).await.unwrap_err();

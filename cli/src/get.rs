@@ -275,7 +275,7 @@ async fn download(args: &Args, client: &Client, manifest: &Manifest, names: Name
     for index in 0..manifest.len() {
         let Some(entry) = manifest.get(index) else { bail!("the manifest was written to while it was read") };
         let path = names.path(&entry.name, entry.size).map_err(anyhow::Error::msg)?;
-        let (job, id) = (Arc::clone(&job), ObjectId::new(bucket.clone(), entry.name.clone(), entry.generation));
+        let (job, id) = (Arc::clone(&job), ObjectId::new(bucket.clone(), entry.name.clone(), entry.version.clone()));
         under_way.spawn(async move { job.download(id, entry, path).await });
         while under_way.len() >= args.concurrency
             && let Some(done) = under_way.join_next().await

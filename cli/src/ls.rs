@@ -143,7 +143,7 @@ struct Object<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     content_encoding: Option<&'a str>,
     updated: Option<String>,
-    generation: i64,
+    generation: Option<i64>,
     crc32c: Option<String>,
 }
 
@@ -155,15 +155,15 @@ impl<'a> Object<'a> {
             storage_class: Some(meta.storage_class.as_str()).filter(|class| !class.is_empty()),
             content_encoding: Some(meta.encoding.as_str()).filter(|encoding| !encoding.is_empty()),
             updated: meta.updated.map(output::time),
-            generation: meta.generation,
+            generation: meta.version.generation(),
             crc32c: meta.crc32c.map(|crc| format!("{crc:08x}")),
         }
     }
 
     /// An object without the time of its last change, which manifests don't have.
     fn of_entry(entry: EntryRef<'a>) -> Self {
-        let EntryRef { name, size, generation, crc32c, storage_class, encoding, .. } = entry;
-        Self::of(ObjectRef { name, size, generation, crc32c, storage_class, encoding, ..ObjectRef::default() })
+        let EntryRef { name, size, version, crc32c, storage_class, encoding, .. } = entry;
+        Self::of(ObjectRef { name, size, version, crc32c, storage_class, encoding, ..ObjectRef::default() })
     }
 }
 
@@ -427,7 +427,8 @@ fn write_long<'a, I: Iterator<Item = ObjectRef<'a>>>(out: &mut dyn Write, object
     let widest = |width: fn(ObjectRef<'_>) -> usize| objects().map(width).max().unwrap_or_default();
     let digits = |number: u64| number.checked_ilog10().unwrap_or_default() as usize + 1;
     let size = digits(objects().map(|object| object.size).max().unwrap_or_default());
-    let generation = digits(objects().map(|object| object.generation.unsigned_abs()).max().unwrap_or_default());
+    let generation =
+        digits(objects().filter_map(|object| object.version.generation()).max().unwrap_or_default().unsigned_abs());
     let class = widest(|object| object.storage_class.as_str().len().max(1));
     // Few buckets have encoded objects, so the column is printed only if there is one.
     let encoding = widest(|object| object.encoding.as_str().len());
@@ -439,7 +440,7 @@ fn write_long<'a, I: Iterator<Item = ObjectRef<'a>>>(out: &mut dyn Write, object
             row.size,
             row.storage_class.unwrap_or("-"),
             row.updated.as_deref().unwrap_or("-"),
-            row.generation,
+            row.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             row.crc32c.as_deref().unwrap_or("-"),
         )?;
         if encoding > 0 {

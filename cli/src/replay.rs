@@ -96,7 +96,7 @@ struct Sample {
     id: u64,
     name: String,
     bytes: u64,
-    generation: i64,
+    generation: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -179,7 +179,7 @@ impl ReplayedStep {
         };
         let sample = |(position, id): (u64, SampleId)| {
             let entry = entry(id)?;
-            let (name, generation) = (entry.name.to_string(), entry.generation);
+            let (name, generation) = (entry.name.to_string(), entry.version.generation());
             Ok(Sample { position, id: id.0, name, bytes: entry.size, generation })
         };
         Ok(Self {
@@ -218,6 +218,7 @@ impl Report {
             writeln!(out, "\n{:>12} {:>12} {:>12} {:>18}  NAME", "POSITION", "ID", "BYTES", "GENERATION")?;
             step.samples.iter().try_for_each(|Sample { position, id, name, bytes, generation }| {
                 let name = failure::printable(name);
+                let generation = generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string());
                 writeln!(out, "{position:>12} {id:>12} {bytes:>12} {generation:>18}  {name}")
             })
         })

@@ -54,7 +54,7 @@ const MAX_CONCURRENT_DELETIONS: usize = 64;
 pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run: bool) -> Result<Cleaned> {
     let bucket_name: Arc<str> = bucket.into();
     let judged = temporaries(client, bucket, move |object, now| {
-        let id = ObjectId::new(Arc::clone(&bucket_name), object.name, object.generation);
+        let id = ObjectId::new(Arc::clone(&bucket_name), object.name, object.version.map(Arc::from));
         (judge(object, now, older_than), id, object.size)
     });
     let judged = judged.await?;
@@ -164,7 +164,8 @@ mod tests {
     use crate::store::ObjectMeta;
 
     fn temporary(process: &str, lease: &str) -> ObjectMeta {
-        let mut object = ObjectMeta { name: format!("{TEMPORARY_PREFIX}1/2"), generation: 1, ..ObjectMeta::default() };
+        let mut object =
+            ObjectMeta { name: format!("{TEMPORARY_PREFIX}1/2"), version: 1.into(), ..ObjectMeta::default() };
         object.details.metadata.insert(metadata::PROCESS.into(), process.into());
         object.details.metadata.insert(metadata::LEASE.into(), lease.into());
         object.updated = Some(SystemTime::now() - Duration::from_secs(100));

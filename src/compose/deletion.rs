@@ -22,7 +22,7 @@ const MAX_CLOSING_DELETIONS: usize = 64;
 
 static CLOSING_SLOTS: Semaphore = Semaphore::const_new(MAX_CLOSING_DELETIONS);
 
-/// Deletes an object that exists, or, if `id` has no generation, one that may come to exist. `group_number` orders the
+/// Deletes an object that exists, or, if `id` has no version, one that may come to exist. `group_number` orders the
 /// call among those that wait for `writes`. Once `closing` holds true, the call needs no slot of `writes` any more.
 pub(super) async fn delete(
     client: &Client,
@@ -56,7 +56,7 @@ pub(super) async fn delete(
 
         match outcome {
             Err(error) if error.is_not_found() => match waits.next() {
-                Some(wait) if id.generation.is_none() => {
+                Some(wait) if id.version.is_none() => {
                     tokio::time::sleep(*wait).await;
                     client = client.repeating();
                 }
@@ -121,7 +121,7 @@ mod tests {
         faults.fail_next(StoreCall::Delete, Fault::Error(ErrorKind::Unavailable), 1);
         let writes = Arc::clone(&BucketGates::new(CallCaps::default()).writes);
         let closing = watch::Sender::new(false);
-        let id = ObjectId::new("bucket", "late", None);
+        let id = ObjectId::live("bucket", "late");
         let compose = async {
             seconds(5).await;
             memory.insert("bucket", "late", "meow");

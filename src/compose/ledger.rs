@@ -18,7 +18,7 @@ use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
 use crate::lock::lock;
 use crate::pacing::CallGate;
-use crate::store::{Client, ObjectId};
+use crate::store::{Client, ObjectId, Version};
 use crate::suspension::RETRIAL_INTERVAL;
 use crate::{Error, ErrorKind, Result};
 
@@ -77,12 +77,12 @@ pub(super) struct LedgerEntry {
 }
 
 /// Where a temporary is between its compose and its deletion.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum TemporaryState {
     /// The call that creates it is under way.
     Composing,
-    /// It exists at this generation and may be read.
-    InUse { generation: i64 },
+    /// It exists at this version and may be read.
+    InUse(Version),
     /// Its deletion is under way.
     Deleting,
 }
@@ -133,10 +133,10 @@ impl Ledger {
 
     /// Notes that the object exists. Returns false if the ledger closes: the caller must drop the object
     /// unread.
-    pub(super) fn note_composed(&self, name: &Arc<str>, generation: i64) -> bool {
+    pub(super) fn note_composed(&self, name: &Arc<str>, version: &Version) -> bool {
         let mut entries = lock(&self.entries);
         if let Some(entry) = entries.get_mut(name) {
-            entry.state = TemporaryState::InUse { generation };
+            entry.state = TemporaryState::InUse(version.clone());
         }
         !self.is_closing()
     }
@@ -162,15 +162,15 @@ impl Ledger {
     pub(super) fn start_deletion(&'static self, name: &Arc<str>) {
         let mut entries = lock(&self.entries);
         let Some(entry) = entries.get_mut(name) else { return };
-        let generation = match entry.state {
+        let version = match &entry.state {
             TemporaryState::Deleting => return,
-            // The generation is unknown: the compose had no answer, or an error. The name is random and used by nobody
+            // The version is unknown: the compose had no answer, or an error. The name is random and used by nobody
             // else, so the deletion goes by name alone.
-            TemporaryState::Composing => None,
-            TemporaryState::InUse { generation } => Some(generation),
+            TemporaryState::Composing => Version::None,
+            TemporaryState::InUse(version) => version.clone(),
         };
         entry.state = TemporaryState::Deleting;
-        let id = ObjectId::new(Arc::clone(&entry.bucket), Arc::clone(name), generation);
+        let id = ObjectId::new(Arc::clone(&entry.bucket), Arc::clone(name), version);
         let (client, io, run) = (entry.client.clone(), Arc::clone(&entry.io), Arc::clone(&entry.run));
         let (writes, group_number) = (Arc::clone(&entry.writes), entry.group_number);
         drop(entries);

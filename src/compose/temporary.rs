@@ -87,7 +87,7 @@ impl TemporaryRun {
         LEDGER.record(&name, entry)?;
 
         // From here on the guard deletes the object or removes its name, even after a panic.
-        let id = ObjectId::new(Arc::clone(&request.bucket), Arc::clone(&name), None);
+        let id = ObjectId::live(Arc::clone(&request.bucket), Arc::clone(&name));
         let first_renewal = self.loader.is_renewable().then(|| started + LEASE / 3);
         let guard = Temporary { id, loader: Arc::clone(&self.loader), first_renewal };
         let (done, wait) = oneshot::channel();
@@ -99,8 +99,8 @@ impl TemporaryRun {
             // Before the read and the deletion that follow, which wait for slots themselves.
             slot.finish(0);
             let outcome = match outcome {
-                Ok(meta) if LEDGER.note_composed(&name, meta.generation) => {
-                    guard.id.generation = Some(meta.generation);
+                Ok(meta) if LEDGER.note_composed(&name, &meta.version) => {
+                    guard.id.version = meta.version;
                     Ok(guard)
                 }
                 Ok(_) => Err(shutting_down()),
@@ -207,11 +207,11 @@ mod tests {
     /// A temporary object that was created just now and is not in the ledger.
     fn test_bucket() -> TestBucket {
         let memory = MemoryStore::new();
-        let generation = memory.insert("bucket", "temporary", "meow");
+        let version = memory.insert("bucket", "temporary", "meow");
         let faults = FaultStore::new(Arc::new(memory.clone()));
         let client = Client::new(Arc::new(faults.clone()));
         let first_renewal = Some(Instant::now() + LEASE / 3);
-        let id = ObjectId::new("bucket", "temporary", generation);
+        let id = ObjectId::new("bucket", "temporary", version);
         let temporary = Temporary { id, loader: LoaderTemporaries::new(), first_renewal };
         TestBucket { memory, faults, client, temporary }
     }

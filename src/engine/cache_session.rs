@@ -123,7 +123,7 @@ impl CacheSession {
     /// The key of an object, and the CRC that its bytes must have; `None` if a cache can't hold it.
     fn key<'a>(&'a self, entry: &'a Entry) -> Option<(CacheKey<'a>, u32)> {
         let bucket = &self.manifest.prefix().bucket;
-        let key = CacheKey { bucket, name: &entry.name, generation: entry.generation };
+        let key = CacheKey { bucket, name: &entry.name, generation: entry.version.generation().unwrap_or_default() };
         entry.crc32c.filter(|_| self.cache.keeps(entry.size)).map(|crc32c| (key, crc32c))
     }
 

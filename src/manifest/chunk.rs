@@ -6,11 +6,11 @@
 //! | at | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | smallest size |
-//! | 8 | 8 | smallest generation, 2^63 added |
+//! | 8 | 8 | smallest version, 2^63 added; a version is a generation, 0 for none, or -1 for an entity tag, whose text isn't kept |
 //! | 16 | 4 | smallest label; 0 is none, and label `n` is `n + 1` |
 //! | 20 | 2 | records, 1 to 4,096 |
 //! | 22 | 1 | width of a size in bytes, 0 to 8; a size is kept as its difference from the smallest |
-//! | 23 | 1 | width of a generation, 0 to 8, likewise |
+//! | 23 | 1 | width of a version, 0 to 8, likewise |
 //! | 24 | 1 | width of a CRC32C: 0 where no object has one, 4 where all have one, 5 where a further byte says which have one (1 or 0) |
 //! | 25 | 1 | width of a kind: 0 where all objects have the same kind, else 1 |
 //! | 26 | 1 | the kind of all objects, if it is the same: the number of the [`StorageClass`] in the lower four bits, that of the [`ContentEncoding`] in the upper four |
@@ -18,14 +18,14 @@
 //! | 28 | 1 | width of an offset, 0 to 8 |
 //! | 29 | 1 | length of the tail |
 //! | 30 | | the tail: what all names of the chunk end with, at most 255 bytes; it is removed from the names below |
-//! | | | the records: size, generation, CRC, kind, label |
+//! | | | the records: size, version, CRC, kind, label |
 //! | | | for each block of 16 names, the offset of the first, from the beginning of the names |
 //! | | | the names; the first of a block as its length and its bytes, each other as the length that it shares with the name before, the length of the rest, and the rest; lengths in LEB128 |
 
 use std::cmp::Ordering;
 
 use super::Entry;
-use crate::store::{ContentEncoding, StorageClass};
+use crate::store::{ContentEncoding, StorageClass, Version};
 
 /// Records in a chunk. More would save nearly nothing, since the head of a chunk takes 0.04 bytes for each object.
 pub(super) const CHUNK: usize = 4_096;
@@ -110,15 +110,26 @@ fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     Some(u64::from_le_bytes(word))
 }
 
-/// The bit that maps generations to unsigned numbers of the same order.
+/// The bit that maps versions to unsigned numbers of the same order.
 const SIGN: u64 = 1 << 63;
+
+/// A version as its column holds it.
+fn version_to_bits(version: Version<()>) -> u64 {
+    let number = if version == Version::Etag(()) { -1 } else { version.generation().unwrap_or(0) };
+    number as u64 ^ SIGN
+}
+
+fn version_of_bits(bits: u64) -> Version<()> {
+    let number = (bits ^ SIGN) as i64;
+    if number == -1 { Version::Etag(()) } else { number.into() }
+}
 
 /// The head of a chunk, and where its parts are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChunkLayout {
     rows: usize,
     size: PackedColumn,
-    generation: PackedColumn,
+    version: PackedColumn,
     label: PackedColumn,
     crc: usize,
     /// The kind of all objects, where it is the same.
@@ -142,7 +153,7 @@ impl ChunkLayout {
             (width <= most).then_some(PackedColumn { base, width })
         };
         let size = column(number(head, 0, 8)?, head[22], 8)?;
-        let generation = column(number(head, 8, 8)?, head[23], 8)?;
+        let version = column(number(head, 8, 8)?, head[23], 8)?;
         let label = column(number(head, 16, 4)?, head[27], 4)?;
         let rows = number(head, 20, 2)? as usize;
         let crc = usize::from(head[24]);
@@ -155,14 +166,14 @@ impl ChunkLayout {
         if !(1..=CHUNK).contains(&rows) || !matches!(crc, 0 | 4 | 5) || offset > 8 {
             return None;
         }
-        let stride = size.width + generation.width + crc + usize::from(kind.is_none()) + label.width;
+        let stride = size.width + version.width + crc + usize::from(kind.is_none()) + label.width;
         let records = HEAD + usize::from(head[29]);
         let blocks = records + rows * stride;
         let names = blocks + rows.div_ceil(BLOCK) * offset;
         (names <= bytes.len()).then_some(Self {
             rows,
             size,
-            generation,
+            version,
             label,
             crc,
             kind,
@@ -186,7 +197,7 @@ impl ChunkLayout {
         }
         let mut at = self.records + row * self.stride;
         let size = self.size.read(bytes, &mut at)?;
-        let generation = self.generation.read(bytes, &mut at)?;
+        let version = version_of_bits(self.version.read(bytes, &mut at)?);
         let crc32c = match self.crc {
             0 => None,
             4 => Some(number(bytes, at, 4)? as u32),
@@ -204,8 +215,7 @@ impl ChunkLayout {
             ObjectKind::of_byte(*bytes.get(at - 1)?)?
         };
         let label = u32::try_from(self.label.read(bytes, &mut at)?).ok()?.checked_sub(1);
-        let generation = (generation ^ SIGN) as i64;
-        Some(Entry { name: (), size, generation, crc32c, storage_class: class, encoding, label })
+        Some(Entry { name: (), size, version, crc32c, storage_class: class, encoding, label })
     }
 
     fn tail<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
@@ -398,7 +408,7 @@ impl ChunkWriter {
         let records = &self.records[..];
         let first = records.first()?;
         let size = PackedColumn::of(records.iter().map(|record| record.size));
-        let generation = PackedColumn::of(records.iter().map(|record| record.generation as u64 ^ SIGN));
+        let version = PackedColumn::of(records.iter().map(|record| version_to_bits(record.version)));
         let number_of = |label: Option<u32>| label.map_or(0, |label| u64::from(label) + 1);
         let label = PackedColumn::of(records.iter().map(|record| number_of(record.label)));
         let crc = match records.iter().filter(|record| record.crc32c.is_some()).count() {
@@ -407,7 +417,7 @@ impl ChunkWriter {
             _ => 5,
         };
         let kind = usize::from(records.iter().any(|record| ObjectKind::of(record) != ObjectKind::of(first)));
-        let stride = size.width + generation.width + crc + kind + label.width;
+        let stride = size.width + version.width + crc + kind + label.width;
 
         self.coded.clear();
         let mut offsets = [0; CHUNK / BLOCK];
@@ -433,10 +443,10 @@ impl ChunkWriter {
         let chunk = &mut self.chunk;
         chunk.clear();
         chunk.extend_from_slice(&size.base.to_le_bytes());
-        chunk.extend_from_slice(&generation.base.to_le_bytes());
+        chunk.extend_from_slice(&version.base.to_le_bytes());
         chunk.extend_from_slice(&label.base.to_le_bytes()[..4]);
         chunk.extend_from_slice(&(records.len() as u16).to_le_bytes());
-        let widths = [size.width, generation.width, crc, kind];
+        let widths = [size.width, version.width, crc, kind];
         chunk.extend(widths.map(|width| width as u8));
         chunk.push(if kind == 0 { ObjectKind::of(first).to_byte() } else { 0 });
         chunk.extend([label.width, offset, self.tail].map(|width| width as u8));
@@ -453,7 +463,7 @@ impl ChunkWriter {
         };
         for record in records {
             put(record.size - size.base, size.width);
-            put((record.generation as u64 ^ SIGN) - generation.base, generation.width);
+            put(version_to_bits(record.version) - version.base, version.width);
             put(u64::from(record.crc32c.unwrap_or(0)) | u64::from(record.crc32c.is_some()) << 32, crc);
             put(u64::from(ObjectKind::of(record).to_byte()), kind);
             put(number_of(record.label) - label.base, label.width);

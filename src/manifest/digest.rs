@@ -96,7 +96,7 @@ impl ObjectsDigest {
         let mut fields = [0; 21];
         fields[0] = b'\n';
         fields[1..9].copy_from_slice(&entry.size.to_le_bytes());
-        fields[9..17].copy_from_slice(&entry.generation.to_le_bytes());
+        fields[9..17].copy_from_slice(&entry.version.generation().unwrap_or_default().to_le_bytes());
         fields[17..].copy_from_slice(&entry.crc32c.unwrap_or(0).to_le_bytes());
         self.collected.extend_from_slice(&fields);
         if self.collected.len() >= COLLECTED {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::store::{ContentEncoding, StorageClass};
+use crate::store::{ContentEncoding, StorageClass, Version};
 
-/// One object of a [`Manifest`](super::Manifest). `N` is the type of its name: [`Arc<str>`], a borrowed name
-/// ([`EntryRef`]), or none ([`Facts`]).
+/// One object of a [`Manifest`](super::Manifest). `N` is the type of its texts, which are the name and an entity tag:
+/// [`Arc<str>`], borrowed texts ([`EntryRef`]), or none ([`Facts`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry<N = Arc<str>> {
@@ -14,7 +14,7 @@ pub struct Entry<N = Arc<str>> {
     /// Bytes as stored.
     pub size: u64,
     /// The version that was listed.
-    pub generation: i64,
+    pub version: Version<N>,
     /// The CRC32C that the bytes must have; `None` where the listing had none.
     pub crc32c: Option<u32>,
     /// The storage class.
@@ -35,8 +35,10 @@ pub type Facts = Entry<()>;
 
 impl<N> Entry<N> {
     pub(super) fn named<M>(self, name: M) -> Entry<M> {
-        let Self { name: _, size, generation, crc32c, storage_class, encoding, label } = self;
-        Entry { name, size, generation, crc32c, storage_class, encoding, label }
+        let Self { name: _, size, version, crc32c, storage_class, encoding, label } = self;
+        // No manifest holds entity tags.
+        let version = version.generation().map_or(Version::None, Version::Generation);
+        Entry { name, size, version, crc32c, storage_class, encoding, label }
     }
 }
 

@@ -50,7 +50,7 @@ pub use segment::Segment;
 pub(crate) use streaming::StreamingListing;
 use table::{Labels, NO_CLASS, TableCursor};
 
-/// A frozen snapshot of a listing: objects in byte order of names, each at one generation.
+/// A frozen snapshot of a listing: objects in byte order of names, each at one version.
 ///
 /// The manifest of a [streaming](crate::DatasetBuilder::streaming) data set grows until the listing ends. Methods that
 /// need the end of the listing, for example [`len`](Self::len), [`digest`](Self::digest) and [`labels`](Self::labels),
@@ -263,7 +263,7 @@ impl Manifest {
 
     /// The identity of an object, for a request.
     pub(crate) fn id(&self, entry: &Entry) -> ObjectId {
-        ObjectId::new(Arc::clone(&self.prefix.bucket), Arc::clone(&entry.name), entry.generation)
+        ObjectId::new(Arc::clone(&self.prefix.bucket), Arc::clone(&entry.name), entry.version.clone())
     }
 
     fn damaged(&self, index: u64) -> Error {

@@ -47,7 +47,7 @@ impl Segment {
             let record = Entry {
                 name: (),
                 size: object.size,
-                generation: object.generation,
+                version: object.version.map(|_| ()),
                 crc32c: object.crc32c,
                 storage_class: object.storage_class,
                 encoding: object.encoding,

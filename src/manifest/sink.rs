@@ -9,6 +9,7 @@ use super::growth::{ClassTotals, Growth, ListingEnd};
 use super::table::LabelsWriter;
 use super::{Entry, LeftOut, Manifest};
 use crate::list::{Prefix, Reason};
+use crate::store::Version;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// The error of a listing without samples.
@@ -70,7 +71,7 @@ impl ObjectSink {
         if let Some(pending) = &mut self.pending
             && pending.name == name
         {
-            if pending.newest.generation < record.generation {
+            if pending.newest.version < record.version {
                 pending.newest = record;
             }
             return Ok(());
@@ -95,6 +96,13 @@ impl ObjectSink {
 
     /// Adds an object that is wanted.
     fn add(&mut self, name: &[u8], record: Entry<()>) -> Result<()> {
+        if record.version == Version::Etag(()) {
+            let error = wrong(&self.prefix, name, "a manifest can't hold the versions of this store");
+            return Err(error
+                .with_kind(ErrorKind::Unsupported)
+                .mismatch("generations, or no versions", "ETags")
+                .hint("read the objects of this store through a Client, without a data set"));
+        }
         let (last, shared) = self.writer.compare(name);
         if last.is_ge() && (self.objects > 0 || !self.writer.is_empty()) {
             return Err(wrong(&self.prefix, name, "a listing must be sorted, and hold each name once"));

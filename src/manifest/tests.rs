@@ -3,13 +3,13 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{ContentEncoding, ObjectMeta, ObjectRef, Objects, StorageClass};
+use crate::store::{ContentEncoding, ObjectMeta, ObjectRef, Objects, StorageClass, Version};
 
 pub(crate) fn object(name: &str, size: u64) -> ObjectMeta {
     ObjectMeta {
         name: name.into(),
         size,
-        generation: 7,
+        version: 7.into(),
         crc32c: Some(size as u32),
         storage_class: StorageClass::Standard,
         ..ObjectMeta::default()
@@ -90,7 +90,7 @@ fn the_digest_covers_every_field() {
     let base = manifest(&[object("p/a", 1)]).digest();
     assert_eq!(base, manifest(&[object("p/a", 1)]).digest());
     let mut other = object("p/a", 1);
-    other.generation = 8;
+    other.version = 8.into();
     assert_ne!(base, manifest(&[other]).digest());
     assert_ne!(base, manifest(&[object("p/b", 1)]).digest());
     assert_ne!(base, manifest(&[object("p/a", 2)]).digest());
@@ -163,7 +163,7 @@ fn a_thousand() -> Vec<ObjectMeta> {
             ObjectMeta {
                 name: format!("p/{}/{index:05}.bin", ["ant", "bee", "été", "😀"][index as usize / 250]),
                 size: index * 7_919 % 3_000,
-                generation: 1_700_000_000_000_000 + index as i64,
+                version: Version::Generation(1_700_000_000_000_000 + index as i64),
                 crc32c: (index % 7 != 3).then_some(index as u32 ^ 0xDEAD_BEEF),
                 storage_class: class[index as usize % 3],
                 ..ObjectMeta::default()
@@ -204,7 +204,7 @@ fn of_the_golden_file() -> Manifest {
     objects.extend(["p//odd/1", "p/a-b/1", "p/a/", "p/a/1", "p/alone", "p/largest"].map(|name| object(name, 0)));
     objects.sort_by(|a, b| a.name.cmp(&b.name));
     let largest = objects.iter_mut().find(|object| object.name == "p/largest").unwrap();
-    (largest.size, largest.generation) = (u64::MAX, i64::MAX);
+    (largest.size, largest.version) = (u64::MAX, i64::MAX.into());
     manifest(&objects)
 }
 
@@ -496,13 +496,17 @@ fn segments_are_merged_in_any_order() {
     let builder = |names: &[&[&str]]| {
         let mut builder = ManifestBuilder::new("gs://bucket/p/".parse().unwrap());
         for (generation, names) in (1..).zip(names) {
-            builder.push(Segment::new(names.iter().map(|name| ObjectRef { name, generation, ..ObjectRef::default() })));
+            let version = Version::Generation(generation);
+            builder.push(Segment::new(names.iter().map(|name| ObjectRef { name, version, ..ObjectRef::default() })));
         }
         builder
     };
     let names = |manifest: &Manifest| {
         let all = all(manifest);
-        all.iter().map(|entry| format!("{}#{}", entry.name, entry.generation)).collect::<Vec<_>>().join(" ")
+        all.iter()
+            .map(|entry| format!("{}#{}", entry.name, entry.version.generation().unwrap()))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let apart = builder(&[&["p/c", "p/d"], &[], &["p/a", "p/b"], &["p/e"]]).finish().unwrap();
     assert_eq!(names(&apart), "p/a#3 p/b#3 p/c#1 p/d#1 p/e#4");
@@ -574,7 +578,7 @@ proptest! {
             .into_iter()
             .zip(fields.iter().cycle())
             .map(|(name, &(size, generation, crc32c, storage_class))| ObjectMeta {
-                name, size, generation, crc32c, storage_class, ..ObjectMeta::default()
+                name, size, version: generation.into(), crc32c, storage_class, ..ObjectMeta::default()
             })
             .collect();
         let plain = manifest(&objects);
@@ -612,8 +616,8 @@ proptest! {
                 let label = entry.label.map(|label| &*manifest.labels()[label as usize]);
                 prop_assert_eq!(label, folder(&object.name));
                 prop_assert_eq!(
-                    (entry.size, entry.generation, entry.crc32c, entry.storage_class),
-                    (object.size, object.generation, object.crc32c, object.storage_class)
+                    (entry.size, &entry.version, entry.crc32c, entry.storage_class),
+                    (object.size, &object.version, object.crc32c, object.storage_class)
                 );
                 prop_assert_eq!(manifest.facts(index as u64), Some(entry.named(())));
             }

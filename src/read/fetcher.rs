@@ -300,7 +300,7 @@ impl Fetcher {
                     .object(self.manifest.id(entry))
             })?;
             crc32c = crc::combine(crc32c, listed, entry.size);
-            sources.push((Arc::clone(&entry.name), entry.generation));
+            sources.push((Arc::clone(&entry.name), entry.version.clone()));
         }
 
         let request = ComposeRequest::new(

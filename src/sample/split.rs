@@ -116,7 +116,7 @@ mod tests {
         let mut objects = Objects::default();
         for name in names {
             let name = format!("{prefix}{name}");
-            objects.push(ObjectRef { name: &name, size: 1, generation: 1, ..ObjectRef::default() });
+            objects.push(ObjectRef { name: &name, size: 1, version: 1.into(), ..ObjectRef::default() });
         }
         Arc::new(Manifest::new(format!("gs://bucket/{prefix}").parse().unwrap(), &objects).unwrap())
     }

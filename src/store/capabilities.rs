@@ -17,16 +17,16 @@ use crate::{Error, ErrorKind};
 #[expect(clippy::struct_excessive_bools, reason = "each is an independent fact about a store")]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Each write gives the object a new generation, and a call that names a generation never gets another one.
+    /// Each write gives the object a new [`Version`](super::Version), and a call that names one never gets another.
     pub versions: bool,
     /// The store computes a CRC32C of each object, reports it in listings and look-ups, and refuses a write whose CRC
     /// differs.
     pub checksums: bool,
     /// [`compose`](super::Store::compose) joins objects without moving their bytes through the client.
     pub compose: bool,
-    /// Writes and copies honour `if_generation_match`.
+    /// Writes and copies honour their [`WriteMode`](super::WriteMode).
     pub conditional_writes: bool,
-    /// [`update_metadata`](super::Store::update_metadata) changes metadata and leaves the bytes and the generation.
+    /// [`update_metadata`](super::Store::update_metadata) changes metadata and leaves the bytes and the version.
     pub metadata_updates: bool,
     /// [`test_permissions`](super::Store::test_permissions) reports what the caller may do.
     pub permissions: bool,
@@ -62,7 +62,7 @@ mod tests {
     use crate::Result;
     use crate::store::{
         Attempt, Body, ByteRange, Client, ComposeRequest, CopyRequest, ListPage, ListRequest, MemoryStore, ObjectId,
-        ObjectMeta, PutRequest, Store,
+        ObjectMeta, PutRequest, Store, WriteMode,
     };
 
     /// A store that has only what every store must have.
@@ -99,9 +99,9 @@ mod tests {
         let client = Client::new(Arc::new(BareStore(MemoryStore::new().with_bucket("cats"))));
         let mut put = PutRequest::new("cats", "tom", "meow");
         let source = client.put(&put).await.unwrap();
-        let id = ObjectId::new("cats", "tom", source.generation);
-        put.if_generation_match = Some(0);
-        let sources = vec![("tom".into(), source.generation)];
+        let id = ObjectId::new("cats", "tom", source.version.clone());
+        put.mode = WriteMode::Create;
+        let sources = vec![("tom".into(), source.version)];
         let compose = ComposeRequest::new("cats".into(), "both".into(), sources, 4, 0, SystemTime::now());
         for (error, operation) in [
             (client.compose(&compose).await.unwrap_err(), "compose objects"),

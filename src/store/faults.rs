@@ -84,7 +84,7 @@ pub enum Fault {
 /// store.insert("cats", "tom.txt", "meow");
 /// let faults = FaultStore::new(Arc::new(store)).fail(StoreCall::Get, 1, Fault::EndAt(2));
 /// let client = Client::new(Arc::new(faults.clone()));
-/// let payload = client.read(&ObjectId::new("cats", "tom.txt", None), None, 4).await?;
+/// let payload = client.read(&ObjectId::live("cats", "tom.txt"), None, 4).await?;
 /// assert_eq!(&payload.bytes[..], b"meow");
 /// assert_eq!(faults.gets()[1].range, ByteRange::Bounded(2..4), "resumed from the bytes received");
 /// # Ok::<_, dataflux::Error>(()) })?;
@@ -191,7 +191,7 @@ fn spoil_body(mut body: Body, fault: Fault) -> Body {
     let chunks = body.chunks;
     body.chunks = match fault {
         Fault::Generation(generation) => {
-            body.generation = generation;
+            body.version = generation.into();
             chunks
         }
         Fault::BreakAt(at) => {

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use super::uri::BucketUri;
 use super::{
     Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, ContentEncoding, CopyRequest, Details, Fields,
-    ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass, Store,
+    ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass, Store, Version, WriteMode,
 };
 use crate::lock::lock;
 use crate::{Error, ErrorKind, Result};
@@ -20,7 +20,7 @@ use crate::{Error, ErrorKind, Result};
 /// Maximum number of sources of a compose, as the service has it.
 const MAX_SOURCES: usize = 32;
 
-/// Objects in memory, for tests and examples. Generations, preconditions, checksums, paging and compose behave like the
+/// Objects in memory, for tests and examples. Versions, preconditions, checksums, paging and compose behave like the
 /// service's. Clones share the buckets.
 ///
 /// ```
@@ -41,7 +41,16 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Buckets {
     by_name: BTreeMap<String, MemoryBucket>,
+    versions: VersionKind,
     last_generation: i64,
+}
+
+/// Which versions the objects get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum VersionKind {
+    Generation,
+    Etag,
+    None,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +81,8 @@ impl MemoryStore {
     /// A store without buckets.
     pub fn new() -> Self {
         // Generations look like the service's: microseconds since 1970.
-        let buckets = Buckets { by_name: BTreeMap::new(), last_generation: 1_700_000_000_000_000 };
+        let (by_name, versions) = (BTreeMap::new(), VersionKind::Generation);
+        let buckets = Buckets { by_name, versions, last_generation: 1_700_000_000_000_000 };
         Self { buckets: Arc::new(Mutex::new(buckets)), page_cap: 5_000, chunk: usize::MAX }
     }
 
@@ -90,6 +100,20 @@ impl MemoryStore {
         self
     }
 
+    /// Objects written from now on have ETags instead of generations, as those of most other services have.
+    #[must_use]
+    pub fn with_etags(self) -> Self {
+        lock(&self.buckets).versions = VersionKind::Etag;
+        self
+    }
+
+    /// Objects written from now on have no versions, as files on a disk have none.
+    #[must_use]
+    pub fn without_versions(self) -> Self {
+        lock(&self.buckets).versions = VersionKind::None;
+        self
+    }
+
     /// Sets the maximum number of items in a page, whatever a request asks for. Default 5,000, at least 1.
     #[must_use]
     pub fn with_page_cap(mut self, items: usize) -> Self {
@@ -104,18 +128,18 @@ impl MemoryStore {
         self
     }
 
-    /// Writes an object, replacing the live one, and returns its generation. Creates the bucket if it doesn't exist.
-    pub fn insert(&self, bucket: &str, name: &str, data: impl Into<Bytes>) -> i64 {
+    /// Writes an object, replacing the live one, and returns its version. Creates the bucket if it doesn't exist.
+    pub fn insert(&self, bucket: &str, name: &str, data: impl Into<Bytes>) -> Version {
         let request = PutRequest::new(bucket, name, data);
         let mut buckets = lock(&self.buckets);
         if !buckets.by_name.contains_key(bucket) {
             let info = BucketInfo { storage_class: StorageClass::Standard, ..BucketInfo::default() };
             buckets.by_name.insert(bucket.to_owned(), MemoryBucket::new(info));
         }
-        let generation = buckets.next_generation();
-        let stored = StoredObject::new(&request, generation, StorageClass::Standard);
+        let version = buckets.next_version();
+        let stored = StoredObject::new(&request, version.clone(), StorageClass::Standard);
         buckets.by_name.entry(bucket.to_owned()).or_default().objects.insert(name.to_owned(), stored);
-        generation
+        version
     }
 
     /// Whether a live object has this name.
@@ -134,9 +158,13 @@ impl MemoryStore {
 }
 
 impl Buckets {
-    fn next_generation(&mut self) -> i64 {
+    fn next_version(&mut self) -> Version {
         self.last_generation += 1;
-        self.last_generation
+        match self.versions {
+            VersionKind::Generation => Version::Generation(self.last_generation),
+            VersionKind::Etag => Version::Etag(format!("\"{:x}\"", self.last_generation).into()),
+            VersionKind::None => Version::None,
+        }
     }
 
     fn bucket(&mut self, name: &str) -> Result<&mut MemoryBucket> {
@@ -148,19 +176,19 @@ impl Buckets {
     fn object(&mut self, id: &ObjectId) -> Result<&StoredObject> {
         let found = self.bucket(&id.bucket)?.objects.get(&*id.name);
         found
-            .filter(|stored| id.generation.is_none_or(|wanted| wanted == stored.meta.generation))
+            .filter(|stored| id.version.is_none() || id.version == stored.meta.version)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such object").object(id))
     }
 }
 
 impl StoredObject {
     /// The object that `request` writes; `class` is that of the bucket.
-    fn new(request: &PutRequest, generation: i64, class: StorageClass) -> Self {
+    fn new(request: &PutRequest, version: Version, class: StorageClass) -> Self {
         let now = SystemTime::now();
         let meta = ObjectMeta {
             name: request.name.to_string(),
             size: request.data.len() as u64,
-            generation,
+            version,
             crc32c: Some(crc32c::crc32c(&request.data)),
             storage_class: request.storage_class.unwrap_or(class),
             encoding: ContentEncoding::parse(request.content_encoding.as_deref().unwrap_or_default()),
@@ -171,21 +199,27 @@ impl StoredObject {
     }
 }
 
-/// Checks that the `live` object has the `wanted` generation; 0 means that there is no live object.
-fn check_precondition(id: &ObjectId, wanted: i64, live: Option<&StoredObject>) -> Result<()> {
-    let live = live.map_or(0, |stored| stored.meta.generation);
+/// Checks that a write of this mode may replace the `live` object.
+fn check_precondition(id: &ObjectId, mode: &WriteMode, live: Option<&StoredObject>) -> Result<()> {
+    let live = live.map(|stored| &stored.meta.version);
+    let wanted = match mode {
+        WriteMode::Overwrite => return Ok(()),
+        WriteMode::Create => None,
+        WriteMode::Update(version) => Some(version),
+    };
     if wanted == live {
         return Ok(());
     }
+    let shown = |version: Option<&Version>| version.map_or_else(|| "no object".to_owned(), Version::to_string);
     Err(Error::new(ErrorKind::Precondition, "the precondition does not hold")
         .object(id)
-        .mismatch(format!("generation {wanted}"), format!("generation {live}")))
+        .mismatch(shown(wanted), shown(live)))
 }
 
 #[async_trait]
 impl Store for MemoryStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::ALL
+        Capabilities { versions: lock(&self.buckets).versions != VersionKind::None, ..Capabilities::ALL }
     }
 
     async fn bucket_info(&self, bucket: &str, _: &Attempt) -> Result<BucketInfo> {
@@ -277,11 +311,11 @@ impl Store for MemoryStore {
         }))
         .map(move |rest| Ok(rest.slice(..rest.len().min(chunk))))
         .boxed();
-        Ok(Body { generation: stored.meta.generation, stored_size: Some(size), crc32c: stored.meta.crc32c, chunks })
+        Ok(Body { version: stored.meta.version, stored_size: Some(size), crc32c: stored.meta.crc32c, chunks })
     }
 
     async fn compose(&self, request: &ComposeRequest, _: &Attempt) -> Result<ObjectMeta> {
-        let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
+        let id = ObjectId::live(request.bucket.clone(), request.destination.clone());
         if request.sources.is_empty() || request.sources.len() > MAX_SOURCES {
             return Err(Error::new(ErrorKind::Protocol, "a compose takes 1 to 32 sources")
                 .object(&id)
@@ -290,8 +324,8 @@ impl Store for MemoryStore {
         }
         let mut buckets = lock(&self.buckets);
         let (mut data, mut class) = (Vec::new(), None);
-        for (name, generation) in &request.sources {
-            let source = buckets.object(&ObjectId::new(request.bucket.clone(), name.clone(), *generation))?;
+        for (name, version) in &request.sources {
+            let source = buckets.object(&ObjectId::new(request.bucket.clone(), name.clone(), version.clone()))?;
             let wanted = *class.get_or_insert(source.meta.storage_class);
             if source.meta.storage_class != wanted {
                 return Err(Error::new(ErrorKind::Protocol, "the sources are of more than one storage class")
@@ -301,7 +335,8 @@ impl Store for MemoryStore {
             }
             data.extend_from_slice(&source.data);
         }
-        check_precondition(&id, 0, buckets.bucket(&request.bucket)?.objects.get(&*request.destination))?;
+        let live = buckets.bucket(&request.bucket)?.objects.get(&*request.destination);
+        check_precondition(&id, &WriteMode::Create, live)?;
         let crc = crc32c::crc32c(&data);
         if crc != request.crc32c {
             return Err(Error::new(ErrorKind::Integrity, "the composed bytes don't have the expected CRC")
@@ -311,8 +346,8 @@ impl Store for MemoryStore {
         }
         let mut put = PutRequest::new(request.bucket.clone(), request.destination.clone(), data);
         put.metadata.clone_from(&request.metadata);
-        let generation = buckets.next_generation();
-        let mut stored = StoredObject::new(&put, generation, class.unwrap_or_default());
+        let version = buckets.next_version();
+        let mut stored = StoredObject::new(&put, version, class.unwrap_or_default());
         stored.meta.details.custom_time = Some(request.custom_time);
         let meta = stored.meta.clone();
         buckets.bucket(&request.bucket)?.objects.insert(put.name.to_string(), stored);
@@ -320,32 +355,28 @@ impl Store for MemoryStore {
     }
 
     async fn put(&self, request: &PutRequest, _: &Attempt) -> Result<ObjectMeta> {
-        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
         let mut buckets = lock(&self.buckets);
-        let generation = buckets.next_generation();
+        let version = buckets.next_version();
         let bucket = buckets.bucket(&request.bucket)?;
-        if let Some(wanted) = request.if_generation_match {
-            check_precondition(&id, wanted, bucket.objects.get(&*request.name))?;
-        }
-        let stored = StoredObject::new(request, generation, bucket.info.storage_class);
+        check_precondition(&id, &request.mode, bucket.objects.get(&*request.name))?;
+        let stored = StoredObject::new(request, version, bucket.info.storage_class);
         let meta = stored.meta.clone();
         bucket.objects.insert(request.name.to_string(), stored);
         Ok(meta)
     }
 
     async fn copy(&self, request: &CopyRequest, _: &Attempt) -> Result<ObjectMeta> {
-        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
         let mut buckets = lock(&self.buckets);
         let source = buckets.object(&request.source)?.clone();
-        let generation = buckets.next_generation();
+        let version = buckets.next_version();
         let bucket = buckets.bucket(&request.bucket)?;
-        if let Some(wanted) = request.if_generation_match {
-            check_precondition(&id, wanted, bucket.objects.get(&*request.name))?;
-        }
+        check_precondition(&id, &request.mode, bucket.objects.get(&*request.name))?;
         let now = Some(SystemTime::now());
         let meta = ObjectMeta {
             name: request.name.to_string(),
-            generation,
+            version,
             storage_class: bucket.info.storage_class,
             updated: now,
             details: Details { created: now, ..source.meta.details },

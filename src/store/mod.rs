@@ -17,6 +17,7 @@ mod reach;
 mod reading;
 mod retry;
 mod uri;
+mod version;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,32 +47,42 @@ pub use retry::RetryPolicy;
 pub(crate) use retry::{Decision, Failure};
 pub(crate) use uri::ObjectUri;
 pub use uri::{Scheme, StoreUri};
+pub use version::Version;
 
 /// The most sources that one compose call takes.
 pub const MAX_SOURCES: usize = 32;
 
-/// An object: its bucket, its name **and its generation**.
+/// An object: its bucket, its name **and its version**.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId {
     /// The bucket, without `gs://`.
     pub bucket: Arc<str>,
     /// 1 to 1,024 bytes of UTF-8 without CR and LF.
     pub name: Arc<str>,
-    /// The version; `None` is whichever is live.
-    pub generation: Option<i64>,
+    /// The version; [`Version::None`] is whichever is live.
+    pub version: Version,
 }
 
 impl ObjectId {
-    /// The object `name` of `bucket` at `generation`.
-    pub fn new(bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>, generation: impl Into<Option<i64>>) -> Self {
-        Self { bucket: bucket.into(), name: name.into(), generation: generation.into() }
+    /// The object `name` of `bucket` at `version`.
+    pub fn new(bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>, version: impl Into<Version>) -> Self {
+        Self { bucket: bucket.into(), name: name.into(), version: version.into() }
+    }
+
+    /// The live object `name` of `bucket`, whichever version that is.
+    pub fn live(bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self::new(bucket, name, Version::None)
     }
 }
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", ObjectUri { bucket: &self.bucket, name: &self.name })?;
-        self.generation.map_or(Ok(()), |generation| write!(f, "#{generation}"))
+        match &self.version {
+            Version::None => Ok(()),
+            Version::Generation(generation) => write!(f, "#{generation}"),
+            Version::Etag(tag) => write!(f, "#{tag}"),
+        }
     }
 }
 
@@ -79,7 +90,7 @@ impl fmt::Display for ObjectId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fields {
-    /// What a sample needs: name, size, generation, CRC, class, and whether it is encoded.
+    /// What a sample needs: name, size, version, CRC, class, and whether it is encoded.
     #[default]
     Sample,
     /// [`updated`](ObjectRef::updated) too.
@@ -167,8 +178,8 @@ pub struct ComposeRequest {
     pub bucket: Arc<str>,
     /// A name that no object has yet: the call is conditional on that.
     pub destination: Arc<str>,
-    /// Name and generation of 1 to 32 sources.
-    pub sources: Vec<(Arc<str>, i64)>,
+    /// Name and version of 1 to 32 sources.
+    pub sources: Vec<(Arc<str>, Version)>,
     /// Length that the result must have, in bytes.
     pub size: u64,
     /// CRC that the result must have; the server checks it.
@@ -184,13 +195,25 @@ impl ComposeRequest {
     pub fn new(
         bucket: Arc<str>,
         destination: Arc<str>,
-        sources: Vec<(Arc<str>, i64)>,
+        sources: Vec<(Arc<str>, Version)>,
         size: u64,
         crc32c: u32,
         custom_time: SystemTime,
     ) -> Self {
         Self { bucket, destination, sources, size, crc32c, metadata: BTreeMap::new(), custom_time }
     }
+}
+
+/// Which live object a write may replace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Any, or none.
+    #[default]
+    Overwrite,
+    /// None: the write fails with [`Precondition`](crate::ErrorKind::Precondition) if the name has an object.
+    Create,
+    /// This version: the write fails with [`Precondition`](crate::ErrorKind::Precondition) if another one is live.
+    Update(Version),
 }
 
 /// A request to write one whole object.
@@ -203,8 +226,8 @@ pub struct PutRequest {
     pub name: Arc<str>,
     /// The bytes. Their CRC is sent, too, and the server checks it.
     pub data: Bytes,
-    /// Writes only if the live version is this one; 0 means that there must be none.
-    pub if_generation_match: Option<i64>,
+    /// What the write may replace.
+    pub mode: WriteMode,
     /// `Content-Type`; `application/octet-stream` by default.
     pub content_type: Option<String>,
     /// `Content-Encoding` of the bytes.
@@ -222,7 +245,7 @@ impl PutRequest {
             bucket: bucket.into(),
             name: name.into(),
             data: data.into(),
-            if_generation_match: None,
+            mode: WriteMode::Overwrite,
             content_type: None,
             content_encoding: None,
             storage_class: None,
@@ -235,20 +258,20 @@ impl PutRequest {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CopyRequest {
-    /// The object to copy; without a generation, whichever is live.
+    /// The object to copy; without a version, whichever is live.
     pub source: ObjectId,
     /// The bucket to copy into.
     pub bucket: Arc<str>,
     /// The name of the copy.
     pub name: Arc<str>,
-    /// Copies only if the live version under that name is this one; 0 means that there must be none.
-    pub if_generation_match: Option<i64>,
+    /// What the copy may replace.
+    pub mode: WriteMode,
 }
 
 impl CopyRequest {
     /// A request to copy `source` to `name` in `bucket`, whatever has that name now.
     pub fn new(source: ObjectId, bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { source, bucket: bucket.into(), name: name.into(), if_generation_match: None }
+        Self { source, bucket: bucket.into(), name: name.into(), mode: WriteMode::Overwrite }
     }
 }
 
@@ -298,8 +321,8 @@ impl From<Option<Range<u64>>> for ByteRange {
 
 /// The bytes of an object, or of a range of it, as a stream.
 pub struct Body {
-    /// The generation that is being read.
-    pub generation: i64,
+    /// The version that is being read.
+    pub version: Version,
     /// Stored length of the *whole* object in bytes, if reported.
     pub stored_size: Option<u64>,
     /// CRC of the *whole* stored object, if reported.
@@ -310,7 +333,7 @@ pub struct Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").field("generation", &self.generation).finish_non_exhaustive()
+        f.debug_struct("Body").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
@@ -364,7 +387,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// One page of names.
     async fn list(&self, request: &ListRequest, attempt: &Attempt) -> Result<ListPage>;
 
-    /// The facts about one object. A generation that is gone is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
+    /// The facts about one object. A version that is gone is [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
     async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta>;
 
     /// The stored bytes of an object, or those of a range of it. Never decompresses.
@@ -376,7 +399,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Copies an object on the server, with its metadata. The copy has the storage class of its bucket.
     async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta>;
 
-    /// Removes an object: the named generation, or whichever is live.
+    /// Removes an object: the named version, or whichever is live.
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()>;
 
     /// Facts about the bucket; those that the store doesn't have are unknown.
@@ -395,8 +418,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         Err(unsupported(self.endpoint(), "compose objects", "read the objects individually"))
     }
 
-    /// Sets key-value pairs of an object: of the named generation, or of whichever is live. Pairs with other keys stay,
-    /// and so do the bytes and the generation; [`ObjectMeta::updated`] becomes the present time. Needs
+    /// Sets key-value pairs of an object: of the named version, or of whichever is live. Pairs with other keys stay,
+    /// and so do the bytes and the version; [`ObjectMeta::updated`] becomes the present time. Needs
     /// [`Capabilities::metadata_updates`].
     async fn update_metadata(
         &self,

@@ -5,20 +5,22 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::attributes::{ContentEncoding, StorageClass};
+use super::version::Version;
 
-/// Objects of a listing, in the order in which they were pushed. Their names are in one buffer; each object takes 48
-/// bytes more.
+/// Objects of a listing, in the order in which they were pushed. Their names and entity tags are in one buffer; each
+/// object takes 48 bytes more.
 ///
 /// ```
 /// use dataflux::store::{ObjectRef, Objects};
 ///
 /// let mut objects = Objects::default();
-/// objects.push(ObjectRef { name: "cats/tom.png", size: 9, generation: 1, ..ObjectRef::default() });
+/// objects.push(ObjectRef { name: "cats/tom.png", size: 9, ..ObjectRef::default() });
 /// assert_eq!(objects.iter().map(|object| object.size).sum::<u64>(), 9);
 /// assert_eq!(objects.get(0).map(|object| object.name), Some("cats/tom.png"));
 /// ```
 #[derive(Clone, Default)]
 pub struct Objects {
+    /// Each name, followed by the object's entity tag if it has one.
     names: String,
     records: Vec<ObjectRecord>,
     /// The details of all records, or of none.
@@ -29,12 +31,20 @@ pub struct Objects {
 struct ObjectRecord {
     name_end: usize,
     size: u64,
-    generation: i64,
+    /// A generation, 0 for no version, or the negative length of an entity tag.
+    version: i64,
     updated: Option<SystemTime>,
     crc32c: u32,
     has_crc: bool,
     encoding: ContentEncoding,
     class: StorageClass,
+}
+
+impl ObjectRecord {
+    /// Where the object's entity tag ends, or its name if it has none.
+    fn end(&self) -> usize {
+        self.name_end + usize::try_from(-self.version).unwrap_or_default()
+    }
 }
 
 /// One object of [`Objects`].
@@ -44,8 +54,8 @@ pub struct ObjectRef<'a> {
     pub name: &'a str,
     /// Bytes as stored; 0 where the server leaves it out, as some do for empty objects.
     pub size: u64,
-    /// The version, greater than 0.
-    pub generation: i64,
+    /// The version.
+    pub version: Version<&'a str>,
     /// Castagnoli CRC of the bytes as stored; `None` where the server reports none.
     pub crc32c: Option<u32>,
     /// The storage class.
@@ -67,7 +77,7 @@ pub struct ObjectRef<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Details {
-    /// When this generation was written.
+    /// When this version was written.
     pub created: Option<SystemTime>,
     /// `customTime`, for lifecycle rules.
     pub custom_time: Option<SystemTime>,
@@ -84,10 +94,19 @@ impl Objects {
             self.details.push(details.clone());
         }
         self.names.push_str(object.name);
+        let name_end = self.names.len();
+        let version = match object.version {
+            Version::None => 0,
+            Version::Generation(number) => number.max(0),
+            Version::Etag(tag) => {
+                self.names.push_str(tag);
+                -(tag.len() as i64)
+            }
+        };
         self.records.push(ObjectRecord {
-            name_end: self.names.len(),
+            name_end,
             size: object.size,
-            generation: object.generation,
+            version,
             updated: object.updated,
             crc32c: object.crc32c.unwrap_or_default(),
             has_crc: object.crc32c.is_some(),
@@ -106,7 +125,7 @@ impl Objects {
         self.records.is_empty()
     }
 
-    /// Number of bytes of all names together.
+    /// Number of bytes of all names and entity tags together.
     pub fn name_bytes(&self) -> usize {
         self.names.len()
     }
@@ -124,8 +143,15 @@ impl Objects {
     /// The name of the object at `index`, counted from 0.
     pub fn name(&self, index: usize) -> Option<&str> {
         let end = self.records.get(index)?.name_end;
-        let start = index.checked_sub(1).map_or(0, |before| self.records[before].name_end);
+        let start = index.checked_sub(1).map_or(0, |before| self.records[before].end());
         Some(&self.names[start..end])
+    }
+
+    fn version(&self, record: &ObjectRecord) -> Version<&str> {
+        if record.version < 0 {
+            return Version::Etag(&self.names[record.name_end..record.end()]);
+        }
+        record.version.into()
     }
 
     /// The object at `index`, counted from 0.
@@ -134,7 +160,7 @@ impl Objects {
         Some(ObjectRef {
             name: self.name(index)?,
             size: record.size,
-            generation: record.generation,
+            version: self.version(record),
             crc32c: record.has_crc.then_some(record.crc32c),
             storage_class: record.class,
             encoding: record.encoding,
@@ -199,8 +225,8 @@ pub struct ObjectMeta {
     pub name: String,
     /// Bytes as stored; 0 where the server leaves it out, as some do for empty objects.
     pub size: u64,
-    /// The version, greater than 0.
-    pub generation: i64,
+    /// The version.
+    pub version: Version,
     /// Castagnoli CRC of the bytes as stored; `None` where the server reports none.
     pub crc32c: Option<u32>,
     /// The storage class.
@@ -219,7 +245,7 @@ impl ObjectMeta {
         ObjectRef {
             name: &self.name,
             size: self.size,
-            generation: self.generation,
+            version: self.version.as_deref(),
             crc32c: self.crc32c,
             storage_class: self.storage_class,
             encoding: self.encoding,
@@ -235,7 +261,7 @@ mod tests {
 
     #[test]
     fn sorting_keeps_the_newest_object_of_a_name() {
-        let object = |name, generation| ObjectRef { name, generation, ..ObjectRef::default() };
+        let object = |name, generation: i64| ObjectRef { name, version: generation.into(), ..ObjectRef::default() };
         let mut objects: Objects =
             [object("b", 1), object("a", 2), object("b", 3), object("", 4), object("b", 2)].into_iter().collect();
         objects.sort();
@@ -248,17 +274,19 @@ mod tests {
         let full = ObjectRef {
             name: "ü/1",
             size: 3,
-            generation: 7,
+            version: Version::Etag("\"é\""),
             crc32c: Some(0),
             storage_class: StorageClass::Archive,
             encoding: ContentEncoding::Gzip,
             updated: Some(SystemTime::UNIX_EPOCH),
             details: Some(&details),
         };
-        let bare = ObjectRef { name: "z", generation: 8, ..ObjectRef::default() };
-        let objects: Objects = [full, bare].into_iter().collect();
-        assert_eq!(objects.iter().collect::<Vec<_>>(), [full, bare]);
-        assert_eq!((objects.name(1), objects.name(2), objects.name_bytes()), (Some("z"), None, 5));
-        assert_ne!(objects, [bare, full].into_iter().collect());
+        let bare = ObjectRef { name: "z", version: Version::Generation(8), ..ObjectRef::default() };
+        let least = ObjectRef { version: Version::None, ..bare };
+        let objects: Objects = [full, bare, least].into_iter().collect();
+        assert_eq!(objects.iter().collect::<Vec<_>>(), [full, bare, least]);
+        assert_eq!((objects.name(1), objects.name(3), objects.name_bytes()), (Some("z"), None, 10));
+        assert_ne!(objects, [bare, full, least].into_iter().collect());
+        assert_eq!(size_of::<ObjectRecord>(), 48);
     }
 }

@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 
 use super::buffers::{Buffer, Buffers};
 use super::client::Payload;
-use super::{Body, ByteRange, ObjectId};
+use super::{Body, ByteRange, ObjectId, Version};
 use crate::{Error, ErrorKind, Result};
 
 /// Smallest body that is kept as the one chunk it came in, where buffers aren't reused. A smaller one is copied, since
@@ -18,7 +18,7 @@ const MIN_KEPT_CHUNK: usize = 16 << 10;
 
 /// A read under way.
 pub(super) struct BodyRead {
-    /// The first answer fills in the generation.
+    /// The first answer fills in the version.
     pub(super) id: ObjectId,
     range: Option<Range<u64>>,
     size: u64,
@@ -27,9 +27,9 @@ pub(super) struct BodyRead {
 }
 
 /// What the first answer reported about the object.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct ReadHead {
-    generation: i64,
+    version: Version,
     stored_size: Option<u64>,
     crc32c: Option<u32>,
 }
@@ -85,14 +85,12 @@ impl BodyRead {
         }
     }
 
-    /// Checks that an answer is from the wanted generation and fits the wanted range. Returns its bytes.
+    /// Checks that an answer is from the wanted version and fits the wanted range. Returns its bytes.
     pub(super) fn check(&mut self, body: Body) -> Result<BoxStream<'static, Result<Bytes>>> {
-        if let Some(wanted) = self.id.generation
-            && body.generation != wanted
-        {
+        if !self.id.version.is_none() && body.version != self.id.version {
             return Err(Error::new(ErrorKind::Changed, "the object was overwritten after it was listed")
                 .object(&self.id)
-                .mismatch(format!("generation {wanted}"), format!("generation {}", body.generation))
+                .mismatch(&self.id.version, &body.version)
                 .hint("list the prefix again, and keep writers off it while it is read"));
         }
 
@@ -112,10 +110,10 @@ impl BodyRead {
                 .hint("list the prefix again"));
         }
 
-        self.id.generation = Some(body.generation);
-        let head = ReadHead { generation: body.generation, stored_size: body.stored_size, crc32c: body.crc32c };
-        self.head.get_or_insert(head);
-        Ok(body.chunks)
+        self.id.version.clone_from(&body.version);
+        let Body { version, stored_size, crc32c, chunks } = body;
+        self.head.get_or_insert(ReadHead { version, stored_size, crc32c });
+        Ok(chunks)
     }
 
     pub(super) fn finish(self) -> Payload {
@@ -123,7 +121,7 @@ impl BodyRead {
         Payload {
             computed: self.sink.crc32c,
             bytes: self.sink.into_bytes(),
-            generation: head.generation,
+            version: head.version,
             stored_size: head.stored_size,
             crc32c: head.crc32c,
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use dataflux::ErrorKind;
-use dataflux::store::Attempt;
+use dataflux::store::{Attempt, WriteMode};
 
 use super::{Target, refused};
 
@@ -19,8 +19,8 @@ pub(super) async fn writes_have_versions_and_checksums_as_declared(t: Target) ->
     let (first, second) = (t.put("o", "meow").await?, t.put("o", "meow").await?);
     let capabilities = t.store.capabilities();
     if capabilities.versions {
-        ensure!(first.generation != second.generation, "{first:?} and {second:?}");
-        let stale = t.store.stat(&t.id("o", first.generation), &Attempt::first()).await;
+        ensure!(first.version != second.version, "{first:?} and {second:?}");
+        let stale = t.store.stat(&t.id("o", &first.version), &Attempt::first()).await;
         refused(stale, &[ErrorKind::NotFound], &t.name("o"))?;
     }
     if capabilities.checksums {
@@ -43,7 +43,7 @@ pub(super) async fn operations_that_are_not_declared_are_unsupported(t: Target) 
         unsupported(t.client.compose(&request).await.unwrap_err())?;
     }
     if !capabilities.metadata_updates {
-        let (id, pairs) = (t.id("o", None), BTreeMap::new());
+        let (id, pairs) = (t.live("o"), BTreeMap::new());
         unsupported(t.store.update_metadata(&id, &pairs, &attempt).await.unwrap_err())?;
         unsupported(t.client.update_metadata(&id, &pairs).await.unwrap_err())?;
     }
@@ -53,7 +53,7 @@ pub(super) async fn operations_that_are_not_declared_are_unsupported(t: Target) 
     }
     if !capabilities.conditional_writes {
         let mut put = t.put_request("o", "purr");
-        put.if_generation_match = Some(0);
+        put.mode = WriteMode::Create;
         unsupported(t.client.put(&put).await.unwrap_err())?;
     }
     Ok(())

@@ -121,12 +121,12 @@ pub(super) async fn prefixes_are_not_repeated_across_pages(t: Target) -> Result<
 
 pub(super) async fn listing_tells_what_stat_tells(t: Target) -> Result<()> {
     t.put("o", "meow").await?;
-    let stat = t.client.stat(&t.id("o", None)).await?;
+    let stat = t.client.stat(&t.live("o")).await?;
     let mut request = t.list_request("o");
     request.fields = Fields::Times;
     let page = t.client.list(&request).await?;
     let Some(listed) = page.objects.get(0) else { anyhow::bail!("nothing is listed") };
-    ensure!(listed.name == t.name("o") && listed.size == 4 && listed.generation == stat.generation, "{listed:?}");
+    ensure!(listed.name == t.name("o") && listed.size == 4 && listed.version == stat.version.as_deref(), "{listed:?}");
     ensure!(listed.crc32c == Some(crc32c::crc32c(b"meow")) && listed.crc32c == stat.crc32c, "{listed:?}");
     ensure!(listed.storage_class == stat.storage_class && listed.encoding.is_identity(), "{listed:?}");
     ensure!(listed.updated.is_some(), "{listed:?}");

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use dataflux::store::{
     Attempt, Client, ComposeRequest, CopyRequest, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
+    Version,
 };
 use dataflux::{Error, ErrorKind};
 use futures_util::future::BoxFuture;
@@ -140,16 +141,20 @@ impl Target {
         format!("{}{name}", self.root)
     }
 
-    fn id(&self, name: &str, generation: impl Into<Option<i64>>) -> ObjectId {
-        ObjectId::new(self.bucket.clone(), self.name(name), generation)
+    fn id(&self, name: &str, version: impl Into<Version>) -> ObjectId {
+        ObjectId::new(self.bucket.clone(), self.name(name), version)
+    }
+
+    fn live(&self, name: &str) -> ObjectId {
+        self.id(name, Version::None)
     }
 
     fn put_request(&self, name: &str, data: impl Into<bytes::Bytes>) -> PutRequest {
         PutRequest::new(self.bucket.clone(), self.name(name), data)
     }
 
-    fn copy_request(&self, from: &str, generation: impl Into<Option<i64>>, to: &str) -> CopyRequest {
-        CopyRequest::new(self.id(from, generation), self.bucket.clone(), self.name(to))
+    fn copy_request(&self, from: &str, version: impl Into<Version>, to: &str) -> CopyRequest {
+        CopyRequest::new(self.id(from, version), self.bucket.clone(), self.name(to))
     }
 
     async fn put(&self, name: &str, data: impl Into<bytes::Bytes>) -> Result<ObjectMeta> {
@@ -197,8 +202,8 @@ impl Target {
 
     /// The live object, read whole.
     async fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let meta = self.client.stat(&self.id(name, None)).await?;
-        let payload = self.client.read(&self.id(name, meta.generation), None, meta.size).await?;
+        let meta = self.client.stat(&self.live(name)).await?;
+        let payload = self.client.read(&self.id(name, &meta.version), None, meta.size).await?;
         Ok(payload.bytes.to_vec())
     }
 
@@ -207,7 +212,7 @@ impl Target {
         ComposeRequest::new(
             self.bucket.clone(),
             self.name(destination).into(),
-            sources.iter().map(|source| (source.name.as_str().into(), source.generation)).collect(),
+            sources.iter().map(|source| (source.name.as_str().into(), source.version.clone())).collect(),
             data.len() as u64,
             crc32c::crc32c(data),
             std::time::SystemTime::now(),
@@ -220,7 +225,7 @@ impl Target {
     }
 
     async fn exists(&self, name: &str) -> Result<bool> {
-        match self.client.stat(&self.id(name, None)).await {
+        match self.client.stat(&self.live(name)).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error.into()),

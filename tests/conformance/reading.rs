@@ -17,9 +17,9 @@ pub(super) async fn whole_objects(t: Target) -> Result<()> {
     for len in [1, 1000, 300_000] {
         let data = telling("whole", len);
         let meta = t.put("o", data.clone()).await?;
-        let payload = t.client.read(&t.id("o", meta.generation), None, len as u64).await?;
+        let payload = t.client.read(&t.id("o", &meta.version), None, len as u64).await?;
         ensure!(payload.bytes == data, "{len} bytes");
-        ensure!(payload.generation == meta.generation, "{payload:?}");
+        ensure!(payload.version == meta.version, "{payload:?}");
     }
     Ok(())
 }
@@ -28,9 +28,9 @@ pub(super) async fn ranges(t: Target) -> Result<()> {
     let data = telling("range", 5000);
     let meta = t.put("o", data.clone()).await?;
     for (start, end) in [(0, 5000), (0, 1), (1, 2), (4999, 5000), (1234, 4321), (2500, 5000)] {
-        let payload = t.client.read(&t.id("o", meta.generation), Some(start..end), end - start).await?;
+        let payload = t.client.read(&t.id("o", &meta.version), Some(start..end), end - start).await?;
         ensure!(payload.bytes == data[start as usize..end as usize], "{start}..{end}");
-        ensure!(payload.generation == meta.generation, "{payload:?}");
+        ensure!(payload.version == meta.version, "{payload:?}");
     }
     Ok(())
 }
@@ -39,7 +39,7 @@ pub(super) async fn suffix_ranges(t: Target) -> Result<()> {
     let data = telling("suffix", 5000);
     let meta = t.put("o", data.clone()).await?;
     for length in [1, 2, 1234, 5000, 9999] {
-        let id = t.id("o", meta.generation);
+        let id = t.id("o", &meta.version);
         let body = t.store.get(&id, ByteRange::Suffix(length), &Attempt::first()).await?;
         ensure!(body.stored_size.is_none_or(|size| size == 5000), "{body:?}");
         let bytes = body.chunks.try_collect::<Vec<_>>().await?.concat();
@@ -50,16 +50,16 @@ pub(super) async fn suffix_ranges(t: Target) -> Result<()> {
 
 pub(super) async fn a_suffix_of_an_empty_object_is_refused(t: Target) -> Result<()> {
     let meta = t.put("empty", "").await?;
-    let answer = t.store.get(&t.id("empty", meta.generation), ByteRange::Suffix(1), &Attempt::first()).await;
+    let answer = t.store.get(&t.id("empty", &meta.version), ByteRange::Suffix(1), &Attempt::first()).await;
     refused(answer, &[ErrorKind::Integrity], &t.name("empty"))?;
     Ok(())
 }
 
 pub(super) async fn a_range_beyond_the_end_is_refused(t: Target) -> Result<()> {
     let meta = t.put("o", "meow").await?;
-    let beyond = t.store.get(&t.id("o", meta.generation), (4..8).into(), &Attempt::first()).await;
+    let beyond = t.store.get(&t.id("o", &meta.version), (4..8).into(), &Attempt::first()).await;
     refused(beyond, &[ErrorKind::Integrity], &t.name("o"))?;
-    let across = t.client.read(&t.id("o", meta.generation), Some(2..8), 6).await;
+    let across = t.client.read(&t.id("o", &meta.version), Some(2..8), 6).await;
     refused(across, &[ErrorKind::Integrity], &t.name("o"))?;
     Ok(())
 }
@@ -69,13 +69,13 @@ pub(super) async fn empty_objects(t: Target) -> Result<()> {
     ensure!(meta.size == 0 && meta.crc32c.unwrap_or(0) == 0, "{meta:?}");
     let page = t.client.list(&t.list_request("")).await?;
     ensure!(page.objects.iter().map(|object| object.size).eq([0]), "{page:?}");
-    let payload = t.client.read(&t.id("empty", meta.generation), None, 0).await?;
-    ensure!(payload.bytes.is_empty() && payload.generation == meta.generation, "{payload:?}");
+    let payload = t.client.read(&t.id("empty", &meta.version), None, 0).await?;
+    ensure!(payload.bytes.is_empty() && payload.version == meta.version, "{payload:?}");
     Ok(())
 }
 
 pub(super) async fn missing_objects_are_not_found(t: Target) -> Result<()> {
-    let id = t.id("missing", None);
+    let id = t.live("missing");
     refused(t.client.stat(&id).await, &[ErrorKind::NotFound], &t.name("missing"))?;
     refused(t.client.read(&id, None, 1).await, &[ErrorKind::NotFound], &t.name("missing"))?;
     refused(t.client.delete(&id).await, &[ErrorKind::NotFound], &t.name("missing"))?;
@@ -85,19 +85,19 @@ pub(super) async fn missing_objects_are_not_found(t: Target) -> Result<()> {
 pub(super) async fn an_overwritten_generation_is_changed(t: Target) -> Result<()> {
     let old = t.put("o", "meow").await?;
     let new = t.put("o", "purr").await?;
-    let error = refused(t.client.read(&t.id("o", old.generation), None, 4).await, &[ErrorKind::Changed], &t.name("o"))?;
-    for generation in [old.generation, new.generation] {
-        ensure!(error.to_string().contains(&generation.to_string()), "{error}");
+    let error = refused(t.client.read(&t.id("o", &old.version), None, 4).await, &[ErrorKind::Changed], &t.name("o"))?;
+    for version in [old.version.to_string(), new.version.to_string()] {
+        ensure!(error.to_string().contains(&version), "{error}");
     }
-    refused(t.client.stat(&t.id("o", old.generation)).await, &[ErrorKind::NotFound], &t.name("o"))?;
+    refused(t.client.stat(&t.id("o", &old.version)).await, &[ErrorKind::NotFound], &t.name("o"))?;
     ensure!(t.read("o").await? == b"purr");
     Ok(())
 }
 
 pub(super) async fn a_deleted_generation_is_changed(t: Target) -> Result<()> {
     let old = t.put("o", "meow").await?;
-    t.client.delete(&t.id("o", old.generation)).await?;
-    let error = refused(t.client.read(&t.id("o", old.generation), None, 4).await, &[ErrorKind::Changed], &t.name("o"))?;
+    t.client.delete(&t.id("o", &old.version)).await?;
+    let error = refused(t.client.read(&t.id("o", &old.version), None, 4).await, &[ErrorKind::Changed], &t.name("o"))?;
     ensure!(error.to_string().contains("deleted"), "{error}");
     Ok(())
 }
@@ -109,7 +109,7 @@ pub(super) async fn encoded_objects_come_as_stored(t: Target) -> Result<()> {
     ensure!(meta.encoding == ContentEncoding::Gzip && meta.size == GZIP.len() as u64, "{meta:?}");
     let page = t.client.list(&t.list_request("")).await?;
     ensure!(page.objects.iter().map(|object| object.encoding).eq([ContentEncoding::Gzip]), "{page:?}");
-    let payload = t.client.read(&t.id("o.gz", meta.generation), None, meta.size).await?;
+    let payload = t.client.read(&t.id("o.gz", &meta.version), None, meta.size).await?;
     ensure!(payload.bytes == GZIP, "{payload:?}");
     Ok(())
 }
@@ -118,7 +118,7 @@ pub(super) async fn ranges_of_encoded_objects_come_as_stored(t: Target) -> Resul
     let mut put = t.put_request("o.gz", GZIP);
     put.content_encoding = Some("gzip".into());
     let meta = t.client.put(&put).await?;
-    let payload = t.client.read(&t.id("o.gz", meta.generation), Some(3..9), 6).await?;
+    let payload = t.client.read(&t.id("o.gz", &meta.version), Some(3..9), 6).await?;
     ensure!(payload.bytes == GZIP[3..9], "{payload:?}");
     Ok(())
 }
@@ -127,7 +127,7 @@ pub(super) async fn bodies_tell_of_the_whole_object(t: Target) -> Result<()> {
     let meta = t.put("o", "123456789").await?;
     for range in [None, Some(2..5)] {
         let size = range.clone().map_or(9, |range: std::ops::Range<u64>| range.end - range.start);
-        let payload = t.client.read(&t.id("o", meta.generation), range, size).await?;
+        let payload = t.client.read(&t.id("o", &meta.version), range, size).await?;
         ensure!(payload.stored_size == Some(9) && payload.crc32c == Some(0xE306_9283), "{payload:?}");
     }
     Ok(())

@@ -5,16 +5,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use dataflux::ErrorKind;
-use dataflux::store::{ObjectMeta, StorageClass};
+use dataflux::store::{ObjectMeta, StorageClass, Version, WriteMode};
 
 use super::{Target, refused, telling};
 
 pub(super) async fn put_tells_of_the_object(t: Target) -> Result<()> {
     let meta = t.put("o", "123456789").await?;
-    ensure!(meta.name == t.name("o") && meta.size == 9 && meta.generation > 0, "{meta:?}");
+    ensure!(meta.name == t.name("o") && meta.size == 9 && !meta.version.is_none(), "{meta:?}");
     ensure!(meta.crc32c == Some(0xE306_9283), "{meta:?}");
-    let stat = t.client.stat(&t.id("o", meta.generation)).await?;
-    ensure!((stat.size, stat.generation, stat.crc32c) == (9, meta.generation, meta.crc32c), "{stat:?}");
+    let stat = t.client.stat(&t.id("o", &meta.version)).await?;
+    ensure!((stat.size, &stat.version, stat.crc32c) == (9, &meta.version, meta.crc32c), "{stat:?}");
     Ok(())
 }
 
@@ -56,28 +56,28 @@ pub(super) async fn names_of_all_kinds(t: Target) -> Result<()> {
     let listed = t.names(t.list_request("")).await?;
     ensure!(listed == names, "{listed:?}");
     for name in &names {
-        t.client.delete(&t.id(name, None)).await?;
+        t.client.delete(&t.live(name)).await?;
     }
     ensure!(t.names(t.list_request("")).await?.is_empty());
     Ok(())
 }
 
 pub(super) async fn generations_grow(t: Target) -> Result<()> {
-    let mut last = 0;
+    let mut last = Version::None;
     for data in ["a", "b", "b"] {
-        let generation = t.put("o", data).await?.generation;
-        ensure!(generation > last, "{generation} after {last}");
-        last = generation;
+        let version = t.put("o", data).await?.version;
+        ensure!(version > last, "{version} after {last}");
+        last = version;
     }
-    t.client.delete(&t.id("o", last)).await?;
-    let generation = t.put("o", "c").await?.generation;
-    ensure!(generation > last, "{generation} after the deleted {last}");
+    t.client.delete(&t.id("o", &last)).await?;
+    let version = t.put("o", "c").await?.version;
+    ensure!(version > last, "{version} after the deleted {last}");
     Ok(())
 }
 
 pub(super) async fn put_if_absent(t: Target) -> Result<()> {
     let mut put = t.put_request("o", "first");
-    put.if_generation_match = Some(0);
+    put.mode = WriteMode::Create;
     t.client.put(&put).await?;
     put.data = "second".into();
     refused(t.client.put(&put).await, &[ErrorKind::Precondition], &t.name("o"))?;
@@ -86,9 +86,9 @@ pub(super) async fn put_if_absent(t: Target) -> Result<()> {
 }
 
 pub(super) async fn put_if_generation(t: Target) -> Result<()> {
-    let first = t.put("o", "first").await?.generation;
+    let first = t.put("o", "first").await?.version;
     let mut put = t.put_request("o", "second");
-    put.if_generation_match = Some(first);
+    put.mode = WriteMode::Update(first);
     t.client.put(&put).await?;
     put.data = "third".into();
     refused(t.client.put(&put).await, &[ErrorKind::Precondition], &t.name("o"))?;
@@ -104,7 +104,7 @@ pub(super) async fn large_objects(t: Target) -> Result<()> {
         put.metadata.insert("k".into(), "v".into());
         let meta = t.client.put(&put).await?;
         ensure!(meta.size == len as u64 && meta.crc32c == Some(crc32c::crc32c(&data)), "{meta:?}");
-        ensure!(t.client.stat(&t.id("large", None)).await?.details.metadata == put.metadata, "metadata is lost");
+        ensure!(t.client.stat(&t.live("large")).await?.details.metadata == put.metadata, "metadata is lost");
         ensure!(t.read("large").await? == data, "other bytes");
     }
     Ok(())
@@ -114,14 +114,14 @@ pub(super) async fn copies_have_the_bytes_and_metadata_of_their_source(t: Target
     let mut put = t.put_request("a/ü?", telling("copy", 1000));
     put.metadata.insert("label".into(), "chat \"noir\" ü".into());
     let source = t.client.put(&put).await?;
-    let copy = t.client.copy(&t.copy_request("a/ü?", source.generation, "b c#d"), &source).await?;
-    ensure!(copy.name == t.name("b c#d") && copy.generation > source.generation, "{copy:?}");
+    let copy = t.client.copy(&t.copy_request("a/ü?", &source.version, "b c#d"), &source).await?;
+    ensure!(copy.name == t.name("b c#d") && copy.version > source.version, "{copy:?}");
     ensure!((copy.size, copy.crc32c) == (source.size, source.crc32c), "{copy:?} of {source:?}");
     ensure!(t.read("b c#d").await? == put.data, "other bytes");
-    let stat = t.client.stat(&t.id("b c#d", copy.generation)).await?;
+    let stat = t.client.stat(&t.id("b c#d", &copy.version)).await?;
     ensure!(stat.details.metadata == put.metadata, "{stat:?}");
-    let stat = t.client.stat(&t.id("a/ü?", source.generation)).await?;
-    ensure!(stat.generation == source.generation, "the source was changed: {stat:?}");
+    let stat = t.client.stat(&t.id("a/ü?", &source.version)).await?;
+    ensure!(stat.version == source.version, "the source was changed: {stat:?}");
     Ok(())
 }
 
@@ -129,19 +129,23 @@ pub(super) async fn copy_of_a_generation(t: Target) -> Result<()> {
     let old = t.put("o", "meow").await?;
     let new = t.put("o", "purr").await?;
     // The error names the source or the destination.
-    refused(t.client.copy(&t.copy_request("o", old.generation, "copy"), &old).await, &[ErrorKind::NotFound], &t.root)?;
+    refused(t.client.copy(&t.copy_request("o", &old.version, "copy"), &old).await, &[ErrorKind::NotFound], &t.root)?;
     ensure!(!t.exists("copy").await?);
-    t.client.copy(&t.copy_request("o", None, "copy"), &new).await?;
+    t.client.copy(&t.copy_request("o", Version::None, "copy"), &new).await?;
     ensure!(t.read("copy").await? == b"purr");
     // What is copied is not what the caller knows.
-    refused(t.client.copy(&t.copy_request("o", None, "copy"), &old).await, &[ErrorKind::Integrity], &t.name("copy"))?;
+    refused(
+        t.client.copy(&t.copy_request("o", Version::None, "copy"), &old).await,
+        &[ErrorKind::Integrity],
+        &t.name("copy"),
+    )?;
     Ok(())
 }
 
 pub(super) async fn copy_if_absent(t: Target) -> Result<()> {
     let source = t.put("o", "meow").await?;
-    let mut request = t.copy_request("o", source.generation, "copy");
-    request.if_generation_match = Some(0);
+    let mut request = t.copy_request("o", &source.version, "copy");
+    request.mode = WriteMode::Create;
     t.client.copy(&request, &source).await?;
     refused(t.client.copy(&request, &source).await, &[ErrorKind::Precondition], &t.name("copy"))?;
     Ok(())
@@ -149,8 +153,8 @@ pub(super) async fn copy_if_absent(t: Target) -> Result<()> {
 
 pub(super) async fn copy_of_what_is_gone_is_refused(t: Target) -> Result<()> {
     let source = t.put("o", "meow").await?;
-    t.client.delete(&t.id("o", source.generation)).await?;
-    let answer = t.client.copy(&t.copy_request("o", None, "copy"), &source).await;
+    t.client.delete(&t.id("o", &source.version)).await?;
+    let answer = t.client.copy(&t.copy_request("o", Version::None, "copy"), &source).await;
     refused(answer, &[ErrorKind::NotFound], &t.root)?;
     ensure!(!t.exists("copy").await?);
     Ok(())
@@ -161,7 +165,7 @@ pub(super) async fn metadata_and_class_are_kept(t: Target) -> Result<()> {
     put.metadata.insert("label".into(), "chat \"noir\" ü".into());
     put.storage_class = Some(StorageClass::Nearline);
     t.client.put(&put).await?;
-    let stat = t.client.stat(&t.id("o", None)).await?;
+    let stat = t.client.stat(&t.live("o")).await?;
     ensure!(stat.details.metadata == put.metadata && stat.storage_class == StorageClass::Nearline, "{stat:?}");
     let page = t.client.list(&t.list_request("")).await?;
     ensure!(page.objects.iter().map(|object| object.storage_class).eq([StorageClass::Nearline]), "{page:?}");
@@ -178,13 +182,13 @@ pub(super) async fn metadata_is_updated_key_by_key(t: Target) -> Result<()> {
     let before = t.client.put(&put).await?;
     // Clocks of services count in milliseconds.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let id = t.id("o", before.generation);
+    let id = t.id("o", &before.version);
     let meta = t.client.update_metadata(&id, &pairs([("size", "2"), ("quote", "\"ü\"")])).await?;
     let wanted = pairs([("colour", "red"), ("size", "2"), ("quote", "\"ü\"")]);
     let stat = t.client.stat(&id).await?;
     for meta in [meta, stat] {
         ensure!(meta.details.metadata == wanted, "{meta:?}");
-        ensure!((meta.generation, meta.crc32c, meta.size) == (before.generation, before.crc32c, 4), "{meta:?}");
+        ensure!((&meta.version, meta.crc32c, meta.size) == (&before.version, before.crc32c, 4), "{meta:?}");
         ensure!(meta.updated > before.updated, "{meta:?} after {before:?}");
     }
     ensure!(t.read("o").await? == b"meow");
@@ -195,26 +199,26 @@ pub(super) async fn update_of_what_is_gone_is_refused(t: Target) -> Result<()> {
     let old = t.put("o", "meow").await?;
     t.put("o", "purr").await?;
     let update = pairs([("k", "v")]);
-    let answer = t.client.update_metadata(&t.id("o", old.generation), &update).await;
+    let answer = t.client.update_metadata(&t.id("o", &old.version), &update).await;
     refused(answer, &[ErrorKind::NotFound], &t.name("o"))?;
-    ensure!(t.client.stat(&t.id("o", None)).await?.details.metadata.is_empty(), "another generation was updated");
-    refused(t.client.update_metadata(&t.id("never", None), &update).await, &[ErrorKind::NotFound], &t.name("never"))?;
+    ensure!(t.client.stat(&t.live("o")).await?.details.metadata.is_empty(), "another generation was updated");
+    refused(t.client.update_metadata(&t.live("never"), &update).await, &[ErrorKind::NotFound], &t.name("never"))?;
     ensure!(!t.exists("never").await?, "an update made something");
     Ok(())
 }
 
 pub(super) async fn delete_a_generation(t: Target) -> Result<()> {
     let meta = t.put("o", "meow").await?;
-    t.client.delete(&t.id("o", meta.generation)).await?;
+    t.client.delete(&t.id("o", &meta.version)).await?;
     ensure!(!t.exists("o").await?);
-    refused(t.client.delete(&t.id("o", meta.generation)).await, &[ErrorKind::NotFound], &t.name("o"))?;
+    refused(t.client.delete(&t.id("o", &meta.version)).await, &[ErrorKind::NotFound], &t.name("o"))?;
     Ok(())
 }
 
 pub(super) async fn delete_the_live_one(t: Target) -> Result<()> {
     t.put("o", "meow").await?;
     t.put("o", "purr").await?;
-    t.client.delete(&t.id("o", None)).await?;
+    t.client.delete(&t.live("o")).await?;
     ensure!(!t.exists("o").await?);
     Ok(())
 }
@@ -222,7 +226,7 @@ pub(super) async fn delete_the_live_one(t: Target) -> Result<()> {
 pub(super) async fn delete_of_another_generation_is_refused(t: Target) -> Result<()> {
     let old = t.put("o", "meow").await?;
     t.put("o", "purr").await?;
-    refused(t.client.delete(&t.id("o", old.generation)).await, &[ErrorKind::NotFound], &t.name("o"))?;
+    refused(t.client.delete(&t.id("o", &old.version)).await, &[ErrorKind::NotFound], &t.name("o"))?;
     ensure!(t.read("o").await? == b"purr");
     Ok(())
 }
@@ -246,7 +250,7 @@ pub(super) async fn compose_joins_in_order(t: Target) -> Result<()> {
         data.extend(
             t.client
                 .read(
-                    &dataflux::store::ObjectId::new(t.bucket.clone(), source.name.as_str(), source.generation),
+                    &dataflux::store::ObjectId::new(t.bucket.clone(), source.name.as_str(), &source.version),
                     None,
                     source.size,
                 )
@@ -257,7 +261,7 @@ pub(super) async fn compose_joins_in_order(t: Target) -> Result<()> {
     let meta = t.client.compose(&t.compose_request("joined", &order, &data)).await?;
     ensure!(meta.name == t.name("joined") && meta.size == data.len() as u64, "{meta:?}");
     ensure!(meta.crc32c == Some(crc32c::crc32c(&data)), "{meta:?}");
-    let payload = t.client.read(&t.id("joined", meta.generation), None, meta.size).await?;
+    let payload = t.client.read(&t.id("joined", &meta.version), None, meta.size).await?;
     ensure!(payload.bytes == data, "joined otherwise");
     Ok(())
 }
@@ -302,7 +306,7 @@ pub(super) async fn compose_keeps_metadata_and_custom_time(t: Target) -> Result<
     request.metadata.insert("run".into(), "17".into());
     request.custom_time = UNIX_EPOCH + Duration::from_millis(1_793_491_200_250);
     t.client.compose(&request).await?;
-    let stat = t.client.stat(&t.id("joined", None)).await?;
+    let stat = t.client.stat(&t.live("joined")).await?;
     ensure!(
         stat.details.metadata == request.metadata && stat.details.custom_time == Some(request.custom_time),
         "{stat:?}"
@@ -313,7 +317,7 @@ pub(super) async fn compose_keeps_metadata_and_custom_time(t: Target) -> Result<
 pub(super) async fn compose_of_a_missing_source_is_refused(t: Target) -> Result<()> {
     let there = t.put("there", "meow").await?;
     let mut gone = t.put("gone", "purr").await?;
-    t.client.delete(&t.id("gone", None)).await?;
+    t.client.delete(&t.live("gone")).await?;
     let answer = t.compose_once(&t.compose_request("joined", &[&there, &gone], b"meowpurr")).await;
     refused(answer, &[ErrorKind::NotFound], &t.root)?;
     gone.name = t.name("never");
@@ -368,8 +372,8 @@ pub(super) async fn compose_leaves_the_sources(t: Target) -> Result<()> {
     let (sources, data) = sources(&t, 2).await?;
     t.client.compose(&t.compose_request("joined", &[&sources[0], &sources[1]], &data)).await?;
     for (n, source) in sources.iter().enumerate() {
-        let stat = t.client.stat(&t.id(&format!("source-{n}"), None)).await?;
-        ensure!(stat.generation == source.generation, "{stat:?}");
+        let stat = t.client.stat(&t.live(&format!("source-{n}"))).await?;
+        ensure!(stat.version == source.version, "{stat:?}");
     }
     Ok(())
 }

@@ -184,7 +184,7 @@ fn what_is_wrong_with_a_sample_is_told_and_treated_as_ever() {
         let objects = (0..).zip(&entries).map(|(index, entry)| ObjectRef {
             name: &entry.name,
             size: entry.size,
-            generation: entry.generation,
+            version: entry.version.as_deref(),
             crc32c: entry.crc32c.map(|crc| if bad_crc(index) { !crc } else { crc }),
             storage_class: entry.storage_class,
             ..ObjectRef::default()
@@ -196,7 +196,7 @@ fn what_is_wrong_with_a_sample_is_told_and_treated_as_ever() {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for entry in entries.iter().skip(11).step_by(60) {
-            let id = ObjectId::new("data", entry.name.clone(), None);
+            let id = ObjectId::live("data", entry.name.clone());
             runtime.block_on(store.delete(&id, &Attempt::first())).unwrap();
         }
         let (skip, substitute) = (OnError::Skip { limit: 1_000 }, OnError::Substitute { limit: 1_000 });
@@ -235,7 +235,7 @@ fn an_object_that_was_replaced_or_deleted_is_missed_by_the_next_epoch() {
 
         store.insert("data", &name(3), "another");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let gone = ObjectId::new("data", name(50), None);
+        let gone = ObjectId::live("data", name(50));
         runtime.block_on(store.delete(&gone, &Attempt::first())).unwrap();
         let told = |loader: &DataLoader, epoch| loader.epoch(epoch).unwrap().find_map(Result::err).unwrap().to_string();
         assert_eq!(told(&failing, 1), told(&loader(OnError::Fail), 1), "as told by a loader that never saw it before");

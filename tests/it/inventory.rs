@@ -74,7 +74,7 @@ fn is_as_written(object: ObjectRef<'_>, written: &serde_json::Value) -> bool {
     let updated = SystemTime::UNIX_EPOCH + Duration::from_micros(written["updated"].as_u64().unwrap());
     written["name"].as_str() == Some(object.name)
         && written["size"].as_u64() == Some(object.size)
-        && written["generation"].as_i64() == Some(object.generation)
+        && written["generation"].as_i64() == object.version.generation()
         && written["crc32c"].as_u64() == object.crc32c.map(u64::from)
         && written["encoded"].as_bool() == Some(!object.encoding.is_identity())
         && StorageClass::parse(written["class"].as_str().unwrap()) == object.storage_class

@@ -77,7 +77,7 @@ fn mix(mut z: u64) -> u64 {
 }
 
 fn object(name: &String) -> ObjectRef<'_> {
-    ObjectRef { name, generation: 1, ..ObjectRef::default() }
+    ObjectRef { name, version: 1.into(), ..ObjectRef::default() }
 }
 
 #[async_trait]

@@ -120,7 +120,8 @@ fn an_inventory_report_takes_the_place_of_a_listing() {
                 use base64::Engine as _;
                 base64::engine::general_purpose::STANDARD.encode(entry.crc32c.unwrap().to_be_bytes())
             };
-            rows.push(format!("data,\"{}\",{},{},{crc},\n", entry.name, entry.size, entry.generation));
+            let generation = entry.version.generation().unwrap();
+            rows.push(format!("data,\"{}\",{},{generation},{crc},\n", entry.name, entry.size));
         }
         // The rows are in no order, with an older version, a deleted object and an object of another prefix among them.
         rows.reverse();
@@ -162,7 +163,7 @@ fn a_filter_that_refuses_the_newest_version_does_not_bring_back_an_older_one() {
                     p/c,9,5,2024-05-19T00:00:00Z\np/c,9,6,2024-05-18T00:00:00Z\n";
         let dataset = of_report("newest", rows, Filter::new().min_size(1)).unwrap();
         assert_eq!(names(&dataset), ["p/b", "p/c"]);
-        assert_eq!(dataset.manifest().get(0).unwrap().generation, 4);
+        assert_eq!(dataset.manifest().get(0).unwrap().version, 4.into());
         let left = dataset.manifest().left_out();
         assert_eq!((left.too_small, left.total()), (1, 1));
         let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_716_076_800);

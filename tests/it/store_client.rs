@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dataflux::ErrorKind;
 use dataflux::store::{
     BucketInfo, Client, ComposeRequest, Fault, FaultStore, Hedge, ListRequest, MemoryStore, ObjectId, PutRequest,
-    RetryPolicy, StoreCall,
+    RetryPolicy, StoreCall, Version, WriteMode,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -28,9 +28,9 @@ fn faulty(store: &MemoryStore) -> (FaultStore, Client) {
 /// One object `o` of bucket `b`, of `len` bytes.
 fn one(len: usize) -> (MemoryStore, ObjectId, FaultStore, Client) {
     let store = MemoryStore::new().with_chunk_size(7);
-    let generation = store.insert("b", "o", telling(len));
+    let version = store.insert("b", "o", telling(len));
     let (faults, client) = faulty(&store);
-    (store, ObjectId::new("b", "o", generation), faults, client)
+    (store, ObjectId::new("b", "o", version), faults, client)
 }
 
 fn ranges(faults: &FaultStore) -> Vec<Option<std::ops::Range<u64>>> {
@@ -118,7 +118,7 @@ async fn without_retry_there_is_one_try() {
     assert!(payload.bytes == telling(SIZE), "the one try has its time");
 
     let mut put = PutRequest::new("b", "p", telling(SIZE));
-    put.if_generation_match = Some(0);
+    put.mode = WriteMode::Create;
     faults.fail_next(StoreCall::Put, Fault::Error(ErrorKind::Unavailable), 1);
     assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(faults.calls(StoreCall::Put), 1);
@@ -184,7 +184,7 @@ async fn any_mixture_of_faults_ends_in_the_right_bytes() {
         let mut random = SmallRng::seed_from_u64(seed);
         let len = random.random_range(1..60_000);
         let store = MemoryStore::new().with_chunk_size(random.random_range(1..20_000));
-        let generation = store.insert("b", "o", telling(len));
+        let version = store.insert("b", "o", telling(len));
         let (faults, client) = faulty(&store);
         let mut script = faults.clone();
         for nth in 1..random.random_range(1..6) {
@@ -203,7 +203,7 @@ async fn any_mixture_of_faults_ends_in_the_right_bytes() {
         let range = random.random_bool(0.5).then(|| start..random.random_range(start..len as u64) + 1);
         let wanted = range.clone().map_or(0..len, |range| range.start as usize..range.end as usize);
         let payload = client
-            .read(&ObjectId::new("b", "o", generation), range.clone(), wanted.len() as u64)
+            .read(&ObjectId::new("b", "o", version), range.clone(), wanted.len() as u64)
             .await
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert!(payload.bytes == telling(len)[wanted], "seed {seed}: other bytes for {range:?}");
@@ -214,7 +214,7 @@ async fn any_mixture_of_faults_ends_in_the_right_bytes() {
 async fn the_first_answer_pins_the_generation() {
     let (store, id, faults, client) = one(50);
     faults.fail_next(StoreCall::Get, Fault::StallAt(20), 1);
-    let live = ObjectId { generation: None, ..id.clone() };
+    let live = ObjectId { version: Version::None, ..id.clone() };
     let reading = tokio::spawn(async move { client.read(&live, None, 50).await });
     while faults.calls(StoreCall::Get) == 0 {
         tokio::task::yield_now().await;
@@ -224,7 +224,7 @@ async fn the_first_answer_pins_the_generation() {
     let error = reading.await.unwrap().unwrap_err();
     assert!(error.is_changed(), "{error}");
     let text = error.to_string();
-    assert!(text.contains(&id.generation.unwrap().to_string()) && text.contains(&new.to_string()), "{text}");
+    assert!(text.contains(&id.version.to_string()) && text.contains(&new.to_string()), "{text}");
     assert_eq!(faults.gets()[1].id, id);
 }
 
@@ -359,10 +359,10 @@ async fn the_share_of_hedges_holds_where_everything_is_slow() {
 async fn any_mixture_of_faults_under_hedges_ends_in_the_right_bytes() {
     let store = MemoryStore::new().with_chunk_size(700);
     let len = 5_000;
-    let generation = store.insert("b", "o", telling(len));
+    let version = store.insert("b", "o", telling(len));
     let (faults, client) = faulty(&store);
     let client = client.with_hedge(Hedge::percentile(50.0).max_share(1.0));
-    let id = ObjectId::new("b", "o", generation);
+    let id = ObjectId::new("b", "o", version);
     learn(&client, &faults, &id, len as u64).await;
     let mut random = SmallRng::seed_from_u64(7);
     for round in 0..300 {
@@ -401,9 +401,9 @@ async fn a_body_of_one_chunk_is_not_copied_unless_small() {
     let store = MemoryStore::new();
     for (len, kept) in [(100_000, true), (100, false)] {
         let data = Bytes::from(telling(len));
-        let generation = store.insert("b", "o", data.clone());
+        let version = store.insert("b", "o", data.clone());
         let client = Client::new(Arc::new(store.clone()));
-        let payload = client.read(&ObjectId::new("b", "o", generation), None, len as u64).await.unwrap();
+        let payload = client.read(&ObjectId::new("b", "o", version), None, len as u64).await.unwrap();
         assert_eq!(payload.bytes, data);
         assert_eq!(payload.bytes.as_ptr() == data.as_ptr(), kept, "{len} bytes");
     }
@@ -420,7 +420,7 @@ async fn a_compose_whose_answer_was_lost_is_adopted() {
     let (faults, client) = faulty(&store);
     faults.fail_next(StoreCall::Compose, Fault::LostResponse(ErrorKind::Unavailable), 1);
     let meta = client.compose(&compose(&store)).await.unwrap();
-    let payload = client.read(&ObjectId::new("b", "joined", meta.generation), None, 2).await.unwrap();
+    let payload = client.read(&ObjectId::new("b", "joined", meta.version), None, 2).await.unwrap();
     assert_eq!(&payload.bytes[..], b"xy");
     let counts = client.metrics().snapshot();
     assert_eq!((counts.compose, counts.stat, counts.retries), (2, 1, 1));
@@ -436,7 +436,7 @@ async fn what_another_wrote_is_not_adopted() {
         faults.fail_next(StoreCall::Compose, Fault::Error(ErrorKind::Unavailable), 1);
         let error = client.compose(&request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
-        assert_eq!(client.stat(&ObjectId::new("b", "joined", None)).await.unwrap().generation, theirs);
+        assert_eq!(client.stat(&ObjectId::live("b", "joined")).await.unwrap().version, theirs);
         // On the first attempt there is nothing to adopt and nothing to look up.
         let stats = faults.calls(StoreCall::Stat);
         assert_eq!(client.compose(&request).await.unwrap_err().kind(), ErrorKind::Precondition);
@@ -457,11 +457,11 @@ async fn a_read_only_caller_is_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn every_error_after_the_first_try_reports_how_many_there_were() {
     let store = MemoryStore::new();
-    let generation = store.insert("b", "o", "meow");
+    let version = store.insert("b", "o", "meow");
     let (faults, client) = faulty(&store);
-    let (id, request) = (ObjectId::new("b", "o", generation), compose(&store));
+    let (id, request) = (ObjectId::new("b", "o", version), compose(&store));
     let mut put = PutRequest::new("b", "p", "meow");
-    put.if_generation_match = Some(0);
+    put.mode = WriteMode::Create;
     let calls = [
         StoreCall::List,
         StoreCall::BucketInfo,
@@ -506,7 +506,7 @@ async fn every_error_after_the_first_try_reports_how_many_there_were() {
         assert!(error.to_string().contains(", on try 2 "), "{call:?}: {error}");
     }
     // A look-up also reveals that the object is gone.
-    let gone = ObjectId::new("b", "o", generation + 1);
+    let gone = ObjectId::new("b", "o", 7);
     faults.fail_next(StoreCall::Get, Fault::Error(ErrorKind::Unavailable), 1);
     let error = client.read(&gone, None, 4).await.unwrap_err();
     assert!(error.is_changed() && error.to_string().contains(", on try 2 "), "{error}");
@@ -521,10 +521,10 @@ async fn a_put_is_made_again_only_with_a_precondition() {
     assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(faults.calls(StoreCall::Put), 1);
 
-    put.if_generation_match = Some(0);
+    put.mode = WriteMode::Create;
     faults.fail_next(StoreCall::Put, Fault::LostResponse(ErrorKind::Timeout), 1);
     let meta = client.put(&put).await.unwrap();
-    assert_eq!(meta.generation, client.stat(&ObjectId::new("b", "o", None)).await.unwrap().generation);
+    assert_eq!(meta.version, client.stat(&ObjectId::live("b", "o")).await.unwrap().version);
     assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Precondition);
     assert_eq!(client.metrics().snapshot().bytes_sent, 16);
 }
@@ -544,4 +544,49 @@ async fn facts_that_may_not_be_seen_are_unknown() {
     faults.fail_next(StoreCall::BucketInfo, Fault::Error(ErrorKind::PermissionDenied), 1);
     assert_eq!(client.bucket_info("b").await.unwrap(), BucketInfo::default());
     assert!(client.bucket_info("none").await.unwrap_err().is_not_found());
+}
+
+#[tokio::test(start_paused = true)]
+async fn entity_tags_pin_reads_and_writes_as_generations_do() {
+    let store = MemoryStore::new().with_etags();
+    let old = store.insert("b", "o", telling(50));
+    let (faults, client) = faulty(&store);
+    faults.fail_next(StoreCall::Get, Fault::EndAt(20), 1);
+    let payload = client.read(&ObjectId::live("b", "o"), None, 50).await.unwrap();
+    assert_eq!((&payload.version, payload.bytes), (&old, telling(50).into()));
+    assert_eq!(
+        faults.gets()[1].id,
+        ObjectId::new("b", "o", &old),
+        "a body is resumed from the version of its beginning"
+    );
+
+    let mut put = PutRequest::new("b", "o", "meow");
+    put.mode = WriteMode::Update(old.clone());
+    let new = client.put(&put).await.unwrap().version;
+    assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Precondition);
+    let error = client.read(&ObjectId::new("b", "o", &old), None, 50).await.unwrap_err();
+    let text = error.to_string();
+    assert!(error.is_changed() && text.contains(&format!("wanted {old}, got {new}")), "{text}");
+
+    // A manifest that dropped the tags would let other bytes through.
+    let page = client.list(&ListRequest::new("b", "")).await.unwrap();
+    let error = dataflux::Manifest::new("gs://b/".parse().unwrap(), &page.objects).unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("ETags"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_without_versions_are_read_as_they_are() {
+    let store = MemoryStore::new().without_versions();
+    assert_eq!(store.insert("b", "o", telling(50)), Version::None);
+    let (_, client) = faulty(&store);
+    assert!(!client.capabilities().versions);
+    let page = client.list(&ListRequest::new("b", "")).await.unwrap();
+    let manifest = dataflux::Manifest::new("gs://b/".parse().unwrap(), &page.objects).unwrap();
+    let id = ObjectId::new("b", "o", &manifest.get(0).unwrap().version);
+    assert_eq!(id.to_string(), "gs://b/o");
+    assert_eq!(client.read(&id, None, 50).await.unwrap().bytes, telling(50));
+
+    let mut put = PutRequest::new("b", "o", "meow");
+    put.mode = WriteMode::Update(Version::None);
+    assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Config);
 }

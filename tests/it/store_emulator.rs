@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use dataflux::ErrorKind;
 use dataflux::store::{
     BucketInfo, Client, ComposeRequest, Credentials, GcsConfig, GcsStore, ListRequest, ObjectId, PutRequest,
-    RetryPolicy, Token, TokenSource,
+    RetryPolicy, Token, TokenSource, WriteMode,
 };
 use dataflux_emulator::{Call, Emulator, Fault};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -86,7 +86,7 @@ async fn a_flipped_bit_shows_in_the_crc() {
 }
 
 fn compose(emulator: &Emulator, destination: &str) -> ComposeRequest {
-    let sources = ["x", "y"].map(|name| (Arc::from(name), emulator.put("bucket", name, name)));
+    let sources = ["x", "y"].map(|name| (Arc::from(name), emulator.put("bucket", name, name).into()));
     let crc = crc32c::crc32c(b"xy");
     ComposeRequest::new("bucket".into(), destination.into(), sources.into(), 2, crc, SystemTime::now())
 }
@@ -96,18 +96,18 @@ async fn lost_answers_to_writes_do_not_lose_the_writes() {
     let (emulator, client) = start();
     emulator.fault_next(Call::Compose, Fault::LostResponse, 1);
     let meta = client.compose(&compose(&emulator, "t/joined")).await.unwrap();
-    assert_eq!(emulator.generation("bucket", "t/joined"), Some(meta.generation), "adopted");
+    assert_eq!(emulator.generation("bucket", "t/joined"), meta.version.generation(), "adopted");
     assert_eq!(emulator.stats().compose, 2);
 
     emulator.fault_next(Call::Delete, Fault::LostResponse, 1);
-    client.delete(&ObjectId::new("bucket", "t/joined", meta.generation)).await.unwrap();
+    client.delete(&ObjectId::new("bucket", "t/joined", &meta.version)).await.unwrap();
     assert_eq!(emulator.generation("bucket", "t/joined"), None);
 
     emulator.fault_next(Call::Insert, Fault::LostResponse, 1);
     let mut put = PutRequest::new("bucket", "o", "meow");
-    put.if_generation_match = Some(0);
+    put.mode = WriteMode::Create;
     let meta = client.put(&put).await.unwrap();
-    assert_eq!(emulator.generation("bucket", "o"), Some(meta.generation));
+    assert_eq!(emulator.generation("bucket", "o"), meta.version.generation());
 }
 
 #[tokio::test]
@@ -199,13 +199,13 @@ async fn everything_comes_right_on_a_bad_day() {
         .await;
 
     for (nth, group) in objects.chunks(20).enumerate() {
-        let sources = group.iter().map(|(name, generation, _)| (name.clone(), *generation)).collect();
+        let sources = group.iter().map(|(name, generation, _)| (name.clone(), (*generation).into())).collect();
         let data: Vec<u8> = group.iter().flat_map(|(_, _, data)| data.clone()).collect();
         let (size, crc) = (data.len() as u64, crc32c::crc32c(&data));
         let name: Arc<str> = format!("t{nth}").into();
         let request = ComposeRequest::new("bucket".into(), name.clone(), sources, size, crc, SystemTime::now());
-        let generation = client.compose(&request).await.unwrap().generation;
-        let id = ObjectId::new("bucket", name, generation);
+        let version = client.compose(&request).await.unwrap().version;
+        let id = ObjectId::new("bucket", name, version);
         assert!(client.read(&id, None, size).await.unwrap().bytes == data, "{id}");
         client.delete(&id).await.unwrap();
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use dataflux::ErrorKind;
 use dataflux::store::{
     Attempt, BucketInfo, Client, ComposeRequest, Credentials, GcsConfig, GcsStore, ListRequest, ObjectId, PutRequest,
-    RetryPolicy, Store, Token, TokenSource,
+    RetryPolicy, Store, Token, TokenSource, WriteMode,
 };
 use futures_util::future::join_all;
 
@@ -260,9 +260,9 @@ async fn a_compose_is_one_call_however_often_it_is_made() {
         Answer::json(r#"{"name":"o","generation":"7","size":"3","crc32c":"4waSgw=="}"#),
     ])
     .await;
-    let sources = vec![("x".into(), 1)];
+    let sources = vec![("x".into(), 1.into())];
     let request = ComposeRequest::new("b".into(), "t/o".into(), sources, 3, 0xE306_9283, SystemTime::now());
-    assert_eq!(client(&wire).compose(&request).await.unwrap().generation, 7, "adopted");
+    assert_eq!(client(&wire).compose(&request).await.unwrap().version, 7.into(), "adopted");
     let asked = wire.requests();
     for asked in &asked[..2] {
         assert!(asked.line.starts_with("POST /storage/v1/b/b/o/t%2Fo/compose?"), "{}", asked.line);
@@ -333,7 +333,7 @@ async fn leases_end_by_the_clock_of_the_service() {
 async fn a_small_upload_is_one_request() {
     let wire = Wire::script([Answer::json(&object(4))]).await;
     let mut put = PutRequest::new("b", "dir/o", "meow");
-    put.if_generation_match = Some(5);
+    put.mode = WriteMode::Update(5.into());
     put.metadata.insert("k".into(), "v".into());
     client(&wire).put(&put).await.unwrap();
     let asked = &wire.requests()[0];
@@ -467,7 +467,7 @@ async fn a_session_that_is_gone_is_opened_anew() {
 #[tokio::test]
 async fn what_a_session_wrote_before_it_was_gone_is_adopted() {
     let mut put = large();
-    put.if_generation_match = Some(0);
+    put.mode = WriteMode::Create;
     let crc = wire::base64(&crc32c::crc32c(&put.data).to_be_bytes());
     let kept = |last: usize| Answer::of("308 Resume Incomplete", &format!("range: bytes=0-{last}\r\n"), "");
     let wire = Wire::script([
@@ -482,7 +482,7 @@ async fn what_a_session_wrote_before_it_was_gone_is_adopted() {
     ])
     .await;
     let client = client(&wire);
-    assert_eq!(client.put(&put).await.unwrap().generation, 7);
+    assert_eq!(client.put(&put).await.unwrap().version, 7.into());
     assert_eq!(client.metrics().snapshot().retries, 1);
     assert_eq!(wire.requests().len(), 7);
 }

@@ -125,10 +125,10 @@ async fn downloads_that_are_read_again_are_retries() {
     for (size, parts) in [(1_000, 1), (100_000, 4)] {
         let store = MemoryStore::new();
         let bytes = content("large", size);
-        let generation = store.insert("data", "large", bytes.clone());
+        let version = store.insert("data", "large", bytes.clone());
         let client =
             Client::new(Arc::new(FaultStore::new(Arc::new(store)).fail(StoreCall::Get, 1, StoreFault::FlipAt(7))));
-        let id = ObjectId::new("data", "large", generation);
+        let id = ObjectId::new("data", "large", version);
         let download = Download::of(&client, id, size as u64, Some(crc32c::crc32c(&bytes)));
         let (read, _) = download.min_part_size(25_000).max_streams(4).into_memory().await.unwrap();
         assert_eq!(read, bytes);

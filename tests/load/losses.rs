@@ -43,7 +43,7 @@ fn spoil(store: &MemoryStore, index: u64) {
     if index.is_multiple_of(2) {
         store.insert("data", &name(index), "another");
     } else {
-        let (id, attempt) = (ObjectId::new("data", name(index), None), Attempt::first());
+        let (id, attempt) = (ObjectId::live("data", name(index)), Attempt::first());
         let delete = store.delete(&id, &attempt);
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(delete).unwrap();
     }
@@ -226,7 +226,7 @@ fn damaged_objects_are_lost_and_the_rest_of_their_group_is_not() {
         let objects = (0..).zip(&listed).map(|(index, entry)| ObjectRef {
             name: &entry.name,
             size: entry.size,
-            generation: entry.generation,
+            version: entry.version.as_deref(),
             crc32c: entry.crc32c.map(|crc| if bad.contains(&index) { !crc } else { crc }),
             storage_class: entry.storage_class,
             ..ObjectRef::default()

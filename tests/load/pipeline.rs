@@ -344,14 +344,14 @@ fn a_source_overwritten_or_deleted_after_listing_is_an_error_and_never_a_wrong_b
                     contents.insert(name, bytes);
                 }
                 let dataset = dataset(&store);
-                let old = dataset.manifest().get(17).unwrap().generation;
+                let old = dataset.manifest().get(17).unwrap().version.generation().unwrap();
                 let wanted = format!("gs://data/p/17#{old}");
                 let now = match change {
                     "same size" => store.insert("data", "p/17", content("another", 100)).to_string(),
                     "other size" => store.insert("data", "p/17", content("another", 61)).to_string(),
                     _ => {
                         let attempt = dataflux::store::Attempt::first();
-                        let id = dataflux::store::ObjectId::new("data", "p/17", None);
+                        let id = dataflux::store::ObjectId::live("data", "p/17");
                         let delete = dataflux::store::Store::delete(&store, &id, &attempt);
                         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(delete).unwrap();
                         "deleted".to_owned()

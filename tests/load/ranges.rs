@@ -51,7 +51,7 @@ struct Object {
 fn object(size: usize, chunk: usize) -> Object {
     let store = MemoryStore::new().with_chunk_size(chunk);
     let bytes = Bytes::from(content("large", size));
-    let generation = store.insert("data", "large", bytes.clone());
+    let version = store.insert("data", "large", bytes.clone());
     let faults = FaultStore::new(Arc::new(store));
     let policy = RetryPolicy::default()
         .initial(Duration::from_millis(1))
@@ -59,7 +59,7 @@ fn object(size: usize, chunk: usize) -> Object {
         .deadline(Duration::from_secs(20));
     let client = Client::new(Arc::new(faults.clone())).with_retry(policy);
     let client = client.with_stall_timeout(Duration::from_millis(200));
-    Object { bytes, faults, client, id: ObjectId::new("data", "large", generation) }
+    Object { bytes, faults, client, id: ObjectId::new("data", "large", version) }
 }
 
 impl Object {
@@ -275,18 +275,18 @@ fn all_parts_are_of_one_generation() {
     let old = store.insert("data", "large", content("large", 30_000));
     let client = support::client(store.clone());
     run(async {
-        let live = ObjectId::new("data", "large", None);
+        let live = ObjectId::live("data", "large");
         let mut chunks = Download::of(&client, live.clone(), 30_000, None).min_part_size(3_000).max_streams(1).chunks();
         let first = chunks.next().await.unwrap().unwrap();
         assert_eq!(first.offset(), 0);
         let (bytes, receipt) =
             Download::of(&client, live, 30_000, None).min_part_size(3_000).into_memory().await.unwrap();
-        assert_eq!((bytes.len(), receipt.generation, receipt.verified), (30_000, Some(old), true));
+        assert_eq!((bytes.len(), &receipt.version, receipt.verified), (30_000, &old, true));
         store.insert("data", "large", content("other", 30_000));
         let gone = ObjectId::new("data", "large", old);
         let error = Download::of(&client, gone, 30_000, None).min_part_size(3_000).into_memory().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Changed);
-        let longer = ObjectId::new("data", "large", None);
+        let longer = ObjectId::live("data", "large");
         let error = Download::of(&client, longer, 29_000, None).min_part_size(3_000).into_memory().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Integrity);
     });

@@ -34,7 +34,7 @@ impl Maker {
         let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let block = emulator.names("train").remove(0);
-        let block = runtime.block_on(client.stat(&ObjectId::new("train", block, None))).unwrap();
+        let block = runtime.block_on(client.stat(&ObjectId::live("train", block))).unwrap();
         Self { client, runtime, block }
     }
 
@@ -43,14 +43,14 @@ impl Maker {
         let step =
             (1..=mib).find(|step| mib.div_ceil(*step) <= 32 && (*step == 1 || mib.is_multiple_of(*step))).unwrap();
         let part = if step == 1 { self.block.clone() } else { self.make(&format!("parts/{step}"), step) };
-        let sources: Vec<_> = (0..mib / step).map(|_| (part.name.as_str().into(), part.generation)).collect();
+        let sources: Vec<_> = (0..mib / step).map(|_| (part.name.as_str().into(), part.version.clone())).collect();
         let crc =
             sources.iter().fold(0, |crc, _| crc32c::crc32c_combine(crc, part.crc32c.unwrap(), part.size as usize));
         let now = SystemTime::now();
         let request = ComposeRequest::new("train".into(), name.into(), sources, mib * MIB, crc, now);
         match self.runtime.block_on(self.client.compose(&request)) {
             Err(error) if error.kind() == dataflux::ErrorKind::Precondition => {
-                self.runtime.block_on(self.client.stat(&ObjectId::new("train", name, None))).unwrap()
+                self.runtime.block_on(self.client.stat(&ObjectId::live("train", name))).unwrap()
             }
             made => made.unwrap(),
         }

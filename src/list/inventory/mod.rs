@@ -361,7 +361,7 @@ async fn in_bucket(client: &Client, at: &Prefix) -> Result<(ReportFiles, ReportL
             .iter()
             .filter(|object| object.name == exact || is_json(object.name) || Format::of(object.name).is_some())
         {
-            let id = ObjectId::new(Arc::clone(&bucket), object.name, object.generation);
+            let id = ObjectId::new(Arc::clone(&bucket), object.name, object.version.map(Arc::from));
             let location = ShardLocation::Object(id, object.crc32c);
             files.insert(object.name.to_owned(), ReportFile { location, size: object.size });
         }

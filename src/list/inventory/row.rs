@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::store::{ContentEncoding, ObjectRef, Objects, StorageClass};
+use crate::store::{ContentEncoding, ObjectRef, Objects, StorageClass, Version};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// A metadata field of a report that is used here. The service has a dozen more.
@@ -281,9 +281,10 @@ impl RowFilter {
             ReportCell::Null if crc32c == Some(0) => 0,
             size => parse_number(size).ok_or_else(|| mismatch(ReportField::Size, "a number of bytes"))?,
         };
-        let generation = parse_number(cell(ReportField::Generation))
+        let version = parse_number(cell(ReportField::Generation))
             .and_then(|generation| i64::try_from(generation).ok())
             .filter(|generation| *generation > 0)
+            .map(Version::Generation)
             .ok_or_else(|| mismatch(ReportField::Generation, "a generation, greater than 0"))?;
         let text = |field| cell(field).as_text().map(|text| std::str::from_utf8(text).unwrap_or("?"));
         let storage_class = text(ReportField::StorageClass).map_or(StorageClass::Unspecified, StorageClass::parse);
@@ -291,7 +292,7 @@ impl RowFilter {
         batch.objects.push(ObjectRef {
             name,
             size,
-            generation,
+            version,
             crc32c,
             storage_class,
             encoding,

@@ -38,7 +38,7 @@ pub(super) struct Shard {
 #[derive(Clone, Debug)]
 pub(super) enum ShardLocation {
     File(PathBuf),
-    /// An object, pinned to its generation, and its CRC32C if the listing has it.
+    /// An object, pinned to its version, and its CRC32C if the listing has it.
     Object(ObjectId, Option<u32>),
 }
 

@@ -129,7 +129,7 @@ fn cells_are_parsed_and_impossible_values_refused() {
     ])
     .unwrap();
     let object = object.objects.get(0).unwrap();
-    assert_eq!((object.name, object.size, object.generation), ("train/tom", 9, 7));
+    assert_eq!((object.name, object.size, object.version), ("train/tom", 9, 7.into()));
     assert_eq!((object.crc32c, object.storage_class), (Some(0xE306_9283), StorageClass::Archive));
     assert_eq!(object.encoding, ContentEncoding::Gzip);
     assert_eq!(object.updated, Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500)));
@@ -233,7 +233,7 @@ fn a_bit_that_flips_after_the_whole_was_proved_is_found() {
         let client = Client::new(Arc::new(store.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let read = runtime.block_on(async {
-            let id = ObjectId::new("reports", "x_0.parquet", None);
+            let id = ObjectId::live("reports", "x_0.parquet");
             let place = ShardLocation::Object(id, Some(crc32c::crc32c(&bytes)));
             VerifiedFile::new(&client, &place, bytes.len() as u64, held).await?.read(&client, range.clone()).await
         });

@@ -62,7 +62,7 @@ fn serve(names: &BTreeSet<String>, request: &ListRequest) -> ListPage {
             page.next_page_token = last;
             break;
         }
-        page.objects.push(ObjectRef { name, generation: 1, ..ObjectRef::default() });
+        page.objects.push(ObjectRef { name, version: 1.into(), ..ObjectRef::default() });
         last = Some(name.clone());
     }
     page

@@ -121,7 +121,7 @@ impl Chunks {
 
     /// The receipt, once the last chunk was handed out. `None` before, and after an error.
     pub fn receipt(&self) -> Option<Receipt> {
-        self.outcome.and_then(Result::ok)
+        self.outcome.clone().and_then(Result::ok)
     }
 
     /// Starts the driver.
@@ -158,7 +158,7 @@ impl Chunks {
                 None => return Poll::Ready(Err(lost())),
                 Some(PartPiece::End(Err(error))) => return Poll::Ready(Err(error)),
                 Some(PartPiece::End(Ok(sum))) => {
-                    self.sum.append(&sum);
+                    self.sum.append(sum);
                     self.current = None;
                 }
                 Some(PartPiece::Chunk(bytes, permit)) => {
@@ -237,7 +237,7 @@ async fn drive(mut download: Download, parts: UnboundedSender<UnboundedReceiver<
     let part_share = lanes.budget.bytes() / 4 * 3 / download.max_streams as u64;
     let cut = download.parts(part_share.clamp(download.min_part_size.min(lanes.budget.bytes()), lanes.budget.bytes()));
     if !cut.is_one()
-        && let Err(error) = download.pin_generation().await
+        && let Err(error) = download.pin_version().await
     {
         let (sender, part) = mpsc::unbounded_channel();
         // Fails if the consumer is gone.

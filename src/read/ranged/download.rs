@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::lanes::{Lanes, StreamSlot};
 use crate::crc;
 use crate::plan::parts::{MAX_STREAMS, MIN_PART_SIZE, RangeParts};
-use crate::store::{Client, ObjectId, RangeStream};
+use crate::store::{Client, ObjectId, RangeStream, Version};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Default limit on the bytes that chunks hold: eight streams of 24 MiB, and a quarter to spare.
@@ -13,7 +13,7 @@ pub const MEMORY_BUDGET: u64 = 256 << 20;
 
 /// A download of one object, in several ranges at once if the object is large.
 ///
-/// All bytes are of one generation, and are compared with their CRC32C before the last of them is handed out. A part
+/// All bytes are of one version, and are compared with their CRC32C before the last of them is handed out. A part
 /// whose body breaks off is resumed from the bytes that came.
 ///
 /// Must be used on a tokio runtime. Dropping the returned futures and streams cancels the reads.
@@ -25,9 +25,9 @@ pub const MEMORY_BUDGET: u64 = 256 << 20;
 /// use dataflux::store::{Client, MemoryStore, ObjectId};
 ///
 /// let store = MemoryStore::new();
-/// let generation = store.insert("cats", "tom.txt", "meow");
+/// let version = store.insert("cats", "tom.txt", "meow");
 /// let client = Client::new(Arc::new(store));
-/// let id = ObjectId::new("cats", "tom.txt", generation);
+/// let id = ObjectId::new("cats", "tom.txt", version);
 /// let download = Download::of(&client, id, 4, None).min_part_size(1).max_streams(4);
 ///
 /// let mut chunks = download.clone().chunks();
@@ -55,11 +55,11 @@ pub struct Download {
 }
 
 /// What is known of an object once all its bytes were received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// The generation of the bytes; `None` for an empty object if no generation was given.
-    pub generation: Option<i64>,
+    /// The version of the bytes; [`Version::None`] for an empty object if no version was given.
+    pub version: Version,
     /// CRC32C of the bytes that were received.
     pub crc32c: u32,
     /// Whether it was compared with a CRC32C of the object from the listing or the service.
@@ -67,9 +67,8 @@ pub struct Receipt {
 }
 
 impl Download {
-    /// A download of the object `id` of `size` bytes, with its CRC32C if a listing has it. Without a generation the
-    /// live one is read; if there are several parts, the generation is looked up first, so that all parts are of the
-    /// same.
+    /// A download of the object `id` of `size` bytes, with its CRC32C if a listing has it. Without a version the
+    /// live one is read; if there are several parts, the version is looked up first, so that all parts are of the same.
     pub fn of(client: &Client, id: ObjectId, size: u64, crc32c: Option<u32>) -> Self {
         Self {
             client: client.clone(),
@@ -127,13 +126,13 @@ impl Download {
         self.lanes.clone().unwrap_or_else(|| Lanes::new(self.max_streams, self.memory_budget))
     }
 
-    /// Looks up the live generation if none was given, because the answers to several calls must be of the same.
-    pub(super) async fn pin_generation(&mut self) -> Result<()> {
-        if self.id.generation.is_some() {
+    /// Looks up the live version if none was given, because the answers to several calls must be of the same.
+    pub(super) async fn pin_version(&mut self) -> Result<()> {
+        if !self.id.version.is_none() {
             return Ok(());
         }
         let meta = self.client.stat(&self.id).await?;
-        self.id.generation = Some(meta.generation);
+        self.id.version = meta.version;
         self.crc32c = self.crc32c.or(meta.crc32c);
         Ok(())
     }
@@ -160,17 +159,17 @@ impl Download {
                 .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("{:08x}", sum.crc32c))
                 .hint("something between here and the bucket damages data, or the listing is not of this bucket"));
         }
-        let generation = self.id.generation.or(sum.generation);
-        Ok(Receipt { generation, crc32c: sum.crc32c, verified: wanted.is_some() })
+        let version = self.id.version.clone().or(sum.version.clone());
+        Ok(Receipt { version, crc32c: sum.crc32c, verified: wanted.is_some() })
     }
 }
 
 /// What is known of the bytes of a part, or of consecutive parts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PartSum {
     pub(super) length: u64,
     pub(super) crc32c: u32,
-    pub(super) generation: Option<i64>,
+    pub(super) version: Version,
     /// CRC32C of the whole object, if the service sent it.
     pub(super) sent_crc32c: Option<u32>,
 }
@@ -182,16 +181,16 @@ impl PartSum {
     }
 
     /// Adds the part that follows.
-    pub(super) fn append(&mut self, next: &Self) {
+    pub(super) fn append(&mut self, next: Self) {
         self.crc32c = crc::combine(self.crc32c, next.crc32c, next.length);
         self.length += next.length;
-        self.generation = self.generation.or(next.generation);
+        self.version = std::mem::take(&mut self.version).or(next.version);
         self.sent_crc32c = self.sent_crc32c.or(next.sent_crc32c);
     }
 
     /// Adds what the service's answer says of the object.
     pub(super) fn with_answer(mut self, stream: &RangeStream<'_>) -> Self {
-        self.generation = stream.generation();
+        self.version.clone_from(stream.version());
         self.sent_crc32c = stream.crc32c();
         self
     }

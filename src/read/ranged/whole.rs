@@ -21,7 +21,7 @@ impl Download {
     /// times in all.
     ///
     /// # Errors
-    /// [`Changed`](ErrorKind::Changed) if the generation is gone, [`Integrity`](ErrorKind::Integrity) if the object has
+    /// [`Changed`](ErrorKind::Changed) if the version is gone, [`Integrity`](ErrorKind::Integrity) if the object has
     /// another length or its bytes don't have its CRC32C, [`Config`](ErrorKind::Config) if memory can't hold it, and
     /// any error that retries didn't help against.
     ///
@@ -72,8 +72,8 @@ impl Download {
     pub(crate) async fn into_payload(mut self) -> Result<Payload> {
         let lanes = self.lanes();
         let (bytes, sum) = self.read_parts(true, None, &lanes).await.map_err(|error| error.object(&self.id))?;
-        let generation = sum.generation.unwrap_or_default();
-        Ok(Payload { bytes, generation, stored_size: None, crc32c: sum.sent_crc32c, computed: sum.crc32c })
+        let version = sum.version;
+        Ok(Payload { bytes, version, stored_size: None, crc32c: sum.sent_crc32c, computed: sum.crc32c })
     }
 
     async fn read_whole(&mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
@@ -104,7 +104,7 @@ impl Download {
         let read = lane.client(&self.client).read(&self.id, None, self.size).await?;
         lane.finish(self.size);
         sum.push(&read.bytes);
-        (sum.generation, sum.sent_crc32c) = (Some(read.generation), read.crc32c);
+        (sum.version, sum.sent_crc32c) = (read.version, read.crc32c);
         Ok((read.bytes, sum))
     }
 
@@ -116,7 +116,7 @@ impl Download {
     ) -> Result<(Bytes, PartSum)> {
         let cut = self.parts(u64::MAX);
         if !cut.is_one() {
-            self.pin_generation().await?;
+            self.pin_version().await?;
         }
         let mut rest = if memory { Some(buffer(self.size)?) } else { None };
         let mut parts = cut.enumerate();
@@ -147,7 +147,7 @@ impl Download {
 
         let (mut bytes, mut sum) = (BytesMut::new(), PartSum::default());
         for (buffer, part) in read.into_iter().flatten() {
-            sum.append(&part);
+            sum.append(part);
             if let Some(buffer) = buffer {
                 // The buffers are adjacent in one allocation, so nothing is copied.
                 bytes.unsplit(buffer);

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::buffers::Buffers;
 use super::hedge::{Hedge, Hedging};
 use super::reach::Reach;
-use super::{Capabilities, RetryPolicy, Store};
+use super::{Capabilities, RetryPolicy, Store, Version};
 use crate::Result;
 use crate::metrics::Metrics;
 
@@ -40,14 +40,14 @@ pub(super) fn transfer_time(bytes: u64) -> Duration {
     Duration::from_secs(bytes / SLOWEST)
 }
 
-/// The bytes of an object, or of a range of it: all of them, and from one generation.
+/// The bytes of an object, or of a range of it: all of them, and from one version.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Payload {
     /// The bytes as stored. Their number is what was asked for; only a CRC can show whether they are right.
     pub bytes: Bytes,
-    /// The generation of the object.
-    pub generation: i64,
+    /// The version of the object.
+    pub version: Version,
     /// Stored length of the whole object in bytes; `None` where the service doesn't report it.
     pub stored_size: Option<u64>,
     /// CRC of the whole stored object as the service reports it, not computed from `bytes`.
@@ -79,9 +79,9 @@ pub(crate) trait CallPacer: fmt::Debug + Send + Sync {
 /// use dataflux::store::{Client, MemoryStore, ObjectId};
 ///
 /// let store = MemoryStore::new().with_bucket("cats");
-/// let generation = store.insert("cats", "tom.txt", "meow");
+/// let version = store.insert("cats", "tom.txt", "meow");
 /// let client = Client::new(Arc::new(store));
-/// let payload = client.read(&ObjectId::new("cats", "tom.txt", generation), None, 4).await?;
+/// let payload = client.read(&ObjectId::new("cats", "tom.txt", version), None, 4).await?;
 /// assert_eq!(&payload.bytes[..], b"meow");
 /// assert_eq!(client.metrics().snapshot().get, 1);
 /// # Ok::<_, dataflux::Error>(()) })?;

@@ -61,7 +61,7 @@ impl Client {
     /// The facts about one object.
     ///
     /// # Errors
-    /// When the object, or the named generation, doesn't exist, or the policy gives up.
+    /// When the object, or the named version, doesn't exist, or the policy gives up.
     pub async fn stat(&self, id: &ObjectId) -> Result<ObjectMeta> {
         let attempt = |attempt| async move { self.store.stat(id, &attempt).await };
         ClientCall::new(self, true, 0).run(id, &self.metrics.stat, attempt).await

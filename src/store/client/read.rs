@@ -14,7 +14,7 @@ use super::{Client, Payload};
 use crate::metrics::{add, count};
 use crate::store::hedge::Hedging;
 use crate::store::reading::BodyRead;
-use crate::store::{Attempt, Body, ObjectId};
+use crate::store::{Attempt, Body, ObjectId, Version};
 use crate::{Error, ErrorKind, Result};
 
 /// Longest wait for the end of a body whose bytes have all arrived: only its end mark can be missing.
@@ -25,11 +25,11 @@ impl Client {
     /// listing.
     ///
     /// A body that breaks off, with an error or silently, is resumed after the bytes received, from the same
-    /// generation. The call may take the policy's deadline plus the time for `size` at 64 KiB/s. Whether the bytes are
+    /// version. The call may take the policy's deadline plus the time for `size` at 64 KiB/s. Whether the bytes are
     /// right is not checked here.
     ///
     /// # Errors
-    /// [`Changed`](ErrorKind::Changed) when the generation is gone, [`Integrity`](ErrorKind::Integrity) when the object
+    /// [`Changed`](ErrorKind::Changed) when the version is gone, [`Integrity`](ErrorKind::Integrity) when the object
     /// has another length than `size`, and the last error when the policy gives up.
     ///
     /// # Cancel safety
@@ -52,10 +52,8 @@ impl Client {
                 Ok(()) => break Ok(reading.finish()),
                 Err(error) => error,
             };
-            if error.is_not_found()
-                && let Some(generation) = reading.id.generation
-            {
-                break Err(self.generation_is_gone(&reading.id, generation, error).await);
+            if error.is_not_found() && !reading.id.version.is_none() {
+                break Err(self.version_is_gone(&reading.id, error).await);
             }
             if reading.received() > before {
                 call.record_progress();
@@ -102,21 +100,21 @@ impl Client {
         stream::once(async move { store.get(&id, missing, &attempt).await.map(HedgePart::Answer) }).boxed()
     }
 
-    /// The error for a generation that is gone. Looks up once what the name stands for now.
-    pub(super) async fn generation_is_gone(&self, id: &ObjectId, wanted: i64, cause: Error) -> Error {
+    /// The error for a version that is gone. Looks up once what the name stands for now.
+    pub(super) async fn version_is_gone(&self, id: &ObjectId, cause: Error) -> Error {
         let call = ClientCall::new(self, true, 0);
-        let live = ObjectId { generation: None, ..id.clone() };
+        let live = ObjectId { version: Version::None, ..id.clone() };
         count(&self.metrics.stat);
         let now = match call.within(self.store.stat(&live, &call.attempt)).await {
-            // The generation exists, so something else answered "not found", and only the cause says what.
-            Ok(meta) if meta.generation == wanted => return cause,
-            Ok(meta) => format!("generation {}", meta.generation),
+            // The version exists, so something else answered "not found", and only the cause says what.
+            Ok(meta) if meta.version == id.version => return cause,
+            Ok(meta) => meta.version.to_string(),
             Err(error) if error.is_not_found() => "nothing: it was deleted".to_owned(),
-            Err(_) => "no such generation".to_owned(),
+            Err(_) => "no such version".to_owned(),
         };
         let error = Error::new(ErrorKind::Changed, "the object was overwritten or deleted after it was listed")
             .object(id)
-            .mismatch(format!("generation {wanted}"), now)
+            .mismatch(&id.version, now)
             .hint("list the prefix again, and keep writers off it while it is read");
         match cause.http_status() {
             Some(status) => error.status(status).with_source(cause),

@@ -12,14 +12,14 @@ use super::call::ClientCall;
 use super::read::patience;
 use crate::metrics::{add, count};
 use crate::store::reading::{Amount, BodyRead};
-use crate::store::{ByteRange, ObjectId};
+use crate::store::{ByteRange, ObjectId, Version};
 use crate::{Error, ErrorKind, Result};
 
 /// A read under way of a range of an object, or of all of it. A body that breaks off, with an error or silently, is
-/// resumed after the bytes that were passed on, from the same generation.
+/// resumed after the bytes that were passed on, from the same version.
 pub(crate) struct RangeStream<'a> {
     call: ClientCall<'a>,
-    /// The first answer fills in the generation.
+    /// The first answer fills in the version.
     id: ObjectId,
     /// Bytes of the whole object.
     object_size: u64,
@@ -69,10 +69,8 @@ impl RangeStream<'_> {
             };
 
             self.body = None;
-            if error.is_not_found()
-                && let Some(generation) = self.id.generation
-            {
-                return Err(self.call.client.generation_is_gone(&self.id, generation, error).await);
+            if error.is_not_found() && !self.id.version.is_none() {
+                return Err(self.call.client.version_is_gone(&self.id, error).await);
             }
             if !std::mem::take(&mut self.has_progress) && error.kind() == ErrorKind::Timeout {
                 self.call.wait_longer();
@@ -81,9 +79,9 @@ impl RangeStream<'_> {
         }
     }
 
-    /// The generation that the bytes are from, once some have arrived.
-    pub(crate) fn generation(&self) -> Option<i64> {
-        self.id.generation
+    /// The version that the bytes are from, once some have arrived.
+    pub(crate) fn version(&self) -> &Version {
+        &self.id.version
     }
 
     /// CRC of the whole stored object, if the service reported one.
@@ -165,12 +163,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_service_is_asked_again_and_waited_for_in_the_end() {
         let store = MemoryStore::new();
-        let generation = store.insert("b", "o", "meow");
+        let version = store.insert("b", "o", "meow");
         let faults = FaultStore::new(Arc::new(store));
         let seconds = Duration::from_secs;
         let client = Client::new(Arc::new(faults.clone())).with_read_stall(Some(seconds(1)), seconds(10));
         faults.fail_next(StoreCall::Get, Fault::Drip(seconds(5)), 100);
-        let mut stream = client.stream(ObjectId::new("b", "o", generation), 1..4, 4);
+        let mut stream = client.stream(ObjectId::new("b", "o", version), 1..4, 4);
         assert_eq!(stream.next().await.unwrap().unwrap(), "eow");
         assert_eq!(stream.next().await.unwrap(), None);
         assert_eq!(faults.calls(StoreCall::Get), 4, "of 1, 2, 4 and 8 s");

@@ -10,7 +10,7 @@ use super::call::ClientCall;
 use crate::metrics::{Counter, add, count};
 use crate::store::capabilities::unsupported;
 use crate::store::reading::Amount;
-use crate::store::{Attempt, ComposeRequest, CopyRequest, ObjectId, ObjectMeta, PutRequest};
+use crate::store::{Attempt, ComposeRequest, CopyRequest, ObjectId, ObjectMeta, PutRequest, Version, WriteMode};
 use crate::{Error, ErrorKind, Result};
 
 impl Client {
@@ -25,7 +25,7 @@ impl Client {
     /// open whether it exists), [`PermissionDenied`](ErrorKind::PermissionDenied) for a read-only caller,
     /// [`Unsupported`](ErrorKind::Unsupported) where the store can't compose.
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
-        let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
+        let id = ObjectId::live(request.bucket.clone(), request.destination.clone());
         self.require(self.capabilities().compose, "compose objects", "read the objects individually", &id)?;
         let call = ClientCall::new(self, true, 0).with_refusal_counter(&self.metrics.write_refused);
         let creation = Creation {
@@ -37,18 +37,17 @@ impl Client {
         self.create(call, creation, |attempt| async move { self.store.compose(request, &attempt).await }).await
     }
 
-    /// Writes a whole object. The call is retried only with
-    /// [`if_generation_match`](PutRequest::if_generation_match), since without it a late attempt could overwrite what
-    /// another writer put there in between.
+    /// Writes a whole object. The call isn't retried with [`WriteMode::Overwrite`], since a late attempt could overwrite
+    /// what another writer put there in between.
     ///
     /// # Errors
-    /// [`Precondition`](ErrorKind::Precondition) when another generation is live than the named one,
-    /// [`Unsupported`](ErrorKind::Unsupported) when one is named and the store can't write conditionally, and the last
-    /// error when the policy gives up.
+    /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace,
+    /// [`Unsupported`](ErrorKind::Unsupported) when there is such a condition and the store can't write conditionally,
+    /// [`Config`](ErrorKind::Config) for an update of [`Version::None`], and the last error when the policy gives up.
     pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
-        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
         let size = request.data.len() as u64;
-        let call = self.conditional_call(request.if_generation_match, size, &id)?;
+        let call = self.conditional_call(&request.mode, size, &id)?;
         let expected = SizeAndCrc { size, crc32c: Some(crc32c::crc32c(&request.data)) };
         let creation = Creation { id, expected, calls: &self.metrics.put, bytes: None };
         let attempt = |attempt| async move {
@@ -58,28 +57,28 @@ impl Client {
         self.create(call, creation, attempt).await
     }
 
-    /// Copies an object on the server, within a bucket or into another one. The call is retried only with
-    /// [`if_generation_match`](CopyRequest::if_generation_match), for the reason given at [`put`](Self::put). The copy
-    /// is checked against `source`, the facts about the object as a look-up or a listing reported them.
+    /// Copies an object on the server, within a bucket or into another one. The call isn't retried with
+    /// [`WriteMode::Overwrite`], for the reason given at [`put`](Self::put). The copy is checked against `source`, the
+    /// facts about the object as a look-up or a listing reported them.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when the source, or the named generation of it, doesn't exist,
-    /// [`Precondition`](ErrorKind::Precondition) when another generation of the destination is live than the named one,
+    /// [`NotFound`](ErrorKind::NotFound) when the source, or the named version of it, doesn't exist,
+    /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace,
     /// [`Integrity`](ErrorKind::Integrity) when the copy isn't like `source`, and the last error when the policy gives
     /// up.
     pub async fn copy(&self, request: &CopyRequest, source: &ObjectMeta) -> Result<ObjectMeta> {
-        let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
-        let call = self.conditional_call(request.if_generation_match, source.size, &id)?;
+        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
+        let call = self.conditional_call(&request.mode, source.size, &id)?;
         let expected = SizeAndCrc::of(source);
         let creation = Creation { id, expected, calls: &self.metrics.copy, bytes: None };
         self.create(call, creation, |attempt| async move { self.store.copy(request, &attempt).await }).await
     }
 
-    /// Sets key-value pairs of an object, either of the named generation or of the live one. Pairs with other keys
+    /// Sets key-value pairs of an object, either of the named version or of the live one. Pairs with other keys
     /// stay. The call may be made more than once.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when the object, or the named generation, doesn't exist,
+    /// [`NotFound`](ErrorKind::NotFound) when the object, or the named version, doesn't exist,
     /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the right to update it,
     /// [`Unsupported`](ErrorKind::Unsupported) where the store can't update metadata, and the last error when the
     /// policy gives up.
@@ -89,18 +88,18 @@ impl Client {
         ClientCall::new(self, true, 0).run(id, &self.metrics.update, attempt).await
     }
 
-    /// Removes an object: the named generation, or the live one. Without a generation nobody else may write to that
+    /// Removes an object: the named version, or the live one. Without a version nobody else may write to that
     /// name, since the call may be made more than once.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when the first attempt found nothing. If a later one finds nothing, that is
-    /// success where a generation was named. Without one it is an error: the object may have been deleted by an earlier
+    /// success where a version was named. Without one it is an error: the object may have been deleted by an earlier
     /// attempt, or may never have existed.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
         let call = ClientCall::new(self, true, 0).with_refusal_counter(&self.metrics.write_refused);
         let attempt = |attempt| async move { self.store.delete(id, &attempt).await };
         match call.run(id, &self.metrics.delete, attempt).await {
-            Err(error) if error.is_not_found() && error.tries() > 1 && id.generation.is_some() => Ok(()),
+            Err(error) if error.is_not_found() && error.tries() > 1 && !id.version.is_none() => Ok(()),
             outcome => outcome,
         }
     }
@@ -110,15 +109,20 @@ impl Client {
         if can { Ok(()) } else { Err(unsupported(self.store.endpoint(), operation, instead).object(id)) }
     }
 
-    /// A call that writes `size` bytes. It can be repeated safely only if it names the generation it replaces.
-    fn conditional_call(&self, if_generation_match: Option<i64>, size: u64, id: &ObjectId) -> Result<ClientCall<'_>> {
-        let conditional = if_generation_match.is_some();
+    /// A call that writes `size` bytes. It can be repeated safely only if it says what it may replace.
+    fn conditional_call(&self, mode: &WriteMode, size: u64, id: &ObjectId) -> Result<ClientCall<'_>> {
+        let conditional = *mode != WriteMode::Overwrite;
         self.require(
             !conditional || self.capabilities().conditional_writes,
             "write on a condition",
-            "leave if_generation_match out, and have one writer for each name",
+            "use WriteMode::Overwrite, and have one writer for each name",
             id,
         )?;
+        if *mode == WriteMode::Update(Version::None) {
+            return Err(Error::new(ErrorKind::Config, "an update must name the version that it replaces")
+                .object(id)
+                .hint("use WriteMode::Overwrite to replace any version"));
+        }
         let call = ClientCall::new(self, conditional, size).with_refusal_counter(&self.metrics.write_refused);
         Ok(call.with_upload_of(size))
     }
@@ -156,7 +160,7 @@ impl Client {
         let found = self.stat(id).await?;
         if expected.fits(&found) {
             creation.count_bytes(&found);
-            debug!(object = %id, generation = found.generation, "adopted the result of a lost attempt");
+            debug!(object = %id, version = %found.version, "adopted the result of a lost attempt");
             return Ok(found);
         }
         Err(refusal
@@ -188,7 +192,7 @@ impl Creation<'_> {
             return Ok(written);
         }
         Err(Error::new(ErrorKind::Integrity, "the object written is not what was to be written")
-            .object(ObjectId { generation: Some(written.generation), ..self.id.clone() })
+            .object(ObjectId { version: written.version.clone(), ..self.id.clone() })
             .mismatch(self.expected, SizeAndCrc::of(&written))
             .hint("a source changed after it was listed, or bytes changed in transit: delete the object, list again"))
     }
@@ -230,21 +234,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_conditional_copy_whose_answer_was_lost_is_adopted() {
         let store = MemoryStore::new();
-        let generation = store.insert("cats", "tom", "meow");
+        let version = store.insert("cats", "tom", "meow");
         let faults = FaultStore::new(Arc::new(store.clone()));
         let client = Client::new(Arc::new(faults.clone()));
-        let id = ObjectId::new("cats", "tom", generation);
+        let id = ObjectId::new("cats", "tom", version);
         let source = client.stat(&id).await.unwrap();
 
         let mut request = CopyRequest::new(id, "cats", "tim");
-        request.if_generation_match = Some(0);
+        request.mode = WriteMode::Create;
         faults.fail_next(StoreCall::Copy, Fault::LostResponse(ErrorKind::Unavailable), 1);
         let copy = client.copy(&request, &source).await.unwrap();
         assert_eq!((copy.size, copy.crc32c), (source.size, source.crc32c));
         assert_eq!(client.metrics().snapshot().copy, 2);
 
         // Without a condition a second attempt could overwrite what another writer put there.
-        request.if_generation_match = None;
+        request.mode = WriteMode::Overwrite;
         faults.fail_next(StoreCall::Copy, Fault::LostResponse(ErrorKind::Unavailable), 1);
         assert_eq!(client.copy(&request, &source).await.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(faults.calls(StoreCall::Copy), 3);

@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_LENGTH;
 
 use super::http::{CREATE, Http, Permission, RequestTask};
-use super::path::{OBJECT_FIELDS, encode, object_path};
+use super::path::{OBJECT_FIELDS, encode, generation, object_path, required_generation};
 use super::wire::{self, CopyProgress};
 use crate::Result;
 use crate::store::{Attempt, CopyRequest, ObjectId, ObjectMeta};
@@ -16,14 +16,14 @@ pub(super) async fn copy(http: &Http, request: &CopyRequest, attempt: &Attempt) 
     let target = object_path(&request.bucket, &request.name)?;
     let mut path =
         format!("{source}/rewriteTo{target}?prettyPrint=false&fields=rewriteToken,resource({OBJECT_FIELDS})");
-    if let Some(generation) = request.source.generation {
+    if let Some(generation) = generation(&request.source.version)? {
         path = format!("{path}&sourceGeneration={generation}");
     }
-    if let Some(generation) = request.if_generation_match {
+    if let Some(generation) = required_generation(&request.mode)? {
         path = format!("{path}&ifGenerationMatch={generation}");
     }
 
-    let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+    let id = ObjectId::live(request.bucket.clone(), request.name.clone());
     let permission = Permission { name: "storage.objects.create and storage.objects.get", ..CREATE };
     let task = RequestTask { permission, about: &id };
     let mut token = String::new();

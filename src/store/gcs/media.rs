@@ -9,12 +9,12 @@ use reqwest::{Method, StatusCode, header};
 use super::http::{GET, Http, HttpAnswer, RequestTask};
 use super::path::{generation_query, object_path};
 use super::{answer, connection};
-use crate::store::{Attempt, Body, ByteRange, ObjectId};
+use crate::store::{Attempt, Body, ByteRange, ObjectId, Version};
 use crate::{Error, ErrorKind, Result};
 
 /// Requests an object, or a range of it, and returns its body once the head of the answer has arrived.
 pub(super) async fn get(http: &Http, id: &ObjectId, range: ByteRange, attempt: &Attempt) -> Result<Body> {
-    let path = format!("{}?alt=media{}", object_path(&id.bucket, &id.name)?, generation_query(id));
+    let path = format!("{}?alt=media{}", object_path(&id.bucket, &id.name)?, generation_query(id)?);
     let task = RequestTask { permission: GET, about: id };
     // Without this header the service decompresses gzip-encoded objects, and lengths, ranges and hashes are
     // meaningless.
@@ -26,9 +26,10 @@ pub(super) async fn get(http: &Http, id: &ObjectId, range: ByteRange, attempt: &
     let HttpAnswer { response, permit } = http.send(request, attempt, &task).await?;
     let is_partial = response.status() == StatusCode::PARTIAL_CONTENT;
     let head = answer::media_head(response.headers(), is_partial).map_err(|error| error.object(id))?;
-    let Some(generation) = head.generation.or(id.generation) else {
+    let version = head.generation.map_or(Version::None, Version::from).or(id.version.clone());
+    if version.is_none() {
         return Err(task.malformed(Error::new(ErrorKind::Protocol, "the answer names no generation")));
-    };
+    }
     let Some(expected) = resolve(&range, head.stored_size) else {
         return Err(task.malformed(Error::new(ErrorKind::Protocol, "the answer doesn't name the object's length")));
     };
@@ -49,7 +50,7 @@ pub(super) async fn get(http: &Http, id: &ObjectId, range: ByteRange, attempt: &
         None if range != ByteRange::All => window(chunks, expected).boxed(),
         _ => chunks.boxed(),
     };
-    Ok(Body { generation, stored_size: head.stored_size, crc32c: head.crc32c, chunks })
+    Ok(Body { version, stored_size: head.stored_size, crc32c: head.crc32c, chunks })
 }
 
 /// The `Range` header of a request; `None` if all bytes are wanted.

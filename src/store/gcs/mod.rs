@@ -167,7 +167,7 @@ impl Store for GcsStore {
 
     async fn stat(&self, id: &ObjectId, attempt: &Attempt) -> Result<ObjectMeta> {
         let path = object_path(&id.bucket, &id.name)?;
-        let path = format!("{path}?prettyPrint=false&fields={OBJECT_FIELDS}{}", generation_query(id));
+        let path = format!("{path}?prettyPrint=false&fields={OBJECT_FIELDS}{}", generation_query(id)?);
         let task = RequestTask { permission: GET, about: id };
         let text = self.http.json(self.http.query(Method::GET, &path), attempt, &task).await?;
         wire::parse_object(&text).map_err(|error| task.malformed(error))
@@ -186,7 +186,7 @@ impl Store for GcsStore {
     }
 
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
-        let path = format!("{}?prettyPrint=false{}", object_path(&id.bucket, &id.name)?, generation_query(id));
+        let path = format!("{}?prettyPrint=false{}", object_path(&id.bucket, &id.name)?, generation_query(id)?);
         let task = RequestTask { permission: DELETE, about: id };
         let answer = self.http.send(self.http.mutation(Method::DELETE, &path, attempt), attempt, &task).await?;
         // The answer is read to its end so that the connection can be reused. The object is deleted in any case.
@@ -197,10 +197,10 @@ impl Store for GcsStore {
     async fn compose(&self, request: &ComposeRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         let path = object_path(&request.bucket, &request.destination)?;
         let path = format!("{path}/compose?prettyPrint=false&ifGenerationMatch=0&fields={OBJECT_FIELDS}");
-        let id = ObjectId::new(request.bucket.clone(), request.destination.clone(), None);
+        let id = ObjectId::live(request.bucket.clone(), request.destination.clone());
         let permission = Permission { name: "storage.objects.create and storage.objects.get", ..CREATE };
         let task = RequestTask { permission, about: &id };
-        let request = self.http.mutation(Method::POST, &path, attempt).body(wire::compose_body(request));
+        let request = self.http.mutation(Method::POST, &path, attempt).body(wire::compose_body(request)?);
         let request = request.header(header::CONTENT_TYPE, "application/json");
         let text = self.http.json(request, attempt, &task).await?;
         wire::parse_object(&text).map_err(|error| task.malformed(error))
@@ -213,7 +213,7 @@ impl Store for GcsStore {
         attempt: &Attempt,
     ) -> Result<ObjectMeta> {
         let path = object_path(&id.bucket, &id.name)?;
-        let path = format!("{path}?prettyPrint=false&fields={OBJECT_FIELDS}{}", generation_query(id));
+        let path = format!("{path}?prettyPrint=false&fields={OBJECT_FIELDS}{}", generation_query(id)?);
         let task = RequestTask { permission: UPDATE, about: id };
         let request = self.http.mutation(Method::PATCH, &path, attempt).body(wire::metadata_body(metadata));
         let request = request.header(header::CONTENT_TYPE, "application/json");

@@ -2,8 +2,8 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
-use crate::store::ObjectId;
 use crate::store::uri::{BucketUri, ObjectUri};
+use crate::store::{ObjectId, Version, WriteMode};
 use crate::{Error, ErrorKind, Result};
 
 /// Everything but letters, digits and these four is encoded in a path segment or a query value; so is `/`.
@@ -45,9 +45,31 @@ pub(super) fn check_name(bucket: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The generation of a version, if one is named.
+pub(super) fn generation(version: &Version) -> Result<Option<i64>> {
+    match version {
+        Version::None => Ok(None),
+        Version::Generation(number) => Ok(Some(*number)),
+        Version::Etag(_) => Err(Error::new(ErrorKind::Config, "this version is of another store")
+            .mismatch("a generation", version)
+            .hint("list the objects in this store, or leave the version out")),
+    }
+}
+
 /// The query that names the generation, if one is named.
-pub(super) fn generation_query(id: &ObjectId) -> String {
-    id.generation.map(|generation| format!("&generation={generation}")).unwrap_or_default()
+pub(super) fn generation_query(id: &ObjectId) -> Result<String> {
+    let generation = generation(&id.version).map_err(|error| error.object(id))?;
+    Ok(generation.map(|generation| format!("&generation={generation}")).unwrap_or_default())
+}
+
+/// The generation that must be live for a write of this mode; 0 means that there must be no object.
+pub(super) fn required_generation(mode: &WriteMode) -> Result<Option<i64>> {
+    match mode {
+        WriteMode::Overwrite => Ok(None),
+        WriteMode::Create => Ok(Some(0)),
+        // Clients refuse an update without a version. If one comes nevertheless, it must overwrite nothing.
+        WriteMode::Update(version) => Ok(Some(generation(version)?.unwrap_or_default())),
+    }
 }
 
 #[cfg(test)]

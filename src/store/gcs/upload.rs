@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::http::{CREATE, Http, RequestTask, text, uuid};
-use super::path::{OBJECT_FIELDS, bucket_path, check_name, encode};
+use super::path::{OBJECT_FIELDS, bucket_path, check_name, encode, required_generation};
 use super::wire;
 use crate::store::client::{STALL, transfer_time};
 use crate::store::{Attempt, ObjectId, ObjectMeta, PutRequest};
@@ -30,7 +30,7 @@ const MAX_SESSIONS: u32 = 3;
 
 /// Writes an object.
 pub(super) async fn put(http: &Http, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-    let id = ObjectId::new(request.bucket.clone(), request.name.clone(), None);
+    let id = ObjectId::live(request.bucket.clone(), request.name.clone());
     check_name(&request.bucket, &request.name)?;
     let task = RequestTask { permission: CREATE, about: &id };
     let upload = Upload { http, request, attempt, task };
@@ -69,7 +69,7 @@ impl Upload<'_> {
             bucket_path(&self.request.bucket)?,
             encode(&self.request.name),
         );
-        if let Some(generation) = self.request.if_generation_match {
+        if let Some(generation) = required_generation(&self.request.mode)? {
             url.push_str("&ifGenerationMatch=");
             url.push_str(&generation.to_string());
         }

@@ -9,9 +9,10 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::lenient::{CrcJson, TimeJson, crc_text, lenient};
+use super::path::generation;
 use crate::store::{
     BucketInfo, ComposeRequest, ContentEncoding, Details, ListPage, ObjectMeta, ObjectRef, Objects, PutRequest,
-    StorageClass,
+    StorageClass, Version,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -62,7 +63,7 @@ impl ObjectJson<'_> {
         Ok(ObjectMeta {
             name: self.name.into_owned(),
             size: self.size,
-            generation: self.generation,
+            version: Version::Generation(self.generation),
             crc32c: self.crc32c.0,
             storage_class: self.storage_class,
             encoding: self.content_encoding,
@@ -75,7 +76,7 @@ impl ObjectJson<'_> {
         ObjectRef {
             name: &self.name,
             size: self.size,
-            generation: self.generation,
+            version: Version::Generation(self.generation),
             crc32c: self.crc32c.0,
             storage_class: self.storage_class,
             encoding: self.content_encoding,
@@ -264,7 +265,7 @@ fn to_json(value: &impl Serialize) -> String {
 const DEFAULT_CONTENT_TYPE: &str = "application/octet-stream";
 
 /// The body of a compose.
-pub(super) fn compose_body(request: &ComposeRequest) -> String {
+pub(super) fn compose_body(request: &ComposeRequest) -> Result<String> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct ComposeJson<'a> {
@@ -275,21 +276,24 @@ pub(super) fn compose_body(request: &ComposeRequest) -> String {
     #[serde(rename_all = "camelCase")]
     struct SourceJson<'a> {
         name: &'a str,
-        generation: String,
-        object_preconditions: PreconditionsJson,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        generation: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        object_preconditions: Option<PreconditionsJson>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct PreconditionsJson {
         if_generation_match: String,
     }
-    let source_objects = request.sources.iter().map(|(name, generation)| SourceJson {
-        name,
-        generation: generation.to_string(),
-        object_preconditions: PreconditionsJson { if_generation_match: generation.to_string() },
+    let source_objects = request.sources.iter().map(|(name, version)| {
+        let generation = generation(version)?.map(|generation| generation.to_string());
+        let object_preconditions =
+            generation.clone().map(|if_generation_match| PreconditionsJson { if_generation_match });
+        Ok(SourceJson { name, generation, object_preconditions })
     });
-    to_json(&ComposeJson {
-        source_objects: source_objects.collect(),
+    Ok(to_json(&ComposeJson {
+        source_objects: source_objects.collect::<Result<_>>()?,
         destination: ResourceJson {
             name: None,
             crc32c: crc_text(request.crc32c),
@@ -299,7 +303,7 @@ pub(super) fn compose_body(request: &ComposeRequest) -> String {
             custom_time: Some(humantime::format_rfc3339_millis(request.custom_time).to_string()),
             metadata: &request.metadata,
         },
-    })
+    }))
 }
 
 /// The body of an update of metadata.
@@ -344,7 +348,10 @@ mod tests {
                 "timeCreated":"2026-11-01T01:00:00+01:00","metadata":{"k":"v"},"kind":"storage#object"}"#,
         )
         .unwrap();
-        assert_eq!((meta.name.as_str(), meta.size, meta.generation), ("a \"b\"/ü", 9, 1_700_000_000_000_001));
+        assert_eq!(
+            (meta.name.as_str(), meta.size, meta.version),
+            ("a \"b\"/ü", 9, Version::Generation(1_700_000_000_000_001))
+        );
         assert_eq!((meta.crc32c, meta.storage_class), (Some(0xE306_9283), StorageClass::Nearline));
         assert_eq!(meta.encoding, ContentEncoding::Gzip);
         let midnight = UNIX_EPOCH + Duration::from_secs(1_793_491_200);
@@ -356,7 +363,7 @@ mod tests {
     #[test]
     fn missing_fields_have_defaults() {
         let meta = parse_object(r#"{"name":"o","generation":7,"size":null,"updated":"yesterday"}"#).unwrap();
-        assert_eq!(meta, ObjectMeta { name: "o".into(), generation: 7, ..ObjectMeta::default() });
+        assert_eq!(meta, ObjectMeta { name: "o".into(), version: Version::Generation(7), ..ObjectMeta::default() });
         assert_eq!(parse_object(r#"{"name":"o","generation":"7","size":0,"crc32c":""}"#).unwrap().crc32c, None);
     }
 
@@ -405,7 +412,9 @@ mod tests {
     #[test]
     fn a_copy_is_done_or_continues() {
         let done = r#"{"done":true,"resource":{"name":"o","generation":"7"}}"#;
-        assert!(matches!(parse_copy(done).unwrap(), CopyProgress::Done(meta) if meta.generation == 7));
+        assert!(
+            matches!(parse_copy(done).unwrap(), CopyProgress::Done(meta) if meta.version == Version::Generation(7))
+        );
         let more = r#"{"done":false,"rewriteToken":"t"}"#;
         assert!(matches!(parse_copy(more).unwrap(), CopyProgress::More(token) if token == "t"));
         assert_eq!(parse_copy("{}").err().unwrap().kind(), ErrorKind::Protocol);
@@ -413,10 +422,10 @@ mod tests {
 
     #[test]
     fn a_compose_pins_its_sources_and_never_deletes_them() {
-        let sources = vec![(Arc::from("a"), 1), (Arc::from("b"), 2)];
+        let sources = vec![(Arc::from("a"), 1.into()), (Arc::from("b"), 2.into())];
         let request = ComposeRequest::new("bucket".into(), "d".into(), sources, 3, 0xE306_9283, UNIX_EPOCH);
         assert_eq!(
-            compose_body(&request),
+            compose_body(&request).unwrap(),
             r#"{"sourceObjects":[{"name":"a","generation":"1","objectPreconditions":{"ifGenerationMatch":"1"}},"#
                 .to_owned()
                 + r#"{"name":"b","generation":"2","objectPreconditions":{"ifGenerationMatch":"2"}}],"#
