@@ -64,7 +64,7 @@ class Reader:
 
     def command(self, args, endpoint: str, size: int, objects: int, setting: int) -> list:
         if "strategy" in self.task:
-            return ours(args.program, self.task["strategy"])
+            return ours(self.task.get("program", args.program), self.task["strategy"])
         if "crate" in self.task:
             return [args.peer, self.task["crate"], endpoint, BUCKET, str(setting), "2"]
         if "peer" not in self.task:
@@ -74,8 +74,11 @@ class Reader:
         return [sys.executable, script, json.dumps(task | {"concurrency": setting})]
 
 
-def readers() -> list:
+def readers(args) -> list:
     rows = [Reader(f"this crate, {strategy}", [0], first=4096, strategy=strategy) for strategy in fetch_grid.STRATEGIES]
+    if args.other:
+        other = {"first": 4096, "program": args.other}
+        rows += [Reader(f"other build, {strategy}", [0], **other, strategy=strategy) for strategy in fetch_grid.STRATEGIES]
     rows.append(Reader("bare reqwest loop", CONCURRENCY, "at once", first=1024))
     for name, crate in CRATES.items():
         rows.append(Reader(name, CONCURRENCY, "at once", first=1024, crate=crate))
@@ -171,13 +174,13 @@ def compare(args, log: Log, profile: str, name: str) -> dict:
     """Measures one profile and size, prints its rows, and returns medians by reader."""
     size = SIZES[name]
     plan = []
-    for reader in readers():
+    for reader in readers(args):
         if args.only and not any(part in reader.name for part in args.only):
             continue
         if known := best(args, log, reader, profile, size):
             setting, wanted = known["setting"], known["rate"] * args.seconds * reader.longer
             plan.append((reader, setting, reader.objects(size, setting, wanted)))
-        elif reader.name.startswith("this crate"):
+        elif reader.name.startswith(("this crate", "other build")):
             sys.exit(f"{profile}, {name}: {reader.name} failed: see above")
         else:
             print(f"| {profile} | {name} | {reader.name} | failed at every setting |" + " |" * 8, flush=True)
@@ -253,6 +256,12 @@ def check(found: dict) -> list:
                     line(f"gcs, {name}, the best strategy, times {crate}", mine / other, composed)
                 if mine := rate(cell, "this crate, direct"):
                     line(f"gcs, {name}, direct, times {crate}", mine / other, 0.9)
+    for (profile, name), cell in found.items():
+        for strategy in fetch_grid.STRATEGIES:
+            if (own := cell.get(f"this crate, {strategy}")) and (other := cell.get(f"other build, {strategy}")):
+                cell_name = f"{profile}, {name}, {strategy}"
+                line(f"{cell_name}, rate, times the other build's", own["rate"] / other["rate"], 0.95)
+                line(f"{cell_name}, CPU an object, times the other build's", own["cpu"] / other["cpu"], 1.05, at_most=True)
     cell = found.get(("fast", "100KiB"), {})
     if (own := cell.get("this crate, direct")) and (bare := cell.get("bare reqwest loop")):
         line("fast, 100 KiB, direct, CPU an object, times the bare loop's", own["cpu"] / bare["cpu"], 1.6, at_most=True)
@@ -262,6 +271,7 @@ def check(found: dict) -> list:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", help="the dataflux program")
+    parser.add_argument("--other", help="a dataflux program of another commit, to compare with")
     parser.add_argument("--bare", help="the program of benches/bare_reqwest.rs")
     parser.add_argument("--peer", help="the program of benches/peers")
     parser.add_argument("--profiles", nargs="+", default=PROFILES, help="profiles of the emulator")
@@ -277,7 +287,7 @@ def main():
     log = Log(args.log, args.resume)
     if args.grid:
         sys.exit(fetch_grid.grid(args, log))
-    count = sum(not args.only or any(part in reader.name for part in args.only) for reader in readers())
+    count = sum(not args.only or any(part in reader.name for part in args.only) for reader in readers(args))
     cells = len(args.profiles) * len(args.sizes)
     # Half as long again for starts, and some six settings of a probe each.
     minutes = cells * count * (1.5 * args.runs * args.seconds + 6 * 3 * args.probe_seconds) / 60

@@ -54,10 +54,13 @@ def measure(emulator: Emulator, command: list) -> dict:
     }
 
 
-def contestants(program: str, size: int, concurrency: int) -> list:
-    ls = [program, "ls", f"gs://{BUCKET}", "--summary", "--json", "--concurrency"]
+def contestants(program: str, other: str | None, size: int, concurrency: int) -> list:
+    options = ["ls", f"gs://{BUCKET}", "--summary", "--json", "--concurrency"]
+    ls = [program, *options]
     this = [sys.executable, __file__, "--dataflux"]
     rows = [("this crate", [*ls, str(concurrency)], True)]
+    if other:
+        rows.append(("other build", [other, *options, str(concurrency)], True))
     if size <= 2_000_000:
         rows += [
             ("this crate, one call at a time", [*ls, "1"], size <= 100_000),
@@ -70,6 +73,7 @@ def contestants(program: str, size: int, concurrency: int) -> list:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", help="the dataflux program")
+    parser.add_argument("--other", help="a dataflux program of another commit, to compare with")
     parser.add_argument("--profile", default="gcs", help="profile of the emulator")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of objects")
     parser.add_argument("--runs", type=int, default=5, help="runs of each, of which the median is printed")
@@ -83,7 +87,7 @@ def main():
     print("|---|---|---|---|---|---|---|---|---|")
     for size in args.sizes:
         ours = None
-        for name, command, repeat in contestants(args.program, size, args.concurrency):
+        for name, command, repeat in contestants(args.program, args.other, size, args.concurrency):
             # One call after another takes minutes where there are many, and varies little: once is enough.
             runs = args.runs if repeat else 1
             virtual = f"{BUCKET}:n={size},pattern=sequence,size=4096"
