@@ -158,11 +158,15 @@ impl BucketSource {
         if let Some(in_flight) = &mut in_flight {
             in_flight.begin();
         }
-        if group.method != Method::Composed {
+        if group.method == Method::Composed {
+            // Boxed, since the future is large, and tens of thousands of single objects may wait for their reads.
+            Box::pin(self.read_composed(group, number, delivery, in_flight)).await;
+        } else {
             self.read_sample(group, number, delivery, in_flight).await;
-            return;
         }
+    }
 
+    async fn read_composed(&self, group: Group, number: u64, delivery: &Delivery, in_flight: Option<InFlightRead>) {
         let compose = delivery.stages().queue_compose();
         let slots = || group.slices.iter().map(|slice| slice.slot);
         let is_composed = AtomicBool::new(false);

@@ -139,6 +139,7 @@ impl Fetcher {
     ) -> Result<GroupPayload> {
         let group_number = self.group_offset.saturating_add(group_number);
         let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
+        // What few reads do is boxed: the future of a single object's read is kept small, since tens of thousands may wait.
         let read = match group.method {
             // The listing alone proves that an object is empty.
             Method::Empty => {
@@ -151,9 +152,9 @@ impl Fetcher {
             Method::Ranged => {
                 // Each part waits for a slot by itself.
                 on_step(ReadStep::Reading);
-                self.ranged(&entries[0], group_number).await
+                Box::pin(self.ranged(&entries[0], group_number)).await
             }
-            Method::Composed => self.composed(&group, &entries, group_number, on_step).await,
+            Method::Composed => Box::pin(self.composed(&group, &entries, group_number, on_step)).await,
         };
 
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
