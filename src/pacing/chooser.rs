@@ -48,7 +48,8 @@ const MIN_UNMEASURED_GAIN: f64 = 2.0;
 /// A training loop that waits for less than this share of the time doesn't need more.
 const SATISFIED_WAIT_SHARE: f64 = 0.1;
 
-/// Shortest measurement. It lasts at least as long as a compose, since composed reads come in bursts of that period.
+/// Shortest measurement. If groups are composed, it lasts at least as long as a compose, since composed reads come in
+/// bursts of that period.
 const MIN_MEASUREMENT: Duration = Duration::from_millis(300);
 
 /// Reads that a measurement needs: with fewer, one more or less is more than noise.
@@ -349,7 +350,8 @@ impl ReadModeChooser {
             self.settled = ReadMode::Direct;
             return self.switch(ReadMode::Direct, "composing would cost more than direct reads".to_owned());
         }
-        let needed = MIN_MEASUREMENT.max(self.compose_latency.unwrap_or_default());
+        let burst = self.compose_latency.filter(|_| self.mode != ReadMode::Direct).unwrap_or_default();
+        let needed = MIN_MEASUREMENT.max(burst);
         let is_complete = |measurement: &Measurement| {
             measurement.reads >= MIN_READS && now.saturating_sub(measurement.began) >= needed
         };
