@@ -78,14 +78,17 @@ impl Io {
     }
 
     /// Runs `future` on the runtime and blocks this thread until it is done. Unlike the `block_on` of a runtime, this
-    /// may be called from anywhere, even from within another runtime.
+    /// may be called from anywhere, even from within a runtime. If that is this one, as in a user's light decoder or
+    /// token source that opens a data set, another thread of the runtime takes over what this thread had to do.
     pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (done, wait) = crossbeam_channel::bounded(1);
         self.handle().spawn(async move {
             // The receiver is gone only if this thread is.
             let _ = done.send(future.await);
         });
-        wait.recv().unwrap_or_else(|_| Err(panicked()))
+        let wait = move || wait.recv().unwrap_or_else(|_| Err(panicked()));
+        let is_own = Handle::try_current().is_ok_and(|current| current.id() == self.handle().id());
+        if is_own { tokio::task::block_in_place(wait) } else { wait() }
     }
 }
 
@@ -98,5 +101,24 @@ impl Drop for Io {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The thread that waited was the only one that could have run what it waited for.
+    #[test]
+    fn a_thread_of_the_runtime_may_wait_for_the_runtime() {
+        let io = Io::new(1).unwrap();
+        let again = Arc::clone(&io);
+        let (done, wait) = crossbeam_channel::bounded(1);
+        let task = async {
+            tokio::task::yield_now().await;
+            Ok(())
+        };
+        io.handle().spawn(async move { done.send(again.run(task)) });
+        assert!(wait.recv_timeout(Duration::from_secs(60)).expect("it hangs").is_ok());
     }
 }

@@ -5,12 +5,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
-use tokio::sync::watch;
 
 use super::decode_gate::{BatchMemory, Cancellable, DecodeGate, DecodeLimits, DecodeNeed, NeverFits};
 use super::loss::{in_vain, is_of_one_sample};
 use super::sample_code::{BatchItems, SampleCode, refused};
-use super::shutdown::is_cancelled;
+use super::shutdown::{EpochSignal, EpochTask};
 use super::stages::WindowStages;
 use super::ticket::{BatchSender, FinishedBatch, HeldBytes};
 use super::wait_report::BatchProgress;
@@ -53,7 +52,7 @@ impl Cancellable for DecodeJob {
 pub(crate) struct BatchContext {
     pub(crate) code: Arc<dyn SampleCode>,
     pub(crate) manifest: Arc<Manifest>,
-    pub(crate) cancel: watch::Receiver<bool>,
+    pub(crate) cancel: EpochSignal,
     pub(crate) loss_policy: LossPolicy,
     /// Where samples wait for memory before they are decoded; `None` if the sizes of items are known before reading.
     pub(crate) gate: Option<Arc<DecodeGate<DecodeJob>>>,
@@ -135,6 +134,8 @@ struct AssemblyParts {
     held: Vec<HeldBytes>,
     /// The batch's memory for decoding. The finished batch takes it over.
     memory: Option<BatchMemory<DecodeJob>>,
+    /// Counts the batch as unfinished.
+    task: Option<EpochTask>,
 }
 
 struct LostInSlot {
@@ -161,6 +162,7 @@ impl BatchAssembly {
             verified: 0,
             held: Vec::new(),
             memory,
+            task: Some(context.cancel.track_task()),
         };
         Arc::new(Self { context: Arc::clone(context), place, stages, parts: Mutex::new(parts), sender, gate_number })
     }
@@ -193,7 +195,7 @@ impl BatchAssembly {
     }
 
     fn is_cancelled(&self) -> bool {
-        is_cancelled(&self.context.cancel)
+        self.context.cancel.is_cancelled()
     }
 
     /// Sends a job of this batch to the decode threads.
@@ -403,7 +405,7 @@ impl BatchAssembly {
         let decoded = std::mem::take(&mut parts.decoded);
         let mut lost = std::mem::take(&mut parts.lost);
         let mut held = std::mem::take(&mut parts.held);
-        let (bytes, verified) = (parts.bytes, parts.verified);
+        let (bytes, verified, _task) = (parts.bytes, parts.verified, parts.task.take());
         if let Some(memory) = parts.memory.take() {
             held.push(Arc::new(memory));
         }

@@ -1,6 +1,5 @@
 //! Samples that are read from the bucket: directly, in ranges, or as composed objects.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +8,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 
 use super::assembly::BatchOutlook;
-use super::shutdown::is_cancelled;
-use super::source::{Delivery, PlannedReads, ReadStart, SampleSource, spawn_read};
+use super::source::{Delivery, PlannedReads, ReadGuard, ReadStart, SampleSource, spawn_read};
 use super::stages::{PlannerState, WindowStages};
 use crate::compose::{ReadStep, StepObserver};
 use crate::io::Io;
@@ -39,9 +37,6 @@ pub(crate) struct BucketSource {
     /// Counts the groups that this epoch started.
     pub(crate) groups: Arc<GroupCounts>,
 }
-
-/// What is held for a sample until its read has ended.
-pub(crate) type ReadGuard = Option<Box<dyn Any + Send>>;
 
 struct BucketReads {
     source: Arc<BucketSource>,
@@ -117,7 +112,7 @@ impl BucketSource {
         let sources = if group.method == Method::Composed { group.slices.len() } else { 1 };
         start.planner.enter(PlannerState::Admission);
         let size = GroupSize { samples: sources, bytes: group.bytes(), held: start.held_bytes };
-        let is_cancelled = || is_cancelled(&delivery.cancel);
+        let is_cancelled = || delivery.cancel.is_cancelled();
         let admission = auto.admit(size, start.samples_left, || self.service(), is_cancelled)?;
         start.planner.enter(PlannerState::Planning);
         if admission.is_composed || sources == 1 {
@@ -144,8 +139,7 @@ impl BucketSource {
         let number = start.numbers.next();
         let (source, cancel) = (Arc::clone(self), delivery.cancel.clone());
         spawn_read(&self.io, cancel, async move {
-            source.read_group(group, number, &delivery, in_flight).await;
-            drop(guards);
+            source.read_group(group, guards, number, &delivery, in_flight).await;
         });
     }
 
@@ -154,19 +148,34 @@ impl BucketSource {
     }
 
     /// Reads and verifies the samples of a group, and delivers them.
-    async fn read_group(&self, group: Group, number: u64, delivery: &Delivery, mut in_flight: Option<InFlightRead>) {
+    async fn read_group(
+        &self,
+        group: Group,
+        guards: Vec<ReadGuard>,
+        number: u64,
+        delivery: &Delivery,
+        mut in_flight: Option<InFlightRead>,
+    ) {
         if let Some(in_flight) = &mut in_flight {
             in_flight.begin();
         }
         if group.method == Method::Composed {
             // Boxed, since the future is large, and tens of thousands of single objects may wait for their reads.
-            Box::pin(self.read_composed(group, number, delivery, in_flight)).await;
+            Box::pin(self.read_composed(group, guards, number, delivery, in_flight)).await;
         } else {
-            self.read_sample(group, number, delivery, in_flight).await;
+            let guard = guards.into_iter().next().flatten();
+            self.read_sample(group, guard, number, delivery, in_flight).await;
         }
     }
 
-    async fn read_composed(&self, group: Group, number: u64, delivery: &Delivery, in_flight: Option<InFlightRead>) {
+    async fn read_composed(
+        &self,
+        group: Group,
+        guards: Vec<ReadGuard>,
+        number: u64,
+        delivery: &Delivery,
+        in_flight: Option<InFlightRead>,
+    ) {
         let compose = delivery.stages().queue_compose();
         let slots = || group.slices.iter().map(|slice| slice.slot);
         let is_composed = AtomicBool::new(false);
@@ -182,7 +191,7 @@ impl BucketSource {
                 if let Some(mut in_flight) = in_flight {
                     in_flight.succeed(samples.len());
                 }
-                delivery.deliver(samples);
+                delivery.deliver(samples, guards);
                 return;
             }
             Err(error) if error.is_cancelled() => {
@@ -206,13 +215,14 @@ impl BucketSource {
             self.groups.count_as_alone(group.slices.len() as u64);
             &self.fetcher
         };
-        self.read_each(fetcher, group.split_up().collect(), number, delivery).await;
+        self.read_each(fetcher, group.split_up().collect(), guards, number, delivery).await;
     }
 
     /// Reads and delivers the one sample of a group.
     pub(crate) async fn read_sample(
         &self,
         group: Group,
+        guard: ReadGuard,
         number: u64,
         delivery: &Delivery,
         in_flight: Option<InFlightRead>,
@@ -224,25 +234,38 @@ impl BucketSource {
                 if let Some(mut in_flight) = in_flight {
                     in_flight.succeed(1);
                 }
-                delivery.deliver(vec![(slot, sample)]);
+                delivery.deliver(vec![(slot, sample)], [guard]);
             }
-            Err(error) => _ = delivery.lose(slot, id, error),
+            Err(error) => {
+                drop(guard);
+                delivery.lose(slot, id, error);
+            }
         }
     }
 
     /// Reads objects by themselves, and delivers them in order. Batches before an object that fails its batch are
     /// complete then, and nobody sees the batches behind it.
-    async fn read_each(&self, fetcher: &Fetcher, groups: Vec<Group>, number: u64, delivery: &Delivery) {
+    async fn read_each(
+        &self,
+        fetcher: &Fetcher,
+        groups: Vec<Group>,
+        guards: Vec<ReadGuard>,
+        number: u64,
+        delivery: &Delivery,
+    ) {
         let read = async |group: Group| {
             let (slot, id) = (group.slices[0].slot, group.slices[0].id);
             let observe = |step| delivery.stages().set_read_step([slot], step);
             (slot, id, read_alone(fetcher, &self.manifest, group, number, &observe).await)
         };
         let mut reads = stream::iter(groups).map(read).buffered(MAX_SOURCES);
+        let mut guards = guards.into_iter();
         while let Some((slot, id, sample)) = reads.next().await {
+            let guard = guards.next().flatten();
             match sample {
-                Ok(sample) => delivery.deliver(vec![(slot, sample)]),
+                Ok(sample) => delivery.deliver(vec![(slot, sample)], [guard]),
                 Err(error) => {
+                    drop(guard);
                     if delivery.lose(slot, id, error) == BatchOutlook::Failed {
                         return;
                     }

@@ -18,10 +18,9 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::bucket::{BucketSource, ReadGuard};
+use super::bucket::BucketSource;
 use super::cache_session::{CacheHit, CacheLookup, CacheSession, ReadClaim, SampleReader};
-use super::shutdown::is_cancelled;
-use super::source::{Delivery, PlannedReads, ReadStart, SampleSource, spawn_read};
+use super::source::{Delivery, PlannedReads, ReadGuard, ReadStart, SampleSource, spawn_read};
 use super::stages::{SampleStage, WindowStages};
 use crate::Result;
 use crate::cache::{ClaimWaits, WaitDecision};
@@ -74,6 +73,10 @@ struct Division {
     awaited: Vec<AwaitedRead>,
 }
 
+fn as_guard(claim: Option<ReadClaim>) -> ReadGuard {
+    claim.map(|claim| Box::new(claim) as _)
+}
+
 impl Division {
     fn own(slices: impl IntoIterator<Item = Slice>) -> impl Iterator<Item = OwnRead> {
         slices.into_iter().map(|slice| OwnRead { slice, claim: None })
@@ -120,8 +123,10 @@ impl PlannedReads for CacheReads {
         }
         let (source, number) = (Arc::clone(&self.source), start.numbers.next());
         delivery.stages().set(group.slices.iter().map(|slice| slice.slot), SampleStage::Caching);
+        let task = delivery.cancel.track_task();
         self.source.session.run(move || {
-            if !is_cancelled(&delivery.cancel) {
+            let _task = task;
+            if !delivery.cancel.is_cancelled() {
                 let missed = source.deliver_hits(group.slices, hits, &delivery);
                 source.spawn_waiter(missed, number, delivery);
             }
@@ -189,9 +194,8 @@ impl CacheSource {
         if own.is_empty() {
             return Some(());
         }
-        let guard = |claim: Option<ReadClaim>| claim.map(|claim| Box::new(claim) as _);
-        let (slices, guards): (Vec<_>, Vec<ReadGuard>) =
-            own.into_iter().map(|own| (own.slice, guard(own.claim))).unzip();
+        let (slices, guards) =
+            own.into_iter().map(|own| (own.slice, as_guard(own.claim))).unzip::<_, _, Vec<_>, Vec<_>>();
         let method = if slices.len() < 2 && method == Method::Composed { Method::Direct } else { method };
         self.bucket.start(group(method, slices), guards, delivery, start)
     }
@@ -321,8 +325,7 @@ impl CacheSource {
         let reads = own.into_iter().map(async |OwnRead { slice, claim }| {
             let alone = self.bucket.planner.alone(&slice);
             self.bucket.groups.count(alone.method);
-            self.bucket.read_sample(alone, number, delivery, None).await;
-            drop(claim);
+            self.bucket.read_sample(alone, as_guard(claim), number, delivery, None).await;
         });
         stream::iter(reads).for_each_concurrent(MAX_SOURCES, |read| read).await;
     }

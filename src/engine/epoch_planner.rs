@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::assembly::{BatchAssembly, BatchContext, BatchPlace};
 use super::cursor::{EpochCursor, PlannedBatch};
 use super::pipeline::Engine;
-use super::shutdown::is_cancelled;
+use super::shutdown::EpochSignal;
 use super::source::{Delivery, PlannedReads, ReadNumbers, ReadStart, SampleSource};
 use super::stages::{PlannerState, PlannerStatus, WindowStages};
 use super::substitute::{SubstituteContext, loss_policy};
@@ -52,7 +52,7 @@ pub(crate) struct EpochPlanner {
     pub(crate) cursor: EpochCursor,
     pub(crate) neighbours: NeighbourEpochs,
     pub(crate) tickets: Sender<Ticket>,
-    pub(crate) cancel: watch::Receiver<bool>,
+    pub(crate) cancel: EpochSignal,
     pub(crate) status: Arc<PlannerStatus>,
     /// Receives the number of each finished batch, if batches are unordered.
     pub(crate) bell: Option<Sender<u64>>,
@@ -71,7 +71,7 @@ struct PlannerRun<'a> {
     source: Arc<dyn SampleSource>,
     context: Arc<BatchContext>,
     tickets: &'a Sender<Ticket>,
-    cancel: &'a watch::Receiver<bool>,
+    cancel: &'a EpochSignal,
     status: &'a Arc<PlannerStatus>,
     bell: Option<&'a Sender<u64>>,
     stall_report: Duration,
@@ -130,7 +130,7 @@ impl EpochPlanner {
 
 impl PlannerRun<'_> {
     fn is_cancelled(&self) -> bool {
-        is_cancelled(self.cancel)
+        self.cancel.is_cancelled()
     }
 
     fn plan(&self, cursor: &mut EpochCursor) -> Result<(), Ended> {
@@ -338,7 +338,7 @@ impl PlannerRun<'_> {
         let permit = self.engine.bucket.io.handle().block_on(async {
             tokio::select! {
                 permit = take() => Ok(permit),
-                _ = cancel.wait_for(|&cancelled| cancelled) => Err(Ended),
+                () = cancel.cancelled() => Err(Ended),
             }
         })?;
         self.status.enter(PlannerState::Planning);

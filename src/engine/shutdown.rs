@@ -1,13 +1,13 @@
 //! The early end of an epoch or a loader.
 //!
-//! Whoever ends an epoch sets a flag and returns at once. Every thread, task and batch that works for the epoch holds a
-//! receiver of the flag, and drops it when it ends. What is left then finishes in the background: the decode threads
-//! drop finished batches, and the network threads delete temporary objects. Each of these has a bound: the deadline of
-//! a call, or the one sample that user code is working on. So nothing is left of an epoch once nobody holds a receiver
-//! and its run has no temporary object. Closing adds only the wait for that.
+//! Whoever ends an epoch sets a flag and returns at once. Every thread, task and batch that works for the epoch holds
+//! an [`EpochSignal`], and drops it when it ends. What is left then finishes in the background: the decode threads drop
+//! finished batches, and the network threads delete temporary objects. Each of these has a bound: the deadline of a
+//! call, or the one sample that user code is working on. So nothing is left of an epoch once nobody holds a signal and
+//! its run has no temporary object. Closing adds only the wait for that.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,9 +20,40 @@ use crate::lock::lock;
 /// How often a thread that closes looks whether it is done. What it waits for takes milliseconds, or as long as a call.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Whether an epoch is cancelled. It also is if its iterator was dropped, which closes the channel.
-pub(crate) fn is_cancelled(cancel: &watch::Receiver<bool>) -> bool {
-    *cancel.borrow() || cancel.has_changed().is_err()
+/// The cancellation signal of an epoch, as all that works for the epoch holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct EpochSignal {
+    cancelled: watch::Receiver<bool>,
+    tasks: Arc<AtomicU64>,
+}
+
+impl EpochSignal {
+    /// Whether the epoch is cancelled. It also is if its iterator was dropped, which closes the channel.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow() || self.cancelled.has_changed().is_err()
+    }
+
+    /// Waits until the epoch is cancelled.
+    pub(crate) async fn cancelled(&mut self) {
+        // An error means that the iterator was dropped.
+        let _ = self.cancelled.wait_for(|&cancelled| cancelled).await;
+    }
+
+    /// Counts a read or an unfinished batch until the returned value is dropped.
+    pub(crate) fn track_task(&self) -> EpochTask {
+        self.tasks.fetch_add(1, Ordering::Relaxed);
+        EpochTask(Arc::clone(&self.tasks))
+    }
+}
+
+/// One read or unfinished batch of an epoch, which counts in [`Closed`].
+#[derive(Debug)]
+pub(crate) struct EpochTask(Arc<AtomicU64>);
+
+impl Drop for EpochTask {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// The result of closing a loader or an epoch.
@@ -77,6 +108,8 @@ impl Closed {
 #[derive(Debug)]
 pub(crate) struct EpochShutdown {
     cancelled: watch::Sender<bool>,
+    /// Number of reads and unfinished batches.
+    tasks: Arc<AtomicU64>,
     /// Whether the training loop holds no batch of the epoch any more.
     is_released: AtomicBool,
     run: Arc<TemporaryRun>,
@@ -94,32 +127,34 @@ impl fmt::Debug for CancelCallback {
 }
 
 /// What is left of an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Leftovers {
     tasks: u64,
     temporaries: u64,
 }
 
 impl EpochShutdown {
-    /// The signal of an epoch whose temporary objects belong to `run`, and its first receiver.
-    pub(crate) fn new(run: &Arc<TemporaryRun>) -> (Arc<Self>, watch::Receiver<bool>) {
+    /// The shutdown of an epoch whose temporary objects belong to `run`, and its first signal.
+    pub(crate) fn new(run: &Arc<TemporaryRun>) -> (Arc<Self>, EpochSignal) {
         let (cancelled, receiver) = watch::channel(false);
+        let signal = EpochSignal { cancelled: receiver, tasks: Arc::default() };
         let shutdown = Self {
             cancelled,
+            tasks: Arc::clone(&signal.tasks),
             is_released: AtomicBool::new(false),
             run: Arc::clone(run),
             threads: Mutex::default(),
             on_cancel: OnceLock::new(),
         };
-        (Arc::new(shutdown), receiver)
+        (Arc::new(shutdown), signal)
     }
 
     pub(crate) fn run(&self) -> &TemporaryRun {
         &self.run
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
-        self.cancelled.subscribe()
+    pub(crate) fn subscribe(&self) -> EpochSignal {
+        EpochSignal { cancelled: self.cancelled.subscribe(), tasks: Arc::clone(&self.tasks) }
     }
 
     /// Adds a thread that works for this epoch alone.
@@ -155,7 +190,12 @@ impl EpochShutdown {
     }
 
     fn tasks(&self) -> u64 {
-        self.cancelled.receiver_count() as u64
+        self.tasks.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing works for the epoch any more. Its temporary objects may not be deleted yet.
+    fn is_idle(&self) -> bool {
+        self.cancelled.receiver_count() == 0 && self.tasks() == 0
     }
 
     fn leftovers(&self) -> Leftovers {
@@ -175,7 +215,7 @@ pub(crate) struct LiveEpochs {
 impl LiveEpochs {
     pub(crate) fn add(&self, epoch: &Arc<EpochShutdown>) {
         let mut epochs = lock(&self.epochs);
-        epochs.retain(|epoch| epoch.leftovers() != Leftovers { tasks: 0, temporaries: 0 });
+        epochs.retain(|epoch| !epoch.is_idle() || epoch.run.outstanding() > 0);
         epochs.push(Arc::clone(epoch));
         drop(epochs);
         // A thread that closes sets the flag before it looks at the epochs.
@@ -258,7 +298,7 @@ impl ShutdownWait {
 
     /// Waits until nothing is left of a cancelled epoch that had `before` when it was cancelled.
     fn for_epoch(&mut self, epoch: &EpochShutdown, before: Leftovers) {
-        self.until(|| epoch.tasks() == 0);
+        self.until(|| epoch.is_idle());
         let tasks_left = epoch.tasks();
         self.closed.tasks_left += tasks_left;
         self.closed.tasks_ended += before.tasks.saturating_sub(tasks_left);

@@ -1,14 +1,15 @@
 //! What the engine asks of a place that samples are read from. Each source is one file: [`bucket`](super::bucket) and
 //! [`cache_source`](super::cache_source).
 
+use std::any::Any;
 use std::cell::Cell;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 use super::assembly::BatchOutlook;
 use super::cache_session::CacheSession;
+use super::shutdown::EpochSignal;
 use super::stages::{PlannerStatus, WindowStages};
 use super::window::BatchWindow;
 use crate::budget::Permit;
@@ -77,13 +78,16 @@ impl ReadNumbers {
     }
 }
 
+/// What is held for a sample until it is read, such as a claim; `None` if nothing is.
+pub(crate) type ReadGuard = Option<Box<dyn Any + Send>>;
+
 /// Where the samples of a group go.
 #[derive(Clone)]
 pub(crate) struct Delivery {
     pub(crate) window: Arc<BatchWindow>,
     /// Bytes of the memory budget that are given back once the group is decoded.
     pub(crate) passing: Option<Arc<Permit>>,
-    pub(crate) cancel: watch::Receiver<bool>,
+    pub(crate) cancel: EpochSignal,
     /// The cache that keeps a copy of what is read from elsewhere.
     pub(crate) cache: Option<CacheSession>,
 }
@@ -93,13 +97,15 @@ impl Delivery {
         &self.window.stages
     }
 
-    /// Delivers samples that were read, each with its slot.
-    pub(crate) fn deliver(&self, samples: Vec<(usize, RawSample)>) {
+    /// Delivers samples that were read, each with its slot. The claims on them are given up once the cache has the
+    /// samples, before they are decoded: others may wait for them, and a light decoder runs on this thread.
+    pub(crate) fn deliver(&self, samples: Vec<(usize, RawSample)>, claims: impl IntoIterator<Item = ReadGuard>) {
         if let Some(cache) = &self.cache {
             for (_, sample) in &samples {
                 cache.put(sample);
             }
         }
+        claims.into_iter().for_each(drop);
         self.deliver_cached(samples);
     }
 
@@ -115,12 +121,13 @@ impl Delivery {
 }
 
 /// Runs a read on the network threads until it ends or the epoch is cancelled.
-pub(crate) fn spawn_read(io: &Io, mut cancel: watch::Receiver<bool>, read: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn_read(io: &Io, mut cancel: EpochSignal, read: impl Future<Output = ()> + Send + 'static) {
+    let task = cancel.track_task();
     io.handle().spawn(async move {
+        let _task = task;
         tokio::select! {
             () = read => {}
-            // An error, which means that the iterator was dropped, ends the read, too.
-            _ = cancel.wait_for(|&cancelled| cancelled) => {}
+            () = cancel.cancelled() => {}
         }
     });
 }

@@ -16,7 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use super::assembly::{LossPolicy, SubstituteRequest};
 use super::loss::OnError;
 use super::pipeline::Engine;
-use super::shutdown::is_cancelled;
+use super::shutdown::EpochSignal;
 use super::source::{SampleSource, spawn_read};
 use super::stages::SampleStage;
 use crate::budget::{GroupBytes, Permit};
@@ -38,7 +38,7 @@ pub(crate) struct SubstituteContext {
     /// of the runtime. It has a bounded number of these, and name look-ups, also those of the listing itself, need
     /// some.
     pub(crate) listed: Arc<OnceCell<Result<bool>>>,
-    pub(crate) cancel: watch::Receiver<bool>,
+    pub(crate) cancel: EpochSignal,
 }
 
 /// What one substitute works with.
@@ -125,7 +125,7 @@ impl Substitution {
             let (manifest, cancel) = (Arc::clone(manifest), cancel.clone());
             // The substitute depends on the number of positions, which is known only at the end of the listing.
             let wait = async || {
-                tokio::task::spawn_blocking(move || manifest.wait_beyond(u64::MAX, || is_cancelled(&cancel)))
+                tokio::task::spawn_blocking(move || manifest.wait_beyond(u64::MAX, || cancel.is_cancelled()))
                     .await
                     .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "waiting for the listing panicked")))
             };

@@ -74,11 +74,11 @@ impl WaitedFor {
 
     /// The sum of all stages. It includes the wait for the first batch.
     pub fn total(&self) -> Duration {
-        self.by_stage().iter().map(|(_, time)| *time).sum()
+        self.by_stage().map(|(_, time)| time).sum()
     }
 
-    /// Each stage's name and time.
-    pub fn by_stage(&self) -> [(&'static str, Duration); 10] {
+    /// Each stage's name and time. Later versions may have more stages.
+    pub fn by_stage(&self) -> impl Iterator<Item = (&'static str, Duration)> + use<> {
         let Self { listing, budget, turn, compose, read, cache, claim, decode, collate, plan } = *self;
         [
             ("listing", listing),
@@ -92,6 +92,7 @@ impl WaitedFor {
             ("collate", collate),
             ("plan", plan),
         ]
+        .into_iter()
     }
 }
 

@@ -63,7 +63,7 @@ impl<B> BatchStream<B> {
                     tokio::select! {
                         biased;
                         sent = sender.send(step) => sent.is_ok(),
-                        _ = cancel.wait_for(|&cancelled| cancelled) => false,
+                        () = cancel.cancelled() => false,
                     }
                 });
                 if !is_sent || is_last {

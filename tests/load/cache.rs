@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dataflux::store::{Client, Fault, FaultStore, MemoryStore, StoreCall};
-use dataflux::{Cache, CacheStats, DataLoader, DatafluxDataset, ErrorKind, OnError, RawSample, Strategy};
+use dataflux::{
+    Cache, CacheStats, DataLoader, DatafluxDataset, Decode, ErrorKind, OnError, RawSample, Samples, Strategy,
+};
 
 use crate::support::{STRATEGIES, all_given_back, bucket, client, names_of, until, without_hanging};
 
@@ -180,6 +182,55 @@ fn of_loaders_that_run_at_once_one_reads_each_sample() {
 }
 
 /// Two epochs that wait for each other's claims with full budgets both reach their end.
+/// A decoder that says that it is light, and waits until `open` is dropped.
+struct Waiting(crossbeam_channel::Receiver<()>);
+
+impl Decode for Waiting {
+    type Item = RawSample;
+    type Collate = Samples;
+
+    fn decode(&self, sample: RawSample) -> anyhow::Result<RawSample> {
+        let _ = self.0.recv();
+        Ok(sample)
+    }
+
+    fn collate(&self) -> Samples {
+        Samples
+    }
+
+    fn is_light(&self) -> bool {
+        true
+    }
+}
+
+/// A claim was once held until its sample was decoded, so that others waited for a decoder of this loader.
+#[test]
+fn a_claim_is_given_up_before_the_sample_is_decoded() {
+    without_hanging(|| {
+        for (strategy, objects) in [(Strategy::Direct, &["p/a"][..]), (Strategy::compose(), &["p/a", "p/b"])] {
+            let store = MemoryStore::new();
+            for name in objects {
+                store.insert("data", name, *name);
+            }
+            let (faults, folder) = (FaultStore::new(Arc::new(store)), Scratch::new());
+            let cache = folder.open();
+            let (open, shut) = crossbeam_channel::bounded(0);
+            let slow = DataLoader::builder(dataset(client(faults.clone())).decode(Waiting(shut)));
+            // A thread of its own, which the decoder blocks.
+            let slow = slow.batch_size(2).strategy(strategy).io_threads(1).cache(cache.clone()).build().unwrap();
+            let mut waiting = slow.epoch(0).unwrap();
+            until("the samples are claimed and read", || !faults.gets().is_empty());
+
+            let quick = loader(client(faults.clone()), Strategy::Direct, Some(cache));
+            let samples: usize = quick.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum();
+            let read = faults.gets().len();
+            drop(open);
+            assert_eq!((samples, read), (objects.len(), 1), "{strategy:?}: samples and reads");
+            assert_eq!(waiting.next().unwrap().unwrap().len(), objects.len());
+        }
+    });
+}
+
 #[test]
 fn opposite_orders_under_small_budgets_do_not_wait_for_each_other() {
     without_hanging(|| {
