@@ -178,8 +178,9 @@ impl BucketSource {
     ) {
         let compose = delivery.stages().queue_compose();
         let slots = || group.slices.iter().map(|slice| slice.slot);
-        let is_composed = AtomicBool::new(false);
+        let (was_sent, is_composed) = (AtomicBool::new(false), AtomicBool::new(false));
         let observe = |step| {
+            was_sent.fetch_or(step == ReadStep::Composing, Ordering::Relaxed);
             is_composed.fetch_or(step == ReadStep::Reading, Ordering::Relaxed);
             delivery.stages().set_compose_step(&compose, slots(), step);
         };
@@ -204,7 +205,7 @@ impl BucketSource {
         // Whatever went wrong: reading each object by itself works, or finds out which object is to blame.
         tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
         if let Some(in_flight) = in_flight {
-            in_flight.record_failed_compose();
+            in_flight.record_failed_compose(was_sent.into_inner());
         }
         let repeating;
         let fetcher = if is_composed.into_inner() {

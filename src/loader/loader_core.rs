@@ -231,6 +231,7 @@ fn plan_reads(
             budget: reading,
             max_ahead: (settings.batches_ahead(batch_size) as u64).saturating_mul(batch_size),
             bucket_share: fetcher.gates().share(),
+            caps: settings.limits.caps,
             prices: planner.prices().of_reads(StorageClass::Standard),
             pays_for_speed: !bucket.replicates(),
         })

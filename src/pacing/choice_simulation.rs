@@ -5,7 +5,9 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::chooser::{Admission, ReadModeChooser, ReadOutcome};
-use super::{Ceiling, Ceilings, Choice, ChooserConfig, GroupSize, NeighbourEpochs, ReadMode, ReadPrices, ServiceState};
+use super::{
+    CallCaps, Ceiling, Ceilings, Choice, ChooserConfig, GroupSize, NeighbourEpochs, ReadMode, ReadPrices, ServiceState,
+};
 
 /// A bucket and the machine that reads from it.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +170,7 @@ fn config(world: &SimulatedService) -> ChooserConfig {
         ReadPrices { direct: 4e-7, composed: 5.4e-6, composed_byte: kept }
     };
     ChooserConfig {
+        caps: CallCaps::default(),
         max_composed_bytes: world.sources() * world.size,
         budget: world.budget as u64,
         max_ahead: AHEAD,

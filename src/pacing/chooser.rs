@@ -1,27 +1,18 @@
 //! The choice of a read mode for small objects, by measurement.
 //!
 //! This module is pure: callers hand in the clock and the state of the service. The service limits reads and composes
-//! separately, so there are three modes, ordered by how much is composed: direct, mixed (both at
-//! once) and composed. The chooser stays with one
-//! mode, tries the next one when that could be better by what is known, and keeps the better of the two by what both
-//! brought. A trial costs little: on the step from direct to mixed no read stops, and composed groups are read ahead of
-//! what the training loop waits for.
+//! separately, so there are three modes, ordered by how much is composed: direct, mixed (both at once) and composed.
+//! The chooser stays with one mode, tries the next one when that could be better by what is known, and keeps the better
+//! of the two by what both brought. A trial costs little: on the step from direct to mixed no read stops, and composed
+//! groups are read ahead of what the training loop waits for.
 
 use std::time::Duration;
 
 use super::bucket_gates::{Ceilings, DOCUMENTED_COMPOSE};
-use super::estimates::{ChooserConfig, ComposeEstimates, GroupSize, ServiceState, is_worth_trying};
+use super::estimates::{ChooserConfig, ComposeEstimates, GroupSize, NeighbourEpochs, ServiceState, is_worth_trying};
+use super::latency::ShortestLatency;
 use super::read_mode::{Choice, ReadMode};
 use crate::store::MAX_SOURCES;
-
-/// The epochs next to one in a series of epochs.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct NeighbourEpochs {
-    /// The epoch begins while another one is delivered.
-    pub(crate) has_previous: bool,
-    /// Another epoch begins while this one is delivered.
-    pub(crate) has_next: bool,
-}
 
 /// Permission to read a group in one mode. Each of its reads is reported with [`ReadModeChooser::end_read`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +121,7 @@ pub(crate) struct ReadModeChooser {
     measurement: Option<Measurement>,
     /// Complete measurements of the trial.
     measurements: u32,
-    /// The shortest time from the start of a compose to the last byte of its object.
-    compose_latency: Option<Duration>,
+    compose_latency: ShortestLatency,
     probes: u32,
     epoch: EpochProgress,
     /// The training loop's waiting time in all.
@@ -154,7 +144,7 @@ impl ReadModeChooser {
             early_failures: 0,
             measurement: None,
             measurements: 0,
-            compose_latency: None,
+            compose_latency: ShortestLatency::default(),
             probes: 0,
             epoch: EpochProgress::default(),
             waited: Duration::ZERO,
@@ -169,7 +159,7 @@ impl ReadModeChooser {
             direct: self.rate(ReadMode::Direct),
             mixed: self.rate(ReadMode::Mixed),
             composed: self.rate(ReadMode::Composed),
-            compose_latency: self.compose_latency,
+            compose_latency: self.compose_latency.get(),
         }
     }
 
@@ -177,7 +167,7 @@ impl ReadModeChooser {
     /// before the first composes do.
     pub(crate) fn start_epoch(&mut self, neighbours: NeighbourEpochs) {
         // Probes that have all ended without success have failed, and the cause may have passed.
-        if self.compose_latency.is_none() && self.composed.admitted == 0 {
+        if self.compose_latency.get().is_none() && self.composed.admitted == 0 {
             self.probes = 0;
         }
 
@@ -270,7 +260,7 @@ impl ReadModeChooser {
                 Some(true)
             }
             ReadMode::Composed => composed,
-            ReadMode::Mixed if self.compose_latency.is_none() && is_half_composed() => direct,
+            ReadMode::Mixed if self.compose_latency.get().is_none() && is_half_composed() => direct,
             ReadMode::Mixed if has_compose_room => composed,
             // If composes are admitted but not queued at the gate, this machine is the bottleneck: it gets no more
             // reads.
@@ -284,9 +274,10 @@ impl ReadModeChooser {
         self.lane(admission).not_queued -= 1;
     }
 
-    /// Records that a group could not be composed. Its read has yet to end.
-    pub(crate) fn record_failed_compose(&mut self, now: Duration, admission: Admission) {
-        if self.is_first_of_trial(admission) {
+    /// Records that a group could not be composed. Its read has yet to end. A compose that was given up while it was
+    /// queued, and never sent, shows nothing of composing.
+    pub(crate) fn record_failed_compose(&mut self, now: Duration, admission: Admission, was_sent: bool) {
+        if was_sent && self.is_first_of_trial(admission) {
             self.early_failures += 1;
             // A single compose may be refused, or fail, on any day.
             if self.early_failures * 4 > self.composed.admitted {
@@ -301,7 +292,7 @@ impl ReadModeChooser {
         let Some(ReadOutcome { samples, took }) = outcome else { return };
 
         if admission.is_composed {
-            self.compose_latency = Some(self.compose_latency.map_or(took, |latency| latency.min(took)));
+            self.compose_latency.record(now, took);
             if self.is_first_of_trial(admission)
                 && !is_worth_trying(self.estimates.documented_reads(), took, self.epoch.samples)
             {
@@ -350,7 +341,7 @@ impl ReadModeChooser {
             self.settled = ReadMode::Direct;
             return self.switch(ReadMode::Direct, "composing would cost more than direct reads".to_owned());
         }
-        let burst = self.compose_latency.filter(|_| self.mode != ReadMode::Direct).unwrap_or_default();
+        let burst = self.compose_latency.get().filter(|_| self.mode != ReadMode::Direct).unwrap_or_default();
         let needed = MIN_MEASUREMENT.max(burst);
         let is_complete = |measurement: &Measurement| {
             measurement.reads >= MIN_READS && now.saturating_sub(measurement.began) >= needed
@@ -403,7 +394,7 @@ impl ReadModeChooser {
         if self.period <= 1 {
             self.reason = format!("{rate:.0} samples/s");
         }
-        let Some(latency) = self.compose_latency else { return };
+        let Some(latency) = self.compose_latency.get() else { return };
         if self.settled == ReadMode::Direct && !is_worth_trying(rate, latency, left) {
             return;
         }
@@ -429,7 +420,7 @@ impl ReadModeChooser {
     }
 
     fn should_probe(&self, left: u64) -> bool {
-        self.compose_latency.is_none()
+        self.compose_latency.get().is_none()
             && self.probes < PROBES
             && self.epoch.admitted > 0
             && left >= MIN_SAMPLES_LEFT
@@ -442,7 +433,7 @@ impl ReadModeChooser {
     fn should_begin_composed(&self, left: u64, service: &ServiceState) -> bool {
         let documented = self.estimates.documented_reads();
         self.mode == ReadMode::Direct
-            && self.compose_latency.is_none()
+            && self.compose_latency.get().is_none()
             && self.probes == 0
             && self.epoch.head == 0
             && self.epoch.admitted > 0
@@ -457,7 +448,7 @@ impl ReadModeChooser {
     /// processor.
     fn reads_meanwhile(&self) -> u64 {
         let rate = self.rate(ReadMode::Direct).unwrap_or(self.estimates.documented_reads());
-        (0.75 * rate * self.compose_latency.unwrap_or(DOCUMENTED_COMPOSE).as_secs_f64()) as u64
+        (0.75 * rate * self.compose_latency.get().unwrap_or(DOCUMENTED_COMPOSE).as_secs_f64()) as u64
     }
 
     /// Whether a mode costs less than the settled one: it composes more and composing saves, or it composes less and

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bucket_gates::{Ceilings, DOCUMENTED_COMPOSE, DOCUMENTED_READS, DOCUMENTED_WRITES};
+use super::bucket_gates::{CallCaps, Ceilings, DOCUMENTED_COMPOSE, DOCUMENTED_READS, DOCUMENTED_WRITES};
 use super::gate::CALL_BYTES;
 use super::read_mode::ReadMode;
 use crate::store::MAX_SOURCES;
@@ -32,6 +32,8 @@ pub(crate) struct ChooserConfig {
     pub(crate) max_ahead: u64,
     /// This process's share of the bucket's documented rates; 1 if no other process shares the bucket.
     pub(crate) bucket_share: f64,
+    /// The user's limits on the calls of this process.
+    pub(crate) caps: CallCaps,
     pub(crate) prices: ReadPrices,
     /// Whether a faster mode may cost more than direct reads.
     pub(crate) pays_for_speed: bool,
@@ -52,6 +54,15 @@ pub(crate) struct ServiceState {
     pub(crate) ceilings: Ceilings,
     /// Whether composing and deleting are known to work. If not, composes go individually.
     pub(crate) is_composing_proven: bool,
+}
+
+/// The epochs next to one in a series of epochs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NeighbourEpochs {
+    /// The epoch begins while another one is delivered.
+    pub(crate) has_previous: bool,
+    /// Another epoch begins while this one is delivered.
+    pub(crate) has_next: bool,
 }
 
 /// Estimates for the groups of one loader, from its settings and the mean size of its samples.
@@ -86,15 +97,18 @@ impl ComposeEstimates {
         }
     }
 
-    /// This process's share of the documented reads a second.
+    /// Reads a second before anything is measured: this process's share of the documented ones, if the user allows as
+    /// many.
     pub(super) fn documented_reads(&self) -> f64 {
-        DOCUMENTED_READS * self.config.bucket_share
+        (DOCUMENTED_READS * self.config.bucket_share).min(self.config.caps.reads_per_second.unwrap_or(f64::INFINITY))
     }
 
-    /// Composes a second that the service takes of this process, as far as is known. Each needs a deletion, too.
+    /// Composes a second that the service takes of this process, as far as is known, and that the user allows. Each
+    /// needs a deletion, too.
     pub(super) fn composes_per_second(&self, service: &ServiceState) -> f64 {
         let documented = DOCUMENTED_WRITES * self.config.bucket_share;
-        service.ceilings.writes.per_second.unwrap_or(documented) / 2.0
+        let cap = self.config.caps.writes_per_second.unwrap_or(f64::INFINITY);
+        service.ceilings.writes.per_second.unwrap_or(documented).min(cap) / 2.0
     }
 
     /// Composes that may wait for their calls. More composes than begin while one is under way would wait for long, and
@@ -124,8 +138,8 @@ impl ComposeEstimates {
     /// Samples a second that a mode could bring next to one that brings `rate`. The estimate is rather too high than
     /// too low, since a trial decides.
     pub(super) fn predict(&self, mode: ReadMode, rate: f64, latency: Duration, service: &ServiceState) -> f64 {
-        // Where no write was refused, there may be no limit.
-        let is_limited = service.ceilings.writes.per_second.is_some();
+        // Where no write was refused and the user set no cap, there may be no limit.
+        let is_limited = service.ceilings.writes.per_second.is_some() || self.config.caps.writes_per_second.is_some();
         let composed = if is_limited { self.composes_per_second(service) * self.sources() } else { f64::INFINITY };
         let direct = if mode == ReadMode::Composed { 0.0 } else { rate };
         // A sample is held from before its compose until its delivery.

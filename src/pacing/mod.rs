@@ -4,7 +4,7 @@
 //!   `bucket_gates` holds the gates of a bucket: reads, and writes.
 //! - `demand` says whether the training loops want more than they get; `wait_reporter` reports their waits.
 //! - `chooser` chooses among the modes of `read_mode` by measurement, and by `estimates` where nothing is measured
-//!   yet; both are pure. `shared_chooser` is the choice of one loader.
+//!   yet; `latency` is the time that composes take. All are pure. `shared_chooser` is the choice of one loader.
 
 pub(crate) mod bucket_gates;
 #[cfg(test)]
@@ -14,6 +14,7 @@ pub(crate) mod concurrency;
 pub(crate) mod demand;
 mod estimates;
 pub(crate) mod gate;
+mod latency;
 #[cfg(test)]
 mod ranks_simulation;
 pub(crate) mod rate;
@@ -23,9 +24,8 @@ pub(crate) mod wait_reporter;
 
 pub use bucket_gates::Ceilings;
 pub(crate) use bucket_gates::{BucketGates, CallCaps, MAX_CALLS};
-pub(crate) use chooser::NeighbourEpochs;
 pub(crate) use concurrency::ConcurrencyLimit;
-pub(crate) use estimates::{ChooserConfig, GroupSize, ReadPrices, ServiceState};
+pub(crate) use estimates::{ChooserConfig, GroupSize, NeighbourEpochs, ReadPrices, ServiceState};
 pub use gate::Ceiling;
 pub(crate) use gate::{CallGate, CallSlot};
 pub(crate) use rate::MIN_RATE;

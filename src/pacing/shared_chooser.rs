@@ -3,8 +3,8 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::chooser::{Admission, NeighbourEpochs, ReadModeChooser, ReadOutcome};
-use super::estimates::{ChooserConfig, GroupSize, ServiceState};
+use super::chooser::{Admission, ReadModeChooser, ReadOutcome};
+use super::estimates::{ChooserConfig, GroupSize, NeighbourEpochs, ServiceState};
 use super::read_mode::Choice;
 
 use crate::lock::lock;
@@ -82,9 +82,10 @@ impl InFlightRead {
         self.chooser.has_changed.notify_all();
     }
 
-    /// Records that the group could not be composed.
-    pub(crate) fn record_failed_compose(&self) {
-        lock(&self.chooser.chooser).record_failed_compose(self.chooser.created.elapsed(), self.admission);
+    /// Records that the group could not be composed, and whether the compose was sent.
+    pub(crate) fn record_failed_compose(&self, was_sent: bool) {
+        let now = self.chooser.created.elapsed();
+        lock(&self.chooser.chooser).record_failed_compose(now, self.admission, was_sent);
     }
 
     /// Records the success of the read.

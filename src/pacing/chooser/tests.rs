@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pacing::estimates::MAX_WAITING_COMPOSES;
-use crate::pacing::{Ceiling, ReadPrices};
+use crate::pacing::{CallCaps, Ceiling, ReadPrices};
 
 /// Prices of a bucket of class Standard in one region, without soft delete.
 const STANDARD: ReadPrices = ReadPrices { direct: 4e-7, composed: 5.4e-6, composed_byte: 0.0 };
@@ -11,11 +11,16 @@ const MANY: u64 = 1 << 20;
 const KIB: u64 = 1 << 10;
 
 fn chooser() -> ReadModeChooser {
+    chooser_with(CallCaps::default())
+}
+
+fn chooser_with(caps: CallCaps) -> ReadModeChooser {
     let mut chooser = ReadModeChooser::new(ChooserConfig {
         max_composed_bytes: 32 * KIB,
         budget: 1 << 30,
         max_ahead: 65_536,
         bucket_share: 1.0,
+        caps,
         prices: STANDARD,
         pays_for_speed: true,
     });
@@ -120,6 +125,24 @@ fn where_composing_is_unproven_or_nearly_all_is_refused_two_are_tried() {
     }
 }
 
+/// The estimates took the documented rates for granted, whatever the user allowed.
+#[test]
+fn the_users_own_caps_are_seen() {
+    let few_writes = CallCaps { writes_per_second: Some(50.0), ..CallCaps::default() };
+    let mut chooser = chooser_with(few_writes);
+    // Two are tried to see how long they take, as where the service takes so few.
+    assert!(until_composed(&mut chooser, MANY, &service(true, 0)).1.is_some());
+    assert!(until_composed(&mut chooser, MANY, &service(true, 0)).1.is_some());
+    assert_eq!((until_composed(&mut chooser, MANY, &service(true, 0)).1, chooser.mode), (None, ReadMode::Direct));
+    let caps = chooser.estimates.predict(ReadMode::Composed, 1.0, millis(1), &service(true, 0));
+    assert!((caps - 25.0 * 32.0).abs() < 1.0, "{caps}");
+
+    let few_reads = CallCaps { reads_per_second: Some(100.0), ..CallCaps::default() };
+    let mut chooser = chooser_with(few_reads);
+    let (direct, composed) = until_composed(&mut chooser, MANY, &service(true, 0));
+    assert!(composed.is_some() && 32 * direct.len() < 200, "{} direct groups", direct.len());
+}
+
 #[test]
 fn first_composes_that_fail_are_the_last_for_now() {
     let mut chooser = chooser();
@@ -129,7 +152,11 @@ fn first_composes_that_fail_are_the_last_for_now() {
     let mut dropped = chooser.clone();
     dropped.end_read(millis(50), admission, None);
     assert_eq!(dropped.mode, ReadMode::Mixed);
-    chooser.record_failed_compose(millis(50), admission);
+    // Given up while it was queued, which once counted as a failure.
+    let mut queued = chooser.clone();
+    queued.record_failed_compose(millis(50), admission, false);
+    assert_eq!(queued.mode, ReadMode::Mixed);
+    chooser.record_failed_compose(millis(50), admission, true);
     chooser.end_read(millis(50), admission, None);
     assert_eq!(chooser.choice().to_string(), "direct: the first composes failed");
     // A failure later on is one of many reads.
@@ -140,7 +167,7 @@ fn first_composes_that_fail_are_the_last_for_now() {
         chooser.begin_read(*admission);
     }
     chooser.end_read(millis(900), admissions[0], Some(success(32, millis(900))));
-    chooser.record_failed_compose(millis(910), admissions[1]);
+    chooser.record_failed_compose(millis(910), admissions[1], true);
     chooser.end_read(millis(910), admissions[1], None);
     assert_eq!(chooser.mode, ReadMode::Mixed);
 }
@@ -163,7 +190,7 @@ fn probes_that_failed_are_made_again_in_the_next_epoch() {
     assert_eq!(composed(&mut chooser), None, "they are under way");
     for admission in probes {
         chooser.begin_read(admission);
-        chooser.record_failed_compose(millis(50), admission);
+        chooser.record_failed_compose(millis(50), admission, true);
         chooser.end_read(millis(50), admission, None);
     }
     assert_eq!(composed(&mut chooser), None, "not in the same epoch");

@@ -1,0 +1,59 @@
+//! The shortest of the recent times that composes took.
+
+use std::time::Duration;
+
+/// How long a time counts, at least; twice as long at most. At half of that a few seconds of queues, which lengthen all
+/// composes, would count as the time of a compose; at ten times that a service that became slower for good would be
+/// taken for the one before during most of a run.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// The shortest of the recent times from the start of a compose to the last byte of its object: the others include
+/// waits for this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ShortestLatency {
+    /// The shortest of the window that began before the present one.
+    previous: Option<Duration>,
+    current: Option<Duration>,
+    /// When the present window ends.
+    ends: Duration,
+}
+
+impl ShortestLatency {
+    /// Records a time. Older ones are forgotten only where newer ones replace them.
+    pub(super) fn record(&mut self, now: Duration, took: Duration) {
+        if now >= self.ends {
+            let was_recent = now < self.ends + MEMORY;
+            *self = Self { previous: self.current.filter(|_| was_recent), current: None, ends: now + MEMORY };
+        }
+        self.current = Some(self.current.map_or(took, |shortest| shortest.min(took)));
+    }
+
+    /// The shortest recent time; `None` if there is none yet.
+    pub(super) fn get(&self) -> Option<Duration> {
+        self.previous.into_iter().chain(self.current).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shortest time ever counted for as long as the loader lived.
+    #[test]
+    fn a_service_that_became_slower_is_known_to_be_slower() {
+        let seconds = Duration::from_secs;
+        let mut latency = ShortestLatency::default();
+        assert_eq!(latency.get(), None);
+        latency.record(seconds(1), seconds(2));
+        latency.record(seconds(2), seconds(1));
+        latency.record(seconds(3), seconds(9));
+        assert_eq!(latency.get(), Some(seconds(1)), "waits don't count");
+        latency.record(seconds(70), seconds(5));
+        assert_eq!(latency.get(), Some(seconds(1)), "the window before");
+        latency.record(seconds(131), seconds(6));
+        assert_eq!(latency.get(), Some(seconds(5)));
+        // Nothing was composed for long, as while direct reads were better.
+        latency.record(seconds(1_000), seconds(8));
+        assert_eq!(latency.get(), Some(seconds(8)));
+    }
+}
