@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         Ok(())
     })?;
     output::table(&[
-        ("found", format!("{} temporary objects in gs://{}", report.found, args.uri.bucket)),
+        ("found", format!("{} temporary objects in {}", report.found, args.uri.bucket_uri())),
         (
             if args.dry_run { "to remove" } else { "removed" },
             format!("{}, {}", report.removed, output::bytes(report.removed_bytes)),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use clap::error::{ContextKind, ContextValue};
+
 /// Arguments that can't work together. The exit code is 2, as for arguments that clap refuses.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);
@@ -14,6 +16,15 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// The error with the argument as the library shows it, since the address that was pasted may be a signed one.
+pub(crate) fn without_credentials(mut error: clap::Error) -> clap::Error {
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<dataflux::Error>());
+    if let Some(shown) = cause.and_then(|cause| Some(cause.about()?.to_owned())) {
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    }
+    error
+}
 
 /// The reader of standard output has closed it.
 #[derive(Debug)]

@@ -321,7 +321,7 @@ fn no_objects(args: &Args, left_out: &LeftOut) -> Error {
     } else if args.uri.prefix.is_empty() {
         format!("the bucket {bucket} is empty: upload data, or name another")
     } else {
-        format!("check its spelling; `dataflux ls gs://{bucket}` lists all objects of the bucket")
+        format!("check its spelling; `dataflux ls {}` lists all objects of the bucket", args.uri.bucket_uri())
     };
     anyhow!("no object's name begins with {}; {hint}", args.uri)
 }

@@ -65,7 +65,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| failure::without_credentials(error).exit());
     let outcome = start_logging(cli.verbose).and_then(|()| match cli.command {
         Command::Ls(args) => ls::run(&args, cli.json),
         Command::Get(args) => get::run(&args, cli.json),

@@ -53,8 +53,10 @@ const MAX_CONCURRENT_DELETIONS: usize = 64;
 /// The listing failed, after its retries. Deletions that fail are reported in [`Cleaned::failed`] instead.
 pub async fn clean(client: &Client, bucket: &str, older_than: Duration, dry_run: bool) -> Result<Cleaned> {
     let bucket_name: Arc<str> = bucket.into();
+    let scheme = client.scheme();
     let judged = temporaries(client, bucket, move |object, now| {
-        let id = ObjectId::new(Arc::clone(&bucket_name), object.name, object.version.map(Arc::from));
+        let id =
+            ObjectId::new(Arc::clone(&bucket_name), object.name, object.version.map(Arc::from)).with_scheme(scheme);
         (judge(object, now, older_than), id, object.size)
     });
     let judged = judged.await?;
@@ -108,7 +110,7 @@ async fn temporaries<T: Send + 'static>(
     bucket: &str,
     map: impl Fn(ObjectRef<'_>, SystemTime) -> T + Send + Sync + 'static,
 ) -> Result<Vec<T>> {
-    let prefix = Prefix { bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
+    let prefix = Prefix { scheme: client.scheme(), bucket: bucket.into(), prefix: TEMPORARY_PREFIX.to_owned() };
     let page = move |page: &Page| {
         let now = page.date().unwrap_or_else(SystemTime::now);
         page.iter().map(|object| map(object, now)).collect::<Vec<_>>()

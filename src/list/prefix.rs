@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::store::{ObjectUri, StoreUri};
+use crate::store::{BucketUri, ObjectUri, Scheme, StoreUri};
 use crate::{Error, Result};
 
 /// A bucket, and the beginning of the names in it: `gs://bucket/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
+    /// The kind of store.
+    pub scheme: Scheme,
     /// The bucket's name.
     pub bucket: Arc<str>,
     /// What names begin with; empty for the whole bucket. It need not be a folder: `train` also begins
@@ -21,8 +23,8 @@ impl FromStr for Prefix {
     type Err = Error;
 
     fn from_str(uri: &str) -> Result<Self> {
-        let StoreUri { bucket, path, .. } = uri.parse()?;
-        Ok(Self { bucket, prefix: path })
+        let StoreUri { scheme, bucket, path } = uri.parse()?;
+        Ok(Self { scheme, bucket, prefix: path })
     }
 }
 
@@ -42,13 +44,25 @@ impl Prefix {
         let (folder, glob) = self.prefix.split_at(folder_end);
         // A filter's glob without a slash applies to files in any folder, which is more than was written.
         let glob = if glob.contains('/') { glob.to_owned() } else { format!("/{glob}") };
-        Some((Self { bucket: Arc::clone(&self.bucket), prefix: folder.to_owned() }, glob))
+        Some((Self { prefix: folder.to_owned(), ..self.clone() }, glob))
+    }
+}
+
+impl Prefix {
+    /// The URI of the bucket, such as `gs://my-bucket`.
+    pub fn bucket_uri(&self) -> impl fmt::Display + '_ {
+        BucketUri { scheme: self.scheme, bucket: &self.bucket }
+    }
+
+    /// The URI of the object with this whole name in the same bucket.
+    pub fn uri<'a>(&'a self, name: &'a str) -> impl fmt::Display + 'a {
+        ObjectUri { scheme: self.scheme, bucket: &self.bucket, name }
     }
 }
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        ObjectUri { bucket: &self.bucket, name: &self.prefix }.fmt(f)
+        self.uri(&self.prefix).fmt(f)
     }
 }
 
@@ -58,7 +72,7 @@ mod tests {
 
     #[test]
     fn globs_in_prefixes() {
-        let prefix = |prefix: &str| Prefix { bucket: "bucket".into(), prefix: prefix.into() };
+        let prefix = |prefix: &str| format!("gs://bucket/{prefix}").parse::<Prefix>().unwrap();
         for (text, folder, glob) in [
             ("train/*.jpg", "train/", "/*.jpg"),
             ("*.jpg", "", "/*.jpg"),

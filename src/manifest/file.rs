@@ -46,6 +46,7 @@ use super::growth::{ClassTotals, Growth, ListingEnd};
 use super::table::{ChunkTable, Labels};
 use super::{Digest, LeftOut, Manifest};
 use crate::list::Prefix;
+use crate::store::{Scheme, StoreUri};
 use crate::{Error, ErrorKind, Result, Stage, os};
 
 const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
@@ -110,7 +111,7 @@ impl Manifest {
         let reasons = counts.iter().rposition(|count| **count > 0).map_or(0, |last| last + 1).max(MIN_REASONS);
         let left_out = &counts[..reasons];
         let totals = end.totals.iter();
-        let Prefix { bucket, prefix } = &self.prefix;
+        let Prefix { bucket, prefix, .. } = &self.prefix;
         let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * totals.len() + 4;
 
         let mut head = Vec::with_capacity(head_bytes);
@@ -403,7 +404,8 @@ impl FileHead {
         let [bucket, prefix] = lengths.map(|length| fields.take(Some(length.into())).map(std::str::from_utf8));
         let (Ok(bucket), Ok(prefix)) = (bucket?, prefix?) else { return Err(FileFault::Damaged("a prefix in UTF-8")) };
         // Parsed as strictly as a user's URI.
-        let prefix: Prefix = format!("gs://{bucket}/{prefix}")
+        let prefix: Prefix = StoreUri { scheme: Scheme::Gs, bucket: bucket.into(), path: prefix.to_owned() }
+            .to_string()
             .parse()
             .ok()
             .filter(|parsed: &Prefix| *parsed.bucket == *bucket)

@@ -263,7 +263,8 @@ impl Manifest {
 
     /// The identity of an object, for a request.
     pub(crate) fn id(&self, entry: &Entry) -> ObjectId {
-        ObjectId::new(Arc::clone(&self.prefix.bucket), Arc::clone(&entry.name), entry.version.clone())
+        let Prefix { scheme, bucket, .. } = &self.prefix;
+        ObjectId::new(Arc::clone(bucket), Arc::clone(&entry.name), entry.version.clone()).with_scheme(*scheme)
     }
 
     fn damaged(&self, index: u64) -> Error {

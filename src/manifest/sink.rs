@@ -156,11 +156,7 @@ impl ObjectSink {
 }
 
 fn wrong(prefix: &Prefix, name: &[u8], message: &str) -> Error {
-    Error::new(ErrorKind::Internal, message).stage(Stage::Manifest).object(format_args!(
-        "gs://{}/{}",
-        prefix.bucket,
-        String::from_utf8_lossy(name)
-    ))
+    Error::new(ErrorKind::Internal, message).stage(Stage::Manifest).object(prefix.uri(&String::from_utf8_lossy(name)))
 }
 
 fn out_of_order(prefix: &Prefix, name: &[u8]) -> Error {

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, future, stream};
 
 use super::{
-    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, ListPage, ListRequest, ObjectId,
-    ObjectMeta, PutRequest, Store,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyProgress, CopyRequest, ListPage,
+    ListRequest, ObjectId, ObjectMeta, PutRequest, Scheme, Store,
 };
 use crate::lock::lock;
 use crate::{Error, ErrorKind, Result};
@@ -255,6 +255,10 @@ impl Store for FaultStore {
         self.inner.endpoint()
     }
 
+    fn scheme(&self) -> Scheme {
+        self.inner.scheme()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
@@ -292,8 +296,8 @@ impl Store for FaultStore {
         self.pass(StoreCall::Put, self.inner.put(request, attempt)).await
     }
 
-    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.pass(StoreCall::Copy, self.inner.copy(request, attempt)).await
+    async fn copy(&self, request: &CopyRequest, continuation: Option<&str>, attempt: &Attempt) -> Result<CopyProgress> {
+        self.pass(StoreCall::Copy, self.inner.copy(request, continuation, attempt)).await
     }
 
     async fn update_metadata(

@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::uri::BucketUri;
+use super::capabilities::unsupported;
+use super::uri::{BucketUri, Scheme};
 use super::{
-    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, ContentEncoding, CopyRequest, Details, Fields,
-    ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass, Store, Version, WriteMode,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, ContentEncoding, CopyProgress, CopyRequest,
+    Details, Fields, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass, Store, Version, WriteMode,
 };
 use crate::lock::lock;
 use crate::{Error, ErrorKind, Result};
@@ -36,6 +37,7 @@ pub struct MemoryStore {
     buckets: Arc<Mutex<Buckets>>,
     page_cap: usize,
     chunk: usize,
+    capabilities: Capabilities,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,12 @@ impl MemoryStore {
         // Generations look like the service's: microseconds since 1970.
         let (by_name, versions) = (BTreeMap::new(), VersionKind::Generation);
         let buckets = Buckets { by_name, versions, last_generation: 1_700_000_000_000_000 };
-        Self { buckets: Arc::new(Mutex::new(buckets)), page_cap: 5_000, chunk: usize::MAX }
+        Self {
+            buckets: Arc::new(Mutex::new(buckets)),
+            page_cap: 5_000,
+            chunk: usize::MAX,
+            capabilities: Capabilities::ALL,
+        }
     }
 
     /// Adds an empty bucket of class `STANDARD`, or empties the one of that name.
@@ -128,6 +135,24 @@ impl MemoryStore {
         self
     }
 
+    /// Makes this a store that can do less, like those of other services: calls for what it lacks fail, checksums are
+    /// not reported, and conditions of writes are ignored. Without the capability `versions` objects written from now
+    /// on have none.
+    ///
+    /// ```
+    /// use dataflux::store::{Capabilities, MemoryStore};
+    ///
+    /// let mut can = Capabilities::default();
+    /// can.conditional_writes = true;
+    /// let store = MemoryStore::new().with_capabilities(can);
+    /// # let _ = store;
+    /// ```
+    #[must_use]
+    pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = capabilities;
+        if capabilities.versions { self } else { self.without_versions() }
+    }
+
     /// Writes an object, replacing the live one, and returns its version. Creates the bucket if it doesn't exist.
     pub fn insert(&self, bucket: &str, name: &str, data: impl Into<Bytes>) -> Version {
         let request = PutRequest::new(bucket, name, data);
@@ -155,6 +180,21 @@ impl MemoryStore {
             .map(|bucket| bucket.objects.keys().cloned().collect())
             .unwrap_or_default()
     }
+
+    /// An error unless this store `can` do an operation.
+    fn require(&self, can: bool, operation: &str) -> Result<()> {
+        if can { Ok(()) } else { Err(unsupported(None, operation, "use a store that can, or do without")) }
+    }
+
+    /// The facts about an object that this store reports.
+    fn reported(&self, meta: &ObjectMeta) -> ObjectMeta {
+        ObjectMeta { crc32c: meta.crc32c.filter(|_| self.capabilities.checksums), ..meta.clone() }
+    }
+
+    /// Checks that a write of this mode may replace the `live` object, if this store honours conditions.
+    fn check_precondition(&self, id: &ObjectId, mode: &WriteMode, live: Option<&StoredObject>) -> Result<()> {
+        if self.capabilities.conditional_writes { check_precondition(id, mode, live) } else { Ok(()) }
+    }
 }
 
 impl Buckets {
@@ -168,9 +208,10 @@ impl Buckets {
     }
 
     fn bucket(&mut self, name: &str) -> Result<&mut MemoryBucket> {
-        self.by_name
-            .get_mut(name)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such bucket").object(BucketUri(name)))
+        self.by_name.get_mut(name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "there is no such bucket")
+                .object(BucketUri { scheme: Scheme::Gs, bucket: name })
+        })
     }
 
     fn object(&mut self, id: &ObjectId) -> Result<&StoredObject> {
@@ -219,7 +260,7 @@ fn check_precondition(id: &ObjectId, mode: &WriteMode, live: Option<&StoredObjec
 #[async_trait]
 impl Store for MemoryStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { versions: lock(&self.buckets).versions != VersionKind::None, ..Capabilities::ALL }
+        Capabilities { versions: lock(&self.buckets).versions != VersionKind::None, ..self.capabilities }
     }
 
     async fn bucket_info(&self, bucket: &str, _: &Attempt) -> Result<BucketInfo> {
@@ -227,6 +268,7 @@ impl Store for MemoryStore {
     }
 
     async fn test_permissions(&self, bucket: &str, permissions: &[&str], _: &Attempt) -> Result<Vec<String>> {
+        self.require(self.capabilities.permissions, "report permissions")?;
         lock(&self.buckets).bucket(bucket)?;
         Ok(permissions.iter().map(ToString::to_string).collect())
     }
@@ -240,7 +282,7 @@ impl Store for MemoryStore {
         let token = request.page_token.as_deref().map(|token| {
             token.split_once(' ').filter(|(kind, _)| ["o", "p"].contains(kind)).ok_or_else(|| {
                 Error::new(ErrorKind::Protocol, "the page token isn't one of this store's")
-                    .object(BucketUri(&request.bucket))
+                    .object(BucketUri { scheme: Scheme::Gs, bucket: &request.bucket })
             })
         });
         let after = token.transpose()?;
@@ -273,6 +315,7 @@ impl Store for MemoryStore {
                 last = Some(format!("p {rolled}"));
             } else {
                 let mut object = stored.meta.to_ref();
+                object.crc32c = object.crc32c.filter(|_| self.capabilities.checksums);
                 if request.fields != Fields::All {
                     object.details = None;
                 }
@@ -287,7 +330,7 @@ impl Store for MemoryStore {
     }
 
     async fn stat(&self, id: &ObjectId, _: &Attempt) -> Result<ObjectMeta> {
-        Ok(lock(&self.buckets).object(id)?.meta.clone())
+        Ok(self.reported(&lock(&self.buckets).object(id)?.meta))
     }
 
     async fn get(&self, id: &ObjectId, range: ByteRange, _: &Attempt) -> Result<Body> {
@@ -311,10 +354,12 @@ impl Store for MemoryStore {
         }))
         .map(move |rest| Ok(rest.slice(..rest.len().min(chunk))))
         .boxed();
-        Ok(Body { version: stored.meta.version, stored_size: Some(size), crc32c: stored.meta.crc32c, chunks })
+        let crc32c = self.reported(&stored.meta).crc32c;
+        Ok(Body { version: stored.meta.version, stored_size: Some(size), crc32c, chunks })
     }
 
     async fn compose(&self, request: &ComposeRequest, _: &Attempt) -> Result<ObjectMeta> {
+        self.require(self.capabilities.compose, "compose objects")?;
         let id = ObjectId::live(request.bucket.clone(), request.destination.clone());
         if request.sources.is_empty() || request.sources.len() > MAX_SOURCES {
             return Err(Error::new(ErrorKind::Protocol, "a compose takes 1 to 32 sources")
@@ -349,7 +394,7 @@ impl Store for MemoryStore {
         let version = buckets.next_version();
         let mut stored = StoredObject::new(&put, version, class.unwrap_or_default());
         stored.meta.details.custom_time = Some(request.custom_time);
-        let meta = stored.meta.clone();
+        let meta = self.reported(&stored.meta);
         buckets.bucket(&request.bucket)?.objects.insert(put.name.to_string(), stored);
         Ok(meta)
     }
@@ -359,20 +404,20 @@ impl Store for MemoryStore {
         let mut buckets = lock(&self.buckets);
         let version = buckets.next_version();
         let bucket = buckets.bucket(&request.bucket)?;
-        check_precondition(&id, &request.mode, bucket.objects.get(&*request.name))?;
+        self.check_precondition(&id, &request.mode, bucket.objects.get(&*request.name))?;
         let stored = StoredObject::new(request, version, bucket.info.storage_class);
-        let meta = stored.meta.clone();
+        let meta = self.reported(&stored.meta);
         bucket.objects.insert(request.name.to_string(), stored);
         Ok(meta)
     }
 
-    async fn copy(&self, request: &CopyRequest, _: &Attempt) -> Result<ObjectMeta> {
+    async fn copy(&self, request: &CopyRequest, _: Option<&str>, _: &Attempt) -> Result<CopyProgress> {
         let id = ObjectId::live(request.bucket.clone(), request.name.clone());
         let mut buckets = lock(&self.buckets);
         let source = buckets.object(&request.source)?.clone();
         let version = buckets.next_version();
         let bucket = buckets.bucket(&request.bucket)?;
-        check_precondition(&id, &request.mode, bucket.objects.get(&*request.name))?;
+        self.check_precondition(&id, &request.mode, bucket.objects.get(&*request.name))?;
         let now = Some(SystemTime::now());
         let meta = ObjectMeta {
             name: request.name.to_string(),
@@ -382,8 +427,9 @@ impl Store for MemoryStore {
             details: Details { created: now, ..source.meta.details },
             ..source.meta
         };
-        bucket.objects.insert(request.name.to_string(), StoredObject { meta: meta.clone(), data: source.data });
-        Ok(meta)
+        let reported = self.reported(&meta);
+        bucket.objects.insert(request.name.to_string(), StoredObject { meta, data: source.data });
+        Ok(CopyProgress::Done(reported))
     }
 
     async fn update_metadata(
@@ -392,11 +438,12 @@ impl Store for MemoryStore {
         metadata: &BTreeMap<String, String>,
         _: &Attempt,
     ) -> Result<ObjectMeta> {
+        self.require(self.capabilities.metadata_updates, "update metadata")?;
         let mut buckets = lock(&self.buckets);
         let mut stored = buckets.object(id)?.clone();
         stored.meta.details.metadata.extend(metadata.clone());
         stored.meta.updated = Some(SystemTime::now());
-        let meta = stored.meta.clone();
+        let meta = self.reported(&stored.meta);
         buckets.bucket(&id.bucket)?.objects.insert(id.name.to_string(), stored);
         Ok(meta)
     }

@@ -45,7 +45,7 @@ pub use objects::{Details, ObjectMeta, ObjectRef, Objects};
 pub use retry::RetryPolicy;
 #[cfg(test)]
 pub(crate) use retry::{Decision, Failure};
-pub(crate) use uri::ObjectUri;
+pub(crate) use uri::{BucketUri, ObjectUri};
 pub use uri::{Scheme, StoreUri};
 pub use version::Version;
 
@@ -55,6 +55,8 @@ pub const MAX_SOURCES: usize = 32;
 /// An object: its bucket, its name **and its version**.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId {
+    /// The kind of store, which URIs show.
+    pub scheme: Scheme,
     /// The bucket, without `gs://`.
     pub bucket: Arc<str>,
     /// 1 to 1,024 bytes of UTF-8 without CR and LF.
@@ -64,20 +66,26 @@ pub struct ObjectId {
 }
 
 impl ObjectId {
-    /// The object `name` of `bucket` at `version`.
+    /// The object `name` of `bucket` at `version`, in Google Cloud Storage.
     pub fn new(bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>, version: impl Into<Version>) -> Self {
-        Self { bucket: bucket.into(), name: name.into(), version: version.into() }
+        Self { scheme: Scheme::Gs, bucket: bucket.into(), name: name.into(), version: version.into() }
     }
 
     /// The live object `name` of `bucket`, whichever version that is.
     pub fn live(bucket: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self::new(bucket, name, Version::None)
     }
+
+    /// The same object in another kind of store.
+    #[must_use]
+    pub fn with_scheme(self, scheme: Scheme) -> Self {
+        Self { scheme, ..self }
+    }
 }
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", ObjectUri { bucket: &self.bucket, name: &self.name })?;
+        write!(f, "{}", ObjectUri { scheme: self.scheme, bucket: &self.bucket, name: &self.name })?;
         match &self.version {
             Version::None => Ok(()),
             Version::Generation(generation) => write!(f, "#{generation}"),
@@ -275,6 +283,21 @@ impl CopyRequest {
     }
 }
 
+/// How far one call of a copy has come.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CopyProgress {
+    /// The copy exists, and this is its description.
+    Done(ObjectMeta),
+    /// The copy isn't complete, and another call continues it.
+    Unfinished {
+        /// What the next call is made with.
+        continuation: String,
+        /// Bytes that are copied so far.
+        copied: u64,
+    },
+}
+
 /// Which bytes of an object a read is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ByteRange {
@@ -376,6 +399,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// The scheme of the URIs of this store's objects, for messages.
+    fn scheme(&self) -> Scheme {
+        Scheme::Gs
+    }
+
     /// The address of the service, such as `https://storage.googleapis.com`, for messages; `None` if nothing is remote.
     fn endpoint(&self) -> Option<&str> {
         None
@@ -396,8 +424,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Writes a whole object.
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta>;
 
-    /// Copies an object on the server, with its metadata. The copy has the storage class of its bucket.
-    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta>;
+    /// Copies an object on the server, with its metadata, or a part of it where copying takes long: further calls with
+    /// the `continuation` of the answer before complete the copy. The copy has the storage class of its bucket. When
+    /// the source is missing, [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) names the source.
+    async fn copy(&self, request: &CopyRequest, continuation: Option<&str>, attempt: &Attempt) -> Result<CopyProgress>;
 
     /// Removes an object: the named version, or whichever is live.
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()>;

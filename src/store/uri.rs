@@ -1,6 +1,7 @@
-//! Parses and writes the URIs of buckets, prefixes and objects, without I/O. No other file parses them.
+//! Parses and writes the URIs of buckets, prefixes and objects, without I/O. No other file parses or formats them.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use percent_encoding::percent_decode_str;
 use crate::{Error, ErrorKind, Result};
 
 /// The scheme of a [`StoreUri`], which says what kind of store it is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Scheme {
     /// `gs`: Google Cloud Storage, or an emulator of it.
+    #[default]
     Gs,
 }
 
@@ -54,13 +56,19 @@ impl FromStr for StoreUri {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = |message: &str, hint: String| Err(Error::new(ErrorKind::Config, message).object(text).hint(hint));
+        let wrong =
+            |message: &str, hint: String| Err(Error::new(ErrorKind::Config, message).object(redact(text)).hint(hint));
         let suggestion = || match suggest(text).filter(|meant| meant != text && Self::from_str(meant).is_ok()) {
             Some(meant) => format!("write {meant}"),
             None => "write gs://my-bucket/train/, for example".to_owned(),
         };
 
-        let Some((scheme, path)) = text.split_once("://") else {
+        if holds_credentials(text) {
+            let message = "this address holds credentials, which must not be a part of a URI";
+            return wrong(message, format!("{}, and hand over credentials by themselves", suggestion()));
+        }
+        let is_scheme = |scheme: &str| scheme.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(&c));
+        let Some((scheme, path)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
             return wrong("this isn't a URI that begins with gs://", suggestion());
         };
         let Some(scheme) = Scheme::parse(scheme) else {
@@ -74,7 +82,7 @@ impl FromStr for StoreUri {
         let is_legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.');
         if !(3..=222).contains(&bucket.len()) || !bucket.bytes().all(is_legal) {
             let hint = "a bucket's name has 3 to 222 of a-z, 0-9, '-', '_' and '.', as in gs://my-bucket/train/";
-            return wrong(&format!("'{bucket}' can't be a bucket's name"), hint.into());
+            return wrong(&format!("'{}' can't be a bucket's name", redact(bucket)), hint.into());
         }
         if path.len() > 1_024 || path.contains(['\r', '\n']) {
             let hint = "names of objects have at most 1,024 bytes and neither CR nor LF";
@@ -86,29 +94,69 @@ impl FromStr for StoreUri {
 
 impl fmt::Display for StoreUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        ObjectUri { bucket: &self.bucket, name: &self.path }.fmt(f)
+        ObjectUri { scheme: self.scheme, bucket: &self.bucket, name: &self.path }.fmt(f)
     }
 }
 
-/// Writes the URI of a bucket, for messages.
-pub(crate) struct BucketUri<'a>(pub(crate) &'a str);
+/// Writes the URI of a bucket.
+pub(crate) struct BucketUri<'a> {
+    pub(crate) scheme: Scheme,
+    pub(crate) bucket: &'a str,
+}
 
 impl fmt::Display for BucketUri<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", Scheme::Gs.as_str(), self.0)
+        write!(f, "{}://{}", self.scheme.as_str(), self.bucket)
     }
 }
 
 /// Writes the URI of an object or a prefix.
 pub(crate) struct ObjectUri<'a> {
+    pub(crate) scheme: Scheme,
     pub(crate) bucket: &'a str,
     pub(crate) name: &'a str,
 }
 
 impl fmt::Display for ObjectUri<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", BucketUri(self.bucket), self.name)
+        let Self { scheme, bucket, name } = *self;
+        write!(f, "{}/{name}", BucketUri { scheme, bucket })
     }
+}
+
+/// Keys of the queries of signed URLs, which no name of an object holds.
+const SIGNATURE_KEYS: [&str; 4] = ["x-goog-signature", "x-goog-credential", "x-amz-signature", "x-amz-security-token"];
+
+/// Whether an address has the query of a signed URL, or a user's name and password before its host.
+fn holds_credentials(address: &str) -> bool {
+    let query = &address[without_query(address).len()..];
+    let mut keys = query.split(['&', '?']).filter_map(|pair| pair.split_once('='));
+    user_info(address).is_some() || keys.any(|(key, _)| SIGNATURE_KEYS.contains(&&*key.to_ascii_lowercase()))
+}
+
+/// The address up to its query. A question mark that no pair follows may be part of a glob.
+fn without_query(address: &str) -> &str {
+    address.split_once('?').filter(|(_, query)| query.contains('=')).map_or(address, |(address, _)| address)
+}
+
+/// The part of an address that holds a user's name and password.
+fn user_info(address: &str) -> Option<Range<usize>> {
+    let start = address.find("://").map_or(0, |at| at + 3);
+    let authority = address[start..].split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rfind('@').map(|end| start..start + end)
+}
+
+/// The address, for errors and logs, without a user's name and password and without its query: signed URLs and the
+/// addresses of proxies grant access to all who read them.
+pub(super) fn redact(address: &str) -> String {
+    let mut shown = without_query(address).to_owned();
+    if shown.len() < address.len() {
+        shown.push_str("?...");
+    }
+    if let Some(secret) = user_info(&shown) {
+        shown.replace_range(secret, "...");
+    }
+    shown
 }
 
 /// Hosts whose paths begin with the bucket: the XML API, and the download links of the console.
@@ -125,14 +173,20 @@ const BUCKET_DOMAINS: [&str; 2] = [".storage.googleapis.com", ".commondatastorag
 /// The host of the web console.
 const CONSOLE: &str = "console.cloud.google.com";
 
+/// The URI of a bucket of Google Cloud Storage, or of a path in it.
+fn gs(path: &str) -> String {
+    BucketUri { scheme: Scheme::Gs, bucket: path }.to_string()
+}
+
 /// The URI that the author of `text` probably meant, if that can be guessed. The result isn't checked.
 fn suggest(text: &str) -> Option<String> {
     let text = text.trim();
+    let text = without_query(text);
     let (scheme, rest) = match text.split_once(':') {
         Some((scheme, rest)) if !scheme.contains(['/', '.']) => (scheme.to_ascii_lowercase(), rest),
         // Browsers show addresses without a scheme.
         _ if is_storage_host(text) => return from_web_address(text),
-        _ => return Some(BucketUri(text.trim_start_matches('/')).to_string()),
+        _ => return Some(gs(text.trim_start_matches('/'))),
     };
     let path = rest.trim_start_matches('/');
     match scheme.as_str() {
@@ -140,7 +194,7 @@ fn suggest(text: &str) -> Option<String> {
         // A file's path is one on this machine.
         "file" => None,
         // One slash, three slashes, or a colon alone; and other stores, whose copy in this one has the same name.
-        _ if !path.is_empty() => Some(BucketUri(path).to_string()),
+        _ if !path.is_empty() => Some(gs(path)),
         _ => None,
     }
 }
@@ -178,7 +232,7 @@ fn from_web_address(address: &str) -> Option<String> {
         return None;
     };
     let name = percent_decode_str(name).decode_utf8().ok()?;
-    (!bucket.is_empty()).then(|| ObjectUri { bucket, name: &name }.to_string())
+    (!bucket.is_empty()).then(|| gs(&format!("{bucket}/{name}")))
 }
 
 fn split(path: &str) -> (&str, &str) {
@@ -201,6 +255,7 @@ mod tests {
         assert_eq!(uri("gs://bucket/a/b").unwrap().to_string(), "gs://bucket/a/b");
         for (text, said) in [
             ("bucket/a", "write gs://bucket/a"),
+            ("bucket/a?/*", "write gs://bucket/a?/*"),
             ("/bucket/a", "write gs://bucket/a"),
             ("s3://bucket/a", "write gs://bucket/a"),
             ("gs://", "can't be a bucket's name"),
@@ -216,6 +271,34 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Config);
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+
+    /// Signed URLs stood in errors in full.
+    #[test]
+    fn credentials_in_an_address_are_never_shown() {
+        let signed = "storage.googleapis.com/bucket/a?X-Goog-Expires=60&X-Goog-Signature=hunter2";
+        for (text, said) in [
+            (format!("https://{signed}"), "write gs://bucket/a,"),
+            (signed.to_owned(), "write gs://bucket/a,"),
+            (format!("https://{signed}&next=https://example.com"), "write gs://bucket/a,"),
+            ("https://storage.googleapis.com/bucket/a?alt=media&key=hunter2".into(), "write gs://bucket/a"),
+            ("https://example.com/a?token=hunter2".into(), "write gs://my-bucket/train/"),
+            ("gs://bucket/a?X-Goog-Signature=hunter2".into(), "write gs://bucket/a,"),
+            ("gs://bucket?x-goog-signature=hunter2".into(), "write gs://bucket,"),
+            ("bucket/a?sig=hunter2".into(), "write gs://bucket/a"),
+            ("gs://user:hunter2@bucket/a".into(), "write gs://my-bucket/train/"),
+            ("https://user:hunter2@storage.googleapis.com/bucket/a".into(), "write gs://my-bucket/train/"),
+            ("gs://BUCKET?key=hunter2".into(), "'BUCKET?...' can't be"),
+        ] {
+            let error = text.parse::<StoreUri>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{text}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{text}: {error}");
+            assert!(error.to_string().contains(said), "{text}: {error}");
+        }
+        // Names may hold question marks.
+        let uri: StoreUri = "gs://bucket/why?sig=b@c".parse().unwrap();
+        assert_eq!(uri.path, "why?sig=b@c");
+        assert_eq!(redact("http://user:hunter2@host:1/a@b?c=d"), "http://...@host:1/a@b?...");
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Odd {
     ) -> Result<Vec<String>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let prefix = Prefix { bucket: "bucket".into(), prefix: prefix.into() };
+            let prefix: Prefix = format!("gs://bucket/{prefix}").parse().unwrap();
             let client = Client::new(Arc::new(Forwarding(self.clone())));
             let lister = Lister::new(&client, prefix).page_size(page_size).concurrency(concurrency).earlier(earlier);
             let objects =

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use dataflux::ErrorKind;
 use dataflux::store::{
-    Attempt, BucketInfo, Client, ComposeRequest, Credentials, GcsConfig, GcsStore, ListRequest, ObjectId, PutRequest,
-    RetryPolicy, Store, Token, TokenSource, WriteMode,
+    Attempt, BucketInfo, Client, ComposeRequest, CopyRequest, Credentials, GcsConfig, GcsStore, ListRequest, ObjectId,
+    ObjectMeta, PutRequest, RetryPolicy, Store, Token, TokenSource, Version, WriteMode,
 };
 use futures_util::future::join_all;
 
@@ -274,6 +274,117 @@ async fn a_compose_is_one_call_however_often_it_is_made() {
     assert_eq!(token, asked[1].header("x-goog-gcs-idempotency-token"));
     assert!(asked[2].line.starts_with("GET /storage/v1/b/b/o/t%2Fo?"), "{}", asked[2].line);
     assert!(!String::from_utf8_lossy(&asked[0].body).contains("deleteSourceObjects"));
+}
+
+/// An object of `size` bytes of the CRC of "123456789".
+fn described(size: u64) -> String {
+    format!(r#"{{"name":"o","generation":"7","size":"{size}","crc32c":"4waSgw=="}}"#)
+}
+
+fn unfinished(token: &str, copied: u64) -> Answer {
+    Answer::json(&format!(r#"{{"done":false,"rewriteToken":"{token}","totalBytesRewritten":"{copied}"}}"#))
+}
+
+/// The facts about an object of nine bytes, and a request to copy it.
+async fn to_copy() -> (CopyRequest, ObjectMeta) {
+    let wire = Wire::script([Answer::json(&described(9))]).await;
+    let source = client(&wire).stat(&id()).await.unwrap();
+    let mut request = CopyRequest::new(ObjectId::live("b", "dir/o"), "b", "copy");
+    request.mode = WriteMode::Create;
+    (request, source)
+}
+
+/// A copy was once one call: a failure of its last request began it anew, and all its requests had one idempotency
+/// token, by which the service may take the second one for a repetition of the first.
+#[tokio::test]
+async fn a_copy_continues_where_it_was_and_pins_its_source() {
+    let (request, source) = to_copy().await;
+    let done = Answer::json(&format!(r#"{{"done":true,"resource":{}}}"#, described(9)));
+    let wire = Wire::script([
+        unfinished("t/1", 3),
+        Answer::status("503 Service Unavailable"),
+        Answer::Close,
+        unfinished("t/2", 6),
+        done,
+    ])
+    .await;
+    let client = client(&wire);
+    assert_eq!(client.copy(&request, &source).await.unwrap().version, Version::Generation(7));
+    assert_eq!((client.metrics().snapshot().copy, client.metrics().snapshot().retries), (5, 2));
+
+    let asked = wire.requests();
+    for asked in &asked {
+        assert!(asked.line.starts_with("POST /storage/v1/b/b/o/dir%2Fo/rewriteTo/b/b/o/copy?"), "{}", asked.line);
+        assert!(asked.line.contains("&sourceGeneration=7&ifSourceGenerationMatch=7&"), "{}", asked.line);
+    }
+    let sent = |nth: usize| asked[nth].line.split_once("&rewriteToken=").map(|(_, token)| token);
+    let sent: Vec<_> = (0..5).map(sent).collect();
+    let (first, second) = (Some("t%2F1 HTTP/1.1"), Some("t%2F2 HTTP/1.1"));
+    assert_eq!(sent, [None, first, first, first, second]);
+    let tokens: Vec<_> = asked.iter().map(|asked| asked.header("x-goog-gcs-idempotency-token").unwrap()).collect();
+    assert!(tokens[0] != tokens[1] && tokens[0] != tokens[4] && tokens[1] != tokens[4], "{tokens:?}");
+    assert_eq!([tokens[1]; 2], [tokens[2], tokens[3]], "the attempts of one request");
+}
+
+/// Such answers were once followed for ever.
+#[tokio::test]
+async fn a_copy_without_progress_is_an_error() {
+    let (request, source) = to_copy().await;
+    for answers in [
+        vec![unfinished("t", 3), unfinished("t", 3)],
+        vec![unfinished("t", 3), unfinished("u", 3)],
+        vec![unfinished("t", 3), Answer::json(r#"{"done":false}"#)],
+    ] {
+        let wire = Wire::script(answers).await;
+        let error = client(&wire).copy(&request, &source).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        assert!(error.to_string().contains("gs://b/copy"), "{error}");
+        assert_eq!(wire.requests().len(), 2, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_missing_source_names_the_source() {
+    let (mut request, source) = to_copy().await;
+    for (bucket, hint) in [("b", "list the prefix again"), ("other", "whether the bucket gs://other exists")] {
+        request.bucket = bucket.into();
+        let wire = Wire::script([Answer::status("404 Not Found")]).await;
+        let error = client(&wire).copy(&request, &source).await.unwrap_err();
+        assert_eq!((error.kind(), error.about()), (ErrorKind::NotFound, Some("gs://b/dir/o#7")));
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_whose_last_answer_was_lost_is_adopted() {
+    let (request, source) = to_copy().await;
+    let wire = Wire::script([
+        unfinished("t", 3),
+        Answer::Close,
+        Answer::status("412 Precondition Failed"),
+        Answer::json(&described(9)),
+    ])
+    .await;
+    assert_eq!(client(&wire).copy(&request, &source).await.unwrap().version, Version::Generation(7));
+}
+
+/// An object of the right length was once adopted though the service reported no CRC of it, so that what another writer
+/// had put there counted as written.
+#[tokio::test]
+async fn without_a_checksum_nothing_is_adopted() {
+    let (request, source) = to_copy().await;
+    let mut put = PutRequest::new("b", "copy", "123456789");
+    put.mode = WriteMode::Create;
+    let lost = || [Answer::Close, Answer::status("412 Precondition Failed"), Answer::json(&object(9))];
+    for is_copy in [true, false] {
+        let wire = Wire::script(lost()).await;
+        let client = client(&wire);
+        let outcome = if is_copy { client.copy(&request, &source).await } else { client.put(&put).await };
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+        assert!(error.to_string().contains("without a checksum nothing shows which"), "{error}");
+        assert!(error.to_string().contains(", on try 2 "), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::fmt;
 use async_trait::async_trait;
 use dataflux::Result;
 use dataflux::store::{
-    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, ListPage, ListRequest, ObjectId,
-    ObjectMeta, PutRequest, Store,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyProgress, CopyRequest, ListPage,
+    ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
 };
 
 /// The calls of a [`Store`] that tests override; each one goes to `inner` by default.
@@ -63,8 +63,8 @@ impl<F: Forward> Store for Forwarding<F> {
     async fn put(&self, request: &PutRequest, attempt: &Attempt) -> Result<ObjectMeta> {
         self.0.inner().put(request, attempt).await
     }
-    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        self.0.inner().copy(request, attempt).await
+    async fn copy(&self, request: &CopyRequest, continuation: Option<&str>, attempt: &Attempt) -> Result<CopyProgress> {
+        self.0.inner().copy(request, continuation, attempt).await
     }
     async fn update_metadata(
         &self,

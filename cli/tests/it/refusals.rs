@@ -17,6 +17,18 @@ fn no_such_bucket() {
     }
 }
 
+/// The parser of arguments repeats the argument that it refuses.
+#[test]
+fn a_signed_address_is_refused_and_not_shown() {
+    let emulator = emulator();
+    let signed = "https://storage.googleapis.com/train/0.bin?X-Goog-Algorithm=RSA&X-Goog-Signature=hunter2";
+    for command in ["ls", "bench", "clean"] {
+        let refused = dataflux(&emulator, &[command, signed]).expect(2);
+        contains(&refused.stderr, &["https://storage.googleapis.com/train/0.bin?...", "write gs://train/0.bin"]);
+        assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    }
+}
+
 #[test]
 fn nothing_below_the_prefix() {
     let emulator = emulator();

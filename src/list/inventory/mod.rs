@@ -38,7 +38,7 @@ pub use self::row::InventoryCounts;
 use self::row::{RowBatch, RowFilter};
 use self::shard::{MAX_HELD_BYTES, Shard, ShardLocation, VerifiedFile, disk_error, off_thread};
 use super::{Lister, Page, Prefix};
-use crate::store::{Client, ObjectId, Objects};
+use crate::store::{BucketUri, Client, ObjectId, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Shards that are read at once. Eight streams of 60 MB/s keep a few processors busy, each of which parses 450 MB/s of
@@ -262,7 +262,7 @@ impl Inventory {
         {
             return failed(
                 Error::new(ErrorKind::Config, "the report is of another bucket")
-                    .mismatch(format_args!("gs://{}", prefix.bucket), format_args!("gs://{other}"))
+                    .mismatch(prefix.bucket_uri(), BucketUri { scheme: prefix.scheme, bucket: &other })
                     .hint("name a report of this bucket"),
             );
         }
@@ -353,15 +353,15 @@ async fn in_bucket(client: &Client, at: &Prefix) -> Result<(ReportFiles, ReportL
         None if is_json(&at.prefix) => at.prefix.rsplit_once('/').map_or("", |(folder, _)| &at.prefix[..=folder.len()]),
         None => &at.prefix,
     };
-    let prefix = Prefix { bucket: Arc::clone(&at.bucket), prefix: common.to_owned() };
-    let (bucket, exact, seen) = (Arc::clone(&at.bucket), at.prefix.clone(), AtomicUsize::new(0));
+    let prefix = Prefix { prefix: common.to_owned(), ..at.clone() };
+    let (scheme, bucket, exact, seen) = (at.scheme, Arc::clone(&at.bucket), at.prefix.clone(), AtomicUsize::new(0));
     let candidates = move |page: &Page| -> Option<ReportFiles> {
         let mut files = ReportFiles::new();
         for object in page
             .iter()
             .filter(|object| object.name == exact || is_json(object.name) || Format::of(object.name).is_some())
         {
-            let id = ObjectId::new(Arc::clone(&bucket), object.name, object.version.map(Arc::from));
+            let id = ObjectId::new(Arc::clone(&bucket), object.name, object.version.map(Arc::from)).with_scheme(scheme);
             let location = ShardLocation::Object(id, object.crc32c);
             files.insert(object.name.to_owned(), ReportFile { location, size: object.size });
         }

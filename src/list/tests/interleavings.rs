@@ -8,7 +8,6 @@ use std::time::Duration;
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::{check_pct, check_random, future, thread};
 
-use super::super::Prefix;
 use super::super::driver::{ListAnswer, ListCalls, ListDriver, Page};
 use super::super::ranges::{CallId, Ranges};
 use crate::Result;
@@ -70,7 +69,7 @@ fn serve(names: &BTreeSet<String>, request: &ListRequest) -> ListPage {
 
 /// Lists `names` and checks that each comes once. Returns the most calls that were in flight at once.
 fn list(names: &Arc<BTreeSet<String>>, page_size: u32, concurrency: usize) -> usize {
-    let prefix = Prefix { bucket: "bucket".into(), prefix: String::new() };
+    let prefix = "gs://bucket".parse().unwrap();
     let (sender, receiver) = channel();
     let calls = ThreadCalls { names: Arc::clone(names), sender, receiver, in_flight: 0, most_in_flight: 0 };
     let ranges = Ranges::new("", page_size, Vec::new());

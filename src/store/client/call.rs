@@ -166,7 +166,15 @@ impl<'a> ClientCall<'a> {
 
     /// Whether what a failed precondition found may be the result of an earlier attempt of this call.
     pub(super) fn may_be_own(&self, error: &Error) -> bool {
-        error.kind() == ErrorKind::Precondition && self.attempt.number > 1
+        error.kind() == ErrorKind::Precondition && (self.attempt.number > 1 || self.left_open)
+    }
+
+    /// Begins the next step of a call that takes several requests: an attempt of another request, with a token of its
+    /// own, by which the service must not take it for a repetition.
+    pub(super) fn begin_step(&mut self) {
+        self.attempt = Attempt::first();
+        self.attempt_started = Instant::now();
+        (self.failures, self.token_refusals) = (1, 0);
     }
 
     /// Starts the back-off anew, since the call made progress.
@@ -232,7 +240,7 @@ impl<'a> ClientCall<'a> {
         let tries = self.attempt.number;
         outcome.map_err(|error| {
             if tries == 1 {
-                return error;
+                return error.with_left_open(self.left_open);
             }
             // A precondition that fails after the first attempt may have met the result of an earlier one.
             let left_open = self.left_open || error.kind() == ErrorKind::Precondition;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::buffers::Buffers;
 use super::hedge::{Hedge, Hedging};
 use super::reach::Reach;
-use super::{Capabilities, RetryPolicy, Store, Version};
+use super::{Capabilities, RetryPolicy, Scheme, Store, Version};
 use crate::Result;
 use crate::metrics::Metrics;
 
@@ -210,6 +210,11 @@ impl Client {
     /// Longest wait for the next bytes.
     pub(crate) fn stall_timeout(&self) -> Duration {
         self.stall
+    }
+
+    /// The scheme of the store's URIs.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.store.scheme()
     }
 
     /// What the store can do.

@@ -3,8 +3,7 @@
 use super::Client;
 use super::call::ClientCall;
 use crate::metrics::count;
-use crate::store::uri::BucketUri;
-use crate::store::{BucketInfo, ListPage, ListRequest, ObjectId, ObjectMeta};
+use crate::store::{BucketInfo, BucketUri, ListPage, ListRequest, ObjectId, ObjectMeta};
 use crate::{ErrorKind, Result};
 
 impl Client {
@@ -24,7 +23,7 @@ impl Client {
             if error.kind() == ErrorKind::Timeout {
                 call.wait_longer();
             }
-            if let Err(error) = call.recover(error, &BucketUri(&request.bucket)).await {
+            if let Err(error) = call.recover(error, &self.bucket_uri(&request.bucket)).await {
                 break Err(error);
             }
         };
@@ -41,7 +40,7 @@ impl Client {
     /// When the bucket doesn't exist, or the policy gives up.
     pub async fn bucket_info(&self, bucket: &str) -> Result<BucketInfo> {
         let attempt = |attempt| async move { self.store.bucket_info(bucket, &attempt).await };
-        let info = ClientCall::new(self, true, 0).run(&BucketUri(bucket), &self.metrics.bucket, attempt).await;
+        let info = ClientCall::new(self, true, 0).run(&self.bucket_uri(bucket), &self.metrics.bucket, attempt).await;
         match info {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(BucketInfo::default()),
             info => info,
@@ -55,7 +54,7 @@ impl Client {
     /// gives up. Some emulators answer every such call with "not found".
     pub async fn test_permissions(&self, bucket: &str, permissions: &[&str]) -> Result<Vec<String>> {
         let attempt = |attempt| async move { self.store.test_permissions(bucket, permissions, &attempt).await };
-        ClientCall::new(self, true, 0).run(&BucketUri(bucket), &self.metrics.bucket, attempt).await
+        ClientCall::new(self, true, 0).run(&self.bucket_uri(bucket), &self.metrics.bucket, attempt).await
     }
 
     /// The facts about one object.
@@ -65,5 +64,9 @@ impl Client {
     pub async fn stat(&self, id: &ObjectId) -> Result<ObjectMeta> {
         let attempt = |attempt| async move { self.store.stat(id, &attempt).await };
         ClientCall::new(self, true, 0).run(id, &self.metrics.stat, attempt).await
+    }
+
+    fn bucket_uri<'a>(&self, bucket: &'a str) -> BucketUri<'a> {
+        BucketUri { scheme: self.scheme(), bucket }
     }
 }

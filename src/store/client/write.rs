@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use tracing::debug;
 
@@ -10,13 +11,16 @@ use super::call::ClientCall;
 use crate::metrics::{Counter, add, count};
 use crate::store::capabilities::unsupported;
 use crate::store::reading::Amount;
-use crate::store::{Attempt, ComposeRequest, CopyRequest, ObjectId, ObjectMeta, PutRequest, Version, WriteMode};
+use crate::store::{
+    Attempt, ComposeRequest, CopyProgress, CopyRequest, ObjectId, ObjectMeta, PutRequest, Version, WriteMode,
+};
 use crate::{Error, ErrorKind, Result};
 
 impl Client {
     /// Joins objects on the server into a new one.
     ///
     /// If the answer to a compose is lost, the retry finds its result, which is adopted if length and CRC are right.
+    /// Without a CRC, which only some emulators leave out, the call fails instead.
     ///
     /// # Errors
     /// [`Precondition`](ErrorKind::Precondition) when another object has the destination's name,
@@ -25,7 +29,7 @@ impl Client {
     /// open whether it exists), [`PermissionDenied`](ErrorKind::PermissionDenied) for a read-only caller,
     /// [`Unsupported`](ErrorKind::Unsupported) where the store can't compose.
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
-        let id = ObjectId::live(request.bucket.clone(), request.destination.clone());
+        let id = self.id(&request.bucket, &request.destination);
         self.require(self.capabilities().compose, "compose objects", "read the objects individually", &id)?;
         let call = ClientCall::new(self, true, 0).with_refusal_counter(&self.metrics.write_refused);
         let creation = Creation {
@@ -40,12 +44,18 @@ impl Client {
     /// Writes a whole object. The call isn't retried with [`WriteMode::Overwrite`], since a late attempt could overwrite
     /// what another writer put there in between.
     ///
+    /// If an answer is lost, the retry finds the precondition failed, perhaps by the object that the first attempt
+    /// wrote. That object is adopted if its length and CRC are those of `data`; then its metadata may be another
+    /// writer's who wrote the same bytes. Where the store reports no CRC, the error says that nothing shows who wrote
+    /// the object.
+    ///
     /// # Errors
-    /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace,
-    /// [`Unsupported`](ErrorKind::Unsupported) when there is such a condition and the store can't write conditionally,
-    /// [`Config`](ErrorKind::Config) for an update of [`Version::None`], and the last error when the policy gives up.
+    /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace, or
+    /// when a lost attempt can't be told from another writer's, [`Unsupported`](ErrorKind::Unsupported) when there is
+    /// such a condition and the store can't write conditionally, [`Config`](ErrorKind::Config) for an update of
+    /// [`Version::None`], and the last error when the policy gives up.
     pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
-        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
+        let id = self.id(&request.bucket, &request.name);
         let size = request.data.len() as u64;
         let call = self.conditional_call(&request.mode, size, &id)?;
         let expected = SizeAndCrc { size, crc32c: Some(crc32c::crc32c(&request.data)) };
@@ -58,20 +68,49 @@ impl Client {
     }
 
     /// Copies an object on the server, within a bucket or into another one. The call isn't retried with
-    /// [`WriteMode::Overwrite`], for the reason given at [`put`](Self::put). The copy is checked against `source`, the
-    /// facts about the object as a look-up or a listing reported them.
+    /// [`WriteMode::Overwrite`], for the reason given at [`put`](Self::put). A copy that takes several requests continues
+    /// from the last one that was answered.
+    ///
+    /// `source` has the facts about the object as a look-up or a listing reported them. That version is copied, where
+    /// the store has versions, and the copy is checked against its length and CRC. If an answer is lost, the copy that
+    /// the retry finds is adopted as for `put`.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) when the source, or the named version of it, doesn't exist,
+    /// [`NotFound`](ErrorKind::NotFound) when the source, or that version of it, doesn't exist,
+    /// [`Config`](ErrorKind::Config) when the request names another version than `source`,
     /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace,
-    /// [`Integrity`](ErrorKind::Integrity) when the copy isn't like `source`, and the last error when the policy gives
-    /// up.
+    /// [`Integrity`](ErrorKind::Integrity) when the copy isn't like `source`, [`Protocol`](ErrorKind::Protocol) when
+    /// the copy makes no progress, and the last error when the policy gives up.
     pub async fn copy(&self, request: &CopyRequest, source: &ObjectMeta) -> Result<ObjectMeta> {
-        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
-        let call = self.conditional_call(&request.mode, source.size, &id)?;
-        let expected = SizeAndCrc::of(source);
-        let creation = Creation { id, expected, calls: &self.metrics.copy, bytes: None };
-        self.create(call, creation, |attempt| async move { self.store.copy(request, &attempt).await }).await
+        let id = self.id(&request.bucket, &request.name);
+        let mut request = request.clone();
+        request.source.version = request.source.version.or(source.version.clone());
+        if request.source.version != source.version {
+            return Err(Error::new(ErrorKind::Config, "the facts are about another version than the one to copy")
+                .mismatch(&request.source.version, &source.version)
+                .object(request.source));
+        }
+
+        let mut call = self.conditional_call(&request.mode, source.size, &id)?;
+        let creation = Creation { id, expected: SizeAndCrc::of(source), calls: &self.metrics.copy, bytes: None };
+        let mut last: Option<(String, u64)> = None;
+        let outcome = loop {
+            let (request, continuation) = (&request, last.as_ref().map(|(continuation, _)| continuation.as_str()));
+            let attempt = |attempt| async move { self.store.copy(request, continuation, &attempt).await };
+            let (continuation, copied) = match self.attempt(&mut call, &creation, attempt).await {
+                Ok(CopyProgress::Done(copy)) => break Ok(copy),
+                Ok(CopyProgress::Unfinished { continuation, copied }) => (continuation, copied),
+                Err(error) => break Err(error),
+            };
+            // Each answer copies some bytes, so that the loop ends.
+            if last.as_ref().is_some_and(|(_, before)| copied <= *before) {
+                let error = Error::new(ErrorKind::Protocol, "the copy makes no progress").object(&creation.id);
+                break Err(error.mismatch(format!("more than {}", Amount(copied)), "another answer without the copy"));
+            }
+            last = Some((continuation, copied));
+            call.begin_step();
+        };
+        self.conclude(&call, &creation, outcome).await
     }
 
     /// Sets key-value pairs of an object, either of the named version or of the live one. Pairs with other keys
@@ -104,6 +143,11 @@ impl Client {
         }
     }
 
+    /// Whatever has this name.
+    fn id(&self, bucket: &Arc<str>, name: &Arc<str>) -> ObjectId {
+        ObjectId::live(Arc::clone(bucket), Arc::clone(name)).with_scheme(self.scheme())
+    }
+
     /// An error unless the store `can` do what a call relies on.
     fn require(&self, can: bool, operation: &str, instead: &str, id: &ObjectId) -> Result<()> {
         if can { Ok(()) } else { Err(unsupported(self.store.endpoint(), operation, instead).object(id)) }
@@ -127,6 +171,27 @@ impl Client {
         Ok(call.with_upload_of(size))
     }
 
+    /// Makes attempts until one succeeds. The error of a failed precondition is returned as it is: it may have met the
+    /// result of an earlier attempt.
+    async fn attempt<T, F>(
+        &self,
+        call: &mut ClientCall<'_>,
+        creation: &Creation<'_>,
+        attempt: impl Fn(Attempt) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        loop {
+            count(creation.calls);
+            match call.report_answer(call.within(attempt(call.attempt)).await) {
+                Ok(answer) => return Ok(answer),
+                Err(error) if call.may_be_own(&error) => return Err(error),
+                Err(error) => call.recover(error, &creation.id).await?,
+            }
+        }
+    }
+
     /// Makes attempts until one creates the object, or finds that an earlier one has created it.
     async fn create<F>(
         &self,
@@ -137,36 +202,48 @@ impl Client {
     where
         F: Future<Output = Result<ObjectMeta>>,
     {
-        let outcome = loop {
-            count(creation.calls);
-            let error = match call.report_answer(call.within(attempt(call.attempt)).await) {
-                Ok(meta) => {
-                    creation.count_bytes(&meta);
-                    break creation.check(meta);
-                }
-                Err(error) if call.may_be_own(&error) => break self.adopt(&creation, error).await,
-                Err(error) => error,
-            };
-            if let Err(error) = call.recover(error, &creation.id).await {
-                break Err(error);
-            }
-        };
-        call.finish(outcome)
+        let outcome = self.attempt(&mut call, &creation, attempt).await;
+        self.conclude(&call, &creation, outcome).await
     }
 
-    /// Takes the object with the destination's name for the result of an earlier attempt, if length and CRC fit.
+    /// Checks what a call created, or adopts what one of its attempts has created.
+    async fn conclude(
+        &self,
+        call: &ClientCall<'_>,
+        creation: &Creation<'_>,
+        outcome: Result<ObjectMeta>,
+    ) -> Result<ObjectMeta> {
+        call.finish(match outcome {
+            Ok(meta) => {
+                creation.count_bytes(&meta);
+                creation.check(meta)
+            }
+            Err(error) if call.may_be_own(&error) => self.adopt(creation, error).await,
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Takes the object with the destination's name for the result of an earlier attempt if length and CRC prove that
+    /// it has the bytes that were to be written. Without a CRC on both sides nothing is proved: another writer's object
+    /// may have the same length.
     async fn adopt(&self, creation: &Creation<'_>, refusal: Error) -> Result<ObjectMeta> {
         let Creation { id, expected, .. } = creation;
         let found = self.stat(id).await?;
-        if expected.fits(&found) {
+        let got = SizeAndCrc::of(&found);
+        if *expected == got && expected.crc32c.is_some() {
             creation.count_bytes(&found);
             debug!(object = %id, version = %found.version, "adopted the result of a lost attempt");
             return Ok(found);
         }
-        Err(refusal
-            .object(id)
-            .mismatch(expected, SizeAndCrc::of(&found))
-            .hint("another writer uses this name: choose another"))
+        if expected.fits(&found) {
+            let message = "an earlier attempt, whose answer was lost, or another writer has written this object, and \
+                           without a checksum nothing shows which";
+            let error = Error::new(ErrorKind::Precondition, message).object(id).mismatch(expected, got);
+            return Err(error
+                .hint("compare the object with what was to be written, and name its version to replace it")
+                .with_source(refusal));
+        }
+        Err(refusal.object(id).mismatch(expected, got).hint("another writer uses this name: choose another"))
     }
 }
 
@@ -199,7 +276,7 @@ impl Creation<'_> {
 }
 
 /// Length and CRC of an object.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct SizeAndCrc {
     size: u64,
     /// `None` where the service reports none.
@@ -226,8 +303,6 @@ impl fmt::Display for SizeAndCrc {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::store::{Fault, FaultStore, MemoryStore, StoreCall};
 

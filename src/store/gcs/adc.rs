@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::auth::{LOGIN, Token, TokenSource};
 use super::connection;
 use super::grant::{self, Grant};
+use crate::store::uri::redact;
 use crate::{Error, ErrorKind, Result};
 
 /// Longest wait for an answer of the metadata server, which runs on the same machine if it runs at all.
@@ -174,7 +175,7 @@ async fn ask_metadata(host: Option<&str>, must_exist: bool) -> Result<PlaceConte
         return Ok(PlaceContents::Nothing("NO_GCE_CHECK forbids asking the metadata server".to_owned()));
     };
     let absent = |reason: &str| {
-        let message = format!("the metadata server {host} {reason}");
+        let message = format!("the metadata server {} {reason}", redact(host));
         if must_exist { Err(Error::new(ErrorKind::Unavailable, message)) } else { Ok(PlaceContents::Nothing(message)) }
     };
     // Never through a proxy: the server is on this machine's network, and its tokens must stay there.
@@ -184,9 +185,8 @@ async fn ask_metadata(host: Option<&str>, must_exist: bool) -> Result<PlaceConte
     let response = match request.send().await {
         Ok(response) => response,
         Err(error) if error.is_builder() => {
-            return Err(
-                Error::new(ErrorKind::Unauthenticated, "GCE_METADATA_HOST isn't a host").mismatch("a host", host)
-            );
+            return Err(Error::new(ErrorKind::Unauthenticated, "GCE_METADATA_HOST isn't a host")
+                .mismatch("a host", redact(host)));
         }
         Err(error) if error.is_timeout() => return absent("doesn't answer"),
         Err(error) if error.is_connect() => return absent("can't be reached"),

@@ -1,5 +1,6 @@
 //! The meaning of statuses and headers of answers. No I/O.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::StatusCode;
@@ -7,6 +8,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, RETRY_AFTE
 use serde::Deserialize;
 
 use super::lenient::parse_crc;
+use crate::store::uri::redact;
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum number of characters that an error quotes from the service.
@@ -91,9 +93,10 @@ fn http_date(value: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second))
 }
 
-/// The error that a status means.
-pub(super) fn status_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
-    let words = ServiceMessage::parse(body);
+/// The error that a status means. What it quotes of the body is without the `secret` that was sent, and without the
+/// queries of addresses: proxies and emulators may answer with the request.
+pub(super) fn status_error(status: StatusCode, headers: &HeaderMap, body: &[u8], secret: Option<&str>) -> Error {
+    let words = ServiceMessage::parse(body, secret);
     let slow_down = ["rateLimitExceeded", "userRateLimitExceeded"];
     let kind = match status.as_u16() {
         401 => ErrorKind::Unauthenticated,
@@ -139,7 +142,7 @@ struct ServiceMessage {
 
 impl ServiceMessage {
     /// Parses `{"error":{"message","errors":[{"reason"}]}}` or an XML error; takes anything else as the message.
-    fn parse(body: &[u8]) -> Self {
+    fn parse(body: &[u8], secret: Option<&str>) -> Self {
         #[derive(Deserialize)]
         struct ErrorAnswer {
             error: ServiceError,
@@ -176,13 +179,19 @@ impl ServiceMessage {
                 (element("Code").unwrap_or_default(), message.unwrap_or_else(plain))
             }
         };
-        Self { reason: quote(&reason), message: quote(&message) }
+        Self { reason: quote(&reason, secret), message: quote(&message, secret) }
     }
 }
 
-/// Makes a text one line of limited length without control characters.
-fn quote(words: &str) -> String {
-    let mut line = words.split_whitespace().collect::<Vec<_>>().join(" ");
+/// Makes a text one line of limited length without control characters and credentials.
+fn quote(words: &str, secret: Option<&str>) -> String {
+    let words = match secret {
+        Some(secret) => Cow::Owned(words.replace(secret, "...")),
+        None => Cow::Borrowed(words),
+    };
+    // An account such as name@example.com is no address of a server.
+    let shown = |word: &str| if word.contains(['?', '/']) { redact(word) } else { word.to_owned() };
+    let mut line = words.split_whitespace().map(shown).collect::<Vec<_>>().join(" ");
     line.retain(|c| !c.is_control());
     if let Some((cut, _)) = line.char_indices().nth(MAX_QUOTE) {
         line.truncate(cut);
@@ -198,7 +207,7 @@ mod tests {
     use super::*;
 
     fn kind(status: u16, body: &str) -> ErrorKind {
-        status_error(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes()).kind()
+        status_error(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes(), None).kind()
     }
 
     #[test]
@@ -229,7 +238,7 @@ mod tests {
 
     #[test]
     fn messages_are_found_in_any_body_and_bounded() {
-        let words = |body: &str| ServiceMessage::parse(body.as_bytes());
+        let words = |body: &str| ServiceMessage::parse(body.as_bytes(), Some("hunter2"));
         let both = |reason: &str, message: &str| ServiceMessage { reason: reason.into(), message: message.into() };
         assert_eq!(
             words(r#"{"error":{"code":404,"message":"No such object","errors":[{"reason":"notFound"}]}}"#),
@@ -244,7 +253,11 @@ mod tests {
         assert_eq!(words("<html><body>"), both("", ""));
         assert_eq!(words("not\u{7} found\r\n"), both("", "not found"));
         assert_eq!(words(&"ä".repeat(10_000)).message.chars().count(), MAX_QUOTE + 1);
-        assert_eq!(ServiceMessage::parse(&[0xff, 0xfe]).message, "\u{fffd}\u{fffd}");
+        assert_eq!(ServiceMessage::parse(&[0xff, 0xfe], None).message, "\u{fffd}\u{fffd}");
+        let echo = "Bad token: authorization: Bearer hunter2; in http://proxy/u?upload_id=secret, http://me:pw@host/";
+        let shown = "Bad token: authorization: Bearer ...; in http://proxy/u?... http://...@host/";
+        assert_eq!(words(echo).message, shown);
+        assert_eq!(words("me@example.com lacks access").message, "me@example.com lacks access");
     }
 
     #[test]

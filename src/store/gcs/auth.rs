@@ -83,6 +83,14 @@ pub(super) struct Bearer {
     expires_at: Instant,
 }
 
+impl Bearer {
+    /// The token itself, for taking it out of what is shown.
+    pub(super) fn token(&self) -> Option<String> {
+        let token = self.header.to_str().ok()?.strip_prefix("Bearer ")?;
+        (!token.is_empty()).then(|| token.to_owned())
+    }
+}
+
 /// The token that all callers of a client share.
 pub(super) struct SharedToken {
     source: Arc<dyn TokenSource>,

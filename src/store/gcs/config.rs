@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::TokenSource;
+use crate::store::uri::redact;
 
 /// Where tokens come from.
 #[derive(Clone, Default)]
@@ -41,13 +42,26 @@ impl fmt::Debug for Credentials {
 /// let emulator = GcsConfig::new().endpoint("127.0.0.1:4443").credentials(Credentials::Anonymous);
 /// # let _ = (public, emulator);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GcsConfig {
     pub(super) endpoint: String,
     pub(super) credentials: Credentials,
     pub(super) user_project: Option<String>,
     pub(super) read_only: bool,
     pub(super) system_proxy: bool,
+}
+
+impl fmt::Debug for GcsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, credentials, user_project, read_only, system_proxy } = self;
+        f.debug_struct("GcsConfig")
+            .field("endpoint", &redact(endpoint))
+            .field("credentials", credentials)
+            .field("user_project", user_project)
+            .field("read_only", read_only)
+            .field("system_proxy", system_proxy)
+            .finish()
+    }
 }
 
 impl Default for GcsConfig {

@@ -15,6 +15,7 @@ use super::config::{Credentials, GcsConfig};
 use super::connection::{broken, build, client_builder, is_loopback};
 use crate::os;
 use crate::store::Attempt;
+use crate::store::uri::redact;
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum number of bytes that are read of an error's body.
@@ -75,7 +76,7 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(config: &GcsConfig) -> Result<Self> {
-        let refuse = |message: &str| Error::new(ErrorKind::Config, message).object(&config.endpoint);
+        let refuse = |message: &str| Error::new(ErrorKind::Config, message).object(redact(&config.endpoint));
         let origin = Url::parse(&config.endpoint)
             .map_err(|error| refuse("the endpoint is no URL").with_source(error))
             .and_then(|url| match url.scheme() {
@@ -209,6 +210,7 @@ impl Http {
         let HttpAnswer { mut response, permit: _permit } = answer;
         let status = response.status();
         let anonymous = bearer.is_none();
+        let secret = bearer.as_ref().and_then(Bearer::token);
         if status == StatusCode::UNAUTHORIZED
             && let (Some(tokens), Some(bearer)) = (&self.tokens, bearer)
         {
@@ -220,7 +222,7 @@ impl Http {
             let Ok(Some(chunk)) = response.chunk().await else { break };
             body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - body.len())]);
         }
-        let error = answer::status_error(status, response.headers(), &body).object(task.about);
+        let error = answer::status_error(status, response.headers(), &body, secret.as_deref()).object(task.about);
         match error.kind() {
             ErrorKind::PermissionDenied => {
                 let Permission { name, role } = task.permission;
@@ -301,10 +303,23 @@ mod tests {
 
     #[test]
     fn malformed_endpoints_are_refused() {
-        for url in ["", "ftp://host", "http://", "http://host/?a=b", "http://user:hunter2@host"] {
-            let error = GcsStore::new(GcsConfig::new().endpoint(url).credentials(Credentials::Anonymous)).unwrap_err();
+        for url in [
+            "",
+            "ftp://host",
+            "http://",
+            "http://host/?a=b",
+            "http://user:hunter2@host",
+            "http://user:hunter2@host/?a=b",
+            "http://user:hunter2@a host",
+            "http://host/?key=hunter2",
+            "user:hunter2@host",
+        ] {
+            let config = GcsConfig::new().endpoint(url).credentials(Credentials::Anonymous);
+            let shown = format!("{config:?}");
+            let error = GcsStore::new(config).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");
-            assert!(!error.to_string().contains("hunter2"));
+            let shown = format!("{shown} {error} {error:?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
         }
     }
 }

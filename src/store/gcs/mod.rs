@@ -25,10 +25,10 @@ use reqwest::{Method, header};
 pub use auth::{Token, TokenSource};
 pub use config::{Credentials, GcsConfig};
 
-use super::uri::{BucketUri, ObjectUri};
+use super::uri::{BucketUri, ObjectUri, Scheme};
 use super::{
-    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyRequest, Fields, ListPage, ListRequest,
-    ObjectId, ObjectMeta, PutRequest, Store,
+    Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyProgress, CopyRequest, Fields, ListPage,
+    ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
 };
 use crate::Result;
 use http::{CREATE, DELETE, GET, Http, LIST, Permission, RequestTask, UPDATE};
@@ -113,7 +113,7 @@ impl Store for GcsStore {
     async fn bucket_info(&self, bucket: &str, attempt: &Attempt) -> Result<BucketInfo> {
         let path = format!("{}?prettyPrint=false&fields={BUCKET_FIELDS}", bucket_path(bucket)?);
         let permission = Permission { name: "storage.buckets.get", role: "roles/storage.legacyBucketReader" };
-        let task = RequestTask { permission, about: &BucketUri(bucket) };
+        let task = RequestTask { permission, about: &BucketUri { scheme: Scheme::Gs, bucket } };
         let text = self.http.json(self.http.query(Method::GET, &path), attempt, &task).await?;
         wire::parse_bucket(&text).map_err(|error| task.malformed(error))
     }
@@ -125,7 +125,7 @@ impl Store for GcsStore {
             path.extend(encode(permission));
         }
         let permission = Permission { name: "no permission", role: "any role on the bucket" };
-        let task = RequestTask { permission, about: &BucketUri(bucket) };
+        let task = RequestTask { permission, about: &BucketUri { scheme: Scheme::Gs, bucket } };
         let text = self.http.json(self.http.query(Method::GET, &path), attempt, &task).await?;
         wire::parse_permissions(&text).map_err(|error| task.malformed(error))
     }
@@ -156,7 +156,7 @@ impl Store for GcsStore {
             add("maxResults", &size.to_string());
         }
 
-        let about = ObjectUri { bucket: &request.bucket, name: &request.prefix };
+        let about = ObjectUri { scheme: Scheme::Gs, bucket: &request.bucket, name: &request.prefix };
         let task = RequestTask { permission: LIST, about: &about };
         let answer = self.http.send(self.http.query(Method::GET, &path), attempt, &task).await?;
         let date = answer::date(answer.response.headers());
@@ -181,8 +181,8 @@ impl Store for GcsStore {
         upload::put(&self.http, request, attempt).await
     }
 
-    async fn copy(&self, request: &CopyRequest, attempt: &Attempt) -> Result<ObjectMeta> {
-        copy::copy(&self.http, request, attempt).await
+    async fn copy(&self, request: &CopyRequest, continuation: Option<&str>, attempt: &Attempt) -> Result<CopyProgress> {
+        copy::copy(&self.http, request, continuation, attempt).await
     }
 
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
-use crate::store::uri::{BucketUri, ObjectUri};
+use crate::store::uri::{BucketUri, ObjectUri, Scheme};
 use crate::store::{ObjectId, Version, WriteMode};
 use crate::{Error, ErrorKind, Result};
 
@@ -22,7 +22,7 @@ pub(super) fn encode(text: &str) -> PercentEncode<'_> {
 pub(super) fn bucket_path(bucket: &str) -> Result<String> {
     if bucket.is_empty() || bucket == "." || bucket == ".." {
         return Err(Error::new(ErrorKind::Config, "no bucket has this name")
-            .object(BucketUri(bucket))
+            .object(BucketUri { scheme: Scheme::Gs, bucket })
             .hint("give it as gs://bucket/prefix"));
     }
     Ok(format!("/b/{}", encode(bucket)))
@@ -39,7 +39,7 @@ pub(super) fn object_path(bucket: &str, name: &str) -> Result<String> {
 pub(super) fn check_name(bucket: &str, name: &str) -> Result<()> {
     if name.is_empty() || name.len() > 1024 || name.contains(['\r', '\n']) || name == "." || name == ".." {
         return Err(Error::new(ErrorKind::Config, "no object can have this name")
-            .object(ObjectUri { bucket, name: &name.escape_debug().to_string() })
+            .object(ObjectUri { scheme: Scheme::Gs, bucket, name: &name.escape_debug().to_string() })
             .mismatch("1 to 1,024 bytes without CR or LF, not `.` or `..`", format!("{} bytes", name.len())));
     }
     Ok(())

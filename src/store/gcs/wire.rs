@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::lenient::{CrcJson, TimeJson, crc_text, lenient};
 use super::path::generation;
 use crate::store::{
-    BucketInfo, ComposeRequest, ContentEncoding, Details, ListPage, ObjectMeta, ObjectRef, Objects, PutRequest,
-    StorageClass, Version,
+    BucketInfo, ComposeRequest, ContentEncoding, CopyProgress, Details, ListPage, ObjectMeta, ObjectRef, Objects,
+    PutRequest, StorageClass, Version,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -162,28 +162,25 @@ pub(super) fn parse_object(text: &str) -> Result<ObjectMeta> {
     parse::<ObjectJson<'_>>(text)?.into_meta()
 }
 
-/// How far a copy has got.
-pub(super) enum CopyProgress {
-    /// The copy exists.
-    Done(ObjectMeta),
-    /// The copy continues with a call that has this token.
-    More(String),
-}
-
 /// Parses the answer to one call of a copy.
 pub(super) fn parse_copy(text: &str) -> Result<CopyProgress> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct RewriteJson<'a> {
+        done: Option<bool>,
         rewrite_token: Option<String>,
+        #[serde(default, deserialize_with = "lenient")]
+        total_bytes_rewritten: u64,
         #[serde(borrow)]
         resource: Option<ObjectJson<'a>>,
     }
     let answer: RewriteJson<'_> = parse(text)?;
     match (answer.resource, answer.rewrite_token) {
-        (Some(object), _) => object.into_meta().map(CopyProgress::Done),
-        (None, Some(token)) => Ok(CopyProgress::More(token)),
-        (None, None) => Err(Error::new(ErrorKind::Protocol, "the answer names neither a copy nor how to continue it")),
+        (Some(object), _) if answer.done != Some(false) => object.into_meta().map(CopyProgress::Done),
+        (_, Some(continuation)) if answer.done != Some(true) && !continuation.is_empty() => {
+            Ok(CopyProgress::Unfinished { continuation, copied: answer.total_bytes_rewritten })
+        }
+        _ => Err(Error::new(ErrorKind::Protocol, "the answer names neither a copy nor how to continue it")),
     }
 }
 
@@ -412,12 +409,20 @@ mod tests {
     #[test]
     fn a_copy_is_done_or_continues() {
         let done = r#"{"done":true,"resource":{"name":"o","generation":"7"}}"#;
-        assert!(
-            matches!(parse_copy(done).unwrap(), CopyProgress::Done(meta) if meta.version == Version::Generation(7))
-        );
-        let more = r#"{"done":false,"rewriteToken":"t"}"#;
-        assert!(matches!(parse_copy(more).unwrap(), CopyProgress::More(token) if token == "t"));
-        assert_eq!(parse_copy("{}").err().unwrap().kind(), ErrorKind::Protocol);
+        let progress = parse_copy(done).unwrap();
+        assert!(matches!(progress, CopyProgress::Done(meta) if meta.version == Version::Generation(7)));
+        let more = r#"{"done":false,"rewriteToken":"t","totalBytesRewritten":"5"}"#;
+        let progress = parse_copy(more).unwrap();
+        assert!(matches!(progress, CopyProgress::Unfinished { continuation, copied: 5 } if continuation == "t"));
+        for nonsense in [
+            "{}",
+            r#"{"done":false}"#,
+            r#"{"done":false,"rewriteToken":""}"#,
+            r#"{"done":true,"rewriteToken":"t"}"#,
+            r#"{"done":false,"resource":{"name":"o","generation":"7"}}"#,
+        ] {
+            assert_eq!(parse_copy(nonsense).unwrap_err().kind(), ErrorKind::Protocol, "{nonsense}");
+        }
     }
 
     #[test]
