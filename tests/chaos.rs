@@ -13,7 +13,7 @@ use std::time::Duration;
 use dataflux::store::{Client, Credentials, GcsConfig, GcsStore, RetryPolicy};
 use dataflux::{DataLoader, DatafluxDataset, Strategy};
 use dataflux_emulator::Emulator;
-use support::{HANG, content, until, without_hanging};
+use support::{content, until, without_hanging};
 
 const EPOCHS: u64 = 20;
 
@@ -104,7 +104,7 @@ fn chaos(strategy: Strategy) {
         }
         // An object is damaged three times in a row once in a million reads, which is an error.
         assert!(failed <= 1, "{failed} of {EPOCHS} epochs failed");
-        assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
+        support::no_temporaries();
         let faults = emulator.stats().faults;
         // Direct reads lose no answers to writes, and whether `Auto` writes depends on what is faster.
         let kinds = if strategy == Strategy::compose() { &KINDS } else { &KINDS[..7] };

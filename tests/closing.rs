@@ -71,6 +71,23 @@ fn an_epoch_closed_amid_reads_leaves_nothing() {
     });
 }
 
+/// Each read once counted twice, and the planning thread counted as three tasks.
+#[test]
+fn each_read_and_each_unfinished_batch_is_counted_once() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (gated, dataset) = store(8);
+        gated.shut(StoreCall::Get);
+        let loader = DataLoader::builder(dataset).batch_size(8).strategy(Strategy::Direct).build().unwrap();
+        let batches = loader.epoch(0).unwrap();
+        until("all reads wait", || gated.gets().len() == 8);
+        let closed = batches.close(HANG);
+        assert_eq!((closed.tasks_ended, closed.tasks_left), (8 + 1, 0), "{closed:?}");
+        assert_eq!((closed.threads_joined, closed.threads_left), (1, 0), "{closed:?}");
+        gated.open();
+    });
+}
+
 /// Closing reports what has not ended in time, which then ends later.
 #[test]
 fn closing_waits_no_longer_than_it_is_told_to() {
@@ -257,7 +274,7 @@ fn dropping_the_iterator_anywhere_leaves_nothing() {
             } else {
                 drop(loader);
                 drop(batches);
-                assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
+                support::no_temporaries();
             }
             assert_eq!(store.names("data").len(), 300);
         }

@@ -23,7 +23,7 @@ fn a_compose_refused_falls_back_to_direct_reads_with_one_warning() {
     emulator.deny("data", "storage.objects.delete");
     emulator.deny("data", "storage.buckets.get");
     let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    let client = Client::new(Arc::new(GcsStore::new(config).unwrap())).with_retry(support::retries());
     let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
     assert_eq!(dataset.bucket_info(), &dataflux::store::BucketInfo::default(), "unknown, for want of rights");
     let loader = DataLoader::builder(dataset).batch_size(50).strategy(Strategy::compose()).build().unwrap();

@@ -24,7 +24,7 @@ fn bucket(objects: usize) -> (Emulator, DatafluxDataset) {
         emulator.put("data", &format!("p/{index:05}"), content(&index.to_string(), 100));
     }
     let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    let client = Client::new(Arc::new(GcsStore::new(config).unwrap())).with_retry(support::retries());
     let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
     (emulator, dataset)
 }

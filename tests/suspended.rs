@@ -89,7 +89,7 @@ fn composed_reads_that_always_fail_are_given_up_with_one_warning() {
             // This many may fail in a row, and a few more have begun by then; an epoch has 200 groups.
             assert!(after[0] < 64, "{harm:?}: {after:?} composes");
             assert_eq!(after[0], after[2], "{harm:?}: {after:?} composes");
-            assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, [""; 0]);
+            support::no_temporaries();
             assert_eq!(inner.names("data").len(), SAMPLES);
             assert_eq!(log.warnings().len(), warnings, "{harm:?}: {:#?}", log.warnings());
         }

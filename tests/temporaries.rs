@@ -52,7 +52,7 @@ fn a_temporary_whose_answer_and_look_up_are_lost_is_deleted() {
                 let samples: usize = loader.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum();
                 assert_eq!(samples, 256);
                 assert_eq!(faults.calls(StoreCall::Stat), 1, "the fault has come about");
-                assert_eq!(dataflux::wait_for_temporaries(HANG).objects, [""; 0]);
+                support::no_temporaries();
                 assert_eq!(store.names("data").len(), 256, "{lost:?}, then {look_up:?}: a temporary object is left");
             }
         }
@@ -68,7 +68,7 @@ fn an_epoch_that_is_dropped_ends_the_retries_of_its_composes() {
             let store = memory(2_048);
             let faults = FaultStore::new(Arc::new(store.clone()));
             faults.fail_next(StoreCall::Compose, Fault::Error(fault), 1_000_000);
-            let loader = loader(Client::new(Arc::new(faults.clone())));
+            let loader = loader(Client::new(Arc::new(faults.clone())).with_retry(support::retries()));
             let batches = loader.epoch(0).unwrap();
             until("a compose has failed", || faults.calls(StoreCall::Compose) > 0);
             let closed = batches.close(EXIT);
@@ -88,7 +88,7 @@ fn where_the_bucket_takes_few_writes_a_dropped_epoch_leaves_no_temporary() {
         let profile: Profile = "fast,compose_ms=100,writes_per_s=20".parse().unwrap();
         let emulator = Emulator::builder().profile(profile).virtual_namespace(spec).start().unwrap();
         let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-        let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+        let client = Client::new(Arc::new(GcsStore::new(config).unwrap())).with_retry(support::retries());
         let dataset = DatafluxDataset::open_with(client, "gs://data/").unwrap();
         let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
         let batches = loader.epoch(0).unwrap();

@@ -24,7 +24,7 @@ fn bucket() -> Emulator {
 /// Runs three epochs and checks all samples. Returns the number of temporary objects that they leave.
 fn left_after_three_epochs(emulator: &Emulator) -> usize {
     let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    let client = Client::new(Arc::new(GcsStore::new(config).unwrap())).with_retry(support::retries());
     let dataset = DatafluxDataset::open_with(client, "gs://data/p/").unwrap();
     let loader = DataLoader::builder(dataset).batch_size(64).strategy(Strategy::compose()).build().unwrap();
     for epoch in 0..3 {

@@ -6,6 +6,7 @@
 //! a limited number of names: where deletions don't keep up, composing waits for them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -72,6 +73,8 @@ pub(super) struct LedgerEntry {
     /// Number of the group stored in the temporary; deletions go in this order.
     pub(super) group_number: u64,
     pub(super) state: TemporaryState,
+    /// When the temporary came to be in this state.
+    pub(super) since: Instant,
     #[expect(dead_code, reason = "held for its drop")]
     pub(super) room: OwnedSemaphorePermit,
 }
@@ -85,6 +88,26 @@ pub(super) enum TemporaryState {
     InUse(Version),
     /// Its deletion is under way.
     Deleting,
+}
+
+impl LedgerEntry {
+    fn enter(&mut self, state: TemporaryState) {
+        (self.state, self.since) = (state, Instant::now());
+    }
+
+    fn id(&self, name: &Arc<str>, version: Version) -> ObjectId {
+        ObjectId::new(Arc::clone(&self.bucket), Arc::clone(name), version).with_scheme(self.client.scheme())
+    }
+}
+
+impl fmt::Display for TemporaryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Composing => "being composed",
+            Self::InUse(_) => "in use",
+            Self::Deleting => "being deleted",
+        })
+    }
 }
 
 /// A deletion under way. Dropping it takes the name off the ledger, even if a store or a log subscriber panics: a name
@@ -136,7 +159,7 @@ impl Ledger {
     pub(super) fn note_composed(&self, name: &Arc<str>, version: &Version) -> bool {
         let mut entries = lock(&self.entries);
         if let Some(entry) = entries.get_mut(name) {
-            entry.state = TemporaryState::InUse(version.clone());
+            entry.enter(TemporaryState::InUse(version.clone()));
         }
         !self.is_closing()
     }
@@ -169,8 +192,8 @@ impl Ledger {
             TemporaryState::Composing => Version::None,
             TemporaryState::InUse(version) => version.clone(),
         };
-        entry.state = TemporaryState::Deleting;
-        let id = ObjectId::new(Arc::clone(&entry.bucket), Arc::clone(name), version);
+        entry.enter(TemporaryState::Deleting);
+        let id = entry.id(name, version);
         let (client, io, run) = (entry.client.clone(), Arc::clone(&entry.io), Arc::clone(&entry.run));
         let (writes, group_number) = (Arc::clone(&entry.writes), entry.group_number);
         drop(entries);
@@ -237,6 +260,8 @@ impl Ledger {
 pub struct Leftover {
     /// URIs of temporaries that still exist or whose deletion isn't confirmed, as far as this process knows.
     pub objects: Vec<String>,
+    /// The state of each of them, and how long it has been in that state, such as `being deleted for 12.0s`.
+    pub states: Vec<String>,
 }
 
 /// Waits until every temporary object of this process is deleted, but no longer than `timeout`, and returns what is
@@ -247,10 +272,17 @@ pub struct Leftover {
 pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
     // The lock is still held, so this is the state at the end of the wait.
     let entries = LEDGER.wait_until(deadline_after(timeout), HashMap::is_empty);
-    let mut objects: Vec<_> = entries.iter().map(|(name, entry)| format!("gs://{}/{name}", entry.bucket)).collect();
+    let describe = |(name, entry): (&Arc<str>, &LedgerEntry)| {
+        let id = entry.id(name, Version::None);
+        (id.to_string(), format!("{} for {:.1?}", entry.state, entry.since.elapsed()))
+    };
+    let (mut objects, mut states): (Vec<_>, Vec<_>) = entries.iter().map(describe).unzip();
     drop(entries);
-    objects.extend(lock(&LEDGER.undeleted).iter().map(|temporary| temporary.id.to_string()));
-    Leftover { objects }
+    for temporary in lock(&LEDGER.undeleted).iter() {
+        objects.push(temporary.id.to_string());
+        states.push("its deletion failed".to_owned());
+    }
+    Leftover { objects, states }
 }
 
 /// The moment `timeout` from now; in 30 years if `timeout` is longer than the clock can count.

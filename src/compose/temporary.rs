@@ -82,12 +82,13 @@ impl TemporaryRun {
             writes: Arc::clone(writes),
             group_number,
             state: TemporaryState::Composing,
+            since: started.into_std(),
             room,
         };
         LEDGER.record(&name, entry)?;
 
         // From here on the guard deletes the object or removes its name, even after a panic.
-        let id = ObjectId::live(Arc::clone(&request.bucket), Arc::clone(&name));
+        let id = ObjectId::live(Arc::clone(&request.bucket), Arc::clone(&name)).with_scheme(client.scheme());
         let first_renewal = self.loader.is_renewable().then(|| started + LEASE / 3);
         let guard = Temporary { id, loader: Arc::clone(&self.loader), first_renewal };
         let (done, wait) = oneshot::channel();

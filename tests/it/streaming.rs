@@ -213,7 +213,7 @@ fn a_slow_service_is_not_waited_for() {
             .start()
             .unwrap();
         let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-        let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+        let client = Client::new(Arc::new(GcsStore::new(config).unwrap())).with_retry(crate::support::retries());
         let builder = DatafluxDataset::builder().client(client).list_concurrency(1).streaming(true);
         let loader = DataLoader::builder(builder.open("gs://data/").unwrap()).batch_size(64).build().unwrap();
         assert_eq!(loader.epoch(0).unwrap().next().unwrap().unwrap().len(), 64);

@@ -28,7 +28,7 @@ fn filled(pairs: usize, size: usize) -> Emulator {
 
 fn loader(emulator: &Emulator) -> DataLoaderBuilder<Raw> {
     let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    let client = Client::new(Arc::new(GcsStore::new(config).unwrap())).with_retry(crate::support::retries());
     DataLoader::builder(DatafluxDataset::open_with(client, "gs://data/p/").unwrap()).batch_size(64)
 }
 

@@ -112,7 +112,7 @@ fn run<D: Decode + Clone>(
         let told = (stats.skipped, stats.substituted, stats.samples);
         assert_eq!(told, (skipped as u64, substituted as u64, samples as u64));
         drop(batches);
-        assert_eq!(dataflux::wait_for_temporaries(HANG).objects, Vec::<String>::new());
+        crate::support::no_temporaries();
         until("the budget is given back", || loader.bytes_held() == 0);
     }
     outcome

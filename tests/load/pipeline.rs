@@ -15,7 +15,7 @@ use dataflux::{DataLoader, DatafluxDataset, Error, ErrorKind, Limits, Manifest, 
 use futures_util::StreamExt;
 
 use crate::support::forwarding::{Forward, Forwarding};
-use crate::support::{self, STRATEGIES, all_given_back, bucket, client, content, names_of, until, without_hanging};
+use crate::support::{STRATEGIES, all_given_back, bucket, client, content, names_of, until, without_hanging};
 
 fn dataset(store: &MemoryStore) -> DatafluxDataset {
     DatafluxDataset::open_with(client(store.clone()), "gs://data/p/").unwrap()
@@ -640,7 +640,7 @@ fn the_training_loop_panicking_leaves_nothing() {
             }
         });
         assert!(loop_thread.join().is_err());
-        assert_eq!(dataflux::wait_for_temporaries(support::HANG).objects, Vec::<String>::new());
+        crate::support::no_temporaries();
         assert_eq!(store.names("data").len(), 200);
     });
 }

@@ -16,6 +16,14 @@ use dataflux::{Batches, DataLoader, RawSample, Result, Strategy};
 /// Longer than any wait here takes on a busy machine; only a hang lasts that long.
 pub const HANG: Duration = Duration::from_secs(120);
 
+/// How long a wait lasts until it fails and says what it waited for: less than [`HANG`], whose end says nothing.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The usual policy, with a deadline below [`PATIENCE`]: a call that is retried in vain then fails by its own error.
+pub fn retries() -> RetryPolicy {
+    RetryPolicy::default().deadline(Duration::from_secs(30))
+}
+
 /// Runs `body` on a thread of its own and fails if it hangs.
 pub fn without_hanging<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     without_hanging_for(HANG, body)
@@ -94,15 +102,21 @@ pub enum LastBatch {
 pub const STRATEGIES: [Strategy; 4] =
     [Strategy::Direct, Strategy::compose(), Strategy::Compose { max_bytes: 5_000 }, Strategy::Auto];
 
+/// Waits until this process has no temporary objects. If that takes too long, fails with the state of each.
+pub fn no_temporaries() {
+    let left = dataflux::wait_for_temporaries(PATIENCE);
+    assert!(left.objects.is_empty(), "temporary objects are left: {left:#?}");
+}
+
 /// Waits until the budget has all its bytes again and this process has no temporary objects.
 pub fn all_given_back(loader: &DataLoader) {
-    assert_eq!(dataflux::wait_for_temporaries(HANG).objects, Vec::<String>::new());
+    no_temporaries();
     until("the budget is given back", || loader.bytes_held() == 0);
 }
 
 /// Waits until `is` returns true.
 pub fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let patience = HANG.as_millis() / 5;
+    let patience = PATIENCE.as_millis() / 5;
     for _ in 0..patience {
         if is() {
             return;

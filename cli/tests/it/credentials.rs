@@ -186,9 +186,12 @@ fn a_busy_token_server_is_asked_again() {
         command.env("GOOGLE_APPLICATION_CREDENTIALS", key);
         command
     });
-    assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
-    assert_eq!(server.asked("POST /token").len(), 3);
+    // If the machine is so busy that this takes ten seconds, warnings on stderr report the retries, and an answer that
+    // comes too late for the client is asked for once more.
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(server.asked("POST /token").len() >= 3, "{:?}", server.requests());
     contains(&server.asked("POST /token")[0], &["jwt-bearer&assertion=ey"]);
+    contains(&server.asked("GET /storage/v1/b/train/o")[0], &["authorization: Bearer the-token"]);
 }
 
 #[test]
