@@ -14,6 +14,10 @@ use crate::store::BucketInfo;
 use crate::suspension::{Pass, Suspension};
 use crate::{Error, ErrorKind, Result};
 
+/// What to do where the right to compose is missing.
+const GRANT: &str =
+    "grant storage.objects.create and storage.objects.delete, which are in the role Storage Object User";
+
 /// How many composed reads in a row may fail, for any reason, before composing is suspended.
 const MAX_FAILURES: u32 = 32;
 
@@ -143,7 +147,7 @@ impl ComposePermission {
             // The epoch was ended.
             Some(error) if error.is_cancelled() => {}
             Some(error) if error.kind() == ErrorKind::PermissionDenied => {
-                self.suspend(&format!("composing is refused ({error})"));
+                self.suspend(&format!("composing is refused ({error}; {GRANT})"));
             }
             // For any reason: without an outcome the next window would try again, and wait as long.
             Some(error) if pass.is_trial() => {
@@ -182,10 +186,10 @@ impl ComposePermission {
         self.report(reason);
     }
 
-    /// Turns composing off for good, because a permission is missing.
-    pub(crate) fn turn_off(&self, reason: &str) {
+    /// Turns composing off for good, because this permission is missing.
+    pub(crate) fn turn_off(&self, missing: &str) {
         self.suspension.turn_off();
-        self.report(reason);
+        self.report(&format!("{missing} is not granted ({GRANT})"));
     }
 
     /// Logs why nothing is composed: the first time as a warning.
@@ -193,8 +197,7 @@ impl ComposePermission {
         if self.suspension.is_first_report() {
             tracing::warn!(
                 bucket = &*self.bucket,
-                "{reason}, so every object is read by itself: slower and dearer for small objects; grant \
-                 storage.objects.create and storage.objects.delete (role Storage Object User), or choose \
+                "{reason}, so every object is read by itself: slower and dearer for small objects; choose \
                  Strategy::Direct (--strategy direct) to silence this"
             );
         } else {

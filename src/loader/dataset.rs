@@ -65,6 +65,8 @@ pub(crate) struct GivenNotices {
     pub(crate) cost: AtomicBool,
     /// That ranks which list for themselves may see different data.
     pub(crate) ranks: AtomicBool,
+    /// What the store lacks.
+    pub(crate) lacks: AtomicBool,
     /// Which objects are no images, and how images are labelled.
     images: AtomicBool,
 }

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::cost::{CostEstimator, EpochSpending};
 use super::dataset::DatasetSource;
 use super::epochs::EpochSeries;
+use super::notices::warn_of_lacks;
 use super::settings::Settings;
 use crate::audit::AuditWriter;
 use crate::budget::{Budget, Gauge};
@@ -151,16 +153,15 @@ fn make_fetcher(
     let fetcher = Fetcher::new(&client, Arc::clone(manifest), Arc::clone(&io), &source.bucket, gates)
         .with_ranges(settings.limits.ranges);
 
-    if let Some(reason) = never_compose(&source.bucket) {
+    if !source.notices.lacks.swap(true, Ordering::Relaxed) {
+        warn_of_lacks(&client, manifest.prefix());
+    }
+    if let Some(reason) = cannot_compose(source) {
         if let Strategy::Compose { .. } = settings.strategy {
             tracing::warn!(prefix = %manifest.prefix(), reason, "not composing here; reading every object by itself");
         }
     } else if settings.strategy != Strategy::Direct {
-        let capabilities = client.capabilities();
-        if !capabilities.compose {
-            fetcher.stop_composing("this store can't compose objects");
-        }
-        if !capabilities.metadata_updates {
+        if !client.capabilities().metadata_updates {
             fetcher.disable_renewal();
         }
 
@@ -171,7 +172,7 @@ fn make_fetcher(
         if let Ok(granted) = granted {
             let is_missing = |wanted: &str| !granted.iter().any(|granted| granted == wanted);
             if let Some(missing) = COMPOSE_PERMISSIONS.iter().find(|wanted| is_missing(wanted)) {
-                fetcher.stop_composing(&format!("{missing} is not granted"));
+                fetcher.stop_composing(missing);
             }
             if is_missing(RENEW_PERMISSION) {
                 fetcher.disable_renewal();
@@ -179,6 +180,12 @@ fn make_fetcher(
         }
     }
     Ok((io, fetcher))
+}
+
+/// Why nothing can be composed here, whatever the caller may do; `None` if it can.
+fn cannot_compose(source: &DatasetSource) -> Option<String> {
+    let is_able = source.client.capabilities().compose;
+    if is_able { never_compose(&source.bucket) } else { Some("the store can't compose objects".to_owned()) }
 }
 
 /// How a loader reads.
@@ -202,7 +209,7 @@ fn plan_reads(
     // A composed download is one allocation. A few must fit at once, or reading would stop for each.
     let max_composed = reading / 4;
     let cap = if let Strategy::Compose { max_bytes } = settings.strategy { max_bytes } else { MAX_COMPOSED_BYTES };
-    let no_compose = never_compose(bucket)
+    let no_compose = cannot_compose(source)
         .or_else(|| (!fetcher.may_compose()).then(|| "the right to create or delete objects is missing".into()));
     let estimator = CostEstimator {
         manifest,
@@ -218,6 +225,7 @@ fn plan_reads(
         Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
         Some(Affordable::Cheapest | Affordable::All) | None => settings.strategy,
     };
+    let strategy = if source.client.capabilities().compose { strategy } else { Strategy::Direct };
     CostEstimator { strategy, ..estimator }.warn(&source.notices.cost);
 
     let planner = Planner::new(Arc::clone(manifest), strategy, max_composed, bucket).with_prices(prices);

@@ -3,6 +3,7 @@
 use crate::list::Prefix;
 use crate::manifest::{Classes, FoundImages, Manifest};
 use crate::plan::cold_notice;
+use crate::store::{Capabilities, Client};
 
 /// Logs that a listing has ended.
 pub(super) fn log_listed(manifest: &Manifest) {
@@ -42,6 +43,24 @@ pub(super) fn warn_of_left_out(images: &Manifest, found: &FoundImages) {
     }
 }
 
+/// Warns of what can't be promised for the objects of a store that lacks checksums or versions.
+pub(super) fn warn_of_lacks(client: &Client, prefix: &Prefix) {
+    let Capabilities { versions, checksums, .. } = client.capabilities();
+    if !checksums {
+        tracing::warn!(
+            %prefix,
+            "this store reports no checksums of its objects, so samples are delivered unverified (`verified` is false)"
+        );
+    }
+    if !versions {
+        tracing::warn!(
+            %prefix,
+            "this store has no versions of objects, so an object that is overwritten after it was listed is noticed \
+             only if its length or checksum differs"
+        );
+    }
+}
+
 /// Warns if the labels are probably not the intended ones: if there is only one class, or if the URI lacks its last
 /// slash.
 pub(super) fn warn_of_labels(images: &Manifest, classes: Option<&Classes>) {
@@ -51,11 +70,11 @@ pub(super) fn warn_of_labels(images: &Manifest, classes: Option<&Classes>) {
     match (classes, labels) {
         (None, [one]) => {
             let folder = prefix.prefix.rfind('/').map_or(0, |slash| slash + 1);
-            let (bucket, above) = (&prefix.bucket, &prefix.prefix[..folder]);
+            let above = &prefix.prefix[..folder];
             let is_cut_name =
                 lacks_slash && !above.ends_with(&format!("{one}/")) && one.starts_with(&prefix.prefix[folder..]);
             let meant = if is_cut_name {
-                format!("gs://{bucket}/{above}{one}/")
+                prefix.uri(&format!("{above}{one}/")).to_string()
             } else {
                 format!("{prefix}{}{one}/", if lacks_slash { "/" } else { "" })
             };

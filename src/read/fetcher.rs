@@ -219,9 +219,9 @@ impl Fetcher {
         self.temporaries.disable_renewal();
     }
 
-    /// Stops composing for good, because a permission is missing, and logs the reason.
-    pub(crate) fn stop_composing(&self, reason: &str) {
-        self.compose.turn_off(reason);
+    /// Stops composing for good, because this permission is missing, and logs that.
+    pub(crate) fn stop_composing(&self, missing: &str) {
+        self.compose.turn_off(missing);
     }
 
     /// Starts another try to delete temporaries that could not be deleted some minutes ago. Returns at once.

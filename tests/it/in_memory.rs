@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dataflux::plan::Groups;
-use dataflux::store::{Attempt, Client, FaultStore, MemoryStore, ObjectId, ObjectRef, Objects, Store};
+use dataflux::store::{Attempt, Capabilities, Client, FaultStore, MemoryStore, ObjectId, ObjectRef, Objects, Store};
 use dataflux::{Collate, DataLoader, DatafluxDataset, Decode, Manifest, OnError, RawSample, Strategy};
 
+use crate::support::log::Log;
 use crate::support::{self, bucket, client, content, until, without_hanging};
 
 /// Hands out samples, but for those that it refuses.
@@ -329,6 +330,35 @@ fn an_epoch_that_is_dropped_while_several_batches_of_a_group_are_decoded_ends() 
             until("the budget is given back", || loader.bytes_held() == 0);
             let closed = loader.close(support::HANG);
             assert_eq!(closed.threads_left, 0, "{closed:?}");
+        }
+    });
+}
+
+/// Composing was suspended as if a right were missing, with advice to grant it, and tried again every five minutes.
+#[test]
+fn a_store_that_can_do_little_is_read_directly_and_what_it_lacks_is_reported() {
+    without_hanging(|| {
+        for strategy in [Strategy::compose(), Strategy::Auto] {
+            let (log, _listening) = Log::of_thread();
+            let (store, contents) = bucket(100);
+            let client = client(store.with_capabilities(Capabilities::default()));
+            let dataset = DatafluxDataset::open_with(client.clone(), "gs://data/p/").unwrap();
+            let loader = DataLoader::builder(dataset).batch_size(10).strategy(strategy).build().unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            let mut samples = 0;
+            for batch in &mut batches {
+                for sample in batch.unwrap().iter() {
+                    assert_eq!(sample.bytes(), &contents[sample.name()], "{}", sample.name());
+                    assert!(!sample.verified());
+                    samples += 1;
+                }
+            }
+            assert_eq!((samples, batches.stats().verified, client.metrics().snapshot().compose), (100, 0, 0));
+
+            let warnings = log.warnings().join("\n");
+            assert!(warnings.contains("checksums") && warnings.contains("versions"), "{warnings}");
+            assert_eq!(warnings.contains("can't compose"), strategy == Strategy::compose(), "{warnings}");
+            assert!(!warnings.contains("grant"), "{warnings}");
         }
     });
 }
