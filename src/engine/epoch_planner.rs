@@ -9,7 +9,7 @@
 //! waits for batches of earlier windows to be delivered, and never for its own.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 use futures_util::FutureExt;
@@ -58,8 +58,6 @@ pub(crate) struct EpochPlanner {
     pub(crate) bell: Option<Sender<u64>>,
     /// Number of batches that were delivered, plus those that the training loop waits for.
     pub(crate) awaited: watch::Receiver<u64>,
-    /// After this time a log message reports that the training loop takes no batch.
-    pub(crate) stall_report: Duration,
 }
 
 /// The epoch was cancelled, or ended by an error: no batch follows.
@@ -74,7 +72,6 @@ struct PlannerRun<'a> {
     cancel: &'a EpochSignal,
     status: &'a Arc<PlannerStatus>,
     bell: Option<&'a Sender<u64>>,
-    stall_report: Duration,
     /// Number of batches whose windows have all their bytes.
     batches_with_bytes: watch::Sender<u64>,
     numbers: ReadNumbers,
@@ -84,7 +81,7 @@ impl EpochPlanner {
     /// Hands out the tickets of the epoch and starts its reads, until its end or a cancellation. Reads get numbers that
     /// follow `last_number`. Returns the last number. Blocks.
     pub(crate) fn run(self, last_number: u64) -> u64 {
-        let Self { engine, mut cursor, neighbours, tickets, cancel, status, bell, awaited, stall_report } = self;
+        let Self { engine, mut cursor, neighbours, tickets, cancel, status, bell, awaited } = self;
         if let Some(auto) = &engine.bucket.auto {
             auto.start_epoch(neighbours);
         }
@@ -118,7 +115,6 @@ impl EpochPlanner {
             cancel: &cancel,
             status: &status,
             bell: bell.as_ref(),
-            stall_report,
             batches_with_bytes,
             numbers: ReadNumbers::after(last_number),
         };
@@ -285,22 +281,12 @@ impl PlannerRun<'_> {
 
     /// Hands a ticket out, once the training loop has few enough batches ahead.
     fn hand_out(&self, mut ticket: Ticket) -> Result<(), Ended> {
-        let (began, mut report_at) = (Instant::now(), self.stall_report);
         loop {
             match self.tickets.send_timeout(ticket, CANCEL_CHECK) {
                 Ok(()) => return Ok(()),
                 Err(SendTimeoutError::Disconnected(_)) => return Err(Ended),
                 Err(SendTimeoutError::Timeout(_)) if self.is_cancelled() => return Err(Ended),
                 Err(SendTimeoutError::Timeout(back)) => ticket = back,
-            }
-            // This is no stall of the loader: a loop may well do something else for an hour.
-            if began.elapsed() >= report_at {
-                report_at = report_at.saturating_mul(2);
-                tracing::info!(
-                    batches = self.tickets.len(),
-                    seconds = began.elapsed().as_secs_f64(),
-                    "the training loop takes no batch; `batches` are ready or under way"
-                );
             }
         }
     }

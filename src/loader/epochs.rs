@@ -148,8 +148,7 @@ impl EpochSeries {
         if !neighbours.has_previous && bucket.planner.may_compose() {
             running.expect_composes();
         }
-        let stall_report = self.stall_report;
-        let planner = EpochPlanner { engine, cursor, neighbours, tickets, cancel, status, bell, awaited, stall_report };
+        let planner = EpochPlanner { engine, cursor, neighbours, tickets, cancel, status, bell, awaited };
         Ok((running, planner))
     }
 
