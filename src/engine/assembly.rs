@@ -287,7 +287,9 @@ impl BatchAssembly {
 
     /// Decodes samples of the batch by a light decoder. Returns whether the batch is now complete and can be collated.
     pub(crate) fn decode_light(self: &Arc<Self>, mut samples: Vec<(usize, RawSample)>) -> bool {
-        samples.iter_mut().for_each(|(slot, sample)| self.set_place(*slot, sample));
+        for (slot, sample) in &mut samples {
+            self.set_place(*slot, sample);
+        }
         self.decode(samples, None)
     }
 

@@ -102,14 +102,14 @@ impl Layout {
         self
     }
 
-    /// Least bytes of a range, as for the loader's [`min_part_size`](crate::DataLoaderBuilder::min_part_size).
+    /// Least bytes of a range, as for the loader's [`min_part_size`](crate::Limits::min_part_size).
     #[must_use]
     pub fn min_part_size(mut self, bytes: u64) -> Self {
         self.ranges.min_part_size = bytes;
         self
     }
 
-    /// Most ranges of an object at once, as for the loader's [`max_streams`](crate::DataLoaderBuilder::max_streams).
+    /// Most ranges of an object at once, as for the loader's [`max_streams`](crate::Limits::max_streams).
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.ranges.max_streams = streams;
