@@ -173,14 +173,14 @@ fn manifest(args: &Args, record: &AuditRecord) -> Result<Arc<Manifest>> {
 impl ReplayedStep {
     fn new(manifest: &Arc<Manifest>, record: &AuditRecord, delivered: u64) -> Result<Self> {
         let samples = record.samples(manifest)?;
-        let entry = |id: SampleId| manifest.get(id.0).context("the audit log names a sample that doesn't exist");
+        let location = |id| manifest.location(id).context("the audit log names a sample that doesn't exist");
         let lost = |position, id: SampleId, by: Option<SampleId>| {
-            Ok(Lost { position, id: id.0, name: entry(id)?.name.to_string(), by: by.map(|id| id.0) })
+            Ok(Lost { position, id: id.0, name: location(id)?.object.name.to_string(), by: by.map(|id| id.0) })
         };
         let sample = |(position, id): (u64, SampleId)| {
-            let entry = entry(id)?;
-            let (name, generation) = (entry.name.to_string(), entry.version.generation());
-            Ok(Sample { position, id: id.0, name, bytes: entry.size, generation })
+            let location = location(id)?;
+            let (name, generation) = (location.object.name.to_string(), location.object.version.generation());
+            Ok(Sample { position, id: id.0, name, bytes: location.bytes(), generation })
         };
         Ok(Self {
             epoch: record.epoch(),

@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Result};
 
 const MARKER: &str = "dataflux-cache";
 /// The content of the marker. Its version is that of the folder and of all files in it.
-const MARKER_TEXT: &str = "dataflux cache, version 1\n";
+const MARKER_TEXT: &str = "dataflux cache, version 2\n";
 const MARKER_PREFIX: &str = "dataflux cache, version ";
 const LOCK: &str = "lock";
 const CLAIMS: &str = "claims";
@@ -94,9 +94,9 @@ impl CacheFolder {
         if !MARKER_TEXT.starts_with(&marker) {
             let version = marker.strip_prefix(MARKER_PREFIX).map(str::trim);
             return Err(match version {
-                Some(version) => Error::new(ErrorKind::Config, "the cache was made by a newer version of dataflux")
+                Some(version) => Error::new(ErrorKind::Config, "the cache was made by another version of dataflux")
                     .object(path.display())
-                    .mismatch("version 1", version)
+                    .mismatch("version 2", version)
                     .hint("use that version, or another folder, or remove this one"),
                 None => wrong_folder(path, "the folder is no cache", "an empty folder or a cache", MARKER),
             });

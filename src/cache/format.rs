@@ -1,11 +1,11 @@
 //! The byte format of segments. Pure.
 //!
-//! All numbers are little-endian. A segment of version 1 is
+//! All numbers are little-endian. A segment of version 2 is
 //!
 //! | at | bytes | content |
 //! |---|---|---|
 //! | 0 | 8 | `89 44 46 43 0D 0A 1A 0A`: not ASCII, "DFC", and line ends, which a transfer as text would change |
-//! | 8 | 4 | version: 1 |
+//! | 8 | 4 | version: 2 |
 //! | 12 | 4 | 0 |
 //! | 16 | 8 | where the index begins; 0 while records may be added |
 //! | 24 | 8 | number of entries in the index |
@@ -19,48 +19,109 @@
 //!
 //! | at | bytes | content |
 //! |---|---|---|
-//! | 0 | 4 | `DFr1` |
+//! | 0 | 4 | `DFr2` |
 //! | 4 | 2, 2 | lengths of the bucket's name and of the object's name |
-//! | 8 | 8 | generation |
-//! | 16 | 4 | length of the object |
-//! | 20 | 4 | CRC32C of the object |
-//! | 24 | 4 | 0 |
-//! | 28 | 4 | CRC32C of the 28 bytes before and of both names |
-//! | 32 | | the bucket's name; the object's name; the object; zeros up to a multiple of 8 |
+//! | 8 | 8 | the generation; or the length of the entity tag; or 0, for an object without a version |
+//! | 16 | 4 | length of the sample |
+//! | 20 | 4 | CRC32C of the sample |
+//! | 24 | 4 | the form of the key: 0 for no version, 1 for a generation, 2 for an entity tag; 4 more for a range of the object; 8 more for a row |
+//! | 28 | 4 | CRC32C of the 28 bytes before and of the rest of the key |
+//! | 32 | | the rest of the key: the bucket's name, the object's name, the entity tag, start and end of the range (8, 8), the row (8), each if there is one |
+//! | | | the sample; zeros up to a multiple of 8 |
 //!
 //! Records are found through the index, or by scanning from the first to the next, and never by searching for bytes
 //! that look like a record, since others choose what is in an object.
+
+use std::ops::Range;
+
+use crate::manifest::Location;
+use crate::store::Version;
 
 /// Bytes of a segment's head.
 pub(super) const HEAD: u64 = 64;
 /// Bytes of a record before its names.
 const FIXED_HEAD: usize = 32;
-/// The most bytes of a record before the object: the service allows names of 222 and of 1,024 bytes.
-pub(super) const MAX_RECORD_HEAD: usize = FIXED_HEAD + 222 + 1_024;
+/// Bytes of the longest entity tag in a key. Services have tags of some 40 bytes.
+const MAX_ETAG: usize = 256;
+/// The most bytes of a record before the sample: the service allows names of 222 and of 1,024 bytes.
+pub(super) const MAX_RECORD_HEAD: usize = FIXED_HEAD + 222 + 1_024 + MAX_ETAG + 16 + 8;
 /// Offsets are counted in units of this many bytes, so that four bytes can address 32 GiB.
 pub(super) const UNIT: u64 = 8;
 /// Bytes of an entry of the index.
 pub(super) const ENTRY: usize = 12;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"\x89DFC\r\n\x1a\n";
-const RECORD_MAGIC: [u8; 4] = *b"DFr1";
+const RECORD_MAGIC: [u8; 4] = *b"DFr2";
 
-/// The key of a sample in the cache.
+/// The key of a sample in the cache: where its bytes lie. No two locations have the same key, so a range is never taken
+/// for the whole object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CacheKey<'a> {
-    pub(crate) bucket: &'a str,
-    pub(crate) name: &'a str,
-    pub(crate) generation: i64,
+    bucket: &'a str,
+    name: &'a str,
+    version: Version<&'a str>,
+    range: Option<&'a Range<u64>>,
+    row: Option<u64>,
 }
 
-impl CacheKey<'_> {
+/// Bits of the form of a key.
+const RANGE: u32 = 4;
+const ROW: u32 = 8;
+
+impl<'a> CacheKey<'a> {
+    /// The key of a sample of `bucket`; `None` if its entity tag is too long for a cache.
+    pub(crate) fn new(bucket: &'a str, location: &'a Location) -> Option<Self> {
+        let Location { object, range, row, .. } = location;
+        let key =
+            Self { bucket, name: &object.name, version: object.version.as_deref(), range: range.as_ref(), row: *row };
+        (key.tag().len() <= MAX_ETAG).then_some(key)
+    }
+
+    /// The key of a whole object of a generation.
+    #[cfg(test)]
+    pub(crate) fn of_generation(bucket: &'a str, name: &'a str, generation: i64) -> Self {
+        Self { bucket, name, version: generation.into(), range: None, row: None }
+    }
+
+    /// The entity tag; empty if there is none.
+    fn tag(&self) -> &'a str {
+        match self.version {
+            Version::Etag(tag) => tag,
+            Version::None | Version::Generation(_) => "",
+        }
+    }
+
+    /// What says how the rest of the key is to be read.
+    fn form(&self) -> u32 {
+        let version = match self.version {
+            Version::None => 0,
+            Version::Generation(_) => 1,
+            Version::Etag(_) => 2,
+        };
+        version + RANGE * u32::from(self.range.is_some()) + ROW * u32::from(self.row.is_some())
+    }
+
+    /// The generation, the length of the entity tag, or 0.
+    fn version_number(&self) -> u64 {
+        self.version.generation().map_or(self.tag().len() as u64, i64::cast_unsigned)
+    }
+
+    /// Start and end of the range, and the row, each if there is one.
+    fn numbers(&self) -> impl Iterator<Item = u8> {
+        let ends = self.range.into_iter().flat_map(|range| [range.start, range.end]);
+        ends.chain(self.row).flat_map(u64::to_le_bytes)
+    }
+
     /// The hash that files hold, so it is the same in all versions: FNV-1a, mixed at the end as MurmurHash3 does, and
     /// never 0.
     ///
     /// Among 10^8 keys, the chance that two have the same hash is 1 in 4,000. They replace each other.
     pub(crate) fn hash(&self) -> u64 {
-        let bytes = self.bucket.bytes().chain([0]).chain(self.name.bytes()).chain(self.generation.to_le_bytes());
+        let names = self.bucket.bytes().chain([0]).chain(self.name.bytes());
+        // No name in UTF-8 has this byte.
+        let form = [0xFF, self.form() as u8].into_iter().chain(self.version_number().to_le_bytes());
+        let bytes = names.chain(form).chain(self.tag().bytes()).chain(self.numbers());
         let mut hash =
             bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
@@ -70,29 +131,33 @@ impl CacheKey<'_> {
     }
 
     fn record_head(&self) -> usize {
-        FIXED_HEAD + self.bucket.len() + self.name.len()
+        FIXED_HEAD + self.bucket.len() + self.name.len() + self.tag().len() + numbers_bytes(self.form())
     }
 
-    /// Bytes of the record of an object of `size` bytes.
+    /// Bytes of the record of a sample of `size` bytes.
     pub(super) fn record_bytes(&self, size: u32) -> u64 {
         record_bytes(self.record_head(), size)
     }
 
-    /// Appends the part of a record before the object.
+    /// Appends the part of a record before the sample.
     pub(super) fn write_record_head(&self, size: u32, crc32c: u32, into: &mut Vec<u8>) {
         let start = into.len();
         into.extend(RECORD_MAGIC);
         into.extend((self.bucket.len() as u16).to_le_bytes());
         into.extend((self.name.len() as u16).to_le_bytes());
-        into.extend(self.generation.to_le_bytes());
+        into.extend(self.version_number().to_le_bytes());
         into.extend(size.to_le_bytes());
         into.extend(crc32c.to_le_bytes());
+        into.extend(self.form().to_le_bytes());
+        // The CRC is filled in below.
         into.extend([0; 4]);
-        let crc = crc32c::crc32c(&into[start..]);
-        let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, self.bucket.as_bytes()), self.name.as_bytes());
-        into.extend(crc.to_le_bytes());
-        into.extend(self.bucket.as_bytes());
-        into.extend(self.name.as_bytes());
+        for text in [self.bucket, self.name, self.tag()] {
+            into.extend(text.as_bytes());
+        }
+        into.extend(self.numbers());
+        let (fixed, rest) = into[start..].split_at_mut(FIXED_HEAD);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&fixed[..28]), rest);
+        fixed[28..].copy_from_slice(&crc.to_le_bytes());
     }
 
     /// Appends a whole record.
@@ -102,6 +167,11 @@ impl CacheKey<'_> {
         into.extend(bytes);
         into.resize(start + self.record_bytes(bytes.len() as u32) as usize, 0);
     }
+}
+
+/// Bytes of range and row in a key of this form.
+fn numbers_bytes(form: u32) -> usize {
+    16 * usize::from(form & RANGE != 0) + 8 * usize::from(form & ROW != 0)
 }
 
 fn record_bytes(head: usize, size: u32) -> u64 {
@@ -127,7 +197,13 @@ pub(super) enum FoundRecord {
 pub(super) fn record_at(bytes: &[u8], left: u64) -> FoundRecord {
     let Some(fixed) = bytes.first_chunk::<FIXED_HEAD>() else { return FoundRecord::Short };
     let [bucket, name] = [4, 6].map(|at| usize::from(u16::from_le_bytes([fixed[at], fixed[at + 1]])));
-    let head = FIXED_HEAD + bucket + name;
+    let (number, form) = (u64_at(fixed, 8), u32_at(fixed, 24));
+    let tag = match form & 3 {
+        2 => usize::try_from(number).unwrap_or(usize::MAX),
+        _ => 0,
+    };
+    let names = FIXED_HEAD + bucket + name;
+    let head = names.saturating_add(tag).saturating_add(numbers_bytes(form));
     if fixed[..4] != RECORD_MAGIC || head > MAX_RECORD_HEAD {
         return FoundRecord::Damaged;
     }
@@ -135,14 +211,35 @@ pub(super) fn record_at(bytes: &[u8], left: u64) -> FoundRecord {
     if record_bytes(head, size) > left {
         return FoundRecord::Short;
     }
-    let Some(names) = bytes.get(FIXED_HEAD..head) else { return FoundRecord::Damaged };
-    if crc32c::crc32c_append(crc32c::crc32c(&fixed[..28]), names) != u32_at(fixed, 28) {
+    let Some(rest) = bytes.get(FIXED_HEAD..head) else { return FoundRecord::Damaged };
+    if crc32c::crc32c_append(crc32c::crc32c(&fixed[..28]), rest) != u32_at(fixed, 28) {
         return FoundRecord::Damaged;
     }
-    let (bucket, name) = names.split_at(bucket);
-    let (Ok(bucket), Ok(name)) = (str::from_utf8(bucket), str::from_utf8(name)) else { return FoundRecord::Damaged };
-    let hash = CacheKey { bucket, name, generation: u64_at(fixed, 8) as i64 }.hash();
+    let Some(hash) = hash_of(fixed, rest, [bucket, name, tag]) else { return FoundRecord::Damaged };
     FoundRecord::Record { hash, bytes: record_bytes(head, size) }
+}
+
+/// The hash of the key in a record's head, whose texts have these lengths; `None` if it is no key.
+fn hash_of(fixed: &[u8; FIXED_HEAD], rest: &[u8], lengths: [usize; 3]) -> Option<u64> {
+    let (number, form) = (u64_at(fixed, 8), u32_at(fixed, 24));
+    let mut rest = rest;
+    let mut texts = [""; 3];
+    for (text, length) in texts.iter_mut().zip(lengths) {
+        let (bytes, behind) = rest.split_at_checked(length)?;
+        (*text, rest) = (str::from_utf8(bytes).ok()?, behind);
+    }
+    let [bucket, name, tag] = texts;
+    let version = match form & 3 {
+        0 => Version::None,
+        1 => number.cast_signed().into(),
+        2 => Version::Etag(tag),
+        _ => return None,
+    };
+    let mut numbers = rest.as_chunks().0.iter().map(|number| u64::from_le_bytes(*number));
+    let range = if form & RANGE == 0 { None } else { Some(numbers.next()?..numbers.next()?) };
+    let row = if form & ROW == 0 { None } else { Some(numbers.next()?) };
+    let key = CacheKey { bucket, name, version, range: range.as_ref(), row };
+    (key.form() == form).then(|| key.hash())
 }
 
 /// The head of a segment.
@@ -207,11 +304,19 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const KEY: CacheKey<'_> = CacheKey { bucket: "data", name: "p/ant/é.bin", generation: 1_234_567_890_123 };
+    const KEY: CacheKey<'_> = CacheKey {
+        bucket: "data",
+        name: "p/ant/é.bin",
+        version: Version::Generation(1_234_567_890_123),
+        range: None,
+        row: None,
+    };
 
     /// Files of existing caches have these bytes. Whoever changes them must raise the version.
     #[test]
@@ -229,14 +334,51 @@ mod tests {
     }
 
     const GOLDEN_RECORD: &str = concat!(
-        "4446723104000c00cb04fb711f01000004000000b2aacebb0000000046b87ff0",
+        "4446723204000c00cb04fb711f01000004000000b2aacebb010000001a17ea08",
         "64617461702f616e742fc3a92e62696e6d656f7700000000"
     );
-    const GOLDEN_HASH: &str = "f45a180017dfbd81";
+    const GOLDEN_HASH: &str = "bea0cbde97a55cb5";
     const GOLDEN_HEAD: &str = concat!(
-        "894446430d0a1a0a0100000000000000780000000000000001000000000000002b93008600000000",
-        "0000000000000000000000000000000000000000cf4ee8f6"
+        "894446430d0a1a0a0200000000000000780000000000000001000000000000007517159300000000",
+        "000000000000000000000000000000000000000088f00310"
     );
+
+    fn version() -> impl Strategy<Value = Version<&'static str>> {
+        let tags = prop_oneof![Just(""), Just("\"a\""), Just("W/\"é\"")];
+        prop_oneof![Just(Version::None), (1..=i64::MAX).prop_map(Version::Generation), tags.prop_map(Version::Etag)]
+    }
+
+    /// Keys that would be equal if their parts were only written one after another.
+    #[test]
+    fn no_two_locations_have_the_same_key() {
+        let whole = CacheKey { version: Version::None, ..KEY };
+        let (first, second) = (0..7, 7..8);
+        let versions = [Version::None, Version::Generation(1), Version::Etag("1"), Version::Etag("")];
+        let ranges = [None, Some(&first), Some(&second)];
+        let rows = [None, Some(0), Some(7)];
+        let names = ["p/a", "p/a\0", "p/a1"];
+        let keys = names.iter().flat_map(|&name| versions.map(|version| CacheKey { name, version, ..whole }));
+        let keys = keys.flat_map(|key| ranges.map(|range| CacheKey { range, ..key }));
+        let keys: Vec<_> = keys.flat_map(|key| rows.map(|row| CacheKey { row, ..key })).collect();
+        let hashes: BTreeSet<_> = keys.iter().map(CacheKey::hash).collect();
+        let heads = keys.iter().map(|key| {
+            let mut head = Vec::new();
+            key.write_record_head(7, 7, &mut head);
+            head
+        });
+        let heads: BTreeSet<_> = heads.collect();
+        assert_eq!((hashes.len(), heads.len()), (keys.len(), keys.len()));
+    }
+
+    #[test]
+    fn a_tag_that_no_record_holds_is_not_cached() {
+        let manifest = crate::manifest::tests::manifest(&[crate::manifest::tests::object("p/a", 1)]);
+        let mut location = manifest.location(crate::sample::SampleId(0)).unwrap();
+        location.object.version = Version::Etag("a".repeat(MAX_ETAG).into());
+        assert!(CacheKey::new("data", &location).is_some());
+        location.object.version = Version::Etag("a".repeat(MAX_ETAG + 1).into());
+        assert!(CacheKey::new("data", &location).is_none());
+    }
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
@@ -246,12 +388,14 @@ mod tests {
         #[test]
         fn a_record_is_whole_short_or_damaged(
             name in "[a-zé]{1,40}",
-            generation: i64,
+            version in version(),
+            range in prop::option::of((0u64..9, 9u64..20).prop_map(|(start, end)| start..end)),
+            row in prop::option::of(any::<u64>()),
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             cut: prop::sample::Index,
             bit: prop::sample::Index,
         ) {
-            let key = CacheKey { bucket: "bucket", name: &name, generation };
+            let key = CacheKey { bucket: "bucket", name: &name, version, range: range.as_ref(), row };
             let mut record = Vec::new();
             key.write_record(&bytes, crc32c::crc32c(&bytes), &mut record);
             let whole = record.len() as u64;

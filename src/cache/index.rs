@@ -147,7 +147,8 @@ mod tests {
     fn no_part_has_many_more_than_its_share() {
         let index = Index::default();
         for number in 0..100 * PARTS as u32 {
-            let key = crate::cache::CacheKey { bucket: "data", name: &format!("train/{number:08}.jpg"), generation: 1 };
+            let name = format!("train/{number:08}.jpg");
+            let key = crate::cache::CacheKey::of_generation("data", &name, 1);
             index.insert(key.hash(), RecordLocation { segment: 0, at_unit: number });
         }
         let most = index.0.iter().map(|part| part.read().unwrap().len()).max();

@@ -5,11 +5,11 @@
 //! one process at a time and read by all. If there is no room, the oldest segment that no living process uses is
 //! removed as a whole.
 //!
-//! - **Lookup**: by a hash of bucket, name and generation, in an index in memory (`index.rs`: 20 to 39 bytes for each
+//! - **Lookup**: by a hash of bucket, name, version, and range in the object, in an index in memory (`index.rs`: 20 to 39 bytes for each
 //!   sample in each process), which is read from the segments when a cache is opened. What other processes write is
 //!   read from the ends of their segments.
-//! - **Every read is proved**: the record must name the same object, generation, size and CRC32C, and its bytes must
-//!   have that CRC32C, which is the listing's. So whatever happens to the files, the worst outcome is a read from the
+//! - **Every read is proved**: the record must name the same object, version, range, size and CRC32C, and its bytes
+//!   must have that CRC32C, which is the listing's. So whatever happens to the files, the worst outcome is a read from the
 //!   bucket.
 //! - **The cache survives SIGKILL**: records are only ever appended, and used only once they are whole; a head is one
 //!   sector. Locks are the system's and end with the process that holds them (`folder.rs`). Nothing is synced: after a
@@ -73,7 +73,7 @@ const READERS: Range<usize> = 4..32;
 /// A cache of samples in a folder on local disk.
 ///
 /// Give it to [`DataLoaderBuilder::cache`](crate::DataLoaderBuilder::cache). Clones, loaders and the processes of one
-/// machine share it. Samples are stored by bucket, name and generation, so that any number of data sets fit into one
+/// machine share it. Samples are stored by bucket, name and version, so that any number of data sets fit into one
 /// cache, and overwriting an object invalidates its cached copy. The bytes are proved against the listing at every
 /// read.
 ///
@@ -127,7 +127,7 @@ impl Cache {
     /// This reads the index, 12 bytes a sample, and scans the segments that have none yet.
     ///
     /// # Errors
-    /// The folder holds something else, or a cache of a newer version; it can't be written to; `max_bytes` is less than
+    /// The folder holds something else, or a cache of another version; it can't be written to; `max_bytes` is less than
     /// 1 MiB; the system refuses a thread.
     pub fn open(folder: impl AsRef<Path>, max_bytes: u64) -> Result<Self> {
         let folder = folder.as_ref();

@@ -89,19 +89,19 @@ fn object(number: u32) -> (String, Vec<u8>) {
 
 fn put(cache: &Cache, number: u32) {
     let (name, bytes) = object(number);
-    let key = CacheKey { bucket: "data", name: &name, generation: i64::from(number) };
+    let key = CacheKey::of_generation("data", &name, i64::from(number));
     cache.put(&key, crc32c::crc32c(&bytes), &bytes, &Arc::default());
 }
 
 fn hash(number: u32) -> u64 {
-    CacheKey { bucket: "data", name: &object(number).0, generation: i64::from(number) }.hash()
+    CacheKey::of_generation("data", &object(number).0, i64::from(number)).hash()
 }
 
 /// Whether the cache has the object. Panics if it has other bytes than were put.
 fn has(cache: &Cache, number: u32) -> bool {
     cache.refresh();
     let (name, bytes) = object(number);
-    let key = CacheKey { bucket: "data", name: &name, generation: i64::from(number) };
+    let key = CacheKey::of_generation("data", &name, i64::from(number));
     let Some(location) = cache.find([key.hash()])[0] else { return false };
     let wanted = CacheRequest { key, location, size: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
     let mut into = vec![0; wanted.bytes()];
@@ -152,15 +152,20 @@ fn another_generation_or_crc_is_a_miss() {
     put(&cache, 1);
     cache.flush(HANG);
     let (name, bytes) = object(1);
-    let key = CacheKey { bucket: "data", name: &name, generation: 2 };
+    let key = CacheKey::of_generation("data", &name, 2);
     assert_eq!(cache.find([key.hash()]), [None]);
     // As when two keys have one hash.
     let location = cache.find([hash(1)])[0].unwrap();
     let crc32c = crc32c::crc32c(&bytes);
     for wanted in [
         CacheRequest { key, location, size: bytes.len() as u64, crc32c },
-        CacheRequest { key: CacheKey { generation: 1, ..key }, location, size: bytes.len() as u64, crc32c: !crc32c },
-        CacheRequest { key: CacheKey { generation: 1, ..key }, location, size: bytes.len() as u64 - 1, crc32c },
+        CacheRequest {
+            key: CacheKey::of_generation("data", &name, 1),
+            location,
+            size: bytes.len() as u64,
+            crc32c: !crc32c,
+        },
+        CacheRequest { key: CacheKey::of_generation("data", &name, 1), location, size: bytes.len() as u64 - 1, crc32c },
     ] {
         assert_eq!(cache.read(&[wanted], &mut vec![0; wanted.bytes()]), [None]);
     }
@@ -232,7 +237,7 @@ fn a_segment_that_is_closed_during_a_scan_is_learned_whole() {
         .map(|number| {
             entries.push(format::IndexEntry { hash: hash(number), at_unit: (bytes.len() as u64 / UNIT) as u32 });
             let (name, object) = object(number);
-            let key = CacheKey { bucket: "data", name: &name, generation: i64::from(number) };
+            let key = CacheKey::of_generation("data", &name, i64::from(number));
             key.write_record(&object, crc32c::crc32c(&object), &mut bytes);
             bytes.len()
         })
@@ -568,14 +573,14 @@ fn errors_of_open_say_what_to_do() {
     let said = error(&folder.0.join("thesis.tex/cache"), 1 << 30);
     assert!(said.contains("may write to"), "{said}");
     fs::remove_file(folder.0.join("thesis.tex")).unwrap();
-    for (marker, wanted) in [("dataflux cache, version 2\n", "newer version"), ("something", "no cache")] {
+    for (marker, wanted) in [("dataflux cache, version 1\n", "another version"), ("something", "no cache")] {
         fs::write(folder.0.join(MARKER_NAME), marker).unwrap();
         let said = error(&folder.0, 1 << 30);
         assert!(said.contains(wanted), "{said}");
     }
     // As a process leaves the marker that is killed while it writes it.
-    for end in 0.."dataflux cache, version 1".len() {
-        fs::write(folder.0.join(MARKER_NAME), &"dataflux cache, version 1\n"[..end]).unwrap();
+    for end in 0.."dataflux cache, version 2".len() {
+        fs::write(folder.0.join(MARKER_NAME), &"dataflux cache, version 2\n"[..end]).unwrap();
         drop(Cache::open(&folder.0, 1 << 30).unwrap());
     }
 }

@@ -69,7 +69,7 @@ impl<T> Batch<T> {
     /// The names of the samples' objects, in order. The first call looks them up. A name is empty if the manifest's
     /// file was modified after the sample was read.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        let name = |id: &SampleId| self.manifest.get(id.0).map(|entry| entry.name).unwrap_or_default();
+        let name = |id: &SampleId| self.manifest.location(*id).map(|location| location.object.name).unwrap_or_default();
         self.names.get_or_init(|| self.ids.iter().map(name).collect()).iter().map(|name| &**name)
     }
 

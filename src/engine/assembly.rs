@@ -263,8 +263,8 @@ impl BatchAssembly {
         .hint(
             "raise .memory_budget(bytes) or lower .batch_size(n), or make images smaller with .resize(height, width)",
         );
-        match self.context.manifest.at(id.0) {
-            Ok(entry) => error.object(self.context.manifest.id(&entry)),
+        match self.context.manifest.location(id) {
+            Ok(location) => error.object(self.context.manifest.id(&location.object)),
             Err(damaged) => damaged,
         }
     }
@@ -323,9 +323,9 @@ impl BatchAssembly {
         }
 
         for sample in lost {
-            let outlook = match self.context.manifest.at(sample.id.0) {
-                Ok(entry) => {
-                    let error = refused(self.context.manifest.id(&entry), &sample.cause);
+            let outlook = match self.context.manifest.location(sample.id) {
+                Ok(location) => {
+                    let error = refused(self.context.manifest.id(&location.object), &sample.cause);
                     self.lose_granted(sample.slot, sample.id, error, granted.is_some())
                 }
                 Err(damaged) => self.fail_with(damaged),
@@ -361,8 +361,8 @@ impl BatchAssembly {
         if matches!(self.context.loss_policy, LossPolicy::Fail) {
             return self.fail_with(error);
         }
-        let name = match self.context.manifest.at(id.0) {
-            Ok(entry) => entry.name,
+        let name = match self.context.manifest.location(id) {
+            Ok(location) => location.object.name,
             Err(damaged) => return self.fail_with(damaged),
         };
         let lost = LostSample { id, name, position: self.position(slot), error, substitute: None };

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::cache::{Cache, CacheCounts, CacheKey, CacheRequest, CacheStats, ClaimOutcome, RecordLocation};
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::{Location, Manifest};
 use crate::read::RawSample;
 use crate::sample::SampleId;
 use crate::store::Buffers;
@@ -57,8 +57,8 @@ impl CacheLookup {
 /// A sample that is in the cache.
 #[derive(Debug)]
 pub(crate) struct CacheHit {
-    pub(crate) entry: Entry,
-    location: RecordLocation,
+    pub(crate) location: Location,
+    record: RecordLocation,
 }
 
 /// Keeps others from reading a sample, which this process reads into the cache, until it is dropped.
@@ -120,11 +120,10 @@ impl CacheSession {
         self.cache.flush(FLUSH_PATIENCE);
     }
 
-    /// The key of an object, and the CRC that its bytes must have; `None` if a cache can't hold it.
-    fn key<'a>(&'a self, entry: &'a Entry) -> Option<(CacheKey<'a>, u32)> {
-        let bucket = &self.manifest.prefix().bucket;
-        let key = CacheKey { bucket, name: &entry.name, generation: entry.version.generation().unwrap_or_default() };
-        entry.crc32c.filter(|_| self.cache.keeps(entry.size)).map(|crc32c| (key, crc32c))
+    /// The key of a sample, and the CRC that its bytes must have; `None` if a cache can't hold it.
+    fn key<'a>(&'a self, location: &'a Location) -> Option<(CacheKey<'a>, u32)> {
+        let key = CacheKey::new(&self.manifest.prefix().bucket, location)?;
+        location.crc32c().filter(|_| self.cache.keeps(location.bytes())).map(|crc32c| (key, crc32c))
     }
 
     /// Looks samples up, each by its slot.
@@ -132,14 +131,14 @@ impl CacheSession {
         // A sample that the manifest doesn't return is reported by the read that follows.
         let known: Vec<_> = samples
             .filter_map(|(slot, id)| {
-                let entry = self.manifest.at(id.0).ok()?;
-                let hash = self.key(&entry)?.0.hash();
-                Some((slot, entry, hash))
+                let location = self.manifest.location(id).ok()?;
+                let hash = self.key(&location)?.0.hash();
+                Some((slot, location, hash))
             })
             .collect();
-        let locations = self.cache.find(known.iter().map(|(_, _, hash)| *hash));
-        let samples = known.into_iter().zip(locations).map(|((slot, entry, hash), location)| {
-            let hit = location.map(|location| CacheHit { entry, location });
+        let records = self.cache.find(known.iter().map(|(_, _, hash)| *hash));
+        let samples = known.into_iter().zip(records).map(|((slot, location, hash), record)| {
+            let hit = record.map(|record| CacheHit { location, record });
             (slot, LookedUpSample { hash, hit })
         });
         CacheLookup(samples.collect())
@@ -147,9 +146,9 @@ impl CacheSession {
 
     /// Reads samples into one buffer and verifies them; `None` for each that turned out not to be in the cache. Blocks.
     pub(crate) fn read(&self, hits: &[CacheHit], buffers: &Arc<Buffers>) -> Vec<Option<Bytes>> {
-        let requests = hits.iter().filter_map(|CacheHit { entry, location }| {
-            let (key, crc32c) = self.key(entry)?;
-            Some(CacheRequest { key, location: *location, size: entry.size, crc32c })
+        let requests = hits.iter().filter_map(|CacheHit { location, record }| {
+            let (key, crc32c) = self.key(location)?;
+            Some(CacheRequest { key, location: *record, size: location.bytes(), crc32c })
         });
         let requests: Vec<_> = requests.collect();
         let size = requests.iter().map(CacheRequest::bytes).sum();
@@ -166,10 +165,10 @@ impl CacheSession {
 
     /// Adds a sample that was read from elsewhere.
     pub(crate) fn put(&self, sample: &RawSample) {
-        if sample.entry().size > 0 {
+        if sample.location().bytes() > 0 {
             self.counts.add_miss();
         }
-        if let Some((key, crc32c)) = self.key(sample.entry()) {
+        if let Some((key, crc32c)) = self.key(sample.location()) {
             self.cache.put(&key, crc32c, sample.bytes(), &self.counts);
         }
     }

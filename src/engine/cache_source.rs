@@ -97,7 +97,7 @@ fn group(method: Method, slices: impl IntoIterator<Item = Slice>) -> Group {
 fn cached_groups(ids: &[SampleId], lookup: &CacheLookup, max_bytes: u64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (slot, hit) in lookup.hits() {
-        let size = hit.entry.size;
+        let size = hit.location.bytes();
         let has_room =
             |group: &&mut Group| group.slices.len() < MAX_SOURCES && group.bytes().saturating_add(size) <= max_bytes;
         let slice = |start| Slice { slot, id: ids[slot], range: start..start + size };
@@ -226,7 +226,7 @@ impl CacheSource {
         for ((slice, hit), bytes) in slices.into_iter().zip(hits).zip(found) {
             match bytes {
                 Some(bytes) => {
-                    let sample = RawSample::verified_before(&origin, slice.id, hit.entry, bytes);
+                    let sample = RawSample::verified_before(&origin, slice.id, hit.location, bytes);
                     samples.push((slice.slot, sample));
                 }
                 None => missed.push(slice),
@@ -241,7 +241,7 @@ impl CacheSource {
         self.session.refresh_after(SHORTEST_PAUSE);
         let hit = self.session.find(std::iter::once((0, id))).take_hit(0)?;
         let bytes = self.session.read(std::slice::from_ref(&hit), self.bucket.fetcher.buffers()).pop()??;
-        Some(RawSample::verified_before(&Origin::new(&self.bucket.manifest), id, hit.entry, bytes))
+        Some(RawSample::verified_before(&Origin::new(&self.bucket.manifest), id, hit.location, bytes))
     }
 
     /// Starts a task that delivers samples which others read, or which the cache listed but could not read.

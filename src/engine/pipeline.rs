@@ -94,9 +94,13 @@ impl Engine {
             .mismatch(format_args!("a memory_budget of at least {bytes} bytes"), self.budget.bytes())
             .hint("raise .memory_budget(bytes) or lower .batch_size(n)");
         let manifest = &self.bucket.manifest;
-        match largest.and_then(|slice| manifest.get(slice.id.0)) {
-            Some(entry) => error.object(format_args!("{} (the largest, {} bytes)", manifest.id(&entry), entry.size)),
-            None => error,
+        match largest.map(|slice| manifest.location(slice.id)) {
+            Some(Ok(location)) => error.object(format_args!(
+                "{} (the largest, {} bytes)",
+                manifest.id(&location.object),
+                location.bytes()
+            )),
+            _ => error,
         }
     }
 }

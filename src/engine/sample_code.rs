@@ -227,8 +227,8 @@ mod tests {
         let manifest = Arc::new(manifest(&["p/a", "p/b", "p/c"].map(|name| object(name, 4))));
         let sample = |slot: &usize| {
             let id = SampleId((slot - FIRST) as u64);
-            let entry = manifest.get(id.0).unwrap();
-            (*slot, RawSample::verified_before(&Origin::new(&manifest), id, entry, Bytes::from_static(b"meow")))
+            let location = manifest.location(id).unwrap();
+            (*slot, RawSample::verified_before(&Origin::new(&manifest), id, location, Bytes::from_static(b"meow")))
         };
         slots.iter().map(sample).collect()
     }

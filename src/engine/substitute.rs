@@ -87,7 +87,7 @@ impl Substitution {
         assembly.stages.replace(slot, Some(id), SampleStage::Planned);
 
         let alone = |id: SampleId| -> Result<Group> {
-            let range = 0..self.engine.bucket.manifest.facts_at(id.0)?.size;
+            let range = 0..self.engine.bucket.manifest.location_facts(id)?.bytes();
             Ok(self.engine.bucket.planner.alone(&Slice { slot, id, range }))
         };
         let group = alone(id)?;

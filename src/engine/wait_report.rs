@@ -366,7 +366,9 @@ impl WaitWatcher {
     /// The end of the sentence "the training loop waits for".
     fn describe(&self, snapshot: WaitSnapshot, trace: Option<&BatchTrace>) -> String {
         let id = snapshot.place.and_then(|place| trace?.id(place));
-        let object = id.and_then(|id| self.manifest.get(id.0)).map(|entry| self.manifest.id(&entry).to_string());
+        let object = id
+            .and_then(|id| self.manifest.location(id).ok())
+            .map(|location| self.manifest.id(&location.object).to_string());
         let object = object.as_deref().unwrap_or("an object");
         let others = match snapshot.samples {
             0 | 1 => String::new(),

@@ -175,7 +175,7 @@ impl Planner {
 
     /// Bytes of these samples together.
     pub(crate) fn bytes(&self, ids: &[SampleId]) -> Result<u64> {
-        ids.iter().try_fold(0u64, |sum, id| Ok(sum.saturating_add(self.manifest.facts_at(id.0)?.size)))
+        ids.iter().try_fold(0u64, |sum, id| Ok(sum.saturating_add(self.manifest.location_facts(*id)?.bytes())))
     }
 
     /// Divides samples, given in the order of their delivery, into groups. Each sample is in exactly one group. With
@@ -189,9 +189,12 @@ impl Planner {
         // One open group for each storage class, since sources of a compose must have the same class.
         let mut open: Vec<(StorageClass, Group)> = Vec::new();
         for (slot, &id) in samples.iter().enumerate() {
-            let object = self.manifest.facts_at(id.0)?;
-            if !self.may_be_source(&object) {
-                groups.push(Group::alone(slot, id, object.size, self.ranged));
+            let location = self.manifest.location_facts(id)?;
+            let object = &location.object;
+            // A compose joins whole objects, and a download in several ranges is of a whole object.
+            if location.range.is_some() || !self.may_be_source(object) {
+                let ranged = if location.range.is_some() { u64::MAX } else { self.ranged };
+                groups.push(Group::alone(slot, id, location.bytes(), ranged));
                 continue;
             }
             let class = object.storage_class;

@@ -1,6 +1,7 @@
 //! Reads groups: object by object or through a temporary composed object.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use crate::compose::{
 };
 use crate::crc;
 use crate::io::Io;
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::{Entry, Location, Manifest};
 use crate::pacing::{BucketGates, Ceilings};
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
@@ -31,8 +32,8 @@ const UNBUFFERED_BYTES: u64 = 128 << 20;
 pub(crate) struct GroupPayload {
     /// The group that was read.
     pub(crate) group: Group,
-    /// The objects of the group's slices, in their order.
-    pub(crate) entries: Vec<Entry>,
+    /// Where the bytes of the group's slices lie, in their order.
+    pub(crate) locations: Vec<Location>,
     /// All bytes of the group.
     pub(crate) bytes: Bytes,
     /// CRC32C of the whole payload, if the server sent it.
@@ -138,28 +139,30 @@ impl Fetcher {
         on_step: StepObserver<'_>,
     ) -> Result<GroupPayload> {
         let group_number = self.group_offset.saturating_add(group_number);
-        let entries = group.slices.iter().map(|slice| self.manifest.at(slice.id.0)).collect::<Result<Vec<_>>>()?;
+        let locations =
+            group.slices.iter().map(|slice| self.manifest.location(slice.id)).collect::<Result<Vec<_>>>()?;
         // What few reads do is boxed: the future of a single object's read is kept small, since tens of thousands may wait.
         let read = match group.method {
             // The listing alone proves that an object is empty.
             Method::Empty => {
-                return Ok(GroupPayload { group, entries, bytes: Bytes::new(), crc32c: None, computed: Some(0) });
+                return Ok(GroupPayload { group, locations, bytes: Bytes::new(), crc32c: None, computed: Some(0) });
             }
             Method::Direct => {
-                let client = self.clients.class(entries[0].storage_class);
-                self.read(client, &self.manifest.id(&entries[0]), entries[0].size, group_number, on_step).await
+                let Location { object, range, .. } = &locations[0];
+                let (client, id) = (self.clients.class(object.storage_class), self.manifest.id(object));
+                self.read(client, &id, range.clone(), group.bytes(), group_number, on_step).await
             }
             Method::Ranged => {
                 // Each part waits for a slot by itself.
                 on_step(ReadStep::Reading);
-                Box::pin(self.ranged(&entries[0], group_number)).await
+                Box::pin(self.ranged(&locations[0].object, group_number)).await
             }
-            Method::Composed => Box::pin(self.composed(&group, &entries, group_number, on_step)).await,
+            Method::Composed => Box::pin(self.composed(&group, &locations, group_number, on_step)).await,
         };
 
         let read = read.map_err(|error| error.stage(Stage::Fetch))?;
         let computed = (group.method != Method::Composed).then_some(read.computed);
-        Ok(GroupPayload { group, entries, bytes: read.bytes, crc32c: read.crc32c, computed })
+        Ok(GroupPayload { group, locations, bytes: read.bytes, crc32c: read.crc32c, computed })
     }
 
     /// Reads a group through a temporary object, and passes the payload to `prove`. Composing counts as successful only
@@ -245,6 +248,7 @@ impl Fetcher {
         &self,
         client: &Client,
         id: &ObjectId,
+        range: Option<Range<u64>>,
         size: u64,
         group_number: u64,
         on_step: StepObserver<'_>,
@@ -254,7 +258,7 @@ impl Fetcher {
         on_step(ReadStep::Reading);
         self.gates.record_number(group_number);
         // Boxed, since the future of a read is large and thousands may be under way.
-        let read = Box::pin(client.with_pacer(slot.pacer()).read(id, None, size)).await?;
+        let read = Box::pin(client.with_pacer(slot.pacer()).read(id, range, size)).await?;
         slot.finish(read.bytes.len() as u64);
         Ok(read)
     }
@@ -272,16 +276,16 @@ impl Fetcher {
     async fn composed(
         &self,
         group: &Group,
-        entries: &[Entry],
+        locations: &[Location],
         group_number: u64,
         on_step: StepObserver<'_>,
     ) -> Result<store::Payload> {
         // All sources have one storage class, and so has the composed object.
-        let client = self.clients.class(entries[0].storage_class);
-        let temporary = self.compose(client, group, entries, group_number, on_step).await?;
+        let client = self.clients.class(locations[0].object.storage_class);
+        let temporary = self.compose(client, group, locations, group_number, on_step).await?;
         // Each sample is proved by its own CRC, so the whole is not hashed.
         let unhashed = client.without_hashing();
-        let read = self.read(&unhashed, temporary.id(), group.bytes(), group_number, on_step);
+        let read = self.read(&unhashed, temporary.id(), None, group.bytes(), group_number, on_step);
         temporary.hold(client, read).await
     }
 
@@ -289,14 +293,15 @@ impl Fetcher {
         &self,
         client: &Client,
         group: &Group,
-        entries: &[Entry],
+        locations: &[Location],
         group_number: u64,
         on_step: StepObserver<'_>,
     ) -> Result<Temporary> {
-        let mut sources = Vec::with_capacity(entries.len());
+        let mut sources = Vec::with_capacity(locations.len());
         let mut crc32c = 0;
-        for entry in entries {
-            let listed = entry.crc32c.ok_or_else(|| {
+        for location in locations {
+            let entry = &location.object;
+            let listed = location.crc32c().ok_or_else(|| {
                 Error::new(ErrorKind::Internal, "an object without a listed CRC was planned into a composed read")
                     .object(self.manifest.id(entry))
             })?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::fetcher::GroupPayload;
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::{Entry, Location, Manifest};
 use crate::sample::{EpochPlace, SampleId};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -19,7 +19,7 @@ pub struct RawSample {
     origin: Arc<Origin>,
     id: SampleId,
     place: EpochPlace,
-    entry: Box<Entry>,
+    location: Box<Location>,
     bytes: Bytes,
     verified: bool,
 }
@@ -39,9 +39,9 @@ impl Origin {
 
 impl RawSample {
     /// A sample whose bytes were verified where they were read.
-    pub(crate) fn verified_before(origin: &Arc<Origin>, id: SampleId, entry: Entry, bytes: Bytes) -> Self {
+    pub(crate) fn verified_before(origin: &Arc<Origin>, id: SampleId, location: Location, bytes: Bytes) -> Self {
         let (origin, place) = (Arc::clone(origin), EpochPlace::default());
-        Self { origin, id, place, entry: Box::new(entry), bytes, verified: true }
+        Self { origin, id, place, location: Box::new(location), bytes, verified: true }
     }
 
     /// Sets where in an epoch the sample stands. Whoever reads a sample doesn't know that.
@@ -61,7 +61,12 @@ impl RawSample {
 
     /// The listing's entry of the object.
     pub fn entry(&self) -> &Entry {
-        &self.entry
+        &self.location.object
+    }
+
+    /// Where the bytes lie.
+    pub fn location(&self) -> &Location {
+        &self.location
     }
 
     /// The manifest that the sample belongs to.
@@ -127,7 +132,7 @@ impl fmt::Debug for RawSample {
 /// # Errors
 /// [`ErrorKind::Integrity`] for the first sample whose bytes don't have the CRC that was listed.
 pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<Vec<(usize, RawSample)>> {
-    let GroupPayload { group, entries, bytes, crc32c, computed } = payload;
+    let GroupPayload { group, locations, bytes, crc32c, computed } = payload;
     if bytes.len() as u64 != group.bytes() {
         return Err(Error::new(ErrorKind::Integrity, "the download has the wrong length")
             .stage(Stage::Split)
@@ -141,25 +146,25 @@ pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<V
     group
         .slices
         .into_iter()
-        .zip(entries)
-        .map(|(slice, entry)| {
+        .zip(locations)
+        .map(|(slice, location)| {
             let bytes = bytes.slice(slice.range.start as usize..slice.range.end as usize);
-            let wanted = entry.crc32c.or(sent);
+            let wanted = location.crc32c().or(sent.filter(|_| location.range.is_none()));
             if let Some(wanted) = wanted {
                 let got = computed.filter(|_| is_single).unwrap_or_else(|| crc32c::crc32c(&bytes));
                 if wanted != got {
                     return Err(Error::new(ErrorKind::Integrity, "the bytes read are not those that were listed")
                         .stage(Stage::Split)
-                        .object(manifest.id(&entry))
+                        .object(manifest.id(&location.object))
                         .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("{got:08x}"))
                         .hint(
                             "something between here and the bucket damages data, or the listing is not of this bucket",
                         ));
                 }
             }
-            let (origin, entry, verified) = (Arc::clone(&origin), Box::new(entry), wanted.is_some());
+            let (origin, location, verified) = (Arc::clone(&origin), Box::new(location), wanted.is_some());
             let place = EpochPlace::default();
-            Ok((slice.slot, RawSample { origin, id: slice.id, place, entry, bytes, verified }))
+            Ok((slice.slot, RawSample { origin, id: slice.id, place, location, bytes, verified }))
         })
         .collect()
 }

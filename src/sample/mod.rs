@@ -35,8 +35,6 @@ mod subset;
 mod substitute;
 mod weighted;
 
-use serde::{Deserialize, Serialize};
-
 use crate::{Error, ErrorKind, Stage};
 pub(crate) use interleave::Interleave;
 pub(crate) use launcher::rank_from_environment;
@@ -56,10 +54,7 @@ pub use subset::Subset;
 pub(crate) use substitute::substitute;
 pub use weighted::Weighted;
 
-/// A sample, named by its index in the manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SampleId(pub u64);
+pub use crate::manifest::SampleId;
 
 /// The error of an order's setting that can't work.
 fn wrong(message: &str) -> Error {
