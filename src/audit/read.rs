@@ -11,7 +11,7 @@ use super::format::{
     AuditHash, AuditLine, DeliveredLine, EpochHeader, LINE_HEAD, MAX_LINE_BYTES, VERSION, damaged, failed, hash_of_ids,
     hex, no_log, other_version, parse,
 };
-use crate::manifest::{KnownSamples, Manifest};
+use crate::manifest::{Digest, KnownSamples, Manifest};
 use crate::sample::{MAX_PADDED_BATCH, SampleId, Sampling, State, sampler_from_identity};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -223,9 +223,11 @@ impl AuditRecord {
     /// The manifest is another one; the samples found are not those that were delivered.
     pub fn samples(&self, manifest: &Arc<Manifest>) -> Result<Vec<(u64, SampleId)>> {
         manifest.complete()?;
-        let (here, there) = (manifest.digest().to_string(), &self.begin.state.manifest);
-        if here != *there {
-            return Err(Error::new(ErrorKind::Config, "this audit log is of other data")
+        let (here, there) = (manifest.digest(), &self.begin.state.manifest);
+        let difference = Digest::parse(there).map(|there| there.difference(&here));
+        if difference != Some(None) {
+            let reason = difference.flatten().map_or_else(String::new, |difference| format!(": {difference}"));
+            return Err(Error::new(ErrorKind::Config, format!("this audit log is of other data{reason}"))
                 .stage(Stage::Deliver)
                 .object(manifest.prefix())
                 .mismatch(format_args!("a manifest of digest {there}"), here)

@@ -272,7 +272,7 @@ mod tests {
     fn a_long_log_is_continued_from_its_end() {
         let path = std::env::temp_dir().join(format!("dataflux-audit-long-{}", std::process::id()));
         let state = serde_json::from_str(
-            r#"{"version":3,"manifest":"","epoch":0,"position":0,"batch_size":1,"sampler":"sequential"}"#,
+            r#"{"version":4,"manifest":"","epoch":0,"position":0,"batch_size":1,"sampler":"sequential"}"#,
         );
         let (prefix, state) = ("gs://data/".to_owned(), state.unwrap());
         let begin = EpochHeader { audit: VERSION, prefix, samples: 1, rank: 0, world_size: 1, step: 0, state };

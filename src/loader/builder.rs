@@ -116,10 +116,10 @@ impl<D: Decode> DataLoaderBuilder<D> {
         self
     }
 
-    /// Makes [`build`](Self::build) fail unless the data set's manifest has this [digest](crate::Manifest::digest), in
-    /// hex: that of another rank, or of an earlier run. Read the digest of a data set after
-    /// [`decode`](DatafluxDataset::decode), since an image decoder may leave objects out. Waits for the end of the
-    /// listing.
+    /// Makes [`build`](Self::build) fail unless the data set has the data of this [digest](crate::Manifest::digest), in
+    /// hex: that of another rank, or of an earlier run. Checksums are compared where both listings have them. Read the
+    /// digest of a data set after [`decode`](DatafluxDataset::decode), since an image decoder may leave objects out.
+    /// Waits for the end of the listing.
     ///
     /// ```
     /// # use std::sync::Arc;

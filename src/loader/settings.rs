@@ -9,6 +9,7 @@ use super::limits::{Cost, Limits};
 use crate::budget::memory_limit;
 use crate::cache::Cache;
 use crate::engine::OnError;
+use crate::manifest::Digest;
 use crate::pacing::MIN_RATE;
 use crate::plan::Strategy;
 use crate::sample::{LastBatch, Sampler, Sharding, Shuffle, State, WindowShuffle};
@@ -141,15 +142,17 @@ impl Settings {
             return Ok(());
         };
         manifest.complete()?;
-        let digest = manifest.digest().to_string();
-        if !expected.trim().eq_ignore_ascii_case(&digest) {
-            return Err(Error::new(ErrorKind::Config, "the data are not those that were expected")
-                .stage(Stage::Manifest)
-                .object(manifest.prefix())
-                .mismatch(format_args!("a manifest of digest {expected}"), digest)
-                .hint("something was added, removed, overwritten or filtered otherwise: give all ranks one saved manifest"));
-        }
-        Ok(())
+        let digest = manifest.digest();
+        let (reason, cause) = match Digest::parse(expected).map(|expected| expected.difference(&digest)) {
+            Some(None) => return Ok(()),
+            Some(Some(difference)) => (difference.to_string(), difference.cause()),
+            None => ("no digest was given".to_owned(), "a digest has 64 digits in hex"),
+        };
+        Err(Error::new(ErrorKind::Config, format!("the data are not those that were expected: {reason}"))
+            .stage(Stage::Manifest)
+            .object(manifest.prefix())
+            .mismatch(format_args!("a manifest of digest {expected}"), digest)
+            .hint(format!("{cause}: give all ranks one saved manifest")))
     }
 
     /// Number of batches to have ahead of the training loop, by the setting or by default.

@@ -5,32 +5,124 @@ use std::fmt;
 use ring::digest::{Context, SHA256};
 
 use super::Entry;
+use crate::list::Prefix;
 
-/// SHA-256 of a manifest: of name, size, generation and CRC of each object, in order, and of the list of classes where
-/// that differs from the list of folders.
+/// Half a SHA-256 of names, which orders are keyed by.
+pub(crate) type NamesKey = [u8; 16];
+
+/// Digest of the data of a manifest, in three parts: names, sizes, and checksums.
+///
+/// Names count without the prefix, and versions don't count. So data that were copied to another prefix, bucket or
+/// store have the same digest, except that a store without checksums leaves out the last part. Orders depend on the
+/// names alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(pub(crate) [u8; 32]);
+pub struct Digest {
+    /// Of the names in order, and of the list of classes where that differs from the list of folders.
+    names: NamesKey,
+    sizes: [u8; 8],
+    /// Of the CRC32C of all objects: 0 if none has one. Otherwise the last bit says whether all have one.
+    checksums: [u8; 8],
+}
+
+/// In what the data of two digests differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataDifference {
+    Names,
+    Sizes,
+    Checksums,
+}
+
+impl DataDifference {
+    /// What has happened to the data.
+    pub(crate) fn cause(self) -> &'static str {
+        match self {
+            Self::Names => "objects were added, removed, renamed or filtered otherwise, or the classes are others",
+            Self::Sizes | Self::Checksums => "objects were overwritten",
+        }
+    }
+}
+
+impl fmt::Display for DataDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Names => "names differ",
+            Self::Sizes => "sizes differ",
+            Self::Checksums => "checksums differ",
+        })
+    }
+}
 
 impl Digest {
+    pub(crate) fn of_bytes(bytes: [u8; 32]) -> Self {
+        let part = |from: usize| {
+            let mut part = [0; 8];
+            part.copy_from_slice(&bytes[from..from + 8]);
+            part
+        };
+        let mut names = [0; 16];
+        names.copy_from_slice(&bytes[..16]);
+        Self { names, sizes: part(16), checksums: part(24) }
+    }
+
+    pub(super) fn bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&self.names);
+        bytes[16..24].copy_from_slice(&self.sizes);
+        bytes[24..].copy_from_slice(&self.checksums);
+        bytes
+    }
+
+    /// Reads the digits that `Display` writes, in either case, with white space around them.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits: &[u8; 64] = text.trim().as_bytes().try_into().ok()?;
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+            *byte = (high? << 4 | low?) as u8;
+        }
+        Some(Self::of_bytes(bytes))
+    }
+
+    /// What the orders of these data are keyed by.
+    pub(crate) fn names_key(&self) -> &NamesKey {
+        &self.names
+    }
+
+    /// In what these data differ from others, as far as the digests show. Checksums are compared where both have those
+    /// of all objects, or both of some.
+    pub(crate) fn difference(&self, other: &Self) -> Option<DataDifference> {
+        let both_known = [self, other].iter().all(|digest| digest.checksums != [0; 8]);
+        let is_comparable = both_known && self.checksums[7] & 1 == other.checksums[7] & 1;
+        if self.names != other.names {
+            Some(DataDifference::Names)
+        } else if self.sizes != other.sizes {
+            Some(DataDifference::Sizes)
+        } else if is_comparable && self.checksums != other.checksums {
+            Some(DataDifference::Checksums)
+        } else {
+            None
+        }
+    }
+
     /// The digest of the same objects with labels numbered by a list of classes. It must differ, because an order may
     /// depend on the numbers, and a run that was trained with other numbers must not be resumed. Like all digests it
     /// must never change.
     pub(super) fn with_classes(self, classes: &[String]) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(b"dataflux classes 1");
-        context.update(&self.0);
+        context.update(&self.names);
         for class in classes {
             // No name holds a line feed.
             context.update(class.as_bytes());
             context.update(b"\n");
         }
-        sha256(context)
+        Self { names: beginning(context), ..self }
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -40,8 +132,9 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A running SHA-256 over names in order, each followed by a line feed, which no name can hold. The digest of `ls` and
-/// the `order_digest` of `bench` are made by this, so for an epoch without shuffling they are equal.
+/// A running SHA-256 over whole names in order, each followed by a line feed, which no name can hold. The digest of `ls`
+/// and the `order_digest` of `bench` are made by this, so for an epoch without shuffling they are equal. It is no
+/// [`Digest`]: another prefix gives another one, and only names count.
 pub struct NamesDigest(Context);
 
 impl Default for NamesDigest {
@@ -59,7 +152,8 @@ impl NamesDigest {
 
     /// The digest of the names so far, in hex.
     pub fn finish(&self) -> String {
-        sha256(self.0.clone()).to_string()
+        let hash: [u8; 32] = beginning(self.0.clone());
+        hash.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
     }
 }
 
@@ -69,44 +163,166 @@ impl fmt::Debug for NamesDigest {
     }
 }
 
-fn sha256(context: Context) -> Digest {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(context.finish().as_ref());
-    Digest(bytes)
+/// The first bytes of a hash.
+fn beginning<const N: usize>(context: Context) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&context.finish().as_ref()[..N]);
+    bytes
 }
 
 /// Bytes that are collected before they are hashed, since a call of the hash costs as much as hashing a short name.
 const COLLECTED: usize = 16 << 10;
 
-/// The running [`Digest`] of a manifest. Its input must never change, since users' states hold its result.
-pub(super) struct ObjectsDigest {
+/// A running SHA-256 of many short pieces.
+struct RunningHash {
     context: Context,
     collected: Vec<u8>,
 }
 
-impl Default for ObjectsDigest {
+impl Default for RunningHash {
     fn default() -> Self {
         Self { context: Context::new(&SHA256), collected: Vec::with_capacity(2 * COLLECTED) }
     }
 }
 
-impl ObjectsDigest {
-    pub(super) fn push<N>(&mut self, name: &[u8], entry: &Entry<N>) {
-        self.collected.extend_from_slice(name);
-        let mut fields = [0; 21];
-        fields[0] = b'\n';
-        fields[1..9].copy_from_slice(&entry.size.to_le_bytes());
-        fields[9..17].copy_from_slice(&entry.version.generation().unwrap_or_default().to_le_bytes());
-        fields[17..].copy_from_slice(&entry.crc32c.unwrap_or(0).to_le_bytes());
-        self.collected.extend_from_slice(&fields);
+impl RunningHash {
+    /// Hashes what was collected, if it is enough.
+    fn settle(&mut self) {
         if self.collected.len() >= COLLECTED {
             self.context.update(&self.collected);
             self.collected.clear();
         }
     }
 
-    pub(super) fn finish(mut self) -> Digest {
+    fn finish<const N: usize>(mut self) -> [u8; N] {
         self.context.update(&self.collected);
-        sha256(self.context)
+        beginning(self.context)
+    }
+}
+
+/// The running [`Digest`] of a manifest. Its input must never change, since users' states hold its result.
+///
+/// Each part has a hash of its own, so that a part can be compared without the others. Together they hash fewer bytes
+/// than names with their prefix and versions would be.
+pub(super) struct ObjectsDigest {
+    /// The prefix of all names.
+    prefix: String,
+    names: RunningHash,
+    sizes: RunningHash,
+    checksums: RunningHash,
+    objects: u64,
+    /// Objects that have a checksum.
+    checked: u64,
+}
+
+impl ObjectsDigest {
+    /// A digest of no objects, of names that begin with `prefix`.
+    pub(super) fn new(prefix: &Prefix) -> Self {
+        Self {
+            prefix: prefix.prefix.clone(),
+            names: RunningHash::default(),
+            sizes: RunningHash::default(),
+            checksums: RunningHash::default(),
+            objects: 0,
+            checked: 0,
+        }
+    }
+
+    pub(super) fn push<N>(&mut self, name: &[u8], entry: &Entry<N>) {
+        self.names.collected.extend_from_slice(below(&self.prefix, name));
+        self.names.collected.push(b'\n');
+        self.names.settle();
+        self.sizes.collected.extend_from_slice(&entry.size.to_le_bytes());
+        self.sizes.settle();
+        let checksum = u64::from(entry.crc32c.unwrap_or(0)) | u64::from(entry.crc32c.is_some()) << 32;
+        self.checksums.collected.extend_from_slice(&checksum.to_le_bytes()[..5]);
+        self.checksums.settle();
+        self.objects += 1;
+        self.checked += u64::from(entry.crc32c.is_some());
+    }
+
+    pub(super) fn finish(self) -> Digest {
+        let mut checksums: [u8; 8] = self.checksums.finish();
+        if self.checked == 0 {
+            checksums = [0; 8];
+        } else {
+            // The first bit is set, so that the part is never 0.
+            checksums[0] |= 0x80;
+            checksums[7] = checksums[7] & !1 | u8::from(self.checked == self.objects);
+        }
+        Digest { names: self.names.finish(), sizes: self.sizes.finish(), checksums }
+    }
+}
+
+/// A name without the prefix, and without the slash behind a prefix that lacks its own: `gs://bucket/train` and
+/// `gs://bucket/train/` are the same data.
+fn below<'a>(prefix: &str, name: &'a [u8]) -> &'a [u8] {
+    let rest = name.get(prefix.len()..).unwrap_or_default();
+    if prefix.ends_with('/') { rest } else { rest.strip_prefix(b"/").unwrap_or(rest) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(prefix: &str, objects: &[(&str, u64, Option<u32>)]) -> Digest {
+        let mut digest = ObjectsDigest::new(&prefix.parse().unwrap());
+        for &(name, size, crc32c) in objects {
+            digest.push(name.as_bytes(), &Entry { name, size, crc32c, ..Entry::default() });
+        }
+        digest.finish()
+    }
+
+    const TWO: [(&str, u64, Option<u32>); 2] = [("p/a", 1, Some(1)), ("p/b", 2, Some(2))];
+
+    #[test]
+    fn a_difference_is_named() {
+        let base = digest("gs://bucket/p/", &TWO);
+        assert_eq!(base.difference(&base), None);
+        for (objects, wanted) in [
+            ([("p/a", 1, Some(1)), ("p/c", 2, Some(2))], DataDifference::Names),
+            ([("p/a", 1, Some(1)), ("p/b", 3, Some(2))], DataDifference::Sizes),
+            ([("p/a", 1, Some(1)), ("p/b", 2, Some(3))], DataDifference::Checksums),
+        ] {
+            let other = digest("gs://bucket/p/", &objects);
+            assert_eq!((base.difference(&other), other.difference(&base)), (Some(wanted), Some(wanted)));
+        }
+        assert_eq!(base.difference(&digest("gs://bucket/p/", &TWO[..1])), Some(DataDifference::Names));
+        assert_eq!(base.difference(&base.with_classes(&["b".into()])), Some(DataDifference::Names));
+    }
+
+    #[test]
+    fn checksums_are_compared_where_both_have_them() {
+        let of = |first, second| digest("gs://bucket/p/", &[("p/a", 1, first), ("p/b", 2, second)]);
+        let (all, none) = (of(Some(0), Some(2)), of(None, None));
+        assert_eq!(none.checksums, [0; 8]);
+        for some in [of(Some(0), None), of(None, Some(2))] {
+            assert!([&all, &none].iter().all(|other| some.difference(other).is_none()));
+        }
+        assert_eq!(all.difference(&none), None);
+        assert_eq!(of(Some(0), None).difference(&of(None, Some(0))), Some(DataDifference::Checksums));
+    }
+
+    #[test]
+    fn the_prefix_does_not_count() {
+        let base = digest("gs://bucket/p/", &TWO);
+        for (prefix, first, second) in [
+            ("gs://bucket/p", "p/a", "p/b"),
+            ("gs://other/deeper/q/", "deeper/q/a", "deeper/q/b"),
+            ("gs://other", "a", "b"),
+        ] {
+            assert_eq!(digest(prefix, &[(first, 1, Some(1)), (second, 2, Some(2))]), base, "{prefix}");
+        }
+        assert_ne!(digest("gs://bucket", &TWO), base);
+    }
+
+    #[test]
+    fn digits_are_read_as_they_are_written() {
+        let base = digest("gs://bucket/p/", &TWO);
+        assert_eq!(Digest::parse(&base.to_string()), Some(base));
+        assert_eq!(Digest::parse(&format!(" {}\n", base.to_string().to_uppercase())), Some(base));
+        for text in ["", "none", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"+0".repeat(32)] {
+            assert_eq!(Digest::parse(text), None, "{text}");
+        }
     }
 }

@@ -1,17 +1,17 @@
 //! Manifests as files, which are mapped into memory.
 //!
-//! All numbers are little-endian. A file of version 1 is
+//! All numbers are little-endian. A file of version 2 is
 //!
 //! | at | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | `89 44 46 4D 0D 0A 1A 0A`: not ASCII, "DFM", and line ends, which a transfer as text would change |
-//! | 8 | 4 | version: 1 |
+//! | 8 | 4 | version: 2 |
 //! | 12 | 4 | bytes of the head, its CRC32C included |
 //! | 16 | 8 | bytes of the file |
 //! | 24 | 8 | objects, at least 1 |
 //! | 32 | 8 | labels |
 //! | 40 | 8 | indexes of labels |
-//! | 48 | 32 | digest |
+//! | 48 | 16, 8, 8 | digest: of names, sizes and checksums |
 //! | 80 | 4 | CRC32C of all that follows the head |
 //! | 84 | 4, 4 | bytes of the bucket's name and of the prefix |
 //! | 92 | 4, 4 | reasons for which objects were left out, and storage classes |
@@ -50,7 +50,7 @@ use crate::store::{Scheme, StoreUri};
 use crate::{Error, ErrorKind, Result, Stage, os};
 
 const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of the head before the bucket's name.
 const FIXED: usize = 100;
 /// Reasons that every file counts, whether they apply or not. Reasons added later are only written up to the last one
@@ -122,7 +122,7 @@ impl Manifest {
         head.extend(self.growth.objects.rows().to_le_bytes());
         head.extend(end.labels.names().rows().to_le_bytes());
         head.extend((end.labels.indexes().len() as u64).to_le_bytes());
-        head.extend(end.digest.0);
+        head.extend(end.digest.bytes());
         head.extend(crc.to_le_bytes());
         for length in [bucket.len(), prefix.len(), left_out.len(), totals.len()] {
             head.extend((length as u32).to_le_bytes());
@@ -196,7 +196,7 @@ impl Manifest {
     /// One of these doesn't hold; the listing failed.
     pub fn verify(&self) -> Result<()> {
         let mut entries = self.entries();
-        let (mut digest, mut last, mut index) = (ObjectsDigest::default(), String::new(), 0u64);
+        let (mut digest, mut last, mut index) = (ObjectsDigest::new(&self.prefix), String::new(), 0u64);
         let mut totals = ClassTotals::default();
         while let Some(entry) = entries.next()? {
             if !entry.name.starts_with(&self.prefix.prefix) {
@@ -397,7 +397,7 @@ impl FileHead {
         let mut fields = FieldReader(head);
         fields.take(Some(OPENING as u64))?;
         let [file_bytes, objects, labels, label_indexes] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
-        let digest = Digest(*fields.array()?);
+        let digest = Digest::of_bytes(*fields.array()?);
         let crc = fields.u32()?;
         let lengths = [fields.u32()?, fields.u32()?];
         let [reasons, storage_classes] = [fields.u32()?, fields.u32()?];

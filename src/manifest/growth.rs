@@ -7,7 +7,6 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::chunk::{STORAGE_CLASSES, WRITTEN_HERE};
-use super::digest::ObjectsDigest;
 use super::table::{ChunkTable, Labels, LabelsWriter};
 use super::{ClassTotal, Digest, LeftOut};
 use crate::lock::lock;
@@ -109,7 +108,7 @@ impl Growth {
             labels: LabelsWriter::default().finish(),
             left_out: LeftOut::default(),
             totals: ClassTotals::default(),
-            digest: ObjectsDigest::default().finish(),
+            digest: Digest::of_bytes([0; 32]),
             failed: Some(error),
         });
     }

@@ -42,6 +42,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub use crate::list::LeftOut;
 pub use build::ManifestBuilder;
 pub(crate) use classes::Classes;
+pub(crate) use digest::NamesKey;
 pub use digest::{Digest, NamesDigest};
 pub use entry::{ClassTotal, Entry, EntryRef, Facts};
 pub use growth::KnownSamples;
@@ -161,9 +162,9 @@ impl Manifest {
         self.end().left_out
     }
 
-    /// Digest of all names, sizes, versions and checksums, and of the list of classes if one was set that differs from
-    /// the folders. The order of every epoch depends on the digest, and a resume needs the same digest. So all ranks of
-    /// a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
+    /// Digest of all names below the prefix, sizes and checksums, and of the list of classes if one was set that differs
+    /// from the folders. The order of every epoch depends on the names, and a resume needs the same data. So all ranks
+    /// of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
     }

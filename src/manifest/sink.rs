@@ -50,6 +50,7 @@ struct PendingObject {
 impl ObjectSink {
     pub(super) fn new(prefix: Prefix, newest_wins: bool) -> Self {
         let labeller = Labeller { root: label_root(&prefix.prefix, &[], &[]), ..Labeller::default() };
+        let digest = ObjectsDigest::new(&prefix);
         Self {
             prefix,
             pending: None,
@@ -60,7 +61,7 @@ impl ObjectSink {
             objects: 0,
             labeller,
             totals: ClassTotals::default(),
-            digest: ObjectsDigest::default(),
+            digest,
         }
     }
 

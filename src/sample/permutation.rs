@@ -10,6 +10,7 @@ use ring::digest::{Context, SHA256};
 
 use super::SampleId;
 use super::sampler::PositionMap;
+use crate::manifest::NamesKey;
 
 /// Rounds in a small domain, where a round has few bits to mix.
 const ROUNDS: usize = 12;
@@ -28,28 +29,28 @@ pub(super) struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation of `0..samples` for this manifest, seed and epoch.
-    pub(super) fn new(samples: u64, digest: &[u8; 32], seed: u64, epoch: u64) -> Self {
-        Self::keyed(samples, &[b"dataflux shuffle 1", digest], seed, epoch)
+    /// The permutation of `0..samples` for data of these names, this seed and this epoch.
+    pub(super) fn new(samples: u64, names: &NamesKey, seed: u64, epoch: u64) -> Self {
+        Self::keyed(samples, &[b"dataflux shuffle 1", names], seed, epoch)
     }
 
-    /// The permutation of `0..samples` for this window, seed and epoch, independent of the manifest.
+    /// The permutation of `0..samples` for this window, seed and epoch, independent of the data.
     pub(super) fn of_window(samples: u64, window: u64, seed: u64, epoch: u64) -> Self {
         Self::keyed(samples, &[b"dataflux window 1", &window.to_le_bytes()], seed, epoch)
     }
 
-    /// The permutation of `0..others` for a position whose sample needs a substitute, independent of manifest and seed.
+    /// The permutation of `0..others` for a position whose sample needs a substitute, independent of data and seed.
     pub(super) fn of_substitutes(others: u64, position: u64, epoch: u64) -> Self {
         Self::keyed(others, &[b"dataflux substitute 1"], position, epoch)
     }
 
-    /// The permutation of `0..samples` for these names, seed and epoch. Each use begins its names with one of its own,
-    /// and its names always have the same lengths.
-    pub(super) fn keyed(samples: u64, names: &[&[u8]], seed: u64, epoch: u64) -> Self {
+    /// The permutation of `0..samples` for this input, seed and epoch. Each use begins its input with a text of its own,
+    /// and the parts of its input always have the same lengths.
+    pub(super) fn keyed(samples: u64, input: &[&[u8]], seed: u64, epoch: u64) -> Self {
         let bits = u64::BITS - samples.saturating_sub(1).leading_zeros();
         let half = bits.div_ceil(2).max(1);
         let rounds = if half >= LARGE_HALF { ROUNDS_LARGE } else { ROUNDS };
-        Self { samples, half, rounds, keys: keys(names, seed, epoch) }
+        Self { samples, half, rounds, keys: keys(input, seed, epoch) }
     }
 
     /// The position of `index`: the inverse of [`at`](Self::at).
@@ -120,12 +121,12 @@ impl PositionMap for Permutation {
     }
 }
 
-/// Keys for these names, this seed and this epoch.
-pub(crate) fn keys<const N: usize>(names: &[&[u8]], seed: u64, epoch: u64) -> [u64; N] {
+/// Keys for this input, this seed and this epoch.
+pub(crate) fn keys<const N: usize>(input: &[&[u8]], seed: u64, epoch: u64) -> [u64; N] {
     let mut keys = [0; N];
     for (block, keys) in keys.chunks_mut(4).enumerate() {
         let mut context = Context::new(&SHA256);
-        for bytes in names {
+        for bytes in input {
             context.update(bytes);
         }
         context.update(&seed.to_le_bytes());
@@ -160,7 +161,7 @@ mod tests {
     proptest! {
         #[test]
         fn many_at_once_are_those_asked_for_individually(samples in 1u64..3_000, seed: u64, cut: [u64; 2]) {
-            let mut permutation = Permutation::new(samples, &[9; 32], seed, 0);
+            let mut permutation = Permutation::new(samples, &[9; 16], seed, 0);
             let [start, end] = cut.map(|cut| scale(cut, samples + 1));
             let positions = start.min(end)..start.max(end);
             let mut ids = vec![SampleId(7)];
@@ -171,7 +172,7 @@ mod tests {
 
         #[test]
         fn a_permutation_whatever_the_size(samples in 1u64..3_000, seed: u64, epoch: u64) {
-            let permutation = Permutation::new(samples, &[9; 32], seed, epoch);
+            let permutation = Permutation::new(samples, &[9; 16], seed, epoch);
             let mut seen = vec![false; samples as usize];
             for position in 0..samples {
                 let index = permutation.at(position) as usize;
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn a_permutation_of_a_billion() {
         const SAMPLES: u64 = 1_000_000_000;
-        let permutation = Permutation::new(SAMPLES, &[9; 32], 42, 7);
+        let permutation = Permutation::new(SAMPLES, &[9; 16], 42, 7);
         assert!(size_of_val(&permutation) < 256);
         for start in [0, 1, 123_456_789, SAMPLES / 2, SAMPLES - 20_000] {
             for value in start..start + 20_000 {
@@ -202,18 +203,18 @@ mod tests {
     #[test]
     fn golden() {
         let first = |samples, seed, epoch| -> Vec<u64> {
-            let permutation = Permutation::new(samples, &[0; 32], seed, epoch);
+            let permutation = Permutation::new(samples, &[0; 16], seed, epoch);
             (0..8).map(|position| permutation.at(position)).collect()
         };
-        assert_eq!(first(10, 42, 0), [6, 2, 1, 0, 8, 9, 4, 5]);
-        assert_eq!(first(1_000_000, 42, 1), [918_917, 50_013, 969_259, 520_305, 285_065, 992_474, 134, 339_819]);
+        assert_eq!(first(10, 42, 0), [5, 2, 1, 8, 7, 4, 0, 3]);
+        assert_eq!(first(1_000_000, 42, 1), [502_166, 218_529, 446_406, 91_546, 479_941, 12_841, 304_720, 561_814]);
         assert_eq!(
             first(u64::MAX, 42, 1)[..4],
             [
-                7_607_384_758_277_119_918,
-                2_301_437_373_702_698_336,
-                2_151_534_119_143_891_384,
-                7_581_638_260_895_363_509
+                7_051_162_036_375_534_890,
+                10_589_449_926_480_651_912,
+                3_648_387_516_539_389_186,
+                17_567_511_687_574_191_750
             ]
         );
     }
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn seeds_and_epochs_give_other_orders() {
         let order = |seed, epoch| -> Vec<u64> {
-            let permutation = Permutation::new(100, &[0; 32], seed, epoch);
+            let permutation = Permutation::new(100, &[0; 16], seed, epoch);
             (0..100).map(|position| permutation.at(position)).collect()
         };
         assert_ne!(order(1, 0), order(2, 0));
@@ -235,7 +236,7 @@ mod tests {
         const RUNS: u64 = 20_000;
         let mut counts = [[0f64; 5]; 5];
         for seed in 0..RUNS {
-            let permutation = Permutation::new(5, &[3; 32], seed, 0);
+            let permutation = Permutation::new(5, &[3; 16], seed, 0);
             for (place, row) in counts.iter_mut().enumerate() {
                 row[permutation.at(place as u64) as usize] += 1.0;
             }
@@ -252,7 +253,7 @@ mod tests {
     fn every_part_of_a_large_order_draws_from_all_parts_of_the_samples() {
         const SAMPLES: u64 = 200_000;
         for seed in 0..8 {
-            let permutation = Permutation::new(SAMPLES, &[3; 32], seed, 1);
+            let permutation = Permutation::new(SAMPLES, &[3; 16], seed, 1);
             let mut counts = [[0f64; 32]; 32];
             for position in 0..SAMPLES {
                 let index = permutation.at(position);
@@ -272,7 +273,7 @@ mod tests {
         const STEPS: [u64; 4] = [1, 2, 64, 1_000];
         let mut pairs = [0; 4];
         for seed in 0..400 {
-            let permutation = Permutation::new(2_000, &[3; 32], seed, 1);
+            let permutation = Permutation::new(2_000, &[3; 16], seed, 1);
             let order: Vec<_> = (0..2_000).map(|position| permutation.at(position)).collect();
             for (pairs, step) in pairs.iter_mut().zip(STEPS) {
                 *pairs += order.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == step).count();

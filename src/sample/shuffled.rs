@@ -4,6 +4,7 @@ use super::permutation::Permutation;
 use super::sampler::{Orders, Sampler, Scope, Sealed};
 use super::wrong;
 use crate::Result;
+use crate::manifest::NamesKey;
 
 /// Samples in byte order of names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl Sampler for Sequential {
     }
 }
 
-/// Shuffles all samples of an epoch by a seed, the epoch's number and the manifest's digest. It takes some 100 bytes,
+/// Shuffles all samples of an epoch by a seed, the epoch's number and the samples' names. It takes some 100 bytes,
 /// however many samples there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shuffle {
@@ -48,7 +49,7 @@ impl Sampler for Shuffle {
 
     fn orders(&self, scope: &Scope) -> Result<Orders> {
         let (samples, digest, seed) = (scope.len(), scope.manifest().digest(), self.seed);
-        Ok(Orders::of(samples, move |epoch| Permutation::new(samples, &digest.0, seed, epoch)))
+        Ok(Orders::of(samples, move |epoch| Permutation::new(samples, digest.names_key(), seed, epoch)))
     }
 
     fn takes_all(&self, _: Sealed) -> bool {
@@ -158,7 +159,7 @@ impl Sampler for BlockShuffle {
                 .hint("give BlockShuffle samples in a block, and blocks to mix, such as 256 and 64"));
         }
         let (samples, digest) = (scope.len(), scope.manifest().digest());
-        Ok(Orders::new(samples, move |epoch| shuffle.order(samples, &digest.0, epoch)))
+        Ok(Orders::new(samples, move |epoch| shuffle.order(samples, digest.names_key(), epoch)))
     }
 
     fn takes_all(&self, _: Sealed) -> bool {
@@ -167,10 +168,10 @@ impl Sampler for BlockShuffle {
 }
 
 impl BlockShuffle {
-    fn order(self, samples: u64, digest: &[u8; 32], epoch: u64) -> impl FnMut(u64) -> u64 + use<> {
+    fn order(self, samples: u64, names: &NamesKey, epoch: u64) -> impl FnMut(u64) -> u64 + use<> {
         let Self { seed, block, mixed } = self;
         let count = samples.div_ceil(block);
-        let order = Permutation::keyed(count, &[b"dataflux blocks 1", digest], seed, epoch);
+        let order = Permutation::keyed(count, &[b"dataflux blocks 1", names], seed, epoch);
 
         // The last block may be short: its place among the others, and how many samples it lacks.
         let short = order.position_of(count - 1);

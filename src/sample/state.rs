@@ -23,7 +23,7 @@ use crate::manifest::Digest;
 pub struct State {
     /// Version of this format.
     pub version: u32,
-    /// Digest of the manifest, in hex.
+    /// Digest of the data, in hex ([`Manifest::digest`](crate::Manifest::digest)).
     pub manifest: String,
     /// The epoch that the run is in, counted from 0.
     pub epoch: u64,
@@ -76,19 +76,24 @@ pub struct RankProgress {
 
 impl State {
     /// The version that this crate writes and reads.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
-    /// Refuses a state of another format, or of another manifest.
+    /// Refuses a state of another format, or of other data.
     pub(crate) fn check(&self, digest: Digest) -> Result<()> {
         if self.version != Self::VERSION {
             return Err(wrong("this state was saved by another version of the crate")
                 .mismatch(format_args!("version {}", Self::VERSION), format_args!("version {}", self.version))
                 .hint("resume with the version that saved it"));
         }
-        if self.manifest != digest.to_string() {
-            return Err(wrong("this state belongs to other data")
-                .mismatch(format_args!("a manifest of digest {}", self.manifest), digest)
-                .hint("objects were added, removed or overwritten since: begin the epoch anew"));
+        let Some(of) = Digest::parse(&self.manifest) else {
+            return Err(wrong("this state names no data")
+                .mismatch("a digest of 64 digits", format_args!("{:?}", self.manifest))
+                .hint("the listing failed before the state was saved, or the state is damaged; take an earlier one"));
+        };
+        if let Some(difference) = of.difference(&digest) {
+            return Err(wrong(&format!("this state belongs to other data: {difference}"))
+                .mismatch(format_args!("a manifest of digest {of}"), digest)
+                .hint(format!("{} since: begin the epoch anew", difference.cause())));
         }
         if self.drop_last && self.pad_last == Some(true) {
             return Err(wrong("this state drops the last batch and fills it up")
@@ -207,7 +212,9 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
-    const DIGEST: Digest = Digest([1; 32]);
+    fn digest(byte: u8) -> Digest {
+        Digest::of_bytes([byte; 32])
+    }
 
     /// A state of a shuffle, and one of a custom sampler with every setting.
     const GOLDEN: [&str; 2] = [include_str!("golden/state.json"), include_str!("golden/state-sampler.json")];
@@ -220,7 +227,7 @@ mod tests {
     fn golden_states_are_read_and_written() {
         for (state, json) in golden().into_iter().zip(GOLDEN) {
             assert_eq!(state.version, State::VERSION);
-            state.check(DIGEST).unwrap();
+            state.check(digest(1)).unwrap();
             state.check_position(512).unwrap();
             assert_eq!((state.epoch, state.position, state.batch_size), (3, 512, 256));
             assert_eq!(serde_json::to_string(&state).unwrap(), json.trim_end());
@@ -347,11 +354,12 @@ mod tests {
     fn a_damaged_state_is_refused() {
         let [_, state] = golden();
         for state in [
-            State { version: 2, ..state.clone() },
-            State { version: 4, ..state.clone() },
+            State { version: 3, ..state.clone() },
+            State { version: 5, ..state.clone() },
+            State { manifest: "none: its listing failed".into(), ..state.clone() },
             State { drop_last: true, ..state.clone() },
         ] {
-            assert_eq!(state.check(DIGEST).unwrap_err().kind(), ErrorKind::Config);
+            assert_eq!(state.check(digest(1)).unwrap_err().kind(), ErrorKind::Config);
         }
         assert!(state.check_position(511).unwrap_err().to_string().contains("a position of at most 511, got 512"));
     }
@@ -359,7 +367,7 @@ mod tests {
     #[test]
     fn a_state_for_other_data_is_refused_with_both_digests() {
         let [_, state] = golden();
-        let said = state.check(Digest([2; 32])).unwrap_err().to_string();
+        let said = state.check(digest(2)).unwrap_err().to_string();
         assert!(said.contains(&"01".repeat(32)) && said.contains(&"02".repeat(32)), "{said}");
     }
 }

@@ -11,7 +11,7 @@ use crate::Result;
 /// Shuffles all samples of an epoch so that each stretch of the order has the labels in the same proportion as the
 /// whole. In a batch, or in a rank's part of a batch, a label has at most six samples more or fewer than its share, and
 /// usually at most one. Samples without a label count as one more label. Within a label the order is shuffled by the
-/// seed, the epoch's number and the manifest's digest.
+/// seed, the epoch's number and the samples' names.
 ///
 /// Labels are those of the folders ([`Manifest::labels`](crate::Manifest::labels)). The sampler takes some 200 bytes
 /// for each label, and 16 for each place where the label changes from one name to the next, but none for each sample.
@@ -66,7 +66,7 @@ impl Sampler for Stratified {
     }
 
     fn orders(&self, scope: &Scope) -> Result<Orders> {
-        let (seed, digest) = (self.seed, scope.manifest().digest().0);
+        let (seed, digest) = (self.seed, scope.manifest().digest());
         let mut by_label: BTreeMap<Option<u32>, Stratum> = BTreeMap::new();
         for number in 0..scope.len() {
             by_label.entry(scope.facts(number)?.label).or_default().push(number);
@@ -75,13 +75,13 @@ impl Sampler for Stratified {
         let lengths: Vec<_> = strata.iter().map(|stratum| stratum.samples).collect();
         let interleave = Arc::new(Interleave::new(&lengths));
         Ok(Orders::new(scope.len(), move |epoch| {
-            let [key] = keys(&[b"dataflux strata 1", &digest], seed, epoch);
+            let [key] = keys(&[b"dataflux strata 1", digest.names_key()], seed, epoch);
             let (strata, interleave) = (Arc::clone(&strata), Arc::clone(&interleave));
             let mut permutations: Vec<Option<Permutation>> = vec![None; strata.len()];
             move |position| {
                 let (label, place) = interleave.at(key, position);
                 let permutation = permutations[label].get_or_insert_with(|| {
-                    let names: [&[u8]; 3] = [b"dataflux stratum 1", &digest, &(label as u64).to_le_bytes()];
+                    let names: [&[u8]; 3] = [b"dataflux stratum 1", digest.names_key(), &(label as u64).to_le_bytes()];
                     Permutation::keyed(strata[label].samples, &names, seed, epoch)
                 });
                 strata[label].at(permutation.at(place))

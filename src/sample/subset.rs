@@ -187,8 +187,10 @@ impl Sampler for Subset {
 
     fn orders(&self, scope: &Scope) -> Result<Orders> {
         let digest = scope.manifest().digest();
-        if let Some(of) = self.of.filter(|of| *of != digest) {
-            return Err(wrong("this subset was chosen from other data")
+        if let Some(of) = self.of
+            && let Some(difference) = of.difference(&digest)
+        {
+            return Err(wrong(&format!("this subset was chosen from other data: {difference}"))
                 .mismatch(format_args!("a manifest of digest {of}"), digest)
                 .hint("choose it from the manifest of the data set that it is used with"));
         }

@@ -349,13 +349,13 @@ async fn a_stream_logs_what_it_hands_over_and_no_more() {
 /// The golden log was written by version 1 of the format, which every later version reads.
 #[test]
 fn golden() {
-    let dataset = data(12, &[1, 8]);
+    let dataset = data(12, &[6, 11]);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/audit-1.log");
     let records: Vec<_> = AuditLog::open(path).unwrap().map(Result::unwrap).collect();
     let steps = records.iter().map(|record| replay(record, &dataset));
     // The first run substitutes. The second one, which resumed from its state, skips.
     let wanted: [Step; 3] =
-        [vec![(0, 0), (1, 10), (2, 6), (3, 7), (4, 4)], vec![(5, 3), (6, 2), (7, 9), (9, 5)], vec![(10, 6), (11, 11)]];
+        [vec![(0, 7), (1, 2), (2, 8), (3, 10), (4, 0)], vec![(5, 1), (6, 4), (7, 5), (9, 3)], vec![(10, 8), (11, 9)]];
     assert_eq!(steps.collect::<Vec<_>>(), wanted);
     assert_eq!(records[0].prefix(), "gs://data/p/");
 }

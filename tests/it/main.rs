@@ -15,6 +15,7 @@ mod arrows;
 mod audit;
 mod augment;
 mod classes;
+mod copies;
 mod empty_epochs;
 mod examples;
 mod images;

@@ -285,9 +285,9 @@ fn golden() {
         let state = serde_json::to_string(&batches.state()).unwrap();
         let golden = concat!(
             r#"{"version":1,"seed":42,"epoch":1,"position":3,"batches":[6,9],"parts":["#,
-            r#"{"version":3,"manifest":"f623e894cd8bb486407e5e1358ba4d13f8c1d3578e35a876ed210bdafd938d68","#,
+            r#"{"version":4,"manifest":"517c9b07fef689743e27636f96db4094c94fd062ea020a28d9b5920664ba441b","#,
             r#""epoch":1,"position":10,"batch_size":5,"sampler":"sequential"},"#,
-            r#"{"version":3,"manifest":"9a0ad15cfd3a17d5f9c1f5b4181ff0da24a2547cce2df3a9362391e2070f3b69","#,
+            r#"{"version":4,"manifest":"598852172d409b2c8f03989917cffd842b350615fb130bb4de2a30d654cac97d","#,
             r#""epoch":1,"position":0,"batch_size":5,"sampler":"sequential"}]}"#,
         );
         assert_eq!(state, golden);
