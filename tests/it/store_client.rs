@@ -549,44 +549,44 @@ async fn facts_that_may_not_be_seen_are_unknown() {
 #[tokio::test(start_paused = true)]
 async fn entity_tags_pin_reads_and_writes_as_generations_do() {
     let store = MemoryStore::new().with_etags();
-    let old = store.insert("b", "o", telling(50));
+    let old = store.insert("cats", "o", telling(50));
     let (faults, client) = faulty(&store);
     faults.fail_next(StoreCall::Get, Fault::EndAt(20), 1);
-    let payload = client.read(&ObjectId::live("b", "o"), None, 50).await.unwrap();
+    let payload = client.read(&ObjectId::live("cats", "o"), None, 50).await.unwrap();
     assert_eq!((&payload.version, payload.bytes), (&old, telling(50).into()));
     assert_eq!(
         faults.gets()[1].id,
-        ObjectId::new("b", "o", &old),
+        ObjectId::new("cats", "o", &old),
         "a body is resumed from the version of its beginning"
     );
 
-    let mut put = PutRequest::new("b", "o", "meow");
+    let mut put = PutRequest::new("cats", "o", "meow");
     put.mode = WriteMode::Update(old.clone());
     let new = client.put(&put).await.unwrap().version;
     assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Precondition);
-    let error = client.read(&ObjectId::new("b", "o", &old), None, 50).await.unwrap_err();
+    let error = client.read(&ObjectId::new("cats", "o", &old), None, 50).await.unwrap_err();
     let text = error.to_string();
     assert!(error.is_changed() && text.contains(&format!("wanted {old}, got {new}")), "{text}");
 
     // A manifest that dropped the tags would let other bytes through.
-    let page = client.list(&ListRequest::new("b", "")).await.unwrap();
-    let error = dataflux::Manifest::new("gs://b/".parse().unwrap(), &page.objects).unwrap_err();
+    let page = client.list(&ListRequest::new("cats", "")).await.unwrap();
+    let error = dataflux::Manifest::new("gs://cats/".parse().unwrap(), &page.objects).unwrap_err();
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("ETags"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn objects_without_versions_are_read_as_they_are() {
     let store = MemoryStore::new().without_versions();
-    assert_eq!(store.insert("b", "o", telling(50)), Version::None);
+    assert_eq!(store.insert("cats", "o", telling(50)), Version::None);
     let (_, client) = faulty(&store);
     assert!(!client.capabilities().versions);
-    let page = client.list(&ListRequest::new("b", "")).await.unwrap();
-    let manifest = dataflux::Manifest::new("gs://b/".parse().unwrap(), &page.objects).unwrap();
-    let id = ObjectId::new("b", "o", &manifest.get(0).unwrap().version);
-    assert_eq!(id.to_string(), "gs://b/o");
+    let page = client.list(&ListRequest::new("cats", "")).await.unwrap();
+    let manifest = dataflux::Manifest::new("gs://cats/".parse().unwrap(), &page.objects).unwrap();
+    let id = ObjectId::new("cats", "o", &manifest.get(0).unwrap().version);
+    assert_eq!(id.to_string(), "gs://cats/o");
     assert_eq!(client.read(&id, None, 50).await.unwrap().bytes, telling(50));
 
-    let mut put = PutRequest::new("b", "o", "meow");
+    let mut put = PutRequest::new("cats", "o", "meow");
     put.mode = WriteMode::Update(Version::None);
     assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Config);
 }
