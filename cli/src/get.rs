@@ -205,7 +205,7 @@ fn check_names(manifest: &Manifest, names: &Names, same: SameNames) -> Result<()
         if count > MAX_REPORTED {
             continue;
         }
-        let name = manifest.prefix().uri(&entry.name).to_string();
+        let name = manifest.prefix().uri(entry.name).to_string();
         match refused.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, names)) => names.push(name),
             None => refused.push((reason, vec![name])),

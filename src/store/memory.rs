@@ -181,11 +181,6 @@ impl MemoryStore {
             .unwrap_or_default()
     }
 
-    /// An error unless this store `can` do an operation.
-    fn require(&self, can: bool, operation: &str) -> Result<()> {
-        if can { Ok(()) } else { Err(unsupported(None, operation, "use a store that can, or do without")) }
-    }
-
     /// The facts about an object that this store reports.
     fn reported(&self, meta: &ObjectMeta) -> ObjectMeta {
         ObjectMeta { crc32c: meta.crc32c.filter(|_| self.capabilities.checksums), ..meta.clone() }
@@ -240,6 +235,11 @@ impl StoredObject {
     }
 }
 
+/// An error unless the store `can` do an operation.
+fn require(can: bool, operation: &str) -> Result<()> {
+    if can { Ok(()) } else { Err(unsupported(None, operation, "use a store that can, or do without")) }
+}
+
 /// Checks that a write of this mode may replace the `live` object.
 fn check_precondition(id: &ObjectId, mode: &WriteMode, live: Option<&StoredObject>) -> Result<()> {
     let live = live.map(|stored| &stored.meta.version);
@@ -268,7 +268,7 @@ impl Store for MemoryStore {
     }
 
     async fn test_permissions(&self, bucket: &str, permissions: &[&str], _: &Attempt) -> Result<Vec<String>> {
-        self.require(self.capabilities.permissions, "report permissions")?;
+        require(self.capabilities.permissions, "report permissions")?;
         lock(&self.buckets).bucket(bucket)?;
         Ok(permissions.iter().map(ToString::to_string).collect())
     }
@@ -359,7 +359,7 @@ impl Store for MemoryStore {
     }
 
     async fn compose(&self, request: &ComposeRequest, _: &Attempt) -> Result<ObjectMeta> {
-        self.require(self.capabilities.compose, "compose objects")?;
+        require(self.capabilities.compose, "compose objects")?;
         let id = ObjectId::live(request.bucket.clone(), request.destination.clone());
         if request.sources.is_empty() || request.sources.len() > MAX_SOURCES {
             return Err(Error::new(ErrorKind::Protocol, "a compose takes 1 to 32 sources")
@@ -438,7 +438,7 @@ impl Store for MemoryStore {
         metadata: &BTreeMap<String, String>,
         _: &Attempt,
     ) -> Result<ObjectMeta> {
-        self.require(self.capabilities.metadata_updates, "update metadata")?;
+        require(self.capabilities.metadata_updates, "update metadata")?;
         let mut buckets = lock(&self.buckets);
         let mut stored = buckets.object(id)?.clone();
         stored.meta.details.metadata.extend(metadata.clone());

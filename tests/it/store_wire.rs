@@ -573,6 +573,8 @@ async fn a_session_that_is_gone_is_opened_anew() {
     client(&wire).put(&large()).await.unwrap();
     let posts: Vec<_> = wire.requests().iter().map(|asked| asked.line.starts_with("POST")).collect();
     assert_eq!(posts, [true, false, false, true, false, false, false]);
+    let token = |nth: usize| wire.requests()[nth].header("x-goog-gcs-idempotency-token").map(str::to_owned);
+    assert!(token(0).is_some() && token(0) != token(3), "another call, and no repetition of the first");
 }
 
 #[tokio::test]

@@ -61,8 +61,8 @@ enum SessionStatus {
 }
 
 impl Upload<'_> {
-    /// A request that opens an upload of this type.
-    fn open(&self, kind: &str) -> Result<RequestBuilder> {
+    /// A request that opens an upload of this type. `call` identifies it, as all its attempts.
+    fn open(&self, kind: &str, call: u128) -> Result<RequestBuilder> {
         let mut url = format!(
             "{}/upload/storage/v1{}/o?uploadType={kind}&name={}&prettyPrint=false&fields={OBJECT_FIELDS}",
             self.http.base(),
@@ -74,7 +74,7 @@ impl Upload<'_> {
             url.push_str(&generation.to_string());
         }
         let request = self.http.client().request(Method::POST, url);
-        Ok(request.header("x-goog-gcs-idempotency-token", uuid(self.attempt.call)))
+        Ok(request.header("x-goog-gcs-idempotency-token", uuid(call)))
     }
 
     /// Sends metadata and bytes in one request.
@@ -89,27 +89,30 @@ impl Upload<'_> {
         let tail = format!("\r\n--{boundary}--\r\n");
         let body: Bytes = [head.as_bytes(), &self.request.data, tail.as_bytes()].concat().into();
         let content_type = format!("multipart/related; boundary={boundary}");
-        let request = self.open("multipart")?.header(CONTENT_TYPE, content_type);
+        let request = self.open("multipart", self.attempt.call)?.header(CONTENT_TYPE, content_type);
         self.http.json(request.body(body), self.attempt, &self.task).await
     }
 
     /// Sends the bytes in pieces of a session.
     async fn send_in_pieces(&self) -> Result<String> {
+        let mut call = self.attempt.call;
         for _ in 0..MAX_SESSIONS {
-            let session = self.open_session().await?;
+            let session = self.open_session(call).await?;
             if let Some(answer) = self.send_pieces(&session).await? {
                 return Ok(answer);
             }
             debug!(object = %self.task.about, "the upload session is gone; starting again");
+            // To a repetition of the same call the service may answer with the session that is gone.
+            call = Attempt::first().call;
         }
         Err(Error::new(ErrorKind::Unavailable, format!("the service forgot {MAX_SESSIONS} upload sessions"))
             .object(self.task.about))
     }
 
     /// Opens a session. Its URL grants access like a token, so no error or log may show it.
-    async fn open_session(&self) -> Result<Url> {
+    async fn open_session(&self, call: u128) -> Result<Url> {
         let request = self
-            .open("resumable")?
+            .open("resumable", call)?
             .header(CONTENT_TYPE, "application/json; charset=UTF-8")
             .header("x-upload-content-type", wire::content_type(self.request))
             .header("x-upload-content-length", self.request.data.len())
