@@ -15,5 +15,8 @@ pub mod memory {}
 #[doc = include_str!("../docs/guide/cost.md")]
 pub mod cost {}
 
+#[doc = include_str!("../docs/guide/observe.md")]
+pub mod observe {}
+
 #[doc = include_str!("../docs/guide/cookbook.md")]
 pub mod cookbook {}

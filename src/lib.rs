@@ -48,6 +48,7 @@
 //! | see rare classes more often | [recipe](guide::cookbook#rare-classes-more-often), [`Weighted`] |
 //! | use it from asynchronous code | [recipe](guide::cookbook#from-asynchronous-code), [`BatchStream`] |
 //! | see logs and figures | [recipe](guide::cookbook#see-what-it-does), [`EpochStats`] |
+//! | count, log or time what happens | [guide: observe](guide::observe), [`Observer`] |
 //! | read a public bucket | [recipe](guide::cookbook#a-public-bucket) |
 //! | cache samples on local disk | [recipe](guide::cookbook#a-cache-on-local-disk), [`Cache`] |
 //! | mix several data sets | [`MixedLoader`], [`Mixture`] |
@@ -91,6 +92,7 @@ mod error;
 mod io;
 mod lock;
 pub mod metrics;
+pub mod observe;
 mod os;
 mod suspension;
 
@@ -147,6 +149,8 @@ pub use loader::{
 };
 #[doc(inline)]
 pub use manifest::Manifest;
+#[doc(inline)]
+pub use observe::{Event, EventKind, Observer};
 #[doc(inline)]
 pub use plan::Strategy;
 #[doc(inline)]

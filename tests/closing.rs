@@ -12,7 +12,7 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use dataflux::store::{BucketInfo, Client, MemoryStore, StoreCall};
-use dataflux::{DataLoader, DatafluxDataset, ErrorKind, RawSample, Strategy};
+use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Event, EventKind, RawSample, Strategy};
 use futures_util::StreamExt;
 use support::gated::Gated;
 use support::{HANG, until, without_hanging};
@@ -27,7 +27,10 @@ fn alone() -> MutexGuard<'static, ()> {
 fn threads() -> usize {
     let names = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
         let name = std::fs::read_to_string(task.unwrap().path().join("comm")).ok()?;
-        ["dataflux-plan", "dataflux-decode", "dataflux-stream"].iter().any(|own| name.starts_with(own)).then_some(())
+        ["dataflux-plan", "dataflux-decode", "dataflux-stream", "dataflux-events"]
+            .iter()
+            .any(|own| name.starts_with(own))
+            .then_some(())
     });
     names.count()
 }
@@ -85,6 +88,30 @@ fn each_read_and_each_unfinished_batch_is_counted_once() {
         assert_eq!((closed.tasks_ended, closed.tasks_left), (8 + 1, 0), "{closed:?}");
         assert_eq!((closed.threads_joined, closed.threads_left), (1, 0), "{closed:?}");
         gated.open();
+    });
+}
+
+/// The thread of an observer ends with its loader, whether that is closed or dropped, even if an epoch outlives it.
+#[test]
+fn observers_end_with_their_loader() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (_gated, dataset) = store(64);
+        let loader = || {
+            let builder = DataLoader::builder(dataset.clone()).batch_size(1).decode_threads(1);
+            let observed = builder.observe(EventKind::all(), |_: &Event| ()).observe(EventKind::all(), |_: &Event| ());
+            observed.build().unwrap()
+        };
+        let (closed, dropped) = (loader(), loader());
+        let epochs = [closed.epoch(0).unwrap(), dropped.epoch(0).unwrap()];
+        assert!(threads() >= 4);
+        let closed = closed.close(HANG);
+        assert!(closed.is_clean(), "{closed:?}");
+        // A planning thread, a decode thread and two observers.
+        assert_eq!(closed.threads_joined, 4);
+        drop(dropped);
+        drop(epochs);
+        until("no thread is left", || threads() == 0);
     });
 }
 

@@ -18,6 +18,7 @@ use super::process;
 use crate::io::Io;
 use crate::list::TEMPORARY_PREFIX;
 use crate::lock::lock;
+use crate::observe::{Event, EventKind};
 use crate::pacing::CallGate;
 use crate::store::{Client, ObjectId, Version};
 use crate::suspension::RETRIAL_INTERVAL;
@@ -202,7 +203,10 @@ impl Ledger {
         handle.spawn(async move {
             let mut deletion = Deletion { ledger: self, name, run, unconfirmed: Some(id.clone()) };
             match delete(&client, &writes, group_number, &id, self.closing.subscribe()).await {
-                Ok(()) => deletion.unconfirmed = None,
+                Ok(()) => {
+                    deletion.unconfirmed = None;
+                    report_removed(&client, &id);
+                }
                 Err(error) => {
                     tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
                 }
@@ -251,6 +255,15 @@ impl Ledger {
             }
             entries = self.changed.wait_timeout(entries, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+/// Reports that a temporary is gone. One whose compose got no answer, and which may never have existed, has no version
+/// here and was not reported when it was made.
+fn report_removed(client: &Client, id: &ObjectId) {
+    if !id.version.is_none() {
+        let event = || Event::TemporaryRemoved { object: Arc::clone(&id.name) };
+        client.events().send(EventKind::TemporaryRemoved, event);
     }
 }
 
@@ -376,6 +389,7 @@ impl LoaderTemporaries {
                     return;
                 }
                 LEDGER.forget_undeleted(&id);
+                report_removed(&client, &id);
             }
         });
     }

@@ -14,6 +14,7 @@ use super::ledger::{LEDGER, LedgerEntry, LoaderTemporaries, TemporaryRun, Tempor
 use super::step::{ReadStep, StepObserver};
 use super::{metadata, process};
 use crate::io::Io;
+use crate::observe::{Event, EventKind};
 use crate::pacing::CallGate;
 use crate::store::{Client, ComposeRequest, ObjectId};
 use crate::{Error, ErrorKind, Result};
@@ -97,6 +98,13 @@ impl TemporaryRun {
         io.handle().spawn(async move {
             let mut guard = guard;
             let outcome = client.compose(&request).await;
+            if outcome.is_ok() {
+                client.events().send(EventKind::TemporaryMade, || Event::TemporaryMade {
+                    object: Arc::clone(&name),
+                    bytes: request.size,
+                    took: started.elapsed(),
+                });
+            }
             // Before the read and the deletion that follow, which wait for slots themselves.
             slot.finish(0);
             let outcome = match outcome {

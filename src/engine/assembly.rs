@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::decode_gate::{BatchMemory, Cancellable, DecodeGate, DecodeLimits, DecodeNeed, NeverFits};
 use super::loss::{in_vain, is_of_one_sample};
-use super::sample_code::{BatchItems, SampleCode, refused};
+use super::sample_code::{BatchItems, DecodedSample, SampleCode, refused};
 use super::shutdown::{EpochSignal, EpochTask};
 use super::stages::WindowStages;
 use super::ticket::{BatchSender, FinishedBatch, HeldBytes};
@@ -17,6 +17,7 @@ use crate::budget::Permit;
 use crate::collate::{Batch, LostSample};
 use crate::lock::lock;
 use crate::manifest::Manifest;
+use crate::observe::{Event, EventKind, Events};
 use crate::read::RawSample;
 use crate::sample::{EpochPlace, SampleId};
 use crate::{Error, ErrorKind, Stage};
@@ -50,6 +51,8 @@ impl Cancellable for DecodeJob {
 
 /// What all batches of an epoch share.
 pub(crate) struct BatchContext {
+    pub(crate) epoch: u64,
+    pub(crate) events: Events,
     pub(crate) code: Arc<dyn SampleCode>,
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) cancel: EpochSignal,
@@ -307,6 +310,7 @@ impl BatchAssembly {
         let lost = std::mem::take(&mut samples.refused);
         let mut is_complete = false;
         if !samples.decoded.is_empty() {
+            self.report_decoded(&samples.decoded);
             let mut parts = lock(&self.parts);
             let AssemblyParts { items, decoded, undecoded, bytes, verified, .. } = &mut *parts;
             decoded.resize(self.samples(), None);
@@ -333,6 +337,16 @@ impl BatchAssembly {
             is_complete |= outlook == BatchOutlook::Complete;
         }
         is_complete
+    }
+
+    fn report_decoded(&self, samples: &[DecodedSample]) {
+        let BatchContext { epoch, events, .. } = &*self.context;
+        if events.wants(EventKind::SampleDecoded) {
+            for DecodedSample { id, .. } in samples {
+                let event = || Event::SampleDecoded { sample: id.0, epoch: *epoch, batch: self.place.number };
+                events.send(EventKind::SampleDecoded, event);
+            }
+        }
     }
 
     /// Applies the loss policy to a sample that can't be read. If the batch is complete without it, the decode threads

@@ -98,6 +98,8 @@ impl EpochPlanner {
         };
         let source = engine.source();
         let context = Arc::new(BatchContext {
+            epoch,
+            events: engine.bucket.fetcher.events().clone(),
             code: Arc::clone(&engine.code),
             manifest: Arc::clone(&engine.bucket.manifest),
             cancel: cancel.clone(),

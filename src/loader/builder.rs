@@ -15,6 +15,7 @@ use crate::cache::Cache;
 use crate::decode::Decode;
 use crate::engine::OnError;
 use crate::engine::sample_code::UserCode;
+use crate::observe::{EventKind, Observer, Subscription};
 use crate::plan::Strategy;
 use crate::sample::{Sampler, Shuffle, State, WindowShuffle, rank_from_environment};
 
@@ -241,6 +242,33 @@ impl<D: Decode> DataLoaderBuilder<D> {
     /// [`unordered`](Self::unordered).
     pub fn audit(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.audit = Some(path.into());
+        self
+    }
+
+    /// Has `observer` get the events of these `kinds` of the loader's epochs; see [`Observer`]. May be called more than
+    /// once. [`close`](DataLoader::close) waits until observers have their last events.
+    /// [`Client::observe`](crate::store::Client::observe) also covers the listing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use std::time::Duration;
+    ///
+    /// use dataflux::{DataLoader, DatafluxDataset, Event, EventKind};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    ///
+    /// let slow = Duration::from_secs(2);
+    /// let print_slow = move |event: &Event| match event {
+    ///     Event::ObjectReceived { object, took, .. } if *took > slow => println!("{object} took {took:.1?}"),
+    ///     _ => {}
+    /// };
+    /// let loader = DataLoader::builder(dataset).observe([EventKind::ObjectReceived], print_slow).build()?;
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    pub fn observe(mut self, kinds: impl IntoIterator<Item = EventKind>, observer: impl Observer) -> Self {
+        self.settings.observers.push(Subscription::new(kinds, observer));
         self
     }
 

@@ -143,6 +143,7 @@ impl EpochSeries {
             delivered,
             losses: LossTotals::new(engine.on_error),
             audit,
+            events: bucket.fetcher.events().clone(),
             has_next: neighbours.has_next,
         });
         if !neighbours.has_previous && bucket.planner.may_compose() {

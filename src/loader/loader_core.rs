@@ -25,6 +25,7 @@ use crate::engine::wait_report::STALL_REPORT;
 use crate::io::Io;
 use crate::manifest::{KnownSamples, Manifest};
 use crate::metrics::Counts;
+use crate::observe::{Events, ObserverThread, Subscription};
 use crate::pacing::{BucketGates, CallCaps, ChooserConfig, MAX_CALLS, SharedChooser};
 use crate::plan::{Affordable, Bill, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Prices, Strategy, never_compose};
 use crate::read::Fetcher;
@@ -64,6 +65,7 @@ pub(crate) struct LoaderCore {
     pub(crate) settings: Settings,
     pub(crate) sampling: Arc<Sampling>,
     audit: Option<Arc<AuditWriter>>,
+    observers: Vec<ObserverThread>,
     /// The state to resume from.
     pub(crate) resumed: Option<State>,
     /// The first epoch with anything left to deliver.
@@ -123,11 +125,23 @@ fn check_sampling(settings: &mut Settings, source: &DatasetSource, sharding: &Sh
     Ok(sampling)
 }
 
+/// Starts the threads of the loader's observers, and adds these to the `observers` of its client.
+fn start_observers(observers: &Events, subscriptions: Vec<Subscription>) -> Result<(Events, Vec<ObserverThread>)> {
+    let (mut events, mut threads) = (observers.clone(), Vec::new());
+    for subscription in subscriptions {
+        let thread;
+        (events, thread) = events.subscribe(subscription)?;
+        threads.push(thread);
+    }
+    Ok((events, threads))
+}
+
 /// The reader of a data set. Where composing is not forbidden by the bucket, checks the permissions for it.
 fn make_fetcher(
     settings: &Settings,
     source: &DatasetSource,
     sharding: &Sharding,
+    events: Events,
     reading: u64,
 ) -> Result<(Arc<Io>, Fetcher)> {
     let manifest = &source.manifest;
@@ -135,7 +149,7 @@ fn make_fetcher(
         None => (Io::shared()?, source.client.clone()),
         Some(threads) => (Io::new(threads)?, source.client.reconnected()?),
     };
-    let client = client.with_read_stall(settings.limits.stall_timeout, STALL_TIMEOUT);
+    let client = client.with_events(events).with_read_stall(settings.limits.stall_timeout, STALL_TIMEOUT);
     let client = match settings.limits.hedge {
         Some(hedge) => client.with_hedge(hedge),
         None => client,
@@ -258,7 +272,8 @@ impl LoaderCore {
         let (memory_budget, decode_threads) = (settings.memory_budget(), settings.decode_threads());
         let shares = code.divide_memory(memory_budget, sharding.batch_size(), decode_threads);
         let sampling = check_sampling(&mut settings, source, &sharding)?;
-        let (io, fetcher) = make_fetcher(&settings, source, &sharding, shares.reading)?;
+        let (events, observers) = start_observers(source.client.events(), std::mem::take(&mut settings.observers))?;
+        let (io, fetcher) = make_fetcher(&settings, source, &sharding, events, shares.reading)?;
         let ReadPlan { planner, auto } = plan_reads(&settings, source, &sampling, &sharding, &fetcher, shares.reading)?;
 
         let manifest = &source.manifest;
@@ -286,6 +301,7 @@ impl LoaderCore {
             settings,
             sampling,
             audit,
+            observers,
             resumed: None,
             first_epoch: 0,
         })
@@ -324,7 +340,7 @@ impl LoaderCore {
     /// Ends all epochs and the threads of the loader, and waits for that; see
     /// [`DataLoader::close`](super::DataLoader::close).
     pub(crate) fn close(self, within: Duration) -> Closed {
-        let Self { engine, decode_threads, live, settings, .. } = self;
+        let Self { engine, decode_threads, live, settings, observers, .. } = self;
         let (jobs, io) = (engine.jobs.clone(), Arc::clone(&engine.bucket.io));
         drop(engine);
         let mut wait = ShutdownWait::new(within);
@@ -334,6 +350,9 @@ impl LoaderCore {
             let _ = jobs.send(DecodeJob::End);
         }
         wait.join(decode_threads);
+        // Nothing is left that could send them more.
+        let ended = observers.into_iter().map(|observer| observer.end(wait.time_left())).collect();
+        wait.join(ended);
         if let Some(threads) = settings.io_threads {
             let have_ended = io.close(wait.time_left());
             wait.count_threads(threads, have_ended);

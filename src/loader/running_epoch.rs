@@ -16,6 +16,7 @@ use crate::engine::shutdown::{Closed, EpochShutdown, close_epoch};
 use crate::engine::ticket::HeldBytes;
 use crate::engine::wait_report::{WaitTotals, WaitWatcher};
 use crate::manifest::Manifest;
+use crate::observe::{Event, EventKind, Events};
 use crate::pacing::{SharedChooser, WaitReporter};
 use crate::plan::GroupCounts;
 use crate::sample::{DeliveredBatches, State};
@@ -44,6 +45,7 @@ pub(crate) struct EpochParts {
     pub(crate) delivered: DeliveredBatches,
     pub(crate) losses: LossTotals,
     pub(crate) audit: Option<EpochAudit>,
+    pub(crate) events: Events,
     /// Whether another epoch of the series follows, which waits for nothing of this one.
     pub(crate) has_next: bool,
 }
@@ -54,6 +56,8 @@ pub(crate) struct RunningEpoch {
     waits: WaitTotals,
     reporter: WaitReporter,
     stats: EpochStats,
+    /// Events that observers had lost before the epoch.
+    lost_before: u64,
     started: Instant,
     first_batch: Option<Instant>,
     is_over: bool,
@@ -66,11 +70,14 @@ impl RunningEpoch {
         // Nothing is reported before the loop is known to wait: at the start few batches are ahead, which could make up
         // for calls that are refused.
         let reporter = WaitReporter::new(parts.auto.clone(), parts.watcher.gates.add_loop());
+        let (epoch, lost_before) = (parts.state.epoch, parts.events.lost());
+        parts.events.send(EventKind::EpochBegun, || Event::EpochBegun { epoch });
         Self {
             parts,
             waits: WaitTotals::default(),
             reporter,
             stats: EpochStats::default(),
+            lost_before,
             started: Instant::now(),
             first_batch: None,
             is_over: false,
@@ -104,6 +111,7 @@ impl RunningEpoch {
             cache: self.parts.cache.as_ref().map(CacheSession::stats).unwrap_or_default(),
             waited_for: self.waits.waited_for,
             stalls: self.waits.stalls,
+            events_lost: self.parts.events.lost() - self.lost_before,
             ..self.stats
         }
     }
@@ -140,7 +148,7 @@ impl RunningEpoch {
 
     /// Cancels the epoch. Returns at once; what is left finishes in the background.
     pub(crate) fn cancel(&mut self) {
-        self.is_over = true;
+        self.end(false);
         self.reporter.end();
         self.parts.shutdown.cancel();
         // Finished batches hold bytes of the budget, so they are dropped though this value may live on.
@@ -151,6 +159,15 @@ impl RunningEpoch {
         self.parts.shutdown.release();
     }
 
+    /// Marks the epoch as over, unless it is.
+    fn end(&mut self, is_complete: bool) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            let (epoch, EpochStats { batches, samples, .. }) = (self.epoch(), self.stats);
+            let event = || Event::EpochEnded { epoch, batches, samples, is_complete };
+            self.parts.events.send(EventKind::EpochEnded, event);
+        }
+    }
+
     /// Waits for the next batch; `None` at the end of the epoch, and after an error. Blocks.
     pub(crate) fn next_batch(&mut self) -> Option<Result<Batch<BatchData>>> {
         if self.is_over {
@@ -159,7 +176,7 @@ impl RunningEpoch {
         // Before the wait, because the next batch may need these bytes.
         self.in_hand.clear();
         let asked = Instant::now();
-        let received = self.receive();
+        let received = self.receive(asked);
         self.measure(asked);
         match received {
             Ok(Some(batch)) => Some(Ok(batch)),
@@ -174,7 +191,8 @@ impl RunningEpoch {
         }
     }
 
-    fn receive(&mut self) -> Result<Option<Batch<BatchData>>> {
+    /// Receives the batch that the training loop `asked` for at that time.
+    fn receive(&mut self, asked: Instant) -> Result<Option<Batch<BatchData>>> {
         let on_slice = |time| self.reporter.record_wait(time);
         let arrival = self.parts.watcher.wait(&mut self.waits, self.stats.batches, &mut self.parts.arrivals, on_slice);
         let ArrivedBatch { finished, number, positions } = match arrival {
@@ -196,6 +214,13 @@ impl RunningEpoch {
 
         self.in_hand = finished.held;
         self.parts.delivered.add(number, positions);
+        self.parts.events.send(EventKind::BatchDelivered, || Event::BatchDelivered {
+            epoch: self.epoch(),
+            batch: number,
+            samples: finished.batch.len() as u64,
+            bytes: finished.bytes,
+            waited: asked.elapsed(),
+        });
         self.stats.batches += 1;
         self.stats.samples += finished.batch.len() as u64;
         self.stats.bytes += finished.bytes;
@@ -221,7 +246,7 @@ impl RunningEpoch {
 
     /// Does what is left to do when all batches are delivered.
     fn finish(&mut self) {
-        self.is_over = true;
+        self.end(true);
         self.parts.losses.summarize(self.parts.state.epoch);
         if let Some(cache) = &self.parts.cache {
             cache.flush();

@@ -10,6 +10,7 @@ use crate::budget::memory_limit;
 use crate::cache::Cache;
 use crate::engine::OnError;
 use crate::manifest::Digest;
+use crate::observe::Subscription;
 use crate::pacing::MIN_RATE;
 use crate::plan::Strategy;
 use crate::sample::{LastBatch, Sampler, Sharding, Shuffle, State, WindowShuffle};
@@ -53,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) cost: Cost,
     pub(crate) on_error: OnError,
     pub(crate) audit: Option<PathBuf>,
+    pub(crate) observers: Vec<Subscription>,
     pub(crate) cache: Option<Cache>,
     /// The digest that the manifest must have.
     pub(crate) manifest_digest: Option<String>,

@@ -48,6 +48,8 @@ pub struct EpochStats {
     pub ops: Counts,
     /// The price of these calls on this rank, in the same parts as a [forecast](crate::plan::Forecast).
     pub bill: Bill,
+    /// Events that [observers](crate::Observer) of this loader or its client have lost since the epoch began.
+    pub events_lost: u64,
     /// What was read from the [cache](crate::loader::DataLoaderBuilder::cache), and what was written there.
     pub cache: CacheStats,
 }

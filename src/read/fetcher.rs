@@ -18,6 +18,7 @@ use crate::compose::{
 use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Location, Manifest};
+use crate::observe::Events;
 use crate::pacing::{BucketGates, Ceilings};
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
@@ -116,6 +117,11 @@ impl Fetcher {
     /// Clients that count the calls of this fetcher, and of those made from it for its epochs.
     pub(crate) fn clients(&self) -> &Clients {
         &self.clients
+    }
+
+    /// The observers of what this fetcher does.
+    pub(crate) fn events(&self) -> &Events {
+        self.clients.class(StorageClass::default()).events()
     }
 
     pub(crate) fn gates(&self) -> &Arc<BucketGates> {

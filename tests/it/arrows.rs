@@ -13,7 +13,7 @@ const ROOMS: [&str; 15] = [
 ];
 
 /// The modules below all rooms: they use each other, and no room.
-const GROUND: [&str; 8] = ["budget", "crc", "error", "io", "lock", "metrics", "os", "suspension"];
+const GROUND: [&str; 9] = ["budget", "crc", "error", "io", "lock", "metrics", "observe", "os", "suspension"];
 
 /// The one arrow against the order: a decoder says how its items are usually collated. It takes the place of the arrow
 /// from `collate` to `decode`, which is therefore forbidden.

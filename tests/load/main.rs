@@ -12,6 +12,7 @@ mod bill;
 mod cache;
 mod emulated;
 mod epochs;
+mod events;
 mod figures;
 mod losses;
 mod pipeline;

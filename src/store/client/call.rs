@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::{Client, transfer_time};
 use crate::metrics::{Counter, count};
+use crate::observe::{Event, EventKind};
 use crate::store::Attempt;
 use crate::store::reach::SILENCE;
 use crate::store::retry::{Decision, Failure};
@@ -25,7 +26,7 @@ pub(super) struct ClientCall<'a> {
     left_open: bool,
     /// Attempts whose token was refused.
     token_refusals: u32,
-    started: Instant,
+    pub(super) started: Instant,
     /// Longest time of the whole call; zero allows one attempt only.
     limit: Duration,
     /// Time added to `limit` for waiting in this program's own queue.
@@ -43,11 +44,11 @@ pub(super) struct ClientCall<'a> {
 }
 
 impl<'a> ClientCall<'a> {
-    /// A call that moves `bytes` of an object.
-    pub(super) fn new(client: &'a Client, idempotent: bool, bytes: u64) -> Self {
+    /// A call about an object or a bucket, which moves `bytes` of it.
+    pub(super) fn new(client: &'a Client, about: &dyn fmt::Display, idempotent: bool, bytes: u64) -> Self {
         let deadline = client.retry.deadline;
         if client.repeats {
-            count(&client.metrics.retries);
+            client.record_retry(about, None, 1);
         }
         Self {
             client,
@@ -110,6 +111,16 @@ impl<'a> ClientCall<'a> {
             }
         }
         answer
+    }
+
+    /// Reports that all bytes of `object` that the call asked for have arrived.
+    pub(super) fn report_received(&self, object: &Arc<str>, bytes: u64) {
+        self.client.events.send(EventKind::ObjectReceived, || Event::ObjectReceived {
+            object: Arc::clone(object),
+            bytes,
+            attempts: self.attempt.number,
+            took: self.started.elapsed(),
+        });
     }
 
     fn time_left(&self) -> Duration {
@@ -216,7 +227,7 @@ impl<'a> ClientCall<'a> {
         self.attempt = self.attempt.next();
         self.attempt_started = Instant::now();
         self.failures += 1;
-        count(&self.client.metrics.retries);
+        self.client.record_retry(about, Some(error.kind()), self.attempt.number);
         Ok(())
     }
 
@@ -259,6 +270,12 @@ impl Client {
     /// The host that calls go to, for messages.
     fn host(&self) -> &str {
         self.store.endpoint().unwrap_or("the store")
+    }
+
+    /// Counts an attempt that is made because an earlier one failed, by `error`, or brought wrong bytes.
+    fn record_retry(&self, about: &dyn fmt::Display, error: Option<ErrorKind>, attempt: u32) {
+        let event = || Event::CallRetried { object: about.to_string().into(), error, attempt };
+        self.record(&self.metrics.retries, 1, EventKind::CallRetried, event);
     }
 
     /// Waits for `wait`, then until the next attempt may be made, and returns the time that the second wait took.

@@ -22,7 +22,8 @@ use super::hedge::{Hedge, Hedging};
 use super::reach::Reach;
 use super::{Capabilities, RetryPolicy, Scheme, Store, Version};
 use crate::Result;
-use crate::metrics::Metrics;
+use crate::metrics::{Counter, Metrics, add};
+use crate::observe::{Event, EventKind, Events, Observer, Subscription};
 
 pub(crate) use stream::RangeStream;
 
@@ -91,6 +92,7 @@ pub(crate) trait CallPacer: fmt::Debug + Send + Sync {
 pub struct Client {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    events: Events,
     retry: RetryPolicy,
     stall: Duration,
     read_stall: Duration,
@@ -112,6 +114,7 @@ impl Client {
         Self {
             store,
             metrics: Arc::default(),
+            events: Events::default(),
             retry: RetryPolicy::default(),
             stall: STALL,
             read_stall: STALL,
@@ -154,6 +157,38 @@ impl Client {
     pub fn with_hedge(mut self, hedge: Hedge) -> Self {
         self.hedging = Some(Arc::new(Hedging::new(hedge)));
         self
+    }
+
+    /// Has `observer` get the events of these `kinds`, of this client and all that is made from it: calls, listings,
+    /// data sets and the epochs of their loaders. Its thread ends after all of these were dropped.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DatafluxDataset, Event, EventKind};
+    ///
+    /// let store = MemoryStore::new();
+    /// (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// let client = Client::new(Arc::new(store)).observe([EventKind::PageListed], |event: &Event| {
+    ///     if let Event::PageListed { objects, took, .. } = event {
+    ///         println!("{objects} objects in {took:.1?}");
+    ///     }
+    /// })?;
+    /// let dataset = DatafluxDataset::open_with(client, "gs://my-bucket/train/")?;
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn observe(self, kinds: impl IntoIterator<Item = EventKind>, observer: impl Observer) -> Result<Self> {
+        let (events, _) = self.events.subscribe(Subscription::new(kinds, observer))?;
+        Ok(Self { events, ..self })
+    }
+
+    /// The same client, counts included, which sends its events to the observers of `events`.
+    pub(crate) fn with_events(&self, events: Events) -> Self {
+        Self { events, ..self.clone() }
     }
 
     /// The same client, counts included, which puts bodies into `buffers`.
@@ -220,6 +255,17 @@ impl Client {
     /// What the store can do.
     pub fn capabilities(&self) -> Capabilities {
         self.store.capabilities()
+    }
+
+    /// Adds `n` to a counter, and sends the event that is counted.
+    fn record(&self, counter: &Counter, n: u64, kind: EventKind, event: impl FnOnce() -> Event) {
+        add(counter, n);
+        self.events.send(kind, event);
+    }
+
+    /// The observers of this client and its clones.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The counts of the calls made through this client and its clones.

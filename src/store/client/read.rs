@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::call::ClientCall;
 use super::{Client, Payload};
 use crate::metrics::{add, count};
+use crate::observe::{Event, EventKind};
 use crate::store::hedge::Hedging;
 use crate::store::reading::BodyRead;
 use crate::store::{Attempt, Body, ObjectId, Version};
@@ -43,13 +44,16 @@ impl Client {
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
 
-        let call = ClientCall::new(self, true, size).with_refusal_counter(&self.metrics.get_refused);
+        let call = ClientCall::new(self, id, true, size).with_refusal_counter(&self.metrics.get_refused);
         let mut call = call.with_stall(self.read_stall);
         let mut reading = BodyRead::new(id.clone(), range, size, &self.buffers, self.hashes);
         let outcome = loop {
             let before = reading.received();
             let error = match self.read_remaining(&call, &mut reading).await {
-                Ok(()) => break Ok(reading.finish()),
+                Ok(()) => {
+                    call.report_received(&id.name, size);
+                    break Ok(reading.finish());
+                }
                 Err(error) => error,
             };
             if error.is_not_found() && !reading.id.version.is_none() {
@@ -72,7 +76,7 @@ impl Client {
         if let Some(hedging) = &self.hedging {
             return HedgedRead { client: self, call, reading, hedging }.run().await;
         }
-        count(&self.metrics.get);
+        self.record_request(&reading.id.name, call.attempt);
         let body = call.within(self.store.get(&reading.id, reading.missing(), &call.attempt)).await;
         let mut chunks = reading.check(call.report_answer(body)?)?;
         loop {
@@ -88,8 +92,20 @@ impl Client {
         }
     }
 
+    /// Counts a request for bytes of `object`.
+    pub(super) fn record_request(&self, object: &Arc<str>, attempt: Attempt) {
+        let event = || Event::ObjectRequested { object: Arc::clone(object), attempt: attempt.number };
+        self.record(&self.metrics.get, 1, EventKind::ObjectRequested, event);
+    }
+
+    /// Counts received bytes of `object`.
+    pub(super) fn record_chunk(&self, object: &Arc<str>, bytes: u64) {
+        let event = || Event::ChunkReceived { object: Arc::clone(object), bytes };
+        self.record(&self.metrics.bytes_received, bytes, EventKind::ChunkReceived, event);
+    }
+
     fn receive(&self, reading: &mut BodyRead, chunk: Bytes) -> Result<()> {
-        add(&self.metrics.bytes_received, chunk.len() as u64);
+        self.record_chunk(&reading.id.name, chunk.len() as u64);
         add(&self.metrics.bytes_copied, reading.push(chunk)? as u64);
         Ok(())
     }
@@ -102,7 +118,7 @@ impl Client {
 
     /// The error for a version that is gone. Looks up once what the name stands for now.
     pub(super) async fn version_is_gone(&self, id: &ObjectId, cause: Error) -> Error {
-        let call = ClientCall::new(self, true, 0);
+        let call = ClientCall::new(self, id, true, 0);
         let live = ObjectId { version: Version::None, ..id.clone() };
         count(&self.metrics.stat);
         let now = match call.within(self.store.stat(&live, &call.attempt)).await {
@@ -156,7 +172,7 @@ impl HedgedRead<'_> {
     /// the same bytes as long as there are two.
     async fn run(self) -> Result<()> {
         let Self { client, call, reading, hedging } = self;
-        count(&client.metrics.get);
+        client.record_request(&reading.id.name, call.attempt);
         hedging.record_request();
         let started = Instant::now();
         let mut first = client.request(reading, call.attempt);
@@ -184,8 +200,12 @@ impl HedgedRead<'_> {
                     }
                     may_hedge = false;
                     if hedging.try_hedge() {
-                        count(&client.metrics.get);
-                        count(&client.metrics.hedged);
+                        client.record_request(&reading.id.name, Attempt::first());
+                        let object = &reading.id.name;
+                        client.record(&client.metrics.hedged, 1, EventKind::ReadHedged, || Event::ReadHedged {
+                            object: Arc::clone(object),
+                            waited: quiet_since.elapsed(),
+                        });
                         second = Some(client.request(reading, Attempt::first()));
                     }
                     continue;

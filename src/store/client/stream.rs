@@ -10,7 +10,6 @@ use tokio::time::timeout;
 use super::Client;
 use super::call::ClientCall;
 use super::read::patience;
-use crate::metrics::{add, count};
 use crate::store::reading::{Amount, BodyRead};
 use crate::store::{ByteRange, ObjectId, Version};
 use crate::{Error, ErrorKind, Result};
@@ -24,6 +23,8 @@ pub(crate) struct RangeStream<'a> {
     /// Bytes of the whole object.
     object_size: u64,
     missing: Range<u64>,
+    /// Bytes of the range.
+    size: u64,
     crc32c: Option<u32>,
     body: Option<BoxStream<'static, Result<Bytes>>>,
     /// Whether the present attempt brought bytes.
@@ -35,9 +36,9 @@ impl Client {
     /// time of the call, so this is for callers that don't wait for others.
     pub(crate) fn stream(&self, id: ObjectId, range: Range<u64>, object_size: u64) -> RangeStream<'_> {
         let size = range.end.saturating_sub(range.start);
-        let call = ClientCall::new(self, true, size).with_refusal_counter(&self.metrics.get_refused);
+        let call = ClientCall::new(self, &id, true, size).with_refusal_counter(&self.metrics.get_refused);
         let call = call.with_stall(self.read_stall);
-        RangeStream { call, id, object_size, missing: range, crc32c: None, body: None, has_progress: false }
+        RangeStream { call, id, object_size, missing: range, size, crc32c: None, body: None, has_progress: false }
     }
 }
 
@@ -59,8 +60,11 @@ impl RangeStream<'_> {
             let error = match self.try_next().await {
                 Ok(Some(chunk)) => {
                     self.missing.start += chunk.len() as u64;
-                    add(&self.call.client.metrics.bytes_received, chunk.len() as u64);
+                    self.call.client.record_chunk(&self.id.name, chunk.len() as u64);
                     self.call.record_progress();
+                    if self.missing.is_empty() {
+                        self.call.report_received(&self.id.name, self.size);
+                    }
                     self.has_progress = true;
                     return Ok(Some(chunk));
                 }
@@ -131,7 +135,7 @@ impl RangeStream<'_> {
     async fn open(&mut self) -> Result<BoxStream<'static, Result<Bytes>>> {
         let client = self.call.client;
         let range = (self.missing != (0..self.object_size)).then(|| self.missing.clone());
-        count(&client.metrics.get);
+        client.record_request(&self.id.name, self.call.attempt);
         let body = client.store.get(&self.id, ByteRange::from(range.clone()), &self.call.attempt);
         let body = self.call.report_answer(self.call.within(body).await)?;
 

@@ -31,7 +31,7 @@ impl Client {
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
         let id = self.id(&request.bucket, &request.destination);
         self.require(self.capabilities().compose, "compose objects", "read the objects individually", &id)?;
-        let call = ClientCall::new(self, true, 0).with_refusal_counter(&self.metrics.write_refused);
+        let call = ClientCall::new(self, &id, true, 0).with_refusal_counter(&self.metrics.write_refused);
         let creation = Creation {
             id,
             expected: SizeAndCrc { size: request.size, crc32c: Some(request.crc32c) },
@@ -124,7 +124,7 @@ impl Client {
     pub async fn update_metadata(&self, id: &ObjectId, metadata: &BTreeMap<String, String>) -> Result<ObjectMeta> {
         self.require(self.capabilities().metadata_updates, "update metadata", "write the object again", id)?;
         let attempt = |attempt| async move { self.store.update_metadata(id, metadata, &attempt).await };
-        ClientCall::new(self, true, 0).run(id, &self.metrics.update, attempt).await
+        ClientCall::new(self, id, true, 0).run(id, &self.metrics.update, attempt).await
     }
 
     /// Removes an object: the named version, or the live one. Without a version nobody else may write to that
@@ -135,7 +135,7 @@ impl Client {
     /// success where a version was named. Without one it is an error: the object may have been deleted by an earlier
     /// attempt, or may never have existed.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
-        let call = ClientCall::new(self, true, 0).with_refusal_counter(&self.metrics.write_refused);
+        let call = ClientCall::new(self, id, true, 0).with_refusal_counter(&self.metrics.write_refused);
         let attempt = |attempt| async move { self.store.delete(id, &attempt).await };
         match call.run(id, &self.metrics.delete, attempt).await {
             Err(error) if error.is_not_found() && error.tries() > 1 && !id.version.is_none() => Ok(()),
@@ -167,7 +167,7 @@ impl Client {
                 .object(id)
                 .hint("use WriteMode::Overwrite to replace any version"));
         }
-        let call = ClientCall::new(self, conditional, size).with_refusal_counter(&self.metrics.write_refused);
+        let call = ClientCall::new(self, id, conditional, size).with_refusal_counter(&self.metrics.write_refused);
         Ok(call.with_upload_of(size))
     }
 
