@@ -1,7 +1,7 @@
 //! Measures the overhead of loaders for samples that are in memory: this crate, three other loaders for Rust, and a
 //! plain loop.
 //!
-//! Each returns batches of samples of 1 KiB without decoding them, and the consumer reads every sample once, as a sum
+//! Each returns batches of samples, of 1 KiB unless told, without decoding them, and the consumer reads every sample once, as a sum
 //! of its words. The contenders take turns in rounds, so that other load on the machine affects all alike; the table
 //! has medians. Run by `scripts/bench-overhead`.
 
@@ -14,14 +14,13 @@ use contenders::{Contender, Copied, Shared};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
-/// Bytes of a sample.
-const SIZE: usize = 1024;
-
 /// The work that every contender does in an epoch.
 pub struct Workload {
     samples: usize,
     batch: usize,
     shuffled: bool,
+    /// Whether this crate also runs with an observer of events.
+    observed: bool,
 }
 
 /// The samples that a consumer has read in an epoch.
@@ -43,12 +42,12 @@ impl Seen {
     }
 }
 
-/// The bytes of a sample, generated from its number.
-fn sample(index: usize) -> Vec<u8> {
+/// The `size` bytes of a sample, generated from its number.
+fn sample(index: usize, size: usize) -> Vec<u8> {
     let mut state = index as u64 ^ 0x9E37_79B9_7F4A_7C15;
-    let mut bytes = Vec::with_capacity(SIZE);
+    let mut bytes = Vec::with_capacity(size);
     bytes.push(index as u8);
-    while bytes.len() < SIZE {
+    while bytes.len() < size {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         bytes.push((state >> 56) as u8);
     }
@@ -78,30 +77,36 @@ fn cpu() -> anyhow::Result<Duration> {
 const MIN_ROUND: Duration = Duration::from_millis(400);
 
 fn main() -> anyhow::Result<()> {
-    let mut options = Options { samples: 200_000, batch: 256, rounds: 7, only: None };
+    let mut options = Options { samples: 200_000, size: 1024, batch: 256, rounds: 7, observed: false, only: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
         match word.as_str() {
             "--samples" => options.samples = value()?.parse()?,
+            "--size" => options.size = value()?.parse()?,
+            "--observe" => options.observed = true,
             "--batch" => options.batch = value()?.parse()?,
             "--rounds" => options.rounds = value()?.parse()?,
             "--only" => options.only = Some(value()?),
-            _ => anyhow::bail!("no such option: {word}; there are --samples, --batch, --rounds and --only"),
+            _ => anyhow::bail!(
+                "no such option: {word}; there are --samples, --size, --batch, --rounds, --observe and --only"
+            ),
         }
     }
-    let shared: Vec<Shared> = (0..options.samples).map(|index| Shared(sample(index).into())).collect();
+    let shared: Vec<Shared> = (0..options.samples).map(|index| Shared(sample(index, options.size).into())).collect();
     let copied: Vec<Copied> = shared.iter().map(|sample| Copied(sample.0.to_vec())).collect();
     println!(
-        "{} samples of {SIZE} bytes, batches of {}, {} rounds, {} processors ({})",
+        "{} samples of {} bytes, batches of {}, {} rounds, {} processors ({})",
         options.samples,
+        options.size,
         options.batch,
         options.rounds,
         std::thread::available_parallelism()?,
         processor().unwrap_or_default(),
     );
     for shuffled in [true, false] {
-        let workload = Workload { samples: options.samples, batch: options.batch, shuffled };
+        let Options { samples, batch, observed, .. } = options;
+        let workload = Workload { samples, batch, shuffled, observed };
         run(&options, &workload, contenders::all(&workload, &shared, &copied)?)?;
     }
     Ok(())
@@ -109,8 +114,11 @@ fn main() -> anyhow::Result<()> {
 
 struct Options {
     samples: usize,
+    /// Bytes of a sample.
+    size: usize,
     batch: usize,
     rounds: usize,
+    observed: bool,
     /// Only contenders with this in their name.
     only: Option<String>,
 }
@@ -120,7 +128,7 @@ fn run(options: &Options, workload: &Workload, mut contenders: Vec<Contender<'_>
         contenders.retain(|contender| contender.name.contains(only.as_str()));
     }
     let wanted = (0..workload.samples).fold(Seen::default(), |mut seen, index| {
-        seen.look(&sample(index));
+        seen.look(&sample(index, options.size));
         seen
     });
     // The first round warms up, and checks that every contender returns all samples.
