@@ -174,7 +174,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let filter = args.filter.apply(if args.only_samples() { Filter::new() } else { Filter::everything() })?;
     let cuts = args.refresh.as_deref().map(|file| cuts(args, file)).transpose()?;
     if let Some(file) = &args.save {
-        Manifest::try_save(file)?;
+        Manifest::check_save(file)?;
     }
     let client = args.access.reader()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

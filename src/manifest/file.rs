@@ -65,7 +65,7 @@ impl Manifest {
     /// permissions of a file that is replaced are kept.
     ///
     /// # Errors
-    /// Those of [`try_save`](Self::try_save); the disk is full; the listing failed.
+    /// Those of [`check_save`](Self::check_save); the disk is full; the listing failed.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.complete()?;
         let path = path.as_ref();
@@ -83,7 +83,7 @@ impl Manifest {
     ///
     /// # Errors
     /// The folder doesn't exist or can't be written to; `path` exists and is no file.
-    pub fn try_save(path: impl AsRef<Path>) -> Result<()> {
+    pub fn check_save(path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let target = SaveTarget::of(path)?;
         let made = target.create().map(drop);
