@@ -1,5 +1,7 @@
 //! The examples that need no bucket. Each checks what it shows, and fails if that isn't so.
 
+#![allow(clippy::duplicate_mod, reason = "each example is a program, and brings its bucket")]
+
 use crate::support::without_hanging;
 
 #[path = "../../examples/cache.rs"]

@@ -53,7 +53,7 @@ impl Run {
         match part.last {
             LastBatch::Drop => loader.drop_last(true),
             LastBatch::Pad => loader.pad_last(true),
-            _ => loader,
+            LastBatch::Short => loader,
         }
     }
 

@@ -61,7 +61,7 @@ impl Run {
         let loader = match self.last {
             LastBatch::Short => loader,
             LastBatch::Drop => loader.drop_last(true),
-            _ => loader.pad_last(true),
+            LastBatch::Pad => loader.pad_last(true),
         };
         if self.global { loader.global_batch_size(self.batch) } else { loader.batch_size(self.batch) }
     }
@@ -219,7 +219,7 @@ proptest! {
             match run.last {
                 LastBatch::Short => assert_eq!((missing, padding.len()), (0, 0)),
                 LastBatch::Drop => assert!(missing < global && padding.is_empty()),
-                _ => {
+                LastBatch::Pad => {
                     assert!(missing == 0 && padding.len() < legs.iter().map(|leg| run.global_batch(leg.world)).max().unwrap());
                     let first = straight.iter().cycle().copied();
                     assert!(padding.iter().copied().eq(first.take(padding.len())), "{padding:?}");
