@@ -195,7 +195,6 @@ fn measure(args: &Args, method: &str) -> Result<()> {
             }
             "file" => ensure!(download.sync(false).into_file(&file).await?.verified),
             "synced" => ensure!(download.into_file(&file).await?.verified),
-            "both" => ensure!(download.sync(false).into_memory_and_file(&file).await?.1.verified),
             other => bail!("there is no method {other}"),
         }
         let seconds = started.elapsed();

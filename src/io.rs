@@ -1,7 +1,8 @@
-//! The network threads, for callers that are not asynchronous.
+//! The network threads, for callers that are not asynchronous, and the start of other threads.
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -90,6 +91,18 @@ impl Io {
         let is_own = Handle::try_current().is_ok_and(|current| current.id() == self.handle().id());
         if is_own { tokio::task::block_in_place(wait) } else { wait() }
     }
+}
+
+/// Starts a thread with this name, which is `what` in the error.
+///
+/// # Errors
+/// The system refuses another thread.
+pub(crate) fn spawn_thread(name: &str, what: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|error| {
+        Error::new(ErrorKind::Io, format!("{what} could not be started"))
+            .hint("raise the limit on threads (ulimit -u)")
+            .with_source(error)
+    })
 }
 
 fn panicked() -> Error {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Error, Result, anyhow};
 use dataflux::list::inventory::Inventory;
-use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, ListingCut, PAGE_SIZE, Page, Prefix};
+use dataflux::list::{CONCURRENCY, Filter, LeftOut, Lister, ListingCut, PAGE_SIZE, Page, Prefix, Reason};
 use dataflux::manifest::{ClassTotal, EntryRef, Manifest, ManifestBuilder, NamesDigest};
 use dataflux::plan::cold_notice;
 use dataflux::store::{Client, Fields, ObjectRef, Objects, StorageClass};
@@ -336,10 +336,10 @@ fn all_left_out(args: &Args, left_out: &LeftOut) -> Error {
     if !options.is_empty() {
         let _ = write!(message, "; loosen {options}");
     }
-    if left_out.storage_class > 0 {
+    if left_out.count(Reason::StorageClass) > 0 {
         let _ = write!(message, "; `dataflux ls -l {}` shows the storage classes", args.uri);
     }
-    if left_out.temporaries + left_out.directory_markers > 0 {
+    if left_out.count(Reason::Temporary) + left_out.count(Reason::DirectoryMarker) > 0 {
         message += if args.samples {
             "; without --samples folder marks and temporary objects are listed"
         } else {

@@ -32,7 +32,6 @@ mod tests;
 mod write_queue;
 mod writer;
 
-use std::io;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -50,6 +49,7 @@ use shared::CacheShared;
 pub(crate) use stats::CacheCounts;
 pub use stats::CacheStats;
 
+use crate::io::spawn_thread;
 use crate::lock::lock;
 use crate::{Error, ErrorKind, Result, os};
 
@@ -147,23 +147,16 @@ impl Cache {
         shared.refresh();
         let (jobs, work) = crossbeam_channel::unbounded::<CacheJob>();
         let readers = std::thread::available_parallelism().map_or(READERS.start, |cores| 2 * cores.get());
-        let refused = |error: io::Error| {
-            Error::new(ErrorKind::Io, "a thread of the cache could not be started")
-                .object(folder.display())
-                .hint("raise the limit on threads (ulimit -u)")
-                .with_source(error)
-        };
         // From here on, dropping the cache ends the threads that were started.
         let cache = Self(Arc::new(CacheHandle { shared: Arc::clone(&shared), jobs }));
-        let thread = || std::thread::Builder::new().name("dataflux-cache".into());
         for _ in 0..readers.clamp(READERS.start, READERS.end) {
             let work = work.clone();
             // A job may run the user's code, which may panic. Whoever waits for the job sees that, and the thread
             // continues.
             let run = |job: CacheJob| drop(std::panic::catch_unwind(AssertUnwindSafe(job)));
-            thread().spawn(move || work.into_iter().for_each(run)).map_err(refused)?;
+            spawn_thread("dataflux-cache", "a thread of the cache", move || work.into_iter().for_each(run))?;
         }
-        thread().spawn(move || writer::run(&shared)).map_err(refused)?;
+        spawn_thread("dataflux-cache", "a thread of the cache", move || writer::run(&shared))?;
 
         let samples = cache.0.shared.index.len();
         tracing::debug!(folder = %folder.display(), samples, "a cache is open");

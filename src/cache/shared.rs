@@ -117,17 +117,9 @@ impl CacheShared {
     /// Suspends writing for some minutes. The first time, a warning is logged.
     pub(super) fn suspend_writing(&self, error: &io::Error) {
         self.writing.suspend(Instant::now());
-        if self.writing.is_first_report() {
-            tracing::warn!(
-                folder = %self.folder.path().display(),
-                %error,
-                "the cache can't be written to, which is tried again every {} minutes; until then what is not in it is \
-                 read from the bucket: make room on its disk, or start again with fewer bytes or another folder",
-                RETRIAL_INTERVAL.as_secs() / 60
-            );
-        } else {
-            tracing::debug!(folder = %self.folder.path().display(), %error, "the cache still can't be written to");
-        }
+        let advice = "until then what is not in it is read from the bucket: make room on its disk, or start again with \
+                      fewer bytes or another folder";
+        self.report(error, "can't be written to", advice);
     }
 
     /// Records a successful write.
@@ -151,16 +143,17 @@ impl CacheShared {
         let now = Instant::now();
         self.reading.suspend(now);
         self.writing.suspend(now);
+        let advice = "until then every sample is read from the bucket: look after its disk, or start again with another \
+                      folder";
+        self.report(error, "can't be read", advice);
+    }
+
+    fn report(&self, error: &io::Error, fault: &str, advice: &str) {
+        let (folder, minutes) = (self.folder.path().display(), RETRIAL_INTERVAL.as_secs() / 60);
         if self.writing.is_first_report() {
-            tracing::warn!(
-                folder = %self.folder.path().display(),
-                %error,
-                "the cache can't be read, which is tried again every {} minutes; until then every sample is read from \
-                 the bucket: look after its disk, or start again with another folder",
-                RETRIAL_INTERVAL.as_secs() / 60
-            );
+            tracing::warn!(%folder, %error, "the cache {fault}, which is tried again every {minutes} minutes; {advice}");
         } else {
-            tracing::debug!(folder = %self.folder.path().display(), %error, "the cache can't be read");
+            tracing::debug!(%folder, %error, "the cache still {fault}");
         }
     }
 

@@ -23,18 +23,9 @@ pub(crate) fn item_size<T: Any>() -> Option<ItemSize> {
     if of == TypeId::of::<RawSample>() || of == TypeId::of::<Bytes>() {
         return Some(ItemSize::Bytes);
     }
-    let fixed = fixed::<u8>(of)
-        .or_else(|| fixed::<i32>(of))
-        .or_else(|| fixed::<u32>(of))
-        .or_else(|| fixed::<i64>(of))
-        .or_else(|| fixed::<u64>(of))
-        .or_else(|| fixed::<usize>(of))
-        .or_else(|| fixed::<f32>(of))
-        .or_else(|| fixed::<f64>(of))
-        .or_else(|| fixed::<bool>(of))
-        .or_else(|| fixed::<()>(of));
-    if fixed.is_some() {
-        return fixed;
+    if !std::mem::needs_drop::<T>() {
+        // The item owns no memory outside itself.
+        return Some(ItemSize::Fixed(size_of::<T>() as u64));
     }
     let measured = values::<u8>(of)
         .or_else(|| values::<i8>(of))
@@ -53,10 +44,6 @@ pub(crate) fn item_size<T: Any>() -> Option<ItemSize> {
 }
 
 type Measure = fn(&dyn Any) -> u64;
-
-fn fixed<T: Any>(of: TypeId) -> Option<ItemSize> {
-    (of == TypeId::of::<T>()).then_some(ItemSize::Fixed(size_of::<T>() as u64))
-}
 
 /// A `Vec` of numbers, alone or in a pair with a label.
 fn values<N: Any>(of: TypeId) -> Option<Measure> {
@@ -118,10 +105,13 @@ mod tests {
 
     #[test]
     fn the_size_of_items_is_known_from_their_type() {
-        struct Own;
+        struct Own {
+            _name: String,
+        }
         assert!(item_size::<Own>().is_none());
         assert!(matches!(item_size::<RawSample>(), Some(ItemSize::Bytes)));
         assert!(matches!(item_size::<u64>(), Some(ItemSize::Fixed(8))));
+        assert!(matches!(item_size::<([f32; 2], bool)>(), Some(ItemSize::Fixed(12))));
         let measured = |size: Option<ItemSize>, item: &dyn Any| match size {
             Some(ItemSize::Measured(measure)) => measure(item),
             other => panic!("{other:?}"),

@@ -46,7 +46,7 @@ impl EpochCursor {
             return Ok(());
         }
         match self.order.positions(manifest.known())? {
-            KnownSamples::All(samples) => self.spans.check_samples(samples),
+            KnownSamples::All(samples) => self.spans.sharding.check_samples(samples),
             KnownSamples::AtLeast(_) => Ok(()),
         }
     }

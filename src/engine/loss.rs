@@ -155,19 +155,3 @@ impl LossTotals {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_hits_every_sample_is_no_error_of_one() {
-        use ErrorKind::*;
-        let of_one = [Changed, Decode, Integrity, NotFound, PermissionDenied, Precondition];
-        let of_all =
-            [Config, Unauthenticated, RateLimited, Unavailable, Timeout, Protocol, Collate, Cancelled, Io, Internal];
-        assert!(of_one.into_iter().all(|kind| is_of_one_sample(&Error::new(kind, "").stage(Stage::Fetch))));
-        assert!(!of_all.into_iter().any(|kind| is_of_one_sample(&Error::new(kind, "").stage(Stage::Fetch))));
-        assert!(!is_of_one_sample(&Error::new(Integrity, "the manifest changed").stage(Stage::Manifest)));
-    }
-}

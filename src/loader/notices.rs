@@ -1,6 +1,6 @@
 //! What is logged about a listing: its end, objects that were left out, doubtful labels, and cold storage.
 
-use crate::list::Prefix;
+use crate::list::{Prefix, Reason};
 use crate::manifest::{Classes, FoundImages, Manifest};
 use crate::plan::cold_notice;
 use crate::store::{Capabilities, Client};
@@ -21,7 +21,7 @@ pub(super) fn log_listed(manifest: &Manifest) {
 pub(super) fn log_images_listed(manifest: &Manifest) {
     log_listed(manifest);
     let left_out = manifest.left_out();
-    if left_out.hidden + left_out.not_an_image > 0 {
+    if left_out.count(Reason::Hidden) + left_out.count(Reason::NotAnImage) > 0 {
         tracing::warn!(prefix = %manifest.prefix(), %left_out, "{LEFT_OUT}");
     }
     warn_of_labels(manifest, None);

@@ -203,16 +203,13 @@ impl Settings {
                     .hint("leave it out for what the service takes"));
             }
         }
-        if stall_timeout.is_some_and(|wait| wait.is_zero()) {
-            return zero("stall_timeout", "the longest wait for bytes", "none at all", "leave it out for 10 s");
-        }
-        if self.stall_report.is_some_and(|after| after.is_zero()) {
-            return zero(
-                "stall_report",
-                "the longest wait without a log message",
-                "none at all",
-                "leave it out for 30 s",
-            );
+        for (what, duration, wanted, hint) in [
+            ("stall_timeout", *stall_timeout, "the longest wait for bytes", "leave it out for 10 s"),
+            ("stall_report", self.stall_report, "the longest wait without a log message", "leave it out for 30 s"),
+        ] {
+            if duration.is_some_and(|duration| duration.is_zero()) {
+                return zero(what, wanted, "none at all", hint);
+            }
         }
         if self.memory_budget == Some(0) {
             let hint = "give it the bytes that loading may take, such as 1 << 30";

@@ -164,11 +164,6 @@ impl ManifestBuilder {
         self.report.as_ref().map(|report| report.counts)
     }
 
-    /// When the snapshot of the inventory report was taken, where there is a report and its manifest says so.
-    pub fn snapshot_time(&self) -> Option<&str> {
-        self.report.as_ref()?.snapshot_time.as_deref()
-    }
-
     /// Number of wanted objects so far. Objects that come twice are counted twice.
     pub fn objects(&self) -> u64 {
         self.segments.iter().map(Segment::len).sum::<u64>() - self.unwanted_rows.total()

@@ -40,16 +40,6 @@ const BLOCK: usize = 16;
 /// Bytes before the tail.
 const HEAD: usize = 30;
 
-/// Storage classes by their number in the file, which is that of the enum.
-pub(super) const STORAGE_CLASSES: [StorageClass; 6] = [
-    StorageClass::Unspecified,
-    StorageClass::Standard,
-    StorageClass::Nearline,
-    StorageClass::Coldline,
-    StorageClass::Archive,
-    StorageClass::Other,
-];
-
 /// Properties in which few objects differ, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct ObjectKind {
@@ -67,7 +57,7 @@ impl ObjectKind {
     }
 
     fn of_byte(byte: u8) -> Option<Self> {
-        let class = *STORAGE_CLASSES.get(usize::from(byte & 15))?;
+        let class = *StorageClass::ALL.get(usize::from(byte & 15))?;
         Some(Self { class, encoding: *ContentEncoding::ALL.get(usize::from(byte >> 4))? })
     }
 }

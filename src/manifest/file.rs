@@ -106,9 +106,8 @@ impl Manifest {
         });
         let Ok(()) = counted;
         let end = self.end();
-        let mut left_out = end.left_out;
-        let counts = left_out.counts_mut();
-        let reasons = counts.iter().rposition(|count| **count > 0).map_or(0, |last| last + 1).max(MIN_REASONS);
+        let counts = end.left_out.0;
+        let reasons = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1).max(MIN_REASONS);
         let left_out = &counts[..reasons];
         let totals = end.totals.iter();
         let Prefix { bucket, prefix, .. } = &self.prefix;
@@ -414,7 +413,7 @@ impl FileHead {
         for reason in 0..reasons as usize {
             let count = fields.u64()?;
             // Counts of reasons that this version doesn't know are ignored.
-            if let Some(known) = left_out.counts_mut().into_iter().nth(reason) {
+            if let Some(known) = left_out.0.get_mut(reason) {
                 *known = count;
             }
         }

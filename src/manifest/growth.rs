@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::chunk::{STORAGE_CLASSES, WRITTEN_HERE};
+use super::chunk::WRITTEN_HERE;
 use super::table::{ChunkTable, Labels, LabelsWriter};
 use super::{ClassTotal, Digest, LeftOut};
 use crate::lock::lock;
@@ -47,13 +47,13 @@ pub(super) struct ListingEnd {
     pub(super) failed: Option<Error>,
 }
 
-/// Objects and bytes of each storage class, in the order of [`STORAGE_CLASSES`].
+/// Objects and bytes of each storage class, in the order of [`StorageClass::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ClassTotals([ClassTotal; STORAGE_CLASSES.len()]);
+pub(super) struct ClassTotals([ClassTotal; StorageClass::ALL.len()]);
 
 impl Default for ClassTotals {
     fn default() -> Self {
-        Self(STORAGE_CLASSES.map(|storage_class| ClassTotal { storage_class, objects: 0, bytes: 0 }))
+        Self(StorageClass::ALL.map(|storage_class| ClassTotal { storage_class, objects: 0, bytes: 0 }))
     }
 }
 

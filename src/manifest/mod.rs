@@ -229,13 +229,8 @@ impl Manifest {
     /// All objects in byte order of names. Waits for the end of the listing. If the listing failed, its error comes
     /// after the last object that was listed.
     pub fn entries(&self) -> Entries<'_> {
-        self.entries_from(0)
-    }
-
-    /// The objects from `index` on.
-    pub fn entries_from(&self, index: u64) -> Entries<'_> {
         self.growth.wait();
-        Entries { manifest: self, cursor: TableCursor::new(&self.growth.objects, index) }
+        Entries { manifest: self, cursor: TableCursor::new(&self.growth.objects) }
     }
 
     /// Cuts the manifest into pieces of `objects` objects, from which a later listing can divide its work: see

@@ -65,11 +65,6 @@ impl Segment {
         segment
     }
 
-    /// Packs objects in any order, of which some may have the same name. Larger segments leave less to be merged later.
-    pub fn of_unsorted(objects: &Objects) -> Self {
-        Self::new(sorted(objects))
-    }
-
     /// Number of objects.
     pub fn len(&self) -> u64 {
         self.objects

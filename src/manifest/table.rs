@@ -183,8 +183,8 @@ pub(super) struct TableCursor<'a> {
 }
 
 impl<'a> TableCursor<'a> {
-    pub(super) fn new(table: &'a ChunkTable, index: u64) -> Self {
-        Self { table, index, chunk: &[], reader: None }
+    pub(super) fn new(table: &'a ChunkTable) -> Self {
+        Self { table, index: 0, chunk: &[], reader: None }
     }
 
     pub(super) fn is_at_end(&self) -> bool {
@@ -231,7 +231,7 @@ impl Labels {
     /// Labels of a file; `None` where they are invalid. All names are read once, so that no error can occur later:
     /// `names` is in memory that only this process can write to.
     pub(super) fn new(names: ChunkTable, indexes: Vec<u32>) -> Option<Self> {
-        let mut cursor = TableCursor::new(&names, 0);
+        let mut cursor = TableCursor::new(&names);
         while !cursor.is_at_end() {
             cursor.next()?;
         }
@@ -288,7 +288,7 @@ impl Labels {
     pub(super) fn all(&self) -> &[String] {
         self.decoded.get_or_init(|| {
             let mut labels = Vec::with_capacity(self.names.rows() as usize);
-            let mut cursor = TableCursor::new(&self.names, 0);
+            let mut cursor = TableCursor::new(&self.names);
             while let Some(label) = cursor.next() {
                 labels.push(label.name.to_owned());
             }

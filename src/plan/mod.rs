@@ -4,12 +4,12 @@ mod cost;
 mod group;
 pub(crate) mod parts;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
 use crate::Result;
+use crate::lock::lock;
 use crate::manifest::{Facts, Manifest};
 use crate::sample::SampleId;
 pub use crate::store::MAX_SOURCES;
@@ -91,33 +91,28 @@ impl std::ops::AddAssign for Groups {
 
 /// Running counts of [`Groups`]. Empty objects aren't counted, since they aren't read.
 #[derive(Debug, Default)]
-pub(crate) struct GroupCounts {
-    direct: AtomicU64,
-    ranged: AtomicU64,
-    composed: AtomicU64,
-}
+pub(crate) struct GroupCounts(Mutex<Groups>);
 
 impl GroupCounts {
     pub(crate) fn count(&self, method: Method) {
-        let count = match method {
-            Method::Empty => return,
-            Method::Direct => &self.direct,
-            Method::Ranged => &self.ranged,
-            Method::Composed => &self.composed,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        let mut groups = lock(&self.0);
+        match method {
+            Method::Empty => {}
+            Method::Direct => groups.direct += 1,
+            Method::Ranged => groups.ranged += 1,
+            Method::Composed => groups.composed += 1,
+        }
     }
 
     /// Counts the objects of a group that could not be composed as read individually.
     pub(crate) fn count_as_alone(&self, objects: u64) {
-        self.composed.fetch_sub(1, Ordering::Relaxed);
-        self.direct.fetch_add(objects, Ordering::Relaxed);
+        let mut groups = lock(&self.0);
+        groups.composed -= 1;
+        groups.direct += objects;
     }
 
     pub(crate) fn groups(&self) -> Groups {
-        let Self { direct, ranged, composed } = self;
-        let [direct, ranged, composed] = [direct, ranged, composed].map(|count| count.load(Ordering::Relaxed));
-        Groups { direct, ranged, composed }
+        *lock(&self.0)
     }
 }
 

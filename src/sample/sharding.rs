@@ -151,14 +151,6 @@ impl Sharding {
         self.last
     }
 
-    /// This rank's batches of an epoch of `samples` samples, from `position` of the global order on. All ranks get the
-    /// same number of batches.
-    #[cfg(test)]
-    pub(crate) fn batches(self, samples: u64, position: u64) -> impl Iterator<Item = BatchSpan> {
-        let mut spans = self.spans(position);
-        std::iter::from_fn(move || spans.next(KnownSamples::All(samples)))
-    }
-
     /// This rank's batches from `position` of the global order on, while the number of samples may not be known yet. All
     /// ranks get the same number of batches.
     pub(crate) fn spans(self, position: u64) -> BatchSpans {
@@ -175,7 +167,7 @@ impl Sharding {
 /// Batches of one rank, as far as the number of samples is known.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchSpans {
-    sharding: Sharding,
+    pub(crate) sharding: Sharding,
     /// Where the next global batch begins.
     start: u64,
     /// Most batches to come.
@@ -187,11 +179,6 @@ impl BatchSpans {
     #[must_use]
     pub(crate) fn take(self, batches: u64) -> Self {
         Self { left: self.left.min(batches), ..self }
-    }
-
-    /// As [`Sharding::check_samples`].
-    pub(crate) fn check_samples(&self, samples: u64) -> Result<()> {
-        self.sharding.check_samples(samples)
     }
 
     /// Whether the limit set by [`take`](Self::take) is used up.
@@ -233,7 +220,8 @@ mod tests {
     use crate::ErrorKind;
 
     fn positions(sharding: Sharding, samples: u64, from: u64) -> Vec<BatchSpan> {
-        sharding.batches(samples, from).collect()
+        let mut spans = sharding.spans(from);
+        std::iter::from_fn(|| spans.next(KnownSamples::All(samples))).collect()
     }
 
     #[test]

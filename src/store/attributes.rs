@@ -21,7 +21,7 @@ pub enum StorageClass {
 }
 
 impl StorageClass {
-    /// All variants, each at the index of its number.
+    /// All variants, each at the index of its number, which files of manifests hold.
     pub(crate) const ALL: [Self; 6] =
         [Self::Unspecified, Self::Standard, Self::Nearline, Self::Coldline, Self::Archive, Self::Other];
 
@@ -71,7 +71,7 @@ pub enum ContentEncoding {
 }
 
 impl ContentEncoding {
-    /// All variants, each at the index of its number.
+    /// All variants, each at the index of its number, which files of manifests hold.
     pub(crate) const ALL: [Self; 6] =
         [Self::Identity, Self::Gzip, Self::Brotli, Self::Zstd, Self::Deflate, Self::Other];
 

@@ -13,13 +13,11 @@ use super::capabilities::unsupported;
 use super::uri::{BucketUri, Scheme};
 use super::{
     Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, ContentEncoding, CopyProgress, CopyRequest,
-    Details, Fields, ListPage, ListRequest, ObjectId, ObjectMeta, PutRequest, StorageClass, Store, Version, WriteMode,
+    Details, Fields, ListPage, ListRequest, MAX_SOURCES, ObjectId, ObjectMeta, PutRequest, StorageClass, Store,
+    Version, WriteMode,
 };
 use crate::lock::lock;
 use crate::{Error, ErrorKind, Result};
-
-/// Maximum number of sources of a compose, as the service has it.
-const MAX_SOURCES: usize = 32;
 
 /// Objects in memory, for tests and examples. Versions, preconditions, checksums, paging and compose behave like the
 /// service's. Clones share the buckets.

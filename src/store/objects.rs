@@ -125,11 +125,6 @@ impl Objects {
         self.records.is_empty()
     }
 
-    /// Number of bytes of all names and entity tags together.
-    pub fn name_bytes(&self) -> usize {
-        self.names.len()
-    }
-
     /// Number of bytes that the objects take in memory, plus those of the JSON text that they were parsed from. Names
     /// and metadata are in both; the rest of an object is about 200 bytes of text.
     pub(crate) fn bytes_with_text(&self) -> usize {
@@ -285,7 +280,7 @@ mod tests {
         let least = ObjectRef { version: Version::None, ..bare };
         let objects: Objects = [full, bare, least].into_iter().collect();
         assert_eq!(objects.iter().collect::<Vec<_>>(), [full, bare, least]);
-        assert_eq!((objects.name(1), objects.name(3), objects.name_bytes()), (Some("z"), None, 10));
+        assert_eq!((objects.name(1), objects.name(3)), (Some("z"), None));
         assert_ne!(objects, [bare, full, least].into_iter().collect());
         assert_eq!(size_of::<ObjectRecord>(), 48);
     }

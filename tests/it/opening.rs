@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use dataflux::list::{Filter, Progress};
+use dataflux::list::{Filter, Progress, Reason};
 use dataflux::store::{Credentials, GcsConfig, GcsStore, MemoryStore, PutRequest, StorageClass};
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Manifest, Strategy};
 use dataflux_emulator::Emulator;
@@ -49,7 +49,7 @@ fn a_filtered_data_set_has_what_is_wanted_and_says_what_is_not() {
         wanted.sort();
         assert!(names(&dataset).iter().eq(wanted.iter().map(|(name, _)| *name)));
         let left = dataset.manifest().left_out();
-        assert_eq!((left.not_included, left.too_large), (75, 25 - wanted.len() as u64));
+        assert_eq!((left.count(Reason::NotIncluded), left.count(Reason::TooLarge)), (75, 25 - wanted.len() as u64));
         assert_eq!((progress.objects(), progress.in_flight()), (100, 0));
         let nothing = Filter::new().include("*.jpg").unwrap();
         let error = DatafluxDataset::builder().client(dataset.client().clone()).filter(nothing).open("gs://data/p/");
@@ -165,12 +165,12 @@ fn a_filter_that_refuses_the_newest_version_does_not_bring_back_an_older_one() {
         assert_eq!(names(&dataset), ["p/b", "p/c"]);
         assert_eq!(dataset.manifest().get(0).unwrap().version, 4.into());
         let left = dataset.manifest().left_out();
-        assert_eq!((left.too_small, left.total()), (1, 1));
+        assert_eq!((left.count(Reason::TooSmall), left.total()), (1, 1));
         let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_716_076_800);
         // 2024-05-19: the newest version of `c` is from the day before.
         let dataset = of_report("newest-since", rows, Filter::new().modified_since(since)).unwrap();
         assert_eq!(names(&dataset), ["p/a", "p/b"]);
-        assert_eq!(dataset.manifest().left_out().not_modified, 1);
+        assert_eq!(dataset.manifest().left_out().count(Reason::NotModified), 1);
         let error = of_report("newest-none", rows, Filter::new().min_size(11)).unwrap_err();
         assert!(error.is_not_found() && error.to_string().contains("3 too small"), "{error}");
     });
@@ -238,6 +238,6 @@ fn cold_objects_are_listed_and_counted_by_class() {
         assert_eq!(classes, wanted);
         let warm = Filter::new().storage_class(StorageClass::Standard);
         let dataset = DatafluxDataset::builder().client(client).filter(warm).open("gs://data/p/").unwrap();
-        assert_eq!((dataset.len(), dataset.manifest().left_out().storage_class), (1, 2));
+        assert_eq!((dataset.len(), dataset.manifest().left_out().count(Reason::StorageClass)), (1, 2));
     });
 }

@@ -43,7 +43,7 @@ impl Reason {
         Self::NotAnImage,
     ];
 
-    /// The name of the field of [`LeftOut`] that counts this reason.
+    /// The name of the reason in the output of `dataflux ls --json`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Temporary => "temporaries",
@@ -61,81 +61,42 @@ impl Reason {
 }
 
 /// Objects of a listing that were not wanted, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LeftOut {
-    /// Temporary objects that composing made and hasn't removed yet, in this run or in others.
-    pub temporaries: u64,
-    /// Empty objects whose name ends in `/`, the marks that tools leave for folders.
-    pub directory_markers: u64,
-    /// Objects of other storage classes than those wanted.
-    pub storage_class: u64,
-    /// Objects that no glob includes.
-    pub not_included: u64,
-    /// Objects that a glob excludes.
-    pub excluded: u64,
-    /// Objects with fewer bytes than wanted.
-    pub too_small: u64,
-    /// Objects with more bytes than wanted.
-    pub too_large: u64,
-    /// Objects last changed before the time wanted.
-    pub not_modified: u64,
-    /// Where images are wanted: hidden files, and files in hidden folders.
-    pub hidden: u64,
-    /// Where images are wanted: objects whose name doesn't have an image's suffix.
-    pub not_an_image: u64,
-}
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut(
+    /// In the order of [`Reason::ALL`], in which files hold the counts. So a new reason must come last.
+    pub(crate) [u64; Reason::ALL.len()],
+);
 
 impl LeftOut {
     /// Counts one object.
     pub fn add(&mut self, reason: Reason) {
-        *self.counts_mut()[reason as usize] += 1;
+        self.0[reason as usize] += 1;
     }
 
     /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Self) {
-        for (reason, count) in other.counts() {
-            *self.counts_mut()[reason as usize] += count;
-        }
+        self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+    }
+
+    /// Number of objects left out for this reason.
+    pub fn count(&self, reason: Reason) -> u64 {
+        self.0[reason as usize]
     }
 
     /// Number of objects left out.
     pub fn total(&self) -> u64 {
-        self.counts().map(|(_, count)| count).sum()
+        self.0.iter().sum()
     }
 
     /// The reasons that apply to any object, in order, with their counts.
     pub fn counts(&self) -> impl Iterator<Item = (Reason, u64)> {
-        let counts = { *self }.counts_mut().map(|count| *count);
-        Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0)
+        Reason::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
+}
 
-    /// All counts, in the order of [`Reason::ALL`], in which files hold them. So a new reason must come last.
-    pub(crate) fn counts_mut(&mut self) -> [&mut u64; 10] {
-        let Self {
-            temporaries,
-            directory_markers,
-            storage_class,
-            not_included,
-            excluded,
-            too_small,
-            too_large,
-            not_modified,
-            hidden,
-            not_an_image,
-        } = self;
-        [
-            temporaries,
-            directory_markers,
-            storage_class,
-            not_included,
-            excluded,
-            too_small,
-            too_large,
-            not_modified,
-            hidden,
-            not_an_image,
-        ]
+impl fmt::Debug for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.counts()).finish()
     }
 }
 

@@ -166,16 +166,6 @@ impl Inventory {
         self.snapshot_time.as_deref()
     }
 
-    /// Number of shards.
-    pub fn shard_count(&self) -> usize {
-        self.shards.len()
-    }
-
-    /// Bytes of all shards.
-    pub fn bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.size).sum()
-    }
-
     /// Reads all shards, eight at once, and hands the live objects of `prefix` to `sink`, in batches of some ten
     /// thousand and in no particular order. In a report without `timeDeleted`, a name may come with several
     /// generations, of which the highest is the live one.

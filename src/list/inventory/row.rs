@@ -349,34 +349,11 @@ fn parse_time(cell: ReportCell<'_>) -> Option<SystemTime> {
         }
         ReportCell::Text(text) => text,
     };
-    let (moment, rest) = text.split_at_checked(19)?;
-    let part = |from: usize, to: usize| parse_number(ReportCell::Text(&moment[from..to]));
-    let separators = [moment[4], moment[7], moment[13], moment[16]];
-    if separators != *b"--::" || !matches!(moment[10], b'T' | b' ') {
+    let text = std::str::from_utf8(text).ok()?;
+    let local = ["Z", " UTC", "+00:00", "+00"].iter().find_map(|zone| text.strip_suffix(zone)).unwrap_or(text);
+    // The parser takes a time with any positive offset for UTC.
+    if local.contains(['+', 'Z']) {
         return None;
     }
-    let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
-    let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
-    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60
-    {
-        return None;
-    }
-    let fraction = rest.strip_prefix(b".").map_or(0, |rest| rest.iter().take_while(|c| c.is_ascii_digit()).count());
-    let (nanos, zone) = match fraction {
-        0 => (0, rest),
-        1..=9 => {
-            let digits = parse_number(ReportCell::Text(&rest[1..=fraction]))?;
-            (digits * 10u64.pow(9 - fraction as u32), &rest[1 + fraction..])
-        }
-        _ => return None,
-    };
-    if !matches!(zone, b"Z" | b"" | b" UTC" | b"+00:00" | b"+00") {
-        return None;
-    }
-    // Days since 1970, counted in years that begin in March, so that the leap day is the last day of its year.
-    let shifted = if month > 2 { year } else { year - 1 };
-    let month_days = (153 * ((month + 9) % 12) + 2) / 5;
-    let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + month_days + day - 1 - 719_468;
-    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos as u32))
+    humantime::parse_rfc3339_weak(local).ok()
 }

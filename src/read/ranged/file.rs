@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -109,7 +110,7 @@ impl FileWriter {
         let (file, batch, at) = (Arc::clone(&self.file), std::mem::take(&mut self.batch), self.at);
         self.at += std::mem::take(&mut self.filled) as u64;
         self.writing = Some(spawn_blocking(move || {
-            batch.iter().try_fold(at, |at, chunk| write_all_at(&file, chunk, at).map(|()| at + chunk.len() as u64))?;
+            batch.iter().try_fold(at, |at, chunk| file.write_all_at(chunk, at).map(|()| at + chunk.len() as u64))?;
             Ok(())
         }));
         Ok(())
@@ -122,21 +123,6 @@ impl FileWriter {
             None => Ok(()),
         }
     }
-}
-
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, at)?;
-        bytes = &bytes[written..];
-        at += written as u64;
-    }
-    Ok(())
 }
 
 /// Runs work that may wait for a disk on a blocking thread.

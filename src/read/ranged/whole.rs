@@ -28,7 +28,7 @@ impl Download {
     /// # Cancel safety
     /// Dropping the future drops the bytes and leaves nothing behind.
     pub async fn into_memory(self) -> Result<(Bytes, Receipt)> {
-        self.whole(true, None).await
+        self.whole(None).await
     }
 
     /// Reads the bytes into a file, and proves them. They are written under another name in the same folder, and the
@@ -42,22 +42,14 @@ impl Download {
     /// # Cancel safety
     /// Dropping the future removes what was written; a file that was already whole may still be renamed to `path`.
     pub async fn into_file(self, path: impl AsRef<Path>) -> Result<Receipt> {
-        self.whole(false, Some(path.as_ref())).await.map(|(_, receipt)| receipt)
+        self.whole(Some(path.as_ref())).await.map(|(_, receipt)| receipt)
     }
 
-    /// Does what [`into_memory`](Self::into_memory) and [`into_file`](Self::into_file) do, in one read.
-    ///
-    /// # Errors
-    /// As for these two.
-    pub async fn into_memory_and_file(self, path: impl AsRef<Path>) -> Result<(Bytes, Receipt)> {
-        self.whole(true, Some(path.as_ref())).await
-    }
-
-    /// Reads all bytes, into memory if `memory`, into a file if there is a `path`, and proves them.
-    async fn whole(mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
+    /// Reads all bytes, into a file if there is a `path`, else into memory, and proves them.
+    async fn whole(mut self, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
         let mut reads = 1;
         loop {
-            match self.read_whole(memory, path).await {
+            match self.read_whole(path).await {
                 Err(error) if error.kind() == ErrorKind::Integrity && reads < MAX_READS => {
                     reads += 1;
                     tracing::warn!(%error, "reading again");
@@ -71,12 +63,12 @@ impl Download {
     /// Reads all bytes, with the CRC32C that was sent and the computed one. The caller proves them.
     pub(crate) async fn into_payload(mut self) -> Result<Payload> {
         let lanes = self.lanes();
-        let (bytes, sum) = self.read_parts(true, None, &lanes).await.map_err(|error| error.object(&self.id))?;
+        let (bytes, sum) = self.read_parts(None, &lanes).await.map_err(|error| error.object(&self.id))?;
         let version = sum.version;
         Ok(Payload { bytes, version, stored_size: None, crc32c: sum.sent_crc32c, computed: sum.crc32c })
     }
 
-    async fn read_whole(&mut self, memory: bool, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
+    async fn read_whole(&mut self, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
         let lanes = self.lanes();
         let file = match path {
             Some(path) => Some(PartialFile::create(path, self.size).await?),
@@ -85,7 +77,7 @@ impl Download {
         let (bytes, sum) = if file.is_none() && self.parts(u64::MAX).is_one() {
             self.read_single(&lanes).await?
         } else {
-            self.read_parts(memory, file.as_ref(), &lanes).await?
+            self.read_parts(file.as_ref(), &lanes).await?
         };
         let receipt = self.prove(&sum)?;
         if let Some(file) = file {
@@ -108,17 +100,12 @@ impl Download {
         Ok((read.bytes, sum))
     }
 
-    async fn read_parts(
-        &mut self,
-        memory: bool,
-        file: Option<&PartialFile>,
-        lanes: &Lanes,
-    ) -> Result<(Bytes, PartSum)> {
+    async fn read_parts(&mut self, file: Option<&PartialFile>, lanes: &Lanes) -> Result<(Bytes, PartSum)> {
         let cut = self.parts(u64::MAX);
         if !cut.is_one() {
             self.pin_version().await?;
         }
-        let mut rest = if memory { Some(buffer(self.size)?) } else { None };
+        let mut rest = if file.is_none() { Some(buffer(self.size)?) } else { None };
         let mut parts = cut.enumerate();
         let mut read: Vec<Option<(Option<BytesMut>, PartSum)>> = Vec::new();
         // An error drops the set, which cancels the reads under way.

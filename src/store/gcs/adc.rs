@@ -65,12 +65,8 @@ impl Environment {
     fn read() -> Self {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
-        let config = if cfg!(windows) {
-            set("APPDATA").map(|folder| PathBuf::from(folder).join("gcloud"))
-        } else {
-            std::env::home_dir().map(|home| home.join(".config/gcloud"))
-        };
-        let config = set("CLOUDSDK_CONFIG").map(PathBuf::from).or(config);
+        let default_config = || std::env::home_dir().map(|home| home.join(".config/gcloud"));
+        let config = set("CLOUDSDK_CONFIG").map(PathBuf::from).or_else(default_config);
         let named = text("GCE_METADATA_HOST");
         let product = std::fs::read_to_string("/sys/class/dmi/id/product_name").unwrap_or_default();
         Self {
@@ -81,7 +77,7 @@ impl Environment {
                 Some(value) if value.eq_ignore_ascii_case("true") => None,
                 _ => Some(named.unwrap_or_else(|| "metadata.google.internal".to_owned())),
             },
-            gcloud: if cfg!(windows) { "gcloud.cmd".into() } else { "gcloud".into() },
+            gcloud: "gcloud".into(),
         }
     }
 }

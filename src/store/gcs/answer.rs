@@ -1,7 +1,7 @@
 //! The meaning of statuses and headers of answers. No I/O.
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, RETRY_AFTER};
@@ -78,19 +78,12 @@ pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
 fn http_date(value: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let mut words = value.split_once(", ")?.1.split(' ');
-    let day: u64 = words.next()?.parse().ok()?;
-    let word = words.next()?;
-    let month = MONTHS.iter().position(|month| *month == word)? as u64 + 1;
-    let year: u64 = words.next()?.parse().ok().filter(|year| (1970..10_000).contains(year))?;
-    let mut clock = words.next()?.splitn(3, ':').map(|part| part.parse::<u64>().ok().filter(|n| *n < 62));
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    if words.next() != Some("GMT") || !(1..=31).contains(&day) {
+    let (day, word, year, clock) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let month = MONTHS.iter().position(|month| *month == word)? + 1;
+    if words.next() != Some("GMT") {
         return None;
     }
-    // Days since 1970. Years begin in March here, so that the leap day is the last of its year.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719_468;
-    UNIX_EPOCH.checked_add(Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second))
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day:0>2}T{clock}Z")).ok()
 }
 
 /// The error that a status means. What it quotes of the body is without the `secret` that was sent, and without the
@@ -264,7 +257,7 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         let wait = |value: &str, now: u64| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]);
-            retry_after(&headers, UNIX_EPOCH + Duration::from_secs(now)).map(|wait| wait.as_secs())
+            retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(now)).map(|wait| wait.as_secs())
         };
         assert_eq!(wait("120", 0), Some(120));
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777 - 5), Some(5));
