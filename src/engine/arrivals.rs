@@ -1,22 +1,22 @@
 //! Batches as they come out of an epoch: in order, or as they are finished.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use tokio::sync::watch;
 
-use super::stages::PlannerStatus;
+use super::assembly::DecodeJob;
 use super::ticket::{FinishedBatch, PendingBatch, Ticket};
-use super::wait_report::{BatchTrace, WaitSource};
+use super::wait_report::{BatchTrace, WaitSlices, WaitTotals, WaitWatcher};
 use crate::{Error, Result};
 
 /// The batches of an epoch, for the iterator that delivers them.
 pub(crate) struct Arrivals {
     tickets: Receiver<Ticket>,
-    planner: Arc<PlannerStatus>,
+    /// Keeps the decode threads alive until the epoch is over.
+    jobs: Sender<DecodeJob>,
+    watcher: WaitWatcher,
     /// Receives the number of batches that were delivered or are waited for. What the last of these lacks must not wait
     /// for bytes that batches behind it hold.
     awaited: watch::Sender<u64>,
@@ -42,22 +42,12 @@ struct UnorderedArrivals {
 
 /// What comes next.
 pub(crate) enum Arrival {
-    Batch(ArrivedBatch),
-    /// No batch can follow.
-    Failed(Error),
+    /// A batch, or the error that ends the epoch.
+    Batch(Result<FinishedBatch>),
     /// There are no more batches.
     End,
     /// Every task that could finish the batch has ended without doing so.
     Lost,
-}
-
-/// A batch that is finished, or failed.
-pub(crate) struct ArrivedBatch {
-    pub(crate) finished: Result<FinishedBatch>,
-    /// Index of the batch in its epoch.
-    pub(crate) number: u64,
-    /// Positions of the global batch, of all ranks, in the order of the epoch.
-    pub(crate) positions: Range<u64>,
 }
 
 impl UnorderedArrivals {
@@ -73,8 +63,8 @@ impl UnorderedArrivals {
     /// Notes a ticket, or that none follows.
     fn add(&mut self, ticket: Option<Ticket>, open: &mut BTreeMap<u64, PendingBatch>) {
         match ticket {
-            Some(Ticket::Batch(pending)) => _ = open.insert(pending.number, pending),
-            Some(Ticket::Failed(error)) => (self.has_all_tickets, self.failed) = (true, Some(error)),
+            Some(Ok(pending)) => _ = open.insert(pending.number, pending),
+            Some(Err(error)) => (self.has_all_tickets, self.failed) = (true, Some(error)),
             None => self.has_all_tickets = true,
         }
     }
@@ -84,24 +74,61 @@ impl Arrivals {
     /// Batches in order or, with a `bell` that receives the number of each finished batch, as they are finished.
     pub(crate) fn new(
         tickets: Receiver<Ticket>,
-        planner: Arc<PlannerStatus>,
+        jobs: Sender<DecodeJob>,
+        watcher: WaitWatcher,
         awaited: watch::Sender<u64>,
         bell: Option<Receiver<u64>>,
     ) -> Self {
         let max_open = tickets.capacity().unwrap_or(1);
         let unordered = bell.map(|bell| UnorderedArrivals::new(bell, max_open));
-        Self { tickets, planner, awaited, open: BTreeMap::new(), unordered }
+        Self { tickets, jobs, watcher, awaited, open: BTreeMap::new(), unordered }
     }
 
-    /// Moves out all that has come and will come. What is left waits for nothing and holds nothing.
-    pub(crate) fn take(&mut self) -> Self {
-        Self {
-            tickets: std::mem::replace(&mut self.tickets, crossbeam_channel::never()),
-            planner: Arc::clone(&self.planner),
-            awaited: self.awaited.clone(),
-            open: std::mem::take(&mut self.open),
-            unordered: self.unordered.take(),
+    /// Drops batches that nobody needs any more on another thread, since that may take long.
+    pub(crate) fn discard(self) {
+        let Self { tickets, jobs, open, .. } = self;
+        // If the threads have ended, the job comes back and is dropped here.
+        let _ = jobs.send(DecodeJob::Discard(Box::new((tickets, open))));
+    }
+
+    /// Waits for the next batch, and measures and reports the wait. `on_slice` is called with each slice of the wait but
+    /// the last, while the wait lasts.
+    pub(crate) fn next(&mut self, totals: &mut WaitTotals, batch: u64, mut on_slice: impl FnMut(Duration)) -> Arrival {
+        if let Some(arrival) = self.get(Duration::ZERO) {
+            return arrival;
         }
+        let mut slices = WaitSlices::new(self.watcher.stall_report);
+        loop {
+            let snapshot = self.watcher.snapshot(self.trace());
+            let asked = Instant::now();
+            let arrival = self.get(slices.slice());
+            let took = asked.elapsed();
+
+            totals.waited_for.add(snapshot.reason, took);
+            let is_due = slices.passed(took);
+            if let Some(arrival) = arrival {
+                return arrival;
+            }
+            on_slice(took);
+            if let Some(trace) = self.trace() {
+                trace.give_up_composing(slices.waited, &self.watcher.gates);
+            }
+            if is_due {
+                totals.stalls += 1;
+                self.watcher.report(batch, slices.waited, self.trace());
+            }
+        }
+    }
+
+    /// The next batch, if it comes within this time.
+    fn get(&mut self, within: Duration) -> Option<Arrival> {
+        let deadline = Instant::now() + within;
+        if self.unordered.is_some() { self.next_finished(deadline) } else { self.next_in_order(deadline) }
+    }
+
+    /// The oldest batch that is waited for, which is most likely to hold up others.
+    fn trace(&self) -> Option<&BatchTrace> {
+        self.open.first_key_value().map(|(_, pending)| &pending.trace)
     }
 
     /// Notes that the training loop waits for the oldest batch that is open, perhaps among others.
@@ -115,8 +142,8 @@ impl Arrivals {
     fn next_in_order(&mut self, deadline: Instant) -> Option<Arrival> {
         if self.open.is_empty() {
             match self.tickets.recv_deadline(deadline) {
-                Ok(Ticket::Batch(pending)) => _ = self.open.insert(pending.number, pending),
-                Ok(Ticket::Failed(error)) => return Some(Arrival::Failed(error)),
+                Ok(Ok(pending)) => _ = self.open.insert(pending.number, pending),
+                Ok(Err(error)) => return Some(Arrival::Batch(Err(error))),
                 Err(RecvTimeoutError::Timeout) => return None,
                 Err(RecvTimeoutError::Disconnected) => return Some(self.end()),
             }
@@ -128,8 +155,8 @@ impl Arrivals {
             Err(RecvTimeoutError::Timeout) => return None,
             Err(RecvTimeoutError::Disconnected) => return Some(Arrival::Lost),
         };
-        let PendingBatch { number, positions, .. } = pending.remove();
-        Some(Arrival::Batch(ArrivedBatch { finished, number, positions }))
+        pending.remove();
+        Some(Arrival::Batch(finished))
     }
 
     fn next_finished(&mut self, deadline: Instant) -> Option<Arrival> {
@@ -146,16 +173,13 @@ impl Arrivals {
             unordered.finished.extend(unordered.bell.try_iter());
             if let Some(number) = unordered.finished.iter().copied().find(|number| self.open.contains_key(number)) {
                 unordered.finished.remove(&number);
-                let PendingBatch { receiver, positions, .. } = self.open.remove(&number)?;
+                let pending = self.open.remove(&number)?;
                 // The batch is in its channel, or the channel closes at this moment.
-                return Some(match receiver.recv() {
-                    Ok(finished) => Arrival::Batch(ArrivedBatch { finished, number, positions }),
-                    Err(_) => Arrival::Lost,
-                });
+                return Some(pending.receiver.recv().map_or(Arrival::Lost, Arrival::Batch));
             }
             if self.open.is_empty() && unordered.has_all_tickets {
                 let failed = unordered.failed.take();
-                return Some(failed.map_or_else(|| self.end(), Arrival::Failed));
+                return Some(failed.map_or_else(|| self.end(), |error| Arrival::Batch(Err(error))));
             }
 
             let none = crossbeam_channel::never();
@@ -175,18 +199,6 @@ impl Arrivals {
 
     /// What follows the last ticket.
     fn end(&self) -> Arrival {
-        if self.planner.has_ended() { Arrival::End } else { Arrival::Lost }
-    }
-}
-
-impl WaitSource<Arrival> for Arrivals {
-    fn get(&mut self, within: Duration) -> Option<Arrival> {
-        let deadline = Instant::now() + within;
-        if self.unordered.is_some() { self.next_finished(deadline) } else { self.next_in_order(deadline) }
-    }
-
-    /// The oldest batch, which is most likely to hold up others.
-    fn trace(&self) -> Option<&BatchTrace> {
-        self.open.first_key_value().map(|(_, pending)| &pending.trace)
+        if self.watcher.planner.has_ended() { Arrival::End } else { Arrival::Lost }
     }
 }

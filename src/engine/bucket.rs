@@ -27,6 +27,7 @@ const MAX_READS: usize = 3;
 const REREAD_PAUSE: Duration = Duration::from_millis(10);
 
 /// Reads samples of one data set from its bucket.
+#[derive(Clone)]
 pub(crate) struct BucketSource {
     pub(crate) io: Arc<Io>,
     pub(crate) manifest: Arc<Manifest>,
@@ -77,14 +78,7 @@ impl BucketSource {
     }
 
     pub(crate) fn with_fetcher(&self, fetcher: Fetcher) -> Self {
-        Self {
-            io: Arc::clone(&self.io),
-            manifest: Arc::clone(&self.manifest),
-            planner: self.planner.clone(),
-            auto: self.auto.clone(),
-            fetcher,
-            groups: Arc::default(),
-        }
+        Self { fetcher, groups: Arc::default(), ..self.clone() }
     }
 
     /// Cuts samples into groups; the index of an id is its slot.
@@ -176,15 +170,14 @@ impl BucketSource {
         delivery: &Delivery,
         in_flight: Option<InFlightRead>,
     ) {
-        let compose = delivery.stages().queue_compose();
         let slots = || group.slices.iter().map(|slice| slice.slot);
         let (was_sent, is_composed) = (AtomicBool::new(false), AtomicBool::new(false));
         let observe = |step| {
             was_sent.fetch_or(step == ReadStep::Composing, Ordering::Relaxed);
             is_composed.fetch_or(step == ReadStep::Reading, Ordering::Relaxed);
-            delivery.stages().set_compose_step(&compose, slots(), step);
+            delivery.stages().set_read_step(slots(), step);
         };
-        let abandoned = delivery.stages().wait_until_abandoned(group.slices[0].slot, &compose);
+        let abandoned = delivery.stages().wait_until_abandoned(group.slices[0].slot);
         let verify = |payload| split(&self.manifest, payload);
         let outcome = self.fetcher.fetch_composed(group.clone(), number, &observe, verify, abandoned).await;
         let error = match outcome {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -12,14 +11,10 @@ use crate::read::RawSample;
 use crate::sample::SampleId;
 use crate::store::Buffers;
 
-/// How long the end of an epoch waits until samples are written to the cache. At most 16 MiB are not written by then,
-/// or one sample.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
-
 /// The cache as one epoch uses it.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheSession {
-    cache: Cache,
+    pub(crate) cache: Cache,
     counts: Arc<CacheCounts>,
     manifest: Arc<Manifest>,
 }
@@ -100,26 +95,6 @@ impl CacheSession {
         self.counts.stats()
     }
 
-    /// Learns what other processes have written.
-    pub(crate) fn refresh(&self) {
-        self.cache.refresh();
-    }
-
-    /// As [`refresh`](Self::refresh), unless that was done within `age`.
-    pub(crate) fn refresh_after(&self, age: Duration) {
-        self.cache.refresh_after(age);
-    }
-
-    /// Runs a job on the threads of the cache, which may wait for a disk.
-    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
-        self.cache.run(job);
-    }
-
-    /// Waits for a while until what was read is written.
-    pub(crate) fn flush(&self) {
-        self.cache.flush(FLUSH_PATIENCE);
-    }
-
     /// The key of a sample, and the CRC that its bytes must have; `None` if a cache can't hold it.
     fn key<'a>(&'a self, location: &'a Location) -> Option<(CacheKey<'a>, u32)> {
         let key = CacheKey::new(&self.manifest.prefix().bucket, location)?;
@@ -189,15 +164,5 @@ impl CacheSession {
             }
         });
         readers.collect()
-    }
-
-    /// A time that changes whenever this reader writes something or gives up claims. Asks the file system.
-    pub(crate) fn last_sign_of(&self, reader: u64) -> Option<SystemTime> {
-        self.cache.last_progress(reader)
-    }
-
-    /// Ignores the claims of this reader for a minute, because it was waited for in vain.
-    pub(crate) fn ignore_claims_of(&self, reader: u64) {
-        self.cache.ignore_claims_of(reader);
     }
 }

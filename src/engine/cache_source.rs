@@ -124,7 +124,7 @@ impl PlannedReads for CacheReads {
         let (source, number) = (Arc::clone(&self.source), start.numbers.next());
         delivery.stages().set(group.slices.iter().map(|slice| slice.slot), SampleStage::Caching);
         let task = delivery.cancel.track_task();
-        self.source.session.run(move || {
+        self.source.session.cache.run(move || {
             let _task = task;
             if !delivery.cancel.is_cancelled() {
                 let missed = source.deliver_hits(group.slices, hits, &delivery);
@@ -138,7 +138,7 @@ impl PlannedReads for CacheReads {
 #[async_trait]
 impl SampleSource for CacheSource {
     fn plan(self: Arc<Self>, ids: &[SampleId], fits: &dyn Fn(&[Group]) -> bool) -> Result<Box<dyn PlannedReads>> {
-        self.session.refresh();
+        self.session.cache.refresh();
         let lookup = self.session.find(ids.iter().copied().enumerate());
         let uncached = (0..ids.len()).filter(|slot| !lookup.has_hit(*slot));
         let uncached: Vec<_> = uncached.collect();
@@ -164,7 +164,7 @@ impl SampleSource for CacheSource {
         let (slot, id) = (group.slices[0].slot, group.slices[0].id);
         stages.set([slot], SampleStage::Caching);
         let (source, (done, wait)) = (Arc::clone(&self), oneshot::channel());
-        self.session.run(move || drop(done.send(source.find_and_read(id))));
+        self.session.cache.run(move || drop(done.send(source.find_and_read(id))));
         if let Ok(Some(sample)) = wait.await {
             return Ok(sample);
         }
@@ -238,7 +238,7 @@ impl CacheSource {
 
     /// A sample from the cache, if it is there. Blocks.
     fn find_and_read(&self, id: SampleId) -> Option<RawSample> {
-        self.session.refresh_after(SHORTEST_PAUSE);
+        self.session.cache.refresh_after(SHORTEST_PAUSE);
         let hit = self.session.find(std::iter::once((0, id))).take_hit(0)?;
         let bytes = self.session.read(std::slice::from_ref(&hit), self.bucket.fetcher.buffers()).pop()??;
         Some(RawSample::verified_before(&Origin::new(&self.bucket.manifest), id, hit.location, bytes))
@@ -263,7 +263,9 @@ impl CacheSource {
             let (source, to) = (Arc::clone(self), delivery.clone());
             let (done, wait) = oneshot::channel();
             // On a thread of the cache, because the network threads must not wait for a disk.
-            self.session.run(move || drop(done.send(source.poll_once(awaited, looks % LOOKS_PER_CLAIM == 0, &to))));
+            self.session
+                .cache
+                .run(move || drop(done.send(source.poll_once(awaited, looks % LOOKS_PER_CLAIM == 0, &to))));
             // The channel is closed if the job panicked. Then the channels of its batches close, too.
             let Ok((Division { mut own, awaited: rest }, last_seen)) = wait.await else { return };
 
@@ -272,7 +274,7 @@ impl CacheSource {
                 .map(|(reader, sign)| (reader, waits.judge(reader, sign, began.elapsed())))
                 .collect();
             for (reader, _) in decisions.iter().filter(|(_, decision)| **decision == WaitDecision::GiveUpProcess) {
-                self.session.ignore_claims_of(*reader);
+                self.session.cache.ignore_claims_of(*reader);
             }
             let (late, rest): (Vec<_>, Vec<_>) =
                 rest.into_iter().partition(|awaited| decisions[&awaited.reader] != WaitDecision::Continue);
@@ -296,7 +298,7 @@ impl CacheSource {
         must_claim: bool,
         delivery: &Delivery,
     ) -> (Division, BTreeMap<u64, Option<SystemTime>>) {
-        self.session.refresh_after(SHORTEST_PAUSE);
+        self.session.cache.refresh_after(SHORTEST_PAUSE);
         let samples = awaited.iter().map(|awaited| (awaited.slice.slot, awaited.slice.id));
         let lookup = self.session.find(samples);
         let division = if must_claim || lookup.hits().next().is_some() {
@@ -305,7 +307,7 @@ impl CacheSource {
             Division { own: Vec::new(), awaited }
         };
         let readers: BTreeSet<_> = division.awaited.iter().map(|awaited| awaited.reader).collect();
-        let last_seen = readers.into_iter().map(|reader| (reader, self.session.last_sign_of(reader))).collect();
+        let last_seen = readers.into_iter().map(|reader| (reader, self.session.cache.last_progress(reader))).collect();
         (division, last_seen)
     }
 

@@ -41,13 +41,15 @@ pub(crate) struct DecodeLimits {
     pub(crate) all: u64,
     /// Maximum for all batches behind the front together.
     pub(crate) behind_front: u64,
+    /// Whether the unit is bytes.
+    pub(crate) counts_bytes: bool,
 }
 
 impl DecodeLimits {
     /// Divides a memory budget: the bytes for reading, and the limits for decoding.
     pub(crate) fn of_budget(bytes: u64) -> (u64, Self) {
         let reading = (bytes / READ_PARTS).max(1);
-        (reading, Self { all: bytes - reading.min(bytes), behind_front: bytes / AHEAD_PARTS })
+        (reading, Self { all: bytes - reading.min(bytes), behind_front: bytes / AHEAD_PARTS, counts_bytes: true })
     }
 
     /// The memory budget that leaves `batch` bytes for one batch.
@@ -61,7 +63,7 @@ impl DecodeLimits {
     /// two samples for each decode thread, so that all threads have work.
     pub(crate) fn of_samples(batch_size: u64, threads: u64) -> Self {
         let ahead = batch_size.max(2 * threads);
-        Self { all: ahead + 3 * batch_size, behind_front: ahead }
+        Self { all: ahead + 3 * batch_size, behind_front: ahead, counts_bytes: false }
     }
 
     /// What one batch may have.
@@ -282,8 +284,9 @@ struct DecodeGateState<J> {
 }
 
 impl<J: Cancellable> DecodeGate<J> {
-    pub(crate) fn new(limits: DecodeLimits, jobs: Sender<J>, held: Option<Gauge>) -> Arc<Self> {
+    pub(crate) fn new(limits: DecodeLimits, jobs: Sender<J>, held: Gauge) -> Arc<Self> {
         let state = DecodeGateState { ledger: GrantLedger::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
+        let held = limits.counts_bytes.then_some(held);
         Arc::new(Self { state: Mutex::new(state), jobs, held })
     }
 
@@ -442,7 +445,11 @@ mod tests {
     fn gate(all: u64, ahead: u64) -> (Arc<DecodeGate<u32>>, crossbeam_channel::Receiver<u32>, Gauge) {
         let (jobs, granted) = crossbeam_channel::unbounded();
         let held = Gauge::default();
-        (DecodeGate::new(DecodeLimits { all, behind_front: ahead }, jobs, Some(held.clone())), granted, held)
+        (
+            DecodeGate::new(DecodeLimits { all, behind_front: ahead, counts_bytes: true }, jobs, held.clone()),
+            granted,
+            held,
+        )
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! a whole. A window never has more batches than the channel of tickets has room for, so a ticket that waits for room
 //! waits for batches of earlier windows to be delivered, and never for its own.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{SendTimeoutError, Sender};
@@ -23,7 +23,7 @@ use super::source::{Delivery, PlannedReads, ReadNumbers, ReadStart, SampleSource
 use super::stages::{PlannerState, PlannerStatus, WindowStages};
 use super::substitute::{SubstituteContext, loss_policy};
 use super::ticket::{PendingBatch, Ticket, batch_channel};
-use super::wait_report::{BatchProgress, BatchTrace};
+use super::wait_report::BatchTrace;
 use super::window::BatchWindow;
 use crate::Error;
 use crate::budget::{GroupBytes, Permit};
@@ -88,7 +88,10 @@ impl EpochPlanner {
         let (batches_with_bytes, window_funded) = watch::channel(0);
         let (sampling, epoch) = (Arc::clone(cursor.order.sampling()), cursor.order.epoch());
         let first_place = EpochPlace::first(sampling.identity(), epoch);
+        let source = engine.source();
         let substitutes = SubstituteContext {
+            engine: Arc::clone(&engine),
+            source: Arc::clone(&source),
             sampling,
             epoch,
             awaited,
@@ -96,14 +99,13 @@ impl EpochPlanner {
             listed: Arc::default(),
             cancel: cancel.clone(),
         };
-        let source = engine.source();
         let context = Arc::new(BatchContext {
             epoch,
             events: engine.bucket.fetcher.events().clone(),
             code: Arc::clone(&engine.code),
             manifest: Arc::clone(&engine.bucket.manifest),
             cancel: cancel.clone(),
-            loss_policy: loss_policy(&engine, &source, substitutes),
+            loss_policy: loss_policy(substitutes),
             gate: engine.gate.clone(),
             jobs: engine.jobs.clone(),
             memory_budget: engine.memory_budget,
@@ -260,25 +262,25 @@ impl PlannerRun<'_> {
                 number,
                 slots: slots.clone(),
                 positions: own_positions,
+                global_positions,
                 padding,
                 group_number: self.numbers.last(),
             };
             let (sender, receiver) = batch_channel(number, self.bell);
             let assembly = BatchAssembly::new(&self.context, place, Arc::clone(&stages), sender);
-            let progress: Weak<dyn BatchProgress> = Arc::downgrade(&(Arc::clone(&assembly) as Arc<dyn BatchProgress>));
-            let trace = BatchTrace::new(Arc::clone(&stages), slots, progress);
-            self.hand_out(Ticket::Batch(PendingBatch { receiver, number, positions: global_positions, trace }))?;
+            let trace = BatchTrace { stages: Arc::clone(&stages), slots };
+            self.hand_out(Ok(PendingBatch { receiver, number, trace }))?;
             if is_empty {
                 assembly.collate();
             }
             assemblies.push(assembly);
         }
-        Ok(Arc::new(BatchWindow { batches: assemblies, stages, code: Arc::clone(&self.context.code) }))
+        Ok(Arc::new(BatchWindow { batches: assemblies, stages }))
     }
 
     /// Hands out the error that ends the epoch. `Ok` means that the ticket with the error was handed out.
     fn fail(&self, error: Error) -> Result<(), Ended> {
-        self.hand_out(Ticket::Failed(error))
+        self.hand_out(Err(error))
     }
 
     /// Hands a ticket out, once the training loop has few enough batches ahead.

@@ -19,15 +19,7 @@ pub(crate) struct MemoryShares {
     /// Bytes that the planner takes from.
     pub(crate) reading: u64,
     /// What the gate before the decoder may grant, if there is a gate.
-    pub(crate) decoding: Option<GateSetup>,
-}
-
-/// How a gate before the decoder is made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct GateSetup {
-    pub(crate) limits: DecodeLimits,
-    /// Whether the limits count bytes; if not, they count samples.
-    pub(crate) counts_bytes: bool,
+    pub(crate) decoding: Option<DecodeLimits>,
 }
 
 /// How the memory of items is counted.
@@ -97,11 +89,11 @@ impl ItemSizes {
             ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => MemoryShares { reading: budget, decoding: None },
             ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) => {
                 let (reading, limits) = DecodeLimits::of_budget(budget);
-                MemoryShares { reading, decoding: Some(GateSetup { limits, counts_bytes: true }) }
+                MemoryShares { reading, decoding: Some(limits) }
             }
             ItemSizeMode::Unknown => {
                 let limits = DecodeLimits::of_samples(batch_size, decode_threads as u64);
-                MemoryShares { reading: budget, decoding: Some(GateSetup { limits, counts_bytes: false }) }
+                MemoryShares { reading: budget, decoding: Some(limits) }
             }
         }
     }

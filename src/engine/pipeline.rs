@@ -8,8 +8,7 @@ use super::assembly::DecodeJob;
 use super::bucket::BucketSource;
 use super::cache_session::CacheSession;
 use super::cache_source::CacheSource;
-use super::decode_gate::DecodeGate;
-use super::item_sizes::GateSetup;
+use super::decode_gate::{DecodeGate, DecodeLimits};
 use super::loss::OnError;
 use super::sample_code::SampleCode;
 use super::source::SampleSource;
@@ -30,7 +29,8 @@ pub(crate) struct Engine {
     pub(crate) memory_budget: u64,
     /// The budget of bytes that are read, and of items whose size is known before their object is read.
     pub(crate) budget: Budget,
-    pub(crate) gate_setup: Option<GateSetup>,
+    /// The limits of the gate before the decoder, if there is a gate.
+    pub(crate) decode_limits: Option<DecodeLimits>,
     /// Where samples wait for memory before they are decoded.
     pub(crate) gate: Option<Arc<DecodeGate<DecodeJob>>>,
 }
@@ -40,9 +40,7 @@ impl Engine {
     pub(crate) fn for_epochs(&self, held: &Gauge) -> Self {
         let budget = Budget::new(self.budget.bytes(), held.clone());
         let bucket = Arc::new(self.bucket.with_fetcher(self.bucket.fetcher.for_epochs(&budget)));
-        let gate = self.gate_setup.map(|GateSetup { limits, counts_bytes }| {
-            DecodeGate::new(limits, self.jobs.clone(), counts_bytes.then(|| held.clone()))
-        });
+        let gate = self.decode_limits.map(|limits| DecodeGate::new(limits, self.jobs.clone(), held.clone()));
         Self { bucket, budget, gate, ..self.clone() }
     }
 
@@ -73,7 +71,7 @@ impl Engine {
     pub(crate) fn bytes(&self, group: &Group) -> GroupBytes {
         let sizes = || group.slices.iter().map(|slice| slice.range.end - slice.range.start);
         let objects = sizes().fold(0, u64::saturating_add);
-        if self.code.counts_items_later() {
+        if self.code.sizes().counts_items_later() {
             return GroupBytes { until_delivered: 0, until_decoded: objects };
         }
         let items = sizes().try_fold(0u64, |sum, size| Some(sum.saturating_add(self.code.planned_bytes(size)?)));

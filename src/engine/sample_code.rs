@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::decode_gate::{DecodeLimits, DecodeNeed};
-use super::item_sizes::{ItemSizes, MemoryShares};
+use super::item_sizes::ItemSizes;
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
 use crate::error::panic_message;
@@ -57,11 +57,7 @@ pub(crate) trait SampleCode: Send + Sync {
     /// See [`Decode::is_light`].
     fn is_light(&self) -> bool;
 
-    /// See [`ItemSizes::divide`].
-    fn divide_memory(&self, budget: u64, batch_size: u64, decode_threads: usize) -> MemoryShares;
-
-    /// See [`ItemSizes::counts_items_later`].
-    fn counts_items_later(&self) -> bool;
+    fn sizes(&self) -> &ItemSizes;
 
     /// See [`ItemSizes::planned`].
     fn planned_bytes(&self, object_bytes: u64) -> Option<u64>;
@@ -113,12 +109,8 @@ impl<D: Decode> SampleCode for UserCode<D> {
         self.decode.is_light()
     }
 
-    fn divide_memory(&self, budget: u64, batch_size: u64, decode_threads: usize) -> MemoryShares {
-        self.sizes.divide(budget, batch_size, decode_threads)
-    }
-
-    fn counts_items_later(&self) -> bool {
-        self.sizes.counts_items_later()
+    fn sizes(&self) -> &ItemSizes {
+        &self.sizes
     }
 
     fn planned_bytes(&self, object_bytes: u64) -> Option<u64> {

@@ -1,11 +1,9 @@
 //! How far each sample of a window is, and what the planning thread is doing.
 //!
-//! Each read notes the steps of its samples here, in one atomic word per sample. The thread that waits for a batch
-//! reads these words, so it asks no other thread, and a batch that is ready in time costs only a few stores per sample.
+//! Each read notes the steps of its samples here. The thread that waits for a batch looks at these notes, so it asks no
+//! other thread, and a batch that is ready in time costs only a few stores per sample.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -29,16 +27,14 @@ pub(crate) enum PlannerState {
     Ended,
 }
 
-impl PlannerState {
-    const ALL: [Self; 5] = [Self::Planning, Self::Listing, Self::Budget, Self::Admission, Self::Ended];
-}
-
 /// How far a sample is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SampleStage {
     Planned,
     /// Its read waits to be let through.
     Queued,
+    /// Its compose waits to be let through.
+    ComposeQueued,
     Composing,
     Reading,
     /// It is read from the cache.
@@ -49,46 +45,17 @@ pub(crate) enum SampleStage {
     Listing,
     /// Its bytes are in memory and go to the decoder.
     Read,
+    /// It is decoded, or its batch goes without it.
+    Decoded,
 }
 
-impl SampleStage {
-    const ALL: [Self; 8] = [
-        Self::Planned,
-        Self::Queued,
-        Self::Composing,
-        Self::Reading,
-        Self::Caching,
-        Self::Claimed,
-        Self::Listing,
-        Self::Read,
-    ];
-}
-
-/// A stage or state with its start in milliseconds since the epoch began. Both are in one word, so that no reader sees
-/// half of an update.
-#[derive(Debug, Default)]
-struct StageStamp(AtomicU64);
-
-impl StageStamp {
-    fn set(&self, code: u8, since_ms: u64) {
-        self.0.store(u64::from(code) << 56 | since_ms & (u64::MAX >> 8), Ordering::Release);
-    }
-
-    fn get(&self) -> (usize, u64) {
-        let word = self.0.load(Ordering::Acquire);
-        ((word >> 56) as usize, word & (u64::MAX >> 8))
-    }
-
-    fn stage(&self) -> StageSince {
-        let (code, since_ms) = self.get();
-        StageSince { stage: SampleStage::ALL[code], since_ms }
-    }
-}
-
-/// The stage of a sample, and when it began, in milliseconds since the epoch began.
+/// How far one sample is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StageSince {
+pub(crate) struct SampleProgress {
+    /// The sample that was planned, or the one that replaces it.
+    pub(crate) id: SampleId,
     pub(crate) stage: SampleStage,
+    /// When the stage began, in milliseconds since the epoch began.
     pub(crate) since_ms: u64,
 }
 
@@ -96,12 +63,13 @@ pub(crate) struct StageSince {
 #[derive(Debug)]
 pub(crate) struct PlannerStatus {
     began: Instant,
-    state: StageStamp,
+    /// The state, and when it began, in milliseconds since the epoch began.
+    state: Mutex<(PlannerState, u64)>,
 }
 
 impl PlannerStatus {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), state: StageStamp::default() })
+        Arc::new(Self { began: Instant::now(), state: Mutex::new((PlannerState::Planning, 0)) })
     }
 
     /// Milliseconds since the epoch began.
@@ -112,7 +80,7 @@ impl PlannerStatus {
     pub(crate) fn enter(&self, state: PlannerState) {
         // The start of `Planning` is never reported, and the planner enters it for each group: it needs no clock.
         let since_ms = if state == PlannerState::Planning { 0 } else { self.now_ms() };
-        self.state.set(state as u8, since_ms);
+        *lock(&self.state) = (state, since_ms);
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -121,8 +89,7 @@ impl PlannerStatus {
 
     /// The state, and when it began, in milliseconds since the epoch began.
     pub(crate) fn state(&self) -> (PlannerState, u64) {
-        let (code, since_ms) = self.state.get();
-        (PlannerState::ALL[code], since_ms)
+        *lock(&self.state)
     }
 }
 
@@ -130,10 +97,7 @@ impl PlannerStatus {
 #[derive(Debug)]
 pub(crate) struct WindowStages {
     planner: Arc<PlannerStatus>,
-    ids: Vec<SampleId>,
-    stamps: Vec<StageStamp>,
-    /// Slots whose sample was lost, with the sample that replaces it and its stage. These are few.
-    replaced: Mutex<BTreeMap<usize, (SampleId, StageStamp)>>,
+    samples: Mutex<Vec<SampleProgress>>,
     abandoned: watch::Sender<AbandonedComposes>,
 }
 
@@ -146,86 +110,55 @@ struct AbandonedComposes {
     begun_before_ms: u64,
 }
 
-/// How far the compose of a group is, and since when.
-#[derive(Debug)]
-pub(crate) struct ComposeProgress(Mutex<(ReadStep, u64)>);
-
 impl WindowStages {
     pub(crate) fn new(ids: Vec<SampleId>, planner: &Arc<PlannerStatus>) -> Arc<Self> {
-        let stamps = ids.iter().map(|_| StageStamp::default()).collect();
-        let (replaced, abandoned) = (Mutex::default(), watch::Sender::default());
-        Arc::new(Self { planner: Arc::clone(planner), ids, stamps, replaced, abandoned })
+        let sample = |id| SampleProgress { id, stage: SampleStage::Planned, since_ms: 0 };
+        let samples = Mutex::new(ids.into_iter().map(sample).collect());
+        Arc::new(Self { planner: Arc::clone(planner), samples, abandoned: watch::Sender::default() })
     }
 
-    /// The sample of a slot, or the one that replaces it.
-    pub(crate) fn id(&self, slot: usize) -> Option<SampleId> {
-        let replaced = lock(&self.replaced).get(&slot).map(|(id, _)| *id);
-        replaced.or_else(|| self.ids.get(slot).copied())
-    }
-
-    /// The stages of these slots, in their order.
-    pub(crate) fn stages(&self, slots: Range<usize>) -> Vec<StageSince> {
-        let replaced = lock(&self.replaced);
-        let stamp = |slot| replaced.get(&slot).map(|(_, stamp)| stamp).or_else(|| self.stamps.get(slot));
-        slots.filter_map(stamp).map(StageStamp::stage).collect()
+    /// How far the samples of these slots are, in the order of the slots.
+    pub(crate) fn progress(&self, slots: Range<usize>) -> Vec<SampleProgress> {
+        lock(&self.samples).get(slots).unwrap_or_default().to_vec()
     }
 
     pub(crate) fn set(&self, slots: impl IntoIterator<Item = usize>, stage: SampleStage) {
-        let now_ms = self.planner.now_ms();
-        let replaced = lock(&self.replaced);
+        let since_ms = self.planner.now_ms();
+        let mut samples = lock(&self.samples);
         for slot in slots {
-            if let Some(stamp) = replaced.get(&slot).map(|(_, stamp)| stamp).or_else(|| self.stamps.get(slot)) {
-                stamp.set(stage as u8, now_ms);
-            }
+            samples[slot] = SampleProgress { stage, since_ms, ..samples[slot] };
         }
     }
 
     /// Notes that the sample of a slot is lost and `id` replaces it, as far as that is known already.
     pub(crate) fn replace(&self, slot: usize, id: Option<SampleId>, stage: SampleStage) {
-        if let Some(id) = id.or_else(|| self.id(slot)) {
-            let stamp = StageStamp::default();
-            stamp.set(stage as u8, self.planner.now_ms());
-            lock(&self.replaced).insert(slot, (id, stamp));
-        }
+        let since_ms = self.planner.now_ms();
+        let sample = &mut lock(&self.samples)[slot];
+        *sample = SampleProgress { id: id.unwrap_or(sample.id), stage, since_ms };
     }
 
     /// Notes a step of the read of these samples.
     pub(crate) fn set_read_step(&self, slots: impl IntoIterator<Item = usize>, step: ReadStep) {
         let stage = match step {
             ReadStep::Queued => SampleStage::Queued,
-            ReadStep::ComposeQueued | ReadStep::Composing => SampleStage::Composing,
+            ReadStep::ComposeQueued => SampleStage::ComposeQueued,
+            ReadStep::Composing => SampleStage::Composing,
             ReadStep::Reading => SampleStage::Reading,
         };
         self.set(slots, stage);
     }
 
-    /// The progress of a compose that waits to be let through.
-    pub(crate) fn queue_compose(&self) -> ComposeProgress {
-        ComposeProgress(Mutex::new((ReadStep::ComposeQueued, self.planner.now_ms())))
-    }
-
-    /// Notes a step of the compose, and of the read behind it, of these samples.
-    pub(crate) fn set_compose_step(
-        &self,
-        compose: &ComposeProgress,
-        slots: impl IntoIterator<Item = usize>,
-        step: ReadStep,
-    ) {
-        *lock(&compose.0) = (step, self.planner.now_ms());
-        self.set_read_step(slots, step);
-    }
-
     /// Waits until the training loop gives up the compose of a group that begins with this slot. Waits forever if the
     /// group is composed already.
-    pub(crate) async fn wait_until_abandoned(&self, slot: usize, compose: &ComposeProgress) {
+    pub(crate) async fn wait_until_abandoned(&self, slot: usize) {
         let mut abandoned = self.abandoned.subscribe();
         let is_abandoned = |abandoned: &AbandonedComposes| {
-            let (step, since_ms) = *lock(&compose.0);
+            let SampleProgress { stage, since_ms, .. } = lock(&self.samples)[slot];
             slot < abandoned.before_slot
-                && match step {
-                    ReadStep::ComposeQueued => true,
-                    ReadStep::Composing => since_ms < abandoned.begun_before_ms,
-                    ReadStep::Queued | ReadStep::Reading => false,
+                && match stage {
+                    SampleStage::ComposeQueued => true,
+                    SampleStage::Composing => since_ms < abandoned.begun_before_ms,
+                    _ => false,
                 }
         };
         // The sender is a field of `self`, so it isn't dropped during the wait.

@@ -28,6 +28,8 @@ use crate::{Error, ErrorKind, Result};
 /// What the substitutes of an epoch have in common.
 #[derive(Clone)]
 pub(crate) struct SubstituteContext {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) source: Arc<dyn SampleSource>,
     pub(crate) sampling: Arc<Sampling>,
     pub(crate) epoch: u64,
     /// Number of batches that were delivered or are waited for.
@@ -41,49 +43,31 @@ pub(crate) struct SubstituteContext {
     pub(crate) cancel: EpochSignal,
 }
 
-/// What one substitute works with.
-struct Substitution {
-    engine: Arc<Engine>,
-    source: Arc<dyn SampleSource>,
-    context: SubstituteContext,
-    request: SubstituteRequest,
-}
-
 /// The loss policy of an epoch.
-pub(crate) fn loss_policy(
-    engine: &Arc<Engine>,
-    source: &Arc<dyn SampleSource>,
-    context: SubstituteContext,
-) -> LossPolicy {
-    match engine.on_error {
+pub(crate) fn loss_policy(context: SubstituteContext) -> LossPolicy {
+    match context.engine.on_error {
         OnError::Fail => LossPolicy::Fail,
         OnError::Skip { .. } => LossPolicy::Skip,
-        OnError::Substitute { .. } => {
-            let (engine, source) = (Arc::clone(engine), Arc::clone(source));
-            LossPolicy::Substitute(Box::new(move |request| {
-                let (engine, source) = (Arc::clone(&engine), Arc::clone(&source));
-                let substitution = Substitution { engine, source, context: context.clone(), request };
-                let io = Arc::clone(&substitution.engine.bucket.io);
-                spawn_read(&io, context.cancel.clone(), async move {
-                    let assembly = Arc::clone(&substitution.request.assembly);
-                    if let Err(error) = substitution.run().await {
-                        assembly.fail(error);
-                    }
-                });
-            }))
-        }
+        OnError::Substitute { .. } => LossPolicy::Substitute(Box::new(move |request| {
+            let (context, assembly) = (context.clone(), Arc::clone(&request.assembly));
+            let (io, cancel) = (Arc::clone(&context.engine.bucket.io), context.cancel.clone());
+            spawn_read(&io, cancel, async move {
+                if let Err(error) = context.substitute(request).await {
+                    assembly.fail(error);
+                }
+            });
+        })),
     }
 }
 
-impl Substitution {
+impl SubstituteContext {
     /// Reads a substitute and has it decoded. If it can't be read, that is a loss like the first.
     ///
     /// # Errors
     /// The listing, the sampler or the manifest failed. The batch fails with it.
-    async fn run(mut self) -> Result<()> {
-        let Some(id) = self.choose().await? else { return Ok(()) };
-        let SubstituteRequest { assembly, slot, planned, .. } = &self.request;
-        let (assembly, slot) = (Arc::clone(assembly), *slot);
+    async fn substitute(mut self, request: SubstituteRequest) -> Result<()> {
+        let Some(id) = self.choose(&request).await? else { return Ok(()) };
+        let SubstituteRequest { assembly, slot, planned, .. } = request;
         assembly.stages.replace(slot, Some(id), SampleStage::Planned);
 
         let alone = |id: SampleId| -> Result<Group> {
@@ -92,20 +76,16 @@ impl Substitution {
         };
         let group = alone(id)?;
         let GroupBytes { until_delivered, until_decoded } = self.engine.bytes(&group);
-        let replaced = self.engine.bytes(&alone(*planned)?).until_delivered;
+        let replaced = self.engine.bytes(&alone(planned)?).until_delivered;
         let more = until_delivered.saturating_sub(replaced).saturating_add(until_decoded);
-        let mut permit = self.take(more).await;
+        let mut permit = self.take(more, assembly.place.number).await;
         let passing = Arc::new(permit.split(until_decoded));
 
         match self.source.read_one(group, assembly.place.group_number, &assembly.stages).await {
             Ok(sample) => {
                 assembly.stages.set([slot], SampleStage::Read);
                 assembly.hold(Arc::new(permit));
-                if !self.engine.code.is_light() {
-                    assembly.queue_decode(slot, sample, Some(passing));
-                } else if assembly.decode_light(vec![(slot, sample)]) {
-                    assembly.queue_collate();
-                }
+                assembly.receive(vec![(slot, sample)], Some(&passing));
             }
             Err(error) => {
                 drop((permit, passing));
@@ -116,10 +96,10 @@ impl Substitution {
     }
 
     /// The sample that is tried next. `None` if there is none, which fails the batch, or if the epoch is cancelled.
-    async fn choose(&self) -> Result<Option<SampleId>> {
-        let SubstituteRequest { assembly, slot, attempt, .. } = &self.request;
-        let SubstituteContext { sampling, epoch, listed, cancel, .. } = &self.context;
-        let manifest = &self.engine.bucket.manifest;
+    async fn choose(&self, request: &SubstituteRequest) -> Result<Option<SampleId>> {
+        let SubstituteRequest { assembly, slot, attempt, .. } = request;
+        let Self { engine, sampling, epoch, listed, cancel, .. } = self;
+        let manifest = &engine.bucket.manifest;
         if let KnownSamples::AtLeast(_) = manifest.known() {
             assembly.stages.replace(*slot, None, SampleStage::Listing);
             let (manifest, cancel) = (Arc::clone(manifest), cancel.clone());
@@ -142,18 +122,17 @@ impl Substitution {
         Ok(order.ids(position..position + 1, listed)?.first().copied())
     }
 
-    /// Takes bytes for the substitute; the module's documentation says why this ends.
-    async fn take(&mut self, bytes: u64) -> Permit {
-        let (number, budget) = (self.request.assembly.place.number, &self.engine.budget);
-        let SubstituteContext { awaited, batches_with_bytes, .. } = &mut self.context;
+    /// Takes bytes for a substitute of the batch with this number; the module's documentation says why this ends.
+    async fn take(&mut self, bytes: u64, number: u64) -> Permit {
+        let Self { engine, awaited, batches_with_bytes, .. } = self;
         tokio::select! {
             biased;
             permit = async {
                 // An error means that the planning thread has ended because the epoch is cancelled.
                 let _ = batches_with_bytes.wait_for(|&batches| batches > number).await;
-                budget.take(bytes).await
+                engine.budget.take(bytes).await
             } => permit,
-            _ = awaited.wait_for(|&awaited| awaited > number) => budget.exceed(bytes),
+            _ = awaited.wait_for(|&awaited| awaited > number) => engine.budget.exceed(bytes),
         }
     }
 }

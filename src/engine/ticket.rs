@@ -9,23 +9,17 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::sample_code::BatchData;
 use super::wait_report::BatchTrace;
+use crate::Result;
 use crate::collate::Batch;
-use crate::{Error, Result};
 
-/// What the planning thread hands out, in the order of delivery.
-pub(crate) enum Ticket {
-    Batch(PendingBatch),
-    /// No batch can follow.
-    Failed(Error),
-}
+/// What the planning thread hands out, in the order of delivery. No batch follows an error.
+pub(crate) type Ticket = Result<PendingBatch>;
 
 /// A batch that is being assembled.
 pub(crate) struct PendingBatch {
     pub(crate) receiver: BatchReceiver,
     /// Index of the batch among those of its epoch, or among those that were left of it when the run was resumed.
     pub(crate) number: u64,
-    /// Positions of the global batch, of all ranks, in the order of the epoch.
-    pub(crate) positions: Range<u64>,
     pub(crate) trace: BatchTrace,
 }
 
@@ -35,6 +29,10 @@ pub(crate) type HeldBytes = Arc<dyn Any + Send + Sync>;
 /// A finished batch.
 pub(crate) struct FinishedBatch {
     pub(crate) batch: Batch<BatchData>,
+    /// Index of the batch in its epoch.
+    pub(crate) number: u64,
+    /// Positions of the global batch, of all ranks, in the order of the epoch.
+    pub(crate) positions: Range<u64>,
     /// Bytes of its samples, as they are stored.
     pub(crate) bytes: u64,
     /// Number of its samples whose bytes were verified.

@@ -3,12 +3,11 @@
 //! The thread that waits for a batch looks at the [stages](super::stages) of its samples, in time slices that grow from
 //! 1 ms to 64 ms, and counts each slice under the stage that it saw at the slice's start.
 
-use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::stages::{PlannerState, PlannerStatus, SampleStage, StageSince, WindowStages};
+use super::stages::{PlannerState, PlannerStatus, SampleProgress, SampleStage, WindowStages};
 use crate::budget::Gauge;
 use crate::manifest::Manifest;
 use crate::pacing::{BucketGates, Ceilings};
@@ -57,19 +56,14 @@ pub struct WaitedFor {
 }
 
 impl WaitedFor {
-    fn add(&mut self, reason: WaitReason, time: Duration) {
-        *match reason {
-            WaitReason::Listing => &mut self.listing,
-            WaitReason::Budget => &mut self.budget,
-            WaitReason::Turn => &mut self.turn,
-            WaitReason::Compose => &mut self.compose,
-            WaitReason::Read => &mut self.read,
-            WaitReason::Cache => &mut self.cache,
-            WaitReason::Claim => &mut self.claim,
-            WaitReason::Decode => &mut self.decode,
-            WaitReason::Collate => &mut self.collate,
-            WaitReason::Plan => &mut self.plan,
-        } += time;
+    pub(super) fn add(&mut self, reason: WaitReason, time: Duration) {
+        *self.times_mut()[reason as usize] += time;
+    }
+
+    /// All times, in the order of [`WaitReason`].
+    fn times_mut(&mut self) -> [&mut Duration; STAGE_NAMES.len()] {
+        let Self { listing, budget, turn, compose, read, cache, claim, decode, collate, plan } = self;
+        [listing, budget, turn, compose, read, cache, claim, decode, collate, plan]
     }
 
     /// The sum of all stages. It includes the wait for the first batch.
@@ -79,22 +73,13 @@ impl WaitedFor {
 
     /// Each stage's name and time. Later versions may have more stages.
     pub fn by_stage(&self) -> impl Iterator<Item = (&'static str, Duration)> + use<> {
-        let Self { listing, budget, turn, compose, read, cache, claim, decode, collate, plan } = *self;
-        [
-            ("listing", listing),
-            ("budget", budget),
-            ("turn", turn),
-            ("compose", compose),
-            ("read", read),
-            ("cache", cache),
-            ("claim", claim),
-            ("decode", decode),
-            ("collate", collate),
-            ("plan", plan),
-        ]
-        .into_iter()
+        STAGE_NAMES.into_iter().zip({ *self }.times_mut().map(|time| *time))
     }
 }
+
+/// Names of the stages, in the order of [`WaitReason`].
+const STAGE_NAMES: [&str; 10] =
+    ["listing", "budget", "turn", "compose", "read", "cache", "claim", "decode", "collate", "plan"];
 
 /// What a batch is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +100,8 @@ impl WaitReason {
     /// The reason of a sample in this stage; `None` for stages that another thread has to end.
     fn of_stage(stage: SampleStage) -> Option<Self> {
         match stage {
-            SampleStage::Planned | SampleStage::Read => None,
-            SampleStage::Composing => Some(Self::Compose),
+            SampleStage::Planned | SampleStage::Read | SampleStage::Decoded => None,
+            SampleStage::ComposeQueued | SampleStage::Composing => Some(Self::Compose),
             SampleStage::Reading => Some(Self::Read),
             SampleStage::Caching => Some(Self::Cache),
             SampleStage::Claimed => Some(Self::Claim),
@@ -126,53 +111,21 @@ impl WaitReason {
     }
 }
 
-impl fmt::Display for WaitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Listing => "listing",
-            Self::Budget => "byte budget",
-            Self::Turn => "leave to make a call",
-            Self::Compose => "compose",
-            Self::Read => "read",
-            Self::Cache => "cache",
-            Self::Claim => "claim of another",
-            Self::Decode => "decode",
-            Self::Collate => "collate",
-            Self::Plan => "plan",
-        })
-    }
-}
-
-/// A batch that is being assembled, for the thread that waits for it.
-pub(crate) trait BatchProgress: Send + Sync {
-    /// Number of samples that are not decoded yet.
-    fn missing(&self) -> usize;
-}
-
 /// Access to the progress of one batch.
 pub(crate) struct BatchTrace {
-    stages: Arc<WindowStages>,
+    pub(crate) stages: Arc<WindowStages>,
     /// The batch's slots in its window.
-    slots: Range<usize>,
-    /// Weak, because the channel of a batch must close when every task that could finish the batch has ended.
-    assembly: Weak<dyn BatchProgress>,
+    pub(crate) slots: Range<usize>,
 }
 
 impl BatchTrace {
-    pub(crate) fn new(stages: Arc<WindowStages>, slots: Range<usize>, assembly: Weak<dyn BatchProgress>) -> Self {
-        Self { stages, slots, assembly }
-    }
-
-    fn id(&self, place: usize) -> Option<SampleId> {
-        self.stages.id(self.slots.start + place)
-    }
-
     /// Where the training loop has `waited` for longer than reading the objects would take: gives up all queued
     /// composes of groups that begin before this batch's end, and running ones that take [`COMPOSE_PATIENCE`] times too
     /// long.
-    fn give_up_composing(&self, waited: Duration, gates: &BucketGates) {
-        let stages = self.stages.stages(self.slots.clone());
-        let composing = stages.iter().filter(|at| at.stage == SampleStage::Composing).count();
+    pub(super) fn give_up_composing(&self, waited: Duration, gates: &BucketGates) {
+        let is_composing = |stage| matches!(stage, SampleStage::ComposeQueued | SampleStage::Composing);
+        let samples = self.stages.progress(self.slots.clone());
+        let composing = samples.iter().filter(|sample| is_composing(sample.stage)).count();
         if composing == 0 || waited <= gates.reads.time_for(composing) {
             return;
         }
@@ -181,18 +134,16 @@ impl BatchTrace {
     }
 
     fn snapshot(&self, planner: (PlannerState, u64)) -> WaitSnapshot {
-        // If the assembly is gone, the batch is finished or never will be.
-        let missing = self.assembly.upgrade().map_or(0, |assembly| assembly.missing());
-        WaitSnapshot::of(&self.stages.stages(self.slots.clone()), missing, planner)
+        WaitSnapshot::of(&self.stages.progress(self.slots.clone()), planner)
     }
 }
 
 /// What a batch was waiting for at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WaitSnapshot {
-    reason: WaitReason,
-    /// The sample to blame, which has waited longest, by its place in the batch.
-    place: Option<usize>,
+    pub(super) reason: WaitReason,
+    /// The sample to blame, which has waited longest.
+    sample: Option<SampleId>,
     /// Milliseconds since the epoch began, if known.
     since_ms: Option<u64>,
     /// Number of samples of the batch that wait for the same.
@@ -200,30 +151,26 @@ pub(crate) struct WaitSnapshot {
 }
 
 impl WaitSnapshot {
-    /// The snapshot of a batch with these stages, of whose samples `missing` are not decoded yet.
+    /// The snapshot of a batch of these samples.
     ///
     /// Calls that are under way come first, the oldest before all others. Samples that wait for bytes of the budget, or
     /// to be let through, come after them, because they get these when a call ends.
-    fn of(stages: &[StageSince], missing: usize, (state, state_since_ms): (PlannerState, u64)) -> Self {
-        let under_way = stages.iter().enumerate().filter_map(|(place, at)| {
-            let reason = WaitReason::of_stage(at.stage)?;
-            Some((reason, place, at.since_ms))
-        });
-        let oldest = under_way.clone().min_by_key(|(reason, _, since_ms)| (*reason == WaitReason::Turn, *since_ms));
-        if let Some((reason, place, since_ms)) = oldest {
-            let samples = under_way.filter(|(other, ..)| *other == reason).count();
-            return Self { reason, place: Some(place), since_ms: Some(since_ms), samples };
+    fn of(samples: &[SampleProgress], (state, state_since_ms): (PlannerState, u64)) -> Self {
+        let under_way = samples.iter().filter_map(|sample| Some((WaitReason::of_stage(sample.stage)?, sample)));
+        let oldest = under_way.clone().min_by_key(|(reason, at)| (*reason == WaitReason::Turn, at.since_ms));
+        if let Some((reason, SampleProgress { id, since_ms, .. })) = oldest {
+            let samples = under_way.filter(|(other, _)| *other == reason).count();
+            return Self { reason, sample: Some(*id), since_ms: Some(*since_ms), samples };
         }
 
-        let count = |stage| stages.iter().filter(|at| at.stage == stage).count();
-        let (samples, planned, read) = (stages.len(), count(SampleStage::Planned), count(SampleStage::Read));
-        let of_batch = |reason, samples| Self { reason, place: None, since_ms: None, samples };
-        if planned == 0 && missing == 0 && samples > 0 {
-            return of_batch(WaitReason::Collate, samples);
+        let count = |stage| samples.iter().filter(|sample| sample.stage == stage).count();
+        let (planned, read) = (count(SampleStage::Planned), count(SampleStage::Read));
+        let of_batch = |reason, samples| Self { reason, sample: None, since_ms: None, samples };
+        if read > 0 {
+            return of_batch(WaitReason::Decode, read);
         }
-        let decoded = samples - missing.min(samples);
-        if read > decoded {
-            return of_batch(WaitReason::Decode, read - decoded);
+        if planned == 0 && !samples.is_empty() {
+            return of_batch(WaitReason::Collate, samples.len());
         }
 
         let since_ms = Some(state_since_ms);
@@ -238,24 +185,24 @@ impl WaitSnapshot {
 
 /// One wait of the training loop: how long to wait until the next look, and when to report.
 #[derive(Debug)]
-struct WaitSlices {
-    waited: Duration,
+pub(super) struct WaitSlices {
+    pub(super) waited: Duration,
     slice: Duration,
     report_at: Duration,
 }
 
 impl WaitSlices {
-    fn new(stall_report: Duration) -> Self {
+    pub(super) fn new(stall_report: Duration) -> Self {
         Self { waited: Duration::ZERO, slice: SHORTEST_SLICE, report_at: stall_report }
     }
 
     /// How long to wait until the next look.
-    fn slice(&self) -> Duration {
+    pub(super) fn slice(&self) -> Duration {
         self.slice.min(self.report_at.saturating_sub(self.waited)).max(Duration::from_micros(1))
     }
 
     /// Adds `time` to the wait. Returns true when a report is due; the next one is due after twice the time.
-    fn passed(&mut self, time: Duration) -> bool {
+    pub(super) fn passed(&mut self, time: Duration) -> bool {
         self.waited += time;
         self.slice = (self.slice * 2).min(LONGEST_SLICE);
         let is_due = self.waited >= self.report_at;
@@ -286,56 +233,13 @@ pub(crate) struct WaitTotals {
     pub(crate) stalls: u64,
 }
 
-/// A source of batches that a thread can wait for.
-pub(crate) trait WaitSource<T> {
-    /// The next batch, if it comes within this time.
-    fn get(&mut self, within: Duration) -> Option<T>;
-    /// The batch that is waited for, if it is known.
-    fn trace(&self) -> Option<&BatchTrace>;
-}
-
 impl WaitWatcher {
-    /// Waits until `source` returns something. `on_slice` is called with each slice of the wait but the last, while the
-    /// wait lasts.
-    pub(crate) fn wait<T>(
-        &self,
-        totals: &mut WaitTotals,
-        batch: u64,
-        source: &mut impl WaitSource<T>,
-        mut on_slice: impl FnMut(Duration),
-    ) -> T {
-        if let Some(got) = source.get(Duration::ZERO) {
-            return got;
-        }
-        let mut slices = WaitSlices::new(self.stall_report);
-        loop {
-            let snapshot = self.snapshot(source.trace());
-            let asked = Instant::now();
-            let got = source.get(slices.slice());
-            let took = asked.elapsed();
-
-            totals.waited_for.add(snapshot.reason, took);
-            let is_due = slices.passed(took);
-            if let Some(got) = got {
-                return got;
-            }
-            on_slice(took);
-            if let Some(trace) = source.trace() {
-                trace.give_up_composing(slices.waited, &self.gates);
-            }
-            if is_due {
-                totals.stalls += 1;
-                self.report(batch, slices.waited, source.trace());
-            }
-        }
-    }
-
-    fn snapshot(&self, trace: Option<&BatchTrace>) -> WaitSnapshot {
+    pub(super) fn snapshot(&self, trace: Option<&BatchTrace>) -> WaitSnapshot {
         let planner = self.planner.state();
-        trace.map_or_else(|| WaitSnapshot::of(&[], 0, planner), |trace| trace.snapshot(planner))
+        trace.map_or_else(|| WaitSnapshot::of(&[], planner), |trace| trace.snapshot(planner))
     }
 
-    fn report(&self, batch: u64, waited: Duration, trace: Option<&BatchTrace>) {
+    pub(super) fn report(&self, batch: u64, waited: Duration, trace: Option<&BatchTrace>) {
         let snapshot = self.snapshot(trace);
         let Ceilings { reads, writes } = self.gates.snapshot();
         let now_ms = self.planner.now_ms();
@@ -344,7 +248,7 @@ impl WaitWatcher {
             prefix = %self.manifest.prefix(),
             epoch = self.epoch,
             batch,
-            stage = %snapshot.reason,
+            stage = %STAGE_NAMES[snapshot.reason as usize],
             waited_seconds = waited.as_secs_f64(),
             stage_seconds = since.map(|since| since.as_secs_f64()),
             bytes_held = self.held.bytes(),
@@ -359,14 +263,14 @@ impl WaitWatcher {
             writes_at_once = writes.at_once,
             writes_per_second = writes.per_second,
             "the training loop waits for {}",
-            self.describe(snapshot, trace)
+            self.describe(snapshot)
         );
     }
 
     /// The end of the sentence "the training loop waits for".
-    fn describe(&self, snapshot: WaitSnapshot, trace: Option<&BatchTrace>) -> String {
-        let id = snapshot.place.and_then(|place| trace?.id(place));
-        let object = id
+    fn describe(&self, snapshot: WaitSnapshot) -> String {
+        let object = snapshot
+            .sample
             .and_then(|id| self.manifest.location(id).ok())
             .map(|location| self.manifest.id(&location.object).to_string());
         let object = object.as_deref().unwrap_or("an object");
@@ -377,7 +281,7 @@ impl WaitWatcher {
         match snapshot.reason {
             WaitReason::Listing => "the listing to reach the batch".to_owned(),
             WaitReason::Budget => "bytes of the memory budget, which delivered batches hold".to_owned(),
-            WaitReason::Turn if snapshot.place.is_some() => format!("a slot to read {object}{others}"),
+            WaitReason::Turn if snapshot.sample.is_some() => format!("a slot to read {object}{others}"),
             WaitReason::Turn => "a slot for a call: as many calls are under way as help".to_owned(),
             WaitReason::Compose => format!("{object}{others} to be composed by the service"),
             WaitReason::Read => format!("the bytes of {object}{others}"),
@@ -394,39 +298,39 @@ impl WaitWatcher {
 mod tests {
     use super::*;
 
-    fn waiting(
-        stages: &[(SampleStage, u64)],
-        missing: usize,
-        state: PlannerState,
-    ) -> (WaitReason, Option<usize>, usize) {
-        let stages: Vec<_> = stages.iter().map(|&(stage, since_ms)| StageSince { stage, since_ms }).collect();
-        let snapshot = WaitSnapshot::of(&stages, missing, (state, 7));
-        (snapshot.reason, snapshot.place, snapshot.samples)
+    fn waiting(samples: &[(SampleStage, u64)], state: PlannerState) -> (WaitReason, Option<u64>, usize) {
+        let samples = (0..).zip(samples);
+        let samples = samples.map(|(id, &(stage, since_ms))| SampleProgress { id: SampleId(id), stage, since_ms });
+        let snapshot = WaitSnapshot::of(&samples.collect::<Vec<_>>(), (state, 7));
+        (snapshot.reason, snapshot.sample.map(|id| id.0), snapshot.samples)
     }
 
     #[test]
     fn the_stage_of_a_wait() {
-        use SampleStage::{Caching, Claimed, Composing, Listing, Planned, Queued, Read, Reading};
+        use SampleStage::{
+            Caching, Claimed, ComposeQueued, Composing, Decoded, Listing, Planned, Queued, Read, Reading,
+        };
         let none = PlannerState::Planning;
-        assert_eq!(waiting(&[], 0, PlannerState::Listing).0, WaitReason::Listing);
-        assert_eq!(waiting(&[], 0, none).0, WaitReason::Plan);
-        assert_eq!(waiting(&[(Planned, 0), (Planned, 0)], 2, PlannerState::Budget), (WaitReason::Budget, None, 2));
-        assert_eq!(waiting(&[(Planned, 0), (Queued, 3)], 2, PlannerState::Admission), (WaitReason::Turn, Some(1), 1));
-        assert_eq!(waiting(&[(Planned, 0)], 1, PlannerState::Admission), (WaitReason::Turn, None, 1));
+        assert_eq!(waiting(&[], PlannerState::Listing).0, WaitReason::Listing);
+        assert_eq!(waiting(&[], none).0, WaitReason::Plan);
+        assert_eq!(waiting(&[(Planned, 0), (Planned, 0)], PlannerState::Budget), (WaitReason::Budget, None, 2));
+        assert_eq!(waiting(&[(Planned, 0), (Queued, 3)], PlannerState::Admission), (WaitReason::Turn, Some(1), 1));
+        assert_eq!(waiting(&[(Planned, 0)], PlannerState::Admission), (WaitReason::Turn, None, 1));
         let reads = [(Reading, 9), (Queued, 1), (Reading, 5), (Read, 0), (Planned, 0)];
         assert_eq!(
-            waiting(&reads, 5, PlannerState::Budget),
+            waiting(&reads, PlannerState::Budget),
             (WaitReason::Read, Some(2), 2),
             "the oldest call is to blame"
         );
-        assert_eq!(waiting(&[(Composing, 4), (Reading, 5)], 2, none), (WaitReason::Compose, Some(0), 1));
-        assert_eq!(waiting(&[(Composing, 6), (Reading, 5)], 2, none), (WaitReason::Read, Some(1), 1));
-        assert_eq!(waiting(&[(Caching, 4), (Reading, 5)], 2, none), (WaitReason::Cache, Some(0), 1));
-        assert_eq!(waiting(&[(Caching, 4), (Claimed, 3), (Claimed, 5)], 3, none), (WaitReason::Claim, Some(1), 2));
-        assert_eq!(waiting(&[(Read, 0), (Listing, 4)], 2, PlannerState::Ended), (WaitReason::Listing, Some(1), 1));
-        assert_eq!(waiting(&[(Read, 0), (Read, 0), (Read, 0)], 2, none), (WaitReason::Decode, None, 2));
-        assert_eq!(waiting(&[(Read, 0), (Planned, 0)], 1, PlannerState::Budget), (WaitReason::Budget, None, 1));
-        assert_eq!(waiting(&[(Read, 0), (Read, 0)], 0, PlannerState::Ended), (WaitReason::Collate, None, 2));
+        assert_eq!(waiting(&[(Composing, 4), (Reading, 5)], none), (WaitReason::Compose, Some(0), 1));
+        assert_eq!(waiting(&[(Composing, 6), (Reading, 5)], none), (WaitReason::Read, Some(1), 1));
+        assert_eq!(waiting(&[(ComposeQueued, 6), (Composing, 5)], none), (WaitReason::Compose, Some(1), 2));
+        assert_eq!(waiting(&[(Caching, 4), (Reading, 5)], none), (WaitReason::Cache, Some(0), 1));
+        assert_eq!(waiting(&[(Caching, 4), (Claimed, 3), (Claimed, 5)], none), (WaitReason::Claim, Some(1), 2));
+        assert_eq!(waiting(&[(Read, 0), (Listing, 4)], PlannerState::Ended), (WaitReason::Listing, Some(1), 1));
+        assert_eq!(waiting(&[(Read, 0), (Decoded, 0), (Planned, 0)], none), (WaitReason::Decode, None, 1));
+        assert_eq!(waiting(&[(Decoded, 0), (Planned, 0)], PlannerState::Budget), (WaitReason::Budget, None, 1));
+        assert_eq!(waiting(&[(Decoded, 0), (Decoded, 0)], PlannerState::Ended), (WaitReason::Collate, None, 2));
     }
 
     #[test]
@@ -447,10 +351,10 @@ mod tests {
     #[test]
     fn time_is_counted_by_stage() {
         let mut waited = WaitedFor::default();
-        waited.add(WaitReason::Read, Duration::from_secs(3));
-        waited.add(WaitReason::Decode, Duration::from_secs(1));
-        waited.add(WaitReason::Read, Duration::from_secs(1));
-        assert_eq!((waited.read, waited.decode), (Duration::from_secs(4), Duration::from_secs(1)));
-        assert_eq!(waited.total(), Duration::from_secs(5));
+        waited.add(WaitReason::Read, Duration::from_secs(4));
+        waited.add(WaitReason::Plan, Duration::from_secs(1));
+        assert_eq!([waited.read, waited.plan, waited.total()], [4, 1, 5].map(Duration::from_secs));
+        let named: Vec<_> = waited.by_stage().map(|(name, time)| (name, time.as_secs())).collect();
+        assert!(named.contains(&("read", 4)) && named.contains(&("plan", 1)), "{named:?}");
     }
 }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use super::assembly::BatchAssembly;
-use super::sample_code::SampleCode;
 use super::stages::{SampleStage, WindowStages};
 use crate::budget::Permit;
 use crate::plan::Group;
@@ -17,7 +16,6 @@ pub(crate) struct BatchWindow {
     /// In the order of their slots.
     pub(crate) batches: Vec<Arc<BatchAssembly>>,
     pub(crate) stages: Arc<WindowStages>,
-    pub(crate) code: Arc<dyn SampleCode>,
 }
 
 impl BatchWindow {
@@ -38,25 +36,14 @@ impl BatchWindow {
         })
     }
 
-    /// Decodes samples that were read, or has the decode threads do it.
-    ///
-    /// A light decoder runs right here, on all samples of a batch at once: two threads that wake each other for each
-    /// sample took a fifth of the CPU time of 4 KiB samples. Only the collating of a complete batch is handed over.
+    /// Has each batch decode those of the samples, which were read, that belong to it.
     pub(crate) fn decode(&self, mut samples: Vec<(usize, RawSample)>, passing: Option<&Arc<Permit>>) {
         self.stages.set(samples.iter().map(|(slot, _)| *slot), SampleStage::Read);
-        if !self.code.is_light() {
-            for (slot, sample) in samples {
-                self.batch(slot).queue_decode(slot, sample, passing.cloned());
-            }
-            return;
-        }
         while let Some((slot, _)) = samples.first() {
             let batch = self.batch(*slot);
             let of_batch = samples.iter().take_while(|(slot, _)| batch.place.slots.contains(slot)).count();
             let rest = samples.split_off(of_batch);
-            if batch.decode_light(std::mem::replace(&mut samples, rest)) {
-                batch.queue_collate();
-            }
+            batch.receive(std::mem::replace(&mut samples, rest), passing);
         }
     }
 }

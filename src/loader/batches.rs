@@ -31,7 +31,7 @@ impl<B> Batches<B> {
     /// [streaming](crate::DatasetBuilder::streaming), this blocks until the listing has ended; after a listing that
     /// failed, no run can resume from the state.
     pub fn state(&self) -> State {
-        with_digest(&self.epoch.state(), self.epoch.manifest())
+        with_digest(&self.epoch.state(), &self.epoch.manifest)
     }
 
     /// The number of the epoch, counted from 0.

@@ -60,7 +60,7 @@ impl<D: Decode> DataLoader<D> {
             return Err(before_state(format_args!("epoch {epoch}"), state.epoch));
         }
         let (running, planner) = self.core.series().begin(epoch, NeighbourEpochs::default())?;
-        running.shutdown().track_thread(spawn_planner(move || _ = planner.run(0))?);
+        running.shutdown.track_thread(spawn_planner(move || _ = planner.run(0))?);
         Ok(running)
     }
 

@@ -8,6 +8,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -15,19 +16,21 @@ use tokio::sync::watch;
 
 use super::batches::Batches;
 use super::cost::EpochSpending;
-use super::running_epoch::{EpochParts, RunningEpoch, ended_early, with_digest};
+use super::running_epoch::{RunningEpoch, ended_early, with_digest};
+use super::stats::EpochStats;
 use crate::audit::AuditWriter;
 use crate::budget::Gauge;
 use crate::engine::arrivals::Arrivals;
-use crate::engine::assembly::DecodeJob;
 use crate::engine::cursor::EpochCursor;
 use crate::engine::epoch_planner::EpochPlanner;
 use crate::engine::loss::LossTotals;
 use crate::engine::pipeline::Engine;
 use crate::engine::shutdown::{EpochShutdown, LiveEpochs};
 use crate::engine::stages::PlannerStatus;
-use crate::engine::wait_report::WaitWatcher;
-use crate::pacing::NeighbourEpochs;
+use crate::engine::wait_report::{WaitTotals, WaitWatcher};
+use crate::io::spawn_thread;
+use crate::observe::{Event, EventKind};
+use crate::pacing::{NeighbourEpochs, WaitReporter};
 use crate::sample::{DeliveredBatches, LastBatch, RemainingPositions, Sampling, Sharding, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -111,31 +114,33 @@ impl EpochSeries {
         let (bell, rung) = self.unordered.then(crossbeam_channel::unbounded).unzip();
         let (tickets, receiver) = crossbeam_channel::bounded(self.prefetch);
         let (await_sender, awaited) = watch::channel(0);
-        let jobs = engine.jobs.clone();
-        let discard = move |arrivals| {
-            // If the threads have ended, the job comes back and is dropped here.
-            let _ = jobs.send(DecodeJob::Discard(Box::new(arrivals)));
-        };
         let audit = self.audit.as_ref().map(|log| {
             let (rank, world_size) = (self.sharding.rank(), self.sharding.world_size());
             let step = self.sharding.batch_count(state.position, 0);
             log.epoch(&manifest, rank, world_size, step, with_digest(&state, &manifest))
         });
-        let mut running = RunningEpoch::new(EpochParts {
-            arrivals: Arrivals::new(receiver, Arc::clone(&status), await_sender, rung),
-            watcher: WaitWatcher {
-                planner: Arc::clone(&status),
-                stall_report: self.stall_report,
-                held: self.held.clone(),
-                memory_budget: engine.memory_budget,
-                gates: Arc::clone(bucket.fetcher.gates()),
-                manifest: Arc::clone(&manifest),
-                epoch,
-            },
+        let events = bucket.fetcher.events().clone();
+        let lost_before = events.lost();
+        events.send(EventKind::EpochBegun, || Event::EpochBegun { epoch });
+        // Nothing is ahead of the loop, and some of its first batches may be composed.
+        let expects_composes = !neighbours.has_previous && bucket.planner.may_compose();
+        let gates = Arc::clone(bucket.fetcher.gates());
+        let watcher = WaitWatcher {
+            planner: Arc::clone(&status),
+            stall_report: self.stall_report,
+            held: self.held.clone(),
+            memory_budget: engine.memory_budget,
+            gates: Arc::clone(&gates),
+            manifest: Arc::clone(&manifest),
+            epoch,
+        };
+        let running = RunningEpoch {
+            arrivals: Some(Arrivals::new(receiver, engine.jobs.clone(), watcher, await_sender, rung)),
+            // Nothing is reported before the loop is known to wait: at the start few batches are ahead, which could make
+            // up for calls that are refused.
+            reporter: WaitReporter::new(bucket.auto.clone(), gates.add_loop(), expects_composes),
             shutdown,
-            discard: Some(Box::new(discard)),
             groups: Arc::clone(&bucket.groups),
-            auto: bucket.auto.clone(),
             cache: engine.cache.clone(),
             spending: EpochSpending { clients: bucket.fetcher.clients().clone(), prices: *bucket.planner.prices() },
             manifest,
@@ -143,12 +148,15 @@ impl EpochSeries {
             delivered,
             losses: LossTotals::new(engine.on_error),
             audit,
-            events: bucket.fetcher.events().clone(),
+            events,
+            lost_before,
             has_next: neighbours.has_next,
-        });
-        if !neighbours.has_previous && bucket.planner.may_compose() {
-            running.expect_composes();
-        }
+            waits: WaitTotals::default(),
+            stats: EpochStats::default(),
+            started: Instant::now(),
+            first_batch: None,
+            in_hand: Vec::new(),
+        };
         let planner = EpochPlanner { engine, cursor, neighbours, tickets, cancel, status, bell, awaited };
         Ok((running, planner))
     }
@@ -201,13 +209,8 @@ impl EpochSeries {
 }
 
 /// Starts a planning thread.
-pub(crate) fn spawn_planner(run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("dataflux-plan".into()).spawn(run).map_err(|error| {
-        Error::new(ErrorKind::Io, "the thread of an epoch could not be started")
-            .stage(Stage::Deliver)
-            .hint("raise the limit on threads (ulimit -u)")
-            .with_source(error)
-    })
+pub(crate) fn spawn_planner(run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    spawn_thread("dataflux-plan", "the thread of an epoch", run)
 }
 
 /// Epochs one after the other, each begun before the one before ends; see
@@ -250,8 +253,8 @@ impl<B> Iterator for Epochs<B> {
             }
         };
         self.left.start += 1;
-        self.last = Some(Arc::clone(epoch.shutdown()));
-        epoch.begin_delivery(Instant::now());
+        self.last = Some(Arc::clone(&epoch.shutdown));
+        epoch.started = Instant::now();
         // The thread has ended if this was the last epoch, or after an error, which comes next.
         let _ = self.taken.send(());
         Some(Ok(Batches::new(epoch)))

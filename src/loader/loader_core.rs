@@ -270,7 +270,7 @@ impl LoaderCore {
         let sharding = settings.sharding()?;
         settings.check_numbers()?;
         let (memory_budget, decode_threads) = (settings.memory_budget(), settings.decode_threads());
-        let shares = code.divide_memory(memory_budget, sharding.batch_size(), decode_threads);
+        let shares = code.sizes().divide(memory_budget, sharding.batch_size(), decode_threads);
         let sampling = check_sampling(&mut settings, source, &sharding)?;
         let (events, observers) = start_observers(source.client.events(), std::mem::take(&mut settings.observers))?;
         let (io, fetcher) = make_fetcher(&settings, source, &sharding, events, shares.reading)?;
@@ -289,7 +289,7 @@ impl LoaderCore {
             on_error: settings.on_error,
             memory_budget,
             budget: Budget::new(shares.reading, held.clone()),
-            gate_setup: shares.decoding,
+            decode_limits: shares.decoding,
             gate: None,
         };
         Ok(Self {

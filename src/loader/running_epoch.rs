@@ -8,16 +8,16 @@ use super::cost::EpochSpending;
 use super::stats::EpochStats;
 use crate::audit::EpochAudit;
 use crate::collate::Batch;
-use crate::engine::arrivals::{Arrival, Arrivals, ArrivedBatch};
+use crate::engine::arrivals::{Arrival, Arrivals};
 use crate::engine::cache_session::CacheSession;
 use crate::engine::loss::LossTotals;
 use crate::engine::sample_code::BatchData;
 use crate::engine::shutdown::{Closed, EpochShutdown, close_epoch};
-use crate::engine::ticket::HeldBytes;
-use crate::engine::wait_report::{WaitTotals, WaitWatcher};
+use crate::engine::ticket::{FinishedBatch, HeldBytes};
+use crate::engine::wait_report::WaitTotals;
 use crate::manifest::Manifest;
 use crate::observe::{Event, EventKind, Events};
-use crate::pacing::{SharedChooser, WaitReporter};
+use crate::pacing::WaitReporter;
 use crate::plan::GroupCounts;
 use crate::sample::{DeliveredBatches, State};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -25,105 +25,61 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// How long the end of an epoch waits for temporary objects that are still being deleted.
 const DELETION_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Drops batches that nobody needs any more on another thread, since that may take long.
-pub(crate) type Discard = Box<dyn Fn(Arrivals) + Send + Sync>;
-
-/// What the delivery of an epoch is made of.
-pub(crate) struct EpochParts {
-    pub(crate) arrivals: Arrivals,
-    pub(crate) watcher: WaitWatcher,
-    pub(crate) shutdown: Arc<EpochShutdown>,
-    /// Keeps the decode threads alive. `None` once the epoch is over.
-    pub(crate) discard: Option<Discard>,
-    pub(crate) groups: Arc<GroupCounts>,
-    pub(crate) auto: Option<Arc<SharedChooser>>,
-    pub(crate) cache: Option<CacheSession>,
-    pub(crate) spending: EpochSpending,
-    pub(crate) manifest: Arc<Manifest>,
-    /// The state at the start, without the digest of the manifest, which may not be known yet.
-    pub(crate) state: State,
-    pub(crate) delivered: DeliveredBatches,
-    pub(crate) losses: LossTotals,
-    pub(crate) audit: Option<EpochAudit>,
-    pub(crate) events: Events,
-    /// Whether another epoch of the series follows, which waits for nothing of this one.
-    pub(crate) has_next: bool,
-}
+/// How long the end of an epoch waits until samples are written to the cache. At most 16 MiB are not written by then,
+/// or one sample.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Delivers the batches of one epoch, and keeps its statistics and its state.
 pub(crate) struct RunningEpoch {
-    parts: EpochParts,
-    waits: WaitTotals,
-    reporter: WaitReporter,
-    stats: EpochStats,
+    /// `None` once the epoch is over.
+    pub(super) arrivals: Option<Arrivals>,
+    pub(super) shutdown: Arc<EpochShutdown>,
+    pub(super) groups: Arc<GroupCounts>,
+    pub(super) cache: Option<CacheSession>,
+    pub(super) spending: EpochSpending,
+    pub(super) manifest: Arc<Manifest>,
+    /// The state at the start, without the digest of the manifest, which may not be known yet.
+    pub(super) state: State,
+    pub(super) delivered: DeliveredBatches,
+    pub(super) losses: LossTotals,
+    pub(super) audit: Option<EpochAudit>,
+    /// Whether another epoch of the series follows, which waits for nothing of this one.
+    pub(super) has_next: bool,
+    pub(super) waits: WaitTotals,
+    pub(super) reporter: WaitReporter,
+    pub(super) stats: EpochStats,
+    pub(super) events: Events,
     /// Events that observers had lost before the epoch.
-    lost_before: u64,
-    started: Instant,
-    first_batch: Option<Instant>,
-    is_over: bool,
+    pub(super) lost_before: u64,
+    /// When the training loop began the epoch, which may be long after its reads began.
+    pub(super) started: Instant,
+    pub(super) first_batch: Option<Instant>,
     /// Bytes of the batch that the training loop has. They count until it asks for the next one.
-    in_hand: Vec<HeldBytes>,
+    pub(super) in_hand: Vec<HeldBytes>,
 }
 
 impl RunningEpoch {
-    pub(crate) fn new(parts: EpochParts) -> Self {
-        // Nothing is reported before the loop is known to wait: at the start few batches are ahead, which could make up
-        // for calls that are refused.
-        let reporter = WaitReporter::new(parts.auto.clone(), parts.watcher.gates.add_loop());
-        let (epoch, lost_before) = (parts.state.epoch, parts.events.lost());
-        parts.events.send(EventKind::EpochBegun, || Event::EpochBegun { epoch });
-        Self {
-            parts,
-            waits: WaitTotals::default(),
-            reporter,
-            stats: EpochStats::default(),
-            lost_before,
-            started: Instant::now(),
-            first_batch: None,
-            is_over: false,
-            in_hand: Vec::new(),
-        }
-    }
-
-    pub(crate) fn manifest(&self) -> &Arc<Manifest> {
-        &self.parts.manifest
-    }
-
-    pub(crate) fn shutdown(&self) -> &Arc<EpochShutdown> {
-        &self.parts.shutdown
-    }
-
     pub(crate) fn epoch(&self) -> u64 {
-        self.parts.state.epoch
+        self.state.epoch
     }
 
     /// The state after what was delivered so far, without the digest of the manifest.
     pub(crate) fn state(&self) -> State {
-        let (position, beyond) = self.parts.delivered.state();
-        State { position, beyond, ..self.parts.state.clone() }
+        let (position, beyond) = self.delivered.state();
+        State { position, beyond, ..self.state.clone() }
     }
 
     pub(crate) fn stats(&self) -> EpochStats {
         EpochStats {
-            groups: self.parts.groups.groups(),
-            ops: self.parts.spending.ops(),
-            bill: self.parts.spending.bill(),
-            cache: self.parts.cache.as_ref().map(CacheSession::stats).unwrap_or_default(),
+            groups: self.groups.groups(),
+            ops: self.spending.ops(),
+            bill: self.spending.bill(),
+            cache: self.cache.as_ref().map(CacheSession::stats).unwrap_or_default(),
             waited_for: self.waits.waited_for,
             stalls: self.waits.stalls,
-            events_lost: self.parts.events.lost() - self.lost_before,
+            events_lost: self.events.lost() - self.lost_before,
             ..self.stats
         }
-    }
-
-    /// Notes that the training loop has begun the epoch, which may be long after its reads began.
-    pub(crate) fn begin_delivery(&mut self, now: Instant) {
-        self.started = now;
-    }
-
-    /// Notes that the first batches may wait for composes, because nothing is ahead of the loop.
-    pub(crate) fn expect_composes(&mut self) {
-        self.reporter.expect_composes();
     }
 
     /// Gives back the bytes of the batch that was delivered last.
@@ -131,52 +87,44 @@ impl RunningEpoch {
         self.in_hand.clear();
     }
 
-    /// Takes over the bytes of the batch that was delivered last.
-    pub(crate) fn take_held_bytes(&mut self) -> Vec<HeldBytes> {
-        std::mem::take(&mut self.in_hand)
-    }
-
-    pub(crate) fn take_audit(&mut self) -> Option<EpochAudit> {
-        self.parts.audit.take()
-    }
-
     /// Ends the epoch, and waits until nothing of it is left, or `within` is over.
     pub(crate) fn close(mut self, within: Duration) -> Closed {
-        let shutdown = Arc::clone(&self.parts.shutdown);
+        let shutdown = Arc::clone(&self.shutdown);
         close_epoch(&shutdown, || self.cancel(), within)
     }
 
     /// Cancels the epoch. Returns at once; what is left finishes in the background.
     pub(crate) fn cancel(&mut self) {
-        self.end(false);
+        if self.arrivals.is_some() {
+            self.send_ended(false);
+        }
         self.reporter.end();
-        self.parts.shutdown.cancel();
+        self.shutdown.cancel();
         // Finished batches hold bytes of the budget, so they are dropped though this value may live on.
-        if let Some(discard) = self.parts.discard.take() {
-            discard(self.parts.arrivals.take());
+        if let Some(arrivals) = self.arrivals.take() {
+            arrivals.discard();
         }
         self.in_hand.clear();
-        self.parts.shutdown.release();
+        self.shutdown.release();
     }
 
-    /// Marks the epoch as over, unless it is.
-    fn end(&mut self, is_complete: bool) {
-        if !std::mem::replace(&mut self.is_over, true) {
-            let (epoch, EpochStats { batches, samples, .. }) = (self.epoch(), self.stats);
-            let event = || Event::EpochEnded { epoch, batches, samples, is_complete };
-            self.parts.events.send(EventKind::EpochEnded, event);
-        }
+    /// Tells observers that the epoch is over.
+    fn send_ended(&self, is_complete: bool) {
+        let (epoch, EpochStats { batches, samples, .. }) = (self.epoch(), self.stats);
+        let event = || Event::EpochEnded { epoch, batches, samples, is_complete };
+        self.events.send(EventKind::EpochEnded, event);
     }
 
     /// Waits for the next batch; `None` at the end of the epoch, and after an error. Blocks.
     pub(crate) fn next_batch(&mut self) -> Option<Result<Batch<BatchData>>> {
-        if self.is_over {
-            return None;
-        }
+        let mut arrivals = self.arrivals.take()?;
         // Before the wait, because the next batch may need these bytes.
         self.in_hand.clear();
         let asked = Instant::now();
-        let received = self.receive(asked);
+        let on_slice = |time| self.reporter.record_wait(time);
+        let arrival = arrivals.next(&mut self.waits, self.stats.batches, on_slice);
+        self.arrivals = Some(arrivals);
+        let received = self.receive(arrival, asked);
         self.measure(asked);
         match received {
             Ok(Some(batch)) => Some(Ok(batch)),
@@ -191,42 +139,38 @@ impl RunningEpoch {
         }
     }
 
-    /// Receives the batch that the training loop `asked` for at that time.
-    fn receive(&mut self, asked: Instant) -> Result<Option<Batch<BatchData>>> {
-        let on_slice = |time| self.reporter.record_wait(time);
-        let arrival = self.parts.watcher.wait(&mut self.waits, self.stats.batches, &mut self.parts.arrivals, on_slice);
-        let ArrivedBatch { finished, number, positions } = match arrival {
-            Arrival::Batch(batch) => batch,
+    /// Counts what arrived when the training loop had `asked` for a batch.
+    fn receive(&mut self, arrival: Arrival, asked: Instant) -> Result<Option<Batch<BatchData>>> {
+        let FinishedBatch { batch, number, positions, bytes, verified, held } = match arrival {
+            Arrival::Batch(finished) => finished?,
             Arrival::End => return Ok(None),
-            Arrival::Failed(error) => return Err(error),
-            Arrival::Lost if self.parts.shutdown.is_cancelled() => return Err(ended_early()),
+            Arrival::Lost if self.shutdown.is_cancelled() => return Err(ended_early()),
             Arrival::Lost => {
                 return Err(Error::new(ErrorKind::Internal, "a worker ended before its batch was done")
                     .stage(Stage::Deliver)
                     .hint("its panic message is on stderr; please report it"));
             }
         };
-        let finished = finished?;
-        self.parts.losses.count(&finished.batch)?;
-        if let Some(audit) = &mut self.parts.audit {
-            audit.record(&finished.batch, positions.end)?;
+        self.losses.count(&batch)?;
+        if let Some(audit) = &mut self.audit {
+            audit.record(&batch, positions.end)?;
         }
 
-        self.in_hand = finished.held;
-        self.parts.delivered.add(number, positions);
-        self.parts.events.send(EventKind::BatchDelivered, || Event::BatchDelivered {
+        self.in_hand = held;
+        self.delivered.add(number, positions);
+        self.events.send(EventKind::BatchDelivered, || Event::BatchDelivered {
             epoch: self.epoch(),
             batch: number,
-            samples: finished.batch.len() as u64,
-            bytes: finished.bytes,
+            samples: batch.len() as u64,
+            bytes,
             waited: asked.elapsed(),
         });
         self.stats.batches += 1;
-        self.stats.samples += finished.batch.len() as u64;
-        self.stats.bytes += finished.bytes;
-        self.stats.verified += finished.verified;
-        (self.stats.skipped, self.stats.substituted) = self.parts.losses.counts();
-        Ok(Some(finished.batch))
+        self.stats.samples += batch.len() as u64;
+        self.stats.bytes += bytes;
+        self.stats.verified += verified;
+        (self.stats.skipped, self.stats.substituted) = self.losses.counts();
+        Ok(Some(batch))
     }
 
     /// Measures the wait that began when the training loop `asked` for a batch.
@@ -246,21 +190,21 @@ impl RunningEpoch {
 
     /// Does what is left to do when all batches are delivered.
     fn finish(&mut self) {
-        self.end(true);
-        self.parts.losses.summarize(self.parts.state.epoch);
-        if let Some(cache) = &self.parts.cache {
-            cache.flush();
+        self.send_ended(true);
+        self.losses.summarize(self.state.epoch);
+        if let Some(cache) = &self.cache {
+            cache.cache.flush(FLUSH_PATIENCE);
         }
-        let patience = if self.parts.has_next { Duration::ZERO } else { DELETION_PATIENCE };
-        self.stats.temporaries_left = self.parts.shutdown.run().wait(patience);
-        if self.stats.temporaries_left > 0 && !self.parts.has_next {
+        let patience = if self.has_next { Duration::ZERO } else { DELETION_PATIENCE };
+        self.stats.temporaries_left = self.shutdown.run().wait(patience);
+        if self.stats.temporaries_left > 0 && !self.has_next {
             tracing::warn!(
                 count = self.stats.temporaries_left,
                 "temporary objects are still being deleted at the end of the epoch"
             );
         }
-        self.parts.shutdown.release();
-        self.parts.discard = None;
+        self.shutdown.release();
+        self.arrivals = None;
         self.reporter.end();
     }
 }

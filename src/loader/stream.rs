@@ -11,14 +11,15 @@ use tokio::sync::mpsc;
 
 use super::running_epoch::{RunningEpoch, ended_early, with_digest};
 use super::stats::EpochStats;
+use crate::Result;
 use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::sample_code::{BatchData, restore_type};
 use crate::engine::shutdown::EpochShutdown;
 use crate::engine::ticket::HeldBytes;
+use crate::io::spawn_thread;
 use crate::manifest::Manifest;
 use crate::sample::State;
-use crate::{Error, ErrorKind, Result, Stage};
 
 /// The batches of one epoch for asynchronous code, as [`Batches`](super::Batches).
 #[derive(Debug)]
@@ -49,15 +50,15 @@ struct StreamStep {
 impl<B> BatchStream<B> {
     /// Starts the thread that waits for batches.
     pub(crate) fn new(mut epoch: RunningEpoch, io: &Handle) -> Result<Self> {
-        let (manifest, state) = (Arc::clone(epoch.manifest()), epoch.state());
-        let (shutdown, audit) = (Arc::clone(epoch.shutdown()), epoch.take_audit());
+        let (manifest, state) = (Arc::clone(&epoch.manifest), epoch.state());
+        let (shutdown, audit) = (Arc::clone(&epoch.shutdown), epoch.audit.take());
         let (sender, steps) = mpsc::channel(1);
         let (mut cancel, io) = (shutdown.subscribe(), io.clone());
         let run = move || {
             loop {
                 let batch = epoch.next_batch();
                 let is_last = batch.is_none();
-                let held = epoch.take_held_bytes();
+                let held = std::mem::take(&mut epoch.in_hand);
                 let step = StreamStep { batch, held, state: epoch.state(), stats: epoch.stats() };
                 let is_sent = io.block_on(async {
                     tokio::select! {
@@ -71,13 +72,7 @@ impl<B> BatchStream<B> {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("dataflux-stream".into()).spawn(run).map_err(|error| {
-            Error::new(ErrorKind::Io, "the thread of a stream could not be started")
-                .stage(Stage::Deliver)
-                .hint("raise the limit on threads (ulimit -u)")
-                .with_source(error)
-        })?;
-        shutdown.track_thread(thread);
+        shutdown.track_thread(spawn_thread("dataflux-stream", "the thread of a stream", run)?);
         let (stats, in_hand) = (EpochStats::default(), Vec::new());
         Ok(Self { steps, manifest, state, stats, audit, shutdown, is_over: false, in_hand, data: PhantomData })
     }

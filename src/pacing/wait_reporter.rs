@@ -21,21 +21,17 @@ pub(crate) struct WaitReporter {
 }
 
 impl WaitReporter {
-    pub(crate) fn new(chooser: Option<Arc<SharedChooser>>, demand: DemandHandle) -> Self {
+    /// `expects_composes` says that nothing is ahead of the loop at the start, and that some of its first batches may be
+    /// composed.
+    pub(crate) fn new(chooser: Option<Arc<SharedChooser>>, demand: DemandHandle, expects_composes: bool) -> Self {
         Self {
             chooser,
             demand: Some(demand),
             tracker: StarvationTracker::new(COMPOSE_ALLOWANCE),
             has_batch: false,
-            allowance_after_first: Duration::ZERO,
+            allowance_after_first: if expects_composes { COMPOSE_ALLOWANCE } else { Duration::ZERO },
             reported: Duration::ZERO,
         }
-    }
-
-    /// Declares, before the first batch, that nothing is ahead of the loop and that some of its batches may be
-    /// composed.
-    pub(crate) fn expect_composes(&mut self) {
-        self.allowance_after_first = COMPOSE_ALLOWANCE;
     }
 
     /// Records another part of a wait that has not ended.
@@ -84,7 +80,7 @@ mod tests {
     #[test]
     fn a_wait_counts_while_it_lasts() {
         let gates = BucketGates::new(CallCaps::default());
-        let mut report = WaitReporter::new(None, gates.add_loop());
+        let mut report = WaitReporter::new(None, gates.add_loop(), false);
         let wait = |report: &mut WaitReporter, steps| (0..steps).for_each(|_| report.record_wait(STEP));
         wait(&mut report, 10);
         assert!(!gates.wants_more(), "the first batch may take a while");

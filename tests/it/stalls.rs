@@ -198,22 +198,42 @@ impl Gate {
     }
 }
 
+/// A decoder that waits at the gate with sample 3.
+fn decoder(gate: &Gate) -> impl Fn(RawSample) -> anyhow::Result<usize> + Send + Sync + use<> {
+    let gate = gate.clone();
+    move |sample| {
+        if sample.id().0 == 3 {
+            gate.pass();
+        }
+        Ok(sample.bytes().len())
+    }
+}
+
 #[test]
 fn a_decoder_that_takes_long() {
     without_hanging(|| {
         let (_, client) = store(64);
         let gate = Gate::default();
-        let within = gate.clone();
-        let decode = move |sample: RawSample| -> anyhow::Result<usize> {
-            if sample.id().0 == 3 {
-                within.pass();
-            }
-            Ok(sample.bytes().len())
-        };
-        let builder = DataLoader::builder(opened(client).decode(decode)).batch_size(16).decode_threads(2);
+        let builder = DataLoader::builder(opened(client).decode(decoder(&gate))).batch_size(16).decode_threads(2);
         let (line, stats) = told(builder.strategy(Strategy::Direct), "the decoder: 1 samples", || gate.open());
         assert!(line.contains("stage=decode"), "{line}");
         counted(stats.waited_for.decode);
+    });
+}
+
+/// A skipped sample was blamed for the wait, as if it were still being read.
+#[test]
+fn a_sample_that_the_batch_goes_without() {
+    without_hanging(|| {
+        let (gated, client) = store(64);
+        let dataset = opened(client);
+        gated.inner.insert("data", "p/0002", "another");
+        let gate = Gate::default();
+        let builder = DataLoader::builder(dataset.decode(decoder(&gate))).batch_size(16).decode_threads(2);
+        let builder = builder.strategy(Strategy::Direct).on_error(OnError::Skip { limit: 1 });
+        let (line, stats) = told(builder, "the decoder: 1 samples", || gate.open());
+        assert!(line.contains("stage=decode"), "{line}");
+        assert_eq!(stats.skipped, 1);
     });
 }
 
