@@ -125,7 +125,7 @@ mod tests {
 
     /// Parts of hints that no command can cause: its options don't allow the situation, or the command prints another
     /// message.
-    const OF_PROGRAMS: [&str; 14] = [
+    const OF_PROGRAMS: [&str; 15] = [
         "Filter::include(",
         "first_epoch()",
         "comes before the classes",
@@ -140,6 +140,7 @@ mod tests {
         ".unordered(true)",
         "pad_last",
         "into_memory",
+        "WriteMode::",
     ];
 
     /// The texts in the calls of `.hint(..)`, up to the tests of a source file.
