@@ -181,7 +181,6 @@ fn of_loaders_that_run_at_once_one_reads_each_sample() {
     });
 }
 
-/// Two epochs that wait for each other's claims with full budgets both reach their end.
 /// A decoder that says that it is light, and waits until `open` is dropped.
 struct Waiting(crossbeam_channel::Receiver<()>);
 
@@ -231,6 +230,7 @@ fn a_claim_is_given_up_before_the_sample_is_decoded() {
     });
 }
 
+/// Two epochs that wait for each other's claims with full budgets both reach their end.
 #[test]
 fn opposite_orders_under_small_budgets_do_not_wait_for_each_other() {
     without_hanging(|| {

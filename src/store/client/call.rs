@@ -175,9 +175,10 @@ impl<'a> ClientCall<'a> {
         self.finish(outcome)
     }
 
-    /// Whether what a failed precondition found may be the result of an earlier attempt of this call.
+    /// Whether what a failed precondition found may be the result of an earlier attempt of this call. Attempts that the
+    /// service refused wrote nothing: then the object is another writer's, even if it has the same bytes.
     pub(super) fn may_be_own(&self, error: &Error) -> bool {
-        error.kind() == ErrorKind::Precondition && (self.attempt.number > 1 || self.left_open)
+        error.kind() == ErrorKind::Precondition && self.left_open
     }
 
     /// Begins the next step of a call that takes several requests: an attempt of another request, with a token of its
@@ -250,18 +251,17 @@ impl<'a> ClientCall<'a> {
     pub(super) fn finish<T>(&self, outcome: Result<T>) -> Result<T> {
         let tries = self.attempt.number;
         outcome.map_err(|error| {
+            let error = error.with_left_open(self.left_open);
             if tries == 1 {
-                return error.with_left_open(self.left_open);
+                return error;
             }
-            // A precondition that fails after the first attempt may have met the result of an earlier one.
-            let left_open = self.left_open || error.kind() == ErrorKind::Precondition;
             // The look-up for an adoption may have reported its own attempts already.
             let error = if error.tries() == 1 {
                 error.append(&format!(", on try {tries} after {:.1?}", self.started.elapsed()))
             } else {
                 error
             };
-            error.tried(tries).with_left_open(left_open)
+            error.tried(tries)
         })
     }
 }

@@ -47,11 +47,12 @@ impl Client {
     /// If an answer is lost, the retry finds the precondition failed, perhaps by the object that the first attempt
     /// wrote. That object is adopted if its length and CRC are those of `data`; then its metadata may be another
     /// writer's who wrote the same bytes. Where the store reports no CRC, the error says that nothing shows who wrote
-    /// the object.
+    /// the object. An attempt that the service refused, with 429 for example, wrote nothing, and what a retry finds then is
+    /// another writer's.
     ///
     /// # Errors
     /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace, or
-    /// when a lost attempt can't be told from another writer's, [`Unsupported`](ErrorKind::Unsupported) when there is
+    /// when a lost attempt can't be told from another writer's, as by a caller who may not read the object, [`Unsupported`](ErrorKind::Unsupported) when there is
     /// such a condition and the store can't write conditionally, [`Config`](ErrorKind::Config) for an update of
     /// [`Version::None`], and the last error when the policy gives up.
     pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
@@ -228,7 +229,15 @@ impl Client {
     /// may have the same length.
     async fn adopt(&self, creation: &Creation<'_>, refusal: Error) -> Result<ObjectMeta> {
         let Creation { id, expected, .. } = creation;
-        let found = self.stat(id).await?;
+        let unclear = |message: &str| Error::new(ErrorKind::Precondition, message).object(id);
+        let found = self.stat(id).await.map_err(|error| {
+            unclear(
+                "an earlier attempt, whose answer was lost, or another writer has written this object, and the look-up \
+                 that would show which failed",
+            )
+            .hint("look whether the object exists, and compare it with what was to be written")
+            .with_source(error)
+        })?;
         let got = SizeAndCrc::of(&found);
         if *expected == got && expected.crc32c.is_some() {
             creation.count_bytes(&found);
@@ -238,8 +247,8 @@ impl Client {
         if expected.fits(&found) {
             let message = "an earlier attempt, whose answer was lost, or another writer has written this object, and \
                            without a checksum nothing shows which";
-            let error = Error::new(ErrorKind::Precondition, message).object(id).mismatch(expected, got);
-            return Err(error
+            return Err(unclear(message)
+                .mismatch(expected, got)
                 .hint("compare the object with what was to be written, and name its version to replace it")
                 .with_source(refusal));
         }
