@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use dataflux::sample::{Orders, Sampler, Scope};
 use dataflux::store::{BucketInfo, Client, MemoryStore, StoreCall};
 use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Event, EventKind, RawSample, Strategy};
 use futures_util::StreamExt;
@@ -278,6 +279,60 @@ fn dropping_waits_for_no_user_code() {
         assert_eq!((closed.threads_left, closed.is_clean()), (1, false), "{closed:?}");
         gate.store(true, Ordering::SeqCst);
         until("the thread has ended", || threads() == 0);
+    });
+}
+
+/// An order whose last position waits until the gate opens.
+#[derive(Debug)]
+struct Blocking {
+    entered: Arc<AtomicBool>,
+    gate: Arc<AtomicBool>,
+}
+
+impl Sampler for Blocking {
+    fn identity(&self) -> String {
+        "blocking".into()
+    }
+
+    fn orders(&self, scope: &Scope) -> dataflux::Result<Orders> {
+        let (last, entered, gate) = (scope.len() - 1, Arc::clone(&self.entered), Arc::clone(&self.gate));
+        Ok(Orders::new(scope.len(), move |_| {
+            let (entered, gate) = (Arc::clone(&entered), Arc::clone(&gate));
+            move |position| {
+                if position == last {
+                    entered.store(true, Ordering::SeqCst);
+                    until("the gate opens", || gate.load(Ordering::SeqCst));
+                }
+                position
+            }
+        }))
+    }
+}
+
+/// An epoch of a series was reported as closed while its planning thread still ran the sampler.
+#[test]
+fn an_epoch_that_is_still_being_planned_is_not_closed() {
+    let _alone = alone();
+    without_hanging(|| {
+        for in_series in [true, false] {
+            let (_, dataset) = store(64);
+            let (entered, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+            let sampler = Blocking { entered: Arc::clone(&entered), gate: Arc::clone(&gate) };
+            let builder = DataLoader::builder(dataset).batch_size(8).strategy(Strategy::Direct).prefetch(64);
+            let loader = builder.sampler(sampler).build().unwrap();
+            let batches = if in_series {
+                loader.epochs(0..1).unwrap().next().unwrap().unwrap()
+            } else {
+                loader.epoch(0).unwrap()
+            };
+            until("the sampler is at it", || entered.load(Ordering::SeqCst));
+            let closed = batches.close(Duration::from_millis(10));
+            assert!(closed.tasks_left > 0 && !closed.is_clean(), "in a series: {in_series}: {closed:?}");
+            gate.store(true, Ordering::SeqCst);
+            let closed = loader.close(HANG);
+            assert!(closed.is_clean(), "{closed:?}");
+        }
+        until("no thread is left", || threads() == 0);
     });
 }
 

@@ -62,7 +62,8 @@ impl Drop for EpochTask {
 pub struct Closed {
     /// Reads and unfinished batches that have ended.
     pub tasks_ended: u64,
-    /// Reads and unfinished batches that have not ended yet.
+    /// Reads and unfinished batches that have not ended yet; 1 if there is none and other work of the epoch goes on, such
+    /// as user code on the thread that plans it.
     pub tasks_left: u64,
     /// Threads that have ended.
     pub threads_joined: u64,
@@ -299,7 +300,8 @@ impl ShutdownWait {
     /// Waits until nothing is left of a cancelled epoch that had `before` when it was cancelled.
     fn for_epoch(&mut self, epoch: &EpochShutdown, before: Leftovers) {
         self.until(|| epoch.is_idle());
-        let tasks_left = epoch.tasks();
+        // Whatever holds a signal works for the epoch, even if it isn't counted: the planning thread, a local read.
+        let tasks_left = epoch.tasks().max(u64::from(!epoch.is_idle()));
         self.closed.tasks_left += tasks_left;
         self.closed.tasks_ended += before.tasks.saturating_sub(tasks_left);
         self.join(std::mem::take(&mut *lock(&epoch.threads)));
