@@ -212,13 +212,13 @@ impl<D: Decode> DataLoaderBuilder<D> {
         self
     }
 
-    /// Limits the calls of this loader; see [`Limits`].
+    /// Limits the calls of this loader; see [`Limits`]. A second call replaces all limits of the first.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
         self
     }
 
-    /// Limits what an epoch may cost, or sets the prices; see [`Cost`].
+    /// Limits what an epoch may cost, or sets the prices; see [`Cost`]. A second call replaces all that the first one set.
     pub fn cost(mut self, cost: Cost) -> Self {
         self.settings.cost = cost;
         self

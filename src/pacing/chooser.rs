@@ -200,6 +200,7 @@ impl ReadModeChooser {
         left: u64,
         service: &ServiceState,
     ) -> Option<Admission> {
+        self.compose_latency.expire(now);
         let samples = group.samples as u64;
         let is_composable = group.samples > 1 && self.estimates.may_compose();
         if is_composable {
@@ -303,8 +304,11 @@ impl ReadModeChooser {
         self.lane(admission).has_succeeded |= is_of_period;
 
         if let Some(measurement) = &mut self.measurement {
-            measurement.samples += samples;
-            measurement.reads += 1;
+            // Probes, and composes that began in another mode, are no direct reads.
+            if self.mode != ReadMode::Direct || !admission.is_composed {
+                measurement.samples += samples;
+                measurement.reads += 1;
+            }
         } else if self.is_measurable() {
             self.measurement = Some(Measurement { began: now, samples: 0, reads: 0, waited: self.waited });
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::bucket_gates::DOCUMENTED_COMPOSE;
+
 /// How long a time counts, at least; twice as long at most. At half of that a few seconds of queues, which lengthen all
 /// composes, would count as the time of a compose; at ten times that a service that became slower for good would be
 /// taken for the one before during most of a run.
@@ -19,7 +21,15 @@ pub(super) struct ShortestLatency {
 }
 
 impl ShortestLatency {
-    /// Records a time. Older ones are forgotten only where newer ones replace them.
+    /// Shortens a time that is long past to the documented one. A long one prevents the composes that would replace it.
+    pub(super) fn expire(&mut self, now: Duration) {
+        if now >= self.ends + MEMORY {
+            let shortest = self.get().map(|shortest| shortest.min(DOCUMENTED_COMPOSE));
+            (self.previous, self.current) = (None, shortest);
+        }
+    }
+
+    /// Records a time. Recent ones are forgotten only where newer ones replace them.
     pub(super) fn record(&mut self, now: Duration, took: Duration) {
         if now >= self.ends {
             let was_recent = now < self.ends + MEMORY;
@@ -55,5 +65,26 @@ mod tests {
         // Nothing was composed for long, as while direct reads were better.
         latency.record(seconds(1_000), seconds(8));
         assert_eq!(latency.get(), Some(seconds(8)));
+    }
+
+    /// After a slow minute small epochs were read directly for as long as the loader lived.
+    #[test]
+    fn a_slow_spell_is_not_remembered_for_ever() {
+        let seconds = Duration::from_secs;
+        let mut latency = ShortestLatency::default();
+        latency.expire(seconds(500));
+        assert_eq!(latency.get(), None);
+        for (took, later) in
+            [(15.0, 1.0), (0.3, 0.3)].map(|(a, b)| (Duration::from_secs_f64(a), Duration::from_secs_f64(b)))
+        {
+            let mut latency = latency;
+            latency.record(seconds(1), took);
+            latency.expire(seconds(120));
+            assert_eq!(latency.get(), Some(took), "it is recent");
+            latency.expire(seconds(121));
+            assert_eq!(latency.get(), Some(later));
+            latency.record(seconds(122), took);
+            assert_eq!(latency.get(), Some(took), "measured anew");
+        }
     }
 }
