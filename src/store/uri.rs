@@ -58,7 +58,9 @@ impl FromStr for StoreUri {
     fn from_str(text: &str) -> Result<Self> {
         let wrong =
             |message: &str, hint: String| Err(Error::new(ErrorKind::Config, message).object(redact(text)).hint(hint));
-        let suggestion = || match suggest(text).filter(|meant| meant != text && Self::from_str(meant).is_ok()) {
+        let has_user_info = user_info(text).is_some();
+        let is_suggestion = |meant: &String| meant != text && !has_user_info && Self::from_str(meant).is_ok();
+        let suggestion = || match suggest(text).filter(is_suggestion) {
             Some(meant) => format!("write {meant}"),
             None => "write gs://my-bucket/train/, for example".to_owned(),
         };
@@ -67,7 +69,6 @@ impl FromStr for StoreUri {
             let message = "this address holds credentials, which must not be a part of a URI";
             return wrong(message, format!("{}, and hand over credentials by themselves", suggestion()));
         }
-        let is_scheme = |scheme: &str| scheme.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(&c));
         let Some((scheme, path)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
             return wrong("this isn't a URI that begins with gs://", suggestion());
         };
@@ -82,7 +83,8 @@ impl FromStr for StoreUri {
         let is_legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.');
         if !(3..=222).contains(&bucket.len()) || !bucket.bytes().all(is_legal) {
             let hint = "a bucket's name has 3 to 222 of a-z, 0-9, '-', '_' and '.', as in gs://my-bucket/train/";
-            return wrong(&format!("'{}' can't be a bucket's name", redact(bucket)), hint.into());
+            let shown = if has_user_info { "...".to_owned() } else { redact(bucket) };
+            return wrong(&format!("'{shown}' can't be a bucket's name"), hint.into());
         }
         if path.len() > 1_024 || path.contains(['\r', '\n']) {
             let hint = "names of objects have at most 1,024 bytes and neither CR nor LF";
@@ -124,14 +126,23 @@ impl fmt::Display for ObjectUri<'_> {
     }
 }
 
-/// Keys of the queries of signed URLs, which no name of an object holds.
-const SIGNATURE_KEYS: [&str; 4] = ["x-goog-signature", "x-goog-credential", "x-amz-signature", "x-amz-security-token"];
+/// Keys of the queries of signed URLs and of tokens, which no name of an object holds.
+const SECRET_KEYS: [&str; 8] = [
+    "x-goog-signature",
+    "x-goog-credential",
+    "x-amz-signature",
+    "x-amz-security-token",
+    "googleaccessid",
+    "awsaccesskeyid",
+    "signature",
+    "access_token",
+];
 
 /// Whether an address has the query of a signed URL, or a user's name and password before its host.
 fn holds_credentials(address: &str) -> bool {
     let query = &address[without_query(address).len()..];
     let mut keys = query.split(['&', '?']).filter_map(|pair| pair.split_once('='));
-    user_info(address).is_some() || keys.any(|(key, _)| SIGNATURE_KEYS.contains(&&*key.to_ascii_lowercase()))
+    authority(address).contains('@') || keys.any(|(key, _)| SECRET_KEYS.contains(&&*key.to_ascii_lowercase()))
 }
 
 /// The address up to its query. A question mark that no pair follows may be part of a glob.
@@ -139,22 +150,46 @@ fn without_query(address: &str) -> &str {
     address.split_once('?').filter(|(_, query)| query.contains('=')).map_or(address, |(address, _)| address)
 }
 
-/// The part of an address that holds a user's name and password.
+fn is_scheme(text: &str) -> bool {
+    text.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(&c))
+}
+
+/// Where the scheme of an address ends.
+fn scheme_end(address: &str) -> usize {
+    address.find("://").filter(|&at| is_scheme(&address[..at])).map_or(0, |at| at + 3)
+}
+
+/// The part of an address that names a host, with a user's name and password before it.
+fn authority(address: &str) -> &str {
+    let rest = address[scheme_end(address)..].trim_start_matches('/');
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+/// The part of an address that may hold a user's name and password. It is rather too long than too short: a password may
+/// hold any character, although most must be percent-encoded there.
 fn user_info(address: &str) -> Option<Range<usize>> {
-    let start = address.find("://").map_or(0, |at| at + 3);
-    let authority = address[start..].split(['/', '?', '#']).next().unwrap_or_default();
-    authority.rfind('@').map(|end| start..start + end)
+    let start = scheme_end(address);
+    let rest = &address[start..];
+    let end = rest.rfind('@').filter(|&end| rest[..end].contains(':')).or_else(|| {
+        let slashes = rest.len() - rest.trim_start_matches('/').len();
+        Some(slashes + authority(address).rfind('@')?)
+    })?;
+    Some(start..start + end)
 }
 
 /// The address, for errors and logs, without a user's name and password and without its query: signed URLs and the
 /// addresses of proxies grant access to all who read them.
 pub(super) fn redact(address: &str) -> String {
     let mut shown = without_query(address).to_owned();
-    if shown.len() < address.len() {
-        shown.push_str("?...");
+    let is_cut = shown.len() < address.len();
+    match user_info(address) {
+        // What seems to be the query may be a part of the password.
+        Some(secret) if secret.end > shown.len() => shown.replace_range(secret.start.., "..."),
+        Some(secret) => shown.replace_range(secret, "..."),
+        None => {}
     }
-    if let Some(secret) = user_info(&shown) {
-        shown.replace_range(secret, "...");
+    if is_cut {
+        shown.push_str("?...");
     }
     shown
 }
@@ -288,6 +323,23 @@ mod tests {
             ("bucket/a?sig=hunter2".into(), "write gs://bucket/a"),
             ("gs://user:hunter2@bucket/a".into(), "write gs://my-bucket/train/"),
             ("https://user:hunter2@storage.googleapis.com/bucket/a".into(), "write gs://my-bucket/train/"),
+            ("https://user:hunter2/x@host/a".into(), "https://...@host/a: "),
+            ("https://user:x/hunter2@host/a".into(), "https://...@host/a: "),
+            ("https://user:x#hunter2@host/a".into(), "https://...@host/a: "),
+            ("https://user:x@hunter2/@host/a".into(), "https://...@host/a: "),
+            ("https://user:hunter2?x=y@host/a".into(), "https://...?...: "),
+            ("https://host:1/a?user=me@host&sig=hunter2".into(), "https://...?...: "),
+            ("gs://user:hunter2/x@bucket/a".into(), "'...' can't be"),
+            ("gs:///user:hunter2@bucket/a".into(), "gs://...@bucket/a: "),
+            ("gs:///hunter2@bucket/a".into(), "gs://...@bucket/a: "),
+            ("gs:/user:hunter2@bucket/a".into(), "...@bucket/a: "),
+            ("gs:/hunter2@bucket/a".into(), "...@bucket/a: "),
+            ("gs:/hunter2/x@bucket/a".into(), "...@bucket/a: "),
+            ("//user:hunter2@host/a".into(), "...@host/a: "),
+            ("user:hunter2@host/a://b".into(), "...@host/a://b: "),
+            ("gs://bucket/a?GoogleAccessId=me&Expires=1&Signature=hunter2".into(), "write gs://bucket/a,"),
+            ("gs://bucket/a?Signature=hunter2".into(), "write gs://bucket/a,"),
+            ("gs://bucket/a?access_token=hunter2".into(), "write gs://bucket/a,"),
             ("gs://BUCKET?key=hunter2".into(), "'BUCKET?...' can't be"),
         ] {
             let error = text.parse::<StoreUri>().unwrap_err();
@@ -298,7 +350,9 @@ mod tests {
         // Names may hold question marks.
         let uri: StoreUri = "gs://bucket/why?sig=b@c".parse().unwrap();
         assert_eq!(uri.path, "why?sig=b@c");
-        assert_eq!(redact("http://user:hunter2@host:1/a@b?c=d"), "http://...@host:1/a@b?...");
+        assert_eq!("gs://bucket/a:b@c".parse::<StoreUri>().unwrap().path, "a:b@c");
+        assert_eq!(redact("http://user:hunter2@host:1/a?c=d"), "http://...@host:1/a?...");
+        assert_eq!(redact("gs://bucket/a@b"), "gs://bucket/a@b");
     }
 
     #[test]
