@@ -111,7 +111,11 @@ fn version_to_bits(version: Version<()>) -> u64 {
 
 fn version_of_bits(bits: u64) -> Version<()> {
     let number = (bits ^ SIGN) as i64;
-    if number == -1 { Version::Etag(()) } else { number.into() }
+    match number {
+        -1 => Version::Etag(()),
+        0 => Version::None,
+        number => Version::Generation(number),
+    }
 }
 
 /// The head of a chunk, and where its parts are.

@@ -587,7 +587,12 @@ proptest! {
             .into_iter()
             .zip(fields.iter().cycle())
             .map(|(name, &(size, generation, crc32c, storage_class))| ObjectMeta {
-                name, size, version: generation.into(), crc32c, storage_class, ..ObjectMeta::default()
+                name,
+                size,
+                version: if generation > 0 { Version::Generation(generation) } else { Version::None },
+                crc32c,
+                storage_class,
+                ..ObjectMeta::default()
             })
             .collect();
         let plain = manifest(&objects);

@@ -146,7 +146,7 @@ impl Objects {
         if record.version < 0 {
             return Version::Etag(&self.names[record.name_end..record.end()]);
         }
-        record.version.into()
+        if record.version == 0 { Version::None } else { Version::Generation(record.version) }
     }
 
     /// The object at `index`, counted from 0.

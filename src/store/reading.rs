@@ -46,6 +46,20 @@ impl BodyRead {
         Self { id, range, size, sink: BodySink { hashes, ..BodySink::new(size, Arc::clone(buffers)) }, head: None }
     }
 
+    /// Whether an answer to another request is of the same object, whatever was written meanwhile.
+    pub(super) fn is_pinned(&self) -> bool {
+        !self.id.version.is_none() || self.received() == 0
+    }
+
+    /// Drops the bytes received if the object has no version: the rest would be of whichever object is live then.
+    pub(super) fn discard_unpinned(&mut self) {
+        if !self.is_pinned() {
+            let sink = BodySink::new(self.size, Arc::clone(&self.sink.buffers));
+            self.sink = BodySink { hashes: self.sink.hashes, ..sink };
+            self.head = None;
+        }
+    }
+
     /// Number of bytes that have arrived.
     pub(super) fn received(&self) -> u64 {
         self.sink.len() as u64

@@ -70,10 +70,10 @@ impl<T> Version<T> {
     }
 }
 
-/// A generation; no version for numbers below 1, which no generation has.
+/// A generation. No object has one below 1: such a number is an error or finds nothing, and never means the live version.
 impl<T> From<i64> for Version<T> {
     fn from(number: i64) -> Self {
-        if number > 0 { Self::Generation(number) } else { Self::None }
+        Self::Generation(number)
     }
 }
 
@@ -98,11 +98,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_no_generation_has_are_no_version() {
-        for number in [i64::MIN, -1, 0] {
-            assert_eq!(Version::<()>::from(number), Version::None);
+    fn a_number_that_no_generation_has_does_not_mean_the_live_version() {
+        for number in [i64::MIN, -1, 0, 1] {
+            assert_eq!(Version::<()>::from(number), Version::Generation(number));
         }
-        assert_eq!(Version::<()>::from(1), Version::Generation(1));
     }
 
     #[test]

@@ -628,6 +628,27 @@ async fn objects_without_versions_are_read_as_they_are() {
     assert_eq!(client.read(&id, None, 50).await.unwrap().bytes, telling(50));
 
     let mut put = PutRequest::new("cats", "o", "meow");
-    put.mode = WriteMode::Update(Version::None);
-    assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Config);
+    for version in [Version::None, 0.into()] {
+        put.mode = WriteMode::Update(version);
+        assert_eq!(client.put(&put).await.unwrap_err().kind(), ErrorKind::Config);
+    }
+}
+
+/// The beginning of one object was joined with the end of the one that replaced it.
+#[tokio::test(start_paused = true)]
+async fn a_body_without_a_version_is_not_resumed_from_another_object() {
+    let store = MemoryStore::new().with_chunk_size(10).without_versions();
+    let (id, old, new) = (ObjectId::live("cats", "o"), vec![1; 50], vec![2; 50]);
+    for range in [None, Some(0..50)] {
+        store.insert("cats", "o", old.clone());
+        let (faults, client) = faulty(&store);
+        faults.fail_next(StoreCall::Get, Fault::StallAt(20), 1);
+        let read = client.read(&id, range, 50);
+        let overwrite = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            store.insert("cats", "o", new.clone());
+        };
+        let (payload, ()) = tokio::join!(read, overwrite);
+        assert_eq!((payload.unwrap().bytes, faults.calls(StoreCall::Get)), (new.clone().into(), 2));
+    }
 }

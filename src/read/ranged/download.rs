@@ -14,7 +14,9 @@ pub const MEMORY_BUDGET: u64 = 256 << 20;
 /// A download of one object, in several ranges at once if the object is large.
 ///
 /// All bytes are of one version, and are compared with their CRC32C before the last of them is handed out. A part
-/// whose body breaks off is resumed from the bytes that came.
+/// whose body breaks off is resumed from the bytes that came. Where the store reports neither versions nor checksums,
+/// a part that breaks off is an error, and nothing shows whether the object was overwritten between two parts:
+/// [`Receipt::verified`] is false.
 ///
 /// Must be used on a tokio runtime. Dropping the returned futures and streams cancels the reads.
 ///

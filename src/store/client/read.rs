@@ -26,7 +26,7 @@ impl Client {
     /// listing.
     ///
     /// A body that breaks off, with an error or silently, is resumed after the bytes received, from the same
-    /// version. The call may take the policy's deadline plus the time for `size` at 64 KiB/s. Whether the bytes are
+    /// version. Where the store has no versions, it is read again from its start. The call may take the policy's deadline plus the time for `size` at 64 KiB/s. Whether the bytes are
     /// right is not checked here.
     ///
     /// # Errors
@@ -59,6 +59,7 @@ impl Client {
             if error.is_not_found() && !reading.id.version.is_none() {
                 break Err(self.version_is_gone(&reading.id, error).await);
             }
+            reading.discard_unpinned();
             if reading.received() > before {
                 call.record_progress();
             } else if error.kind() == ErrorKind::Timeout {
@@ -185,7 +186,7 @@ impl HedgedRead<'_> {
         let mut deadline = started + patience;
         loop {
             let is_full = answered && reading.is_full();
-            let threshold = hedging.threshold().filter(|_| may_hedge && !is_full);
+            let threshold = hedging.threshold().filter(|_| may_hedge && !is_full && reading.is_pinned());
             let hedge_at = threshold.map_or(deadline, |wait| quiet_since + wait);
             let (is_second, part) = tokio::select! {
                 biased;

@@ -15,7 +15,8 @@ use crate::store::{ByteRange, ObjectId, Version};
 use crate::{Error, ErrorKind, Result};
 
 /// A read under way of a range of an object, or of all of it. A body that breaks off, with an error or silently, is
-/// resumed after the bytes that were passed on, from the same version.
+/// resumed after the bytes that were passed on, from the same version. Where the store reports neither versions nor
+/// checksums, that is an error, because nothing would show that the rest is of another object.
 pub(crate) struct RangeStream<'a> {
     call: ClientCall<'a>,
     /// The first answer fills in the version.
@@ -75,6 +76,15 @@ impl RangeStream<'_> {
             self.body = None;
             if error.is_not_found() && !self.id.version.is_none() {
                 return Err(self.call.client.version_is_gone(&self.id, error).await);
+            }
+            let is_resumed = self.missing.end - self.missing.start < self.size;
+            if is_resumed && self.id.version.is_none() && self.crc32c.is_none() {
+                let message = "the body broke off, and the object may have changed since: its store reports neither \
+                               versions nor checksums";
+                return Err(Error::new(error.kind(), message)
+                    .object(&self.id)
+                    .hint("read the object again from its start")
+                    .with_source(error));
             }
             if !std::mem::take(&mut self.has_progress) && error.kind() == ErrorKind::Timeout {
                 self.call.wait_longer();
@@ -161,7 +171,27 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::{Fault, FaultStore, MemoryStore, StoreCall};
+    use crate::store::{Capabilities, Fault, FaultStore, MemoryStore, StoreCall};
+
+    /// The beginning of one object was joined with the end of the one that replaced it.
+    #[tokio::test(start_paused = true)]
+    async fn what_nothing_would_show_to_be_of_another_object_is_not_resumed() {
+        for checksums in [true, false] {
+            let capabilities = Capabilities { versions: false, checksums, ..Capabilities::ALL };
+            let store = MemoryStore::new().with_capabilities(capabilities);
+            store.insert("b", "o", "meow");
+            let faults = FaultStore::new(Arc::new(store)).fail(StoreCall::Get, 1, Fault::BreakAt(2));
+            let client = Client::new(Arc::new(faults));
+            let mut stream = client.stream(ObjectId::live("b", "o"), 0..4, 4);
+            assert_eq!(stream.next().await.unwrap().unwrap(), "me");
+            let rest = stream.next().await;
+            if checksums {
+                assert_eq!(rest.unwrap().unwrap(), "ow", "whoever reads the whole compares its checksum");
+            } else {
+                assert!(rest.unwrap_err().to_string().contains("may have changed"));
+            }
+        }
+    }
 
     /// Reads of ranges once ignored the loader's stall timeout and its doubling.
     #[tokio::test(start_paused = true)]

@@ -163,7 +163,7 @@ impl Client {
             "use WriteMode::Overwrite, and have one writer for each name",
             id,
         )?;
-        if *mode == WriteMode::Update(Version::None) {
+        if matches!(mode, WriteMode::Update(Version::None | Version::Generation(..1))) {
             return Err(Error::new(ErrorKind::Config, "an update must name the version that it replaces")
                 .object(id)
                 .hint("use WriteMode::Overwrite to replace any version"));

@@ -49,6 +49,10 @@ pub(super) fn check_name(bucket: &str, name: &str) -> Result<()> {
 pub(super) fn generation(version: &Version) -> Result<Option<i64>> {
     match version {
         Version::None => Ok(None),
+        // The service reads a 0 as no object in a precondition, and others may read it as no generation.
+        Version::Generation(..1) => Err(Error::new(ErrorKind::Config, "no object has such a generation")
+            .mismatch("a generation above 0", version)
+            .hint("list the objects again, or leave the version out for the live ones")),
         Version::Generation(number) => Ok(Some(*number)),
         Version::Etag(_) => Err(Error::new(ErrorKind::Config, "this version is of another store")
             .mismatch("a generation", version)
@@ -75,6 +79,18 @@ pub(super) fn required_generation(mode: &WriteMode) -> Result<Option<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A generation of 0, which is one by default or by mistake, meant the live object, and deleted that.
+    #[test]
+    fn a_number_that_is_no_generation_is_refused() {
+        for number in [i64::MIN, -1, 0] {
+            let id = ObjectId::new("b", "o", number);
+            assert_eq!(generation_query(&id).unwrap_err().kind(), ErrorKind::Config);
+            assert_eq!(required_generation(&WriteMode::Update(number.into())).unwrap_err().kind(), ErrorKind::Config);
+        }
+        assert_eq!(generation_query(&ObjectId::new("b", "o", 7)).unwrap(), "&generation=7");
+        assert_eq!(generation_query(&ObjectId::live("b", "o")).unwrap(), "");
+    }
 
     #[test]
     fn a_name_is_one_segment() {
