@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::builder::StyledStr;
+use clap::error::ContextValue;
+use dataflux::store::StoreUri;
 
 /// Arguments that can't work together. The exit code is 2, as for arguments that clap refuses.
 #[derive(Debug)]
@@ -17,13 +19,32 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// The error with the argument as the library shows it, since the address that was pasted may be a signed one.
+/// The error with its arguments as the library shows addresses, since one that was pasted may be signed.
 pub(crate) fn without_credentials(mut error: clap::Error) -> clap::Error {
-    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<dataflux::Error>());
-    if let Some(shown) = cause.and_then(|cause| Some(cause.about()?.to_owned())) {
-        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+    let redacted: Vec<_> = error.context().filter_map(|(kind, value)| Some((kind, redact(value)?))).collect();
+    for (kind, value) in redacted {
+        error.insert(kind, value);
     }
     error
+}
+
+/// The value without credentials; `None` if it holds none.
+fn redact(value: &ContextValue) -> Option<ContextValue> {
+    // The library refuses an argument that holds credentials, and its error shows the argument without them.
+    let redact = |text: &str| {
+        let error = text.parse::<StoreUri>().err()?;
+        Some(error.about()?.to_owned()).filter(|shown| shown != text)
+    };
+    match value {
+        ContextValue::String(text) => redact(text).map(ContextValue::String),
+        // A suggestion repeats the argument between quotation marks. It is left out.
+        ContextValue::StyledStrs(texts) => {
+            let holds_secret =
+                |text: &StyledStr| text.to_string().split(['\'', ' ']).any(|word| redact(word).is_some());
+            texts.iter().any(holds_secret).then(|| ContextValue::StyledStrs(Vec::new()))
+        }
+        _ => None,
+    }
 }
 
 /// The reader of standard output has closed it.

@@ -22,6 +22,17 @@ fn no_such_bucket() {
 fn a_signed_address_is_refused_and_not_shown() {
     let emulator = emulator();
     let signed = "https://storage.googleapis.com/train/0.bin?X-Goog-Algorithm=RSA&X-Goog-Signature=hunter2";
+    for args in [
+        &[signed][..],
+        &["--", signed],
+        &["ls", "gs://train", signed],
+        &["ls", "gs://train", "--limit", signed],
+        &["ls", "gs://train", "--json", &format!("--{signed}")],
+        &["ls", "gs://train", &format!("--json={signed}")],
+    ] {
+        let refused = dataflux(&emulator, args).expect(2);
+        assert!(!refused.stderr.contains("hunter2"), "{args:?}: {}", refused.stderr);
+    }
     for command in ["ls", "bench", "clean"] {
         let refused = dataflux(&emulator, &[command, signed]).expect(2);
         contains(&refused.stderr, &["https://storage.googleapis.com/train/0.bin?...", "write gs://train/0.bin"]);
