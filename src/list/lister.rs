@@ -12,9 +12,9 @@ use super::keyspace::ListingCut;
 use super::progress::Progress;
 use super::ranges::{NameInterval, Ranges};
 use super::sequential::{WholeListing, list_sequentially};
-use super::{PAGE_SIZE, Prefix};
+use super::{Filter, PAGE_SIZE, Prefix};
 use crate::pacing::ConcurrencyLimit;
-use crate::store::{Client, Fields, Objects};
+use crate::store::{Client, Fields, ListRequest, Objects};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Calls at once, by default. A page of 5,000 objects takes some 0.4 s, so 256 calls bring 3 million objects a second,
@@ -23,6 +23,10 @@ pub const CONCURRENCY: usize = 256;
 
 /// Pages that wait for each worker thread: enough to keep it busy, and only a few megabytes.
 const WAITING_PAGES: usize = 4;
+
+/// Pages that are searched for a sample on each side of a folder. They are listed one after another, so that this many
+/// delay the first batch by some seconds.
+const MAX_PAGES_BESIDE: usize = 16;
 
 /// Lists the objects below a prefix by many calls at once, each name once, however the server cuts its pages.
 ///
@@ -100,6 +104,50 @@ impl Lister {
     pub fn watched(mut self, progress: Arc<Progress>) -> Self {
         self.progress = progress;
         self
+    }
+
+    /// Whether the prefix has no slash at its end and all objects that `filter` accepts are in the one folder of this
+    /// name. This takes two calls of one page where the first page holds such an object, or is the last.
+    ///
+    /// # Errors
+    /// Too many pages without an object that the filter accepts; a call failed.
+    pub(crate) async fn is_one_folder(&self, filter: &Filter) -> Result<bool> {
+        let Prefix { bucket, prefix, .. } = &self.prefix;
+        if prefix.is_empty() || prefix.ends_with('/') {
+            return Ok(false);
+        }
+        let beside = ListRequest { fields: filter.fields(), ..ListRequest::new(Arc::clone(bucket), &**prefix) };
+        // The names before those of the folder, and the names after them: '0' is the character after '/'.
+        let before = ListRequest { end_offset: Some(format!("{prefix}/")), ..beside.clone() };
+        let after = ListRequest { start_offset: Some(format!("{prefix}0")), ..beside };
+        for mut request in [before, after] {
+            let mut pages = 0;
+            loop {
+                let page = self.client.list(&request).await?;
+                if page.objects.iter().any(|object| filter.reason(&self.prefix, &object).is_none()) {
+                    return Ok(false);
+                }
+                pages += 1;
+                request.page_token = page.next_page_token;
+                if request.page_token.is_none() {
+                    break;
+                }
+                if pages == MAX_PAGES_BESIDE {
+                    return Err(self.unsure_folder());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The error of a prefix whose labels aren't sure before its listing ends.
+    fn unsure_folder(&self) -> Error {
+        let prefix = &self.prefix;
+        Error::new(ErrorKind::Config, "the labels of this prefix are not sure before its listing ends")
+            .stage(Stage::List)
+            .object(prefix)
+            .mismatch(format_args!("names below {prefix}/, or samples beside them"), "many objects that are left out")
+            .hint(format!("open {prefix}/, with its slash, or open the data set without streaming(true)"))
     }
 
     /// The progress of the listing.

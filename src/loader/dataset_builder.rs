@@ -10,7 +10,7 @@ use crate::io::Io;
 use crate::list::inventory::Inventory;
 use crate::list::{Filter, Lister, ListingCut, PAGE_SIZE, Prefix, Progress};
 use crate::manifest::{KnownSamples, Manifest, ManifestBuilder, StreamingListing};
-use crate::store::{Client, Credentials, GcsConfig, GcsStore, ListRequest};
+use crate::store::{Client, Credentials, GcsConfig, GcsStore};
 use crate::{Error, ErrorKind, Result, Stage};
 
 impl DatafluxDataset<Raw> {
@@ -264,12 +264,8 @@ impl DatasetBuilder {
         let filter = self.filter.unwrap_or_default();
         Ok(async move {
             if self.streaming {
-                let objects = async {
-                    let is_folder = is_one_folder(&client, &prefix).await?;
-                    let streaming = StreamingListing { lister, filter, is_folder, classes: None, ended: log_listed };
-                    Ok((streaming.open().await?, streaming))
-                };
-                let ((manifest, streaming), bucket) = tokio::try_join!(objects, client.bucket_info(&bucket))?;
+                let streaming = StreamingListing { lister, filter, classes: None, ended: log_listed };
+                let (manifest, bucket) = tokio::try_join!(streaming.open(), client.bucket_info(&bucket))?;
                 return Ok(new_dataset(client, Arc::new(manifest), Some(streaming), bucket));
             }
             let objects = async {
@@ -292,19 +288,6 @@ impl DatasetBuilder {
 /// Names of an earlier listing that are kept to divide the work of another: many times the number of calls at once, and
 /// little memory.
 const MAX_CUTS: u64 = 4_096;
-
-/// Whether the prefix has no slash at its end and everything below it is in the one folder of this name. This is looked
-/// up before the listing, because labels that are in use during the listing can't wait for its end.
-async fn is_one_folder(client: &Client, prefix: &Prefix) -> Result<bool> {
-    if prefix.prefix.is_empty() || prefix.prefix.ends_with('/') {
-        return Ok(false);
-    }
-    let mut request = ListRequest::new(Arc::clone(&prefix.bucket), &*prefix.prefix);
-    request.delimiter = Some("/".to_owned());
-    let page = client.list(&request).await?;
-    let folder = format!("{}/", prefix.prefix);
-    Ok(page.objects.is_empty() && page.prefixes == [folder] && page.next_page_token.is_none())
-}
 
 /// A client with the settings of the environment; see [`GcsConfig::from_env`].
 fn client_of_environment() -> Result<Client> {

@@ -189,10 +189,16 @@ impl ManifestBuilder {
         let mut sink = ObjectSink::new(prefix, newest_wins);
         sink.labeller.root = root;
         merge_segments(&mut segments, &mut sink)?;
-        let manifest = sink.finish(left_out).map_err(|error| match &report {
+        let mut manifest = sink.finish(left_out).map_err(|error| match &report {
             Some(report) if error.is_not_found() => report.no_samples(error),
             _ => error,
         })?;
+
+        // Rows of a report that turned out not to be samples don't count for the labels.
+        let root_of_samples = manifest.label_root()?;
+        if root_of_samples != root {
+            manifest = manifest.labelled_by_folder(|_| true, root_of_samples, manifest.left_out())?;
+        }
         Ok(Manifest { is_listed, ..manifest })
     }
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use ring::digest::{Context, SHA256};
 
 use super::Entry;
-use crate::list::Prefix;
 
 /// Half a SHA-256 of names, which orders are keyed by.
 pub(crate) type NamesKey = [u8; 16];
@@ -204,9 +203,8 @@ impl RunningHash {
 ///
 /// Each part has a hash of its own, so that a part can be compared without the others. Together they hash fewer bytes
 /// than names with their prefix and versions would be.
+#[derive(Default)]
 pub(super) struct ObjectsDigest {
-    /// The prefix of all names.
-    prefix: String,
     names: RunningHash,
     sizes: RunningHash,
     checksums: RunningHash,
@@ -216,20 +214,9 @@ pub(super) struct ObjectsDigest {
 }
 
 impl ObjectsDigest {
-    /// A digest of no objects, of names that begin with `prefix`.
-    pub(super) fn new(prefix: &Prefix) -> Self {
-        Self {
-            prefix: prefix.prefix.clone(),
-            names: RunningHash::default(),
-            sizes: RunningHash::default(),
-            checksums: RunningHash::default(),
-            objects: 0,
-            checked: 0,
-        }
-    }
-
-    pub(super) fn push<N>(&mut self, name: &[u8], entry: &Entry<N>) {
-        self.names.collected.extend_from_slice(below(&self.prefix, name));
+    /// Adds an object, given its name from the [`names_root`](super::classes::names_root) on.
+    pub(super) fn push<N>(&mut self, below_prefix: &[u8], entry: &Entry<N>) {
+        self.names.collected.extend_from_slice(below_prefix);
         self.names.collected.push(b'\n');
         self.names.settle();
         self.sizes.collected.extend_from_slice(&entry.size.to_le_bytes());
@@ -254,23 +241,16 @@ impl ObjectsDigest {
     }
 }
 
-/// A name without the prefix, and without the slash behind a prefix that lacks its own: `gs://bucket/train` and
-/// `gs://bucket/train/` are the same data.
-fn below<'a>(prefix: &str, name: &'a [u8]) -> &'a [u8] {
-    let rest = name.get(prefix.len()..).unwrap_or_default();
-    if prefix.ends_with('/') { rest } else { rest.strip_prefix(b"/").unwrap_or(rest) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Manifest;
+    use crate::store::ObjectRef;
 
     fn digest(prefix: &str, objects: &[(&str, u64, Option<u32>)]) -> Digest {
-        let mut digest = ObjectsDigest::new(&prefix.parse().unwrap());
-        for &(name, size, crc32c) in objects {
-            digest.push(name.as_bytes(), &Entry { name, size, crc32c, ..Entry::default() });
-        }
-        digest.finish()
+        let listed =
+            objects.iter().map(|&(name, size, crc32c)| ObjectRef { name, size, crc32c, ..ObjectRef::default() });
+        Manifest::new(prefix.parse().unwrap(), &listed.collect()).unwrap().digest()
     }
 
     const TWO: [(&str, u64, Option<u32>); 2] = [("p/a", 1, Some(1)), ("p/b", 2, Some(2))];
@@ -314,6 +294,15 @@ mod tests {
             assert_eq!(digest(prefix, &[(first, 1, Some(1)), (second, 2, Some(2))]), base, "{prefix}");
         }
         assert_ne!(digest("gs://bucket", &TWO), base);
+    }
+
+    /// Labels differ between these: the names in `train/` are of one folder for the one, and of several for the other.
+    #[test]
+    fn a_slash_counts_where_the_prefix_is_not_the_folder_of_all_names() {
+        let of = |prefix, names: [&'static str; 3]| digest(prefix, &names.map(|name| (name, 1, None)));
+        let folders = of("gs://bucket/x/", ["x/a/1", "x/b/2", "x/c/3"]);
+        assert_ne!(of("gs://bucket/train", ["train/a/1", "train/b/2", "trainc/3"]), folders);
+        assert_eq!(of("gs://bucket/train", ["train/a/1", "train/b/2", "train/c/3"]), folders);
     }
 
     #[test]

@@ -194,8 +194,8 @@ impl Manifest {
     /// # Errors
     /// One of these doesn't hold; the listing failed.
     pub fn verify(&self) -> Result<()> {
-        let mut entries = self.entries();
-        let (mut digest, mut last, mut index) = (ObjectsDigest::new(&self.prefix), String::new(), 0u64);
+        let (root, mut entries) = (self.names_root()?, self.entries());
+        let (mut digest, mut last, mut index) = (ObjectsDigest::default(), String::new(), 0u64);
         let mut totals = ClassTotals::default();
         while let Some(entry) = entries.next()? {
             if !entry.name.starts_with(&self.prefix.prefix) {
@@ -205,7 +205,7 @@ impl Manifest {
                 let got = format_args!("object {index}: {:?} after {last:?}", entry.name);
                 return Err(self.forged("names in order, each once", got));
             }
-            digest.push(entry.name.as_bytes(), &entry);
+            digest.push(entry.name.as_bytes().get(root..).unwrap_or_default(), &entry);
             totals.add(entry.storage_class, entry.size);
             last.clear();
             last.push_str(entry.name);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Manifest;
-use super::classes::{Classes, label_root};
+use super::classes::{Classes, label_root, names_root};
 use super::sink::ObjectSink;
 use crate::Result;
 use crate::list::{Filter, LeftOut, is_hidden};
@@ -20,9 +20,7 @@ impl Manifest {
 
         // Where the labels are another list of classes, they don't say which folders there are.
         if end.labels.is_class_list() && folders != classes.names() {
-            let (first, last) = (self.at(0)?.name, self.at(self.len() - 1)?.name);
-            let root = label_root(&self.prefix.prefix, first.as_bytes(), last.as_bytes());
-            return self.labelled_by_folder(|_| true, root, self.left_out())?.with_classes(classes);
+            return self.labelled_by_folder(|_| true, self.label_root()?, self.left_out())?.with_classes(classes);
         }
 
         let unknown: Vec<_> = folders
@@ -80,8 +78,29 @@ impl Manifest {
         Ok((Arc::new(images), found))
     }
 
+    /// The [`label_root`] of the samples.
+    pub(super) fn label_root(&self) -> Result<usize> {
+        self.complete()?;
+        let (first, last) = (self.at(0)?.name, self.at(self.len() - 1)?.name);
+        Ok(label_root(&self.prefix.prefix, first.as_bytes(), last.as_bytes()))
+    }
+
+    /// Where the part of a name begins that copies of the same data have in common. Digests and splits depend on this
+    /// part alone. Waits for the end of the listing.
+    ///
+    /// # Errors
+    /// The listing failed; the manifest's file was written to since it was opened.
+    pub(crate) fn names_root(&self) -> Result<usize> {
+        Ok(names_root(&self.prefix.prefix, self.label_root()?))
+    }
+
     /// A copy of the objects whose names `is_kept` accepts, labelled by their folders.
-    fn labelled_by_folder(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
+    pub(super) fn labelled_by_folder(
+        &self,
+        is_kept: impl Fn(&str) -> bool,
+        root: usize,
+        left_out: LeftOut,
+    ) -> Result<Self> {
         let mut sink = ObjectSink::new(self.prefix.clone(), false);
         sink.labeller.root = root;
         let mut entries = self.entries();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::chunk::ChunkWriter;
-use super::classes::{Numbering, label_root};
+use super::classes::{Numbering, label_root, names_root};
 use super::digest::ObjectsDigest;
 use super::growth::{ClassTotals, Growth, ListingEnd};
 use super::table::LabelsWriter;
@@ -50,7 +50,6 @@ struct PendingObject {
 impl ObjectSink {
     pub(super) fn new(prefix: Prefix, newest_wins: bool) -> Self {
         let labeller = Labeller { root: label_root(&prefix.prefix, &[], &[]), ..Labeller::default() };
-        let digest = ObjectsDigest::new(&prefix);
         Self {
             prefix,
             pending: None,
@@ -61,7 +60,7 @@ impl ObjectSink {
             objects: 0,
             labeller,
             totals: ClassTotals::default(),
-            digest,
+            digest: ObjectsDigest::default(),
         }
     }
 
@@ -121,8 +120,9 @@ impl ObjectSink {
         for (name, record) in self.writer.objects() {
             record.label = self.labeller.label(&self.prefix, name)?;
         }
+        let root = names_root(&self.prefix.prefix, self.labeller.root);
         for (name, record) in self.writer.objects() {
-            self.digest.push(name, record);
+            self.digest.push(name.get(root..).unwrap_or_default(), record);
             self.totals.add(record.storage_class, record.size);
             self.objects += 1;
         }

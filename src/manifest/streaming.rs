@@ -19,8 +19,6 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub(crate) struct StreamingListing {
     pub(crate) lister: Lister,
     pub(crate) filter: Filter,
-    /// Whether everything below the prefix is in the one folder whose name the prefix ends with.
-    pub(crate) is_folder: bool,
     pub(crate) classes: Option<Arc<Classes>>,
     /// Called with the complete manifest.
     pub(crate) ended: fn(&Manifest),
@@ -40,15 +38,12 @@ impl StreamingListing {
 
     /// As [`open`](Self::open), without waiting. The receiver is notified of the first object.
     pub(crate) fn begin(&self, runtime: &Handle) -> (Manifest, oneshot::Receiver<()>) {
-        let Self { lister, filter, is_folder, classes, ended } = self.clone();
+        let Self { lister, filter, classes, ended } = self.clone();
         let prefix = lister.prefix().clone();
         let lister = lister.fields(filter.fields());
         let mut sink = ObjectSink::new(prefix.clone(), false);
         sink.labeller.in_order = true;
         sink.labeller.numbering = classes.map(Numbering::new);
-        if is_folder {
-            sink.labeller.root = prefix.prefix.len() + 1;
-        }
         let growth = Arc::clone(&sink.growth);
         let manifest = |listing| Manifest {
             _listing: listing,
@@ -63,9 +58,16 @@ impl StreamingListing {
             freed: FreedMemory::default(),
             begun: Some(begun),
         };
-        let pack = pack(prefix.clone(), filter);
         let task = runtime.spawn(async move {
-            let outcome = lister.in_order(pack, |(segment, left_out)| listing.take(segment, &left_out)).await;
+            let outcome = async {
+                // Labels that are in use during the listing can't wait for its end.
+                if lister.is_one_folder(&filter).await? {
+                    listing.label_below_prefix();
+                }
+                let pack = pack(lister.prefix().clone(), filter);
+                lister.in_order(pack, |(segment, left_out)| listing.take(segment, &left_out)).await
+            };
+            let outcome = outcome.await;
             listing.end(outcome.err());
             if whole.complete().is_ok() {
                 ended(&whole);
@@ -85,6 +87,13 @@ struct ListingTask {
 }
 
 impl ListingTask {
+    /// Labels the samples by the folders in the folder whose name the prefix ends with.
+    fn label_below_prefix(&mut self) {
+        if let Some(sink) = &mut self.sink {
+            sink.labeller.root = sink.prefix.prefix.len() + 1;
+        }
+    }
+
     fn take(&mut self, segment: Segment, left_out: &LeftOut) -> Result<()> {
         self.left_out.merge(left_out);
         let Some(sink) = &mut self.sink else { return Ok(()) };

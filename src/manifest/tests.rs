@@ -2,8 +2,9 @@ use std::fs;
 
 use proptest::prelude::*;
 
+use super::segment::JudgedObject;
 use super::*;
-use crate::list::Reason;
+use crate::list::{Filter, Reason};
 use crate::store::{ContentEncoding, ObjectMeta, ObjectRef, Objects, StorageClass, Version};
 
 pub(crate) fn object(name: &str, size: u64) -> ObjectMeta {
@@ -529,6 +530,25 @@ fn segments_are_merged_in_any_order() {
     assert_eq!(names(&builder(newest).newest_wins().finish().unwrap()), "p/a#2 p/b#3 p/c#1");
     assert!(builder(&[&["q/a"]]).finish().unwrap_err().to_string().contains("not below its prefix"));
     assert!(builder(&[&[]]).finish().unwrap_err().is_not_found());
+}
+
+/// Rows of an inventory report stay among the objects until it is known which are the newest. Labels were taken from
+/// those that aren't wanted, too.
+#[test]
+fn unwanted_rows_of_a_report_do_not_count_for_the_labels() {
+    let prefix: Prefix = "gs://bucket/train".parse().unwrap();
+    let objects = listed(&["train.csv", "train/cat/1.png", "train/dog/1.png"].map(|name| object(name, 1)));
+    let filter = Filter::new().include("*.png").unwrap();
+    let rows = objects.iter().map(|object| JudgedObject { object, against: filter.reason(&prefix, &object) });
+    let mut builder = ManifestBuilder::new(prefix.clone()).newest_wins();
+    builder.push(Segment::from_judged(rows));
+    let manifest = builder.finish().unwrap();
+    assert_eq!(manifest.labels(), ["cat", "dog"]);
+    assert_eq!(manifest.left_out(), left_out(Reason::NotIncluded, 1));
+    manifest.verify().unwrap();
+    let folder = Prefix { prefix: "train/".into(), ..prefix };
+    let samples = listed(&["train/cat/1.png", "train/dog/1.png"].map(|name| object(name, 1)));
+    assert_eq!(manifest.digest(), Manifest::new(folder, &samples).unwrap().digest());
 }
 
 #[test]

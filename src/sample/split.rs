@@ -63,12 +63,12 @@ fn split(manifest: &Manifest, fraction: f64, seed: u64, by_label: bool) -> Resul
             .hint("0.9 puts nine samples of ten into the first subset"));
     }
 
-    let prefix = manifest.prefix().prefix.len();
+    let root = manifest.names_root()?;
     let mut groups = BTreeMap::<Option<u32>, Vec<HashedSample>>::new();
     let (mut entries, mut index) = (manifest.entries(), 0);
     while let Some(entry) = entries.next()? {
         let label = entry.label.filter(|_| by_label);
-        let below_prefix = entry.name.get(prefix..).unwrap_or(entry.name);
+        let below_prefix = entry.name.get(root..).unwrap_or(entry.name);
         groups.entry(label).or_default().push((hash(seed, below_prefix), index));
         index += 1;
     }
@@ -113,12 +113,16 @@ mod tests {
     use std::sync::Arc;
 
     fn manifest(prefix: &str, names: impl IntoIterator<Item = String>) -> Arc<Manifest> {
+        Arc::new(Manifest::new(format!("gs://bucket/{prefix}").parse().unwrap(), &objects(prefix, names)).unwrap())
+    }
+
+    fn objects(prefix: &str, names: impl IntoIterator<Item = String>) -> Objects {
         let mut objects = Objects::default();
         for name in names {
             let name = format!("{prefix}{name}");
             objects.push(ObjectRef { name: &name, size: 1, version: 1.into(), ..ObjectRef::default() });
         }
-        Arc::new(Manifest::new(format!("gs://bucket/{prefix}").parse().unwrap(), &objects).unwrap())
+        objects
     }
 
     /// Names below the prefix of the samples in a subset.
@@ -157,6 +161,20 @@ mod tests {
     }
 
     const GOLDEN: [&str; 4] = ["0001", "0004", "0006", "0007"];
+
+    #[test]
+    fn a_prefix_without_its_slash_splits_as_with_it() {
+        let with = manifest("all/", numbered(100));
+        let without =
+            Arc::new(Manifest::new("gs://bucket/all".parse().unwrap(), &objects("all/", numbered(100))).unwrap());
+        assert_eq!(with.digest(), without.digest());
+        let indexes = |manifest: &Arc<Manifest>| {
+            let orders = Subset::split(manifest, 0.5, 7).unwrap().0.orders(&Scope::new(Arc::clone(manifest))).unwrap();
+            let mut order = orders.order(0);
+            (0..orders.len()).map(|position| order.at(position).0).collect::<Vec<_>>()
+        };
+        assert_eq!(indexes(&with), indexes(&without));
+    }
 
     #[test]
     fn few_samples_change_sides_when_some_are_added() {

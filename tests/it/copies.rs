@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use dataflux::list::Filter;
 use dataflux::sample::{BlockShuffle, Sampler, Shuffle, Stratified, Subset, Weighted, WindowShuffle};
 use dataflux::store::{Capabilities, MemoryStore, Store};
 use dataflux::{DataLoader, DataLoaderBuilder, DatafluxDataset, Raw, State};
@@ -88,6 +89,38 @@ fn a_prefix_with_or_without_its_slash_is_the_same_data() {
     assert_eq!(with, without);
     let streamed = DatafluxDataset::builder().client(client(store)).streaming(true).open("gs://data/p").unwrap();
     assert_eq!(streamed.manifest().digest(), with);
+}
+
+#[test]
+fn a_prefix_without_its_slash_splits_as_with_it() {
+    let (store, _) = bucket(SAMPLES);
+    let [with, without] = ["gs://data/p/", "gs://data/p"].map(|uri| {
+        let dataset = DatafluxDataset::open_with(client(store.clone()), uri).unwrap();
+        let (subset, _) = Subset::split(dataset.manifest(), 0.5, 7).unwrap();
+        rest(&loader(&dataset, Box::new(subset)).build().unwrap())
+    });
+    assert_eq!(with, without);
+}
+
+/// Labels were taken from all listed objects by the one way of opening, and from the samples by the other.
+#[test]
+fn labels_depend_on_the_samples_alone() {
+    let store = MemoryStore::new();
+    for name in ["train.csv", "train/cat/1.png", "train/dog/1.png", "train2/x.csv"] {
+        store.insert("data", name, name);
+    }
+    let open = |uri, streaming, glob: &str| {
+        let filter = Filter::new().include(glob).unwrap();
+        DatafluxDataset::builder().client(client(store.clone())).filter(filter).streaming(streaming).open(uri).unwrap()
+    };
+    for (glob, wanted) in [("*.png", &["cat", "dog"][..]), ("*", &["train", "train2"])] {
+        let [listed, streamed] = [false, true].map(|streaming| open("gs://data/train", streaming, glob));
+        assert_eq!(listed.manifest().labels(), wanted);
+        assert_eq!(streamed.manifest().labels(), wanted);
+        assert_eq!(listed.manifest().digest(), streamed.manifest().digest());
+    }
+    let folder = open("gs://data/train/", false, "*.png");
+    assert_eq!(open("gs://data/train", true, "*.png").manifest().digest(), folder.manifest().digest());
 }
 
 /// The error of a state on a copy in which `change` was made.
