@@ -26,12 +26,14 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Counts the threads of loaders in this process, without those that all loaders share.
 fn threads() -> usize {
+    named(&["dataflux-plan", "dataflux-decode", "dataflux-stream", "dataflux-events"])
+}
+
+/// Counts the threads of this process whose names begin so.
+fn named(beginnings: &[&str]) -> usize {
     let names = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
         let name = std::fs::read_to_string(task.unwrap().path().join("comm")).ok()?;
-        ["dataflux-plan", "dataflux-decode", "dataflux-stream", "dataflux-events"]
-            .iter()
-            .any(|own| name.starts_with(own))
-            .then_some(())
+        beginnings.iter().any(|own| name.starts_with(own)).then_some(())
     });
     names.count()
 }
@@ -92,15 +94,42 @@ fn each_read_and_each_unfinished_batch_is_counted_once() {
     });
 }
 
+/// A slow observer used up the time that closing may take, and network threads that had ended were reported as left.
+#[test]
+fn network_threads_are_closed_before_observers() {
+    let _alone = alone();
+    without_hanging(|| {
+        let (_gated, dataset) = store(64);
+        let network_threads = || named(&["dataflux-io"]);
+        let shared = network_threads();
+        let (sees_none, saw_none) = std::sync::mpsc::channel();
+        let observer = move |_: &Event| {
+            until("the network threads have ended", || network_threads() == shared);
+            sees_none.send(()).unwrap();
+        };
+        let builder = DataLoader::builder(dataset).batch_size(64).decode_threads(1).io_threads(2);
+        let loader = builder.observe([EventKind::BatchDelivered], observer).build().unwrap();
+        assert_eq!(network_threads(), shared + 2);
+        loader.epoch(0).unwrap().for_each(|batch| drop(batch.unwrap()));
+        let closed = loader.close(HANG);
+        assert!(closed.is_clean(), "{closed:?}");
+        saw_none.recv().unwrap();
+        until("no thread is left", || threads() == 0);
+    });
+}
+
 /// The thread of an observer ends with its loader, whether that is closed or dropped, even if an epoch outlives it.
 #[test]
 fn observers_end_with_their_loader() {
     let _alone = alone();
     without_hanging(|| {
         let (_gated, dataset) = store(64);
+        let ended = Arc::new(AtomicUsize::new(0));
         let loader = || {
             let builder = DataLoader::builder(dataset.clone()).batch_size(1).decode_threads(1);
-            let observed = builder.observe(EventKind::all(), |_: &Event| ()).observe(EventKind::all(), |_: &Event| ());
+            let ended = Arc::clone(&ended);
+            let observer = move |_: &Event| _ = ended.fetch_add(1, Ordering::SeqCst);
+            let observed = builder.observe([EventKind::EpochEnded], observer).observe(EventKind::all(), |_: &Event| ());
             observed.build().unwrap()
         };
         let (closed, dropped) = (loader(), loader());
@@ -110,9 +139,11 @@ fn observers_end_with_their_loader() {
         assert!(closed.is_clean(), "{closed:?}");
         // A planning thread, a decode thread and two observers.
         assert_eq!(closed.threads_joined, 4);
+        assert_eq!(ended.load(Ordering::SeqCst), 1, "the epoch ended with its loader");
         drop(dropped);
         drop(epochs);
         until("no thread is left", || threads() == 0);
+        assert_eq!(ended.load(Ordering::SeqCst), 2);
     });
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Ledger {
 struct UndeletedTemporary {
     id: ObjectId,
     run: Arc<TemporaryRun>,
+    /// Whether observers know that it was made.
+    was_reported: bool,
     /// When the deletion is to be tried again, if the loader still runs.
     due: Instant,
 }
@@ -117,6 +119,8 @@ struct Deletion {
     ledger: &'static Ledger,
     name: Arc<str>,
     run: Arc<TemporaryRun>,
+    /// Whether observers know that the temporary was made.
+    was_reported: bool,
     /// The object, unless it is known to be deleted.
     unconfirmed: Option<ObjectId>,
 }
@@ -124,7 +128,7 @@ struct Deletion {
 impl Drop for Deletion {
     fn drop(&mut self) {
         if let Some(id) = self.unconfirmed.take() {
-            self.ledger.note_undeleted(id, Arc::clone(&self.run));
+            self.ledger.note_undeleted(id, Arc::clone(&self.run), self.was_reported);
         }
         self.ledger.remove(&self.name);
     }
@@ -186,6 +190,7 @@ impl Ledger {
     pub(super) fn start_deletion(&'static self, name: &Arc<str>) {
         let mut entries = lock(&self.entries);
         let Some(entry) = entries.get_mut(name) else { return };
+        let was_reported = matches!(entry.state, TemporaryState::InUse(_));
         let version = match &entry.state {
             TemporaryState::Deleting => return,
             // The version is unknown: the compose had no answer, or an error. The name is random and used by nobody
@@ -201,11 +206,13 @@ impl Ledger {
 
         let (handle, name) = (io.handle().clone(), Arc::clone(name));
         handle.spawn(async move {
-            let mut deletion = Deletion { ledger: self, name, run, unconfirmed: Some(id.clone()) };
+            let mut deletion = Deletion { ledger: self, name, run, was_reported, unconfirmed: Some(id.clone()) };
             match delete(&client, &writes, group_number, &id, self.closing.subscribe()).await {
                 Ok(()) => {
                     deletion.unconfirmed = None;
-                    report_removed(&client, &id);
+                    if was_reported {
+                        report_removed(&client, &id);
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(object = %id, %error, "a temporary object could not be deleted; `dataflux clean` may");
@@ -217,10 +224,15 @@ impl Ledger {
         });
     }
 
-    fn note_undeleted(&self, id: ObjectId, run: Arc<TemporaryRun>) {
+    fn note_undeleted(&self, id: ObjectId, run: Arc<TemporaryRun>, was_reported: bool) {
         run.undeleted.fetch_add(1, Ordering::SeqCst);
         run.loader.undeleted.fetch_add(1, Ordering::SeqCst);
-        lock(&self.undeleted).push(UndeletedTemporary { id, run, due: Instant::now() + RETRIAL_INTERVAL });
+        lock(&self.undeleted).push(UndeletedTemporary {
+            id,
+            run,
+            was_reported,
+            due: Instant::now() + RETRIAL_INTERVAL,
+        });
     }
 
     /// Removes a temporary that a later deletion has deleted after all.
@@ -258,13 +270,11 @@ impl Ledger {
     }
 }
 
-/// Reports that a temporary is gone. One whose compose got no answer, and which may never have existed, has no version
-/// here and was not reported when it was made.
+/// Reports that a temporary is gone, which must have been reported when it was made. One whose compose got no answer
+/// may never have existed and was not.
 fn report_removed(client: &Client, id: &ObjectId) {
-    if !id.version.is_none() {
-        let event = || Event::TemporaryRemoved { object: Arc::clone(&id.name) };
-        client.events().send(EventKind::TemporaryRemoved, event);
-    }
+    let event = || Event::TemporaryRemoved { object: Arc::clone(&id.name) };
+    client.events().send(EventKind::TemporaryRemoved, event);
 }
 
 /// The outcome of waiting for temporary objects to be deleted.
@@ -370,7 +380,7 @@ impl LoaderTemporaries {
             .filter(is_due)
             .map(|temporary| {
                 temporary.due = now + RETRIAL_INTERVAL;
-                temporary.id.clone()
+                (temporary.id.clone(), temporary.was_reported)
             })
             .collect();
         drop(undeleted);
@@ -382,14 +392,16 @@ impl LoaderTemporaries {
         // deleted usually holds for all.
         let (client, writes) = (client.clone(), Arc::clone(writes));
         io.handle().spawn(async move {
-            for id in due {
+            for (id, was_reported) in due {
                 if let Err(error) = delete(&client, &writes, group_number, &id, LEDGER.closing.subscribe()).await {
                     tracing::debug!(object = %id, %error, "a temporary object still can't be deleted");
                     LEDGER.move_undeleted_to_end(&id);
                     return;
                 }
                 LEDGER.forget_undeleted(&id);
-                report_removed(&client, &id);
+                if was_reported {
+                    report_removed(&client, &id);
+                }
             }
         });
     }
@@ -487,7 +499,7 @@ mod tests {
         let run = TemporaryRun::new(&loader);
         for name in ["held", "free", "also free"] {
             let id = ObjectId::new("bucket", name, memory.insert("bucket", name, "meow"));
-            LEDGER.note_undeleted(id, Arc::clone(&run));
+            LEDGER.note_undeleted(id, Arc::clone(&run), true);
         }
         let wait_until = |is_done: &dyn Fn() -> bool| {
             let started = Instant::now();

@@ -28,6 +28,7 @@ mod cache_source;
 pub(crate) mod cursor;
 mod decode_gate;
 pub(crate) mod decode_pool;
+pub(crate) mod epoch_events;
 pub(crate) mod epoch_planner;
 mod item_sizes;
 pub(crate) mod loss;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::epoch_events::EpochEvents;
 use crate::compose::TemporaryRun;
 use crate::lock::lock;
 
@@ -114,6 +115,7 @@ pub(crate) struct EpochShutdown {
     /// Whether the training loop holds no batch of the epoch any more.
     is_released: AtomicBool,
     run: Arc<TemporaryRun>,
+    events: EpochEvents,
     threads: Mutex<Vec<JoinHandle<()>>>,
     on_cancel: OnceLock<CancelCallback>,
 }
@@ -136,7 +138,7 @@ struct Leftovers {
 
 impl EpochShutdown {
     /// The shutdown of an epoch whose temporary objects belong to `run`, and its first signal.
-    pub(crate) fn new(run: &Arc<TemporaryRun>) -> (Arc<Self>, EpochSignal) {
+    pub(crate) fn new(run: &Arc<TemporaryRun>, events: EpochEvents) -> (Arc<Self>, EpochSignal) {
         let (cancelled, receiver) = watch::channel(false);
         let signal = EpochSignal { cancelled: receiver, tasks: Arc::default() };
         let shutdown = Self {
@@ -144,6 +146,7 @@ impl EpochShutdown {
             tasks: Arc::clone(&signal.tasks),
             is_released: AtomicBool::new(false),
             run: Arc::clone(run),
+            events,
             threads: Mutex::default(),
             on_cancel: OnceLock::new(),
         };
@@ -152,6 +155,10 @@ impl EpochShutdown {
 
     pub(crate) fn run(&self) -> &TemporaryRun {
         &self.run
+    }
+
+    pub(crate) fn events(&self) -> &EpochEvents {
+        &self.events
     }
 
     pub(crate) fn subscribe(&self) -> EpochSignal {
@@ -175,6 +182,12 @@ impl EpochShutdown {
             callback();
         }
         self.run.end();
+    }
+
+    /// Cancels the epoch, and reports its end to observers: no batch is delivered any more. Returns at once.
+    pub(crate) fn end(&self) {
+        self.events.end(false);
+        self.cancel();
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -216,12 +229,13 @@ pub(crate) struct LiveEpochs {
 impl LiveEpochs {
     pub(crate) fn add(&self, epoch: &Arc<EpochShutdown>) {
         let mut epochs = lock(&self.epochs);
-        epochs.retain(|epoch| !epoch.is_idle() || epoch.run.outstanding() > 0);
+        // An epoch whose batches are all read still has to report its end.
+        epochs.retain(|epoch| !epoch.is_idle() || epoch.run.outstanding() > 0 || !epoch.events.is_over());
         epochs.push(Arc::clone(epoch));
         drop(epochs);
         // A thread that closes sets the flag before it looks at the epochs.
         if self.is_closing() {
-            epoch.cancel();
+            epoch.end();
         }
     }
 
@@ -235,7 +249,7 @@ impl LiveEpochs {
     pub(crate) fn cancel(&self) {
         self.is_closing.store(true, Ordering::SeqCst);
         for epoch in lock(&self.epochs).iter() {
-            epoch.cancel();
+            epoch.end();
         }
     }
 
@@ -274,7 +288,7 @@ impl ShutdownWait {
         let before: Vec<_> = epochs.iter().map(|epoch| epoch.leftovers()).collect();
         // All epochs are cancelled before the first one is waited for.
         for epoch in &epochs {
-            epoch.cancel();
+            epoch.end();
         }
         for (epoch, before) in epochs.iter().zip(before) {
             self.for_epoch(epoch, before);

@@ -246,7 +246,8 @@ impl<D: Decode> DataLoaderBuilder<D> {
     }
 
     /// Has `observer` get the events of these `kinds` of the loader's epochs; see [`Observer`]. May be called more than
-    /// once. [`close`](DataLoader::close) waits until observers have their last events.
+    /// once. [`close`](DataLoader::close) ends all epochs, then waits, within its time, until observers have their last
+    /// events.
     /// [`Client::observe`](crate::store::Client::observe) also covers the listing.
     ///
     /// ```

@@ -22,6 +22,7 @@ use crate::audit::AuditWriter;
 use crate::budget::Gauge;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::cursor::EpochCursor;
+use crate::engine::epoch_events::EpochEvents;
 use crate::engine::epoch_planner::EpochPlanner;
 use crate::engine::loss::LossTotals;
 use crate::engine::pipeline::Engine;
@@ -29,7 +30,6 @@ use crate::engine::shutdown::{EpochShutdown, LiveEpochs};
 use crate::engine::stages::PlannerStatus;
 use crate::engine::wait_report::{WaitTotals, WaitWatcher};
 use crate::io::spawn_thread;
-use crate::observe::{Event, EventKind};
 use crate::pacing::{NeighbourEpochs, WaitReporter};
 use crate::sample::{DeliveredBatches, LastBatch, RemainingPositions, Sampling, Sharding, State};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -103,7 +103,9 @@ impl EpochSeries {
         let engine = Arc::new(self.engine.for_epoch());
         let bucket = &engine.bucket;
         let (status, manifest) = (PlannerStatus::new(), Arc::clone(&bucket.manifest));
-        let (shutdown, cancel) = EpochShutdown::new(bucket.fetcher.run());
+        let events = bucket.fetcher.events().clone();
+        let lost_before = events.lost();
+        let (shutdown, cancel) = EpochShutdown::new(bucket.fetcher.run(), EpochEvents::begin(events.clone(), epoch));
         if let Some(gate) = &engine.gate {
             // The epochs that use the gate hold it. A strong reference here would keep the decode threads alive.
             let gate = Arc::downgrade(gate);
@@ -119,9 +121,6 @@ impl EpochSeries {
             let step = self.sharding.batch_count(state.position, 0);
             log.epoch(&manifest, rank, world_size, step, with_digest(&state, &manifest))
         });
-        let events = bucket.fetcher.events().clone();
-        let lost_before = events.lost();
-        events.send(EventKind::EpochBegun, || Event::EpochBegun { epoch });
         // Nothing is ahead of the loop, and some of its first batches may be composed.
         let expects_composes = !neighbours.has_previous && bucket.planner.may_compose();
         let gates = Arc::clone(bucket.fetcher.gates());
@@ -145,11 +144,14 @@ impl EpochSeries {
             spending: EpochSpending { clients: bucket.fetcher.clients().clone(), prices: *bucket.planner.prices() },
             manifest,
             state,
+            sharding: self.sharding,
+            sampling: Arc::clone(&self.sampling),
             delivered,
             losses: LossTotals::new(engine.on_error),
             audit,
             events,
             lost_before,
+            streamed: None,
             has_next: neighbours.has_next,
             waits: WaitTotals::default(),
             stats: EpochStats::default(),

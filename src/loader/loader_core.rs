@@ -350,13 +350,13 @@ impl LoaderCore {
             let _ = jobs.send(DecodeJob::End);
         }
         wait.join(decode_threads);
-        // Nothing is left that could send them more.
-        let ended = observers.into_iter().map(|observer| observer.end(wait.time_left())).collect();
-        wait.join(ended);
         if let Some(threads) = settings.io_threads {
             let have_ended = io.close(wait.time_left());
             wait.count_threads(threads, have_ended);
         }
+        // Observers come last, since they may take all the time there is. What ended before has sent its last events.
+        let ended = observers.into_iter().map(|observer| observer.end(wait.time_left())).collect();
+        wait.join(ended);
         wait.finish()
     }
 }

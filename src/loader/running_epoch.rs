@@ -10,16 +10,17 @@ use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::arrivals::{Arrival, Arrivals};
 use crate::engine::cache_session::CacheSession;
+use crate::engine::epoch_events::BatchDelivery;
 use crate::engine::loss::LossTotals;
 use crate::engine::sample_code::BatchData;
 use crate::engine::shutdown::{Closed, EpochShutdown, close_epoch};
 use crate::engine::ticket::{FinishedBatch, HeldBytes};
 use crate::engine::wait_report::WaitTotals;
-use crate::manifest::Manifest;
-use crate::observe::{Event, EventKind, Events};
+use crate::manifest::{KnownSamples, Manifest};
+use crate::observe::{EventKind, Events};
 use crate::pacing::WaitReporter;
 use crate::plan::GroupCounts;
-use crate::sample::{DeliveredBatches, State};
+use crate::sample::{DeliveredBatches, Sampling, Sharding, State};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// How long the end of an epoch waits for temporary objects that are still being deleted.
@@ -40,6 +41,8 @@ pub(crate) struct RunningEpoch {
     pub(super) manifest: Arc<Manifest>,
     /// The state at the start, without the digest of the manifest, which may not be known yet.
     pub(super) state: State,
+    pub(super) sharding: Sharding,
+    pub(super) sampling: Arc<Sampling>,
     pub(super) delivered: DeliveredBatches,
     pub(super) losses: LossTotals,
     pub(super) audit: Option<EpochAudit>,
@@ -51,12 +54,18 @@ pub(crate) struct RunningEpoch {
     pub(super) events: Events,
     /// Events that observers had lost before the epoch.
     pub(super) lost_before: u64,
+    /// Set if a stream delivers the batches, and reports them and the end of the epoch.
+    pub(super) streamed: Option<StreamedDelivery>,
     /// When the training loop began the epoch, which may be long after its reads began.
     pub(super) started: Instant,
     pub(super) first_batch: Option<Instant>,
     /// Bytes of the batch that the training loop has. They count until it asks for the next one.
     pub(super) in_hand: Vec<HeldBytes>,
 }
+
+/// What a stream is to report of the batch that it gets next.
+#[derive(Debug, Default)]
+pub(super) struct StreamedDelivery(pub(super) Option<BatchDelivery>);
 
 impl RunningEpoch {
     pub(crate) fn epoch(&self) -> u64 {
@@ -95,8 +104,8 @@ impl RunningEpoch {
 
     /// Cancels the epoch. Returns at once; what is left finishes in the background.
     pub(crate) fn cancel(&mut self) {
-        if self.arrivals.is_some() {
-            self.send_ended(false);
+        if self.streamed.is_none() {
+            self.shutdown.events().end(false);
         }
         self.reporter.end();
         self.shutdown.cancel();
@@ -108,11 +117,20 @@ impl RunningEpoch {
         self.shutdown.release();
     }
 
-    /// Tells observers that the epoch is over.
-    fn send_ended(&self, is_complete: bool) {
-        let (epoch, EpochStats { batches, samples, .. }) = (self.epoch(), self.stats);
-        let event = || Event::EpochEnded { epoch, batches, samples, is_complete };
-        self.events.send(EventKind::EpochEnded, event);
+    /// The number of batches from where the epoch was begun to its end. `None` if it isn't known yet, or if nobody wants
+    /// to know how the epoch ends.
+    fn batch_count(&self) -> Option<u64> {
+        // What follows would wait for the end of the listing.
+        if !self.events.wants(EventKind::EpochEnded) || !matches!(self.manifest.known(), KnownSamples::All(_)) {
+            return None;
+        }
+        let samples = self.sampling.orders().ok()?.len();
+        Some(self.delivered.batch_count(&self.sharding, samples, self.state.position))
+    }
+
+    /// Whether all batches of the epoch are delivered, as far as is known.
+    pub(super) fn is_complete(&self) -> bool {
+        self.batch_count().is_some_and(|count| self.delivered.has_first(count))
     }
 
     /// Waits for the next batch; `None` at the end of the epoch, and after an error. Blocks.
@@ -156,15 +174,15 @@ impl RunningEpoch {
             audit.record(&batch, positions.end)?;
         }
 
+        let is_last = self.batch_count().is_some_and(|count| self.delivered.lacks_only(number, count));
+        let delivery = BatchDelivery { batch: number, samples: batch.len() as u64, bytes, is_last };
+        if let Some(streamed) = &mut self.streamed {
+            streamed.0 = Some(delivery);
+        } else if !self.shutdown.events().deliver(delivery, asked.elapsed()) {
+            return Err(ended_early());
+        }
         self.in_hand = held;
         self.delivered.add(number, positions);
-        self.events.send(EventKind::BatchDelivered, || Event::BatchDelivered {
-            epoch: self.epoch(),
-            batch: number,
-            samples: batch.len() as u64,
-            bytes,
-            waited: asked.elapsed(),
-        });
         self.stats.batches += 1;
         self.stats.samples += batch.len() as u64;
         self.stats.bytes += bytes;
@@ -190,7 +208,9 @@ impl RunningEpoch {
 
     /// Does what is left to do when all batches are delivered.
     fn finish(&mut self) {
-        self.send_ended(true);
+        if self.streamed.is_none() {
+            self.shutdown.events().end(self.is_complete());
+        }
         self.losses.summarize(self.state.epoch);
         if let Some(cache) = &self.cache {
             cache.cache.flush(FLUSH_PATIENCE);

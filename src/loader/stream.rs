@@ -4,16 +4,18 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::Stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::running_epoch::{RunningEpoch, ended_early, with_digest};
+use super::running_epoch::{RunningEpoch, StreamedDelivery, ended_early, with_digest};
 use super::stats::EpochStats;
 use crate::Result;
 use crate::audit::EpochAudit;
 use crate::collate::Batch;
+use crate::engine::epoch_events::BatchDelivery;
 use crate::engine::sample_code::{BatchData, restore_type};
 use crate::engine::shutdown::EpochShutdown;
 use crate::engine::ticket::HeldBytes;
@@ -33,6 +35,8 @@ pub struct BatchStream<B> {
     audit: Option<EpochAudit>,
     shutdown: Arc<EpochShutdown>,
     is_over: bool,
+    /// When the training loop asked for the batch that it waits for.
+    asked: Option<Instant>,
     /// Bytes of the batch that the training loop has.
     in_hand: Vec<HeldBytes>,
     data: PhantomData<fn() -> B>,
@@ -42,6 +46,10 @@ pub struct BatchStream<B> {
 #[derive(Debug)]
 struct StreamStep {
     batch: Option<Result<Batch<BatchData>>>,
+    /// What observers get of the batch once it is delivered.
+    delivery: Option<BatchDelivery>,
+    /// Whether all batches of the epoch are delivered with this one.
+    is_complete: bool,
     held: Vec<HeldBytes>,
     state: State,
     stats: EpochStats,
@@ -52,6 +60,7 @@ impl<B> BatchStream<B> {
     pub(crate) fn new(mut epoch: RunningEpoch, io: &Handle) -> Result<Self> {
         let (manifest, state) = (Arc::clone(&epoch.manifest), epoch.state());
         let (shutdown, audit) = (Arc::clone(&epoch.shutdown), epoch.audit.take());
+        epoch.streamed = Some(StreamedDelivery::default());
         let (sender, steps) = mpsc::channel(1);
         let (mut cancel, io) = (shutdown.subscribe(), io.clone());
         let run = move || {
@@ -59,7 +68,14 @@ impl<B> BatchStream<B> {
                 let batch = epoch.next_batch();
                 let is_last = batch.is_none();
                 let held = std::mem::take(&mut epoch.in_hand);
-                let step = StreamStep { batch, held, state: epoch.state(), stats: epoch.stats() };
+                let step = StreamStep {
+                    batch,
+                    delivery: epoch.streamed.as_mut().and_then(|streamed| streamed.0.take()),
+                    is_complete: epoch.is_complete(),
+                    held,
+                    state: epoch.state(),
+                    stats: epoch.stats(),
+                };
                 let is_sent = io.block_on(async {
                     tokio::select! {
                         biased;
@@ -74,7 +90,18 @@ impl<B> BatchStream<B> {
         };
         shutdown.track_thread(spawn_thread("dataflux-stream", "the thread of a stream", run)?);
         let (stats, in_hand) = (EpochStats::default(), Vec::new());
-        Ok(Self { steps, manifest, state, stats, audit, shutdown, is_over: false, in_hand, data: PhantomData })
+        Ok(Self {
+            steps,
+            manifest,
+            state,
+            stats,
+            audit,
+            shutdown,
+            is_over: false,
+            asked: None,
+            in_hand,
+            data: PhantomData,
+        })
     }
 
     /// The number of the epoch; see [`Batches::epoch`](super::Batches::epoch).
@@ -93,16 +120,26 @@ impl<B> BatchStream<B> {
         self.stats
     }
 
-    /// Writes the audit log, and notes that the batch of this step is delivered.
+    /// Writes the audit log, reports the batch of this step to observers, and notes that it is delivered.
     fn deliver(&mut self, step: StreamStep) -> Option<Result<Batch<BatchData>>> {
+        let waited = self.asked.take().map(|asked| asked.elapsed()).unwrap_or_default();
         if let (Some(audit), Some(Ok(batch))) = (&mut self.audit, &step.batch)
             && let Err(error) = audit.record(batch, step.state.position)
         {
             self.is_over = true;
-            self.shutdown.cancel();
+            self.shutdown.end();
             return Some(Err(error));
         }
-        self.is_over |= !matches!(step.batch, Some(Ok(_)));
+        if let Some(delivery) = step.delivery
+            && !self.shutdown.events().deliver(delivery, waited)
+        {
+            self.is_over = true;
+            return Some(Err(ended_early()));
+        }
+        if !matches!(step.batch, Some(Ok(_))) {
+            self.is_over = true;
+            self.shutdown.events().end(step.is_complete);
+        }
         (self.in_hand, self.state, self.stats) = (step.held, step.state, step.stats);
         step.batch
     }
@@ -117,6 +154,7 @@ impl<B: 'static> Stream for BatchStream<B> {
         if self.is_over {
             return Poll::Ready(None);
         }
+        self.asked.get_or_insert_with(Instant::now);
         self.steps.poll_recv(context).map(|step| {
             let Some(step) = step else {
                 // The thread ended before the epoch did, because the loader was closed.
@@ -130,6 +168,6 @@ impl<B: 'static> Stream for BatchStream<B> {
 
 impl<B> Drop for BatchStream<B> {
     fn drop(&mut self) {
-        self.shutdown.cancel();
+        self.shutdown.end();
     }
 }

@@ -119,8 +119,11 @@ pub(crate) struct ObserverThread {
 
 impl ObserverThread {
     /// Has the thread end after the events that are in its queue, and returns it for joining. Waits for room in the
-    /// queue for at most `within`; if there is none by then, the thread ends once all senders are dropped.
+    /// queue for at most `within`, and not at all on the thread itself, which alone makes room; if there is none by
+    /// then, the thread ends once all senders are dropped.
     pub(crate) fn end(self, within: Duration) -> JoinHandle<()> {
+        let is_own = self.thread.thread().id() == thread::current().id();
+        let within = if is_own { Duration::ZERO } else { within };
         // The queue is closed if the observer has panicked.
         let _ = self.queue.send_timeout(None, within);
         self.thread
@@ -259,6 +262,25 @@ mod tests {
         let (events, thread) = Events::default().subscribe(Subscription::new(EventKind::all(), observer)).unwrap();
         send(&events, 0..2);
         thread.end(PATIENCE).join().unwrap();
-        assert!(names.iter().all(|name| name.as_deref() == Some("dataflux-events")));
+        assert_eq!(names.iter().collect::<Vec<_>>(), vec![Some("dataflux-events".to_owned()); 2]);
+    }
+
+    /// The observer waited for room that it alone could have made.
+    #[test]
+    fn an_observer_that_ends_itself_with_a_full_queue_waits_for_nothing() {
+        let (give, take) = mpsc::channel::<(Events, ObserverThread)>();
+        let (done, wait) = mpsc::channel();
+        let observer = move |_: &Event| {
+            if let Ok((events, thread)) = take.recv() {
+                send(&events, 0..2 * QUEUE_EVENTS as u64);
+                drop(thread.end(PATIENCE * 60));
+                done.send(()).unwrap();
+            }
+        };
+        let (events, thread) = Events::default().subscribe(Subscription::new(EventKind::all(), observer)).unwrap();
+        send(&events, 0..1);
+        give.send((events, thread)).unwrap();
+        drop(give);
+        wait.recv_timeout(PATIENCE).expect("it waits for itself");
     }
 }

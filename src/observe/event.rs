@@ -73,7 +73,7 @@ pub enum Event {
         /// Index of its batch in the epoch.
         batch: u64,
     },
-    /// A batch was handed to the training loop.
+    /// A batch was handed to the training loop. None is after its epoch has [ended](Self::EpochEnded).
     #[non_exhaustive]
     BatchDelivered {
         /// The epoch.
@@ -124,22 +124,25 @@ pub enum Event {
         object: Arc<str>,
     },
     /// An epoch began. In a [series](crate::loader::DataLoader::epochs) it is read ahead of the training loop, which
-    /// may still be in the epoch before.
+    /// may still be in the epoch before. An epoch that is resumed begins again; so does an epoch of a part of a
+    /// [mixture](crate::loader::MixedLoader) that is divided among several epochs of the mixture.
     #[non_exhaustive]
     EpochBegun {
         /// The epoch.
         epoch: u64,
     },
-    /// The training loop has all batches of an epoch, or the epoch ended early: it failed or was dropped.
+    /// An epoch that [began](Self::EpochBegun) ended: the training loop asked for a batch behind the last one, the epoch
+    /// was dropped, an error ended it, or its loader was closed.
     #[non_exhaustive]
     EpochEnded {
         /// The epoch.
         epoch: u64,
-        /// Number of batches delivered.
+        /// Number of batches delivered since the epoch began.
         batches: u64,
-        /// Number of samples delivered.
+        /// Number of samples delivered since the epoch began.
         samples: u64,
-        /// Whether all batches were delivered.
+        /// Whether all batches of the epoch were delivered, those before it was resumed included. False if the data set
+        /// is still being listed when the last batch is delivered, and the loop doesn't ask for another.
         is_complete: bool,
     },
 }

@@ -179,6 +179,24 @@ impl DeliveredBatches {
         }
     }
 
+    /// Whether the first `count` batches are delivered.
+    pub(crate) fn has_first(&self, count: u64) -> bool {
+        self.next >= count
+    }
+
+    /// Whether the first `count` batches are delivered once the batch of this number is, too.
+    pub(crate) fn lacks_only(&self, number: u64, count: u64) -> bool {
+        let next = self.ahead.get(&(number + 1)).map_or(number + 1, |run| run.end);
+        number == self.next && next >= count
+    }
+
+    /// The number of batches, those that a state holds included, of an epoch of `samples` samples that was begun at
+    /// `position`.
+    pub(crate) fn batch_count(&self, sharding: &Sharding, samples: u64, position: u64) -> u64 {
+        let (KnownSamples::All(left) | KnownSamples::AtLeast(left)) = self.holes.known(KnownSamples::All(samples));
+        sharding.batch_count(left, position)
+    }
+
     /// Position and what was delivered ahead of it, for a state.
     pub(crate) fn state(&self) -> (u64, Option<DeliveredAhead>) {
         let holes = self.holes.holes.iter().filter(|hole| hole.end > self.position).cloned();
@@ -343,10 +361,14 @@ mod tests {
             delivered.add(number, 10 + number * 2..12 + number * 2);
         }
         assert!(delivered.has(1) && !delivered.has(2) && delivered.has(4) && !delivered.has(5));
+        assert!(delivered.lacks_only(0, 2) && !delivered.lacks_only(0, 3) && !delivered.lacks_only(5, 6));
+        assert!(!delivered.has_first(1) && delivered.has_first(0));
         let beyond = DeliveredAhead { positions: vec![(12, 14), (16, 20)], share: None };
         assert_eq!(delivered.state(), (10, Some(beyond)));
         delivered.add(0, 10..12);
+        assert!(delivered.lacks_only(2, 5) && !delivered.lacks_only(2, 6));
         delivered.add(2, 14..16);
+        assert!(delivered.has_first(5) && !delivered.has_first(6));
         assert_eq!(delivered.state(), (20, None));
     }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use dataflux::metrics::Counts;
 use dataflux::store::{Client, Credentials, Fault as StoreFault, FaultStore, GcsConfig, GcsStore, Hedge};
 use dataflux::store::{MemoryStore, RetryPolicy, StoreCall};
-use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Event, EventKind, Limits, Observer, Strategy};
+use dataflux::{DataLoader, DatafluxDataset, ErrorKind, Event, EventKind, Limits, MixedLoader, Observer, Strategy};
 use dataflux_emulator::{Emulator, Faults};
+use futures_util::StreamExt;
 
 use crate::support::{HANG, STRATEGIES, all_given_back, bucket, client, content, without_hanging};
 
@@ -145,6 +146,8 @@ fn events_under_faults_are_those_that_were_counted() {
             emulator.set_faults(Faults::none());
             assert!(counts.retries > 0);
             totals.check(&counts);
+            let must_compose = matches!(strategy, Strategy::Compose { .. });
+            assert!(!totals.made.is_empty() || !must_compose, "no compose got through");
         }
     });
 }
@@ -220,6 +223,111 @@ fn an_epoch_that_ends_early_says_so() {
         let totals = Totals::of(events);
         assert_eq!(totals.epochs, [(0, 1, false), (1, 0, false)]);
         assert_eq!(totals.count(EventKind::EpochBegun), 2);
+    });
+}
+
+/// A loader of six batches, with the events of its batches and epochs.
+fn six_batches() -> (DataLoader, mpsc::Receiver<Event>) {
+    let (store, _) = bucket(300);
+    let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap();
+    let (observer, events) = collector();
+    let kinds = [EventKind::BatchDelivered, EventKind::EpochBegun, EventKind::EpochEnded];
+    let builder = DataLoader::builder(dataset).batch_size(50).strategy(Strategy::Direct);
+    (builder.observe(kinds, observer).build().unwrap(), events)
+}
+
+/// The thread behind the stream reported batches that the training loop never got.
+#[test]
+fn a_stream_reports_what_it_delivered() {
+    without_hanging(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for (taken, asks_again) in [(0, false), (1, false), (6, false), (6, true)] {
+            let (loader, events) = six_batches();
+            let mut stream = loader.stream(0).unwrap();
+            for _ in 0..taken {
+                runtime.block_on(stream.next()).unwrap().unwrap();
+            }
+            if asks_again {
+                assert!(runtime.block_on(stream.next()).is_none());
+            }
+            drop(stream);
+            loader.close(HANG);
+            let totals = Totals::of(events);
+            assert_eq!(totals.epochs, [(0, taken, taken == 6)]);
+            assert_eq!(totals.batches, (0..taken).collect());
+        }
+    });
+}
+
+/// A loop that counts its batches never sees the end of the iterator, and its epochs were reported as incomplete.
+#[test]
+fn an_epoch_is_complete_once_its_last_batch_is_delivered() {
+    without_hanging(|| {
+        let (loader, events) = six_batches();
+        for (epoch, taken) in [(0, 5), (1, 6)] {
+            loader.epoch(epoch).unwrap().take(taken).for_each(|batch| drop(batch.unwrap()));
+        }
+        let mut batches = loader.epoch(2).unwrap();
+        batches.by_ref().take(2).for_each(|batch| drop(batch.unwrap()));
+        let (state, dataset) = (batches.state(), loader.dataset().clone());
+        drop(batches);
+        loader.close(HANG);
+        assert_eq!(Totals::of(events).epochs, [(0, 5, false), (1, 6, true), (2, 2, false)]);
+
+        let (observer, events) = collector();
+        let builder = DataLoader::builder(dataset).batch_size(50).resume(state);
+        let resumed = builder.observe(EventKind::all(), observer).build().unwrap();
+        resumed.epoch(2).unwrap().take(4).for_each(|batch| drop(batch.unwrap()));
+        resumed.close(HANG);
+        assert_eq!(Totals::of(events).epochs, [(2, 4, true)]);
+    });
+}
+
+/// An epoch of a part that two epochs of the mixture divide was reported as complete twice.
+#[test]
+fn a_part_of_a_mixture_completes_its_epoch_once() {
+    without_hanging(|| {
+        let (first, events) = six_batches();
+        let mixed = MixedLoader::builder(1).add(first, 1.0).batches_per_epoch(4).build().unwrap();
+        for epoch in 0..3 {
+            mixed.epoch(epoch).unwrap().for_each(|batch| drop(batch.unwrap()));
+        }
+        mixed.close(HANG);
+        assert_eq!(Totals::of(events).epochs, [(0, 4, false), (0, 2, true), (1, 2, false), (1, 4, true)]);
+    });
+}
+
+/// The end of an epoch was reported when the training loop next asked for a batch, which was too late.
+#[test]
+fn closing_a_loader_reports_the_end_of_its_epochs() {
+    without_hanging(|| {
+        let (loader, events) = six_batches();
+        let mut batches = loader.epoch(7).unwrap();
+        batches.next().unwrap().unwrap();
+        let mut series = loader.epochs(0..3).unwrap();
+        let mut first = series.next().unwrap().unwrap();
+        first.by_ref().for_each(|batch| drop(batch.unwrap()));
+        assert!(loader.close(HANG).is_clean());
+        let error = batches.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert!(batches.next().is_none());
+
+        let totals = Totals::of(events);
+        assert_eq!(totals.count(EventKind::EpochBegun), totals.epochs.len() as u64);
+        assert!(totals.epochs.contains(&(7, 1, false)) && totals.epochs.contains(&(0, 6, true)));
+    });
+}
+
+/// Of a temporary object without a version only the making was reported.
+#[test]
+fn temporaries_of_a_store_without_versions_are_reported_twice() {
+    without_hanging(|| {
+        let store = MemoryStore::new().without_versions();
+        (0..300).for_each(|index| _ = store.insert("data", &format!("p/{index:04}"), "a sample"));
+        let (totals, counts) = observed_epoch(&client(store), Strategy::compose());
+        assert!(counts.compose > 0);
+        assert_eq!(totals.made.len() as u64, counts.compose);
+        assert_eq!(totals.made, totals.removed);
     });
 }
 
