@@ -4,7 +4,7 @@
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -345,7 +345,7 @@ fn parse_time(cell: ReportCell<'_>) -> Option<SystemTime> {
         ReportCell::Null => return None,
         #[cfg(any(feature = "parquet", test))]
         ReportCell::Int(micros) => {
-            return SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros.try_into().ok()?));
+            return SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_micros(micros.try_into().ok()?));
         }
         ReportCell::Text(text) => text,
     };
