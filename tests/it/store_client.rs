@@ -457,12 +457,12 @@ async fn after_a_refusal_the_same_bytes_are_another_writers() {
 
     let refusals = [Fault::Error(ErrorKind::RateLimited), Fault::Unauthenticated];
     let modes = [WriteMode::Create, WriteMode::Update(1.into())];
-    for (refusal, mode) in refusals.into_iter().flat_map(|refusal| modes.clone().map(|mode| (refusal.clone(), mode))) {
+    for (refusal, mode) in refusals.into_iter().flat_map(|refusal| modes.clone().map(|mode| (refusal, mode))) {
         (put.mode, copy.mode) = (mode.clone(), mode);
         let stats = faults.calls(StoreCall::Stat);
         for call in [StoreCall::Put, StoreCall::Copy] {
             let calls = faults.calls(call);
-            faults.fail_next(call, refusal.clone(), 1);
+            faults.fail_next(call, refusal, 1);
             let outcome = match call {
                 StoreCall::Put => client.put(&put).await,
                 _ => client.copy(&copy, &source).await,
