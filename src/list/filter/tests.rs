@@ -215,7 +215,9 @@ fn objects_left_out_are_counted_by_reason() {
     (0..12).for_each(|_| left.add(Reason::DirectoryMarker));
     assert_eq!(left.to_string(), "12 folder marks, 1 of another storage class");
     let mut other = LeftOut::default();
-    [Reason::TooLarge, Reason::DirectoryMarker, Reason::TooLarge].into_iter().for_each(|reason| other.add(reason));
+    for reason in [Reason::TooLarge, Reason::DirectoryMarker, Reason::TooLarge] {
+        other.add(reason);
+    }
     other.merge(&left);
     let counts: Vec<_> = other.counts().map(|(reason, count)| (reason.as_str(), count)).collect();
     assert_eq!(counts, [("directory_markers", 13), ("storage_class", 1), ("too_large", 2)]);
