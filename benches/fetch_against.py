@@ -77,8 +77,8 @@ class Reader:
 def readers(args) -> list:
     rows = [Reader(f"this crate, {strategy}", [0], first=4096, strategy=strategy) for strategy in fetch_grid.STRATEGIES]
     if args.other:
-        other = {"first": 4096, "program": args.other}
-        rows += [Reader(f"other build, {strategy}", [0], **other, strategy=strategy) for strategy in fetch_grid.STRATEGIES]
+        for strategy in fetch_grid.STRATEGIES:
+            rows.append(Reader(f"other build, {strategy}", [0], first=4096, program=args.other, strategy=strategy))
     rows.append(Reader("bare reqwest loop", CONCURRENCY, "at once", first=1024))
     for name, crate in CRATES.items():
         rows.append(Reader(name, CONCURRENCY, "at once", first=1024, crate=crate))
@@ -264,7 +264,8 @@ def check(found: dict) -> list:
             if (own := cell.get(f"this crate, {strategy}")) and (other := cell.get(f"other build, {strategy}")):
                 cell_name = f"{profile}, {name}, {strategy}"
                 line(f"{cell_name}, rate, times the other build's", own["rate"] / other["rate"], 0.95)
-                line(f"{cell_name}, CPU an object, times the other build's", own["cpu"] / other["cpu"], 1.05, at_most=True)
+                cpu = own["cpu"] / other["cpu"]
+                line(f"{cell_name}, CPU an object, times the other build's", cpu, 1.05, at_most=True)
     cell = found.get(("fast", "100KiB"), {})
     if (own := cell.get("this crate, direct")) and (bare := cell.get("bare reqwest loop")):
         line("fast, 100 KiB, direct, CPU an object, times the bare loop's", own["cpu"] / bare["cpu"], 1.6, at_most=True)

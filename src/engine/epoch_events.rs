@@ -12,12 +12,12 @@ use crate::observe::{Event, EventKind, Events};
 pub(crate) struct EpochEvents {
     events: Events,
     epoch: u64,
-    progress: Mutex<EpochProgress>,
+    progress: Mutex<DeliveredSoFar>,
 }
 
 /// What was delivered so far.
 #[derive(Clone, Copy, Debug, Default)]
-struct EpochProgress {
+struct DeliveredSoFar {
     batches: u64,
     samples: u64,
     is_complete: bool,
@@ -68,7 +68,7 @@ impl EpochEvents {
             return;
         }
         progress.is_over = true;
-        let (epoch, EpochProgress { batches, samples, .. }) = (self.epoch, *progress);
+        let (epoch, DeliveredSoFar { batches, samples, .. }) = (self.epoch, *progress);
         let is_complete = is_complete || progress.is_complete;
         let event = || Event::EpochEnded { epoch, batches, samples, is_complete };
         self.events.send(EventKind::EpochEnded, event);

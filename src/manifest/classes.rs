@@ -33,8 +33,12 @@ impl Classes {
         }
         let mut numbers = HashMap::with_capacity(names.len());
         for (number, name) in (0..).zip(&names) {
-            if name.is_empty() || name.contains('/') {
-                return wrong("a class has the name of a folder", "a name without '/'", format!("'{name}'"));
+            if name.is_empty() || name.contains(['/', '\n']) {
+                return wrong(
+                    "a class has the name of a folder",
+                    "a name without '/' and line feeds",
+                    format!("{name:?}"),
+                );
             }
             if let Some(before) = numbers.insert(name.clone(), number) {
                 return wrong(

@@ -125,7 +125,7 @@ impl CallLane {
 type SimulatedEvent = (u64, u64, usize, u64, u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-enum EventKind {
+enum Occurrence {
     /// Objects of a group arrived that were read directly.
     Read(usize, u64),
     /// A group was composed.
@@ -195,13 +195,13 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
         chooser.start_epoch(NeighbourEpochs::default());
         let mut events: BinaryHeap<Reverse<SimulatedEvent>> = BinaryHeap::new();
         let mut number = 0;
-        let mut push = |events: &mut BinaryHeap<_>, at: f64, what: EventKind| {
+        let mut push = |events: &mut BinaryHeap<_>, at: f64, what: Occurrence| {
             let (kind, part, count) = match what {
-                EventKind::Read(part, count) => (0, part, count),
-                EventKind::Made(part) => (1, part, 0),
-                EventKind::Came(part) => (2, part, 0),
-                EventKind::Proved(part, count) => (3, part, count),
-                EventKind::Look => (4, 0, 0),
+                Occurrence::Read(part, count) => (0, part, count),
+                Occurrence::Made(part) => (1, part, 0),
+                Occurrence::Came(part) => (2, part, 0),
+                Occurrence::Proved(part, count) => (3, part, count),
+                Occurrence::Look => (4, 0, 0),
             };
             number += 1;
             events.push(Reverse(((at * 1e9).ceil() as u64, number, part, count, kind)));
@@ -209,7 +209,7 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
         let mut parts: Vec<GroupInFlight> = Vec::new();
         let (mut planned, mut delivered, mut first, mut held) = (0u64, 0u64, 0usize, 0.0f64);
         let (mut takes, mut looked) = (now, now);
-        push(&mut events, now, EventKind::Look);
+        push(&mut events, now, Occurrence::Look);
         while delivered < samples {
             let Reverse((at, _, part, count, kind)) = events.pop().expect("something is under way");
             let before = now;
@@ -223,19 +223,19 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
             match kind {
                 0 => {
                     processor = processor.max(now) + count as f64 * (CALL + BYTE * world.size as f64);
-                    push(&mut events, processor, EventKind::Proved(part, count));
+                    push(&mut events, processor, Occurrence::Proved(part, count));
                 }
                 1 => {
                     composed.ended();
                     let bytes = (parts[part].samples * world.size) as f64;
                     let read = direct.token(now);
-                    push(&mut events, read + world.media + bytes / STREAM, EventKind::Came(part));
+                    push(&mut events, read + world.media + bytes / STREAM, Occurrence::Came(part));
                 }
                 2 => {
                     composed.token(now);
                     let bytes = (parts[part].samples * world.size) as f64;
                     processor = processor.max(now) + GROUP + COMPOSED_BYTE * bytes;
-                    push(&mut events, processor, EventKind::Proved(part, parts[part].samples));
+                    push(&mut events, processor, Occurrence::Proved(part, parts[part].samples));
                 }
                 3 => {
                     let GroupInFlight { missing, admission, began, composed: is_composed, .. } = &mut parts[part];
@@ -261,7 +261,7 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
                     if takes > now + 1e-8 {
                         if looked < takes {
                             looked = takes;
-                            push(&mut events, takes, EventKind::Look);
+                            push(&mut events, takes, Occurrence::Look);
                         }
                         break;
                     }
@@ -319,7 +319,7 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
                 composed.flying += 1;
                 let sent = composed.token(now);
                 parts[part].began = now;
-                push(&mut events, sent + world.compose, EventKind::Made(part));
+                push(&mut events, sent + world.compose, Occurrence::Made(part));
             }
             while direct.flying < direct.limit
                 && let Some(&part) = direct.waiting.front()
@@ -329,7 +329,7 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
                 direct.waiting.drain(..same);
                 direct.flying += same;
                 let sent = (0..same).map(|_| direct.token(now)).fold(0.0, f64::max);
-                push(&mut events, sent + world.media + world.size as f64 / STREAM, EventKind::Read(part, same as u64));
+                push(&mut events, sent + world.media + world.size as f64 / STREAM, Occurrence::Read(part, same as u64));
             }
         }
         took.push(now - started);

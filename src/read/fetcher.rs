@@ -147,7 +147,7 @@ impl Fetcher {
         let group_number = self.group_offset.saturating_add(group_number);
         let locations =
             group.slices.iter().map(|slice| self.manifest.location(slice.id)).collect::<Result<Vec<_>>>()?;
-        // What few reads do is boxed: the future of a single object's read is kept small, since tens of thousands may wait.
+        // What few reads do is boxed. So the future of a single object's read is small: tens of thousands may wait.
         let read = match group.method {
             // The listing alone proves that an object is empty.
             Method::Empty => {
