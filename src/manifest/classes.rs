@@ -37,7 +37,7 @@ impl Classes {
                 return wrong(
                     "a class has the name of a folder",
                     "a name without '/' and line feeds",
-                    format!("{name:?}"),
+                    format!("'{}'", name.escape_debug()),
                 );
             }
             if let Some(before) = numbers.insert(name.clone(), number) {

@@ -125,6 +125,7 @@ fn a_folder_that_is_no_class_is_an_error_that_names_it() {
             (vec![], "at least one class"),
             (vec!["cat", "dog", "cat"], "'cat' as 0 and 2"),
             (vec!["cat/tom"], "'cat/tom'"),
+            (vec!["cat\ntom"], "'cat\\ntom'"),
             (vec![""], "''"),
         ] {
             let error = open(&store, "gs://data/val/").classes(list).unwrap_err();
