@@ -1,8 +1,9 @@
 //! Image folders: PNG and JPEG files to planes of `f32`, and labels from folders.
 
 use anyhow::{Context, bail};
-use fast_image_resize::images::{Image as Pixels, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, Limits};
@@ -241,7 +242,8 @@ impl Decode for ImageFolder {
         let bytes = if (height, width) == (source_height, source_width) {
             image.into_bytes()
         } else {
-            self.resized(&image, height, width).with_context(|| {
+            let resized = if self.grayscale { resized::<U8> } else { resized::<U8x3> };
+            resized(&image, height, width).with_context(|| {
                 format!("it can't be resized from {source_height}x{source_width} to {height}x{width}")
             })?
         };
@@ -279,15 +281,6 @@ impl ImageFolder {
         }
     }
 
-    fn resized(&self, image: &DynamicImage, height: u32, width: u32) -> anyhow::Result<Vec<u8>> {
-        let kind = if self.grayscale { PixelType::U8 } else { PixelType::U8x3 };
-        let source = ImageRef::new(image.width(), image.height(), image.as_bytes(), kind)?;
-        let mut target = Pixels::new(width, height, kind);
-        let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        Resizer::new().resize(&source, &mut target, &bilinear)?;
-        Ok(target.into_vec())
-    }
-
     /// Converts interleaved bytes to planes of floats, and applies the orientation.
     fn planes(&self, bytes: &[u8], [channels, height, width]: [usize; 3], orientation: Orientation) -> Vec<f32> {
         let plane = height * width;
@@ -311,6 +304,17 @@ impl ImageFolder {
         }
         pixels
     }
+}
+
+/// Resizes an image of pixels `P`. The type is static, because the resizer's code for each of its 13 pixel types would
+/// otherwise be compiled into this crate, and be a third of it.
+fn resized<P: PixelTrait>(image: &DynamicImage, height: u32, width: u32) -> anyhow::Result<Vec<u8>> {
+    let source = TypedImageRef::<P>::from_buffer(image.width(), image.height(), image.as_bytes())?;
+    let mut bytes = vec![0; height as usize * width as usize * P::size()];
+    let mut target = TypedImage::<P>::from_buffer(width, height, &mut bytes)?;
+    let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    Resizer::new().resize_typed(&source, &mut target, &bilinear)?;
+    Ok(bytes)
 }
 
 /// Whether the orientation swaps rows and columns.
