@@ -31,7 +31,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! This example needs `dataflux = { version = "0.1", features = ["candle"] }`.
+//! This example needs `dataflux = { version = "0.1", features = ["candle"] }`, `candle-core` and `candle-nn` 0.11, and
+//! `anyhow`.
 //!
 //! # I want to ...
 //!
@@ -39,6 +40,7 @@
 //! |---|---|
 //! | understand how the parts fit together | [guide: concepts](guide::concepts) |
 //! | find what PyTorch calls otherwise | [guide: concepts](guide::concepts#names-that-pytorch-uses) |
+//! | try it without a bucket | [recipe](guide::cookbook#without-a-bucket), [`MemoryStore`](store::MemoryStore) |
 //! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
 //! | decode something else than images | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
 //! | augment images | [recipe](guide::cookbook#augment), [`RawSample::rng_seed`] |
@@ -51,7 +53,7 @@
 //! | count, log or time what happens | [guide: observe](guide::observe), [`Observer`] |
 //! | read a public bucket | [recipe](guide::cookbook#a-public-bucket) |
 //! | cache samples on local disk | [recipe](guide::cookbook#a-cache-on-local-disk), [`Cache`] |
-//! | mix several data sets | [`MixedLoader`], [`Mixture`] |
+//! | mix several data sets | [recipe](guide::cookbook#mix-data-sets), [`MixedLoader`], [`Mixture`] |
 //! | know what memory it takes | [guide: memory](guide::memory) |
 //! | know what it costs and writes, or limit that | [guide: cost](guide::cost), [`Cost`] |
 //! | leave room for others who use the bucket | [`Limits`] |

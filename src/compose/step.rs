@@ -1,4 +1,4 @@
-//! The steps of a read, which reports of waits distinguish.
+//! The steps of every read, which reports of waits distinguish. They are in this room because composes report theirs.
 
 /// The step that the read of a group has reached, named for what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,9 +51,9 @@ impl DatafluxDataset<Raw> {
         Self::builder().client(client).open(uri)
     }
 
-    /// The objects of a manifest, without another listing, with the credentials of the environment. Objects that were
-    /// overwritten or deleted since the manifest was listed are errors when they are read; objects that were added are
-    /// not in the data set.
+    /// The objects of a manifest, without another listing, with the credentials of the environment. For another client,
+    /// use [`DatasetBuilder::client`] and [`DatasetBuilder::from_manifest`]. Objects that were overwritten or deleted
+    /// since the manifest was listed are errors when they are read; objects that were added are not in the data set.
     ///
     /// # Errors
     /// The bucket doesn't exist, or there are no credentials.

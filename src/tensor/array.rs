@@ -24,8 +24,7 @@ impl Batch<crate::decode::Images> {
 }
 
 impl Batch<Vec<RawSample>> {
-    /// Stored bytes as `u8` of shape (samples, bytes of one). Stored bytes as `u8` of shape (samples, bytes of a
-    /// sample).
+    /// Stored bytes as `u8` of shape (samples, bytes of a sample).
     ///
     /// # Errors
     /// The samples differ in length.
