@@ -104,9 +104,9 @@ pub(super) fn label_root(prefix: &str, first: &[u8], last: &[u8]) -> usize {
     if is_folder { prefix.len() + 1 } else { folder }
 }
 
-/// Where a name begins to count in digests and splits: behind the prefix. Where the label root is behind the slash of the
-/// one folder that holds all names, this slash belongs to the prefix: `gs://bucket/val` and `gs://bucket/val/` are then
-/// the same data.
+/// Where a name begins to count in digests and splits: behind the prefix. Where the label root is behind the slash of
+/// the one folder that holds all names, this slash belongs to the prefix: `gs://bucket/val` and `gs://bucket/val/` are
+/// then the same data.
 pub(super) fn names_root(prefix: &str, label_root: usize) -> usize {
     label_root.max(prefix.len())
 }

@@ -16,7 +16,7 @@ pub struct SampleId(pub u64);
 /// Where the bytes of a sample lie: in an object, or in a range of its bytes, or in one row of such a range. `N` is the
 /// type of the object's texts, as in [`Entry`].
 ///
-/// All samples of a manifest are whole objects, which take no memory for this.
+/// Today each sample of a manifest is a whole object: `range` and `row` are `None`, and a manifest doesn't store them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Location<N = Arc<str>> {
@@ -48,7 +48,8 @@ impl Manifest {
     /// Where the bytes of a sample lie. Blocks until the listing has reached the sample, or its end.
     ///
     /// # Errors
-    /// There is no such sample, or the manifest's file was written to since it was opened.
+    /// There is no such sample, the listing failed before it reached the sample, or the manifest's file was written to
+    /// since it was opened.
     pub fn location(&self, id: SampleId) -> Result<Location> {
         self.at(id.0).map(Location::whole)
     }

@@ -162,9 +162,9 @@ impl Manifest {
         self.end().left_out
     }
 
-    /// Digest of all names below the prefix, sizes and checksums, and of the list of classes if one was set that differs
-    /// from the folders. The order of every epoch depends on the names, and a resume needs the same data. So all ranks
-    /// of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
+    /// Digest of all names below the prefix, sizes and checksums, and of the list of classes if one was set that
+    /// differs from the folders. The order of every epoch depends on the names, and a resume needs the same data. So
+    /// all ranks of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
     }
@@ -249,20 +249,32 @@ impl Manifest {
         (0..self.len().div_ceil(objects)).map(piece).collect()
     }
 
-    /// The object at an index that is known to be below the length.
+    /// The object at an index, or the reason why there is none. Blocks as [`get`](Self::get) does.
     pub(crate) fn at(&self, index: u64) -> Result<Entry> {
-        self.get(index).ok_or_else(|| self.damaged(index))
+        self.get(index).ok_or_else(|| self.missing(index))
     }
 
     /// As [`at`](Self::at), without the name.
     pub(crate) fn facts_at(&self, index: u64) -> Result<Facts> {
-        self.facts(index).ok_or_else(|| self.damaged(index))
+        self.facts(index).ok_or_else(|| self.missing(index))
     }
 
     /// The identity of an object, for a request.
     pub(crate) fn id(&self, entry: &Entry) -> ObjectId {
         let Prefix { scheme, bucket, .. } = &self.prefix;
         ObjectId::new(Arc::clone(bucket), Arc::clone(&entry.name), entry.version.clone()).with_scheme(*scheme)
+    }
+
+    /// Why there is no object at `index`.
+    fn missing(&self, index: u64) -> Error {
+        match self.reaches(index) {
+            Err(failure) => failure,
+            Ok(true) => self.damaged(index),
+            Ok(false) => Error::new(ErrorKind::Config, "there is no sample of that index")
+                .stage(Stage::Manifest)
+                .object(&self.prefix)
+                .mismatch(format_args!("an index below {}", self.growth.objects.rows()), index),
+        }
     }
 
     fn damaged(&self, index: u64) -> Error {

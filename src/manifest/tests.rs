@@ -57,6 +57,20 @@ fn entries_labels_and_what_is_left_out() {
     assert!(manifest.get(4).is_none());
 }
 
+/// The error said that this is a defect of dataflux, whatever the reason.
+#[test]
+fn a_sample_that_is_not_there_is_an_error_that_says_why() {
+    let manifest = manifest(&[object("p/a", 1), object("p/b", 2)]);
+    assert_eq!(&*manifest.location(SampleId(1)).unwrap().object.name, "p/b");
+    for error in [manifest.location(SampleId(2)).unwrap_err(), manifest.location_facts(SampleId(2)).unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("an index below 2, got 2"), "{error}");
+    }
+    let failure = Error::new(ErrorKind::PermissionDenied, "the listing was refused");
+    let failed = Manifest::failed("gs://bucket/p/".parse().unwrap(), failure);
+    assert_eq!(failed.location(SampleId(0)).unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
 #[test]
 fn labels_are_sorted_as_folders_are_and_not_as_paths() {
     let manifest = manifest(&["p//b/0", "p/a-b/1", "p/a/2", "p/b/3"].map(|name| object(name, 1)));
