@@ -6,14 +6,14 @@ use ring::digest::{Context, SHA256};
 
 use super::Entry;
 
-/// Half a SHA-256 of names, which orders are keyed by.
+/// The first part of a [`Digest`], which orders are keyed by: half a SHA-256.
 pub(crate) type NamesKey = [u8; 16];
 
-/// Digest of the data of a manifest, in three parts: names, sizes, and checksums.
+/// Digest of the data of a manifest, in three parts: names and classes, sizes, and checksums.
 ///
 /// Names count without the prefix, and versions don't count. So data that were copied to another prefix, bucket or
-/// store have the same digest, except that a store without checksums leaves out the last part. Orders depend on the
-/// names alone.
+/// store have the same digest, except that a store without checksums leaves out the last part. Orders are keyed by the
+/// first part alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest {
     /// Of the names in order, and of the list of classes where that differs from the list of folders.
@@ -87,8 +87,8 @@ impl Digest {
         &self.names
     }
 
-    /// In what these data differ from others, as far as the digests show. Checksums are compared where both have those
-    /// of all objects, or both of some.
+    /// In what these data differ from others, as far as the digests show. Checksums are compared only if both digests
+    /// have them for all objects, or both for a part of the objects.
     pub(crate) fn difference(&self, other: &Self) -> Option<DataDifference> {
         let both_known = [self, other].iter().all(|digest| digest.checksums != [0; 8]);
         let is_comparable = both_known && self.checksums[7] & 1 == other.checksums[7] & 1;
@@ -104,14 +104,13 @@ impl Digest {
     }
 
     /// The digest of the same objects with labels numbered by a list of classes. It must differ, because an order may
-    /// depend on the numbers, and a run that was trained with other numbers must not be resumed. Like all digests it
-    /// must never change.
+    /// depend on the numbers, and a run that was trained with other numbers must not be resumed.
     pub(super) fn with_classes(self, classes: &[String]) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(b"dataflux classes 1");
         context.update(&self.names);
         for class in classes {
-            // No name holds a line feed.
+            // `Classes::new` refuses a name with a line feed.
             context.update(class.as_bytes());
             context.update(b"\n");
         }
@@ -131,9 +130,9 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A running SHA-256 over whole names in order, each followed by a line feed, which no name can hold. The digest of `ls`
-/// and the `order_digest` of `bench` are made by this, so for an epoch without shuffling they are equal. It is no
-/// [`Digest`]: another prefix gives another one, and only names count.
+/// A running SHA-256 over whole names in order, each followed by a line feed. Names in Google Cloud Storage have none.
+/// The commands `dataflux ls --summary` and `dataflux bench` print it. Both print the same for one epoch without
+/// shuffling, if all objects are samples. It is no [`Digest`]: the prefix counts, and sizes and checksums don't.
 pub struct NamesDigest(Context);
 
 impl Default for NamesDigest {
@@ -201,8 +200,7 @@ impl RunningHash {
 
 /// The running [`Digest`] of a manifest. Its input must never change, since users' states hold its result.
 ///
-/// Each part has a hash of its own, so that a part can be compared without the others. Together they hash fewer bytes
-/// than names with their prefix and versions would be.
+/// Each part has a hash of its own, so that a part can be compared without the others.
 #[derive(Default)]
 pub(super) struct ObjectsDigest {
     names: RunningHash,
@@ -214,10 +212,17 @@ pub(super) struct ObjectsDigest {
 }
 
 impl ObjectsDigest {
-    /// Adds an object, given its name from the [`names_root`](super::classes::names_root) on.
-    pub(super) fn push<N>(&mut self, below_prefix: &[u8], entry: &Entry<N>) {
-        self.names.collected.extend_from_slice(below_prefix);
-        self.names.collected.push(b'\n');
+    /// Adds an object. `name` is the part of its name from the [`names_root`](super::classes::names_root) on.
+    pub(super) fn push<N>(&mut self, name: &[u8], entry: &Entry<N>) {
+        let names = &mut self.names.collected;
+        if name.contains(&b'\n') {
+            // Its length comes first. Two line feeds in a row announce this: only the first name can be empty, and the
+            // length begins with a zero byte. So no two listings are hashed as the same bytes.
+            names.extend_from_slice(b"\n\n");
+            names.extend_from_slice(&(name.len() as u64).to_be_bytes());
+        }
+        names.extend_from_slice(name);
+        names.push(b'\n');
         self.names.settle();
         self.sizes.collected.extend_from_slice(&entry.size.to_le_bytes());
         self.sizes.settle();
@@ -303,6 +308,22 @@ mod tests {
         let folders = of("gs://bucket/x/", ["x/a/1", "x/b/2", "x/c/3"]);
         assert_ne!(of("gs://bucket/train", ["train/a/1", "train/b/2", "trainc/3"]), folders);
         assert_eq!(of("gs://bucket/train", ["train/a/1", "train/b/2", "train/c/3"]), folders);
+    }
+
+    /// The two orders of these pieces had one digest.
+    #[test]
+    fn line_feeds_in_names_do_not_make_other_objects_look_the_same() {
+        let of = |names: [&'static str; 2]| digest("gs://bucket/p/", &names.map(|name| (name, 1, None)));
+        let digests = [["p/a", "p/b\np/c"], ["p/a\nb", "p/p/c"], ["p/a", "p/b\nc"], ["p/a\nb", "p/c"], ["p/a", "p/b"]];
+        let digests = digests.map(of);
+        for (index, digest) in digests.iter().enumerate() {
+            assert!(!digests[..index].contains(digest), "{index}");
+        }
+        // The names are empty, a line feed, and two line feeds.
+        let of = |names: &[&'static str]| {
+            digest("gs://bucket/p", &names.iter().map(|name| (*name, 1, None)).collect::<Vec<_>>())
+        };
+        assert_ne!(of(&["p", "p\n"]), of(&["p\n", "p\n\n"]));
     }
 
     #[test]
