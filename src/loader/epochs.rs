@@ -90,13 +90,14 @@ impl EpochSeries {
         let state = self.state(epoch, self.resumed.as_ref().filter(|state| state.epoch == epoch));
         let wanted = self.last.filter(|last| last.epoch == epoch).map_or(u64::MAX, |last| last.batches);
         let delivered = DeliveredBatches::from(&state, self.unordered, &self.sharding)?;
+        let first = self.sharding.batch_count(state.position, 0);
         let cursor = EpochCursor {
             order: self.sampling.epoch_order(epoch),
             spans: self.sharding.spans(state.position).take(wanted),
             world_size: self.sharding.world_size(),
             remaining: RemainingPositions::of(&state)?,
             delivered: delivered.clone(),
-            next_number: 0,
+            next_number: first,
             next_position: state.position,
         };
 
@@ -118,8 +119,7 @@ impl EpochSeries {
         let (await_sender, awaited) = watch::channel(0);
         let audit = self.audit.as_ref().map(|log| {
             let (rank, world_size) = (self.sharding.rank(), self.sharding.world_size());
-            let step = self.sharding.batch_count(state.position, 0);
-            log.epoch(&manifest, rank, world_size, step, with_digest(&state, &manifest))
+            log.epoch(&manifest, rank, world_size, first, with_digest(&state, &manifest))
         });
         // Nothing is ahead of the loop, and some of its first batches may be composed.
         let expects_composes = !neighbours.has_previous && bucket.planner.may_compose();

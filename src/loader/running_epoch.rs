@@ -117,8 +117,8 @@ impl RunningEpoch {
         self.shutdown.release();
     }
 
-    /// The number of batches from where the epoch was begun to its end. `None` if it isn't known yet, or if nobody wants
-    /// to know how the epoch ends.
+    /// The number of batches of the whole epoch. `None` if it isn't known yet, or if nobody wants to know how the epoch
+    /// ends.
     fn batch_count(&self) -> Option<u64> {
         // What follows would wait for the end of the listing.
         if !self.events.wants(EventKind::EpochEnded) || !matches!(self.manifest.known(), KnownSamples::All(_)) {

@@ -97,7 +97,7 @@ fn delivered_ahead(ranges: &[Range<u64>]) -> Option<DeliveredAhead> {
     (!ranges.is_empty()).then_some(DeliveredAhead { positions, share: None })
 }
 
-/// What a rank has delivered of an epoch. Its batches are numbered from the position of the state that it began with.
+/// What a rank has delivered of an epoch. Its batches are numbered from the start of the epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct DeliveredBatches {
     /// Global position after the run of delivered batches without a gap.
@@ -136,18 +136,21 @@ impl DeliveredBatches {
         let holes = RemainingPositions::of(state)?;
         let mut ahead = BTreeMap::new();
         let share = state.beyond.as_ref().and_then(|ahead| ahead.share.as_ref());
-        for &(first, end, position) in share.iter().flat_map(|share| &share.batches) {
-            let before = ahead.last_key_value().map_or(0, |(_, run): (_, &BatchRun)| run.end);
+        // States number batches from their position.
+        let next = sharding.batch_count(state.position, 0);
+        for (first, end, position) in share.iter().flat_map(|share| share.batches.iter().copied()) {
+            let before = ahead.last_key_value().map_or(0, |(_, run): (_, &BatchRun)| run.end - next);
             if first <= before || end <= first || position <= state.position {
                 return Err(wrong("this state has delivered batches that can't be")
                     .mismatch(format_args!("batches in order, beyond {before}"), format_args!("{first} to {end}"))
                     .hint("the state is damaged; take an earlier one"));
             }
             // Only states of all ranks need to know where a run begins, and this one is of a single rank.
-            ahead.insert(first, BatchRun { end, positions: position..position });
+            let end = next.saturating_add(end);
+            ahead.insert(next.saturating_add(first), BatchRun { end, positions: position..position });
         }
         let is_alone = share.is_some() || (unordered && rank.world_size > 1);
-        Ok(Self { position: state.position, next: 0, ahead, holes, alone: is_alone.then_some(rank) })
+        Ok(Self { position: state.position, next, ahead, holes, alone: is_alone.then_some(rank) })
     }
 
     /// Whether the batch of this number was delivered.
@@ -190,11 +193,10 @@ impl DeliveredBatches {
         number == self.next && next >= count
     }
 
-    /// The number of batches, those that a state holds included, of an epoch of `samples` samples that was begun at
-    /// `position`.
+    /// The number of batches of an epoch of `samples` samples that was begun at `position`, those before it included.
     pub(crate) fn batch_count(&self, sharding: &Sharding, samples: u64, position: u64) -> u64 {
         let (KnownSamples::All(left) | KnownSamples::AtLeast(left)) = self.holes.known(KnownSamples::All(samples));
-        sharding.batch_count(left, position)
+        sharding.batch_count(position, 0) + sharding.batch_count(left, position)
     }
 
     /// Position and what was delivered ahead of it, for a state.
@@ -299,18 +301,18 @@ pub(crate) fn merge(
     for (state, share) in shares {
         let cut = sharding(share.rank, world_size)?;
         let mine = DeliveredBatches::from(state, true, &cut)?;
-        let most = mine.ahead.last_key_value().map_or(0, |(_, run)| run.end);
+        let most = mine.ahead.last_key_value().map_or(mine.next, |(_, run)| run.end);
         let mut spans = cut.spans(base.position);
         // The number of the batch that begins at this rank's position.
         let mut own = None;
         for number in 0u64.. {
             let Some(span) = spans.next(known) else { break };
             let is_before = remaining.global_position(span.end) <= state.position;
-            let first = if is_before { None } else { Some(*own.get_or_insert(number)) };
-            if first.is_some_and(|first| number - first >= most) {
+            let number = (!is_before).then(|| mine.next + number - *own.get_or_insert(number));
+            if number.is_some_and(|number| number >= most) {
                 break;
             }
-            if first.is_none_or(|first| mine.has(number - first)) {
+            if number.is_none_or(|number| mine.has(number)) {
                 // Padding repeats positions of other batches.
                 let own = span.positions.start..span.positions.end - span.padding;
                 delivered.extend(remaining.ranges(own));
@@ -364,18 +366,19 @@ mod tests {
     #[test]
     fn batches_out_of_turn_are_remembered_until_the_gap_is_closed() {
         let mut delivered = DeliveredBatches::from(&state(10, None), true, &Sharding::new(2, 0, 1).unwrap()).unwrap();
-        for number in [3, 1, 4] {
-            delivered.add(number, 10 + number * 2..12 + number * 2);
+        for number in [8, 6, 9] {
+            delivered.add(number, number * 2..2 + number * 2);
         }
-        assert!(delivered.has(1) && !delivered.has(2) && delivered.has(4) && !delivered.has(5));
-        assert!(delivered.lacks_only(0, 2) && !delivered.lacks_only(0, 3) && !delivered.lacks_only(5, 6));
-        assert!(!delivered.has_first(1) && delivered.has_first(0));
+        assert!(delivered.has(4) && !delivered.has(5), "five batches were before");
+        assert!(delivered.has(6) && !delivered.has(7) && delivered.has(9) && !delivered.has(10));
+        assert!(delivered.lacks_only(5, 7) && !delivered.lacks_only(5, 8) && !delivered.lacks_only(10, 11));
+        assert!(!delivered.has_first(6) && delivered.has_first(5));
         let beyond = DeliveredAhead { positions: vec![(12, 14), (16, 20)], share: None };
         assert_eq!(delivered.state(), (10, Some(beyond)));
-        delivered.add(0, 10..12);
-        assert!(delivered.lacks_only(2, 5) && !delivered.lacks_only(2, 6));
-        delivered.add(2, 14..16);
-        assert!(delivered.has_first(5) && !delivered.has_first(6));
+        delivered.add(5, 10..12);
+        assert!(delivered.lacks_only(7, 10) && !delivered.lacks_only(7, 11));
+        delivered.add(7, 14..16);
+        assert!(delivered.has_first(10) && !delivered.has_first(11));
         assert_eq!(delivered.state(), (20, None));
     }
 
@@ -469,7 +472,7 @@ mod tests {
                     let (mut spans, mut at) = (cut.spans(state.position), state.position);
                     let known = remaining.known(KnownSamples::All(samples));
                     let mut left = Vec::new();
-                    for number in 0.. {
+                    for number in cut.batch_count(state.position, 0).. {
                         let Some(span) = spans.next(known) else { break };
                         let global = remaining.global_position(at)..remaining.global_position(span.end);
                         at = span.end;

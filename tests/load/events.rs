@@ -30,6 +30,7 @@ struct Totals {
     bytes_received: u64,
     samples_decoded: BTreeSet<u64>,
     batches: BTreeSet<u64>,
+    batches_decoded: BTreeSet<u64>,
     samples_delivered: u64,
     made: BTreeSet<Arc<str>>,
     removed: BTreeSet<Arc<str>>,
@@ -43,7 +44,10 @@ impl Totals {
             *totals.kinds.entry(event.kind()).or_default() += 1;
             match event {
                 Event::ChunkReceived { bytes, .. } => totals.bytes_received += bytes,
-                Event::SampleDecoded { sample, .. } => _ = totals.samples_decoded.insert(sample),
+                Event::SampleDecoded { sample, batch, .. } => {
+                    totals.samples_decoded.insert(sample);
+                    totals.batches_decoded.insert(batch);
+                }
                 Event::BatchDelivered { batch, samples, .. } => {
                     totals.samples_delivered += samples;
                     totals.batches.insert(batch);
@@ -259,7 +263,8 @@ fn a_stream_reports_what_it_delivered() {
     });
 }
 
-/// A loop that counts its batches never sees the end of the iterator, and its epochs were reported as incomplete.
+/// A loop that counts its batches never sees the end of the iterator, and its epochs were reported as incomplete. The
+/// batches of a resumed epoch were counted from 0 again.
 #[test]
 fn an_epoch_is_complete_once_its_last_batch_is_delivered() {
     without_hanging(|| {
@@ -279,7 +284,9 @@ fn an_epoch_is_complete_once_its_last_batch_is_delivered() {
         let resumed = builder.observe(EventKind::all(), observer).build().unwrap();
         resumed.epoch(2).unwrap().take(4).for_each(|batch| drop(batch.unwrap()));
         resumed.close(HANG);
-        assert_eq!(Totals::of(events).epochs, [(2, 4, true)]);
+        let totals = Totals::of(events);
+        assert_eq!(totals.epochs, [(2, 4, true)]);
+        assert_eq!((&totals.batches, &totals.batches_decoded), (&(2..6).collect(), &(2..6).collect()));
     });
 }
 
