@@ -235,6 +235,7 @@ impl DatasetBuilder {
         }
 
         let client = self.client.map_or_else(client_of_environment, Ok)?;
+        client.check_scheme(manifest.prefix().scheme, manifest.prefix())?;
         Ok(async move {
             let bucket = client.bucket_info(&manifest.prefix().bucket).await?;
             // A manifest that still grows reports it when it is complete; waiting here would hold up the listing.
@@ -249,6 +250,7 @@ impl DatasetBuilder {
     fn list(self, uri: &str) -> Result<impl Future<Output = Result<DatafluxDataset>> + Send + use<>> {
         let prefix: Prefix = uri.parse()?;
         let client = self.client.map_or_else(client_of_environment, Ok)?;
+        client.check_scheme(prefix.scheme, &prefix)?;
         let bucket = Arc::clone(&prefix.bucket);
         let mut lister = Lister::new(&client, prefix.clone()).earlier(self.earlier).watched(self.progress);
         if let Some(calls) = self.concurrency {

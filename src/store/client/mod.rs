@@ -21,9 +21,9 @@ use super::buffers::Buffers;
 use super::hedge::{Hedge, Hedging};
 use super::reach::Reach;
 use super::{Capabilities, RetryPolicy, Scheme, Store, Version};
-use crate::Result;
 use crate::metrics::{Counter, Metrics, add};
 use crate::observe::{Event, EventKind, Events, Observer, Subscription};
+use crate::{Error, ErrorKind, Result};
 
 pub(crate) use stream::RangeStream;
 
@@ -250,6 +250,17 @@ impl Client {
     /// The scheme of the store's URIs.
     pub(crate) fn scheme(&self) -> Scheme {
         self.store.scheme()
+    }
+
+    /// Checks that a URI of this `scheme` is in the store of this client, whose bucket of the same name may be another.
+    pub(crate) fn check_scheme(&self, scheme: Scheme, uri: &dyn fmt::Display) -> Result<()> {
+        let own = self.scheme();
+        if scheme == own {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Config, "the client is of another kind of store than this URI")
+            .object(uri)
+            .mismatch(format_args!("{}://", own.as_str()), format_args!("{}://", scheme.as_str())))
     }
 
     /// What the store can do.
