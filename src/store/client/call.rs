@@ -18,20 +18,23 @@ use crate::{Error, ErrorKind, Result};
 /// One call: its attempts and its time.
 pub(super) struct ClientCall<'a> {
     pub(super) client: &'a Client,
+    /// Name of the object or the bucket that the call is about, for events.
+    object: Arc<str>,
     pub(super) attempt: Attempt,
     idempotent: bool,
-    /// Failed attempts since the last progress, the present one included.
+    /// Attempts since the last progress, the present one included: how many have failed if it fails.
     failures: u32,
-    /// Whether an earlier attempt may have done what the call asks for, though it failed.
+    /// Whether an earlier attempt may have done what the call asks for, though it failed. Only an answer that
+    /// [is a refusal](Error::is_refusal) rules this out; a 503 doesn't.
     left_open: bool,
-    /// Attempts whose token was refused.
+    /// Attempts whose access token was refused.
     token_refusals: u32,
     pub(super) started: Instant,
-    /// Longest time of the whole call; zero allows one attempt only.
+    /// When attempts after the first one must be over, from the start of the call. Zero allows one attempt only.
     limit: Duration,
-    /// Time added to `limit` for waiting in this program's own queue.
+    /// How much waiting in this program's own queue has added to `limit`.
     queue_time_added: Duration,
-    /// Longest time of the first attempt, which has some even where nothing is to be retried.
+    /// As `limit`, for the body of the first attempt. It is not zero where nothing is to be retried.
     first_limit: Duration,
     /// Longest wait for the head of an answer.
     head_timeout: Duration,
@@ -39,19 +42,21 @@ pub(super) struct ClientCall<'a> {
     stall: Duration,
     /// When the present attempt began.
     attempt_started: Instant,
-    /// Where a refusal of the first attempt is counted.
+    /// Where it is counted that the first attempt was refused with 429 or 503.
     refusal_counter: Option<&'a Counter>,
 }
 
 impl<'a> ClientCall<'a> {
-    /// A call about an object or a bucket, which moves `bytes` of it.
-    pub(super) fn new(client: &'a Client, about: &dyn fmt::Display, idempotent: bool, bytes: u64) -> Self {
+    /// A call about an object or a bucket with the name `object`, which moves `bytes` of it. It counts as a retry if the
+    /// client is [repeating](Client::repeating) failed calls.
+    pub(super) fn new(client: &'a Client, object: &Arc<str>, idempotent: bool, bytes: u64) -> Self {
         let deadline = client.retry.deadline;
         if client.repeats {
-            client.record_retry(about, None, 1);
+            client.record_retry(object, None, 1);
         }
         Self {
             client,
+            object: Arc::clone(object),
             attempt: Attempt::first(),
             idempotent,
             failures: 1,
@@ -68,7 +73,7 @@ impl<'a> ClientCall<'a> {
         }
     }
 
-    /// Counts a refusal of the first attempt in `counter`.
+    /// Counts in `counter` if the first attempt is refused with 429 or 503.
     pub(super) fn with_refusal_counter(mut self, counter: &'a Counter) -> Self {
         self.refusal_counter = Some(counter);
         self
@@ -86,14 +91,15 @@ impl<'a> ClientCall<'a> {
         self
     }
 
-    /// Doubles the timeouts after an attempt that brought nothing: the service may be slow and not dead, and then no
-    /// later attempt may end where this one did.
+    /// Doubles the timeouts after an attempt that brought nothing. A service that is slow but not dead would otherwise
+    /// run into the same timeout on each attempt.
     pub(super) fn wait_longer(&mut self) {
         self.stall = self.stall.saturating_mul(2);
         self.head_timeout = self.head_timeout.saturating_mul(2);
     }
 
-    /// The message for a body of which nothing came for `patience`.
+    /// The message for a body of which nothing came for `patience`. Where that is less than the stall timeout, the time
+    /// of the whole call is over, and the message says how long that was.
     pub(super) fn silence(&self, patience: Duration) -> String {
         if patience < self.stall {
             format!("the body was incomplete after {:.1?}", self.started.elapsed())
@@ -102,7 +108,9 @@ impl<'a> ClientCall<'a> {
         }
     }
 
-    /// Reports an answer, and how long it took, to the client's pacer.
+    /// Reports to the client's pacer that an answer has begun, and how long it took. Reads and writes report this;
+    /// listings and look-ups don't. Also records the answer in `reach`, for hedged reads, which don't use
+    /// [`within`](Self::within).
     pub(super) fn report_answer<T>(&self, answer: Result<T>) -> Result<T> {
         if answer.is_ok() {
             self.client.reach.record_answer();
@@ -113,10 +121,10 @@ impl<'a> ClientCall<'a> {
         answer
     }
 
-    /// Reports that all bytes of `object` that the call asked for have arrived.
-    pub(super) fn report_received(&self, object: &Arc<str>, bytes: u64) {
+    /// Reports that all bytes that the call asked for have arrived.
+    pub(super) fn report_received(&self, bytes: u64) {
         self.client.events.send(EventKind::ObjectReceived, || Event::ObjectReceived {
-            object: Arc::clone(object),
+            object: Arc::clone(&self.object),
             bytes,
             attempts: self.attempt.number,
             took: self.started.elapsed(),
@@ -175,14 +183,15 @@ impl<'a> ClientCall<'a> {
         self.finish(outcome)
     }
 
-    /// Whether what a failed precondition found may be the result of an earlier attempt of this call. Attempts that the
-    /// service refused wrote nothing: then the object is another writer's, even if it has the same bytes.
+    /// Whether what a failed precondition found may be the result of an earlier attempt of this call. If the answers to
+    /// all earlier attempts were refusals, nothing was written: then the object is another writer's, even if it has the
+    /// same bytes.
     pub(super) fn may_be_own(&self, error: &Error) -> bool {
         error.kind() == ErrorKind::Precondition && self.left_open
     }
 
-    /// Begins the next step of a call that takes several requests: an attempt of another request, with a token of its
-    /// own, by which the service must not take it for a repetition.
+    /// Begins the next step of a call that takes several requests. It gets a new [`Attempt::call`], because the service
+    /// must not take it for a repetition of the last step.
     pub(super) fn begin_step(&mut self) {
         self.attempt = Attempt::first();
         self.attempt_started = Instant::now();
@@ -197,7 +206,7 @@ impl<'a> ClientCall<'a> {
     /// Waits until the next attempt may be made, or returns the error.
     pub(super) async fn recover(&mut self, error: Error, about: &(dyn fmt::Display + Sync)) -> Result<()> {
         let error = error.object(about);
-        self.report_refusal(&error);
+        self.report_overload(&error);
 
         let failure = Failure::of(&error, self.idempotent);
         self.token_refusals += u32::from(failure.token_refused);
@@ -228,12 +237,12 @@ impl<'a> ClientCall<'a> {
         self.attempt = self.attempt.next();
         self.attempt_started = Instant::now();
         self.failures += 1;
-        self.client.record_retry(about, Some(error.kind()), self.attempt.number);
+        self.client.record_retry(&self.object, Some(error.kind()), self.attempt.number);
         Ok(())
     }
 
-    /// Counts a refusal of the first attempt, and reports every refusal to the pacer.
-    fn report_refusal(&self, error: &Error) {
+    /// Reports a 429 or 503 to the pacer, and counts it if it is that of the first attempt.
+    fn report_overload(&self, error: &Error) {
         if !error.asks_for_fewer_calls() {
             return;
         }
@@ -247,7 +256,7 @@ impl<'a> ClientCall<'a> {
     }
 
     /// Returns the outcome of the call. Every error of a call leaves through here, so that each reports how many
-    /// attempts there were, and whether one of them may have done what was asked for.
+    /// attempts there were, and whether one before the last may have done what was asked for.
     pub(super) fn finish<T>(&self, outcome: Result<T>) -> Result<T> {
         let tries = self.attempt.number;
         outcome.map_err(|error| {
@@ -273,8 +282,8 @@ impl Client {
     }
 
     /// Counts an attempt that is made because an earlier one failed, by `error`, or brought wrong bytes.
-    fn record_retry(&self, about: &dyn fmt::Display, error: Option<ErrorKind>, attempt: u32) {
-        let event = || Event::CallRetried { object: about.to_string().into(), error, attempt };
+    fn record_retry(&self, object: &Arc<str>, error: Option<ErrorKind>, attempt: u32) {
+        let event = || Event::CallRetried { object: Arc::clone(object), error, attempt };
         self.record(&self.metrics.retries, 1, EventKind::CallRetried, event);
     }
 
@@ -295,5 +304,47 @@ impl Client {
             _ = cancelled.wait_for(|cancelled| *cancelled) => None,
             queued = again => Some(queued),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::store::{Fault, FaultStore, ListRequest, MemoryStore, ObjectId, StoreCall};
+
+    /// Retries named the bucket and the version, so that nobody could match them with the requests of an object.
+    #[tokio::test(start_paused = true)]
+    async fn retries_name_the_object_as_other_events_do() {
+        let store = MemoryStore::new();
+        let id = ObjectId::new("cats", "tom", store.insert("cats", "tom", "meow"));
+        let faults = FaultStore::new(Arc::new(store));
+        for call in [StoreCall::Get, StoreCall::List] {
+            faults.fail_next(call, Fault::Error(ErrorKind::Unavailable), 1);
+        }
+        let (sender, objects) = mpsc::channel();
+        let observer = move |event: &Event| match event {
+            Event::ObjectRequested { object, .. } | Event::CallRetried { object, .. } => {
+                sender.send(object.to_string()).unwrap();
+            }
+            _ => {}
+        };
+        let client = Client::new(Arc::new(faults)).observe(EventKind::all(), observer).unwrap();
+        client.read(&id, None, 4).await.unwrap();
+        client.list(&ListRequest::new("cats", "")).await.unwrap();
+        drop(client);
+        assert_eq!(objects.iter().collect::<Vec<_>>(), ["tom", "tom", "tom", "cats"]);
+    }
+
+    #[tokio::test]
+    async fn a_look_up_after_a_repeated_read_is_no_retry() {
+        let store = MemoryStore::new();
+        let id = ObjectId::new("cats", "tom", store.insert("cats", "tom", "meow"));
+        store.insert("cats", "tom", "purr");
+        let client = Client::new(Arc::new(store)).repeating();
+        assert_eq!(client.read(&id, None, 4).await.unwrap_err().kind(), ErrorKind::Changed);
+        let counts = client.metrics().snapshot();
+        assert_eq!((counts.get, counts.stat, counts.retries), (1, 1, 1));
     }
 }

@@ -16,7 +16,7 @@ impl Client {
     /// When the bucket doesn't exist or the caller may not list it, or when the policy gives up.
     pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
         let bucket = self.bucket_uri(&request.bucket);
-        let mut call = ClientCall::new(self, &bucket, true, 0).with_refusal_counter(&self.metrics.list_refused);
+        let mut call = ClientCall::new(self, &request.bucket, true, 0).with_refusal_counter(&self.metrics.list_refused);
         let outcome = loop {
             count(&self.metrics.list);
             let error = match call.within(self.store.list(request, &call.attempt)).await {
@@ -49,8 +49,8 @@ impl Client {
     /// When the bucket doesn't exist, or the policy gives up.
     pub async fn bucket_info(&self, bucket: &str) -> Result<BucketInfo> {
         let attempt = |attempt| async move { self.store.bucket_info(bucket, &attempt).await };
-        let bucket = self.bucket_uri(bucket);
-        let info = ClientCall::new(self, &bucket, true, 0).run(&bucket, &self.metrics.bucket, attempt).await;
+        let uri = self.bucket_uri(bucket);
+        let info = ClientCall::new(self, &bucket.into(), true, 0).run(&uri, &self.metrics.bucket, attempt).await;
         match info {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(BucketInfo::default()),
             info => info,
@@ -64,8 +64,8 @@ impl Client {
     /// gives up. Some emulators answer every such call with "not found".
     pub async fn test_permissions(&self, bucket: &str, permissions: &[&str]) -> Result<Vec<String>> {
         let attempt = |attempt| async move { self.store.test_permissions(bucket, permissions, &attempt).await };
-        let bucket = self.bucket_uri(bucket);
-        ClientCall::new(self, &bucket, true, 0).run(&bucket, &self.metrics.bucket, attempt).await
+        let uri = self.bucket_uri(bucket);
+        ClientCall::new(self, &bucket.into(), true, 0).run(&uri, &self.metrics.bucket, attempt).await
     }
 
     /// The facts about one object.
@@ -74,7 +74,7 @@ impl Client {
     /// When the object, or the named version, doesn't exist, or the policy gives up.
     pub async fn stat(&self, id: &ObjectId) -> Result<ObjectMeta> {
         let attempt = |attempt| async move { self.store.stat(id, &attempt).await };
-        ClientCall::new(self, id, true, 0).run(id, &self.metrics.stat, attempt).await
+        ClientCall::new(self, &id.name, true, 0).run(id, &self.metrics.stat, attempt).await
     }
 
     fn bucket_uri<'a>(&self, bucket: &'a str) -> BucketUri<'a> {

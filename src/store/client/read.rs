@@ -25,9 +25,9 @@ impl Client {
     /// The stored bytes of an object, or those of `range` (end exclusive): `size` of them, as the caller knows from the
     /// listing.
     ///
-    /// A body that breaks off, with an error or silently, is resumed after the bytes received, from the same
-    /// version. Where the store has no versions, it is read again from its start. The call may take the policy's deadline plus the time for `size` at 64 KiB/s. Whether the bytes are
-    /// right is not checked here.
+    /// A body that breaks off, with an error or silently, is resumed after the bytes received, from the same version.
+    /// Where the store has no versions, it is read again from its start. The call may take the policy's deadline plus
+    /// the time for `size` at 64 KiB/s. Whether the bytes are right is not checked here.
     ///
     /// # Errors
     /// [`Changed`](ErrorKind::Changed) when the version is gone, [`Integrity`](ErrorKind::Integrity) when the object
@@ -44,14 +44,14 @@ impl Client {
                 .mismatch(format!("{size} bytes"), format!("the range {}..{}", range.start, range.end)));
         }
 
-        let call = ClientCall::new(self, id, true, size).with_refusal_counter(&self.metrics.get_refused);
+        let call = ClientCall::new(self, &id.name, true, size).with_refusal_counter(&self.metrics.get_refused);
         let mut call = call.with_stall(self.read_stall);
         let mut reading = BodyRead::new(id.clone(), range, size, &self.buffers, self.hashes);
         let outcome = loop {
             let before = reading.received();
             let error = match self.read_remaining(&call, &mut reading).await {
                 Ok(()) => {
-                    call.report_received(&id.name, size);
+                    call.report_received(size);
                     break Ok(reading.finish());
                 }
                 Err(error) => error,
@@ -119,7 +119,9 @@ impl Client {
 
     /// The error for a version that is gone. Looks up once what the name stands for now.
     pub(super) async fn version_is_gone(&self, id: &ObjectId, cause: Error) -> Error {
-        let call = ClientCall::new(self, id, true, 0);
+        // The look-up repeats no other call.
+        let client = Self { repeats: false, ..self.clone() };
+        let call = ClientCall::new(&client, &id.name, true, 0);
         let live = ObjectId { version: Version::None, ..id.clone() };
         count(&self.metrics.stat);
         let now = match call.within(self.store.stat(&live, &call.attempt)).await {

@@ -37,7 +37,7 @@ impl Client {
     /// time of the call, so this is for callers that don't wait for others.
     pub(crate) fn stream(&self, id: ObjectId, range: Range<u64>, object_size: u64) -> RangeStream<'_> {
         let size = range.end.saturating_sub(range.start);
-        let call = ClientCall::new(self, &id, true, size).with_refusal_counter(&self.metrics.get_refused);
+        let call = ClientCall::new(self, &id.name, true, size).with_refusal_counter(&self.metrics.get_refused);
         let call = call.with_stall(self.read_stall);
         RangeStream { call, id, object_size, missing: range, size, crc32c: None, body: None, has_progress: false }
     }
@@ -64,7 +64,7 @@ impl RangeStream<'_> {
                     self.call.client.record_chunk(&self.id.name, chunk.len() as u64);
                     self.call.record_progress();
                     if self.missing.is_empty() {
-                        self.call.report_received(&self.id.name, self.size);
+                        self.call.report_received(self.size);
                     }
                     self.has_progress = true;
                     return Ok(Some(chunk));

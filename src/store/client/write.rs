@@ -31,7 +31,7 @@ impl Client {
     pub async fn compose(&self, request: &ComposeRequest) -> Result<ObjectMeta> {
         let id = self.id(&request.bucket, &request.destination);
         self.require(self.capabilities().compose, "compose objects", "read the objects individually", &id)?;
-        let call = ClientCall::new(self, &id, true, 0).with_refusal_counter(&self.metrics.write_refused);
+        let call = ClientCall::new(self, &id.name, true, 0).with_refusal_counter(&self.metrics.write_refused);
         let creation = Creation {
             id,
             expected: SizeAndCrc { size: request.size, crc32c: Some(request.crc32c) },
@@ -41,20 +41,20 @@ impl Client {
         self.create(call, creation, |attempt| async move { self.store.compose(request, &attempt).await }).await
     }
 
-    /// Writes a whole object. The call isn't retried with [`WriteMode::Overwrite`], since a late attempt could overwrite
-    /// what another writer put there in between.
+    /// Writes a whole object. The call isn't retried with [`WriteMode::Overwrite`], since a late attempt could
+    /// overwrite what another writer put there in between.
     ///
     /// If an answer is lost, the retry finds the precondition failed, perhaps by the object that the first attempt
     /// wrote. That object is adopted if its length and CRC are those of `data`; then its metadata may be another
     /// writer's who wrote the same bytes. Where the store reports no CRC, the error says that nothing shows who wrote
-    /// the object. An attempt that the service refused, with 429 for example, wrote nothing, and what a retry finds then is
-    /// another writer's.
+    /// the object. An attempt that the service refused, with 429 for example, wrote nothing, and what a retry finds then
+    /// is another writer's.
     ///
     /// # Errors
-    /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace, or
-    /// when a lost attempt can't be told from another writer's, as by a caller who may not read the object, [`Unsupported`](ErrorKind::Unsupported) when there is
-    /// such a condition and the store can't write conditionally, [`Config`](ErrorKind::Config) for an update of
-    /// [`Version::None`], and the last error when the policy gives up.
+    /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace,
+    /// or when a lost attempt can't be told from another writer's, as by a caller who may not read the object,
+    /// [`Unsupported`](ErrorKind::Unsupported) when there is such a condition and the store can't write conditionally,
+    /// [`Config`](ErrorKind::Config) for an update of [`Version::None`], and the last error when the policy gives up.
     pub async fn put(&self, request: &PutRequest) -> Result<ObjectMeta> {
         let id = self.id(&request.bucket, &request.name);
         let size = request.data.len() as u64;
@@ -69,8 +69,8 @@ impl Client {
     }
 
     /// Copies an object on the server, within a bucket or into another one. The call isn't retried with
-    /// [`WriteMode::Overwrite`], for the reason given at [`put`](Self::put). A copy that takes several requests continues
-    /// from the last one that was answered.
+    /// [`WriteMode::Overwrite`], for the reason given at [`put`](Self::put). A copy that takes several requests
+    /// continues from the last one that was answered.
     ///
     /// `source` has the facts about the object as a look-up or a listing reported them. That version is copied, where
     /// the store has versions, and the copy is checked against its length and CRC. If an answer is lost, the copy that
@@ -125,7 +125,7 @@ impl Client {
     pub async fn update_metadata(&self, id: &ObjectId, metadata: &BTreeMap<String, String>) -> Result<ObjectMeta> {
         self.require(self.capabilities().metadata_updates, "update metadata", "write the object again", id)?;
         let attempt = |attempt| async move { self.store.update_metadata(id, metadata, &attempt).await };
-        ClientCall::new(self, id, true, 0).run(id, &self.metrics.update, attempt).await
+        ClientCall::new(self, &id.name, true, 0).run(id, &self.metrics.update, attempt).await
     }
 
     /// Removes an object: the named version, or the live one. Without a version nobody else may write to that
@@ -136,7 +136,7 @@ impl Client {
     /// success where a version was named. Without one it is an error: the object may have been deleted by an earlier
     /// attempt, or may never have existed.
     pub async fn delete(&self, id: &ObjectId) -> Result<()> {
-        let call = ClientCall::new(self, id, true, 0).with_refusal_counter(&self.metrics.write_refused);
+        let call = ClientCall::new(self, &id.name, true, 0).with_refusal_counter(&self.metrics.write_refused);
         let attempt = |attempt| async move { self.store.delete(id, &attempt).await };
         match call.run(id, &self.metrics.delete, attempt).await {
             Err(error) if error.is_not_found() && error.tries() > 1 && !id.version.is_none() => Ok(()),
@@ -168,7 +168,7 @@ impl Client {
                 .object(id)
                 .hint("use WriteMode::Overwrite to replace any version"));
         }
-        let call = ClientCall::new(self, id, conditional, size).with_refusal_counter(&self.metrics.write_refused);
+        let call = ClientCall::new(self, &id.name, conditional, size).with_refusal_counter(&self.metrics.write_refused);
         Ok(call.with_upload_of(size))
     }
 
