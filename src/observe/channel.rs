@@ -14,13 +14,13 @@ use super::observer::{Observer, Subscription};
 use crate::error::panic_message;
 use crate::{Error, ErrorKind, Result};
 
-/// Events that may wait for one observer, one MiB of them. They are half a second's of a loader that reads 30,000
-/// objects a second one by one.
+/// Most events that wait for one observer. Each takes 64 bytes here, so all take one MiB. For an observer that wants
+/// one event for each object they are half a second of a loader that reads 30,000 objects a second.
 const QUEUE_EVENTS: usize = 16_384;
 
-/// How long the thread of an observer rests while events gather. To wake a thread takes the sender some microseconds,
-/// which this makes rare: a wake-up for each event would cost more than all the rest. In this time a queue can't fill
-/// up unless there are more than 1.6 million events a second.
+/// How long the thread of an observer sleeps after it was woken, while events gather. Waking a thread costs the sender
+/// some microseconds, more than the event itself; with this pause it happens at most a hundred times a second. During
+/// the pause a queue fills up only at more than 1.6 million events a second.
 const REST: Duration = Duration::from_millis(10);
 
 /// Sends events to observers. Where there are none, sending takes one branch.
@@ -45,8 +45,8 @@ struct Subscriber {
 }
 
 impl Events {
-    /// The same observers and one more, whose thread starts. The thread ends when it is told to, or after all senders
-    /// are dropped.
+    /// Starts the thread of another observer. Returns a handle that sends to it and to all observers of `self`; `self`
+    /// and its clones don't send to it. The thread ends by [`ObserverThread::end`], or when all handles are dropped.
     ///
     /// # Errors
     /// The system refuses the thread.
@@ -103,14 +103,15 @@ impl Subscribers {
 
 impl Subscriber {
     fn send(&self, event: Event) {
-        // The queue is closed where the observer has panicked, or its loader was closed.
+        // The queue is closed if the observer has panicked or its loader was closed. Deletions may outlive a loader.
         if let Err(TrySendError::Full(_)) = self.queue.try_send(Some(event)) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// The thread of an observer.
+/// The thread of an observer, and an end of its queue. Once this is dropped, the thread runs until all [`Events`] are
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct ObserverThread {
     queue: Sender<Option<Event>>,
@@ -118,9 +119,9 @@ pub(crate) struct ObserverThread {
 }
 
 impl ObserverThread {
-    /// Has the thread end after the events that are in its queue, and returns it for joining. Waits for room in the
-    /// queue for at most `within`, and not at all on the thread itself, which alone makes room; if there is none by
-    /// then, the thread ends once all senders are dropped.
+    /// Tells the thread to end after the events in its queue, and returns it for joining. If the queue is full, waits
+    /// up to `within` for room. If there is still none, the thread ends when all senders are dropped. Never waits when
+    /// the observer itself calls this, because only its own thread can make room.
     pub(crate) fn end(self, within: Duration) -> JoinHandle<()> {
         let is_own = self.thread.thread().id() == thread::current().id();
         let within = if is_own { Duration::ZERO } else { within };

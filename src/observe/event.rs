@@ -7,7 +7,8 @@ use crate::ErrorKind;
 
 /// Something that happened to a call, an object, a temporary object, a sample, a batch or an epoch.
 ///
-/// Objects are named without their bucket. More kinds of events, and more fields, may come.
+/// Objects are named without their bucket and their version. A composed read is of a temporary object, and its events
+/// name that one. More kinds of events, and more fields, may come.
 ///
 /// ```
 /// use dataflux::Event;
@@ -33,13 +34,13 @@ pub enum Event {
         /// From the start of the call, with its retries.
         took: Duration,
     },
-    /// The bytes of an object, or of a part of it, were requested: one call of
-    /// [`Counts::get`](crate::metrics::Counts::get).
+    /// The bytes of an object, or of a part of it, were requested. [`Counts::get`](crate::metrics::Counts::get) counts
+    /// these.
     #[non_exhaustive]
     ObjectRequested {
-        /// The object; of a composed read, the temporary object.
+        /// The object.
         object: Arc<str>,
-        /// Number of the attempt, from 1.
+        /// Number of the attempt, from 1. Always 1 for the second request of a hedged read.
         attempt: u32,
     },
     /// Some bytes of an object were received.
@@ -70,15 +71,16 @@ pub enum Event {
         sample: u64,
         /// The epoch that the sample was decoded for.
         epoch: u64,
-        /// Index of its batch in the epoch.
+        /// Index of the batch among those of this rank in the epoch, those before the epoch was resumed included.
         batch: u64,
     },
-    /// A batch was handed to the training loop. None is after its epoch has [ended](Self::EpochEnded).
+    /// A batch was handed to the training loop. This never comes after the [end](Self::EpochEnded) of its epoch.
     #[non_exhaustive]
     BatchDelivered {
         /// The epoch.
         epoch: u64,
-        /// Index of the batch in the epoch.
+        /// Index of the batch among those of this rank in the epoch, those before the epoch was resumed included. The
+        /// audit log has it as [`step`](crate::AuditRecord::step).
         batch: u64,
         /// Number of samples.
         samples: u64,
@@ -87,15 +89,15 @@ pub enum Event {
         /// How long the training loop waited for the batch.
         waited: Duration,
     },
-    /// A call is made again: one of [`Counts::retries`](crate::metrics::Counts::retries).
+    /// A call is made again. [`Counts::retries`](crate::metrics::Counts::retries) counts these.
     #[non_exhaustive]
     CallRetried {
-        /// What the call is about: an object or a bucket, by its URI.
+        /// The object that the call is about; the bucket for a call about no single object.
         object: Arc<str>,
-        /// Why the attempt before failed; `None` if it succeeded with wrong bytes, or if a composed read failed and its
-        /// objects are read individually.
+        /// Why the attempt before failed. `None` if a whole call is repeated: because the bytes were wrong, because a
+        /// composed read failed and its objects are read individually, or because a deletion must be made again.
         error: Option<ErrorKind>,
-        /// Number of the attempt that now begins, from 1.
+        /// Number of the attempt that now begins: from 2, or 1 if a whole call is repeated.
         attempt: u32,
     },
     /// A second request was sent for a read of which nothing arrived for long; see [`Hedge`](crate::store::Hedge). It
@@ -131,7 +133,7 @@ pub enum Event {
         /// The epoch.
         epoch: u64,
     },
-    /// An epoch that [began](Self::EpochBegun) ended: the training loop asked for a batch behind the last one, the epoch
+    /// An epoch that [began](Self::EpochBegun) ended: the training loop asked for a batch after the last one, the epoch
     /// was dropped, an error ended it, or its loader was closed.
     #[non_exhaustive]
     EpochEnded {

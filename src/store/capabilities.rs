@@ -4,8 +4,9 @@ use crate::{Error, ErrorKind};
 
 /// What a [`Store`](super::Store) can do besides listing, looking up, reading, writing, copying and deleting objects.
 ///
-/// A caller asks for a capability before it relies on it, and never infers one from the name of a store. A new store
-/// starts from `Capabilities::default()`, which has none.
+/// A caller never infers a capability from the name of a store. It asks for it, or makes the call and is ready for the
+/// error [`Unsupported`](crate::ErrorKind::Unsupported). A new store starts from `Capabilities::default()`, which has
+/// none.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::{Error, ErrorKind};
 #[expect(clippy::struct_excessive_bools, reason = "each is an independent fact about a store")]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Each write gives the object a new [`Version`](super::Version), and a call that names one never gets another.
+    /// Each write gives the object a new [`Version`](super::Version). A call that names a version gets that one or
+    /// fails.
     pub versions: bool,
     /// The store computes a CRC32C of each object, reports it in listings and look-ups, and refuses a write whose CRC
     /// differs.

@@ -399,7 +399,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// The scheme of the URIs of this store's objects, for messages.
+    /// The scheme of the URIs of this store's objects.
     fn scheme(&self) -> Scheme {
         Scheme::Gs
     }

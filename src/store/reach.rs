@@ -52,9 +52,7 @@ impl Reach {
     /// Logs that a call to `host` gets no answer.
     pub(super) fn warn_of_silence(&self, host: &str, left: Duration) {
         if self.may_warn() {
-            warn!(
-                "{host} has not answered a call for {SILENCE:?}; the call is retried if there is no answer within {left:.0?}"
-            );
+            warn!("{host} has not answered a call for {SILENCE:?}; this attempt ends if it doesn't within {left:.0?}");
         }
     }
 

@@ -27,8 +27,10 @@ pub struct RetryPolicy {
     pub multiplier: f64,
     /// Limit to which the longest wait grows: 60 s.
     pub max: Duration,
-    /// How long a call may take in all, attempts and waits together: 300 s. Zero allows one attempt only. A read or an
-    /// upload gets more time in proportion to its size (see [`Client::read`](crate::store::Client::read)).
+    /// How long a call may take in all, attempts and waits together: 300 s. Waiting in the client's own queue doesn't
+    /// count, up to as much again, and the first attempt always gets the client's stall timeout. Zero allows one
+    /// attempt only. A read or an upload gets more time in proportion to its size (see
+    /// [`Client::read`](crate::store::Client::read)).
     pub deadline: Duration,
     /// Whether a call is retried that the service refused because there are too many (429, 503).
     pub(crate) retries_refused: bool,

@@ -165,8 +165,8 @@ fn authority(address: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-/// The part of an address that may hold a user's name and password. It is rather too long than too short: a password may
-/// hold any character, although most must be percent-encoded there.
+/// The part of an address that may hold a user's name and password. It is rather too long than too short: a password
+/// may hold any character, although most must be percent-encoded there.
 fn user_info(address: &str) -> Option<Range<usize>> {
     let start = scheme_end(address);
     let rest = &address[start..];

@@ -8,6 +8,8 @@ use std::sync::Arc;
 ///
 /// `T` is the type of an entity tag's text: [`Arc<str>`], a borrowed `&str`, or `()` where the text isn't kept.
 ///
+/// Generations are ordered by age, and a known version comes after none. The order of two entity tags means nothing.
+///
 /// ```
 /// use dataflux::store::{MemoryStore, Version};
 ///
@@ -23,8 +25,7 @@ pub enum Version<T = Arc<str>> {
     None,
     /// A number greater than 0 that grows with each write.
     Generation(i64),
-    /// An entity tag, as the store spells it. Two tags can only be compared for equality: a later write may have a
-    /// lesser one.
+    /// An entity tag, as the store spells it. A later write may have a lesser one.
     Etag(T),
 }
 
@@ -70,7 +71,8 @@ impl<T> Version<T> {
     }
 }
 
-/// A generation. No object has one below 1: such a number is an error or finds nothing, and never means the live version.
+/// A generation. All are above 0. A call that names a lesser number fails or finds nothing, and never means the live
+/// version.
 impl<T> From<i64> for Version<T> {
     fn from(number: i64) -> Self {
         Self::Generation(number)
