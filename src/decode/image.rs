@@ -1,7 +1,7 @@
 //! Image folders: PNG and JPEG files to planes of `f32`, and labels from folders.
 
 use anyhow::{Context, bail};
-use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::images::TypedImage;
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::codecs::png::PngDecoder;
@@ -109,13 +109,13 @@ impl ImageFolder {
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
         let header = self.header(bytes).ok()?;
         let channels = self.channels() as u64;
-        // The decoder's output is converted to eight bits and the requested channels, then resized (first within rows,
-        // then within columns), then spread to planes of f32.
+        // The decoder's output is converted to eight bits and the requested channels, then resized (first within columns,
+        // then within rows), then spread to planes of f32.
         let converted = header.pixels().saturating_mul(channels);
-        let (height, width) = self.size.unwrap_or((header.height, header.width));
+        let (height, width) = self.stored_size(&header, self.orientation(&header, bytes));
         let values = (u64::from(height) * u64::from(width)).saturating_mul(channels);
         let item_bytes = values.saturating_mul(4);
-        let between_resizes = channels * u64::from(width) * u64::from(header.height);
+        let between_resizes = channels * u64::from(header.width) * u64::from(height);
         let resized = if self.size.is_some() { values.saturating_add(between_resizes) } else { 0 };
         let peak_bytes = [
             header.decoding_bytes(channels),
@@ -239,14 +239,13 @@ impl Decode for ImageFolder {
         let image = self.to_channels(image);
         let (source_height, source_width) = (image.height(), image.width());
         let (height, width) = self.stored_size(&header, orientation);
-        let bytes = if (height, width) == (source_height, source_width) {
-            image.into_bytes()
-        } else {
-            let resized = if self.grayscale { resized::<U8> } else { resized::<U8x3> };
-            resized(&image, height, width).with_context(|| {
+        let mut bytes = image.into_bytes();
+        if (height, width) != (source_height, source_width) {
+            let resize = if self.grayscale { resize::<U8> } else { resize::<U8x3> };
+            bytes = resize(&mut bytes, [source_height, source_width], [height, width]).with_context(|| {
                 format!("it can't be resized from {source_height}x{source_width} to {height}x{width}")
-            })?
-        };
+            })?;
+        }
         let stored = [channels, height as usize, width as usize];
         let pixels = self.planes(&bytes, stored, orientation);
         let [_, height, width] = stored;
@@ -306,15 +305,17 @@ impl ImageFolder {
     }
 }
 
-/// Resizes an image of pixels `P`. The type is static, because the resizer's code for each of its 13 pixel types would
-/// otherwise be compiled into this crate, and be a third of it.
-fn resized<P: PixelTrait>(image: &DynamicImage, height: u32, width: u32) -> anyhow::Result<Vec<u8>> {
-    let source = TypedImageRef::<P>::from_buffer(image.width(), image.height(), image.as_bytes())?;
-    let mut bytes = vec![0; height as usize * width as usize * P::size()];
-    let mut target = TypedImage::<P>::from_buffer(width, height, &mut bytes)?;
+/// Resizes an image of pixels `P` from and to a height and width. All of the resizer is compiled into this crate, once
+/// for each type of pixel and of image that is named here: with pixels of any of its 13 types, and a source of another
+/// type than the target, it would be half of this crate's code.
+fn resize<P: PixelTrait>(bytes: &mut [u8], [height, width]: [u32; 2], target: [u32; 2]) -> anyhow::Result<Vec<u8>> {
+    let source = TypedImage::<P>::from_buffer(width, height, bytes)?;
+    let [height, width] = target;
+    let mut resized = vec![0; height as usize * width as usize * P::size()];
+    let mut target = TypedImage::<P>::from_buffer(width, height, &mut resized)?;
     let bilinear = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     Resizer::new().resize_typed(&source, &mut target, &bilinear)?;
-    Ok(bytes)
+    Ok(resized)
 }
 
 /// Whether the orientation swaps rows and columns.
