@@ -24,8 +24,8 @@ const SHORTEST_SLICE: Duration = Duration::from_millis(1);
 /// Longest slice. A wait of seconds is seldom for several things in turn.
 const LONGEST_SLICE: Duration = Duration::from_millis(64);
 
-/// The training loop gives up a compose that takes this many times longer than usual. Few composes take longer, and
-/// reading their objects takes a tenth of that time.
+/// The training loop gives up a compose that takes this many times as long as composes usually take. Few take longer,
+/// and reading their objects takes a tenth of that time.
 const COMPOSE_PATIENCE: u32 = 3;
 
 /// Time that the training loop has waited for batches, by what these were waiting for; see
@@ -296,7 +296,10 @@ impl WaitWatcher {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+    use crate::pacing::{CallCaps, CallSlot};
 
     fn waiting(samples: &[(SampleStage, u64)], state: PlannerState) -> (WaitReason, Option<u64>, usize) {
         let samples = (0..).zip(samples);
@@ -331,6 +334,31 @@ mod tests {
         assert_eq!(waiting(&[(Read, 0), (Decoded, 0), (Planned, 0)], none), (WaitReason::Decode, None, 1));
         assert_eq!(waiting(&[(Decoded, 0), (Planned, 0)], PlannerState::Budget), (WaitReason::Budget, None, 1));
         assert_eq!(waiting(&[(Decoded, 0), (Decoded, 0)], PlannerState::Ended), (WaitReason::Collate, None, 2));
+    }
+
+    /// After a run of deletions, which are fast, composes of the usual time were given up.
+    #[tokio::test(start_paused = true)]
+    async fn composes_are_given_up_after_three_times_the_usual_time_of_composes() {
+        let gates = BucketGates::new(CallCaps::default());
+        let answer = |slot: CallSlot, wait| {
+            slot.pacer().answered(wait);
+            slot.finish(0);
+        };
+        let stages = WindowStages::new(vec![SampleId(0)], &PlannerStatus::new());
+        stages.set([0], SampleStage::Composing);
+        std::thread::sleep(Duration::from_millis(20));
+        let trace = BatchTrace { stages, slots: 0..1 };
+        for (usual, is_given_up) in [(Duration::from_secs(3_600), false), (Duration::from_millis(1), true)] {
+            for _ in 0..200 {
+                answer(gates.writes.acquire(0).await, usual);
+            }
+            for _ in 0..200 {
+                answer(gates.writes.acquire_background(0).await, Duration::from_millis(1));
+            }
+            trace.give_up_composing(Duration::MAX, &gates);
+            let abandoned = Box::pin(trace.stages.wait_until_abandoned(0)).now_or_never();
+            assert_eq!(abandoned.is_some(), is_given_up, "{usual:?}");
+        }
     }
 
     #[test]

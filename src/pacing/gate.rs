@@ -1,15 +1,15 @@
 //! Gate for the calls of one kind on one bucket: it limits how many calls are in flight and how many start in a second.
 //!
 //! A caller waits for a [`CallSlot`] before each call. The gate serves waiters by the numbers of their groups, the
-//! smallest first, so that the batch that is needed first is read first. *Background* calls are those that no batch
-//! waits for; they get every other slot while both kinds wait, and every slot while too many of them wait.
+//! smallest first. Groups are numbered in the order of delivery, so the batch that is needed first is read first.
+//! *Background* calls are those that no batch waits for; the others are *foreground* calls. While both wait, each get
+//! every other slot. While too many background calls wait, these get every slot.
 //!
 //! No task drives the gate. Each waiter that arrives or gives up and each call that ends serves those who may start.
 //! Where only the rate holds calls back, the first waiter is the *timekeeper*, which sleeps until the next call may
 //! start. So the gate works on any runtime, and for as long as somebody waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ use crate::store::CallPacer;
 /// Processor time of one call, as the number of bytes that take as long to receive.
 pub(super) const CALL_BYTES: u64 = 64 << 10;
 
-/// Background calls that wait beside foreground ones, in seconds of the current rate; where more wait, they go first.
-/// Half the calls of a bucket are deletions, and without this they would last for minutes after an epoch where the rate
-/// is low.
+/// Background calls that may wait while foreground calls do, in seconds of the current rate; if more wait, they go
+/// first. Each compose needs a deletion, and where the rate is low, deletions would otherwise last for minutes after an
+/// epoch.
 const MAX_BACKGROUND_SECONDS: f64 = 0.8;
 
-/// Weight of the old average against one new answer in the typical latency; about ten answers replace it.
+/// Weight of the old average against one new answer in the typical latency. About ten answers replace it.
 const LATENCY_MEMORY: u32 = 7;
 
 /// Limits and counts of the calls of one kind.
@@ -85,7 +85,7 @@ struct CallGateState {
     /// The first waiter, while only the rate holds it back.
     timekeeper: Option<WaiterKey>,
     arrivals: u64,
-    /// How long an answer typically takes to begin.
+    /// How long a foreground call typically waits for its answer to begin.
     typical_latency: Duration,
 }
 
@@ -177,7 +177,8 @@ impl CallGate {
         lock(&self.state).rate.start_at(per_second, now, rand::random());
     }
 
-    /// How long an answer typically takes.
+    /// How long a foreground call typically waits for its answer to begin. For writes that is the time of a compose:
+    /// deletions, which are much faster, don't count.
     pub(crate) fn typical_latency(&self) -> Duration {
         lock(&self.state).typical_latency
     }
@@ -306,32 +307,20 @@ pub(crate) struct CallSlot {
     bytes: u64,
 }
 
-/// What the client reports of a call.
+/// A call as its client sees it: the client reports refusals and answers here, and waits here before a retry.
 #[derive(Debug)]
 struct CallRecord {
     gate: Arc<CallGate>,
     background: bool,
     number: u64,
-    /// When the present try began, in nanoseconds on the gate's clock.
-    began: AtomicU64,
-    /// Whether the call is in flight. It is not while it waits for a retry.
-    is_in_flight: AtomicBool,
-    was_refused: AtomicBool,
-    /// Nanoseconds until the answer began; 0 for no answer.
-    wait: AtomicU64,
+    /// When the current try began, on the gate's clock. `None` while the call waits for a retry, and is not in flight.
+    began: Mutex<Option<Duration>>,
 }
 
 impl CallSlot {
     fn new(gate: &Arc<CallGate>, background: bool, number: u64) -> Self {
-        let call = CallRecord {
-            gate: Arc::clone(gate),
-            background,
-            number,
-            began: nanoseconds(gate.now()).into(),
-            is_in_flight: true.into(),
-            was_refused: false.into(),
-            wait: 0.into(),
-        };
+        let began = Mutex::new(Some(gate.now()));
+        let call = CallRecord { gate: Arc::clone(gate), background, number, began };
         Self { call: Arc::new(call), bytes: 0 }
     }
 
@@ -346,18 +335,21 @@ impl CallSlot {
     }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 impl CallPacer for CallRecord {
     fn refused(&self, first: bool) {
-        self.was_refused.store(true, Ordering::Relaxed);
-        self.gate.record_refusal(Duration::from_nanos(self.began.load(Ordering::Relaxed)), first);
+        let began = *lock(&self.began);
+        if let Some(began) = began {
+            self.gate.record_refusal(began, first);
+        }
     }
 
     fn answered(&self, wait: Duration) {
-        self.wait.store(nanoseconds(wait), Ordering::Relaxed);
+        if self.background {
+            return;
+        }
+        let mut state = lock(&self.gate.state);
+        state.concurrency.record_answer(wait);
+        state.typical_latency = (state.typical_latency * LATENCY_MEMORY + wait) / (LATENCY_MEMORY + 1);
     }
 
     /// Other calls may start meanwhile. The next try waits in the queue as the first did, and by its number it starts
@@ -370,8 +362,7 @@ impl CallPacer for CallRecord {
             let queued = Instant::now();
             self.gate.wait_for_start(self.background, self.number).await;
             // No await follows, so the future cannot be dropped between the grant and this mark.
-            self.is_in_flight.store(true, Ordering::Relaxed);
-            self.began.store(nanoseconds(self.gate.now()), Ordering::Relaxed);
+            *lock(&self.began) = Some(self.gate.now());
             queued.elapsed()
         })
     }
@@ -380,7 +371,7 @@ impl CallPacer for CallRecord {
 impl CallRecord {
     /// Ends the flight of the call after `record` has updated the limits, and serves the next waiters.
     fn end_flight(&self, record: impl FnOnce(&mut CallGateState, Duration)) {
-        if !self.is_in_flight.swap(false, Ordering::Relaxed) {
+        if lock(&self.began).take().is_none() {
             return;
         }
         let now = self.gate.now();
@@ -393,17 +384,8 @@ impl CallRecord {
 
 impl Drop for CallSlot {
     fn drop(&mut self) {
-        let wait = Duration::from_nanos(self.call.wait.load(Ordering::Relaxed));
-        let was_refused = self.call.was_refused.load(Ordering::Relaxed);
         self.call.end_flight(|state, now| {
-            if !wait.is_zero() {
-                state.concurrency.record_answer(wait);
-                state.typical_latency = (state.typical_latency * LATENCY_MEMORY + wait) / (LATENCY_MEMORY + 1);
-            }
-            // The duration of a retried call includes the wait before the retry, so it says nothing of the limit.
-            if !was_refused {
-                state.concurrency.record_call(now, CALL_BYTES + self.bytes, state.in_flight);
-            }
+            state.concurrency.record_call(now, CALL_BYTES + self.bytes, state.in_flight);
         });
     }
 }

@@ -227,6 +227,20 @@ async fn a_call_that_is_given_up_while_it_waits_to_be_made_again_keeps_nothing()
     }
 }
 
+/// Deletions were averaged in: after a run of them the usual time of a compose was that of a deletion.
+#[tokio::test(start_paused = true)]
+async fn background_calls_do_not_change_the_typical_latency() {
+    let gate = gate(10, 1e6);
+    for (background, millis) in [(false, 1_000), (true, 50)] {
+        for _ in 0..200 {
+            let slot = gate.acquire_slot(background, 0).await;
+            slot.pacer().answered(Duration::from_millis(millis));
+            slot.finish(0);
+        }
+    }
+    assert_eq!(gate.typical_latency().as_millis().next_multiple_of(10), 1_000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn refusals_teach_a_ceiling() {
     let gate = gate(1_000, 1_000.0);
