@@ -3,12 +3,13 @@
 //! This module is pure: callers hand in the clock. The rate begins at what a bucket is documented to take. Time is cut
 //! into *windows*. A window in which that many calls started and hardly any was refused *proves* the rate, and a higher
 //! one is tried: twice the rate, or halfway to the lowest rate that was refused, whichever is less. Refusals of a rate
-//! on trial lead back to the proven one. Now and then a quarter more is tried, in case the ceiling has risen.
+//! on trial lead back to the rate before. Once no refusal has set the rate for a while, a quarter more is tried after
+//! each window that is served, in case the ceiling has risen.
 //!
 //! Refusals of a rate that is not on trial mean that the service takes less than before: the rate is cut to a little
 //! below what was served. But a service that is down for a moment refuses everything, which says nothing of its
 //! ceiling. So the rate then *recovers*: it doubles after each window that is served, up to what it was, until a
-//! doubled rate is refused. It never falls below a small share of the first rate.
+//! doubled rate is refused. It never falls below two calls a second, or a twentieth of the first rate if that is less.
 //!
 //! Many processes may share a bucket, each with a rate far below one call a second. So a window has a minimum of calls,
 //! tolerates fewer refusals if it has few calls, and refusals are a *debt* that calls pay off: a higher rate is tried
@@ -17,19 +18,18 @@
 
 use std::time::Duration;
 
-/// Refusals that a window tolerates, because a few occur at every rate. It is also about what a trial of too high a
-/// rate costs.
+/// Refusals that a window tolerates, because a few occur at every rate. A trial of too high a rate costs one more.
 const TOLERATED_REFUSALS: u64 = 7;
 
 /// Largest share of refusals that can be unrelated to the rate. A larger share means that the service asks to slow
 /// down.
 const MAX_UNRELATED_SHARE: f64 = 0.1;
 
-/// Calls that prove a rate: with fewer, one refusal more or less is more than noise.
+/// Calls that prove a rate. With fewer, a single refusal would change the result by more than the usual noise.
 const MIN_WINDOW_CALLS: f64 = 16.0;
 
-/// Shortest window before anything was refused. A bucket that has served far more than the documented rate before is so
-/// used to the full in a second or two.
+/// Shortest window before anything was refused. With windows this short, a bucket that takes far more than the
+/// documented rate is used to the full within a second or two.
 const FIRST_WINDOW: Duration = Duration::from_millis(250);
 
 /// Shortest window once calls were refused: the ceiling is near, and each trial above it costs some refusals.
@@ -47,17 +47,14 @@ const USED: f64 = 0.85;
 /// Debt that each call pays off. In the long run trials of higher rates have at most this share of calls refused.
 const DEBT_PER_CALL: f64 = 0.02;
 
-/// Upper bound of the debt: the cost of a trial or two. A bucket that refused much for a while would else be left
-/// unused for long after.
-const MAX_DEBT: f64 = 4.0;
-
 /// A cut sets the rate to this share of the served rate. The rest is for retries and uneven arrival.
 const CUT: f64 = 0.97;
 
 /// Smallest step of a trial. When half the way to the ceiling is less, the ceiling is known well enough.
 const MIN_STEP: f64 = 0.02;
 
-/// Time since refusals last set the rate, after which a quarter more is tried in case the ceiling has risen.
+/// Time since refusals last set the rate, after which each window that is served adds a quarter: the ceiling may have
+/// risen.
 const RETRIAL_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How late a call may start without a delay of those after it: timers are right to a millisecond or two, and a thread
@@ -67,11 +64,12 @@ const SLACK: Duration = Duration::from_millis(20);
 /// Lowest rate: with a call in 100 s each, 10,000 ranks make 100 calls a second, a tenth of what a bucket takes.
 pub(crate) const MIN_RATE: f64 = 0.01;
 
-/// Lower bound of the rate, as a share of the first rate: from there five doublings lead back.
+/// Lower bound of a rate that is a small part of a bucket's, as a share of the first rate: five doublings lead back.
 const MIN_SHARE: f64 = 0.05;
 
-/// Upper bound of that lower bound: 500 processes that don't know of each other just fill the 1,000 writes a second of
-/// a bucket at this rate.
+/// Lower bound of all other rates: 500 processes that don't know of each other just fill the 1,000 writes a second of a
+/// bucket at this rate. A dozen doublings lead from there to 5,000 calls a second, in windows of eight seconds at first
+/// and two later.
 const MAX_MIN_RATE: f64 = 2.0;
 
 /// The rate at which calls may start.
@@ -81,8 +79,9 @@ pub(crate) struct RateLimit {
     min: f64,
     /// Calls a second now.
     per_second: f64,
-    /// The highest rate that was served recently for a window; 0 for none.
-    proven: f64,
+    /// The rate that trials start from and return to: the first one, one that was served for a window, or one that
+    /// refusals have set.
+    base: f64,
     /// The lowest rate that was refused recently, and which trials stay below.
     ceiling: f64,
     /// When refusals last set the rate.
@@ -136,7 +135,7 @@ impl RateLimit {
             max,
             min: (MIN_SHARE * first).clamp(MIN_RATE, MAX_MIN_RATE),
             per_second: first,
-            proven: 0.0,
+            base: first,
             ceiling: f64::INFINITY,
             last_set_by_refusals: now,
             is_recovering: false,
@@ -153,7 +152,7 @@ impl RateLimit {
 
     /// Replaces the first rate, if no call has started yet.
     pub(crate) fn start_at(&mut self, first: f64, now: Duration, random: f64) {
-        if !self.is_learned && self.proven == 0.0 && self.window.started == 0 {
+        if !self.is_learned && self.window.started == 0 {
             *self = Self::new(first, self.max, now, random);
         }
     }
@@ -173,7 +172,7 @@ impl RateLimit {
         self.next_start
     }
 
-    /// Records the start of a call. Higher rates than the proven one are tried only if `wants_more`.
+    /// Records the start of a call. A higher rate is tried only if `wants_more`.
     pub(crate) fn record_start(&mut self, now: Duration, wants_more: bool) {
         if now.saturating_sub(self.window.began) >= self.window_length() {
             self.judge(now, wants_more);
@@ -203,6 +202,7 @@ impl RateLimit {
         let refused_share = refused as f64 / started.max(1) as f64;
         // The share may be too high, because others used the bucket for a while.
         self.unrelated_share = self.unrelated_share.min(1.5 * refused_share);
+        // The call that is about to start counts, too.
         if ((started + 1) as f64) < USED * self.per_second * elapsed {
             return;
         }
@@ -213,15 +213,15 @@ impl RateLimit {
             return;
         }
 
-        self.proven = self.per_second;
+        self.base = self.per_second;
         if !wants_more {
             return;
         }
-        if self.proven >= self.recovery_rate {
+        if self.base >= self.recovery_rate {
             (self.is_recovering, self.recovery_rate) = (false, 0.0);
         }
         if self.is_recovering {
-            self.per_second = (2.0 * self.proven).min(self.recovery_rate);
+            self.per_second = (2.0 * self.base).min(self.recovery_rate);
             return;
         }
         if self.debt > 0.0 {
@@ -230,17 +230,19 @@ impl RateLimit {
 
         if now.saturating_sub(self.last_set_by_refusals) > RETRIAL_INTERVAL {
             // Halved below: a quarter more is tried.
-            self.ceiling = self.ceiling.max(1.5 * self.proven);
+            self.ceiling = self.ceiling.max(1.5 * self.base);
         }
-        let halfway = (self.ceiling / self.proven - 1.0) / 2.0;
+        let halfway = (self.ceiling / self.base - 1.0) / 2.0;
         if halfway > MIN_STEP {
-            self.per_second = (self.proven * (1.0 + halfway.min(1.0))).min(self.max);
+            self.per_second = (self.base * (1.0 + halfway.min(1.0))).min(self.max);
         }
     }
 
     /// Records that a call that started at `started` was refused (429, 503).
     pub(crate) fn record_refusal(&mut self, now: Duration, started: Duration) {
-        self.debt = (self.debt + 1.0).min(MAX_DEBT);
+        // At most the cost of one trial: otherwise a bucket that refused much for a while would be left unused for long
+        // after.
+        self.debt = (self.debt + 1.0).min(self.tolerated_refusals() as f64 + 1.0);
         // The call belongs to an earlier window.
         if started < self.window.began {
             return;
@@ -252,7 +254,7 @@ impl RateLimit {
             return;
         }
 
-        if self.proven > 0.0 && self.per_second > self.proven {
+        if self.per_second > self.base {
             self.end_trial(now);
             return;
         }
@@ -263,14 +265,14 @@ impl RateLimit {
         }
     }
 
-    /// Returns from a refused trial to the proven rate.
+    /// Returns from a refused trial to the rate before.
     fn end_trial(&mut self, now: Duration) {
         self.is_recovering = false;
         self.recovery_rate *= 0.9;
         self.ceiling = self.per_second;
         // If no trial is left, some room above the rate keeps refusals rare.
-        let is_close = self.ceiling < self.proven * (1.0 + 2.0 * MIN_STEP);
-        self.fall_back_to(now, if is_close { self.proven * CUT } else { self.proven });
+        let is_close = self.ceiling < self.base * (1.0 + 2.0 * MIN_STEP);
+        self.set_by_refusals(now, if is_close { self.base * CUT } else { self.base });
     }
 
     /// Cuts a rate of which `refused_share` was refused, or takes back a cut that didn't help.
@@ -280,22 +282,22 @@ impl RateLimit {
             && refused_share > cut.refused_share / 2.0
         {
             self.unrelated_share = self.unrelated_share.max(refused_share);
-            return self.fall_back_to(now, cut.rate);
+            return self.set_by_refusals(now, cut.rate);
         }
         self.cut = Some(RateCut { at: now, rate: self.per_second, refused_share });
 
         self.recovery_rate = self.recovery_rate.max(CUT * self.per_second);
         self.is_recovering = true;
         // If the process was idle for most of the window, `sent` is too low, so the rate is halved at most.
-        self.fall_back_to(now, (sent * (1.0 - refused_share) * CUT).max(self.per_second / 2.0));
+        self.set_by_refusals(now, (sent * (1.0 - refused_share) * CUT).max(self.per_second / 2.0));
     }
 
-    /// Sets the rate that refusals lead to, which is higher where a cut is taken back.
-    fn fall_back_to(&mut self, now: Duration, rate: f64) {
+    /// Sets the rate by what refusals have shown.
+    fn set_by_refusals(&mut self, now: Duration, rate: f64) {
         self.is_learned = true;
         self.last_set_by_refusals = now;
-        self.per_second = rate.clamp(self.min, self.max);
-        self.proven = self.per_second;
+        self.base = rate.clamp(self.min, self.max);
+        self.per_second = self.base;
         self.window = RateWindow::starting(now);
     }
 }
