@@ -22,7 +22,7 @@ pub(crate) struct Admission {
     period: u64,
 }
 
-/// What a successful read brought.
+/// What a successful read brought, and the time since it began to wait for its call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadOutcome {
     pub(crate) samples: u64,
@@ -43,22 +43,22 @@ const SATISFIED_WAIT_SHARE: f64 = 0.1;
 /// bursts of that period.
 const MIN_MEASUREMENT: Duration = Duration::from_millis(300);
 
-/// Reads that a measurement needs: with fewer, one more or less is more than noise.
+/// Reads that a measurement needs. With fewer, a single read would change the result by more than the usual noise.
 const MIN_READS: u64 = 16;
 
-/// Measurements that decide a trial. The first one may suffer from call limits that are still rising, and from
-/// other load on the machine.
+/// Measurements of a trial, of which the last one decides. The first one may suffer from call limits that are still
+/// rising, and from other load on the machine.
 const TRIAL_MEASUREMENTS: u32 = 2;
 
 /// Time until a worse mode is tried again, doubled up to five times if it is worse again. A trial of a second or two at
 /// half the rate costs a twentieth of this.
 const RETRIAL_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Samples left of an epoch below which no compose is tried: they are read before it is back.
-const MIN_SAMPLES_LEFT: u64 = 2_048;
-
 /// Groups that are composed to measure how long that takes.
-const PROBES: u32 = 2;
+const PROBES: usize = 2;
+
+/// Samples left of an epoch below which no probe starts: direct reads bring them before its object is there.
+const MIN_SAMPLES_LEFT_TO_PROBE: u64 = 2_048;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct ModeRecord {
@@ -84,8 +84,8 @@ struct Measurement {
 #[derive(Clone, Copy, Debug, Default)]
 struct Lane {
     admitted: usize,
-    /// Admitted reads that do not wait for their calls yet.
-    not_queued: usize,
+    /// Admitted reads that have not reached the gate yet. Those that wait in the gate, or run, are not among them.
+    on_the_way: usize,
     /// Whether a read that was admitted in this period has succeeded.
     has_succeeded: bool,
 }
@@ -98,7 +98,7 @@ struct EpochProgress {
     /// Samples at the start that are read directly.
     head: u64,
     has_next: bool,
-    /// Whether the rest is read directly. Measurements near the end of an epoch are discarded.
+    /// Whether the rest is read directly, and no longer measured.
     rest_is_direct: bool,
 }
 
@@ -109,10 +109,11 @@ pub(crate) struct ReadModeChooser {
     mode: ReadMode,
     /// The mode to return to. It differs from `mode` while that one is on trial.
     settled: ReadMode,
-    reason: String,
+    /// Why this mode; `None` until there was another one.
+    reason: Option<String>,
     records: [ModeRecord; 3],
-    /// Counts changes of mode, and starts of epochs that follow no composed one. A measurement starts only after a read
-    /// of this period has succeeded.
+    /// Counts changes of mode and starts of epochs. An epoch that begins while composes of the one before are under way
+    /// continues its period. A measurement starts only after a read of this period has succeeded.
     period: u64,
     direct: Lane,
     composed: Lane,
@@ -122,7 +123,7 @@ pub(crate) struct ReadModeChooser {
     /// Complete measurements of the trial.
     measurements: u32,
     compose_latency: ShortestLatency,
-    probes: u32,
+    probes: usize,
     epoch: EpochProgress,
     /// The training loop's waiting time in all.
     waited: Duration,
@@ -136,7 +137,7 @@ impl ReadModeChooser {
             estimates: ComposeEstimates::new(config),
             mode: ReadMode::Direct,
             settled: ReadMode::Direct,
-            reason: "nothing was measured yet".to_owned(),
+            reason: None,
             records: [ModeRecord::default(); 3],
             period: 0,
             direct: Lane::default(),
@@ -153,10 +154,12 @@ impl ReadModeChooser {
     }
 
     pub(crate) fn choice(&self) -> Choice {
+        let direct = self.rate(ReadMode::Direct);
+        let measured = || direct.map_or("nothing was measured yet".to_owned(), |rate| format!("{rate:.0} samples/s"));
         Choice {
             mode: self.mode,
-            reason: self.reason.clone(),
-            direct: self.rate(ReadMode::Direct),
+            reason: self.reason.clone().unwrap_or_else(measured),
+            direct,
             mixed: self.rate(ReadMode::Mixed),
             composed: self.rate(ReadMode::Composed),
             compose_latency: self.compose_latency.get(),
@@ -200,7 +203,7 @@ impl ReadModeChooser {
         left: u64,
         service: &ServiceState,
     ) -> Option<Admission> {
-        self.compose_latency.expire(now);
+        self.compose_latency.shorten_if_old(now);
         let samples = group.samples as u64;
         let is_composable = group.samples > 1 && self.estimates.may_compose();
         if is_composable {
@@ -210,8 +213,8 @@ impl ReadModeChooser {
             self.epoch.samples = left.saturating_add(samples);
         }
         // If the rest can be read directly before one compose ends, it is: the loop would wait for the compose.
-        let is_short = self.mode != ReadMode::Direct && !self.epoch.has_next && left <= self.reads_meanwhile();
-        self.epoch.rest_is_direct |= left == 0 || is_short;
+        self.epoch.rest_is_direct |=
+            self.mode != ReadMode::Direct && !self.epoch.has_next && left <= self.reads_meanwhile();
         if self.epoch.rest_is_direct {
             self.measurement = None;
         } else {
@@ -230,7 +233,7 @@ impl ReadModeChooser {
         let reads = if is_composed { 1 } else { group.samples };
         let lane = if is_composed { &mut self.composed } else { &mut self.direct };
         lane.admitted += reads;
-        lane.not_queued += reads;
+        lane.on_the_way += reads;
         self.epoch.admitted += samples;
         Some(Admission { is_composed, period: self.period })
     }
@@ -239,11 +242,12 @@ impl ReadModeChooser {
     fn decide_group(&mut self, is_composable: bool, left: u64, service: &ServiceState) -> Option<bool> {
         let Ceilings { reads, writes } = &service.ceilings;
         let max_composed = self.estimates.max_waiting_composes(service);
+        // So many that a burst of answers finds the next calls in the gate.
         let max_direct = MAX_SOURCES + reads.at_once / 4;
-        // `waiting` includes other loaders, so a loader that has few reads under way is admitted regardless.
-        let has_room = |lane: &Lane, waiting, max| lane.not_queued + waiting < max || lane.admitted < max;
+        // The first condition bounds the reads in the gate and on the way to it. `waiting` includes other loaders, so a
+        // loader that has few reads under way is admitted regardless.
+        let has_room = |lane: &Lane, waiting, max| lane.on_the_way + waiting < max || lane.admitted < max;
         let has_compose_room = has_room(&self.composed, writes.waiting, max_composed);
-        let composed = has_compose_room.then_some(true);
         let direct = has_room(&self.direct, reads.waiting, max_direct).then_some(false);
 
         if !is_composable || self.epoch.rest_is_direct {
@@ -260,9 +264,9 @@ impl ReadModeChooser {
                 self.probes += 1;
                 Some(true)
             }
-            ReadMode::Composed => composed,
+            ReadMode::Composed => has_compose_room.then_some(true),
             ReadMode::Mixed if self.compose_latency.get().is_none() && is_half_composed() => direct,
-            ReadMode::Mixed if has_compose_room => composed,
+            ReadMode::Mixed if has_compose_room => Some(true),
             // If composes are admitted but not queued at the gate, this machine is the bottleneck: it gets no more
             // reads.
             ReadMode::Mixed if writes.waiting < max_composed => None,
@@ -272,15 +276,16 @@ impl ReadModeChooser {
 
     /// Records that a read begins to wait for its call.
     pub(crate) fn begin_read(&mut self, admission: Admission) {
-        self.lane(admission).not_queued -= 1;
+        self.lane(admission).on_the_way -= 1;
     }
 
-    /// Records that a group could not be composed. Its read has yet to end. A compose that was given up while it was
-    /// queued, and never sent, shows nothing of composing.
+    /// Records that a compose or the read of its object failed, before [`end_read`](Self::end_read). The direct reads
+    /// that replace the group are not counted. A compose that was given up in the queue, and never sent, shows nothing
+    /// of composing.
     pub(crate) fn record_failed_compose(&mut self, now: Duration, admission: Admission, was_sent: bool) {
         if was_sent && self.is_first_of_trial(admission) {
             self.early_failures += 1;
-            // A single compose may be refused, or fail, on any day.
+            // A single compose of many may be refused, or fail, on any day.
             if self.early_failures * 4 > self.composed.admitted {
                 self.abandon(now, "the first composes failed".to_owned());
             }
@@ -334,14 +339,14 @@ impl ReadModeChooser {
     fn is_measurable(&self) -> bool {
         !self.epoch.rest_is_direct
             && match self.mode {
-                ReadMode::Direct => self.direct.has_succeeded && self.composed.admitted <= PROBES as usize,
+                ReadMode::Direct => self.direct.has_succeeded && self.composed.admitted <= PROBES,
                 ReadMode::Mixed | ReadMode::Composed => self.composed.has_succeeded,
             }
     }
 
     /// Evaluates the measurement once it is long enough.
     fn evaluate(&mut self, now: Duration, left: u64, service: &ServiceState) {
-        if !self.estimates.is_allowed(self.settled) {
+        if ![self.settled, self.mode].iter().all(|&mode| self.estimates.is_allowed(mode)) {
             self.settled = ReadMode::Direct;
             return self.switch(ReadMode::Direct, "composing would cost more than direct reads".to_owned());
         }
@@ -378,11 +383,8 @@ impl ReadModeChooser {
         }
         let other = self.rate(self.settled).unwrap_or_default();
         let is_cheaper = self.is_cheaper(self.mode);
-        let is_better = if self.is_satisfied {
-            is_cheaper
-        } else {
-            rate > MIN_GAIN * other || (is_cheaper && rate * MIN_GAIN > other)
-        };
+        let needed = if is_cheaper { other / MIN_GAIN } else { MIN_GAIN * other };
+        let is_better = if self.is_satisfied { is_cheaper } else { rate > needed };
 
         let figures = format!("{} brought {rate:.0} samples/s, {} {other:.0}", self.mode, self.settled);
         if is_better {
@@ -392,12 +394,9 @@ impl ReadModeChooser {
         }
     }
 
-    /// Starts a trial of a mode next to the settled one if it may be better: faster than `rate`, and also cheaper if
-    /// the training loop has all it wants at that rate.
+    /// Starts a trial of a mode next to the settled one if it may be better: faster than `rate`, which was measured
+    /// last, and also cheaper if the training loop has all it wants at that rate.
     fn look_for_better(&mut self, now: Duration, rate: f64, left: u64, service: &ServiceState) {
-        if self.period <= 1 {
-            self.reason = format!("{rate:.0} samples/s");
-        }
         let Some(latency) = self.compose_latency.get() else { return };
         if self.settled == ReadMode::Direct && !is_worth_trying(rate, latency, left) {
             return;
@@ -409,12 +408,10 @@ impl ReadModeChooser {
         for &mode in neighbours {
             let ModeRecord { rate: known, retry_at, .. } = self.records[mode as usize];
             let expected = known.unwrap_or_else(|| self.estimates.predict(mode, rate, latency, service));
-            let is_promising = if self.is_satisfied {
-                self.is_cheaper(mode) && expected > MIN_GAIN * rate
-            } else {
-                // A known mode was worse, and may have become better.
-                known.is_some() || expected > MIN_GAIN * rate
-            };
+            let is_faster = expected > MIN_GAIN * rate;
+            // A known mode was worse, and may have become better.
+            let is_promising =
+                if self.is_satisfied { self.is_cheaper(mode) && is_faster } else { known.is_some() || is_faster };
             if self.estimates.is_allowed(mode) && is_promising && now >= retry_at {
                 let promise = if self.is_satisfied { "cost less".into() } else { format!("bring {expected:.0}") };
                 let reason = format!("on trial: {} brings {rate:.0} samples/s, this may {promise}", self.settled);
@@ -423,17 +420,20 @@ impl ReadModeChooser {
         }
     }
 
+    /// Whether to compose a group only to measure how long that takes; never the first group, which the training loop
+    /// waits for.
     fn should_probe(&self, left: u64) -> bool {
         self.compose_latency.get().is_none()
             && self.probes < PROBES
             && self.epoch.admitted > 0
-            && left >= MIN_SAMPLES_LEFT
+            && left >= MIN_SAMPLES_LEFT_TO_PROBE
             && (self.estimates.compose_gain() > MIN_GAIN || (self.is_satisfied && self.estimates.composing_saves()))
             && self.estimates.is_allowed(ReadMode::Mixed)
     }
 
     /// Whether to skip the probes and start in mixed mode, because documented rates and prices make composing so likely
-    /// to be better. Direct reads continue beside the composes.
+    /// to be better. Direct reads continue beside the composes. This is tried once an epoch (`head` is set then), and
+    /// not for the first group, which the training loop waits for.
     fn should_begin_composed(&self, left: u64, service: &ServiceState) -> bool {
         let documented = self.estimates.documented_reads();
         self.mode == ReadMode::Direct
@@ -469,7 +469,7 @@ impl ReadModeChooser {
 
     fn switch(&mut self, mode: ReadMode, reason: String) {
         tracing::info!(from = %self.mode, to = %mode, reason, "reading small objects in another mode");
-        (self.mode, self.reason) = (mode, reason);
+        (self.mode, self.reason) = (mode, Some(reason));
         // An epoch that ends keeps the measurements of its trial, or trials in short epochs would never end.
         self.measurements = 0;
         if mode != self.settled {
@@ -481,10 +481,10 @@ impl ReadModeChooser {
     /// Settles on the mode on trial.
     fn settle(&mut self, now: Duration, reason: String) {
         tracing::info!(mode = %self.mode, reason, "settled on a mode of reading small objects");
-        let left = &mut self.records[self.settled as usize];
-        (left.retry_at, left.failed_trials) = (now + RETRIAL_INTERVAL, 0);
+        let before = &mut self.records[self.settled as usize];
+        (before.retry_at, before.failed_trials) = (now + RETRIAL_INTERVAL, 0);
         self.records[self.mode as usize].failed_trials = 0;
-        (self.settled, self.reason) = (self.mode, reason);
+        (self.settled, self.reason) = (self.mode, Some(reason));
     }
 
     /// Ends the trial of a mode that was no better.

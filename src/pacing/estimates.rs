@@ -1,4 +1,5 @@
-//! What composing promises before anything is measured: by sizes, prices and documented rates.
+//! What the chooser is told, and what composing promises by that: by sizes, prices, and the call rates that are
+//! documented or learned.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use super::gate::CALL_BYTES;
 use super::read_mode::ReadMode;
 use crate::store::MAX_SOURCES;
 
-/// Upper bound of the composes that wait for their calls: enough that none of the bucket's rate is left unused.
+/// Composes that may wait for their calls while few are in flight: enough that none of the bucket's rate is left
+/// unused.
 pub(super) const MAX_WAITING_COMPOSES: usize = 16;
 
 /// US dollars for reading objects, besides the retrieval of their bytes.
@@ -52,7 +54,7 @@ pub(crate) struct GroupSize {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServiceState {
     pub(crate) ceilings: Ceilings,
-    /// Whether composing and deleting are known to work. If not, composes go individually.
+    /// Whether composing and deleting are known to work. If not, only one compose runs at a time.
     pub(crate) is_composing_proven: bool,
 }
 
@@ -111,15 +113,15 @@ impl ComposeEstimates {
         service.ceilings.writes.per_second.unwrap_or(documented).min(cap) / 2.0
     }
 
-    /// Composes that may wait for their calls. More composes than begin while one is under way would wait for long, and
-    /// direct reads come sooner.
+    /// Composes that may wait for their calls: at a low rate no more than begin while one is under way, since direct
+    /// reads come sooner than others would. While many are in flight it is more, because these end in bursts.
     pub(super) fn max_waiting_composes(&self, service: &ServiceState) -> usize {
         let begin_meanwhile = self.composes_per_second(service) * DOCUMENTED_COMPOSE.as_secs_f64();
         MAX_WAITING_COMPOSES.min(begin_meanwhile.ceil() as usize) + service.ceilings.writes.in_flight / 8
     }
 
-    /// How many more samples the same processor time brings when they are composed. For objects above some 400 KiB that
-    /// is hardly more.
+    /// Factor in samples that the same processor time brings when they are composed; hardly above 1 for objects above
+    /// some 400 KiB.
     pub(super) fn compose_gain(&self) -> f64 {
         let (call, size) = (CALL_BYTES as f64, self.mean_bytes());
         (call + size) / (call / self.sources() + size)
@@ -135,8 +137,8 @@ impl ComposeEstimates {
         (self.config.max_composed_bytes as f64 / self.mean_bytes()).floor().clamp(1.0, MAX_SOURCES as f64)
     }
 
-    /// Samples a second that a mode could bring next to one that brings `rate`. The estimate is rather too high than
-    /// too low, since a trial decides.
+    /// Samples a second that `mode` could bring, where the mode that composes one step less brings `rate`. The estimate
+    /// is rather too high than too low, since a trial decides.
     pub(super) fn predict(&self, mode: ReadMode, rate: f64, latency: Duration, service: &ServiceState) -> f64 {
         // Where no write was refused and the user set no cap, there may be no limit.
         let is_limited = service.ceilings.writes.per_second.is_some() || self.config.caps.writes_per_second.is_some();

@@ -4,26 +4,27 @@ use std::time::Duration;
 
 use super::bucket_gates::DOCUMENTED_COMPOSE;
 
-/// How long a time counts, at least; twice as long at most. At half of that a few seconds of queues, which lengthen all
-/// composes, would count as the time of a compose; at ten times that a service that became slower for good would be
-/// taken for the one before during most of a run.
-const MEMORY: Duration = Duration::from_secs(60);
+/// Length of a window. A measured time counts for one to two windows, and longer if no compose ends after them. In much
+/// shorter windows all composes may have waited in a queue, which would then count as the time of a compose. With
+/// windows ten times as long, a service that became slower for good would pass for the faster one during most of a run.
+const WINDOW: Duration = Duration::from_secs(60);
 
-/// The shortest of the recent times from the start of a compose to the last byte of its object: the others include
-/// waits for this machine.
+/// The shortest recent time of a composed read, from when it began to wait for its compose to the last byte of its
+/// object. The others include longer waits, for the gates and for this machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ShortestLatency {
-    /// The shortest of the window that began before the present one.
+    /// The shortest of the previous window.
     previous: Option<Duration>,
     current: Option<Duration>,
-    /// When the present window ends.
+    /// When the current window ends.
     ends: Duration,
 }
 
 impl ShortestLatency {
-    /// Shortens a time that is long past to the documented one. A long one prevents the composes that would replace it.
-    pub(super) fn expire(&mut self, now: Duration) {
-        if now >= self.ends + MEMORY {
+    /// Shortens a time that is long past to the documented one. Otherwise a long time would prevent the composes that
+    /// could replace it.
+    pub(super) fn shorten_if_old(&mut self, now: Duration) {
+        if now >= self.ends + WINDOW {
             let shortest = self.get().map(|shortest| shortest.min(DOCUMENTED_COMPOSE));
             (self.previous, self.current) = (None, shortest);
         }
@@ -32,8 +33,8 @@ impl ShortestLatency {
     /// Records a time. Recent ones are forgotten only where newer ones replace them.
     pub(super) fn record(&mut self, now: Duration, took: Duration) {
         if now >= self.ends {
-            let was_recent = now < self.ends + MEMORY;
-            *self = Self { previous: self.current.filter(|_| was_recent), current: None, ends: now + MEMORY };
+            let was_recent = now < self.ends + WINDOW;
+            *self = Self { previous: self.current.filter(|_| was_recent), current: None, ends: now + WINDOW };
         }
         self.current = Some(self.current.map_or(took, |shortest| shortest.min(took)));
     }
@@ -72,16 +73,16 @@ mod tests {
     fn a_slow_spell_is_not_remembered_for_ever() {
         let seconds = Duration::from_secs;
         let mut latency = ShortestLatency::default();
-        latency.expire(seconds(500));
+        latency.shorten_if_old(seconds(500));
         assert_eq!(latency.get(), None);
         for (took, later) in
             [(15.0, 1.0), (0.3, 0.3)].map(|(a, b)| (Duration::from_secs_f64(a), Duration::from_secs_f64(b)))
         {
             let mut latency = latency;
             latency.record(seconds(1), took);
-            latency.expire(seconds(120));
+            latency.shorten_if_old(seconds(120));
             assert_eq!(latency.get(), Some(took), "it is recent");
-            latency.expire(seconds(121));
+            latency.shorten_if_old(seconds(121));
             assert_eq!(latency.get(), Some(later));
             latency.record(seconds(122), took);
             assert_eq!(latency.get(), Some(took), "measured anew");

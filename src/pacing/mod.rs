@@ -1,9 +1,12 @@
 //! Pacing: how many calls are in flight, how many start in a second, and in which mode small objects are read.
 //!
+//! To *compose* is to have the service join up to 32 small objects into a temporary one, which is read in one call and
+//! then deleted.
+//!
 //! - `concurrency` and `rate` are the two limits, pure; `gate` applies both to the calls of one kind, and
 //!   `bucket_gates` holds the gates of a bucket: reads, and writes.
 //! - `demand` says whether the training loops want more than they get; `wait_reporter` reports their waits.
-//! - `chooser` chooses among the modes of `read_mode` by measurement, and by `estimates` where nothing is measured
+//! - `chooser` chooses among the modes of `read_mode` by measurement, and by `estimates` where a mode was not measured
 //!   yet; `latency` is the time that composes take. All are pure. `shared_chooser` is the choice of one loader.
 
 pub(crate) mod bucket_gates;

@@ -41,7 +41,8 @@ pub struct Choice {
     pub mixed: Option<f64>,
     /// Samples a second of composed reads alone, as last measured.
     pub composed: Option<f64>,
-    /// Time from the start of a compose to the last byte of its object, if a group was composed.
+    /// The shortest recent time of a composed read, from when it began to wait for its compose to the last byte of its
+    /// object, if a group was composed.
     pub compose_latency: Option<Duration>,
 }
 

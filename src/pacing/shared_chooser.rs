@@ -1,4 +1,5 @@
-//! The choice of a read mode, shared by the epochs of a loader: a [`ReadModeChooser`] with a clock and a queue.
+//! The choice of a read mode, shared by the epochs of a loader: a [`ReadModeChooser`] with a lock, a clock, and a wait
+//! for admission.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,7 +7,6 @@ use std::time::{Duration, Instant};
 use super::chooser::{Admission, ReadModeChooser, ReadOutcome};
 use super::estimates::{ChooserConfig, GroupSize, NeighbourEpochs, ServiceState};
 use super::read_mode::Choice;
-
 use crate::lock::lock;
 
 /// How often a waiting group asks again. The end of a read wakes it, but nothing reports that fewer calls wait in the
@@ -59,7 +59,7 @@ impl SharedChooser {
         None
     }
 
-    /// Tracks one read of an admitted group.
+    /// Tracks one read of an admitted group: the only one of a composed group, or that of one sample of another.
     pub(crate) fn track(self: &Arc<Self>, admission: Admission) -> InFlightRead {
         InFlightRead { chooser: Arc::clone(self), admission, began: None, samples: None }
     }
@@ -82,8 +82,9 @@ impl InFlightRead {
         self.chooser.has_changed.notify_all();
     }
 
-    /// Records that the group could not be composed, and whether the compose was sent.
-    pub(crate) fn record_failed_compose(&self, was_sent: bool) {
+    /// Ends a read whose compose, or the read of its object, failed. `was_sent` says whether the compose was sent. The
+    /// reads that replace the group are not tracked.
+    pub(crate) fn record_failed_compose(self, was_sent: bool) {
         let now = self.chooser.created.elapsed();
         lock(&self.chooser.chooser).record_failed_compose(now, self.admission, was_sent);
     }

@@ -21,8 +21,8 @@ pub(crate) struct WaitReporter {
 }
 
 impl WaitReporter {
-    /// `expects_composes` says that nothing is ahead of the loop at the start, and that some of its first batches may be
-    /// composed.
+    /// `expects_composes` says that nothing is ahead of the loop at the start, and that some of its first batches may
+    /// be composed.
     pub(crate) fn new(chooser: Option<Arc<SharedChooser>>, demand: DemandHandle, expects_composes: bool) -> Self {
         Self {
             chooser,

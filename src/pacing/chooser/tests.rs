@@ -14,8 +14,8 @@ fn chooser() -> ReadModeChooser {
     chooser_with(CallCaps::default())
 }
 
-fn chooser_with(caps: CallCaps) -> ReadModeChooser {
-    let mut chooser = ReadModeChooser::new(ChooserConfig {
+fn config(caps: CallCaps) -> ChooserConfig {
+    ChooserConfig {
         max_composed_bytes: 32 * KIB,
         budget: 1 << 30,
         max_ahead: 65_536,
@@ -23,7 +23,11 @@ fn chooser_with(caps: CallCaps) -> ReadModeChooser {
         caps,
         prices: STANDARD,
         pays_for_speed: true,
-    });
+    }
+}
+
+fn chooser_with(caps: CallCaps) -> ReadModeChooser {
+    let mut chooser = ReadModeChooser::new(config(caps));
     chooser.start_epoch(NeighbourEpochs::default());
     chooser
 }
@@ -170,6 +174,42 @@ fn first_composes_that_fail_are_the_last_for_now() {
     chooser.record_failed_compose(millis(910), admissions[1], true);
     chooser.end_read(millis(910), admissions[1], None);
     assert_eq!(chooser.mode, ReadMode::Mixed);
+}
+
+/// The trial went on, and could even be settled.
+#[test]
+fn a_trial_ends_where_the_mode_becomes_too_dear() {
+    let mut chooser = ReadModeChooser::new(ChooserConfig { pays_for_speed: false, ..config(CallCaps::default()) });
+    chooser.start_epoch(NeighbourEpochs::default());
+    assert!(until_composed(&mut chooser, MANY, &service(true, 0)).1.is_some());
+    assert_eq!(chooser.mode, ReadMode::Mixed);
+    let large = GroupSize { samples: 2, bytes: 32_000 * KIB, held: 32_000 * KIB };
+    _ = chooser.admit(millis(10), large, MANY, &service(true, 0));
+    assert_eq!(chooser.choice().to_string(), "direct: composing would cost more than direct reads");
+}
+
+/// The reason was set in the first epoch alone: "nothing was measured yet" stood beside the rate where that was short.
+#[test]
+fn the_reason_is_what_was_measured_last_until_a_mode_was_tried() {
+    let mut chooser = chooser();
+    let mut now = Duration::ZERO;
+    for (groups, rate) in [(2, None), (40, Some(1_600.0)), (80, Some(1_600.0))] {
+        chooser.start_epoch(neighbours(false, false));
+        for _ in 0..groups {
+            // Too few samples are left to try composing.
+            let admission = chooser.admit(now, GROUP, 1_000, &service(false, 0)).unwrap();
+            now += millis(20);
+            for _ in 0..32 {
+                chooser.begin_read(admission);
+                chooser.end_read(now, admission, Some(success(1, millis(20))));
+            }
+        }
+        let Choice { reason, direct, .. } = chooser.choice();
+        assert_eq!(direct.is_some(), rate.is_some());
+        let figures = direct.map_or("nothing was measured yet".to_owned(), |rate| format!("{rate:.0} samples/s"));
+        assert_eq!(reason, figures);
+        assert!(direct.zip(rate).is_none_or(|(direct, rate)| (direct / rate - 1.0).abs() < 0.1), "{direct:?}");
+    }
 }
 
 /// Two that failed were the last for as long as the loader lived.
