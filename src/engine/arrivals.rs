@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use tokio::sync::watch;
 
 use super::assembly::DecodeJob;
+use super::stages::PlannerState;
 use super::ticket::{FinishedBatch, PendingBatch, Ticket};
 use super::wait_report::{BatchTrace, WaitSlices, WaitTotals, WaitWatcher};
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ pub(crate) struct Arrivals {
     /// Keeps the decode threads alive until the epoch is over.
     jobs: Sender<DecodeJob>,
     watcher: WaitWatcher,
-    /// Receives the number of batches that were delivered or are waited for. What the last of these lacks must not wait
+    /// Receives one more than the number of the oldest batch that is waited for. What this batch lacks must not wait
     /// for bytes that batches behind it hold.
     awaited: watch::Sender<u64>,
     /// Batches that are waited for, by number: at most one where batches come in order.
@@ -51,10 +52,6 @@ pub(crate) enum Arrival {
 }
 
 impl UnorderedArrivals {
-    fn new(bell: Receiver<u64>, max_open: usize) -> Self {
-        Self { bell, finished: BTreeSet::new(), max_open, has_all_tickets: false, failed: None }
-    }
-
     /// Whether another ticket may be taken.
     fn has_room(&self, open: &BTreeMap<u64, PendingBatch>) -> bool {
         !self.has_all_tickets && open.len() < self.max_open
@@ -80,7 +77,13 @@ impl Arrivals {
         bell: Option<Receiver<u64>>,
     ) -> Self {
         let max_open = tickets.capacity().unwrap_or(1);
-        let unordered = bell.map(|bell| UnorderedArrivals::new(bell, max_open));
+        let unordered = bell.map(|bell| UnorderedArrivals {
+            bell,
+            finished: BTreeSet::new(),
+            max_open,
+            has_all_tickets: false,
+            failed: None,
+        });
         Self { tickets, jobs, watcher, awaited, open: BTreeMap::new(), unordered }
     }
 
@@ -91,8 +94,8 @@ impl Arrivals {
         let _ = jobs.send(DecodeJob::Discard(Box::new((tickets, open))));
     }
 
-    /// Waits for the next batch, and measures and reports the wait. `on_slice` is called with each slice of the wait but
-    /// the last, while the wait lasts.
+    /// Waits for the next batch, and measures and reports the wait. `on_slice` is called with each slice of the wait
+    /// but the last, while the wait lasts.
     pub(crate) fn next(&mut self, totals: &mut WaitTotals, batch: u64, mut on_slice: impl FnMut(Duration)) -> Arrival {
         if let Some(arrival) = self.get(Duration::ZERO) {
             return arrival;
@@ -199,6 +202,6 @@ impl Arrivals {
 
     /// What follows the last ticket.
     fn end(&self) -> Arrival {
-        if self.watcher.planner.has_ended() { Arrival::End } else { Arrival::Lost }
+        if self.watcher.planner.state().0 == PlannerState::Ended { Arrival::End } else { Arrival::Lost }
     }
 }

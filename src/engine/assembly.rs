@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::decode_gate::{BatchMemory, Cancellable, DecodeGate, DecodeLimits, DecodeNeed, NeverFits};
 use super::loss::{in_vain, is_of_one_sample};
-use super::sample_code::{BatchItems, DecodedSample, SampleCode, refused};
+use super::sample_code::{BatchItems, DecodedSample, RefusedSample, SampleCode, refused};
 use super::shutdown::{EpochSignal, EpochTask};
 use super::stages::{SampleStage, WindowStages};
 use super::ticket::{BatchSender, FinishedBatch, HeldBytes};
@@ -28,9 +28,8 @@ pub(crate) enum DecodeJob {
         assembly: Arc<BatchAssembly>,
         slot: usize,
         sample: RawSample,
-        /// Bytes of the payload that the sample is part of, if they are given back once all of it is decoded; `None` if
-        /// they are held until delivery.
-        passing: Option<Arc<Permit>>,
+        /// Bytes of the payload that the sample is part of, unless they are held until delivery.
+        until_decoded: Option<Arc<Permit>>,
         /// Memory that was granted for the sample, if it had to wait for that.
         granted: Option<DecodeNeed>,
     },
@@ -56,7 +55,8 @@ pub(crate) struct BatchContext {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) cancel: EpochSignal,
     pub(crate) loss_policy: LossPolicy,
-    /// Where samples wait for memory before they are decoded; `None` if the sizes of items are known before reading.
+    /// Where samples wait for memory before they are decoded. `None` if the sizes of items are known before reading:
+    /// the planner has then taken their memory.
     pub(crate) gate: Option<Arc<DecodeGate<DecodeJob>>>,
     pub(crate) jobs: Sender<DecodeJob>,
     pub(crate) memory_budget: u64,
@@ -85,20 +85,9 @@ pub(crate) struct SubstituteRequest {
     pub(crate) attempt: usize,
 }
 
-/// The state of a batch after it lost a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BatchOutlook {
-    Failed,
-    /// It waits for more samples.
-    Incomplete,
-    /// All its samples are decoded, and it can be collated.
-    Complete,
-}
-
 /// The place of a batch in its epoch and in its window.
-#[derive(Debug)]
 pub(crate) struct BatchPlace {
-    /// Index of the batch in its epoch.
+    /// Index of the batch in its epoch, or among the batches that were left of it when the run was resumed.
     pub(crate) number: u64,
     /// Its slots: the indices of its samples in the window.
     pub(crate) slots: Range<usize>,
@@ -108,8 +97,9 @@ pub(crate) struct BatchPlace {
     pub(crate) global_positions: Range<u64>,
     /// Number of samples at the end that only fill the batch up.
     pub(crate) padding: usize,
-    /// Number of the last read that was started before the batch's window. Reads of substitutes use it.
-    pub(crate) group_number: u64,
+    /// Number of the last read that was started before the batch's window. Reads of substitutes have this number, so
+    /// they go before the reads of their own window.
+    pub(crate) read_number: u64,
 }
 
 /// A batch that is being assembled.
@@ -156,7 +146,7 @@ impl BatchAssembly {
     ) -> Arc<Self> {
         let samples = place.slots.len();
         let memory = context.gate.as_ref().map(|gate| gate.register(samples));
-        let gate_number = memory.as_ref().map(BatchMemory::number);
+        let gate_number = memory.as_ref().map(|memory| memory.number);
         let parts = AssemblyParts {
             items: Some(context.code.new_items()),
             decoded: Vec::new(),
@@ -178,14 +168,8 @@ impl BatchAssembly {
 
     /// The position in the order of the epoch at which the sample of a slot is due.
     pub(crate) fn position(&self, slot: usize) -> u64 {
-        let mut place = (slot - self.place.slots.start) as u64;
-        for range in &self.place.positions {
-            if place < range.end - range.start {
-                return range.start + place;
-            }
-            place -= range.end - range.start;
-        }
-        unreachable!("a slot of the batch")
+        let mut positions = self.place.positions.iter().cloned().flatten();
+        positions.nth(slot - self.place.slots.start).expect("a slot of the batch")
     }
 
     /// Number of samples that the batch is planned to have.
@@ -217,14 +201,15 @@ impl BatchAssembly {
     /// Decodes samples of the batch that were read, or has the decode threads do it.
     ///
     /// A light decoder runs right here, on all of them at once: two threads that wake each other for each sample took a
-    /// fifth of the CPU time of 4 KiB samples. Only the collating of a complete batch is handed over.
-    pub(crate) fn receive(self: &Arc<Self>, mut samples: Vec<(usize, RawSample)>, passing: Option<&Arc<Permit>>) {
+    /// fifth of the CPU time of 4 KiB samples. Only the collating of a complete batch is handed over. There is no gate
+    /// for a light decoder: the planner has taken the memory of its items.
+    pub(crate) fn receive(self: &Arc<Self>, mut samples: Vec<(usize, RawSample)>, until_decoded: Option<&Arc<Permit>>) {
         for (slot, sample) in &mut samples {
             sample.set_place(self.context.first_place.at(self.position(*slot)));
         }
         if !self.context.code.is_light() {
             for (slot, sample) in samples {
-                self.queue_decode(slot, sample, passing.cloned());
+                self.queue_decode(slot, sample, until_decoded.cloned());
             }
         } else if self.decode(samples, None) {
             self.queue_collate();
@@ -232,23 +217,21 @@ impl BatchAssembly {
     }
 
     /// Has the decode threads decode a sample, once there is memory for what decoding makes.
-    fn queue_decode(self: &Arc<Self>, slot: usize, sample: RawSample, passing: Option<Arc<Permit>>) {
-        let job = |sample, granted| DecodeJob::Decode { assembly: Arc::clone(self), slot, sample, passing, granted };
+    fn queue_decode(self: &Arc<Self>, slot: usize, sample: RawSample, until_decoded: Option<Arc<Permit>>) {
+        let job =
+            |sample, granted| DecodeJob::Decode { assembly: Arc::clone(self), slot, sample, until_decoded, granted };
         let Some((gate, number)) = self.gate() else {
             return self.send(job(sample, None));
         };
         // If the user's code panics here, it will do so again in the decode thread, which reports it.
-        let Some(need) = self.context.code.decode_need(&sample, self.samples(), gate.limits()) else {
+        let Some(need) = self.context.code.decode_need(&sample, self.samples(), gate.limits) else {
             return self.send(job(sample, None));
         };
         let id = sample.id();
-        if need.total() > gate.limits().batch() {
+        if need.total() > gate.limits.batch() {
             drop(sample);
-            let error = self.too_large(id, NeverFits { batch: need.total() }, need);
             // This sample alone is too large, and others may not be.
-            if self.go_without(slot, id, error, false) == BatchOutlook::Complete {
-                self.queue_collate();
-            }
+            self.go_without(slot, id, self.too_large(id, NeverFits { batch: need.total() }, need), false);
         } else if let Err(never) = gate.request(number, need, job(sample, Some(need))) {
             self.fail(self.too_large(id, never, need));
         }
@@ -258,8 +241,7 @@ impl BatchAssembly {
     fn too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) -> Error {
         let samples = self.samples();
         let DecodeNeed { item, copy, scratch, .. } = need;
-        let lasting = item.saturating_add(copy);
-        let together = lasting.saturating_mul(samples as u64).saturating_add(scratch);
+        let together = need.lasting().saturating_mul(samples as u64).saturating_add(scratch);
         let mut wanted = format!("a memory_budget of at least {} bytes", DecodeLimits::budget_for(never.batch));
         if together > never.batch {
             let all = DecodeLimits::budget_for(together);
@@ -287,9 +269,9 @@ impl BatchAssembly {
     /// Replaces the grant of a decoded sample with the memory that its item takes.
     fn settle(&self, id: SampleId, granted: DecodeNeed, item: DecodeNeed) {
         let Some((gate, number)) = self.gate() else { return };
-        // Also if only a copy is to be noted: the gate learns of it here, and gives it back after collating.
+        // A copy is noted even if the item takes just what was granted: the gate gives the copy back after collating.
         if (item != granted || item.copy > 0)
-            && let Err(never) = gate.settle(number, granted, item)
+            && let Err(never) = gate.update(|ledger| ledger.settle(number, granted, item))
         {
             self.fail(self.too_large(id, never, item));
         }
@@ -300,7 +282,8 @@ impl BatchAssembly {
         self.sender.send(Err(error));
     }
 
-    /// Decodes samples of the batch. Returns whether the batch is now complete and can be collated.
+    /// Decodes samples of the batch. A sample for which memory was `granted` comes alone. Returns whether the batch is
+    /// now complete and is to be collated by the caller.
     pub(crate) fn decode(self: &Arc<Self>, samples: Vec<(usize, RawSample)>, granted: Option<DecodeNeed>) -> bool {
         if self.is_cancelled() {
             return false;
@@ -319,9 +302,9 @@ impl BatchAssembly {
             let mut parts = lock(&self.parts);
             let AssemblyParts { items, decoded, undecoded, bytes, verified, .. } = &mut *parts;
             decoded.resize(self.samples(), None);
+            *undecoded -= samples.decoded.len();
             for sample in &samples.decoded {
-                let place = &mut decoded[sample.slot - self.place.slots.start];
-                *undecoded -= usize::from(place.replace(sample.id).is_none());
+                decoded[sample.slot - self.place.slots.start] = Some(sample.id);
             }
             *bytes += samples.bytes;
             *verified += samples.verified;
@@ -331,15 +314,14 @@ impl BatchAssembly {
             is_complete = *undecoded == 0;
         }
 
-        for sample in lost {
-            let outlook = match self.context.manifest.location(sample.id) {
+        for RefusedSample { slot, id, cause } in lost {
+            match self.context.manifest.location(id) {
                 Ok(location) => {
-                    let error = refused(self.context.manifest.id(&location.object), &sample.cause);
-                    self.lose_granted(sample.slot, sample.id, error, granted.is_some())
+                    let error = refused(self.context.manifest.id(&location.object), &cause);
+                    self.go_without(slot, id, error, granted.is_some());
                 }
-                Err(damaged) => self.fail_with(damaged),
-            };
-            is_complete |= outlook == BatchOutlook::Complete;
+                Err(damaged) => self.fail(damaged),
+            }
         }
         is_complete
     }
@@ -354,61 +336,54 @@ impl BatchAssembly {
         }
     }
 
-    /// Applies the loss policy to a sample that can't be read. If the batch is complete without it, the decode threads
-    /// collate it.
-    pub(crate) fn lose(self: &Arc<Self>, slot: usize, id: SampleId, error: Error) -> BatchOutlook {
-        let outlook = self.lose_granted(slot, id, error, false);
-        if outlook == BatchOutlook::Complete {
-            self.queue_collate();
+    /// Applies the loss policy to a sample that can't be read. Returns whether the batch fails by that.
+    pub(crate) fn lose(self: &Arc<Self>, slot: usize, id: SampleId, error: Error) -> bool {
+        if is_of_one_sample(&error) {
+            return self.go_without(slot, id, error, false);
         }
-        outlook
-    }
-
-    /// Applies the loss policy to a sample. `was_granted` says whether the gate had granted its memory. The caller
-    /// queues the batch for collating if it is complete.
-    fn lose_granted(self: &Arc<Self>, slot: usize, id: SampleId, error: Error, was_granted: bool) -> BatchOutlook {
-        if is_of_one_sample(&error) { self.go_without(slot, id, error, was_granted) } else { self.fail_with(error) }
-    }
-
-    fn fail_with(&self, error: Error) -> BatchOutlook {
         self.fail(error);
-        BatchOutlook::Failed
+        true
     }
 
-    /// Skips a sample or requests a substitute, if the loss policy allows that.
-    fn go_without(self: &Arc<Self>, slot: usize, id: SampleId, error: Error, was_granted: bool) -> BatchOutlook {
+    /// Skips a sample or requests a substitute, if the loss policy allows that. If the batch is complete without the
+    /// sample, the decode threads collate it. `was_granted` says whether the gate had granted the sample's memory.
+    /// Returns whether the batch fails.
+    fn go_without(self: &Arc<Self>, slot: usize, id: SampleId, error: Error, was_granted: bool) -> bool {
         if matches!(self.context.loss_policy, LossPolicy::Fail) {
-            return self.fail_with(error);
+            self.fail(error);
+            return true;
         }
         let name = match self.context.manifest.location(id) {
             Ok(location) => location.object.name,
-            Err(damaged) => return self.fail_with(damaged),
+            Err(damaged) => {
+                self.fail(damaged);
+                return true;
+            }
         };
         let lost = LostSample { id, name, position: self.position(slot), error, substitute: None };
         let mut parts = lock(&self.parts);
         parts.lost.push(LostInSlot { slot, lost });
-        match &self.context.loss_policy {
-            LossPolicy::Fail => BatchOutlook::Failed,
-            LossPolicy::Skip => {
-                if let Some((gate, number)) = self.gate().filter(|_| !was_granted) {
-                    gate.skip(number);
-                }
-                self.stages.set([slot], SampleStage::Decoded);
-                parts.undecoded -= 1;
-                if parts.undecoded == 0 { BatchOutlook::Complete } else { BatchOutlook::Incomplete }
+        if let LossPolicy::Substitute(request) = &self.context.loss_policy {
+            let mut of_slot = parts.lost.iter().filter(|other| other.slot == slot).map(|other| other.lost.id);
+            let attempt = of_slot.clone().count();
+            let planned = of_slot.next().unwrap_or(id);
+            drop(parts);
+            if let Some((gate, number)) = self.gate().filter(|_| was_granted) {
+                gate.update(|ledger| ledger.reopen(number));
             }
-            LossPolicy::Substitute(request) => {
-                let mut of_slot = parts.lost.iter().filter(|other| other.slot == slot).map(|other| other.lost.id);
-                let attempt = of_slot.clone().count();
-                let planned = of_slot.next().unwrap_or(id);
-                drop(parts);
-                if let Some((gate, number)) = self.gate().filter(|_| was_granted) {
-                    gate.reopen(number);
-                }
-                request(SubstituteRequest { assembly: Arc::clone(self), slot, planned, attempt });
-                BatchOutlook::Incomplete
-            }
+            request(SubstituteRequest { assembly: Arc::clone(self), slot, planned, attempt });
+            return false;
         }
+
+        if let Some((gate, number)) = self.gate().filter(|_| !was_granted) {
+            gate.update(|ledger| ledger.skip(number));
+        }
+        self.stages.set([slot], SampleStage::Decoded);
+        parts.undecoded -= 1;
+        if parts.undecoded == 0 {
+            self.queue_collate();
+        }
+        false
     }
 
     /// Ends the batch with an error, because no substitute is left for this slot.
@@ -445,7 +420,7 @@ impl BatchAssembly {
         match self.context.code.collate(items) {
             Ok(data) => {
                 if let Some((gate, number)) = self.gate() {
-                    gate.collated(number);
+                    gate.update(|ledger| ledger.collated(number));
                 }
                 let own = &self.place.positions;
                 let span = own.first().map_or(0, |range| range.start)..own.last().map_or(0, |range| range.end);

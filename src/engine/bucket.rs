@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 
-use super::assembly::BatchOutlook;
-use super::source::{Delivery, PlannedReads, ReadGuard, ReadStart, SampleSource, spawn_read};
-use super::stages::{PlannerState, WindowStages};
+use super::cache_session::ReadClaim;
+use super::source::{Delivery, PlannedReads, ReadStart, SampleSource, spawn_read};
+use super::stages::{PlannerState, SampleStage, WindowStages};
 use crate::compose::{ReadStep, StepObserver};
 use crate::io::Io;
 use crate::manifest::Manifest;
@@ -63,11 +63,9 @@ impl SampleSource for BucketSource {
         Ok(Box::new(BucketReads { source: self, groups }))
     }
 
-    async fn read_one(self: Arc<Self>, group: Group, number: u64, stages: &WindowStages) -> Result<RawSample> {
+    async fn read_one(self: Arc<Self>, group: Group, read_number: u64, stages: &WindowStages) -> Result<RawSample> {
         self.groups.count(group.method);
-        let slot = group.slices[0].slot;
-        let observe = |step| stages.set_read_step([slot], step);
-        read_alone(&self.fetcher, &self.manifest, group, number, &observe).await
+        self.read_in_slot(&self.fetcher, group, read_number, stages).await
     }
 }
 
@@ -91,41 +89,43 @@ impl BucketSource {
         Ok(groups.iter().flat_map(Group::split_up).collect())
     }
 
-    /// Starts the read of a group, or of each of its samples. If there are `guards`, each sample has one.
+    /// Starts the read of a group, or of each of its samples. If there are `claims`, they are in the order of the
+    /// samples, `None` for a sample without a claim.
     pub(crate) fn start(
         self: &Arc<Self>,
         group: Group,
-        guards: Vec<ReadGuard>,
+        claims: Vec<Option<ReadClaim>>,
         delivery: Delivery,
         start: &ReadStart<'_>,
     ) -> Option<()> {
         let Some(auto) = self.auto.as_ref().filter(|_| group.method != Method::Empty) else {
-            self.spawn(group, guards, None, delivery, start);
+            self.spawn(group, claims, None, delivery, start);
             return Some(());
         };
-        let sources = if group.method == Method::Composed { group.slices.len() } else { 1 };
+        let samples = group.slices.len();
         start.planner.enter(PlannerState::Admission);
-        let size = GroupSize { samples: sources, bytes: group.bytes(), held: start.held_bytes };
+        let size = GroupSize { samples, bytes: group.bytes(), held: start.held_bytes };
         let is_cancelled = || delivery.cancel.is_cancelled();
         let admission = auto.admit(size, start.samples_left, || self.service(), is_cancelled)?;
         start.planner.enter(PlannerState::Planning);
-        if admission.is_composed || sources == 1 {
-            self.spawn(group, guards, Some(auto.track(admission)), delivery, start);
+        if admission.is_composed || samples == 1 {
+            self.spawn(group, claims, Some(auto.track(admission)), delivery, start);
             return Some(());
         }
-        let mut guards = guards.into_iter();
+        let mut claims = claims.into_iter();
         for group in group.split_up() {
-            let guards = guards.by_ref().take(1).collect();
-            self.spawn(group, guards, Some(auto.track(admission)), delivery.clone(), start);
+            let claims = claims.by_ref().take(1).collect();
+            self.spawn(group, claims, Some(auto.track(admission)), delivery.clone(), start);
         }
         Some(())
     }
 
+    /// Starts a task that reads and verifies the samples of a group, and delivers them.
     fn spawn(
         self: &Arc<Self>,
         group: Group,
-        guards: Vec<ReadGuard>,
-        in_flight: Option<InFlightRead>,
+        claims: Vec<Option<ReadClaim>>,
+        mut in_flight: Option<InFlightRead>,
         delivery: Delivery,
         start: &ReadStart<'_>,
     ) {
@@ -133,7 +133,17 @@ impl BucketSource {
         let number = start.numbers.next();
         let (source, cancel) = (Arc::clone(self), delivery.cancel.clone());
         spawn_read(&self.io, cancel, async move {
-            source.read_group(group, guards, number, &delivery, in_flight).await;
+            if let Some(in_flight) = &mut in_flight {
+                in_flight.begin();
+            }
+            match group.method {
+                // Boxed, since the future is large, and tens of thousands of single objects may wait for their reads.
+                Method::Composed => Box::pin(source.read_composed(group, claims, number, &delivery, in_flight)).await,
+                Method::Empty | Method::Direct | Method::Ranged => {
+                    let claim = claims.into_iter().next().flatten();
+                    source.read_sample(group, claim, number, &delivery, in_flight).await;
+                }
+            }
         });
     }
 
@@ -141,31 +151,10 @@ impl BucketSource {
         ServiceState { ceilings: self.fetcher.ceilings(), is_composing_proven: self.fetcher.is_proven() }
     }
 
-    /// Reads and verifies the samples of a group, and delivers them.
-    async fn read_group(
-        &self,
-        group: Group,
-        guards: Vec<ReadGuard>,
-        number: u64,
-        delivery: &Delivery,
-        mut in_flight: Option<InFlightRead>,
-    ) {
-        if let Some(in_flight) = &mut in_flight {
-            in_flight.begin();
-        }
-        if group.method == Method::Composed {
-            // Boxed, since the future is large, and tens of thousands of single objects may wait for their reads.
-            Box::pin(self.read_composed(group, guards, number, delivery, in_flight)).await;
-        } else {
-            let guard = guards.into_iter().next().flatten();
-            self.read_sample(group, guard, number, delivery, in_flight).await;
-        }
-    }
-
     async fn read_composed(
         &self,
         group: Group,
-        guards: Vec<ReadGuard>,
+        claims: Vec<Option<ReadClaim>>,
         number: u64,
         delivery: &Delivery,
         in_flight: Option<InFlightRead>,
@@ -175,7 +164,7 @@ impl BucketSource {
         let observe = |step| {
             was_sent.fetch_or(step == ReadStep::Composing, Ordering::Relaxed);
             is_composed.fetch_or(step == ReadStep::Reading, Ordering::Relaxed);
-            delivery.stages().set_read_step(slots(), step);
+            delivery.stages().set(slots(), SampleStage::UnderWay(step));
         };
         let abandoned = delivery.stages().wait_until_abandoned(group.slices[0].slot);
         let verify = |payload| split(&self.manifest, payload);
@@ -185,7 +174,7 @@ impl BucketSource {
                 if let Some(mut in_flight) = in_flight {
                     in_flight.succeed(samples.len());
                 }
-                delivery.deliver(samples, guards);
+                delivery.deliver(samples, claims.into_iter().flatten());
                 return;
             }
             Err(error) if error.is_cancelled() => {
@@ -209,32 +198,37 @@ impl BucketSource {
             self.groups.count_as_alone(group.slices.len() as u64);
             &self.fetcher
         };
-        self.read_each(fetcher, group.split_up().collect(), guards, number, delivery).await;
+        self.read_each(fetcher, group.split_up().collect(), claims, number, delivery).await;
     }
 
     /// Reads and delivers the one sample of a group.
     pub(crate) async fn read_sample(
         &self,
         group: Group,
-        guard: ReadGuard,
+        claim: Option<ReadClaim>,
         number: u64,
         delivery: &Delivery,
         in_flight: Option<InFlightRead>,
     ) {
         let (slot, id) = (group.slices[0].slot, group.slices[0].id);
-        let observe = |step| delivery.stages().set_read_step([slot], step);
-        match read_alone(&self.fetcher, &self.manifest, group, number, &observe).await {
-            Ok(sample) => {
-                if let Some(mut in_flight) = in_flight {
-                    in_flight.succeed(1);
-                }
-                delivery.deliver(vec![(slot, sample)], [guard]);
-            }
-            Err(error) => {
-                drop(guard);
-                delivery.lose(slot, id, error);
-            }
+        let sample = self.read_in_slot(&self.fetcher, group, number, delivery.stages()).await;
+        if let (Ok(_), Some(mut in_flight)) = (&sample, in_flight) {
+            in_flight.succeed(1);
         }
+        delivery.deliver_outcome(slot, id, sample, claim);
+    }
+
+    /// Reads the one object of a group, and notes the steps of the read.
+    async fn read_in_slot(
+        &self,
+        fetcher: &Fetcher,
+        group: Group,
+        number: u64,
+        stages: &WindowStages,
+    ) -> Result<RawSample> {
+        let slot = group.slices[0].slot;
+        let observe = |step| stages.set([slot], SampleStage::UnderWay(step));
+        read_alone(fetcher, &self.manifest, group, number, &observe).await
     }
 
     /// Reads objects by themselves, and delivers them in order. Batches before an object that fails its batch are
@@ -243,27 +237,19 @@ impl BucketSource {
         &self,
         fetcher: &Fetcher,
         groups: Vec<Group>,
-        guards: Vec<ReadGuard>,
+        claims: Vec<Option<ReadClaim>>,
         number: u64,
         delivery: &Delivery,
     ) {
         let read = async |group: Group| {
             let (slot, id) = (group.slices[0].slot, group.slices[0].id);
-            let observe = |step| delivery.stages().set_read_step([slot], step);
-            (slot, id, read_alone(fetcher, &self.manifest, group, number, &observe).await)
+            (slot, id, self.read_in_slot(fetcher, group, number, delivery.stages()).await)
         };
         let mut reads = stream::iter(groups).map(read).buffered(MAX_SOURCES);
-        let mut guards = guards.into_iter();
+        let mut claims = claims.into_iter();
         while let Some((slot, id, sample)) = reads.next().await {
-            let guard = guards.next().flatten();
-            match sample {
-                Ok(sample) => delivery.deliver(vec![(slot, sample)], [guard]),
-                Err(error) => {
-                    drop(guard);
-                    if delivery.lose(slot, id, error) == BatchOutlook::Failed {
-                        return;
-                    }
-                }
+            if delivery.deliver_outcome(slot, id, sample, claims.next().flatten()) {
+                return;
             }
         }
     }
@@ -278,7 +264,7 @@ pub(crate) async fn read_alone(
     observe: StepObserver<'_>,
 ) -> Result<RawSample> {
     let (mut repeating, mut reads) = (None, 1);
-    let mut samples = loop {
+    let samples = loop {
         let fetcher = repeating.as_ref().unwrap_or(fetcher);
         match split(manifest, fetcher.fetch(group.clone(), number, observe).await?) {
             Err(error) if error.kind() == ErrorKind::Integrity && reads < MAX_READS => {
@@ -290,6 +276,38 @@ pub(crate) async fn read_alone(
             outcome => break outcome?,
         }
     };
-    let sample = samples.pop().map(|(_, sample)| sample);
-    sample.ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was read"))
+    only_sample(samples)
+}
+
+/// The sample of a read that must bring one.
+fn only_sample(samples: Vec<(usize, RawSample)>) -> Result<RawSample> {
+    <[_; 1]>::try_from(samples).map(|[(_, sample)]| sample).map_err(|samples| {
+        Error::new(ErrorKind::Internal, format!("a read of one sample brought {}", samples.len()))
+            .hint("please report it")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::manifest::tests::{manifest, object};
+    use crate::read::Origin;
+
+    /// All samples but the last were lost, and that one was delivered in the place of the first.
+    #[test]
+    fn a_read_of_one_sample_that_brings_several_is_an_error() {
+        let manifest = Arc::new(manifest(&["p/a", "p/b"].map(|name| object(name, 4))));
+        let sample = |slot| {
+            let location = manifest.location(SampleId(slot)).unwrap();
+            let bytes = Bytes::from_static(b"meow");
+            (slot as usize, RawSample::verified_before(&Origin::new(&manifest), SampleId(slot), location, bytes))
+        };
+        let read = |slots: &[u64]| only_sample(slots.iter().copied().map(sample).collect());
+        assert_eq!(read(&[1]).unwrap().id(), SampleId(1));
+        for slots in [&[][..], &[0, 1]] {
+            assert_eq!(read(slots).unwrap_err().kind(), ErrorKind::Internal);
+        }
+    }
 }

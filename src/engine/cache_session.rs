@@ -1,4 +1,4 @@
-//! The cache as one epoch uses it.
+//! How an epoch finds, reads, claims and adds samples of the cache.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,8 @@ pub(crate) struct CacheSession {
 }
 
 /// What the cache has of some samples: those that a cache can hold, by their slots.
-#[derive(Debug, Default)]
 pub(crate) struct CacheLookup(BTreeMap<usize, LookedUpSample>);
 
-#[derive(Debug)]
 struct LookedUpSample {
     hash: u64,
     hit: Option<CacheHit>,
@@ -50,14 +48,12 @@ impl CacheLookup {
 }
 
 /// A sample that is in the cache.
-#[derive(Debug)]
 pub(crate) struct CacheHit {
     pub(crate) location: Location,
     record: RecordLocation,
 }
 
 /// Keeps others from reading a sample, which this process reads into the cache, until it is dropped.
-#[derive(Debug)]
 pub(crate) struct ReadClaim {
     cache: Cache,
     hash: u64,
@@ -70,13 +66,12 @@ impl Drop for ReadClaim {
 }
 
 /// Who reads a sample into the cache.
-#[derive(Debug)]
 pub(crate) enum SampleReader {
     /// This read. There is no claim if the cache can't hold the sample, or couldn't record the claim.
     ThisOne(Option<ReadClaim>),
     /// Another loader or process, by the number of its claims.
     Other(u64),
-    /// AlreadyCached: it is in the cache by now.
+    /// Nobody: it is in the cache by now.
     AlreadyCached,
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::bucket::BucketSource;
 use super::cache_session::{CacheHit, CacheLookup, CacheSession, ReadClaim, SampleReader};
-use super::source::{Delivery, PlannedReads, ReadGuard, ReadStart, SampleSource, spawn_read};
+use super::source::{Delivery, PlannedReads, ReadStart, SampleSource, spawn_read};
 use super::stages::{SampleStage, WindowStages};
 use crate::Result;
 use crate::cache::{ClaimWaits, WaitDecision};
@@ -34,8 +34,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause between two looks. It is about the latency of starting a read, so polling adds little delay.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// On the first poll_once, and on each poll_once after this many more, the task also claims samples again, in case
-/// their reader has died.
+/// At its first look, and then once in so many looks, the waiting task also claims samples again, in case their reader
+/// has died.
 const LOOKS_PER_CLAIM: u32 = 8;
 
 /// Bytes that one job reads from the cache, unless one sample has more. They are few enough to share the work among
@@ -54,33 +54,13 @@ struct CacheReads {
     lookup: CacheLookup,
 }
 
-/// A sample that this loader reads from the bucket.
-struct OwnRead {
-    slice: Slice,
-    claim: Option<ReadClaim>,
-}
-
-/// A sample that another loader or process reads.
-struct AwaitedRead {
-    slice: Slice,
-    reader: u64,
-}
-
 /// Samples by who reads them.
 #[derive(Default)]
 struct Division {
-    own: Vec<OwnRead>,
-    awaited: Vec<AwaitedRead>,
-}
-
-fn as_guard(claim: Option<ReadClaim>) -> ReadGuard {
-    claim.map(|claim| Box::new(claim) as _)
-}
-
-impl Division {
-    fn own(slices: impl IntoIterator<Item = Slice>) -> impl Iterator<Item = OwnRead> {
-        slices.into_iter().map(|slice| OwnRead { slice, claim: None })
-    }
+    /// Those that this loader reads from the bucket, with its claims.
+    own: Vec<(Slice, Option<ReadClaim>)>,
+    /// Those that other loaders or processes read, each with the number of its reader's claims.
+    awaited: Vec<(Slice, u64)>,
 }
 
 /// A group of these samples, without gaps between their bytes.
@@ -160,7 +140,7 @@ impl SampleSource for CacheSource {
         Ok(Box::new(CacheReads { source: self, groups, lookup }))
     }
 
-    async fn read_one(self: Arc<Self>, group: Group, number: u64, stages: &WindowStages) -> Result<RawSample> {
+    async fn read_one(self: Arc<Self>, group: Group, read_number: u64, stages: &WindowStages) -> Result<RawSample> {
         let (slot, id) = (group.slices[0].slot, group.slices[0].id);
         stages.set([slot], SampleStage::Caching);
         let (source, (done, wait)) = (Arc::clone(&self), oneshot::channel());
@@ -168,7 +148,7 @@ impl SampleSource for CacheSource {
         if let Ok(Some(sample)) = wait.await {
             return Ok(sample);
         }
-        let sample = Arc::clone(&self.bucket).read_one(group, number, stages).await?;
+        let sample = Arc::clone(&self.bucket).read_one(group, read_number, stages).await?;
         self.session.put(&sample);
         Ok(sample)
     }
@@ -186,18 +166,16 @@ impl CacheSource {
     ) -> Option<()> {
         let method = whole.method;
         let Division { own, awaited } = self.divide(whole.slices, lookup);
-        let is_whole = awaited.is_empty();
-        if !is_whole {
-            let slices = awaited.into_iter().map(|awaited| awaited.slice).collect();
+        if !awaited.is_empty() {
+            let slices = awaited.into_iter().map(|(slice, _)| slice).collect();
             self.spawn_waiter(slices, start.numbers.next(), delivery.clone());
         }
         if own.is_empty() {
             return Some(());
         }
-        let (slices, guards) =
-            own.into_iter().map(|own| (own.slice, as_guard(own.claim))).unzip::<_, _, Vec<_>, Vec<_>>();
+        let (slices, claims): (Vec<_>, _) = own.into_iter().unzip();
         let method = if slices.len() < 2 && method == Method::Composed { Method::Direct } else { method };
-        self.bucket.start(group(method, slices), guards, delivery, start)
+        self.bucket.start(group(method, slices), claims, delivery, start)
     }
 
     /// Claims samples and divides them by who reads them now. Blocks briefly.
@@ -208,10 +186,10 @@ impl CacheSource {
         for slice in slices {
             let reader = lookup.hash(slice.slot).and_then(|_| readers.next());
             match reader.unwrap_or(SampleReader::ThisOne(None)) {
-                SampleReader::ThisOne(claim) => division.own.push(OwnRead { slice, claim }),
-                SampleReader::Other(reader) => division.awaited.push(AwaitedRead { slice, reader }),
-                // It was written after the lookup, so the waiting task finds it at its first poll_once.
-                SampleReader::AlreadyCached => division.awaited.push(AwaitedRead { slice, reader: 0 }),
+                SampleReader::ThisOne(claim) => division.own.push((slice, claim)),
+                SampleReader::Other(reader) => division.awaited.push((slice, reader)),
+                // It was written after the lookup, so the waiting task finds it at its first look.
+                SampleReader::AlreadyCached => division.awaited.push((slice, 0)),
             }
         }
         division
@@ -256,7 +234,7 @@ impl CacheSource {
 
     /// Delivers samples from the cache as soon as they are there, or from the bucket once this process may read them.
     async fn poll_until_delivered(self: &Arc<Self>, slices: Vec<Slice>, number: u64, delivery: Delivery) {
-        let mut awaited: Vec<_> = slices.into_iter().map(|slice| AwaitedRead { slice, reader: 0 }).collect();
+        let mut awaited: Vec<_> = slices.into_iter().map(|slice| (slice, 0)).collect();
         let (began, mut waits) = (Instant::now(), ClaimWaits::default());
         let (mut pause, mut looks) = (SHORTEST_PAUSE, 0);
         loop {
@@ -277,8 +255,8 @@ impl CacheSource {
                 self.session.cache.ignore_claims_of(*reader);
             }
             let (late, rest): (Vec<_>, Vec<_>) =
-                rest.into_iter().partition(|awaited| decisions[&awaited.reader] != WaitDecision::Continue);
-            own.extend(Division::own(late.into_iter().map(|awaited| awaited.slice)));
+                rest.into_iter().partition(|(_, reader)| decisions[reader] != WaitDecision::Continue);
+            own.extend(late.into_iter().map(|(slice, _)| (slice, None)));
             self.read_from_bucket(own, number, &delivery).await;
             awaited = rest;
             if awaited.is_empty() {
@@ -294,19 +272,18 @@ impl CacheSource {
     /// known to be alive. Blocks.
     fn poll_once(
         &self,
-        awaited: Vec<AwaitedRead>,
+        awaited: Vec<(Slice, u64)>,
         must_claim: bool,
         delivery: &Delivery,
     ) -> (Division, BTreeMap<u64, Option<SystemTime>>) {
         self.session.cache.refresh_after(SHORTEST_PAUSE);
-        let samples = awaited.iter().map(|awaited| (awaited.slice.slot, awaited.slice.id));
-        let lookup = self.session.find(samples);
+        let lookup = self.session.find(awaited.iter().map(|(slice, _)| (slice.slot, slice.id)));
         let division = if must_claim || lookup.hits().next().is_some() {
-            self.deliver_and_claim(awaited.into_iter().map(|awaited| awaited.slice).collect(), lookup, delivery)
+            self.deliver_and_claim(awaited.into_iter().map(|(slice, _)| slice).collect(), lookup, delivery)
         } else {
             Division { own: Vec::new(), awaited }
         };
-        let readers: BTreeSet<_> = division.awaited.iter().map(|awaited| awaited.reader).collect();
+        let readers: BTreeSet<_> = division.awaited.iter().map(|(_, reader)| *reader).collect();
         let last_seen = readers.into_iter().map(|reader| (reader, self.session.cache.last_progress(reader))).collect();
         (division, last_seen)
     }
@@ -318,16 +295,16 @@ impl CacheSource {
         let missed = self.deliver_hits(cached, hits, delivery);
         let mut division = self.divide(rest, &lookup);
         // The cache lists these but could not read them, so waiting is useless: this loader reads them.
-        division.own.extend(Division::own(missed));
+        division.own.extend(missed.into_iter().map(|slice| (slice, None)));
         division
     }
 
     /// Reads samples from the bucket, each by itself.
-    async fn read_from_bucket(&self, own: Vec<OwnRead>, number: u64, delivery: &Delivery) {
-        let reads = own.into_iter().map(async |OwnRead { slice, claim }| {
+    async fn read_from_bucket(&self, own: Vec<(Slice, Option<ReadClaim>)>, number: u64, delivery: &Delivery) {
+        let reads = own.into_iter().map(async |(slice, claim)| {
             let alone = self.bucket.planner.alone(&slice);
             self.bucket.groups.count(alone.method);
-            self.bucket.read_sample(alone, as_guard(claim), number, delivery, None).await;
+            self.bucket.read_sample(alone, claim, number, delivery, None).await;
         });
         stream::iter(reads).for_each_concurrent(MAX_SOURCES, |read| read).await;
     }

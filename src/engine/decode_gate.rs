@@ -1,10 +1,10 @@
-//! Memory for decoding, granted in the order of delivery.
+//! Memory for decoding. Samples that wait for it are served in the order of delivery.
 //!
-//! The decoded size of an image is known only after its bytes have been read. So the memory budget of a loader whose
-//! decoder makes items of unknown size has two parts. The planner reserves the first, in the order of delivery, for
-//! bytes that are being read. The gate grants the second for items, the copies of them in a batch, and the decoder's
-//! working memory: a sample that was read waits in the gate until these are granted, and only then goes to a decode
-//! thread.
+//! The decoded size of an image is known only after its bytes have been read. So the memory budget of a loader with
+//! such a decoder has two parts. The planner reserves the first, in the order of delivery, for bytes that are being
+//! read. The gate grants the second for items, the copies of them in a batch, and the decoder's working memory: a
+//! sample that was read waits in the gate until these are granted, and only then goes to a decode thread. Of items
+//! whose size nobody can tell, the gate counts samples instead, and the budget is not divided.
 //!
 //! **Why this cannot deadlock.** The *front* is the first batch, in the order of delivery, that still lacks a grant.
 //! Grants to batches behind it never exceed `DecodeLimits::behind_front` together. Grants to the front itself may take
@@ -18,7 +18,6 @@
 //! beyond the limit.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
@@ -27,15 +26,17 @@ use crate::budget::Gauge;
 use crate::lock::lock;
 
 /// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is about ten times as large as its
-/// PNG file and a hundred times as large as its JPEG file, so that reading needs the smaller part. With half of this
-/// share the budget, and not the network, would limit how many large photos are read at once.
+/// PNG file and a hundred times as large as its JPEG file, so reading needs the smaller part. With half of this share,
+/// the budget would limit how many large photos are read at once, and not the network.
 const READ_PARTS: u64 = 8;
 
 /// Batches behind the front may hold `1 / AHEAD_PARTS` of the memory budget together. With less, decode threads would
-/// have nothing to do when one read is late; with more, a batch could take less of the budget.
+/// have nothing to do when one read is late; with more, a batch could take less of the budget. What both shares leave
+/// to one batch, three quarters, is also in the error for a batch that is too large and in the documentation of
+/// `memory_budget`.
 const AHEAD_PARTS: u64 = 8;
 
-/// Upper limits for outstanding grants. The unit is bytes, or samples where the size of items is unknown.
+/// Upper limits for outstanding grants. The unit is bytes, or samples where nobody can tell the size of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DecodeLimits {
     pub(crate) all: u64,
@@ -87,7 +88,7 @@ pub(crate) struct DecodeNeed {
 }
 
 impl DecodeNeed {
-    fn lasting(self) -> u64 {
+    pub(crate) fn lasting(self) -> u64 {
         self.item.saturating_add(self.copy)
     }
 
@@ -103,9 +104,8 @@ pub(crate) struct NeverFits {
     pub(crate) batch: u64,
 }
 
-/// Accounting of grants, without I/O. The caller stores the jobs that wait.
-#[derive(Debug)]
-struct GrantLedger {
+/// Accounting of grants, and the jobs that wait for one.
+pub(crate) struct GrantLedger<J> {
     limits: DecodeLimits,
     used: u64,
     /// The part of `used` that batches behind the front hold.
@@ -115,37 +115,35 @@ struct GrantLedger {
     /// Number of the batch that is registered next.
     next: u64,
     /// Samples with a grant by an estimate that are not decoded yet.
-    undecoded: usize,
+    undecoded_estimates: usize,
     open: BTreeMap<u64, OpenBatch>,
+    /// Jobs that wait, by the number of their batch and in the order in which they came.
+    waiting: BTreeMap<(u64, u64), (DecodeNeed, J)>,
+    arrivals: u64,
 }
 
 /// A batch from its registration until its memory is given back.
-#[derive(Debug)]
+#[derive(Default)]
 struct OpenBatch {
     /// Samples without a grant.
     ungranted: usize,
     held: u64,
     /// Samples with a grant by an estimate that are not decoded yet.
-    undecoded: usize,
+    undecoded_estimates: usize,
     /// Bytes of items and their copies, including those of samples that still wait for a grant; where these are
     /// estimated, only those of samples that are decoded.
     lasting: u64,
-    /// Bytes that collating copies of decoded samples, given back once the batch is collated.
+    /// The copies ([`DecodeNeed::copy`]) of decoded samples, given back once the batch is collated.
     copies: u64,
     largest_scratch: u64,
 }
 
-impl GrantLedger {
-    fn new(limits: DecodeLimits) -> Self {
-        Self { limits, used: 0, behind_front: 0, front: 0, next: 0, undecoded: 0, open: BTreeMap::new() }
-    }
-
+impl<J: Cancellable> GrantLedger<J> {
     /// A batch of so many samples, behind all others; returns its number.
     fn register(&mut self, samples: usize) -> u64 {
         let number = self.next;
         self.next += 1;
-        let batch = OpenBatch { ungranted: samples, held: 0, undecoded: 0, lasting: 0, copies: 0, largest_scratch: 0 };
-        self.open.insert(number, batch);
+        self.open.insert(number, OpenBatch { ungranted: samples, ..OpenBatch::default() });
         self.move_front();
         number
     }
@@ -170,33 +168,33 @@ impl GrantLedger {
             return true;
         }
         let is_front = number == self.front;
-        let fits = |held: u64, limit: u64| held.checked_add(need.total()).is_some_and(|sum| sum <= limit);
-        if fits(self.used, self.limits.all) && (is_front || fits(self.behind_front, self.limits.behind_front)) {
+        let has_room = |held: u64, limit: u64| held.checked_add(need.total()).is_some_and(|sum| sum <= limit);
+        if has_room(self.used, self.limits.all) && (is_front || has_room(self.behind_front, self.limits.behind_front)) {
             return true;
         }
         // No outstanding grant will be given back, because items outgrew their estimates: the front exceeds the limit.
         let none_before_front = self.open.range(..self.front).next().is_none();
-        need.is_estimate && is_front && none_before_front && self.undecoded == 0
+        need.is_estimate && is_front && none_before_front && self.undecoded_estimates == 0
     }
 
     fn grant(&mut self, number: u64, need: DecodeNeed) {
         self.adjust(number, need.total(), 0);
         if let Some(batch) = self.open.get_mut(&number) {
             batch.ungranted = batch.ungranted.saturating_sub(1);
-            batch.undecoded += usize::from(need.is_estimate);
-            self.undecoded += usize::from(need.is_estimate);
+            batch.undecoded_estimates += usize::from(need.is_estimate);
+            self.undecoded_estimates += usize::from(need.is_estimate);
         }
         self.move_front();
     }
 
     /// Replaces a decoded sample's grant with the memory that its item really takes.
-    fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
+    pub(crate) fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
         self.adjust(number, item.lasting(), granted.total());
         let most = self.limits.batch();
         let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
         if granted.is_estimate {
-            batch.undecoded = batch.undecoded.saturating_sub(1);
-            self.undecoded = self.undecoded.saturating_sub(1);
+            batch.undecoded_estimates = batch.undecoded_estimates.saturating_sub(1);
+            self.undecoded_estimates = self.undecoded_estimates.saturating_sub(1);
         } else {
             batch.lasting = batch.lasting.saturating_sub(granted.lasting());
         }
@@ -206,7 +204,7 @@ impl GrantLedger {
     }
 
     /// A batch goes without one of its samples.
-    fn skip(&mut self, number: u64) {
+    pub(crate) fn skip(&mut self, number: u64) {
         if let Some(batch) = self.open.get_mut(&number) {
             batch.ungranted = batch.ungranted.saturating_sub(1);
         }
@@ -215,7 +213,7 @@ impl GrantLedger {
 
     /// Expects one more grant, because a sample that had its grant could not be decoded and a substitute follows.
     /// Batches before the front stay as they are: their substitutes are granted regardless of the limits.
-    fn reopen(&mut self, number: u64) {
+    pub(crate) fn reopen(&mut self, number: u64) {
         if let Some(batch) = self.open.get_mut(&number)
             && number >= self.front
         {
@@ -224,17 +222,18 @@ impl GrantLedger {
     }
 
     /// A batch is collated: gives back what its items and their copies took at the same time.
-    fn collated(&mut self, number: u64) {
+    pub(crate) fn collated(&mut self, number: u64) {
         let copies = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.copies));
         self.adjust(number, 0, copies);
     }
 
     /// All that a batch holds is given back.
     fn close(&mut self, number: u64) {
-        let (held, undecoded) = self.open.get(&number).map_or((0, 0), |batch| (batch.held, batch.undecoded));
-        self.undecoded -= undecoded;
-        self.adjust(number, 0, held);
-        self.open.remove(&number);
+        if let Some(&OpenBatch { held, undecoded_estimates, .. }) = self.open.get(&number) {
+            self.undecoded_estimates -= undecoded_estimates;
+            self.adjust(number, 0, held);
+            self.open.remove(&number);
+        }
         self.move_front();
     }
 
@@ -254,6 +253,21 @@ impl GrantLedger {
             self.behind_front -= self.open.get(&self.front).map_or(0, |batch| batch.held);
         }
     }
+
+    /// Grants what fits to jobs that wait, and returns these with those that are cancelled.
+    fn take_ready(&mut self) -> Vec<J> {
+        let mut ready = Vec::new();
+        while let Some((&(batch, _), &(need, ref job))) = self.waiting.first_key_value() {
+            if !job.is_cancelled() {
+                if !self.fits(batch, need) {
+                    break;
+                }
+                self.grant(batch, need);
+            }
+            ready.extend(self.waiting.pop_first().map(|(_, (_, job))| job));
+        }
+        ready
+    }
 }
 
 impl OpenBatch {
@@ -270,33 +284,33 @@ pub(crate) trait Cancellable {
 
 /// Lets jobs through to the decode threads once there is memory for what they make.
 pub(crate) struct DecodeGate<J> {
-    state: Mutex<DecodeGateState<J>>,
+    pub(crate) limits: DecodeLimits,
+    ledger: Mutex<GrantLedger<J>>,
     jobs: Sender<J>,
     /// Gauge of granted bytes; `None` if the limits count samples.
     held: Option<Gauge>,
 }
 
-struct DecodeGateState<J> {
-    ledger: GrantLedger,
-    /// By the number of the batch, and in the order in which they came.
-    waiting: BTreeMap<(u64, u64), (DecodeNeed, J)>,
-    arrivals: u64,
-}
-
 impl<J: Cancellable> DecodeGate<J> {
     pub(crate) fn new(limits: DecodeLimits, jobs: Sender<J>, held: Gauge) -> Arc<Self> {
-        let state = DecodeGateState { ledger: GrantLedger::new(limits), waiting: BTreeMap::new(), arrivals: 0 };
+        let ledger = GrantLedger {
+            limits,
+            used: 0,
+            behind_front: 0,
+            front: 0,
+            next: 0,
+            undecoded_estimates: 0,
+            open: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            arrivals: 0,
+        };
         let held = limits.counts_bytes.then_some(held);
-        Arc::new(Self { state: Mutex::new(state), jobs, held })
-    }
-
-    pub(crate) fn limits(&self) -> DecodeLimits {
-        lock(&self.state).ledger.limits
+        Arc::new(Self { limits, ledger: Mutex::new(ledger), jobs, held })
     }
 
     /// A batch of so many samples, behind all others.
     pub(crate) fn register(self: &Arc<Self>, samples: usize) -> BatchMemory<J> {
-        BatchMemory { number: self.update(|state| state.ledger.register(samples)), gate: Arc::clone(self) }
+        BatchMemory { number: self.update(|ledger| ledger.register(samples)), gate: Arc::clone(self) }
     }
 
     /// Sends a sample's job to the decode threads once its memory is granted.
@@ -306,67 +320,45 @@ impl<J: Cancellable> DecodeGate<J> {
     pub(crate) fn request(&self, batch: u64, need: DecodeNeed, job: J) -> Result<(), NeverFits> {
         // A job that is refused is dropped after the lock is released.
         let mut job = Some(job);
-        self.update(|state| {
-            state.ledger.request(batch, need)?;
-            if state.waiting.is_empty() && state.ledger.fits(batch, need) {
-                state.ledger.grant(batch, need);
+        self.update(|ledger| {
+            ledger.request(batch, need)?;
+            if ledger.waiting.is_empty() && ledger.fits(batch, need) {
+                ledger.grant(batch, need);
             } else if let Some(job) = job.take() {
-                state.arrivals += 1;
-                state.waiting.insert((batch, state.arrivals), (need, job));
+                ledger.arrivals += 1;
+                ledger.waiting.insert((batch, ledger.arrivals), (need, job));
             }
             Ok(())
         })?;
-        if let Some(job) = job {
-            let _ = self.jobs.send(job);
-        }
+        self.pass_on(job);
         Ok(())
-    }
-
-    /// See [`GrantLedger::settle`].
-    pub(crate) fn settle(&self, batch: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
-        self.update(|state| state.ledger.settle(batch, granted, item))
-    }
-
-    /// See [`GrantLedger::skip`].
-    pub(crate) fn skip(&self, batch: u64) {
-        self.update(|state| state.ledger.skip(batch));
-    }
-
-    /// See [`GrantLedger::reopen`].
-    pub(crate) fn reopen(&self, batch: u64) {
-        self.update(|state| state.ledger.reopen(batch));
-    }
-
-    /// See [`GrantLedger::collated`].
-    pub(crate) fn collated(&self, batch: u64) {
-        self.update(|state| state.ledger.collated(batch));
     }
 
     /// Removes cancelled jobs and sends them to the decode threads, which drop them without decoding.
     pub(crate) fn release_cancelled(&self) {
-        let released: Vec<_> = self.update(|state| {
-            let cancelled = state.waiting.iter().filter(|(_, (_, job))| job.is_cancelled());
+        let released: Vec<_> = self.update(|ledger| {
+            let cancelled = ledger.waiting.iter().filter(|(_, (_, job))| job.is_cancelled());
             let places: Vec<_> = cancelled.map(|(place, _)| *place).collect();
-            places.iter().filter_map(|place| state.waiting.remove(place)).map(|(_, job)| job).collect()
+            places.iter().filter_map(|place| ledger.waiting.remove(place)).map(|(_, job)| job).collect()
         });
         self.pass_on(released);
     }
 
     /// Applies `change`, then sends every job that is granted by now to the decode threads.
-    fn update<R>(&self, change: impl FnOnce(&mut DecodeGateState<J>) -> R) -> R {
-        let mut state = lock(&self.state);
-        let before = state.ledger.used;
-        let result = change(&mut state);
-        let ready = state.take_ready();
+    pub(crate) fn update<R>(&self, change: impl FnOnce(&mut GrantLedger<J>) -> R) -> R {
+        let mut ledger = lock(&self.ledger);
+        let before = ledger.used;
+        let result = change(&mut ledger);
+        let ready = ledger.take_ready();
         if let Some(held) = &self.held {
-            held.replace(before, state.ledger.used);
+            held.replace(before, ledger.used);
         }
-        drop(state);
+        drop(ledger);
         self.pass_on(ready);
         result
     }
 
-    fn pass_on(&self, jobs: Vec<J>) {
+    fn pass_on(&self, jobs: impl IntoIterator<Item = J>) {
         for job in jobs {
             // If the decode threads have ended, dropping the job closes the channel of its batch, which the iterator
             // reports.
@@ -375,48 +367,16 @@ impl<J: Cancellable> DecodeGate<J> {
     }
 }
 
-impl<J: Cancellable> DecodeGateState<J> {
-    fn take_ready(&mut self) -> Vec<J> {
-        let mut ready = Vec::new();
-        while let Some(first) = self.waiting.first_entry() {
-            let &(batch, _) = first.key();
-            let (need, job) = first.get();
-            if job.is_cancelled() {
-                ready.push(first.remove().1);
-            } else if self.ledger.fits(batch, *need) {
-                self.ledger.grant(batch, *need);
-                ready.push(first.remove().1);
-            } else {
-                break;
-            }
-        }
-        ready
-    }
-}
-
-impl<J> fmt::Debug for DecodeGate<J> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DecodeGate").finish_non_exhaustive()
-    }
-}
-
 /// What a batch holds; dropping it gives everything back.
-#[derive(Debug)]
 pub(crate) struct BatchMemory<J: Cancellable> {
     gate: Arc<DecodeGate<J>>,
-    number: u64,
-}
-
-impl<J: Cancellable> BatchMemory<J> {
     /// The batch's number at the gate.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
+    pub(crate) number: u64,
 }
 
 impl<J: Cancellable> Drop for BatchMemory<J> {
     fn drop(&mut self) {
-        self.gate.update(|state| state.ledger.close(self.number));
+        self.gate.update(|ledger| ledger.close(self.number));
     }
 }
 
@@ -477,9 +437,9 @@ mod tests {
         gate.request(first.number, need(30, 0, 20), 2).unwrap();
         gate.request(second.number, need(30, 0, 0), 3).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2]);
-        gate.settle(first.number, need(30, 0, 20), need(30, 0, 0)).unwrap();
+        gate.update(|ledger| ledger.settle(first.number, need(30, 0, 20), need(30, 0, 0))).unwrap();
         assert!(granted.try_iter().next().is_none(), "80 are held still");
-        gate.settle(first.number, need(30, 0, 20), need(30, 0, 0)).unwrap();
+        gate.update(|ledger| ledger.settle(first.number, need(30, 0, 20), need(30, 0, 0))).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3]);
         drop(first);
         assert_eq!(held.bytes(), 30);
@@ -493,9 +453,9 @@ mod tests {
         let first = gate.register(1);
         gate.request(first.number, need(30, 30, 5), 1).unwrap();
         assert_eq!((granted.try_recv(), held.bytes()), (Ok(1), 65));
-        gate.settle(first.number, need(30, 30, 5), need(30, 30, 0)).unwrap();
+        gate.update(|ledger| ledger.settle(first.number, need(30, 30, 5), need(30, 30, 0))).unwrap();
         assert_eq!(held.bytes(), 60);
-        gate.collated(first.number);
+        gate.update(|ledger| ledger.collated(first.number));
         assert_eq!(held.bytes(), 30);
     }
 
@@ -516,10 +476,10 @@ mod tests {
         let (first, second) = (gate.register(1), gate.register(2));
         gate.request(second.number, estimate(5, 0, 0), 2).unwrap();
         gate.request(second.number, estimate(5, 0, 0), 3).unwrap();
-        gate.settle(second.number, estimate(5, 0, 0), need(40, 0, 0)).unwrap();
+        gate.update(|ledger| ledger.settle(second.number, estimate(5, 0, 0), need(40, 0, 0))).unwrap();
         gate.request(first.number, estimate(60, 0, 0), 1).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [2, 3], "one that is being decoded may give something back");
-        gate.settle(second.number, estimate(5, 0, 0), need(40, 0, 0)).unwrap();
+        gate.update(|ledger| ledger.settle(second.number, estimate(5, 0, 0), need(40, 0, 0))).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1]);
         drop((first, second));
         assert_eq!(held.bytes(), 0);
@@ -531,11 +491,14 @@ mod tests {
         let first = gate.register(2);
         gate.request(first.number, estimate(50, 0, 0), 1).unwrap();
         gate.request(first.number, estimate(50, 0, 0), 2).unwrap();
-        gate.settle(first.number, estimate(50, 0, 0), need(60, 0, 0)).unwrap();
-        gate.settle(first.number, estimate(50, 0, 0), need(1, 0, 0)).unwrap();
+        gate.update(|ledger| ledger.settle(first.number, estimate(50, 0, 0), need(60, 0, 0))).unwrap();
+        gate.update(|ledger| ledger.settle(first.number, estimate(50, 0, 0), need(1, 0, 0))).unwrap();
         let second = gate.register(2);
         gate.request(second.number, estimate(50, 0, 0), 3).unwrap();
-        assert_eq!(gate.settle(second.number, estimate(50, 0, 0), need(101, 0, 0)), Err(NeverFits { batch: 101 }));
+        assert_eq!(
+            gate.update(|ledger| ledger.settle(second.number, estimate(50, 0, 0), need(101, 0, 0))),
+            Err(NeverFits { batch: 101 })
+        );
     }
 
     #[test]
@@ -543,12 +506,12 @@ mod tests {
         let (gate, granted, _) = gate(100, 20);
         let (first, second) = (gate.register(2), gate.register(1));
         gate.request(first.number, need(40, 0, 0), 1).unwrap();
-        gate.skip(first.number);
+        gate.update(|ledger| ledger.skip(first.number));
         gate.request(second.number, need(50, 0, 0), 2).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2]);
         // The one that was granted could not be decoded; its substitute comes when others hold nearly everything.
-        gate.settle(first.number, need(40, 0, 0), need(0, 0, 0)).unwrap();
-        gate.reopen(first.number);
+        gate.update(|ledger| ledger.settle(first.number, need(40, 0, 0), need(0, 0, 0))).unwrap();
+        gate.update(|ledger| ledger.reopen(first.number));
         gate.request(first.number, need(60, 0, 0), 3).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [3]);
     }
@@ -631,10 +594,10 @@ mod tests {
                         let grows = are_estimates && choose(2) == 1;
                         let smaller = granted.item - granted.item / 3 * (choose(2) as u64);
                         let item = need(if grows { 18 } else { smaller }, granted.copy, 0);
-                        gate.settle(number, granted, item).unwrap();
+                        gate.update(|ledger| ledger.settle(number, granted, item)).unwrap();
                         missing[index] -= 1;
                         if missing[index] == 0 {
-                            gate.collated(number);
+                            gate.update(|ledger| ledger.collated(number));
                         }
                     }
                     _ => {

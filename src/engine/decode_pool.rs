@@ -40,22 +40,18 @@ fn run(work: Receiver<DecodeJob>) {
         // The job also drops what the user's code made, which may panic. Then the channel of the batch closes, the
         // training loop gets an error, and the thread is there for the next job.
         let _ = guarded(|| {
-            perform(job);
+            match job {
+                DecodeJob::Decode { assembly, slot, sample, until_decoded, granted } => {
+                    if assembly.decode(vec![(slot, sample)], granted) {
+                        assembly.collate();
+                    }
+                    drop(until_decoded);
+                }
+                DecodeJob::Collate(assembly) => assembly.collate(),
+                DecodeJob::Discard(unneeded) => drop(unneeded),
+                DecodeJob::End => {}
+            }
             Ok(())
         });
-    }
-}
-
-fn perform(job: DecodeJob) {
-    match job {
-        DecodeJob::Decode { assembly, slot, sample, passing, granted } => {
-            if assembly.decode(vec![(slot, sample)], granted) {
-                assembly.collate();
-            }
-            drop(passing);
-        }
-        DecodeJob::Collate(assembly) => assembly.collate(),
-        DecodeJob::Discard(unneeded) => drop(unneeded),
-        DecodeJob::End => {}
     }
 }

@@ -8,14 +8,12 @@ use crate::observe::{Event, EventKind, Events};
 
 /// Sends the events of one epoch. The end is sent once and is the last of them, whether the training loop or the loader
 /// ends the epoch.
-#[derive(Debug)]
 pub(crate) struct EpochEvents {
     events: Events,
     epoch: u64,
     progress: Mutex<DeliveredSoFar>,
 }
 
-/// What was delivered so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct DeliveredSoFar {
     batches: u64,
@@ -27,11 +25,11 @@ struct DeliveredSoFar {
 /// A batch that is about to be handed to the training loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchDelivery {
-    /// Index of the batch in the epoch.
+    /// Index of the batch in its epoch, or among the batches that were left of it when the run was resumed.
     pub(crate) batch: u64,
     pub(crate) samples: u64,
     pub(crate) bytes: u64,
-    /// Whether all other batches of the epoch are delivered.
+    /// Whether all other batches of the epoch are known to be delivered.
     pub(crate) is_last: bool,
 }
 
@@ -47,7 +45,7 @@ impl EpochEvents {
     #[must_use]
     pub(crate) fn deliver(&self, delivery: BatchDelivery, waited: Duration) -> bool {
         let BatchDelivery { batch, samples, bytes, is_last } = delivery;
-        // The event is sent under the lock, so that it comes before that of the end.
+        // The event is sent under the lock, so that it comes before that of the end. Sending never waits.
         let mut progress = lock(&self.progress);
         if progress.is_over {
             return false;

@@ -2,11 +2,12 @@
 //! their reads.
 //!
 //! **Why no batch waits for itself.** The bytes of a group are held until the last batch with one of its samples is
-//! delivered, so a batch may wait for bytes that other batches of its window hold. Such a wait ends: this thread alone
-//! takes bytes, in the order of delivery. So bytes are held either by earlier windows, that have all their bytes and
-//! need no more to be delivered, or by this window, which [`Engine::check_budget`] has found to fit into the budget as
-//! a whole. A window never has more batches than the channel of tickets has room for, so a ticket that waits for room
-//! waits for batches of earlier windows to be delivered, and never for its own.
+//! delivered, so a batch may wait for bytes that other batches of its window hold. Such a wait ends: this thread takes
+//! the bytes of all planned reads, in the order of delivery ([`substitute`](super::substitute) has rules of its own).
+//! So bytes are held either by earlier windows, that have all their bytes and need no more to be delivered, or by this
+//! window, which [`Engine::check_budget`] has found to fit into the budget as a whole. A window never has more batches
+//! than the channel of tickets has room for, so a ticket that waits for room waits for batches of earlier windows to be
+//! delivered, and never for its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,32 +32,34 @@ use crate::pacing::NeighbourEpochs;
 use crate::plan::{Group, MAX_SOURCES};
 use crate::sample::{EpochPlace, SampleId};
 
-/// A window of batches may need at most `1 / WINDOW_PARTS` of the memory budget, so that the reads of several windows
-/// can be in flight.
+/// A batch is added to a window only if the samples of the window then have at most `1 / WINDOW_PARTS` of the bytes
+/// that may be read at once. So the reads of several windows can be in flight.
 const WINDOW_PARTS: u64 = 8;
 
-/// Most samples that are planned together, where no number of batches fills their groups well.
-const MAX_WINDOW_SAMPLES: usize = 512;
+/// No batch is added to a window of at least this many samples, even if they don't fill their groups.
+const ENOUGH_WINDOW_SAMPLES: usize = 512;
 
 /// How often a thread that waits for the training loop checks whether the epoch is cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(20);
 
-/// Whether this many samples nearly fill their last group. A compose request costs the same for 1 source as for 32.
-fn fills_groups(samples: usize) -> bool {
-    samples.next_multiple_of(MAX_SOURCES) - samples <= samples / MAX_SOURCES || samples >= MAX_WINDOW_SAMPLES
+/// Whether a window of this many samples is wide enough: they nearly fill their last group, or they are many. A compose
+/// request costs the same for 1 source as for 32.
+fn is_wide_enough(samples: usize) -> bool {
+    samples.next_multiple_of(MAX_SOURCES) - samples <= samples / MAX_SOURCES || samples >= ENOUGH_WINDOW_SAMPLES
 }
 
 /// An epoch that is to be planned.
 pub(crate) struct EpochPlanner {
     pub(crate) engine: Arc<Engine>,
     pub(crate) cursor: EpochCursor,
+    /// For the choice between direct and composed reads.
     pub(crate) neighbours: NeighbourEpochs,
     pub(crate) tickets: Sender<Ticket>,
     pub(crate) cancel: EpochSignal,
     pub(crate) status: Arc<PlannerStatus>,
     /// Receives the number of each finished batch, if batches are unordered.
     pub(crate) bell: Option<Sender<u64>>,
-    /// Number of batches that were delivered, plus those that the training loop waits for.
+    /// One more than the number of the oldest batch that the training loop waits for.
     pub(crate) awaited: watch::Receiver<u64>,
 }
 
@@ -69,7 +72,6 @@ struct PlannerRun<'a> {
     source: Arc<dyn SampleSource>,
     context: Arc<BatchContext>,
     tickets: &'a Sender<Ticket>,
-    cancel: &'a EpochSignal,
     status: &'a Arc<PlannerStatus>,
     bell: Option<&'a Sender<u64>>,
     /// Number of batches whose windows have all their bytes.
@@ -85,7 +87,7 @@ impl EpochPlanner {
         if let Some(auto) = &engine.bucket.auto {
             auto.start_epoch(neighbours);
         }
-        let (batches_with_bytes, window_funded) = watch::channel(0);
+        let (batches_with_bytes, with_bytes) = watch::channel(0);
         let (sampling, epoch) = (Arc::clone(cursor.order.sampling()), cursor.order.epoch());
         let first_place = EpochPlace::first(sampling.identity(), epoch);
         let source = engine.source();
@@ -95,7 +97,7 @@ impl EpochPlanner {
             sampling,
             epoch,
             awaited,
-            batches_with_bytes: window_funded,
+            batches_with_bytes: with_bytes,
             listed: Arc::default(),
             cancel: cancel.clone(),
         };
@@ -104,7 +106,7 @@ impl EpochPlanner {
             events: engine.bucket.fetcher.events().clone(),
             code: Arc::clone(&engine.code),
             manifest: Arc::clone(&engine.bucket.manifest),
-            cancel: cancel.clone(),
+            cancel,
             loss_policy: loss_policy(substitutes),
             gate: engine.gate.clone(),
             jobs: engine.jobs.clone(),
@@ -116,7 +118,6 @@ impl EpochPlanner {
             source,
             context,
             tickets: &tickets,
-            cancel: &cancel,
             status: &status,
             bell: bell.as_ref(),
             batches_with_bytes,
@@ -130,7 +131,7 @@ impl EpochPlanner {
 
 impl PlannerRun<'_> {
     fn is_cancelled(&self) -> bool {
-        self.cancel.is_cancelled()
+        self.context.cancel.is_cancelled()
     }
 
     fn plan(&self, cursor: &mut EpochCursor) -> Result<(), Ended> {
@@ -171,14 +172,14 @@ impl PlannerRun<'_> {
     fn widen(&self, window: &mut Vec<PlannedBatch>, cursor: &mut EpochCursor) -> crate::Result<Option<PlannedBatch>> {
         let (planner, manifest) = (&self.engine.bucket.planner, &self.engine.bucket.manifest);
         let mut samples = window[0].ids.len();
-        if !planner.may_compose() || fills_groups(samples) {
+        if !planner.may_compose() || is_wide_enough(samples) {
             return Ok(None);
         }
         let max_batches = self.tickets.capacity().unwrap_or(1);
         // A failed look-up fails again when the window is planned, which reports it.
         let bytes_of = |batch: &PlannedBatch| planner.bytes(&batch.ids).unwrap_or(u64::MAX);
         let mut bytes = bytes_of(&window[0]);
-        while window.len() < max_batches && !fills_groups(samples) {
+        while window.len() < max_batches && !is_wide_enough(samples) {
             let Some(next) = cursor.next_known(manifest.known())? else { break };
             bytes = bytes.saturating_add(bytes_of(&next));
             if bytes > self.engine.budget.bytes() / WINDOW_PARTS {
@@ -198,7 +199,7 @@ impl PlannerRun<'_> {
         let ids: Vec<SampleId> = batches.iter().flat_map(|batch| &batch.ids).copied().collect();
         let reads = self.plan_reads(&ids);
         if reads.is_err() && batches.len() > 1 {
-            // Planned singly, the batches show which of them the error belongs to.
+            // Each batch may fit into the budget where the window does not. If not, this shows which one has the error.
             return batches.into_iter().try_for_each(|batch| self.start(vec![batch]));
         }
 
@@ -207,21 +208,19 @@ impl PlannerRun<'_> {
         let mut window_samples_left = ids.len() as u64;
         let stages = WindowStages::new(ids, self.status);
         let window = self.hand_out_batches(batches, stages)?;
-        let mut reads = match reads {
-            Ok(reads) => reads,
-            Err(error) => {
-                window.batches[0].fail(error);
-                return Err(Ended);
-            }
-        };
+        let mut reads = reads.map_err(|error| {
+            window.batches[0].fail(error);
+            Ended
+        })?;
         for index in 0..reads.groups().len() {
             let group = &reads.groups()[index];
             window_samples_left -= group.slices.len() as u64;
             let bytes = self.engine.bytes(group);
             // Before the group is admitted: a group that waits for bytes must hold no read slot that another epoch
             // could use.
-            let passing = self.hold(bytes, group, &window)?;
-            let delivery = Delivery { window: Arc::clone(&window), passing, cancel: self.cancel.clone(), cache: None };
+            let until_decoded = self.hold(bytes, group, &window)?;
+            let (window, cancel) = (Arc::clone(&window), self.context.cancel.clone());
+            let delivery = Delivery { window, until_decoded, cancel, cache: None };
             let start = ReadStart {
                 numbers: &self.numbers,
                 planner: self.status,
@@ -264,7 +263,7 @@ impl PlannerRun<'_> {
                 positions: own_positions,
                 global_positions,
                 padding,
-                group_number: self.numbers.last(),
+                read_number: self.numbers.last(),
             };
             let (sender, receiver) = batch_channel(number, self.bell);
             let assembly = BatchAssembly::new(&self.context, place, Arc::clone(&stages), sender);
@@ -295,18 +294,18 @@ impl PlannerRun<'_> {
         }
     }
 
-    /// Waits for the bytes of a group, the amount that was checked even if the read needs less. The batches of the
-    /// group keep the bytes that are held until delivery. Returns the permit for the bytes that are held until the
-    /// group is decoded.
+    /// Waits for the bytes of a group: all that [`Engine::check_budget`] counted, even if the read turns out to need
+    /// less. The batches of the group keep the bytes that are held until delivery. Returns the permit for the bytes
+    /// that are held until the group is decoded.
     fn hold(&self, bytes: GroupBytes, group: &Group, window: &BatchWindow) -> Result<Option<Arc<Permit>>, Ended> {
         // If payloads are freed after decoding, the bytes kept until delivery are those of items.
         let are_items = bytes.until_decoded > 0;
         let lasting = self.take(bytes.until_delivered, are_items)?;
-        let passing = self.take(bytes.until_decoded, false)?;
+        let until_decoded = self.take(bytes.until_decoded, false)?;
         if let Some(lasting) = lasting {
             window.batches_of(group).for_each(|batch| batch.hold(Arc::clone(&lasting) as _));
         }
-        Ok(passing)
+        Ok(until_decoded)
     }
 
     /// Takes bytes from the budget; `None` for 0 bytes.
@@ -319,12 +318,12 @@ impl PlannerRun<'_> {
         }
         let budget = &self.engine.budget;
         let take = async || if are_items { budget.take_for_items(bytes).await } else { budget.take(bytes).await };
-        // This thread alone waits for this budget, so taking at once cannot jump a queue.
+        // The budget serves those that wait in order, so taking at once passes nobody.
         if let Some(permit) = take().now_or_never() {
             return Ok(Some(Arc::new(permit)));
         }
         self.status.enter(PlannerState::Budget);
-        let mut cancel = self.cancel.clone();
+        let mut cancel = self.context.cancel.clone();
         let permit = self.engine.bucket.io.handle().block_on(async {
             tokio::select! {
                 permit = take() => Ok(permit),

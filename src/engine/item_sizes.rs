@@ -23,7 +23,6 @@ pub(crate) struct MemoryShares {
 }
 
 /// How the memory of items is counted.
-#[derive(Debug)]
 pub(crate) struct ItemSizes {
     mode: ItemSizeMode,
     finished: Mutex<LargestItems>,
@@ -137,7 +136,7 @@ impl ItemSizes {
                 let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);
                 // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a
                 // batch, which also stands for the estimate until the first item is finished.
-                if need.item.saturating_add(need.copy) <= share {
+                if need.lasting() <= share {
                     DecodeNeed { scratch, is_estimate: true, ..need }
                 } else {
                     DecodeNeed { item: share.div_ceil(2), copy: share / 2, scratch, is_estimate: true }

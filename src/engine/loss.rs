@@ -100,7 +100,6 @@ fn of_lost(last: &LostSample, message: impl Into<String>) -> Error {
 }
 
 /// The losses among the delivered samples of an epoch.
-#[derive(Debug)]
 pub(crate) struct LossTotals {
     on_error: OnError,
     skipped: u64,

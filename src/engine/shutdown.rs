@@ -22,7 +22,7 @@ use crate::lock::lock;
 const LOOK: Duration = Duration::from_millis(2);
 
 /// The cancellation signal of an epoch, as all that works for the epoch holds it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct EpochSignal {
     cancelled: watch::Receiver<bool>,
     tasks: Arc<AtomicU64>,
@@ -48,7 +48,6 @@ impl EpochSignal {
 }
 
 /// One read or unfinished batch of an epoch, which counts in [`Closed`].
-#[derive(Debug)]
 pub(crate) struct EpochTask(Arc<AtomicU64>);
 
 impl Drop for EpochTask {
@@ -63,8 +62,8 @@ impl Drop for EpochTask {
 pub struct Closed {
     /// Reads and unfinished batches that have ended.
     pub tasks_ended: u64,
-    /// Reads and unfinished batches that have not ended yet; 1 if there is none and other work of the epoch goes on, such
-    /// as user code on the thread that plans it.
+    /// Reads and unfinished batches that have not ended yet; 1 if there is none and other work of the epoch continues,
+    /// such as user code on the thread that plans it.
     pub tasks_left: u64,
     /// Threads that have ended.
     pub threads_joined: u64,
@@ -107,7 +106,6 @@ impl Closed {
 }
 
 /// Cancellation signal for one epoch, with the threads to join.
-#[derive(Debug)]
 pub(crate) struct EpochShutdown {
     cancelled: watch::Sender<bool>,
     /// Number of reads and unfinished batches.
@@ -117,20 +115,18 @@ pub(crate) struct EpochShutdown {
     run: Arc<TemporaryRun>,
     events: EpochEvents,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    on_cancel: OnceLock<CancelCallback>,
+    /// Wakes what waits for something else than the signal.
+    on_cancel: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-/// Wakes what waits for something else than the signal.
-struct CancelCallback(Box<dyn Fn() + Send + Sync>);
-
-impl fmt::Debug for CancelCallback {
+impl fmt::Debug for EpochShutdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CancelCallback")
+        f.debug_struct("EpochShutdown").finish_non_exhaustive()
     }
 }
 
 /// What is left of an epoch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Leftovers {
     tasks: u64,
     temporaries: u64,
@@ -172,13 +168,13 @@ impl EpochShutdown {
 
     /// Sets the function that is called after each cancellation. Only the first one set counts.
     pub(crate) fn on_cancel(&self, callback: impl Fn() + Send + Sync + 'static) {
-        let _ = self.on_cancel.set(CancelCallback(Box::new(callback)));
+        let _ = self.on_cancel.set(Box::new(callback));
     }
 
     /// Cancels the epoch if it still runs. Returns at once.
     pub(crate) fn cancel(&self) {
         self.cancelled.send_replace(true);
-        if let Some(CancelCallback(callback)) = self.on_cancel.get() {
+        if let Some(callback) = self.on_cancel.get() {
             callback();
         }
         self.run.end();

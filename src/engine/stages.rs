@@ -31,12 +31,8 @@ pub(crate) enum PlannerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SampleStage {
     Planned,
-    /// Its read waits to be let through.
-    Queued,
-    /// Its compose waits to be let through.
-    ComposeQueued,
-    Composing,
-    Reading,
+    /// Its read from the bucket has reached this step.
+    UnderWay(ReadStep),
     /// It is read from the cache.
     Caching,
     /// Another loader or process reads it into the cache.
@@ -60,7 +56,6 @@ pub(crate) struct SampleProgress {
 }
 
 /// The state of the planning thread, for the threads that wait for its batches.
-#[derive(Debug)]
 pub(crate) struct PlannerStatus {
     began: Instant,
     /// The state, and when it began, in milliseconds since the epoch began.
@@ -83,18 +78,13 @@ impl PlannerStatus {
         *lock(&self.state) = (state, since_ms);
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.state().0 == PlannerState::Ended
-    }
-
     /// The state, and when it began, in milliseconds since the epoch began.
     pub(crate) fn state(&self) -> (PlannerState, u64) {
         *lock(&self.state)
     }
 }
 
-/// The stages of all samples of a window. A sample is known by its *slot*, its index in the window.
-#[derive(Debug)]
+/// The stages of all samples of a window.
 pub(crate) struct WindowStages {
     planner: Arc<PlannerStatus>,
     samples: Mutex<Vec<SampleProgress>>,
@@ -137,17 +127,6 @@ impl WindowStages {
         *sample = SampleProgress { id: id.unwrap_or(sample.id), stage, since_ms };
     }
 
-    /// Notes a step of the read of these samples.
-    pub(crate) fn set_read_step(&self, slots: impl IntoIterator<Item = usize>, step: ReadStep) {
-        let stage = match step {
-            ReadStep::Queued => SampleStage::Queued,
-            ReadStep::ComposeQueued => SampleStage::ComposeQueued,
-            ReadStep::Composing => SampleStage::Composing,
-            ReadStep::Reading => SampleStage::Reading,
-        };
-        self.set(slots, stage);
-    }
-
     /// Waits until the training loop gives up the compose of a group that begins with this slot. Waits forever if the
     /// group is composed already.
     pub(crate) async fn wait_until_abandoned(&self, slot: usize) {
@@ -156,8 +135,8 @@ impl WindowStages {
             let SampleProgress { stage, since_ms, .. } = lock(&self.samples)[slot];
             slot < abandoned.before_slot
                 && match stage {
-                    SampleStage::ComposeQueued => true,
-                    SampleStage::Composing => since_ms < abandoned.begun_before_ms,
+                    SampleStage::UnderWay(ReadStep::ComposeQueued) => true,
+                    SampleStage::UnderWay(ReadStep::Composing) => since_ms < abandoned.begun_before_ms,
                     _ => false,
                 }
         };

@@ -32,7 +32,7 @@ pub(crate) struct SubstituteContext {
     pub(crate) source: Arc<dyn SampleSource>,
     pub(crate) sampling: Arc<Sampling>,
     pub(crate) epoch: u64,
-    /// Number of batches that were delivered or are waited for.
+    /// One more than the number of the oldest batch that the training loop waits for.
     pub(crate) awaited: watch::Receiver<u64>,
     /// Number of batches whose windows have all their bytes.
     pub(crate) batches_with_bytes: watch::Receiver<u64>,
@@ -79,16 +79,16 @@ impl SubstituteContext {
         let replaced = self.engine.bytes(&alone(planned)?).until_delivered;
         let more = until_delivered.saturating_sub(replaced).saturating_add(until_decoded);
         let mut permit = self.take(more, assembly.place.number).await;
-        let passing = Arc::new(permit.split(until_decoded));
+        let until_decoded = Arc::new(permit.split(until_decoded));
 
-        match self.source.read_one(group, assembly.place.group_number, &assembly.stages).await {
+        match self.source.read_one(group, assembly.place.read_number, &assembly.stages).await {
             Ok(sample) => {
                 assembly.stages.set([slot], SampleStage::Read);
                 assembly.hold(Arc::new(permit));
-                assembly.receive(vec![(slot, sample)], Some(&passing));
+                assembly.receive(vec![(slot, sample)], Some(&until_decoded));
             }
             Err(error) => {
-                drop((permit, passing));
+                drop((permit, until_decoded));
                 assembly.lose(slot, id, error);
             }
         }

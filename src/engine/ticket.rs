@@ -18,7 +18,7 @@ pub(crate) type Ticket = Result<PendingBatch>;
 /// A batch that is being assembled.
 pub(crate) struct PendingBatch {
     pub(crate) receiver: BatchReceiver,
-    /// Index of the batch among those of its epoch, or among those that were left of it when the run was resumed.
+    /// As [`FinishedBatch::number`].
     pub(crate) number: u64,
     pub(crate) trace: BatchTrace,
 }
@@ -29,7 +29,7 @@ pub(crate) type HeldBytes = Arc<dyn Any + Send + Sync>;
 /// A finished batch.
 pub(crate) struct FinishedBatch {
     pub(crate) batch: Batch<BatchData>,
-    /// Index of the batch in its epoch.
+    /// Index of the batch in its epoch, or among the batches that were left of it when the run was resumed.
     pub(crate) number: u64,
     /// Positions of the global batch, of all ranks, in the order of the epoch.
     pub(crate) positions: Range<u64>,

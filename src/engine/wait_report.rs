@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::stages::{PlannerState, PlannerStatus, SampleProgress, SampleStage, WindowStages};
 use crate::budget::Gauge;
+use crate::compose::ReadStep;
 use crate::manifest::Manifest;
 use crate::pacing::{BucketGates, Ceilings};
 use crate::sample::SampleId;
@@ -101,12 +102,12 @@ impl WaitReason {
     fn of_stage(stage: SampleStage) -> Option<Self> {
         match stage {
             SampleStage::Planned | SampleStage::Read | SampleStage::Decoded => None,
-            SampleStage::ComposeQueued | SampleStage::Composing => Some(Self::Compose),
-            SampleStage::Reading => Some(Self::Read),
+            SampleStage::UnderWay(ReadStep::ComposeQueued | ReadStep::Composing) => Some(Self::Compose),
+            SampleStage::UnderWay(ReadStep::Reading) => Some(Self::Read),
             SampleStage::Caching => Some(Self::Cache),
             SampleStage::Claimed => Some(Self::Claim),
             SampleStage::Listing => Some(Self::Listing),
-            SampleStage::Queued => Some(Self::Turn),
+            SampleStage::UnderWay(ReadStep::Queued) => Some(Self::Turn),
         }
     }
 }
@@ -123,7 +124,7 @@ impl BatchTrace {
     /// composes of groups that begin before this batch's end, and running ones that take [`COMPOSE_PATIENCE`] times too
     /// long.
     pub(super) fn give_up_composing(&self, waited: Duration, gates: &BucketGates) {
-        let is_composing = |stage| matches!(stage, SampleStage::ComposeQueued | SampleStage::Composing);
+        let is_composing = |stage| WaitReason::of_stage(stage) == Some(WaitReason::Compose);
         let samples = self.stages.progress(self.slots.clone());
         let composing = samples.iter().filter(|sample| is_composing(sample.stage)).count();
         if composing == 0 || waited <= gates.reads.time_for(composing) {
@@ -184,7 +185,6 @@ impl WaitSnapshot {
 }
 
 /// One wait of the training loop: how long to wait until the next look, and when to report.
-#[derive(Debug)]
 pub(super) struct WaitSlices {
     pub(super) waited: Duration,
     slice: Duration,
@@ -214,7 +214,6 @@ impl WaitSlices {
 }
 
 /// Measures and reports the waits of one epoch.
-#[derive(Debug)]
 pub(crate) struct WaitWatcher {
     pub(crate) planner: Arc<PlannerStatus>,
     pub(crate) stall_report: Duration,
@@ -310,25 +309,25 @@ mod tests {
 
     #[test]
     fn the_stage_of_a_wait() {
-        use SampleStage::{
-            Caching, Claimed, ComposeQueued, Composing, Decoded, Listing, Planned, Queued, Read, Reading,
-        };
+        use SampleStage::{Caching, Claimed, Decoded, Listing, Planned, Read};
+        let [queued, compose_queued] = [ReadStep::Queued, ReadStep::ComposeQueued].map(SampleStage::UnderWay);
+        let [composing, reading] = [ReadStep::Composing, ReadStep::Reading].map(SampleStage::UnderWay);
         let none = PlannerState::Planning;
         assert_eq!(waiting(&[], PlannerState::Listing).0, WaitReason::Listing);
         assert_eq!(waiting(&[], none).0, WaitReason::Plan);
         assert_eq!(waiting(&[(Planned, 0), (Planned, 0)], PlannerState::Budget), (WaitReason::Budget, None, 2));
-        assert_eq!(waiting(&[(Planned, 0), (Queued, 3)], PlannerState::Admission), (WaitReason::Turn, Some(1), 1));
+        assert_eq!(waiting(&[(Planned, 0), (queued, 3)], PlannerState::Admission), (WaitReason::Turn, Some(1), 1));
         assert_eq!(waiting(&[(Planned, 0)], PlannerState::Admission), (WaitReason::Turn, None, 1));
-        let reads = [(Reading, 9), (Queued, 1), (Reading, 5), (Read, 0), (Planned, 0)];
+        let reads = [(reading, 9), (queued, 1), (reading, 5), (Read, 0), (Planned, 0)];
         assert_eq!(
             waiting(&reads, PlannerState::Budget),
             (WaitReason::Read, Some(2), 2),
             "the oldest call is to blame"
         );
-        assert_eq!(waiting(&[(Composing, 4), (Reading, 5)], none), (WaitReason::Compose, Some(0), 1));
-        assert_eq!(waiting(&[(Composing, 6), (Reading, 5)], none), (WaitReason::Read, Some(1), 1));
-        assert_eq!(waiting(&[(ComposeQueued, 6), (Composing, 5)], none), (WaitReason::Compose, Some(1), 2));
-        assert_eq!(waiting(&[(Caching, 4), (Reading, 5)], none), (WaitReason::Cache, Some(0), 1));
+        assert_eq!(waiting(&[(composing, 4), (reading, 5)], none), (WaitReason::Compose, Some(0), 1));
+        assert_eq!(waiting(&[(composing, 6), (reading, 5)], none), (WaitReason::Read, Some(1), 1));
+        assert_eq!(waiting(&[(compose_queued, 6), (composing, 5)], none), (WaitReason::Compose, Some(1), 2));
+        assert_eq!(waiting(&[(Caching, 4), (reading, 5)], none), (WaitReason::Cache, Some(0), 1));
         assert_eq!(waiting(&[(Caching, 4), (Claimed, 3), (Claimed, 5)], none), (WaitReason::Claim, Some(1), 2));
         assert_eq!(waiting(&[(Read, 0), (Listing, 4)], PlannerState::Ended), (WaitReason::Listing, Some(1), 1));
         assert_eq!(waiting(&[(Read, 0), (Decoded, 0), (Planned, 0)], none), (WaitReason::Decode, None, 1));

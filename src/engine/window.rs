@@ -1,4 +1,5 @@
-//! A window: batches that are planned together, so that their samples fill groups.
+//! A window: batches that are planned together. The server composes up to 32 objects into one, and a composed object
+//! costs the same however few they are. The samples of one batch alone may leave such a group nearly empty.
 //!
 //! Within a window a sample is known by its *slot*, its index among all samples of the window. Groups, stages, batches
 //! and reads all use this one number.
@@ -26,24 +27,22 @@ impl BatchWindow {
         &self.batches[index]
     }
 
-    /// The batches that samples of a group belong to, each once.
+    /// The batches that samples of a group belong to.
     pub(crate) fn batches_of(&self, group: &Group) -> impl Iterator<Item = &Arc<BatchAssembly>> {
-        let mut last = None;
-        group.slices.iter().filter_map(move |slice| {
-            let batch = self.batch(slice.slot);
-            let is_same = last.replace(Arc::as_ptr(batch)) == Some(Arc::as_ptr(batch));
-            (!is_same).then_some(batch)
-        })
+        let has_slice =
+            move |batch: &BatchAssembly| group.slices.iter().any(|slice| batch.place.slots.contains(&slice.slot));
+        self.batches.iter().filter(move |batch| has_slice(batch))
     }
 
-    /// Has each batch decode those of the samples, which were read, that belong to it.
-    pub(crate) fn decode(&self, mut samples: Vec<(usize, RawSample)>, passing: Option<&Arc<Permit>>) {
+    /// Hands samples that were read to their batches, which decode them. `until_decoded` is given back once all samples
+    /// of the group are decoded.
+    pub(crate) fn decode(&self, mut samples: Vec<(usize, RawSample)>, until_decoded: Option<&Arc<Permit>>) {
         self.stages.set(samples.iter().map(|(slot, _)| *slot), SampleStage::Read);
         while let Some((slot, _)) = samples.first() {
             let batch = self.batch(*slot);
             let of_batch = samples.iter().take_while(|(slot, _)| batch.place.slots.contains(slot)).count();
             let rest = samples.split_off(of_batch);
-            batch.receive(std::mem::replace(&mut samples, rest), passing);
+            batch.receive(std::mem::replace(&mut samples, rest), until_decoded);
         }
     }
 }
