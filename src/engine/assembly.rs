@@ -87,7 +87,7 @@ pub(crate) struct SubstituteRequest {
 
 /// The place of a batch in its epoch and in its window.
 pub(crate) struct BatchPlace {
-    /// Index of the batch in its epoch, or among the batches that were left of it when the run was resumed.
+    /// Index of the batch in its epoch.
     pub(crate) number: u64,
     /// Its slots: the indices of its samples in the window.
     pub(crate) slots: Range<usize>,

@@ -23,7 +23,7 @@ pub(crate) struct EpochCursor {
 
 /// A batch that is to be read.
 pub(crate) struct PlannedBatch {
-    /// Index of the batch in its epoch, or among the batches that were left of it when the run was resumed.
+    /// Index of the batch in its epoch.
     pub(crate) number: u64,
     pub(crate) ids: Vec<SampleId>,
     /// The positions of its samples in the order of the epoch.

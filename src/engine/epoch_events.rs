@@ -25,7 +25,7 @@ struct DeliveredSoFar {
 /// A batch that is about to be handed to the training loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchDelivery {
-    /// Index of the batch in its epoch, or among the batches that were left of it when the run was resumed.
+    /// Index of the batch in its epoch.
     pub(crate) batch: u64,
     pub(crate) samples: u64,
     pub(crate) bytes: u64,

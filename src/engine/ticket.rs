@@ -29,7 +29,7 @@ pub(crate) type HeldBytes = Arc<dyn Any + Send + Sync>;
 /// A finished batch.
 pub(crate) struct FinishedBatch {
     pub(crate) batch: Batch<BatchData>,
-    /// Index of the batch in its epoch, or among the batches that were left of it when the run was resumed.
+    /// Index of the batch in its epoch.
     pub(crate) number: u64,
     /// Positions of the global batch, of all ranks, in the order of the epoch.
     pub(crate) positions: Range<u64>,
