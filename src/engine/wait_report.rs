@@ -344,7 +344,7 @@ mod tests {
             slot.finish(0);
         };
         let stages = WindowStages::new(vec![SampleId(0)], &PlannerStatus::new());
-        stages.set([0], SampleStage::Composing);
+        stages.set([0], SampleStage::UnderWay(ReadStep::Composing));
         std::thread::sleep(Duration::from_millis(20));
         let trace = BatchTrace { stages, slots: 0..1 };
         for (usual, is_given_up) in [(Duration::from_secs(3_600), false), (Duration::from_millis(1), true)] {
