@@ -151,8 +151,7 @@ fn network_file_system_of(magic: u32) -> Option<&'static str> {
     })
 }
 
-/// A lock on a whole file. It belongs to the open file, so it excludes everyone who opens the same file again, in this
-/// process, too. The system releases it when the last handle is closed, at the latest when the process ends.
+/// The kind of a lock on a whole file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileLock {
     /// Several holders may share the lock.
@@ -161,13 +160,50 @@ pub(crate) enum FileLock {
     Exclusive,
 }
 
-/// Takes a lock, or changes the lock that is held, unless another holder excludes that. Returns whether it did. Never
-/// waits. NFS grants an exclusive lock only on a file that is open for writing, and a shared one only on a file that is
-/// open for reading.
-///
-/// # Errors
-/// When the file system has no locks, or the file isn't open for what the lock needs.
-pub(crate) fn try_lock(file: &File, lock: FileLock) -> io::Result<bool> {
+/// An open file with a lock on it. The lock belongs to the open file, so it excludes everyone who opens the same file
+/// again, in this process, too. The system releases it at the latest when the process and the children that it forked
+/// have ended.
+#[derive(Debug)]
+pub(crate) struct LockedFile(File);
+
+impl LockedFile {
+    /// Takes a lock; `None` if another holder excludes that. Never waits. NFS grants an exclusive lock only on a file
+    /// that is open for writing, and a shared one only on a file that is open for reading.
+    ///
+    /// # Errors
+    /// When the file system has no locks, or the file isn't open for what the lock needs.
+    pub(crate) fn try_lock(file: File, lock: FileLock) -> io::Result<Option<Self>> {
+        Ok(try_lock(&file, lock)?.then_some(Self(file)))
+    }
+
+    /// Changes the lock that is held. Returns false, and has no lock any more, if another holder excludes that.
+    ///
+    /// # Errors
+    /// As for [`try_lock`](Self::try_lock).
+    pub(crate) fn try_change(&self, lock: FileLock) -> io::Result<bool> {
+        try_lock(&self.0, lock)
+    }
+}
+
+impl std::ops::Deref for LockedFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockedFile {
+    /// Releases the lock. Closing the file wouldn't while a forked child has it open, which is until it runs another
+    /// program, or until it ends.
+    fn drop(&mut self) {
+        // SAFETY: the standard library has this from Rust 1.89 on, and this crate supports 1.88. `flock` takes no
+        // pointer, and the descriptor is open until `self` is gone. If this fails, closing the file releases the lock.
+        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
+
+fn try_lock(file: &File, lock: FileLock) -> io::Result<bool> {
     // Tests follow the rule of NFS on every file system.
     #[cfg(test)]
     if lock == FileLock::Exclusive && !is_open_for_writing(file) {
@@ -202,6 +238,23 @@ fn is_open_for_writing(file: &File) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process that another thread starts has this process's files open until it runs its program, and kept locks.
+    #[test]
+    fn a_lock_is_released_although_a_child_has_the_file() {
+        let path = std::env::temp_dir().join(format!("dataflux-lock-{:016x}", rand::random::<u64>()));
+        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        for lock in [FileLock::Shared, FileLock::Exclusive] {
+            let locked = LockedFile::try_lock(open(), lock).unwrap().unwrap();
+            // As a forked child has it: another descriptor of the same open file.
+            let of_child = locked.try_clone().unwrap();
+            assert!(LockedFile::try_lock(open(), FileLock::Exclusive).unwrap().is_none());
+            drop(locked);
+            assert!(LockedFile::try_lock(open(), FileLock::Exclusive).unwrap().is_some());
+            drop(of_child);
+        }
+        std::fs::remove_file(path).unwrap();
+    }
 
     #[test]
     fn the_shares_of_files_are_within_the_limit() {

@@ -177,12 +177,11 @@ impl ClaimTable {
         if lock(&self.suspended_until).is_some_and(|until| Instant::now() < until) {
             return Ok(None);
         }
-        let Some(lock) = folder.lock_claims(LOCK_WAIT)? else {
+        let Some(file) = folder.lock_claims(LOCK_WAIT)? else {
             *lock(&self.suspended_until) = Some(Instant::now() + IGNORE_TIME);
             return Ok(None);
         };
 
-        let file = lock.file();
         if file.metadata()?.len() < BUCKETS * BUCKET_BYTES as u64 {
             // This takes no space on the disk: what was never written reads as zeros.
             file.set_len(BUCKETS * BUCKET_BYTES as u64)?;

@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::os::{self, FileLock};
+use crate::os::{self, FileLock, LockedFile};
 use crate::{Error, ErrorKind, Result};
 
 const MARKER: &str = "dataflux-cache";
@@ -40,18 +40,8 @@ pub(super) struct CacheFolder {
     path: PathBuf,
     /// Number of this process among the members; never reused.
     pub(super) member: u64,
-    /// This process's file in `members/`, locked.
-    member_file: File,
-}
-
-/// An exclusive lock on a file, held until this is dropped.
-#[derive(Debug)]
-pub(super) struct FolderLock(File);
-
-impl FolderLock {
-    pub(super) fn file(&self) -> &File {
-        &self.0
-    }
+    /// This process's file in `members/`.
+    member_file: LockedFile,
 }
 
 impl CacheFolder {
@@ -118,28 +108,28 @@ impl CacheFolder {
     }
 
     /// Creates a file for this process, and removes those of dead processes.
-    fn join(path: &Path, _: &FolderLock) -> io::Result<Self> {
+    fn join(path: &Path, _: &LockedFile) -> io::Result<Self> {
         let members = path.join(MEMBERS);
         DirBuilder::new().recursive(true).mode(0o700).create(&members)?;
         for entry in fs::read_dir(&members)? {
             let other = entry?.path();
             // NFS grants an exclusive lock only on a file that is open for writing.
             let file = OpenOptions::new().read(true).write(true).open(&other);
-            if file.and_then(|file| os::try_lock(&file, FileLock::Exclusive)).unwrap_or(false) {
+            if file.and_then(|file| LockedFile::try_lock(file, FileLock::Exclusive)).is_ok_and(|lock| lock.is_some()) {
                 let _ = fs::remove_file(other);
             }
         }
         // 0 marks a free slot of the claims table.
         let member = rand::random::<u64>().max(1);
         let member_file = open_private(&members.join(format!("{member:016x}")))?;
-        os::try_lock(&member_file, FileLock::Exclusive)?;
+        let member_file = LockedFile::try_lock(member_file, FileLock::Exclusive)?.ok_or(io::ErrorKind::WouldBlock)?;
         Ok(Self { path: path.to_owned(), member, member_file })
     }
 
     /// Whether the process with that number is alive.
     pub(super) fn is_alive(&self, member: u64) -> bool {
         match File::open(self.member_path(member)) {
-            Ok(file) => !os::try_lock(&file, FileLock::Shared).unwrap_or(false),
+            Ok(file) => !LockedFile::try_lock(file, FileLock::Shared).is_ok_and(|lock| lock.is_some()),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
@@ -161,12 +151,12 @@ impl CacheFolder {
 
     /// Waits for the lock under which segments are created, taken over and removed. `None` if it is not free within
     /// `max_wait`.
-    pub(super) fn lock(&self, max_wait: Duration) -> io::Result<Option<FolderLock>> {
+    pub(super) fn lock(&self, max_wait: Duration) -> io::Result<Option<LockedFile>> {
         lock(&self.path.join(LOCK), max_wait)
     }
 
     /// Waits for the lock under which claims are changed. `None` if it is not free within `max_wait`.
-    pub(super) fn lock_claims(&self, max_wait: Duration) -> io::Result<Option<FolderLock>> {
+    pub(super) fn lock_claims(&self, max_wait: Duration) -> io::Result<Option<LockedFile>> {
         lock(&self.path.join(CLAIMS), max_wait)
     }
 
@@ -190,16 +180,18 @@ impl CacheFolder {
         Ok(numbers)
     }
 
-    /// Creates an empty segment with a number that no segment had before.
-    pub(super) fn create_segment(&self, guard: &FolderLock) -> io::Result<(u32, File)> {
+    /// Creates an empty segment with a number that no segment had before, and locks it to be read.
+    pub(super) fn create_segment(&self, guard: &LockedFile) -> io::Result<(u32, LockedFile)> {
         let mut last = [0; 4];
         // The file is shorter before the first segment, and after a write that was cut off.
-        let _ = guard.0.read_exact_at(&mut last, 0);
+        let _ = guard.read_exact_at(&mut last, 0);
         let highest = self.segment_numbers()?.last().copied().unwrap_or(0);
         let number = u32::from_le_bytes(last).max(highest).checked_add(1).ok_or(io::ErrorKind::QuotaExceeded)?;
-        guard.0.write_all_at(&number.to_le_bytes(), 0)?;
+        guard.write_all_at(&number.to_le_bytes(), 0)?;
         let path = self.segment_path(number);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        // No other process can have locked it, since segments are removed under the lock that this process holds.
+        let file = LockedFile::try_lock(file, FileLock::Shared)?.ok_or(io::ErrorKind::WouldBlock)?;
         Ok((number, file))
     }
 }
@@ -217,15 +209,12 @@ fn open_private(path: &Path) -> io::Result<File> {
 }
 
 /// Locks a file. The file is opened anew for each lock, so that threads of one process exclude each other, too.
-fn lock(path: &Path, max_wait: Duration) -> io::Result<Option<FolderLock>> {
-    let file = open_private(path)?;
+fn lock(path: &Path, max_wait: Duration) -> io::Result<Option<LockedFile>> {
     let started = Instant::now();
     loop {
-        if os::try_lock(&file, FileLock::Exclusive)? {
-            return Ok(Some(FolderLock(file)));
-        }
-        if started.elapsed() > max_wait {
-            return Ok(None);
+        let locked = LockedFile::try_lock(open_private(path)?, FileLock::Exclusive)?;
+        if locked.is_some() || started.elapsed() > max_wait {
+            return Ok(locked);
         }
         std::thread::sleep(LOCK_POLL_INTERVAL);
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::format::{self, ENTRY, FoundRecord, HEAD, IndexEntry, MAX_RECORD_HEAD, SegmentHead, UNIT, record_at};
 use crate::lock::lock;
-use crate::os::{self, FileLock};
+use crate::os::{FileLock, LockedFile};
 
 /// Bytes of one read while scanning small records, and while scanning large ones, of which only the heads are needed.
 const SMALL_RECORDS_READ: u64 = 256 << 10;
@@ -21,7 +21,7 @@ pub(super) struct CacheSegment {
     pub(super) number: u32,
     pub(super) path: PathBuf,
     /// The open file, which holds a shared lock. A locked segment is not removed.
-    file: Mutex<Option<Arc<File>>>,
+    file: Mutex<Option<Arc<LockedFile>>>,
     /// The epoch in which this process last used the segment; 0 if it doesn't use it.
     last_used: AtomicU64,
     /// When it was last read, by the count of reads.
@@ -51,7 +51,7 @@ impl OpenSegments {
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if it is gone; [`io::ErrorKind::WouldBlock`] if another process is about to remove
     /// it, or scans it to continue it.
-    pub(super) fn file(&self, segment: &Arc<CacheSegment>, epoch: u64) -> io::Result<Arc<File>> {
+    pub(super) fn file(&self, segment: &Arc<CacheSegment>, epoch: u64) -> io::Result<Arc<LockedFile>> {
         segment.last_used.store(epoch, Ordering::Relaxed);
         let (file, is_new) = segment.open()?;
         if is_new {
@@ -97,7 +97,7 @@ impl CacheSegment {
     }
 
     /// A segment that this process writes.
-    pub(super) fn own(number: u32, path: PathBuf, file: Arc<File>, epoch: u64) -> Arc<Self> {
+    pub(super) fn own(number: u32, path: PathBuf, file: Arc<LockedFile>, epoch: u64) -> Arc<Self> {
         let (last_used, last_read) = (AtomicU64::new(epoch), AtomicU64::new(0));
         let scan = Mutex::new(SegmentScan { is_complete: true, ..SegmentScan::default() });
         let (file, waited_in_vain) = (Mutex::new(Some(file)), AtomicBool::new(false));
@@ -105,15 +105,12 @@ impl CacheSegment {
     }
 
     /// Opens the file if it isn't open. Returns it, and whether it was opened now.
-    fn open(&self) -> io::Result<(Arc<File>, bool)> {
+    fn open(&self) -> io::Result<(Arc<LockedFile>, bool)> {
         let mut open = lock(&self.file);
         if let Some(file) = &*open {
             return Ok((Arc::clone(file), false));
         }
-        let file = File::open(&self.path)?;
-        if !os::try_lock(&file, FileLock::Shared)? {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
+        let file = LockedFile::try_lock(File::open(&self.path)?, FileLock::Shared)?.ok_or(io::ErrorKind::WouldBlock)?;
         // It may have been removed between opening and locking.
         if !self.path.try_exists()? {
             return Err(io::ErrorKind::NotFound.into());
@@ -147,9 +144,9 @@ impl CacheSegment {
     }
 
     /// Opens and locks the file, in order to remove the segment or to continue it. `None` if a living process uses it.
-    pub(super) fn lock_exclusively(&self) -> io::Result<Option<File>> {
+    pub(super) fn lock_exclusively(&self) -> io::Result<Option<LockedFile>> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        Ok(os::try_lock(&file, FileLock::Exclusive)?.then_some(file))
+        LockedFile::try_lock(file, FileLock::Exclusive)
     }
 }
 

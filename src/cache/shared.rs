@@ -1,7 +1,6 @@
 //! The state that the threads of a cache share, reads of single samples, and suspension after failures.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -17,6 +16,7 @@ use super::index::{Index, RecordLocation};
 use super::segment::{CacheSegment, OpenSegments};
 use super::write_queue::WriteQueue;
 use crate::Result;
+use crate::os::LockedFile;
 use crate::suspension::{RETRIAL_INTERVAL, Suspension};
 
 /// How long a read waits for a segment that another process has locked: about what a read from the bucket takes. Such a
@@ -160,7 +160,7 @@ impl CacheShared {
     /// Opens a segment. If another process has it locked, in order to scan it and continue it, this waits for a moment.
     /// For a segment of many small samples the scan takes longer, so after one wait in vain no other read waits until
     /// the segment was opened again.
-    fn file(&self, segment: &Arc<CacheSegment>) -> io::Result<Arc<File>> {
+    fn file(&self, segment: &Arc<CacheSegment>) -> io::Result<Arc<LockedFile>> {
         let deadline = Instant::now() + SEGMENT_LOCK_WAIT;
         loop {
             let file = self.open.file(segment, self.current_epoch());

@@ -1,19 +1,17 @@
 //! The thread that writes samples into this process's segment, and makes room for them by eviction.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::folder::FolderLock;
 use super::format::{ENTRY, HEAD, IndexEntry, SegmentHead, UNIT};
 use super::segment::{self, CacheSegment, OrphanedSegment};
 use super::shared::{CacheShared, is_transient};
 use super::write_queue::QueuedRecord;
 use crate::lock::lock;
-use crate::os::{self, FileLock};
+use crate::os::{FileLock, LockedFile};
 
 /// Bytes for one write call, unless a record has more: enough that the call itself costs nothing in comparison.
 const WRITE_BYTES: usize = 1 << 20;
@@ -31,7 +29,7 @@ const UNUSED_EPOCHS: u64 = 8;
 /// The segment that this process writes.
 struct ActiveSegment {
     segment: Arc<CacheSegment>,
-    file: Arc<File>,
+    file: Arc<LockedFile>,
     /// Where the next record begins.
     end: u64,
     entries: Vec<IndexEntry>,
@@ -233,16 +231,14 @@ fn next_segment(shared: &CacheShared, full: Option<ActiveSegment>) -> io::Result
     create(shared, &guard).map(Some)
 }
 
-fn create(shared: &CacheShared, guard: &FolderLock) -> io::Result<ActiveSegment> {
+fn create(shared: &CacheShared, guard: &LockedFile) -> io::Result<ActiveSegment> {
     let (number, file) = shared.folder.create_segment(guard)?;
-    // No other process can have locked it, since segments are removed under the lock that this process holds.
-    os::try_lock(&file, FileLock::Shared)?;
     file.write_all_at(&SegmentHead::default().encode(), 0)?;
     Ok(active(shared, number, file, HEAD, Vec::new()))
 }
 
 /// Registers a segment that this process writes.
-fn active(shared: &CacheShared, number: u32, file: File, end: u64, entries: Vec<IndexEntry>) -> ActiveSegment {
+fn active(shared: &CacheShared, number: u32, file: LockedFile, end: u64, entries: Vec<IndexEntry>) -> ActiveSegment {
     let file = Arc::new(file);
     let path = shared.folder.segment_path(number);
     let segment = CacheSegment::own(number, path, Arc::clone(&file), shared.current_epoch());
@@ -271,7 +267,7 @@ fn take_over(shared: &CacheShared, segment: &CacheSegment) -> io::Result<Option<
             Ok(None)
         }
         OrphanedSegment::Open { end, entries } => {
-            os::try_lock(&file, FileLock::Shared)?;
+            file.try_change(FileLock::Shared)?;
             let active = active(shared, segment.number, file, end, entries);
             // Not the records that were learned before: damaged ones among them were removed from the index, and may be
             // in another segment by now.
