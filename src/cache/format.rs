@@ -1,4 +1,4 @@
-//! The byte format of segments. Pure.
+//! The byte format of segments. Nothing here reads or writes files.
 //!
 //! All numbers are little-endian. A segment of version 2 is
 //!
@@ -45,7 +45,8 @@ const FIXED_HEAD: usize = 32;
 const MAX_ETAG: usize = 256;
 /// The most bytes of a record before the sample: the service allows names of 222 and of 1,024 bytes.
 pub(super) const MAX_RECORD_HEAD: usize = FIXED_HEAD + 222 + 1_024 + MAX_ETAG + 16 + 8;
-/// Offsets are counted in units of this many bytes, so that four bytes can address 32 GiB.
+/// Records begin at multiples of this many bytes, and offsets count such units. So four bytes can address 32 GiB, which
+/// is eight times the largest segment.
 pub(super) const UNIT: u64 = 8;
 /// Bytes of an entry of the index.
 pub(super) const ENTRY: usize = 12;
@@ -65,17 +66,18 @@ pub(crate) struct CacheKey<'a> {
     row: Option<u64>,
 }
 
-/// Bits of the form of a key.
+/// The bit of a key's form that says that it has a range.
 const RANGE: u32 = 4;
+/// The bit that says that it has a row.
 const ROW: u32 = 8;
 
 impl<'a> CacheKey<'a> {
-    /// The key of a sample of `bucket`; `None` if its entity tag is too long for a cache.
+    /// The key of a sample of `bucket`; `None` if its names or its entity tag are too long for a cache.
     pub(crate) fn new(bucket: &'a str, location: &'a Location) -> Option<Self> {
         let Location { object, range, row, .. } = location;
         let key =
             Self { bucket, name: &object.name, version: object.version.as_deref(), range: range.as_ref(), row: *row };
-        (key.tag().len() <= MAX_ETAG).then_some(key)
+        (key.record_head() <= MAX_RECORD_HEAD).then_some(key)
     }
 
     /// The key of a whole object of a generation.
@@ -113,8 +115,8 @@ impl<'a> CacheKey<'a> {
         ends.chain(self.row).flat_map(u64::to_le_bytes)
     }
 
-    /// The hash that files hold, so it is the same in all versions: FNV-1a, mixed at the end as MurmurHash3 does, and
-    /// never 0.
+    /// The hash of the key: FNV-1a, mixed at the end as MurmurHash3 does. Files hold it, so no version of this crate
+    /// may change it. It is never 0, which free slots of the table of claims hold.
     ///
     /// Among 10^8 keys, the chance that two have the same hash is 1 in 4,000. They replace each other.
     pub(crate) fn hash(&self) -> u64 {
@@ -371,13 +373,25 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_no_record_holds_is_not_cached() {
+    fn a_key_that_no_record_holds_is_not_cached() {
         let manifest = crate::manifest::tests::manifest(&[crate::manifest::tests::object("p/a", 1)]);
-        let mut location = manifest.location(crate::sample::SampleId(0)).unwrap();
-        location.object.version = Version::Etag("a".repeat(MAX_ETAG).into());
-        assert!(CacheKey::new("data", &location).is_some());
-        location.object.version = Version::Etag("a".repeat(MAX_ETAG + 1).into());
-        assert!(CacheKey::new("data", &location).is_none());
+        let location = manifest.location(crate::sample::SampleId(0)).unwrap();
+        let bucket = "b".repeat(222);
+        // A store of the user's own may have names of any length.
+        for (name, tag) in [(1_024, MAX_ETAG), (1_025, MAX_ETAG), (1_024, MAX_ETAG + 1), (1 << 16, 0)] {
+            let mut location = location.clone();
+            location.object.name = "n".repeat(name).into();
+            location.object.version = Version::Etag("t".repeat(tag).into());
+            (location.range, location.row) = (Some(0..1), Some(0));
+            let Some(key) = CacheKey::new(&bucket, &location) else {
+                assert_ne!((name, tag), (1_024, MAX_ETAG));
+                continue;
+            };
+            let mut record = Vec::new();
+            key.write_record(b"meow", crc32c::crc32c(b"meow"), &mut record);
+            let bytes = record.len() as u64;
+            assert_eq!(record_at(&record, bytes), FoundRecord::Record { hash: key.hash(), bytes }, "{name}, {tag}");
+        }
     }
 
     fn hex(bytes: &[u8]) -> String {

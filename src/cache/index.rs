@@ -1,4 +1,4 @@
-//! The index in memory: which segment holds each sample, and where. Pure.
+//! The index in memory: which segment holds each sample, and where. Nothing here reads or writes files.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
