@@ -1,9 +1,9 @@
 //! The ledger of this process's temporary objects, and the counts of them by epoch and by loader.
 //!
 //! A name is in the ledger from before the call that may create the object until its deletion has succeeded or
-//! failed; a failed one is listed apart and tried again later. There is
-//! one ledger for the process, because a signal and the end of the process concern all of its loaders. The ledger holds
-//! a limited number of names: where deletions don't keep up, composing waits for them.
+//! failed; a failed one is listed apart and tried again later. There is one ledger for the process, because a signal
+//! and the end of the process concern all of its loaders. The ledger holds a limited number of names: where deletions
+//! don't keep up, composing waits for them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -72,8 +72,9 @@ pub(super) struct LedgerEntry {
     pub(super) io: Arc<Io>,
     pub(super) run: Arc<TemporaryRun>,
     pub(super) bucket: Arc<str>,
+    /// The gate that composes and deletions of this bucket go through.
     pub(super) writes: Arc<CallGate>,
-    /// Number of the group stored in the temporary; deletions go in this order.
+    /// Number of the group stored in the temporary. Deletions that wait for `writes` go in this order.
     pub(super) group_number: u64,
     pub(super) state: TemporaryState,
     /// When the temporary came to be in this state.
@@ -159,8 +160,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that the object exists. Returns false if the ledger closes: the caller must drop the object
-    /// unread.
+    /// Notes that the object exists. Returns false if the ledger closes: then the caller must delete the object unread,
+    /// by dropping its guard.
     pub(super) fn note_composed(&self, name: &Arc<str>, version: &Version) -> bool {
         let mut entries = lock(&self.entries);
         if let Some(entry) = entries.get_mut(name) {
@@ -225,7 +226,6 @@ impl Ledger {
     }
 
     fn note_undeleted(&self, id: ObjectId, run: Arc<TemporaryRun>, was_reported: bool) {
-        run.undeleted.fetch_add(1, Ordering::SeqCst);
         run.loader.undeleted.fetch_add(1, Ordering::SeqCst);
         lock(&self.undeleted).push(UndeletedTemporary {
             id,
@@ -241,7 +241,6 @@ impl Ledger {
         let Some(index) = undeleted.iter().position(|temporary| temporary.id == *id) else { return };
         // Keeps the order, since the first one is tried next.
         let UndeletedTemporary { run, .. } = undeleted.remove(index);
-        run.undeleted.fetch_sub(1, Ordering::SeqCst);
         run.loader.undeleted.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -309,7 +308,7 @@ pub fn wait_for_temporaries(timeout: Duration) -> Leftover {
 }
 
 /// The moment `timeout` from now; in 30 years if `timeout` is longer than the clock can count.
-fn deadline_after(timeout: Duration) -> Instant {
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 86_400))
 }
@@ -319,14 +318,11 @@ pub(super) fn close(timeout: Duration) -> Leftover {
     let names: Vec<_> = {
         let entries = lock(&LEDGER.entries);
         LEDGER.closing.send_replace(true);
-        entries
-            .iter()
-            // Composes under way are not retried, since nobody wants their objects any more.
-            .inspect(|(_, entry)| _ = entry.run.is_over.send_replace(true))
-            // Their guards delete the objects of those once they end.
-            .filter(|(_, entry)| entry.state != TemporaryState::Composing)
-            .map(|(name, _)| Arc::clone(name))
-            .collect()
+        // Composes under way are not retried, since nobody wants their objects any more.
+        entries.values().for_each(|entry| _ = entry.run.is_over.send_replace(true));
+        // A compose under way deletes its own object when it ends, through its guard.
+        let composed = entries.iter().filter(|(_, entry)| entry.state != TemporaryState::Composing);
+        composed.map(|(name, _)| Arc::clone(name)).collect()
     };
     for name in &names {
         LEDGER.start_deletion(name);
@@ -368,8 +364,8 @@ impl LoaderTemporaries {
         self.undeleted.load(Ordering::SeqCst)
     }
 
-    /// Starts another try to delete the temporaries whose last failed try is at least [`RETRIAL_INTERVAL`] old. Returns
-    /// at once.
+    /// Starts another try to delete the temporaries that are due, one after another up to the first failure. Each is
+    /// due again after [`RETRIAL_INTERVAL`], whether it was tried or not. Returns at once.
     pub(crate) fn delete_again(self: &Arc<Self>, client: &Client, io: &Io, writes: &Arc<CallGate>, group_number: u64) {
         let now = Instant::now();
         let mut undeleted = lock(&LEDGER.undeleted);
@@ -388,8 +384,7 @@ impl LoaderTemporaries {
             return;
         }
 
-        // One after another, up to the first failure: there may be thousands, and the reason why the first can't be
-        // deleted usually holds for all.
+        // There may be thousands, and the reason why the first can't be deleted usually holds for all.
         let (client, writes) = (client.clone(), Arc::clone(writes));
         io.handle().spawn(async move {
             for (id, was_reported) in due {
@@ -417,12 +412,11 @@ impl LoaderTemporaries {
 /// The temporaries of one epoch.
 #[derive(Debug)]
 pub(crate) struct TemporaryRun {
+    /// A random name of this epoch's run. It is part of the name of each temporary, and in its metadata.
     pub(super) id: String,
     pub(super) loader: Arc<LoaderTemporaries>,
     /// Temporaries that are in the ledger.
     outstanding: AtomicU64,
-    /// Temporaries that could not be deleted and still exist.
-    undeleted: AtomicU64,
     /// Holds true once no temporary may begin and no failed compose is to be retried.
     pub(super) is_over: watch::Sender<bool>,
 }
@@ -433,7 +427,6 @@ impl TemporaryRun {
             id: format!("{:016x}", rand::random::<u64>()),
             loader: Arc::clone(loader),
             outstanding: AtomicU64::new(0),
-            undeleted: AtomicU64::new(0),
             is_over: watch::Sender::new(false),
         })
     }
@@ -458,9 +451,9 @@ impl TemporaryRun {
         format!("{TEMPORARY_PREFIX}{:016x}-{}", rand::random::<u64>(), self.id).into()
     }
 
-    /// Whether a temporary of this run could not be deleted.
-    pub(crate) fn has_undeleted(&self) -> bool {
-        self.undeleted.load(Ordering::SeqCst) > 0
+    /// Number of temporaries of this run that could not be deleted and still exist.
+    pub(crate) fn undeleted(&self) -> usize {
+        lock(&LEDGER.undeleted).iter().filter(|temporary| std::ptr::eq(Arc::as_ptr(&temporary.run), self)).count()
     }
 
     /// Waits until the ledger holds no temporary of this run; false if it still does after `timeout`.
@@ -477,7 +470,7 @@ impl TemporaryRun {
     /// including those that could not be deleted. Blocks.
     pub(crate) fn wait(&self, timeout: Duration) -> u64 {
         drop(LEDGER.wait_until(deadline_after(timeout), |_| self.outstanding() == 0));
-        self.outstanding() + self.undeleted.load(Ordering::SeqCst)
+        self.outstanding() + self.undeleted() as u64
     }
 }
 

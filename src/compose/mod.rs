@@ -12,7 +12,7 @@ mod temporary;
 
 pub use clean::{Cleaned, clean, count_own_temporaries};
 pub use ledger::{Leftover, wait_for_temporaries};
-pub(crate) use ledger::{LoaderTemporaries, TemporaryRun};
+pub(crate) use ledger::{LoaderTemporaries, TemporaryRun, deadline_after};
 pub(crate) use permission::{ComposeOutcome, ComposePermission};
 pub use signals::clean_up_on_signals;
 pub(crate) use step::{ReadStep, StepObserver};

@@ -165,7 +165,7 @@ impl ComposePermission {
         let (works, permission, run) = (outcome.error.is_none(), Arc::clone(self), Arc::clone(run));
         // In a task, so that the samples don't wait for the deletion.
         io.handle().spawn(async move {
-            if works && run.wait_until_settled(FIRST_DELETION).await && !run.has_undeleted() {
+            if works && run.wait_until_settled(FIRST_DELETION).await && run.undeleted() == 0 {
                 permission.is_deletable.store(true, Ordering::Release);
             } else {
                 permission.waits_for_proof.store(false, Ordering::Relaxed);

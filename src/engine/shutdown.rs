@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::epoch_events::EpochEvents;
-use crate::compose::TemporaryRun;
+use crate::compose::{TemporaryRun, deadline_after};
 use crate::lock::lock;
 
 /// How often a thread that closes looks whether it is done. What it waits for takes milliseconds, or as long as a call.
@@ -271,10 +271,7 @@ pub(crate) struct ShutdownWait {
 
 impl ShutdownWait {
     pub(crate) fn new(within: Duration) -> Self {
-        let now = Instant::now();
-        // If the clock can't express the deadline, a day stands for an endless wait.
-        let deadline = now.checked_add(within).unwrap_or_else(|| now + Duration::from_secs(86_400));
-        Self { deadline, closed: Closed::default() }
+        Self { deadline: deadline_after(within), closed: Closed::default() }
     }
 
     /// Cancels the epochs of a loader, and waits until nothing is left of them and of their threads.
