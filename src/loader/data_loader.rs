@@ -56,10 +56,10 @@ impl<D: Decode> DataLoader<D> {
     }
 
     fn begin(&self, epoch: u64) -> Result<RunningEpoch> {
-        if let Some(state) = self.core.resumed.as_ref().filter(|state| epoch < state.epoch) {
+        if let Some(state) = self.core.series.resumed.as_ref().filter(|state| epoch < state.epoch) {
             return Err(before_state(format_args!("epoch {epoch}"), state.epoch));
         }
-        let (running, planner) = self.core.series().begin(epoch, NeighbourEpochs::default())?;
+        let (running, planner) = self.core.new_series().begin(epoch, NeighbourEpochs::default())?;
         running.shutdown.track_thread(spawn_planner(move || _ = planner.run(0))?);
         Ok(running)
     }
@@ -103,11 +103,12 @@ impl<D: Decode> DataLoader<D> {
     /// # Errors
     /// The range ends before the epoch of the state which the loader was resumed from; the system refuses a thread.
     pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<BatchOf<D>>> {
-        if let Some(state) = self.core.resumed.as_ref().filter(|state| !epochs.is_empty() && epochs.end <= state.epoch)
+        if let Some(state) =
+            self.core.series.resumed.as_ref().filter(|state| !epochs.is_empty() && epochs.end <= state.epoch)
         {
             return Err(before_state(format_args!("the range {epochs:?}"), state.epoch));
         }
-        self.core.series().start(epochs.start.max(self.core.first_epoch)..epochs.end)
+        self.core.new_series().start(epochs.start.max(self.core.first_epoch)..epochs.end)
     }
 
     /// The first epoch with anything left to deliver: 0, or as the state says from which this loader was
@@ -137,7 +138,7 @@ impl<D: Decode> DataLoader<D> {
     /// # Errors
     /// As for [`epoch`](Self::epoch).
     pub fn stream(&self, epoch: u64) -> Result<BatchStream<BatchOf<D>>> {
-        BatchStream::new(self.begin(epoch)?, self.core.engine.bucket.io.handle())
+        BatchStream::new(self.begin(epoch)?, self.core.series.engine.bucket.io.handle())
     }
 
     /// Ends all epochs and the threads of this loader, and waits until they have ended or `within` is over. Blocks.
@@ -170,7 +171,7 @@ impl<D: Decode> DataLoader<D> {
     /// # Errors
     /// The listing failed, or the sampler can't order what was listed.
     pub fn batches_per_epoch(&self) -> Result<u64> {
-        Ok(self.core.sharding.batch_count(self.core.sampling.orders()?.len(), 0))
+        self.core.batches_per_epoch()
     }
 
     /// The data set.
@@ -187,20 +188,20 @@ impl<D: Decode> DataLoader<D> {
     /// How samples that could be composed are read now, and why, if measurement decides that
     /// ([`Strategy::Auto`](crate::Strategy::Auto)).
     pub fn choice(&self) -> Option<Choice> {
-        self.core.engine.bucket.auto.as_ref().map(|auto| auto.choice())
+        self.core.series.engine.bucket.auto.as_ref().map(|auto| auto.choice())
     }
 
     /// How many calls are made at once and per second now, and how many the bucket takes, as far as its refusals show.
     /// It is for logs, and for finding out what limits a loader.
     pub fn ceilings(&self) -> Ceilings {
-        self.core.engine.bucket.fetcher.ceilings()
+        self.core.series.engine.bucket.fetcher.ceilings()
     }
 
     /// Bytes of the [memory budget](crate::loader::DataLoaderBuilder::memory_budget) that all live epochs of this
     /// loader hold now: bytes that were read, memory that was granted to decoders, and items and batches until they are
     /// given back. Items of a closure whose size [isn't known](crate::ItemMemory::FromItems) are not included.
     pub fn bytes_held(&self) -> u64 {
-        self.core.held.bytes()
+        self.core.series.held.bytes()
     }
 }
 

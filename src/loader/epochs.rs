@@ -37,9 +37,10 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// How often the planning thread checks whether its loader is closed, while nobody asks for the next epoch.
 const CLOSE_CHECK: Duration = Duration::from_millis(20);
 
-/// Begins epochs that share one memory budget.
+/// Begins epochs that share one memory budget. A loader has one from which it makes the others; see
+/// [`LoaderCore::new_series`](super::loader_core::LoaderCore::new_series).
+#[derive(Clone)]
 pub(crate) struct EpochSeries {
-    /// The engine of the series; see [`Engine::for_epochs`].
     pub(crate) engine: Engine,
     pub(crate) live: Arc<LiveEpochs>,
     pub(crate) held: Gauge,
@@ -58,7 +59,7 @@ pub(crate) struct EpochSeries {
     pub(crate) last: Option<PartialEpoch>,
 }
 
-/// The first batches of an epoch.
+/// The first batches of an epoch, counted from where it begins or resumes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PartialEpoch {
     pub(crate) epoch: u64,

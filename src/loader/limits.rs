@@ -35,11 +35,13 @@ pub struct Limits {
 
 impl Limits {
     /// Most reads at once, and most composes and deletions of composed objects at once; at least 1. By default 1,024 of
-    /// each, fewer if the process may not have so many files open. Below this limit, the loader finds out how many
-    /// calls help, and calls that the service refuses (429, 503) show how many it takes per second.
+    /// each. There are fewer if the process may not have so many files open, or if the buffers of so many connections
+    /// would take more than an eighth of the memory budget. Below this limit, the loader finds out how many calls help,
+    /// and calls that the service refuses (429, 503) show how many it takes per second.
     ///
-    /// All loaders of a data set share what one of them learns. A loader with a limit of its own on the calls at once
-    /// or per second learns for itself.
+    /// All loaders of a data set share these calls, and what one of them learns; of their memory budgets the largest
+    /// counts. A loader with a limit of its own on the calls at once or per second has its own calls, and learns for
+    /// itself.
     pub fn concurrency(mut self, calls: usize) -> Self {
         self.caps.at_once = Some(calls);
         self
@@ -59,8 +61,8 @@ impl Limits {
         self
     }
 
-    /// Least bytes of a large object for a read of their own; 8 MiB by default, at least 1. Objects of 32 MiB and more
-    /// are read in several ranges at once.
+    /// Size of the smallest range that a large object is cut into; 8 MiB by default, at least 1. Objects of 32 MiB and
+    /// more are read in several ranges at once.
     pub fn min_part_size(mut self, bytes: u64) -> Self {
         self.ranges.min_part_size = bytes;
         self
@@ -104,7 +106,7 @@ impl Limits {
 /// # Ok::<(), dataflux::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-#[must_use = "this does nothing until a builder is given it"]
+#[must_use = "prices and a budget do nothing until a builder is given them"]
 pub struct Cost {
     pub(super) prices: Option<PriceTable>,
     pub(super) epoch_budget_usd: Option<f64>,
@@ -118,18 +120,20 @@ impl Cost {
     }
 
     /// Limit on the price of a whole epoch in US dollars, **over all ranks together**, by the price table; 0 or more,
-    /// and none by default. [`build`](crate::DataLoaderBuilder::build) rules out strategies that cost more. For that it
-    /// waits for the end of the listing and goes through the manifest once (a second for 18 million objects). If a
-    /// [`sampler`](crate::DataLoaderBuilder::sampler) may leave samples out, or repeat them, it goes through epoch 0
-    /// instead, in its order, which takes several times longer. Of an epoch that is longer than both the manifest and a
-    /// million samples, it looks at as many samples as the longer of these has. Other epochs may draw other samples.
-    /// The limit applies to the [`Forecast`](crate::plan::Forecast), which leaves out retries, objects that are read
-    /// individually because composing fails, the listing, and what groups cost more that aren't full because the
-    /// batches of an epoch end.
+    /// and none by default. [`build`](crate::DataLoaderBuilder::build) rules out strategies that cost more, and fails
+    /// if none is left. For that it waits for the end of the listing and goes through the manifest once (a second for 18
+    /// million objects). If a [`sampler`](crate::DataLoaderBuilder::sampler) may leave samples out, or repeat them, it
+    /// goes through epoch 0 instead, in its order, which takes several times longer. It looks at no more samples than
+    /// the manifest has, or a million if the manifest has fewer, and scales the price up to the whole epoch. Other
+    /// epochs may draw other samples.
     ///
-    /// [`Strategy::Auto`](crate::Strategy::Auto) measures if each of its methods fits the limit. Otherwise all groups
-    /// are read by one method, or each by the method that costs less, and [`choice`](crate::DataLoader::choice) is
-    /// `None`.
+    /// The limit applies to the [`Forecast`](crate::plan::Forecast). That leaves out retries, the listing, and objects
+    /// that are read individually because composing fails. It also assumes that all groups are full: groups end with
+    /// batches, so small batches make more of them, which cost more.
+    ///
+    /// [`Strategy::Auto`](crate::Strategy::Auto) chooses by measurement only if every mixture of its methods fits the
+    /// limit. Otherwise all groups are read by one method, or each by the method that costs less, and
+    /// [`choice`](crate::DataLoader::choice) is `None`.
     pub fn epoch_budget_usd(mut self, dollars: f64) -> Self {
         self.epoch_budget_usd = Some(dollars);
         self

@@ -1,6 +1,5 @@
 //! A loader, whatever the types of its decoder and its batches: what its epochs share, and the checks that make it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -20,24 +19,25 @@ use crate::engine::cache_session::CacheSession;
 use crate::engine::decode_pool::{self, DecodePool};
 use crate::engine::pipeline::Engine;
 use crate::engine::sample_code::SampleCode;
-use crate::engine::shutdown::{LiveEpochs, ShutdownWait};
+use crate::engine::shutdown::ShutdownWait;
 use crate::engine::wait_report::STALL_REPORT;
 use crate::io::Io;
-use crate::manifest::{KnownSamples, Manifest};
+use crate::manifest::KnownSamples;
 use crate::metrics::Counts;
 use crate::observe::{Events, ObserverThread, Subscription};
-use crate::pacing::{BucketGates, CallCaps, ChooserConfig, MAX_CALLS, SharedChooser};
+use crate::pacing::{BucketGates, CallCaps, ChooserConfig, SharedChooser};
 use crate::plan::{Affordable, Bill, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Prices, Strategy, never_compose};
 use crate::read::Fetcher;
-use crate::sample::{LastBatch, Sampling, Sequential, Sharding, State};
+use crate::sample::{LastBatch, Sampling, Sequential, Sharding};
 use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Default of the longest wait for bytes. The service answers within tenths of a second, and by then a lost packet was
-/// sent six times more: a connection that is still silent is dead, and a batch waits for it.
+/// Default of the longest wait for bytes. The service answers within tenths of a second. Within 10 s a lost packet is
+/// sent again six times, so a connection that is still silent is dead, and a batch waits for it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest read buffer of a connection in bytes: it grows with the bodies, and no setting bounds it.
+/// The largest read buffer of a connection, in bytes. The HTTP client lets it grow to about this size with the bodies
+/// that it reads, and has no option to bound it.
 const MAX_READ_BUFFER: u64 = 400 << 10;
 
 /// The least memory of a connection in bytes: a buffer for the head of an answer, and the connection's own state.
@@ -46,58 +46,30 @@ const CONNECTION_BYTES: u64 = 16 << 10;
 /// Reads at once that any budget allows: fewer would make a small budget a slow loader.
 const MIN_READS_AT_ONCE: usize = 32;
 
-/// The buffers of connections, which the memory budget doesn't count, may come to this part of it.
+/// The buffers of connections may take the memory budget divided by this. The budget itself doesn't count them.
 const BUFFER_PARTS: u64 = 8;
 
-/// Permissions that composing needs, beside those that reading needs.
-const COMPOSE_PERMISSIONS: [&str; 2] = ["storage.objects.create", "storage.objects.delete"];
-
-/// The permission that renewing the lease of a temporary object needs.
-const RENEW_PERMISSION: &str = "storage.objects.update";
+/// Permissions that composing needs, beside those that reading needs. The last one is for renewing the lease of a
+/// temporary object, without which leases are longer.
+const COMPOSE_PERMISSIONS: [&str; 3] = ["storage.objects.create", "storage.objects.delete", "storage.objects.update"];
 
 /// What the epochs of a loader share.
 pub(crate) struct LoaderCore {
-    pub(crate) engine: Engine,
+    /// From which each series of epochs is made.
+    pub(crate) series: EpochSeries,
     decode_threads: Vec<JoinHandle<()>>,
-    pub(crate) live: Arc<LiveEpochs>,
-    pub(crate) held: Gauge,
-    pub(crate) sharding: Sharding,
     pub(crate) settings: Settings,
-    pub(crate) sampling: Arc<Sampling>,
-    audit: Option<Arc<AuditWriter>>,
     observers: Vec<ObserverThread>,
-    /// The state to resume from.
-    pub(crate) resumed: Option<State>,
     /// The first epoch with anything left to deliver.
     pub(crate) first_epoch: u64,
 }
 
-/// The error of an audit log for unordered batches, which it can't describe: it names a batch by its place in the
-/// order.
-pub(crate) fn unordered_audit(path: &Path) -> Error {
-    Error::new(ErrorKind::Config, "the audit log is of batches in order")
-        .stage(Stage::Deliver)
-        .object(path.display())
-        .mismatch("ordered batches, from an ordered epoch", "unordered ones")
-        .hint("leave out .unordered(true) or .audit(..), and end an unordered epoch before a log is begun")
-}
-
 /// Most connections whose read buffers stay small beside `budget` bytes, for objects of `mean_size` bytes. At the
-/// default budget that is no less than the gate allows, except for objects of about 50 KiB or more; of these a
-/// machine can't receive so many at once.
+/// default budget these are fewer than the gates allow anyway only for objects of about 50 KiB or more, and a machine's
+/// network is busy with fewer of these.
 fn max_connections(budget: u64, mean_size: u64) -> usize {
     let each = mean_size.saturating_mul(2).saturating_add(CONNECTION_BYTES).min(MAX_READ_BUFFER);
     usize::try_from(budget / BUFFER_PARTS / each).unwrap_or(usize::MAX).max(MIN_READS_AT_ONCE)
-}
-
-/// Opens the audit log, if one is set.
-fn open_audit(settings: &Settings, manifest: &Manifest, rank: u64) -> Result<Option<Arc<AuditWriter>>> {
-    let Some(path) = &settings.audit else { return Ok(None) };
-    if settings.unordered {
-        return Err(unordered_audit(path));
-    }
-    manifest.complete()?;
-    Ok(Some(AuditWriter::open(path, rank)?))
 }
 
 /// The sampling of the epochs, checked against the data as far as these are listed.
@@ -136,7 +108,9 @@ fn start_observers(observers: &Events, subscriptions: Vec<Subscription>) -> Resu
     Ok((events, threads))
 }
 
-/// The reader of a data set. Where composing is not forbidden by the bucket, checks the permissions for it.
+/// The reader of a data set, with the threads and gates that it uses. Warns of what the data set lacks. If the
+/// strategy, the store and the bucket allow composing, asks for the permissions, and turns composing off if one is
+/// missing.
 fn make_fetcher(
     settings: &Settings,
     source: &DatasetSource,
@@ -155,15 +129,12 @@ fn make_fetcher(
         None => client,
     };
 
-    let mut caps = settings.limits.caps;
-    if let KnownSamples::All(samples) = manifest.known() {
-        let max = max_connections(reading, manifest.bytes() / samples.max(1));
-        if max < MAX_CALLS {
-            caps.at_once = Some(caps.at_once.map_or(max, |cap| cap.min(max)));
-        }
-    }
+    let caps = settings.limits.caps;
     let gates = if caps == CallCaps::default() { Arc::clone(&source.gates) } else { BucketGates::new(caps) };
     gates.add_rank(sharding.rank(), sharding.world_size());
+    if let KnownSamples::All(samples) = manifest.known() {
+        gates.bound_connections(max_connections(reading, manifest.bytes() / samples.max(1)));
+    }
     let fetcher = Fetcher::new(&client, Arc::clone(manifest), Arc::clone(&io), &source.bucket, gates)
         .with_ranges(settings.limits.ranges);
 
@@ -180,15 +151,15 @@ fn make_fetcher(
         }
 
         let bucket = Arc::clone(&manifest.prefix().bucket);
-        let wanted = [COMPOSE_PERMISSIONS[0], COMPOSE_PERMISSIONS[1], RENEW_PERMISSION];
-        let granted = io.run(async move { client.test_permissions(&bucket, &wanted).await });
+        let granted = io.run(async move { client.test_permissions(&bucket, &COMPOSE_PERMISSIONS).await });
         // If the service doesn't answer this, the first compose finds out.
         if let Ok(granted) = granted {
             let is_missing = |wanted: &str| !granted.iter().any(|granted| granted == wanted);
-            if let Some(missing) = COMPOSE_PERMISSIONS.iter().find(|wanted| is_missing(wanted)) {
+            let [create, delete, renew] = COMPOSE_PERMISSIONS;
+            if let Some(missing) = [create, delete].into_iter().find(|wanted| is_missing(wanted)) {
                 fetcher.stop_composing(missing);
             }
-            if is_missing(RENEW_PERMISSION) {
+            if is_missing(renew) {
                 fetcher.disable_renewal();
             }
         }
@@ -239,6 +210,7 @@ fn plan_reads(
         Some(Affordable::Composed) => Strategy::Compose { max_bytes: cap },
         Some(Affordable::Cheapest | Affordable::All) | None => settings.strategy,
     };
+    // The planner itself looks at the bucket, but doesn't know the store.
     let strategy = if source.client.capabilities().compose { strategy } else { Strategy::Direct };
     CostEstimator { strategy, ..estimator }.warn(&source.notices.cost);
 
@@ -262,7 +234,7 @@ fn plan_reads(
 }
 
 impl LoaderCore {
-    /// Checks the settings and starts the threads.
+    /// Checks the settings and starts the threads. [`open_audit`](Self::open_audit) follows.
     ///
     /// # Errors
     /// See [`DataLoaderBuilder::build`](crate::DataLoaderBuilder::build).
@@ -276,11 +248,9 @@ impl LoaderCore {
         let (io, fetcher) = make_fetcher(&settings, source, &sharding, events, shares.reading)?;
         let ReadPlan { planner, auto } = plan_reads(&settings, source, &sampling, &sharding, &fetcher, shares.reading)?;
 
-        let manifest = &source.manifest;
-        let audit = open_audit(&settings, manifest, sharding.rank())?;
         let held = Gauge::default();
         let DecodePool { jobs, threads } = decode_pool::start(decode_threads)?;
-        let manifest = Arc::clone(manifest);
+        let manifest = Arc::clone(&source.manifest);
         let engine = Engine {
             cache: settings.cache.clone().map(|cache| CacheSession::new(cache, &manifest)),
             bucket: Arc::new(BucketSource { io, manifest, planner, auto, fetcher, groups: Arc::default() }),
@@ -292,46 +262,61 @@ impl LoaderCore {
             decode_limits: shares.decoding,
             gate: None,
         };
-        Ok(Self {
+        let series = EpochSeries {
             engine,
-            decode_threads: threads,
             live: Arc::default(),
             held,
             sharding,
-            settings,
             sampling,
-            audit,
-            observers,
+            global_batch_size: settings.global_batch_size,
+            prefetch: settings.batches_ahead(sharding.batch_size()),
+            stall_report: settings.stall_report.unwrap_or(STALL_REPORT),
+            unordered: settings.unordered,
+            audit: None,
             resumed: None,
-            first_epoch: 0,
-        })
+            last: None,
+        };
+        Ok(Self { series, decode_threads: threads, settings, observers, first_epoch: 0 })
     }
 
-    /// What epochs that share a memory budget are begun from.
-    pub(crate) fn series(&self) -> EpochSeries {
-        EpochSeries {
-            engine: self.engine.for_epochs(&self.held),
-            live: Arc::clone(&self.live),
-            held: self.held.clone(),
-            sharding: self.sharding,
-            sampling: Arc::clone(&self.sampling),
-            global_batch_size: self.settings.global_batch_size,
-            prefetch: self.settings.batches_ahead(self.sharding.batch_size()),
-            stall_report: self.settings.stall_report.unwrap_or(STALL_REPORT),
-            unordered: self.settings.unordered,
-            audit: self.audit.clone(),
-            resumed: self.resumed.clone(),
-            last: None,
+    /// Opens the audit log, if one is set. This is the last step of building a loader, because it may create the file.
+    ///
+    /// # Errors
+    /// The batches are unordered, or the epoch to resume is. The log names a batch by its place in the order, so it
+    /// can't describe them. Otherwise see [`AuditWriter::open`].
+    pub(crate) fn open_audit(&mut self) -> Result<()> {
+        let Some(path) = &self.settings.audit else { return Ok(()) };
+        let series = &mut self.series;
+        if series.unordered || series.resumed.as_ref().is_some_and(|state| state.beyond.is_some()) {
+            return Err(Error::new(ErrorKind::Config, "the audit log is of batches in order")
+                .stage(Stage::Deliver)
+                .object(path.display())
+                .mismatch("ordered batches, from an ordered epoch", "unordered ones")
+                .hint("leave out .unordered(true) or .audit(..), and end an unordered epoch before a log is begun"));
         }
+        series.engine.bucket.manifest.complete()?;
+        series.audit = Some(AuditWriter::open(path, series.sharding.rank())?);
+        Ok(())
+    }
+
+    /// Number of batches of a whole epoch, the same on every rank. Waits for the end of the listing.
+    pub(crate) fn batches_per_epoch(&self) -> Result<u64> {
+        Ok(self.series.sharding.batch_count(self.series.sampling.orders()?.len(), 0))
+    }
+
+    /// A series of epochs, which share one memory budget. Nothing starts yet.
+    pub(crate) fn new_series(&self) -> EpochSeries {
+        EpochSeries { engine: self.series.engine.for_epochs(&self.series.held), ..self.series.clone() }
     }
 
     /// The calls of all epochs of this loader.
     pub(crate) fn spending(&self) -> EpochSpending {
-        let bucket = &self.engine.bucket;
+        let bucket = &self.series.engine.bucket;
         EpochSpending { clients: bucket.fetcher.clients().clone(), prices: *bucket.planner.prices() }
     }
 
-    /// The price of the calls of this loader's epochs, and of all `others` that the client of its data set counted.
+    /// The price of the calls of this loader's epochs, and of all other calls in `client`, the counts of the data set's
+    /// client.
     pub(crate) fn bill(&self, client: &Counts) -> Bill {
         let spending = self.spending();
         spending.bill() + spending.prices.bill(&client.since(&spending.ops()))
@@ -340,7 +325,7 @@ impl LoaderCore {
     /// Ends all epochs and the threads of the loader, and waits for that; see
     /// [`DataLoader::close`](super::DataLoader::close).
     pub(crate) fn close(self, within: Duration) -> Closed {
-        let Self { engine, decode_threads, live, settings, observers, .. } = self;
+        let Self { series: EpochSeries { engine, live, .. }, decode_threads, settings, observers, .. } = self;
         let (jobs, io) = (engine.jobs.clone(), Arc::clone(&engine.bucket.io));
         drop(engine);
         let mut wait = ShutdownWait::new(within);

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::iter::FusedIterator;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cost::EpochSpending;
 use super::data_loader::{DataLoader, before_state};
-use super::mixed_part::{MixedPart, PartBatches, PartMismatch, PartPosition, config_error};
+use super::mixed_part::{MixedPart, PartBatches, PartPosition, config_error};
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
 use crate::engine::shutdown::Closed;
@@ -64,20 +65,22 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// ```
 pub struct MixedLoader<B> {
     seed: u64,
-    parts: Vec<Box<dyn MixedPart<B>>>,
+    parts: Vec<MixedPart>,
     /// Batches of each part in an epoch.
     counts: Vec<u64>,
     interleave: Arc<Interleave>,
     resumed: Option<MixedState>,
+    data: PhantomData<fn() -> B>,
 }
 
 /// Settings of a [`MixedLoader`].
 #[must_use = "a builder does nothing until it is built"]
 pub struct MixedLoaderBuilder<B> {
     seed: u64,
-    parts: Vec<(Box<dyn MixedPart<B>>, f64)>,
+    parts: Vec<(MixedPart, f64)>,
     length: EpochLength,
     resume: Option<MixedState>,
+    data: PhantomData<fn() -> B>,
 }
 
 /// Where a run over a [`MixedLoader`] stands, counted by the batches that the training loop has *received*. It takes
@@ -111,7 +114,7 @@ impl<B: 'static> MixedLoaderBuilder<B> {
         D: Decode,
         D::Collate: Collate<D::Item, Output = B>,
     {
-        self.parts.push((Box::new(loader), weight));
+        self.parts.push((MixedPart::new(loader), weight));
         self
     }
 
@@ -147,17 +150,13 @@ impl<B: 'static> MixedLoaderBuilder<B> {
     /// [resumed](crate::DataLoaderBuilder::resume) or [unordered](crate::DataLoaderBuilder::unordered), or has no batch
     /// in an epoch of the mixture; a listing failed; the state can't be [resumed](Self::resume) from.
     pub fn build(self) -> Result<MixedLoader<B>> {
-        let Self { seed, parts, length, resume } = self;
+        let Self { seed, parts, length, resume, data } = self;
         let mut batches = Vec::with_capacity(parts.len());
         for (number, (part, _)) in parts.iter().enumerate() {
-            let object = part_name(number, &**part);
-            if let Some(PartMismatch { wanted, got }) = part.mismatch() {
-                return Err(config_error("this loader can't be a part of a mixture")
-                    .object(object)
-                    .mismatch(wanted, got));
-            }
+            let object = part_name(number, part);
+            let per_epoch = part.checked_length().map_err(|error| error.object(&object))?;
             let [rank, first_rank] = [part, &parts[0].0].map(|part| {
-                let sharding = part.sharding();
+                let sharding = part.core.series.sharding;
                 format!("rank {} of {}", sharding.rank(), sharding.world_size())
             });
             if rank != first_rank {
@@ -166,12 +165,12 @@ impl<B: 'static> MixedLoaderBuilder<B> {
                     .mismatch(format_args!("{first_rank}, as part 0"), rank)
                     .hint("give all parts the same .shard(rank, world_size)"));
             }
-            batches.push(part.batches_per_epoch().map_err(|error| error.object(object))?);
+            batches.push(per_epoch);
         }
         let (parts, weights): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let counts = part_lengths(&batches, &weights, length, MixtureUnit::Batches)?;
         let interleave = Arc::new(Interleave::new(&counts));
-        let mixed = MixedLoader { seed, parts, counts, interleave, resumed: None };
+        let mixed = MixedLoader { seed, parts, counts, interleave, resumed: None, data };
         match resume {
             Some(state) => mixed.resumed_from(state),
             None => Ok(mixed),
@@ -180,7 +179,7 @@ impl<B: 'static> MixedLoaderBuilder<B> {
 }
 
 /// The name of a part in errors.
-fn part_name<B>(number: usize, part: &dyn MixedPart<B>) -> String {
+fn part_name(number: usize, part: &MixedPart) -> String {
     format!("part {number}, {}", part.object())
 }
 
@@ -188,7 +187,7 @@ impl<B: 'static> MixedLoader<B> {
     /// A builder without parts. The seed decides where in the mixture each part begins; the order within a part depends
     /// on the part's own seed.
     pub fn builder(seed: u64) -> MixedLoaderBuilder<B> {
-        MixedLoaderBuilder { seed, parts: Vec::new(), length: EpochLength::default(), resume: None }
+        MixedLoaderBuilder { seed, parts: Vec::new(), length: EpochLength::default(), resume: None, data: PhantomData }
     }
 
     /// The same loader, resumed from `state`.
@@ -209,7 +208,7 @@ impl<B: 'static> MixedLoader<B> {
                 .hint("build the mixture as it was"));
         }
         for (number, (part, state)) in self.parts.iter().zip(parts).enumerate() {
-            part.check(state).map_err(|error| error.object(part_name(number, &**part)))?;
+            part.check(state).map_err(|error| error.object(part_name(number, part)))?;
         }
         if *batches != self.counts {
             return Err(config_error("the parts of this state had other numbers of batches in an epoch")
@@ -231,7 +230,7 @@ impl<B: 'static> MixedLoader<B> {
             let (saved, wanted) = (describe(saved), describe(&progress.state()));
             if saved != wanted {
                 return Err(config_error("a part of this state stands where it can't")
-                    .object(part_name(number, &*self.parts[number]))
+                    .object(part_name(number, &self.parts[number]))
                     .mismatch(wanted, saved)
                     .hint(
                         "build the mixture with the batch sizes it had; else the state is damaged: take an earlier one",
@@ -281,7 +280,7 @@ impl<B: 'static> MixedLoader<B> {
         let progress = parts.map(|((part, &count), delivered)| {
             let next = u128::from(epoch) * u128::from(count) + u128::from(delivered);
             let left = count - delivered;
-            let per_epoch = part.batches_per_epoch()?;
+            let per_epoch = part.core.batches_per_epoch()?;
             // The end of this epoch must be countable, too.
             if PartPosition::new(next + u128::from(left), per_epoch).epoch == u64::MAX {
                 return Err(config_error("an epoch of a mixture is so late that a part can't count its own")
@@ -294,7 +293,7 @@ impl<B: 'static> MixedLoader<B> {
             }
             Ok(PartProgress {
                 initial: part.initial_state(),
-                step_samples: part.sharding().global_batch_size(),
+                step_samples: part.core.series.sharding.global_batch_size(),
                 per_epoch,
                 next,
                 left,
@@ -317,8 +316,8 @@ impl<B: 'static> MixedLoader<B> {
     /// The cost of all calls so far through the clients of the parts. A client that several parts share is counted
     /// once. See [`DataLoader::bill`].
     pub fn bill(&self) -> Bill {
-        let spending: Vec<_> = self.parts.iter().map(|part| part.spending()).collect();
-        let clients: Vec<_> = self.parts.iter().map(|part| part.client_metrics()).collect();
+        let spending: Vec<_> = self.parts.iter().map(|part| part.core.spending()).collect();
+        let clients: Vec<_> = self.parts.iter().map(|part| &part.client_metrics).collect();
         let mut bill: Bill = spending.iter().map(EpochSpending::bill).sum();
         for (number, client) in clients.iter().enumerate() {
             let uses_client = |part: usize| Arc::ptr_eq(clients[part], client);
@@ -336,9 +335,9 @@ impl<B: 'static> MixedLoader<B> {
     /// Closes all parts; see [`DataLoader::close`]. Blocks for no longer than `within`.
     pub fn close(self, within: Duration) -> Closed {
         // All parts are ended before the first is waited for.
-        self.parts.iter().for_each(|part| part.end());
+        self.parts.iter().for_each(|part| part.core.series.live.cancel());
         let started = Instant::now();
-        let parts = self.parts.into_iter().map(|part| part.close(within.saturating_sub(started.elapsed())));
+        let parts = self.parts.into_iter().map(|part| part.core.close(within.saturating_sub(started.elapsed())));
         parts.fold(Closed::default(), Closed::plus)
     }
 }
@@ -445,7 +444,7 @@ impl<B: 'static> FusedIterator for MixedBatches<B> {}
 
 impl<B> fmt::Debug for MixedLoader<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<_> = self.parts.iter().map(|part| part.object()).collect();
+        let parts: Vec<_> = self.parts.iter().map(MixedPart::object).collect();
         f.debug_struct("MixedLoader")
             .field("seed", &self.seed)
             .field("parts", &parts)

@@ -1,52 +1,29 @@
 //! A loader as a part of a mixture: its batches counted through all its epochs, and read from any of them on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::batches::Batches;
-use super::cost::EpochSpending;
 use super::data_loader::DataLoader;
 use super::epochs::{Epochs, PartialEpoch};
+use super::loader_core::LoaderCore;
 use super::running_epoch::with_digest;
 use crate::collate::Batch;
-use crate::decode::{BatchOf, Decode};
-use crate::engine::shutdown::Closed;
+use crate::decode::Decode;
+use crate::manifest::Manifest;
 use crate::metrics::Metrics;
-use crate::sample::{Sharding, State};
+use crate::sample::State;
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// A loader as a part of a mixture, whatever its decoder is.
-pub(super) trait MixedPart<B>: Send + Sync {
-    /// The name of the part in errors: the URI of its prefix.
-    fn object(&self) -> String;
-    /// What the mixture requires and this loader isn't, if it can't be a part.
-    fn mismatch(&self) -> Option<PartMismatch>;
-    fn batches_per_epoch(&self) -> Result<u64>;
-    /// The state at the start of its epoch 0.
-    fn initial_state(&self) -> State;
-    /// How its samples are divided among ranks and steps.
-    fn sharding(&self) -> &Sharding;
-    /// Checks that a state is one of this part.
-    fn check(&self, state: &State) -> Result<()>;
-    /// Starts `count` batches from batch `first`, which is counted through all epochs of the part.
-    fn start(&self, first: u128, count: u64) -> Result<PartBatches<B>>;
-    /// The spending of its epochs.
-    fn spending(&self) -> EpochSpending;
+/// A loader as a part of a mixture, without the type of its decoder.
+pub(super) struct MixedPart {
+    pub(super) core: LoaderCore,
     /// The counts of all calls through its client.
-    fn client_metrics(&self) -> &Arc<Metrics>;
-    /// Ends its epochs wherever they are.
-    fn end(&self);
-    fn close(self: Box<Self>, within: Duration) -> Closed;
-}
-
-/// Why a loader can't be a part of a mixture.
-pub(super) struct PartMismatch {
-    pub(super) wanted: &'static str,
-    pub(super) got: &'static str,
+    pub(super) client_metrics: Arc<Metrics>,
 }
 
 /// The batches that an epoch of the mixture takes from one part.
 pub(super) struct PartBatches<B> {
+    /// `None` if it takes none.
     epochs: Option<Epochs<B>>,
     current: Option<Batches<B>>,
 }
@@ -59,8 +36,8 @@ pub(super) struct PartPosition {
 }
 
 impl PartPosition {
-    /// The position of a batch that is counted through all epochs. Past the last epoch that a `u64` can count, the
-    /// epoch is `u64::MAX`.
+    /// The position of a batch that is counted through all epochs of `per_epoch` batches each, which can't be 0. The
+    /// epoch is `u64::MAX` if a `u64` can't count it; the mixture refuses such a position.
     pub(super) fn new(batch: u128, per_epoch: u64) -> Self {
         let per_epoch = u128::from(per_epoch);
         Self { epoch: u64::try_from(batch / per_epoch).unwrap_or(u64::MAX), batch: (batch % per_epoch) as u64 }
@@ -71,41 +48,42 @@ pub(super) fn config_error(message: &str) -> Error {
     Error::new(ErrorKind::Config, message).stage(Stage::Sample)
 }
 
-impl<D: Decode> MixedPart<BatchOf<D>> for DataLoader<D> {
-    fn object(&self) -> String {
-        self.dataset().manifest().prefix().to_string()
+impl MixedPart {
+    pub(super) fn new<D: Decode>(loader: DataLoader<D>) -> Self {
+        Self { client_metrics: Arc::clone(loader.dataset().client().metrics()), core: loader.core }
     }
 
-    fn mismatch(&self) -> Option<PartMismatch> {
-        if self.core.resumed.is_some() {
-            Some(PartMismatch {
-                wanted: "one that starts at its first epoch",
-                got: "one that resumes from a state: give MixedLoaderBuilder::resume the state of the mixture",
-            })
-        } else if self.core.settings.unordered {
-            Some(PartMismatch {
-                wanted: "batches in order",
-                got: "unordered ones, whose state is no position: leave unordered out",
-            })
-        } else {
-            None
+    fn manifest(&self) -> &Manifest {
+        &self.core.series.engine.bucket.manifest
+    }
+
+    /// The name of the part in errors: the URI of its prefix.
+    pub(super) fn object(&self) -> String {
+        self.manifest().prefix().to_string()
+    }
+
+    /// Checks that the loader can be a part, and returns the number of batches of each of its epochs, which is the same
+    /// on every rank. Waits for the end of the listing.
+    pub(super) fn checked_length(&self) -> Result<u64> {
+        let refuse = |wanted, got| Err(config_error("this loader can't be a part of a mixture").mismatch(wanted, got));
+        if self.core.series.resumed.is_some() {
+            let got = "one that resumes from a state: give MixedLoaderBuilder::resume the state of the mixture";
+            return refuse("one that starts at its first epoch", got);
         }
+        if self.core.series.unordered {
+            return refuse("batches in order", "unordered ones, whose state is no position: leave unordered out");
+        }
+        self.core.batches_per_epoch()
     }
 
-    fn batches_per_epoch(&self) -> Result<u64> {
-        DataLoader::batches_per_epoch(self)
+    /// The state at the start of its epoch 0. Waits for the end of the listing.
+    pub(super) fn initial_state(&self) -> State {
+        with_digest(&self.core.series.state(0, None), self.manifest())
     }
 
-    fn initial_state(&self) -> State {
-        with_digest(&self.core.series().state(0, None), self.dataset().manifest())
-    }
-
-    fn sharding(&self) -> &Sharding {
-        &self.core.sharding
-    }
-
-    fn check(&self, state: &State) -> Result<()> {
-        state.check(self.dataset().manifest().digest())?;
+    /// Checks that a state is one of this part.
+    pub(super) fn check(&self, state: &State) -> Result<()> {
+        state.check(self.manifest().digest())?;
         let describe = |state: &State| format!("order {}, last batch {:?}", state.identity(), state.last_batch());
         let (saved, built) = (describe(state), describe(&self.initial_state()));
         if saved != built {
@@ -116,43 +94,26 @@ impl<D: Decode> MixedPart<BatchOf<D>> for DataLoader<D> {
         Ok(())
     }
 
-    fn start(&self, first: u128, count: u64) -> Result<PartBatches<BatchOf<D>>> {
+    /// Starts `count` batches from batch `first`, which is counted through all epochs of the part.
+    pub(super) fn start<B>(&self, first: u128, count: u64) -> Result<PartBatches<B>> {
         let Some(last) = count.checked_sub(1).map(|more| first + u128::from(more)) else {
             return Ok(PartBatches { epochs: None, current: None });
         };
-        let per_epoch = DataLoader::batches_per_epoch(self)?;
+        let per_epoch = self.core.batches_per_epoch()?;
         let (first, last) = (PartPosition::new(first, per_epoch), PartPosition::new(last, per_epoch));
 
-        let mut series = self.core.series();
-        series.resumed = Some(State {
-            position: first.batch * self.core.sharding.global_batch_size(),
-            ..series.state(first.epoch, None)
-        });
-        // The number of batches to take of the last epoch, which may also be the first.
+        let mut series = self.core.new_series();
+        let position = first.batch * series.sharding.global_batch_size();
+        series.resumed = Some(State { position, ..series.state(first.epoch, None) });
+        // How many batches to take of the last epoch. If it is also the first, those before `first` don't count.
         let skipped = if last.epoch == first.epoch { first.batch } else { 0 };
         series.last = Some(PartialEpoch { epoch: last.epoch, batches: last.batch + 1 - skipped });
         Ok(PartBatches { epochs: Some(series.start(first.epoch..last.epoch + 1)?), current: None })
     }
-
-    fn spending(&self) -> EpochSpending {
-        self.core.spending()
-    }
-
-    fn client_metrics(&self) -> &Arc<Metrics> {
-        self.dataset().client().metrics()
-    }
-
-    fn end(&self) {
-        self.core.live.cancel();
-    }
-
-    fn close(self: Box<Self>, within: Duration) -> Closed {
-        DataLoader::close(*self, within)
-    }
 }
 
 impl<B: 'static> PartBatches<B> {
-    /// Releases the batch that was returned last, although batches of other parts come before the next of this one.
+    /// Releases the batch that was returned last, so that it takes no memory while other parts deliver theirs.
     pub(super) fn release_batch(&mut self) {
         if let Some(current) = &mut self.current {
             current.release_batch();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::dataset::DatasetSource;
-use super::loader_core::{LoaderCore, unordered_audit};
+use super::loader_core::LoaderCore;
 use super::settings::{ResumeFrom, Settings};
 use crate::engine::sample_code::SampleCode;
 use crate::manifest::KnownSamples;
@@ -13,11 +13,11 @@ use crate::sample::{
 };
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// The error of a loader whose setting differs from the state's.
-fn differs(what: &str, here: &str, there: &str, hint: impl std::fmt::Display) -> Error {
+/// The error of a loader whose setting, `got`, differs from the state's, `wanted`.
+fn differs(what: &str, got: &str, wanted: &str, hint: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Config, format!("the state was taken with another {what}"))
         .stage(Stage::Sample)
-        .mismatch(format_args!("{what} {there}"), here)
+        .mismatch(format_args!("{what} {wanted}"), got)
         .hint(hint.to_string())
 }
 
@@ -49,7 +49,8 @@ impl Settings {
                 return Err(differs(what, &set.to_string(), &wanted.to_string(), hint));
             }
         }
-        // Another batch size does no harm, because the state's position counts samples.
+        // The batch size may differ, because the state's position counts samples. `check_rank` refuses that for
+        // unordered batches of one rank, whose state counts batches.
         if self.batch_size.is_none() && self.global_batch_size.is_none() {
             self.global_batch_size = state.global_batch_size;
             self.batch_size = Some(state.batch_size).filter(|_| state.global_batch_size.is_none());
@@ -69,10 +70,23 @@ pub(crate) fn build_or_resume(
     source: &DatasetSource,
     code: Arc<dyn SampleCode>,
 ) -> Result<LoaderCore> {
-    let Some(ResumeFrom { states, are_all }) = settings.resume.take() else {
-        return LoaderCore::build(settings, source, code);
+    let mut core = match settings.resume.take() {
+        Some(from) => resume_from(from, settings, source, code)?,
+        None => LoaderCore::build(settings, source, code)?,
     };
+    core.open_audit()?;
+    Ok(core)
+}
+
+/// Makes a loader that resumes, but has no audit log yet.
+fn resume_from(
+    ResumeFrom { states, are_all }: ResumeFrom,
+    mut settings: Settings,
+    source: &DatasetSource,
+    code: Arc<dyn SampleCode>,
+) -> Result<LoaderCore> {
     let manifest = &source.manifest;
+    // Waits for the end of the listing.
     manifest.complete()?;
     let Some(state) = states.first() else {
         return Err(Error::new(ErrorKind::Config, "there is no state to resume from")
@@ -85,12 +99,12 @@ pub(crate) fn build_or_resume(
     settings.adopt(state)?;
     let mut core = LoaderCore::build(settings, source, code)?;
 
-    let samples = core.sampling.orders()?.len();
+    let samples = core.series.sampling.orders()?.len();
     for state in &states {
         state.check_position(samples)?;
     }
-    // How the run that took the state cut its batches for a rank.
-    let cut = |rank, world_size| {
+    // The sharding of a rank in the run that took the state.
+    let saved_sharding = |rank, world_size| {
         let sharding = match state.global_batch_size {
             Some(samples) => Sharding::global(samples, rank, world_size),
             None => Sharding::new(state.batch_size, rank, world_size),
@@ -100,36 +114,34 @@ pub(crate) fn build_or_resume(
     let of_one_rank = if are_all { None } else { state.beyond.as_ref().and_then(|beyond| beyond.share.as_ref()) };
     let resumed = match of_one_rank {
         Some(progress) => {
-            core.check_rank(progress, &cut(progress.rank, progress.world_size)?, state.batch_size)?;
+            core.check_rank(progress, &saved_sharding(progress.rank, progress.world_size)?, state.batch_size)?;
             // If the state is damaged, this returns the error now instead of when its epoch begins.
-            DeliveredBatches::from(state, false, &core.sharding)?;
+            DeliveredBatches::from(state, core.series.unordered, &core.series.sharding)?;
             state.clone()
         }
-        None => merge(&states, samples, cut)?,
+        None => merge(&states, samples, saved_sharding)?,
     };
 
     let remaining = RemainingPositions::of(&resumed)?.known(KnownSamples::All(samples));
-    let is_over = core.sharding.spans(resumed.position).next(remaining).is_none();
+    let is_over = core.series.sharding.spans(resumed.position).next(remaining).is_none();
     core.first_epoch = resumed.epoch.saturating_add(u64::from(is_over));
-    if let Some(path) = core.settings.audit.as_ref().filter(|_| resumed.beyond.is_some()) {
-        return Err(unordered_audit(path));
-    }
-    core.resumed = Some(resumed);
+    core.series.resumed = Some(resumed);
     Ok(core)
 }
 
 impl LoaderCore {
     /// Checks that this loader cuts batches as the one rank did whose state it resumes from. Unordered batches leave
     /// each rank with other samples.
-    fn check_rank(&self, progress: &RankProgress, cut: &Sharding, batch_size: usize) -> Result<()> {
+    fn check_rank(&self, progress: &RankProgress, saved: &Sharding, batch_size: usize) -> Result<()> {
+        let sharding = &self.series.sharding;
         let hint = "give resume_all() the states of all ranks: unordered batches leave each of them somewhere else";
         let RankProgress { rank, world_size, .. } = progress;
-        if (*rank as u64, *world_size as u64) != (self.sharding.rank(), self.sharding.world_size()) {
-            let here = format!("rank {} of {}", self.sharding.rank(), self.sharding.world_size());
+        if (*rank as u64, *world_size as u64) != (sharding.rank(), sharding.world_size()) {
+            let here = format!("rank {} of {}", sharding.rank(), sharding.world_size());
             return Err(differs("rank", &here, &format!("{rank} of {world_size}"), hint));
         }
-        if self.sharding != *cut {
-            let here = self.sharding.batch_size().to_string();
+        if sharding != saved {
+            let here = sharding.batch_size().to_string();
             return Err(differs("batch_size", &here, &batch_size.to_string(), hint));
         }
         Ok(())

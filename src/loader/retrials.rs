@@ -62,12 +62,12 @@ fn composing_is_tried_again_by_one_compose_at_a_time() {
         assert_eq!(world.composes_of_an_epoch(), 0, "{refusal:?}: it is suspended");
         world.spend_faults();
 
-        world.loader.core.engine.bucket.fetcher.end_interval();
+        world.loader.core.series.engine.bucket.fetcher.end_interval();
         world.faults.fail_next(StoreCall::Compose, Fault::Error(refusal), 1);
         assert_eq!(world.composes_of_an_epoch(), 1, "{refusal:?}: a trial that fails");
         assert_eq!(world.composes_of_an_epoch(), 0, "{refusal:?}: it is suspended again");
 
-        world.loader.core.engine.bucket.fetcher.end_interval();
+        world.loader.core.series.engine.bucket.fetcher.end_interval();
         assert!(world.composes_of_an_epoch() > 1, "{refusal:?}: a trial that succeeds");
         assert!(world.composes_of_an_epoch() > GROUPS / 2, "{refusal:?}: it works again");
     }
@@ -82,12 +82,12 @@ fn a_trial_that_is_given_up_or_asked_to_wait_ends_the_trials_for_the_interval() 
     world.spend_faults();
     // The loop gives up one that never ends.
     for fault in [Fault::RetryAfter(Duration::from_secs(1)), Fault::Stall] {
-        world.loader.core.engine.bucket.fetcher.end_interval();
+        world.loader.core.series.engine.bucket.fetcher.end_interval();
         world.faults.fail_next(StoreCall::Compose, fault, 1);
         assert_eq!(world.composes_of_an_epoch(), 1, "{fault:?}: a trial");
         assert_eq!(world.composes_of_an_epoch(), 0, "{fault:?}: it is suspended again");
     }
-    world.loader.core.engine.bucket.fetcher.end_interval();
+    world.loader.core.series.engine.bucket.fetcher.end_interval();
     assert!(world.composes_of_an_epoch() > 1, "a trial that succeeds");
 }
 
@@ -103,9 +103,9 @@ fn deletions_that_failed_are_tried_again_in_a_later_epoch() {
     assert_eq!(world.composes_of_an_epoch(), 0, "what can't be deleted is not made");
     assert_eq!(world.faults.calls(StoreCall::Delete), deletes, "not tried again at once");
 
-    world.loader.core.engine.bucket.fetcher.end_interval();
+    world.loader.core.series.engine.bucket.fetcher.end_interval();
     world.composes_of_an_epoch();
-    let is_over = || settled() && world.loader.core.engine.bucket.fetcher.may_compose();
+    let is_over = || settled() && world.loader.core.series.engine.bucket.fetcher.may_compose();
     for _ in 0..10_000 {
         if is_over() {
             break;

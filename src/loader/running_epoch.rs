@@ -26,8 +26,8 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// How long the end of an epoch waits for temporary objects that are still being deleted.
 const DELETION_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long the end of an epoch waits until samples are written to the cache. At most 16 MiB are not written by then,
-/// or one sample.
+/// How long the end of an epoch waits until samples are written to the cache. The cache's queue bounds what is left to
+/// write: some 32 MiB, unless single samples are larger.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Delivers the batches of one epoch, and keeps its statistics and its state.
@@ -46,7 +46,7 @@ pub(crate) struct RunningEpoch {
     pub(super) delivered: DeliveredBatches,
     pub(super) losses: LossTotals,
     pub(super) audit: Option<EpochAudit>,
-    /// Whether another epoch of the series follows, which waits for nothing of this one.
+    /// Whether another epoch of the series follows. Then the end of this one doesn't wait for deletions.
     pub(super) has_next: bool,
     pub(super) waits: WaitTotals,
     pub(super) reporter: WaitReporter,
@@ -63,7 +63,7 @@ pub(crate) struct RunningEpoch {
     pub(super) in_hand: Vec<HeldBytes>,
 }
 
-/// What a stream is to report of the batch that it gets next.
+/// What a stream is to report of the batch that `next_batch` returned last.
 #[derive(Debug, Default)]
 pub(super) struct StreamedDelivery(pub(super) Option<BatchDelivery>);
 
@@ -102,7 +102,8 @@ impl RunningEpoch {
         close_epoch(&shutdown, || self.cancel(), within)
     }
 
-    /// Cancels the epoch. Returns at once; what is left finishes in the background.
+    /// Cancels the epoch. Returns at once; what is left finishes in the background. After the end of the epoch, this
+    /// changes nothing.
     pub(crate) fn cancel(&mut self) {
         if self.streamed.is_none() {
             self.shutdown.events().end(false);
@@ -128,7 +129,8 @@ impl RunningEpoch {
         Some(self.delivered.batch_count(&self.sharding, samples, self.state.position))
     }
 
-    /// Whether all batches of the epoch are delivered, as far as is known.
+    /// Whether all batches of the epoch are known to be delivered. It is for events only: if no observer wants to know
+    /// how the epoch ends, this is always false.
     pub(super) fn is_complete(&self) -> bool {
         self.batch_count().is_some_and(|count| self.delivered.has_first(count))
     }
@@ -157,7 +159,8 @@ impl RunningEpoch {
         }
     }
 
-    /// Counts what arrived when the training loop had `asked` for a batch.
+    /// Logs, reports and counts what arrived after the training loop had `asked` for a batch. The audit log comes
+    /// first, so that it has every batch that is delivered.
     fn receive(&mut self, arrival: Arrival, asked: Instant) -> Result<Option<Batch<BatchData>>> {
         let FinishedBatch { batch, number, positions, bytes, verified, held } = match arrival {
             Arrival::Batch(finished) => finished?,

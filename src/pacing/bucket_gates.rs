@@ -26,7 +26,7 @@ const INITIAL_SHARE: f64 = 0.97;
 
 /// Upper bound of the calls of a kind in flight: 12,800 reads of 80 ms in a second, more than a few threads can
 /// receive.
-pub(crate) const MAX_CALLS: usize = 1_024;
+const MAX_CALLS: usize = 1_024;
 
 /// Duration of a read, and of a compose, until there are answers.
 const DOCUMENTED_READ: Duration = Duration::from_millis(100);
@@ -61,6 +61,10 @@ pub(crate) struct BucketGates {
     /// for all calls of other epochs nor start before them.
     latest_number: AtomicU64,
     demand: Arc<Demand>,
+    /// Upper bound of the calls of a kind in flight, by the user's limit and by the files that the process may open.
+    max_calls: usize,
+    /// The largest bound that a loader has set on connections.
+    connections: Mutex<usize>,
     /// The ranks that use these gates, by the number of ranks that share the bucket.
     ranks: Mutex<BTreeMap<u64, BTreeSet<u64>>>,
 }
@@ -84,6 +88,8 @@ impl BucketGates {
             writes: gate("writes", writes, DOCUMENTED_WRITES, caps.writes_per_second, DOCUMENTED_COMPOSE),
             latest_number: AtomicU64::new(0),
             demand,
+            max_calls,
+            connections: Mutex::default(),
             ranks: Mutex::default(),
         })
     }
@@ -100,6 +106,16 @@ impl BucketGates {
         let share = share(&ranks);
         self.reads.start_at_rate(INITIAL_SHARE * DOCUMENTED_READS * share);
         self.writes.start_at_rate(INITIAL_SHARE * DOCUMENTED_WRITES * share);
+    }
+
+    /// Bounds the calls of a kind in flight by the connections that the memory of a loader has room for. If several
+    /// loaders use these gates, the largest bound counts, since they use the same connections.
+    pub(crate) fn bound_connections(&self, connections: usize) {
+        let mut bound = lock(&self.connections);
+        *bound = connections.max(*bound);
+        for gate in [&self.reads, &self.writes] {
+            gate.set_max_calls(self.max_calls.min(*bound));
+        }
     }
 
     /// This process's share of the documented rates.
@@ -152,5 +168,16 @@ mod tests {
         let all = BucketGates::new(CallCaps::default());
         (0..8).for_each(|rank| all.add_rank(rank, 8));
         assert!((all.share() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn of_several_bounds_on_connections_the_largest_counts() {
+        let gates = BucketGates::new(CallCaps { at_once: Some(80), ..CallCaps::default() });
+        for (bound, at_once) in [(32, 32), (48, 48), (40, 48), (1_000, 80)] {
+            gates.bound_connections(bound);
+            let Ceilings { reads, writes } = gates.snapshot();
+            assert!(reads.at_once <= at_once && writes.at_once <= at_once, "{bound}: {reads:?} {writes:?}");
+            assert_eq!(gates.max_calls.min(*lock(&gates.connections)), at_once);
+        }
     }
 }

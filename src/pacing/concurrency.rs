@@ -103,6 +103,14 @@ impl ConcurrencyLimit {
         self
     }
 
+    /// Replaces the upper bound. A trial with a limit above it ends.
+    pub(super) fn set_max(&mut self, max: usize) {
+        self.max = max.max(1);
+        if self.trial.as_ref().map_or(self.limit, |before| before.limit.max(self.limit)) > self.max {
+            (self.limit, self.trial) = (self.limit.min(self.max), None);
+        }
+    }
+
     /// The number of calls that may be in flight now.
     pub(crate) fn limit(&self) -> usize {
         self.limit

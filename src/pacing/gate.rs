@@ -177,6 +177,11 @@ impl CallGate {
         lock(&self.state).rate.start_at(per_second, now, rand::random());
     }
 
+    /// Replaces the upper bound of calls in flight.
+    pub(super) fn set_max_calls(&self, calls: usize) {
+        lock(&self.state).concurrency.set_max(calls);
+    }
+
     /// How long a foreground call typically waits for its answer to begin. For writes that is the time of a compose:
     /// deletions, which are much faster, don't count.
     pub(crate) fn typical_latency(&self) -> Duration {

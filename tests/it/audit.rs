@@ -273,6 +273,21 @@ fn what_is_no_log_of_this_rank_is_refused_and_left_alone() {
 }
 
 /// A batch that isn't in the log isn't delivered.
+/// The file was created before the state of unordered batches was looked at.
+#[test]
+fn a_log_of_unordered_batches_is_refused_before_it_is_created() {
+    let scratch = Scratch::new("unordered");
+    let dataset = data(64, &[]);
+    let unordered = DataLoader::builder(dataset.clone()).batch_size(4).shard(0, 2).unordered(true).build().unwrap();
+    let (_, state) = take(&unordered, 0, 2);
+    let build = || builder(&dataset, &scratch).batch_size(4).shard(0, 2);
+    for refused in [build().unordered(true).build(), build().resume(state).build()] {
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("the audit log is of batches in order"), "{error}");
+        assert!(!scratch.log().exists());
+    }
+}
+
 #[test]
 fn a_log_that_cannot_be_written_ends_the_epoch() {
     without_hanging(|| {

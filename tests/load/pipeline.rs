@@ -230,6 +230,28 @@ fn auto_reads_beside_a_loader_with_thousands_of_reads_waiting() {
     });
 }
 
+/// The memory budget bounds the connections, and that gave each loader gates of its own.
+#[test]
+fn loaders_of_large_objects_share_what_one_learns() {
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        (0..40).for_each(|index| _ = store.insert("data", &format!("p/{index:02}"), vec![1; 200 << 10]));
+        let faults = FaultStore::new(Arc::new(store));
+        let dataset = DatafluxDataset::open_with(client(faults.clone()), "gs://data/p/").unwrap();
+        let build = || {
+            let builder = DataLoader::builder(dataset.clone()).batch_size(8).strategy(Strategy::Direct);
+            builder.memory_budget(16 << 20).build().unwrap()
+        };
+        let (train, validation) = (build(), build());
+        assert!(dataset.ceilings().reads.at_once <= 32, "{:?}", dataset.ceilings());
+        faults.fail_next(StoreCall::Get, Fault::Error(ErrorKind::RateLimited), 3);
+        assert!(train.epoch(0).unwrap().all(|batch| batch.is_ok()));
+        assert!(dataset.ceilings().reads.refused > 0);
+        assert_eq!(validation.ceilings().reads.refused, dataset.ceilings().reads.refused);
+        all_given_back(&train);
+    });
+}
+
 /// If reads take no time, trying composes isn't worth it.
 #[test]
 fn a_small_epoch_is_read_one_by_one_and_says_why() {
