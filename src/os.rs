@@ -164,7 +164,11 @@ pub(crate) enum FileLock {
 /// again, in this process, too. The system releases it at the latest when the process and the children that it forked
 /// have ended.
 #[derive(Debug)]
-pub(crate) struct LockedFile(File);
+pub(crate) struct LockedFile {
+    file: File,
+    /// The process that took the lock.
+    process: u32,
+}
 
 impl LockedFile {
     /// Takes a lock; `None` if another holder excludes that. Never waits. NFS grants an exclusive lock only on a file
@@ -173,7 +177,7 @@ impl LockedFile {
     /// # Errors
     /// When the file system has no locks, or the file isn't open for what the lock needs.
     pub(crate) fn try_lock(file: File, lock: FileLock) -> io::Result<Option<Self>> {
-        Ok(try_lock(&file, lock)?.then_some(Self(file)))
+        Ok(try_lock(&file, lock)?.then(|| Self { file, process: std::process::id() }))
     }
 
     /// Changes the lock that is held. Returns false, and has no lock any more, if another holder excludes that.
@@ -181,7 +185,7 @@ impl LockedFile {
     /// # Errors
     /// As for [`try_lock`](Self::try_lock).
     pub(crate) fn try_change(&self, lock: FileLock) -> io::Result<bool> {
-        try_lock(&self.0, lock)
+        try_lock(&self.file, lock)
     }
 }
 
@@ -189,17 +193,20 @@ impl std::ops::Deref for LockedFile {
     type Target = File;
 
     fn deref(&self) -> &File {
-        &self.0
+        &self.file
     }
 }
 
 impl Drop for LockedFile {
     /// Releases the lock. Closing the file wouldn't while a forked child has it open, which is until it runs another
-    /// program, or until it ends.
+    /// program, or until it ends. Such a child leaves the lock to its parent.
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            return;
+        }
         // SAFETY: the standard library has this from Rust 1.89 on, and this crate supports 1.88. `flock` takes no
         // pointer, and the descriptor is open until `self` is gone. If this fails, closing the file releases the lock.
-        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
     }
 }
 

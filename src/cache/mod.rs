@@ -5,12 +5,12 @@
 //! one process at a time and read by all. If there is no room, the oldest segment that no living process uses is
 //! removed as a whole.
 //!
-//! - **Lookup**: by a hash of bucket, name, version, and range in the object, in an index in memory (`index.rs`: 20 to 39 bytes for each
-//!   sample in each process), which is read from the segments when a cache is opened. What other processes write is
-//!   read from the ends of their segments.
+//! - **Lookup**: by a hash of bucket, name, version, and range in the object, in an index in memory (`index.rs`: 20 to
+//!   39 bytes for each sample in each process), which is read from the segments when a cache is opened. What other
+//!   processes write is read from the ends of their segments.
 //! - **Every read is proved**: the record must name the same object, version, range, size and CRC32C, and its bytes
-//!   must have that CRC32C, which is the listing's. So whatever happens to the files, the worst outcome is a read from the
-//!   bucket.
+//!   must have that CRC32C, which is the listing's. So whatever happens to the files, the worst outcome is a read from
+//!   the bucket.
 //! - **The cache survives SIGKILL**: records are only ever appended, and used only once they are whole; a head is one
 //!   sector. Locks are the system's and end with the process that holds them (`folder.rs`). Nothing is synced: after a
 //!   power cut, data that didn't get to the disk don't have their CRC.

@@ -109,8 +109,8 @@ impl ImageFolder {
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
         let header = self.header(bytes).ok()?;
         let channels = self.channels() as u64;
-        // The decoder's output is converted to eight bits and the requested channels, then resized (first within columns,
-        // then within rows), then spread to planes of f32.
+        // The decoder's output is converted to eight bits and the requested channels, then resized (first within
+        // columns, then within rows), then spread to planes of f32.
         let converted = header.pixels().saturating_mul(channels);
         let (height, width) = self.stored_size(&header, self.orientation(&header, bytes));
         let values = (u64::from(height) * u64::from(width)).saturating_mul(channels);

@@ -91,7 +91,7 @@ impl EpochSeries {
         let state = self.state(epoch, self.resumed.as_ref().filter(|state| state.epoch == epoch));
         let wanted = self.last.filter(|last| last.epoch == epoch).map_or(u64::MAX, |last| last.batches);
         let delivered = DeliveredBatches::from(&state, self.unordered, &self.sharding)?;
-        let first = self.sharding.batch_count(state.position, 0);
+        let first = self.sharding.batches_before(state.position);
         let cursor = EpochCursor {
             order: self.sampling.epoch_order(epoch),
             spans: self.sharding.spans(state.position).take(wanted),

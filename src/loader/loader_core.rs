@@ -132,11 +132,14 @@ fn make_fetcher(
     let caps = settings.limits.caps;
     let gates = if caps == CallCaps::default() { Arc::clone(&source.gates) } else { BucketGates::new(caps) };
     gates.add_rank(sharding.rank(), sharding.world_size());
-    if let KnownSamples::All(samples) = manifest.known() {
-        gates.bound_connections(max_connections(reading, manifest.bytes() / samples.max(1)));
-    }
+    // While the listing is under way, sizes aren't known, and a bound of another loader must not hold for this one.
+    let bound = gates.bound_connections(match manifest.known() {
+        KnownSamples::All(samples) => max_connections(reading, manifest.bytes() / samples.max(1)),
+        KnownSamples::AtLeast(_) => usize::MAX,
+    });
     let fetcher = Fetcher::new(&client, Arc::clone(manifest), Arc::clone(&io), &source.bucket, gates)
-        .with_ranges(settings.limits.ranges);
+        .with_ranges(settings.limits.ranges)
+        .with_bound(bound);
 
     if !source.notices.lacks.swap(true, Ordering::Relaxed) {
         warn_of_lacks(&client, manifest.prefix());

@@ -142,7 +142,8 @@ impl RunningEpoch {
         self.in_hand.clear();
         let asked = Instant::now();
         let on_slice = |time| self.reporter.record_wait(time);
-        let arrival = arrivals.next(&mut self.waits, self.stats.batches, on_slice);
+        let number = self.sharding.batches_before(self.state.position) + self.stats.batches;
+        let arrival = arrivals.next(&mut self.waits, number, on_slice);
         self.arrivals = Some(arrivals);
         let received = self.receive(arrival, asked);
         self.measure(asked);

@@ -80,7 +80,7 @@ pub enum Event {
         /// The epoch.
         epoch: u64,
         /// Index of the batch among those of this rank in the epoch, those before the epoch was resumed included. The
-        /// audit log has it as [`step`](crate::AuditRecord::step).
+        /// audit log has it as [`step`](crate::AuditRecord::step), unless the batch size changed at a resume.
         batch: u64,
         /// Number of samples.
         samples: u64,

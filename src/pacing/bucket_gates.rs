@@ -63,8 +63,8 @@ pub(crate) struct BucketGates {
     demand: Arc<Demand>,
     /// Upper bound of the calls of a kind in flight, by the user's limit and by the files that the process may open.
     max_calls: usize,
-    /// The largest bound that a loader has set on connections.
-    connections: Mutex<usize>,
+    /// Bounds on connections, each with the number of loaders that have it.
+    bounds: Mutex<BTreeMap<usize, usize>>,
     /// The ranks that use these gates, by the number of ranks that share the bucket.
     ranks: Mutex<BTreeMap<u64, BTreeSet<u64>>>,
 }
@@ -89,7 +89,7 @@ impl BucketGates {
             latest_number: AtomicU64::new(0),
             demand,
             max_calls,
-            connections: Mutex::default(),
+            bounds: Mutex::default(),
             ranks: Mutex::default(),
         })
     }
@@ -108,13 +108,21 @@ impl BucketGates {
         self.writes.start_at_rate(INITIAL_SHARE * DOCUMENTED_WRITES * share);
     }
 
-    /// Bounds the calls of a kind in flight by the connections that the memory of a loader has room for. If several
-    /// loaders use these gates, the largest bound counts, since they use the same connections.
-    pub(crate) fn bound_connections(&self, connections: usize) {
-        let mut bound = lock(&self.connections);
-        *bound = connections.max(*bound);
+    /// Bounds the calls of a kind in flight by the connections that the memory of a loader has room for, until the
+    /// returned value is dropped. If several loaders use these gates, the largest bound counts, since they use the same
+    /// connections; a loader without a bound has `usize::MAX`.
+    pub(crate) fn bound_connections(self: &Arc<Self>, connections: usize) -> ConnectionBound {
+        let bound = ConnectionBound { gates: Arc::clone(self), connections };
+        self.change_bounds(|bounds| *bounds.entry(connections).or_default() += 1);
+        bound
+    }
+
+    fn change_bounds(&self, change: impl FnOnce(&mut BTreeMap<usize, usize>)) {
+        let mut bounds = lock(&self.bounds);
+        change(&mut bounds);
+        let largest = bounds.last_key_value().map_or(usize::MAX, |(largest, _)| *largest);
         for gate in [&self.reads, &self.writes] {
-            gate.set_max_calls(self.max_calls.min(*bound));
+            gate.set_max_calls(self.max_calls.min(largest));
         }
     }
 
@@ -148,6 +156,26 @@ impl BucketGates {
     }
 }
 
+/// One loader's bound on connections, in effect until this is dropped.
+#[derive(Debug)]
+pub(crate) struct ConnectionBound {
+    gates: Arc<BucketGates>,
+    connections: usize,
+}
+
+impl Drop for ConnectionBound {
+    fn drop(&mut self) {
+        self.gates.change_bounds(|bounds| {
+            if let Some(loaders) = bounds.get_mut(&self.connections) {
+                *loaders -= 1;
+                if *loaders == 0 {
+                    bounds.remove(&self.connections);
+                }
+            }
+        });
+    }
+}
+
 fn share(ranks: &BTreeMap<u64, BTreeSet<u64>>) -> f64 {
     ranks.iter().map(|(world_size, ranks)| ranks.len() as f64 / (*world_size).max(1) as f64).fold(1.0, f64::min)
 }
@@ -171,13 +199,23 @@ mod tests {
     }
 
     #[test]
-    fn of_several_bounds_on_connections_the_largest_counts() {
+    fn of_several_bounds_on_connections_the_largest_counts_while_its_loader_lives() {
         let gates = BucketGates::new(CallCaps { at_once: Some(80), ..CallCaps::default() });
-        for (bound, at_once) in [(32, 32), (48, 48), (40, 48), (1_000, 80)] {
-            gates.bound_connections(bound);
+        let at_once = || {
             let Ceilings { reads, writes } = gates.snapshot();
-            assert!(reads.at_once <= at_once && writes.at_once <= at_once, "{bound}: {reads:?} {writes:?}");
-            assert_eq!(gates.max_calls.min(*lock(&gates.connections)), at_once);
+            (reads.at_once, writes.at_once)
+        };
+        let mut loaders = Vec::new();
+        for (bound, expected) in [(32, (32, 32)), (48, (48, 48)), (40, (48, 48)), (1_000, (64, 80)), (48, (64, 80))] {
+            loaders.push(gates.bound_connections(bound));
+            assert_eq!(at_once(), expected, "{bound}");
         }
+        // The largest is gone, one of 48 as well, and all.
+        for (index, expected) in [(3, (48, 48)), (1, (48, 48)), (2, (40, 40))] {
+            loaders.remove(index);
+            assert_eq!(at_once(), expected, "without {index}");
+        }
+        loaders.clear();
+        assert_eq!(at_once(), (64, 80));
     }
 }

@@ -42,6 +42,8 @@ const MIN_WINDOW: Duration = Duration::from_millis(25);
 pub(crate) struct ConcurrencyLimit {
     max: usize,
     limit: usize,
+    /// The limit to start with, whatever the upper bound.
+    first: usize,
     /// The shortest mean wait of a window, and the most work a second of a window since then.
     shortest_wait: Option<Duration>,
     best_rate: f64,
@@ -89,6 +91,7 @@ impl ConcurrencyLimit {
         Self {
             max,
             limit: max.min(INITIAL_LIMIT),
+            first: INITIAL_LIMIT,
             shortest_wait: None,
             best_rate: 0.0,
             trial: None,
@@ -99,13 +102,17 @@ impl ConcurrencyLimit {
 
     /// Sets the first limit.
     pub(crate) fn start_at(mut self, calls: usize) -> Self {
-        self.limit = calls.clamp(1, self.max);
+        (self.limit, self.first) = (calls.clamp(1, self.max), calls);
         self
     }
 
-    /// Replaces the upper bound. A trial with a limit above it ends.
+    /// Replaces the upper bound. A trial with a limit above it ends. A limit that only the bound held down rises to the
+    /// first one.
     pub(super) fn set_max(&mut self, max: usize) {
-        self.max = max.max(1);
+        let before = std::mem::replace(&mut self.max, max.max(1));
+        if self.trial.is_none() && self.limit == before {
+            self.limit = self.limit.max(self.first.min(self.max));
+        }
         if self.trial.as_ref().map_or(self.limit, |before| before.limit.max(self.limit)) > self.max {
             (self.limit, self.trial) = (self.limit.min(self.max), None);
         }

@@ -10,6 +10,7 @@
 //! start. So the gate works on any runtime, and for as long as somebody waits.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -179,7 +180,10 @@ impl CallGate {
 
     /// Replaces the upper bound of calls in flight.
     pub(super) fn set_max_calls(&self, calls: usize) {
-        lock(&self.state).concurrency.set_max(calls);
+        let (now, wants_more) = (self.now(), self.demand.wants_more());
+        let mut state = lock(&self.state);
+        state.concurrency.set_max(calls);
+        state.serve(now, wants_more);
     }
 
     /// How long a foreground call typically waits for its answer to begin. For writes that is the time of a compose:
@@ -320,12 +324,14 @@ struct CallRecord {
     number: u64,
     /// When the current try began, on the gate's clock. `None` while the call waits for a retry, and is not in flight.
     began: Mutex<Option<Duration>>,
+    was_refused: AtomicBool,
 }
 
 impl CallSlot {
     fn new(gate: &Arc<CallGate>, background: bool, number: u64) -> Self {
         let began = Mutex::new(Some(gate.now()));
-        let call = CallRecord { gate: Arc::clone(gate), background, number, began };
+        let was_refused = AtomicBool::default();
+        let call = CallRecord { gate: Arc::clone(gate), background, number, began, was_refused };
         Self { call: Arc::new(call), bytes: 0 }
     }
 
@@ -342,6 +348,7 @@ impl CallSlot {
 
 impl CallPacer for CallRecord {
     fn refused(&self, first: bool) {
+        self.was_refused.store(true, Ordering::Relaxed);
         let began = *lock(&self.began);
         if let Some(began) = began {
             self.gate.record_refusal(began, first);
@@ -390,7 +397,10 @@ impl CallRecord {
 impl Drop for CallSlot {
     fn drop(&mut self) {
         self.call.end_flight(|state, now| {
-            state.concurrency.record_call(now, CALL_BYTES + self.bytes, state.in_flight);
+            // A refused call that brought nothing, such as a compose that isn't retried, is no work.
+            if self.bytes > 0 || !self.call.was_refused.load(Ordering::Relaxed) {
+                state.concurrency.record_call(now, CALL_BYTES + self.bytes, state.in_flight);
+            }
         });
     }
 }

@@ -26,7 +26,7 @@ pub(crate) mod shared_chooser;
 pub(crate) mod wait_reporter;
 
 pub use bucket_gates::Ceilings;
-pub(crate) use bucket_gates::{BucketGates, CallCaps};
+pub(crate) use bucket_gates::{BucketGates, CallCaps, ConnectionBound};
 pub(crate) use concurrency::ConcurrencyLimit;
 pub(crate) use estimates::{ChooserConfig, GroupSize, NeighbourEpochs, ReadPrices, ServiceState};
 pub use gate::Ceiling;

@@ -240,9 +240,9 @@ impl RateLimit {
 
     /// Records that a call that started at `started` was refused (429, 503).
     pub(crate) fn record_refusal(&mut self, now: Duration, started: Duration) {
-        // At most the cost of one trial: otherwise a bucket that refused much for a while would be left unused for long
-        // after.
-        self.debt = (self.debt + 1.0).min(self.tolerated_refusals() as f64 + 1.0);
+        // Grows to the cost of one trial at most: otherwise a bucket that refused much for a while would be left unused
+        // for long after.
+        self.debt = (self.debt + 1.0).min(self.debt.max(self.tolerated_refusals() as f64 + 1.0));
         // The call belongs to an earlier window.
         if started < self.window.began {
             return;

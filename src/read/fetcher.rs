@@ -19,7 +19,7 @@ use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Location, Manifest};
 use crate::observe::Events;
-use crate::pacing::{BucketGates, Ceilings};
+use crate::pacing::{BucketGates, Ceilings, ConnectionBound};
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -57,6 +57,8 @@ pub(crate) struct Fetcher {
     io: Arc<Io>,
     run: Arc<TemporaryRun>,
     gates: Arc<BucketGates>,
+    /// The loader's bound on the calls of `gates`, in effect as long as the loader or one of its epochs.
+    _bound: Option<Arc<ConnectionBound>>,
     /// What is added to the numbers of this epoch's groups.
     group_offset: u64,
     ranges: RangeSettings,
@@ -77,12 +79,19 @@ impl Fetcher {
         let group_offset = gates.latest_number();
         let (clients, ranges) = (Clients::of(client), RangeSettings::default());
         let (run, buffers) = (TemporaryRun::new(&temporaries), Arc::default());
-        Self { clients, buffers, manifest, io, run, gates, group_offset, ranges, compose, temporaries }
+        let _bound = None;
+        Self { clients, buffers, manifest, io, run, gates, _bound, group_offset, ranges, compose, temporaries }
     }
 
     /// Sets how large objects are cut into ranges.
     pub(crate) fn with_ranges(mut self, ranges: RangeSettings) -> Self {
         self.ranges = ranges;
+        self
+    }
+
+    /// Keeps a bound on the calls of the gates in effect.
+    pub(crate) fn with_bound(mut self, bound: ConnectionBound) -> Self {
+        self._bound = Some(Arc::new(bound));
         self
     }
 

@@ -85,16 +85,17 @@ impl RawSample {
     }
 
     /// The epoch that the sample is delivered in, counted from 0. In a [mixture](crate::MixedLoader) it is the epoch of
-    /// the loader that the sample is from, which may be ahead of or behind that of the mixture. It is 0 if [`DatafluxDataset::get`] read the sample.
+    /// the loader that the sample is from, which may be ahead of or behind that of the mixture. It is 0 if
+    /// [`DatafluxDataset::get`] read the sample.
     ///
     /// [`DatafluxDataset::get`]: crate::DatafluxDataset::get
     pub fn epoch(&self) -> u64 {
         self.place.epoch
     }
 
-    /// The position of the sample in the global order of [its epoch](Self::epoch), counted from 0 over all ranks. Samples that only
-    /// [fill up](crate::DataLoaderBuilder::pad_last) the last batch have positions behind the end of the order. A
-    /// [substitute](crate::OnError::Substitute) has the position of the sample that it replaces.
+    /// The position of the sample in the global order of [its epoch](Self::epoch), counted from 0 over all ranks.
+    /// Samples that only [fill up](crate::DataLoaderBuilder::pad_last) the last batch have positions behind the end of
+    /// the order. A [substitute](crate::OnError::Substitute) has the position of the sample that it replaces.
     pub fn position(&self) -> u64 {
         self.place.position
     }

@@ -137,7 +137,7 @@ impl DeliveredBatches {
         let mut ahead = BTreeMap::new();
         let share = state.beyond.as_ref().and_then(|ahead| ahead.share.as_ref());
         // States number batches from their position.
-        let next = sharding.batch_count(state.position, 0);
+        let next = sharding.batches_before(state.position);
         for (first, end, position) in share.iter().flat_map(|share| share.batches.iter().copied()) {
             let before = ahead.last_key_value().map_or(0, |(_, run): (_, &BatchRun)| run.end - next);
             if first <= before || end <= first || position <= state.position {
@@ -196,7 +196,7 @@ impl DeliveredBatches {
     /// The number of batches of an epoch of `samples` samples that was begun at `position`, those before it included.
     pub(crate) fn batch_count(&self, sharding: &Sharding, samples: u64, position: u64) -> u64 {
         let (KnownSamples::All(left) | KnownSamples::AtLeast(left)) = self.holes.known(KnownSamples::All(samples));
-        sharding.batch_count(position, 0) + sharding.batch_count(left, position)
+        sharding.batches_before(position) + sharding.batch_count(left, position)
     }
 
     /// Position and what was delivered ahead of it, for a state.
@@ -472,7 +472,7 @@ mod tests {
                     let (mut spans, mut at) = (cut.spans(state.position), state.position);
                     let known = remaining.known(KnownSamples::All(samples));
                     let mut left = Vec::new();
-                    for number in cut.batch_count(state.position, 0).. {
+                    for number in cut.batches_before(state.position).. {
                         let Some(span) = spans.next(known) else { break };
                         let global = remaining.global_position(at)..remaining.global_position(span.end);
                         at = span.end;

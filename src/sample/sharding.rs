@@ -162,6 +162,11 @@ impl Sharding {
         let left = samples.saturating_sub(position);
         if self.last == LastBatch::Drop { left / self.global } else { left.div_ceil(self.global) }
     }
+
+    /// The number of batches before `position` of the global order, if all were of this size; a part of one counts.
+    pub(crate) fn batches_before(&self, position: u64) -> u64 {
+        position.div_ceil(self.global)
+    }
 }
 
 /// Batches of one rank, as far as the number of samples is known.

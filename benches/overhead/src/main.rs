@@ -1,9 +1,9 @@
 //! Measures the overhead of loaders for samples that are in memory: this crate, three other loaders for Rust, and a
 //! plain loop.
 //!
-//! Each returns batches of samples, of 1 KiB unless told, without decoding them, and the consumer reads every sample once, as a sum
-//! of its words. The contenders take turns in rounds, so that other load on the machine affects all alike; the table
-//! has medians. Run by `scripts/bench-overhead`.
+//! Each returns batches of samples, of 1 KiB unless `--size` says otherwise, without decoding them, and the consumer
+//! reads every sample once, as a sum of its words. The contenders take turns in rounds, so that other load on the
+//! machine affects all alike; the table has medians. Run by `scripts/bench-overhead`.
 
 mod contenders;
 
