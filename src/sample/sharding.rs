@@ -262,6 +262,15 @@ mod tests {
         assert!(Sharding::new(most, 3, 4).unwrap().last(LastBatch::Pad).check().is_ok());
     }
 
+    /// An epoch that is resumed with larger batches and without its last one had a batch of this number already.
+    #[test]
+    fn a_part_of_a_batch_counts_before_a_position() {
+        for last in [LastBatch::Short, LastBatch::Drop, LastBatch::Pad] {
+            let sharding = Sharding::new(4, 1, 2).unwrap().last(last);
+            assert_eq!([0, 7, 8, 12].map(|position| sharding.batches_before(position)), [0, 1, 1, 2], "{last:?}");
+        }
+    }
+
     fn last() -> impl Strategy<Value = LastBatch> {
         prop::sample::select(vec![LastBatch::Short, LastBatch::Drop, LastBatch::Pad])
     }
