@@ -58,7 +58,7 @@ pub(crate) struct Fetcher {
     run: Arc<TemporaryRun>,
     gates: Arc<BucketGates>,
     /// The loader's bound on the calls of `gates`, in effect as long as the loader or one of its epochs.
-    _bound: Option<Arc<ConnectionBound>>,
+    bound: Option<Arc<ConnectionBound>>,
     /// What is added to the numbers of this epoch's groups.
     group_offset: u64,
     ranges: RangeSettings,
@@ -79,8 +79,7 @@ impl Fetcher {
         let group_offset = gates.latest_number();
         let (clients, ranges) = (Clients::of(client), RangeSettings::default());
         let (run, buffers) = (TemporaryRun::new(&temporaries), Arc::default());
-        let _bound = None;
-        Self { clients, buffers, manifest, io, run, gates, _bound, group_offset, ranges, compose, temporaries }
+        Self { clients, buffers, manifest, io, run, gates, bound: None, group_offset, ranges, compose, temporaries }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -91,7 +90,7 @@ impl Fetcher {
 
     /// Keeps a bound on the calls of the gates in effect.
     pub(crate) fn with_bound(mut self, bound: ConnectionBound) -> Self {
-        self._bound = Some(Arc::new(bound));
+        self.bound = Some(Arc::new(bound));
         self
     }
 
