@@ -121,10 +121,10 @@ impl Cost {
 
     /// Limit on the price of a whole epoch in US dollars, **over all ranks together**, by the price table; 0 or more,
     /// and none by default. [`build`](crate::DataLoaderBuilder::build) rules out strategies that cost more, and fails
-    /// if none is left. For that it waits for the end of the listing and goes through the manifest once (a second for 18
-    /// million objects). If a [`sampler`](crate::DataLoaderBuilder::sampler) may leave samples out, or repeat them, it
-    /// goes through epoch 0 instead, in its order, which takes several times longer. It looks at no more samples than
-    /// the manifest has, or a million if the manifest has fewer, and scales the price up to the whole epoch. Other
+    /// if none is left. For that it waits for the end of the listing and goes through the manifest once (a second for
+    /// 18 million objects). If a [`sampler`](crate::DataLoaderBuilder::sampler) may leave samples out, or repeat them,
+    /// it goes through epoch 0 instead, in its order, which takes several times longer. It looks at no more samples
+    /// than the manifest has, or a million if the manifest has fewer, and scales the price up to the whole epoch. Other
     /// epochs may draw other samples.
     ///
     /// The limit applies to the [`Forecast`](crate::plan::Forecast). That leaves out retries, the listing, and objects

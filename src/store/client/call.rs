@@ -47,8 +47,8 @@ pub(super) struct ClientCall<'a> {
 }
 
 impl<'a> ClientCall<'a> {
-    /// A call about an object or a bucket with the name `object`, which moves `bytes` of it. It counts as a retry if the
-    /// client is [repeating](Client::repeating) failed calls.
+    /// A call about an object or a bucket with the name `object`, which moves `bytes` of it. It counts as a retry if
+    /// the client is [repeating](Client::repeating) failed calls.
     pub(super) fn new(client: &'a Client, object: &Arc<str>, idempotent: bool, bytes: u64) -> Self {
         let deadline = client.retry.deadline;
         if client.repeats {

@@ -47,8 +47,8 @@ impl Client {
     /// If an answer is lost, the retry finds the precondition failed, perhaps by the object that the first attempt
     /// wrote. That object is adopted if its length and CRC are those of `data`; then its metadata may be another
     /// writer's who wrote the same bytes. Where the store reports no CRC, the error says that nothing shows who wrote
-    /// the object. An attempt that the service refused, with 429 for example, wrote nothing, and what a retry finds then
-    /// is another writer's.
+    /// the object. An attempt that the service refused, with 429 for example, wrote nothing, and what a retry finds
+    /// then is another writer's.
     ///
     /// # Errors
     /// [`Precondition`](ErrorKind::Precondition) when the live object isn't the one that the [`WriteMode`] may replace,
