@@ -160,9 +160,9 @@ pub(crate) enum FileLock {
     Exclusive,
 }
 
-/// An open file with a lock on it. The lock belongs to the open file, so it excludes everyone who opens the same file
-/// again, in this process, too. The system releases it at the latest when the process and the children that it forked
-/// have ended.
+/// An open file that was locked. The lock belongs to the open file, so it excludes everyone who opens the same file
+/// again, in this process, too. The system releases it at the latest when the process has ended, and each child that it
+/// forked has ended or runs another program. The files of the cache are locked with it.
 #[derive(Debug)]
 pub(crate) struct LockedFile {
     file: File,
@@ -180,7 +180,8 @@ impl LockedFile {
         Ok(try_lock(&file, lock)?.then(|| Self { file, process: std::process::id() }))
     }
 
-    /// Changes the lock that is held. Returns false, and has no lock any more, if another holder excludes that.
+    /// Changes the lock that is held; for its parent, too, if a forked child calls it. Returns false, and has no lock any
+    /// more, if another holder excludes the new lock, which it may have taken in between.
     ///
     /// # Errors
     /// As for [`try_lock`](Self::try_lock).

@@ -15,11 +15,11 @@ pub struct LostSample {
     pub id: SampleId,
     /// Its object's name.
     pub name: Arc<str>,
-    /// Its position in the global order of the epoch, counted from 0.
+    /// The position in the global order of the epoch that it was read for, counted from 0.
     pub position: u64,
     /// What is wrong with the sample. [`Error::at_stage`] returns the stage that found it.
     pub error: Error,
-    /// The sample that was delivered in its place, if there was one.
+    /// The sample that was delivered at this position in the end, if there was one.
     pub substitute: Option<SampleId>,
 }
 
@@ -73,7 +73,9 @@ impl<T> Batch<T> {
         self.names.get_or_init(|| self.ids.iter().map(name).collect()).iter().map(|name| &**name)
     }
 
-    /// The positions of the samples in the global order of the epoch, including those that were skipped.
+    /// From the position of the first sample in the global order of the epoch to behind that of the last.
+    /// Skipped samples have positions, and padding has those behind the end of the order. It is `0..0` if no sample was
+    /// planned. After a resume of an unordered epoch, positions that were delivered before may lie in between.
     pub fn positions(&self) -> Range<u64> {
         self.positions.clone()
     }
@@ -101,7 +103,7 @@ impl<T> Batch<T> {
         self.ids.len()
     }
 
-    /// Whether this rank has no sample of this step.
+    /// Whether there is no sample; see [`len`](Self::len).
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -127,10 +129,10 @@ impl<T> Deref for Batch<T> {
     }
 }
 
-/// Makes one batch of samples. Runs on the decode threads.
+/// Makes one batch of samples. Runs on the decode threads, or for a batch without samples on the planning thread.
 ///
-/// Any `Fn(Vec<T>) -> `[`anyhow::Result<B>`](anyhow::Result) is a collator. A decoder has one;
-/// [`DatafluxDataset::collate`](crate::DatafluxDataset::collate) sets another.
+/// Any `Fn(Vec<T>) -> `[`anyhow::Result<B>`](anyhow::Result) is a collator. A decoder has a
+/// default one; [`DatafluxDataset::collate`](crate::DatafluxDataset::collate) sets another.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make batches of `{T}`",
     label = "not a collate function for these samples",

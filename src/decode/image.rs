@@ -170,8 +170,8 @@ impl ImageFolder {
         self
     }
 
-    /// Maps each channel's value `v` to `(v - mean) / std`. There must be one mean and one deviation for each channel;
-    /// otherwise decoding fails.
+    /// Maps each channel's value `v` to `(v - mean) / std`. There must be one mean and one deviation, not 0, for each
+    /// channel; otherwise decoding fails. Two empty lists turn it off.
     #[must_use]
     pub fn normalize(mut self, mean: &[f32], std: &[f32]) -> Self {
         // Lengths that differ are kept, so that `decode` can report them with an object's name.
@@ -217,7 +217,10 @@ impl Decode for ImageFolder {
         if !self.normalization.is_empty()
             && (self.normalization.len() != channels || !self.normalization.iter().all(is_usable))
         {
-            bail!("normalize() wants {channels} means and as many standard deviations, none of them 0");
+            bail!("normalize() wants {channels} means and as many standard deviations, none of the deviations 0");
+        }
+        if let Some((height, width)) = self.size.filter(|(height, width)| *height == 0 || *width == 0) {
+            bail!("resize({height}, {width}) leaves no pixel; height and width are at least 1");
         }
         let name = sample.name().to_owned();
         let encoding = sample.entry().encoding;
@@ -280,7 +283,7 @@ impl ImageFolder {
         }
     }
 
-    /// Converts interleaved bytes to planes of floats, and applies the orientation.
+    /// Converts interleaved bytes to planes of floats, normalises these, and applies the orientation.
     fn planes(&self, bytes: &[u8], [channels, height, width]: [usize; 3], orientation: Orientation) -> Vec<f32> {
         let plane = height * width;
         let mut pixels = Vec::with_capacity(channels * plane);

@@ -64,9 +64,9 @@ pub trait Decode: Send + Sync + 'static {
         ItemMemory::FromSize
     }
 
-    /// Bytes of memory that an item takes when it is made of an object of `size` bytes, and twice that if collating
-    /// copies it; `None` if the item holds the object's own bytes and no more. Called if
-    /// [`item_memory`](Self::item_memory) is [`FromSize`](ItemMemory::FromSize).
+    /// Bytes of memory that an item takes when it is made of an object of `size` bytes; `None` if the item holds the
+    /// object's own bytes and no more. Called if [`item_memory`](Self::item_memory) is
+    /// [`FromSize`](ItemMemory::FromSize). What collating copies is [counted beside it](Collate::copied_bytes).
     fn item_bytes(&self, size: u64) -> Option<u64> {
         let _ = size;
         None

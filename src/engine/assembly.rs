@@ -223,18 +223,24 @@ impl BatchAssembly {
         let Some((gate, number)) = self.gate() else {
             return self.send(job(sample, None));
         };
-        // If the user's code panics here, it will do so again in the decode thread, which reports it.
-        let Some(need) = self.context.code.decode_need(&sample, self.samples(), gate.limits) else {
-            return self.send(job(sample, None));
-        };
         let id = sample.id();
-        if need.total() > gate.limits.batch() {
+        let need = match self.context.code.decode_need(&sample, self.samples(), gate.limits) {
+            Ok(need) => need,
+            Err(panicked) => return self.refuse(slot, id, &panicked, false),
+        };
+        if let Some(never) = self.never_fits(need) {
             drop(sample);
             // This sample alone is too large, and others may not be.
-            self.go_without(slot, id, self.too_large(id, NeverFits { batch: need.total() }, need), false);
+            self.go_without(slot, id, self.too_large(id, never, need), false);
         } else if let Err(never) = gate.request(number, need, job(sample, Some(need))) {
             self.fail(self.too_large(id, never, need));
         }
+    }
+
+    /// Whether this sample alone is too large for any batch.
+    fn never_fits(&self, need: DecodeNeed) -> Option<NeverFits> {
+        let (gate, _) = self.gate()?;
+        (need.total() > gate.limits.batch()).then_some(NeverFits { batch: need.total() })
     }
 
     /// The error for a sample that does not fit into the memory for decoding, alone or with its batch.
@@ -288,9 +294,15 @@ impl BatchAssembly {
         if self.is_cancelled() {
             return false;
         }
-        let first = samples.first().map(|(_, sample)| sample.id());
+        let first = samples.first().map(|(slot, sample)| (*slot, sample.id()));
         let mut samples = self.context.code.decode(samples, granted);
-        if let (Some(id), Some(granted), Some(item)) = (first, granted, samples.memory) {
+        if let (Some((slot, id)), Some(granted), Some(item)) = (first, granted, samples.memory) {
+            if let Some(never) = self.never_fits(item) {
+                drop(samples);
+                self.settle(id, granted, DecodeNeed::default());
+                self.go_without(slot, id, self.too_large(id, never, item), true);
+                return false;
+            }
             self.settle(id, granted, item);
         }
 
@@ -315,15 +327,20 @@ impl BatchAssembly {
         }
 
         for RefusedSample { slot, id, cause } in lost {
-            match self.context.manifest.location(id) {
-                Ok(location) => {
-                    let error = refused(self.context.manifest.id(&location.object), &cause);
-                    self.go_without(slot, id, error, granted.is_some());
-                }
-                Err(damaged) => self.fail(damaged),
-            }
+            self.refuse(slot, id, &cause, granted.is_some());
         }
         is_complete
+    }
+
+    /// Applies the loss policy to a sample that the user's code refuses.
+    fn refuse(self: &Arc<Self>, slot: usize, id: SampleId, cause: &str, was_granted: bool) {
+        match self.context.manifest.location(id) {
+            Ok(location) => {
+                let error = refused(self.context.manifest.id(&location.object), cause);
+                self.go_without(slot, id, error, was_granted);
+            }
+            Err(damaged) => self.fail(damaged),
+        }
     }
 
     fn report_decoded(&self, samples: &[DecodedSample]) {

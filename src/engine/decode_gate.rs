@@ -60,8 +60,8 @@ impl DecodeLimits {
         batch.saturating_mul(parts).div_ceil(parts - READ_PARTS - AHEAD_PARTS).saturating_add(2)
     }
 
-    /// Limits in samples: about four batches may be decoded and not yet handed over. Those behind the front may hold
-    /// two samples for each decode thread, so that all threads have work.
+    /// Limits in samples: about four batches may be decoded, including the one that the training loop has. Those behind
+    /// the front may hold one batch, or two samples for each decode thread if that is more, so that all have work.
     pub(crate) fn of_samples(batch_size: u64, threads: u64) -> Self {
         let ahead = batch_size.max(2 * threads);
         Self { all: ahead + 3 * batch_size, behind_front: ahead, counts_bytes: false }
@@ -88,6 +88,7 @@ pub(crate) struct DecodeNeed {
 }
 
 impl DecodeNeed {
+    /// What is held once the sample is decoded; the copy only until the batch is collated.
     pub(crate) fn lasting(self) -> u64 {
         self.item.saturating_add(self.copy)
     }
@@ -110,7 +111,8 @@ pub(crate) struct GrantLedger<J> {
     used: u64,
     /// The part of `used` that batches behind the front hold.
     behind_front: u64,
-    /// Number of the first batch with a sample that lacks a grant, or `next` if there is none.
+    /// Number of the first batch with a sample that lacks a grant, or `next` if there is none. Substitutes that earlier
+    /// batches still lack don't count.
     front: u64,
     /// Number of the batch that is registered next.
     next: u64,
@@ -187,7 +189,7 @@ impl<J: Cancellable> GrantLedger<J> {
         self.move_front();
     }
 
-    /// Replaces a decoded sample's grant with the memory that its item really takes.
+    /// Replaces a decoded sample's grant with the memory that its item really takes: none if it was refused.
     pub(crate) fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
         self.adjust(number, item.lasting(), granted.total());
         let most = self.limits.batch();
@@ -254,7 +256,8 @@ impl<J: Cancellable> GrantLedger<J> {
         }
     }
 
-    /// Grants what fits to jobs that wait, and returns these with those that are cancelled.
+    /// Grants their memory to waiting jobs, in order, up to the first for which there is none. Returns these and the
+    /// cancelled ones among them.
     fn take_ready(&mut self) -> Vec<J> {
         let mut ready = Vec::new();
         while let Some((&(batch, _), &(need, ref job))) = self.waiting.first_key_value() {
@@ -308,7 +311,7 @@ impl<J: Cancellable> DecodeGate<J> {
         Arc::new(Self { limits, ledger: Mutex::new(ledger), jobs, held })
     }
 
-    /// A batch of so many samples, behind all others.
+    /// Registers a batch of so many samples behind all others, so it is called in the order of delivery.
     pub(crate) fn register(self: &Arc<Self>, samples: usize) -> BatchMemory<J> {
         BatchMemory { number: self.update(|ledger| ledger.register(samples)), gate: Arc::clone(self) }
     }

@@ -22,6 +22,15 @@ pub(crate) struct MemoryShares {
     pub(crate) decoding: Option<DecodeLimits>,
 }
 
+/// Memory that an item takes until its batch is delivered, as known before its object is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlannedItem {
+    /// Whether the item holds the object's own bytes, or nobody knows that it doesn't.
+    pub(crate) keeps_object: bool,
+    /// Other bytes: of the item, and of its copy in the batch.
+    pub(crate) own: u64,
+}
+
 /// How the memory of items is counted.
 pub(crate) struct ItemSizes {
     mode: ItemSizeMode,
@@ -102,14 +111,18 @@ impl ItemSizes {
         matches!(self.mode, ItemSizeMode::FromBytes | ItemSizeMode::Measured(_))
     }
 
-    /// Bytes that the planner reserves for the item of an object of `size` bytes; `None` if the item keeps the object's
-    /// own bytes, or if its size isn't known before the object is read.
-    pub(crate) fn planned<D: Decode, C: Collate<D::Item>>(&self, decode: &D, collate: &C, size: u64) -> Option<u64> {
-        match self.mode {
+    /// Bytes that the planner reserves for the item of an object of `size` bytes, as far as they are known before the
+    /// object is read.
+    pub(crate) fn planned<D: Decode, C: Collate<D::Item>>(&self, decode: &D, collate: &C, size: u64) -> PlannedItem {
+        let stated = match self.mode {
             ItemSizeMode::FromSize => decode.item_bytes(size),
-            ItemSizeMode::Stated(item) => Some(item.saturating_add(collate.copied_bytes(item))),
-            ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) | ItemSizeMode::Unknown => None,
-        }
+            ItemSizeMode::Stated(item) => Some(item),
+            ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) | ItemSizeMode::Unknown => {
+                return PlannedItem { keeps_object: true, own: 0 };
+            }
+        };
+        let copied = collate.copied_bytes(stated.unwrap_or(size));
+        PlannedItem { keeps_object: stated.is_none(), own: stated.unwrap_or(0).saturating_add(copied) }
     }
 
     /// Memory that a sample needs to be decoded, in a batch of `samples` under these `limits`.
@@ -166,6 +179,20 @@ fn of_item<T, C: Collate<T>>(item: u64, collate: &C) -> DecodeNeed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collate::Samples;
+    use crate::decode::Raw;
+
+    #[test]
+    fn the_copy_in_the_batch_is_planned_also_for_items_that_keep_their_objects() {
+        let planned = |collates: bool| {
+            let sizes = ItemSizes::new(&Raw, None);
+            let concatenate =
+                |samples: Vec<RawSample>| Ok(samples.iter().map(|sample| sample.bytes().len()).sum::<usize>());
+            if collates { sizes.planned(&Raw, &concatenate, 100) } else { sizes.planned(&Raw, &Samples, 100) }
+        };
+        assert_eq!(planned(false), PlannedItem { keeps_object: true, own: 0 });
+        assert_eq!(planned(true), PlannedItem { keeps_object: true, own: 100 });
+    }
 
     #[test]
     fn one_large_item_is_forgotten() {

@@ -74,11 +74,16 @@ impl Engine {
         if self.code.sizes().counts_items_later() {
             return GroupBytes { until_delivered: 0, until_decoded: objects };
         }
-        let items = sizes().try_fold(0u64, |sum, size| Some(sum.saturating_add(self.code.planned_bytes(size)?)));
-        match items {
-            Some(items) => GroupBytes { until_delivered: items, until_decoded: objects },
-            // The items keep the bytes that were read.
-            None => GroupBytes { until_delivered: objects, until_decoded: 0 },
+        let (mut keeps_objects, mut items) = (false, 0_u64);
+        for item in sizes().map(|size| self.code.planned_item(size)) {
+            keeps_objects |= item.keeps_object;
+            items = items.saturating_add(item.own);
+        }
+        if keeps_objects {
+            // One item that keeps its object keeps what was read with it.
+            GroupBytes { until_delivered: items.saturating_add(objects), until_decoded: 0 }
+        } else {
+            GroupBytes { until_delivered: items, until_decoded: objects }
         }
     }
 

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::decode_gate::{DecodeLimits, DecodeNeed};
-use super::item_sizes::ItemSizes;
+use super::item_sizes::{ItemSizes, PlannedItem};
 use crate::collate::{Batch, Collate};
 use crate::decode::Decode;
 use crate::error::panic_message;
@@ -60,10 +60,13 @@ pub(crate) trait SampleCode: Send + Sync {
     fn sizes(&self) -> &ItemSizes;
 
     /// See [`ItemSizes::planned`].
-    fn planned_bytes(&self, object_bytes: u64) -> Option<u64>;
+    fn planned_item(&self, object_bytes: u64) -> PlannedItem;
 
-    /// See [`ItemSizes::need`]. `None` if the user's code panicked.
-    fn decode_need(&self, sample: &RawSample, batch_size: usize, limits: DecodeLimits) -> Option<DecodeNeed>;
+    /// See [`ItemSizes::need`].
+    ///
+    /// # Errors
+    /// The message with which the user's code panicked.
+    fn decode_need(&self, sample: &RawSample, batch_size: usize, limits: DecodeLimits) -> Result<DecodeNeed, String>;
 
     /// Decodes samples, each with its slot. A sample that had to wait for memory comes alone, with what was `granted`.
     fn decode(&self, samples: Vec<(usize, RawSample)>, granted: Option<DecodeNeed>) -> DecodedSamples;
@@ -113,12 +116,12 @@ impl<D: Decode> SampleCode for UserCode<D> {
         &self.sizes
     }
 
-    fn planned_bytes(&self, object_bytes: u64) -> Option<u64> {
+    fn planned_item(&self, object_bytes: u64) -> PlannedItem {
         self.sizes.planned(&*self.decode, &self.collate, object_bytes)
     }
 
-    fn decode_need(&self, sample: &RawSample, batch_size: usize, limits: DecodeLimits) -> Option<DecodeNeed> {
-        guarded(|| Ok(self.sizes.need(&*self.decode, &self.collate, sample, batch_size, limits))).ok()
+    fn decode_need(&self, sample: &RawSample, batch_size: usize, limits: DecodeLimits) -> Result<DecodeNeed, String> {
+        guarded(|| Ok(self.sizes.need(&*self.decode, &self.collate, sample, batch_size, limits)))
     }
 
     fn decode(&self, samples: Vec<(usize, RawSample)>, granted: Option<DecodeNeed>) -> DecodedSamples {

@@ -131,15 +131,15 @@ fn make_fetcher(
 
     let caps = settings.limits.caps;
     let gates = if caps == CallCaps::default() { Arc::clone(&source.gates) } else { BucketGates::new(caps) };
-    gates.add_rank(sharding.rank(), sharding.world_size());
     // While the listing is under way, sizes aren't known, and a bound of another loader must not hold for this one.
-    let bound = gates.bound_connections(match manifest.known() {
+    let connections = match manifest.known() {
         KnownSamples::All(samples) => max_connections(reading, manifest.bytes() / samples.max(1)),
         KnownSamples::AtLeast(_) => usize::MAX,
-    });
+    };
+    let gate_use = gates.add_loader(sharding.rank(), sharding.world_size(), connections);
     let fetcher = Fetcher::new(&client, Arc::clone(manifest), Arc::clone(&io), &source.bucket, gates)
         .with_ranges(settings.limits.ranges)
-        .with_bound(bound);
+        .with_gate_use(gate_use);
 
     if !source.notices.lacks.swap(true, Ordering::Relaxed) {
         warn_of_lacks(&client, manifest.prefix());

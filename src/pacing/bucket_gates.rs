@@ -1,6 +1,6 @@
-//! The gates of one bucket, and how its documented call rates are shared among ranks.
+//! The gates that calls to a bucket pass, and how its documented call rates are shared among ranks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,11 +28,11 @@ const INITIAL_SHARE: f64 = 0.97;
 /// receive.
 const MAX_CALLS: usize = 1_024;
 
-/// Duration of a read, and of a compose, until there are answers.
+/// How long a read, and a compose, is taken to last until the service has answered some.
 const DOCUMENTED_READ: Duration = Duration::from_millis(100);
 pub(super) const DOCUMENTED_COMPOSE: Duration = Duration::from_secs(1);
 
-/// The user's limits on the calls to a bucket.
+/// The user's limits on the calls of one loader. A loader with any of them has gates of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct CallCaps {
     /// Calls of a kind in flight.
@@ -51,22 +51,32 @@ pub struct Ceilings {
     pub writes: Ceiling,
 }
 
-/// The gates of one bucket.
+/// The gates that all loaders of one data set share, or those of one loader with limits of its own. Other data sets of
+/// the same bucket have others.
 #[derive(Debug)]
 pub(crate) struct BucketGates {
     pub(crate) reads: Arc<CallGate>,
     /// Composes and deletions, which the service counts together.
     pub(crate) writes: Arc<CallGate>,
-    /// The largest number of a call so far. The numbers of the next epoch begin there, so that its calls neither wait
-    /// for all calls of other epochs nor start before them.
+    /// The largest number of a group whose calls have begun. The numbers of the next series of epochs begin there, so
+    /// that its calls neither wait for all calls of other series nor start before them.
     latest_number: AtomicU64,
+    /// Demand of the training loops of all loaders with these gates.
     demand: Arc<Demand>,
     /// Upper bound of the calls of a kind in flight, by the user's limit and by the files that the process may open.
     max_calls: usize,
+    users: Mutex<GateUsers>,
+}
+
+/// The loaders with the same gates.
+#[derive(Debug)]
+struct GateUsers {
     /// Bounds on connections, each with the number of loaders that have it.
-    bounds: Mutex<BTreeMap<usize, usize>>,
-    /// The ranks that use these gates, by the number of ranks that share the bucket.
-    ranks: Mutex<BTreeMap<u64, BTreeSet<u64>>>,
+    bounds: BTreeMap<usize, usize>,
+    /// Ranks, by their world size, each with the number of its loaders.
+    ranks: BTreeMap<u64, BTreeMap<u64, usize>>,
+    /// Share of the documented rates.
+    share: f64,
 }
 
 impl BucketGates {
@@ -89,46 +99,49 @@ impl BucketGates {
             latest_number: AtomicU64::new(0),
             demand,
             max_calls,
-            bounds: Mutex::default(),
-            ranks: Mutex::default(),
+            users: Mutex::new(GateUsers { bounds: BTreeMap::new(), ranks: BTreeMap::new(), share: 1.0 }),
         })
     }
 
-    /// Adds one of `world_size` ranks that share the bucket.
+    /// Adds a loader, until the returned value is dropped.
     ///
-    /// The documented rates are divided by that number, so that ranks that start together don't exceed them; a rank
-    /// looks for more once its part is served. Each rank of this process adds a part. If loaders of one data set belong
-    /// to worlds of several sizes, the smallest part counts: a loader that one process has for itself, for validation
-    /// say, still shares the bucket with the other ranks.
-    pub(crate) fn add_rank(&self, rank: u64, world_size: u64) {
-        let mut ranks = lock(&self.ranks);
-        ranks.entry(world_size).or_default().insert(rank);
-        let share = share(&ranks);
-        self.reads.start_at_rate(INITIAL_SHARE * DOCUMENTED_READS * share);
-        self.writes.start_at_rate(INITIAL_SHARE * DOCUMENTED_WRITES * share);
+    /// The documented rates are divided by the `world_size`, so that ranks that start together don't exceed them; a
+    /// rank looks for more once its part is served. Each rank of this process adds a part. If loaders of one data set
+    /// belong to worlds of several sizes, the smallest part counts: a loader that one process has for itself, for
+    /// validation say, still shares the bucket with the other ranks. Rates that calls have proven stay.
+    ///
+    /// The calls of a kind in flight are bounded by the `connections` that the loader's memory has room for. If there
+    /// are several loaders, the largest bound counts, since the calls of all of them pass these gates. A loader without
+    /// a bound passes `usize::MAX`.
+    pub(crate) fn add_loader(self: &Arc<Self>, rank: u64, world_size: u64, connections: usize) -> GateUse {
+        self.change_users(|users| {
+            *users.bounds.entry(connections).or_default() += 1;
+            *users.ranks.entry(world_size).or_default().entry(rank).or_default() += 1;
+        });
+        GateUse { gates: Arc::clone(self), rank, world_size, connections }
     }
 
-    /// Bounds the calls of a kind in flight by the connections that the memory of a loader has room for, until the
-    /// returned value is dropped. If several loaders use these gates, the largest bound counts, since they use the same
-    /// connections; a loader without a bound has `usize::MAX`.
-    pub(crate) fn bound_connections(self: &Arc<Self>, connections: usize) -> ConnectionBound {
-        let bound = ConnectionBound { gates: Arc::clone(self), connections };
-        self.change_bounds(|bounds| *bounds.entry(connections).or_default() += 1);
-        bound
-    }
+    fn change_users(&self, change: impl FnOnce(&mut GateUsers)) {
+        let mut users = lock(&self.users);
+        change(&mut users);
 
-    fn change_bounds(&self, change: impl FnOnce(&mut BTreeMap<usize, usize>)) {
-        let mut bounds = lock(&self.bounds);
-        change(&mut bounds);
-        let largest = bounds.last_key_value().map_or(usize::MAX, |(largest, _)| *largest);
+        let largest = users.bounds.last_key_value().map_or(usize::MAX, |(largest, _)| *largest);
         for gate in [&self.reads, &self.writes] {
             gate.set_max_calls(self.max_calls.min(largest));
+        }
+
+        // Without any loader the share stays: temporary objects are still deleted, and other ranks are still there.
+        if !users.ranks.is_empty() {
+            let part = |(world_size, ranks): (&u64, &BTreeMap<_, _>)| ranks.len() as f64 / (*world_size).max(1) as f64;
+            users.share = users.ranks.iter().map(part).fold(1.0, f64::min);
+            self.reads.start_at_rate(INITIAL_SHARE * DOCUMENTED_READS * users.share);
+            self.writes.start_at_rate(INITIAL_SHARE * DOCUMENTED_WRITES * users.share);
         }
     }
 
     /// This process's share of the documented rates.
     pub(crate) fn share(&self) -> f64 {
-        share(&lock(&self.ranks))
+        lock(&self.users).share
     }
 
     /// Demand of one more training loop, which isn't starved until it says so.
@@ -156,28 +169,38 @@ impl BucketGates {
     }
 }
 
-/// One loader's bound on connections, in effect until this is dropped.
+/// Keeps a loader's rank and its bound on connections in effect until it is dropped. The fetchers of the loader and of
+/// its epochs share it.
 #[derive(Debug)]
-pub(crate) struct ConnectionBound {
+pub(crate) struct GateUse {
     gates: Arc<BucketGates>,
+    rank: u64,
+    world_size: u64,
     connections: usize,
 }
 
-impl Drop for ConnectionBound {
+impl Drop for GateUse {
     fn drop(&mut self) {
-        self.gates.change_bounds(|bounds| {
-            if let Some(loaders) = bounds.get_mut(&self.connections) {
-                *loaders -= 1;
-                if *loaders == 0 {
-                    bounds.remove(&self.connections);
+        self.gates.change_users(|users| {
+            remove_one(&mut users.bounds, &self.connections);
+            if let Some(ranks) = users.ranks.get_mut(&self.world_size) {
+                remove_one(ranks, &self.rank);
+                if ranks.is_empty() {
+                    users.ranks.remove(&self.world_size);
                 }
             }
         });
     }
 }
 
-fn share(ranks: &BTreeMap<u64, BTreeSet<u64>>) -> f64 {
-    ranks.iter().map(|(world_size, ranks)| ranks.len() as f64 / (*world_size).max(1) as f64).fold(1.0, f64::min)
+/// Removes one of several equal elements, each of which is counted.
+fn remove_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -185,16 +208,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_rank_has_its_part_of_what_is_documented() {
+    fn each_rank_has_its_part_of_what_is_documented_while_its_loader_lives() {
         let gates = BucketGates::new(CallCaps::default());
-        gates.add_rank(0, 1_000);
-        assert_eq!((gates.writes.per_second(), gates.share()), (INITIAL_SHARE * DOCUMENTED_WRITES / 1_000.0, 0.001));
-        gates.add_rank(0, 1_000);
-        gates.add_rank(1, 1_000);
-        gates.add_rank(0, 1);
-        assert!((gates.share() - 0.002).abs() < 1e-9, "two ranks in one process, and a loader of its own");
+        let add = |rank, world_size| gates.add_loader(rank, world_size, usize::MAX);
+        let writes = || (gates.writes.per_second(), gates.share());
+        let expected = |share| (INITIAL_SHARE * DOCUMENTED_WRITES * share, share);
+        assert_eq!(writes(), expected(1.0));
+        let first = add(0, 1_000);
+        assert_eq!(writes(), expected(0.001));
+        let same_rank = add(0, 1_000);
+        assert_eq!(writes(), expected(0.001));
+        let others = [add(1, 1_000), add(0, 1)];
+        assert_eq!(writes(), expected(0.002), "two ranks in one process, and a loader of its own");
+        drop((first, others));
+        assert_eq!(writes(), expected(0.001));
+        drop(same_rank);
+        assert_eq!(writes(), expected(0.001), "the other ranks are still there");
+        let _world_of_8 = add(3, 8);
+        assert_eq!(writes(), expected(0.125));
+
+        // A call before the loader, as of `DatafluxDataset::get`, changes nothing.
+        let called = BucketGates::new(CallCaps::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        drop(runtime.block_on(called.reads.acquire(0)));
+        let _loader = called.add_loader(0, 1_000, usize::MAX);
+        assert_eq!(called.reads.per_second(), INITIAL_SHARE * DOCUMENTED_READS / 1_000.0);
+
         let all = BucketGates::new(CallCaps::default());
-        (0..8).for_each(|rank| all.add_rank(rank, 8));
+        let _ranks: Vec<_> = (0..8).map(|rank| all.add_loader(rank, 8, usize::MAX)).collect();
         assert!((all.share() - 1.0).abs() < 1e-9);
     }
 
@@ -207,7 +248,7 @@ mod tests {
         };
         let mut loaders = Vec::new();
         for (bound, expected) in [(32, (32, 32)), (48, (48, 48)), (40, (48, 48)), (1_000, (64, 80)), (48, (64, 80))] {
-            loaders.push(gates.bound_connections(bound));
+            loaders.push(gates.add_loader(0, 1, bound));
             assert_eq!(at_once(), expected, "{bound}");
         }
         // The largest is gone, one of 48 as well, and all.

@@ -4,7 +4,7 @@
 //! then deleted.
 //!
 //! - `concurrency` and `rate` are the two limits, pure; `gate` applies both to the calls of one kind, and
-//!   `bucket_gates` holds the gates of a bucket: reads, and writes.
+//!   `bucket_gates` holds the two gates of a data set's bucket, one for reads and one for writes.
 //! - `demand` says whether the training loops want more than they get; `wait_reporter` reports their waits.
 //! - `chooser` chooses among the modes of `read_mode` by measurement, and by `estimates` where a mode was not measured
 //!   yet; `latency` is the time that composes take. All are pure. `shared_chooser` is the choice of one loader.
@@ -26,7 +26,7 @@ pub(crate) mod shared_chooser;
 pub(crate) mod wait_reporter;
 
 pub use bucket_gates::Ceilings;
-pub(crate) use bucket_gates::{BucketGates, CallCaps, ConnectionBound};
+pub(crate) use bucket_gates::{BucketGates, CallCaps, GateUse};
 pub(crate) use concurrency::ConcurrencyLimit;
 pub(crate) use estimates::{ChooserConfig, GroupSize, NeighbourEpochs, ReadPrices, ServiceState};
 pub use gate::Ceiling;

@@ -170,10 +170,11 @@ async fn run(ranks: u64, seconds: u64, knows_world: bool) -> RanksOutcome {
     let bucket = SimulatedBucket::new(5_000.0, 1_000.0);
     let (end, over) = watch::channel(false);
     let (mut readers, mut composers, mut loops) = (JoinSet::new(), JoinSet::new(), Vec::new());
+    let mut loaders = Vec::new();
     for rank in 0..ranks {
         let gates = BucketGates::new(CallCaps::default());
         if knows_world {
-            gates.add_rank(rank, ranks);
+            loaders.push(gates.add_loader(rank, ranks, usize::MAX));
         }
         let mut demand = gates.add_loop();
         demand.set_starved(true);

@@ -93,6 +93,8 @@ pub(crate) struct RateLimit {
     recovery_rate: f64,
     /// Whether refusals have shown what the service takes.
     is_learned: bool,
+    /// Whether the rate is still the first one: not served for a window yet, nor changed by refusals.
+    is_unproven: bool,
     /// Share of calls that is refused whatever the rate.
     unrelated_share: f64,
     /// Refusals that calls have not paid off. While there are any, a higher rate is tried only to recover.
@@ -141,6 +143,7 @@ impl RateLimit {
             is_recovering: false,
             recovery_rate: 0.0,
             is_learned: false,
+            is_unproven: true,
             unrelated_share: 0.0,
             // Paid off by 25 to 100 calls.
             debt: 0.5 + 1.5 * random,
@@ -150,9 +153,9 @@ impl RateLimit {
         }
     }
 
-    /// Replaces the first rate, if no call has started yet.
+    /// Replaces the first rate, unless it was served for a window or changed by refusals.
     pub(crate) fn start_at(&mut self, first: f64, now: Duration, random: f64) {
-        if !self.is_learned && self.window.started == 0 {
+        if self.is_unproven && !self.is_learned {
             *self = Self::new(first, self.max, now, random);
         }
     }
@@ -214,6 +217,7 @@ impl RateLimit {
         }
 
         self.base = self.per_second;
+        self.is_unproven = false;
         if !wants_more {
             return;
         }

@@ -19,7 +19,7 @@ use crate::crc;
 use crate::io::Io;
 use crate::manifest::{Entry, Location, Manifest};
 use crate::observe::Events;
-use crate::pacing::{BucketGates, Ceilings, ConnectionBound};
+use crate::pacing::{BucketGates, Ceilings, GateUse};
 use crate::plan::{Group, Method};
 use crate::store::{self, BucketInfo, Buffers, Client, ComposeRequest, ObjectId, StorageClass};
 use crate::{Error, ErrorKind, Result, Stage};
@@ -57,8 +57,8 @@ pub(crate) struct Fetcher {
     io: Arc<Io>,
     run: Arc<TemporaryRun>,
     gates: Arc<BucketGates>,
-    /// The loader's bound on the calls of `gates`, in effect as long as the loader or one of its epochs.
-    bound: Option<Arc<ConnectionBound>>,
+    /// The loader's use of `gates`, for as long as the loader or one of its epochs lives.
+    gate_use: Option<Arc<GateUse>>,
     /// What is added to the numbers of this epoch's groups.
     group_offset: u64,
     ranges: RangeSettings,
@@ -79,7 +79,7 @@ impl Fetcher {
         let group_offset = gates.latest_number();
         let (clients, ranges) = (Clients::of(client), RangeSettings::default());
         let (run, buffers) = (TemporaryRun::new(&temporaries), Arc::default());
-        Self { clients, buffers, manifest, io, run, gates, bound: None, group_offset, ranges, compose, temporaries }
+        Self { clients, buffers, manifest, io, run, gates, gate_use: None, group_offset, ranges, compose, temporaries }
     }
 
     /// Sets how large objects are cut into ranges.
@@ -88,9 +88,9 @@ impl Fetcher {
         self
     }
 
-    /// Keeps a bound on the calls of the gates in effect.
-    pub(crate) fn with_bound(mut self, bound: ConnectionBound) -> Self {
-        self.bound = Some(Arc::new(bound));
+    /// Counts as a loader with these gates.
+    pub(crate) fn with_gate_use(mut self, gate_use: GateUse) -> Self {
+        self.gate_use = Some(Arc::new(gate_use));
         self
     }
 

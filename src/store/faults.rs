@@ -251,6 +251,11 @@ fn truncate(
 
 #[async_trait]
 impl Store for FaultStore {
+    fn reconnected(&self) -> Option<Result<Arc<dyn Store>>> {
+        let with_script = |inner| -> Arc<dyn Store> { Arc::new(Self { inner, script: Arc::clone(&self.script) }) };
+        self.inner.reconnected().map(|inner| inner.map(with_script))
+    }
+
     fn endpoint(&self) -> Option<&str> {
         self.inner.endpoint()
     }
@@ -311,5 +316,24 @@ impl Store for FaultStore {
 
     async fn delete(&self, id: &ObjectId, attempt: &Attempt) -> Result<()> {
         self.pass(StoreCall::Delete, self.inner.delete(id, attempt)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Credentials, GcsConfig, GcsStore, MemoryStore};
+
+    #[test]
+    fn the_script_holds_for_connections_of_its_own() {
+        let config = GcsConfig::new().endpoint("127.0.0.1:1").credentials(Credentials::Anonymous);
+        let store = FaultStore::new(Arc::new(GcsStore::new(config).unwrap()));
+        let reconnected = store.reconnected().unwrap().unwrap();
+        store.fail_next(StoreCall::Get, Fault::Error(ErrorKind::NotFound), 1);
+        let (id, attempt) = (ObjectId::live("b", "o"), Attempt::first());
+        let get = reconnected.get(&id, ByteRange::All, &attempt);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert_eq!(runtime.block_on(get).unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(FaultStore::new(Arc::new(MemoryStore::new())).reconnected().is_none());
     }
 }

@@ -190,3 +190,9 @@ fn as_many_means_as_channels() {
     let decode = ImageFolder::new().grayscale().normalize(&[0.5], &[0.0]);
     assert!(first(&two_classes(), decode, 1).is_err());
 }
+
+#[test]
+fn a_size_without_pixels_is_refused() {
+    let error = first(&two_classes(), ImageFolder::new().resize(0, 224), 1).unwrap_err();
+    assert!(error.to_string().contains("resize(0, 224)"), "{error}");
+}

@@ -8,8 +8,8 @@ use dataflux::store::{
     Attempt, Client, Fault, FaultStore, MemoryStore, ObjectId, ObjectRef, Objects, RetryPolicy, Store, StoreCall,
 };
 use dataflux::{
-    Collate, DataLoader, DatafluxDataset, Decode, ErrorKind, Limits, LostSample, Manifest, OnError, Raw, RawSample,
-    Stage, State, Strategy,
+    Collate, DataLoader, DatafluxDataset, Decode, DecodeMemory, ErrorKind, ItemMemory, Limits, LostSample, Manifest,
+    OnError, Raw, RawSample, Stage, State, Strategy,
 };
 use futures_util::StreamExt;
 use proptest::prelude::*;
@@ -258,6 +258,64 @@ fn damaged_objects_are_lost_and_the_rest_of_their_group_is_not() {
 }
 
 /// The limit is reached in the order of delivery, at the same batch in every run, however far ahead other batches are.
+/// An item whose size is known only once it is decoded ended the epoch, whatever the policy.
+#[test]
+fn an_item_that_turns_out_larger_than_the_budget_is_lost_like_any_other() {
+    without_hanging(|| {
+        for (on_error, expected) in [(SKIP, 7), (SUBSTITUTE, 8)] {
+            let (_store, dataset) = data([100; 8], &BTreeSet::new());
+            let decode = |sample: RawSample| -> anyhow::Result<Vec<f32>> {
+                Ok(vec![0.0; if sample.id().0 == 3 { 100_000 } else { 10 }])
+            };
+            let loader = DataLoader::builder(dataset.decode(decode)).batch_size(4).memory_budget(64 << 10);
+            let loader = loader.on_error(on_error).build().unwrap();
+            let batches: Vec<_> = loader.epoch(0).unwrap().collect::<Result<_, _>>().unwrap();
+            assert_eq!(batches.iter().map(|batch| batch.len()).sum::<usize>(), expected, "{on_error:?}");
+            let lost: Vec<_> =
+                batches.iter().flat_map(|batch| batch.skipped().iter().chain(batch.substituted())).collect();
+            assert_eq!(lost.iter().map(|lost| lost.id.0).collect::<Vec<_>>(), [3]);
+            assert!(lost[0].error.to_string().contains("memory_budget"), "{}", lost[0].error);
+            drop((lost, batches));
+            all_given_back(&loader);
+        }
+    });
+}
+
+/// A decoder whose estimate of its memory panics for one sample.
+#[derive(Clone, Copy, Debug)]
+struct PanicsOnHeader;
+
+impl Decode for PanicsOnHeader {
+    type Item = u64;
+    type Collate = dataflux::Samples;
+
+    fn decode(&self, sample: RawSample) -> anyhow::Result<u64> {
+        Ok(sample.id().0)
+    }
+    fn collate(&self) -> dataflux::Samples {
+        dataflux::Samples
+    }
+    fn item_memory(&self) -> ItemMemory {
+        ItemMemory::FromBytes
+    }
+    fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
+        assert_ne!(sample.id().0, 3, "no header");
+        None
+    }
+}
+
+#[test]
+fn a_sample_whose_memory_panics_is_lost_and_not_decoded_unseen() {
+    without_hanging(|| {
+        let (_store, dataset) = data([100; 8], &BTreeSet::new());
+        let builder = DataLoader::builder(dataset.decode(PanicsOnHeader)).batch_size(4);
+        let loader = builder.on_error(SKIP).build().unwrap();
+        let batches: Vec<_> = loader.epoch(0).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(batches.iter().flat_map(|batch| batch.to_vec()).collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6, 7]);
+        assert!(batches[0].skipped()[0].error.to_string().contains("no header"));
+    });
+}
+
 #[test]
 fn beyond_the_limit_the_epoch_ends_with_the_number_and_the_last() {
     without_hanging(|| {

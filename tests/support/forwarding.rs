@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use dataflux::Result;
 use dataflux::store::{
     Attempt, Body, BucketInfo, ByteRange, Capabilities, ComposeRequest, CopyProgress, CopyRequest, ListPage,
-    ListRequest, ObjectId, ObjectMeta, PutRequest, Store,
+    ListRequest, ObjectId, ObjectMeta, PutRequest, Scheme, Store,
 };
 
 /// The calls of a [`Store`] that tests override; each one goes to `inner` by default.
@@ -36,6 +36,12 @@ pub struct Forwarding<F>(pub F);
 
 #[async_trait]
 impl<F: Forward> Store for Forwarding<F> {
+    fn scheme(&self) -> Scheme {
+        self.0.inner().scheme()
+    }
+    fn endpoint(&self) -> Option<&str> {
+        self.0.inner().endpoint()
+    }
     fn capabilities(&self) -> Capabilities {
         self.0.inner().capabilities()
     }
