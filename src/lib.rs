@@ -116,6 +116,12 @@ pub mod cache;
 
 pub mod read;
 
+#[cfg(feature = "image")]
+pub mod pixels;
+
+#[cfg(feature = "image")]
+pub mod transform;
+
 pub mod decode;
 
 pub mod collate;
@@ -153,6 +159,9 @@ pub use loader::{
 pub use manifest::Manifest;
 #[doc(inline)]
 pub use observe::{Event, EventKind, Observer};
+#[cfg(feature = "image")]
+#[doc(inline)]
+pub use pixels::{Bitmap, Channels, Element, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Layout};
 #[doc(inline)]
 pub use plan::Strategy;
 #[doc(inline)]
@@ -161,6 +170,9 @@ pub use read::RawSample;
 pub use sample::{
     BlockShuffle, Mixture, SampleId, Sampler, Sequential, Shuffle, State, Stratified, Subset, Weighted, WindowShuffle,
 };
+#[cfg(feature = "image")]
+#[doc(inline)]
+pub use transform::{SampleRng, Transforms};
 
 /// The version of ndarray that batches convert to.
 pub use ndarray;

@@ -156,6 +156,13 @@ pub trait Collate<T>: Send + Sync + 'static {
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
         item_bytes
     }
+
+    /// Bytes of memory that the batch's data take for one sample of `item_bytes` bytes once the samples are gone, for
+    /// the memory budget. As many as the item by default, and never more than the item and what is
+    /// [copied](Self::copied_bytes).
+    fn batch_bytes(&self, item_bytes: u64) -> u64 {
+        item_bytes
+    }
 }
 
 impl<F, T, B> Collate<T> for F
@@ -179,6 +186,10 @@ impl<T, C: Collate<T> + ?Sized> Collate<T> for Arc<C> {
 
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
         (**self).copied_bytes(item_bytes)
+    }
+
+    fn batch_bytes(&self, item_bytes: u64) -> u64 {
+        (**self).batch_bytes(item_bytes)
     }
 }
 

@@ -81,7 +81,7 @@ fn text(of: TypeId) -> Option<Measure> {
 fn image(of: TypeId) -> Option<Measure> {
     use super::Image;
     (of == TypeId::of::<Image>())
-        .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| vec_bytes(&image.pixels)))
+        .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| image.bitmap.values().len() as u64))
 }
 
 /// Working memory of a closure that makes a `T` of this object, as far as is known. If it makes an image, this is the
@@ -93,7 +93,7 @@ fn image(of: TypeId) -> Option<Measure> {
 pub(crate) fn scratch_of<T: Any>(sample: &RawSample) -> u64 {
     #[cfg(feature = "image")]
     if TypeId::of::<T>() == TypeId::of::<super::Image>() {
-        return super::header::ImageHeader::read(sample.bytes()).map_or(0, |header| header.decoding_bytes(3));
+        return crate::pixels::header::ImageHeader::read(sample.bytes()).map_or(0, |header| header.decoding_bytes(3));
     }
     let _ = sample;
     0

@@ -2,24 +2,20 @@
 
 mod collated;
 #[cfg(feature = "image")]
-mod header;
-#[cfg(feature = "image")]
 mod image;
-#[cfg(feature = "image")]
-mod jpeg;
-#[cfg(feature = "image")]
-mod jpeg_header;
-#[cfg(feature = "image")]
-mod jpeg_scans;
 mod memory;
+#[cfg(feature = "image")]
+mod stack;
 
 use crate::collate::{Collate, Samples};
 use crate::read::RawSample;
 
 pub use collated::Collated;
 #[cfg(feature = "image")]
-pub use image::{Image, ImageFolder, Images, StackImages};
+pub use image::{Image, ImageFolder};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
+#[cfg(feature = "image")]
+pub use stack::{Images, StackImages};
 
 /// Decodes one object's bytes into one training sample. Runs on the decode threads, several at once, unless it [is
 /// light](Self::is_light).

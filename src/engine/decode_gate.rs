@@ -76,11 +76,13 @@ impl DecodeLimits {
 /// What one sample needs to be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DecodeNeed {
-    /// The item, and later its part of the batch, until the training loop asks for the next batch.
+    /// The item, until the batch is collated.
     pub(crate) item: u64,
-    /// What collating takes beside the items while both exist. The gate gives it back once the batch is collated and
-    /// the items are dropped; the batch's data then takes the items' place.
+    /// What collating takes beside the items while both exist.
     pub(crate) copy: u64,
+    /// The sample's part of the collated batch, until the training loop asks for the next one. The gate gives back what
+    /// item and copy took beyond that once the batch is collated and the items are dropped.
+    pub(crate) batch: u64,
     /// The decoder's working memory, until the sample is decoded.
     pub(crate) scratch: u64,
     /// Whether item and copy are estimated from items decoded earlier, so that they may turn out larger.
@@ -88,7 +90,7 @@ pub(crate) struct DecodeNeed {
 }
 
 impl DecodeNeed {
-    /// What is held once the sample is decoded; the copy only until the batch is collated.
+    /// What is held once the sample is decoded, until the batch is collated.
     pub(crate) fn lasting(self) -> u64 {
         self.item.saturating_add(self.copy)
     }
@@ -135,8 +137,9 @@ struct OpenBatch {
     /// Bytes of items and their copies, including those of samples that still wait for a grant; where these are
     /// estimated, only those of samples that are decoded.
     lasting: u64,
-    /// The copies ([`DecodeNeed::copy`]) of decoded samples, given back once the batch is collated.
-    copies: u64,
+    /// What the items and copies of decoded samples take beyond [`DecodeNeed::batch`]; given back once the batch is
+    /// collated.
+    surplus: u64,
     largest_scratch: u64,
 }
 
@@ -201,7 +204,7 @@ impl<J: Cancellable> GrantLedger<J> {
             batch.lasting = batch.lasting.saturating_sub(granted.lasting());
         }
         batch.lasting = batch.lasting.saturating_add(item.lasting());
-        batch.copies += item.copy;
+        batch.surplus += item.lasting().saturating_sub(item.batch);
         batch.check(most)
     }
 
@@ -223,10 +226,10 @@ impl<J: Cancellable> GrantLedger<J> {
         }
     }
 
-    /// A batch is collated: gives back what its items and their copies took at the same time.
+    /// A batch is collated: gives back what its items and their copies took beyond the batch.
     pub(crate) fn collated(&mut self, number: u64) {
-        let copies = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.copies));
-        self.adjust(number, 0, copies);
+        let surplus = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.surplus));
+        self.adjust(number, 0, surplus);
     }
 
     /// All that a batch holds is given back.
@@ -398,7 +401,7 @@ mod tests {
     }
 
     fn need(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
-        DecodeNeed { item, copy, scratch, is_estimate: false }
+        DecodeNeed { item, copy, batch: item, scratch, is_estimate: false }
     }
 
     fn estimate(item: u64, copy: u64, scratch: u64) -> DecodeNeed {

@@ -136,7 +136,7 @@ impl ItemSizes {
     ) -> DecodeNeed {
         match self.mode {
             ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => DecodeNeed::default(),
-            ItemSizeMode::Unknown => DecodeNeed { item: 1, ..DecodeNeed::default() },
+            ItemSizeMode::Unknown => DecodeNeed { item: 1, batch: 1, ..DecodeNeed::default() },
             ItemSizeMode::FromBytes => {
                 // Where the headers can't be read, decoding fails and needs no memory.
                 let memory = decode.decode_memory(sample).unwrap_or_default();
@@ -152,7 +152,7 @@ impl ItemSizes {
                 if need.lasting() <= share {
                     DecodeNeed { scratch, is_estimate: true, ..need }
                 } else {
-                    DecodeNeed { item: share.div_ceil(2), copy: share / 2, scratch, is_estimate: true }
+                    DecodeNeed { item: share.div_ceil(2), copy: share / 2, batch: share, scratch, is_estimate: true }
                 }
             }
         }
@@ -173,7 +173,13 @@ impl ItemSizes {
 }
 
 fn of_item<T, C: Collate<T>>(item: u64, collate: &C) -> DecodeNeed {
-    DecodeNeed { item, copy: collate.copied_bytes(item), scratch: 0, is_estimate: false }
+    DecodeNeed {
+        item,
+        copy: collate.copied_bytes(item),
+        batch: collate.batch_bytes(item),
+        scratch: 0,
+        is_estimate: false,
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,24 @@ use crate::sources::Sources;
 
 /// The rooms, in the order in which data passes through them; `lib.rs` declares them so. A room may use those before
 /// it.
-const ROOMS: [&str; 15] = [
-    "store", "pacing", "list", "manifest", "sample", "plan", "compose", "cache", "read", "decode", "collate", "audit",
-    "engine", "loader", "tensor",
+const ROOMS: [&str; 17] = [
+    "store",
+    "pacing",
+    "list",
+    "manifest",
+    "sample",
+    "plan",
+    "compose",
+    "cache",
+    "read",
+    "pixels",
+    "transform",
+    "decode",
+    "collate",
+    "audit",
+    "engine",
+    "loader",
+    "tensor",
 ];
 
 /// The modules below all rooms: they use each other, and no room.

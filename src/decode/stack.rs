@@ -1,0 +1,93 @@
+//! Stacks images into one array.
+
+use std::marker::PhantomData;
+
+use anyhow::bail;
+
+use super::image::Image;
+use crate::collate::Collate;
+use crate::pixels::{Element, Layout, Normalization, write};
+
+/// Stacked images of one size, and their labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Images<T = f32> {
+    /// Image after image, in the order of `shape`.
+    pub pixels: Vec<T>,
+    /// Number of images, channels, height, width (NCHW), or with [`Layout::Nhwc`] images, height, width, channels.
+    pub shape: [usize; 4],
+    /// One for each image: index in [`Manifest::labels`](crate::Manifest::labels).
+    pub labels: Vec<i64>,
+}
+
+/// A [`Collate`] that stacks images into one array of numbers from 0 to 1, or [normalized](crate::ImageFolder::normalize)
+/// ones. It writes each image once, and needs no other pass over them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StackImages<T = f32> {
+    pub(super) normalization: Normalization,
+    pub(super) layout: Layout,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T> Default for StackImages<T> {
+    fn default() -> Self {
+        Self { normalization: Normalization::default(), layout: Layout::default(), element: PhantomData }
+    }
+}
+
+impl StackImages {
+    /// Stacks images into an array of `f32` from 0 to 1, in the order NCHW.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl<T> StackImages<T> {
+    /// The same, into numbers of another type.
+    pub(super) fn elements<U>(self) -> StackImages<U> {
+        StackImages { normalization: self.normalization, layout: self.layout, element: PhantomData }
+    }
+}
+
+impl<T: Element> Collate<Image> for StackImages<T> {
+    type Output = Images<T>;
+
+    fn collate(&self, samples: Vec<Image>) -> anyhow::Result<Images<T>> {
+        let mut labels = Vec::with_capacity(samples.len());
+        labels.extend(samples.iter().map(|image| image.label));
+        let Some(first) = samples.first() else {
+            return Ok(Images { pixels: Vec::new(), shape: [0; 4], labels });
+        };
+        let (height, width, channels) = (first.bitmap.height(), first.bitmap.width(), first.bitmap.channels());
+        if let Some(other) = samples.iter().find(|image| {
+            (image.bitmap.height(), image.bitmap.width(), image.bitmap.channels()) != (height, width, channels)
+        }) {
+            let of = |image: &Image| {
+                let Image { bitmap, name, .. } = image;
+                format!("{name} has {}x{}x{}", bitmap.channels(), bitmap.height(), bitmap.width())
+            };
+            bail!(
+                "images of two sizes don't stack: {} (channels, height, width) and {}; bring all to one size with \
+                 .resize(height, width)",
+                of(first),
+                of(other),
+            );
+        }
+        self.normalization.check::<T>(channels.into())?;
+
+        let count = first.bitmap.values().len();
+        let mut pixels = vec![T::default(); samples.len() * count];
+        for (image, place) in samples.into_iter().zip(pixels.chunks_exact_mut(count)) {
+            write(&image.bitmap, &self.normalization, self.layout, place);
+        }
+        let [a, b, c] = self.layout.shape(channels.into(), height as usize, width as usize);
+        Ok(Images { pixels, shape: [labels.len(), a, b, c], labels })
+    }
+
+    fn copied_bytes(&self, item_bytes: u64) -> u64 {
+        self.batch_bytes(item_bytes)
+    }
+
+    fn batch_bytes(&self, item_bytes: u64) -> u64 {
+        item_bytes.saturating_mul(size_of::<T>() as u64)
+    }
+}

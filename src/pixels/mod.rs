@@ -1,0 +1,24 @@
+//! Image files to bitmaps: what a file is, how much memory decoding it takes, and its pixels.
+//!
+//! `header` reads the headers before anything is decoded ([`jpeg_header`] those of a JPEG); `file` decodes a file to a
+//! [`Bitmap`], and `jpeg` and `jpeg_scans` see that no pixel of a JPEG is missing. `resize` and `orientation` change
+//! a bitmap, and `planes` writes one into a batch. All of it is pure.
+
+mod bitmap;
+mod file;
+pub(crate) mod header;
+mod jpeg;
+mod jpeg_header;
+mod jpeg_scans;
+mod orientation;
+mod planes;
+mod resize;
+
+pub use bitmap::Bitmap;
+pub use file::Channels;
+pub(crate) use file::decode;
+pub(crate) use orientation::{oriented, stored_region, swaps_sides};
+pub use planes::{Element, IMAGENET_MEAN, IMAGENET_STD, Layout};
+pub(crate) use planes::{Normalization, write};
+pub use resize::Interpolation;
+pub(crate) use resize::{Region, resize};
