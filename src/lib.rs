@@ -148,7 +148,7 @@ pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 pub use decode::{BatchOf, Collated, Decode, DecodeMemory, ItemMemory, Raw};
 #[cfg(feature = "image")]
 #[doc(inline)]
-pub use decode::{Image, ImageFolder, Images, StackImages};
+pub use decode::{Image, ImageFolder, Images, MappedImages, SampleContext, StackImages};
 pub use engine::{Closed, OnError, WaitedFor};
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use loader::{

@@ -28,6 +28,23 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has the system back memory that nobody has written to yet with large pages, if it is large and they are to be had: a
+/// batch of 150 MB then takes 75 page faults instead of 37,000.
+pub(crate) fn use_large_pages<T>(values: &mut [T]) {
+    /// The large pages of x86-64 and of most other processors.
+    const LARGE_PAGE: usize = 2 << 20;
+
+    #[cfg(target_os = "linux")]
+    if size_of_val(values) >= 2 * LARGE_PAGE {
+        let start = values.as_mut_ptr().cast::<u8>();
+        let unaligned = start.align_offset(LARGE_PAGE);
+        let length = (size_of_val(values) - unaligned) / LARGE_PAGE * LARGE_PAGE;
+        // SAFETY: no safe function gives this advice. The range begins at a page and lies within `values`, which nobody
+        // else uses meanwhile. The advice changes no byte and no mapping. If it is refused, nothing is different.
+        unsafe { libc::madvise(start.wrapping_add(unaligned).cast(), length, libc::MADV_HUGEPAGE) };
+    }
+}
+
 /// Number of files and connections that this process may have open at once: the soft limit, which `ulimit -n` sets.
 /// `None` if there is no limit, or if the system doesn't report it.
 pub(crate) fn open_files() -> Option<u64> {

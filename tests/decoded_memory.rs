@@ -185,7 +185,7 @@ fn what_a_closure_makes_of_images_stays_within_the_budget() {
         let (side, count, budget) = if is_full_size() { (224, 4_000, 256 * MIB) } else { (500, 96, 32 * MIB) };
         let folder = ImageFolder::new().resize(side, side);
         let decode = move |sample: RawSample| folder.decode(sample);
-        let dataset = images(&vec![(64, 64); count]).decode(decode).collate(StackImages);
+        let dataset = images(&vec![(64, 64); count]).decode(decode).collate(StackImages::new());
         let (samples, error, peak) = measure(DataLoader::builder(dataset).batch_size(2), budget);
         assert_eq!((samples, error.as_str()), (count, ""));
         assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");

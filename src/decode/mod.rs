@@ -3,6 +3,10 @@
 mod collated;
 #[cfg(feature = "image")]
 mod image;
+#[cfg(feature = "image")]
+mod image_folder;
+#[cfg(feature = "image")]
+mod mapped;
 mod memory;
 #[cfg(feature = "image")]
 mod stack;
@@ -12,7 +16,11 @@ use crate::read::RawSample;
 
 pub use collated::Collated;
 #[cfg(feature = "image")]
-pub use image::{Image, ImageFolder};
+pub use image::Image;
+#[cfg(feature = "image")]
+pub use image_folder::ImageFolder;
+#[cfg(feature = "image")]
+pub use mapped::{MappedImages, SampleContext};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
 #[cfg(feature = "image")]
 pub use stack::{Images, StackImages};

@@ -6,7 +6,8 @@ use anyhow::bail;
 
 use super::image::Image;
 use crate::collate::Collate;
-use crate::pixels::{Element, Layout, Normalization, write};
+use crate::os::use_large_pages;
+use crate::pixels::{Element, Layout, Normalization, recycle, write};
 
 /// Stacked images of one size, and their labels.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,8 +77,10 @@ impl<T: Element> Collate<Image> for StackImages<T> {
 
         let count = first.bitmap.values().len();
         let mut pixels = vec![T::default(); samples.len() * count];
+        use_large_pages(&mut pixels);
         for (image, place) in samples.into_iter().zip(pixels.chunks_exact_mut(count)) {
             write(&image.bitmap, &self.normalization, self.layout, place);
+            recycle(image.bitmap.into_values());
         }
         let [a, b, c] = self.layout.shape(channels.into(), height as usize, width as usize);
         Ok(Images { pixels, shape: [labels.len(), a, b, c], labels })

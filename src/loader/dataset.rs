@@ -28,7 +28,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// let dataset = DatafluxDataset::open("gs://my-bucket/train/")?.decode(ImageFolder::new().resize(224, 224));
 /// println!("{} images of {} classes", dataset.len(), dataset.manifest().labels().len());
 /// let first = dataset.get(0)?;
-/// println!("{}: class {}, shape {:?}", first.name, first.label, first.shape);
+/// println!("{}: class {}, {:?}", first.name, first.label, first.bitmap);
 /// # Ok::<(), dataflux::Error>(())
 /// ```
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::jpeg_header::{JpegDecoder, JpegHeader};
 use super::jpeg_scans::JpegScans;
+use super::{buffer, recycle};
 
 /// Eight bytes of ones, each followed by the zero that marks it as data. The longest code has 16 bits.
 const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
@@ -69,11 +70,16 @@ fn decode_whole(bytes: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyh
 }
 
 fn decode_data(data: &[u8], padding: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyhow::Result<DynamicImage> {
-    let file = [data, padding, &END_MARKER].concat();
+    let mut file = buffer(data.len() + padding.len() + END_MARKER.len());
+    let (head, tail) = file.split_at_mut(data.len());
+    head.copy_from_slice(data);
+    tail[..padding.len()].copy_from_slice(padding);
+    tail[padding.len()..].copy_from_slice(&END_MARKER);
     let pixels = match decoder {
         JpegDecoder::Zune => zune(&file, header)?,
         JpegDecoder::Plain => plain(&file, header)?,
     };
+    recycle(file);
     let (width, height) = (header.width.into(), header.height.into());
     let image = if header.components.len() == 1 {
         GrayImage::from_raw(width, height, pixels).map(DynamicImage::from)
@@ -92,7 +98,11 @@ fn zune(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {
         .set_max_width(u16::MAX.into())
         .set_max_height(u16::MAX.into());
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(file), options);
-    decoder.decode().map_err(|error| anyhow!("{error:?}"))
+    let described = |error| anyhow!("{error:?}");
+    decoder.decode_headers().map_err(described)?;
+    let mut pixels = buffer(decoder.output_buffer_size().context("the decoder found no size")?);
+    decoder.decode_into(&mut pixels).map_err(described)?;
+    Ok(pixels)
 }
 
 fn plain(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {

@@ -5,6 +5,7 @@
 //! a bitmap, and `planes` writes one into a batch. All of it is pure.
 
 mod bitmap;
+mod buffers;
 mod file;
 pub(crate) mod header;
 mod jpeg;
@@ -15,6 +16,7 @@ mod planes;
 mod resize;
 
 pub use bitmap::Bitmap;
+pub(crate) use buffers::{buffer, recycle};
 pub use file::Channels;
 pub(crate) use file::decode;
 pub(crate) use orientation::{oriented, stored_region, swaps_sides};

@@ -49,17 +49,35 @@ impl Element for f32 {}
 impl sealed::Element for f32 {
     const IS_FLOAT: bool = true;
 
-    #[inline(always)]
+    #[inline]
     fn of(byte: u8, factor: f32, offset: f32) -> Self {
         f32::from(byte) * factor + offset
     }
 }
 
+#[cfg(any(feature = "candle", feature = "tch"))]
+macro_rules! half_elements {
+    ($($half:ty),*) => {$(
+        impl Element for $half {}
+        impl sealed::Element for $half {
+            const IS_FLOAT: bool = true;
+
+            #[inline]
+            fn of(byte: u8, factor: f32, offset: f32) -> Self {
+                Self::from_f32(f32::from(byte) * factor + offset)
+            }
+        }
+    )*};
+}
+
+#[cfg(any(feature = "candle", feature = "tch"))]
+half_elements!(half::f16, half::bf16);
+
 impl Element for u8 {}
 impl sealed::Element for u8 {
     const IS_FLOAT: bool = false;
 
-    #[inline(always)]
+    #[inline]
     fn of(byte: u8, _: f32, _: f32) -> Self {
         byte
     }
@@ -112,6 +130,13 @@ impl Normalization {
 
 /// Writes an image into its place in a batch, which has as many numbers as the image.
 pub(crate) fn write<T: Element>(image: &Bitmap, normalization: &Normalization, layout: Layout, place: &mut [T]) {
+    // Compiled once more for each newer generation of processors, of which the best one that there is runs.
+    pulp::Arch::new().dispatch(|| write_here(image, normalization, layout, place));
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "only what is inlined is compiled for the processor that there is")]
+fn write_here<T: Element>(image: &Bitmap, normalization: &Normalization, layout: Layout, place: &mut [T]) {
     match (layout, image.channels()) {
         (Layout::Nchw, 3) => write_planes::<T, 3>(image.values(), normalization, place),
         (Layout::Nchw, 4) => write_planes::<T, 4>(image.values(), normalization, place),
@@ -122,31 +147,20 @@ pub(crate) fn write<T: Element>(image: &Bitmap, normalization: &Normalization, l
     }
 }
 
-/// Pixels that are spread to planes at a time: few enough that the compiler's loops over them have a constant length.
-const STRIPE: usize = 32;
-
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "see `write_here`")]
 fn write_planes<T: Element, const C: usize>(values: &[u8], normalization: &Normalization, place: &mut [T]) {
-    let of_bytes: [_; C] = std::array::from_fn(|channel| normalization.of_bytes(channel));
-    let pixels = values.len() / C;
-    let mut planes = place.chunks_exact_mut(pixels);
-    let mut planes: [_; C] = std::array::from_fn(|_| planes.next().unwrap_or_default());
     let (pixels, _) = values.as_chunks::<C>();
-    let (stripes, rest) = pixels.as_chunks::<STRIPE>();
-    for (index, stripe) in stripes.iter().enumerate() {
-        for ((channel, plane), (factor, offset)) in planes.iter_mut().enumerate().zip(of_bytes) {
-            let plane = &mut plane[index * STRIPE..][..STRIPE];
-            for (number, pixel) in plane.iter_mut().zip(stripe) {
-                *number = T::of(pixel[channel], factor, offset);
-            }
-        }
-    }
-    for ((channel, plane), (factor, offset)) in planes.iter_mut().enumerate().zip(of_bytes) {
-        for (number, pixel) in plane[stripes.len() * STRIPE..].iter_mut().zip(rest) {
+    for (channel, plane) in place.chunks_exact_mut(pixels.len()).enumerate() {
+        let (factor, offset) = normalization.of_bytes(channel);
+        for (number, pixel) in plane.iter_mut().zip(pixels) {
             *number = T::of(pixel[channel], factor, offset);
         }
     }
 }
 
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "see `write_here`")]
 fn write_pixels<T: Element, const C: usize>(values: &[u8], normalization: &Normalization, place: &mut [T]) {
     let of_bytes: [_; C] = std::array::from_fn(|channel| normalization.of_bytes(channel));
     let (numbers, _) = place.as_chunks_mut::<C>();

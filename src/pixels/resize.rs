@@ -1,11 +1,13 @@
 //! Crops and resizes bitmaps.
 
+use std::cell::RefCell;
+
 use anyhow::{Context, ensure};
 use fast_image_resize::images::{TypedCroppedImage, TypedImage};
 use fast_image_resize::pixels::{U8, U8x3, U8x4};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
-use super::Bitmap;
+use super::{Bitmap, buffer, recycle};
 
 /// How pixels between pixels are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -76,9 +78,20 @@ fn cropped(image: Bitmap, region: Region) -> Bitmap {
     let (channels, stride) = (usize::from(image.channels()), image.row_length());
     let rows = image.values().chunks_exact(stride).skip(region.top as usize).take(region.height as usize);
     let columns = region.left as usize * channels..(region.left + region.width) as usize * channels;
-    let mut values = Vec::with_capacity(region.height as usize * columns.len());
-    rows.for_each(|row| values.extend_from_slice(&row[columns.clone()]));
-    Bitmap::new(region.height, region.width, image.channels(), values).expect("the region lies in the image")
+    let mut values = buffer(region.height as usize * columns.len());
+    let places = values.chunks_exact_mut(columns.len());
+    rows.zip(places).for_each(|(row, place)| place.copy_from_slice(&row[columns.clone()]));
+    let (channels, values) = (image.channels(), values);
+    recycle(image.into_values());
+    Bitmap::new(region.height, region.width, channels, values).expect("the region lies in the image")
+}
+
+/// Bytes that a thread's resizer keeps for the next image.
+const MAX_KEPT_ROWS: usize = 2 << 20;
+
+thread_local! {
+    /// With the rows that it makes on the way.
+    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
 }
 
 /// All of the resizer is compiled into this crate, once for each type of pixel and of image that is named here: with
@@ -93,7 +106,7 @@ fn resize_typed<P: PixelTrait>(
 ) -> anyhow::Result<Vec<u8>> {
     let source = TypedImage::<P>::from_buffer(columns, rows, &mut values)?;
     let source = TypedCroppedImage::from_ref(&source, region.left, region.top, region.width, region.height)?;
-    let mut resized = vec![0; height as usize * width as usize * P::size()];
+    let mut resized = buffer(height as usize * width as usize * P::size());
     let mut target = TypedImage::<P>::from_buffer(width, height, &mut resized)?;
     let algorithm = match interpolation {
         Interpolation::Nearest => ResizeAlg::Nearest,
@@ -102,6 +115,14 @@ fn resize_typed<P: PixelTrait>(
     };
     // Alpha is a channel like the others: a transform that wants it multiplied says so.
     let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-    Resizer::new().resize_typed(&source, &mut target, &options)?;
+    RESIZER.with_borrow_mut(|resizer| {
+        resizer.resize_typed(&source, &mut target, &options)?;
+        // The rows in between of a large image aren't kept.
+        if resizer.size_of_internal_buffers() > MAX_KEPT_ROWS {
+            resizer.reset_internal_buffers();
+        }
+        anyhow::Ok(())
+    })?;
+    recycle(values);
     Ok(resized)
 }

@@ -11,12 +11,13 @@ fn shape_error(error: ndarray::ShapeError) -> Error {
 }
 
 #[cfg(feature = "image")]
-impl Batch<crate::decode::Images> {
-    /// Images as `f32` of shape (images, channels, height, width), without a copy, and labels of shape (images).
+impl<T: crate::pixels::Element> Batch<crate::decode::Images<T>> {
+    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), without a copy, and
+    /// labels of shape (images).
     ///
     /// # Errors
     /// None for a batch that a loader has made.
-    pub fn into_ndarray(self) -> Result<(Array4<f32>, Array1<i64>)> {
+    pub fn into_ndarray(self) -> Result<(Array4<T>, Array1<i64>)> {
         let images = self.into_inner();
         let pixels = Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?;
         Ok((pixels, Array1::from_vec(images.labels)))

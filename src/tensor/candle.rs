@@ -1,4 +1,4 @@
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, WithDType};
 
 use super::library_error;
 use crate::Result;
@@ -8,8 +8,9 @@ use crate::read::RawSample;
 // `to_candle` takes the batch, since on the CPU its memory becomes the tensor's. Users look for this name.
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]
-impl Batch<crate::decode::Images> {
-    /// Images as `f32` of shape (images, channels, height, width) and labels as `i64` of shape (images), on `device`.
+impl<T: crate::pixels::Element + WithDType> Batch<crate::decode::Images<T>> {
+    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels as `i64`
+    /// of shape (images), on `device`.
     /// On the CPU nothing is copied.
     ///
     /// # Errors

@@ -1,3 +1,4 @@
+use tch::kind::Element as TorchElement;
 use tch::{Device, Tensor};
 
 use super::library_error;
@@ -7,8 +8,9 @@ use crate::read::RawSample;
 
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]
-impl Batch<crate::decode::Images> {
-    /// Images as `f32` of shape (images, channels, height, width) and labels as `i64` of shape (images), on `device`.
+impl<T: crate::pixels::Element + TorchElement> Batch<crate::decode::Images<T>> {
+    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels as `i64`
+    /// of shape (images), on `device`.
     /// libtorch copies once.
     ///
     /// # Errors

@@ -33,6 +33,10 @@ impl Collate<RawSample> for Together {
     fn collate(&self, samples: Vec<RawSample>) -> anyhow::Result<Vec<RawSample>> {
         Ok(samples)
     }
+
+    fn copied_bytes(&self, _: u64) -> u64 {
+        0
+    }
 }
 
 impl Decode for Picky {

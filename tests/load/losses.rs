@@ -270,12 +270,12 @@ fn an_item_that_turns_out_larger_than_the_budget_is_lost_like_any_other() {
             let loader = DataLoader::builder(dataset.decode(decode)).batch_size(4).memory_budget(64 << 10);
             let loader = loader.on_error(on_error).build().unwrap();
             let batches: Vec<_> = loader.epoch(0).unwrap().collect::<Result<_, _>>().unwrap();
-            assert_eq!(batches.iter().map(|batch| batch.len()).sum::<usize>(), expected, "{on_error:?}");
+            assert_eq!(batches.iter().map(dataflux::Batch::len).sum::<usize>(), expected, "{on_error:?}");
             let lost: Vec<_> =
                 batches.iter().flat_map(|batch| batch.skipped().iter().chain(batch.substituted())).collect();
             assert_eq!(lost.iter().map(|lost| lost.id.0).collect::<Vec<_>>(), [3]);
             assert!(lost[0].error.to_string().contains("memory_budget"), "{}", lost[0].error);
-            drop((lost, batches));
+            drop(batches);
             all_given_back(&loader);
         }
     });

@@ -1,0 +1,114 @@
+"""CPU time from JPEG files in memory to batches of normalized images, by other programs.
+
+    decode_peers.py READER FOLDER [--images N] [--times N]
+
+READER is pillow, pillow-draft (decodes to a smaller scale where that is enough), torchvision or spdl. Prints one JSON
+object a turn, or what is missing. For scripts/bench-decode.
+"""
+
+import argparse
+import glob
+import io
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+
+BATCH, SIZE = 256, 224
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def normalized(pixels: np.ndarray) -> np.ndarray:
+    """Height, width, channels of bytes to channels, height, width of floats."""
+    return ((pixels.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1)
+
+
+def pillow(files: list, draft: bool = False):
+    from PIL import Image
+
+    def decode(data: bytes) -> np.ndarray:
+        image = Image.open(io.BytesIO(data))
+        if draft:
+            image.draft("RGB", (SIZE, SIZE))
+        return normalized(np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)))
+
+    def batch(wanted: list) -> np.ndarray:
+        stacked = np.empty((len(wanted), 3, SIZE, SIZE), np.float32)
+        for place, data in zip(stacked, wanted):
+            place[:] = decode(data)
+        return stacked
+
+    return batch
+
+
+def torchvision(files: list):
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms.v2 import functional
+
+    torch.set_num_threads(1)
+    buffers = {id(data): torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files}
+
+    def batch(wanted: list):
+        images = [
+            functional.resize(decode_jpeg(buffers[id(data)], ImageReadMode.RGB), [SIZE, SIZE], antialias=True)
+            for data in wanted
+        ]
+        return functional.normalize(torch.stack(images).float() / 255, MEAN.tolist(), STD.tolist()).numpy()
+
+    return batch
+
+
+def spdl(files: list):
+    import spdl.io
+
+    rescale = spdl.io.get_video_filter_desc(scale_width=SIZE, scale_height=SIZE, pix_fmt="rgb24")
+
+    def batch(wanted: list) -> np.ndarray:
+        frames = [spdl.io.decode_packets(spdl.io.demux_image(data), filter_desc=rescale) for data in wanted]
+        pixels = spdl.io.to_numpy(spdl.io.convert_frames(frames))
+        stacked = np.empty((len(wanted), 3, SIZE, SIZE), np.float32)
+        for place, image in zip(stacked, pixels):
+            place[:] = normalized(image)
+        return stacked
+
+    return batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("reader")
+    parser.add_argument("folder")
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--times", type=int, default=5)
+    args = parser.parse_args()
+    files = [open(path, "rb").read() for path in sorted(glob.glob(os.path.join(args.folder, "*.jpg")))]
+    readers = {
+        "pillow": pillow,
+        "pillow-draft": lambda files: pillow(files, draft=True),
+        "torchvision": torchvision,
+        "spdl": spdl,
+    }
+    try:
+        batch = readers[args.reader](files)
+        batch([files[0]])
+    except Exception as error:  # noqa: BLE001 (whatever a package fails with when it is first used)
+        sys.exit(f"{args.reader}: {type(error).__name__}: {str(error)[:200]}")
+    for turn in range(args.times + 1):
+        usage, start = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+        for first in range(0, args.images, BATCH):
+            stacked = batch([files[index % len(files)] for index in range(first, first + BATCH)])
+            assert stacked.shape == (BATCH, 3, SIZE, SIZE)
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = now.ru_utime + now.ru_stime - usage.ru_utime - usage.ru_stime
+        wall = time.monotonic() - start
+        if turn > 0:
+            print(json.dumps({"cpu_us": cpu / args.images * 1e6, "wall_us": wall / args.images * 1e6}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

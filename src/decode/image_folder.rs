@@ -1,0 +1,252 @@
+//! Image folders: image files to bitmaps, and labels from folders.
+
+use anyhow::bail;
+use image::metadata::Orientation;
+
+use super::image::Image;
+use super::stack::StackImages;
+use super::{Decode, DecodeMemory, ItemMemory};
+use crate::pixels::header::{ImageHeader, encoded};
+use crate::pixels::{Bitmap, Channels, Element, Layout, Normalization, decode, oriented, stored_region, swaps_sides};
+use crate::read::RawSample;
+use crate::transform::{Operation, SampleRng, Transforms};
+
+/// Decodes images whose label is the first folder below the prefix: with the prefix `train/`, `train/cat/1.png` and
+/// `train/cat/siamese/2.png` are of class `cat`.
+///
+/// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another
+/// data set may have other folders, and so other numbers: give it the classes of the training data with
+/// [`classes_from`](crate::DatafluxDataset::classes_from). Objects that are hidden, or no images by their names, are
+/// left out of the data set; see [`Filter::images`](crate::list::Filter::images). Pixels are `f32` in `0.0..=1.0`, in
+/// three channels (RGB) or one, and normalised if requested.
+///
+/// Decodes PNG (all kinds; transparency is dropped) and JPEG (baseline and progressive; grey, colour and CMYK). A file
+/// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image. Rare kinds
+/// of JPEG (arithmetic coding, 12 bits) and images of more than [`max_pixels`](Self::max_pixels) are errors, too.
+/// Images of other formats, such as WebP, stay in the data set and are errors when they are decoded; exclude them with
+/// [`Filter::exclude`](crate::list::Filter::exclude). The error says what the file is. A missing end marker, and bytes
+/// after it, are accepted.
+///
+/// ```
+/// use dataflux::ImageFolder;
+///
+/// let imagenet = ImageFolder::new().resize(224, 224).normalize(&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);
+/// let digits = ImageFolder::new().grayscale();
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageFolder<T = f32> {
+    channels: Channels,
+    transforms: Transforms,
+    exif_orientation: bool,
+    max_pixels: u64,
+    stack: StackImages<T>,
+}
+
+/// The limit above which Pillow refuses an image by default (twice the size at which it warns). So whatever was
+/// prepared with Pillow decodes here, and a file of a few kilobytes that claims 65,535 x 65,535 pixels doesn't take 12
+/// GiB.
+const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
+
+impl Default for ImageFolder {
+    fn default() -> Self {
+        Self {
+            channels: Channels::default(),
+            transforms: Transforms::new(),
+            exif_orientation: true,
+            max_pixels: DEFAULT_MAX_PIXELS,
+            stack: StackImages::default(),
+        }
+    }
+}
+
+/// The memory that decoding one image takes, in addition to the bytes of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageMemory {
+    /// Bytes that the decoded [`Image`] holds.
+    pub(crate) item_bytes: u64,
+    /// Bytes that are held at once at most while it is decoded, converted and transformed, including the item.
+    pub(crate) peak_bytes: u64,
+}
+
+impl ImageFolder {
+    /// RGB images of their original sizes, in batches of `f32`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl<T: Element> ImageFolder<T> {
+    /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded.
+    ///
+    /// The default is 178,956,970, as in Pillow. The loader keeps to its memory budget whatever the limit is; the limit
+    /// is for files whose size is a mistake or an attack.
+    #[must_use]
+    pub fn max_pixels(mut self, pixels: u64) -> Self {
+        self.max_pixels = pixels;
+        self
+    }
+
+    /// Sets whether images are turned and mirrored according to their EXIF orientation, which cameras and phones write.
+    /// Height and width are those after the turn. On by default. If off, pixels are as stored, as in torchvision's
+    /// `ImageFolder`.
+    #[must_use]
+    pub fn exif_orientation(mut self, honour: bool) -> Self {
+        self.exif_orientation = honour;
+        self
+    }
+
+    /// Resizes every image to `height` by `width` pixels, bilinear with antialiasing, whatever its aspect ratio. The
+    /// same as [`transform`](Self::transform) with this step.
+    #[must_use]
+    pub fn resize(mut self, height: u32, width: u32) -> Self {
+        self.transforms = self.transforms.resize(height, width);
+        self
+    }
+
+    /// Appends steps that change every image once it is decoded. What is random about them is a function of
+    /// [`RawSample::rng_seed`].
+    #[must_use]
+    pub fn transform(mut self, transforms: Transforms) -> Self {
+        self.transforms = self.transforms.then(transforms);
+        self
+    }
+
+    /// Sets the channels that images are decoded to.
+    #[must_use]
+    pub fn channels(mut self, channels: Channels) -> Self {
+        self.channels = channels;
+        self
+    }
+
+    /// Decodes to one channel of luminance instead of three of colour.
+    #[must_use]
+    pub fn grayscale(self) -> Self {
+        self.channels(Channels::Gray)
+    }
+
+    /// Maps each channel's value `v` in a batch to `(v - mean) / std`. There must be one mean and one deviation, not 0,
+    /// for each channel; otherwise decoding fails. Two empty lists turn it off. The constants of ImageNet are
+    /// [`IMAGENET_MEAN`](crate::IMAGENET_MEAN) and [`IMAGENET_STD`](crate::IMAGENET_STD).
+    #[must_use]
+    pub fn normalize(mut self, mean: &[f32], std: &[f32]) -> Self {
+        self.stack.normalization = Normalization::new(mean, std);
+        self
+    }
+
+    /// Sets the order of the numbers of a batch.
+    #[must_use]
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.stack.layout = layout;
+        self
+    }
+
+    /// Makes batches of another type of numbers, for example `elements::<u8>()`, which holds values of 0 to 255 in a
+    /// quarter of the memory.
+    #[must_use]
+    pub fn elements<U: Element>(self) -> ImageFolder<U> {
+        let Self { channels, transforms, exif_orientation, max_pixels, stack } = self;
+        ImageFolder { channels, transforms, exif_orientation, max_pixels, stack: stack.elements() }
+    }
+
+    /// The memory that decoding this file takes, by its header. `None` if the image will be refused before it is
+    /// decoded.
+    pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
+        let header = self.header(bytes).ok()?;
+        let channels = u64::from(self.channels.count());
+        let (height, width) = seen_size(&header, self.orientation(&header, bytes));
+        let (rows, columns) = self.transforms.output_size(height, width);
+        let item_bytes = (u64::from(rows) * u64::from(columns)).saturating_mul(channels);
+        let peak_bytes = header.decoding_bytes(channels).max(self.transforms.peak_bytes(height, width, channels));
+        Some(ImageMemory { item_bytes, peak_bytes: peak_bytes.max(2 * item_bytes) })
+    }
+
+    /// The EXIF orientation, if it is to be applied.
+    fn orientation(&self, header: &ImageHeader, bytes: &[u8]) -> Orientation {
+        let exif = header.exif.clone().filter(|_| self.exif_orientation);
+        exif.and_then(|range| Orientation::from_exif_chunk(bytes.get(range)?)).unwrap_or(Orientation::NoTransforms)
+    }
+
+    /// The header of an image that may be decoded.
+    fn header(&self, bytes: &[u8]) -> anyhow::Result<ImageHeader> {
+        let header = ImageHeader::read(bytes)?;
+        if header.pixels() > self.max_pixels {
+            bail!(
+                "it has {} x {} = {} pixels (width x height), more than the {} that ImageFolder::max_pixels allows; raise \
+                 that limit, scale the image down, or leave it out",
+                header.width,
+                header.height,
+                header.pixels(),
+                self.max_pixels
+            );
+        }
+        Ok(header)
+    }
+}
+
+/// Height and width of an image as it is to be seen.
+fn seen_size(header: &ImageHeader, orientation: Orientation) -> (u32, u32) {
+    if swaps_sides(orientation) { (header.width, header.height) } else { (header.height, header.width) }
+}
+
+impl<T: Element> Decode for ImageFolder<T> {
+    type Item = Image;
+    type Collate = StackImages<T>;
+
+    fn decode(&self, sample: RawSample) -> anyhow::Result<Image> {
+        let Some(label) = sample.entry().label else {
+            bail!(
+                "it is in no folder below {}, so it has no label; move it into the folder of its class, or decode with \
+                 a closure",
+                sample.manifest().prefix()
+            );
+        };
+        self.stack.normalization.check::<T>(self.channels.count().into())?;
+        let name = sample.name().to_owned();
+        let encoding = sample.entry().encoding;
+        if !encoding.is_identity() && !ImageHeader::has_known_signature(sample.bytes()) {
+            bail!("{}", encoded(encoding.as_str()));
+        }
+        let header = self.header(sample.bytes())?;
+        let orientation = self.orientation(&header, sample.bytes());
+        let (height, width) = seen_size(&header, orientation);
+        let operations = self.transforms.draw(height, width, &mut SampleRng::new(sample.rng_seed()))?;
+        let stored = decode(sample.bytes(), &header, self.channels)?;
+
+        drop(sample);
+        let bitmap = apply(stored, orientation, &operations)?;
+        Ok(Image { bitmap, label: label.into(), name })
+    }
+
+    fn wants_images(&self) -> bool {
+        true
+    }
+
+    fn collate(&self) -> StackImages<T> {
+        self.stack.clone()
+    }
+
+    fn item_memory(&self) -> ItemMemory {
+        ItemMemory::FromBytes
+    }
+
+    fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
+        let ImageMemory { item_bytes, peak_bytes } = self.memory(sample.bytes())?;
+        Some(DecodeMemory { item: item_bytes, scratch: peak_bytes.saturating_sub(item_bytes) })
+    }
+}
+
+/// Turns an image as it is to be seen, and applies operations to it. If the first one makes it smaller, that comes
+/// before the turn, which then has fewer pixels to move.
+fn apply(stored: Bitmap, orientation: Orientation, operations: &[Operation]) -> anyhow::Result<Bitmap> {
+    let (first, rest) = match operations {
+        [Operation::CropAndResize { region, height, width, interpolation }, rest @ ..] => {
+            let region = stored_region(*region, orientation, stored.height(), stored.width());
+            let (height, width) = if swaps_sides(orientation) { (*width, *height) } else { (*height, *width) };
+            let first = Operation::CropAndResize { region, height, width, interpolation: *interpolation };
+            (Some(first), rest)
+        }
+        all => (None, all),
+    };
+    let resized = first.iter().try_fold(stored, |image, operation| operation.apply(image))?;
+    rest.iter().try_fold(oriented(resized, orientation), |image, operation| operation.apply(image))
+}

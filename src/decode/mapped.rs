@@ -1,0 +1,95 @@
+//! A user's own step on decoded images.
+
+use super::image::Image;
+use super::image_folder::ImageFolder;
+use super::stack::StackImages;
+use super::{Decode, ItemMemory};
+use crate::pixels::Element;
+use crate::read::RawSample;
+use crate::sample::SampleId;
+use crate::transform::SampleRng;
+
+/// Decodes the images of a folder, and gives each to a function before it goes into a batch. Made by
+/// [`ImageFolder::map`].
+#[derive(Clone, Debug)]
+pub struct MappedImages<T, F> {
+    folder: ImageFolder<T>,
+    map: F,
+}
+
+/// Which sample an image is of, and the random numbers for it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SampleContext {
+    /// The sample.
+    pub id: SampleId,
+    /// See [`RawSample::epoch`].
+    pub epoch: u64,
+    /// See [`RawSample::position`].
+    pub position: u64,
+    /// See [`RawSample::rng_seed`].
+    pub seed: u64,
+    /// Random numbers of this sample alone, which begin at the seed. They are others than those that
+    /// [`ImageFolder::transform`] draws.
+    pub rng: SampleRng,
+}
+
+impl SampleContext {
+    /// What the seed is combined with, so that a step of the user and a transform draw different numbers.
+    const STREAM: u64 = 0x006d_6170;
+
+    pub(super) fn of(sample: &RawSample) -> Self {
+        let seed = sample.rng_seed();
+        let rng = SampleRng::new(seed ^ Self::STREAM);
+        Self { id: sample.id(), epoch: sample.epoch(), position: sample.position(), seed, rng }
+    }
+}
+
+impl<T: Element> ImageFolder<T> {
+    /// Gives each image to `map` once it is decoded and [transformed](Self::transform), on the decode threads. The
+    /// images that it returns are stacked like any other. It may change pixels, their number, and the label.
+    ///
+    /// ```
+    /// use dataflux::{Image, ImageFolder};
+    ///
+    /// // Every fourth image or so is inverted.
+    /// let inverted = ImageFolder::new().resize(64, 64).map(|mut image: Image, context| {
+    ///     if context.rng.happens(0.25) {
+    ///         image.bitmap.values_mut().iter_mut().for_each(|value| *value = 255 - *value);
+    ///     }
+    ///     Ok(image)
+    /// });
+    /// ```
+    pub fn map<F>(self, map: F) -> MappedImages<T, F>
+    where
+        F: Fn(Image, &mut SampleContext) -> anyhow::Result<Image> + Send + Sync + 'static,
+    {
+        MappedImages { folder: self, map }
+    }
+}
+
+impl<T: Element, F> Decode for MappedImages<T, F>
+where
+    F: Fn(Image, &mut SampleContext) -> anyhow::Result<Image> + Send + Sync + 'static,
+{
+    type Item = Image;
+    type Collate = StackImages<T>;
+
+    fn decode(&self, sample: RawSample) -> anyhow::Result<Image> {
+        let mut context = SampleContext::of(&sample);
+        (self.map)(self.folder.decode(sample)?, &mut context)
+    }
+
+    fn collate(&self) -> StackImages<T> {
+        self.folder.collate()
+    }
+
+    fn wants_images(&self) -> bool {
+        true
+    }
+
+    /// The function may change the size of an image.
+    fn item_memory(&self) -> ItemMemory {
+        ItemMemory::FromItems
+    }
+}
