@@ -9,6 +9,9 @@ pub mod order {}
 #[doc = include_str!("../docs/guide/listing.md")]
 pub mod listing {}
 
+#[doc = include_str!("../docs/guide/images.md")]
+pub mod images {}
+
 #[doc = include_str!("../docs/guide/memory.md")]
 pub mod memory {}
 

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use dataflux::store::MemoryStore;
 use dataflux::{
-    Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, OnError, Raw, RawSample, Samples, Shuffle, State,
-    Strategy, Weighted,
+    Batch, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, IMAGENET_MEAN, IMAGENET_STD, ImageFolder,
+    Images, OnError, Raw, RawSample, Samples, Shuffle, State, Strategy, Transforms, Weighted,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{STRATEGIES, bucket, client, without_hanging};
+use crate::support::{STRATEGIES, bucket, client, png, without_hanging};
 
 /// What a decoder did with a sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,5 +156,63 @@ fn a_substitute_has_the_position_of_the_sample_that_it_replaces() {
         assert!(seen.iter().map(|(_, augmented)| augmented.position).eq(0..200));
         let (id, substitute) = &seen[wanted[&7].position as usize];
         assert!(*id != 7 && substitute.offset == wanted[id].offset, "{id}");
+    });
+}
+
+/// Images with every kind of random step, as `run` delivers them, by the id of each sample.
+fn transformed(run: impl Fn(DatafluxDataset<ImageFolder>) -> Vec<Batch<Images>>) -> BTreeMap<u64, Vec<u32>> {
+    let store = MemoryStore::new().with_bucket("data");
+    for index in 0..60_u32 {
+        let (height, width) = (40 + index % 7, 50 - index % 5);
+        let pixels: Vec<u8> = (0..height * width).map(|at| (at * (index + 3) % 251) as u8).collect();
+        store.insert("data", &format!("p/{}/{index:03}.png", index % 3), png(height, width, &pixels));
+    }
+    let steps = Transforms::new()
+        .random_resized_crop(24, 32)
+        .horizontal_flip(0.5)
+        .rand_augment()
+        .color_jitter(0.4, 0.4, 0.4, 0.1)
+        .gaussian_blur(3)
+        .random_erasing(0.5);
+    let images = ImageFolder::new().transform(steps).normalize(&IMAGENET_MEAN, &IMAGENET_STD);
+    let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap().decode(images);
+
+    let mut seen = BTreeMap::new();
+    for batch in run(dataset) {
+        assert_eq!(batch.shape[1..], [3, 24, 32]);
+        for (id, pixels) in batch.ids().iter().zip(batch.pixels.chunks_exact(3 * 24 * 32)) {
+            assert!(seen.insert(id.0, pixels.iter().map(|value| value.to_bits()).collect()).is_none());
+        }
+    }
+    assert_eq!(seen.len(), 60);
+    seen
+}
+
+#[test]
+fn transformed_images_are_the_same_at_1_and_8_threads_at_1_and_3_ranks_and_after_a_resume() {
+    without_hanging(|| {
+        let builder = |dataset| DataLoader::builder(dataset).batch_size(6).shuffle(42);
+        let epoch = |number: u64, threads: usize| {
+            transformed(|dataset| {
+                let loader = builder(dataset).decode_threads(threads).build().unwrap();
+                loader.epoch(number).unwrap().map(Result::unwrap).collect()
+            })
+        };
+        let wanted = epoch(2, 1);
+        assert_eq!(epoch(2, 8), wanted);
+        assert!(epoch(3, 8).iter().all(|(id, pixels)| wanted[id] != *pixels), "each epoch has its own");
+
+        let resumed_by_ranks = transformed(|dataset| {
+            let loader = builder(dataset.clone()).decode_threads(8).build().unwrap();
+            let mut first = loader.epoch(2).unwrap();
+            let mut batches: Vec<_> = first.by_ref().take(4).map(Result::unwrap).collect();
+            let state = first.state();
+            for rank in 0..3 {
+                let loader = builder(dataset.clone()).shard(rank, 3).resume(state.clone()).build().unwrap();
+                batches.extend(loader.epoch(2).unwrap().map(Result::unwrap));
+            }
+            batches
+        });
+        assert_eq!(resumed_by_ranks, wanted);
     });
 }
