@@ -42,7 +42,9 @@
 //! | find what PyTorch calls otherwise | [guide: concepts](guide::concepts#names-that-pytorch-uses) |
 //! | try it without a bucket | [recipe](guide::cookbook#without-a-bucket), [`MemoryStore`](store::MemoryStore) |
 //! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
-//! | decode something else than images | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
+//! | decode arrays, audio, text or tables | [recipe](guide::cookbook#arrays-audio-text-and-tables), [`Npy`], [`Json`], [`CsvRows`] |
+//! | decode something else | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
+//! | read compressed objects | [`encoding`], [`RawSample::decompress`] |
 //! | augment images | [recipe](guide::cookbook#augment), [`RawSample::rng_seed`] |
 //! | train on several ranks | [recipe](guide::cookbook#several-ranks), [guide: order](guide::order) |
 //! | stop and resume | [recipe](guide::cookbook#stop-and-resume), [`State`] |
@@ -73,6 +75,8 @@
 //! - `image` (default): [`ImageFolder`] for PNG and JPEG.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 //! - `parquet`: inventory reports in Parquet, beside those in CSV; see [`list::inventory`].
+//! - `audio`: [`Wav`] and [`Flac`].
+//! - `xz`, `brotli`: objects that are compressed with these, beside gzip, Zstandard and bzip2; see [`encoding`].
 //!
 //! Batches convert to the types of ndarray 0.16, candle 0.11 and tch 0.26. Each is re-exported, as [`ndarray`],
 //! `candle_core` and `tch`, so that your program can use the same version.
@@ -82,7 +86,8 @@
 //! - It reads no other cloud, and no local folders.
 //! - It does not convert data sets into another format, and reads no archives of samples such as tar or Parquet.
 //! - It has no augmentations of its own; a decoder of yours augments, with a seed from the sample.
-//! - It does not decompress: an object with a `Content-Encoding` is delivered as it is stored.
+//! - It decompresses nothing by itself: an object with a `Content-Encoding` is delivered as it is stored, and
+//!   [`RawSample::decompress`], which decoders call, decompresses it.
 //! - It writes to the bucket only to concatenate objects, and only for the time of a read; [`Strategy::Direct`] never
 //!   writes. It caches on disk only if it is given a [`Cache`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -116,6 +121,8 @@ pub mod cache;
 
 pub mod read;
 
+pub mod encoding;
+
 #[cfg(feature = "image")]
 pub mod pixels;
 
@@ -145,10 +152,18 @@ pub use collate::{Batch, Collate, LostSample, Samples};
 #[doc(inline)]
 pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 #[doc(inline)]
-pub use decode::{BatchOf, Collated, Decode, DecodeMemory, ItemMemory, Raw};
+pub use decode::{
+    AnyArray, ArrayElement, BatchOf, Collated, CsvRows, CsvTable, Decode, DecodeMemory, ItemMemory, Json, NamedArrays,
+    Npy, Npz, Raw, Safetensors, StackArrays, Text,
+};
+#[cfg(feature = "audio")]
+#[doc(inline)]
+pub use decode::{Audio, AudioBatch, Flac, StackAudio, Wav};
 #[cfg(feature = "image")]
 #[doc(inline)]
 pub use decode::{Image, ImageFolder, Images, MappedImages, SampleContext, StackImages};
+#[doc(inline)]
+pub use encoding::{Compression, DecodedBytes};
 pub use engine::{Closed, OnError, WaitedFor};
 pub use error::{Error, ErrorKind, Result, Stage};
 pub use loader::{

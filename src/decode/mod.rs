@@ -1,29 +1,41 @@
 //! Decoders: from stored bytes to the user's type.
 
+mod arrays;
+#[cfg(feature = "audio")]
+mod audio;
 mod collated;
+mod csv;
 #[cfg(feature = "image")]
 mod image;
 #[cfg(feature = "image")]
 mod image_folder;
+mod json;
 #[cfg(feature = "image")]
 mod mapped;
 mod memory;
 #[cfg(feature = "image")]
 mod stack;
+mod text;
 
 use crate::collate::{Collate, Samples};
 use crate::read::RawSample;
 
+pub use arrays::{AnyArray, ArrayElement, NamedArrays, Npy, Npz, Safetensors, StackArrays};
+#[cfg(feature = "audio")]
+pub use audio::{Audio, AudioBatch, Flac, StackAudio, Wav};
 pub use collated::Collated;
+pub use csv::{CsvRows, CsvTable};
 #[cfg(feature = "image")]
 pub use image::Image;
 #[cfg(feature = "image")]
 pub use image_folder::ImageFolder;
+pub use json::Json;
 #[cfg(feature = "image")]
 pub use mapped::{MappedImages, SampleContext};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
 #[cfg(feature = "image")]
 pub use stack::{Images, StackImages};
+pub use text::Text;
 
 /// Decodes one object's bytes into one training sample. Runs on the decode threads, several at once, unless it [is
 /// light](Self::is_light).
@@ -44,7 +56,8 @@ pub use stack::{Images, StackImages};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not decode samples",
     label = "not a decoder",
-    note = "a decoder is `ImageFolder` (feature `image`), `Raw`, a type that implements `Decode`, or a closure \
+    note = "a decoder is `ImageFolder` (feature `image`), `Npy`, `Npz`, `Safetensors`, `Json`, `CsvRows`, `Text`, `Raw`, \
+            `Wav` or `Flac` (feature `audio`), a type that implements `Decode`, or a closure \
             `move |sample: RawSample| -> anyhow::Result<T>` that is `Send + Sync + 'static`"
 )]
 pub trait Decode: Send + Sync + 'static {
@@ -168,3 +181,6 @@ impl Decode for Raw {
         Samples
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,13 @@
-use ndarray::Array2;
+#[cfg(any(feature = "image", feature = "audio"))]
+use ndarray::Array1;
+#[cfg(feature = "audio")]
+use ndarray::Array3;
 #[cfg(feature = "image")]
-use ndarray::{Array1, Array4};
+use ndarray::Array4;
+use ndarray::{Array2, ArrayD};
 
 use crate::collate::Batch;
+use crate::decode::ArrayElement;
 use crate::read::RawSample;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -24,6 +29,18 @@ impl<T: crate::pixels::Element> Batch<crate::decode::Images<T>> {
     }
 }
 
+#[cfg(feature = "audio")]
+impl Batch<crate::decode::AudioBatch> {
+    /// Samples as `f32` of shape (files, channels, frames), and lengths in frames of shape (files).
+    ///
+    /// # Errors
+    /// None.
+    pub fn into_ndarray(self) -> Result<(Array3<f32>, Array1<i64>)> {
+        let audio = self.into_inner();
+        Ok((audio.samples, audio.lengths))
+    }
+}
+
 impl Batch<Vec<RawSample>> {
     /// Stored bytes as `u8` of shape (samples, bytes of a sample).
     ///
@@ -34,4 +51,42 @@ impl Batch<Vec<RawSample>> {
         let (bytes, length) = super::concatenate(&self)?;
         Array2::from_shape_vec((samples, length), bytes).map_err(shape_error)
     }
+}
+
+impl<T: ArrayElement> Batch<ArrayD<T>> {
+    /// The stacked arrays, without a copy: of shape (samples, ...).
+    ///
+    /// # Errors
+    /// None.
+    pub fn into_ndarray(self) -> Result<ArrayD<T>> {
+        Ok(self.into_inner())
+    }
+}
+
+/// Numbers as `i64`, for libraries without `u64`.
+///
+/// # Errors
+/// One is too large.
+#[cfg(any(feature = "candle", feature = "tch"))]
+pub(super) fn signed(array: &ArrayD<u64>) -> Result<ArrayD<i64>> {
+    if let Some(large) = array.iter().find(|value| i64::try_from(**value).is_err()) {
+        return Err(Error::new(ErrorKind::Collate, "an array of u64 doesn't convert to i64")
+            .stage(Stage::Tensor)
+            .mismatch("numbers of 2^63 - 1 at most", large)
+            .hint("convert the array yourself: `Batch::into_inner` returns it"));
+    }
+    Ok(array.mapv(|value| value as i64))
+}
+
+/// The numbers of an array, whose last index changes fastest, and its shape. Arrays that were stacked aren't copied.
+#[cfg(any(feature = "candle", feature = "tch"))]
+pub(super) fn row_major<T: ArrayElement>(array: ArrayD<T>) -> (Vec<T>, Vec<usize>) {
+    let (shape, count) = (array.shape().to_vec(), array.len());
+    if !array.is_standard_layout() {
+        return (array.iter().copied().collect(), shape);
+    }
+    let (mut values, offset) = array.into_raw_vec_and_offset();
+    values.drain(..offset.unwrap_or_default());
+    values.truncate(count);
+    (values, shape)
 }

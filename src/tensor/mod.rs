@@ -34,3 +34,6 @@ fn library_error(library: &str, source: impl Into<Box<dyn std::error::Error + Se
         .hint("see that the device exists and has memory for the batch")
         .with_source(source)
 }
+
+#[cfg(test)]
+mod tests;

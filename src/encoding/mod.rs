@@ -1,0 +1,33 @@
+//! Compressed objects: which compression one has, and its bytes decompressed within a limit.
+//!
+//! Samples are delivered as stored, because checksums are those of the stored bytes. A decoder decompresses with
+//! [`RawSample::decompress`](crate::RawSample::decompress), as all decoders of this crate but
+//! [`ImageFolder`](crate::ImageFolder) do.
+//!
+//! | compression | `Content-Encoding` | suffix of the name | feature |
+//! |---|---|---|---|
+//! | gzip | `gzip`, `x-gzip` | `.gz` | |
+//! | zlib | `deflate` | | |
+//! | Zstandard | `zstd` | `.zst` | |
+//! | bzip2 | | `.bz2` | |
+//! | xz | | `.xz` | `xz` |
+//! | Brotli | `br` | `.br` | `brotli` |
+
+#[cfg(feature = "brotli")]
+mod brotli;
+mod bzip2;
+mod compression;
+mod deflate;
+mod output;
+mod sample;
+#[cfg(feature = "xz")]
+mod xz;
+mod zstd;
+
+pub use compression::Compression;
+pub(crate) use deflate::inflate;
+pub(crate) use output::first_bytes;
+pub use sample::{DEFAULT_MAX_DECOMPRESSED, DecodedBytes};
+
+#[cfg(test)]
+pub(crate) mod tests;
