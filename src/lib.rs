@@ -45,7 +45,7 @@
 //! | decode arrays, audio, text or tables | [recipe](guide::cookbook#arrays-audio-text-and-tables), [`Npy`], [`Json`], [`CsvRows`] |
 //! | decode something else | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
 //! | read compressed objects | [`encoding`], [`RawSample::decompress`] |
-//! | augment images | [recipe](guide::cookbook#augment), [`RawSample::rng_seed`] |
+//! | augment images | [`Transforms`], [recipe](guide::cookbook#augment), [`RawSample::rng_seed`] |
 //! | train on several ranks | [recipe](guide::cookbook#several-ranks), [guide: order](guide::order) |
 //! | stop and resume | [recipe](guide::cookbook#stop-and-resume), [`State`] |
 //! | survive bad samples | [recipe](guide::cookbook#samples-that-cant-be-read), [`OnError`] |
@@ -85,7 +85,7 @@
 //!
 //! - It reads no other cloud, and no local folders.
 //! - It does not convert data sets into another format, and reads no archives of samples such as tar or Parquet.
-//! - It has no augmentations of its own; a decoder of yours augments, with a seed from the sample.
+//! - It augments images only; for other data a decoder of yours augments, with a seed from the sample.
 //! - It decompresses nothing by itself: an object with a `Content-Encoding` is delivered as it is stored, and
 //!   [`RawSample::decompress`], which decoders call, decompresses it.
 //! - It writes to the bucket only to concatenate objects, and only for the time of a read; [`Strategy::Direct`] never
@@ -187,7 +187,10 @@ pub use sample::{
 };
 #[cfg(feature = "image")]
 #[doc(inline)]
-pub use transform::{SampleRng, Transforms};
+pub use transform::{
+    ColorJitter, ErasedValue, Fit, GaussianBlur, RandAugment, RandomCrop, RandomErasing, RandomResizedCrop,
+    RandomRotation, Resize, ResizeShorter, SampleRng, Step, Transforms,
+};
 
 /// The version of ndarray that batches convert to.
 pub use ndarray;

@@ -9,7 +9,7 @@ use super::{Decode, DecodeMemory, ItemMemory};
 use crate::pixels::header::{ImageHeader, encoded};
 use crate::pixels::{Bitmap, Channels, Element, Layout, Normalization, decode, oriented, stored_region, swaps_sides};
 use crate::read::RawSample;
-use crate::transform::{Operation, SampleRng, Transforms};
+use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 
 /// Decodes images whose label is the first folder below the prefix: with the prefix `train/`, `train/cat/1.png` and
 /// `train/cat/siamese/2.png` are of class `cat`.
@@ -153,11 +153,15 @@ impl<T: Element> ImageFolder<T> {
     pub(crate) fn memory(&self, bytes: &[u8]) -> Option<ImageMemory> {
         let header = self.header(bytes).ok()?;
         let channels = u64::from(self.channels.count());
-        let (height, width) = seen_size(&header, self.orientation(&header, bytes));
-        let (rows, columns) = self.transforms.output_size(height, width);
+        let orientation = self.orientation(&header, bytes);
+        let (height, width) = seen_size(&header, orientation);
+        let (rows, columns) = self.transforms.output_size(height, width)?;
         let item_bytes = (u64::from(rows) * u64::from(columns)).saturating_mul(channels);
-        let peak_bytes = header.decoding_bytes(channels).max(self.transforms.peak_bytes(height, width, channels));
-        Some(ImageMemory { item_bytes, peak_bytes: peak_bytes.max(2 * item_bytes) })
+        let peak_bytes = header.decoding_bytes(channels).max(self.transforms.peak_bytes(height, width, channels)?);
+        // A whole image may have to be turned, which takes a copy.
+        let is_turned = orientation != Orientation::NoTransforms;
+        let turned_bytes = if is_turned { header.pixels().saturating_mul(2 * channels) } else { 0 };
+        Some(ImageMemory { item_bytes, peak_bytes: peak_bytes.max(turned_bytes).max(2 * item_bytes) })
     }
 
     /// The EXIF orientation, if it is to be applied.
@@ -247,6 +251,6 @@ fn apply(stored: Bitmap, orientation: Orientation, operations: &[Operation]) -> 
         }
         all => (None, all),
     };
-    let resized = first.iter().try_fold(stored, |image, operation| operation.apply(image))?;
-    rest.iter().try_fold(oriented(resized, orientation), |image, operation| operation.apply(image))
+    let resized = first.iter().try_fold(stored, |image, operation| operation.apply(image, BitmapKind::Image))?;
+    rest.iter().try_fold(oriented(resized, orientation), |image, operation| operation.apply(image, BitmapKind::Image))
 }

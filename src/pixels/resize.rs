@@ -1,7 +1,5 @@
 //! Crops and resizes bitmaps.
 
-use std::cell::RefCell;
-
 use anyhow::{Context, ensure};
 use fast_image_resize::images::{TypedCroppedImage, TypedImage};
 use fast_image_resize::pixels::{U8, U8x3, U8x4};
@@ -86,14 +84,6 @@ fn cropped(image: Bitmap, region: Region) -> Bitmap {
     Bitmap::new(region.height, region.width, channels, values).expect("the region lies in the image")
 }
 
-/// Bytes that a thread's resizer keeps for the next image.
-const MAX_KEPT_ROWS: usize = 2 << 20;
-
-thread_local! {
-    /// With the rows that it makes on the way.
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
-}
-
 /// All of the resizer is compiled into this crate, once for each type of pixel and of image that is named here: with
 /// pixels of any of its 13 types, and a source of another type than the target, it would be half of this crate's code.
 fn resize_typed<P: PixelTrait>(
@@ -115,14 +105,19 @@ fn resize_typed<P: PixelTrait>(
     };
     // Alpha is a channel like the others: a transform that wants it multiplied says so.
     let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-    RESIZER.with_borrow_mut(|resizer| {
+    let mut resizer = Resizer::new();
+    let in_two_passes = interpolation != Interpolation::Nearest && region.height != height && region.width != width;
+    if in_two_passes {
+        // Values are rounded between the passes, so their order matters. Pillow's, rows first, is the resizer's other
+        // one. For 375 x 500 pixels to 224 x 224 it takes 18% longer, and for smaller regions less.
+        let mut rows = buffer(region.height as usize * width as usize * P::size());
+        let mut between = TypedImage::<P>::from_buffer(width, region.height, &mut rows)?;
+        resizer.resize_typed(&source, &mut between, &options)?;
+        resizer.resize_typed(&between, &mut target, &options)?;
+        recycle(rows);
+    } else {
         resizer.resize_typed(&source, &mut target, &options)?;
-        // The rows in between of a large image aren't kept.
-        if resizer.size_of_internal_buffers() > MAX_KEPT_ROWS {
-            resizer.reset_internal_buffers();
-        }
-        anyhow::Ok(())
-    })?;
+    }
     recycle(values);
     Ok(resized)
 }
