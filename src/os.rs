@@ -30,6 +30,7 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 /// Has the system back memory that nobody has written to yet with large pages, if it is large and they are to be had: a
 /// batch of 150 MB then takes 75 page faults instead of 37,000.
+#[cfg(feature = "image")]
 pub(crate) fn use_large_pages<T>(values: &mut [T]) {
     /// The large pages of x86-64 and of most other processors.
     const LARGE_PAGE: usize = 2 << 20;
