@@ -158,10 +158,10 @@ pub trait Collate<T>: Send + Sync + 'static {
     }
 
     /// Bytes of memory that the batch's data take for one sample of `item_bytes` bytes once the samples are gone, for
-    /// the memory budget. As many as the item by default, and never more than the item and what is
-    /// [copied](Self::copied_bytes).
+    /// the memory budget. As many as the item or what is [copied](Self::copied_bytes) by default, whichever is more, and
+    /// never more than both together.
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
-        item_bytes
+        self.copied_bytes(item_bytes).max(item_bytes)
     }
 }
 

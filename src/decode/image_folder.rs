@@ -7,7 +7,7 @@ use super::image::Image;
 use super::stack::StackImages;
 use super::{Decode, DecodeMemory, ItemMemory};
 use crate::pixels::header::{ImageHeader, encoded};
-use crate::pixels::{Bitmap, Channels, Element, Layout, Normalization, decode, oriented, stored_region, swaps_sides};
+use crate::pixels::{Bitmap, Channels, Element, Interpolation, Layout, decode, oriented, stored_region, swaps_sides};
 use crate::read::RawSample;
 use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 
@@ -17,10 +17,11 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another
 /// data set may have other folders, and so other numbers: give it the classes of the training data with
 /// [`classes_from`](crate::DatafluxDataset::classes_from). Objects that are hidden, or no images by their names, are
-/// left out of the data set; see [`Filter::images`](crate::list::Filter::images). Pixels are `f32` in `0.0..=1.0`, in
-/// three channels (RGB) or one, and normalised if requested.
+/// left out of the data set; see [`Filter::images`](crate::list::Filter::images). By default a batch holds `f32` from 0 to
+/// 1 in three channels (RGB); see [`elements`](Self::elements), [`channels`](Self::channels) and
+/// [`normalize`](Self::normalize).
 ///
-/// Decodes PNG (all kinds; transparency is dropped) and JPEG (baseline and progressive; grey, colour and CMYK). A file
+/// Decodes PNG (all kinds; transparency is dropped without [`Channels::Rgba`]) and JPEG (baseline and progressive; grey, colour and CMYK). A file
 /// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image. Rare kinds
 /// of JPEG (arithmetic coding, 12 bits) and images of more than [`max_pixels`](Self::max_pixels) are errors, too.
 /// Images of other formats, such as WebP, stay in the data set and are errors when they are decoded; exclude them with
@@ -129,14 +130,14 @@ impl<T: Element> ImageFolder<T> {
     /// [`IMAGENET_MEAN`](crate::IMAGENET_MEAN) and [`IMAGENET_STD`](crate::IMAGENET_STD).
     #[must_use]
     pub fn normalize(mut self, mean: &[f32], std: &[f32]) -> Self {
-        self.stack.normalization = Normalization::new(mean, std);
+        self.stack = self.stack.normalize(mean, std);
         self
     }
 
     /// Sets the order of the numbers of a batch.
     #[must_use]
     pub fn layout(mut self, layout: Layout) -> Self {
-        self.stack.layout = layout;
+        self.stack = self.stack.layout(layout);
         self
     }
 
@@ -239,11 +240,16 @@ impl<T: Element> Decode for ImageFolder<T> {
     }
 }
 
-/// Turns an image as it is to be seen, and applies operations to it. If the first one makes it smaller, that comes
-/// before the turn, which then has fewer pixels to move.
+/// Applies operations to an image, and turns it by its EXIF orientation. If the first one makes the image smaller, it
+/// runs before the turn, on the stored axes: the turn then has fewer pixels to move. If the turn swaps the sides, values
+/// may differ by rounding from those of a resize after it. The nearest pixel of a mirrored image is another one, so that
+/// is always found after the turn.
 fn apply(stored: Bitmap, orientation: Orientation, operations: &[Operation]) -> anyhow::Result<Bitmap> {
     let (first, rest) = match operations {
-        [Operation::CropAndResize { region, height, width, interpolation }, rest @ ..] => {
+        [Operation::CropAndResize { region, height, width, interpolation }, rest @ ..]
+            if *interpolation != Interpolation::Nearest
+                && u64::from(*height) * u64::from(*width) <= u64::from(region.height) * u64::from(region.width) =>
+        {
             let region = stored_region(*region, orientation, stored.height(), stored.width());
             let (height, width) = if swaps_sides(orientation) { (*width, *height) } else { (*height, *width) };
             let first = Operation::CropAndResize { region, height, width, interpolation: *interpolation };

@@ -3,7 +3,7 @@
 use super::image::Image;
 use super::image_folder::ImageFolder;
 use super::stack::StackImages;
-use super::{Decode, ItemMemory};
+use super::{Decode, DecodeMemory, ItemMemory};
 use crate::pixels::Element;
 use crate::read::RawSample;
 use crate::sample::SampleId;
@@ -91,5 +91,11 @@ where
     /// The function may change the size of an image.
     fn item_memory(&self) -> ItemMemory {
         ItemMemory::FromItems
+    }
+
+    /// The folder's image is scratch, since another one may come of it. An image that will be refused needs nothing.
+    fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
+        let DecodeMemory { item, scratch } = self.folder.decode_memory(sample).unwrap_or_default();
+        Some(DecodeMemory { item, scratch: item.saturating_add(scratch) })
     }
 }

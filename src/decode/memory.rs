@@ -84,7 +84,8 @@ fn image(of: TypeId) -> Option<Measure> {
         .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| image.bitmap.values().len() as u64))
 }
 
-/// Working memory of a closure that makes a `T` of this object, as far as is known. If it makes an image, this is the
+/// Working memory of a decoder that makes a `T` of this object and states none itself, such as a closure, as far as is
+/// known. If it makes an image, this is the
 /// memory that decoding the object to RGB takes; how the closure resizes is unknown.
 #[cfg_attr(
     not(feature = "image"),

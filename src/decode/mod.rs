@@ -91,7 +91,8 @@ pub trait Decode: Send + Sync + 'static {
 
     /// Memory that decoding this object takes, by the headers in its bytes; `None` if they don't say, for example
     /// because they are damaged. Called before [`decode`](Self::decode) if [`item_memory`](Self::item_memory) is
-    /// [`FromBytes`](ItemMemory::FromBytes). It should take microseconds.
+    /// [`FromBytes`](ItemMemory::FromBytes), or for the working memory alone if it is
+    /// [`FromItems`](ItemMemory::FromItems). It should take microseconds.
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let _ = sample;
         None

@@ -20,12 +20,12 @@ pub struct Images<T = f32> {
     pub labels: Vec<i64>,
 }
 
-/// A [`Collate`] that stacks images into one array of numbers from 0 to 1, or [normalized](crate::ImageFolder::normalize)
-/// ones. It writes each image once, and needs no other pass over them.
+/// A [`Collate`] that stacks images into one array. Floats are from 0 to 1, or normalized; `u8` values stay from 0 to 255.
+/// It writes each image once, and needs no other pass over them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StackImages<T = f32> {
     pub(super) normalization: Normalization,
-    pub(super) layout: Layout,
+    layout: Layout,
     element: PhantomData<fn() -> T>,
 }
 
@@ -42,9 +42,24 @@ impl StackImages {
     }
 }
 
-impl<T> StackImages<T> {
-    /// The same, into numbers of another type.
-    pub(super) fn elements<U>(self) -> StackImages<U> {
+impl<T: Element> StackImages<T> {
+    /// See [`ImageFolder::normalize`](crate::ImageFolder::normalize).
+    #[must_use]
+    pub fn normalize(mut self, mean: &[f32], std: &[f32]) -> Self {
+        self.normalization = Normalization::new(mean, std);
+        self
+    }
+
+    /// See [`ImageFolder::layout`](crate::ImageFolder::layout).
+    #[must_use]
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// See [`ImageFolder::elements`](crate::ImageFolder::elements).
+    #[must_use]
+    pub fn elements<U: Element>(self) -> StackImages<U> {
         StackImages { normalization: self.normalization, layout: self.layout, element: PhantomData }
     }
 }
@@ -68,7 +83,7 @@ impl<T: Element> Collate<Image> for StackImages<T> {
             };
             bail!(
                 "images of two sizes don't stack: {} (channels, height, width) and {}; bring all to one size with \
-                 .resize(height, width)",
+                 .resize(height, width), or in the step given to map",
                 of(first),
                 of(other),
             );

@@ -1,8 +1,9 @@
 //! Compressed objects: which compression one has, and its bytes decompressed within a limit.
 //!
 //! Samples are delivered as stored, because checksums are those of the stored bytes. A decoder decompresses with
-//! [`RawSample::decompress`](crate::RawSample::decompress), as all decoders of this crate but
-//! [`ImageFolder`](crate::ImageFolder) do.
+//! [`RawSample::decompress`](crate::RawSample::decompress). All decoders of this crate do so, except
+//! [`ImageFolder`](crate::ImageFolder), whose files are compressed already, and [`Raw`](crate::Raw), which returns the
+//! stored bytes.
 //!
 //! | compression | `Content-Encoding` | suffix of the name | feature |
 //! |---|---|---|---|

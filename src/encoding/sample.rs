@@ -92,8 +92,9 @@ impl RawSample {
         })
     }
 
-    /// The size of the decompressed bytes by the headers of the object, as an estimate of what they take: it needn't be
-    /// true. `None` if the headers claim none. An object that isn't compressed has the size of its bytes.
+    /// An estimate of the decompressed size, from the field of the compressed data that states it, which may be wrong.
+    /// `None` if the format or the object has no such field, or if the `Content-Encoding` is unknown. For an object
+    /// that isn't compressed, the number of its bytes.
     pub fn decompressed_size(&self) -> Option<u64> {
         match self.compression().ok()? {
             None => Some(self.bytes().len() as u64),

@@ -275,8 +275,8 @@ impl BatchAssembly {
     /// Replaces the grant of a decoded sample with the memory that its item takes.
     fn settle(&self, id: SampleId, granted: DecodeNeed, item: DecodeNeed) {
         let Some((gate, number)) = self.gate() else { return };
-        // A copy is noted even if the item takes just what was granted: the gate gives the copy back after collating.
-        if (item != granted || item.copy > 0)
+        // What collating frees is noted even if the item takes just what was granted: the gate gives it back then.
+        if (item != granted || item.lasting() > item.batch)
             && let Err(never) = gate.update(|ledger| ledger.settle(number, granted, item))
         {
             self.fail(self.too_large(id, never, item));

@@ -143,7 +143,8 @@ impl ItemSizes {
                 DecodeNeed { scratch: memory.scratch, ..of_item(memory.item, collate) }
             }
             ItemSizeMode::Measured(_) => {
-                let scratch = scratch_of::<D::Item>(sample);
+                let stated = decode.decode_memory(sample).map(|memory| memory.scratch);
+                let scratch = stated.unwrap_or_else(|| scratch_of::<D::Item>(sample));
                 let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
                 let lately = lock(&self.finished).largest();
                 let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);

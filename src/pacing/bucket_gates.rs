@@ -133,9 +133,13 @@ impl BucketGates {
         // Without any loader the share stays: temporary objects are still deleted, and other ranks are still there.
         if !users.ranks.is_empty() {
             let part = |(world_size, ranks): (&u64, &BTreeMap<_, _>)| ranks.len() as f64 / (*world_size).max(1) as f64;
-            users.share = users.ranks.iter().map(part).fold(1.0, f64::min);
-            self.reads.start_at_rate(INITIAL_SHARE * DOCUMENTED_READS * users.share);
-            self.writes.start_at_rate(INITIAL_SHARE * DOCUMENTED_WRITES * users.share);
+            let share = users.ranks.iter().map(part).fold(1.0, f64::min);
+            // A rate that is still being proven begins anew with another share only.
+            if share.total_cmp(&users.share).is_ne() {
+                users.share = share;
+                self.reads.start_at_rate(INITIAL_SHARE * DOCUMENTED_READS * share);
+                self.writes.start_at_rate(INITIAL_SHARE * DOCUMENTED_WRITES * share);
+            }
         }
     }
 

@@ -172,7 +172,7 @@ impl CallGate {
         }
     }
 
-    /// Replaces the initial rate, if no call has started yet.
+    /// Replaces the initial rate, unless calls have proven or refusals changed it.
     pub(super) fn start_at_rate(&self, per_second: f64) {
         let now = self.now();
         lock(&self.state).rate.start_at(per_second, now, rand::random());

@@ -15,31 +15,33 @@ const MAX_KEPT_BYTES: usize = 48 << 20;
 /// Below this size the allocator is as good.
 const MIN_BYTES: usize = 16 << 10;
 
-/// Buffers by their length.
+/// Buffers by their capacity, which is the memory that they take.
 #[derive(Debug)]
 struct KeptBuffers {
     bytes: usize,
-    by_length: BTreeMap<usize, Vec<Vec<u8>>>,
+    by_capacity: BTreeMap<usize, Vec<Vec<u8>>>,
 }
 
-static KEPT: Mutex<KeptBuffers> = Mutex::new(KeptBuffers { bytes: 0, by_length: BTreeMap::new() });
+static KEPT: Mutex<KeptBuffers> = Mutex::new(KeptBuffers { bytes: 0, by_capacity: BTreeMap::new() });
 
 impl KeptBuffers {
-    /// The smallest buffer of at least this length, unless even that is more than twice as long.
+    /// The smallest buffer that holds this many bytes, unless even that is a sixteenth too large: an image that waits
+    /// for its batch is counted by its own bytes.
     fn take(&mut self, length: usize) -> Option<Vec<u8>> {
-        let (&found, buffers) = self.by_length.range_mut(length..=2 * length).next()?;
+        let (&found, buffers) = self.by_capacity.range_mut(length..=length + length / 16).next()?;
         let buffer = buffers.pop();
         if buffers.is_empty() {
-            self.by_length.remove(&found);
+            self.by_capacity.remove(&found);
         }
         self.bytes -= found;
         buffer
     }
 
     fn keep(&mut self, buffer: Vec<u8>) {
-        if buffer.len() >= MIN_BYTES && self.bytes + buffer.len() <= MAX_KEPT_BYTES {
-            self.bytes += buffer.len();
-            self.by_length.entry(buffer.len()).or_default().push(buffer);
+        let capacity = buffer.capacity();
+        if capacity >= MIN_BYTES && self.bytes + capacity <= MAX_KEPT_BYTES {
+            self.bytes += capacity;
+            self.by_capacity.entry(capacity).or_default().push(buffer);
         }
     }
 }
@@ -49,7 +51,7 @@ pub(crate) fn buffer(length: usize) -> Vec<u8> {
     let kept = if length < MIN_BYTES { None } else { lock(&KEPT).take(length) };
     match kept {
         Some(mut buffer) => {
-            buffer.truncate(length);
+            buffer.resize(length, 0);
             buffer
         }
         None => vec![0; length],
@@ -66,15 +68,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_serves_lengths_down_to_half_and_the_bound_holds() {
-        let mut kept = KeptBuffers { bytes: 0, by_length: BTreeMap::new() };
+    fn a_buffer_serves_lengths_a_little_below_its_own_and_the_bound_holds() {
+        let mut kept = KeptBuffers { bytes: 0, by_capacity: BTreeMap::new() };
         kept.keep(vec![7; MIN_BYTES - 1]);
         assert_eq!(kept.bytes, 0, "too small to keep");
-        kept.keep(vec![7; 100_000]);
+        let mut shortened = vec![7; 100_000];
+        shortened.truncate(10);
+        kept.keep(shortened);
         kept.keep(vec![8; 60_000]);
-        assert!(kept.take(100_001).is_none() && kept.take(20_000).is_none());
-        assert_eq!(kept.take(50_001).unwrap().len(), 60_000);
-        assert_eq!(kept.take(50_001).unwrap().len(), 100_000);
+        assert_eq!(kept.bytes, 160_000, "counted by what they take");
+        assert!(kept.take(100_001).is_none() && kept.take(40_000).is_none());
+        assert_eq!(kept.take(57_000).unwrap().capacity(), 60_000);
+        assert_eq!(kept.take(95_000).unwrap().capacity(), 100_000);
         assert_eq!(kept.bytes, 0);
         (0..100).for_each(|_| kept.keep(vec![0; 1 << 20]));
         assert_eq!(kept.bytes, MAX_KEPT_BYTES);

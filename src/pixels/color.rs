@@ -106,7 +106,10 @@ fn luminance([red, green, blue]: [u8; 3]) -> u8 {
 /// Sum and number of the luminances.
 fn luminances<const C: usize>(image: &Bitmap) -> (u64, usize) {
     let (pixels, _) = image.values().as_chunks::<C>();
-    let of = |pixel: &[u8; C]| if C == 1 { pixel[0] } else { luminance([pixel[0], pixel[C - 2], pixel[C - 1]]) };
+    let of = |pixel: &[u8; C]| match pixel[..] {
+        [red, green, blue, ..] => luminance([red, green, blue]),
+        _ => pixel[0],
+    };
     (pixels.iter().map(|pixel| u64::from(of(pixel))).sum(), pixels.len())
 }
 
@@ -214,6 +217,22 @@ mod tests {
             let [hue, saturation, value] = hsv_of(pixel);
             let back = rgb_of([hue, saturation, value]);
             assert!(pixel.iter().zip(back).all(|(left, right)| left.abs_diff(right) <= 8), "{pixel:?} {back:?}");
+        }
+    }
+
+    #[test]
+    fn transparency_has_no_part_in_the_contrast() {
+        let green = |alpha: u8| Bitmap::new(1, 2, 4, vec![0, 255, 0, alpha, 40, 80, 120, alpha]).unwrap();
+        let opaque = Bitmap::new(1, 2, 3, vec![0, 255, 0, 40, 80, 120]).unwrap();
+        let colors = |image: &Bitmap, channels: usize| -> Vec<[u8; 3]> {
+            image.values().chunks(channels).map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
+        };
+        let mut expected = opaque;
+        adjust_contrast(&mut expected, 0.5);
+        for alpha in [0, 255] {
+            let mut image = green(alpha);
+            adjust_contrast(&mut image, 0.5);
+            assert_eq!(colors(&image, 4), colors(&expected, 3), "{alpha}");
         }
     }
 }

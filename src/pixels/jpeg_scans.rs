@@ -28,8 +28,8 @@ impl JpegScans {
     /// Walks the scans.
     ///
     /// # Errors
-    /// A scan header is damaged or names an unknown component, a scan lacks restart intervals, or a component has no
-    /// scan.
+    /// A scan header is damaged or names an unknown component, a scan lacks restart intervals, a component has no scan,
+    /// or has more than a baseline file can have.
     pub(super) fn read(bytes: &[u8], header: &JpegHeader) -> anyhow::Result<Self> {
         let mut missing: MissingBits = [[NEVER_SEEN; 64]; 4];
         let mut restart_interval = u64::from(header.restart_interval);
@@ -62,6 +62,10 @@ impl JpegScans {
         let seen = &missing[..header.components.len()];
         if let Some(component) = seen.iter().position(|bits| bits[0] == NEVER_SEEN) {
             bail!("component {} of {} has no scan", component + 1, seen.len());
+        }
+        // zune-jpeg takes the header of a second scan for the end of the file, without an error.
+        if matches!(header.process, 0 | 1) && usize::from(header.first_scan_components) == seen.len() && count > 1 {
+            bail!("its first scan has all components, and {} more scans follow", count - 1);
         }
         let are_complete = seen.iter().all(|bits| bits.iter().all(|&bits| bits == 0));
         Ok(Self { end, has_end_marker, are_complete, count })

@@ -31,7 +31,7 @@ impl Layout {
     }
 }
 
-/// Type of the numbers of a batch of images: `f32`, or `u8` for the values as they are; with the features `candle` and
+/// Type of the numbers of a batch of images: `f32`, or `u8` for the values as they are; with the feature `candle` or
 /// `tch` also `f16` and `bf16` of the crate half.
 pub trait Element: sealed::Element {}
 

@@ -5,8 +5,8 @@
 //! bitmap or to several that belong together, such as an image and its mask. All of it is pure.
 //!
 //! Steps have the names and parameters of torchvision's transforms (v2), and the results that torchvision gets for
-//! images of Pillow, which differ from those for tensors: Pillow cuts fractions of colours off where tensors are
-//! rounded, and knows one kind of nearest neighbour.
+//! images of Pillow, which differ from those for tensors: Pillow truncates fractions of colours where torchvision
+//! rounds those of tensors, and has a single rule for the nearest neighbour.
 
 mod arguments;
 mod color_jitter;
@@ -235,7 +235,7 @@ impl Transforms {
         })
     }
 
-    /// Height and width of what an image of this height and width becomes, which is not random. `None` if a step can't
+    /// The size that an image of this height and width gets. It doesn't depend on random numbers. `None` if a step can't
     /// be applied to it.
     pub(crate) fn output_size(&self, height: u32, width: u32) -> Option<(u32, u32)> {
         let size = ImageSize { height, width };

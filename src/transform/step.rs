@@ -124,6 +124,7 @@ impl Step {
     /// is the step's output size.
     pub(super) fn peak_bytes(&self, size: ImageSize, output: ImageSize, channels: u64) -> u64 {
         let bytes = |size: ImageSize| size.pixels().saturating_mul(channels);
+        // Images that EXIF turns are resized on their stored axes, so either side may be resized first.
         let between = |from: ImageSize, to: ImageSize| {
             let across = u64::from(from.height) * u64::from(to.width);
             let along = u64::from(to.height) * u64::from(from.width);
@@ -137,9 +138,11 @@ impl Step {
             | StepKind::ColorJitter(_)
             | StepKind::RandomErasing(_) => 0,
             // An image that is resized in one direction after the other, with the one between.
-            StepKind::Resize(_) | StepKind::ResizeShorter(_) | StepKind::RandomResizedCrop(_) | StepKind::Fit(_) => {
+            StepKind::Resize(_) | StepKind::ResizeShorter(_) | StepKind::RandomResizedCrop(_) => {
                 between(size, output).saturating_add(bytes(output))
             }
+            // The resized image is at most as large as the padded one, and both are held at once.
+            StepKind::Fit(_) => between(size, output).max(bytes(output)).saturating_add(bytes(output)),
             StepKind::CenterCrop(_)
             | StepKind::RandomCrop(_)
             | StepKind::RandomRotation(_)

@@ -1,6 +1,6 @@
 //! Stacks audio.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ndarray::{Array1, Array3};
 
 use super::clip::Audio;
@@ -39,6 +39,10 @@ impl StackAudio {
     }
 }
 
+/// Numbers of a batch at most that is padded to its longest file: a quarter of a GiB. Silence isn't counted by the
+/// memory budget where no length is set.
+const MAX_PADDED: usize = 1 << 26;
+
 impl Collate<Audio> for StackAudio {
     type Output = AudioBatch;
 
@@ -47,7 +51,16 @@ impl Collate<Audio> for StackAudio {
         let longest = files.iter().map(Audio::frames).max().unwrap_or_default();
         let frames = self.length.unwrap_or(longest);
         let count = channels.checked_mul(frames).and_then(|count| count.checked_mul(files.len()));
-        let mut samples = Vec::with_capacity(count.context("a batch has more samples than can be counted")?);
+        let count = count.context("a batch has more samples than can be counted")?;
+        let own: usize = files.iter().map(|file| file.samples.len()).sum();
+        ensure!(
+            self.length.is_some() || count <= MAX_PADDED.max(own),
+            "padding {} files to the longest, of {longest} frames, makes {count} numbers, more than {MAX_PADDED}; set a \
+             length with .length(frames)",
+            files.len()
+        );
+        let mut samples = Vec::new();
+        samples.try_reserve_exact(count).with_context(|| format!("there is no memory for {count} numbers"))?;
         let mut lengths = Vec::with_capacity(files.len());
         for (index, file) in files.iter().enumerate() {
             if (file.channels, file.sample_rate) != (channels, sample_rate) {

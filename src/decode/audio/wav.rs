@@ -37,7 +37,9 @@ impl Wav {
         Self::default()
     }
 
-    /// Decodes the first `frames` frames only, and makes batches of that length.
+    /// Decodes at most the first `frames` frames, and pads shorter files with silence in the batch. Frames are those of
+    /// the file, which is not resampled: one second is 16,000 of them at 16 kHz. Files of two sample rates in one batch
+    /// are an error; otherwise check [`AudioBatch::sample_rate`](crate::decode::AudioBatch::sample_rate).
     #[must_use]
     pub fn length(mut self, frames: usize) -> Self {
         self.clip.length = Some(frames);
