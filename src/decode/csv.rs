@@ -63,11 +63,24 @@ impl CsvRows {
         self
     }
 
-    /// Sets how many bytes a compressed object may decompress to: 1 GiB by default.
+    /// Sets how many bytes a compressed object may decompress to, and how many the ends of fields may take, four bytes
+    /// each: 1 GiB by default.
     #[must_use]
     pub fn max_decompressed(mut self, bytes: u64) -> Self {
         self.max_decompressed = bytes;
         self
+    }
+
+    /// A small compressed file of delimiters alone would otherwise become a table of many times its text.
+    fn check_fields(&self, fields: usize) -> Result<()> {
+        let bytes = fields as u64 * size_of::<u32>() as u64;
+        ensure!(
+            bytes <= self.max_decompressed,
+            "its {fields} fields or more take {bytes} bytes beside their text, and {} are allowed; raise that limit with \
+             max_decompressed, or leave it out",
+            self.max_decompressed
+        );
+        Ok(())
     }
 
     fn read(self, bytes: Vec<u8>) -> Result<CsvTable> {
@@ -81,6 +94,11 @@ impl CsvRows {
         let mut input = file.strip_prefix('\u{feff}').unwrap_or(&file).as_bytes();
         let mut reader = ReaderBuilder::new().delimiter(self.delimiter).build();
         // Fields never have more bytes than the file. The end of each is counted from the beginning of its row.
+        ensure!(
+            u32::try_from(input.len()).is_ok(),
+            "it has {} bytes, and a table at most 4 GiB; split it",
+            input.len()
+        );
         let mut text = vec![0; input.len()];
         let (mut row_start, mut filled) = (0, 0);
         let mut row_ends = vec![0; 64];
@@ -96,7 +114,10 @@ impl CsvRows {
                 // With no input left, the next call ends the last row.
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => text.resize(text.len() + 64, 0),
-                ReadRecordResult::OutputEndsFull => row_ends.resize(row_ends.len() * 2, 0),
+                ReadRecordResult::OutputEndsFull => {
+                    self.check_fields(row_ends.len())?;
+                    row_ends.resize(row_ends.len() * 2, 0);
+                }
                 ReadRecordResult::Record => {
                     if table.ends.is_empty() {
                         table.columns = fields;
@@ -107,13 +128,16 @@ impl CsvRows {
                         reader.line(),
                         table.columns
                     );
-                    table.ends.extend(row_ends[..fields].iter().map(|end| row_start + end));
+                    self.check_fields(table.ends.len() + fields)?;
+                    table.ends.extend(row_ends[..fields].iter().map(|end| (row_start + end) as u32));
                     (row_start, fields) = (filled, 0);
                 }
                 ReadRecordResult::End => break,
             }
         }
         text.truncate(filled);
+        text.shrink_to_fit();
+        table.ends.shrink_to_fit();
         table.text = String::from_utf8(text).context("its fields are no text")?;
         table.has_header = self.has_header;
         ensure!(!self.has_header || table.columns > 0, "it is empty, and a line with the names of columns was wanted");
@@ -127,7 +151,7 @@ pub struct CsvTable {
     /// All fields, without anything between them.
     text: String,
     /// Where each field ends.
-    ends: Vec<usize>,
+    ends: Vec<u32>,
     columns: usize,
     has_header: bool,
 }
@@ -213,7 +237,7 @@ impl CsvTable {
 
     fn field(&self, index: usize) -> Option<&str> {
         let start = if index == 0 { 0 } else { *self.ends.get(index - 1)? };
-        self.text.get(start..*self.ends.get(index)?)
+        self.text.get(start as usize..*self.ends.get(index)? as usize)
     }
 }
 
@@ -236,9 +260,16 @@ impl Decode for CsvRows {
     }
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
-        // The text, and eight bytes for each field, which seldom has less than seven and a delimiter.
         let size = sample.decompression_memory(self.max_decompressed).size;
-        Some(DecodeMemory { item: size.saturating_mul(2), scratch: size })
+        let fields = if size == sample.bytes().len() as u64 {
+            let ends = sample.bytes().iter().filter(|byte| **byte == self.delimiter || **byte == b'\n').count();
+            ends as u64 + 1
+        } else {
+            // Of a compressed file: a field seldom has less than three characters and a delimiter.
+            size / 4
+        };
+        // The text, and the end of each field.
+        Some(DecodeMemory { item: size.saturating_add(size_of::<u32>() as u64 * fields), scratch: size })
     }
 }
 
@@ -274,6 +305,16 @@ mod tests {
         assert_eq!(tabs.header().count(), 0);
         let wide = format!("{}\n{}", "x,".repeat(999), "1,".repeat(999));
         assert_eq!((read(&wide).unwrap().columns(), read(&wide).unwrap().len()), (1_000, 1));
+    }
+
+    #[test]
+    fn more_fields_than_allowed_are_an_error() {
+        let decoder = CsvRows::new().max_decompressed(4_000);
+        let error = decoder.read(",".repeat(1_500).into_bytes()).unwrap_err().to_string();
+        assert!(error.contains("max_decompressed"), "{error}");
+        let error = decoder.read("a\n".repeat(1_500).into_bytes()).unwrap_err().to_string();
+        assert!(error.contains("1001 fields"), "{error}");
+        assert_eq!(decoder.read("a\n".repeat(900).into_bytes()).unwrap().len(), 899);
     }
 
     #[test]

@@ -134,6 +134,9 @@ fn read(file: DecodedBytes, clip: ClipSettings) -> Result<Audio> {
         .unwrap_or_else(|_| bail!("its FLAC data are damaged; upload it again, or leave it out"))
 }
 
+/// Frames that memory is reserved for at once: six minutes at 44.1 kHz.
+const MAX_EXPECTED_FRAMES: u64 = 1 << 24;
+
 fn decode(file: DecodedBytes, clip: ClipSettings) -> Result<Audio> {
     let damaged = "its FLAC data are cut short or damaged; upload it again, or leave it out";
     let source = MediaSourceStream::new(Box::new(Cursor::new(file)), MediaSourceStreamOptions::default());
@@ -147,7 +150,9 @@ fn decode(file: DecodedBytes, clip: ClipSettings) -> Result<Audio> {
     let options = AudioDecoderOptions::default().verify(clip.length.is_none());
     let mut decoder = FlacDecoder::try_new(&parameters, &options).context(damaged)?;
 
-    let mut channels: Vec<Vec<f32>> = vec![Vec::new(); count];
+    // What the header claims is touched only as far as there are frames.
+    let expected = clip.frames(claimed.unwrap_or_default()).min(MAX_EXPECTED_FRAMES) as usize;
+    let mut channels: Vec<Vec<f32>> = (0..count).map(|_| Vec::with_capacity(expected)).collect();
     let mut block: Vec<Vec<f32>> = Vec::new();
     let mut frames = 0_usize;
     let is_done = |frames: usize| clip.length.is_some_and(|length| frames >= length);
