@@ -76,7 +76,7 @@
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 //! - `parquet`: inventory reports in Parquet, beside those in CSV; see [`list::inventory`].
 //! - `audio`: [`Wav`] and [`Flac`].
-//! - `xz`, `brotli`: objects that are compressed with these, beside gzip, Zstandard and bzip2; see [`encoding`].
+//! - `bzip2`, `xz`, `brotli`: objects that are compressed with these, beside gzip and Zstandard; see [`encoding`].
 //!
 //! Batches convert to the types of ndarray 0.16, candle 0.11 and tch 0.26. Each is re-exported, as [`ndarray`],
 //! `candle_core` and `tch`, so that your program can use the same version.

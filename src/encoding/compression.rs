@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use super::output::{BoundedOutput, first_bytes};
-use super::{bzip2, deflate, zstd};
+use super::{deflate, zstd};
 use crate::store::ContentEncoding;
 
 /// How an object is compressed.
@@ -16,7 +16,7 @@ pub enum Compression {
     Zlib,
     /// Zstandard, of one frame or several, without a dictionary.
     Zstd,
-    /// bzip2, of one stream or several.
+    /// bzip2, of one stream or several. Decompressed with the feature `bzip2`.
     Bzip2,
     /// xz, of one stream or several. Decompressed with the feature `xz`.
     Xz,
@@ -98,12 +98,13 @@ impl Compression {
             Self::Gzip => deflate::gunzip(stored, &mut output)?,
             Self::Zlib => deflate::unzlib(stored, &mut output)?,
             Self::Zstd => zstd::decompress(stored, &mut output)?,
-            Self::Bzip2 => bzip2::decompress(stored, &mut output)?,
+            #[cfg(feature = "bzip2")]
+            Self::Bzip2 => super::bzip2::decompress(stored, &mut output)?,
             #[cfg(feature = "xz")]
             Self::Xz => super::xz::decompress(stored, &mut output)?,
             #[cfg(feature = "brotli")]
             Self::Brotli => super::brotli::decompress(stored, &mut output)?,
-            #[cfg(not(all(feature = "xz", feature = "brotli")))]
+            #[cfg(not(all(feature = "bzip2", feature = "xz", feature = "brotli")))]
             missing => {
                 let name = missing.as_str();
                 bail!("it is compressed with {name}, which takes the feature `{name}` of dataflux; enable that feature")

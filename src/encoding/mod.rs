@@ -10,12 +10,13 @@
 //! | gzip | `gzip`, `x-gzip` | `.gz` | |
 //! | zlib | `deflate` | | |
 //! | Zstandard | `zstd` | `.zst` | |
-//! | bzip2 | | `.bz2` | |
+//! | bzip2 | | `.bz2` | `bzip2` |
 //! | xz | | `.xz` | `xz` |
 //! | Brotli | `br` | `.br` | `brotli` |
 
 #[cfg(feature = "brotli")]
 mod brotli;
+#[cfg(feature = "bzip2")]
 mod bzip2;
 mod compression;
 mod deflate;
