@@ -4,11 +4,12 @@ use std::io::Read;
 
 use anyhow::bail;
 
-/// Decompressed bytes at one step. It bounds what is written over and over, and fits a processor's second cache.
+/// Bytes that one call of a decompressor may write. The space is zeroed before each call, so a larger step would zero
+/// more in vain.
 const STEP_BYTES: usize = 64 << 10;
 
-/// Deflate, the most common compression, makes 1,032 bytes of one at most. So a header that claims more than this lies,
-/// or is of a compression that may as well grow the buffer as it goes.
+/// Deflate, the most common compression, makes 1,032 bytes of one at most. A header that claims more is wrong or of
+/// another compression: only this much is reserved, and the buffer grows as bytes arrive.
 const LARGEST_RATIO: u64 = 1_032;
 
 /// The decompressed bytes of one object, of which there are never more than a limit and one.
@@ -60,22 +61,6 @@ impl BoundedOutput {
         Ok(written)
     }
 
-    /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    /// The limit is exceeded.
-    pub(crate) fn write_all(&mut self, mut bytes: &[u8]) -> anyhow::Result<()> {
-        while !bytes.is_empty() {
-            let written = self.write_with(|space| {
-                let count = space.len().min(bytes.len());
-                space[..count].copy_from_slice(&bytes[..count]);
-                Ok(count)
-            })?;
-            bytes = &bytes[written..];
-        }
-        Ok(())
-    }
-
     /// Writes what `reader` returns until its end.
     ///
     /// # Errors
@@ -101,7 +86,7 @@ impl BoundedOutput {
         damaged(self.compression, self.bytes.len())
     }
 
-    /// The message for `count` bytes that follow the end of the compressed data.
+    /// The message for `rest`, the bytes that follow the end of the compressed data.
     pub(crate) fn trailing(&self, rest: &[u8]) -> String {
         format!(
             "{} bytes follow the end of its {} data ({}); upload it again, or leave it out",
