@@ -146,7 +146,8 @@ mod tests {
 
     /// Parts of hints that no command can cause: its options don't allow the situation, or the command prints another
     /// message.
-    const OF_PROGRAMS: [&str; 15] = [
+    const OF_PROGRAMS: [&str; 16] = [
+        "Batch::into_inner",
         "Filter::include(",
         "first_epoch()",
         "comes before the classes",
