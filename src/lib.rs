@@ -45,7 +45,7 @@
 //! | decode arrays, audio, text or tables | [recipe](guide::cookbook#arrays-audio-text-and-tables), [`Npy`], [`Json`], [`CsvRows`] |
 //! | decode something else | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
 //! | read compressed objects | [`encoding`], [`RawSample::decompress`] |
-//! | augment images | [`Transforms`], [recipe](guide::cookbook#augment), [`RawSample::rng_seed`] |
+//! | augment images | [guide: images](guide::images), [`Transforms`], [`RawSample::rng_seed`] |
 //! | train on several ranks | [recipe](guide::cookbook#several-ranks), [guide: order](guide::order) |
 //! | stop and resume | [recipe](guide::cookbook#stop-and-resume), [`State`] |
 //! | survive bad samples | [recipe](guide::cookbook#samples-that-cant-be-read), [`OnError`] |
