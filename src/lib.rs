@@ -161,7 +161,7 @@ pub use decode::{
 pub use decode::{Audio, AudioBatch, Flac, StackAudio, Wav};
 #[cfg(feature = "image")]
 #[doc(inline)]
-pub use decode::{Image, ImageFolder, Images, MappedImages, SampleContext, StackImages};
+pub use decode::{Image, ImageFolder, Images, MappedImages, SampleContext, StackImages, Target, TargetArray};
 #[doc(inline)]
 pub use encoding::{Compression, DecodedBytes};
 pub use engine::{Closed, OnError, WaitedFor};

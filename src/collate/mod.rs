@@ -61,6 +61,12 @@ impl<T> Batch<T> {
         Ok(Batch { ids, manifest, names, positions, padding, lost, data: change(data)? })
     }
 
+    /// The collated data, and the batch without them.
+    pub(crate) fn take_data(self) -> (T, Batch<()>) {
+        let Self { ids, manifest, names, positions, padding, lost, data } = self;
+        (data, Batch { ids, manifest, names, positions, padding, lost, data: () })
+    }
+
     /// The indices of the samples in the manifest, in order.
     pub fn ids(&self) -> &[SampleId] {
         &self.ids

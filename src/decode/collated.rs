@@ -42,6 +42,10 @@ impl<D: Decode, C: Collate<D::Item>> Decode for Collated<D, C> {
         self.decode.wants_images()
     }
 
+    fn wants_labels(&self) -> bool {
+        self.decode.wants_labels()
+    }
+
     fn is_light(&self) -> bool {
         self.decode.is_light()
     }

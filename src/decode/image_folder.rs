@@ -1,10 +1,13 @@
 //! Image folders: image files to bitmaps, and labels from folders.
 
+use std::sync::Arc;
+
 use anyhow::bail;
 use image::metadata::Orientation;
 
 use super::image::Image;
 use super::stack::StackImages;
+use super::target::{TargetSource, class_number};
 use super::{Decode, DecodeMemory, ItemMemory};
 use crate::pixels::header::{ImageHeader, encoded};
 use crate::pixels::{Bitmap, Channels, Element, Interpolation, Layout, decode, oriented, stored_region, swaps_sides};
@@ -35,7 +38,8 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// let digits = ImageFolder::new().grayscale();
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct ImageFolder<T = f32> {
+pub struct ImageFolder<T = f32, L = i64> {
+    targets: TargetSource<L>,
     channels: Channels,
     transforms: Transforms,
     exif_orientation: bool,
@@ -51,6 +55,7 @@ const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 impl Default for ImageFolder {
     fn default() -> Self {
         Self {
+            targets: TargetSource::Classes(class_number),
             channels: Channels::default(),
             transforms: Transforms::new(),
             exif_orientation: true,
@@ -76,7 +81,49 @@ impl ImageFolder {
     }
 }
 
-impl<T: Element> ImageFolder<T> {
+impl<T: Element, L> ImageFolder<T, L> {
+    /// Gives each image the target that `target` returns for its sample, in place of the number of its class: a number
+    /// for regression, a `Vec` of numbers for several, a text, or a type of yours. [`Images::labels`](crate::Images)
+    /// then holds these.
+    ///
+    /// Targets that are numbers convert to arrays and tensors of shape (images), and `Vec`s of them to those of shape
+    /// (images, numbers); see [`Target`](crate::Target). An error of `target` is one of the sample. The function runs on
+    /// the decode threads, before the image is decoded. The memory budget doesn't count what it returns.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use anyhow::Context;
+    /// use dataflux::{DataLoader, DatafluxDataset, ImageFolder, RawSample};
+    /// # let store = MemoryStore::new();
+    /// # let mut png = Vec::new();
+    /// # image::GrayImage::new(8, 8).write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    /// # [31, 54].iter().for_each(|age| _ = store.insert("my-bucket", &format!("faces/{age}_1.png"), png.clone()));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/faces/")?;
+    ///
+    /// // The age of a face is in its name: faces/31_1.png
+    /// let age = |sample: &RawSample| {
+    ///     let file = sample.name().rsplit('/').next().unwrap_or_default();
+    ///     let (age, _) = file.split_once('_').context("its name has no '_' behind an age")?;
+    ///     Ok(age.parse::<f32>()?)
+    /// };
+    /// let dataset = dataset.decode(ImageFolder::new().targets(age).resize(64, 64));
+    /// for batch in DataLoader::builder(dataset).batch_size(2).build()?.epoch(0)? {
+    ///     let (images, ages) = batch?.into_ndarray()?; // or to_candle, to_tch
+    ///     assert_eq!((images.shape(), ages.to_vec()), (&[2, 3, 64, 64][..], vec![31.0, 54.0]));
+    /// }
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    #[must_use]
+    pub fn targets<M, F>(self, target: F) -> ImageFolder<T, M>
+    where
+        F: Fn(&RawSample) -> anyhow::Result<M> + Send + Sync + 'static,
+    {
+        let Self { targets: _, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        let targets = TargetSource::Given(Arc::new(target));
+        ImageFolder { targets, channels, transforms, exif_orientation, max_pixels, stack }
+    }
+
     /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded.
     ///
     /// The default is 178,956,970, as in Pillow. The loader keeps to its memory budget whatever the limit is; the limit
@@ -144,9 +191,9 @@ impl<T: Element> ImageFolder<T> {
     /// Makes batches of another type of numbers, for example `elements::<u8>()`, which holds values of 0 to 255 in a
     /// quarter of the memory.
     #[must_use]
-    pub fn elements<U: Element>(self) -> ImageFolder<U> {
-        let Self { channels, transforms, exif_orientation, max_pixels, stack } = self;
-        ImageFolder { channels, transforms, exif_orientation, max_pixels, stack: stack.elements() }
+    pub fn elements<U: Element>(self) -> ImageFolder<U, L> {
+        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        ImageFolder { targets, channels, transforms, exif_orientation, max_pixels, stack: stack.elements() }
     }
 
     /// The memory that decoding this file takes, by its header. `None` if the image will be refused before it is
@@ -193,18 +240,12 @@ fn seen_size(header: &ImageHeader, orientation: Orientation) -> (u32, u32) {
     if swaps_sides(orientation) { (header.width, header.height) } else { (header.height, header.width) }
 }
 
-impl<T: Element> Decode for ImageFolder<T> {
-    type Item = Image;
+impl<T: Element, L: Send + 'static> Decode for ImageFolder<T, L> {
+    type Item = Image<L>;
     type Collate = StackImages<T>;
 
-    fn decode(&self, sample: RawSample) -> anyhow::Result<Image> {
-        let Some(label) = sample.entry().label else {
-            bail!(
-                "it is in no folder below {}, so it has no label; move it into the folder of its class, or decode with \
-                 a closure",
-                sample.manifest().prefix()
-            );
-        };
+    fn decode(&self, sample: RawSample) -> anyhow::Result<Image<L>> {
+        let label = self.targets.of(&sample)?;
         self.stack.normalization.check::<T>(self.channels.count().into())?;
         let name = sample.name().to_owned();
         let encoding = sample.entry().encoding;
@@ -219,11 +260,15 @@ impl<T: Element> Decode for ImageFolder<T> {
 
         drop(sample);
         let bitmap = apply(stored, orientation, &operations)?;
-        Ok(Image { bitmap, label: label.into(), name })
+        Ok(Image { bitmap, label, name })
     }
 
     fn wants_images(&self) -> bool {
         true
+    }
+
+    fn wants_labels(&self) -> bool {
+        matches!(self.targets, TargetSource::Classes(_))
     }
 
     fn collate(&self) -> StackImages<T> {

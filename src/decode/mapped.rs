@@ -12,8 +12,8 @@ use crate::transform::SampleRng;
 /// Decodes the images of a folder, and gives each to a function before it goes into a batch. Made by
 /// [`ImageFolder::map`].
 #[derive(Clone, Debug)]
-pub struct MappedImages<T, F> {
-    folder: ImageFolder<T>,
+pub struct MappedImages<T, F, L = i64> {
+    folder: ImageFolder<T, L>,
     map: F,
 }
 
@@ -45,7 +45,7 @@ impl SampleContext {
     }
 }
 
-impl<T: Element> ImageFolder<T> {
+impl<T: Element, L: Send + 'static> ImageFolder<T, L> {
     /// Gives each image to `map` once it is decoded and [transformed](Self::transform), on the decode threads. The
     /// images that it returns are stacked like any other. It may change pixels, their number, and the label.
     ///
@@ -60,22 +60,22 @@ impl<T: Element> ImageFolder<T> {
     ///     Ok(image)
     /// });
     /// ```
-    pub fn map<F>(self, map: F) -> MappedImages<T, F>
+    pub fn map<F>(self, map: F) -> MappedImages<T, F, L>
     where
-        F: Fn(Image, &mut SampleContext) -> anyhow::Result<Image> + Send + Sync + 'static,
+        F: Fn(Image<L>, &mut SampleContext) -> anyhow::Result<Image<L>> + Send + Sync + 'static,
     {
         MappedImages { folder: self, map }
     }
 }
 
-impl<T: Element, F> Decode for MappedImages<T, F>
+impl<T: Element, F, L: Send + 'static> Decode for MappedImages<T, F, L>
 where
-    F: Fn(Image, &mut SampleContext) -> anyhow::Result<Image> + Send + Sync + 'static,
+    F: Fn(Image<L>, &mut SampleContext) -> anyhow::Result<Image<L>> + Send + Sync + 'static,
 {
-    type Item = Image;
+    type Item = Image<L>;
     type Collate = StackImages<T>;
 
-    fn decode(&self, sample: RawSample) -> anyhow::Result<Image> {
+    fn decode(&self, sample: RawSample) -> anyhow::Result<Image<L>> {
         let mut context = SampleContext::of(&sample);
         (self.map)(self.folder.decode(sample)?, &mut context)
     }
@@ -86,6 +86,10 @@ where
 
     fn wants_images(&self) -> bool {
         true
+    }
+
+    fn wants_labels(&self) -> bool {
+        self.folder.wants_labels()
     }
 
     /// The function may change the size of an image.

@@ -79,9 +79,19 @@ fn text(of: TypeId) -> Option<Measure> {
 
 #[cfg(feature = "image")]
 fn image(of: TypeId) -> Option<Measure> {
+    image_with::<i64>(of)
+        .or_else(|| image_with::<f32>(of))
+        .or_else(|| image_with::<Vec<f32>>(of))
+        .or_else(|| image_with::<Vec<u8>>(of))
+        .or_else(|| image_with::<String>(of))
+}
+
+/// An image with a target of type `L`, which isn't counted.
+#[cfg(feature = "image")]
+fn image_with<L: Any>(of: TypeId) -> Option<Measure> {
     use super::Image;
-    (of == TypeId::of::<Image>())
-        .then_some(|item| item.downcast_ref::<Image>().map_or(0, |image| image.bitmap.values().len() as u64))
+    (of == TypeId::of::<Image<L>>())
+        .then_some(|item| item.downcast_ref::<Image<L>>().map_or(0, |image| image.bitmap.values().len() as u64))
 }
 
 /// Working memory of a decoder that makes a `T` of this object and states none itself, such as a closure, as far as is
@@ -93,7 +103,7 @@ fn image(of: TypeId) -> Option<Measure> {
 )]
 pub(crate) fn scratch_of<T: Any>(sample: &RawSample) -> u64 {
     #[cfg(feature = "image")]
-    if TypeId::of::<T>() == TypeId::of::<super::Image>() {
+    if image(TypeId::of::<T>()).is_some() {
         return crate::pixels::header::ImageHeader::read(sample.bytes()).map_or(0, |header| header.decoding_bytes(3));
     }
     let _ = sample;

@@ -15,6 +15,8 @@ mod mapped;
 mod memory;
 #[cfg(feature = "image")]
 mod stack;
+#[cfg(feature = "image")]
+mod target;
 mod text;
 
 use crate::collate::{Collate, Samples};
@@ -35,6 +37,10 @@ pub use mapped::{MappedImages, SampleContext};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
 #[cfg(feature = "image")]
 pub use stack::{Images, StackImages};
+#[cfg(feature = "image")]
+pub(crate) use target::UnevenTarget;
+#[cfg(feature = "image")]
+pub use target::{Target, TargetArray};
 pub use text::Text;
 
 /// Decodes one object's bytes into one training sample. Runs on the decode threads, several at once, unless it [is
@@ -102,6 +108,12 @@ pub trait Decode: Send + Sync + 'static {
     /// objects that are no images by their names, as [`Filter::images`](crate::list::Filter::images) does. A closure
     /// decodes all objects.
     fn wants_images(&self) -> bool {
+        false
+    }
+
+    /// Whether this fails for objects without a [label](crate::manifest::Entry::label), so that a data set of images
+    /// that it is given to warns of them.
+    fn wants_labels(&self) -> bool {
         false
     }
 

@@ -10,14 +10,17 @@ use crate::os::use_large_pages;
 use crate::pixels::{Element, Layout, Normalization, recycle, write};
 
 /// Stacked images of one size, and their labels.
+///
+/// `L` is the type of a label: the number of a class, or another [target](crate::ImageFolder::targets).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Images<T = f32> {
+pub struct Images<T = f32, L = i64> {
     /// Image after image, in the order of `shape`.
     pub pixels: Vec<T>,
     /// Number of images, channels, height, width (NCHW), or with [`Layout::Nhwc`] images, height, width, channels.
     pub shape: [usize; 4],
-    /// One for each image: index in [`Manifest::labels`](crate::Manifest::labels).
-    pub labels: Vec<i64>,
+    /// One for each image: index in [`Manifest::labels`](crate::Manifest::labels), unless the decoder was given other
+    /// targets.
+    pub labels: Vec<L>,
 }
 
 /// A [`Collate`] that stacks images into one array. Floats are from 0 to 1, or normalized; `u8` values stay from 0 to 255.
@@ -64,20 +67,18 @@ impl<T: Element> StackImages<T> {
     }
 }
 
-impl<T: Element> Collate<Image> for StackImages<T> {
-    type Output = Images<T>;
+impl<T: Element, L: Send + 'static> Collate<Image<L>> for StackImages<T> {
+    type Output = Images<T, L>;
 
-    fn collate(&self, samples: Vec<Image>) -> anyhow::Result<Images<T>> {
-        let mut labels = Vec::with_capacity(samples.len());
-        labels.extend(samples.iter().map(|image| image.label));
+    fn collate(&self, samples: Vec<Image<L>>) -> anyhow::Result<Images<T, L>> {
         let Some(first) = samples.first() else {
-            return Ok(Images { pixels: Vec::new(), shape: [0; 4], labels });
+            return Ok(Images { pixels: Vec::new(), shape: [0; 4], labels: Vec::new() });
         };
         let (height, width, channels) = (first.bitmap.height(), first.bitmap.width(), first.bitmap.channels());
         if let Some(other) = samples.iter().find(|image| {
             (image.bitmap.height(), image.bitmap.width(), image.bitmap.channels()) != (height, width, channels)
         }) {
-            let of = |image: &Image| {
+            let of = |image: &Image<L>| {
                 let Image { bitmap, name, .. } = image;
                 format!("{name} has {}x{}x{}", bitmap.channels(), bitmap.height(), bitmap.width())
             };
@@ -93,16 +94,18 @@ impl<T: Element> Collate<Image> for StackImages<T> {
         let count = first.bitmap.values().len();
         let mut pixels = vec![T::default(); samples.len() * count];
         use_large_pages(&mut pixels);
+        let mut labels = Vec::with_capacity(samples.len());
         for (image, place) in samples.into_iter().zip(pixels.chunks_exact_mut(count)) {
             write(&image.bitmap, &self.normalization, self.layout, place);
             recycle(image.bitmap.into_values());
+            labels.push(image.label);
         }
         let [a, b, c] = self.layout.shape(channels.into(), height as usize, width as usize);
         Ok(Images { pixels, shape: [labels.len(), a, b, c], labels })
     }
 
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
-        self.batch_bytes(item_bytes)
+        <Self as Collate<Image<L>>>::batch_bytes(self, item_bytes)
     }
 
     fn batch_bytes(&self, item_bytes: u64) -> u64 {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::notices::{log_images_listed, warn_of_labels, warn_of_left_out};
+use super::notices::{
+    log_images_listed, log_labelled_images_listed, warn_of_labels, warn_of_left_out, warn_of_unlabelled,
+};
 use crate::collate::Collate;
 use crate::decode::{Collated, Decode, Raw};
 use crate::engine::bucket::read_alone;
@@ -73,7 +75,8 @@ pub(crate) struct GivenNotices {
 
 impl DatasetSource {
     /// The same data set with labels numbered by `classes`, and, if `only_images`, without objects that are no images.
-    fn relabelled(&self, only_images: bool, classes: Option<Arc<Classes>>) -> Result<Self> {
+    /// Doubtful labels of images are reported if `wants_labels`.
+    fn relabelled(&self, only_images: bool, wants_labels: bool, classes: Option<Arc<Classes>>) -> Result<Self> {
         let mut streaming = self.streaming.clone().filter(|_| self.by_folder.is_growing());
         let by_folder = match &mut streaming {
             // Users may already hold what the running listing has delivered, so it can't be changed. A new listing
@@ -81,7 +84,8 @@ impl DatasetSource {
             Some(listing) => {
                 listing.classes.clone_from(&classes);
                 if only_images {
-                    (listing.filter, listing.ended) = (listing.filter.clone().images(), log_images_listed);
+                    listing.filter = listing.filter.clone().images();
+                    listing.ended = if wants_labels { log_labelled_images_listed } else { log_images_listed };
                 }
                 Arc::new(listing.begin(Io::shared()?.handle()).0)
             }
@@ -89,7 +93,10 @@ impl DatasetSource {
                 let (images, found) = self.by_folder.images()?;
                 if !self.notices.images.swap(true, Ordering::Relaxed) {
                     warn_of_left_out(&images, &found);
-                    warn_of_labels(&images, classes.as_deref());
+                    if wants_labels {
+                        warn_of_unlabelled(&images, &found);
+                        warn_of_labels(&images, classes.as_deref());
+                    }
                 }
                 images
             }
@@ -147,15 +154,16 @@ impl<D> DatafluxDataset<D> {
     pub fn decode<E: Decode>(self, decode: E) -> DatafluxDataset<E> {
         let Self { mut source, .. } = self;
         if decode.wants_images() && !source.only_images {
-            let images = source.relabelled(true, source.classes.clone()).unwrap_or_else(|error| {
-                let failed = Arc::new(Manifest::failed(source.manifest.prefix().clone(), error));
-                DatasetSource {
-                    manifest: Arc::clone(&failed),
-                    by_folder: failed,
-                    only_images: true,
-                    ..DatasetSource::clone(&source)
-                }
-            });
+            let images =
+                source.relabelled(true, decode.wants_labels(), source.classes.clone()).unwrap_or_else(|error| {
+                    let failed = Arc::new(Manifest::failed(source.manifest.prefix().clone(), error));
+                    DatasetSource {
+                        manifest: Arc::clone(&failed),
+                        by_folder: failed,
+                        only_images: true,
+                        ..DatasetSource::clone(&source)
+                    }
+                });
             source = Arc::new(images);
         }
         DatafluxDataset { source, decode: Arc::new(decode), item_bytes: None }
@@ -190,7 +198,7 @@ impl<D> DatafluxDataset<D> {
     /// [streaming](crate::DatasetBuilder::streaming), an unknown folder makes the listing fail when it gets there.
     pub fn classes<S: Into<String>>(self, classes: impl IntoIterator<Item = S>) -> Result<Self> {
         let classes = Classes::new(classes.into_iter().map(Into::into).collect())?;
-        let source = self.source.relabelled(self.source.only_images, Some(classes))?;
+        let source = self.source.relabelled(self.source.only_images, true, Some(classes))?;
         Ok(Self { source: Arc::new(source), ..self })
     }
 

@@ -17,26 +17,35 @@ pub(super) fn log_listed(manifest: &Manifest) {
     warn_of_cold(manifest);
 }
 
-/// As [`log_listed`], for a listing of images.
+/// As [`log_listed`], for a listing of images whose labels aren't used.
 pub(super) fn log_images_listed(manifest: &Manifest) {
     log_listed(manifest);
     let left_out = manifest.left_out();
     if left_out.count(Reason::Hidden) + left_out.count(Reason::NotAnImage) > 0 {
         tracing::warn!(prefix = %manifest.prefix(), %left_out, "{LEFT_OUT}");
     }
+}
+
+/// As [`log_listed`], for a listing of images whose labels are their folders.
+pub(super) fn log_labelled_images_listed(manifest: &Manifest) {
+    log_images_listed(manifest);
     warn_of_labels(manifest, None);
 }
 
 /// The warning that an image data set leaves out objects.
 const LEFT_OUT: &str = "an image data set leaves out what is hidden, and what has no image's suffix";
 
-/// Warns of the objects that an image data set leaves out, and of images without a label.
+/// Warns of the objects that an image data set leaves out.
 pub(super) fn warn_of_left_out(images: &Manifest, found: &FoundImages) {
-    let prefix = images.prefix();
     if let Some(example) = &found.example {
         let left_out = &found.left_out;
-        tracing::warn!(%prefix, %left_out, example, "{LEFT_OUT}");
+        tracing::warn!(prefix = %images.prefix(), %left_out, example, "{LEFT_OUT}");
     }
+}
+
+/// Warns of images without a label.
+pub(super) fn warn_of_unlabelled(images: &Manifest, found: &FoundImages) {
+    let prefix = images.prefix();
     if let Some(example) = &found.first_without_folder {
         let images = found.without_folder;
         tracing::warn!(%prefix, images, example, "images in no folder have no label and can't be decoded; move them into one");

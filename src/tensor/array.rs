@@ -1,13 +1,15 @@
-#[cfg(any(feature = "image", feature = "audio"))]
-use ndarray::Array1;
-#[cfg(feature = "audio")]
-use ndarray::Array3;
 #[cfg(feature = "image")]
 use ndarray::Array4;
+#[cfg(any(feature = "candle", feature = "tch"))]
+use ndarray::{Array, Dimension};
+#[cfg(feature = "audio")]
+use ndarray::{Array1, Array3};
 use ndarray::{Array2, ArrayD};
 
 use crate::collate::Batch;
 use crate::decode::ArrayElement;
+#[cfg(feature = "image")]
+use crate::decode::{Images, Target, TargetArray, UnevenTarget};
 use crate::read::RawSample;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -16,17 +18,32 @@ fn shape_error(error: ndarray::ShapeError) -> Error {
 }
 
 #[cfg(feature = "image")]
-impl<T: crate::pixels::Element> Batch<crate::decode::Images<T>> {
+impl<T: crate::pixels::Element, L: Target> Batch<Images<T, L>> {
     /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), without a copy, and
-    /// labels of shape (images).
+    /// labels: an `Array1` of numbers, or an `Array2` if each [target](crate::ImageFolder::targets) is a `Vec`.
     ///
     /// # Errors
-    /// None for a batch that a loader has made.
-    pub fn into_ndarray(self) -> Result<(Array4<T>, Array1<i64>)> {
-        let images = self.into_inner();
-        let pixels = Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?;
-        Ok((pixels, Array1::from_vec(images.labels)))
+    /// Targets are of two lengths.
+    pub fn into_ndarray(self) -> Result<(Array4<T>, TargetArray<L>)> {
+        let (images, labels) = images_and_labels(self)?;
+        Ok((Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?, labels))
     }
+}
+
+/// The images of a batch, without their labels, and these as an array.
+#[cfg(feature = "image")]
+pub(super) fn images_and_labels<T, L: Target>(batch: Batch<Images<T, L>>) -> Result<(Images<T, L>, TargetArray<L>)> {
+    let (mut images, batch) = batch.take_data();
+    let labels = L::stack(std::mem::take(&mut images.labels)).map_err(|uneven| {
+        let UnevenTarget { index, wanted, got } = uneven;
+        let name = |index: usize| batch.names().nth(index).unwrap_or_default().to_owned();
+        Error::new(ErrorKind::Collate, "targets of two lengths make no rectangular array")
+            .stage(Stage::Tensor)
+            .object(name(index))
+            .mismatch(format_args!("{wanted} numbers, as {} has", name(0)), got)
+            .hint("make all targets one length where they come from, or take them as they are: `batch.labels`")
+    })?;
+    Ok((images, labels))
 }
 
 #[cfg(feature = "audio")]
@@ -80,7 +97,7 @@ pub(super) fn signed(array: &ArrayD<u64>) -> Result<ArrayD<i64>> {
 
 /// The numbers of an array, whose last index changes fastest, and its shape. Arrays that were stacked aren't copied.
 #[cfg(any(feature = "candle", feature = "tch"))]
-pub(super) fn row_major<T: ArrayElement>(array: ArrayD<T>) -> (Vec<T>, Vec<usize>) {
+pub(super) fn row_major<T: ArrayElement, D: Dimension>(array: Array<T, D>) -> (Vec<T>, Vec<usize>) {
     let (shape, count) = (array.shape().to_vec(), array.len());
     if !array.is_standard_layout() {
         return (array.iter().copied().collect(), shape);

@@ -1,31 +1,35 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, WithDType};
-use ndarray::ArrayD;
+use ndarray::{Array, ArrayD, Dimension};
 
+#[cfg(feature = "image")]
+use super::array::images_and_labels;
 use super::array::{row_major, signed};
 use super::library_error;
 use crate::Result;
 use crate::collate::Batch;
 use crate::decode::{AnyArray, ArrayElement, NamedArrays};
+#[cfg(feature = "image")]
+use crate::decode::{Images, Target};
+#[cfg(feature = "image")]
+use crate::pixels::Element;
 use crate::read::RawSample;
 
 // `to_candle` takes the batch, since on the CPU its memory becomes the tensor's. Users look for this name.
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]
-impl<T: crate::pixels::Element + WithDType> Batch<crate::decode::Images<T>> {
-    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels as `i64`
-    /// of shape (images), on `device`.
-    /// On the CPU nothing is copied.
+impl<T: Element + WithDType, L: Target<Number: WithDType>> Batch<Images<T, L>> {
+    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels of shape
+    /// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`, on `device`. Numbers of
+    /// classes are `i64`. On the CPU no pixel is copied.
     ///
     /// # Errors
-    /// The device doesn't exist or has no memory left.
+    /// Targets are of two lengths; the device doesn't exist or has no memory left.
     pub fn to_candle(self, device: &Device) -> Result<(Tensor, Tensor)> {
-        let images = self.into_inner();
-        let count = images.labels.len();
+        let (images, labels) = images_and_labels(self)?;
         let pixels = Tensor::from_vec(images.pixels, &images.shape, device);
-        let labels = Tensor::from_vec(images.labels, count, device);
-        pixels.and_then(|pixels| Ok((pixels, labels?))).map_err(|error| library_error("candle", error))
+        Ok((pixels.map_err(|error| library_error("candle", error))?, tensor(labels, device)?))
     }
 }
 
@@ -82,7 +86,7 @@ impl Batch<NamedArrays> {
     }
 }
 
-fn tensor<T: ArrayElement + WithDType>(array: ArrayD<T>, device: &Device) -> Result<Tensor> {
+fn tensor<T: ArrayElement + WithDType, D: Dimension>(array: Array<T, D>, device: &Device) -> Result<Tensor> {
     let (values, shape) = row_major(array);
     Tensor::from_vec(values, shape, device).map_err(|error| library_error("candle", error))
 }

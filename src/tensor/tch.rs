@@ -1,30 +1,36 @@
 use std::collections::BTreeMap;
 
-use ndarray::ArrayD;
+use ndarray::{Array, ArrayD, Dimension};
 use tch::kind::Element as TorchElement;
 use tch::{Device, Tensor};
 
+#[cfg(feature = "image")]
+use super::array::images_and_labels;
 use super::array::{row_major, signed};
 use super::library_error;
 use crate::Result;
 use crate::collate::Batch;
 use crate::decode::{AnyArray, ArrayElement, NamedArrays};
+#[cfg(feature = "image")]
+use crate::decode::{Images, Target};
+#[cfg(feature = "image")]
+use crate::pixels::Element;
 use crate::read::RawSample;
 
 #[allow(clippy::wrong_self_convention)]
 #[cfg(feature = "image")]
-impl<T: crate::pixels::Element + TorchElement> Batch<crate::decode::Images<T>> {
-    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels as `i64`
-    /// of shape (images), on `device`.
-    /// libtorch copies once.
+impl<T: Element + TorchElement, L: Target<Number: TorchElement>> Batch<Images<T, L>> {
+    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels of shape
+    /// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`, on `device`. Numbers of
+    /// classes are `i64`. libtorch copies once.
     ///
     /// # Errors
-    /// The device doesn't exist or has no memory left.
+    /// Targets are of two lengths; the device doesn't exist or has no memory left.
     pub fn to_tch(self, device: Device) -> Result<(Tensor, Tensor)> {
-        let images = self.into_inner();
+        let (images, labels) = images_and_labels(self)?;
         let shape = images.shape.map(|size| size as i64);
         let pixels = on_device(Tensor::f_from_slice(&images.pixels).and_then(|flat| flat.f_view(shape)), device)?;
-        Ok((pixels, on_device(Tensor::f_from_slice(&images.labels), device)?))
+        Ok((pixels, tensor(labels, device)?))
     }
 }
 
@@ -85,7 +91,7 @@ impl Batch<NamedArrays> {
     }
 }
 
-fn tensor<T: ArrayElement + TorchElement>(array: ArrayD<T>, device: Device) -> Result<Tensor> {
+fn tensor<T: ArrayElement + TorchElement, D: Dimension>(array: Array<T, D>, device: Device) -> Result<Tensor> {
     let (values, shape) = row_major(array);
     let shape: Vec<i64> = shape.into_iter().map(|length| length as i64).collect();
     on_device(Tensor::f_from_slice(&values).and_then(|flat| flat.f_view(&*shape)), device)

@@ -22,6 +22,7 @@ mod images;
 mod in_memory;
 mod inventory;
 mod jpegs;
+mod labels;
 mod listing;
 mod mixed;
 mod opening;
