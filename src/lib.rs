@@ -148,20 +148,23 @@ pub use audit::{AuditLog, AuditRecord};
 #[doc(inline)]
 pub use cache::{Cache, CacheStats};
 #[doc(inline)]
-pub use collate::{Batch, Collate, LostSample, Samples};
+pub use collate::{Batch, Collate, CollateContext, LostSample, Samples};
 #[doc(inline)]
 pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 #[doc(inline)]
 pub use decode::{
-    AnyArray, ArrayElement, BatchOf, Collated, CsvRows, CsvTable, Decode, DecodeMemory, ItemMemory, Json, NamedArrays,
-    Npy, Npz, Raw, Safetensors, StackArrays, Text,
+    AnyArray, ArrayElement, BatchOf, Collated, CsvRows, CsvTable, Decode, DecodeMemory, ItemMemory, Json, Labelled,
+    NamedArrays, Npy, Npz, PadArrays, PaddedArrays, Raw, Safetensors, StackArrays, Text,
 };
 #[cfg(feature = "audio")]
 #[doc(inline)]
 pub use decode::{Audio, AudioBatch, Flac, StackAudio, Wav};
 #[cfg(feature = "image")]
 #[doc(inline)]
-pub use decode::{Image, ImageFolder, Images, MappedImages, SampleContext, StackImages, Target, TargetArray};
+pub use decode::{
+    Image, ImageFolder, Images, MappedImages, MixImages, PadImages, PaddedImages, SampleContext, StackImages, Target,
+    TargetArray,
+};
 #[doc(inline)]
 pub use encoding::{Compression, DecodedBytes};
 pub use engine::{Closed, OnError, WaitedFor};

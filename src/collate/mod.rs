@@ -1,11 +1,15 @@
 //! Collators: from samples to a batch.
 
+mod context;
+
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
 use crate::Error;
 use crate::manifest::Manifest;
 use crate::sample::SampleId;
+
+pub use context::CollateContext;
 
 /// A sample that could not be read or decoded, and that the loader [continued](crate::OnError) without.
 #[derive(Clone, Debug)]
@@ -157,6 +161,17 @@ pub trait Collate<T>: Send + Sync + 'static {
     /// The samples don't fit together.
     fn collate(&self, samples: Vec<T>) -> anyhow::Result<Self::Output>;
 
+    /// Makes a batch as [`collate`](Self::collate) does, and is told which batch it is. A loader calls this one. Implement
+    /// it for what is random about a batch, such as [`MixImages`](crate::MixImages); a collator that wraps another one
+    /// must pass the context on.
+    ///
+    /// # Errors
+    /// The samples don't fit together.
+    fn collate_with(&self, samples: Vec<T>, context: &CollateContext) -> anyhow::Result<Self::Output> {
+        let _ = context;
+        self.collate(samples)
+    }
+
     /// Bytes of memory that collating allocates for one sample of `item_bytes` bytes while the samples still exist, for
     /// the memory budget. As many by default, since most batches are copies; 0 if samples are moved.
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
@@ -188,6 +203,10 @@ impl<T, C: Collate<T> + ?Sized> Collate<T> for Arc<C> {
 
     fn collate(&self, samples: Vec<T>) -> anyhow::Result<C::Output> {
         (**self).collate(samples)
+    }
+
+    fn collate_with(&self, samples: Vec<T>, context: &CollateContext) -> anyhow::Result<C::Output> {
+        (**self).collate_with(samples, context)
     }
 
     fn copied_bytes(&self, item_bytes: u64) -> u64 {

@@ -10,9 +10,14 @@ mod image;
 #[cfg(feature = "image")]
 mod image_folder;
 mod json;
+mod labelled;
 #[cfg(feature = "image")]
 mod mapped;
 mod memory;
+#[cfg(feature = "image")]
+mod mix;
+#[cfg(feature = "image")]
+mod pad;
 #[cfg(feature = "image")]
 mod stack;
 #[cfg(feature = "image")]
@@ -22,7 +27,7 @@ mod text;
 use crate::collate::{Collate, Samples};
 use crate::read::RawSample;
 
-pub use arrays::{AnyArray, ArrayElement, NamedArrays, Npy, Npz, Safetensors, StackArrays};
+pub use arrays::{AnyArray, ArrayElement, NamedArrays, Npy, Npz, PadArrays, PaddedArrays, Safetensors, StackArrays};
 #[cfg(feature = "audio")]
 pub use audio::{Audio, AudioBatch, Flac, StackAudio, Wav};
 pub use collated::Collated;
@@ -32,9 +37,14 @@ pub use image::Image;
 #[cfg(feature = "image")]
 pub use image_folder::ImageFolder;
 pub use json::Json;
+pub use labelled::{CollateLabelled, Labelled};
 #[cfg(feature = "image")]
 pub use mapped::{MappedImages, SampleContext};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
+#[cfg(feature = "image")]
+pub use mix::MixImages;
+#[cfg(feature = "image")]
+pub use pad::{PadImages, PaddedImages};
 #[cfg(feature = "image")]
 pub use stack::{Images, StackImages};
 #[cfg(feature = "image")]

@@ -28,7 +28,7 @@ pub struct Images<T = f32, L = i64> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StackImages<T = f32> {
     pub(super) normalization: Normalization,
-    layout: Layout,
+    pub(super) layout: Layout,
     element: PhantomData<fn() -> T>,
 }
 

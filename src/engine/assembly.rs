@@ -13,7 +13,7 @@ use super::shutdown::{EpochSignal, EpochTask};
 use super::stages::{SampleStage, WindowStages};
 use super::ticket::{BatchSender, FinishedBatch, HeldBytes};
 use crate::budget::Permit;
-use crate::collate::{Batch, LostSample};
+use crate::collate::{Batch, CollateContext, LostSample};
 use crate::lock::lock;
 use crate::manifest::Manifest;
 use crate::observe::{Event, EventKind, Events};
@@ -434,14 +434,18 @@ impl BatchAssembly {
         let padding = (end - self.place.padding..end).filter(|slot| in_slot(*slot).is_some()).count();
         let ids = decoded.iter().flatten().copied().collect();
 
-        match self.context.code.collate(items) {
+        let own = &self.place.positions;
+        let positions = own.first().map_or(0, |range| range.start)..own.last().map_or(0, |range| range.end);
+        let BatchContext { epoch, first_place, .. } = *self.context;
+        let seed = first_place.at(positions.start).batch_seed();
+        let context = CollateContext { epoch, positions, seed };
+        match self.context.code.collate(items, &context) {
             Ok(data) => {
                 if let Some((gate, number)) = self.gate() {
                     gate.update(|ledger| ledger.collated(number));
                 }
-                let own = &self.place.positions;
-                let span = own.first().map_or(0, |range| range.start)..own.last().map_or(0, |range| range.end);
-                let batch = Batch::new(ids, Arc::clone(&self.context.manifest), span, padding, lost, data);
+                let manifest = Arc::clone(&self.context.manifest);
+                let batch = Batch::new(ids, manifest, context.positions, padding, lost, data);
                 let BatchPlace { number, global_positions, .. } = &self.place;
                 let positions = global_positions.clone();
                 self.sender.send(Ok(FinishedBatch { batch, number: *number, positions, bytes, verified, held }));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::decode_gate::{DecodeLimits, DecodeNeed};
 use super::item_sizes::{ItemSizes, PlannedItem};
-use crate::collate::{Batch, Collate};
+use crate::collate::{Batch, Collate, CollateContext};
 use crate::decode::Decode;
 use crate::error::panic_message;
 use crate::read::RawSample;
@@ -82,7 +82,7 @@ pub(crate) trait SampleCode: Send + Sync {
     ///
     /// # Errors
     /// What the collate function returned as an error, or its panic message.
-    fn collate(&self, items: BatchItems) -> Result<BatchData, String>;
+    fn collate(&self, items: BatchItems, context: &CollateContext) -> Result<BatchData, String>;
 }
 
 /// The code of one loader.
@@ -165,12 +165,12 @@ impl<D: Decode> SampleCode for UserCode<D> {
         }
     }
 
-    fn collate(&self, items: BatchItems) -> Result<BatchData, String> {
+    fn collate(&self, items: BatchItems, context: &CollateContext) -> Result<BatchData, String> {
         let items = match downcast::<Items<D::Item>>(items.0) {
             Items::All(items) => items,
             Items::Places(places) => places.into_iter().flatten().collect(),
         };
-        let data = guarded(|| self.collate.collate(items))?;
+        let data = guarded(|| self.collate.collate_with(items, context))?;
         Ok(Box::new(data))
     }
 }
@@ -239,7 +239,7 @@ mod tests {
                 assert_eq!((decoded.bytes, decoded.verified), (4 * slots.len() as u64, slots.len() as u64));
                 code.fill(&mut items, FIRST, 3, decoded);
             }
-            let data = code.collate(items).unwrap();
+            let data = code.collate(items, &CollateContext::default()).unwrap();
             assert_eq!(*data.downcast::<Vec<u64>>().unwrap(), [0, 1, 2], "{calls:?}");
         }
     }
@@ -260,6 +260,6 @@ mod tests {
 
         let mut items = code.new_items();
         code.fill(&mut items, FIRST, 3, decoded);
-        assert_eq!(*code.collate(items).unwrap().downcast::<Vec<u64>>().unwrap(), [7]);
+        assert_eq!(*code.collate(items, &CollateContext::default()).unwrap().downcast::<Vec<u64>>().unwrap(), [7]);
     }
 }

@@ -42,6 +42,9 @@ mod sealed {
 
         /// `byte * factor + offset`; the byte itself if this is no float.
         fn of(byte: u8, factor: f32, offset: f32) -> Self;
+
+        /// `self * share + other * (1 - share)`, rounded if this is no float.
+        fn blend(self, other: Self, share: f32) -> Self;
     }
 }
 
@@ -52,6 +55,11 @@ impl sealed::Element for f32 {
     #[inline]
     fn of(byte: u8, factor: f32, offset: f32) -> Self {
         f32::from(byte) * factor + offset
+    }
+
+    #[inline]
+    fn blend(self, other: Self, share: f32) -> Self {
+        self * share + other * (1.0 - share)
     }
 }
 
@@ -65,6 +73,11 @@ macro_rules! half_elements {
             #[inline]
             fn of(byte: u8, factor: f32, offset: f32) -> Self {
                 Self::from_f32(f32::from(byte) * factor + offset)
+            }
+
+            #[inline]
+            fn blend(self, other: Self, share: f32) -> Self {
+                Self::from_f32(self.to_f32().blend(other.to_f32(), share))
             }
         }
     )*};
@@ -80,6 +93,11 @@ impl sealed::Element for u8 {
     #[inline]
     fn of(byte: u8, _: f32, _: f32) -> Self {
         byte
+    }
+
+    #[inline]
+    fn blend(self, other: Self, share: f32) -> Self {
+        f32::from(self).blend(f32::from(other), share).round_ties_even() as Self
     }
 }
 

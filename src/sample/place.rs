@@ -14,6 +14,9 @@ pub(crate) struct EpochPlace {
 }
 
 impl EpochPlace {
+    /// What a position is combined with, so that a batch and a sample of the same number get different seeds.
+    const BATCH_STREAM: u64 = 0x62_6174_6368;
+
     /// The first place of an epoch that is ordered by the sampler with this identity, which includes its seed.
     pub(crate) fn first(sampler: &str, epoch: u64) -> Self {
         let [key] = keys(&[b"dataflux sample randomness 1", sampler.as_bytes()], 0, epoch);
@@ -28,6 +31,11 @@ impl EpochPlace {
     /// A seed for the random numbers of a sample. It doesn't depend on the position.
     pub(crate) fn rng_seed(self, sample: SampleId) -> u64 {
         mix(self.key ^ mix(sample.0))
+    }
+
+    /// A seed for the random numbers of the batch whose first sample stands here.
+    pub(crate) fn batch_seed(self) -> u64 {
+        mix(self.key ^ mix(self.position ^ Self::BATCH_STREAM))
     }
 }
 

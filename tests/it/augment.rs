@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataflux::store::MemoryStore;
 use dataflux::{
     Batch, Batches, DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, IMAGENET_MEAN, IMAGENET_STD, ImageFolder,
-    Images, OnError, Raw, RawSample, Samples, Shuffle, State, Strategy, Transforms, Weighted,
+    Images, MixImages, OnError, Raw, RawSample, Samples, Shuffle, State, Strategy, Transforms, Weighted,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -159,14 +159,19 @@ fn a_substitute_has_the_position_of_the_sample_that_it_replaces() {
     });
 }
 
-/// Images with every kind of random step, as `run` delivers them, by the id of each sample.
-fn transformed(run: impl Fn(DatafluxDataset<ImageFolder>) -> Vec<Batch<Images>>) -> BTreeMap<u64, Vec<u32>> {
+/// 60 small images of three classes.
+fn pictures() -> MemoryStore {
     let store = MemoryStore::new().with_bucket("data");
     for index in 0..60_u32 {
         let (height, width) = (40 + index % 7, 50 - index % 5);
         let pixels: Vec<u8> = (0..height * width).map(|at| (at * (index + 3) % 251) as u8).collect();
         store.insert("data", &format!("p/{}/{index:03}.png", index % 3), png(height, width, &pixels));
     }
+    store
+}
+
+/// Images with every kind of random step, as `run` delivers them, by the id of each sample.
+fn transformed(run: impl Fn(DatafluxDataset<ImageFolder>) -> Vec<Batch<Images>>) -> BTreeMap<u64, Vec<u32>> {
     let steps = Transforms::new()
         .random_resized_crop(24, 32)
         .horizontal_flip(0.5)
@@ -175,7 +180,7 @@ fn transformed(run: impl Fn(DatafluxDataset<ImageFolder>) -> Vec<Batch<Images>>)
         .gaussian_blur(3)
         .random_erasing(0.5);
     let images = ImageFolder::new().transform(steps).normalize(&IMAGENET_MEAN, &IMAGENET_STD);
-    let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap().decode(images);
+    let dataset = DatafluxDataset::open_with(client(pictures()), "gs://data/p/").unwrap().decode(images);
 
     let mut seen = BTreeMap::new();
     for batch in run(dataset) {
@@ -214,5 +219,41 @@ fn transformed_images_are_the_same_at_1_and_8_threads_at_1_and_3_ranks_and_after
             batches
         });
         assert_eq!(resumed_by_ranks, wanted);
+    });
+}
+
+/// A batch is mixed by a seed of its own, so it stays what it is at other numbers of threads and after a resume.
+#[test]
+fn mixed_batches_are_the_same_at_1_and_8_threads_and_after_a_resume() {
+    without_hanging(|| {
+        let images = ImageFolder::new().resize(16, 16);
+        let mix = MixImages::new(images.collate(), 3).mixup(0.4).cutmix(1.0);
+        let dataset = DatafluxDataset::open_with(client(pictures()), "gs://data/p/").unwrap();
+        let dataset = dataset.decode(images).collate(mix);
+        let builder =
+            |threads: usize| DataLoader::builder(dataset.clone()).batch_size(6).shuffle(42).decode_threads(threads);
+        let facts = |batch: dataflux::Result<Batch<Images<f32, Vec<f32>>>>| {
+            let batch = batch.unwrap();
+            (batch.positions(), batch.into_inner())
+        };
+
+        let all = |number: u64, threads: usize| -> Vec<_> {
+            builder(threads).build().unwrap().epoch(number).unwrap().map(facts).collect()
+        };
+        let wanted = all(2, 1);
+        assert_eq!(all(2, 8), wanted);
+        let shares: std::collections::HashSet<u32> = wanted
+            .iter()
+            .chain(&all(3, 8))
+            .map(|(_, batch)| batch.labels[0].iter().fold(0.0, |a, b| b.max(a)).to_bits())
+            .collect();
+        assert!(shares.len() > 12, "each batch of each epoch is mixed in its own way: {shares:?}");
+
+        let loader = builder(8).build().unwrap();
+        let mut first = loader.epoch(2).unwrap();
+        let mut resumed: Vec<_> = first.by_ref().take(4).map(facts).collect();
+        let loader = builder(8).resume(first.state()).build().unwrap();
+        resumed.extend(loader.epoch(2).unwrap().map(facts));
+        assert_eq!(resumed, wanted);
     });
 }
