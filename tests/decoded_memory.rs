@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,34 +14,8 @@ use dataflux::{
     DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, OnError, RawSample,
     StackImages,
 };
+use support::process::{BESIDE, MIB, in_own_process, peak};
 use support::{HANG, client, png, until, without_hanging_for};
-
-const MIB: u64 = 1 << 20;
-
-/// Memory that a process may use in addition to its budget: the program, its threads, and what its allocator keeps.
-const BESIDE: u64 = 96 * MIB;
-
-/// The environment variable that is set in the process of a case.
-const CASE: &str = "DATAFLUX_MEMORY_CASE";
-
-/// Runs the test of this name in a process of its own, which calls this function again and runs `body`.
-fn in_own_process(test: &str, body: impl FnOnce() + Send + 'static) {
-    if std::env::var_os(CASE).is_some() {
-        return without_hanging_for(3 * HANG, body);
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let ran = command.args([test, "--exact", "--nocapture"]).env(CASE, test).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success() && out.contains("1 passed"), "{out}{err}");
-    out.lines().filter(|line| line.starts_with("budget")).for_each(|line| println!("{test}: {line}"));
-}
-
-/// The peak memory of this process so far, in bytes.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap() * 1_024
-}
 
 /// Whether the large cases run, too; see `cli/tests/it/memory.rs`.
 fn is_full_size() -> bool {

@@ -84,6 +84,13 @@ impl RawSample {
         self.bytes
     }
 
+    /// The same sample with other bytes. For `tests/fuzz`; not part of the API.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_bytes(self, bytes: Bytes) -> Self {
+        Self { bytes, ..self }
+    }
+
     /// The epoch that the sample is delivered in, counted from 0. In a [mixture](crate::MixedLoader) it is the epoch of
     /// the loader that the sample is from, which may be ahead of or behind that of the mixture. It is 0 if
     /// [`DatafluxDataset::get`] read the sample.

@@ -4,6 +4,8 @@
 pub mod forwarding;
 pub mod gated;
 pub mod log;
+#[cfg(target_os = "linux")]
+pub mod process;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,0 +1,60 @@
+//! Samples of arbitrary bytes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use dataflux::store::{Client, MemoryStore};
+use dataflux::{Collate, DatafluxDataset, Decode, RawSample};
+
+use crate::memory::{SLACK, measured};
+
+/// The objects of [`dataset`], whose names decide how their bytes are decoded.
+const NAMES: &[&str] = &[
+    "p/cat/array.npy",
+    "p/cat/arrays.npz",
+    "p/cat/image.jpg",
+    "p/cat/image.png",
+    "p/cat/page.txt",
+    "p/cat/table.csv",
+    "p/cat/tensors.safetensors",
+    "p/cat/tone.flac",
+    "p/cat/tone.wav",
+    "p/cat/value.json",
+];
+
+/// A data set with an object of each kind.
+pub fn dataset() -> &'static DatafluxDataset {
+    static DATASET: LazyLock<DatafluxDataset> = LazyLock::new(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        for name in NAMES {
+            store.insert("data", name, "meow");
+        }
+        DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://data/p/").expect("a data set")
+    });
+    &DATASET
+}
+
+fn sample(name: &str, data: &[u8]) -> RawSample {
+    static SAMPLES: LazyLock<BTreeMap<String, RawSample>> = LazyLock::new(|| {
+        let samples = (0..dataset().len()).map(|index| dataset().get(index).expect("a sample"));
+        samples.map(|sample| (sample.name().to_owned(), sample)).collect()
+    });
+    SAMPLES[name].clone().with_bytes(data.to_vec().into())
+}
+
+/// Decodes and collates one sample of these bytes. Checks that decoding takes no more memory than the decoder said.
+pub(crate) fn decoded<D: Decode>(decoder: &D, name: &str, data: &[u8]) -> Option<D::Item>
+where
+    D::Item: Clone,
+{
+    let sample = sample(name, data);
+    let (stated, peak) = measured(|| decoder.decode_memory(&sample));
+    assert!(peak <= SLACK + 64 * data.len() as u64, "reading the headers of {} bytes took {peak}", data.len());
+    let (item, peak) = measured(|| decoder.decode(sample));
+    // A decoder without a statement takes what its input takes, at most some times over.
+    let allowed = stated.map_or(64 * data.len() as u64, |memory| memory.item.saturating_add(memory.scratch));
+    assert!(peak <= allowed.saturating_add(SLACK), "decoding took {peak} bytes, and {allowed} were stated: {stated:?}");
+    let item = item.ok()?;
+    let _ = decoder.collate().collate(vec![item.clone()]);
+    Some(item)
+}
