@@ -260,16 +260,24 @@ impl Decode for CsvRows {
     }
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
+        /// Bytes of the end of a field, in the table and while its row is read.
+        const END_BYTES: u64 = size_of::<u32>() as u64;
+        const ROW_END_BYTES: u64 = size_of::<usize>() as u64;
         let size = sample.decompression_memory(self.max_decompressed).size;
-        let fields = if size == sample.bytes().len() as u64 {
-            let ends = sample.bytes().iter().filter(|byte| **byte == self.delimiter || **byte == b'\n').count();
-            ends as u64 + 1
+        let (fields, columns) = if size == sample.bytes().len() as u64 {
+            let ends =
+                |bytes: &[u8]| 1 + bytes.iter().filter(|byte| [self.delimiter, b'\n'].contains(byte)).count() as u64;
+            let first_line = sample.bytes().split(|byte| *byte == b'\n').next().unwrap_or_default();
+            (ends(sample.bytes()), ends(first_line))
         } else {
             // Of a compressed file: a field seldom has less than three characters and a delimiter.
-            size / 4
+            (size / 4, 0)
         };
         // The text, and the end of each field.
-        Some(DecodeMemory { item: size.saturating_add(size_of::<u32>() as u64 * fields), scratch: size })
+        let item = size.saturating_add(END_BYTES * fields);
+        // The file, and the ends, whose buffers grow to twice as many while those before them still exist.
+        let scratch = size.saturating_add(2 * END_BYTES * fields).saturating_add(3 * ROW_END_BYTES * columns);
+        Some(DecodeMemory { item, scratch })
     }
 }
 

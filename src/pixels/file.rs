@@ -1,12 +1,15 @@
 //! Decodes image files.
 
-use anyhow::Context;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Context, bail};
 use image::codecs::png::PngDecoder;
 use image::{DynamicImage, Limits};
 
 use super::Bitmap;
 use super::header::{ImageFormat, ImageHeader};
 use super::jpeg;
+use crate::error::panic_message;
 
 /// The channels of decoded images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,12 +40,14 @@ impl Channels {
 /// # Errors
 /// Pixels are missing or damaged, or the file is of a kind that can't be decoded.
 pub(crate) fn decode(bytes: &[u8], header: &ImageHeader, channels: Channels) -> anyhow::Result<Bitmap> {
-    let image = match &header.format {
-        ImageFormat::Jpeg(jpeg) => jpeg::decode(bytes, jpeg)?,
-        ImageFormat::Png { missing_end: None } => decode_png(bytes, header)?,
-        // The decoder requires the end chunk, although no pixel is missing without it.
-        ImageFormat::Png { missing_end: Some(at) } => decode_png(&[&bytes[..*at], PNG_END].concat(), header)?,
-    };
+    // The decoders panic at some damaged files, which fuzzing finds now and then.
+    let image = catch_unwind(AssertUnwindSafe(|| decode_stored(bytes, header))).unwrap_or_else(|panic| {
+        bail!(
+            "its {} bytes made the decoder panic ({}): it is damaged; upload it again, or leave it out",
+            bytes.len(),
+            panic_message(&*panic)
+        )
+    })?;
     let (height, width) = (image.height(), image.width());
     let values = match channels {
         Channels::Gray => image.into_luma8().into_raw(),
@@ -50,6 +55,15 @@ pub(crate) fn decode(bytes: &[u8], header: &ImageHeader, channels: Channels) -> 
         Channels::Rgba => image.into_rgba8().into_raw(),
     };
     Bitmap::new(height, width, channels.count(), values)
+}
+
+fn decode_stored(bytes: &[u8], header: &ImageHeader) -> anyhow::Result<DynamicImage> {
+    match &header.format {
+        ImageFormat::Jpeg(jpeg) => jpeg::decode(bytes, jpeg),
+        ImageFormat::Png { missing_end: None } => decode_png(bytes, header),
+        // The decoder requires the end chunk, although no pixel is missing without it.
+        ImageFormat::Png { missing_end: Some(at) } => decode_png(&[&bytes[..*at], PNG_END].concat(), header),
+    }
 }
 
 /// The chunk that ends a PNG file.

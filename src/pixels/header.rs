@@ -173,6 +173,8 @@ fn png(bytes: &[u8]) -> anyhow::Result<ImageHeader> {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let data = at + 8;
         match name {
+            // The decoder panics at a palette that ends within a colour.
+            b"PLTE" if !length.is_multiple_of(3) => bail!("its palette has {length} bytes, which are no whole colours"),
             b"tRNS" => alpha = true,
             b"eXIf" if bytes.get(data..data.saturating_add(length)).is_some() => exif = Some(data..data + length),
             b"IEND" => {
@@ -267,6 +269,14 @@ mod tests {
         }
         let header = ImageHeader::read(&png_file(8, 3, &[chunk(b"tRNS", &[0])])).unwrap();
         assert_eq!(header.channels, 4, "a palette with transparent colours decodes to RGBA");
+    }
+
+    #[test]
+    fn png_palettes_that_end_within_a_colour_are_errors() {
+        for (length, is_right) in [(0, true), (3, true), (48, true), (1, false), (49, false)] {
+            let read = ImageHeader::read(&png_file(8, 3, &[chunk(b"PLTE", &vec![0; length])]));
+            assert_eq!(read.is_ok(), is_right, "{length}: {read:?}");
+        }
     }
 
     #[test]

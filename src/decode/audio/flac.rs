@@ -1,6 +1,6 @@
 //! FLAC files, by symphonia.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,7 +9,7 @@ use symphonia_core::audio::Channels;
 use symphonia_core::codecs::CodecParameters;
 use symphonia_core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
 use symphonia_core::formats::{FormatOptions, FormatReader};
-use symphonia_core::io::{MediaSourceStream, MediaSourceStreamOptions};
+use symphonia_core::io::{MediaSourceStream, MediaSourceStreamOptions, ReadOnlySource};
 
 use super::clip::{Audio, ClipSettings};
 use super::stack::StackAudio;
@@ -89,13 +89,15 @@ impl Decode for Flac {
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let memory = sample.decompression_memory(self.clip.max_decompressed);
         let header = FlacHeader::read(sample.bytes()).filter(|header| header.frames > 0);
-        let Some(FlacHeader { channels, frames }) = header else {
+        let Some(FlacHeader { channels, frames, block_frames }) = header else {
             // Without a count of frames, music has about a byte and a half for each sample.
             return Some(self.clip.memory(memory.size / 3, 2, memory.buffer));
         };
         // A file that will be refused takes nothing.
         self.clip.check(self.clip.frames(frames), channels).ok()?;
-        Some(self.clip.memory(frames, channels, memory.buffer))
+        // symphonia holds a block of integers, and a copy of it is made of floats.
+        let block = block_frames * channels as u64 * (size_of::<i32>() + size_of::<f32>()) as u64;
+        Some(self.clip.memory(frames, channels, memory.buffer.saturating_add(block)))
     }
 }
 
@@ -105,19 +107,52 @@ struct FlacHeader {
     channels: usize,
     /// 0 if it isn't known.
     frames: u64,
+    /// Frames of the largest block, at most 65,535.
+    block_frames: u64,
 }
+
+const SIGNATURE: &[u8] = b"fLaC";
+
+/// Bytes of the signature and the first block, which has 34 bytes behind a header of four.
+const FIRST_BYTES: usize = 42;
 
 impl FlacHeader {
     fn read(file: &[u8]) -> Option<Self> {
         let rest = file.strip_prefix(SIGNATURE)?;
-        // A block's header of four bytes, sizes of blocks and frames of ten; then 20 bits of the rate, 3 of the
-        // channels but one, 5 of the bits but one, and 36 of the number of frames.
-        let bits = u64::from_be_bytes(*rest.get(14..)?.first_chunk()?);
-        Some(Self { channels: (bits >> 41 & 7) as usize + 1, frames: bits & ((1 << 36) - 1) })
+        // Whether it is the last block and its kind, which is 0; its length; the sizes of the smallest and of the
+        // largest block.
+        let (&[_, 0, 0, 34, _, _, high, low], rest) = rest.split_first_chunk()? else { return None };
+        // Sizes of frames of six bytes; then 20 bits of the rate, 3 of the channels but one, 5 of the bits but one, and
+        // 36 of the number of frames.
+        let bits = u64::from_be_bytes(*rest.get(6..)?.first_chunk()?);
+        let block_frames = u16::from_be_bytes([high, low]).into();
+        Some(Self { channels: (bits >> 41 & 7) as usize + 1, frames: bits & ((1 << 36) - 1), block_frames })
     }
 }
 
-const SIGNATURE: &[u8] = b"fLaC";
+/// The file without its other blocks, such as pictures and texts, which symphonia would parse and hold.
+///
+/// # Errors
+/// The file is cut short within a block, or begins with another one.
+fn without_metadata(file: DecodedBytes) -> Result<impl Read + Send + Sync> {
+    const IS_LAST: u8 = 0x80;
+    let cut = "its FLAC header is cut short or damaged; upload it again";
+    let mut first = *file.first_chunk::<FIRST_BYTES>().context(cut)?;
+    let kind = &mut first[SIGNATURE.len()];
+    let mut is_last = *kind & IS_LAST != 0;
+    *kind |= IS_LAST;
+    ensure!(*kind == IS_LAST, cut);
+    let mut start = FIRST_BYTES;
+    while !is_last {
+        let &[kind, a, b, c] = file.get(start..).and_then(|rest| rest.first_chunk()).context(cut)?;
+        is_last = kind & IS_LAST != 0;
+        start += 4 + u32::from_be_bytes([0, a, b, c]) as usize;
+        ensure!(start <= file.len(), cut);
+    }
+    let mut frames = Cursor::new(file);
+    frames.set_position(start as u64);
+    Ok(Cursor::new(first).chain(frames))
+}
 
 fn read(file: DecodedBytes, clip: ClipSettings) -> Result<Audio> {
     ensure!(
@@ -139,7 +174,8 @@ const MAX_EXPECTED_FRAMES: u64 = 1 << 24;
 
 fn decode(file: DecodedBytes, clip: ClipSettings) -> Result<Audio> {
     let damaged = "its FLAC data are cut short or damaged; upload it again, or leave it out";
-    let source = MediaSourceStream::new(Box::new(Cursor::new(file)), MediaSourceStreamOptions::default());
+    let source = ReadOnlySource::new(without_metadata(file)?);
+    let source = MediaSourceStream::new(Box::new(source), MediaSourceStreamOptions::default());
     let mut reader = FlacReader::try_new(source, FormatOptions::default()).context(damaged)?;
     let track = reader.tracks().first().context(damaged)?;
     let claimed = track.num_frames;
@@ -204,7 +240,7 @@ mod tests {
     fn files_are_decoded_clipped_and_mixed() {
         let audio = read(FILE.to_vec().into(), ClipSettings::default()).unwrap();
         assert_eq!((audio.channels, audio.sample_rate, audio.frames()), (2, 16_000, 1_000));
-        assert_eq!(FlacHeader::read(FILE).unwrap(), FlacHeader { channels: 2, frames: 1_000 });
+        assert_eq!(FlacHeader::read(FILE).unwrap(), FlacHeader { channels: 2, frames: 1_000, block_frames: 1_152 });
         for frame in 0..1_000 {
             let wanted = (frame as f64 * 0.05).sin() * 0.8;
             let [left, right] = [0, 1_000].map(|start| f64::from(audio.samples[start + frame]));
@@ -248,6 +284,25 @@ mod tests {
                 assert_eq!(audio.samples, wanted, "{index}");
             }
         }
+    }
+
+    /// symphonia copied pictures, and took four megabytes for one that only claimed to be there.
+    #[test]
+    fn blocks_beside_the_first_are_passed_over() {
+        let picture = [&[6, 0, 0x40, 0][..], &[0xff; 0x4000]].concat();
+        let comment = [&[0x84, 0, 0, 8][..], &[0xff; 8]].concat();
+        let mut file = [&FILE[..FIRST_BYTES], &picture, &comment, &FILE[FIRST_BYTES..]].concat();
+        file[4] = 0;
+        let wanted = read(FILE.to_vec().into(), ClipSettings::default()).unwrap();
+        assert_eq!(read(file.clone().into(), ClipSettings::default()).unwrap(), wanted);
+        for length in FIRST_BYTES..FIRST_BYTES + picture.len() + comment.len() {
+            assert!(error_of(&file[..length]).contains("cut short"), "{length}");
+        }
+        // A picture that claims 16 MiB; and one in place of the first block.
+        file[FIRST_BYTES + 1] = 0xff;
+        assert!(error_of(&file).contains("its FLAC header is cut short or damaged"));
+        file[4] = 6;
+        assert!(error_of(&file).contains("its FLAC header is cut short or damaged"));
     }
 
     proptest! {

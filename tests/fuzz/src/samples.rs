@@ -1,7 +1,7 @@
 //! Samples of arbitrary bytes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Once};
 
 use dataflux::store::{Client, MemoryStore};
 use dataflux::{Collate, DatafluxDataset, Decode, RawSample};
@@ -34,6 +34,19 @@ pub fn dataset() -> &'static DatafluxDataset {
     &DATASET
 }
 
+/// Lets panics unwind, which libFuzzer's hook would turn into a failure at once: those of some dependencies are caught
+/// and returned as errors. Panics that aren't caught still fail.
+fn let_panics_unwind() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|panic| {
+            if !panic.location().is_some_and(|location| location.file().contains("/registry/src/")) {
+                eprintln!("{panic}");
+            }
+        }));
+    });
+}
+
 fn sample(name: &str, data: &[u8]) -> RawSample {
     static SAMPLES: LazyLock<BTreeMap<String, RawSample>> = LazyLock::new(|| {
         let samples = (0..dataset().len()).map(|index| dataset().get(index).expect("a sample"));
@@ -47,6 +60,7 @@ pub(crate) fn decoded<D: Decode>(decoder: &D, name: &str, data: &[u8]) -> Option
 where
     D::Item: Clone,
 {
+    let_panics_unwind();
     let sample = sample(name, data);
     let (stated, peak) = measured(|| decoder.decode_memory(&sample));
     assert!(peak <= SLACK + 64 * data.len() as u64, "reading the headers of {} bytes took {peak}", data.len());
