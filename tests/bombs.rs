@@ -145,11 +145,11 @@ fn arrays_that_claim_more_than_they_have() {
 #[test]
 fn texts_without_an_end() {
     in_own_process("texts_without_an_end", || {
-        let field = [b"a,b\n1,\"", &[b'x'; 4 << 20][..]].concat();
+        let field = [b"a,b\n1,\"", &*vec![b'x'; 4 << 20]].concat();
         // A quote that is never closed ends with the file.
         let table = decoded(CsvRows::new(), "field.csv", field).unwrap();
         assert_eq!((table.len(), table.get(0, 1).map(str::len)), (1, Some(4 << 20)));
-        let message = refusal(CsvRows::new(), "commas.csv", [b"a\n", &[b','; 1 << 20][..]].concat());
+        let message = refusal(CsvRows::new(), "commas.csv", [b"a\n", &*vec![b','; 1 << 20]].concat());
         assert!(message.contains("has 1048577 fields, and its first one 1"), "{message}");
         let message = refusal(CsvRows::new().max_decompressed(MIB), "columns.csv", vec![b','; 1 << 20]);
         assert!(message.contains("raise that limit with max_decompressed"), "{message}");
