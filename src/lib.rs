@@ -133,6 +133,8 @@ pub mod decode;
 
 pub mod collate;
 
+pub mod labels;
+
 mod audit;
 
 mod engine;
@@ -169,6 +171,8 @@ pub use decode::{
 pub use encoding::{Compression, DecodedBytes};
 pub use engine::{Closed, OnError, WaitedFor};
 pub use error::{Error, ErrorKind, Result, Stage};
+#[doc(inline)]
+pub use labels::{ClassMap, Labels, Unlabelled};
 pub use loader::{
     BatchStream, Batches, Cost, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats, Epochs,
     Limits, MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState,

@@ -341,9 +341,9 @@ fn all_left_out(args: &Args, left_out: &LeftOut) -> Error {
     }
     if left_out.count(Reason::Temporary) + left_out.count(Reason::DirectoryMarker) > 0 {
         message += if args.samples {
-            "; without --samples folder marks and temporary objects are listed"
+            "; without --samples folder marks, temporary objects and hidden files are listed"
         } else {
-            "; --everything saves folder marks and temporary objects, too"
+            "; --everything saves folder marks, temporary objects and hidden files, too"
         };
     }
     anyhow!(message)

@@ -48,6 +48,7 @@ use crate::store::{Fields, ObjectRef, StorageClass};
 #[derive(Clone, Debug)]
 pub struct Filter {
     only_samples: bool,
+    accepts_hidden: bool,
     classes: Vec<StorageClass>,
     include: Globs,
     exclude: Globs,
@@ -63,18 +64,21 @@ impl Default for Filter {
 }
 
 impl Filter {
-    /// Accepts all objects that can be samples: everything except folder marks and temporary objects.
+    /// Accepts all objects that can be samples: everything except folder marks, temporary objects, and hidden files.
     ///
     /// A folder mark is an empty object whose name ends in `/`. Temporary objects, which composing makes, are below
-    /// `dataflux-composed-objects/`; they are accepted if the listed prefix itself is below that.
+    /// `dataflux-composed-objects/`; they are accepted if the listed prefix itself is below that. A file is hidden if its
+    /// name, or that of a folder below the last `/` of the listed prefix, begins with a dot, for example `.DS_Store` and
+    /// `.ipynb_checkpoints/1.png`, or is `__MACOSX` or `Thumbs.db`; [`hidden`](Self::hidden) accepts these, too.
     pub fn new() -> Self {
-        Self { only_samples: true, ..Self::everything() }
+        Self { only_samples: true, accepts_hidden: false, ..Self::everything() }
     }
 
     /// Accepts all objects, as `dataflux ls` shows them.
     pub fn everything() -> Self {
         Self {
             only_samples: false,
+            accepts_hidden: true,
             classes: Vec::new(),
             include: Globs::default(),
             exclude: Globs::default(),
@@ -133,13 +137,19 @@ impl Filter {
     /// This crate decodes only some of these formats. An image of another one is an error instead of being left out
     /// unnoticed.
     ///
-    /// Hidden files and folders below the last `/` of the listed prefix are rejected, too: those whose name begins with
-    /// a dot, for example `.ipynb_checkpoints`, and `__MACOSX` and `Thumbs.db`.
+    /// Hidden files are rejected, too, as by [`new`](Self::new), whether [`hidden`](Self::hidden) is set or not.
     ///
     /// A data set that is decoded with an [`ImageFolder`](crate::ImageFolder) is always filtered by this.
     #[must_use]
     pub fn images(mut self) -> Self {
         self.only_images = true;
+        self
+    }
+
+    /// Accepts hidden files, too, which [`new`](Self::new) rejects: their folders are labels then.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.accepts_hidden = true;
         self
     }
 
@@ -225,7 +235,10 @@ impl Filter {
         {
             return Some(Reason::NotModified);
         }
-        if self.only_images { reason_not_image(below) } else { None }
+        if (self.only_images || !self.accepts_hidden) && below.split('/').any(is_hidden) {
+            return Some(Reason::Hidden);
+        }
+        (self.only_images && !is_image(below)).then_some(Reason::NotAnImage)
     }
 }
 
@@ -236,15 +249,11 @@ const IMAGE_SUFFIXES: [&str; 18] = [
     "heic", "heif", "jxl",
 ];
 
-/// Why an object isn't an image, by its name below the prefix's last slash.
-fn reason_not_image(below: &str) -> Option<Reason> {
-    if below.split('/').any(is_hidden) {
-        return Some(Reason::Hidden);
-    }
-    let file = below.rsplit('/').next().unwrap_or(below);
+/// Whether an object is an image, by the suffix of its name.
+fn is_image(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name);
     let suffix = file.rsplit_once('.').map(|(_, suffix)| suffix);
-    let is_image = suffix.is_some_and(|suffix| IMAGE_SUFFIXES.iter().any(|image| suffix.eq_ignore_ascii_case(image)));
-    (!is_image).then_some(Reason::NotAnImage)
+    suffix.is_some_and(|suffix| IMAGE_SUFFIXES.iter().any(|image| suffix.eq_ignore_ascii_case(image)))
 }
 
 /// Whether tools hide files or folders of this name: macOS leaves `__MACOSX` in archives, and Windows `Thumbs.db` in

@@ -329,6 +329,9 @@ impl<D: Decode> DataLoaderBuilder<D> {
     /// that the system refuses.
     pub fn build(self) -> Result<DataLoader<D>> {
         let Self { dataset, settings } = self;
+        if dataset.decode.wants_labels() {
+            dataset.source.warn_of_labels();
+        }
         // From here on, the types of decoder and collate function are erased, so that all else is compiled once, in
         // this crate.
         let code = Arc::new(UserCode::new(Arc::clone(&dataset.decode), dataset.item_bytes));

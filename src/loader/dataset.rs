@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::notices::{
-    log_images_listed, log_labelled_images_listed, warn_of_labels, warn_of_left_out, warn_of_unlabelled,
+    log_images_listed, log_labelled_images_listed, log_unlabelled, warn_of_labels, warn_of_left_out, warn_of_unlabelled,
 };
 use crate::collate::Collate;
 use crate::decode::{Collated, Decode, Raw};
 use crate::engine::bucket::read_alone;
 use crate::engine::sample_code::{guarded, refused};
 use crate::io::Io;
-use crate::manifest::{Classes, Manifest, StreamingListing};
+use crate::labels::Labels;
+use crate::manifest::{ClassMap, Manifest, StreamingListing};
 use crate::pacing::{BucketGates, CallCaps, Ceilings};
 use crate::plan::{Group, MIN_RANGED};
 use crate::read::Fetcher;
@@ -47,11 +48,11 @@ pub(crate) struct DatasetSource {
     pub(crate) client: Client,
     /// The samples.
     pub(crate) manifest: Arc<Manifest>,
-    /// The same samples, with labels numbered by folder instead of by `classes`.
-    by_folder: Arc<Manifest>,
+    /// The same samples, with labels numbered in byte order of their names instead of by `classes`.
+    unnumbered: Arc<Manifest>,
     /// Whether objects that are no images were left out.
     only_images: bool,
-    classes: Option<Arc<Classes>>,
+    classes: Option<Arc<ClassMap>>,
     /// The listing, if it may still be under way.
     streaming: Option<StreamingListing>,
     pub(crate) bucket: BucketInfo,
@@ -69,16 +70,18 @@ pub(crate) struct GivenNotices {
     pub(crate) ranks: AtomicBool,
     /// What the store lacks.
     pub(crate) lacks: AtomicBool,
-    /// Which objects are no images, and how images are labelled.
+    /// Which objects are no images.
     images: AtomicBool,
+    /// That the labels are doubtful.
+    labels: AtomicBool,
 }
 
 impl DatasetSource {
     /// The same data set with labels numbered by `classes`, and, if `only_images`, without objects that are no images.
-    /// Doubtful labels of images are reported if `wants_labels`.
-    fn relabelled(&self, only_images: bool, wants_labels: bool, classes: Option<Arc<Classes>>) -> Result<Self> {
-        let mut streaming = self.streaming.clone().filter(|_| self.by_folder.is_growing());
-        let by_folder = match &mut streaming {
+    /// The end of a running listing reports doubtful labels if `wants_labels`.
+    fn relabelled(&self, only_images: bool, wants_labels: bool, classes: Option<Arc<ClassMap>>) -> Result<Self> {
+        let mut streaming = self.streaming.clone().filter(|_| self.unnumbered.is_growing());
+        let unnumbered = match &mut streaming {
             // Users may already hold what the running listing has delivered, so it can't be changed. A new listing
             // begins.
             Some(listing) => {
@@ -90,23 +93,40 @@ impl DatasetSource {
                 Arc::new(listing.begin(Io::shared()?.handle()).0)
             }
             None if only_images && !self.only_images => {
-                let (images, found) = self.by_folder.images()?;
+                let (images, found) = self.unnumbered.images()?;
                 if !self.notices.images.swap(true, Ordering::Relaxed) {
                     warn_of_left_out(&images, &found);
-                    if wants_labels {
-                        warn_of_unlabelled(&images, &found);
-                        warn_of_labels(&images, classes.as_deref());
-                    }
                 }
                 images
             }
-            None => Arc::clone(&self.by_folder),
+            None => Arc::clone(&self.unnumbered),
         };
         let manifest = match &classes {
-            Some(classes) if streaming.is_none() => Arc::new(by_folder.with_classes(classes)?),
-            _ => Arc::clone(&by_folder),
+            Some(classes) if streaming.is_none() => Arc::new(unnumbered.with_classes(classes)?),
+            _ => Arc::clone(&unnumbered),
         };
-        Ok(Self { manifest, by_folder, only_images, classes, streaming, ..self.clone() })
+        Ok(Self { manifest, unnumbered, only_images, classes, streaming, ..self.clone() })
+    }
+
+    /// The same data set with other samples or labels, which `change` makes of the complete listing.
+    fn changed(&self, change: impl FnOnce(&Arc<Manifest>) -> Result<Arc<Manifest>>) -> Result<Self> {
+        self.unnumbered.complete()?;
+        let unnumbered = change(&self.unnumbered)?;
+        let manifest = match &self.classes {
+            Some(classes) => Arc::new(unnumbered.with_classes(classes)?),
+            None => Arc::clone(&unnumbered),
+        };
+        Ok(Self { manifest, unnumbered, streaming: None, ..self.clone() })
+    }
+
+    /// Warns once of doubtful labels, which a decoder of images is about to use. Doesn't wait for a running listing.
+    pub(crate) fn warn_of_labels(&self) {
+        let is_running = self.unnumbered.is_growing();
+        if is_running || self.unnumbered.has_given_labels() || self.notices.labels.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        warn_of_unlabelled(&self.unnumbered);
+        warn_of_labels(&self.unnumbered, self.classes.as_deref());
     }
 }
 
@@ -121,7 +141,7 @@ pub(super) fn new_dataset(
     DatafluxDataset {
         source: Arc::new(DatasetSource {
             client,
-            by_folder: Arc::clone(&manifest),
+            unnumbered: Arc::clone(&manifest),
             manifest,
             only_images: false,
             classes: None,
@@ -159,7 +179,7 @@ impl<D> DatafluxDataset<D> {
                     let failed = Arc::new(Manifest::failed(source.manifest.prefix().clone(), error));
                     DatasetSource {
                         manifest: Arc::clone(&failed),
-                        by_folder: failed,
+                        unnumbered: failed,
                         only_images: true,
                         ..DatasetSource::clone(&source)
                     }
@@ -169,8 +189,45 @@ impl<D> DatafluxDataset<D> {
         DatafluxDataset { source, decode: Arc::new(decode), item_bytes: None }
     }
 
-    /// The same samples, with labels numbered by a list of classes instead of by the folders that happen to exist: the
-    /// label of a sample is the index of its folder in the list. A class may have no samples here.
+    /// The same samples, with labels from elsewhere than their folders: from a pattern of their names, a table, or a
+    /// closure; see [`Labels`]. Samplers, weights, [splits](crate::Subset::split_by_label) and decoders then use these.
+    ///
+    /// Labels are numbered in byte order unless a list of [classes](Self::classes) numbers them. They are part of the
+    /// [digest](Manifest::digest), so a run isn't resumed with other labels. This looks at each name once, and copies the
+    /// listing. The data set may be [decoded](Self::decode) before or after this; what no decoder of images wants needs
+    /// no label if it is decoded before. Waits for the end of the listing, also of a
+    /// [streaming](crate::DatasetBuilder::streaming) data set.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// use dataflux::{DatafluxDataset, Labels};
+    /// # let store = MemoryStore::new();
+    /// # ["pets/beagle_1.jpg", "pets/beagle_2.jpg", "pets/great_pyrenees_1.jpg"].iter().for_each(|name| _ = store.insert("my-bucket", name, "x"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/pets/")?;
+    ///
+    /// let dataset = dataset.label_by(Labels::pattern("{label}_*.jpg")?)?;
+    /// assert_eq!(dataset.manifest().labels(), ["beagle", "great_pyrenees"]);
+    /// assert_eq!(dataset.manifest().get(2).and_then(|entry| entry.label), Some(1));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Samples without a label, unless [they are left out](Labels::unlabelled); a label that is empty or has a line feed;
+    /// a list of classes was set, and a label is none of them; the listing failed.
+    #[expect(clippy::needless_pass_by_value, reason = "callers make their labels in place")]
+    pub fn label_by(self, labels: Labels) -> Result<Self> {
+        let source = self.source.changed(|manifest| {
+            let (labelled, without) = manifest.labelled_by(&labels, labels.when_unlabelled())?;
+            log_unlabelled(&labelled, &without);
+            Ok(Arc::new(labelled))
+        })?;
+        Ok(Self { source: Arc::new(source), ..self })
+    }
+
+    /// The same samples, with labels numbered by a list of classes instead of by those that happen to occur: the label of
+    /// a sample is the index of its class in the list, which is its folder unless the data set was given [other
+    /// labels](Self::label_by). A class may have no samples here.
     ///
     /// [`manifest().labels()`](Manifest::labels) then is this list, also for a manifest that was saved and loaded. If
     /// it differs from the list of folders, it is part of the [digest](Manifest::digest).
@@ -184,22 +241,33 @@ impl<D> DatafluxDataset<D> {
     /// # let client = Client::new(Arc::new(store));
     /// # let open = |uri| DatafluxDataset::open_with(client.clone(), uri);
     ///
-    /// let train = open("gs://my-bucket/train/")?;
-    /// let list = train.manifest().labels().join("\n"); // for a file beside the model, a line for each class
-    ///
-    /// let val = open("gs://my-bucket/val/")?.classes(list.lines())?;
+    /// let val = open("gs://my-bucket/val/")?.classes(["cat", "dog"])?; // or classes(&ClassMap::load(path)?)
     /// assert_eq!(val.manifest().get(0).and_then(|entry| entry.label), Some(1));
     /// # Ok::<(), dataflux::Error>(())
     /// ```
     ///
     /// # Errors
-    /// A folder that is not hidden is none of the classes (the error names it); samples in a hidden folder have no
+    /// A label is none of the classes (the error names it), unless it is a hidden folder; samples in a hidden folder have no
     /// label, and an image data set leaves them out. The list is empty, or has a class twice. If the data set is
     /// [streaming](crate::DatasetBuilder::streaming), an unknown folder makes the listing fail when it gets there.
     pub fn classes<S: Into<String>>(self, classes: impl IntoIterator<Item = S>) -> Result<Self> {
-        let classes = Classes::new(classes.into_iter().map(Into::into).collect())?;
-        let source = self.source.relabelled(self.source.only_images, true, Some(classes))?;
+        let classes = ClassMap::new(classes)?;
+        if !self.source.unnumbered.has_given_labels() {
+            classes.check_folders()?;
+        }
+        let source = self.source.relabelled(self.source.only_images, true, Some(Arc::new(classes)))?;
         Ok(Self { source: Arc::new(source), ..self })
+    }
+
+    /// The classes of the data set in the order of their numbers, to be [saved](ClassMap::save) beside the model that is
+    /// trained with them. Call it after [`decode`](Self::decode), which removes folders without images. Waits for the end
+    /// of the listing.
+    ///
+    /// # Errors
+    /// No sample has a label; the listing failed.
+    pub fn class_map(&self) -> Result<ClassMap> {
+        self.manifest().complete()?;
+        ClassMap::new(self.manifest().labels()).map_err(|error| error.object(self.manifest().prefix()))
     }
 
     /// The same samples, with labels numbered as those of `other`, usually the training data. Call it after

@@ -100,7 +100,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// Sets which objects are samples. By default all are, except folder markers and this crate's temporaries.
+    /// Sets which objects are samples. By default all are, except folder marks, this crate's temporaries, and hidden files.
     pub fn filter(mut self, filter: Filter) -> Self {
         self.filter = Some(filter);
         self

@@ -1,7 +1,7 @@
 //! What is logged about a listing: its end, objects that were left out, doubtful labels, and cold storage.
 
 use crate::list::{Prefix, Reason};
-use crate::manifest::{Classes, FoundImages, Manifest};
+use crate::manifest::{ClassMap, FoundImages, Manifest, UnlabelledSamples};
 use crate::plan::cold_notice;
 use crate::store::{Capabilities, Client};
 
@@ -17,7 +17,7 @@ pub(super) fn log_listed(manifest: &Manifest) {
     warn_of_cold(manifest);
 }
 
-/// As [`log_listed`], for a listing of images whose labels aren't used.
+/// As [`log_listed`], for a listing of images.
 pub(super) fn log_images_listed(manifest: &Manifest) {
     log_listed(manifest);
     let left_out = manifest.left_out();
@@ -26,7 +26,7 @@ pub(super) fn log_images_listed(manifest: &Manifest) {
     }
 }
 
-/// As [`log_listed`], for a listing of images whose labels are their folders.
+/// As [`log_images_listed`], where the folders are labels.
 pub(super) fn log_labelled_images_listed(manifest: &Manifest) {
     log_images_listed(manifest);
     warn_of_labels(manifest, None);
@@ -44,11 +44,22 @@ pub(super) fn warn_of_left_out(images: &Manifest, found: &FoundImages) {
 }
 
 /// Warns of images without a label.
-pub(super) fn warn_of_unlabelled(images: &Manifest, found: &FoundImages) {
-    let prefix = images.prefix();
-    if let Some(example) = &found.first_without_folder {
-        let images = found.without_folder;
-        tracing::warn!(%prefix, images, example, "images in no folder have no label and can't be decoded; move them into one");
+pub(super) fn warn_of_unlabelled(images: &Manifest) {
+    if let Some((images_in_none, example)) = images.without_label() {
+        tracing::warn!(
+            prefix = %images.prefix(),
+            images = images_in_none,
+            example = &*example,
+            "images in no folder have no label and can't be decoded; move them into one, or set labels with label_by"
+        );
+    }
+}
+
+/// Logs the samples that were left out because they have no label.
+pub(super) fn log_unlabelled(labelled: &Manifest, without: &UnlabelledSamples) {
+    if without.count > 0 {
+        let (prefix, samples, examples) = (labelled.prefix(), without.count, without.listed());
+        tracing::warn!(%prefix, samples, examples, "samples without a label are left out");
     }
 }
 
@@ -72,7 +83,7 @@ pub(super) fn warn_of_lacks(client: &Client, prefix: &Prefix) {
 
 /// Warns if the labels are probably not the intended ones: if there is only one class, or if the URI lacks its last
 /// slash.
-pub(super) fn warn_of_labels(images: &Manifest, classes: Option<&Classes>) {
+pub(super) fn warn_of_labels(images: &Manifest, classes: Option<&ClassMap>) {
     let prefix = images.prefix();
     let labels = images.labels();
     let lacks_slash = !prefix.prefix.is_empty() && !prefix.prefix.ends_with('/');

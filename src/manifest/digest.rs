@@ -110,11 +110,58 @@ impl Digest {
         context.update(b"dataflux classes 1");
         context.update(&self.names);
         for class in classes {
-            // `Classes::new` refuses a name with a line feed.
+            // `ClassMap::new` refuses a name with a line feed.
             context.update(class.as_bytes());
             context.update(b"\n");
         }
         Self { names: beginning(context), ..self }
+    }
+}
+
+/// A running hash of labels that don't follow from names, so that they are part of the digest of the data.
+#[derive(Default)]
+pub(super) struct LabelsDigest {
+    hash: RunningHash,
+    /// By label: how many other labels came before its first sample.
+    ranks: Vec<Option<u32>>,
+    /// The labels in the order of their first samples.
+    order: Vec<u32>,
+}
+
+impl LabelsDigest {
+    /// Adds the label of the next sample. Its number doesn't matter, except that other labels have other ones.
+    pub(super) fn push(&mut self, label: Option<u32>) {
+        let rank = label.map_or(u32::MAX, |label| {
+            let at = label as usize;
+            if self.ranks.len() <= at {
+                self.ranks.resize(at + 1, None);
+            }
+            *self.ranks[at].get_or_insert_with(|| {
+                self.order.push(label);
+                self.order.len() as u32 - 1
+            })
+        });
+        self.hash.collected.extend_from_slice(&rank.to_le_bytes());
+        self.hash.settle();
+    }
+
+    /// The digest of data whose objects have the digest `objects`, with labels numbered by `classes`; `class_of` returns
+    /// the number there of a label.
+    pub(super) fn finish(self, objects: Digest, classes: &[String], class_of: impl Fn(u32) -> Option<u32>) -> Digest {
+        let samples: [u8; 32] = self.hash.finish();
+        let mut context = Context::new(&SHA256);
+        context.update(b"dataflux labels 1");
+        context.update(&objects.names);
+        context.update(&samples);
+        for label in self.order {
+            context.update(&class_of(label).unwrap_or(u32::MAX).to_le_bytes());
+        }
+        for class in classes {
+            // No class has a line feed.
+            context.update(class.as_bytes());
+            context.update(b"\n");
+        }
+        Digest { names: beginning(context), ..objects }
     }
 }
 

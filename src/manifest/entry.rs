@@ -21,9 +21,10 @@ pub struct Entry<N = Arc<str>> {
     pub storage_class: StorageClass,
     /// How the stored bytes are compressed. Samples are delivered as stored, so decoders may have to decompress them.
     pub encoding: ContentEncoding,
-    /// Index in [`Manifest::labels`](super::Manifest::labels) of the first folder below the prefix on the object's
-    /// path. `None` for an object right below the last `/` of the prefix, and in a hidden folder that isn't in the
-    /// [list of classes](crate::DatafluxDataset::classes).
+    /// Index in [`Manifest::labels`](super::Manifest::labels) of the sample's label: of the first folder below the
+    /// prefix on the object's path, unless the data set was given [other labels](crate::DatafluxDataset::label_by).
+    /// `None` for an object right below the last `/` of the prefix, and in a hidden folder that isn't in the [list of
+    /// classes](crate::DatafluxDataset::classes).
     pub label: Option<u32>,
 }
 

@@ -21,7 +21,7 @@
 //! | | 4 | CRC32C of the head up to here |
 //! | | 8 each | for each chunk of objects, where it ends, counted from the first |
 //! | | 8 each | the same for chunks of labels |
-//! | | 4 each | for each label in the order of the listing, its index in the order of names or in a list of classes (4,294,967,295: in neither); absent where the order of the listing is that of names. For a list of classes at least one is 4,294,967,295, which may be an additional one |
+//! | | 4 each | for each label in the order of the listing, its index in the order of names or in a list of classes (4,294,967,295: in neither); absent where the order of the listing is that of names. For a list of classes at least one is 4,294,967,295, which may be an additional one. For labels that aren't those of folders the last one, an additional one, is 4,294,967,294 |
 //! | | | the chunks of objects, as `chunk.rs` describes them: all of 4,096 records but the last |
 //! | | | the chunks of labels, whose records have no meaning except for their names |
 //!
@@ -33,22 +33,25 @@
 //! every object.
 
 use std::fmt;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use super::chunk::CHUNK;
-use super::digest::ObjectsDigest;
+use super::digest::{LabelsDigest, ObjectsDigest};
 use super::growth::{ClassTotals, Growth, ListingEnd};
+use super::save::{check_save, save};
 use super::table::{ChunkTable, Labels};
 use super::{Digest, LeftOut, Manifest};
 use crate::list::Prefix;
 use crate::store::{Scheme, StoreUri};
 use crate::{Error, ErrorKind, Result, Stage, os};
 
+/// What errors of saving call it.
+const WHAT: &str = "the manifest";
 const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
 const VERSION: u32 = 2;
 /// Bytes of the head before the bucket's name.
@@ -68,14 +71,7 @@ impl Manifest {
     /// Those of [`check_save`](Self::check_save); the disk is full; the listing failed.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.complete()?;
-        let path = path.as_ref();
-        let target = SaveTarget::of(path)?;
-        let written = target.create().and_then(|file| self.write(file)).and_then(|()| target.replace());
-        written.map_err(|error| {
-            // The removal often fails for the same reason as the write, which is the error that counts.
-            let _ = fs::remove_file(&target.beside);
-            unwritable(path, error)
-        })
+        save(path.as_ref(), WHAT, |file| self.write(file))
     }
 
     /// Checks whether [`save`](Self::save) can write to `path`, for use before a long listing: makes a file beside
@@ -84,10 +80,7 @@ impl Manifest {
     /// # Errors
     /// The folder doesn't exist or can't be written to; `path` exists and is no file.
     pub fn check_save(path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let target = SaveTarget::of(path)?;
-        let made = target.create().map(drop);
-        made.and(fs::remove_file(&target.beside)).map_err(|error| unwritable(path, error))
+        check_save(path.as_ref(), WHAT)
     }
 
     fn write(&self, file: File) -> io::Result<()> {
@@ -196,6 +189,7 @@ impl Manifest {
     pub fn verify(&self) -> Result<()> {
         let (root, mut entries) = (self.names_root()?, self.entries());
         let (mut digest, mut last, mut index) = (ObjectsDigest::default(), String::new(), 0u64);
+        let mut given = LabelsDigest::default();
         let mut totals = ClassTotals::default();
         while let Some(entry) = entries.next()? {
             if !entry.name.starts_with(&self.prefix.prefix) {
@@ -206,6 +200,7 @@ impl Manifest {
                 return Err(self.forged("names in order, each once", got));
             }
             digest.push(entry.name.as_bytes().get(root..).unwrap_or_default(), &entry);
+            given.push(entry.label);
             totals.add(entry.storage_class, entry.size);
             last.clear();
             last.push_str(entry.name);
@@ -215,7 +210,12 @@ impl Manifest {
             return Err(self.forged("totals by storage class that add up", "others"));
         }
         let digest = digest.finish();
-        if ![digest, digest.with_classes(self.labels())].contains(&self.digest()) {
+        let is_right = if self.end().labels.are_given() {
+            given.finish(digest, self.labels(), Some) == self.digest()
+        } else {
+            [digest, digest.with_classes(self.labels())].contains(&self.digest())
+        };
+        if !is_right {
             return Err(self.forged(format_args!("objects of the digest {}", self.digest()), digest));
         }
         Ok(())
@@ -304,76 +304,6 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
         .stage(Stage::Manifest)
         .object(path.display())
         .hint("check the path; `dataflux ls --save` makes a manifest")
-        .with_source(error)
-}
-
-/// Where a manifest is saved.
-struct SaveTarget {
-    /// The path with all symbolic links resolved.
-    path: PathBuf,
-    /// The new file until it is renamed, in the same folder, since files can only be renamed within one file system.
-    /// Its name has a constant length, since the name of the file may have the greatest length there is.
-    beside: PathBuf,
-    /// Permissions of the file that is replaced.
-    permissions: Option<Permissions>,
-}
-
-impl SaveTarget {
-    fn of(path: &Path) -> Result<Self> {
-        let there = match fs::metadata(path) {
-            Ok(there) => Some(there),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(unwritable(path, error)),
-        };
-        if let Some(there) = there.as_ref().filter(|there| !there.is_file()) {
-            let got = if there.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
-            return Err(Error::new(ErrorKind::Config, "the manifest can't be written over what is no file")
-                .stage(Stage::Manifest)
-                .object(path.display())
-                .mismatch("a file, or a name that nothing has", got)
-                .hint("name another file"));
-        }
-        let path = resolve_links(path).map_err(|error| unwritable(path, error))?;
-        let beside = path.with_file_name(format!(".dataflux-{:016x}.new", rand::random::<u64>()));
-        Ok(Self { path, beside, permissions: there.map(|there| there.permissions()) })
-    }
-
-    fn create(&self) -> io::Result<File> {
-        let file = File::create_new(&self.beside)?;
-        // Set before the file has contents, which may be confidential.
-        if let Some(permissions) = &self.permissions {
-            file.set_permissions(permissions.clone())?;
-        }
-        Ok(file)
-    }
-
-    fn replace(&self) -> io::Result<()> {
-        fs::rename(&self.beside, &self.path)?;
-        // Syncs the new name, which is stored in the folder, where folders can be synced.
-        let folder = self.path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
-        Ok(())
-    }
-}
-
-/// Resolves the symbolic links at the end of a path, which needs not exist.
-fn resolve_links(path: &Path) -> io::Result<PathBuf> {
-    /// As many as Linux follows.
-    const MAX_LINKS: usize = 40;
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        // A path that can't be read as a link is none.
-        let Ok(link) = fs::read_link(&path) else { return Ok(path) };
-        path = path.parent().unwrap_or(Path::new("")).join(link);
-    }
-    Err(io::Error::other("its symbolic links lead to each other"))
-}
-
-fn unwritable(path: &Path, error: io::Error) -> Error {
-    Error::new(ErrorKind::Io, "the manifest can't be written")
-        .stage(Stage::Manifest)
-        .object(path.display())
-        .hint("name a file in a folder that exists, that you may write to, and that has room")
         .with_source(error)
 }
 

@@ -19,13 +19,16 @@
 
 mod build;
 mod chunk;
+mod class_file;
 mod classes;
 mod digest;
 mod entry;
 mod file;
+mod given;
 mod growth;
 mod location;
 mod relabel;
+mod save;
 mod segment;
 mod sink;
 mod streaming;
@@ -41,10 +44,12 @@ use crate::{Error, ErrorKind, Result, Stage};
 
 pub use crate::list::LeftOut;
 pub use build::ManifestBuilder;
-pub(crate) use classes::Classes;
+pub use classes::ClassMap;
 pub(crate) use digest::NamesKey;
 pub use digest::{Digest, NamesDigest};
 pub use entry::{ClassTotal, Entry, EntryRef, Facts};
+pub use given::Unlabelled;
+pub(crate) use given::{LabelSource, UnlabelledSamples};
 pub use growth::KnownSamples;
 use growth::{Growth, ListingEnd};
 pub use location::{Location, SampleId};
@@ -145,9 +150,9 @@ impl Manifest {
     ///
     /// For the prefix `gs://bucket/train`, as for `gs://bucket`, the label of `training/a.png` is `training`. But where
     /// all samples are in one folder whose name the prefix ends with, for example in `val/` for `gs://bucket/val`, the
-    /// labels are the folders in that folder. If the data set was given a list of
-    /// [classes](crate::DatafluxDataset::classes), the labels are that list. They are made when they are first asked
-    /// for.
+    /// labels are the folders in that folder. If the data set was given [other labels](crate::DatafluxDataset::label_by),
+    /// these are they, also in byte order. If it was given a list of [classes](crate::DatafluxDataset::classes), the
+    /// labels are that list. They are made when they are first asked for.
     pub fn labels(&self) -> &[String] {
         self.end().labels.all()
     }
@@ -162,8 +167,8 @@ impl Manifest {
         self.end().left_out
     }
 
-    /// Digest of all names below the prefix, sizes and checksums, and of the list of classes if one was set that
-    /// differs from the folders. The order of every epoch depends on the names, and a resume needs the same data. So
+    /// Digest of all names below the prefix, sizes and checksums, of the list of classes if one was set that differs
+    /// from the folders, and of labels that aren't folders. The order of every epoch depends on the names, and a resume needs the same data. So
     /// all ranks of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest

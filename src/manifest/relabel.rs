@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use super::Manifest;
-use super::classes::{Classes, label_root, names_root};
+use super::classes::{ClassMap, label_root, names_root};
 use super::sink::ObjectSink;
 use crate::Result;
 use crate::list::{Filter, LeftOut, is_hidden};
 
 impl Manifest {
-    /// The same objects, each labelled by the number that `classes` gives its folder. Waits for the end of the listing.
+    /// The same objects, each labelled by the number that `classes` gives its label. Waits for the end of the listing.
     ///
     /// # Errors
-    /// Folders that are none of the classes; the listing failed.
-    pub(crate) fn with_classes(&self, classes: &Classes) -> Result<Self> {
+    /// Labels that are none of the classes; the listing failed.
+    pub(crate) fn with_classes(&self, classes: &ClassMap) -> Result<Self> {
         self.complete()?;
         let end = self.end();
+        if end.labels.are_given() {
+            return self.with_classes_of_given(classes);
+        }
         let folders = end.labels.all();
 
         // Where the labels are another list of classes, they don't say which folders there are.
@@ -26,12 +29,12 @@ impl Manifest {
         let unknown: Vec<_> = folders
             .iter()
             .map(String::as_str)
-            .filter(|folder| classes.get(folder).is_none() && !is_hidden(folder))
+            .filter(|folder| classes.number(folder).is_none() && !is_hidden(folder))
             .collect();
         if !unknown.is_empty() {
-            return Err(classes.unknown(&unknown, &self.prefix));
+            return Err(classes.unknown_folders(&unknown, &self.prefix));
         }
-        let labels = end.labels.renumbered(classes.names(), |folder| classes.get(folder));
+        let labels = end.labels.renumbered(classes.names(), |folder| classes.number(folder));
         let digest = if folders == classes.names() { end.digest } else { end.digest.with_classes(classes.names()) };
         Ok(self.relabelled(labels, digest))
     }
@@ -53,10 +56,6 @@ impl Manifest {
                 found.example.get_or_insert_with(|| entry.name.to_owned());
                 continue;
             }
-            if entry.label.is_none() {
-                found.without_folder += 1;
-                found.first_without_folder.get_or_insert_with(|| entry.name.to_owned());
-            }
             last.clear();
             last.extend_from_slice(entry.name.as_bytes());
             first.get_or_insert_with(|| last.clone());
@@ -68,11 +67,15 @@ impl Manifest {
         left_out.merge(&found.left_out);
         let root = label_root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
         let is_image = |name: &str| filter.reason_by_name(&self.prefix, name).is_none();
-        let mut images = self.labelled_by_folder(is_image, root, left_out)?;
+        let mut images = if self.has_given_labels() {
+            self.with_given_labels(is_image, left_out)?
+        } else {
+            self.labelled_by_folder(is_image, root, left_out)?
+        };
 
         // A saved manifest may have a list of classes, which still numbers its samples.
         if self.end().labels.is_class_list() {
-            images = images.with_classes(&*Classes::new(self.labels().to_vec())?)?;
+            images = images.with_classes(&ClassMap::new(self.labels())?)?;
         }
 
         Ok((Arc::new(images), found))
@@ -120,8 +123,4 @@ pub(crate) struct FoundImages {
     pub(crate) left_out: LeftOut,
     /// The first object that isn't an image.
     pub(crate) example: Option<String>,
-    /// Images that are in no folder, and so have no label.
-    pub(crate) without_folder: u64,
-    /// The first image in no folder.
-    pub(crate) first_without_folder: Option<String>,
 }

@@ -1,13 +1,14 @@
 //! Takes the objects of a listing in order, and fills a manifest with them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::chunk::ChunkWriter;
 use super::classes::{Numbering, label_root, names_root};
-use super::digest::ObjectsDigest;
+use super::digest::{LabelsDigest, ObjectsDigest};
 use super::growth::{ClassTotals, Growth, ListingEnd};
-use super::table::LabelsWriter;
-use super::{Entry, LeftOut, Manifest};
+use super::table::{Labels, LabelsWriter};
+use super::{Digest, Entry, LeftOut, Manifest};
 use crate::list::{Prefix, Reason};
 use crate::store::Version;
 use crate::{Error, ErrorKind, Result, Stage};
@@ -38,6 +39,8 @@ pub(super) struct ObjectSink {
     /// Objects in the chunks written so far.
     pub(super) objects: u64,
     pub(super) labeller: Labeller,
+    /// Labels that aren't those of folders, which the records that are pushed refer to. `None` if the folders label.
+    given: Option<GivenLabels>,
     totals: ClassTotals,
     digest: ObjectsDigest,
 }
@@ -59,6 +62,7 @@ impl ObjectSink {
             growth: Arc::new(Growth::new()),
             objects: 0,
             labeller,
+            given: None,
             totals: ClassTotals::default(),
             digest: ObjectsDigest::default(),
         }
@@ -81,6 +85,13 @@ impl ObjectSink {
         buffer.extend_from_slice(name);
         self.pending = Some(PendingObject { name: buffer, newest: record });
         Ok(())
+    }
+
+    /// As [`push`](Self::push), with a label that isn't that of the folder. All objects are pushed by this, or none.
+    pub(super) fn push_labelled(&mut self, name: &[u8], record: Entry<()>, label: Option<&str>) -> Result<()> {
+        let given = self.given.get_or_insert_default();
+        let label = label.map(|label| given.number(label));
+        self.push(name, Entry { label, ..record })
     }
 
     /// Adds the pending object if it is wanted, and returns the buffer of its name for reuse.
@@ -117,12 +128,17 @@ impl ObjectSink {
     /// Labels and counts the objects since the last flush, and adds them to the manifest as a chunk.
     pub(super) fn flush(&mut self) -> Result<()> {
         // All objects are labelled first, since none of them counts where one fails.
-        for (name, record) in self.writer.objects() {
-            record.label = self.labeller.label(&self.prefix, name)?;
+        if self.given.is_none() {
+            for (name, record) in self.writer.objects() {
+                record.label = self.labeller.label(&self.prefix, name)?;
+            }
         }
         let root = names_root(&self.prefix.prefix, self.labeller.root);
         for (name, record) in self.writer.objects() {
             self.digest.push(name.get(root..).unwrap_or_default(), record);
+            if let Some(given) = &mut self.given {
+                given.digest.push(record.label);
+            }
             self.totals.add(record.storage_class, record.size);
             self.objects += 1;
         }
@@ -146,11 +162,12 @@ impl ObjectSink {
 
     /// Ends the growth of the manifest.
     pub(super) fn end(self, left_out: LeftOut, failed: Option<Error>) {
-        let Self { growth, labeller, totals, digest, .. } = self;
+        let Self { growth, labeller, given, totals, digest, .. } = self;
         let digest = digest.finish();
-        let (labels, digest) = match labeller.numbering {
-            Some(numbering) => numbering.finish(digest),
-            None => (labeller.labels.finish(), digest),
+        let (labels, digest) = match (given, labeller.numbering) {
+            (Some(given), _) => given.finish(digest),
+            (None, Some(numbering)) => numbering.finish(digest),
+            (None, None) => (labeller.labels.finish(), digest),
         };
         growth.end(ListingEnd { labels, left_out, totals, digest, failed });
     }
@@ -169,6 +186,32 @@ fn out_of_order(prefix: &Prefix, name: &[u8]) -> Error {
     .with_kind(ErrorKind::Config)
     .mismatch("folders in the order of their names", "one that belongs before another that came first")
     .hint("open the data set without streaming(true)")
+}
+
+/// Collects labels that aren't those of folders, and numbers them in the order of their first samples.
+#[derive(Default)]
+struct GivenLabels {
+    numbers: HashMap<Box<str>, u32>,
+    names: Vec<Box<str>>,
+    digest: LabelsDigest,
+}
+
+impl GivenLabels {
+    fn number(&mut self, label: &str) -> u32 {
+        if let Some(&number) = self.numbers.get(label) {
+            return number;
+        }
+        let number = self.names.len() as u32;
+        self.numbers.insert(label.into(), number);
+        self.names.push(label.into());
+        number
+    }
+
+    fn finish(self, objects: Digest) -> (Labels, Digest) {
+        let labels = Labels::given(&self.names);
+        let digest = self.digest.finish(objects, labels.all(), |number| labels.index_of(number));
+        (labels, digest)
+    }
 }
 
 /// Finds the label of an object, which is its folder.

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::build::pack;
-use super::classes::{Classes, Numbering};
+use super::classes::{ClassMap, Numbering};
 use super::growth::Growth;
 use super::segment::{FreedMemory, Segment, SegmentRun};
 use super::sink::{ObjectSink, no_samples};
@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub(crate) struct StreamingListing {
     pub(crate) lister: Lister,
     pub(crate) filter: Filter,
-    pub(crate) classes: Option<Arc<Classes>>,
+    pub(crate) classes: Option<Arc<ClassMap>>,
     /// Called with the complete manifest.
     pub(crate) ended: fn(&Manifest),
 }

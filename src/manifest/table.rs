@@ -215,14 +215,18 @@ impl<'a> TableCursor<'a> {
 /// The index of a label whose folder is none of the classes, so that its samples have no label.
 pub(super) const NO_CLASS: u32 = u32::MAX;
 
-/// The labels of a manifest: folders in byte order of names, or a list of classes. Records refer to labels by number;
-/// see [`index_of`](Self::index_of).
+/// The last index where labels aren't those of folders, so that they are known only from the records. No record refers
+/// to it.
+const GIVEN: u32 = u32::MAX - 1;
+
+/// The labels of a manifest: in byte order of names, or a list of classes. Records refer to labels by number; see
+/// [`index_of`](Self::index_of).
 #[derive(Debug)]
 pub(super) struct Labels {
     names: ChunkTable,
-    /// Records number folders in the order of the listing. These are the indexes in `names` by that number; empty where
+    /// Records number labels in the order of the listing. These are the indexes in `names` by that number; empty where
     /// both are the same. At least one is [`NO_CLASS`] if the names are a list of classes, and none if they are the
-    /// folders.
+    /// labels that occur. The last one is [`GIVEN`] if the labels aren't those of folders.
     indexes: Vec<u32>,
     decoded: OnceLock<Vec<String>>,
 }
@@ -235,7 +239,8 @@ impl Labels {
         while !cursor.is_at_end() {
             cursor.next()?;
         }
-        let is_valid = indexes.iter().all(|&index| index == NO_CLASS || u64::from(index) < names.rows());
+        let of_records = indexes.strip_suffix(&[GIVEN]).unwrap_or(&indexes);
+        let is_valid = of_records.iter().all(|&index| index == NO_CLASS || u64::from(index) < names.rows());
         is_valid.then(|| Self { names, indexes, decoded: OnceLock::new() })
     }
 
@@ -245,24 +250,44 @@ impl Labels {
         Self { names: name_table(classes.iter().map(String::as_bytes)), indexes, decoded: OnceLock::new() }
     }
 
+    /// Labels that aren't those of folders, numbered by records in this order.
+    pub(super) fn given(labels: &[Box<str>]) -> Self {
+        let mut order: Vec<u32> = (0..labels.len() as u32).collect();
+        order.sort_unstable_by_key(|&number| &labels[number as usize]);
+        let mut indexes = vec![GIVEN; labels.len() + 1];
+        for (index, &number) in (0..).zip(&order) {
+            indexes[number as usize] = index;
+        }
+        let names = name_table(order.iter().map(|&number| labels[number as usize].as_bytes()));
+        Self { names, indexes, decoded: OnceLock::new() }
+    }
+
+    /// Whether the labels aren't those of folders.
+    pub(super) fn are_given(&self) -> bool {
+        self.indexes.last() == Some(&GIVEN)
+    }
+
     /// Whether the names are a list of classes, which doesn't change when folders are left out. The digest doesn't show
     /// this where the list is just that of the folders.
     pub(super) fn is_class_list(&self) -> bool {
         self.indexes.contains(&NO_CLASS)
     }
 
-    /// These labels for the same records by a list of classes. `class_of` returns the number of a folder's class, if
-    /// the folder is in the list.
+    /// These labels for the same records by a list of classes. `class_of` returns the number of a label's class, if the
+    /// label is in the list.
     pub(super) fn renumbered(&self, classes: &[String], class_of: impl Fn(&str) -> Option<u32>) -> Self {
-        let folders = self.all();
-        let numbers = if self.indexes.is_empty() { folders.len() } else { self.indexes.len() };
+        let labels = self.all();
+        let numbers = if self.indexes.is_empty() { labels.len() } else { self.indexes.len() };
         let renumber = |number: usize| {
-            let folder = self.index_of(number as u32).and_then(|index| folders.get(index as usize));
-            folder.and_then(|folder| class_of(folder)).unwrap_or(NO_CLASS)
+            let label = self.index_of(number as u32).and_then(|index| labels.get(index as usize));
+            label.and_then(|label| class_of(label)).unwrap_or(NO_CLASS)
         };
         let mut indexes: Vec<_> = (0..numbers).map(renumber).collect();
         if !indexes.contains(&NO_CLASS) {
             indexes.push(NO_CLASS);
+        }
+        if self.are_given() {
+            indexes.push(GIVEN);
         }
         Self { indexes, ..Self::of_classes(classes) }
     }
@@ -281,7 +306,7 @@ impl Labels {
         if self.indexes.is_empty() {
             return Some(number).filter(|&number| u64::from(number) < self.names.rows());
         }
-        self.indexes.get(number as usize).copied()
+        self.indexes.get(number as usize).copied().filter(|&index| index != GIVEN)
     }
 
     /// All labels, in order.

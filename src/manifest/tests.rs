@@ -590,6 +590,10 @@ fn names() -> impl Strategy<Value = Vec<String>> {
     ];
     let name = prop::collection::vec(part, 0..6).prop_map(|parts| {
         let mut name = format!("p/{}", parts.concat());
+        // Hidden files would be left out.
+        while name.contains("/.") {
+            name = name.replace("/.", "/");
+        }
         name.truncate((0..=1_024).rev().find(|&end| name.is_char_boundary(end)).unwrap());
         name
     });

@@ -7,7 +7,7 @@ use crate::sources::Sources;
 
 /// The rooms, in the order in which data passes through them; `lib.rs` declares them so. A room may use those before
 /// it.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "store",
     "pacing",
     "list",
@@ -22,6 +22,7 @@ const ROOMS: [&str; 18] = [
     "transform",
     "decode",
     "collate",
+    "labels",
     "audit",
     "engine",
     "loader",

@@ -33,11 +33,13 @@ const JUNK: [&str; 6] = [
 ];
 
 fn open(store: &MemoryStore, uri: &str) -> DatafluxDataset {
-    DatafluxDataset::open_with(client(store.clone()), uri).unwrap()
+    let builder = DatafluxDataset::builder().client(client(store.clone()));
+    builder.filter(Filter::new().hidden()).open(uri).unwrap()
 }
 
 fn stream(store: &MemoryStore, uri: &str) -> DatafluxDataset {
-    DatafluxDataset::builder().client(client(store.clone())).streaming(true).open(uri).unwrap()
+    let builder = DatafluxDataset::builder().client(client(store.clone())).streaming(true);
+    builder.filter(Filter::new().hidden()).open(uri).unwrap()
 }
 
 /// Both methods to open a data set.
@@ -63,6 +65,13 @@ fn delivered<D: Decode<Item = dataflux::Image, Collate = dataflux::StackImages>>
 ) -> Vec<i64> {
     let loader = DataLoader::builder(dataset.clone()).batch_size(2).build().unwrap();
     loader.epoch(0).unwrap().flat_map(|batch| batch.unwrap().labels.clone()).collect()
+}
+
+/// Builds loaders, the first of which warns.
+fn built<D: Decode>(dataset: &DatafluxDataset<D>) {
+    for _ in 0..2 {
+        DataLoader::builder(dataset.clone()).build().unwrap();
+    }
 }
 
 /// Runs `run`. Returns its result and the warnings that it logged.
@@ -235,7 +244,7 @@ fn a_uri_that_names_a_folder_without_its_slash_has_the_classes_within() {
         for open in OPEN {
             assert_eq!(open(&store, "gs://data/val").manifest().labels().iter().collect::<BTreeSet<_>>().len(), 2);
         }
-        let (_, warnings) = logged(|| open(&store, "gs://data/val").decode(folder()));
+        let ((), warnings) = logged(|| built(&open(&store, "gs://data/val").decode(folder())));
         assert!(warnings.len() == 1 && warnings[0].contains("slash") && warnings[0].contains("val2"), "{warnings:?}");
         // A text file beside the folder is no image and changes nothing.
         store.insert("data", "train.txt", "a list");
@@ -247,7 +256,7 @@ fn a_uri_that_names_a_folder_without_its_slash_has_the_classes_within() {
 #[test]
 fn one_class_only_and_images_in_no_folder_are_warnings() {
     let store = store(&["deep/train/cat/1.png", "deep/train/dog/1.png", "flat/cat/1.png", "flat/2.png"]);
-    let warnings = |uri| logged(|| open(&store, uri).decode(folder())).1;
+    let warnings = |uri| logged(|| built(&open(&store, uri).decode(folder()))).1;
     let deep = warnings("gs://data/deep/");
     assert!(deep.len() == 1 && deep[0].contains("one class") && deep[0].contains("gs://data/deep/train/"), "{deep:?}");
     let cut = warnings("gs://data/deep/tr");

@@ -1,9 +1,15 @@
 //! Labels and targets that aren't folders: from names, closures and tables.
 
+use std::path::PathBuf;
+
 use candle_core::{DType, Device};
+use dataflux::list::{Filter, Reason};
 use dataflux::ndarray::array;
 use dataflux::store::MemoryStore;
-use dataflux::{DataLoader, DatafluxDataset, Decode, ErrorKind, ImageFolder, Images, RawSample, StackImages};
+use dataflux::{
+    ClassMap, DataLoader, DatafluxDataset, Decode, ErrorKind, ImageFolder, Images, Labels, Manifest, RawSample,
+    StackImages, Stratified, Subset, Unlabelled,
+};
 
 use crate::support::log::Log;
 use crate::support::{client, png, without_hanging};
@@ -96,4 +102,232 @@ fn an_error_of_a_target_is_one_of_its_sample() {
     assert_eq!(error.kind(), ErrorKind::Decode);
     assert!(error.about().unwrap().starts_with("gs://data/p/two.png#"), "{error}");
     assert!(error.to_string().contains("invalid float"), "{error}");
+}
+
+/// Name below the prefix and label of each sample, by the manifest.
+fn labels<D>(dataset: &DatafluxDataset<D>) -> Vec<(String, Option<String>)> {
+    let manifest = dataset.manifest();
+    let mut entries = manifest.entries();
+    let mut labels = Vec::new();
+    while let Some(entry) = entries.next().unwrap() {
+        let label = entry.label.map(|label| manifest.labels()[label as usize].clone());
+        labels.push((entry.name.trim_start_matches("p/").to_owned(), label));
+    }
+    labels
+}
+
+fn wanted(labels: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
+    labels.iter().map(|(name, label)| ((*name).to_owned(), Some((*label).to_owned()))).collect()
+}
+
+fn temporary(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("dataflux-labels-{}-{name}", std::process::id()))
+}
+
+const PETS: [&str; 4] = ["pug_1.png", "beagle_1.png", "beagle_2.png", "great_pyrenees_1.png"];
+
+fn by_name() -> Labels {
+    Labels::pattern("{label}_*.png").unwrap()
+}
+
+#[test]
+fn labels_of_names_are_numbered_in_byte_order_and_reach_the_batches() {
+    let store = images(&PETS);
+    for streaming in [false, true] {
+        let builder = DatafluxDataset::builder().client(client(store.clone())).streaming(streaming);
+        let raw = builder.open("gs://data/p/").unwrap();
+        for dataset in [
+            raw.clone().label_by(by_name()).unwrap().decode(ImageFolder::new()),
+            raw.decode(ImageFolder::new()).label_by(by_name()).unwrap(),
+        ] {
+            let (log, _guard) = Log::of_thread();
+            assert_eq!(dataset.manifest().labels(), ["beagle", "great_pyrenees", "pug"]);
+            let batch = first(dataset.clone()).unwrap();
+            assert_eq!(batch.labels, [0, 0, 1, 2], "beagles, the pyrenees, the pug");
+            assert_eq!(log.warnings(), [""; 0]);
+            dataset.manifest().verify().unwrap();
+        }
+    }
+    // A function gives the same labels, and so the same data.
+    let by = Labels::by(|name| Some(name.rsplit_once('_')?.0.to_owned()));
+    let [by, pattern] = [by, by_name()].map(|labels| open(&store).label_by(labels).unwrap());
+    assert_eq!(labels(&by), labels(&pattern));
+    assert_eq!(by.manifest().digest(), pattern.manifest().digest());
+    assert_ne!(by.manifest().digest(), open(&store).manifest().digest());
+}
+
+#[test]
+fn samplers_and_splits_use_the_labels() {
+    let names: Vec<String> = (0..40).map(|index| format!("{}_{index}.png", ["cat", "dog"][index % 2])).collect();
+    let store = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let dataset = open(&store).label_by(by_name()).unwrap();
+    let label = |id: &dataflux::SampleId| dataset.manifest().facts(id.0).unwrap().label.unwrap();
+    let loader = DataLoader::builder(dataset.clone()).batch_size(8).sampler(Stratified::by_label(7)).build().unwrap();
+    for batch in loader.epoch(0).unwrap() {
+        assert_eq!(batch.unwrap().ids().iter().filter(|id| label(id) == 0).count(), 4);
+    }
+    let (_, val) = Subset::split_by_label(dataset.manifest(), 0.75, 7).unwrap();
+    let loader = DataLoader::builder(dataset.clone()).batch_size(40).sampler(val).build().unwrap();
+    let batch = loader.epoch(0).unwrap().next().unwrap().unwrap();
+    assert_eq!((batch.len(), batch.ids().iter().filter(|id| label(id) == 0).count()), (10, 5));
+
+    // A run with other labels doesn't resume from this one's state, since the order depends on them.
+    let state = loader.epoch(0).unwrap().state();
+    let other = open(&store).label_by(Labels::by(|name| Some(name[4..5].to_owned()))).unwrap();
+    let error = DataLoader::builder(other).resume(state).build().unwrap_err();
+    assert!(error.to_string().contains("other data"), "{error}");
+}
+
+#[test]
+fn samples_without_a_label_are_an_error_or_left_out_and_counted() {
+    let store = images(&["pug_1.png", "a.png", "b.png", "notes.txt", "cat_1.png"]);
+    let error = open(&store).label_by(by_name()).unwrap_err();
+    assert_eq!((error.kind(), error.about()), (ErrorKind::Config, Some("gs://data/p/")));
+    let said = error.to_string();
+    for part in ["3 of 5 samples have no label", "{label}_*.png", "'p/a.png', 'p/b.png', 'p/notes.txt'", "LeaveOut"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let error = open(&store).decode(ImageFolder::new()).label_by(by_name()).unwrap_err().to_string();
+    assert!(error.contains("2 of 4 samples") && !error.contains("notes"), "{error}");
+
+    let (log, _guard) = Log::of_thread();
+    let dataset = open(&store).label_by(by_name().unlabelled(Unlabelled::LeaveOut)).unwrap();
+    assert_eq!(labels(&dataset), wanted(&[("cat_1.png", "cat"), ("pug_1.png", "pug")]));
+    assert_eq!(dataset.manifest().left_out().count(Reason::Unlabelled), 3);
+    assert_eq!(dataset.manifest().left_out().to_string(), "3 without a label");
+    let warnings = log.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("'p/a.png'"), "{warnings:?}");
+
+    // If nothing is left, that is an error, too.
+    let none = Labels::by(|_| None).unlabelled(Unlabelled::LeaveOut);
+    assert!(open(&store).label_by(none).unwrap_err().to_string().contains("5 of 5 samples"));
+    let many: Vec<String> = (0..9).map(|index| format!("{index}.png")).collect();
+    let many = images(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(open(&many).label_by(by_name()).unwrap_err().to_string().contains("'p/4.png' and 4 more"));
+    for bad in ["", "a\nb"] {
+        let error = open(&store).label_by(Labels::by(|_| Some(bad.to_owned()))).unwrap_err();
+        assert!(error.to_string().contains("gs://data/p/a.png"), "{error}");
+    }
+}
+
+#[test]
+fn folders_of_any_depth_are_labels() {
+    let store = images(&["2025/cat/1.png", "2026/cat/1.png", "2026/dog//2.png", "2026/dog/deep/1.png"]);
+    let deep = open(&store).label_by(Labels::folder_at(1)).unwrap();
+    let cats_and_dogs = [
+        ("2025/cat/1.png", "cat"),
+        ("2026/cat/1.png", "cat"),
+        ("2026/dog//2.png", "dog"),
+        ("2026/dog/deep/1.png", "dog"),
+    ];
+    assert_eq!(labels(&deep), wanted(&cats_and_dogs));
+    // The first folder is what a data set has without this, and the way back to it.
+    for folder in [open(&store), deep].map(|dataset| dataset.label_by(Labels::folder()).unwrap()) {
+        assert_eq!(labels(&folder), labels(&open(&store)));
+        assert_eq!(folder.manifest().digest(), open(&store).manifest().digest());
+    }
+    store.insert("data", "p/3.png", png(1, 1, &[0]));
+    let error = open(&store).label_by(Labels::folder()).unwrap_err().to_string();
+    assert!(error.contains("1 of 5 sample has no label") && error.contains("'p/3.png'"), "{error}");
+    let left = open(&store).label_by(Labels::folder().unlabelled(Unlabelled::LeaveOut)).unwrap();
+    assert_eq!((left.len(), left.manifest().labels().len()), (4, 2));
+    assert_eq!(open(&store).label_by(Labels::folder_at(1)).unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[test]
+fn classes_number_labels_of_names_and_need_not_be_folders() {
+    let store = images(&PETS);
+    let train = open(&store).label_by(by_name()).unwrap();
+    let list = ["pug", "great_pyrenees", "a/b", "beagle"];
+    for val in [
+        open(&store).label_by(by_name()).unwrap().classes(list).unwrap(),
+        train
+            .clone()
+            .classes(list)
+            .unwrap()
+            .classes(["x", "pug", "beagle", "great_pyrenees"])
+            .unwrap()
+            .classes(list)
+            .unwrap(),
+        train.clone().classes(list).unwrap().label_by(by_name()).unwrap(),
+    ] {
+        assert_eq!(val.manifest().labels(), list);
+        assert_eq!(labels(&val), labels(&train));
+        assert_eq!(val.manifest().facts(0).unwrap().label, Some(3));
+        val.manifest().verify().unwrap();
+        assert_ne!(val.manifest().digest(), train.manifest().digest());
+    }
+    let same = train.clone().classes_from(&train).unwrap();
+    assert_eq!(same.manifest().digest(), train.manifest().digest());
+    let error = train.clone().classes(["pug"]).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("labels of this data set are none of the classes"), "{said}");
+    assert!(said.contains("'beagle', 'great_pyrenees'") && said.contains("'pug'"), "{said}");
+
+    let path = temporary("classes.json");
+    train.class_map().unwrap().save(&path).unwrap();
+    let map = ClassMap::load(&path).unwrap();
+    assert_eq!(
+        (map.names(), map.number("pug"), map.name(1)),
+        (train.manifest().labels(), Some(2), Some("great_pyrenees"))
+    );
+    let val = images(&["pug_7.png"]);
+    let val = open(&val).label_by(by_name()).unwrap().classes(&map).unwrap();
+    assert_eq!(val.manifest().facts(0).unwrap().label, Some(2));
+    std::fs::remove_file(&path).unwrap();
+    // Without a label there is no class.
+    let error = open(&store).class_map().unwrap_err();
+    assert!(error.about() == Some("gs://data/p/") && error.to_string().contains("at least one class"), "{error}");
+}
+
+#[test]
+fn labels_of_names_are_saved_with_the_manifest() {
+    let store = images(&[&PETS[..], &["README_1.md", "pug_2.txt"]].concat());
+    let any = || Labels::pattern("{label}_*").unwrap();
+    let path = temporary("saved.dfm");
+    for list in [None, Some(["pug", "README", "beagle", "great_pyrenees", "none"])] {
+        let numbered = |dataset: DatafluxDataset| list.map_or(dataset.clone(), |list| dataset.classes(list).unwrap());
+        let dataset = numbered(open(&store).label_by(any()).unwrap());
+        dataset.manifest().save(&path).unwrap();
+        let loaded = Manifest::load(&path).unwrap();
+        loaded.verify().unwrap();
+        assert_eq!(loaded.digest(), dataset.manifest().digest());
+        let loaded = DatafluxDataset::builder().client(client(store.clone())).from_manifest(loaded).unwrap();
+        assert_eq!(labels(&loaded), labels(&dataset));
+
+        // A decoder of images leaves out others, and a class without images is none unless there is a list.
+        let images = numbered(open(&store).decode(ImageFolder::new()).label_by(any()).unwrap().decode(dataflux::Raw));
+        for left in [loaded.clone().decode(ImageFolder::new()), dataset.decode(ImageFolder::new())] {
+            assert_eq!(labels(&left), labels(&images), "{list:?}");
+            assert_eq!(left.manifest().labels(), images.manifest().labels());
+            assert_eq!(left.manifest().digest(), images.manifest().digest(), "{list:?}");
+            left.manifest().verify().unwrap();
+        }
+        // The folders may label again.
+        let folder = loaded.label_by(Labels::folder()).unwrap_err();
+        assert!(folder.to_string().contains("6 of 6 samples have no label"), "{folder}");
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// `.ipynb_checkpoints` was a class of a data set that a closure decodes, and `.DS_Store` a sample.
+#[test]
+fn hidden_folders_and_files_are_no_class_and_no_sample() {
+    let junk =
+        [".ipynb_checkpoints/1.png", "cat/.DS_Store", "cat/.hidden/2.png", "__MACOSX/cat/1.png", "cat/Thumbs.db"];
+    let store = images(&[&["cat/1.png", "cat/x.y/3.png", "dog/1.png"][..], &junk[..]].concat());
+    for streaming in [false, true] {
+        let builder = || DatafluxDataset::builder().client(client(store.clone())).streaming(streaming);
+        let dataset = builder().open("gs://data/p/").unwrap();
+        assert_eq!((dataset.len(), dataset.manifest().labels()), (3, &["cat".to_owned(), "dog".to_owned()][..]));
+        assert_eq!(dataset.manifest().left_out().count(Reason::Hidden), 5);
+        let sizes = |sample: RawSample| Ok(sample.bytes().len());
+        assert_eq!(first(dataset.decode(sizes)).unwrap().len(), 3);
+
+        let all = builder().filter(Filter::new().hidden()).open("gs://data/p/").unwrap();
+        assert_eq!((all.len(), all.manifest().labels().len()), (8, 4));
+        // What the prefix itself names isn't hidden.
+        let named = builder().open("gs://data/p/.ipynb_checkpoints/").unwrap();
+        assert_eq!(named.len(), 1);
+    }
 }

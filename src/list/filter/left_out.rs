@@ -22,15 +22,18 @@ pub enum Reason {
     TooLarge,
     /// It was last changed before the time wanted.
     NotModified,
-    /// Images are wanted, and it is a hidden file or in a hidden folder: `.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`.
+    /// It is a hidden file or in a hidden folder: `.DS_Store`, `.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`.
     Hidden,
     /// Images are wanted, and its name doesn't have an image's suffix.
     NotAnImage,
+    /// It has no [label](crate::DatafluxDataset::label_by), or no row in a [table](crate::LabelTable), and such objects
+    /// are to be left out. No filter gives this reason.
+    Unlabelled,
 }
 
 impl Reason {
     /// All reasons, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Temporary,
         Self::DirectoryMarker,
         Self::StorageClass,
@@ -41,6 +44,7 @@ impl Reason {
         Self::NotModified,
         Self::Hidden,
         Self::NotAnImage,
+        Self::Unlabelled,
     ];
 
     /// The name of the reason in the output of `dataflux ls --json`.
@@ -56,6 +60,7 @@ impl Reason {
             Self::NotModified => "not_modified",
             Self::Hidden => "hidden",
             Self::NotAnImage => "not_an_image",
+            Self::Unlabelled => "unlabelled",
         }
     }
 }
@@ -70,7 +75,12 @@ pub struct LeftOut(
 impl LeftOut {
     /// Counts one object.
     pub fn add(&mut self, reason: Reason) {
-        self.0[reason as usize] += 1;
+        self.add_many(reason, 1);
+    }
+
+    /// Counts this many objects.
+    pub(crate) fn add_many(&mut self, reason: Reason, objects: u64) {
+        self.0[reason as usize] += objects;
     }
 
     /// Adds the counts of `other`.
@@ -118,6 +128,7 @@ impl fmt::Display for LeftOut {
                 Reason::NotModified => ("too old", "too old"),
                 Reason::Hidden => ("hidden file", "hidden files"),
                 Reason::NotAnImage => ("without an image's suffix", "without an image's suffix"),
+                Reason::Unlabelled => ("without a label", "without a label"),
             };
             let comma = if index > 0 { ", " } else { "" };
             write!(f, "{comma}{count} {}", if count == 1 { one } else { many })?;

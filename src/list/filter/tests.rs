@@ -177,9 +177,23 @@ fn images_only() {
     ] {
         assert_eq!(filter.reason(&prefix("gs://bucket/train/"), &object(name, 1)), wanted, "{name}");
     }
-    // What is hidden is so below the prefix, and where images are wanted.
+    // What is hidden is so below the prefix.
     assert_eq!(filter.reason(&prefix("gs://bucket/.data/"), &object(".data/cat/1.png", 1)), None);
-    assert_eq!(Filter::new().reason(&prefix("gs://bucket/"), &object(".data/cat/1.txt", 1)), None);
+}
+
+#[test]
+fn hidden_files_are_no_samples_unless_they_are_wanted() {
+    for name in [".data/cat/1.txt", "cat/.DS_Store", "__MACOSX/cat/1.txt", "cat/THUMBS.DB"] {
+        let reason = |filter: Filter| filter.reason(&prefix("gs://bucket/"), &object(name, 1));
+        assert_eq!(reason(Filter::new()), Some(Reason::Hidden), "{name}");
+        assert_eq!(reason(Filter::new().hidden()), None, "{name}");
+        assert_eq!(reason(Filter::everything()), None, "{name}");
+        assert_eq!(reason(Filter::new().hidden().images()), Some(Reason::Hidden), "{name}");
+    }
+    for name in ["cat/a.b/1.txt", "cat./1", "_cat/1", "cat/..."] {
+        let wanted = (name == "cat/...").then_some(Reason::Hidden);
+        assert_eq!(Filter::new().reason(&prefix("gs://bucket/"), &object(name, 1)), wanted, "{name}");
+    }
 }
 
 #[test]

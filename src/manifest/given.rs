@@ -1,0 +1,184 @@
+//! Labels that aren't those of folders: copies of a manifest whose records have them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::classes::{ClassMap, listed};
+use super::digest::{LabelsDigest, ObjectsDigest};
+use super::sink::ObjectSink;
+use super::{LeftOut, Manifest};
+use crate::list::Reason;
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// What a data set does with samples that have no label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unlabelled {
+    /// They are an error, which names the first ones and how many there are.
+    #[default]
+    Error,
+    /// They are left out. [`Manifest::left_out`] counts them as [`Reason::Unlabelled`](crate::list::Reason::Unlabelled),
+    /// and a log line reports them.
+    LeaveOut,
+}
+
+/// Where labels come from.
+pub(crate) trait LabelSource {
+    /// The label of the sample of this name below the prefix; `None` where it has none.
+    fn label<'a>(&'a self, below: &'a str) -> Option<Cow<'a, str>>;
+
+    /// Whether labels are the first folders below the prefix, as they are without a source.
+    fn is_folder(&self) -> bool {
+        false
+    }
+
+    /// What a sample needs to have a label, for an error.
+    fn wanted(&self) -> String;
+
+    /// What to do about samples without a label, for an error.
+    fn hint(&self) -> &str;
+}
+
+/// Samples without a label.
+#[derive(Debug, Default)]
+pub(crate) struct UnlabelledSamples {
+    pub(crate) count: u64,
+    /// The first ones.
+    pub(crate) names: Vec<String>,
+}
+
+/// How many samples without a label are named.
+const NAMED: usize = 5;
+
+impl UnlabelledSamples {
+    fn add(&mut self, name: &str) {
+        self.count += 1;
+        if self.names.len() < NAMED {
+            self.names.push(name.to_owned());
+        }
+    }
+
+    /// The names of the first ones, and how many more there are.
+    pub(crate) fn listed(&self) -> String {
+        let more = self.count - self.names.len() as u64;
+        let named = listed(self.names.iter().map(String::as_str), self.names.len());
+        if more > 0 { format!("{named} and {more} more") } else { named }
+    }
+}
+
+impl Manifest {
+    /// Whether the labels aren't those of folders. Doesn't wait: those of a listing that is running are.
+    pub(crate) fn has_given_labels(&self) -> bool {
+        self.growth.ended().is_some_and(|end| end.labels.are_given())
+    }
+
+    /// How many samples have no label, and the name of the first one; `None` if all have one. Reads all samples.
+    pub(crate) fn without_label(&self) -> Option<(u64, Arc<str>)> {
+        let is_without = |&index: &u64| self.facts(index).is_some_and(|facts| facts.label.is_none());
+        let mut without = (0..self.len()).filter(is_without);
+        let first = without.next()?;
+        Some((1 + without.count() as u64, self.get(first)?.name))
+    }
+
+    /// A copy of the samples with labels of `source`, in byte order, and the samples that have none. Waits for the end
+    /// of the listing.
+    ///
+    /// # Errors
+    /// Samples without a label, or all of them where they are left out; a label that can't be one; the listing failed;
+    /// the manifest's file was written to since it was opened.
+    pub(crate) fn labelled_by(
+        &self,
+        source: &dyn LabelSource,
+        unlabelled: Unlabelled,
+    ) -> Result<(Self, UnlabelledSamples)> {
+        self.complete()?;
+        let root = self.label_root()?;
+        let mut without = UnlabelledSamples::default();
+        let mut sink = ObjectSink::new(self.prefix.clone(), false);
+        sink.labeller.root = root;
+        let is_folder = source.is_folder();
+
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next()? {
+            let Some(label) = source.label(entry.name.get(root..).unwrap_or_default()) else {
+                without.add(entry.name);
+                continue;
+            };
+            if label.is_empty() || label.contains('\n') {
+                return Err(Error::new(ErrorKind::Config, "this can't be the label of a sample")
+                    .stage(Stage::Manifest)
+                    .object(self.prefix.uri(entry.name))
+                    .mismatch("a text without line feeds, not empty", format_args!("'{}'", label.escape_debug()))
+                    .hint("correct the label where it comes from"));
+            }
+            if is_folder {
+                sink.push(entry.name.as_bytes(), entry.named(()))?;
+            } else {
+                sink.push_labelled(entry.name.as_bytes(), entry.named(()), Some(&label))?;
+            }
+        }
+
+        let mut left_out = self.left_out();
+        if without.count > 0 {
+            if unlabelled == Unlabelled::Error || without.count == self.len() {
+                return Err(self.unlabelled(&without, source));
+            }
+            left_out.add_many(Reason::Unlabelled, without.count);
+        }
+        Ok((Self { is_listed: self.is_listed, ..sink.finish(left_out)? }, without))
+    }
+
+    fn unlabelled(&self, without: &UnlabelledSamples, source: &dyn LabelSource) -> Error {
+        let (samples, have) = if without.count == 1 { ("sample", "has") } else { ("samples", "have") };
+        let message = format!("{} of {} {samples} {have} no label", without.count, self.len());
+        Error::new(ErrorKind::Config, message)
+            .stage(Stage::Manifest)
+            .object(&self.prefix)
+            .mismatch(source.wanted(), without.listed())
+            .hint(format!(
+                "{}; or leave such samples out: .unlabelled(Unlabelled::LeaveOut), or .decode(ImageFolder) before, for \
+                 what is no image",
+                source.hint()
+            ))
+    }
+
+    /// A copy of the objects whose names `is_kept` accepts, with the labels that they have.
+    pub(super) fn with_given_labels(&self, is_kept: impl Fn(&str) -> bool, left_out: LeftOut) -> Result<Self> {
+        let labels = self.labels();
+        let mut sink = ObjectSink::new(self.prefix.clone(), false);
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next()? {
+            if is_kept(entry.name) {
+                let label = entry.label.and_then(|label| labels.get(label as usize)).map(String::as_str);
+                sink.push_labelled(entry.name.as_bytes(), entry.named(()), label)?;
+            }
+        }
+        Ok(Self { is_listed: self.is_listed, ..sink.finish(left_out)? })
+    }
+
+    /// [`with_classes`](Self::with_classes) of labels that aren't those of folders.
+    pub(super) fn with_classes_of_given(&self, classes: &ClassMap) -> Result<Self> {
+        let root = self.names_root()?;
+        let (mut objects, mut given) = (ObjectsDigest::default(), LabelsDigest::default());
+        let names = self.labels();
+        let mut occurs = vec![false; names.len()];
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next()? {
+            objects.push(entry.name.as_bytes().get(root..).unwrap_or_default(), &entry);
+            given.push(entry.label);
+            if let Some(occurs) = entry.label.and_then(|label| occurs.get_mut(label as usize)) {
+                *occurs = true;
+            }
+        }
+
+        let occurring = names.iter().zip(occurs).filter(|(_, occurs)| *occurs).map(|(name, _)| name.as_str());
+        let unknown: Vec<_> = occurring.filter(|name| classes.number(name).is_none()).collect();
+        if !unknown.is_empty() {
+            return Err(classes.unknown_labels(&unknown, &self.prefix));
+        }
+        let class_of = |label: u32| names.get(label as usize).and_then(|name| classes.number(name));
+        let digest = given.finish(objects.finish(), classes.names(), class_of);
+        let labels = self.end().labels.renumbered(classes.names(), |name| classes.number(name));
+        Ok(self.relabelled(labels, digest))
+    }
+}
