@@ -12,6 +12,9 @@ pub mod listing {}
 #[doc = include_str!("../docs/guide/images.md")]
 pub mod images {}
 
+#[doc = include_str!("../docs/guide/tensors.md")]
+pub mod tensors {}
+
 #[doc = include_str!("../docs/guide/memory.md")]
 pub mod memory {}
 

@@ -1,8 +1,10 @@
 //! The network threads, for callers that are not asynchronous, and the start of other threads.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -90,6 +92,28 @@ impl Io {
         let wait = move || wait.recv().unwrap_or_else(|_| Err(panicked()));
         let is_own = Handle::try_current().is_ok_and(|current| current.id() == self.handle().id());
         if is_own { tokio::task::block_in_place(wait) } else { wait() }
+    }
+}
+
+/// Runs `future` on this thread, which sleeps while the future waits. It is for futures that need no runtime, such as
+/// those of channels. Unlike the `block_on` of a runtime, this may be called from anywhere, even from within a runtime.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    // Within a task of tokio, its channels otherwise stop answering after some calls, so that the task yields.
+    let mut future = pin!(tokio::task::unconstrained(future));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park();
     }
 }
 

@@ -46,6 +46,7 @@
 //! | decode something else | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
 //! | read compressed objects | [`encoding`], [`RawSample::decompress`] |
 //! | augment images | [guide: images](guide::images), [`Transforms`], [`RawSample::rng_seed`] |
+//! | have tensors on the GPU in time | [guide: tensors](guide::tensors), [`device`](DataLoaderBuilder::device), [`ToDevice`] |
 //! | train on several ranks | [recipe](guide::cookbook#several-ranks), [guide: order](guide::order) |
 //! | stop and resume | [recipe](guide::cookbook#stop-and-resume), [`State`] |
 //! | survive bad samples | [recipe](guide::cookbook#samples-that-cant-be-read), [`OnError`] |
@@ -150,7 +151,7 @@ pub use audit::{AuditLog, AuditRecord};
 #[doc(inline)]
 pub use cache::{Cache, CacheStats};
 #[doc(inline)]
-pub use collate::{Batch, Collate, CollateContext, LostSample, Samples};
+pub use collate::{Batch, Collate, CollateContext, LostSample, Samples, TensorDevice, ToDevice};
 #[doc(inline)]
 pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 #[doc(inline)]

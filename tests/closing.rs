@@ -26,7 +26,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Counts the threads of loaders in this process, without those that all loaders share.
 fn threads() -> usize {
-    named(&["dataflux-plan", "dataflux-decode", "dataflux-stream", "dataflux-events"])
+    named(&["dataflux-plan", "dataflux-decode", "dataflux-ahead", "dataflux-events"])
 }
 
 /// Counts the threads of this process whose names begin so.

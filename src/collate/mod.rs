@@ -1,6 +1,7 @@
-//! Collators: from samples to a batch.
+//! Collators: from samples to a batch; and what moves a batch to a device.
 
 mod context;
+mod device;
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
@@ -10,6 +11,7 @@ use crate::manifest::Manifest;
 use crate::sample::SampleId;
 
 pub use context::CollateContext;
+pub use device::{TensorDevice, ToDevice};
 
 /// A sample that could not be read or decoded, and that the loader [continued](crate::OnError) without.
 #[derive(Clone, Debug)]

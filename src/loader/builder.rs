@@ -1,6 +1,7 @@
 //! The builder of a loader: one method for each setting.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,11 @@ use super::dataset::DatafluxDataset;
 use super::limits::{Cost, Limits};
 use super::resume::build_or_resume;
 use super::settings::{ResumeFrom, Settings};
+use super::transfer::{Transfer, transfer_to};
 use crate::Result;
 use crate::cache::Cache;
-use crate::decode::Decode;
+use crate::collate::{TensorDevice, ToDevice};
+use crate::decode::{BatchOf, Decode};
 use crate::engine::OnError;
 use crate::engine::sample_code::UserCode;
 use crate::observe::{EventKind, Observer, Subscription};
@@ -23,20 +26,45 @@ use crate::sample::{Sampler, Shuffle, State, WindowShuffle, rank_from_environmen
 /// [`DatafluxDataset::decode`] and [`DatafluxDataset::collate`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until build() is called"]
-pub struct DataLoaderBuilder<D: Decode> {
+pub struct DataLoaderBuilder<D: Decode, B = BatchOf<D>> {
     dataset: DatafluxDataset<D>,
     settings: Settings,
+    /// Moves batches to a device.
+    transfer: Option<Arc<dyn Transfer>>,
+    data: PhantomData<fn() -> B>,
 }
 
 impl<D: Decode> DataLoader<D> {
     /// A builder for a loader of `dataset`. By default the loader makes batches of one sample, in the order of names,
     /// for one rank.
     pub fn builder(dataset: DatafluxDataset<D>) -> DataLoaderBuilder<D> {
-        DataLoaderBuilder { dataset, settings: Settings::default() }
+        DataLoaderBuilder { dataset, settings: Settings::default(), transfer: None, data: PhantomData }
     }
 }
 
 impl<D: Decode> DataLoaderBuilder<D> {
+    /// Delivers batches as tensors on `device`: candle's or tch's, with the feature of that name, or a [device of your
+    /// own](TensorDevice). A thread of the loader converts them, one batch ahead of the training loop, so that the loop
+    /// waits neither for the conversion nor for the copy to the device. The data of a batch are what `to_candle` or
+    /// `to_tch` returns; its names, positions and lost samples stay. The [guide](crate::guide::tensors) has an example.
+    ///
+    /// A batch is delivered, for a [`State`], the audit log and observers, when the training loop gets it. On a device
+    /// with memory of its own, there are at most two batches of the loader: the one that the training loop has, and the
+    /// one ahead, which count for the memory budget only until they are converted. On the CPU both count.
+    ///
+    /// An error of the conversion takes the place of its batch and ends the epoch, and so does a panic.
+    pub fn device<V>(self, device: V) -> DataLoaderBuilder<D, <BatchOf<D> as ToDevice<V>>::Tensors>
+    where
+        V: TensorDevice,
+        BatchOf<D>: ToDevice<V>,
+    {
+        let Self { dataset, settings, .. } = self;
+        let transfer = Some(transfer_to::<BatchOf<D>, V>(device));
+        DataLoaderBuilder { dataset, settings, transfer, data: PhantomData }
+    }
+}
+
+impl<D: Decode, B> DataLoaderBuilder<D, B> {
     /// Samples in a batch of one rank; 1 by default. With more ranks a step has more samples;
     /// [`global_batch_size`](Self::global_batch_size) sets the samples of a step instead.
     pub fn batch_size(mut self, samples: usize) -> Self {
@@ -327,15 +355,16 @@ impl<D: Decode> DataLoaderBuilder<D> {
     /// # Errors
     /// A setting that can't work, named with what would; a state that can't be [resumed](Self::resume) from; threads
     /// that the system refuses.
-    pub fn build(self) -> Result<DataLoader<D>> {
-        let Self { dataset, settings } = self;
+    pub fn build(self) -> Result<DataLoader<D, B>> {
+        let Self { dataset, settings, transfer, data: _ } = self;
         if dataset.decode.wants_labels() {
             dataset.source.warn_of_labels();
         }
         // From here on, the types of decoder and collate function are erased, so that all else is compiled once, in
         // this crate.
         let code = Arc::new(UserCode::new(Arc::clone(&dataset.decode), dataset.item_bytes));
-        let core = build_or_resume(settings, &dataset.source, code)?;
+        let mut core = build_or_resume(settings, &dataset.source, code)?;
+        core.series.transfer = transfer;
         Ok(DataLoader::new(dataset, core))
     }
 }

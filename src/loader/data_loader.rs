@@ -1,5 +1,6 @@
 //! The loader that a training program holds.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -29,15 +30,19 @@ use crate::{Error, ErrorKind, Result, Stage};
 /// }
 /// # Ok::<(), dataflux::Error>(())
 /// ```
-pub struct DataLoader<D: Decode = Raw> {
+///
+/// `B` is the data of a batch: what the collate function returns, or with
+/// [`device`](crate::DataLoaderBuilder::device) the tensors that it is converted to.
+pub struct DataLoader<D: Decode = Raw, B = BatchOf<D>> {
     dataset: DatafluxDataset<D>,
     /// The loader without the types of its decoder and its batches.
     pub(crate) core: LoaderCore,
+    data: PhantomData<fn() -> B>,
 }
 
-impl<D: Decode> DataLoader<D> {
+impl<D: Decode, B> DataLoader<D, B> {
     pub(crate) fn new(dataset: DatafluxDataset<D>, core: LoaderCore) -> Self {
-        Self { dataset, core }
+        Self { dataset, core, data: PhantomData }
     }
 
     /// Starts `epoch`, counted from 0. Its order depends only on the data, the sampler and this number.
@@ -51,8 +56,8 @@ impl<D: Decode> DataLoader<D> {
     ///
     /// # Errors
     /// The epoch lies before that of the state which the loader was resumed from; the system refuses a thread.
-    pub fn epoch(&self, epoch: u64) -> Result<Batches<BatchOf<D>>> {
-        Ok(Batches::new(self.begin(epoch)?))
+    pub fn epoch(&self, epoch: u64) -> Result<Batches<B>> {
+        Batches::new(self.begin(epoch)?)
     }
 
     fn begin(&self, epoch: u64) -> Result<RunningEpoch> {
@@ -102,7 +107,7 @@ impl<D: Decode> DataLoader<D> {
     ///
     /// # Errors
     /// The range ends before the epoch of the state which the loader was resumed from; the system refuses a thread.
-    pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<BatchOf<D>>> {
+    pub fn epochs(&self, epochs: Range<u64>) -> Result<Epochs<B>> {
         if let Some(state) =
             self.core.series.resumed.as_ref().filter(|state| !epochs.is_empty() && epochs.end <= state.epoch)
         {
@@ -137,8 +142,8 @@ impl<D: Decode> DataLoader<D> {
     ///
     /// # Errors
     /// As for [`epoch`](Self::epoch).
-    pub fn stream(&self, epoch: u64) -> Result<BatchStream<BatchOf<D>>> {
-        BatchStream::new(self.begin(epoch)?, self.core.series.engine.bucket.io.handle())
+    pub fn stream(&self, epoch: u64) -> Result<BatchStream<B>> {
+        BatchStream::new(self.begin(epoch)?)
     }
 
     /// Ends all epochs and the threads of this loader, and waits until they have ended or `within` is over. Blocks.
@@ -215,7 +220,7 @@ pub(crate) fn before_state(asked: impl std::fmt::Display, epoch: u64) -> Error {
         )
 }
 
-impl<D: Decode> std::fmt::Debug for DataLoader<D> {
+impl<D: Decode, B> std::fmt::Debug for DataLoader<D, B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DataLoader")
             .field("prefix", self.dataset.manifest().prefix())

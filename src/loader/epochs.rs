@@ -18,6 +18,7 @@ use super::batches::Batches;
 use super::cost::EpochSpending;
 use super::running_epoch::{RunningEpoch, ended_early, with_digest};
 use super::stats::EpochStats;
+use super::transfer::Transfer;
 use crate::audit::AuditWriter;
 use crate::budget::Gauge;
 use crate::engine::arrivals::Arrivals;
@@ -55,6 +56,8 @@ pub(crate) struct EpochSeries {
     pub(crate) audit: Option<Arc<AuditWriter>>,
     /// The state to resume from.
     pub(crate) resumed: Option<State>,
+    /// Moves batches to a device.
+    pub(crate) transfer: Option<Arc<dyn Transfer>>,
     /// An epoch of which only some batches are wanted.
     pub(crate) last: Option<PartialEpoch>,
 }
@@ -152,7 +155,8 @@ impl EpochSeries {
             audit,
             events,
             lost_before,
-            streamed: None,
+            handed_over: None,
+            transfer: self.transfer.clone(),
             has_next: neighbours.has_next,
             waits: WaitTotals::default(),
             stats: EpochStats::default(),
@@ -260,7 +264,7 @@ impl<B> Iterator for Epochs<B> {
         epoch.started = Instant::now();
         // The thread has ended if this was the last epoch, or after an error, which comes next.
         let _ = self.taken.send(());
-        Some(Ok(Batches::new(epoch)))
+        Some(Batches::new(epoch))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

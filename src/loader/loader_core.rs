@@ -277,6 +277,7 @@ impl LoaderCore {
             unordered: settings.unordered,
             audit: None,
             resumed: None,
+            transfer: None,
             last: None,
         };
         Ok(Self { series, decode_threads: threads, settings, observers, first_epoch: 0 })

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::cost::EpochSpending;
 use super::data_loader::{DataLoader, before_state};
 use super::mixed_part::{MixedPart, PartBatches, PartPosition, config_error};
-use crate::collate::{Batch, Collate};
+use crate::collate::Batch;
 use crate::decode::Decode;
 use crate::engine::shutdown::Closed;
 use crate::metrics::Counts;
@@ -109,11 +109,7 @@ impl MixedState {
 
 impl<B: 'static> MixedLoaderBuilder<B> {
     /// Adds `loader`. Its share is `weight`, from 1e-290 to 1e290, divided by the sum of all weights.
-    pub fn add<D>(mut self, loader: DataLoader<D>, weight: f64) -> Self
-    where
-        D: Decode,
-        D::Collate: Collate<D::Item, Output = B>,
-    {
+    pub fn add<D: Decode>(mut self, loader: DataLoader<D, B>, weight: f64) -> Self {
         self.parts.push((MixedPart::new(loader), weight));
         self
     }

@@ -49,7 +49,7 @@ pub(super) fn config_error(message: &str) -> Error {
 }
 
 impl MixedPart {
-    pub(super) fn new<D: Decode>(loader: DataLoader<D>) -> Self {
+    pub(super) fn new<D: Decode, B>(loader: DataLoader<D, B>) -> Self {
         Self { client_metrics: Arc::clone(loader.dataset().client().metrics()), core: loader.core }
     }
 

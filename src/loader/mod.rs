@@ -1,5 +1,6 @@
 //! What a training program holds: the data set, the loader and its settings, epochs and their batches.
 
+mod ahead;
 mod batches;
 mod builder;
 mod cost;
@@ -19,6 +20,7 @@ mod running_epoch;
 mod settings;
 mod stats;
 mod stream;
+mod transfer;
 
 pub use batches::Batches;
 pub use builder::DataLoaderBuilder;

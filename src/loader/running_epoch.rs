@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cost::EpochSpending;
 use super::stats::EpochStats;
+use super::transfer::Transfer;
 use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::arrivals::{Arrival, Arrivals};
@@ -54,8 +55,11 @@ pub(crate) struct RunningEpoch {
     pub(super) events: Events,
     /// Events that observers had lost before the epoch.
     pub(super) lost_before: u64,
-    /// Set if a stream delivers the batches, and reports them and the end of the epoch.
-    pub(super) streamed: Option<StreamedDelivery>,
+    /// Set if a thread hands the batches over, ahead of the training loop. Then whoever delivers them reports them, and
+    /// the end of the epoch.
+    pub(super) handed_over: Option<HandedOver>,
+    /// Moves batches to a device, if the loader has one.
+    pub(super) transfer: Option<Arc<dyn Transfer>>,
     /// When the training loop began the epoch, which may be long after its reads began.
     pub(super) started: Instant,
     pub(super) first_batch: Option<Instant>,
@@ -63,9 +67,9 @@ pub(crate) struct RunningEpoch {
     pub(super) in_hand: Vec<HeldBytes>,
 }
 
-/// What a stream is to report of the batch that `next_batch` returned last.
+/// What is to be reported of the batch that `next_batch` returned last.
 #[derive(Debug, Default)]
-pub(super) struct StreamedDelivery(pub(super) Option<BatchDelivery>);
+pub(super) struct HandedOver(pub(super) Option<BatchDelivery>);
 
 impl RunningEpoch {
     pub(crate) fn epoch(&self) -> u64 {
@@ -105,7 +109,7 @@ impl RunningEpoch {
     /// Cancels the epoch. Returns at once; what is left finishes in the background. After the end of the epoch, this
     /// changes nothing.
     pub(crate) fn cancel(&mut self) {
-        if self.streamed.is_none() {
+        if self.handed_over.is_none() {
             self.shutdown.events().end(false);
         }
         self.reporter.end();
@@ -115,7 +119,14 @@ impl RunningEpoch {
             arrivals.discard();
         }
         self.in_hand.clear();
-        self.shutdown.release();
+        self.release();
+    }
+
+    /// Notes that the training loop holds no batch any more, unless another thread hands the batches over.
+    fn release(&self) {
+        if self.handed_over.is_none() {
+            self.shutdown.release();
+        }
     }
 
     /// The number of batches of the whole epoch. `None` if it isn't known yet, or if nobody wants to know how the epoch
@@ -180,8 +191,8 @@ impl RunningEpoch {
 
         let is_last = self.batch_count().is_some_and(|count| self.delivered.lacks_only(number, count));
         let delivery = BatchDelivery { batch: number, samples: batch.len() as u64, bytes, is_last };
-        if let Some(streamed) = &mut self.streamed {
-            streamed.0 = Some(delivery);
+        if let Some(handed_over) = &mut self.handed_over {
+            handed_over.0 = Some(delivery);
         } else if !self.shutdown.events().deliver(delivery, asked.elapsed()) {
             return Err(ended_early());
         }
@@ -212,7 +223,7 @@ impl RunningEpoch {
 
     /// Does what is left to do when all batches are delivered.
     fn finish(&mut self) {
-        if self.streamed.is_none() {
+        if self.handed_over.is_none() {
             self.shutdown.events().end(self.is_complete());
         }
         self.losses.summarize(self.state.epoch);
@@ -227,7 +238,7 @@ impl RunningEpoch {
                 "temporary objects are still being deleted at the end of the epoch"
             );
         }
-        self.shutdown.release();
+        self.release();
         self.arrivals = None;
         self.reporter.end();
     }

@@ -25,15 +25,18 @@ impl<T: crate::pixels::Element, L: Target> Batch<Images<T, L>> {
     /// # Errors
     /// Targets are of two lengths.
     pub fn into_ndarray(self) -> Result<(Array4<T>, TargetArray<L>)> {
-        let (images, labels) = images_and_labels(self)?;
+        let (images, batch) = self.take_data();
+        let (images, labels) = images_and_labels(images, &batch)?;
         Ok((Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?, labels))
     }
 }
 
 /// The images of a batch, without their labels, and these as an array.
 #[cfg(feature = "image")]
-pub(super) fn images_and_labels<T, L: Target>(batch: Batch<Images<T, L>>) -> Result<(Images<T, L>, TargetArray<L>)> {
-    let (mut images, batch) = batch.take_data();
+pub(super) fn images_and_labels<T, L: Target>(
+    mut images: Images<T, L>,
+    batch: &Batch<()>,
+) -> Result<(Images<T, L>, TargetArray<L>)> {
     let labels = L::stack(std::mem::take(&mut images.labels)).map_err(|uneven| {
         let UnevenTarget { index, wanted, got } = uneven;
         let name = |index: usize| batch.names().nth(index).unwrap_or_default().to_owned();

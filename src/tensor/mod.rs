@@ -1,4 +1,5 @@
-//! Batches as tensors: ndarray always, candle and tch if their features are enabled.
+//! Batches as tensors: ndarray always, candle and tch if their features are enabled. A library with devices implements
+//! [`ToDevice`](crate::ToDevice), by which a loader converts batches ahead of the training loop.
 
 mod array;
 #[cfg(feature = "candle")]
@@ -6,20 +7,19 @@ mod candle;
 #[cfg(feature = "tch")]
 mod tch;
 
-use crate::collate::Batch;
 use crate::read::RawSample;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// The bytes of samples of one length, end to end, and that length.
-fn concatenate(batch: &Batch<Vec<RawSample>>) -> Result<(Vec<u8>, usize)> {
-    let length = batch.first().map_or(0, |first| first.bytes().len());
-    let mut bytes = Vec::with_capacity(length * batch.len());
-    for sample in batch.iter() {
+fn concatenate(samples: &[RawSample]) -> Result<(Vec<u8>, usize)> {
+    let length = samples.first().map_or(0, |first| first.bytes().len());
+    let mut bytes = Vec::with_capacity(length * samples.len());
+    for sample in samples {
         if sample.bytes().len() != length {
             return Err(Error::new(ErrorKind::Collate, "samples of two lengths make no rectangular array")
                 .stage(Stage::Tensor)
                 .object(sample.name())
-                .mismatch(format_args!("{length} bytes, as {} has", batch[0].name()), sample.bytes().len())
+                .mismatch(format_args!("{length} bytes, as {} has", samples[0].name()), sample.bytes().len())
                 .hint("decode them to one length with a closure, or take the samples as they are"));
         }
         bytes.extend_from_slice(sample.bytes());

@@ -9,95 +9,136 @@ use super::array::images_and_labels;
 use super::array::{row_major, signed};
 use super::library_error;
 use crate::Result;
-use crate::collate::Batch;
-use crate::decode::{AnyArray, ArrayElement, NamedArrays};
+use crate::collate::{Batch, TensorDevice, ToDevice};
+use crate::decode::{AnyArray, ArrayElement, NamedArrays, PaddedArrays};
 #[cfg(feature = "image")]
-use crate::decode::{Images, Target};
+use crate::decode::{Images, PaddedImages, Target};
 #[cfg(feature = "image")]
 use crate::pixels::Element;
 use crate::read::RawSample;
 
-#[allow(clippy::wrong_self_convention)]
+impl TensorDevice for Device {
+    fn is_host(&self) -> bool {
+        matches!(self, Self::Cpu)
+    }
+}
+
+impl<T: ToDevice<Device>> Batch<T> {
+    /// The batch as tensors on `device`; [`ToDevice`] says which, for each kind of batch. libtorch copies once.
+    ///
+    /// # Errors
+    /// The device doesn't exist or has no memory left; targets of images, or raw samples, differ in length; a `u64` of
+    /// [`NamedArrays`] is more than an `i64` can hold.
+    pub fn to_tch(self, device: Device) -> Result<T::Tensors> {
+        let (data, batch) = self.take_data();
+        data.to_device(&device, &batch)
+    }
+}
+
+/// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels of shape
+/// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`. Numbers of classes are `i64`.
 #[cfg(feature = "image")]
-impl<T: Element + TorchElement, L: Target<Number: TorchElement>> Batch<Images<T, L>> {
-    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels of shape
-    /// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`, on `device`. Numbers of
-    /// classes are `i64`. libtorch copies once.
-    ///
-    /// # Errors
-    /// Targets are of two lengths; the device doesn't exist or has no memory left.
-    pub fn to_tch(self, device: Device) -> Result<(Tensor, Tensor)> {
-        let (images, labels) = images_and_labels(self)?;
-        let shape = images.shape.map(|size| size as i64);
-        let pixels = on_device(Tensor::f_from_slice(&images.pixels).and_then(|flat| flat.f_view(shape)), device)?;
-        Ok((pixels, tensor(labels, device)?))
+impl<T: Element + TorchElement, L: Target<Number: TorchElement>> ToDevice<Device> for Images<T, L> {
+    type Tensors = (Tensor, Tensor);
+
+    fn to_device(self, device: &Device, batch: &Batch<()>) -> Result<(Tensor, Tensor)> {
+        let (images, labels) = images_and_labels(self, batch)?;
+        Ok((on_device(&images.pixels, &images.shape, *device)?, tensor(labels, device)?))
     }
 }
 
-#[allow(clippy::wrong_self_convention)]
-impl Batch<Vec<RawSample>> {
-    /// Stored bytes as `u8` of shape (samples, bytes of a sample), on `device`.
-    ///
-    /// # Errors
-    /// The samples differ in length; the device doesn't exist or has no memory left.
-    pub fn to_tch(self, device: Device) -> Result<Tensor> {
-        let samples = self.len() as i64;
+/// The images and their labels, as those of [`Images`], and the [mask](PaddedImages::mask) as `u8` of shape (images,
+/// height, width).
+#[cfg(feature = "image")]
+impl<T: Element + TorchElement, L: Target<Number: TorchElement>> ToDevice<Device> for PaddedImages<T, L> {
+    type Tensors = (Tensor, Tensor, Tensor);
+
+    fn to_device(self, device: &Device, batch: &Batch<()>) -> Result<(Tensor, Tensor, Tensor)> {
+        let mask = tensor(self.mask(), device)?;
+        let (images, labels) = self.images.to_device(device, batch)?;
+        Ok((images, labels, mask))
+    }
+}
+
+/// Stored bytes as `u8` of shape (samples, bytes of a sample). The samples must have one length.
+impl ToDevice<Device> for Vec<RawSample> {
+    type Tensors = Tensor;
+
+    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<Tensor> {
         let (bytes, length) = super::concatenate(&self)?;
-        on_device(Tensor::f_from_slice(&bytes).and_then(|flat| flat.f_view([samples, length as i64])), device)
+        on_device(&bytes, &[self.len(), length], *device)
     }
 }
 
-fn on_device(tensor: Result<Tensor, tch::TchError>, device: Device) -> Result<Tensor> {
-    tensor.and_then(|tensor| tensor.f_to_device(device)).map_err(|error| library_error("tch", error))
-}
+/// One number of each sample: of shape (samples).
+impl<T: ArrayElement + TorchElement> ToDevice<Device> for Vec<T> {
+    type Tensors = Tensor;
 
-#[allow(clippy::wrong_self_convention)]
-impl<T: ArrayElement + TorchElement> Batch<ArrayD<T>> {
-    /// The stacked arrays on `device`: of shape (samples, ...). libtorch copies once.
-    ///
-    /// # Errors
-    /// The device doesn't exist or has no memory left.
-    pub fn to_tch(self, device: Device) -> Result<Tensor> {
-        tensor(self.into_inner(), device)
+    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<Tensor> {
+        tensor(Array::from_vec(self), device)
     }
 }
 
-#[allow(clippy::wrong_self_convention)]
+/// The stacked arrays, of shape (samples, ...).
+impl<T: ArrayElement + TorchElement> ToDevice<Device> for ArrayD<T> {
+    type Tensors = Tensor;
+
+    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<Tensor> {
+        tensor(self, device)
+    }
+}
+
+/// The padded arrays, of shape (samples, length of the longest, ...), and lengths as `i64` of shape (samples).
+impl<T: ArrayElement + TorchElement> ToDevice<Device> for PaddedArrays<T> {
+    type Tensors = (Tensor, Tensor);
+
+    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<(Tensor, Tensor)> {
+        Ok((tensor(self.array, device)?, tensor(self.lengths, device)?))
+    }
+}
+
+/// Samples as `f32` of shape (files, channels, frames), and lengths in frames as `i64` of shape (files).
 #[cfg(feature = "audio")]
-impl Batch<crate::decode::AudioBatch> {
-    /// Samples as `f32` of shape (files, channels, frames) and lengths in frames as `i64` of shape (files), on
-    /// `device`.
-    ///
-    /// # Errors
-    /// The device doesn't exist or has no memory left.
-    pub fn to_tch(self, device: Device) -> Result<(Tensor, Tensor)> {
-        let audio = self.into_inner();
-        Ok((tensor(audio.samples.into_dyn(), device)?, tensor(audio.lengths.into_dyn(), device)?))
+impl ToDevice<Device> for crate::decode::AudioBatch {
+    type Tensors = (Tensor, Tensor);
+
+    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<(Tensor, Tensor)> {
+        Ok((tensor(self.samples, device)?, tensor(self.lengths, device)?))
     }
 }
 
-#[allow(clippy::wrong_self_convention)]
-impl Batch<NamedArrays> {
-    /// The stacked arrays on `device`, by their names: each of shape (samples, ...).
-    ///
-    /// Numbers of types that tch lacks become such of the next larger type: `u16` becomes `i32`, and `u32` and `u64`
-    /// `i64`.
-    ///
-    /// # Errors
-    /// A `u64` is more than an `i64` can hold; the device doesn't exist or has no memory left.
-    pub fn to_tch(self, device: Device) -> Result<BTreeMap<String, Tensor>> {
-        let arrays = self.into_inner().into_inner();
-        arrays.into_iter().map(|(name, array)| Ok((name, any_tensor(array, device)?))).collect()
+/// The stacked arrays by their names, each of shape (samples, ...).
+///
+/// Numbers of types that tch lacks become such of the next larger type: `u16` becomes `i32`, and `u32` and `u64` `i64`.
+impl ToDevice<Device> for NamedArrays {
+    type Tensors = BTreeMap<String, Tensor>;
+
+    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<BTreeMap<String, Tensor>> {
+        self.into_inner().into_iter().map(|(name, array)| Ok((name, any_tensor(array, device)?))).collect()
     }
 }
 
-fn tensor<T: ArrayElement + TorchElement, D: Dimension>(array: Array<T, D>, device: Device) -> Result<Tensor> {
+/// A tensor of these values on a device.
+///
+/// For a GPU of CUDA the values are copied into pinned memory, which libtorch keeps for later copies, and from there
+/// without anybody waiting for it: the copy is queued on the device's default stream, before whatever the training loop
+/// does with the tensor. tch has no other streams.
+fn on_device<T: TorchElement>(values: &[T], shape: &[usize], device: Device) -> Result<Tensor> {
+    let shape: Vec<i64> = shape.iter().map(|length| *length as i64).collect();
+    let on_host = || Tensor::f_from_slice(values)?.f_view(&*shape);
+    let tensor = on_host().and_then(|tensor| match device {
+        Device::Cuda(_) => tensor.f_pin_memory(device)?.f_to_device_(device, T::KIND, true, false),
+        _ => tensor.f_to_device(device),
+    });
+    tensor.map_err(|error| library_error("tch", error))
+}
+
+fn tensor<T: ArrayElement + TorchElement, D: Dimension>(array: Array<T, D>, device: &Device) -> Result<Tensor> {
     let (values, shape) = row_major(array);
-    let shape: Vec<i64> = shape.into_iter().map(|length| length as i64).collect();
-    on_device(Tensor::f_from_slice(&values).and_then(|flat| flat.f_view(&*shape)), device)
+    on_device(&values, &shape, *device)
 }
 
-fn any_tensor(array: AnyArray, device: Device) -> Result<Tensor> {
+fn any_tensor(array: AnyArray, device: &Device) -> Result<Tensor> {
     match array {
         AnyArray::Bool(array) => tensor(array, device),
         AnyArray::I8(array) => tensor(array, device),

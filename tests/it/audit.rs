@@ -345,7 +345,7 @@ fn other_data_are_refused_with_both_digests() {
     }
 }
 
-/// A stream reads a batch or two ahead of what it has delivered.
+/// A stream's thread is a batch ahead of what it has delivered.
 #[tokio::test]
 async fn a_stream_logs_what_it_hands_over_and_no_more() {
     let scratch = Scratch::new("stream");

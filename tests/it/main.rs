@@ -16,6 +16,7 @@ mod audit;
 mod augment;
 mod classes;
 mod copies;
+mod device;
 mod empty_epochs;
 mod examples;
 mod images;

@@ -111,7 +111,7 @@ pub fn no_temporaries() {
 }
 
 /// Waits until the budget has all its bytes again and this process has no temporary objects.
-pub fn all_given_back<D: dataflux::Decode>(loader: &DataLoader<D>) {
+pub fn all_given_back<D: dataflux::Decode, B>(loader: &DataLoader<D, B>) {
     no_temporaries();
     until("the budget is given back", || loader.bytes_held() == 0);
 }

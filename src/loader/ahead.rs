@@ -1,0 +1,217 @@
+//! A thread that waits for the batches of an epoch in place of the training loop, and is one batch ahead of it: for
+//! asynchronous code, which must not block, and for batches that are moved to a device meanwhile.
+//!
+//! What the training loop was given is known only where the batch is handed over, so that side has the state, the audit
+//! log and the events of batches. The thread never has more than one batch that isn't taken yet: it waits for a place in
+//! the channel before it asks for the next one. So it takes no part in whether an epoch hangs: it waits for the training
+//! loop only while it holds no batch, and the bytes of the batch before are given back when the loop asks for the next.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::running_epoch::{HandedOver, RunningEpoch, ended_early, with_digest};
+use super::stats::EpochStats;
+use crate::Result;
+use crate::audit::EpochAudit;
+use crate::collate::Batch;
+use crate::engine::epoch_events::BatchDelivery;
+use crate::engine::sample_code::BatchData;
+use crate::engine::shutdown::{Closed, EpochShutdown, EpochSignal, close_epoch};
+use crate::engine::ticket::HeldBytes;
+use crate::io::{block_on, spawn_thread};
+use crate::manifest::Manifest;
+use crate::sample::State;
+
+/// Delivers the batches of one epoch that a thread is ahead with.
+#[derive(Debug)]
+pub(super) struct AheadDelivery {
+    steps: mpsc::Receiver<AheadStep>,
+    manifest: Arc<Manifest>,
+    /// The state after the last batch that was delivered.
+    state: State,
+    stats: EpochStats,
+    audit: Option<EpochAudit>,
+    shutdown: Arc<EpochShutdown>,
+    is_over: bool,
+    /// When the training loop asked for the batch that it waits for.
+    asked: Option<Instant>,
+    /// Bytes of the batch that the training loop has.
+    in_hand: Vec<HeldBytes>,
+}
+
+/// A batch, with the state and the statistics after it.
+#[derive(Debug)]
+struct AheadStep {
+    batch: Option<Result<Batch<BatchData>>>,
+    /// What observers get of the batch once it is delivered.
+    delivery: Option<BatchDelivery>,
+    /// Whether all batches of the epoch are delivered with this one.
+    is_complete: bool,
+    held: Vec<HeldBytes>,
+    state: State,
+    stats: EpochStats,
+}
+
+/// Waits for the next batch, and moves it to the device if there is one.
+fn next_step(epoch: &mut RunningEpoch) -> AheadStep {
+    let Some(transfer) = epoch.transfer.clone() else {
+        return next_on_host(epoch);
+    };
+    let (state, stats) = (epoch.state(), epoch.stats());
+    let mut step = next_on_host(epoch);
+    step.batch = match step.batch {
+        Some(Ok(batch)) => Some(transfer.transfer(batch)),
+        ended => return AheadStep { batch: ended, ..step },
+    };
+    if let Some(Err(_)) = &step.batch {
+        // The batch isn't delivered, so that state and counts stay those before it.
+        epoch.cancel();
+        return AheadStep { batch: step.batch, delivery: None, is_complete: false, held: Vec::new(), state, stats };
+    }
+    if !transfer.is_host() {
+        step.held.clear();
+    }
+    step
+}
+
+/// Waits for the next batch.
+fn next_on_host(epoch: &mut RunningEpoch) -> AheadStep {
+    let batch = epoch.next_batch();
+    AheadStep {
+        batch,
+        delivery: epoch.handed_over.as_mut().and_then(|handed_over| handed_over.0.take()),
+        is_complete: epoch.is_complete(),
+        held: std::mem::take(&mut epoch.in_hand),
+        state: epoch.state(),
+        stats: epoch.stats(),
+    }
+}
+
+/// Hands over the batches of an epoch, each as soon as the one before is taken.
+fn run_ahead(mut epoch: RunningEpoch, steps: &mpsc::Sender<AheadStep>, mut cancel: EpochSignal) {
+    loop {
+        let place = block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => None,
+                place = steps.reserve() => place.ok(),
+            }
+        });
+        // Nobody wants another batch.
+        let Some(place) = place else { return };
+        let step = next_step(&mut epoch);
+        let is_last = !matches!(step.batch, Some(Ok(_)));
+        place.send(step);
+        if is_last {
+            return;
+        }
+    }
+}
+
+impl AheadDelivery {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub(super) fn start(mut epoch: RunningEpoch) -> Result<Self> {
+        let (manifest, state) = (Arc::clone(&epoch.manifest), epoch.state());
+        let (shutdown, audit) = (Arc::clone(&epoch.shutdown), epoch.audit.take());
+        epoch.handed_over = Some(HandedOver::default());
+        let (sender, steps) = mpsc::channel(1);
+        let cancel = shutdown.subscribe();
+        let thread = spawn_thread("dataflux-ahead", "the thread that is one batch ahead", move || {
+            run_ahead(epoch, &sender, cancel);
+        })?;
+        shutdown.track_thread(thread);
+        let stats = EpochStats::default();
+        Ok(Self { steps, manifest, state, stats, audit, shutdown, is_over: false, asked: None, in_hand: Vec::new() })
+    }
+
+    /// The state after the batches that were delivered so far, without the digest of the manifest.
+    pub(super) fn plain_state(&self) -> &State {
+        &self.state
+    }
+
+    /// The state after the batches that were delivered so far. Waits for the end of the listing.
+    pub(super) fn state(&self) -> State {
+        with_digest(&self.state, &self.manifest)
+    }
+
+    pub(super) fn stats(&self) -> EpochStats {
+        self.stats
+    }
+
+    /// Gives back the bytes of the batch that was delivered last.
+    pub(super) fn release_batch(&mut self) {
+        self.in_hand.clear();
+    }
+
+    /// Ends the epoch, and waits until nothing of it is left, or `within` is over.
+    pub(super) fn close(self, within: Duration) -> Closed {
+        let shutdown = Arc::clone(&self.shutdown);
+        close_epoch(&shutdown, || drop(self), within)
+    }
+
+    /// Notes that no batch is delivered any more.
+    fn set_over(&mut self) {
+        self.is_over = true;
+        self.shutdown.release();
+    }
+
+    /// Writes the audit log, reports the batch of this step to observers, and notes that it is delivered.
+    fn deliver(&mut self, step: AheadStep) -> Option<Result<Batch<BatchData>>> {
+        let waited = self.asked.take().map(|asked| asked.elapsed()).unwrap_or_default();
+        if let (Some(audit), Some(Ok(batch))) = (&mut self.audit, &step.batch)
+            && let Err(error) = audit.record(batch, step.state.position)
+        {
+            self.set_over();
+            self.shutdown.end();
+            return Some(Err(error));
+        }
+        if let Some(delivery) = step.delivery
+            && !self.shutdown.events().deliver(delivery, waited)
+        {
+            self.set_over();
+            return Some(Err(ended_early()));
+        }
+        if !matches!(step.batch, Some(Ok(_))) {
+            self.set_over();
+            self.shutdown.events().end(step.is_complete);
+        }
+        (self.in_hand, self.state, self.stats) = (step.held, step.state, step.stats);
+        step.batch
+    }
+
+    /// The next batch, once it is there; `None` at the end of the epoch, and after an error.
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Batch<BatchData>>>> {
+        // Before the wait, because the next batch may need these bytes.
+        self.in_hand.clear();
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        self.asked.get_or_insert_with(Instant::now);
+        self.steps.poll_recv(context).map(|step| {
+            let Some(step) = step else {
+                // The thread ended before the epoch did, because the loader was closed.
+                self.set_over();
+                return Some(Err(ended_early()));
+            };
+            self.deliver(step)
+        })
+    }
+
+    /// Waits for the next batch. Blocks.
+    pub(super) fn next(&mut self) -> Option<Result<Batch<BatchData>>> {
+        block_on(std::future::poll_fn(|context| self.poll_next(context)))
+    }
+}
+
+impl Drop for AheadDelivery {
+    fn drop(&mut self) {
+        self.shutdown.end();
+        self.shutdown.release();
+    }
+}

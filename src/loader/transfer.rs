@@ -1,0 +1,53 @@
+//! The conversion of a loader's batches to tensors on a device, with the types of both erased.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::collate::{Batch, TensorDevice, ToDevice};
+use crate::engine::sample_code::{BatchData, guarded, restore_type};
+use crate::{Error, ErrorKind, Result, Stage};
+
+/// Moves the batches of a loader to a device.
+pub(crate) trait Transfer: Send + Sync {
+    /// The batch with tensors on the device as its data.
+    ///
+    /// # Errors
+    /// The conversion failed, or panicked.
+    fn transfer(&self, batch: Batch<BatchData>) -> Result<Batch<BatchData>>;
+
+    /// See [`TensorDevice::is_host`].
+    fn is_host(&self) -> bool;
+}
+
+impl fmt::Debug for dyn Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer").field("is_host", &self.is_host()).finish_non_exhaustive()
+    }
+}
+
+/// Moves batches of `B` to `device`.
+struct DeviceTransfer<B, V> {
+    device: V,
+    data: PhantomData<fn(B)>,
+}
+
+/// What moves batches of `B` to `device`.
+pub(crate) fn transfer_to<B: ToDevice<V> + 'static, V: TensorDevice>(device: V) -> Arc<dyn Transfer> {
+    Arc::new(DeviceTransfer::<B, V> { device, data: PhantomData })
+}
+
+impl<B: ToDevice<V> + 'static, V: TensorDevice> Transfer for DeviceTransfer<B, V> {
+    fn transfer(&self, batch: Batch<BatchData>) -> Result<Batch<BatchData>> {
+        let (data, batch) = restore_type::<B>(batch)?.take_data();
+        let tensors = guarded(|| Ok(data.to_device(&self.device, &batch))).map_err(|panicked| {
+            Error::new(ErrorKind::Collate, format!("the batch does not convert to tensors: {panicked}"))
+                .stage(Stage::Tensor)
+        })??;
+        batch.try_map(|()| Ok(Box::new(tensors) as BatchData))
+    }
+
+    fn is_host(&self) -> bool {
+        self.device.is_host()
+    }
+}
