@@ -75,7 +75,7 @@ fn images_that_claim_or_inflate_to_gigabytes() {
 
         // More rows than the header claims are not inflated; a profile is only as far as it is plausible.
         let rows = decoded(ImageFolder::new(), "rows.png", png(64, 64, b"", &bomb));
-        assert!(rows.is_err() || rows.is_ok_and(|image| image.bitmap.height() == 64));
+        assert_eq!(rows.unwrap().bitmap.height(), 64);
         let profile = [&b"bomb\0\0"[..], &bomb].concat();
         let _ = decoded(ImageFolder::new(), "profile.png", png(64, 64, &chunk(b"iCCP", &profile), &bomb));
         let _ = decoded(ImageFolder::new(), "text.png", png(64, 64, &chunk(b"zTXt", &profile), &bomb));

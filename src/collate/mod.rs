@@ -148,7 +148,8 @@ impl<T> Deref for Batch<T> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make batches of `{T}`",
     label = "not a collate function for these samples",
-    note = "a collate function is `Samples`, `StackImages` (for images), `StackArrays` (for arrays), a type that implements `Collate<{T}>`, or a closure \
+    note = "a collate function is `Samples`, `StackImages`, `MixImages` or `PadImages` (for images), `StackArrays` or \
+            `PadArrays` (for arrays), a type that implements `Collate<{T}>`, or a closure \
             `|samples: Vec<{T}>| -> anyhow::Result<B>` that is `Send + Sync + 'static`"
 )]
 pub trait Collate<T>: Send + Sync + 'static {

@@ -192,12 +192,12 @@ impl<T: Element> Collate<Image> for MixImages<T> {
     }
 
     fn copied_bytes(&self, item_bytes: u64) -> u64 {
-        Collate::<Image>::copied_bytes(&self.stack, item_bytes)
+        self.batch_bytes(item_bytes)
     }
 
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
-        Collate::<Image>::batch_bytes(&self.stack, item_bytes)
-            .saturating_add(self.classes as u64 * size_of::<f32>() as u64)
+        let label_bytes = (size_of::<Vec<f32>>() + self.classes * size_of::<f32>()) as u64;
+        Collate::<Image>::batch_bytes(&self.stack, item_bytes).saturating_add(label_bytes)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::collate::Collate;
 /// It also takes a `Vec` of numbers for each sample, as a closure may return it.
 ///
 /// How long a batch may become is bounded, since one long sample makes the whole batch long: the loader counts each
-/// sample of `Vec`s as one of that length against its memory budget, and each array as at least that many numbers.
+/// sample as one of that length against its memory budget.
 ///
 /// ```no_run
 /// use dataflux::{DatafluxDataset, PadArrays, RawSample};
@@ -26,6 +26,8 @@ use crate::collate::Collate;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PadArrays<T> {
     max_length: usize,
+    /// Numbers of each index of the first dimension.
+    row_numbers: usize,
     fill: T,
     is_clipped: bool,
 }
@@ -43,7 +45,15 @@ impl<T: ArrayElement> PadArrays<T> {
     /// Appends `fill` to arrays whose first dimension is at most `max_length` long. A longer one is an error, unless it
     /// is to be [clipped](Self::clip).
     pub fn new(max_length: usize, fill: T) -> Self {
-        Self { max_length, fill, is_clipped: false }
+        Self { max_length, row_numbers: 1, fill, is_clipped: false }
+    }
+
+    /// States how many numbers there are for each index of the first dimension: the product of the lengths of all other
+    /// dimensions, and 1 for arrays of one dimension. Another number is an error, because the memory budget counts by
+    /// this one.
+    #[must_use]
+    pub fn row_numbers(self, numbers: usize) -> Self {
+        Self { row_numbers: numbers, ..self }
     }
 
     /// Takes the first part of what is longer than allowed, instead of returning an error.
@@ -70,6 +80,14 @@ impl<T: ArrayElement> Collate<ArrayD<T>> for PadArrays<T> {
                      sample 0 {rest:?}; bring all to one shape in a closure"
                 );
             }
+            let row_numbers = others.iter().product::<usize>();
+            if row_numbers != self.row_numbers {
+                bail!(
+                    "sample {index} of the batch has {row_numbers} numbers for each index of its first dimension, and \
+                     PadArrays was given {}; set it with .row_numbers({row_numbers})",
+                    self.row_numbers
+                );
+            }
             if length > self.max_length {
                 if !self.is_clipped {
                     bail!(
@@ -83,8 +101,7 @@ impl<T: ArrayElement> Collate<ArrayD<T>> for PadArrays<T> {
         }
 
         let longest = samples.iter().map(|array| array.len_of(Axis(0))).max().unwrap_or_default();
-        let numbers_of_one: usize = rest.iter().product();
-        let mut values = Vec::with_capacity(samples.len() * longest * numbers_of_one);
+        let mut values = Vec::with_capacity(samples.len() * longest * self.row_numbers);
         let mut lengths = Vec::with_capacity(samples.len());
         for array in &samples {
             match array.as_slice() {
@@ -92,7 +109,7 @@ impl<T: ArrayElement> Collate<ArrayD<T>> for PadArrays<T> {
                 None => values.extend(array.iter().copied()),
             }
             let length = array.len_of(Axis(0));
-            values.resize(values.len() + (longest - length) * numbers_of_one, self.fill);
+            values.resize(values.len() + (longest - length) * self.row_numbers, self.fill);
             lengths.push(length as i64);
         }
         let shape: Vec<usize> = [samples.len(), longest].into_iter().chain(rest).collect();
@@ -105,7 +122,8 @@ impl<T: ArrayElement> Collate<ArrayD<T>> for PadArrays<T> {
     }
 
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
-        item_bytes.max((self.max_length as u64).saturating_mul(size_of::<T>() as u64))
+        let padded = (self.max_length as u64).saturating_mul(self.row_numbers as u64);
+        item_bytes.max(padded.saturating_mul(size_of::<T>() as u64))
     }
 }
 
@@ -134,7 +152,8 @@ mod tests {
     #[test]
     fn shorter_arrays_are_filled_up() {
         let pad = PadArrays::new(3, -1);
-        let batch = pad.collate(vec![array![[1, 2]].into_dyn(), array![[3, 4], [5, 6], [7, 8]].into_dyn()]).unwrap();
+        let rows = pad.row_numbers(2);
+        let batch = rows.collate(vec![array![[1, 2]].into_dyn(), array![[3, 4], [5, 6], [7, 8]].into_dyn()]).unwrap();
         let wanted = array![[[1, 2], [-1, -1], [-1, -1]], [[3, 4], [5, 6], [7, 8]]].into_dyn();
         assert_eq!((batch.array, batch.lengths), (wanted, array![1, 3]));
 
@@ -142,7 +161,7 @@ mod tests {
         assert_eq!((of_vecs.array, of_vecs.lengths), (array![[1, 2], [-1, -1], [3, -1]].into_dyn(), array![2, 0, 1]));
 
         let transposed = array![[1, 3], [2, 4]].reversed_axes().into_dyn();
-        assert_eq!(pad.collate(vec![transposed]).unwrap().array, array![[[1, 2], [3, 4]]].into_dyn());
+        assert_eq!(rows.collate(vec![transposed]).unwrap().array, array![[[1, 2], [3, 4]]].into_dyn());
         assert_eq!(pad.collate(Vec::<Vec<i32>>::new()).unwrap().array.shape(), [0, 0]);
     }
 
@@ -154,10 +173,13 @@ mod tests {
         let clipped = pad.clip().collate(vec![vec![1], vec![1, 2, 3]]).unwrap();
         assert_eq!((clipped.array, clipped.lengths), (array![[1, 0], [1, 2]].into_dyn(), array![1, 2]));
 
+        let error = pad.collate(vec![array![[1, 2]].into_dyn()]).unwrap_err().to_string();
+        assert!(error.contains("set it with .row_numbers(2)"), "{error}");
         let error = pad.collate(vec![array![[1]].into_dyn(), array![[1, 2]].into_dyn()]).unwrap_err().to_string();
         assert!(error.contains("sample 1 of the batch has the others [2], and sample 0 [1]"), "{error}");
         let error = pad.collate(vec![ndarray::arr0(1).into_dyn()]).unwrap_err().to_string();
         assert!(error.contains("a single number"), "{error}");
         assert_eq!(Collate::<Vec<u8>>::batch_bytes(&PadArrays::new(100, 0), 7), 100);
+        assert_eq!(Collate::<ArrayD<f32>>::batch_bytes(&PadArrays::new(100, 0.0).row_numbers(80), 7), 32_000);
     }
 }

@@ -34,14 +34,15 @@ pub fn dataset() -> &'static DatafluxDataset {
     &DATASET
 }
 
-/// Lets panics unwind, which libFuzzer's hook would turn into a failure at once: those of some dependencies are caught
-/// and returned as errors. Panics that aren't caught still fail.
-fn let_panics_unwind() {
+/// Lets panics of dependencies unwind, since the library catches these and returns errors. Any other panic fails at
+/// once, as with libFuzzer's own hook: the library would hide it in an error, too.
+fn let_dependencies_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
+        let fail = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
             if !panic.location().is_some_and(|location| location.file().contains("/registry/src/")) {
-                eprintln!("{panic}");
+                fail(panic);
             }
         }));
     });
@@ -60,7 +61,7 @@ pub(crate) fn decoded<D: Decode>(decoder: &D, name: &str, data: &[u8]) -> Option
 where
     D::Item: Clone,
 {
-    let_panics_unwind();
+    let_dependencies_panic();
     let sample = sample(name, data);
     let (stated, peak) = measured(|| decoder.decode_memory(&sample));
     assert!(peak <= SLACK + 64 * data.len() as u64, "reading the headers of {} bytes took {peak}", data.len());
