@@ -73,7 +73,7 @@
 //!
 //! # Features
 //!
-//! - `image` (default): [`ImageFolder`] for PNG and JPEG.
+//! - `image` (default): [`ImageFolder`] for JPEG, PNG, WebP, GIF, BMP and TIFF.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 //! - `parquet`: inventory reports in Parquet, beside those in CSV; see [`list::inventory`].
 //! - `audio`: [`Wav`] and [`Flac`].

@@ -146,7 +146,7 @@ pub(crate) fn storage_class(text: &str) -> Result<StorageClass, String> {
 pub(crate) enum Decoding {
     /// Samples are the bytes as read.
     Raw,
-    /// PNG and JPEG images are decoded and resized.
+    /// Images are decoded and resized.
     Image {
         /// Pixels.
         height: u32,

@@ -24,12 +24,24 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// 1 in three channels (RGB); see [`elements`](Self::elements), [`channels`](Self::channels) and
 /// [`normalize`](Self::normalize).
 ///
-/// Decodes PNG (all kinds; transparency is dropped without [`Channels::Rgba`]) and JPEG (baseline and progressive; grey, colour and CMYK). A file
-/// that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image. Rare kinds
-/// of JPEG (arithmetic coding, 12 bits) and images of more than [`max_pixels`](Self::max_pixels) are errors, too.
-/// Images of other formats, such as WebP, stay in the data set and are errors when they are decoded; exclude them with
-/// [`Filter::exclude`](crate::list::Filter::exclude). The error says what the file is. A missing end marker, and bytes
-/// after it, are accepted.
+/// # Formats
+/// | format | what decodes | what is an error |
+/// |---|---|---|
+/// | JPEG | baseline and progressive; grey, colour, CMYK and YCCK | arithmetic coding, 12 bits, lossless |
+/// | PNG | all kinds | |
+/// | WebP | lossy, lossless, with alpha; the first frame of an animation | |
+/// | GIF | the first frame | |
+/// | BMP | 1 to 32 bits, runs of 4 and 8 bits, masks | OS/2 2 headers; a JPEG or PNG inside |
+/// | TIFF | the first page: grey, palettes, RGB and CMYK of 1 to 16 bits, with alpha; strips and tiles; uncompressed, PackBits, LZW, Deflate, JPEG, fax group 4 | floating-point and signed numbers, many bands, other compressions, BigTIFF |
+///
+/// The suffix of a name decides only whether the object is in the data set; what a file is decided by its first bytes.
+/// Values of 16 bits become the nearest ones of 8. Transparency is dropped without [`Channels::Rgba`].
+///
+/// A file that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image;
+/// BMP and TIFF have no checksums, so that damage inside of a file of full length stays unnoticed there. Images of more
+/// than [`max_pixels`](Self::max_pixels) are errors, too. Images of other formats, such as AVIF and HEIC, stay in the data
+/// set and are errors when they are decoded; exclude them with [`Filter::exclude`](crate::list::Filter::exclude). The error
+/// says what the file is. A missing end marker, and bytes after it, are accepted.
 ///
 /// ```
 /// use dataflux::ImageFolder;
@@ -134,7 +146,8 @@ impl<T: Element, L> ImageFolder<T, L> {
         self
     }
 
-    /// Sets whether images are turned and mirrored according to their EXIF orientation, which cameras and phones write.
+    /// Sets whether images are turned and mirrored according to their EXIF orientation, which cameras and phones write into
+    /// JPEG, PNG, WebP and TIFF files.
     /// Height and width are those after the turn. On by default. If off, pixels are as stored, as in torchvision's
     /// `ImageFolder`.
     #[must_use]

@@ -2,13 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anyhow::{Context, bail};
-use image::codecs::png::PngDecoder;
-use image::{DynamicImage, Limits};
+use anyhow::bail;
+use image::DynamicImage;
 
-use super::Bitmap;
 use super::header::{ImageFormat, ImageHeader};
-use super::jpeg;
+use super::{Bitmap, bmp, gif, jpeg, png, tiff, webp};
 use crate::error::panic_message;
 
 /// The channels of decoded images.
@@ -59,30 +57,11 @@ pub(crate) fn decode(bytes: &[u8], header: &ImageHeader, channels: Channels) -> 
 
 fn decode_stored(bytes: &[u8], header: &ImageHeader) -> anyhow::Result<DynamicImage> {
     match &header.format {
-        ImageFormat::Jpeg(jpeg) => jpeg::decode(bytes, jpeg),
-        ImageFormat::Png { missing_end: None } => decode_png(bytes, header),
-        // The decoder requires the end chunk, although no pixel is missing without it.
-        ImageFormat::Png { missing_end: Some(at) } => decode_png(&[&bytes[..*at], PNG_END].concat(), header),
+        ImageFormat::Jpeg(of) => jpeg::decode(bytes, of),
+        ImageFormat::Png(of) => png::decode(bytes, of),
+        ImageFormat::Webp(of) => webp::decode(bytes, of),
+        ImageFormat::Gif(of) => gif::decode(bytes, of),
+        ImageFormat::Bmp(of) => bmp::decode(bytes, of),
+        ImageFormat::Tiff(of) => tiff::decode(bytes, of),
     }
-}
-
-/// The chunk that ends a PNG file.
-const PNG_END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
-
-fn decode_png(bytes: &[u8], header: &ImageHeader) -> anyhow::Result<DynamicImage> {
-    // The limit on what the decoder holds of chunks that aren't pixels, above all of a compressed colour profile: a
-    // larger profile is skipped. The file's chunks and a few rows always fit.
-    const PROFILE_BYTES: u64 = 64 << 10;
-    let row = u64::from(header.width) * 8;
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(PROFILE_BYTES + 2 * bytes.len() as u64 + 4 * row);
-    PngDecoder::with_limits(std::io::Cursor::new(bytes), limits).and_then(DynamicImage::from_decoder).with_context(
-        || {
-            let (width, height, count) = (header.width, header.height, bytes.len());
-            format!(
-                "its {count} bytes are no whole PNG image of {width} x {height} pixels (width x height): it is cut \
-                 short or damaged; upload it again, or leave it out"
-            )
-        },
-    )
 }

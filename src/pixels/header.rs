@@ -3,21 +3,28 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
+use super::bmp::BmpHeader;
+use super::gif::{self, GifHeader};
 use super::jpeg_header::JpegHeader;
+use super::png::{self, PngHeader};
+use super::tiff_header::TiffHeader;
+use super::webp::WebpHeader;
 
-/// Formats that decode to pixels here.
+/// Formats that decode to pixels here, with what the headers of the file say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ImageFormat {
-    /// JPEG, with what its frame and scan headers say.
     Jpeg(JpegHeader),
-    /// PNG.
-    Png {
-        /// Where the end chunk belongs, if the file lacks it or has a part of it.
-        missing_end: Option<usize>,
-    },
+    Png(PngHeader),
+    Webp(WebpHeader),
+    Gif(GifHeader),
+    Bmp(BmpHeader),
+    Tiff(TiffHeader),
 }
+
+/// The formats in the words of an error.
+const FORMATS: &str = "JPEG, PNG, WebP, GIF, BMP and TIFF";
 
 /// Facts about one image file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,18 +45,11 @@ pub(crate) struct ImageHeader {
     pub(crate) file_bytes: u64,
 }
 
-/// First bytes of PNG files.
-const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
-
 /// First bytes of JPEG files: the start marker, and the first byte of another one.
 const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 
-/// First bytes of files that are stored in place of a PNG or JPEG: their offset, the bytes, and what the file is.
-const FOREIGN_SIGNATURES: [(usize, &[u8], &str); 32] = [
-    (8, b"WEBP", "a WebP image"),
-    (0, b"GIF8", "a GIF image"),
-    (0, b"II*\0", "a TIFF image"),
-    (0, b"MM\0*", "a TIFF image"),
+/// First bytes of files that are stored in place of an image that can be decoded: their offset, the bytes, and what the file is.
+const FOREIGN_SIGNATURES: [(usize, &[u8], &str); 28] = [
     (0, b"II+\0", "a BigTIFF image"),
     (0, b"MM\0+", "a BigTIFF image"),
     (4, b"ftypavif", "an AVIF image"),
@@ -95,19 +95,38 @@ impl ImageHeader {
     /// The file is not an image of a supported format, or its headers are damaged; the message says what the file is
     /// and what to do.
     pub(crate) fn read(bytes: &[u8]) -> anyhow::Result<Self> {
-        if bytes.starts_with(PNG_SIGNATURE) {
-            png(bytes).context("it is a PNG image with damaged headers; upload it again, or leave it out")
-        } else if bytes.starts_with(JPEG_SIGNATURE) {
-            let (jpeg, exif) = JpegHeader::read(bytes)?;
-            Ok(Self {
-                width: jpeg.width.into(),
-                height: jpeg.height.into(),
-                channels: if jpeg.components.len() == 1 { 1 } else { 3 },
-                bits: 8,
-                exif,
-                file_bytes: bytes.len() as u64,
-                format: ImageFormat::Jpeg(jpeg),
-            })
+        let file_bytes = bytes.len() as u64;
+        let header = |format, width, height, channels, bits, exif| Self {
+            format,
+            width,
+            height,
+            channels,
+            bits,
+            exif,
+            file_bytes,
+        };
+        if bytes.starts_with(JPEG_SIGNATURE) {
+            let (of, exif) = JpegHeader::read(bytes)?;
+            let channels = if of.components.len() == 1 { 1 } else { 3 };
+            Ok(header(ImageFormat::Jpeg(of.clone()), of.width.into(), of.height.into(), channels, 8, exif))
+        } else if bytes.starts_with(png::SIGNATURE) {
+            let of = PngHeader::read(bytes)?;
+            Ok(header(ImageFormat::Png(of.clone()), of.width, of.height, of.channels, of.bits, of.exif))
+        } else if WebpHeader::has_signature(bytes) {
+            let of = WebpHeader::read(bytes)?;
+            Ok(header(ImageFormat::Webp(of.clone()), of.width, of.height, of.channels, 8, of.exif))
+        } else if bytes.starts_with(gif::SIGNATURE) {
+            let of = GifHeader::read(bytes)?;
+            Ok(header(ImageFormat::Gif(of.clone()), of.width, of.height, of.channels, 8, None))
+        } else if BmpHeader::has_signature(bytes) {
+            let of = BmpHeader::read(bytes)?;
+            Ok(header(ImageFormat::Bmp(of.clone()), of.width, of.height, of.channels, 8, None))
+        } else if TiffHeader::has_signature(bytes) {
+            let of = TiffHeader::read(bytes)?;
+            // The orientation is in the first directory of the file, as it is in EXIF data, which are a TIFF file.
+            let exif = Some(0..bytes.len());
+            let (width, height, channels, bits) = (of.width, of.height, of.channels(), of.decoded_bits());
+            Ok(header(ImageFormat::Tiff(of), width, height, channels, bits, exif))
         } else {
             bail!("{}", foreign(bytes))
         }
@@ -115,7 +134,12 @@ impl ImageHeader {
 
     /// Whether a file begins like a format that is decoded here.
     pub(crate) fn has_known_signature(bytes: &[u8]) -> bool {
-        bytes.starts_with(PNG_SIGNATURE) || bytes.starts_with(JPEG_SIGNATURE)
+        bytes.starts_with(JPEG_SIGNATURE)
+            || bytes.starts_with(png::SIGNATURE)
+            || bytes.starts_with(gif::SIGNATURE)
+            || WebpHeader::has_signature(bytes)
+            || BmpHeader::has_signature(bytes)
+            || TiffHeader::has_signature(bytes)
     }
 
     /// Pixels of the whole image.
@@ -141,71 +165,25 @@ impl ImageHeader {
         FIXED_BYTES
             + match &self.format {
                 // The file is copied, because another end is appended.
-                ImageFormat::Jpeg(jpeg) => jpeg.scratch_bytes() + self.file_bytes,
-                // Rows from the inflater, some of which are in its window; chunks that are no pixels.
-                ImageFormat::Png { .. } => {
-                    u64::from(self.width) * u64::from(self.channels) * u64::from(self.bits / 8) * 4 + self.file_bytes
-                }
+                ImageFormat::Jpeg(of) => of.scratch_bytes() + self.file_bytes,
+                ImageFormat::Png(of) => of.scratch_bytes(self.file_bytes),
+                ImageFormat::Webp(of) => of.scratch_bytes(self.file_bytes),
+                ImageFormat::Gif(of) => of.scratch_bytes(),
+                ImageFormat::Bmp(of) => of.scratch_bytes(),
+                ImageFormat::Tiff(of) => of.scratch_bytes(self.file_bytes),
             }
     }
-}
-
-/// Reads the chunks of a PNG up to its end, as far as they are there.
-fn png(bytes: &[u8]) -> anyhow::Result<ImageHeader> {
-    let header = bytes.get(16..29).filter(|_| &bytes[12..16] == b"IHDR").context("its first chunk is no whole IHDR")?;
-    let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let (width, height) = (number(0), number(4));
-    if width == 0 || height == 0 {
-        bail!("its size is {width} x {height} pixels (width x height)");
-    }
-    // Bits and colour type of the decoder's output, in which palettes and samples of fewer than 8 bits are expanded.
-    let (stored_bits, color_type) = (header[8], header[9]);
-    let color_channels = match color_type {
-        0 | 4 => 1,
-        2 | 3 | 6 => 3,
-        _ => bail!("its colour type is {color_type}"),
-    };
-    let mut alpha = matches!(color_type, 4 | 6);
-    let mut exif = None;
-    let mut at: usize = 8;
-    let mut has_end = false;
-    while let Some(&[a, b, c, d, ref name @ ..]) = bytes.get(at..at.saturating_add(8)) {
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        let data = at + 8;
-        match name {
-            // The decoder panics at a palette that ends within a colour.
-            b"PLTE" if !length.is_multiple_of(3) => bail!("its palette has {length} bytes, which are no whole colours"),
-            b"tRNS" => alpha = true,
-            b"eXIf" if bytes.get(data..data.saturating_add(length)).is_some() => exif = Some(data..data + length),
-            b"IEND" => {
-                has_end = bytes.len() >= data + 4;
-                break;
-            }
-            _ => {}
-        }
-        // The chunk's data, and its checksum of 4 bytes.
-        at = data.saturating_add(length).saturating_add(4);
-    }
-    Ok(ImageHeader {
-        format: ImageFormat::Png { missing_end: (!has_end && at <= bytes.len()).then_some(at) },
-        width,
-        height,
-        channels: color_channels + u8::from(alpha),
-        bits: if stored_bits == 16 { 16 } else { 8 },
-        exif,
-        file_bytes: bytes.len() as u64,
-    })
 }
 
 /// The message for an object that is stored with a `Content-Encoding` of this name.
 pub(crate) fn encoded(encoding: &str) -> String {
     format!(
         "it is stored {encoding}-encoded, and objects are delivered as they are stored; upload the image itself, without a \
-         Content-Encoding (PNG and JPEG are compressed already), or decode it with a closure that decompresses it first"
+         Content-Encoding (images are compressed already), or decode it with a closure that decompresses it first"
     )
 }
 
-/// The message for a file that is neither PNG nor JPEG: what it is, and what to do.
+/// The message for a file of no format that is decoded here: what it is, and what to do.
 fn foreign(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "it is empty (0 bytes); upload it again, or leave it out".to_owned();
@@ -216,13 +194,11 @@ fn foreign(bytes: &[u8]) -> String {
         }
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
-    let is_bitmap = bytes.starts_with(b"BM") && bytes.len() > 26;
     let is_netpbm = matches!(bytes, [b'P', b'1'..=b'7', space, ..] if space.is_ascii_whitespace());
     let name = FOREIGN_SIGNATURES
         .iter()
         .find(|(at, signature, _)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(signature)))
         .map(|(_, _, name)| *name)
-        .or(is_bitmap.then_some("a BMP image"))
         .or(is_netpbm.then_some("a Netpbm image (PBM, PGM, PPM or PAM)"))
         .or_else(|| {
             let starts = |with: &[u8]| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
@@ -230,8 +206,8 @@ fn foreign(bytes: &[u8]) -> String {
         });
     if let Some(name) = name {
         return format!(
-            "it is {name}, and ImageFolder decodes PNG and JPEG only; convert it to one of these, leave it out, or decode \
-             it with a closure"
+            "it is {name}, and ImageFolder decodes {FORMATS} only; convert it to one of these, leave it out, or decode it \
+             with a closure"
         );
     }
     let count = bytes.len();
@@ -247,53 +223,10 @@ fn foreign(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn chunk(name: &[u8], data: &[u8]) -> Vec<u8> {
-        // The checksum is not checked here.
-        [&(data.len() as u32).to_be_bytes()[..], name, data, &[0; 4]].concat()
-    }
-
-    fn png_file(bits: u8, color_type: u8, more: &[Vec<u8>]) -> Vec<u8> {
-        let ihdr = [&300_u32.to_be_bytes()[..], &200_u32.to_be_bytes(), &[bits, color_type, 0, 0, 0]].concat();
-        [PNG_SIGNATURE.to_vec(), chunk(b"IHDR", &ihdr), more.concat(), chunk(b"IEND", &[])].concat()
-    }
-
-    #[test]
-    fn png_of_every_colour_type_and_depth() {
-        for (bits, color_type, channels, decoded_bits) in
-            [(1, 0, 1, 8), (16, 0, 1, 16), (8, 2, 3, 8), (16, 2, 3, 16), (4, 3, 3, 8), (8, 4, 2, 8), (16, 6, 4, 16)]
-        {
-            let header = ImageHeader::read(&png_file(bits, color_type, &[])).unwrap();
-            assert_eq!((header.width, header.height), (300, 200));
-            assert_eq!((header.channels, header.bits), (channels, decoded_bits), "{bits} bits, type {color_type}");
-            assert_eq!(header.decoded_bytes(), 60_000 * u64::from(channels) * u64::from(decoded_bits) / 8);
-        }
-        let header = ImageHeader::read(&png_file(8, 3, &[chunk(b"tRNS", &[0])])).unwrap();
-        assert_eq!(header.channels, 4, "a palette with transparent colours decodes to RGBA");
-    }
-
-    #[test]
-    fn png_palettes_that_end_within_a_colour_are_errors() {
-        for (length, is_right) in [(0, true), (3, true), (48, true), (1, false), (49, false)] {
-            let read = ImageHeader::read(&png_file(8, 3, &[chunk(b"PLTE", &vec![0; length])]));
-            assert_eq!(read.is_ok(), is_right, "{length}: {read:?}");
-        }
-    }
-
-    #[test]
-    fn png_chunks_with_lengths_that_lie_end_the_search() {
-        for length in [0, 5, u32::MAX] {
-            let mut file = png_file(8, 2, &[]);
-            file.truncate(33);
-            file.extend([&length.to_be_bytes()[..], b"eXIf", b"12"].concat());
-            let header = ImageHeader::read(&file).unwrap();
-            assert_eq!(header.exif, (length == 0).then_some(41..41));
-        }
-    }
-
     #[test]
     fn every_prefix_of_an_image_is_read_without_a_panic() {
         let jpeg = super::super::jpeg_header::tests::file(2, &[[1, 0x22, 0], [2, 0x11, 0], [3, 0x11, 0]], 3);
-        for file in [png_file(8, 2, &[chunk(b"eXIf", b"MM\0*\0\0\0\x08")]), jpeg] {
+        for file in [png::tests::file(8, 2, &[png::tests::chunk(b"eXIf", b"MM\0*\0\0\0\x08")]), jpeg] {
             assert!(ImageHeader::read(&file).is_ok());
             for length in 0..file.len() {
                 let _ = ImageHeader::read(&file[..length]);
@@ -303,13 +236,10 @@ mod tests {
 
     #[test]
     fn foreign_formats_are_named() {
-        let riff = [b"RIFF\x10\0\0\0WEBPVP8 ".as_slice(), &[0; 20]].concat();
-        let bmp = [b"BM".as_slice(), &[0; 60]].concat();
+        let jpeg_xl = [b"\0\0\0\x0cJXL \r\n\x87\n".as_slice(), &[0; 20]].concat();
         for (bytes, name) in [
-            (riff.as_slice(), "a WebP image"),
-            (b"GIF89a\x01\0\x01\0", "a GIF image"),
-            (&bmp, "a BMP image"),
-            (b"II*\0\x08\0\0\0", "a TIFF image"),
+            (jpeg_xl.as_slice(), "a JPEG XL image"),
+            (b"II+\0\x08\0\0\0", "a BigTIFF image"),
             (b"\0\0\0\x20ftypavif", "an AVIF image"),
             (b"\0\0\0\x20ftypheic", "a HEIC image"),
             (b"\xef\xbb\xbf\n<!DOCTYPE HTML><html>", "an HTML page"),

@@ -13,6 +13,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::jpeg_header::{JpegDecoder, JpegHeader};
 use super::jpeg_scans::JpegScans;
+use super::refusal::not_whole;
 use super::{buffer, recycle};
 
 /// Eight bytes of ones, each followed by the zero that marks it as data. The longest code has 16 bits.
@@ -33,13 +34,8 @@ const UNWRITTEN_ZEROS: [u8; 16] = [0; 16];
 /// The file is of a kind that no decoder here gets right, or pixels are missing.
 pub(super) fn decode(bytes: &[u8], header: &JpegHeader) -> anyhow::Result<DynamicImage> {
     let decoder = header.decoder()?;
-    decode_whole(bytes, header, decoder).with_context(|| {
-        let (width, height, count) = (header.width, header.height, bytes.len());
-        format!(
-            "its {count} bytes are no whole JPEG image of {width} x {height} pixels (width x height): it is cut short or \
-             damaged; upload it again, or leave it out"
-        )
-    })
+    decode_whole(bytes, header, decoder)
+        .with_context(|| not_whole("JPEG", bytes, header.width.into(), header.height.into()))
 }
 
 fn decode_whole(bytes: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyhow::Result<DynamicImage> {
@@ -111,10 +107,15 @@ fn plain(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {
     if header.components.len() < 4 {
         return Ok(pixels);
     }
-    // The decoder's CMYK is the amount of ink. Pillow converts it to (255 - c) * (255 - k) / 255, rounded.
+    // The decoder's CMYK is the amount of ink.
+    Ok(rgb_of_inks(&pixels))
+}
+
+/// Amounts of cyan, magenta, yellow and black ink to RGB, as Pillow does it: (255 - c) * (255 - k) / 255, rounded.
+pub(super) fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
     let light = |ink: u8, black: u8| {
         let product = u32::from(255 - ink) * u32::from(255 - black) + 128;
         ((product + (product >> 8)) >> 8) as u8
     };
-    Ok(pixels.chunks_exact(4).flat_map(|ink| [ink[0], ink[1], ink[2]].map(|value| light(value, ink[3]))).collect())
+    pixels.chunks_exact(4).flat_map(|ink| [ink[0], ink[1], ink[2]].map(|value| light(value, ink[3]))).collect()
 }

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use anyhow::{Context, bail};
 
+use super::refusal::{damaged_headers, unsupported};
+
 /// The frame header (SOF), and the other facts that decide how a JPEG is decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JpegHeader {
@@ -56,7 +58,7 @@ impl JpegHeader {
     /// # Errors
     /// The segments end, or contradict each other, before the first scan begins.
     pub(crate) fn read(bytes: &[u8]) -> anyhow::Result<(Self, ExifRange)> {
-        segments(bytes).context("it is a JPEG image with damaged headers; upload it again, or leave it out")
+        segments(bytes).with_context(|| damaged_headers("a JPEG"))
     }
 
     /// Whether the coefficients of the whole image are held until the last scan.
@@ -84,7 +86,7 @@ impl JpegHeader {
             (0..=2, 8, components) => (format!("a JPEG of {components} components"), "convert it to PNG"),
             (_, bits, _) => (format!("a JPEG of {bits} bits a sample"), "convert it to PNG or to a JPEG of 8 bits"),
         };
-        bail!("it is {what}, which ImageFolder can't decode; {advice}, leave it out, or decode it with a closure");
+        Err(unsupported(&what, advice))
     }
 
     /// Which decoder is right for the sampling factors, the first scan and the colours.
@@ -110,11 +112,8 @@ impl JpegHeader {
             lies_between(component.horizontal, most_horizontal) || lies_between(component.vertical, most_vertical)
         }) {
             let all: Vec<_> = self.components.iter().map(|c| format!("{}x{}", c.horizontal, c.vertical)).collect();
-            bail!(
-                "it is a JPEG with the sampling factors {}, which ImageFolder can't decode; convert it to PNG or to a \
-                 JPEG with usual ones (2x2, 1x1, 1x1), leave it out, or decode it with a closure",
-                all.join(", ")
-            );
+            let what = format!("a JPEG with the sampling factors {}", all.join(", "));
+            return Err(unsupported(&what, "convert it to PNG or to a JPEG with usual ones (2x2, 1x1, 1x1)"));
         }
         Ok(JpegDecoder::Plain)
     }

@@ -1,23 +1,30 @@
 //! Image files to bitmaps: what a file is, how much memory decoding it takes, and its pixels.
 //!
-//! `header` reads the headers before anything is decoded (`jpeg_header` those of a JPEG); `file` decodes a file to a
-//! [`Bitmap`], and `jpeg` and `jpeg_scans` see that no pixel of a JPEG is missing. `resize`, `orientation`, `window`,
-//! `affine`, `color` and `filters` change a bitmap, and `planes` writes one into a batch. All of it is pure, but for
-//! `buffers`, which keeps memory.
+//! Each format has a file, or several: it reads the headers before anything is decoded, and decodes with a decoder of
+//! another crate, whose output is proved to be whole. `header` finds the format, and `file` decodes to a [`Bitmap`].
+//! `resize`, `orientation`, `window`, `affine`, `color` and `filters` change a bitmap, and `planes` writes one into a
+//! batch. All of it is pure, but for `buffers`, which keeps memory.
 
 pub(crate) mod affine;
 mod bitmap;
+mod bmp;
 mod buffers;
 pub(crate) mod color;
 mod file;
 pub(crate) mod filters;
+mod gif;
 pub(crate) mod header;
 mod jpeg;
 mod jpeg_header;
 mod jpeg_scans;
 mod orientation;
 mod planes;
+mod png;
+mod refusal;
 mod resize;
+mod tiff;
+mod tiff_header;
+mod webp;
 pub(crate) mod window;
 
 pub use bitmap::Bitmap;

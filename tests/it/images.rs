@@ -112,14 +112,10 @@ fn an_image_beyond_the_limit_is_not_called_damaged() {
 }
 
 #[test]
-fn what_is_no_png_or_jpeg_is_called_by_its_name() {
-    let webp = [b"RIFF\x10\0\0\0WEBPVP8 ".as_slice(), &[0; 20]].concat();
-    let bmp = [b"BM".as_slice(), &[0; 60]].concat();
+fn what_is_no_image_of_a_known_format_is_called_by_its_name() {
     for (bytes, wanted) in [
-        (webp, "it is a WebP image"),
-        (b"GIF89a\x01\0\x01\0".to_vec(), "it is a GIF image"),
-        (bmp, "it is a BMP image"),
-        (b"II*\0\x08\0\0\0".to_vec(), "it is a TIFF image"),
+        (b"\0\0\0\x20ftypavif".to_vec(), "it is an AVIF image, and ImageFolder decodes JPEG, PNG, WebP, GIF, BMP and"),
+        (b"\0\0\0\x20ftypheic".to_vec(), "it is a HEIC image"),
         (b"<!doctype html><title>404".to_vec(), "it is an HTML page"),
         (b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "it is stored gzip-encoded"),
         (b"once upon a time".to_vec(), "are no image of a known format"),

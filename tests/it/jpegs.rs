@@ -44,7 +44,7 @@ impl Reference {
 }
 
 /// Decodes each of these files, in order: an image, or the error in one line.
-fn decode_all<B: AsRef<[u8]>>(files: &[B], folder: &ImageFolder) -> Vec<Result<Image, String>> {
+pub(crate) fn decode_all<B: AsRef<[u8]>>(files: &[B], folder: &ImageFolder) -> Vec<Result<Image, String>> {
     let store = MemoryStore::new().with_bucket("data");
     for (index, file) in files.iter().enumerate() {
         store.insert("data", &format!("p/x/{index:06}"), file.as_ref().to_vec());
@@ -74,7 +74,7 @@ fn interleaved(image: &Image) -> Vec<u8> {
 }
 
 /// Mean and largest difference of two images' values.
-fn difference(left: &[u8], right: &[u8]) -> (f64, u8) {
+pub(crate) fn difference(left: &[u8], right: &[u8]) -> (f64, u8) {
     assert_eq!(left.len(), right.len());
     let differences = left.iter().zip(right).map(|(left, right)| left.abs_diff(*right));
     let sum: u64 = differences.clone().map(u64::from).sum();

@@ -19,6 +19,7 @@ mod copies;
 mod device;
 mod empty_epochs;
 mod examples;
+mod formats;
 mod images;
 mod in_memory;
 mod inventory;

@@ -66,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub(super) strategy: StrategyName,
 
-    /// How samples are decoded: raw, or image:HxW for PNG and JPEG in folders, resized to H by W pixels
+    /// How samples are decoded: raw, or image:HxW for images in folders, resized to H by W pixels
     #[arg(long, value_name = "HOW", default_value = "raw")]
     pub(super) decode: Decoding,
 

@@ -1,0 +1,415 @@
+//! The first directory of a TIFF file: what its first image is, and where its pixels are. Pure.
+
+use std::ops::Range;
+
+use anyhow::{Context, bail, ensure};
+
+use super::refusal::{damaged_headers, unsupported};
+
+/// What the first directory of a TIFF file says about its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TiffHeader {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) color: TiffColor,
+    pub(super) alpha: TiffAlpha,
+    /// Bits for each sample: 1, 2, 4, 8 or 16.
+    pub(super) bits: u8,
+    /// Samples for each pixel: those of the colour, that of alpha, and others.
+    pub(super) samples: u16,
+    /// Whether each sample has a plane of its own.
+    pub(super) is_planar: bool,
+    pub(super) compression: u16,
+    /// Width and height of the rectangles (strips or tiles) that are compressed on their own.
+    pub(super) chunk_size: (u32, u32),
+    pub(super) has_tiles: bool,
+    /// Where in the file each of these rectangles is, row after row, plane after plane.
+    pub(super) chunks: Vec<Range<usize>>,
+    /// Where in the file the tables are that all JPEG-compressed rectangles share.
+    pub(super) jpeg_tables: Option<Range<usize>>,
+    /// Red, green and blue for each index of a palette.
+    pub(super) palette: Vec<[u8; 3]>,
+    /// Where in the file the number is that says how samples are colours.
+    pub(super) interpretation_at: usize,
+    /// Whether the file's numbers begin with their most significant byte.
+    pub(super) is_big_endian: bool,
+}
+
+/// How samples are colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TiffColor {
+    Gray,
+    /// Gray, where 0 is white.
+    InvertedGray,
+    Palette,
+    Rgb,
+    /// Amounts of ink.
+    Cmyk,
+    /// Luminance and two differences, in JPEG-compressed files.
+    YCbCr,
+}
+
+/// What the sample behind those of the colour is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TiffAlpha {
+    /// None, or something that is no alpha.
+    None,
+    Straight,
+    /// The colours are multiplied by it.
+    Premultiplied,
+}
+
+/// Compressions that can be decoded.
+pub(super) mod compression {
+    pub(in super::super) const NONE: u16 = 1;
+    pub(in super::super) const FAX_GROUP_4: u16 = 4;
+    pub(in super::super) const LZW: u16 = 5;
+    pub(in super::super) const JPEG: u16 = 7;
+    pub(in super::super) const DEFLATE: u16 = 8;
+    pub(in super::super) const OLD_DEFLATE: u16 = 32_946;
+    pub(in super::super) const PACK_BITS: u16 = 32_773;
+}
+
+/// Tags of a directory that matter here.
+mod tag {
+    pub(super) const WIDTH: u16 = 256;
+    pub(super) const HEIGHT: u16 = 257;
+    pub(super) const BITS_PER_SAMPLE: u16 = 258;
+    pub(super) const COMPRESSION: u16 = 259;
+    pub(super) const INTERPRETATION: u16 = 262;
+    pub(super) const STRIP_OFFSETS: u16 = 273;
+    pub(super) const SAMPLES_PER_PIXEL: u16 = 277;
+    pub(super) const ROWS_PER_STRIP: u16 = 278;
+    pub(super) const STRIP_BYTES: u16 = 279;
+    pub(super) const PLANAR: u16 = 284;
+    pub(super) const COLOR_MAP: u16 = 320;
+    pub(super) const TILE_WIDTH: u16 = 322;
+    pub(super) const TILE_HEIGHT: u16 = 323;
+    pub(super) const TILE_OFFSETS: u16 = 324;
+    pub(super) const TILE_BYTES: u16 = 325;
+    pub(super) const EXTRA_SAMPLES: u16 = 338;
+    pub(super) const SAMPLE_FORMAT: u16 = 339;
+    pub(super) const JPEG_TABLES: u16 = 347;
+}
+
+/// First bytes of TIFF files in either byte order.
+const SIGNATURES: [&[u8]; 2] = [b"II*\0", b"MM\0*"];
+
+impl TiffHeader {
+    /// Whether a file begins like a TIFF image.
+    pub(super) fn has_signature(bytes: &[u8]) -> bool {
+        SIGNATURES.iter().any(|signature| bytes.starts_with(signature))
+    }
+
+    /// Reads the first directory.
+    ///
+    /// # Errors
+    /// It is damaged, says that pixels lie outside of the file, or that the file is of a kind that can't be decoded.
+    pub(super) fn read(bytes: &[u8]) -> anyhow::Result<Self> {
+        let directory = Directory::first(bytes).with_context(|| damaged_headers("a TIFF"))?;
+        let samples = Samples::read(&directory).with_context(|| damaged_headers("a TIFF"))?;
+        let (color, alpha) = samples.meaning()?;
+        let header = layout(&directory, &samples, color, alpha).with_context(|| damaged_headers("a TIFF"))?;
+        // The decoder takes the tiles of a second plane for ones below the image.
+        if header.is_planar && header.has_tiles {
+            return Err(unsupported("a TIFF image of tiles, with a plane for each sample", "convert it to PNG"));
+        }
+        Ok(header)
+    }
+
+    /// Samples of the colour alone.
+    pub(super) fn color_samples(&self) -> u16 {
+        self.color.samples()
+    }
+
+    /// Values for each pixel of the decoded image.
+    pub(super) fn channels(&self) -> u8 {
+        let colors = if matches!(self.color, TiffColor::Gray | TiffColor::InvertedGray) { 1 } else { 3 };
+        colors + u8::from(self.alpha != TiffAlpha::None)
+    }
+
+    /// Bits for each value of the decoded image: 8 or 16.
+    pub(super) fn decoded_bits(&self) -> u8 {
+        if self.bits == 16 && self.color != TiffColor::Cmyk { 16 } else { 8 }
+    }
+
+    /// Bytes that are held in addition to the decoded image, at most.
+    pub(super) fn scratch_bytes(&self, file_bytes: u64) -> u64 {
+        let chunk_width = u64::from(self.chunk_size.0);
+        let list = self.chunks.len() as u64 * 32;
+        if self.compression == compression::JPEG {
+            let padded = |length: u32| u64::from(length).next_multiple_of(32);
+            // A rectangle, decoded by any of the decoders of JPEG.
+            return list + file_bytes + padded(self.chunk_size.0) * padded(self.chunk_size.1) * 16;
+        }
+        // The samples as they are stored, before they become values; the file, in which one number is changed.
+        let bits = u64::from(self.samples) * u64::from(self.bits);
+        let stored = u64::from(self.height) * (u64::from(self.width).saturating_mul(bits)).div_ceil(8);
+        let copy = if self.color == TiffColor::Palette { file_bytes } else { 0 };
+        list * 2 + stored + copy + chunk_width.saturating_mul(bits).div_ceil(8)
+    }
+}
+
+impl TiffColor {
+    fn samples(self) -> u16 {
+        match self {
+            Self::Gray | Self::InvertedGray | Self::Palette => 1,
+            Self::Rgb | Self::YCbCr => 3,
+            Self::Cmyk => 4,
+        }
+    }
+}
+
+/// The entries of a directory: tags and their values.
+struct Directory<'a> {
+    bytes: &'a [u8],
+    is_big_endian: bool,
+    entries: &'a [[u8; 12]],
+    /// Offset of the first entry in the file.
+    at: usize,
+}
+
+impl<'a> Directory<'a> {
+    fn first(bytes: &'a [u8]) -> anyhow::Result<Self> {
+        let mut directory = Self { bytes, is_big_endian: bytes.starts_with(b"MM"), entries: &[], at: 0 };
+        let at = directory.number(4, 4).context("it ends within its first 8 bytes")?;
+        let count = directory.number(at, 2).with_context(|| format!("it ends before its directory at byte {at}"))?;
+        directory.at = at + 2;
+        let entries = bytes.get(directory.at..directory.at + 12 * count).context("it ends within its directory")?;
+        directory.entries = entries.as_chunks().0;
+        Ok(directory)
+    }
+
+    /// The number of `length` bytes (1, 2 or 4) at this place of the file.
+    fn number(&self, at: usize, length: usize) -> Option<usize> {
+        let bytes = self.bytes.get(at..at.checked_add(length)?)?;
+        let shifted = |number: usize, byte: &u8| number << 8 | usize::from(*byte);
+        Some(if self.is_big_endian { bytes.iter().fold(0, shifted) } else { bytes.iter().rev().fold(0, shifted) })
+    }
+
+    /// The bytes of a tag's values, and how many each of them has.
+    fn values(&self, tag: u16) -> anyhow::Result<Option<(Range<usize>, usize)>> {
+        let index = (0..self.entries.len()).find(|index| self.number(self.at + 12 * index, 2) == Some(tag.into()));
+        let Some(index) = index else { return Ok(None) };
+        let entry = self.at + 12 * index;
+        let field = |at, length| self.number(entry + at, length).context("it ends within its directory");
+        let length = match field(2, 2)? {
+            1 | 7 => 1,
+            3 => 2,
+            4 => 4,
+            other => bail!("the values of tag {tag} are of type {other}"),
+        };
+        let count = field(4, 4)?;
+        let total = count.checked_mul(length).context("a tag has too many values")?;
+        let start = if total <= 4 { entry + 8 } else { field(8, 4)? };
+        let range = start..start.saturating_add(total);
+        ensure!(range.end <= self.bytes.len(), "the {count} values of tag {tag} lie outside of the file");
+        Ok(Some((range, length)))
+    }
+
+    fn numbers(&self, tag: u16) -> anyhow::Result<Option<Vec<usize>>> {
+        let Some((range, length)) = self.values(tag)? else { return Ok(None) };
+        Ok(Some(range.step_by(length).map_while(|at| self.number(at, length)).collect()))
+    }
+
+    /// The first value of a tag.
+    fn first_number(&self, tag: u16) -> anyhow::Result<Option<usize>> {
+        let Some((range, length)) = self.values(tag)? else { return Ok(None) };
+        Ok(if range.is_empty() { None } else { self.number(range.start, length) })
+    }
+
+    fn side(&self, tag: u16, name: &str) -> anyhow::Result<u32> {
+        let found = self.first_number(tag)?.with_context(|| format!("it has no {name}"))?;
+        ensure!(found > 0, "its {name} is 0");
+        Ok(u32::try_from(found)?)
+    }
+}
+
+/// What a pixel is made of, as the directory says.
+struct Samples {
+    count: usize,
+    bits: Vec<usize>,
+    formats: Vec<usize>,
+    extra: Vec<usize>,
+    interpretation: usize,
+    compression: usize,
+}
+
+impl Samples {
+    fn read(directory: &Directory<'_>) -> anyhow::Result<Self> {
+        let first = |tag, default| Ok::<_, anyhow::Error>(directory.first_number(tag)?.unwrap_or(default));
+        let all = |tag, default| Ok::<_, anyhow::Error>(directory.numbers(tag)?.unwrap_or(default));
+        Ok(Self {
+            count: first(tag::SAMPLES_PER_PIXEL, 1)?,
+            bits: all(tag::BITS_PER_SAMPLE, vec![1])?,
+            formats: all(tag::SAMPLE_FORMAT, vec![1])?,
+            extra: all(tag::EXTRA_SAMPLES, Vec::new())?,
+            interpretation: directory
+                .first_number(tag::INTERPRETATION)?
+                .context("it doesn't say how samples are colours (tag 262)")?,
+            compression: first(tag::COMPRESSION, compression::NONE.into())?,
+        })
+    }
+
+    /// Bits for each sample, if all have as many.
+    fn bits(&self) -> Option<usize> {
+        self.bits.first().copied().filter(|bits| self.bits.iter().all(|other| other == bits))
+    }
+
+    /// How samples are colours, and what the one behind them is.
+    ///
+    /// # Errors
+    /// The image is of a kind that can't be decoded.
+    fn meaning(&self) -> anyhow::Result<(TiffColor, TiffAlpha)> {
+        let to_png = "convert it to PNG";
+        let compression = u16::try_from(self.compression).unwrap_or(0);
+        let is_known = [
+            compression::NONE,
+            compression::FAX_GROUP_4,
+            compression::LZW,
+            compression::JPEG,
+            compression::DEFLATE,
+            compression::OLD_DEFLATE,
+            compression::PACK_BITS,
+        ]
+        .contains(&compression);
+        if !is_known {
+            let name = match self.compression {
+                2 | 3 => " (CCITT group 3)",
+                6 => " (JPEG as in TIFF 6.0)",
+                34_712 => " (JPEG 2000)",
+                34_887 => " (LERC)",
+                34_925 => " (LZMA)",
+                50_000 => " (Zstandard)",
+                50_001 => " (WebP)",
+                _ => "",
+            };
+            let what = format!("a TIFF image with compression {}{name}", self.compression);
+            return Err(unsupported(&what, "save it with LZW or Deflate"));
+        }
+        let is_jpeg = compression == compression::JPEG;
+        let (color, name) = match self.interpretation {
+            0 => (TiffColor::InvertedGray, "grey"),
+            1 => (TiffColor::Gray, "grey"),
+            2 => (TiffColor::Rgb, "RGB"),
+            3 => (TiffColor::Palette, "palette"),
+            5 if !is_jpeg => (TiffColor::Cmyk, "CMYK"),
+            6 if is_jpeg => (TiffColor::YCbCr, "YCbCr"),
+            other => {
+                let what =
+                    format!("a TIFF image with compression {compression} and photometric interpretation {other}");
+                return Err(unsupported(&what, to_png));
+            }
+        };
+        if let Some(format) = self.formats.iter().find(|format| **format != 1) {
+            let name = match format {
+                2 => "signed integers",
+                3 => "floating-point numbers",
+                _ => "numbers of another kind",
+            };
+            return Err(unsupported(&format!("a TIFF image of {name}"), "scale its values to 8 or 16 bits"));
+        }
+        let bits = self.bits();
+        let are_known = match (color, bits) {
+            _ if is_jpeg => bits == Some(8),
+            (TiffColor::Gray | TiffColor::InvertedGray, Some(1 | 2 | 4))
+            | (TiffColor::Palette, Some(1 | 2 | 4 | 8)) => self.count == 1,
+            (TiffColor::Palette, _) => false,
+            (_, bits) => matches!(bits, Some(8 | 16)),
+        };
+        if !are_known || (compression == compression::FAX_GROUP_4 && (bits != Some(1) || color == TiffColor::Palette)) {
+            let what = format!("a {name} TIFF image of {} samples of {:?} bits", self.count, self.bits);
+            return Err(unsupported(&what, "save it with 8 or 16 bits a sample"));
+        }
+
+        // As in Pillow, a few samples that say of themselves that they have no meaning are left out, and a fourth one
+        // behind red, green and blue that says nothing is alpha.
+        let extra = self.count.checked_sub(color.samples().into());
+        let most_left_out = if color == TiffColor::Rgb { 3 } else { 1 };
+        let alpha = match (extra, &self.extra[..]) {
+            (Some(0), _) => TiffAlpha::None,
+            (Some(1), []) if color == TiffColor::Rgb => TiffAlpha::Straight,
+            (Some(count), [0, ..]) if count <= most_left_out => TiffAlpha::None,
+            (Some(1), [1]) => TiffAlpha::Premultiplied,
+            (Some(1), [2]) => TiffAlpha::Straight,
+            _ => {
+                let what = format!("a {name} TIFF image of {} samples a pixel", self.count);
+                return Err(unsupported(&what, "save only its colours"));
+            }
+        };
+        let is_simple = alpha == TiffAlpha::None && extra == Some(0);
+        if (is_jpeg || matches!(color, TiffColor::Cmyk | TiffColor::InvertedGray)) && !is_simple {
+            let what = format!("a {name} TIFF image with compression {compression} and {} samples a pixel", self.count);
+            return Err(unsupported(&what, to_png));
+        }
+        Ok((color, alpha))
+    }
+}
+
+/// The places of the strips or tiles, and all else.
+fn layout(
+    directory: &Directory<'_>,
+    samples: &Samples,
+    color: TiffColor,
+    alpha: TiffAlpha,
+) -> anyhow::Result<TiffHeader> {
+    let width = directory.side(tag::WIDTH, "width")?;
+    let height = directory.side(tag::HEIGHT, "height")?;
+    let has_tiles = directory.values(tag::TILE_OFFSETS)?.is_some();
+    let (chunk_size, offsets, lengths) = if has_tiles {
+        let size = (directory.side(tag::TILE_WIDTH, "tile width")?, directory.side(tag::TILE_HEIGHT, "tile height")?);
+        (size, tag::TILE_OFFSETS, tag::TILE_BYTES)
+    } else {
+        let rows = directory.first_number(tag::ROWS_PER_STRIP)?.map_or(Ok(height), u32::try_from)?;
+        ensure!(rows > 0, "its strips have no rows");
+        ((width, rows.min(height)), tag::STRIP_OFFSETS, tag::STRIP_BYTES)
+    };
+    let offsets = directory.numbers(offsets)?.context("it doesn't say where its pixels are")?;
+    let lengths = directory.numbers(lengths)?.context("it doesn't say how many bytes its pixels take")?;
+    let is_planar = samples.count > 1 && directory.first_number(tag::PLANAR)? == Some(2);
+    let planes = if is_planar { samples.count } else { 1 };
+    let wanted = u64::from(width.div_ceil(chunk_size.0)) * u64::from(height.div_ceil(chunk_size.1)) * planes as u64;
+    ensure!(
+        offsets.len() as u64 == wanted && lengths.len() as u64 == wanted,
+        "it has {} strips or tiles and should have {wanted}",
+        offsets.len().min(lengths.len())
+    );
+    let file_bytes = directory.bytes.len();
+    let chunks = offsets.iter().zip(&lengths).map(|(&start, &length)| start..start.saturating_add(length));
+    let chunks: Vec<_> = chunks.collect();
+    if let Some(outside) = chunks.iter().find(|chunk| chunk.start == 0 || chunk.is_empty() || chunk.end > file_bytes) {
+        bail!(
+            "it has {file_bytes} bytes, and the {} bytes of a strip or tile begin at byte {}: it is cut short or sparse",
+            outside.len(),
+            outside.start
+        );
+    }
+    let bits = samples.bits().context("its samples have different sizes")?;
+    let interpretation = directory.values(tag::INTERPRETATION)?.context("it doesn't say how samples are colours")?;
+    Ok(TiffHeader {
+        width,
+        height,
+        color,
+        alpha,
+        bits: u8::try_from(bits)?,
+        samples: u16::try_from(samples.count)?,
+        is_planar,
+        compression: u16::try_from(samples.compression)?,
+        chunk_size,
+        has_tiles,
+        chunks,
+        jpeg_tables: directory.values(tag::JPEG_TABLES)?.map(|(range, _)| range),
+        palette: if color == TiffColor::Palette { palette(directory, bits)? } else { Vec::new() },
+        interpretation_at: interpretation.0.start,
+        is_big_endian: directory.is_big_endian,
+    })
+}
+
+/// The colours of a palette, whose numbers of 16 bits are all red ones, then green, then blue.
+fn palette(directory: &Directory<'_>, bits: usize) -> anyhow::Result<Vec<[u8; 3]>> {
+    let numbers = directory.numbers(tag::COLOR_MAP)?.context("it has no palette")?;
+    let count = 1 << bits;
+    ensure!(numbers.len() == 3 * count, "its palette has {} numbers and should have {}", numbers.len(), 3 * count);
+    let high = |at: usize| (numbers[at] >> 8) as u8;
+    Ok((0..count).map(|index| [high(index), high(count + index), high(2 * count + index)]).collect())
+}
