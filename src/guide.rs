@@ -12,6 +12,9 @@ pub mod listing {}
 #[doc = include_str!("../docs/guide/images.md")]
 pub mod images {}
 
+#[doc = include_str!("../docs/guide/labels.md")]
+pub mod labels {}
+
 #[doc = include_str!("../docs/guide/tensors.md")]
 pub mod tensors {}
 

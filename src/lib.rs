@@ -42,6 +42,8 @@
 //! | find what PyTorch calls otherwise | [guide: concepts](guide::concepts#names-that-pytorch-uses) |
 //! | try it without a bucket | [recipe](guide::cookbook#without-a-bucket), [`MemoryStore`](store::MemoryStore) |
 //! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
+//! | label by names, tables or closures; regression, several classes | [guide: labels](guide::labels), [`Labels`], [`LabelTable`] |
+//! | save the classes of a model | [guide: labels](guide::labels#numbers-of-classes), [`ClassMap`] |
 //! | decode arrays, audio, text or tables | [recipe](guide::cookbook#arrays-audio-text-and-tables), [`Npy`], [`Json`], [`CsvRows`] |
 //! | decode something else | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
 //! | read compressed objects | [`encoding`], [`RawSample::decompress`] |
@@ -75,7 +77,8 @@
 //!
 //! - `image` (default): [`ImageFolder`] for JPEG, PNG, WebP, GIF, BMP and TIFF.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
-//! - `parquet`: inventory reports in Parquet, beside those in CSV; see [`list::inventory`].
+//! - `parquet`: inventory reports and tables of labels in Parquet, beside those in CSV; see [`list::inventory`] and
+//!   [`LabelTable`].
 //! - `audio`: [`Wav`] and [`Flac`].
 //! - `bzip2`, `xz`, `brotli`: objects that are compressed with these, beside gzip and Zstandard; see [`encoding`].
 //!
@@ -173,7 +176,7 @@ pub use encoding::{Compression, DecodedBytes};
 pub use engine::{Closed, OnError, WaitedFor};
 pub use error::{Error, ErrorKind, Result, Stage};
 #[doc(inline)]
-pub use labels::{ClassMap, Labels, Unlabelled};
+pub use labels::{ClassMap, LabelTable, LabelTableReader, Labels, RowKey, TableFormat, Unlabelled};
 pub use loader::{
     BatchStream, Batches, Cost, DataLoader, DataLoaderBuilder, DatafluxDataset, DatasetBuilder, EpochStats, Epochs,
     Limits, MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState,

@@ -124,8 +124,8 @@ impl<L> fmt::Debug for TargetSource<L> {
 pub(super) fn class_number(sample: &RawSample) -> anyhow::Result<i64> {
     let label = sample.entry().label.with_context(|| {
         format!(
-            "it is in no folder below {}, so it has no label; move it into the folder of its class, or give targets with \
-             ImageFolder::targets",
+            "it is in no folder below {}, so it has no label; move it into the folder of its class, or set labels with \
+             DatafluxDataset::label_by or targets with ImageFolder::targets",
             sample.manifest().prefix()
         )
     })?;

@@ -1,6 +1,7 @@
 //! Labels of samples that aren't their folders, and targets: from names, functions and tables.
 
 mod pattern;
+mod table;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,9 +9,10 @@ use std::sync::Arc;
 
 use self::pattern::NamePattern;
 use crate::Result;
-use crate::manifest::LabelSource;
+use crate::manifest::{LabelSource, Manifest, SampleName};
 
 pub use crate::manifest::{ClassMap, Unlabelled};
+pub use table::{LabelTable, LabelTableReader, RowKey, TableFormat};
 
 /// Where the labels of a data set come from; see [`DatafluxDataset::label_by`](crate::DatafluxDataset::label_by).
 ///
@@ -28,6 +30,8 @@ enum LabelRule {
     Folder(usize),
     Pattern(NamePattern),
     Function(Arc<LabelFn>),
+    /// A column of a table, by its index.
+    Table(LabelTable, usize),
 }
 
 type LabelFn = dyn Fn(&str) -> Option<String> + Send + Sync;
@@ -72,6 +76,15 @@ impl Labels {
         Self::of(LabelRule::Function(Arc::new(label)))
     }
 
+    /// The text of a sample in a column of a table. A sample without a row, or with an empty cell, has no label.
+    ///
+    /// # Errors
+    /// The table has no such column.
+    pub fn table(table: &LabelTable, column: &str) -> Result<Self> {
+        let index = table.column(column)?;
+        Ok(Self::of(LabelRule::Table(table.clone(), index)))
+    }
+
     fn of(rule: LabelRule) -> Self {
         Self { rule, unlabelled: Unlabelled::default() }
     }
@@ -86,6 +99,14 @@ impl Labels {
     pub(crate) fn when_unlabelled(&self) -> Unlabelled {
         self.unlabelled
     }
+
+    /// Logs the rows of the table that match no sample, if the labels are from one.
+    pub(crate) fn log_unmatched(&self, manifest: &Manifest) -> Result<()> {
+        match &self.rule {
+            LabelRule::Table(table, _) => log_unmatched(table, manifest),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Debug for Labels {
@@ -95,17 +116,21 @@ impl fmt::Debug for Labels {
             LabelRule::Folder(depth) => labels.field("folder", depth),
             LabelRule::Pattern(pattern) => labels.field("pattern", &pattern.text()),
             LabelRule::Function(_) => labels.field("function", &"..."),
+            LabelRule::Table(table, column) => {
+                labels.field("table", table).field("column", &table.column_name(*column))
+            }
         };
         labels.field("unlabelled", &self.unlabelled).finish()
     }
 }
 
 impl LabelSource for Labels {
-    fn label<'a>(&'a self, below: &'a str) -> Option<Cow<'a, str>> {
+    fn label<'a>(&'a self, name: SampleName<'a>) -> Option<Cow<'a, str>> {
         match &self.rule {
-            LabelRule::Folder(depth) => folder_at(below, *depth).map(Cow::Borrowed),
-            LabelRule::Pattern(pattern) => pattern.label(below).map(Cow::Borrowed),
-            LabelRule::Function(label) => label(below).map(Cow::Owned),
+            LabelRule::Folder(depth) => folder_at(name.below, *depth).map(Cow::Borrowed),
+            LabelRule::Pattern(pattern) => pattern.label(name.below).map(Cow::Borrowed),
+            LabelRule::Function(label) => label(name.below).map(Cow::Owned),
+            LabelRule::Table(table, column) => table.label(name, *column).map(Cow::Borrowed),
         }
     }
 
@@ -119,16 +144,59 @@ impl LabelSource for Labels {
             LabelRule::Folder(depth) => format!("a folder at depth {depth} below the prefix that is the label"),
             LabelRule::Pattern(pattern) => format!("names that match {}", pattern.text()),
             LabelRule::Function(_) => "a label from the function given to Labels::by".to_owned(),
+            LabelRule::Table(table, column) => {
+                format!("a row in {} with a value in '{}'", table.source(), table.column_name(*column))
+            }
         }
     }
 
-    fn hint(&self) -> &str {
-        match &self.rule {
+    fn hint(&self) -> String {
+        let hint = match &self.rule {
             LabelRule::Folder(_) => "move each sample into the folder of its class",
             LabelRule::Pattern(_) => "correct the pattern, or the names",
             LabelRule::Function(_) => "correct the function",
-        }
+            LabelRule::Table(table, _) => return table.hint(),
+        };
+        hint.to_owned()
     }
+}
+
+/// Whether samples have a row in a table.
+pub(crate) struct RowsOf<'t>(pub(crate) &'t LabelTable);
+
+impl LabelSource for RowsOf<'_> {
+    fn label<'a>(&'a self, name: SampleName<'a>) -> Option<Cow<'a, str>> {
+        self.0.row(name).map(|_| Cow::Borrowed(""))
+    }
+
+    fn what(&self) -> &'static str {
+        "row in the table"
+    }
+
+    fn wanted(&self) -> String {
+        format!("a row in {} for each sample", self.0.source())
+    }
+
+    fn hint(&self) -> String {
+        self.0.hint()
+    }
+}
+
+/// Logs the rows of a table that match no sample. They are usually those of other data sets.
+pub(crate) fn log_unmatched(table: &LabelTable, manifest: &Manifest) -> Result<()> {
+    const NAMED: usize = 5;
+    let unmatched = table.unmatched(manifest)?;
+    if !unmatched.is_empty() {
+        tracing::info!(
+            prefix = %manifest.prefix(),
+            table = table.source(),
+            rows = table.len(),
+            unmatched = unmatched.len(),
+            examples = unmatched[..unmatched.len().min(NAMED)].join(", "),
+            "rows of the table match no sample; LabelTable::unmatched returns them all"
+        );
+    }
+    Ok(())
 }
 
 /// The folder at this depth on the path of a name. Empty parts, as in `a//b`, don't count.

@@ -11,7 +11,7 @@ use crate::decode::{Collated, Decode, Raw};
 use crate::engine::bucket::read_alone;
 use crate::engine::sample_code::{guarded, refused};
 use crate::io::Io;
-use crate::labels::Labels;
+use crate::labels::{LabelTable, Labels, RowsOf, Unlabelled, log_unmatched};
 use crate::manifest::{ClassMap, Manifest, StreamingListing};
 use crate::pacing::{BucketGates, CallCaps, Ceilings};
 use crate::plan::{Group, MIN_RANGED};
@@ -220,7 +220,34 @@ impl<D> DatafluxDataset<D> {
         let source = self.source.changed(|manifest| {
             let (labelled, without) = manifest.labelled_by(&labels, labels.when_unlabelled())?;
             log_unlabelled(&labelled, &without);
+            labels.log_unmatched(manifest)?;
             Ok(Arc::new(labelled))
+        })?;
+        Ok(Self { source: Arc::new(source), ..self })
+    }
+
+    /// Sees that each sample has a row in a table of [targets](crate::ImageFolder::targets), so that none is missing in
+    /// the middle of an epoch. Samples without one are an error, or are left out; labels stay as they are. Rows that match
+    /// no sample are logged; see [`LabelTable::unmatched`]. Waits for the end of the listing.
+    ///
+    /// ```no_run
+    /// use dataflux::{DatafluxDataset, ImageFolder, LabelTable, Unlabelled};
+    ///
+    /// let dataset = DatafluxDataset::open("gs://my-bucket/faces/")?;
+    /// let table = LabelTable::reader("file").open(dataset.client(), "gs://my-bucket/faces.csv")?;
+    /// let images = ImageFolder::new().resize(64, 64).targets(table.number("age")?);
+    /// let dataset = dataset.decode(images).match_table(&table, Unlabelled::LeaveOut)?;
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Samples have no row, and are not to be left out; no sample has one; the listing failed.
+    pub fn match_table(self, table: &LabelTable, unlabelled: Unlabelled) -> Result<Self> {
+        let source = self.source.changed(|manifest| {
+            let (kept, without) = manifest.only_labelled(&RowsOf(table), unlabelled)?;
+            log_unlabelled(&kept, &without);
+            log_unmatched(table, manifest)?;
+            Ok(kept)
         })?;
         Ok(Self { source: Arc::new(source), ..self })
     }

@@ -59,7 +59,7 @@ pub(super) fn warn_of_unlabelled(images: &Manifest) {
 pub(super) fn log_unlabelled(labelled: &Manifest, without: &UnlabelledSamples) {
     if without.count > 0 {
         let (prefix, samples, examples) = (labelled.prefix(), without.count, without.listed());
-        tracing::warn!(%prefix, samples, examples, "samples without a label are left out");
+        tracing::warn!(%prefix, samples, examples, "samples without a label, or without a row in the table, are left out");
     }
 }
 

@@ -7,7 +7,7 @@ use super::classes::{ClassMap, listed};
 use super::digest::{LabelsDigest, ObjectsDigest};
 use super::sink::ObjectSink;
 use super::{LeftOut, Manifest};
-use crate::list::Reason;
+use crate::list::{Prefix, Reason};
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// What a data set does with samples that have no label.
@@ -24,8 +24,13 @@ pub enum Unlabelled {
 
 /// Where labels come from.
 pub(crate) trait LabelSource {
-    /// The label of the sample of this name below the prefix; `None` where it has none.
-    fn label<'a>(&'a self, below: &'a str) -> Option<Cow<'a, str>>;
+    /// The label of a sample; `None` where it has none.
+    fn label<'a>(&'a self, name: SampleName<'a>) -> Option<Cow<'a, str>>;
+
+    /// What samples lack that have no label, for an error.
+    fn what(&self) -> &'static str {
+        "label"
+    }
 
     /// Whether labels are the first folders below the prefix, as they are without a source.
     fn is_folder(&self) -> bool {
@@ -36,7 +41,16 @@ pub(crate) trait LabelSource {
     fn wanted(&self) -> String;
 
     /// What to do about samples without a label, for an error.
-    fn hint(&self) -> &str;
+    fn hint(&self) -> String;
+}
+
+/// A sample's name, and the part of it that patterns, tables and functions are given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SampleName<'a> {
+    pub(crate) prefix: &'a Prefix,
+    pub(crate) whole: &'a str,
+    /// From the [`label_root`](Manifest::label_root) on.
+    pub(crate) below: &'a str,
 }
 
 /// Samples without a label.
@@ -100,7 +114,7 @@ impl Manifest {
 
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
-            let Some(label) = source.label(entry.name.get(root..).unwrap_or_default()) else {
+            let Some(label) = source.label(self.name_from(root, entry.name)) else {
                 without.add(entry.name);
                 continue;
             };
@@ -118,26 +132,94 @@ impl Manifest {
             }
         }
 
+        let left_out = self.left_out_without(&without, source, unlabelled)?;
+        Ok((Self { is_listed: self.is_listed, ..sink.finish(left_out)? }, without))
+    }
+
+    /// The samples that `source` has a label of, with the labels that they have, and those that it has none of. Waits for
+    /// the end of the listing. Nothing is copied where no sample is left out.
+    ///
+    /// # Errors
+    /// As for [`labelled_by`](Self::labelled_by).
+    pub(crate) fn only_labelled(
+        self: &Arc<Self>,
+        source: &dyn LabelSource,
+        unlabelled: Unlabelled,
+    ) -> Result<(Arc<Self>, UnlabelledSamples)> {
+        self.complete()?;
+        let root = self.label_root()?;
+        let is_labelled = |name: &str| source.label(self.name_from(root, name)).is_some();
+        let mut without = UnlabelledSamples::default();
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next()? {
+            if !is_labelled(entry.name) {
+                without.add(entry.name);
+            }
+        }
+        let left_out = self.left_out_without(&without, source, unlabelled)?;
+        if without.count == 0 {
+            return Ok((Arc::clone(self), without));
+        }
+        Ok((Arc::new(self.only(is_labelled, root, left_out)?), without))
+    }
+
+    /// Calls `take` with the name of each sample, in order. Waits for the end of the listing.
+    ///
+    /// # Errors
+    /// The listing failed; the manifest's file was written to since it was opened.
+    pub(crate) fn for_each_name(&self, mut take: impl FnMut(SampleName<'_>)) -> Result<()> {
+        self.complete()?;
+        let root = self.label_root()?;
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next()? {
+            take(self.name_from(root, entry.name));
+        }
+        Ok(())
+    }
+
+    /// The parts of a sample's name. Waits for the end of the listing if the prefix doesn't end in a slash.
+    ///
+    /// # Errors
+    /// The listing failed; the manifest's file was written to since it was opened.
+    pub(crate) fn sample_name<'a>(&'a self, name: &'a str) -> Result<SampleName<'a>> {
+        let prefix = &self.prefix.prefix;
+        let is_folder = prefix.is_empty() || prefix.ends_with('/');
+        Ok(self.name_from(if is_folder { prefix.len() } else { self.label_root()? }, name))
+    }
+
+    fn name_from<'a>(&'a self, root: usize, name: &'a str) -> SampleName<'a> {
+        SampleName { prefix: &self.prefix, whole: name, below: name.get(root..).unwrap_or_default() }
+    }
+
+    /// The counts of what is left out together with samples without a label.
+    ///
+    /// # Errors
+    /// These are to be an error, or nothing is left.
+    fn left_out_without(
+        &self,
+        without: &UnlabelledSamples,
+        source: &dyn LabelSource,
+        unlabelled: Unlabelled,
+    ) -> Result<LeftOut> {
         let mut left_out = self.left_out();
         if without.count > 0 {
             if unlabelled == Unlabelled::Error || without.count == self.len() {
-                return Err(self.unlabelled(&without, source));
+                return Err(self.unlabelled(without, source));
             }
             left_out.add_many(Reason::Unlabelled, without.count);
         }
-        Ok((Self { is_listed: self.is_listed, ..sink.finish(left_out)? }, without))
+        Ok(left_out)
     }
 
     fn unlabelled(&self, without: &UnlabelledSamples, source: &dyn LabelSource) -> Error {
         let (samples, have) = if without.count == 1 { ("sample", "has") } else { ("samples", "have") };
-        let message = format!("{} of {} {samples} {have} no label", without.count, self.len());
+        let message = format!("{} of {} {samples} {have} no {}", without.count, self.len(), source.what());
         Error::new(ErrorKind::Config, message)
             .stage(Stage::Manifest)
             .object(&self.prefix)
             .mismatch(source.wanted(), without.listed())
             .hint(format!(
-                "{}; or leave such samples out: .unlabelled(Unlabelled::LeaveOut), or .decode(ImageFolder) before, for \
-                 what is no image",
+                "{}; or leave such samples out: Unlabelled::LeaveOut, or .decode(ImageFolder) before, for what is no image",
                 source.hint()
             ))
     }

@@ -49,7 +49,7 @@ pub(crate) use digest::NamesKey;
 pub use digest::{Digest, NamesDigest};
 pub use entry::{ClassTotal, Entry, EntryRef, Facts};
 pub use given::Unlabelled;
-pub(crate) use given::{LabelSource, UnlabelledSamples};
+pub(crate) use given::{LabelSource, SampleName, UnlabelledSamples};
 pub use growth::KnownSamples;
 use growth::{Growth, ListingEnd};
 pub use location::{Location, SampleId};

@@ -67,18 +67,19 @@ impl Manifest {
         left_out.merge(&found.left_out);
         let root = label_root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
         let is_image = |name: &str| filter.reason_by_name(&self.prefix, name).is_none();
-        let mut images = if self.has_given_labels() {
-            self.with_given_labels(is_image, left_out)?
+        Ok((Arc::new(self.only(is_image, root, left_out)?), found))
+    }
+
+    /// Only the objects whose names `is_kept` accepts. Folders are labels from `root` on, unless others were given.
+    pub(super) fn only(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
+        let kept = if self.has_given_labels() {
+            self.with_given_labels(is_kept, left_out)?
         } else {
-            self.labelled_by_folder(is_image, root, left_out)?
+            self.labelled_by_folder(is_kept, root, left_out)?
         };
 
         // A saved manifest may have a list of classes, which still numbers its samples.
-        if self.end().labels.is_class_list() {
-            images = images.with_classes(&ClassMap::new(self.labels())?)?;
-        }
-
-        Ok((Arc::new(images), found))
+        if self.end().labels.is_class_list() { kept.with_classes(&ClassMap::new(self.labels())?) } else { Ok(kept) }
     }
 
     /// The [`label_root`] of the samples.

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 use dataflux::list::{Filter, Reason};
 use dataflux::ndarray::array;
-use dataflux::store::MemoryStore;
+use dataflux::store::{Credentials, GcsConfig, GcsStore, MemoryStore};
 use dataflux::{
-    ClassMap, DataLoader, DatafluxDataset, Decode, ErrorKind, ImageFolder, Images, Labels, Manifest, RawSample,
-    StackImages, Stratified, Subset, Unlabelled,
+    ClassMap, DataLoader, DatafluxDataset, Decode, ErrorKind, ImageFolder, Images, LabelTable, Labels, Manifest,
+    RawSample, RowKey, StackImages, Stratified, Subset, Unlabelled,
 };
+use dataflux_emulator::{Call, Emulator, Fault};
 
 use crate::support::log::Log;
 use crate::support::{client, png, without_hanging};
@@ -330,4 +331,97 @@ fn hidden_folders_and_files_are_no_class_and_no_sample() {
         let named = builder().open("gs://data/p/.ipynb_checkpoints/").unwrap();
         assert_eq!(named.len(), 1);
     }
+}
+
+/// A table in a bucket of the emulator, whose first reads fail or arrive damaged.
+#[test]
+fn a_table_in_the_bucket_labels_its_images() {
+    without_hanging(|| {
+        let emulator = Emulator::builder().bucket("data").start().unwrap();
+        for index in 0..30 {
+            emulator.put("data", &format!("p/{index:02}.png"), png(2, 2, &[index; 4]));
+        }
+        emulator.put("data", "p/labels.csv", "in the way");
+        let rows = (0..40).filter(|index| index % 10 != 3).map(|index| {
+            let (mood, age) = (["sad", "happy"][index % 2], 20 + index);
+            format!("{index:02},{mood},{age},{}\n", if index % 2 == 0 { "a;b" } else { "" })
+        });
+        let csv = format!("id,mood,age,tags\n{}", rows.collect::<String>());
+        let generation = emulator.put("data", "labels.csv", csv);
+        let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
+        let client = client(GcsStore::new(config).unwrap());
+        let open = || DatafluxDataset::open_with(client.clone(), "gs://data/p/").unwrap();
+
+        emulator.fault_next(Call::GetMedia, Fault::Error, 1);
+        emulator.fault_next(Call::GetMedia, Fault::Flip, 1);
+        let reader = LabelTable::reader("id").row_key(RowKey::Stem);
+        let table = reader.open(&client, "gs://data/labels.csv").unwrap();
+        assert_eq!(table.source(), format!("gs://data/labels.csv#{generation}"));
+        assert_eq!((table.len(), table.get("02", "age")), (36, Some("22")));
+
+        // Three images have no row, and neither has the file in the way.
+        let moods = || Labels::table(&table, "mood").unwrap();
+        let error = open().label_by(moods()).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("4 of 31 samples have no label") && said.contains("'p/03.png', 'p/13.png'"), "{said}");
+        assert!(said.contains(&format!("a row in gs://data/labels.csv#{generation} with a value in 'mood'")), "{said}");
+        let error = open().decode(ImageFolder::new()).match_table(&table, Unlabelled::Error).unwrap_err().to_string();
+        assert!(error.contains("3 of 30 samples have no row in the table") && error.contains("LeaveOut"), "{error}");
+
+        let labelled = open().label_by(moods().unlabelled(Unlabelled::LeaveOut)).unwrap().decode(ImageFolder::new());
+        assert_eq!((labelled.len(), labelled.manifest().labels()), (27, &["happy".to_owned(), "sad".to_owned()][..]));
+        let loader = DataLoader::builder(labelled).batch_size(9).shuffle(1).build().unwrap();
+        for batch in loader.epoch(0).unwrap() {
+            let batch = batch.unwrap();
+            for (name, label) in batch.names().zip(&batch.labels) {
+                let index: i64 = name[2..4].parse().unwrap();
+                assert_eq!(*label, 1 - index % 2, "{name}");
+            }
+        }
+
+        let unmatched: Vec<_> = (30..40).filter(|index| index % 10 != 3).map(|index| index.to_string()).collect();
+        assert_eq!(table.unmatched(open().manifest()).unwrap(), unmatched);
+        let tags = table.names("tags", ";").unwrap();
+        assert_eq!(tags.names(), ["a", "b"]);
+        let decode = ImageFolder::new().targets(table.multi_hot("tags", ";", &tags).unwrap());
+        let matched = open().decode(decode).match_table(&table, Unlabelled::LeaveOut).unwrap();
+        assert_eq!(matched.manifest().left_out().count(Reason::Unlabelled), 3);
+        let (_, tags) = first(matched.clone()).unwrap().to_candle(&Device::Cpu).unwrap();
+        // The images 00, 01, 02 and 04.
+        assert_eq!(tags.to_vec2::<f32>().unwrap(), [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]);
+        // The labels of folders stay, and so does the match after a table that leaves nothing out.
+        assert_eq!(matched.manifest().labels(), [""; 0]);
+        let again = matched.clone().match_table(&table, Unlabelled::Error).unwrap();
+        assert_eq!(again.manifest().digest(), matched.manifest().digest());
+
+        // Without a match, the first epoch finds the image.
+        let ages = open().decode(ImageFolder::new().targets(table.number("age").unwrap()));
+        let loader = DataLoader::builder(ages).batch_size(30).build().unwrap();
+        let error = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
+        assert!(error.about().unwrap().starts_with("gs://data/p/03.png#"), "{error}");
+        assert!(error.to_string().contains("has no row of its key '03'"), "{error}");
+    });
+}
+
+/// Labels of a table belong to the data set, so folders don't matter, and classes number them.
+#[test]
+fn labels_of_a_table_are_kept_by_what_leaves_samples_out() {
+    let store = images(&["x/1.png", "x/2.png", "y/3.png", "y/notes.txt"]);
+    let csv = "file,class\nx/1.png,b\nx/2.png,a\ny/3.png,b\ny/notes.txt,c\n";
+    let table = LabelTable::reader("file").read(csv.as_bytes()).unwrap();
+    let few = LabelTable::reader("file").read("file\nx/2.png\ny/3.png\n".as_bytes()).unwrap();
+    let dataset = open(&store).label_by(Labels::table(&table, "class").unwrap()).unwrap();
+    assert_eq!(dataset.manifest().labels(), ["a", "b", "c"]);
+    let images = dataset.clone().decode(ImageFolder::new());
+    assert_eq!(labels(&images), wanted(&[("x/1.png", "b"), ("x/2.png", "a"), ("y/3.png", "b")]));
+    assert_eq!(images.manifest().labels(), ["a", "b"]);
+    let left = images.match_table(&few, Unlabelled::LeaveOut).unwrap();
+    assert_eq!(labels(&left), wanted(&[("x/2.png", "a"), ("y/3.png", "b")]));
+    left.manifest().verify().unwrap();
+    let listed = dataset.classes(["c", "b", "a"]).unwrap().match_table(&few, Unlabelled::LeaveOut).unwrap();
+    assert_eq!((labels(&listed), listed.manifest().labels().len()), (labels(&left), 3));
+    assert_eq!(listed.manifest().facts(0).unwrap().label, Some(2));
+    listed.manifest().verify().unwrap();
+    let folders = open(&store).match_table(&few, Unlabelled::LeaveOut).unwrap();
+    assert_eq!(labels(&folders), wanted(&[("x/2.png", "x"), ("y/3.png", "y")]));
 }
