@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use dataflux::store::MemoryStore;
 use dataflux::{
     DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, OnError, RawSample,
-    StackImages,
+    StackImages, Text,
 };
 use support::process::{BESIDE, MIB, in_own_process, peak};
 use support::{HANG, client, png, until, without_hanging_for};
@@ -163,6 +164,31 @@ fn what_a_closure_makes_of_images_stays_within_the_budget() {
         assert_eq!((samples, error.as_str()), (count, ""));
         assert!(peak <= budget + BESIDE, "{peak} bytes of {budget}");
     });
+}
+
+/// An object that doesn't state its decompressed size was taken for four times as large as it is stored, and its text was
+/// never counted.
+#[test]
+fn texts_that_do_not_state_their_size_stay_within_the_budget() {
+    in_own_process("texts_that_do_not_state_their_size_stay_within_the_budget", || {
+        // The field at the end of a gzip file is of its last member, which is empty here and so states nothing.
+        let stored = [gzip(&vec![b'a'; 4 << 20]), gzip(b"")].concat();
+        let store = MemoryStore::new().with_bucket("data");
+        for index in 0..64 {
+            store.insert("data", &format!("p/{index:02}.txt.gz"), stored.clone());
+        }
+        let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap().decode(Text::new());
+        let budget = 48 * MIB;
+        let (samples, error, grown) = measure(DataLoader::builder(dataset).batch_size(4).prefetch(16), budget);
+        assert_eq!((samples, error.as_str()), (64, ""));
+        assert!(grown <= budget + BESIDE, "{grown} bytes of {budget}");
+    });
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A type of the user, whose size the loader doesn't know.

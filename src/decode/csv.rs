@@ -241,6 +241,13 @@ impl CsvTable {
     }
 }
 
+impl CsvTable {
+    /// Bytes of memory that the table takes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        (self.text.capacity() + self.ends.capacity() * size_of::<u32>()) as u64
+    }
+}
+
 impl Decode for CsvRows {
     type Item = CsvTable;
     type Collate = Samples;
@@ -263,21 +270,23 @@ impl Decode for CsvRows {
         /// Bytes of the end of a field, in the table and while its row is read.
         const END_BYTES: u64 = size_of::<u32>() as u64;
         const ROW_END_BYTES: u64 = size_of::<usize>() as u64;
-        let size = sample.decompression_memory(self.max_decompressed).size;
-        let (fields, columns) = if size == sample.bytes().len() as u64 {
+        let memory = sample.decompression_memory(self.max_decompressed);
+        let size = memory.size;
+        let (fields, columns) = if memory.is_compressed() {
+            // Of a compressed file: a field seldom has less than three characters and a delimiter.
+            (size / 4, 0)
+        } else {
             let ends =
                 |bytes: &[u8]| 1 + bytes.iter().filter(|byte| [self.delimiter, b'\n'].contains(byte)).count() as u64;
             let first_line = sample.bytes().split(|byte| *byte == b'\n').next().unwrap_or_default();
             (ends(sample.bytes()), ends(first_line))
-        } else {
-            // Of a compressed file: a field seldom has less than three characters and a delimiter.
-            (size / 4, 0)
         };
         // The text, and the end of each field.
         let item = size.saturating_add(END_BYTES * fields);
         // The file, and the ends, whose buffers grow to twice as many while those before them still exist.
-        let scratch = size.saturating_add(2 * END_BYTES * fields).saturating_add(3 * ROW_END_BYTES * columns);
-        Some(DecodeMemory { item, scratch })
+        let ends = 2 * END_BYTES * fields + 3 * ROW_END_BYTES * columns;
+        let scratch = size.saturating_add(ends).saturating_add(memory.window);
+        Some(DecodeMemory { item, scratch, is_estimate: memory.is_compressed() })
     }
 }
 

@@ -294,7 +294,8 @@ impl<T: Element, L: Send + 'static> Decode for ImageFolder<T, L> {
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let ImageMemory { item_bytes, peak_bytes } = self.memory(sample.bytes())?;
-        Some(DecodeMemory { item: item_bytes, scratch: peak_bytes.saturating_sub(item_bytes) })
+        let scratch = peak_bytes.saturating_sub(item_bytes);
+        Some(DecodeMemory { item: item_bytes, scratch, is_estimate: false })
     }
 }
 

@@ -99,7 +99,7 @@ where
 
     /// The folder's image is scratch, since another one may come of it. An image that will be refused needs nothing.
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
-        let DecodeMemory { item, scratch } = self.folder.decode_memory(sample).unwrap_or_default();
-        Some(DecodeMemory { item, scratch: item.saturating_add(scratch) })
+        let memory = self.folder.decode_memory(sample).unwrap_or_default();
+        Some(DecodeMemory { scratch: memory.item.saturating_add(memory.scratch), ..memory })
     }
 }

@@ -3,7 +3,9 @@
 use std::any::{Any, TypeId};
 
 use bytes::Bytes;
+use ndarray::{Array, Dimension, Ix1, Ix2, IxDyn};
 
+use super::{CsvTable, NamedArrays};
 use crate::read::RawSample;
 
 /// How the memory that an item takes is known from its type.
@@ -27,54 +29,104 @@ pub(crate) fn item_size<T: Any>() -> Option<ItemSize> {
         // The item owns no memory outside itself.
         return Some(ItemSize::Fixed(size_of::<T>() as u64));
     }
-    let measured = values::<u8>(of)
-        .or_else(|| values::<i8>(of))
-        .or_else(|| values::<u16>(of))
-        .or_else(|| values::<i16>(of))
-        .or_else(|| values::<u32>(of))
-        .or_else(|| values::<i32>(of))
-        .or_else(|| values::<u64>(of))
-        .or_else(|| values::<i64>(of))
-        .or_else(|| values::<f32>(of))
-        .or_else(|| values::<f64>(of))
-        .or_else(|| text(of));
-    #[cfg(feature = "image")]
-    let measured = measured.or_else(|| image(of));
-    measured.map(ItemSize::Measured)
+    measure_of(of).map(ItemSize::Measured)
 }
 
 type Measure = fn(&dyn Any) -> u64;
 
-/// A `Vec` of numbers, alone or in a pair with a label.
-fn values<N: Any>(of: TypeId) -> Option<Measure> {
-    alone::<N>(of)
-        .or_else(|| labelled::<N, u8>(of))
-        .or_else(|| labelled::<N, i32>(of))
-        .or_else(|| labelled::<N, u32>(of))
-        .or_else(|| labelled::<N, i64>(of))
-        .or_else(|| labelled::<N, u64>(of))
-        .or_else(|| labelled::<N, usize>(of))
-        .or_else(|| labelled::<N, f32>(of))
-        .or_else(|| labelled::<N, String>(of))
+/// Measures items of the type `of`, if it is one that is known. Not generic, so that it is compiled in this crate.
+fn measure_of(of: TypeId) -> Option<Measure> {
+    let measured = numbers::<u8>(of)
+        .or_else(|| numbers::<i8>(of))
+        .or_else(|| numbers::<u16>(of))
+        .or_else(|| numbers::<i16>(of))
+        .or_else(|| numbers::<u32>(of))
+        .or_else(|| numbers::<i32>(of))
+        .or_else(|| numbers::<u64>(of))
+        .or_else(|| numbers::<i64>(of))
+        .or_else(|| numbers::<f32>(of))
+        .or_else(|| numbers::<f64>(of))
+        .or_else(|| numbers::<bool>(of))
+        .or_else(|| known::<String>(of))
+        .or_else(|| known::<NamedArrays>(of))
+        .or_else(|| known::<CsvTable>(of));
+    #[cfg(feature = "audio")]
+    let measured = measured.or_else(|| known::<super::Audio>(of));
+    #[cfg(feature = "image")]
+    let measured = measured.or_else(|| image(of));
+    measured
 }
 
-fn alone<N: Any>(of: TypeId) -> Option<Measure> {
-    (of == TypeId::of::<Vec<N>>()).then_some(|item| item.downcast_ref::<Vec<N>>().map_or(0, vec_bytes))
+/// An item whose memory is known.
+trait OwnedMemory: Any {
+    /// Bytes that the item takes.
+    fn owned_bytes(&self) -> u64;
 }
 
-fn labelled<N: Any, L: Any>(of: TypeId) -> Option<Measure> {
-    (of == TypeId::of::<(Vec<N>, L)>())
-        .then_some(|item| item.downcast_ref::<(Vec<N>, L)>().map_or(0, |(values, _)| vec_bytes(values)))
+impl<N: Any> OwnedMemory for Vec<N> {
+    fn owned_bytes(&self) -> u64 {
+        (size_of::<Self>() + self.capacity() * size_of::<N>()) as u64
+    }
 }
 
-fn vec_bytes<N>(values: &Vec<N>) -> u64 {
-    (size_of::<Vec<N>>() + values.capacity() * size_of::<N>()) as u64
+impl<N: Any, D: Dimension + Any> OwnedMemory for Array<N, D> {
+    fn owned_bytes(&self) -> u64 {
+        (self.len() * size_of::<N>()) as u64
+    }
 }
 
-fn text(of: TypeId) -> Option<Measure> {
-    (of == TypeId::of::<String>()).then_some(|item| {
-        item.downcast_ref::<String>().map_or(0, |text| (size_of::<String>() + text.capacity()) as u64)
-    })
+impl OwnedMemory for String {
+    fn owned_bytes(&self) -> u64 {
+        (size_of::<Self>() + self.capacity()) as u64
+    }
+}
+
+impl OwnedMemory for NamedArrays {
+    fn owned_bytes(&self) -> u64 {
+        self.memory_bytes()
+    }
+}
+
+impl OwnedMemory for CsvTable {
+    fn owned_bytes(&self) -> u64 {
+        self.memory_bytes()
+    }
+}
+
+#[cfg(feature = "audio")]
+impl OwnedMemory for super::Audio {
+    fn owned_bytes(&self) -> u64 {
+        (self.samples.capacity() * size_of::<f32>()) as u64
+    }
+}
+
+/// Numbers in a `Vec` or an array.
+fn numbers<N: Any>(of: TypeId) -> Option<Measure> {
+    known::<Vec<N>>(of)
+        .or_else(|| known::<Array<N, IxDyn>>(of))
+        .or_else(|| known::<Array<N, Ix1>>(of))
+        .or_else(|| known::<Array<N, Ix2>>(of))
+}
+
+/// A `V`, alone or in a pair with a label, which isn't counted.
+fn known<V: OwnedMemory>(of: TypeId) -> Option<Measure> {
+    let alone: Measure = |item| item.downcast_ref().map_or(0, V::owned_bytes);
+    (of == TypeId::of::<V>())
+        .then_some(alone)
+        .or_else(|| labelled::<V, u8>(of))
+        .or_else(|| labelled::<V, i32>(of))
+        .or_else(|| labelled::<V, u32>(of))
+        .or_else(|| labelled::<V, i64>(of))
+        .or_else(|| labelled::<V, u64>(of))
+        .or_else(|| labelled::<V, usize>(of))
+        .or_else(|| labelled::<V, f32>(of))
+        .or_else(|| labelled::<V, String>(of))
+        .or_else(|| labelled::<V, Option<u32>>(of))
+}
+
+fn labelled<V: OwnedMemory, L: Any>(of: TypeId) -> Option<Measure> {
+    (of == TypeId::of::<(V, L)>())
+        .then_some(|item| item.downcast_ref::<(V, L)>().map_or(0, |(value, _)| value.owned_bytes()))
 }
 
 #[cfg(feature = "image")]
@@ -132,5 +184,12 @@ mod tests {
         assert_eq!(measured(item_size::<Vec<f32>>(), &values), 4_000 + of_vec);
         assert_eq!(measured(item_size::<(Vec<f32>, i64)>(), &(values, 3_i64)), 4_000 + of_vec);
         assert_eq!(measured(item_size::<String>(), &"meow".to_owned()), 4 + size_of::<String>() as u64);
+        let array = ndarray::Array2::<f32>::zeros((3, 5));
+        assert_eq!(measured(item_size::<(ndarray::ArrayD<f32>, i64)>(), &(array.clone().into_dyn(), 3_i64)), 60);
+        let mut arrays = NamedArrays::new();
+        arrays.insert("x", array.clone().into_dyn());
+        arrays.insert("y", ndarray::array![1_i64].into_dyn());
+        assert_eq!(measured(item_size::<NamedArrays>(), &arrays), 68);
+        assert_eq!(measured(item_size::<ndarray::Array2<f32>>(), &array), 60);
     }
 }

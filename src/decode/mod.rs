@@ -168,8 +168,9 @@ pub enum ItemMemory {
     /// After its object is read and before it is decoded: [`Decode::decode_memory`] returns it.
     FromBytes,
     /// Only after it is decoded, as with closures. The memory of later items is estimated from finished ones, if their
-    /// type is one whose size is known: an [`Image`], a `Vec` of `f32`, `f64` or integers of fixed width, a `String`,
-    /// or such a `Vec` in a pair with a label. For other types, state it with
+    /// type is one whose size is known: an [`Image`], an array of ndarray or a `Vec` with numbers of a fixed width, a
+    /// `String`, [`NamedArrays`], a [`CsvTable`], [`Audio`](crate::Audio), or one of these in a pair with a label. For
+    /// other types, state it with
     /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes); otherwise the loader only limits how many
     /// samples are decoded ahead of the training loop, to about four batches.
     FromItems,
@@ -182,6 +183,10 @@ pub struct DecodeMemory {
     pub item: u64,
     /// Buffers that the decoder holds in addition to the item while it works, at their peak.
     pub scratch: u64,
+    /// Whether the object doesn't say it, so that the item may turn out larger or smaller. A batch is never refused for an
+    /// estimate. Once the item is decoded, the loader counts what it takes, if its type is one of those that
+    /// [`FromItems`](ItemMemory::FromItems) lists.
+    pub is_estimate: bool,
 }
 
 /// A decoder that decodes nothing: samples are the stored bytes.

@@ -63,8 +63,8 @@ impl Decode for Text {
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         // Decompressed bytes become the text without a copy.
-        let item = sample.decompression_memory(self.max_decompressed).size;
-        Some(DecodeMemory { item, scratch: 0 })
+        let memory = sample.decompression_memory(self.max_decompressed);
+        Some(DecodeMemory { item: memory.size, scratch: memory.window, is_estimate: memory.is_estimate })
     }
 }
 

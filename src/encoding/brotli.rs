@@ -7,6 +7,19 @@ use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, Sta
 
 use super::output::BoundedOutput;
 
+/// Bytes of the window that the first bits ask for, and of the decoder's tables.
+pub(super) fn window_bytes(stored: &[u8]) -> u64 {
+    const TABLES: u64 = 512 << 10;
+    let first = stored.first().copied().unwrap_or_default();
+    let bits = match (first & 1, first >> 1 & 7, first >> 4 & 7) {
+        (0, ..) => 16,
+        (_, 0, 0) => 17,
+        (_, 0, few) => 8 + few,
+        (_, many, _) => 17 + many,
+    };
+    TABLES + (1 << bits)
+}
+
 /// Decompresses one stream. The decoder holds a window of 16 MiB at most, since large windows are no part of the
 /// format that `Content-Encoding` means.
 pub(super) fn decompress(stored: &[u8], output: &mut BoundedOutput) -> anyhow::Result<()> {

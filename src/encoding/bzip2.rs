@@ -8,6 +8,14 @@ use super::output::BoundedOutput;
 /// The bytes that every stream begins with.
 const SIGNATURE: &[u8] = b"BZh";
 
+/// Bytes that the decoder holds for the size of block that the first stream states: four for each of its bytes, and
+/// tables.
+pub(super) fn window_bytes(stored: &[u8]) -> u64 {
+    const TABLES: u64 = 128 << 10;
+    let hundreds_of_kilobytes = stored.get(SIGNATURE.len()).map_or(9, |digit| digit.wrapping_sub(b'0').min(9));
+    TABLES + 4 * 100_000 * u64::from(hundreds_of_kilobytes)
+}
+
 /// Decompresses all streams. The decoder holds a block of 900 kB and four times as much for its order.
 pub(super) fn decompress(stored: &[u8], output: &mut BoundedOutput) -> anyhow::Result<()> {
     let mut rest = stored;

@@ -124,6 +124,24 @@ impl Compression {
         }
     }
 
+    /// Bytes that the decompressor of this object holds beside its output, at most: its window, by the object's header,
+    /// and its tables. It is at least 1.
+    pub(super) fn window_bytes(self, stored: &[u8]) -> u64 {
+        match self {
+            Self::Gzip | Self::Zlib => deflate::WINDOW_BYTES,
+            Self::Zstd => zstd::window_bytes(stored),
+            #[cfg(feature = "bzip2")]
+            Self::Bzip2 => super::bzip2::window_bytes(stored),
+            #[cfg(feature = "xz")]
+            Self::Xz => super::xz::window_bytes(stored),
+            #[cfg(feature = "brotli")]
+            Self::Brotli => super::brotli::window_bytes(stored),
+            // It is refused.
+            #[cfg(not(all(feature = "bzip2", feature = "xz", feature = "brotli")))]
+            _ => 1,
+        }
+    }
+
     fn check_signature(self, stored: &[u8]) -> anyhow::Result<()> {
         let is_right = match self {
             Self::Zlib => deflate::is_zlib(stored),

@@ -10,6 +10,9 @@ use super::output::BoundedOutput;
 
 pub(super) const GZIP_SIGNATURE: &[u8] = &[0x1f, 0x8b];
 
+/// A window of 32 KiB, and the tables of miniz_oxide.
+pub(crate) const WINDOW_BYTES: u64 = 64 << 10;
+
 /// Decompresses all members of a gzip file. Zeros behind the last one are padding, as for the command `gzip`.
 pub(super) fn gunzip(stored: &[u8], output: &mut BoundedOutput) -> anyhow::Result<()> {
     let mut rest = stored;
@@ -54,6 +57,14 @@ pub(crate) fn inflate(stored: &[u8], size: u64) -> anyhow::Result<Vec<u8>> {
     let mut output = BoundedOutput::new("deflate", stored.len(), size, Some(size));
     run(Decompress::new(false), stored, &mut output)?;
     Ok(output.into_bytes())
+}
+
+/// The first `count` bytes of a raw stream of deflate, or as many as can be decompressed.
+pub(crate) fn inflated_start(stored: &[u8], count: usize) -> Vec<u8> {
+    let mut start = Vec::with_capacity(count);
+    // What is damaged shows when all of it is read.
+    let _ = Decompress::new(false).decompress_vec(stored, &mut start, FlushDecompress::None);
+    start
 }
 
 fn run(mut decompress: Decompress, mut rest: &[u8], output: &mut BoundedOutput) -> anyhow::Result<()> {

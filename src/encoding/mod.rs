@@ -27,7 +27,7 @@ mod xz;
 mod zstd;
 
 pub use compression::Compression;
-pub(crate) use deflate::inflate;
+pub(crate) use deflate::{WINDOW_BYTES as DEFLATE_WINDOW_BYTES, inflate, inflated_start};
 pub(crate) use output::first_bytes;
 pub use sample::{DEFAULT_MAX_DECOMPRESSED, DecodedBytes};
 

@@ -96,8 +96,11 @@ impl BoundedOutput {
         )
     }
 
-    /// The bytes.
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
+    /// The bytes, in a buffer that has at most an eighth more: one that grew without an estimate may be half empty.
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        if self.bytes.capacity() - self.bytes.len() > self.bytes.len() / 8 {
+            self.bytes.shrink_to_fit();
+        }
         self.bytes
     }
 }

@@ -102,18 +102,20 @@ impl RawSample {
         }
     }
 
-    /// An estimate of the decompressed bytes within `limit`, for the memory budget; and of the buffer that holds them
-    /// beside the object.
+    /// The decompressed bytes within `limit`, for the memory budget, and what decompressing them takes. Where the object
+    /// doesn't state its decompressed size, these are estimates.
     pub(crate) fn decompression_memory(&self, limit: u64) -> DecompressionMemory {
         // Text and arrays usually shrink to a quarter or a half.
         const USUAL_RATIO: u64 = 4;
         let stored = self.bytes().len() as u64;
         match self.compression() {
-            Ok(Some(_)) => {
-                let size = self.decompressed_size().unwrap_or(stored.saturating_mul(USUAL_RATIO)).min(limit);
-                DecompressionMemory { size, buffer: size }
+            Ok(Some(compression)) => {
+                let stated = self.decompressed_size();
+                let size = stated.unwrap_or(stored.saturating_mul(USUAL_RATIO)).min(limit);
+                let window = compression.window_bytes(self.bytes());
+                DecompressionMemory { size, buffer: size, window, is_estimate: stated.is_none() }
             }
-            _ => DecompressionMemory { size: stored, buffer: 0 },
+            _ => DecompressionMemory { size: stored, buffer: 0, window: 0, is_estimate: false },
         }
     }
 }
@@ -125,4 +127,20 @@ pub(crate) struct DecompressionMemory {
     pub(crate) size: u64,
     /// Bytes allocated for them: none, if the object isn't compressed.
     pub(crate) buffer: u64,
+    /// Bytes that the decompressor holds beside that while it works: its window and tables.
+    pub(crate) window: u64,
+    /// Whether size and buffer are estimated, because the object doesn't state them.
+    pub(crate) is_estimate: bool,
+}
+
+impl DecompressionMemory {
+    /// Whether the object is compressed, so that the headers of the file in it can't be seen.
+    pub(crate) fn is_compressed(self) -> bool {
+        self.window > 0
+    }
+
+    /// What is held while the decompressed bytes are decoded or before that, beside what is decoded of them.
+    pub(crate) fn scratch(self) -> u64 {
+        self.buffer.saturating_add(self.window)
+    }
 }

@@ -54,6 +54,28 @@ fn skippable(bytes: &[u8]) -> Option<usize> {
     (u32::from_le_bytes(magic) & 0xffff_fff0 == 0x184d_2a50).then(|| 8_usize.saturating_add(size as usize))
 }
 
+/// The window that the first frame with data asks for, which the decoder allocates if it isn't refused; and its blocks
+/// and tables.
+pub(super) fn window_bytes(stored: &[u8]) -> u64 {
+    /// Two blocks of 128 KiB, and tables.
+    const BESIDE: u64 = 512 << 10;
+    let mut rest = stored;
+    while let Some(frame) = skippable(rest) {
+        rest = rest.get(frame..).unwrap_or_default();
+    }
+    let window = match rest.strip_prefix(SIGNATURE) {
+        // The window of a frame with one segment has the size of its contents.
+        Some([descriptor, ..]) if descriptor & 0x20 != 0 => frame_sizes(rest).map(|(size, _)| size),
+        // Three bits are eighths of a power of two.
+        Some([_, window, ..]) => {
+            let base = 1_u64 << (10 + (window >> 3));
+            Some(base + base / 8 * u64::from(window & 7))
+        }
+        _ => None,
+    };
+    BESIDE + window.unwrap_or_default().min(MAX_WINDOW_BYTES)
+}
+
 /// The size that the headers of all frames claim, if each does.
 pub(super) fn decompressed_size(stored: &[u8]) -> Option<u64> {
     let mut rest = stored;

@@ -43,8 +43,9 @@ enum ItemSizeMode {
     FromSize,
     /// The user stated it for all items, and the planner reserves it before the object is read.
     Stated(u64),
-    /// The headers in the object's bytes state it, and the gate grants it between reading and decoding.
-    FromBytes,
+    /// The headers in the object's bytes state it, and the gate grants it between reading and decoding. The function
+    /// measures items of which they said too little or the wrong thing, if their type is known.
+    FromBytes(Option<fn(&dyn Any) -> u64>),
     /// As `FromBytes`, but estimated from items that are finished.
     Measured(fn(&dyn Any) -> u64),
     /// Nobody knows it: samples are counted instead.
@@ -80,7 +81,10 @@ impl ItemSizes {
             // A light decoder runs on the network's threads and passes no gate, so the planner reserves its memory.
             _ if decode.is_light() => ItemSizeMode::FromSize,
             (None, ItemMemory::FromSize) => ItemSizeMode::FromSize,
-            (None, ItemMemory::FromBytes) => ItemSizeMode::FromBytes,
+            (None, ItemMemory::FromBytes) => ItemSizeMode::FromBytes(match item_size::<D::Item>() {
+                Some(ItemSize::Measured(measure)) => Some(measure),
+                _ => None,
+            }),
             (None, ItemMemory::FromItems) => match item_size::<D::Item>() {
                 Some(ItemSize::Bytes) => ItemSizeMode::FromSize,
                 Some(ItemSize::Fixed(bytes)) => ItemSizeMode::Stated(bytes),
@@ -95,7 +99,7 @@ impl ItemSizes {
     pub(crate) fn divide(&self, budget: u64, batch_size: u64, decode_threads: usize) -> MemoryShares {
         match self.mode {
             ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => MemoryShares { reading: budget, decoding: None },
-            ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) => {
+            ItemSizeMode::FromBytes(_) | ItemSizeMode::Measured(_) => {
                 let (reading, limits) = DecodeLimits::of_budget(budget);
                 MemoryShares { reading, decoding: Some(limits) }
             }
@@ -108,7 +112,7 @@ impl ItemSizes {
 
     /// Whether the bytes read are released after decoding, because the gate counts the item instead.
     pub(crate) fn counts_items_later(&self) -> bool {
-        matches!(self.mode, ItemSizeMode::FromBytes | ItemSizeMode::Measured(_))
+        matches!(self.mode, ItemSizeMode::FromBytes(_) | ItemSizeMode::Measured(_))
     }
 
     /// Bytes that the planner reserves for the item of an object of `size` bytes, as far as they are known before the
@@ -117,7 +121,7 @@ impl ItemSizes {
         let stated = match self.mode {
             ItemSizeMode::FromSize => decode.item_bytes(size),
             ItemSizeMode::Stated(item) => Some(item),
-            ItemSizeMode::FromBytes | ItemSizeMode::Measured(_) | ItemSizeMode::Unknown => {
+            ItemSizeMode::FromBytes(_) | ItemSizeMode::Measured(_) | ItemSizeMode::Unknown => {
                 return PlannedItem { keeps_object: true, own: 0 };
             }
         };
@@ -137,26 +141,28 @@ impl ItemSizes {
         match self.mode {
             ItemSizeMode::FromSize | ItemSizeMode::Stated(_) => DecodeNeed::default(),
             ItemSizeMode::Unknown => DecodeNeed { item: 1, batch: 1, ..DecodeNeed::default() },
-            ItemSizeMode::FromBytes => {
+            ItemSizeMode::FromBytes(measure) => {
                 // Where the headers can't be read, decoding fails and needs no memory.
                 let memory = decode.decode_memory(sample).unwrap_or_default();
-                DecodeNeed { scratch: memory.scratch, ..of_item(memory.item, collate) }
+                if !memory.is_estimate {
+                    return DecodeNeed { scratch: memory.scratch, ..of_item(memory.item, collate) };
+                }
+                // Many samples may be granted before one is finished, so the decoder's guess isn't enough for the first.
+                let item = if measure.is_some() { self.lately().max(memory.item) } else { memory.item };
+                let scratch = memory.scratch.min(limits.batch() / 2);
+                estimated(of_item(item, collate), scratch, samples, limits)
             }
             ItemSizeMode::Measured(_) => {
                 let stated = decode.decode_memory(sample).map(|memory| memory.scratch);
                 let scratch = stated.unwrap_or_else(|| scratch_of::<D::Item>(sample));
-                let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
-                let lately = lock(&self.finished).largest();
-                let need = of_item(lately.unwrap_or(u64::MAX / 4), collate);
-                // An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a
-                // batch, which also stands for the estimate until the first item is finished.
-                if need.lasting() <= share {
-                    DecodeNeed { scratch, is_estimate: true, ..need }
-                } else {
-                    DecodeNeed { item: share.div_ceil(2), copy: share / 2, batch: share, scratch, is_estimate: true }
-                }
+                estimated(of_item(self.lately(), collate), scratch, samples, limits)
             }
         }
+    }
+
+    /// The largest of the items that were measured lately. Until the first one is, it is more than any share of a batch.
+    fn lately(&self) -> u64 {
+        lock(&self.finished).largest().unwrap_or(u64::MAX / 4)
     }
 
     /// Returns the memory that a decoded item takes, and records it for later estimates.
@@ -166,10 +172,36 @@ impl ItemSizes {
         granted: DecodeNeed,
         item: &D::Item,
     ) -> DecodeNeed {
-        let ItemSizeMode::Measured(measure) = self.mode else { return DecodeNeed { scratch: 0, ..granted } };
-        let bytes = measure(item);
-        lock(&self.finished).add(bytes);
-        of_item(bytes, collate)
+        match self.mode {
+            ItemSizeMode::Measured(measure) => {
+                let bytes = measure(item);
+                lock(&self.finished).add(bytes);
+                of_item(bytes, collate)
+            }
+            ItemSizeMode::FromBytes(Some(measure)) => {
+                let bytes = measure(item);
+                if granted.is_estimate {
+                    lock(&self.finished).add(bytes);
+                }
+                // The decompressed size in a header may be a lie; the little that buffers have beyond their contents
+                // is none.
+                let is_lie = bytes > granted.item.saturating_add(granted.item / 8).saturating_add(4_096);
+                if granted.is_estimate || is_lie { of_item(bytes, collate) } else { granted.decoded() }
+            }
+            _ => granted.decoded(),
+        }
+    }
+}
+
+/// A need that is estimated, for a sample in a batch of `samples` under these `limits`.
+///
+/// An estimate must never make a request fail, so it is bounded by the sample's share of the limit for a batch.
+fn estimated(need: DecodeNeed, scratch: u64, samples: usize, limits: DecodeLimits) -> DecodeNeed {
+    let share = limits.batch().saturating_sub(scratch) / samples.max(1) as u64;
+    if need.lasting() <= share {
+        DecodeNeed { scratch, is_estimate: true, ..need }
+    } else {
+        DecodeNeed { item: share.div_ceil(2), copy: share / 2, batch: share, scratch, is_estimate: true }
     }
 }
 

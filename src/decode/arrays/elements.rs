@@ -44,6 +44,11 @@ macro_rules! elements {
                 match self { $(Self::$variant(_) => stringify!($type),)* }
             }
 
+            /// Bytes of its numbers.
+            pub(super) fn memory_bytes(&self) -> u64 {
+                match self { $(Self::$variant(array) => (array.len() * size_of::<$type>()) as u64,)* }
+            }
+
             /// Stacks arrays of one type and shape along a new first dimension. There is at least one.
             pub(super) fn stack(first: AnyArray, others: Vec<AnyArray>) -> Result<Self> {
                 match first {
@@ -178,6 +183,13 @@ impl StoredType {
             Self::F16 | Self::Bf16 => 4,
             other => other.stored_bytes(),
         }
+    }
+}
+
+impl StoredType {
+    /// How many times as large the array is as the stored numbers: floats of 16 bits become those of 32.
+    pub(super) fn growth(self) -> u64 {
+        (self.array_bytes() / self.stored_bytes()) as u64
     }
 }
 

@@ -78,6 +78,11 @@ impl NamedArrays {
         self.arrays
     }
 
+    /// Bytes of the numbers of all arrays.
+    pub(in crate::decode) fn memory_bytes(&self) -> u64 {
+        self.arrays.values().map(AnyArray::memory_bytes).sum()
+    }
+
     fn missing(&self, name: &str) -> String {
         missing(name, self.names())
     }

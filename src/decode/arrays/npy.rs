@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use anyhow::{Context, Result, bail, ensure};
 use ndarray::ArrayD;
 
+use super::elements::sealed::ArrayElement as _;
 use super::elements::{AnyArray, ArrayElement, ArrayHeader, StoredType};
 use super::stack::StackArrays;
 use crate::decode::{Decode, DecodeMemory, ItemMemory};
@@ -105,10 +106,13 @@ impl<T: ArrayElement> Decode for Npy<T> {
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let memory = sample.decompression_memory(self.max_decompressed);
-        // Only what isn't compressed shows its header here; floats of 16 bits become twice as large.
-        let stored = split(sample.bytes()).ok().map(|(header, _)| header.stored);
-        let factor = stored.map_or(1, |stored| stored.array_bytes() / stored.stored_bytes());
-        Some(DecodeMemory { item: memory.size.saturating_mul(factor as u64), scratch: memory.buffer })
+        if memory.is_compressed() {
+            // The header can't be seen, and floats of 32 bits may be stored as 16.
+            let is_estimate = memory.is_estimate || T::NAME == f32::NAME;
+            return Some(DecodeMemory { item: memory.size, scratch: memory.scratch(), is_estimate });
+        }
+        let factor = split(sample.bytes()).map_or(1, |(header, _)| header.stored.growth());
+        Some(DecodeMemory { item: memory.size.saturating_mul(factor), scratch: 0, is_estimate: false })
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::named::{NamedArrays, missing};
-use super::npy::read_npy;
+use super::npy::{read_npy, split};
 use super::stack::StackArrays;
 use super::zip::{Member, members};
 use crate::decode::{Decode, DecodeMemory, ItemMemory};
@@ -126,15 +126,35 @@ impl Decode for Npz {
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let memory = sample.decompression_memory(self.max_decompressed);
-        if memory.buffer > 0 {
+        if memory.is_compressed() {
             // The directory can't be seen. Archives are seldom compressed again, as that gains nothing.
-            return Some(DecodeMemory { item: memory.size, scratch: memory.buffer });
+            return Some(DecodeMemory { item: memory.size, scratch: memory.scratch(), is_estimate: true });
         }
         let chosen = self.chosen(sample.bytes()).ok()?;
-        let item = chosen.iter().map(|(_, member)| member.size).sum();
+        let array_bytes = |(index, (_, member)): (usize, &(String, Member<'_>))| {
+            // Of arrays whose headers aren't looked at, the most that they can take.
+            let growth = if index < SHOWN_MEMBERS { growth(member) } else { MAX_GROWTH };
+            member.size.saturating_mul(growth)
+        };
+        let item = chosen.iter().enumerate().map(array_bytes).fold(0, u64::saturating_add);
         let scratch = chosen.iter().map(|(_, member)| member.buffer_bytes()).max().unwrap_or_default();
-        Some(DecodeMemory { item, scratch })
+        Some(DecodeMemory { item, scratch, is_estimate: false })
     }
+}
+
+/// Members whose headers are read for the memory budget, in some ten microseconds each where they are deflated.
+const SHOWN_MEMBERS: usize = 64;
+
+/// Bytes of a member that are read for that. Headers of plain numbers fill 128, unless there are very many dimensions.
+const SHOWN_BYTES: usize = 512;
+
+/// Floats of 16 bits become those of 32.
+const MAX_GROWTH: u64 = 2;
+
+/// How many times as large the array of a member is as the member.
+fn growth(member: &Member<'_>) -> u64 {
+    let start = member.start(SHOWN_BYTES);
+    split(&start).map_or(MAX_GROWTH, |(header, _)| header.stored.growth())
 }
 
 #[cfg(test)]
@@ -165,6 +185,22 @@ mod tests {
 
     fn deflated(name: &'static str, bytes: Vec<u8>) -> File {
         File { is_deflated: true, ..file(name, bytes) }
+    }
+
+    /// Floats of 16 bits were counted half, because the directory says nothing of them.
+    #[test]
+    fn the_growth_of_halves_is_counted() {
+        let halves = npy("<f2", false, "(2, 50)", &[0; 200]);
+        let size = halves.len() as u64;
+        for file in [file("x.npy", halves.clone()), deflated("x.npy", halves.clone())] {
+            let archive = zip(&[file]);
+            let members = members(&archive).unwrap();
+            assert_eq!((members[0].size, growth(&members[0])), (size, 2));
+        }
+        let floats = npy("<f4", false, "(50,)", &[0; 200]);
+        let archive = zip(&[deflated("x.npy", floats), deflated("y.npy", b"meow".to_vec())]);
+        let growths: Vec<_> = members(&archive).unwrap().iter().map(growth).collect();
+        assert_eq!(growths, [1, MAX_GROWTH], "of what isn't understood, the most that it may be");
     }
 
     fn zip(files: &[File]) -> Vec<u8> {

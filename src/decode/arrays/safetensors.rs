@@ -181,23 +181,23 @@ impl Decode for Safetensors {
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let memory = sample.decompression_memory(self.max_decompressed);
-        if memory.buffer > 0 {
-            return Some(DecodeMemory { item: memory.size, scratch: memory.buffer });
+        if memory.is_compressed() {
+            // The header can't be seen, nor whether floats have 16 bits.
+            return Some(DecodeMemory { item: memory.size, scratch: memory.scratch(), is_estimate: true });
         }
         // Longer headers are counted by the size of the file; floats of 16 bits become twice as large.
         let length = u64::from_le_bytes(*sample.bytes().first_chunk()?);
         if length > SHORT_HEADER_BYTES {
-            return Some(DecodeMemory { item: memory.size.saturating_mul(2), scratch: 0 });
+            return Some(DecodeMemory { item: memory.size.saturating_mul(2), scratch: 0, is_estimate: false });
         }
         let (entries, _) = split(sample.bytes()).ok()?;
         let is_chosen = |name: &String| self.tensors.as_ref().is_none_or(|names| names.contains(name));
         let item = entries.into_iter().filter(|(name, _)| is_chosen(name)).map(|(_, entry)| {
             let (start, end) = entry.data_offsets;
-            let factor =
-                header_of(entry).map_or(1, |header| header.stored.array_bytes() / header.stored.stored_bytes());
-            ((end - start) * factor) as u64
+            let growth = header_of(entry).map_or(1, |header| header.stored.growth());
+            (end - start) as u64 * growth
         });
-        Some(DecodeMemory { item: item.sum(), scratch: 0 })
+        Some(DecodeMemory { item: item.sum(), scratch: 0, is_estimate: false })
     }
 }
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use anyhow::{Context, Result, bail, ensure};
 use flate2::Crc;
 
-use crate::encoding::{first_bytes, inflate};
+use crate::encoding::{DEFLATE_WINDOW_BYTES, first_bytes, inflate, inflated_start};
 
 const END: &[u8] = b"PK\x05\x06";
 const END_BYTES: usize = 22;
@@ -178,9 +178,18 @@ impl<'a> Member<'a> {
         Ok(bytes)
     }
 
+    /// The first `count` bytes of the file, or fewer if it has no more or is damaged. They aren't checked.
+    pub(super) fn start(&self, count: usize) -> Cow<'a, [u8]> {
+        if self.is_deflated {
+            Cow::Owned(inflated_start(self.data, count))
+        } else {
+            Cow::Borrowed(&self.data[..count.min(self.data.len())])
+        }
+    }
+
     /// Bytes that reading it allocates.
     pub(super) fn buffer_bytes(&self) -> u64 {
-        if self.is_deflated { self.size } else { 0 }
+        if self.is_deflated { self.size.saturating_add(DEFLATE_WINDOW_BYTES) } else { 0 }
     }
 }
 

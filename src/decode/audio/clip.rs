@@ -75,12 +75,12 @@ impl ClipSettings {
         Audio { samples, channels: count, sample_rate }
     }
 
-    /// Memory for a file of so many frames, beside its own bytes and `buffer` bytes that hold them decompressed.
+    /// Memory for a file of so many frames, beside its own bytes and `buffer` other bytes.
     pub(super) fn memory(&self, frames: u64, channels: usize, buffer: u64) -> DecodeMemory {
         let decoded = self.frames(frames).saturating_mul(channels as u64 * size_of::<f32>() as u64);
         let item = if self.is_mono { decoded / channels.max(1) as u64 } else { decoded };
         // The samples are held twice when channels are mixed or brought in a row.
         let scratch = if channels == 1 { 0 } else { decoded };
-        DecodeMemory { item, scratch: scratch.saturating_add(buffer) }
+        DecodeMemory { item, scratch: scratch.saturating_add(buffer), is_estimate: false }
     }
 }

@@ -91,13 +91,14 @@ impl Decode for Flac {
         let header = FlacHeader::read(sample.bytes()).filter(|header| header.frames > 0);
         let Some(FlacHeader { channels, frames, block_frames }) = header else {
             // Without a count of frames, music has about a byte and a half for each sample.
-            return Some(self.clip.memory(memory.size / 3, 2, memory.buffer));
+            let memory = self.clip.memory(memory.size / 3, 2, memory.scratch());
+            return Some(DecodeMemory { is_estimate: true, ..memory });
         };
         // A file that will be refused takes nothing.
         self.clip.check(self.clip.frames(frames), channels).ok()?;
         // symphonia holds a block of integers, and a copy of it is made of floats.
         let block = block_frames * channels as u64 * (size_of::<i32>() + size_of::<f32>()) as u64;
-        Some(self.clip.memory(frames, channels, memory.buffer.saturating_add(block)))
+        Some(self.clip.memory(frames, channels, memory.scratch().saturating_add(block)))
     }
 }
 

@@ -82,9 +82,10 @@ impl Decode for Wav {
 
     fn decode_memory(&self, sample: &RawSample) -> Option<DecodeMemory> {
         let memory = sample.decompression_memory(self.clip.max_decompressed);
-        if memory.buffer > 0 {
+        if memory.is_compressed() {
             // As if it had 16 bits a sample, and two channels.
-            return Some(self.clip.memory(memory.size / 4, 2, memory.buffer));
+            let memory = self.clip.memory(memory.size / 4, 2, memory.scratch());
+            return Some(DecodeMemory { is_estimate: true, ..memory });
         }
         let (format, data) = split(sample.bytes()).ok()?;
         Some(self.clip.memory((data.len() / format.frame_bytes()) as u64, format.channels, 0))
