@@ -136,6 +136,8 @@ impl NamePattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn label<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
@@ -191,5 +193,24 @@ mod tests {
         let pattern = format!("{}{{label}}b", "*a".repeat(12));
         assert_eq!(label(&pattern, &"a".repeat(1_000)), None);
         assert_eq!(label(&pattern, &("a".repeat(1_000) + "xb")), Some("x"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_made_by_a_pattern_has_its_label(
+            label in "[aé]{1,4}",
+            texts in prop::collection::vec("[-._é/]{1,2}", 3),
+            rest in "[aé]{0,3}",
+            other in "[-._aé/]{0,12}",
+        ) {
+            let pattern = format!("{}*{}{{label}}{}", texts[0], texts[1], texts[2]);
+            let pattern = NamePattern::parse(&pattern).unwrap();
+            let name = format!("{}{rest}{}{label}{}", texts[0], texts[1], texts[2]);
+            // Another split of the name may be the first one that matches.
+            prop_assert!(pattern.label(&name).is_some(), "{name}");
+            if let Some(found) = pattern.label(&other) {
+                prop_assert!(other.contains(found) && !found.is_empty() && !found.contains('/'));
+            }
+        }
     }
 }

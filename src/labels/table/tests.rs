@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::label_table::stem;
 use super::*;
 use crate::read::RawSample;
@@ -231,5 +233,33 @@ fn parquet_tables_have_texts_numbers_and_lists() {
     assert_eq!(table.names("tags", ";").unwrap().names(), ["cat", "sofa"]);
     for length in [0, 3, file.len() / 2, file.len() - 1] {
         assert!(said(read(&file[..length])).contains("Parquet table can't be read"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_table_or_an_error_that_names_it(text in "[a\",\\r\\né{}:\\[\\]]{0,40}", is_csv: bool) {
+        let text = if is_csv { format!("file,a\n{text}") } else { text };
+        let format = if is_csv { TableFormat::Csv } else { TableFormat::JsonLines };
+        match LabelTable::reader("file").format(format).read(text.as_bytes()) {
+            Err(error) => prop_assert_eq!(error.about(), Some("a reader")),
+            Ok(table) => {
+                for key in (0..table.len()).map(|row| table.rows.key(row)) {
+                    prop_assert!(table.get(key, "file") == Some(key) && table.get(key, "a").is_some());
+                }
+            }
+        }
+    }
+
+    /// What is written as CSV is read as it was.
+    #[test]
+    fn cells_are_read_as_they_were_written(cells in prop::collection::vec("[a\",\\r\\né ]{0,6}", 1..8), crlf: bool) {
+        let end = if crlf { "\r\n" } else { "\n" };
+        let quoted = |cell: &str| format!("\"{}\"", cell.replace('"', "\"\""));
+        let rows: Vec<_> = cells.iter().enumerate().map(|(row, cell)| format!("k{row},{}", quoted(cell))).collect();
+        let table = csv(&format!("file,cell{end}{}", rows.join(end))).unwrap();
+        for (row, cell) in cells.iter().enumerate() {
+            prop_assert_eq!(table.get(&format!("k{row}"), "cell"), Some(cell.as_str()));
+        }
     }
 }
