@@ -52,7 +52,7 @@ write("png", "palette", png(9, 7, 4, 3, [palette, chunk(b"tRNS", b"\x80\x10")]))
 write("png", "turned", png(9, 7, 8, 2, [chunk(b"eXIf", exif(6))]))
 write("png", "alpha", png(6, 6, 8, 6, interlaced=0))
 write("png", "claims", png(9, 7, 8, 0, claimed=(60_000, 60_000)))
-write("png", "webp", b"RIFF\x1a\0\0\0WEBPVP8L\r\0\0\0/\0\0\0\x10\x07\x10\x11\x11\x88\x88\xfe\x07\0")
+write("png", "avif", b"\0\0\0\x20ftypavif")
 
 jpegs = (DATA / "jpegs/files.bin").read_bytes()
 seen = set()
@@ -64,6 +64,13 @@ for line in reversed((DATA / "jpegs/index.txt").read_text().splitlines()):
         write("jpeg", name, jpegs[int(start) : int(start) + int(length)])
 huge = bytes.fromhex("ffd8ffc0000b08ea60ea6001011100ffda0008010100003f00")
 write("jpeg", "claims", huge)
+
+
+images = (DATA / "images/files.bin").read_bytes()
+for line in (DATA / "images/index.txt").read_text().splitlines():
+    name, _, _, start, length, *_ = line.split()
+    if int(length) < 1500 and "turned" not in name:
+        write("image_formats", name, images[int(start) : int(start) + int(length)])
 
 
 def npy(descr, fortran, shape, data, version=1):

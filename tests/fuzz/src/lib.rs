@@ -19,7 +19,7 @@ use dataflux::{
 };
 use memory::{MIB, measured};
 pub use samples::dataset;
-use samples::decoded;
+use samples::{decoded, decoded_with_slack};
 pub use transforms::transform;
 
 /// A target: its name, and what it does with bytes.
@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("csv", csv),
     ("decompress", decompress),
     ("flac", flac),
+    ("image_formats", image_formats),
     ("inventory_csv", inventory_csv),
     ("inventory_parquet", inventory_parquet),
     ("jpeg", jpeg),
@@ -57,21 +58,37 @@ const MAX_PIXELS: u64 = 1 << 16;
 /// Decodes JPEG files. Bytes that begin otherwise are left to [`png`].
 pub fn jpeg(data: &[u8]) {
     if data.starts_with(b"\xff\xd8") {
-        image(data, "p/cat/image.jpg");
+        image(data, "p/cat/image.jpg", memory::SLACK);
     }
 }
 
-/// Decodes PNG files, and whatever else [`ImageFolder`] recognizes.
+/// Decodes PNG files, and names files of formats that aren't decoded. All others are left to [`image_formats`].
 pub fn png(data: &[u8]) {
-    if !data.starts_with(b"\xff\xd8") {
-        image(data, "p/cat/image.png");
+    if !data.starts_with(b"\xff\xd8") && !is_of_image_formats(data) {
+        image(data, "p/cat/image.png", memory::SLACK);
     }
 }
 
-fn image(data: &[u8], name: &str) {
+/// Decodes WebP, GIF, BMP and TIFF files.
+pub fn image_formats(data: &[u8]) {
+    /// What the decoder of WebP reserves for a part of a frame that claims to be large and is not there. Which bytes are
+    /// such a claim is known only within the decoder.
+    const WEBP_PART: u64 = 16 * MIB;
+    if is_of_image_formats(data) {
+        let slack = if data.starts_with(b"RIFF") { memory::SLACK + WEBP_PART } else { memory::SLACK };
+        image(data, "p/cat/image.webp", slack);
+    }
+}
+
+fn is_of_image_formats(data: &[u8]) -> bool {
+    [b"RIFF".as_slice(), b"GIF8", b"BM", b"II*", b"MM\0*"].iter().any(|signature| data.starts_with(signature))
+}
+
+fn image(data: &[u8], name: &str, slack: u64) {
     let folder = ImageFolder::new().max_pixels(MAX_PIXELS);
-    decoded(&folder, name, data);
-    decoded(&folder.channels(dataflux::Channels::Rgba).resize(5, 7).elements::<u8>(), name, data);
+    decoded_with_slack(&folder, name, data, slack);
+    let small = folder.channels(dataflux::Channels::Rgba).resize(5, 7).elements::<u8>();
+    decoded_with_slack(&small, name, data, slack);
 }
 
 /// Decodes files of one NumPy array.
