@@ -159,8 +159,8 @@ pub use collate::{Batch, Collate, CollateContext, LostSample, Samples, TensorDev
 pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 #[doc(inline)]
 pub use decode::{
-    AnyArray, ArrayElement, BatchOf, Collated, CsvRows, CsvTable, Decode, DecodeMemory, ItemMemory, Json, Labelled,
-    NamedArrays, Npy, Npz, PadArrays, PaddedArrays, Raw, Safetensors, StackArrays, Text,
+    AnyArray, ArrayElement, BatchOf, CollateLabelled, Collated, CsvRows, CsvTable, Decode, DecodeMemory, ItemMemory,
+    Json, Labelled, NamedArrays, Npy, Npz, PadArrays, PaddedArrays, Raw, Safetensors, StackArrays, Text,
 };
 #[cfg(feature = "audio")]
 #[doc(inline)]

@@ -131,19 +131,26 @@ fn labelled<V: OwnedMemory, L: Any>(of: TypeId) -> Option<Measure> {
 
 #[cfg(feature = "image")]
 fn image(of: TypeId) -> Option<Measure> {
-    image_with::<i64>(of)
-        .or_else(|| image_with::<f32>(of))
-        .or_else(|| image_with::<Vec<f32>>(of))
-        .or_else(|| image_with::<Vec<u8>>(of))
-        .or_else(|| image_with::<String>(of))
+    images::<i64>(of)
+        .or_else(|| images::<i32>(of))
+        .or_else(|| images::<u32>(of))
+        .or_else(|| images::<u8>(of))
+        .or_else(|| images::<f32>(of))
+        .or_else(|| images::<f64>(of))
+        .or_else(|| known::<super::Image<String>>(of))
 }
 
-/// An image with a target of type `L`, which isn't counted.
+/// An image with a target of one or several numbers, which aren't counted.
 #[cfg(feature = "image")]
-fn image_with<L: Any>(of: TypeId) -> Option<Measure> {
-    use super::Image;
-    (of == TypeId::of::<Image<L>>())
-        .then_some(|item| item.downcast_ref::<Image<L>>().map_or(0, |image| image.bitmap.values().len() as u64))
+fn images<N: Any>(of: TypeId) -> Option<Measure> {
+    known::<super::Image<N>>(of).or_else(|| known::<super::Image<Vec<N>>>(of))
+}
+
+#[cfg(feature = "image")]
+impl<L: Any> OwnedMemory for super::Image<L> {
+    fn owned_bytes(&self) -> u64 {
+        self.bitmap.values().len() as u64
+    }
 }
 
 /// Working memory of a decoder that makes a `T` of this object and states none itself, such as a closure, as far as is

@@ -168,9 +168,9 @@ pub enum ItemMemory {
     /// After its object is read and before it is decoded: [`Decode::decode_memory`] returns it.
     FromBytes,
     /// Only after it is decoded, as with closures. The memory of later items is estimated from finished ones, if their
-    /// type is one whose size is known: an [`Image`], an array of ndarray or a `Vec` with numbers of a fixed width, a
-    /// `String`, [`NamedArrays`], a [`CsvTable`], [`Audio`](crate::Audio), or one of these in a pair with a label. For
-    /// other types, state it with
+    /// type is one whose size is known: an [`Image`] whose label is a number, several, or a text, an array of ndarray or a
+    /// `Vec` with numbers of a fixed width, a `String`, [`NamedArrays`], a [`CsvTable`], `Audio`, or one of these in a
+    /// pair with a label. For other types, state it with
     /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes); otherwise the loader only limits how many
     /// samples are decoded ahead of the training loop, to about four batches.
     FromItems,

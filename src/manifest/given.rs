@@ -17,7 +17,7 @@ pub enum Unlabelled {
     /// They are an error, which names the first ones and how many there are.
     #[default]
     Error,
-    /// They are left out. [`Manifest::left_out`] counts them as [`Reason::Unlabelled`](crate::list::Reason::Unlabelled),
+    /// They are left out. [`Manifest::left_out`] counts them as [`Reason::Unlabelled`],
     /// and a log line reports them.
     LeaveOut,
 }
