@@ -1,9 +1,8 @@
 //! Measures the CPU time from files in memory to batches of normalized images: `cargo bench --bench decode -- --folder
-//! DIR [--threads N] [--images N] [--times N] [--size PIXELS] [--tensors]`
+//! DIR [--threads N] [--images N] [--times N] [--size PIXELS]`
 //!
 //! A loader reads the images of a folder, which `scripts/bench-decode` makes, out of memory; everything between bytes
-//! and batch is counted. Prints one JSON object a turn, as that script reads them. With `--tensors`, it measures
-//! instead how long a batch takes to become a tensor of candle, beside a copy of as many bytes into warm memory.
+//! and batch is counted. Prints one JSON object a turn, as that script reads them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,9 +35,6 @@ struct Args {
     /// Height and width of the images of a batch
     #[arg(long, default_value_t = 224)]
     size: u32,
-    /// Measure tensors
-    #[arg(long)]
-    tensors: bool,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -62,9 +58,6 @@ fn main() -> Result<()> {
     let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://photos/p/")?.decode(images);
     let builder = DataLoader::builder(dataset).batch_size(BATCH).strategy(Strategy::Direct).memory_budget(1 << 30);
     let loader = builder.decode_threads(args.threads).drop_last(true).build()?;
-    if args.tensors {
-        return tensors(&loader, args.times);
-    }
     for turn in 0..=args.times {
         let (cpu, start) = (cpu_time()?, Instant::now());
         let mut count = 0;
@@ -79,26 +72,6 @@ fn main() -> Result<()> {
         if turn > 0 {
             let each = |time: Duration| time.as_secs_f64() / count as f64 * 1e6;
             println!("{{\"cpu_us\": {:.1}, \"wall_us\": {:.1}, \"peak_mib\": {}}}", each(cpu), each(wall), peak_mib()?);
-        }
-    }
-    Ok(())
-}
-
-/// Compares a batch's way to a tensor with a copy of its bytes into memory that is in use.
-fn tensors(loader: &DataLoader<ImageFolder>, times: usize) -> Result<()> {
-    let mut warm = vec![0.0_f32; BATCH * 3 * 224 * 224];
-    for _ in 0..times {
-        for batch in loader.epoch(0)?.take(2) {
-            let batch = batch?;
-            let start = Instant::now();
-            warm[..batch.pixels.len()].copy_from_slice(&batch.pixels);
-            std::hint::black_box(&warm);
-            let copy = start.elapsed();
-            let start = Instant::now();
-            let (images, _labels) = batch.to_candle(&candle_core::Device::Cpu)?;
-            let candle = start.elapsed();
-            let ratio = candle.as_secs_f64() / copy.as_secs_f64();
-            println!("{:?}: memcpy {copy:?}, candle {candle:?}, ratio {ratio:.3}", images.dims());
         }
     }
     Ok(())

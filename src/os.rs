@@ -32,18 +32,76 @@ pub(crate) fn exit_now(code: i32) -> ! {
 /// batch of 150 MB then takes 75 page faults instead of 37,000.
 #[cfg(feature = "image")]
 pub(crate) fn use_large_pages<T>(values: &mut [T]) {
+    advise_large_pages(values.as_mut_ptr().cast(), size_of_val(values));
+}
+
+/// As [`use_large_pages`], for `length` bytes of memory from `start` on.
+#[cfg(any(feature = "image", feature = "tch"))]
+fn advise_large_pages(start: *mut u8, length: usize) {
     /// The large pages of x86-64 and of most other processors.
     const LARGE_PAGE: usize = 2 << 20;
 
     #[cfg(target_os = "linux")]
-    if size_of_val(values) >= 2 * LARGE_PAGE {
-        let start = values.as_mut_ptr().cast::<u8>();
+    if length >= 2 * LARGE_PAGE {
         let unaligned = start.align_offset(LARGE_PAGE);
-        let length = (size_of_val(values) - unaligned) / LARGE_PAGE * LARGE_PAGE;
-        // SAFETY: no safe function gives this advice. The range begins at a page and lies within `values`, which nobody
-        // else uses meanwhile. The advice changes no byte and no mapping. If it is refused, nothing is different.
+        let length = (length - unaligned) / LARGE_PAGE * LARGE_PAGE;
+        // SAFETY: no safe function gives this advice. The range begins at a page. The advice changes no byte and no
+        // mapping, whoever owns the memory. If it is refused, nothing is different.
         unsafe { libc::madvise(start.wrapping_add(unaligned).cast(), length, libc::MADV_HUGEPAGE) };
     }
+}
+
+/// Copies `values` into the memory of a tensor on the CPU, which has as many numbers of the same type, one after the
+/// other. Returns the address of that memory, or `None` for a tensor of another kind. With `is_new`, nobody has written
+/// to the memory yet, and the system backs it with large pages if it can.
+///
+/// If the tensor shares its memory with a copy-on-write clone, libtorch gives it other memory first.
+#[cfg(feature = "tch")]
+pub(crate) fn fill_tensor<T: tch::kind::Element>(
+    tensor: &mut tch::Tensor,
+    values: &[T],
+    is_new: bool,
+) -> Option<usize> {
+    let fits = tensor.device() == tch::Device::Cpu
+        && tensor.f_kind().is_ok_and(|kind| kind == T::KIND)
+        && tensor.numel() == values.len()
+        && tensor.is_contiguous();
+    if !fits {
+        return None;
+    }
+    let memory = tensor.data_ptr().cast::<T>();
+    if is_new {
+        advise_large_pages(memory.cast(), size_of_val(values));
+    }
+    // SAFETY: tch has no safe function that copies into a tensor but from another tensor. The tensor has memory for as
+    // many numbers of this type as were checked above, libtorch aligns memory for all types of numbers, and `values` are
+    // memory of Rust. Nobody else writes meanwhile, as for all functions of tch that change a tensor in place.
+    unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), memory, values.len()) };
+    Some(memory.addr())
+}
+
+/// A tensor of `values` in pinned memory, from which a device of CUDA copies by itself.
+///
+/// # Errors
+/// There is no such device, or no memory left.
+#[cfg(feature = "tch")]
+pub(crate) fn pinned_tensor<T: tch::kind::Element>(
+    values: &[T],
+    shape: &[i64],
+    device: tch::Device,
+) -> Result<tch::Tensor, tch::TchError> {
+    if shape.iter().product::<i64>() != values.len() as i64 {
+        return Err(tch::TchError::Shape(format!("{} values don't have the shape {shape:?}", values.len())));
+    }
+    // SAFETY: tch has no safe function that makes a tensor without a copy. The memory has as many numbers of this type as
+    // the shape, and outlives the tensor, which nobody writes to and which ends with this function.
+    let borrowed = unsafe { tch::Tensor::f_from_blob(values.as_ptr().cast(), shape, &[], T::KIND, tch::Device::Cpu) }?;
+    let pinned = borrowed.f_pin_memory(device)?;
+    // A tensor whose memory is pinned already comes back as it is, so it must not leave this function.
+    if pinned.data_ptr() == borrowed.data_ptr() {
+        return tch::Tensor::f_from_slice(values)?.f_view(shape);
+    }
+    Ok(pinned)
 }
 
 /// Number of files and connections that this process may have open at once: the soft limit, which `ulimit -n` sets.

@@ -38,3 +38,35 @@ fn raw_bytes() {
     assert_eq!((tensor.size(), tensor.kind()), (vec![2, 3], Kind::Uint8));
     assert!(tensor.equal(&Tensor::from_slice(&[1u8, 2, 3, 4, 5, 255]).view([2, 3])));
 }
+
+/// Batches of 5 MiB, whose memory the loader's thread uses again, while the loop keeps some and views of others.
+#[test]
+fn a_device_of_the_loader_reuses_memory_and_changes_no_tensor() {
+    const BYTES: usize = 5 << 19;
+    let store = MemoryStore::new().with_bucket("data");
+    for index in 0..24_u8 {
+        store.insert("data", &format!("p/{index:02}"), vec![index; BYTES]);
+    }
+    let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap();
+    let loader = DataLoader::builder(dataset).batch_size(2).device(Device::Cpu).build().unwrap();
+    for keeps_all in [false, true] {
+        let mut kept = Vec::new();
+        for (index, batch) in loader.epoch(0).unwrap().enumerate() {
+            let tensor = batch.unwrap().into_inner();
+            assert_eq!((tensor.size(), tensor.kind()), (vec![2, BYTES as i64], Kind::Uint8));
+            for row in 0..2 {
+                let wanted = (2 * index + row) as i64;
+                let (least, most) = (tensor.get(row as i64).min(), tensor.get(row as i64).max());
+                assert_eq!((least.int64_value(&[]), most.int64_value(&[])), (wanted, wanted));
+            }
+            if keeps_all || index % 5 == 0 {
+                kept.push((index, tensor.narrow(1, 7, 3)));
+            }
+        }
+        assert!(kept.len() >= 3);
+        for (index, view) in kept {
+            let first = 2 * index as u8;
+            assert!(view.equal(&Tensor::from_slice2(&[[first; 3], [first + 1; 3]])), "batch {index}");
+        }
+    }
+}

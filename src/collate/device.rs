@@ -1,7 +1,7 @@
 //! Batches on a device: how their data become tensors there.
 
 use super::Batch;
-use crate::Result;
+use crate::{Error, ErrorKind, Stage};
 
 /// A device of a tensor library, such as candle's `Device` or tch's.
 ///
@@ -42,7 +42,7 @@ pub trait TensorDevice: Send + Sync + 'static {
 /// impl ToDevice<Host> for Numbers {
 ///     type Tensors = ndarray::Array1<f32>;
 ///
-///     fn to_device(self, _: &Host, _: &Batch<()>) -> dataflux::Result<Self::Tensors> {
+///     fn to_device(self, _: &Host, _: &Batch<()>) -> anyhow::Result<Self::Tensors> {
 ///         Ok(self.0.into())
 ///     }
 /// }
@@ -73,14 +73,24 @@ pub trait ToDevice<V: TensorDevice> {
     /// # Errors
     /// The device doesn't exist, or has no memory left. The error takes the place of the batch and ends the epoch, and
     /// so does a panic.
-    fn to_device(self, device: &V, batch: &Batch<()>) -> Result<Self::Tensors>;
+    fn to_device(self, device: &V, batch: &Batch<()>) -> anyhow::Result<Self::Tensors>;
 }
 
 /// The tensors of both.
 impl<V: TensorDevice, A: ToDevice<V>, B: ToDevice<V>> ToDevice<V> for (A, B) {
     type Tensors = (A::Tensors, B::Tensors);
 
-    fn to_device(self, device: &V, batch: &Batch<()>) -> Result<Self::Tensors> {
+    fn to_device(self, device: &V, batch: &Batch<()>) -> anyhow::Result<Self::Tensors> {
         Ok((self.0.to_device(device, batch)?, self.1.to_device(device, batch)?))
     }
+}
+
+/// The error of a batch that doesn't convert. One of this crate stays as it is.
+pub(crate) fn conversion_error(error: anyhow::Error) -> Error {
+    error.downcast().unwrap_or_else(|other| not_converted(&format!("{other:#}")))
+}
+
+/// The error of a batch that doesn't convert for this reason.
+pub(crate) fn not_converted(cause: &str) -> Error {
+    Error::new(ErrorKind::Collate, format!("the batch does not convert to tensors: {cause}")).stage(Stage::Tensor)
 }

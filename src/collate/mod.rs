@@ -12,6 +12,7 @@ use crate::sample::SampleId;
 
 pub use context::CollateContext;
 pub use device::{TensorDevice, ToDevice};
+pub(crate) use device::{conversion_error, not_converted};
 
 /// A sample that could not be read or decoded, and that the loader [continued](crate::OnError) without.
 #[derive(Clone, Debug)]

@@ -10,6 +10,8 @@ use super::epochs::{Epochs, spawn_planner};
 use super::loader_core::LoaderCore;
 use super::running_epoch::RunningEpoch;
 use super::stream::BatchStream;
+use super::transfer::transfer_to;
+use crate::collate::{TensorDevice, ToDevice};
 use crate::decode::{BatchOf, Decode, Raw};
 use crate::engine::Closed;
 use crate::pacing::{Ceilings, Choice, NeighbourEpochs};
@@ -179,6 +181,15 @@ impl<D: Decode, B> DataLoader<D, B> {
         self.core.batches_per_epoch()
     }
 
+    /// Number of samples of this rank in a whole epoch: of all its batches, padding included. Waits for the end of the
+    /// listing.
+    ///
+    /// # Errors
+    /// As for [`batches_per_epoch`](Self::batches_per_epoch).
+    pub fn samples_per_epoch(&self) -> Result<u64> {
+        self.core.samples_per_epoch()
+    }
+
     /// The data set.
     pub fn dataset(&self) -> &DatafluxDataset<D> {
         &self.dataset
@@ -207,6 +218,23 @@ impl<D: Decode, B> DataLoader<D, B> {
     /// given back. Items of a closure whose size [isn't known](crate::ItemMemory::FromItems) are not included.
     pub fn bytes_held(&self) -> u64 {
         self.core.series.held.bytes()
+    }
+}
+
+impl<D: Decode> DataLoader<D> {
+    /// Starts an epoch whose batches are moved to `device`, if that is known only now; otherwise see
+    /// [`DataLoaderBuilder::device`](crate::DataLoaderBuilder::device), which does the same for all epochs.
+    ///
+    /// # Errors
+    /// As for [`epoch`](Self::epoch).
+    pub fn epoch_on<V>(&self, epoch: u64, device: V) -> Result<Batches<<BatchOf<D> as ToDevice<V>>::Tensors>>
+    where
+        V: TensorDevice,
+        BatchOf<D>: ToDevice<V>,
+    {
+        let mut running = self.begin(epoch)?;
+        running.transfer = Some(transfer_to::<BatchOf<D>, V>(device));
+        Batches::new(running)
     }
 }
 

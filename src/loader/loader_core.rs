@@ -308,6 +308,14 @@ impl LoaderCore {
         Ok(self.series.sharding.batch_count(self.series.sampling.orders()?.len(), 0))
     }
 
+    /// Number of samples of this rank in a whole epoch, padding included. Waits for the end of the listing.
+    pub(crate) fn samples_per_epoch(&self) -> Result<u64> {
+        let known = KnownSamples::All(self.series.sampling.orders()?.len());
+        let mut spans = self.series.sharding.spans(0);
+        let spans = std::iter::from_fn(|| spans.next(known));
+        Ok(spans.map(|span| span.positions.end - span.positions.start).sum())
+    }
+
     /// A series of epochs, which share one memory budget. Nothing starts yet.
     pub(crate) fn new_series(&self) -> EpochSeries {
         EpochSeries { engine: self.series.engine.for_epochs(&self.series.held), ..self.series.clone() }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::collate::{Batch, TensorDevice, ToDevice};
+use crate::Result;
+use crate::collate::{Batch, TensorDevice, ToDevice, conversion_error, not_converted};
 use crate::engine::sample_code::{BatchData, guarded, restore_type};
-use crate::{Error, ErrorKind, Result, Stage};
 
 /// Moves the batches of a loader to a device.
 pub(crate) trait Transfer: Send + Sync {
@@ -40,10 +40,8 @@ pub(crate) fn transfer_to<B: ToDevice<V> + 'static, V: TensorDevice>(device: V) 
 impl<B: ToDevice<V> + 'static, V: TensorDevice> Transfer for DeviceTransfer<B, V> {
     fn transfer(&self, batch: Batch<BatchData>) -> Result<Batch<BatchData>> {
         let (data, batch) = restore_type::<B>(batch)?.take_data();
-        let tensors = guarded(|| Ok(data.to_device(&self.device, &batch))).map_err(|panicked| {
-            Error::new(ErrorKind::Collate, format!("the batch does not convert to tensors: {panicked}"))
-                .stage(Stage::Tensor)
-        })??;
+        let converted = guarded(|| Ok(data.to_device(&self.device, &batch)));
+        let tensors = converted.map_err(|panicked| not_converted(&panicked))?.map_err(conversion_error)?;
         batch.try_map(|()| Ok(Box::new(tensors) as BatchData))
     }
 

@@ -8,7 +8,7 @@ use super::array::images_and_labels;
 use super::array::{row_major, signed};
 use super::library_error;
 use crate::Result;
-use crate::collate::{Batch, TensorDevice, ToDevice};
+use crate::collate::{Batch, TensorDevice, ToDevice, conversion_error};
 use crate::decode::{AnyArray, ArrayElement, NamedArrays, PaddedArrays};
 #[cfg(feature = "image")]
 use crate::decode::{Images, PaddedImages, Target};
@@ -31,7 +31,7 @@ impl<T: ToDevice<Device>> Batch<T> {
     /// [`NamedArrays`] is more than an `i64` can hold.
     pub fn to_candle(self, device: &Device) -> Result<T::Tensors> {
         let (data, batch) = self.take_data();
-        data.to_device(device, &batch)
+        data.to_device(device, &batch).map_err(conversion_error)
     }
 }
 
@@ -41,7 +41,7 @@ impl<T: ToDevice<Device>> Batch<T> {
 impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for Images<T, L> {
     type Tensors = (Tensor, Tensor);
 
-    fn to_device(self, device: &Device, batch: &Batch<()>) -> Result<(Tensor, Tensor)> {
+    fn to_device(self, device: &Device, batch: &Batch<()>) -> anyhow::Result<(Tensor, Tensor)> {
         let (images, labels) = images_and_labels(self, batch)?;
         Ok((made(Tensor::from_vec(images.pixels, &images.shape, device))?, tensor(labels, device)?))
     }
@@ -53,7 +53,7 @@ impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for 
 impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for PaddedImages<T, L> {
     type Tensors = (Tensor, Tensor, Tensor);
 
-    fn to_device(self, device: &Device, batch: &Batch<()>) -> Result<(Tensor, Tensor, Tensor)> {
+    fn to_device(self, device: &Device, batch: &Batch<()>) -> anyhow::Result<(Tensor, Tensor, Tensor)> {
         let mask = tensor(self.mask(), device)?;
         let (images, labels) = self.images.to_device(device, batch)?;
         Ok((images, labels, mask))
@@ -64,9 +64,9 @@ impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for 
 impl ToDevice<Device> for Vec<RawSample> {
     type Tensors = Tensor;
 
-    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<Tensor> {
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<Tensor> {
         let (bytes, length) = super::concatenate(&self)?;
-        made(Tensor::from_vec(bytes, (self.len(), length), device))
+        Ok(made(Tensor::from_vec(bytes, (self.len(), length), device))?)
     }
 }
 
@@ -74,8 +74,8 @@ impl ToDevice<Device> for Vec<RawSample> {
 impl<T: ArrayElement + WithDType> ToDevice<Device> for Vec<T> {
     type Tensors = Tensor;
 
-    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<Tensor> {
-        tensor(Array::from_vec(self), device)
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<Tensor> {
+        Ok(tensor(Array::from_vec(self), device)?)
     }
 }
 
@@ -83,8 +83,8 @@ impl<T: ArrayElement + WithDType> ToDevice<Device> for Vec<T> {
 impl<T: ArrayElement + WithDType> ToDevice<Device> for ArrayD<T> {
     type Tensors = Tensor;
 
-    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<Tensor> {
-        tensor(self, device)
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<Tensor> {
+        Ok(tensor(self, device)?)
     }
 }
 
@@ -92,7 +92,7 @@ impl<T: ArrayElement + WithDType> ToDevice<Device> for ArrayD<T> {
 impl<T: ArrayElement + WithDType> ToDevice<Device> for PaddedArrays<T> {
     type Tensors = (Tensor, Tensor);
 
-    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<(Tensor, Tensor)> {
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<(Tensor, Tensor)> {
         Ok((tensor(self.array, device)?, tensor(self.lengths, device)?))
     }
 }
@@ -102,7 +102,7 @@ impl<T: ArrayElement + WithDType> ToDevice<Device> for PaddedArrays<T> {
 impl ToDevice<Device> for crate::decode::AudioBatch {
     type Tensors = (Tensor, Tensor);
 
-    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<(Tensor, Tensor)> {
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<(Tensor, Tensor)> {
         Ok((tensor(self.samples, device)?, tensor(self.lengths, device)?))
     }
 }
@@ -114,7 +114,7 @@ impl ToDevice<Device> for crate::decode::AudioBatch {
 impl ToDevice<Device> for NamedArrays {
     type Tensors = BTreeMap<String, Tensor>;
 
-    fn to_device(self, device: &Device, _: &Batch<()>) -> Result<BTreeMap<String, Tensor>> {
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<BTreeMap<String, Tensor>> {
         self.into_inner().into_iter().map(|(name, array)| Ok((name, any_tensor(array, device)?))).collect()
     }
 }

@@ -70,7 +70,7 @@ impl TensorDevice for Watched {
 impl ToDevice<Watched> for Vec<RawSample> {
     type Tensors = Names;
 
-    fn to_device(self, device: &Watched, _: &Batch<()>) -> Result<Names> {
+    fn to_device(self, device: &Watched, _: &Batch<()>) -> anyhow::Result<Names> {
         let inner = &device.0;
         let mut is_shut = inner.is_shut.lock().unwrap();
         while *is_shut {
@@ -80,7 +80,7 @@ impl ToDevice<Watched> for Vec<RawSample> {
         drop(is_shut);
         let number = inner.converted.fetch_add(1, Ordering::SeqCst);
         match inner.fails {
-            Some((failing, Failure::Error)) if failing == number => Err(no_memory()),
+            Some((failing, Failure::Error)) if failing == number => Err(no_memory().into()),
             Some((failing, Failure::Panic)) if failing == number => panic!("the driver is gone"),
             _ => Ok(self.iter().map(|sample| sample.name().to_owned()).collect()),
         }
