@@ -124,6 +124,11 @@ impl AheadDelivery {
         let cancel = shutdown.subscribe();
         let thread = spawn_thread("dataflux-ahead", "the thread that is one batch ahead", move || {
             run_ahead(epoch, &sender, cancel);
+        });
+        let thread = thread.inspect_err(|_| {
+            // The epoch is gone with the closure, and leaves both to whoever delivers its batches.
+            shutdown.end();
+            shutdown.release();
         })?;
         shutdown.track_thread(thread);
         let stats = EpochStats::default();
