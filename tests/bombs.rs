@@ -84,6 +84,34 @@ fn images_that_claim_or_inflate_to_gigabytes() {
     });
 }
 
+/// A grey TIFF image of one pixel and one strip, followed by `count` bytes that are 3, which are the values of these tags.
+fn tiff(tags: &[u16], count: u32) -> Vec<u8> {
+    let single = [256, 257, 258, 262, 273, 279];
+    let places = (8_u32.to_le_bytes(), (10 + 12 * single.len() as u32 + 4).to_le_bytes());
+    let entries = single.into_iter().flat_map(|tag| {
+        let (kind, count, value) = match tag {
+            _ if tags.contains(&tag) => (1, count, places.1),
+            258 | 273 => (3, 1, places.0),
+            _ => (3, 1, 1_u32.to_le_bytes()),
+        };
+        [&u16::to_le_bytes(tag)[..], &u16::to_le_bytes(kind), &count.to_le_bytes(), &value].concat()
+    });
+    let head = [b"II*\0", &places.0[..], &[single.len() as u8, 0]].concat();
+    head.into_iter().chain(entries).chain([0; 4]).chain(std::iter::repeat_n(3, count as usize)).collect()
+}
+
+#[test]
+fn tiff_images_with_millions_of_values() {
+    in_own_process("tiff_images_with_millions_of_values", || {
+        // Without them it is an image, whose pixel is the byte at 8: the number of tags.
+        assert_eq!(decoded(ImageFolder::new(), "one.tif", tiff(&[], 0)).unwrap().bitmap.values(), [6; 3]);
+        let message = refusal(ImageFolder::new(), "bits.tif", tiff(&[258], 4 << 20));
+        assert!(message.contains("1 samples of [3, 3, 3, 3, 3, 3, 3, 3] bits"), "{message:.2000}");
+        let message = refusal(ImageFolder::new(), "strips.tif", tiff(&[273, 279], 4 << 20));
+        assert!(message.contains("it has 4194304 strips or tiles and should have 1"), "{message}");
+    });
+}
+
 #[test]
 fn files_that_decompress_to_ten_gigabytes() {
     in_own_process("files_that_decompress_to_ten_gigabytes", || {

@@ -136,7 +136,8 @@ impl<T: Element, L> ImageFolder<T, L> {
         ImageFolder { targets, channels, transforms, exif_orientation, max_pixels, stack }
     }
 
-    /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded.
+    /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded. Tiles
+    /// of a TIFF image count whole where they reach over its edges, because they are decoded whole.
     ///
     /// The default is 178,956,970, as in Pillow. The loader keeps to its memory budget whatever the limit is; the limit
     /// is for files whose size is a mistake or an attack.
@@ -241,6 +242,16 @@ impl<T: Element, L> ImageFolder<T, L> {
                 header.width,
                 header.height,
                 header.pixels(),
+                self.max_pixels
+            );
+        }
+        if header.coded_pixels() > self.max_pixels {
+            bail!(
+                "it has {} x {} pixels (width x height) in tiles of {} pixels together, more than the {} that \
+                 ImageFolder::max_pixels allows; raise that limit, save the image with smaller tiles, or leave it out",
+                header.width,
+                header.height,
+                header.coded_pixels(),
                 self.max_pixels
             );
         }

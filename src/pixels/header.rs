@@ -147,6 +147,14 @@ impl ImageHeader {
         u64::from(self.width) * u64::from(self.height)
     }
 
+    /// Pixels that are decoded, of which some may lie outside of the image.
+    pub(crate) fn coded_pixels(&self) -> u64 {
+        match &self.format {
+            ImageFormat::Tiff(of) => of.coded_pixels(),
+            _ => self.pixels(),
+        }
+    }
+
     /// Bytes of the decoder's output.
     pub(crate) fn decoded_bytes(&self) -> u64 {
         self.pixels().saturating_mul(u64::from(self.channels) * u64::from(self.bits / 8))
@@ -162,16 +170,16 @@ impl ImageHeader {
     pub(crate) fn scratch_bytes(&self) -> u64 {
         /// Tables, a zlib window and its input buffer. Measured at 100 to 200 KiB for either decoder.
         const FIXED_BYTES: u64 = 256 << 10;
-        FIXED_BYTES
-            + match &self.format {
-                // The file is copied, because another end is appended.
-                ImageFormat::Jpeg(of) => of.scratch_bytes() + self.file_bytes,
-                ImageFormat::Png(of) => of.scratch_bytes(self.file_bytes),
-                ImageFormat::Webp(of) => of.scratch_bytes(self.file_bytes),
-                ImageFormat::Gif(of) => of.scratch_bytes(),
-                ImageFormat::Bmp(of) => of.scratch_bytes(),
-                ImageFormat::Tiff(of) => of.scratch_bytes(self.file_bytes),
-            }
+        let of_the_format = match &self.format {
+            // The file is copied, because another end is appended.
+            ImageFormat::Jpeg(of) => of.scratch_bytes() + self.file_bytes,
+            ImageFormat::Png(of) => of.scratch_bytes(self.file_bytes),
+            ImageFormat::Webp(of) => of.scratch_bytes(self.file_bytes),
+            ImageFormat::Gif(of) => of.scratch_bytes(),
+            ImageFormat::Bmp(of) => of.scratch_bytes(),
+            ImageFormat::Tiff(of) => of.scratch_bytes(self.file_bytes),
+        };
+        of_the_format.saturating_add(FIXED_BYTES)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::Cursor;
 
+use ::tiff::decoder::ifd::Value;
 use ::tiff::decoder::{Decoder, DecodingResult, Limits};
 use anyhow::{Context, bail, ensure};
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, RgbImage, RgbaImage};
@@ -27,8 +28,10 @@ fn decode_samples(bytes: &[u8], header: &TiffHeader) -> anyhow::Result<DynamicIm
     let file =
         if header.color == TiffColor::Palette { Cow::Owned(as_gray(bytes, header)) } else { Cow::Borrowed(bytes) };
     let mut limits = Limits::unlimited();
-    // Values of tags are not larger than the file; sizes of images are checked before.
-    limits.ifd_value_size = bytes.len();
+    // The limit holds for the samples and for the values of each tag. The longest list of values is that of the strips or
+    // tiles, or has one for each sample.
+    let list_bytes = header.chunks.len().max(header.samples.into()) * size_of::<Value>();
+    limits.decoding_buffer_size = usize::try_from(header.stored_bytes()).unwrap_or(usize::MAX).max(list_bytes);
     let mut decoder = Decoder::new(Cursor::new(file.as_ref()))?.with_limits(limits);
     ensure!(decoder.dimensions()? == (header.width, header.height), "the decoder found another size");
     let mut decoded = DecodingResult::U8(Vec::new());
@@ -49,7 +52,7 @@ fn decode_samples(bytes: &[u8], header: &TiffHeader) -> anyhow::Result<DynamicIm
 /// The file with grey values instead of indices into a palette.
 fn as_gray(bytes: &[u8], header: &TiffHeader) -> Vec<u8> {
     let mut file = bytes.to_vec();
-    file[header.interpretation_at + usize::from(header.is_big_endian)] = 1;
+    file[header.interpretation_at] = 1;
     file
 }
 
@@ -188,6 +191,11 @@ fn decode_jpegs(bytes: &[u8], header: &TiffHeader) -> anyhow::Result<DynamicImag
         let target = values[top * width * channels..].chunks_exact_mut(width * channels);
         for (place, row) in target.zip(source).take(rows) {
             place[left * channels..][..columns * channels].copy_from_slice(&row[..columns * channels]);
+        }
+    }
+    if header.color == TiffColor::InvertedGray {
+        for value in &mut values {
+            *value = 255 - *value;
         }
     }
     image_of_bytes(values, header)

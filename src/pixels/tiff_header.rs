@@ -29,10 +29,8 @@ pub(crate) struct TiffHeader {
     pub(super) jpeg_tables: Option<Range<usize>>,
     /// Red, green and blue for each index of a palette.
     pub(super) palette: Vec<[u8; 3]>,
-    /// Where in the file the number is that says how samples are colours.
+    /// Where in the file the least significant byte of the number is that says how samples are colours.
     pub(super) interpretation_at: usize,
-    /// Whether the file's numbers begin with their most significant byte.
-    pub(super) is_big_endian: bool,
 }
 
 /// How samples are colours.
@@ -92,6 +90,13 @@ mod tag {
     pub(super) const JPEG_TABLES: u16 = 347;
 }
 
+/// A tile may be as wide and as high as its image, rounded up to a multiple of this many pixels. Programs write tiles of
+/// 128 to 1,024 pixels, for smaller images, too. Of larger tiles most pixels would be decoded in vain.
+const TILE_SIDE_MULTIPLE: u64 = 1_024;
+
+/// Values that are read of a tag with one for each sample. No image of more than six samples is decoded.
+const MAX_READ_SAMPLES: usize = 8;
+
 /// First bytes of TIFF files in either byte order.
 const SIGNATURES: [&[u8]; 2] = [b"II*\0", b"MM\0*"];
 
@@ -114,6 +119,15 @@ impl TiffHeader {
         if header.is_planar && header.has_tiles {
             return Err(unsupported("a TIFF image of tiles, with a plane for each sample", "convert it to PNG"));
         }
+        let is_larger = |tile: u32, side: u32| u64::from(tile) > u64::from(side).next_multiple_of(TILE_SIDE_MULTIPLE);
+        let (tile_width, tile_height) = header.chunk_size;
+        if header.has_tiles && (is_larger(tile_width, header.width) || is_larger(tile_height, header.height)) {
+            let what = format!(
+                "a TIFF image of {} x {} pixels (width x height) in tiles of {tile_width} x {tile_height}",
+                header.width, header.height
+            );
+            return Err(unsupported(&what, "save it with smaller tiles"));
+        }
         Ok(header)
     }
 
@@ -133,20 +147,39 @@ impl TiffHeader {
         if self.bits == 16 && self.color != TiffColor::Cmyk { 16 } else { 8 }
     }
 
+    /// Pixels that are decoded. Tiles are decoded whole where they reach over the image's edges.
+    pub(super) fn coded_pixels(&self) -> u64 {
+        if self.has_tiles {
+            let tile = u64::from(self.chunk_size.0) * u64::from(self.chunk_size.1);
+            tile.saturating_mul(self.chunks.len() as u64)
+        } else {
+            u64::from(self.width) * u64::from(self.height)
+        }
+    }
+
+    /// Bytes of all samples without compression.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        u64::from(self.height).saturating_mul(self.row_bytes(self.width))
+    }
+
+    fn row_bytes(&self, width: u32) -> u64 {
+        let bits = u64::from(self.samples) * u64::from(self.bits);
+        u64::from(width).saturating_mul(bits).div_ceil(8)
+    }
+
     /// Bytes that are held in addition to the decoded image, at most.
     pub(super) fn scratch_bytes(&self, file_bytes: u64) -> u64 {
-        let chunk_width = u64::from(self.chunk_size.0);
         let list = self.chunks.len() as u64 * 32;
         if self.compression == compression::JPEG {
             let padded = |length: u32| u64::from(length).next_multiple_of(32);
             // A rectangle, decoded by any of the decoders of JPEG.
-            return list + file_bytes + padded(self.chunk_size.0) * padded(self.chunk_size.1) * 16;
+            let chunk = padded(self.chunk_size.0).saturating_mul(padded(self.chunk_size.1)).saturating_mul(16);
+            return chunk.saturating_add(list + file_bytes);
         }
         // The samples as they are stored, before they become values; the file, in which one number is changed.
-        let bits = u64::from(self.samples) * u64::from(self.bits);
-        let stored = u64::from(self.height) * (u64::from(self.width).saturating_mul(bits)).div_ceil(8);
         let copy = if self.color == TiffColor::Palette { file_bytes } else { 0 };
-        list * 2 + stored + copy + chunk_width.saturating_mul(bits).div_ceil(8)
+        let row = self.row_bytes(self.chunk_size.0);
+        self.stored_bytes().saturating_add(row).saturating_add(list * 2 + copy)
     }
 }
 
@@ -177,6 +210,13 @@ impl<'a> Directory<'a> {
         directory.at = at + 2;
         let entries = bytes.get(directory.at..directory.at + 12 * count).context("it ends within its directory")?;
         directory.entries = entries.as_chunks().0;
+
+        // Decoders differ in which of two entries holds.
+        let mut tags: Vec<_> = (0..count).filter_map(|index| directory.number(directory.at + 12 * index, 2)).collect();
+        tags.sort_unstable();
+        if let Some([tag, _]) = tags.windows(2).find(|pair| pair[0] == pair[1]) {
+            bail!("its directory has tag {tag} twice");
+        }
         Ok(directory)
     }
 
@@ -187,8 +227,8 @@ impl<'a> Directory<'a> {
         Some(if self.is_big_endian { bytes.iter().fold(0, shifted) } else { bytes.iter().rev().fold(0, shifted) })
     }
 
-    /// The bytes of a tag's values, and how many each of them has.
-    fn values(&self, tag: u16) -> anyhow::Result<Option<(Range<usize>, usize)>> {
+    /// The place of a tag's values.
+    fn values(&self, tag: u16) -> anyhow::Result<Option<Values>> {
         let index = (0..self.entries.len()).find(|index| self.number(self.at + 12 * index, 2) == Some(tag.into()));
         let Some(index) = index else { return Ok(None) };
         let entry = self.at + 12 * index;
@@ -204,18 +244,16 @@ impl<'a> Directory<'a> {
         let start = if total <= 4 { entry + 8 } else { field(8, 4)? };
         let range = start..start.saturating_add(total);
         ensure!(range.end <= self.bytes.len(), "the {count} values of tag {tag} lie outside of the file");
-        Ok(Some((range, length)))
+        Ok(Some(Values { range, length }))
     }
 
-    fn numbers(&self, tag: u16) -> anyhow::Result<Option<Vec<usize>>> {
-        let Some((range, length)) = self.values(tag)? else { return Ok(None) };
-        Ok(Some(range.step_by(length).map_while(|at| self.number(at, length)).collect()))
+    fn numbers(&self, Values { range, length }: Values) -> impl Iterator<Item = usize> {
+        range.step_by(length).map_while(move |at| self.number(at, length))
     }
 
     /// The first value of a tag.
     fn first_number(&self, tag: u16) -> anyhow::Result<Option<usize>> {
-        let Some((range, length)) = self.values(tag)? else { return Ok(None) };
-        Ok(if range.is_empty() { None } else { self.number(range.start, length) })
+        Ok(self.values(tag)?.and_then(|values| self.numbers(values).next()))
     }
 
     fn side(&self, tag: u16, name: &str) -> anyhow::Result<u32> {
@@ -225,28 +263,50 @@ impl<'a> Directory<'a> {
     }
 }
 
+/// Where in the file the values of one tag are.
+struct Values {
+    range: Range<usize>,
+    /// Bytes of each value: 1, 2 or 4.
+    length: usize,
+}
+
+impl Values {
+    fn count(&self) -> usize {
+        self.range.len() / self.length
+    }
+}
+
 /// What a pixel is made of, as the directory says.
 struct Samples {
     count: usize,
+    /// Of the first [`MAX_READ_SAMPLES`] samples, as are `formats` and `extra`.
     bits: Vec<usize>,
     formats: Vec<usize>,
     extra: Vec<usize>,
     interpretation: usize,
+    /// Where in the file the least significant byte of `interpretation` is.
+    interpretation_at: usize,
     compression: usize,
 }
 
 impl Samples {
     fn read(directory: &Directory<'_>) -> anyhow::Result<Self> {
         let first = |tag, default| Ok::<_, anyhow::Error>(directory.first_number(tag)?.unwrap_or(default));
-        let all = |tag, default| Ok::<_, anyhow::Error>(directory.numbers(tag)?.unwrap_or(default));
+        let list = |tag, default| {
+            let Some(values) = directory.values(tag)? else { return Ok::<_, anyhow::Error>(default) };
+            Ok(directory.numbers(values).take(MAX_READ_SAMPLES).collect())
+        };
+        let tag = tag::INTERPRETATION;
+        let interpretation = directory.values(tag)?.context("it doesn't say how samples are colours (tag 262)")?;
+        let (length, count) = (interpretation.length, interpretation.count());
+        ensure!(count == 1, "tag {tag} has {count} values and should have 1");
         Ok(Self {
             count: first(tag::SAMPLES_PER_PIXEL, 1)?,
-            bits: all(tag::BITS_PER_SAMPLE, vec![1])?,
-            formats: all(tag::SAMPLE_FORMAT, vec![1])?,
-            extra: all(tag::EXTRA_SAMPLES, Vec::new())?,
-            interpretation: directory
-                .first_number(tag::INTERPRETATION)?
-                .context("it doesn't say how samples are colours (tag 262)")?,
+            bits: list(tag::BITS_PER_SAMPLE, vec![1])?,
+            formats: list(tag::SAMPLE_FORMAT, vec![1])?,
+            extra: list(tag::EXTRA_SAMPLES, Vec::new())?,
+            interpretation_at: interpretation.range.start + if directory.is_big_endian { length - 1 } else { 0 },
+            interpretation: directory.numbers(interpretation).next().context("it ends within its directory")?,
             compression: first(tag::COMPRESSION, compression::NONE.into())?,
         })
     }
@@ -364,28 +424,29 @@ fn layout(
         ensure!(rows > 0, "its strips have no rows");
         ((width, rows.min(height)), tag::STRIP_OFFSETS, tag::STRIP_BYTES)
     };
-    let offsets = directory.numbers(offsets)?.context("it doesn't say where its pixels are")?;
-    let lengths = directory.numbers(lengths)?.context("it doesn't say how many bytes its pixels take")?;
+    let offsets = directory.values(offsets)?.context("it doesn't say where its pixels are")?;
+    let lengths = directory.values(lengths)?.context("it doesn't say how many bytes its pixels take")?;
     let is_planar = samples.count > 1 && directory.first_number(tag::PLANAR)? == Some(2);
     let planes = if is_planar { samples.count } else { 1 };
-    let wanted = u64::from(width.div_ceil(chunk_size.0)) * u64::from(height.div_ceil(chunk_size.1)) * planes as u64;
+    let of_a_plane = u64::from(width.div_ceil(chunk_size.0)) * u64::from(height.div_ceil(chunk_size.1));
+    let wanted = of_a_plane.saturating_mul(planes as u64);
     ensure!(
-        offsets.len() as u64 == wanted && lengths.len() as u64 == wanted,
+        offsets.count() as u64 == wanted && lengths.count() as u64 == wanted,
         "it has {} strips or tiles and should have {wanted}",
-        offsets.len().min(lengths.len())
+        offsets.count().min(lengths.count())
     );
     let file_bytes = directory.bytes.len();
-    let chunks = offsets.iter().zip(&lengths).map(|(&start, &length)| start..start.saturating_add(length));
-    let chunks: Vec<_> = chunks.collect();
-    if let Some(outside) = chunks.iter().find(|chunk| chunk.start == 0 || chunk.is_empty() || chunk.end > file_bytes) {
-        bail!(
-            "it has {file_bytes} bytes, and the {} bytes of a strip or tile begin at byte {}: it is cut short or sparse",
-            outside.len(),
-            outside.start
+    let mut chunks = Vec::with_capacity(offsets.count());
+    for (start, length) in directory.numbers(offsets).zip(directory.numbers(lengths)) {
+        let end = start.saturating_add(length);
+        ensure!(
+            start > 0 && length > 0 && end <= file_bytes,
+            "it has {file_bytes} bytes, and the {length} bytes of a strip or tile begin at byte {start}: it is cut short \
+             or sparse"
         );
+        chunks.push(start..end);
     }
     let bits = samples.bits().context("its samples have different sizes")?;
-    let interpretation = directory.values(tag::INTERPRETATION)?.context("it doesn't say how samples are colours")?;
     Ok(TiffHeader {
         width,
         height,
@@ -398,18 +459,47 @@ fn layout(
         chunk_size,
         has_tiles,
         chunks,
-        jpeg_tables: directory.values(tag::JPEG_TABLES)?.map(|(range, _)| range),
+        jpeg_tables: directory.values(tag::JPEG_TABLES)?.map(|values| values.range),
         palette: if color == TiffColor::Palette { palette(directory, bits)? } else { Vec::new() },
-        interpretation_at: interpretation.0.start,
-        is_big_endian: directory.is_big_endian,
+        interpretation_at: samples.interpretation_at,
     })
 }
 
 /// The colours of a palette, whose numbers of 16 bits are all red ones, then green, then blue.
 fn palette(directory: &Directory<'_>, bits: usize) -> anyhow::Result<Vec<[u8; 3]>> {
-    let numbers = directory.numbers(tag::COLOR_MAP)?.context("it has no palette")?;
+    let values = directory.values(tag::COLOR_MAP)?.context("it has no palette")?;
     let count = 1 << bits;
-    ensure!(numbers.len() == 3 * count, "its palette has {} numbers and should have {}", numbers.len(), 3 * count);
+    ensure!(values.count() == 3 * count, "its palette has {} numbers and should have {}", values.count(), 3 * count);
+    let numbers: Vec<_> = directory.numbers(values).collect();
     let high = |at: usize| (numbers[at] >> 8) as u8;
     Ok((0..count).map(|index| [high(index), high(count + index), high(2 * count + index)]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_number_can_hold_are_the_largest_one() {
+        let header = |compression, has_tiles| TiffHeader {
+            width: u32::MAX,
+            height: u32::MAX,
+            color: TiffColor::Gray,
+            alpha: TiffAlpha::None,
+            bits: 16,
+            samples: 1,
+            is_planar: false,
+            compression,
+            chunk_size: (u32::MAX, u32::MAX),
+            has_tiles,
+            chunks: vec![0..1; 2],
+            jpeg_tables: None,
+            palette: Vec::new(),
+            interpretation_at: 0,
+        };
+        assert_eq!(header(compression::JPEG, false).scratch_bytes(1), u64::MAX);
+        assert_eq!(header(compression::LZW, false).scratch_bytes(1), u64::MAX);
+        assert_eq!(header(compression::LZW, true).coded_pixels(), u64::MAX);
+        assert_eq!(header(compression::LZW, false).coded_pixels(), u64::from(u32::MAX) * u64::from(u32::MAX));
+    }
 }

@@ -152,8 +152,7 @@ fn a_file_cut_anywhere_is_an_error_unless_no_pixel_is_lost() {
 #[test]
 fn a_strip_that_lies_elsewhere_is_an_error() {
     let whole = Reference::named("tiff_grey4").file.to_vec();
-    let directory = u32::from_le_bytes(whole[4..8].try_into().unwrap()) as usize;
-    let offset = (directory + 2..).step_by(12).find(|at| whole[*at..*at + 2] == 273_u16.to_le_bytes()).unwrap() + 8;
+    let offset = entry_at(&whole, 273) + 8;
     // 0 stands for a strip that was never written.
     for place in [0, whole.len() as u32, u32::MAX] {
         let mut file = whole.clone();
@@ -202,4 +201,92 @@ fn orientations_can_be_left_as_they_are() {
             assert_eq!(pixel, upright(34 - y, x), "{name}: row {y}, column {x}");
         }
     }
+}
+
+/// A TIFF file of these tags, with their types (3 SHORT, 4 LONG) and values, and of these pixels, which begin at byte 8.
+fn tiff_file(entries: &[(u16, u16, u32)], pixels: &[u8]) -> Vec<u8> {
+    let directory = 8 + pixels.len() as u32;
+    let mut file = [b"II*\0", &directory.to_le_bytes()[..], pixels, &(entries.len() as u16).to_le_bytes()].concat();
+    for (tag, kind, value) in entries {
+        file.extend([tag.to_le_bytes(), kind.to_le_bytes(), [1, 0], [0, 0]].concat());
+        file.extend(value.to_le_bytes());
+    }
+    [&file, &[0; 4][..]].concat()
+}
+
+/// Where in a TIFF file the entry of this tag begins.
+fn entry_at(file: &[u8], tag: u16) -> usize {
+    let is_big_endian = file.starts_with(b"MM");
+    let directory = file[4..8].try_into().unwrap();
+    let directory = if is_big_endian { u32::from_be_bytes(directory) } else { u32::from_le_bytes(directory) };
+    let tag = if is_big_endian { tag.to_be_bytes() } else { tag.to_le_bytes() };
+    (directory as usize + 2..).step_by(12).find(|at| file[*at..*at + 2] == tag).unwrap()
+}
+
+#[test]
+fn tiles_of_a_tiff_image_count_whole_against_the_limit_on_pixels() {
+    // 3 x 3 tiles of 16 x 16 pixels.
+    let reference = Reference::named("tiff_tiles");
+    let limited = |pixels| decode_all(&[reference.file], &ImageFolder::new().max_pixels(pixels)).pop().unwrap();
+    assert!(limited(2_304).is_ok());
+    let error = limited(2_303).unwrap_err();
+    for part in ["it has 37 x 35 pixels (width x height) in tiles of 2304 pixels", "2303", "ImageFolder::max_pixels"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
+#[test]
+fn a_tile_far_larger_than_its_tiff_image_is_refused() {
+    let pixels = vec![200; 1_024 * 1_024];
+    for side in [1_024, 1_025, 65_000, u32::MAX] {
+        let sizes = [(256, 3, 1), (257, 3, 1), (258, 3, 8), (259, 3, 1), (262, 3, 1), (322, 4, side), (323, 4, side)];
+        let file = tiff_file(&[&sizes[..], &[(324, 4, 8), (325, 4, pixels.len() as u32)]].concat(), &pixels);
+        match decode_all(&[file], &ImageFolder::new()).pop().unwrap() {
+            Ok(image) => assert_eq!((side, image.bitmap.values()), (1_024, &[200; 3][..])),
+            Err(error) => {
+                let wanted =
+                    format!("it is a TIFF image of 1 x 1 pixels (width x height) in tiles of {side} x {side}, ");
+                assert!(side > 1_024 && error.starts_with(&wanted) && error.contains("smaller tiles"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tiff_tag_that_comes_twice_is_an_error() {
+    let sizes = [(257, 3, 1), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 4)];
+    for widths in [&[(256, 3, 4)][..], &[(256, 3, 4), (256, 4, 60_000)], &[(256, 4, 60_000), (256, 3, 4)]] {
+        let file = tiff_file(&[widths, &sizes].concat(), &[7; 4]);
+        match decode_all(&[file], &ImageFolder::new()).pop().unwrap() {
+            Ok(image) => assert_eq!((widths.len(), image.bitmap.values()), (1, &[7; 12][..])),
+            Err(error) => assert!(widths.len() == 2 && error.contains("its directory has tag 256 twice"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_in_a_tiff_image_whose_zero_is_white_is_inverted() {
+    let reference = Reference::named("tiff_jpeg_grey");
+    let mut file = reference.file.to_vec();
+    let value = entry_at(&file, 262) + 8;
+    file[value] = 0;
+    let image = decode_all(&[file], &ImageFolder::new().channels(Channels::Rgba)).pop().unwrap().unwrap();
+    let inverted = reference.pixels.chunks_exact(4).flat_map(|p| [255 - p[0], 255 - p[1], 255 - p[2], p[3]]);
+    let (_, most) = difference(image.bitmap.values(), &inverted.collect::<Vec<_>>());
+    assert!(most <= reference.tolerance(), "{most}");
+}
+
+#[test]
+fn a_tiff_palette_is_one_whatever_the_type_of_the_number_that_says_so() {
+    let reference = Reference::named("tiff_palette_big");
+    let mut file = reference.file.to_vec();
+    let entry = entry_at(&file, 262);
+    assert_eq!(file[entry + 2..entry + 12], [0, 3, 0, 0, 0, 1, 0, 3, 0, 0]);
+    file[entry + 2..entry + 12].copy_from_slice(&[0, 4, 0, 0, 0, 1, 0, 0, 0, 3]);
+    let image = decode_all(&[&file], &ImageFolder::new().channels(Channels::Rgba)).pop().unwrap().unwrap();
+    assert_eq!(difference(image.bitmap.values(), reference.pixels).1, 0);
+
+    file[entry + 2..entry + 12].copy_from_slice(&[0, 3, 0, 0, 0, 2, 0, 3, 0, 3]);
+    let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
+    assert!(error.contains("tag 262 has 2 values and should have 1"), "{error}");
 }
