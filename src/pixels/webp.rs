@@ -74,11 +74,15 @@ impl WebpHeader {
     }
 }
 
-fn chunks(bytes: &[u8]) -> anyhow::Result<WebpHeader> {
+/// The file without bytes behind its end, among which the decoder would look for chunks.
+fn whole_file(bytes: &[u8]) -> anyhow::Result<&[u8]> {
     let size = bytes.get(4..8).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes);
     let end = 8 + size.context("it has no size")? as usize;
-    ensure!(end <= bytes.len(), "it has {} bytes and should have {end}: it is cut short", bytes.len());
-    let (bytes, mut at) = (&bytes[..end], 12);
+    bytes.get(..end).with_context(|| format!("it has {} bytes and should have {end}: it is cut short", bytes.len()))
+}
+
+fn chunks(bytes: &[u8]) -> anyhow::Result<WebpHeader> {
+    let (bytes, mut at) = (whole_file(bytes)?, 12);
 
     let first = chunk(bytes, at)?;
     let mut header = match first.name {
@@ -107,6 +111,10 @@ fn chunks(bytes: &[u8]) -> anyhow::Result<WebpHeader> {
     while at + 8 <= bytes.len() {
         let next = chunk(bytes, at)?;
         match next.name {
+            // The decoder would take what is in such a frame for chunks of the file.
+            b"ANMF" if !header.is_animated => {
+                bail!("it has a chunk ANMF, and its chunk VP8X says that it isn't animated")
+            }
             // An animation's frames are of any kind; the first one is decoded.
             b"ANMF" if !has_image => {
                 let (place, inner) = next.data.split_at_checked(16).context("its first frame has no place")?;
@@ -196,7 +204,7 @@ fn frame(chunk: &Chunk<'_>) -> anyhow::Result<WebpHeader> {
 /// Pixels are missing or damaged.
 pub(super) fn decode(bytes: &[u8], header: &WebpHeader) -> anyhow::Result<DynamicImage> {
     let decode = || {
-        let decoder = WebPDecoder::new(Cursor::new(bytes))?;
+        let decoder = WebPDecoder::new(Cursor::new(whole_file(bytes)?))?;
         let found = decoder.dimensions();
         ensure!(
             found == (header.width, header.height) && decoder.color_type().channel_count() == header.channels,

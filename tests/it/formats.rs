@@ -290,3 +290,34 @@ fn a_tiff_palette_is_one_whatever_the_type_of_the_number_that_says_so() {
     let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
     assert!(error.contains("tag 262 has 2 values and should have 1"), "{error}");
 }
+
+/// A chunk of a WebP file, with the byte that fills it up.
+fn webp_chunk(name: &[u8], data: &[u8]) -> Vec<u8> {
+    [name, &(data.len() as u32).to_le_bytes(), data, &[0][..data.len() % 2]].concat()
+}
+
+#[test]
+fn a_webp_file_that_is_not_animated_has_no_frames_of_an_animation() {
+    let place = [0; 16];
+    let frame = webp_chunk(b"VP8L", &[0x2f, 0, 0, 0, 0]);
+    let image = &Reference::named("webp_lossy").file[12..];
+    assert!(image.starts_with(b"VP8 "));
+    // The animation's frame has the one pixel of the canvas, and the image has 37 x 35.
+    let animation = webp_chunk(b"ANMF", &[&place[..], &frame].concat());
+    for chunks in [[&animation[..], image].concat(), [image, &animation[..]].concat()] {
+        let file = webp_chunk(b"RIFF", &[b"WEBP", &webp_chunk(b"VP8X", &[0; 10])[..], &chunks].concat());
+        let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
+        assert!(error.contains("damaged headers") && !error.contains("the decoder"), "{error}");
+        let is_first = chunks.starts_with(b"ANMF");
+        let wanted = if is_first { "its chunk VP8X says that it isn't animated" } else { "should have 1 x 1" };
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn chunks_behind_the_end_of_a_webp_file_are_ignored() {
+    let reference = Reference::named("webp_lossy_alpha");
+    let file = [reference.file, &webp_chunk(b"VP8L", &[0x2f, 0, 0, 0, 0])].concat();
+    let image = decode_all(&[file], &ImageFolder::new().channels(Channels::Rgba)).pop().unwrap().unwrap();
+    assert_eq!(difference(image.bitmap.values(), reference.pixels).1, 0);
+}
