@@ -1,8 +1,9 @@
 //! Measures the CPU time from files in memory to batches of normalized images: `cargo bench --bench decode -- --folder
-//! DIR [--threads N] [--images N] [--times N] [--size PIXELS]`
+//! DIR [--threads N] [--images N] [--times N] [--size PIXELS] [--crop]`
 //!
 //! A loader reads the images of a folder, which `scripts/bench-decode` makes, out of memory; everything between bytes
-//! and batch is counted. Prints one JSON object a turn, as that script reads them.
+//! and batch is counted. Prints one JSON object a turn, as that script reads them. With `--crop`, images are cropped at
+//! random and mirrored, as for training, instead of being resized whole.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use dataflux::store::{Client, MemoryStore};
-use dataflux::{DataLoader, DatafluxDataset, IMAGENET_MEAN, IMAGENET_STD, ImageFolder, Strategy};
+use dataflux::{DataLoader, DatafluxDataset, IMAGENET_MEAN, IMAGENET_STD, ImageFolder, Strategy, Transforms};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
@@ -35,6 +36,9 @@ struct Args {
     /// Height and width of the images of a batch
     #[arg(long, default_value_t = 224)]
     size: u32,
+    /// Crop at random, resize and mirror
+    #[arg(long)]
+    crop: bool,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -54,7 +58,12 @@ fn main() -> Result<()> {
         store.insert("photos", &format!("p/{}/{index:06}.jpg", index % 10), files[index % files.len()].clone());
     }
 
-    let images = ImageFolder::new().resize(args.size, args.size).normalize(&IMAGENET_MEAN, &IMAGENET_STD);
+    let steps = if args.crop {
+        Transforms::new().random_resized_crop(args.size, args.size).horizontal_flip(0.5)
+    } else {
+        Transforms::new().resize(args.size, args.size)
+    };
+    let images = ImageFolder::new().transform(steps).normalize(&IMAGENET_MEAN, &IMAGENET_STD);
     let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://photos/p/")?.decode(images);
     let builder = DataLoader::builder(dataset).batch_size(BATCH).strategy(Strategy::Direct).memory_budget(1 << 30);
     let loader = builder.decode_threads(args.threads).drop_last(true).build()?;
