@@ -19,7 +19,7 @@ use dataflux::{
 };
 use memory::{MIB, measured};
 pub use samples::dataset;
-use samples::{decoded, decoded_with_slack};
+use samples::{decoded, decoded_with_slack, let_dependencies_panic};
 pub use transforms::transform;
 
 /// A target: its name, and what it does with bytes.
@@ -188,6 +188,8 @@ pub fn inventory_parquet(data: &[u8]) {
 }
 
 fn inventory(data: &[u8], format: &str) {
+    // The crate parquet panics at some damaged pages, on a thread whose panics are errors.
+    let_dependencies_panic();
     let store = MemoryStore::new().with_bucket("reports");
     store.insert("reports", &format!("daily/1a34_2024-05-20T06:35_0.{format}"), data.to_vec());
     let client = Client::new(Arc::new(store));

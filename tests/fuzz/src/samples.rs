@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock, Once};
 use dataflux::store::{Client, MemoryStore};
 use dataflux::{Collate, DatafluxDataset, Decode, RawSample};
 
+use crate::LIMIT;
 use crate::memory::{SLACK, measured};
 
 /// The objects of [`dataset`], whose names decide how their bytes are decoded.
@@ -37,7 +38,7 @@ pub fn dataset() -> &'static DatafluxDataset {
 
 /// Lets panics of dependencies unwind, since the library catches these and returns errors. Any other panic fails at
 /// once, as with libFuzzer's own hook: the library would hide it in an error, too.
-fn let_dependencies_panic() {
+pub(crate) fn let_dependencies_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let fail = std::panic::take_hook();
@@ -75,8 +76,12 @@ where
     let (stated, peak) = measured(|| decoder.decode_memory(&sample));
     assert!(peak <= SLACK + 64 * data.len() as u64, "reading the headers of {} bytes took {peak}", data.len());
     let (item, peak) = measured(|| decoder.decode(sample));
-    // A decoder without a statement takes what its input takes, at most some times over.
-    let allowed = stated.map_or(64 * data.len() as u64, |memory| memory.item.saturating_add(memory.scratch));
+    let allowed = match stated {
+        Some(memory) if !memory.is_estimate => memory.item.saturating_add(memory.scratch),
+        // A decoder without a statement takes what its input takes, at most some times over; and so does one that
+        // estimates, up to its limit.
+        _ => LIMIT + 64 * data.len() as u64,
+    };
     assert!(peak <= allowed.saturating_add(slack), "decoding took {peak} bytes, and {allowed} were stated: {stated:?}");
     let item = item.ok()?;
     let _ = decoder.collate().collate(vec![item.clone()]);
