@@ -56,7 +56,7 @@ fn main() -> Result<()> {
         let file = std::fs::File::create(corpus.join("inventory_parquet").join(name))?;
         let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties))?;
         let mut group = writer.next_row_group()?;
-        let texts = |texts: [&str; 3]| texts.map(|text| ByteArray::from(text)).to_vec();
+        let texts = |texts: [&str; 3]| texts.map(ByteArray::from).to_vec();
         for column in 0..5 {
             let mut writer = group.next_column()?.expect("a column");
             match column {
