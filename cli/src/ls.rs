@@ -22,9 +22,9 @@ use crate::{failure, output, progress, source, value};
 
 /// List the objects below a prefix, in byte order of names
 ///
-/// Lists every object whose name begins with the prefix. Markers of folders and temporary objects of running data
-/// loaders are included, except with --samples and --save. Objects that filters leave out are counted. It is a failure
-/// (exit code 1) if no object is found or none is left.
+/// Lists every object whose name begins with the prefix. Markers of folders, temporary objects of running data loaders
+/// and hidden files are included, except with --samples and --save. Objects that filters leave out are counted. It is a
+/// failure (exit code 1) if no object is found or none is left.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -73,11 +73,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = PAGE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
     page_size: u32,
 
-    /// Only objects that a data set takes as samples: no markers of folders and no temporary objects of data loaders
+    /// Only objects that a data set takes as samples: no markers of folders, no temporary objects of data loaders, and no
+    /// hidden files, such as .DS_Store and what is in .ipynb_checkpoints
     #[arg(long, help_heading = "Filters")]
     samples: bool,
 
-    /// Save markers of folders and temporary objects, too: an inventory of all objects instead of a data set
+    /// Save markers of folders, temporary objects and hidden files, too: an inventory of all objects instead of a data
+    /// set
     #[arg(long, help_heading = "Filters", conflicts_with = "samples")]
     everything: bool,
 
@@ -339,7 +341,8 @@ fn all_left_out(args: &Args, left_out: &LeftOut) -> Error {
     if left_out.count(Reason::StorageClass) > 0 {
         let _ = write!(message, "; `dataflux ls -l {}` shows the storage classes", args.uri);
     }
-    if left_out.count(Reason::Temporary) + left_out.count(Reason::DirectoryMarker) > 0 {
+    let no_samples = [Reason::Temporary, Reason::DirectoryMarker, Reason::Hidden];
+    if args.only_samples() && no_samples.iter().any(|&reason| left_out.count(reason) > 0) {
         message += if args.samples {
             "; without --samples folder marks, temporary objects and hidden files are listed"
         } else {

@@ -1,5 +1,6 @@
 //! Image folders: image files to bitmaps, and labels from folders.
 
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -49,7 +50,6 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// let imagenet = ImageFolder::new().resize(224, 224).normalize(&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]);
 /// let digits = ImageFolder::new().grayscale();
 /// ```
-#[derive(Clone, Debug, PartialEq)]
 pub struct ImageFolder<T = f32, L = i64> {
     targets: TargetSource<L>,
     channels: Channels,
@@ -63,6 +63,57 @@ pub struct ImageFolder<T = f32, L = i64> {
 /// prepared with Pillow decodes here, and a file of a few kilobytes that claims 65,535 x 65,535 pixels doesn't take 12
 /// GiB.
 const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
+
+// Derived impls would ask the same of the targets' type `L`, of which the decoder holds no value.
+impl<T, L> Clone for ImageFolder<T, L>
+where
+    StackImages<T>: Clone,
+{
+    fn clone(&self) -> Self {
+        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        Self {
+            targets: targets.clone(),
+            channels: *channels,
+            transforms: transforms.clone(),
+            exif_orientation: *exif_orientation,
+            max_pixels: *max_pixels,
+            stack: stack.clone(),
+        }
+    }
+}
+
+impl<T, L> PartialEq for ImageFolder<T, L>
+where
+    StackImages<T>: PartialEq,
+{
+    /// Functions of [targets](Self::targets) are equal if one is a clone of the other.
+    fn eq(&self, other: &Self) -> bool {
+        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        *targets == other.targets
+            && *channels == other.channels
+            && *transforms == other.transforms
+            && *exif_orientation == other.exif_orientation
+            && *max_pixels == other.max_pixels
+            && *stack == other.stack
+    }
+}
+
+impl<T, L> fmt::Debug for ImageFolder<T, L>
+where
+    StackImages<T>: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        f.debug_struct("ImageFolder")
+            .field("targets", targets)
+            .field("channels", channels)
+            .field("transforms", transforms)
+            .field("exif_orientation", exif_orientation)
+            .field("max_pixels", max_pixels)
+            .field("stack", stack)
+            .finish()
+    }
+}
 
 impl Default for ImageFolder {
     fn default() -> Self {

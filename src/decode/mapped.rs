@@ -1,5 +1,7 @@
 //! A user's own step on decoded images.
 
+use std::fmt;
+
 use super::image::Image;
 use super::image_folder::ImageFolder;
 use super::stack::StackImages;
@@ -11,10 +13,28 @@ use crate::transform::SampleRng;
 
 /// Decodes the images of a folder, and gives each to a function before it goes into a batch. Made by
 /// [`ImageFolder::map`].
-#[derive(Clone, Debug)]
 pub struct MappedImages<T, F, L = i64> {
     folder: ImageFolder<T, L>,
     map: F,
+}
+
+impl<T, F: Clone, L> Clone for MappedImages<T, F, L>
+where
+    ImageFolder<T, L>: Clone,
+{
+    fn clone(&self) -> Self {
+        Self { folder: self.folder.clone(), map: self.map.clone() }
+    }
+}
+
+/// Without the function, since closures have no `Debug`.
+impl<T, F, L> fmt::Debug for MappedImages<T, F, L>
+where
+    ImageFolder<T, L>: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedImages").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 /// Which sample an image is of, and the random numbers for it.

@@ -121,8 +121,10 @@ pub trait Decode: Send + Sync + 'static {
         false
     }
 
-    /// Whether this fails for objects without a [label](crate::manifest::Entry::label), so that a data set of images
-    /// that it is given to warns of them.
+    /// Whether this fails for samples without a [label](crate::manifest::Entry::label). If so, building a loader logs a
+    /// warning if samples have no label, and if the folders are probably not the intended labels, for example because
+    /// there is only one. A data set of images that is [streaming](crate::DatasetBuilder::streaming) logs the latter when
+    /// its listing ends.
     fn wants_labels(&self) -> bool {
         false
     }

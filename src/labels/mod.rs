@@ -17,7 +17,8 @@ pub use table::{LabelTable, LabelTableReader, RowKey, TableFormat};
 /// Where the labels of a data set come from; see [`DatafluxDataset::label_by`](crate::DatafluxDataset::label_by).
 ///
 /// Names are those below the last `/` of the listed prefix, as for a [`Filter`](crate::list::Filter): `cat/tom.png` of
-/// `gs://bucket/train/cat/tom.png` for the prefix `gs://bucket/train/`.
+/// `gs://bucket/train/cat/tom.png` for the prefix `gs://bucket/train/`, and also for `gs://bucket/train/c`. Folders are
+/// counted from where those of [`Manifest::labels`](crate::Manifest::labels) are.
 #[derive(Clone)]
 pub struct Labels {
     rule: LabelRule,
@@ -53,7 +54,7 @@ impl Labels {
     /// - `{label}` stands for one character or more, and `*` for any number of characters, neither with a `/`. `**` stands
     ///   for any number of characters. Each takes as much as it can, from left to right: `{label}_*.jpg` finds the
     ///   label `great_pyrenees` in `great_pyrenees_12.jpg`.
-    /// - The pattern must match the whole name, or, if it has no `/`, the last part of a name in any folder.
+    /// - The pattern must match the whole name, or, if it has neither `/` nor `**`, the last part of a name in any folder.
     /// - `\` removes the special meaning of the next character. Upper and lower case differ.
     ///
     /// For anything else use a function, with [`by`](Self::by).
@@ -125,17 +126,20 @@ impl fmt::Debug for Labels {
 }
 
 impl LabelSource for Labels {
-    fn label<'a>(&'a self, name: SampleName<'a>) -> Option<Cow<'a, str>> {
+    fn label<'a>(&'a self, name: SampleName<'a>, path: &'a str) -> Option<Cow<'a, str>> {
         match &self.rule {
-            LabelRule::Folder(depth) => folder_at(name.below, *depth).map(Cow::Borrowed),
-            LabelRule::Pattern(pattern) => pattern.label(name.below).map(Cow::Borrowed),
-            LabelRule::Function(label) => label(name.below).map(Cow::Owned),
+            LabelRule::Folder(depth) => folder_at(path, *depth).map(Cow::Borrowed),
+            LabelRule::Pattern(pattern) => pattern.label(name.below()).map(Cow::Borrowed),
+            LabelRule::Function(label) => label(name.below()).map(Cow::Owned),
             LabelRule::Table(table, column) => table.label(name, *column).map(Cow::Borrowed),
         }
     }
 
-    fn is_folder(&self) -> bool {
-        matches!(self.rule, LabelRule::Folder(0))
+    fn folder_depth(&self) -> Option<usize> {
+        match self.rule {
+            LabelRule::Folder(depth) => Some(depth),
+            _ => None,
+        }
     }
 
     fn wanted(&self) -> String {
@@ -165,7 +169,7 @@ impl LabelSource for Labels {
 pub(crate) struct RowsOf<'t>(pub(crate) &'t LabelTable);
 
 impl LabelSource for RowsOf<'_> {
-    fn label<'a>(&'a self, name: SampleName<'a>) -> Option<Cow<'a, str>> {
+    fn label<'a>(&'a self, name: SampleName<'a>, _path: &'a str) -> Option<Cow<'a, str>> {
         self.0.row(name).map(|_| Cow::Borrowed(""))
     }
 
@@ -199,8 +203,8 @@ pub(crate) fn log_unmatched(table: &LabelTable, manifest: &Manifest) -> Result<(
     Ok(())
 }
 
-/// The folder at this depth on the path of a name. Empty parts, as in `a//b`, don't count.
-fn folder_at(below: &str, depth: usize) -> Option<&str> {
-    let (folders, _) = below.rsplit_once('/')?;
+/// The folder at this depth on a path. Empty parts, as in `a//b`, don't count.
+fn folder_at(path: &str, depth: usize) -> Option<&str> {
+    let (folders, _) = path.rsplit_once('/')?;
     folders.split('/').filter(|folder| !folder.is_empty()).nth(depth)
 }

@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Result, Stage};
 pub(super) struct NamePattern {
     text: String,
     pieces: Vec<Piece>,
-    /// Whether it matches the last part of a name alone.
+    /// Whether it matches the last part of a name alone: if nothing in it matches a `/`.
     is_of_file: bool,
 }
 
@@ -160,6 +160,8 @@ mod tests {
             ("*/{label}/*", "2026/cat/deep/tom.png", None),
             ("**/{label}/*", "a/b/cat/tom.png", Some("cat")),
             ("{label}/**", "cat/a/b.png", Some("cat")),
+            ("{label}_**", "pug_1/2.png", Some("pug")),
+            ("{label}_**", "any/pug_1.png", None),
             ("{label}", "cat", Some("cat")),
             ("{label}", "dog/cat", Some("cat")),
             ("/{label}", "cat", None),

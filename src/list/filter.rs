@@ -216,8 +216,7 @@ impl Filter {
         if !self.classes.is_empty() && !self.classes.contains(&object.storage_class) {
             return Some(Reason::StorageClass);
         }
-        let folder = prefix.prefix.rfind('/').map_or(0, |slash| slash + 1);
-        let below = name.get(folder..).unwrap_or(name);
+        let below = prefix.below(name);
         if !self.include.is_empty() && !self.include.matches(below) {
             return Some(Reason::NotIncluded);
         }

@@ -54,6 +54,12 @@ impl Prefix {
         BucketUri { scheme: self.scheme, bucket: &self.bucket }
     }
 
+    /// The part of a listed name below the last `/` of this prefix.
+    pub(crate) fn below<'a>(&self, name: &'a str) -> &'a str {
+        let folder = self.prefix.rfind('/').map_or(0, |slash| slash + 1);
+        name.get(folder..).unwrap_or(name)
+    }
+
     /// The URI of the object with this whole name in the same bucket.
     pub fn uri<'a>(&'a self, name: &'a str) -> impl fmt::Display + 'a {
         ObjectUri { scheme: self.scheme, bucket: &self.bucket, name }

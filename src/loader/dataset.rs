@@ -48,10 +48,13 @@ pub(crate) struct DatasetSource {
     pub(crate) client: Client,
     /// The samples.
     pub(crate) manifest: Arc<Manifest>,
-    /// The same samples, with labels numbered in byte order of their names instead of by `classes`.
+    /// The same samples, with labels numbered in byte order of their names instead of by `classes`, or by the list that
+    /// the manifest was saved with.
     unnumbered: Arc<Manifest>,
     /// Whether objects that are no images were left out.
     only_images: bool,
+    /// Whether the decoder fails for samples without a label.
+    wants_labels: bool,
     classes: Option<Arc<ClassMap>>,
     /// The listing, if it may still be under way.
     streaming: Option<StreamingListing>,
@@ -78,8 +81,7 @@ pub(crate) struct GivenNotices {
 
 impl DatasetSource {
     /// The same data set with labels numbered by `classes`, and, if `only_images`, without objects that are no images.
-    /// The end of a running listing reports doubtful labels if `wants_labels`.
-    fn relabelled(&self, only_images: bool, wants_labels: bool, classes: Option<Arc<ClassMap>>) -> Result<Self> {
+    fn relabelled(&self, only_images: bool, classes: Option<Arc<ClassMap>>) -> Result<Self> {
         let mut streaming = self.streaming.clone().filter(|_| self.unnumbered.is_growing());
         let unnumbered = match &mut streaming {
             // Users may already hold what the running listing has delivered, so it can't be changed. A new listing
@@ -88,7 +90,7 @@ impl DatasetSource {
                 listing.classes.clone_from(&classes);
                 if only_images {
                     listing.filter = listing.filter.clone().images();
-                    listing.ended = if wants_labels { log_labelled_images_listed } else { log_images_listed };
+                    listing.ended = if self.wants_labels { log_labelled_images_listed } else { log_images_listed };
                 }
                 Arc::new(listing.begin(Io::shared()?.handle()).0)
             }
@@ -111,22 +113,28 @@ impl DatasetSource {
     /// The same data set with other samples or labels, which `change` makes of the complete listing.
     fn changed(&self, change: impl FnOnce(&Arc<Manifest>) -> Result<Arc<Manifest>>) -> Result<Self> {
         self.unnumbered.complete()?;
+        // A list that was saved with the manifest numbers the new labels, too.
+        let classes = match &self.classes {
+            Some(classes) => Some(Arc::clone(classes)),
+            None => self.unnumbered.class_list()?.map(Arc::new),
+        };
         let unnumbered = change(&self.unnumbered)?;
-        let manifest = match &self.classes {
+        let manifest = match &classes {
             Some(classes) => Arc::new(unnumbered.with_classes(classes)?),
             None => Arc::clone(&unnumbered),
         };
-        Ok(Self { manifest, unnumbered, streaming: None, ..self.clone() })
+        Ok(Self { manifest, unnumbered, classes, streaming: None, ..self.clone() })
     }
 
-    /// Warns once of doubtful labels, which a decoder of images is about to use. Doesn't wait for a running listing.
+    /// Warns once of samples without a label, and of labels that are probably not the intended ones, before a decoder
+    /// uses labels. Does nothing while a listing is running, or if the labels aren't those of folders.
     pub(crate) fn warn_of_labels(&self) {
         let is_running = self.unnumbered.is_growing();
         if is_running || self.unnumbered.has_given_labels() || self.notices.labels.swap(true, Ordering::Relaxed) {
             return;
         }
-        warn_of_unlabelled(&self.unnumbered);
-        warn_of_labels(&self.unnumbered, self.classes.as_deref());
+        warn_of_unlabelled(&self.manifest);
+        warn_of_labels(&self.manifest);
     }
 }
 
@@ -144,6 +152,7 @@ pub(super) fn new_dataset(
             unnumbered: Arc::clone(&manifest),
             manifest,
             only_images: false,
+            wants_labels: false,
             classes: None,
             streaming,
             bucket,
@@ -172,29 +181,22 @@ impl<D> DatafluxDataset<D> {
     /// for example because there is no image, the error is returned when a sample is needed.
     #[must_use]
     pub fn decode<E: Decode>(self, decode: E) -> DatafluxDataset<E> {
-        let Self { mut source, .. } = self;
+        let mut source = DatasetSource { wants_labels: decode.wants_labels(), ..DatasetSource::clone(&self.source) };
         if decode.wants_images() && !source.only_images {
-            let images =
-                source.relabelled(true, decode.wants_labels(), source.classes.clone()).unwrap_or_else(|error| {
-                    let failed = Arc::new(Manifest::failed(source.manifest.prefix().clone(), error));
-                    DatasetSource {
-                        manifest: Arc::clone(&failed),
-                        unnumbered: failed,
-                        only_images: true,
-                        ..DatasetSource::clone(&source)
-                    }
-                });
-            source = Arc::new(images);
+            source = source.relabelled(true, source.classes.clone()).unwrap_or_else(|error| {
+                let failed = Arc::new(Manifest::failed(source.manifest.prefix().clone(), error));
+                DatasetSource { manifest: Arc::clone(&failed), unnumbered: failed, only_images: true, ..source }
+            });
         }
-        DatafluxDataset { source, decode: Arc::new(decode), item_bytes: None }
+        DatafluxDataset { source: Arc::new(source), decode: Arc::new(decode), item_bytes: None }
     }
 
     /// The same samples, with labels from elsewhere than their folders: from a pattern of their names, a table, or a
     /// closure; see [`Labels`]. Samplers, weights, [splits](crate::Subset::split_by_label) and decoders then use these.
     ///
-    /// Labels are numbered in byte order unless a list of [classes](Self::classes) numbers them. They are part of the
-    /// [digest](Manifest::digest), so a run isn't resumed with other labels. This looks at each name once, and copies the
-    /// listing. The data set may be [decoded](Self::decode) before or after this; what no decoder of images wants needs
+    /// Labels are numbered in byte order unless a list of [classes](Self::classes) numbers them, which was set here or
+    /// before the manifest was saved. They are part of the [digest](Manifest::digest), so a run isn't resumed with other
+    /// labels. This looks at each name once, and copies the listing. The data set may be [decoded](Self::decode) before or after this; what no decoder of images wants needs
     /// no label if it is decoded before. Waits for the end of the listing, also of a
     /// [streaming](crate::DatasetBuilder::streaming) data set.
     ///
@@ -282,7 +284,7 @@ impl<D> DatafluxDataset<D> {
         if !self.source.unnumbered.has_given_labels() {
             classes.check_folders()?;
         }
-        let source = self.source.relabelled(self.source.only_images, true, Some(Arc::new(classes)))?;
+        let source = self.source.relabelled(self.source.only_images, Some(Arc::new(classes)))?;
         Ok(Self { source: Arc::new(source), ..self })
     }
 

@@ -1,12 +1,34 @@
 //! What is logged about a listing: its end, objects that were left out, doubtful labels, and cold storage.
 
 use crate::list::{Prefix, Reason};
-use crate::manifest::{ClassMap, FoundImages, Manifest, UnlabelledSamples};
+use crate::manifest::{FoundImages, Manifest, UnlabelledSamples};
 use crate::plan::cold_notice;
 use crate::store::{Capabilities, Client};
 
-/// Logs that a listing has ended.
+/// Logs that a listing has ended, and warns of hidden files that it left out.
 pub(super) fn log_listed(manifest: &Manifest) {
+    log_end(manifest);
+    let hidden_files = manifest.left_out().count(Reason::Hidden);
+    if hidden_files > 0 {
+        tracing::warn!(
+            prefix = %manifest.prefix(),
+            hidden_files,
+            "hidden files, such as .DS_Store, and files in hidden folders are left out; to keep them, list with \
+             Filter::new().hidden()"
+        );
+    }
+}
+
+/// As [`log_listed`], for a listing of images.
+pub(super) fn log_images_listed(manifest: &Manifest) {
+    log_end(manifest);
+    let left_out = manifest.left_out();
+    if left_out.count(Reason::Hidden) + left_out.count(Reason::NotAnImage) > 0 {
+        tracing::warn!(prefix = %manifest.prefix(), %left_out, "{LEFT_OUT}");
+    }
+}
+
+fn log_end(manifest: &Manifest) {
     tracing::info!(
         prefix = %manifest.prefix(),
         samples = manifest.len(),
@@ -17,19 +39,10 @@ pub(super) fn log_listed(manifest: &Manifest) {
     warn_of_cold(manifest);
 }
 
-/// As [`log_listed`], for a listing of images.
-pub(super) fn log_images_listed(manifest: &Manifest) {
-    log_listed(manifest);
-    let left_out = manifest.left_out();
-    if left_out.count(Reason::Hidden) + left_out.count(Reason::NotAnImage) > 0 {
-        tracing::warn!(prefix = %manifest.prefix(), %left_out, "{LEFT_OUT}");
-    }
-}
-
 /// As [`log_images_listed`], where the folders are labels.
 pub(super) fn log_labelled_images_listed(manifest: &Manifest) {
     log_images_listed(manifest);
-    warn_of_labels(manifest, None);
+    warn_of_labels(manifest);
 }
 
 /// The warning that an image data set leaves out objects.
@@ -43,14 +56,17 @@ pub(super) fn warn_of_left_out(images: &Manifest, found: &FoundImages) {
     }
 }
 
-/// Warns of images without a label.
-pub(super) fn warn_of_unlabelled(images: &Manifest) {
-    if let Some((images_in_none, example)) = images.without_label() {
+/// Warns of samples without a label, for a decoder that fails for them. A manifest that can't be read is an error of the
+/// loader that is about to be built.
+pub(super) fn warn_of_unlabelled(manifest: &Manifest) {
+    if let Ok(UnlabelledSamples { count, names }) = manifest.without_label()
+        && let Some(example) = names.first()
+    {
         tracing::warn!(
-            prefix = %images.prefix(),
-            images = images_in_none,
-            example = &*example,
-            "images in no folder have no label and can't be decoded; move them into one, or set labels with label_by"
+            prefix = %manifest.prefix(),
+            samples = count,
+            example,
+            "samples in no folder of a class have no label and can't be decoded; move them into one, or set labels with label_by"
         );
     }
 }
@@ -82,13 +98,15 @@ pub(super) fn warn_of_lacks(client: &Client, prefix: &Prefix) {
 }
 
 /// Warns if the labels are probably not the intended ones: if there is only one class, or if the URI lacks its last
-/// slash.
-pub(super) fn warn_of_labels(images: &Manifest, classes: Option<&ClassMap>) {
-    let prefix = images.prefix();
-    let labels = images.labels();
+/// slash. A list of classes is always intended.
+pub(super) fn warn_of_labels(manifest: &Manifest) {
+    if !matches!(manifest.class_list(), Ok(None)) {
+        return;
+    }
+    let prefix = manifest.prefix();
     let lacks_slash = !prefix.prefix.is_empty() && !prefix.prefix.ends_with('/');
-    match (classes, labels) {
-        (None, [one]) => {
+    match manifest.labels() {
+        [one] => {
             let folder = prefix.prefix.rfind('/').map_or(0, |slash| slash + 1);
             let above = &prefix.prefix[..folder];
             let is_cut_name =
@@ -101,10 +119,10 @@ pub(super) fn warn_of_labels(images: &Manifest, classes: Option<&ClassMap>) {
             tracing::warn!(
                 %prefix,
                 class = one,
-                "all images are of one class; if the classes are the folders within it, open {meant} instead"
+                "all samples are of one class; if the classes are the folders within it, open {meant} instead"
             );
         }
-        (None, labels) if lacks_slash && labels.iter().all(|label| label.starts_with(last_part(prefix))) => {
+        labels if lacks_slash && labels.iter().all(|label| label.starts_with(last_part(prefix))) => {
             let some = labels.iter().take(MAX_LISTED_FOLDERS).map(String::as_str).collect::<Vec<_>>().join(", ");
             tracing::warn!(
                 %prefix,
@@ -122,7 +140,7 @@ const MAX_LISTED_FOLDERS: usize = 8;
 
 /// The part of a prefix after its last slash.
 fn last_part(prefix: &Prefix) -> &str {
-    &prefix.prefix[prefix.prefix.rfind('/').map_or(0, |slash| slash + 1)..]
+    prefix.below(&prefix.prefix)
 }
 
 /// Warns if objects are in a storage class whose reads are charged for.

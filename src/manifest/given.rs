@@ -24,17 +24,19 @@ pub enum Unlabelled {
 
 /// Where labels come from.
 pub(crate) trait LabelSource {
-    /// The label of a sample; `None` where it has none.
-    fn label<'a>(&'a self, name: SampleName<'a>) -> Option<Cow<'a, str>>;
+    /// The label of a sample; `None` where it has none. `path` is the part of its name from the
+    /// [`label_root`](Manifest::label_root) on, where folders are labels, which depends on the other names.
+    fn label<'a>(&'a self, name: SampleName<'a>, path: &'a str) -> Option<Cow<'a, str>>;
 
     /// What samples lack that have no label, for an error.
     fn what(&self) -> &'static str {
         "label"
     }
 
-    /// Whether labels are the first folders below the prefix, as they are without a source.
-    fn is_folder(&self) -> bool {
-        false
+    /// Which folder on the path of a sample is its label, counted from 0; `None` where labels aren't folders. The first
+    /// folders are also the labels without a source.
+    fn folder_depth(&self) -> Option<usize> {
+        None
     }
 
     /// What a sample needs to have a label, for an error.
@@ -44,13 +46,18 @@ pub(crate) trait LabelSource {
     fn hint(&self) -> String;
 }
 
-/// A sample's name, and the part of it that patterns, tables and functions are given.
+/// The name of a sample, of which patterns, tables and functions use different parts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SampleName<'a> {
     pub(crate) prefix: &'a Prefix,
     pub(crate) whole: &'a str,
-    /// From the [`label_root`](Manifest::label_root) on.
-    pub(crate) below: &'a str,
+}
+
+impl<'a> SampleName<'a> {
+    /// The part below the last `/` of the prefix.
+    pub(crate) fn below(self) -> &'a str {
+        self.prefix.below(self.whole)
+    }
 }
 
 /// Samples without a label.
@@ -72,6 +79,12 @@ impl UnlabelledSamples {
         }
     }
 
+    fn merge(&mut self, more: Self) {
+        self.count += more.count;
+        self.names.extend(more.names);
+        self.names.truncate(NAMED);
+    }
+
     /// The names of the first ones, and how many more there are.
     pub(crate) fn listed(&self) -> String {
         let more = self.count - self.names.len() as u64;
@@ -86,12 +99,28 @@ impl Manifest {
         self.growth.ended().is_some_and(|end| end.labels.are_given())
     }
 
-    /// How many samples have no label, and the name of the first one; `None` if all have one. Reads all samples.
-    pub(crate) fn without_label(&self) -> Option<(u64, Arc<str>)> {
-        let is_without = |&index: &u64| self.facts(index).is_some_and(|facts| facts.label.is_none());
-        let mut without = (0..self.len()).filter(is_without);
-        let first = without.next()?;
-        Some((1 + without.count() as u64, self.get(first)?.name))
+    /// The list of classes that numbers the labels, if there is one. Waits for the end of the listing.
+    ///
+    /// # Errors
+    /// The manifest's file has a list that can't be one.
+    pub(crate) fn class_list(&self) -> Result<Option<ClassMap>> {
+        let has_list = self.end().labels.is_class_list();
+        has_list.then(|| ClassMap::new(self.labels())).transpose()
+    }
+
+    /// The samples that have no label. Waits for the end of the listing, and reads all samples.
+    ///
+    /// # Errors
+    /// The listing failed; the manifest's file was written to since it was opened.
+    pub(crate) fn without_label(&self) -> Result<UnlabelledSamples> {
+        let mut without = UnlabelledSamples::default();
+        let mut entries = self.entries();
+        while let Some(entry) = entries.next()? {
+            if entry.label.is_none() {
+                without.add(entry.name);
+            }
+        }
+        Ok(without)
     }
 
     /// A copy of the samples with labels of `source`, in byte order, and the samples that have none. Waits for the end
@@ -110,11 +139,12 @@ impl Manifest {
         let mut without = UnlabelledSamples::default();
         let mut sink = ObjectSink::new(self.prefix.clone(), false);
         sink.labeller.root = root;
-        let is_folder = source.is_folder();
+        let depth = source.folder_depth();
 
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
-            let Some(label) = source.label(self.name_from(root, entry.name)) else {
+            let Some(label) = source.label(self.sample_name(entry.name), entry.name.get(root..).unwrap_or_default())
+            else {
                 without.add(entry.name);
                 continue;
             };
@@ -125,7 +155,7 @@ impl Manifest {
                     .mismatch("a text without line feeds, not empty", format_args!("'{}'", label.escape_debug()))
                     .hint("correct the label where it comes from"));
             }
-            if is_folder {
+            if depth == Some(0) {
                 sink.push(entry.name.as_bytes(), entry.named(()))?;
             } else {
                 sink.push_labelled(entry.name.as_bytes(), entry.named(()), Some(&label))?;
@@ -133,7 +163,19 @@ impl Manifest {
         }
 
         let left_out = self.left_out_without(&without, source, unlabelled)?;
-        Ok((Self { is_listed: self.is_listed, ..sink.finish(left_out)? }, without))
+        let labelled = Self { is_listed: self.is_listed, ..sink.finish(left_out)? };
+
+        // Where a sample beside the folder of all others was left out, names and folders begin in this folder, as if the
+        // sample had never been there.
+        if labelled.label_root()? == root {
+            return Ok((labelled, without));
+        }
+        if depth.is_none() {
+            return Ok((labelled.only(|_| true, left_out)?, without));
+        }
+        let (labelled, more) = labelled.labelled_by(source, unlabelled)?;
+        without.merge(more);
+        Ok((labelled, without))
     }
 
     /// The samples that `source` has a label of, with the labels that they have, and those that it has none of. Waits for
@@ -148,7 +190,8 @@ impl Manifest {
     ) -> Result<(Arc<Self>, UnlabelledSamples)> {
         self.complete()?;
         let root = self.label_root()?;
-        let is_labelled = |name: &str| source.label(self.name_from(root, name)).is_some();
+        let is_labelled =
+            |name: &str| source.label(self.sample_name(name), name.get(root..).unwrap_or_default()).is_some();
         let mut without = UnlabelledSamples::default();
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
@@ -160,7 +203,7 @@ impl Manifest {
         if without.count == 0 {
             return Ok((Arc::clone(self), without));
         }
-        Ok((Arc::new(self.only(is_labelled, root, left_out)?), without))
+        Ok((Arc::new(self.only(is_labelled, left_out)?), without))
     }
 
     /// Calls `take` with the name of each sample, in order. Waits for the end of the listing.
@@ -168,27 +211,16 @@ impl Manifest {
     /// # Errors
     /// The listing failed; the manifest's file was written to since it was opened.
     pub(crate) fn for_each_name(&self, mut take: impl FnMut(SampleName<'_>)) -> Result<()> {
-        self.complete()?;
-        let root = self.label_root()?;
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
-            take(self.name_from(root, entry.name));
+            take(self.sample_name(entry.name));
         }
         Ok(())
     }
 
-    /// The parts of a sample's name. Waits for the end of the listing if the prefix doesn't end in a slash.
-    ///
-    /// # Errors
-    /// The listing failed; the manifest's file was written to since it was opened.
-    pub(crate) fn sample_name<'a>(&'a self, name: &'a str) -> Result<SampleName<'a>> {
-        let prefix = &self.prefix.prefix;
-        let is_folder = prefix.is_empty() || prefix.ends_with('/');
-        Ok(self.name_from(if is_folder { prefix.len() } else { self.label_root()? }, name))
-    }
-
-    fn name_from<'a>(&'a self, root: usize, name: &'a str) -> SampleName<'a> {
-        SampleName { prefix: &self.prefix, whole: name, below: name.get(root..).unwrap_or_default() }
+    /// The name of one of the samples.
+    pub(crate) fn sample_name<'a>(&'a self, name: &'a str) -> SampleName<'a> {
+        SampleName { prefix: &self.prefix, whole: name }
     }
 
     /// The counts of what is left out together with samples without a label.
@@ -224,10 +256,17 @@ impl Manifest {
             ))
     }
 
-    /// A copy of the objects whose names `is_kept` accepts, with the labels that they have.
-    pub(super) fn with_given_labels(&self, is_kept: impl Fn(&str) -> bool, left_out: LeftOut) -> Result<Self> {
+    /// A copy of the objects whose names `is_kept` accepts, with the labels that they have. `root` is the
+    /// [`label_root`](Self::label_root) of these objects.
+    pub(super) fn with_given_labels(
+        &self,
+        is_kept: impl Fn(&str) -> bool,
+        root: usize,
+        left_out: LeftOut,
+    ) -> Result<Self> {
         let labels = self.labels();
         let mut sink = ObjectSink::new(self.prefix.clone(), false);
+        sink.labeller.root = root;
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
             if is_kept(entry.name) {

@@ -48,38 +48,49 @@ impl Manifest {
     pub(crate) fn images(self: &Arc<Self>) -> Result<(Arc<Self>, FoundImages)> {
         let mut found = FoundImages::default();
         let filter = Filter::everything().images();
-        let (mut first, mut last) = (None::<Vec<u8>>, Vec::new());
         let mut entries = self.entries();
         while let Some(entry) = entries.next()? {
             if let Some(reason) = filter.reason_by_name(&self.prefix, entry.name) {
                 found.left_out.add(reason);
                 found.example.get_or_insert_with(|| entry.name.to_owned());
-                continue;
             }
-            last.clear();
-            last.extend_from_slice(entry.name.as_bytes());
-            first.get_or_insert_with(|| last.clone());
         }
         if found.left_out.total() == 0 {
             return Ok((Arc::clone(self), found));
         }
         let mut left_out = self.left_out();
         left_out.merge(&found.left_out);
-        let root = label_root(&self.prefix.prefix, first.as_deref().unwrap_or_default(), &last);
-        let is_image = |name: &str| filter.reason_by_name(&self.prefix, name).is_none();
-        Ok((Arc::new(self.only(is_image, root, left_out)?), found))
+        let images = self.only(|name| filter.reason_by_name(&self.prefix, name).is_none(), left_out)?;
+        Ok((Arc::new(images), found))
     }
 
-    /// Only the objects whose names `is_kept` accepts. Folders are labels from `root` on, unless others were given.
-    pub(super) fn only(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
-        let kept = if self.has_given_labels() {
-            self.with_given_labels(is_kept, left_out)?
-        } else {
-            self.labelled_by_folder(is_kept, root, left_out)?
-        };
+    /// Only the objects whose names `is_kept` accepts, with the labels that they have, or the folders if these are the
+    /// labels. A list of classes is kept.
+    ///
+    /// # Errors
+    /// No object is accepted; the listing failed; the manifest's file was written to since it was opened.
+    pub(super) fn only(&self, is_kept: impl Fn(&str) -> bool, left_out: LeftOut) -> Result<Self> {
+        let root = self.label_root()?;
+        let mut kept = self.copied(is_kept, root, left_out)?;
+        // Where an object beside the folder of all others was left out, names and folders begin in this folder.
+        let root_of_kept = kept.label_root()?;
+        if root_of_kept != root {
+            kept = kept.copied(|_| true, root_of_kept, left_out)?;
+        }
 
         // A saved manifest may have a list of classes, which still numbers its samples.
-        if self.end().labels.is_class_list() { kept.with_classes(&ClassMap::new(self.labels())?) } else { Ok(kept) }
+        match self.class_list()? {
+            Some(classes) => kept.with_classes(&classes),
+            None => Ok(kept),
+        }
+    }
+
+    fn copied(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
+        if self.has_given_labels() {
+            self.with_given_labels(is_kept, root, left_out)
+        } else {
+            self.labelled_by_folder(is_kept, root, left_out)
+        }
     }
 
     /// The [`label_root`] of the samples.

@@ -18,7 +18,10 @@ pub(super) fn no_samples(prefix: &Prefix, left_out: &LeftOut) -> Error {
     let error =
         Error::new(ErrorKind::NotFound, "there is no sample below this prefix").stage(Stage::Manifest).object(prefix);
     if left_out.total() > 0 {
-        return error.hint(format!("all that is there was left out: {left_out}; name another prefix, or filter less"));
+        let hidden =
+            if left_out.count(Reason::Hidden) > 0 { "; Filter::new().hidden() keeps hidden files" } else { "" };
+        return error
+            .hint(format!("all that is there was left out: {left_out}; name another prefix, or filter less{hidden}"));
     }
     if let Some((folder, glob)) = prefix.glob() {
         return error.hint(format!("a prefix isn't a glob: open {folder} with Filter::include({glob:?})"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dataflux::list::{Filter, Reason};
 use dataflux::store::MemoryStore;
-use dataflux::{DataLoader, DatafluxDataset, Decode, ErrorKind, ImageFolder, Manifest};
+use dataflux::{DataLoader, DatafluxDataset, Decode, ErrorKind, ImageFolder, Labelled, Manifest, Text};
 
 use crate::support::log::Log;
 use crate::support::{client, png, without_hanging};
@@ -264,6 +264,19 @@ fn one_class_only_and_images_in_no_folder_are_warnings() {
     let flat = warnings("gs://data/flat/");
     assert!(flat.len() == 2 && flat[0].contains("no folder") && flat[0].contains("flat/2.png"), "{flat:?}");
     assert_eq!(warnings("gs://data/deep/train/"), [""; 0]);
+
+    // Other decoders that want labels warn as well, of samples that are no images.
+    let text = |uri| logged(|| built(&open(&store, uri).decode(Labelled::new(Text::new())))).1;
+    let (deep, flat) = (text("gs://data/deep/"), text("gs://data/flat/"));
+    assert!(deep.len() == 1 && deep[0].contains("all samples are of one class"), "{deep:?}");
+    assert!(flat.len() == 2 && flat[0].contains("samples in no folder of a class"), "{flat:?}");
+    assert!([deep, flat].concat().iter().all(|line| !line.contains("image")), "they are no images");
+    // A list of classes is intended, also one that was saved.
+    let listed = open(&store, "gs://data/deep/").classes(["train"]).unwrap();
+    let saved =
+        || DatafluxDataset::builder().client(client(store.clone())).from_manifest(Arc::clone(listed.manifest()));
+    assert_eq!(logged(|| built(&listed.clone().decode(folder()))).1, [""; 0]);
+    assert_eq!(logged(|| built(&saved().unwrap().decode(folder()))).1, [""; 0]);
 }
 
 /// A run must not resume with other class numbers.

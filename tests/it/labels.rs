@@ -25,7 +25,11 @@ fn images(names: &[&str]) -> MemoryStore {
 }
 
 fn open(store: &MemoryStore) -> DatafluxDataset {
-    DatafluxDataset::open_with(client(store.clone()), "gs://data/p/").unwrap()
+    open_uri(store, "gs://data/p/")
+}
+
+fn open_uri(store: &MemoryStore, uri: &str) -> DatafluxDataset {
+    DatafluxDataset::open_with(client(store.clone()), uri).unwrap()
 }
 
 /// The first batch, of up to four samples.
@@ -286,7 +290,9 @@ fn labels_of_names_are_saved_with_the_manifest() {
     let store = images(&[&PETS[..], &["README_1.md", "pug_2.txt"]].concat());
     let any = || Labels::pattern("{label}_*").unwrap();
     let path = temporary("saved.dfm");
-    for list in [None, Some(["pug", "README", "beagle", "great_pyrenees", "none"])] {
+    let lists = [None, Some(["pug", "README", "beagle", "great_pyrenees", "none"])];
+    for (uri, list) in ["gs://data/p/", "gs://data/p"].into_iter().flat_map(|uri| lists.map(|list| (uri, list))) {
+        let open = |store: &MemoryStore| open_uri(store, uri);
         let numbered = |dataset: DatafluxDataset| list.map_or(dataset.clone(), |list| dataset.classes(list).unwrap());
         let dataset = numbered(open(&store).label_by(any()).unwrap());
         dataset.manifest().save(&path).unwrap();
@@ -298,11 +304,25 @@ fn labels_of_names_are_saved_with_the_manifest() {
 
         // A decoder of images leaves out others, and a class without images is none unless there is a list.
         let images = numbered(open(&store).decode(ImageFolder::new()).label_by(any()).unwrap().decode(dataflux::Raw));
-        for left in [loaded.clone().decode(ImageFolder::new()), dataset.decode(ImageFolder::new())] {
+        for left in [loaded.clone().decode(ImageFolder::new()), dataset.clone().decode(ImageFolder::new())] {
             assert_eq!(labels(&left), labels(&images), "{list:?}");
             assert_eq!(left.manifest().labels(), images.manifest().labels());
             assert_eq!(left.manifest().digest(), images.manifest().digest(), "{list:?}");
             left.manifest().verify().unwrap();
+        }
+        // New labels are numbered by the list, too, until there is another one.
+        let again = loaded.clone().label_by(any()).unwrap();
+        assert_eq!((labels(&again), again.manifest().labels()), (labels(&dataset), dataset.manifest().labels()));
+        assert_eq!(again.manifest().digest(), dataset.manifest().digest(), "{uri}, {list:?}");
+        let images_again = again.clone().decode(ImageFolder::new());
+        assert_eq!(images_again.manifest().digest(), images.manifest().digest(), "{uri}, {list:?}");
+        if list.is_some() {
+            let other = Labels::by(|_| Some("none".to_owned()));
+            assert_eq!(loaded.clone().label_by(other).unwrap().manifest().facts(0).unwrap().label, Some(4));
+            let unknown = loaded.clone().label_by(Labels::by(|_| Some("cat".to_owned()))).unwrap_err().to_string();
+            assert!(unknown.contains("'cat'"), "{unknown}");
+            let replaced = again.classes(["README", "pug", "beagle", "great_pyrenees"]).unwrap();
+            assert_eq!(labels(&replaced), labels(&dataset));
         }
         // The folders may label again.
         let folder = loaded.label_by(Labels::folder()).unwrap_err();
@@ -423,4 +443,73 @@ fn labels_of_a_table_are_kept_by_what_leaves_samples_out() {
     listed.manifest().verify().unwrap();
     let folders = open(&store).match_table(&few, Unlabelled::LeaveOut).unwrap();
     assert_eq!(labels(&folders), wanted(&[("x/2.png", "x"), ("y/3.png", "y")]));
+}
+
+/// Function and pattern were given other names where an object was beside the folder, and the digest was of yet others.
+#[test]
+fn labels_and_digests_do_not_depend_on_what_is_left_out() {
+    let store = images(&["cat_1.png", "dog_1.png", "dog_2.png"]);
+    let folder = open(&store).label_by(by_name()).unwrap();
+    for beside in [None, Some("p_notes.txt")] {
+        if let Some(name) = beside {
+            store.insert("data", name, "not an image");
+        }
+        let open = || open_uri(&store, "gs://data/p");
+        let of_names = Labels::by(|name| Some(name.strip_prefix("p/")?.rsplit_once('_')?.0.to_owned()));
+        let whole = Labels::pattern("p/{label}_*.png").unwrap();
+        for rule in [of_names, whole, by_name()] {
+            let rule = rule.unlabelled(Unlabelled::LeaveOut);
+            let before = open().decode(ImageFolder::new()).label_by(rule.clone()).unwrap();
+            let after = open().label_by(rule).unwrap();
+            assert_eq!(after.manifest().left_out().total(), u64::from(beside.is_some()));
+            let decoded = after.clone().decode(ImageFolder::new());
+            for manifest in [before.manifest(), after.manifest(), decoded.manifest()] {
+                assert_eq!(manifest.labels(), ["cat", "dog"], "{beside:?}");
+                assert_eq!(manifest.digest(), folder.manifest().digest(), "{beside:?}");
+                manifest.verify().unwrap();
+            }
+        }
+    }
+    // A decoder leaves the notes out, which have a label.
+    let labelled = open_uri(&store, "gs://data/p").label_by(Labels::by(|name| Some(name[2..5].to_owned()))).unwrap();
+    labelled.manifest().verify().unwrap();
+    let images = labelled.decode(ImageFolder::new());
+    assert_eq!(images.manifest().digest(), folder.manifest().digest());
+    images.manifest().verify().unwrap();
+}
+
+/// The one class was `p`, the folder that holds all samples.
+#[test]
+fn folders_are_those_of_the_samples_that_are_left() {
+    let store = images(&["cat/1.png", "dog/deep/1.png"]);
+    store.insert("data", "p_notes.txt", "not an image");
+    let folder = open(&store);
+    for depth in [0, 1] {
+        let rule = || Labels::folder_at(depth).unlabelled(Unlabelled::LeaveOut);
+        let left = open_uri(&store, "gs://data/p").label_by(rule()).unwrap();
+        let wanted = folder.clone().label_by(rule()).unwrap();
+        assert_eq!(labels(&left), labels(&wanted));
+        assert_eq!((left.manifest().digest(), left.len()), (wanted.manifest().digest(), 2 - depth as u64));
+        assert_eq!(left.manifest().left_out().count(Reason::Unlabelled), 1 + depth as u64);
+        left.manifest().verify().unwrap();
+    }
+    // With no sample in a subfolder, none has a label once the notes are left out.
+    let store = images(&["1.png"]);
+    store.insert("data", "p_notes.txt", "not an image");
+    let error =
+        open_uri(&store, "gs://data/p").label_by(Labels::folder().unlabelled(Unlabelled::LeaveOut)).unwrap_err();
+    assert!(error.to_string().contains("'p/1.png'"), "{error}");
+}
+
+/// The derived implementations asked the same of the targets' type.
+#[test]
+fn decoders_are_cloned_compared_and_shown_whatever_their_targets_are() {
+    struct Opaque;
+    let decode = ImageFolder::new().resize(2, 2).targets(|_| Ok(Opaque));
+    assert_eq!(decode.clone(), decode);
+    assert_ne!(decode.clone().max_pixels(9), decode);
+    assert_ne!(decode, ImageFolder::new().resize(2, 2).targets(|_| Ok(Opaque)));
+    assert!(format!("{decode:?}").starts_with("ImageFolder { targets: Given"), "{decode:?}");
+    let mapped = decode.map(|image, _| Ok(image));
+    assert!(format!("{:?}", mapped.clone()).starts_with("MappedImages { folder: ImageFolder"), "{mapped:?}");
 }

@@ -68,9 +68,9 @@ impl RowKey {
     /// The key of a sample, as errors show it.
     fn of(self, name: SampleName<'_>) -> &str {
         match self {
-            Self::BelowPrefix => name.below,
+            Self::BelowPrefix => name.below(),
             Self::FullName => name.whole,
-            Self::Stem => stem(name.below),
+            Self::Stem => stem(name.below()),
         }
     }
 }
@@ -169,7 +169,7 @@ impl LabelTable {
 
     /// The row of a sample that is decoded.
     pub(super) fn row_of(&self, sample: &RawSample) -> anyhow::Result<usize> {
-        let name = sample.manifest().sample_name(sample.name())?;
+        let name = sample.manifest().sample_name(sample.name());
         self.row(name).ok_or_else(|| {
             anyhow::anyhow!(
                 "{} has no row of its key '{}'; {}, or leave such samples out: \
