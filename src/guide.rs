@@ -18,6 +18,9 @@ pub mod labels {}
 #[doc = include_str!("../docs/guide/tensors.md")]
 pub mod tensors {}
 
+#[doc = include_str!("../docs/guide/parts.md")]
+pub mod parts {}
+
 #[doc = include_str!("../docs/guide/memory.md")]
 pub mod memory {}
 

@@ -49,6 +49,7 @@
 //! | read compressed objects | [`encoding`], [`RawSample::decompress`] |
 //! | augment images | [guide: images](guide::images), [`Transforms`], [`RawSample::rng_seed`] |
 //! | have tensors on the GPU in time | [guide: tensors](guide::tensors), [`device`](DataLoaderBuilder::device), [`ToDevice`] |
+//! | read images with masks or captions | [guide: parts](guide::parts), [`Parts`], [`ImageFolder::with_mask`] |
 //! | train on several ranks | [recipe](guide::cookbook#several-ranks), [guide: order](guide::order) |
 //! | stop and resume | [recipe](guide::cookbook#stop-and-resume), [`State`] |
 //! | survive bad samples | [recipe](guide::cookbook#samples-that-cant-be-read), [`OnError`] |
@@ -168,8 +169,8 @@ pub use decode::{Audio, AudioBatch, Flac, StackAudio, Wav};
 #[cfg(feature = "image")]
 #[doc(inline)]
 pub use decode::{
-    Image, ImageFolder, Images, MappedImages, MixImages, PadImages, PaddedImages, SampleContext, StackImages, Target,
-    TargetArray,
+    Image, ImageFolder, ImageWithMask, Images, MappedImages, MaskedImage, MaskedImages, MixImages, PadImages,
+    PaddedImages, SampleContext, StackImages, StackMaskedImages, Target, TargetArray,
 };
 #[doc(inline)]
 pub use encoding::{Compression, DecodedBytes};
@@ -182,7 +183,7 @@ pub use loader::{
     Limits, MixedBatches, MixedLoader, MixedLoaderBuilder, MixedState,
 };
 #[doc(inline)]
-pub use manifest::Manifest;
+pub use manifest::{Manifest, MissingParts, Parts};
 #[doc(inline)]
 pub use observe::{Event, EventKind, Observer};
 #[cfg(feature = "image")]

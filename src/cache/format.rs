@@ -24,9 +24,9 @@
 //! | 8 | 8 | the generation; or the length of the entity tag; or 0, for an object without a version |
 //! | 16 | 4 | length of the sample |
 //! | 20 | 4 | CRC32C of the sample |
-//! | 24 | 4 | the form of the key: 0 for no version, 1 for a generation, 2 for an entity tag; 4 more for a range of the object; 8 more for a row |
+//! | 24 | 4 | the form of the key: 0 for no version, 1 for a generation, 2 for an entity tag; 4 more for a range of the object; 8 more for a row; 16 more for further parts |
 //! | 28 | 4 | CRC32C of the 28 bytes before and of the rest of the key |
-//! | 32 | | the rest of the key: the bucket's name, the object's name, the entity tag, start and end of the range (8, 8), the row (8), each if there is one |
+//! | 32 | | the rest of the key: the bucket's name, the object's name, the entity tag, start and end of the range (8, 8), the row (8), the hash of the further parts (8, 8), each if there is one |
 //! | | | the sample; zeros up to a multiple of 8 |
 //!
 //! Records are found through the index, or by scanning from the first to the next, and never by searching for bytes
@@ -34,7 +34,9 @@
 
 use std::ops::Range;
 
-use crate::manifest::Location;
+use ring::digest::{Context, SHA256};
+
+use crate::manifest::{Location, PartLocation};
 use crate::store::Version;
 
 /// Bytes of a segment's head.
@@ -44,7 +46,7 @@ const FIXED_HEAD: usize = 32;
 /// Bytes of the longest entity tag in a key. Services have tags of some 40 bytes.
 const MAX_ETAG: usize = 256;
 /// The most bytes of a record before the sample: the service allows names of 222 and of 1,024 bytes.
-pub(super) const MAX_RECORD_HEAD: usize = FIXED_HEAD + 222 + 1_024 + MAX_ETAG + 16 + 8;
+pub(super) const MAX_RECORD_HEAD: usize = FIXED_HEAD + 222 + 1_024 + MAX_ETAG + 16 + 8 + 16;
 /// Records begin at multiples of this many bytes, and offsets count such units. So four bytes can address 32 GiB, which
 /// is eight times the largest segment.
 pub(super) const UNIT: u64 = 8;
@@ -64,26 +66,36 @@ pub(crate) struct CacheKey<'a> {
     version: Version<&'a str>,
     range: Option<&'a Range<u64>>,
     row: Option<u64>,
+    /// A hash of the objects that are further parts of the sample.
+    parts: Option<[u64; 2]>,
 }
 
 /// The bit of a key's form that says that it has a range.
 const RANGE: u32 = 4;
 /// The bit that says that it has a row.
 const ROW: u32 = 8;
+/// The bit that says that it has further parts.
+const PARTS: u32 = 16;
 
 impl<'a> CacheKey<'a> {
     /// The key of a sample of `bucket`; `None` if its names or its entity tag are too long for a cache.
     pub(crate) fn new(bucket: &'a str, location: &'a Location) -> Option<Self> {
-        let Location { object, range, row, .. } = location;
-        let key =
-            Self { bucket, name: &object.name, version: object.version.as_deref(), range: range.as_ref(), row: *row };
+        let Location { object, range, row, parts, .. } = location;
+        let key = Self {
+            bucket,
+            name: &object.name,
+            version: object.version.as_deref(),
+            range: range.as_ref(),
+            row: *row,
+            parts: hash_of_parts(parts),
+        };
         (key.record_head() <= MAX_RECORD_HEAD).then_some(key)
     }
 
     /// The key of a whole object of a generation.
     #[cfg(test)]
     pub(crate) fn of_generation(bucket: &'a str, name: &'a str, generation: i64) -> Self {
-        Self { bucket, name, version: generation.into(), range: None, row: None }
+        Self { bucket, name, version: generation.into(), range: None, row: None, parts: None }
     }
 
     /// The entity tag; empty if there is none.
@@ -96,12 +108,11 @@ impl<'a> CacheKey<'a> {
 
     /// What says how the rest of the key is to be read.
     fn form(&self) -> u32 {
-        let version = match self.version {
-            Version::None => 0,
-            Version::Generation(_) => 1,
-            Version::Etag(_) => 2,
-        };
-        version + RANGE * u32::from(self.range.is_some()) + ROW * u32::from(self.row.is_some())
+        let has = |bit, is_there| bit * u32::from(is_there);
+        form_of(&self.version)
+            + has(RANGE, self.range.is_some())
+            + has(ROW, self.row.is_some())
+            + has(PARTS, self.parts.is_some())
     }
 
     /// The generation, the length of the entity tag, or 0.
@@ -109,10 +120,10 @@ impl<'a> CacheKey<'a> {
         self.version.generation().map_or(self.tag().len() as u64, i64::cast_unsigned)
     }
 
-    /// Start and end of the range, and the row, each if there is one.
+    /// Start and end of the range, the row, and the hash of the further parts, each if there is one.
     fn numbers(&self) -> impl Iterator<Item = u8> {
         let ends = self.range.into_iter().flat_map(|range| [range.start, range.end]);
-        ends.chain(self.row).flat_map(u64::to_le_bytes)
+        ends.chain(self.row).chain(self.parts.into_iter().flatten()).flat_map(u64::to_le_bytes)
     }
 
     /// The hash of the key: FNV-1a, mixed at the end as MurmurHash3 does. Files hold it, so no version of this crate
@@ -171,9 +182,44 @@ impl<'a> CacheKey<'a> {
     }
 }
 
-/// Bytes of range and row in a key of this form.
+/// What the form of a key says of the version.
+fn form_of<N>(version: &Version<N>) -> u32 {
+    match version {
+        Version::None => 0,
+        Version::Generation(_) => 1,
+        Version::Etag(_) => 2,
+    }
+}
+
+/// A hash of the objects that are further parts of a sample, in order: half a SHA-256, since two samples with the same
+/// first part must never be taken for each other. `None` without further parts. Files hold it, so no version of this
+/// crate may change it.
+fn hash_of_parts(parts: &[PartLocation]) -> Option<[u64; 2]> {
+    if parts.is_empty() {
+        return None;
+    }
+    let mut context = Context::new(&SHA256);
+    for PartLocation { bucket, object, .. } in parts {
+        let version = object.version.as_deref();
+        let tag = if let Version::Etag(tag) = version { tag } else { "" };
+        let number = version.generation().map_or(tag.len() as u64, i64::cast_unsigned);
+        // Each text ends where its length says, so no two lists of objects are hashed as the same bytes.
+        for text in [bucket, &object.name] {
+            context.update(&(text.len() as u64).to_le_bytes());
+            context.update(text.as_bytes());
+        }
+        context.update(&[form_of(&version) as u8]);
+        context.update(&number.to_le_bytes());
+        context.update(tag.as_bytes());
+    }
+    let hash = context.finish();
+    Some([u64_at(hash.as_ref(), 0), u64_at(hash.as_ref(), 8)])
+}
+
+/// Bytes of range, row and hash of parts in a key of this form.
 fn numbers_bytes(form: u32) -> usize {
-    16 * usize::from(form & RANGE != 0) + 8 * usize::from(form & ROW != 0)
+    let bytes = |bit, bytes| if form & bit == 0 { 0 } else { bytes };
+    bytes(RANGE, 16) + bytes(ROW, 8) + bytes(PARTS, 16)
 }
 
 fn record_bytes(head: usize, size: u32) -> u64 {
@@ -240,7 +286,8 @@ fn hash_of(fixed: &[u8; FIXED_HEAD], rest: &[u8], lengths: [usize; 3]) -> Option
     let mut numbers = rest.as_chunks().0.iter().map(|number| u64::from_le_bytes(*number));
     let range = if form & RANGE == 0 { None } else { Some(numbers.next()?..numbers.next()?) };
     let row = if form & ROW == 0 { None } else { Some(numbers.next()?) };
-    let key = CacheKey { bucket, name, version, range: range.as_ref(), row };
+    let parts = if form & PARTS == 0 { None } else { Some([numbers.next()?, numbers.next()?]) };
+    let key = CacheKey { bucket, name, version, range: range.as_ref(), row, parts };
     (key.form() == form).then(|| key.hash())
 }
 
@@ -318,6 +365,7 @@ mod tests {
         version: Version::Generation(1_234_567_890_123),
         range: None,
         row: None,
+        parts: None,
     };
 
     /// Files of existing caches have these bytes. Whoever changes them must raise the version.
@@ -361,7 +409,9 @@ mod tests {
         let names = ["p/a", "p/a\0", "p/a1"];
         let keys = names.iter().flat_map(|&name| versions.map(|version| CacheKey { name, version, ..whole }));
         let keys = keys.flat_map(|key| ranges.map(|range| CacheKey { range, ..key }));
-        let keys: Vec<_> = keys.flat_map(|key| rows.map(|row| CacheKey { row, ..key })).collect();
+        let keys = keys.flat_map(|key| rows.map(|row| CacheKey { row, ..key }));
+        let parts = [None, Some([0, 7]), Some([7, 8])];
+        let keys: Vec<_> = keys.flat_map(|key| parts.map(|parts| CacheKey { parts, ..key })).collect();
         let hashes: BTreeSet<_> = keys.iter().map(CacheKey::hash).collect();
         let heads = keys.iter().map(|key| {
             let mut head = Vec::new();
@@ -383,6 +433,7 @@ mod tests {
             location.object.name = "n".repeat(name).into();
             location.object.version = Version::Etag("t".repeat(tag).into());
             (location.range, location.row) = (Some(0..1), Some(0));
+            location.parts = vec![part("p/b", 1)];
             let Some(key) = CacheKey::new(&bucket, &location) else {
                 assert_ne!((name, tag), (1_024, MAX_ETAG));
                 continue;
@@ -393,6 +444,35 @@ mod tests {
             assert_eq!(record_at(&record, bytes), FoundRecord::Record { hash: key.hash(), bytes }, "{name}, {tag}");
         }
     }
+
+    fn part(name: &str, generation: i64) -> PartLocation {
+        let mut object = crate::manifest::tests::object(name, 1);
+        object.version = generation.into();
+        let manifest = crate::manifest::tests::manifest(&[object]);
+        let object = manifest.location(crate::sample::SampleId(0)).unwrap().object;
+        PartLocation { bucket: "bucket".into(), object }
+    }
+
+    #[test]
+    fn the_hash_of_parts_is_of_their_buckets_names_versions_and_order() {
+        let (first, second) = (part("p/b", 1), part("p/c", 1));
+        let elsewhere = PartLocation { bucket: "bucketp".into(), ..first.clone() };
+        let lists = [
+            vec![first.clone()],
+            vec![second.clone()],
+            vec![first.clone(), second.clone()],
+            vec![second, first],
+            vec![part("p/b", 2)],
+            vec![elsewhere],
+        ];
+        let hashes: BTreeSet<_> = lists.iter().map(|parts| hash_of_parts(parts).unwrap()).collect();
+        assert_eq!(hashes.len(), lists.len());
+        assert_eq!(hash_of_parts(&[]), None);
+        // Files of existing caches have this.
+        assert_eq!(hash_of_parts(&lists[2]).unwrap().map(|half| format!("{half:016x}")), GOLDEN_PARTS);
+    }
+
+    const GOLDEN_PARTS: [&str; 2] = ["bf5d87cc063a4d03", "0e193d021abea447"];
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
@@ -405,11 +485,12 @@ mod tests {
             version in version(),
             range in prop::option::of((0u64..9, 9u64..20).prop_map(|(start, end)| start..end)),
             row in prop::option::of(any::<u64>()),
+            parts in prop::option::of(any::<[u64; 2]>()),
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             cut: prop::sample::Index,
             bit: prop::sample::Index,
         ) {
-            let key = CacheKey { bucket: "bucket", name: &name, version, range: range.as_ref(), row };
+            let key = CacheKey { bucket: "bucket", name: &name, version, range: range.as_ref(), row, parts };
             let mut record = Vec::new();
             key.write_record(&bytes, crc32c::crc32c(&bytes), &mut record);
             let whole = record.len() as u64;

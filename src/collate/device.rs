@@ -85,6 +85,15 @@ impl<V: TensorDevice, A: ToDevice<V>, B: ToDevice<V>> ToDevice<V> for (A, B) {
     }
 }
 
+/// The tensors of all three.
+impl<V: TensorDevice, A: ToDevice<V>, B: ToDevice<V>, C: ToDevice<V>> ToDevice<V> for (A, B, C) {
+    type Tensors = (A::Tensors, B::Tensors, C::Tensors);
+
+    fn to_device(self, device: &V, batch: &Batch<()>) -> anyhow::Result<Self::Tensors> {
+        Ok((self.0.to_device(device, batch)?, self.1.to_device(device, batch)?, self.2.to_device(device, batch)?))
+    }
+}
+
 /// The error of a batch that doesn't convert. One of this crate stays as it is.
 pub(crate) fn conversion_error(error: anyhow::Error) -> Error {
     error.downcast().unwrap_or_else(|other| not_converted(&format!("{other:#}")))

@@ -2,6 +2,7 @@
 
 mod context;
 mod device;
+mod tuples;
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};

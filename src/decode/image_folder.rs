@@ -11,7 +11,9 @@ use super::stack::StackImages;
 use super::target::{TargetSource, class_number};
 use super::{Decode, DecodeMemory, ItemMemory};
 use crate::pixels::header::{ImageHeader, encoded};
-use crate::pixels::{Bitmap, Channels, Element, Interpolation, Layout, decode, oriented, stored_region, swaps_sides};
+use crate::pixels::{
+    Bitmap, Channels, Element, Interpolation, Layout, decode, mask_bytes, oriented, stored_region, swaps_sides,
+};
 use crate::read::RawSample;
 use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 
@@ -56,7 +58,7 @@ pub struct ImageFolder<T = f32, L = i64> {
     transforms: Transforms,
     exif_orientation: bool,
     max_pixels: u64,
-    stack: StackImages<T>,
+    pub(super) stack: StackImages<T>,
 }
 
 /// The limit above which Pillow refuses an image by default (twice the size at which it warns). So whatever was
@@ -187,6 +189,14 @@ impl<T: Element, L> ImageFolder<T, L> {
         ImageFolder { targets, channels, transforms, exif_orientation, max_pixels, stack }
     }
 
+    /// Decodes images in no folder, too: the label of each image is -1. This is for samples whose labels are elsewhere,
+    /// for example in [another part](crate::DatafluxDataset::parts). The same as [`targets`](Self::targets) with this
+    /// number.
+    #[must_use]
+    pub fn without_labels(self) -> ImageFolder<T> {
+        self.targets(|_| Ok(-1))
+    }
+
     /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded. Tiles
     /// of a TIFF image count whole where they reach over its edges, because they are decoded whole.
     ///
@@ -283,6 +293,37 @@ impl<T: Element, L> ImageFolder<T, L> {
         exif.and_then(|range| Orientation::from_exif_chunk(bytes.get(range)?)).unwrap_or(Orientation::NoTransforms)
     }
 
+    /// Reads the header of an image, and draws the operations that change it.
+    ///
+    /// # Errors
+    /// The image can't be decoded or changed, as far as its header says.
+    pub(super) fn prepare(&self, sample: &RawSample) -> anyhow::Result<PreparedImage> {
+        self.stack.normalization.check::<T>(self.channels.count().into())?;
+        let header = self.header_of(sample)?;
+        let orientation = self.orientation(&header, sample.bytes());
+        let (height, width) = seen_size(&header, orientation);
+        let operations = self.transforms.draw(height, width, &mut SampleRng::new(sample.rng_seed()))?;
+        Ok(PreparedImage { header, channels: self.channels, orientation, height, width, operations })
+    }
+
+    /// The header of a sample's image that may be decoded.
+    pub(super) fn header_of(&self, sample: &RawSample) -> anyhow::Result<ImageHeader> {
+        let encoding = sample.entry().encoding;
+        if !encoding.is_identity() && !ImageHeader::has_known_signature(sample.bytes()) {
+            bail!("{}", encoded(encoding.as_str()));
+        }
+        self.header(sample.bytes())
+    }
+
+    /// Bytes that a mask of this size takes once it is transformed, and those that are held at once at most meanwhile.
+    /// `None` if it will be refused.
+    pub(super) fn mask_memory(&self, header: &ImageHeader) -> Option<ImageMemory> {
+        let (rows, columns) = self.transforms.output_size(header.height, header.width)?;
+        let item_bytes = u64::from(rows) * u64::from(columns);
+        let peak_bytes = mask_bytes(header).max(self.transforms.peak_bytes(header.height, header.width, 1)?);
+        Some(ImageMemory { item_bytes, peak_bytes })
+    }
+
     /// The header of an image that may be decoded.
     fn header(&self, bytes: &[u8]) -> anyhow::Result<ImageHeader> {
         let header = ImageHeader::read(bytes)?;
@@ -310,6 +351,31 @@ impl<T: Element, L> ImageFolder<T, L> {
     }
 }
 
+/// An image whose header was read, and what is to be done with its pixels.
+pub(super) struct PreparedImage {
+    header: ImageHeader,
+    channels: Channels,
+    orientation: Orientation,
+    /// Rows of the image as it is to be seen.
+    pub(super) height: u32,
+    /// Columns of the image as it is to be seen.
+    pub(super) width: u32,
+    /// What changes the image.
+    pub(super) operations: Vec<Operation>,
+}
+
+impl PreparedImage {
+    /// Decodes and changes the image.
+    pub(super) fn decode(&self, bytes: &[u8]) -> anyhow::Result<Bitmap> {
+        apply(decode(bytes, &self.header, self.channels)?, self.orientation, &self.operations)
+    }
+
+    /// Whether the image is turned or mirrored by its EXIF orientation.
+    pub(super) fn is_turned(&self) -> bool {
+        self.orientation != Orientation::NoTransforms
+    }
+}
+
 /// Height and width of an image as it is to be seen.
 fn seen_size(header: &ImageHeader, orientation: Orientation) -> (u32, u32) {
     if swaps_sides(orientation) { (header.width, header.height) } else { (header.height, header.width) }
@@ -320,18 +386,9 @@ impl<T: Element, L: Send + 'static> Decode for ImageFolder<T, L> {
     type Collate = StackImages<T>;
 
     fn decode(&self, sample: RawSample) -> anyhow::Result<Image<L>> {
-        let label = self.targets.of(&sample)?;
-        self.stack.normalization.check::<T>(self.channels.count().into())?;
-        let name = sample.name().to_owned();
-        let encoding = sample.entry().encoding;
-        if !encoding.is_identity() && !ImageHeader::has_known_signature(sample.bytes()) {
-            bail!("{}", encoded(encoding.as_str()));
-        }
-        let header = self.header(sample.bytes())?;
-        let orientation = self.orientation(&header, sample.bytes());
-        let (height, width) = seen_size(&header, orientation);
-        let operations = self.transforms.draw(height, width, &mut SampleRng::new(sample.rng_seed()))?;
-        let stored = decode(sample.bytes(), &header, self.channels)?;
+        let (label, name) = (self.targets.of(&sample)?, sample.name().to_owned());
+        let PreparedImage { header, channels, orientation, operations, .. } = self.prepare(&sample)?;
+        let stored = decode(sample.bytes(), &header, channels)?;
 
         drop(sample);
         let bitmap = apply(stored, orientation, &operations)?;

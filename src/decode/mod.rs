@@ -13,6 +13,8 @@ mod json;
 mod labelled;
 #[cfg(feature = "image")]
 mod mapped;
+#[cfg(feature = "image")]
+mod masked;
 mod memory;
 #[cfg(feature = "image")]
 mod mix;
@@ -23,6 +25,7 @@ mod stack;
 #[cfg(feature = "image")]
 mod target;
 mod text;
+mod tuples;
 
 use crate::collate::{Collate, Samples};
 use crate::read::RawSample;
@@ -40,6 +43,8 @@ pub use json::Json;
 pub use labelled::{CollateLabelled, Labelled};
 #[cfg(feature = "image")]
 pub use mapped::{MappedImages, SampleContext};
+#[cfg(feature = "image")]
+pub use masked::{ImageWithMask, MaskedImage, MaskedImages, StackMaskedImages};
 pub(crate) use memory::{ItemSize, item_size, scratch_of};
 #[cfg(feature = "image")]
 pub use mix::MixImages;
@@ -73,8 +78,9 @@ pub use text::Text;
     message = "`{Self}` does not decode samples",
     label = "not a decoder",
     note = "a decoder is `ImageFolder` (feature `image`), `Npy`, `Npz`, `Safetensors`, `Json`, `CsvRows`, `Text`, `Raw`, \
-            `Wav` or `Flac` (feature `audio`), a type that implements `Decode`, or a closure \
-            `move |sample: RawSample| -> anyhow::Result<T>` that is `Send + Sync + 'static`"
+            `Wav` or `Flac` (feature `audio`), a type that implements `Decode`, a closure \
+            `move |sample: RawSample| -> anyhow::Result<T>` that is `Send + Sync + 'static`, or a tuple of two or three \
+            of these for samples of several parts"
 )]
 pub trait Decode: Send + Sync + 'static {
     /// Type of a decoded sample.

@@ -64,7 +64,7 @@ impl SampleSource for BucketSource {
     }
 
     async fn read_one(self: Arc<Self>, group: Group, read_number: u64, stages: &WindowStages) -> Result<RawSample> {
-        self.groups.count(group.method);
+        self.groups.count(&group);
         self.read_in_slot(&self.fetcher, group, read_number, stages).await
     }
 }
@@ -102,13 +102,13 @@ impl BucketSource {
             self.spawn(group, claims, None, delivery, start);
             return Some(());
         };
-        let samples = group.slices.len();
+        let (samples, may_compose) = (group.slices.len(), group.method == Method::Composed);
         start.planner.enter(PlannerState::Admission);
-        let size = GroupSize { samples, bytes: group.bytes(), held: start.held_bytes };
+        let size = GroupSize { samples, may_compose, bytes: group.bytes(), held: start.held_bytes };
         let is_cancelled = || delivery.cancel.is_cancelled();
         let admission = auto.admit(size, start.samples_left, || self.service(), is_cancelled)?;
         start.planner.enter(PlannerState::Planning);
-        if admission.is_composed || samples == 1 {
+        if admission.is_composed || !may_compose {
             self.spawn(group, claims, Some(auto.track(admission)), delivery, start);
             return Some(());
         }
@@ -129,7 +129,7 @@ impl BucketSource {
         delivery: Delivery,
         start: &ReadStart<'_>,
     ) {
-        self.groups.count(group.method);
+        self.groups.count(&group);
         let number = start.numbers.next();
         let (source, cancel) = (Arc::clone(self), delivery.cancel.clone());
         spawn_read(&self.io, cancel, async move {
@@ -139,7 +139,7 @@ impl BucketSource {
             match group.method {
                 // Boxed, since the future is large, and tens of thousands of single objects may wait for their reads.
                 Method::Composed => Box::pin(source.read_composed(group, claims, number, &delivery, in_flight)).await,
-                Method::Empty | Method::Direct | Method::Ranged => {
+                Method::Empty | Method::Direct | Method::Ranged | Method::Parts => {
                     let claim = claims.into_iter().next().flatten();
                     source.read_sample(group, claim, number, &delivery, in_flight).await;
                 }
@@ -185,7 +185,7 @@ impl BucketSource {
         };
 
         // Whatever went wrong: reading each object by itself works, or finds out which object is to blame.
-        tracing::debug!(%error, objects = group.slices.len(), "a composed read failed; reading object by object");
+        tracing::debug!(%error, objects = group.objects(), "a composed read failed; reading object by object");
         if let Some(in_flight) = in_flight {
             in_flight.record_failed_compose(was_sent.into_inner());
         }
@@ -195,7 +195,7 @@ impl BucketSource {
             &repeating
         } else {
             // None of the bytes was requested yet, so these are no repetitions.
-            self.groups.count_as_alone(group.slices.len() as u64);
+            self.groups.count_as_alone(group.objects());
             &self.fetcher
         };
         self.read_each(fetcher, group.split_up().collect(), claims, number, delivery).await;
@@ -218,7 +218,7 @@ impl BucketSource {
         delivery.deliver_outcome(slot, id, sample, claim);
     }
 
-    /// Reads the one object of a group, and notes the steps of the read.
+    /// Reads the one sample of a group, and notes the steps of the read.
     async fn read_in_slot(
         &self,
         fetcher: &Fetcher,
@@ -255,7 +255,7 @@ impl BucketSource {
     }
 }
 
-/// Reads the one object of a group, again if its bytes don't match.
+/// Reads the one sample of a group, again if its bytes don't match.
 pub(crate) async fn read_alone(
     fetcher: &Fetcher,
     manifest: &Arc<Manifest>,

@@ -139,7 +139,7 @@ impl CacheSession {
             self.counts.add_miss();
         }
         if let Some((key, crc32c)) = self.key(sample.location()) {
-            self.cache.put(&key, crc32c, sample.bytes(), &self.counts);
+            self.cache.put(&key, crc32c, sample.all_bytes(), &self.counts);
         }
     }
 

@@ -24,7 +24,7 @@ use super::source::{Delivery, PlannedReads, ReadStart, SampleSource, spawn_read}
 use super::stages::{SampleStage, WindowStages};
 use crate::Result;
 use crate::cache::{ClaimWaits, WaitDecision};
-use crate::plan::{Group, MAX_SOURCES, Method, Slice};
+use crate::plan::{Group, MAX_SOURCES, Method, Planner, Slice};
 use crate::read::{Origin, RawSample};
 use crate::sample::SampleId;
 
@@ -66,24 +66,27 @@ struct Division {
 /// A group of these samples, without gaps between their bytes.
 fn group(method: Method, slices: impl IntoIterator<Item = Slice>) -> Group {
     let mut group = Group { method, slices: Vec::new() };
-    for Slice { slot, id, range } in slices {
+    for slice in slices {
         let start = group.bytes();
-        group.slices.push(Slice { slot, id, range: start..start + (range.end - range.start) });
+        group.slices.push(slice.at(start));
     }
     group
 }
 
 /// Groups of the samples that are in the cache, each of at most `max_bytes` bytes unless it has one sample.
-fn cached_groups(ids: &[SampleId], lookup: &CacheLookup, max_bytes: u64) -> Vec<Group> {
+fn cached_groups(ids: &[SampleId], lookup: &CacheLookup, planner: &Planner, max_bytes: u64) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (slot, hit) in lookup.hits() {
-        let size = hit.location.bytes();
-        let has_room =
-            |group: &&mut Group| group.slices.len() < MAX_SOURCES && group.bytes().saturating_add(size) <= max_bytes;
-        let slice = |start| Slice { slot, id: ids[slot], range: start..start + size };
+        let slice = planner.slice(slot, ids[slot], &hit.location);
+        let has_room = |group: &&mut Group| {
+            group.slices.len() < MAX_SOURCES && group.bytes().saturating_add(slice.bytes()) <= max_bytes
+        };
         match groups.last_mut().filter(has_room) {
-            Some(group) => group.slices.push(slice(group.bytes())),
-            None => groups.push(Group { method: Method::Direct, slices: vec![slice(0)] }),
+            Some(group) => {
+                let start = group.bytes();
+                group.slices.push(slice.at(start));
+            }
+            None => groups.push(Group { method: Method::Direct, slices: vec![slice] }),
         }
     }
     groups
@@ -128,7 +131,8 @@ impl SampleSource for CacheSource {
         }
 
         let with_cached = |max_bytes| {
-            let mut groups = [from_bucket.as_slice(), &cached_groups(ids, &lookup, max_bytes)].concat();
+            let cached = cached_groups(ids, &lookup, &self.bucket.planner, max_bytes);
+            let mut groups = [from_bucket.as_slice(), &cached].concat();
             groups.sort_by_key(|group| group.slices[0].slot);
             groups
         };
@@ -174,8 +178,13 @@ impl CacheSource {
             return Some(());
         }
         let (slices, claims): (Vec<_>, _) = own.into_iter().unzip();
-        let method = if slices.len() < 2 && method == Method::Composed { Method::Direct } else { method };
-        self.bucket.start(group(method, slices), claims, delivery, start)
+        // One object is not composed.
+        let own = match <[Slice; 1]>::try_from(slices) {
+            Ok([one]) if method != Method::Composed || one.objects.all() < 2 => Group::alone(one),
+            Ok(one) => group(method, one),
+            Err(several) => group(method, several),
+        };
+        self.bucket.start(own, claims, delivery, start)
     }
 
     /// Claims samples and divides them by who reads them now. Blocks briefly.
@@ -302,8 +311,8 @@ impl CacheSource {
     /// Reads samples from the bucket, each by itself.
     async fn read_from_bucket(&self, own: Vec<(Slice, Option<ReadClaim>)>, number: u64, delivery: &Delivery) {
         let reads = own.into_iter().map(async |(slice, claim)| {
-            let alone = self.bucket.planner.alone(&slice);
-            self.bucket.groups.count(alone.method);
+            let alone = Group::alone(slice);
+            self.bucket.groups.count(&alone);
             self.bucket.read_sample(alone, claim, number, delivery, None).await;
         });
         stream::iter(reads).for_each_concurrent(MAX_SOURCES, |read| read).await;

@@ -29,7 +29,7 @@ use super::window::BatchWindow;
 use crate::Error;
 use crate::budget::{GroupBytes, Permit};
 use crate::pacing::NeighbourEpochs;
-use crate::plan::{Group, MAX_SOURCES};
+use crate::plan::Group;
 use crate::sample::{EpochPlace, SampleId};
 
 /// A batch is added to a window only if the samples of the window then have at most `1 / WINDOW_PARTS` of the bytes
@@ -42,10 +42,10 @@ const ENOUGH_WINDOW_SAMPLES: usize = 512;
 /// How often a thread that waits for the training loop checks whether the epoch is cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(20);
 
-/// Whether a window of this many samples is wide enough: they nearly fill their last group, or they are many. A compose
-/// request costs the same for 1 source as for 32.
-fn is_wide_enough(samples: usize) -> bool {
-    samples.next_multiple_of(MAX_SOURCES) - samples <= samples / MAX_SOURCES || samples >= ENOUGH_WINDOW_SAMPLES
+/// Whether a window of this many samples is wide enough: they nearly fill their last group of `per_group` samples, or
+/// they are many. A compose request costs the same for 1 source as for 32.
+fn is_wide_enough(samples: usize, per_group: usize) -> bool {
+    samples.next_multiple_of(per_group) - samples <= samples / per_group || samples >= ENOUGH_WINDOW_SAMPLES
 }
 
 /// An epoch that is to be planned.
@@ -172,14 +172,15 @@ impl PlannerRun<'_> {
     fn widen(&self, window: &mut Vec<PlannedBatch>, cursor: &mut EpochCursor) -> crate::Result<Option<PlannedBatch>> {
         let (planner, manifest) = (&self.engine.bucket.planner, &self.engine.bucket.manifest);
         let mut samples = window[0].ids.len();
-        if !planner.may_compose() || is_wide_enough(samples) {
+        let per_group = planner.samples_per_group();
+        if !planner.may_compose() || is_wide_enough(samples, per_group) {
             return Ok(None);
         }
         let max_batches = self.tickets.capacity().unwrap_or(1);
         // A failed look-up fails again when the window is planned, which reports it.
         let bytes_of = |batch: &PlannedBatch| planner.bytes(&batch.ids).unwrap_or(u64::MAX);
         let mut bytes = bytes_of(&window[0]);
-        while window.len() < max_batches && !is_wide_enough(samples) {
+        while window.len() < max_batches && !is_wide_enough(samples, per_group) {
             let Some(next) = cursor.next_known(manifest.known())? else { break };
             bytes = bytes.saturating_add(bytes_of(&next));
             if bytes > self.engine.budget.bytes() / WINDOW_PARTS {

@@ -13,7 +13,7 @@ use super::loss::OnError;
 use super::sample_code::SampleCode;
 use super::source::SampleSource;
 use crate::budget::{Budget, Gauge, GroupBytes};
-use crate::plan::Group;
+use crate::plan::{Group, Slice};
 use crate::{Error, ErrorKind, Stage};
 
 /// What the epochs of a loader share. [`for_epochs`](Self::for_epochs) and [`for_epoch`](Self::for_epoch) return it
@@ -69,7 +69,7 @@ impl Engine {
 
     /// Bytes that a group holds of the memory budget.
     pub(crate) fn bytes(&self, group: &Group) -> GroupBytes {
-        let sizes = || group.slices.iter().map(|slice| slice.range.end - slice.range.start);
+        let sizes = || group.slices.iter().map(Slice::bytes);
         let objects = sizes().fold(0, u64::saturating_add);
         if self.code.sizes().counts_items_later() {
             return GroupBytes { until_delivered: 0, until_decoded: objects };
@@ -91,7 +91,7 @@ impl Engine {
     pub(crate) fn too_large(&self, groups: &[Group], bytes: u64) -> Error {
         let samples: usize = groups.iter().map(|group| group.slices.len()).sum();
         let slices = groups.iter().flat_map(|group| &group.slices);
-        let largest = slices.max_by_key(|slice| slice.range.end - slice.range.start);
+        let largest = slices.max_by_key(|slice| slice.bytes());
         let error = Error::new(ErrorKind::Config, format!("a batch of {samples} samples is over the memory budget"))
             .stage(Stage::Plan)
             .mismatch(format_args!("a memory_budget of at least {bytes} bytes"), self.budget.bytes())

@@ -129,7 +129,7 @@ impl<D: Decode> SampleCode for UserCode<D> {
         let (mut decoded, mut refused) = (Vec::with_capacity(samples.len()), Vec::new());
         let (mut bytes, mut verified, mut memory) = (0, 0, None);
         for (slot, sample) in samples {
-            let (id, size, is_verified) = (sample.id(), sample.bytes().len() as u64, sample.verified());
+            let (id, size, is_verified) = (sample.id(), sample.all_bytes().len() as u64, sample.verified());
             match guarded(|| self.decode.decode(sample)) {
                 Ok(item) => {
                     memory = granted.map(|granted| self.sizes.finished::<D, _>(&self.collate, granted, &item));

@@ -21,7 +21,7 @@ use super::source::{SampleSource, spawn_read};
 use super::stages::SampleStage;
 use crate::budget::{GroupBytes, Permit};
 use crate::manifest::KnownSamples;
-use crate::plan::{Group, Slice};
+use crate::plan::Group;
 use crate::sample::{SampleId, Sampling, substitute};
 use crate::{Error, ErrorKind, Result};
 
@@ -71,8 +71,8 @@ impl SubstituteContext {
         assembly.stages.replace(slot, Some(id), SampleStage::Planned);
 
         let alone = |id: SampleId| -> Result<Group> {
-            let range = 0..self.engine.bucket.manifest.location_facts(id)?.bytes();
-            Ok(self.engine.bucket.planner.alone(&Slice { slot, id, range }))
+            let location = self.engine.bucket.manifest.location_facts(id)?;
+            Ok(self.engine.bucket.planner.alone(slot, id, &location))
         };
         let group = alone(id)?;
         let GroupBytes { until_delivered, until_decoded } = self.engine.bytes(&group);

@@ -73,9 +73,9 @@ impl CostEstimator<'_> {
             Ok(ids) => ids.into_iter().map(Ok).collect::<Vec<_>>(),
             Err(error) => vec![Err(error)],
         });
-        let facts = ids.map(|id| self.manifest.facts_at(id?.0));
+        let locations = ids.map(|id| self.manifest.location_facts(id?));
         let scale = SampleScale { all: samples, sampled: part };
-        Forecast::of_facts(facts, scale, self.prices, self.layout)
+        Forecast::of_locations(locations, &self.manifest.prefix().bucket, scale, self.prices, self.layout)
     }
 
     /// Warns, once for each data set, if the strategy may compose and the fate of temporary objects makes that more
@@ -95,7 +95,7 @@ impl CostEstimator<'_> {
             bytes: share.scale(class.bytes),
             ..class
         });
-        let forecast = Forecast::of_totals(classes, self.prices, self.layout);
+        let forecast = Forecast::of_totals(classes, self.manifest.part_count(), self.prices, self.layout);
         // Composing few objects also costs more than reading them, which no setting of the bucket changes.
         let Bill { temporaries, replication, .. } = forecast.composed.bill;
         let more = forecast.composed.usd() - forecast.direct.usd();

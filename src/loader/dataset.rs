@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::notices::{
-    log_images_listed, log_labelled_images_listed, log_unlabelled, warn_of_labels, warn_of_left_out, warn_of_unlabelled,
+    log_images_listed, log_labelled_images_listed, log_unlabelled, warn_of_incomplete, warn_of_labels,
+    warn_of_left_out, warn_of_unlabelled,
 };
 use crate::collate::Collate;
 use crate::decode::{Collated, Decode, Raw};
@@ -12,9 +13,9 @@ use crate::engine::bucket::read_alone;
 use crate::engine::sample_code::{guarded, refused};
 use crate::io::Io;
 use crate::labels::{LabelTable, Labels, RowsOf, Unlabelled, log_unmatched};
-use crate::manifest::{ClassMap, Manifest, StreamingListing};
+use crate::manifest::{ClassMap, Manifest, Parts, StreamingListing};
 use crate::pacing::{BucketGates, CallCaps, Ceilings};
-use crate::plan::{Group, MIN_RANGED};
+use crate::plan::{Group, MIN_RANGED, Slice};
 use crate::read::Fetcher;
 use crate::sample::{EpochPlace, SampleId, Sampler, Sequential};
 use crate::store::{BucketInfo, Client};
@@ -161,6 +162,55 @@ pub(super) fn new_dataset(
         }),
         decode: Arc::new(Raw),
         item_bytes: None,
+    }
+}
+
+/// The objects of the data set, for [`Parts::and_in`] and [`DatafluxDataset::from_manifest`].
+impl<D> From<&DatafluxDataset<D>> for Arc<Manifest> {
+    fn from(dataset: &DatafluxDataset<D>) -> Self {
+        Arc::clone(dataset.manifest())
+    }
+}
+
+impl DatafluxDataset<Raw> {
+    /// Makes each sample of several objects: an image and its mask, for example. [`Parts`] says which belong together.
+    /// Together they are one position in the order, with one id, and one read if they can be composed: of the 32 sources
+    /// of a composed object, a sample then takes as many as it has parts. A sample that can't be composed is read by a
+    /// call for each part, all at once.
+    ///
+    /// The order, the names and the labels are those of the first parts, which are the objects of the
+    /// [manifest](Self::manifest). The sizes and checksums of all parts are in its [digest](Manifest::digest). A decoder
+    /// gets [all parts](crate::RawSample::parts) of a sample, a tuple of decoders decodes each part by its own, and
+    /// [`ImageFolder::with_mask`](crate::ImageFolder::with_mask) decodes an image with its mask. If a part can't be read,
+    /// the sample is lost, as [`OnError`](crate::OnError) says.
+    ///
+    /// Call this before [`decode`](Self::decode), since a decoder of images leaves out what is no image, and before or
+    /// after [`classes`](Self::classes) and [`label_by`](Self::label_by); if only the first parts have labels, `label_by`
+    /// comes after it. It waits for the end of the listing, also of a [streaming](crate::DatasetBuilder::streaming) data set. It looks at
+    /// each name once for each part, and takes four bytes of memory for each further part of a sample, beside the
+    /// listing.
+    ///
+    /// ```no_run
+    /// use dataflux::{DatafluxDataset, MissingParts, Parts, Raw, Text};
+    ///
+    /// let parts = Parts::of("{}.jpg").and("{}.txt").missing(MissingParts::Skip);
+    /// let pairs = DatafluxDataset::open("gs://my-bucket/train/")?.parts(parts)?;
+    /// println!("{} pairs; left out: {}", pairs.len(), pairs.manifest().left_out());
+    /// let pairs = pairs.decode((Raw, Text::new()));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A sample lacks a part, unless they are [skipped](crate::MissingParts); no object matches the first pattern; a
+    /// pattern can't be one, or comes twice; a listing failed; the samples have several parts already.
+    #[expect(clippy::needless_pass_by_value, reason = "callers make their parts in place")]
+    pub fn parts(self, parts: Parts) -> Result<Self> {
+        let source = self.source.changed(|manifest| {
+            let (samples, found) = manifest.with_parts(&parts)?;
+            warn_of_incomplete(&samples, &found);
+            Ok(Arc::new(samples))
+        })?;
+        Ok(Self { source: Arc::new(source), ..self })
     }
 }
 
@@ -414,8 +464,8 @@ impl<D: Decode> DatafluxDataset<D> {
                 .object(manifest.prefix())
                 .mismatch(format_args!("an index below {}", manifest.len()), index));
         }
-        let size = manifest.facts_at(index)?.size;
-        let group = Group::alone(0, SampleId(index), size, MIN_RANGED);
+        let location = manifest.location_facts(SampleId(index))?;
+        let group = Group::alone(Slice::of(0, SampleId(index), &location, MIN_RANGED));
         let io = Io::shared()?;
         let gates = Arc::clone(gates);
         let fetcher = Fetcher::new(client, Arc::clone(manifest), Arc::clone(&io), &self.source.bucket, gates);

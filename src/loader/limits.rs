@@ -83,7 +83,8 @@ impl Limits {
     }
 
     /// Sends a second request for the rest of a read that has been silent for longer than usual; off by default. Each
-    /// second request is one more call of class B. Objects that are read in several ranges are not requested twice.
+    /// second request is one more call of class B. Objects that are read in several ranges are not requested twice, nor
+    /// are the [parts](crate::DatafluxDataset::parts) of a sample that are read by a call each.
     pub fn hedge(mut self, hedge: Hedge) -> Self {
         self.hedge = Some(hedge);
         self

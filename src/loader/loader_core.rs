@@ -133,7 +133,10 @@ fn make_fetcher(
     let gates = if caps == CallCaps::default() { Arc::clone(&source.gates) } else { BucketGates::new(caps) };
     // While the listing is under way, sizes aren't known, and a bound of another loader must not hold for this one.
     let connections = match manifest.known() {
-        KnownSamples::All(samples) => max_connections(reading, manifest.bytes() / samples.max(1)),
+        KnownSamples::All(samples) => {
+            let objects = samples.saturating_mul(manifest.part_count() as u64);
+            max_connections(reading, manifest.bytes() / objects.max(1))
+        }
         KnownSamples::AtLeast(_) => usize::MAX,
     };
     let gate_use = gates.add_loader(sharding.rank(), sharding.world_size(), connections);
@@ -226,6 +229,7 @@ fn plan_reads(
         SharedChooser::new(ChooserConfig {
             max_composed_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
             budget: reading,
+            objects_per_sample: manifest.part_count() as u32,
             max_ahead: (settings.batches_ahead(batch_size) as u64).saturating_mul(batch_size),
             bucket_share: fetcher.gates().share(),
             caps: settings.limits.caps,

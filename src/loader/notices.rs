@@ -1,7 +1,7 @@
 //! What is logged about a listing: its end, objects that were left out, doubtful labels, and cold storage.
 
 use crate::list::{Prefix, Reason};
-use crate::manifest::{FoundImages, Manifest, UnlabelledSamples};
+use crate::manifest::{FoundImages, FoundParts, Manifest, UnlabelledSamples};
 use crate::plan::cold_notice;
 use crate::store::{Capabilities, Client};
 
@@ -76,6 +76,17 @@ pub(super) fn log_unlabelled(labelled: &Manifest, without: &UnlabelledSamples) {
     if without.count > 0 {
         let (prefix, samples, examples) = (labelled.prefix(), without.count, without.listed());
         tracing::warn!(%prefix, samples, examples, "samples without a label, or without a row in the table, are left out");
+    }
+}
+
+/// Warns of samples that were left out because they lack a part, and of other objects that belong to no sample.
+pub(super) fn warn_of_incomplete(samples: &Manifest, found: &FoundParts) {
+    let (prefix, left_out) = (samples.prefix(), &found.left_out);
+    if let Some((example, missing)) = &found.example {
+        let incomplete = found.incomplete;
+        tracing::warn!(%prefix, incomplete, example, missing, %left_out, "samples that lack a part are left out");
+    } else if left_out.total() > 0 {
+        tracing::warn!(%prefix, %left_out, "objects that belong to no sample are left out");
     }
 }
 

@@ -197,7 +197,7 @@ impl ManifestBuilder {
         // Rows of a report that turned out not to be samples don't count for the labels.
         let root_of_samples = manifest.label_root()?;
         if root_of_samples != root {
-            manifest = manifest.labelled_by_folder(|_| true, root_of_samples, manifest.left_out())?;
+            manifest = manifest.copied(|_, _| true, root_of_samples, manifest.left_out())?;
         }
         Ok(Manifest { is_listed, ..manifest })
     }

@@ -116,6 +116,27 @@ impl Digest {
         }
         Self { names: beginning(context), ..self }
     }
+
+    /// The digest of samples that have further parts: so many, of this digest. Only sizes and checksums count, since the
+    /// first part names the sample, and orders are keyed by names.
+    pub(super) fn with_parts(self, parts: usize, further: &Self) -> Self {
+        let mix = |own: &[u8; 8], of_parts: &[u8; 8]| -> [u8; 8] {
+            let mut context = Context::new(&SHA256);
+            context.update(b"dataflux parts 1");
+            context.update(&(parts as u64).to_le_bytes());
+            context.update(own);
+            context.update(of_parts);
+            beginning(context)
+        };
+        let mut checksums = [0; 8];
+        if self.checksums != [0; 8] || further.checksums != [0; 8] {
+            checksums = mix(&self.checksums, &further.checksums);
+            // As in `ObjectsDigest::finish`.
+            checksums[0] |= 0x80;
+            checksums[7] = checksums[7] & !1 | (self.checksums[7] & further.checksums[7] & 1);
+        }
+        Self { sizes: mix(&self.sizes, &further.sizes), checksums, ..self }
+    }
 }
 
 /// A running hash of labels that don't follow from names, so that they are part of the digest of the data.

@@ -68,9 +68,17 @@ impl Manifest {
     /// permissions of a file that is replaced are kept.
     ///
     /// # Errors
-    /// Those of [`check_save`](Self::check_save); the disk is full; the listing failed.
+    /// Those of [`check_save`](Self::check_save); the disk is full; the listing failed; the samples have [several
+    /// parts](crate::Parts), which a file doesn't hold: save the manifest of the data set before that.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.complete()?;
+        if self.parts.is_some() {
+            return Err(Error::new(ErrorKind::Unsupported, "a file can't hold samples of several objects")
+                .stage(Stage::Manifest)
+                .object(path.as_ref().display())
+                .mismatch("a manifest of objects", format_args!("one whose samples have {} parts", self.part_count()))
+                .hint("save dataset.manifest() before .parts(..), and call .parts(..) on what from_manifest() opens"));
+        }
         save(path.as_ref(), WHAT, |file| self.write(file))
     }
 
@@ -206,10 +214,13 @@ impl Manifest {
             last.push_str(entry.name);
             index += 1;
         }
+        if let Some(parts) = &self.parts {
+            totals.merge(&parts.sums.totals);
+        }
         if totals != self.end().totals {
             return Err(self.forged("totals by storage class that add up", "others"));
         }
-        let digest = digest.finish();
+        let digest = self.of_all_parts(digest.finish());
         let is_right = if self.end().labels.are_given() {
             given.finish(digest, self.labels(), Some) == self.digest()
         } else {

@@ -142,7 +142,10 @@ impl Manifest {
         let depth = source.folder_depth();
 
         let mut entries = self.entries();
+        let (mut kept, mut next) = (Vec::new(), 0);
         while let Some(entry) = entries.next()? {
+            let index = next;
+            next += 1;
             let Some(label) = source.label(self.sample_name(entry.name), entry.name.get(root..).unwrap_or_default())
             else {
                 without.add(entry.name);
@@ -160,10 +163,13 @@ impl Manifest {
             } else {
                 sink.push_labelled(entry.name.as_bytes(), entry.named(()), Some(&label))?;
             }
+            if self.parts.is_some() {
+                kept.push(index);
+            }
         }
 
         let left_out = self.left_out_without(&without, source, unlabelled)?;
-        let labelled = Self { is_listed: self.is_listed, ..sink.finish(left_out)? };
+        let labelled = self.finish_copy(sink, &kept, left_out)?;
 
         // Where a sample beside the folder of all others was left out, names and folders begin in this folder, as if the
         // sample had never been there.
@@ -256,27 +262,6 @@ impl Manifest {
             ))
     }
 
-    /// A copy of the objects whose names `is_kept` accepts, with the labels that they have. `root` is the
-    /// [`label_root`](Self::label_root) of these objects.
-    pub(super) fn with_given_labels(
-        &self,
-        is_kept: impl Fn(&str) -> bool,
-        root: usize,
-        left_out: LeftOut,
-    ) -> Result<Self> {
-        let labels = self.labels();
-        let mut sink = ObjectSink::new(self.prefix.clone(), false);
-        sink.labeller.root = root;
-        let mut entries = self.entries();
-        while let Some(entry) = entries.next()? {
-            if is_kept(entry.name) {
-                let label = entry.label.and_then(|label| labels.get(label as usize)).map(String::as_str);
-                sink.push_labelled(entry.name.as_bytes(), entry.named(()), label)?;
-            }
-        }
-        Ok(Self { is_listed: self.is_listed, ..sink.finish(left_out)? })
-    }
-
     /// [`with_classes`](Self::with_classes) of labels that aren't those of folders.
     pub(super) fn with_classes_of_given(&self, classes: &ClassMap) -> Result<Self> {
         let root = self.names_root()?;
@@ -298,7 +283,7 @@ impl Manifest {
             return Err(classes.unknown_labels(&unknown, &self.prefix));
         }
         let class_of = |label: u32| names.get(label as usize).and_then(|name| classes.number(name));
-        let digest = given.finish(objects.finish(), classes.names(), class_of);
+        let digest = given.finish(self.of_all_parts(objects.finish()), classes.names(), class_of);
         let labels = self.end().labels.renumbered(classes.names(), |name| classes.number(name));
         Ok(self.relabelled(labels, digest))
     }

@@ -64,6 +64,14 @@ impl ClassTotals {
         total.bytes = total.bytes.saturating_add(bytes);
     }
 
+    /// Adds the totals of `other`.
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (total, more) in self.0.iter_mut().zip(other.0) {
+            total.objects += more.objects;
+            total.bytes = total.bytes.saturating_add(more.bytes);
+        }
+    }
+
     /// The totals of all classes, also of those without objects.
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &ClassTotal> {
         self.0.iter()

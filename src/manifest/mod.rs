@@ -27,6 +27,10 @@ mod file;
 mod given;
 mod growth;
 mod location;
+mod name_finder;
+mod part_columns;
+mod part_pattern;
+mod parts;
 mod relabel;
 mod save;
 mod segment;
@@ -35,7 +39,7 @@ mod streaming;
 mod table;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::list::{ListingCut, Prefix};
@@ -52,7 +56,10 @@ pub use given::Unlabelled;
 pub(crate) use given::{LabelSource, SampleName, UnlabelledSamples};
 pub use growth::KnownSamples;
 use growth::{Growth, ListingEnd};
-pub use location::{Location, SampleId};
+pub use location::{Location, PartLocation, SampleId};
+use part_columns::{InvalidPart, PartColumns};
+pub(crate) use parts::FoundParts;
+pub use parts::{MissingParts, Parts};
 pub(crate) use relabel::FoundImages;
 pub use segment::Segment;
 pub(crate) use streaming::StreamingListing;
@@ -73,6 +80,8 @@ pub struct Manifest {
     file: Option<PathBuf>,
     /// Whether this process listed the objects.
     is_listed: bool,
+    /// The further parts of the samples, if they have some.
+    parts: Option<Arc<PartColumns>>,
 }
 
 impl fmt::Debug for Manifest {
@@ -94,7 +103,7 @@ impl Drop for Listing {
 
 impl Manifest {
     fn with_growth(prefix: Prefix, growth: Arc<Growth>) -> Self {
-        Self { prefix, growth, _listing: None, file: None, is_listed: false }
+        Self { prefix, growth, _listing: None, file: None, is_listed: false, parts: None }
     }
 
     /// Waits until the listing has ended, where the data set is [streaming](crate::DatasetBuilder::streaming).
@@ -135,6 +144,11 @@ impl Manifest {
         self.growth.objects.rows()
     }
 
+    /// Number of objects that make one sample: 1, unless the data set was given [`Parts`].
+    pub fn part_count(&self) -> usize {
+        1 + self.parts.as_ref().map_or(0, |parts| parts.columns.len())
+    }
+
     /// Bytes of all samples together, as stored.
     pub fn bytes(&self) -> u64 {
         self.end().totals.iter().fold(0, |sum, total| sum.saturating_add(total.bytes))
@@ -157,7 +171,7 @@ impl Manifest {
         self.end().labels.all()
     }
 
-    /// Objects and bytes of each storage class that occurs.
+    /// Objects and bytes of each storage class that occurs, all parts of samples included.
     pub fn storage_classes(&self) -> impl Iterator<Item = ClassTotal> {
         self.end().totals.iter().filter(|total| total.objects > 0).copied()
     }
@@ -168,10 +182,17 @@ impl Manifest {
     }
 
     /// Digest of all names below the prefix, sizes and checksums, of the list of classes if one was set that differs
-    /// from the folders, and of labels that aren't folders. The order of every epoch depends on the names, and a resume needs the same data. So
+    /// from the folders, and of labels that aren't folders. Of samples that have [several parts](crate::Parts), the first
+    /// parts' names count, and the sizes and checksums of all parts. The order of every epoch depends on the names, and a
+    /// resume needs the same data. So
     /// all ranks of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
+    }
+
+    /// The digest of the samples, given that of their own objects.
+    fn of_all_parts(&self, objects: Digest) -> Digest {
+        self.parts.as_ref().map_or(objects, |parts| objects.with_parts(parts.sums.parts, &parts.sums.digest))
     }
 
     /// The same objects with other labels.
@@ -179,8 +200,8 @@ impl Manifest {
         let ListingEnd { left_out, totals, .. } = *self.end();
         let end = ListingEnd { labels, left_out, totals, digest, failed: None };
         let growth = Arc::new(Growth::whole(Arc::clone(&self.growth.objects), end));
-        let (file, is_listed) = (self.file.clone(), self.is_listed);
-        Self { file, is_listed, ..Self::with_growth(self.prefix.clone(), growth) }
+        let (file, is_listed, parts) = (self.file.clone(), self.is_listed, self.parts.clone());
+        Self { file, is_listed, parts, ..Self::with_growth(self.prefix.clone(), growth) }
     }
 
     /// A manifest without objects, whose methods return `error`.
@@ -201,10 +222,12 @@ impl Manifest {
         self.growth.ended().is_none()
     }
 
-    /// Bytes that the objects and the labels take, in memory or in a mapped file.
+    /// Bytes that the objects and the labels take, in memory or in a mapped file. If samples have several parts, this
+    /// includes the listings that the parts are taken from.
     pub fn memory_bytes(&self) -> u64 {
         let labels = &self.end().labels;
-        self.growth.objects.bytes() + labels.names().bytes() + size_of_val(labels.indexes()) as u64
+        let parts = self.parts.as_ref().map_or(0, |parts| parts.memory_bytes());
+        self.growth.objects.bytes() + labels.names().bytes() + size_of_val(labels.indexes()) as u64 + parts
     }
 
     /// The object at `index`, counted from 0 in byte order of names; `None` where there is none. `None` for an index
@@ -283,17 +306,29 @@ impl Manifest {
     }
 
     fn damaged(&self, index: u64) -> Error {
-        let error = match &self.file {
-            Some(file) => Error::new(ErrorKind::Integrity, "the manifest changed while it was open")
-                .object(file.display())
-                .hint("make another with `dataflux ls --save`, which replaces a file and never writes into one"),
-            None => Error::new(ErrorKind::Internal, "the manifest can't be read")
-                .object(&self.prefix)
-                .hint("this is a defect of dataflux: please report it"),
-        };
-        let wanted = format_args!("object {index} of {}", self.growth.objects.rows()).to_string();
-        error.stage(Stage::Manifest).mismatch(wanted, "bytes that are none")
+        damaged(self.file.as_deref(), &self.prefix, index, self.growth.objects.rows())
     }
+
+    /// Why a further part can't be read.
+    fn damaged_part(&self, parts: &PartColumns, part: InvalidPart) -> Error {
+        let InvalidPart { column, index } = part;
+        let Some(column) = parts.columns.get(column) else { return self.damaged(index) };
+        let listing = &column.listing;
+        damaged(listing.file.as_deref(), &listing.prefix, index, listing.growth.objects.rows())
+    }
+}
+
+/// The error of a manifest whose object at `index` can't be read.
+fn damaged(file: Option<&Path>, prefix: &Prefix, index: u64, objects: u64) -> Error {
+    let error = match file {
+        Some(file) => Error::new(ErrorKind::Integrity, "the manifest changed while it was open")
+            .object(file.display())
+            .hint("make another with `dataflux ls --save`, which replaces a file and never writes into one"),
+        None => Error::new(ErrorKind::Internal, "the manifest can't be read")
+            .object(prefix)
+            .hint("this is a defect of dataflux: please report it"),
+    };
+    error.stage(Stage::Manifest).mismatch(format_args!("object {index} of {objects}"), "bytes that are none")
 }
 
 /// Replaces the label as recorded by an index in [`Manifest::labels`]; `None` where there is no such label.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Manifest;
 use super::classes::{ClassMap, label_root, names_root};
+use super::part_columns::PartColumns;
 use super::sink::ObjectSink;
 use crate::Result;
 use crate::list::{Filter, LeftOut, is_hidden};
@@ -23,7 +24,7 @@ impl Manifest {
 
         // Where the labels are another list of classes, they don't say which folders there are.
         if end.labels.is_class_list() && folders != classes.names() {
-            return self.labelled_by_folder(|_| true, self.label_root()?, self.left_out())?.with_classes(classes);
+            return self.copied(|_, _| true, self.label_root()?, self.left_out())?.with_classes(classes);
         }
 
         let unknown: Vec<_> = folders
@@ -71,25 +72,17 @@ impl Manifest {
     /// No object is accepted; the listing failed; the manifest's file was written to since it was opened.
     pub(super) fn only(&self, is_kept: impl Fn(&str) -> bool, left_out: LeftOut) -> Result<Self> {
         let root = self.label_root()?;
-        let mut kept = self.copied(is_kept, root, left_out)?;
+        let mut kept = self.copied(|_, name| is_kept(name), root, left_out)?;
         // Where an object beside the folder of all others was left out, names and folders begin in this folder.
         let root_of_kept = kept.label_root()?;
         if root_of_kept != root {
-            kept = kept.copied(|_| true, root_of_kept, left_out)?;
+            kept = kept.copied(|_, _| true, root_of_kept, left_out)?;
         }
 
         // A saved manifest may have a list of classes, which still numbers its samples.
         match self.class_list()? {
             Some(classes) => kept.with_classes(&classes),
             None => Ok(kept),
-        }
-    }
-
-    fn copied(&self, is_kept: impl Fn(&str) -> bool, root: usize, left_out: LeftOut) -> Result<Self> {
-        if self.has_given_labels() {
-            self.with_given_labels(is_kept, root, left_out)
-        } else {
-            self.labelled_by_folder(is_kept, root, left_out)
         }
     }
 
@@ -109,22 +102,55 @@ impl Manifest {
         Ok(names_root(&self.prefix.prefix, self.label_root()?))
     }
 
-    /// A copy of the objects whose names `is_kept` accepts, labelled by their folders.
-    pub(super) fn labelled_by_folder(
+    /// A copy of the samples whose index and name `is_kept` accepts, with their further parts. Folders are labels from
+    /// `root` on, unless the samples were given other labels.
+    pub(super) fn copied(
         &self,
-        is_kept: impl Fn(&str) -> bool,
+        mut is_kept: impl FnMut(u64, &str) -> bool,
         root: usize,
         left_out: LeftOut,
     ) -> Result<Self> {
+        let mut kept = Vec::new();
+        let is_kept = |index, name: &str| {
+            let is_kept = is_kept(index, name);
+            if is_kept && self.parts.is_some() {
+                kept.push(index);
+            }
+            is_kept
+        };
+        let sink = self.copied_objects(is_kept, root)?;
+        self.finish_copy(sink, &kept, left_out)
+    }
+
+    /// A sink with copies of the objects whose index and name `is_kept` accepts, without further parts.
+    pub(super) fn copied_objects(&self, mut is_kept: impl FnMut(u64, &str) -> bool, root: usize) -> Result<ObjectSink> {
+        let given = self.has_given_labels().then(|| self.labels());
         let mut sink = ObjectSink::new(self.prefix.clone(), false);
         sink.labeller.root = root;
         let mut entries = self.entries();
+        let mut index = 0;
         while let Some(entry) = entries.next()? {
-            if is_kept(entry.name) {
-                sink.push(entry.name.as_bytes(), entry.named(()))?;
+            if is_kept(index, entry.name) {
+                match given {
+                    Some(labels) => {
+                        let label = entry.label.and_then(|label| labels.get(label as usize)).map(String::as_str);
+                        sink.push_labelled(entry.name.as_bytes(), entry.named(()), label)?;
+                    }
+                    None => sink.push(entry.name.as_bytes(), entry.named(()))?,
+                }
             }
+            index += 1;
         }
-        Ok(Self { is_listed: self.is_listed, ..sink.finish(left_out)? })
+        Ok(sink)
+    }
+
+    /// The manifest of copies of these samples, whose indexes are in order, with their further parts. Nothing is asked
+    /// of the indexes if samples have no further parts.
+    pub(super) fn finish_copy(&self, mut sink: ObjectSink, samples: &[u64], left_out: LeftOut) -> Result<Self> {
+        let select = |parts: &Arc<PartColumns>| parts.select(samples).map_err(|part| self.damaged_part(parts, part));
+        let parts = self.parts.as_ref().map(select).transpose()?;
+        sink.parts = parts.as_ref().map(|parts| parts.sums);
+        Ok(Self { is_listed: self.is_listed, parts: parts.map(Arc::new), ..sink.finish(left_out)? })
     }
 }
 

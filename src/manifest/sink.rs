@@ -7,6 +7,7 @@ use super::chunk::ChunkWriter;
 use super::classes::{Numbering, label_root, names_root};
 use super::digest::{LabelsDigest, ObjectsDigest};
 use super::growth::{ClassTotals, Growth, ListingEnd};
+use super::part_columns::PartSums;
 use super::table::{Labels, LabelsWriter};
 use super::{Digest, Entry, LeftOut, Manifest};
 use crate::list::{Prefix, Reason};
@@ -46,6 +47,8 @@ pub(super) struct ObjectSink {
     given: Option<GivenLabels>,
     totals: ClassTotals,
     digest: ObjectsDigest,
+    /// The digest and totals of the objects' further parts, if they have some.
+    pub(super) parts: Option<PartSums>,
 }
 
 struct PendingObject {
@@ -68,6 +71,7 @@ impl ObjectSink {
             given: None,
             totals: ClassTotals::default(),
             digest: ObjectsDigest::default(),
+            parts: None,
         }
     }
 
@@ -165,8 +169,12 @@ impl ObjectSink {
 
     /// Ends the growth of the manifest.
     pub(super) fn end(self, left_out: LeftOut, failed: Option<Error>) {
-        let Self { growth, labeller, given, totals, digest, .. } = self;
-        let digest = digest.finish();
+        let Self { growth, labeller, given, mut totals, digest, parts, .. } = self;
+        let mut digest = digest.finish();
+        if let Some(parts) = parts {
+            totals.merge(&parts.totals);
+            digest = digest.with_parts(parts.parts, &parts.digest);
+        }
         let (labels, digest) = match (given, labeller.numbering) {
             (Some(given), _) => given.finish(digest),
             (None, Some(numbering)) => numbering.finish(digest),

@@ -1,6 +1,7 @@
 //! Tables of chunks, in memory or in a mapped file, with random access to their objects.
 
 use std::cell::RefCell;
+use std::cmp::Ordering as NameOrder;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -162,6 +163,15 @@ impl ChunkTable {
         layout.record(chunk, row)
     }
 
+    /// Compares the name at an index with `other`; `None` where there is no valid name.
+    pub(super) fn compare_name(&self, index: u64, other: &[u8]) -> Option<NameOrder> {
+        let (layout, chunk, row) = self.find(index)?;
+        NAME.with_borrow_mut(|name| {
+            layout.name(chunk, row, name)?;
+            Some(name.as_slice().cmp(other))
+        })
+    }
+
     pub(super) fn entry(&self, index: u64) -> Option<Entry> {
         let (layout, chunk, row) = self.find(index)?;
         let record = layout.record(chunk, row)?;
@@ -194,6 +204,12 @@ impl<'a> TableCursor<'a> {
     /// Index of the next object.
     pub(super) fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Makes the object at `index` the next one.
+    pub(super) fn seek(&mut self, index: u64) {
+        self.index = index;
+        self.reader = None;
     }
 
     /// The next object; `None` at the end, and where the bytes are invalid.

@@ -26,6 +26,20 @@ pub(crate) fn manifest(objects: &[ObjectMeta]) -> Manifest {
     Manifest::new("gs://bucket/p/".parse().unwrap(), &listed(objects)).unwrap()
 }
 
+/// A manifest whose samples have these objects as their parts. Names are made here.
+pub(crate) fn with_parts(samples: &[Vec<ObjectMeta>]) -> Manifest {
+    let mut objects = Vec::new();
+    for (number, parts) in samples.iter().enumerate() {
+        let named = |(part, object): (usize, &ObjectMeta)| {
+            let name = format!("p/{number:06}.{part:02}");
+            ObjectMeta { name, ..object.clone() }
+        };
+        objects.extend(parts.iter().enumerate().map(named));
+    }
+    let parts = Parts::by_stem((0..samples[0].len()).map(|part| format!("{part:02}")));
+    Arc::new(manifest(&objects)).with_parts(&parts).unwrap().0
+}
+
 fn left_out(reason: Reason, count: u64) -> LeftOut {
     let mut left_out = LeftOut::default();
     (0..count).for_each(|_| left_out.add(reason));

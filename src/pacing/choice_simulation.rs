@@ -173,6 +173,7 @@ fn config(world: &SimulatedService) -> ChooserConfig {
         caps: CallCaps::default(),
         max_composed_bytes: world.sources() * world.size,
         budget: world.budget as u64,
+        objects_per_sample: 1,
         max_ahead: AHEAD,
         bucket_share: 1.0,
         prices,
@@ -289,7 +290,12 @@ fn run(world: SimulatedService, how: SimulatedStrategy, samples: u64, epochs: us
                         (is_composed, None)
                     }
                     SimulatedStrategy::Auto => {
-                        let size = GroupSize { samples: group as usize, bytes: bytes as u64, held: bytes as u64 };
+                        let size = GroupSize {
+                            samples: group as usize,
+                            may_compose: group > 1,
+                            bytes: bytes as u64,
+                            held: bytes as u64,
+                        };
                         let Some(admission) = chooser.admit(clock, size, left, &service) else {
                             break;
                         };

@@ -205,7 +205,7 @@ impl ReadModeChooser {
     ) -> Option<Admission> {
         self.compose_latency.shorten_if_old(now);
         let samples = group.samples as u64;
-        let is_composable = group.samples > 1 && self.estimates.may_compose();
+        let is_composable = group.may_compose && self.estimates.may_compose();
         if is_composable {
             self.estimates.add(group);
         }
@@ -258,7 +258,7 @@ impl ReadModeChooser {
         }
         // Until the first compose shows how long it takes, composed groups get at most half of the buffer.
         let is_half_composed =
-            || self.composed.admitted as f64 * self.estimates.sources() > self.estimates.samples_held() / 2.0;
+            || self.composed.admitted as f64 * self.estimates.samples_in_group() > self.estimates.samples_held() / 2.0;
         match self.mode {
             ReadMode::Direct if self.should_probe(left) => {
                 self.probes += 1;
@@ -444,7 +444,8 @@ impl ReadModeChooser {
             && service.is_composing_proven
             && self.estimates.composing_saves()
             && self.estimates.compose_gain() > MIN_UNMEASURED_GAIN
-            && self.estimates.composes_per_second(service) * self.estimates.sources() > MIN_UNMEASURED_GAIN * documented
+            && self.estimates.composes_per_second(service) * self.estimates.samples_in_group()
+                > MIN_UNMEASURED_GAIN * documented
             && is_worth_trying(documented, DOCUMENTED_COMPOSE, left)
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct ChooserConfig {
     pub(crate) budget: u64,
     /// Samples that may be ahead of the training loop.
     pub(crate) max_ahead: u64,
+    /// Objects of a sample, each of which is a call if the sample is read directly.
+    pub(crate) objects_per_sample: u32,
     /// This process's share of the bucket's documented rates; 1 if no other process shares the bucket.
     pub(crate) bucket_share: f64,
     /// The user's limits on the calls of this process.
@@ -45,6 +47,8 @@ pub(crate) struct ChooserConfig {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupSize {
     pub(crate) samples: usize,
+    /// Whether it is of several objects that may be composed.
+    pub(crate) may_compose: bool,
     pub(crate) bytes: u64,
     /// Bytes that the group takes from the memory budget.
     pub(crate) held: u64,
@@ -99,10 +103,11 @@ impl ComposeEstimates {
         }
     }
 
-    /// Reads a second before anything is measured: this process's share of the documented ones, if the user allows as
-    /// many.
+    /// Samples read directly a second before anything is measured: this process's share of the documented reads, if the
+    /// user allows as many.
     pub(super) fn documented_reads(&self) -> f64 {
-        (DOCUMENTED_READS * self.config.bucket_share).min(self.config.caps.reads_per_second.unwrap_or(f64::INFINITY))
+        let cap = self.config.caps.reads_per_second.unwrap_or(f64::INFINITY);
+        (DOCUMENTED_READS * self.config.bucket_share).min(cap) / self.objects()
     }
 
     /// Composes a second that the service takes of this process, as far as is known, and that the user allows. Each
@@ -124,7 +129,7 @@ impl ComposeEstimates {
     /// some 400 KiB.
     pub(super) fn compose_gain(&self) -> f64 {
         let (call, size) = (CALL_BYTES as f64, self.mean_bytes());
-        (call + size) / (call / self.sources() + size)
+        (call * self.objects() + size) / (call / self.samples_in_group() + size)
     }
 
     /// Samples that can be under way and ahead of the training loop.
@@ -132,9 +137,14 @@ impl ComposeEstimates {
         (self.config.budget as f64 / self.mean_held()).min(self.config.max_ahead as f64)
     }
 
-    /// Objects in a composed group.
-    pub(super) fn sources(&self) -> f64 {
-        (self.config.max_composed_bytes as f64 / self.mean_bytes()).floor().clamp(1.0, MAX_SOURCES as f64)
+    /// Samples in a composed group.
+    pub(super) fn samples_in_group(&self) -> f64 {
+        let most = (MAX_SOURCES as f64 / self.objects()).floor().max(1.0);
+        (self.config.max_composed_bytes as f64 / self.mean_bytes()).floor().clamp(1.0, most)
+    }
+
+    fn objects(&self) -> f64 {
+        f64::from(self.config.objects_per_sample)
     }
 
     /// Samples a second that `mode` could bring, where the mode that composes one step less brings `rate`. The estimate
@@ -142,7 +152,8 @@ impl ComposeEstimates {
     pub(super) fn predict(&self, mode: ReadMode, rate: f64, latency: Duration, service: &ServiceState) -> f64 {
         // Where no write was refused and the user set no cap, there may be no limit.
         let is_limited = service.ceilings.writes.per_second.is_some() || self.config.caps.writes_per_second.is_some();
-        let composed = if is_limited { self.composes_per_second(service) * self.sources() } else { f64::INFINITY };
+        let composed =
+            if is_limited { self.composes_per_second(service) * self.samples_in_group() } else { f64::INFINITY };
         let direct = if mode == ReadMode::Composed { 0.0 } else { rate };
         // A sample is held from before its compose until its delivery.
         (direct + composed).min(self.samples_held() / latency.as_secs_f64().max(0.001))
@@ -151,7 +162,7 @@ impl ComposeEstimates {
     /// Whether composed reads cost less than direct ones.
     pub(super) fn composing_saves(&self) -> bool {
         let ReadPrices { direct, composed, composed_byte } = self.config.prices;
-        composed / self.sources() + composed_byte * self.mean_bytes() < direct
+        composed / self.samples_in_group() + composed_byte * self.mean_bytes() < direct * self.objects()
     }
 
     pub(super) fn is_allowed(&self, mode: ReadMode) -> bool {

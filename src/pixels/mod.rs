@@ -1,7 +1,8 @@
 //! Image files to bitmaps: what a file is, how much memory decoding it takes, and its pixels.
 //!
 //! Each format has a file, or several: it reads the headers before anything is decoded, and decodes with a decoder of
-//! another crate, whose output is proved to be whole. `header` finds the format, and `file` decodes to a [`Bitmap`].
+//! another crate, whose output is proved to be whole. `header` finds the format, `file` decodes to a [`Bitmap`], and
+//! `mask` to one whose values are no colours.
 //! `resize`, `orientation`, `window`, `affine`, `color` and `filters` change a bitmap, and `planes` writes one into a
 //! batch. All of it is pure, but for `buffers`, which keeps memory.
 
@@ -17,6 +18,7 @@ pub(crate) mod header;
 mod jpeg;
 mod jpeg_header;
 mod jpeg_scans;
+mod mask;
 mod orientation;
 mod planes;
 mod png;
@@ -31,6 +33,7 @@ pub use bitmap::Bitmap;
 pub(crate) use buffers::{buffer, recycle};
 pub use file::Channels;
 pub(crate) use file::decode;
+pub(crate) use mask::{decode_mask, mask_bytes};
 pub(crate) use orientation::{oriented, stored_region, swaps_sides};
 pub use planes::{Element, IMAGENET_MEAN, IMAGENET_STD, Layout};
 pub(crate) use planes::{Normalization, write};

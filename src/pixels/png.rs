@@ -1,5 +1,6 @@
 //! PNG files: their chunks, and their pixels.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::ops::Range;
 
@@ -93,23 +94,28 @@ fn chunks(bytes: &[u8]) -> anyhow::Result<PngHeader> {
 /// # Errors
 /// Pixels are missing or damaged.
 pub(super) fn decode(bytes: &[u8], header: &PngHeader) -> anyhow::Result<DynamicImage> {
-    match header.missing_end {
-        None => decode_ended(bytes, header),
-        // The decoder requires the end chunk, although no pixel is missing without it.
-        Some(at) => decode_ended(&[&bytes[..at], END].concat(), header),
-    }
-}
-
-fn decode_ended(bytes: &[u8], header: &PngHeader) -> anyhow::Result<DynamicImage> {
-    // The limit on what the decoder holds of chunks that aren't pixels, above all of a compressed colour profile: a
-    // larger profile is skipped. The file's chunks and a few rows always fit.
-    const PROFILE_BYTES: u64 = 64 << 10;
-    let row = u64::from(header.width) * 8;
+    let bytes = &*with_end(bytes, header);
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(PROFILE_BYTES + 2 * bytes.len() as u64 + 4 * row);
+    limits.max_alloc = Some(limit(bytes, header));
     PngDecoder::with_limits(Cursor::new(bytes), limits)
         .and_then(DynamicImage::from_decoder)
         .with_context(|| not_whole("PNG", bytes, header.width, header.height))
+}
+
+/// The file with its end chunk, which decoders require, although no pixel is missing without it.
+pub(super) fn with_end<'a>(bytes: &'a [u8], header: &PngHeader) -> Cow<'a, [u8]> {
+    match header.missing_end {
+        None => bytes.into(),
+        Some(at) => [&bytes[..at], END].concat().into(),
+    }
+}
+
+/// Bytes that a decoder may hold of chunks that aren't pixels, above all of a compressed colour profile: a larger profile
+/// is skipped. The file's chunks and a few rows always fit.
+pub(super) fn limit(bytes: &[u8], header: &PngHeader) -> u64 {
+    const PROFILE_BYTES: u64 = 64 << 10;
+    let row = u64::from(header.width) * 8;
+    PROFILE_BYTES + 2 * bytes.len() as u64 + 4 * row
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::lock::lock;
-use crate::manifest::{Facts, Manifest};
+use crate::manifest::{Entry, Location, Manifest};
 use crate::sample::SampleId;
 pub use crate::store::MAX_SOURCES;
 use crate::store::{BucketInfo, StorageClass};
@@ -62,9 +62,42 @@ pub fn never_compose(bucket: &BucketInfo) -> Option<String> {
 
 /// Whether an object can be a source of a composed object of at most `max_bytes`. An object without a CRC couldn't be
 /// verified in the composed object, and objects of [`StorageClass::Other`] may have different classes.
-fn can_be_source(object: &Facts, max_bytes: u64) -> bool {
+fn can_be_source<N>(object: &Entry<N>, max_bytes: u64) -> bool {
     let known = object.storage_class != StorageClass::Other && object.crc32c.is_some();
     known && object.size > 0 && object.size < max_bytes
+}
+
+/// The sources of a composed object that one sample makes, which are together in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SampleSources {
+    /// The storage class of all of them.
+    class: StorageClass,
+    /// At least one.
+    count: usize,
+    bytes: u64,
+}
+
+impl SampleSources {
+    /// The sources of a sample, if it can be part of a composed object of at most `max_bytes` bytes in `bucket`, whose
+    /// sources have less than `small` bytes each. Its empty objects are no sources.
+    fn of<N>(location: &Location<N>, bucket: &str, max_bytes: u64, small: u64) -> Option<Self> {
+        // A compose joins whole objects of one bucket and class.
+        let is_elsewhere = location.parts.iter().any(|part| *part.bucket != *bucket);
+        if location.range.is_some() || is_elsewhere {
+            return None;
+        }
+        let mut entries = location.entries().filter(|entry| entry.size > 0);
+        let class = entries.clone().next()?.storage_class;
+        let is_source = |entry: &Entry<N>| entry.storage_class == class && can_be_source(entry, max_bytes.min(small));
+        let (count, bytes) = (entries.clone().count(), location.bytes());
+        let fits = count <= MAX_SOURCES && bytes <= max_bytes;
+        (fits && entries.all(is_source)).then_some(Self { class, count, bytes })
+    }
+
+    /// Bytes of a source, on average.
+    fn mean_bytes(&self) -> u64 {
+        self.bytes / self.count as u64
+    }
 }
 
 /// How many groups were read by each method.
@@ -94,13 +127,16 @@ impl std::ops::AddAssign for Groups {
 pub(crate) struct GroupCounts(Mutex<Groups>);
 
 impl GroupCounts {
-    pub(crate) fn count(&self, method: Method) {
+    pub(crate) fn count(&self, group: &Group) {
         let mut groups = lock(&self.0);
-        match method {
-            Method::Empty => {}
-            Method::Direct => groups.direct += 1,
-            Method::Ranged => groups.ranged += 1,
+        match group.method {
             Method::Composed => groups.composed += 1,
+            Method::Empty | Method::Direct | Method::Ranged | Method::Parts => {
+                for slice in &group.slices {
+                    groups.direct += u64::from(slice.objects.small);
+                    groups.ranged += u64::from(slice.objects.large);
+                }
+            }
         }
     }
 
@@ -113,6 +149,20 @@ impl GroupCounts {
 
     pub(crate) fn groups(&self) -> Groups {
         *lock(&self.0)
+    }
+}
+
+/// A group that may take more samples.
+struct OpenGroup {
+    class: StorageClass,
+    group: Group,
+    /// Objects of the group's samples.
+    sources: usize,
+}
+
+impl OpenGroup {
+    fn of_class(class: StorageClass) -> Self {
+        Self { class, group: Group { method: Method::Composed, slices: Vec::new() }, sources: 0 }
     }
 }
 
@@ -182,57 +232,67 @@ impl Planner {
     pub(crate) fn plan(&self, samples: &[SampleId]) -> Result<Vec<Group>> {
         let mut groups = Vec::new();
         // One open group for each storage class, since sources of a compose must have the same class.
-        let mut open: Vec<(StorageClass, Group)> = Vec::new();
+        let mut open: Vec<OpenGroup> = Vec::new();
         for (slot, &id) in samples.iter().enumerate() {
             let location = self.manifest.location_facts(id)?;
-            let object = &location.object;
-            // A compose joins whole objects, and a download in several ranges is of a whole object.
-            if location.range.is_some() || !self.may_be_source(object) {
-                let ranged = if location.range.is_some() { u64::MAX } else { self.ranged };
-                groups.push(Group::alone(slot, id, location.bytes(), ranged));
+            let slice = self.slice(slot, id, &location);
+            let Some(sources) = self.sources(&location) else {
+                groups.push(Group::alone(slice));
                 continue;
-            }
-            let class = object.storage_class;
-            let at = open.iter().position(|(of, _)| *of == class).unwrap_or_else(|| {
-                open.push((class, Group { method: Method::Composed, slices: Vec::new() }));
+            };
+            let at = open.iter().position(|of| of.class == sources.class).unwrap_or_else(|| {
+                open.push(OpenGroup::of_class(sources.class));
                 open.len() - 1
             });
-            let group = &mut open[at].1;
-            if group.slices.len() == MAX_SOURCES || group.bytes().saturating_add(object.size) > self.max_bytes {
-                let full = std::mem::replace(group, Group { method: Method::Composed, slices: Vec::new() });
-                self.close(class, full, &mut groups);
+            let group = &mut open[at];
+            if group.sources + sources.count > MAX_SOURCES
+                || group.group.bytes().saturating_add(sources.bytes) > self.max_bytes
+            {
+                let full = std::mem::replace(group, OpenGroup::of_class(sources.class));
+                self.close(full, &mut groups);
             }
-            let start = group.bytes();
-            group.slices.push(Slice { slot, id, range: start..start + object.size });
+            let start = group.group.bytes();
+            group.group.slices.push(slice.at(start));
+            group.sources += sources.count;
         }
-        for (class, group) in open {
-            self.close(class, group, &mut groups);
+        for group in open {
+            self.close(group, &mut groups);
         }
         // Groups are requested in the order of their delivery.
         groups.sort_by_key(|group| group.slices[0].slot);
         Ok(groups)
     }
 
-    /// A group of its own for a sample of a group.
-    pub(crate) fn alone(&self, slice: &Slice) -> Group {
-        Group::alone(slice.slot, slice.id, slice.range.end - slice.range.start, self.ranged)
+    /// A group of its own for a sample, whose bytes lie there.
+    pub(crate) fn alone<N>(&self, slot: usize, id: SampleId, location: &Location<N>) -> Group {
+        Group::alone(self.slice(slot, id, location))
     }
 
-    /// Whether an object may be a source of a composed object. Cold storage classes are composed only by an explicit
-    /// strategy.
-    fn may_be_source(&self, object: &Facts) -> bool {
-        let small = self.max_bytes.min(self.ranged);
-        let class = object.storage_class;
-        can_be_source(object, small)
-            && !(self.strategy == Strategy::Auto && self.prices.is_cold(class))
-            && (!self.by_price || self.prices.is_worth_composing(class, object.size, self.max_bytes))
+    /// The slice of a sample that is read by itself.
+    pub(crate) fn slice<N>(&self, slot: usize, id: SampleId, location: &Location<N>) -> Slice {
+        Slice::of(slot, id, location, self.ranged)
     }
 
-    /// Adds an open group to `groups`, composed or split up. A single sample is read individually. So are a few
-    /// samples, unless composing was asked for: composing a few small ones takes as long as composing a full group,
+    /// Number of samples that fill a composed object, if they are small; 1 if a sample alone has too many parts.
+    pub(crate) fn samples_per_group(&self) -> usize {
+        (MAX_SOURCES / self.manifest.part_count()).max(1)
+    }
+
+    /// The sources of a sample that may be composed. Cold storage classes are composed only by an explicit strategy.
+    fn sources(&self, location: &Location<()>) -> Option<SampleSources> {
+        let bucket = &self.manifest.prefix().bucket;
+        let sources = SampleSources::of(location, bucket, self.max_bytes, self.ranged)?;
+        let is_worth_it = || self.prices.is_worth_composing(sources.class, sources.mean_bytes(), self.max_bytes);
+        let is_allowed = !(self.strategy == Strategy::Auto && self.prices.is_cold(sources.class))
+            && (!self.by_price || is_worth_it());
+        is_allowed.then_some(sources)
+    }
+
+    /// Adds an open group to `groups`, composed or split up. A single object is read individually. So are a few
+    /// objects, unless composing was asked for: composing a few small ones takes as long as composing a full group,
     /// large ones gain nothing by it, and both would cost more than individual reads.
-    fn close(&self, class: StorageClass, group: Group, groups: &mut Vec<Group>) {
-        let sources = group.slices.len() as u64;
+    fn close(&self, OpenGroup { class, group, sources }: OpenGroup, groups: &mut Vec<Group>) {
+        let sources = sources as u64;
         if self.by_price && !self.prices.is_cheaper_composed(class, sources, group.bytes()) {
             groups.extend(group.split_up());
             return;
@@ -268,10 +328,12 @@ impl Planner {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::strategy::Strategy as _;
 
     use super::Strategy;
     use super::*;
-    use crate::manifest::tests::{manifest, object};
+    use crate::manifest::tests::{manifest, object, with_parts};
+    use crate::plan::group::ObjectCount;
 
     fn planner(sizes: &[(u64, StorageClass, bool)], strategy: Strategy, bucket: &BucketInfo) -> Planner {
         let objects: Vec<_> = sizes
@@ -319,6 +381,7 @@ mod tests {
                     Method::Empty => prop_assert_eq!((group.bytes(), group.slices.len()), (0, 1)),
                     Method::Direct => prop_assert!(group.slices.len() == 1 && group.bytes() < ranged),
                     Method::Ranged => prop_assert!(group.slices.len() == 1 && group.bytes() >= ranged),
+                    Method::Parts => prop_assert!(false, "samples have one part"),
                     Method::Composed => {
                         prop_assert!(group.bytes() <= max_bytes);
                         prop_assert!((2..=MAX_SOURCES).contains(&group.slices.len()));
@@ -330,6 +393,79 @@ mod tests {
             }
             prop_assert!(seen.iter().all(|&times| times == 1));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn samples_of_several_parts_stay_together_and_their_objects_count(
+            samples in (1usize..5).prop_flat_map(|parts| {
+                let part = (0u64..2_000, class(), prop::bool::weighted(0.95));
+                prop::collection::vec(prop::collection::vec(part, parts), 1..100)
+            }),
+            is_uniform: bool, max_bytes in 1u64..20_000, ranged in 100u64..3_000,
+        ) {
+            let objects = |sample: &Vec<(u64, StorageClass, bool)>| {
+                let object = |&(size, class, crc): &(u64, StorageClass, bool)| {
+                    let mut object = object("", size);
+                    object.storage_class = if is_uniform { StorageClass::Standard } else { class };
+                    object.crc32c = object.crc32c.filter(|_| crc);
+                    object
+                };
+                sample.iter().map(object).collect::<Vec<_>>()
+            };
+            let objects: Vec<_> = samples.iter().map(objects).collect();
+            let strategy = Strategy::Compose { max_bytes };
+            let manifest = Arc::new(with_parts(&objects));
+            let planner = Planner::new(manifest, strategy, u64::MAX, &BucketInfo::default()).ranged_from(ranged);
+            let batch = all(&planner);
+            let mut seen = vec![0; batch.len()];
+            for group in planner.plan(&batch).unwrap() {
+                let (mut at, mut sources) = (0, 0);
+                for slice in &group.slices {
+                    let read: Vec<_> = objects[slice.slot].iter().filter(|object| object.size > 0).collect();
+                    let large = read.iter().filter(|object| object.size >= ranged).count() as u32;
+                    let wanted = ObjectCount { small: read.len() as u32 - large, large };
+                    prop_assert_eq!((batch[slice.slot], slice.range.start), (slice.id, at));
+                    prop_assert_eq!(slice.bytes(), read.iter().map(|object| object.size).sum::<u64>());
+                    prop_assert_eq!(slice.objects, wanted);
+                    (at, sources) = (slice.range.end, sources + read.len());
+                    seen[slice.slot] += 1;
+                    if group.method == Method::Composed {
+                        prop_assert!(read.iter().all(|object| object.crc32c.is_some() && object.size < ranged));
+                        prop_assert!(read.iter().all(|object| object.storage_class == read[0].storage_class));
+                    }
+                }
+                prop_assert_eq!(group.objects(), sources as u64);
+                match group.method {
+                    Method::Composed => prop_assert!((2..=MAX_SOURCES).contains(&sources) && group.bytes() <= max_bytes),
+                    Method::Empty => prop_assert_eq!((group.slices.len(), sources), (1, 0)),
+                    Method::Direct | Method::Ranged => prop_assert_eq!((group.slices.len(), sources), (1, 1)),
+                    Method::Parts => prop_assert!(group.slices.len() == 1 && sources > 1),
+                }
+                let alone: Vec<_> = group.split_up().map(|alone| alone.slices[0].id).collect();
+                prop_assert_eq!(alone, group.slices.iter().map(|slice| slice.id).collect::<Vec<_>>());
+            }
+            prop_assert!(seen.iter().all(|&times| times == 1));
+        }
+    }
+
+    #[test]
+    fn a_group_has_as_many_samples_as_its_sources_allow() {
+        let groups = |samples: usize, parts: usize, strategy| {
+            let manifest = Arc::new(with_parts(&vec![vec![object("", 100); parts]; samples]));
+            let planner = Planner::new(manifest, strategy, u64::MAX, &BucketInfo::default());
+            let groups = planner.plan(&all(&planner)).unwrap();
+            groups.iter().map(|group| (group.method, group.slices.len())).collect::<Vec<_>>()
+        };
+        let compose = Strategy::compose();
+        assert_eq!(groups(20, 3, compose), [(Method::Composed, 10); 2]);
+        assert_eq!(groups(17, 2, compose), [(Method::Composed, 16), (Method::Composed, 1)]);
+        assert_eq!(groups(2, 32, compose), [(Method::Composed, 1); 2]);
+        assert_eq!(groups(2, 33, compose), [(Method::Parts, 1); 2]);
+        assert_eq!(groups(2, 3, Strategy::Direct), [(Method::Parts, 1); 2]);
+        // By the price table, 13.5 reads cost as much as a compose with its read.
+        assert_eq!(groups(4, 3, Strategy::Auto), [(Method::Parts, 1); 4]);
+        assert_eq!(groups(5, 3, Strategy::Auto), [(Method::Composed, 5)]);
     }
 
     /// By the price table, 13.5 reads cost as much as a compose with its read.

@@ -37,10 +37,24 @@ pub(crate) struct GroupPayload {
     pub(crate) locations: Vec<Location>,
     /// All bytes of the group.
     pub(crate) bytes: Bytes,
-    /// CRC32C of the whole payload, if the server sent it.
-    pub(crate) crc32c: Option<u32>,
-    /// CRC32C of `bytes`, if it was computed. It is not where each slice is proved by its own CRC.
-    pub(crate) computed: Option<u32>,
+    /// The sums of the objects that hold the bytes, in their order, empty objects left out. There are none if the
+    /// objects were composed: then the bytes of each are to be hashed.
+    pub(crate) sums: Vec<ObjectSum>,
+}
+
+/// What the read of one object found about its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ObjectSum {
+    /// CRC32C of the whole object, if the server sent it.
+    pub(crate) sent: Option<u32>,
+    /// CRC32C of the bytes received.
+    pub(crate) computed: u32,
+}
+
+impl From<&store::Payload> for ObjectSum {
+    fn from(read: &store::Payload) -> Self {
+        Self { sent: read.crc32c, computed: read.computed }
+    }
 }
 
 /// Composing stops while more temporaries exist than can be deleted in this many seconds at the current rate of writes.
@@ -53,10 +67,10 @@ pub(crate) struct Fetcher {
     clients: Clients,
     /// Buffers for bodies, and for samples of the cache.
     buffers: Arc<Buffers>,
-    manifest: Arc<Manifest>,
+    pub(super) manifest: Arc<Manifest>,
     io: Arc<Io>,
     run: Arc<TemporaryRun>,
-    gates: Arc<BucketGates>,
+    pub(super) gates: Arc<BucketGates>,
     /// The loader's use of `gates`, for as long as the loader or one of its epochs lives.
     gate_use: Option<Arc<GateUse>>,
     /// What is added to the numbers of this epoch's groups.
@@ -158,25 +172,34 @@ impl Fetcher {
         // What few reads do is boxed. So the future of a single object's read is small: tens of thousands may wait.
         let read = match group.method {
             // The listing alone proves that an object is empty.
-            Method::Empty => {
-                return Ok(GroupPayload { group, locations, bytes: Bytes::new(), crc32c: None, computed: Some(0) });
-            }
+            Method::Empty => return Ok(GroupPayload { group, locations, bytes: Bytes::new(), sums: Vec::new() }),
             Method::Direct => {
-                let Location { object, range, .. } = &locations[0];
-                let (client, id) = (self.clients.class(object.storage_class), self.manifest.id(object));
-                self.read(client, &id, range.clone(), group.bytes(), group_number, on_step).await
+                let (id, object) = self.only_object(&locations[0]);
+                let (client, range) = (self.clients.class(object.storage_class), locations[0].range.clone());
+                let read = self.read(client, &id, range, group.bytes(), group_number, on_step).await;
+                read.map(|read| (vec![ObjectSum::from(&read)], read.bytes))
             }
             Method::Ranged => {
                 // Each part waits for a slot by itself.
                 on_step(ReadStep::Reading);
-                Box::pin(self.ranged(&locations[0].object, group_number)).await
+                let read = Box::pin(self.ranged(self.only_object(&locations[0]), group_number)).await;
+                read.map(|read| (vec![ObjectSum::from(&read)], read.bytes))
             }
-            Method::Composed => Box::pin(self.composed(&group, &locations, group_number, on_step)).await,
+            Method::Parts => Box::pin(self.parts(&locations[0], group_number, on_step)).await,
+            Method::Composed => {
+                let read = Box::pin(self.composed(&group, &locations, group_number, on_step)).await;
+                read.map(|read| (Vec::new(), read.bytes))
+            }
         };
 
-        let read = read.map_err(|error| error.stage(Stage::Fetch))?;
-        let computed = (group.method != Method::Composed).then_some(read.computed);
-        Ok(GroupPayload { group, locations, bytes: read.bytes, crc32c: read.crc32c, computed })
+        let (sums, bytes) = read.map_err(|error| error.stage(Stage::Fetch))?;
+        Ok(GroupPayload { group, locations, bytes, sums })
+    }
+
+    /// The object that holds all bytes of a sample: the only one, or the only one that isn't empty.
+    fn only_object<'a>(&'a self, location: &'a Location) -> (ObjectId, &'a Entry) {
+        let mut objects = self.manifest.objects(location).filter(|(_, object)| object.size > 0);
+        objects.next().unwrap_or_else(|| (self.manifest.id(&location.object), &location.object))
     }
 
     /// Reads a group through a temporary object, and passes the payload to `prove`. Composing counts as successful only
@@ -278,13 +301,17 @@ impl Fetcher {
     }
 
     /// Reads a large object into one buffer. Each part waits for a slot of its own.
-    async fn ranged(&self, entry: &Entry, group_number: u64) -> Result<store::Payload> {
+    async fn ranged(&self, object: (ObjectId, &Entry), group_number: u64) -> Result<store::Payload> {
         self.gates.record_number(group_number);
+        self.download(object, group_number).into_payload().await
+    }
+
+    /// The download of an object, in ranges if it is large. Each range waits for a slot of its own.
+    pub(super) fn download(&self, (id, entry): (ObjectId, &Entry), group_number: u64) -> Download {
         let lanes = Lanes::gated(Arc::clone(&self.gates.reads), group_number);
-        let client = self.clients.class(entry.storage_class);
-        let download = Download::of(client, self.manifest.id(entry), entry.size, entry.crc32c).within(&lanes);
+        let download = Download::of(self.clients.class(entry.storage_class), id, entry.size, entry.crc32c);
         let RangeSettings { min_part_size, max_streams } = self.ranges;
-        download.min_part_size(min_part_size).max_streams(max_streams).into_payload().await
+        download.within(&lanes).min_part_size(min_part_size).max_streams(max_streams)
     }
 
     async fn composed(
@@ -313,9 +340,8 @@ impl Fetcher {
     ) -> Result<Temporary> {
         let mut sources = Vec::with_capacity(locations.len());
         let mut crc32c = 0;
-        for location in locations {
-            let entry = &location.object;
-            let listed = location.crc32c().ok_or_else(|| {
+        for entry in locations.iter().flat_map(Location::entries).filter(|entry| entry.size > 0) {
+            let listed = entry.crc32c.ok_or_else(|| {
                 Error::new(ErrorKind::Internal, "an object without a listed CRC was planned into a composed read")
                     .object(self.manifest.id(entry))
             })?;

@@ -1,8 +1,9 @@
-//! Reads of groups: direct, composed, and in ranges for large objects; and the samples cut from their payloads, each
+//! Reads of groups: direct, composed, in ranges for large objects, and of all parts of a sample at once; and the samples cut from their payloads, each
 //! proved by its CRC32C.
 
 mod clients;
 mod fetcher;
+mod parts;
 mod ranged;
 mod split;
 

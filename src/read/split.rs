@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::fetcher::GroupPayload;
+use super::fetcher::{GroupPayload, ObjectSum};
 use crate::manifest::{Entry, Location, Manifest};
 use crate::sample::{EpochPlace, SampleId};
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// One object's bytes as stored, before decoding.
+/// One sample's bytes as stored, before decoding: those of an object, or of [several](Self::parts).
 ///
 /// Cheap to clone. All samples of a composed read share one buffer, which lives as long as any of them. To keep a few
 /// samples for long, copy their bytes.
@@ -20,7 +20,10 @@ pub struct RawSample {
     id: SampleId,
     place: EpochPlace,
     location: Box<Location>,
+    /// The bytes of the first part.
     bytes: Bytes,
+    /// The bytes of all parts, if there are several.
+    all_parts: Option<Box<Bytes>>,
     verified: bool,
 }
 
@@ -38,10 +41,18 @@ impl Origin {
 }
 
 impl RawSample {
-    /// A sample whose bytes were verified where they were read.
+    /// A sample whose bytes were verified where they were read. These are the bytes of all its parts.
     pub(crate) fn verified_before(origin: &Arc<Origin>, id: SampleId, location: Location, bytes: Bytes) -> Self {
-        let (origin, place) = (Arc::clone(origin), EpochPlace::default());
-        Self { origin, id, place, location: Box::new(location), bytes, verified: true }
+        Self::new(Arc::clone(origin), id, location, bytes, true)
+    }
+
+    fn new(origin: Arc<Origin>, id: SampleId, location: Location, bytes: Bytes, verified: bool) -> Self {
+        let (location, place) = (Box::new(location), EpochPlace::default());
+        if location.parts.is_empty() {
+            return Self { origin, id, place, location, bytes, all_parts: None, verified };
+        }
+        let first = bytes.slice(..location.object.size as usize);
+        Self { origin, id, place, location, bytes: first, all_parts: Some(Box::new(bytes)), verified }
     }
 
     /// Sets where in an epoch the sample stands. Whoever reads a sample doesn't know that.
@@ -54,12 +65,12 @@ impl RawSample {
         self.id
     }
 
-    /// The object's full name.
+    /// The object's full name; of several parts, the first one's.
     pub fn name(&self) -> &str {
         &self.entry().name
     }
 
-    /// The listing's entry of the object.
+    /// The listing's entry of the object; of several parts, of the first one.
     pub fn entry(&self) -> &Entry {
         &self.location.object
     }
@@ -74,12 +85,13 @@ impl RawSample {
         &self.origin.manifest
     }
 
-    /// The bytes as stored; an object with a `Content-Encoding` is still encoded.
+    /// The bytes as stored; an object with a `Content-Encoding` is still encoded. Of several parts, these are the bytes
+    /// of the first one.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The bytes, without a copy.
+    /// The [`bytes`](Self::bytes), without a copy.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
     }
@@ -89,6 +101,51 @@ impl RawSample {
     #[must_use]
     pub fn with_bytes(self, bytes: Bytes) -> Self {
         Self { bytes, ..self }
+    }
+
+    /// The bytes of all parts, end to end.
+    pub(crate) fn all_bytes(&self) -> &Bytes {
+        self.all_parts.as_deref().unwrap_or(&self.bytes)
+    }
+
+    /// Number of objects that make the sample: 1, unless the data set was given [`Parts`](crate::Parts).
+    pub fn part_count(&self) -> usize {
+        1 + self.location.parts.len()
+    }
+
+    /// The sample's part with this number, counted from 0 in the order of [`Parts`](crate::Parts); `None` if there are
+    /// fewer. It is a sample of one object, with that object's name and bytes, and with the id, the place in the epoch
+    /// and the label of the whole. Nothing is copied.
+    pub fn part(&self, number: usize) -> Option<Self> {
+        let Self { id, place, verified, .. } = *self;
+        let Some(number) = number.checked_sub(1) else {
+            let (origin, bytes) = (Arc::clone(&self.origin), self.bytes.clone());
+            let location = Box::new(self.location.first());
+            return Some(Self { origin, id, place, location, bytes, all_parts: None, verified });
+        };
+        let object = self.location.parts.get(number)?.object.clone();
+        let start: u64 = self.location.sizes().take(number + 1).sum();
+        let bytes = self.all_bytes().slice(start as usize..(start + object.size) as usize);
+        let (origin, location) = (Arc::clone(&self.origin), Box::new(Location::whole(object)));
+        Some(Self { origin, id, place, location, bytes, all_parts: None, verified })
+    }
+
+    /// The parts of the sample: see [`part`](Self::part). A sample of one object is its own only part.
+    ///
+    /// ```
+    /// use dataflux::RawSample;
+    ///
+    /// // Of Parts::of("{}.jpg").and("{}.txt"): the image as stored, and its caption.
+    /// let decode = |sample: RawSample| -> anyhow::Result<(Vec<u8>, String)> {
+    ///     let parts: Vec<RawSample> = sample.parts().collect();
+    ///     let [image, caption] = &parts[..] else { anyhow::bail!("{} parts instead of two", parts.len()) };
+    ///     Ok((image.bytes().to_vec(), std::str::from_utf8(caption.bytes())?.to_owned()))
+    /// };
+    /// # fn check(_: impl dataflux::Decode<Item = (Vec<u8>, String)>) {}
+    /// # check(decode);
+    /// ```
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = Self> + '_ {
+        (0..self.part_count()).map(|number| self.part(number).expect("it has as many parts"))
     }
 
     /// The epoch that the sample is delivered in, counted from 0. In a [mixture](crate::MixedLoader) it is the epoch of
@@ -139,41 +196,54 @@ impl fmt::Debug for RawSample {
 /// Cuts a payload into its samples, each with its slot in the batch.
 ///
 /// # Errors
-/// [`ErrorKind::Integrity`] for the first sample whose bytes don't have the CRC that was listed.
+/// [`ErrorKind::Integrity`] for the first object whose bytes don't have the CRC that was listed.
 pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<Vec<(usize, RawSample)>> {
-    let GroupPayload { group, locations, bytes, crc32c, computed } = payload;
+    let GroupPayload { group, locations, bytes, sums } = payload;
     if bytes.len() as u64 != group.bytes() {
         return Err(Error::new(ErrorKind::Integrity, "the download has the wrong length")
             .stage(Stage::Split)
             .mismatch(format_args!("{} bytes", group.bytes()), bytes.len()));
     }
 
-    // The CRC that the server sent for a whole object serves if the listing has none, but never instead of it.
-    let is_single = group.slices.len() == 1;
-    let sent = if is_single { crc32c } else { None };
     let origin = Origin::new(manifest);
-    group
-        .slices
-        .into_iter()
-        .zip(locations)
-        .map(|(slice, location)| {
-            let bytes = bytes.slice(slice.range.start as usize..slice.range.end as usize);
-            let wanted = location.crc32c().or(sent.filter(|_| location.range.is_none()));
-            if let Some(wanted) = wanted {
-                let got = computed.filter(|_| is_single).unwrap_or_else(|| crc32c::crc32c(&bytes));
-                if wanted != got {
-                    return Err(Error::new(ErrorKind::Integrity, "the bytes read are not those that were listed")
-                        .stage(Stage::Split)
-                        .object(manifest.id(&location.object))
-                        .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("{got:08x}"))
-                        .hint(
-                            "something between here and the bucket damages data, or the listing is not of this bucket",
-                        ));
-                }
-            }
-            let (origin, location, verified) = (Arc::clone(&origin), Box::new(location), wanted.is_some());
-            let place = EpochPlace::default();
-            Ok((slice.slot, RawSample { origin, id: slice.id, place, location, bytes, verified }))
-        })
-        .collect()
+    let mut sums = sums.into_iter();
+    let samples = group.slices.into_iter().zip(locations).map(|(slice, location)| {
+        let bytes = bytes.slice(slice.range.start as usize..slice.range.end as usize);
+        let verified = prove(manifest, &location, &bytes, &mut sums)?;
+        Ok((slice.slot, RawSample::new(Arc::clone(&origin), slice.id, location, bytes, verified)))
+    });
+    samples.collect()
+}
+
+/// Proves the bytes of a sample, object by object, by what their reads found, in order, or else by hashing them. Returns
+/// whether all of them could be proved: not where neither the listing nor the service has a CRC.
+fn prove(
+    manifest: &Manifest,
+    location: &Location,
+    bytes: &[u8],
+    sums: &mut impl Iterator<Item = ObjectSum>,
+) -> Result<bool> {
+    let (mut verified, mut rest) = (true, bytes);
+    for (number, (object, size)) in location.entries().zip(location.sizes()).enumerate() {
+        let (own, behind) = rest.split_at(size as usize);
+        rest = behind;
+        // Empty objects aren't read, so there is no sum of them.
+        let sum = if own.is_empty() { None } else { sums.next() };
+        let is_whole = location.range.is_none();
+        // The CRC that the server sent for a whole object serves if the listing has none, but never instead of it.
+        let sent = sum.and_then(|sum| sum.sent);
+        let Some(wanted) = object.crc32c.or(sent).filter(|_| is_whole) else {
+            verified = false;
+            continue;
+        };
+        let got = sum.map_or_else(|| crc32c::crc32c(own), |sum| sum.computed);
+        if wanted != got {
+            let error = Error::new(ErrorKind::Integrity, "the bytes read are not those that were listed")
+                .stage(Stage::Split)
+                .mismatch(format_args!("crc32c {wanted:08x}"), format_args!("{got:08x}"))
+                .hint("something between here and the bucket damages data, or the listing is not of this bucket");
+            return Err(manifest.objects(location).nth(number).map_or(error.clone(), |(id, _)| error.object(id)));
+        }
+    }
+    Ok(verified)
 }

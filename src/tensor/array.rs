@@ -1,9 +1,11 @@
+#[cfg(feature = "audio")]
+use ndarray::Array1;
+#[cfg(any(feature = "image", feature = "audio"))]
+use ndarray::Array3;
 #[cfg(feature = "image")]
 use ndarray::Array4;
 #[cfg(any(feature = "candle", feature = "tch"))]
 use ndarray::{Array, Dimension};
-#[cfg(feature = "audio")]
-use ndarray::{Array1, Array3};
 use ndarray::{Array2, ArrayD};
 
 use crate::collate::Batch;
@@ -28,6 +30,20 @@ impl<T: crate::pixels::Element, L: Target> Batch<Images<T, L>> {
         let (images, batch) = self.take_data();
         let (images, labels) = images_and_labels(images, &batch)?;
         Ok((Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?, labels))
+    }
+}
+
+#[cfg(feature = "image")]
+impl<T: crate::pixels::Element> Batch<crate::decode::MaskedImages<T>> {
+    /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and masks of shape
+    /// (images, height, width), without a copy.
+    ///
+    /// # Errors
+    /// None for a batch that a loader has made.
+    pub fn into_ndarray(self) -> Result<(Array4<T>, Array3<u8>)> {
+        let images = self.into_inner();
+        let pixels = Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?;
+        Ok((pixels, Array3::from_shape_vec(images.mask_shape, images.masks).map_err(shape_error)?))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::collate::{Batch, TensorDevice, ToDevice, conversion_error};
 use crate::decode::{AnyArray, ArrayElement, NamedArrays, PaddedArrays};
 #[cfg(feature = "image")]
-use crate::decode::{Images, PaddedImages, Target};
+use crate::decode::{Images, MaskedImages, PaddedImages, Target};
 #[cfg(feature = "image")]
 use crate::pixels::Element;
 use crate::read::RawSample;
@@ -57,6 +57,20 @@ impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for 
         let mask = tensor(self.mask(), device)?;
         let (images, labels) = self.images.to_device(device, batch)?;
         Ok((images, labels, mask))
+    }
+}
+
+/// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and masks as `u8` of shape
+/// (images, height, width).
+#[cfg(feature = "image")]
+impl<T: Element + WithDType> ToDevice<Device> for MaskedImages<T> {
+    type Tensors = (Tensor, Tensor);
+
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<(Tensor, Tensor)> {
+        Ok((
+            made(Tensor::from_vec(self.pixels, &self.shape, device))?,
+            made(Tensor::from_vec(self.masks, &self.mask_shape, device))?,
+        ))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::collate::{Batch, TensorDevice, ToDevice, conversion_error};
 use crate::decode::{AnyArray, ArrayElement, NamedArrays, PaddedArrays};
 #[cfg(feature = "image")]
-use crate::decode::{Images, PaddedImages, Target};
+use crate::decode::{Images, MaskedImages, PaddedImages, Target};
 use crate::os::{fill_tensor, pinned_tensor};
 #[cfg(feature = "image")]
 use crate::pixels::Element;
@@ -59,6 +59,17 @@ impl<T: Element + TorchElement, L: Target<Number: TorchElement>> ToDevice<Device
         let mask = tensor(self.mask(), device)?;
         let (images, labels) = self.images.to_device(device, batch)?;
         Ok((images, labels, mask))
+    }
+}
+
+/// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and masks as `u8` of shape
+/// (images, height, width).
+#[cfg(feature = "image")]
+impl<T: Element + TorchElement> ToDevice<Device> for MaskedImages<T> {
+    type Tensors = (Tensor, Tensor);
+
+    fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<(Tensor, Tensor)> {
+        Ok((on_device(&self.pixels, &self.shape, *device)?, on_device(&self.masks, &self.mask_shape, *device)?))
     }
 }
 

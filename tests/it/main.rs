@@ -28,6 +28,7 @@ mod labels;
 mod listing;
 mod mixed;
 mod opening;
+mod parts;
 mod public_names;
 mod ranks;
 mod resume;

@@ -15,6 +15,7 @@ mod epochs;
 mod events;
 mod figures;
 mod losses;
+mod parts;
 mod pipeline;
 mod ranges;
 mod unordered;

@@ -29,11 +29,16 @@ pub enum Reason {
     /// It has no [label](crate::DatafluxDataset::label_by), or no row in a [table](crate::LabelTable), and such objects
     /// are to be left out. No filter gives this reason.
     Unlabelled,
+    /// Samples are of [several objects](crate::Parts), and it matches the pattern of none. No filter gives this reason.
+    NotAPart,
+    /// Samples are of [several objects](crate::Parts), and it is of a sample that lacks another of these. No filter gives
+    /// this reason.
+    Incomplete,
 }
 
 impl Reason {
     /// All reasons, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Temporary,
         Self::DirectoryMarker,
         Self::StorageClass,
@@ -45,6 +50,8 @@ impl Reason {
         Self::Hidden,
         Self::NotAnImage,
         Self::Unlabelled,
+        Self::NotAPart,
+        Self::Incomplete,
     ];
 
     /// The name of the reason in the output of `dataflux ls --json`.
@@ -61,6 +68,8 @@ impl Reason {
             Self::Hidden => "hidden",
             Self::NotAnImage => "not_an_image",
             Self::Unlabelled => "unlabelled",
+            Self::NotAPart => "not_a_part",
+            Self::Incomplete => "incomplete",
         }
     }
 }
@@ -129,6 +138,8 @@ impl fmt::Display for LeftOut {
                 Reason::Hidden => ("hidden file", "hidden files"),
                 Reason::NotAnImage => ("without an image's suffix", "without an image's suffix"),
                 Reason::Unlabelled => ("without a label", "without a label"),
+                Reason::NotAPart => ("no part of a sample", "no parts of a sample"),
+                Reason::Incomplete => ("of an incomplete sample", "of incomplete samples"),
             };
             let comma = if index > 0 { ", " } else { "" };
             write!(f, "{comma}{count} {}", if count == 1 { one } else { many })?;

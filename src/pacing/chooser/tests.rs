@@ -18,6 +18,7 @@ fn config(caps: CallCaps) -> ChooserConfig {
     ChooserConfig {
         max_composed_bytes: 32 * KIB,
         budget: 1 << 30,
+        objects_per_sample: 1,
         max_ahead: 65_536,
         bucket_share: 1.0,
         caps,
@@ -32,7 +33,7 @@ fn chooser_with(caps: CallCaps) -> ReadModeChooser {
     chooser
 }
 
-const GROUP: GroupSize = GroupSize { samples: 32, bytes: 32 * KIB, held: 32 * KIB };
+const GROUP: GroupSize = GroupSize { samples: 32, may_compose: true, bytes: 32 * KIB, held: 32 * KIB };
 
 fn neighbours(has_previous: bool, has_next: bool) -> NeighbourEpochs {
     NeighbourEpochs { has_previous, has_next }
@@ -183,7 +184,7 @@ fn a_trial_ends_where_the_mode_becomes_too_dear() {
     chooser.start_epoch(NeighbourEpochs::default());
     assert!(until_composed(&mut chooser, MANY, &service(true, 0)).1.is_some());
     assert_eq!(chooser.mode, ReadMode::Mixed);
-    let large = GroupSize { samples: 2, bytes: 32_000 * KIB, held: 32_000 * KIB };
+    let large = GroupSize { samples: 2, may_compose: true, bytes: 32_000 * KIB, held: 32_000 * KIB };
     _ = chooser.admit(millis(10), large, MANY, &service(true, 0));
     assert_eq!(chooser.choice().to_string(), "direct: composing would cost more than direct reads");
 }

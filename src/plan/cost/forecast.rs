@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::price::usd;
-use crate::manifest::{ClassTotal, Facts, Manifest};
+use crate::manifest::{ClassTotal, Location, Manifest, SampleId};
 use crate::metrics::{Counts, Ratio};
 use crate::plan::parts::RangeSettings;
-use crate::plan::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, MIN_RANGED, Prices, Strategy, can_be_source};
+use crate::plan::{Bill, MAX_COMPOSED_BYTES, MAX_SOURCES, MIN_RANGED, Prices, SampleSources, Strategy};
 use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -172,12 +172,13 @@ struct OpenGroup {
 }
 
 impl OpenGroup {
-    /// Adds an object. If the group was full before, returns that and begins another group.
-    fn push(&mut self, size: u64, most_bytes: u64) -> Option<Self> {
-        let is_full = self.sources == MAX_SOURCES as u64 || self.bytes.saturating_add(size) > most_bytes;
+    /// Adds the objects of a sample. If the group was full before, returns that and begins another group.
+    fn push(&mut self, sample: SampleSources, most_bytes: u64) -> Option<Self> {
+        let (sources, bytes) = (self.sources + sample.count as u64, self.bytes.saturating_add(sample.bytes));
+        let is_full = sources > MAX_SOURCES as u64 || bytes > most_bytes;
         let full = is_full.then(|| std::mem::take(self));
-        self.sources += 1;
-        self.bytes += size;
+        self.sources += sample.count as u64;
+        self.bytes += sample.bytes;
         full
     }
 
@@ -270,16 +271,18 @@ impl Forecast {
     /// The listing failed; the manifest's file was written to since it was opened.
     pub fn new(manifest: &Manifest, prices: &Prices, layout: Layout) -> Result<Self> {
         manifest.complete()?;
-        let facts = (0..manifest.len()).map(|index| manifest.facts_at(index));
-        Self::of_facts(facts, SampleScale::WHOLE, prices, layout)
+        let locations = (0..manifest.len()).map(|index| manifest.location_facts(SampleId(index)));
+        Self::of_locations(locations, &manifest.prefix().bucket, SampleScale::WHOLE, prices, layout)
     }
 
-    /// A forecast from these objects, which are a sample of all objects.
+    /// A forecast from the locations of these training samples, which are a sample of all of them. The data set is in
+    /// `bucket`.
     ///
     /// # Errors
-    /// Those of `facts`.
-    pub(crate) fn of_facts(
-        facts: impl Iterator<Item = Result<Facts>>,
+    /// Those of `locations`.
+    pub(crate) fn of_locations(
+        locations: impl Iterator<Item = Result<Location<()>>>,
+        bucket: &str,
         scale: SampleScale,
         prices: &Prices,
         layout: Layout,
@@ -289,23 +292,22 @@ impl Forecast {
         let mut open = [OpenGroup::default(); StorageClass::ALL.len()];
         let mut open_by_price = open;
         let most_bytes = layout.most_bytes;
-        for object in facts {
-            let object = object?;
-            let Facts { size, storage_class: class, .. } = object;
-            if size == 0 {
+        for location in locations {
+            let location = location?;
+            let Some(sample) = SampleSources::of(&location, bucket, most_bytes, layout.ranged_from) else {
+                for object in location.entries().filter(|object| object.size > 0) {
+                    sums.add_individual(object.storage_class, 1, object.size);
+                }
                 continue;
-            }
-            if !can_be_source(&object, layout.most_bytes.min(layout.ranged_from)) {
-                sums.add_individual(class, 1, size);
-                continue;
-            }
-            if let Some(full) = open[class as usize].push(size, most_bytes) {
+            };
+            let (class, size, sources) = (sample.class, sample.mean_bytes(), sample.count as u64);
+            if let Some(full) = open[class as usize].push(sample, most_bytes) {
                 sums.add_groups(full.of_class(class));
             }
-            sums.surcharge += prices.surcharge_if_composed(class, size, most_bytes);
+            sums.surcharge += sources as f64 * prices.surcharge_if_composed(class, size, most_bytes);
             if !prices.is_worth_composing(class, size, most_bytes) {
-                add(&mut sums.cheapest, class, &reads(1, size));
-            } else if let Some(full) = open_by_price[class as usize].push(size, most_bytes) {
+                add(&mut sums.cheapest, class, &reads(sources, sample.bytes));
+            } else if let Some(full) = open_by_price[class as usize].push(sample, most_bytes) {
                 sums.add_by_price(full.of_class(class));
             }
         }
@@ -322,12 +324,19 @@ impl Forecast {
         Ok(sums.forecast())
     }
 
-    /// A forecast from totals alone, as if all objects of a class had the same size.
-    pub(crate) fn of_totals(classes: impl Iterator<Item = ClassTotal>, prices: &Prices, layout: Layout) -> Self {
+    /// A forecast from totals alone, as if all objects of a class had the same size. Each training sample is of
+    /// `parts` objects, which stay together.
+    pub(crate) fn of_totals(
+        classes: impl Iterator<Item = ClassTotal>,
+        parts: usize,
+        prices: &Prices,
+        layout: Layout,
+    ) -> Self {
         let mut sums = CostSums::new(prices, layout);
+        let most_sources = (MAX_SOURCES / parts * parts) as u64;
         for ClassTotal { storage_class: class, objects, bytes } in classes.filter(|class| class.bytes > 0) {
             let mean = (bytes / objects).max(1);
-            let sources = (layout.most_bytes / mean).min(MAX_SOURCES as u64);
+            let sources = (layout.most_bytes / mean).min(most_sources);
             if sources < 2 || class == StorageClass::Other || mean >= layout.ranged_from {
                 sums.add_individual(class, objects, mean);
                 continue;
@@ -466,11 +475,11 @@ mod tests {
 
     use proptest::prelude::{prop, proptest};
     use proptest::prop_assert_eq;
+    use proptest::strategy::Strategy as _;
 
     use super::*;
-    use crate::manifest::tests::{manifest, object};
+    use crate::manifest::tests::{manifest, object, with_parts};
     use crate::plan::{Method, Planner};
-    use crate::sample::SampleId;
     use crate::store::BucketInfo;
 
     fn of_sizes(sizes: &[(u64, StorageClass, bool)]) -> Manifest {
@@ -508,23 +517,25 @@ mod tests {
         let planner = if strategy == Strategy::Auto { planner.by_price() } else { planner };
         let ids: Vec<_> = (0..manifest.len()).map(SampleId).collect();
         let mut cost = EpochCost::default();
-        for group in planner.plan(&ids).unwrap() {
-            let class = manifest.facts(group.slices[0].id.0).unwrap().storage_class;
-            let composed = u64::from(group.method == Method::Composed);
-            let counts = Counts {
-                get: match group.method {
-                    Method::Empty => 0,
-                    Method::Ranged => RangeSettings::default().calls(group.bytes()),
-                    Method::Direct | Method::Composed => 1,
-                },
-                compose: composed,
-                delete: composed,
-                bytes_composed: composed * group.bytes(),
-                bytes_received: group.bytes(),
-                ..Counts::default()
-            };
+        let mut add = |class, counts: Counts| {
             cost.ops = cost.ops.plus(&counts);
             cost.bill = cost.bill + prices.bill_of(class, &counts);
+        };
+        for group in planner.plan(&ids).unwrap() {
+            let locations: Vec<_> =
+                group.slices.iter().map(|slice| manifest.location_facts(slice.id).unwrap()).collect();
+            let mut objects = locations.iter().flat_map(Location::entries).filter(|object| object.size > 0);
+            if group.method == Method::Composed {
+                let bytes = group.bytes();
+                let counts = Counts { compose: 1, delete: 1, bytes_composed: bytes, ..reads(1, bytes) };
+                add(objects.next().unwrap().storage_class, counts);
+                continue;
+            }
+            for object in objects {
+                let is_large = object.size >= MIN_RANGED;
+                let calls = if is_large { RangeSettings::default().calls(object.size) } else { 1 };
+                add(object.storage_class, reads(calls, object.size));
+            }
         }
         cost
     }
@@ -548,11 +559,38 @@ mod tests {
         }
 
         #[test]
+        fn the_forecast_counts_the_objects_of_samples(
+            samples in (2usize..5).prop_flat_map(|parts| {
+                let part = (size(), class(), prop::bool::weighted(0.95));
+                prop::collection::vec(prop::collection::vec(part, parts), 1..60)
+            }),
+            is_uniform: bool,
+            most_bytes in prop::sample::select(vec![1, 50_000, 1_000_000, 4_000_000, MAX_COMPOSED_BYTES]),
+        ) {
+            let objects = |sample: &Vec<(u64, StorageClass, bool)>| {
+                let object = |&(size, class, crc): &(u64, StorageClass, bool)| {
+                    let mut object = object("", size);
+                    object.storage_class = if is_uniform { StorageClass::Standard } else { class };
+                    object.crc32c = object.crc32c.filter(|_| crc);
+                    object
+                };
+                sample.iter().map(object).collect::<Vec<_>>()
+            };
+            let manifest = Arc::new(with_parts(&samples.iter().map(objects).collect::<Vec<_>>()));
+            let (bucket, layout) = (BucketInfo::default(), Layout::default().most_bytes(most_bytes));
+            let forecast = Forecast::new(&manifest, &Prices::of(&bucket), layout).unwrap();
+            for strategy in [Strategy::Direct, Strategy::compose(), Strategy::Auto] {
+                let planned = planned(&manifest, strategy, most_bytes, &bucket);
+                prop_assert_eq!(forecast.of(strategy).ops, planned.ops, "{:?}", strategy);
+            }
+        }
+
+        #[test]
         fn totals_of_objects_of_one_size_give_the_same_forecast_as_each_object(objects in 1usize..300, size in 1u64..200_000) {
             let (manifest, prices, layout) = (uniform(objects, size), Prices::of(&hard()), Layout::default().most_bytes(1_000_000));
             let (each, totals) = (
                 Forecast::new(&manifest, &prices, layout).unwrap(),
-                Forecast::of_totals(manifest.storage_classes(), &prices, layout),
+                Forecast::of_totals(manifest.storage_classes(), 1, &prices, layout),
             );
             prop_assert_eq!(each.direct.ops, totals.direct.ops);
             prop_assert_eq!(each.composed.ops, totals.composed.ops);

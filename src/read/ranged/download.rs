@@ -92,6 +92,13 @@ impl Download {
         self
     }
 
+    /// Reads all bytes by one call.
+    pub(crate) fn in_one_call(mut self) -> Self {
+        // No object has two parts of this size.
+        self.min_part_size = u64::MAX;
+        self
+    }
+
     /// Sets how many ranges are read at once at most; 8 by default, at least 1.
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams.max(1);

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 
 use super::download::{Download, PartSum, Receipt};
@@ -66,6 +67,45 @@ impl Download {
         let (bytes, sum) = self.read_parts(None, &lanes).await.map_err(|error| error.object(&self.id))?;
         let version = sum.version;
         Ok(Payload { bytes, version, stored_size: None, crc32c: sum.sent_crc32c, computed: sum.crc32c })
+    }
+
+    /// Reads all bytes into `target`, which has as many, with the CRC32C that was sent and the computed one. The caller
+    /// proves them.
+    pub(crate) async fn into_slice(mut self, mut target: &mut [u8]) -> Result<(Option<u32>, u32)> {
+        let (lanes, cut) = (self.lanes(), self.parts(u64::MAX));
+        if !cut.is_one() {
+            self.pin_version().await?;
+        }
+        let (download, lanes) = (&self, &lanes);
+        let mut reads = Vec::new();
+        for range in cut {
+            let (part, behind) = target.split_at_mut((range.end - range.start) as usize);
+            target = behind;
+            reads.push(async move { download.clone().fill(range, part, lanes).await });
+        }
+        let sums: Vec<_> = stream::iter(reads).buffered(self.max_streams).try_collect().await?;
+
+        let mut sum = PartSum::default();
+        for part in sums {
+            sum.append(part);
+        }
+        Ok((sum.sent_crc32c, sum.crc32c))
+    }
+
+    /// Reads a range into `target`, which has as many bytes.
+    async fn fill(self, range: Range<u64>, target: &mut [u8], lanes: &Lanes) -> Result<PartSum> {
+        let lane = lanes.stream().await;
+        let part = self.by(&lane);
+        let mut stream = part.stream(range);
+        let mut sum = PartSum::default();
+        // The stream brings as many bytes as the range has.
+        while let Some(chunk) = stream.next().await? {
+            let at = sum.length as usize;
+            target[at..at + chunk.len()].copy_from_slice(&chunk);
+            sum.push(&chunk);
+        }
+        lane.finish(sum.length);
+        Ok(sum.with_answer(&stream))
     }
 
     async fn read_whole(&mut self, path: Option<&Path>) -> Result<(Bytes, Receipt)> {
