@@ -146,7 +146,7 @@ mod tests {
 
     /// Parts of hints that no command can cause: its options don't allow the situation, or the command prints another
     /// message.
-    const OF_PROGRAMS: [&str; 16] = [
+    const OF_PROGRAMS: [&str; 22] = [
         "Batch::into_inner",
         "Filter::include(",
         "first_epoch()",
@@ -163,6 +163,12 @@ mod tests {
         "pad_last",
         "into_memory",
         "WriteMode::",
+        "MissingParts::",
+        ".parts(..)",
+        "ClassMap::",
+        "label_by",
+        "Unlabelled::",
+        "LabelTableReader::",
     ];
 
     /// The texts in the calls of `.hint(..)`, up to the tests of a source file.
