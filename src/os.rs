@@ -74,8 +74,8 @@ pub(crate) fn fill_tensor<T: tch::kind::Element>(
         advise_large_pages(memory.cast(), size_of_val(values));
     }
     // SAFETY: tch has no safe function that copies into a tensor but from another tensor. The tensor has memory for as
-    // many numbers of this type as were checked above, libtorch aligns memory for all types of numbers, and `values` are
-    // memory of Rust. Nobody else writes meanwhile, as for all functions of tch that change a tensor in place.
+    // many numbers of this type as were checked above, libtorch aligns memory for all types of numbers, and `values`
+    // are memory of Rust. Nobody else writes meanwhile, as for all functions of tch that change a tensor in place.
     unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), memory, values.len()) };
     Some(memory.addr())
 }
@@ -93,8 +93,8 @@ pub(crate) fn pinned_tensor<T: tch::kind::Element>(
     if shape.iter().product::<i64>() != values.len() as i64 {
         return Err(tch::TchError::Shape(format!("{} values don't have the shape {shape:?}", values.len())));
     }
-    // SAFETY: tch has no safe function that makes a tensor without a copy. The memory has as many numbers of this type as
-    // the shape, and outlives the tensor, which nobody writes to and which ends with this function.
+    // SAFETY: tch has no safe function that makes a tensor without a copy. The memory has as many numbers of this type
+    // as the shape, and outlives the tensor, which nobody writes to and which ends with this function.
     let borrowed = unsafe { tch::Tensor::f_from_blob(values.as_ptr().cast(), shape, &[], T::KIND, tch::Device::Cpu) }?;
     let pinned = borrowed.f_pin_memory(device)?;
     // A tensor whose memory is pinned already comes back as it is, so it must not leave this function.
@@ -256,8 +256,8 @@ impl LockedFile {
         Ok(try_lock(&file, lock)?.then(|| Self { file, process: std::process::id() }))
     }
 
-    /// Changes the lock that is held; for its parent, too, if a forked child calls it. Returns false, and has no lock any
-    /// more, if another holder excludes the new lock, which it may have taken in between.
+    /// Changes the lock that is held; for its parent, too, if a forked child calls it. Returns false, and has no lock
+    /// any more, if another holder excludes the new lock, which it may have taken in between.
     ///
     /// # Errors
     /// As for [`try_lock`](Self::try_lock).

@@ -84,7 +84,8 @@ fn images_that_claim_or_inflate_to_gigabytes() {
     });
 }
 
-/// A grey TIFF image of one pixel and one strip, followed by `count` bytes that are 3, which are the values of these tags.
+/// A grey TIFF image of one pixel and one strip, followed by `count` bytes that are 3, which are the values of these
+/// tags.
 fn tiff(tags: &[u16], count: u32) -> Vec<u8> {
     let single = [256, 257, 258, 262, 273, 279];
     let places = (8_u32.to_le_bytes(), (10 + 12 * single.len() as u32 + 4).to_le_bytes());

@@ -100,7 +100,8 @@ fn network_threads_are_closed_before_observers() {
     let _alone = alone();
     without_hanging(|| {
         let (_gated, dataset) = store(64);
-        // Threads of this name also run blocking work of the shared runtime, and end when there has been none for a while.
+        // Threads of this name also run blocking work of the shared runtime, and end when there has been none for a
+        // while.
         let network_threads = || named(&["dataflux-io"]);
         let (sees_none, saw_none) = std::sync::mpsc::channel();
         let (count, counted) = std::sync::mpsc::channel::<usize>();

@@ -166,8 +166,8 @@ fn what_a_closure_makes_of_images_stays_within_the_budget() {
     });
 }
 
-/// An object that doesn't state its decompressed size was taken for four times as large as it is stored, and its text was
-/// never counted.
+/// An object that doesn't state its decompressed size was taken for four times as large as it is stored, and its text
+/// was never counted.
 #[test]
 fn texts_that_do_not_state_their_size_stay_within_the_budget() {
     in_own_process("texts_that_do_not_state_their_size_stay_within_the_budget", || {

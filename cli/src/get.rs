@@ -65,8 +65,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = FilterArgs::OPTIONS)]
     manifest: Option<PathBuf>,
 
-    /// Only objects that a data set takes as samples: no markers of folders, no temporary objects of data loaders, and no
-    /// hidden files, such as .DS_Store and what is in .ipynb_checkpoints
+    /// Only objects that a data set takes as samples: no markers of folders, no temporary objects of data loaders, and
+    /// no hidden files, such as .DS_Store and what is in .ipynb_checkpoints
     #[arg(long, help_heading = "Filters")]
     samples: bool,
 

@@ -73,8 +73,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = PAGE_SIZE, value_parser = clap::value_parser!(u32).range(1..))]
     page_size: u32,
 
-    /// Only objects that a data set takes as samples: no markers of folders, no temporary objects of data loaders, and no
-    /// hidden files, such as .DS_Store and what is in .ipynb_checkpoints
+    /// Only objects that a data set takes as samples: no markers of folders, no temporary objects of data loaders, and
+    /// no hidden files, such as .DS_Store and what is in .ipynb_checkpoints
     #[arg(long, help_heading = "Filters")]
     samples: bool,
 

@@ -12,9 +12,9 @@ pub struct CollateContext {
     pub epoch: u64,
     /// The same as [`Batch::positions`](crate::Batch::positions).
     pub positions: Range<u64>,
-    /// A seed for random numbers of this batch, for example those of a [`SampleRng`](crate::SampleRng). It is a function
-    /// of the sampler, which includes the seed of the shuffle, the epoch, and the position of the batch's first sample.
-    /// So a batch gets the same numbers at any number of threads and after a resume, and the batches of different ranks
-    /// get different ones.
+    /// A seed for random numbers of this batch, for example those of a [`SampleRng`](crate::SampleRng). It is a
+    /// function of the sampler, which includes the seed of the shuffle, the epoch, and the position of the batch's
+    /// first sample. So a batch gets the same numbers at any number of threads and after a resume, and the batches of
+    /// different ranks get different ones.
     pub seed: u64,
 }

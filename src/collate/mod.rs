@@ -166,9 +166,9 @@ pub trait Collate<T>: Send + Sync + 'static {
     /// The samples don't fit together.
     fn collate(&self, samples: Vec<T>) -> anyhow::Result<Self::Output>;
 
-    /// Makes a batch as [`collate`](Self::collate) does, and is told which batch it is. A loader calls this one. Implement
-    /// it for what is random about a batch, such as [`MixImages`](crate::MixImages); a collator that wraps another one
-    /// must pass the context on.
+    /// Makes a batch as [`collate`](Self::collate) does, and is told which batch it is. A loader calls this one.
+    /// Implement it for what is random about a batch, such as [`MixImages`](crate::MixImages); a collator that wraps
+    /// another one must pass the context on.
     ///
     /// # Errors
     /// The samples don't fit together.
@@ -184,8 +184,8 @@ pub trait Collate<T>: Send + Sync + 'static {
     }
 
     /// Bytes of memory that the batch's data take for one sample of `item_bytes` bytes once the samples are gone, for
-    /// the memory budget. As many as the item or what is [copied](Self::copied_bytes) by default, whichever is more, and
-    /// never more than both together.
+    /// the memory budget. As many as the item or what is [copied](Self::copied_bytes) by default, whichever is more,
+    /// and never more than both together.
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
         self.copied_bytes(item_bytes).max(item_bytes)
     }

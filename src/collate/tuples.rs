@@ -27,7 +27,8 @@ macro_rules! collate_tuples {
                 Ok(($(self.$number.collate_with(columns.$number, context)?,)+))
             }
 
-            /// How the bytes are shared among the places isn't known, and a collator may copy as much whatever they are.
+            /// How the bytes are shared among the places isn't known, and a collator may copy as much whatever they
+            /// are.
             fn copied_bytes(&self, item_bytes: u64) -> u64 {
                 0_u64 $(.saturating_add(self.$number.copied_bytes(item_bytes)))+
             }

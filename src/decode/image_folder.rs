@@ -23,8 +23,8 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// Labels are indices into [`Manifest::labels`](crate::Manifest::labels), the folders' names in byte order. Another
 /// data set may have other folders, and so other numbers: give it the classes of the training data with
 /// [`classes_from`](crate::DatafluxDataset::classes_from). Objects that are hidden, or no images by their names, are
-/// left out of the data set; see [`Filter::images`](crate::list::Filter::images). By default a batch holds `f32` from 0 to
-/// 1 in three channels (RGB); see [`elements`](Self::elements), [`channels`](Self::channels) and
+/// left out of the data set; see [`Filter::images`](crate::list::Filter::images). By default a batch holds `f32` from 0
+/// to 1 in three channels (RGB); see [`elements`](Self::elements), [`channels`](Self::channels) and
 /// [`normalize`](Self::normalize).
 ///
 /// # Formats
@@ -40,11 +40,11 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// The suffix of a name decides only whether the object is in the data set; what a file is decided by its first bytes.
 /// Values of 16 bits become the nearest ones of 8. Transparency is dropped without [`Channels::Rgba`].
 ///
-/// A file that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image;
-/// BMP and TIFF have no checksums, so that damage inside of a file of full length stays unnoticed there. Images of more
-/// than [`max_pixels`](Self::max_pixels) are errors, too. Images of other formats, such as AVIF and HEIC, stay in the data
-/// set and are errors when they are decoded; exclude them with [`Filter::exclude`](crate::list::Filter::exclude). The error
-/// says what the file is. A missing end marker, and bytes after it, are accepted.
+/// A file that is cut short, or whose pixels don't match their checksum, is an error and never a partly grey image; BMP
+/// and TIFF have no checksums, so that damage inside of a file of full length stays unnoticed there. Images of more
+/// than [`max_pixels`](Self::max_pixels) are errors, too. Images of other formats, such as AVIF and HEIC, stay in the
+/// data set and are errors when they are decoded; exclude them with [`Filter::exclude`](crate::list::Filter::exclude).
+/// The error says what the file is. A missing end marker, and bytes after it, are accepted.
 ///
 /// ```
 /// use dataflux::ImageFolder;
@@ -152,8 +152,8 @@ impl<T: Element, L> ImageFolder<T, L> {
     /// then holds these.
     ///
     /// Targets that are numbers convert to arrays and tensors of shape (images), and `Vec`s of them to those of shape
-    /// (images, numbers); see [`Target`](crate::Target). An error of `target` is one of the sample. The function runs on
-    /// the decode threads, before the image is decoded. The memory budget doesn't count what it returns.
+    /// (images, numbers); see [`Target`](crate::Target). An error of `target` is one of the sample. The function runs
+    /// on the decode threads, before the image is decoded. The memory budget doesn't count what it returns.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -197,8 +197,8 @@ impl<T: Element, L> ImageFolder<T, L> {
         self.targets(|_| Ok(-1))
     }
 
-    /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded. Tiles
-    /// of a TIFF image count whole where they reach over its edges, because they are decoded whole.
+    /// Refuses images of more than `pixels` pixels (width times height, as stored) before any of them are decoded.
+    /// Tiles of a TIFF image count whole where they reach over its edges, because they are decoded whole.
     ///
     /// The default is 178,956,970, as in Pillow. The loader keeps to its memory budget whatever the limit is; the limit
     /// is for files whose size is a mistake or an attack.
@@ -208,10 +208,9 @@ impl<T: Element, L> ImageFolder<T, L> {
         self
     }
 
-    /// Sets whether images are turned and mirrored according to their EXIF orientation, which cameras and phones write into
-    /// JPEG, PNG, WebP and TIFF files.
-    /// Height and width are those after the turn. On by default. If off, pixels are as stored, as in torchvision's
-    /// `ImageFolder`.
+    /// Sets whether images are turned and mirrored according to their EXIF orientation, which cameras and phones write
+    /// into JPEG, PNG, WebP and TIFF files. Height and width are those after the turn. On by default. If off, pixels
+    /// are as stored, as in torchvision's `ImageFolder`.
     #[must_use]
     pub fn exif_orientation(mut self, honour: bool) -> Self {
         self.exif_orientation = honour;
@@ -419,9 +418,9 @@ impl<T: Element, L: Send + 'static> Decode for ImageFolder<T, L> {
 }
 
 /// Applies operations to an image, and turns it by its EXIF orientation. If the first one makes the image smaller, it
-/// runs before the turn, on the stored axes: the turn then has fewer pixels to move. If the turn swaps the sides, values
-/// may differ by rounding from those of a resize after it. The nearest pixel of a mirrored image is another one, so that
-/// is always found after the turn.
+/// runs before the turn, on the stored axes: the turn then has fewer pixels to move. If the turn swaps the sides,
+/// values may differ by rounding from those of a resize after it. The nearest pixel of a mirrored image is another one,
+/// so that is always found after the turn.
 fn apply(stored: Bitmap, orientation: Orientation, operations: &[Operation]) -> anyhow::Result<Bitmap> {
     let (first, rest) = match operations {
         [Operation::CropAndResize { region, height, width, interpolation }, rest @ ..]

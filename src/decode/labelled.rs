@@ -6,8 +6,8 @@ use super::{Decode, DecodeMemory, ItemMemory};
 use crate::collate::{Collate, CollateContext};
 use crate::read::RawSample;
 
-/// A decoder whose items are those of `D`, each with the [label](crate::Manifest::labels) of its sample. A batch is that
-/// of `D`, with a `Vec` of the labels.
+/// A decoder whose items are those of `D`, each with the [label](crate::Manifest::labels) of its sample. A batch is
+/// that of `D`, with a `Vec` of the labels.
 ///
 /// ```no_run
 /// use dataflux::{DataLoader, DatafluxDataset, Labelled, Npy};

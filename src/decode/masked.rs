@@ -71,9 +71,9 @@ pub struct MaskedImages<T = f32> {
 pub struct StackMaskedImages<T = f32>(StackImages<T>);
 
 impl<T: Element, L> ImageFolder<T, L> {
-    /// Decodes the second part of each sample as the mask of the first. Both are cropped, flipped and turned by the same
-    /// random numbers; masks are resized with nearest interpolation, and keep their values where colours change. No
-    /// label is needed. See [`ImageWithMask`].
+    /// Decodes the second part of each sample as the mask of the first. Both are cropped, flipped and turned by the
+    /// same random numbers; masks are resized with nearest interpolation, and keep their values where colours change.
+    /// No label is needed. See [`ImageWithMask`].
     ///
     /// The EXIF orientation turns the image and not the mask, because masks are drawn on images as they are seen. If
     /// yours were made for the image as it is stored, turn that [off](Self::exif_orientation).

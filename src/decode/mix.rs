@@ -13,9 +13,10 @@ use crate::transform::SampleRng;
 ///
 /// The label of an image becomes a `Vec` of the share of each class.
 ///
-/// [`mixup`](Self::mixup) blends whole images, and [`cutmix`](Self::cutmix) pastes a part of the other image. If both are
-/// set, one of them is chosen for each batch, either with the same probability. They do the same as `MixUp` and `CutMix`
-/// of torchvision (v2). What is random is drawn once for a batch and is a function of [`CollateContext::seed`].
+/// [`mixup`](Self::mixup) blends whole images, and [`cutmix`](Self::cutmix) pastes a part of the other image. If both
+/// are set, one of them is chosen for each batch, either with the same probability. They do the same as `MixUp` and
+/// `CutMix` of torchvision (v2). What is random is drawn once for a batch and is a function of
+/// [`CollateContext::seed`].
 ///
 /// The images are stacked first, and then mixed in place: that is one more pass over the batch for mixup, and less for
 /// CutMix.
@@ -53,8 +54,8 @@ impl<T: Element> MixImages<T> {
     }
 
     /// Blends images: each keeps a share of itself that is drawn from the beta distribution with both parameters
-    /// `alpha`, which must be positive. Small values, such as 0.2, leave most batches nearly unmixed; 1 makes all shares
-    /// equally likely.
+    /// `alpha`, which must be positive. Small values, such as 0.2, leave most batches nearly unmixed; 1 makes all
+    /// shares equally likely.
     #[must_use]
     pub fn mixup(self, alpha: f64) -> Self {
         Self { mixup: Some(alpha), ..self }

@@ -129,8 +129,8 @@ pub trait Decode: Send + Sync + 'static {
 
     /// Whether this fails for samples without a [label](crate::manifest::Entry::label). If so, building a loader logs a
     /// warning if samples have no label, and if the folders are probably not the intended labels, for example because
-    /// there is only one. A data set of images that is [streaming](crate::DatasetBuilder::streaming) logs the latter when
-    /// its listing ends.
+    /// there is only one. A data set of images that is [streaming](crate::DatasetBuilder::streaming) logs the latter
+    /// when its listing ends.
     fn wants_labels(&self) -> bool {
         false
     }
@@ -176,9 +176,9 @@ pub enum ItemMemory {
     /// After its object is read and before it is decoded: [`Decode::decode_memory`] returns it.
     FromBytes,
     /// Only after it is decoded, as with closures. The memory of later items is estimated from finished ones, if their
-    /// type is one whose size is known: an [`Image`] whose label is a number, several, or a text, an array of ndarray or a
-    /// `Vec` with numbers of a fixed width, a `String`, [`NamedArrays`], a [`CsvTable`], `Audio`, or one of these in a
-    /// pair with a label. For other types, state it with
+    /// type is one whose size is known: an [`Image`] whose label is a number, several, or a text, an array of ndarray
+    /// or a `Vec` with numbers of a fixed width, a `String`, [`NamedArrays`], a [`CsvTable`], `Audio`, or one of these
+    /// in a pair with a label. For other types, state it with
     /// [`DatafluxDataset::item_bytes`](crate::DatafluxDataset::item_bytes); otherwise the loader only limits how many
     /// samples are decoded ahead of the training loop, to about four batches.
     FromItems,
@@ -191,8 +191,8 @@ pub struct DecodeMemory {
     pub item: u64,
     /// Buffers that the decoder holds in addition to the item while it works, at their peak.
     pub scratch: u64,
-    /// Whether the object doesn't say it, so that the item may turn out larger or smaller. A batch is never refused for an
-    /// estimate. Once the item is decoded, the loader counts what it takes, if its type is one of those that
+    /// Whether the object doesn't say it, so that the item may turn out larger or smaller. A batch is never refused for
+    /// an estimate. Once the item is decoded, the loader counts what it takes, if its type is one of those that
     /// [`FromItems`](ItemMemory::FromItems) lists.
     pub is_estimate: bool,
 }

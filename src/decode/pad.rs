@@ -9,8 +9,8 @@ use crate::collate::Collate;
 use crate::os::use_large_pages;
 use crate::pixels::{Element, Layout, recycle, write};
 
-/// A [`Collate`] that stacks images of several sizes, for example for detection or segmentation. Each is at the top left
-/// of its place, which is as large as the highest and the widest image of the batch, rounded up to a
+/// A [`Collate`] that stacks images of several sizes, for example for detection or segmentation. Each is at the top
+/// left of its place, which is as large as the highest and the widest image of the batch, rounded up to a
 /// [multiple](Self::multiple_of). The rest is 0, also where images are [normalized](crate::ImageFolder::normalize).
 ///
 /// How large a place may become is bounded, since one large image makes the whole batch large: the loader counts each
@@ -57,8 +57,8 @@ impl<T, L> PaddedImages<T, L> {
 }
 
 impl<T: Element> PadImages<T> {
-    /// Pads images that are at most `max_height` by `max_width` pixels large; a larger one is an error that names it. Of
-    /// `stack` it takes normalization, layout and type of the numbers.
+    /// Pads images that are at most `max_height` by `max_width` pixels large; a larger one is an error that names it.
+    /// Of `stack` it takes normalization, layout and type of the numbers.
     pub fn new(stack: StackImages<T>, max_height: u32, max_width: u32) -> Self {
         Self { stack, max_height, max_width, multiple: 1 }
     }

@@ -102,8 +102,8 @@ impl RawSample {
         }
     }
 
-    /// The decompressed bytes within `limit`, for the memory budget, and what decompressing them takes. Where the object
-    /// doesn't state its decompressed size, these are estimates.
+    /// The decompressed bytes within `limit`, for the memory budget, and what decompressing them takes. Where the
+    /// object doesn't state its decompressed size, these are estimates.
     pub(crate) fn decompression_memory(&self, limit: u64) -> DecompressionMemory {
         // Text and arrays usually shrink to a quarter or a half.
         const USUAL_RATIO: u64 = 4;

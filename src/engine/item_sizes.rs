@@ -147,7 +147,8 @@ impl ItemSizes {
                 if !memory.is_estimate {
                     return DecodeNeed { scratch: memory.scratch, ..of_item(memory.item, collate) };
                 }
-                // Many samples may be granted before one is finished, so the decoder's guess isn't enough for the first.
+                // Many samples may be granted before one is finished, so the decoder's guess isn't enough for the
+                // first.
                 let item = if measure.is_some() { self.lately().max(memory.item) } else { memory.item };
                 let scratch = memory.scratch.min(limits.batch() / 2);
                 estimated(of_item(item, collate), scratch, samples, limits)
@@ -160,7 +161,8 @@ impl ItemSizes {
         }
     }
 
-    /// The largest of the items that were measured lately. Until the first one is, it is more than any share of a batch.
+    /// The largest of the items that were measured lately. Until the first one is, it is more than any share of a
+    /// batch.
     fn lately(&self) -> u64 {
         lock(&self.finished).largest().unwrap_or(u64::MAX / 4)
     }

@@ -54,7 +54,8 @@ impl Labels {
     /// - `{label}` stands for one character or more, and `*` for any number of characters, neither with a `/`. `**` stands
     ///   for any number of characters. Each takes as much as it can, from left to right: `{label}_*.jpg` finds the
     ///   label `great_pyrenees` in `great_pyrenees_12.jpg`.
-    /// - The pattern must match the whole name, or, if it has neither `/` nor `**`, the last part of a name in any folder.
+    /// - The pattern must match the whole name, or, if it has neither `/` nor `**`, the last part of a name in any
+    ///   folder.
     /// - `\` removes the special meaning of the next character. Upper and lower case differ.
     ///
     /// For anything else use a function, with [`by`](Self::by).

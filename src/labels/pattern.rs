@@ -93,8 +93,8 @@ impl NamePattern {
     /// The label in a name; `None` where the name doesn't match.
     pub(super) fn label<'a>(&self, below: &'a str) -> Option<&'a str> {
         let name = if self.is_of_file { below.rsplit('/').next()? } else { below };
-        // Whether the pieces from one on are known not to match a name from a byte on. So the time is at most the number
-        // of pieces times the square of the name's length.
+        // Whether the pieces from one on are known not to match a name from a byte on. So the time is at most the
+        // number of pieces times the square of the name's length.
         let mut failed = vec![false; self.pieces.len() * (name.len() + 1)];
         let label = self.matches(0, name, 0, &mut failed)?;
         name.get(label)

@@ -67,9 +67,10 @@ impl Filter {
     /// Accepts all objects that can be samples: everything except folder marks, temporary objects, and hidden files.
     ///
     /// A folder mark is an empty object whose name ends in `/`. Temporary objects, which composing makes, are below
-    /// `dataflux-composed-objects/`; they are accepted if the listed prefix itself is below that. A file is hidden if its
-    /// name, or that of a folder below the last `/` of the listed prefix, begins with a dot, for example `.DS_Store` and
-    /// `.ipynb_checkpoints/1.png`, or is `__MACOSX` or `Thumbs.db`; [`hidden`](Self::hidden) accepts these, too.
+    /// `dataflux-composed-objects/`; they are accepted if the listed prefix itself is below that. A file is hidden if
+    /// its name, or that of a folder below the last `/` of the listed prefix, begins with a dot, for example
+    /// `.DS_Store` and `.ipynb_checkpoints/1.png`, or is `__MACOSX` or `Thumbs.db`; [`hidden`](Self::hidden) accepts
+    /// these, too.
     pub fn new() -> Self {
         Self { only_samples: true, accepts_hidden: false, ..Self::everything() }
     }

@@ -2,9 +2,10 @@
 //! asynchronous code, which must not block, and for batches that are moved to a device meanwhile.
 //!
 //! What the training loop was given is known only where the batch is handed over, so that side has the state, the audit
-//! log and the events of batches. The thread never has more than one batch that isn't taken yet: it waits for a place in
-//! the channel before it asks for the next one. So it takes no part in whether an epoch hangs: it waits for the training
-//! loop only while it holds no batch, and the bytes of the batch before are given back when the loop asks for the next.
+//! log and the events of batches. The thread never has more than one batch that isn't taken yet: it waits for a place
+//! in the channel before it asks for the next one. So it takes no part in whether an epoch hangs: it waits for the
+//! training loop only while it holds no batch, and the bytes of the batch before are given back when the loop asks for
+//! the next.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -178,11 +178,11 @@ impl<D: Decode, B> DataLoaderBuilder<D, B> {
     /// Decoded samples and batches count, and so does the memory that a decoder works with, as far as that is known;
     /// see [`ItemMemory`](crate::ItemMemory). Of the decoders of this crate except [`Raw`](crate::Raw) and
     /// [`Json`](crate::Json), and of closures that make what they make, or vectors of numbers, an eighth of the budget
-    /// is for bytes that are read and wait for their decoder, and one batch may have three quarters: its samples, the batch that is made of them, and the memory to decode the
-    /// largest. A batch that needs more is an error that says so. Substitutes for samples that can't be had wait for no
-    /// memory, so that they may come to a little more. Of closures that make something else **only the bytes read are
-    /// counted**, and about four batches are decoded ahead, unless [`item_bytes`](crate::DatafluxDataset::item_bytes)
-    /// says what an item takes.
+    /// is for bytes that are read and wait for their decoder, and one batch may have three quarters: its samples, the
+    /// batch that is made of them, and the memory to decode the largest. A batch that needs more is an error that says
+    /// so. Substitutes for samples that can't be had wait for no memory, so that they may come to a little more. Of
+    /// closures that make something else **only the bytes read are counted**, and about four batches are decoded ahead,
+    /// unless [`item_bytes`](crate::DatafluxDataset::item_bytes) says what an item takes.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.settings.memory_budget = Some(bytes);
         self
@@ -246,7 +246,8 @@ impl<D: Decode, B> DataLoaderBuilder<D, B> {
         self
     }
 
-    /// Limits what an epoch may cost, or sets the prices; see [`Cost`]. A second call replaces all that the first one set.
+    /// Limits what an epoch may cost, or sets the prices; see [`Cost`]. A second call replaces all that the first one
+    /// set.
     pub fn cost(mut self, cost: Cost) -> Self {
         self.settings.cost = cost;
         self

@@ -174,21 +174,21 @@ impl<D> From<&DatafluxDataset<D>> for Arc<Manifest> {
 
 impl DatafluxDataset<Raw> {
     /// Makes each sample of several objects: an image and its mask, for example. [`Parts`] says which belong together.
-    /// Together they are one position in the order, with one id, and one read if they can be composed: of the 32 sources
-    /// of a composed object, a sample then takes as many as it has parts. A sample that can't be composed is read by a
-    /// call for each part, all at once.
+    /// Together they are one position in the order, with one id, and one read if they can be composed: of the 32
+    /// sources of a composed object, a sample then takes as many as it has parts. A sample that can't be composed is
+    /// read by a call for each part, all at once.
     ///
     /// The order, the names and the labels are those of the first parts, which are the objects of the
-    /// [manifest](Self::manifest). The sizes and checksums of all parts are in its [digest](Manifest::digest). A decoder
-    /// gets [all parts](crate::RawSample::parts) of a sample, a tuple of decoders decodes each part by its own, and
-    /// [`ImageFolder::with_mask`](crate::ImageFolder::with_mask) decodes an image with its mask. If a part can't be read,
-    /// the sample is lost, as [`OnError`](crate::OnError) says.
+    /// [manifest](Self::manifest). The sizes and checksums of all parts are in its [digest](Manifest::digest). A
+    /// decoder gets [all parts](crate::RawSample::parts) of a sample, a tuple of decoders decodes each part by its own,
+    /// and [`ImageFolder::with_mask`](crate::ImageFolder::with_mask) decodes an image with its mask. If a part can't be
+    /// read, the sample is lost, as [`OnError`](crate::OnError) says.
     ///
     /// Call this before [`decode`](Self::decode), since a decoder of images leaves out what is no image, and before or
-    /// after [`classes`](Self::classes) and [`label_by`](Self::label_by); if only the first parts have labels, `label_by`
-    /// comes after it. It waits for the end of the listing, also of a [streaming](crate::DatasetBuilder::streaming) data set. It looks at
-    /// each name once for each part, and takes four bytes of memory for each further part of a sample, beside the
-    /// listing.
+    /// after [`classes`](Self::classes) and [`label_by`](Self::label_by); if only the first parts have labels,
+    /// `label_by` comes after it. It waits for the end of the listing, also of a
+    /// [streaming](crate::DatasetBuilder::streaming) data set. It looks at each name once for each part, and takes four
+    /// bytes of memory for each further part of a sample, beside the listing.
     ///
     /// ```no_run
     /// use dataflux::{DatafluxDataset, MissingParts, Parts, Raw, Text};
@@ -245,10 +245,10 @@ impl<D> DatafluxDataset<D> {
     /// closure; see [`Labels`]. Samplers, weights, [splits](crate::Subset::split_by_label) and decoders then use these.
     ///
     /// Labels are numbered in byte order unless a list of [classes](Self::classes) numbers them, which was set here or
-    /// before the manifest was saved. They are part of the [digest](Manifest::digest), so a run isn't resumed with other
-    /// labels. This looks at each name once, and copies the listing. The data set may be [decoded](Self::decode) before or after this; what no decoder of images wants needs
-    /// no label if it is decoded before. Waits for the end of the listing, also of a
-    /// [streaming](crate::DatasetBuilder::streaming) data set.
+    /// before the manifest was saved. They are part of the [digest](Manifest::digest), so a run isn't resumed with
+    /// other labels. This looks at each name once, and copies the listing. The data set may be [decoded](Self::decode)
+    /// before or after this; what no decoder of images wants needs no label if it is decoded before. Waits for the end
+    /// of the listing, also of a [streaming](crate::DatasetBuilder::streaming) data set.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -265,8 +265,8 @@ impl<D> DatafluxDataset<D> {
     /// ```
     ///
     /// # Errors
-    /// Samples without a label, unless [they are left out](Labels::unlabelled); a label that is empty or has a line feed;
-    /// a list of classes was set, and a label is none of them; the listing failed.
+    /// Samples without a label, unless [they are left out](Labels::unlabelled); a label that is empty or has a line
+    /// feed; a list of classes was set, and a label is none of them; the listing failed.
     #[expect(clippy::needless_pass_by_value, reason = "callers make their labels in place")]
     pub fn label_by(self, labels: Labels) -> Result<Self> {
         let source = self.source.changed(|manifest| {
@@ -279,8 +279,8 @@ impl<D> DatafluxDataset<D> {
     }
 
     /// Sees that each sample has a row in a table of [targets](crate::ImageFolder::targets), so that none is missing in
-    /// the middle of an epoch. Samples without one are an error, or are left out; labels stay as they are. Rows that match
-    /// no sample are logged; see [`LabelTable::unmatched`]. Waits for the end of the listing.
+    /// the middle of an epoch. Samples without one are an error, or are left out; labels stay as they are. Rows that
+    /// match no sample are logged; see [`LabelTable::unmatched`]. Waits for the end of the listing.
     ///
     /// ```no_run
     /// use dataflux::{DatafluxDataset, ImageFolder, LabelTable, Unlabelled};
@@ -304,8 +304,8 @@ impl<D> DatafluxDataset<D> {
         Ok(Self { source: Arc::new(source), ..self })
     }
 
-    /// The same samples, with labels numbered by a list of classes instead of by those that happen to occur: the label of
-    /// a sample is the index of its class in the list, which is its folder unless the data set was given [other
+    /// The same samples, with labels numbered by a list of classes instead of by those that happen to occur: the label
+    /// of a sample is the index of its class in the list, which is its folder unless the data set was given [other
     /// labels](Self::label_by). A class may have no samples here.
     ///
     /// [`manifest().labels()`](Manifest::labels) then is this list, also for a manifest that was saved and loaded. If
@@ -326,9 +326,9 @@ impl<D> DatafluxDataset<D> {
     /// ```
     ///
     /// # Errors
-    /// A label is none of the classes (the error names it), unless it is a hidden folder; samples in a hidden folder have no
-    /// label, and an image data set leaves them out. The list is empty, or has a class twice. If the data set is
-    /// [streaming](crate::DatasetBuilder::streaming), an unknown folder makes the listing fail when it gets there.
+    /// A label is none of the classes (the error names it), unless it is a hidden folder; samples in a hidden folder
+    /// have no label, and an image data set leaves them out. The list is empty, or has a class twice. If the data set
+    /// is [streaming](crate::DatasetBuilder::streaming), an unknown folder makes the listing fail when it gets there.
     pub fn classes<S: Into<String>>(self, classes: impl IntoIterator<Item = S>) -> Result<Self> {
         let classes = ClassMap::new(classes)?;
         if !self.source.unnumbered.has_given_labels() {
@@ -338,9 +338,9 @@ impl<D> DatafluxDataset<D> {
         Ok(Self { source: Arc::new(source), ..self })
     }
 
-    /// The classes of the data set in the order of their numbers, to be [saved](ClassMap::save) beside the model that is
-    /// trained with them. Call it after [`decode`](Self::decode), which removes folders without images. Waits for the end
-    /// of the listing.
+    /// The classes of the data set in the order of their numbers, to be [saved](ClassMap::save) beside the model that
+    /// is trained with them. Call it after [`decode`](Self::decode), which removes folders without images. Waits for
+    /// the end of the listing.
     ///
     /// # Errors
     /// No sample has a label; the listing failed.

@@ -100,7 +100,8 @@ impl DatasetBuilder {
         self
     }
 
-    /// Sets which objects are samples. By default all are, except folder marks, this crate's temporaries, and hidden files.
+    /// Sets which objects are samples. By default all are, except folder marks, this crate's temporaries, and hidden
+    /// files.
     pub fn filter(mut self, filter: Filter) -> Self {
         self.filter = Some(filter);
         self

@@ -139,8 +139,8 @@ impl EpochSeries {
         };
         let running = RunningEpoch {
             arrivals: Some(Arrivals::new(receiver, engine.jobs.clone(), watcher, await_sender, rung)),
-            // Nothing is reported before the loop is known to wait: at the start few batches are ahead, which could make
-            // up for calls that are refused.
+            // Nothing is reported before the loop is known to wait: at the start few batches are ahead, which could
+            // make up for calls that are refused.
             reporter: WaitReporter::new(bucket.auto.clone(), gates.add_loop(), expects_composes),
             shutdown,
             groups: Arc::clone(&bucket.groups),

@@ -7,9 +7,9 @@ use crate::plan::PriceTable;
 use crate::read::RangeSettings;
 use crate::store::Hedge;
 
-/// Limits on the calls of a loader: how many, how fast, how large, and how long one may be silent. They are for programs
-/// that share a bucket or a network with others. Within them, the loader finds out how many calls help and how many
-/// the service takes.
+/// Limits on the calls of a loader: how many, how fast, how large, and how long one may be silent. They are for
+/// programs that share a bucket or a network with others. Within them, the loader finds out how many calls help and how
+/// many the service takes.
 ///
 /// ```
 /// # use std::sync::Arc;

@@ -56,8 +56,8 @@ pub(super) fn warn_of_left_out(images: &Manifest, found: &FoundImages) {
     }
 }
 
-/// Warns of samples without a label, for a decoder that fails for them. A manifest that can't be read is an error of the
-/// loader that is about to be built.
+/// Warns of samples without a label, for a decoder that fails for them. A manifest that can't be read is an error of
+/// the loader that is about to be built.
 pub(super) fn warn_of_unlabelled(manifest: &Manifest) {
     if let Ok(UnlabelledSamples { count, names }) = manifest.without_label()
         && let Some(example) = names.first()

@@ -117,8 +117,8 @@ impl Digest {
         Self { names: beginning(context), ..self }
     }
 
-    /// The digest of samples that have further parts: so many, of this digest. Only sizes and checksums count, since the
-    /// first part names the sample, and orders are keyed by names.
+    /// The digest of samples that have further parts: so many, of this digest. Only sizes and checksums count, since
+    /// the first part names the sample, and orders are keyed by names.
     pub(super) fn with_parts(self, parts: usize, further: &Self) -> Self {
         let mix = |own: &[u8; 8], of_parts: &[u8; 8]| -> [u8; 8] {
             let mut context = Context::new(&SHA256);
@@ -166,8 +166,8 @@ impl LabelsDigest {
         self.hash.settle();
     }
 
-    /// The digest of data whose objects have the digest `objects`, with labels numbered by `classes`; `class_of` returns
-    /// the number there of a label.
+    /// The digest of data whose objects have the digest `objects`, with labels numbered by `classes`; `class_of`
+    /// returns the number there of a label.
     pub(super) fn finish(self, objects: Digest, classes: &[String], class_of: impl Fn(u32) -> Option<u32>) -> Digest {
         let samples: [u8; 32] = self.hash.finish();
         let mut context = Context::new(&SHA256);

@@ -171,8 +171,8 @@ impl Manifest {
         let left_out = self.left_out_without(&without, source, unlabelled)?;
         let labelled = self.finish_copy(sink, &kept, left_out)?;
 
-        // Where a sample beside the folder of all others was left out, names and folders begin in this folder, as if the
-        // sample had never been there.
+        // Where a sample beside the folder of all others was left out, names and folders begin in this folder, as if
+        // the sample had never been there.
         if labelled.label_root()? == root {
             return Ok((labelled, without));
         }
@@ -184,8 +184,8 @@ impl Manifest {
         Ok((labelled, without))
     }
 
-    /// The samples that `source` has a label of, with the labels that they have, and those that it has none of. Waits for
-    /// the end of the listing. Nothing is copied where no sample is left out.
+    /// The samples that `source` has a label of, with the labels that they have, and those that it has none of. Waits
+    /// for the end of the listing. Nothing is copied where no sample is left out.
     ///
     /// # Errors
     /// As for [`labelled_by`](Self::labelled_by).

@@ -19,7 +19,8 @@ pub struct SampleId(pub u64);
 /// Where the bytes of a sample lie: in an object, or in a range of its bytes, or in one row of such a range; or in
 /// [several objects](crate::Parts), end to end. `N` is the type of the object's texts, as in [`Entry`].
 ///
-/// Today each sample of a manifest is of whole objects: `range` and `row` are `None`, and a manifest doesn't store them.
+/// Today each sample of a manifest is of whole objects: `range` and `row` are `None`, and a manifest doesn't store
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Location<N = Arc<str>> {

@@ -164,9 +164,10 @@ impl Manifest {
     ///
     /// For the prefix `gs://bucket/train`, as for `gs://bucket`, the label of `training/a.png` is `training`. But where
     /// all samples are in one folder whose name the prefix ends with, for example in `val/` for `gs://bucket/val`, the
-    /// labels are the folders in that folder. If the data set was given [other labels](crate::DatafluxDataset::label_by),
-    /// these are they, also in byte order. If it was given a list of [classes](crate::DatafluxDataset::classes), the
-    /// labels are that list. They are made when they are first asked for.
+    /// labels are the folders in that folder. If the data set was given [other
+    /// labels](crate::DatafluxDataset::label_by), these are they, also in byte order. If it was given a list of
+    /// [classes](crate::DatafluxDataset::classes), the labels are that list. They are made when they are first asked
+    /// for.
     pub fn labels(&self) -> &[String] {
         self.end().labels.all()
     }
@@ -182,10 +183,10 @@ impl Manifest {
     }
 
     /// Digest of all names below the prefix, sizes and checksums, of the list of classes if one was set that differs
-    /// from the folders, and of labels that aren't folders. Of samples that have [several parts](crate::Parts), the first
-    /// parts' names count, and the sizes and checksums of all parts. The order of every epoch depends on the names, and a
-    /// resume needs the same data. So
-    /// all ranks of a run must have the same: see [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
+    /// from the folders, and of labels that aren't folders. Of samples that have [several parts](crate::Parts), the
+    /// first parts' names count, and the sizes and checksums of all parts. The order of every epoch depends on the
+    /// names, and a resume needs the same data. So all ranks of a run must have the same: see
+    /// [`manifest_digest`](crate::DataLoaderBuilder::manifest_digest).
     pub fn digest(&self) -> Digest {
         self.end().digest
     }

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use super::table::{ChunkTable, TableCursor};
 
-/// Names that are read in order before the finder looks further ahead. The parts of neighbouring samples are neighbours,
-/// so that nearly all names are found within these.
+/// Names that are read in order before the finder looks further ahead. The parts of neighbouring samples are
+/// neighbours, so that nearly all names are found within these.
 const STEPS: usize = 8;
 
 /// Finds names in a table, which is sorted. A search begins where the last one ended, and takes as many steps as the

@@ -16,8 +16,8 @@ const MAX_NAMED: usize = 3;
 /// Which objects make one sample together, for [`DatafluxDataset::parts`](crate::DatafluxDataset::parts): for example
 /// an image and its mask, or an image, its caption and its boxes.
 ///
-/// Each part has a pattern, in which `{}` stands for the *stem*: everything that the names of one sample's parts have in
-/// common below the prefix, folders included. Objects with the same stem make one sample. The first part is the main
+/// Each part has a pattern, in which `{}` stands for the *stem*: everything that the names of one sample's parts have
+/// in common below the prefix, folders included. Objects with the same stem make one sample. The first part is the main
 /// one: there is a sample for each of its objects, in the order of their names, and the sample has its name and its
 /// folder's label.
 ///
@@ -75,8 +75,8 @@ pub enum MissingParts {
 }
 
 impl Parts {
-    /// The first part of a sample, which gives the sample its name: objects of the data set whose names below the prefix
-    /// match `pattern`, such as `{}.jpg` or `images/{}.jpg`.
+    /// The first part of a sample, which gives the sample its name: objects of the data set whose names below the
+    /// prefix match `pattern`, such as `{}.jpg` or `images/{}.jpg`.
     pub fn of(pattern: impl Into<String>) -> Self {
         Self { parts: vec![PartSource { listing: None, pattern: pattern.into() }], missing: MissingParts::default() }
     }
@@ -94,9 +94,9 @@ impl Parts {
         self
     }
 
-    /// Adds a part in another listing: another data set (`&masks`) or a manifest, whose prefix may be in another bucket.
-    /// It is read with the client of the data set that is given these parts. Objects of several buckets are never
-    /// composed, so each is read by a call of its own.
+    /// Adds a part in another listing: another data set (`&masks`) or a manifest, whose prefix may be in another
+    /// bucket. It is read with the client of the data set that is given these parts. Objects of several buckets are
+    /// never composed, so each is read by a call of its own.
     pub fn and_in(mut self, listing: impl Into<Arc<Manifest>>, pattern: impl Into<String>) -> Self {
         self.parts.push(PartSource { listing: Some(listing.into()), pattern: pattern.into() });
         self

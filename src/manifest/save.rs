@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, ErrorKind, Result, Stage};
 
-/// Writes a file beside its destination, and then renames it. Symbolic links are followed, and the permissions of a file
-/// that is replaced are kept. `what` says in errors what is written, for example "the manifest".
+/// Writes a file beside its destination, and then renames it. Symbolic links are followed, and the permissions of a
+/// file that is replaced are kept. `what` says in errors what is written, for example "the manifest".
 pub(super) fn save(path: &Path, what: &str, write: impl FnOnce(File) -> io::Result<()>) -> Result<()> {
     let target = SaveTarget::of(path, what)?;
     let written = target.create().and_then(write).and_then(|()| target.replace());

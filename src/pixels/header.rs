@@ -48,7 +48,8 @@ pub(crate) struct ImageHeader {
 /// First bytes of JPEG files: the start marker, and the first byte of another one.
 const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 
-/// First bytes of files that are stored in place of an image that can be decoded: their offset, the bytes, and what the file is.
+/// First bytes of files that are stored in place of an image that can be decoded: their offset, the bytes, and what the
+/// file is.
 const FOREIGN_SIGNATURES: [(usize, &[u8], &str); 28] = [
     (0, b"II+\0", "a BigTIFF image"),
     (0, b"MM\0+", "a BigTIFF image"),

@@ -110,8 +110,8 @@ pub(super) fn with_end<'a>(bytes: &'a [u8], header: &PngHeader) -> Cow<'a, [u8]>
     }
 }
 
-/// Bytes that a decoder may hold of chunks that aren't pixels, above all of a compressed colour profile: a larger profile
-/// is skipped. The file's chunks and a few rows always fit.
+/// Bytes that a decoder may hold of chunks that aren't pixels, above all of a compressed colour profile: a larger
+/// profile is skipped. The file's chunks and a few rows always fit.
 pub(super) fn limit(bytes: &[u8], header: &PngHeader) -> u64 {
     const PROFILE_BYTES: u64 = 64 << 10;
     let row = u64::from(header.width) * 8;

@@ -28,8 +28,8 @@ fn decode_samples(bytes: &[u8], header: &TiffHeader) -> anyhow::Result<DynamicIm
     let file =
         if header.color == TiffColor::Palette { Cow::Owned(as_gray(bytes, header)) } else { Cow::Borrowed(bytes) };
     let mut limits = Limits::unlimited();
-    // The limit holds for the samples and for the values of each tag. The longest list of values is that of the strips or
-    // tiles, or has one for each sample.
+    // The limit holds for the samples and for the values of each tag. The longest list of values is that of the strips
+    // or tiles, or has one for each sample.
     let list_bytes = header.chunks.len().max(header.samples.into()) * size_of::<Value>();
     limits.decoding_buffer_size = usize::try_from(header.stored_bytes()).unwrap_or(usize::MAX).max(list_bytes);
     let mut decoder = Decoder::new(Cursor::new(file.as_ref()))?.with_limits(limits);

@@ -90,8 +90,8 @@ mod tag {
     pub(super) const JPEG_TABLES: u16 = 347;
 }
 
-/// A tile may be as wide and as high as its image, rounded up to a multiple of this many pixels. Programs write tiles of
-/// 128 to 1,024 pixels, for smaller images, too. Of larger tiles most pixels would be decoded in vain.
+/// A tile may be as wide and as high as its image, rounded up to a multiple of this many pixels. Programs write tiles
+/// of 128 to 1,024 pixels, for smaller images, too. Of larger tiles most pixels would be decoded in vain.
 const TILE_SIDE_MULTIPLE: u64 = 1_024;
 
 /// Values that are read of a tag with one for each sample. No image of more than six samples is decoded.

@@ -60,8 +60,8 @@ impl WebpHeader {
     pub(super) fn scratch_bytes(&self, file_bytes: u64) -> u64 {
         let pixels = u64::from(self.width) * u64::from(self.height);
         let frame = if self.is_lossy {
-            // Planes of 1.5 bytes a pixel, in macroblocks of 16 x 16 pixels, each with its state. The alpha channel is a
-            // lossless frame, of which the green values are taken.
+            // Planes of 1.5 bytes a pixel, in macroblocks of 16 x 16 pixels, each with its state. The alpha channel is
+            // a lossless frame, of which the green values are taken.
             let padded = |length: u32| u64::from(length).next_multiple_of(16);
             padded(self.width) * padded(self.height) * 2 + if self.channels == 4 { pixels * 6 } else { 0 }
         } else {
@@ -160,8 +160,8 @@ fn chunk(bytes: &[u8], at: usize) -> anyhow::Result<Chunk<'_>> {
     Ok(Chunk { name, data, at: at + 8 })
 }
 
-/// The header of a frame of a larger file, which states the frame's width and height, too. The decoder finds out whether
-/// they agree when it has decoded the frame.
+/// The header of a frame of a larger file, which states the frame's width and height, too. The decoder finds out
+/// whether they agree when it has decoded the frame.
 fn frame_of_size(chunk: &Chunk<'_>, (width, height): (u32, u32)) -> anyhow::Result<WebpHeader> {
     let header = frame(chunk)?;
     ensure!(

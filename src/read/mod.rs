@@ -1,5 +1,5 @@
-//! Reads of groups: direct, composed, in ranges for large objects, and of all parts of a sample at once; and the samples cut from their payloads, each
-//! proved by its CRC32C.
+//! Reads of groups: direct, composed, in ranges for large objects, and of all parts of a sample at once; and the
+//! samples cut from their payloads, each proved by its CRC32C.
 
 mod clients;
 mod fetcher;

@@ -215,8 +215,8 @@ pub(crate) fn split(manifest: &Arc<Manifest>, payload: GroupPayload) -> Result<V
     samples.collect()
 }
 
-/// Proves the bytes of a sample, object by object, by what their reads found, in order, or else by hashing them. Returns
-/// whether all of them could be proved: not where neither the listing nor the service has a CRC.
+/// Proves the bytes of a sample, object by object, by what their reads found, in order, or else by hashing them.
+/// Returns whether all of them could be proved: not where neither the listing nor the service has a CRC.
 fn prove(
     manifest: &Manifest,
     location: &Location,

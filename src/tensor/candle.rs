@@ -36,7 +36,8 @@ impl<T: ToDevice<Device>> Batch<T> {
 }
 
 /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels of shape
-/// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`. Numbers of classes are `i64`.
+/// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`. Numbers of classes are
+/// `i64`.
 #[cfg(feature = "image")]
 impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for Images<T, L> {
     type Tensors = (Tensor, Tensor);
@@ -60,8 +61,8 @@ impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for 
     }
 }
 
-/// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and masks as `u8` of shape
-/// (images, height, width).
+/// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and masks as `u8` of
+/// shape (images, height, width).
 #[cfg(feature = "image")]
 impl<T: Element + WithDType> ToDevice<Device> for MaskedImages<T> {
     type Tensors = (Tensor, Tensor);
@@ -123,8 +124,8 @@ impl ToDevice<Device> for crate::decode::AudioBatch {
 
 /// The stacked arrays by their names, each of shape (samples, ...).
 ///
-/// Numbers of types that candle lacks become such of the next larger type: `bool` becomes `u8`, `i8` `i16`, `u16` `i32`,
-/// and `u64` `i64`.
+/// Numbers of types that candle lacks become such of the next larger type: `bool` becomes `u8`, `i8` `i16`, `u16`
+/// `i32`, and `u64` `i64`.
 impl ToDevice<Device> for NamedArrays {
     type Tensors = BTreeMap<String, Tensor>;
 

@@ -38,7 +38,8 @@ impl<T: ToDevice<Device>> Batch<T> {
 }
 
 /// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and labels of shape
-/// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`. Numbers of classes are `i64`.
+/// (images), or (images, numbers) if each [target](crate::ImageFolder::targets) is a `Vec`. Numbers of classes are
+/// `i64`.
 #[cfg(feature = "image")]
 impl<T: Element + TorchElement, L: Target<Number: TorchElement>> ToDevice<Device> for Images<T, L> {
     type Tensors = (Tensor, Tensor);
@@ -62,8 +63,8 @@ impl<T: Element + TorchElement, L: Target<Number: TorchElement>> ToDevice<Device
     }
 }
 
-/// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and masks as `u8` of shape
-/// (images, height, width).
+/// Images of shape (images, channels, height, width), or that of their [layout](crate::Layout), and masks as `u8` of
+/// shape (images, height, width).
 #[cfg(feature = "image")]
 impl<T: Element + TorchElement> ToDevice<Device> for MaskedImages<T> {
     type Tensors = (Tensor, Tensor);

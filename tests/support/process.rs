@@ -32,8 +32,8 @@ pub fn peak() -> u64 {
     line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap() * 1_024
 }
 
-/// Lets [`peak`] begin anew with what the process holds now. Where the kernel doesn't offer that, [`peak`] stays the peak
-/// so far, and growth below it isn't seen.
+/// Lets [`peak`] begin anew with what the process holds now. Where the kernel doesn't offer that, [`peak`] stays the
+/// peak so far, and growth below it isn't seen.
 pub fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -10,10 +10,11 @@ use crate::read::RawSample;
 
 /// A table of labels and targets with a row for each sample, read once from CSV, JSON lines or Parquet.
 ///
-/// [`Labels::table`](crate::Labels::table) makes classes of a column. The other methods make functions of columns, which
-/// return the target of a sample: for [`ImageFolder::targets`](crate::ImageFolder::targets), or for a decoder of yours.
-/// Samples without a row are found before training by
-/// [`DatafluxDataset::match_table`](crate::DatafluxDataset::match_table); otherwise each is an error when it is decoded.
+/// [`Labels::table`](crate::Labels::table) makes classes of a column. The other methods make functions of columns,
+/// which return the target of a sample: for [`ImageFolder::targets`](crate::ImageFolder::targets), or for a decoder of
+/// yours. Samples without a row are found before training by
+/// [`DatafluxDataset::match_table`](crate::DatafluxDataset::match_table); otherwise each is an error when it is
+/// decoded.
 ///
 /// A row takes the bytes of its cells, 4 more for each cell, and 8 more. A column of numbers takes another 4 a row for
 /// the function that returns them. Clones share the rows.
@@ -109,14 +110,14 @@ impl LabelTable {
         self.rows.source()
     }
 
-    /// The text of a cell, by the key of its row and the name of its column; `None` where there is no such row or column.
-    /// An absent or `null` cell is empty, and a list is its JSON.
+    /// The text of a cell, by the key of its row and the name of its column; `None` where there is no such row or
+    /// column. An absent or `null` cell is empty, and a list is its JSON.
     pub fn get(&self, key: &str, column: &str) -> Option<&str> {
         Some(self.rows.cell(self.rows.find(key)?, self.rows.column(column).ok()?))
     }
 
-    /// The keys of rows that match no sample, in byte order. Data that are split into several prefixes usually have rows
-    /// for the others, so these are no error. Waits for the end of the listing.
+    /// The keys of rows that match no sample, in byte order. Data that are split into several prefixes usually have
+    /// rows for the others, so these are no error. Waits for the end of the listing.
     ///
     /// # Errors
     /// The listing failed; the manifest's file was written to since it was opened.

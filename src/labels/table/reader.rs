@@ -144,8 +144,8 @@ impl LabelTableReader {
     /// ```
     ///
     /// # Errors
-    /// The table has no such key column, a row without a key, or two rows of one key that differ; it isn't of its format;
-    /// it is too large; reading fails. The error names the table, and the line and column where there is one.
+    /// The table has no such key column, a row without a key, or two rows of one key that differ; it isn't of its
+    /// format; it is too large; reading fails. The error names the table, and the line and column where there is one.
     pub fn read(self, reader: impl Read) -> Result<LabelTable> {
         const SOURCE: &str = "a reader";
         let bytes = self.read_all(reader, SOURCE)?;

@@ -50,7 +50,8 @@ impl LabelTable {
     ///
     /// # Errors
     /// There is no such column; a cell is neither a number, a list of numbers, nor empty; two rows have another number
-    /// of numbers. The error names line and column. The function fails for a sample without a row or with an empty cell.
+    /// of numbers. The error names line and column. The function fails for a sample without a row or with an empty
+    /// cell.
     pub fn numbers(
         &self,
         columns: &[&str],
@@ -102,8 +103,8 @@ impl LabelTable {
         Ok(move |sample: &RawSample| Ok(table.rows.cell(table.row_of(sample)?, column).to_owned()))
     }
 
-    /// The names that occur in a column of several names in each cell, in byte order: the classes of multi-label data. A
-    /// cell is a list of texts in JSON, or names with `separator` between them and any spaces around.
+    /// The names that occur in a column of several names in each cell, in byte order: the classes of multi-label data.
+    /// A cell is a list of texts in JSON, or names with `separator` between them and any spaces around.
     ///
     /// # Errors
     /// There is no such column; a cell begins with `[` and is no list of texts; there is no name at all.
@@ -122,9 +123,9 @@ impl LabelTable {
         ClassMap::new(names).map_err(|error| error.object(self.source()))
     }
 
-    /// A function that returns which classes a sample has, for multi-label data: a 1 for each class that its cell names,
-    /// and a 0 for any other, in the order of `classes`. The cells are those of [`names`](Self::names). An empty cell
-    /// names no class.
+    /// A function that returns which classes a sample has, for multi-label data: a 1 for each class that its cell
+    /// names, and a 0 for any other, in the order of `classes`. The cells are those of [`names`](Self::names). An empty
+    /// cell names no class.
     ///
     /// ```
     /// # use dataflux::{ImageFolder, LabelTable};
@@ -138,8 +139,8 @@ impl LabelTable {
     /// ```
     ///
     /// # Errors
-    /// As for [`names`](Self::names); a name is none of the classes. The error names line and column. The function fails
-    /// for a sample without a row.
+    /// As for [`names`](Self::names); a name is none of the classes. The error names line and column. The function
+    /// fails for a sample without a row.
     pub fn multi_hot(
         &self,
         column: &str,

@@ -31,8 +31,8 @@ pub enum Reason {
     Unlabelled,
     /// Samples are of [several objects](crate::Parts), and it matches the pattern of none. No filter gives this reason.
     NotAPart,
-    /// Samples are of [several objects](crate::Parts), and it is of a sample that lacks another of these. No filter gives
-    /// this reason.
+    /// Samples are of [several objects](crate::Parts), and it is of a sample that lacks another of these. No filter
+    /// gives this reason.
     Incomplete,
 }
 

@@ -71,8 +71,8 @@ pub fn png(data: &[u8]) {
 
 /// Decodes WebP, GIF, BMP and TIFF files.
 pub fn image_formats(data: &[u8]) {
-    /// What the decoder of WebP reserves for a part of a frame that claims to be large and is not there. Which bytes are
-    /// such a claim is known only within the decoder.
+    /// What the decoder of WebP reserves for a part of a frame that claims to be large and is not there. Which bytes
+    /// are such a claim is known only within the decoder.
     const WEBP_PART: u64 = 16 * MIB;
     if is_of_image_formats(data) {
         let slack = if data.starts_with(b"RIFF") { memory::SLACK + WEBP_PART } else { memory::SLACK };
