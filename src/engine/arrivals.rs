@@ -94,9 +94,16 @@ impl Arrivals {
         let _ = jobs.send(DecodeJob::Discard(Box::new((tickets, open))));
     }
 
-    /// Waits for the next batch, and measures and reports the wait. `on_slice` is called with each slice of the wait
-    /// but the last, while the wait lasts.
-    pub(crate) fn next(&mut self, totals: &mut WaitTotals, batch: u64, mut on_slice: impl FnMut(Duration)) -> Arrival {
+    /// Waits for the next batch, and measures and reports the wait of the training loop: `waited_since` says for how
+    /// much of the time since an instant the loop has waited. `on_slice` is called with each slice of its wait but the
+    /// last, while the wait lasts.
+    pub(crate) fn next(
+        &mut self,
+        totals: &mut WaitTotals,
+        batch: u64,
+        waited_since: impl Fn(Instant) -> Duration,
+        mut on_slice: impl FnMut(Duration),
+    ) -> Arrival {
         if let Some(arrival) = self.get(Duration::ZERO) {
             return arrival;
         }
@@ -105,7 +112,7 @@ impl Arrivals {
             let snapshot = self.watcher.snapshot(self.trace());
             let asked = Instant::now();
             let arrival = self.get(slices.slice());
-            let took = asked.elapsed();
+            let took = waited_since(asked);
 
             totals.waited_for.add(snapshot.reason, took);
             let is_due = slices.passed(took);

@@ -1,6 +1,6 @@
 //! What the training loop waits for: by stage in the statistics of an epoch, and in the log where a wait is long.
 //!
-//! The thread that waits for a batch looks at the [stages](super::stages) of its samples, in time slices that grow from
+//! The thread that waits for a batch, be it the loop's or one that is [ahead](super::loop_wait), looks at the [stages](super::stages) of its samples, in time slices that grow from
 //! 1 ms to 64 ms, and counts each slice under the stage that it saw at the slice's start.
 
 use std::ops::Range;
@@ -54,6 +54,8 @@ pub struct WaitedFor {
     pub collate: Duration,
     /// The batch was not planned yet.
     pub plan: Duration,
+    /// The batch was being converted for the [device](crate::loader::DataLoaderBuilder::device) of the loader.
+    pub convert: Duration,
 }
 
 impl WaitedFor {
@@ -61,10 +63,10 @@ impl WaitedFor {
         *self.times_mut()[reason as usize] += time;
     }
 
-    /// All times, in the order of [`WaitReason`].
+    /// All times: in the order of [`WaitReason`], and then what the loader's threads do with a whole batch.
     fn times_mut(&mut self) -> [&mut Duration; STAGE_NAMES.len()] {
-        let Self { listing, budget, turn, compose, read, cache, claim, decode, collate, plan } = self;
-        [listing, budget, turn, compose, read, cache, claim, decode, collate, plan]
+        let Self { listing, budget, turn, compose, read, cache, claim, decode, collate, plan, convert } = self;
+        [listing, budget, turn, compose, read, cache, claim, decode, collate, plan, convert]
     }
 
     /// The sum of all stages. It includes the wait for the first batch.
@@ -78,9 +80,9 @@ impl WaitedFor {
     }
 }
 
-/// Names of the stages, in the order of [`WaitReason`].
-const STAGE_NAMES: [&str; 10] =
-    ["listing", "budget", "turn", "compose", "read", "cache", "claim", "decode", "collate", "plan"];
+/// Names of the stages, in the order of [`WaitedFor::times_mut`].
+const STAGE_NAMES: [&str; 11] =
+    ["listing", "budget", "turn", "compose", "read", "cache", "claim", "decode", "collate", "plan", "convert"];
 
 /// What a batch is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! A thread that waits for the batches of an epoch in place of the training loop, and is one batch ahead of it: for
 //! asynchronous code, which must not block, and for batches that are moved to a device meanwhile.
 //!
-//! What the training loop was given is known only where the batch is handed over, so that side has the state, the audit
-//! log and the events of batches. The thread never has more than one batch that isn't taken yet: it waits for a place
+//! What the training loop was given is known only where the batch is handed over, and so is how long it waited. So that
+//! side has the state, the audit log, the events of batches and the times; and the thread counts of what it waits for,
+//! or converts, only the time in which the loop waits, too ([`LoopWait`]). The thread never has more than one batch that isn't taken yet: it waits for a place
 //! in the channel before it asks for the next one. So it takes no part in whether an epoch hangs: it waits for the
 //! training loop only while it holds no batch, and the bytes of the batch before are given back when the loop asks for
 //! the next.
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::running_epoch::{HandedOver, RunningEpoch, ended_early, with_digest};
-use super::stats::EpochStats;
+use super::stats::{DeliveryTimes, EpochStats};
 use crate::Result;
 use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::epoch_events::BatchDelivery;
+use crate::engine::loop_wait::LoopWait;
 use crate::engine::sample_code::BatchData;
 use crate::engine::shutdown::{Closed, EpochShutdown, EpochSignal, close_epoch};
 use crate::engine::ticket::HeldBytes;
@@ -33,12 +35,16 @@ pub(super) struct AheadDelivery {
     manifest: Arc<Manifest>,
     /// The state after the last batch that was delivered.
     state: State,
+    /// The statistics after that batch, without the times.
     stats: EpochStats,
+    times: DeliveryTimes,
     audit: Option<EpochAudit>,
     shutdown: Arc<EpochShutdown>,
     is_over: bool,
     /// When the training loop asked for the batch that it waits for.
     asked: Option<Instant>,
+    /// Tells the thread when that was.
+    loop_wait: Arc<LoopWait>,
     /// Bytes of the batch that the training loop has.
     in_hand: Vec<HeldBytes>,
 }
@@ -54,6 +60,8 @@ struct AheadStep {
     held: Vec<HeldBytes>,
     state: State,
     stats: EpochStats,
+    /// When the batch, or the end of the epoch, came to the thread.
+    came: Option<Instant>,
 }
 
 /// Waits for the next batch, and moves it to the device if there is one.
@@ -63,14 +71,18 @@ fn next_step(epoch: &mut RunningEpoch) -> AheadStep {
     };
     let (state, stats) = (epoch.state(), epoch.stats());
     let mut step = next_on_host(epoch);
+    let began = Instant::now();
     step.batch = match step.batch {
         Some(Ok(batch)) => Some(transfer.transfer(batch)),
         ended => return AheadStep { batch: ended, ..step },
     };
+    epoch.waits.waited_for.convert += epoch.waited_since(began, stats.batches);
+    step.stats.waited_for = epoch.waits.waited_for;
     if let Some(Err(_)) = &step.batch {
         // The batch isn't delivered, so that state and counts stay those before it.
         epoch.cancel();
-        return AheadStep { batch: step.batch, delivery: None, is_complete: false, held: Vec::new(), state, stats };
+        let stats = EpochStats { waited_for: step.stats.waited_for, ..stats };
+        return AheadStep { delivery: None, is_complete: false, held: Vec::new(), state, stats, ..step };
     }
     if !transfer.is_host() {
         step.held.clear();
@@ -83,11 +95,12 @@ fn next_on_host(epoch: &mut RunningEpoch) -> AheadStep {
     let batch = epoch.next_batch();
     AheadStep {
         batch,
-        delivery: epoch.handed_over.as_mut().and_then(|handed_over| handed_over.0.take()),
+        delivery: epoch.handed_over.as_mut().and_then(|handed_over| handed_over.delivery.take()),
         is_complete: epoch.is_complete(),
         held: std::mem::take(&mut epoch.in_hand),
         state: epoch.state(),
         stats: epoch.stats(),
+        came: epoch.times.last(),
     }
 }
 
@@ -120,7 +133,8 @@ impl AheadDelivery {
     pub(super) fn start(mut epoch: RunningEpoch) -> Result<Self> {
         let (manifest, state) = (Arc::clone(&epoch.manifest), epoch.state());
         let (shutdown, audit) = (Arc::clone(&epoch.shutdown), epoch.audit.take());
-        epoch.handed_over = Some(HandedOver::default());
+        let (times, loop_wait) = (DeliveryTimes::new(epoch.times.started), Arc::<LoopWait>::default());
+        epoch.handed_over = Some(HandedOver { delivery: None, loop_wait: Arc::clone(&loop_wait) });
         let (sender, steps) = mpsc::channel(1);
         let cancel = shutdown.subscribe();
         let thread = spawn_thread("dataflux-ahead", "the thread that is one batch ahead", move || {
@@ -132,8 +146,19 @@ impl AheadDelivery {
             shutdown.release();
         })?;
         shutdown.track_thread(thread);
-        let stats = EpochStats::default();
-        Ok(Self { steps, manifest, state, stats, audit, shutdown, is_over: false, asked: None, in_hand: Vec::new() })
+        Ok(Self {
+            steps,
+            manifest,
+            state,
+            stats: EpochStats::default(),
+            times,
+            audit,
+            shutdown,
+            is_over: false,
+            asked: None,
+            loop_wait,
+            in_hand: Vec::new(),
+        })
     }
 
     /// The state after the batches that were delivered so far, without the digest of the manifest.
@@ -147,7 +172,7 @@ impl AheadDelivery {
     }
 
     pub(super) fn stats(&self) -> EpochStats {
-        self.stats
+        self.times.complete(&self.stats)
     }
 
     /// Gives back the bytes of the batch that was delivered last.
@@ -167,9 +192,21 @@ impl AheadDelivery {
         self.shutdown.release();
     }
 
+    /// Notes that the loop's wait is over, and returns how long it was.
+    fn record_wait(&mut self, step: &AheadStep) -> Duration {
+        let now = Instant::now();
+        let asked = self.asked.take().unwrap_or(now);
+        // The thread comes back from the end of an epoch only when temporary objects are deleted, which is no wait for a
+        // batch.
+        let came = step.came.filter(|_| step.batch.is_none()).map_or(now, |came| came.max(asked));
+        let waited = came - asked;
+        self.times.record(came, waited);
+        waited
+    }
+
     /// Writes the audit log, reports the batch of this step to observers, and notes that it is delivered.
     fn deliver(&mut self, step: AheadStep) -> Option<Result<Batch<BatchData>>> {
-        let waited = self.asked.take().map(|asked| asked.elapsed()).unwrap_or_default();
+        let waited = self.record_wait(&step);
         if let (Some(audit), Some(Ok(batch))) = (&mut self.audit, &step.batch)
             && let Err(error) = audit.record(batch, step.state.position)
         {
@@ -198,7 +235,11 @@ impl AheadDelivery {
         if self.is_over {
             return Poll::Ready(None);
         }
-        self.asked.get_or_insert_with(Instant::now);
+        if self.asked.is_none() {
+            let now = Instant::now();
+            self.loop_wait.begin(self.stats.batches, now);
+            self.asked = Some(now);
+        }
         self.steps.poll_recv(context).map(|step| {
             let Some(step) = step else {
                 // The thread ended before the epoch did, because the loader was closed.

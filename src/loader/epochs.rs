@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::batches::Batches;
 use super::cost::EpochSpending;
 use super::running_epoch::{RunningEpoch, ended_early, with_digest};
-use super::stats::EpochStats;
+use super::stats::{DeliveryTimes, EpochStats};
 use super::transfer::Transfer;
 use crate::audit::AuditWriter;
 use crate::budget::Gauge;
@@ -160,8 +160,7 @@ impl EpochSeries {
             has_next: neighbours.has_next,
             waits: WaitTotals::default(),
             stats: EpochStats::default(),
-            started: Instant::now(),
-            first_batch: None,
+            times: DeliveryTimes::new(Instant::now()),
             in_hand: Vec::new(),
         };
         let planner = EpochPlanner { engine, cursor, neighbours, tickets, cancel, status, bell, awaited };
@@ -261,7 +260,7 @@ impl<B> Iterator for Epochs<B> {
         };
         self.left.start += 1;
         self.last = Some(Arc::clone(&epoch.shutdown));
-        epoch.started = Instant::now();
+        epoch.times.started = Instant::now();
         // The thread has ended if this was the last epoch, or after an error, which comes next.
         let _ = self.taken.send(());
         Some(Batches::new(epoch))

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cost::EpochSpending;
-use super::stats::EpochStats;
+use super::stats::{DeliveryTimes, EpochStats};
 use super::transfer::Transfer;
 use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::arrivals::{Arrival, Arrivals};
 use crate::engine::cache_session::CacheSession;
 use crate::engine::epoch_events::BatchDelivery;
+use crate::engine::loop_wait::LoopWait;
 use crate::engine::loss::LossTotals;
 use crate::engine::sample_code::BatchData;
 use crate::engine::shutdown::{Closed, EpochShutdown, close_epoch};
@@ -60,16 +61,20 @@ pub(crate) struct RunningEpoch {
     pub(super) handed_over: Option<HandedOver>,
     /// Moves batches to a device, if the loader has one.
     pub(super) transfer: Option<Arc<dyn Transfer>>,
-    /// When the training loop began the epoch, which may be long after its reads began.
-    pub(super) started: Instant,
-    pub(super) first_batch: Option<Instant>,
+    /// When batches came here. Where a thread hands them over, the training loop has times of its own.
+    pub(super) times: DeliveryTimes,
     /// Bytes of the batch that the training loop has. They count until it asks for the next one.
     pub(super) in_hand: Vec<HeldBytes>,
 }
 
-/// What is to be reported of the batch that `next_batch` returned last.
+/// What a thread that hands batches over shares with the training loop.
 #[derive(Debug, Default)]
-pub(super) struct HandedOver(pub(super) Option<BatchDelivery>);
+pub(super) struct HandedOver {
+    /// What is to be reported of the batch that `next_batch` returned last.
+    pub(super) delivery: Option<BatchDelivery>,
+    /// When the loop asked for the batch.
+    pub(super) loop_wait: Arc<LoopWait>,
+}
 
 impl RunningEpoch {
     pub(crate) fn epoch(&self) -> u64 {
@@ -83,7 +88,7 @@ impl RunningEpoch {
     }
 
     pub(crate) fn stats(&self) -> EpochStats {
-        EpochStats {
+        self.times.complete(&EpochStats {
             groups: self.groups.groups(),
             ops: self.spending.ops(),
             bill: self.spending.bill(),
@@ -92,7 +97,13 @@ impl RunningEpoch {
             stalls: self.waits.stalls,
             events_lost: self.events.lost() - self.lost_before,
             ..self.stats
-        }
+        })
+    }
+
+    /// For how much of the time since `start` the training loop has waited for the batch behind `batches_before`
+    /// others.
+    pub(super) fn waited_since(&self, start: Instant, batches_before: u64) -> Duration {
+        waited_since(self.handed_over.as_ref(), start, batches_before)
     }
 
     /// Gives back the bytes of the batch that was delivered last.
@@ -152,12 +163,14 @@ impl RunningEpoch {
         // Before the wait, because the next batch may need these bytes.
         self.in_hand.clear();
         let asked = Instant::now();
+        let batches_before = self.stats.batches;
         let on_slice = |time| self.reporter.record_wait(time);
-        let number = self.sharding.batches_before(self.state.position) + self.stats.batches;
-        let arrival = arrivals.next(&mut self.waits, number, on_slice);
+        let waited = |start| waited_since(self.handed_over.as_ref(), start, batches_before);
+        let number = self.sharding.batches_before(self.state.position) + batches_before;
+        let arrival = arrivals.next(&mut self.waits, number, waited, on_slice);
         self.arrivals = Some(arrivals);
         let received = self.receive(arrival, asked);
-        self.measure(asked);
+        self.measure(asked, batches_before);
         match received {
             Ok(Some(batch)) => Some(Ok(batch)),
             Ok(None) => {
@@ -192,7 +205,7 @@ impl RunningEpoch {
         let is_last = self.batch_count().is_some_and(|count| self.delivered.lacks_only(number, count));
         let delivery = BatchDelivery { batch: number, samples: batch.len() as u64, bytes, is_last };
         if let Some(handed_over) = &mut self.handed_over {
-            handed_over.0 = Some(delivery);
+            handed_over.delivery = Some(delivery);
         } else if !self.shutdown.events().deliver(delivery, asked.elapsed()) {
             return Err(ended_early());
         }
@@ -206,19 +219,12 @@ impl RunningEpoch {
         Ok(Some(batch))
     }
 
-    /// Measures the wait that began when the training loop `asked` for a batch.
-    fn measure(&mut self, asked: Instant) {
+    /// Measures the wait for the batch behind `batches_before` others, which was `asked` for here at that time.
+    fn measure(&mut self, asked: Instant, batches_before: u64) {
         let now = Instant::now();
-        let waited = now - asked;
-        let since_last = self.first_batch.map_or(waited, |first| (now - first).saturating_sub(self.stats.running));
-        self.reporter.record_batch(waited, since_last);
-        if let Some(first) = self.first_batch {
-            self.stats.waited += waited;
-            self.stats.running = now - first;
-        } else {
-            self.first_batch = Some(now);
-            self.stats.first_batch = now - self.started;
-        }
+        let waited = self.waited_since(asked, batches_before);
+        self.reporter.record_batch(waited, now - self.times.last().unwrap_or(asked));
+        self.times.record(now, waited);
     }
 
     /// Does what is left to do when all batches are delivered.
@@ -242,6 +248,12 @@ impl RunningEpoch {
         self.arrivals = None;
         self.reporter.end();
     }
+}
+
+/// As [`RunningEpoch::waited_since`]. Where batches aren't handed over, it is the loop that waits for them here.
+fn waited_since(handed_over: Option<&HandedOver>, start: Instant, batches_before: u64) -> Duration {
+    let now = Instant::now();
+    handed_over.map_or_else(|| now - start, |shared| shared.loop_wait.between(start, now, batches_before))
 }
 
 impl Drop for RunningEpoch {

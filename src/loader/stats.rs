@@ -1,6 +1,6 @@
 //! The statistics of an epoch.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cache::CacheStats;
 use crate::engine::WaitedFor;
@@ -24,9 +24,10 @@ pub struct EpochStats {
     /// Samples that others replaced: the sum of [`Batch::substituted`](crate::Batch::substituted) over all delivered
     /// batches.
     pub substituted: u64,
-    /// From the start of the epoch to its first batch.
+    /// From the start of the epoch to the delivery of its first batch.
     pub first_batch: Duration,
-    /// Time that the training loop waited for the batches after the first.
+    /// Time that the training loop waited for the batches after the first, also where a thread of the loader waits in
+    /// its place: for a [device](crate::loader::DataLoaderBuilder::device), or a [stream](crate::BatchStream).
     pub waited: Duration,
     /// Time that the training loop waited for all batches, the first included, by what these were waiting for. Where
     /// [`wait_fraction`](Self::wait_fraction) is high, it shows what would make the loader faster. The loader looks at
@@ -58,5 +59,43 @@ impl EpochStats {
     /// The share of the time since the first batch that the training loop waited for data: 0 is perfect.
     pub fn wait_fraction(&self) -> f64 {
         if self.running.is_zero() { 0.0 } else { self.waited.as_secs_f64() / self.running.as_secs_f64() }
+    }
+}
+
+/// When the training loop got the batches of an epoch, and how long it waited for them: the only source of these figures.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DeliveryTimes {
+    /// When the training loop began the epoch, which may be long after its reads began.
+    pub(super) started: Instant,
+    /// When the first batch was delivered, and the last one so far.
+    span: Option<(Instant, Instant)>,
+    waited: Duration,
+}
+
+impl DeliveryTimes {
+    pub(super) fn new(started: Instant) -> Self {
+        Self { started, span: None, waited: Duration::ZERO }
+    }
+
+    /// When the last batch was delivered.
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.span.map(|(_, last)| last)
+    }
+
+    /// Notes that a batch, or the end of the epoch, came at `now` after the loop had `waited` for it.
+    pub(super) fn record(&mut self, now: Instant, waited: Duration) {
+        let Some((_, last)) = &mut self.span else {
+            self.span = Some((now, now));
+            return;
+        };
+        *last = now;
+        self.waited += waited;
+    }
+
+    /// These statistics with the times.
+    pub(super) fn complete(&self, stats: &EpochStats) -> EpochStats {
+        let Some((first, last)) = self.span else { return *stats };
+        let (first_batch, running) = (first - self.started, last - first);
+        EpochStats { first_batch, running, waited: self.waited, ..*stats }
     }
 }

@@ -10,7 +10,7 @@ use dataflux::{
     Batch, DataLoader, DataLoaderBuilder, DatafluxDataset, Error, ErrorKind, Event, EventKind, MixedLoader, Raw,
     RawSample, Result, Stage, State, TensorDevice, ToDevice,
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 use crate::support::{all_given_back, bucket, client, until, without_hanging};
 
@@ -185,6 +185,49 @@ fn a_failed_conversion_takes_the_place_of_its_batch_and_is_not_counted() {
                 drop(batches);
                 all_given_back(&loader);
             }
+        }
+    });
+}
+
+/// The waiting times were those of the thread, and left out conversions.
+#[test]
+fn a_conversion_is_a_wait_once_the_loop_asks_for_its_batch() {
+    const HELD_UP: Duration = Duration::from_millis(20);
+    without_hanging(|| {
+        let (store, _) = bucket(16);
+        for asks in [true, false] {
+            let device = Watched::default();
+            let loader = builder(&store).device(device.clone()).build().unwrap();
+            // A stream returns where it would have to wait, so that the test knows when the loop has asked.
+            let mut batches = loader.stream(0).unwrap();
+            until("the first batch is converted", || device.converted() == 1);
+            device.shut(true);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut next = || runtime.block_on(batches.next());
+            assert_eq!(next().unwrap().unwrap().len(), 8);
+            until("the second batch is being converted", || device.0.is_waiting.load(Ordering::SeqCst));
+            if asks {
+                assert!(batches.next().now_or_never().is_none(), "the second batch is held up");
+            }
+            std::thread::sleep(HELD_UP);
+            device.shut(false);
+            if !asks {
+                until("the second batch has left the host", || loader.bytes_held() == 0);
+            }
+            let mut next = || runtime.block_on(batches.next());
+            assert_eq!(next().unwrap().unwrap().len(), 8);
+            assert!(next().is_none());
+
+            let stats = batches.stats();
+            assert_eq!((stats.batches, stats.stalls), (2, 0));
+            if asks {
+                let shortest = stats.waited.min(stats.waited_for.convert).min(stats.running);
+                assert!(shortest >= HELD_UP && stats.wait_fraction() > 0.0, "{stats:?}");
+            } else {
+                assert_eq!(stats.waited_for.convert, Duration::ZERO, "the loop was busy meanwhile");
+            }
+            assert!(stats.wait_fraction() <= 1.0, "{stats:?}");
+            assert!(stats.waited_for.total() <= stats.first_batch + stats.waited, "{stats:?}");
         }
     });
 }
