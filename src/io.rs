@@ -117,12 +117,22 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// The name of the threads that the system refuses to the current thread.
+    pub(crate) static REFUSED_THREADS: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+}
+
 /// Starts a thread with this name, which is `what` in the error.
 ///
 /// # Errors
 /// The system refuses another thread.
 pub(crate) fn spawn_thread(name: &str, what: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|error| {
+    let builder = std::thread::Builder::new().name(name.into());
+    // No system has room for such a stack.
+    #[cfg(test)]
+    let builder = if REFUSED_THREADS.get() == Some(name) { builder.stack_size(1 << 60) } else { builder };
+    builder.spawn(run).map_err(|error| {
         Error::new(ErrorKind::Io, format!("{what} could not be started"))
             .hint("raise the limit on threads (ulimit -u)")
             .with_source(error)

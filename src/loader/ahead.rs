@@ -262,3 +262,107 @@ impl Drop for AheadDelivery {
         self.shutdown.release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+    use crate::collate::{TensorDevice, ToDevice};
+    use crate::io::REFUSED_THREADS;
+    use crate::loader::{DataLoader, DataLoaderBuilder, DatafluxDataset};
+    use crate::observe::{Event, EventKind};
+    use crate::plan::Strategy;
+    use crate::read::RawSample;
+    use crate::store::{BucketInfo, Client, Fault, FaultStore, MemoryStore, StoreCall};
+    use crate::{Error, ErrorKind};
+
+    const SAMPLES: usize = 64;
+
+    struct Host;
+
+    impl TensorDevice for Host {
+        fn is_host(&self) -> bool {
+            true
+        }
+    }
+
+    impl ToDevice<Host> for Vec<RawSample> {
+        type Tensors = usize;
+
+        fn to_device(self, _: &Host, _: &Batch<()>) -> anyhow::Result<usize> {
+            Ok(self.len())
+        }
+    }
+
+    /// A bucket that is composed, with its faults, and a loader for it that moves batches to a device.
+    fn bucket() -> (MemoryStore, FaultStore, DataLoaderBuilder<crate::Raw, usize>) {
+        let info = BucketInfo { retention: Some(Duration::ZERO), ..BucketInfo::default() };
+        let store = MemoryStore::new().with_bucket_info("data", info);
+        (0..SAMPLES).for_each(|index| _ = store.insert("data", &format!("p/{index:02}"), format!("{index}")));
+        let faults = FaultStore::new(Arc::new(store.clone()));
+        let dataset = DatafluxDataset::open_with(Client::new(Arc::new(faults.clone())), "gs://data/p/").unwrap();
+        let builder = DataLoader::builder(dataset).batch_size(32).strategy(Strategy::compose()).device(Host);
+        (store, faults, builder)
+    }
+
+    fn until(what: &str, is: impl Fn() -> bool) {
+        for _ in 0..6_000 {
+            if is() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("waited in vain until {what}");
+    }
+
+    fn check_refusal(error: &Error) {
+        assert_eq!(error.kind(), ErrorKind::Io);
+        let text = error.to_string();
+        assert!(text.contains("the thread that is one batch ahead could not be started"), "{text}");
+        assert!(text.contains("ulimit -u") && error.source().is_some(), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_left_of_an_epoch_whose_thread_is_refused() {
+        let (store, faults, builder) = bucket();
+        let (sender, ends) = crossbeam_channel::unbounded();
+        let on_end = move |event: &Event| _ = sender.send(event.clone());
+        let loader = builder.observe([EventKind::EpochEnded], on_end).build().unwrap();
+        // Reads that bring nothing hold bytes and temporary objects.
+        faults.fail_next(StoreCall::Get, Fault::Stall, 1_000);
+        let mut epochs = loader.epochs(0..1).unwrap();
+        until("the epoch holds temporary objects", || store.names("data").len() > SAMPLES && loader.bytes_held() > 0);
+
+        REFUSED_THREADS.set(Some("dataflux-ahead"));
+        check_refusal(&epochs.next().unwrap().unwrap_err());
+        REFUSED_THREADS.set(None);
+        until("the bytes are given back", || loader.bytes_held() == 0);
+        until("the temporary objects are deleted", || store.names("data").len() == SAMPLES);
+        // Before the loader is closed, which would end the epoch, too.
+        let ended = ends.recv_timeout(Duration::from_secs(60)).expect("the epoch reports no end");
+        assert!(matches!(ended, Event::EpochEnded { epoch: 0, batches: 0, is_complete: false, .. }), "{ended:?}");
+        let closed = loader.close(Duration::from_secs(60));
+        assert!(closed.is_clean() && ends.is_empty(), "{closed:?}");
+    }
+
+    /// The epoch would have been under way for ever, so that the one after it was refused.
+    #[test]
+    fn epochs_go_on_after_one_whose_thread_was_refused() {
+        let (store, _, builder) = bucket();
+        let loader = builder.build().unwrap();
+        let mut epochs = loader.epochs(0..3).unwrap();
+        REFUSED_THREADS.set(Some("dataflux-ahead"));
+        check_refusal(&epochs.next().unwrap().unwrap_err());
+        check_refusal(&loader.epoch(0).unwrap_err());
+        check_refusal(&loader.stream(0).unwrap_err());
+        REFUSED_THREADS.set(None);
+        for epoch in 1..3 {
+            let mut batches = epochs.next().unwrap().unwrap();
+            assert_eq!(batches.epoch(), epoch);
+            assert_eq!(batches.by_ref().map(|batch| batch.unwrap().into_inner()).sum::<usize>(), SAMPLES);
+        }
+        until("the bytes are given back", || loader.bytes_held() == 0);
+        until("the temporary objects are deleted", || store.names("data").len() == SAMPLES);
+    }
+}
