@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+mod convert;
+mod device;
+mod loader;
+mod refused;
+mod sharded;
+mod tensor;
+
+#[cfg(feature = "image")]
+pub use convert::BurnTarget;
+pub use device::BurnDevice;
+pub use loader::{BurnDataLoader, EmptyBatchError};
+pub use refused::DeviceSplitError;
+pub use sharded::ShardedBurnLoader;
+pub use tensor::{AnyTensor, ArrayTensor, BurnNumber};

@@ -1,0 +1,319 @@
+//! Loaders of dataflux in burn's `Learner`, and in loops of their own.
+
+use std::sync::{Arc, Mutex};
+
+use burn_core::data::dataloader::DataLoader as LoaderOfBurn;
+use burn_core::data::dataloader::batcher::Batcher;
+use burn_core::data::dataloader::split::split_dataloader;
+use burn_core::tensor::{Device, Int, Tensor};
+use burn_optim::AdamConfig;
+use burn_train::{ExecutionStrategy, Learner, LearningResult, MultiDeviceOptim, SupervisedTraining};
+use dataflux::{Batch, DataLoader, DatafluxDataset, ImageFolder, OnError, RawSample, State};
+use dataflux_burn::{BurnDataLoader, ShardedBurnLoader};
+
+use crate::support::{Classifier, ImageTensors, emulated, images, in_memory};
+
+/// The names of the samples of each batch that was delivered.
+type Delivered = Arc<Mutex<Vec<Vec<String>>>>;
+
+fn names<T>(batch: &Batch<T>) -> Vec<String> {
+    batch.names().map(str::to_owned).collect()
+}
+
+/// A loader that notes what it delivers.
+fn noting(loader: DataLoader<ImageFolder>) -> (BurnDataLoader<ImageTensors>, Delivered) {
+    let delivered = Delivered::default();
+    let notes = Arc::clone(&delivered);
+    let note = move |batch: Batch<ImageTensors>| {
+        notes.lock().unwrap().push(names(&batch));
+        batch.into_inner()
+    };
+    (BurnDataLoader::mapped(loader, &Device::flex(), note).unwrap(), delivered)
+}
+
+fn shuffled(dataset: &DatafluxDataset<ImageFolder>) -> DataLoader<ImageFolder> {
+    DataLoader::builder(dataset.clone()).batch_size(4).shuffle(7).build().unwrap()
+}
+
+/// The batches of the epochs, as names, as a plain loader delivers them.
+fn plain(dataset: &DatafluxDataset<ImageFolder>, epochs: std::ops::Range<u64>) -> Vec<Vec<String>> {
+    let loader = shuffled(dataset);
+    epochs
+        .flat_map(|epoch| loader.epoch(epoch).unwrap().map(|batch| names(&batch.unwrap())).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Trains a classifier for three epochs.
+fn learn(
+    train: impl LoaderOfBurn<ImageTensors> + 'static,
+    valid: &BurnDataLoader<ImageTensors>,
+    strategy: ExecutionStrategy,
+) -> LearningResult<Classifier> {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::flex().autodiff();
+    let learner = Learner::new(Classifier::new(&device), AdamConfig::new().init(), 0.01);
+    SupervisedTraining::new(folder.path(), Arc::new(train), Arc::new(valid.clone()))
+        .with_application_logger(None)
+        .with_training_strategy(strategy.into())
+        .num_epochs(3)
+        .launch(learner)
+}
+
+fn on_one_device() -> ExecutionStrategy {
+    ExecutionStrategy::SingleDevice(Device::flex().autodiff())
+}
+
+#[test]
+fn a_learner_trains_on_each_sample_once_an_epoch_in_the_order_of_the_loader() {
+    let (_emulator, dataset) = emulated(images(18));
+    let (train, trained) = noting(shuffled(&dataset));
+    let (valid, validated) = noting(DataLoader::builder(dataset.clone()).batch_size(6).build().unwrap());
+    let result = learn(train.clone(), &valid, on_one_device());
+    assert!(result.error.is_none() && result.interrupted.is_none(), "{:?}", result.error);
+
+    let trained = trained.lock().unwrap().clone();
+    assert_eq!(trained, plain(&dataset, 0..3));
+    let epochs: Vec<Vec<String>> = trained.chunks(5).map(<[_]>::concat).collect();
+    let mut all: Vec<String> = images(18).into_iter().map(|(name, _)| name).collect();
+    all.sort();
+    for epoch in &epochs {
+        let mut sorted = epoch.clone();
+        sorted.sort();
+        assert_eq!(sorted, all);
+    }
+    assert_eq!(epochs.len(), 3);
+    assert_ne!(epochs[0], epochs[1], "epochs are shuffled anew");
+    assert_eq!(validated.lock().unwrap().concat().len(), 3 * 18);
+    let state = train.state().unwrap();
+    assert_eq!((state.epoch, state.position), (2, 18));
+}
+
+#[test]
+fn a_learner_stops_at_a_corrupt_sample_and_names_it() {
+    let mut objects = images(18);
+    objects[5].1.truncate(40);
+    let corrupt = objects[5].0.clone();
+    let (_emulator, dataset) = emulated(objects);
+    let (train, trained) = noting(shuffled(&dataset));
+    let (valid, validated) = noting(DataLoader::builder(dataset.clone()).batch_size(6).build().unwrap());
+    let result = learn(train.clone(), &valid, on_one_device());
+    let error = result.error.expect("the training went on without the sample").to_string();
+    assert!(error.contains(&corrupt), "{error}");
+
+    // Nothing was lost or repeated: the batches before the corrupt one were delivered, and the state is behind them.
+    let order = plain(&emulated(images(18)).1, 0..1);
+    let before = order.iter().position(|batch| batch.contains(&corrupt)).unwrap();
+    assert_eq!(*trained.lock().unwrap(), order[..before]);
+    assert!(validated.lock().unwrap().is_empty());
+    let state = train.state().unwrap();
+    assert_eq!((state.epoch, state.position), (0, 4 * before as u64));
+}
+
+#[test]
+fn a_run_resumes_within_an_epoch() {
+    let dataset = in_memory(images(18)).decode(ImageFolder::new());
+    let (first, delivered) = noting(shuffled(&dataset));
+    assert!(first.state().is_none());
+    assert_eq!(first.iter().count(), 5);
+    let mut batches = first.iter();
+    for items in [3, 7] {
+        assert!(batches.next().unwrap().is_ok());
+        assert_eq!((batches.progress().items_processed, batches.progress().items_total), (items, 18));
+    }
+    drop(batches);
+    let saved = serde_json::to_string(&first.state().unwrap()).unwrap();
+
+    let state: State = serde_json::from_str(&saved).unwrap();
+    let resumed = DataLoader::builder(dataset.clone()).batch_size(4).shuffle(7).resume(state).build().unwrap();
+    let (resumed, rest) = noting(resumed);
+    let mut batches = resumed.iter();
+    let mut processed = Vec::new();
+    while let Some(batch) = batches.next() {
+        batch.unwrap();
+        processed.push(batches.progress().items_processed);
+    }
+    assert!(batches.progress().is_completed());
+    assert_eq!(processed, [10, 14, 18]);
+    drop(batches);
+    assert_eq!(resumed.iter().count(), 5);
+    let all = [delivered.lock().unwrap().clone(), rest.lock().unwrap().clone()].concat();
+    assert_eq!(all, plain(&dataset, 0..3));
+}
+
+#[test]
+fn a_learner_goes_on_after_a_checkpoint_with_the_epoch_that_follows() {
+    let dataset = in_memory(images(18)).decode(ImageFolder::new());
+    let (loader, delivered) = noting(shuffled(&dataset));
+    let loader = loader.begin_at(2);
+    assert_eq!(loader.iter().count(), 5);
+    assert_eq!(*delivered.lock().unwrap(), plain(&dataset, 2..3));
+}
+
+#[test]
+fn an_epoch_before_that_of_the_state_is_an_error() {
+    let dataset = in_memory(images(18)).decode(ImageFolder::new());
+    let (first, _) = noting(shuffled(&dataset));
+    assert_eq!((first.iter().count(), first.iter().take(2).count()), (5, 2));
+    let state = first.state().unwrap();
+    let resumed = DataLoader::builder(dataset).batch_size(4).shuffle(7).resume(state).build().unwrap();
+    let loader = noting(resumed).0.begin_at(0);
+    let mut batches = loader.iter();
+    let error = batches.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("resumed from a state of a later epoch"), "{error}");
+    assert!(batches.next().is_none());
+}
+
+/// Adds up the numbers of a batch.
+struct Sum;
+
+impl Batcher<f32, Tensor<1>> for Sum {
+    fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<1> {
+        assert!(!items.contains(&13.0), "thirteen is unlucky");
+        Tensor::from_floats([items.iter().sum::<f32>()], device)
+    }
+}
+
+#[test]
+fn a_batcher_of_burn_makes_the_batches() {
+    let numbers =
+        |count: usize| (0..count).map(|n| (format!("train/{n:02}.txt"), n.to_string().into_bytes())).collect();
+    let number = |sample: RawSample| -> anyhow::Result<f32> { Ok(std::str::from_utf8(sample.bytes())?.parse()?) };
+    let loader = |count| DataLoader::builder(in_memory(numbers(count)).decode(number)).batch_size(5).build().unwrap();
+    let batches = BurnDataLoader::with_batcher(loader(12), Sum, &Device::flex()).unwrap();
+    assert_eq!(batches.num_items(), 12);
+    let sums = batches.iter().map(|batch| batch.unwrap().into_scalar::<f32>());
+    assert_eq!(sums.collect::<Vec<_>>(), [10.0, 35.0, 21.0]);
+
+    let batches = BurnDataLoader::with_batcher(loader(14), Sum, &Device::flex()).unwrap();
+    let last = batches.iter().last().unwrap().unwrap_err().to_string();
+    assert!(last.contains("thirteen is unlucky"), "{last}");
+    assert_eq!(batches.state().unwrap().position, 10);
+}
+
+#[test]
+fn a_slice_for_several_devices_is_an_error_that_says_what_to_do() {
+    let dataset = in_memory(images(18)).decode(ImageFolder::new());
+    let loader = BurnDataLoader::new(shuffled(&dataset), &Device::flex()).unwrap();
+    let parts = split_dataloader::<ImageTensors>(Arc::new(loader), &devices(2));
+    assert_eq!(parts.iter().map(|part| part.num_items()).collect::<Vec<_>>(), [9, 9]);
+    for part in parts {
+        let error = only_error(&*part);
+        assert!(error.contains("0 to 9") || error.contains("9 to 18"), "{error}");
+        assert!(error.contains("shard(rank, world_size)"), "{error}");
+    }
+}
+
+/// This many devices of the CPU, which are one.
+fn devices(count: usize) -> Vec<Device> {
+    vec![Device::flex(); count]
+}
+
+/// The error of a loader that has nothing else.
+fn only_error(loader: &dyn LoaderOfBurn<ImageTensors>) -> String {
+    let mut batches = loader.iter();
+    let error = batches.next().unwrap().err().unwrap().to_string();
+    assert!(batches.next().is_none());
+    error
+}
+
+/// A loader of three shards, which notes what it delivers.
+fn sharded(dataset: &DatafluxDataset<ImageFolder>) -> (ShardedBurnLoader<ImageTensors>, Vec<Delivered>) {
+    let shard = |rank| {
+        let loader = DataLoader::builder(dataset.clone()).batch_size(2).shuffle(7).shard(rank, 3);
+        noting(loader.build().unwrap())
+    };
+    let (shards, delivered) = (0..3).map(shard).unzip();
+    (ShardedBurnLoader::new(shards), delivered)
+}
+
+#[test]
+fn slices_of_a_sharded_loader_are_its_shards() {
+    let dataset = in_memory(images(21)).decode(ImageFolder::new());
+    let (loader, delivered) = sharded(&dataset);
+    assert_eq!((loader.num_items(), loader.state().is_none()), (21, true));
+    let parts = split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(3));
+    for _ in 0..2 {
+        let counts: Vec<usize> =
+            parts.iter().map(|part| part.iter().map(|batch| batch.unwrap().0.dims()[0]).sum()).collect();
+        assert_eq!(counts, [7, 7, 7]);
+    }
+    let whole = DataLoader::builder(dataset.clone()).batch_size(6).shuffle(7).build().unwrap();
+    for epoch in 0..2 {
+        // The ranks' parts of each global batch, one after the other.
+        let of_rank = |rank: usize, batch: usize| delivered[rank].lock().unwrap()[4 * epoch + batch].clone();
+        let all: Vec<String> = (0..4).flat_map(|batch| (0..3).flat_map(move |rank| of_rank(rank, batch))).collect();
+        let wanted = whole.epoch(epoch as u64).unwrap().flat_map(|batch| names(&batch.unwrap()));
+        assert_eq!(all, wanted.collect::<Vec<_>>());
+    }
+    let state = loader.state().unwrap();
+    assert_eq!((state.epoch, state.position), (1, 21));
+}
+
+#[test]
+fn a_learner_trains_on_several_devices_on_each_sample_once_an_epoch() {
+    let dataset = in_memory(images(21)).decode(ImageFolder::new());
+    let (train, trained) = sharded(&dataset);
+    let (valid, _) = noting(DataLoader::builder(dataset.clone()).batch_size(6).build().unwrap());
+    let on_three = vec![Device::flex().autodiff(); 3];
+    let strategy = ExecutionStrategy::MultiDevice(on_three, MultiDeviceOptim::OptimMainDevice);
+    let result = learn(train.clone(), &valid, strategy);
+    assert!(result.error.is_none() && result.interrupted.is_none(), "{:?}", result.error);
+
+    let mut all: Vec<String> = trained.iter().flat_map(|shard| shard.lock().unwrap().concat()).collect();
+    all.sort();
+    let mut wanted: Vec<String> = images(21).into_iter().flat_map(|(name, _)| vec![name; 3]).collect();
+    wanted.sort();
+    assert_eq!(all, wanted);
+    assert_eq!(train.state().unwrap().epoch, 2);
+}
+
+#[test]
+fn a_shard_without_samples_in_the_last_batch_is_an_error() {
+    // The last global batch of six has two samples for three ranks.
+    let (loader, _) = sharded(&in_memory(images(20)).decode(ImageFolder::new()));
+    let parts = split_dataloader::<ImageTensors>(Arc::new(loader), &devices(3));
+    let error = |part: &Arc<dyn LoaderOfBurn<ImageTensors>>| part.iter().last().unwrap().err();
+    let errors: Vec<String> = parts.iter().filter_map(error).map(|error| error.to_string()).collect();
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].contains("set drop_last or pad_last"), "{}", errors[0]);
+}
+
+#[test]
+fn a_batch_whose_samples_were_all_skipped_is_left_out() {
+    let mut objects = images(8);
+    objects[2..4].iter_mut().for_each(|(_, bytes)| bytes.truncate(40));
+    let dataset = in_memory(objects).decode(ImageFolder::new());
+    let loader = DataLoader::builder(dataset).batch_size(2).on_error(OnError::Skip { limit: 2 }).build().unwrap();
+    let (loader, delivered) = noting(loader);
+    let mut batches = loader.iter();
+    let mut processed = Vec::new();
+    while let Some(batch) = batches.next() {
+        batch.unwrap();
+        processed.push(batches.progress().items_processed);
+    }
+    assert_eq!(processed, [2, 6, 8]);
+    assert_eq!(delivered.lock().unwrap().concat().len(), 6);
+}
+
+#[test]
+fn a_sharded_loader_is_for_as_many_devices_as_it_has_shards() {
+    let dataset = in_memory(images(20)).decode(ImageFolder::new());
+    let (loader, _) = sharded(&dataset);
+    for part in split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(2)) {
+        let error = only_error(&*part);
+        assert!(error.contains("a loader of 3 shards has no slice of the samples"), "{error}");
+    }
+    let error = only_error(&*loader.to_device(&Device::flex()));
+    assert!(error.contains("no batches for one device; train on 3 devices"), "{error}");
+}
+
+#[test]
+fn loaders_on_two_devices_count_the_same_epochs() {
+    let dataset = in_memory(images(8)).decode(ImageFolder::new());
+    let (loader, delivered) = noting(shuffled(&dataset));
+    let moved = loader.to_device(&Device::flex().autodiff());
+    let labels: Vec<Tensor<1, Int>> = loader.iter().chain(moved.iter()).map(|batch| batch.unwrap().1).collect();
+    assert_eq!(labels.len(), 4);
+    assert_eq!(*delivered.lock().unwrap(), plain(&dataset, 0..2));
+    assert_eq!(loader.state().unwrap().epoch, 1);
+}
