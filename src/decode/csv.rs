@@ -10,14 +10,14 @@ use ndarray::Array2;
 use super::text::text_of;
 use super::{Decode, DecodeMemory, ItemMemory};
 use crate::collate::Samples;
-use crate::encoding::DEFAULT_MAX_DECOMPRESSED;
+use crate::encoding::{DEFAULT_MAX_DECOMPRESSED, check_quotes};
 use crate::read::RawSample;
 
 /// Decodes CSV files in UTF-8, decompressed if they are [compressed](crate::encoding), to a [`CsvTable`] an object.
 ///
 /// The first line names the columns, unless [`without_header`](Self::without_header) is called. Fields may be quoted as
 /// RFC 4180 has it; lines end in CR, LF or both, and empty lines are left out. A line with more or fewer fields than
-/// the first one is an error.
+/// the first one is an error, and so is a quoted field that doesn't close.
 ///
 /// ```no_run
 /// use dataflux::{CsvRows, DataLoader, DatafluxDataset, Decode, RawSample};
@@ -92,6 +92,9 @@ impl CsvRows {
         // Checked as a whole: without quotes and delimiters, which are ASCII, each field is still whole characters.
         let file = text_of(bytes)?;
         let mut input = file.strip_prefix('\u{feff}').unwrap_or(&file).as_bytes();
+        if let Err(error) = check_quotes(input, self.delimiter) {
+            bail!("it has {error}; correct that line, or upload the object again if it is cut short");
+        }
         let mut reader = ReaderBuilder::new().delimiter(self.delimiter).build();
         // Fields never have more bytes than the file. The end of each is counted from the beginning of its row.
         ensure!(
@@ -322,6 +325,19 @@ mod tests {
         assert_eq!(tabs.header().count(), 0);
         let wide = format!("{}\n{}", "x,".repeat(999), "1,".repeat(999));
         assert_eq!((read(&wide).unwrap().columns(), read(&wide).unwrap().len()), (1_000, 1));
+    }
+
+    #[test]
+    fn quotes_that_do_not_match_are_an_error() {
+        for (file, wanted) in [
+            ("a,b\n1,\"2\n3,4\n", "no closing quote for the cell that begins in line 2"),
+            ("a,b\n1,\"2", "no closing quote for the cell that begins in line 2"),
+            ("a,b\n1,\"2\"3\n", "text behind a closing quote in line 2"),
+        ] {
+            let error = read(file).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        assert_eq!(rows(&read("a,b\n5\" disc,\"2\n3\"\n").unwrap()), [["5\" disc", "2\n3"]]);
     }
 
     #[test]

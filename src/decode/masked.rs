@@ -70,10 +70,10 @@ pub struct MaskedImages<T = f32> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StackMaskedImages<T = f32>(StackImages<T>);
 
-impl<T: Element, L> ImageFolder<T, L> {
+impl<T: Element> ImageFolder<T> {
     /// Decodes the second part of each sample as the mask of the first. Both are cropped, flipped and turned by the
     /// same random numbers; masks are resized with nearest interpolation, and keep their values where colours change.
-    /// No label is needed. See [`ImageWithMask`].
+    /// No label is needed. Further parts are ignored. See [`ImageWithMask`].
     ///
     /// The EXIF orientation turns the image and not the mask, because masks are drawn on images as they are seen. If
     /// yours were made for the image as it is stored, turn that [off](Self::exif_orientation).
@@ -84,7 +84,7 @@ impl<T: Element, L> ImageFolder<T, L> {
 
 impl<T: Element> ImageWithMask<T> {
     /// Sets the class of pixels that the mask doesn't have, such as the corners of a rotated image or what a crop adds
-    /// around a small one: 255 by default, which losses are usually told to ignore.
+    /// around a small one: 255 by default, which most losses ignore.
     #[must_use]
     pub fn outside(mut self, class: u8) -> Self {
         self.outside = class;

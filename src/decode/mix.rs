@@ -54,8 +54,8 @@ impl<T: Element> MixImages<T> {
     }
 
     /// Blends images: each keeps a share of itself that is drawn from the beta distribution with both parameters
-    /// `alpha`, which must be positive. Small values, such as 0.2, leave most batches nearly unmixed; 1 makes all
-    /// shares equally likely.
+    /// `alpha`, which must be positive; otherwise collating fails. Small values, such as 0.2, leave most batches nearly
+    /// unmixed; 1 makes all shares equally likely.
     #[must_use]
     pub fn mixup(self, alpha: f64) -> Self {
         Self { mixup: Some(alpha), ..self }

@@ -9,12 +9,12 @@ use crate::collate::Collate;
 use crate::os::use_large_pages;
 use crate::pixels::{Element, Layout, recycle, write};
 
-/// A [`Collate`] that stacks images of several sizes, for example for detection or segmentation. Each is at the top
-/// left of its place, which is as large as the highest and the widest image of the batch, rounded up to a
-/// [multiple](Self::multiple_of). The rest is 0, also where images are [normalized](crate::ImageFolder::normalize).
+/// A [`Collate`] that stacks images of several sizes, for example for detection or segmentation. Each image is padded
+/// at the bottom and on the right to the height of the batch's highest image and the width of its widest, rounded up to
+/// a [multiple](Self::multiple_of). The padding is 0, also where images are [normalized](crate::ImageFolder::normalize).
 ///
-/// How large a place may become is bounded, since one large image makes the whole batch large: the loader counts each
-/// image as one of that size and four channels against its memory budget.
+/// The padded size is bounded, since one large image makes the whole batch large: the loader counts each image as one of
+/// the largest size and four channels against its memory budget.
 ///
 /// ```no_run
 /// use dataflux::{DatafluxDataset, Decode, ImageFolder, PadImages, Transforms};
@@ -32,13 +32,13 @@ pub struct PadImages<T = f32> {
     multiple: u32,
 }
 
-/// Stacked images of several sizes, and what of each place is its image.
+/// Stacked images of several sizes, padded to one, with their own sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaddedImages<T = f32, L = i64> {
-    /// The places, all of one size, and the labels.
+    /// The padded images, and the labels.
     pub images: Images<T, L>,
-    /// Height and width of each place.
-    pub place: [usize; 2],
+    /// Height and width of every image with its padding.
+    pub padded_size: [usize; 2],
     /// Height and width of each image, without its padding.
     pub sizes: Vec<[usize; 2]>,
 }
@@ -47,7 +47,7 @@ impl<T, L> PaddedImages<T, L> {
     /// Which pixels are those of an image: an array of shape (images, height, width) that is 1 there, and 0 in the
     /// padding.
     pub fn mask(&self) -> Array3<u8> {
-        let [height, width] = self.place;
+        let [height, width] = self.padded_size;
         let mut mask = Array3::zeros((self.sizes.len(), height, width));
         for (mut mask, [height, width]) in mask.outer_iter_mut().zip(&self.sizes) {
             mask.slice_mut(s![..*height, ..*width]).fill(1);
@@ -63,15 +63,15 @@ impl<T: Element> PadImages<T> {
         Self { stack, max_height, max_width, multiple: 1 }
     }
 
-    /// Rounds height and width of the places up to a multiple of this, at least 1, as models with strides need it. They
-    /// may then exceed the bounds by less than this.
+    /// Rounds the padded height and width up to a multiple of this, at least 1, as models with strides need it. They may
+    /// then exceed the bounds by less than this.
     #[must_use]
     pub fn multiple_of(self, multiple: u32) -> Self {
         Self { multiple: multiple.max(1), ..self }
     }
 
-    /// Height and width of the places for images of at most this size.
-    fn place_size(&self, height: u32, width: u32) -> (usize, usize) {
+    /// Height and width with padding, for images of at most this size.
+    fn padded_size(&self, height: u32, width: u32) -> (usize, usize) {
         let rounded = |side: u32| (side as usize).next_multiple_of(self.multiple as usize);
         (rounded(height), rounded(width))
     }
@@ -83,7 +83,7 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for PadImages<T> {
     fn collate(&self, samples: Vec<Image<L>>) -> anyhow::Result<PaddedImages<T, L>> {
         let Some(first) = samples.first() else {
             let images = Images { pixels: Vec::new(), shape: [0; 4], labels: Vec::new() };
-            return Ok(PaddedImages { images, place: [0; 2], sizes: Vec::new() });
+            return Ok(PaddedImages { images, padded_size: [0; 2], sizes: Vec::new() });
         };
         let channels = first.bitmap.channels();
         let (mut height, mut width) = (0, 0);
@@ -112,7 +112,7 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for PadImages<T> {
         let channels = usize::from(channels);
         self.stack.normalization.check::<T>(channels)?;
 
-        let (height, width) = self.place_size(height, width);
+        let (height, width) = self.padded_size(height, width);
         let count = height * width * channels;
         let mut pixels = vec![T::default(); samples.len() * count];
         use_large_pages(&mut pixels);
@@ -142,7 +142,7 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for PadImages<T> {
         let [a, b, c] = self.stack.layout.shape(channels, height, width);
         Ok(PaddedImages {
             images: Images { pixels, shape: [labels.len(), a, b, c], labels },
-            place: [height, width],
+            padded_size: [height, width],
             sizes,
         })
     }
@@ -152,7 +152,7 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for PadImages<T> {
     }
 
     fn batch_bytes(&self, _: u64) -> u64 {
-        let (height, width) = self.place_size(self.max_height, self.max_width);
+        let (height, width) = self.padded_size(self.max_height, self.max_width);
         (height as u64).saturating_mul(width as u64).saturating_mul(4 * size_of::<T>() as u64)
     }
 }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn each_image_is_at_the_top_left_of_its_place() {
+    fn each_image_is_padded_at_the_bottom_and_on_the_right() {
         for layout in [Layout::Nchw, Layout::Nhwc] {
             let stack = StackImages::new().layout(layout).normalize(&[0.5, 0.5, 0.0], &[1.0, 1.0, 1.0]);
             let pad = PadImages::new(stack, 10, 10).multiple_of(4);

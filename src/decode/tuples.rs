@@ -7,9 +7,9 @@ use crate::read::RawSample;
 
 macro_rules! decode_tuples {
     ($($decode:ident $number:tt),+) => {
-        /// Decodes samples of as many [parts](crate::DatafluxDataset::parts), or of more, each part by its own decoder.
-        /// The item is the tuple of their items, and a batch the tuple of their batches, which
-        /// [`unzip`](crate::Batch::unzip) separates.
+        /// Decodes samples of several [parts](crate::DatafluxDataset::parts): each decoder decodes the part at its own
+        /// place, and parts behind the last decoder are ignored. The item is the tuple of the decoders' items, and a
+        /// batch the tuple of their batches, which [`unzip`](crate::Batch::unzip) separates.
         impl<$($decode: Decode),+> Decode for ($($decode,)+) {
             type Item = ($($decode::Item,)+);
             type Collate = ($($decode::Collate,)+);
@@ -62,8 +62,9 @@ macro_rules! decode_tuples {
                 self.0.wants_images()
             }
 
+            /// All parts have the label of the sample.
             fn wants_labels(&self) -> bool {
-                self.0.wants_labels()
+                $(self.$number.wants_labels())||+
             }
 
             fn is_light(&self) -> bool {

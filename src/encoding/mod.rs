@@ -21,6 +21,7 @@ mod bzip2;
 mod compression;
 mod deflate;
 mod output;
+mod quotes;
 mod sample;
 #[cfg(feature = "xz")]
 mod xz;
@@ -29,6 +30,7 @@ mod zstd;
 pub use compression::Compression;
 pub(crate) use deflate::{WINDOW_BYTES as DEFLATE_WINDOW_BYTES, inflate, inflated_start};
 pub(crate) use output::first_bytes;
+pub(crate) use quotes::check_quotes;
 pub use sample::{DEFAULT_MAX_DECOMPRESSED, DecodedBytes};
 
 #[cfg(test)]

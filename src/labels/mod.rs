@@ -166,10 +166,10 @@ impl LabelSource for Labels {
     }
 }
 
-/// Whether samples have a row in a table.
-pub(crate) struct RowsOf<'t>(pub(crate) &'t LabelTable);
+/// Accepts samples that have a row in a table. The text of the label is not used.
+pub(crate) struct RowPresence<'t>(pub(crate) &'t LabelTable);
 
-impl LabelSource for RowsOf<'_> {
+impl LabelSource for RowPresence<'_> {
     fn label<'a>(&'a self, name: SampleName<'a>, _path: &'a str) -> Option<Cow<'a, str>> {
         self.0.row(name).map(|_| Cow::Borrowed(""))
     }

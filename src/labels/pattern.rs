@@ -77,7 +77,7 @@ impl NamePattern {
         }
         let is_variable = |piece: &Piece| !matches!(piece, Piece::Text(_));
         if pieces.windows(2).any(|pair| pair.iter().all(is_variable)) {
-            return wrong("where one part of a pattern ends can't be found", "text between {label} and *", "none");
+            return wrong("two wildcards of a pattern stand side by side", "text between {label} and *", "none");
         }
         let has_slash = pieces.iter().any(|piece| match piece {
             Piece::Text(text) => text.contains('/'),

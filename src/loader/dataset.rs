@@ -12,7 +12,7 @@ use crate::decode::{Collated, Decode, Raw};
 use crate::engine::bucket::read_alone;
 use crate::engine::sample_code::{guarded, refused};
 use crate::io::Io;
-use crate::labels::{LabelTable, Labels, RowsOf, Unlabelled, log_unmatched};
+use crate::labels::{LabelTable, Labels, RowPresence, Unlabelled, log_unmatched};
 use crate::manifest::{ClassMap, Manifest, Parts, StreamingListing};
 use crate::pacing::{BucketGates, CallCaps, Ceilings};
 use crate::plan::{Group, MIN_RANGED, Slice};
@@ -296,7 +296,7 @@ impl<D> DatafluxDataset<D> {
     /// Samples have no row, and are not to be left out; no sample has one; the listing failed.
     pub fn match_table(self, table: &LabelTable, unlabelled: Unlabelled) -> Result<Self> {
         let source = self.source.changed(|manifest| {
-            let (kept, without) = manifest.only_labelled(&RowsOf(table), unlabelled)?;
+            let (kept, without) = manifest.only_labelled(&RowPresence(table), unlabelled)?;
             log_unlabelled(&kept, &without);
             log_unmatched(table, manifest)?;
             Ok(kept)

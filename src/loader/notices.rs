@@ -1,7 +1,7 @@
 //! What is logged about a listing: its end, objects that were left out, doubtful labels, and cold storage.
 
 use crate::list::{Prefix, Reason};
-use crate::manifest::{FoundImages, FoundParts, Manifest, UnlabelledSamples};
+use crate::manifest::{FoundImages, LeftOutByParts, Manifest, UnlabelledSamples};
 use crate::plan::cold_notice;
 use crate::store::{Capabilities, Client};
 
@@ -80,7 +80,7 @@ pub(super) fn log_unlabelled(labelled: &Manifest, without: &UnlabelledSamples) {
 }
 
 /// Warns of samples that were left out because they lack a part, and of other objects that belong to no sample.
-pub(super) fn warn_of_incomplete(samples: &Manifest, found: &FoundParts) {
+pub(super) fn warn_of_incomplete(samples: &Manifest, found: &LeftOutByParts) {
     let (prefix, left_out) = (samples.prefix(), &found.left_out);
     if let Some((example, missing)) = &found.example {
         let incomplete = found.incomplete;

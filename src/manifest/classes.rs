@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Digest;
-use super::table::Labels;
+use super::table::LabelTexts;
 use crate::list::{Prefix, is_hidden};
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -204,11 +204,11 @@ impl Numbering {
     }
 
     /// The labels, and the digest of the data, given that of the objects.
-    pub(super) fn finish(self, objects: Digest) -> (Labels, Digest) {
+    pub(super) fn finish(self, objects: Digest) -> (LabelTexts, Digest) {
         let names = self.classes.names();
         let all_met = !self.has_met_hidden && self.met.iter().all(|met| *met);
         let is_of_folders = all_met && names.is_sorted_by(|a, b| a < b);
         let digest = if is_of_folders { objects } else { objects.with_classes(names) };
-        (Labels::of_classes(names), digest)
+        (LabelTexts::of_classes(names), digest)
     }
 }

@@ -44,7 +44,7 @@ use super::chunk::CHUNK;
 use super::digest::{LabelsDigest, ObjectsDigest};
 use super::growth::{ClassTotals, Growth, ListingEnd};
 use super::save::{check_save, save};
-use super::table::{ChunkTable, Labels};
+use super::table::{ChunkTable, LabelTexts};
 use super::{Digest, LeftOut, Manifest};
 use crate::list::Prefix;
 use crate::store::{Scheme, StoreUri};
@@ -292,7 +292,7 @@ impl Manifest {
         }
         // Labels are copied, since they are handed out later without another check.
         let names = labels.windows(2).map(|bounds| Box::from(&chunks_of_labels[bounds[0]..bounds[1]])).collect();
-        let labels = ChunkTable::owned(head.labels, names).and_then(|names| Labels::new(names, indexes));
+        let labels = ChunkTable::owned(head.labels, names).and_then(|names| LabelTexts::new(names, indexes));
         let bounds = objects.iter().map(|end| start + end).collect();
         let objects = ChunkTable::mapped(head.objects, map, bounds).ok_or(FileFault::Damaged("chunks of objects"))?;
         if !objects.is_in_order(head.prefix.prefix.as_bytes()) {

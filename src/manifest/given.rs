@@ -250,7 +250,8 @@ impl Manifest {
     }
 
     fn unlabelled(&self, without: &UnlabelledSamples, source: &dyn LabelSource) -> Error {
-        let (samples, have) = if without.count == 1 { ("sample", "has") } else { ("samples", "have") };
+        let samples = if self.len() == 1 { "sample" } else { "samples" };
+        let have = if without.count == 1 { "has" } else { "have" };
         let message = format!("{} of {} {samples} {have} no {}", without.count, self.len(), source.what());
         Error::new(ErrorKind::Config, message)
             .stage(Stage::Manifest)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::chunk::WRITTEN_HERE;
-use super::table::{ChunkTable, Labels, LabelsWriter};
+use super::table::{ChunkTable, LabelTexts, LabelsWriter};
 use super::{ClassTotal, Digest, LeftOut};
 use crate::lock::lock;
 use crate::store::StorageClass;
@@ -39,7 +39,7 @@ pub(super) struct Growth {
 /// What is known when the listing has ended.
 #[derive(Debug)]
 pub(super) struct ListingEnd {
-    pub(super) labels: Labels,
+    pub(super) labels: LabelTexts,
     pub(super) left_out: LeftOut,
     pub(super) totals: ClassTotals,
     pub(super) digest: Digest,

@@ -58,12 +58,12 @@ pub use growth::KnownSamples;
 use growth::{Growth, ListingEnd};
 pub use location::{Location, PartLocation, SampleId};
 use part_columns::{InvalidPart, PartColumns};
-pub(crate) use parts::FoundParts;
+pub(crate) use parts::LeftOutByParts;
 pub use parts::{MissingParts, Parts};
 pub(crate) use relabel::FoundImages;
 pub use segment::Segment;
 pub(crate) use streaming::StreamingListing;
-use table::{Labels, NO_CLASS, TableCursor};
+use table::{LabelTexts, NO_CLASS, TableCursor};
 
 /// A frozen snapshot of a listing: objects in byte order of names, each at one version.
 ///
@@ -197,7 +197,7 @@ impl Manifest {
     }
 
     /// The same objects with other labels.
-    fn relabelled(&self, labels: Labels, digest: Digest) -> Self {
+    fn relabelled(&self, labels: LabelTexts, digest: Digest) -> Self {
         let ListingEnd { left_out, totals, .. } = *self.end();
         let end = ListingEnd { labels, left_out, totals, digest, failed: None };
         let growth = Arc::new(Growth::whole(Arc::clone(&self.growth.objects), end));

@@ -6,7 +6,7 @@ use super::table::{ChunkTable, TableCursor};
 
 /// Names that are read in order before the finder looks further ahead. The parts of neighbouring samples are
 /// neighbours, so that nearly all names are found within these.
-const STEPS: usize = 8;
+const LINEAR_STEPS: usize = 8;
 
 /// Finds names in a table, which is sorted. A search begins where the last one ended, and takes as many steps as the
 /// distance has bits.
@@ -33,10 +33,10 @@ impl<'a> NameFinder<'a> {
     pub(super) fn find(&mut self, name: &str) -> Result<Option<u64>, InvalidEntry> {
         if self.at > 0 && self.is_last_at_or_behind(name)? {
             // The name comes before those that were read last.
-            let low = self.gallop(self.at - 1, name)?;
+            let low = self.gallop_back(self.at - 1, name)?;
             self.jump(low);
         }
-        for _ in 0..STEPS {
+        for _ in 0..LINEAR_STEPS {
             if self.cursor.is_at_end() {
                 return Ok(None);
             }
@@ -56,20 +56,24 @@ impl<'a> NameFinder<'a> {
             }
         }
 
-        let mut step = STEPS as u64;
-        let mut low = self.at;
-        while low + step < self.table.rows() && self.compare(low + step, name)?.is_lt() {
-            low += step;
-            step *= 2;
-        }
-        let index = self.first_not_before(low, (low + step).min(self.table.rows()), name)?;
+        let index = self.gallop_ahead(self.at, name)?;
         let is_found = index < self.table.rows() && self.compare(index, name)?.is_eq();
         self.jump(index + u64::from(is_found));
         Ok(is_found.then_some(index))
     }
 
+    /// The index of the first object at or behind `name`, which is not before `low`.
+    fn gallop_ahead(&self, low: u64, name: &str) -> Result<u64, InvalidEntry> {
+        let (mut low, mut step) = (low, LINEAR_STEPS as u64);
+        while low + step < self.table.rows() && self.compare(low + step, name)?.is_lt() {
+            low += step;
+            step *= 2;
+        }
+        self.first_not_before(low, (low + step).min(self.table.rows()), name)
+    }
+
     /// The index of the first object at or behind `name`, which is at `high` at the latest.
-    fn gallop(&self, high: u64, name: &str) -> Result<u64, InvalidEntry> {
+    fn gallop_back(&self, high: u64, name: &str) -> Result<u64, InvalidEntry> {
         let (mut high, mut step) = (high, 1);
         while high >= step && self.compare(high - step, name)?.is_ge() {
             high -= step;

@@ -33,7 +33,7 @@ pub(super) struct PartListing {
     pub(super) file: Option<PathBuf>,
 }
 
-/// Indexes in a listing, in four bytes each if the listing has no more objects than that.
+/// Indexes in a listing: `u32` if they fit, and `u64` in larger listings.
 #[derive(Debug)]
 pub(super) enum PartIndexes {
     Short(Vec<u32>),
@@ -93,7 +93,7 @@ impl PartIndexes {
         }
     }
 
-    /// Those of these samples, which are in order.
+    /// The indexes of these samples only.
     fn select(&self, samples: &[u64]) -> Self {
         match self {
             Self::Short(indexes) => Self::Short(samples.iter().map(|sample| indexes[*sample as usize]).collect()),

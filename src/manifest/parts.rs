@@ -16,10 +16,10 @@ const MAX_NAMED: usize = 3;
 /// Which objects make one sample together, for [`DatafluxDataset::parts`](crate::DatafluxDataset::parts): for example
 /// an image and its mask, or an image, its caption and its boxes.
 ///
-/// Each part has a pattern, in which `{}` stands for the *stem*: everything that the names of one sample's parts have
-/// in common below the prefix, folders included. Objects with the same stem make one sample. The first part is the main
-/// one: there is a sample for each of its objects, in the order of their names, and the sample has its name and its
-/// folder's label.
+/// Each part has a pattern of names below the prefix, in which `{}` stands for the *stem*: a text that is the same in
+/// the names of all parts of one sample, and may contain folders. Objects with the same stem make one sample. The first
+/// part is the main one: there is a sample for each of its objects, in the order of their names, and the sample has its
+/// name and its folder's label.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -44,10 +44,11 @@ const MAX_NAMED: usize = 3;
 /// # Ok::<(), dataflux::Error>(())
 /// ```
 ///
-/// An object that matches several patterns belongs to the one with the most text beside the stem: with `{}.png` and
-/// `{}_mask.png`, `1_mask.png` is the mask of `1.png`, and no image. Objects that belong to no sample are left out, and
-/// [counted](Manifest::left_out) as [`NotAPart`](crate::list::Reason::NotAPart) or, if the pattern of a part matches
-/// them, as [`Incomplete`](crate::list::Reason::Incomplete).
+/// An object that matches several patterns of one listing belongs to the one with the most text beside the stem: with
+/// `{}.png` and `{}_mask.png`, `1_mask.png` is the mask of `1.png`, and no image. Objects of the data set's own prefix
+/// that belong to no sample are left out, and [counted](Manifest::left_out) as
+/// [`NotAPart`](crate::list::Reason::NotAPart) or, if the pattern of a part matches them, as
+/// [`Incomplete`](crate::list::Reason::Incomplete). Objects of another listing that belong to no sample are not counted.
 #[derive(Clone, Debug)]
 #[must_use = "parts do nothing until a data set is given them"]
 pub struct Parts {
@@ -109,9 +110,9 @@ impl Parts {
     }
 }
 
-/// What [`Manifest::with_parts`] left out.
+/// The objects and samples that [`Manifest::with_parts`] left out.
 #[derive(Debug, Default)]
-pub(crate) struct FoundParts {
+pub(crate) struct LeftOutByParts {
     pub(crate) left_out: LeftOut,
     /// Samples that lack a part.
     pub(crate) incomplete: u64,
@@ -123,22 +124,34 @@ pub(crate) struct FoundParts {
 struct PartSearch<'a> {
     pattern: PartPattern,
     listing: &'a Arc<Manifest>,
-    /// Whether the listing is the data set's own, whose names may belong to other patterns.
-    is_own: bool,
-    /// What all names of the listing begin with, before the text that patterns match.
+    /// All patterns of this listing, with the numbers of their parts: a name may belong to another one.
+    listing_patterns: NumberedPatterns,
+    /// The beginning that all names of the listing share, before the text that patterns match.
     root: String,
     finder: NameFinder<'a>,
     /// The objects that were found, a sample each.
     indexes: PartIndexes,
 }
 
+/// Patterns of parts, each with the number of its part.
+type NumberedPatterns = Vec<(usize, PartPattern)>;
+
+/// A sample that lacks a part.
+struct IncompleteSample {
+    name: String,
+    /// The URI of the object that it lacks.
+    missing: String,
+    /// The number of the part to which an object of that name belongs, if there is one.
+    taken_by: Option<usize>,
+}
+
 /// Puts samples together, given the objects of the data set in order.
 struct PartJoin<'a> {
     manifest: &'a Arc<Manifest>,
-    /// The patterns of the parts that the data set's own listing has, with the numbers of the parts.
-    own_patterns: Vec<(usize, PartPattern)>,
-    /// What names begin with, before the text that patterns match.
-    root: usize,
+    /// The patterns of the data set's own listing.
+    own_patterns: NumberedPatterns,
+    /// Bytes of a name before the text that patterns match.
+    root_length: usize,
     /// The further parts.
     searches: Vec<PartSearch<'a>>,
     /// Indexes of the first parts of complete samples.
@@ -146,8 +159,8 @@ struct PartJoin<'a> {
     /// Objects that match a pattern.
     matching: u64,
     incomplete: u64,
-    /// The first incomplete samples, and the object that each of them lacks.
-    named: Vec<(String, String)>,
+    /// The first incomplete samples.
+    named: Vec<IncompleteSample>,
     /// The name that is looked for.
     wanted: String,
 }
@@ -157,7 +170,7 @@ struct JoinedSamples {
     /// Indexes of their first parts.
     samples: Vec<u64>,
     columns: Vec<PartColumn>,
-    found: FoundParts,
+    left_out: LeftOutByParts,
 }
 
 impl<'a> PartJoin<'a> {
@@ -178,23 +191,26 @@ impl<'a> PartJoin<'a> {
             }
         }
 
-        let (mut own_patterns, mut searches) = (Vec::new(), Vec::with_capacity(patterns.len() - 1));
-        for (number, (pattern, listing)) in patterns.into_iter().zip(listings.iter().copied()).enumerate() {
-            let is_own = Arc::ptr_eq(listing, manifest);
-            if is_own {
-                own_patterns.push((number, pattern.clone()));
-            }
-            if number > 0 {
-                let root = listing.at(0)?.name.get(..listing.names_root()?).unwrap_or_default().to_owned();
-                let finder = NameFinder::new(&listing.growth.objects);
-                let indexes = PartIndexes::in_listing_of(listing.len());
-                searches.push(PartSearch { pattern, listing, is_own, root, finder, indexes });
-            }
+        let patterns_of = |listing: &Arc<Manifest>| -> NumberedPatterns {
+            let of_listing = |number: &usize| Arc::ptr_eq(listings[*number], listing);
+            (0..patterns.len()).filter(of_listing).map(|number| (number, patterns[number].clone())).collect()
+        };
+        let mut searches = Vec::with_capacity(patterns.len() - 1);
+        for (pattern, listing) in patterns.iter().zip(listings.iter().copied()).skip(1) {
+            let root = listing.at(0)?.name.get(..listing.names_root()?).unwrap_or_default().to_owned();
+            searches.push(PartSearch {
+                pattern: pattern.clone(),
+                listing,
+                listing_patterns: patterns_of(listing),
+                root,
+                finder: NameFinder::new(&listing.growth.objects),
+                indexes: PartIndexes::in_listing_of(listing.len()),
+            });
         }
         Ok(Self {
             manifest,
-            own_patterns,
-            root: manifest.names_root()?,
+            own_patterns: patterns_of(manifest),
+            root_length: manifest.names_root()?,
             searches,
             samples: Vec::new(),
             matching: 0,
@@ -204,25 +220,26 @@ impl<'a> PartJoin<'a> {
         })
     }
 
-    /// The number of the part that an object of the data set's own listing is, and its stem.
-    fn owner<'n>(own_patterns: &[(usize, PartPattern)], name: &'n str) -> Option<(usize, &'n str)> {
-        owner(own_patterns.iter().map(|(number, pattern)| (*number, pattern)), name)
-    }
-
     /// Takes the next object of the data set, and looks up the further parts if it is the first one of a sample.
     fn take(&mut self, index: u64, name: &str) -> Result<()> {
-        let own = Self::owner(&self.own_patterns, name.get(self.root..).unwrap_or_default());
+        let own = part_of(&self.own_patterns, name.get(self.root_length..).unwrap_or_default());
         self.matching += u64::from(own.is_some());
         let Some((0, stem)) = own else { return Ok(()) };
         for (search, number) in self.searches.iter_mut().zip(1..) {
             self.wanted.clear();
             search.pattern.push_name(stem, &mut self.wanted);
-            let is_taken = search.is_own && Self::owner(&self.own_patterns, &self.wanted) != Some((number, stem));
+            let taken_by = part_of(&search.listing_patterns, &self.wanted)
+                .filter(|part| *part != (number, stem))
+                .map(|(other, _)| other);
             self.wanted.insert_str(0, &search.root);
             let found = search.finder.find(&self.wanted).map_err(|InvalidEntry(at)| search.listing.damaged(at))?;
-            let Some(found) = found.filter(|_| !is_taken) else {
+            let Some(found) = found.filter(|_| taken_by.is_none()) else {
                 if self.named.len() < MAX_NAMED {
-                    self.named.push((name.to_owned(), search.listing.prefix.uri(&self.wanted).to_string()));
+                    self.named.push(IncompleteSample {
+                        name: name.to_owned(),
+                        missing: search.listing.prefix.uri(&self.wanted).to_string(),
+                        taken_by: taken_by.filter(|_| found.is_some()),
+                    });
                 }
                 self.incomplete += 1;
                 self.searches.iter_mut().for_each(|search| search.indexes.truncate(self.samples.len()));
@@ -239,7 +256,7 @@ impl<'a> PartJoin<'a> {
     fn finish(self, parts: &Parts) -> Result<JoinedSamples> {
         let Self { manifest, own_patterns, searches, samples, matching, incomplete, named, .. } = self;
         if incomplete > 0 && (parts.missing == MissingParts::Error || samples.is_empty()) {
-            return Err(manifest.incomplete(incomplete, samples.len() as u64, &named));
+            return Err(manifest.incomplete(incomplete, samples.len() as u64, &named, parts));
         }
         if samples.is_empty() {
             let first = manifest.at(0)?.name;
@@ -262,9 +279,14 @@ impl<'a> PartJoin<'a> {
             PartColumn { listing, indexes }
         });
         let columns = columns.collect();
-        let found = FoundParts { left_out, incomplete, example: named.into_iter().next() };
-        Ok(JoinedSamples { samples, columns, found })
+        let example = named.into_iter().next().map(|sample| (sample.name, sample.missing));
+        Ok(JoinedSamples { samples, columns, left_out: LeftOutByParts { left_out, incomplete, example } })
     }
+}
+
+/// The number of the part that an object of a listing is, and its stem.
+fn part_of<'n>(patterns: &NumberedPatterns, name: &'n str) -> Option<(usize, &'n str)> {
+    owner(patterns.iter().map(|(number, pattern)| (*number, pattern)), name)
 }
 
 impl Manifest {
@@ -276,20 +298,21 @@ impl Manifest {
     /// # Errors
     /// Patterns that can't be; no object matches the first; a sample lacks a part; a listing failed; a manifest's file
     /// was written to since it was opened.
-    pub(crate) fn with_parts(self: &Arc<Self>, parts: &Parts) -> Result<(Self, FoundParts)> {
+    pub(crate) fn with_parts(self: &Arc<Self>, parts: &Parts) -> Result<(Self, LeftOutByParts)> {
         let listings: Vec<_> = parts.parts.iter().map(|part| part.listing.as_ref().unwrap_or(self)).collect();
         for listing in std::iter::once(self).chain(listings.iter().copied()) {
             listing.complete()?;
             if listing.parts.is_some() {
-                return Err(self.wrong_parts("the samples of this data set have several parts already").mismatch(
-                    "a listing of objects",
-                    format_args!("one of samples of {} parts", listing.part_count()),
-                ));
+                return Err(listing
+                    .wrong_parts("the samples of this listing have several parts already")
+                    .mismatch("a listing of objects", format_args!("one of samples of {} parts", listing.part_count()))
+                    .hint("call parts() once, on a listing of objects"));
             }
             if listing.prefix.scheme != self.prefix.scheme {
                 return Err(self
-                    .wrong_parts("the parts of a sample are in one store")
-                    .mismatch(format_args!("objects beside {}", self.prefix), &listing.prefix));
+                    .wrong_parts("the parts of a sample must be in one store")
+                    .mismatch(format_args!("objects beside {}", self.prefix), &listing.prefix)
+                    .hint("copy the objects of the part into the store of the others"));
             }
         }
 
@@ -300,7 +323,7 @@ impl Manifest {
             join.take(index, entry.name)?;
             index += 1;
         }
-        let JoinedSamples { samples, columns, found } = join.finish(parts)?;
+        let JoinedSamples { samples, columns, left_out: by_parts } = join.finish(parts)?;
 
         let (first, last) = (self.at(samples[0])?.name, self.at(samples[samples.len() - 1])?.name);
         let root = label_root(&self.prefix.prefix, first.as_bytes(), last.as_bytes());
@@ -310,9 +333,9 @@ impl Manifest {
         let columns = columns.transpose().map_err(|part| listings[part.column + 1].damaged(part.index))?;
         sink.parts = columns.as_ref().map(|columns| columns.sums);
         let mut left_out = self.left_out();
-        left_out.merge(&found.left_out);
+        left_out.merge(&by_parts.left_out);
         let joined = Self { is_listed: self.is_listed, parts: columns.map(Arc::new), ..sink.finish(left_out)? };
-        Ok((joined, found))
+        Ok((joined, by_parts))
     }
 
     fn wrong_parts(&self, message: &str) -> Error {
@@ -322,24 +345,30 @@ impl Manifest {
     }
 
     /// The error of samples that lack a part.
-    fn incomplete(&self, incomplete: u64, complete: u64, named: &[(String, String)]) -> Error {
-        let (_, first_missing) = &named[0];
-        let mut names = named.iter().map(|(sample, _)| sample.as_str()).collect::<Vec<_>>().join(", ");
+    fn incomplete(&self, incomplete: u64, complete: u64, named: &[IncompleteSample], parts: &Parts) -> Error {
+        let IncompleteSample { missing, taken_by, .. } = &named[0];
+        let mut names = named.iter().map(|sample| sample.name.as_str()).collect::<Vec<_>>().join(", ");
         if incomplete > named.len() as u64 {
             names = format!("{names} and {} more", incomplete - named.len() as u64);
         }
         let message = if incomplete == 1 { "a sample lacks a part" } else { "samples lack a part" };
+        let got = match taken_by {
+            Some(part) => format!("one that belongs to the part '{}'", parts.parts[*part].pattern),
+            None => "no such object".to_owned(),
+        };
+        let correct = "upload what is missing, or correct the patterns or the filter";
+        let hint = match complete {
+            0 => correct.to_owned(),
+            _ => format!("{correct}; or leave such samples out with .missing(MissingParts::Skip)"),
+        };
         Error::new(ErrorKind::NotFound, format!("{message}: {names}"))
             .stage(Stage::Manifest)
             .object(&self.prefix)
             .mismatch(
-                format_args!("{first_missing} for the first"),
-                format_args!("no such object; {incomplete} of {} samples are incomplete", incomplete + complete),
+                format_args!("{missing} for the first"),
+                format_args!("{got}; {incomplete} of {} samples are incomplete", incomplete + complete),
             )
-            .hint(
-                "upload what is missing, correct the patterns or the filter, or leave such samples out with \
-                 .missing(MissingParts::Skip)",
-            )
+            .hint(hint)
     }
 }
 

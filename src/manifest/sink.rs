@@ -8,7 +8,7 @@ use super::classes::{Numbering, label_root, names_root};
 use super::digest::{LabelsDigest, ObjectsDigest};
 use super::growth::{ClassTotals, Growth, ListingEnd};
 use super::part_columns::PartSums;
-use super::table::{Labels, LabelsWriter};
+use super::table::{LabelTexts, LabelsWriter};
 use super::{Digest, Entry, LeftOut, Manifest};
 use crate::list::{Prefix, Reason};
 use crate::store::Version;
@@ -218,8 +218,8 @@ impl GivenLabels {
         number
     }
 
-    fn finish(self, objects: Digest) -> (Labels, Digest) {
-        let labels = Labels::given(&self.names);
+    fn finish(self, objects: Digest) -> (LabelTexts, Digest) {
+        let labels = LabelTexts::given(&self.names);
         let digest = self.digest.finish(objects, labels.all(), |number| labels.index_of(number));
         (labels, digest)
     }

@@ -235,10 +235,10 @@ pub(super) const NO_CLASS: u32 = u32::MAX;
 /// to it.
 const GIVEN: u32 = u32::MAX - 1;
 
-/// The labels of a manifest: in byte order of names, or a list of classes. Records refer to labels by number; see
+/// The texts of a manifest's labels: in byte order of names, or a list of classes. Records refer to labels by number; see
 /// [`index_of`](Self::index_of).
 #[derive(Debug)]
-pub(super) struct Labels {
+pub(super) struct LabelTexts {
     names: ChunkTable,
     /// Records number labels in the order of the listing. These are the indexes in `names` by that number; empty where
     /// both are the same. At least one is [`NO_CLASS`] if the names are a list of classes, and none if they are the
@@ -247,8 +247,8 @@ pub(super) struct Labels {
     decoded: OnceLock<Vec<String>>,
 }
 
-impl Labels {
-    /// Labels of a file; `None` where they are invalid. All names are read once, so that no error can occur later:
+impl LabelTexts {
+    /// The labels of a file; `None` where they are invalid. All names are read once, so that no error can occur later:
     /// `names` is in memory that only this process can write to.
     pub(super) fn new(names: ChunkTable, indexes: Vec<u32>) -> Option<Self> {
         let mut cursor = TableCursor::new(&names);
@@ -371,7 +371,7 @@ impl LabelsWriter {
 
     /// The labels in byte order, each once. This is nearly the order of the listing, except for doubled slashes, and
     /// for a folder whose name continues that of another with a character below `/`.
-    pub(super) fn finish(self) -> Labels {
+    pub(super) fn finish(self) -> LabelTexts {
         let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
         let is_sorted = (1..self.ends.len()).all(|number| self.get(number - 1) < self.get(number));
         let mut indexes = Vec::new();
@@ -387,7 +387,7 @@ impl LabelsWriter {
             order.dedup_by_key(|number| self.get(*number as usize));
         }
         let names = name_table(order.iter().map(|&number| self.get(number as usize)));
-        Labels { names, indexes, decoded: OnceLock::new() }
+        LabelTexts { names, indexes, decoded: OnceLock::new() }
     }
 }
 

@@ -158,7 +158,6 @@ fn image_of_shorts(mut values: Vec<u16>, header: &TiffHeader) -> anyhow::Result<
 fn decode_jpegs(bytes: &[u8], header: &TiffHeader) -> anyhow::Result<DynamicImage> {
     /// A segment of Adobe, whose last byte says that three components are red, green and blue.
     const RGB_SEGMENT: &[u8] = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0";
-    ensure!(!header.is_planar, "planes of JPEG files can't be decoded");
     let (width, height) = (header.width as usize, header.height as usize);
     let (chunk_width, chunk_height) = (header.chunk_size.0 as usize, header.chunk_size.1 as usize);
     let channels = usize::from(header.channels());

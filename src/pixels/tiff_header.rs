@@ -29,11 +29,12 @@ pub(crate) struct TiffHeader {
     pub(super) jpeg_tables: Option<Range<usize>>,
     /// Red, green and blue for each index of a palette.
     pub(super) palette: Vec<[u8; 3]>,
-    /// Where in the file the least significant byte of the number is that says how samples are colours.
+    /// Offset in the file of the lowest byte of `PhotometricInterpretation`, the tag that says what colours the samples
+    /// are.
     pub(super) interpretation_at: usize,
 }
 
-/// How samples are colours.
+/// What colours the samples of a pixel are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TiffColor {
     Gray,
@@ -47,7 +48,7 @@ pub(super) enum TiffColor {
     YCbCr,
 }
 
-/// What the sample behind those of the colour is.
+/// Whether the sample behind those of the colour is alpha.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TiffAlpha {
     /// None, or something that is no alpha.
@@ -75,11 +76,13 @@ mod tag {
     pub(super) const BITS_PER_SAMPLE: u16 = 258;
     pub(super) const COMPRESSION: u16 = 259;
     pub(super) const INTERPRETATION: u16 = 262;
+    pub(super) const FILL_ORDER: u16 = 266;
     pub(super) const STRIP_OFFSETS: u16 = 273;
     pub(super) const SAMPLES_PER_PIXEL: u16 = 277;
     pub(super) const ROWS_PER_STRIP: u16 = 278;
     pub(super) const STRIP_BYTES: u16 = 279;
     pub(super) const PLANAR: u16 = 284;
+    pub(super) const PREDICTOR: u16 = 317;
     pub(super) const COLOR_MAP: u16 = 320;
     pub(super) const TILE_WIDTH: u16 = 322;
     pub(super) const TILE_HEIGHT: u16 = 323;
@@ -88,7 +91,30 @@ mod tag {
     pub(super) const EXTRA_SAMPLES: u16 = 338;
     pub(super) const SAMPLE_FORMAT: u16 = 339;
     pub(super) const JPEG_TABLES: u16 = 347;
+    pub(super) const CHROMA_SUBSAMPLING: u16 = 530;
 }
+
+/// Tags with few values, and how many they may have. The decoder takes memory for as many as the directory says, before
+/// its limits can be set.
+const MOST_VALUES: [(u16, usize); 14] = [
+    (tag::WIDTH, 1),
+    (tag::HEIGHT, 1),
+    (tag::BITS_PER_SAMPLE, MAX_SAMPLES),
+    (tag::COMPRESSION, 1),
+    (tag::INTERPRETATION, 1),
+    (tag::SAMPLES_PER_PIXEL, 1),
+    (tag::ROWS_PER_STRIP, 1),
+    (tag::PLANAR, 1),
+    (tag::PREDICTOR, 1),
+    (tag::TILE_WIDTH, 1),
+    (tag::TILE_HEIGHT, 1),
+    (tag::EXTRA_SAMPLES, MAX_SAMPLES),
+    (tag::SAMPLE_FORMAT, MAX_SAMPLES),
+    (tag::CHROMA_SUBSAMPLING, 2),
+];
+
+/// The most samples that the number of samples for each pixel, of 16 bits, can say.
+const MAX_SAMPLES: usize = 65_535;
 
 /// A tile may be as wide and as high as its image, rounded up to a multiple of this many pixels. Programs write tiles
 /// of 128 to 1,024 pixels, for smaller images, too. Of larger tiles most pixels would be decoded in vain.
@@ -114,7 +140,17 @@ impl TiffHeader {
         let directory = Directory::first(bytes).with_context(|| damaged_headers("a TIFF"))?;
         let samples = Samples::read(&directory).with_context(|| damaged_headers("a TIFF"))?;
         let (color, alpha) = samples.meaning()?;
+        let fill_order = directory.first_number(tag::FILL_ORDER).with_context(|| damaged_headers("a TIFF"))?;
+        if fill_order == Some(2) {
+            return Err(unsupported(
+                "a TIFF image whose bits are stored in reverse order",
+                "save it with fill order 1",
+            ));
+        }
         let header = layout(&directory, &samples, color, alpha).with_context(|| damaged_headers("a TIFF"))?;
+        if header.is_planar && header.compression == compression::JPEG {
+            return Err(unsupported("a TIFF image of JPEGs, with a plane for each sample", "convert it to PNG"));
+        }
         // The decoder takes the tiles of a second plane for ones below the image.
         if header.is_planar && header.has_tiles {
             return Err(unsupported("a TIFF image of tiles, with a plane for each sample", "convert it to PNG"));
@@ -217,6 +253,10 @@ impl<'a> Directory<'a> {
         if let Some([tag, _]) = tags.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("its directory has tag {tag} twice");
         }
+        for (tag, most) in MOST_VALUES {
+            let count = directory.entry(tag).and_then(|entry| directory.number(entry + 4, 4)).unwrap_or_default();
+            ensure!(count <= most, "tag {tag} has {count} values and should have {most} at most");
+        }
         Ok(directory)
     }
 
@@ -227,11 +267,15 @@ impl<'a> Directory<'a> {
         Some(if self.is_big_endian { bytes.iter().fold(0, shifted) } else { bytes.iter().rev().fold(0, shifted) })
     }
 
+    /// Offset of a tag's entry in the file.
+    fn entry(&self, tag: u16) -> Option<usize> {
+        let mut entries = (0..self.entries.len()).map(|index| self.at + 12 * index);
+        entries.find(|entry| self.number(*entry, 2) == Some(tag.into()))
+    }
+
     /// The place of a tag's values.
     fn values(&self, tag: u16) -> anyhow::Result<Option<Values>> {
-        let index = (0..self.entries.len()).find(|index| self.number(self.at + 12 * index, 2) == Some(tag.into()));
-        let Some(index) = index else { return Ok(None) };
-        let entry = self.at + 12 * index;
+        let Some(entry) = self.entry(tag) else { return Ok(None) };
         let field = |at, length| self.number(entry + at, length).context("it ends within its directory");
         let length = match field(2, 2)? {
             1 | 7 => 1,
@@ -446,6 +490,12 @@ fn layout(
         );
         chunks.push(start..end);
     }
+    // Each JPEG is read on its own, so many that share their bytes would take time of the square of the file's length.
+    let chunk_bytes: usize = chunks.iter().map(Range::len).sum();
+    ensure!(
+        samples.compression != usize::from(compression::JPEG) || chunk_bytes <= file_bytes,
+        "it has {file_bytes} bytes, and its strips or tiles {chunk_bytes}: they overlap"
+    );
     let bits = samples.bits().context("its samples have different sizes")?;
     Ok(TiffHeader {
         width,

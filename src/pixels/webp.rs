@@ -31,7 +31,7 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// Where the next chunk begins, relative to what this one was read from.
+    /// Offset of the next chunk, from where `at` is counted.
     fn end(&self) -> usize {
         self.at + self.data.len().next_multiple_of(2)
     }
@@ -51,7 +51,7 @@ impl WebpHeader {
         let header = chunks(bytes).with_context(|| damaged_headers("a WebP"))?;
         // The decoder computes the bytes of an animation's canvas in 32 bits.
         if header.is_animated && u64::from(header.width) * u64::from(header.height) >= 1 << 30 {
-            return Err(unsupported("an animated WebP image of more than 2^30 pixels", "scale it down"));
+            return Err(unsupported("an animated WebP image of 2^30 pixels or more", "scale it down"));
         }
         Ok(header)
     }
@@ -173,7 +173,7 @@ fn frame_of_size(chunk: &Chunk<'_>, (width, height): (u32, u32)) -> anyhow::Resu
     Ok(header)
 }
 
-/// The header of a file that is one frame and no more.
+/// Reads the header of one frame: of a chunk `VP8 ` or `VP8L`.
 fn frame(chunk: &Chunk<'_>) -> anyhow::Result<WebpHeader> {
     let (width, height, channels) = match (chunk.name, chunk.data) {
         (b"VP8 ", &[t0, t1, t2, 0x9d, 1, 0x2a, w0, w1, h0, h1, ref rest @ ..]) => {

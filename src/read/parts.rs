@@ -24,8 +24,10 @@ impl Fetcher {
         let size = usize::try_from(location.bytes()).ok();
         let buffer = size.and_then(|size| self.buffers().take(size).ok().map(|buffer| (size, buffer)));
         let (size, mut buffer) = buffer.ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("no memory for the {} bytes of its parts", location.bytes()))
+            Error::new(ErrorKind::Config, "there is no memory for the parts of this sample")
                 .object(self.manifest.id(&location.object))
+                .mismatch(format_args!("{} bytes", location.bytes()), "less")
+                .hint("leave the sample out with a filter, or give the process more memory")
         })?;
 
         let mut rest = buffer.fill(size);

@@ -265,6 +265,46 @@ fn a_tiff_tag_that_comes_twice_is_an_error() {
 }
 
 #[test]
+fn a_tiff_image_whose_bits_are_in_reverse_order_is_refused() {
+    let tags = [(256, 3, 4), (257, 3, 1), (258, 3, 8), (259, 3, 1), (262, 3, 1), (266, 3, 1)];
+    let strip = [(273, 4, 8), (278, 3, 1), (279, 4, 4)];
+    let in_order = tiff_file(&[&tags[..], &strip].concat(), &[7; 4]);
+    assert_eq!(decode_all(&[in_order], &ImageFolder::new()).pop().unwrap().unwrap().bitmap.values(), [7; 12]);
+    let reversed = tiff_file(&[&tags[..5], &[(266, 3, 2)], &strip].concat(), &[7; 4]);
+    let error = decode_all(&[reversed], &ImageFolder::new()).pop().unwrap().unwrap_err();
+    assert!(error.starts_with("it is a TIFF image whose bits are stored in reverse order"), "{error}");
+}
+
+#[test]
+fn a_tiff_tag_of_far_too_many_values_is_an_error() {
+    let tags = [(256, 3, 4), (257, 3, 1), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 4)];
+    let mut file = tiff_file(&[&tags[..], &[(317, 3, 1)]].concat(), &[7; 4]);
+    assert_eq!(decode_all(&[&file], &ImageFolder::new()).pop().unwrap().unwrap().bitmap.values(), [7; 12]);
+    // The predictor, of which the decoder would read a list of 2 million.
+    let count = entry_at(&file, 317) + 4;
+    file[count..count + 4].copy_from_slice(&0x0020_0001_u32.to_le_bytes());
+    let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
+    assert!(error.contains("tag 317 has 2097153 values and should have 1 at most"), "{error}");
+}
+
+#[test]
+fn jpeg_tiles_that_share_their_bytes_are_an_error() {
+    let mut file = Reference::named("tiff_jpeg_tiles").file.to_vec();
+    let (offsets, lengths) = (entry_at(&file, 324), entry_at(&file, 325));
+    let number = |file: &[u8], at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    assert!(file.starts_with(b"II") && number(&file, offsets + 4) > 1);
+    let whole = file.len() as u32;
+    for (entry, value) in [(offsets, 8), (lengths, whole - 8)] {
+        let first = number(&file, entry + 8) as usize;
+        (0..number(&file, entry + 4) as usize).for_each(|index| {
+            file[first + 4 * index..][..4].copy_from_slice(&u32::to_le_bytes(value));
+        });
+    }
+    let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
+    assert!(error.contains("they overlap"), "{error}");
+}
+
+#[test]
 fn a_jpeg_in_a_tiff_image_whose_zero_is_white_is_inverted() {
     let reference = Reference::named("tiff_jpeg_grey");
     let mut file = reference.file.to_vec();
@@ -288,7 +328,7 @@ fn a_tiff_palette_is_one_whatever_the_type_of_the_number_that_says_so() {
 
     file[entry + 2..entry + 12].copy_from_slice(&[0, 3, 0, 0, 0, 2, 0, 3, 0, 3]);
     let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
-    assert!(error.contains("tag 262 has 2 values and should have 1"), "{error}");
+    assert!(error.contains("tag 262 has 2 values and should have 1 at most"), "{error}");
 }
 
 /// A chunk of a WebP file, with the byte that fills it up.

@@ -233,7 +233,7 @@ fn folders_of_any_depth_are_labels() {
     }
     store.insert("data", "p/3.png", png(1, 1, &[0]));
     let error = open(&store).label_by(Labels::folder()).unwrap_err().to_string();
-    assert!(error.contains("1 of 5 sample has no label") && error.contains("'p/3.png'"), "{error}");
+    assert!(error.contains("1 of 5 samples has no label") && error.contains("'p/3.png'"), "{error}");
     let left = open(&store).label_by(Labels::folder().unlabelled(Unlabelled::LeaveOut)).unwrap();
     assert_eq!((left.len(), left.manifest().labels().len()), (4, 2));
     assert_eq!(open(&store).label_by(Labels::folder_at(1)).unwrap_err().kind(), ErrorKind::Config);

@@ -4,17 +4,24 @@ use csv_core::{ReadRecordResult, ReaderBuilder};
 
 use super::rows::{RowUnit, RowsBuilder, wrong};
 use crate::Result;
+use crate::encoding::check_quotes;
 
 /// Reads the rows of a file. Empty lines are left out.
 ///
 /// # Errors
-/// A row with more or fewer cells than the header; a quote that doesn't close; a name of a column that is there twice.
+/// A row with more or fewer cells than the header; a quote that doesn't close, or that something follows in its cell; a
+/// name of a column that is there twice.
 pub(super) fn read(text: &str, delimiter: u8, max_bytes: u64) -> Result<RowsBuilder> {
     if !delimiter.is_ascii() || matches!(delimiter, b'"' | b'\r' | b'\n') {
         return Err(wrong("this can't separate the cells of a CSV file")
             .mismatch("an ASCII character other than quotes and line ends", format_args!("{delimiter:#04x}"))
             .hint("set another with LabelTableReader::delimiter"));
     }
+    check_quotes(text.as_bytes(), delimiter).map_err(|error| {
+        wrong("the quotes of the table don't match")
+            .mismatch("quotes around a whole cell, and two for one within", error)
+            .hint("correct the line, or write the table again if it is cut short")
+    })?;
     let mut rows = RowsBuilder::new(max_bytes, RowUnit::Line);
     let mut core = ReaderBuilder::new().delimiter(delimiter).build();
     let mut input = text.as_bytes();
@@ -35,7 +42,6 @@ pub(super) fn read(text: &str, delimiter: u8, max_bytes: u64) -> Result<RowsBuil
             is_in_row = !input.is_empty();
         }
         let (result, read, written, ended) = core.read_record(input, &mut record[filled..], &mut ends[cells..]);
-        let is_at_end = input.is_empty();
         input = &input[read..];
         filled += written;
         cells += ended;
@@ -45,12 +51,6 @@ pub(super) fn read(text: &str, delimiter: u8, max_bytes: u64) -> Result<RowsBuil
             ReadRecordResult::OutputFull => record.resize(record.len() * 2, 0),
             ReadRecordResult::OutputEndsFull => ends.resize(ends.len() * 2, 0),
             ReadRecordResult::Record => {
-                // A quote that never closes makes one cell of all that follows.
-                if is_at_end && core.line() + passed_lines > line && text.matches('"').count() % 2 == 1 {
-                    return Err(wrong("a quote in the table doesn't close")
-                        .mismatch("a second quote", format_args!("none behind that in line {line}"))
-                        .hint("close it, or write quotes within a quoted cell twice"));
-                }
                 end_row(&mut rows, &mut columns, &record[..filled], &ends[..cells], line)?;
                 (filled, cells, is_in_row) = (0, 0, false);
             }
@@ -81,6 +81,7 @@ fn end_row(
         let mut header = Vec::with_capacity(ends.len());
         for at in 0..ends.len() {
             let name = cell(at);
+            // Cells keep their spaces, which may be part of a name or a text.
             let column = rows.column(name.trim())?;
             if column != at {
                 return Err(wrong("a column of the table is there twice")
@@ -101,7 +102,7 @@ fn end_row(
             .hint("correct the line; a cell with a delimiter in it must be in quotes"));
     }
     for (at, column) in columns.iter().enumerate() {
-        rows.set(*column, &cell(at));
+        rows.set(*column, &cell(at))?;
     }
     rows.end_row(line)
 }

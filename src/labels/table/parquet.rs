@@ -48,8 +48,8 @@ fn read_rows(file: Bytes, max_bytes: u64) -> Result<RowsBuilder> {
             let column = rows.column(name)?;
             match value_of(field) {
                 Some(Value::Null) => {}
-                Some(Value::String(text)) => rows.set(column, &text),
-                Some(other) => rows.set(column, &other.to_string()),
+                Some(Value::String(text)) => rows.set(column, &text)?,
+                Some(other) => rows.set(column, &other.to_string())?,
                 None => {
                     return Err(wrong("a value of the table is of a type that labels can't have")
                         .mismatch(

@@ -84,8 +84,8 @@ impl LabelTableReader {
         self
     }
 
-    /// Sets how many bytes the table may have, stored and decompressed, and how many its cells may take beside their
-    /// text: 1 GiB by default.
+    /// Sets how many bytes the table may have: as stored, decompressed, and as cells in memory, which are the bytes of
+    /// their text and four more for each cell. 1 GiB by default.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
@@ -175,10 +175,21 @@ impl LabelTableReader {
     }
 
     fn rows(&self, bytes: Bytes, encoding: ContentEncoding, name: &str, source: &str) -> Result<TableRows> {
+        let compression = Compression::of(encoding, name).map_err(|error| {
+            wrong("the compression of the table is unknown")
+                .with_kind(ErrorKind::Unsupported)
+                .hint("write the table uncompressed, or compressed with gzip or Zstandard")
+                .with_source(error)
+        })?;
         let undecompressed = |error: anyhow::Error| {
-            wrong("the table can't be decompressed").with_kind(ErrorKind::Integrity).hint(HINT).with_source(error)
+            wrong("the table can't be decompressed")
+                .with_kind(ErrorKind::Integrity)
+                .hint(
+                    "write the table again; enable the feature that its compression takes; or raise \
+                       LabelTableReader::max_bytes",
+                )
+                .with_source(error)
         };
-        let compression = Compression::of(encoding, name).map_err(undecompressed)?;
         let (bytes, name) = match compression {
             None => (bytes, name),
             Some(compression) => {
@@ -210,8 +221,6 @@ impl LabelTableReader {
         rows.finish(source, &self.key)
     }
 }
-
-const HINT: &str = "write the table again, or raise LabelTableReader::max_bytes";
 
 fn too_large(max_bytes: u64, got: impl std::fmt::Display) -> Error {
     wrong("the table is too large")

@@ -18,6 +18,7 @@ struct Column {
 }
 
 impl Column {
+    /// The cell of a row, counted in the order of the file.
     fn cell(&self, row: usize) -> &str {
         let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[start as usize..self.ends[row] as usize]
@@ -40,7 +41,7 @@ pub(super) struct TableRows {
     source: String,
     columns: Vec<Column>,
     key: usize,
-    /// In the order of the file.
+    /// The line on which each row begins, in the order of the file.
     lines: Vec<u32>,
     /// The rows in byte order of their keys.
     order: Vec<u32>,
@@ -55,6 +56,8 @@ pub(super) struct RowsBuilder {
     lines: Vec<u32>,
     /// Whether a cell of the current row was set, by column.
     is_set: Vec<bool>,
+    /// Bytes of text of all cells.
+    text_bytes: u64,
     max_bytes: u64,
     unit: RowUnit,
 }
@@ -65,10 +68,10 @@ pub(super) fn wrong(message: impl Into<String>) -> Error {
 }
 
 impl RowsBuilder {
-    /// The cells of the table may take `max_bytes` bytes.
+    /// The cells of the table may take `max_bytes` bytes of memory.
     pub(super) fn new(max_bytes: u64, unit: RowUnit) -> Self {
         let (columns, indexes, lines, is_set) = (Vec::new(), HashMap::new(), Vec::new(), Vec::new());
-        Self { columns, indexes, lines, is_set, max_bytes, unit }
+        Self { columns, indexes, lines, is_set, text_bytes: 0, max_bytes, unit }
     }
 
     /// The index of a column, which is added where there is none of this name.
@@ -89,11 +92,22 @@ impl RowsBuilder {
     }
 
     /// Sets a cell of the current row. Cells that aren't set are empty.
-    pub(super) fn set(&mut self, column: usize, text: &str) {
-        if !self.is_set[column] {
-            self.is_set[column] = true;
-            self.columns[column].text.push_str(text);
+    ///
+    /// # Errors
+    /// The row has two cells of this column.
+    pub(super) fn set(&mut self, column: usize, text: &str) -> Result<()> {
+        if self.is_set[column] {
+            return Err(wrong("a row of the table has a column twice")
+                .mismatch(
+                    "each name once",
+                    format_args!("'{}' twice in row {}", self.columns[column].name, self.lines.len() + 1),
+                )
+                .hint("rename one of the two"));
         }
+        self.is_set[column] = true;
+        self.columns[column].text.push_str(text);
+        self.text_bytes += text.len() as u64;
+        Ok(())
     }
 
     /// Ends the current row, which begins at `line`.
@@ -103,15 +117,13 @@ impl RowsBuilder {
         for column in &mut self.columns {
             column.ends.push(u32::try_from(column.text.len()).unwrap_or(u32::MAX));
         }
-        let cells = self.lines.len() as u64 * (self.columns.len() as u64 + 1) * size_of::<u32>() as u64;
+        let ends_bytes = self.lines.len() as u64 * (self.columns.len() as u64 + 1) * size_of::<u32>() as u64;
+        let bytes = ends_bytes.saturating_add(self.text_bytes);
         let is_long = self.columns.iter().any(|column| u32::try_from(column.text.len()).is_err());
-        if cells > self.max_bytes || is_long || u32::try_from(self.lines.len()).is_err() {
+        if bytes > self.max_bytes || is_long || u32::try_from(self.lines.len()).is_err() {
             return Err(wrong("the table is too large")
                 .mismatch(
-                    format_args!(
-                        "cells that take {} bytes beside their text, and 4 GiB of text a column",
-                        self.max_bytes
-                    ),
+                    format_args!("cells that take {} bytes of memory, and 4 GiB of text a column", self.max_bytes),
                     format_args!("more, from {} rows of {} columns on", self.lines.len(), self.columns.len()),
                 )
                 .hint("write the columns of labels into a table of their own, or raise LabelTableReader::max_bytes"));
@@ -136,10 +148,10 @@ impl RowsBuilder {
             column.text.shrink_to_fit();
             column.ends.shrink_to_fit();
         });
-        rows.key = rows.column(key)?;
         if rows.lines.is_empty() {
             return Err(wrong("the table has no rows").object(source).hint("check that it is the right object"));
         }
+        rows.key = rows.column(key)?;
         let keys = &rows.columns[rows.key];
         let mut order: Vec<u32> = (0..rows.lines.len() as u32).collect();
         // Of equal keys the first row comes first.
@@ -231,12 +243,12 @@ impl TableRows {
         self.columns[column].cell(self.order[row] as usize)
     }
 
-    /// Where a cell is in the file, for an error.
+    /// Where a cell is in the file, for an error; the row is counted in byte order of keys.
     pub(super) fn place_of(&self, row: usize, column: usize) -> String {
         format!("column '{}' of {}", self.columns[column].name, self.place(self.order[row] as usize))
     }
 
-    /// Where a row of the file is.
+    /// Where a row is, counted in the order of the file.
     fn place(&self, row: usize) -> String {
         let unit = match self.unit {
             RowUnit::Line => "line",

@@ -138,7 +138,9 @@ fn what_is_wrong_is_named_with_line_and_column() {
         ("file,x\r\na,\"1\r\n2\"\r\nb,1,2\r\n", &["3 in line 4"]),
         ("file,x\na,1\n,2\n", &["a name in 'file'", "none in line 3"]),
         ("file,x\nb,1\na,1\nb,2\n", &["'1' in line 2 and '2' in line 4 for 'b'", "'x'"]),
-        ("file,x\na,\"1\nb,2\nc,3\n", &["doesn't close", "line 2"]),
+        ("file,x\na,\"1\nb,2\nc,3\n", &["no closing quote for the cell that begins in line 2"]),
+        ("file,x\na,\"a dog on a", &["no closing quote for the cell that begins in line 2"]),
+        ("file,x\na,\"b\nc,5\" disc\n", &["text behind a closing quote in line 3"]),
     ] {
         let error = said(csv(text));
         assert!(parts.iter().all(|part| error.contains(part)), "{text:?}: {error}");
@@ -147,16 +149,24 @@ fn what_is_wrong_is_named_with_line_and_column() {
         ("[{\"file\": \"a\"}]\n", &["no JSON object", "line 1"][..]),
         ("{\"file\": \"a\"}\n{\"file\": b}\n", &["in line 2", "column 10"]),
         ("{\"file\": \"a\"}\n{\"x\": 1}\n", &["none in line 2"]),
-        ("", &["lacks a column"]),
+        ("{\"file\": \"a\", \"x\": 1}\n{\"file\": \"b\", \"x\": 1, \"x\": 2}\n", &["'x' twice in row 2"]),
+        ("", &["has no rows"]),
+        ("{\"name\": \"a\"}", &["lacks a column", "'file'"]),
     ] {
         let error = said(json_lines(text));
         assert!(parts.iter().all(|part| error.contains(part)), "{text:?}: {error}");
     }
+    let infinite = csv("file,n,list,nan,none,blank\na,1e39,\"[1,1e39]\",NaN,,\"[\"\" \"\"]\"\n").unwrap();
     let table = csv("file,n,list,tags\na,1,\"[1,2]\",\"[\"\"x\"\"]\"\nb,one,[1],[x]\n").unwrap();
     for (error, parts) in [
         (said(table.number("n")), &["'one' in column 'n' of line 3"][..]),
         (said(table.number("m")), &["'m'"]),
         (said(table.numbers(&["list"])), &["2 numbers, as 'a' has", "1 in column 'list' of line 3"]),
+        (said(infinite.number("n")), &["a finite number", "'1e39' in column 'n' of line 2"]),
+        (said(infinite.numbers(&["list"])), &["a finite number", "'[1,1e39]' in column 'list' of line 2"]),
+        (said(infinite.numbers(&["nan"])), &["'NaN' in column 'nan' of line 2"]),
+        (said(infinite.names("none", ";")), &["names in 'none'", "1 empty cells"]),
+        (said(infinite.names("blank", ";")), &["'[\" \"]' in column 'blank' of line 2"]),
         (said(table.names("tags", ";")), &["'[x]' in column 'tags' of line 3"]),
         (
             said(table.multi_hot("file", ";", &ClassMap::new(["a"]).unwrap())),
@@ -177,7 +187,12 @@ fn a_table_above_the_limit_is_refused() {
     assert!(reader().read("file\n1\n2\n".as_bytes()).is_ok());
     let error = said(reader().read(format!("file\n{}\n", "x".repeat(100)).as_bytes()));
     assert!(error.contains("100 bytes at most"), "{error}");
-    // Cells without text take memory, too.
+    // Cells take more memory than the file has bytes.
+    let name = "x".repeat(27);
+    assert!(reader().read(format!("file\na{name}\nb{name}\n").as_bytes()).is_ok());
+    let error = said(reader().read(format!("file\na{name}\nb{name}\nc{name}\n").as_bytes()));
+    assert!(error.contains("100 bytes of memory") && error.contains("3 rows of 1 columns"), "{error}");
+    // So do cells without text.
     let error =
         said(reader().read(format!("file{}\na{}\nb{}\n", ",".repeat(9), ",".repeat(9), ",".repeat(9)).as_bytes()));
     assert!(error.contains("as 2 and 3"), "{error}");

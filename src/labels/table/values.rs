@@ -1,5 +1,6 @@
 //! Targets of a table's columns: functions of samples.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -15,8 +16,8 @@ impl LabelTable {
     /// A function that returns the number of a sample in this column, for regression.
     ///
     /// # Errors
-    /// There is no such column, or a cell is neither a number nor empty; the error names line and column. The function
-    /// fails for a sample without a row or with an empty cell.
+    /// There is no such column, or a cell is neither a finite number nor empty; the error names line and column. The
+    /// function fails for a sample without a row or with an empty cell.
     pub fn number(
         &self,
         column: &str,
@@ -25,7 +26,11 @@ impl LabelTable {
         let numbers: Vec<f32> = (0..self.len())
             .map(|row| {
                 let cell = self.rows.cell(row, index).trim();
-                if cell.is_empty() { Ok(f32::NAN) } else { cell.parse().map_err(|_| self.no_number(row, index, cell)) }
+                if cell.is_empty() {
+                    Ok(f32::NAN)
+                } else {
+                    number_of(cell).ok_or_else(|| self.no_number(row, index, cell))
+                }
             })
             .collect::<Result<_>>()?;
         let (table, numbers) = (self.clone(), Arc::<[f32]>::from(numbers));
@@ -69,13 +74,13 @@ impl LabelTable {
                 let count = numbers.len() - start;
                 let (wanted, other) = *first.get_or_insert((count, row));
                 if count != wanted {
-                    let at = columns.first().map_or_else(String::new, |&column| self.rows.place_of(row, column));
+                    let at: Vec<_> = columns.iter().map(|&column| self.rows.place_of(row, column)).collect();
                     return Err(self
                         .rows
                         .wrong("rows of the table have another number of numbers")
                         .mismatch(
                             format_args!("{wanted} numbers, as '{}' has", self.rows.key(other)),
-                            format_args!("{count} in {at}"),
+                            format_args!("{count} in {}", at.join(" and ")),
                         )
                         .hint("write as many numbers for each sample"));
                 }
@@ -110,15 +115,21 @@ impl LabelTable {
     /// There is no such column; a cell begins with `[` and is no list of texts; there is no name at all.
     pub fn names(&self, column: &str, separator: &str) -> Result<ClassMap> {
         let index = self.column(column)?;
-        let mut names: Vec<String> = Vec::new();
+        let mut names = BTreeSet::new();
         for row in 0..self.len() {
             self.for_each_name(row, index, separator, |name| {
-                // Most cells repeat names, so this keeps the list short.
-                if let Err(place) = names.binary_search_by(|known| known.as_str().cmp(name)) {
-                    names.insert(place, name.to_owned());
+                if !names.contains(name) {
+                    names.insert(name.to_owned());
                 }
                 Ok(())
             })?;
+        }
+        if names.is_empty() {
+            return Err(self
+                .rows
+                .wrong("no cell of the column names a class")
+                .mismatch(format_args!("names in '{column}'"), format_args!("{} empty cells", self.len()))
+                .hint("name another column"));
         }
         ClassMap::new(names).map_err(|error| error.object(self.source()))
     }
@@ -180,7 +191,8 @@ impl LabelTable {
     fn check_value(&self, row: usize, column: usize) -> anyhow::Result<()> {
         if self.rows.cell(row, column).trim().is_empty() {
             bail!(
-                "{} has no value for it in {}; add one, or leave the sample out by a table without its row",
+                "{} has no value for it in {}; add one, or remove the row and leave the sample out with \
+                 dataset.match_table(&table, Unlabelled::LeaveOut)",
                 self.source(),
                 self.rows.place_of(row, column)
             );
@@ -191,18 +203,19 @@ impl LabelTable {
     /// Appends the numbers of a cell that isn't empty.
     fn push_numbers(&self, row: usize, column: usize, numbers: &mut Vec<f32>) -> Result<()> {
         let cell = self.rows.cell(row, column).trim();
-        if let Ok(number) = cell.parse() {
+        if let Some(number) = number_of(cell) {
             numbers.push(number);
             return Ok(());
         }
-        let list: Vec<f32> = serde_json::from_str(cell).map_err(|_| self.no_number(row, column, cell))?;
-        numbers.extend(list);
+        let list =
+            serde_json::from_str(cell).ok().filter(|list: &Vec<f32>| list.iter().all(|number| number.is_finite()));
+        numbers.extend(list.ok_or_else(|| self.no_number(row, column, cell))?);
         Ok(())
     }
 
     fn no_number(&self, row: usize, column: usize, cell: &str) -> Error {
         let got = format!("'{}' in {}", shortened(cell), self.rows.place_of(row, column));
-        self.rows.wrong("a cell of the table is no number").mismatch("a number", got).hint("correct the cell")
+        self.rows.wrong("a cell of the table is no number").mismatch("a finite number", got).hint("correct the cell")
     }
 
     /// Calls `take` for each name in a cell.
@@ -224,7 +237,7 @@ impl LabelTable {
             serde_json::from_str(cell).map_err(|error| self.no_list(row, column, cell).with_source(error))?;
         for name in list {
             match name {
-                Value::String(name) => take(&name)?,
+                Value::String(name) if !name.trim().is_empty() => take(name.trim())?,
                 Value::Number(number) => take(&number.to_string())?,
                 _ => return Err(self.no_list(row, column, cell)),
             }
@@ -239,4 +252,9 @@ impl LabelTable {
             .mismatch("a list of texts in JSON, or names with a separator", got)
             .hint("correct the cell; one that begins with [ is read as JSON")
     }
+}
+
+/// The number in a cell. Infinity and NaN are none: one of them would make the loss NaN.
+fn number_of(cell: &str) -> Option<f32> {
+    cell.parse().ok().filter(|number: &f32| number.is_finite())
 }

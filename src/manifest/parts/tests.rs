@@ -68,6 +68,21 @@ fn parts_below_other_prefixes_whether_they_end_with_a_slash_or_not() {
 }
 
 #[test]
+fn the_pattern_with_the_most_text_wins_in_another_listing_too() {
+    let images = listing(&["p/1.jpg", "p/1_mask.jpg"]);
+    let others = listing(&["p/1.png", "p/1_mask.png"]);
+    let parts = || Parts::of("{}.jpg").and_in(Arc::clone(&others), "{}.png").and_in(Arc::clone(&others), "{}_mask.png");
+    let text = error(&images, &parts());
+    assert!(text.contains("a sample lacks a part: p/1_mask.jpg"), "{text}");
+    assert!(
+        text.contains("gs://bucket/p/1_mask.png for the first, got one that belongs to the part '{}_mask.png'"),
+        "{text}"
+    );
+    let joined = join(&images, &parts().missing(MissingParts::Skip));
+    assert_eq!(names(&joined), [["p/1.jpg", "p/1.png", "p/1_mask.png"]]);
+}
+
+#[test]
 fn folders_in_patterns() {
     let listing = listing(&["p/images/a/1.jpg", "p/images/a/2.jpg", "p/masks/a/1.png", "p/masks/a/2.png"]);
     let joined = join(&listing, &Parts::of("images/{}.jpg").and("masks/{}.png"));
@@ -92,7 +107,8 @@ fn incomplete_samples_are_an_error_or_counted() {
     assert_eq!(found.example.unwrap(), ("p/b.jpg".to_owned(), "gs://bucket/p/b.json".to_owned()));
 
     let none = Parts::of("{}.jpg").and("{}.xml").missing(MissingParts::Skip);
-    assert!(error(&listing, &none).contains("5 of 5 samples are incomplete"));
+    let text = error(&listing, &none);
+    assert!(text.contains("5 of 5 samples are incomplete") && !text.contains("MissingParts::Skip"), "{text}");
 }
 
 #[test]
