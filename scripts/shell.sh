@@ -68,6 +68,38 @@ keep() {
     mv -T "$1" "$cache/$2" 2>/dev/null || [[ -d "$cache/$2" ]] || die "cannot rename $1 to $cache/$2"
 }
 
+# need_tool CRATE VERSION WHEEL SHA256: has the command of a crate in the cache, and its path in `tool`. On Linux on x86-64
+# it comes from a wheel of that version, in seconds; elsewhere it is built from the crate, in minutes.
+need_tool() {
+    local crate="$1" version="$2" wheel="$3" sha256="$4" folder="$1-$2"
+    tool="$cache/$folder/bin/$crate"
+    if [[ -x "$tool" ]]; then return; fi
+    need_python
+    say "installing $crate $version"
+    work_in "$folder"
+    mkdir -p "$work/made/bin"
+    printf '%s==%s --hash=sha256:%s\n' "$wheel" "$version" "$sha256" >"$work/wheels.txt"
+    if [[ "$(uname -sm)" == 'Linux x86_64' ]] &&
+        python3 -m pip download --quiet --no-deps --no-cache-dir --disable-pip-version-check --only-binary=:all: \
+            --require-hashes --requirement "$work/wheels.txt" --dest "$work/wheels" >&2; then
+        python3 - "$work/wheels" "$work/made/bin/$crate" <<'END' || return
+import pathlib, sys, zipfile
+
+(wheel,) = pathlib.Path(sys.argv[1]).glob("*.whl")
+command = pathlib.Path(sys.argv[2])
+with zipfile.ZipFile(wheel) as archive:
+    (name,) = [name for name in archive.namelist() if name.endswith(f"/scripts/{command.name}")]
+    command.write_bytes(archive.read(name))
+END
+        chmod +x "$work/made/bin/$crate" || return
+    else
+        env -u CARGO_TARGET_DIR cargo install "$crate" --locked --version "$version" --root "$work/made" >&2 || return
+    fi
+    "$work/made/bin/$crate" --version >&2 || return
+    keep "$work/made" "$folder"
+    rm -rf "$work"
+}
+
 # stage NAME COMMAND...: runs one step with its output in a log, and prints one line on stdout with its time. A failure
 # shows what of the log matters, and is noted in `outcome`, not fatal. A COMMAND that is a function runs here, without
 # `set -e`; one that may `die` needs a subshell as its body, or its message stays in the log; and its variables must be

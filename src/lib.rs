@@ -44,8 +44,8 @@
 //! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
 //! | label by names, tables or closures; regression, several classes | [guide: labels](guide::labels), [`Labels`], [`LabelTable`] |
 //! | save the classes of a model | [guide: labels](guide::labels#numbers-of-classes), [`ClassMap`] |
-//! | decode arrays, audio, text or tables | [recipe](guide::cookbook#arrays-audio-text-and-tables), [`Npy`], [`Json`], [`CsvRows`] |
-//! | decode something else | [recipe](guide::cookbook#a-decoder-of-your-own), [`Decode`] |
+//! | decode arrays, audio, text or tables | [guide: decoding](guide::decoding), [`Npy`], [`Json`], [`CsvRows`] |
+//! | decode something else | [guide: decoding](guide::decoding#a-decoder-of-your-own), [`Decode`] |
 //! | read compressed objects | [`encoding`], [`RawSample::decompress`] |
 //! | augment images | [guide: images](guide::images), [`Transforms`], [`RawSample::rng_seed`] |
 //! | have tensors on the GPU in time | [guide: tensors](guide::tensors), [`device`](DataLoaderBuilder::device), [`ToDevice`] |

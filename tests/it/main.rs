@@ -20,6 +20,7 @@ mod device;
 mod empty_epochs;
 mod examples;
 mod formats;
+mod guide;
 mod images;
 mod in_memory;
 mod inventory;
