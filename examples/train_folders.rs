@@ -1,24 +1,18 @@
 //! Trains on photographs in class folders as ImageNet is trained on: random crops, flips and colours, mixup and CutMix
-//! for training; a resize and a crop of the middle for validation. The pictures are made by this program, in an
-//! emulator.
+//! for training; a resize and a crop of the middle for validation (`support/folders.rs` has these). The pictures are
+//! made by this program, in an emulator.
 //!
 //! cargo run --release --example train_folders
 
-#[path = "support/bucket.rs"]
-mod bucket;
-#[path = "support/shapes.rs"]
-mod shapes;
+#[path = "support/folders.rs"]
+mod folders;
 
 use anyhow::{Result, ensure};
 use candle_core::{D, DType, Device, Module, Tensor};
 use candle_nn::{AdamW, Conv2d, Conv2dConfig, Linear, Optimizer, ParamsAdamW, VarBuilder, VarMap, ops};
-use dataflux::{
-    DataLoader, DatafluxDataset, Decode, IMAGENET_MEAN, IMAGENET_STD, ImageFolder, MixImages, RandomResizedCrop,
-    Transforms,
-};
+use dataflux::DataLoader;
 
-const EPOCHS: u64 = 12;
-const SIDE: u32 = 48;
+use folders::{EPOCHS, Folders};
 
 struct Network {
     convolutions: [Conv2d; 4],
@@ -52,25 +46,8 @@ impl Module for Network {
     }
 }
 
-pub(crate) fn main() -> Result<()> {
-    let files = [shapes::files("train", 900, 1)?, shapes::files("val", 150, 2)?].concat();
-    let (_emulator, client) = bucket::start(files)?;
-
-    // Half of the image at least: a smaller part may miss the shape.
-    let crop = RandomResizedCrop { scale: (0.5, 1.0), ..RandomResizedCrop::new(SIDE, SIDE) };
-    let train = Transforms::new().step(crop).horizontal_flip(0.5).color_jitter(0.4, 0.4, 0.4, 0.1);
-    let validation = Transforms::new().resize_shorter(SIDE * 8 / 7).center_crop(SIDE, SIDE);
-    let images = ImageFolder::new().normalize(&IMAGENET_MEAN, &IMAGENET_STD);
-    let (train, validation) = (images.clone().transform(train), images.transform(validation));
-
-    let open = |part: &str| DatafluxDataset::open_with(client.clone(), &format!("gs://my-bucket/{part}/"));
-    let mix = train.collate();
-    let train = open("train")?.decode(train);
-    let validation = open("val")?.decode(validation).classes_from(&train)?;
-    let classes = train.manifest().labels().len();
-    println!("{} images to train on and {} to validate, of {classes} classes", train.len(), validation.len());
-
-    let train = train.collate(MixImages::new(mix, classes).mixup(0.1).cutmix(0.1));
+fn main() -> Result<()> {
+    let Folders { train, validation, classes, emulator: _emulator } = Folders::open()?;
     let train = DataLoader::builder(train).batch_size(25).shuffle(42).build()?;
     let validation = DataLoader::builder(validation).batch_size(50).build()?;
 
