@@ -1,22 +1,25 @@
 //! Measures the CPU time from files in memory to batches of normalized images: `cargo bench --bench decode -- --folder
-//! DIR [--threads N] [--images N] [--times N] [--size PIXELS] [--crop]`
+//! DIR [--threads N] [--images N] [--times N] [--size PIXELS] [--crop] [--jpegs rust|turbo|scaled]`
 //!
 //! A loader reads the images of a folder, which `scripts/bench-decode` makes, out of memory; everything between bytes
 //! and batch is counted. Prints one JSON object a turn, as that script reads them. With `--crop`, images are cropped at
-//! random and mirrored, as for training, instead of being resized whole.
+//! random and mirrored, as for training, instead of being resized whole. `--jpegs turbo` and `scaled` decode by
+//! libjpeg-turbo, and want the feature `turbojpeg`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use dataflux::store::{Client, MemoryStore};
-use dataflux::{DataLoader, DatafluxDataset, IMAGENET_MEAN, IMAGENET_STD, ImageFolder, Strategy, Transforms};
+use dataflux::{
+    DataLoader, DatafluxDataset, IMAGENET_MEAN, IMAGENET_STD, ImageFolder, JpegDecoding, Strategy, Transforms,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-/// Images in a batch.
+/// Most images in a batch.
 const BATCH: usize = 256;
 
 #[derive(Parser)]
@@ -39,9 +42,23 @@ struct Args {
     /// Crop at random, resize and mirror
     #[arg(long)]
     crop: bool,
+    /// How JPEGs are decoded: rust, turbo or scaled
+    #[arg(long, default_value = "rust", value_parser = jpeg_decoding)]
+    jpegs: JpegDecoding,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn jpeg_decoding(name: &str) -> Result<JpegDecoding> {
+    match name {
+        "rust" => Ok(JpegDecoding::Rust),
+        #[cfg(feature = "turbojpeg")]
+        "turbo" => Ok(JpegDecoding::Turbo),
+        #[cfg(feature = "turbojpeg")]
+        "scaled" => Ok(JpegDecoding::TurboScaled),
+        _ => bail!("it is rust, or with the feature turbojpeg also turbo or scaled"),
+    }
 }
 
 fn main() -> Result<()> {
@@ -64,8 +81,12 @@ fn main() -> Result<()> {
         Transforms::new().resize(args.size, args.size)
     };
     let images = ImageFolder::new().transform(steps).normalize(&IMAGENET_MEAN, &IMAGENET_STD);
+    let images = images.jpeg_decoding(args.jpegs);
     let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://photos/p/")?.decode(images);
-    let builder = DataLoader::builder(dataset).batch_size(BATCH).strategy(Strategy::Direct).memory_budget(1 << 30);
+    let builder = DataLoader::builder(dataset)
+        .batch_size(BATCH.min(args.images))
+        .strategy(Strategy::Direct)
+        .memory_budget(1 << 30);
     let loader = builder.decode_threads(args.threads).drop_last(true).build()?;
     for turn in 0..=args.times {
         let (cpu, start) = (cpu_time()?, Instant::now());

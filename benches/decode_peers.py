@@ -139,9 +139,10 @@ def main() -> None:
         sys.exit(f"{args.reader}: {type(error).__name__}: {str(error)[:200]}")
     for turn in range(args.times + 1):
         usage, start = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-        for first in range(0, args.images, BATCH):
-            stacked = batch([files[index % len(files)] for index in range(first, first + BATCH)])
-            assert stacked.shape == (BATCH, 3, SIZE, SIZE)
+        size = min(BATCH, args.images)
+        for first in range(0, args.images, size):
+            stacked = batch([files[index % len(files)] for index in range(first, first + size)])
+            assert stacked.shape == (size, 3, SIZE, SIZE)
         now = resource.getrusage(resource.RUSAGE_SELF)
         cpu = now.ru_utime + now.ru_stime - usage.ru_utime - usage.ru_stime
         wall = time.monotonic() - start

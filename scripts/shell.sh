@@ -55,6 +55,14 @@ need_cargo() {
         die 'there is no cargo' "Install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer: rustup.rs"
 }
 
+# need_compilers: what builds the C and C++ that crates bring with them: torch-sys and ring, and libjpeg-turbo of
+# turbojpeg-sys, which wants cmake and, for its SIMD code on x86, nasm.
+need_compilers() {
+    need g++ g++ --version
+    need cmake cmake --version
+    if [[ "$(uname -m)" == x86_64 ]]; then need nasm nasm --version; fi
+}
+
 # work_in NAME: makes a temporary folder `$work` beside `$cache/NAME`, so that a finished one can be renamed into place,
 # and has it removed when the script ends, however it ends.
 work_in() {

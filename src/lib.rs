@@ -77,6 +77,8 @@
 //! # Features
 //!
 //! - `image` (default): [`ImageFolder`] for JPEG, PNG, WebP, GIF, BMP and TIFF.
+//! - `turbojpeg`: `JpegDecoding::Turbo`, JPEG decoding by libjpeg-turbo, which is built with the crate: that needs a C
+//!   compiler, cmake and, on x86, nasm.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 //! - `parquet`: inventory reports and tables of labels in Parquet, beside those in CSV; see [`list::inventory`] and
 //!   [`LabelTable`].
@@ -188,7 +190,7 @@ pub use manifest::{Manifest, MissingParts, Parts};
 pub use observe::{Event, EventKind, Observer};
 #[cfg(feature = "image")]
 #[doc(inline)]
-pub use pixels::{Bitmap, Channels, Element, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Layout};
+pub use pixels::{Bitmap, Channels, Element, IMAGENET_MEAN, IMAGENET_STD, Interpolation, JpegDecoding, Layout};
 #[doc(inline)]
 pub use plan::Strategy;
 #[doc(inline)]

@@ -1,5 +1,5 @@
-//! Calls of the operating system that the standard library has no safe function for. This is the only module that may
-//! contain `unsafe` code.
+//! Calls of the operating system that the standard library has no safe function for. Beside the file that
+//! calls libjpeg-turbo, this is the only one that may contain `unsafe` code.
 #![allow(unsafe_code, reason = "each block says why no safe function does it, and why it is sound")]
 
 use std::fs::File;

@@ -71,7 +71,16 @@ fn images_that_claim_or_inflate_to_gigabytes() {
         let mut jpeg = vec![0xff, 0xd8, 0xff, 0xc0, 0, 11, 8];
         jpeg.extend([60_000_u16.to_be_bytes(); 2].concat());
         jpeg.extend([1, 1, 0x11, 0, 0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0]);
-        assert!(refusal(ImageFolder::new(), "claims.jpg", jpeg).contains(allowed));
+        assert!(refusal(ImageFolder::new(), "claims.jpg", jpeg.clone()).contains(allowed));
+        #[cfg(feature = "turbojpeg")]
+        {
+            let turbo = || ImageFolder::new().jpeg_decoding(dataflux::JpegDecoding::Turbo);
+            assert!(refusal(turbo(), "claims.jpg", jpeg.clone()).contains(allowed));
+            // An image of the allowed size, of which no pixel is there, takes no more either.
+            jpeg.splice(7..11, [2_000_u16.to_be_bytes(); 2].concat());
+            let message = refusal(turbo(), "empty.jpg", jpeg);
+            assert!(message.contains("cut short or damaged"), "{message}");
+        }
 
         // More rows than the header claims are not inflated; a profile is only as far as it is plausible.
         let rows = decoded(ImageFolder::new(), "rows.png", png(64, 64, b"", &bomb));

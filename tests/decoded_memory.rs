@@ -217,3 +217,50 @@ fn items_of_unknown_size_are_decoded_a_few_batches_ahead() {
         assert!(decoded.load(Ordering::SeqCst) == 2_000);
     });
 }
+
+/// A progressive JPEG of 2,048 x 2,048 grey pixels in colour (4:2:0), whose only scan has a bit for each block.
+#[cfg(feature = "turbojpeg")]
+fn progressive_jpeg() -> Vec<u8> {
+    const SIDE: u16 = 2_048;
+    let mut file = vec![0xff, 0xd8, 0xff, 0xdb, 0, 67, 0];
+    file.extend([1; 64]);
+    file.extend([0xff, 0xc2, 0, 17, 8]);
+    file.extend([SIDE.to_be_bytes(); 2].concat());
+    file.extend([3, 1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0]);
+    // One code, of one bit: a difference of 0.
+    file.extend([0xff, 0xc4, 0, 20, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    file.extend([0xff, 0xda, 0, 12, 3, 1, 0, 2, 0, 3, 0, 0, 0, 0]);
+    let blocks = usize::from(SIDE / 16) * usize::from(SIDE / 16) * 6;
+    file.extend(vec![0; blocks / 8]);
+    file.extend([0xff, 0xd9]);
+    file
+}
+
+/// The memory of a C library is in no count of this program's own.
+#[cfg(feature = "turbojpeg")]
+#[test]
+fn libjpeg_turbo_takes_no_more_memory_than_is_stated() {
+    use dataflux::{DecodeMemory, JpegDecoding, Transforms};
+    use support::process::forget_peak;
+
+    in_own_process("libjpeg_turbo_takes_no_more_memory_than_is_stated", || {
+        let store = MemoryStore::new().with_bucket("data");
+        store.insert("data", "p/ant/1.jpg", progressive_jpeg());
+        let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap();
+        let turbo = ImageFolder::new().jpeg_decoding(JpegDecoding::Turbo);
+        let scaled = ImageFolder::new().jpeg_decoding(JpegDecoding::TurboScaled).resize(200, 200);
+        let crop = turbo.clone().transform(Transforms::new().center_crop(2_000, 300));
+        for (index, folder) in [turbo, scaled, crop].into_iter().enumerate() {
+            let sample = dataset.get(0).unwrap();
+            let DecodeMemory { item, scratch, .. } = folder.decode_memory(&sample).unwrap();
+            forget_peak();
+            let before = peak();
+            let image = folder.decode(sample).unwrap();
+            let grown = peak() - before;
+            println!("budget: image {index} took {grown} bytes, stated {item} and {scratch}");
+            assert!(grown <= item + scratch + 2 * MIB, "image {index} took {grown} bytes");
+            assert!(index > 0 || grown > 20 * MIB, "the coefficients and the image were not counted: {grown}");
+            assert!(image.bitmap.values().iter().all(|value| *value == 128));
+        }
+    });
+}

@@ -12,7 +12,8 @@ use super::target::{TargetSource, class_number};
 use super::{Decode, DecodeMemory, ItemMemory};
 use crate::pixels::header::{ImageHeader, encoded};
 use crate::pixels::{
-    Bitmap, Channels, Element, Interpolation, Layout, decode, mask_bytes, oriented, stored_region, swaps_sides,
+    Bitmap, Channels, DecodedImage, Element, Interpolation, JpegDecoding, Layout, PartSize, Region, WantedPart, decode,
+    mask_bytes, oriented, resize, stored_region, swaps_sides,
 };
 use crate::read::RawSample;
 use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
@@ -44,7 +45,9 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// and TIFF have no checksums, so that damage inside of a file of full length stays unnoticed there. Images of more
 /// than [`max_pixels`](Self::max_pixels) are errors, too. Images of other formats, such as AVIF and HEIC, stay in the
 /// data set and are errors when they are decoded; exclude them with [`Filter::exclude`](crate::list::Filter::exclude).
-/// The error says what the file is. A missing end marker, and bytes after it, are accepted.
+/// The error says what the file is. A missing end marker, and bytes after it, are accepted. With
+/// [`jpeg_decoding`](Self::jpeg_decoding) only what a crop needs of a JPEG may be decoded; damage elsewhere then stays
+/// unnoticed.
 ///
 /// ```
 /// use dataflux::ImageFolder;
@@ -57,6 +60,7 @@ pub struct ImageFolder<T = f32, L = i64> {
     channels: Channels,
     transforms: Transforms,
     exif_orientation: bool,
+    jpeg_decoding: JpegDecoding,
     max_pixels: u64,
     pub(super) stack: StackImages<T>,
 }
@@ -72,12 +76,13 @@ where
     StackImages<T>: Clone,
 {
     fn clone(&self) -> Self {
-        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        let Self { targets, channels, transforms, exif_orientation, jpeg_decoding, max_pixels, stack } = self;
         Self {
             targets: targets.clone(),
             channels: *channels,
             transforms: transforms.clone(),
             exif_orientation: *exif_orientation,
+            jpeg_decoding: *jpeg_decoding,
             max_pixels: *max_pixels,
             stack: stack.clone(),
         }
@@ -90,11 +95,12 @@ where
 {
     /// Functions of [targets](Self::targets) are equal if one is a clone of the other.
     fn eq(&self, other: &Self) -> bool {
-        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        let Self { targets, channels, transforms, exif_orientation, jpeg_decoding, max_pixels, stack } = self;
         *targets == other.targets
             && *channels == other.channels
             && *transforms == other.transforms
             && *exif_orientation == other.exif_orientation
+            && *jpeg_decoding == other.jpeg_decoding
             && *max_pixels == other.max_pixels
             && *stack == other.stack
     }
@@ -105,12 +111,13 @@ where
     StackImages<T>: fmt::Debug,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        let Self { targets, channels, transforms, exif_orientation, jpeg_decoding, max_pixels, stack } = self;
         f.debug_struct("ImageFolder")
             .field("targets", targets)
             .field("channels", channels)
             .field("transforms", transforms)
             .field("exif_orientation", exif_orientation)
+            .field("jpeg_decoding", jpeg_decoding)
             .field("max_pixels", max_pixels)
             .field("stack", stack)
             .finish()
@@ -124,6 +131,7 @@ impl Default for ImageFolder {
             channels: Channels::default(),
             transforms: Transforms::new(),
             exif_orientation: true,
+            jpeg_decoding: JpegDecoding::default(),
             max_pixels: DEFAULT_MAX_PIXELS,
             stack: StackImages::default(),
         }
@@ -184,9 +192,9 @@ impl<T: Element, L> ImageFolder<T, L> {
     where
         F: Fn(&RawSample) -> anyhow::Result<M> + Send + Sync + 'static,
     {
-        let Self { targets: _, channels, transforms, exif_orientation, max_pixels, stack } = self;
+        let Self { targets: _, channels, transforms, exif_orientation, jpeg_decoding, max_pixels, stack } = self;
         let targets = TargetSource::Given(Arc::new(target));
-        ImageFolder { targets, channels, transforms, exif_orientation, max_pixels, stack }
+        ImageFolder { targets, channels, transforms, exif_orientation, jpeg_decoding, max_pixels, stack }
     }
 
     /// Decodes images in no folder, too: the label of each image is -1. This is for samples whose labels are elsewhere,
@@ -214,6 +222,14 @@ impl<T: Element, L> ImageFolder<T, L> {
     #[must_use]
     pub fn exif_orientation(mut self, honour: bool) -> Self {
         self.exif_orientation = honour;
+        self
+    }
+
+    /// Sets how JPEG files are decoded: by default in Rust, whole. With the feature `turbojpeg`, libjpeg-turbo decodes
+    /// them in less time, and of a crop only the part that it needs: see [`JpegDecoding`] for what that changes.
+    #[must_use]
+    pub fn jpeg_decoding(mut self, decoding: JpegDecoding) -> Self {
+        self.jpeg_decoding = decoding;
         self
     }
 
@@ -266,8 +282,9 @@ impl<T: Element, L> ImageFolder<T, L> {
     /// quarter of the memory.
     #[must_use]
     pub fn elements<U: Element>(self) -> ImageFolder<U, L> {
-        let Self { targets, channels, transforms, exif_orientation, max_pixels, stack } = self;
-        ImageFolder { targets, channels, transforms, exif_orientation, max_pixels, stack: stack.elements() }
+        let Self { targets, channels, transforms, exif_orientation, jpeg_decoding, max_pixels, stack } = self;
+        let stack = stack.elements();
+        ImageFolder { targets, channels, transforms, exif_orientation, jpeg_decoding, max_pixels, stack }
     }
 
     /// The memory that decoding this file takes, by its header. `None` if the image will be refused before it is
@@ -302,7 +319,8 @@ impl<T: Element, L> ImageFolder<T, L> {
         let orientation = self.orientation(&header, sample.bytes());
         let (height, width) = seen_size(&header, orientation);
         let operations = self.transforms.draw(height, width, &mut SampleRng::new(sample.rng_seed()))?;
-        Ok(PreparedImage { header, channels: self.channels, orientation, height, width, operations })
+        let (channels, jpeg_decoding) = (self.channels, self.jpeg_decoding);
+        Ok(PreparedImage { header, channels, jpeg_decoding, orientation, height, width, operations })
     }
 
     /// The header of a sample's image that may be decoded.
@@ -354,6 +372,7 @@ impl<T: Element, L> ImageFolder<T, L> {
 pub(super) struct PreparedImage {
     header: ImageHeader,
     channels: Channels,
+    jpeg_decoding: JpegDecoding,
     orientation: Orientation,
     /// Rows of the image as it is to be seen.
     pub(super) height: u32,
@@ -366,13 +385,79 @@ pub(super) struct PreparedImage {
 impl PreparedImage {
     /// Decodes and changes the image.
     pub(super) fn decode(&self, bytes: &[u8]) -> anyhow::Result<Bitmap> {
-        apply(decode(bytes, &self.header, self.channels)?, self.orientation, &self.operations)
+        self.apply(self.decode_stored(bytes)?)
+    }
+
+    /// Decodes as much of the image as the first operation reads, or more.
+    fn decode_stored(&self, bytes: &[u8]) -> anyhow::Result<DecodedImage> {
+        decode(bytes, &self.header, self.channels, self.wanted(), self.jpeg_decoding)
+    }
+
+    /// The part of the stored image that the first operation reads.
+    fn wanted(&self) -> WantedPart {
+        let whole = WantedPart { region: Region::whole(self.header.height, self.header.width), target: None };
+        let Some(first) = self.operations.first() else { return whole };
+        let Some(read) = first.region_read(self.height, self.width) else { return whole };
+        let target = self.resize_before_turn().map(|resize| PartSize { height: resize.height, width: resize.width });
+        WantedPart { region: self.stored_region(read), target }
+    }
+
+    fn stored_region(&self, seen: Region) -> Region {
+        stored_region(seen, self.orientation, self.header.height, self.header.width)
+    }
+
+    /// The first operation on the stored axes, if it makes the image smaller: it then runs before the turn, which has
+    /// fewer pixels to move. If the turn swaps the sides, values may differ by rounding from those of a resize after
+    /// it. The nearest pixel of a mirrored image is another one, so that is always found after the turn.
+    fn resize_before_turn(&self) -> Option<StoredResize> {
+        let Some(&Operation::CropAndResize { region, height, width, interpolation }) = self.operations.first() else {
+            return None;
+        };
+        let is_smaller = u64::from(height) * u64::from(width) <= u64::from(region.height) * u64::from(region.width);
+        if interpolation == Interpolation::Nearest || !is_smaller {
+            return None;
+        }
+        let (height, width) = if swaps_sides(self.orientation) { (width, height) } else { (height, width) };
+        Some(StoredResize { region: self.stored_region(region), height, width, interpolation })
+    }
+
+    /// Applies the operations to the decoded image, and turns it by its EXIF orientation.
+    fn apply(&self, DecodedImage { bitmap, part }: DecodedImage) -> anyhow::Result<Bitmap> {
+        let run = |operations: &[Operation], image: Bitmap| {
+            operations.iter().try_fold(image, |image, operation| operation.apply(image, BitmapKind::Image))
+        };
+        let turned = |image: Bitmap| oriented(image, self.orientation);
+        if let Some(StoredResize { region, height, width, interpolation }) = self.resize_before_turn() {
+            let resized = resize(bitmap, part.locate(region), height, width, interpolation)?;
+            return run(&self.operations[1..], turned(resized));
+        }
+        let is_whole = part.is_whole(self.header.height, self.header.width);
+        let (Some((first, rest)), false) = (self.operations.split_first(), is_whole) else {
+            return run(&self.operations, turned(bitmap));
+        };
+        let Some(read) = first.region_read(self.height, self.width) else {
+            bail!("a part of the image was decoded, and all of it is needed");
+        };
+        let region = part.locate(self.stored_region(read));
+        let (rows, columns) =
+            if swaps_sides(self.orientation) { (read.width, read.height) } else { (read.height, read.width) };
+        let cropped = resize(bitmap, region, rows, columns, Interpolation::Nearest)?;
+        let changed = first.clone().on_region(read).apply(turned(cropped), BitmapKind::Image)?;
+        run(rest, changed)
     }
 
     /// Whether the image is turned or mirrored by its EXIF orientation.
     pub(super) fn is_turned(&self) -> bool {
         self.orientation != Orientation::NoTransforms
     }
+}
+
+/// The first operation, on the axes on which the image is stored.
+struct StoredResize {
+    region: Region,
+    height: u32,
+    width: u32,
+    interpolation: Interpolation,
 }
 
 /// Height and width of an image as it is to be seen.
@@ -386,11 +471,11 @@ impl<T: Element, L: Send + 'static> Decode for ImageFolder<T, L> {
 
     fn decode(&self, sample: RawSample) -> anyhow::Result<Image<L>> {
         let (label, name) = (self.targets.of(&sample)?, sample.name().to_owned());
-        let PreparedImage { header, channels, orientation, operations, .. } = self.prepare(&sample)?;
-        let stored = decode(sample.bytes(), &header, channels)?;
+        let prepared = self.prepare(&sample)?;
+        let stored = prepared.decode_stored(sample.bytes())?;
 
         drop(sample);
-        let bitmap = apply(stored, orientation, &operations)?;
+        let bitmap = prepared.apply(stored)?;
         Ok(Image { bitmap, label, name })
     }
 
@@ -415,25 +500,4 @@ impl<T: Element, L: Send + 'static> Decode for ImageFolder<T, L> {
         let scratch = peak_bytes.saturating_sub(item_bytes);
         Some(DecodeMemory { item: item_bytes, scratch, is_estimate: false })
     }
-}
-
-/// Applies operations to an image, and turns it by its EXIF orientation. If the first one makes the image smaller, it
-/// runs before the turn, on the stored axes: the turn then has fewer pixels to move. If the turn swaps the sides,
-/// values may differ by rounding from those of a resize after it. The nearest pixel of a mirrored image is another one,
-/// so that is always found after the turn.
-fn apply(stored: Bitmap, orientation: Orientation, operations: &[Operation]) -> anyhow::Result<Bitmap> {
-    let (first, rest) = match operations {
-        [Operation::CropAndResize { region, height, width, interpolation }, rest @ ..]
-            if *interpolation != Interpolation::Nearest
-                && u64::from(*height) * u64::from(*width) <= u64::from(region.height) * u64::from(region.width) =>
-        {
-            let region = stored_region(*region, orientation, stored.height(), stored.width());
-            let (height, width) = if swaps_sides(orientation) { (*width, *height) } else { (*height, *width) };
-            let first = Operation::CropAndResize { region, height, width, interpolation: *interpolation };
-            (Some(first), rest)
-        }
-        all => (None, all),
-    };
-    let resized = first.iter().try_fold(stored, |image, operation| operation.apply(image, BitmapKind::Image))?;
-    rest.iter().try_fold(oriented(resized, orientation), |image, operation| operation.apply(image, BitmapKind::Image))
 }

@@ -4,6 +4,10 @@
 //! In a JPEG no code of the entropy coding consists of ones only. So the file is decoded up to the end of its last
 //! scan, followed by a few bytes of ones and an end marker: a decoder that needs more bits than the file has finds an
 //! invalid code, and fails.
+//!
+//! libjpeg-turbo needs no such padding: it warns when it needs more bits than the file has, and each of its warnings is
+//! an error. Files that it doesn't decode without one are given to the other decoders, which then say what is wrong, or
+//! know that nothing is: bytes behind a scan's data, for example, lose no pixel.
 
 use anyhow::{Context, anyhow, bail};
 use image::{DynamicImage, GrayImage, RgbImage};
@@ -13,7 +17,10 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::jpeg_header::{JpegDecoder, JpegHeader};
 use super::jpeg_scans::JpegScans;
+use super::part::{DecodedPart, WantedPart};
 use super::refusal::not_whole;
+#[cfg(feature = "turbojpeg")]
+use super::turbo;
 use super::{buffer, recycle};
 
 /// Eight bytes of ones, each followed by the zero that marks it as data. The longest code has 16 bits.
@@ -28,6 +35,98 @@ const END_MARKER: [u8; 2] = [0xff, 0xd9];
 /// a scan hold no such run.
 const UNWRITTEN_ZEROS: [u8; 16] = [0; 16];
 
+/// How JPEG files are decoded.
+///
+/// The choice changes pixels: by rounding between the decoders, and by more where images are decoded at a smaller
+/// scale. A run that is to be repeated exactly repeats its choice. The feature `turbojpeg` alone changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum JpegDecoding {
+    /// By decoders in Rust, whole.
+    #[default]
+    Rust,
+    /// By libjpeg-turbo, whose pixels are those of Pillow, and of a crop no more than it needs. With the feature
+    /// `turbojpeg`.
+    ///
+    /// If the first step that changes an image is a crop, such as
+    /// [`random_resized_crop`](crate::Transforms::random_resized_crop), the pixels around the crop are not decoded.
+    /// Those in it are the same as if the whole image were decoded. **Damage outside of the crop stays unnoticed**, if
+    /// the file has its end marker. Files without one are decoded whole, because they may have been cut short.
+    ///
+    /// CMYK images, and files about which libjpeg-turbo warns, are decoded as by [`Rust`](Self::Rust).
+    #[cfg(feature = "turbojpeg")]
+    Turbo,
+    /// As [`Turbo`](Self::Turbo), and large images at a smaller scale. With the feature `turbojpeg`.
+    ///
+    /// If the first step that changes an image makes it smaller, the image is decoded at the smallest of 1/2, 1/4 and
+    /// 1/8 of its height and width that is still at least as large as the step's result, and resized from there. That
+    /// is as Pillow's `Image.draft` with the exact crop, and much faster for photographs of several megapixels. Pixels
+    /// differ visibly from those of a resize from the full size, mostly at sharp edges.
+    #[cfg(feature = "turbojpeg")]
+    TurboScaled,
+}
+
+impl JpegDecoding {
+    /// The scale at which libjpeg-turbo decodes the wanted part. `None` if it isn't to decode.
+    #[cfg(feature = "turbojpeg")]
+    fn turbo_divisor(self, wanted: WantedPart) -> Option<u32> {
+        match self {
+            Self::Rust => None,
+            Self::Turbo => Some(1),
+            Self::TurboScaled => Some(wanted.divisor()),
+        }
+    }
+}
+
+/// Decodes the wanted part of a JPEG file with this header, or more, and returns which part that is.
+///
+/// # Errors
+/// As of [`decode`]. A part may be decoded although other parts of the file are damaged.
+pub(super) fn decode_part(
+    bytes: &[u8],
+    header: &JpegHeader,
+    wanted: WantedPart,
+    decoding: JpegDecoding,
+) -> anyhow::Result<(DynamicImage, DecodedPart)> {
+    #[cfg(feature = "turbojpeg")]
+    if let Some(divisor) = decoding.turbo_divisor(wanted)
+        && header.is_for_turbo()
+        && let Some(decoded) = decode_by_turbo(bytes, header, wanted, divisor)
+    {
+        return Ok(decoded);
+    }
+    let _ = (wanted, decoding);
+    Ok((decode(bytes, header)?, DecodedPart::whole(header.height.into(), header.width.into(), 1)))
+}
+
+/// Decodes a part by libjpeg-turbo. `None` if it fails.
+#[cfg(feature = "turbojpeg")]
+fn decode_by_turbo(
+    bytes: &[u8],
+    header: &JpegHeader,
+    wanted: WantedPart,
+    divisor: u32,
+) -> Option<(DynamicImage, DecodedPart)> {
+    let scans = JpegScans::read(bytes, header).ok()?;
+    let data = scan_data(bytes, &scans).ok()?;
+    let (height, width) = (header.height.into(), header.width.into());
+    let part = match header.column_units() {
+        Some(columns) if scans.has_end_marker => DecodedPart::around(wanted.region, height, width, divisor, columns),
+        _ => DecodedPart::whole(height, width, divisor),
+    };
+    let with_end = data.len() + END_MARKER.len();
+    let pixels = if bytes.get(data.len()..with_end) == Some(&END_MARKER) {
+        turbo::decode(&bytes[..with_end], header, part)
+    } else {
+        let file = ended(data, &[]);
+        let pixels = turbo::decode(&file, header, part);
+        recycle(file);
+        pixels
+    };
+    let image = image_of(pixels.ok()?, part.region.width, part.region.height, header).ok()?;
+    Some((image, part))
+}
+
 /// Decodes a whole JPEG file with this header.
 ///
 /// # Errors
@@ -40,16 +139,7 @@ pub(super) fn decode(bytes: &[u8], header: &JpegHeader) -> anyhow::Result<Dynami
 
 fn decode_whole(bytes: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyhow::Result<DynamicImage> {
     let scans = JpegScans::read(bytes, header)?;
-    let mut data = &bytes[..scans.end];
-    if !scans.has_end_marker {
-        if !scans.are_complete {
-            bail!("it ends after scan {}, and further ones are missing", scans.count);
-        }
-        if data.ends_with(&UNWRITTEN_ZEROS) {
-            let written = data.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-            data = &data[..written];
-        }
-    }
+    let data = scan_data(bytes, &scans)?;
     let image = decode_data(data, &ONES, header, decoder)?;
     if scans.has_end_marker || header.process != 2 {
         return Ok(image);
@@ -65,24 +155,53 @@ fn decode_whole(bytes: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyh
     Ok(image)
 }
 
-fn decode_data(data: &[u8], padding: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyhow::Result<DynamicImage> {
+/// The file up to the end of its last scan.
+///
+/// # Errors
+/// Scans are missing.
+fn scan_data<'a>(bytes: &'a [u8], scans: &JpegScans) -> anyhow::Result<&'a [u8]> {
+    let data = &bytes[..scans.end];
+    if scans.has_end_marker {
+        return Ok(data);
+    }
+    if !scans.are_complete {
+        bail!("it ends after scan {}, and further ones are missing", scans.count);
+    }
+    if data.ends_with(&UNWRITTEN_ZEROS) {
+        let written = data.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        return Ok(&data[..written]);
+    }
+    Ok(data)
+}
+
+/// A file of these data, padding and an end marker.
+fn ended(data: &[u8], padding: &[u8]) -> Vec<u8> {
     let mut file = buffer(data.len() + padding.len() + END_MARKER.len());
     let (head, tail) = file.split_at_mut(data.len());
     head.copy_from_slice(data);
     tail[..padding.len()].copy_from_slice(padding);
     tail[padding.len()..].copy_from_slice(&END_MARKER);
-    let pixels = match decoder {
-        JpegDecoder::Zune => zune(&file, header)?,
-        JpegDecoder::Plain => plain(&file, header)?,
-    };
-    recycle(file);
-    let (width, height) = (header.width.into(), header.height.into());
+    file
+}
+
+/// An image of decoded values.
+fn image_of(pixels: Vec<u8>, width: u32, height: u32, header: &JpegHeader) -> anyhow::Result<DynamicImage> {
     let image = if header.components.len() == 1 {
         GrayImage::from_raw(width, height, pixels).map(DynamicImage::from)
     } else {
         RgbImage::from_raw(width, height, pixels).map(DynamicImage::from)
     };
     image.context("the decoder returned an image of another size")
+}
+
+fn decode_data(data: &[u8], padding: &[u8], header: &JpegHeader, decoder: JpegDecoder) -> anyhow::Result<DynamicImage> {
+    let file = ended(data, padding);
+    let pixels = match decoder {
+        JpegDecoder::Zune => zune(&file, header)?,
+        JpegDecoder::Plain => plain(&file, header)?,
+    };
+    recycle(file);
+    image_of(pixels, header.width.into(), header.height.into(), header)
 }
 
 fn zune(file: &[u8], header: &JpegHeader) -> anyhow::Result<Vec<u8>> {
@@ -118,4 +237,91 @@ pub(super) fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
         ((product + (product >> 8)) >> 8) as u8
     };
     pixels.chunks_exact(4).flat_map(|ink| [ink[0], ink[1], ink[2]].map(|value| light(value, ink[3]))).collect()
+}
+
+#[cfg(all(test, feature = "turbojpeg"))]
+mod tests {
+    use super::super::resize::Region;
+    use super::*;
+
+    const FILES: &[u8] = include_bytes!("../../tests/data/jpegs/files.bin");
+    const INDEX: &str = include_str!("../../tests/data/jpegs/index.txt");
+
+    /// Name and file of each JPEG in tests/data/jpegs.
+    fn files() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+        INDEX.lines().map(|line| {
+            let (name, places) = line.split_once(' ').unwrap();
+            let places: Vec<usize> = places.split(' ').map(|number| number.parse().unwrap()).collect();
+            (name, &FILES[places[0]..][..places[1]])
+        })
+    }
+
+    /// A region of an image as an image of its own.
+    fn cropped(image: &DynamicImage, region: Region) -> DynamicImage {
+        image.crop_imm(region.left, region.top, region.width, region.height)
+    }
+
+    #[test]
+    fn a_part_has_the_pixels_of_the_whole() {
+        let mut kinds = std::collections::BTreeSet::new();
+        let mut parts = 0;
+        for (name, file) in files() {
+            let header = JpegHeader::read(file).unwrap().0;
+            if !header.is_for_turbo() || header.column_units().is_none() || header.width != 37 {
+                continue;
+            }
+            // Restart intervals, and the order of colours, are nothing to cropping; each way to code is.
+            let (kind, _) = name.split_once("_r").unwrap();
+            if !["plain", "progressive"].iter().any(|scans| kind.ends_with(scans)) {
+                continue;
+            }
+            kinds.insert(kind);
+            let read = |region, divisor| {
+                let wanted = WantedPart { region, target: None };
+                decode_by_turbo(file, &header, wanted, divisor).unwrap_or_else(|| panic!("{name}: {region:?}"))
+            };
+            for divisor in [1, 2, 4, 8] {
+                let (whole, part) = read(Region::whole(35, 37), divisor);
+                assert_eq!(part, DecodedPart::whole(35, 37, divisor));
+                for (top, bottom) in [(0, 35), (0, 9), (7, 8), (15, 17), (16, 32), (17, 35), (34, 35)] {
+                    for left in (0..37).step_by(3) {
+                        for right in (left + 1..=37).step_by(if divisor == 1 { 2 } else { 5 }) {
+                            let region = Region { top, left, height: bottom - top, width: right - left };
+                            let (image, part) = read(region, divisor);
+                            // The pixels of the scaled image in which the region lies, without the margin.
+                            let first = (top / divisor, left / divisor);
+                            let end = (bottom.div_ceil(divisor), right.div_ceil(divisor));
+                            let (height, width) = (end.0 - first.0, end.1 - first.1);
+                            let found = Region {
+                                top: first.0 - part.region.top,
+                                left: first.1 - part.region.left,
+                                height,
+                                width,
+                            };
+                            let wanted = Region { top: first.0, left: first.1, height, width };
+                            assert!(
+                                cropped(&image, found).as_bytes() == cropped(&whole, wanted).as_bytes(),
+                                "{name}: {region:?} at 1/{divisor} as {part:?}"
+                            );
+                            parts += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(kinds.len() > 20, "{kinds:?}");
+        assert!(parts > 20_000, "{parts}");
+    }
+
+    #[test]
+    fn a_part_is_decoded_only_of_a_file_with_an_end_marker() {
+        let (_, file) = files().find(|(name, _)| *name == "ycc-bare_11.11.11_plain_r0_37x35").unwrap();
+        let header = JpegHeader::read(file).unwrap().0;
+        let wanted = WantedPart { region: Region { top: 0, left: 0, height: 5, width: 5 }, target: None };
+        let part = |file: &[u8]| decode_part(file, &header, wanted, JpegDecoding::Turbo).unwrap().1;
+        assert_eq!(part(file).region, Region { top: 0, left: 0, height: 5, width: 7 });
+        assert!(part(&file[..file.len() - 2]).is_whole(35, 37));
+        let in_rust = decode_part(file, &header, wanted, JpegDecoding::Rust).unwrap().1;
+        assert!(in_rust.is_whole(35, 37));
+    }
 }

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use anyhow::{Context, bail};
 
+#[cfg(any(feature = "turbojpeg", test))]
+use super::part::ColumnUnits;
 use super::refusal::{damaged_headers, unsupported};
 
 /// The frame header (SOF), and the other facts that decide how a JPEG is decoded.
@@ -87,6 +89,28 @@ impl JpegHeader {
             (_, bits, _) => (format!("a JPEG of {bits} bits a sample"), "convert it to PNG or to a JPEG of 8 bits"),
         };
         Err(unsupported(&what, advice))
+    }
+
+    /// Whether libjpeg-turbo may decode this file: one of grey or colour that another decoder here takes, too. It
+    /// doesn't convert CMYK to RGB.
+    #[cfg(feature = "turbojpeg")]
+    pub(crate) fn is_for_turbo(&self) -> bool {
+        matches!(self.components.len(), 1 | 3) && self.decoder().is_ok()
+    }
+
+    /// The columns in which libjpeg-turbo decodes a part of this file. `None` if it decodes only the whole, because the
+    /// sampling factors are unusual.
+    #[cfg(any(feature = "turbojpeg", test))]
+    pub(crate) fn column_units(&self) -> Option<ColumnUnits> {
+        let factors = |component: &JpegComponent| (component.horizontal, component.vertical);
+        let (first, others) = self.components.split_first()?;
+        // The sampling factors of an only component mean nothing.
+        let (horizontal, vertical) = if others.is_empty() { (1, 1) } else { factors(first) };
+        let is_usual = matches!((horizontal, vertical), (1 | 2, 1 | 2) | (4, 1))
+            && others.iter().all(|component| factors(component) == (1, 1));
+        // Upsampling reads one value of the colours at either side, which is as wide as the horizontal factor.
+        let horizontal = u32::from(horizontal);
+        is_usual.then_some(ColumnUnits { width: 8 * horizontal, margin: 2 * horizontal })
     }
 
     /// Which decoder is right for the sampling factors, the first scan and the colours.
@@ -274,6 +298,21 @@ pub(super) mod tests {
         assert_eq!((header.width, header.height, header.process, header.precision), (100, 60, 0, 8));
         assert_eq!(header.components[0], JpegComponent { id: 1, horizontal: 2, vertical: 1 });
         assert_eq!((header.components.len(), header.first_scan_components, exif), (3, 3, Some(12..20)));
+    }
+
+    #[test]
+    fn columns_of_libjpeg_turbo() {
+        let units = |components: &[[u8; 3]]| {
+            let (header, _) = JpegHeader::read(&file(0, components, components.len() as u8)).unwrap();
+            header.column_units().map(|ColumnUnits { width, margin }| (width, margin))
+        };
+        let colors = |first, second, third| units(&[[1, first, 0], [2, second, 0], [3, third, 0]]);
+        assert_eq!(units(&[[1, 0x22, 0]]), Some((8, 2)));
+        assert_eq!(colors(0x11, 0x11, 0x11), Some((8, 2)));
+        assert_eq!(colors(0x22, 0x11, 0x11), Some((16, 4)));
+        assert_eq!(colors(0x41, 0x11, 0x11), Some((32, 8)));
+        // 4:4:4 and 4:2:2 in unusual numbers.
+        assert_eq!((colors(0x22, 0x22, 0x22), colors(0x22, 0x12, 0x12)), (None, None));
     }
 
     #[test]

@@ -137,6 +137,42 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// The region of an image of `height` by `width` pixels that the operation reads, if it reads no more than a region
+    /// and the size of the image means nothing to it.
+    pub(crate) fn region_read(&self, height: u32, width: u32) -> Option<Region> {
+        match *self {
+            Self::CropAndResize { region, .. } => Some(region),
+            Self::Window { top, left, height: rows, width: columns, .. } => {
+                let common = |start: i64, length: u32, of: u32| {
+                    let first = start.clamp(0, of.into());
+                    let end = start.saturating_add(length.into()).clamp(first, of.into());
+                    (first as u32, (end - first) as u32)
+                };
+                let ((top, height), (left, width)) = (common(top, rows, height), common(left, columns, width));
+                (height > 0 && width > 0).then_some(Region { top, left, height, width })
+            }
+            _ => None,
+        }
+    }
+
+    /// The operation that does the same with an image of which only the region that it [reads](Self::region_read) is
+    /// left.
+    pub(crate) fn on_region(self, read: Region) -> Self {
+        match self {
+            Self::CropAndResize { height, width, interpolation, .. } => {
+                let region = Region::whole(read.height, read.width);
+                Self::CropAndResize { region, height, width, interpolation }
+            }
+            Self::Window { top, left, height, width, fill } => {
+                let (top, left) = (top - i64::from(read.top), left - i64::from(read.left));
+                Self::Window { top, left, height, width, fill }
+            }
+            other => other,
+        }
+    }
+}
+
 /// What `make` makes of an image, whose memory serves another one.
 fn replaced(image: Bitmap, make: impl FnOnce(&Bitmap) -> anyhow::Result<Bitmap>) -> anyhow::Result<Bitmap> {
     let made = make(&image)?;
@@ -175,5 +211,39 @@ impl OperationList {
 
     pub(super) fn into_operations(self) -> Vec<Operation> {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_on_the_region_that_it_reads_makes_the_same_image() {
+        let image = Bitmap::new(5, 7, 1, (0..35).collect()).unwrap();
+        let window = |top, left, height, width| Operation::Window { top, left, height, width, fill: [99; 4] };
+        let crop = |top, left, height, width, size| Operation::CropAndResize {
+            region: Region { top, left, height, width },
+            height: size,
+            width: size,
+            interpolation: Interpolation::Bilinear,
+        };
+        for operation in [
+            window(-1, 2, 4, 9),
+            window(3, -4, 1, 6),
+            window(-2, -2, 20, 20),
+            window(1, 1, 2, 2),
+            crop(1, 2, 3, 4, 2),
+            crop(1, 2, 3, 3, 3),
+            crop(2, 0, 3, 7, 9),
+        ] {
+            let read = operation.region_read(5, 7).unwrap();
+            let part = resize(image.clone(), read, read.height, read.width, Interpolation::Nearest).unwrap();
+            let of_part = operation.clone().on_region(read).apply(part, BitmapKind::Image).unwrap();
+            assert_eq!(of_part.values(), operation.apply(image.clone(), BitmapKind::Image).unwrap().values());
+        }
+        assert_eq!(window(5, 0, 4, 4).region_read(5, 7), None, "nothing of the image is in it");
+        assert_eq!(window(i64::MAX, i64::MIN, 4, 4).region_read(5, 7), None);
+        assert_eq!(Operation::FlipHorizontal.region_read(5, 7), None);
     }
 }

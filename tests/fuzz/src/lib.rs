@@ -14,8 +14,8 @@ use dataflux::list::inventory::Inventory;
 use dataflux::plan::PriceTable;
 use dataflux::store::{Client, MemoryStore, gcs};
 use dataflux::{
-    AuditLog, Compression, CsvRows, DataLoader, Flac, ImageFolder, Json, Manifest, Npy, Npz, Safetensors, State, Text,
-    Wav,
+    AuditLog, Compression, CsvRows, DataLoader, Flac, ImageFolder, JpegDecoding, Json, Manifest, Npy, Npz, Safetensors, State, Text,
+    Transforms, Wav,
 };
 use memory::{MIB, measured};
 pub use samples::dataset;
@@ -59,6 +59,13 @@ const MAX_PIXELS: u64 = 1 << 16;
 pub fn jpeg(data: &[u8]) {
     if data.starts_with(b"\xff\xd8") {
         image(data, "p/cat/image.jpg", memory::SLACK);
+        // Whole, a part of it, and at a smaller scale. What the C library allocates is not measured.
+        let whole = ImageFolder::new().max_pixels(MAX_PIXELS).jpeg_decoding(JpegDecoding::Turbo);
+        let part = whole.clone().transform(Transforms::new().center_crop(9, 11));
+        let scaled = whole.clone().resize(3, 5).jpeg_decoding(JpegDecoding::TurboScaled);
+        for folder in [whole, part, scaled] {
+            decoded(&folder, "p/cat/image.jpg", data);
+        }
     }
 }
 
