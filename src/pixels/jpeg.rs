@@ -51,7 +51,8 @@ pub enum JpegDecoding {
     /// If the first step that changes an image is a crop, such as
     /// [`random_resized_crop`](crate::Transforms::random_resized_crop), the pixels around the crop are not decoded.
     /// Those in it are the same as if the whole image were decoded. **Damage outside of the crop stays unnoticed**, if
-    /// the file has its end marker. Files without one are decoded whole, because they may have been cut short.
+    /// the file has its end marker. Files without one, or without all of their scans, are decoded whole, because they
+    /// may have been cut short.
     ///
     /// CMYK images, and files about which libjpeg-turbo warns, are decoded as by [`Rust`](Self::Rust).
     #[cfg(feature = "turbojpeg")]
@@ -95,6 +96,7 @@ pub(super) fn decode_part(
     {
         return Ok(decoded);
     }
+    // Without the feature they choose nothing.
     let _ = (wanted, decoding);
     Ok((decode(bytes, header)?, DecodedPart::whole(header.height.into(), header.width.into(), 1)))
 }
@@ -111,7 +113,10 @@ fn decode_by_turbo(
     let data = scan_data(bytes, &scans).ok()?;
     let (height, width) = (header.height.into(), header.width.into());
     let part = match header.column_units() {
-        Some(columns) if scans.has_end_marker => DecodedPart::around(wanted.region, height, width, divisor, columns),
+        // What is missing of coefficients is smoothed by those of neighbours, which a part lacks.
+        Some(columns) if scans.has_end_marker && scans.are_complete => {
+            DecodedPart::around(wanted.region, height, width, divisor, columns)
+        }
         _ => DecodedPart::whole(height, width, divisor),
     };
     let with_end = data.len() + END_MARKER.len();
@@ -318,10 +323,18 @@ mod tests {
         let (_, file) = files().find(|(name, _)| *name == "ycc-bare_11.11.11_plain_r0_37x35").unwrap();
         let header = JpegHeader::read(file).unwrap().0;
         let wanted = WantedPart { region: Region { top: 0, left: 0, height: 5, width: 5 }, target: None };
-        let part = |file: &[u8]| decode_part(file, &header, wanted, JpegDecoding::Turbo).unwrap().1;
+        let part = |file: &[u8]| {
+            let header = JpegHeader::read(file).unwrap().0;
+            decode_part(file, &header, wanted, JpegDecoding::Turbo).unwrap().1
+        };
         assert_eq!(part(file).region, Region { top: 0, left: 0, height: 5, width: 7 });
         assert!(part(&file[..file.len() - 2]).is_whole(35, 37));
         let in_rust = decode_part(file, &header, wanted, JpegDecoding::Rust).unwrap().1;
         assert!(in_rust.is_whole(35, 37));
+        // Nor is one of a progressive file without its last scan.
+        let (_, file) = files().find(|(name, _)| *name == "ycc_11.11.11_progressive_r0_37x35").unwrap();
+        let last_scan = file.windows(2).rposition(|two| two == [0xff, 0xda]).unwrap();
+        assert_eq!(part(file).region.width, 7);
+        assert!(part(&[&file[..last_scan], &END_MARKER].concat()).is_whole(35, 37));
     }
 }

@@ -3,6 +3,7 @@
 use super::resize::{FractionalRegion, Region};
 
 /// What the first operation reads of an image, on the axes on which it is stored.
+#[cfg_attr(not(feature = "turbojpeg"), allow(dead_code, reason = "only libjpeg-turbo decodes less than the whole"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WantedPart {
     /// The pixels that are read.
@@ -13,6 +14,7 @@ pub(crate) struct WantedPart {
 }
 
 /// Height and width on the axes on which an image is stored.
+#[cfg_attr(not(feature = "turbojpeg"), allow(dead_code, reason = "only libjpeg-turbo decodes less than the whole"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PartSize {
     pub(crate) height: u32,

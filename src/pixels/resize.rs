@@ -54,7 +54,7 @@ impl From<Region> for FractionalRegion {
 impl FractionalRegion {
     /// The pixels of which the region has a part.
     fn pixels(&self) -> Region {
-        // A region's end may lie a rounding error behind a pixel's, since its parts are divided by powers of two only.
+        // These sums are exact: sides are numbers of pixels, divided by a power of two.
         let (top, left) = (self.top.floor() as u32, self.left.floor() as u32);
         let (bottom, right) = ((self.top + self.height).ceil() as u32, (self.left + self.width).ceil() as u32);
         Region { top, left, height: bottom - top, width: right - left }
@@ -75,7 +75,10 @@ pub(crate) fn resize(
     let Region { top, left, height: rows, width: columns } = region;
     let fits = |start: u32, length: u32, of: u32| length > 0 && start.checked_add(length).is_some_and(|end| end <= of);
     ensure!(
-        fits(top, rows, image.height()) && fits(left, columns, image.width()),
+        fractional.top >= 0.0
+            && fractional.left >= 0.0
+            && fits(top, rows, image.height())
+            && fits(left, columns, image.width()),
         "a region of {rows} x {columns} pixels (height x width) at row {top}, column {left} is not in an image of {} x {}",
         image.height(),
         image.width(),

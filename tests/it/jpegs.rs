@@ -476,7 +476,8 @@ mod turbo {
     #[test]
     fn damage_outside_of_a_crop_is_seen_only_in_files_without_an_end_marker() {
         let whole = Reference::named("ycc-bare_11.11.11_plain_").file.to_vec();
-        let cut = &whole[..whole.len() * 3 / 4];
+        // The last rows are missing.
+        let cut = &whole[..whole.len() - 60];
         let ended = [cut, &[0xff, 0xd9]].concat();
         let folder = |height| {
             let steps = Transforms::new().center_crop(height, 9);
@@ -513,7 +514,7 @@ mod turbo {
         for (kind, allowed) in [
             ("ycc_11.11.11_plain_", 4.5),
             ("ycc_22.11.11_progressive_", 4.5),
-            ("ycc_21.11.11_plain_", 8.0),
+            ("ycc_21.11.11_plain_", 10.0),
             ("grey_11_plain_", 4.5),
         ] {
             let files: Vec<_> =
