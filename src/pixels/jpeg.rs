@@ -244,7 +244,8 @@ pub(super) fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
     pixels.chunks_exact(4).flat_map(|ink| [ink[0], ink[1], ink[2]].map(|value| light(value, ink[3]))).collect()
 }
 
-#[cfg(all(test, feature = "turbojpeg"))]
+#[cfg(feature = "turbojpeg")]
+#[cfg(test)]
 mod tests {
     use super::super::resize::Region;
     use super::*;
