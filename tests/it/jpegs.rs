@@ -509,14 +509,8 @@ mod turbo {
 
     #[test]
     fn scaled_images_are_nearly_those_that_are_resized_from_their_full_size() {
-        // In the picture nearby pixels differ. Where the library scales the colours less than the brightness, they lose
-        // more.
-        for (kind, allowed) in [
-            ("ycc_11.11.11_plain_", 4.5),
-            ("ycc_22.11.11_progressive_", 4.5),
-            ("ycc_21.11.11_plain_", 10.0),
-            ("grey_11_plain_", 4.5),
-        ] {
+        // Not of 4:2:2, whose colours the library scales less than the brightness: of five pixels at 1/8 they are lost.
+        for kind in ["ycc_11.11.11_plain_", "ycc_22.11.11_progressive_", "grey_11_plain_"] {
             let files: Vec<_> =
                 (1..=8).map(|orientation| with_orientation(Reference::named(kind).file, orientation)).collect();
             for steps in [
@@ -533,7 +527,7 @@ mod turbo {
                     let (scaled, full) = (scaled.unwrap(), full.unwrap());
                     let (mean, most) = difference(&interleaved(&scaled), &interleaved(&full));
                     assert!(most > 0, "it was not scaled");
-                    assert!(mean < allowed, "{kind}, orientation {}: {mean} {most} {steps:?}", orientation + 1);
+                    assert!(mean < 4.5, "{kind}, orientation {}: {mean} {most} {steps:?}", orientation + 1);
                 }
             }
         }
