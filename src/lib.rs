@@ -78,7 +78,7 @@
 //!
 //! - `image` (default): [`ImageFolder`] for JPEG, PNG, WebP, GIF, BMP and TIFF.
 //! - `turbojpeg`: `JpegDecoding::Turbo`, JPEG decoding by libjpeg-turbo, which is built with the crate: that needs a C
-//!   compiler, cmake and, on x86, nasm. Its licences are IJG, BSD-3-Clause and Zlib.
+//!   compiler, cmake and, on x86, nasm. On Linux and macOS, 64 bits, x86 or ARM. Its licences are IJG, BSD-3-Clause and Zlib.
 //! - `candle`, `tch`: `Batch::to_candle`, `Batch::to_tch`. Neither is in the default build.
 //! - `parquet`: inventory reports and tables of labels in Parquet, beside those in CSV; see [`list::inventory`] and
 //!   [`LabelTable`].

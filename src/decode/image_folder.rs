@@ -46,8 +46,7 @@ use crate::transform::{BitmapKind, Operation, SampleRng, Transforms};
 /// than [`max_pixels`](Self::max_pixels) are errors, too. Images of other formats, such as AVIF and HEIC, stay in the
 /// data set and are errors when they are decoded; exclude them with [`Filter::exclude`](crate::list::Filter::exclude).
 /// The error says what the file is. A missing end marker, and bytes after it, are accepted. With
-/// [`jpeg_decoding`](Self::jpeg_decoding) only what a crop needs of a JPEG may be decoded; damage elsewhere then stays
-/// unnoticed.
+/// [`jpeg_decoding`](Self::jpeg_decoding) only what a crop needs of a JPEG may be decoded; then less damage is noticed.
 ///
 /// ```
 /// use dataflux::ImageFolder;

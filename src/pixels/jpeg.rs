@@ -35,6 +35,11 @@ const END_MARKER: [u8; 2] = [0xff, 0xd9];
 /// a scan hold no such run.
 const UNWRITTEN_ZEROS: [u8; 16] = [0; 16];
 
+/// The most scans of a file that libjpeg-turbo decodes. A file of a few kilobytes may have thousands, each of which goes
+/// through the whole image; encoders write about ten. zune-jpeg refuses more than 100.
+#[cfg(feature = "turbojpeg")]
+const MAX_SCANS: usize = 100;
+
 /// How JPEG files are decoded.
 ///
 /// The choice changes pixels: by rounding between the decoders, and by more where images are decoded at a smaller
@@ -50,11 +55,17 @@ pub enum JpegDecoding {
     ///
     /// If the first step that changes an image is a crop, such as
     /// [`random_resized_crop`](crate::Transforms::random_resized_crop), the pixels around the crop are not decoded.
-    /// Those in it are the same as if the whole image were decoded. **Damage outside of the crop stays unnoticed**, if
-    /// the file has its end marker. Files without one, or without all of their scans, are decoded whole, because they
-    /// may have been cut short.
+    /// Those in it are the same as if the whole image were decoded.
     ///
-    /// CMYK images, and files about which libjpeg-turbo warns, are decoded as by [`Rust`](Self::Rust).
+    /// **Of a file that is decoded in part, only the data up to the crop's last row are read, and less is proved about
+    /// them**: if bytes are missing or changed there, pixels of the crop may be wrong without an error that decoding the
+    /// whole file would have been. The objects of a bucket are proved by their checksums, so this is about files that
+    /// were damaged before they were uploaded. Files without an end marker are decoded whole, because they may have been
+    /// cut short, and so are progressive ones without all of their scans, which are smoothed across the crop's edges.
+    ///
+    /// CMYK images, files of more than 100 scans, and those about which libjpeg-turbo warns, are decoded as by
+    /// [`Rust`](Self::Rust). A warning that only the end of a file causes, such as one about needless bytes there, isn't
+    /// seen where a part is decoded; the crop's pixels then differ by rounding from those of the whole image.
     #[cfg(feature = "turbojpeg")]
     Turbo,
     /// As [`Turbo`](Self::Turbo), and large images at a smaller scale. With the feature `turbojpeg`.
@@ -110,6 +121,9 @@ fn decode_by_turbo(
     divisor: u32,
 ) -> Option<(DynamicImage, DecodedPart)> {
     let scans = JpegScans::read(bytes, header).ok()?;
+    if scans.count > MAX_SCANS {
+        return None;
+    }
     let data = scan_data(bytes, &scans).ok()?;
     let (height, width) = (header.height.into(), header.width.into());
     let part = match header.column_units() {
@@ -246,7 +260,7 @@ pub(super) fn rgb_of_inks(pixels: &[u8]) -> Vec<u8> {
 
 #[cfg(feature = "turbojpeg")]
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::resize::Region;
     use super::*;
 
@@ -260,6 +274,43 @@ mod tests {
             let places: Vec<usize> = places.split(' ').map(|number| number.parse().unwrap()).collect();
             (name, &FILES[places[0]..][..places[1]])
         })
+    }
+
+    /// Header and bytes of the file of this name.
+    pub(in super::super) fn file(name: &str) -> (JpegHeader, &'static [u8]) {
+        let (_, file) = files().find(|(found, _)| *found == name).unwrap();
+        (JpegHeader::read(file).unwrap().0, file)
+    }
+
+    /// A progressive JPEG of one block for each of three components: a scan of all DC coefficients, and one of each of
+    /// the first `scans` AC coefficients, component after component. All of them are 0.
+    fn file_of_scans(scans: usize) -> Vec<u8> {
+        let mut file = vec![0xff, 0xd8, 0xff, 0xdb, 0, 67, 0];
+        file.extend([1; 64]);
+        file.extend([0xff, 0xc2, 0, 17, 8, 0, 8, 0, 8, 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0]);
+        // Tables of one code of one bit: a DC difference of 0, and the end of a block.
+        for class in [0x00, 0x10] {
+            file.extend([0xff, 0xc4, 0, 20, class, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        file.extend([0xff, 0xda, 0, 12, 3, 1, 0, 2, 0, 3, 0, 0, 0, 0, 0x1f]);
+        for index in 0..scans {
+            let (component, coefficient) = (index as u8 / 63 + 1, index as u8 % 63 + 1);
+            file.extend([0xff, 0xda, 0, 8, 1, component, 0, coefficient, coefficient, 0, 0x7f]);
+        }
+        file.extend(END_MARKER);
+        file
+    }
+
+    #[test]
+    fn files_of_many_scans_are_left_to_the_other_decoders() {
+        let is_decoded = |scans| {
+            let file = file_of_scans(scans);
+            let header = JpegHeader::read(&file).unwrap().0;
+            let wanted = WantedPart { region: Region::whole(8, 8), target: None };
+            decode_by_turbo(&file, &header, wanted, 1).is_some()
+        };
+        assert!(is_decoded(63) && is_decoded(99));
+        assert!(!is_decoded(100) && !is_decoded(189));
     }
 
     /// A region of an image as an image of its own.
@@ -317,6 +368,42 @@ mod tests {
         }
         assert!(kinds.len() > 20, "{kinds:?}");
         assert!(parts > 20_000, "{parts}");
+    }
+
+    #[test]
+    fn a_part_of_a_large_image_has_the_pixels_of_the_whole() {
+        const LARGE: [&[u8]; 2] = [
+            include_bytes!("../../tests/data/jpegs/large_restarts.jpg"),
+            include_bytes!("../../tests/data/jpegs/large_progressive.jpg"),
+        ];
+        for file in LARGE {
+            let header = JpegHeader::read(file).unwrap().0;
+            for divisor in [1, 2, 4, 8] {
+                let read =
+                    |region| decode_by_turbo(file, &header, WantedPart { region, target: None }, divisor).unwrap();
+                let (whole, _) = read(Region::whole(375, 500));
+                for index in 0..40 {
+                    // Multiples of the divisor, so that each is a pixel of the scaled image.
+                    let [top, left, height, width] =
+                        [index * 61 % 360, index * 97 % 490, 8 + index * 37 % 200, 8 + index * 53 % 300]
+                            .map(|number| number / 8 * 8);
+                    let (height, width) = (height.min(375 - top), width.min(500 - left));
+                    let (image, part) = read(Region { top, left, height, width });
+                    let scaled = Region {
+                        top: top / divisor,
+                        left: left / divisor,
+                        height: height.div_ceil(divisor),
+                        width: width.div_ceil(divisor),
+                    };
+                    let found =
+                        Region { top: scaled.top - part.region.top, left: scaled.left - part.region.left, ..scaled };
+                    assert!(
+                        cropped(&image, found).as_bytes() == cropped(&whole, scaled).as_bytes(),
+                        "{top} {left} {height} {width} at 1/{divisor} as {part:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

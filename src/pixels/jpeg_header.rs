@@ -184,7 +184,9 @@ impl JpegHeader {
         };
         // Of each component, the current stripe as decoded and as upsampled, and the part of it that the next stripe
         // needs.
-        coefficients + planes + stripe * self.components.len() as u64 * 3
+        // libjpeg-turbo has a pointer to each row.
+        let rows = if cfg!(feature = "turbojpeg") { u64::from(self.height) * 8 } else { 0 };
+        coefficients + planes + stripe * self.components.len() as u64 * 3 + rows
     }
 }
 

@@ -62,7 +62,8 @@ impl FractionalRegion {
 }
 
 /// Resizes a region to `height` by `width` pixels. Pixels outside of the region have no part in it, as if the image had
-/// been cropped before. Of a region that ends within pixels, these pixels count as far as they lie in it.
+/// been cropped before. A region may end within pixels: these are then the outermost that have a part in it, weighed by
+/// where their middles are.
 pub(crate) fn resize(
     image: Bitmap,
     region: impl Into<FractionalRegion>,
@@ -141,7 +142,7 @@ fn resize_typed<P: PixelTrait>(
     let has_whole_pixels = fractional == region.into();
     let in_two_passes = interpolation != Interpolation::Nearest && region.height != height && region.width != width;
     if !has_whole_pixels {
-        // In two passes, as below; each cuts off what lies outside of the region on one axis.
+        // In two passes, as below, each of which begins and ends within pixels on one axis.
         let (top, left) = (fractional.top - f64::from(region.top), fractional.left - f64::from(region.left));
         let mut rows = buffer(region.height as usize * width as usize * P::size());
         let mut between = TypedImage::<P>::from_buffer(width, region.height, &mut rows)?;

@@ -10,7 +10,7 @@ use super::jpeg_header::JpegHeader;
 use super::part::DecodedPart;
 use super::{buffer, recycle};
 
-// The bindings were made on Linux, and take C's `unsigned long` for `size_t`.
+// The bindings were made on Linux, and take C's `unsigned long` for `size_t`, which has fewer bits on Windows.
 const _: () = assert!(
     size_of::<library::size_t>() == size_of::<usize>(),
     "the feature `turbojpeg` is not for this platform, where turbojpeg-sys passes sizes as numbers of another width"
@@ -24,7 +24,7 @@ struct Decompressor(NonNull<c_void>);
 
 /// libjpeg-turbo doesn't decode a file, or warns about it. What is wrong is not kept, since the file is given to
 /// another decoder.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct TurboFailed;
 
 /// Decodes a part of a file to values of one channel (one component) or three (RGB), row after row. The file ends with
@@ -33,16 +33,11 @@ pub(super) struct TurboFailed;
 /// # Errors
 /// The file is damaged or of a kind that libjpeg-turbo doesn't decode. Each of its warnings is an error.
 pub(super) fn decode(file: &[u8], header: &JpegHeader, part: DecodedPart) -> Result<Vec<u8>, TurboFailed> {
-    let (channels, format) = match header.components.len() {
-        1 => (1, library::TJPF_TJPF_GRAY),
-        _ => (3, library::TJPF_TJPF_RGB),
-    };
-    let size = (u32::from(header.height), u32::from(header.width));
-    let mut decompressor = Decompressor::new()?;
-    decompressor.read_header(file, size)?;
-    decompressor.select(part, size)?;
-    let mut pixels = buffer(part.region.height as usize * part.region.width as usize * channels);
-    match decompressor.decompress(file, part, channels, format, &mut pixels) {
+    let channels = if header.components.len() == 1 { 1 } else { 3 };
+    let (height, width) = (part.region.height as usize, part.region.width as usize);
+    let length = height.checked_mul(width).and_then(|pixels| pixels.checked_mul(channels)).ok_or(TurboFailed)?;
+    let mut pixels = buffer(length);
+    match Decompressor::new()?.decode(file, header, part, &mut pixels) {
         Ok(()) => Ok(pixels),
         Err(failed) => {
             recycle(pixels);
@@ -67,57 +62,65 @@ impl Decompressor {
         succeeded(unsafe { library::tj3Set(self.0.as_ptr(), parameter, value) })
     }
 
-    /// Reads the file's header, and checks that it has this height and width.
-    fn read_header(&mut self, file: &[u8], (height, width): (u32, u32)) -> Result<(), TurboFailed> {
-        // SAFETY: the handle is valid, and the call reads `file.len()` bytes from `file` and keeps no pointer to them.
-        succeeded(unsafe { library::tj3DecompressHeader(self.0.as_ptr(), file.as_ptr(), length(file)) })?;
-        let has = |parameter, wanted: u32| {
-            // SAFETY: the handle is valid; an unknown parameter is answered by -1.
-            let found = unsafe { library::tj3Get(self.0.as_ptr(), parameter) };
-            u32::try_from(found) == Ok(wanted)
-        };
-        let is_same = has(library::TJPARAM_TJPARAM_JPEGWIDTH as c_int, width)
-            && has(library::TJPARAM_TJPARAM_JPEGHEIGHT as c_int, height);
-        if is_same { Ok(()) } else { Err(TurboFailed) }
+    /// Whether a parameter of the file whose header was read has this value.
+    fn has(&self, parameter: c_int, wanted: u32) -> bool {
+        // SAFETY: the handle is valid; an unknown parameter is answered by -1.
+        let found = unsafe { library::tj3Get(self.0.as_ptr(), parameter) };
+        u32::try_from(found) == Ok(wanted)
     }
 
-    /// Chooses the scale and the region of an image of this height and width.
-    fn select(&mut self, part: DecodedPart, (height, width): (u32, u32)) -> Result<(), TurboFailed> {
-        let number = |number: u32| c_int::try_from(number).map_err(|_| TurboFailed);
-        let scale = library::tjscalingfactor { num: 1, denom: number(part.divisor)? };
-        // SAFETY: the handle is valid; an unsupported scale is refused.
-        succeeded(unsafe { library::tj3SetScalingFactor(self.0.as_ptr(), scale) })?;
-        if part == DecodedPart::whole(height, width, part.divisor) {
-            return Ok(());
-        }
-        let region = part.region;
-        let (x, y, w, h) = (number(region.left)?, number(region.top)?, number(region.width)?, number(region.height)?);
-        // SAFETY: the handle is valid; a region that lies outside of the scaled image, or begins within a column of
-        // blocks, is refused.
-        succeeded(unsafe { library::tj3SetCroppingRegion(self.0.as_ptr(), library::tjregion { x, y, w, h }) })
-    }
-
-    /// Decodes the selected part into `pixels`.
-    fn decompress(
+    /// Decodes a part of a file into `pixels`, which has a place for each value of it. One function, because each of its
+    /// calls relies on those before.
+    fn decode(
         &mut self,
         file: &[u8],
+        header: &JpegHeader,
         part: DecodedPart,
-        channels: usize,
-        format: c_int,
         pixels: &mut [u8],
     ) -> Result<(), TurboFailed> {
-        let stride = part.region.width as usize * channels;
-        if pixels.len() != stride * part.region.height as usize {
+        let (channels, format) = match header.components.len() {
+            1 => (1, library::TJPF_TJPF_GRAY),
+            _ => (3, library::TJPF_TJPF_RGB),
+        };
+        let number = |number: u32| c_int::try_from(number).map_err(|_| TurboFailed);
+        let region = part.region;
+        let (x, y, w, h) = (number(region.left)?, number(region.top)?, number(region.width)?, number(region.height)?);
+        // To the library a width or height of 0 means "up to the edge".
+        if w == 0 || h == 0 {
+            return Err(TurboFailed);
+        }
+        let stride = (region.width as usize).checked_mul(channels).ok_or(TurboFailed)?;
+        if stride.checked_mul(region.height as usize) != Some(pixels.len()) {
             return Err(TurboFailed);
         }
         let pitch = c_int::try_from(stride).map_err(|_| TurboFailed)?;
-        // SAFETY: the handle is valid, and `file.len()` bytes may be read from `file`. The call writes as many rows as
-        // the selected part has, each of `stride` bytes and `pitch` bytes behind the one before, so `pixels` holds all
-        // of them. The part has this size because `read_header` found the image's size, of which `DecodedPart` and the
-        // library compute the scaled one alike, and `file` is the slice that it was read from, which the caller, this
-        // module's `decode`, passes to both. The library calls no code of Rust, so nothing unwinds through it.
+        let bytes = file.len() as library::size_t;
+
+        // SAFETY: the handle is valid, and the call reads `file.len()` bytes from `file` and keeps no pointer to them.
+        succeeded(unsafe { library::tj3DecompressHeader(self.0.as_ptr(), file.as_ptr(), bytes) })?;
+        let (height, width) = (u32::from(header.height), u32::from(header.width));
+        let is_same_size = self.has(library::TJPARAM_TJPARAM_JPEGWIDTH as c_int, width)
+            && self.has(library::TJPARAM_TJPARAM_JPEGHEIGHT as c_int, height);
+        if !is_same_size {
+            return Err(TurboFailed);
+        }
+
+        let scale = library::tjscalingfactor { num: 1, denom: number(part.divisor)? };
+        // SAFETY: the handle is valid; an unsupported scale is refused.
+        succeeded(unsafe { library::tj3SetScalingFactor(self.0.as_ptr(), scale) })?;
+        if part != DecodedPart::whole(height, width, part.divisor) {
+            // SAFETY: the handle is valid; a region that lies outside of the scaled image, or begins within a column of
+            // blocks, is refused.
+            succeeded(unsafe { library::tj3SetCroppingRegion(self.0.as_ptr(), library::tjregion { x, y, w, h }) })?;
+        }
+
+        // SAFETY: the handle is valid, and `file.len()` bytes may be read from `file`. The call writes `h` rows of
+        // `stride` bytes, each `pitch` bytes behind the one before, and `pixels` has `h * stride` bytes, as was checked:
+        // the region that is set has these sides, none of which is 0, or it is the whole scaled image, whose sides
+        // `DecodedPart::whole` and the library compute alike from those that the library has found in this file. The
+        // library calls no code of Rust, so nothing unwinds through it.
         succeeded(unsafe {
-            library::tj3Decompress8(self.0.as_ptr(), file.as_ptr(), length(file), pixels.as_mut_ptr(), pitch, format)
+            library::tj3Decompress8(self.0.as_ptr(), file.as_ptr(), bytes, pixels.as_mut_ptr(), pitch, format)
         })
     }
 }
@@ -129,11 +132,31 @@ impl Drop for Decompressor {
     }
 }
 
-/// The length of a slice, in the type of the bindings, which has as many bits.
-fn length(bytes: &[u8]) -> library::size_t {
-    bytes.len() as library::size_t
-}
-
 fn succeeded(answer: c_int) -> Result<(), TurboFailed> {
     if answer == 0 { Ok(()) } else { Err(TurboFailed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::resize::Region;
+    use super::*;
+
+    #[test]
+    fn a_part_without_pixels_or_outside_of_the_image_is_refused() {
+        let (header, file) = super::super::jpeg::tests::file("ycc-bare_11.11.11_plain_r0_37x35");
+        let decoded = |top, left, height, width| {
+            let region = Region { top, left, height, width };
+            decode(file, &header, DecodedPart { divisor: 1, region }).map(|pixels| pixels.len())
+        };
+        assert_eq!(decoded(0, 0, 35, 37), Ok(35 * 37 * 3));
+        assert_eq!(decoded(30, 32, 5, 5), Ok(5 * 5 * 3));
+        // A side of 0 is no side up to the edge.
+        for (top, left, height, width) in [(0, 0, 0, 37), (0, 0, 35, 0), (0, 0, 0, 0), (5, 8, 0, 8), (0, 8, 8, 0)] {
+            assert_eq!(decoded(top, left, height, width), Err(TurboFailed));
+        }
+        for (top, left, height, width) in [(0, 0, 36, 37), (0, 0, 35, 38), (35, 0, 1, 1), (0, 40, 1, 1), (0, 3, 8, 8)] {
+            assert_eq!(decoded(top, left, height, width), Err(TurboFailed));
+        }
+        assert_eq!(decoded(0, 0, u32::MAX, u32::MAX), Err(TurboFailed));
+    }
 }

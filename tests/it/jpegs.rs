@@ -491,6 +491,28 @@ mod turbo {
     }
 
     #[test]
+    fn bytes_that_are_missing_in_the_middle_are_seen_only_by_decoding_the_whole_file() {
+        let whole = Reference::named("ycc-bare_11.11.11_plain_").file.to_vec();
+        let folder = ImageFolder::new().jpeg_decoding(JpegDecoding::Turbo);
+        let crop = folder.clone().transform(Transforms::new().center_crop(3, 9));
+        let undamaged = decode_all(&[&whole], &crop).pop().unwrap().unwrap().bitmap;
+        let mut noticed = 0;
+        for from_end in 30..60 {
+            let mut damaged = whole.clone();
+            let at = whole.len() - from_end;
+            damaged.drain(at..at + 12);
+            // Now and then the rest happens to be as long as wanted.
+            if let Err(error) = decode_all(&[&damaged], &folder).pop().unwrap() {
+                assert!(error.contains("cut short or damaged"), "{error}");
+                noticed += 1;
+            }
+            // The last rows are not read for the crop.
+            assert!(decode_all(&[&damaged], &crop).pop().unwrap().unwrap().bitmap == undamaged);
+        }
+        assert!(noticed > 15, "{noticed}");
+    }
+
+    #[test]
     fn steps_before_a_crop_have_the_whole_image() {
         let file = Reference::named("ycc_22.11.11_plain_").file;
         let open = &file[..file.len() - 2];

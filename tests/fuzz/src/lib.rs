@@ -14,8 +14,8 @@ use dataflux::list::inventory::Inventory;
 use dataflux::plan::PriceTable;
 use dataflux::store::{Client, MemoryStore, gcs};
 use dataflux::{
-    AuditLog, Compression, CsvRows, DataLoader, Flac, ImageFolder, JpegDecoding, Json, Manifest, Npy, Npz, Safetensors, State, Text,
-    Transforms, Wav,
+    AuditLog, Compression, CsvRows, DataLoader, Flac, ImageFolder, JpegDecoding, Json, Manifest, Npy, Npz, Safetensors,
+    State, Text, Transforms, Wav,
 };
 use memory::{MIB, measured};
 pub use samples::dataset;
