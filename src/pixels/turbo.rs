@@ -69,8 +69,8 @@ impl Decompressor {
         u32::try_from(found) == Ok(wanted)
     }
 
-    /// Decodes a part of a file into `pixels`, which has a place for each value of it. One function, because each of its
-    /// calls relies on those before.
+    /// Decodes a part of a file into `pixels`, which has a place for each value of it. One function, because each of
+    /// its calls relies on those before.
     fn decode(
         &mut self,
         file: &[u8],
@@ -115,10 +115,10 @@ impl Decompressor {
         }
 
         // SAFETY: the handle is valid, and `file.len()` bytes may be read from `file`. The call writes `h` rows of
-        // `stride` bytes, each `pitch` bytes behind the one before, and `pixels` has `h * stride` bytes, as was checked:
-        // the region that is set has these sides, none of which is 0, or it is the whole scaled image, whose sides
-        // `DecodedPart::whole` and the library compute alike from those that the library has found in this file. The
-        // library calls no code of Rust, so nothing unwinds through it.
+        // `stride` bytes, each `pitch` bytes behind the one before, and `pixels` has `h * stride` bytes, as was
+        // checked: the region that is set has these sides, none of which is 0, or it is the whole scaled image, whose
+        // sides `DecodedPart::whole` and the library compute alike from those that the library has found in this file.
+        // The library calls no code of Rust, so nothing unwinds through it.
         succeeded(unsafe {
             library::tj3Decompress8(self.0.as_ptr(), file.as_ptr(), bytes, pixels.as_mut_ptr(), pitch, format)
         })

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes large_restarts.jpg and large_progressive.jpg: 500 x 375 pixels with colours at half resolution (4:2:0), one with a
-restart marker for each row of blocks, the other progressive.
+"""Makes large_restarts.jpg and large_progressive.jpg: 500 x 375 pixels with colours at half resolution (4:2:0), one
+with a restart marker for each row of blocks, the other progressive.
 
     python3 make_large.py            # needs Pillow
 
