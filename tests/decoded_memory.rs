@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "audio")]
+use dataflux::Wav;
 use dataflux::store::MemoryStore;
 use dataflux::{
     DataLoader, DataLoaderBuilder, DatafluxDataset, Decode, ErrorKind, Image, ImageFolder, OnError, RawSample,
@@ -182,6 +184,43 @@ fn texts_that_do_not_state_their_size_stay_within_the_budget() {
         let (samples, error, grown) = measure(DataLoader::builder(dataset).batch_size(4).prefetch(16), budget);
         assert_eq!((samples, error.as_str()), (64, ""));
         assert!(grown <= budget + BESIDE, "{grown} bytes of {budget}");
+    });
+}
+
+/// Silence after audio that is shorter than the longest of its batch was not counted.
+#[cfg(feature = "audio")]
+#[test]
+fn silence_after_short_audio_stays_within_the_budget() {
+    in_own_process("silence_after_short_audio_stays_within_the_budget", || {
+        // One channel of 16 bits.
+        let wav = |frames: usize| {
+            let format = [1, 0, 1, 0, 0x80, 0x3e, 0, 0, 0, 0x7d, 0, 0, 2, 0, 16, 0];
+            let size = (2 * frames as u32).to_le_bytes();
+            [b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0", &format[..], b"data", &size, &vec![0; 2 * frames]].concat()
+        };
+        let dataset = || {
+            let store = MemoryStore::new().with_bucket("data");
+            for index in 0..256 {
+                // One long file a batch.
+                store.insert("data", &format!("p/{index:03}.wav"), wav(if index % 8 == 5 { 400_000 } else { 10 }));
+            }
+            DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap().decode(Wav::new())
+        };
+        let budget = 48 * MIB;
+        let (samples, error, grown) = measure(DataLoader::builder(dataset()).batch_size(8).prefetch(16), budget);
+        assert_eq!((samples, error.as_str()), (256, ""));
+        assert!(grown <= budget + BESIDE, "{grown} bytes of {budget}");
+
+        let (samples, error, _) = measure(DataLoader::builder(dataset()).batch_size(8), 8 * MIB);
+        assert_eq!(samples, 0);
+        for part in
+            ["p/005.wav", "takes 1600000 bytes, 1600000 bytes in the batch, to which the others are padded", ".length("]
+        {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        // The budget that the error asks for is enough.
+        let wanted = error.split(" bytes, or ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(measure(DataLoader::builder(dataset()).batch_size(8), wanted).0, 256);
     });
 }
 

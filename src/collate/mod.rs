@@ -189,6 +189,13 @@ pub trait Collate<T>: Send + Sync + 'static {
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
         self.copied_bytes(item_bytes).max(item_bytes)
     }
+
+    /// Whether each sample takes as much of the batch as the largest one does, because the others are padded: the memory
+    /// budget then counts the padding. False by default. A collator whose [`batch_bytes`](Self::batch_bytes) include
+    /// the padding, such as [`PadArrays`](crate::PadArrays), leaves it so.
+    fn pads_to_largest(&self) -> bool {
+        false
+    }
 }
 
 impl<F, T, B> Collate<T> for F
@@ -220,6 +227,10 @@ impl<T, C: Collate<T> + ?Sized> Collate<T> for Arc<C> {
 
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
         (**self).batch_bytes(item_bytes)
+    }
+
+    fn pads_to_largest(&self) -> bool {
+        (**self).pads_to_largest()
     }
 }
 

@@ -36,6 +36,11 @@ macro_rules! collate_tuples {
             fn batch_bytes(&self, item_bytes: u64) -> u64 {
                 0_u64 $(.saturating_add(self.$number.batch_bytes(item_bytes)))+
             }
+
+            /// As above, all places then count as padded.
+            fn pads_to_largest(&self) -> bool {
+                false $(|| self.$number.pads_to_largest())+
+            }
         }
     };
 }

@@ -107,4 +107,8 @@ impl<T, C: Collate<T>> Collate<(T, i64)> for CollateLabelled<C> {
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
         self.collate.batch_bytes(item_bytes)
     }
+
+    fn pads_to_largest(&self) -> bool {
+        self.collate.pads_to_largest()
+    }
 }

@@ -126,6 +126,8 @@ struct AssemblyParts {
     /// Decoded samples whose bytes were verified.
     verified: u64,
     held: Vec<HeldBytes>,
+    /// The largest sample of a padded batch so far, for errors.
+    largest: Option<(SampleId, DecodeNeed)>,
     /// The batch's memory for decoding. The finished batch takes it over.
     memory: Option<BatchMemory<DecodeJob>>,
     /// Counts the batch as unfinished.
@@ -155,6 +157,7 @@ impl BatchAssembly {
             bytes: 0,
             verified: 0,
             held: Vec::new(),
+            largest: None,
             memory,
             task: Some(context.cancel.track_task()),
         };
@@ -228,13 +231,33 @@ impl BatchAssembly {
             Ok(need) => need,
             Err(panicked) => return self.refuse(slot, id, &panicked, false),
         };
+        if !need.is_estimate {
+            self.largest(id, need);
+        }
         if let Some(never) = self.never_fits(need) {
             drop(sample);
             // This sample alone is too large, and others may not be.
             self.go_without(slot, id, self.too_large(id, never, need), false);
         } else if let Err(never) = gate.request(number, need, job(sample, Some(need))) {
-            self.fail(self.too_large(id, never, need));
+            self.fail_too_large(id, never, need);
         }
+    }
+
+    /// Ends the batch because it doesn't fit into the memory for decoding once it has this sample. If the batch is
+    /// padded, the error is about its largest sample, to which all others are padded.
+    fn fail_too_large(&self, id: SampleId, never: NeverFits, need: DecodeNeed) {
+        let (id, need) = self.largest(id, need);
+        self.fail(self.too_large(id, never, need));
+    }
+
+    /// The largest sample so far of a padded batch, to which this one belongs; this one if the batch isn't padded.
+    fn largest(&self, id: SampleId, need: DecodeNeed) -> (SampleId, DecodeNeed) {
+        if !need.is_padded {
+            return (id, need);
+        }
+        let mut parts = lock(&self.parts);
+        let before = parts.largest.filter(|(_, largest)| largest.batch >= need.batch);
+        *parts.largest.insert(before.unwrap_or((id, need)))
     }
 
     /// Whether this sample alone is too large for any batch.
@@ -254,18 +277,22 @@ impl BatchAssembly {
             wanted = format!("{wanted}, or {all} if all samples of the batch are as large");
         }
         let copied = if copy == 0 { String::new() } else { format!(", {copy} bytes in the batch") };
+        let (others, smaller) = if need.is_padded {
+            (", to which the others are padded,", "clip long audio with .length(frames)")
+        } else {
+            ("", "make images smaller with .resize(height, width)")
+        };
         let error = Error::new(
             ErrorKind::Config,
             format!(
                 "a batch of {samples} samples is over the memory budget once it is decoded: this sample takes {item} bytes\
-                 {copied} and {scratch} bytes of working memory, and one batch may have three quarters of the budget"
+                 {copied}{others} and {scratch} bytes of working memory, and one batch may have three quarters of the \
+                 budget"
             ),
         )
         .stage(Stage::Decode)
         .mismatch(wanted, self.context.memory_budget)
-        .hint(
-            "raise .memory_budget(bytes) or lower .batch_size(n), or make images smaller with .resize(height, width)",
-        );
+        .hint(format!("raise .memory_budget(bytes) or lower .batch_size(n), or {smaller}"));
         match self.context.manifest.location(id) {
             Ok(location) => error.object(self.context.manifest.id(&location.object)),
             Err(damaged) => damaged,
@@ -276,10 +303,11 @@ impl BatchAssembly {
     fn settle(&self, id: SampleId, granted: DecodeNeed, item: DecodeNeed) {
         let Some((gate, number)) = self.gate() else { return };
         // What collating frees is noted even if the item takes just what was granted: the gate gives it back then.
-        if (item != granted || item.lasting() > item.batch)
-            && let Err(never) = gate.update(|ledger| ledger.settle(number, granted, item))
-        {
-            self.fail(self.too_large(id, never, item));
+        if item != granted || item.lasting() > item.batch {
+            self.largest(id, item);
+            if let Err(never) = gate.update(|ledger| ledger.settle(number, granted, item)) {
+                self.fail_too_large(id, never, item);
+            }
         }
     }
 

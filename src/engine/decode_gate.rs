@@ -87,6 +87,12 @@ pub(crate) struct DecodeNeed {
     pub(crate) batch: u64,
     /// The decoder's working memory, until the sample is decoded.
     pub(crate) scratch: u64,
+    /// What the batch grows beyond its samples because this one is longer or shorter than others, as long as
+    /// [`batch`](Self::batch). The ledger sets it, since it depends on the samples that came before.
+    pub(crate) padding: u64,
+    /// Whether the batch is [padded](crate::collate::Collate::pads_to_largest): each sample takes as much of it as the
+    /// largest.
+    pub(crate) is_padded: bool,
     /// Whether item and copy are estimated from items decoded earlier, so that they may turn out larger.
     pub(crate) is_estimate: bool,
 }
@@ -98,7 +104,7 @@ impl DecodeNeed {
     }
 
     pub(crate) fn total(self) -> u64 {
-        self.lasting().saturating_add(self.scratch)
+        self.lasting().saturating_add(self.padding).saturating_add(self.scratch)
     }
 
     /// The need once the sample is decoded, if the item is as large as was granted.
@@ -153,6 +159,9 @@ struct OpenBatch {
     /// collated.
     surplus: u64,
     largest_scratch: u64,
+    /// In a padded batch: the part of the batch that the largest sample takes, and the number of samples so far.
+    largest_part: u64,
+    parts: u64,
 }
 
 impl<J: Cancellable> GrantLedger<J> {
@@ -165,16 +174,20 @@ impl<J: Cancellable> GrantLedger<J> {
         number
     }
 
-    /// Adds a sample's need to its batch's total. To be called once for each sample, before the grant.
-    fn request(&mut self, number: u64, need: DecodeNeed) -> Result<(), NeverFits> {
+    /// Adds a sample's need to its batch's total, and returns it with the padding that it causes. To be called once for
+    /// each sample, before the grant.
+    fn request(&mut self, number: u64, mut need: DecodeNeed) -> Result<DecodeNeed, NeverFits> {
         let most = self.limits.batch();
-        let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
-        // A batch is refused for what is known, and never for an estimate.
+        let Some(batch) = self.open.get_mut(&number) else { return Ok(need) };
+        // A batch is refused for what is known, and never for an estimate. An estimate is the largest of other samples,
+        // so it needs no padding.
         if !need.is_estimate {
-            batch.lasting = batch.lasting.saturating_add(need.lasting());
+            need.padding = batch.pad(need, true);
+            batch.lasting = batch.lasting.saturating_add(need.lasting()).saturating_add(need.padding);
         }
         batch.largest_scratch = batch.largest_scratch.max(need.scratch);
-        batch.check(most)
+        batch.check(most)?;
+        Ok(need)
     }
 
     fn fits(&self, number: u64, need: DecodeNeed) -> bool {
@@ -207,9 +220,11 @@ impl<J: Cancellable> GrantLedger<J> {
         self.move_front();
     }
 
-    /// Replaces a decoded sample's grant with the memory that its item really takes: none if it was refused.
+    /// Replaces a decoded sample's grant with the memory that its item really takes: none if it was refused. The padding
+    /// that it caused stays, since other samples may be as long.
     pub(crate) fn settle(&mut self, number: u64, granted: DecodeNeed, item: DecodeNeed) -> Result<(), NeverFits> {
-        self.adjust(number, item.lasting(), granted.total());
+        let padding = self.open.get_mut(&number).map_or(0, |batch| batch.pad(item, granted.is_estimate));
+        self.adjust(number, item.lasting().saturating_add(padding), granted.total());
         let most = self.limits.batch();
         let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
         if granted.changes() {
@@ -219,7 +234,7 @@ impl<J: Cancellable> GrantLedger<J> {
         if !granted.is_estimate {
             batch.lasting = batch.lasting.saturating_sub(granted.lasting());
         }
-        batch.lasting = batch.lasting.saturating_add(item.lasting());
+        batch.lasting = batch.lasting.saturating_add(item.lasting()).saturating_add(padding);
         batch.surplus += item.lasting().saturating_sub(item.batch);
         batch.check(most)
     }
@@ -293,6 +308,20 @@ impl<J: Cancellable> GrantLedger<J> {
 }
 
 impl OpenBatch {
+    /// What the batch grows beyond its samples' own parts by this one, which `is_new` or was counted before with a
+    /// smaller part. Samples that are lost later still count.
+    fn pad(&mut self, need: DecodeNeed, is_new: bool) -> u64 {
+        if !need.is_padded {
+            return 0;
+        }
+        let longer = need.batch.saturating_sub(self.largest_part);
+        let shorter = if is_new { self.largest_part.saturating_sub(need.batch) } else { 0 };
+        let padding = longer.saturating_mul(self.parts).saturating_add(shorter);
+        self.largest_part += longer;
+        self.parts += u64::from(is_new);
+        padding
+    }
+
     fn check(&self, most: u64) -> Result<(), NeverFits> {
         let batch = self.lasting.saturating_add(self.largest_scratch);
         if batch <= most { Ok(()) } else { Err(NeverFits { batch }) }
@@ -343,7 +372,7 @@ impl<J: Cancellable> DecodeGate<J> {
         // A job that is refused is dropped after the lock is released.
         let mut job = Some(job);
         self.update(|ledger| {
-            ledger.request(batch, need)?;
+            let need = ledger.request(batch, need)?;
             if ledger.waiting.is_empty() && ledger.fits(batch, need) {
                 ledger.grant(batch, need);
             } else if let Some(job) = job.take() {
@@ -417,7 +446,7 @@ mod tests {
     }
 
     fn need(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
-        DecodeNeed { item, copy, batch: item, scratch, is_estimate: false }
+        DecodeNeed { item, copy, batch: item, scratch, ..DecodeNeed::default() }
     }
 
     fn estimate(item: u64, copy: u64, scratch: u64) -> DecodeNeed {
@@ -449,6 +478,41 @@ mod tests {
         gate.request(first.number, need(35, 0, 5), 2).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2], "the front takes all that is free");
         assert_eq!(held.bytes(), 100);
+    }
+
+    /// Silence after short audio was not counted.
+    #[test]
+    fn each_sample_of_a_padded_batch_counts_as_the_largest() {
+        let padded = |item| DecodeNeed { copy: item, is_padded: true, ..need(item, 0, 0) };
+        for lengths in [[10, 2, 5], [2, 5, 10], [5, 10, 2]] {
+            for are_estimates in [false, true] {
+                let (gate, granted, held) = gate(1_000, 200);
+                let batch = gate.register(3);
+                for (job, length) in (0..).zip(lengths) {
+                    let need = DecodeNeed { is_estimate: are_estimates, ..padded(length) };
+                    gate.request(batch.number, need, job).unwrap();
+                    gate.update(|ledger| ledger.settle(batch.number, need, padded(length))).unwrap();
+                }
+                assert_eq!(granted.try_iter().count(), 3);
+                assert_eq!(held.bytes(), 17 + 30, "{lengths:?}: items and batch");
+                gate.update(|ledger| ledger.collated(batch.number));
+                assert_eq!(held.bytes(), 30, "{lengths:?}: the batch");
+                drop(batch);
+                assert_eq!(held.bytes(), 0);
+            }
+        }
+
+        let (gate, _granted, held) = gate(1_000, 200);
+        let batch = gate.register(3);
+        gate.request(batch.number, padded(10), 1).unwrap();
+        gate.request(batch.number, padded(100), 2).unwrap();
+        gate.update(|ledger| ledger.settle(batch.number, padded(100), DecodeNeed::default())).unwrap();
+        assert_eq!(held.bytes(), 20 + 90, "a lost sample leaves its padding");
+        // A header lied: two samples are padded to this one, the lost one among them.
+        gate.update(|ledger| ledger.settle(batch.number, padded(10), padded(110))).unwrap();
+        assert_eq!(held.bytes(), 220 + 90 + 20);
+        let refused = gate.request(batch.number, padded(300), 3).unwrap_err();
+        assert_eq!(refused.batch, 220 + 90 + 20 + 600 + 2 * 190);
     }
 
     #[test]

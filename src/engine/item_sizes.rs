@@ -203,7 +203,7 @@ fn estimated(need: DecodeNeed, scratch: u64, samples: usize, limits: DecodeLimit
     if need.lasting() <= share {
         DecodeNeed { scratch, is_estimate: true, ..need }
     } else {
-        DecodeNeed { item: share.div_ceil(2), copy: share / 2, batch: share, scratch, is_estimate: true }
+        DecodeNeed { item: share.div_ceil(2), copy: share / 2, batch: share, scratch, is_estimate: true, ..need }
     }
 }
 
@@ -212,8 +212,8 @@ fn of_item<T, C: Collate<T>>(item: u64, collate: &C) -> DecodeNeed {
         item,
         copy: collate.copied_bytes(item),
         batch: collate.batch_bytes(item),
-        scratch: 0,
-        is_estimate: false,
+        is_padded: collate.pads_to_largest(),
+        ..DecodeNeed::default()
     }
 }
 

@@ -39,8 +39,8 @@ impl StackAudio {
     }
 }
 
-/// Numbers of a batch at most that is padded to its longest file: a quarter of a GiB. Silence isn't counted by the
-/// memory budget where no length is set.
+/// Numbers of a batch at most that is padded to its longest file: a quarter of a GiB. So much silence is a mistake, also
+/// where the memory budget has room for it.
 const MAX_PADDED: usize = 1 << 26;
 
 impl Collate<Audio> for StackAudio {
@@ -92,6 +92,10 @@ impl Collate<Audio> for StackAudio {
         // Silence, as if there were two channels.
         let set = self.length.map_or(0, |frames| (frames as u64).saturating_mul(2 * size_of::<f32>() as u64));
         item_bytes.max(set)
+    }
+
+    fn pads_to_largest(&self) -> bool {
+        self.length.is_none()
     }
 }
 
