@@ -157,7 +157,7 @@ pub use audit::{AuditLog, AuditRecord};
 #[doc(inline)]
 pub use cache::{Cache, CacheStats};
 #[doc(inline)]
-pub use collate::{Batch, Collate, CollateContext, LostSample, Samples, TensorDevice, ToDevice};
+pub use collate::{Batch, BatchBuffer, Collate, CollateContext, LostSample, Samples, TensorDevice, ToDevice};
 #[doc(inline)]
 pub use compose::{clean, clean_up_on_signals, wait_for_temporaries};
 #[doc(inline)]

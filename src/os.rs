@@ -30,13 +30,11 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 /// Has the system back memory that nobody has written to yet with large pages, if it is large and they are to be had: a
 /// batch of 150 MB then takes 75 page faults instead of 37,000.
-#[cfg(feature = "image")]
 pub(crate) fn use_large_pages<T>(values: &mut [T]) {
     advise_large_pages(values.as_mut_ptr().cast(), size_of_val(values));
 }
 
 /// As [`use_large_pages`], for `length` bytes of memory from `start` on.
-#[cfg(any(feature = "image", feature = "tch"))]
 fn advise_large_pages(start: *mut u8, length: usize) {
     /// The large pages of x86-64 and of most other processors.
     const LARGE_PAGE: usize = 2 << 20;

@@ -74,7 +74,7 @@ impl<T: BurnNumber, L: BurnTarget> ToDevice<BurnDevice> for Images<T, L> {
     type Tensors = (Tensor<4, T::Kind>, L::Targets);
 
     fn to_device(self, device: &BurnDevice, batch: &Batch<()>) -> Result<Self::Tensors> {
-        let images = tensor(self.pixels, self.shape, device.device())?;
+        let images = tensor(self.pixels.into_vec(), self.shape, device.device())?;
         Ok((images, L::stack(self.labels, batch, device.device())?))
     }
 }
@@ -99,7 +99,7 @@ impl<T: BurnNumber> ToDevice<BurnDevice> for MaskedImages<T> {
     type Tensors = (Tensor<4, T::Kind>, Tensor<3, Int>);
 
     fn to_device(self, device: &BurnDevice, _: &Batch<()>) -> Result<Self::Tensors> {
-        let images = tensor(self.pixels, self.shape, device.device())?;
+        let images = tensor(self.pixels.into_vec(), self.shape, device.device())?;
         Ok((images, tensor(self.masks, self.mask_shape, device.device())?))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::buffers::{BatchBuffer, BufferSource};
+
 /// Which batch a collator makes, and a seed for what is random about it. See [`Collate::collate_with`].
 ///
 /// [`Collate::collate_with`]: crate::Collate::collate_with
@@ -17,4 +19,14 @@ pub struct CollateContext {
     /// first sample. So a batch gets the same numbers at any number of threads and after a resume, and the batches of
     /// different ranks get different ones.
     pub seed: u64,
+    /// Where the memory of the batch comes from.
+    pub(crate) buffers: BufferSource,
+}
+
+impl CollateContext {
+    /// A buffer of `length` numbers for the batch, in memory of an earlier batch that the training loop has dropped, if
+    /// there is any. Its numbers have any value, so write all of them.
+    pub fn buffer<T: Copy + Default + Send + 'static>(&self, length: usize) -> BatchBuffer<T> {
+        self.buffers.buffer(length)
+    }
 }

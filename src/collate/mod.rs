@@ -1,5 +1,6 @@
 //! Collators: from samples to a batch; and what moves a batch to a device.
 
+mod buffers;
 mod context;
 mod device;
 mod tuples;
@@ -11,6 +12,8 @@ use crate::Error;
 use crate::manifest::Manifest;
 use crate::sample::SampleId;
 
+pub use buffers::BatchBuffer;
+pub(crate) use buffers::{BufferSource, KeptBuffers};
 pub use context::CollateContext;
 pub use device::{TensorDevice, ToDevice};
 pub(crate) use device::{conversion_error, not_converted};

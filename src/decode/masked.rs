@@ -7,7 +7,7 @@ use super::image_folder::{ImageFolder, ImageMemory};
 use super::stack::{Images, StackImages};
 use super::tuples::{number_and_name, too_few_parts};
 use super::{Decode, DecodeMemory, ItemMemory};
-use crate::collate::Collate;
+use crate::collate::{BatchBuffer, Collate, CollateContext};
 use crate::pixels::{Bitmap, Element, decode_mask, recycle};
 use crate::read::RawSample;
 use crate::transform::BitmapKind;
@@ -56,7 +56,7 @@ pub struct MaskedImage {
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaskedImages<T = f32> {
     /// Image after image, in the order of `shape`.
-    pub pixels: Vec<T>,
+    pub pixels: BatchBuffer<T>,
     /// Number of images, channels, height, width (NCHW), or with [`Layout::Nhwc`](crate::Layout::Nhwc) images, height,
     /// width, channels.
     pub shape: [usize; 4],
@@ -169,6 +169,10 @@ impl<T: Element> Collate<MaskedImage> for StackMaskedImages<T> {
     type Output = MaskedImages<T>;
 
     fn collate(&self, samples: Vec<MaskedImage>) -> anyhow::Result<MaskedImages<T>> {
+        self.collate_with(samples, &CollateContext::default())
+    }
+
+    fn collate_with(&self, samples: Vec<MaskedImage>, context: &CollateContext) -> anyhow::Result<MaskedImages<T>> {
         let (mut images, mut masks) = (Vec::with_capacity(samples.len()), Vec::new());
         let mut mask_shape = [samples.len(), 0, 0];
         if let Some(MaskedImage { mask, .. }) = samples.first() {
@@ -185,7 +189,7 @@ impl<T: Element> Collate<MaskedImage> for StackMaskedImages<T> {
             images.push(Image { bitmap, label: -1_i64, name });
         }
         // Refuses images of different sizes, and so masks of different sizes.
-        let Images { pixels, shape, labels: _ } = self.0.collate(images)?;
+        let Images { pixels, shape, labels: _ } = self.0.collate_with(images, context)?;
         Ok(MaskedImages { pixels, shape, masks, mask_shape })
     }
 

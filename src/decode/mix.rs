@@ -174,7 +174,7 @@ impl<T: Element> Collate<Image> for MixImages<T> {
         };
         let own: Vec<usize> = samples.iter().map(own).collect::<Result<_, _>>()?;
         let (height, width) = samples.first().map_or((0, 0), |Image { bitmap, .. }| (bitmap.height(), bitmap.width()));
-        let Images { mut pixels, shape, .. } = self.stack.collate(samples)?;
+        let Images { mut pixels, shape, .. } = self.stack.collate_with(samples, context)?;
 
         let mut share = 1.0;
         if let Some(mix) = self.draw(height, width, &mut SampleRng::new(context.seed))? {

@@ -5,7 +5,7 @@ use ndarray::{Array3, s};
 
 use super::image::Image;
 use super::stack::{Images, StackImages};
-use crate::collate::Collate;
+use crate::collate::{BatchBuffer, Collate};
 use crate::os::use_large_pages;
 use crate::pixels::{Element, Layout, recycle, write};
 
@@ -82,7 +82,7 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for PadImages<T> {
 
     fn collate(&self, samples: Vec<Image<L>>) -> anyhow::Result<PaddedImages<T, L>> {
         let Some(first) = samples.first() else {
-            let images = Images { pixels: Vec::new(), shape: [0; 4], labels: Vec::new() };
+            let images = Images { pixels: BatchBuffer::default(), shape: [0; 4], labels: Vec::new() };
             return Ok(PaddedImages { images, padded_size: [0; 2], sizes: Vec::new() });
         };
         let channels = first.bitmap.channels();
@@ -141,7 +141,7 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for PadImages<T> {
         }
         let [a, b, c] = self.stack.layout.shape(channels, height, width);
         Ok(PaddedImages {
-            images: Images { pixels, shape: [labels.len(), a, b, c], labels },
+            images: Images { pixels: pixels.into(), shape: [labels.len(), a, b, c], labels },
             padded_size: [height, width],
             sizes,
         })

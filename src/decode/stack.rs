@@ -5,8 +5,7 @@ use std::marker::PhantomData;
 use anyhow::bail;
 
 use super::image::Image;
-use crate::collate::Collate;
-use crate::os::use_large_pages;
+use crate::collate::{BatchBuffer, Collate, CollateContext};
 use crate::pixels::{Element, Layout, Normalization, recycle, write};
 
 /// Stacked images of one size, and their labels.
@@ -15,7 +14,7 @@ use crate::pixels::{Element, Layout, Normalization, recycle, write};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Images<T = f32, L = i64> {
     /// Image after image, in the order of `shape`.
-    pub pixels: Vec<T>,
+    pub pixels: BatchBuffer<T>,
     /// Number of images, channels, height, width (NCHW), or with [`Layout::Nhwc`] images, height, width, channels.
     pub shape: [usize; 4],
     /// One for each image: index in [`Manifest::labels`](crate::Manifest::labels), unless the decoder was given other
@@ -71,8 +70,12 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for StackImages<T> {
     type Output = Images<T, L>;
 
     fn collate(&self, samples: Vec<Image<L>>) -> anyhow::Result<Images<T, L>> {
+        self.collate_with(samples, &CollateContext::default())
+    }
+
+    fn collate_with(&self, samples: Vec<Image<L>>, context: &CollateContext) -> anyhow::Result<Images<T, L>> {
         let Some(first) = samples.first() else {
-            return Ok(Images { pixels: Vec::new(), shape: [0; 4], labels: Vec::new() });
+            return Ok(Images { pixels: BatchBuffer::default(), shape: [0; 4], labels: Vec::new() });
         };
         let (height, width, channels) = (first.bitmap.height(), first.bitmap.width(), first.bitmap.channels());
         if let Some(other) = samples.iter().find(|image| {
@@ -92,8 +95,7 @@ impl<T: Element, L: Send + 'static> Collate<Image<L>> for StackImages<T> {
         self.normalization.check::<T>(channels.into())?;
 
         let count = first.bitmap.values().len();
-        let mut pixels = vec![T::default(); samples.len() * count];
-        use_large_pages(&mut pixels);
+        let mut pixels = context.buffer::<T>(samples.len() * count);
         let mut labels = Vec::with_capacity(samples.len());
         for (image, place) in samples.into_iter().zip(pixels.chunks_exact_mut(count)) {
             write(&image.bitmap, &self.normalization, self.layout, place);

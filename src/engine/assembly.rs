@@ -13,7 +13,7 @@ use super::shutdown::{EpochSignal, EpochTask};
 use super::stages::{SampleStage, WindowStages};
 use super::ticket::{BatchSender, FinishedBatch, HeldBytes};
 use crate::budget::Permit;
-use crate::collate::{Batch, CollateContext, LostSample};
+use crate::collate::{Batch, BufferSource, CollateContext, LostSample};
 use crate::lock::lock;
 use crate::manifest::Manifest;
 use crate::observe::{Event, EventKind, Events};
@@ -231,14 +231,16 @@ impl BatchAssembly {
             Ok(need) => need,
             Err(panicked) => return self.refuse(slot, id, &panicked, false),
         };
-        if !need.is_estimate {
-            self.largest(id, need);
-        }
         if let Some(never) = self.never_fits(need) {
             drop(sample);
             // This sample alone is too large, and others may not be.
             self.go_without(slot, id, self.too_large(id, never, need), false);
-        } else if let Err(never) = gate.request(number, need, job(sample, Some(need))) {
+            return;
+        }
+        if !need.is_estimate {
+            self.largest(id, need);
+        }
+        if let Err(never) = gate.request(number, need, job(sample, Some(need))) {
             self.fail_too_large(id, never, need);
         }
     }
@@ -466,7 +468,8 @@ impl BatchAssembly {
         let positions = own.first().map_or(0, |range| range.start)..own.last().map_or(0, |range| range.end);
         let BatchContext { epoch, first_place, .. } = *self.context;
         let seed = first_place.at(positions.start).batch_seed();
-        let context = CollateContext { epoch, positions, seed };
+        let buffers = BufferSource::new(self.context.gate.as_ref().map(|gate| Arc::clone(&gate.buffers)));
+        let context = CollateContext { epoch, positions, seed, buffers };
         match self.context.code.collate(items, &context) {
             Ok(data) => {
                 if let Some((gate, number)) = self.gate() {

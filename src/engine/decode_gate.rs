@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::Sender;
 
 use crate::budget::Gauge;
+use crate::collate::KeptBuffers;
 use crate::lock::lock;
 
 /// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is about ten times as large as its
@@ -90,7 +91,7 @@ pub(crate) struct DecodeNeed {
     /// What the batch grows beyond its samples because this one is longer or shorter than others, as long as
     /// [`batch`](Self::batch). The ledger sets it, since it depends on the samples that came before.
     pub(crate) padding: u64,
-    /// Whether the batch is [padded](crate::collate::Collate::pads_to_largest): each sample takes as much of it as the
+    /// Whether the batch is [padded](crate::Collate::pads_to_largest): each sample takes as much of it as the
     /// largest.
     pub(crate) is_padded: bool,
     /// Whether item and copy are estimated from items decoded earlier, so that they may turn out larger.
@@ -273,6 +274,11 @@ impl<J: Cancellable> GrantLedger<J> {
         self.move_front();
     }
 
+    /// What is not granted while there are batches; nothing otherwise, so that nothing is kept between epochs.
+    fn room(&self) -> u64 {
+        if self.open.is_empty() { 0 } else { self.limits.all.saturating_sub(self.used) }
+    }
+
     fn adjust(&mut self, number: u64, more: u64, less: u64) {
         let Some(batch) = self.open.get_mut(&number) else { return };
         let change = |held: &mut u64| *held = held.saturating_add(more).saturating_sub(less);
@@ -340,6 +346,8 @@ pub(crate) struct DecodeGate<J> {
     jobs: Sender<J>,
     /// Gauge of granted bytes; `None` if the limits count samples.
     held: Option<Gauge>,
+    /// Memory of batches that are gone, which has the bytes that nothing was granted.
+    pub(crate) buffers: Arc<KeptBuffers>,
 }
 
 impl<J: Cancellable> DecodeGate<J> {
@@ -356,7 +364,7 @@ impl<J: Cancellable> DecodeGate<J> {
             arrivals: 0,
         };
         let held = limits.counts_bytes.then_some(held);
-        Arc::new(Self { limits, ledger: Mutex::new(ledger), jobs, held })
+        Arc::new(Self { limits, ledger: Mutex::new(ledger), jobs, held, buffers: Arc::default() })
     }
 
     /// Registers a batch of so many samples behind all others, so it is called in the order of delivery.
@@ -401,10 +409,14 @@ impl<J: Cancellable> DecodeGate<J> {
         let before = ledger.used;
         let result = change(&mut ledger);
         let ready = ledger.take_ready();
+        let mut excess = Vec::new();
         if let Some(held) = &self.held {
             held.replace(before, ledger.used);
+            excess = self.buffers.set_room(ledger.room());
         }
         drop(ledger);
+        // After the lock, since that may take milliseconds.
+        drop(excess);
         self.pass_on(ready);
         result
     }
@@ -438,6 +450,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::collate::{BufferSource, CollateContext};
 
     impl Cancellable for u32 {
         fn is_cancelled(&self) -> bool {
@@ -478,6 +491,26 @@ mod tests {
         gate.request(first.number, need(35, 0, 5), 2).unwrap();
         assert_eq!(granted.try_iter().collect::<Vec<_>>(), [1, 2], "the front takes all that is free");
         assert_eq!(held.bytes(), 100);
+    }
+
+    #[test]
+    fn memory_is_kept_of_what_is_not_granted() {
+        const BUFFER: u64 = 4 << 20;
+        let (gate, _granted, held) = gate(3 * BUFFER, BUFFER);
+        let buffers = BufferSource::new(Some(Arc::clone(&gate.buffers)));
+        let context = CollateContext { buffers, ..CollateContext::default() };
+        let use_three = || drop([(); 3].map(|()| context.buffer::<u8>(BUFFER as usize)));
+        use_three();
+        assert_eq!(gate.buffers.bytes(), 0, "no batch is under way");
+        let batch = gate.register(2);
+        use_three();
+        assert_eq!(gate.buffers.bytes(), 3 * BUFFER);
+        gate.request(batch.number, need(BUFFER + 1, 0, 0), 1).unwrap();
+        assert_eq!((gate.buffers.bytes(), held.bytes()), (BUFFER, BUFFER + 1));
+        use_three();
+        assert_eq!(gate.buffers.bytes(), BUFFER);
+        drop(batch);
+        assert_eq!((gate.buffers.bytes(), held.bytes()), (0, 0));
     }
 
     /// Silence after short audio was not counted.

@@ -3,10 +3,10 @@
 //!
 //! What the training loop was given is known only where the batch is handed over, and so is how long it waited. So that
 //! side has the state, the audit log, the events of batches and the times; and the thread counts of what it waits for,
-//! or converts, only the time in which the loop waits, too ([`LoopWait`]). The thread never has more than one batch that isn't taken yet: it waits for a place
-//! in the channel before it asks for the next one. So it takes no part in whether an epoch hangs: it waits for the
-//! training loop only while it holds no batch, and the bytes of the batch before are given back when the loop asks for
-//! the next.
+//! or converts, only the time in which the loop waits, too ([`LoopWait`]). The thread never has more than one batch
+//! that isn't taken yet: it waits for a place in the channel before it asks for the next one. So it takes no part in
+//! whether an epoch hangs: it waits for the training loop only while it holds no batch, and the bytes of the batch
+//! before are given back when the loop asks for the next.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -29,7 +29,7 @@ impl<T: crate::pixels::Element, L: Target> Batch<Images<T, L>> {
     pub fn into_ndarray(self) -> Result<(Array4<T>, TargetArray<L>)> {
         let (images, batch) = self.take_data();
         let (images, labels) = images_and_labels(images, &batch)?;
-        Ok((Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?, labels))
+        Ok((Array4::from_shape_vec(images.shape, images.pixels.into_vec()).map_err(shape_error)?, labels))
     }
 }
 
@@ -42,7 +42,7 @@ impl<T: crate::pixels::Element> Batch<crate::decode::MaskedImages<T>> {
     /// None for a batch that a loader has made.
     pub fn into_ndarray(self) -> Result<(Array4<T>, Array3<u8>)> {
         let images = self.into_inner();
-        let pixels = Array4::from_shape_vec(images.shape, images.pixels).map_err(shape_error)?;
+        let pixels = Array4::from_shape_vec(images.shape, images.pixels.into_vec()).map_err(shape_error)?;
         Ok((pixels, Array3::from_shape_vec(images.mask_shape, images.masks).map_err(shape_error)?))
     }
 }

@@ -8,6 +8,8 @@ use super::array::images_and_labels;
 use super::array::{row_major, signed};
 use super::library_error;
 use crate::Result;
+#[cfg(feature = "image")]
+use crate::collate::BatchBuffer;
 use crate::collate::{Batch, TensorDevice, ToDevice, conversion_error};
 use crate::decode::{AnyArray, ArrayElement, NamedArrays, PaddedArrays};
 #[cfg(feature = "image")]
@@ -44,7 +46,7 @@ impl<T: Element + WithDType, L: Target<Number: WithDType>> ToDevice<Device> for 
 
     fn to_device(self, device: &Device, batch: &Batch<()>) -> anyhow::Result<(Tensor, Tensor)> {
         let (images, labels) = images_and_labels(self, batch)?;
-        Ok((made(Tensor::from_vec(images.pixels, &images.shape, device))?, tensor(labels, device)?))
+        Ok((pixels(images.pixels, &images.shape, device)?, tensor(labels, device)?))
     }
 }
 
@@ -68,10 +70,7 @@ impl<T: Element + WithDType> ToDevice<Device> for MaskedImages<T> {
     type Tensors = (Tensor, Tensor);
 
     fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<(Tensor, Tensor)> {
-        Ok((
-            made(Tensor::from_vec(self.pixels, &self.shape, device))?,
-            made(Tensor::from_vec(self.masks, &self.mask_shape, device))?,
-        ))
+        Ok((pixels(self.pixels, &self.shape, device)?, made(Tensor::from_vec(self.masks, &self.mask_shape, device))?))
     }
 }
 
@@ -131,6 +130,16 @@ impl ToDevice<Device> for NamedArrays {
 
     fn to_device(self, device: &Device, _: &Batch<()>) -> anyhow::Result<BTreeMap<String, Tensor>> {
         self.into_inner().into_iter().map(|(name, array)| Ok((name, any_tensor(array, device)?))).collect()
+    }
+}
+
+/// On the CPU the tensor takes the memory of the batch over. A copy to another device gives it back to the loader.
+#[cfg(feature = "image")]
+fn pixels<T: WithDType>(pixels: BatchBuffer<T>, shape: &[usize; 4], device: &Device) -> Result<Tensor> {
+    if device.is_cpu() {
+        made(Tensor::from_vec(pixels.into_vec(), shape, device))
+    } else {
+        made(Tensor::from_slice(&pixels, shape, device))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use candle_core::{DType, Device};
 use dataflux::store::{MemoryStore, PutRequest};
-use dataflux::{DataLoader, DatafluxDataset, Decode, Error, ErrorKind, ImageFolder, Images};
+use dataflux::{
+    BatchBuffer, Collate, CollateContext, DataLoader, DatafluxDataset, Decode, Error, ErrorKind, Image, ImageFolder,
+    Images,
+};
 
 use crate::support::{client, png, without_hanging};
 
@@ -33,6 +36,60 @@ fn pixels_and_labels() {
     assert_eq!((images.dims(), images.dtype()), ([2, 1, 2, 2].as_slice(), DType::F32));
     assert_eq!(labels.to_vec1::<i64>().unwrap(), [0, 1]);
     assert_eq!(images.flatten_all().unwrap().to_vec1::<f32>().unwrap(), pixels.into_raw_vec_and_offset().0);
+}
+
+/// Finds what the memory of a batch holds before it is written to.
+struct FindOld;
+
+impl Collate<Image> for FindOld {
+    type Output = (f32, BatchBuffer<f32>);
+
+    fn collate(&self, _: Vec<Image>) -> anyhow::Result<Self::Output> {
+        anyhow::bail!("a loader calls collate_with")
+    }
+
+    fn collate_with(&self, _: Vec<Image>, context: &CollateContext) -> anyhow::Result<Self::Output> {
+        let mut buffer = context.buffer(2 << 20);
+        let old = buffer[0];
+        buffer.fill(7.0);
+        Ok((old, buffer))
+    }
+}
+
+/// Each batch took new memory from the system.
+#[test]
+fn memory_of_dropped_batches_is_used_again() {
+    const SIDE: u32 = 400;
+    without_hanging(|| {
+        let store = MemoryStore::new().with_bucket("data");
+        for value in 0..96 {
+            let file = png(SIDE, SIDE, &vec![value; (SIDE * SIDE) as usize]);
+            store.insert("data", &format!("p/x/{value:02}.png"), file);
+        }
+        let dataset = DatafluxDataset::open_with(client(store), "gs://data/p/").unwrap();
+        let decode = ImageFolder::new().grayscale();
+        let loader = DataLoader::builder(dataset.clone().decode(decode.clone())).batch_size(8).build().unwrap();
+        for batch in loader.epoch(0).unwrap() {
+            let batch = batch.unwrap();
+            for (id, image) in batch.ids().iter().zip(batch.pixels.chunks((SIDE * SIDE) as usize)) {
+                assert!(image.iter().all(|value| (value * 255.0 - id.0 as f32).abs() < 1e-3), "{id:?}");
+            }
+        }
+
+        let loader = DataLoader::builder(dataset.decode(decode).collate(FindOld)).batch_size(4).prefetch(2);
+        let loader = loader.build().unwrap();
+        for take_out in [false, true] {
+            let (mut taken, mut again) = (Vec::new(), 0);
+            for batch in loader.epoch(0).unwrap() {
+                let (old, buffer) = batch.unwrap().into_inner();
+                again += usize::from(old > 0.0);
+                if take_out {
+                    taken.push(buffer.into_vec());
+                }
+            }
+            assert_eq!(again > 0, !take_out, "{again} batches in memory of earlier ones; what is taken out is gone");
+        }
+    });
 }
 
 #[test]
