@@ -3,8 +3,8 @@
 //! A batch of 256 images of 224 x 224 pixels has 154 MB as `f32`. The allocator gives as much back to the system as
 //! soon as the batch is gone, and gets other pages for the next one, which the system clears first. So a
 //! [`BatchBuffer`] goes back to the loader when it is dropped, by whatever thread. [`KeptBuffers`] never has more bytes
-//! than the memory budget has left: the gate before the decoder sets that bound with each grant, and 0 once no batch is
-//! under way.
+//! than the memory budget has left, or holds for batches that will be written into them: the gate before the decoder
+//! sets that bound with each grant, and 0 once no batch is under way.
 
 use std::any::Any;
 use std::fmt;

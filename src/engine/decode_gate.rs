@@ -160,6 +160,8 @@ struct OpenBatch {
     /// collated.
     surplus: u64,
     largest_scratch: u64,
+    /// Bytes that are granted for the batch and that nobody has allocated, since it isn't collated yet.
+    uncollated: u64,
     /// In a padded batch: the part of the batch that the largest sample takes, and the number of samples so far.
     largest_part: u64,
     parts: u64,
@@ -215,6 +217,7 @@ impl<J: Cancellable> GrantLedger<J> {
         self.adjust(number, need.total(), 0);
         if let Some(batch) = self.open.get_mut(&number) {
             batch.ungranted = batch.ungranted.saturating_sub(1);
+            batch.uncollated = batch.uncollated.saturating_add(need.copy);
             batch.unsettled += usize::from(need.changes());
             self.unsettled += usize::from(need.changes());
         }
@@ -228,6 +231,7 @@ impl<J: Cancellable> GrantLedger<J> {
         self.adjust(number, item.lasting().saturating_add(padding), granted.total());
         let most = self.limits.batch();
         let Some(batch) = self.open.get_mut(&number) else { return Ok(()) };
+        batch.uncollated = batch.uncollated.saturating_add(item.copy).saturating_sub(granted.copy);
         if granted.changes() {
             batch.unsettled = batch.unsettled.saturating_sub(1);
             self.unsettled = self.unsettled.saturating_sub(1);
@@ -260,7 +264,9 @@ impl<J: Cancellable> GrantLedger<J> {
 
     /// A batch is collated: gives back what its items and their copies took beyond the batch.
     pub(crate) fn collated(&mut self, number: u64) {
-        let surplus = self.open.get_mut(&number).map_or(0, |batch| std::mem::take(&mut batch.surplus));
+        let Some(batch) = self.open.get_mut(&number) else { return };
+        batch.uncollated = 0;
+        let surplus = std::mem::take(&mut batch.surplus);
         self.adjust(number, 0, surplus);
     }
 
@@ -274,9 +280,16 @@ impl<J: Cancellable> GrantLedger<J> {
         self.move_front();
     }
 
-    /// What is not granted while there are batches; nothing otherwise, so that nothing is kept between epochs.
+    /// What may be kept for later batches while there are any: bytes that aren't granted, and those that are granted
+    /// for batches which will be written into kept memory. Nothing between epochs.
+    ///
+    /// For the milliseconds in which a batch is collated, its bytes are counted here and have been allocated.
     fn room(&self) -> u64 {
-        if self.open.is_empty() { 0 } else { self.limits.all.saturating_sub(self.used) }
+        if self.open.is_empty() {
+            return 0;
+        }
+        let uncollated = self.open.values().fold(0_u64, |sum, batch| sum.saturating_add(batch.uncollated));
+        self.limits.all.saturating_sub(self.used).saturating_add(uncollated).min(self.limits.all)
     }
 
     fn adjust(&mut self, number: u64, more: u64, less: u64) {
@@ -505,7 +518,12 @@ mod tests {
         let batch = gate.register(2);
         use_three();
         assert_eq!(gate.buffers.bytes(), 3 * BUFFER);
-        gate.request(batch.number, need(BUFFER + 1, 0, 0), 1).unwrap();
+        // The copy is the batch, which will be written into kept memory.
+        gate.request(batch.number, need(0, BUFFER, 0), 0).unwrap();
+        assert_eq!((gate.buffers.bytes(), held.bytes()), (3 * BUFFER, BUFFER));
+        gate.update(|ledger| ledger.collated(batch.number));
+        assert_eq!(gate.buffers.bytes(), 2 * BUFFER);
+        gate.request(batch.number, need(1, 0, 0), 1).unwrap();
         assert_eq!((gate.buffers.bytes(), held.bytes()), (BUFFER, BUFFER + 1));
         use_three();
         assert_eq!(gate.buffers.bytes(), BUFFER);
