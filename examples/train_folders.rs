@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Module, Tensor};
 use candle_nn::{AdamW, Conv2d, Conv2dConfig, Linear, Optimizer, ParamsAdamW, VarBuilder, VarMap, ops};
 use dataflux::DataLoader;
 
-use folders::{EPOCHS, Folders};
+use folders::{EPOCHS, Folders, learning_rate};
 
 struct Network {
     convolutions: [Conv2d; 4],
@@ -54,9 +54,10 @@ fn main() -> Result<()> {
     let device = Device::cuda_if_available(0)?;
     let vars = VarMap::new();
     let network = Network::new(&VarBuilder::from_varmap(&vars, DType::F32, &device), classes)?;
-    let mut optimizer = AdamW::new(vars.all_vars(), ParamsAdamW { lr: 0.003, ..ParamsAdamW::default() })?;
+    let mut optimizer = AdamW::new(vars.all_vars(), ParamsAdamW::default())?;
     let mut accuracy = 0.0;
     for epoch in 0..EPOCHS {
+        optimizer.set_learning_rate(learning_rate(epoch));
         let mut loss_sum = 0.0;
         let mut batches = train.epoch(epoch)?;
         for batch in &mut batches {

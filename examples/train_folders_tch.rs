@@ -10,7 +10,7 @@ use dataflux::DataLoader;
 use tch::nn::{AdamW, ConvConfig, LinearConfig, Module, OptimizerConfig, VarStore};
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
-use folders::{EPOCHS, Folders};
+use folders::{EPOCHS, Folders, learning_rate};
 
 /// Maps images of shape (n, 3, height, width) to scores of shape (n, classes).
 fn network(vars: &tch::nn::Path, classes: i64) -> impl Module + use<> {
@@ -33,13 +33,14 @@ fn main() -> Result<()> {
     tch::manual_seed(42);
     let vars = VarStore::new(Device::cuda_if_available());
     let network = network(&vars.root(), classes as i64);
-    let mut optimizer = AdamW::default().build(&vars, 0.003)?;
+    let mut optimizer = AdamW::default().build(&vars, learning_rate(0))?;
 
     // A thread of each loader makes tensors of the next batch, on the device, while the network trains on this one.
     let train = DataLoader::builder(train).batch_size(25).shuffle(42).device(vars.device()).build()?;
     let validation = DataLoader::builder(validation).batch_size(50).device(vars.device()).build()?;
     let mut accuracy = 0.0;
     for epoch in 0..EPOCHS {
+        optimizer.set_lr(learning_rate(epoch));
         let mut loss_sum = 0.0;
         let mut batches = train.epoch(epoch)?;
         for batch in &mut batches {

@@ -16,6 +16,11 @@ use dataflux_emulator::Emulator;
 pub(crate) const EPOCHS: u64 = 12;
 const SIDE: u32 = 48;
 
+/// The learning rate of an epoch: from 0.003 to almost 0, along a cosine.
+pub(crate) fn learning_rate(epoch: u64) -> f64 {
+    0.0015 * (1.0 + (std::f64::consts::PI * epoch as f64 / EPOCHS as f64).cos())
+}
+
 /// The data sets, and the emulator that they are in.
 pub(crate) struct Folders {
     pub(crate) train: DatafluxDataset<Collated<ImageFolder, MixImages>>,
