@@ -250,6 +250,17 @@ fn slices_of_a_sharded_loader_are_its_shards() {
 }
 
 #[test]
+fn the_state_of_a_sharded_loader_is_that_of_the_shard_that_has_delivered_least() {
+    let (loader, _) = sharded(&in_memory(images(21)).decode(ImageFolder::new()));
+    let parts = split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(3));
+    let mut epochs: Vec<_> = parts.iter().map(|part| part.iter()).collect();
+    for (epoch, batches) in epochs.iter_mut().zip([3, 1, 2]) {
+        assert_eq!(epoch.by_ref().take(batches).flatten().count(), batches);
+    }
+    assert_eq!(loader.state().unwrap().position, 6);
+}
+
+#[test]
 fn a_learner_trains_on_several_devices_on_each_sample_once_an_epoch() {
     let dataset = in_memory(images(21)).decode(ImageFolder::new());
     let (train, trained) = sharded(&dataset);
