@@ -1,19 +1,17 @@
 //! Trains on photographs in class folders as ImageNet is trained on, with burn's `Learner`: random crops, flips and
-//! colours, mixup and CutMix for training; a resize and a crop of the middle for validation. The pictures are made by
-//! this program, in an emulator.
+//! colours, mixup and CutMix for training; a resize and a crop of the middle for validation (`support/folders.rs` of
+//! dataflux has these). The pictures are made by this program, in an emulator.
 //!
 //! cargo run --release --example train_folders
 
-#[path = "../../examples/support/bucket.rs"]
-mod bucket;
+#[path = "../../examples/support/folders.rs"]
+mod folders;
 #[path = "support/report.rs"]
 mod report;
-#[path = "../../examples/support/shapes.rs"]
-mod shapes;
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use burn_core as burn;
 use burn_core::data::dataloader::DataLoader as _;
 use burn_core::module::Module;
@@ -23,18 +21,15 @@ use burn_nn::conv::{Conv2d, Conv2dConfig};
 use burn_nn::loss::CrossEntropyLossConfig;
 use burn_nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn_optim::AdamWConfig;
+use burn_optim::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
 use burn_train::metric::{AccuracyMetric, LossMetric};
 use burn_train::{
     ClassificationOutput, ExecutionStrategy, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
 };
-use dataflux::{
-    DataLoader, DatafluxDataset, Decode, IMAGENET_MEAN, IMAGENET_STD, ImageFolder, MixImages, RandomResizedCrop,
-    Transforms,
-};
+use dataflux::DataLoader;
 use dataflux_burn::BurnDataLoader;
 
-const EPOCHS: usize = 12;
-const SIDE: u32 = 48;
+use folders::{EPOCHS, Folders, learning_rate};
 
 #[derive(Module, Debug)]
 struct Network {
@@ -86,26 +81,12 @@ impl InferenceStep for Network {
 }
 
 fn main() -> Result<()> {
-    let files = [shapes::files("train", 900, 1)?, shapes::files("val", 150, 2)?].concat();
-    let (_emulator, client) = bucket::start(files)?;
-
-    // Half of the image at least: a smaller part may miss the shape.
-    let crop = RandomResizedCrop { scale: (0.5, 1.0), ..RandomResizedCrop::new(SIDE, SIDE) };
-    let train = Transforms::new().step(crop).horizontal_flip(0.5).color_jitter(0.4, 0.4, 0.4, 0.1);
-    let validation = Transforms::new().resize_shorter(SIDE * 8 / 7).center_crop(SIDE, SIDE);
-    let images = ImageFolder::new().normalize(&IMAGENET_MEAN, &IMAGENET_STD);
-    let (train, validation) = (images.clone().transform(train), images.transform(validation));
-
-    let open = |part: &str| DatafluxDataset::open_with(client.clone(), &format!("gs://my-bucket/{part}/"));
-    let mix = train.collate();
-    let train = open("train")?.decode(train);
-    let validation = open("val")?.decode(validation).classes_from(&train)?;
-    let classes = train.manifest().labels().len();
-    println!("{} images to train on and {} to validate, of {classes} classes", train.len(), validation.len());
+    let Folders { train, validation, classes, emulator: _emulator } = Folders::open()?;
+    let batch_size = 25;
+    let steps = EPOCHS as usize * train.len().div_ceil(batch_size);
+    let train = DataLoader::builder(train).batch_size(batch_size).shuffle(42).build()?;
 
     let device = Device::default();
-    let train = train.collate(MixImages::new(mix, classes).mixup(0.1).cutmix(0.1));
-    let train = DataLoader::builder(train).batch_size(25).shuffle(42).build()?;
     let train = BurnDataLoader::new(train, &device)?;
     let validation = BurnDataLoader::new(DataLoader::builder(validation).batch_size(50).build()?, &device)?;
 
@@ -117,8 +98,9 @@ fn main() -> Result<()> {
         .with_application_logger(None)
         .renderer(Box::new(report::EpochReport::default()))
         .metrics((AccuracyMetric::new(), LossMetric::new()))
-        .num_epochs(EPOCHS);
-    let result = training.launch(Learner::new(network, AdamWConfig::new().init(), 0.003));
+        .num_epochs(EPOCHS as usize);
+    let schedule = CosineAnnealingLrSchedulerConfig::new(learning_rate(0), steps).init().map_err(Error::msg)?;
+    let result = training.launch(Learner::new(network, AdamWConfig::new().init(), schedule));
     if let Some(error) = result.error {
         bail!("the training stopped: {error}");
     }

@@ -2,7 +2,7 @@
 //!
 //! A batch of 256 images of 224 x 224 pixels has 154 MB as `f32`. The allocator gives as much back to the system as
 //! soon as the batch is gone, and gets other pages for the next one, which the system clears first. So a
-//! [`BatchBuffer`] goes back to the loader when it is dropped, by whatever thread. [`KeptBuffers`] never has more bytes
+//! [`BatchBuffer`] goes back to the loader when it is dropped, by whatever thread. [`BatchPool`] never has more bytes
 //! than the memory budget has left, or holds for batches that will be written into them: the gate before the decoder
 //! sets that bound with each grant, and 0 once no batch is under way.
 
@@ -19,38 +19,38 @@ const MIN_KEPT_BYTES: u64 = 4 << 20;
 
 /// Buffers of a loader that wait for the next batch.
 #[derive(Debug, Default)]
-pub(crate) struct KeptBuffers(Mutex<KeptState>);
+pub(crate) struct BatchPool(Mutex<PoolState>);
 
 #[derive(Debug, Default)]
-struct KeptState {
+struct PoolState {
     /// Bytes that may be kept.
-    room: u64,
+    limit: u64,
     bytes: u64,
     /// All of one size, except where a loader has batches of several types.
-    buffers: Vec<KeptBuffer>,
+    buffers: Vec<PooledBuffer>,
 }
 
 /// One buffer, without its type.
 #[derive(Debug)]
-pub(crate) struct KeptBuffer {
+pub(crate) struct PooledBuffer {
     bytes: u64,
     /// A `Vec` of numbers.
     numbers: Box<dyn Any + Send>,
 }
 
-impl KeptBuffers {
+impl BatchPool {
     /// Bounds the bytes that are kept, and returns the buffers that are more. Dropping these may take milliseconds.
     #[must_use]
-    pub(crate) fn set_room(&self, room: u64) -> Vec<KeptBuffer> {
+    pub(crate) fn set_limit(&self, limit: u64) -> Vec<PooledBuffer> {
         let mut state = lock(&self.0);
-        state.room = room;
+        state.limit = limit;
         state.make_room(0)
     }
 
     /// A kept buffer of just this length.
     fn take<T: 'static>(&self, length: usize) -> Option<Vec<T>> {
         let mut state = lock(&self.0);
-        let fits = |kept: &KeptBuffer| kept.numbers.downcast_ref::<Vec<T>>().is_some_and(|kept| kept.len() == length);
+        let fits = |kept: &PooledBuffer| kept.numbers.downcast_ref::<Vec<T>>().is_some_and(|kept| kept.len() == length);
         let found = state.buffers.iter().position(fits)?;
         let kept = state.buffers.swap_remove(found);
         state.bytes -= kept.bytes;
@@ -62,12 +62,12 @@ impl KeptBuffers {
         let mut state = lock(&self.0);
         // The last batch of an epoch is often smaller. Later ones have no use of its buffer.
         let is_smaller = state.buffers.iter().any(|kept| kept.bytes > bytes);
-        if bytes < MIN_KEPT_BYTES || bytes > state.room || is_smaller {
+        if bytes < MIN_KEPT_BYTES || bytes > state.limit || is_smaller {
             return;
         }
         let excess = state.make_room(bytes);
         state.bytes += bytes;
-        state.buffers.push(KeptBuffer { bytes, numbers: Box::new(numbers) });
+        state.buffers.push(PooledBuffer { bytes, numbers: Box::new(numbers) });
         drop(state);
         // After the lock, since that may take milliseconds.
         drop(excess);
@@ -79,11 +79,11 @@ impl KeptBuffers {
     }
 }
 
-impl KeptState {
+impl PoolState {
     /// Takes out buffers, the oldest first, until there is room for so many bytes more.
-    fn make_room(&mut self, more: u64) -> Vec<KeptBuffer> {
+    fn make_room(&mut self, more: u64) -> Vec<PooledBuffer> {
         let mut excess = Vec::new();
-        while !self.buffers.is_empty() && self.bytes.saturating_add(more) > self.room {
+        while !self.buffers.is_empty() && self.bytes.saturating_add(more) > self.limit {
             let kept = self.buffers.remove(0);
             self.bytes -= kept.bytes;
             excess.push(kept);
@@ -94,20 +94,20 @@ impl KeptState {
 
 /// Where the collators of a loader take the memory of batches from. All are equal, since batches don't depend on them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct BufferSource(Option<Arc<KeptBuffers>>);
+pub(crate) struct BufferSource(Option<Arc<BatchPool>>);
 
 impl BufferSource {
-    pub(crate) fn new(kept: Option<Arc<KeptBuffers>>) -> Self {
-        Self(kept)
+    pub(crate) fn new(pool: Option<Arc<BatchPool>>) -> Self {
+        Self(pool)
     }
 
     pub(super) fn buffer<T: Copy + Default + Send + 'static>(&self, length: usize) -> BatchBuffer<T> {
-        let numbers = self.0.as_ref().and_then(|kept| kept.take(length)).unwrap_or_else(|| {
+        let numbers = self.0.as_ref().and_then(|pool| pool.take(length)).unwrap_or_else(|| {
             let mut numbers = vec![T::default(); length];
             use_large_pages(&mut numbers);
             numbers
         });
-        let home = self.0.as_ref().map(|kept| Home { kept: Arc::downgrade(kept), keep: KeptBuffers::keep::<T> });
+        let home = self.0.as_ref().map(|pool| Home { pool: Arc::downgrade(pool), keep: BatchPool::keep::<T> });
         BatchBuffer { numbers, home }
     }
 }
@@ -142,8 +142,8 @@ pub struct BatchBuffer<T> {
 
 /// The loader that gets a buffer back, if it is still there.
 struct Home<T> {
-    kept: Weak<KeptBuffers>,
-    keep: fn(&KeptBuffers, Vec<T>),
+    pool: Weak<BatchPool>,
+    keep: fn(&BatchPool, Vec<T>),
 }
 
 impl<T> BatchBuffer<T> {
@@ -158,9 +158,9 @@ impl<T> BatchBuffer<T> {
 impl<T> Drop for BatchBuffer<T> {
     fn drop(&mut self) {
         if let Some(home) = self.home.take()
-            && let Some(kept) = home.kept.upgrade()
+            && let Some(pool) = home.pool.upgrade()
         {
-            (home.keep)(&kept, std::mem::take(&mut self.numbers));
+            (home.keep)(&pool, std::mem::take(&mut self.numbers));
         }
     }
 }
@@ -217,47 +217,47 @@ mod tests {
     const LENGTH: usize = 1 << 20;
     const BYTES: u64 = 4 << 20;
 
-    fn source(room: u64) -> (Arc<KeptBuffers>, BufferSource) {
-        let kept = Arc::<KeptBuffers>::default();
-        drop(kept.set_room(room));
-        (Arc::clone(&kept), BufferSource::new(Some(kept)))
+    fn source(limit: u64) -> (Arc<BatchPool>, BufferSource) {
+        let pool = Arc::<BatchPool>::default();
+        drop(pool.set_limit(limit));
+        (Arc::clone(&pool), BufferSource::new(Some(pool)))
     }
 
     #[test]
     fn a_dropped_buffer_is_the_next_one() {
-        let (kept, source) = source(3 * BYTES);
+        let (pool, source) = source(3 * BYTES);
         let buffer = source.buffer::<f32>(LENGTH);
         assert!(buffer.iter().all(|number| *number == 0.0));
         let address = buffer.as_ptr();
         std::thread::spawn(move || drop(buffer)).join().unwrap();
-        assert_eq!(kept.bytes(), BYTES);
+        assert_eq!(pool.bytes(), BYTES);
         assert_eq!(source.buffer::<u32>(LENGTH).len(), LENGTH, "one of another type is another one");
         let again = source.buffer::<f32>(LENGTH);
         assert_eq!(again.as_ptr(), address);
         let taken_out = again.into_vec();
         assert_eq!(taken_out.as_ptr(), address);
         drop(source.buffer::<f32>(LENGTH).clone());
-        assert_eq!(kept.bytes(), 2 * BYTES, "a `Vec` and a copy don't come back");
+        assert_eq!(pool.bytes(), 2 * BYTES, "a `Vec` and a copy don't come back");
         drop(source.buffer::<f32>(LENGTH - 1));
-        assert_eq!(kept.bytes(), 2 * BYTES, "nor does the buffer of a smaller batch");
+        assert_eq!(pool.bytes(), 2 * BYTES, "nor does the buffer of a smaller batch");
     }
 
     #[test]
     fn no_more_is_kept_than_there_is_room_for() {
-        let (kept, source) = source(2 * BYTES);
+        let (pool, source) = source(2 * BYTES);
         let buffers = || [(); 4].map(|()| source.buffer::<f32>(LENGTH));
         drop(buffers());
-        assert_eq!(kept.bytes(), 2 * BYTES);
-        drop(kept.set_room(2 * BYTES - 1));
-        assert_eq!(kept.bytes(), BYTES);
+        assert_eq!(pool.bytes(), 2 * BYTES);
+        drop(pool.set_limit(2 * BYTES - 1));
+        assert_eq!(pool.bytes(), BYTES);
         let late = buffers();
-        drop(kept.set_room(0));
+        drop(pool.set_limit(0));
         drop(late);
-        assert_eq!(kept.bytes(), 0);
-        drop(kept.set_room(u64::MAX));
+        assert_eq!(pool.bytes(), 0);
+        drop(pool.set_limit(u64::MAX));
         let late = buffers();
-        let weak = Arc::downgrade(&kept);
-        drop((kept, source));
+        let weak = Arc::downgrade(&pool);
+        drop((pool, source));
         assert!(weak.upgrade().is_none(), "buffers don't keep those of a loader that is gone");
         drop(late);
     }

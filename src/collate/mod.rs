@@ -13,7 +13,7 @@ use crate::manifest::Manifest;
 use crate::sample::SampleId;
 
 pub use buffers::BatchBuffer;
-pub(crate) use buffers::{BufferSource, KeptBuffers};
+pub(crate) use buffers::{BatchPool, BufferSource};
 pub use context::CollateContext;
 pub use device::{TensorDevice, ToDevice};
 pub(crate) use device::{conversion_error, not_converted};

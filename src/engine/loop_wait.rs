@@ -1,7 +1,7 @@
 //! The wait of a training loop, as seen by the thread that waits for batches in place of the loop.
 //!
-//! Such a thread is ahead of the loop, so that its own waits say little: while it waits for a batch, or converts one, the
-//! loop may still train on the batch before. Only the time in which the loop has asked for that batch is a wait.
+//! Such a thread is ahead of the loop, so that its own waits say little: while it waits for a batch, or converts one,
+//! the loop may still train on the batch before. Only the time in which the loop has asked for that batch is a wait.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

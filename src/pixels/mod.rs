@@ -27,6 +27,7 @@ mod png;
 mod refusal;
 mod resize;
 mod tiff;
+mod tiff_directory;
 mod tiff_header;
 #[cfg(feature = "turbojpeg")]
 mod turbo;

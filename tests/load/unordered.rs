@@ -154,8 +154,11 @@ fn an_error_ends_it() {
         let error = batches.find_map(Result::err).unwrap();
         assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
         assert!(batches.next().is_none());
-        let beyond = batches.state().beyond.map(|beyond| beyond.positions).unwrap_or_default();
-        assert!(batches.state().position <= 16 && beyond.iter().all(|(start, _)| *start >= 24), "{beyond:?}");
+        // Any of the others may have been delivered before: all, none, or the last alone.
+        let State { position, beyond, .. } = batches.state();
+        let beyond = beyond.map(|beyond| beyond.positions).unwrap_or_default();
+        let lacks_lost = beyond.iter().all(|(start, end)| *end <= 16 || *start >= 24);
+        assert!(position <= 16 && lacks_lost, "{position}, {beyond:?}");
         all_given_back(&loader);
     });
 }
