@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use super::refusal::{damaged_headers, unsupported};
 use super::tiff_directory::{Directory, tag};
