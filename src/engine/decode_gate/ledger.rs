@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::Cancellable;
-
 /// Reads get `1 / READ_PARTS` of the memory budget. A decoded image of `f32` values is about ten times as large as its
 /// PNG file and a hundred times as large as its JPEG file, so reading needs the smaller part. With half of this share,
 /// the budget would limit how many large photos are read at once, and not the network.
@@ -93,6 +91,11 @@ impl DecodeNeed {
     fn changes(self) -> bool {
         self.is_estimate || self.scratch > 0
     }
+}
+
+/// A job whose epoch may be cancelled while the job waits.
+pub(crate) trait Cancellable {
+    fn is_cancelled(&self) -> bool;
 }
 
 /// Error for a batch whose samples need more memory than the limit for one batch.

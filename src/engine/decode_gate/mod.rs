@@ -29,12 +29,7 @@ use crate::budget::Gauge;
 use crate::collate::BatchPool;
 use crate::lock::lock;
 
-pub(crate) use ledger::{DecodeLimits, DecodeNeed, GrantLedger, NeverFits};
-
-/// A job whose epoch may be cancelled while the job waits.
-pub(crate) trait Cancellable {
-    fn is_cancelled(&self) -> bool;
-}
+pub(crate) use ledger::{Cancellable, DecodeLimits, DecodeNeed, GrantLedger, NeverFits};
 
 /// Lets jobs through to the decode threads once there is memory for what they make.
 pub(crate) struct DecodeGate<J> {
