@@ -31,7 +31,8 @@ use crate::sample::State;
 /// Delivers the batches of one epoch that a thread is ahead with.
 #[derive(Debug)]
 pub(super) struct AheadDelivery {
-    steps: mpsc::Receiver<AheadStep>,
+    /// What the thread has handed over. `None` once no batch is delivered any more.
+    steps: Option<mpsc::Receiver<AheadStep>>,
     manifest: Arc<Manifest>,
     /// The state after the last batch that was delivered.
     state: State,
@@ -40,9 +41,8 @@ pub(super) struct AheadDelivery {
     times: DeliveryTimes,
     audit: Option<EpochAudit>,
     shutdown: Arc<EpochShutdown>,
-    is_over: bool,
     /// When the training loop asked for the batch that it waits for.
-    asked: Option<Instant>,
+    asked_at: Option<Instant>,
     /// Tells the thread when that was.
     loop_wait: Arc<LoopWait>,
     /// Bytes of the batch that the training loop has.
@@ -60,8 +60,9 @@ struct AheadStep {
     held: Vec<HeldBytes>,
     state: State,
     stats: EpochStats,
-    /// When the batch, or the end of the epoch, came to the thread.
-    came: Option<Instant>,
+    /// When the thread had the batch for the loop, or when the thread learned that the epoch is over. `None` if the
+    /// epoch was over before.
+    arrived_at: Option<Instant>,
 }
 
 /// Waits for the next batch, and moves it to the device if there is one.
@@ -100,7 +101,7 @@ fn next_on_host(epoch: &mut RunningEpoch) -> AheadStep {
         held: std::mem::take(&mut epoch.in_hand),
         state: epoch.state(),
         stats: epoch.stats(),
-        came: epoch.times.last(),
+        arrived_at: epoch.times.last(),
     }
 }
 
@@ -116,8 +117,13 @@ fn run_ahead(mut epoch: RunningEpoch, steps: &mpsc::Sender<AheadStep>, mut cance
         });
         // Nobody wants another batch.
         let Some(place) = place else { return };
-        let step = next_step(&mut epoch);
+        let mut step = next_step(&mut epoch);
         let is_last = !matches!(step.batch, Some(Ok(_)));
+        // The thread comes back from the end of an epoch only when temporary objects are deleted, which is no wait for a
+        // batch.
+        if step.batch.is_some() {
+            step.arrived_at = Some(Instant::now());
+        }
         place.send(step);
         if is_last {
             return;
@@ -147,15 +153,14 @@ impl AheadDelivery {
         })?;
         shutdown.track_thread(thread);
         Ok(Self {
-            steps,
+            steps: Some(steps),
             manifest,
             state,
             stats: EpochStats::default(),
             times,
             audit,
             shutdown,
-            is_over: false,
-            asked: None,
+            asked_at: None,
             loop_wait,
             in_hand: Vec::new(),
         })
@@ -188,19 +193,20 @@ impl AheadDelivery {
 
     /// Notes that no batch is delivered any more.
     fn set_over(&mut self) {
-        self.is_over = true;
+        // The thread may already have handed over another batch. Its bytes must be free before the next epoch begins,
+        // though this value may live on.
+        self.steps = None;
         self.shutdown.release();
     }
 
     /// Notes that the loop's wait is over, and returns how long it was.
     fn record_wait(&mut self, step: &AheadStep) -> Duration {
         let now = Instant::now();
-        let asked = self.asked.take().unwrap_or(now);
-        // The thread comes back from the end of an epoch only when temporary objects are deleted, which is no wait for a
-        // batch.
-        let came = step.came.filter(|_| step.batch.is_none()).map_or(now, |came| came.max(asked));
-        let waited = came - asked;
-        self.times.record(came, waited);
+        let asked_at = self.asked_at.take().unwrap_or(now);
+        // Asynchronous code may look for the batch long after it arrived.
+        let arrived_at = step.arrived_at.map_or(now, |arrived_at| arrived_at.max(asked_at));
+        let waited = arrived_at - asked_at;
+        self.times.record(if step.batch.is_some() { now } else { arrived_at }, waited);
         waited
     }
 
@@ -232,15 +238,13 @@ impl AheadDelivery {
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Batch<BatchData>>>> {
         // Before the wait, because the next batch may need these bytes.
         self.in_hand.clear();
-        if self.is_over {
-            return Poll::Ready(None);
-        }
-        if self.asked.is_none() {
+        let Some(steps) = &mut self.steps else { return Poll::Ready(None) };
+        if self.asked_at.is_none() {
             let now = Instant::now();
             self.loop_wait.begin(self.stats.batches, now);
-            self.asked = Some(now);
+            self.asked_at = Some(now);
         }
-        self.steps.poll_recv(context).map(|step| {
+        steps.poll_recv(context).map(|step| {
             let Some(step) = step else {
                 // The thread ended before the epoch did, because the loader was closed.
                 self.set_over();
@@ -287,16 +291,32 @@ mod tests {
         }
     }
 
-    impl ToDevice<Host> for Vec<RawSample> {
-        type Tensors = usize;
+    #[derive(Debug)]
+    struct Converted {
+        samples: usize,
+        at: Instant,
+    }
 
-        fn to_device(self, _: &Host, _: &Batch<()>) -> anyhow::Result<usize> {
-            Ok(self.len())
+    impl ToDevice<Host> for Vec<RawSample> {
+        type Tensors = Converted;
+
+        fn to_device(self, _: &Host, _: &Batch<()>) -> anyhow::Result<Converted> {
+            Ok(Converted { samples: self.len(), at: Instant::now() })
         }
     }
 
+    /// The delivery of epoch 0 of this loader, and its first step, once the second waits in the channel.
+    fn delivery_and_first_step(loader: &DataLoader<crate::Raw, Converted>) -> (AheadDelivery, AheadStep) {
+        let mut delivery = AheadDelivery::start(loader.begin(0).unwrap()).unwrap();
+        delivery.asked_at = Some(Instant::now());
+        let steps = delivery.steps.as_mut().unwrap();
+        let first = block_on(steps.recv()).unwrap();
+        until("the next batch is there", || steps.len() == 1);
+        (delivery, first)
+    }
+
     /// A bucket that is composed, with its faults, and a loader for it that moves batches to a device.
-    fn bucket() -> (MemoryStore, FaultStore, DataLoaderBuilder<crate::Raw, usize>) {
+    fn bucket() -> (MemoryStore, FaultStore, DataLoaderBuilder<crate::Raw, Converted>) {
         let info = BucketInfo { retention: Some(Duration::ZERO), ..BucketInfo::default() };
         let store = MemoryStore::new().with_bucket_info("data", info);
         (0..SAMPLES).for_each(|index| _ = store.insert("data", &format!("p/{index:02}"), format!("{index}")));
@@ -360,9 +380,40 @@ mod tests {
         for epoch in 1..3 {
             let mut batches = epochs.next().unwrap().unwrap();
             assert_eq!(batches.epoch(), epoch);
-            assert_eq!(batches.by_ref().map(|batch| batch.unwrap().into_inner()).sum::<usize>(), SAMPLES);
+            assert_eq!(batches.by_ref().map(|batch| batch.unwrap().samples).sum::<usize>(), SAMPLES);
         }
         until("the bytes are given back", || loader.bytes_held() == 0);
         until("the temporary objects are deleted", || store.names("data").len() == SAMPLES);
+    }
+
+    /// The next batch kept its bytes as long as the failed epoch was in scope, and the next epoch could wait for them.
+    #[test]
+    fn an_epoch_whose_log_failed_holds_no_bytes() {
+        let log = std::env::temp_dir().join(format!("dataflux-ahead-log-{}", std::process::id()));
+        let (_, _, builder) = bucket();
+        let loader = builder.audit(&log).build().unwrap();
+        let (mut delivery, first) = delivery_and_first_step(&loader);
+        std::fs::write(&log, "a line of another writer\n").unwrap();
+        let error = delivery.deliver(first).unwrap().unwrap_err();
+        assert!(error.to_string().contains("somebody else writes to this audit log"), "{error}");
+        assert!(delivery.next().is_none(), "no batch follows an error");
+        until("the bytes are given back", || loader.bytes_held() == 0);
+        std::fs::remove_file(&log).unwrap();
+    }
+
+    /// If asynchronous code did something else before it looked again, that counted as a wait.
+    #[test]
+    fn a_wait_ends_when_the_batch_arrives() {
+        let (_, _, builder) = bucket();
+        let loader = builder.build().unwrap();
+        let (mut delivery, mut step) = delivery_and_first_step(&loader);
+        let now = Instant::now();
+        let converted_at = step.batch.as_ref().unwrap().as_ref().unwrap().downcast_ref::<Converted>().unwrap().at;
+        assert!((converted_at..=now).contains(&step.arrived_at.unwrap()));
+        let before = |seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap();
+        (delivery.asked_at, step.arrived_at) = (Some(before(10)), Some(before(9)));
+        assert_eq!(delivery.record_wait(&step), Duration::from_secs(1));
+        (delivery.asked_at, step.arrived_at) = (Some(before(9)), Some(before(10)));
+        assert_eq!(delivery.record_wait(&step), Duration::ZERO, "it was there before");
     }
 }

@@ -62,7 +62,8 @@ impl<D: Decode, B> DataLoader<D, B> {
         Batches::new(self.begin(epoch)?)
     }
 
-    fn begin(&self, epoch: u64) -> Result<RunningEpoch> {
+    /// Begins an epoch that isn't part of a series.
+    pub(super) fn begin(&self, epoch: u64) -> Result<RunningEpoch> {
         if let Some(state) = self.core.series.resumed.as_ref().filter(|state| epoch < state.epoch) {
             return Err(before_state(format_args!("epoch {epoch}"), state.epoch));
         }
