@@ -21,6 +21,7 @@ mod jpeg_header;
 mod jpeg_scans;
 mod mask;
 mod orientation;
+#[cfg_attr(not(feature = "turbojpeg"), allow(dead_code, reason = "only libjpeg-turbo decodes less than the whole"))]
 mod part;
 mod planes;
 mod png;

@@ -3,7 +3,6 @@
 use super::resize::{FractionalRegion, Region};
 
 /// What the first operation reads of an image, on the axes on which it is stored.
-#[cfg_attr(not(feature = "turbojpeg"), allow(dead_code, reason = "only libjpeg-turbo decodes less than the whole"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WantedPart {
     /// The pixels that are read.
@@ -14,7 +13,6 @@ pub(crate) struct WantedPart {
 }
 
 /// Height and width on the axes on which an image is stored.
-#[cfg_attr(not(feature = "turbojpeg"), allow(dead_code, reason = "only libjpeg-turbo decodes less than the whole"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PartSize {
     pub(crate) height: u32,
@@ -33,7 +31,6 @@ pub(crate) struct DecodedPart {
 impl WantedPart {
     /// The largest of 1, 2, 4 and 8 by which both sides can be divided so that the region is still at least as large as
     /// what it is resized to.
-    #[cfg(any(feature = "turbojpeg", test))]
     pub(crate) fn divisor(&self) -> u32 {
         let Some(PartSize { height, width }) = self.target else { return 1 };
         let is_enough = |divisor: u32| {
@@ -50,6 +47,14 @@ impl DecodedPart {
         Self { divisor, region: Region::whole(height.div_ceil(divisor), width.div_ceil(divisor)) }
     }
 
+    /// Whether it has pixels, and an image of `height` by `width` pixels has all of them.
+    pub(crate) fn is_within(&self, height: u32, width: u32) -> bool {
+        let (whole, region) = (Self::whole(height, width, self.divisor).region, self.region);
+        let fits =
+            |start: u32, length: u32, all: u32| length > 0 && start.checked_add(length).is_some_and(|end| end <= all);
+        fits(region.top, region.height, whole.height) && fits(region.left, region.width, whole.width)
+    }
+
     /// Whether it is all of an image of `height` by `width` pixels at its full scale.
     pub(crate) fn is_whole(&self, height: u32, width: u32) -> bool {
         *self == Self::whole(height, width, 1)
@@ -60,7 +65,6 @@ impl DecodedPart {
     ///
     /// # Panics
     /// `columns` is narrower than `divisor`.
-    #[cfg(any(feature = "turbojpeg", test))]
     pub(crate) fn around(wanted: Region, height: u32, width: u32, divisor: u32, columns: ColumnUnits) -> Self {
         let Region { height: rows, width: all_columns, .. } = Self::whole(height, width, divisor).region;
         let ColumnUnits { width: unit, margin } = columns;
@@ -84,7 +88,6 @@ impl DecodedPart {
 }
 
 /// Columns of pixels in which a decoder works.
-#[cfg(any(feature = "turbojpeg", test))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ColumnUnits {
     /// Pixels across one unit, before the image is scaled.
@@ -129,6 +132,16 @@ mod tests {
         // Half of 375 rows are 188.
         assert_eq!(around(region(101, 101, 274, 300), 2), region(50, 40, 138, 165));
         assert_eq!(around(region(0, 0, 375, 500), 8), region(0, 0, 47, 63));
+    }
+
+    #[test]
+    fn a_part_has_pixels_and_the_image_has_all_of_them() {
+        let is_within = |region, divisor| DecodedPart { divisor, region }.is_within(375, 500);
+        assert!(is_within(region(0, 0, 375, 500), 1) && is_within(region(374, 499, 1, 1), 1));
+        assert!(is_within(region(0, 0, 188, 250), 2) && !is_within(region(0, 0, 189, 250), 2));
+        for (height, width) in [(0, 1), (1, 0), (375, 1), (1, 500), (i32::MAX as u32, 1), (1, u32::MAX)] {
+            assert!(!is_within(region(1, 1, height, width), 1), "{height} x {width}");
+        }
     }
 
     #[test]

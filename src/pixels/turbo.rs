@@ -22,28 +22,18 @@ const _: () = assert!(
 /// memory that the next one could use.
 struct Decompressor(NonNull<c_void>);
 
-/// libjpeg-turbo doesn't decode a file, or warns about it. What is wrong is not kept, since the file is given to
-/// another decoder.
+/// libjpeg-turbo refused the file or warned about it. The message is dropped, because the caller tries another decoder.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TurboFailed;
 
-/// Decodes a part of a file to values of one channel (one component) or three (RGB), row after row. The file ends with
+/// Decodes a part of a file to values of one channel (one component) or three (RGB), row after row. `file` must end with
 /// an end marker.
 ///
 /// # Errors
-/// The file is damaged or of a kind that libjpeg-turbo doesn't decode. Each of its warnings is an error.
+/// The file is damaged or of a kind that libjpeg-turbo doesn't decode; the part isn't within the image. Each of the
+/// library's warnings is an error.
 pub(super) fn decode(file: &[u8], header: &JpegHeader, part: DecodedPart) -> Result<Vec<u8>, TurboFailed> {
-    let channels = if header.components.len() == 1 { 1 } else { 3 };
-    let (height, width) = (part.region.height as usize, part.region.width as usize);
-    let length = height.checked_mul(width).and_then(|pixels| pixels.checked_mul(channels)).ok_or(TurboFailed)?;
-    let mut pixels = buffer(length);
-    match Decompressor::new()?.decode(file, header, part, &mut pixels) {
-        Ok(()) => Ok(pixels),
-        Err(failed) => {
-            recycle(pixels);
-            Err(failed)
-        }
-    }
+    Decompressor::new()?.decode(file, header, part)
 }
 
 impl Decompressor {
@@ -69,15 +59,14 @@ impl Decompressor {
         u32::try_from(found) == Ok(wanted)
     }
 
-    /// Decodes a part of a file into `pixels`, which has a place for each value of it. One function, because each of
-    /// its calls relies on those before.
-    fn decode(
-        &mut self,
-        file: &[u8],
-        header: &JpegHeader,
-        part: DecodedPart,
-        pixels: &mut [u8],
-    ) -> Result<(), TurboFailed> {
+    /// As the function [`decode`]. One function, because each of its calls relies on those before.
+    fn decode(&mut self, file: &[u8], header: &JpegHeader, part: DecodedPart) -> Result<Vec<u8>, TurboFailed> {
+        let (height, width) = (u32::from(header.height), u32::from(header.width));
+        // The library adds the sides of a region to its place without a check for overflow, and takes a side of 0 for
+        // one that reaches up to the edge.
+        if !part.is_within(height, width) {
+            return Err(TurboFailed);
+        }
         let (channels, format) = match header.components.len() {
             1 => (1, library::TJPF_TJPF_GRAY),
             _ => (3, library::TJPF_TJPF_RGB),
@@ -85,20 +74,13 @@ impl Decompressor {
         let number = |number: u32| c_int::try_from(number).map_err(|_| TurboFailed);
         let region = part.region;
         let (x, y, w, h) = (number(region.left)?, number(region.top)?, number(region.width)?, number(region.height)?);
-        // To the library a width or height of 0 means "up to the edge".
-        if w == 0 || h == 0 {
-            return Err(TurboFailed);
-        }
         let stride = (region.width as usize).checked_mul(channels).ok_or(TurboFailed)?;
-        if stride.checked_mul(region.height as usize) != Some(pixels.len()) {
-            return Err(TurboFailed);
-        }
+        let length = stride.checked_mul(region.height as usize).ok_or(TurboFailed)?;
         let pitch = c_int::try_from(stride).map_err(|_| TurboFailed)?;
         let bytes = file.len() as library::size_t;
 
         // SAFETY: the handle is valid, and the call reads `file.len()` bytes from `file` and keeps no pointer to them.
         succeeded(unsafe { library::tj3DecompressHeader(self.0.as_ptr(), file.as_ptr(), bytes) })?;
-        let (height, width) = (u32::from(header.height), u32::from(header.width));
         let is_same_size = self.has(library::TJPARAM_TJPARAM_JPEGWIDTH as c_int, width)
             && self.has(library::TJPARAM_TJPARAM_JPEGHEIGHT as c_int, height);
         if !is_same_size {
@@ -109,19 +91,28 @@ impl Decompressor {
         // SAFETY: the handle is valid; an unsupported scale is refused.
         succeeded(unsafe { library::tj3SetScalingFactor(self.0.as_ptr(), scale) })?;
         if part != DecodedPart::whole(height, width, part.divisor) {
-            // SAFETY: the handle is valid; a region that lies outside of the scaled image, or begins within a column of
-            // blocks, is refused.
+            // SAFETY: the handle is valid, and the region lies within the scaled image. One that begins within a column
+            // of blocks is refused.
             succeeded(unsafe { library::tj3SetCroppingRegion(self.0.as_ptr(), library::tjregion { x, y, w, h }) })?;
         }
 
+        let mut pixels = buffer(length);
+        assert_eq!(pixels.len(), length, "a buffer has the length that it was asked for");
         // SAFETY: the handle is valid, and `file.len()` bytes may be read from `file`. The call writes `h` rows of
         // `stride` bytes, each `pitch` bytes behind the one before, and `pixels` has `h * stride` bytes, as was
         // checked: the region that is set has these sides, none of which is 0, or it is the whole scaled image, whose
         // sides `DecodedPart::whole` and the library compute alike from those that the library has found in this file.
         // The library calls no code of Rust, so nothing unwinds through it.
-        succeeded(unsafe {
+        let decoded = succeeded(unsafe {
             library::tj3Decompress8(self.0.as_ptr(), file.as_ptr(), bytes, pixels.as_mut_ptr(), pitch, format)
-        })
+        });
+        match decoded {
+            Ok(()) => Ok(pixels),
+            Err(failed) => {
+                recycle(pixels);
+                Err(failed)
+            }
+        }
     }
 }
 
@@ -157,6 +148,8 @@ mod tests {
         for (top, left, height, width) in [(0, 0, 36, 37), (0, 0, 35, 38), (35, 0, 1, 1), (0, 40, 1, 1), (0, 3, 8, 8)] {
             assert_eq!(decoded(top, left, height, width), Err(TurboFailed));
         }
+        // The library would add 1 to this height, which overflows.
+        assert_eq!(decoded(1, 0, i32::MAX as u32, 1), Err(TurboFailed));
         assert_eq!(decoded(0, 0, u32::MAX, u32::MAX), Err(TurboFailed));
     }
 }
