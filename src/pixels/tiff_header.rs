@@ -74,6 +74,10 @@ pub(super) mod compression {
 /// of 128 to 1,024 pixels, for smaller images, too. Of larger tiles most pixels would be decoded in vain.
 const TILE_SIDE_MULTIPLE: u64 = 1_024;
 
+/// JPEG-compressed strips and tiles may share as many bytes of tables, which are read again with each of them. All tables
+/// of the format together take less than 3 KiB. Of larger ones a file of a few megabytes could take minutes.
+const MAX_JPEG_TABLES: usize = 16 << 10;
+
 /// Values that are read of a tag with one for each sample. No image of more than six samples is decoded.
 const MAX_READ_SAMPLES: usize = 8;
 
@@ -104,6 +108,14 @@ impl TiffHeader {
         let header = layout(&directory, &samples, color, alpha).with_context(|| damaged_headers("a TIFF"))?;
         if header.is_planar && header.compression == compression::JPEG {
             return Err(unsupported("a TIFF image of JPEGs, with a plane for each sample", "convert it to PNG"));
+        }
+        let table_bytes = header.jpeg_tables.as_ref().map_or(0, Range::len);
+        if table_bytes > MAX_JPEG_TABLES {
+            let what = format!(
+                "a TIFF image of JPEGs that share {table_bytes} bytes of tables (tag {}, at most {MAX_JPEG_TABLES})",
+                tag::JPEG_TABLES
+            );
+            return Err(unsupported(&what, "save it again"));
         }
         // The decoder takes the tiles of a second plane for ones below the image.
         if header.is_planar && header.has_tiles {
@@ -164,7 +176,8 @@ impl TiffHeader {
             let padded = |length: u32| u64::from(length).next_multiple_of(32);
             // A rectangle, decoded by any of the decoders of JPEG.
             let chunk = padded(self.chunk_size.0).saturating_mul(padded(self.chunk_size.1)).saturating_mul(16);
-            return chunk.saturating_add(list + file_bytes);
+            // Two copies of one rectangle's bytes: with the tables, and with an end marker for the decoder.
+            return chunk.saturating_add(list).saturating_add(file_bytes.saturating_mul(2));
         }
         // The samples as they are stored, before they become values; the file, in which one number is changed.
         let copy = if self.color == TiffColor::Palette { file_bytes } else { 0 };
@@ -259,7 +272,7 @@ impl Samples {
             0 => (TiffColor::InvertedGray, "grey"),
             1 => (TiffColor::Gray, "grey"),
             2 => (TiffColor::Rgb, "RGB"),
-            3 => (TiffColor::Palette, "palette"),
+            3 if !is_jpeg => (TiffColor::Palette, "palette"),
             5 if !is_jpeg => (TiffColor::Cmyk, "CMYK"),
             6 if is_jpeg => (TiffColor::YCbCr, "YCbCr"),
             other => {
@@ -411,6 +424,8 @@ mod tests {
             interpretation_at: 0,
         };
         assert_eq!(header(compression::JPEG, false).scratch_bytes(1), u64::MAX);
+        let small = TiffHeader { chunk_size: (8, 8), ..header(compression::JPEG, false) };
+        assert_eq!(small.scratch_bytes(5_000) - small.scratch_bytes(1_000), 8_000, "each strip is copied twice");
         assert_eq!(header(compression::LZW, false).scratch_bytes(1), u64::MAX);
         assert_eq!(header(compression::LZW, true).coded_pixels(), u64::MAX);
         assert_eq!(header(compression::LZW, false).coded_pixels(), u64::from(u32::MAX) * u64::from(u32::MAX));

@@ -214,6 +214,11 @@ fn tiff_file(entries: &[(u16, u16, u32)], pixels: &[u8]) -> Vec<u8> {
     [&file, &[0; 4][..]].concat()
 }
 
+/// The number of 32 bits, lowest byte first, at this place of a file.
+fn u32_at(file: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(file[at..at + 4].try_into().unwrap())
+}
+
 /// Where in a TIFF file the entry of this tag begins.
 fn entry_at(file: &[u8], tag: u16) -> usize {
     let is_big_endian = file.starts_with(b"MM");
@@ -291,17 +296,52 @@ fn a_tiff_tag_of_far_too_many_values_is_an_error() {
 fn jpeg_tiles_that_share_their_bytes_are_an_error() {
     let mut file = Reference::named("tiff_jpeg_tiles").file.to_vec();
     let (offsets, lengths) = (entry_at(&file, 324), entry_at(&file, 325));
-    let number = |file: &[u8], at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
-    assert!(file.starts_with(b"II") && number(&file, offsets + 4) > 1);
+    assert!(file.starts_with(b"II") && u32_at(&file, offsets + 4) > 1);
     let whole = file.len() as u32;
     for (entry, value) in [(offsets, 8), (lengths, whole - 8)] {
-        let first = number(&file, entry + 8) as usize;
-        (0..number(&file, entry + 4) as usize).for_each(|index| {
+        let first = u32_at(&file, entry + 8) as usize;
+        (0..u32_at(&file, entry + 4) as usize).for_each(|index| {
             file[first + 4 * index..][..4].copy_from_slice(&u32::to_le_bytes(value));
         });
     }
     let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
     assert!(error.contains("they overlap"), "{error}");
+}
+
+/// Each strip was decoded with a copy of them.
+#[test]
+fn jpeg_tables_of_a_tiff_image_that_are_far_too_large_are_refused() {
+    let reference = Reference::named("tiff_jpeg_grey");
+    let entry = entry_at(reference.file, 347);
+    let with_tables = |comment_bytes: usize| {
+        let (count, start) = (u32_at(reference.file, entry + 4) as usize, u32_at(reference.file, entry + 8) as usize);
+        let tables = &reference.file[start..start + count];
+        // Comments of 4 bytes behind the marker of the start.
+        let comments = [0xff, 0xfe, 0, 2].repeat(comment_bytes / 4);
+        let tables = [&tables[..2], &comments, &tables[2..]].concat();
+        let mut file = [reference.file, &tables].concat();
+        file[entry + 4..entry + 8].copy_from_slice(&u32::to_le_bytes(tables.len() as u32));
+        file[entry + 8..entry + 12].copy_from_slice(&u32::to_le_bytes(reference.file.len() as u32));
+        (file, tables.len())
+    };
+    let (file, _) = with_tables(8 << 10);
+    let image = decode_all(&[file], &ImageFolder::new().channels(Channels::Rgba)).pop().unwrap().unwrap();
+    assert!(difference(image.bitmap.values(), reference.pixels).1 <= reference.tolerance());
+    let (file, bytes) = with_tables(16 << 10);
+    let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
+    let wanted = format!("it is a TIFF image of JPEGs that share {bytes} bytes of tables (tag 347, at most 16384)");
+    assert!(error.starts_with(&wanted) && error.contains("save it again"), "{error}");
+}
+
+/// It was called damaged.
+#[test]
+fn a_tiff_palette_whose_indices_are_jpegs_is_called_by_its_name() {
+    let mut file = Reference::named("tiff_jpeg_grey").file.to_vec();
+    let value = entry_at(&file, 262) + 8;
+    file[value] = 3;
+    let error = decode_all(&[file], &ImageFolder::new()).pop().unwrap().unwrap_err();
+    let wanted = "it is a TIFF image with compression 7 and photometric interpretation 3";
+    assert!(error.starts_with(wanted) && !error.contains("damaged"), "{error}");
 }
 
 #[test]
