@@ -17,6 +17,11 @@ use crate::os::use_large_pages;
 /// Smallest buffers that are kept: below this the allocators of most systems keep the memory themselves.
 const MIN_KEPT_BYTES: u64 = 4 << 20;
 
+/// A kept buffer is dropped once so many buffers of its type but of other lengths were taken in a row: the loader no
+/// longer has batches of that size. Fewer say nothing. Several threads collate at once, each perhaps a batch of three
+/// parts of one type, and an epoch may end with a smaller batch.
+const MAX_MISSES: u32 = 16;
+
 /// Buffers of a loader that wait for the next batch.
 #[derive(Debug, Default)]
 pub(crate) struct BatchPool(Mutex<PoolState>);
@@ -25,15 +30,18 @@ pub(crate) struct BatchPool(Mutex<PoolState>);
 struct PoolState {
     /// Bytes that may be kept.
     limit: u64,
+    /// Capacity of all `buffers`, in bytes.
     bytes: u64,
-    /// All of one size, except where a loader has batches of several types.
+    /// The longest kept ago first. Nearly all of one type have one size.
     buffers: Vec<PooledBuffer>,
 }
 
 /// One buffer, without its type.
 #[derive(Debug)]
-pub(crate) struct PooledBuffer {
+struct PooledBuffer {
     bytes: u64,
+    /// Buffers of other lengths that were taken in its place, in a row.
+    misses: u32,
     /// A `Vec` of numbers.
     numbers: Box<dyn Any + Send>,
 }
@@ -41,7 +49,7 @@ pub(crate) struct PooledBuffer {
 impl BatchPool {
     /// Bounds the bytes that are kept, and returns the buffers that are more. Dropping these may take milliseconds.
     #[must_use]
-    pub(crate) fn set_limit(&self, limit: u64) -> Vec<PooledBuffer> {
+    pub(crate) fn set_limit(&self, limit: u64) -> impl Sized + use<> {
         let mut state = lock(&self.0);
         state.limit = limit;
         state.make_room(0)
@@ -50,24 +58,25 @@ impl BatchPool {
     /// A kept buffer of just this length.
     fn take<T: 'static>(&self, length: usize) -> Option<Vec<T>> {
         let mut state = lock(&self.0);
-        let fits = |kept: &PooledBuffer| kept.numbers.downcast_ref::<Vec<T>>().is_some_and(|kept| kept.len() == length);
-        let found = state.buffers.iter().position(fits)?;
-        let kept = state.buffers.swap_remove(found);
-        state.bytes -= kept.bytes;
-        kept.numbers.downcast::<Vec<T>>().ok().map(|numbers| *numbers)
+        let found = state.take(length);
+        let unused = state.pass_over::<T>(length);
+        drop(state);
+        // After the lock, since that may take milliseconds.
+        drop(unused);
+        found
     }
 
     fn keep<T: Send + 'static>(&self, numbers: Vec<T>) {
         let bytes = (numbers.capacity() * size_of::<T>()) as u64;
         let mut state = lock(&self.0);
         // The last batch of an epoch is often smaller. Later ones have no use of its buffer.
-        let is_smaller = state.buffers.iter().any(|kept| kept.bytes > bytes);
+        let is_smaller = state.buffers.iter().any(|kept| kept.is_of::<T>() && kept.bytes > bytes);
         if bytes < MIN_KEPT_BYTES || bytes > state.limit || is_smaller {
             return;
         }
         let excess = state.make_room(bytes);
         state.bytes += bytes;
-        state.buffers.push(PooledBuffer { bytes, numbers: Box::new(numbers) });
+        state.buffers.push(PooledBuffer { bytes, misses: 0, numbers: Box::new(numbers) });
         drop(state);
         // After the lock, since that may take milliseconds.
         drop(excess);
@@ -79,7 +88,35 @@ impl BatchPool {
     }
 }
 
+impl PooledBuffer {
+    fn is_of<T: 'static>(&self) -> bool {
+        self.numbers.is::<Vec<T>>()
+    }
+
+    fn has_length<T: 'static>(&self, length: usize) -> bool {
+        self.numbers.downcast_ref::<Vec<T>>().is_some_and(|numbers| numbers.len() == length)
+    }
+}
+
 impl PoolState {
+    /// Takes out the oldest buffer of just this length.
+    fn take<T: 'static>(&mut self, length: usize) -> Option<Vec<T>> {
+        let found = self.buffers.iter().position(|kept| kept.has_length::<T>(length))?;
+        let kept = self.buffers.remove(found);
+        self.bytes -= kept.bytes;
+        kept.numbers.downcast::<Vec<T>>().ok().map(|numbers| *numbers)
+    }
+
+    /// Notes that a buffer of this length is taken, and takes out those of the type that have missed too many.
+    fn pass_over<T: 'static>(&mut self, length: usize) -> Vec<PooledBuffer> {
+        for kept in self.buffers.iter_mut().filter(|kept| kept.is_of::<T>()) {
+            kept.misses = if kept.has_length::<T>(length) { 0 } else { kept.misses + 1 };
+        }
+        let unused: Vec<_> = self.buffers.extract_if(.., |kept| kept.misses > MAX_MISSES).collect();
+        self.bytes -= unused.iter().map(|kept| kept.bytes).sum::<u64>();
+        unused
+    }
+
     /// Takes out buffers, the oldest first, until there is room for so many bytes more.
     fn make_room(&mut self, more: u64) -> Vec<PooledBuffer> {
         let mut excess = Vec::new();
@@ -240,6 +277,55 @@ mod tests {
         assert_eq!(pool.bytes(), 2 * BYTES, "a `Vec` and a copy don't come back");
         drop(source.buffer::<f32>(LENGTH - 1));
         assert_eq!(pool.bytes(), 2 * BYTES, "nor does the buffer of a smaller batch");
+    }
+
+    /// Batches of two parts, one of which has smaller numbers, had new memory for that part.
+    #[test]
+    fn a_buffer_is_compared_with_those_of_its_type() {
+        let (pool, source) = source(8 * BYTES);
+        let (large, small) = (source.buffer::<f32>(2 * LENGTH), source.buffer::<u8>(4 * LENGTH));
+        let address = small.as_ptr();
+        drop(large);
+        drop(small);
+        assert_eq!(pool.bytes(), 3 * BYTES);
+        assert_eq!(source.buffer::<u8>(4 * LENGTH).as_ptr(), address);
+    }
+
+    /// One batch that was larger than all others kept its memory, and that of the others wasn't kept.
+    #[test]
+    fn a_buffer_that_no_batch_takes_is_dropped() {
+        let (pool, source) = source(8 * BYTES);
+        drop(source.buffer::<f32>(2 * LENGTH));
+        let other_type = source.buffer::<u8>(4 * LENGTH);
+        drop(other_type);
+        for _ in 0..MAX_MISSES {
+            drop(source.buffer::<f32>(LENGTH));
+        }
+        assert_eq!(pool.bytes(), 3 * BYTES);
+        // A batch as large as the kept one, and all begins again.
+        drop(source.buffer::<f32>(2 * LENGTH));
+        for _ in 0..MAX_MISSES {
+            drop(source.buffer::<f32>(LENGTH));
+        }
+        assert_eq!(pool.bytes(), 3 * BYTES);
+        drop(source.buffer::<f32>(LENGTH));
+        assert_eq!(
+            pool.bytes(),
+            2 * BYTES,
+            "the large one is dropped, the small one and that of another type are kept"
+        );
+    }
+
+    #[test]
+    fn the_oldest_buffer_makes_room() {
+        let (pool, source) = source(3 * BYTES);
+        let [first, second, third] = [(); 3].map(|()| source.buffer::<f32>(LENGTH));
+        let addresses = [second.as_ptr(), third.as_ptr()];
+        [first, second, third].into_iter().for_each(drop);
+        let first = source.buffer::<f32>(LENGTH);
+        assert!(!addresses.contains(&first.as_ptr()), "the oldest is taken");
+        drop(pool.set_limit(BYTES));
+        assert_eq!(source.buffer::<f32>(LENGTH).as_ptr(), addresses[1], "the newest is left");
     }
 
     #[test]

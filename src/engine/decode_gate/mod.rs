@@ -77,11 +77,10 @@ impl<J: Cancellable> DecodeGate<J> {
         let before = ledger.used();
         let result = change(&mut ledger);
         let ready = ledger.take_ready();
-        let mut excess = Vec::new();
-        if let Some(held) = &self.held {
+        let excess = self.held.as_ref().map(|held| {
             held.replace(before, ledger.used());
-            excess = self.buffers.set_limit(ledger.keepable());
-        }
+            self.buffers.set_limit(ledger.keepable())
+        });
         drop(ledger);
         // After the lock, since that may take milliseconds.
         drop(excess);
