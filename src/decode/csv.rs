@@ -332,7 +332,7 @@ mod tests {
         for (file, wanted) in [
             ("a,b\n1,\"2\n3,4\n", "no closing quote for the cell that begins in line 2"),
             ("a,b\n1,\"2", "no closing quote for the cell that begins in line 2"),
-            ("a,b\n1,\"2\"3\n", "text behind a closing quote in line 2"),
+            ("a,b\n1,\"2\"3\n", "text after a closing quote in line 2"),
         ] {
             let error = read(file).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");

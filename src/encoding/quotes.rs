@@ -2,38 +2,35 @@
 
 use std::fmt;
 
-/// A place where the quotes of a text break RFC 4180. Lines are counted from 1, and end in LF.
+/// A place where the quotes of a text break RFC 4180. Lines are counted from 1, and end in CR, LF, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QuoteError {
     /// The cell that begins in this line is quoted, and nothing closes it. All that follows would be in that cell.
     Unclosed { line: usize },
     /// In this line something other than a delimiter or the end of the line follows a closing quote.
-    TextBehind { line: usize },
+    TextAfterQuote { line: usize },
 }
 
 impl fmt::Display for QuoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unclosed { line } => write!(f, "no closing quote for the cell that begins in line {line}"),
-            Self::TextBehind { line } => write!(f, "text behind a closing quote in line {line}"),
+            Self::TextAfterQuote { line } => write!(f, "text after a closing quote in line {line}"),
         }
     }
 }
 
-/// Where a text is between its cells.
+/// How the text so far ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum QuoteState {
+    /// Before the first character of a cell.
     CellStart,
     /// In a cell without quotes, in which quotes are ordinary characters.
     Plain,
     /// In a cell with quotes that begins in this line.
-    Quoted {
-        line: usize,
-    },
-    /// Behind a quote in such a cell: the closing one, or the first of two that stand for one.
-    Quote {
-        line: usize,
-    },
+    Quoted { begins_at: usize },
+    /// After a quote in such a cell: the closing one, or the first of two that stand for one.
+    Quote { begins_at: usize },
 }
 
 /// Checks that each quoted cell of a text is closed, and that nothing follows in the same cell.
@@ -45,22 +42,23 @@ pub(crate) fn check_quotes(text: &[u8], delimiter: u8) -> Result<(), QuoteError>
         return Ok(());
     }
 
-    let (mut state, mut line) = (State::CellStart, 1);
-    for &byte in text {
+    let (mut state, mut line) = (QuoteState::CellStart, 1);
+    for (index, &byte) in text.iter().enumerate() {
         let is_end = byte == delimiter || matches!(byte, b'\r' | b'\n');
         state = match state {
-            State::CellStart if byte == b'"' => State::Quoted { line },
-            State::CellStart | State::Plain | State::Quote { .. } if is_end => State::CellStart,
-            State::CellStart | State::Plain => State::Plain,
-            State::Quoted { line } if byte == b'"' => State::Quote { line },
-            State::Quoted { .. } => state,
-            State::Quote { line } if byte == b'"' => State::Quoted { line },
-            State::Quote { .. } => return Err(QuoteError::TextBehind { line }),
+            QuoteState::CellStart if byte == b'"' => QuoteState::Quoted { begins_at: line },
+            QuoteState::CellStart | QuoteState::Plain | QuoteState::Quote { .. } if is_end => QuoteState::CellStart,
+            QuoteState::CellStart | QuoteState::Plain => QuoteState::Plain,
+            QuoteState::Quoted { begins_at } if byte == b'"' => QuoteState::Quote { begins_at },
+            QuoteState::Quoted { .. } => state,
+            QuoteState::Quote { begins_at } if byte == b'"' => QuoteState::Quoted { begins_at },
+            QuoteState::Quote { .. } => return Err(QuoteError::TextAfterQuote { line }),
         };
-        line += usize::from(byte == b'\n');
+        let ends_line = byte == b'\n' || byte == b'\r' && text.get(index + 1) != Some(&b'\n');
+        line += usize::from(ends_line);
     }
     match state {
-        State::Quoted { line } => Err(QuoteError::Unclosed { line }),
+        QuoteState::Quoted { begins_at } => Err(QuoteError::Unclosed { line: begins_at }),
         _ => Ok(()),
     }
 }
@@ -80,8 +78,10 @@ mod tests {
             ("a\n\"b", QuoteError::Unclosed { line: 2 }),
             ("a,\"b\n\nc\n", QuoteError::Unclosed { line: 1 }),
             ("\"a\"\"", QuoteError::Unclosed { line: 1 }),
-            ("\"\n\"b", QuoteError::TextBehind { line: 2 }),
-            ("\"a\" ,b", QuoteError::TextBehind { line: 1 }),
+            ("\"\n\"b", QuoteError::TextAfterQuote { line: 2 }),
+            ("\"a\" ,b", QuoteError::TextAfterQuote { line: 1 }),
+            ("a\r\"b", QuoteError::Unclosed { line: 2 }),
+            ("a\r\rb\r\n\"c\rd\"e", QuoteError::TextAfterQuote { line: 5 }),
         ] {
             assert_eq!(check_quotes(text.as_bytes(), b','), Err(error), "{text:?}");
         }

@@ -140,7 +140,7 @@ fn what_is_wrong_is_named_with_line_and_column() {
         ("file,x\nb,1\na,1\nb,2\n", &["'1' in line 2 and '2' in line 4 for 'b'", "'x'"]),
         ("file,x\na,\"1\nb,2\nc,3\n", &["no closing quote for the cell that begins in line 2"]),
         ("file,x\na,\"a dog on a", &["no closing quote for the cell that begins in line 2"]),
-        ("file,x\na,\"b\nc,5\" disc\n", &["text behind a closing quote in line 3"]),
+        ("file,x\na,\"b\nc,5\" disc\n", &["text after a closing quote in line 3"]),
     ] {
         let error = said(csv(text));
         assert!(parts.iter().all(|part| error.contains(part)), "{text:?}: {error}");
