@@ -62,11 +62,17 @@ impl<D: Decode, B> DataLoader<D, B> {
         Batches::new(self.begin(epoch)?)
     }
 
+    /// Refuses an epoch before that of the state which the loader was resumed from.
+    fn check_epoch(&self, epoch: u64) -> Result<()> {
+        match self.core.series.resumed.as_ref().filter(|state| epoch < state.epoch) {
+            Some(state) => Err(before_state(format_args!("epoch {epoch}"), state.epoch)),
+            None => Ok(()),
+        }
+    }
+
     /// Begins an epoch that isn't part of a series.
     pub(super) fn begin(&self, epoch: u64) -> Result<RunningEpoch> {
-        if let Some(state) = self.core.series.resumed.as_ref().filter(|state| epoch < state.epoch) {
-            return Err(before_state(format_args!("epoch {epoch}"), state.epoch));
-        }
+        self.check_epoch(epoch)?;
         let (running, planner) = self.core.new_series().begin(epoch, NeighbourEpochs::default())?;
         running.shutdown.track_thread(spawn_planner(move || _ = planner.run(0))?);
         Ok(running)
@@ -182,6 +188,34 @@ impl<D: Decode, B> DataLoader<D, B> {
         self.core.batches_per_epoch()
     }
 
+    /// Number of batches that [`epoch`](Self::epoch) delivers if it is called with this number: those of a whole epoch,
+    /// or, in the epoch that this loader [resumes](crate::DataLoaderBuilder::resume), those that are left. Waits for the
+    /// end of the listing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use dataflux::store::{Client, MemoryStore};
+    /// # use dataflux::{DataLoader, DatafluxDataset};
+    /// # let store = MemoryStore::new();
+    /// # (0..100).for_each(|n| _ = store.insert("my-bucket", &format!("train/{n:03}.txt"), "sample"));
+    /// # let dataset = DatafluxDataset::open_with(Client::new(Arc::new(store)), "gs://my-bucket/train/")?;
+    /// let loader = DataLoader::builder(dataset.clone()).batch_size(10).build()?;
+    /// let mut batches = loader.epoch(2)?;
+    /// batches.by_ref().take(3).for_each(drop);
+    ///
+    /// let resumed = DataLoader::builder(dataset).resume(batches.state()).build()?;
+    /// assert_eq!((resumed.batches_left(2)?, resumed.batches_left(3)?), (7, 10));
+    /// # Ok::<(), dataflux::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`batches_per_epoch`](Self::batches_per_epoch); the epoch lies before that of the state which the loader
+    /// was resumed from.
+    pub fn batches_left(&self, epoch: u64) -> Result<u64> {
+        self.check_epoch(epoch)?;
+        self.core.batches_left(epoch)
+    }
+
     /// Number of samples of this rank in a whole epoch: of all its batches, padding included. Waits for the end of the
     /// listing.
     ///
@@ -189,6 +223,17 @@ impl<D: Decode, B> DataLoader<D, B> {
     /// As for [`batches_per_epoch`](Self::batches_per_epoch).
     pub fn samples_per_epoch(&self) -> Result<u64> {
         self.core.samples_per_epoch()
+    }
+
+    /// The rank of this loader, counted from 0, if it is one of several
+    /// [shards](crate::DataLoaderBuilder::shard); otherwise 0.
+    pub fn rank(&self) -> usize {
+        self.core.series.sharding.rank() as usize
+    }
+
+    /// Number of ranks that share each global batch: 1 without [shards](crate::DataLoaderBuilder::shard).
+    pub fn world_size(&self) -> usize {
+        self.core.series.sharding.world_size() as usize
     }
 
     /// The data set.

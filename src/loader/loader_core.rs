@@ -28,7 +28,7 @@ use crate::observe::{Events, ObserverThread, Subscription};
 use crate::pacing::{BucketGates, CallCaps, ChooserConfig, SharedChooser};
 use crate::plan::{Affordable, Bill, Layout, MAX_COMPOSED_BYTES, Planner, PriceTable, Prices, Strategy, never_compose};
 use crate::read::Fetcher;
-use crate::sample::{LastBatch, Sampling, Sequential, Sharding};
+use crate::sample::{DeliveredBatches, LastBatch, Sampling, Sequential, Sharding};
 use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
@@ -310,6 +310,15 @@ impl LoaderCore {
     /// Number of batches of a whole epoch, the same on every rank. Waits for the end of the listing.
     pub(crate) fn batches_per_epoch(&self) -> Result<u64> {
         Ok(self.series.sharding.batch_count(self.series.sampling.orders()?.len(), 0))
+    }
+
+    /// Number of batches that this loader delivers of `epoch`: all, or those that a resume leaves. Waits for the end of
+    /// the listing.
+    pub(crate) fn batches_left(&self, epoch: u64) -> Result<u64> {
+        let EpochSeries { sharding, sampling, unordered, resumed, .. } = &self.series;
+        let state = self.series.state(epoch, resumed.as_ref().filter(|state| state.epoch == epoch));
+        let samples = sampling.orders()?.len();
+        Ok(DeliveredBatches::from(&state, *unordered, sharding)?.batches_left(sharding, samples))
     }
 
     /// Number of samples of this rank in a whole epoch, padding included. Waits for the end of the listing.

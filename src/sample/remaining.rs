@@ -199,6 +199,13 @@ impl DeliveredBatches {
         sharding.batches_before(position) + sharding.batch_count(left, position)
     }
 
+    /// The number of batches of an epoch of `samples` samples that are left, if nothing was delivered since the state.
+    pub(crate) fn batches_left(&self, sharding: &Sharding, samples: u64) -> u64 {
+        let count = self.batch_count(sharding, samples, self.position);
+        let length = |run: (&u64, &BatchRun)| run.1.end - run.0;
+        count.saturating_sub(self.next).saturating_sub(self.ahead.iter().map(length).sum())
+    }
+
     /// Position and what was delivered ahead of it, for a state.
     pub(crate) fn state(&self) -> (u64, Option<DeliveredAhead>) {
         let holes = self.holes.holes.iter().filter(|hole| hole.end > self.position).cloned();
@@ -483,6 +490,7 @@ mod tests {
                         }
                     }
                     counts.push(left.len());
+                    prop_assert_eq!(delivered.batches_left(&cut, samples), left.len() as u64);
                     let mut dice = seed ^ rank as u64;
                     for _ in 0..if leg == last { usize::MAX } else { steps } {
                         if left.is_empty() {

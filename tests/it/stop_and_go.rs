@@ -72,6 +72,7 @@ fn an_epoch_before_that_of_the_state_is_refused_and_not_run_anew() {
         let refused = [
             resumed.epoch(2).map(drop),
             resumed.stream(0).map(drop),
+            resumed.batches_left(2).map(drop),
             resumed.epochs(0..3).map(drop),
             resumed.epochs(1..2).map(drop),
         ];
@@ -147,6 +148,7 @@ fn unordered_ranks_that_stop_at_different_steps_go_on_as_others() {
             for rank in 0..worlds {
                 let loader =
                     builder(&store).shard(rank, worlds).unordered(true).resume_all(states.clone()).build().unwrap();
+                assert_eq!((loader.rank(), loader.world_size()), (rank, worlds));
                 let mut epochs = loader.epochs(0..2).unwrap();
                 let mut batches = 0;
                 for batch in epochs.next().unwrap().unwrap() {
@@ -154,6 +156,7 @@ fn unordered_ranks_that_stop_at_different_steps_go_on_as_others() {
                     batches += 1;
                 }
                 given.push(batches);
+                assert_eq!(loader.batches_left(1).unwrap(), batches, "{steps:?}, rank {rank} of {worlds}");
             }
             assert!(given.iter().all(|batches| *batches == given[0]), "ranks that differ in their steps: {given:?}");
             assert_eq!((seen.len(), seen.values().max()), (157, Some(&1)), "{steps:?} and then {worlds} ranks");
