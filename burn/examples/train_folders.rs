@@ -12,18 +12,17 @@ mod report;
 use std::sync::Arc;
 
 use anyhow::{Error, Result, bail, ensure};
-use burn_core as burn;
-use burn_core::data::dataloader::DataLoader as _;
-use burn_core::module::Module;
-use burn_core::tensor::activation::{log_softmax, relu};
-use burn_core::tensor::{Device, Int, Tensor};
-use burn_nn::conv::{Conv2d, Conv2dConfig};
-use burn_nn::loss::CrossEntropyLossConfig;
-use burn_nn::{Linear, LinearConfig, PaddingConfig2d};
-use burn_optim::AdamWConfig;
-use burn_optim::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
-use burn_train::metric::{AccuracyMetric, LossMetric};
-use burn_train::{
+use burn::data::dataloader::DataLoader as _;
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
+use burn::optim::AdamWConfig;
+use burn::optim::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::tensor::activation::{log_softmax, relu};
+use burn::tensor::{Device, Int, Tensor};
+use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::{
     ClassificationOutput, ExecutionStrategy, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
 };
 use dataflux::DataLoader;
@@ -83,7 +82,7 @@ impl InferenceStep for Network {
 fn main() -> Result<()> {
     let Folders { train, validation, classes, emulator: _emulator } = Folders::open()?;
     let batch_size = 25;
-    let steps = EPOCHS as usize * train.len().div_ceil(batch_size);
+    let steps = EPOCHS as usize * (train.len() as usize).div_ceil(batch_size);
     let train = DataLoader::builder(train).batch_size(batch_size).shuffle(42).build()?;
 
     let device = Device::default();

@@ -18,7 +18,7 @@ use crate::tensor::{AnyTensor, ArrayTensor, BurnNumber, tensor};
 
 /// Targets of images that make a tensor: numbers, or a `Vec` of numbers that is as long for each image of a batch.
 #[cfg(feature = "image")]
-pub trait BurnTarget: Sized + Send + 'static {
+pub trait BurnTarget: Sized + Send + sealed::Sealed + 'static {
     /// A tensor of shape (images), or of shape (images, numbers of a target).
     type Targets: Send + 'static;
 
@@ -28,6 +28,16 @@ pub trait BurnTarget: Sized + Send + 'static {
     /// Targets differ in length.
     #[doc(hidden)]
     fn stack(targets: Vec<Self>, batch: &Batch<()>, device: &Device) -> Result<Self::Targets>;
+}
+
+#[cfg(feature = "image")]
+mod sealed {
+    use crate::tensor::BurnNumber;
+
+    pub trait Sealed {}
+
+    impl<N: BurnNumber> Sealed for N {}
+    impl<N: BurnNumber> Sealed for Vec<N> {}
 }
 
 #[cfg(feature = "image")]

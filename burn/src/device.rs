@@ -59,22 +59,23 @@ impl TensorDevice for BurnDevice {
     }
 }
 
-/// A device, and the batcher of burn that makes tensors of the samples of a batch there.
-pub(crate) struct BatcherDevice<I, O> {
+/// A batcher of burn, and the device where it makes tensors of the samples of a batch.
+pub(crate) struct DeviceBatcher<I, O> {
     pub(crate) batcher: Arc<dyn Batcher<I, O>>,
     pub(crate) device: Device,
 }
 
-impl<I: 'static, O: 'static> TensorDevice for BatcherDevice<I, O> {
+impl<I: 'static, O: 'static> TensorDevice for DeviceBatcher<I, O> {
     fn is_host(&self) -> bool {
         true
     }
 }
 
-impl<I: 'static, O: Send + 'static> ToDevice<BatcherDevice<I, O>> for Vec<I> {
-    type Tensors = O;
+impl<I: 'static, O: Send + 'static> ToDevice<DeviceBatcher<I, O>> for Vec<I> {
+    /// `None` for a batch without samples, since batchers aren't written for these.
+    type Tensors = Option<O>;
 
-    fn to_device(self, device: &BatcherDevice<I, O>, _: &Batch<()>) -> anyhow::Result<O> {
-        Ok(device.batcher.batch(self, &device.device))
+    fn to_device(self, device: &DeviceBatcher<I, O>, _: &Batch<()>) -> anyhow::Result<Option<O>> {
+        Ok((!self.is_empty()).then(|| device.batcher.batch(self, &device.device)))
     }
 }

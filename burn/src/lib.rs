@@ -10,7 +10,7 @@ mod tensor;
 #[cfg(feature = "image")]
 pub use convert::BurnTarget;
 pub use device::BurnDevice;
-pub use loader::{BurnDataLoader, EmptyBatchError};
+pub use loader::{BurnDataLoader, EmptyBatchError, LoaderEpochs};
 pub use refused::DeviceSplitError;
-pub use sharded::ShardedBurnLoader;
+pub use sharded::{ShardError, ShardedBurnLoader};
 pub use tensor::{AnyTensor, ArrayTensor, BurnNumber};

@@ -1,5 +1,5 @@
-//! Loaders that have no batches, because of how the program uses them: their iterators return an error that says so,
-//! since what makes them can't.
+//! Loaders without batches, for slices that don't exist. burn asks for slices by methods that return no error, so the
+//! iterator of the slice returns it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,6 +12,7 @@ use burn_core::tensor::Device;
 
 /// Why a loader can't be used on these devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DeviceSplitError {
     /// burn asked for these samples of a [`BurnDataLoader`](crate::BurnDataLoader), to train on several devices.
     Sliced(Range<usize>),
@@ -50,7 +51,7 @@ impl fmt::Display for DeviceSplitError {
 
 impl std::error::Error for DeviceSplitError {}
 
-/// A loader of which only the error can be had.
+/// A loader whose iterator returns an error and no batches.
 #[derive(Clone, Debug)]
 pub(crate) struct RefusedLoader {
     error: DeviceSplitError,

@@ -1,21 +1,23 @@
 //! A loader for several devices of one process.
 
+use std::fmt;
 use std::sync::Arc;
 
 use burn_core::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn_core::tensor::Device;
 use dataflux::State;
 
-use crate::loader::BurnDataLoader;
+use crate::loader::{BurnDataLoader, LoaderEpochs, LoaderFacts};
 use crate::refused::{DeviceSplitError, RefusedLoader};
 
 /// A loader for burn's training on several devices of one process: of a loader for each device, made of the same data
 /// set with the same settings but for its [shard](dataflux::DataLoaderBuilder::shard).
 ///
 /// burn slices it into as many equal parts as there are devices, and each slice is a shard. So each global batch is
-/// divided among the devices, all devices have as many batches, and each sample of an epoch is on one of them. Set
-/// `drop_last` or `pad_last`, unless the last global batch has a sample for each device; a device without one gets an
-/// error. Each shard reads for itself, with a memory budget of its own.
+/// divided among the devices, all devices have as many batches, and each sample of an epoch is on one of them. A device
+/// without a sample of a global batch gets an [error](crate::EmptyBatchError): set `drop_last` or `pad_last`, unless the
+/// last global batch has a sample for each device, and set [`OnError::Substitute`](dataflux::OnError::Substitute)
+/// instead of `Skip`. Each shard reads for itself, with a memory budget of its own.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -35,8 +37,8 @@ use crate::refused::{DeviceSplitError, RefusedLoader};
 ///     let loader = DataLoader::builder(dataset.clone()).batch_size(2).shuffle(42).shard(rank, devices.len());
 ///     shards.push(BurnDataLoader::new(loader.build()?, device)?);
 /// }
-/// let train = ShardedBurnLoader::new(shards); // for SupervisedTraining::new, with these devices
-/// # Ok::<(), dataflux::Error>(())
+/// let train = ShardedBurnLoader::new(shards)?; // for SupervisedTraining::new, with these devices
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct ShardedBurnLoader<O> {
@@ -52,21 +54,102 @@ impl<O> Clone for ShardedBurnLoader<O> {
 
 impl<O: Send + 'static> ShardedBurnLoader<O> {
     /// A loader of the shards of all ranks, from rank 0 on.
-    pub fn new(shards: Vec<BurnDataLoader<O>>) -> Self {
-        Self { shards }
+    ///
+    /// # Errors
+    /// There is no loader, one is not of its rank, or they differ in their epochs.
+    pub fn new(shards: Vec<BurnDataLoader<O>>) -> Result<Self, ShardError> {
+        let facts: Vec<LoaderFacts> = shards.iter().map(BurnDataLoader::facts).collect();
+        let first = facts.first().ok_or(ShardError::None)?;
+        for (wanted, shard) in facts.iter().enumerate() {
+            if (shard.rank, shard.world_size) != (wanted, facts.len()) {
+                let (rank, world_size) = (shard.rank, shard.world_size);
+                return Err(ShardError::Rank { wanted, rank, world_size, shards: facts.len() });
+            }
+            if shard.epochs != first.epochs {
+                return Err(ShardError::Epochs { rank: wanted, wanted: first.epochs, got: shard.epochs });
+            }
+        }
+        Ok(Self { shards })
     }
 
-    /// The state of the shard that has delivered least, from which loaders of any number of shards
-    /// [resume](dataflux::DataLoaderBuilder::resume): the others may be a batch ahead, which a resume then repeats.
-    /// `None` before the first epoch of a shard.
-    pub fn state(&self) -> Option<State> {
-        let states: Option<Vec<State>> = self.shards.iter().map(BurnDataLoader::state).collect();
-        states?.into_iter().min_by_key(|state| (state.epoch, state.position))
+    /// The states from which loaders of any number of shards resume, by
+    /// [`resume_all`](dataflux::DataLoaderBuilder::resume_all): those of all shards if batches are
+    /// [unordered](dataflux::DataLoaderBuilder::unordered); otherwise the one of the shard that has delivered least,
+    /// since the others may be a batch ahead, which a resume then repeats. `None` before the first epoch of a shard.
+    pub fn states(&self) -> Option<Vec<State>> {
+        let states: Vec<State> = self.shards.iter().map(BurnDataLoader::state).collect::<Option<_>>()?;
+        let is_of_one_rank = |state: &State| state.beyond.as_ref().is_some_and(|beyond| beyond.share.is_some());
+        if states.iter().any(is_of_one_rank) {
+            return Some(states);
+        }
+        Some(states.into_iter().min_by_key(|state| (state.epoch, state.position)).into_iter().collect())
+    }
+
+    /// Sets the epoch that the next iterators of all shards have; see
+    /// [`BurnDataLoader::set_next_epoch`].
+    pub fn set_next_epoch(&self, epoch: u64) {
+        self.shards.iter().for_each(|shard| shard.set_next_epoch(epoch));
     }
 }
 
+/// Why loaders don't make a [`ShardedBurnLoader`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ShardError {
+    /// There is none.
+    None,
+    /// One is not of the rank of its place, so that devices would train on the same samples.
+    Rank {
+        /// The rank of the place.
+        wanted: usize,
+        /// The rank of the loader.
+        rank: usize,
+        /// Number of ranks of which the loader is one.
+        world_size: usize,
+        /// Number of loaders.
+        shards: usize,
+    },
+    /// One has other epochs than the first, so that a device would wait for another one's batch.
+    Epochs {
+        /// The rank that differs from rank 0.
+        rank: usize,
+        /// The epochs of rank 0.
+        wanted: LoaderEpochs,
+        /// The epochs of this rank.
+        got: LoaderEpochs,
+    },
+}
+
+impl fmt::Display for ShardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str(
+                "a ShardedBurnLoader has no shards: wanted a loader for each device, got none; make them with \
+                 DataLoader::builder(..).shard(rank, world_size)",
+            ),
+            Self::Rank { wanted, rank, world_size, shards } => write!(
+                f,
+                "a loader is not the shard of its place: wanted rank {wanted} of {shards}, as there are {shards} \
+                 loaders, got rank {rank} of {world_size}; make each with DataLoader::builder(..).shard(rank, {shards}) \
+                 and pass them in the order of ranks"
+            ),
+            Self::Epochs { rank, wanted, got } => write!(
+                f,
+                "the shard of rank {rank} has other epochs than that of rank 0: wanted {wanted}, got {got}; make all \
+                 shards of one data set with the same settings, and resume them by resume_all() with the same states"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ShardError {}
+
 impl<O: Send + 'static> DataLoader<O> for ShardedBurnLoader<O> {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<O> + 'a> {
+        // burn doesn't slice a loader for one device.
+        if let [shard] = &self.shards[..] {
+            return shard.iter();
+        }
         RefusedLoader::new(DeviceSplitError::NotSliced(self.shards.len()), self.num_items()).batches()
     }
 

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use burn_core::data::dataloader::DataLoader as LoaderOfBurn;
-use burn_core::data::dataloader::batcher::Batcher;
-use burn_core::data::dataloader::split::split_dataloader;
-use burn_core::tensor::{Device, Int, Tensor};
-use burn_optim::AdamConfig;
-use burn_train::{ExecutionStrategy, Learner, LearningResult, MultiDeviceOptim, SupervisedTraining};
-use dataflux::{Batch, DataLoader, DatafluxDataset, ImageFolder, OnError, RawSample, State};
+use burn::data::dataloader;
+use burn::data::dataloader::DataLoader as _;
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::split::split_dataloader;
+use burn::optim::AdamConfig;
+use burn::tensor::{Device, Int, Tensor};
+use burn::train::{ExecutionStrategy, Learner, LearningResult, MultiDeviceOptim, SupervisedTraining};
+use dataflux::{Batch, DataLoader, DatafluxDataset, Decode, ImageFolder, OnError, RawSample, Samples, State};
 use dataflux_burn::{BurnDataLoader, ShardedBurnLoader};
 
 use crate::support::{Classifier, ImageTensors, emulated, images, in_memory};
@@ -28,7 +29,7 @@ fn noting(loader: DataLoader<ImageFolder>) -> (BurnDataLoader<ImageTensors>, Del
         notes.lock().unwrap().push(names(&batch));
         batch.into_inner()
     };
-    (BurnDataLoader::mapped(loader, &Device::flex(), note).unwrap(), delivered)
+    (BurnDataLoader::new_mapped(loader, &Device::flex(), note).unwrap(), delivered)
 }
 
 fn shuffled(dataset: &DatafluxDataset<ImageFolder>) -> DataLoader<ImageFolder> {
@@ -45,7 +46,7 @@ fn plain(dataset: &DatafluxDataset<ImageFolder>, epochs: std::ops::Range<u64>) -
 
 /// Trains a classifier for three epochs.
 fn learn(
-    train: impl LoaderOfBurn<ImageTensors> + 'static,
+    train: impl dataloader::DataLoader<ImageTensors> + 'static,
     valid: &BurnDataLoader<ImageTensors>,
     strategy: ExecutionStrategy,
 ) -> LearningResult<Classifier> {
@@ -144,7 +145,7 @@ fn a_run_resumes_within_an_epoch() {
 fn a_learner_goes_on_after_a_checkpoint_with_the_epoch_that_follows() {
     let dataset = in_memory(images(18)).decode(ImageFolder::new());
     let (loader, delivered) = noting(shuffled(&dataset));
-    let loader = loader.begin_at(2);
+    loader.clone().set_next_epoch(2);
     assert_eq!(loader.iter().count(), 5);
     assert_eq!(*delivered.lock().unwrap(), plain(&dataset, 2..3));
 }
@@ -156,7 +157,8 @@ fn an_epoch_before_that_of_the_state_is_an_error() {
     assert_eq!((first.iter().count(), first.iter().take(2).count()), (5, 2));
     let state = first.state().unwrap();
     let resumed = DataLoader::builder(dataset).batch_size(4).shuffle(7).resume(state).build().unwrap();
-    let loader = noting(resumed).0.begin_at(0);
+    let loader = noting(resumed).0;
+    loader.set_next_epoch(0);
     let mut batches = loader.iter();
     let error = batches.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("resumed from a state of a later epoch"), "{error}");
@@ -168,26 +170,48 @@ struct Sum;
 
 impl Batcher<f32, Tensor<1>> for Sum {
     fn batch(&self, items: Vec<f32>, device: &Device) -> Tensor<1> {
+        assert!(!items.is_empty(), "a batch has no samples");
         assert!(!items.contains(&13.0), "thirteen is unlucky");
         Tensor::from_floats([items.iter().sum::<f32>()], device)
     }
 }
 
+/// This many files, each with its number.
+fn numbers(count: usize) -> DatafluxDataset<impl Decode<Item = f32, Collate = Samples>> {
+    let files = (0..count).map(|n| (format!("train/{n:02}.txt"), n.to_string().into_bytes()));
+    let number = |sample: RawSample| -> anyhow::Result<f32> { Ok(std::str::from_utf8(sample.bytes())?.parse()?) };
+    in_memory(files.collect()).decode(number)
+}
+
 #[test]
 fn a_batcher_of_burn_makes_the_batches() {
-    let numbers =
-        |count: usize| (0..count).map(|n| (format!("train/{n:02}.txt"), n.to_string().into_bytes())).collect();
-    let number = |sample: RawSample| -> anyhow::Result<f32> { Ok(std::str::from_utf8(sample.bytes())?.parse()?) };
-    let loader = |count| DataLoader::builder(in_memory(numbers(count)).decode(number)).batch_size(5).build().unwrap();
-    let batches = BurnDataLoader::with_batcher(loader(12), Sum, &Device::flex()).unwrap();
+    let loader = |count| DataLoader::builder(numbers(count)).batch_size(5).build().unwrap();
+    let batches = BurnDataLoader::from_batcher(loader(12), Sum, &Device::flex()).unwrap();
     assert_eq!(batches.num_items(), 12);
     let sums = batches.iter().map(|batch| batch.unwrap().into_scalar::<f32>());
     assert_eq!(sums.collect::<Vec<_>>(), [10.0, 35.0, 21.0]);
 
-    let batches = BurnDataLoader::with_batcher(loader(14), Sum, &Device::flex()).unwrap();
+    let batches = BurnDataLoader::from_batcher(loader(14), Sum, &Device::flex()).unwrap();
     let last = batches.iter().last().unwrap().unwrap_err().to_string();
     assert!(last.contains("thirteen is unlucky"), "{last}");
     assert_eq!(batches.state().unwrap().position, 10);
+}
+
+/// It panicked, or made a batch that the loader then dropped.
+#[test]
+fn a_batcher_is_given_no_batch_without_samples() {
+    // The last global batch of three has a single sample, which is that of rank 2.
+    for (rank, last) in [(0, None), (1, None), (2, Some(3))] {
+        let loader = DataLoader::builder(numbers(4)).batch_size(1).shard(rank, 3).build().unwrap();
+        let batches = BurnDataLoader::from_batcher(loader, Sum, &Device::flex()).unwrap();
+        let sums: Vec<_> = batches.iter().map(|batch| batch.map(|sum| sum.into_scalar::<f32>() as usize)).collect();
+        assert_eq!((sums.len(), sums[0].as_ref().unwrap()), (2, &rank));
+        match (&sums[1], last) {
+            (Ok(sum), Some(last)) => assert_eq!(*sum, last),
+            (Err(error), None) => assert!(error.to_string().contains("set drop_last or pad_last"), "{error}"),
+            other => panic!("rank {rank}: {other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -209,7 +233,7 @@ fn devices(count: usize) -> Vec<Device> {
 }
 
 /// The error of a loader that has nothing else.
-fn only_error(loader: &dyn LoaderOfBurn<ImageTensors>) -> String {
+fn only_error(loader: &dyn dataloader::DataLoader<ImageTensors>) -> String {
     let mut batches = loader.iter();
     let error = batches.next().unwrap().err().unwrap().to_string();
     assert!(batches.next().is_none());
@@ -223,14 +247,14 @@ fn sharded(dataset: &DatafluxDataset<ImageFolder>) -> (ShardedBurnLoader<ImageTe
         noting(loader.build().unwrap())
     };
     let (shards, delivered) = (0..3).map(shard).unzip();
-    (ShardedBurnLoader::new(shards), delivered)
+    (ShardedBurnLoader::new(shards).unwrap(), delivered)
 }
 
 #[test]
 fn slices_of_a_sharded_loader_are_its_shards() {
     let dataset = in_memory(images(21)).decode(ImageFolder::new());
     let (loader, delivered) = sharded(&dataset);
-    assert_eq!((loader.num_items(), loader.state().is_none()), (21, true));
+    assert_eq!((loader.num_items(), loader.states().is_none()), (21, true));
     let parts = split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(3));
     for _ in 0..2 {
         let counts: Vec<usize> =
@@ -245,19 +269,106 @@ fn slices_of_a_sharded_loader_are_its_shards() {
         let wanted = whole.epoch(epoch as u64).unwrap().flat_map(|batch| names(&batch.unwrap()));
         assert_eq!(all, wanted.collect::<Vec<_>>());
     }
-    let state = loader.state().unwrap();
+    let [state] = &loader.states().unwrap()[..] else { panic!() };
     assert_eq!((state.epoch, state.position), (1, 21));
+    loader.set_next_epoch(7);
+    for part in &parts {
+        drop(part.iter());
+    }
+    assert_eq!(loader.states().unwrap()[0].epoch, 7);
 }
 
 #[test]
-fn the_state_of_a_sharded_loader_is_that_of_the_shard_that_has_delivered_least() {
-    let (loader, _) = sharded(&in_memory(images(21)).decode(ImageFolder::new()));
+fn ordered_shards_resume_from_the_state_of_the_one_that_has_delivered_least() {
+    let dataset = in_memory(images(21)).decode(ImageFolder::new());
+    let (loader, _) = sharded(&dataset);
     let parts = split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(3));
     let mut epochs: Vec<_> = parts.iter().map(|part| part.iter()).collect();
     for (epoch, batches) in epochs.iter_mut().zip([3, 1, 2]) {
         assert_eq!(epoch.by_ref().take(batches).flatten().count(), batches);
     }
-    assert_eq!(loader.state().unwrap().position, 6);
+    let states = loader.states().unwrap();
+    assert_eq!(states.iter().map(|state| state.position).collect::<Vec<_>>(), [6]);
+    let resumed = DataLoader::builder(dataset).shuffle(7).shard(1, 2).resume_all(states).build().unwrap();
+    assert_eq!((resumed.first_epoch(), resumed.batches_left(0).unwrap()), (0, 4));
+}
+
+/// One state was returned, of which the resume said that it isn't enough.
+#[test]
+fn unordered_shards_resume_from_the_states_of_all() {
+    let dataset = in_memory(images(21)).decode(ImageFolder::new());
+    let shard = |rank| {
+        let builder = DataLoader::builder(dataset.clone()).batch_size(2).shuffle(7).unordered(true);
+        noting(builder.shard(rank, 3).build().unwrap())
+    };
+    let (shards, delivered): (Vec<_>, Vec<_>) = (0..3).map(shard).unzip();
+    let loader = ShardedBurnLoader::new(shards).unwrap();
+    let parts = split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(3));
+    let mut epochs: Vec<_> = parts.iter().map(|part| part.iter()).collect();
+    for (epoch, batches) in epochs.iter_mut().zip([3, 1, 2]) {
+        assert_eq!(epoch.by_ref().take(batches).flatten().count(), batches);
+    }
+
+    let resumed = DataLoader::builder(dataset.clone()).shuffle(7).resume_all(loader.states().unwrap()).build().unwrap();
+    let (resumed, rest) = noting(resumed);
+    assert!(resumed.iter().all(|batch| batch.is_ok()));
+    let mut all: Vec<String> =
+        delivered.iter().chain([&rest]).flat_map(|names| names.lock().unwrap().concat()).collect();
+    all.sort();
+    let mut wanted: Vec<String> = images(21).into_iter().map(|(name, _)| name).collect();
+    wanted.sort();
+    assert_eq!(all, wanted);
+}
+
+/// burn doesn't slice a loader for one device, and the loader had batches for slices alone.
+#[test]
+fn a_learner_trains_on_a_sharded_loader_of_one_shard() {
+    let dataset = in_memory(images(18)).decode(ImageFolder::new());
+    let (shard, trained) = noting(shuffled(&dataset));
+    let (valid, _) = noting(shuffled(&dataset));
+    let train = ShardedBurnLoader::new(vec![shard]).unwrap();
+    let strategy = ExecutionStrategy::MultiDevice(vec![Device::flex().autodiff()], MultiDeviceOptim::OptimMainDevice);
+    let result = learn(train.clone(), &valid, strategy);
+    assert!(result.error.is_none() && result.interrupted.is_none(), "{:?}", result.error);
+    assert_eq!(*trained.lock().unwrap(), plain(&dataset, 0..3));
+    assert_eq!(train.states().unwrap()[0].position, 18);
+    let [part] = &split_dataloader::<ImageTensors>(Arc::new(train.clone()), &devices(1))[..] else { panic!() };
+    assert_eq!((part.iter().count(), train.slice(0, 18).iter().count()), (5, 5));
+}
+
+/// Each device trained on the whole data set if `shard` was forgotten, or on the samples of another one.
+#[test]
+fn loaders_that_are_not_the_shards_of_their_places_are_refused() {
+    let dataset = in_memory(images(21)).decode(ImageFolder::new());
+    let loader = |ranks: Option<(usize, usize)>, batch_size: usize| {
+        let builder = DataLoader::builder(dataset.clone()).batch_size(batch_size).shuffle(7);
+        let builder = ranks.into_iter().fold(builder, |builder, (rank, of)| builder.shard(rank, of));
+        BurnDataLoader::new(builder.build().unwrap(), &Device::flex()).unwrap()
+    };
+    for (shards, said) in [
+        (vec![], "a loader for each device, got none"),
+        (vec![loader(None, 2), loader(None, 2)], "wanted rank 0 of 2, as there are 2 loaders, got rank 0 of 1"),
+        (
+            vec![loader(Some((1, 2)), 2), loader(Some((0, 2)), 2)],
+            "wanted rank 0 of 2, as there are 2 loaders, got rank 1",
+        ),
+        (
+            vec![loader(Some((0, 2)), 2), loader(Some((0, 2)), 2)],
+            "wanted rank 1 of 2, as there are 2 loaders, got rank 0",
+        ),
+        (
+            vec![loader(Some((0, 3)), 2), loader(Some((1, 3)), 2)],
+            "wanted rank 0 of 2, as there are 2 loaders, got rank 0 of 3",
+        ),
+        (
+            vec![loader(Some((0, 2)), 2), loader(Some((1, 2)), 3)],
+            "wanted 6 batches in an epoch and 6 of them left in epoch 0, got 4",
+        ),
+    ] {
+        let error = ShardedBurnLoader::new(shards).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    assert!(ShardedBurnLoader::new(vec![loader(Some((0, 2)), 2), loader(Some((1, 2)), 2)]).is_ok());
 }
 
 #[test]
@@ -275,18 +386,41 @@ fn a_learner_trains_on_several_devices_on_each_sample_once_an_epoch() {
     let mut wanted: Vec<String> = images(21).into_iter().flat_map(|(name, _)| vec![name; 3]).collect();
     wanted.sort();
     assert_eq!(all, wanted);
-    assert_eq!(train.state().unwrap().epoch, 2);
+    assert_eq!(train.states().unwrap()[0].epoch, 2);
 }
 
 #[test]
 fn a_shard_without_samples_in_the_last_batch_is_an_error() {
     // The last global batch of six has two samples for three ranks.
     let (loader, _) = sharded(&in_memory(images(20)).decode(ImageFolder::new()));
-    let parts = split_dataloader::<ImageTensors>(Arc::new(loader), &devices(3));
-    let error = |part: &Arc<dyn LoaderOfBurn<ImageTensors>>| part.iter().last().unwrap().err();
+    let parts = split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(3));
+    let error = |part: &Arc<dyn dataloader::DataLoader<ImageTensors>>| part.iter().last().unwrap().err();
     let errors: Vec<String> = parts.iter().filter_map(error).map(|error| error.to_string()).collect();
     assert_eq!(errors.len(), 1);
     assert!(errors[0].contains("set drop_last or pad_last"), "{}", errors[0]);
+    // The loader had delivered the batch that was refused, so a resume left its samples out.
+    assert_eq!(loader.states().unwrap()[0].position, 18);
+}
+
+/// The rank went on with the next batch, so that it had one less than its peers, which then waited for it.
+#[test]
+fn a_batch_of_a_shard_whose_samples_were_all_skipped_is_an_error() {
+    let mut objects = images(12);
+    objects[6..8].iter_mut().for_each(|(_, bytes)| bytes.truncate(40));
+    let dataset = in_memory(objects).decode(ImageFolder::new());
+    let shard = |rank| {
+        let builder = DataLoader::builder(dataset.clone()).batch_size(2).on_error(OnError::Skip { limit: 2 });
+        noting(builder.shard(rank, 2).build().unwrap()).0
+    };
+    let loader = ShardedBurnLoader::new(vec![shard(0), shard(1)]).unwrap();
+    let parts = split_dataloader::<ImageTensors>(Arc::new(loader.clone()), &devices(2));
+    assert_eq!(parts[0].iter().flatten().count(), 3);
+    let mut batches = parts[1].iter();
+    assert!(batches.next().unwrap().is_ok());
+    let error = batches.next().unwrap().err().unwrap().to_string();
+    assert!(error.contains("all samples of a batch were skipped") && error.contains("OnError::Substitute"), "{error}");
+    assert!(batches.next().is_none());
+    assert_eq!(loader.states().unwrap()[0].position, 4);
 }
 
 #[test]
@@ -304,6 +438,46 @@ fn a_batch_whose_samples_were_all_skipped_is_left_out() {
     }
     assert_eq!(processed, [2, 6, 8]);
     assert_eq!(delivered.lock().unwrap().concat().len(), 6);
+}
+
+/// Epochs were measured by how far the first batch took the position.
+#[test]
+fn the_progress_of_a_resumed_epoch_counts_the_batches_that_are_left() {
+    let mut objects = images(18);
+    objects[4..8].iter_mut().for_each(|(_, bytes)| bytes.truncate(40));
+    let dataset = in_memory(objects).decode(ImageFolder::new());
+    let builder = || DataLoader::builder(dataset.clone()).batch_size(4).on_error(OnError::Skip { limit: 4 });
+    let start = serde_json::to_value(builder().build().unwrap().epoch(0).unwrap().state()).unwrap();
+    // The first batch that is left is skipped as a whole, or lies before one that was delivered ahead of it.
+    for (position, ahead, left) in [(4, None, vec![10, 14, 18]), (8, Some((12, 16)), vec![14, 18])] {
+        let mut state = start.clone();
+        state["position"] = position.into();
+        if let Some(ahead) = ahead {
+            state["beyond"] = serde_json::json!({ "positions": [ahead] });
+        }
+        let state: State = serde_json::from_value(state).unwrap();
+        let (resumed, _) = noting(builder().unordered(ahead.is_some()).resume(state).build().unwrap());
+        let mut batches = resumed.iter();
+        let mut processed = Vec::new();
+        while let Some(batch) = batches.next() {
+            batch.unwrap();
+            processed.push(batches.progress().items_processed);
+        }
+        assert_eq!(processed, left, "from position {position}");
+    }
+}
+
+/// An iterator of an earlier epoch that lived on took the state back.
+#[test]
+fn the_state_is_that_of_the_newest_iterator() {
+    let (loader, _) = noting(shuffled(&in_memory(images(18)).decode(ImageFolder::new())));
+    let mut older = loader.iter();
+    assert!(older.next().unwrap().is_ok());
+    let mut newer = loader.iter();
+    assert!(newer.next().unwrap().is_ok());
+    assert!(older.all(|batch| batch.is_ok()));
+    let state = loader.state().unwrap();
+    assert_eq!((state.epoch, state.position), (1, 4));
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! Data sets and networks of the tests.
 
+#[path = "../../../examples/support/bucket.rs"]
+mod bucket;
+
 use std::io::Cursor;
 use std::sync::Arc;
 
-use burn_core as burn;
-use burn_core::module::Module;
-use burn_core::tensor::{Device, Int, Tensor};
-use burn_nn::loss::CrossEntropyLossConfig;
-use burn_nn::{Linear, LinearConfig};
-use burn_train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
-use dataflux::store::{Client, Credentials, GcsConfig, GcsStore, MemoryStore};
+use burn::module::Module;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Int, Tensor};
+use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
+use dataflux::store::{Client, MemoryStore};
 use dataflux::{DatafluxDataset, ImageFolder};
 use dataflux_emulator::Emulator;
 use image::{ImageFormat, Luma, RgbImage};
@@ -33,12 +35,7 @@ pub(crate) fn images(count: usize) -> Vec<(String, Vec<u8>)> {
 
 /// A data set of these objects in an emulator, which stops when it is dropped.
 pub(crate) fn emulated(objects: Vec<(String, Vec<u8>)>) -> (Emulator, DatafluxDataset<ImageFolder>) {
-    let emulator = Emulator::builder().bucket("my-bucket").start().unwrap();
-    for (name, bytes) in objects {
-        emulator.put("my-bucket", &name, bytes);
-    }
-    let config = GcsConfig::new().endpoint(emulator.endpoint()).credentials(Credentials::Anonymous);
-    let client = Client::new(Arc::new(GcsStore::new(config).unwrap()));
+    let (emulator, client) = bucket::start(objects).unwrap();
     let dataset = DatafluxDataset::open_with(client, "gs://my-bucket/train/").unwrap();
     (emulator, dataset.decode(ImageFolder::new()))
 }

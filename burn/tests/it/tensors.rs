@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use burn_core::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dataflux::{
     Batch, BatchOf, Collate, DataLoader, DatafluxDataset, Decode, Image, ImageFolder, Images, MixImages, NamedArrays,
     PadArrays, PadImages, RawSample, StackArrays, StackImages, ToDevice,
