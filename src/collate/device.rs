@@ -61,7 +61,7 @@ pub trait TensorDevice: Send + Sync + 'static {
     message = "batches of `{Self}` don't convert to tensors on a `{V}`",
     label = "no conversion to this device",
     note = "images, arrays, audio and raw samples convert for candle's and tch's `Device`, with the feature `candle` or \
-            `tch`; for batches of your own, implement `ToDevice<{V}>`"
+            `tch`; for burn, pass `dataflux_burn::BurnDevice`; for batches of your own, implement `ToDevice<{V}>`"
 )]
 pub trait ToDevice<V: TensorDevice> {
     /// What the batch becomes: usually one tensor, or several in a tuple.

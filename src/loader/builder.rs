@@ -43,8 +43,8 @@ impl<D: Decode> DataLoader<D> {
 }
 
 impl<D: Decode> DataLoaderBuilder<D> {
-    /// Delivers batches as tensors on `device`: candle's or tch's, with the feature of that name, or a [device of your
-    /// own](TensorDevice). A thread of the loader converts them, one batch ahead of the training loop, so that the loop
+    /// Delivers batches as tensors on `device`: candle's or tch's, with the feature of that name, burn's as
+    /// `dataflux_burn::BurnDevice`, or a [device of your own](TensorDevice). A thread of the loader converts them, one batch ahead of the training loop, so that the loop
     /// waits neither for the conversion nor for the copy to the device. The data of a batch are what `to_candle` or
     /// `to_tch` returns; its names, positions and lost samples stay. The [guide](crate::guide::tensors) has an example.
     ///

@@ -131,21 +131,27 @@ fn chapters_link_to_chapters_for_every_reader() {
     }
 }
 
-/// mdBook hides lines that begin with `# ` in blocks that are said to be Rust, and in no others.
+/// The page of documentation of `dataflux-burn`, which GitHub shows, too.
+const BURN: &str = "burn/README.md";
+
+/// mdBook hides lines that begin with `# ` in blocks that are said to be Rust, and in no others. GitHub shows all lines.
 #[test]
 fn blocks_of_code_name_their_language() {
     let languages = ["rust", "rust,no_run", "toml", "json", "sh", "text"];
-    for chapter in chapters() {
-        for language in Text::of(&read(Path::new("docs/guide").join(&chapter))).languages {
-            assert!(languages.contains(&&*language), "{chapter}: a block of code is of language '{language}'");
+    let chapters = chapters().into_iter().map(|chapter| format!("docs/guide/{chapter}"));
+    for page in chapters.chain([BURN.to_owned()]) {
+        for language in Text::of(&read(&page)).languages {
+            assert!(languages.contains(&&*language), "{page}: a block of code is of language '{language}'");
         }
     }
+    let shown = read(BURN);
+    assert!(!shown.lines().any(|line| line.starts_with("# ") && line != "# dataflux-burn"), "{BURN} hides lines");
 }
 
 #[test]
 fn links_lead_to_files_and_headings() {
-    let mut pages =
-        vec![PathBuf::from("docs/benchmarks.md"), "docs/comparison.md".into(), "docs/guide/SUMMARY.md".into()];
+    let pages = ["docs/benchmarks.md", "docs/comparison.md", "docs/guide/SUMMARY.md", BURN];
+    let mut pages = Vec::from(pages.map(PathBuf::from));
     pages.extend(chapters().iter().map(|chapter| Path::new("docs/guide").join(chapter)));
     for entry in project().read_dir().unwrap() {
         let name = PathBuf::from(entry.unwrap().file_name());
@@ -154,16 +160,24 @@ fn links_lead_to_files_and_headings() {
         }
     }
 
-    let mut count = 0;
+    // Of files that the book doesn't have.
+    let on_github = "https://github.com/dataflux-rs/dataflux/blob/main/";
+    let (mut count, mut count_on_github) = (0, 0);
     for page in &pages {
         for target in Text::of(&read(page)).targets() {
-            if target.starts_with("https://") || target.starts_with("crate::") {
+            let in_project = target.strip_prefix(on_github);
+            if in_project.is_none() && (target.starts_with("https://") || target.starts_with("crate::")) {
                 continue;
             }
             count += 1;
-            let (file, anchor) =
-                target.split_once('#').map_or((&**target, None), |(file, anchor)| (file, Some(anchor)));
-            let file = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            count_on_github += usize::from(in_project.is_some());
+            let path = in_project.unwrap_or(target);
+            let (file, anchor) = path.split_once('#').map_or((path, None), |(file, anchor)| (file, Some(anchor)));
+            let file = match in_project {
+                Some(_) => PathBuf::from(file),
+                None if file.is_empty() => page.clone(),
+                None => page.parent().unwrap().join(file),
+            };
             assert!(project().join(&file).exists(), "{}: there is no {target}", page.display());
             if let Some(anchor) = anchor {
                 let anchors = Text::of(&read(&file)).anchors;
@@ -175,5 +189,5 @@ fn links_lead_to_files_and_headings() {
             }
         }
     }
-    assert!(count > 50, "only {count} links were found");
+    assert!(count > 50 && count_on_github > 1, "only {count} links were found, {count_on_github} of them on GitHub");
 }
