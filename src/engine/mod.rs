@@ -31,7 +31,7 @@ pub(crate) mod decode_pool;
 pub(crate) mod epoch_events;
 pub(crate) mod epoch_planner;
 mod item_sizes;
-pub(crate) mod loop_wait;
+pub(crate) mod last_request;
 pub(crate) mod loss;
 pub(crate) mod pipeline;
 pub(crate) mod sample_code;

@@ -1,6 +1,6 @@
 //! What the training loop waits for: by stage in the statistics of an epoch, and in the log where a wait is long.
 //!
-//! The thread that waits for a batch, be it the loop's or one that is [ahead](super::loop_wait), looks at the
+//! The thread that waits for a batch, be it the loop's or one that is [ahead](super::last_request), looks at the
 //! [stages](super::stages) of its samples, in time slices that grow from 1 ms to 64 ms, and counts each slice under the
 //! stage that it saw at the slice's start.
 

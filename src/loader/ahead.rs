@@ -1,12 +1,10 @@
 //! A thread that waits for the batches of an epoch in place of the training loop, and is one batch ahead of it: for
 //! asynchronous code, which must not block, and for batches that are moved to a device meanwhile.
 //!
-//! What the training loop was given is known only where the batch is handed over, and so is how long it waited. So that
-//! side has the state, the audit log, the events of batches and the times; and the thread counts of what it waits for,
-//! or converts, only the time in which the loop waits, too ([`LoopWait`]). The thread never has more than one batch
-//! that isn't taken yet: it waits for a place in the channel before it asks for the next one. So it takes no part in
-//! whether an epoch hangs: it waits for the training loop only while it holds no batch, and the bytes of the batch
-//! before are given back when the loop asks for the next.
+//! The consumer keeps the state, the audit log, the batch events and the delivery times, because only it knows when a
+//! batch is delivered. The thread counts a wait only while the loop waits too ([`LastRequest`]). It has at most one
+//! batch that the loop hasn't taken: it reserves the channel's only place before it asks for the next. It can't cause
+//! a hang: a batch in the channel can always be taken, and asking for a batch gives back the bytes of the one before.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +18,7 @@ use crate::Result;
 use crate::audit::EpochAudit;
 use crate::collate::Batch;
 use crate::engine::epoch_events::BatchDelivery;
-use crate::engine::loop_wait::LoopWait;
+use crate::engine::last_request::LastRequest;
 use crate::engine::sample_code::BatchData;
 use crate::engine::shutdown::{Closed, EpochShutdown, EpochSignal, close_epoch};
 use crate::engine::ticket::HeldBytes;
@@ -36,15 +34,15 @@ pub(super) struct AheadDelivery {
     manifest: Arc<Manifest>,
     /// The state after the last batch that was delivered.
     state: State,
-    /// The statistics after that batch, without the times.
+    /// The statistics after that batch. Their times are the thread's; [`stats`](Self::stats) replaces them.
     stats: EpochStats,
     times: DeliveryTimes,
     audit: Option<EpochAudit>,
     shutdown: Arc<EpochShutdown>,
     /// When the training loop asked for the batch that it waits for.
     asked_at: Option<Instant>,
-    /// Tells the thread when that was.
-    loop_wait: Arc<LoopWait>,
+    /// Shares the time of that request with the thread.
+    last_request: Arc<LastRequest>,
     /// Bytes of the batch that the training loop has.
     in_hand: Vec<HeldBytes>,
 }
@@ -52,6 +50,7 @@ pub(super) struct AheadDelivery {
 /// A batch, with the state and the statistics after it.
 #[derive(Debug)]
 struct AheadStep {
+    /// `None` at the end of the epoch.
     batch: Option<Result<Batch<BatchData>>>,
     /// What observers get of the batch once it is delivered.
     delivery: Option<BatchDelivery>,
@@ -119,8 +118,8 @@ fn run_ahead(mut epoch: RunningEpoch, steps: &mpsc::Sender<AheadStep>, mut cance
         let Some(place) = place else { return };
         let mut step = next_step(&mut epoch);
         let is_last = !matches!(step.batch, Some(Ok(_)));
-        // The thread comes back from the end of an epoch only when temporary objects are deleted, which is no wait for a
-        // batch.
+        // The thread comes back from the end of an epoch only when temporary objects are deleted, which is no wait for
+        // a batch.
         if step.batch.is_some() {
             step.arrived_at = Some(Instant::now());
         }
@@ -139,8 +138,8 @@ impl AheadDelivery {
     pub(super) fn start(mut epoch: RunningEpoch) -> Result<Self> {
         let (manifest, state) = (Arc::clone(&epoch.manifest), epoch.state());
         let (shutdown, audit) = (Arc::clone(&epoch.shutdown), epoch.audit.take());
-        let (times, loop_wait) = (DeliveryTimes::new(epoch.times.started), Arc::<LoopWait>::default());
-        epoch.handed_over = Some(HandedOver { delivery: None, loop_wait: Arc::clone(&loop_wait) });
+        let (times, last_request) = (DeliveryTimes::new(epoch.times.started), Arc::<LastRequest>::default());
+        epoch.handed_over = Some(HandedOver { delivery: None, last_request: Arc::clone(&last_request) });
         let (sender, steps) = mpsc::channel(1);
         let cancel = shutdown.subscribe();
         let thread = spawn_thread("dataflux-ahead", "the thread that is one batch ahead", move || {
@@ -161,7 +160,7 @@ impl AheadDelivery {
             audit,
             shutdown,
             asked_at: None,
-            loop_wait,
+            last_request,
             in_hand: Vec::new(),
         })
     }
@@ -241,7 +240,7 @@ impl AheadDelivery {
         let Some(steps) = &mut self.steps else { return Poll::Ready(None) };
         if self.asked_at.is_none() {
             let now = Instant::now();
-            self.loop_wait.begin(self.stats.batches, now);
+            self.last_request.record_request(self.stats.batches, now);
             self.asked_at = Some(now);
         }
         steps.poll_recv(context).map(|step| {

@@ -12,7 +12,7 @@ use crate::collate::Batch;
 use crate::engine::arrivals::{Arrival, Arrivals};
 use crate::engine::cache_session::CacheSession;
 use crate::engine::epoch_events::BatchDelivery;
-use crate::engine::loop_wait::LoopWait;
+use crate::engine::last_request::LastRequest;
 use crate::engine::loss::LossTotals;
 use crate::engine::sample_code::BatchData;
 use crate::engine::shutdown::{Closed, EpochShutdown, close_epoch};
@@ -73,7 +73,7 @@ pub(super) struct HandedOver {
     /// What is to be reported of the batch that `next_batch` returned last.
     pub(super) delivery: Option<BatchDelivery>,
     /// When the loop asked for the batch.
-    pub(super) loop_wait: Arc<LoopWait>,
+    pub(super) last_request: Arc<LastRequest>,
 }
 
 impl RunningEpoch {
@@ -253,7 +253,7 @@ impl RunningEpoch {
 /// As [`RunningEpoch::waited_since`]. Where batches aren't handed over, it is the loop that waits for them here.
 fn waited_since(handed_over: Option<&HandedOver>, start: Instant, batches_before: u64) -> Duration {
     let now = Instant::now();
-    handed_over.map_or_else(|| now - start, |shared| shared.loop_wait.between(start, now, batches_before))
+    handed_over.map_or_else(|| now - start, |shared| shared.last_request.waited_between(start, now, batches_before))
 }
 
 impl Drop for RunningEpoch {

@@ -11,7 +11,7 @@ use crate::lock::lock;
 /// The batch that a training loop last asked for. Loop and thread share it, and both number batches by how many were
 /// delivered before them, so that a request which the thread has answered never counts for the next batch.
 #[derive(Debug, Default)]
-pub(crate) struct LoopWait(Mutex<Option<BatchRequest>>);
+pub(crate) struct LastRequest(Mutex<Option<BatchRequest>>);
 
 #[derive(Clone, Copy, Debug)]
 struct BatchRequest {
@@ -19,15 +19,15 @@ struct BatchRequest {
     at: Instant,
 }
 
-impl LoopWait {
-    /// Notes that the loop asks for the batch behind `batches_before` others.
-    pub(crate) fn begin(&self, batches_before: u64, at: Instant) {
+impl LastRequest {
+    /// Notes that the loop asks for the batch that follows `batches_before` others.
+    pub(crate) fn record_request(&self, batches_before: u64, at: Instant) {
         *lock(&self.0) = Some(BatchRequest { batches_before, at });
     }
 
-    /// For how much of the time from `start` until `end` the loop waited for the batch behind `batches_before` others,
-    /// which it doesn't have yet.
-    pub(crate) fn between(&self, start: Instant, end: Instant, batches_before: u64) -> Duration {
+    /// How much of the time from `start` to `end` the loop waited for the batch that follows `batches_before` others.
+    /// Only valid until the loop has that batch.
+    pub(crate) fn waited_between(&self, start: Instant, end: Instant, batches_before: u64) -> Duration {
         let request = lock(&self.0).filter(|request| request.batches_before == batches_before);
         request.map_or(Duration::ZERO, |request| end.saturating_duration_since(request.at.max(start)))
     }
@@ -39,15 +39,15 @@ mod tests {
 
     #[test]
     fn only_time_after_the_request_for_that_batch_counts() {
-        let wait = LoopWait::default();
+        let request = LastRequest::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let waited = |from, to, batch| wait.between(at(from), at(to), batch).as_secs();
+        let waited = |from, to, batch| request.waited_between(at(from), at(to), batch).as_secs();
         assert_eq!(waited(0, 9, 0), 0, "nothing is asked for");
-        wait.begin(0, at(4));
+        request.record_request(0, at(4));
         assert_eq!([waited(0, 3, 0), waited(0, 9, 0), waited(6, 9, 0)], [0, 5, 3]);
         assert_eq!(waited(6, 9, 1), 0, "the next batch isn't asked for yet");
-        wait.begin(1, at(12));
+        request.record_request(1, at(12));
         assert_eq!([waited(10, 15, 1), waited(10, 15, 0)], [3, 0]);
     }
 }
