@@ -31,7 +31,7 @@ pub(super) mod tag {
 
 /// Tags with few values, and how many they may have. The decoder takes memory for as many as the directory says, before
 /// its limits can be set.
-const MOST_VALUES: [(u16, usize); 14] = [
+const MAX_VALUE_COUNTS: [(u16, usize); 14] = [
     (tag::WIDTH, 1),
     (tag::HEIGHT, 1),
     (tag::BITS_PER_SAMPLE, MAX_SAMPLES),
@@ -52,69 +52,73 @@ const MOST_VALUES: [(u16, usize); 14] = [
 const MAX_SAMPLES: usize = 65_535;
 
 /// The entries of a directory: tags and their values.
-pub(super) struct Directory<'a> {
+pub(super) struct TiffDirectory<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) is_big_endian: bool,
     entries: &'a [[u8; 12]],
     /// Offset of the first entry in the file.
-    at: usize,
+    first_entry: usize,
 }
 
-impl<'a> Directory<'a> {
+impl<'a> TiffDirectory<'a> {
     pub(super) fn first(bytes: &'a [u8]) -> anyhow::Result<Self> {
-        let mut directory = Self { bytes, is_big_endian: bytes.starts_with(b"MM"), entries: &[], at: 0 };
-        let at = directory.number(4, 4).context("it ends within its first 8 bytes")?;
-        let count = directory.number(at, 2).with_context(|| format!("it ends before its directory at byte {at}"))?;
-        directory.at = at + 2;
-        let entries = bytes.get(directory.at..directory.at + 12 * count).context("it ends within its directory")?;
+        let is_big_endian = bytes.starts_with(b"MM");
+        let mut directory = Self { bytes, is_big_endian, entries: &[], first_entry: 0 };
+        let at = directory.number_at(4, 4).context("it ends within its first 8 bytes")?;
+        let count = directory.number_at(at, 2).with_context(|| format!("it ends before its directory at byte {at}"))?;
+        directory.first_entry = at + 2;
+        let entries = bytes.get(at + 2..at + 2 + 12 * count).context("it ends within its directory")?;
         directory.entries = entries.as_chunks().0;
 
         // Decoders differ in which of two entries holds.
-        let mut tags: Vec<_> = (0..count).filter_map(|index| directory.number(directory.at + 12 * index, 2)).collect();
+        let mut tags: Vec<_> = directory.entries.iter().map(|entry| directory.number(&entry[..2])).collect();
         tags.sort_unstable();
         if let Some([tag, _]) = tags.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("its directory has tag {tag} twice");
         }
-        for (tag, most) in MOST_VALUES {
-            let count = directory.entry(tag).and_then(|entry| directory.number(entry + 4, 4)).unwrap_or_default();
+        for (tag, most) in MAX_VALUE_COUNTS {
+            let count = directory.entry(tag).map_or(0, |(_, entry)| directory.number(&entry[4..8]));
             ensure!(count <= most, "tag {tag} has {count} values and should have {most} at most");
         }
         Ok(directory)
     }
 
-    /// The number of `length` bytes (1, 2 or 4) at this place of the file.
-    fn number(&self, at: usize, length: usize) -> Option<usize> {
-        let bytes = self.bytes.get(at..at.checked_add(length)?)?;
+    /// The number of these 1, 2 or 4 bytes.
+    fn number(&self, bytes: &[u8]) -> usize {
         let shifted = |number: usize, byte: &u8| number << 8 | usize::from(*byte);
-        Some(if self.is_big_endian { bytes.iter().fold(0, shifted) } else { bytes.iter().rev().fold(0, shifted) })
+        if self.is_big_endian { bytes.iter().fold(0, shifted) } else { bytes.iter().rev().fold(0, shifted) }
     }
 
-    /// Offset of a tag's entry in the file.
-    fn entry(&self, tag: u16) -> Option<usize> {
-        let mut entries = (0..self.entries.len()).map(|index| self.at + 12 * index);
-        entries.find(|entry| self.number(*entry, 2) == Some(tag.into()))
+    /// The number of `length` bytes (1, 2 or 4) at this place of the file.
+    fn number_at(&self, at: usize, length: usize) -> Option<usize> {
+        Some(self.number(self.bytes.get(at..at.checked_add(length)?)?))
+    }
+
+    /// A tag's entry, and its offset in the file.
+    fn entry(&self, tag: u16) -> Option<(usize, &'a [u8; 12])> {
+        let index = self.entries.iter().position(|entry| self.number(&entry[..2]) == usize::from(tag))?;
+        Some((self.first_entry + 12 * index, &self.entries[index]))
     }
 
     /// The place of a tag's values.
-    pub(super) fn values(&self, tag: u16) -> anyhow::Result<Option<Values>> {
-        let Some(entry) = self.entry(tag) else { return Ok(None) };
-        let field = |at, length| self.number(entry + at, length).context("it ends within its directory");
-        let length = match field(2, 2)? {
+    pub(super) fn values(&self, tag: u16) -> anyhow::Result<Option<TagValues>> {
+        let Some((at, entry)) = self.entry(tag) else { return Ok(None) };
+        let value_bytes = match self.number(&entry[2..4]) {
             1 | 7 => 1,
             3 => 2,
             4 => 4,
             other => bail!("the values of tag {tag} are of type {other}"),
         };
-        let count = field(4, 4)?;
-        let total = count.checked_mul(length).context("a tag has too many values")?;
-        let start = if total <= 4 { entry + 8 } else { field(8, 4)? };
+        let count = self.number(&entry[4..8]);
+        let total = count.checked_mul(value_bytes).context("a tag has too many values")?;
+        let start = if total <= 4 { at + 8 } else { self.number(&entry[8..]) };
         let range = start..start.saturating_add(total);
         ensure!(range.end <= self.bytes.len(), "the {count} values of tag {tag} lie outside of the file");
-        Ok(Some(Values { range, length }))
+        Ok(Some(TagValues { range, value_bytes }))
     }
 
-    pub(super) fn numbers(&self, Values { range, length }: Values) -> impl Iterator<Item = usize> {
-        range.step_by(length).map_while(move |at| self.number(at, length))
+    pub(super) fn numbers(&self, TagValues { range, value_bytes }: TagValues) -> impl Iterator<Item = usize> {
+        range.step_by(value_bytes).map_while(move |at| self.number_at(at, value_bytes))
     }
 
     /// The first value of a tag.
@@ -130,14 +134,14 @@ impl<'a> Directory<'a> {
 }
 
 /// Where in the file the values of one tag are.
-pub(super) struct Values {
+pub(super) struct TagValues {
     pub(super) range: Range<usize>,
     /// Bytes of each value: 1, 2 or 4.
-    pub(super) length: usize,
+    pub(super) value_bytes: usize,
 }
 
-impl Values {
+impl TagValues {
     pub(super) fn count(&self) -> usize {
-        self.range.len() / self.length
+        self.range.len() / self.value_bytes
     }
 }

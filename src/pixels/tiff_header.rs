@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Context, ensure};
 
 use super::refusal::{damaged_headers, unsupported};
-use super::tiff_directory::{Directory, tag};
+use super::tiff_directory::{TiffDirectory, tag};
 
 /// What the first directory of a TIFF file says about its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub(super) mod compression {
 /// of 128 to 1,024 pixels, for smaller images, too. Of larger tiles most pixels would be decoded in vain.
 const TILE_SIDE_MULTIPLE: u64 = 1_024;
 
-/// JPEG-compressed strips and tiles may share as many bytes of tables, which are read again with each of them. All tables
-/// of the format together take less than 3 KiB. Of larger ones a file of a few megabytes could take minutes.
+/// JPEG-compressed strips and tiles may share as many bytes of tables, which are read again with each of them. All
+/// tables of the format together take less than 3 KiB. Of larger ones a file of a few megabytes could take minutes.
 const MAX_JPEG_TABLES: usize = 16 << 10;
 
 /// Values that are read of a tag with one for each sample. No image of more than six samples is decoded.
@@ -95,17 +95,21 @@ impl TiffHeader {
     /// # Errors
     /// It is damaged, says that pixels lie outside of the file, or that the file is of a kind that can't be decoded.
     pub(super) fn read(bytes: &[u8]) -> anyhow::Result<Self> {
-        let directory = Directory::first(bytes).with_context(|| damaged_headers("a TIFF"))?;
-        let samples = Samples::read(&directory).with_context(|| damaged_headers("a TIFF"))?;
-        let (color, alpha) = samples.meaning()?;
-        let fill_order = directory.first_number(tag::FILL_ORDER).with_context(|| damaged_headers("a TIFF"))?;
+        fn or_damaged<T>(read: anyhow::Result<T>) -> anyhow::Result<T> {
+            read.with_context(|| damaged_headers("a TIFF"))
+        }
+
+        let directory = or_damaged(TiffDirectory::first(bytes))?;
+        let samples = or_damaged(SampleFormat::read(&directory))?;
+        let meaning = samples.meaning()?;
+        let fill_order = or_damaged(directory.first_number(tag::FILL_ORDER))?;
         if fill_order == Some(2) {
             return Err(unsupported(
                 "a TIFF image whose bits are stored in reverse order",
                 "save it with fill order 1",
             ));
         }
-        let header = layout(&directory, &samples, color, alpha).with_context(|| damaged_headers("a TIFF"))?;
+        let header = or_damaged(layout(&directory, &samples, meaning))?;
         if header.is_planar && header.compression == compression::JPEG {
             return Err(unsupported("a TIFF image of JPEGs, with a plane for each sample", "convert it to PNG"));
         }
@@ -197,7 +201,7 @@ impl TiffColor {
 }
 
 /// What a pixel is made of, as the directory says.
-struct Samples {
+struct SampleFormat {
     count: usize,
     /// Of the first [`MAX_READ_SAMPLES`] samples, as are `formats` and `extra`.
     bits: Vec<usize>,
@@ -209,8 +213,17 @@ struct Samples {
     compression: usize,
 }
 
-impl Samples {
-    fn read(directory: &Directory<'_>) -> anyhow::Result<Self> {
+/// What a pixel is made of, of a kind that can be decoded.
+#[derive(Clone, Copy)]
+struct PixelFormat {
+    color: TiffColor,
+    alpha: TiffAlpha,
+    /// Bits for each sample: 1, 2, 4, 8 or 16.
+    bits: u8,
+}
+
+impl SampleFormat {
+    fn read(directory: &TiffDirectory<'_>) -> anyhow::Result<Self> {
         let first = |tag, default| Ok::<_, anyhow::Error>(directory.first_number(tag)?.unwrap_or(default));
         let list = |tag, default| {
             let Some(values) = directory.values(tag)? else { return Ok::<_, anyhow::Error>(default) };
@@ -218,29 +231,30 @@ impl Samples {
         };
         let tag = tag::INTERPRETATION;
         let interpretation = directory.values(tag)?.context("it doesn't say how samples are colours (tag 262)")?;
-        let (length, count) = (interpretation.length, interpretation.count());
+        let (value_bytes, count) = (interpretation.value_bytes, interpretation.count());
         ensure!(count == 1, "tag {tag} has {count} values and should have 1");
         Ok(Self {
             count: first(tag::SAMPLES_PER_PIXEL, 1)?,
             bits: list(tag::BITS_PER_SAMPLE, vec![1])?,
             formats: list(tag::SAMPLE_FORMAT, vec![1])?,
             extra: list(tag::EXTRA_SAMPLES, Vec::new())?,
-            interpretation_at: interpretation.range.start + if directory.is_big_endian { length - 1 } else { 0 },
+            interpretation_at: interpretation.range.start + if directory.is_big_endian { value_bytes - 1 } else { 0 },
             interpretation: directory.numbers(interpretation).next().context("it ends within its directory")?,
             compression: first(tag::COMPRESSION, compression::NONE.into())?,
         })
     }
 
     /// Bits for each sample, if all have as many.
-    fn bits(&self) -> Option<usize> {
-        self.bits.first().copied().filter(|bits| self.bits.iter().all(|other| other == bits))
+    fn bits(&self) -> Option<u8> {
+        let bits = self.bits.first().filter(|bits| self.bits.iter().all(|other| other == *bits))?;
+        u8::try_from(*bits).ok()
     }
 
     /// How samples are colours, and what the one behind them is.
     ///
     /// # Errors
     /// The image is of a kind that can't be decoded.
-    fn meaning(&self) -> anyhow::Result<(TiffColor, TiffAlpha)> {
+    fn meaning(&self) -> anyhow::Result<PixelFormat> {
         let to_png = "convert it to PNG";
         let compression = u16::try_from(self.compression).unwrap_or(0);
         let is_known = [
@@ -289,18 +303,20 @@ impl Samples {
             };
             return Err(unsupported(&format!("a TIFF image of {name}"), "scale its values to 8 or 16 bits"));
         }
-        let bits = self.bits();
-        let are_known = match (color, bits) {
-            _ if is_jpeg => bits == Some(8),
-            (TiffColor::Gray | TiffColor::InvertedGray, Some(1 | 2 | 4))
-            | (TiffColor::Palette, Some(1 | 2 | 4 | 8)) => self.count == 1,
+        let is_fax = compression == compression::FAX_GROUP_4;
+        let are_known = |bits: &u8| match (color, bits) {
+            _ if is_jpeg => *bits == 8,
+            (TiffColor::Palette, _) | (_, 2..) if is_fax => false,
+            (TiffColor::Gray | TiffColor::InvertedGray, 1 | 2 | 4) | (TiffColor::Palette, 1 | 2 | 4 | 8) => {
+                self.count == 1
+            }
             (TiffColor::Palette, _) => false,
-            (_, bits) => matches!(bits, Some(8 | 16)),
+            (_, bits) => matches!(bits, 8 | 16),
         };
-        if !are_known || (compression == compression::FAX_GROUP_4 && (bits != Some(1) || color == TiffColor::Palette)) {
+        let Some(bits) = self.bits().filter(are_known) else {
             let what = format!("a {name} TIFF image of {} samples of {:?} bits", self.count, self.bits);
             return Err(unsupported(&what, "save it with 8 or 16 bits a sample"));
-        }
+        };
 
         // As in Pillow, a few samples that say of themselves that they have no meaning are left out, and a fourth one
         // behind red, green and blue that says nothing is alpha.
@@ -322,16 +338,15 @@ impl Samples {
             let what = format!("a {name} TIFF image with compression {compression} and {} samples a pixel", self.count);
             return Err(unsupported(&what, to_png));
         }
-        Ok((color, alpha))
+        Ok(PixelFormat { color, alpha, bits })
     }
 }
 
 /// The places of the strips or tiles, and all else.
 fn layout(
-    directory: &Directory<'_>,
-    samples: &Samples,
-    color: TiffColor,
-    alpha: TiffAlpha,
+    directory: &TiffDirectory<'_>,
+    samples: &SampleFormat,
+    PixelFormat { color, alpha, bits }: PixelFormat,
 ) -> anyhow::Result<TiffHeader> {
     let width = directory.side(tag::WIDTH, "width")?;
     let height = directory.side(tag::HEIGHT, "height")?;
@@ -372,13 +387,12 @@ fn layout(
         samples.compression != usize::from(compression::JPEG) || chunk_bytes <= file_bytes,
         "it has {file_bytes} bytes, and its strips or tiles {chunk_bytes}: they overlap"
     );
-    let bits = samples.bits().context("its samples have different sizes")?;
     Ok(TiffHeader {
         width,
         height,
         color,
         alpha,
-        bits: u8::try_from(bits)?,
+        bits,
         samples: u16::try_from(samples.count)?,
         is_planar,
         compression: u16::try_from(samples.compression)?,
@@ -392,9 +406,9 @@ fn layout(
 }
 
 /// The colours of a palette, whose numbers of 16 bits are all red ones, then green, then blue.
-fn palette(directory: &Directory<'_>, bits: usize) -> anyhow::Result<Vec<[u8; 3]>> {
+fn palette(directory: &TiffDirectory<'_>, bits: u8) -> anyhow::Result<Vec<[u8; 3]>> {
     let values = directory.values(tag::COLOR_MAP)?.context("it has no palette")?;
-    let count = 1 << bits;
+    let count = 1_usize << bits;
     ensure!(values.count() == 3 * count, "its palette has {} numbers and should have {}", values.count(), 3 * count);
     let numbers: Vec<_> = directory.numbers(values).collect();
     let high = |at: usize| (numbers[at] >> 8) as u8;

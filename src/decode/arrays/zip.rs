@@ -47,7 +47,7 @@ pub(super) fn members(file: &[u8]) -> Result<Vec<Member<'_>>> {
         );
     };
     let damaged = "the directory of its ZIP archive is damaged; upload it again";
-    let Directory { start, size, count } = directory(file, end).context(damaged)?;
+    let ZipDirectory { start, size, count } = directory(file, end).context(damaged)?;
     let mut directory = file.get(start..).and_then(|rest| rest.get(..size)).context(damaged)?;
     let mut members = Vec::new();
     while !directory.is_empty() {
@@ -70,7 +70,7 @@ fn find_end(file: &[u8]) -> Option<usize> {
 }
 
 /// Where the directory is.
-struct Directory {
+struct ZipDirectory {
     start: usize,
     /// Bytes of all entries.
     size: usize,
@@ -78,7 +78,7 @@ struct Directory {
     count: u64,
 }
 
-fn directory(file: &[u8], end: usize) -> Option<Directory> {
+fn directory(file: &[u8], end: usize) -> Option<ZipDirectory> {
     let (count, size, start) = (u16_at(file, end + 10)?, u32_at(file, end + 12)?, u32_at(file, end + 16)?);
     let locator = end.checked_sub(END_64_LOCATOR_BYTES);
     let locator = locator.filter(|locator| file[*locator..].starts_with(END_64_LOCATOR));
@@ -91,9 +91,9 @@ fn directory(file: &[u8], end: usize) -> Option<Directory> {
         }
         let record = file.get(end..)?;
         let (count, size, start) = (u64_at(record, 32)?, u64_at(record, 40)?, u64_at(record, 48)?);
-        return Some(Directory { start: usize::try_from(start).ok()?, size: usize::try_from(size).ok()?, count });
+        return Some(ZipDirectory { start: usize::try_from(start).ok()?, size: usize::try_from(size).ok()?, count });
     }
-    Some(Directory { start: start as usize, size: size as usize, count: count.into() })
+    Some(ZipDirectory { start: start as usize, size: size as usize, count: count.into() })
 }
 
 /// The member of a directory's first entry, and the length of that entry.
