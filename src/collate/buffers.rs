@@ -1,10 +1,12 @@
 //! Memory of batches that the training loop is done with, for the next ones.
 //!
 //! A batch of 256 images of 224 x 224 pixels has 154 MB as `f32`. The allocator gives as much back to the system as
-//! soon as the batch is gone, and gets other pages for the next one, which the system clears first. So a
-//! [`BatchBuffer`] goes back to the loader when it is dropped, by whatever thread. [`BatchPool`] never has more bytes
-//! than the memory budget has left, or holds for batches that will be written into them: the gate before the decoder
-//! sets that bound with each grant, and 0 once no batch is under way.
+//! soon as the batch is gone, and gets other pages for the next one, which the system clears first. So a dropped
+//! [`BatchBuffer`] goes back to the loader, which keeps its memory in a [`BatchPool`].
+//!
+//! The decode gate bounds the kept bytes with each grant: to its ungranted bytes plus those granted for batches that
+//! are not collated yet. Between epochs nothing is kept. While a batch is collated, the total may exceed the budget by
+//! that batch. Loaders without a gate, or whose gate counts samples, keep nothing.
 
 use std::any::Any;
 use std::fmt;
@@ -157,9 +159,9 @@ impl PartialEq for BufferSource {
 
 impl Eq for BufferSource {}
 
-/// The numbers of a batch. When this is dropped, by whatever thread, its memory goes back to the loader that made it,
-/// for the next batch. A program that needs a `Vec` takes that out with [`into_vec`](Self::into_vec), and the memory
-/// with it.
+/// The numbers of a batch. When this is dropped, on any thread, the loader may keep its memory for a later batch: if
+/// it has at least 4 MiB, the loader counts bytes, and the budget has room. A program that needs a `Vec` takes that
+/// out with [`into_vec`](Self::into_vec), and the memory with it.
 ///
 /// [`CollateContext::buffer`](crate::CollateContext::buffer) makes one; so does `Vec::into`, of memory that no loader
 /// gets back.
@@ -180,6 +182,7 @@ pub struct BatchBuffer<T> {
 /// The loader that gets a buffer back, if it is still there.
 struct Home<T> {
     pool: Weak<BatchPool>,
+    /// A function pointer because `Drop` can't require `T: Send + 'static`.
     keep: fn(&BatchPool, Vec<T>),
 }
 

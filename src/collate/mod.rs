@@ -169,7 +169,7 @@ pub trait Collate<T>: Send + Sync + 'static {
     /// The samples don't fit together.
     fn collate(&self, samples: Vec<T>) -> anyhow::Result<Self::Output>;
 
-    /// Makes a batch as [`collate`](Self::collate) does, and is told which batch it is. A loader calls this one.
+    /// Makes a batch as [`collate`](Self::collate) does, and receives which batch it is. A loader calls this one.
     /// Implement it for what is random about a batch, such as [`MixImages`](crate::MixImages); a collator that wraps
     /// another one must pass the context on.
     ///
@@ -187,8 +187,8 @@ pub trait Collate<T>: Send + Sync + 'static {
     }
 
     /// Bytes of memory that the batch's data take for one sample of `item_bytes` bytes once the samples are gone, for
-    /// the memory budget. As many as the item or what is [copied](Self::copied_bytes) by default, whichever is more,
-    /// and never more than both together.
+    /// the memory budget, which counts at most the item and what is [copied](Self::copied_bytes) together. The larger
+    /// of the two by default.
     fn batch_bytes(&self, item_bytes: u64) -> u64 {
         self.copied_bytes(item_bytes).max(item_bytes)
     }

@@ -27,8 +27,8 @@ macro_rules! collate_tuples {
                 Ok(($(self.$number.collate_with(columns.$number, context)?,)+))
             }
 
-            /// How the bytes are shared among the places isn't known, and a collator may copy as much whatever they
-            /// are.
+            /// How a sample's bytes divide among the parts is unknown, so each collator is charged for the whole
+            /// sample.
             fn copied_bytes(&self, item_bytes: u64) -> u64 {
                 0_u64 $(.saturating_add(self.$number.copied_bytes(item_bytes)))+
             }
@@ -37,7 +37,7 @@ macro_rules! collate_tuples {
                 0_u64 $(.saturating_add(self.$number.batch_bytes(item_bytes)))+
             }
 
-            /// As above, all places then count as padded.
+            /// If one part is padded, all count as padded.
             fn pads_to_largest(&self) -> bool {
                 false $(|| self.$number.pads_to_largest())+
             }

@@ -29,8 +29,7 @@ pub(crate) struct DecodedPart {
 }
 
 impl WantedPart {
-    /// The largest of 1, 2, 4 and 8 by which both sides can be divided so that the region is still at least as large as
-    /// what it is resized to.
+    /// The largest of 1, 2, 4 and 8 that leaves both sides at least as long as `target`; 1 without a target.
     pub(crate) fn divisor(&self) -> u32 {
         let Some(PartSize { height, width }) = self.target else { return 1 };
         let is_enough = |divisor: u32| {
@@ -60,11 +59,11 @@ impl DecodedPart {
         *self == Self::whole(height, width, 1)
     }
 
-    /// The part of an image of `height` by `width` pixels that has the wanted region, as little as a decoder that works
-    /// in `columns` allows: the part begins with one of them. The region's pixels are the same as in the whole image.
+    /// The smallest part of an image of `height` by `width` pixels that starts at a column unit and contains the region
+    /// with its margin. The region's pixels are the same as in the whole image.
     ///
     /// # Panics
-    /// `columns` is narrower than `divisor`.
+    /// `columns` is narrower than `divisor`; or, in builds with overflow checks, the region isn't within the image.
     pub(crate) fn around(wanted: Region, height: u32, width: u32, divisor: u32, columns: ColumnUnits) -> Self {
         let Region { height: rows, width: all_columns, .. } = Self::whole(height, width, divisor).region;
         let ColumnUnits { width: unit, margin } = columns;
@@ -93,7 +92,7 @@ pub(crate) struct ColumnUnits {
     /// Pixels across one unit, before the image is scaled.
     pub(crate) width: u32,
     /// Pixels at the left and right edge of a decoded part that may differ from those of the whole image, because their
-    /// neighbours are missing. Whatever the scale is.
+    /// neighbours are missing. The number is the same at every scale.
     pub(crate) margin: u32,
 }
 

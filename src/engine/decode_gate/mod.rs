@@ -38,7 +38,7 @@ pub(crate) struct DecodeGate<J> {
     jobs: Sender<J>,
     /// Gauge of granted bytes; `None` if the limits count samples.
     held: Option<Gauge>,
-    /// Memory of batches that are gone, which has the bytes that nothing was granted.
+    /// Memory of dropped batches, within [`GrantLedger::keepable`].
     pub(crate) buffers: Arc<BatchPool>,
 }
 
