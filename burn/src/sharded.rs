@@ -15,9 +15,13 @@ use crate::refused::{DeviceSplitError, RefusedLoader};
 ///
 /// burn slices it into as many equal parts as there are devices, and each slice is a shard. So each global batch is
 /// divided among the devices, all devices have as many batches, and each sample of an epoch is on one of them. A device
-/// without a sample of a global batch gets an [error](crate::EmptyBatchError): set `drop_last` or `pad_last`, unless the
-/// last global batch has a sample for each device, and set [`OnError::Substitute`](dataflux::OnError::Substitute)
+/// without a sample of a global batch gets an [error](crate::EmptyBatchError): set `drop_last` or `pad_last`, unless
+/// the last global batch has a sample for each device, and set [`OnError::Substitute`](dataflux::OnError::Substitute)
 /// instead of `Skip`. Each shard reads for itself, with a memory budget of its own.
+///
+/// Any error of a shard ends the training by burn's `MultiDevice`, as on one device. With burn 0.22, don't use
+/// `DistributedDataParallel` where samples may be missing or corrupt: a device whose loader returns an error stops, and
+/// the others wait for its gradients and never return.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -130,8 +134,8 @@ impl fmt::Display for ShardError {
             Self::Rank { wanted, rank, world_size, shards } => write!(
                 f,
                 "a loader is not the shard of its place: wanted rank {wanted} of {shards}, as there are {shards} \
-                 loaders, got rank {rank} of {world_size}; make each with DataLoader::builder(..).shard(rank, {shards}) \
-                 and pass them in the order of ranks"
+                 loaders, got rank {rank} of {world_size}; make each with DataLoader::builder(..).shard(rank, \
+                 {shards}), and pass them in the order of ranks"
             ),
             Self::Epochs { rank, wanted, got } => write!(
                 f,

@@ -390,6 +390,27 @@ fn a_learner_trains_on_several_devices_on_each_sample_once_an_epoch() {
 }
 
 #[test]
+fn a_learner_on_several_devices_stops_at_a_corrupt_sample_and_names_it() {
+    let mut objects = images(21);
+    objects[5].1.truncate(40);
+    let corrupt = objects[5].0.clone();
+    let (train, _) = sharded(&in_memory(objects).decode(ImageFolder::new()));
+    let (valid, validated) = noting(shuffled(&in_memory(images(8)).decode(ImageFolder::new())));
+    let strategy =
+        ExecutionStrategy::MultiDevice(vec![Device::flex().autodiff(); 3], MultiDeviceOptim::OptimMainDevice);
+    let result = learn(train.clone(), &valid, strategy);
+    let error = result.error.expect("the training went on without the sample").to_string();
+    assert!(error.contains(&corrupt), "{error}");
+    assert!(validated.lock().unwrap().is_empty());
+
+    // The other devices may have been given the batch that was not trained on.
+    let whole = DataLoader::builder(in_memory(images(21)).decode(ImageFolder::new())).batch_size(6).shuffle(7);
+    let order: Vec<_> = whole.build().unwrap().epoch(0).unwrap().map(|batch| names(&batch.unwrap())).collect();
+    let before = order.iter().position(|batch| batch.contains(&corrupt)).unwrap();
+    assert_eq!(train.states().unwrap()[0].position, 6 * before as u64);
+}
+
+#[test]
 fn a_shard_without_samples_in_the_last_batch_is_an_error() {
     // The last global batch of six has two samples for three ranks.
     let (loader, _) = sharded(&in_memory(images(20)).decode(ImageFolder::new()));
