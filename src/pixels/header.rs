@@ -108,6 +108,8 @@ impl ImageHeader {
         };
         if bytes.starts_with(JPEG_SIGNATURE) {
             let (of, exif) = JpegHeader::read(bytes)?;
+            // A file that no decoder takes is named before its numbers are believed: its height may be 0.
+            of.decoder()?;
             let channels = if of.components.len() == 1 { 1 } else { 3 };
             Ok(header(ImageFormat::Jpeg(of.clone()), of.width.into(), of.height.into(), channels, 8, exif))
         } else if bytes.starts_with(png::SIGNATURE) {
@@ -241,6 +243,19 @@ mod tests {
                 let _ = ImageHeader::read(&file[..length]);
             }
         }
+    }
+
+    /// A crop of such an image subtracted from 0.
+    #[test]
+    fn images_without_pixels_are_refused() {
+        let mut jpeg = super::super::jpeg_header::tests::file(2, &[[1, 0x22, 0], [2, 0x11, 0], [3, 0x11, 0]], 3);
+        let frame = jpeg.windows(2).position(|marker| marker == b"\xff\xc2").expect("a frame");
+        jpeg[frame + 5..frame + 7].fill(0);
+        let error = ImageHeader::read(&jpeg).unwrap_err().to_string();
+        assert!(error.contains("height is given behind its first scan"), "{error}");
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[0, 1, 0, 0]);
+        let error = ImageHeader::read(&jpeg).unwrap_err().to_string();
+        assert!(error.contains("damaged headers"), "{error}");
     }
 
     #[test]
