@@ -8,6 +8,10 @@
 pub mod concepts {}
 
 #[doc = include_str!("guide/links.md")]
+#[doc = include_str!("../docs/guide/stores.md")]
+pub mod stores {}
+
+#[doc = include_str!("guide/links.md")]
 #[doc = include_str!("../docs/guide/order.md")]
 pub mod order {}
 

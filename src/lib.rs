@@ -41,6 +41,7 @@
 //! | understand how the parts fit together | [guide: concepts](guide::concepts) |
 //! | find what PyTorch calls otherwise | [guide: concepts](guide::concepts#names-that-pytorch-uses) |
 //! | try it without a bucket | [recipe](guide::cookbook#without-a-bucket), [`MemoryStore`](store::MemoryStore) |
+//! | read files of this machine | [guide: stores](guide::stores#files), [`FileStore`](store::FileStore) |
 //! | split into training and validation | [recipe](guide::cookbook#split-into-training-and-validation), [`Subset::split`] |
 //! | label by names, tables or closures; regression, several classes | [guide: labels](guide::labels), [`Labels`], [`LabelTable`] |
 //! | save the classes of a model | [guide: labels](guide::labels#numbers-of-classes), [`ClassMap`] |
@@ -90,7 +91,7 @@
 //!
 //! # What it does not do
 //!
-//! - It reads no other cloud, and no local folders.
+//! - It reads no other cloud.
 //! - It does not convert data sets into another format, and reads no archives of samples such as tar or Parquet.
 //! - It augments images only; for other data a decoder of yours augments, with a seed from the sample.
 //! - It decompresses nothing by itself: an object with a `Content-Encoding` is delivered as it is stored, and

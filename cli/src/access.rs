@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use dataflux::store::{Client, Credentials, GcsConfig, GcsStore};
+use dataflux::list::Prefix;
+use dataflux::store::{Client, Credentials, GcsConfig, GcsStore, Scheme};
+
+use crate::failure::Usage;
 
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Access")]
@@ -17,18 +20,25 @@ pub(crate) struct AccessArgs {
 }
 
 impl AccessArgs {
-    /// A client that can only read.
-    pub(crate) fn reader(&self) -> dataflux::Result<Client> {
-        Self::client(self.config().read_only())
+    /// A client of the store that `prefix` is in, which can only read.
+    pub(crate) fn reader(&self, prefix: &Prefix) -> anyhow::Result<Client> {
+        self.client(prefix, self.config().read_only())
     }
 
-    /// A client that can also compose and delete.
-    pub(crate) fn writer(&self) -> dataflux::Result<Client> {
-        Self::client(self.config())
+    /// The same, which can also compose and delete.
+    pub(crate) fn writer(&self, prefix: &Prefix) -> anyhow::Result<Client> {
+        self.client(prefix, self.config())
     }
 
-    fn client(config: GcsConfig) -> dataflux::Result<Client> {
-        Ok(Client::new(Arc::new(GcsStore::new(config)?)))
+    fn client(&self, prefix: &Prefix, config: GcsConfig) -> anyhow::Result<Client> {
+        if prefix.scheme == Scheme::Gs {
+            return Ok(Client::new(Arc::new(GcsStore::new(config)?)));
+        }
+        let options = [("--project", self.project.is_some()), ("--anonymous", self.anonymous)];
+        if let Some((option, _)) = options.iter().find(|(_, is_set)| *is_set) {
+            return Err(Usage(format!("{option} is for gs:// and does nothing for {prefix}: leave it out")).into());
+        }
+        Ok(Client::open(&prefix.to_uri())?)
     }
 
     fn config(&self) -> GcsConfig {

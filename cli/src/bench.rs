@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let prices = args.prices.as_ref().map(PriceTable::load).transpose()?;
     dataflux::clean_up_on_signals()?;
     tracing::info!(prefix = %args.uri, "listing");
-    let client = args.access.writer()?;
+    let client = args.access.writer(&args.uri)?;
     let dataset = source::open(&client, &args.uri, args.manifest.as_deref(), &args.filter)?;
     match args.decode {
         Decoding::Raw => measure(args, &client, prices, dataset.decode(Raw), json),

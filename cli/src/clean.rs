@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use dataflux::list::Prefix;
+use dataflux::store::Scheme;
 use serde::Serialize;
 
 use crate::access::AccessArgs;
-use crate::{failure, output, progress, value};
+use crate::failure::{self, Usage};
+use crate::{output, progress, value};
 
 /// Remove temporary objects that dead data loaders left in a bucket
 ///
@@ -53,8 +55,12 @@ struct Report {
 const MAX_NAMES: usize = 20;
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    if args.uri.scheme != Scheme::Gs {
+        let uri = &args.uri;
+        return Err(Usage(format!("{uri} has no temporary objects: only those of gs:// can be composed")).into());
+    }
     dataflux::clean_up_on_signals()?;
-    let client = args.access.writer()?;
+    let client = args.access.writer(&args.uri)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spinner = progress::spinner("cleaning");
     let started = Instant::now();

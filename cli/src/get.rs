@@ -55,7 +55,7 @@ Examples:
 
 Markers of folders (empty objects whose names end in a slash) become folders.")]
 pub(crate) struct Args {
-    /// The prefix of the objects' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
+    /// The prefix of the objects' names, as gs://BUCKET/PREFIX or file:///PREFIX; it need not be a whole folder
     uri: Prefix,
 
     /// The target folder; created if it doesn't exist
@@ -122,7 +122,7 @@ struct Report {
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let base = if args.samples { Filter::new() } else { Filter::everything() };
     let filter = args.filter.apply(base)?;
-    let client = args.access.reader()?;
+    let client = args.access.reader(&args.uri)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let manifest = if let Some(file) = &args.manifest {
         source::check_prefix(Manifest::load(file)?, file, &args.uri)?
@@ -272,11 +272,10 @@ async fn download(args: &Args, client: &Client, manifest: &Manifest, names: Name
     });
     // Dropping the set, as the first error does, ends the downloads under way.
     let mut under_way = JoinSet::new();
-    let bucket = &manifest.prefix().bucket;
     for index in 0..manifest.len() {
         let Some(entry) = manifest.get(index) else { bail!("the manifest was written to while it was read") };
         let path = names.path(&entry.name, entry.size).map_err(anyhow::Error::msg)?;
-        let (job, id) = (Arc::clone(&job), ObjectId::new(bucket.clone(), entry.name.clone(), entry.version.clone()));
+        let (job, id) = (Arc::clone(&job), manifest.id(&entry));
         under_way.spawn(async move { job.download(id, entry, path).await });
         while under_way.len() >= args.concurrency
             && let Some(done) = under_way.join_next().await

@@ -38,7 +38,7 @@ With --json the objects are printed, or their totals with --summary or --save. F
 `updated` is null.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Args {
-    /// The prefix of the objects' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
+    /// The prefix of the objects' names, as gs://BUCKET/PREFIX or file:///PREFIX; it need not be a whole folder
     uri: Prefix,
 
     /// Print size (bytes), storage class, last change (UTC), generation and CRC32C (hex) before each name, and the
@@ -178,7 +178,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     if let Some(file) = &args.save {
         Manifest::check_save(file)?;
     }
-    let client = args.access.reader()?;
+    let client = args.access.reader(&args.uri)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut lister = Lister::new(&client, args.uri.clone()).page_size(args.page_size).concurrency(args.concurrency);
     if let Some(cuts) = cuts {

@@ -34,7 +34,7 @@ The strategies:
 Figures are for one epoch over all ranks, if each call succeeds at the first attempt. Groups are assumed to be full and
 in order of names; a shuffled epoch has the same number on average. Traffic that leaves the location is not in the bill.")]
 pub(crate) struct Args {
-    /// The prefix of the samples' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
+    /// The prefix of the samples' names, as gs://BUCKET/PREFIX or file:///PREFIX; it need not be a whole folder
     #[arg(required_unless_present = "print_prices")]
     uri: Option<Prefix>,
 
@@ -149,7 +149,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     };
     let own = args.prices.as_ref().map(PriceTable::load).transpose()?;
     let table = own.as_ref().unwrap_or_else(|| PriceTable::built_in());
-    let client = args.access.writer()?;
+    let client = args.access.writer(uri)?;
     let dataset = source::open(&client, uri, args.manifest.as_deref(), &args.filter)?;
     let mut listing = Counts::default();
     listing.list = client.metrics().snapshot().list;

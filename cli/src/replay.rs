@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dataflux::list::Prefix;
-use dataflux::store::{Client, GcsConfig, GcsStore};
+use dataflux::store::Client;
 use dataflux::{AuditLog, AuditRecord, Manifest, SampleId};
 use serde::Serialize;
 
@@ -166,7 +166,7 @@ fn manifest(args: &Args, record: &AuditRecord) -> Result<Arc<Manifest>> {
     if let Some(uri) = args.uri.as_ref().filter(|uri| **uri != logged) {
         return Err(Usage(format!("{} is of {logged}, not of {uri}", args.log.display())).into());
     }
-    let client = Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?));
+    let client = Client::open(&logged.to_uri())?;
     Ok(Arc::clone(source::open(&client, &logged, None, &args.filter)?.manifest()))
 }
 

@@ -2,7 +2,8 @@
 //!
 //! For each epoch, or a series of epochs, one thread walks the order ([`cursor`]), plans batches in [`window`]s, takes
 //! their bytes from the memory budget and starts their reads ([`epoch_planner`]). A [`source`] reads samples on the
-//! network threads: the [`bucket`], or the cache in front of it ([`cache_source`]). Decode threads ([`decode_pool`])
+//! network threads: the [`bucket`], or the cache in front of it ([`cache_source`]), or files of this machine
+//! ([`local_source`]). Decode threads ([`decode_pool`])
 //! decode them, and the last sample completes its batch ([`assembly`]). The training loop receives batches in order
 //! from a bounded channel of [`ticket`]s, each of which stands for one batch ([`arrivals`]).
 //!
@@ -32,6 +33,7 @@ pub(crate) mod epoch_events;
 pub(crate) mod epoch_planner;
 mod item_sizes;
 pub(crate) mod last_request;
+mod local_source;
 pub(crate) mod loss;
 pub(crate) mod pipeline;
 pub(crate) mod sample_code;

@@ -9,6 +9,7 @@ use super::bucket::BucketSource;
 use super::cache_session::CacheSession;
 use super::cache_source::CacheSource;
 use super::decode_gate::{DecodeGate, DecodeLimits};
+use super::local_source::LocalSource;
 use super::loss::OnError;
 use super::sample_code::SampleCode;
 use super::source::SampleSource;
@@ -53,6 +54,9 @@ impl Engine {
     /// Where the samples of an epoch come from.
     pub(crate) fn source(&self) -> Arc<dyn SampleSource> {
         let bucket = Arc::clone(&self.bucket);
+        if bucket.fetcher.is_local() {
+            return Arc::new(LocalSource::new(bucket));
+        }
         match &self.cache {
             Some(session) => Arc::new(CacheSource { session: session.clone(), bucket }),
             None => bucket,

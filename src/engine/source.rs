@@ -1,5 +1,5 @@
-//! What the engine asks of a place that samples are read from: the [`bucket`](super::bucket), or the cache in front of
-//! it ([`cache_source`](super::cache_source)).
+//! What the engine asks of a place that samples are read from: the [`bucket`](super::bucket), the cache in front of it
+//! ([`cache_source`](super::cache_source)), or files of this machine ([`local_source`](super::local_source)).
 
 use std::cell::Cell;
 use std::sync::Arc;

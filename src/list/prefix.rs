@@ -54,6 +54,11 @@ impl Prefix {
         BucketUri { scheme: self.scheme, bucket: &self.bucket }
     }
 
+    /// The same as the URI of a store, as [`Client::open`](crate::store::Client::open) takes it.
+    pub fn to_uri(&self) -> StoreUri {
+        StoreUri { scheme: self.scheme, bucket: Arc::clone(&self.bucket), path: self.prefix.clone() }
+    }
+
     /// The part of a listed name below the last `/` of this prefix.
     pub(crate) fn below<'a>(&self, name: &'a str) -> &'a str {
         let folder = self.prefix.rfind('/').map_or(0, |slash| slash + 1);

@@ -14,9 +14,10 @@ use crate::store::{Client, Credentials, GcsConfig, GcsStore};
 use crate::{Error, ErrorKind, Result, Stage};
 
 impl DatafluxDataset<Raw> {
-    /// Lists `uri`, such as `gs://bucket/train/`, with the credentials of the environment: those that gcloud and other
-    /// Google tools find, or none if `STORAGE_EMULATOR_HOST` names an emulator. Blocks until the listing ends. May be
-    /// called from anywhere, but asynchronous code should call [`open_async`](Self::open_async).
+    /// Lists `uri`, such as `gs://bucket/train/` or `file:///data/train/`. A bucket is read with the credentials of the
+    /// environment: those that gcloud and other Google tools find, or none if `STORAGE_EMULATOR_HOST` names an emulator.
+    /// Blocks until the listing ends. May be called from anywhere, but asynchronous code should call
+    /// [`open_async`](Self::open_async).
     ///
     /// # Errors
     /// The URI is invalid; the bucket doesn't exist; nothing is below the prefix; there are no credentials, or they
@@ -235,7 +236,7 @@ impl DatasetBuilder {
             .hint(format!("leave out {set}, or use open() to list")));
         }
 
-        let client = self.client.map_or_else(client_of_environment, Ok)?;
+        let client = self.client.map_or_else(|| Client::open(&manifest.prefix().to_uri()), Ok)?;
         client.check_scheme(manifest.prefix().scheme, manifest.prefix())?;
         Ok(async move {
             let bucket = client.bucket_info(&manifest.prefix().bucket).await?;
@@ -250,7 +251,7 @@ impl DatasetBuilder {
     /// Checks the settings, and returns the future that lists `uri`.
     fn list(self, uri: &str) -> Result<impl Future<Output = Result<DatafluxDataset>> + Send + use<>> {
         let prefix: Prefix = uri.parse()?;
-        let client = self.client.map_or_else(client_of_environment, Ok)?;
+        let client = self.client.map_or_else(|| Client::open(&prefix.to_uri()), Ok)?;
         client.check_scheme(prefix.scheme, &prefix)?;
         let bucket = Arc::clone(&prefix.bucket);
         let mut lister = Lister::new(&client, prefix.clone()).earlier(self.earlier).watched(self.progress);
@@ -291,8 +292,3 @@ impl DatasetBuilder {
 /// Names of an earlier listing that are kept to divide the work of another: many times the number of calls at once, and
 /// little memory.
 const MAX_CUTS: u64 = 4_096;
-
-/// A client with the settings of the environment; see [`GcsConfig::from_env`].
-fn client_of_environment() -> Result<Client> {
-    Ok(Client::new(Arc::new(GcsStore::new(GcsConfig::from_env())?)))
-}

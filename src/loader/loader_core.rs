@@ -255,6 +255,10 @@ impl LoaderCore {
         let (io, fetcher) = make_fetcher(&settings, source, &sharding, events, shares.reading)?;
         let ReadPlan { planner, auto } = plan_reads(&settings, source, &sampling, &sharding, &fetcher, shares.reading)?;
 
+        if settings.cache.is_some() && fetcher.is_local() {
+            let prefix = source.manifest.prefix();
+            tracing::warn!(%prefix, "files of this machine are not cached, so the cache has no effect: leave it out");
+        }
         let held = Gauge::default();
         let DecodePool { jobs, threads } = decode_pool::start(decode_threads)?;
         let manifest = Arc::clone(&source.manifest);

@@ -13,9 +13,9 @@
 //! | 40 | 8 | indexes of labels |
 //! | 48 | 16, 8, 8 | digest: of names, sizes and checksums |
 //! | 80 | 4 | CRC32C of all that follows the head |
-//! | 84 | 4, 4 | bytes of the bucket's name and of the prefix |
+//! | 84 | 4, 4 | bytes of the bucket and of the prefix |
 //! | 92 | 4, 4 | reasons for which objects were left out, and storage classes |
-//! | 100 | | the bucket's name; the prefix |
+//! | 100 | | the bucket: its name, and unless it is of `gs://`, the scheme and `://` before that; the prefix |
 //! | | 8 each | objects left out, by reason in the order of [`Reason::ALL`](crate::list::Reason::ALL) |
 //! | | 8, 8 each | objects and bytes by class: unspecified, standard, nearline, coldline, archive, other |
 //! | | 4 | CRC32C of the head up to here |
@@ -47,14 +47,14 @@ use super::save::{check_save, save};
 use super::table::{ChunkTable, LabelTexts};
 use super::{Digest, LeftOut, Manifest};
 use crate::list::Prefix;
-use crate::store::{Scheme, StoreUri};
+use crate::store::Scheme;
 use crate::{Error, ErrorKind, Result, Stage, os};
 
 /// What errors of saving call it.
 const WHAT: &str = "the manifest";
 const MAGIC: [u8; 8] = *b"\x89DFM\r\n\x1a\n";
 const VERSION: u32 = 2;
-/// Bytes of the head before the bucket's name.
+/// Bytes of the head before the bucket.
 const FIXED: usize = 100;
 /// Reasons that every file counts, whether they apply or not. Reasons added later are only written up to the last one
 /// that applies, so that files without them never change.
@@ -111,7 +111,8 @@ impl Manifest {
         let reasons = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1).max(MIN_REASONS);
         let left_out = &counts[..reasons];
         let totals = end.totals.iter();
-        let Prefix { bucket, prefix, .. } = &self.prefix;
+        let Prefix { scheme, bucket, prefix } = &self.prefix;
+        let bucket = if *scheme == Scheme::Gs { bucket.to_string() } else { self.prefix.bucket_uri().to_string() };
         let head_bytes = FIXED + bucket.len() + prefix.len() + 8 * left_out.len() + 16 * totals.len() + 4;
 
         let mut head = Vec::with_capacity(head_bytes);
@@ -343,9 +344,9 @@ impl FileHead {
         let [reasons, storage_classes] = [fields.u32()?, fields.u32()?];
         let [bucket, prefix] = lengths.map(|length| fields.take(Some(length.into())).map(std::str::from_utf8));
         let (Ok(bucket), Ok(prefix)) = (bucket?, prefix?) else { return Err(FileFault::Damaged("a prefix in UTF-8")) };
+        let (scheme, bucket) = bucket.split_once("://").unwrap_or((Scheme::Gs.as_str(), bucket));
         // Parsed as strictly as a user's URI.
-        let prefix: Prefix = StoreUri { scheme: Scheme::Gs, bucket: bucket.into(), path: prefix.to_owned() }
-            .to_string()
+        let prefix: Prefix = format!("{scheme}://{bucket}/{prefix}")
             .parse()
             .ok()
             .filter(|parsed: &Prefix| *parsed.bucket == *bucket)

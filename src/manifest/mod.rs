@@ -289,7 +289,7 @@ impl Manifest {
     }
 
     /// The identity of an object, for a request.
-    pub(crate) fn id(&self, entry: &Entry) -> ObjectId {
+    pub fn id(&self, entry: &Entry) -> ObjectId {
         let Prefix { scheme, bucket, .. } = &self.prefix;
         ObjectId::new(Arc::clone(bucket), Arc::clone(&entry.name), entry.version.clone()).with_scheme(*scheme)
     }

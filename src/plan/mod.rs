@@ -16,6 +16,8 @@ pub use crate::store::MAX_SOURCES;
 use crate::store::{BucketInfo, StorageClass};
 pub(crate) use cost::{Affordable, SampleScale};
 pub use cost::{Bill, EpochCost, Forecast, Layout, PriceTable, Prices, cold_notice, usd};
+#[cfg(test)]
+pub(crate) use group::ObjectCount;
 pub(crate) use group::{Group, Method, Slice};
 
 /// Most bytes of a composed object by default, which Python Dataflux uses, too.

@@ -197,7 +197,7 @@ impl Fetcher {
     }
 
     /// The object that holds all bytes of a sample: the only one, or the only one that isn't empty.
-    fn only_object<'a>(&'a self, location: &'a Location) -> (ObjectId, &'a Entry) {
+    pub(super) fn only_object<'a>(&'a self, location: &'a Location) -> (ObjectId, &'a Entry) {
         let mut objects = self.manifest.objects(location).filter(|(_, object)| object.size > 0);
         objects.next().unwrap_or_else(|| (self.manifest.id(&location.object), &location.object))
     }

@@ -3,6 +3,7 @@
 
 mod clients;
 mod fetcher;
+mod local;
 mod parts;
 mod ranged;
 mod split;

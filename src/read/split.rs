@@ -12,8 +12,8 @@ use crate::{Error, ErrorKind, Result, Stage};
 
 /// One sample's bytes as stored, before decoding: those of an object, or of [several](Self::parts).
 ///
-/// Cheap to clone. All samples of a composed read share one buffer, which lives as long as any of them. To keep a few
-/// samples for long, copy their bytes.
+/// Cheap to clone. All samples of a composed read share one buffer, and so do small files that are read together; it
+/// lives as long as any of them. To keep a few samples for long, copy their bytes.
 #[derive(Clone)]
 pub struct RawSample {
     origin: Arc<Origin>,
@@ -44,6 +44,12 @@ impl RawSample {
     /// A sample whose bytes were verified where they were read. These are the bytes of all its parts.
     pub(crate) fn verified_before(origin: &Arc<Origin>, id: SampleId, location: Location, bytes: Bytes) -> Self {
         Self::new(Arc::clone(origin), id, location, bytes, true)
+    }
+
+    /// A sample whose bytes are proved here, if the listing has a checksum of them.
+    pub(super) fn proved(origin: &Arc<Origin>, id: SampleId, location: Location, bytes: Bytes) -> Result<Self> {
+        let verified = prove(&origin.manifest, &location, &bytes, &mut std::iter::empty())?;
+        Ok(Self::new(Arc::clone(origin), id, location, bytes, verified))
     }
 
     fn new(origin: Arc<Origin>, id: SampleId, location: Location, bytes: Bytes, verified: bool) -> Self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -40,6 +40,7 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Buckets {
+    scheme: Scheme,
     by_name: BTreeMap<String, MemoryBucket>,
     versions: VersionKind,
     last_generation: i64,
@@ -80,15 +81,35 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// A store without buckets.
     pub fn new() -> Self {
+        Self::of_scheme(Scheme::Gs)
+    }
+
+    fn of_scheme(scheme: Scheme) -> Self {
         // Generations look like the service's: microseconds since 1970.
         let (by_name, versions) = (BTreeMap::new(), VersionKind::Generation);
-        let buckets = Buckets { by_name, versions, last_generation: 1_700_000_000_000_000 };
+        let buckets = Buckets { scheme, by_name, versions, last_generation: 1_700_000_000_000_000 };
         Self {
             buckets: Arc::new(Mutex::new(buckets)),
             page_cap: 5_000,
             chunk: usize::MAX,
             capabilities: Capabilities::ALL,
         }
+    }
+
+    /// The store of `mem://` URIs, one for the whole process: buckets, and which
+    /// versions objects get, are common to all clones.
+    ///
+    /// ```
+    /// use dataflux::DatafluxDataset;
+    /// use dataflux::store::MemoryStore;
+    ///
+    /// MemoryStore::shared().insert("cats", "train/tom.txt", "meow");
+    /// assert_eq!(DatafluxDataset::open("mem://cats/train/")?.len(), 1);
+    /// # Ok::<_, dataflux::Error>(())
+    /// ```
+    pub fn shared() -> Self {
+        static SHARED: LazyLock<MemoryStore> = LazyLock::new(|| MemoryStore::of_scheme(Scheme::Mem));
+        SHARED.clone()
     }
 
     /// Adds an empty bucket of class `STANDARD`, or empties the one of that name.
@@ -101,7 +122,10 @@ impl MemoryStore {
     /// Adds an empty bucket with these facts, or empties the one of that name.
     #[must_use]
     pub fn with_bucket_info(self, name: &str, info: BucketInfo) -> Self {
-        lock(&self.buckets).by_name.insert(name.to_owned(), MemoryBucket::new(info));
+        let mut buckets = lock(&self.buckets);
+        let free = info.free || buckets.scheme == Scheme::Mem;
+        buckets.by_name.insert(name.to_owned(), MemoryBucket::new(BucketInfo { free, ..info }));
+        drop(buckets);
         self
     }
 
@@ -112,7 +136,7 @@ impl MemoryStore {
         self
     }
 
-    /// Objects written from now on have no versions, as files on a disk have none.
+    /// Objects written from now on have no versions.
     #[must_use]
     pub fn without_versions(self) -> Self {
         lock(&self.buckets).versions = VersionKind::None;
@@ -156,7 +180,8 @@ impl MemoryStore {
         let request = PutRequest::new(bucket, name, data);
         let mut buckets = lock(&self.buckets);
         if !buckets.by_name.contains_key(bucket) {
-            let info = BucketInfo { storage_class: StorageClass::Standard, ..BucketInfo::default() };
+            let free = buckets.scheme == Scheme::Mem;
+            let info = BucketInfo { storage_class: StorageClass::Standard, free, ..BucketInfo::default() };
             buckets.by_name.insert(bucket.to_owned(), MemoryBucket::new(info));
         }
         let version = buckets.next_version();
@@ -201,9 +226,9 @@ impl Buckets {
     }
 
     fn bucket(&mut self, name: &str) -> Result<&mut MemoryBucket> {
+        let scheme = self.scheme;
         self.by_name.get_mut(name).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "there is no such bucket")
-                .object(BucketUri { scheme: Scheme::Gs, bucket: name })
+            Error::new(ErrorKind::NotFound, "there is no such bucket").object(BucketUri { scheme, bucket: name })
         })
     }
 
@@ -257,6 +282,10 @@ fn check_precondition(id: &ObjectId, mode: &WriteMode, live: Option<&StoredObjec
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn scheme(&self) -> Scheme {
+        lock(&self.buckets).scheme
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { versions: lock(&self.buckets).versions != VersionKind::None, ..self.capabilities }
     }
@@ -273,6 +302,7 @@ impl Store for MemoryStore {
 
     async fn list(&self, request: &ListRequest, _: &Attempt) -> Result<ListPage> {
         let mut buckets = lock(&self.buckets);
+        let scheme = buckets.scheme;
         let objects = &buckets.bucket(&request.bucket)?.objects;
         let cap = request.page_size.map_or(self.page_cap, |size| self.page_cap.min(size.max(1) as usize));
         let first = request.start_offset.as_deref().unwrap_or("").max(&request.prefix);
@@ -280,7 +310,7 @@ impl Store for MemoryStore {
         let token = request.page_token.as_deref().map(|token| {
             token.split_once(' ').filter(|(kind, _)| ["o", "p"].contains(kind)).ok_or_else(|| {
                 Error::new(ErrorKind::Protocol, "the page token isn't one of this store's")
-                    .object(BucketUri { scheme: Scheme::Gs, bucket: &request.bucket })
+                    .object(BucketUri { scheme, bucket: &request.bucket })
             })
         });
         let after = token.transpose()?;
@@ -358,7 +388,7 @@ impl Store for MemoryStore {
 
     async fn compose(&self, request: &ComposeRequest, _: &Attempt) -> Result<ObjectMeta> {
         require(self.capabilities.compose, "compose objects")?;
-        let id = ObjectId::live(request.bucket.clone(), request.destination.clone());
+        let id = ObjectId::live(request.bucket.clone(), request.destination.clone()).with_scheme(self.scheme());
         if request.sources.is_empty() || request.sources.len() > MAX_SOURCES {
             return Err(Error::new(ErrorKind::Protocol, "a compose takes 1 to 32 sources")
                 .object(&id)
@@ -368,7 +398,8 @@ impl Store for MemoryStore {
         let mut buckets = lock(&self.buckets);
         let (mut data, mut class) = (Vec::new(), None);
         for (name, version) in &request.sources {
-            let source = buckets.object(&ObjectId::new(request.bucket.clone(), name.clone(), version.clone()))?;
+            let source = ObjectId::new(request.bucket.clone(), name.clone(), version.clone());
+            let source = buckets.object(&source.with_scheme(id.scheme))?;
             let wanted = *class.get_or_insert(source.meta.storage_class);
             if source.meta.storage_class != wanted {
                 return Err(Error::new(ErrorKind::Protocol, "the sources are of more than one storage class")
@@ -398,8 +429,8 @@ impl Store for MemoryStore {
     }
 
     async fn put(&self, request: &PutRequest, _: &Attempt) -> Result<ObjectMeta> {
-        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
         let mut buckets = lock(&self.buckets);
+        let id = ObjectId::live(request.bucket.clone(), request.name.clone()).with_scheme(buckets.scheme);
         let version = buckets.next_version();
         let bucket = buckets.bucket(&request.bucket)?;
         self.check_precondition(&id, &request.mode, bucket.objects.get(&*request.name))?;
@@ -410,8 +441,8 @@ impl Store for MemoryStore {
     }
 
     async fn copy(&self, request: &CopyRequest, _: Option<&str>, _: &Attempt) -> Result<CopyProgress> {
-        let id = ObjectId::live(request.bucket.clone(), request.name.clone());
         let mut buckets = lock(&self.buckets);
+        let id = ObjectId::live(request.bucket.clone(), request.name.clone()).with_scheme(buckets.scheme);
         let source = buckets.object(&request.source)?.clone();
         let version = buckets.next_version();
         let bucket = buckets.bucket(&request.bucket)?;

@@ -9,10 +9,12 @@ mod buffers;
 mod capabilities;
 mod client;
 mod faults;
+mod file;
 pub mod gcs;
 mod hedge;
 mod memory;
 mod objects;
+mod open;
 mod reach;
 mod reading;
 mod retry;
@@ -38,6 +40,7 @@ pub use capabilities::Capabilities;
 pub(crate) use client::{CallPacer, RangeStream};
 pub use client::{Client, Payload};
 pub use faults::{Fault, FaultStore, RecordedGet, StoreCall};
+pub use file::FileStore;
 pub use gcs::{Credentials, GcsConfig, GcsStore, Token, TokenSource};
 pub use hedge::Hedge;
 pub use memory::MemoryStore;
@@ -169,6 +172,8 @@ pub struct BucketInfo {
     pub default_hold: bool,
     /// Whether the bucket has real folders.
     pub hierarchical_namespace: bool,
+    /// Whether calls and bytes cost nothing, as those for files of this machine.
+    pub free: bool,
 }
 
 impl BucketInfo {
@@ -382,6 +387,18 @@ impl Attempt {
     }
 }
 
+/// Reads that block the calling thread, of a store whose objects are files of this machine. They take microseconds
+/// where a file is in memory, so small objects of a data set are read by these instead of by [`Store::get`]. They aren't
+/// retried, hedged or cached. A store that wraps another one to see or change its calls leaves them out.
+pub trait LocalReads: Send + Sync {
+    /// Fills `bytes` with those of an object: with all of them, or with those from `start` on.
+    ///
+    /// # Errors
+    /// [`Changed`](crate::ErrorKind::Changed) if the version is gone, [`Integrity`](crate::ErrorKind::Integrity) if the
+    /// object has another length, or ends before the last of these bytes.
+    fn read(&self, id: &ObjectId, start: Option<u64>, bytes: &mut [u8]) -> Result<()>;
+}
+
 /// Object storage, one attempt per call: no retry, no cache, no policy. The kind of an error says whether another
 /// attempt can help.
 ///
@@ -406,6 +423,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// The address of the service, such as `https://storage.googleapis.com`, for messages; `None` if nothing is remote.
     fn endpoint(&self) -> Option<&str> {
+        None
+    }
+
+    /// The reads of a store whose objects are files of this machine.
+    fn local(&self) -> Option<&dyn LocalReads> {
         None
     }
 

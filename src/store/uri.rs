@@ -16,18 +16,28 @@ pub enum Scheme {
     /// `gs`: Google Cloud Storage, or an emulator of it.
     #[default]
     Gs,
+    /// `file`: files of this machine, of which the bucket is empty: `file:///data/train/` has the path `data/train/`.
+    /// See [`FileStore`](super::FileStore).
+    File,
+    /// `mem`: buckets in the memory of this process. See [`MemoryStore::shared`](super::MemoryStore::shared).
+    Mem,
 }
 
 impl Scheme {
+    /// All schemes.
+    const ALL: [Self; 3] = [Self::Gs, Self::File, Self::Mem];
+
     /// The scheme as it is written before `://`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gs => "gs",
+            Self::File => "file",
+            Self::Mem => "mem",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        (text == Self::Gs.as_str()).then_some(Self::Gs)
+        Self::ALL.into_iter().find(|scheme| scheme.as_str() == text)
     }
 }
 
@@ -38,6 +48,8 @@ impl Scheme {
 ///
 /// let uri: StoreUri = "gs://my-bucket/train/".parse()?;
 /// assert_eq!((uri.scheme, &*uri.bucket, &*uri.path), (Scheme::Gs, "my-bucket", "train/"));
+/// let uri: StoreUri = "file:///data/train/".parse()?;
+/// assert_eq!((uri.scheme, &*uri.bucket, &*uri.path), (Scheme::File, "", "data/train/"));
 /// assert!("s3://my-bucket/train/".parse::<StoreUri>().is_err());
 /// # Ok::<_, dataflux::Error>(())
 /// ```
@@ -45,10 +57,10 @@ impl Scheme {
 pub struct StoreUri {
     /// The kind of store.
     pub scheme: Scheme,
-    /// The bucket's name: 3 to 222 of `a-z`, `0-9`, `-`, `_` and `.`.
+    /// The bucket's name: 3 to 222 of `a-z`, `0-9`, `-`, `_` and `.`; empty for `file://`.
     pub bucket: Arc<str>,
-    /// What follows the bucket and a slash: at most 1,024 bytes without CR and LF; may be empty. Its bytes are the name
-    /// itself: nothing is percent-encoded.
+    /// What follows the bucket and a slash: at most 1,024 bytes (of `file://` 4,094) without CR and LF; may be empty.
+    /// Its bytes are the name itself: nothing is percent-encoded.
     pub path: String,
 }
 
@@ -58,9 +70,26 @@ impl FromStr for StoreUri {
     fn from_str(text: &str) -> Result<Self> {
         let wrong =
             |message: &str, hint: String| Err(Error::new(ErrorKind::Config, message).object(redact(text)).hint(hint));
+        if let Some(path) = text.strip_prefix("file:///") {
+            return parse_file(path)
+                .map_err(|(message, hint)| Error::new(ErrorKind::Config, message).object(text).hint(hint.to_owned()));
+        }
+        if let Some(path) = text.strip_prefix("file:") {
+            let path = path.trim_start_matches('/').trim_start_matches("localhost/");
+            let has_host = user_info(path).is_some();
+            let hint = if has_host {
+                "write file:///data/train/, for example".into()
+            } else {
+                format!("write file:///{path}")
+            };
+            return wrong("the path of a file:// URI begins with a slash, and no host comes before it", hint);
+        }
         let has_user_info = user_info(text).is_some();
         let is_suggestion = |meant: &String| meant != text && !has_user_info && Self::from_str(meant).is_ok();
         let suggestion = || match suggest(text).filter(is_suggestion) {
+            Some(meant) if text.starts_with('/') && !text.starts_with("//") => {
+                format!("write {meant}, or file://{text} for files of this machine")
+            }
             Some(meant) => format!("write {meant}"),
             None => "write gs://my-bucket/train/, for example".to_owned(),
         };
@@ -70,7 +99,7 @@ impl FromStr for StoreUri {
             return wrong(message, format!("{}, and hand over credentials by themselves", suggestion()));
         }
         let Some((scheme, path)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
-            return wrong("this isn't a URI that begins with gs://", suggestion());
+            return wrong("this isn't a URI, such as gs://my-bucket/train/ or file:///data/train/", suggestion());
         };
         let Some(scheme) = Scheme::parse(scheme) else {
             return wrong(&format!("{scheme}:// isn't a scheme that this crate reads"), suggestion());
@@ -92,6 +121,23 @@ impl FromStr for StoreUri {
         }
         Ok(Self { scheme, bucket: bucket.into(), path: path.into() })
     }
+}
+
+/// The most bytes of a path that Linux takes, without the slash at its start and the zero at its end.
+const MAX_FILE_PATH: usize = 4_094;
+
+/// Parses what follows `file:///`. The error is a message and a hint.
+fn parse_file(name: &str) -> Result<StoreUri, (&'static str, &'static str)> {
+    let is_plain = |part: &&str| !matches!(*part, "" | "." | "..");
+    let (folders, last) = name.rsplit_once('/').map_or((None, name), |(folders, last)| (Some(folders), last));
+    if folders.is_some_and(|folders| !folders.split('/').all(|part| is_plain(&part))) || matches!(last, "." | "..") {
+        return Err(("this path has a part that is empty, '.' or '..'", "write the path without such parts"));
+    }
+    if name.len() > MAX_FILE_PATH || name.contains(['\r', '\n', '\0']) {
+        let hint = "paths have at most 4,095 bytes, and here neither CR nor LF nor NUL";
+        return Err(("no file's path can begin so", hint));
+    }
+    Ok(StoreUri { scheme: Scheme::File, bucket: "".into(), path: name.into() })
 }
 
 impl fmt::Display for StoreUri {

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use dataflux::ErrorKind;
 use dataflux::store::{Fields, ListRequest};
 
-use super::{Target, refused};
+use super::{MISSING_BUCKET, Target, refused};
 
 pub(super) async fn an_empty_listing_is_no_error(t: Target) -> Result<()> {
     let page = t.client.list(&t.list_request("nothing/")).await?;
@@ -13,8 +13,8 @@ pub(super) async fn an_empty_listing_is_no_error(t: Target) -> Result<()> {
 }
 
 pub(super) async fn a_missing_bucket_is_not_found(t: Target) -> Result<()> {
-    let answer = t.client.list(&ListRequest::new("no-such-bucket-anywhere", "")).await;
-    refused(answer, &[ErrorKind::NotFound], "gs://no-such-bucket-anywhere")?;
+    let answer = t.client.list(&ListRequest::new(MISSING_BUCKET, "")).await;
+    refused(answer, &[ErrorKind::NotFound], &t.missing_bucket())?;
     Ok(())
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn listing_tells_what_stat_tells(t: Target) -> Result<()> {
     let page = t.client.list(&request).await?;
     let Some(listed) = page.objects.get(0) else { anyhow::bail!("nothing is listed") };
     ensure!(listed.name == t.name("o") && listed.size == 4 && listed.version == stat.version.as_deref(), "{listed:?}");
-    ensure!(listed.crc32c == Some(crc32c::crc32c(b"meow")) && listed.crc32c == stat.crc32c, "{listed:?}");
+    ensure!(listed.crc32c == t.crc32c(b"meow") && listed.crc32c == stat.crc32c, "{listed:?}");
     ensure!(listed.storage_class == stat.storage_class && listed.encoding.is_identity(), "{listed:?}");
     ensure!(listed.updated.is_some(), "{listed:?}");
     Ok(())

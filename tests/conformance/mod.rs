@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use dataflux::store::{
-    Attempt, Client, ComposeRequest, CopyRequest, ListRequest, ObjectId, ObjectMeta, PutRequest, RetryPolicy, Store,
-    Version,
+    Attempt, Capabilities, Client, ComposeRequest, CopyRequest, ListRequest, ObjectId, ObjectMeta, PutRequest,
+    RetryPolicy, Store, Version,
 };
 use dataflux::{Error, ErrorKind};
 use futures_util::future::BoxFuture;
@@ -28,6 +28,8 @@ pub(crate) struct Target {
     /// The prefix of all names of this case, so that cases don't interfere.
     root: String,
 }
+
+const MISSING_BUCKET: &str = "no-such-bucket-anywhere";
 
 type Case = fn(Target) -> BoxFuture<'static, Result<()>>;
 
@@ -107,13 +109,32 @@ cases! {
     }
 }
 
-/// Runs every case against `store`. `deviations` are the cases known to fail, each with its reason.
+/// The cases that a store without a capability can't pass.
+fn lacking(can: Capabilities) -> Vec<(&'static str, &'static str)> {
+    let of = |about: &[&str], can: bool, reason: &'static str| {
+        let about: Vec<_> = about.iter().map(ToString::to_string).collect();
+        let cases = CASES.iter().map(|(name, _)| *name);
+        let lacking = cases.filter(move |name| !can && about.iter().any(|about| name.starts_with(about)));
+        lacking.map(|name| (name, reason)).collect::<Vec<_>>()
+    };
+    let updates = ["metadata_is_updated", "update_of_what_is_gone"];
+    [
+        of(&["compose_"], can.compose, "it can't compose"),
+        of(&updates, can.metadata_updates, "it can't update metadata"),
+        of(&["permissions_"], can.permissions, "it doesn't report permissions"),
+    ]
+    .concat()
+}
+
+/// Runs every case against `store`. `deviations` are the cases known to fail, each with its reason, beside those that
+/// follow from the capabilities that the store lacks.
 #[allow(clippy::print_stdout, reason = "a run shows its deviations")]
-pub(crate) async fn run(store: Arc<dyn Store>, bucket: &str, deviations: &[(&str, &str)]) {
+pub(crate) async fn run(store: Arc<dyn Store>, bucket: &str, deviations: &[(&'static str, &'static str)]) {
     let retry = RetryPolicy::default().initial(Duration::from_millis(1)).deadline(Duration::from_secs(20));
     let client = Client::new(store.clone()).with_retry(retry);
+    let deviations = [lacking(store.capabilities()), deviations.to_vec()].concat();
     let mut wrong = Vec::new();
-    for (name, _) in deviations {
+    for (name, _) in &deviations {
         if !CASES.iter().any(|(case, _)| case == name) {
             wrong.push(format!("{name}: a deviation from a case that there isn't"));
         }
@@ -142,7 +163,17 @@ impl Target {
     }
 
     fn id(&self, name: &str, version: impl Into<Version>) -> ObjectId {
-        ObjectId::new(self.bucket.clone(), self.name(name), version)
+        ObjectId::new(self.bucket.clone(), self.name(name), version).with_scheme(self.store.scheme())
+    }
+
+    /// The checksum that an object of these bytes has in this store, if it has any.
+    fn crc32c(&self, bytes: &[u8]) -> Option<u32> {
+        self.store.capabilities().checksums.then(|| crc32c::crc32c(bytes))
+    }
+
+    /// The URI of a bucket that isn't there.
+    fn missing_bucket(&self) -> String {
+        format!("{}://{MISSING_BUCKET}", self.store.scheme().as_str())
     }
 
     fn live(&self, name: &str) -> ObjectId {

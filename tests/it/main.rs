@@ -19,6 +19,7 @@ mod copies;
 mod device;
 mod empty_epochs;
 mod examples;
+mod files;
 mod formats;
 mod guide;
 mod images;

@@ -43,7 +43,7 @@ Measurements:
 
 SIGINT and SIGTERM delete the temporary objects and end the program with exit code 130 or 143.")]
 pub(crate) struct Args {
-    /// The prefix of the samples' names, as gs://BUCKET or gs://BUCKET/PREFIX; it need not be a whole folder
+    /// The prefix of the samples' names, as gs://BUCKET/PREFIX or file:///PREFIX; it need not be a whole folder
     pub(super) uri: Prefix,
 
     /// Load the samples from this manifest, saved by `dataflux ls --save`, instead of listing

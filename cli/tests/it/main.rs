@@ -10,6 +10,7 @@ mod files;
 mod get;
 mod harness;
 mod kill;
+mod local;
 mod ls;
 mod memory;
 mod plan;

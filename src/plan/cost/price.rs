@@ -201,6 +201,9 @@ impl PriceTable {
     /// The prices for a bucket. Unknown properties are assumed to be those of a new bucket in one region;
     /// [`assumptions`](Self::assumptions) lists them.
     pub fn of(&self, bucket: &BucketInfo) -> Prices {
+        if bucket.free {
+            return Prices { rows: Default::default(), class: bucket.storage_class, soft_delete: Duration::ZERO };
+        }
         let LocationPrices { rows, .. } = self.for_bucket(bucket);
         Prices { rows, class: bucket.storage_class, soft_delete: bucket.soft_delete.unwrap_or(SOFT_DELETE) }
     }
@@ -211,6 +214,9 @@ impl PriceTable {
 
     /// The assumptions made about a bucket where neither the bucket nor the table has the fact, one sentence each.
     pub fn assumptions(&self, bucket: &BucketInfo) -> Vec<String> {
+        if bucket.free {
+            return Vec::new();
+        }
         let LocationPrices { rows, is_from_flat, is_known_location } = self.for_bucket(bucket);
         let mut assumptions = Vec::new();
         let near = |place: &str| ["US", "EU", "NAM"].iter().any(|name| place.to_ascii_uppercase().starts_with(name));

@@ -10,7 +10,7 @@ use crate::store::StorageClass;
 use crate::{Error, ErrorKind, Result, Stage};
 
 /// Prices of one storage class at one type of location, in dollars.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct PriceRow {
     /// For one call of class A.
     pub(crate) class_a: f64,

@@ -1,9 +1,11 @@
 //! [`Client`]: a [`Store`] with retries, resumed reads and counts.
 //!
-//! `call` has the attempts of a call, `query` the calls that ask for facts, `read` and `stream` those that return
+//! `call` has the attempts of a call, `local` the reads of files of this machine, `query` the calls that ask for
+//! facts, `read` and `stream` those that return
 //! bytes, and `write` those that change something.
 
 mod call;
+mod local;
 mod query;
 mod read;
 mod stream;

@@ -224,6 +224,7 @@ pub(super) fn parse_bucket(text: &str) -> Result<BucketInfo> {
         retention: Some(Duration::from_secs(bucket.retention_policy.map_or(0, |policy| policy.retention_period))),
         default_hold: bucket.default_event_based_hold.unwrap_or(false),
         hierarchical_namespace: bucket.hierarchical_namespace.and_then(|folders| folders.enabled).unwrap_or(false),
+        free: false,
     })
 }
 
