@@ -24,7 +24,7 @@ impl Fetcher {
                     .stage(Stage::Fetch)
                     .object(self.manifest.prefix())
                     .mismatch(format_args!("{size} bytes"), &error)
-                    .hint("lower .memory_budget(bytes)");
+                    .hint("give the process more memory");
                 return group.slices.iter().map(|_| Err(error.clone())).collect();
             }
         };
