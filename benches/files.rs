@@ -1,5 +1,5 @@
 //! Measures an epoch of small files of this machine, compared with a plain loop over `std::fs::read`: `cargo bench
-//! --bench files -- [--files N] [--size BYTES] [--times N] [--threads N] [--folder DIR]`
+//! --bench files -- [--files N] [--size BYTES] [--times N] [--threads N] [--prefetch N] [--folder DIR]`
 //!
 //! The files are written below DIR and removed at the end. Both read all of them in the same shuffled order, and touch
 //! every byte as a sum. They take turns, and the first turn, which brings the files into the page cache, doesn't count.
@@ -28,6 +28,9 @@ struct Args {
     /// Threads of the plain loop
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Batches that are read ahead
+    #[arg(long)]
+    prefetch: Option<usize>,
     /// Where the files are written
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
@@ -49,7 +52,11 @@ fn main() -> Result<()> {
     write_files(folder.path(), args.files, args.size)?;
     let dataset = DatafluxDataset::open(&format!("file://{}/", folder.path().display()))?;
     ensure!(dataset.len() as usize == args.files, "{} of {} files were listed", dataset.len(), args.files);
-    let loader = DataLoader::builder(dataset.clone()).batch_size(256).shuffle(42).build()?;
+    let mut loader = DataLoader::builder(dataset.clone()).batch_size(256).shuffle(42);
+    if let Some(batches) = args.prefetch {
+        loader = loader.prefetch(batches);
+    }
+    let loader = loader.build()?;
 
     let mut paths = Vec::new();
     for batch in loader.epoch(0)? {

@@ -226,7 +226,8 @@ impl<D: Decode, B> DataLoaderBuilder<D, B> {
     }
 
     /// Batches to have ahead of the training loop, if the memory budget has room. By default as many as hold 65,536
-    /// samples, at least 4 and at most 16,384.
+    /// samples (of files of this machine 2,048, so that their memory is used again while it is in the processor's
+    /// caches), at least 4 and at most 16,384.
     pub fn prefetch(mut self, batches: usize) -> Self {
         self.settings.prefetch = Some(batches);
         self

@@ -230,7 +230,7 @@ fn plan_reads(
             max_composed_bytes: if fetcher.may_compose() { planner.max_bytes() } else { 0 },
             budget: reading,
             objects_per_sample: manifest.part_count() as u32,
-            max_ahead: (settings.batches_ahead(batch_size) as u64).saturating_mul(batch_size),
+            max_ahead: (settings.batches_ahead(batch_size, fetcher.is_local()) as u64).saturating_mul(batch_size),
             bucket_share: fetcher.gates().share(),
             caps: settings.limits.caps,
             prices: planner.prices().of_reads(StorageClass::Standard),
@@ -259,6 +259,7 @@ impl LoaderCore {
             let prefix = source.manifest.prefix();
             tracing::warn!(%prefix, "files of this machine are not cached, so the cache has no effect: leave it out");
         }
+        let prefetch = settings.batches_ahead(sharding.batch_size(), fetcher.is_local());
         let held = Gauge::default();
         let DecodePool { jobs, threads } = decode_pool::start(decode_threads)?;
         let manifest = Arc::clone(&source.manifest);
@@ -280,7 +281,7 @@ impl LoaderCore {
             sharding,
             sampling,
             global_batch_size: settings.global_batch_size,
-            prefetch: settings.batches_ahead(sharding.batch_size()),
+            prefetch,
             stall_report: settings.stall_report.unwrap_or(STALL_REPORT),
             unordered: settings.unordered,
             audit: None,

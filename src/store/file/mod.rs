@@ -170,14 +170,18 @@ impl Shared {
             .hint("write file:/// and the path"))
     }
 
-    /// Opens a file at its version.
-    fn open(&self, id: &ObjectId) -> Result<(File, Metadata)> {
+    fn open(&self, id: &ObjectId) -> Result<File> {
         let mut options = File::options();
         options.read(true);
         // The opening of a pipe would wait for a writer.
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-        let file = options.open(self.path(id)?).map_err(|error| refused(error).object(id))?;
+        options.open(self.path(id)?).map_err(|error| refused(error).object(id))
+    }
+
+    /// Opens a file at its version.
+    fn open_version(&self, id: &ObjectId) -> Result<(File, Metadata)> {
+        let file = self.open(id)?;
         let metadata = file.metadata().map_err(|error| refused(error).object(id))?;
         check_live(id, &metadata)?;
         Ok((file, metadata))
@@ -378,10 +382,18 @@ impl Reading {
 impl LocalReads for FileStore {
     fn read(&self, id: &ObjectId, start: Option<u64>, bytes: &mut [u8]) -> Result<()> {
         let refused = |error| refused(error).object(id);
-        let (mut file, metadata) = self.shared.open(id).map_err(|error| match error.kind() {
+        let changed = |error: Error| match error.kind() {
             ErrorKind::NotFound => error.with_kind(ErrorKind::Changed).hint(CHANGED),
             _ => error,
-        })?;
+        };
+        let mut file = self.shared.open(id).map_err(changed)?;
+        if let Some(start) = start {
+            file.seek(SeekFrom::Start(start)).map_err(refused)?;
+        }
+        let read = file.read_exact(bytes);
+        // A file that has its version after the read had it all the time, so one look is enough.
+        let metadata = file.metadata().map_err(refused)?;
+        check_live(id, &metadata).map_err(changed)?;
         let (size, wanted) = (metadata.len(), start.unwrap_or_default().saturating_add(bytes.len() as u64));
         if size < wanted || (start.is_none() && size > wanted) {
             return Err(Error::new(ErrorKind::Integrity, "the file has another length than its listing says")
@@ -389,16 +401,7 @@ impl LocalReads for FileStore {
                 .mismatch(format_args!("{wanted} bytes"), format_args!("{size} bytes"))
                 .hint(CHANGED));
         }
-        if let Some(start) = start {
-            file.seek(SeekFrom::Start(start)).map_err(refused)?;
-        }
-        file.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                Error::new(ErrorKind::Integrity, "the file was cut short while it was read").object(id).hint(CHANGED)
-            }
-            _ => refused(error),
-        })?;
-        check_unchanged(id, version(&metadata), &file.metadata().map_err(refused)?)
+        read.map_err(refused)
     }
 }
 
@@ -445,7 +448,7 @@ impl Store for FileStore {
         let id = id.clone();
         let (first, size, version) = self
             .run(move |shared| {
-                let (mut file, metadata) = shared.open(&id)?;
+                let (mut file, metadata) = shared.open_version(&id)?;
                 let (size, version) = (metadata.len(), version(&metadata));
                 let wanted = match range {
                     ByteRange::All => 0..size,
@@ -496,7 +499,7 @@ impl Store for FileStore {
     async fn copy(&self, request: &CopyRequest, _: Option<&str>, _: &Attempt) -> Result<CopyProgress> {
         let request = request.clone();
         self.run(move |shared| {
-            let (mut source, metadata) = shared.open(&request.source)?;
+            let (mut source, metadata) = shared.open_version(&request.source)?;
             let id = ObjectId::live(request.bucket, request.name).with_scheme(Scheme::File);
             let meta = shared.replace(&id, &request.mode, |file| {
                 let copied = io::copy(&mut source, file).map_err(|error| refused(error).object(&id))?;
