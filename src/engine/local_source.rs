@@ -26,8 +26,8 @@ const JOB_BYTES: u64 = 1 << 20;
 /// Samples that one job reads at most.
 const JOB_SAMPLES: usize = 64;
 
-/// Jobs at once of one epoch: about what keeps a solid-state disk busy. Where all files are in the page cache, as many as there are
-/// processors would do, and more cost little.
+/// Jobs at once of one epoch: about what keeps a solid-state disk busy. Where all files are in the page cache, as many
+/// as there are processors would do, and more cost little.
 const MAX_JOBS: usize = 16;
 
 /// Reads samples from files of this machine. Large files are read in ranges, and samples of several files part by part,

@@ -3,8 +3,8 @@
 //! Whoever ends an epoch sets a flag and returns at once. Every thread, task and batch that works for the epoch holds
 //! an [`EpochSignal`], and drops it when it ends. What is left then finishes in the background: the decode threads drop
 //! finished batches, and the network threads delete temporary objects. Each of these has a bound: the deadline of a
-//! call, the one sample that user code is working on, or the one file that is being read. So nothing is left of an epoch once nobody holds a signal and
-//! its run has no temporary object. Closing adds only the wait for that.
+//! call, the one sample that user code is working on, or the one file that is being read. So nothing is left of an
+//! epoch once nobody holds a signal and its run has no temporary object. Closing adds only the wait for that.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

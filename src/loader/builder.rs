@@ -44,9 +44,10 @@ impl<D: Decode> DataLoader<D> {
 
 impl<D: Decode> DataLoaderBuilder<D> {
     /// Delivers batches as tensors on `device`: candle's or tch's, with the feature of that name, burn's as
-    /// `dataflux_burn::BurnDevice`, or a [device of your own](TensorDevice). A thread of the loader converts them, one batch ahead of the training loop, so that the loop
-    /// waits neither for the conversion nor for the copy to the device. The data of a batch are what `to_candle` or
-    /// `to_tch` returns; its names, positions and lost samples stay. The [guide](crate::guide::tensors) has an example.
+    /// `dataflux_burn::BurnDevice`, or a [device of your own](TensorDevice). A thread of the loader converts them, one
+    /// batch ahead of the training loop, so that the loop waits neither for the conversion nor for the copy to the
+    /// device. The data of a batch are what `to_candle` or `to_tch` returns; its names, positions and lost samples
+    /// stay. The [guide](crate::guide::tensors) has an example.
     ///
     /// A batch is delivered, for a [`State`], the audit log and observers, when the training loop gets it. On a device
     /// with memory of its own, there are at most two batches of the loader: the one that the training loop has, and the

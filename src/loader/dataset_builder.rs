@@ -15,8 +15,8 @@ use crate::{Error, ErrorKind, Result, Stage};
 
 impl DatafluxDataset<Raw> {
     /// Lists `uri`, such as `gs://bucket/train/` or `file:///data/train/`. A bucket is read with the credentials of the
-    /// environment: those that gcloud and other Google tools find, or none if `STORAGE_EMULATOR_HOST` names an emulator.
-    /// Blocks until the listing ends. May be called from anywhere, but asynchronous code should call
+    /// environment: those that gcloud and other Google tools find, or none if `STORAGE_EMULATOR_HOST` names an
+    /// emulator. Blocks until the listing ends. May be called from anywhere, but asynchronous code should call
     /// [`open_async`](Self::open_async).
     ///
     /// # Errors

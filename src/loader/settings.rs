@@ -28,8 +28,8 @@ const MEMORY_LIMIT_PARTS: u64 = 4;
 /// compose in 4 s, since a slow compose takes nearly 3 s. A sample that is held costs some 200 bytes beside its own.
 const SAMPLES_AHEAD: usize = 65_536;
 
-/// The same of files of this machine: what 16 jobs of 64 files read, twice. Files come at once, and more ahead is memory
-/// that is written and read while it is in no cache of the processor.
+/// The same of files of this machine: what 16 jobs of 64 files read, twice. Files come at once, and more ahead is
+/// memory that is written and read while it is in no cache of the processor.
 const LOCAL_SAMPLES_AHEAD: usize = 2_048;
 
 /// Most batches ahead, whatever is set: the channel for them is allocated at once.

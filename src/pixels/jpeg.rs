@@ -58,15 +58,16 @@ pub enum JpegDecoding {
     /// Those in it are the same as if the whole image were decoded.
     ///
     /// **Of a file that is decoded in part, only the data up to the crop's last row are read, or all scans of a
-    /// progressive file, and less is proved about them**: if bytes are missing or changed there, pixels of the crop may be wrong without an error that decoding
-    /// the whole file would have been. The objects of a bucket are proved by their checksums, so this is about files
-    /// that were damaged before they were uploaded. Files without an end marker are decoded whole, because they may
-    /// have been cut short, and so are progressive ones without all of their scans, which are smoothed across the
-    /// crop's edges, and files of unusual sampling factors.
+    /// progressive file, and less is proved about them**: if bytes are missing or changed there, pixels of the crop may
+    /// be wrong without an error that decoding the whole file would have been. The objects of a bucket are proved by
+    /// their checksums, so this is about files that were damaged before they were uploaded. Files without an end marker
+    /// are decoded whole, because they may have been cut short, and so are progressive ones without all of their scans,
+    /// which are smoothed across the crop's edges, and files of unusual sampling factors.
     ///
     /// CMYK images, files of more than 100 scans, and those about which libjpeg-turbo warns, are decoded as by
-    /// [`Rust`](Self::Rust), the last after libjpeg-turbo, so that they take the time of both. A warning that only the end of a file causes, such as one about needless bytes there,
-    /// isn't seen where a part is decoded; the crop's pixels then differ by rounding from those of the whole image.
+    /// [`Rust`](Self::Rust), the last after libjpeg-turbo, so that they take the time of both. A warning that only the
+    /// end of a file causes, such as one about needless bytes there, isn't seen where a part is decoded; the crop's
+    /// pixels then differ by rounding from those of the whole image.
     #[cfg(feature = "turbojpeg")]
     Turbo,
     /// As [`Turbo`](Self::Turbo), and large images at a smaller scale. With the feature `turbojpeg`.

@@ -388,8 +388,8 @@ impl Attempt {
 }
 
 /// Reads that block the calling thread, of a store whose objects are files of this machine. They take microseconds
-/// where a file is in memory, so small objects of a data set are read by these instead of by [`Store::get`]. They aren't
-/// retried, hedged or cached. A store that wraps another one to see or change its calls leaves them out.
+/// where a file is in memory, so small objects of a data set are read by these instead of by [`Store::get`]. They
+/// aren't retried, hedged or cached. A store that wraps another one to see or change its calls leaves them out.
 pub trait LocalReads: Send + Sync {
     /// Fills `bytes` with those of an object: with all of them, or with those from `start` on.
     ///

@@ -175,8 +175,8 @@ impl<J: Cancellable> GrantLedger<J> {
         number
     }
 
-    /// Grants a sample its memory, or lets its job wait for that. To be called once for each sample. Takes the job unless
-    /// it has its memory or is refused.
+    /// Grants a sample its memory, or lets its job wait for that. To be called once for each sample. Takes the job
+    /// unless it has its memory or is refused.
     ///
     /// # Errors
     /// Its batch can never have what it needs.

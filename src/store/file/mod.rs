@@ -31,8 +31,8 @@ const CHUNK: u64 = 1 << 20;
 /// Files in a page of a listing, where a request names no number.
 const PAGE: usize = 10_000;
 
-/// Listings at most that wait for the call for their next page. A listing whose place is lost starts again at its token,
-/// which reads folders twice.
+/// Listings at most that wait for the call for their next page. A listing whose place is lost starts again at its
+/// token, which reads folders twice.
 const MAX_PARKED: usize = 512;
 
 /// How long a listing waits for that call. Its place holds the names of the folders that it is in.

@@ -1,7 +1,7 @@
 //! The files below a folder, in the byte order of their names.
 //!
-//! A folder is read whole and sorted, which takes memory for the names in it. Its own name is sorted with a slash at its
-//! end, so that to go into each folder where it stands gives the order of whole names.
+//! A folder is read whole and sorted, which takes memory for the names in it. Its own name is sorted with a slash at
+//! its end, so that to go into each folder where it stands gives the order of whole names.
 
 use std::fs::{self, FileType, Metadata};
 use std::io;
