@@ -78,7 +78,9 @@ fn an_epoch_is_that_of_any_other_store() {
         let loader = DataLoader::builder(files.clone()).batch_size(7).shuffle(3).build().unwrap();
         let mut batches = loader.epoch(0).unwrap();
         let first = batches.by_ref().take(5).map(|batch| batch.unwrap().into_inner().len()).sum::<usize>();
-        assert_eq!(epoch(&files, Some(batches.state())), wanted[first..], "a resume goes on where it stopped");
+        for dataset in [&files, &bucket] {
+            assert_eq!(epoch(dataset, Some(batches.state())), wanted[first..], "a resume goes on where it stopped");
+        }
     });
 }
 
