@@ -246,7 +246,7 @@ proptest! {
         request.page_size = Some(page_size);
         request.start_offset = Some(start.clone());
         request.end_offset = (!end.is_empty()).then(|| end.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (mut store, mut found) = (FileStore::below(folder.path()), Vec::new());
         loop {
             let page = runtime.block_on(store.list(&request, &Attempt::first())).unwrap();

@@ -275,6 +275,8 @@ impl Shared {
             .and_then(|()| File::create_new(&beside))
             .map_err(refused)
             .and_then(|mut file| write(&mut file).map(|()| file))
+            // Before the lock, behind which all writes wait.
+            .and_then(|file| file.sync_all().map_err(refused).map(|()| file))
             .and_then(|file| publish(id, mode, &file, &beside, &path));
         if written.is_err() {
             // This often fails for the same reason as the write, which is the error that counts.
@@ -310,7 +312,6 @@ fn publish(id: &ObjectId, mode: &WriteMode, file: &File, beside: &Path, path: &P
     // A file's time may lie in the future. That is no reason for other files to have such a time.
     let written = last_write.max(live.unwrap_or_default().saturating_add(1));
     file.set_modified(UNIX_EPOCH + Duration::from_nanos(written.unsigned_abs())).map_err(refused)?;
-    file.sync_all().map_err(refused)?;
     if *mode == WriteMode::Create {
         // Unlike a renaming, this fails if there is a file by now.
         match fs::hard_link(beside, path) {

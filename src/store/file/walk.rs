@@ -153,10 +153,12 @@ impl Walk {
             let kind = entry.file_type().map_err(|error| Self::unreadable(&name, error))?;
             let own = if is_folder(&entry.path(), kind) { format!("{own}/") } else { own };
             let whole = format!("{name}{own}");
-            if is_unfinished(&own) {
-                continue;
-            }
-            if if own.ends_with('/') { self.range.overlaps(&whole) } else { self.range.holds(&whole) } {
+            let is_wanted = if own.ends_with('/') {
+                self.range.overlaps(&whole)
+            } else {
+                self.range.holds(&whole) && !is_unfinished(&own)
+            };
+            if is_wanted {
                 rest.push(own);
             }
         }
